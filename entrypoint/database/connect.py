@@ -1,0 +1,182 @@
+"""Open a connection, patiently and in bounded time.
+
+Two things make this more than a call. libpq's name resolution cannot be interrupted and its time-out counts
+for each address, so an attempt runs in a daemon thread and the main thread waits with a deadline of its own:
+a signal is heard at once, and an attempt that hangs is abandoned. And the first attempt, which nearly always
+succeeds, does without tenacity, which is imported with the first failure.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import NamedTuple
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from entrypoint import logs
+from entrypoint.database.classify import classify_connection_failure
+from entrypoint.database.session import Session
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConfigurationError, DatabaseUnavailableError
+from entrypoint.redaction import mask_quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.classify import Cause
+    from entrypoint.database.policy import ConnectPolicy
+
+# libpq's own least (fe-connect.c): a smaller connect_timeout is taken for this.
+_LEAST_TIMEOUT = 2
+
+
+class Failure(Exception):  # noqa: N818 - one attempt's result; what leaves this package is a DatabaseUnavailableError
+    """One attempt failed, for this `cause`; `text` is what libpq said."""
+
+    def __init__(self, cause: Cause, text: str) -> None:
+        """Take the cause and the text that it was told from."""
+        super().__init__(text)
+        self.cause = cause
+        self.text = text
+
+
+class Target(NamedTuple):
+    """Where and as whom to connect; every connection of the process goes through the same one."""
+
+    conninfo: str
+    token: str
+    """Tells this process's connections from others' in `pg_stat_activity`, and its row from others' in the lock."""
+
+    def connect(self, timeout: float) -> Session:
+        """Try once to connect, for `timeout` seconds. Raises Failure."""
+        return _attempt(self.conninfo, Deadline(timeout))
+
+
+def target(address: str, variable: str, token: str) -> Target:
+    """Check an address before it is used.
+
+    Raises ConfigurationError, without libpq's text where that could quote a piece of a password.
+    """
+    named = variable or "the connection's PG* variables"
+    if _has_bare_at_sign(address):
+        raise ConfigurationError(
+            f"{named} is malformed: there is an @ or a / in the password",
+            remedy="Percent-encode it: @ is %40, / is %2F, % is %25.",
+            variable=variable or None,
+        )
+    try:
+        parameters = conninfo_to_dict(address)
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(
+            f"{named} is malformed: {mask_quoted(str(error).strip())}",
+            remedy="It must be like postgresql://user:password@host:5432/database, with special characters "
+            "percent-encoded, or like: host=… port=… user=… password=… dbname=…",
+            variable=variable or None,
+        ) from None
+    parameters["application_name"] = f"entrypoint:{token}"
+    parameters["client_encoding"] = "utf8"
+    return Target(make_conninfo("", **parameters), token)
+
+
+def _has_bare_at_sign(address: str) -> bool:
+    """Tell whether a URL has an @ left where libpq looks for hosts and database.
+
+    libpq ends the user information at the first @ or / (fe-connect.c, conninfo_uri_parse_options) and would
+    take the rest of a badly escaped password for a host name, and say so.
+    """
+    _, is_url, rest = address.partition("://")
+    if not is_url:
+        return False
+    before_query = rest.partition("?")[0]
+    userinfo, found, remainder = before_query.partition("@")
+    if found and "/" in userinfo:
+        return True
+    return "@" in remainder
+
+
+def connect(target: Target, policy: ConnectPolicy, too_many_clients_budget: float) -> Session:
+    """Connect, with attempts and backoff as `policy` says.
+
+    A server that has too many clients is asked again for `too_many_clients_budget` seconds, and that does not
+    count as attempts: when many replicas start at once, there is a place as soon as one of them is done.
+
+    Raises DatabaseUnavailableError with the cause in words.
+    """
+    try:
+        return target.connect(policy.timeout)
+    except Failure as failure:
+        if not failure.cause.heals:
+            raise _unavailable(failure, policy, attempts=1) from None
+        from entrypoint.database import backoff  # Only now: tenacity is not needed where the first attempt succeeds.
+
+        try:
+            return backoff.connect_again(target, policy, too_many_clients_budget, failure)
+        except Failure as last:
+            raise _unavailable(last, policy, attempts=policy.attempts) from None
+
+
+def _unavailable(failure: Failure, policy: ConnectPolicy, attempts: int) -> DatabaseUnavailableError:
+    cause = failure.cause
+    if cause.heals:
+        message = f"Database connection failed after {policy.attempts} retries: {cause.words} ({failure.text})"
+    else:
+        message = f"Database connection failed: {cause.words} ({failure.text})"
+    return DatabaseUnavailableError(message, remedy=cause.remedy, cause=cause.name, attempts=attempts)
+
+
+def _attempt(conninfo: str, deadline: Deadline) -> Session:
+    """Connect in a thread of its own, and wait for that until `deadline`."""
+    parameters = conninfo_to_dict(conninfo)
+    parameters["connect_timeout"] = _timeout_for_each_host(parameters, deadline.remaining())
+    answer: queue.SimpleQueue[psycopg.Connection | BaseException] = queue.SimpleQueue()
+    given_up = threading.Event()
+
+    def work() -> None:
+        try:
+            connection = psycopg.Connection.connect(
+                make_conninfo("", **parameters), autocommit=True, prepare_threshold=None
+            )
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which knows what to do with it
+            answer.put(error)
+            return
+        answer.put(connection)
+        if given_up.is_set():
+            # Too late; nobody will take it. (If somebody just did, the server only loses an idle connection.)
+            connection.close()
+
+    threading.Thread(target=work, name="connect", daemon=True).start()
+    try:
+        result = answer.get(timeout=deadline.remaining())
+    except queue.Empty:
+        given_up.set()
+        text = f"no answer within {deadline.budget:g} s"
+        raise Failure(classify_connection_failure(text), text) from None
+    except BaseException:
+        given_up.set()
+        raise
+    if isinstance(result, psycopg.Error):
+        text = _one_line(str(result))
+        raise Failure(classify_connection_failure(text), text)
+    if isinstance(result, BaseException):
+        raise result
+    logs.event(
+        logs.DEBUG,
+        "database.connected",
+        f"connected to {result.info.host or 'the local socket'}, database {result.info.dbname}",
+        backend=result.info.backend_pid,
+    )
+    return Session(result)
+
+
+def _timeout_for_each_host(parameters: dict[str, object], seconds: float) -> int:
+    """Return libpq's `connect_timeout` (whole seconds, for each host) so that every host of a list has its turn."""
+    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
+    each = max(_LEAST_TIMEOUT, int(seconds / hosts))
+    asked = str(parameters.get("connect_timeout") or "")
+    return min(each, int(asked)) if asked.isdecimal() and int(asked) > 0 else each
+
+
+def _one_line(text: str) -> str:
+    """Return libpq's text, of several lines where several addresses were tried, as one line."""
+    return "; ".join(line.strip() for line in text.removeprefix("connection failed: ").splitlines() if line.strip())

@@ -1,0 +1,255 @@
+"""One connection on which every wait ends: with an answer, by its deadline, or by a signal.
+
+psycopg opens the connection and wraps libpq. The waiting is our own, because each wait here needs a deadline
+that the main thread can keep whatever the server does, and each statement's result and notice is wanted when
+it arrives, not when the last one has. Everything is sent as a simple query: several statements cost one round
+trip, nothing is prepared (transaction poolers cannot do that), and error positions count in the text as sent.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+from typing import NamedTuple
+
+import psycopg
+from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
+
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConnectionLostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg.pq.abc import PGconn, PGresult
+
+Row = tuple[str | None, ...]
+
+# After a cancel request, how long the server may take to act on it before its connection is abandoned.
+_SETTLE = 0.8
+
+_COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
+_FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
+
+
+class Notice(NamedTuple):
+    """A message that the server sent beside a result."""
+
+    severity: str
+    message: str
+    sqlstate: str
+    detail: str | None
+    hint: str | None
+
+
+class StatementError(Exception):
+    """PostgreSQL refused a statement. All that it said about it, and which statement it was."""
+
+    def __init__(self, result: PGresult, statement: int) -> None:
+        """Take libpq's `result` and the number of the `statement` in what was sent, counted from 0."""
+
+        def field(code: DiagnosticField) -> str | None:
+            value = result.error_field(code)
+            return None if value is None else value.decode("utf-8", "replace")
+
+        self.sqlstate = field(DiagnosticField.SQLSTATE) or ""
+        self.severity = field(DiagnosticField.SEVERITY_NONLOCALIZED) or "ERROR"
+        self.primary = field(DiagnosticField.MESSAGE_PRIMARY) or result.get_error_message().strip()
+        self.detail = field(DiagnosticField.MESSAGE_DETAIL)
+        self.hint = field(DiagnosticField.MESSAGE_HINT)
+        self.context = field(DiagnosticField.CONTEXT)
+        position = field(DiagnosticField.STATEMENT_POSITION)
+        self.position = int(position) - 1 if position else None
+        """Offset in characters in the text that was sent."""
+        self.statement = statement
+        super().__init__(self.primary)
+
+
+class Session:
+    """A connection to PostgreSQL, and the waits on it."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        """Take a connection that nobody else uses."""
+        self._connection = connection
+        self._pgconn: PGconn = connection.pgconn
+        self._poll = select.poll()
+        self._abandoned = False
+        self.login_pid: int = connection.info.backend_pid
+        """The server process that answered the login. Behind a pooler, others do the work."""
+        self.server_version: int = connection.info.server_version
+        """As in 160014 for 16.14."""
+        self.on_notice: Callable[[Notice], None] = _ignore
+        self._pgconn.notice_handler = self._receive_notice
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection is still there, as far as is known without asking the server."""
+        return not self._abandoned and self._pgconn.transaction_status != TransactionStatus.UNKNOWN
+
+    def query(self, sql: str, deadline: Deadline) -> list[list[Row]]:
+        """Run one or more statements in one round trip; return the rows of each.
+
+        Raises StatementError for the first that fails (the server skips the rest), ConnectionLostError when
+        the connection ends or `deadline` passes. After either of these last two, or a signal, the statement has
+        been cancelled if the server still answers.
+        """
+        results: list[list[Row]] = []
+        self.script(sql, deadline, lambda result: results.append(_rows(result)))
+        return results
+
+    def script(self, sql: str, deadline: Deadline, on_result: Callable[[PGresult], None]) -> None:
+        """Run statements in one round trip like `query`, but hand over each result as soon as it is there."""
+        try:
+            self._run(sql.encode(), deadline, on_result)
+        except StatementError:
+            raise
+        except psycopg.OperationalError as error:
+            self.abandon()
+            raise self._lost(" ".join(str(error).split())) from None
+        except BaseException:
+            # The deadline or a signal: whatever the server is doing now, nobody waits for it any more.
+            self._settle()
+            raise
+
+    def cancel(self, seconds: float = _SETTLE) -> None:
+        """Ask the server to cancel what this session is doing. May be called from another thread. Never raises."""
+
+        def work() -> None:
+            try:
+                self._connection.cancel_safe(timeout=seconds)
+            except (psycopg.Error, OSError):
+                return  # Then it is the caller's deadline that ends the wait.
+
+        # In a thread, because libpq before 17 cannot cancel without blocking.
+        thread = threading.Thread(target=work, name="cancel", daemon=True)
+        thread.start()
+        thread.join(seconds)
+
+    def rollback(self, deadline: Deadline) -> None:
+        """End the transaction, if one is open. If that does not work the connection is abandoned; never raises."""
+        if not self.usable or self._pgconn.transaction_status == TransactionStatus.IDLE:
+            return
+        try:
+            self.query("ROLLBACK", deadline)
+        except (StatementError, ConnectionLostError):
+            self.abandon()
+
+    def close(self) -> None:
+        """Say good-bye to the server and close. Does not wait for an answer."""
+        self._abandoned = True
+        self._connection.close()
+
+    abandon = close
+
+    def _run(self, sql: bytes, deadline: Deadline, on_result: Callable[[PGresult], None]) -> None:
+        pgconn = self._pgconn
+        if not self.usable:
+            raise self._lost("it is closed")
+        pgconn.send_query(sql)
+        while pgconn.flush():
+            # The server may have to be listened to before it takes more (libpq documentation, PQflush).
+            if self._wait(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
+                pgconn.consume_input()
+        error: StatementError | None = None
+        statement = 0
+        while True:
+            while pgconn.is_busy():
+                self._wait(select.POLLIN, deadline)
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:
+                break
+            if result.status in _COPY:
+                self._refuse_copy(ExecStatus(result.status))
+            elif result.status in _FAILED:
+                error = error or StatementError(result, statement)
+            else:
+                on_result(result)
+                statement += 1
+        if pgconn.transaction_status == TransactionStatus.UNKNOWN:
+            self.abandon()
+            if error is None or not error.sqlstate:
+                raise self._lost(error.primary if error else "the server closed it")
+            raise self._lost(error.primary, sqlstate=error.sqlstate)
+        if error is not None:
+            raise error
+
+    def _wait(self, events: int, deadline: Deadline) -> int:
+        """Wait until the socket is ready; return for what. A signal's exception passes through."""
+        self._poll.register(self._pgconn.socket, events)
+        ready = self._poll.poll(deadline.remaining() * 1000)
+        if not ready:
+            raise self._lost(f"no answer within {deadline.budget:.1f} s")
+        return ready[0][1]
+
+    def _refuse_copy(self, status: ExecStatus) -> None:
+        """Get out of the COPY sub-protocol: there is no client here that data could come from or go to."""
+        if status == ExecStatus.COPY_IN:
+            self._pgconn.put_copy_end(b"pg-entrypoint has no data to send")
+        else:
+            msg = "COPY TO STDOUT has nowhere to write to"
+            raise psycopg.OperationalError(msg)
+
+    def _settle(self) -> None:
+        """Cancel what is running and wait a moment for the server to say so; otherwise abandon the connection."""
+        if self._abandoned or self._pgconn.transaction_status != TransactionStatus.ACTIVE:
+            return
+        bound = Deadline(_SETTLE)
+        self.cancel()
+        try:
+            while True:
+                while self._pgconn.is_busy():
+                    self._wait(select.POLLIN, bound)
+                    self._pgconn.consume_input()
+                if self._pgconn.get_result() is None:
+                    return
+        except (psycopg.OperationalError, ConnectionLostError):
+            self.abandon()
+
+    def _lost(self, reason: str, sqlstate: str | None = None) -> ConnectionLostError:
+        return ConnectionLostError(
+            f"The connection to the database is lost: {reason}",
+            remedy="Look into the server's log, and at the network between here and there.",
+            sqlstate=sqlstate,
+        )
+
+    def _receive_notice(self, result: PGresult) -> None:
+        def field(code: DiagnosticField) -> str | None:
+            value = result.error_field(code)
+            return None if value is None else value.decode("utf-8", "replace")
+
+        self.on_notice(
+            Notice(
+                severity=field(DiagnosticField.SEVERITY_NONLOCALIZED) or "NOTICE",
+                message=field(DiagnosticField.MESSAGE_PRIMARY) or "",
+                sqlstate=field(DiagnosticField.SQLSTATE) or "",
+                detail=field(DiagnosticField.MESSAGE_DETAIL),
+                hint=field(DiagnosticField.MESSAGE_HINT),
+            )
+        )
+
+
+def literal(value: str | None) -> str:
+    """Return `value` as an SQL literal, whatever `standard_conforming_strings` is."""
+    if value is None:
+        return "NULL"
+    quoted = value.replace("\0", "").replace("'", "''")
+    return f" E'{quoted.replace(chr(92), chr(92) * 2)}'" if "\\" in quoted else f"'{quoted}'"
+
+
+def identifier(name: str) -> str:
+    """Return `name` as a quoted SQL identifier."""
+    return '"' + name.replace("\0", "").replace('"', '""') + '"'
+
+
+def _rows(result: PGresult) -> list[Row]:
+    def text(row: int, column: int) -> str | None:
+        value = result.get_value(row, column)
+        return None if value is None else value.decode()
+
+    return [tuple(text(row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
+
+
+def _ignore(_notice: Notice) -> None:
+    pass

@@ -1,0 +1,37 @@
+"""Points in time that must not be passed."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Deadline:
+    """A point in time, on a clock that nobody can set back."""
+
+    __slots__ = ("_clock", "at", "budget")
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
+        """Let the deadline be `seconds` from now, as `clock` (seconds, monotonic) counts them."""
+        self._clock = clock
+        self.budget = seconds
+        self.at = clock() + seconds
+
+    def remaining(self) -> float:
+        """Return the seconds that are left, never less than 0."""
+        return max(0.0, self.at - self._clock())
+
+    def passed(self) -> bool:
+        """Tell whether nothing is left."""
+        return self._clock() >= self.at
+
+    def within(self, seconds: float) -> Deadline:
+        """Return the earlier of this deadline and one `seconds` from now."""
+        return Deadline(min(self.remaining(), seconds), self._clock)
+
+    def milliseconds(self, at_least: int = 1) -> int:
+        """Return what is left in whole milliseconds, for PostgreSQL's time-outs, where 0 would mean never."""
+        return max(at_least, int(self.remaining() * 1000))

@@ -1,0 +1,128 @@
+"""Everything that can end a start, as one tree.
+
+    EntrypointError
+    ├── UsageError               the command line does not say what to do
+    ├── ConfigurationError       a variable has a bad value; the address is malformed
+    │   └── ForeignLedgerError   `schema_migrations` belongs to another tool
+    ├── MigrationFilesError      the migration files cannot be used; lists every fault
+    ├── DatabaseUnavailableError no connection, or not one that can be written to
+    │   ├── ConnectionLostError  an open connection ended
+    │   └── ReadOnlyError        a standby, or a database that is set to read-only
+    ├── MigrationError           a migration did not get in
+    │   ├── MigrationFailedError       PostgreSQL refused it; recorded as `failed`
+    │   ├── MigrationHeldBackError     it failed earlier and nobody has changed that
+    │   ├── MigrationTimeoutError      the time for all migrations ran out
+    │   └── MigrationStoppedError      an operator cancelled it
+    ├── LockTimeoutError         somebody else held the lock for longer than we may wait
+    └── LeaseLostError           we held the lock and do not hold it any more
+
+An error carries its facts (`fields`, for the log) and what to do about it (`remedy`). Which exit code it
+gets is decided in `entrypoint.__main__`, nowhere else.
+"""
+
+from __future__ import annotations
+
+
+class EntrypointError(Exception):
+    """A failure with a cause in words, a remedy, and facts for the log."""
+
+    event = "entrypoint.failed"
+
+    def __init__(self, message: str, *, remedy: str = "", **fields: object) -> None:
+        """Take the cause as one `message`, the `remedy` as one sentence, and `fields` as the log's own."""
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.fields = {name: value for name, value in fields.items() if value is not None}
+
+
+class UsageError(EntrypointError):
+    """The command line does not say what to do."""
+
+    event = "usage"
+
+
+class ConfigurationError(EntrypointError):
+    """A variable has a value that cannot be used."""
+
+    event = "configuration.invalid"
+
+
+class ForeignLedgerError(ConfigurationError):
+    """The table `schema_migrations` belongs to another tool."""
+
+    event = "ledger.foreign"
+
+
+class MigrationFilesError(EntrypointError):
+    """The migration files cannot be used as they are; `faults` lists every reason, a line each."""
+
+    event = "files.invalid"
+
+    def __init__(self, message: str, *, faults: tuple[str, ...], remedy: str = "") -> None:
+        """Take all `faults` at once: whoever mends the files wants to see them together."""
+        super().__init__(message, remedy=remedy, faults=list(faults))
+        self.faults = faults
+
+
+class DatabaseUnavailableError(EntrypointError):
+    """There is no usable connection to the database."""
+
+    event = "database.unavailable"
+
+
+class ConnectionLostError(DatabaseUnavailableError):
+    """A connection that was open has ended, or did not answer in time."""
+
+    event = "database.lost"
+
+
+class ReadOnlyError(DatabaseUnavailableError):
+    """The server does not accept writes, and there is something to write."""
+
+    event = "database.read_only"
+
+
+class MigrationError(EntrypointError):
+    """A migration did not get in."""
+
+    event = "migration.failed"
+
+
+class MigrationFailedError(MigrationError):
+    """PostgreSQL refused the migration; `report` shows it as psql would."""
+
+    def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
+        """Take the one-line `message` and the `report` of several lines."""
+        super().__init__(message, remedy=remedy, **fields)
+        self.report = report
+
+
+class MigrationHeldBackError(MigrationError):
+    """A migration failed at an earlier start, and nothing has changed since."""
+
+    event = "migration.held_back"
+
+
+class MigrationTimeoutError(MigrationError):
+    """The time for all migrations together ran out."""
+
+    event = "migration.timeout"
+
+
+class MigrationStoppedError(MigrationError):
+    """An operator cancelled the statement or ended its session."""
+
+    event = "migration.stopped"
+
+
+class LockTimeoutError(EntrypointError):
+    """Somebody else held the migration lock for longer than we may wait."""
+
+    event = "lock.timeout"
+
+
+class LeaseLostError(EntrypointError):
+    """The migration lock was ours and is not any more."""
+
+    event = "lock.lost"

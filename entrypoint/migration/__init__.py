@@ -1,0 +1,1 @@
+"""Migrations: the files, the ledger, the plan, the lock, and applying what is pending."""

@@ -1,0 +1,65 @@
+"""Create the bookkeeping, upgrade what an earlier system left, and put right what a migration replaced.
+
+All of it runs under the guard's lock, so that cold starts do not collide. The DDL is in `entrypoint/sql`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from entrypoint.database.session import identifier, literal
+from entrypoint.migration.ledger import find
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import Session
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.ledger import Place
+
+_SQL = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sql")  # noqa: PTH118, PTH120 - pathlib is not otherwise needed
+
+# The names by which a migration can reach our objects. `schema_migrations` counts too: a script of the earlier
+# system may bring its own idea of the table's columns.
+_OURS = re.compile(
+    r"schema_migrations|migration_lock|migration_status|is_migration_locked|release_stale_migration_locks", re.IGNORECASE
+)
+
+
+def mentions(text: str) -> bool:
+    """Tell whether a migration's text names something of the bookkeeping, so that it may have replaced it."""
+    return _OURS.search(text) is not None
+
+
+def ddl(place: Place) -> str:
+    """Return the statements that make the bookkeeping in `place` complete, whatever is there already.
+
+    The view and the functions are always among them, as a migration can replace those without any trace.
+    """
+    schema = identifier(place.schema)
+    return (
+        "".join(map(_read, ("tables.sql", "upgrade.sql", "functions.sql")))
+        .replace("{schema_literal}", literal(schema))
+        .replace("{schema}", schema)
+        .replace("{lock_key}", place.lock_key)
+    )
+
+
+def ensure(session: Session, place: Place, schema: str | None, prologue: str, deadline: Deadline) -> Place:
+    """Create or upgrade the bookkeeping in one transaction; return the place as it is afterwards.
+
+    `prologue` is what every transaction of ours begins with. `schema` is the one that was asked for: it is
+    created if it does not exist.
+    """
+    statements = [prologue]
+    if schema and not place.schema_exists:
+        statements.append(f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)};")
+    # Else every statement about a table that is there already would send a notice.
+    statements += ["SET LOCAL client_min_messages = warning;", ddl(place), "COMMIT"]
+    session.query("\n".join(statements), deadline)
+    return find(session, schema, deadline)
+
+
+def _read(name: str) -> str:
+    with open(os.path.join(_SQL, name), encoding="utf-8") as file:  # noqa: PTH118, PTH123 - pathlib is not otherwise needed
+        return file.read()

@@ -1,0 +1,242 @@
+"""Take the lock, or wait until somebody else has left nothing to do. Either door leads on.
+
+A waiter never blocks in the server, and holds no lock and no snapshot there: it looks, and sleeps, and looks again.
+"""
+
+from __future__ import annotations
+
+import time
+from random import uniform
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.database import classify
+from entrypoint.database.connect import Failure
+from entrypoint.database.session import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
+from entrypoint.migration import ledger, lock
+from entrypoint.migration.faults import refused
+from entrypoint.migration.plan import decide
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.connect import Target
+    from entrypoint.database.session import Session
+    from entrypoint.migration.files import Directory
+    from entrypoint.migration.ledger import LedgerRow, LockRow, Look, Place
+    from entrypoint.migration.lock import Lease
+    from entrypoint.migration.plan import Plan
+    from entrypoint.migration.policy import ApplyPolicy, LockPolicy
+
+_LOOK_PATIENCE = 5.0
+_PAUSE = (0.25, 1.0)
+_REPORT_EVERY = 10.0
+
+
+class Assignment(NamedTuple):
+    """What is to be done, where and as whom."""
+
+    directory: Directory
+    up_to: int | None
+    target: Target
+    schema: str | None
+    """As configured; None for the connection's current schema."""
+    role: str | None
+    app_version: str | None
+    token: str
+    connect_timeout: float
+    lock: LockPolicy
+    apply: ApplyPolicy
+
+
+class Contender:
+    """This process in the race for the lock. Keeps its connection between two looks."""
+
+    def __init__(self, assignment: Assignment, session: Session, place: Place) -> None:
+        """Go on with the `session` and the `place` of the first survey."""
+        self._assignment = assignment
+        self._session: Session | None = session
+        self._place = place
+        self._budget = assignment.lock.timeout
+        self._short_of_connections = False
+        self._last_report = 0.0
+        self.waited = False
+        """Whether somebody else had the lock while we wanted it."""
+        self.current: int | None = None
+        """The schema's version when it was last looked at."""
+
+    def acquire(self) -> Lease | None:
+        """Return the lease, or None when nothing is pending any more.
+
+        Raises LockTimeoutError after all waiting together has taken `MIGRATION_LOCK_TIMEOUT_MS`, and
+        MigrationHeldBackError when what is pending waits for a person.
+        """
+        deadline = Deadline(self._budget)
+        seen: LockRow | None = None
+        try:
+            while True:
+                try:
+                    look = self._look(deadline)
+                    seen = look.lock
+                    plan = decide(self._assignment.directory.files, look.rows, up_to=self._assignment.up_to)
+                    self.current = plan.current
+                    if not plan.pending and not self._place.outdated:
+                        return None
+                    if plan.held_back and not plan.runnable:
+                        raise held_back(plan.held_back)
+                    if look.lock_free and not self._of_the_earlier_system(look.lock):
+                        lease = self._try(deadline)
+                        if lease is not None:
+                            return lease
+                    self._tell_waiting(look, plan)
+                except Failure as failure:
+                    self._stand_back(failure, deadline)
+                except ConnectionLostError as error:
+                    self._drop_session()
+                    if deadline.passed():
+                        raise
+                    logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
+                except StatementError as error:
+                    # A migration holds a lock on the ledger itself, or the server is busy: that is waiting, too.
+                    if not (classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)):
+                        raise refused(error, "the ledger could not be read or set up") from error
+                if deadline.passed():
+                    raise timed_out(seen, self._assignment)
+                self.waited = True
+                if self._short_of_connections:
+                    self._drop_session()
+                time.sleep(min(uniform(*_PAUSE), deadline.remaining()))
+        finally:
+            self._budget = deadline.remaining()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._drop_session()
+
+    def _look(self, deadline: Deadline) -> Look:
+        patience = deadline.within(_LOOK_PATIENCE)
+        assignment = self._assignment
+        if self._session is None or not self._session.usable:
+            self._session = assignment.target.connect(min(assignment.connect_timeout, max(deadline.remaining(), 0.1)))
+        if not self._place.ledger or not self._place.lock or self._place.outdated:
+            self._place = ledger.find(self._session, assignment.schema, patience)
+        return ledger.look(self._session, self._place, assignment.role, patience, contending=True)
+
+    def _try(self, deadline: Deadline) -> Lease | None:
+        assert self._session is not None
+        assignment = self._assignment
+        lease = lock.try_acquire(
+            self._session,
+            assignment.target,
+            self._place,
+            assignment.token,
+            assignment.lock,
+            schema=assignment.schema,
+            role=assignment.role,
+            connect_timeout=assignment.connect_timeout,
+            # Enough to finish what has begun, even if the waiting is over meanwhile.
+            deadline=Deadline(max(deadline.remaining(), 1.0)),
+        )
+        if lease is not None:
+            self._place = lease.place
+        return lease
+
+    def _of_the_earlier_system(self, row: LockRow | None) -> bool:
+        """Tell whether a replica of the earlier system holds the row, and is to be believed."""
+        return row is not None and row.legacy and (row.seconds is None or row.seconds < self._assignment.lock.stale)
+
+    def _stand_back(self, failure: Failure, deadline: Deadline) -> None:
+        """After a refused connection, leave the place that we have to whoever can use it."""
+        self._drop_session()
+        if not failure.cause.heals or deadline.passed():
+            raise DatabaseUnavailableError(
+                f"Database connection failed while waiting for the migration lock: {failure.cause.words} "
+                f"({failure.text})",
+                remedy=failure.cause.remedy,
+                cause=failure.cause.name,
+            )
+        self._short_of_connections = failure.cause.name == "too_many_clients"
+        logs.event(
+            logs.INFO,
+            "lock.no_connection",
+            f"no connection to contend with yet: {failure.cause.words}",
+            cause=failure.cause.name,
+        )
+
+    def _drop_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _tell_waiting(self, look: Look, plan: Plan) -> None:
+        now = time.monotonic()
+        if self._last_report and now - self._last_report < _REPORT_EVERY:
+            return
+        self._last_report = now
+        row = look.lock
+        logs.event(
+            logs.INFO,
+            "lock.waiting",
+            f"waiting for the migration lock: {describe_holder(row)}; {len(plan.pending)} still pending",
+            holder=row.holder if row else None,
+            process_id=row.process_id if row else None,
+            since=row.since if row else None,
+            file=row.migration if row else None,
+            pending=len(plan.pending),
+        )
+
+
+def describe_holder(row: LockRow | None) -> str:
+    """Return who holds the lock, since when, and what it is doing, as one clause."""
+    if row is None or not row.held:
+        return "somebody has just taken it"
+    who = f"{row.holder or 'somebody'} (process {row.process_id})" if row.process_id else f"{row.holder or 'somebody'}"
+    since = f" has held it since {row.since} ({row.seconds or 0:.0f} s)"
+    if row.legacy:
+        return f"{who}, a replica of the earlier migration system,{since}"
+    doing = f" and is at {row.migration}" if row.migration else ""
+    if row.statement and row.statements:
+        doing += f", statement {row.statement} of {row.statements}"
+    return f"{who}{since}{doing}"
+
+
+def timed_out(row: LockRow | None, assignment: Assignment) -> LockTimeoutError:
+    """Return the error for a wait that took too long. Its first words are documented to users."""
+    waited_ms = round(assignment.lock.timeout * 1000)
+    apply_ms = round(assignment.apply.timeout * 1000)
+    if row is not None and row.legacy:
+        remedy = (
+            "If that replica is gone: SELECT release_stale_migration_locks() frees a lock older than 10 minutes; or "
+            "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1."
+        )
+    elif waited_ms < apply_ms:
+        remedy = (
+            f"The holder is alive and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to "
+            "at least as much. To stop it: UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, "
+            "process_id = NULL WHERE id = 1."
+        )
+    else:
+        remedy = (
+            "The holder is alive. To stop it: UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, "
+            "process_id = NULL WHERE id = 1."
+        )
+    return LockTimeoutError(
+        f"Failed to acquire migration lock after {waited_ms}ms: {describe_holder(row)}",
+        remedy=remedy,
+        holder=row.holder if row else None,
+        process_id=row.process_id if row else None,
+        since=row.since if row else None,
+        file=row.migration if row else None,
+    )
+
+
+def held_back(row: LedgerRow) -> MigrationHeldBackError:
+    """Return the error for a migration that failed earlier and waits for a person."""
+    return MigrationHeldBackError(
+        f"{row.filename} failed at an earlier start and was not tried again: {row.error_message or 'no message recorded'}",
+        remedy="Correct the file and deploy it; or, if the cause was elsewhere: DELETE FROM schema_migrations "
+        f"WHERE migration_number = {row.number} AND status = 'failed'.",
+        version=row.number,
+        file=row.filename,
+    )

@@ -1,0 +1,41 @@
+"""PostgreSQL's refusals of our own statements, translated into the errors of this program."""
+
+from __future__ import annotations
+
+from entrypoint.database import classify
+from entrypoint.errors import EntrypointError, MigrationError, ReadOnlyError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import StatementError
+
+_PERMISSION = "42501"
+_NO_SUCH_ROLE = ("22023", "42704")
+
+
+def refused(error: StatementError, doing: str) -> EntrypointError:
+    """Return what a refused statement of our own means; `doing` says what failed, as a clause."""
+    facts = {"sqlstate": error.sqlstate, "detail": error.detail, "hint": error.hint}
+    message = f"{doing[0].upper()}{doing[1:]}: {error.primary}"
+    if classify.is_read_only(error.sqlstate):
+        return read_only(f"{message}", error.sqlstate)
+    if error.sqlstate == _PERMISSION:
+        remedy = (
+            "Give the migration user the right to create and change the ledger in that schema, or set "
+            "MIGRATION_DATABASE_URL to a user that owns it, or MIGRATION_ROLE to a role that does."
+        )
+    elif error.sqlstate in _NO_SUCH_ROLE:
+        remedy = "Check MIGRATION_ROLE."
+    else:
+        remedy = "Look into the server's log."
+    return MigrationError(message, remedy=remedy, **facts)
+
+
+def read_only(message: str, sqlstate: str | None = None) -> ReadOnlyError:
+    """Return the error for a server that accepts no writes."""
+    return ReadOnlyError(
+        message,
+        remedy="Migrations run on the primary: set MIGRATION_DATABASE_URL to it, or add "
+        "target_session_attrs=read-write to a URL with several hosts.",
+        sqlstate=sqlstate,
+    )

@@ -1,0 +1,164 @@
+"""The migration files: their names, their text, their checksums. Every fault is found before anything runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from hashlib import sha256
+from typing import NamedTuple
+
+from entrypoint.errors import ConfigurationError, MigrationFilesError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_NAME = re.compile(r"(\d{3,})_([a-z0-9_]+)\.sql", re.ASCII)
+_NUMBERED = re.compile(r"(\d+)[\W_]*(.*)", re.ASCII)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# `migration_number` is a 32 bit integer.
+_HIGHEST = 2**31 - 1
+
+
+class MigrationFile(NamedTuple):
+    """One file, known by number, name and checksum; its text is read when it is pending."""
+
+    number: int
+    name: str
+    path: str
+    checksum: str
+    """SHA-256 of the text without a byte-order mark and with LF line ends."""
+    raw_checksum: str
+    """SHA-256 of the file's bytes, which is what the earlier system recorded."""
+
+    def matches(self, checksum: str | None) -> bool:
+        """Tell whether a `checksum` from the ledger is this file's. Without one, nothing can be said against it."""
+        return checksum is None or checksum in (self.checksum, self.raw_checksum)
+
+
+class Directory(NamedTuple):
+    """A directory of migrations, in order of their numbers."""
+
+    path: str
+    files: tuple[MigrationFile, ...]
+    warnings: tuple[str, ...]
+
+
+def load_directory(path: str) -> Directory:
+    """Read the names and checksums of all migrations in `path`.
+
+    What does not end in `.sql`, and what begins with a dot, is not looked at. Raises ConfigurationError if there
+    is no such directory, MigrationFilesError with every bad or doubled name.
+    """
+    try:
+        names = sorted(name for name in os.listdir(path) if _is_sql(name))  # noqa: PTH208 - pathlib is not otherwise needed
+    except OSError as error:
+        raise ConfigurationError(
+            f"The migrations directory {path!r} cannot be read: {error.strerror}",
+            remedy="Set MIGRATIONS_DIR to where the image has its migrations, or AUTO_MIGRATE=false if it has none.",
+        ) from None
+    faults = [*_bad_names(names), *_doubled_numbers(names)]
+    files = []
+    for name in names:
+        number = number_of(name)
+        file = os.path.join(path, name)  # noqa: PTH118 - pathlib is not otherwise needed
+        if number is None or not os.path.isfile(file):  # noqa: PTH113 - pathlib is not otherwise needed
+            continue
+        try:
+            content = read_bytes(file)
+        except OSError as error:
+            faults.append(f"{name}: cannot be read: {error.strerror}")
+            continue
+        files.append(MigrationFile(number, name, file, checksum(content), sha256(content).hexdigest()))
+    if faults:
+        raise MigrationFilesError(
+            f"{len(faults)} fault(s) in the migrations directory {path!r}; nothing was run: {faults[0]}",
+            faults=tuple(faults),
+            remedy="Rename or correct the files; `entrypoint check` shows all faults without a database.",
+        )
+    files.sort()
+    return Directory(path, tuple(files), tuple(_warnings(path, files)))
+
+
+def read_bytes(path: str) -> bytes:
+    """Return a file's content."""
+    with open(path, "rb") as file:  # noqa: PTH123 - pathlib is not otherwise needed
+        return file.read()
+
+
+def checksum(content: bytes) -> str:
+    """Return the SHA-256 of the text: no byte-order mark, LF line ends. For an ordinary file `sha256sum` says the same."""
+    return sha256(_normalised(content)).hexdigest()
+
+
+def decode(content: bytes) -> str:
+    """Return the text of a migration as it is sent. Raises UnicodeDecodeError for what is not UTF-8."""
+    return _normalised(content).decode("utf-8")
+
+
+def _normalised(content: bytes) -> bytes:
+    content = content.removeprefix(_BYTE_ORDER_MARK)
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in content else content
+
+
+def number_of(name: str) -> int | None:
+    """Return the number of a well-formed file name, or None."""
+    match = _NAME.fullmatch(name)
+    if match is None or int(match[1]) > _HIGHEST:
+        return None
+    return int(match[1])
+
+
+def slug(words: str) -> str:
+    """Return `words` as a file name spells them: lower case, digits and underscores."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", words)
+    return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
+
+
+def better_name(name: str) -> str:
+    """Return what a badly named file should be called."""
+    stem = name[: -len(".sql")]
+    match = _NUMBERED.fullmatch(stem)
+    number, words = (match[1], match[2]) if match else ("NNN", stem)
+    return f"{number.zfill(3) if match else number}_{slug(words) or 'description'}.sql"
+
+
+def _is_sql(name: str) -> bool:
+    return name.lower().endswith(".sql") and not name.startswith(".")
+
+
+def _bad_names(names: Iterable[str]) -> list[str]:
+    faults = []
+    for name in names:
+        if number_of(name) is not None:
+            continue
+        digits = _NAME.fullmatch(name)
+        if digits:
+            faults.append(f"{name}: the number is higher than {_HIGHEST}")
+        else:
+            faults.append(f"{name}: must be NNN_description.sql, for example {better_name(name)}")
+    return faults
+
+
+def _doubled_numbers(names: Iterable[str]) -> list[str]:
+    by_number: dict[int, list[str]] = {}
+    for name in names:
+        number = number_of(name)
+        if number is not None:
+            by_number.setdefault(number, []).append(name)
+    return [
+        f"{' and '.join(same)}: {len(same)} files have the number {number}; give each its own"
+        for number, same in sorted(by_number.items())
+        if len(same) > 1
+    ]
+
+
+def _warnings(path: str, files: list[MigrationFile]) -> list[str]:
+    if not files:
+        return [f"there are no migrations in {path!r}"]
+    missing = [
+        f"{before.number + 1:03d}" if after.number - before.number == 2 else f"{before.number + 1:03d} to {after.number - 1:03d}"  # noqa: PLR2004
+        for before, after in zip(files, files[1:], strict=False)
+        if after.number - before.number > 1
+    ]
+    return [f"there is a gap in the numbers: no migration {', '.join(missing)}"] if missing else []

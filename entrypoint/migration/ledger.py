@@ -1,0 +1,282 @@
+"""The ledger `schema_migrations` and the row `migration_lock`, as they can be read without changing anything.
+
+Two round trips at most: `find` learns where the bookkeeping lives and what it looks like, from PostgreSQL's
+catalogues, so that a missing or an older table is no error in the server's log; `look` reads it.
+"""
+
+from __future__ import annotations
+
+from binascii import crc32
+from typing import NamedTuple
+
+from entrypoint.database.session import StatementError, identifier, literal
+from entrypoint.errors import ConfigurationError, ForeignLedgerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import Row, Session
+    from entrypoint.deadline import Deadline
+
+COMPLETED = "completed"
+FAILED = "failed"
+RUNNING = "running"
+
+# The first half of the advisory lock's key: the letters "pgep". Documented in docs/lock.md; never change it, as
+# replicas of two releases must exclude each other.
+LOCK_CLASS = 0x70676570
+
+# For one look: a migration may hold a lock on the ledger itself, and whoever looks must not queue behind it.
+_LOOK_LOCK_TIMEOUT_MS = 2_000
+
+_OUR_LOCK_COLUMNS = frozenset(("token", "progress_migration", "progress_statement", "progress_statements", "progress_at"))
+_LEGACY_TIME = "timestamp without time zone"
+
+
+class Place(NamedTuple):
+    """Where the bookkeeping lives, and what is there."""
+
+    schema: str
+    schema_exists: bool
+    backend_pid: int
+    """The server process that answered; behind a pooler it is not the one that answered the login."""
+    standby: bool
+    read_only: bool
+    """Whether transactions are read-only by default."""
+    ledger: dict[str, str]
+    """The columns of `schema_migrations` and their types; empty if there is no such table."""
+    lock: dict[str, str]
+    """The columns of `migration_lock`; empty if there is no such table."""
+
+    @property
+    def outdated(self) -> bool:
+        """Whether an earlier system, or an earlier release, left tables that are not as ours are now."""
+        return bool(self.ledger) and (
+            not self.lock.keys() >= _OUR_LOCK_COLUMNS
+            or _LEGACY_TIME in (self.ledger.get("applied_at"), self.lock.get("locked_at"))
+            or self.ledger.get("application_version") != "text"
+            or not self.ledger.keys() >= {"status", "checksum", "error_message", "execution_time_ms"}
+        )
+
+    @property
+    def lock_key(self) -> str:
+        """The guard's advisory lock, as the arguments of PostgreSQL's functions."""
+        return f"{LOCK_CLASS}, {lock_key(self.schema)}"
+
+    def table(self, name: str) -> str:
+        """Return a table's name with its schema, quoted."""
+        return f"{identifier(self.schema)}.{name}"
+
+
+class LedgerRow(NamedTuple):
+    """One row of `schema_migrations`."""
+
+    number: int
+    filename: str
+    status: str
+    checksum: str | None
+    error_message: str | None
+
+
+class LockRow(NamedTuple):
+    """The row of `migration_lock`, in words for messages and with the facts for decisions."""
+
+    held: bool
+    since: str | None
+    seconds: float | None
+    """For how long it has been held, by the server's clock."""
+    holder: str | None
+    process_id: int | None
+    token: str | None
+    migration: str | None
+    """The file that the holder was last seen working on."""
+    statement: int | None
+    statements: int | None
+
+    @property
+    def legacy(self) -> bool:
+        """Whether a replica of the earlier system holds it: those know of no token."""
+        return self.held and self.token is None
+
+
+class Look(NamedTuple):
+    """What one look saw."""
+
+    rows: tuple[LedgerRow, ...]
+    lock: LockRow | None
+    lock_free: bool
+    """Whether nobody held the guard's lock at that moment."""
+
+
+def lock_key(schema: str) -> int:
+    """Return the second half of the advisory lock's key: the CRC-32 of the schema's name, as a signed integer."""
+    value = crc32(schema.encode())
+    return value - 2**32 if value >= 2**31 else value
+
+
+def find(session: Session, schema: str | None, deadline: Deadline) -> Place:
+    """Find the bookkeeping: in `schema`, or in the connection's current schema as it is before any SET ROLE.
+
+    Raises ConfigurationError if there is no current schema, ForeignLedgerError if the table is another tool's.
+    """
+    where = literal(schema) if schema else "pg_catalog.current_schema()"
+    results = session.query(
+        f"""
+        WITH place AS (SELECT {where}::text AS schema),
+        columns AS (
+            SELECT c.relname, a.attname, a.attnum, pg_catalog.format_type(a.atttypid, NULL) AS type
+            FROM place
+            JOIN pg_catalog.pg_namespace n ON n.nspname = place.schema
+            JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
+                AND c.relname IN ('schema_migrations', 'migration_lock')
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        )
+        SELECT place.schema,
+               EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = place.schema),
+               pg_catalog.pg_backend_pid(),
+               pg_catalog.pg_is_in_recovery(),
+               pg_catalog.current_setting('default_transaction_read_only'),
+               columns.relname, columns.attname, columns.type
+        FROM place LEFT JOIN columns ON true
+        ORDER BY columns.relname, columns.attnum
+        """,
+        deadline,
+    )
+    rows = results[0]
+    name, exists, backend_pid, standby, read_only, *_ = rows[0]
+    if name is None:
+        raise ConfigurationError(
+            "The connection has no current schema, so there is no place for the ledger",
+            remedy="Set MIGRATION_SCHEMA, or a search_path in which a schema exists.",
+        )
+    tables: dict[str, dict[str, str]] = {"schema_migrations": {}, "migration_lock": {}}
+    for *_, table, column, column_type in rows:
+        if table is not None and column is not None and column_type is not None:
+            tables[table][column] = column_type
+    place = Place(
+        schema=name,
+        schema_exists=exists == "t",
+        backend_pid=int(backend_pid or 0),
+        standby=standby == "t",
+        read_only=read_only == "on",
+        ledger=tables["schema_migrations"],
+        lock=tables["migration_lock"],
+    )
+    _refuse_foreign(place)
+    return place
+
+
+def look(session: Session, place: Place, role: str | None, deadline: Deadline, *, contending: bool) -> Look:
+    """Read the ledger in one round trip; if `contending`, also the lock's row and whether the lock is free.
+
+    Holds nothing afterwards. Raises StatementError with SQLSTATE 55P03 if somebody holds a lock on the tables.
+    """
+    parts = [
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+        f"SET LOCAL lock_timeout = {min(_LOOK_LOCK_TIMEOUT_MS, deadline.milliseconds())}",
+        f"SET LOCAL statement_timeout = {deadline.milliseconds()}",
+    ]
+    if role:
+        parts.append(f"SET LOCAL ROLE {identifier(role)}")
+    if contending:
+        parts += [_lock_row_sql(place), f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({place.lock_key})"]
+    parts += [_ledger_sql(place), "COMMIT"]
+    try:
+        results = session.query(";\n".join(parts), deadline)
+    except StatementError:
+        session.rollback(deadline.within(1))
+        raise
+    rows = tuple(map(_ledger_row, results[-2]))
+    if not contending:
+        return Look(rows, None, lock_free=False)
+    locks, free = results[-4], results[-3]
+    return Look(rows, _lock_row(locks[0]) if locks else None, lock_free=free[0][0] == "t")
+
+
+def _ledger_sql(place: Place) -> str:
+    if not place.ledger:
+        return "SELECT 1 WHERE false"
+
+    def column(name: str, default: str) -> str:
+        return f"{name}::text" if name in place.ledger else default
+
+    return (
+        f"SELECT migration_number, filename, {column('status', literal(COMPLETED))}, {column('checksum', 'NULL')}, "
+        # The text is wanted only where a failure holds a migration back.
+        f"CASE WHEN {column('status', literal(COMPLETED))} = 'failed' THEN {column('error_message', 'NULL')} END "
+        f"FROM {place.table('schema_migrations')} ORDER BY migration_number"
+    )
+
+
+def _ledger_row(row: Row) -> LedgerRow:
+    number, filename, status, checksum, error_message = row
+    # The earlier system's column had a default but no NOT NULL; no status meant that it went well.
+    return LedgerRow(int(number or 0), filename or "", status or COMPLETED, checksum, error_message)
+
+
+def _lock_row_sql(place: Place) -> str:
+    if not place.lock:
+        return "SELECT 1 WHERE false"
+
+    def column(name: str) -> str:
+        return name if name in place.lock else "NULL"
+
+    locked_at = "locked_at"
+    if place.lock.get("locked_at") == _LEGACY_TIME:
+        # Written with NOW() by sessions in the server's own time zone, whatever this session's is.
+        locked_at = (
+            "(locked_at AT TIME ZONE (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'))"
+        )
+    return (
+        f"SELECT locked_at IS NOT NULL, to_char({locked_at} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), "
+        f"extract(epoch FROM pg_catalog.clock_timestamp() - {locked_at}), locked_by, process_id, {column('token')}, "
+        f"{column('progress_migration')}, {column('progress_statement')}, {column('progress_statements')} "
+        f"FROM {place.table('migration_lock')} WHERE id = 1"
+    )
+
+
+def _lock_row(row: Row) -> LockRow:
+    held, since, seconds, holder, process_id, token, migration, statement, statements = row
+
+    def number(text: str | None) -> int | None:
+        return None if text is None else int(text)
+
+    return LockRow(
+        held=held == "t",
+        since=since,
+        seconds=None if seconds is None else float(seconds),
+        holder=holder,
+        process_id=number(process_id),
+        token=token,
+        migration=migration,
+        statement=number(statement),
+        statements=number(statements),
+    )
+
+
+# The columns by which the ledgers of other tools are known. Their tables have the same name as ours.
+_OTHER_TOOLS = (
+    ({"version"}, "Rails or dbmate"),
+    ({"version", "dirty"}, "golang-migrate"),
+    ({"version", "inserted_at"}, "Ecto"),
+    ({"filename"}, "Sequel"),
+)
+
+
+def owner_of(columns: frozenset[str]) -> str | None:
+    """Return whose ledger a `schema_migrations` with these columns is: None for ours or the earlier system's."""
+    if {"migration_number", "filename"} <= columns:
+        return None
+    return next((tool for theirs, tool in _OTHER_TOOLS if theirs == columns), "another tool")
+
+
+def _refuse_foreign(place: Place) -> None:
+    if not place.ledger:
+        return
+    owner = owner_of(frozenset(place.ledger))
+    if owner is not None:
+        raise ForeignLedgerError(
+            f"The table schema_migrations in schema {place.schema!r} belongs to {owner} "
+            f"(its columns: {', '.join(place.ledger)}); it was not touched",
+            remedy="Set MIGRATION_SCHEMA to a schema of its own for this program's ledger, for example entrypoint.",
+            schema=place.schema,
+        )

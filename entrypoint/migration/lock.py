@@ -1,0 +1,254 @@
+"""The migration lock: PostgreSQL keeps it, a row shows it, and every migration is fenced by it.
+
+Three parts, each with one job (docs/lock.md):
+
+- The *guard* is the lock. A connection of its own holds an advisory lock in an open, otherwise idle transaction.
+  When this process dies, PostgreSQL ends that transaction, and the lock with it. A thread pings it; a process
+  that is frozen stops pinging, and PostgreSQL ends the transaction as idle for too long.
+- The *row* `migration_lock` shows who holds the lock, with a token of this process. It is for people and for
+  replicas of the earlier system.
+- The *fence* stands at the start of each migration's transaction: FOR KEY SHARE on the row, if it still has our
+  token. From then on nobody can take the row until that transaction has ended, even if the guard is gone and
+  even if this process is.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from entrypoint import logs
+from entrypoint.database.session import StatementError, literal
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConnectionLostError, LeaseLostError
+from entrypoint.migration import bookkeeping, ledger, transactions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.connect import Target
+    from entrypoint.database.session import Session
+    from entrypoint.migration.ledger import Place
+    from entrypoint.migration.policy import LockPolicy
+
+PING_EVERY = 5.0
+_PING_PATIENCE = 10.0
+# For each of our own short statements about the lock.
+_PATIENCE = 10.0
+_SHORT_LOCK_TIMEOUT_MS = 2_000
+
+_NO_PROGRESS = "progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL"
+_FREE = f"locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL, {_NO_PROGRESS}"
+
+
+class Guard:
+    """The connection that holds the advisory lock, and the thread that keeps it alive."""
+
+    def __init__(self, session: Session) -> None:
+        """Take a session of its own that holds nothing yet."""
+        self._session = session
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="guard", daemon=True)
+        self.lost: str | None = None
+        """Why the lock is not held any more, once that is known."""
+
+    def try_lock(self, place: Place, deadline: Deadline) -> bool:
+        """Take the lock if nobody holds it; do not wait."""
+        results = self._session.query(
+            f"{transactions.begin_guard(self._session.server_version)}\n"
+            f"SELECT pg_catalog.pg_try_advisory_xact_lock({place.lock_key})",
+            deadline,
+        )
+        if results[-1][0][0] != "t":
+            return False
+        self._thread.start()
+        return True
+
+    def release(self) -> None:
+        """Let the lock go, at once if the server answers; otherwise it ends with the connection."""
+        self._released.set()
+        if self._thread.is_alive():
+            self._thread.join(0.5)
+        # A thread that is still waiting for the server's answer owns the connection; exec or exit closes it.
+        if not self._thread.is_alive():
+            self._session.rollback(Deadline(0.5))
+            self._session.close()
+
+    def _keep(self) -> None:
+        """Ping, touching no table: a lock on one would block the migration itself."""
+        while not self._released.wait(PING_EVERY):
+            try:
+                self._session.query("SELECT 1", Deadline(_PING_PATIENCE))
+            except (StatementError, ConnectionLostError) as error:
+                if not self._released.is_set():
+                    self.lost = str(error)
+                    logs.event(logs.WARNING, "lock.guard_lost", f"the guard of the migration lock is gone: {error}")
+                return
+
+
+class Lease:
+    """The lock, held: guard, row and fence, and the connection on which the work is done."""
+
+    def __init__(self, guard: Guard, worker: Session, place: Place, token: str, role: str | None) -> None:
+        """Take what `try_acquire` has put together."""
+        self._guard = guard
+        self.worker = worker
+        self.place = place
+        self.token = token
+        self._role = role
+        self.revoked = False
+        """Whether an operator freed the row while we held it."""
+
+    @property
+    def guard_lost(self) -> str | None:
+        """Why the guard is gone, or None while it is held as far as we know."""
+        return self._guard.lost
+
+    def fence(self) -> str:
+        """Return the statement that begins a migration: one row if the lease is still ours, and then for as long as the transaction lives."""
+        return (
+            "SELECT pg_catalog.pg_current_xact_id()::text, pg_catalog.pg_backend_pid() "
+            f"FROM {self.place.table('migration_lock')} "
+            f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NOT NULL FOR KEY SHARE;"
+        )
+
+    def progress(self, migration: str | None, statement: int | None = None, statements: int | None = None) -> str:
+        """Return the statement that shows in the row what is being worked on.
+
+        Under `repeatable read` it could fail on the watcher's own update, so there it does nothing.
+        """
+        return (
+            f"UPDATE {self.place.table('migration_lock')} SET progress_migration = {literal(migration)}, "
+            f"progress_statement = {_number(statement)}, progress_statements = {_number(statements)}, "
+            "progress_at = pg_catalog.clock_timestamp() "
+            f"WHERE id = 1 AND token = {literal(self.token)} "
+            "AND pg_catalog.current_setting('transaction_isolation') = 'read committed';"
+        )
+
+    def reassert(self) -> str:
+        """Return the statement that writes the row again, after a migration that may have changed it itself."""
+        return (
+            f"UPDATE {self.place.table('migration_lock')} SET {_held_by_us(self.token)} "
+            f"WHERE id = 1 AND (token IS DISTINCT FROM {literal(self.token)} OR locked_at IS NULL);"
+        )
+
+    def lost(self) -> LeaseLostError:
+        """Return the error for a fence that found the row not ours."""
+        return LeaseLostError(
+            "The migration lock was taken from us: somebody else holds it, or an operator freed it; "
+            "nothing of ours was committed after that",
+            remedy="SELECT * FROM migration_lock shows who holds it now.",
+            guard=self._guard.lost or "alive",
+        )
+
+    def release(self) -> None:
+        """Free row and lock. Bounded, and never raises: what is not freed here falls to the next one anyway."""
+        deadline = Deadline(1.0)
+        self.worker.rollback(deadline)
+        try:
+            if self.worker.usable:
+                self.worker.query(
+                    f"{self._begin(deadline)}\nUPDATE {self.place.table('migration_lock')} SET {_FREE} "
+                    f"WHERE id = 1 AND token = {literal(self.token)};\nCOMMIT",
+                    deadline,
+                )
+        except (StatementError, ConnectionLostError) as error:
+            self.worker.rollback(deadline)
+            logs.event(logs.DEBUG, "lock.row_not_freed", f"the lock's row could not be freed: {error}")
+        self._guard.release()
+        logs.event(logs.INFO, "lock.released", "released the migration lock", holder=holder_name())
+
+    def _begin(self, deadline: Deadline) -> str:
+        return transactions.begin(
+            deadline,
+            server_version=self.worker.server_version,
+            lock_timeout_ms=_SHORT_LOCK_TIMEOUT_MS,
+            role=self._role,
+        )
+
+
+def try_acquire(  # noqa: PLR0913 - what a lease is made of
+    worker: Session,
+    target: Target,
+    place: Place,
+    token: str,
+    policy: LockPolicy,
+    *,
+    schema: str | None,
+    role: str | None,
+    connect_timeout: float,
+    deadline: Deadline,
+) -> Lease | None:
+    """Try once to take the lock; return the lease, or None if somebody else has it.
+
+    Both connections are there before anything is taken: `worker` is open already, the guard's is opened first.
+    Raises `database.connect.Failure` if that is refused.
+    """
+    patience = deadline.within(_PATIENCE)
+    guard = Guard(target.connect(min(connect_timeout, deadline.remaining())))
+    lease = None
+    try:
+        if not guard.try_lock(place, patience):
+            return None
+        # Only now may the tables be created or changed; and not beside a living replica of the earlier system.
+        begin = transactions.begin(
+            patience, server_version=worker.server_version, lock_timeout_ms=_SHORT_LOCK_TIMEOUT_MS, role=role
+        )
+        place = ledger.find(worker, schema, patience)
+        if not place.ledger or not place.lock or place.outdated:
+            if _earlier_system_works(worker, place, role, policy, patience):
+                return None
+            place = bookkeeping.ensure(worker, place, schema, begin, patience)
+            logs.event(
+                logs.INFO, "ledger.created", f"created or upgraded the ledger in schema {place.schema}", schema=place.schema
+            )
+        if _take_row(worker, place, token, begin, policy, patience):
+            lease = Lease(guard, worker, place, token, role)
+        return lease
+    finally:
+        if lease is None:
+            worker.rollback(patience.within(1))
+            guard.release()
+
+
+def _earlier_system_works(worker: Session, place: Place, role: str | None, policy: LockPolicy, deadline: Deadline) -> bool:
+    row = ledger.look(worker, place, role, deadline, contending=True).lock
+    return row is not None and row.legacy and (row.seconds is None or row.seconds < policy.stale)
+
+
+def _take_row(worker: Session, place: Place, token: str, begin: str, policy: LockPolicy, deadline: Deadline) -> bool:
+    """Write our name into the row, unless a replica of the earlier system holds it or a fence stands before it.
+
+    A row with a token belongs to a guard that is gone, whatever its age, as we hold the guard's lock. SKIP LOCKED:
+    a transaction that is still fenced by an earlier holder's token ends first.
+    """
+    table = place.table("migration_lock")
+    results = worker.query(
+        f"""{begin}
+        WITH candidate AS (
+            SELECT id FROM {table}
+            WHERE id = 1 AND (locked_at IS NULL OR token IS NOT NULL
+                OR locked_at < pg_catalog.clock_timestamp() - interval '{policy.stale:.3f} seconds')
+            FOR UPDATE SKIP LOCKED
+        )
+        UPDATE {table} AS l SET {_held_by_us(token)}, {_NO_PROGRESS}
+        FROM candidate WHERE l.id = candidate.id RETURNING l.id;
+        COMMIT""",
+        deadline,
+    )
+    return bool(results[-2])
+
+
+def holder_name() -> str:
+    """Return this host's name, which in a container is the pod's or the container's."""
+    return os.uname().nodename
+
+
+def _held_by_us(token: str) -> str:
+    return (
+        f"locked_at = pg_catalog.clock_timestamp(), locked_by = {literal(holder_name())}, "
+        f"process_id = {os.getpid()}, token = {literal(token)}"
+    )
+
+
+def _number(value: int | None) -> str:
+    return "NULL" if value is None else str(value)

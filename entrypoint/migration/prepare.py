@@ -1,0 +1,65 @@
+"""Read and check what is pending, before the lock is taken and before anything runs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from entrypoint.errors import MigrationFilesError
+from entrypoint.migration import files as migration_files
+from entrypoint.migration.statements import advise
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from entrypoint.migration.files import MigrationFile
+    from entrypoint.migration.statements import Advice
+
+
+class Prepared(NamedTuple):
+    """A migration that may run: its file, its text, and what the adviser says about it."""
+
+    file: MigrationFile
+    text: str
+    advice: Advice
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no statement in it."""
+        return not self.advice.statements
+
+
+def prepare(pending: Iterable[MigrationFile]) -> dict[int, Prepared]:
+    """Return the migrations by number. Raises MigrationFilesError with every fault of every file."""
+    prepared: dict[int, Prepared] = {}
+    faults: list[str] = []
+    for file in pending:
+        one, found = examine(file)
+        faults += found
+        if one is not None:
+            prepared[file.number] = one
+    if faults:
+        raise MigrationFilesError(
+            f"{len(faults)} fault(s) in the pending migrations; nothing was run: {faults[0]}",
+            faults=tuple(faults),
+            remedy="Correct the files; `entrypoint check` shows all faults without a database.",
+        )
+    return prepared
+
+
+def examine(file: MigrationFile) -> tuple[Prepared | None, list[str]]:
+    """Return a migration and everything that is wrong with it, each with its line."""
+    try:
+        content = migration_files.read_bytes(file.path)
+        text = migration_files.decode(content)
+    except OSError as error:
+        return None, [f"{file.name}: cannot be read: {error.strerror}"]
+    except UnicodeDecodeError as error:
+        return None, [
+            f"{file.name}: is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start} "
+            f"(line {error.object.count(10, 0, error.start) + 1}); save the file as UTF-8"
+        ]
+    if migration_files.checksum(content) != file.checksum:
+        return None, [f"{file.name}: changed while it was read; start again"]
+    advice = advise(text)
+    return Prepared(file, text, advice), [f"{file.name}:{fault.line}: {fault.message}" for fault in advice.faults]

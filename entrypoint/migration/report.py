@@ -1,0 +1,71 @@
+"""Show an error in a migration as psql would: file and line, the line with a caret, SQLSTATE, detail, hint, context.
+
+Pure functions from a text and an error to text.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import StatementError
+
+# psql cuts the line to about this width around the caret (fe-protocol3.c, reportErrorPosition).
+_WIDTH = 110
+_TAB = " "
+
+
+class Spot(NamedTuple):
+    """A place in a file."""
+
+    line: int
+    """Counted from 1."""
+    column: int
+    """Counted from 0."""
+    text: str
+    """The whole line."""
+
+
+def spot(text: str, offset: int) -> Spot:
+    """Return the place of a character `offset` in `text`."""
+    offset = min(max(offset, 0), len(text))
+    start = text.rfind("\n", 0, offset) + 1
+    end = text.find("\n", offset)
+    return Spot(text.count("\n", 0, offset) + 1, offset - start, text[start : len(text) if end < 0 else end])
+
+
+def excerpt(place: Spot, *, caret: bool) -> list[str]:
+    """Return the line of a place, cut to a readable width, with a caret under its column."""
+    shown, column = place.text.replace("\t", _TAB), place.column
+    before, after = "", ""
+    if len(shown) > _WIDTH:
+        start = max(0, min(column - _WIDTH // 2, len(shown) - _WIDTH))
+        before, after = "..." if start else "", "..." if start + _WIDTH < len(shown) else ""
+        shown, column = shown[start : start + _WIDTH], column - start
+    label = f"LINE {place.line}: {before}"
+    lines = [f"{label}{shown}{after}".rstrip()]
+    if caret:
+        lines.append(" " * (len(label) + column) + "^")
+    return lines
+
+
+def render(filename: str, text: str, error: StatementError, statement_start: int | None) -> str:
+    """Return the whole report about an `error` in a file's `text`.
+
+    `statement_start`: where the statement that failed begins, for errors that carry no position of their own,
+    such as those raised by a function.
+    """
+    offset = error.position if error.position is not None else statement_start
+    lines = []
+    if offset is None:
+        lines.append(f"{filename}: {error.severity}:  {error.primary}")
+    else:
+        place = spot(text, offset)
+        lines.append(f"{filename}:{place.line}: {error.severity}:  {error.primary}")
+        lines += excerpt(place, caret=error.position is not None)
+    lines.append(f"SQLSTATE:  {error.sqlstate}")
+    for label, value in (("DETAIL", error.detail), ("HINT", error.hint), ("CONTEXT", error.context)):
+        if value:
+            lines.append(f"{label}:  {value}")
+    return "\n".join(lines)

@@ -1,0 +1,399 @@
+"""Split a script into its statements by PostgreSQL's lexical rules, without a parser.
+
+The rules are those of the documentation's chapter 4.1 "Lexical Structure" and of `src/backend/parser/scan.l`; where a
+statement ends is decided as psql does it (`src/fe_utils/psqlscan.l`). `standard_conforming_strings` is taken to be on.
+
+One regular expression swallows whatever cannot end a statement, in long runs; Python looks only at what is left: semicolons,
+nested parentheses, comments, dollar quotes, strings with escapes. Every quantifier in it is possessive, so it never goes
+back, and the time is linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KNOWN_DIRECTIVES = ("no-transaction",)
+
+# Enough words for the longest beginning that anybody needs: ALTER TABLE IF EXISTS ONLY a.b.c * DETACH PARTITION a.b.c CONCURRENTLY.
+WORD_LIMIT = 24
+
+# Statements that only read or write rows keep their first word alone: there are many of them, and nobody asks for more.
+_ROW_STATEMENTS = {(word,) for word in ("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "WITH")}
+
+_SPACE = " \t\n\r\f\v"
+_STARTS = "_'\"$/-"  # what may begin something longer than itself, besides letters and digits
+_STOPS = _STARTS + ";()\\"
+
+_ASCII = [chr(code) for code in range(128)]
+
+
+def _ascii(keep: Callable[[str], bool]) -> str:
+    """Return the ASCII characters that pass a test, as the inside of a regular expression's set."""
+    return re.escape("".join(filter(keep, _ASCII)))
+
+
+# Every character beyond ASCII belongs to an identifier, the no-break space too: scan.l, {ident_start}. The sets are written
+# as what they leave out of ASCII, because a set that spans Unicode takes `re` a millisecond to compile.
+_LETTER = f"[^{_ascii(lambda c: not c.isalpha() and c != '_')}]"
+_LETTER_OR_DIGIT = f"[^{_ascii(lambda c: not c.isalnum() and c != '_')}]"
+_IDENTIFIER = rf"{_LETTER}[^{_ascii(lambda c: not c.isalnum() and c not in '_$')}]*+"
+_PLAIN_STRING = r"'(?:[^']++|'')*+'"
+_QUOTED_NAME = r'"(?:[^"]++|"")*+"'
+# E'…' is left out: only in it does a backslash hide a quote. The prefixes B, X, N and U& read as an identifier before a
+# string, which ends at the same place.
+_PIECE = (
+    rf"""[{_ascii(lambda c: not c.isalpha() and c not in _STOPS)}]++"""
+    rf"|(?![eE]'){_IDENTIFIER}"
+    rf"|{_PLAIN_STRING}"
+    rf"|{_QUOTED_NAME}"
+    r"|-(?!-)"
+    r"|/(?!\*)"
+    r"|\$[0-9]++"
+)
+_GROUP = rf"\((?:{_PIECE}|\((?:{_PIECE}|\((?:{_PIECE})*+\))*+\))*+\)"
+_RUN = re.compile(rf"(?:{_PIECE}|{_GROUP})*+")
+_ONE_PIECE = re.compile(rf"(?:{_PIECE})?+")
+_WORD = re.compile(rf"(?![eE]'){_IDENTIFIER}")
+# The greater part of all tokens, after white space: a bare word, or a number or punctuation that begins nothing longer.
+_EASY_TOKEN = re.compile(
+    rf"[{_SPACE}]*+(?:({_WORD.pattern})"
+    rf"|([0-9][0-9.]*+|[{_ascii(lambda c: not c.isalnum() and c not in _SPACE + _STARTS)}]))"
+)
+_NUMBER = re.compile(r"[0-9][0-9.]*+|\$[0-9]++")
+_STRING = re.compile(_PLAIN_STRING)
+_QUOTED_IDENTIFIER = re.compile(_QUOTED_NAME)
+_LINE = re.compile(r"[^\n\r]*+")
+_LINE_COMMENT = re.compile(r"--[^\n\r]*+")
+_WHITE = re.compile(rf"[{_SPACE}]*+")
+_BLANK = re.compile(rf"(?:[{_SPACE}]++|--[^\n\r]*+)*+")
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+_DOLLAR_QUOTE = re.compile(rf"\$(?:{_LETTER}{_LETTER_OR_DIGIT}*+)?+\$")
+_ESCAPE_STRING = re.compile(r"[eE]'(?:[^'\\]++|\\.|'')*+'", re.DOTALL)
+# Strings separated by white space with a line break are one string, of the first one's kind: scan.l, {quotecontinue}.
+_CONTINUED = re.compile(r"(?:[ \t\f\v]++|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]++|--[^\n\r]*+[\n\r])*+(?=')")
+_CONTINUATION = re.compile(r"'(?:[^'\\]++|\\.|'')*+'", re.DOTALL)
+_ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
+_META_COMMAND = re.compile(r"\\([A-Za-z_]++[+]?|[^\s])?+")
+_COPY_END = re.compile(r"^\\\.[ \t]*+\r?$", re.MULTILINE)
+_DIRECTIVE = re.compile(r"--[ \t]*+entrypoint[ \t]*+:([^\n\r]*+)")
+
+_META_REMEDIES = {
+    "i": "put the other file's text here",
+    "ir": "put the other file's text here",
+    "include": "put the other file's text here",
+    "include_relative": "put the other file's text here",
+    "copy": "use INSERT, or COPY FROM a file on the server",
+    "gexec": "use a DO block with EXECUTE",
+    "set": "write the value where it is used",
+    ";": "write a plain semicolon",
+}
+
+
+class Statement(NamedTuple):
+    """A statement: where it is, and its first tokens.
+
+    `words` holds at most `WORD_LIMIT` tokens: bare words in upper case, numbers and strings of up to seven characters as they
+    are, and for the rest a placeholder: `"` for a quoted identifier, `'` for a string, `$` for a dollar-quoted one, the
+    character itself for punctuation. Statements that only read or write rows keep their first word alone.
+    """
+
+    start: int
+    end: int
+    line: int
+    words: tuple[str, ...]
+
+
+class Fault(NamedTuple):
+    """Something that cannot work, found before anything runs: where it is, what it is and what to do."""
+
+    offset: int
+    line: int
+    message: str
+
+
+class Script(NamedTuple):
+    """What `scan` found in a text."""
+
+    statements: tuple[Statement, ...]
+    faults: tuple[Fault, ...]
+
+
+class UnterminatedError(ValueError):
+    """A quote or a comment that begins at `offset` and is never closed."""
+
+    def __init__(self, offset: int, message: str) -> None:
+        super().__init__(message)
+        self.offset = offset
+        self.message = message
+
+
+def scan(text: str) -> Script:
+    """Split `text` into statements, and list what can be seen to be wrong. Never raises, whatever the text."""
+    return _Scan(text).run()
+
+
+def directives(text: str) -> tuple[tuple[str, ...], tuple[Fault, ...]]:
+    """Return the names after `-- entrypoint:` in the comments before the first statement, and a fault for each unknown one."""
+    names: list[str] = []
+    faults: list[Fault] = []
+    pos = _end(_WHITE, text, 0)
+    while text.startswith(("--", "/*"), pos):
+        if found := _DIRECTIVE.match(text, pos):
+            name = found[1].strip()
+            if name in KNOWN_DIRECTIVES:
+                names.append(name)
+            else:
+                message = f'unknown directive "{name}": this program knows {", ".join(KNOWN_DIRECTIVES)}'
+                faults.append(Fault(pos, text.count("\n", 0, pos) + 1, message))
+        try:
+            pos = _end(_LINE_COMMENT, text, pos) if text[pos] == "-" else _comment_end(text, pos)
+        except UnterminatedError:  # `scan` reports it
+            break
+        pos = _end(_WHITE, text, pos)
+    return tuple(names), tuple(faults)
+
+
+def skip(text: str, pos: int) -> int:
+    """Return the offset of the first token at or after `pos`, or the text's length."""
+    while True:
+        pos = _end(_BLANK, text, pos)
+        if not text.startswith("/*", pos):
+            return pos
+        pos = _comment_end(text, pos)
+
+
+def words(text: str, start: int, end: int, limit: int = WORD_LIMIT) -> tuple[str, ...]:
+    """Return the first `limit` tokens between two offsets, in the form that `Statement` describes."""
+    found: list[str] = []
+    try:
+        while len(found) < limit:
+            if (easy := _EASY_TOKEN.match(text, start, end)) is None:
+                if (start := skip(text, start)) >= end:
+                    break
+                stop = _token_end(text, start)
+                found.append(_as_word(text[start:stop]))
+                start = stop
+                continue
+            word = easy[1] or easy[2]
+            # Keywords are ASCII, and upper() would make one of "begın": scan.l, downcase_identifier.
+            found.append(word.upper() if word.isascii() else word)
+            start = easy.end()
+    except UnterminatedError:  # `scan` reports it
+        pass
+    return tuple(found)
+
+
+def _as_word(token: str) -> str:
+    """Return the placeholder for a token that is neither a bare word nor a number."""
+    if len(token) > 1 and token[-1] in "'$":
+        return token.upper() if token[0] == "'" and len(token) <= len("'false'") else token[-1]
+    return token[0]
+
+
+def _end(pattern: re.Pattern[str], text: str, pos: int) -> int:
+    found = pattern.match(text, pos)
+    return found.end() if found else pos
+
+
+def _comment_end(text: str, pos: int) -> int:
+    """Return the offset after the comment that begins at `pos`. Comments nest, unlike in C."""
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(text, pos):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    raise UnterminatedError(
+        pos, "this comment is never closed: end it with */ (each /* within needs its own)"
+    )
+
+
+def _token_end(text: str, pos: int) -> int:
+    """Return the offset after the token that begins at `pos`; punctuation and operators count by the character."""
+    char = text[pos]
+    if char == "'" or text.startswith(("e'", "E'"), pos):
+        return _string_end(text, pos)
+    if char == '"':
+        stop = _end(_QUOTED_IDENTIFIER, text, pos)
+        if stop == pos:
+            raise UnterminatedError(pos, 'this quoted identifier is never closed: end it with "')
+        return stop
+    if char == "$" and (tag := _DOLLAR_QUOTE.match(text, pos)):
+        stop = text.find(tag[0], tag.end())
+        if stop < 0:
+            raise UnterminatedError(pos, f"this dollar-quoted string is never closed: end it with {tag[0]}")
+        return stop + len(tag[0])
+    return max(_end(_WORD, text, pos), _end(_NUMBER, text, pos), pos + 1)
+
+
+def _string_end(text: str, pos: int) -> int:
+    if text[pos] == "'":
+        stop = _end(_STRING, text, pos)
+        if stop == pos:
+            raise UnterminatedError(pos, "this string is never closed: end it with '")
+        return stop
+    message = "this string is never closed: end it with ' (in E'…' a backslash before a quote hides it)"
+    stop = _end(_ESCAPE_STRING, text, pos)
+    if stop == pos:
+        raise UnterminatedError(pos, message)
+    while more := _CONTINUED.match(text, stop):
+        stop = _end(_CONTINUATION, text, more.end())
+        if stop == more.end():
+            raise UnterminatedError(pos, message)
+    return stop
+
+
+class _Scan:
+    """One pass over a text: the statements and faults found so far, and the statement that is open."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.statements: list[Statement] = []
+        self.faults: list[Fault] = []
+        self.counted = 0  # the lines before this offset are counted
+        self.line = 1
+        self.copy_data = True  # cleared when no end of COPY data is left in the text
+        self.reset()
+
+    def reset(self) -> None:
+        """Close the open statement, if there is one."""
+        self.start = -1
+        self.first: tuple[str, ...] = ()  # its first word
+        self.start_line = 0
+        self.last = 0  # after its last token, perhaps with white space
+        self.parentheses = 0
+        self.routine = False  # CREATE FUNCTION or PROCEDURE: it may have a body with semicolons
+        self.blocks = 0  # BEGIN ATOMIC and CASE that are open in that body
+        self.before = ""  # the token before, in upper case; followed in routines only
+
+    def run(self) -> Script:
+        text, length = self.text, len(self.text)
+        if nul := text.count("\0"):
+            offset = text.index("\0")
+            message = f"{nul} NUL character(s): PostgreSQL's text has none; save the file as UTF-8"
+            self.faults.append(Fault(offset, text.count("\n", 0, offset) + 1, message))
+        pos = 0
+        try:
+            while (pos := skip(text, pos)) < length:
+                char = text[pos]
+                if char == ";":
+                    pos = self.semicolon(pos)
+                elif char == "\\":
+                    pos = self.meta_command(pos)
+                else:
+                    if self.start < 0:
+                        self.open(pos)
+                    pos = self.last = self.step(pos)
+        except UnterminatedError as fault:
+            self.fault(fault.offset, fault.message)
+            self.last = length
+        if self.start >= 0:
+            self.close()
+        return Script(tuple(self.statements), tuple(sorted(self.faults)))
+
+    def open(self, pos: int) -> None:
+        self.start, self.start_line = pos, self.line_at(pos)
+        self.first = words(self.text, pos, len(self.text), limit=1)
+        if self.first == ("CREATE",):
+            self.routine = bool(_ROUTINE.match(" ".join(words(self.text, pos, len(self.text), limit=4))))
+
+    def step(self, pos: int) -> int:
+        """Take the next run of pieces, or the one token that stops it; return the offset after it."""
+        stop = _end(_ONE_PIECE if self.routine else _RUN, self.text, pos)
+        if stop == pos:
+            stop = _token_end(self.text, pos)
+            char = self.text[pos]
+            self.parentheses = max(0, self.parentheses + (char == "(") - (char == ")"))
+        if self.routine:
+            self.follow(self.text[pos:stop].strip(_SPACE), stop)
+        return stop
+
+    def follow(self, token: str, stop: int) -> None:
+        """Count what opens and closes the body of an SQL-standard function, BEGIN ATOMIC … END.
+
+        psqlscan.l counts BEGIN, CASE and END outside parentheses too. Here BEGIN counts only with ATOMIC, and END and CASE not
+        where they are names, after AS or a dot: `SELECT t.a AS end`.
+        """
+        word = token.upper()
+        if self.parentheses == 0 and self.before != "AS" and not self.before.endswith("."):
+            if word == "BEGIN" and self.blocks == 0:
+                self.blocks = int(words(self.text, stop, len(self.text), limit=1) == ("ATOMIC",))
+            elif word == "CASE" and self.blocks > 0:
+                self.blocks += 1
+            elif word == "END" and self.blocks > 0:
+                self.blocks -= 1
+        self.before = word or self.before
+
+    def semicolon(self, pos: int) -> int:
+        if self.start < 0:
+            return pos + 1
+        if self.parentheses or self.blocks:  # CREATE RULE … DO (a; b), or the body of a function
+            self.last = pos + 1
+            return pos + 1
+        if self.close() and self.copy_data:
+            # The data begins on the next line. Without an end mark there is none, and the rest is scanned as SQL.
+            mark = _COPY_END.search(self.text, _end(_LINE, self.text, pos))
+            self.copy_data = mark is not None
+            return mark.end() if mark else pos + 1
+        return pos + 1
+
+    def close(self) -> bool:
+        """Add the open statement; return whether it is a COPY that data follows."""
+        text, start, line = self.text, self.start, self.start_line
+        end = start + len(text[start : self.last].rstrip(_SPACE))
+        first = self.first
+        self.statements.append(
+            Statement(start, end, line, first if first in _ROW_STATEMENTS else words(text, start, end))
+        )
+        self.reset()
+        if first != ("COPY",):
+            return False
+        way = _copy_way(words(text, start, end, limit=end - start))
+        if way == "FROM":
+            message = (
+                "COPY FROM STDIN: nobody sends it data here; use INSERT, or COPY FROM a file on the server"
+            )
+            self.faults.append(Fault(start, line, message))
+        elif way == "TO":
+            message = "COPY TO STDOUT: nobody reads what it sends; remove it, or COPY TO a file on the server"
+            self.faults.append(Fault(start, line, message))
+        return way == "FROM"
+
+    def meta_command(self, pos: int) -> int:
+        """Report a backslash outside quotes, which is never SQL; skip its line, for its arguments are no SQL either."""
+        found = _META_COMMAND.match(self.text, pos)
+        name = (found[1] if found else None) or ""
+        remedy = _META_REMEDIES.get(name, "remove it")
+        self.fault(pos, f"psql's command \\{name}: the server does not understand it; {remedy}")
+        if name == ";":
+            return self.semicolon(pos + 1)
+        if self.start >= 0 and name.startswith(("g", "crosstabview", "watch")):  # these send what came before
+            self.close()
+        return _end(_LINE, self.text, pos)
+
+    def fault(self, offset: int, message: str) -> None:
+        self.faults.append(Fault(offset, self.line_at(offset), message))
+
+    def line_at(self, offset: int) -> int:
+        """Return the line of an offset. Asked in ascending order, all answers together read the text once."""
+        if offset < self.counted:
+            return self.line - self.text.count("\n", offset, self.counted)
+        self.line += self.text.count("\n", self.counted, offset)
+        self.counted = offset
+        return self.line
+
+
+def _copy_way(tokens: tuple[str, ...]) -> str:
+    """Return FROM or TO if a COPY reads from the client or writes to it, else nothing.
+
+    The grammar takes STDIN and STDOUT for the same (gram.y, copy_file_name); in parentheses stands a query or column names.
+    """
+    depth = 0
+    for token, following in zip(tokens, tokens[1:], strict=False):
+        depth += (token == "(") - (token == ")")
+        if depth == 0 and token in ("FROM", "TO") and following in ("STDIN", "STDOUT"):
+            return token
+    return ""

@@ -1,0 +1,90 @@
+"""What every transaction of ours begins and ends with. Pure functions that make SQL."""
+
+from __future__ import annotations
+
+from entrypoint.database.session import identifier
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.deadline import Deadline
+
+# A backend whose client has gone works on to the end of its statement, unless it looks at the socket now and then.
+_CLIENT_CHECK_MS = 1_000
+# Between two statements of one of our transactions the client does next to nothing; if it takes this long it is
+# frozen or its node is gone, and PostgreSQL ends the transaction.
+IDLE_TIMEOUT_MS = 30_000
+
+
+def begin(
+    deadline: Deadline,
+    *,
+    server_version: int,
+    lock_timeout_ms: int,
+    role: str | None,
+    statement: str = "BEGIN",
+) -> str:
+    """Return the start of a transaction that changes something, with all its limits.
+
+    `statement` is how it begins; a migration file may have brought its own isolation level. Everything is SET
+    LOCAL, so that a pooled server session is left as it was.
+    """
+    return "\n".join(
+        (
+            f"{statement};",
+            f"SET LOCAL statement_timeout = {deadline.milliseconds()};",
+            f"SET LOCAL lock_timeout = {lock_timeout_ms};",
+            _survival(server_version),
+            f"SET LOCAL ROLE {identifier(role)};" if role else "",
+        )
+    )
+
+
+def begin_guard(server_version: int) -> str:
+    """Return the start of the guard's transaction: open for as long as the lock is held, and idle.
+
+    The isolation level is stated because a database may default to `repeatable read`, where an idle transaction
+    keeps a snapshot, for which CREATE INDEX CONCURRENTLY would wait.
+    """
+    return f"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\n{_survival(server_version)}"
+
+
+# Puts back what a migration changed of its session, inside the migration's transaction: the next file, our own
+# statements and, behind a pooler, other clients are to find it as it was. Deferred constraints are checked first,
+# as the role and with the search_path that the migration chose. DISCARD ALL does the same but cannot run inside
+# a transaction; DEALLOCATE is left out, as a pooler keeps prepared statements of its own.
+RESTORE_SESSION = """\
+SET CONSTRAINTS ALL IMMEDIATE;
+RESET SESSION AUTHORIZATION;
+RESET ROLE;
+RESET ALL;
+CLOSE ALL;
+UNLISTEN *;
+DISCARD TEMP;
+SELECT pg_catalog.pg_advisory_unlock_all();"""
+RESTORE_STATEMENTS = RESTORE_SESSION.count(";")
+
+
+def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
+    """Return our own limits and role once more, for a transaction whose session was put back."""
+    return "\n".join(
+        (
+            f"SET LOCAL statement_timeout = {deadline.milliseconds()};",
+            _survival(server_version),
+            f"SET LOCAL ROLE {identifier(role)};" if role else "",
+        )
+    )
+
+
+def _survival(server_version: int) -> str:
+    """Return what bounds the life of a transaction whose client has gone, and nothing else."""
+    settings = [f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};"]
+    if server_version >= 170000:  # noqa: PLR2004 - PostgreSQL 17 has transaction_timeout
+        # An administrator's default must not end a long migration; MIGRATION_TIMEOUT_MS does that.
+        settings.append("SET LOCAL transaction_timeout = 0;")
+    if server_version >= 140000:  # noqa: PLR2004 - PostgreSQL 14 has client_connection_check_interval
+        # Not every platform can; there, any value but 0 is an error.
+        settings.append(
+            "SELECT CASE WHEN pg_catalog.version() ~ 'linux' THEN "
+            f"pg_catalog.set_config('client_connection_check_interval', '{_CLIENT_CHECK_MS}', true) END;"
+        )
+    return "\n".join(settings)

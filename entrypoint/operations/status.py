@@ -1,0 +1,204 @@
+"""`status`: the documented answer about files and database, as JSON and as a table."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.database.session import StatementError, identifier
+from entrypoint.deadline import Deadline
+from entrypoint.errors import EntrypointError
+from entrypoint.migration import ledger
+from entrypoint.migration.contention import describe_holder
+from entrypoint.migration.faults import refused
+from entrypoint.startup import Survey, survey_database
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal, TextIO
+
+    from entrypoint.database.session import Row
+    from entrypoint.migration.ledger import LockRow
+    from entrypoint.settings import Settings
+
+    StatusName = Literal["up_to_date", "pending", "error"]
+
+_PATIENCE = 5.0
+
+
+class Line(NamedTuple):
+    """One migration as the database and the files know it."""
+
+    number: int
+    filename: str
+    state: str
+    """applied, pending, failed, changed, missing or ahead; `running` for one outside a transaction."""
+    applied_at: str | None
+    milliseconds: int | None
+    application_version: str | None
+    error: str | None
+
+
+class Status(NamedTuple):
+    """Everything that `status` has to say."""
+
+    name: StatusName
+    current: int
+    latest: int
+    applied: int
+    pending: int
+    lines: tuple[Line, ...]
+    last: Line | None
+    lock: LockRow | None
+
+    def documented(self) -> dict[str, object]:
+        """Return the status API's answer: the first six keys are fixed, more may follow."""
+        last = self.last
+        lock = self.lock
+        return {
+            "currentVersion": self.current,
+            "latestVersion": self.latest,
+            "appliedMigrations": self.applied,
+            "pendingMigrations": self.pending,
+            "status": self.name,
+            "lastMigration": last and {"number": last.number, "filename": last.filename, "appliedAt": last.applied_at},
+            "lock": lock
+            and {
+                "held": lock.held,
+                "holder": lock.holder,
+                "processId": lock.process_id,
+                "since": lock.since,
+                "migration": lock.migration,
+            },
+            "migrations": [
+                {
+                    "number": line.number,
+                    "filename": line.filename,
+                    "state": line.state,
+                    "appliedAt": line.applied_at,
+                    "executionTimeMs": line.milliseconds,
+                    "applicationVersion": line.application_version,
+                    "error": line.error and logs.redact(line.error),
+                }
+                for line in self.lines
+            ],
+        }
+
+
+def read(settings: Settings) -> Status:
+    """Read files and database. Raises EntrypointError."""
+    survey = survey_database(settings)
+    deadline = Deadline(_PATIENCE)
+    try:
+        lock = ledger.look(survey.session, survey.place, settings.role, deadline, contending=True).lock
+        details = _details(survey, settings.role, deadline)
+    except StatementError as error:
+        raise refused(error, "the ledger could not be read") from error
+    finally:
+        survey.session.close()
+    return summarise(survey, details, lock)
+
+
+def summarise(survey: Survey, details: dict[int, Row], lock: LockRow | None) -> Status:
+    """Put plan, ledger details (by number) and lock together."""
+    plan = survey.plan
+    changed = {file.number for file in plan.changed}
+    missing = {row.number for row in plan.missing}
+    ahead = {row.number for row in plan.ahead}
+    failed = {row.number: row for row in plan.failed}
+    lines = []
+    for row in plan.applied:
+        state = (
+            "changed" if row.number in changed
+            else "missing" if row.number in missing
+            else "ahead" if row.number in ahead
+            else "applied"
+        )  # fmt: skip
+        lines.append(_line(row.number, row.filename, state, details.get(row.number), None))
+    for file in plan.pending:
+        row = failed.pop(file.number, None)
+        state = "failed" if row else "pending"
+        lines.append(_line(file.number, file.name, state, details.get(file.number), row and row.error_message))
+    for row in failed.values():
+        lines.append(_line(row.number, row.filename, "failed", details.get(row.number), row.error_message))
+    lines.sort()
+    applied = [line for line in lines if line.applied_at is not None and line.state not in ("failed", "pending")]
+    return Status(
+        name="error" if plan.failed else "pending" if plan.pending else "up_to_date",
+        current=plan.current or 0,
+        latest=plan.latest or 0,
+        applied=len(plan.applied),
+        pending=len(plan.pending),
+        lines=tuple(lines),
+        last=max(applied, key=lambda line: (line.applied_at or "", line.number), default=None),
+        lock=lock,
+    )
+
+
+def print_json(settings: Callable[[], Settings], output: TextIO) -> int:
+    """Print the answer as JSON. That there is none is an answer too, and is raised afterwards as the EntrypointError it is."""
+    try:
+        answer = read(settings()).documented()
+    except EntrypointError as error:
+        answer = Status("error", 0, 0, 0, 0, (), None, None).documented() | {"error": logs.redact(error.message)}
+        _write_json(answer, output)
+        raise
+    _write_json(answer, output)
+    return 0
+
+
+def _write_json(answer: dict[str, object], output: TextIO) -> None:
+    output.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+
+
+def as_table(status: Status) -> str:
+    """Return the answer for a person."""
+    headline = {
+        "up_to_date": f"Up to date at version {status.current}.",
+        "pending": f"At version {status.current}; {status.pending} migration(s) pending, up to {status.latest}.",
+        "error": f"At version {status.current}; a migration has failed.",
+    }[status.name]
+    rows = [("number", "file", "state", "applied at", "ms", "application")]
+    rows += [
+        (
+            f"{line.number:03d}",
+            line.filename,
+            line.state,
+            line.applied_at or "",
+            "" if line.milliseconds is None else str(line.milliseconds),
+            line.application_version or "",
+        )
+        for line in status.lines
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [headline, ""]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for line in status.lines:
+        if line.error:
+            lines += ["", f"{line.filename} failed:", *(f"  {text}" for text in logs.redact(line.error).splitlines())]
+    lock = status.lock
+    lines += ["", f"Lock: {describe_holder(lock)}." if lock is not None and lock.held else "Lock: free."]
+    return "\n".join(lines) + "\n"
+
+
+def _details(survey: Survey, role: str | None, deadline: Deadline) -> dict[int, Row]:
+    place = survey.place
+    if not place.ledger or place.outdated:
+        # An earlier system's table lacks columns, and its times have no zone; upgrading it is not `status`'s business.
+        return {}
+    begin = "BEGIN READ ONLY;" + (f" SET LOCAL ROLE {identifier(role)};" if role else "")
+    results = survey.session.query(
+        f"""{begin} SELECT migration_number, to_char(applied_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+        execution_time_ms, application_version FROM {place.table("schema_migrations")}; COMMIT""",
+        deadline,
+    )
+    return {int(row[0] or 0): row for row in results[-2]}
+
+
+def _line(number: int, filename: str, state: str, detail: Row | None, error: str | None) -> Line:
+    _, applied_at, milliseconds, version = detail or (None, None, None, None)
+    if state == "pending":
+        applied_at = None
+    return Line(number, filename, state, applied_at, None if milliseconds is None else int(milliseconds), version, error)

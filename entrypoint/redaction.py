@@ -1,0 +1,82 @@
+"""Keep passwords out of every output: logs, error texts, the ledger, the application's environment.
+
+Three sources are known to carry them. The address that was configured: its password is a secret wherever it
+turns up, raw or percent-decoded. libpq's complaints about an address that it cannot parse: they quote the
+piece that surprised it, which in a badly escaped URL is a piece of the password, so everything between
+quotation marks goes. And SQL that sets a role's password.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MASK = "***"
+
+# Below this length a secret is replaced only where it stands alone; otherwise a password "a" would leave
+# nothing readable.
+_SHORT = 4
+
+_KEYWORD_PASSWORD = re.compile(
+    r"""(?:^|[\s?&])(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s\\&]|\\.)*)""", re.IGNORECASE
+)
+_SQL_PASSWORD = re.compile(r"""(\bpassword\s+(?:e|u&)?)('(?:[^']|'')*'?)""", re.IGNORECASE)
+_QUOTED = re.compile(r'".*"', re.DOTALL)
+
+
+def secrets_of(address: str) -> frozenset[str]:
+    """Return every form in which the password of a URL or conninfo string could turn up in a text."""
+    found = {match.strip("'") for match in _KEYWORD_PASSWORD.findall(address)}
+    _, is_url, rest = address.partition("://")
+    if is_url:
+        # To the last @: where the password has an @ of its own, that is too much, which is the safe side.
+        userinfo, _, _ = rest.rpartition("@")
+        found.add(userinfo.partition(":")[2])
+        # ... and what libpq takes for the password, which ends at the first @.
+        found.add(rest.partition("@")[0].partition(":")[2] if "@" in rest else "")
+    found |= {unquote(secret) for secret in found}
+    return frozenset(secret for secret in found if secret)
+
+
+def mask_quoted(text: str) -> str:
+    """Replace all from the first quotation mark to the last, for texts that quote pieces of an address."""
+    return _QUOTED.sub(f'"{MASK}"', text)
+
+
+class Redactor:
+    """Replaces known secrets in texts and in the fields of a log line."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        """Take the secrets; the longest is replaced first, as one may contain another."""
+        ordered = sorted(set(secrets), key=len, reverse=True)
+        patterns = [
+            re.escape(secret) if len(secret) >= _SHORT else rf"(?<!\w){re.escape(secret)}(?!\w)"
+            for secret in ordered
+        ]
+        self._secrets = re.compile("|".join(patterns)) if patterns else None
+
+    def text(self, text: str) -> str:
+        """Return `text` without a secret in it."""
+        if self._secrets is not None:
+            text = self._secrets.sub(MASK, text)
+        if "assword" in text or "ASSWORD" in text:
+            text = _SQL_PASSWORD.sub(rf"\1'{MASK}'", text)
+        return text
+
+    def value(self, value: object) -> object:
+        """Return `value` with every text in it redacted, however deep."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, (list, tuple)):
+            return [self.value(item) for item in value]
+        if isinstance(value, dict):
+            return self.mapping(value)
+        return value
+
+    def mapping(self, values: Mapping[str, object]) -> dict[str, object]:
+        """Return `values` with every text in them redacted."""
+        return {name: self.value(value) for name, value in values.items()}

@@ -1,0 +1,205 @@
+"""The environment, read once into frozen values. Every bad value is named together with what would be right.
+
+The variables and their defaults are documented to users and fixed (docs/configuration.md).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from entrypoint.database.policy import ConnectPolicy
+from entrypoint.errors import ConfigurationError
+from entrypoint.migration.policy import ApplyPolicy, LockPolicy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# PostgreSQL's own limit for its time-outs, which are 32 bit integers of milliseconds.
+_MOST_MILLISECONDS = 2**31 - 1
+_YES = ("true", "1", "yes", "on")
+_NO = ("false", "0", "no", "off")
+
+
+class Address(NamedTuple):
+    """Where the database is."""
+
+    conninfo: str
+    """A libpq URL or conninfo string; empty for libpq's own `PG*` variables."""
+    variable: str
+    """The variable that it came from, for messages; empty if none was set."""
+
+
+class Settings(NamedTuple):
+    """All that can be set from outside."""
+
+    auto_migrate: bool
+    exit_on_failure: bool
+    address: Address
+    migrations_dir: str
+    schema: str | None
+    role: str | None
+    app_version: str | None
+    connect: ConnectPolicy
+    lock: LockPolicy
+    apply: ApplyPolicy
+
+
+class LogSettings(NamedTuple):
+    """How to log: read before everything else, so that faults of the rest can be logged."""
+
+    style: str
+    level: str
+
+
+def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Settings:
+    """Read the environment.
+
+    `asked_for`: somebody typed a command; `AUTO_MIGRATE` is about what happens by itself. Raises
+    ConfigurationError with every fault in its field `faults`. With `AUTO_MIGRATE=false` nothing else is looked at,
+    as the program then only starts the application.
+    """
+    reader = _Reader(environ)
+    auto_migrate = asked_for or reader.yes_or_no("AUTO_MIGRATE", default=True)
+    if not auto_migrate and not reader.faults:
+        reader = _Reader({})
+    settings = Settings(
+        auto_migrate=auto_migrate,
+        exit_on_failure=reader.choice("MIGRATION_ON_FAILURE", ("start", "exit")) == "exit",
+        address=reader.address("MIGRATION_DATABASE_URL", "DATABASE_URL"),
+        migrations_dir=reader.text("MIGRATIONS_DIR") or "migrations",
+        schema=reader.text("MIGRATION_SCHEMA"),
+        role=reader.text("MIGRATION_ROLE"),
+        app_version=reader.text("APP_VERSION") or reader.text("npm_package_version"),
+        connect=ConnectPolicy(
+            attempts=reader.number("DB_CONNECT_ATTEMPTS", 5, unit="attempts", example="5"),
+            backoff=reader.seconds("DB_CONNECT_BACKOFF_MS", 1_000),
+            timeout=reader.seconds("DB_CONNECT_TIMEOUT_MS", 5_000),
+        ),
+        lock=LockPolicy(
+            timeout=reader.seconds("MIGRATION_LOCK_TIMEOUT_MS", 30_000),
+            stale=reader.seconds("MIGRATION_LOCK_STALE_MS", 600_000),
+        ),
+        apply=ApplyPolicy(
+            timeout=reader.seconds("MIGRATION_TIMEOUT_MS", 300_000),
+            ddl_lock_timeout=reader.seconds("MIGRATION_DDL_LOCK_TIMEOUT_MS", 5_000),
+        ),
+    )
+    reader.raise_faults()
+    return settings
+
+
+def exits_on_failure(environ: Mapping[str, str]) -> bool:
+    """Tell what a failure leads to when the settings as a whole cannot be read."""
+    return environ.get("MIGRATION_ON_FAILURE", "").strip().lower() == "exit"
+
+
+def read_log_settings(environ: Mapping[str, str], *, terminal: bool) -> tuple[LogSettings, ConfigurationError | None]:
+    """Read how to log, and what is wrong with it; a bad value is replaced by the default so that it can be logged.
+
+    `terminal`: whether the log goes to one.
+    """
+    reader = _Reader(environ)
+    style = reader.choice("LOG_FORMAT", ("json", "text"), default="text" if terminal else "json")
+    level = reader.choice("LOG_LEVEL", ("info", "debug", "warning", "error"))
+    try:
+        reader.raise_faults()
+    except ConfigurationError as error:
+        return LogSettings(style, level), error
+    return LogSettings(style, level), None
+
+
+def read_secrets(environ: Mapping[str, str]) -> frozenset[str]:
+    """Return all that must not be written anywhere; files that cannot be read have nothing to give away."""
+    from entrypoint.redaction import secrets_of
+
+    found: set[str] = set()
+    for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):
+        found |= secrets_of(environ.get(name, ""))
+        if path := environ.get(f"{name}_FILE"):
+            try:
+                found |= secrets_of(_read_text(path).strip())
+            except (OSError, ValueError):
+                continue
+    found.update(filter(None, (environ.get("PGPASSWORD"), environ.get("PGSSLPASSWORD"))))
+    return frozenset(found)
+
+
+class _Reader:
+    """Reads variables one by one and collects what is wrong with them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.faults: list[str] = []
+
+    def raise_faults(self) -> None:
+        """Raise what has been collected."""
+        if self.faults:
+            what = self.faults[0] if len(self.faults) == 1 else f"{len(self.faults)} settings cannot be used"
+            raise ConfigurationError(
+                f"Bad configuration: {what}", remedy="Correct the variable and start again.", faults=self.faults
+            )
+
+    def text(self, name: str) -> str | None:
+        """Return a variable's value; an empty one counts as unset, as it does in Compose files."""
+        return self._environ.get(name, "").strip() or None
+
+    def yes_or_no(self, name: str, *, default: bool) -> bool:
+        value = self.text(name)
+        if value is None or value.lower() in _YES + _NO:
+            return default if value is None else value.lower() in _YES
+        self.faults.append(f"{name} is {value!r}; it must be true or false")
+        return default
+
+    def choice(self, name: str, choices: tuple[str, ...], *, default: str | None = None) -> str:
+        value = self.text(name)
+        if value is not None and value.lower() in choices:
+            return value.lower()
+        if value is not None:
+            self.faults.append(f"{name} is {value!r}; it must be one of: {', '.join(choices)}")
+        return default or choices[0]
+
+    def number(self, name: str, default: int, *, unit: str, example: str) -> int:
+        value = self.text(name)
+        if value is None:
+            return default
+        if value.isascii() and value.isdecimal() and 0 < int(value) <= _MOST_MILLISECONDS:
+            return int(value)
+        self.faults.append(
+            f"{name} is {value!r}; it must be a whole number of {unit} from 1 to {_MOST_MILLISECONDS}, like {example}"
+        )
+        return default
+
+    def seconds(self, name: str, default_ms: int) -> float:
+        """Return, in seconds, a variable that is set in milliseconds."""
+        return self.number(name, default_ms, unit="milliseconds", example=str(default_ms)) / 1000
+
+    def address(self, *names: str) -> Address:
+        """Return the first address that is set, directly or by file."""
+        for name in names:
+            direct, file = self.text(name), self.text(f"{name}_FILE")
+            if direct and file:
+                self.faults.append(f"{name} and {name}_FILE are both set; set one of them")
+            if direct:
+                return Address(direct, name)
+            if file:
+                return Address(self._from_file(f"{name}_FILE", file), f"{name}_FILE")
+        return Address("", "")
+
+    def _from_file(self, name: str, path: str) -> str:
+        try:
+            content = _read_text(path).strip()
+        except OSError as error:
+            self.faults.append(f"{name} is {path!r}, which cannot be read: {error.strerror}")
+        except ValueError:
+            self.faults.append(f"{name} is {path!r}, which is not text in UTF-8")
+        else:
+            if content:
+                return content
+            self.faults.append(f"{name} is {path!r}, which is empty; it must hold a database URL")
+        return ""
+
+
+def _read_text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib is not otherwise needed at a start
+        return file.read()

@@ -1,0 +1,55 @@
+"""SIGTERM and SIGINT: end within two seconds, in whatever phase the program is.
+
+The first signal raises `Interrupted` in the main thread, and every clean-up on its way out is bounded. A
+watchdog thread ends the process if that takes too long all the same, for example because a C library does not
+return. A second signal does not wait at all.
+
+Signals that were ignored when the program started (as `nohup` and a shell's background jobs leave them) stay
+ignored. As pid 1 a signal without a handler is ignored by the kernel, so the handlers are installed first of all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+HANDLED = (signal.SIGTERM, signal.SIGINT)
+
+# The promise is 2 s from the signal to the end of the process; interpreter and kernel need a little of it.
+_PATIENCE = 1.7
+
+
+class Interrupted(BaseException):
+    """A signal asked the program to end. Not an Exception, so that nobody's `except Exception` keeps it."""
+
+    def __init__(self, signum: int) -> None:
+        """Take the signal's number."""
+        super().__init__(signum)
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+_received: int | None = None
+
+
+def install() -> None:
+    """Handle the signals that end the program. Call it once, in the main thread, as early as possible."""
+    for signum in HANDLED:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _handle)
+
+
+def _handle(signum: int, _frame: FrameType | None) -> None:
+    global _received  # noqa: PLW0603 - signal handlers belong to the process, and so does this
+    if _received is not None:
+        os._exit(128 + signum)
+    _received = signum
+    watchdog = threading.Timer(_PATIENCE, os._exit, (128 + signum,))
+    watchdog.daemon = True
+    watchdog.start()
+    raise Interrupted(signum)

@@ -1,0 +1,81 @@
+-- What operators and replicas of the earlier system use. Our own program calls none of it, because a migration may
+-- replace it. Names, parameters and columns are exactly the earlier system's: its own script, run as a migration,
+-- says CREATE OR REPLACE, which fails where they differ (42P13, 42P16).
+--
+-- {lock_key} is the key of the guard's advisory lock. Taking it shared, for an instant, tells whether the holder lives.
+
+CREATE OR REPLACE VIEW {schema}.migration_status AS
+SELECT count(*) AS total_migrations,
+       max(migration_number) AS latest_migration,
+       max(applied_at) AS last_migration_time,
+       coalesce(sum(execution_time_ms), 0) AS total_execution_time_ms,
+       coalesce(sum(CASE WHEN status = 'failed' THEN 1 ELSE 0 END), 0) AS failed_migrations
+FROM {schema}.schema_migrations;
+
+CREATE OR REPLACE FUNCTION {schema}.is_migration_locked() RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    RETURN EXISTS (SELECT FROM {schema}.migration_lock WHERE id = 1 AND locked_at IS NOT NULL);
+END
+$function$;
+
+-- A replica of the earlier system takes the row, without a token: only if it is free, or its holder is dead.
+CREATE OR REPLACE FUNCTION {schema}.acquire_migration_lock(lock_holder varchar, pid integer) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    held {schema}.migration_lock%ROWTYPE;
+BEGIN
+    SELECT * INTO held FROM {schema}.migration_lock WHERE id = 1 FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF held.token IS NOT NULL THEN
+        IF NOT pg_catalog.pg_try_advisory_xact_lock_shared({lock_key}) THEN
+            RETURN false;
+        END IF;
+    ELSIF held.locked_at IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    UPDATE {schema}.migration_lock
+    SET locked_at = pg_catalog.clock_timestamp(), locked_by = lock_holder, process_id = pid, token = NULL,
+        progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL
+    WHERE id = 1;
+    RETURN true;
+END
+$function$;
+
+-- Frees only a row without a token: the earlier system calls this even when it never held the lock.
+CREATE OR REPLACE FUNCTION {schema}.release_migration_lock() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+    PERFORM FROM {schema}.migration_lock WHERE id = 1 AND token IS NULL FOR UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        UPDATE {schema}.migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1;
+    END IF;
+END
+$function$;
+
+-- A row with a token is stale as soon as its holder's guard is gone, whatever its age; one without, after 10 minutes.
+CREATE OR REPLACE FUNCTION {schema}.release_stale_migration_locks() RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    held {schema}.migration_lock%ROWTYPE;
+BEGIN
+    SELECT * INTO held FROM {schema}.migration_lock WHERE id = 1 AND locked_at IS NOT NULL FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    IF held.token IS NOT NULL THEN
+        IF NOT pg_catalog.pg_try_advisory_xact_lock_shared({lock_key}) THEN
+            RETURN 0;
+        END IF;
+    ELSIF held.locked_at >= pg_catalog.clock_timestamp() - interval '10 minutes' THEN
+        RETURN 0;
+    END IF;
+    UPDATE {schema}.migration_lock
+    SET locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL,
+        progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL
+    WHERE id = 1;
+    RETURN 1;
+END
+$function$;

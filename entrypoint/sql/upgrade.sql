@@ -1,0 +1,44 @@
+-- Make what an earlier system left like our own. Runs only where something differs; every statement may be repeated.
+-- PostgreSQL does not change a column's type under a view (0A000), so the view is made again afterwards.
+DROP VIEW IF EXISTS {schema}.migration_status;
+
+ALTER TABLE {schema}.schema_migrations
+    ADD COLUMN IF NOT EXISTS application_version text,
+    ADD COLUMN IF NOT EXISTS execution_time_ms integer,
+    ADD COLUMN IF NOT EXISTS status text DEFAULT 'completed',
+    ADD COLUMN IF NOT EXISTS error_message text,
+    ADD COLUMN IF NOT EXISTS checksum varchar(64);
+
+ALTER TABLE {schema}.migration_lock
+    ADD COLUMN IF NOT EXISTS token text,
+    ADD COLUMN IF NOT EXISTS progress_migration text,
+    ADD COLUMN IF NOT EXISTS progress_statement integer,
+    ADD COLUMN IF NOT EXISTS progress_statements integer,
+    ADD COLUMN IF NOT EXISTS progress_at timestamptz;
+
+INSERT INTO {schema}.migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
+
+DO $upgrade$
+DECLARE
+    -- The time zone that sessions have by default, in which the earlier system wrote its times without zone; not
+    -- that of this session, which something may have changed.
+    server_zone CONSTANT text := (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone');
+    tables CONSTANT oid[] := ARRAY[{schema_literal} || '.schema_migrations', {schema_literal} || '.migration_lock']::regclass[];
+    found record;
+BEGIN
+    FOR found IN
+        SELECT a.attrelid::regclass AS relation, a.attname AS name, a.atttypid::regtype AS type
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = ANY (tables) AND a.attnum > 0 AND NOT a.attisdropped
+          AND (a.attname IN ('applied_at', 'locked_at') AND a.atttypid = 'timestamp'::regtype
+               OR a.attname = 'application_version' AND a.atttypid <> 'text'::regtype)
+    LOOP
+        IF found.type = 'timestamp'::regtype THEN
+            EXECUTE pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I TYPE timestamptz USING %2$I AT TIME ZONE %L',
+                                      found.relation, found.name, server_zone);
+        ELSE
+            EXECUTE pg_catalog.format('ALTER TABLE %s ALTER COLUMN %I TYPE text', found.relation, found.name);
+        END IF;
+    END LOOP;
+END
+$upgrade$;

@@ -1,0 +1,265 @@
+"""The story of one start, step by step.
+
+Nearly every start finds nothing pending. So nothing is imported here that such a start does not need; the rest
+is imported where it turns out to be needed (docs/startup-cost.md; tests/test_imports.py holds the list).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.errors import ConfigurationError, EntrypointError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Literal
+
+    from entrypoint.database.connect import Target
+    from entrypoint.database.session import Session
+    from entrypoint.migration.files import Directory
+    from entrypoint.migration.ledger import Place
+    from entrypoint.migration.migrator import Result
+    from entrypoint.migration.plan import Plan
+    from entrypoint.settings import Settings
+
+    OutcomeName = Literal["up_to_date", "migrated", "waited", "ahead", "disabled", "failed"]
+
+# For each of the two round trips of the first survey, beside connecting: a server that accepts and then freezes
+# is to cost no more than one that does not accept.
+_SURVEY_PATIENCE = 5.0
+
+
+class Outcome(NamedTuple):
+    """How the start went, as the application and the exit code are told."""
+
+    name: OutcomeName
+    schema_version: int | None = None
+    error: EntrypointError | None = None
+
+    def variables(self) -> dict[str, str | None]:
+        """Return what is added to the application's environment."""
+        failed = self.error is not None
+        return {
+            "ENTRYPOINT_OUTCOME": self.name,
+            "ENTRYPOINT_SCHEMA_VERSION": "" if self.schema_version is None else str(self.schema_version),
+            "ENTRYPOINT_ERROR": " ".join(logs.redact(self.error.message).split()) if failed and self.error else None,
+        }
+
+
+class Survey(NamedTuple):
+    """What the first look found."""
+
+    session: Session
+    target: Target
+    place: Place
+    directory: Directory
+    plan: Plan
+
+
+def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
+    """Do all that comes before the application; return the outcome, and whether a failure is to stop the start.
+
+    Raises nothing but signals: whatever goes wrong is logged with its cause and its remedy, and is in the outcome.
+    """
+    from entrypoint.settings import exits_on_failure, read_settings
+
+    exit_on_failure = exits_on_failure(environ)
+    try:
+        settings = read_settings(environ)
+        return bring_up_to_date(settings), exit_on_failure
+    except EntrypointError as error:
+        logs.failure(error)
+        return Outcome("failed", error=error), exit_on_failure
+    except Exception as error:  # noqa: BLE001 - a mistake of ours must not keep the application from starting
+        unexpected = internal_error(error)
+        logs.failure(unexpected)
+        return Outcome("failed", error=unexpected), exit_on_failure
+
+
+def bring_up_to_date(settings: Settings, *, up_to: int | None = None) -> Outcome:
+    """Bring the schema up to date, or find that it is. Raises EntrypointError.
+
+    `up_to`: the number of the last migration to apply.
+    """
+    if not settings.auto_migrate:
+        logs.event(logs.INFO, "start.disabled", "AUTO_MIGRATE is false: the database was not touched")
+        return Outcome("disabled")
+    survey = survey_database(settings, up_to=up_to)
+    try:
+        tell_differences(survey)
+        if not survey.plan.pending and not _worth_upgrading(survey.place):
+            return _nothing_to_do(survey.plan)
+        return _migrate(settings, survey, up_to)
+    finally:
+        survey.session.close()
+
+
+def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
+    """Read the files, connect, and compare the files with the ledger: two round trips after the login.
+
+    The caller closes the session. Raises EntrypointError.
+    """
+    from entrypoint.database.connect import connect, target
+    from entrypoint.database.session import StatementError
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration import files, ledger
+    from entrypoint.migration.plan import decide
+
+    directory = files.load_directory(settings.migrations_dir)
+    whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
+    session = connect(whereabouts, settings.connect, settings.lock.timeout)
+    try:
+        place = ledger.find(session, settings.schema, Deadline(_SURVEY_PATIENCE))
+        look = ledger.look(session, place, settings.role, Deadline(_SURVEY_PATIENCE), contending=False)
+    except StatementError as error:
+        session.close()
+        from entrypoint.migration.faults import refused
+
+        raise refused(error, "the ledger could not be read") from error
+    except BaseException:
+        session.close()
+        raise
+    return Survey(session, whereabouts, place, directory, decide(directory.files, look.rows, up_to=up_to))
+
+
+def tell_differences(survey: Survey) -> None:
+    """Log what is odd about the files and the ledger but does not keep anything from running."""
+    plan = survey.plan
+    for warning in survey.directory.warnings:
+        logs.event(logs.WARNING, "files.warning", warning)
+    for file in plan.changed:
+        logs.event(
+            logs.WARNING,
+            "files.changed",
+            f"{file.name} is not what was applied: its checksum differs from the ledger's",
+            version=file.number,
+            file=file.name,
+            remedy="Undo the change and write a new migration for it.",
+        )
+    for row in plan.missing:
+        logs.event(
+            logs.WARNING,
+            "files.missing",
+            f"{row.filename} is applied, but there is no such file",
+            version=row.number,
+            file=row.filename,
+        )
+
+
+def internal_error(error: Exception) -> EntrypointError:
+    """Return a mistake of this program as an error with a place; the traceback goes to the log at level debug."""
+    logs.event(logs.DEBUG, "internal_error", f"{type(error).__name__}: {error}", traceback=_traceback(error))
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""  # noqa: PTH119
+    return EntrypointError(
+        f"Internal error: {type(error).__name__}: {error}{place}",
+        remedy="This is a mistake in pg-entrypoint. Please report it, with the log at LOG_LEVEL=debug.",
+    )
+
+
+def _traceback(error: Exception) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))
+
+
+def _worth_upgrading(place: Place) -> bool:
+    """Tell whether the bookkeeping is an earlier system's, on a server where that can be changed."""
+    return place.outdated and not place.standby and not place.read_only
+
+
+def _nothing_to_do(plan: Plan) -> Outcome:
+    version = plan.current
+    if plan.ahead:
+        logs.event(
+            logs.INFO,
+            "schema.ahead",
+            f"the schema is at version {version}, ahead of this image's files, which end at {plan.latest}",
+            version=version,
+            latest=plan.latest,
+        )
+        return Outcome("ahead", version)
+    logs.event(
+        logs.INFO,
+        "schema.up_to_date",
+        "the schema is up to date" + ("" if version is None else f" at version {version}"),
+        version=version,
+    )
+    return Outcome("up_to_date", version)
+
+
+def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
+    """Apply what is pending, or wait until somebody else has."""
+    place, plan = survey.place, survey.plan
+    if place.standby or place.read_only:
+        from entrypoint.migration.faults import read_only
+
+        why = "this server is a standby" if place.standby else "the database is read-only by default"
+        raise read_only(f"{len(plan.pending)} migration(s) are pending, and {why}; nothing was run")
+    from entrypoint.migration.contention import Assignment
+    from entrypoint.migration.migrator import migrate
+
+    logs.event(
+        logs.INFO,
+        "migration.pending",
+        f"{len(plan.pending)} migration(s) pending: {_range(plan)}" if plan.pending else "the ledger is an earlier system's",
+        version=plan.current,
+        latest=plan.latest,
+        pending=len(plan.pending),
+    )
+    assignment = Assignment(
+        directory=survey.directory,
+        up_to=up_to,
+        target=survey.target,
+        schema=settings.schema,
+        role=settings.role,
+        app_version=settings.app_version,
+        token=survey.target.token,
+        connect_timeout=settings.connect.timeout,
+        lock=settings.lock,
+        apply=settings.apply,
+    )
+    try:
+        result = migrate(assignment, plan, survey.session, place)
+    except ConfigurationError:
+        raise
+    except EntrypointError as error:
+        if plan.pending:
+            raise
+        # Only the ledger was to be upgraded, and it can be read as it is.
+        logs.failure(error, level=logs.WARNING)
+        return _nothing_to_do(plan)
+    return _migrated(result)
+
+
+def _migrated(result: Result) -> Outcome:
+    if result.applied:
+        milliseconds = sum(migration.seconds for migration in result.applied) * 1000
+        logs.event(
+            logs.INFO,
+            "schema.migrated",
+            f"applied {len(result.applied)} migration(s) in {milliseconds:.0f} ms; the schema is at version {result.current}",
+            version=result.current,
+            applied=len(result.applied),
+            duration_ms=round(milliseconds),
+        )
+        return Outcome("migrated", result.current)
+    if not result.waited:
+        return Outcome("up_to_date", result.current)
+    logs.event(
+        logs.INFO,
+        "schema.waited",
+        f"another replica brought the schema to version {result.current}",
+        version=result.current,
+    )
+    return Outcome("waited", result.current)
+
+
+def _range(plan: Plan) -> str:
+    first, last = plan.pending[0].name, plan.pending[-1].name
+    return first if len(plan.pending) == 1 else f"{first} to {last}"

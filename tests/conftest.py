@@ -1,0 +1,212 @@
+"""Fixtures: a server per worker, a database per test, runs of the program that leave nothing behind.
+
+`ENTRYPOINT_TEST_PG=15|16|18` chooses the PostgreSQL of the fixture `server`. What cannot be tested on this
+machine is skipped and listed at the end of the run; where `CI=true` it fails instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import pytest
+
+from demo.postgres import PostgresMissingError, Server
+from kit.databases import Database
+from kit.processes import Run, compile_look, entrypoint
+from kit.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+VERSIONS = (15, 16, 18)
+NOT_TESTED = "NOT TESTED HERE: "
+
+
+def missing(reason: str) -> NoReturn:
+    """Fail in CI, where everything must be there; else skip, and say so at the end of the run."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(NOT_TESTED + reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what was skipped for want of something on this machine."""
+    gaps: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        if NOT_TESTED in reason:
+            cause = reason.partition(NOT_TESTED)[2]
+            gaps[cause] = gaps.get(cause, 0) + 1
+    if gaps:
+        terminalreporter.section("not tested on this machine", yellow=True, bold=True)
+        for cause, count in sorted(gaps.items()):
+            terminalreporter.line(f"{count:4} tests: {cause}", yellow=True)
+
+
+# --- Servers --------------------------------------------------------------------------------------------
+
+
+class Servers:
+    """Servers by version, each started when it is first asked for."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        """Keep the servers until `stack` is closed."""
+        self._stack = stack
+        self._servers: dict[int, Server] = {}
+
+    def __getitem__(self, version: int) -> Server:
+        """Return the server of this version; a test that had stopped or frozen it does no harm to the next."""
+        if version not in self._servers:
+            try:
+                server = Server(version)
+            except PostgresMissingError as error:
+                missing(str(error))
+            self._servers[version] = self._stack.enter_context(server)
+        server = self._servers[version]
+        server.thaw()
+        if not server.running:
+            server.start()
+        return server
+
+
+@pytest.fixture(scope="session")
+def servers_by_version() -> Iterator[Servers]:
+    """Servers of all versions: `servers_by_version[18]`."""
+    with contextlib.ExitStack() as stack:
+        yield Servers(stack)
+
+
+@pytest.fixture(scope="session")
+def _chosen_version() -> int:
+    return int(os.environ.get("ENTRYPOINT_TEST_PG", "16"))
+
+
+@pytest.fixture
+def server(servers_by_version: Servers, _chosen_version: int) -> Server:
+    """Return the server that this worker's tests share."""
+    return servers_by_version[_chosen_version]
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda version: f"pg{version}")
+def any_server(request: pytest.FixtureRequest, servers_by_version: Servers) -> Server:
+    """Return a shared server of each version in turn."""
+    return servers_by_version[request.param]
+
+
+class ServerFactory(Protocol):
+    """Start a server with settings of its own, for this test alone."""
+
+    def __call__(
+        self,
+        version: int | None = None,
+        *,
+        settings: Mapping[str, str | int] | None = None,
+        hba: Sequence[str] = (),
+        log_statement: str = "none",
+    ) -> Server:
+        """Take what `Server` takes; the version is that of `server` unless given."""
+
+
+@pytest.fixture
+def fresh_server(_chosen_version: int) -> Iterator[ServerFactory]:
+    """Return a function that starts a server for this test alone: `fresh_server(settings={…})`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(version: int | None = None, **options: Any) -> Server:
+            try:
+                server = Server(version or _chosen_version, **options)
+            except PostgresMissingError as error:
+                missing(str(error))
+            return stack.enter_context(server)
+
+        yield start
+
+
+# --- Databases ------------------------------------------------------------------------------------------
+
+_numbers = itertools.count(1)
+
+
+@contextlib.contextmanager
+def new_database(server: Server, label: str = "test") -> Iterator[Database]:
+    """Clone the empty template for a while."""
+    slug = re.sub(r"\W+", "_", label.lower()).strip("_")
+    database = Database(server, f"t{next(_numbers)}_{slug}"[:60])
+    server.create_database(database.name)  # template0: empty, and nobody can be connected to it
+    try:
+        yield database
+    finally:
+        server.thaw()
+        if server.running:
+            database.drop()
+
+
+@pytest.fixture
+def database(server: Server, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """Return an empty database of this test alone, on the shared server."""
+    with new_database(server, request.node.name) as database:
+        yield database
+
+
+@pytest.fixture
+def any_database(any_server: Server, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """Return an empty database of this test alone, on a server of each version in turn."""
+    with new_database(any_server, request.node.name) as database:
+        yield database
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """Return a proxy to the shared server."""
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+# --- Programs -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def migrations_dir(tmp_path: Path) -> Path:
+    """Return an empty directory `migrations` in the directory in which `run_entrypoint` starts the program."""
+    path = tmp_path / "migrations"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def run_program(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Return a function that starts a program, `Run(argv, …)`; nothing of it survives the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(argv: Sequence[str | bytes | Path], **options: Any) -> Run:
+            return stack.enter_context(Run(argv, **{"directory": tmp_path, **options}))
+
+        yield start
+
+
+@pytest.fixture
+def run_entrypoint(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Return a function that starts `entrypoint`: `run_entrypoint("run", "--", "true", env={…})`.
+
+    Its directory is `tmp_path`, and so `migrations_dir` is where it looks by default.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def start(*args: str | Path, **options: Any) -> Run:
+            return stack.enter_context(entrypoint(*args, **{"directory": tmp_path, **options}))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def look(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the compiled program `look`, which prints how it was started; see `Observation`."""
+    if shutil.which("cc") is None:
+        missing("no C compiler `cc` for programs/look.c")
+    return compile_look(tmp_path_factory.mktemp("look"))

