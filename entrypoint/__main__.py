@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from entrypoint import handover, signals
@@ -9,6 +10,7 @@ from entrypoint import handover, signals
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import NoReturn
 
     from entrypoint.errors import EntrypointError
     from entrypoint.startup import Outcome
@@ -26,12 +28,10 @@ def main() -> int:
     """Run the program on this process's arguments and environment."""
     inherited = handover.inherit()
     signals.install()
-    import os
-
     try:
         return run_command(sys.argv[1:], os.environ, inherited)
     except signals.Interrupted as interrupted:
-        return _interrupted(interrupted)
+        _interrupted(interrupted)
 
 
 def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: handover.Inheritance) -> int:
@@ -42,9 +42,9 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
     from entrypoint.errors import EntrypointError
 
     misconfigured = _start_logging(environ)
+    if misconfigured is not None:
+        return _fail(misconfigured)
     try:
-        if misconfigured is not None:
-            raise misconfigured
         return cli.main(argv, environ)
     except EntrypointError as error:
         return _fail(error)
@@ -101,7 +101,9 @@ def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheri
 
     environment = handover.application_environment(handover.initial_environment(), outcome.variables())
     if outcome.error is not None:
-        logs.event(logs.WARNING, "start.after_failure", "starting the application all the same (MIGRATION_ON_FAILURE=start)")
+        logs.event(
+            logs.WARNING, "start.after_failure", "starting the application all the same (MIGRATION_ON_FAILURE=start)"
+        )
     logs.event(logs.DEBUG, "start.exec", f"executing {command[0]}")
     try:
         handover.hand_over(command, environment, inherited)
@@ -121,14 +123,17 @@ def _start_logging(environ: Mapping[str, str]) -> EntrypointError | None:
     return error
 
 
-def _interrupted(interrupted: signals.Interrupted) -> int:
+def _interrupted(interrupted: signals.Interrupted) -> NoReturn:
     from signal import Signals
 
     from entrypoint import logs
 
     name = Signals(interrupted.signum).name
-    logs.event(logs.WARNING, "interrupted", f"{name}: stopped; nothing half done", signal=name)
-    return interrupted.exit_code
+    logs.event(logs.WARNING, "interrupted", f"{name}: stopped; nothing is half done", signal=name)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    # Not through the interpreter's own end, which waits for what threads are doing.
+    os._exit(interrupted.exit_code)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,8 @@ def parser() -> argparse.ArgumentParser:
     status = command(
         "status",
         "show what is applied and what is pending",
-        "Compare the migration files with the database: what is applied, pending, failed or changed, and who holds the lock.",
+        "Compare the migration files with the database: what is applied, pending, failed or changed,\n"
+        "and who holds the lock.",
         "entrypoint status --json | jq .pendingMigrations",
     )
     status.add_argument("--json", action="store_true", help="for programs")
@@ -90,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
     command(
         "version",
         "print the schema's version",
-        "Print the number of the highest migration that is applied; 0 if none is. (The program's own: entrypoint --version.)",
+        "Print the number of the highest migration that is applied; 0 if none is.\n"
+        "(The program's own: entrypoint --version.)",
         "entrypoint version",
     )
     command(

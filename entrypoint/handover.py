@@ -38,7 +38,7 @@ def initial_environment() -> dict[bytes, bytes]:
     original. Where /proc is not mounted, os.environb has to do.
     """
     try:
-        with open("/proc/self/environ", "rb") as file:  # noqa: PTH123 - pathlib is not otherwise needed at a start
+        with open("/proc/self/environ", "rb") as file:
             block = file.read()
     except OSError:
         return dict(os.environb)
@@ -95,7 +95,7 @@ def hand_over(command: Sequence[str], environment: Mapping[bytes, bytes], inheri
 
 def _open_descriptors() -> frozenset[int]:
     try:
-        names = os.listdir("/proc/self/fd")  # noqa: PTH208 - pathlib is not otherwise needed at a start
+        names = os.listdir("/proc/self/fd")
     except OSError:
         return frozenset()
     return frozenset(descriptor for descriptor in map(int, names) if _is_open(descriptor))
@@ -112,6 +112,6 @@ def _is_open(descriptor: int) -> bool:
 
 def _close_on_exec(descriptor: int) -> None:
     try:
-        os.set_inheritable(descriptor, False)
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - the signature is not ours
     except OSError:
         return  # Closed in the meantime.

@@ -37,7 +37,8 @@ def event(level: int, name: str, message: str, **fields: object) -> None:
 def failure(error: EntrypointError, *, level: int = ERROR) -> None:
     """Log an error with its cause, its remedy and its facts."""
     report = getattr(error, "report", "")
-    event(level, error.event, error.message, **error.fields, report=report or None, remedy=error.remedy or None)
+    fields = {"report": report or None, **error.fields, "remedy": error.remedy or None}
+    event(level, error.event, error.message, **fields)
 
 
 def redact(text: str) -> str:
@@ -132,4 +133,3 @@ class _TextLines(logging.Formatter):
             colour = _COLOURS.get(record.levelno, "")
             return f"\033[2m{moment}\033[0m {colour}{text}{_RESET if colour else ''}"
         return f"{moment} {text}"
-

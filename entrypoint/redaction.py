@@ -54,8 +54,7 @@ class Redactor:
         """Take the secrets; the longest is replaced first, as one may contain another."""
         ordered = sorted(set(secrets), key=len, reverse=True)
         patterns = [
-            re.escape(secret) if len(secret) >= _SHORT else rf"(?<!\w){re.escape(secret)}(?!\w)"
-            for secret in ordered
+            re.escape(secret) if len(secret) >= _SHORT else rf"(?<!\w){re.escape(secret)}(?!\w)" for secret in ordered
         ]
         self._secrets = re.compile("|".join(patterns)) if patterns else None
 

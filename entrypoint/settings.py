@@ -201,5 +201,5 @@ class _Reader:
 
 
 def _read_text(path: str) -> str:
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib is not otherwise needed at a start
+    with open(path, encoding="utf-8") as file:
         return file.read()

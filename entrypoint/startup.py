@@ -155,7 +155,7 @@ def internal_error(error: Exception) -> EntrypointError:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""  # noqa: PTH119
+    place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
     return EntrypointError(
         f"Internal error: {type(error).__name__}: {error}{place}",
         remedy="This is a mistake in pg-entrypoint. Please report it, with the log at LOG_LEVEL=debug.",
@@ -207,7 +207,9 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
     logs.event(
         logs.INFO,
         "migration.pending",
-        f"{len(plan.pending)} migration(s) pending: {_range(plan)}" if plan.pending else "the ledger is an earlier system's",
+        f"{len(plan.pending)} migration(s) pending: {_range(plan)}"
+        if plan.pending
+        else "the ledger is an earlier system's",
         version=plan.current,
         latest=plan.latest,
         pending=len(plan.pending),
@@ -243,7 +245,8 @@ def _migrated(result: Result) -> Outcome:
         logs.event(
             logs.INFO,
             "schema.migrated",
-            f"applied {len(result.applied)} migration(s) in {milliseconds:.0f} ms; the schema is at version {result.current}",
+            f"applied {len(result.applied)} migration(s) in {milliseconds:.0f} ms; "
+            f"the schema is at version {result.current}",
             version=result.current,
             applied=len(result.applied),
             duration_ms=round(milliseconds),

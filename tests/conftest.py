@@ -14,11 +14,11 @@ import shutil
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
-
-from demo.postgres import PostgresMissingError, Server
 from kit.databases import Database
 from kit.processes import Run, compile_look, entrypoint
 from kit.proxy import Proxy
+
+from demo.postgres import PostgresMissingError, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,7 +61,7 @@ class Servers:
         self._servers: dict[int, Server] = {}
 
     def __getitem__(self, version: int) -> Server:
-        """Return the server of this version; a test that had stopped or frozen it does no harm to the next."""
+        """Return the server of this version, running even if an earlier test has stopped or frozen it."""
         if version not in self._servers:
             try:
                 server = Server(version)
@@ -173,7 +173,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 @pytest.fixture
 def migrations_dir(tmp_path: Path) -> Path:
-    """Return an empty directory `migrations` in the directory in which `run_entrypoint` starts the program."""
+    """Return an empty directory `migrations`, where the program that `run_entrypoint` starts looks."""
     path = tmp_path / "migrations"
     path.mkdir()
     return path

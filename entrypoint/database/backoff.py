@@ -68,8 +68,7 @@ def connect_again(
         return pause_after(stop.counted, policy.backoff, uniform)
 
     def tell(state: tenacity.RetryCallState) -> None:
-        failure = _failure_of(state)
-        assert failure is not None
+        failure = _failure_of(state) or first_failure
         pause = state.upcoming_sleep
         logs.event(
             logs.WARNING,

@@ -49,7 +49,12 @@ _CHECK_ADDRESS = "Check host and port in DATABASE_URL, and that PostgreSQL is ru
 # In this order: the first cause of which one of the texts occurs. All lower case.
 _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
     (
-        ("sorry, too many clients", "remaining connection slots", "too many connections for", "no more connections allowed"),
+        (
+            "sorry, too many clients",
+            "remaining connection slots",
+            "too many connections for",
+            "no more connections allowed",
+        ),
         Cause(
             "too_many_clients",
             "the server has too many clients",
@@ -67,7 +72,9 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
     ),
     (
         ("no password supplied",),
-        Cause("no_password", "the server wants a password and none was given", "Put one into DATABASE_URL.", heals=False),
+        Cause(
+            "no_password", "the server wants a password and none was given", "Put one into DATABASE_URL.", heals=False
+        ),
     ),
     (
         ("password authentication failed", "authentication failed for user", "sasl authentication failed"),
@@ -84,14 +91,24 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
     ),
     (
         ("no pg_hba.conf entry", "pg_hba.conf rejects", "is not permitted to log in", "permission denied for database"),
-        Cause("not_permitted", "this user may not connect from here", "Check pg_hba.conf and the role's rights.", heals=False),
+        Cause(
+            "not_permitted",
+            "this user may not connect from here",
+            "Check pg_hba.conf and the role's rights.",
+            heals=False,
+        ),
     ),
     (
         ("could not translate host name", "name or service not known", "temporary failure in name resolution"),
         Cause("unknown_host", "unknown host", "Check the host in DATABASE_URL, and the name server.", heals=True),
     ),
     (
-        ("session is read-only", "server is in hot standby", "session is not read-only", "server is not in hot standby"),
+        (
+            "session is read-only",
+            "server is in hot standby",
+            "session is not read-only",
+            "server is not in hot standby",
+        ),
         Cause(
             "no_primary",
             "none of the hosts is of the kind that target_session_attrs asks for",
@@ -122,7 +139,9 @@ def classify_connection_failure(text: str) -> Cause:
     if ('role "' in lower or "user " in lower) and "does not exist" in lower:
         return Cause("no_such_role", "no such user", "Create the role, or check the user in DATABASE_URL.", heals=True)
     if ('database "' in lower and "does not exist" in lower) or "no such database" in lower:
-        return Cause("no_such_database", "no such database", "Create it, or check the name in DATABASE_URL.", heals=True)
+        return Cause(
+            "no_such_database", "no such database", "Create it, or check the name in DATABASE_URL.", heals=True
+        )
     for texts, cause in _CAUSES:
         if any(text in lower for text in texts):
             return cause

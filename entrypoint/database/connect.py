@@ -24,6 +24,8 @@ from entrypoint.redaction import mask_quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from entrypoint.database.classify import Cause
     from entrypoint.database.policy import ConnectPolicy
 
@@ -169,7 +171,7 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
     return Session(result)
 
 
-def _timeout_for_each_host(parameters: dict[str, object], seconds: float) -> int:
+def _timeout_for_each_host(parameters: Mapping[str, object], seconds: float) -> int:
     """Return libpq's `connect_timeout` (whole seconds, for each host) so that every host of a list has its turn."""
     hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
     each = max(_LEAST_TIMEOUT, int(seconds / hosts))

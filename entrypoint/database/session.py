@@ -79,7 +79,8 @@ class Session:
         """The server process that answered the login. Behind a pooler, others do the work."""
         self.server_version: int = connection.info.server_version
         """As in 160014 for 16.14."""
-        self.on_notice: Callable[[Notice], None] = _ignore
+        self.on_notice: Callable[[Notice], None] | None = None
+        """What to do with the server's notices; without it they are dropped."""
         self._pgconn.notice_handler = self._receive_notice
 
     @property
@@ -215,6 +216,9 @@ class Session:
         )
 
     def _receive_notice(self, result: PGresult) -> None:
+        if self.on_notice is None:
+            return
+
         def field(code: DiagnosticField) -> str | None:
             value = result.error_field(code)
             return None if value is None else value.decode("utf-8", "replace")
@@ -249,7 +253,3 @@ def _rows(result: PGresult) -> list[Row]:
         return None if value is None else value.decode()
 
     return [tuple(text(row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
-
-
-def _ignore(_notice: Notice) -> None:
-    pass

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger import Place
 
-_SQL = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sql")  # noqa: PTH118, PTH120 - pathlib is not otherwise needed
+_SQL = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sql")
 
 # The names by which a migration can reach our objects. `schema_migrations` counts too: a script of the earlier
 # system may bring its own idea of the table's columns.
 _OURS = re.compile(
-    r"schema_migrations|migration_lock|migration_status|is_migration_locked|release_stale_migration_locks", re.IGNORECASE
+    r"schema_migrations|migration_lock|migration_status|is_migration_locked|release_stale_migration_locks",
+    re.IGNORECASE,
 )
 
 
@@ -61,5 +62,5 @@ def ensure(session: Session, place: Place, schema: str | None, prologue: str, de
 
 
 def _read(name: str) -> str:
-    with open(os.path.join(_SQL, name), encoding="utf-8") as file:  # noqa: PTH118, PTH123 - pathlib is not otherwise needed
+    with open(os.path.join(_SQL, name), encoding="utf-8") as file:
         return file.read()

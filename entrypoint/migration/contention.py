@@ -51,7 +51,7 @@ class Assignment(NamedTuple):
 
 
 class Contender:
-    """This process in the race for the lock. Keeps its connection between two looks."""
+    """Races for the lock, for this process. Keeps its connection between two looks."""
 
     def __init__(self, assignment: Assignment, session: Session, place: Place) -> None:
         """Go on with the `session` and the `place` of the first survey."""
@@ -61,6 +61,7 @@ class Contender:
         self._budget = assignment.lock.timeout
         self._short_of_connections = False
         self._last_report = 0.0
+        self._seen: LockRow | None = None
         self.waited = False
         """Whether somebody else had the lock while we wanted it."""
         self.current: int | None = None
@@ -73,36 +74,13 @@ class Contender:
         MigrationHeldBackError when what is pending waits for a person.
         """
         deadline = Deadline(self._budget)
-        seen: LockRow | None = None
         try:
             while True:
-                try:
-                    look = self._look(deadline)
-                    seen = look.lock
-                    plan = decide(self._assignment.directory.files, look.rows, up_to=self._assignment.up_to)
-                    self.current = plan.current
-                    if not plan.pending and not self._place.outdated:
-                        return None
-                    if plan.held_back and not plan.runnable:
-                        raise held_back(plan.held_back)
-                    if look.lock_free and not self._of_the_earlier_system(look.lock):
-                        lease = self._try(deadline)
-                        if lease is not None:
-                            return lease
-                    self._tell_waiting(look, plan)
-                except Failure as failure:
-                    self._stand_back(failure, deadline)
-                except ConnectionLostError as error:
-                    self._drop_session()
-                    if deadline.passed():
-                        raise
-                    logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
-                except StatementError as error:
-                    # A migration holds a lock on the ledger itself, or the server is busy: that is waiting, too.
-                    if not (classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)):
-                        raise refused(error, "the ledger could not be read or set up") from error
+                lease, done = self._look_and_try(deadline)
+                if lease is not None or done:
+                    return lease
                 if deadline.passed():
-                    raise timed_out(seen, self._assignment)
+                    raise timed_out(self._seen, self._assignment)
                 self.waited = True
                 if self._short_of_connections:
                     self._drop_session()
@@ -110,24 +88,55 @@ class Contender:
         finally:
             self._budget = deadline.remaining()
 
+    def _look_and_try(self, deadline: Deadline) -> tuple[Lease | None, bool]:
+        """Look once, and contend if the lock is free. Return the lease if that went well, and whether all is done."""
+        try:
+            session = self._connected(deadline)
+            look = self._look(session, deadline)
+            plan = decide(self._assignment.directory.files, look.rows, up_to=self._assignment.up_to)
+            self._seen, self.current = look.lock, plan.current
+            if not plan.pending and not self._place.outdated:
+                return None, True
+            if plan.held_back and not plan.runnable:
+                raise held_back(plan.held_back)
+            if look.lock_free and not self._of_the_earlier_system(look.lock):
+                lease = self._try(session, deadline)
+                if lease is not None:
+                    return lease, False
+            self._tell_waiting(look, plan)
+        except Failure as failure:
+            self._stand_back(failure, deadline)
+        except ConnectionLostError as error:
+            self._drop_session()
+            if deadline.passed():
+                raise
+            logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
+        except StatementError as error:
+            # A migration holds a lock on the ledger itself, or the server is busy: that is waiting, too.
+            if not (classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)):
+                raise refused(error, "the ledger could not be read or set up") from error
+        return None, False
+
     def close(self) -> None:
         """Close the connection."""
         self._drop_session()
 
-    def _look(self, deadline: Deadline) -> Look:
-        patience = deadline.within(_LOOK_PATIENCE)
-        assignment = self._assignment
+    def _connected(self, deadline: Deadline) -> Session:
         if self._session is None or not self._session.usable:
-            self._session = assignment.target.connect(min(assignment.connect_timeout, max(deadline.remaining(), 0.1)))
-        if not self._place.ledger or not self._place.lock or self._place.outdated:
-            self._place = ledger.find(self._session, assignment.schema, patience)
-        return ledger.look(self._session, self._place, assignment.role, patience, contending=True)
+            patience = min(self._assignment.connect_timeout, max(deadline.remaining(), 0.1))
+            self._session = self._assignment.target.connect(patience)
+        return self._session
 
-    def _try(self, deadline: Deadline) -> Lease | None:
-        assert self._session is not None
+    def _look(self, session: Session, deadline: Deadline) -> Look:
+        patience = deadline.within(_LOOK_PATIENCE)
+        if not self._place.ledger or not self._place.lock or self._place.outdated:
+            self._place = ledger.find(session, self._assignment.schema, patience)
+        return ledger.look(session, self._place, self._assignment.role, patience, contending=True)
+
+    def _try(self, session: Session, deadline: Deadline) -> Lease | None:
         assignment = self._assignment
         lease = lock.try_acquire(
-            self._session,
+            session,
             assignment.target,
             self._place,
             assignment.token,
@@ -234,7 +243,9 @@ def timed_out(row: LockRow | None, assignment: Assignment) -> LockTimeoutError:
 def held_back(row: LedgerRow) -> MigrationHeldBackError:
     """Return the error for a migration that failed earlier and waits for a person."""
     return MigrationHeldBackError(
-        f"{row.filename} failed at an earlier start and was not tried again: {row.error_message or 'no message recorded'}",
+        f"{row.filename} failed at an earlier start and was not tried again: "
+        f"{(row.error_message or 'no message was recorded').splitlines()[0]}",
+        report=row.error_message,
         remedy="Correct the file and deploy it; or, if the cause was elsewhere: DELETE FROM schema_migrations "
         f"WHERE migration_number = {row.number} AND status = 'failed'.",
         version=row.number,

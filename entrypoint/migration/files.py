@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from hashlib import sha256
+from itertools import pairwise
 from typing import NamedTuple
 
 from entrypoint.errors import ConfigurationError, MigrationFilesError
@@ -51,7 +52,7 @@ def load_directory(path: str) -> Directory:
     is no such directory, MigrationFilesError with every bad or doubled name.
     """
     try:
-        names = sorted(name for name in os.listdir(path) if _is_sql(name))  # noqa: PTH208 - pathlib is not otherwise needed
+        names = sorted(name for name in os.listdir(path) if _is_sql(name))
     except OSError as error:
         raise ConfigurationError(
             f"The migrations directory {path!r} cannot be read: {error.strerror}",
@@ -61,8 +62,8 @@ def load_directory(path: str) -> Directory:
     files = []
     for name in names:
         number = number_of(name)
-        file = os.path.join(path, name)  # noqa: PTH118 - pathlib is not otherwise needed
-        if number is None or not os.path.isfile(file):  # noqa: PTH113 - pathlib is not otherwise needed
+        file = os.path.join(path, name)
+        if number is None or not os.path.isfile(file):
             continue
         try:
             content = read_bytes(file)
@@ -82,12 +83,12 @@ def load_directory(path: str) -> Directory:
 
 def read_bytes(path: str) -> bytes:
     """Return a file's content."""
-    with open(path, "rb") as file:  # noqa: PTH123 - pathlib is not otherwise needed
+    with open(path, "rb") as file:
         return file.read()
 
 
 def checksum(content: bytes) -> str:
-    """Return the SHA-256 of the text: no byte-order mark, LF line ends. For an ordinary file `sha256sum` says the same."""
+    """Return the SHA-256 of the text: no byte-order mark, LF line ends. `sha256sum` says the same of most files."""
     return sha256(_normalised(content)).hexdigest()
 
 
@@ -157,8 +158,10 @@ def _warnings(path: str, files: list[MigrationFile]) -> list[str]:
     if not files:
         return [f"there are no migrations in {path!r}"]
     missing = [
-        f"{before.number + 1:03d}" if after.number - before.number == 2 else f"{before.number + 1:03d} to {after.number - 1:03d}"  # noqa: PLR2004
-        for before, after in zip(files, files[1:], strict=False)
+        f"{before.number + 1:03d}"
+        if after.number - before.number == 2
+        else f"{before.number + 1:03d} to {after.number - 1:03d}"
+        for before, after in pairwise(files)
         if after.number - before.number > 1
     ]
     return [f"there is a gap in the numbers: no migration {', '.join(missing)}"] if missing else []

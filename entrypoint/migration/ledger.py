@@ -28,7 +28,9 @@ LOCK_CLASS = 0x70676570
 # For one look: a migration may hold a lock on the ledger itself, and whoever looks must not queue behind it.
 _LOOK_LOCK_TIMEOUT_MS = 2_000
 
-_OUR_LOCK_COLUMNS = frozenset(("token", "progress_migration", "progress_statement", "progress_statements", "progress_at"))
+_OUR_LOCK_COLUMNS = frozenset(
+    ("token", "progress_migration", "progress_statement", "progress_statements", "progress_at")
+)
 _LEGACY_TIME = "timestamp without time zone"
 
 
@@ -223,9 +225,7 @@ def _lock_row_sql(place: Place) -> str:
     locked_at = "locked_at"
     if place.lock.get("locked_at") == _LEGACY_TIME:
         # Written with NOW() by sessions in the server's own time zone, whatever this session's is.
-        locked_at = (
-            "(locked_at AT TIME ZONE (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'))"
-        )
+        locked_at = "(locked_at AT TIME ZONE (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'))"
     return (
         f"SELECT locked_at IS NOT NULL, to_char({locked_at} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), "
         f"extract(epoch FROM pg_catalog.clock_timestamp() - {locked_at}), locked_by, process_id, {column('token')}, "

@@ -104,7 +104,11 @@ class Lease:
         return self._guard.lost
 
     def fence(self) -> str:
-        """Return the statement that begins a migration: one row if the lease is still ours, and then for as long as the transaction lives."""
+        """Return the statement that begins a migration, in its transaction.
+
+        It returns a row (transaction id, backend) if the lease is still ours; and then it stays ours for as long
+        as that transaction lives. Without a row, stop.
+        """
         return (
             "SELECT pg_catalog.pg_current_xact_id()::text, pg_catalog.pg_backend_pid() "
             f"FROM {self.place.table('migration_lock')} "
@@ -199,7 +203,10 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
                 return None
             place = bookkeeping.ensure(worker, place, schema, begin, patience)
             logs.event(
-                logs.INFO, "ledger.created", f"created or upgraded the ledger in schema {place.schema}", schema=place.schema
+                logs.INFO,
+                "ledger.created",
+                f"created or upgraded the ledger in schema {place.schema}",
+                schema=place.schema,
             )
         if _take_row(worker, place, token, begin, policy, patience):
             lease = Lease(guard, worker, place, token, role)
@@ -210,7 +217,9 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
             guard.release()
 
 
-def _earlier_system_works(worker: Session, place: Place, role: str | None, policy: LockPolicy, deadline: Deadline) -> bool:
+def _earlier_system_works(
+    worker: Session, place: Place, role: str | None, policy: LockPolicy, deadline: Deadline
+) -> bool:
     row = ledger.look(worker, place, role, deadline, contending=True).lock
     return row is not None and row.legacy and (row.seconds is None or row.seconds < policy.stale)
 

@@ -46,9 +46,7 @@ def decide(files: Sequence[MigrationFile], rows: Sequence[LedgerRow], *, up_to: 
     failed = {row.number: row for row in rows if row.status == FAILED}
     current = max(applied, default=None)
     latest = max(by_number, default=None)
-    pending = tuple(
-        file for file in files if file.number not in applied and (up_to is None or file.number <= up_to)
-    )
+    pending = tuple(file for file in files if file.number not in applied and (up_to is None or file.number <= up_to))
     stop, held_back = _held_back(pending, failed)
     return Plan(
         current=current,
@@ -62,7 +60,9 @@ def decide(files: Sequence[MigrationFile], rows: Sequence[LedgerRow], *, up_to: 
             file for file in files if file.number in applied and not file.matches(applied[file.number].checksum)
         ),
         missing=tuple(
-            row for row in applied.values() if row.number not in by_number and latest is not None and row.number < latest
+            row
+            for row in applied.values()
+            if row.number not in by_number and latest is not None and row.number < latest
         ),
         ahead=tuple(row for row in applied.values() if latest is not None and row.number > latest),
         out_of_order=tuple(file for file in pending if current is not None and file.number < current),

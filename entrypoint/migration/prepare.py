@@ -55,9 +55,9 @@ def examine(file: MigrationFile) -> tuple[Prepared | None, list[str]]:
     except OSError as error:
         return None, [f"{file.name}: cannot be read: {error.strerror}"]
     except UnicodeDecodeError as error:
+        byte, line = error.object[error.start], error.object.count(10, 0, error.start) + 1
         return None, [
-            f"{file.name}: is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start} "
-            f"(line {error.object.count(10, 0, error.start) + 1}); save the file as UTF-8"
+            f"{file.name}:{line}: is not UTF-8: byte 0x{byte:02x} at offset {error.start}; save the file as UTF-8"
         ]
     if migration_files.checksum(content) != file.checksum:
         return None, [f"{file.name}: changed while it was read; start again"]

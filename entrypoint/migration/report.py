@@ -50,20 +50,19 @@ def excerpt(place: Spot, *, caret: bool) -> list[str]:
     return lines
 
 
-def render(filename: str, text: str, error: StatementError, statement_start: int | None) -> str:
+def render(filename: str, text: str, error: StatementError, *, statement_start: int | None, offset: int | None) -> str:
     """Return the whole report about an `error` in a file's `text`.
 
-    `statement_start`: where the statement that failed begins, for errors that carry no position of their own,
-    such as those raised by a function.
+    `offset`: the character that the error points at. `statement_start`: where the statement that failed begins,
+    for errors that point nowhere, such as those raised by a function. Both None: the file is not to blame.
     """
-    offset = error.position if error.position is not None else statement_start
-    lines = []
-    if offset is None:
-        lines.append(f"{filename}: {error.severity}:  {error.primary}")
+    where = offset if offset is not None else statement_start
+    if where is None:
+        lines = [f"{filename}: {error.severity}:  {error.primary}"]
     else:
-        place = spot(text, offset)
-        lines.append(f"{filename}:{place.line}: {error.severity}:  {error.primary}")
-        lines += excerpt(place, caret=error.position is not None)
+        place = spot(text, where)
+        lines = [f"{filename}:{place.line}: {error.severity}:  {error.primary}"]
+        lines += excerpt(place, caret=offset is not None)
     lines.append(f"SQLSTATE:  {error.sqlstate}")
     for label, value in (("DETAIL", error.detail), ("HINT", error.hint), ("CONTEXT", error.context)):
         if value:

@@ -1,16 +1,18 @@
 """Split a script into its statements by PostgreSQL's lexical rules, without a parser.
 
-The rules are those of the documentation's chapter 4.1 "Lexical Structure" and of `src/backend/parser/scan.l`; where a
-statement ends is decided as psql does it (`src/fe_utils/psqlscan.l`). `standard_conforming_strings` is taken to be on.
+The rules are those of the documentation's chapter 4.1 "Lexical Structure" and of `src/backend/parser/scan.l`;
+where a statement ends is decided as psql does it (`src/fe_utils/psqlscan.l`). `standard_conforming_strings`
+is taken to be on, as it is by default since version 9.1.
 
-One regular expression swallows whatever cannot end a statement, in long runs; Python looks only at what is left: semicolons,
-nested parentheses, comments, dollar quotes, strings with escapes. Every quantifier in it is possessive, so it never goes
-back, and the time is linear in the text.
+One regular expression swallows whatever cannot end a statement, in long runs; Python looks only at what is
+left: semicolons, deep parentheses, comments, dollar quotes, strings with escapes. Every quantifier in it is
+possessive, so it never goes back, and the time is linear in the text.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
 
 KNOWN_DIRECTIVES = ("no-transaction",)
 
-# Enough words for the longest beginning that anybody needs: ALTER TABLE IF EXISTS ONLY a.b.c * DETACH PARTITION a.b.c CONCURRENTLY.
+# Enough for the longest beginning that anybody asks about, which has 19:
+# ALTER TABLE IF EXISTS ONLY a.b.c * DETACH PARTITION a.b.c CONCURRENTLY
 WORD_LIMIT = 24
 
-# Statements that only read or write rows keep their first word alone: there are many of them, and nobody asks for more.
+# Statements that only read or write rows keep their first word alone: they are many, and no more is asked.
 _ROW_STATEMENTS = {(word,) for word in ("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "WITH")}
 
 _SPACE = " \t\n\r\f\v"
@@ -36,17 +39,18 @@ def _ascii(keep: Callable[[str], bool]) -> str:
     return re.escape("".join(filter(keep, _ASCII)))
 
 
-# Every character beyond ASCII belongs to an identifier, the no-break space too: scan.l, {ident_start}. The sets are written
-# as what they leave out of ASCII, because a set that spans Unicode takes `re` a millisecond to compile.
+# Every character beyond ASCII belongs to an identifier, even a no-break space: scan.l, {ident_start}. The
+# sets are written as what they leave out of ASCII, because a set that spans Unicode takes `re` milliseconds
+# to compile.
 _LETTER = f"[^{_ascii(lambda c: not c.isalpha() and c != '_')}]"
 _LETTER_OR_DIGIT = f"[^{_ascii(lambda c: not c.isalnum() and c != '_')}]"
 _IDENTIFIER = rf"{_LETTER}[^{_ascii(lambda c: not c.isalnum() and c not in '_$')}]*+"
 _PLAIN_STRING = r"'(?:[^']++|'')*+'"
 _QUOTED_NAME = r'"(?:[^"]++|"")*+"'
-# E'…' is left out: only in it does a backslash hide a quote. The prefixes B, X, N and U& read as an identifier before a
-# string, which ends at the same place.
+# E'…' is left out: only in it does a backslash hide a quote. The prefixes B, X, N and U& read as an
+# identifier before a string, which ends at the same place.
 _PIECE = (
-    rf"""[{_ascii(lambda c: not c.isalpha() and c not in _STOPS)}]++"""
+    rf"[{_ascii(lambda c: not c.isalpha() and c not in _STOPS)}]++"
     rf"|(?![eE]'){_IDENTIFIER}"
     rf"|{_PLAIN_STRING}"
     rf"|{_QUOTED_NAME}"
@@ -58,7 +62,7 @@ _GROUP = rf"\((?:{_PIECE}|\((?:{_PIECE}|\((?:{_PIECE})*+\))*+\))*+\)"
 _RUN = re.compile(rf"(?:{_PIECE}|{_GROUP})*+")
 _ONE_PIECE = re.compile(rf"(?:{_PIECE})?+")
 _WORD = re.compile(rf"(?![eE]'){_IDENTIFIER}")
-# The greater part of all tokens, after white space: a bare word, or a number or punctuation that begins nothing longer.
+# Nearly every token, after white space: a bare word, or a number or punctuation that begins nothing longer.
 _EASY_TOKEN = re.compile(
     rf"[{_SPACE}]*+(?:({_WORD.pattern})"
     rf"|([0-9][0-9.]*+|[{_ascii(lambda c: not c.isalnum() and c not in _SPACE + _STARTS)}]))"
@@ -73,7 +77,7 @@ _BLANK = re.compile(rf"(?:[{_SPACE}]++|--[^\n\r]*+)*+")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _DOLLAR_QUOTE = re.compile(rf"\$(?:{_LETTER}{_LETTER_OR_DIGIT}*+)?+\$")
 _ESCAPE_STRING = re.compile(r"[eE]'(?:[^'\\]++|\\.|'')*+'", re.DOTALL)
-# Strings separated by white space with a line break are one string, of the first one's kind: scan.l, {quotecontinue}.
+# Strings with only a line break between them are one, of the first one's kind: scan.l, {quotecontinue}.
 _CONTINUED = re.compile(r"(?:[ \t\f\v]++|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]++|--[^\n\r]*+[\n\r])*+(?=')")
 _CONTINUATION = re.compile(r"'(?:[^'\\]++|\\.|'')*+'", re.DOTALL)
 _ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
@@ -96,9 +100,10 @@ _META_REMEDIES = {
 class Statement(NamedTuple):
     """A statement: where it is, and its first tokens.
 
-    `words` holds at most `WORD_LIMIT` tokens: bare words in upper case, numbers and strings of up to seven characters as they
-    are, and for the rest a placeholder: `"` for a quoted identifier, `'` for a string, `$` for a dollar-quoted one, the
-    character itself for punctuation. Statements that only read or write rows keep their first word alone.
+    `words` holds at most `WORD_LIMIT` tokens: bare words in upper case, numbers and strings of up to seven
+    characters as they are, and for the rest a placeholder: `"` for a quoted identifier, `'` for a string, `$`
+    for a dollar-quoted one, the character itself for punctuation. Statements that only read or write rows
+    keep their first word alone.
     """
 
     start: int
@@ -126,18 +131,19 @@ class UnterminatedError(ValueError):
     """A quote or a comment that begins at `offset` and is never closed."""
 
     def __init__(self, offset: int, message: str) -> None:
+        """Take the place where it begins, and what to tell the file's author."""
         super().__init__(message)
         self.offset = offset
         self.message = message
 
 
 def scan(text: str) -> Script:
-    """Split `text` into statements, and list what can be seen to be wrong. Never raises, whatever the text."""
+    """Split `text` into statements, and list what can be seen to be wrong. Never raise, whatever the text."""
     return _Scan(text).run()
 
 
 def directives(text: str) -> tuple[tuple[str, ...], tuple[Fault, ...]]:
-    """Return the names after `-- entrypoint:` in the comments before the first statement, and a fault for each unknown one."""
+    """Return the names after `-- entrypoint:` above the first statement, and a fault for each unknown one."""
     names: list[str] = []
     faults: list[Fault] = []
     pos = _end(_WHITE, text, 0)
@@ -171,17 +177,18 @@ def words(text: str, start: int, end: int, limit: int = WORD_LIMIT) -> tuple[str
     found: list[str] = []
     try:
         while len(found) < limit:
-            if (easy := _EASY_TOKEN.match(text, start, end)) is None:
-                if (start := skip(text, start)) >= end:
-                    break
-                stop = _token_end(text, start)
-                found.append(_as_word(text[start:stop]))
-                start = stop
-                continue
-            word = easy[1] or easy[2]
-            # Keywords are ASCII, and upper() would make one of "begın": scan.l, downcase_identifier.
-            found.append(word.upper() if word.isascii() else word)
-            start = easy.end()
+            if easy := _EASY_TOKEN.match(text, start, end):
+                word = easy[1] or easy[2]
+                # Keywords are ASCII, and upper() would turn letters beyond ASCII into some of them.
+                found.append(word.upper() if word.isascii() else word)
+                start = easy.end()
+            elif (token := skip(text, start)) >= end:
+                break
+            elif token > start:
+                start = token
+            else:
+                start = _token_end(text, token)
+                found.append(_as_word(text[token:start]))
     except UnterminatedError:  # `scan` reports it
         pass
     return tuple(found)
@@ -206,13 +213,11 @@ def _comment_end(text: str, pos: int) -> int:
         depth += 1 if edge[0] == "/*" else -1
         if depth == 0:
             return edge.end()
-    raise UnterminatedError(
-        pos, "this comment is never closed: end it with */ (each /* within needs its own)"
-    )
+    raise UnterminatedError(pos, "this comment is never closed: end it with */ (each /* within needs its own)")
 
 
 def _token_end(text: str, pos: int) -> int:
-    """Return the offset after the token that begins at `pos`; punctuation and operators count by the character."""
+    """Return the offset after the token that begins at `pos`. Operators count by the character."""
     char = text[pos]
     if char == "'" or text.startswith(("e'", "E'"), pos):
         return _string_end(text, pos)
@@ -314,8 +319,8 @@ class _Scan:
     def follow(self, token: str, stop: int) -> None:
         """Count what opens and closes the body of an SQL-standard function, BEGIN ATOMIC … END.
 
-        psqlscan.l counts BEGIN, CASE and END outside parentheses too. Here BEGIN counts only with ATOMIC, and END and CASE not
-        where they are names, after AS or a dot: `SELECT t.a AS end`.
+        psqlscan.l, {identifier}, counts BEGIN, CASE and END outside parentheses too. Here BEGIN counts only
+        with ATOMIC, and CASE and END not where they are names, after AS or a dot: `SELECT t.a AS end`.
         """
         word = token.upper()
         if self.parentheses == 0 and self.before != "AS" and not self.before.endswith("."):
@@ -334,7 +339,7 @@ class _Scan:
             self.last = pos + 1
             return pos + 1
         if self.close() and self.copy_data:
-            # The data begins on the next line. Without an end mark there is none, and the rest is scanned as SQL.
+            # The data begins on the next line. Without an end mark there is none, and what follows is SQL.
             mark = _COPY_END.search(self.text, _end(_LINE, self.text, pos))
             self.copy_data = mark is not None
             return mark.end() if mark else pos + 1
@@ -353,9 +358,7 @@ class _Scan:
             return False
         way = _copy_way(words(text, start, end, limit=end - start))
         if way == "FROM":
-            message = (
-                "COPY FROM STDIN: nobody sends it data here; use INSERT, or COPY FROM a file on the server"
-            )
+            message = "COPY FROM STDIN: nobody sends it data here; use INSERT, or COPY FROM a file on the server"
             self.faults.append(Fault(start, line, message))
         elif way == "TO":
             message = "COPY TO STDOUT: nobody reads what it sends; remove it, or COPY TO a file on the server"
@@ -363,7 +366,7 @@ class _Scan:
         return way == "FROM"
 
     def meta_command(self, pos: int) -> int:
-        """Report a backslash outside quotes, which is never SQL; skip its line, for its arguments are no SQL either."""
+        """Report a backslash outside quotes, which is never SQL, and skip the rest of its line."""
         found = _META_COMMAND.match(self.text, pos)
         name = (found[1] if found else None) or ""
         remedy = _META_REMEDIES.get(name, "remove it")
@@ -389,11 +392,12 @@ class _Scan:
 def _copy_way(tokens: tuple[str, ...]) -> str:
     """Return FROM or TO if a COPY reads from the client or writes to it, else nothing.
 
-    The grammar takes STDIN and STDOUT for the same (gram.y, copy_file_name); in parentheses stands a query or column names.
+    The grammar takes STDIN and STDOUT for the same (gram.y, copy_file_name). In parentheses stands a query,
+    or names.
     """
     depth = 0
-    for token, following in zip(tokens, tokens[1:], strict=False):
-        depth += (token == "(") - (token == ")")
-        if depth == 0 and token in ("FROM", "TO") and following in ("STDIN", "STDOUT"):
-            return token
+    for word, following in pairwise(tokens):
+        depth += (word == "(") - (word == ")")
+        if depth == 0 and word in ("FROM", "TO") and following in ("STDIN", "STDOUT"):
+            return word
     return ""

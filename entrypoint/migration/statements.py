@@ -1,13 +1,14 @@
 """Say how a migration file is to be run: as one transaction, statement by statement, or not at all.
 
-The server is the judge; this is the adviser. It knows two things about each statement: whether it begins or ends
-a transaction, and whether the server refuses it inside one. PostgreSQL's own parser (`pgparse`) answers where it
-understands the file; where it does not (a newer syntax, a mistake), or the file is large, the statement's first
-words do. Both give the same answer.
+The server is the judge; this is the adviser. It knows two things about each statement: whether it begins or
+ends a transaction, and whether the server refuses it inside one. PostgreSQL's own parser (`pgparse`) answers
+where it understands the file; where it does not (a newer syntax, a mistake), or the file is large, the
+statement's first words do. Both give the same answer.
 
-The server refuses what calls `PreventInTransactionBlock`: `grep` for it in PostgreSQL's `src/backend` (most calls
-are in tcop/utility.c and commands/subscriptioncmds.c). Left to the server (SQLSTATE 25001), because only the
-catalog knows: REINDEX and CLUSTER of a partitioned table, and, up to version 11, ALTER TYPE ... ADD VALUE.
+The server refuses what calls `PreventInTransactionBlock`: most of the calls are in src/backend/tcop/utility.c
+and src/backend/commands/subscriptioncmds.c. Three are left to the server (SQLSTATE 25001), because only it
+knows its catalog and version: REINDEX and CLUSTER of a partitioned table, and ALTER TYPE ... ADD VALUE up to
+version 11.
 """
 
 from __future__ import annotations
@@ -15,37 +16,27 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from entrypoint.migration.scanner import (
-    Fault,
-    Statement,
-    UnterminatedError,
-    directives,
-    scan,
-    skip,
-    words,
-)
+from entrypoint.migration.scanner import Fault, Statement, directives, scan, skip, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# PostgreSQL's parser recurses on the C stack and does not look at its size: an overflow ends the process (seen with
-# 65,000 terms in a chain of additions and 8 MB of stack: 65 bytes for each character). So it gets a thread with
-# four times as much. What is not touched costs no memory.
+# PostgreSQL's parser recurses on the C stack, and here does not look at its size: an overflow ends the
+# process (seen with 65,000 terms in a chain of additions and 8 MB of stack: 65 bytes for each character). So
+# it gets a thread with four times as much. What is not touched costs no memory.
 _STACK_BASE = 1 << 20
 _STACK_PER_CHARACTER = 256
 _STACK_UNIT = 1 << 16
 
-_REMEDY = (
-    'leave transactions to the program, or write "-- entrypoint: no-transaction" above the first statement'
-)
+_REMEDY = 'leave transactions to the program, or write "-- entrypoint: no-transaction" above the first statement'
 
 # What is looked at here is a statement's first words, joined by spaces.
 _BEGINNING = re.compile(r"(BEGIN|START TRANSACTION|PREPARE TRANSACTION(?! AS\b| \())\b")
 _ENDING = re.compile(r"(COMMIT|END|ROLLBACK|ABORT)\b(?: WORK\b| TRANSACTION\b)?(?: AND NO CHAIN\b)?(.*)")
 _MODES = re.compile(
     r"(?:BEGIN(?: WORK| TRANSACTION)?|START TRANSACTION|SET TRANSACTION(?! SNAPSHOT))"
-    r"((?:(?: ISOLATION LEVEL| SERIALIZABLE| REPEATABLE READ| READ COMMITTED| READ UNCOMMITTED| READ WRITE| READ ONLY"
-    r"| NOT DEFERRABLE| DEFERRABLE)\b| ,)*)"
+    r"((?: ISOLATION LEVEL (?:SERIALIZABLE|REPEATABLE READ|READ COMMITTED|READ UNCOMMITTED)"
+    r"| READ WRITE| READ ONLY| NOT DEFERRABLE| DEFERRABLE| ,)*)"
 )
 _OUTSIDE = {
     "VACUUM": r"VACUUM\b",
@@ -78,9 +69,9 @@ _TREE_CONTROL = {
 
 
 class Outside(NamedTuple):
-    """A statement that the server refuses inside a transaction: its index, and what PostgreSQL calls it."""
+    """A statement that the server refuses inside a transaction: its place in the list, and its name."""
 
-    index: int
+    statement: int
     what: str
 
 
@@ -95,9 +86,9 @@ class SyntaxComplaint(NamedTuple):
 class Advice(NamedTuple):
     """How to run a file; with faults, only why not to.
 
-    `body` is the text to send: a BEGIN and COMMIT around the whole file are replaced by spaces, so that offsets and
-    lines stay true, and `wrapped` is set; `statements`, and the indexes in `outside`, leave those two out. `begin` is
-    the statement that begins the transaction, with the file's own options.
+    `body` is the text to send: a BEGIN and COMMIT around the whole file are replaced by spaces, so that
+    offsets and lines stay true, and `wrapped` is set; `statements`, and the numbers in `outside`, leave those
+    two out. `begin` is the statement that begins the transaction, with the file's own options.
     """
 
     statements: tuple[Statement, ...]
@@ -124,19 +115,29 @@ class _Kind(NamedTuple):
 
 
 def advise(text: str, *, parse_limit: int = 1_000_000) -> Advice:
-    """Return how to run `text`, whatever it holds. Above `parse_limit` characters only the words are looked at."""
+    """Return how to run `text`, whatever it holds. Above `parse_limit` characters the parser is not asked."""
     script = scan(text)
     names, faults = directives(text)
     no_transaction = "no-transaction" in names
     statements = script.statements
-    nothing = Advice(statements, text, "BEGIN", False, (), (), False, no_transaction, None)
+    advice = Advice(
+        statements=statements,
+        body=text,
+        begin="BEGIN",
+        wrapped=False,
+        outside=(),
+        faults=(),
+        parsed=False,
+        no_transaction=no_transaction,
+        syntax=None,
+    )
     if faults := script.faults + faults + _misplaced_directives(text, statements):
-        return nothing._replace(faults=tuple(sorted(faults)))
+        return advice._replace(faults=tuple(sorted(faults)))
 
     parsed = _parse(text) if len(text) <= parse_limit else None
     seen = _from_trees(text, statements, parsed) if isinstance(parsed, list) else None
     statements, kinds = seen or (statements, [_kind_of_words(text, statement) for statement in statements])
-    advice = nothing._replace(
+    advice = advice._replace(
         statements=statements,
         outside=tuple(Outside(index, kind.outside) for index, kind in enumerate(kinds) if kind.outside),
         parsed=seen is not None,
@@ -161,14 +162,14 @@ def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
         shown = " ".join(text[statement.start : statement.end].split())[:60]
         options = _modes(statement) or ""
         if index not in pair and kind.control:
-            message = f"{shown}: this would begin or end the transaction that holds the migration; {_REMEDY}"
+            message = f"{shown}: begins or ends a transaction, and the migration is in the program's own; {_REMEDY}"
         elif kind.outside and wrapped:
-            message = f"{kind.outside} cannot run inside BEGIN ... COMMIT: remove these two, or use a file of its own"
+            message = f"{kind.outside} cannot run inside BEGIN ... COMMIT: remove those two"
         elif "READ ONLY" in options:
             message = f"{shown}: the ledger's row could not be written; remove READ ONLY"
         else:
-            # SET TRANSACTION has to come first, but the program's own statements do: so BEGIN says it already.
-            if index == len(modes) and statement.words[0] == "SET":
+            # SET TRANSACTION has to come first, but the program's own statements do: so BEGIN says it.
+            if index == len(modes) and statement.words[:1] == ("SET",):
                 modes.append(options)
             continue
         faults.append(Fault(statement.start, statement.line, message))
@@ -184,7 +185,7 @@ def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
 
 def _modes(statement: Statement) -> str | None:
     """Return the transaction modes of a BEGIN, START TRANSACTION or SET TRANSACTION, None for all else."""
-    if statement.words[0] not in ("BEGIN", "START", "SET"):
+    if statement.words[:1] not in (("BEGIN",), ("START",), ("SET",)):
         return None
     found = _MODES.fullmatch(" ".join(statement.words))
     return found[1].strip().replace(" ,", ",") if found else None
@@ -268,8 +269,8 @@ def _word_options(line: str) -> dict[str, str]:
     """Return the options in the first parentheses: `( CONNECT = FALSE , BINARY )`."""
     options = {}
     for option in line.partition("( ")[2].partition(" )")[0].split(" , "):
-        name, *value = option.split()
-        options[name] = value[-1].strip("'") if value else "TRUE"
+        name, _, value = option.partition(" ")
+        options[name] = value.removeprefix("= ").strip("'") or "TRUE"
     return options
 
 
@@ -280,8 +281,9 @@ def _tree_options(elements: Sequence[dict[str, Any]]) -> dict[str, str]:
         value = "TRUE"
         for kind, argument in option.get("arg", {}).items():
             if kind == "TypeName":  # a bare word that is no keyword
-                argument = argument["names"][-1]["String"]
-            value = str(argument.get("sval", argument.get("ival", 0)))
+                value = argument["names"][-1]["String"]["sval"]
+            else:
+                value = str(argument.get("sval", argument.get("ival", 0)))
         options[option["defname"].upper()] = value.upper()
     return options
 
@@ -317,9 +319,7 @@ _TREE_OUTSIDE: dict[str, Callable[[dict[str, Any]], str]] = {
     "ReindexStmt": lambda tree: _reindex(
         tree["kind"].removeprefix("REINDEX_OBJECT_"), _tree_options(tree.get("params", ()))
     ),
-    "CreateSubscriptionStmt": lambda tree: _subscription(
-        "CREATE", "", _tree_options(tree.get("options", ()))
-    ),
+    "CreateSubscriptionStmt": lambda tree: _subscription("CREATE", "", _tree_options(tree.get("options", ()))),
     "AlterSubscriptionStmt": _alter_subscription,
     "DropSubscriptionStmt": lambda _: "DROP SUBSCRIPTION",
 }
@@ -337,13 +337,13 @@ def _kind_of_tree(tree: dict[str, Any]) -> _Kind:
 def _from_trees(
     text: str, scanned: tuple[Statement, ...], trees: list[dict[str, Any]]
 ) -> tuple[tuple[Statement, ...], list[_Kind]] | None:
-    """Return the parser's statements and their kinds; None if its answer makes no sense, which was never seen.
+    """Return the parser's statements and their kinds; None if its answer makes no sense (never seen).
 
     The parser counts in bytes, and counts white space and comments before a statement as part of it.
     """
     data = text.encode()
     spans = []
-    seen = offset = 0  # the same place in bytes and in characters
+    seen = offset = 0  # the same place, in bytes and in characters
     try:
         for tree in trees:
             begin = tree.get("stmt_location", 0)
@@ -361,19 +361,19 @@ def _from_trees(
 
 
 def _statement(text: str, start: int, stop: int) -> Statement:
-    end = start + len(text[start:stop].rstrip())
+    end = start + len(text[start:stop].rstrip(" \t\n\r\f\v"))
     return Statement(start, end, text.count("\n", 0, start) + 1, words(text, start, end))
 
 
 def _parse(text: str) -> list[dict[str, Any]] | SyntaxComplaint | None:
     """Return what PostgreSQL's parser makes of a text: statements, a complaint, or None if it cannot say."""
-    import threading
+    import threading  # not needed to become the application
 
     answers: list[list[dict[str, Any]] | SyntaxComplaint] = []
 
     def parse() -> None:
         try:
-            import pgparse
+            import pgparse  # 11 MB
         except ImportError:
             return
         try:

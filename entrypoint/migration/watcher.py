@@ -19,6 +19,8 @@ from entrypoint.errors import ConnectionLostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Self
+
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Row, Session
     from entrypoint.migration.lock import Lease
@@ -58,7 +60,7 @@ class Watcher:
         self._next_report = 0.0
         self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -103,7 +105,9 @@ class Watcher:
         ours, blockers = results[3], results[4]
         if not ours:
             lease.revoked = True
-            logs.event(logs.WARNING, "lock.revoked", "an operator freed the migration lock; stopping", file=activity.file)
+            logs.event(
+                logs.WARNING, "lock.revoked", "an operator freed the migration lock; stopping", file=activity.file
+            )
             lease.worker.cancel()
             return
         self._report(activity, blockers)
@@ -114,8 +118,9 @@ class Watcher:
             logs.event(
                 logs.WARNING,
                 "migration.blocked",
-                f"{activity.file} waits for a lock that backend {pid} holds ({user}, {application or 'no application name'}, "
-                f"{state}, transaction open for {age} s): {without_literals(query or '')}",
+                f"{activity.file} waits for a lock that backend {pid} holds ({user}, "
+                f"{application or 'no application name'}, {state}, transaction open for {age} s): "
+                f"{without_literals(query or '')}",
                 file=activity.file,
                 blocker=int(pid or 0),
                 blocker_user=user,
@@ -127,7 +132,8 @@ class Watcher:
             logs.event(
                 logs.INFO,
                 "migration.progress",
-                f"still at {activity.file}, statement {activity.statement} of {activity.statements}, for {seconds:.0f} s",
+                f"still at {activity.file}, statement {activity.statement} of {activity.statements}, "
+                f"for {seconds:.0f} s",
                 file=activity.file,
                 statement=activity.statement,
                 statements=activity.statements,

@@ -46,7 +46,9 @@ def _remarks(prepared: Prepared) -> list[str]:
     if prepared.empty:
         remarks.append(f"{name}: is empty; it will be recorded as applied")
     if advice.wrapped:
-        remarks.append(f"{name}: brings its own BEGIN and COMMIT, which are left out: every migration is one transaction")
+        remarks.append(
+            f"{name}: brings its own BEGIN and COMMIT, which are left out: every migration is one transaction"
+        )
     if not advice.transactional:
         why = ", ".join(sorted({outside.what for outside in advice.outside})) or "it says so"
         remarks.append(f"{name}: runs outside a transaction, statement by statement ({why})")

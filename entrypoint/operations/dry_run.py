@@ -37,8 +37,7 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     if not plan.pending:
         return "Nothing is pending.\n"
     lines = [f"{len(plan.runnable)} migration(s) would run:"]
-    for file in plan.runnable:
-        lines.append(f"  {file.name}  ({_describe(migrations[file.number])})")
+    lines += [f"  {file.name}  ({_describe(migrations[file.number])})" for file in plan.runnable]
     if plan.held_back:
         lines.append(f"Then it would stop: {held_back(plan.held_back).message}")
     return "\n".join(lines) + "\n"

@@ -118,11 +118,14 @@ def summarise(survey: Survey, details: dict[int, Row], lock: LockRow | None) -> 
         )  # fmt: skip
         lines.append(_line(row.number, row.filename, state, details.get(row.number), None))
     for file in plan.pending:
-        row = failed.pop(file.number, None)
-        state = "failed" if row else "pending"
-        lines.append(_line(file.number, file.name, state, details.get(file.number), row and row.error_message))
-    for row in failed.values():
-        lines.append(_line(row.number, row.filename, "failed", details.get(row.number), row.error_message))
+        failure = failed.pop(file.number) if file.number in failed else None
+        state = "failed" if failure else "pending"
+        error = failure.error_message if failure else None
+        lines.append(_line(file.number, file.name, state, details.get(file.number), error))
+    # Failed, and its file is gone.
+    lines += [
+        _line(row.number, row.filename, "failed", details.get(row.number), row.error_message) for row in failed.values()
+    ]
     lines.sort()
     applied = [line for line in lines if line.applied_at is not None and line.state not in ("failed", "pending")]
     return Status(
@@ -138,7 +141,7 @@ def summarise(survey: Survey, details: dict[int, Row], lock: LockRow | None) -> 
 
 
 def print_json(settings: Callable[[], Settings], output: TextIO) -> int:
-    """Print the answer as JSON. That there is none is an answer too, and is raised afterwards as the EntrypointError it is."""
+    """Print the answer as JSON. That there is none is an answer too; its EntrypointError is raised afterwards."""
     try:
         answer = read(settings()).documented()
     except EntrypointError as error:
@@ -201,4 +204,6 @@ def _line(number: int, filename: str, state: str, detail: Row | None, error: str
     _, applied_at, milliseconds, version = detail or (None, None, None, None)
     if state == "pending":
         applied_at = None
-    return Line(number, filename, state, applied_at, None if milliseconds is None else int(milliseconds), version, error)
+    return Line(
+        number, filename, state, applied_at, None if milliseconds is None else int(milliseconds), version, error
+    )

@@ -7,11 +7,10 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from psycopg import Connection
     from psycopg.rows import TupleRow
 
     from demo.postgres import Server
@@ -50,7 +49,7 @@ class Database:
         """Return its URL through a proxy's `port`, in the clear so that the proxy can read along."""
         return self.server.url(self.name, port=port, sslmode="disable", gssencmode="disable")
 
-    def connect(self, **parameters: str | int) -> psycopg.Connection[TupleRow]:
+    def connect(self, **parameters: str | int) -> Connection[TupleRow]:
         """Open a connection in autocommit mode, to hold a lock, say; `parameters` are libpq's."""
         return self.server.connect(self.name, **parameters)
 
@@ -77,7 +76,8 @@ class Database:
     def sessions(self, *, ours: int = 1) -> int:
         """Return how many clients are connected, without the `ours` connections that look."""
         count = self.one(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND backend_type = 'client backend'"
         )
         return int(count) - ours
 
@@ -90,12 +90,12 @@ class Database:
         return self._dump("--inserts")
 
     def _dump(self, option: str) -> str:
-        command = [self.server.bin / "pg_dump", option, "--dbname", self.conninfo]
+        command = [str(self.server.bin / "pg_dump"), option, "--dbname", self.conninfo]
         dump = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env={})
         assert dump.returncode == 0, dump.stderr
         # psql's \restrict carries a random key.
-        lines = [line for line in dump.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
-        return "\n".join(lines)
+        random = ("\\restrict", "\\unrestrict")
+        return "\n".join(line for line in dump.stdout.splitlines() if not line.startswith(random))
 
     def drop(self) -> None:
         """Drop it, whoever is connected."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def write_migrations(directory: Path, files: Mapping[str, str | bytes]) -> Path:
-    """Write files into `directory`, which is made if need be, and return it. Text is written as UTF-8 as it is."""
+    """Write files into `directory`, which is made if need be, and return it. Line ends stay as they are."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         data = content if isinstance(content, bytes) else content.encode()

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -130,6 +131,7 @@ def descendants(pid: int) -> list[int]:
 
 # --- A program that runs --------------------------------------------------------------------------------
 
+OUTPUT_FILE = re.compile(r".*/run-\d+\.std(?:out|err)$")
 _numbers = itertools.count(1)
 
 
@@ -177,7 +179,7 @@ class Run:
                 stderr=err.fileno() if stderr is None else stderr,
                 pass_fds=pass_fds,
                 umask=umask,
-                preexec_fn=before_exec,
+                preexec_fn=before_exec,  # noqa: PLW1509 - see above
                 start_new_session=True,
             )
         self.pid = self.process.pid
@@ -200,7 +202,7 @@ class Run:
     # Its end
 
     def wait(self, timeout: float = 30) -> int:
-        """Wait for the end and return the exit code, -n after signal n; fail with the output if it goes on."""
+        """Wait for the end and return the exit code, -n after signal n; fail if it goes on."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -265,7 +267,7 @@ class Run:
         return f"{self!r}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
 
     def logs(self, event: str | None = None) -> list[Record]:
-        """Return the records of the JSON log on stderr, or those of one event; other lines are passed over."""
+        """Return the records of the JSON log on stderr, or those of one event; pass over other lines."""
         records = []
         for line in self.stderr.splitlines(keepends=True):
             # A line without its end is still being written.
@@ -373,8 +375,5 @@ class Observation:
         facts = {name: value for name, value in self.facts.items() if name not in {"pid", "environ"}}
         for name in ("pgid", "sid"):  # say whether it leads, not under which number
             facts[name] = "own" if facts[name] == self.facts["pid"] else facts[name]
-        facts["fds"] = [
-            {**fd, "target": "(output)" if ".std" in fd["target"] and "/run-" in fd["target"] else fd["target"]}
-            for fd in facts["fds"]
-        ]
+        facts["fds"] = [{**fd, "target": OUTPUT_FILE.sub("(output)", fd["target"])} for fd in facts["fds"]]
         return facts

@@ -11,7 +11,6 @@ effect when they return. Connections must be in the clear: `sslmode=disable&gsse
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import socket
 import struct
@@ -152,7 +151,10 @@ class Side(asyncio.Protocol):
             self._pass_on(data)
         if hook is not None:
             self.hooks.remove(hook)
-            self.link.proxy.fire(hook)
+            try:
+                hook.action(self.link.proxy)
+            finally:
+                hook.done.set()
 
     def _matching(self, data: bytes) -> Hook | None:
         window = self._seen + data
@@ -216,10 +218,11 @@ class Proxy:
         self.client_hooks: list[Hook] = []
         self.server_hooks: list[Hook] = []
         self.links: list[Link] = []
-        self._failures: list[Exception] = []
+        self._failures: list[BaseException] = []
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._failed)
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
     def __enter__(self) -> Self:
@@ -231,14 +234,14 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Cut what is open and end the thread; raise what an action has raised."""
+        """Cut what is open and end the thread; raise what an action has raised, which closed its connection."""
         self.refuse()
         self.cut()
         asyncio.run_coroutine_threadsafe(self._settle(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
-        if self._failures and error is None:
+        if self._failures:  # the test's own error, if any, came of this one
             raise self._failures[0]
 
     # Switches
@@ -303,38 +306,26 @@ class Proxy:
 
     # In the thread
 
-    def fire(self, hook: Hook) -> None:
-        """Do what a hook wants; what goes wrong is told at the end, for here it would only close a socket."""
-        try:
-            hook.action(self)
-        except Exception as error:  # noqa: BLE001 - raised again by __exit__
-            self._failures.append(error)
-        finally:
-            hook.done.set()
-
     def arrived(self, link: Link) -> None:
         """Take a new connection and, unless deaf, reach out to the server."""
         self.links.append(link)
         if not self.deaf:
             self._reach(link)
 
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Keep what an action has raised; asyncio itself would write it to the log and go on."""
+        self._failures.append(context.get("exception") or RuntimeError(context["message"]))
+
     def _do(self, change: Callable[[], None]) -> None:
         """Run `change` in the proxy's thread, and return when it is done."""
         if threading.current_thread() is self._thread:
             change()
             return
-        result: concurrent.futures.Future[None] = concurrent.futures.Future()
 
-        def run() -> None:
-            try:
-                change()
-            except BaseException as error:  # noqa: BLE001 - handed over to the caller
-                result.set_exception(error)
-            else:
-                result.set_result(None)
+        async def run() -> None:
+            change()
 
-        self._loop.call_soon_threadsafe(run)
-        result.result(10)
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
 
     def _hook(self, hooks: list[Hook], hook: Hook) -> threading.Event:
         self._do(lambda: hooks.append(hook))

@@ -1,0 +1,41 @@
+# The user's commands: make demo, make test. A developer's: make check, make bench. See CONTRIBUTING.md.
+# All set-up happens here, in .venv, with nothing but Python 3.11 or later, its venv module, and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Leave some of the machine to PostgreSQL, which the tests keep busy.
+WORKERS ?= 2
+
+.PHONY: demo test check format bench clean
+
+demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
+	$(BIN)/python -m demo
+
+test: $(VENV)/test.done  ## everything, against real servers
+	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+check: $(VENV)/check.done  ## types, lint, format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/check.done
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/test.done  ## measure and print; see docs/startup-cost.md
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/python.done:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/%.done: $(VENV)/python.done pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,109 @@
+"""What every attempt at a migration is given, and how it reports that PostgreSQL refused something."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.deadline import Deadline
+from entrypoint.errors import MigrationFailedError
+from entrypoint.migration.report import render
+from entrypoint.migration.watcher import Activity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import Notice, StatementError
+    from entrypoint.migration.contention import Assignment
+    from entrypoint.migration.lock import Lease
+    from entrypoint.migration.prepare import Prepared
+    from entrypoint.migration.watcher import Watcher
+
+# Beyond PostgreSQL's own time-outs, so that its answer, which says more than silence, comes first.
+GRACE = 0.5
+
+_NOTICE_LEVELS = {"WARNING": logs.WARNING, "DEBUG": logs.DEBUG}
+
+
+class Task(NamedTuple):
+    """One migration, and all that it takes to apply it."""
+
+    assignment: Assignment
+    lease: Lease
+    migration: Prepared
+    following: str | None
+    """The file that comes next, for the lock's row."""
+    deadline: Deadline
+    """For all migrations together."""
+    watcher: Watcher
+
+    @property
+    def patience(self) -> Deadline:
+        """How long to wait for the server's answers."""
+        return Deadline(self.deadline.remaining() + GRACE)
+
+    @property
+    def ddl_lock_timeout_ms(self) -> int:
+        """PostgreSQL's `lock_timeout` for an attempt."""
+        return round(self.assignment.apply.ddl_lock_timeout * 1000)
+
+    def working_on(self, statement: int, backend_pid: int) -> Activity:
+        """Return what the watcher is to know: `statement` counts from 1."""
+        count = len(self.migration.advice.statements)
+        return Activity(self.migration.file.name, backend_pid, time.monotonic(), min(statement, count), count)
+
+    def log_notice(self, notice: Notice) -> None:
+        """Pass a message of the server's on to the log, as it comes."""
+        file = self.migration.file
+        logs.event(
+            _NOTICE_LEVELS.get(notice.severity, logs.INFO),
+            "migration.notice",
+            f"{file.name}: {notice.severity}: {notice.message}",
+            version=file.number,
+            file=file.name,
+            sqlstate=notice.sqlstate,
+            detail=notice.detail,
+            hint=notice.hint,
+        )
+
+
+class Refused(Exception):  # noqa: N818 - the result of one attempt, which the leader judges
+    """PostgreSQL refused something of a migration, for the reason in `error`."""
+
+    def __init__(
+        self,
+        migration: Prepared,
+        error: StatementError,
+        *,
+        statement_start: int | None = None,
+        offset: int | None = None,
+    ) -> None:
+        """Say where in the file it was, as far as that is known.
+
+        `statement_start`: where the statement that failed begins. `offset`: the character that the error points
+        at; both count in the file's text, and are None for a statement of our own.
+        """
+        super().__init__(str(error))
+        self._migration = migration
+        self.error = error
+        self._statement_start = statement_start
+        self._offset = offset
+
+    def failure(self, *, undone: str = "It was rolled back and recorded as failed") -> MigrationFailedError:
+        """Return the error for the log and the ledger. `undone` says what became of the migration's changes."""
+        error, file, text = self.error, self._migration.file, self._migration.text
+        where = self._offset if self._offset is not None else self._statement_start
+        line = None if where is None else text.count("\n", 0, where) + 1
+        return MigrationFailedError(
+            f"{file.name}{'' if line is None else f':{line}'}: {error.primary}",
+            report=render(file.name, text, error, statement_start=self._statement_start, offset=self._offset),
+            remedy=f"{undone}. It is not tried again until its file changes or its row is deleted: "
+            f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'.",
+            version=file.number,
+            file=file.name,
+            line=line,
+            sqlstate=error.sqlstate,
+            detail=error.detail,
+            hint=error.hint,
+            context=error.context,
+        )

@@ -1,0 +1,220 @@
+"""The holder of the lock, for as long as it holds it: survey again, apply what is pending, judge what fails."""
+
+from __future__ import annotations
+
+import time
+from random import uniform
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.database import classify
+from entrypoint.database.session import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import (
+    ConnectionLostError,
+    EntrypointError,
+    MigrationFailedError,
+    MigrationStoppedError,
+    MigrationTimeoutError,
+)
+from entrypoint.migration import ledger, recording, transactional, transactions
+from entrypoint.migration.attempt import GRACE, Refused, Task
+from entrypoint.migration.contention import held_back
+from entrypoint.migration.faults import read_only, refused
+from entrypoint.migration.plan import decide
+from entrypoint.migration.watcher import Watcher
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from entrypoint.migration.contention import Assignment
+    from entrypoint.migration.lock import Lease
+    from entrypoint.migration.plan import Plan
+    from entrypoint.migration.prepare import Prepared
+
+# For the statements around a migration.
+_PATIENCE = 30.0
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 10.0
+
+
+class Applied(NamedTuple):
+    """A migration that this process committed."""
+
+    version: int
+    file: str
+    seconds: float
+
+
+class Leader:
+    """Applies what is pending under one lease."""
+
+    def __init__(
+        self, assignment: Assignment, lease: Lease, prepared: Mapping[int, Prepared], deadline: Deadline
+    ) -> None:
+        """Take the `prepared` migrations by number, and the `deadline` for all of them together."""
+        self._assignment = assignment
+        self._lease = lease
+        self._worker = lease.worker
+        self._prepared = prepared
+        self._deadline = deadline
+
+    def run(self, applied: list[Applied]) -> int | None:
+        """Apply all that is still pending, now that nobody else can change that; append each to `applied`.
+
+        Returns the schema's version afterwards. Raises EntrypointError; what was committed before stays.
+        """
+        plan = self._survey()
+        self._tell_out_of_order(plan)
+        runnable = [self._prepared[file.number] for file in plan.runnable if file.number in self._prepared]
+        assignment = self._assignment
+        current = plan.current
+        with Watcher(
+            self._lease, assignment.target, assignment.connect_timeout, assignment.apply.ddl_lock_timeout
+        ) as watcher:
+            for index, migration in enumerate(runnable):
+                following = runnable[index + 1].file.name if index + 1 < len(runnable) else None
+                task = Task(assignment, self._lease, migration, following, self._deadline, watcher)
+                applied.append(self._until_it_is_in(task))
+                current = max(current or 0, migration.file.number)
+        if plan.held_back:
+            raise held_back(plan.held_back)
+        return current
+
+    def _survey(self) -> Plan:
+        assignment = self._assignment
+        patience = self._deadline.within(_PATIENCE)
+        try:
+            look = ledger.look(self._worker, self._lease.place, assignment.role, patience, contending=False)
+        except StatementError as error:
+            raise refused(error, "the ledger could not be read") from error
+        return decide(assignment.directory.files, look.rows, up_to=assignment.up_to)
+
+    def _until_it_is_in(self, task: Task) -> Applied:
+        """Apply one migration; again and again if what prevents it may pass, while the time lasts."""
+        began = time.monotonic()
+        attempt = 1
+        while True:
+            if self._deadline.passed():
+                raise self._out_of_time(task)
+            try:
+                transactional.apply(task)
+            except Refused as refusal:
+                self._worker.rollback(Deadline(2 * GRACE))
+                self._judge(task, refusal, attempt)
+            except ConnectionLostError as error:
+                if self._deadline.passed():
+                    raise self._out_of_time(task) from error
+                raise
+            else:
+                seconds = time.monotonic() - began
+                _tell_applied(task.migration, seconds, attempt)
+                return Applied(task.migration.file.number, task.migration.file.name, seconds)
+            finally:
+                task.watcher.activity = None
+            attempt += 1
+
+    def _judge(self, task: Task, refusal: Refused, attempt: int) -> None:
+        """Return after a pause if the migration is to be tried again; otherwise raise what became of it."""
+        error, file = refusal.error, task.migration.file
+        if self._lease.revoked:
+            raise self._lease.lost()
+        if self._deadline.passed():
+            raise self._out_of_time(task)
+        if classify.may_pass(error.sqlstate):
+            self._pause(task, error, attempt)
+            return
+        if classify.stopped_by_operator(error.sqlstate):
+            raise MigrationStoppedError(
+                f"{file.name} was stopped: {error.primary}; it was rolled back and is still pending",
+                remedy="Start again when it may run.",
+                version=file.number,
+                file=file.name,
+                sqlstate=error.sqlstate,
+            )
+        if classify.is_read_only(error.sqlstate):
+            raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
+        failure = refusal.failure()
+        self._record_failure(task, failure)
+        raise failure
+
+    def _pause(self, task: Task, error: StatementError, attempt: int) -> None:
+        longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
+        pause = min(uniform(longest / 2, longest), self._deadline.remaining())
+        file = task.migration.file
+        logs.event(
+            logs.WARNING,
+            "migration.retry",
+            f"{file.name}: {error.primary}; rolled back, trying again in {pause:.1f} s",
+            version=file.number,
+            file=file.name,
+            sqlstate=error.sqlstate,
+            attempt=attempt,
+            pause_ms=round(pause * 1000),
+        )
+        time.sleep(pause)
+
+    def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
+        """Write a `failed` row, under the same fence, and never over one that is completed."""
+        lease, file = self._lease, task.migration.file
+        deadline = Deadline(_PATIENCE)
+        begin = transactions.begin(
+            deadline,
+            server_version=self._worker.server_version,
+            lock_timeout_ms=round(_PATIENCE * 1000),
+            role=self._assignment.role,
+        )
+        message = logs.redact(failure.report)
+        row = recording.row(
+            lease.place, file, self._assignment.app_version, status=ledger.FAILED, message=message, milliseconds=0
+        )
+        try:
+            if not self._worker.query(f"{begin}\n{lease.fence()}", deadline)[-1]:
+                raise lease.lost()
+            self._worker.query(f"{row}\nCOMMIT", deadline)
+        except (StatementError, EntrypointError) as error:
+            self._worker.rollback(Deadline(GRACE))
+            logs.event(
+                logs.WARNING,
+                "ledger.failure_not_recorded",
+                f"the failure of {file.name} could not be recorded: {error}",
+                file=file.name,
+            )
+
+    def _out_of_time(self, task: Task) -> MigrationTimeoutError:
+        budget = round(self._assignment.apply.timeout * 1000)
+        file = task.migration.file
+        return MigrationTimeoutError(
+            f"The migrations took longer than {budget}ms; {file.name} was not finished and was rolled back",
+            remedy="Raise MIGRATION_TIMEOUT_MS; or make the migration shorter, for example by working in batches.",
+            version=file.number,
+            file=file.name,
+        )
+
+    def _tell_out_of_order(self, plan: Plan) -> None:
+        for file in plan.out_of_order:
+            logs.event(
+                logs.WARNING,
+                "migration.out_of_order",
+                f"{file.name} comes after {plan.current:03d} was applied; it runs now all the same",
+                version=file.number,
+                file=file.name,
+            )
+
+
+def _tell_applied(migration: Prepared, seconds: float, attempt: int) -> None:
+    file = migration.file
+    milliseconds = round(seconds * 1000)
+    logs.event(
+        logs.WARNING if migration.empty else logs.INFO,
+        "migration.applied",
+        f"{file.name} is empty; recorded as applied"
+        if migration.empty
+        else f"applied {file.name} in {milliseconds} ms",
+        version=file.number,
+        file=file.name,
+        duration_ms=milliseconds,
+        statements=len(migration.advice.statements),
+        attempt=attempt,
+    )

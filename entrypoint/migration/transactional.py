@@ -1,0 +1,118 @@
+"""Apply one migration in one transaction: BEGIN and the fence, the file, its ledger row and COMMIT.
+
+Three round trips. The ledger row commits with the migration or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from entrypoint.database.session import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import MigrationFailedError
+from entrypoint.migration import bookkeeping, ledger, recording, transactions
+from entrypoint.migration.attempt import GRACE, Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg.pq.abc import PGresult
+
+    from entrypoint.migration.attempt import Task
+
+_T = TypeVar("_T")
+
+
+def apply(task: Task) -> None:
+    """Commit a migration with its row. Raises Refused, LeaseLostError or ConnectionLostError; then nothing is in."""
+    transaction, backend_pid = _begin(task)
+    ended_in = _execute(task, backend_pid)
+    if ended_in != transaction:
+        raise _betrayed(task)
+    _commit(task)
+
+
+def _begin(task: Task) -> tuple[str, int]:
+    """Open the transaction behind the fence; return its id and the backend that works on it."""
+    lease = task.lease
+    begin = transactions.begin(
+        task.deadline,
+        server_version=lease.worker.server_version,
+        lock_timeout_ms=task.ddl_lock_timeout_ms,
+        role=task.assignment.role,
+        statement=task.migration.advice.begin,
+    )
+    results = _ours(task, lambda: lease.worker.query(f"{begin}\n{lease.fence()}", task.patience))
+    if not results[-1]:
+        lease.worker.rollback(Deadline(GRACE))
+        raise lease.lost()
+    transaction, backend_pid = results[-1][0]
+    return transaction or "", int(backend_pid or 0)
+
+
+def _execute(task: Task, backend_pid: int) -> str | None:
+    """Send the file as one simple query; return the transaction that the session is in after it, if in any."""
+    migration, worker = task.migration, task.lease.worker
+    statements = migration.advice.statements
+    done = 0
+    last: PGresult | None = None
+
+    def on_result(result: PGresult) -> None:
+        nonlocal done, last
+        done, last = done + 1, result
+        task.watcher.activity = task.working_on(done + 1, backend_pid)
+
+    # One more statement behind the file's own tells whether the file has ended our transaction: no parser can
+    # promise that it has not.
+    script = f"{migration.advice.body}\n;SELECT pg_catalog.pg_current_xact_id_if_assigned()::text"
+    task.watcher.activity = task.working_on(1, backend_pid)
+    worker.on_notice = task.log_notice
+    try:
+        worker.script(script, task.patience, on_result)
+    except StatementError as error:
+        start = statements[done].start if done < len(statements) else None
+        raise Refused(migration, error, statement_start=start, offset=error.position) from error
+    finally:
+        worker.on_notice = None
+    value = last.get_value(0, 0) if last is not None else None
+    return None if value is None else value.decode()
+
+
+def _commit(task: Task) -> None:
+    """Put the session back, write the row, show in the lock what comes next, and commit."""
+    lease, migration, assignment = task.lease, task.migration, task.assignment
+    parts = [
+        transactions.RESTORE_SESSION,
+        transactions.limits(task.patience, server_version=lease.worker.server_version, role=assignment.role),
+    ]
+    if bookkeeping.mentions(migration.text):
+        # It may have replaced our functions, as the earlier system's own script does, or freed the lock's row.
+        parts += ["SET LOCAL client_min_messages = warning;", bookkeeping.ddl(lease.place), lease.reassert()]
+    parts += [
+        recording.row(lease.place, migration.file, assignment.app_version, status=ledger.COMPLETED),
+        lease.progress(task.following),
+        "COMMIT",
+    ]
+    _ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
+
+
+def _ours(task: Task, act: Callable[[], _T]) -> _T:
+    """Run statements of our own around the file's; what PostgreSQL refuses has no place in the file."""
+    try:
+        return act()
+    except StatementError as error:
+        raise Refused(task.migration, error) from error
+
+
+def _betrayed(task: Task) -> MigrationFailedError:
+    """Return the error for a file that ended our transaction: what it did before that is in, and not recorded."""
+    file = task.migration.file
+    # Whatever transaction is open now is not ours.
+    task.lease.worker.abandon()
+    return MigrationFailedError(
+        f"{file.name} ended the transaction that it ran in; part of it is committed, and it is not recorded as applied",
+        remedy="Remove COMMIT and ROLLBACK from the file, undo by hand what it did, and start again.",
+        version=file.number,
+        file=file.name,
+    )

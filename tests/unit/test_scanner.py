@@ -1,0 +1,322 @@
+"""The scanner against PostgreSQL's lexical rules: where statements end, what is at fault, and that it always ends."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from entrypoint.migration.scanner import directives, scan, skip, words
+
+
+def texts(script: str) -> list[str]:
+    """Return the statements of a script that has no faults."""
+    found = scan(script)
+    assert found.faults == ()
+    return [script[statement.start : statement.end] for statement in found.statements]
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("", []),
+        (" \n\t\f\v;; ; -- nothing\n /* nothing; */ ;", []),
+        ("select 1", ["select 1"]),
+        ("select 1 ; select 2 /* ; */ -- ;\n ;", ["select 1", "select 2"]),
+        ("/* a */ select 1 -- b", ["select 1"]),
+        # strings
+        ("select ';'; x", ["select ';'", "x"]),
+        ("select 'a'';''b'; x", ["select 'a'';''b'", "x"]),
+        (r"select 'a\'; x", [r"select 'a\'", "x"]),
+        (r"select E'a\';b'; x", [r"select E'a\';b'", "x"]),
+        (r"select e'a\\'; x", [r"select e'a\\'", "x"]),
+        (r"select E''';\''; x", [r"select E''';\''", "x"]),
+        (r"select nae'a\'; x", [r"select nae'a\'", "x"]),
+        (r"select 1e'\';'; x", [r"select 1e'\';'", "x"]),
+        ("select E'a' -- c\n '\\';'; x", ["select E'a' -- c\n '\\';'", "x"]),
+        ("select E'a'  '\\'; x", ["select E'a'  '\\'", "x"]),
+        ("select E'a' -- c'\n , '\\'; x", ["select E'a' -- c'\n , '\\'", "x"]),
+        (r"select U&'\0041;', u&';', B'0;1', x';', N';'; x", [r"select U&'\0041;', u&';', B'0;1', x';', N';'", "x"]),
+        # quoted identifiers
+        ('select ";"""; x', ['select ";"""', "x"]),
+        (r'select "\"; x', [r'select "\"', "x"]),
+        ('select U&"\\0041;"; x', ['select U&"\\0041;"', "x"]),
+        ("select \"'\", ';'; x", ["select \"'\", ';'", "x"]),
+        # dollar quotes
+        ("select $$;'$$; x", ["select $$;'$$", "x"]),
+        ("select $a$ $$;$b$ ; $a$; x", ["select $a$ $$;$b$ ; $a$", "x"]),
+        ("select $a$;$A$;$a$; x", ["select $a$;$A$;$a$", "x"]),
+        ("select $ä1_$;$ä1_$; x", ["select $ä1_$;$ä1_$", "x"]),
+        ("select a$$; select b$$; x", ["select a$$", "select b$$", "x"]),
+        ("select a$b$; select c$b$; x", ["select a$b$", "select c$b$", "x"]),
+        ("select 1$$;$$; x", ["select 1$$;$$", "x"]),
+        ("select $1, $2$$;$$; x", ["select $1, $2$$;$$", "x"]),
+        ("select $1$; select $1$; x", ["select $1$", "select $1$", "x"]),
+        ("select $a; select $a; x", ["select $a", "select $a", "x"]),
+        ("select '$$'; select '$$'", ["select '$$'", "select '$$'"]),
+        # comments
+        ("select 1 /* ; /* ; */ ; */; x", ["select 1", "x"]),
+        ("select 1 /*/ ; */; x", ["select 1", "x"]),
+        ("select 1 /**/; x", ["select 1", "x"]),
+        ("select 1 /***/*2/* ; **/; x", ["select 1 /***/*2", "x"]),
+        ("select '/*'; select '*/'", ["select '/*'", "select '*/'"]),
+        ("select 1 --/*\n; x --*/", ["select 1", "x"]),
+        ("select 1 /*--*/; x", ["select 1", "x"]),
+        ("select 1 -- ;\r; x", ["select 1", "x"]),
+        ("select 4---2;\n; x", ["select 4", "x"]),
+        ("select 4 - -2, 4/-2, a->>'b', a*/**/b; x", ["select 4 - -2, 4/-2, a->>'b', a*/**/b", "x"]),
+        ("select @--;\n1; x", ["select @--;\n1", "x"]),
+        # parentheses
+        ("create rule r as on insert to t do (a; b); x", ["create rule r as on insert to t do (a; b)", "x"]),
+        ("select (((((';', \")\" /*)*/ -- )\n;)))))); x", ["select (((((';', \")\" /*)*/ -- )\n;))))))", "x"]),
+        ("select ); x", ["select )", "x"]),
+        # psql's variables are nobody's fault here, and casts and slices look like them
+        ("select a::int, :name, :'name', b[1:2]; x", ["select a::int, :name, :'name', b[1:2]", "x"]),
+        ("  sélect\u00a01; ärger", ["sélect\u00a01", "ärger"]),
+    ],
+)
+def test_statements_end_where_postgresql_ends_them(script: str, expected: list[str]) -> None:
+    assert texts(script) == expected
+
+
+ATOMIC = """create or replace /* a */ function f(a int default (1)) returns int begin atomic
+    select case when a > 1 then case a when 2 then 1 end end; /* end; */
+    select (case when true then 1 end), t.end, t.case as case from t as end where x = 'end';
+    select "end"; begin;
+end"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        ATOMIC,
+        "create procedure p() begin atomic end",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC; SELECT 1; END",
+        "create function begin() returns int as $$ begin; end; $$ language plpgsql",
+        "create function f() returns int return case when true then 1 end",
+        "create function f() returns int as 'begin atomic;' language sql",
+    ],
+)
+def test_a_routine_is_one_statement(statement: str) -> None:
+    assert texts(f"{statement}; select 1; commit;") == [statement, "select 1", "commit"]
+
+
+def test_begin_atomic_matters_only_in_a_routine() -> None:
+    assert texts("begin atomic; select 1; end; create table begin (atomic int); create view v as select 1") == [
+        "begin atomic",
+        "select 1",
+        "end",
+        "create table begin (atomic int)",
+        "create view v as select 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("begin", ("BEGIN",)),
+        ("/* x */ start -- y\n transaction/**/read only", ("START", "TRANSACTION", "READ", "ONLY")),
+        ("insert into t values (1)", ("INSERT",)),
+        ("(select 1)", ("(", "SELECT", "1", ")")),
+        (
+            'alter table "A b".t detach partition p concurrently',
+            ("ALTER", "TABLE", '"', ".", "T", "DETACH", "PARTITION", "P", "CONCURRENTLY"),
+        ),
+        (
+            "set a = 'off', 'somewhat longer', E'\\'', $$x$$, 1.5, $1",
+            (*("SET", "A", "=", "'OFF'", ",", "'", ",", "'", ",", "$", ",", "1.5", ",", "$"),),
+        ),
+        ("begın", ("begın",)),
+        ("a " * 100, ("A",) * 24),
+    ],
+)
+def test_words(script: str, expected: tuple[str, ...]) -> None:
+    (statement,) = scan(script).statements
+    assert statement.words == expected
+
+
+def test_lines_and_offsets() -> None:
+    script = "\n-- é\n/*\n*/ select 'é\n';\n\nselect\n2"
+    assert [(found.start, found.end, found.line) for found in scan(script).statements] == [(12, 23, 4), (26, 34, 7)]
+
+
+@pytest.mark.parametrize(
+    ("script", "faults"),
+    [
+        ("select 1;\n\\connect other\nselect 2", [(2, r"psql's command \connect: the server does not understand it")]),
+        ("\\restrict abc'\nselect 2;\n\\unrestrict abc'", [(1, r"\restrict"), (3, r"\unrestrict")]),
+        ("select 1 \\gset pre'\nselect 2", [(1, r"\gset")]),
+        ("\\i other.sql", [(1, "put the other file's text here")]),
+        ("select 1\\; select 2;", [(1, r"psql's command \;")]),
+        ("select 1 \\\\ select 2", [(1, "psql's command \\\\")]),
+        ("\\", [(1, "psql's command \\:")]),
+        (
+            "copy t (a, b) from stdin;\n1\tit's\n2\t\\N\n\\.\n\nselect 'a\n",
+            [
+                (1, "COPY FROM STDIN"),
+                (6, "this string is never closed"),
+            ],
+        ),
+        ('COPY t FROM STDIN WITH (FORMAT csv);\r\n"a\n\\.\r\nselect 1;', [(1, "use INSERT, or COPY FROM a file")]),
+        ("copy t from stdin;\nselect 1;\n\\x", [(1, "COPY FROM STDIN"), (3, r"\x")]),
+        ("copy binary t from stdin", [(1, "COPY FROM STDIN")]),
+        ("copy (select a from stdin) to stdout", [(1, "COPY TO STDOUT")]),
+        ("copy t to stdin", [(1, "COPY TO STDOUT")]),
+        ("x;\nselect 'a''\n;", [(2, "this string is never closed: end it with '")]),
+        ("x;\nselect E'a\\'\n;", [(2, "a backslash before a quote hides it")]),
+        ("x;\nselect E'a'\n'\\';", [(2, "this string is never closed")]),
+        ('x;\nselect "a""\n;', [(2, 'this quoted identifier is never closed: end it with "')]),
+        ("x;\ndo $a$\n$b$;", [(2, "this dollar-quoted string is never closed: end it with $a$")]),
+        ("x;\n/* /* \n */", [(2, "this comment is never closed: end it with */")]),
+        ("'", [(1, "this string is never closed")]),
+        ("create /*", [(1, "this comment is never closed")]),
+        ("a\n\0b\0", [(2, "2 NUL character(s)")]),
+    ],
+)
+def test_faults(script: str, faults: list[tuple[int, str]]) -> None:
+    found = scan(script).faults
+    assert [fault.line for fault in found] == [line for line, _ in faults]
+    for fault, (_, message) in zip(found, faults, strict=True):
+        assert message in fault.message
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "copy t from '/stdin'; copy t to '/stdout'; copy t to program 'cat'",
+        "copy stdin from '/x'",
+        "copy (select 1 from stdin) to '/x'",
+        "copy \"from\" from '/x'",
+        r"""select '\x', '\', E'\\', $$\x$$, "\" -- \x""",
+        "select :name, :'name', :\"name\"",
+    ],
+)
+def test_no_faults(script: str) -> None:
+    assert scan(script).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("script", "names", "faults"),
+    [
+        ("", (), []),
+        ("-- entrypoint: no-transaction\nselect 1", ("no-transaction",), []),
+        ("\n/* a /* b */ */\n--entrypoint:no-transaction \r\n-- more", ("no-transaction",), []),
+        ("select 1;\n-- entrypoint: no-transaction", (), []),
+        ("/*\n-- entrypoint: no-transaction\n*/", (), []),
+        ("-- entrypoints: none\n-- see entrypoint: x", (), []),
+        ("\n-- entrypoint: no-transactions\nx", (), [(2, 'unknown directive "no-transactions"')]),
+        ("-- entrypoint:\n-- entrypoint: x", (), [(1, 'unknown directive ""'), (2, "knows no-transaction")]),
+        ("-- entrypoint: no-transaction\n/* never closed", ("no-transaction",), []),
+    ],
+)
+def test_directives(script: str, names: tuple[str, ...], faults: list[tuple[int, str]]) -> None:
+    found, complaints = directives(script)
+    assert found == names
+    assert [fault.line for fault in complaints] == [line for line, _ in faults]
+    for fault, (_, message) in zip(complaints, faults, strict=True):
+        assert message in fault.message
+
+
+FRAGMENTS = (
+    *(
+        "a",
+        "e",
+        "E'",
+        "'",
+        "''",
+        '"',
+        "$",
+        "$$",
+        "$a$",
+        "$1",
+        "1",
+        ";",
+        ";",
+        ";\n",
+        "(",
+        ")",
+        "/*",
+        "*/",
+        "--",
+        "-",
+        "/",
+    ),
+    *(
+        "\\",
+        "\\.",
+        "\\x",
+        " ",
+        "\n",
+        "\r",
+        "\t",
+        "é",
+        "\0",
+        ":",
+        "create function ",
+        "begin ",
+        "atomic ",
+        "end",
+        "case ",
+    ),
+    *("copy t from stdin", "copy", "select ", "as ", ".", "commit", "U&", "\u00a0", "\ufeff", "-- entrypoint: x\n"),
+)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_statements_cover_all_but_space_and_comments_of_any_text(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - to repeat a failure
+    for _ in range(200):
+        text = "".join(chance.choices(FRAGMENTS, k=chance.randrange(40)))
+        statements, faults = scan(text)
+        directives(text)
+        assert [list(statement[:2]) for statement in statements] == sorted(list(found[:2]) for found in statements)
+        for statement in statements:
+            assert statement.start < statement.end
+            assert statement.line == text.count("\n", 0, statement.start) + 1
+            words(text, statement.start, statement.end)
+        if faults:
+            continue
+        before = 0
+        for statement in statements:
+            assert _is_filling(text[before : statement.start]), text
+            before = statement.end
+        assert _is_filling(text[before:]), text
+
+
+def _is_filling(text: str) -> bool:
+    """Whether a text holds only white space, comments and semicolons."""
+    pos = 0
+    while (pos := skip(text, pos)) < len(text) and text[pos] == ";":
+        pos += 1
+    return pos == len(text)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "(",
+        "(a ",
+        "/*",
+        "$",
+        "$a",
+        "a$",
+        "'",
+        "e'",
+        "E'a'\n'",
+        '"',
+        "-",
+        "- ",
+        "/",
+        "\\",
+        ";",
+        "a;",
+        "create function begin ",
+    ],
+)
+def test_time_is_linear(unit: str) -> None:
+    text = unit * (400_000 // len(unit))
+    start = time.process_time()
+    scan(text)
+    # A second is what the slowest takes on a slow machine; were it quadratic, it would be hours.
+    assert time.process_time() - start < 10
