@@ -84,7 +84,7 @@ class ServerError(Exception):
 
 
 class PostgresMissingError(ServerError):
-    """This version of PostgreSQL is not installed here."""
+    """PostgreSQL is not installed here in the version that is asked for."""
 
 
 # --- Where the binaries are -----------------------------------------------------------------------------
@@ -330,10 +330,8 @@ class Workspace:
         """Let the reaper do its work, and wait for it."""
         if os.getpid() != self._pid:
             return  # a forked child runs our exit handlers too
-        assert self._reaper.stdin is not None
-        self._reaper.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._reaper.wait(30)
+            self._reaper.communicate(timeout=30)  # closes its stdin, which is what it waits for
 
     def directory(self) -> Path:
         """Make the directory of another server, which belongs to its account."""

@@ -253,6 +253,8 @@ def _migrated(result: Result) -> Outcome:
         )
         return Outcome("migrated", result.current)
     if not result.waited:
+        # Somebody else was done between our first look and our turn; or only the ledger was to be upgraded.
+        logs.event(logs.INFO, "schema.up_to_date", "the schema is up to date", version=result.current)
         return Outcome("up_to_date", result.current)
     logs.event(
         logs.INFO,

@@ -88,6 +88,11 @@ class Session:
         """Whether the connection is still there, as far as is known without asking the server."""
         return not self._abandoned and self._pgconn.transaction_status != TransactionStatus.UNKNOWN
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, be it a failed one."""
+        return self._pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
     def query(self, sql: str, deadline: Deadline) -> list[list[Row]]:
         """Run one or more statements in one round trip; return the rows of each.
 

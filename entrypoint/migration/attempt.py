@@ -25,6 +25,14 @@ GRACE = 0.5
 _NOTICE_LEVELS = {"WARNING": logs.WARNING, "DEBUG": logs.DEBUG}
 
 
+# What only the server knows: statements that need a transaction of their own for reasons that no parser sees.
+_NEEDS = {
+    "25001": "It cannot run inside a transaction: put `-- entrypoint: no-transaction` at the top of the file.",
+    "55P04": "A new value of an enumeration can be used only after the transaction that adds it: use it in the next "
+    "migration, or put `-- entrypoint: no-transaction` at the top of the file.",
+}
+
+
 class Task(NamedTuple):
     """One migration, and all that it takes to apply it."""
 
@@ -92,6 +100,8 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
     def failure(self, *, undone: str = "It was rolled back and recorded as failed") -> MigrationFailedError:
         """Return the error for the log and the ledger. `undone` says what became of the migration's changes."""
         error, file, text = self.error, self._migration.file, self._migration.text
+        needs = _NEEDS.get(error.sqlstate)
+        undone = f"{needs} {undone}" if needs and self._migration.advice.transactional else undone
         where = self._offset if self._offset is not None else self._statement_start
         line = None if where is None else text.count("\n", 0, where) + 1
         return MigrationFailedError(

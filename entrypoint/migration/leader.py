@@ -17,7 +17,7 @@ from entrypoint.errors import (
     MigrationStoppedError,
     MigrationTimeoutError,
 )
-from entrypoint.migration import ledger, recording, transactional, transactions
+from entrypoint.migration import ledger, outside, recording, transactional, transactions
 from entrypoint.migration.attempt import GRACE, Refused, Task
 from entrypoint.migration.contention import held_back
 from entrypoint.migration.faults import read_only, refused
@@ -99,10 +99,16 @@ class Leader:
             if self._deadline.passed():
                 raise self._out_of_time(task)
             try:
-                transactional.apply(task)
+                if task.migration.advice.transactional:
+                    transactional.apply(task)
+                else:
+                    outside.apply(task)
             except Refused as refusal:
                 self._worker.rollback(Deadline(2 * GRACE))
                 self._judge(task, refusal, attempt)
+            except MigrationFailedError as failure:
+                self._record_failure(task, failure)
+                raise
             except ConnectionLostError as error:
                 if self._deadline.passed():
                     raise self._out_of_time(task) from error
@@ -127,7 +133,8 @@ class Leader:
             return
         if classify.stopped_by_operator(error.sqlstate):
             raise MigrationStoppedError(
-                f"{file.name} was stopped: {error.primary}; it was rolled back and is still pending",
+                f"{file.name} was stopped: {error.primary}; what was not committed is rolled back, and it "
+                "is still pending",
                 remedy="Start again when it may run.",
                 version=file.number,
                 file=file.name,
@@ -135,7 +142,10 @@ class Leader:
             )
         if classify.is_read_only(error.sqlstate):
             raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
-        failure = refusal.failure()
+        if task.migration.advice.transactional:
+            failure = refusal.failure()
+        else:
+            failure = refusal.failure(undone="What came before that statement is committed; it was recorded as failed")
         self._record_failure(task, failure)
         raise failure
 
@@ -186,7 +196,8 @@ class Leader:
         budget = round(self._assignment.apply.timeout * 1000)
         file = task.migration.file
         return MigrationTimeoutError(
-            f"The migrations took longer than {budget}ms; {file.name} was not finished and was rolled back",
+            f"The migrations took longer than {budget}ms; {file.name} was not finished, and what was not "
+            "committed is rolled back",
             remedy="Raise MIGRATION_TIMEOUT_MS; or make the migration shorter, for example by working in batches.",
             version=file.number,
             file=file.name,

@@ -64,6 +64,11 @@ class Place(NamedTuple):
         """The guard's advisory lock, as the arguments of PostgreSQL's functions."""
         return f"{LOCK_CLASS}, {lock_key(self.schema)}"
 
+    @property
+    def session_key(self) -> str:
+        """The advisory lock that a session holds, shared, while it works outside a transaction."""
+        return f"{LOCK_CLASS + 1}, {lock_key(self.schema)}"
+
     def table(self, name: str) -> str:
         """Return a table's name with its schema, quoted."""
         return f"{identifier(self.schema)}.{name}"

@@ -237,6 +237,8 @@ def _take_row(worker: Session, place: Place, token: str, begin: str, policy: Loc
             SELECT id FROM {table}
             WHERE id = 1 AND (locked_at IS NULL OR token IS NOT NULL
                 OR locked_at < pg_catalog.clock_timestamp() - interval '{policy.stale:.3f} seconds')
+                -- Held, shared, by a session that still works outside a transaction for an earlier holder.
+                AND pg_catalog.pg_try_advisory_xact_lock({place.session_key})
             FOR UPDATE SKIP LOCKED
         )
         UPDATE {table} AS l SET {_held_by_us(token)}, {_NO_PROGRESS}

@@ -9,6 +9,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, LeaseLostError
 from entrypoint.migration.contention import Contender
 from entrypoint.migration.leader import Applied, Leader
+from entrypoint.migration.outside import refuse_behind_pooler
 from entrypoint.migration.prepare import prepare
 
 TYPE_CHECKING = False
@@ -36,6 +37,7 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     stays. All waiting together is bounded by `assignment.lock`, all work by `assignment.apply`.
     """
     prepared = prepare(plan.runnable)
+    refuse_behind_pooler(prepared.values(), session, place)
     contender = Contender(assignment, session, place)
     applied: list[Applied] = []
     deadline: Deadline | None = None

@@ -75,16 +75,22 @@ def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
     )
 
 
+def client_check(server_version: int, *, local: bool = True) -> str:
+    """Return the statement that makes a backend notice, in the middle of a statement, that its client has gone."""
+    if server_version < 140000:  # PostgreSQL 14 has client_connection_check_interval
+        return ""
+    # Not every platform can; there, any value but 0 is an error.
+    return (
+        "SELECT CASE WHEN pg_catalog.version() ~ 'linux' THEN "
+        f"pg_catalog.set_config('client_connection_check_interval', '{_CLIENT_CHECK_MS}', {str(local).lower()}) END;"
+    )
+
+
 def _survival(server_version: int) -> str:
     """Return what bounds the life of a transaction whose client has gone, and nothing else."""
     settings = [f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};"]
     if server_version >= 170000:  # PostgreSQL 17 has transaction_timeout
         # An administrator's default must not end a long migration; MIGRATION_TIMEOUT_MS does that.
         settings.append("SET LOCAL transaction_timeout = 0;")
-    if server_version >= 140000:  # PostgreSQL 14 has client_connection_check_interval
-        # Not every platform can; there, any value but 0 is an error.
-        settings.append(
-            "SELECT CASE WHEN pg_catalog.version() ~ 'linux' THEN "
-            f"pg_catalog.set_config('client_connection_check_interval', '{_CLIENT_CHECK_MS}', true) END;"
-        )
+    settings.append(client_check(server_version))
     return "\n".join(settings)

@@ -74,7 +74,10 @@ class Database:
         return bool(self.one("SELECT to_regclass(%s) IS NOT NULL", (relation,)))
 
     def sessions(self, *, ours: int = 1) -> int:
-        """Return how many clients are connected, without the `ours` connections that look."""
+        """Return how many clients are connected, without the `ours` connections that look.
+
+        A backend ends a moment after its client, so wait for a number with `until`.
+        """
         count = self.one(
             "SELECT count(*) FROM pg_stat_activity"
             " WHERE datname = current_database() AND backend_type = 'client backend'"

@@ -80,6 +80,13 @@ def command_line(pid: int) -> list[str]:
     return [os.fsdecode(part) for part in text.split(b"\0")[:-1]]
 
 
+def environ(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with: after the hand-over, the application's."""
+    entries = (PROC / str(pid) / "environ").read_bytes().split(b"\0")[:-1]
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries)
+    return {name: value for name, _, value in pairs}
+
+
 @dataclass(frozen=True)
 class Stat:
     """The head of /proc/PID/stat."""
@@ -284,8 +291,17 @@ class Run:
 
     @property
     def outcome(self) -> str | None:
-        """Return the last `outcome` in the log: `migrated`, `waited`, `up_to_date` and so on."""
-        return next((record["outcome"] for record in reversed(self.logs()) if "outcome" in record), None)
+        """Return the outcome that the log tells: `migrated`, `waited`, `failed` …; None before it is known.
+
+        What the application is told, ENTRYPOINT_OUTCOME, is in `environ(run.pid)` while that runs.
+        """
+        for record in reversed(self.logs()):
+            area, _, name = record.get("event", "").partition(".")
+            if area == "schema" or record.get("event") == "start.disabled":
+                return str(name)
+            if record.get("level") in {"error", "critical"}:
+                return "failed"
+        return None
 
     def until(self, wanted: str | Callable[[Record], object], timeout: float = 15) -> Record:
         """Wait for a log record, by its event or by a predicate, and return it.

@@ -234,7 +234,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Cut what is open and end the thread; raise what an action has raised, which closed its connection."""
+        """Cut what is open and end the thread; raise what an action has raised."""
         self.refuse()
         self.cut()
         asyncio.run_coroutine_threadsafe(self._settle(), self._loop).result(10)
@@ -312,7 +312,7 @@ class Proxy:
         if not self.deaf:
             self._reach(link)
 
-    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Keep what an action has raised; asyncio itself would write it to the log and go on."""
         self._failures.append(context.get("exception") or RuntimeError(context["message"]))
 
@@ -336,7 +336,7 @@ class Proxy:
             return
         # Not loop.create_server: that is a coroutine, and hooks cannot wait for one.
         self._listener = socket.create_server((HOST, self.port), backlog=128)
-        self._listener.setblocking(False)
+        self._listener.settimeout(0)
         self._loop.add_reader(self._listener, self._take_connection, self._listener)
 
     def _take_connection(self, listener: socket.socket) -> None:

@@ -277,7 +277,7 @@ def test_a_deep_expression_does_not_end_the_process(expression: str) -> None:
         f"advice = advise('select 1' + {expression!r} * (900_000 // {len(expression)}))\n"
         "assert advice.transactional and advice.faults == ()\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)  # noqa: S603
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -338,7 +338,7 @@ FRAGMENTS = (
 
 @pytest.mark.parametrize("seed", range(20))
 def test_both_ways_agree_on_any_script(seed: int) -> None:
-    chance = random.Random(seed)  # noqa: S311 - to repeat a failure
+    chance = random.Random(seed)  # seeded, to repeat a failure
     for _ in range(50):
         text = ";".join(chance.choices(FRAGMENTS, k=chance.randrange(12)))
         assert advised(text).parsed, text
