@@ -76,6 +76,12 @@ class ConnectionLostError(DatabaseUnavailableError):
 
     event = "database.lost"
 
+    @property
+    def sqlstate(self) -> str | None:
+        """What the server said before it closed the connection, if it said anything."""
+        value = self.fields.get("sqlstate")
+        return value if isinstance(value, str) else None
+
 
 class ReadOnlyError(DatabaseUnavailableError):
     """The server does not accept writes, and there is something to write."""

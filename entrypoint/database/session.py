@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str | None, ...]
 
-# After a cancel request, how long the server may take to act on it before its connection is abandoned.
+# How long a cancelled statement may take to end before its connection is abandoned, the request included.
 _SETTLE = 0.8
 
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
@@ -137,9 +137,26 @@ class Session:
         if not self.usable or self._pgconn.transaction_status == TransactionStatus.IDLE:
             return
         try:
-            self.query("ROLLBACK", deadline)
-        except (StatementError, ConnectionLostError):
+            self._run(b"ROLLBACK", deadline, lambda _result: None)
+        except (StatementError, ConnectionLostError, psycopg.Error):
+            # The server ends the transaction by itself when the connection ends.
             self.abandon()
+
+    def wait_for_end(self, seconds: float, wake: int) -> None:
+        """Wait while nothing happens on an idle connection; raise ConnectionLostError as soon as it ends.
+
+        Returns after `seconds`, or when the descriptor `wake` can be read.
+        """
+        poll = select.poll()
+        poll.register(self._pgconn.socket, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        if all(descriptor == wake for descriptor, _ in poll.poll(seconds * 1000)):
+            return
+        try:
+            self._pgconn.consume_input()
+        except psycopg.OperationalError as error:
+            self.abandon()
+            raise self._lost(" ".join(str(error).split())) from None
 
     def close(self) -> None:
         """Say good-bye to the server and close. Does not wait for an answer."""
@@ -157,29 +174,37 @@ class Session:
             # The server may have to be listened to before it takes more (libpq documentation, PQflush).
             if self._wait(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
                 pgconn.consume_input()
-        error: StatementError | None = None
+        failed = self._read_results(deadline, on_result)
+        if pgconn.transaction_status == TransactionStatus.UNKNOWN:
+            self.abandon()
+            raise self._lost(failed.primary if failed else "the server closed it", failed.sqlstate if failed else None)
+        if failed is not None:
+            raise failed
+
+    def _read_results(self, deadline: Deadline, on_result: Callable[[PGresult], None]) -> StatementError | None:
+        """Read results until the server is ready for the next query; return the first error among them."""
+        pgconn = self._pgconn
+        failed: StatementError | None = None
         statement = 0
         while True:
-            while pgconn.is_busy():
-                self._wait(select.POLLIN, deadline)
-                pgconn.consume_input()
-            result = pgconn.get_result()
+            try:
+                while pgconn.is_busy():
+                    self._wait(select.POLLIN, deadline)
+                    pgconn.consume_input()
+                result = pgconn.get_result()
+            except psycopg.OperationalError:
+                if failed is None:
+                    raise
+                return failed  # What the server said before it closed the connection tells more.
             if result is None:
-                break
+                return failed
             if result.status in _COPY:
                 self._refuse_copy(ExecStatus(result.status))
             elif result.status in _FAILED:
-                error = error or StatementError(result, statement)
+                failed = failed or StatementError(result, statement)
             else:
                 on_result(result)
                 statement += 1
-        if pgconn.transaction_status == TransactionStatus.UNKNOWN:
-            self.abandon()
-            if error is None or not error.sqlstate:
-                raise self._lost(error.primary if error else "the server closed it")
-            raise self._lost(error.primary, sqlstate=error.sqlstate)
-        if error is not None:
-            raise error
 
     def _wait(self, events: int, deadline: Deadline) -> int:
         """Wait until the socket is ready; return for what. A signal's exception passes through."""
@@ -202,14 +227,9 @@ class Session:
         if self._abandoned or self._pgconn.transaction_status != TransactionStatus.ACTIVE:
             return
         bound = Deadline(_SETTLE)
-        self.cancel()
+        self.cancel(_SETTLE / 2)
         try:
-            while True:
-                while self._pgconn.is_busy():
-                    self._wait(select.POLLIN, bound)
-                    self._pgconn.consume_input()
-                if self._pgconn.get_result() is None:
-                    return
+            self._read_results(bound, lambda _result: None)
         except (psycopg.OperationalError, ConnectionLostError):
             self.abandon()
 
@@ -217,7 +237,7 @@ class Session:
         return ConnectionLostError(
             f"The connection to the database is lost: {reason}",
             remedy="Look into the server's log, and at the network between here and there.",
-            sqlstate=sqlstate,
+            sqlstate=sqlstate or None,
         )
 
     def _receive_notice(self, result: PGresult) -> None:

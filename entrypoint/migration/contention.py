@@ -62,6 +62,7 @@ class Contender:
         self._short_of_connections = False
         self._last_report = 0.0
         self._seen: LockRow | None = None
+        self._fenced = lock.Spell()
         self.waited = False
         """Whether somebody else had the lock while we wanted it."""
         self.current: int | None = None
@@ -144,8 +145,9 @@ class Contender:
             schema=assignment.schema,
             role=assignment.role,
             connect_timeout=assignment.connect_timeout,
+            fenced=self._fenced,
             # Enough to finish what has begun, even if the waiting is over meanwhile.
-            deadline=Deadline(max(deadline.remaining(), 1.0)),
+            deadline=Deadline(max(deadline.remaining(), 0.5)),
         )
         if lease is not None:
             self._place = lease.place

@@ -13,6 +13,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import (
     ConnectionLostError,
     EntrypointError,
+    MigrationError,
     MigrationFailedError,
     MigrationStoppedError,
     MigrationTimeoutError,
@@ -20,6 +21,7 @@ from entrypoint.errors import (
 from entrypoint.migration import ledger, outside, recording, transactional, transactions
 from entrypoint.migration.attempt import GRACE, Refused, Task
 from entrypoint.migration.contention import held_back
+from entrypoint.migration.doubt import InDoubt, server_restarted, settle
 from entrypoint.migration.faults import read_only, refused
 from entrypoint.migration.plan import decide
 from entrypoint.migration.watcher import Watcher
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 # For the statements around a migration.
 _PATIENCE = 30.0
+# To find out whether the server has restarted.
+_RECONNECT_PATIENCE = 3.0
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
 
@@ -99,24 +103,24 @@ class Leader:
             if self._deadline.passed():
                 raise self._out_of_time(task)
             try:
+                self._lease.check_guard()
                 if task.migration.advice.transactional:
                     transactional.apply(task)
                 else:
                     outside.apply(task)
+            except InDoubt as doubt:
+                self._settle(task, doubt)
+                return self._tell_applied(task, began, attempt)
             except Refused as refusal:
                 self._worker.rollback(Deadline(2 * GRACE))
                 self._judge(task, refusal, attempt)
             except MigrationFailedError as failure:
                 self._record_failure(task, failure)
                 raise
-            except ConnectionLostError as error:
-                if self._deadline.passed():
-                    raise self._out_of_time(task) from error
-                raise
+            except ConnectionLostError as lost:
+                raise self._explain(task, lost) from lost
             else:
-                seconds = time.monotonic() - began
-                _tell_applied(task.migration, seconds, attempt)
-                return Applied(task.migration.file.number, task.migration.file.name, seconds)
+                return self._tell_applied(task, began, attempt)
             finally:
                 task.watcher.activity = None
             attempt += 1
@@ -132,14 +136,7 @@ class Leader:
             self._pause(task, error, attempt)
             return
         if classify.stopped_by_operator(error.sqlstate):
-            raise MigrationStoppedError(
-                f"{file.name} was stopped: {error.primary}; what was not committed is rolled back, and it "
-                "is still pending",
-                remedy="Start again when it may run.",
-                version=file.number,
-                file=file.name,
-                sqlstate=error.sqlstate,
-            )
+            raise self._stopped(task, error.primary, error.sqlstate)
         if classify.is_read_only(error.sqlstate):
             raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
         if task.migration.advice.transactional:
@@ -148,6 +145,55 @@ class Leader:
             failure = refusal.failure(undone="What came before that statement is committed; it was recorded as failed")
         self._record_failure(task, failure)
         raise failure
+
+    def _settle(self, task: Task, doubt: InDoubt) -> None:
+        """Return if a migration is in after all, though the connection ended during COMMIT; otherwise raise."""
+        file = task.migration.file
+        verdict = settle(
+            doubt.transaction_id,
+            self._assignment.target,
+            self._lease.place,
+            file.number,
+            self._deadline.within(_PATIENCE),
+        )
+        logs.event(
+            logs.WARNING,
+            "migration.commit_in_doubt",
+            f"{file.name}: the connection ended during COMMIT ({doubt}); the server says: {verdict}",
+            version=file.number,
+            file=file.name,
+            verdict=verdict,
+        )
+        if verdict == "unknown":
+            raise MigrationError(
+                f"{file.name}: the connection ended during COMMIT, and it is unknown whether it was committed",
+                remedy="The next start finds out: the ledger's row is committed with the migration or not at all.",
+                version=file.number,
+                file=file.name,
+            )
+        if verdict == "aborted":
+            raise self._explain(task, doubt.lost)
+
+    def _explain(self, task: Task, lost: ConnectionLostError) -> EntrypointError:
+        """Return what a lost connection means for this run: it goes on with a new one, or it ends here."""
+        if self._deadline.passed():
+            return self._out_of_time(task)
+        if lost.sqlstate is None or not classify.stopped_by_operator(lost.sqlstate):
+            return lost
+        if self._lease.guard_lost or server_restarted(self._lease.place, self._assignment.target, _RECONNECT_PATIENCE):
+            return lost
+        return self._stopped(task, lost.message, lost.sqlstate)
+
+    def _stopped(self, task: Task, why: str, sqlstate: str) -> MigrationStoppedError:
+        file = task.migration.file
+        return MigrationStoppedError(
+            f"{file.name} was stopped by an operator: {why}; what was not committed is rolled back, and it is still "
+            "pending",
+            remedy="Start again when it may run.",
+            version=file.number,
+            file=file.name,
+            sqlstate=sqlstate,
+        )
 
     def _pause(self, task: Task, error: StatementError, attempt: int) -> None:
         longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
@@ -213,19 +259,18 @@ class Leader:
                 file=file.name,
             )
 
-
-def _tell_applied(migration: Prepared, seconds: float, attempt: int) -> None:
-    file = migration.file
-    milliseconds = round(seconds * 1000)
-    logs.event(
-        logs.WARNING if migration.empty else logs.INFO,
-        "migration.applied",
-        f"{file.name} is empty; recorded as applied"
-        if migration.empty
-        else f"applied {file.name} in {milliseconds} ms",
-        version=file.number,
-        file=file.name,
-        duration_ms=milliseconds,
-        statements=len(migration.advice.statements),
-        attempt=attempt,
-    )
+    def _tell_applied(self, task: Task, began: float, attempt: int) -> Applied:
+        file, empty = task.migration.file, task.migration.empty
+        seconds = time.monotonic() - began
+        milliseconds = round(seconds * 1000)
+        logs.event(
+            logs.WARNING if empty else logs.INFO,
+            "migration.applied",
+            f"{file.name} is empty; recorded as applied" if empty else f"applied {file.name} in {milliseconds} ms",
+            version=file.number,
+            file=file.name,
+            duration_ms=milliseconds,
+            statements=len(task.migration.advice.statements),
+            attempt=attempt,
+        )
+        return Applied(file.number, file.name, seconds)

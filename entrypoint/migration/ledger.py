@@ -41,6 +41,8 @@ class Place(NamedTuple):
     schema_exists: bool
     backend_pid: int
     """The server process that answered; behind a pooler it is not the one that answered the login."""
+    server_start: str
+    """When that server started: another answer later means that it restarted, or that it is another one."""
     standby: bool
     read_only: bool
     """Whether transactions are read-only by default."""
@@ -140,6 +142,7 @@ def find(session: Session, schema: str | None, deadline: Deadline) -> Place:
         SELECT place.schema,
                EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = place.schema),
                pg_catalog.pg_backend_pid(),
+               pg_catalog.pg_postmaster_start_time(),
                pg_catalog.pg_is_in_recovery(),
                pg_catalog.current_setting('default_transaction_read_only'),
                columns.relname, columns.attname, columns.type
@@ -149,7 +152,7 @@ def find(session: Session, schema: str | None, deadline: Deadline) -> Place:
         deadline,
     )
     rows = results[0]
-    name, exists, backend_pid, standby, read_only, *_ = rows[0]
+    name, exists, backend_pid, server_start, standby, read_only, *_ = rows[0]
     if name is None:
         raise ConfigurationError(
             "The connection has no current schema, so there is no place for the ledger",
@@ -163,6 +166,7 @@ def find(session: Session, schema: str | None, deadline: Deadline) -> Place:
         schema=name,
         schema_exists=exists == "t",
         backend_pid=int(backend_pid or 0),
+        server_start=server_start or "",
         standby=standby == "t",
         read_only=read_only == "on",
         ledger=tables["schema_migrations"],

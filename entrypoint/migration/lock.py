@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 from entrypoint import logs
+from entrypoint.database.connect import Failure
 from entrypoint.database.session import StatementError, literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, LeaseLostError
@@ -25,13 +27,25 @@ from entrypoint.migration import bookkeeping, ledger, transactions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
     from entrypoint.migration.ledger import Place
     from entrypoint.migration.policy import LockPolicy
 
 PING_EVERY = 5.0
+# Between two attempts to win a lost guard back.
+_WIN_BACK_PAUSE = 0.2
+# How long the guard's thread may take to stop.
+_STOP = 0.5
 _PING_PATIENCE = 10.0
+# A holder that lives wins a lost guard back well within this; one that does not is frozen, or its node is gone.
+_WIN_BACK = 2.0
+# The guard's lock was to be had again and again for so long, and the row was not: nobody won the guard back.
+_ZOMBIE_AFTER = 3.0
+# Longer than a contender's pause, so that "again and again" means at each of its looks.
+_BREAK = 2.5
 # For each of our own short statements about the lock.
 _PATIENCE = 10.0
 _SHORT_LOCK_TIMEOUT_MS = 2_000
@@ -40,49 +54,108 @@ _NO_PROGRESS = "progress_migration = NULL, progress_statement = NULL, progress_s
 _FREE = f"locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL, {_NO_PROGRESS}"
 
 
-class Guard:
-    """The connection that holds the advisory lock, and the thread that keeps it alive."""
+class Spell:
+    """For how long something has been seen again and again, without a break."""
 
-    def __init__(self, session: Session) -> None:
-        """Take a session of its own that holds nothing yet."""
-        self._session = session
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Count by a `clock` in seconds."""
+        self._clock = clock
+        self._first = self._last = float("-inf")
+
+    def seen(self) -> None:
+        """Say that it is seen now."""
+        now = self._clock()
+        if now - self._last > _BREAK:
+            self._first = now
+        self._last = now
+
+    def seconds(self) -> float:
+        """Return for how long it has been seen, up to now; 0 after a break."""
+        now = self._clock()
+        return now - self._first if now - self._last <= _BREAK else 0.0
+
+
+class Guard:
+    """The connection that holds the advisory lock, and the thread that keeps it alive and wins it back."""
+
+    def __init__(self, target: Target, place: Place, connect_timeout: float) -> None:
+        """Open the connection; it holds nothing yet. Raises `database.connect.Failure`."""
+        self._target = target
+        self._place = place
+        self._connect_timeout = connect_timeout
+        self._session = target.connect(connect_timeout)
         self._released = threading.Event()
+        # Written to on release, as the thread waits on its connection.
+        self._wakened, self._waker = os.pipe()
+        self._held = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="guard", daemon=True)
         self.lost: str | None = None
-        """Why the lock is not held any more, once that is known."""
+        """Why the lock is not held at the moment."""
 
-    def try_lock(self, place: Place, deadline: Deadline) -> bool:
+    def try_lock(self, deadline: Deadline) -> bool:
         """Take the lock if nobody holds it; do not wait."""
-        results = self._session.query(
-            f"{transactions.begin_guard(self._session.server_version)}\n"
-            f"SELECT pg_catalog.pg_try_advisory_xact_lock({place.lock_key})",
-            deadline,
-        )
-        if results[-1][0][0] != "t":
+        if not self._lock(deadline):
             return False
+        self._held.set()
         self._thread.start()
         return True
+
+    def held_within(self, seconds: float) -> bool:
+        """Tell whether the lock is held, or is won back within so many seconds."""
+        return self._held.wait(seconds)
 
     def release(self) -> None:
         """Let the lock go, at once if the server answers; otherwise it ends with the connection."""
         self._released.set()
+        os.write(self._waker, b"!")
         if self._thread.is_alive():
-            self._thread.join(0.5)
+            self._thread.join(_STOP)
         # A thread that is still waiting for the server's answer owns the connection; exec or exit closes it.
         if not self._thread.is_alive():
-            self._session.rollback(Deadline(0.5))
+            self._session.rollback(Deadline(0.3))
             self._session.close()
+            os.close(self._waker)
+            os.close(self._wakened)
+
+    def _lock(self, deadline: Deadline) -> bool:
+        results = self._session.query(
+            f"{transactions.begin_guard(self._session.server_version)}\n"
+            f"SELECT pg_catalog.pg_try_advisory_xact_lock({self._place.lock_key})",
+            deadline,
+        )
+        return results[-1][0][0] == "t"
 
     def _keep(self) -> None:
-        """Ping, touching no table: a lock on one would block the migration itself."""
-        while not self._released.wait(PING_EVERY):
+        """Ping now and then, notice the connection's end at once, and win the lock back if it was lost.
+
+        The ping touches no table: a lock on one would block the migration itself. Whoever has won the lock
+        meanwhile keeps it; the fence decides who may commit.
+        """
+        next_ping = time.monotonic() + PING_EVERY
+        while not self._released.is_set():
             try:
-                self._session.query("SELECT 1", Deadline(_PING_PATIENCE))
-            except (StatementError, ConnectionLostError) as error:
-                if not self._released.is_set():
+                if self.lost is not None:
+                    self._win_back()
+                self._session.wait_for_end(max(next_ping - time.monotonic(), 0.0), self._wakened)
+                if time.monotonic() >= next_ping:
+                    self._session.query("SELECT 1", Deadline(_PING_PATIENCE))
+                    next_ping = time.monotonic() + PING_EVERY
+            except (StatementError, ConnectionLostError, Failure) as error:
+                self._session.abandon()
+                if self.lost is None and not self._released.is_set():
+                    self._held.clear()
                     self.lost = str(error)
                     logs.event(logs.WARNING, "lock.guard_lost", f"the guard of the migration lock is gone: {error}")
-                return
+                self._released.wait(_WIN_BACK_PAUSE)
+
+    def _win_back(self) -> None:
+        self._session = self._target.connect(self._connect_timeout)
+        if not self._lock(Deadline(_PING_PATIENCE)):
+            self._session.close()
+            raise ConnectionLostError("somebody else holds the migration lock")
+        self.lost = None
+        self._held.set()
+        logs.event(logs.INFO, "lock.guard_regained", "the guard of the migration lock is back")
 
 
 class Lease:
@@ -102,6 +175,11 @@ class Lease:
     def guard_lost(self) -> str | None:
         """Why the guard is gone, or None while it is held as far as we know."""
         return self._guard.lost
+
+    def check_guard(self) -> None:
+        """Give a guard that was lost a moment to be won back. Raises LeaseLostError if it is not."""
+        if not self._guard.held_within(_WIN_BACK):
+            raise self.lost()
 
     def fence(self) -> str:
         """Return the statement that begins a migration, in its transaction.
@@ -180,18 +258,20 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
     schema: str | None,
     role: str | None,
     connect_timeout: float,
+    fenced: Spell,
     deadline: Deadline,
 ) -> Lease | None:
     """Try once to take the lock; return the lease, or None if somebody else has it.
 
     Both connections are there before anything is taken: `worker` is open already, the guard's is opened first.
+    `fenced`: for how long an earlier holder's fence has been all that stands in the way.
     Raises `database.connect.Failure` if that is refused.
     """
     patience = deadline.within(_PATIENCE)
-    guard = Guard(target.connect(min(connect_timeout, deadline.remaining())))
+    guard = Guard(target, place, min(connect_timeout, deadline.remaining()))
     lease = None
     try:
-        if not guard.try_lock(place, patience):
+        if not guard.try_lock(patience):
             return None
         # Only now may the tables be created or changed; and not beside a living replica of the earlier system.
         begin = transactions.begin(
@@ -210,11 +290,39 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
             )
         if _take_row(worker, place, token, begin, policy, patience):
             lease = Lease(guard, worker, place, token, role)
+        else:
+            fenced.seen()
+            if fenced.seconds() >= _ZOMBIE_AFTER:
+                _end_zombie(worker, place, role, patience)
         return lease
     finally:
         if lease is None:
             worker.rollback(patience.within(1))
             guard.release()
+
+
+def _end_zombie(worker: Session, place: Place, role: str | None, deadline: Deadline) -> None:
+    """End the sessions of a holder whose guard is gone for good, and whose transaction still stands before the row.
+
+    Its process is frozen or its node has vanished: it has not pinged for longer than PostgreSQL lets a guard be
+    idle, nor won the guard back. Without this, its statement would keep everybody waiting to its end.
+    """
+    row = ledger.look(worker, place, role, deadline, contending=True).lock
+    if row is None or row.token is None:
+        return
+    ended = worker.query(
+        "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity "
+        f"WHERE application_name = {literal(f'entrypoint:{row.token}')} AND datname = pg_catalog.current_database()",
+        deadline,
+    )[-1][0][0]
+    logs.event(
+        logs.WARNING,
+        "lock.ended_zombie",
+        f"the last holder of the migration lock, {row.holder} (process {row.process_id}), does not answer any more; "
+        f"ended its {ended} session(s)",
+        holder=row.holder,
+        process_id=row.process_id,
+    )
 
 
 def _earlier_system_works(

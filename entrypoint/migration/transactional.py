@@ -9,9 +9,10 @@ from typing import TypeVar
 
 from entrypoint.database.session import StatementError
 from entrypoint.deadline import Deadline
-from entrypoint.errors import MigrationFailedError
+from entrypoint.errors import ConnectionLostError, MigrationFailedError
 from entrypoint.migration import bookkeeping, ledger, recording, transactions
 from entrypoint.migration.attempt import GRACE, Refused
+from entrypoint.migration.doubt import InDoubt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,12 +26,16 @@ _T = TypeVar("_T")
 
 
 def apply(task: Task) -> None:
-    """Commit a migration with its row. Raises Refused, LeaseLostError or ConnectionLostError; then nothing is in."""
-    transaction, backend_pid = _begin(task)
+    """Commit a migration with its row.
+
+    Raises Refused, LeaseLostError or ConnectionLostError; then nothing is in. Raises InDoubt if the connection ended
+    while COMMIT was under way.
+    """
+    transaction_id, backend_pid = _begin(task)
     ended_in = _execute(task, backend_pid)
-    if ended_in != transaction:
+    if ended_in != transaction_id:
         raise _betrayed(task)
-    _commit(task)
+    _commit(task, transaction_id)
 
 
 def _begin(task: Task) -> tuple[str, int]:
@@ -47,8 +52,8 @@ def _begin(task: Task) -> tuple[str, int]:
     if not results[-1]:
         lease.worker.rollback(Deadline(GRACE))
         raise lease.lost()
-    transaction, backend_pid = results[-1][0]
-    return transaction or "", int(backend_pid or 0)
+    transaction_id, backend_pid = results[-1][0]
+    return transaction_id or "", int(backend_pid or 0)
 
 
 def _execute(task: Task, backend_pid: int) -> str | None:
@@ -79,7 +84,7 @@ def _execute(task: Task, backend_pid: int) -> str | None:
     return None if value is None else value.decode()
 
 
-def _commit(task: Task) -> None:
+def _commit(task: Task, transaction_id: str) -> None:
     """Put the session back, write the row, show in the lock what comes next, and commit."""
     lease, migration, assignment = task.lease, task.migration, task.assignment
     parts = [
@@ -94,7 +99,10 @@ def _commit(task: Task) -> None:
         lease.progress(task.following),
         "COMMIT",
     ]
-    _ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
+    try:
+        _ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
+    except ConnectionLostError as lost:
+        raise InDoubt(transaction_id, lost) from lost
 
 
 def _ours(task: Task, act: Callable[[], _T]) -> _T:

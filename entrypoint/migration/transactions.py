@@ -88,7 +88,14 @@ def client_check(server_version: int, *, local: bool = True) -> str:
 
 def _survival(server_version: int) -> str:
     """Return what bounds the life of a transaction whose client has gone, and nothing else."""
-    settings = [f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};"]
+    settings = [
+        f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};",
+        # A client whose node has vanished says nothing at all; the kernel's probes find that out in 25 s. (On a Unix
+        # socket they have no effect.)
+        "SET LOCAL tcp_keepalives_idle = 10;",
+        "SET LOCAL tcp_keepalives_interval = 5;",
+        "SET LOCAL tcp_keepalives_count = 3;",
+    ]
     if server_version >= 170000:  # PostgreSQL 17 has transaction_timeout
         # An administrator's default must not end a long migration; MIGRATION_TIMEOUT_MS does that.
         settings.append("SET LOCAL transaction_timeout = 0;")

@@ -1,0 +1,182 @@
+"""A database, a directory of migrations, and as many starts of the program as a test wants."""
+
+from __future__ import annotations
+
+import binascii
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kit.migrations import write_migrations
+from kit.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Self
+
+    from kit.databases import Database
+    from kit.processes import Record, Run
+
+LEGACY = Path(__file__).parent / "fixtures" / "legacy"
+
+# What stands in for the application: it tells what it was told, and under which pid.
+APPLICATION = (
+    "sh",
+    "-c",
+    'printf "%s|%s|%s|%s" "$ENTRYPOINT_OUTCOME" "$ENTRYPOINT_SCHEMA_VERSION" "$$" "$ENTRYPOINT_ERROR"',
+)
+
+
+class Told(NamedTuple):
+    """What the application was told."""
+
+    outcome: str
+    version: str
+    pid: int
+    error: str
+
+
+def told(run: Run) -> Told:
+    """Wait for the application's end and return what it was told."""
+    outcome, version, pid, error = run.ok().stdout.split("|", 3)
+    return Told(outcome, version, int(pid), error)
+
+
+def lock_key(schema: str = "public") -> str:
+    """Return the guard's advisory lock as docs/lock.md describes it, worked out again here on purpose."""
+    crc = binascii.crc32(schema.encode())
+    return f"{int.from_bytes(b'pgep')}, {crc - 2**32 if crc >= 2**31 else crc}"
+
+
+def load_legacy(database: Database, *, rows: bool = True) -> None:
+    """Make `database` what the earlier system leaves behind."""
+    database.execute((LEGACY / "schema.sql").read_text())
+    if rows:
+        database.execute((LEGACY / "rows.sql").read_text())
+
+
+class Gate:
+    """A lock that a migration waits for, so that a test can look around while the migration runs."""
+
+    PASS = "SELECT pg_advisory_xact_lock(4711);"
+    """The statement that waits at the gate."""
+
+    def __init__(self, database: Database) -> None:
+        """Close the gate."""
+        self._database = database
+        self._connection = database.connect()
+        self._connection.execute("SELECT pg_advisory_lock(4711)")
+
+    def __enter__(self) -> Self:
+        """Return itself: it is closed already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Open it."""
+        self.open()
+
+    def open(self) -> None:
+        """Let everybody pass. May be called twice."""
+        self._connection.close()
+
+    def arrival(self, timeout: float = 15) -> int:
+        """Wait until somebody stands at the gate and return that backend's pid."""
+        waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
+        found = until(lambda: self._connection.execute(waiting).fetchall(), timeout, "a migration at the gate")
+        assert len(found) == 1, f"several migrations run at once: {found}"
+        pid = found[0][0]
+        assert isinstance(pid, int)
+        return pid
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that most tests need."""
+
+    database: Database
+    migrations: Path
+    launch: Callable[..., Run]
+
+    def write(self, files: Mapping[str, str | bytes]) -> None:
+        """Write migration files."""
+        write_migrations(self.migrations, files)
+
+    def start(self, *command: str, url: str = "", **env: str | int) -> Run:
+        """Start `run` with an application that tells what it was told, or another `command`; do not wait."""
+        environment = {
+            "DATABASE_URL": url or self.database.url,
+            # A gate is a lock like any other.
+            "MIGRATION_DDL_LOCK_TIMEOUT_MS": "60000",
+            **{name: str(value) for name, value in env.items()},
+        }
+        return self.launch(*(command or ("run", "--", *APPLICATION)), env=environment)
+
+    def run(self, url: str = "", **env: str | int) -> Told:
+        """Start, wait, and return what the application was told."""
+        return told(self.start(url=url, **env))
+
+    def migrate(self, url: str = "", **env: str | int) -> Run:
+        """Run the command `migrate` to its end."""
+        run = self.start("migrate", url=url, **env)
+        run.wait()
+        return run
+
+    def migrated(self, url: str = "", **env: str | int) -> Run:
+        """Run the command `migrate` to its good end."""
+        return self.start("migrate", url=url, **env).ok()
+
+    def ledger(self) -> list[tuple[Any, ...]]:
+        """Return number and status of every row."""
+        return self.database.rows("SELECT migration_number, status FROM schema_migrations ORDER BY 1")
+
+    def lock(self) -> dict[str, Any]:
+        """Return the lock's row."""
+        row = self.database.one("SELECT to_jsonb(l) FROM migration_lock l WHERE id = 1")
+        assert isinstance(row, dict)
+        return row
+
+    def lock_is_free(self) -> bool:
+        """Return whether nobody holds the lock: neither the row nor the guard's advisory lock."""
+        row = self.lock()
+        guard = self.database.one(f"SELECT pg_try_advisory_xact_lock({lock_key()})")
+        return bool(guard) and not any(value for name, value in row.items() if name != "id")
+
+    def backends(self, token: str) -> list[tuple[Any, ...]]:
+        """Return the backends of the process with this token: pid, state, and whether it is the guard's."""
+        return self.database.rows(
+            "SELECT pid, state, EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory'"
+            f" AND l.classid = {lock_key().split(',')[0]} AND l.mode = 'ExclusiveLock')"
+            " FROM pg_stat_activity a WHERE application_name = %s ORDER BY pid",
+            (f"entrypoint:{token}",),
+        )
+
+    def guard_pid(self, token: str) -> int:
+        """Return the pid of the backend that holds the guard's lock."""
+        (guard,) = (pid for pid, _, guards in self.backends(token) if guards)
+        assert isinstance(guard, int)
+        return guard
+
+
+def token_of(run: Run) -> str:
+    """Wait until the process has the lock and return its token."""
+    return str(run.until("lock.acquired")["token"])
+
+
+def errors(run: Run) -> list[Record]:
+    """Return the log's errors; a failure is to be told once, and never by a traceback."""
+    assert "Traceback" not in run.stderr, run.report()
+    assert "Internal error" not in run.stderr, run.report()
+    return [record for record in run.logs() if record["level"] == "error"]
+
+
+def only_error(run: Run) -> Record:
+    """Return the one error in the log, with what to do about it."""
+    found = errors(run)
+    assert len(found) == 1, run.report()
+    assert found[0].get("remedy") or "faults" in found[0], found[0]
+    return found[0]
+
+
+def warnings(run: Run) -> list[str]:
+    """Return the messages of the log's warnings."""
+    return [record["message"] for record in run.logs() if record["level"] == "warning"]

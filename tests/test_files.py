@@ -1,0 +1,240 @@
+"""The migration files: everything that is wrong with them is found, told together, and nothing is run."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from scene import Scene, only_error, told, warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+
+GOOD = {"001_good.sql": "CREATE TABLE good ();"}
+
+
+@pytest.fixture
+def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
+    return Scene(database, migrations_dir, run_entrypoint)
+
+
+# What is in the directory beside GOOD, and what each fault must say.
+FAULTS: dict[str, tuple[dict[str, str | bytes], list[list[str]]]] = {
+    "too few digits": ({"2_add_users.sql": ""}, [["2_add_users.sql", "002_add_users.sql"]]),
+    "no number": ({"AddUsers.sql": ""}, [["AddUsers.sql", "NNN_add_users.sql"]]),
+    "a dash": ({"002-add-users.sql": ""}, [["002-add-users.sql", "002_add_users.sql"]]),
+    "a space": ({"002 add users.sql": ""}, [["002 add users.sql", "002_add_users.sql"]]),
+    "upper case": ({"002_Add_Users.SQL": ""}, [["002_Add_Users.SQL", "002_add_users.sql"]]),
+    "no description": ({"002.sql": ""}, [["002.sql", "002_description.sql"]]),
+    "a letter beyond ASCII": ({"002_größe.sql": ""}, [["002_größe.sql", "002_gr_e.sql"]]),
+    "a number that is no integer": ({"2147483648_x.sql": ""}, [["2147483648_x.sql", "2147483647"]]),
+    "one number twice": (
+        {"001_other.sql": "", "0001_third.sql": ""},
+        [["001_good.sql", "001_other.sql", "0001_third.sql", "3 files", "number 1"]],
+    ),
+    "not UTF-8": ({"002_x.sql": b"SELECT 1;\nSELECT 'gr\xfc\xdfe'"}, [["002_x.sql:2", "UTF-8", "0xfc", "offset 20"]]),
+    "UTF-16": ({"002_x.sql": "SELECT 1".encode("utf-16")}, [["002_x.sql:1", "UTF-8", "offset 0"]]),
+    "a NUL": ({"002_x.sql": "SELECT 1;\nSELECT '\0'"}, [["002_x.sql:2", "NUL"]]),
+    "a command of psql's": ({"002_x.sql": "SELECT 1;\n\\set ON_ERROR_STOP on\n"}, [["002_x.sql:2", "\\set", "psql"]]),
+    "data for COPY": (
+        {"002_x.sql": "CREATE TABLE x (a text);\nCOPY x (a) FROM stdin;\none\n\\.\n"},
+        [["002_x.sql:2", "COPY"]],
+    ),
+    "a COMMIT in the middle": ({"002_x.sql": "SELECT 1;\nCOMMIT;\nSELECT 2"}, [["002_x.sql:2", "COMMIT", "transaction"]]),
+    "a quote that does not end": ({"002_x.sql": "SELECT 1;\nSELECT 'oh\n"}, [["002_x.sql:2", "never closed"]]),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_fault_is_told_and_nothing_is_run(scene: Scene, case: str) -> None:
+    files, expected = FAULTS[case]
+    scene.write({**GOOD, **files})
+    run = scene.migrate()
+    assert run.code == 65, run.report()
+    error = only_error(run)
+    assert len(error["faults"]) == len(expected), error
+    for fault, parts in zip(error["faults"], expected, strict=True):
+        missing = [part for part in parts if part not in fault]
+        assert not missing, fault
+    assert error["faults"][0].splitlines()[0] in error["message"]
+    assert scene.database.one("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
+
+
+def test_all_faults_of_all_files_are_told_together(scene: Scene) -> None:
+    scene.write(
+        {
+            **GOOD,
+            "002_x.sql": "COMMIT;\n\\i other.sql\nCOPY a FROM stdin;\n",
+            "003_y.sql": b"\xff",
+            "004_z.sql": "SELECT 1",
+            "005_z.sql": "ROLLBACK; SAVEPOINT a; COMMIT AND CHAIN",
+        }
+    )
+    before = scene.database.contents()
+    run = scene.migrate()
+    assert run.code == 65
+    faults = only_error(run)["faults"]
+    assert {fault.partition(":")[0] for fault in faults} == {"002_x.sql", "003_y.sql", "005_z.sql"}
+    assert len([fault for fault in faults if fault.startswith("005_z.sql")]) == 2
+    assert scene.database.contents() == before
+
+
+def test_bad_names_do_not_hide_bad_contents(scene: Scene) -> None:
+    scene.write({**GOOD, "001_other.sql": "", "2_b.sql": "", "003_c.sql": b"\xff", "004_d.sql": "COMMIT"})
+    run = scene.migrate()
+    assert run.code == 65
+    faults = only_error(run)["faults"]
+    assert len(faults) == 4, faults
+
+
+def test_a_fault_in_what_is_applied_already_stops_nobody(scene: Scene) -> None:
+    scene.write({**GOOD, "002_x.sql": "SELECT 1"})
+    scene.migrated()
+    scene.write({"002_x.sql": "\\echo what was run is run", "003_y.sql": "CREATE TABLE y ()"})
+    assert scene.run()[:2] == ("migrated", "3")
+
+
+def test_the_application_is_started_all_the_same_and_told(scene: Scene) -> None:
+    scene.write({**GOOD, "2_x.sql": "", "003_y.sql": b"\xff"})
+    run = scene.start()
+    answer = told(run)
+    assert answer.outcome == "failed"
+    assert answer.version == ""
+    assert answer.pid == run.pid
+    assert "2_x.sql" in answer.error
+    assert only_error(run)["event"] == "files.invalid"
+    stopped = scene.start(MIGRATION_ON_FAILURE="exit")
+    assert stopped.wait() == 65
+    assert stopped.stdout == ""
+
+
+def test_check_needs_no_database(scene: Scene) -> None:
+    scene.write({**GOOD, "002_empty.sql": "-- nothing\n", "003_own.sql": "BEGIN; SELECT 1; COMMIT;"})
+    run = scene.launch("check")
+    assert "3 migration(s)" in run.ok().stdout
+    assert "002_empty.sql" in run.stdout
+    assert "003_own.sql" in run.stdout
+    scene.write({"4_x.sql": "", "005_y.sql": b"\xff", "006_z.sql": "SELEC 1;"})
+    bad = scene.launch("check")
+    assert bad.wait() == 65
+    faults = only_error(bad)["faults"]
+    assert [fault.partition(":")[0] for fault in faults] == ["4_x.sql", "005_y.sql", "006_z.sql"]
+    # The parser's complaint counts here; at a start the server is the judge.
+    assert faults[-1].splitlines()[1:] == ["    LINE 1: SELEC 1;", "            ^"]
+
+
+@pytest.mark.parametrize("missing", ["nowhere", "001_good.sql"])
+def test_a_directory_that_is_none(scene: Scene, missing: str) -> None:
+    scene.write(GOOD)
+    run = scene.migrate(MIGRATIONS_DIR=str(scene.migrations / missing))
+    assert run.code == 78
+    assert missing in only_error(run)["message"]
+    assert "MIGRATIONS_DIR" in only_error(run)["remedy"]
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "directory"])
+def test_a_file_that_cannot_be_read(scene: Scene, kind: str) -> None:
+    """To pass over it in silence would be to run what comes after it without it."""
+    scene.write({**GOOD, "003_after.sql": "CREATE TABLE after_all ()"})
+    odd = scene.migrations / "002_odd.sql"
+    if kind == "directory":
+        odd.mkdir()
+    else:
+        odd.symlink_to("gone.sql")
+    run = scene.migrate()
+    assert run.code == 65, run.report()
+    assert "002_odd.sql" in only_error(run)["faults"][0]
+    assert not scene.database.exists("good")
+
+
+def test_a_linked_directory_as_kubernetes_mounts_it(scene: Scene) -> None:
+    data = scene.migrations / "..2026_01_01"
+    data.mkdir()
+    (data / "001_good.sql").write_text(GOOD["001_good.sql"])
+    (scene.migrations / "..data").symlink_to(data.name)
+    (scene.migrations / "001_good.sql").symlink_to("..data/001_good.sql")
+    assert scene.run()[:2] == ("migrated", "1")
+
+
+def test_what_is_no_migration_is_passed_over(scene: Scene) -> None:
+    scene.write({**GOOD, "README.md": "", ".002_hidden.sql": "nonsense", "002_x.sql~": "nonsense", "003_x.sql.bak": ""})
+    run = scene.start()
+    assert told(run)[:2] == ("migrated", "1")
+    assert warnings(run) == []
+
+
+# --- Checksums ------------------------------------------------------------------------------------------
+
+TEXT = "CREATE TABLE lines (\n    id integer\n);\nINSERT INTO lines VALUES (1);\n"
+SPELLINGS = {
+    "plain": TEXT.encode(),
+    "CRLF": TEXT.replace("\n", "\r\n").encode(),
+    "byte-order mark": b"\xef\xbb\xbf" + TEXT.encode(),
+    "both": b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode(),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_checksum_is_sha256sum_of_the_plain_text(scene: Scene, tmp_path: Path, spelling: str) -> None:
+    scene.write({"001_lines.sql": SPELLINGS[spelling]})
+    assert scene.run().outcome == "migrated"
+    plain = tmp_path / "plain"
+    plain.write_text(TEXT)
+    sums = subprocess.run(["sha256sum", plain], capture_output=True, text=True, check=True).stdout
+    assert scene.database.one("SELECT checksum FROM schema_migrations") == sums.split()[0]
+    # Another spelling of the same text is not another text.
+    for other in SPELLINGS.values():
+        scene.write({"001_lines.sql": other})
+        again = scene.start()
+        assert told(again).outcome == "up_to_date"
+        assert warnings(again) == []
+
+
+def test_a_checksum_of_the_raw_bytes_is_accepted(scene: Scene) -> None:
+    scene.write({"001_lines.sql": SPELLINGS["both"]})
+    scene.migrated()
+    raw = hashlib.sha256(SPELLINGS["both"]).hexdigest()
+    scene.database.execute("UPDATE schema_migrations SET checksum = %s", [raw])
+    again = scene.start()
+    assert told(again).outcome == "up_to_date"
+    assert warnings(again) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"-- later\n/* perhaps */ ;;\n", b"\xef\xbb\xbf", b"BEGIN;\nCOMMIT;\n"])
+def test_an_empty_file_counts_as_applied_and_is_remarked_on(scene: Scene, content: bytes) -> None:
+    scene.write({**GOOD, "002_empty.sql": content, "003_after.sql": "CREATE TABLE after_all ()"})
+    run = scene.start()
+    assert told(run)[:2] == ("migrated", "3")
+    assert [text for text in warnings(run) if "002_empty.sql" in text and "empty" in text]
+    assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
+
+
+def test_gaps_are_remarked_on(scene: Scene) -> None:
+    scene.write({**GOOD, "003_x.sql": "SELECT 1", "010_y.sql": "SELECT 1"})
+    run = scene.start()
+    assert told(run)[:2] == ("migrated", "10")
+    (warning,) = warnings(run)
+    assert "002, 004 to 009" in warning
+
+
+def test_no_files_at_all(scene: Scene) -> None:
+    run = scene.start()
+    assert told(run)[:2] == ("up_to_date", "")
+    assert len(warnings(run)) == 1
+    assert not scene.database.exists("schema_migrations")
+
+
+def test_a_file_that_changed_is_remarked_on_and_not_run_again(scene: Scene) -> None:
+    scene.write(GOOD)
+    scene.migrated()
+    scene.write({"001_good.sql": "CREATE TABLE better ();"})
+    run = scene.start()
+    assert told(run)[:2] == ("up_to_date", "1")
+    assert [text for text in warnings(run) if "001_good.sql" in text and "checksum" in text]
+    assert not scene.database.exists("better")

@@ -1,0 +1,245 @@
+"""What a start costs where nothing is to be done: modules, connections, round trips. Seen from outside.
+
+Nearly every start of every container goes this way, so the lists are exact: a module that joins one of them is
+paid for by everybody, and belongs into docs/startup-cost.md as well.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from kit.databases import server_errors
+from kit.migrations import non_idempotent, write_migrations
+from kit.processes import until
+from kit.proxy import TERMINATE
+
+from demo.postgres import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+    from kit.proxy import Proxy
+
+# What the command's own script does, on a bare interpreter: without site-packages' start-up files, of which an
+# editable installation has some that import a lot. In the last instant before the application is executed, an
+# audit hook (os.exec: https://docs.python.org/3/library/audit_events.html) writes down what has been imported.
+PROGRAM = """\
+import sys
+at_the_start = set(sys.modules)
+sys.path[:] = {path!r}
+
+def write_down(event, arguments, seen=[]):
+    if event == "os.exec" and not seen:
+        seen.append(event)
+        imported = sorted(set(sys.modules) - at_the_start)
+        sys.stdout.write("".join(name + chr(10) for name in imported))
+        sys.stdout.flush()
+
+sys.addaudithook(write_down)
+from entrypoint.__main__ import main
+sys.exit(main())
+"""
+
+AT_EVERY_START = {
+    "entrypoint",
+    "entrypoint.__main__",
+    "entrypoint.database",
+    "entrypoint.database.policy",
+    "entrypoint.errors",
+    "entrypoint.handover",
+    "entrypoint.logs",
+    "entrypoint.migration",
+    "entrypoint.migration.policy",
+    "entrypoint.redaction",
+    "entrypoint.settings",
+    "entrypoint.signals",
+    "entrypoint.startup",
+}
+UP_TO_DATE = AT_EVERY_START | {
+    "entrypoint.database.classify",
+    "entrypoint.database.connect",
+    "entrypoint.database.session",
+    "entrypoint.deadline",
+    "entrypoint.migration.files",
+    "entrypoint.migration.ledger",
+    "entrypoint.migration.plan",
+}
+
+# Not on the way to an application when there is nothing to do, whoever imports it. (Not in the list, as psycopg
+# imports them: asyncio, email, importlib.metadata and with it importlib.resources, shutil, ssl, subprocess.)
+DEAR = {
+    "argparse",
+    "concurrent.futures.thread",
+    "entrypoint.cli",
+    "entrypoint.database.backoff",
+    "entrypoint.migration.attempt",
+    "entrypoint.migration.bookkeeping",
+    "entrypoint.migration.contention",
+    "entrypoint.migration.faults",
+    "entrypoint.migration.leader",
+    "entrypoint.migration.lock",
+    "entrypoint.migration.migrator",
+    "entrypoint.migration.outside",
+    "entrypoint.migration.prepare",
+    "entrypoint.migration.recording",
+    "entrypoint.migration.report",
+    "entrypoint.migration.scanner",
+    "entrypoint.migration.statements",
+    "entrypoint.migration.transactional",
+    "entrypoint.migration.transactions",
+    "entrypoint.migration.units",
+    "entrypoint.migration.watcher",
+    "entrypoint.operations",
+    "entrypoint.service",
+    "entrypoint.sql",
+    "http",
+    "http.server",
+    "logging.config",
+    "logging.handlers",
+    "multiprocessing",
+    "optparse",
+    "pathlib",
+    "pgparse",
+    "psycopg_pool",
+    "rich",
+    "sqlite3",
+    "tenacity",
+    "unittest",
+    "xml",
+}
+# With AUTO_MIGRATE=false psycopg is no excuse.
+DEARER = DEAR | {
+    "asyncio",
+    "ctypes",
+    "decimal",
+    "email",
+    "hashlib",
+    "importlib.metadata",
+    "importlib.resources",
+    "psycopg",
+    "psycopg_binary",
+    "queue",
+    "select",
+    "shutil",
+    "socket",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "typing_extensions",
+    "urllib.request",
+    "zipfile",
+}
+
+
+@pytest.fixture
+def imported_by(run_program: Callable[..., Run], migrations_dir: Path) -> Callable[..., set[str]]:
+    """Return a function that starts `entrypoint run -- true` and returns the names of what it had imported."""
+
+    def start(env: Mapping[str, str]) -> set[str]:
+        program = PROGRAM.format(path=[entry for entry in sys.path if entry])
+        # -S leaves out site and what it reads, -I everything that the environment could add.
+        argv = [sys.executable, "-I", "-S", "-c", program, "run", "--", "true"]
+        run = run_program(argv, env={"MIGRATIONS_DIR": str(migrations_dir), **env}).ok()
+        names = set(run.stdout.split())
+        assert "entrypoint.__main__" in names, run.report()
+        return names
+
+    return start
+
+
+@pytest.fixture
+def up_to_date(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Database:
+    """Return a database on which everything in `migrations_dir` is applied."""
+    write_migrations(migrations_dir, non_idempotent(30))
+    run_entrypoint("migrate", env={"DATABASE_URL": database.url}).ok()
+    return database
+
+
+def ours(names: set[str]) -> set[str]:
+    return {name for name in names if name.partition(".")[0] == "entrypoint"}
+
+
+def others(names: set[str]) -> set[str]:
+    """Return the top-level packages that are neither ours nor Python's.
+
+    Names without a letter at their start are left out: CPython's own `_sysconfigdata_…`. So is typing_extensions,
+    which psycopg needs on older Pythons only.
+    """
+    top = {name.partition(".")[0] for name in names}
+    known = {*sys.stdlib_module_names, "entrypoint", "__main__", "typing_extensions"}
+    return {name for name in top - known if name[0].isalpha()}
+
+
+def test_an_up_to_date_start_imports_just_this(
+    up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
+) -> None:
+    names = imported_by({"DATABASE_URL": up_to_date.url})
+    assert ours(names) == UP_TO_DATE
+    assert others(names) == {"psycopg", "psycopg_binary", "pythonjsonlogger"}
+    assert not names & DEAR
+
+
+def test_a_start_without_migrations_imports_just_this(imported_by: Callable[[Mapping[str, str]], set[str]]) -> None:
+    names = imported_by({"AUTO_MIGRATE": "false", "DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/nowhere"})
+    assert ours(names) == AT_EVERY_START
+    assert others(names) == {"pythonjsonlogger"}
+    assert not names & DEARER
+
+
+def test_a_log_that_says_nothing_or_is_for_a_person_needs_no_json(
+    imported_by: Callable[[Mapping[str, str]], set[str]],
+) -> None:
+    for quiet in ({"LOG_LEVEL": "warning"}, {"LOG_FORMAT": "text"}):
+        names = imported_by({"AUTO_MIGRATE": "false", **quiet})
+        assert not others(names), quiet
+        assert "json" not in names, quiet
+
+
+def test_the_rest_is_imported_when_there_is_a_use_for_it(
+    database: Database, migrations_dir: Path, imported_by: Callable[[Mapping[str, str]], set[str]]
+) -> None:
+    """Show that these tests would see it."""
+    write_migrations(migrations_dir, non_idempotent(1))
+    names = imported_by({"DATABASE_URL": database.url})
+    assert {"pgparse", "entrypoint.migration.lock", "entrypoint.migration.statements"} <= names & DEAR
+    assert "tenacity" not in names
+
+    nobody = f"postgresql://127.0.0.1:{free_port()}/nowhere"
+    names = imported_by({"DATABASE_URL": nobody, "DB_CONNECT_ATTEMPTS": "2", "DB_CONNECT_BACKOFF_MS": "1"})
+    assert {"tenacity", "entrypoint.database.backoff"} <= names & DEAR
+    assert "pgparse" not in names
+
+
+@pytest.mark.parametrize("setting", [{}, {"MIGRATION_SCHEMA": "public"}, {"MIGRATION_ROLE": "postgres"}], ids=str)
+def test_an_up_to_date_start_asks_twice_and_says_good_bye(
+    up_to_date: Database, proxy: Proxy, run_entrypoint: Callable[..., Run], setting: dict[str, str]
+) -> None:
+    said_good_bye = proxy.when_client_sends(TERMINATE, lambda _: None)
+    mark = up_to_date.server.log_size()
+
+    url = f"{up_to_date.url_at(proxy.port)}&options=-c%20log_disconnections%3Don"
+    run = run_entrypoint("run", "--", "true", env={"DATABASE_URL": url, **setting}).ok()
+
+    assert run.outcome == "up_to_date"
+    assert proxy.connections == 1
+    assert proxy.cancels == 0
+    assert proxy.round_trips[0] <= 2
+    assert said_good_bye.wait(5)
+    log = until(
+        lambda: text if "disconnection:" in (text := up_to_date.server.log_text(mark)) else "", 5, "the server's log"
+    )
+    # An end without Terminate, a reset, a transaction left open.
+    assert "could not receive data" not in log
+    assert "unexpected EOF" not in log
+    assert not server_errors(up_to_date.server, mark)
+
+
+def test_a_start_without_migrations_asks_nobody(proxy: Proxy, run_entrypoint: Callable[..., Run]) -> None:
+    url = f"postgresql://127.0.0.1:{proxy.port}/postgres?sslmode=disable"
+    run_entrypoint("run", "--", "true", env={"AUTO_MIGRATE": "false", "DATABASE_URL": url}).ok()
+    assert proxy.connections == 0

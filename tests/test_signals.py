@@ -1,0 +1,368 @@
+"""SIGTERM and SIGINT in every phase: the end within two seconds, and nothing half done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import missing
+from demo.postgres import HOST, free_port
+from entrypoint.migration.ledger import LOCK_CLASS, lock_key
+from kit.migrations import write_migrations
+from kit.processes import descendants, status, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from demo.postgres import Server
+    from kit.databases import Database
+    from kit.processes import Run
+
+    Start = Callable[..., Run]
+
+PROMISE = 2.0
+BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+LEGACY = Path(__file__).parent / "fixtures" / "legacy" / "schema.sql"
+
+HALF_DONE = "CREATE TABLE half_done (id integer);\nINSERT INTO half_done VALUES (1);\nSELECT pg_sleep(60);\n"
+SLEEPING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+
+
+def interrupt(run: Run, number: signal.Signals, *, pid: int | None = None) -> float:
+    """Send the signal and return how long the end took; the exit code must tell of it."""
+    began = time.monotonic()
+    os.kill(pid or run.pid, number)
+    code = run.wait(20)
+    took = time.monotonic() - began
+    assert code == 128 + number, run.report()
+    assert "Traceback" not in run.stderr, run.report()
+    assert "started" not in run.stdout, "the application was started"
+    return took
+
+
+def application() -> tuple[str, ...]:
+    return ("run", "--", "echo", "started")
+
+
+def nothing_half_done(database: Database, *, within: float = 1) -> None:
+    """Fail unless the migration has left no table, no row and no lock, and nobody is connected any more."""
+    until(lambda: database.sessions() == 0, within, "the end of the backends")
+    assert not database.exists("half_done")
+    assert database.one("SELECT count(*) FROM schema_migrations") == 0
+    assert database.one("SELECT locked_at, token FROM migration_lock WHERE id = 1") == (None, None)
+    assert (
+        database.one(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = %s::oid",
+            (database.one("SELECT oid FROM pg_database WHERE datname = current_database()"),),
+        )
+        == 0
+    )
+
+
+@pytest.fixture
+def listener(migrations_dir: Path) -> Iterator[socket.socket]:
+    """Return a socket that accepts connections, in the test's own time, and never answers."""
+    del migrations_dir  # empty, and there
+    with socket.create_server((HOST, 0)) as listener:
+        listener.settimeout(15)
+        yield listener
+
+
+@pytest.fixture
+def half_done(database: Database, migrations_dir: Path) -> dict[str, str]:
+    """Return the environment for a migration that would take a minute."""
+    write_migrations(migrations_dir, {"001_half_done.sql": HALF_DONE})
+    return {"DATABASE_URL": database.url}
+
+
+def in_the_statement(run: Run, database: Database) -> int:
+    """Wait until the migration is in its long statement, and return its backend."""
+    rows = until(lambda: database.rows(SLEEPING), 15, run.report)
+    return int(rows[0][0])
+
+
+# --- In every phase -------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_while_connecting(
+    run_entrypoint: Start, database: Database, listener: socket.socket, number: signal.Signals
+) -> None:
+    url = database.url_at(listener.getsockname()[1])
+    run = run_entrypoint(*application(), env={"DATABASE_URL": url, "DB_CONNECT_TIMEOUT_MS": "30000"})
+    connection, _ = listener.accept()
+    with connection:
+        assert connection.recv(8), "libpq begins to talk"
+        assert interrupt(run, number) < PROMISE
+
+
+@BOTH
+def test_between_attempts(run_entrypoint: Start, migrations_dir: Path, number: signal.Signals) -> None:
+    url = f"postgresql://nobody@{HOST}:{free_port()}/nothing"
+    run = run_entrypoint(*application(), env={"DATABASE_URL": url, "DB_CONNECT_BACKOFF_MS": "20000"})
+    assert run.until("database.retry")["pause_ms"] > 5_000
+    assert interrupt(run, number) < PROMISE
+    (record,) = run.logs("interrupted")
+    assert record["signal"] == number.name
+
+
+@BOTH
+@pytest.mark.parametrize("command", [application(), ("migrate",)], ids=["run", "migrate"])
+def test_while_waiting_for_the_lock(
+    run_entrypoint: Start,
+    database: Database,
+    half_done: dict[str, str],
+    command: tuple[str, ...],
+    number: signal.Signals,
+) -> None:
+    with database.connect() as holder:
+        holder.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, lock_key("public")))
+        run = run_entrypoint(*command, env=half_done)
+        run.until("lock.waiting")
+        assert interrupt(run, number) < PROMISE
+        until(lambda: database.sessions(ours=2) == 0, 1, "the end of the waiter's backend")
+        assert not database.exists("schema_migrations")
+
+
+@BOTH
+def test_while_a_replica_of_the_earlier_system_holds_the_row(
+    run_entrypoint: Start, database: Database, half_done: dict[str, str], number: signal.Signals
+) -> None:
+    database.execute(LEGACY.read_text())
+    database.execute("UPDATE migration_lock SET locked_at = now(), locked_by = 'old', process_id = 7 WHERE id = 1")
+    run = run_entrypoint(*application(), env=half_done)
+    run.until("lock.waiting")
+    assert interrupt(run, number) < PROMISE
+    until(lambda: database.sessions() == 0, 1, "the end of the waiter's backend")
+    assert database.one("SELECT locked_by, process_id FROM migration_lock WHERE locked_at IS NOT NULL") == ("old", 7)
+    assert not database.exists("half_done")
+
+
+@BOTH
+@pytest.mark.parametrize("command", [application(), ("migrate",)], ids=["run", "migrate"])
+def test_in_the_middle_of_a_statement(
+    run_entrypoint: Start,
+    database: Database,
+    half_done: dict[str, str],
+    command: tuple[str, ...],
+    number: signal.Signals,
+) -> None:
+    run = run_entrypoint(*command, env=half_done)
+    in_the_statement(run, database)
+    assert interrupt(run, number) < PROMISE
+    nothing_half_done(database)
+    assert run.leftovers() == []
+
+
+def test_in_the_middle_of_a_statement_that_cannot_be_cancelled(
+    run_entrypoint: Start, database: Database, migrations_dir: Path
+) -> None:
+    """A function that swallows the cancel request keeps the backend, and not us."""
+    stubborn = """\
+CREATE TABLE half_done (id integer);
+DO $$ DECLARE until timestamptz := clock_timestamp() + interval '4 s';
+BEGIN
+    WHILE clock_timestamp() < until LOOP
+        BEGIN PERFORM pg_sleep(4); EXCEPTION WHEN query_canceled THEN NULL; END;
+    END LOOP;
+END $$;
+"""
+    write_migrations(migrations_dir, {"001_stubborn.sql": stubborn})
+    run = run_entrypoint(*application(), env={"DATABASE_URL": database.url})
+    in_the_statement(run, database)
+    assert interrupt(run, signal.SIGTERM) < PROMISE
+    until(lambda: database.sessions() == 0, 10, "the end of the backend")
+    assert not database.exists("half_done")
+    assert database.one("SELECT count(*) FROM schema_migrations") == 0
+
+
+def test_what_was_committed_before_stays(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"001_whole.sql": "CREATE TABLE whole ();", "002_half_done.sql": HALF_DONE})
+    environment = {"DATABASE_URL": database.url}
+    run = run_entrypoint(*application(), env=environment)
+    in_the_statement(run, database)
+    assert interrupt(run, signal.SIGTERM) < PROMISE
+    until(lambda: database.sessions() == 0, 1, "the end of the backends")
+    assert database.exists("whole")
+    assert database.rows("SELECT migration_number, status FROM schema_migrations") == [(1, "completed")]
+    # The next start goes on where this one ended, at once.
+    write_migrations(migrations_dir, {"002_half_done.sql": HALF_DONE.replace("60", "0")})
+    run_entrypoint(*application(), env=environment).ok(10)
+    assert database.one("SELECT array_agg(migration_number ORDER BY 1) FROM schema_migrations") == [1, 2]
+
+
+def test_while_waiting_to_try_again(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
+    """Between two attempts at a migration that does not get its table."""
+    database.execute("CREATE TABLE busy (id integer)")
+    write_migrations(migrations_dir, {"001_half_done.sql": "CREATE TABLE half_done (); ALTER TABLE busy ADD a text;"})
+    with database.connect() as other, other.transaction():
+        other.execute("SELECT * FROM busy")
+        environment = {"DATABASE_URL": database.url, "MIGRATION_DDL_LOCK_TIMEOUT_MS": "50"}
+        run = run_entrypoint(*application(), env=environment)
+        run.until("migration.retry")
+        assert interrupt(run, signal.SIGTERM) < PROMISE
+    nothing_half_done(database)
+
+
+# --- A server that does not answer ----------------------------------------------------------------------
+
+
+@BOTH
+def test_while_the_server_is_frozen(
+    server: Server, run_entrypoint: Start, database: Database, half_done: dict[str, str], number: signal.Signals
+) -> None:
+    run = run_entrypoint(*application(), env=half_done)
+    in_the_statement(run, database)
+    server.freeze()
+    try:
+        assert interrupt(run, number) < PROMISE
+    finally:
+        server.thaw()
+    until(lambda: database.sessions() == 0, 5, "the end of the backends, by themselves")
+    assert not database.exists("half_done")
+    assert database.one("SELECT count(*) FROM schema_migrations") == 0
+    # The row still shows the token of one whose guard is gone; whoever comes next takes it at once.
+    assert database.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_wait(
+    server: Server, run_entrypoint: Start, database: Database, half_done: dict[str, str], second: signal.Signals
+) -> None:
+    run = run_entrypoint(*application(), env=half_done)
+    in_the_statement(run, database)
+    server.freeze()
+    try:
+        threads = status(run.pid)["Threads"]
+        run.terminate()
+        # The watchdog's thread, or the one that asks the server to cancel: the first signal has been heard.
+        until(lambda: status(run.pid)["Threads"] != threads, 1, "a reaction to the first signal")
+        assert interrupt(run, second) < 0.3
+    finally:
+        server.thaw()
+    until(lambda: database.sessions() == 0, 5, "the end of the backends, by themselves")
+
+
+def test_a_log_that_nobody_reads_does_not_keep_us(
+    run_entrypoint: Start, database: Database, half_done: dict[str, str]
+) -> None:
+    """The pipe that is stderr becomes full in the middle of a statement, and so the last line cannot be written."""
+    reading, writing = os.pipe()
+    try:
+        run = run_entrypoint(*application(), env=half_done, stderr=writing)
+        in_the_statement(run, database)
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while os.write(writing, b"x" * 4096):
+                pass
+        os.set_blocking(writing, True)
+        assert interrupt(run, signal.SIGTERM) < PROMISE
+    finally:
+        os.close(reading)
+        os.close(writing)
+    nothing_half_done(database)
+
+
+# --- What was ignored stays ignored ---------------------------------------------------------------------
+
+
+def test_a_signal_that_was_ignored_stays_ignored(
+    run_entrypoint: Start, database: Database, migrations_dir: Path
+) -> None:
+    """As a shell's background jobs have it: Ctrl-C is not meant for them."""
+    write_migrations(migrations_dir, {"001_wait.sql": "SELECT pg_advisory_lock(1); CREATE TABLE done ();"})
+    with database.connect() as holder:
+        holder.execute("SELECT pg_advisory_lock(1)")
+        run = run_entrypoint(
+            *application(),
+            env={"DATABASE_URL": database.url, "MIGRATION_DDL_LOCK_TIMEOUT_MS": "20000"},
+            before_exec=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and None,
+        )
+        waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+        until(lambda: database.rows(waiting), 15, "the migration's wait")
+        run.kill(signal.SIGINT)
+        assert int(status(run.pid)["ShdPnd"], 16) == 0
+        assert not database.exists("done")
+    run.ok()
+    assert run.stdout == "started\n"
+    assert database.exists("done")
+
+
+# --- As pid 1 -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_as_pid_1(run_program: Start) -> Callable[..., tuple[Run, int]]:
+    """Return a function that starts `entrypoint` as the first process of a pid namespace of its own.
+
+    It returns the run of `unshare`, which passes the exit code on, and the pid by which we know the first process.
+    """
+    unshare = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
+        missing("no permission to make a pid namespace (unshare --pid)")
+
+    def start(*args: str, env: dict[str, str]) -> tuple[Run, int]:
+        run = run_program([*unshare, sys.executable, "-m", "entrypoint", *args], env=env)
+        (pid,) = until(lambda: descendants(run.pid), 5, "the child of unshare")
+        return run, pid
+
+    return start
+
+
+def is_pid_1(pid: int) -> bool:
+    return status(pid)["NSpid"].split()[-1] == "1"
+
+
+@BOTH
+def test_as_pid_1_in_the_middle_of_a_statement(
+    run_as_pid_1: Callable[..., tuple[Run, int]],
+    database: Database,
+    half_done: dict[str, str],
+    number: signal.Signals,
+) -> None:
+    run, pid = run_as_pid_1(*application(), env=half_done)
+    in_the_statement(run, database)
+    assert is_pid_1(pid)
+    assert interrupt(run, number, pid=pid) < PROMISE
+    nothing_half_done(database)
+
+
+@BOTH
+def test_as_pid_1_between_attempts(
+    run_as_pid_1: Callable[..., tuple[Run, int]], migrations_dir: Path, number: signal.Signals
+) -> None:
+    url = f"postgresql://nobody@{HOST}:{free_port()}/nothing"
+    run, pid = run_as_pid_1(*application(), env={"DATABASE_URL": url, "DB_CONNECT_BACKOFF_MS": "20000"})
+    run.until("database.retry")
+    assert is_pid_1(pid)
+    assert interrupt(run, number, pid=pid) < PROMISE
+
+
+def test_as_pid_1_while_connecting(
+    run_as_pid_1: Callable[..., tuple[Run, int]], database: Database, listener: socket.socket
+) -> None:
+    url = database.url_at(listener.getsockname()[1])
+    run, pid = run_as_pid_1(*application(), env={"DATABASE_URL": url, "DB_CONNECT_TIMEOUT_MS": "30000"})
+    connection, _ = listener.accept()
+    with connection:
+        assert is_pid_1(pid)
+        assert interrupt(run, signal.SIGTERM, pid=pid) < PROMISE
+
+
+def test_as_pid_1_the_application_is_pid_1(
+    run_as_pid_1: Callable[..., tuple[Run, int]], database: Database, migrations_dir: Path
+) -> None:
+    write_migrations(migrations_dir, {"001_thing.sql": "CREATE TABLE thing ();"})
+    run, _ = run_as_pid_1("run", "--", "sh", "-c", "echo $$; exit 7", env={"DATABASE_URL": database.url})
+    assert run.wait() == 7
+    assert run.stdout == "1\n"
+    assert database.exists("thing")
