@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
+    from entrypoint.deadline import Deadline
     from entrypoint.migration.files import Directory
-    from entrypoint.migration.ledger import Place
+    from entrypoint.migration.ledger import Look, Place
     from entrypoint.migration.migrator import Result
     from entrypoint.migration.plan import Plan
     from entrypoint.settings import Settings
 
     OutcomeName = Literal["up_to_date", "migrated", "waited", "ahead", "disabled", "failed"]
 
-# For each of the two round trips of the first survey, beside connecting: a server that accepts and then freezes
-# is to cost no more than one that does not accept.
-_SURVEY_PATIENCE = 5.0
+# At least so long for the first survey, whatever connecting has left of its time.
+_SURVEY_PATIENCE = 1.0
 
 
 class Outcome(NamedTuple):
@@ -110,10 +110,13 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
 
     directory = files.load_directory(settings.migrations_dir)
     whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
+    # A server that lets us in and then freezes is to cost no more time than one that does not let us in.
+    arrival = Deadline(settings.connect.longest)
     session = connect(whereabouts, settings.connect, settings.lock.timeout)
+    patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
     try:
-        place = ledger.find(session, settings.schema, Deadline(_SURVEY_PATIENCE))
-        look = ledger.look(session, place, settings.role, Deadline(_SURVEY_PATIENCE), contending=False)
+        place = ledger.find(session, settings.schema, patience)
+        look = _first_look(session, place, settings, patience)
     except StatementError as error:
         session.close()
         from entrypoint.migration.faults import refused
@@ -123,6 +126,23 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
         session.close()
         raise
     return Survey(session, whereabouts, place, directory, decide(directory.files, look.rows, up_to=up_to))
+
+
+def _first_look(session: Session, place: Place, settings: Settings, patience: Deadline) -> Look:
+    """Read the ledger; wait for it, if a migration holds a lock on it, as one waits for the migration lock."""
+    from entrypoint.database.session import StatementError
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration import ledger
+
+    waiting = Deadline(settings.lock.timeout)
+    while True:
+        try:
+            return ledger.look(session, place, settings.role, patience, contending=False)
+        except StatementError as error:
+            if error.sqlstate != ledger.LOCK_NOT_AVAILABLE or waiting.passed():
+                raise
+        logs.event(logs.INFO, "ledger.locked", "the ledger is locked, probably by a migration; looking again")
+        patience = Deadline(settings.connect.timeout)
 
 
 def tell_differences(survey: Survey) -> None:

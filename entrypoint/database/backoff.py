@@ -6,6 +6,7 @@ import tenacity
 
 from entrypoint import logs
 from entrypoint.database.connect import Failure
+from entrypoint.database.policy import LONGEST_PAUSE
 from entrypoint.deadline import Deadline
 
 TYPE_CHECKING = False
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from entrypoint.database.connect import Target
     from entrypoint.database.policy import ConnectPolicy
     from entrypoint.database.session import Session
-
-# The doubling ends here: a server that comes up late is to be noticed within half a minute all the same.
-_LONGEST_PAUSE = 30.0
 
 
 class Stop:
@@ -43,7 +41,7 @@ def pause_after(earlier_failures: int, backoff: float, jitter: Callable[[float, 
 
     Jitter only ever shortens, so that the sum of all pauses has a bound that can be promised.
     """
-    longest = min(backoff * 2.0**earlier_failures, _LONGEST_PAUSE)
+    longest = min(backoff * 2.0**earlier_failures, LONGEST_PAUSE)
     return jitter(longest / 2, longest)
 
 

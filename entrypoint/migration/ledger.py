@@ -27,6 +27,7 @@ LOCK_CLASS = 0x70676570
 
 # For one look: a migration may hold a lock on the ledger itself, and whoever looks must not queue behind it.
 _LOOK_LOCK_TIMEOUT_MS = 2_000
+LOCK_NOT_AVAILABLE = "55P03"
 
 _OUR_LOCK_COLUMNS = frozenset(
     ("token", "progress_migration", "progress_statement", "progress_statements", "progress_at")
