@@ -132,3 +132,8 @@ class LeaseLostError(EntrypointError):
     """The migration lock was ours and is not any more."""
 
     event = "lock.lost"
+
+    def __init__(self, message: str, *, remedy: str = "", by_operator: bool) -> None:
+        """Say whether an operator took it, who wants us to stop, or another replica, whose turn it then is."""
+        super().__init__(message, remedy=remedy, by_operator=by_operator)
+        self.by_operator = by_operator

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _LOOK_PATIENCE = 5.0
 _PAUSE = (0.25, 1.0)
+# While only a fence stands in the way, whose holder may be gone.
+_SHORT_PAUSE = 0.25
 _REPORT_EVERY = 10.0
 
 
@@ -85,7 +87,8 @@ class Contender:
                 self.waited = True
                 if self._short_of_connections:
                     self._drop_session()
-                time.sleep(min(uniform(*_PAUSE), deadline.remaining()))
+                pause = _SHORT_PAUSE if self._fenced.seconds() > 0 else uniform(*_PAUSE)
+                time.sleep(min(pause, deadline.remaining()))
         finally:
             self._budget = deadline.remaining()
 

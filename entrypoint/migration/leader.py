@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _PATIENCE = 30.0
 # To find out whether the server has restarted.
 _RECONNECT_PATIENCE = 3.0
+# How much later than the worker the guard may notice that its session has ended, too.
+_NOTICE = 0.3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
 
@@ -180,7 +182,9 @@ class Leader:
             return self._out_of_time(task)
         if lost.sqlstate is None or not classify.stopped_by_operator(lost.sqlstate):
             return lost
-        if self._lease.guard_lost or server_restarted(self._lease.place, self._assignment.target, _RECONNECT_PATIENCE):
+        if self._lease.guard_was_lost(_NOTICE):
+            return self._lease.lost()
+        if server_restarted(self._lease.place, self._assignment.target, _RECONNECT_PATIENCE):
             return lost
         return self._stopped(task, lost.message, lost.sqlstate)
 

@@ -43,7 +43,7 @@ _PING_PATIENCE = 10.0
 # A holder that lives wins a lost guard back well within this; one that does not is frozen, or its node is gone.
 _WIN_BACK = 2.0
 # The guard's lock was to be had again and again for so long, and the row was not: nobody won the guard back.
-_ZOMBIE_AFTER = 3.0
+_ZOMBIE_AFTER = 2.0
 # Longer than a contender's pause, so that "again and again" means at each of its looks.
 _BREAK = 2.5
 # For each of our own short statements about the lock.
@@ -89,8 +89,8 @@ class Guard:
         self._wakened, self._waker = os.pipe()
         self._held = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="guard", daemon=True)
-        self.lost: str | None = None
-        """Why the lock is not held at the moment."""
+        self.was_lost = threading.Event()
+        """Whether the lock was lost, even if it has been won back."""
 
     def try_lock(self, deadline: Deadline) -> bool:
         """Take the lock if nobody holds it; do not wait."""
@@ -134,7 +134,7 @@ class Guard:
         next_ping = time.monotonic() + PING_EVERY
         while not self._released.is_set():
             try:
-                if self.lost is not None:
+                if not self._held.is_set():
                     self._win_back()
                 self._session.wait_for_end(max(next_ping - time.monotonic(), 0.0), self._wakened)
                 if time.monotonic() >= next_ping:
@@ -142,9 +142,9 @@ class Guard:
                     next_ping = time.monotonic() + PING_EVERY
             except (StatementError, ConnectionLostError, Failure) as error:
                 self._session.abandon()
-                if self.lost is None and not self._released.is_set():
+                if self._held.is_set() and not self._released.is_set():
                     self._held.clear()
-                    self.lost = str(error)
+                    self.was_lost.set()
                     logs.event(logs.WARNING, "lock.guard_lost", f"the guard of the migration lock is gone: {error}")
                 self._released.wait(_WIN_BACK_PAUSE)
 
@@ -153,7 +153,6 @@ class Guard:
         if not self._lock(Deadline(_PING_PATIENCE)):
             self._session.close()
             raise ConnectionLostError("somebody else holds the migration lock")
-        self.lost = None
         self._held.set()
         logs.event(logs.INFO, "lock.guard_regained", "the guard of the migration lock is back")
 
@@ -171,10 +170,9 @@ class Lease:
         self.revoked = False
         """Whether an operator freed the row while we held it."""
 
-    @property
-    def guard_lost(self) -> str | None:
-        """Why the guard is gone, or None while it is held as far as we know."""
-        return self._guard.lost
+    def guard_was_lost(self, seconds: float) -> bool:
+        """Tell whether the guard was lost, now or earlier; give its thread so many seconds to notice."""
+        return self._guard.was_lost.wait(seconds)
 
     def check_guard(self) -> None:
         """Give a guard that was lost a moment to be won back. Raises LeaseLostError if it is not."""
@@ -214,12 +212,30 @@ class Lease:
         )
 
     def lost(self) -> LeaseLostError:
-        """Return the error for a fence that found the row not ours."""
+        """Find out who took the lease, and return that as an error.
+
+        An operator who frees the row as documented leaves our token in it; another holder does not.
+        """
+        deadline = Deadline(1.0)
+        self.worker.rollback(deadline)
+        try:
+            ours = self.worker.query(
+                f"SELECT FROM {self.place.table('migration_lock')} WHERE id = 1 AND token = {literal(self.token)}",
+                deadline,
+            )[-1]
+        except (StatementError, ConnectionLostError):
+            ours = []
+        if ours or self.revoked:
+            return LeaseLostError(
+                "An operator freed the migration lock while we held it; nothing of ours was committed after that",
+                remedy="Start again when the migrations may go on.",
+                by_operator=True,
+            )
         return LeaseLostError(
-            "The migration lock was taken from us: somebody else holds it, or an operator freed it; "
-            "nothing of ours was committed after that",
+            "The migration lock was taken over while this process did not answer; nothing of ours was committed after "
+            "that",
             remedy="SELECT * FROM migration_lock shows who holds it now.",
-            guard=self._guard.lost or "alive",
+            by_operator=False,
         )
 
     def release(self) -> None:

@@ -49,8 +49,8 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
                 current = Leader(assignment, lease, prepared, deadline).run(applied)
                 return Result(tuple(applied), contender.waited, current)
             except LeaseLostError as error:
-                if lease.guard_lost is None:
-                    raise  # The lock is still ours and the row is not: an operator wants us to stop.
+                if error.by_operator:
+                    raise
                 logs.failure(error, level=logs.WARNING)
             except ConnectionLostError as error:
                 if deadline.passed():
@@ -58,6 +58,7 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
                 logs.failure(error, level=logs.WARNING)
             finally:
                 lease.release()
+            contender.waited = True  # Whatever comes next, it is not our turn alone.
         return Result(tuple(applied), contender.waited, contender.current)
     finally:
         contender.close()

@@ -68,6 +68,10 @@ _TREE_CONTROL = {
 }
 
 
+ADD_VALUE = "ALTER TYPE ... ADD VALUE"
+_ADD_VALUE = re.compile(r"\badd\s+value\s+(?:if\s+not\s+exists\s+)?('(?:[^']|'')*')", re.IGNORECASE)
+
+
 class Outside(NamedTuple):
     """A statement that the server refuses inside a transaction: its place in the list, and its name."""
 
@@ -177,10 +181,27 @@ def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
         text = _blank(_blank(text, statements[0]), statements[-1])
         statements = statements[1:-1]
         outside = tuple(Outside(index - 1, what) for index, what in outside)
+    elif not faults:
+        outside = tuple(sorted((*outside, *_values_used_at_once(text, statements))))
     begin = " ".join(filter(None, ["BEGIN", *modes]))
     return advice._replace(
         statements=statements, body=text, begin=begin, wrapped=wrapped, outside=outside, faults=tuple(faults)
     )
+
+
+def _values_used_at_once(text: str, statements: tuple[Statement, ...]) -> list[Outside]:
+    """Find each ALTER TYPE that adds a value of an enumeration which the rest of the file names.
+
+    PostgreSQL refuses to use a new value in the transaction that adds it (55P04).
+    """
+    found = []
+    for index, statement in enumerate(statements):
+        if statement.words[:2] != ("ALTER", "TYPE"):
+            continue
+        value = _ADD_VALUE.search(text, statement.start, statement.end)
+        if value and value[1] in text[statement.end :]:
+            found.append(Outside(index, ADD_VALUE))
+    return found
 
 
 def _modes(statement: Statement) -> str | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from entrypoint.migration.statements import ADD_VALUE
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.migration.statements import Advice
@@ -60,7 +62,8 @@ class Unit(NamedTuple):
 
 def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
     """Return the units of a file in order. A BEGIN … COMMIT of the file's own is one unit."""
-    outside = {entry.statement for entry in advice.outside}
+    # A new value of an enumeration only needs a transaction of its own.
+    outside = {entry.statement for entry in advice.outside if entry.what != ADD_VALUE}
     statements = advice.statements
     units: list[Unit] = []
     index = 0
