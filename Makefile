@@ -6,8 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Leave some of the machine to PostgreSQL, which the tests keep busy.
 WORKERS ?= 2
+RUNS ?= 100
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench soak clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -26,6 +27,9 @@ format: $(VENV)/check.done
 
 bench: $(VENV)/test.done  ## measure and print; see docs/startup-cost.md
 	$(BIN)/python -m benchmarks
+
+soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000
+	$(BIN)/python -m tests.faults.soak --runs $(RUNS) --workers $(WORKERS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -46,6 +46,8 @@ _WIN_BACK = 2.0
 _ZOMBIE_AFTER = 2.0
 # Longer than a contender's pause, so that "again and again" means at each of its looks.
 _BREAK = 2.5
+# To open the guard's connection, even if the waiting is nearly over.
+_LEAST_CONNECT = 0.5
 # For each of our own short statements about the lock.
 _PATIENCE = 10.0
 _SHORT_LOCK_TIMEOUT_MS = 2_000
@@ -107,15 +109,16 @@ class Guard:
     def release(self) -> None:
         """Let the lock go, at once if the server answers; otherwise it ends with the connection."""
         self._released.set()
+        if self._thread.ident is None:
+            self._end()
+            return
         os.write(self._waker, b"!")
-        if self._thread.is_alive():
-            self._thread.join(_STOP)
-        # A thread that is still waiting for the server's answer owns the connection; exec or exit closes it.
-        if not self._thread.is_alive():
-            self._session.rollback(Deadline(0.3))
-            self._session.close()
-            os.close(self._waker)
-            os.close(self._wakened)
+        # Not for ever: a thread that waits for the server's answer ends when it has it, or with the process.
+        self._thread.join(_STOP)
+
+    def _end(self) -> None:
+        self._session.rollback(Deadline(0.3))
+        self._session.close()
 
     def _lock(self, deadline: Deadline) -> bool:
         results = self._session.query(
@@ -126,6 +129,12 @@ class Guard:
         return results[-1][0][0] == "t"
 
     def _keep(self) -> None:
+        try:
+            self._keep_until_released()
+        finally:
+            self._end()
+
+    def _keep_until_released(self) -> None:
         """Ping now and then, notice the connection's end at once, and win the lock back if it was lost.
 
         The ping touches no table: a lock on one would block the migration itself. Whoever has won the lock
@@ -151,7 +160,6 @@ class Guard:
     def _win_back(self) -> None:
         self._session = self._target.connect(self._connect_timeout)
         if not self._lock(Deadline(_PING_PATIENCE)):
-            self._session.close()
             raise ConnectionLostError("somebody else holds the migration lock")
         self._held.set()
         logs.event(logs.INFO, "lock.guard_regained", "the guard of the migration lock is back")
@@ -168,7 +176,7 @@ class Lease:
         self.token = token
         self._role = role
         self.revoked = False
-        """Whether an operator freed the row while we held it."""
+        """Whether the watcher has seen that the row is not ours any more."""
 
     def guard_was_lost(self, seconds: float) -> bool:
         """Tell whether the guard was lost, now or earlier; give its thread so many seconds to notice."""
@@ -219,21 +227,22 @@ class Lease:
         deadline = Deadline(1.0)
         self.worker.rollback(deadline)
         try:
-            ours = self.worker.query(
-                f"SELECT FROM {self.place.table('migration_lock')} WHERE id = 1 AND token = {literal(self.token)}",
+            freed = self.worker.query(
+                f"SELECT FROM {self.place.table('migration_lock')} "
+                f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NULL",
                 deadline,
             )[-1]
         except (StatementError, ConnectionLostError):
-            ours = []
-        if ours or self.revoked:
+            freed = []
+        if freed:
             return LeaseLostError(
                 "An operator freed the migration lock while we held it; nothing of ours was committed after that",
                 remedy="Start again when the migrations may go on.",
                 by_operator=True,
             )
         return LeaseLostError(
-            "The migration lock was taken over while this process did not answer; nothing of ours was committed after "
-            "that",
+            "The migration lock was lost: this process did not answer for a while, or its guard could not be won back; "
+            "nothing of ours was committed after that",
             remedy="SELECT * FROM migration_lock shows who holds it now.",
             by_operator=False,
         )
@@ -284,7 +293,7 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
     Raises `database.connect.Failure` if that is refused.
     """
     patience = deadline.within(_PATIENCE)
-    guard = Guard(target, place, min(connect_timeout, deadline.remaining()))
+    guard = Guard(target, place, min(connect_timeout, max(deadline.remaining(), _LEAST_CONNECT)))
     lease = None
     try:
         if not guard.try_lock(patience):
@@ -357,6 +366,7 @@ def _take_row(worker: Session, place: Place, token: str, begin: str, policy: Loc
     table = place.table("migration_lock")
     results = worker.query(
         f"""{begin}
+        INSERT INTO {table} (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
         WITH candidate AS (
             SELECT id FROM {table}
             WHERE id = 1 AND (locked_at IS NULL OR token IS NOT NULL
