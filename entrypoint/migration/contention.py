@@ -65,6 +65,8 @@ class Contender:
         self._last_report = 0.0
         self._seen: LockRow | None = None
         self._fenced = lock.Spell()
+        self._trouble: ConnectionLostError | None = None
+        """How the last look or attempt ended, if it was by a lost connection."""
         self.waited = False
         """Whether somebody else had the lock while we wanted it."""
         self.current: int | None = None
@@ -83,7 +85,7 @@ class Contender:
                 if lease is not None or done:
                     return lease
                 if deadline.passed():
-                    raise timed_out(self._seen, self._assignment)
+                    raise self._trouble or timed_out(self._seen, self._assignment)
                 self.waited = True
                 if self._short_of_connections:
                     self._drop_session()
@@ -107,13 +109,13 @@ class Contender:
                 lease = self._try(session, deadline)
                 if lease is not None:
                     return lease, False
+            self._trouble = None
             self._tell_waiting(look, plan)
         except Failure as failure:
             self._stand_back(failure, deadline)
         except ConnectionLostError as error:
             self._drop_session()
-            if deadline.passed():
-                raise
+            self._trouble = error
             logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
         except StatementError as error:
             # A migration holds a lock on the ledger itself, or the server is busy: that is waiting, too.

@@ -302,7 +302,7 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
         begin = transactions.begin(
             patience, server_version=worker.server_version, lock_timeout_ms=_SHORT_LOCK_TIMEOUT_MS, role=role
         )
-        place = ledger.find(worker, schema, patience)
+        place = _find_beside_guard(worker, place, schema, patience)
         if not place.ledger or not place.lock or place.outdated:
             if _earlier_system_works(worker, place, role, policy, patience):
                 return None
@@ -324,6 +324,20 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
         if lease is None:
             worker.rollback(patience.within(1))
             guard.release()
+
+
+def _find_beside_guard(worker: Session, place: Place, schema: str | None, deadline: Deadline) -> Place:
+    """Look again at what is there, as the first use of the second connection: here a pool of one shows itself."""
+    try:
+        return ledger.find(worker, schema, deadline)
+    except ConnectionLostError as error:
+        if worker.login_pid == place.backend_pid:
+            raise
+        raise ConnectionLostError(
+            f"The pooler gave us no second server connection beside the guard's: {error.message}",
+            remedy="The pool must allow two server connections at least (PgBouncer: default_pool_size); or set "
+            "MIGRATION_DATABASE_URL to the server itself.",
+        ) from error
 
 
 def _end_zombie(worker: Session, place: Place, role: str | None, deadline: Deadline) -> None:

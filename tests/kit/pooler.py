@@ -1,0 +1,68 @@
+"""PgBouncer in front of a server, in transaction mode."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from demo.postgres import HOST, Owner, free_port
+from kit.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from demo.postgres import Server
+
+
+def executable() -> str | None:
+    """Return where PgBouncer is, or None."""
+    return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+
+@contextlib.contextmanager
+def pooler(server: Server, *, pool_size: int) -> Iterator[int]:
+    """Run PgBouncer with `pool_size` server connections for each database; yield its port."""
+    program = executable()
+    if program is None:
+        msg = "no pgbouncer"
+        raise FileNotFoundError(msg)
+    owner = Owner.choose()
+    port = free_port()
+    # Not below pytest's own folder, which only our account may enter.
+    with tempfile.TemporaryDirectory(prefix="pgbouncer-") as name:
+        directory = Path(name)
+        configuration = directory / "pgbouncer.ini"
+        configuration.write_text(
+            f"""
+            [databases]
+            * = host={HOST} port={server.port} user=postgres
+            [pgbouncer]
+            listen_addr = {HOST}
+            listen_port = {port}
+            auth_type = any
+            pool_mode = transaction
+            default_pool_size = {pool_size}
+            unix_socket_dir =
+            # Fail soon where a pool is too small, so that a test need not wait for the default of two minutes.
+            query_wait_timeout = 2
+            """.replace("\n            ", "\n")
+        )
+        directory.chmod(0o755)
+        with (directory / "log").open("wb") as log:
+            process = owner.popen([program, configuration], cwd=directory, output=log.fileno())
+        try:
+            until(lambda: _listens(port), what="PgBouncer to listen")
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+        return True
+    return False

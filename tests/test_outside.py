@@ -1,0 +1,296 @@
+"""Files that cannot run in one transaction: recognised, run unit by unit, and known for what they are after a crash."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from entrypoint.migration.statements import advise
+from entrypoint.migration.units import Unit, cut, reached, repeatable
+from kit.migrations import write_migrations
+from kit.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+
+BASE = "CREATE TABLE t (a int, b int); INSERT INTO t SELECT g, g FROM generate_series(1, 1000) g;"
+
+
+def ledger(database: Database) -> list[tuple[int, str]]:
+    return [
+        (number, status)
+        for number, status in database.rows(
+            "SELECT migration_number, status FROM schema_migrations ORDER BY migration_number"
+        )
+    ]
+
+
+def indexes(database: Database) -> list[tuple[str, bool]]:
+    return [
+        (name, valid)
+        for name, valid in database.rows(
+            "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "WHERE i.indrelid = 't'::regclass ORDER BY 1"
+        )
+    ]
+
+
+def test_all_kinds_run_in_order_without_any_directive(
+    any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    write_migrations(
+        migrations_dir,
+        {
+            "001_base.sql": BASE,
+            "002_alone.sql": """
+                SET search_path TO public;
+                CREATE INDEX CONCURRENTLY t_a ON t (a);
+                INSERT INTO t VALUES (0, 0);
+                VACUUM t;
+                REINDEX INDEX CONCURRENTLY t_a;
+                ALTER SYSTEM SET work_mem = '5MB';
+                ALTER SYSTEM RESET work_mem;
+                DISCARD ALL;
+                CREATE UNIQUE INDEX CONCURRENTLY t_b ON t (b);
+                DROP INDEX CONCURRENTLY t_a;
+            """,
+            "003_enum.sql": "CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE m (x mood);\n"
+            "ALTER TYPE mood ADD VALUE 'ok'; INSERT INTO m VALUES ('ok');",
+            "004_procedure.sql": "-- entrypoint: no-transaction\n"
+            "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (7, 70000); COMMIT; END $$;\n"
+            "CALL p();\nBEGIN; INSERT INTO t VALUES (8, 80000); COMMIT;",
+            "005_after.sql": "CREATE TABLE after_all (x int);",
+        },
+    )
+    run_entrypoint("migrate", env={"DATABASE_URL": any_database.url}).ok()
+    assert ledger(any_database) == [(number, "completed") for number in range(1, 6)]
+    assert indexes(any_database) == [("t_b", True)]
+    assert any_database.one("SELECT count(*) FROM t") == 1003
+    assert any_database.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
+def test_a_failed_concurrent_build_leaves_no_invalid_index_and_can_be_mended(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    write_migrations(
+        migrations_dir,
+        {
+            "001_base.sql": BASE + " INSERT INTO t VALUES (5, 5);",
+            "002_index.sql": "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_a ON t (a);\n"
+            "CREATE UNIQUE INDEX CONCURRENTLY t_b ON t (b);",
+        },
+    )
+    env = {"DATABASE_URL": database.url}
+    failed = run_entrypoint("migrate", env=env)
+    assert failed.wait() == 70
+    assert "002_index.sql:2" in failed.stderr
+    assert ledger(database) == [(1, "completed"), (2, "failed")]
+    assert indexes(database) == [("t_a", True)]
+    database.execute("DELETE FROM t WHERE ctid = (SELECT max(ctid) FROM t)")
+    database.execute("DELETE FROM schema_migrations WHERE migration_number = 2 AND status = 'failed'")
+    run_entrypoint("migrate", env=env).ok()
+    assert indexes(database) == [("t_a", True), ("t_b", True)]
+
+
+def _kill_in_the_middle(database: Database, run: Run, query: str) -> None:
+    """Kill `run` while the server works on the statement that begins with `query`, and wait until its sessions end."""
+    like = f"{query}%"
+    until(
+        lambda: database.rows(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' "
+            "AND pid <> pg_backend_pid() AND query ILIKE %s",
+            (like,),
+        ),
+        what=f"{query} to run",
+    )
+    run.kill(signal.SIGKILL)
+    until(
+        lambda: (
+            not database.rows(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'entrypoint:%'"
+            )
+        ),
+        what="the killed program's sessions to end",
+    )
+
+
+def test_an_interrupted_index_is_dropped_and_built_again(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    write_migrations(
+        migrations_dir,
+        {
+            "001_base.sql": BASE,
+            "002_index.sql": "INSERT INTO t VALUES (2000, 2000);\nCREATE INDEX CONCURRENTLY t_a ON t (a);\n"
+            "INSERT INTO t VALUES (3000, 3000);",
+        },
+    )
+    env = {"DATABASE_URL": database.url}
+    run_entrypoint("migrate", "--to", "1", env=env).ok()
+    with database.connect() as other:
+        # A concurrent build waits for every transaction that could still see the old table.
+        other.execute("BEGIN; INSERT INTO t VALUES (1, 1)")
+        run = run_entrypoint("migrate", env=env)
+        _kill_in_the_middle(database, run, "CREATE INDEX CONCURRENTLY")
+        assert ledger(database) == [(1, "completed"), (2, "running")]
+        other.execute("ROLLBACK")
+    assert indexes(database) == [("t_a", False)]
+    again = run_entrypoint("migrate", env=env).ok()
+    assert "migration.resumed" in again.events()
+    assert indexes(database) == [("t_a", True)]
+    assert ledger(database) == [(1, "completed"), (2, "completed")]
+    assert database.one("SELECT count(*) FROM t WHERE a >= 2000") == 2, "each statement ran once"
+
+
+def test_what_nobody_can_know_after_a_crash_is_said_and_not_run_again(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    write_migrations(
+        migrations_dir,
+        {
+            "001_base.sql": BASE,
+            "002_call.sql": "-- entrypoint: no-transaction\nCREATE PROCEDURE p() LANGUAGE plpgsql AS\n"
+            "$$ BEGIN INSERT INTO t VALUES (7, 7777); COMMIT; PERFORM pg_sleep(60); END $$;\nCALL p();\n"
+            "INSERT INTO t VALUES (8, 8888);",
+        },
+    )
+    env = {"DATABASE_URL": database.url}
+    run_entrypoint("migrate", "--to", "1", env=env).ok()
+    run = run_entrypoint("migrate", env=env)
+    _kill_in_the_middle(database, run, "CALL p()")
+    again = run_entrypoint("migrate", env=env)
+    assert again.wait() == 70
+    assert "interrupted at statement 2 of 3" in again.stderr
+    assert ledger(database) == [(1, "completed"), (2, "failed")]
+    assert database.one("SELECT count(*) FROM t WHERE b IN (7777, 8888)") == 1
+    third = run_entrypoint("migrate", env=env)
+    assert third.wait() == 70
+    assert "interrupted at statement 2" in third.stderr
+
+
+def test_nobody_takes_over_while_a_statement_outside_a_transaction_still_runs(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    """The fence is not there; the second advisory lock is."""
+    write_migrations(migrations_dir, {"001_base.sql": BASE, "002_index.sql": "CREATE INDEX CONCURRENTLY t_a ON t (a);"})
+    env = {"DATABASE_URL": database.url}
+    run_entrypoint("migrate", "--to", "1", env=env).ok()
+    with database.connect() as other:
+        other.execute("BEGIN; INSERT INTO t VALUES (1, 1)")
+        first = run_entrypoint("migrate", env=env)
+        first.until(lambda record: record["event"] == "lock.acquired")
+        until(lambda: ledger(database) == [(1, "completed"), (2, "running")])
+        second = run_entrypoint("migrate", env=env)
+        second.until("lock.waiting")
+        database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        first.until("lock.guard_regained")
+        assert second.running
+        other.execute("ROLLBACK")
+    first.ok()
+    second.ok()
+    assert (first.outcome, second.outcome) == ("migrated", "waited")
+    assert indexes(database) == [("t_a", True)]
+
+
+def test_waiters_do_not_stop_a_concurrent_build(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    write_migrations(
+        migrations_dir,
+        {
+            "001_base.sql": BASE,
+            "002_index.sql": "-- entrypoint: no-transaction\nSELECT pg_advisory_lock(99);\n"
+            "SELECT pg_advisory_unlock(99);\nCREATE INDEX CONCURRENTLY t_a ON t (a);",
+        },
+    )
+    database.execute("ALTER DATABASE " + database.name + " SET default_transaction_isolation = 'repeatable read'")
+    env = {"DATABASE_URL": database.url}
+    with database.connect() as gate:
+        gate.execute("SELECT pg_advisory_lock(99)")
+        first = run_entrypoint("migrate", env=env)
+        first.until("lock.acquired")
+        waiters = [run_entrypoint("migrate", env=env) for _ in range(4)]
+        for waiter in waiters:
+            waiter.until("lock.waiting")
+        gate.execute("SELECT pg_advisory_unlock(99)")
+        first.ok(20)
+    for waiter in waiters:
+        waiter.ok()
+    assert indexes(database) == [("t_a", True)]
+
+
+def test_a_transaction_that_a_file_leaves_open_is_a_failure(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    write_migrations(
+        migrations_dir, {"001_open.sql": "-- entrypoint: no-transaction\nBEGIN;\nCREATE TABLE a (id int);"}
+    )
+    run = run_entrypoint("migrate", env={"DATABASE_URL": database.url})
+    assert run.wait() == 70
+    assert "leaves a transaction open" in run.stderr
+    assert not database.exists("a")
+    assert ledger(database) == [(1, "failed")]
+
+
+def _units(text: str) -> tuple[Unit, ...]:
+    return cut(text, advise(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("VACUUM; SELECT 1;", [(1, "", "VACUUM"), (2, "BEGIN", "SELECT 1")]),
+        (
+            "-- entrypoint: no-transaction\nBEGIN; SELECT 1; SELECT 2; COMMIT; CALL p();",
+            [(1, "BEGIN", "SELECT 1; SELECT 2;"), (5, "", "CALL p()")],
+        ),
+        (
+            "-- entrypoint: no-transaction\nBEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; END;",
+            [(1, "BEGIN ISOLATION LEVEL SERIALIZABLE", "SELECT 1;")],
+        ),
+        ("-- entrypoint: no-transaction\nDO $$ BEGIN COMMIT; END $$;", [(1, "", "DO $$ BEGIN COMMIT; END $$")]),
+        ("-- entrypoint: no-transaction\nDO $$ BEGIN NULL; END $$;", [(1, "BEGIN", "DO $$ BEGIN NULL; END $$")]),
+        ("-- entrypoint: no-transaction\nBEGIN; SELECT 1;", [(1, "", "BEGIN; SELECT 1")]),
+    ],
+)
+def test_units(text: str, expected: list[tuple[int, str, str]]) -> None:
+    assert [(unit.number, unit.begin, unit.sql.strip()) for unit in _units(text)] == expected
+    for unit in _units(text):
+        assert text[unit.start :].startswith(unit.sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "index", "again"),
+    [
+        ("CREATE INDEX CONCURRENTLY i ON t (a)", ("i", "t"), False),
+        ('create unique index concurrently if not exists "I x" on only s."T" (a)', ('"I x"', 's."T"'), False),
+        ("CREATE INDEX CONCURRENTLY ON t (a)", None, False),
+        ("DROP INDEX CONCURRENTLY IF EXISTS i", None, True),
+        ("DROP INDEX CONCURRENTLY i", None, False),
+        ("VACUUM ANALYZE t", None, True),
+        ("REINDEX TABLE CONCURRENTLY t", None, True),
+        ("ALTER SYSTEM SET work_mem = '1MB'", None, True),
+        ("CREATE DATABASE d", None, False),
+    ],
+)
+def test_what_may_run_again(sql: str, index: tuple[str, str] | None, *, again: bool) -> None:
+    (unit,) = _units(sql)
+    assert unit.built_index == index
+    assert repeatable(unit) is again
+
+
+def test_the_row_names_the_statement() -> None:
+    first, second = _units("VACUUM;\nCREATE INDEX CONCURRENTLY i\n  ON t (a);")
+    assert first.progress(2) == "statement 1 of 2: VACUUM"
+    assert second.progress(2) == "statement 2 of 2: CREATE INDEX CONCURRENTLY i ON t (a)"
+    assert reached(second.progress(2)) == 2
+    assert reached(None) is reached("something else") is None
