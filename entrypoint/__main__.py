@@ -129,7 +129,7 @@ def _interrupted(interrupted: signals.Interrupted) -> NoReturn:
     from entrypoint import logs
 
     name = Signals(interrupted.signum).name
-    logs.event(logs.WARNING, "interrupted", f"{name}: stopped; nothing is half done", signal=name)
+    logs.event(logs.WARNING, "interrupted", f"{name}: stopped", signal=name)
     if sys.stdout is not None:
         sys.stdout.flush()
     # Not through the interpreter's own end, which waits for what threads are doing.

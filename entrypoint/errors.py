@@ -27,6 +27,8 @@ class EntrypointError(Exception):
     """A failure with a cause in words, a remedy, and facts for the log."""
 
     event = "entrypoint.failed"
+    schema_version: int | None = None
+    """The schema's version at that moment, where it is known."""
 
     def __init__(self, message: str, *, remedy: str = "", **fields: object) -> None:
         """Take the cause as one `message`, the `remedy` as one sentence, and `fields` as the log's own."""

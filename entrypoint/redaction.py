@@ -21,24 +21,34 @@ MASK = "***"
 # nothing readable.
 _SHORT = 4
 
+# In a URL's query, and in a conninfo string (libpq documentation, "Connection Strings").
+_QUERY_PASSWORD = re.compile(r"[?&](?:ssl)?password=([^&\s]*)", re.IGNORECASE)
 _KEYWORD_PASSWORD = re.compile(
-    r"""(?:^|[\s?&])(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s\\&]|\\.)*)""", re.IGNORECASE
+    r"""(?:^|\s)(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)""", re.IGNORECASE
 )
-_SQL_PASSWORD = re.compile(r"""(\bpassword\s+(?:e|u&)?)('(?:[^']|'')*'?)""", re.IGNORECASE)
+# ... PASSWORD 'x', E'x\'y', $$x$$, ''x'' inside another string, and a conninfo string's password=x.
+_SQL_PASSWORD = re.compile(
+    r"""(\bpassword\s*=?\s*(?:e|u&)?)
+        (?: ''[^']+'' | '(?:[^'\\]|''|\\.)*'? | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z) | (?<==)[^\s'"$]+ )""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
 _QUOTED = re.compile(r'".*"', re.DOTALL)
 
 
 def secrets_of(address: str) -> frozenset[str]:
     """Return every form in which the password of a URL or conninfo string could turn up in a text."""
-    found = {match.strip("'") for match in _KEYWORD_PASSWORD.findall(address)}
     _, is_url, rest = address.partition("://")
-    if is_url:
+    if not is_url:
+        written = [match[1:-1] if match.startswith("'") else match for match in _KEYWORD_PASSWORD.findall(address)]
+        found = {re.sub(r"\\(.)", r"\1", secret) for secret in written}
+    else:
+        found = set(_QUERY_PASSWORD.findall(address))
         # To the last @: where the password has an @ of its own, that is too much, which is the safe side.
         userinfo, _, _ = rest.rpartition("@")
         found.add(userinfo.partition(":")[2])
         # ... and what libpq takes for the password, which ends at the first @.
         found.add(rest.partition("@")[0].partition(":")[2] if "@" in rest else "")
-    found |= {unquote(secret) for secret in found}
+        found |= {unquote(secret) for secret in found}
     return frozenset(secret for secret in found if secret)
 
 
@@ -62,7 +72,7 @@ class Redactor:
         """Return `text` without a secret in it."""
         if self._secrets is not None:
             text = self._secrets.sub(MASK, text)
-        if "assword" in text or "ASSWORD" in text:
+        if "password" in text.lower():
             text = _SQL_PASSWORD.sub(rf"\1'{MASK}'", text)
         return text
 

@@ -163,7 +163,7 @@ class _Reader:
         value = self.text(name)
         if value is None:
             return default
-        if value.isascii() and value.isdecimal() and 0 < int(value) <= _MOST_MILLISECONDS:
+        if value.isascii() and value.isdecimal() and len(value) <= 10 and 0 < int(value) <= _MOST_MILLISECONDS:
             return int(value)
         self.faults.append(
             f"{name} is {value!r}; it must be a whole number of {unit} from 1 to {_MOST_MILLISECONDS}, like {example}"
@@ -201,5 +201,5 @@ class _Reader:
 
 
 def _read_text(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         return file.read()

@@ -72,7 +72,7 @@ def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
         return bring_up_to_date(settings), exit_on_failure
     except EntrypointError as error:
         logs.failure(error)
-        return Outcome("failed", error=error), exit_on_failure
+        return Outcome("failed", error.schema_version, error), exit_on_failure
     except Exception as error:  # noqa: BLE001 - a mistake of ours must not keep the application from starting
         unexpected = internal_error(error)
         logs.failure(unexpected)
@@ -91,8 +91,11 @@ def bring_up_to_date(settings: Settings, *, up_to: int | None = None) -> Outcome
     try:
         tell_differences(survey)
         if not survey.plan.pending and not _worth_upgrading(survey.place):
-            return _nothing_to_do(survey.plan)
+            return _nothing_to_do(survey.plan, up_to)
         return _migrate(settings, survey, up_to)
+    except EntrypointError as error:
+        error.schema_version = survey.plan.current if error.schema_version is None else error.schema_version
+        raise
     finally:
         survey.session.close()
 
@@ -193,7 +196,7 @@ def _worth_upgrading(place: Place) -> bool:
     return place.outdated and not place.standby and not place.read_only
 
 
-def _nothing_to_do(plan: Plan) -> Outcome:
+def _nothing_to_do(plan: Plan, up_to: int | None) -> Outcome:
     version = plan.current
     if plan.ahead:
         logs.event(
@@ -207,7 +210,8 @@ def _nothing_to_do(plan: Plan) -> Outcome:
     logs.event(
         logs.INFO,
         "schema.up_to_date",
-        "the schema is up to date" + ("" if version is None else f" at version {version}"),
+        ("the schema is up to date" if up_to is None else f"nothing is pending up to {up_to}; the schema is")
+        + ("" if version is None else f" at version {version}"),
         version=version,
     )
     return Outcome("up_to_date", version)
@@ -255,7 +259,7 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
             raise
         # Only the ledger was to be upgraded, and it can be read as it is.
         logs.failure(error, level=logs.WARNING)
-        return _nothing_to_do(plan)
+        return _nothing_to_do(plan, up_to)
     return _migrated(result)
 
 
@@ -274,7 +278,12 @@ def _migrated(result: Result) -> Outcome:
         return Outcome("migrated", result.current)
     if not result.waited:
         # Somebody else was done between our first look and our turn; or only the ledger was to be upgraded.
-        logs.event(logs.INFO, "schema.up_to_date", "the schema is up to date", version=result.current)
+        logs.event(
+            logs.INFO,
+            "schema.up_to_date",
+            f"the schema is up to date at version {result.current}",
+            version=result.current,
+        )
         return Outcome("up_to_date", result.current)
     logs.event(
         logs.INFO,

@@ -6,7 +6,7 @@ import tenacity
 
 from entrypoint import logs
 from entrypoint.database.connect import Failure
-from entrypoint.database.policy import LONGEST_PAUSE
+from entrypoint.database.policy import DOUBLINGS, LONGEST_PAUSE
 from entrypoint.deadline import Deadline
 
 TYPE_CHECKING = False
@@ -41,7 +41,7 @@ def pause_after(earlier_failures: int, backoff: float, jitter: Callable[[float, 
 
     Jitter only ever shortens, so that the sum of all pauses has a bound that can be promised.
     """
-    longest = min(backoff * 2.0**earlier_failures, LONGEST_PAUSE)
+    longest = min(backoff * 2.0 ** min(earlier_failures, DOUBLINGS), LONGEST_PAUSE)
     return jitter(longest / 2, longest)
 
 

@@ -7,6 +7,7 @@ SQLSTATEs: PostgreSQL documentation, appendix A.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 TYPE_CHECKING = False
@@ -99,7 +100,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ),
     ),
     (
-        ("could not translate host name", "name or service not known", "temporary failure in name resolution"),
+        ("could not translate host name", "name or service not known", "name resolution", "failed to resolve host"),
         Cause("unknown_host", "unknown host", "Check the host in DATABASE_URL, and the name server.", heals=True),
     ),
     (
@@ -130,15 +131,17 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
     ),
 )
 
+_NAMES = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _OTHER = Cause("other", "the server did not let us in", "Look into the server's log.", heals=True)
 
 
 def classify_connection_failure(text: str) -> Cause:
     """Return the cause that libpq's `text` about a failed connection stands for."""
-    lower = text.lower()
-    if ('role "' in lower or "user " in lower) and "does not exist" in lower:
+    # What somebody called a host, a role or a database says nothing about what went wrong.
+    lower = _NAMES.sub('""', text.lower())
+    if 'role "" does not exist' in lower:
         return Cause("no_such_role", "no such user", "Create the role, or check the user in DATABASE_URL.", heals=True)
-    if ('database "' in lower and "does not exist" in lower) or "no such database" in lower:
+    if 'database "" does not exist' in lower or "no such database" in lower:
         return Cause(
             "no_such_database", "no such database", "Create it, or check the name in DATABASE_URL.", heals=True
         )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 # The doubling of pauses ends here: a server that comes up late is to be noticed within half a minute all the same.
 LONGEST_PAUSE = 30.0
 # After so many, even the shortest first pause (1 ms) has grown to the longest.
-_DOUBLINGS = 15
+DOUBLINGS = 15
 
 
 class ConnectPolicy(NamedTuple):
@@ -23,6 +23,6 @@ class ConnectPolicy(NamedTuple):
     def longest(self) -> float:
         """How long it may take at most until there is a connection: all attempts, and all pauses unshortened."""
         pauses = self.attempts - 1
-        doubling = min(pauses, _DOUBLINGS)
+        doubling = min(pauses, DOUBLINGS)
         growing = sum(min(self.backoff * 2.0**failures, LONGEST_PAUSE) for failures in range(doubling))
         return self.attempts * self.timeout + growing + (pauses - doubling) * LONGEST_PAUSE

@@ -26,6 +26,8 @@ _OURS = re.compile(
     re.IGNORECASE,
 )
 
+_PLACEHOLDER = re.compile(r"\{(schema|schema_literal|lock_key|session_key)\}")
+
 
 def mentions(text: str) -> bool:
     """Tell whether a migration's text names something of the bookkeeping, so that it may have replaced it."""
@@ -38,11 +40,15 @@ def ddl(place: Place) -> str:
     The view and the functions are always among them, as a migration can replace those without any trace.
     """
     schema = identifier(place.schema)
-    return (
-        "".join(map(_read, ("tables.sql", "upgrade.sql", "functions.sql")))
-        .replace("{schema_literal}", literal(schema))
-        .replace("{schema}", schema)
-        .replace("{lock_key}", place.lock_key)
+    values = {
+        "schema": schema,
+        "schema_literal": literal(schema),
+        "lock_key": place.lock_key,
+        "session_key": place.session_key,
+    }
+    # In one pass: a schema may be called anything.
+    return _PLACEHOLDER.sub(
+        lambda match: values[match[1]], "".join(map(_read, ("tables.sql", "upgrade.sql", "functions.sql")))
     )
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from entrypoint.migration.policy import ApplyPolicy, LockPolicy
 
 _LOOK_PATIENCE = 5.0
+# The last look comes when the time is over, and needs a little of its own.
+_LAST_LOOK = 0.5
 _PAUSE = (0.25, 1.0)
 # While only a fence stands in the way, whose holder may be gone.
 _SHORT_PAUSE = 0.25
@@ -129,12 +131,12 @@ class Contender:
 
     def _connected(self, deadline: Deadline) -> Session:
         if self._session is None or not self._session.usable:
-            patience = min(self._assignment.connect_timeout, max(deadline.remaining(), 0.1))
+            patience = min(self._assignment.connect_timeout, max(deadline.remaining(), _LAST_LOOK))
             self._session = self._assignment.target.connect(patience)
         return self._session
 
     def _look(self, session: Session, deadline: Deadline) -> Look:
-        patience = deadline.within(_LOOK_PATIENCE)
+        patience = Deadline(max(deadline.within(_LOOK_PATIENCE).remaining(), _LAST_LOOK))
         if not self._place.ledger or not self._place.lock or self._place.outdated:
             self._place = ledger.find(session, self._assignment.schema, patience)
         return ledger.look(session, self._place, self._assignment.role, patience, contending=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from entrypoint.database import classify
-from entrypoint.errors import EntrypointError, MigrationError, ReadOnlyError
+from entrypoint.errors import ConfigurationError, EntrypointError, MigrationError, ReadOnlyError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def refused(error: StatementError, doing: str) -> EntrypointError:
             "Give the migration user the right to create and change the ledger in that schema, or set "
             "MIGRATION_DATABASE_URL to a user that owns it, or MIGRATION_ROLE to a role that does."
         )
-    elif error.sqlstate in _NO_SUCH_ROLE:
-        remedy = "Check MIGRATION_ROLE."
+    elif error.sqlstate in _NO_SUCH_ROLE and "role" in error.primary:
+        return ConfigurationError(f"MIGRATION_ROLE cannot be used: {error.primary}", remedy="Check its name.", **facts)
     else:
         remedy = "Look into the server's log."
     return MigrationError(message, remedy=remedy, **facts)

@@ -144,7 +144,10 @@ class Leader:
         if task.migration.advice.transactional:
             failure = refusal.failure()
         else:
-            failure = refusal.failure(undone="What came before that statement is committed; it was recorded as failed")
+            failure = refusal.failure(
+                undone="What came before that statement is committed: take it out of the file, or make it repeatable. "
+                "The failure was recorded"
+            )
         self._record_failure(task, failure)
         raise failure
 
@@ -206,7 +209,7 @@ class Leader:
         logs.event(
             logs.WARNING,
             "migration.retry",
-            f"{file.name}: {error.primary}; rolled back, trying again in {pause:.1f} s",
+            f"{file.name}: {error.primary}; trying again in {pause:.1f} s",
             version=file.number,
             file=file.name,
             sqlstate=error.sqlstate,
@@ -225,7 +228,7 @@ class Leader:
             lock_timeout_ms=round(_PATIENCE * 1000),
             role=self._assignment.role,
         )
-        message = logs.redact(failure.report)
+        message = logs.redact(failure.report or failure.message)
         row = recording.row(
             lease.place, file, self._assignment.app_version, status=ledger.FAILED, message=message, milliseconds=0
         )

@@ -213,8 +213,8 @@ def _ledger_sql(place: Place) -> str:
 
     return (
         f"SELECT migration_number, filename, {column('status', literal(COMPLETED))}, {column('checksum', 'NULL')}, "
-        # The text is wanted only where a failure holds a migration back.
-        f"CASE WHEN {column('status', literal(COMPLETED))} = 'failed' THEN {column('error_message', 'NULL')} END "
+        # The text is wanted only where a failure holds a migration back, or one was interrupted.
+        f"CASE WHEN {column('status', literal(COMPLETED))} <> 'completed' THEN {column('error_message', 'NULL')} END "
         f"FROM {place.table('schema_migrations')} ORDER BY migration_number"
     )
 

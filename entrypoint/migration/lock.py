@@ -213,10 +213,14 @@ class Lease:
         )
 
     def reassert(self) -> str:
-        """Return the statement that writes the row again, after a migration that may have changed it itself."""
+        """Return the statement that writes the row again, if the migration itself has changed it.
+
+        What an operator changed meanwhile has another transaction's number, and stays.
+        """
         return (
             f"UPDATE {self.place.table('migration_lock')} SET {_held_by_us(self.token)} "
-            f"WHERE id = 1 AND (token IS DISTINCT FROM {literal(self.token)} OR locked_at IS NULL);"
+            "WHERE id = 1 AND xmin = pg_catalog.pg_current_xact_id()::xid "
+            f"AND (token IS DISTINCT FROM {literal(self.token)} OR locked_at IS NULL);"
         )
 
     def lost(self) -> LeaseLostError:
@@ -349,11 +353,24 @@ def _end_zombie(worker: Session, place: Place, role: str | None, deadline: Deadl
     row = ledger.look(worker, place, role, deadline, contending=True).lock
     if row is None or row.token is None:
         return
-    ended = worker.query(
-        "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity "
-        f"WHERE application_name = {literal(f'entrypoint:{row.token}')} AND datname = pg_catalog.current_database()",
-        deadline,
-    )[-1][0][0]
+    try:
+        ended = worker.query(
+            "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity "
+            f"WHERE application_name = {literal(f'entrypoint:{row.token}')} "
+            "AND datname = pg_catalog.current_database()",
+            deadline,
+        )[-1][0][0]
+    except StatementError as error:
+        # Replicas may log in as different users. Then its statement's end has to be waited for.
+        logs.event(
+            logs.WARNING,
+            "lock.zombie_left",
+            f"the last holder of the migration lock, {row.holder} (process {row.process_id}), does not answer any "
+            f"more, and its session cannot be ended: {error}",
+            holder=row.holder,
+            process_id=row.process_id,
+        )
+        return
     logs.event(
         logs.WARNING,
         "lock.ended_zombie",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.deadline import Deadline
-from entrypoint.errors import ConnectionLostError, LeaseLostError
+from entrypoint.errors import ConnectionLostError, EntrypointError, LeaseLostError
 from entrypoint.migration.contention import Contender
 from entrypoint.migration.leader import Applied, Leader
 from entrypoint.migration.outside import refuse_behind_pooler
@@ -60,5 +60,8 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
                 lease.release()
             contender.waited = True  # Whatever comes next, it is not our turn alone.
         return Result(tuple(applied), contender.waited, contender.current)
+    except EntrypointError as error:
+        error.schema_version = max((migration.version for migration in applied), default=contender.current)
+        raise
     finally:
         contender.close()

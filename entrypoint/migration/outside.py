@@ -86,8 +86,10 @@ class _Run:
 
     def _left(self) -> list[Unit]:
         """Return the units that have not run, as far as an earlier attempt's row tells."""
-        message = self._earlier_message()
+        message, unchanged = self._earlier_run()
         number = reached(message)
+        if number is not None and not unchanged:
+            raise self._in_the_dark(f"was interrupted at {message}, and has changed since")
         begin = next((i for i, unit in enumerate(self._units) if unit.number == number), None)
         if begin is None:
             return list(self._units)
@@ -103,14 +105,14 @@ class _Run:
         )
         return list(self._units[begin:])
 
-    def _earlier_message(self) -> str | None:
+    def _earlier_run(self) -> tuple[str | None, bool]:
+        """Return what the row of an earlier, unfinished run says, and whether the file is still the same."""
         file = self._task.migration.file
         rows = self._query(
-            f"SELECT error_message FROM {self._place.table('schema_migrations')} "
-            f"WHERE migration_number = {file.number} AND status = {literal(ledger.RUNNING)} "
-            f"AND checksum = {literal(file.checksum)}"
+            f"SELECT error_message, checksum = {literal(file.checksum)} FROM {self._place.table('schema_migrations')} "
+            f"WHERE migration_number = {file.number} AND status = {literal(ledger.RUNNING)}"
         )[-1]
-        return rows[0][0] if rows else None
+        return (rows[0][0], rows[0][1] == "t") if rows else (None, True)
 
     def _replay_session(self, earlier: tuple[Unit, ...]) -> None:
         """Set again what earlier statements of the file set for its session."""
@@ -129,18 +131,21 @@ class _Run:
                 self._drop_index(unit)
             return valid is True
         if not repeatable(unit):
-            file = self._task.migration.file
-            raise MigrationFailedError(
-                f"{file.name}: interrupted at statement {unit.number} of {self._count}, and it cannot be known whether "
-                "it took effect",
-                report=f"{file.name}: interrupted at {unit.progress(self._count)}",
-                remedy="Look whether that statement took effect, finish the file by hand, and set its row's status to "
-                "'completed'; or undo it and delete the row.",
-                version=file.number,
-                file=file.name,
-                statement=unit.number,
+            raise self._in_the_dark(
+                f"was interrupted at {unit.progress(self._count)}; it cannot be known whether that took effect"
             )
         return False
+
+    def _in_the_dark(self, why: str) -> MigrationFailedError:
+        """Return the error for a file that a person has to look at."""
+        file = self._task.migration.file
+        return MigrationFailedError(
+            f"{file.name} {why}",
+            remedy="Look which of its statements took effect. Then finish it by hand and set its row's status to "
+            "'completed', or take what took effect out of the file, or undo it, and delete the row.",
+            version=file.number,
+            file=file.name,
+        )
 
     # Running.
 

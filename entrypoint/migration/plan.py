@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from entrypoint.migration.ledger import COMPLETED, FAILED
+from entrypoint.migration.ledger import COMPLETED, FAILED, RUNNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Plan(NamedTuple):
     held_back: LedgerRow | None
     """The failure of the first pending migration that failed earlier and whose file has not changed since."""
     failed: tuple[LedgerRow, ...]
+    running: tuple[LedgerRow, ...]
+    """Outside a transaction: running now, or interrupted."""
     changed: tuple[MigrationFile, ...]
     """Applied, and not the same text any more."""
     missing: tuple[LedgerRow, ...]
@@ -56,6 +58,7 @@ def decide(files: Sequence[MigrationFile], rows: Sequence[LedgerRow], *, up_to: 
         runnable=pending[:stop],
         held_back=held_back,
         failed=tuple(failed.values()),
+        running=tuple(row for row in rows if row.status == RUNNING),
         changed=tuple(
             file for file in files if file.number in applied and not file.matches(applied[file.number].checksum)
         ),

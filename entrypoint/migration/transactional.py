@@ -116,8 +116,10 @@ def _ours(task: Task, act: Callable[[], _T]) -> _T:
 def _betrayed(task: Task) -> MigrationFailedError:
     """Return the error for a file that ended our transaction: what it did before that is in, and not recorded."""
     file = task.migration.file
-    # Whatever transaction is open now is not ours.
-    task.lease.worker.abandon()
+    # Whatever transaction is open now is not ours, and what the file set in its session is in, too.
+    worker = task.lease.worker
+    worker.rollback(Deadline(2 * GRACE))
+    _ours(task, lambda: worker.query("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL", task.patience))
     return MigrationFailedError(
         f"{file.name} ended the transaction that it ran in; part of it is committed, and it is not recorded as applied",
         remedy="Remove COMMIT and ROLLBACK from the file, undo by hand what it did, and start again.",

@@ -107,7 +107,7 @@ def summarise(survey: Survey, details: dict[int, Row], lock: LockRow | None) -> 
     changed = {file.number for file in plan.changed}
     missing = {row.number for row in plan.missing}
     ahead = {row.number for row in plan.ahead}
-    failed = {row.number: row for row in plan.failed}
+    unfinished = {row.number: row for row in (*plan.failed, *plan.running)}
     lines = []
     for row in plan.applied:
         state = (
@@ -118,16 +118,18 @@ def summarise(survey: Survey, details: dict[int, Row], lock: LockRow | None) -> 
         )  # fmt: skip
         lines.append(_line(row.number, row.filename, state, details.get(row.number), None))
     for file in plan.pending:
-        failure = failed.pop(file.number) if file.number in failed else None
-        state = "failed" if failure else "pending"
-        error = failure.error_message if failure else None
+        earlier = unfinished.pop(file.number) if file.number in unfinished else None
+        state, error = (earlier.status, earlier.error_message) if earlier else ("pending", None)
         lines.append(_line(file.number, file.name, state, details.get(file.number), error))
-    # Failed, and its file is gone.
+    # Their files are gone.
     lines += [
-        _line(row.number, row.filename, "failed", details.get(row.number), row.error_message) for row in failed.values()
+        _line(row.number, row.filename, row.status, details.get(row.number), row.error_message)
+        for row in unfinished.values()
     ]
     lines.sort()
-    applied = [line for line in lines if line.applied_at is not None and line.state not in ("failed", "pending")]
+    applied = [
+        line for line in lines if line.applied_at is not None and line.state not in ("failed", "running", "pending")
+    ]
     return Status(
         name="error" if plan.failed else "pending" if plan.pending else "up_to_date",
         current=plan.current or 0,
@@ -180,7 +182,11 @@ def as_table(status: Status) -> str:
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for line in status.lines:
         if line.error:
-            lines += ["", f"{line.filename} failed:", *(f"  {text}" for text in logs.redact(line.error).splitlines())]
+            lines += [
+                "",
+                f"{line.filename} ({line.state}):",
+                *(f"  {text}" for text in logs.redact(line.error).splitlines()),
+            ]
     lock = status.lock
     lines += ["", f"Lock: {describe_holder(lock)}." if lock is not None and lock.held else "Lock: free."]
     return "\n".join(lines) + "\n"

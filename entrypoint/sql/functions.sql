@@ -2,7 +2,8 @@
 -- replace it. Names, parameters and columns are exactly the earlier system's: its own script, run as a migration,
 -- says CREATE OR REPLACE, which fails where they differ (42P13, 42P16).
 --
--- {lock_key} is the key of the guard's advisory lock. Taking it shared, for an instant, tells whether the holder lives.
+-- {lock_key} is the key of the guard's advisory lock, {session_key} that of a session that works outside a transaction.
+-- Taking them for an instant tells whether the holder lives.
 
 CREATE OR REPLACE VIEW {schema}.migration_status AS
 SELECT count(*) AS total_migrations,
@@ -30,7 +31,8 @@ BEGIN
         RETURN false;
     END IF;
     IF held.token IS NOT NULL THEN
-        IF NOT pg_catalog.pg_try_advisory_xact_lock_shared({lock_key}) THEN
+        IF NOT (pg_catalog.pg_try_advisory_xact_lock_shared({lock_key})
+                AND pg_catalog.pg_try_advisory_xact_lock({session_key})) THEN
             RETURN false;
         END IF;
     ELSIF held.locked_at IS NOT NULL THEN
@@ -66,7 +68,8 @@ BEGIN
         RETURN 0;
     END IF;
     IF held.token IS NOT NULL THEN
-        IF NOT pg_catalog.pg_try_advisory_xact_lock_shared({lock_key}) THEN
+        IF NOT (pg_catalog.pg_try_advisory_xact_lock_shared({lock_key})
+                AND pg_catalog.pg_try_advisory_xact_lock({session_key})) THEN
             RETURN 0;
         END IF;
     ELSIF held.locked_at >= pg_catalog.clock_timestamp() - interval '10 minutes' THEN
