@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+# PostgreSQL's time-outs are 32 bit integers.
+_MOST_MILLISECONDS = 2**31 - 1
+
+
 class Deadline:
     """A point in time, on a clock that nobody can set back."""
 
@@ -34,4 +38,4 @@ class Deadline:
 
     def milliseconds(self, at_least: int = 1) -> int:
         """Return what is left in whole milliseconds, for PostgreSQL's time-outs, where 0 would mean never."""
-        return max(at_least, int(self.remaining() * 1000))
+        return min(max(at_least, int(self.remaining() * 1000)), _MOST_MILLISECONDS)

@@ -29,6 +29,9 @@ Row = tuple[str | None, ...]
 # How long a cancelled statement may take to end before its connection is abandoned, the request included.
 _SETTLE = 0.8
 
+# poll(2) counts milliseconds in 32 bits.
+_LONGEST_POLL = 3600.0
+
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
 
@@ -209,10 +212,13 @@ class Session:
     def _wait(self, events: int, deadline: Deadline) -> int:
         """Wait until the socket is ready; return for what. A signal's exception passes through."""
         self._poll.register(self._pgconn.socket, events)
-        ready = self._poll.poll(deadline.remaining() * 1000)
-        if not ready:
-            raise self._lost(f"no answer within {deadline.budget:.1f} s")
-        return ready[0][1]
+        while True:
+            passed = deadline.passed()
+            ready = self._poll.poll(min(deadline.remaining(), _LONGEST_POLL) * 1000)
+            if ready:
+                return ready[0][1]
+            if passed:
+                raise self._lost(f"no answer within {deadline.budget:.1f} s")
 
     def _refuse_copy(self, status: ExecStatus) -> None:
         """Get out of the COPY sub-protocol: there is no client here that data could come from or go to."""

@@ -24,12 +24,11 @@ from entrypoint.migration.contention import held_back
 from entrypoint.migration.doubt import InDoubt, server_restarted, settle
 from entrypoint.migration.faults import read_only, refused
 from entrypoint.migration.plan import decide
+from entrypoint.migration.prepare import prepare
 from entrypoint.migration.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
     from entrypoint.migration.plan import Plan
@@ -56,9 +55,7 @@ class Applied(NamedTuple):
 class Leader:
     """Applies what is pending under one lease."""
 
-    def __init__(
-        self, assignment: Assignment, lease: Lease, prepared: Mapping[int, Prepared], deadline: Deadline
-    ) -> None:
+    def __init__(self, assignment: Assignment, lease: Lease, prepared: dict[int, Prepared], deadline: Deadline) -> None:
         """Take the `prepared` migrations by number, and the `deadline` for all of them together."""
         self._assignment = assignment
         self._lease = lease
@@ -73,7 +70,9 @@ class Leader:
         """
         plan = self._survey()
         self._tell_out_of_order(plan)
-        runnable = [self._prepared[file.number] for file in plan.runnable if file.number in self._prepared]
+        # Somebody may have deleted a failed row since the first survey.
+        prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
+        runnable = [prepared[file.number] for file in plan.runnable]
         assignment = self._assignment
         current = plan.current
         with Watcher(
@@ -109,7 +108,7 @@ class Leader:
                 if task.migration.advice.transactional:
                     transactional.apply(task)
                 else:
-                    outside.apply(task)
+                    outside.apply(task, again=attempt > 1)
             except InDoubt as doubt:
                 self._settle(task, doubt)
                 return self._tell_applied(task, began, attempt)

@@ -45,20 +45,23 @@ def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: 
         )
 
 
-def apply(task: Task) -> None:
+def apply(task: Task, *, again: bool) -> None:
     """Run what is left of a migration, and record it as completed with the last unit.
+
+    `again`: this process has tried before, and PostgreSQL has refused the statement that the row names.
 
     Raises Refused (what came before stays, and the next attempt goes on there), MigrationFailedError if an earlier
     run was interrupted and nobody can know how far it came, LeaseLostError or ConnectionLostError.
     """
-    _Run(task).run()
+    _Run(task, again=again).run()
 
 
 class _Run:
     """One attempt at one file."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, *, again: bool) -> None:
         self._task = task
+        self._again = again
         self._worker = task.lease.worker
         self._place = task.lease.place
         self._count = len(task.migration.advice.statements)
@@ -96,13 +99,14 @@ class _Run:
         self._replay_session(self._units[:begin])
         if not self._units[begin].begin and self._finished(self._units[begin]):
             begin += 1
-        logs.event(
-            logs.WARNING,
-            "migration.resumed",
-            f"{self._task.migration.file.name} was interrupted at {message}; going on from there",
-            file=self._task.migration.file.name,
-            statement=number,
-        )
+        if not self._again:
+            logs.event(
+                logs.WARNING,
+                "migration.resumed",
+                f"{self._task.migration.file.name} was interrupted at {message}; going on from there",
+                file=self._task.migration.file.name,
+                statement=number,
+            )
         return list(self._units[begin:])
 
     def _earlier_run(self) -> tuple[str | None, bool]:
@@ -130,7 +134,8 @@ class _Run:
             if valid is False:
                 self._drop_index(unit)
             return valid is True
-        if not repeatable(unit):
+        refused = self._again and unit.words[:1] not in (("CALL",), ("DO",))
+        if not (refused or repeatable(unit)):
             raise self._in_the_dark(
                 f"was interrupted at {unit.progress(self._count)}; it cannot be known whether that took effect"
             )
@@ -200,7 +205,7 @@ class _Run:
 
     def _record(self, following: Unit | None) -> None:
         """Commit, behind the fence, that `following` is next; without one, that the file is completed."""
-        self._fenced(self._begin("BEGIN", round(self._task.patience.remaining() * 1000)))
+        self._fenced(self._begin("BEGIN", self._task.patience.milliseconds()))
         self._query(f"{self._row(following)}\nCOMMIT")
 
     def _row(self, following: Unit | None) -> str:
