@@ -55,10 +55,15 @@ class Task(NamedTuple):
         """PostgreSQL's `lock_timeout` for an attempt."""
         return round(self.assignment.apply.ddl_lock_timeout * 1000)
 
-    def working_on(self, statement: int, backend_pid: int) -> Activity:
-        """Return what the watcher is to know: `statement` counts from 1."""
+    def work_on(self, statement: int, backend_pid: int) -> None:
+        """Tell the watcher which statement is next; it counts from 1."""
         count = len(self.migration.advice.statements)
-        return Activity(self.migration.file.name, backend_pid, time.monotonic(), min(statement, count), count)
+        now = time.monotonic()
+        before = self.watcher.activity
+        began = now if before is None else before.began
+        self.watcher.activity = Activity(
+            self.migration.file.name, backend_pid, began, now, min(statement, count), count
+        )
 
     def log_notice(self, notice: Notice) -> None:
         """Pass a message of the server's on to the log, as it comes."""

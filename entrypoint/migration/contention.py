@@ -67,6 +67,7 @@ class Contender:
         self._last_report = 0.0
         self._seen: LockRow | None = None
         self._fenced = lock.Spell()
+        self._tries = 0
         self._trouble: ConnectionLostError | None = None
         """How the last look or attempt ended, if it was by a lost connection."""
         self.waited = False
@@ -143,11 +144,13 @@ class Contender:
 
     def _try(self, session: Session, deadline: Deadline) -> Lease | None:
         assignment = self._assignment
+        self._tries += 1
         lease = lock.try_acquire(
             session,
             assignment.target,
             self._place,
-            assignment.token,
+            # One for each lease: a late statement about an earlier one must not be about this one.
+            f"{assignment.token}.{self._tries}",
             assignment.lock,
             schema=assignment.schema,
             role=assignment.role,

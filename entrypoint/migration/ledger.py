@@ -72,6 +72,15 @@ class Place(NamedTuple):
         """The advisory lock that a session holds, shared, while it works outside a transaction."""
         return f"{LOCK_CLASS + 1}, {lock_key(self.schema)}"
 
+    def guarded_by(self, backend_pid: int) -> str:
+        """Return a condition: that backend holds the guard's advisory lock at this moment."""
+        return (
+            "(SELECT count(*) FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted "
+            f"AND g.mode = 'ExclusiveLock' AND g.pid = {backend_pid} AND g.objsubid = 2 AND g.classid = {LOCK_CLASS} "
+            f"AND g.objid = {lock_key(self.schema) % 2**32} AND g.database = "
+            "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())) = 1"
+        )
+
     def table(self, name: str) -> str:
         """Return a table's name with its schema, quoted."""
         return f"{identifier(self.schema)}.{name}"

@@ -44,6 +44,8 @@ _PING_PATIENCE = 10.0
 _WIN_BACK = 2.0
 # The guard's lock was to be had again and again for so long, and the row was not: nobody won the guard back.
 _ZOMBIE_AFTER = 2.0
+# A holder that lives shows its progress every second while a migration takes long.
+_SILENT = 10
 # Longer than a contender's pause, so that "again and again" means at each of its looks.
 _BREAK = 2.5
 # To open the guard's connection, even if the waiting is nearly over.
@@ -91,6 +93,8 @@ class Guard:
         self._wakened, self._waker = os.pipe()
         self._held = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="guard", daemon=True)
+        self.backend_pid = 0
+        """Which server process holds the lock, once it is taken."""
         self.was_lost = threading.Event()
         """Whether the lock was lost, even if it has been won back."""
 
@@ -123,10 +127,12 @@ class Guard:
     def _lock(self, deadline: Deadline) -> bool:
         results = self._session.query(
             f"{transactions.begin_guard(self._session.server_version)}\n"
-            f"SELECT pg_catalog.pg_try_advisory_xact_lock({self._place.lock_key})",
+            f"SELECT pg_catalog.pg_try_advisory_xact_lock({self._place.lock_key}), pg_catalog.pg_backend_pid()",
             deadline,
         )
-        return results[-1][0][0] == "t"
+        locked, backend_pid = results[-1][0]
+        self.backend_pid = int(backend_pid or 0)
+        return locked == "t"
 
     def _keep(self) -> None:
         try:
@@ -317,12 +323,12 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
                 f"created or upgraded the ledger in schema {place.schema}",
                 schema=place.schema,
             )
-        if _take_row(worker, place, token, begin, policy, patience):
+        if _take_row(worker, place, token, begin, policy, guard, patience):
             lease = Lease(guard, worker, place, token, role)
-        else:
+        elif guard.held_within(0):
             fenced.seen()
             if fenced.seconds() >= _ZOMBIE_AFTER:
-                _end_zombie(worker, place, role, patience)
+                _end_zombie(worker, place, begin, guard, patience)
         return lease
     finally:
         if lease is None:
@@ -344,41 +350,47 @@ def _find_beside_guard(worker: Session, place: Place, schema: str | None, deadli
         ) from error
 
 
-def _end_zombie(worker: Session, place: Place, role: str | None, deadline: Deadline) -> None:
+def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, deadline: Deadline) -> None:
     """End the sessions of a holder whose guard is gone for good, and whose transaction still stands before the row.
 
     Its process is frozen or its node has vanished: it has not pinged for longer than PostgreSQL lets a guard be
-    idle, nor won the guard back. Without this, its statement would keep everybody waiting to its end.
+    idle, nor won the guard back, nor shown any progress. Without this, its statement would keep everybody waiting
+    to its end. All is asked in the one statement that acts, as this process may freeze between two.
     """
-    row = ledger.look(worker, place, role, deadline, contending=True).lock
-    if row is None or row.token is None:
-        return
     try:
-        ended = worker.query(
-            "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity "
-            f"WHERE application_name = {literal(f'entrypoint:{row.token}')} "
-            "AND datname = pg_catalog.current_database()",
+        rows = worker.query(
+            f"""{begin}
+            SELECT l.locked_by, l.process_id, count(pg_catalog.pg_terminate_backend(a.pid))
+            FROM {place.table("migration_lock")} l
+            JOIN pg_catalog.pg_stat_activity a
+                ON a.application_name = 'entrypoint:' || pg_catalog.split_part(l.token, '.', 1)
+                AND a.datname = pg_catalog.current_database()
+            WHERE l.id = 1 AND {place.guarded_by(guard.backend_pid)}
+                AND greatest(l.locked_at, l.progress_at) < pg_catalog.clock_timestamp() - interval '{_SILENT} seconds'
+                -- An old session of this very process may be the one.
+                AND a.pid NOT IN (pg_catalog.pg_backend_pid(), {guard.backend_pid})
+            GROUP BY l.locked_by, l.process_id;
+            COMMIT""",
             deadline,
-        )[-1][0][0]
+        )[-2]
     except StatementError as error:
         # Replicas may log in as different users. Then its statement's end has to be waited for.
+        worker.rollback(deadline)
         logs.event(
             logs.WARNING,
             "lock.zombie_left",
-            f"the last holder of the migration lock, {row.holder} (process {row.process_id}), does not answer any "
-            f"more, and its session cannot be ended: {error}",
-            holder=row.holder,
-            process_id=row.process_id,
+            f"the last holder of the migration lock does not answer any more, and its session cannot be ended: {error}",
         )
         return
-    logs.event(
-        logs.WARNING,
-        "lock.ended_zombie",
-        f"the last holder of the migration lock, {row.holder} (process {row.process_id}), does not answer any more; "
-        f"ended its {ended} session(s)",
-        holder=row.holder,
-        process_id=row.process_id,
-    )
+    for holder, process_id, ended in rows:
+        logs.event(
+            logs.WARNING,
+            "lock.ended_zombie",
+            f"the last holder of the migration lock, {holder} (process {process_id}), does not answer any more; "
+            f"ended its {ended} session(s)",
+            holder=holder,
+            process_id=int(process_id or 0),
+        )
 
 
 def _earlier_system_works(
@@ -388,11 +400,14 @@ def _earlier_system_works(
     return row is not None and row.legacy and (row.seconds is None or row.seconds < policy.stale)
 
 
-def _take_row(worker: Session, place: Place, token: str, begin: str, policy: LockPolicy, deadline: Deadline) -> bool:
+def _take_row(
+    worker: Session, place: Place, token: str, begin: str, policy: LockPolicy, guard: Guard, deadline: Deadline
+) -> bool:
     """Write our name into the row, unless a replica of the earlier system holds it or a fence stands before it.
 
-    A row with a token belongs to a guard that is gone, whatever its age, as we hold the guard's lock. SKIP LOCKED:
-    a transaction that is still fenced by an earlier holder's token ends first.
+    A row with a token belongs to a guard that is gone, whatever its age, if ours holds the guard's lock: that is
+    asked once more when the row is locked, as this process may have been frozen since. SKIP LOCKED: a transaction
+    that is still fenced by an earlier holder's token ends first.
     """
     table = place.table("migration_lock")
     results = worker.query(
@@ -407,7 +422,10 @@ def _take_row(worker: Session, place: Place, token: str, begin: str, policy: Loc
             FOR UPDATE SKIP LOCKED
         )
         UPDATE {table} AS l SET {_held_by_us(token)}, {_NO_PROGRESS}
-        FROM candidate WHERE l.id = candidate.id RETURNING l.id;
+        FROM candidate
+        -- As a subquery of its own, which refers to the candidate, it is asked after the row is locked.
+        WHERE l.id = candidate.id AND CASE WHEN candidate.id = 1 THEN {place.guarded_by(guard.backend_pid)} END
+        RETURNING l.id;
         COMMIT""",
         deadline,
     )

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from entrypoint.migration.prepare import Prepared
 
 _DUPLICATE_TABLE = "42P07"
+_LOCK_TRIES = 40
+_LOCK_PAUSE = 0.05
 
 
 def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: Place) -> None:
@@ -69,9 +71,9 @@ class _Run:
         self._began = time.monotonic()
 
     def run(self) -> None:
-        left = self._left()
         try:
             self._lock_session()
+            left = self._left()
             if left and not left[0].begin:
                 self._record(left[0])
             for unit, following in zip(left, [*left[1:], None], strict=True):
@@ -168,7 +170,7 @@ class _Run:
         timeout = 0 if unit.concurrently else self._task.ddl_lock_timeout_ms
         self._query(
             f"SET statement_timeout = {self._task.deadline.milliseconds()}; SET lock_timeout = {timeout}; "
-            f"{transactions.client_check(self._worker.server_version, local=False)}"
+            f"{transactions.session_survival(self._worker.server_version)}"
         )
         try:
             self._send(unit)
@@ -191,7 +193,7 @@ class _Run:
     def _send(self, unit: Unit) -> None:
         """Send the file's own statements, and watch them."""
         task, worker = self._task, self._worker
-        task.watcher.activity = task.working_on(unit.number, task.lease.place.backend_pid)
+        task.work_on(unit.number, task.lease.place.backend_pid)
         worker.on_notice = task.log_notice
         try:
             worker.script(unit.sql, task.patience, lambda _result: None)
@@ -242,9 +244,16 @@ class _Run:
     # The session.
 
     def _lock_session(self) -> None:
-        """Take the second advisory lock for as long as this session lives."""
-        if self._query(f"SELECT pg_catalog.pg_try_advisory_lock_shared({self._place.session_key})")[-1][0][0] != "t":
+        """Take the second advisory lock, for as long as this session lives, while the lease is surely ours."""
+        for _ in range(_LOCK_TRIES):
+            self._fenced(self._begin("BEGIN", self._task.ddl_lock_timeout_ms))
+            taken = self._query(f"SELECT pg_catalog.pg_try_advisory_lock_shared({self._place.session_key}); COMMIT")[0]
+            if taken[0][0] == "t":
+                break
+            time.sleep(_LOCK_PAUSE)  # A contender tests it at this moment.
+        else:
             raise self._task.lease.lost()
+        self._query(transactions.session_survival(self._worker.server_version))
         if self._task.assignment.role:
             self._query(f"SET ROLE {identifier(self._task.assignment.role)}")
 

@@ -66,12 +66,12 @@ def _execute(task: Task, backend_pid: int) -> str | None:
     def on_result(result: PGresult) -> None:
         nonlocal done, last
         done, last = done + 1, result
-        task.watcher.activity = task.working_on(done + 1, backend_pid)
+        task.work_on(done + 1, backend_pid)
 
     # One more statement behind the file's own tells whether the file has ended our transaction: no parser can
     # promise that it has not.
     script = f"{migration.advice.body}\n;SELECT pg_catalog.pg_current_xact_id_if_assigned()::text"
-    task.watcher.activity = task.working_on(1, backend_pid)
+    task.work_on(1, backend_pid)
     worker.on_notice = task.log_notice
     try:
         worker.script(script, task.patience, on_result)

@@ -14,6 +14,14 @@ _CLIENT_CHECK_MS = 1_000
 # frozen or its node is gone, and PostgreSQL ends the transaction.
 IDLE_TIMEOUT_MS = 30_000
 
+# A client whose node has vanished says nothing at all; the kernel's probes find that out in 25 s. (On a Unix socket
+# they have no effect.)
+_KEEPALIVES = (
+    "SET LOCAL tcp_keepalives_idle = 10;",
+    "SET LOCAL tcp_keepalives_interval = 5;",
+    "SET LOCAL tcp_keepalives_count = 3;",
+)
+
 
 def begin(
     deadline: Deadline,
@@ -75,7 +83,15 @@ def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
     )
 
 
-def client_check(server_version: int, *, local: bool = True) -> str:
+def session_survival(server_version: int) -> str:
+    """Return what bounds the life of a session that works outside a transaction, after its client has gone."""
+    settings = [setting.replace("SET LOCAL", "SET") for setting in _KEEPALIVES]
+    if server_version >= 140000:  # PostgreSQL 14 has idle_session_timeout
+        settings.append(f"SET idle_session_timeout = {IDLE_TIMEOUT_MS};")
+    return "\n".join((*settings, _client_check(server_version, local=False)))
+
+
+def _client_check(server_version: int, *, local: bool) -> str:
     """Return the statement that makes a backend notice, in the middle of a statement, that its client has gone."""
     if server_version < 140000:  # PostgreSQL 14 has client_connection_check_interval
         return ""
@@ -88,16 +104,8 @@ def client_check(server_version: int, *, local: bool = True) -> str:
 
 def _survival(server_version: int) -> str:
     """Return what bounds the life of a transaction whose client has gone, and nothing else."""
-    settings = [
-        f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};",
-        # A client whose node has vanished says nothing at all; the kernel's probes find that out in 25 s. (On a Unix
-        # socket they have no effect.)
-        "SET LOCAL tcp_keepalives_idle = 10;",
-        "SET LOCAL tcp_keepalives_interval = 5;",
-        "SET LOCAL tcp_keepalives_count = 3;",
-    ]
+    settings = [f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};", *_KEEPALIVES]
     if server_version >= 170000:  # PostgreSQL 17 has transaction_timeout
         # An administrator's default must not end a long migration; MIGRATION_TIMEOUT_MS does that.
         settings.append("SET LOCAL transaction_timeout = 0;")
-    settings.append(client_check(server_version))
-    return "\n".join(settings)
+    return "\n".join((*settings, _client_check(server_version, local=True)))

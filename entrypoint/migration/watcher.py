@@ -37,6 +37,8 @@ class Activity(NamedTuple):
 
     file: str
     backend_pid: int
+    began: float
+    """`time.monotonic()` when the file began."""
     since: float
     """`time.monotonic()` when the current statement began."""
     statement: int
@@ -71,7 +73,7 @@ class Watcher:
     def _watch(self) -> None:
         while not self._stopped.wait(min(_TICK, self._patience)):
             activity = self.activity
-            if activity is None or time.monotonic() - activity.since < self._patience:
+            if activity is None or time.monotonic() - activity.began < self._patience:
                 continue
             try:
                 self._look(activity)
@@ -100,8 +102,9 @@ class Watcher:
             COMMIT""",
             Deadline(_PATIENCE),
         )
-        if self.activity is not activity:
-            return  # That statement has ended meanwhile.
+        current = self.activity
+        if current is None or current.file != activity.file:
+            return  # That file has ended meanwhile.
         ours, blockers = results[3], results[4]
         if not ours:
             lease.revoked = True

@@ -30,12 +30,11 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    IF held.token IS NOT NULL THEN
-        IF NOT (pg_catalog.pg_try_advisory_xact_lock_shared({lock_key})
-                AND pg_catalog.pg_try_advisory_xact_lock({session_key})) THEN
-            RETURN false;
-        END IF;
-    ELSIF held.locked_at IS NOT NULL THEN
+    IF held.token IS NULL AND held.locked_at IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    IF NOT (pg_catalog.pg_try_advisory_xact_lock_shared({lock_key})
+            AND pg_catalog.pg_try_advisory_xact_lock({session_key})) THEN
         RETURN false;
     END IF;
     UPDATE {schema}.migration_lock
