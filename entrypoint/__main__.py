@@ -24,14 +24,32 @@ LOCK_TIMEOUT = 75
 BAD_CONFIGURATION = 78
 
 
-def main() -> int:
-    """Run the program on this process's arguments and environment."""
+def main() -> NoReturn:
+    """Run the program on this process's arguments and environment, and end the process."""
     inherited = handover.inherit()
     signals.install()
     try:
-        return run_command(sys.argv[1:], os.environ, inherited)
+        code = run_command(sys.argv[1:], os.environ, inherited)
     except signals.Interrupted as interrupted:
-        _interrupted(interrupted)
+        code = _interrupted(interrupted)
+    except SystemExit as end:  # argparse's, after --help and --version
+        code = end.code if isinstance(end.code, int) else 0
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End the process with `code`, even if nobody reads its output any more.
+
+    Not through the interpreter's own end: that waits for what threads are doing, and has an exit code of its own
+    for a broken pipe.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            continue
+    os._exit(code)
 
 
 def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: handover.Inheritance) -> int:
@@ -41,9 +59,7 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
     from entrypoint import cli  # With argparse; `run` does without both.
     from entrypoint.errors import EntrypointError
 
-    misconfigured = _start_logging(environ)
-    if misconfigured is not None:
-        return _fail(misconfigured)
+    _start_logging(argv, environ)
     try:
         return cli.main(argv, environ)
     except EntrypointError as error:
@@ -77,7 +93,7 @@ def _fail(error: EntrypointError) -> int:
 
 
 def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.Inheritance) -> int:
-    misconfigured = _start_logging(environ)
+    bad_log_settings = _start_logging(words, environ)
     command = words[1:] if words[:1] == ["--"] else words
     if not command or (words[0] != "--" and words[0].startswith("-")):
         from entrypoint.errors import UsageError
@@ -86,11 +102,13 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
         return _fail(UsageError(problem, remedy="entrypoint run -- COMMAND [ARGUMENT ...]"))
     from entrypoint.startup import prepare_for_application
 
-    if misconfigured is not None:
+    outcome, exit_on_failure = prepare_for_application(environ)
+    if outcome.name == "disabled":
+        # Nobody else has looked at the settings.
         from entrypoint import logs
 
-        logs.failure(misconfigured, level=logs.WARNING)
-    outcome, exit_on_failure = prepare_for_application(environ)
+        for fault in bad_log_settings:
+            logs.event(logs.WARNING, "configuration.invalid", fault)
     if outcome.error is not None and exit_on_failure:
         return exit_code_of(outcome.error)
     return _become(command, outcome, inherited)
@@ -113,28 +131,27 @@ def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheri
     return USAGE  # Not reached: hand_over does not return.
 
 
-def _start_logging(environ: Mapping[str, str]) -> EntrypointError | None:
+def _start_logging(words: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Start the log; return what is wrong with its settings. `words` may hold an address by mistake."""
     from entrypoint import logs
     from entrypoint.settings import read_log_settings, read_secrets
 
     stream = sys.stderr
-    settings, error = read_log_settings(environ, terminal=stream is not None and stream.isatty())
-    logs.configure(style=settings.style, level=settings.level, stream=stream, secrets=read_secrets(environ))
-    return error
+    settings, faults = read_log_settings(environ, terminal=stream is not None and stream.isatty())
+    secrets = read_secrets(environ, words)
+    logs.configure(style=settings.style, level=settings.level, stream=stream, secrets=secrets)
+    return faults
 
 
-def _interrupted(interrupted: signals.Interrupted) -> NoReturn:
+def _interrupted(interrupted: signals.Interrupted) -> int:
     from signal import Signals
 
     from entrypoint import logs
 
     name = Signals(interrupted.signum).name
     logs.event(logs.WARNING, "interrupted", f"{name}: stopped", signal=name)
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    # Not through the interpreter's own end, which waits for what threads are doing.
-    os._exit(interrupted.exit_code)
+    return interrupted.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -38,7 +38,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if arguments.command == "run":
         parser().error("run needs the application's command")
     command = {"migrate": _migrate, "status": _status, "version": _version, "check": _check}[arguments.command]
-    return command(arguments, environ)
+    try:
+        return command(arguments, environ)
+    except BrokenPipeError:
+        return 0  # Whoever was reading has seen enough, as `status | head` does.
 
 
 def parser() -> argparse.ArgumentParser:
@@ -152,6 +155,7 @@ def _version(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _check(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from entrypoint.operations.check import check
+    from entrypoint.settings import read_settings
 
-    sys.stdout.write(check(environ.get("MIGRATIONS_DIR", "").strip() or "migrations"))
+    sys.stdout.write(check(read_settings(environ, asked_for=True).migrations_dir))
     return 0

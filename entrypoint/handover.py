@@ -7,6 +7,8 @@ import os
 import signal
 from typing import NamedTuple
 
+from entrypoint import signals
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,34 +33,29 @@ def inherit() -> Inheritance:
     return Inheritance(_open_descriptors(), frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
 
 
-def initial_environment() -> dict[bytes, bytes]:
-    """Return the environment as this process received it, byte for byte and in its order.
+def initial_environment() -> list[bytes]:
+    """Return the environment as this process received it: its entries byte for byte and in their order.
 
-    `os.environ` is not that: under an empty or C locale CPython sets LC_CTYPE (PEP 538). The kernel keeps the
-    original. Where /proc is not mounted, os.environb has to do.
+    `os.environ` is not that: under an empty or C locale CPython sets LC_CTYPE (PEP 538), and a dictionary has no
+    place for an entry without a name or for a second one with the same. The kernel keeps the original. Where /proc
+    is not mounted, os.environb has to do.
     """
     try:
         with open("/proc/self/environ", "rb") as file:
             block = file.read()
     except OSError:
-        return dict(os.environb)
-    environment: dict[bytes, bytes] = {}
-    for entry in block.split(b"\0"):
-        # getenv(3) finds the first of two entries with one name; so must the application.
-        name, separator, value = entry.partition(b"=")
-        if separator and name not in environment:
-            environment[name] = value
-    return environment
+        return [name + b"=" + value for name, value in os.environb.items()]
+    return block.removesuffix(b"\0").split(b"\0") if block else []
 
 
-def application_environment(initial: Mapping[bytes, bytes], additions: Mapping[str, str | None]) -> dict[bytes, bytes]:
+def application_environment(initial: Sequence[bytes], additions: Mapping[str, str | None]) -> list[bytes]:
     """Return `initial` with our variables in it; one that is None is left out, even if it was inherited."""
-    environment = dict(initial)
+    ours = {name.encode() for name in additions}
+    environment = [entry for entry in initial if entry.partition(b"=")[0] not in ours]
     for name, value in additions.items():
-        environment.pop(name.encode(), None)
         if value is not None:
             # An environment cannot hold a NUL, and the error text of a database may.
-            environment[name.encode()] = value.replace("\0", "").encode("utf-8", "surrogateescape")
+            environment.append(f"{name}={value}".replace("\0", "").encode("utf-8", "surrogateescape"))
     return environment
 
 
@@ -75,22 +72,61 @@ class CannotExecute(Exception):  # noqa: N818 - read as a statement of fact, and
         super().__init__(f"Cannot start the application: {command}: {reason}")
 
 
-def hand_over(command: Sequence[str], environment: Mapping[bytes, bytes], inherited: Inheritance) -> None:
-    """Execute `command` in this process. Returns only by raising CannotExecute.
+def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: Inheritance) -> None:
+    """Execute `command` in this process. Returns only by raising CannotExecute, or Interrupted.
 
-    Handlers that were installed need no undoing, as exec gives every caught signal its default back; so a
-    SIGTERM in the last instant still ends us, even as pid 1.
+    A signal that comes in the last instant finds the default again, and ends the process as it would have ended
+    the application. Not as pid 1: there the default is to ignore it, and a handler is as good as none.
     """
     for descriptor in _open_descriptors() - inherited.descriptors:
         _close_on_exec(descriptor)
     signal.pthread_sigmask(signal.SIG_SETMASK, inherited.mask)
-    ignored = [(signum, signal.signal(signum, signal.SIG_DFL)) for signum in _IGNORED_BY_PYTHON]
+    for signum in _IGNORED_BY_PYTHON:
+        signal.signal(signum, signal.SIG_DFL)
+    if os.getpid() != 1:
+        signals.restore()
+    words = [os.fsencode(word) for word in command]
     try:
-        os.execvpe(os.fsencode(command[0]), [os.fsencode(word) for word in command], environment)  # noqa: S606 - our purpose
+        _execute(words, environment)
     except OSError as error:
-        for signum, handler in ignored:
-            signal.signal(signum, handler)
+        # Our own log must survive a reader that has gone.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         raise CannotExecute(command[0], error) from error
+
+
+def _execute(words: Sequence[bytes], environment: Sequence[bytes]) -> None:
+    """Look for the program as execvp(3) does, and execute it. Raises the OSError that tells most."""
+    if b"/" in words[0]:
+        candidates = [words[0]]
+    else:
+        path = next((entry[5:] for entry in environment if entry.startswith(b"PATH=")), os.fsencode(os.defpath))
+        candidates = [os.path.join(folder or b".", words[0]) for folder in path.split(b":")] if words[0] else []
+    failure = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    for candidate in candidates:
+        try:
+            _execve(candidate, words, environment)
+        except OSError as error:
+            # One that is there and cannot be executed tells more than one that is not there.
+            if failure.errno == errno.ENOENT and error.errno != errno.ENOTDIR:
+                failure = error  # type: ignore[assignment]  # any OSError will do
+    raise failure
+
+
+def _execve(path: bytes, words: Sequence[bytes], environment: Sequence[bytes]) -> None:
+    variables = dict(entry.split(b"=", 1) for entry in environment if entry.find(b"=") > 0)
+    if len(variables) == len(environment):
+        os.execve(path, list(words), variables)  # noqa: S606 - our purpose
+    # Entries without a name, or twice the same: os.execve takes neither, and the application is to find them.
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def array(strings: Sequence[bytes]) -> ctypes.Array[ctypes.c_char_p]:
+        return (ctypes.c_char_p * (len(strings) + 1))(*strings, None)
+
+    libc.execve(path, array(words), array(environment))
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))
 
 
 def _open_descriptors() -> frozenset[int]:

@@ -5,6 +5,7 @@ Everything goes through `event`, and every line through the redaction. stdout be
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from logging import DEBUG, ERROR, INFO, WARNING
@@ -60,6 +61,9 @@ def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterabl
     handler = logging.NullHandler() if stream is None else logging.StreamHandler(stream)
     handler.addFilter(_filter)
     if style == "json":
+        if isinstance(stream, io.TextIOWrapper):
+            # JSON is UTF-8 whatever the locale is.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(_JsonLines())
     else:
         handler.setFormatter(_TextLines(colours=bool(stream and stream.isatty())))

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 MASK = "***"
 
+# Fields of the log whose values are words of this program's own, be they somebody's password or not.
+_FROM_LISTS = frozenset(("cause", "sqlstate", "verdict", "signal"))
+
 # Below this length a secret is replaced only where it stands alone; otherwise a password "a" would leave
 # nothing readable.
 _SHORT = 4
@@ -57,6 +60,21 @@ def mask_quoted(text: str) -> str:
     return _QUOTED.sub(f'"{MASK}"', text)
 
 
+_SENSITIVE = re.compile(r"\bpassword\b|://[^\s/@']*:[^\s@']*@", re.IGNORECASE)
+_ABOUT_COLUMNS = re.compile(
+    r"(?:create\s+(?:unlogged\s+|temp\s+|temporary\s+)?table|alter\s+table|comment\s+on|create\s+(?:unique\s+)?index)\b",
+    re.IGNORECASE,
+)
+
+
+def may_hold_password(statement: str) -> bool:
+    """Tell whether a text of SQL may contain a password, so that nothing of it should be quoted.
+
+    Where `password` can only be the name of a column, nothing is hidden.
+    """
+    return _SENSITIVE.search(statement) is not None and _ABOUT_COLUMNS.match(statement) is None
+
+
 class Redactor:
     """Replaces known secrets in texts and in the fields of a log line."""
 
@@ -88,4 +106,4 @@ class Redactor:
 
     def mapping(self, values: Mapping[str, object]) -> dict[str, object]:
         """Return `values` with every text in them redacted."""
-        return {name: self.value(value) for name, value in values.items()}
+        return {name: value if name in _FROM_LISTS else self.value(value) for name, value in values.items()}

@@ -13,7 +13,7 @@ from entrypoint.migration.policy import ApplyPolicy, LockPolicy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # PostgreSQL's own limit for its time-outs, which are 32 bit integers of milliseconds.
 _MOST_MILLISECONDS = 2**31 - 1
@@ -85,6 +85,7 @@ def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Set
             ddl_lock_timeout=reader.seconds("MIGRATION_DDL_LOCK_TIMEOUT_MS", 5_000),
         ),
     )
+    reader.faults += read_log_settings(environ, terminal=False)[1]
     reader.raise_faults()
     return settings
 
@@ -94,28 +95,33 @@ def exits_on_failure(environ: Mapping[str, str]) -> bool:
     return environ.get("MIGRATION_ON_FAILURE", "").strip().lower() == "exit"
 
 
-def read_log_settings(environ: Mapping[str, str], *, terminal: bool) -> tuple[LogSettings, ConfigurationError | None]:
+def read_log_settings(environ: Mapping[str, str], *, terminal: bool) -> tuple[LogSettings, tuple[str, ...]]:
     """Read how to log, and what is wrong with it; a bad value is replaced by the default so that it can be logged.
 
     `terminal`: whether the log goes to one.
     """
     reader = _Reader(environ)
-    style = reader.choice("LOG_FORMAT", ("json", "text"), default="text" if terminal else "json")
-    level = reader.choice("LOG_LEVEL", ("info", "debug", "warning", "error"))
-    try:
-        reader.raise_faults()
-    except ConfigurationError as error:
-        return LogSettings(style, level), error
-    return LogSettings(style, level), None
+    settings = LogSettings(
+        style=reader.choice("LOG_FORMAT", ("json", "text"), default="text" if terminal else "json"),
+        level=reader.choice("LOG_LEVEL", ("info", "debug", "warning", "error")),
+    )
+    return settings, tuple(reader.faults)
 
 
-def read_secrets(environ: Mapping[str, str]) -> frozenset[str]:
-    """Return all that must not be written anywhere; files that cannot be read have nothing to give away."""
+def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> frozenset[str]:
+    """Return all that must not be written anywhere: from the environment, and from addresses among `words`.
+
+    Files that cannot be read have nothing to give away.
+    """
     from entrypoint.redaction import secrets_of
 
     found: set[str] = set()
+    for word in words:
+        if "://" in word:
+            found |= secrets_of(word)
     for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):
-        found |= secrets_of(environ.get(name, ""))
+        # Some day somebody puts the address where the name of its file belongs.
+        found |= secrets_of(environ.get(name, "")) | secrets_of(environ.get(f"{name}_FILE", ""))
         if path := environ.get(f"{name}_FILE"):
             try:
                 found |= secrets_of(_read_text(path).strip())
@@ -178,6 +184,9 @@ class _Reader:
         """Return the first address that is set, directly or by file."""
         for name in names:
             direct, file = self.text(name), self.text(f"{name}_FILE")
+            if file and "://" in file:
+                self.faults.append(f"{name}_FILE holds an address; it must be the path of a file that holds one")
+                file = None
             if direct and file:
                 self.faults.append(f"{name} and {name}_FILE are both set; set one of them")
             if direct:

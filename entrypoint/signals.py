@@ -44,6 +44,13 @@ def install() -> None:
             signal.signal(signum, _handle)
 
 
+def restore() -> None:
+    """Give the signals that `install` handles their default back; one that has come already is raised here."""
+    for signum in HANDLED:
+        if signal.getsignal(signum) is _handle:
+            signal.signal(signum, signal.SIG_DFL)
+
+
 def _handle(signum: int, _frame: FrameType | None) -> None:
     global _received  # noqa: PLW0603 - signal handlers belong to the process, and so does this
     if _received is not None:

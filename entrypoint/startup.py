@@ -112,6 +112,10 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
     from entrypoint.migration.plan import decide
 
     directory = files.load_directory(settings.migrations_dir)
+    if directory.faults:
+        from entrypoint.migration.prepare import refuse_bad_names
+
+        refuse_bad_names(directory)
     whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
     # A server that lets us in and then freezes is to cost no more time than one that does not let us in.
     arrival = Deadline(settings.connect.longest)

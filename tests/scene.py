@@ -147,7 +147,7 @@ class Scene:
             "SELECT pid, state, EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory'"
             f" AND l.classid = {lock_key().split(',')[0]} AND l.mode = 'ExclusiveLock')"
             " FROM pg_stat_activity a WHERE application_name = %s ORDER BY pid",
-            (f"entrypoint:{token}",),
+            (application_of(token),),
         )
 
     def guard_pid(self, token: str) -> int:
@@ -158,8 +158,13 @@ class Scene:
 
 
 def token_of(run: Run) -> str:
-    """Wait until the process has the lock and return its token."""
+    """Wait until the process has the lock and return the lease's token, as it stands in the lock's row."""
     return str(run.until("lock.acquired")["token"])
+
+
+def application_of(token: str) -> str:
+    """Return the `application_name` of the process that has a lease's token: the token without the lease's number."""
+    return f"entrypoint:{token.partition('.')[0]}"
 
 
 def errors(run: Run) -> list[Record]:

@@ -275,6 +275,10 @@ def test_a_log_that_nobody_reads_does_not_keep_us(
 # --- What was ignored stays ignored ---------------------------------------------------------------------
 
 
+def ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def test_a_signal_that_was_ignored_stays_ignored(
     run_entrypoint: Start, database: Database, migrations_dir: Path
 ) -> None:
@@ -285,7 +289,7 @@ def test_a_signal_that_was_ignored_stays_ignored(
         run = run_entrypoint(
             *application(),
             env={"DATABASE_URL": database.url, "MIGRATION_DDL_LOCK_TIMEOUT_MS": "20000"},
-            before_exec=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and None,
+            before_exec=ignore_interrupts,
         )
         waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
         until(lambda: database.rows(waiting), 15, "the migration's wait")

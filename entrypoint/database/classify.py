@@ -72,6 +72,18 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         Cause("shutting_down", "the server is shutting down", "Start the server again.", heals=True),
     ),
     (
+        (
+            "invalid port number",
+            "invalid integer value",
+            "invalid sslmode value",
+            "invalid target_session_attrs value",
+            "invalid channel_binding value",
+            "invalid gssencmode value",
+            "invalid load_balance_hosts value",
+        ),
+        Cause("address", "the address is malformed", "Correct DATABASE_URL.", heals=False),
+    ),
+    (
         ("no password supplied",),
         Cause(
             "no_password", "the server wants a password and none was given", "Put one into DATABASE_URL.", heals=False

@@ -19,7 +19,7 @@ from entrypoint import logs
 from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.session import Session
 from entrypoint.deadline import Deadline
-from entrypoint.errors import ConfigurationError, DatabaseUnavailableError
+from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError
 from entrypoint.redaction import mask_quoted
 
 TYPE_CHECKING = False
@@ -76,6 +76,12 @@ def target(address: str, variable: str, token: str) -> Target:
             "percent-encoded, or like: host=… port=… user=… password=… dbname=…",
             variable=variable or None,
         ) from None
+    if not _is_plausible(parameters):
+        raise ConfigurationError(
+            f"{named} is malformed: its host or port cannot be one",
+            remedy="Percent-encode the password's special characters: @ is %40, / is %2F, ? is %3F, % is %25.",
+            variable=variable or None,
+        )
     parameters["application_name"] = f"entrypoint:{token}"
     parameters["client_encoding"] = "utf8"
     return Target(make_conninfo("", **parameters), token)
@@ -95,6 +101,14 @@ def _has_bare_at_sign(address: str) -> bool:
     if found and "/" in userinfo:
         return True
     return "@" in remainder
+
+
+def _is_plausible(parameters: Mapping[str, object]) -> bool:
+    """Tell whether host and port could be what they are said to be, and not pieces of a password."""
+    ports = str(parameters.get("port") or "").split(",")
+    # A name that begins with an @ is that of an abstract socket.
+    hosts = str(parameters.get("host") or "").split(",")
+    return all(not port or port.isdecimal() for port in ports) and not any("@" in host[1:] for host in hosts)
 
 
 def connect(target: Target, policy: ConnectPolicy, too_many_clients_budget: float) -> Session:
@@ -118,8 +132,10 @@ def connect(target: Target, policy: ConnectPolicy, too_many_clients_budget: floa
             raise _unavailable(last, policy, attempts=policy.attempts) from None
 
 
-def _unavailable(failure: Failure, policy: ConnectPolicy, attempts: int) -> DatabaseUnavailableError:
+def _unavailable(failure: Failure, policy: ConnectPolicy, attempts: int) -> EntrypointError:
     cause = failure.cause
+    if cause.name == "address":
+        return ConfigurationError(f"The address of the database is malformed: {failure.text}", remedy=cause.remedy)
     if cause.heals:
         message = f"Database connection failed after {policy.attempts} retries: {cause.words} ({failure.text})"
     else:

@@ -32,6 +32,8 @@ _SETTLE = 0.8
 # poll(2) counts milliseconds in 32 bits.
 _LONGEST_POLL = 3600.0
 
+_SYNTAX_ERROR = "42601"
+
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
 
@@ -67,6 +69,14 @@ class StatementError(Exception):
         """Offset in characters in the text that was sent."""
         self.statement = statement
         super().__init__(self.primary)
+
+    def hide(self, mask: Callable[[str], str]) -> None:
+        """Mask what the server quotes of the statement: in a syntax error a word of it, in the context all of it."""
+        if self.sqlstate == _SYNTAX_ERROR:
+            self.primary = mask(self.primary)
+        self.detail, self.hint, self.context = (
+            None if text is None else mask(text) for text in (self.detail, self.hint, self.context)
+        )
 
 
 class Session:

@@ -10,6 +10,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
 from entrypoint.migration.report import render
 from entrypoint.migration.watcher import Activity
+from entrypoint.redaction import mask_quoted, may_hold_password
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,9 +110,14 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         undone = f"{needs} {undone}" if needs and self._migration.advice.transactional else undone
         where = self._offset if self._offset is not None else self._statement_start
         line = None if where is None else text.count("\n", 0, where) + 1
+        hidden = where is not None and may_hold_password(self._statement(where))
+        if hidden:
+            error.hide(mask_quoted)
         return MigrationFailedError(
             f"{file.name}{'' if line is None else f':{line}'}: {error.primary}",
-            report=render(file.name, text, error, statement_start=self._statement_start, offset=self._offset),
+            report=render(
+                file.name, text, error, statement_start=self._statement_start, offset=self._offset, hidden=hidden
+            ),
             remedy=f"{undone}. It is not tried again until its file changes or its row is deleted: "
             f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'.",
             version=file.number,
@@ -122,3 +128,11 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             hint=error.hint,
             context=error.context,
         )
+
+    def _statement(self, offset: int) -> str:
+        """Return the statement that the character at `offset` belongs to; all of the file if that is not known."""
+        text = self._migration.text
+        for statement in self._migration.advice.statements:
+            if statement.start <= offset <= statement.end:
+                return text[statement.start : statement.end]
+        return text

@@ -8,7 +8,7 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import NamedTuple
 
-from entrypoint.errors import ConfigurationError, MigrationFilesError
+from entrypoint.errors import ConfigurationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,13 +43,15 @@ class Directory(NamedTuple):
     path: str
     files: tuple[MigrationFile, ...]
     warnings: tuple[str, ...]
+    faults: tuple[str, ...]
+    """What is wrong with the names; the contents are looked at when a file is pending."""
 
 
 def load_directory(path: str) -> Directory:
     """Read the names and checksums of all migrations in `path`.
 
     What does not end in `.sql`, and what begins with a dot, is not looked at. Raises ConfigurationError if there
-    is no such directory, MigrationFilesError with every bad or doubled name.
+    is no such directory.
     """
     try:
         names = sorted(name for name in os.listdir(path) if _is_sql(name))
@@ -71,14 +73,8 @@ def load_directory(path: str) -> Directory:
             faults.append(f"{name}: cannot be read: {error.strerror}")
             continue
         files.append(MigrationFile(number, name, file, checksum(content), sha256(content).hexdigest()))
-    if faults:
-        raise MigrationFilesError(
-            f"{len(faults)} fault(s) in the migrations directory {path!r}; nothing was run: {faults[0]}",
-            faults=tuple(faults),
-            remedy="Rename or correct the files; `entrypoint check` shows all faults without a database.",
-        )
     files.sort()
-    return Directory(path, tuple(files), tuple(_warnings(path, files)))
+    return Directory(path, tuple(files), tuple(_warnings(path, files)), tuple(faults))
 
 
 def read_bytes(path: str) -> bytes:

@@ -238,19 +238,37 @@ def _lock_row_sql(place: Place) -> str:
     if not place.lock:
         return "SELECT 1 WHERE false"
 
-    def column(name: str) -> str:
-        return name if name in place.lock else "NULL"
-
-    locked_at = "locked_at"
-    if place.lock.get("locked_at") == _LEGACY_TIME:
-        # Written with NOW() by sessions in the server's own time zone, whatever this session's is.
-        locked_at = "(locked_at AT TIME ZONE (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'))"
+    locked_at = with_zone("locked_at", place.lock)
+    others = ", ".join(
+        column_or_null(name, place.lock)
+        for name in ("token", "progress_migration", "progress_statement", "progress_statements")
+    )
     return (
-        f"SELECT locked_at IS NOT NULL, to_char({locked_at} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), "
-        f"extract(epoch FROM pg_catalog.clock_timestamp() - {locked_at}), locked_by, process_id, {column('token')}, "
-        f"{column('progress_migration')}, {column('progress_statement')}, {column('progress_statements')} "
+        f"SELECT locked_at IS NOT NULL, {utc('locked_at', place.lock)}, "
+        f"extract(epoch FROM pg_catalog.clock_timestamp() - {locked_at}), locked_by, process_id, {others} "
         f"FROM {place.table('migration_lock')} WHERE id = 1"
     )
+
+
+def column_or_null(name: str, columns: dict[str, str]) -> str:
+    """Return a column, or NULL where an earlier system's table lacks it."""
+    return name if name in columns else "NULL"
+
+
+def with_zone(name: str, columns: dict[str, str]) -> str:
+    """Return a time as `timestamptz`, whatever its column's type is.
+
+    The earlier system wrote it without zone, with NOW(), in sessions in the server's own time zone, whatever this
+    session's is.
+    """
+    if columns.get(name) == _LEGACY_TIME:
+        return f"({name} AT TIME ZONE (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'))"
+    return name
+
+
+def utc(name: str, columns: dict[str, str]) -> str:
+    """Return a time as text in UTC, as in 2026-11-22T10:30:00Z."""
+    return f"to_char({with_zone(name, columns)} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 
 
 def _lock_row(row: Row) -> LockRow:

@@ -10,9 +10,9 @@ from entrypoint.migration.statements import advise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from entrypoint.migration.files import MigrationFile
+    from entrypoint.migration.files import Directory, MigrationFile
     from entrypoint.migration.statements import Advice
 
 
@@ -44,12 +44,23 @@ def prepare(pending: Iterable[MigrationFile]) -> dict[int, Prepared]:
         if one is not None:
             prepared[file.number] = one
     if faults:
-        raise MigrationFilesError(
-            f"{len(faults)} fault(s) in the pending migrations; nothing was run: {faults[0]}",
-            faults=tuple(faults),
-            remedy="Correct the files; `entrypoint check` shows all faults without a database.",
-        )
+        raise bad_files(faults)
     return prepared
+
+
+def refuse_bad_names(directory: Directory) -> None:
+    """Raise MigrationFilesError if a name is bad, with the faults inside the other files beside it."""
+    if directory.faults:
+        raise bad_files([*directory.faults, *(fault for file in directory.files for fault in examine(file)[1])])
+
+
+def bad_files(faults: Sequence[str]) -> MigrationFilesError:
+    """Return the error for bad files; the first of the `faults` is in its message, all are in its list."""
+    return MigrationFilesError(
+        f"{len(faults)} fault(s) in the migration files; nothing was run: {faults[0]}",
+        faults=tuple(faults),
+        remedy="Correct the files; `entrypoint check` shows all faults without a database.",
+    )
 
 
 def examine(file: MigrationFile) -> tuple[Prepared | None, list[str]]:

@@ -50,11 +50,20 @@ def excerpt(place: Spot, *, caret: bool) -> list[str]:
     return lines
 
 
-def render(filename: str, text: str, error: StatementError, *, statement_start: int | None, offset: int | None) -> str:
+def render(
+    filename: str,
+    text: str,
+    error: StatementError,
+    *,
+    statement_start: int | None,
+    offset: int | None,
+    hidden: bool = False,
+) -> str:
     """Return the whole report about an `error` in a file's `text`.
 
     `offset`: the character that the error points at. `statement_start`: where the statement that failed begins,
     for errors that point nowhere, such as those raised by a function. Both None: the file is not to blame.
+    `hidden`: do not show the line.
     """
     where = offset if offset is not None else statement_start
     if where is None:
@@ -62,7 +71,10 @@ def render(filename: str, text: str, error: StatementError, *, statement_start: 
     else:
         place = spot(text, where)
         lines = [f"{filename}:{place.line}: {error.severity}:  {error.primary}"]
-        lines += excerpt(place, caret=offset is not None)
+        if hidden:
+            lines.append(f"LINE {place.line}: (not shown: the statement may contain a password)")
+        else:
+            lines += excerpt(place, caret=offset is not None)
     lines.append(f"SQLSTATE:  {error.sqlstate}")
     for label, value in (("DETAIL", error.detail), ("HINT", error.hint), ("CONTEXT", error.context)):
         if value:

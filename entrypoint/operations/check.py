@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from entrypoint.errors import MigrationFilesError
 from entrypoint.migration.files import load_directory
-from entrypoint.migration.prepare import examine
+from entrypoint.migration.prepare import bad_files, examine
 from entrypoint.migration.report import excerpt, spot
 
 TYPE_CHECKING = False
@@ -18,7 +17,7 @@ def check(directory: str) -> str:
     The parser's complaints count here, though not at a start: there the server is the judge.
     """
     migrations = load_directory(directory)
-    faults: list[str] = []
+    faults = list(migrations.faults)
     remarks = list(migrations.warnings)
     for file in migrations.files:
         prepared, found = examine(file)
@@ -27,7 +26,7 @@ def check(directory: str) -> str:
             faults += _complaints(prepared)
             remarks += _remarks(prepared)
     if faults:
-        raise MigrationFilesError(f"{len(faults)} fault(s) in {directory!r}: {faults[0]}", faults=tuple(faults))
+        raise bad_files(faults)
     lines = [f"{len(migrations.files)} migration(s) in {directory}: no faults", *remarks]
     return "\n".join(lines) + "\n"
 

@@ -194,13 +194,15 @@ def as_table(status: Status) -> str:
 
 def _details(survey: Survey, role: str | None, deadline: Deadline) -> dict[int, Row]:
     place = survey.place
-    if not place.ledger or place.outdated:
-        # An earlier system's table lacks columns, and its times have no zone; upgrading it is not `status`'s business.
+    if not place.ledger:
         return {}
     begin = "BEGIN READ ONLY;" + (f" SET LOCAL ROLE {identifier(role)};" if role else "")
+    applied_at = ledger.utc("applied_at", place.ledger)
+    others = ", ".join(
+        ledger.column_or_null(name, place.ledger) for name in ("execution_time_ms", "application_version")
+    )
     results = survey.session.query(
-        f"""{begin} SELECT migration_number, to_char(applied_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-        execution_time_ms, application_version FROM {place.table("schema_migrations")}; COMMIT""",
+        f"{begin} SELECT migration_number, {applied_at}, {others} FROM {place.table('schema_migrations')}; COMMIT",
         deadline,
     )
     return {int(row[0] or 0): row for row in results[-2]}

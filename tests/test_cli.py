@@ -1,0 +1,466 @@
+"""The commands, from outside: help, usage, settings, exit codes, and what they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from demo.postgres import HOST, free_port
+from entrypoint import __version__
+from kit.migrations import non_idempotent, write_migrations
+from scene import load_legacy, lock_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+
+    Start = Callable[..., Run]
+
+COMMANDS = ("run", "migrate", "status", "version", "check")
+
+
+def error_of(run: Run, code: int) -> dict[str, Any]:
+    """Return the only error in the log of a command that must have ended with `code`."""
+    assert run.wait() == code, run.report()
+    assert "Traceback" not in run.stderr
+    (record,) = [record for record in run.logs() if record["level"] == "error"]
+    return record
+
+
+# --- Help and usage -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(run_entrypoint: Start, command: str) -> None:
+    run = run_entrypoint(command, "--help").ok()
+    assert run.stdout.startswith("usage: ")
+    example = run.stdout.partition("example:\n")[2]
+    assert re.search(rf"\bentrypoint {command}\b", example), run.report()
+    assert run.stderr == ""
+    assert run_entrypoint(command, "-h").ok().stdout == run.stdout
+
+
+def test_help_lists_commands_and_exit_codes(run_entrypoint: Start) -> None:
+    text = run_entrypoint("--help").ok().stdout
+    for command in COMMANDS:
+        assert re.search(rf"^    {command} ", text, re.MULTILINE)
+    for code in (64, 65, 69, 70, 75, 78, 126, 127):
+        assert str(code) in text
+    assert "DATABASE_URL" in text
+
+
+def test_the_programs_own_version(run_entrypoint: Start) -> None:
+    assert run_entrypoint("--version").ok().stdout == f"entrypoint {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "command"),
+        (("no-such-command",), "no-such-command"),
+        (("--no-such-option",), "--no-such-option"),
+        (("run",), "command"),
+        (("run", "--"), "command"),
+        (("run", "--dry-run", "--", "true"), "--dry-run"),
+        (("run", "-x"), "-x"),
+        (("migrate", "--to"), "--to"),
+        (("migrate", "--to", "two"), "two"),
+        (("migrate", "--to", "-1"), "--to"),
+        (("migrate", "--to", "1.5"), "1.5"),
+        (("migrate", "now"), "now"),
+        (("status", "--yaml"), "--yaml"),
+        (("version", "1"), "1"),
+        (("check", "--all"), "--all"),
+    ],
+)
+def test_usage(run_entrypoint: Start, migrations_dir: Path, arguments: tuple[str, ...], says: str) -> None:
+    run = run_entrypoint(*arguments)
+    record = error_of(run, 64)
+    assert says in record["message"]
+    assert "entrypoint" in record["remedy"]
+    assert run.stdout == ""
+
+
+def test_run_takes_the_applications_options_for_the_applications(run_entrypoint: Start) -> None:
+    environment = {"AUTO_MIGRATE": "false"}
+    for arguments in (("run", "--", "echo", "--help", "--"), ("run", "echo", "--help", "--")):
+        assert run_entrypoint(*arguments, env=environment).ok().stdout == "--help --\n"
+
+
+# --- Settings -------------------------------------------------------------------------------------------
+
+BAD_SETTINGS = {
+    "AUTO_MIGRATE": ("maybe", "true or false"),
+    "MIGRATION_TIMEOUT_MS": ("5s", "300000"),
+    "MIGRATION_LOCK_TIMEOUT_MS": ("-1", "30000"),
+    "MIGRATION_LOCK_STALE_MS": ("1e6", "600000"),
+    "MIGRATION_DDL_LOCK_TIMEOUT_MS": ("0", "5000"),
+    "MIGRATION_ON_FAILURE": ("ignore", "start, exit"),
+    "DB_CONNECT_ATTEMPTS": ("five", "5"),
+    "DB_CONNECT_BACKOFF_MS": ("1.5", "1000"),
+    "DB_CONNECT_TIMEOUT_MS": ("99999999999", "5000"),
+    "DATABASE_URL_FILE": ("/no/such/file", "cannot be read"),
+    "LOG_LEVEL": ("loud", "debug"),
+    "LOG_FORMAT": ("xml", "json"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(BAD_SETTINGS) - {"AUTO_MIGRATE"}))
+def test_a_bad_setting_is_named_with_what_would_be_right(
+    run_entrypoint: Start, migrations_dir: Path, name: str
+) -> None:
+    value, right = BAD_SETTINGS[name]
+    run = run_entrypoint("migrate", env={name: value})
+    record = error_of(run, 78)
+    for part in (name, repr(value), right):
+        assert part in record["message"]
+
+
+def test_all_bad_settings_are_listed_together(run_entrypoint: Start, migrations_dir: Path) -> None:
+    """`AUTO_MIGRATE` is none of a command's business; everything else is found in one go."""
+    environment = {name: value for name, (value, _) in BAD_SETTINGS.items() if name != "AUTO_MIGRATE"}
+    for command in (("migrate",), ("status",), ("version",)):
+        record = error_of(run_entrypoint(*command, env=environment), 78)
+        faults = "\n".join(record["faults"])
+        assert [name for name in environment if f"{name} is " not in faults] == []
+
+
+def test_run_lists_all_bad_settings_and_starts(run_entrypoint: Start, migrations_dir: Path) -> None:
+    environment = {name: value for name, (value, _) in BAD_SETTINGS.items()}
+    run = run_entrypoint(
+        "run", "--", "sh", "-c", 'echo "$ENTRYPOINT_OUTCOME"; echo "$ENTRYPOINT_ERROR"', env=environment
+    )
+    run.ok()
+    outcome, error = run.stdout.splitlines()
+    assert outcome == "failed"
+    assert "settings cannot be used" in error
+    said = run.stderr
+    assert [name for name in environment if f"{name} is " not in said] == []
+
+
+def test_run_exits_on_bad_settings_if_told_to(run_entrypoint: Start, migrations_dir: Path) -> None:
+    environment = {"MIGRATION_ON_FAILURE": "exit", "DB_CONNECT_ATTEMPTS": "five"}
+    run = run_entrypoint("run", "--", "echo", "started", env=environment)
+    error_of(run, 78)
+    assert run.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["LOG_LEVEL", "LOG_FORMAT"])
+def test_run_exits_on_bad_log_settings_if_told_to(
+    run_entrypoint: Start, database: Database, migrations_dir: Path, name: str
+) -> None:
+    """A bad value is a bad value, whichever variable has it."""
+    environment = {"MIGRATION_ON_FAILURE": "exit", name: BAD_SETTINGS[name][0], "DATABASE_URL": database.url}
+    run = run_entrypoint("run", "--", "echo", "started", env=environment)
+    assert run.wait() == 78, run.report()
+    assert run.stdout == ""
+
+
+def test_empty_variables_count_as_unset(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
+    environment = dict.fromkeys(BAD_SETTINGS, "") | {"DATABASE_URL": database.url, "MIGRATION_DATABASE_URL": " "}
+    run = run_entrypoint("run", "--", "echo", "started", env=environment).ok()
+    assert run.stdout == "started\n"
+    assert run.logs("schema.up_to_date")
+
+
+def test_both_an_address_and_a_file_of_it(run_entrypoint: Start, migrations_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://127.0.0.1/a")
+    environment = {"DATABASE_URL": "postgresql://127.0.0.1/b", "DATABASE_URL_FILE": "url"}
+    record = error_of(run_entrypoint("status", env=environment), 78)
+    assert "DATABASE_URL and DATABASE_URL_FILE are both set" in record["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"", "empty"), (b" \n", "empty"), (b"\xff\xfe", "UTF-8")], ids=["empty", "blank", "binary"]
+)
+def test_files_that_hold_no_address(
+    run_entrypoint: Start, migrations_dir: Path, tmp_path: Path, content: bytes, says: str
+) -> None:
+    (tmp_path / "url").write_bytes(content)
+    record = error_of(run_entrypoint("status", env={"DATABASE_URL_FILE": "url"}), 78)
+    assert "DATABASE_URL_FILE" in record["message"]
+    assert says in record["message"]
+
+
+def test_auto_migrate_false_looks_at_nothing_else(run_entrypoint: Start) -> None:
+    environment = {name: value for name, (value, _) in BAD_SETTINGS.items() if not name.startswith("LOG_")}
+    environment |= {"AUTO_MIGRATE": "False", "MIGRATION_ON_FAILURE": "exit"}
+    run = run_entrypoint("run", "--", "sh", "-c", 'echo "$ENTRYPOINT_OUTCOME"', env=environment).ok()
+    assert run.stdout == "disabled\n"
+
+
+def test_a_missing_directory_of_migrations(run_entrypoint: Start, database: Database) -> None:
+    record = error_of(run_entrypoint("migrate", env={"DATABASE_URL": database.url, "MIGRATIONS_DIR": "nowhere"}), 78)
+    assert "'nowhere'" in record["message"]
+    assert "MIGRATIONS_DIR" in record["remedy"]
+
+
+# --- migrate --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(database: Database, migrations_dir: Path) -> dict[str, str]:
+    """Return the environment for three migrations and an empty database."""
+    write_migrations(migrations_dir, non_idempotent(3))
+    return {"DATABASE_URL": database.url}
+
+
+def applied(database: Database) -> list[int]:
+    rows = database.rows("SELECT migration_number FROM schema_migrations WHERE status = 'completed' ORDER BY 1")
+    return [number for (number,) in rows]
+
+
+def test_migrate(run_entrypoint: Start, database: Database, three: dict[str, str]) -> None:
+    run = run_entrypoint("migrate", env={**three, "AUTO_MIGRATE": "false", "APP_VERSION": "1.2.3"}).ok()
+    assert run.stdout == ""
+    assert applied(database) == [1, 2, 3]
+    assert database.one("SELECT DISTINCT application_version FROM schema_migrations") == "1.2.3"
+    again = run_entrypoint("migrate", env=three).ok()
+    assert again.logs("schema.up_to_date")
+
+
+def test_migrate_up_to_a_number(run_entrypoint: Start, database: Database, three: dict[str, str]) -> None:
+    run_entrypoint("migrate", "--to", "2", env=three).ok()
+    assert applied(database) == [1, 2]
+    run_entrypoint("migrate", "--to", "001", env=three).ok()
+    assert applied(database) == [1, 2]
+    record = error_of(run_entrypoint("migrate", "--to", "9", env=three), 64)
+    assert "no migration number 9" in record["message"]
+    assert "1 to 3" in record["message"]
+    assert applied(database) == [1, 2]
+    run_entrypoint("migrate", "--to", "3", env=three).ok()
+    assert applied(database) == [1, 2, 3]
+
+
+def test_a_dry_run_changes_nothing(run_entrypoint: Start, database: Database, three: dict[str, str]) -> None:
+    before = database.contents()
+    run = run_entrypoint("migrate", "--dry-run", env=three).ok()
+    assert re.findall(r"\d{3}_step\.sql", run.stdout) == ["001_step.sql", "002_step.sql", "003_step.sql"]
+    limited = run_entrypoint("migrate", "--dry-run", "--to", "2", env=three).ok()
+    assert re.findall(r"\d{3}_step\.sql", limited.stdout) == ["001_step.sql", "002_step.sql"]
+    assert database.contents() == before
+    run_entrypoint("migrate", "--to", "1", env=three).ok()
+    before = database.contents()
+    run = run_entrypoint("migrate", "--dry-run", env=three).ok()
+    assert re.findall(r"\d{3}_step\.sql", run.stdout) == ["002_step.sql", "003_step.sql"]
+    assert database.contents() == before
+    run_entrypoint("migrate", env=three).ok()
+    assert run_entrypoint("migrate", "--dry-run", env=three).ok().stdout == "Nothing is pending.\n"
+
+
+def test_a_dry_run_leaves_an_earlier_systems_ledger_alone(
+    run_entrypoint: Start, database: Database, three: dict[str, str]
+) -> None:
+    load_legacy(database)
+    before = database.contents()
+    for command in (("migrate", "--dry-run"), ("status",), ("status", "--json"), ("version",)):
+        run_entrypoint(*command, env=three).wait()
+    assert database.contents() == before
+
+
+def test_a_migration_that_fails(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"001_good.sql": "CREATE TABLE good ();", "002_bad.sql": "SELECT nonsense;"})
+    environment = {"DATABASE_URL": database.url}
+    record = error_of(run_entrypoint("migrate", env=environment), 70)
+    assert record["file"] == "002_bad.sql"
+    assert applied(database) == [1]
+    error_of(run_entrypoint("migrate", env=environment), 70)
+    error_of(run_entrypoint("migrate", "--dry-run", env=environment), 70)
+    exiting = run_entrypoint("run", "--", "echo", "no", env={**environment, "MIGRATION_ON_FAILURE": "exit"})
+    error_of(exiting, 70)
+    assert exiting.stdout == ""
+    starting = run_entrypoint("run", "--", "echo", "yes", env=environment).ok()
+    assert starting.stdout == "yes\n"
+
+
+def test_bad_files(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"001_a.sql": "", "001_b.sql": "", "2_c.sql": ""})
+    environment = {"DATABASE_URL": database.url}
+    for command in (("migrate",), ("migrate", "--dry-run"), ("check",), ("status",), ("version",)):
+        record = error_of(run_entrypoint(*command, env=environment), 65)
+        assert len(record["faults"]) == 2
+    exiting = run_entrypoint("run", "--", "echo", "no", env={**environment, "MIGRATION_ON_FAILURE": "exit"})
+    error_of(exiting, 65)
+    assert run_entrypoint("run", "--", "echo", "yes", env=environment).ok().stdout == "yes\n"
+    assert not database.exists("schema_migrations")
+
+
+def test_a_lock_that_is_not_free_in_time(run_entrypoint: Start, database: Database, three: dict[str, str]) -> None:
+    with database.connect() as holder:
+        holder.execute(f"SELECT pg_advisory_lock({lock_key()})")
+        record = error_of(run_entrypoint("migrate", env={**three, "MIGRATION_LOCK_TIMEOUT_MS": "300"}), 75)
+    assert "Failed to acquire migration lock after 300ms" in record["message"]
+
+
+# --- status and version ---------------------------------------------------------------------------------
+
+KEYS: dict[str, type | tuple[type, ...]] = {
+    "currentVersion": int,
+    "latestVersion": int,
+    "appliedMigrations": int,
+    "pendingMigrations": int,
+    "status": str,
+    "lastMigration": (dict, type(None)),
+}
+
+
+def status_of(run_entrypoint: Start, env: dict[str, str], code: int = 0) -> dict[str, Any]:
+    run = run_entrypoint("status", "--json", env=env)
+    assert run.wait() == code, run.report()
+    answer = json.loads(run.stdout)
+    assert list(answer)[: len(KEYS)] == list(KEYS)
+    for name, kind in KEYS.items():
+        assert isinstance(answer[name], kind), name
+    assert answer["status"] in {"up_to_date", "pending", "error"}
+    last = answer["lastMigration"]
+    if last is not None:
+        assert list(last)[:3] == ["number", "filename", "appliedAt"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", last["appliedAt"])
+    assert isinstance(answer, dict)
+    return answer
+
+
+def numbers(answer: dict[str, Any]) -> tuple[int, int, int, int, str]:
+    current, latest, done, pending, status, _ = (answer[name] for name in KEYS)
+    return current, latest, done, pending, status
+
+
+def test_status(run_entrypoint: Start, database: Database, three: dict[str, str]) -> None:
+    answer = status_of(run_entrypoint, three)
+    assert numbers(answer) == (0, 3, 0, 3, "pending")
+    assert answer["lastMigration"] is None
+    assert run_entrypoint("version", env=three).ok().stdout == "0\n"
+    assert not database.exists("schema_migrations"), "looking changes nothing"
+
+    run_entrypoint("migrate", "--to", "2", env=three).ok()
+    answer = status_of(run_entrypoint, three | {"PGTZ": "Asia/Tokyo"})
+    assert numbers(answer) == (2, 3, 2, 1, "pending")
+    at = database.one("SELECT applied_at AT TIME ZONE 'UTC' FROM schema_migrations WHERE migration_number = 2")
+    assert answer["lastMigration"] == {
+        "number": 2,
+        "filename": "002_step.sql",
+        "appliedAt": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    assert [line["state"] for line in answer["migrations"]] == ["applied", "applied", "pending"]
+    table = run_entrypoint("status", env=three).ok().stdout
+    assert "1 migration(s) pending" in table
+    assert re.search(r"^003 +003_step\.sql +pending$", table, re.MULTILINE)
+    assert "Lock: free." in table
+    assert run_entrypoint("version", env=three).ok().stdout == "2\n"
+
+    run_entrypoint("migrate", env=three).ok()
+    assert numbers(status_of(run_entrypoint, three)) == (3, 3, 3, 0, "up_to_date")
+    assert "Up to date at version 3." in run_entrypoint("status", env=three).ok().stdout
+
+
+def test_status_of_a_failure(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"001_good.sql": "CREATE TABLE good ();", "002_bad.sql": "SELECT nonsense;"})
+    environment = {"DATABASE_URL": database.url}
+    run_entrypoint("migrate", env=environment).wait()
+    answer = status_of(run_entrypoint, environment)
+    assert numbers(answer) == (1, 2, 1, 1, "error")
+    assert answer["lastMigration"]["number"] == 1
+    assert [line["state"] for line in answer["migrations"]] == ["applied", "failed"]
+    assert "nonsense" in answer["migrations"][1]["error"]
+    table = run_entrypoint("status", env=environment).ok().stdout
+    assert "a migration has failed" in table
+    assert re.search(r"^002 +002_bad\.sql +failed\b", table, re.MULTILINE)
+    assert "LINE 1: SELECT nonsense;" in table
+
+
+def test_status_of_what_was_changed_and_what_is_ahead(
+    run_entrypoint: Start, three: dict[str, str], migrations_dir: Path
+) -> None:
+    run_entrypoint("migrate", env=three).ok()
+    (migrations_dir / "002_step.sql").write_text("SELECT 'another text';")
+    (migrations_dir / "003_step.sql").unlink()
+    answer = status_of(run_entrypoint, three)
+    assert numbers(answer) == (3, 2, 3, 0, "up_to_date")
+    assert [line["state"] for line in answer["migrations"]] == ["applied", "changed", "ahead"]
+
+
+def test_status_of_an_earlier_systems_ledger(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
+    """It is read as it is, before anybody upgrades it: times without a zone are the server's."""
+    load_legacy(database, rows=False)
+    database.execute(
+        "INSERT INTO schema_migrations (migration_number, filename, applied_at)"
+        " VALUES (1, '001_step.sql', '2024-03-01 12:30:00')"
+    )
+    write_migrations(migrations_dir, non_idempotent(2))
+    answer = status_of(run_entrypoint, {"DATABASE_URL": database.url})
+    assert numbers(answer) == (1, 2, 1, 1, "pending")
+    assert answer["lastMigration"] == {"number": 1, "filename": "001_step.sql", "appliedAt": "2024-03-01T12:30:00Z"}
+
+
+def test_status_while_somebody_migrates(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"001_wait.sql": "SELECT pg_advisory_lock(1); CREATE TABLE done ();"})
+    environment = {"DATABASE_URL": database.url, "MIGRATION_DDL_LOCK_TIMEOUT_MS": "20000"}
+    with database.connect() as holder:
+        holder.execute("SELECT pg_advisory_lock(1)")
+        working = run_entrypoint("migrate", env=environment)
+        working.until("lock.acquired")
+        answer = status_of(run_entrypoint, environment)
+        assert numbers(answer) == (0, 1, 0, 1, "pending")
+        assert answer["lock"]["held"] is True
+        assert answer["lock"]["processId"] == working.pid
+        assert f"process {working.pid}" in run_entrypoint("status", env=environment).ok().stdout
+    working.ok()
+    assert status_of(run_entrypoint, environment)["lock"]["held"] is False
+
+
+def test_status_of_a_database_that_cannot_be_reached(run_entrypoint: Start, migrations_dir: Path) -> None:
+    environment = {"DATABASE_URL": f"postgresql://a@{HOST}:{free_port()}/b", "DB_CONNECT_ATTEMPTS": "1"}
+    answer = status_of(run_entrypoint, environment, 69)
+    assert answer["status"] == "error"
+    assert "Database connection failed after 1 retries" in answer["error"]
+    run = run_entrypoint("status", env=environment)
+    assert run.wait() == 69
+    assert run.stdout == ""
+
+
+def test_status_with_bad_settings_or_files(run_entrypoint: Start, migrations_dir: Path) -> None:
+    answer = status_of(run_entrypoint, {"DB_CONNECT_ATTEMPTS": "five"}, 78)
+    assert "DB_CONNECT_ATTEMPTS" in answer["error"]
+    answer = status_of(run_entrypoint, {"LOG_LEVEL": "loud"}, 78)
+    assert "LOG_LEVEL" in answer["error"]
+    write_migrations(migrations_dir, {"1_bad.sql": ""})
+    assert "1_bad.sql" in status_of(run_entrypoint, {}, 65)["error"]
+
+
+@pytest.mark.parametrize("arguments", [("status", "--json"), ("status",), ("version",), ("--help",)])
+def test_a_reader_that_has_gone(run_entrypoint: Start, three: dict[str, str], arguments: tuple[str, ...]) -> None:
+    """As in `entrypoint status | head -1`: no traceback, and nothing that looks like one."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = run_entrypoint(*arguments, env=three, stdout=writing)
+    os.close(writing)
+    run.wait()
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+    assert not [record for record in run.logs() if record["event"] == "internal_error"]
+
+
+# --- check ----------------------------------------------------------------------------------------------
+
+
+def test_check(run_entrypoint: Start, migrations_dir: Path) -> None:
+    """Without a database, and with all faults at once."""
+    write_migrations(migrations_dir, non_idempotent(2))
+    assert "2 migration(s)" in run_entrypoint("check").ok().stdout
+    write_migrations(
+        migrations_dir,
+        {"003_syntax.sql": "SELECT 1;\nSELEC 2;\n", "004_commit.sql": "SELECT 1; COMMIT; SELECT 2;", "Five.sql": ""},
+    )
+    record = error_of(run_entrypoint("check"), 65)
+    assert len(record["faults"]) == 3
+    faults = "\n".join(record["faults"])
+    for part in ("003_syntax.sql:2", "004_commit.sql", "Five.sql"):
+        assert part in faults
+    assert record["message"].startswith("3 fault(s)")

@@ -1,0 +1,334 @@
+"""No password appears in any output, not even a fragment of it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from demo.postgres import HOST, Server, free_port
+from entrypoint import redaction, settings
+from entrypoint.database.connect import target
+from entrypoint.errors import ConfigurationError
+from kit.databases import Database
+from kit.migrations import write_migrations
+from kit.processes import until
+from scene import lock_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from kit.processes import Run
+
+    Start = Callable[..., Run]
+
+# Nothing else has these in it, whatever the machine or the directory is called.
+FRAGMENTS = ("quokka", "wombat", "numbat")
+# With the environment's own variables, as a shell's `env` would show them, the search would mean nothing.
+APPLICATION = ("run", "--", "sh", "-c", 'echo "told: $ENTRYPOINT_ERROR"')
+QUICK = {"DB_CONNECT_ATTEMPTS": "2", "DB_CONNECT_BACKOFF_MS": "10", "DB_CONNECT_TIMEOUT_MS": "1000"}
+
+
+def fragments_in(text: str) -> list[str]:
+    return [line for line in text.splitlines() if any(fragment in line.lower() for fragment in FRAGMENTS)]
+
+
+def nothing_in(*runs: Run) -> None:
+    for run in runs:
+        assert run.stdout + run.stderr, "an output that says nothing gives nothing away, and proves nothing"
+        assert fragments_in(run.stdout + run.stderr) == [], run.report()
+        assert "Traceback" not in run.stderr
+
+
+@pytest.fixture
+def outputs(run_entrypoint: Start, migrations_dir: Path) -> Callable[[Mapping[str, str]], None]:
+    """Return a function that starts everything that connects, and looks through its outputs."""
+
+    def check(env: Mapping[str, str], *, fails: bool = True) -> None:
+        logging = {"LOG_LEVEL": "debug"}
+        application = run_entrypoint(*APPLICATION, env={**QUICK, **logging, "LOG_FORMAT": "json", **env})
+        status = run_entrypoint("status", "--json", env={**QUICK, **logging, "LOG_FORMAT": "text", **env})
+        application.ok()
+        assert (status.wait() != 0) == fails
+        nothing_in(application, status)
+        assert application.stdout.startswith("told: ")
+        assert (application.stdout != "told: \n") == fails
+
+    return check
+
+
+# --- Addresses ------------------------------------------------------------------------------------------
+
+# As somebody might paste a generated password into a URL.
+UNESCAPED = [
+    "Quokka@Wombat",
+    "Quokka/Wombat",
+    "Quokka:Wombat",
+    "Quokka#Wombat",
+    "Quokka%Wombat",
+    "Quokka?Wombat",
+    "Quokka&Wombat",
+    "Quokka Wombat",
+    "Quokka'Wombat",
+    'Quokka"Wombat',
+    "Quokka\N{EURO SIGN}Wombat",
+]
+
+
+@pytest.mark.parametrize("password", UNESCAPED)
+def test_unescaped_characters_in_a_url(outputs: Callable[..., None], password: str) -> None:
+    outputs({"DATABASE_URL": f"postgresql://app:{password}@{HOST}:{free_port()}/shop"})
+
+
+SPECIAL = "@/:#%?& '\"=[],\\"
+PAIRS = [f"Quokka{first}Wombat{second}Numbat" for first, second in itertools.product(SPECIAL, repeat=2)]
+# What follows the second character may even look like what belongs there.
+CUNNING = [
+    "Quokka?user=Wombat",
+    "Quokka?sslmode=Wombat/",
+    "Quokka/Wombat?host=Numbat",
+    "Quokka?host=Wombat/Numbat@",
+    "@Quokka",
+    "Quokka@",
+    "Quokka@Wombat:5432/Numbat",
+    "?Quokka@Wombat",
+    "/Quokka?user=Wombat&port=Numbat",
+    "#Quokka?dbname=Wombat@Numbat",
+]
+ADDRESSES = [
+    "postgresql://app:{password}@127.0.0.1:5432/shop",
+    "postgres://app:{password}@127.0.0.1/shop?sslmode=disable",
+    "host=127.0.0.1 user=app password={password} dbname=shop",
+    "host=127.0.0.1 user=app password='{password}' dbname=shop",
+    "host=127.0.0.1 user=app password='{password} dbname=shop",
+    "postgresql://127.0.0.1/shop?user=app&password={password}",
+    "app:{password}@127.0.0.1/shop",
+    "mysql://app:{password}@127.0.0.1/shop",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_every_pair_of_special_characters(address: str) -> None:
+    """What is refused is refused in silence; what is accepted has the password nowhere but in the password.
+
+    libpq and the resolver put hosts, ports, users and databases into their complaints.
+    """
+    leaks = []
+    for password in [*PAIRS, *CUNNING]:
+        configured = address.format(password=password)
+        redactor = redaction.Redactor(settings.read_secrets({"DATABASE_URL": configured}))
+        try:
+            accepted = conninfo_to_dict(target(configured, "DATABASE_URL", "token").conninfo)
+        except ConfigurationError as error:
+            said = f"{error.message} {error.remedy} {error.fields}"
+        else:
+            said = " ".join(f"{name}={value}" for name, value in accepted.items() if name != "password")
+            # What libpq took for the password is known to be one, in case that anything repeats it.
+            said += f" ({accepted.get('password', '')})"
+        if fragments_in(redactor.text(said)):
+            leaks.append(f"{configured}  gave  {redactor.text(said)}")
+    assert not leaks, f"{len(leaks)} of {len(PAIRS) + len(CUNNING)}:\n" + "\n".join(leaks[:20])
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://app:{quoted}@{host}:{port}/shop",
+        "postgresql://{host}:{port}/shop?user=app&password={quoted}",
+        "postgresql://app:{quoted}@no-such-host.invalid/shop",
+        "host={host} port={port} user=app password='Quokka Wombat' dbname=shop",
+        "host={host} port={port} user=app password=Quokka\\ Wombat dbname=shop",
+        "host={host} port={port} user=app password = 'Quo\\'kka' dbname=shop",
+        "host={host} port={port} user=app password=Quokka Wombat dbname=shop",
+        "host={host} port={port} user=app password='Quokka Wombat dbname=shop",
+        "host={host} port={port} user=app password='Quokka'Wombat dbname=shop",
+        "postgresql://app:{quoted}@{host}:no-port/shop",
+        "postgresql://app:{quoted}@{host}/shop?no_such_option=1",
+        "postgresql://app:{quoted}@[::1/shop",
+    ],
+)
+def test_addresses_of_every_spelling(outputs: Callable[..., None], address: str) -> None:
+    configured = address.format(quoted=quote("Quokka@Wombat", safe=""), host=HOST, port=free_port())
+    outputs({"DATABASE_URL": configured})
+
+
+def test_an_address_in_a_file(outputs: Callable[..., None], tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(f"postgresql://app:Quokka@{HOST}:{free_port()}/shop\n")
+    outputs({"DATABASE_URL_FILE": str(secret)})
+    outputs({"MIGRATION_DATABASE_URL_FILE": str(secret), "DATABASE_URL": "postgresql://app@127.0.0.1/x"})
+    secret.write_text(f"postgresql://app:Quokka@{HOST}/shop\nWombat\n")
+    outputs({"DATABASE_URL_FILE": str(secret)})
+
+
+def test_the_address_where_the_name_of_a_file_belongs(outputs: Callable[..., None]) -> None:
+    outputs({"DATABASE_URL_FILE": f"postgresql://app:Quokka@{HOST}:{free_port()}/shop"})
+
+
+def test_the_address_on_the_command_line(run_entrypoint: Start) -> None:
+    address = f"postgresql://app:Quokka@{HOST}/shop"
+    for arguments in (("migrate", address), ("status", f"--url={address}"), ("migrate", "--to", address), (address,)):
+        run = run_entrypoint(*arguments)
+        assert run.wait() == 64
+        nothing_in(run)
+
+
+def test_both_addresses_are_kept_secret(outputs: Callable[..., None]) -> None:
+    port = free_port()
+    outputs(
+        {
+            "DATABASE_URL": f"postgresql://app:Quokka@{HOST}:{port}/shop",
+            "MIGRATION_DATABASE_URL": f"postgresql://owner:Wombat@{HOST}:{port}/shop",
+        }
+    )
+
+
+# --- Logins ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def strict_server() -> Iterator[Server]:
+    """Return a server that wants the password of the role `app`."""
+    with Server(hba=["host all app 127.0.0.1/32 scram-sha-256"]) as server:
+        with server.connect() as connection:
+            connection.execute("CREATE ROLE app LOGIN CREATEROLE PASSWORD 'Quokka-Wombat'")
+            connection.execute("GRANT CREATE ON SCHEMA public TO app")
+        yield server
+
+
+def test_a_wrong_password(outputs: Callable[..., None], strict_server: Server) -> None:
+    url = strict_server.url(user="app", password="Numbat")
+    outputs({"DATABASE_URL": url})
+    outputs({"PGHOST": HOST, "PGPORT": str(strict_server.port), "PGUSER": "app", "PGPASSWORD": "Numbat"})
+
+
+def test_a_right_password(
+    outputs: Callable[..., None], strict_server: Server, run_entrypoint: Start, migrations_dir: Path
+) -> None:
+    """Neither in the log nor in what the server shows about our sessions."""
+    url = strict_server.url(user="app", password="Quokka-Wombat")
+    outputs({"DATABASE_URL": url}, fails=False)
+
+    database = Database(strict_server, "postgres")
+    write_migrations(migrations_dir, {"001_thing.sql": "CREATE TABLE thing ();"})
+    with database.connect() as holder:
+        holder.execute(f"SELECT pg_advisory_lock({lock_key()})")
+        run = run_entrypoint("migrate", env={"DATABASE_URL": url, "LOG_LEVEL": "debug"})
+        run.until("lock.waiting")
+        shown = "SELECT a::text FROM pg_stat_activity a WHERE usename = 'app'"
+        sessions = until(lambda: database.rows(shown), 5, "our session")
+    run.ok()
+    nothing_in(run)
+    assert "entrypoint:" in str(sessions)
+    assert fragments_in(str(sessions)) == []
+    assert fragments_in(str(database.rows("SELECT s::text FROM schema_migrations s"))) == []
+
+
+def test_an_option_that_the_server_refuses(outputs: Callable[..., None], strict_server: Server) -> None:
+    url = strict_server.url(user="app", password="Quokka-Wombat", options="-c no_such_setting=1")
+    outputs({"DATABASE_URL": url})
+
+
+# --- Passwords in migrations ----------------------------------------------------------------------------
+
+LONG = "SELECT 'a long line', " * 6
+IN_SQL = {
+    "plain": "ALTER ROLE no_such_role PASSWORD 'Quokka''Wombat';",
+    "encrypted": "ALTER ROLE no_such_role WITH ENCRYPTED PASSWORD 'Quokka Wombat' VALID UNTIL 'never';",
+    "lower": "create role pg_reserved login password 'Quokka';",
+    "escape": "ALTER ROLE no_such_role PASSWORD E'Quokka\\'Wombat';",
+    "unicode": "ALTER ROLE no_such_role PASSWORD U&'Quokka!0057ombat' UESCAPE '!';",
+    "dollar": "ALTER ROLE no_such_role PASSWORD $$Quokka$$;",
+    "tagged-dollar": "ALTER ROLE no_such_role PASSWORD $x$Quokka'Wombat$x$;",
+    "next-line": "ALTER ROLE no_such_role PASSWORD\n    'Quokka' NONSENSE;",
+    "two-lines-later": "ALTER ROLE no_such_role PASSWORD -- a comment\n\n    'Quokka' NONSENSE;",
+    "comment": "ALTER ROLE no_such_role PASSWORD /* for now */ 'Quokka' NONSENSE;",
+    "equals": "ALTER ROLE no_such_role PASSWORD = 'Quokka';",
+    "unquoted": "ALTER ROLE no_such_role PASSWORD Quokka;",
+    "double-quoted": 'ALTER ROLE no_such_role PASSWORD "Quokka";',
+    "unterminated": "ALTER ROLE no_such_role PASSWORD 'Quokka;\nSELECT 1;",
+    "long-line": f"{LONG} 1; ALTER ROLE no_such_role PASSWORD '{'x' * 80}Quokka{'x' * 60}Wombat' NONSENSE;",
+    "do-block": "DO $$ BEGIN EXECUTE 'ALTER ROLE no_such_role PASSWORD ''Quokka'''; END $$;",
+    "do-block-with-format": "DO $$ BEGIN EXECUTE format('ALTER ROLE %I PASSWORD %L', 'no_such', 'Quokka'); END $$;",
+    "do-block-nonsense": "DO $$ BEGIN EXECUTE 'ALTER ROLE no_such_role PASSWORD ''Quokka'' NONSENSE'; END $$;",
+    "do-block-inline": "DO $$ BEGIN ALTER ROLE no_such_role PASSWORD 'Quokka'; END $$;",
+    "user-mapping": "CREATE USER MAPPING FOR public SERVER no_such OPTIONS (user 'x', password 'Quokka');",
+    "subscription": "CREATE SUBSCRIPTION s CONNECTION 'host=h user=u password=Quokka' PUBLICATION p nonsense;",
+    "subscription-url": "CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:Quokka@h/d' PUBLICATION p nonsense;",
+}
+
+
+@pytest.mark.parametrize("name", IN_SQL)
+def test_a_password_in_a_migration_that_fails(
+    run_entrypoint: Start, database: Database, migrations_dir: Path, name: str
+) -> None:
+    write_migrations(migrations_dir, {"001_role.sql": IN_SQL[name]})
+    run = run_entrypoint(*APPLICATION, env={"DATABASE_URL": database.url, "LOG_LEVEL": "debug"}).ok()
+    assert "001_role.sql" in run.stdout, run.report()
+    leaks = fragments_in(run.stdout + run.stderr)
+    if database.exists("schema_migrations"):  # unless it was refused before anything ran
+        leaks += fragments_in(database.one("SELECT error_message FROM schema_migrations"))
+    assert leaks == []
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_password_in_a_migration_that_failed_before(
+    run_entrypoint: Start, database: Database, migrations_dir: Path, style: str
+) -> None:
+    write_migrations(migrations_dir, {"001_role.sql": IN_SQL["plain"]})
+    environment = {"DATABASE_URL": database.url, "LOG_LEVEL": "debug", "LOG_FORMAT": style}
+    for command in (APPLICATION, APPLICATION, ("migrate",), ("migrate", "--dry-run")):
+        run = run_entrypoint(*command, env=environment)
+        run.wait()
+        nothing_in(run)
+    for command in (("status",), ("status", "--json")):
+        run = run_entrypoint(*command, env=environment).ok()
+        assert "no_such_role" in run.stdout
+        nothing_in(run)
+
+
+def test_the_configured_password_in_a_migration(
+    run_entrypoint: Start, strict_server: Server, database: Database, migrations_dir: Path
+) -> None:
+    """It is known, and so it is found wherever it turns up: here in a notice, an error and its detail."""
+    write_migrations(
+        migrations_dir,
+        {
+            "001_talkative.sql": "DO $$ BEGIN RAISE NOTICE 'Quokka-Wombat'; RAISE EXCEPTION 'with Quokka-Wombat' "
+            "USING DETAIL = 'Quokka-Wombat', HINT = 'or: Quokka-Wombat'; END $$;"
+        },
+    )
+    url = database.url.replace("postgres@", "postgres:Quokka-Wombat@")
+    run = run_entrypoint(*APPLICATION, env={"DATABASE_URL": url, "LOG_LEVEL": "debug"}).ok()
+    nothing_in(run)
+    assert "***" in run.stdout
+    assert fragments_in(database.one("SELECT error_message FROM schema_migrations")) == []
+
+
+def test_a_password_in_bad_files(run_entrypoint: Start, migrations_dir: Path) -> None:
+    """What `check` and a refused start quote of a file."""
+    write_migrations(
+        migrations_dir,
+        {
+            "001_role.sql": "ALTER ROLE x PASSWORD 'Quokka' NONSENSE;",
+            "002_commit.sql": "ALTER ROLE x PASSWORD 'Quokka'; COMMIT; ALTER ROLE x PASSWORD 'Wombat';",
+        },
+    )
+    run = run_entrypoint("check")
+    assert run.wait() == 65
+    nothing_in(run)
+
+
+def test_a_password_that_is_an_ordinary_word_does_not_spoil_the_log(
+    run_entrypoint: Start, strict_server: Server, migrations_dir: Path
+) -> None:
+    """`cause` is from a fixed list: programs read it, and a mask in it would even tell what the password is."""
+    url = strict_server.url(user="app", password="wrong")
+    run = run_entrypoint(*APPLICATION, env={**QUICK, "DATABASE_URL": url}).ok()
+    (record,) = run.logs("database.unavailable")
+    assert record["cause"] == "wrong_password"
+    assert record["message"].startswith("Database connection failed after 2 retries: ")

@@ -1,0 +1,197 @@
+"""When to try again, and when to stop."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+import tenacity
+
+from entrypoint.database.backoff import Stop, connect_again, pause_after
+from entrypoint.database.classify import classify_connection_failure
+from entrypoint.database.connect import Failure, Target, connect
+from entrypoint.database.policy import ConnectPolicy
+from entrypoint.deadline import Deadline
+from entrypoint.errors import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from entrypoint.database.session import Session
+
+REFUSED = "Connection refused"
+CROWDED = "sorry, too many clients already"
+NO_PASSWORD = "fe_sendauth: no password supplied"
+
+
+def failure(text: str) -> Failure:
+    return Failure(classify_connection_failure(text), text)
+
+
+def longest(_low: float, high: float) -> float:
+    return high
+
+
+def shortest(low: float, _high: float) -> float:
+    return low
+
+
+@pytest.mark.parametrize(
+    ("earlier", "backoff_seconds", "jitter", "pause"),
+    [
+        (0, 1.0, longest, 1.0),
+        (1, 1.0, longest, 2.0),
+        (2, 1.0, longest, 4.0),
+        (3, 1.0, longest, 8.0),
+        (0, 1.0, shortest, 0.5),
+        (3, 1.0, shortest, 4.0),
+        (0, 0.25, longest, 0.25),
+        (10, 1.0, longest, 30.0),
+        (10, 1.0, shortest, 15.0),
+        (1000, 1.0, longest, 30.0),
+        (0, 60.0, longest, 30.0),
+    ],
+)
+def test_pauses(earlier: int, backoff_seconds: float, jitter: Callable[[float, float], float], pause: float) -> None:
+    assert pause_after(earlier, backoff_seconds, jitter) == pause
+
+
+def test_a_pause_after_very_many_failures() -> None:
+    """With DB_CONNECT_ATTEMPTS in the thousands, 2 to that power is no number that a float holds."""
+    assert pause_after(5000, 1.0, longest) == 30.0
+
+
+def test_jitter_only_shortens() -> None:
+    """So that the sum of all pauses has the bound that is promised."""
+    source = random.Random(7)
+    for earlier in range(8):
+        bound = min(2.0**earlier, 30)
+        pauses = [pause_after(earlier, 1.0, source.uniform) for _ in range(200)]
+        assert bound / 2 <= min(pauses) < bound * 0.6
+        assert bound * 0.9 < max(pauses) <= bound
+
+
+# --- Stop -----------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A time that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def after(text: str) -> tenacity.RetryCallState:
+    state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
+    error = failure(text)
+    state.set_exception((Failure, error, None))
+    return state
+
+
+def test_stop_counts_attempts() -> None:
+    stop = Stop(3, Deadline(5))
+    assert [stop(after(REFUSED)) for _ in range(3)] == [False, False, True]
+    assert stop.counted == 3
+
+
+def test_a_crowded_server_is_not_counted_but_timed() -> None:
+    clock = Clock()
+    stop = Stop(2, Deadline(5, clock))
+    assert not any(stop(after(CROWDED)) for _ in range(50))
+    assert stop.counted == 0
+    assert not stop(after(REFUSED))
+    clock.now += 5
+    assert stop(after(CROWDED))
+    assert stop.counted == 1
+
+
+def test_one_attempt_is_one_attempt() -> None:
+    assert Stop(1, Deadline(5))(after(REFUSED))
+
+
+# --- All together, with a target that fails as told -----------------------------------------------------
+
+
+class FakeTarget:
+    """Fails with these texts, one after another, and then connects."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = list(texts)
+        self.attempts = 0
+
+    def connect(self, timeout: float) -> str:
+        assert timeout == 3.0
+        self.attempts += 1
+        if self.texts:
+            raise failure(self.texts.pop(0))
+        return "a session"
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the pauses that would have been made, instead of making them."""
+    made: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", made.append)
+    return made
+
+
+def attempt(fake: FakeTarget, attempts: int, *, budget: float = 0.0) -> Session:
+    target: Target = fake  # type: ignore[assignment]  # what `connect` asks of a target, and nothing else
+    return connect(target, ConnectPolicy(attempts, 1.0, 3.0), budget)
+
+
+def test_the_first_attempt_needs_no_other(pauses: list[float]) -> None:
+    fake = FakeTarget()
+    assert attempt(fake, 5) == "a session"  # type: ignore[comparison-overlap]
+    assert (fake.attempts, pauses) == (1, [])
+
+
+def test_five_attempts_and_four_pauses(pauses: list[float]) -> None:
+    fake = FakeTarget(*[REFUSED] * 9)
+    with pytest.raises(DatabaseUnavailableError, match="Database connection failed after 5 retries: connection ref"):
+        attempt(fake, 5)
+    assert fake.attempts == 5
+    assert len(pauses) == 4
+    for pause, bound in zip(pauses, (1, 2, 4, 8), strict=True):
+        assert bound / 2 <= pause <= bound
+
+
+def test_it_ends_with_the_first_success(pauses: list[float]) -> None:
+    fake = FakeTarget(REFUSED, REFUSED)
+    assert attempt(fake, 5) == "a session"  # type: ignore[comparison-overlap]
+    assert (fake.attempts, len(pauses)) == (3, 2)
+
+
+@pytest.mark.parametrize(("before", "attempts"), [([], 1), ([REFUSED], 2), ([REFUSED, CROWDED], 3)])
+def test_what_does_not_heal_is_told_at_once(pauses: list[float], before: list[str], attempts: int) -> None:
+    fake = FakeTarget(*before, NO_PASSWORD, REFUSED)
+    with pytest.raises(DatabaseUnavailableError, match="wants a password") as caught:
+        attempt(fake, 5, budget=60)
+    assert fake.attempts == attempts
+    assert caught.value.fields["cause"] == "no_password"
+    assert "retries" not in caught.value.message
+
+
+def test_a_crowded_server_costs_no_attempts(pauses: list[float]) -> None:
+    fake = FakeTarget(CROWDED, CROWDED, REFUSED, CROWDED, CROWDED, CROWDED, REFUSED)
+    assert attempt(fake, 3, budget=60) == "a session"  # type: ignore[comparison-overlap]
+    assert fake.attempts == 8
+    assert max(pauses) <= 2.0, "nor do its pauses grow: there is a place as soon as somebody is done"
+
+
+def test_the_last_failure_is_the_one_that_is_told(pauses: list[float]) -> None:
+    fake = FakeTarget(REFUSED, "the database system is starting up")
+    with pytest.raises(DatabaseUnavailableError, match="after 2 retries: the server is starting up"):
+        attempt(fake, 2)
+
+
+def test_connect_again_counts_the_first_failure(pauses: list[float]) -> None:
+    fake = FakeTarget(REFUSED, REFUSED)
+    target: Target = fake  # type: ignore[assignment]  # see above
+    with pytest.raises(Failure):
+        connect_again(target, ConnectPolicy(2, 1.0, 3.0), 0.0, failure(REFUSED))
+    assert fake.attempts == 1

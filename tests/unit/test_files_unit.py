@@ -1,0 +1,170 @@
+"""Names, numbers, texts and checksums."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import pytest
+
+from entrypoint.errors import ConfigurationError, MigrationFilesError
+from entrypoint.migration.files import better_name, checksum, decode, load_directory, number_of, slug
+from entrypoint.migration.prepare import refuse_bad_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = {
+    "001_a.sql": 1,
+    "000_a.sql": 0,
+    "012_add_users_2.sql": 12,
+    "1234_a.sql": 1234,
+    "20240131120000_a.sql": None,  # beyond 32 bits
+    "2147483647_a.sql": 2147483647,
+    "2147483648_a.sql": None,
+    "0000000001_a.sql": 1,
+    "001_.sql": None,
+    "001__.sql": 1,
+    "001.sql": None,
+    "01_a.sql": None,
+    "001_A.sql": None,
+    "001_a.SQL": None,
+    "001-a.sql": None,
+    "001_a b.sql": None,
+    "001_a.up.sql": None,
+    "001_ä.sql": None,
+    "\u0660\u0660\u0661_a.sql": None,  # Arabic digits
+    "a_001.sql": None,
+    " 001_a.sql": None,
+    "001_a.sql\n": None,
+    "001_a.sql ": None,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_number_of(name: str) -> None:
+    assert number_of(name) == NAMES[name]
+
+
+BETTER = {
+    "1_a.sql": "001_a.sql",
+    "12-add users.sql": "012_add_users.sql",
+    "001-add-users.sql": "001_add_users.sql",
+    "001 add users.sql": "001_add_users.sql",
+    "001.add.users.sql": "001_add_users.sql",
+    "001AddUsers.sql": "001_add_users.sql",
+    "001_AddUsers.SQL": "001_add_users.sql",
+    "001_a.up.sql": "001_a_up.sql",
+    "001.sql": "001_description.sql",
+    "001_.sql": "001_description.sql",
+    "1.sql": "001_description.sql",
+    "users.sql": "NNN_users.sql",
+    "V1__Add_users.sql": "NNN_v1_add_users.sql",
+    ".sql": "NNN_description.sql",
+    "001_größe.sql": "001_gr_e.sql",
+    "001___a___b___.sql": "001_a_b.sql",
+}
+
+
+@pytest.mark.parametrize("name", BETTER)
+def test_better_name(name: str) -> None:
+    better = better_name(name)
+    assert better == BETTER[name]
+    assert number_of(better) is not None or better.startswith("NNN_")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("add users", "add_users"),
+        ("AddUsers", "add_users"),
+        ("HTTPServer", "httpserver"),
+        ("version2Tables", "version2_tables"),
+        ("  -- a --  ", "a"),
+        ("äöü", ""),
+        ("", ""),
+    ],
+)
+def test_slug(words: str, expected: str) -> None:
+    assert slug(words) == expected
+
+
+PLAIN = b"SELECT 1;\nSELECT 'a\tb';\n"
+SPELLINGS = {
+    "plain": PLAIN,
+    "CRLF": PLAIN.replace(b"\n", b"\r\n"),
+    "mixed": b"SELECT 1;\r\nSELECT 'a\tb';\n",
+    "CR": PLAIN.replace(b"\n", b"\r"),
+    "byte-order mark": b"\xef\xbb\xbf" + PLAIN,
+    "byte-order mark and CRLF": b"\xef\xbb\xbf" + PLAIN.replace(b"\n", b"\r\n"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_all_spellings_of_a_text_are_one_text(spelling: str) -> None:
+    assert checksum(SPELLINGS[spelling]) == sha256(PLAIN).hexdigest()
+    assert decode(SPELLINGS[spelling]) == PLAIN.decode()
+
+
+def test_only_the_first_mark_is_a_mark() -> None:
+    assert decode(b"\xef\xbb\xbf\xef\xbb\xbfa") == "\ufeffa"
+    assert decode(b"a\xef\xbb\xbf") == "a\ufeff"
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"a\xc3", b"\xed\xa0\x80", b"\xc0\x80"])
+def test_what_is_not_utf8(content: bytes) -> None:
+    with pytest.raises(UnicodeDecodeError):
+        decode(content)
+
+
+def write(directory: Path, *names: str) -> str:
+    for name in names:
+        (directory / name).write_bytes(b"SELECT 1")
+    return str(directory)
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    path = write(tmp_path, "010_b.sql", "002_a.sql", "1000_c.sql", ".003_hidden.sql", "README.md", "004_x.sql.bak")
+    directory = load_directory(path)
+    assert [file.number for file in directory.files] == [2, 10, 1000]
+    assert [file.name for file in directory.files] == ["002_a.sql", "010_b.sql", "1000_c.sql"]
+    assert {file.checksum for file in directory.files} == {sha256(b"SELECT 1").hexdigest()}
+    (warning,) = directory.warnings
+    assert "003 to 009, 011 to 999" in warning
+
+
+def test_what_is_before_the_first_number_is_no_gap(tmp_path: Path) -> None:
+    assert load_directory(write(tmp_path, "005_a.sql", "006_b.sql")).warnings == ()
+
+
+def test_an_empty_directory(tmp_path: Path) -> None:
+    directory = load_directory(str(tmp_path))
+    assert directory.files == ()
+    assert len(directory.warnings) == 1
+
+
+def test_every_fault_is_listed(tmp_path: Path) -> None:
+    path = write(tmp_path, "001_a.sql", "0001_b.sql", "2_c.sql", "D.sql", "003_e.sql", "003_f.sql", "003_g.sql")
+    faults = load_directory(path).faults
+    assert len(faults) == 4
+    with pytest.raises(MigrationFilesError) as raised:
+        refuse_bad_names(load_directory(path))
+    assert raised.value.fields["faults"] == list(faults)
+    told = "\n".join(faults)
+    for name in ("001_a.sql", "0001_b.sql", "2_c.sql", "D.sql", "003_e.sql", "003_f.sql", "003_g.sql"):
+        assert name in told
+
+
+def test_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file or directory"):
+        load_directory(str(tmp_path / "none"))
+
+
+def test_a_checksum_matches(tmp_path: Path) -> None:
+    (tmp_path / "001_a.sql").write_bytes(b"a\r\n")
+    (file,) = load_directory(str(tmp_path)).files
+    assert file.matches(None)
+    assert file.matches(sha256(b"a\n").hexdigest())
+    assert file.matches(sha256(b"a\r\n").hexdigest())
+    assert not file.matches(sha256(b"a").hexdigest())
+    assert not file.matches("")

@@ -1,0 +1,96 @@
+"""How an error in a file is shown."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from entrypoint.migration.report import Spot, excerpt, render, spot
+
+if TYPE_CHECKING:
+    from entrypoint.database.session import StatementError
+
+TEXT = "one\ntwo\n\nfour"
+SPOTS = {
+    0: Spot(1, 0, "one"),
+    2: Spot(1, 2, "one"),
+    3: Spot(1, 3, "one"),  # the line break belongs to the line that it ends
+    4: Spot(2, 0, "two"),
+    8: Spot(3, 0, ""),
+    9: Spot(4, 0, "four"),
+    13: Spot(4, 4, "four"),  # the end of the text, where PostgreSQL points "at end of input"
+    99: Spot(4, 4, "four"),
+    -5: Spot(1, 0, "one"),
+}
+
+
+@pytest.mark.parametrize("offset", SPOTS)
+def test_spot(offset: int) -> None:
+    assert spot(TEXT, offset) == SPOTS[offset]
+
+
+def test_spot_of_nothing() -> None:
+    assert spot("", 0) == Spot(1, 0, "")
+    assert spot("\n", 1) == Spot(2, 0, "")
+
+
+def test_the_caret_stands_under_its_column() -> None:
+    assert excerpt(Spot(12, 7, "SELECT nope"), caret=True) == ["LINE 12: SELECT nope", "                ^"]
+    assert excerpt(Spot(12, 7, "SELECT nope"), caret=False) == ["LINE 12: SELECT nope"]
+
+
+def test_a_tab_is_one_column_wide() -> None:
+    line, caret = excerpt(Spot(1, 2, "\t\tnope"), caret=True)
+    assert line[caret.index("^")] == "n"
+
+
+@pytest.mark.parametrize("column", [0, 1, 54, 55, 56, 200, 444, 445, 446, 498, 499])
+def test_a_long_line_is_cut_around_the_caret(column: int) -> None:
+    text = "".join(f"{number:03d}/" for number in range(125))
+    line, caret = excerpt(Spot(3, column, text), caret=True)
+    assert len(line) <= 130
+    assert line[caret.index("^")] == text[column]
+    assert line.startswith("LINE 3: ")
+    assert ("..." in line[:12]) == (text[:8] not in line)
+    assert line.endswith("...") == (text[-8:] not in line)
+
+
+def test_the_end_of_a_long_line() -> None:
+    line, caret = excerpt(Spot(1, 500, "x" * 500), caret=True)
+    assert caret.index("^") == len(line)
+
+
+def error(**fields: str | None) -> StatementError:
+    facts = {"severity": "ERROR", "primary": "no", "sqlstate": "P0001", "detail": None, "hint": None, "context": None}
+    return cast("StatementError", SimpleNamespace(**{**facts, **fields}))
+
+
+def test_a_report_with_everything() -> None:
+    given = error(detail="d", hint="h", context="c1\nc2")
+    assert render("001_a.sql", TEXT, given, statement_start=0, offset=5).splitlines() == [
+        "001_a.sql:2: ERROR:  no",
+        "LINE 2: two",
+        "         ^",
+        "SQLSTATE:  P0001",
+        "DETAIL:  d",
+        "HINT:  h",
+        "CONTEXT:  c1",
+        "c2",
+    ]
+
+
+def test_a_report_without_a_position_shows_the_statement() -> None:
+    assert render("001_a.sql", TEXT, error(), statement_start=4, offset=None).splitlines() == [
+        "001_a.sql:2: ERROR:  no",
+        "LINE 2: two",
+        "SQLSTATE:  P0001",
+    ]
+
+
+def test_a_report_of_what_is_nowhere_in_the_file() -> None:
+    assert render("001_a.sql", TEXT, error(severity="FATAL"), statement_start=None, offset=None).splitlines() == [
+        "001_a.sql: FATAL:  no",
+        "SQLSTATE:  P0001",
+    ]
