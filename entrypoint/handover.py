@@ -26,14 +26,17 @@ class Inheritance(NamedTuple):
 
     descriptors: frozenset[int]
     mask: frozenset[int]
+    environment: tuple[bytes, ...]
+    """Its entries, byte for byte and in their order."""
 
 
 def inherit() -> Inheritance:
     """Record what the application is to find again. Call it first of all."""
-    return Inheritance(_open_descriptors(), frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    mask = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    return Inheritance(_open_descriptors(), mask, tuple(_initial_environment()))
 
 
-def initial_environment() -> list[bytes]:
+def _initial_environment() -> list[bytes]:
     """Return the environment as this process received it: its entries byte for byte and in their order.
 
     `os.environ` is not that: under an empty or C locale CPython sets LC_CTYPE (PEP 538), and a dictionary has no

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # PostgreSQL's own limit for its time-outs, which are 32 bit integers of milliseconds.
 _MOST_MILLISECONDS = 2**31 - 1
+# NAMEDATALEN - 1
+_LONGEST_NAME = 63
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
 
@@ -68,8 +70,8 @@ def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Set
         exit_on_failure=reader.choice("MIGRATION_ON_FAILURE", ("start", "exit")) == "exit",
         address=reader.address("MIGRATION_DATABASE_URL", "DATABASE_URL"),
         migrations_dir=reader.text("MIGRATIONS_DIR") or "migrations",
-        schema=reader.text("MIGRATION_SCHEMA"),
-        role=reader.text("MIGRATION_ROLE"),
+        schema=reader.name("MIGRATION_SCHEMA"),
+        role=reader.name("MIGRATION_ROLE"),
         app_version=reader.text("APP_VERSION") or reader.text("npm_package_version"),
         connect=ConnectPolicy(
             attempts=reader.number("DB_CONNECT_ATTEMPTS", 5, unit="attempts", example="5"),
@@ -149,6 +151,13 @@ class _Reader:
     def text(self, name: str) -> str | None:
         """Return a variable's value; an empty one counts as unset, as it does in Compose files."""
         return self._environ.get(name, "").strip() or None
+
+    def name(self, name: str) -> str | None:
+        """Return the name of something in the database; PostgreSQL would silently cut a longer one."""
+        value = self.text(name)
+        if value is not None and len(value.encode(errors="surrogateescape")) > _LONGEST_NAME:
+            self.faults.append(f"{name} is {value!r}; a name in PostgreSQL has {_LONGEST_NAME} bytes at most")
+        return value
 
     def yes_or_no(self, name: str, *, default: bool) -> bool:
         value = self.text(name)

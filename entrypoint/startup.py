@@ -229,8 +229,12 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
 
         why = "this server is a standby" if place.standby else "the database is read-only by default"
         raise read_only(f"{len(plan.pending)} migration(s) are pending, and {why}; nothing was run")
+    import gc
+
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.migrator import migrate
+
+    gc.enable()  # Off since the first line of __main__.
 
     logs.event(
         logs.INFO,

@@ -14,11 +14,11 @@ import shutil
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
+
+from demo.postgres import PostgresMissingError, Server
 from kit.databases import Database
 from kit.processes import Run, compile_look, entrypoint
 from kit.proxy import Proxy
-
-from demo.postgres import PostgresMissingError, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

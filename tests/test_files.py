@@ -7,6 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+
 from scene import Scene, only_error, told, warnings
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ FAULTS: dict[str, tuple[dict[str, str | bytes], list[list[str]]]] = {
         {"002_x.sql": "CREATE TABLE x (a text);\nCOPY x (a) FROM stdin;\none\n\\.\n"},
         [["002_x.sql:2", "COPY"]],
     ),
-    "a COMMIT in the middle": ({"002_x.sql": "SELECT 1;\nCOMMIT;\nSELECT 2"}, [["002_x.sql:2", "COMMIT", "transaction"]]),
+    "a COMMIT in the middle": (
+        {"002_x.sql": "SELECT 1;\nCOMMIT;\nSELECT 2"},
+        [["002_x.sql:2", "COMMIT", "transaction"]],
+    ),
     "a quote that does not end": ({"002_x.sql": "SELECT 1;\nSELECT 'oh\n"}, [["002_x.sql:2", "never closed"]]),
 }
 
@@ -206,7 +210,9 @@ def test_a_checksum_of_the_raw_bytes_is_accepted(scene: Scene) -> None:
     assert warnings(again) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"-- later\n/* perhaps */ ;;\n", b"\xef\xbb\xbf", b"BEGIN;\nCOMMIT;\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"-- later\n/* perhaps */ ;;\n", b"\xef\xbb\xbf", b"BEGIN;\nCOMMIT;\n"]
+)
 def test_an_empty_file_counts_as_applied_and_is_remarked_on(scene: Scene, content: bytes) -> None:
     scene.write({**GOOD, "002_empty.sql": content, "003_after.sql": "CREATE TABLE after_all ()"})
     run = scene.start()

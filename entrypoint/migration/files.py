@@ -65,7 +65,7 @@ def load_directory(path: str) -> Directory:
     for name in names:
         number = number_of(name)
         file = os.path.join(path, name)
-        if number is None or not os.path.isfile(file):
+        if number is None:
             continue
         try:
             content = read_bytes(file)

@@ -69,8 +69,11 @@ def _execute(task: Task, backend_pid: int) -> str | None:
         task.work_on(done + 1, backend_pid)
 
     # One more statement behind the file's own tells whether the file has ended our transaction: no parser can
-    # promise that it has not.
-    script = f"{migration.advice.body}\n;SELECT pg_catalog.pg_current_xact_id_if_assigned()::text"
+    # promise that it has not. And the next message must be read as it is written, before it can say so itself.
+    script = (
+        f"{migration.advice.body}\n;SET client_encoding = 'UTF8'; "
+        "SELECT pg_catalog.pg_current_xact_id_if_assigned()::text"
+    )
     task.work_on(1, backend_pid)
     worker.on_notice = task.log_notice
     try:

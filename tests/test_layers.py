@@ -1,0 +1,216 @@
+"""One direction of imports, downwards: who may know whom, read from the source.
+
+A room is a module or a package right under `entrypoint`, except that policies, which are plain values defined
+beside those who obey them, are a room of their own: `settings` assembles them and goes no deeper.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import entrypoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Literal
+
+    When = Literal["at once", "later", "typing"]
+
+PACKAGE = Path(entrypoint.__file__).parent
+
+# From top to bottom; each room with those that it imports. What it names in annotations only (TYPE_CHECKING) may
+# be anywhere below it.
+ROOMS: dict[str, set[str]] = {
+    "__main__": {"cli", "startup", "settings", "handover", "signals", "logs", "errors"},
+    "cli": {"operations", "startup", "settings", "errors", "version"},
+    "operations": {"startup", "migration", "database", "deadline", "logs", "errors"},
+    "startup": {"settings", "migration", "database", "deadline", "logs", "errors"},
+    "settings": {"policies", "redaction", "errors"},
+    "handover": {"signals"},
+    "signals": set(),
+    "migration": {"database", "deadline", "logs", "redaction", "errors"},
+    "database": {"policies", "deadline", "logs", "redaction", "errors"},
+    "policies": set(),
+    "logs": {"redaction"},
+    "deadline": set(),
+    "redaction": set(),
+    "errors": set(),
+    "sql": set(),
+    "version": set(),
+}
+
+# The only module that imports a package which is neither ours nor Python's. psycopg is a room's, database's.
+OUTSIDE = {
+    "psycopg": {"entrypoint.database.connect", "entrypoint.database.session"},
+    "tenacity": {"entrypoint.database.backoff"},
+    "pgparse": {"entrypoint.migration.statements"},
+    "pythonjsonlogger": {"entrypoint.logs"},
+}
+
+# Two modules that know each other, as one is imported by a function of the other only when it is needed.
+LATE_ACQUAINTANCES = {frozenset({"entrypoint.database.connect", "entrypoint.database.backoff"})}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One module's import of another."""
+
+    importer: str
+    imported: str
+    when: When
+    line: int
+
+    def __str__(self) -> str:
+        """Return it as a message shows it."""
+        return f"{self.importer}:{self.line} imports {self.imported} ({self.when})"
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def modules() -> dict[str, Path]:
+    return {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports_in(source: str, importer: str) -> list[Import]:
+    """Return all imports of a module: of modules and packages, never of what is in them."""
+    return list(_walk(ast.parse(source).body, importer, "at once"))
+
+
+def _walk(nodes: Iterable[ast.AST], importer: str, when: When) -> Iterator[Import]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(importer, alias.name, when, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{importer}:{node.lineno}: relative imports are not used here"
+            for alias in node.names:
+                # `from package import module`, or `from module import name`
+                submodule = f"{node.module}.{alias.name}"
+                yield Import(importer, submodule if submodule in modules() else str(node.module), when, node.lineno)
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            yield from _walk(node.body, importer, "typing")
+            yield from _walk(node.orelse, importer, when)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from _walk(ast.iter_child_nodes(node), importer, "later" if when == "at once" else when)
+        else:
+            yield from _walk(ast.iter_child_nodes(node), importer, when)
+
+
+@cache
+def all_imports() -> tuple[Import, ...]:
+    return tuple(found for name, path in modules().items() for found in imports_in(path.read_text(), name))
+
+
+def inside(imports: Iterable[Import], *when: When) -> list[Import]:
+    """Return those that are of ours, at these times."""
+    return [found for found in imports if found.imported in modules() and found.when in when]
+
+
+def room_of(module: str) -> str:
+    """Return the room that a module of ours is in."""
+    if module == "entrypoint":
+        return "version"
+    if module.endswith(".policy"):
+        return "policies"
+    return module.split(".")[1]
+
+
+def cycle_in(imports: Iterable[Import]) -> list[str] | None:
+    """Return the modules of a cycle, if there is one."""
+    graph: dict[str, set[str]] = {}
+    for found in imports:
+        graph.setdefault(found.importer, set()).add(found.imported)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return None
+
+
+def wrong(imports: Iterable[Import], rooms: Mapping[str, set[str]]) -> list[str]:
+    """Return what the table does not allow."""
+    order = list(rooms)
+    faults = []
+    for found in inside(imports, "at once", "later", "typing"):
+        above, below = room_of(found.importer), room_of(found.imported)
+        allowed = order[order.index(above) :] if found.when == "typing" else {above, *rooms[above]}
+        if below not in allowed:
+            faults.append(str(found))
+    return faults
+
+
+def test_the_table_points_downwards() -> None:
+    order = list(ROOMS)
+    for room, below in ROOMS.items():
+        assert below <= set(order[order.index(room) + 1 :]), f"{room} imports upwards"
+
+
+def test_every_module_has_a_room_and_every_room_a_module() -> None:
+    assert {room_of(module) for module in modules()} == set(ROOMS)
+
+
+def test_every_import_goes_the_way_of_the_table() -> None:
+    assert not wrong(all_imports(), ROOMS)
+
+
+def test_the_table_allows_nothing_that_nobody_does() -> None:
+    done = {(room_of(found.importer), room_of(found.imported)) for found in inside(all_imports(), "at once", "later")}
+    assert not {(room, below) for room, allowed in ROOMS.items() for below in allowed} - done
+
+
+def test_no_module_knows_itself_by_a_roundabout_way() -> None:
+    assert cycle_in(inside(all_imports(), "at once")) is None
+
+
+def test_imports_that_come_later_close_no_circle_but_these() -> None:
+    at_any_time = inside(all_imports(), "at once", "later")
+    pairs = {(found.importer, found.imported) for found in at_any_time}
+    mutual = {frozenset(pair) for pair in pairs if pair[::-1] in pairs}
+    assert mutual == LATE_ACQUAINTANCES
+    others = [found for found in at_any_time if {found.importer, found.imported} not in LATE_ACQUAINTANCES]
+    assert cycle_in(others) is None
+
+
+def test_each_package_from_outside_has_its_importer() -> None:
+    importers: dict[str, set[str]] = {}
+    for found in all_imports():
+        top = found.imported.partition(".")[0]
+        if found.when != "typing" and top not in {*sys.stdlib_module_names, "entrypoint"}:
+            importers.setdefault(top, set()).add(found.importer)
+    assert importers == OUTSIDE
+
+
+@pytest.mark.parametrize(
+    ("importer", "source", "when"),
+    [
+        ("entrypoint.logs", "from entrypoint.errors import EntrypointError", "at once"),
+        ("entrypoint.deadline", "def f():\n    from entrypoint import logs", "later"),
+        ("entrypoint.migration.plan", "class A:\n    def f(self):\n        import entrypoint.settings", "later"),
+        ("entrypoint.database.session", "TYPE_CHECKING = 0\nif TYPE_CHECKING:\n    import entrypoint.cli", "typing"),
+        ("entrypoint.settings", "try:\n    import entrypoint.database.connect\nexcept E: pass", "at once"),
+        ("entrypoint.operations.check", "from entrypoint import cli", "at once"),
+    ],
+)
+def test_an_import_the_wrong_way_is_seen(importer: str, source: str, when: When) -> None:
+    [found] = imports_in(source, importer)
+    assert found.when == when
+    assert wrong([found], ROOMS) == [str(found)]
+
+
+def test_a_circle_is_seen() -> None:
+    a, b, c = "entrypoint.logs", "entrypoint.redaction", "entrypoint.errors"
+    circle = [Import(a, b, "at once", 1), Import(b, c, "at once", 1), Import(c, a, "at once", 1)]
+    assert set(cycle_in(circle) or ()) == {a, b, c}
+    assert cycle_in(circle[:2]) is None
