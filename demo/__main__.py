@@ -139,9 +139,7 @@ class Demonstration:
         with self.server.connect() as connection:
             version = connection.info.parameter_status("server_version")
         self.screen.heading("An empty database")
-        self.screen.note(
-            f"PostgreSQL {version} on {HOST}:{self.server.port}; database {DATABASE!r} is empty."
-        )
+        self.screen.note(f"PostgreSQL {version} on {HOST}:{self.server.port}; database {DATABASE!r} is empty.")
         self.screen.note(f"{len(self.files)} files in migrations/: {self.files[0]} to {self.files[-1]}.")
         return self.server.log_size()
 

@@ -418,9 +418,7 @@ def _end_server(directory: Path) -> None:
 def _command_line(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
-    listing = subprocess.run(
-        ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
+    listing = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return listing.stdout
 
 
@@ -557,9 +555,7 @@ class Server:
         work.owner.take(conf)  # with a umask of 077 it could not read the file otherwise
         binary = work.programs(self.installation) / "postgres"
         with self.log_path.open("ab") as log:
-            self._process = work.owner.popen(
-                [binary, "-D", self.data], cwd=self.directory, output=log.fileno()
-            )
+            self._process = work.owner.popen([binary, "-D", self.data], cwd=self.directory, output=log.fileno())
         (self.directory / "pid").write_text(f"{self._process.pid}\n")
 
     def _await_ready(self, timeout: float) -> None:

@@ -50,7 +50,7 @@ def free_ports(count: int) -> list[int]:
 class Replica:
     """A process, its output line by line, and its answer; as a context manager it ends with the block."""
 
-    def __init__(  # noqa: PLR0913 - a process has that many sides
+    def __init__(
         self,
         name: str,
         argv: Sequence[str],
@@ -79,7 +79,8 @@ class Replica:
             # Ctrl-C goes to everybody at the terminal. The demonstration hears it and ends its replicas.
             start_new_session=True,
         )
-        assert self._process.stdout is not None
+        if self._process.stdout is None:  # It is a pipe, as asked for above.
+            raise AssertionError
         self._output = self._process.stdout
         # One thread reads from all replicas in turn, so no read may wait.
         os.set_blocking(self._output.fileno(), False)

@@ -113,7 +113,8 @@ def _kill_in_the_middle(database: Database, run: Run, query: str) -> None:
     until(
         lambda: (
             not database.rows(
-                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'entrypoint:%'"
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+                "AND application_name LIKE 'entrypoint:%'"
             )
         ),
         what="the killed program's sessions to end",
@@ -294,3 +295,20 @@ def test_the_row_names_the_statement() -> None:
     assert second.progress(2) == "statement 2 of 2: CREATE INDEX CONCURRENTLY i ON t (a)"
     assert reached(second.progress(2)) == 2
     assert reached(None) is reached("something else") is None
+
+
+def test_a_prepared_statement_does_not_reach_the_next_file(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    prepared = "PREPARE same AS SELECT 1; EXECUTE same;"
+    write_migrations(migrations_dir, {"001_one.sql": prepared, "002_two.sql": prepared})
+    run_entrypoint("migrate", env={"DATABASE_URL": database.url}).ok()
+
+
+def test_a_files_own_time_out_is_its_own_failure(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    write_migrations(migrations_dir, {"001_slow.sql": "SET statement_timeout = '100ms'; SELECT pg_sleep(60);"})
+    run = run_entrypoint("migrate", env={"DATABASE_URL": database.url})
+    assert run.wait() == 70
+    assert ledger(database) == [(1, "failed")]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import StatementError
 
 _PERMISSION = "42501"
+_IN_THE_WAY = ("0A000", "2BP01")
 _NO_SUCH_ROLE = ("22023", "42704")
 
 
@@ -26,6 +27,11 @@ def refused(error: StatementError, doing: str) -> EntrypointError:
         )
     elif error.sqlstate in _NO_SUCH_ROLE and "role" in error.primary:
         return ConfigurationError(f"MIGRATION_ROLE cannot be used: {error.primary}", remedy="Check its name.", **facts)
+    elif error.sqlstate in _IN_THE_WAY:
+        remedy = (
+            "A view or another object depends on the earlier system's tables. Drop it, start, and create it again: "
+            "PostgreSQL does not change a column under it."
+        )
     else:
         remedy = "Look into the server's log."
     return MigrationError(message, remedy=remedy, **facts)

@@ -136,7 +136,7 @@ class Leader:
         if classify.may_pass(error.sqlstate):
             self._pause(task, error, attempt)
             return
-        if classify.stopped_by_operator(error.sqlstate):
+        if classify.stopped_by_operator(error.sqlstate) and not _sets_own_timeout(task.migration):
             raise self._stopped(task, error.primary, error.sqlstate)
         if classify.is_read_only(error.sqlstate):
             raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
@@ -280,3 +280,8 @@ class Leader:
             attempt=attempt,
         )
         return Applied(file.number, file.name, seconds)
+
+
+def _sets_own_timeout(migration: Prepared) -> bool:
+    """Tell whether it may be the file itself that cancelled its statement: PostgreSQL's answer is the same."""
+    return "statement_timeout" in migration.text.lower()

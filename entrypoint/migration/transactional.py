@@ -91,7 +91,7 @@ def _commit(task: Task, transaction_id: str) -> None:
     """Put the session back, write the row, show in the lock what comes next, and commit."""
     lease, migration, assignment = task.lease, task.migration, task.assignment
     parts = [
-        transactions.RESTORE_SESSION,
+        transactions.restore_session(pooled=lease.worker.login_pid != lease.place.backend_pid),
         transactions.limits(task.patience, server_version=lease.worker.server_version, role=assignment.role),
     ]
     if bookkeeping.mentions(migration.text):

@@ -59,8 +59,8 @@ def begin_guard(server_version: int) -> str:
 # Puts back what a migration changed of its session, inside the migration's transaction: the next file, our own
 # statements and, behind a pooler, other clients are to find it as it was. Deferred constraints are checked first,
 # as the role and with the search_path that the migration chose. DISCARD ALL does the same but cannot run inside
-# a transaction; DEALLOCATE is left out, as a pooler keeps prepared statements of its own.
-RESTORE_SESSION = """\
+# a transaction.
+_RESTORE_SESSION = """\
 SET CONSTRAINTS ALL IMMEDIATE;
 RESET SESSION AUTHORIZATION;
 RESET ROLE;
@@ -69,7 +69,14 @@ CLOSE ALL;
 UNLISTEN *;
 DISCARD TEMP;
 SELECT pg_catalog.pg_advisory_unlock_all();"""
-RESTORE_STATEMENTS = RESTORE_SESSION.count(";")
+
+
+def restore_session(*, pooled: bool) -> str:
+    """Return the statements that put the session back.
+
+    `pooled`: a pooler keeps prepared statements of its own in the server's session, which must stay.
+    """
+    return _RESTORE_SESSION if pooled else f"{_RESTORE_SESSION}\nDEALLOCATE ALL;"
 
 
 def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:

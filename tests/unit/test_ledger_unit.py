@@ -154,5 +154,6 @@ def test_a_row_is_never_written_over_one_that_is_completed() -> None:
     assert "(0)::integer" in sql
 
 
-def test_the_number_of_statements_that_put_a_session_back() -> None:
-    assert len(transactions.RESTORE_SESSION.splitlines()) == transactions.RESTORE_STATEMENTS
+def test_a_poolers_prepared_statements_stay() -> None:
+    assert "DEALLOCATE" in transactions.restore_session(pooled=False)
+    assert "DEALLOCATE" not in transactions.restore_session(pooled=True)
