@@ -7,10 +7,11 @@ is imported where it turns out to be needed (docs/startup-cost.md; tests/test_im
 from __future__ import annotations
 
 import os
+import time
 from typing import NamedTuple
 
 from entrypoint import logs
-from entrypoint.errors import ConfigurationError, EntrypointError
+from entrypoint.errors import ConfigurationError, ConnectionLostError, EntrypointError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,22 +118,33 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
 
         refuse_bad_names(directory)
     whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
-    # A server that lets us in and then freezes is to cost no more time than one that does not let us in.
+    # A server that lets us in and then freezes, or goes, is to cost no more time than one that does not let us in.
     arrival = Deadline(settings.connect.longest)
-    session = connect(whereabouts, settings.connect, settings.lock.timeout)
-    patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
-    try:
-        place = ledger.find(session, settings.schema, patience)
-        look = _first_look(session, place, settings, patience)
-    except StatementError as error:
-        session.close()
-        from entrypoint.migration.faults import refused
+    attempts = 0
+    while True:
+        session = connect(whereabouts, settings.connect, settings.lock.timeout, spent=attempts)
+        patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
+        attempts += 1
+        try:
+            place = ledger.find(session, settings.schema, patience)
+            look = _first_look(session, place, settings, patience)
+        except StatementError as error:
+            session.close()
+            from entrypoint.migration.faults import refused
 
-        raise refused(error, "the ledger could not be read") from error
-    except BaseException:
-        session.close()
-        raise
-    return Survey(session, whereabouts, place, directory, decide(directory.files, look.rows, up_to=up_to))
+            raise refused(error, "the ledger could not be read") from error
+        except ConnectionLostError as lost:
+            session.close()
+            if attempts >= settings.connect.attempts or arrival.passed():
+                raise
+            logs.event(logs.WARNING, "database.retry", f"{lost.message}; connecting again", attempt=attempts)
+            time.sleep(min(settings.connect.backoff, arrival.remaining()))
+        except BaseException:
+            session.close()
+            raise
+        else:
+            plan = decide(directory.files, look.rows, up_to=up_to)
+            return Survey(session, whereabouts, place, directory, plan)
 
 
 def _first_look(session: Session, place: Place, settings: Settings, patience: Deadline) -> Look:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Stop:
     """When to stop trying: attempts are counted, except those that met a server with too many clients."""
 
-    def __init__(self, attempts: int, too_many_clients: Deadline) -> None:
-        """Take the number of `attempts` and the deadline for a server with `too_many_clients`."""
+    def __init__(self, attempts: int, too_many_clients: Deadline, counted: int = 0) -> None:
+        """Take the number of `attempts`, the deadline for a server with `too_many_clients`, and what counts already."""
         self._attempts = attempts
         self._deadline = too_many_clients
-        self.counted = 0
+        self.counted = counted
 
     def __call__(self, state: tenacity.RetryCallState) -> bool:
         """Judge the attempt that just failed."""
@@ -46,12 +46,12 @@ def pause_after(earlier_failures: int, backoff: float, jitter: Callable[[float, 
 
 
 def connect_again(
-    target: Target, policy: ConnectPolicy, too_many_clients_budget: float, first_failure: Failure
+    target: Target, policy: ConnectPolicy, too_many_clients_budget: float, first_failure: Failure, spent: int = 0
 ) -> Session:
-    """Go on after the first attempt, whose failure is counted like any other. Raises the last Failure."""
+    """Go on after the first attempt, whose failure is counted like any other, and `spent` before. Raises Failure."""
     from random import uniform
 
-    stop = Stop(policy.attempts, Deadline(too_many_clients_budget))
+    stop = Stop(policy.attempts, Deadline(too_many_clients_budget), spent)
     done = False
 
     def attempt() -> Session:

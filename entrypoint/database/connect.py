@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from entrypoint.database.classify import Cause
     from entrypoint.database.policy import ConnectPolicy
 
+# A link that has died without a word, as when a router forgets it, is found out in 25 s.
+_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
 # libpq's own least (fe-connect.c): a smaller connect_timeout is taken for this.
 _LEAST_TIMEOUT = 2
 
@@ -85,6 +88,8 @@ def target(address: str, variable: str, token: str) -> Target:
         )
     parameters["application_name"] = f"entrypoint:{token}"
     parameters["client_encoding"] = "utf8"
+    for name, value in _KEEPALIVES.items():
+        parameters.setdefault(name, value)
     return Target(make_conninfo("", **parameters), token)
 
 
@@ -112,13 +117,13 @@ def _is_plausible(parameters: Mapping[str, object]) -> bool:
     return all(not port or port.isdecimal() for port in ports) and not any("@" in host[1:] for host in hosts)
 
 
-def connect(target: Target, policy: ConnectPolicy, too_many_clients_budget: float) -> Session:
+def connect(target: Target, policy: ConnectPolicy, too_many_clients_budget: float, *, spent: int = 0) -> Session:
     """Connect, with attempts and backoff as `policy` says.
 
     A server that has too many clients is asked again for `too_many_clients_budget` seconds, and that does not
     count as attempts: when many replicas start at once, there is a place as soon as one of them is done.
 
-    Raises DatabaseUnavailableError with the cause in words.
+    `spent` attempts have been made already. Raises DatabaseUnavailableError with the cause in words.
     """
     try:
         return target.connect(policy.timeout)
@@ -128,7 +133,7 @@ def connect(target: Target, policy: ConnectPolicy, too_many_clients_budget: floa
         from entrypoint.database import backoff  # Only now: tenacity is not needed where the first attempt succeeds.
 
         try:
-            return backoff.connect_again(target, policy, too_many_clients_budget, failure)
+            return backoff.connect_again(target, policy, too_many_clients_budget, failure, spent)
         except Failure as last:
             raise _unavailable(last, policy, attempts=policy.attempts) from None
 

@@ -36,6 +36,9 @@ _PAUSE = (0.25, 1.0)
 # While only a fence stands in the way, whose holder may be gone.
 _SHORT_PAUSE = 0.25
 _REPORT_EVERY = 10.0
+# Somebody who has just lost its guard created the same tables at the same moment; IF NOT EXISTS does not look at
+# what is not committed yet.
+_CREATED_BESIDE_US = ("23505", "42P06", "42P07", "42710", "42723")
 
 
 class Assignment(NamedTuple):
@@ -122,7 +125,9 @@ class Contender:
             logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
         except StatementError as error:
             # A migration holds a lock on the ledger itself, or the server is busy: that is waiting, too.
-            if not (classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)):
+            if not (classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)) and (
+                error.sqlstate not in _CREATED_BESIDE_US
+            ):
                 raise refused(error, "the ledger could not be read or set up") from error
         return None, False
 

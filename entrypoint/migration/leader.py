@@ -218,7 +218,10 @@ class Leader:
         time.sleep(pause)
 
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
-        """Write a `failed` row, under the same fence, and never over one that is completed."""
+        """Write a `failed` row, under the same fence, and never over one that is completed.
+
+        Where that does not work, say so in the failure's remedy: then the next start tries again.
+        """
         lease, file = self._lease, task.migration.file
         deadline = Deadline(_PATIENCE)
         begin = transactions.begin(
@@ -237,6 +240,7 @@ class Leader:
             self._worker.query(f"{row}\nCOMMIT", deadline)
         except (StatementError, EntrypointError) as error:
             self._worker.rollback(Deadline(GRACE))
+            failure.remedy = "Its failure could not be recorded, so the next start tries it again."
             logs.event(
                 logs.WARNING,
                 "ledger.failure_not_recorded",

@@ -272,7 +272,12 @@ class Lease:
             self.worker.rollback(deadline)
             logs.event(logs.DEBUG, "lock.row_not_freed", f"the lock's row could not be freed: {error}")
         self._guard.release()
-        logs.event(logs.INFO, "lock.released", "released the migration lock", holder=holder_name())
+        if self.worker.usable:
+            logs.event(logs.INFO, "lock.released", "released the migration lock", holder=holder_name())
+        else:
+            logs.event(
+                logs.INFO, "lock.abandoned", "left the migration lock to PostgreSQL, which ends it with our connections"
+            )
 
     def _begin(self, deadline: Deadline) -> str:
         return transactions.begin(

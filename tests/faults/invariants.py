@@ -1,0 +1,69 @@
+"""What must hold whatever went wrong, checked from outside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from faults.stage import PATIENT, SECRETS, VERSIONS
+from kit.migrations import write_migrations
+from kit.processes import until
+from scene import lock_key
+
+if TYPE_CHECKING:
+    from faults.stage import Stage
+    from kit.processes import Run
+
+
+def check_output(run: Run) -> None:
+    """Fail if there is a traceback, a mistake of the program's own, or a piece of the password."""
+    output = run.stdout + run.stderr
+    for text in ("Traceback", "Internal error", *SECRETS):
+        assert text not in output, f"{text!r} in the output of {run.report()}"
+
+
+def check_world(stage: Stage, *, disk_was_full: bool = False) -> None:
+    """Fail unless each migration is in once or not at all, and the next start gets all of them in."""
+    until(lambda: stage.ours() == 0, 6, lambda: f"the end of our sessions: {stage.report()}")
+    _check_ledger(stage)
+    failed = stage.database.exists("schema_migrations") and stage.database.rows(
+        "SELECT migration_number, error_message FROM schema_migrations WHERE status <> 'completed'"
+    )
+    if failed:
+        assert disk_was_full, f"recorded as failed: {failed}: {stage.report()}"
+        # What an operator does who has made room.
+        stage.database.execute("DELETE FROM schema_migrations WHERE status = 'failed'")
+    following = stage.start(direct=True, budgets=PATIENT, on_failure="exit")
+    assert following.wait(10) == 0, stage.report()
+    check_output(following)
+    assert _check_ledger(stage) == list(VERSIONS), stage.report()
+    until(lambda: stage.ours() == 0, 3, lambda: f"the end of our sessions: {stage.report()}")
+    assert stage.database.one(f"SELECT pg_try_advisory_xact_lock({lock_key()})"), stage.report()
+    if _holder(stage):
+        # A holder that was cut off could not clear its row, and nobody has needed the lock since. Whoever does has it.
+        write_migrations(stage.directory / "migrations", {"004_more.sql": "CREATE TABLE more ();"})
+        another = stage.start(direct=True, budgets=PATIENT, on_failure="exit")
+        assert another.wait(10) == 0, stage.report()
+        assert stage.database.exists("more"), stage.report()
+    assert not _holder(stage), f"{_holder(stage)}: {stage.report()}"
+
+
+def _holder(stage: Stage) -> dict[str, object]:
+    """Return what the lock's row shows, which is nothing if it is free."""
+    row = stage.database.one("SELECT to_jsonb(l) FROM migration_lock l WHERE id = 1")
+    return {name: value for name, value in row.items() if name != "id" and value is not None}
+
+
+def _check_ledger(stage: Stage) -> list[int]:
+    """Return what is in, after a comparison of the ledger with the schema."""
+    database = stage.database
+    recorded = (
+        database.rows("SELECT migration_number FROM schema_migrations WHERE status = 'completed' ORDER BY 1")
+        if database.exists("schema_migrations")
+        else []
+    )
+    done = database.rows("SELECT number FROM step ORDER BY 1") if database.exists("step") else []
+    assert recorded == done, f"ledger {recorded}, schema {done}: {stage.report()}"
+    numbers = [number for (number,) in recorded]
+    things = [number for number in VERSIONS if database.exists(f"thing_{number}")]
+    assert numbers == sorted(set(numbers)) == things, f"{numbers}, {things}: {stage.report()}"
+    return numbers

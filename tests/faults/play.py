@@ -1,0 +1,116 @@
+"""The play of one cell: into the phase, the fault, and what must hold from then on."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from faults.invariants import check_output, check_world
+from faults.matrix import ENDED, FAULTS, PHASES
+from faults.stage import SHORT, USUAL, VERSIONS, pause
+
+if TYPE_CHECKING:
+    from faults.matrix import Cell
+    from faults.stage import Stage
+    from kit.processes import Run
+
+SIGNAL_PROMISE = 2.0
+# The application's own end, and what this machine takes to start processes while others run.
+_SLACK = 1.0
+GOOD = {"migrated", "waited", "up_to_date"}
+
+
+def play(stage: Stage, cell: Cell) -> None:
+    """Play a cell on a fresh stage, and check what must hold. Raises AssertionError."""
+    phase, fault = PHASES[cell.phase], FAULTS[cell.fault]
+    stage.budgets = SHORT if fault.lasts and not fault.exit_codes else USUAL
+    fault.prepare(stage)
+    phase.reach(stage, cell)
+    if cell.beside and cell.moment != "passing":
+        stage.start(direct=True, on_failure="exit").until("database.connected")
+    pause(cell.delay)
+    fault.strike(stage, cell)
+    if cell.beside and cell.moment == "passing":
+        stage.start(direct=True, on_failure="exit")
+    if fault.lasts:
+        check_end(stage, cell)
+        fault.heal(stage)
+        _let_go(stage)
+    else:
+        _let_go(stage)
+        fault.aftermath(stage, cell)
+        check_end(stage, cell)
+        fault.heal(stage)
+    check_takeover(stage, cell)
+    check_world(stage, disk_was_full=fault.name == "disk full")
+
+
+def _let_go(stage: Stage) -> None:
+    """Let the phase go on; where the server is gone, there is nothing to let go of."""
+    with contextlib.suppress(psycopg.OperationalError):
+        stage.held.close()
+
+
+def check_end(stage: Stage, cell: Cell) -> None:
+    """Fail unless the subject comes to the end that the fault allows, in time."""
+    run, fault = stage.victim, FAULTS[cell.fault]
+    if fault.exit_codes:
+        began = time.monotonic()
+        code = run.wait(SIGNAL_PROMISE)
+        took = time.monotonic() - began
+        assert took < SIGNAL_PROMISE, f"{took:.1f} s to end by a signal: {run.report()}"
+        if cell.moment == "passing" and code == 0:
+            _check_application(run, cell, fault.may_fail)  # It was faster than the fault.
+        elif not (cell.moment == "passing" and code < 0):  # Then the application had begun, and the signal met it.
+            # In the last instant it is as it will be for the application: the kernel ends the process.
+            last_instant = {-signal.SIGTERM} if cell.phase == "handing over" else set()
+            assert code in fault.exit_codes | last_instant, run.report()
+            assert not run.stdout, f"the application was started: {run.report()}"
+        check_output(run)
+        return
+    left = stage.promises[run.pid] + _SLACK + cell.duration - time.monotonic()
+    run.wait(max(left, 0.1))
+    check_output(run)
+    _check_application(run, cell, fault.may_fail)
+
+
+def _check_application(run: Run, cell: Cell, may_fail: frozenset[int]) -> None:
+    """Fail unless the application was started and told the truth, or was kept from starting with the right code."""
+    errors = [record for record in run.logs() if record["level"] == "error"]
+    if run.code == 0:
+        outcome, version, pid, error = run.stdout.split("|", 3)
+        assert int(pid) == run.pid, run.report()
+        assert outcome in GOOD | {"failed"}, run.report()
+        if outcome != "failed":
+            assert (version, error) == (str(VERSIONS[-1]), ""), run.report()
+            assert not errors, run.report()
+            return
+        assert cell.on_failure == "start", f"started after a failure: {run.report()}"
+        assert error, run.report()
+        assert may_fail, f"this fault is to be got over: {run.report()}"
+    else:
+        assert cell.on_failure == "exit", f"not started: {run.report()}"
+        assert not run.stdout, run.report()
+        assert run.code in may_fail, f"exit {run.code}: {run.report()}"
+    assert len(errors) == 1, f"{len(errors)} errors: {run.report()}"
+    assert errors[0].get("remedy"), errors[0]
+
+
+def check_takeover(stage: Stage, cell: Cell) -> None:
+    """Fail unless the replicas beside the subject end as they must: well, where only the subject was struck."""
+    struck_too = cell.fault in {"server killed and restarted", "server frozen", "disk full"}
+    for run in stage.runs:
+        if run is stage.victim:
+            continue
+        left = stage.promises[run.pid] + _SLACK + cell.duration - time.monotonic()
+        # A short budget may end while the subject holds the lock; that is a proper end, too.
+        run.wait(max(left, 0.1))
+        check_output(run)
+        if struck_too or stage.budgets is SHORT:
+            assert run.code in {0} | ENDED, run.report()
+        else:
+            assert run.code == 0, run.report()
