@@ -42,13 +42,20 @@ def install() -> None:
     for signum in HANDLED:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _handle)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # For the application it may mean "reload"; for us, nothing.
+        signal.signal(signal.SIGHUP, _do_nothing)
 
 
 def restore() -> None:
     """Give the signals that `install` handles their default back; one that has come already is raised here."""
-    for signum in HANDLED:
-        if signal.getsignal(signum) is _handle:
+    for signum in (*HANDLED, signal.SIGHUP):
+        if signal.getsignal(signum) in (_handle, _do_nothing):
             signal.signal(signum, signal.SIG_DFL)
+
+
+def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
+    """Let a signal pass, and find its default again after exec."""
 
 
 def _handle(signum: int, _frame: FrameType | None) -> None:

@@ -147,6 +147,26 @@ def test_while_a_replica_of_the_earlier_system_holds_the_row(
     assert not database.exists("half_done")
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD])
+def test_other_signals_do_no_harm(
+    run_entrypoint: Start, database: Database, migrations_dir: Path, number: signal.Signals
+) -> None:
+    write_migrations(migrations_dir, {"001_gate.sql": "SELECT pg_advisory_lock(5), pg_advisory_unlock(5);"})
+    with database.connect() as gate:
+        gate.execute("SELECT pg_advisory_lock(5)")
+        run = run_entrypoint(*application(), env={"DATABASE_URL": database.url})
+        until(
+            lambda: database.rows(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+            )
+        )
+        run.kill(number)
+        run.kill(number)
+        gate.execute("SELECT pg_advisory_unlock(5)")
+        run.ok()
+    assert run.outcome == "migrated"
+
+
 @BOTH
 @pytest.mark.parametrize("command", [application(), ("migrate",)], ids=["run", "migrate"])
 def test_in_the_middle_of_a_statement(
