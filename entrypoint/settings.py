@@ -87,7 +87,8 @@ def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Set
             ddl_lock_timeout=reader.seconds("MIGRATION_DDL_LOCK_TIMEOUT_MS", 5_000),
         ),
     )
-    reader.faults += read_log_settings(environ, terminal=False)[1]
+    if auto_migrate:
+        reader.faults += read_log_settings(environ, terminal=False)[1]
     reader.raise_faults()
     return settings
 

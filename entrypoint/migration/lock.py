@@ -64,6 +64,8 @@ class Spell:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Count by a `clock` in seconds."""
         self._clock = clock
+        self.told = False
+        """Whether the log has been told what cannot be done about it."""
         self._first = self._last = float("-inf")
 
     def seen(self) -> None:
@@ -333,7 +335,7 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
         elif guard.held_within(0):
             fenced.seen()
             if fenced.seconds() >= _ZOMBIE_AFTER:
-                _end_zombie(worker, place, begin, guard, patience)
+                _end_zombie(worker, place, begin, guard, fenced, patience)
         return lease
     finally:
         if lease is None:
@@ -355,7 +357,7 @@ def _find_beside_guard(worker: Session, place: Place, schema: str | None, deadli
         ) from error
 
 
-def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, deadline: Deadline) -> None:
+def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, fenced: Spell, deadline: Deadline) -> None:
     """End the sessions of a holder whose guard is gone for good, and whose transaction still stands before the row.
 
     Its process is frozen or its node has vanished: it has not pinged for longer than PostgreSQL lets a guard be
@@ -381,8 +383,9 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, deadlin
     except StatementError as error:
         # Replicas may log in as different users. Then its statement's end has to be waited for.
         worker.rollback(deadline)
+        level, fenced.told = (logs.DEBUG if fenced.told else logs.WARNING), True
         logs.event(
-            logs.WARNING,
+            level,
             "lock.zombie_left",
             f"the last holder of the migration lock does not answer any more, and its session cannot be ended: {error}",
         )

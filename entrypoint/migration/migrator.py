@@ -61,7 +61,8 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
             contender.waited = True  # Whatever comes next, it is not our turn alone.
         return Result(tuple(applied), contender.waited, contender.current)
     except EntrypointError as error:
-        error.schema_version = max((migration.version for migration in applied), default=contender.current)
+        known = [migration.version for migration in applied]
+        error.schema_version = max([*known, contender.current or 0]) or None
         raise
     finally:
         contender.close()

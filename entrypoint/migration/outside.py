@@ -207,7 +207,7 @@ class _Run:
 
     def _record(self, following: Unit | None) -> None:
         """Commit, behind the fence, that `following` is next; without one, that the file is completed."""
-        self._fenced(self._begin("BEGIN", self._task.patience.milliseconds()))
+        self._fenced(self._begin(transactions.READ_COMMITTED, self._task.patience.milliseconds()))
         self._query(f"{self._row(following)}\nCOMMIT")
 
     def _row(self, following: Unit | None) -> str:
@@ -220,7 +220,7 @@ class _Run:
                 task.migration.file,
                 task.assignment.app_version,
                 status=ledger.COMPLETED if following is None else ledger.RUNNING,
-                message=None if following is None else following.progress(self._count),
+                message=None if following is None else logs.redact(following.progress(self._count)),
                 milliseconds=round((time.monotonic() - self._began) * 1000),
             )
             + progress
@@ -246,7 +246,7 @@ class _Run:
     def _lock_session(self) -> None:
         """Take the second advisory lock, for as long as this session lives, while the lease is surely ours."""
         for _ in range(_LOCK_TRIES):
-            self._fenced(self._begin("BEGIN", self._task.ddl_lock_timeout_ms))
+            self._fenced(self._begin(transactions.READ_COMMITTED, self._task.ddl_lock_timeout_ms))
             taken = self._query(f"SELECT pg_catalog.pg_try_advisory_lock_shared({self._place.session_key}); COMMIT")[0]
             if taken[0][0] == "t":
                 break

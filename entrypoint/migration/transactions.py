@@ -14,6 +14,8 @@ _CLIENT_CHECK_MS = 1_000
 # frozen or its node is gone, and PostgreSQL ends the transaction.
 IDLE_TIMEOUT_MS = 30_000
 
+READ_COMMITTED = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
 # A client whose node has vanished says nothing at all; the kernel's probes find that out in 25 s. (On a Unix socket
 # they have no effect.)
 _KEEPALIVES = (
@@ -29,12 +31,13 @@ def begin(
     server_version: int,
     lock_timeout_ms: int,
     role: str | None,
-    statement: str = "BEGIN",
+    statement: str = READ_COMMITTED,
 ) -> str:
     """Return the start of a transaction that changes something, with all its limits.
 
-    `statement` is how it begins; a migration file may have brought its own isolation level. Everything is SET
-    LOCAL, so that a pooled server session is left as it was.
+    `statement` is how it begins. A migration runs in the isolation level that its file or its database asks for;
+    what we do about lock and ledger must see what others have just committed. Everything is SET LOCAL, so that a
+    pooled server session is left as it was.
     """
     return "\n".join(
         (
@@ -53,7 +56,7 @@ def begin_guard(server_version: int) -> str:
     The isolation level is stated because a database may default to `repeatable read`, where an idle transaction
     keeps a snapshot, for which CREATE INDEX CONCURRENTLY would wait.
     """
-    return f"BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;\n{_survival(server_version)}"
+    return f"{READ_COMMITTED} READ ONLY;\n{_survival(server_version)}"
 
 
 # Puts back what a migration changed of its session, inside the migration's transaction: the next file, our own

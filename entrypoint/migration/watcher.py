@@ -90,7 +90,7 @@ class Watcher:
             self._session = self._target.connect(self._connect_timeout)
         lease = self._lease
         results = self._session.query(
-            f"""BEGIN; SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 4000;
+            f"""BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 4000;
             SELECT FROM {lease.place.table("migration_lock")}
             WHERE id = 1 AND token = {literal(lease.token)} AND locked_at IS NOT NULL;
             SELECT a.pid, a.usename, a.application_name,
