@@ -464,3 +464,10 @@ def test_migrations_go_to_their_own_address(
     run = connecting(f"postgresql://{HOST}:{free_port()}/x", {"MIGRATION_DATABASE_URL_FILE": str(secret)})
     assert run.stdout.startswith("migrated|1|"), run.report()
     assert database.exists("thing")
+
+
+def test_an_address_that_nobody_has_set_is_told(run_entrypoint: Callable[..., Run], migrations_dir: Path) -> None:
+    del migrations_dir  # empty, and there
+    run = run_entrypoint("migrate", env={"DB_CONNECT_ATTEMPTS": "1"})
+    assert run.wait() == 69
+    assert "DATABASE_URL is not set" in run.stderr

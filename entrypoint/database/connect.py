@@ -53,6 +53,8 @@ class Target(NamedTuple):
     conninfo: str
     token: str
     """Tells this process's connections from others' in `pg_stat_activity`, and its row from others' in the lock."""
+    configured: bool
+    """Whether somebody has said where to; otherwise it is libpq's own defaults."""
 
     def connect(self, timeout: float) -> Session:
         """Try once to connect, for `timeout` seconds. Raises Failure."""
@@ -90,7 +92,8 @@ def target(address: str, variable: str, token: str) -> Target:
     parameters["client_encoding"] = "utf8"
     for name, value in _KEEPALIVES.items():
         parameters.setdefault(name, value)
-    return Target(make_conninfo("", **parameters), token)
+    configured = bool(address) or any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
+    return Target(make_conninfo("", **parameters), token, configured)
 
 
 def _has_bare_at_sign(address: str) -> bool:
@@ -129,16 +132,16 @@ def connect(target: Target, policy: ConnectPolicy, too_many_clients_budget: floa
         return target.connect(policy.timeout)
     except Failure as failure:
         if not failure.cause.heals:
-            raise _unavailable(failure, policy, attempts=1) from None
+            raise _unavailable(failure, target, policy, attempts=1) from None
         from entrypoint.database import backoff  # Only now: tenacity is not needed where the first attempt succeeds.
 
         try:
             return backoff.connect_again(target, policy, too_many_clients_budget, failure, spent)
         except Failure as last:
-            raise _unavailable(last, policy, attempts=policy.attempts) from None
+            raise _unavailable(last, target, policy, attempts=policy.attempts) from None
 
 
-def _unavailable(failure: Failure, policy: ConnectPolicy, attempts: int) -> EntrypointError:
+def _unavailable(failure: Failure, target: Target, policy: ConnectPolicy, attempts: int) -> EntrypointError:
     cause = failure.cause
     if cause.name == "address":
         return ConfigurationError(f"The address of the database is malformed: {failure.text}", remedy=cause.remedy)
@@ -146,7 +149,8 @@ def _unavailable(failure: Failure, policy: ConnectPolicy, attempts: int) -> Entr
         message = f"Database connection failed after {policy.attempts} retries: {cause.words} ({failure.text})"
     else:
         message = f"Database connection failed: {cause.words} ({failure.text})"
-    return DatabaseUnavailableError(message, remedy=cause.remedy, cause=cause.name, attempts=attempts)
+    remedy = cause.remedy if target.configured else f"DATABASE_URL is not set; it was libpq's default. {cause.remedy}"
+    return DatabaseUnavailableError(message, remedy=remedy, cause=cause.name, attempts=attempts)
 
 
 def _attempt(conninfo: str, deadline: Deadline) -> Session:

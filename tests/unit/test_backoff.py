@@ -119,6 +119,8 @@ def test_one_attempt_is_one_attempt() -> None:
 class FakeTarget:
     """Fails with these texts, one after another, and then connects."""
 
+    configured = True
+
     def __init__(self, *texts: str) -> None:
         self.texts = list(texts)
         self.attempts = 0
