@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
+from entrypoint.database.connect import target
+from entrypoint.deadline import Deadline
+from entrypoint.migration import ledger as ledger_module
+from entrypoint.migration.lock import Guard
 from entrypoint.migration.statements import advise
 from entrypoint.migration.units import Unit, cut, reached, repeatable
 from kit.migrations import write_migrations
-from kit.processes import until
+from kit.processes import open_fds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -312,3 +317,19 @@ def test_a_files_own_time_out_is_its_own_failure(
     run = run_entrypoint("migrate", env={"DATABASE_URL": database.url})
     assert run.wait() == 70
     assert ledger(database) == [(1, "failed")]
+
+
+def test_an_attempt_to_take_the_lock_leaves_no_descriptor(database: Database) -> None:
+    where = target(database.url, "DATABASE_URL", token="t")
+    session = where.connect(5)
+    place = ledger_module.find(session, None, Deadline(5))
+    before = set(open_fds(os.getpid()))
+    for rival_has_it in (False, True, False):
+        rival = Guard(where, place, 5)
+        assert rival_has_it is False or rival.try_lock(Deadline(5))
+        guard = Guard(where, place, 5)
+        assert guard.try_lock(Deadline(5)) is not rival_has_it
+        guard.release()
+        rival.release()
+    assert set(open_fds(os.getpid())) == before
+    session.close()

@@ -117,10 +117,13 @@ class Guard:
         self._released.set()
         if self._thread.ident is None:
             self._end()
-            return
-        os.write(self._waker, b"!")
-        # Not for ever: a thread that waits for the server's answer ends when it has it, or with the process.
-        self._thread.join(_STOP)
+        else:
+            os.write(self._waker, b"!")
+            # Not for ever: a thread that waits for the server's answer ends when it has it, or with the process.
+            self._thread.join(_STOP)
+        if not self._thread.is_alive():
+            os.close(self._waker)
+            os.close(self._wakened)
 
     def _end(self) -> None:
         self._session.rollback(Deadline(0.3))
