@@ -68,6 +68,8 @@ def test_the_work_goes_on_at_the_new_primary(
         until(lambda: connection.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'").fetchone())
         connection.execute("INSERT INTO gate VALUES (1)")
     with standby.connect("app") as connection:
+        # The table itself may not have arrived yet; to_regclass answers NULL where naming it would be an error.
+        until(lambda: connection.execute("SELECT to_regclass('gate')").fetchone() != (None,), what="the table")
         until(lambda: connection.execute("SELECT 1 FROM gate").fetchone(), what="the standby to follow")
         primary.kill()
         connection.execute("SELECT pg_promote()")

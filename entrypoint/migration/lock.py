@@ -53,6 +53,7 @@ _LEAST_CONNECT = 0.5
 # For each of our own short statements about the lock.
 _PATIENCE = 10.0
 _SHORT_LOCK_TIMEOUT_MS = 2_000
+_QUERY_CANCELED = "57014"
 
 _NO_PROGRESS = "progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL"
 _FREE = f"locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL, {_NO_PROGRESS}"
@@ -239,17 +240,7 @@ class Lease:
 
         An operator who frees the row as documented leaves our token in it; another holder does not.
         """
-        deadline = Deadline(1.0)
-        self.worker.rollback(deadline)
-        try:
-            freed = self.worker.query(
-                f"SELECT FROM {self.place.table('migration_lock')} "
-                f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NULL",
-                deadline,
-            )[-1]
-        except (StatementError, ConnectionLostError):
-            freed = []
-        if freed:
+        if self._was_freed(Deadline(1.0)):
             return LeaseLostError(
                 "An operator freed the migration lock while we held it; nothing of ours was committed after that",
                 remedy="Start again when the migrations may go on.",
@@ -261,6 +252,24 @@ class Lease:
             remedy="SELECT * FROM migration_lock shows who holds it now.",
             by_operator=False,
         )
+
+    def _was_freed(self, deadline: Deadline) -> bool:
+        self.worker.rollback(deadline)
+        freed = (
+            f"SELECT FROM {self.place.table('migration_lock')} "
+            f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NULL"
+        )
+        while not deadline.passed():
+            try:
+                return bool(self.worker.query(freed, deadline)[-1])
+            except StatementError as error:
+                # The watcher cancels the statement that it saw. If that ended by itself a moment before, for
+                # instance by its own time-out, it is this question that is cancelled: ask again.
+                if error.sqlstate != _QUERY_CANCELED:
+                    return False
+            except ConnectionLostError:
+                return False
+        return False
 
     def release(self) -> None:
         """Free row and lock. Bounded, and never raises: what is not freed here falls to the next one anyway."""

@@ -1,0 +1,69 @@
+"""What a lease finds out about its own loss, where the answer comes from a server that is only played."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from entrypoint.database.session import Row, Session, StatementError
+from entrypoint.migration.ledger import Place
+from entrypoint.migration.lock import Guard, Lease
+
+if TYPE_CHECKING:
+    from psycopg.pq import DiagnosticField
+
+    from entrypoint.deadline import Deadline
+
+PLACE = Place("public", True, 1, "", False, False, {}, {})  # noqa: FBT003 - as it reads the catalogues
+
+FREED: list[list[Row]] = [[()]]
+NOT_FREED: list[list[Row]] = [[]]
+
+
+class Refusal:
+    """libpq's result of a statement that failed."""
+
+    def __init__(self, sqlstate: str) -> None:
+        self.sqlstate = sqlstate
+
+    def error_field(self, code: DiagnosticField) -> bytes | None:
+        return self.sqlstate.encode() if code.name == "SQLSTATE" else None
+
+    def get_error_message(self) -> str:
+        return "refused"
+
+
+class Script:
+    """A session that answers as it was told."""
+
+    def __init__(self, *answers: list[list[Row]] | str) -> None:
+        self.answers = list(answers)
+
+    def query(self, _sql: str, _deadline: Deadline) -> list[list[Row]]:
+        answer = self.answers.pop(0)
+        if isinstance(answer, str):
+            raise StatementError(Refusal(answer), 0)  # type: ignore[arg-type]  # plays a PGresult
+        return answer
+
+    def rollback(self, _deadline: Deadline) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize(
+    ("answers", "by_operator"),
+    [
+        pytest.param([FREED], True, id="freed"),
+        pytest.param([NOT_FREED], False, id="taken by another"),
+        pytest.param(["57014", FREED], True, id="the watcher's cancel came late, then freed"),
+        pytest.param(["57014", NOT_FREED], False, id="the watcher's cancel came late, then taken"),
+        pytest.param(["42P01"], False, id="no such table"),
+    ],
+)
+def test_who_took_the_lease(answers: list[list[list[Row]] | str], by_operator: bool) -> None:  # noqa: FBT001
+    worker = Script(*answers)
+    lease = Lease(cast("Guard", None), cast("Session", worker), PLACE, "token", None)
+    error = lease.lost()
+    assert error.by_operator is by_operator
+    assert ("operator" in error.message) is by_operator
+    assert not worker.answers
