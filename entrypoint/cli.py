@@ -1,17 +1,28 @@
-"""The commands and their options. `run` is parsed in `__main__`, which does without all of this."""
+"""From argv to a command. `run` is parsed in `__main__`, which does without all of this."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import NoReturn
 
 from entrypoint import __version__
+from entrypoint.commands import check, migrate, run, status, version
 from entrypoint.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from entrypoint.commands import Command
+
+# In the order of the help.
+COMMANDS: dict[str, Command] = {
+    "run": run,
+    "migrate": migrate,
+    "status": status,
+    "version": version,
+    "check": check,
+}
 
 _EPILOG = """\
 exit codes:
@@ -34,12 +45,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run the command that `argv` asks for; return its exit code. Raises EntrypointError."""
     arguments = parser().parse_args(argv)
     if arguments.command is None:
-        parser().error("a command is needed: run, migrate, status, version or check")
-    if arguments.command == "run":
-        parser().error("run needs the application's command")
-    command = {"migrate": _migrate, "status": _status, "version": _version, "check": _check}[arguments.command]
+        *others, last = COMMANDS
+        parser().error(f"a command is needed: {', '.join(others)} or {last}")
     try:
-        return command(arguments, environ)
+        return COMMANDS[arguments.command].execute(arguments, environ)
     except BrokenPipeError:
         return 0  # Whoever was reading has seen enough, as `status | head` does.
 
@@ -54,108 +63,14 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"entrypoint {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-
-    def command(name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=summary,
-            description=description,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+    for name, command in COMMANDS.items():
+        command.add_options(
+            commands.add_parser(
+                name,
+                help=command.SUMMARY,
+                description=command.DESCRIPTION,
+                epilog=f"example:\n  {command.EXAMPLE}",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
         )
-
-    run = command(
-        "run",
-        "migrate, then become the application",
-        "Bring the schema up to date, or wait while another replica does, and then execute COMMAND in this process.\n"
-        "A failure is logged and does not stop the start, unless MIGRATION_ON_FAILURE=exit.",
-        "DATABASE_URL=postgresql://app@db/app entrypoint run -- node server.js",
-    )
-    run.usage = "entrypoint run -- COMMAND [ARGUMENT ...]"
-
-    migrate = command(
-        "migrate",
-        "migrate, and report by exit code",
-        "Bring the schema up to date, or wait while another replica does. For init containers, Jobs and by hand.",
-        "entrypoint migrate --dry-run",
-    )
-    migrate.add_argument("--dry-run", action="store_true", help="show what would run, in order, and change nothing")
-    migrate.add_argument("--to", type=_migration_number, metavar="N", help="stop after migration number N")
-
-    status = command(
-        "status",
-        "show what is applied and what is pending",
-        "Compare the migration files with the database: what is applied, pending, failed or changed,\n"
-        "and who holds the lock.",
-        "entrypoint status --json | jq .pendingMigrations",
-    )
-    status.add_argument("--json", action="store_true", help="for programs")
-
-    command(
-        "version",
-        "print the schema's version",
-        "Print the number of the highest migration that is applied; 0 if none is.\n"
-        "(The program's own: entrypoint --version.)",
-        "entrypoint version",
-    )
-    command(
-        "check",
-        "check the migration files without a database",
-        "Check names, numbers, encodings, syntax and transaction control of all migration files.",
-        "MIGRATIONS_DIR=migrations entrypoint check",
-    )
     return top
-
-
-def _migration_number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        msg = f"{text!r} is not the number of a migration"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
-
-
-def _migrate(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from entrypoint.settings import read_settings
-
-    settings = read_settings(environ, asked_for=True)
-    if arguments.to is not None:
-        from entrypoint.operations.dry_run import check_target
-
-        check_target(settings.migrations_dir, arguments.to)
-    if arguments.dry_run:
-        from entrypoint.operations.dry_run import dry_run
-
-        sys.stdout.write(dry_run(settings, up_to=arguments.to))
-        return 0
-    from entrypoint.startup import bring_up_to_date
-
-    bring_up_to_date(settings, up_to=arguments.to)
-    return 0
-
-
-def _status(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from entrypoint.operations import status
-    from entrypoint.settings import read_settings
-
-    if arguments.json:
-        return status.print_json(lambda: read_settings(environ, asked_for=True), sys.stdout)
-    sys.stdout.write(status.as_table(status.read(read_settings(environ, asked_for=True))))
-    return 0
-
-
-def _version(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from entrypoint.settings import read_settings
-    from entrypoint.startup import survey_database
-
-    survey = survey_database(read_settings(environ, asked_for=True))
-    survey.session.close()
-    sys.stdout.write(f"{survey.plan.current or 0}\n")
-    return 0
-
-
-def _check(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from entrypoint.operations.check import check
-    from entrypoint.settings import read_settings
-
-    sys.stdout.write(check(read_settings(environ, asked_for=True).migrations_dir))
-    return 0

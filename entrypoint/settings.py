@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _MOST_MILLISECONDS = 2**31 - 1
 # NAMEDATALEN - 1
 _LONGEST_NAME = 63
+_LAST_PORT = 2**16 - 1
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
 
@@ -42,6 +43,8 @@ class Settings(NamedTuple):
     schema: str | None
     role: str | None
     app_version: str | None
+    backup_dir: str | None
+    probe_port: int | None
     connect: ConnectPolicy
     lock: LockPolicy
     apply: ApplyPolicy
@@ -73,6 +76,8 @@ def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Set
         schema=reader.name("MIGRATION_SCHEMA"),
         role=reader.name("MIGRATION_ROLE"),
         app_version=reader.text("APP_VERSION") or reader.text("npm_package_version"),
+        backup_dir=reader.text("MIGRATION_BACKUP_DIR"),
+        probe_port=reader.port("MIGRATION_PROBE_PORT"),
         connect=ConnectPolicy(
             attempts=reader.number("DB_CONNECT_ATTEMPTS", 5, unit="attempts", example="5"),
             backoff=reader.seconds("DB_CONNECT_BACKOFF_MS", 1_000),
@@ -185,6 +190,15 @@ class _Reader:
             f"{name} is {value!r}; it must be a whole number of {unit} from 1 to {_MOST_MILLISECONDS}, like {example}"
         )
         return default
+
+    def port(self, name: str) -> int | None:
+        value = self.text(name)
+        if value is None:
+            return None
+        if value.isascii() and value.isdecimal() and len(value) <= 5 and 0 < int(value) <= _LAST_PORT:
+            return int(value)
+        self.faults.append(f"{name} is {value!r}; it must be a port from 1 to {_LAST_PORT}, like 8081")
+        return None
 
     def seconds(self, name: str, default_ms: int) -> float:
         """Return, in seconds, a variable that is set in milliseconds."""

@@ -30,7 +30,8 @@ PACKAGE = Path(entrypoint.__file__).parent
 # be anywhere below it.
 ROOMS: dict[str, set[str]] = {
     "__main__": {"cli", "startup", "settings", "handover", "signals", "logs", "errors"},
-    "cli": {"operations", "startup", "settings", "errors", "version"},
+    "cli": {"commands", "errors", "version"},
+    "commands": {"operations", "startup", "settings", "errors"},
     "operations": {"startup", "migration", "database", "deadline", "logs", "errors"},
     "startup": {"settings", "migration", "database", "deadline", "logs", "errors"},
     "settings": {"policies", "redaction", "errors"},

@@ -30,6 +30,8 @@ DEFAULTS = Settings(
     schema=None,
     role=None,
     app_version=None,
+    backup_dir=None,
+    probe_port=None,
     connect=ConnectPolicy(attempts=5, backoff=1.0, timeout=5.0),
     lock=LockPolicy(timeout=30.0, stale=600.0),
     apply=ApplyPolicy(timeout=300.0, ddl_lock_timeout=5.0),
@@ -66,6 +68,8 @@ def test_the_documented_defaults() -> None:
         ({"npm_package_version": "1.1"}, {"app_version": "1.1"}),
         ({"npm_package_version": "1.1", "APP_VERSION": "1.2"}, {"app_version": "1.2"}),
         ({"npm_package_version": "1.1", "APP_VERSION": ""}, {"app_version": "1.1"}),
+        ({"MIGRATION_BACKUP_DIR": "/backups"}, {"backup_dir": "/backups"}),
+        ({"MIGRATION_PROBE_PORT": "8081"}, {"probe_port": 8081}),
         ({"MIGRATION_ON_FAILURE": "EXIT"}, {"exit_on_failure": True}),
         ({"MIGRATION_ON_FAILURE": "start"}, {}),
         ({"DB_CONNECT_ATTEMPTS": "1"}, {"connect": ConnectPolicy(1, 1.0, 5.0)}),
@@ -107,6 +111,13 @@ def test_numbers_that_are_none(name: str, value: str) -> None:
     assert fault.startswith(f"{name} is '{value[:10]}")
     assert "a whole number" in fault
     assert "like " in fault
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "65536", "999999", "http", ":8081", "٨"])
+def test_ports_that_are_none(value: str) -> None:
+    assert faults({"MIGRATION_PROBE_PORT": value}) == [
+        f"MIGRATION_PROBE_PORT is {value!r}; it must be a port from 1 to 65535, like 8081"
+    ]
 
 
 def test_every_fault_is_listed() -> None:

@@ -1,0 +1,41 @@
+"""`migrate`: for init containers, Jobs and by hand."""
+
+from __future__ import annotations
+
+import sys
+
+from entrypoint.commands.values import migration_number
+from entrypoint.settings import read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SUMMARY = "migrate, and report by exit code"
+DESCRIPTION = "Bring the schema up to date, or wait while another replica does. For init containers, Jobs and by hand."
+EXAMPLE = "entrypoint migrate --dry-run"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--dry-run` and `--to`."""
+    parser.add_argument("--dry-run", action="store_true", help="show what would run, in order, and change nothing")
+    parser.add_argument("--to", type=migration_number, metavar="N", help="stop after migration number N")
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Migrate, or show what would run."""
+    settings = read_settings(environ, asked_for=True)
+    if arguments.to is not None:
+        from entrypoint.operations.dry_run import check_target
+
+        check_target(settings.migrations_dir, arguments.to)
+    if arguments.dry_run:
+        from entrypoint.operations.dry_run import dry_run
+
+        sys.stdout.write(dry_run(settings, up_to=arguments.to))
+        return 0
+    from entrypoint.startup import bring_up_to_date
+
+    bring_up_to_date(settings, up_to=arguments.to)
+    return 0

@@ -1,0 +1,29 @@
+"""`run`: its help. `__main__` does without argparse when an application is to be started."""
+
+from __future__ import annotations
+
+from entrypoint.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+    from typing import NoReturn
+
+SUMMARY = "migrate, then become the application"
+DESCRIPTION = """\
+Bring the schema up to date, or wait while another replica does, and then execute COMMAND in this process.
+A failure is logged and does not stop the start, unless MIGRATION_ON_FAILURE=exit."""
+EXAMPLE = "DATABASE_URL=postgresql://app@db/app entrypoint run -- node server.js"
+
+USAGE = "entrypoint run -- COMMAND [ARGUMENT ...]"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Show what comes after `--`; there are no options."""
+    parser.usage = USAGE
+
+
+def execute(_arguments: argparse.Namespace, _environ: Mapping[str, str]) -> NoReturn:
+    """Refuse: `run` with a command never comes this way."""
+    raise UsageError("run needs the application's command", remedy=USAGE)

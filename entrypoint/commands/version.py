@@ -1,0 +1,32 @@
+"""`version`: the schema's, as a number."""
+
+from __future__ import annotations
+
+import sys
+
+from entrypoint.settings import read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SUMMARY = "print the schema's version"
+DESCRIPTION = """\
+Print the number of the highest migration that is applied; 0 if none is.
+(The program's own: entrypoint --version.)"""
+EXAMPLE = "entrypoint version"
+
+
+def add_options(_parser: argparse.ArgumentParser) -> None:
+    """Add nothing."""
+
+
+def execute(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Print it."""
+    from entrypoint.startup import survey_database
+
+    survey = survey_database(read_settings(environ, asked_for=True))
+    survey.session.close()
+    sys.stdout.write(f"{survey.plan.current or 0}\n")
+    return 0
