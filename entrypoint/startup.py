@@ -106,8 +106,8 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
 
     The caller closes the session. Raises EntrypointError.
     """
+    from entrypoint.database.answers import StatementError
     from entrypoint.database.connect import connect, target
-    from entrypoint.database.session import StatementError
     from entrypoint.deadline import Deadline
     from entrypoint.migration import files, ledger
     from entrypoint.migration.plan import decide
@@ -149,7 +149,7 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
 
 def _first_look(session: Session, place: Place, settings: Settings, patience: Deadline) -> Look:
     """Read the ledger; wait for it, if a migration holds a lock on it, as one waits for the migration lock."""
-    from entrypoint.database.session import StatementError
+    from entrypoint.database.answers import StatementError
     from entrypoint.deadline import Deadline
     from entrypoint.migration import ledger
 

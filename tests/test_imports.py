@@ -61,8 +61,10 @@ AT_EVERY_START = {
     "entrypoint.startup",
 }
 UP_TO_DATE = AT_EVERY_START | {
+    "entrypoint.database.answers",
     "entrypoint.database.classify",
     "entrypoint.database.connect",
+    "entrypoint.database.quoting",
     "entrypoint.database.session",
     "entrypoint.deadline",
     "entrypoint.migration.files",

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import select
 import threading
-from typing import NamedTuple
 
 import psycopg
-from psycopg.pq import DiagnosticField, ExecStatus, TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 
+from entrypoint.database.answers import Notice, StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGconn, PGresult
 
-Row = tuple[str | None, ...]
+    from entrypoint.database.answers import Row
 
 # How long a cancelled statement may take to end before its connection is abandoned, the request included.
 _SETTLE = 0.8
@@ -32,51 +32,8 @@ _SETTLE = 0.8
 # poll(2) counts milliseconds in 32 bits.
 _LONGEST_POLL = 3600.0
 
-_SYNTAX_ERROR = "42601"
-
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
-
-
-class Notice(NamedTuple):
-    """A message that the server sent beside a result."""
-
-    severity: str
-    message: str
-    sqlstate: str
-    detail: str | None
-    hint: str | None
-
-
-class StatementError(Exception):
-    """PostgreSQL refused a statement. All that it said about it, and which statement it was."""
-
-    def __init__(self, result: PGresult, statement: int) -> None:
-        """Take libpq's `result` and the number of the `statement` in what was sent, counted from 0."""
-
-        def field(code: DiagnosticField) -> str | None:
-            value = result.error_field(code)
-            return None if value is None else value.decode("utf-8", "replace")
-
-        self.sqlstate = field(DiagnosticField.SQLSTATE) or ""
-        self.severity = field(DiagnosticField.SEVERITY_NONLOCALIZED) or "ERROR"
-        self.primary = field(DiagnosticField.MESSAGE_PRIMARY) or result.get_error_message().strip()
-        self.detail = field(DiagnosticField.MESSAGE_DETAIL)
-        self.hint = field(DiagnosticField.MESSAGE_HINT)
-        self.context = field(DiagnosticField.CONTEXT)
-        position = field(DiagnosticField.STATEMENT_POSITION)
-        self.position = int(position) - 1 if position else None
-        """Offset in characters in the text that was sent."""
-        self.statement = statement
-        super().__init__(self.primary)
-
-    def hide(self, mask: Callable[[str], str]) -> None:
-        """Mask what the server quotes of the statement: in a syntax error a word of it, in the context all of it."""
-        if self.sqlstate == _SYNTAX_ERROR:
-            self.primary = mask(self.primary)
-        self.detail, self.hint, self.context = (
-            None if text is None else mask(text) for text in (self.detail, self.hint, self.context)
-        )
 
 
 class Session:
@@ -257,35 +214,8 @@ class Session:
         )
 
     def _receive_notice(self, result: PGresult) -> None:
-        if self.on_notice is None:
-            return
-
-        def field(code: DiagnosticField) -> str | None:
-            value = result.error_field(code)
-            return None if value is None else value.decode("utf-8", "replace")
-
-        self.on_notice(
-            Notice(
-                severity=field(DiagnosticField.SEVERITY_NONLOCALIZED) or "NOTICE",
-                message=field(DiagnosticField.MESSAGE_PRIMARY) or "",
-                sqlstate=field(DiagnosticField.SQLSTATE) or "",
-                detail=field(DiagnosticField.MESSAGE_DETAIL),
-                hint=field(DiagnosticField.MESSAGE_HINT),
-            )
-        )
-
-
-def literal(value: str | None) -> str:
-    """Return `value` as an SQL literal, whatever `standard_conforming_strings` is."""
-    if value is None:
-        return "NULL"
-    quoted = value.replace("\0", "").replace("'", "''")
-    return f" E'{quoted.replace(chr(92), chr(92) * 2)}'" if "\\" in quoted else f"'{quoted}'"
-
-
-def identifier(name: str) -> str:
-    """Return `name` as a quoted SQL identifier."""
-    return '"' + name.replace("\0", "").replace('"', '""') + '"'
+        if self.on_notice is not None:
+            self.on_notice(Notice.of(result))
 
 
 def _rows(result: PGresult) -> list[Row]:

@@ -14,7 +14,7 @@ from entrypoint.redaction import mask_quoted, may_hold_password
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.database.session import Notice, StatementError
+    from entrypoint.database.answers import Notice, StatementError
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
     from entrypoint.migration.prepare import Prepared

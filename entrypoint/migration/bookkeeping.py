@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 
-from entrypoint.database.session import identifier, literal
+from entrypoint.database.quoting import identifier, literal
 from entrypoint.migration.ledger import find
 
 TYPE_CHECKING = False

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.database import classify
+from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.database.session import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
 from entrypoint.migration import ledger, lock

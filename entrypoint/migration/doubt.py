@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.database.session import StatementError, literal
+from entrypoint.database.quoting import literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 

@@ -7,7 +7,7 @@ from entrypoint.errors import ConfigurationError, EntrypointError, MigrationErro
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.database.session import StatementError
+    from entrypoint.database.answers import StatementError
 
 _PERMISSION = "42501"
 _IN_THE_WAY = ("0A000", "2BP01")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.database import classify
-from entrypoint.database.session import StatementError
+from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import (
     ConnectionLostError,

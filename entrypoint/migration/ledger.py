@@ -9,12 +9,14 @@ from __future__ import annotations
 from binascii import crc32
 from typing import NamedTuple
 
-from entrypoint.database.session import StatementError, identifier, literal
+from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import identifier, literal
 from entrypoint.errors import ConfigurationError, ForeignLedgerError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.database.session import Row, Session
+    from entrypoint.database.answers import Row
+    from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
 
 COMPLETED = "completed"

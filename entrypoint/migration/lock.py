@@ -19,8 +19,9 @@ import threading
 import time
 
 from entrypoint import logs
+from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.database.session import StatementError, literal
+from entrypoint.database.quoting import literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, LeaseLostError
 from entrypoint.migration import bookkeeping, ledger, transactions

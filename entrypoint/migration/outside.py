@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 
 from entrypoint import logs
-from entrypoint.database.session import StatementError, identifier, literal
+from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import identifier, literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, ConnectionLostError, MigrationFailedError
 from entrypoint.migration import ledger, recording, transactions

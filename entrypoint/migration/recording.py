@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoint.database.session import literal
+from entrypoint.database.quoting import literal
 from entrypoint.migration import ledger
 
 TYPE_CHECKING = False

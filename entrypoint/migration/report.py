@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.database.session import StatementError
+    from entrypoint.database.answers import StatementError
 
 # psql cuts the line to about this width around the caret (fe-protocol3.c, reportErrorPosition).
 _WIDTH = 110

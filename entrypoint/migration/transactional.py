@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from entrypoint.database.session import StatementError
+from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, MigrationFailedError
 from entrypoint.migration import bookkeeping, ledger, recording, transactions

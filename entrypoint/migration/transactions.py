@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoint.database.session import identifier
+from entrypoint.database.quoting import identifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

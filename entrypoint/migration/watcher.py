@@ -12,8 +12,9 @@ import time
 from typing import NamedTuple
 
 from entrypoint import logs
+from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.database.session import StatementError, literal
+from entrypoint.database.quoting import literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 
@@ -21,8 +22,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from entrypoint.database.answers import Row
     from entrypoint.database.connect import Target
-    from entrypoint.database.session import Row, Session
+    from entrypoint.database.session import Session
     from entrypoint.migration.lock import Lease
 
 _TICK = 1.0

@@ -6,7 +6,8 @@ import json
 from typing import NamedTuple
 
 from entrypoint import logs
-from entrypoint.database.session import StatementError, identifier
+from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import identifier
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration import ledger
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal, TextIO
 
-    from entrypoint.database.session import Row
+    from entrypoint.database.answers import Row
     from entrypoint.migration.ledger import LockRow
     from entrypoint.settings import Settings
 

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from entrypoint.database.session import Row, Session, StatementError
+from entrypoint.database.answers import Row, StatementError
 from entrypoint.migration.ledger import Place
 from entrypoint.migration.lock import Guard, Lease
 
 if TYPE_CHECKING:
-    from psycopg.pq import DiagnosticField
-
+    from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
 
 PLACE = Place("public", True, 1, "", False, False, {}, {})  # noqa: FBT003 - as it reads the catalogues
@@ -27,8 +26,8 @@ class Refusal:
     def __init__(self, sqlstate: str) -> None:
         self.sqlstate = sqlstate
 
-    def error_field(self, code: DiagnosticField) -> bytes | None:
-        return self.sqlstate.encode() if code.name == "SQLSTATE" else None
+    def error_field(self, code: int, /) -> bytes | None:
+        return self.sqlstate.encode() if code == ord("C") else None
 
     def get_error_message(self) -> str:
         return "refused"
@@ -43,7 +42,7 @@ class Script:
     def query(self, _sql: str, _deadline: Deadline) -> list[list[Row]]:
         answer = self.answers.pop(0)
         if isinstance(answer, str):
-            raise StatementError(Refusal(answer), 0)  # type: ignore[arg-type]  # plays a PGresult
+            raise StatementError(Refusal(answer), 0)
         return answer
 
     def rollback(self, _deadline: Deadline) -> None:

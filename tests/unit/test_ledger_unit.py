@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.database.session import identifier, literal
+from entrypoint.database.quoting import identifier, literal
 from entrypoint.migration import bookkeeping, ledger, recording, transactions
 from entrypoint.migration.files import MigrationFile
 from entrypoint.migration.ledger import LockRow, Place, lock_key, owner_of

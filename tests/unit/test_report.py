@@ -10,7 +10,7 @@ import pytest
 from entrypoint.migration.report import Spot, excerpt, render, spot
 
 if TYPE_CHECKING:
-    from entrypoint.database.session import StatementError
+    from entrypoint.database.answers import StatementError
 
 TEXT = "one\ntwo\n\nfour"
 SPOTS = {

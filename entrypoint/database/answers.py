@@ -1,0 +1,85 @@
+"""What the server answers: rows, notices and errors, whichever way its answers were read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol, Self
+
+    class Answer(Protocol):
+        """A result of libpq's, as psycopg has it."""
+
+        def error_field(self, fieldcode: int, /) -> bytes | None:
+            """Return a field of an error or a notice."""
+
+        def get_error_message(self) -> str:
+            """Return all of it as a text."""
+
+
+Row = tuple[str | None, ...]
+
+# The fields of an error or a notice: PostgreSQL's documentation, "Error and Notice Message Fields".
+_SEVERITY = ord("V")
+_SQLSTATE = ord("C")
+_MESSAGE = ord("M")
+_DETAIL = ord("D")
+_HINT = ord("H")
+_POSITION = ord("P")
+_CONTEXT = ord("W")
+
+_SYNTAX_ERROR = "42601"
+
+
+class Notice(NamedTuple):
+    """A message that the server sent beside a result."""
+
+    severity: str
+    message: str
+    sqlstate: str
+    detail: str | None
+    hint: str | None
+
+    @classmethod
+    def of(cls, result: Answer) -> Self:
+        """Read it from libpq's `result`."""
+        return cls(
+            severity=_field(result, _SEVERITY) or "NOTICE",
+            message=_field(result, _MESSAGE) or "",
+            sqlstate=_field(result, _SQLSTATE) or "",
+            detail=_field(result, _DETAIL),
+            hint=_field(result, _HINT),
+        )
+
+
+class StatementError(Exception):
+    """PostgreSQL refused a statement. All that it said about it, and which statement it was."""
+
+    def __init__(self, result: Answer, statement: int) -> None:
+        """Take libpq's `result` and the number of the `statement` in what was sent, counted from 0."""
+        self.sqlstate = _field(result, _SQLSTATE) or ""
+        self.severity = _field(result, _SEVERITY) or "ERROR"
+        self.primary = _field(result, _MESSAGE) or result.get_error_message().strip()
+        self.detail = _field(result, _DETAIL)
+        self.hint = _field(result, _HINT)
+        self.context = _field(result, _CONTEXT)
+        position = _field(result, _POSITION)
+        self.position = int(position) - 1 if position else None
+        """Offset in characters in the text that was sent."""
+        self.statement = statement
+        super().__init__(self.primary)
+
+    def hide(self, mask: Callable[[str], str]) -> None:
+        """Mask what the server quotes of the statement: in a syntax error a word of it, in the context all of it."""
+        if self.sqlstate == _SYNTAX_ERROR:
+            self.primary = mask(self.primary)
+        self.detail, self.hint, self.context = (
+            None if text is None else mask(text) for text in (self.detail, self.hint, self.context)
+        )
+
+
+def _field(result: Answer, code: int) -> str | None:
+    value = result.error_field(code)
+    return None if value is None else value.decode("utf-8", "replace")
