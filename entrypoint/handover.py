@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-from typing import NamedTuple
 
 from entrypoint import signals
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-# CPython ignores these at its start (Python/pylifecycle.c, init_signals), and an ignored signal stays ignored
-# across exec. What they were before cannot be known; by default they end a process.
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
@@ -32,8 +27,7 @@ class Inheritance(NamedTuple):
 
 def inherit() -> Inheritance:
     """Record what the application is to find again. Call it first of all."""
-    mask = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    return Inheritance(_open_descriptors(), mask, tuple(_initial_environment()))
+    return Inheritance(_open_descriptors(), signals.blocked(), tuple(_initial_environment()))
 
 
 def _initial_environment() -> list[bytes]:
@@ -83,17 +77,15 @@ def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: I
     """
     for descriptor in _open_descriptors() - inherited.descriptors:
         _close_on_exec(descriptor)
-    signal.pthread_sigmask(signal.SIG_SETMASK, inherited.mask)
-    for signum in _IGNORED_BY_PYTHON:
-        signal.signal(signum, signal.SIG_DFL)
+    signals.block_only(inherited.mask)
+    signals.ignore_nothing_of_pythons()
     if os.getpid() != 1:
         signals.restore()
     words = [os.fsencode(word) for word in command]
     try:
         _execute(words, environment)
     except OSError as error:
-        # Our own log must survive a reader that has gone.
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signals.ignore_broken_pipes()
         raise CannotExecute(command[0], error) from error
 
 

@@ -1,38 +1,67 @@
 """The program's log: one event a line on stderr, as JSON or for a person to read.
 
 Everything goes through `event`, and every line through the redaction. stdout belongs to the application.
+
+A start that finds nothing to do logs one plain line. So `logging` and python-json-logger, 15 ms of imports, are left
+until there is a line that needs them: see `_plain_json` and `adopt_other_packages`.
 """
 
 from __future__ import annotations
 
-import io
-import logging
 import time
-from logging import DEBUG, ERROR, INFO, WARNING
 
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import Redactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import logging
+    from collections.abc import Iterable, Mapping
     from typing import TextIO
 
     from entrypoint.errors import EntrypointError
 
-__all__ = ["DEBUG", "ERROR", "INFO", "WARNING", "configure", "event", "failure", "redact"]
+# As `logging` counts them.
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
-
-_logger = logging.getLogger("entrypoint")
+_NAMES = {number: name for name, number in LEVELS.items()}
 _COLOURS = {DEBUG: "\033[2m", WARNING: "\033[33m", ERROR: "\033[31m"}
+_DIM = "\033[2m"
 _RESET = "\033[0m"
 
 
+class _Configuration(NamedTuple):
+    style: str
+    level: int
+    stream: TextIO | None
+    colours: bool
+    redactor: Redactor
+
+
+_configuration = _Configuration("text", WARNING, None, colours=False, redactor=Redactor())
+_formatter: logging.Formatter | None = None
+
+
 def event(level: int, name: str, message: str, **fields: object) -> None:
-    """Log `message`, complete in itself, under the event's dotted `name`, with `fields` for programs."""
-    if _logger.isEnabledFor(level):
-        present = {key: value for key, value in fields.items() if value is not None}
-        _logger.log(level, message, extra={"event": name, "fields": present})
+    """Log `message`, complete in itself, under the event's dotted `name`, with `fields` for programs.
+
+    Never raises: a log that cannot be written must not disturb a start.
+    """
+    to = _configuration
+    if level < to.level or to.stream is None:
+        return
+    now = time.time()
+    message = to.redactor.text(message)
+    present = to.redactor.mapping({key: value for key, value in fields.items() if value is not None})
+    line = (
+        _as_json(now, level, name, message, present) if to.style == "json" else _as_text(now, level, message, present)
+    )
+    try:
+        to.stream.write(line + "\n")
+        to.stream.flush()
+    except (OSError, ValueError):
+        return
 
 
 def failure(error: EntrypointError, *, level: int = ERROR) -> None:
@@ -44,96 +73,91 @@ def failure(error: EntrypointError, *, level: int = ERROR) -> None:
 
 def redact(text: str) -> str:
     """Return `text` without the secrets that the log knows of, for outputs other than the log."""
-    return _filter.redactor.text(text)
+    return _configuration.redactor.text(text)
 
 
 def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterable[str] = ()) -> None:
     """Send the log to `stream`: `style` is `json` or `text`, `level` one of `LEVELS`.
 
-    A program without a stderr (`stream` None) has no log. Other packages' warnings come the same way, so that
-    nothing reaches the stream unredacted.
+    A program without a stderr (`stream` None) has no log.
     """
-    _filter.redactor = Redactor(secrets)
-    logging.raiseExceptions = False  # A reader of the log that has gone must not disturb a start.
-    root = logging.getLogger()
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-    handler = logging.NullHandler() if stream is None else logging.StreamHandler(stream)
-    handler.addFilter(_filter)
-    if style == "json":
-        if isinstance(stream, io.TextIOWrapper):
-            # JSON is UTF-8 whatever the locale is.
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-        handler.setFormatter(_JsonLines())
-    else:
-        handler.setFormatter(_TextLines(colours=bool(stream and stream.isatty())))
-    root.addHandler(handler)
-    _logger.setLevel(LEVELS[level])
+    global _configuration  # noqa: PLW0603 - a process has one log
+    if style == "json" and stream is not None and hasattr(stream, "reconfigure"):
+        # JSON is UTF-8 whatever the locale is.
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    colours = style == "text" and stream is not None and stream.isatty()
+    _configuration = _Configuration(style, LEVELS[level], stream, colours, Redactor(secrets))
 
 
-class _Redacting(logging.Filter):
-    """Takes the secrets out of a record before any formatter sees it."""
+def adopt_other_packages() -> None:
+    """Let other packages' warnings come as lines of this log, so that nothing reaches the stream unredacted.
 
-    redactor = Redactor()
+    To be called before a package that logs is imported.
+    """
+    import logging
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.redactor.text(record.getMessage()), ()
-        record.fields = self.redactor.mapping(getattr(record, "fields", {}))
-        record.event = getattr(record, "event", record.name)
-        if record.exc_info and not record.exc_text:
-            record.exc_text = self.redactor.text(logging.Formatter().formatException(record.exc_info))
-        return True
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            fields = {}
+            if record.exc_info:
+                fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+            event(record.levelno, record.name, record.getMessage(), **fields)
 
-
-_filter = _Redacting()
-
-
-class _JsonLines(logging.Formatter):
-    """JSON, through python-json-logger; that package is imported with the first line."""
-
-    _formatter: logging.Formatter | None = None
-
-    def format(self, record: logging.LogRecord) -> str:
-        if self._formatter is None:
-            from pythonjsonlogger.json import JsonFormatter
-
-            self._formatter = JsonFormatter([], json_ensure_ascii=False)
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line: dict[str, object] = {
-            "time": f"{moment}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "event": record.event,  # type: ignore[attr-defined]  # set by _Redacting
-            "message": record.getMessage(),
-            **record.fields,  # type: ignore[attr-defined]  # set by _Redacting
-        }
-        if record.exc_text:
-            line["traceback"] = record.exc_text
-        return self._formatter.format(logging.makeLogRecord({"msg": line}))
+    logging.raiseExceptions = False
+    logging.getLogger().handlers[:] = [Forward()]
 
 
-class _TextLines(logging.Formatter):
-    """Lines for a person: time, level where it matters, message, then report and remedy on lines of their own."""
+def _as_json(now: float, level: int, name: str, message: str, fields: Mapping[str, object]) -> str:
+    moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
+    line = {"time": moment, "level": _level_name(level), "event": name, "message": message, **fields}
+    return _plain_json(line) or _any_json(line)
 
-    def __init__(self, *, colours: bool) -> None:
-        super().__init__()
-        self._colours = colours
 
-    def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, object] = record.fields  # type: ignore[attr-defined]  # set by _Redacting
-        moment = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}.{int(record.msecs):03d}"
-        level = "" if record.levelno == INFO else f"{record.levelname.lower()}: "
-        lines = [f"{level}{record.getMessage()}"]
-        faults = fields.get("faults")
-        if isinstance(faults, list):
-            lines += [f"  - {fault}" for fault in faults]
-        if report := fields.get("report"):
-            lines += [f"  {line}" for line in str(report).splitlines()]
-        if remedy := fields.get("remedy"):
-            lines.append(f"  What to do: {remedy}")
-        if record.exc_text:
-            lines.append(record.exc_text)
-        text = "\n".join(lines)
-        if self._colours:
-            colour = _COLOURS.get(record.levelno, "")
-            return f"\033[2m{moment}\033[0m {colour}{text}{_RESET if colour else ''}"
-        return f"{moment} {text}"
+def _plain_json(line: Mapping[str, object]) -> str | None:
+    """Return `line` as JSON if nothing in it needs a JSON library to be written: small numbers and printable text."""
+    parts = []
+    for key, value in line.items():
+        if isinstance(value, str) and value.isprintable() and '"' not in value and "\\" not in value:
+            parts.append(f'"{key}": "{value}"')
+        elif type(value) is int:
+            parts.append(f'"{key}": {value}')
+        else:
+            return None
+    return f"{{{', '.join(parts)}}}"
+
+
+def _any_json(line: Mapping[str, object]) -> str:
+    global _formatter  # noqa: PLW0603 - it is the process's, as the log is
+    import logging
+
+    if _formatter is None:
+        from pythonjsonlogger.json import JsonFormatter
+
+        _formatter = JsonFormatter([], json_ensure_ascii=False)
+    return _formatter.format(logging.makeLogRecord({"msg": line}))
+
+
+def _as_text(now: float, level: int, message: str, fields: Mapping[str, object]) -> str:
+    """Return lines for a person: time, level where it matters, message, then report and remedy on their own lines."""
+    moment = f"{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now % 1 * 1000):03d}"
+    prefix = "" if level == INFO else f"{_level_name(level)}: "
+    lines = [f"{prefix}{message}"]
+    faults = fields.get("faults")
+    if isinstance(faults, list):
+        lines += [f"  - {fault}" for fault in faults]
+    if report := fields.get("report"):
+        lines += [f"  {line}" for line in str(report).splitlines()]
+    if remedy := fields.get("remedy"):
+        lines.append(f"  What to do: {remedy}")
+    if traceback := fields.get("traceback"):
+        lines.append(str(traceback))
+    text = "\n".join(lines)
+    if _configuration.colours:
+        colour = _COLOURS.get(level, "")
+        return f"{_DIM}{moment}{_RESET} {colour}{text}{_RESET if colour else ''}"
+    return f"{moment} {text}"
+
+
+def _level_name(level: int) -> str:
+    """Return a level's name; other packages have levels of their own."""
+    return _NAMES.get(level) or ("critical" if level > ERROR else f"level {level}")

@@ -5,11 +5,10 @@ The variables and their defaults are documented to users and fixed (docs/configu
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.database.policy import ConnectPolicy
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration.policy import ApplyPolicy, LockPolicy
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

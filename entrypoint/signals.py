@@ -11,12 +11,18 @@ ignored. As pid 1 a signal without a handler is ignored by the kernel, so the ha
 from __future__ import annotations
 
 import os
-import signal
-import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from types import FrameType
+else:
+    # What `signal` is made of. `signal` itself adds enumerations, and to import those takes 4 ms of every start
+    # (docs/startup-cost.md).
+    import _signal as signal
+
+# Python/pylifecycle.c, init_signals
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 
@@ -35,6 +41,30 @@ class Interrupted(BaseException):
 
 
 _received: int | None = None
+
+
+def blocked() -> frozenset[int]:
+    """Return the numbers of the signals that this thread blocks."""
+    return frozenset(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+
+
+def block_only(mask: frozenset[int]) -> None:
+    """Block the signals in `mask` in this thread, and no others."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def ignore_nothing_of_pythons() -> None:
+    """Give the signals that CPython ignores at its start their default back.
+
+    An ignored signal stays ignored across exec. What they were before cannot be known; by default they end a process.
+    """
+    for signum in _IGNORED_BY_PYTHON:
+        signal.signal(signum, signal.SIG_DFL)
+
+
+def ignore_broken_pipes() -> None:
+    """Let our own log survive a reader that has gone."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 def install() -> None:
@@ -63,6 +93,8 @@ def _handle(signum: int, _frame: FrameType | None) -> None:
     if _received is not None:
         os._exit(128 + signum)
     _received = signum
+    import threading
+
     watchdog = threading.Timer(_PATIENCE, os._exit, (128 + signum,))
     watchdog.daemon = True
     watchdog.start()

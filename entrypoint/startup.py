@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.errors import ConfigurationError, ConnectionLostError, EntrypointError
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
     from entrypoint.migration.files import Directory
+    from entrypoint.migration.first_look import Question
     from entrypoint.migration.ledger import Look, Place
     from entrypoint.migration.migrator import Result
     from entrypoint.migration.plan import Plan
@@ -88,9 +89,21 @@ def bring_up_to_date(settings: Settings, *, up_to: int | None = None) -> Outcome
     if not settings.auto_migrate:
         logs.event(logs.INFO, "start.disabled", "AUTO_MIGRATE is false: the database was not touched")
         return Outcome("disabled")
-    survey = survey_database(settings, up_to=up_to)
+    from entrypoint.migration.first_look import Question
+
+    question = Question(settings.address.conninfo, settings.schema, settings.role, settings.connect.timeout)
+    directory = _load(settings)
+    from entrypoint.migration.plan import decide
+
+    look = question.answer()
+    if look.rows is not None:
+        plan = decide(directory.files, look.rows, up_to=up_to)
+        if not plan.pending:
+            tell_differences(directory, plan)
+            return _nothing_to_do(plan, up_to)
+    survey = _survey(settings, directory, question, up_to)
     try:
-        tell_differences(survey)
+        tell_differences(survey.directory, survey.plan)
         if not survey.plan.pending and not _worth_upgrading(survey.place):
             return _nothing_to_do(survey.plan, up_to)
         return _migrate(settings, survey, up_to)
@@ -106,28 +119,48 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
 
     The caller closes the session. Raises EntrypointError.
     """
-    from entrypoint.database.answers import StatementError
-    from entrypoint.database.connect import connect, target
-    from entrypoint.deadline import Deadline
-    from entrypoint.migration import files, ledger
-    from entrypoint.migration.plan import decide
+    return _survey(settings, _load(settings), None, up_to)
+
+
+def _load(settings: Settings) -> Directory:
+    from entrypoint.migration import files
 
     directory = files.load_directory(settings.migrations_dir)
     if directory.faults:
         from entrypoint.migration.prepare import refuse_bad_names
 
         refuse_bad_names(directory)
-    whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
+    return directory
+
+
+def _survey(settings: Settings, directory: Directory, before: Question | None, up_to: int | None) -> Survey:
+    """Connect and compare; what came of the question `before`, if there was one, counts as the first attempt."""
+    from entrypoint.database.answers import StatementError
+    from entrypoint.database.connect import connect, failure_of, target
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration import ledger
+    from entrypoint.migration.plan import decide
+
+    token = os.urandom(8).hex() if before is None else before.token
+    whereabouts = target(settings.address.conninfo, settings.address.variable, token)
     # A server that lets us in and then freezes, or goes, is to cost no more time than one that does not let us in.
-    arrival = Deadline(settings.connect.longest)
+    arrival = Deadline(settings.connect.longest - (0 if before is None else before.seconds()))
     attempts = 0
+    failed = None
+    if before is not None:
+        first = before.answer()
+        failed = None if first.connecting_failed is None else failure_of(first.connecting_failed)
+        if first.lost is not None:
+            attempts = 1
+            _connect_again(first.lost, attempts, settings, arrival)
     while True:
-        session = connect(whereabouts, settings.connect, settings.lock.timeout, spent=attempts)
+        session = connect(whereabouts, settings.connect, settings.lock.timeout, spent=attempts, failed=failed)
+        failed = None
         patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
         attempts += 1
         try:
             place = ledger.find(session, settings.schema, patience)
-            look = _first_look(session, place, settings, patience)
+            look = _look(session, place, settings, patience)
         except StatementError as error:
             session.close()
             from entrypoint.migration.faults import refused
@@ -135,10 +168,7 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
             raise refused(error, "the ledger could not be read") from error
         except ConnectionLostError as lost:
             session.close()
-            if attempts >= settings.connect.attempts or arrival.passed():
-                raise
-            logs.event(logs.WARNING, "database.retry", f"{lost.message}; connecting again", attempt=attempts)
-            time.sleep(min(settings.connect.backoff, arrival.remaining()))
+            _connect_again(lost, attempts, settings, arrival)
         except BaseException:
             session.close()
             raise
@@ -147,7 +177,15 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
             return Survey(session, whereabouts, place, directory, plan)
 
 
-def _first_look(session: Session, place: Place, settings: Settings, patience: Deadline) -> Look:
+def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings, arrival: Deadline) -> None:
+    """Return after a pause if there is to be another attempt after so many; otherwise raise `lost`."""
+    if attempts >= settings.connect.attempts or arrival.passed():
+        raise lost
+    logs.event(logs.WARNING, "database.retry", f"{lost.message}; connecting again", attempt=attempts)
+    time.sleep(min(settings.connect.backoff, arrival.remaining()))
+
+
+def _look(session: Session, place: Place, settings: Settings, patience: Deadline) -> Look:
     """Read the ledger; wait for it, if a migration holds a lock on it, as one waits for the migration lock."""
     from entrypoint.database.answers import StatementError
     from entrypoint.deadline import Deadline
@@ -164,10 +202,9 @@ def _first_look(session: Session, place: Place, settings: Settings, patience: De
         patience = Deadline(settings.connect.timeout)
 
 
-def tell_differences(survey: Survey) -> None:
+def tell_differences(directory: Directory, plan: Plan) -> None:
     """Log what is odd about the files and the ledger but does not keep anything from running."""
-    plan = survey.plan
-    for warning in survey.directory.warnings:
+    for warning in directory.warnings:
         logs.event(logs.WARNING, "files.warning", warning)
     for file in plan.changed:
         logs.event(

@@ -256,6 +256,7 @@ def test_other_packages_warnings_come_as_lines_of_the_log(tmp_path: Path, run_pr
     script = (
         "import logging, sys; from entrypoint import logs\n"
         "logs.configure(style='json', level='info', stream=sys.stderr, secrets=['quokka'])\n"
+        "logs.adopt_other_packages()\n"
         "logging.getLogger('psycopg').warning('about %s', 'a quokka')\n"
         "try: raise ValueError('quokka')\n"
         "except ValueError: logging.getLogger('psycopg').exception('caught')\n"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from entrypoint.errors import ConnectionLostError
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +79,15 @@ class StatementError(Exception):
         self.detail, self.hint, self.context = (
             None if text is None else mask(text) for text in (self.detail, self.hint, self.context)
         )
+
+
+def connection_lost(reason: str, sqlstate: str | None = None) -> ConnectionLostError:
+    """Return the error for a connection that has ended, for a `reason` in words."""
+    return ConnectionLostError(
+        f"The connection to the database is lost: {reason}",
+        remedy="Look into the server's log, and at the network between here and there.",
+        sqlstate=sqlstate or None,
+    )
 
 
 def _field(result: Answer, code: int) -> str | None:

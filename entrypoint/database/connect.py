@@ -17,6 +17,13 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from entrypoint import logs
+from entrypoint.database.address import (
+    has_bare_at_sign,
+    is_plausible,
+    leave_out_time_zone,
+    of_this_program,
+    timeout_for_each_host,
+)
 from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.session import Session
 from entrypoint.deadline import Deadline
@@ -25,16 +32,10 @@ from entrypoint.redaction import mask_quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from entrypoint.database.classify import Cause
     from entrypoint.database.policy import ConnectPolicy
 
-# A link that has died without a word, as when a router forgets it, is found out in 25 s.
-_KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-
-# libpq's own least (fe-connect.c): a smaller connect_timeout is taken for this.
-_LEAST_TIMEOUT = 2
+logs.adopt_other_packages()
 
 
 class Failure(Exception):  # noqa: N818 - one attempt's result; what leaves this package is a DatabaseUnavailableError
@@ -67,7 +68,7 @@ def target(address: str, variable: str, token: str) -> Target:
     Raises ConfigurationError, without libpq's text where that could quote a piece of a password.
     """
     named = variable or "the connection's PG* variables"
-    if _has_bare_at_sign(address):
+    if has_bare_at_sign(address):
         raise ConfigurationError(
             f"{named} is malformed: there is an @ or a / in the password",
             remedy="Percent-encode it: @ is %40, / is %2F, % is %25.",
@@ -82,53 +83,41 @@ def target(address: str, variable: str, token: str) -> Target:
             "percent-encoded, or like: host=… port=… user=… password=… dbname=…",
             variable=variable or None,
         ) from None
-    if not _is_plausible(parameters):
+    if not is_plausible(parameters):
         raise ConfigurationError(
             f"{named} is malformed: its host or port cannot be one",
             remedy="Percent-encode the password's special characters: @ is %40, / is %2F, ? is %3F, % is %25.",
             variable=variable or None,
         )
-    parameters["application_name"] = f"entrypoint:{token}"
-    parameters["client_encoding"] = "utf8"
-    for name, value in _KEEPALIVES.items():
-        parameters.setdefault(name, value)
     configured = bool(address) or any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
-    return Target(make_conninfo("", **parameters), token, configured)
+    return Target(make_conninfo("", **of_this_program(parameters, token)), token, configured)
 
 
-def _has_bare_at_sign(address: str) -> bool:
-    """Tell whether a URL has an @ left where libpq looks for hosts and database.
-
-    libpq ends the user information at the first @ or / (fe-connect.c, conninfo_uri_parse_options) and would
-    take the rest of a badly escaped password for a host name, and say so.
-    """
-    _, is_url, rest = address.partition("://")
-    if not is_url:
-        return False
-    before_query = rest.partition("?")[0]
-    userinfo, found, remainder = before_query.partition("@")
-    if found and "/" in userinfo:
-        return True
-    return "@" in remainder
+def failure_of(text: str) -> Failure:
+    """Return the failure that libpq describes with `text`."""
+    text = _one_line(text)
+    return Failure(classify_connection_failure(text), text)
 
 
-def _is_plausible(parameters: Mapping[str, object]) -> bool:
-    """Tell whether host and port could be what they are said to be, and not pieces of a password."""
-    ports = str(parameters.get("port") or "").split(",")
-    # A name that begins with an @ is that of an abstract socket.
-    hosts = str(parameters.get("host") or "").split(",")
-    return all(not port or port.isdecimal() for port in ports) and not any("@" in host[1:] for host in hosts)
-
-
-def connect(target: Target, policy: ConnectPolicy, too_many_clients_budget: float, *, spent: int = 0) -> Session:
+def connect(
+    target: Target,
+    policy: ConnectPolicy,
+    too_many_clients_budget: float,
+    *,
+    spent: int = 0,
+    failed: Failure | None = None,
+) -> Session:
     """Connect, with attempts and backoff as `policy` says.
 
     A server that has too many clients is asked again for `too_many_clients_budget` seconds, and that does not
     count as attempts: when many replicas start at once, there is a place as soon as one of them is done.
 
-    `spent` attempts have been made already. Raises DatabaseUnavailableError with the cause in words.
+    `spent` attempts have been made already; if `failed`, one more has just failed so. Raises DatabaseUnavailableError
+    with the cause in words.
     """
     try:
+        if failed is not None:
+            raise failed
         return target.connect(policy.timeout)
     except Failure as failure:
         if not failure.cause.heals:
@@ -156,10 +145,8 @@ def _unavailable(failure: Failure, target: Target, policy: ConnectPolicy, attemp
 def _attempt(conninfo: str, deadline: Deadline) -> Session:
     """Connect in a thread of its own, and wait for that until `deadline`."""
     parameters = conninfo_to_dict(conninfo)
-    parameters["connect_timeout"] = _timeout_for_each_host(parameters, deadline.remaining())
-    # libpq would make it the session's time zone, and then the server's own, which the earlier system's times are in,
-    # could not be learnt any more. The application gets its environment as it was.
-    os.environ.pop("PGTZ", None)
+    parameters["connect_timeout"] = timeout_for_each_host(parameters, deadline.remaining())
+    leave_out_time_zone()
     answer: queue.SimpleQueue[psycopg.Connection | BaseException] = queue.SimpleQueue()
     given_up = threading.Event()
 
@@ -181,14 +168,12 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
         result = answer.get(timeout=deadline.remaining())
     except queue.Empty:
         given_up.set()
-        text = f"no answer within {deadline.budget:g} s"
-        raise Failure(classify_connection_failure(text), text) from None
+        raise failure_of(f"no answer within {deadline.budget:g} s") from None
     except BaseException:
         given_up.set()
         raise
     if isinstance(result, psycopg.Error):
-        text = _one_line(str(result))
-        raise Failure(classify_connection_failure(text), text)
+        raise failure_of(str(result))
     if isinstance(result, BaseException):
         raise result
     logs.event(
@@ -198,14 +183,6 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
         backend=result.info.backend_pid,
     )
     return Session(result)
-
-
-def _timeout_for_each_host(parameters: Mapping[str, object], seconds: float) -> int:
-    """Return libpq's `connect_timeout` (whole seconds, for each host) so that every host of a list has its turn."""
-    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
-    each = max(_LEAST_TIMEOUT, int(seconds / hosts))
-    asked = str(parameters.get("connect_timeout") or "")
-    return min(each, int(asked)) if asked.isdecimal() and int(asked) > 0 else each
 
 
 def _one_line(text: str) -> str:

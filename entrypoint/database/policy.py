@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from entrypoint.records import NamedTuple
 
 # The doubling of pauses ends here: a server that comes up late is to be noticed within half a minute all the same.
 LONGEST_PAUSE = 30.0

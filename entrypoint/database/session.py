@@ -14,7 +14,7 @@ import threading
 import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from entrypoint.database.answers import Notice, StatementError
+from entrypoint.database.answers import Notice, StatementError, connection_lost
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 
@@ -82,7 +82,7 @@ class Session:
             raise
         except psycopg.OperationalError as error:
             self.abandon()
-            raise self._lost(" ".join(str(error).split())) from None
+            raise connection_lost(" ".join(str(error).split())) from None
         except BaseException:
             # The deadline or a signal: whatever the server is doing now, nobody waits for it any more.
             self._settle()
@@ -126,7 +126,7 @@ class Session:
             self._pgconn.consume_input()
         except psycopg.OperationalError as error:
             self.abandon()
-            raise self._lost(" ".join(str(error).split())) from None
+            raise connection_lost(" ".join(str(error).split())) from None
 
     def close(self) -> None:
         """Say good-bye to the server and close. Does not wait for an answer."""
@@ -138,7 +138,7 @@ class Session:
     def _run(self, sql: bytes, deadline: Deadline, on_result: Callable[[PGresult], None]) -> None:
         pgconn = self._pgconn
         if not self.usable:
-            raise self._lost("it is closed")
+            raise connection_lost("it is closed")
         pgconn.send_query(sql)
         while pgconn.flush():
             # The server may have to be listened to before it takes more (libpq documentation, PQflush).
@@ -147,7 +147,9 @@ class Session:
         failed = self._read_results(deadline, on_result)
         if pgconn.transaction_status == TransactionStatus.UNKNOWN:
             self.abandon()
-            raise self._lost(failed.primary if failed else "the server closed it", failed.sqlstate if failed else None)
+            raise connection_lost(
+                failed.primary if failed else "the server closed it", failed.sqlstate if failed else None
+            )
         if failed is not None:
             raise failed
 
@@ -185,7 +187,7 @@ class Session:
             if ready:
                 return ready[0][1]
             if passed:
-                raise self._lost(f"no answer within {deadline.budget:.1f} s")
+                raise connection_lost(f"no answer within {deadline.budget:.1f} s")
 
     def _refuse_copy(self, status: ExecStatus) -> None:
         """Get out of the COPY sub-protocol: there is no client here that data could come from or go to."""
@@ -205,13 +207,6 @@ class Session:
             self._read_results(bound, lambda _result: None)
         except (psycopg.OperationalError, ConnectionLostError):
             self.abandon()
-
-    def _lost(self, reason: str, sqlstate: str | None = None) -> ConnectionLostError:
-        return ConnectionLostError(
-            f"The connection to the database is lost: {reason}",
-            remedy="Look into the server's log, and at the network between here and there.",
-            sqlstate=sqlstate or None,
-        )
 
     def _receive_notice(self, result: PGresult) -> None:
         if self.on_notice is not None:

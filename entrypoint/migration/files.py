@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import os
-import re
-from hashlib import sha256
+import sys
 from itertools import pairwise
-from typing import NamedTuple
 
 from entrypoint.errors import ConfigurationError
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Protocol
 
-_NAME = re.compile(r"(\d{3,})_([a-z0-9_]+)\.sql", re.ASCII)
-_NUMBERED = re.compile(r"(\d+)[\W_]*(.*)", re.ASCII)
+    class Hash(Protocol):
+        """What `hashlib` makes."""
+
+        def hexdigest(self) -> str:
+            """Return it as text."""
+
+    Sha256 = Callable[[bytes], Hash]
+
+_SUFFIX = ".sql"
+_DIGITS = "0123456789"
+_OF_A_DESCRIPTION = "abcdefghijklmnopqrstuvwxyz0123456789_"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # `migration_number` is a 32 bit integer.
 _HIGHEST = 2**31 - 1
+# NAME_MAX of Linux's file systems; and Python refuses to make a number of more than 4300 digits.
+_LONGEST_NAME = 255
+# From here on OpenSSL's SHA-256, several times as fast, has earned what it costs to load.
+_MUCH_TO_HASH = 2**20
+_BUILTIN_HASH = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
 
 
 class MigrationFile(NamedTuple):
@@ -60,19 +74,24 @@ def load_directory(path: str) -> Directory:
             f"The migrations directory {path!r} cannot be read: {error.strerror}",
             remedy="Set MIGRATIONS_DIR to where the image has its migrations, or AUTO_MIGRATE=false if it has none.",
         ) from None
-    faults = [*_bad_names(names), *_doubled_numbers(names)]
+    numbers = {name: number_of(name) for name in names}
+    faults = [*_bad_names(name for name, number in numbers.items() if number is None), *_doubled_numbers(numbers)]
     files = []
-    for name in names:
-        number = number_of(name)
-        file = os.path.join(path, name)
+    total = 0
+    for name, number in numbers.items():
         if number is None:
             continue
+        file = os.path.join(path, name)
         try:
             content = read_bytes(file)
         except OSError as error:
             faults.append(f"{name}: cannot be read: {error.strerror}")
             continue
-        files.append(MigrationFile(number, name, file, checksum(content), sha256(content).hexdigest()))
+        total += len(content)
+        sha256 = sha256_for(total)
+        raw, text = sha256(content).hexdigest(), _normalised(content)
+        normal = raw if text is content else sha256(text).hexdigest()
+        files.append(MigrationFile(number, name, file, normal, raw))
     files.sort()
     return Directory(path, tuple(files), tuple(_warnings(path, files)), tuple(faults))
 
@@ -85,7 +104,25 @@ def read_bytes(path: str) -> bytes:
 
 def checksum(content: bytes) -> str:
     """Return the SHA-256 of the text: no byte-order mark, LF line ends. `sha256sum` says the same of most files."""
-    return sha256(_normalised(content)).hexdigest()
+    return sha256_for(len(content))(_normalised(content)).hexdigest()
+
+
+def sha256_for(size: int) -> Sha256:
+    """Return SHA-256 as it is best had for so many bytes.
+
+    `hashlib` loads OpenSSL for it, which takes 3 ms of a start (docs/startup-cost.md). What it falls back to itself,
+    where there is no OpenSSL, is there at once.
+    """
+    if size <= _MUCH_TO_HASH:
+        try:
+            builtin: Sha256 = __import__(_BUILTIN_HASH).sha256
+        except ImportError:
+            pass
+        else:
+            return builtin
+    from hashlib import sha256
+
+    return sha256
 
 
 def decode(content: bytes) -> str:
@@ -99,48 +136,54 @@ def _normalised(content: bytes) -> bytes:
 
 
 def number_of(name: str) -> int | None:
-    """Return the number of a well-formed file name, or None."""
-    match = _NAME.fullmatch(name)
-    if match is None or int(match[1]) > _HIGHEST:
+    """Return the number of a well-formed file name, NNN_description.sql, or None."""
+    digits, _, rest = name.partition("_")
+    description = rest.removesuffix(_SUFFIX)
+    if not _is_number(digits) or description in ("", rest) or description.strip(_OF_A_DESCRIPTION):
         return None
-    return int(match[1])
+    number = int(digits)
+    return number if number <= _HIGHEST else None
+
+
+def _is_number(digits: str) -> bool:
+    """Tell whether there are three digits or more, and not more than a file name can have of them."""
+    return 3 <= len(digits) <= _LONGEST_NAME and not digits.strip(_DIGITS)
 
 
 def slug(words: str) -> str:
     """Return `words` as a file name spells them: lower case, digits and underscores."""
+    import re
+
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", words)
     return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
 
 
 def better_name(name: str) -> str:
     """Return what a badly named file should be called."""
-    stem = name[: -len(".sql")]
-    match = _NUMBERED.fullmatch(stem)
+    import re
+
+    stem = name[: -len(_SUFFIX)]
+    match = re.fullmatch(r"(\d+)[\W_]*(.*)", stem, re.ASCII)
     number, words = (match[1], match[2]) if match else ("NNN", stem)
     return f"{number.zfill(3) if match else number}_{slug(words) or 'description'}.sql"
 
 
 def _is_sql(name: str) -> bool:
-    return name.lower().endswith(".sql") and not name.startswith(".")
+    return name.lower().endswith(_SUFFIX) and not name.startswith(".")
 
 
 def _bad_names(names: Iterable[str]) -> list[str]:
-    faults = []
-    for name in names:
-        if number_of(name) is not None:
-            continue
-        digits = _NAME.fullmatch(name)
-        if digits:
-            faults.append(f"{name}: the number is higher than {_HIGHEST}")
-        else:
-            faults.append(f"{name}: must be NNN_description.sql, for example {better_name(name)}")
-    return faults
+    return [
+        f"{name}: the number is higher than {_HIGHEST}"
+        if number_of(f"000{name.lstrip(_DIGITS)}") is not None and _is_number(name.partition("_")[0])
+        else f"{name}: must be NNN_description.sql, for example {better_name(name)}"
+        for name in names
+    ]
 
 
-def _doubled_numbers(names: Iterable[str]) -> list[str]:
+def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[str]:
     by_number: dict[int, list[str]] = {}
-    for name in names:
-        number = number_of(name)
+    for name, number in numbers.items():
         if number is not None:
             by_number.setdefault(number, []).append(name)
     return [

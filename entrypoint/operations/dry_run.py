@@ -29,7 +29,7 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     """
     survey = survey_database(settings, up_to=up_to)
     survey.session.close()
-    tell_differences(survey)
+    tell_differences(survey.directory, survey.plan)
     plan = survey.plan
     migrations = prepare(plan.runnable)
     if plan.held_back and not plan.runnable:

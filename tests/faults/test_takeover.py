@@ -193,7 +193,7 @@ WAITING_FOR_A_TRANSACTION = "SELECT pid FROM pg_locks WHERE locktype = 'transact
 
 def test_a_replica_that_creates_the_ledger_beside_us_is_no_failure(stage: Stage) -> None:
     """It can be so far only if one of the two has lost its guard; IF NOT EXISTS does not help against that (23505)."""
-    place = Place("public", True, 0, "", False, False, {}, {})  # noqa: FBT003 - nothing is there yet
+    place = Place("public", True, {}, {})  # noqa: FBT003 - nothing is there yet
     with stage.database.connect() as other:
         other.execute("BEGIN")
         other.execute(bookkeeping.ddl(place).encode())

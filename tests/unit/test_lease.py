@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
 
-PLACE = Place("public", True, 1, "", False, False, {}, {})  # noqa: FBT003 - as it reads the catalogues
+PLACE = Place("public", True, {}, {})  # noqa: FBT003 - as it reads the catalogues
 
 FREED: list[list[Row]] = [[()]]
 NOT_FREED: list[list[Row]] = [[]]

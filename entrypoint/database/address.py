@@ -1,0 +1,66 @@
+"""Where and as whom to connect, as libpq's parameters: what can be told and decided without connecting."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# A link that has died without a word, as when a router forgets it, is found out in 25 s.
+_KEEPALIVES = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3"}
+
+# libpq's own least (fe-connect.c): a smaller connect_timeout is taken for this.
+_LEAST_TIMEOUT = 2
+
+
+def has_bare_at_sign(address: str) -> bool:
+    """Tell whether a URL has an @ left where libpq looks for hosts and database.
+
+    libpq ends the user information at the first @ or / (fe-connect.c, conninfo_uri_parse_options) and would
+    take the rest of a badly escaped password for a host name, and say so.
+    """
+    _, is_url, rest = address.partition("://")
+    if not is_url:
+        return False
+    before_query = rest.partition("?")[0]
+    userinfo, found, remainder = before_query.partition("@")
+    if found and "/" in userinfo:
+        return True
+    return "@" in remainder
+
+
+def is_plausible(parameters: Mapping[str, object]) -> bool:
+    """Tell whether host and port could be what they are said to be, and not pieces of a password."""
+    ports = str(parameters.get("port") or "").split(",")
+    # A name that begins with an @ is that of an abstract socket.
+    hosts = str(parameters.get("host") or "").split(",")
+    return all(not port or port.isdecimal() for port in ports) and not any("@" in host[1:] for host in hosts)
+
+
+def of_this_program(parameters: Mapping[str, str | int | None], token: str) -> dict[str, str | int | None]:
+    """Return `parameters` with what every connection of this program has; `token` tells its process from others."""
+    return {
+        **_KEEPALIVES,
+        **parameters,
+        "application_name": f"entrypoint:{token}",
+        "client_encoding": "utf8",
+    }
+
+
+def timeout_for_each_host(parameters: Mapping[str, object], seconds: float) -> int:
+    """Return libpq's `connect_timeout` (whole seconds, for each host) so that every host of a list has its turn."""
+    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
+    each = max(_LEAST_TIMEOUT, int(seconds / hosts))
+    asked = str(parameters.get("connect_timeout") or "")
+    return min(each, int(asked)) if asked.isdecimal() and int(asked) > 0 else each
+
+
+def leave_out_time_zone() -> None:
+    """Forget PGTZ.
+
+    libpq would make it the session's time zone, and then the server's own, which the earlier system's times are in,
+    could not be learnt any more. The application gets its environment as it was.
+    """
+    os.environ.pop("PGTZ", None)

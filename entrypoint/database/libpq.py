@@ -1,0 +1,260 @@
+"""The few calls of libpq that a first look at the ledger needs, through ctypes and without psycopg.
+
+psycopg's import is nine tenths of what an up-to-date start would cost with it (docs/startup-cost.md). So the first
+look does without. It is no second driver: it asks a question or two and goes, and whatever surprises it, psycopg is
+asked the same from the beginning. It is used in a thread of its own, because name resolution and TLS cannot be
+interrupted; every other wait here ends by its deadline.
+Every function here is described in PostgreSQL's documentation, chapter "libpq - C Library".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import sys
+from ctypes import CDLL, POINTER, byref, c_char_p, c_int, c_void_p
+
+from entrypoint.database.answers import StatementError, connection_lost
+from entrypoint.errors import ConnectionLostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import ClassVar
+
+    from entrypoint.database.answers import Row
+    from entrypoint.deadline import Deadline
+
+# From libpq-fe.h: ConnStatusType, PostgresPollingStatusType, ExecStatusType, PGTransactionStatusType.
+_BAD = 1
+_POLLING_FAILED, _POLLING_READING, _POLLING_WRITING, _POLLING_OK = range(4)
+_COMMAND_OK, _TUPLES_OK = 1, 2
+_IDLE, _UNKNOWN = 0, 4
+
+
+class NotConnected(Exception):  # noqa: N818 - an answer, which the caller passes on
+    """The server, or the way to it, said no; the text is libpq's."""
+
+
+class _Option(ctypes.Structure):
+    """PQconninfoOption."""
+
+    _fields_: ClassVar[Sequence[tuple[str, type]]] = (
+        ("keyword", c_char_p),
+        ("envvar", c_char_p),
+        ("compiled", c_char_p),
+        ("val", c_char_p),
+        ("label", c_char_p),
+        ("dispchar", c_char_p),
+        ("dispsize", c_int),
+    )
+
+
+class Libpq:
+    """A libpq that has been found and loaded."""
+
+    def __init__(self, path: str) -> None:
+        """Load it. Raises OSError if that is not possible, AttributeError if it lacks a function."""
+        library = CDLL(path)
+
+        def function(name: str, result: object, *arguments: object) -> ctypes._NamedFuncPointer:
+            found = library[name]
+            found.restype, found.argtypes = result, arguments  # type: ignore[assignment]  # as ctypes has them
+            return found
+
+        self.conninfo_parse = function("PQconninfoParse", POINTER(_Option), c_char_p, POINTER(c_void_p))
+        self.conninfo_free = function("PQconninfoFree", None, c_void_p)
+        self.freemem = function("PQfreemem", None, c_void_p)
+        self.connect_start = function("PQconnectStartParams", c_void_p, c_void_p, c_void_p, c_int)
+        self.connect_poll = function("PQconnectPoll", c_int, c_void_p)
+        self.status = function("PQstatus", c_int, c_void_p)
+        self.socket = function("PQsocket", c_int, c_void_p)
+        self.transaction_status = function("PQtransactionStatus", c_int, c_void_p)
+        self.error_message = function("PQerrorMessage", c_char_p, c_void_p)
+        self.host = function("PQhost", c_char_p, c_void_p)
+        self.database = function("PQdb", c_char_p, c_void_p)
+        self.backend_pid = function("PQbackendPID", c_int, c_void_p)
+        self.send_query = function("PQsendQuery", c_int, c_void_p, c_char_p)
+        self.consume_input = function("PQconsumeInput", c_int, c_void_p)
+        self.is_busy = function("PQisBusy", c_int, c_void_p)
+        self.get_result = function("PQgetResult", c_void_p, c_void_p)
+        self.result_status = function("PQresultStatus", c_int, c_void_p)
+        self.result_error_field = function("PQresultErrorField", c_char_p, c_void_p, c_int)
+        self.result_error_message = function("PQresultErrorMessage", c_char_p, c_void_p)
+        self.ntuples = function("PQntuples", c_int, c_void_p)
+        self.nfields = function("PQnfields", c_int, c_void_p)
+        self.getvalue = function("PQgetvalue", c_char_p, c_void_p, c_int, c_int)
+        self.getisnull = function("PQgetisnull", c_int, c_void_p, c_int, c_int)
+        self.clear = function("PQclear", None, c_void_p)
+        self.finish = function("PQfinish", None, c_void_p)
+        self.set_notice_processor = function("PQsetNoticeProcessor", c_void_p, c_void_p, c_void_p, c_void_p)
+        self.ignore_notice = ctypes.CFUNCTYPE(None, c_void_p, c_char_p)(lambda _argument, _message: None)
+
+    def parse(self, address: str) -> dict[str, str] | None:
+        """Return the parameters in an address, without those that it does not set; None if it is malformed."""
+        message = c_void_p()
+        options = self.conninfo_parse(address.encode(errors="surrogateescape"), byref(message))
+        if not options:
+            self.freemem(message)
+            return None
+        found = {}
+        index = 0
+        while options[index].keyword:
+            if options[index].val is not None:
+                found[options[index].keyword.decode()] = options[index].val.decode(errors="surrogateescape")
+            index += 1
+        self.conninfo_free(options)
+        return found
+
+
+def load() -> Libpq | None:
+    """Load psycopg's own libpq, or else the system's; None if there is neither."""
+    try:
+        return Libpq(_bundled() or "libpq.so.5")
+    except (OSError, AttributeError):
+        return None
+
+
+def _bundled() -> str | None:
+    """Return the path of the libpq that psycopg's binary package brings along."""
+    for folder in sys.path:
+        libraries = os.path.join(folder, "psycopg_binary.libs")
+        try:
+            names = os.listdir(libraries)
+        except OSError:
+            continue
+        for name in names:
+            if name.startswith("libpq-"):
+                return os.path.join(libraries, name)
+    return None
+
+
+class Connection:
+    """A connection for a few questions, with the methods of `Session` that those need."""
+
+    def __init__(self, libpq: Libpq, parameters: Mapping[str, object], deadline: Deadline) -> None:
+        """Connect. Raises NotConnected, with libpq's text if it has one."""
+        self._libpq = libpq
+        names = (c_char_p * (len(parameters) + 1))(*map(str.encode, parameters), None)
+        values = (c_char_p * (len(parameters) + 1))(
+            *(str(value).encode(errors="surrogateescape") for value in parameters.values()), None
+        )
+        self._connection: int | None = libpq.connect_start(names, values, 0)
+        # libpq's own way would be to print them; a server may have one to say with the login.
+        libpq.set_notice_processor(self._connection, libpq.ignore_notice, None)
+        try:
+            self._log_in(deadline)
+        except BaseException:
+            self.close()
+            raise
+
+    def _log_in(self, deadline: Deadline) -> None:
+        libpq = self._libpq
+        # The order is the documentation's: wait first, as if the last answer had been "writing".
+        step = _POLLING_FAILED if libpq.status(self._connection) == _BAD else _POLLING_WRITING
+        while step != _POLLING_OK:
+            if step == _POLLING_FAILED:
+                raise NotConnected(self._error())
+            if not self._ready(select.POLLIN if step == _POLLING_READING else select.POLLOUT, deadline):
+                raise NotConnected(f"no answer within {deadline.budget:g} s")
+            step = libpq.connect_poll(self._connection)
+
+    def __str__(self) -> str:
+        """Return where it leads, for the log."""
+        host, database = self._libpq.host(self._connection), self._libpq.database(self._connection)
+        return f"{self._text(host) or 'the local socket'}, database {self._text(database)}"
+
+    @property
+    def backend_pid(self) -> int:
+        """The server process that answered the login."""
+        return int(self._libpq.backend_pid(self._connection))
+
+    def query(self, sql: str, deadline: Deadline) -> list[list[Row]]:
+        """Run one or more statements in one round trip; return the rows of each.
+
+        Raises StatementError for the first that fails, ConnectionLostError when the connection ends or `deadline`
+        passes.
+        """
+        libpq = self._libpq
+        if not libpq.send_query(self._connection, sql.encode()):
+            raise connection_lost(self._error())
+        results: list[list[Row]] = []
+        failed: StatementError | None = None
+        while result := self._next_result(deadline):
+            try:
+                if libpq.result_status(result) in (_TUPLES_OK, _COMMAND_OK):
+                    results.append(self._rows(result))
+                else:
+                    failed = failed or StatementError(_Failed(libpq, result), len(results))
+            finally:
+                libpq.clear(result)
+        if libpq.transaction_status(self._connection) == _UNKNOWN:
+            raise connection_lost(self._error())
+        if failed is not None:
+            raise failed
+        return results
+
+    def _next_result(self, deadline: Deadline) -> int | None:
+        libpq = self._libpq
+        while libpq.is_busy(self._connection):
+            if not self._ready(select.POLLIN, deadline):
+                raise connection_lost(f"no answer within {deadline.budget:.1f} s")
+            if not libpq.consume_input(self._connection):
+                raise connection_lost(self._error())
+        result: int | None = libpq.get_result(self._connection)
+        return result
+
+    def _ready(self, events: int, deadline: Deadline) -> bool:
+        """Wait until the socket is ready; tell whether it is."""
+        poll = select.poll()
+        poll.register(self._libpq.socket(self._connection), events)
+        return bool(poll.poll(deadline.remaining() * 1000))
+
+    def rollback(self, deadline: Deadline) -> None:
+        """End the transaction, if one is open; never raises."""
+        if self._libpq.transaction_status(self._connection) in (_IDLE, _UNKNOWN):
+            return
+        try:
+            self.query("ROLLBACK", deadline)
+        except (StatementError, ConnectionLostError):
+            return  # The server ends the transaction by itself when the connection ends.
+
+    def close(self) -> None:
+        """Say good-bye to the server and close. Does not wait for an answer."""
+        if self._connection is not None:
+            self._libpq.finish(self._connection)
+            self._connection = None
+
+    def _rows(self, result: int) -> list[Row]:
+        libpq = self._libpq
+
+        def text(row: int, column: int) -> str | None:
+            # An empty text and NULL look the same, but for this.
+            value = libpq.getvalue(result, row, column)
+            return None if not value and libpq.getisnull(result, row, column) else value.decode()
+
+        columns = range(libpq.nfields(result))
+        return [tuple([text(row, column) for column in columns]) for row in range(libpq.ntuples(result))]
+
+    def _error(self) -> str:
+        return self._text(self._libpq.error_message(self._connection))
+
+    @staticmethod
+    def _text(value: bytes | None) -> str:
+        return (value or b"").decode(errors="replace")
+
+
+class _Failed:
+    """A result that is an error, as `StatementError` reads it."""
+
+    def __init__(self, libpq: Libpq, result: int) -> None:
+        self._libpq = libpq
+        self._result = result
+
+    def error_field(self, fieldcode: int, /) -> bytes | None:
+        value: bytes | None = self._libpq.result_error_field(self._result, fieldcode)
+        return value
+
+    def get_error_message(self) -> str:
+        return Connection._text(self._libpq.result_error_message(self._result))  # noqa: SLF001 - of this module
