@@ -1,0 +1,220 @@
+"""The first look through libpq itself: it says what psycopg would say, or leaves the question to psycopg."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from demo.postgres import HOST, free_port
+from entrypoint.database import libpq
+from entrypoint.database.answers import StatementError
+from entrypoint.database.connect import target
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConnectionLostError
+from kit.migrations import non_idempotent, write_migrations
+from kit.proxy import Proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from entrypoint.database.session import Session
+    from kit.databases import Database
+    from kit.processes import Run
+
+    Start = Callable[..., Run]
+
+# Runs the program, with something done to the first look before; then tells whether psycopg was needed.
+PROGRAM = """\
+import sys
+from entrypoint.database import libpq
+{change}
+def tell(event, arguments, seen=[]):
+    if event == "os.exec" and not seen:
+        seen.append(event)
+        print("psycopg" if "psycopg" in sys.modules else "libpq", flush=True)
+sys.addaudithook(tell)
+from entrypoint.__main__ import main
+main()
+"""
+
+
+@pytest.fixture
+def look(database: Database) -> Iterator[libpq.Connection]:
+    library = libpq.load()
+    assert library is not None
+    parameters = library.parse(database.url)
+    assert parameters is not None
+    connection = libpq.Connection(library, parameters, Deadline(10))
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def session(database: Database) -> Iterator[Session]:
+    session = target(database.url, "DATABASE_URL", "0").connect(10)
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def up_to_date(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Database:
+    write_migrations(migrations_dir, non_idempotent(3))
+    run_entrypoint("migrate", env={"DATABASE_URL": database.url}).ok()
+    return database
+
+
+@pytest.fixture
+def way(run_program: Start, migrations_dir: Path) -> Callable[..., tuple[str, Run]]:
+    """Return a function that starts the program and returns which way it has found the schema up to date."""
+
+    def start(url: str, change: str = "", **env: str) -> tuple[str, Run]:
+        argv = [sys.executable, "-c", PROGRAM.format(change=change), "run", "--", "true"]
+        variables = {"DATABASE_URL": url, "MIGRATIONS_DIR": str(migrations_dir), **env}
+        run = run_program(argv, env=variables).ok()
+        assert run.outcome == "up_to_date", run.report()
+        return run.stdout.strip(), run
+
+    return start
+
+
+# --- The same answers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1",
+        "SELECT NULL, '', ' ', 'x'",
+        "SELECT 'grün, 日本語, \U0001f418', chr(1)",
+        "SELECT i, i::text FROM generate_series(1, 3000) AS i",
+        "SELECT FROM generate_series(1, 3)",
+        "SELECT 1 WHERE false",
+        "BEGIN; SELECT 1; SET LOCAL lock_timeout = 5; SELECT 2, 3; COMMIT",
+        "DO $$ BEGIN RAISE WARNING 'careful'; END $$; SELECT 1",
+        "SHOW client_encoding",
+    ],
+)
+def test_rows(look: libpq.Connection, session: Session, sql: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert look.query(sql, Deadline(10)) == session.query(sql, Deadline(10))
+    assert capfd.readouterr() == ("", "")  # libpq's own way is to print a notice.
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT nonsense", "SELECT 1; SELECT 1/0; SELECT 2", "SELEC", "BEGIN; SELECT 1/0; COMMIT"]
+)
+def test_errors(look: libpq.Connection, session: Session, sql: str) -> None:
+    told = []
+    for connection in (look, session):
+        with pytest.raises(StatementError) as error:
+            connection.query(sql, Deadline(10))
+        told.append(vars(error.value))
+        connection.rollback(Deadline(10))
+        assert connection.query("SELECT 1", Deadline(10)) == [[("1",)]]
+    assert told[0] == told[1]
+
+
+def test_a_connection_that_ends(look: libpq.Connection, database: Database) -> None:
+    database.execute("SELECT pg_terminate_backend(%s)", (look.backend_pid,))
+    with pytest.raises(ConnectionLostError):
+        look.query("SELECT 1", Deadline(10))
+    look.rollback(Deadline(10))
+
+
+def test_a_server_that_does_not_answer(look: libpq.Connection) -> None:
+    with pytest.raises(ConnectionLostError, match=r"no answer within 0\.2 s"):
+        look.query("SELECT pg_sleep(30)", Deadline(0.2))
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("", {}),
+        ("host=a port=1", {"host": "a", "port": "1"}),
+        ("postgresql://u:p%20q@h/d?sslmode=require", {
+            "user": "u", "password": "p q", "host": "h", "dbname": "d", "sslmode": "require",
+        }),
+        ("postgresql://u:p%zz@h/d", None),
+        ("host='", None),
+    ],
+)  # fmt: skip
+def test_addresses(address: str, found: dict[str, str] | None) -> None:
+    library = libpq.load()
+    assert library is not None
+    assert library.parse(address) == found
+
+
+# --- Which way ------------------------------------------------------------------------------------------
+
+
+def test_the_usual_way_is_without_psycopg(up_to_date: Database, way: Callable[..., tuple[str, Run]]) -> None:
+    assert way(up_to_date.url)[0] == "libpq"
+    assert way(up_to_date.url, MIGRATION_ROLE="postgres", MIGRATION_SCHEMA="public")[0] == "libpq"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("libpq.load = lambda: None", id="no libpq"),
+        pytest.param("import ctypes; libpq._bundled = lambda: 'libc.so.6'", id="a library that is not libpq"),
+        pytest.param("libpq._bundled = lambda: '/no/such/libpq.so'", id="a libpq that cannot be loaded"),
+        pytest.param("libpq.Connection.query = lambda *_: 1 / 0", id="a mistake of ours"),
+        pytest.param("libpq.Connection.query = lambda *_: []", id="an answer that makes no sense"),
+    ],
+)
+def test_psycopg_is_asked_where_libpq_has_no_answer(
+    up_to_date: Database, way: Callable[..., tuple[str, Run]], change: str
+) -> None:
+    which, run = way(up_to_date.url, change)
+    assert which == "psycopg"
+    assert [event for event in run.events() if event != "schema.up_to_date"] == []
+
+
+def test_several_hosts_are_psycopgs(up_to_date: Database, way: Callable[..., tuple[str, Run]]) -> None:
+    """Each has a time-out of its own, and libpq's calls that do not block leave that to their caller."""
+    url = f"host={HOST},{HOST} port={free_port()},{up_to_date.server.port} user=postgres dbname={up_to_date.name}"
+    assert way(url)[0] == "psycopg"
+    own = up_to_date.server
+    variables = {"PGHOST": f"{HOST},{HOST}", "PGPORT": f"{own.port},{own.port}", "PGUSER": "postgres"}
+    assert way(f"dbname={up_to_date.name}", **variables)[0] == "psycopg"
+
+
+# --- Faults in the middle of it -------------------------------------------------------------------------
+
+
+def test_a_connection_that_is_cut_counts_as_an_attempt(
+    up_to_date: Database, proxy: Proxy, run_entrypoint: Start
+) -> None:
+    env = {"DATABASE_URL": up_to_date.url_at(proxy.port), "DB_CONNECT_BACKOFF_MS": "1"}
+    proxy.when_client_sends(b"current_schema", Proxy.cut)
+    run = run_entrypoint("run", "--", "true", env=env).ok()
+    assert (run.outcome, proxy.connections) == ("up_to_date", 2)
+    assert "database.retry" in run.events()
+
+    proxy.when_client_sends(b"current_schema", Proxy.cut)
+    run = run_entrypoint("migrate", env={**env, "DB_CONNECT_ATTEMPTS": "1"})
+    assert run.wait() == 69
+    assert proxy.connections == 3
+    assert "database.lost" in run.events()
+
+
+def test_a_server_that_refuses_counts_as_an_attempt(run_entrypoint: Start, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, non_idempotent(1))
+    env = {"DATABASE_URL": f"postgresql://{HOST}:{free_port()}/x", "DB_CONNECT_BACKOFF_MS": "1"}
+    run = run_entrypoint("migrate", env={**env, "DB_CONNECT_ATTEMPTS": "3"})
+    assert run.wait() == 69
+    assert [record["attempt"] for record in run.logs("database.retry")] == [1, 2]
+
+
+def test_a_signal_while_the_server_is_silent(up_to_date: Database, proxy: Proxy, run_entrypoint: Start) -> None:
+    silent = proxy.when_client_sends(b"current_schema", Proxy.deafen, deliver=False)
+    run = run_entrypoint("run", "--", "true", env={"DATABASE_URL": up_to_date.url_at(proxy.port)})
+    assert silent.wait(10)
+    began = time.monotonic()
+    run.kill(signal.SIGTERM)
+    assert run.wait() in (143, -signal.SIGTERM)
+    assert time.monotonic() - began < 2
