@@ -142,7 +142,9 @@ PHASES = {
         Phase("resolving", _resolving, session=False, guard=False),
         Phase("connecting", _connecting, session=False, guard=False),
         Phase("logging in", _at(b"user\0"), messages=True, session=False, guard=False),
-        Phase("surveying", _at(b"WITH place AS"), messages=True, guard=False),
+        # The first look, through libpq itself; then the survey, through psycopg, as something is pending.
+        Phase("looking", _at(b"SELECT current_schema, c.relname"), messages=True, guard=False),
+        Phase("surveying", _at(b"pg_postmaster_start_time"), messages=True, guard=False),
         Phase("waiting", _waiting, guard=False),
         Phase("taking the guard", _at(b"SELECT pg_catalog.pg_try_advisory_xact_lock("), messages=True),
         Phase("creating the ledger", _at(b"CREATE TABLE IF NOT EXISTS"), messages=True),
@@ -328,11 +330,14 @@ IMPOSSIBLE: dict[tuple[str, str], str] = {
     **{("resolving", fault): _NOT_SAID_YET for fault in ("connection reset", "connection silent")},
     ("connecting", "connection reset"): "a refused connection is a reset one, and that is how the phase is reached",
     **{(phase, "worker terminated"): _NO_SESSION for phase in ("resolving", "connecting", "logging in")},
-    **{(phase, "guard terminated"): _NO_GUARD for phase in ("resolving", "connecting", "logging in", "surveying")},
+    **{
+        (phase, "guard terminated"): _NO_GUARD
+        for phase in ("resolving", "connecting", "logging in", "looking", "surveying")
+    },
     ("waiting", "guard terminated"): "a waiter has no guard; the holder's is terminated in all phases that have one",
     **{
         (phase, "disk full"): _NOTHING_WRITTEN
-        for phase in ("resolving", "connecting", "logging in", "surveying", "taking the guard")
+        for phase in ("resolving", "connecting", "logging in", "looking", "surveying", "taking the guard")
     },
     **{
         ("handing over", fault): _NO_CONNECTION
