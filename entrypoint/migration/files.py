@@ -18,7 +18,7 @@ _NAME = re.compile(r"(\d{3,})_([a-z0-9_]+)\.sql", re.ASCII)
 _NUMBERED = re.compile(r"(\d+)[\W_]*(.*)", re.ASCII)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # `migration_number` is a 32 bit integer.
-_HIGHEST = 2**31 - 1
+HIGHEST = 2**31 - 1
 
 
 class MigrationFile(NamedTuple):
@@ -37,13 +37,29 @@ class MigrationFile(NamedTuple):
         return checksum is None or checksum in (self.checksum, self.raw_checksum)
 
 
+class Flaw(NamedTuple):
+    """Something that is wrong with a file, or with several that have one number; as text, a line for the log."""
+
+    names: tuple[str, ...]
+    rule: str
+    """What kind of fault it is, in a word."""
+    message: str
+    line: int | None = None
+    """Counted from 1; None if it is not about a place in the text."""
+    offset: int | None = None
+    """The character in the text."""
+
+    def __str__(self) -> str:
+        return f"{' and '.join(self.names)}{'' if self.line is None else f':{self.line}'}: {self.message}"
+
+
 class Directory(NamedTuple):
     """A directory of migrations, in order of their numbers."""
 
     path: str
     files: tuple[MigrationFile, ...]
     warnings: tuple[str, ...]
-    faults: tuple[str, ...]
+    faults: tuple[Flaw, ...]
     """What is wrong with the names; the contents are looked at when a file is pending."""
 
 
@@ -54,7 +70,7 @@ def load_directory(path: str) -> Directory:
     is no such directory.
     """
     try:
-        names = sorted(name for name in os.listdir(path) if _is_sql(name))
+        names = sorted(name for name in os.listdir(path) if is_sql(name))
     except OSError as error:
         raise ConfigurationError(
             f"The migrations directory {path!r} cannot be read: {error.strerror}",
@@ -70,7 +86,7 @@ def load_directory(path: str) -> Directory:
         try:
             content = read_bytes(file)
         except OSError as error:
-            faults.append(f"{name}: cannot be read: {error.strerror}")
+            faults.append(Flaw((name,), "unreadable", f"cannot be read: {error.strerror}"))
             continue
         files.append(MigrationFile(number, name, file, checksum(content), sha256(content).hexdigest()))
     files.sort()
@@ -101,7 +117,7 @@ def _normalised(content: bytes) -> bytes:
 def number_of(name: str) -> int | None:
     """Return the number of a well-formed file name, or None."""
     match = _NAME.fullmatch(name)
-    if match is None or int(match[1]) > _HIGHEST:
+    if match is None or int(match[1]) > HIGHEST:
         return None
     return int(match[1])
 
@@ -120,31 +136,34 @@ def better_name(name: str) -> str:
     return f"{number.zfill(3) if match else number}_{slug(words) or 'description'}.sql"
 
 
-def _is_sql(name: str) -> bool:
+def is_sql(name: str) -> bool:
+    """Tell whether a file of this name is looked at, as a migration or as a badly named one."""
     return name.lower().endswith(".sql") and not name.startswith(".")
 
 
-def _bad_names(names: Iterable[str]) -> list[str]:
+def _bad_names(names: Iterable[str]) -> list[Flaw]:
     faults = []
     for name in names:
         if number_of(name) is not None:
             continue
         digits = _NAME.fullmatch(name)
-        if digits:
-            faults.append(f"{name}: the number is higher than {_HIGHEST}")
-        else:
-            faults.append(f"{name}: must be NNN_description.sql, for example {better_name(name)}")
+        message = (
+            f"the number is higher than {HIGHEST}"
+            if digits
+            else f"must be NNN_description.sql, for example {better_name(name)}"
+        )
+        faults.append(Flaw((name,), "name", message))
     return faults
 
 
-def _doubled_numbers(names: Iterable[str]) -> list[str]:
+def _doubled_numbers(names: Iterable[str]) -> list[Flaw]:
     by_number: dict[int, list[str]] = {}
     for name in names:
         number = number_of(name)
         if number is not None:
             by_number.setdefault(number, []).append(name)
     return [
-        f"{' and '.join(same)}: {len(same)} files have the number {number}; give each its own"
+        Flaw(tuple(same), "number", f"{len(same)} files have the number {number}; give each its own")
         for number, same in sorted(by_number.items())
         if len(same) > 1
     ]
