@@ -62,8 +62,8 @@ class MigrationFilesError(EntrypointError):
     event = "files.invalid"
 
     def __init__(self, message: str, *, faults: tuple[str, ...], remedy: str = "") -> None:
-        """Take all `faults` at once: whoever mends the files wants to see them together."""
-        super().__init__(message, remedy=remedy, faults=list(faults))
+        """Take all `faults` at once: whoever mends the files wants to see them together. None if that is done."""
+        super().__init__(message, remedy=remedy, faults=list(faults) or None)
         self.faults = faults
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
-COMMANDS = ("run", "migrate", "status", "version", "check")
+COMMANDS = ("run", "migrate", "status", "version", "check", "new")
 
 
 def error_of(run: Run, code: int) -> dict[str, Any]:
@@ -77,7 +77,9 @@ def test_the_programs_own_version(run_entrypoint: Start) -> None:
         (("migrate", "now"), "now"),
         (("status", "--yaml"), "--yaml"),
         (("version", "1"), "1"),
-        (("check", "--all"), "--all"),
+        (("check", "--some"), "--some"),
+        (("check", "--format", "xml"), "xml"),
+        (("new",), "NAME"),
     ],
 )
 def test_usage(run_entrypoint: Start, migrations_dir: Path, arguments: tuple[str, ...], says: str) -> None:
@@ -283,7 +285,7 @@ def test_a_migration_that_fails(run_entrypoint: Start, database: Database, migra
 def test_bad_files(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
     write_migrations(migrations_dir, {"001_a.sql": "", "001_b.sql": "", "2_c.sql": ""})
     environment = {"DATABASE_URL": database.url}
-    for command in (("migrate",), ("migrate", "--dry-run"), ("check",), ("status",), ("version",)):
+    for command in (("migrate",), ("migrate", "--dry-run"), ("status",), ("version",)):
         record = error_of(run_entrypoint(*command, env=environment), 65)
         assert len(record["faults"]) == 2
     exiting = run_entrypoint("run", "--", "echo", "no", env={**environment, "MIGRATION_ON_FAILURE": "exit"})
@@ -445,22 +447,3 @@ def test_a_reader_that_has_gone(run_entrypoint: Start, three: dict[str, str], ar
     assert "Traceback" not in run.stderr
     assert "Exception ignored" not in run.stderr
     assert not [record for record in run.logs() if record["event"] == "internal_error"]
-
-
-# --- check ----------------------------------------------------------------------------------------------
-
-
-def test_check(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """Without a database, and with all faults at once."""
-    write_migrations(migrations_dir, non_idempotent(2))
-    assert "2 migration(s)" in run_entrypoint("check").ok().stdout
-    write_migrations(
-        migrations_dir,
-        {"003_syntax.sql": "SELECT 1;\nSELEC 2;\n", "004_commit.sql": "SELECT 1; COMMIT; SELECT 2;", "Five.sql": ""},
-    )
-    record = error_of(run_entrypoint("check"), 65)
-    assert len(record["faults"]) == 3
-    faults = "\n".join(record["faults"])
-    for part in ("003_syntax.sql:2", "004_commit.sql", "Five.sql"):
-        assert part in faults
-    assert record["message"].startswith("3 fault(s)")

@@ -118,21 +118,6 @@ def test_the_application_is_started_all_the_same_and_told(scene: Scene) -> None:
     assert stopped.stdout == ""
 
 
-def test_check_needs_no_database(scene: Scene) -> None:
-    scene.write({**GOOD, "002_empty.sql": "-- nothing\n", "003_own.sql": "BEGIN; SELECT 1; COMMIT;"})
-    run = scene.launch("check")
-    assert "3 migration(s)" in run.ok().stdout
-    assert "002_empty.sql" in run.stdout
-    assert "003_own.sql" in run.stdout
-    scene.write({"4_x.sql": "", "005_y.sql": b"\xff", "006_z.sql": "SELEC 1;"})
-    bad = scene.launch("check")
-    assert bad.wait() == 65
-    faults = only_error(bad)["faults"]
-    assert [fault.partition(":")[0] for fault in faults] == ["4_x.sql", "005_y.sql", "006_z.sql"]
-    # The parser's complaint counts here; at a start the server is the judge.
-    assert faults[-1].splitlines()[1:] == ["    LINE 1: SELEC 1;", "            ^"]
-
-
 @pytest.mark.parametrize("missing", ["nowhere", "001_good.sql"])
 def test_a_directory_that_is_none(scene: Scene, missing: str) -> None:
     scene.write(GOOD)

@@ -137,7 +137,7 @@ def test_text_is_for_people(run_entrypoint: Start, eventful: dict[str, str]) -> 
 
 def test_text_lists_every_fault(run_entrypoint: Start, migrations_dir: Path) -> None:
     write_migrations(migrations_dir, {"1_short.sql": "", "002_a.sql": "", "002_b.sql": ""})
-    run = run_entrypoint("check", env={"LOG_FORMAT": "text"})
+    run = run_entrypoint("status", env={"LOG_FORMAT": "text"})
     assert run.wait() == 65
     assert "  - " in run.stderr
     assert "1_short.sql" in run.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from entrypoint.settings import read_settings
@@ -12,17 +13,42 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SUMMARY = "check the migration files without a database"
-DESCRIPTION = "Check names, numbers, encodings, syntax and transaction control of all migration files."
-EXAMPLE = "MIGRATIONS_DIR=migrations entrypoint check"
+DESCRIPTION = """\
+Check names, numbers, encodings, syntax and transaction control of all migration files, and let the linter
+squawk, if it is installed, say what would hurt under traffic. Faults end with 65; warnings do under --strict."""
+EXAMPLE = "entrypoint check --strict migrations/012_api_tokens.sql"
 
 
-def add_options(_parser: argparse.ArgumentParser) -> None:
-    """Add nothing."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what to check, how, and how to tell."""
+    import argparse
+
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="only these migrations (numbers are compared with all)"
+    )
+    parser.add_argument(
+        "--lint",
+        action=argparse.BooleanOptionalAction,
+        help="insist on the linter squawk, or do without; by default it is asked if it is installed",
+    )
+    parser.add_argument("--all", action="store_true", help="tell everything about files that are applied already, too")
+    parser.add_argument("--strict", action="store_true", help="let warnings count as faults (exit code 65)")
+    parser.add_argument(
+        "--format",
+        choices=("text", "json", "github"),
+        default="text",
+        help="for a person; a list of objects; or workflow commands, which GitHub shows in the pull request",
+    )
 
 
-def execute(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Print what there is to say about good files; bad ones raise MigrationFilesError."""
-    from entrypoint.operations.check import check
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Print what there is to say; faults raise MigrationFilesError."""
+    from entrypoint.operations.check import Wishes, check
+    from entrypoint.operations.findings import render
 
-    sys.stdout.write(check(read_settings(environ, asked_for=True).migrations_dir))
+    settings = read_settings(environ, asked_for=True)
+    wishes = Wishes(tuple(arguments.files), arguments.lint, arguments.all)
+    report = check(settings, wishes, environ.get("PATH", os.defpath))
+    sys.stdout.write(render(report, arguments.format))
+    report.judge(strict=arguments.strict)
     return 0

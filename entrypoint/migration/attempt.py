@@ -110,7 +110,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         undone = f"{needs} {undone}" if needs and self._migration.advice.transactional else undone
         where = self._offset if self._offset is not None else self._statement_start
         line = None if where is None else text.count("\n", 0, where) + 1
-        hidden = where is not None and may_hold_password(self._statement(where))
+        hidden = where is not None and may_hold_password(self._migration.statement_at(where))
         if hidden:
             error.hide(mask_quoted)
         return MigrationFailedError(
@@ -128,11 +128,3 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             hint=error.hint,
             context=error.context,
         )
-
-    def _statement(self, offset: int) -> str:
-        """Return the statement that the character at `offset` belongs to; all of the file if that is not known."""
-        text = self._migration.text
-        for statement in self._migration.advice.statements:
-            if statement.start <= offset <= statement.end:
-                return text[statement.start : statement.end]
-        return text

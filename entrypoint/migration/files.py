@@ -27,7 +27,7 @@ _DIGITS = "0123456789"
 _OF_A_DESCRIPTION = "abcdefghijklmnopqrstuvwxyz0123456789_"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # `migration_number` is a 32 bit integer.
-_HIGHEST = 2**31 - 1
+HIGHEST = 2**31 - 1
 # NAME_MAX of Linux's file systems; and Python refuses to make a number of more than 4300 digits.
 _LONGEST_NAME = 255
 # From here on OpenSSL's SHA-256, several times as fast, has earned what it costs to load.
@@ -51,13 +51,29 @@ class MigrationFile(NamedTuple):
         return checksum is None or checksum in (self.checksum, self.raw_checksum)
 
 
+class Flaw(NamedTuple):
+    """Something that is wrong with a file, or with several that have one number; as text, a line for the log."""
+
+    names: tuple[str, ...]
+    rule: str
+    """What kind of fault it is, in a word."""
+    message: str
+    line: int | None = None
+    """Counted from 1; None if it is not about a place in the text."""
+    offset: int | None = None
+    """The character in the text."""
+
+    def __str__(self) -> str:
+        return f"{' and '.join(self.names)}{'' if self.line is None else f':{self.line}'}: {self.message}"
+
+
 class Directory(NamedTuple):
     """A directory of migrations, in order of their numbers."""
 
     path: str
     files: tuple[MigrationFile, ...]
     warnings: tuple[str, ...]
-    faults: tuple[str, ...]
+    faults: tuple[Flaw, ...]
     """What is wrong with the names; the contents are looked at when a file is pending."""
 
 
@@ -68,7 +84,7 @@ def load_directory(path: str) -> Directory:
     is no such directory.
     """
     try:
-        names = sorted(name for name in os.listdir(path) if _is_sql(name))
+        names = sorted(name for name in os.listdir(path) if is_sql(name))
     except OSError as error:
         raise ConfigurationError(
             f"The migrations directory {path!r} cannot be read: {error.strerror}",
@@ -85,7 +101,7 @@ def load_directory(path: str) -> Directory:
         try:
             content = read_bytes(file)
         except OSError as error:
-            faults.append(f"{name}: cannot be read: {error.strerror}")
+            faults.append(Flaw((name,), "unreadable", f"cannot be read: {error.strerror}"))
             continue
         total += len(content)
         sha256 = sha256_for(total)
@@ -142,7 +158,7 @@ def number_of(name: str) -> int | None:
     if not _is_number(digits) or description in ("", rest) or description.strip(_OF_A_DESCRIPTION):
         return None
     number = int(digits)
-    return number if number <= _HIGHEST else None
+    return number if number <= HIGHEST else None
 
 
 def _is_number(digits: str) -> bool:
@@ -168,26 +184,31 @@ def better_name(name: str) -> str:
     return f"{number.zfill(3) if match else number}_{slug(words) or 'description'}.sql"
 
 
-def _is_sql(name: str) -> bool:
+def is_sql(name: str) -> bool:
+    """Tell whether a file of this name is looked at, as a migration or as a badly named one."""
     return name.lower().endswith(_SUFFIX) and not name.startswith(".")
 
 
-def _bad_names(names: Iterable[str]) -> list[str]:
+def _bad_names(names: Iterable[str]) -> list[Flaw]:
     return [
-        f"{name}: the number is higher than {_HIGHEST}"
-        if number_of(f"000{name.lstrip(_DIGITS)}") is not None and _is_number(name.partition("_")[0])
-        else f"{name}: must be NNN_description.sql, for example {better_name(name)}"
+        Flaw(
+            (name,),
+            "name",
+            f"the number is higher than {HIGHEST}"
+            if number_of(f"000{name.lstrip(_DIGITS)}") is not None and _is_number(name.partition("_")[0])
+            else f"must be NNN_description.sql, for example {better_name(name)}",
+        )
         for name in names
     ]
 
 
-def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[str]:
+def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[Flaw]:
     by_number: dict[int, list[str]] = {}
     for name, number in numbers.items():
         if number is not None:
             by_number.setdefault(number, []).append(name)
     return [
-        f"{' and '.join(same)}: {len(same)} files have the number {number}; give each its own"
+        Flaw(tuple(same), "number", f"{len(same)} files have the number {number}; give each its own")
         for number, same in sorted(by_number.items())
         if len(same) > 1
     ]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from entrypoint.errors import MigrationFilesError
 from entrypoint.migration import files as migration_files
+from entrypoint.migration.files import Flaw
 from entrypoint.migration.statements import advise
 
 TYPE_CHECKING = False
@@ -33,11 +34,18 @@ class Prepared(NamedTuple):
         """Whether there is no statement in it."""
         return not self.advice.statements
 
+    def statement_at(self, offset: int) -> str:
+        """Return the statement that the character at `offset` belongs to; all of the file if that is not known."""
+        for statement in self.advice.statements:
+            if statement.start <= offset <= statement.end:
+                return self.text[statement.start : statement.end]
+        return self.text
+
 
 def prepare(pending: Iterable[MigrationFile]) -> dict[int, Prepared]:
     """Return the migrations by number. Raises MigrationFilesError with every fault of every file."""
     prepared: dict[int, Prepared] = {}
-    faults: list[str] = []
+    faults: list[Flaw] = []
     for file in pending:
         one, found = examine(file)
         faults += found
@@ -54,28 +62,29 @@ def refuse_bad_names(directory: Directory) -> None:
         raise bad_files([*directory.faults, *(fault for file in directory.files for fault in examine(file)[1])])
 
 
-def bad_files(faults: Sequence[str]) -> MigrationFilesError:
+def bad_files(faults: Sequence[Flaw]) -> MigrationFilesError:
     """Return the error for bad files; the first of the `faults` is in its message, all are in its list."""
     return MigrationFilesError(
         f"{len(faults)} fault(s) in the migration files; nothing was run: {faults[0]}",
-        faults=tuple(faults),
+        faults=tuple(str(fault) for fault in faults),
         remedy="Correct the files; `entrypoint check` shows all faults without a database.",
     )
 
 
-def examine(file: MigrationFile) -> tuple[Prepared | None, list[str]]:
+def examine(file: MigrationFile) -> tuple[Prepared | None, list[Flaw]]:
     """Return a migration and everything that is wrong with it, each with its line."""
+    names = (file.name,)
     try:
         content = migration_files.read_bytes(file.path)
         text = migration_files.decode(content)
     except OSError as error:
-        return None, [f"{file.name}: cannot be read: {error.strerror}"]
+        return None, [Flaw(names, "unreadable", f"cannot be read: {error.strerror}")]
     except UnicodeDecodeError as error:
         byte, line = error.object[error.start], error.object.count(10, 0, error.start) + 1
-        return None, [
-            f"{file.name}:{line}: is not UTF-8: byte 0x{byte:02x} at offset {error.start}; save the file as UTF-8"
-        ]
+        message = f"is not UTF-8: byte 0x{byte:02x} at offset {error.start}; save the file as UTF-8"
+        return None, [Flaw(names, "encoding", message, line)]
     if migration_files.checksum(content) != file.checksum:
-        return None, [f"{file.name}: changed while it was read; start again"]
+        return None, [Flaw(names, "unreadable", "changed while it was read; start again")]
     advice = advise(text, parse_limit=_PARSE_LIMIT)
-    return Prepared(file, text, advice), [f"{file.name}:{fault.line}: {fault.message}" for fault in advice.faults]
+    faults = [Flaw(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
+    return Prepared(file, text, advice), faults

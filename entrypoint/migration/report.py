@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from entrypoint.redaction import mask_quoted, may_hold_password
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.answers import StatementError
+    from entrypoint.migration.statements import SyntaxComplaint
 
 # psql cuts the line to about this width around the caret (fe-protocol3.c, reportErrorPosition).
 _WIDTH = 110
 _TAB = " "
+_NOT_SHOWN = "not shown: the statement may contain a password"
 
 
 class Spot(NamedTuple):
@@ -72,7 +76,7 @@ def render(
         place = spot(text, where)
         lines = [f"{filename}:{place.line}: {error.severity}:  {error.primary}"]
         if hidden:
-            lines.append(f"LINE {place.line}: (not shown: the statement may contain a password)")
+            lines.append(f"LINE {place.line}: ({_NOT_SHOWN})")
         else:
             lines += excerpt(place, caret=offset is not None)
     lines.append(f"SQLSTATE:  {error.sqlstate}")
@@ -80,3 +84,25 @@ def render(
         if value:
             lines.append(f"{label}:  {value}")
     return "\n".join(lines)
+
+
+def complain(text: str, statement: str, complaint: SyntaxComplaint) -> tuple[str, list[str]]:
+    """Return what the parser says of a `text`, and the line with a caret.
+
+    `statement`: the one that it is about. If that may contain a password, nothing of it is quoted.
+    """
+    if may_hold_password(statement):
+        return mask_quoted(complaint.message), [f"LINE {complaint.line}: ({_NOT_SHOWN})"]
+    return complaint.message, excerpt(spot(text, complaint.offset), caret=True)
+
+
+def outline(statement: str) -> str:
+    """Return the first line of a statement, shortened; only its first word if it may contain a password."""
+    first, _, rest = statement.partition("\n")
+    words = " ".join(first.split())
+    if may_hold_password(statement):
+        verb = words.partition(" ")[0]
+        return f"{verb if verb.isalpha() else ''} … ({_NOT_SHOWN})".lstrip()
+    if len(words) > _WIDTH:
+        return f"{words[: _WIDTH - 2].rstrip()} …"
+    return f"{words} …" if rest else words

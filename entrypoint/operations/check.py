@@ -1,54 +1,237 @@
-"""`check`: everything that can be known about migration files without a database."""
+"""`check`: everything that can be known about migration files without running them."""
 
 from __future__ import annotations
 
-from entrypoint.migration.files import load_directory
-from entrypoint.migration.prepare import bad_files, examine
-from entrypoint.migration.report import excerpt, spot
+import os
+from typing import NamedTuple
+
+from entrypoint.errors import ConfigurationError, EntrypointError, UsageError
+from entrypoint.migration.files import is_sql, load_directory
+from entrypoint.migration.prepare import examine
+from entrypoint.migration.report import complain, spot
+from entrypoint.operations.findings import Finding, Report, in_order, shown_path
+from entrypoint.operations.lint import INSTALL, find_squawk, lint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from entrypoint.migration.files import Directory, Flaw, MigrationFile
     from entrypoint.migration.prepare import Prepared
+    from entrypoint.settings import Settings
+
+ROLLBACKS = "rollback"
+"""The directory below the migrations' in which `new` puts their reverses."""
+
+# What a look at the database may cost a person who only wants files checked, in seconds.
+_QUICK = 2.0
 
 
-def check(directory: str) -> str:
-    """Check all files in `directory`; return what there is to say about good ones. Raises MigrationFilesError.
+class Wishes(NamedTuple):
+    """What the command line asks for."""
+
+    names: tuple[str, ...] = ()
+    """Files to look at, and no others; all if there are none."""
+    lint: bool | None = None
+    """Whether to ask the linter; None: if it is there."""
+    everything: bool = False
+    """Whether to tell everything about applied files too."""
+
+
+class _Linter(NamedTuple):
+    """Where the linter is, or why it is not asked; both None if that is not wanted."""
+
+    squawk: str | None
+    missing: Finding | None
+
+
+def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
+    """Check the files that `wishes` is about, and the names and numbers of all. `search_path`: $PATH.
+
+    Raises ConfigurationError for a directory that cannot be read or a linter that cannot be asked, UsageError for
+    names of files that are no migrations.
+    """
+    linter = _linter(wishes.lint, search_path)
+    migrations = load_directory(settings.migrations_dir)
+    below = os.path.join(settings.migrations_dir, ROLLBACKS)
+    rollbacks = load_directory(below) if os.path.isdir(below) else None
+    chosen = [_chosen(migrations, wishes.names), _chosen(rollbacks, wishes.names)]
+    _refuse_others(wishes.names, [settings.migrations_dir, below])
+
+    directories = [migrations] if rollbacks is None else [migrations, rollbacks]
+    general = [finding for each in directories for finding in _about_directory(each)]
+    if not wishes.names:
+        general += [Finding("note", "directory", warning) for warning in migrations.warnings]
+    applied: frozenset[int] = frozenset()
+    if not wishes.names and not wishes.everything and migrations.files:
+        applied, told = _applied(settings, migrations)
+        general.append(told)
+    looks = [look_at(file, notes=file.number not in applied) for file in chosen[0]]
+    reverses = [look_at(file, notes=False) for file in chosen[1]]
+
+    known = [*general, *(finding for look in (*looks, *reverses) for finding in look.findings)]
+    said, note = _ask(linter, [look for look in looks if look.file.number not in applied], known)
+    findings = general if note is None else [*general, note]
+    for look in (*looks, *reverses):
+        findings += in_order([*look.findings, *said.get(look.shown, ())])
+    return Report(tuple(findings), _subject(settings.migrations_dir, *map(len, chosen)))
+
+
+class Look(NamedTuple):
+    """One file, what there is to say about it, and, if nothing is wrong with it, what is in it."""
+
+    file: MigrationFile
+    shown: str
+    findings: list[Finding]
+    migration: Prepared | None
+
+
+def look_at(file: MigrationFile, *, notes: bool) -> Look:
+    """Return what there is to say about one file, without the linter.
 
     The parser's complaints count here, though not at a start: there the server is the judge.
     """
-    migrations = load_directory(directory)
-    faults = list(migrations.faults)
-    remarks = list(migrations.warnings)
-    for file in migrations.files:
-        prepared, found = examine(file)
-        faults += found
-        if prepared is not None:
-            faults += _complaints(prepared)
-            remarks += _remarks(prepared)
-    if faults:
-        raise bad_files(faults)
-    lines = [f"{len(migrations.files)} migration(s) in {directory}: no faults", *remarks]
-    return "\n".join(lines) + "\n"
-
-
-def _complaints(prepared: Prepared) -> list[str]:
+    shown = shown_path(file.path, os.getcwd())
+    prepared, flaws = examine(file)
+    if prepared is None or flaws:
+        text = prepared.text if prepared else None
+        return Look(file, shown, [_error(flaw, shown, text) for flaw in flaws], None)
     syntax = prepared.advice.syntax
-    if syntax is None or prepared.advice.faults:
+    if syntax is not None:
+        message, lines = complain(prepared.text, prepared.statement_at(syntax.offset), syntax)
+        column = spot(prepared.text, syntax.offset).column + 1
+        finding = Finding("error", "syntax", message, shown, syntax.line, column, excerpt=tuple(lines))
+        return Look(file, shown, [finding], None)
+    return Look(file, shown, _notes(prepared, shown) if notes else [], prepared)
+
+
+def lint_all(squawk: str, looks: Iterable[Look]) -> dict[str, list[Finding]]:
+    """Return what the linter says about the good files among `looks`, by the paths that are shown."""
+    return lint(squawk, {look.shown: look.migration for look in looks if look.migration is not None})
+
+
+def _ask(
+    linter: _Linter, looks: Sequence[Look], known: Sequence[Finding]
+) -> tuple[dict[str, list[Finding]], Finding | None]:
+    """Return what the linter says about each file, and a note if it was not asked."""
+    if linter.squawk is None:
+        return {}, linter.missing
+    try:
+        return lint_all(linter.squawk, looks), None
+    except ConfigurationError as error:
+        # Faults come first: they stop a start, and are not to be hidden by what stops a check.
+        if not any(finding.level == "error" for finding in known):
+            raise
+        return {}, Finding("note", "no-linter", error.message, remedy=error.remedy)
+
+
+def _linter(wanted: bool | None, search_path: str) -> _Linter:  # noqa: FBT001 - the value of an option
+    if wanted is False:
+        return _Linter(None, None)
+    squawk = find_squawk(search_path)
+    if squawk is None and wanted:
+        raise ConfigurationError("--lint needs the linter squawk, and it is not installed", remedy=f"{INSTALL}.")
+    return _Linter(squawk, no_linter() if squawk is None else None)
+
+
+def no_linter() -> Finding:
+    """Return the note that nobody was there to ask."""
+    return Finding(
+        "note",
+        "no-linter",
+        "the linter squawk is not installed, so nothing is said about what would hurt under traffic",
+        remedy=f"{INSTALL}; --no-lint leaves out this note.",
+    )
+
+
+def _chosen(directory: Directory | None, names: Sequence[str]) -> list[MigrationFile]:
+    if directory is None:
         return []
-    lines = excerpt(spot(prepared.text, syntax.offset), caret=True)
-    return ["\n    ".join((f"{prepared.file.name}:{syntax.line}: {syntax.message}", *lines))]
+    if not names:
+        return list(directory.files)
+    here = os.path.realpath(directory.path)
+    wanted = {os.path.basename(name) for name in names if _directory_of(name) == here}
+    return [file for file in directory.files if file.name in wanted]
 
 
-def _remarks(prepared: Prepared) -> list[str]:
-    name, advice = prepared.file.name, prepared.advice
-    remarks = []
+def _refuse_others(names: Sequence[str], directories: Sequence[str]) -> None:
+    """Raise UsageError for names that are not those of migrations, or of their reverses."""
+    known = {os.path.realpath(directory) for directory in directories}
+    for name in names:
+        if not os.path.lexists(name):
+            raise UsageError(f"There is no file {name!r}", remedy="entrypoint check [FILE ...]")
+        if _directory_of(name) not in known or not is_sql(os.path.basename(name)):
+            raise UsageError(
+                f"{name!r} is not a migration in {directories[0]!r}",
+                remedy="Set MIGRATIONS_DIR to the directory of the migrations: "
+                "MIGRATIONS_DIR=db/migrations entrypoint check db/migrations/001_a.sql",
+            )
+
+
+def _directory_of(name: str) -> str:
+    """Return the directory that a file is in; a link is where it stands, and not where it leads."""
+    return os.path.realpath(os.path.dirname(os.path.abspath(name)))
+
+
+def _applied(settings: Settings, migrations: Directory) -> tuple[frozenset[int], Finding]:
+    """Ask the database, if one is known and quick to answer, what is applied. The note says how that went."""
+    every = "every file was looked at as if it were pending"
+    if migrations.faults:
+        return frozenset(), Finding("note", "database", f"the database was not asked: names come first; {every}")
+    if not settings.address.conninfo and not any(os.environ.get(name) for name in _LIBPQ_ADDRESSES):
+        return frozenset(), Finding("note", "database", f"no database is configured; {every}")
+    from entrypoint.startup import survey_database
+
+    once = settings.connect._replace(attempts=1, timeout=min(_QUICK, settings.connect.timeout))
+    try:
+        survey = survey_database(settings._replace(connect=once, lock=settings.lock._replace(timeout=0.0)))
+    except EntrypointError as error:
+        return frozenset(), Finding("note", "database", f"the database was not asked: {error.message}; {every}")
+    survey.session.close()
+    known = {file.number for file in migrations.files}
+    applied = frozenset(row.number for row in survey.plan.applied) & known
+    message = f"{len(applied)} migration(s) are applied already; of these, only faults are told"
+    return applied, Finding("note", "database", message, remedy="--all tells everything." if applied else None)
+
+
+_LIBPQ_ADDRESSES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
+
+
+def _about_directory(directory: Directory) -> list[Finding]:
+    current = os.getcwd()
+    return [
+        _error(flaw, shown_path(os.path.join(directory.path, flaw.names[0]), current), None)
+        for flaw in directory.faults
+    ]
+
+
+def _error(flaw: Flaw, shown: str, text: str | None) -> Finding:
+    column = None if flaw.offset is None or text is None else spot(text, flaw.offset).column + 1
+    message = flaw.message if len(flaw.names) == 1 else f"{' and '.join(flaw.names)}: {flaw.message}"
+    return Finding("error", flaw.rule, message, shown, flaw.line, column)
+
+
+def _notes(prepared: Prepared, shown: str) -> list[Finding]:
+    advice = prepared.advice
+    notes: list[tuple[str, str]] = []
     if prepared.empty:
-        remarks.append(f"{name}: is empty; it will be recorded as applied")
+        notes.append(("empty", "is empty; it will be recorded as applied"))
     if advice.wrapped:
-        remarks.append(
-            f"{name}: brings its own BEGIN and COMMIT, which are left out: every migration is one transaction"
+        notes.append(
+            ("wrapped", "brings its own BEGIN and COMMIT, which are left out: every migration is one transaction")
         )
     if not advice.transactional:
-        why = ", ".join(sorted({outside.what for outside in advice.outside})) or "it says so"
-        remarks.append(f"{name}: runs outside a transaction, statement by statement ({why})")
-    return remarks
+        notes.append(("outside", f"runs outside a transaction, statement by statement ({why_outside(prepared)})"))
+    return [Finding("note", rule, message, shown) for rule, message in notes]
+
+
+def why_outside(prepared: Prepared) -> str:
+    """Return why a file does not run in a transaction: the statements that cannot, or that it says so."""
+    return ", ".join(sorted({outside.what for outside in prepared.advice.outside})) or "it says so"
+
+
+def _subject(directory: str, migrations: int, rollbacks: int) -> str:
+    subject = f"{migrations} migration(s)"
+    if rollbacks:
+        subject += f" and {rollbacks} rollback(s)"
+    return f"{subject} in {directory}"

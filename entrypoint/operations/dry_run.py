@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from entrypoint.errors import UsageError
+import os
+
+from entrypoint import logs
+from entrypoint.errors import ConfigurationError, UsageError
 from entrypoint.migration.contention import held_back
 from entrypoint.migration.files import load_directory
 from entrypoint.migration.prepare import prepare
+from entrypoint.migration.report import outline
+from entrypoint.operations.check import lint_all, look_at, no_linter, why_outside
+from entrypoint.operations.findings import Finding, describe, in_order, redacted
+from entrypoint.operations.lint import find_squawk
 from entrypoint.startup import survey_database, tell_differences
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from entrypoint.migration.prepare import Prepared
+    from entrypoint.operations.check import Look
     from entrypoint.settings import Settings
+
+# Of a file with more statements, as those with sample data have, only so many are shown.
+_SHOWN = 20
 
 
 def check_target(directory: str, number: int) -> None:
@@ -36,14 +49,45 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
         raise held_back(plan.held_back)
     if not plan.pending:
         return "Nothing is pending.\n"
+    # What runs outside a transaction is in each file's headline.
+    looks = [look_at(file, notes=False) for file in plan.runnable]
+    said, note = _lint(looks)
     lines = [f"{len(plan.runnable)} migration(s) would run:"]
-    lines += [f"  {file.name}  ({_describe(migrations[file.number])})" for file in plan.runnable]
+    for look in looks:
+        migration = migrations[look.file.number]
+        lines.append(f"  {look.file.name}  ({_describe(migration)})")
+        lines += [f"      {line}" for line in _statements(migration)]
+        for finding in in_order([*look.findings, *said.get(look.shown, ())]):
+            place = None if finding.line is None else f"line {finding.line}"
+            lines += [f"    {line}" for line in describe(redacted(finding), place=place)]
     if plan.held_back:
         lines.append(f"Then it would stop: {held_back(plan.held_back).message}")
+    if note is not None:
+        lines += describe(redacted(note))
     return "\n".join(lines) + "\n"
 
 
 def _describe(migration: Prepared) -> str:
     count = len(migration.advice.statements)
     statements = "empty" if not count else "1 statement" if count == 1 else f"{count} statements"
-    return f"{statements}, {'one transaction' if migration.advice.transactional else 'outside a transaction'}"
+    if not migration.advice.transactional:
+        return f"{statements}, outside a transaction: {why_outside(migration)}"
+    return f"{statements}, one transaction{', without its own BEGIN and COMMIT' if migration.advice.wrapped else ''}"
+
+
+def _statements(migration: Prepared) -> list[str]:
+    """Return each statement's first line, as far as there is room."""
+    statements = migration.advice.statements
+    shown = [logs.redact(outline(migration.text[statement.start : statement.end])) for statement in statements[:_SHOWN]]
+    return shown if len(statements) <= _SHOWN else [*shown, f"… and {len(statements) - _SHOWN} more"]
+
+
+def _lint(looks: Sequence[Look]) -> tuple[dict[str, list[Finding]], Finding | None]:
+    """Ask the linter, if there is one; that it cannot be asked is no reason to show less of the rest."""
+    squawk = find_squawk(os.environ.get("PATH", os.defpath))
+    if squawk is None:
+        return {}, no_linter()._replace(remedy=None)
+    try:
+        return lint_all(squawk, looks), None
+    except ConfigurationError as error:
+        return {}, Finding("note", "no-linter", error.message)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from entrypoint.migration.report import Spot, excerpt, render, spot
+from entrypoint.migration.report import Spot, complain, excerpt, outline, render, spot
+from entrypoint.migration.statements import SyntaxComplaint
 
 if TYPE_CHECKING:
     from entrypoint.database.answers import StatementError
@@ -94,3 +95,31 @@ def test_a_report_of_what_is_nowhere_in_the_file() -> None:
         "001_a.sql: FATAL:  no",
         "SQLSTATE:  P0001",
     ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("SELECT  1", "SELECT 1"),
+        ("CREATE TABLE a (\n    b text\n)", "CREATE TABLE a ( …"),
+        (f"SELECT '{'x' * 200}'", f"SELECT '{'x' * 100} …"),
+        ("ALTER ROLE a PASSWORD 'b'", "ALTER … (not shown: the statement may contain a password)"),
+        ("ALTER ROLE a\nPASSWORD 'b'", "ALTER … (not shown: the statement may contain a password)"),
+        ("'password'", "… (not shown: the statement may contain a password)"),
+        ("CREATE TABLE a (password text)", "CREATE TABLE a (password text)"),
+    ],
+)
+def test_outline(statement: str, expected: str) -> None:
+    assert outline(statement) == expected
+
+
+def test_a_complaint_about_what_may_be_a_password_quotes_nothing() -> None:
+    text = "SELECT 1;\nALTER ROLE a PASSWORD b;"
+    complaint = SyntaxComplaint('syntax error at or near "b"', text.index("b;"), 2)
+    message, lines = complain(text, "ALTER ROLE a PASSWORD b", complaint)
+    assert message == 'syntax error at or near "***"'
+    assert lines == ["LINE 2: (not shown: the statement may contain a password)"]
+    assert complain(text, "ALTER ROLE a", complaint) == (
+        'syntax error at or near "b"',
+        ["LINE 2: ALTER ROLE a PASSWORD b;", "                              ^"],
+    )

@@ -1,0 +1,34 @@
+"""`new`: the next migration's file, to be filled in."""
+
+from __future__ import annotations
+
+import sys
+
+from entrypoint.settings import read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SUMMARY = "write the file for the next migration"
+DESCRIPTION = """\
+Write a file with the next number, the name in the form that a file name has, and examples to be filled in.
+Nothing is ever overwritten. The paths that were written are printed."""
+EXAMPLE = 'entrypoint new "Add users table" --rollback'
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the name and `--rollback`."""
+    parser.add_argument("name", nargs="+", metavar="NAME", help="what the migration does, in a few words")
+    parser.add_argument("--rollback", action="store_true", help="also write the file that takes it back")
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Write, and print the paths."""
+    from entrypoint.operations.new import new
+
+    settings = read_settings(environ, asked_for=True)
+    paths = new(settings.migrations_dir, " ".join(arguments.name), rollback=arguments.rollback)
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+    return 0

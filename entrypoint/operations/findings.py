@@ -1,0 +1,160 @@
+"""What there is to say about migration files, and how it is written: for a person, for a program, for GitHub."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.errors import MigrationFilesError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Literal
+
+    Level = Literal["error", "warning", "note"]
+    Format = Literal["text", "json", "github"]
+
+# GitHub's name for a note; the other levels have the same names there.
+_COMMANDS = {"note": "notice"}
+
+
+class Finding(NamedTuple):
+    """One thing about one file, or about the check itself."""
+
+    level: Level
+    """`error`: nothing would be run. `warning`: it would hurt. `note`: good to know, and nothing to mend."""
+    rule: str
+    message: str
+    file: str | None = None
+    """The file's path as a person would type it here; None if it is about no file."""
+    line: int | None = None
+    """Counted from 1."""
+    column: int | None = None
+    """In characters, counted from 1."""
+    remedy: str | None = None
+    excerpt: tuple[str, ...] = ()
+    """The line with a caret, for a person."""
+
+
+class Report(NamedTuple):
+    """What `check` found."""
+
+    findings: tuple[Finding, ...]
+    subject: str
+    """What was checked, in words: `12 migration(s) in migrations`."""
+
+    def count(self, level: Level) -> int:
+        """Return how many findings are of this level."""
+        return sum(finding.level == level for finding in self.findings)
+
+    def judge(self, *, strict: bool) -> None:
+        """Raise MigrationFilesError if there are faults; under `strict`, warnings are faults."""
+        faults, warnings = self.count("error"), self.count("warning")
+        if not faults and not (strict and warnings):
+            return
+        raise MigrationFilesError(
+            f"{faults} fault(s) in the migration files"
+            if faults
+            else f"{warnings} warning(s) about the migration files, and they count as faults (--strict)",
+            faults=(),
+            remedy="Correct the files."
+            if faults
+            else 'Change the files; or write "-- squawk-ignore RULE" above a statement that is meant that way.',
+        )
+
+
+def render(report: Report, style: Format) -> str:
+    """Return a report as text: `text`, `json` or `github`. What the log must not show is not in it."""
+    renderers: dict[Format, Callable[[Report], str]] = {"text": as_text, "json": as_json, "github": as_github}
+    return _writable(renderers[style](report._replace(findings=tuple(map(redacted, report.findings)))))
+
+
+def redacted(finding: Finding) -> Finding:
+    """Return a finding without the secrets that the log knows of."""
+    return finding._replace(
+        message=logs.redact(finding.message),
+        remedy=finding.remedy and logs.redact(finding.remedy),
+        excerpt=tuple(map(logs.redact, finding.excerpt)),
+    )
+
+
+def as_text(report: Report) -> str:
+    """Return a line for each finding, with what belongs to it below, and the sum at the end."""
+    lines = [line for finding in report.findings for line in describe(finding)]
+    faults, warnings = report.count("error"), report.count("warning")
+    result = f"{faults} fault(s)" if faults else "no faults"
+    lines.append(f"{report.subject}: {result}" + (f", {warnings} warning(s)" if warnings else ""))
+    return "\n".join(lines) + "\n"
+
+
+def describe(finding: Finding, *, place: str | None = None) -> list[str]:
+    """Return a finding as lines for a person. `place`: what to say instead of the file and the place in it."""
+    if place is None:
+        place = ":".join(str(part) for part in (finding.file, finding.line, finding.column) if part is not None)
+    # The rule's name is needed to silence a warning; nothing else can be silenced.
+    rule = f" [{finding.rule}]" if finding.level == "warning" else ""
+    lines = [f"{f'{place}: ' if place else ''}{finding.level}: {finding.message}{rule}"]
+    lines += [f"    {line}" for line in finding.excerpt]
+    if finding.remedy:
+        lines.append(f"    {finding.remedy}")
+    return lines
+
+
+def as_json(report: Report) -> str:
+    """Return a list of objects that all have the same keys; what is not known is null."""
+    answer = [
+        {
+            "file": finding.file,
+            "line": finding.line,
+            "column": finding.column,
+            "level": finding.level,
+            "rule": finding.rule,
+            "message": finding.message,
+            "remedy": finding.remedy,
+        }
+        for finding in report.findings
+    ]
+    return json.dumps(answer, indent=2) + "\n"
+
+
+def as_github(report: Report) -> str:
+    """Return workflow commands, by which GitHub shows each finding at its line of the pull request."""
+    return "".join(f"{_workflow_command(finding)}\n" for finding in report.findings)
+
+
+def _workflow_command(finding: Finding) -> str:
+    properties = {"file": finding.file, "line": finding.line, "col": finding.column, "title": finding.rule}
+    written = ",".join(
+        f"{name}={_escape_property(str(value))}" for name, value in properties.items() if value is not None
+    )
+    message = "\n".join(filter(None, (finding.message, finding.remedy)))
+    return f"::{_COMMANDS.get(finding.level, finding.level)} {written}::{_escape(message)}"
+
+
+def _escape(text: str) -> str:
+    """Escape as GitHub's own toolkit does (actions/toolkit, command.ts, escapeData)."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _escape_property(text: str) -> str:
+    """Escape as GitHub's own toolkit does (actions/toolkit, command.ts, escapeProperty)."""
+    return _escape(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def shown_path(path: str, current: str) -> str:
+    """Return `path` relative to the directory `current` if it is below that, as GitHub and editors want it."""
+    relative = os.path.relpath(path, current)
+    return path if relative.startswith(os.pardir) else relative
+
+
+def in_order(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings about one file in the order of their places; what has no place comes first."""
+    return sorted(findings, key=lambda finding: (finding.line or 0, finding.column or 0))
+
+
+def _writable(text: str) -> str:
+    """Return `text` without lone surrogates, which a file's name may bring and no output takes."""
+    return text.encode("utf-8", "backslashreplace").decode()

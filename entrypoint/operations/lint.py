@@ -1,0 +1,190 @@
+"""Ask the linter squawk what would hurt under traffic. It is a program of its own; nothing else here needs it.
+
+What it is told, and which of its rules say nothing here, is for users to read in docs/commands/check.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from entrypoint.errors import ConfigurationError
+from entrypoint.operations.findings import Finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from entrypoint.migration.prepare import Prepared
+
+INSTALL = "Install it with: pip install 'pg-entrypoint[lint]'"
+
+# A hundred files take it a tenth of a second.
+_PATIENCE = 60.0
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_TIMEOUTS = "every attempt has a lock_timeout and a statement_timeout, which the program sets"
+_TRANSACTIONS = "the program's own check knows how the file will be run"
+
+# Rules of squawk's that are not reported, whatever its configuration says, with the reason.
+NOT_REPORTED = {
+    "require-timeout-settings": _TIMEOUTS,
+    "require-lock-timeout": _TIMEOUTS,
+    "require-statement-timeout": _TIMEOUTS,
+    "transaction-nesting": _TRANSACTIONS,
+    "ban-uncommitted-transaction": _TRANSACTIONS,
+    "ban-concurrent-index-creation-in-transaction": _TRANSACTIONS,
+}
+# "The migration can't be rerun if it fails part way through": true only of a file that can fail part way.
+_RERUN = "prefer-robust-stmts"
+# What squawk's own grammar does not know. PostgreSQL's is asked first.
+_SYNTAX = "syntax-error"
+
+
+def find_squawk(path: str) -> str | None:
+    """Return the linter's path: beside this Python, or else where `path`, as $PATH is written, leads."""
+    return shutil.which("squawk", path=os.path.dirname(sys.executable or "")) or shutil.which("squawk", path=path)
+
+
+def lint(squawk: str, files: Mapping[str, Prepared]) -> dict[str, list[Finding]]:
+    """Return what `squawk` says, by file. `files`: the migrations, by the path that is shown.
+
+    Raises ConfigurationError if it cannot be asked, as when its configuration file is bad.
+    """
+    in_transaction = [shown for shown, migration in files.items() if assumed_in_transaction(migration)]
+    others = [shown for shown in files if shown not in in_transaction]
+    found: dict[str, list[Finding]] = {}
+    for option, group in (("--assume-in-transaction", in_transaction), ("--no-assume-in-transaction", others)):
+        by_path = {os.path.abspath(shown): shown for shown in group}
+        # Not the absolute paths: the patterns of `excluded_paths` are compared with what squawk is given.
+        for answer in _ask(squawk, option, group):
+            try:
+                shown = by_path[os.path.abspath(answer["file"])]
+                finding = read(answer, shown, files[shown])
+            except (LookupError, TypeError, ValueError, OSError) as error:
+                raise _cannot(squawk, f"its answer is not understood ({type(error).__name__})") from error
+            if finding is not None:
+                found.setdefault(shown, []).append(finding)
+    return found
+
+
+def assumed_in_transaction(migration: Prepared) -> bool:
+    """Tell whether squawk is to suppose a transaction around a file; where the file brings its own, it sees that."""
+    return migration.advice.transactional and not migration.advice.wrapped
+
+
+def read(answer: Mapping[str, Any], shown: str, migration: Prepared) -> Finding | None:
+    """Return one of squawk's violations as a finding; None if it does not hold here.
+
+    squawk counts lines from 0, and columns in bytes from 0, a byte-order mark included. Raises LookupError,
+    TypeError or ValueError for what is no violation.
+    """
+    rule = str(answer["rule_name"])
+    if not holds(rule, migration):
+        return None
+    line, column = int(answer["line"]), int(answer["column"])
+    lines = migration.text.split("\n")
+    before = lines[line].encode()[: max(0, column - (_mark(migration) if line == 0 else 0))]
+    return Finding(
+        "warning",
+        rule,
+        str(answer["message"]),
+        shown,
+        line + 1,
+        len(before.decode(errors="ignore")) + 1,
+        remedy=answer["help"] or None,
+    )
+
+
+def holds(rule: str, migration: Prepared) -> bool:
+    """Tell whether a rule of squawk's makes sense for a migration as this program runs it."""
+    if rule == _RERUN:
+        return not migration.advice.transactional and len(migration.advice.statements) > 1
+    if rule == _SYNTAX:
+        return not migration.advice.parsed
+    return rule not in NOT_REPORTED
+
+
+def _mark(migration: Prepared) -> int:
+    """Return the length of the file's byte-order mark, which is not in its text."""
+    with open(migration.file.path, "rb") as file:
+        return len(_BYTE_ORDER_MARK) if file.read(len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK else 0
+
+
+def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]:
+    if not paths:
+        return []
+    command = [squawk, "--reporter", "json", "--no-error-on-unmatched-pattern", option, "--", *map(_literally, paths)]
+    try:
+        code, output, errors = _run(command)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _cannot(squawk, str(error)) from error
+    try:
+        answers = json.loads(output or b"[]")
+        understood = code in (0, 1) and (output or code == 0)
+    except ValueError:
+        answers, understood = None, False
+    if not understood or not isinstance(answers, list):
+        said = errors.decode(errors="replace").strip().splitlines()
+        raise _cannot(squawk, said[0] if said else f"it ended with code {code}")
+    return answers
+
+
+def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
+    """Run `command` and return its exit code, its output and its errors; it does not outlive this call."""
+    process = None
+    try:
+        # A signal in the middle of Popen would raise before anybody knows the child.
+        with _signals_held_back():
+            process = subprocess.Popen(  # noqa: S603 - no shell; the paths follow a `--`
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                # Without GITHUB_ACTIONS, which makes some versions write more than JSON, and without the
+                # database's address.
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+            )
+        output, errors = process.communicate(timeout=_PATIENCE)
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.wait()
+        raise
+    return process.returncode, output, errors
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let the signals that would raise here (see signals.py) raise at the end."""
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, lambda signum, _frame: arrived.append(signum))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        for signum in arrived:
+            signal.raise_signal(signum)
+
+
+def _literally(path: str) -> str:
+    """Return the pattern that only `path` matches: squawk reads its arguments as patterns."""
+    return "".join(f"[{character}]" if character in "[]*?" else character for character in path)
+
+
+def _cannot(squawk: str, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The linter {squawk} could not be asked: {why}",
+        remedy="Correct .squawk.toml if it is that; `entrypoint check --no-lint` does without the linter.",
+    )

@@ -1,0 +1,175 @@
+"""`new`: write the next migration's file, and with it the one that takes it back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import unicodedata
+
+from entrypoint import logs
+from entrypoint.errors import ConfigurationError, UsageError
+from entrypoint.migration.files import HIGHEST, is_sql, number_of, slug
+from entrypoint.operations.check import ROLLBACKS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# NAME_MAX on every Linux file system, in bytes; file names are ASCII here.
+_LONGEST_NAME = 255
+_FEWEST_DIGITS = 3
+
+# No date: version control knows when it was written, and the ledger when it was applied.
+_TEMPLATE = """\
+-- ============================================================================
+-- Migration {number}: {title}
+--
+-- Say here why; what, says the SQL. Replace the examples, and delete those that
+-- you do not need.
+--
+-- The whole file runs in one transaction, without BEGIN and COMMIT of its own:
+-- all of it takes effect, or nothing. It is safe to run it twice.
+-- ============================================================================
+
+-- A table.
+CREATE TABLE IF NOT EXISTS example (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name        text NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+
+-- A column in a table that exists already. Without a default, or with a constant
+-- one, no row is rewritten. (ADD COLUMN IF NOT EXISTS does the same in one line;
+-- this form has room for what else the new column needs, once.)
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM information_schema.columns
+        WHERE table_schema = current_schema() AND table_name = 'example' AND column_name = 'note'
+    ) THEN
+        ALTER TABLE example ADD COLUMN note text;
+    END IF;
+END
+$$;
+
+-- An index. On a table that is large and in use: CREATE INDEX CONCURRENTLY, which
+-- blocks nobody, in a file of its own.
+CREATE INDEX IF NOT EXISTS example_name_idx ON example (name);
+
+-- What \\d+ shows to whoever comes after you.
+COMMENT ON TABLE example IS 'What a row of it is.';
+COMMENT ON COLUMN example.note IS 'What it holds, in which unit, and what NULL means.';
+"""
+
+_ROLLBACK_TEMPLATE = """\
+-- ============================================================================
+-- Rollback of migration {number}: {title}
+--
+-- Takes back what {name} does, in the reverse order.
+-- What was written into new tables and columns in the meantime is lost.
+--
+-- The whole file runs in one transaction, without BEGIN and COMMIT of its own.
+-- It is safe to run it twice.
+-- ============================================================================
+
+DROP INDEX IF EXISTS example_name_idx;
+
+ALTER TABLE IF EXISTS example DROP COLUMN IF EXISTS note;
+
+DROP TABLE IF EXISTS example;
+"""
+
+
+def new(directory: str, title: str, *, rollback: bool) -> list[str]:
+    """Write the files for a migration called `title` into `directory`, which is made if need be.
+
+    Returns their paths. Either all are written or none is, and none is overwritten. Raises UsageError for a title
+    that makes no file name, ConfigurationError if the directory cannot be written to.
+    """
+    title = " ".join(_printable(title).split())
+    words = slug(plain(title))
+    if not words:
+        raise UsageError(
+            f"{title!r} leaves nothing for a file name, which has letters from a to z and digits",
+            remedy='entrypoint new "Add users table"',
+        )
+    made = not os.path.isdir(directory)
+    below = os.path.join(directory, ROLLBACKS)
+    try:
+        os.makedirs(below if rollback else directory, exist_ok=True)
+        number = next_number(os.listdir(directory))
+    except OSError as error:
+        raise _cannot_write(directory, error) from error
+    if made:
+        logs.event(logs.INFO, "files.directory_made", f"made the directory {directory!r}")
+    name = f"{number}_{words}.sql"
+    if len(name) > _LONGEST_NAME:
+        raise UsageError(
+            f"The file's name would have {len(name)} characters; {_LONGEST_NAME} is the most",
+            remedy="Say it in fewer words; the rest belongs into the file.",
+        )
+    files = {os.path.join(directory, name): _TEMPLATE}
+    if rollback:
+        files[os.path.join(below, name)] = _ROLLBACK_TEMPLATE
+    _write({path: template.format(number=number, title=title, name=name) for path, template in files.items()})
+    return list(files)
+
+
+def next_number(names: Sequence[str]) -> str:
+    """Return the number after the highest among file `names`, with as many digits as the longest, three at least.
+
+    Badly named files count as well: their names will be corrected, and their numbers are taken. Raises UsageError
+    if there is no higher number.
+    """
+    highest, width = 0, _FEWEST_DIGITS
+    for name in filter(is_sql, names):
+        digits = re.match(r"[0-9]*", name)[0]  # type: ignore[index]  # it matches the empty string, too
+        if digits and int(digits) <= HIGHEST:
+            highest = max(highest, int(digits))
+            width = max(width, len(digits) if number_of(name) is not None else 0)
+    if highest == HIGHEST:
+        raise UsageError(f"There is no number after {HIGHEST}, which is taken", remedy="Give that file a lower number.")
+    return f"{highest + 1:0{width}d}"
+
+
+def plain(title: str) -> str:
+    """Return `title` without accents and ligatures: é is e, ß is ss. What has no letter of ASCII in it stays."""
+    decomposed = unicodedata.normalize("NFKD", title.replace("ß", "ss"))
+    return "".join(character for character in decomposed if not unicodedata.combining(character))
+
+
+def _printable(title: str) -> str:
+    """Return `title` as it can be written into a comment: no line ends, no control characters, valid UTF-8."""
+    text = title.encode("utf-8", "replace").decode()
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _write(files: dict[str, str]) -> None:
+    """Create all `files` (text by path) or none of them."""
+    written = []
+    try:
+        for path, text in files.items():
+            # "x": it must not exist, whoever created it a moment ago.
+            with open(path, "x", encoding="utf-8", newline="\n") as file:
+                written.append(path)
+                file.write(text)
+    except BaseException as error:
+        for path in written:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        if not isinstance(error, OSError):
+            raise
+        if isinstance(error, FileExistsError):
+            raise ConfigurationError(
+                f"{error.filename!r} exists already; nothing was written",
+                remedy="Give the migration another name, or remove that file.",
+            ) from error
+        raise _cannot_write(error.filename or path, error) from error
+
+
+def _cannot_write(path: str, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{path!r} cannot be written: {error.strerror}; nothing was written",
+        remedy="Set MIGRATIONS_DIR to a directory that can be written to.",
+    )

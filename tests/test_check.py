@@ -1,0 +1,549 @@
+"""`check`: from outside, with the real linter."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from demo.postgres import HOST, free_port
+from entrypoint.operations.lint import NOT_REPORTED
+from kit.migrations import write_migrations
+from kit.processes import Run, until
+from scene import Scene, only_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kit.databases import Database
+    from kit.proxy import Proxy
+
+    Start = Callable[..., Run]
+    Check = Callable[..., list[dict[str, Any]]]
+
+ROOT = Path(__file__).parent.parent
+SQUAWK = Path(sys.executable).parent / "squawk"
+# Nothing to say about it, whoever is asked.
+GOOD = {"001_good.sql": "CREATE TABLE good (id bigint PRIMARY KEY);\n"}
+# One warning, at line 2, column 17.
+DROPS = {"002_drops.sql": "-- Nobody reads it.\nALTER TABLE big DROP COLUMN x;\n"}
+WARNING = ("migrations/002_drops.sql", 2, 17, "ban-drop-column")
+
+
+@pytest.fixture
+def check(run_entrypoint: Start) -> Check:
+    """Return a function that runs `check --format json` to its end and returns what it found."""
+
+    def findings(*arguments: str | Path, code: int = 0, env: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        run = run_entrypoint("check", "--format", "json", *arguments, env=env)
+        assert run.wait() == code, run.report()
+        answer = json.loads(run.stdout)
+        for finding in answer:
+            assert list(finding) == ["file", "line", "column", "level", "rule", "message", "remedy"]
+        assert isinstance(answer, list)
+        return answer
+
+    return findings
+
+
+def of_level(findings: list[dict[str, Any]], level: str) -> list[tuple[Any, ...]]:
+    return [tuple(f[name] for name in ("file", "line", "column", "rule")) for f in findings if f["level"] == level]
+
+
+def notes(findings: list[dict[str, Any]], rule: str) -> list[str]:
+    return [finding["message"] for finding in findings if (finding["level"], finding["rule"]) == ("note", rule)]
+
+
+# --- Faults ---------------------------------------------------------------------------------------------
+
+BAD: dict[str, str | bytes] = {
+    "003_syntax.sql": "SELECT 1;\nSELECT 'é', FROM;\n",
+    "004_commit.sql": "SELECT 1; COMMIT; SELECT 2;",
+    "005_latin.sql": b"SELECT 1;\nSELECT 'gr\xfc\xdfe'",
+    "Six.sql": "",
+    "007_a.sql": "",
+    "007_b.sql": "",
+}
+FAULTS = [
+    ("migrations/Six.sql", None, None, "name"),
+    ("migrations/007_a.sql", None, None, "number"),
+    ("migrations/003_syntax.sql", 2, 13, "syntax"),
+    ("migrations/004_commit.sql", 1, 11, "content"),
+    ("migrations/005_latin.sql", 2, None, "encoding"),
+]
+
+
+def test_all_faults_are_told_with_their_places(check: Check, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, GOOD | BAD)
+    found = check(code=65)
+    assert of_level(found, "error") == FAULTS
+    messages = [finding["message"] for finding in found if finding["level"] == "error"]
+    assert messages[0] == "must be NNN_description.sql, for example NNN_six.sql"
+    assert messages[1] == "007_a.sql and 007_b.sql: 2 files have the number 7; give each its own"
+    assert messages[2] == 'syntax error at or near "FROM"'
+
+
+def test_a_person_sees_the_line_with_a_caret(run_entrypoint: Start, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, GOOD | BAD)
+    run = run_entrypoint("check")
+    assert run.wait() == 65
+    assert run.stdout.endswith("6 migration(s) in migrations: 5 fault(s)\n")
+    assert (
+        'migrations/003_syntax.sql:2:13: error: syntax error at or near "FROM"\n'
+        "    LINE 2: SELECT 'é', FROM;\n"
+        "                        ^\n"
+    ) in run.stdout
+    assert only_error(run)["message"] == "5 fault(s) in the migration files"
+
+
+def test_good_files(run_entrypoint: Start, migrations_dir: Path) -> None:
+    write_migrations(
+        migrations_dir,
+        GOOD
+        | {
+            "002_empty.sql": "-- nothing\n",
+            "003_own.sql": "BEGIN; SELECT 1; COMMIT;",
+            "005_vacuum.sql": "VACUUM good;",
+        },
+    )
+    run = run_entrypoint("check", "--strict").ok()
+    assert run.stdout.endswith("4 migration(s) in migrations: no faults\n")
+    for part in (
+        "note: there is a gap in the numbers: no migration 004",
+        "migrations/002_empty.sql: note: is empty",
+        "migrations/003_own.sql: note: brings its own BEGIN and COMMIT",
+        "migrations/005_vacuum.sql: note: runs outside a transaction, statement by statement (VACUUM)",
+        "note: no database is configured; every file was looked at",
+    ):
+        assert f"\n{part}" in f"\n{run.stdout}"
+    assert run.stderr == ""
+
+
+def test_a_name_that_is_no_text(run_entrypoint: Start, migrations_dir: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(migrations_dir) + b"/\xff.sql"))).write_text("")
+    for style in ("text", "json", "github"):
+        run = run_entrypoint("check", "--format", style)
+        assert run.wait() == 65, run.report()
+        assert "udcff.sql" in run.stdout
+
+
+# --- The linter -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "line", "column"),
+    [
+        (b"-- Nobody reads it.\n", 2, 17),
+        (b"-- Nobody reads it.\r\n", 2, 17),
+        (b"-- Nobody reads it.\r", 2, 17),
+        (b"", 1, 17),
+        (b"\xef\xbb\xbf", 1, 17),
+        (b"\xef\xbb\xbf-- Nobody reads it.\r\n", 2, 17),
+        ("/* Größe 🦜 */ ".encode(), 1, 31),
+    ],
+)
+def test_a_warning_has_its_place_in_characters(
+    check: Check, migrations_dir: Path, before: bytes, line: int, column: int
+) -> None:
+    write_migrations(migrations_dir, {**GOOD, "002_drops.sql": before + b"ALTER TABLE big DROP COLUMN x;"})
+    assert of_level(check(), "warning") == [("migrations/002_drops.sql", line, column, "ban-drop-column")]
+
+
+def test_warnings_end_with_65_only_if_asked(run_entrypoint: Start, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, GOOD | DROPS)
+    run = run_entrypoint("check").ok()
+    assert "migrations/002_drops.sql:2:17: warning: Dropping a column may break existing clients." in run.stdout
+    assert "[ban-drop-column]\n" in run.stdout
+    assert run.stdout.endswith("2 migration(s) in migrations: no faults, 1 warning(s)\n")
+    assert run.stderr == ""
+    strict = run_entrypoint("check", "--strict")
+    assert strict.wait() == 65
+    assert strict.stdout == run.stdout
+    assert "1 warning(s)" in only_error(strict)["message"]
+    assert "squawk-ignore" in only_error(strict)["remedy"]
+    silenced = DROPS["002_drops.sql"].replace("ALTER", "-- squawk-ignore ban-drop-column\nALTER")
+    write_migrations(migrations_dir, {"002_drops.sql": silenced})
+    run_entrypoint("check", "--strict").ok()
+    write_migrations(migrations_dir, DROPS)
+    run_entrypoint("check", "--strict", "--no-lint").ok()
+
+
+def test_advice_is_told(check: Check, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"001_index.sql": "CREATE INDEX i ON big (a);"})
+    [warning] = [finding for finding in check() if finding["level"] == "warning"]
+    assert warning["rule"] == "require-concurrent-index-creation"
+    assert "concurrently" in warning["remedy"]
+
+
+# Whatever squawk says of these, supposing what it is told or what it supposes by itself, does not hold here.
+OURS = {
+    "001_slow.sql": "CREATE TABLE a (id bigint);\nALTER TABLE big ADD COLUMN b text;\nALTER TABLE big ADD c text;",
+    "002_own.sql": "BEGIN;\nALTER TABLE big ADD COLUMN d text;\nALTER TABLE big ADD COLUMN e text;\nCOMMIT;",
+    "003_index.sql": "CREATE INDEX CONCURRENTLY i ON big (d);",
+    "004_two.sql": "CREATE INDEX CONCURRENTLY IF NOT EXISTS j ON big (d);\n"
+    "CREATE INDEX CONCURRENTLY IF NOT EXISTS k ON big (e);",
+}
+
+
+def test_rules_that_make_no_sense_here_are_not_reported(check: Check, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, OURS)
+    said = set()
+    for option in ("--assume-in-transaction", "--no-assume-in-transaction"):
+        run = subprocess.run(
+            [SQUAWK, "--reporter=json", option, *sorted(migrations_dir.iterdir())],
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        said |= {violation["rule_name"] for violation in json.loads(run.stdout)}
+    assert said == {
+        "require-lock-timeout",
+        "require-statement-timeout",
+        "transaction-nesting",
+        "ban-concurrent-index-creation-in-transaction",
+        "prefer-robust-stmts",
+    }
+    assert of_level(check("--strict"), "warning") == []
+
+
+def test_a_file_outside_a_transaction_that_can_fail_part_way(check: Check, migrations_dir: Path) -> None:
+    """There squawk is right: it runs again from its first statement."""
+    one, two = "CREATE INDEX CONCURRENTLY i ON big (a);\n", "CREATE INDEX CONCURRENTLY j ON big (b);\n"
+    write_migrations(migrations_dir, {"001_one.sql": one, "002_two.sql": one + two})
+    assert of_level(check(), "warning") == [
+        ("migrations/002_two.sql", 1, 1, "prefer-robust-stmts"),
+        ("migrations/002_two.sql", 2, 1, "prefer-robust-stmts"),
+    ]
+
+
+def test_what_is_too_large_for_the_parser_is_at_least_seen_by_the_linter(check: Check, migrations_dir: Path) -> None:
+    large = "SELECT 1;\n" * 11_000
+    write_migrations(migrations_dir, {"001_large.sql": large, "002_bad.sql": f"{large}SELEC 1;\n"})
+    found = check()
+    assert {finding["rule"] for finding in found if finding["level"] == "warning"} == {"syntax-error"}
+    assert {(finding["file"], finding["line"]) for finding in found if finding["rule"] == "syntax-error"} == {
+        ("migrations/002_bad.sql", 11_001)
+    }
+
+
+def test_the_projects_own_configuration_counts(
+    check: Check, run_entrypoint: Start, migrations_dir: Path, tmp_path: Path
+) -> None:
+    write_migrations(migrations_dir, GOOD | DROPS | {"003_drops.sql": "ALTER TABLE big DROP COLUMN y;"})
+    configuration = tmp_path / ".squawk.toml"
+    assert len(of_level(check(), "warning")) == 2
+    configuration.write_text('excluded_paths = ["migrations/003*.sql"]\n')
+    assert of_level(check(), "warning") == [WARNING]
+    configuration.write_text('excluded_paths = ["*"]\n')
+    assert of_level(check(), "warning") == []
+    configuration.write_text('excluded_rules = ["ban-drop-column"]\nassume_in_transaction = false\n')
+    assert of_level(check(), "warning") == []
+
+    configuration.write_text('excluded_rules = ["no-such-rule"]\n')
+    run = run_entrypoint("check")
+    assert run.wait() == 78
+    error = only_error(run)
+    assert "no-such-rule" in error["message"]
+    assert ".squawk.toml" in error["remedy"]
+    run_entrypoint("check", "--no-lint").ok()
+    # What stops a start is not hidden by what stops the linter.
+    write_migrations(migrations_dir, {"004_bad.sql": "SELEC 1;"})
+    found = check(code=65)
+    assert of_level(found, "error") == [("migrations/004_bad.sql", 1, 1, "syntax")]
+    assert "no-such-rule" in notes(found, "no-linter")[0]
+
+
+def test_a_directory_whose_name_is_a_pattern(check: Check, tmp_path: Path) -> None:
+    write_migrations(tmp_path / "[a-z]*?", DROPS)
+    found = check(env={"MIGRATIONS_DIR": "[a-z]*?"})
+    assert of_level(found, "warning") == [("[a-z]*?/002_drops.sql", *WARNING[1:])]
+
+
+def test_the_linter_is_told_how_a_file_will_run(check: Check, migrations_dir: Path) -> None:
+    """To validate a constraint in the transaction that adds it gains nothing; in two transactions it does."""
+    both = "ALTER TABLE big ADD CONSTRAINT c CHECK (a > 0) NOT VALID;\nALTER TABLE big VALIDATE CONSTRAINT c;\n"
+    write_migrations(
+        migrations_dir,
+        {
+            "001_one.sql": both,
+            "002_own.sql": f"BEGIN;\n{both}COMMIT;",
+            "003_outside.sql": f"-- entrypoint: no-transaction\n{both}",
+        },
+    )
+    found = {finding["file"] for finding in check() if finding["rule"] == "constraint-missing-not-valid"}
+    assert found == {"migrations/001_one.sql", "migrations/002_own.sql"}
+
+
+# --- Without the linter, or with one that does not work --------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(run_program: Callable[..., Run], tmp_path: Path) -> Callable[..., Run]:
+    """Return a function that starts `entrypoint` from a Python that has no squawk beside it, unless given one."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "python").symlink_to(Path(sys.executable).resolve())
+
+    def start(*arguments: str, squawk: str = "", path: str = "/usr/bin:/bin", **env: str) -> Run:
+        if squawk:
+            (programs / "squawk").write_text(f"#!/bin/sh\n{squawk}\n")
+            (programs / "squawk").chmod(0o755)
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PATH": path, **env}
+        return run_program([programs / "python", "-m", "entrypoint", *arguments], env=environment)
+
+    return start
+
+
+def test_without_the_linter_the_rest_is_done(elsewhere: Callable[..., Run], migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, GOOD | DROPS)
+    run = elsewhere("check", "--strict").ok()
+    assert "note: the linter squawk is not installed" in run.stdout
+    assert "pip install 'pg-entrypoint[lint]'" in run.stdout
+    assert "squawk" not in elsewhere("check", "--no-lint").ok().stdout
+    insisting = elsewhere("check", "--lint")
+    assert insisting.wait() == 78
+    assert "pg-entrypoint[lint]" in only_error(insisting)["remedy"]
+    assert insisting.stdout == ""
+    write_migrations(migrations_dir, BAD)
+    assert elsewhere("check").wait() == 65
+
+
+def test_the_linter_is_found_on_the_path(elsewhere: Callable[..., Run], migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, GOOD | DROPS)
+    run = elsewhere("check", "--lint", path=f"{SQUAWK.parent}:/usr/bin:/bin").ok()
+    assert "[ban-drop-column]" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("squawk", "says"),
+    [
+        ("echo 'no such option' >&2; exit 2", "no such option"),
+        ("exit 3", "code 3"),
+        ("exit 1", "code 1"),
+        ("kill -9 $$", "code -9"),
+        ("echo '[{]'; exit 1", "code 1"),
+        ("echo '{}'", "code 0"),
+        ('echo \'[{"file": "migrations/001_good.sql"}]\'; exit 1', "KeyError"),
+        (
+            'echo \'[{"file": "migrations/001_good.sql", "rule_name": "x", "line": 9, "column": 0}]\'; exit 1',
+            "IndexError",
+        ),
+    ],
+)
+def test_a_linter_that_cannot_be_asked(
+    elsewhere: Callable[..., Run], migrations_dir: Path, squawk: str, says: str
+) -> None:
+    write_migrations(migrations_dir, GOOD)
+    run = elsewhere("check", squawk=squawk)
+    assert run.wait() == 78, run.report()
+    assert says in only_error(run)["message"]
+    assert "--no-lint" in only_error(run)["remedy"]
+
+
+def test_the_linter_is_not_given_what_it_does_not_need(
+    elsewhere: Callable[..., Run], migrations_dir: Path, tmp_path: Path
+) -> None:
+    """No address; and not GITHUB_ACTIONS, under which some versions write more than JSON."""
+    write_migrations(migrations_dir, GOOD)
+    secret = "postgresql://a:geheim@b/c"
+    elsewhere(
+        "check", "--all", squawk=f"env > {tmp_path}/seen; echo '[]'", DATABASE_URL=secret, GITHUB_ACTIONS="true"
+    ).ok()
+    seen = (tmp_path / "seen").read_text()
+    assert "PATH=" in seen
+    assert "geheim" not in seen
+    assert "GITHUB" not in seen
+
+
+def test_the_linter_does_not_outlive_a_signal(
+    elsewhere: Callable[..., Run], migrations_dir: Path, tmp_path: Path
+) -> None:
+    write_migrations(migrations_dir, GOOD)
+    run = elsewhere("check", squawk=f"touch {tmp_path}/asked; exec sleep 1000")
+    until((tmp_path / "asked").exists, 15, run.report)
+    run.terminate()
+    assert run.wait() == 128 + 15
+    assert run.leftovers() == []
+
+
+# --- The database ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Scene:
+    return Scene(database, migrations_dir, run_entrypoint)
+
+
+def test_of_applied_files_only_faults_are_told(scene: Scene, check: Check) -> None:
+    scene.write({"001_big.sql": "CREATE TABLE big (x bigint, y bigint);", **DROPS, "003_empty.sql": ""})
+    scene.migrated()
+    scene.write({"004_drops.sql": "ALTER TABLE big DROP COLUMN y;", "005_empty.sql": ""})
+    before = scene.database.contents()
+    environment = {"DATABASE_URL": scene.database.url}
+    found = check(env=environment)
+    pending = ("migrations/004_drops.sql", 1, 17, "ban-drop-column")
+    assert of_level(found, "warning") == [pending]
+    assert [finding["file"] for finding in found if finding["rule"] == "empty"] == ["migrations/005_empty.sql"]
+    assert notes(found, "database") == ["3 migration(s) are applied already; of these, only faults are told"]
+
+    everything = check("--all", env=environment)
+    assert of_level(everything, "warning") == [WARNING, pending]
+    assert len([finding for finding in everything if finding["rule"] == "empty"]) == 2
+    assert notes(everything, "database") == []
+
+    scene.write({"002_drops.sql": "SELEC 1;"})
+    assert of_level(check(env=environment, code=65), "error") == [("migrations/002_drops.sql", 1, 1, "syntax")]
+    assert scene.database.contents() == before
+
+
+def test_a_database_that_cannot_be_reached_is_asked_once_and_then_everything_is_told(
+    check: Check, migrations_dir: Path, tmp_path: Path
+) -> None:
+    write_migrations(migrations_dir, GOOD | DROPS)
+    nobody = f"postgresql://a:geheim@{HOST}:{free_port()}/b"
+    assert "after 1 retries" in notes(check(env={"DATABASE_URL": nobody}), "database")[0]
+    for address in (nobody, "postgresql://a:geh@eim@/b"):
+        found = check(env={"DATABASE_URL": address})
+        assert of_level(found, "warning") == [WARNING]
+        [note] = notes(found, "database")
+        assert note.startswith("the database was not asked: ")
+        assert note.endswith("; every file was looked at as if it were pending")
+        assert "geh" not in note
+
+
+def test_a_ledger_that_is_somebody_elses(scene: Scene, check: Check) -> None:
+    scene.write(GOOD | DROPS)
+    scene.database.execute("CREATE TABLE schema_migrations (version text)")
+    found = check(env={"DATABASE_URL": scene.database.url})
+    assert of_level(found, "warning") == [WARNING]
+    assert "schema_migrations" in notes(found, "database")[0]
+
+
+def test_with_names_or_for_everything_the_database_is_not_asked(scene: Scene, check: Check, proxy: Proxy) -> None:
+    scene.write({"001_big.sql": "CREATE TABLE big (x bigint);", **DROPS})
+    scene.migrated()
+    environment = {"DATABASE_URL": scene.database.url_at(proxy.port)}
+    for arguments in (["migrations/002_drops.sql"], ["--all"]):
+        found = check(*arguments, env=environment)
+        assert of_level(found, "warning") == [WARNING]
+    assert proxy.connections == 0
+    assert of_level(check(env=environment), "warning") == []
+    assert proxy.connections == 1
+
+
+# --- Files by name --------------------------------------------------------------------------------------
+
+
+def test_only_these_files(check: Check, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, GOOD | DROPS | {"003_bad.sql": "SELEC 1;", "005_empty.sql": ""})
+    assert check("migrations/001_good.sql") == []
+    assert of_level(check("migrations/001_good.sql", "migrations/002_drops.sql"), "warning") == [WARNING]
+    assert of_level(check(migrations_dir / "002_drops.sql"), "warning") == [WARNING]
+    [note] = check("./migrations/../migrations/005_empty.sql")
+    assert (note["file"], note["rule"]) == ("migrations/005_empty.sql", "empty")
+    assert of_level(check("migrations/003_bad.sql", code=65), "error") == [("migrations/003_bad.sql", 1, 1, "syntax")]
+
+
+def test_numbers_are_compared_with_all_files(check: Check, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, GOOD | {"002_a.sql": "", "002_b.sql": "", "3_c.sql": ""})
+    found = check("migrations/001_good.sql", code=65)
+    assert of_level(found, "error") == [
+        ("migrations/3_c.sql", None, None, "name"),
+        ("migrations/002_a.sql", None, None, "number"),
+    ]
+    assert of_level(check("migrations/3_c.sql", code=65), "error") == of_level(found, "error")
+
+
+@pytest.mark.parametrize(
+    "name", ["migrations/009_none.sql", "other/001_good.sql", "migrations/README.md", "migrations"]
+)
+def test_names_of_what_is_no_migration(run_entrypoint: Start, migrations_dir: Path, tmp_path: Path, name: str) -> None:
+    write_migrations(migrations_dir, GOOD | {"README.md": ""})
+    write_migrations(tmp_path / "other", GOOD)
+    run = run_entrypoint("check", name)
+    assert run.wait() == 64
+    assert repr(name) in only_error(run)["message"]
+    assert run.stdout == ""
+
+
+# --- Rollbacks ------------------------------------------------------------------------------------------
+
+
+def test_rollbacks_are_checked_and_not_linted(check: Check, migrations_dir: Path) -> None:
+    """Nobody wants to find out in an emergency that one has a syntax error. That it drops things is its purpose."""
+    write_migrations(migrations_dir, GOOD)
+    write_migrations(migrations_dir / "rollback", {"001_good.sql": "DROP TABLE good;", "7_x.sql": ""})
+    assert of_level(check(code=65), "error") == [("migrations/rollback/7_x.sql", None, None, "name")]
+    (migrations_dir / "rollback" / "7_x.sql").unlink()
+    assert [finding["rule"] for finding in check("--strict")] == ["database"]
+    write_migrations(migrations_dir / "rollback", {"001_good.sql": "DROP TABLE;"})
+    place = ("migrations/rollback/001_good.sql", 1, 11, "syntax")
+    assert of_level(check(code=65), "error") == [place]
+    assert of_level(check("migrations/rollback/001_good.sql", code=65), "error") == [place]
+    assert check("migrations/001_good.sql") == []
+
+
+# --- Formats --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "arguments", "code"),
+    [(GOOD, (), 0), (GOOD | DROPS, (), 0), (GOOD | DROPS, ("--strict",), 65), (GOOD | BAD, (), 65)],
+)
+def test_every_format_has_the_same_exit_codes(
+    run_entrypoint: Start, migrations_dir: Path, files: dict[str, str | bytes], arguments: tuple[str, ...], code: int
+) -> None:
+    write_migrations(migrations_dir, files)
+    for style in ("text", "json", "github"):
+        run = run_entrypoint("check", "--format", style, *arguments)
+        assert run.wait() == code, run.report()
+
+
+def test_for_github(run_entrypoint: Start, migrations_dir: Path, tmp_path: Path) -> None:
+    write_migrations(migrations_dir, GOOD | DROPS | {"a,b:100%\n.sql": "", "003_bad.sql": "SELECT '%' 5%% ,: FROM;"})
+    # The file's name is relative to the repository, however the directory was given.
+    run = run_entrypoint("check", "--format", "github", env={"MIGRATIONS_DIR": str(migrations_dir)})
+    assert run.wait() == 65
+    lines = run.stdout.splitlines()
+    assert lines[0] == (
+        "::error file=migrations/a%2Cb%3A100%25%0A.sql,title=name::"
+        "must be NNN_description.sql, for example NNN_a_b_100.sql"
+    )
+    assert (
+        "::warning file=migrations/002_drops.sql,line=2,col=17,title=ban-drop-column::Dropping a column" in run.stdout
+    )
+    assert any(
+        re.match(r"::error file=migrations/003_bad\.sql,line=1,col=\d+,title=syntax::syntax error", x) for x in lines
+    )
+    assert [line for line in lines if not re.match(r"::(error|warning|notice) \S+::", line)] == []
+
+
+# --- pre-commit -----------------------------------------------------------------------------------------
+
+
+def test_the_hook_for_pre_commit(run_entrypoint: Start, migrations_dir: Path) -> None:
+    """Its keys, without a parser of YAML: each stands on a line of its own."""
+    text = (ROOT / ".pre-commit-hooks.yaml").read_text()
+    hook = dict(re.findall(r"^(?:- |  )(\w+): (.*)$", text, re.MULTILINE))
+    assert hook["id"] == "entrypoint-check"
+    assert hook["language"] == "python"
+    program, *arguments = hook["entry"].split()
+    assert program == "entrypoint"
+    names = ["migrations/001_good.sql", "migrations/002_drops.sql", "migrations/rollback/002_drops.sql"]
+    assert all(re.search(hook["files"], name) for name in names)
+    assert not re.search(hook["files"], "migrations/README.md")
+    write_migrations(migrations_dir, GOOD | DROPS)
+    write_migrations(migrations_dir / "rollback", {"002_drops.sql": "ALTER TABLE big ADD COLUMN x text;"})
+    run = run_entrypoint(*arguments, *names).ok()
+    assert run.stdout.endswith("2 migration(s) and 1 rollback(s) in migrations: no faults, 1 warning(s)\n")
+
+
+def test_the_documentation_has_every_rule_that_is_not_reported() -> None:
+    page = (ROOT / "docs" / "commands" / "check.md").read_text()
+    assert [rule for rule in [*NOT_REPORTED, "prefer-robust-stmts", "syntax-error"] if f"`{rule}`" not in page] == []

@@ -1,0 +1,233 @@
+"""`new`: what it writes, what it does not, and that what it writes runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from entrypoint.errors import ConfigurationError, UsageError
+from entrypoint.migration.files import slug
+from entrypoint.operations.new import _write, new, next_number, plain
+from kit.migrations import write_migrations
+from scene import Scene, only_error, warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kit.databases import Database
+    from kit.processes import Run
+
+    Start = Callable[..., Run]
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Scene:
+    return Scene(database, migrations_dir, run_entrypoint)
+
+
+def files_in(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+# --- Names and numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], "001"),
+        (["README.md", "007_x.txt", ".008_hidden.sql"], "001"),
+        (["000_a.sql"], "001"),
+        (["001_a.sql", "002_b.sql"], "003"),
+        (["001_a.sql", "009_b.sql"], "010"),
+        (["0001_a.sql", "0002_b.sql"], "0003"),
+        (["001_a.sql", "00002_b.sql"], "00003"),
+        (["999_a.sql"], "1000"),
+        (["9999_a.sql", "001_b.sql"], "10000"),
+        # A bad name will be corrected, and will have that number.
+        (["001_a.sql", "4-Foo.sql"], "005"),
+        (["001_a.sql", "00004-Foo.sql"], "005"),
+        (["001_a.sql", "20240131120000_a.sql"], "002"),
+        (["2147483646_a.sql"], "2147483647"),
+    ],
+)
+def test_next_number(names: list[str], expected: str) -> None:
+    assert next_number(names) == expected
+
+
+def test_there_is_a_last_number() -> None:
+    with pytest.raises(UsageError, match="2147483647"):
+        next_number(["2147483647_a.sql"])
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("Add users table", "add_users_table"),
+        ("  Größe: Élan & Co.  ", "grosse_elan_co"),
+        ("addUsersTable", "add_users_table"),
+        ("ﬁle № 2", "file_no_2"),
+        ("Таблица users", "users"),
+        ("日本", ""),
+        ("--- !", ""),
+    ],
+)
+def test_the_name_of_a_title(title: str, expected: str) -> None:
+    assert slug(plain(title)) == expected
+
+
+# --- Files ----------------------------------------------------------------------------------------------
+
+
+def test_paths_are_printed_and_nothing_else(run_entrypoint: Start, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"012_tokens.sql": ""})
+    run = run_entrypoint("new", "Add users table").ok()
+    assert run.stdout == "migrations/013_add_users_table.sql\n"
+    assert run.stderr == ""
+    assert run_entrypoint("new", "Add", "users", "table").ok().stdout == "migrations/014_add_users_table.sql\n"
+    assert files_in(migrations_dir) == {"012_tokens.sql", "013_add_users_table.sql", "014_add_users_table.sql"}
+    text = (migrations_dir / "013_add_users_table.sql").read_text()
+    assert "\n-- Migration 013: Add users table\n" in text
+    assert (migrations_dir / "012_tokens.sql").read_text() == ""
+
+
+def test_a_rollback(run_entrypoint: Start, migrations_dir: Path) -> None:
+    run = run_entrypoint("new", "--rollback", "Add users table").ok()
+    assert run.stdout.splitlines() == [
+        "migrations/001_add_users_table.sql",
+        "migrations/rollback/001_add_users_table.sql",
+    ]
+    assert files_in(migrations_dir) == {"001_add_users_table.sql", "rollback/001_add_users_table.sql"}
+    text = (migrations_dir / "rollback" / "001_add_users_table.sql").read_text()
+    assert "\n-- Rollback of migration 001: Add users table\n" in text
+
+
+def test_a_missing_directory_is_made(run_entrypoint: Start, tmp_path: Path) -> None:
+    run = run_entrypoint("new", "--rollback", "First", env={"MIGRATIONS_DIR": "db/migrations"}).ok()
+    assert run.stdout.startswith("db/migrations/001_first.sql\n")
+    assert "'db/migrations'" in run.logs("files.directory_made")[0]["message"]
+    again = run_entrypoint("new", "Second", env={"MIGRATIONS_DIR": "db/migrations"}).ok()
+    assert again.logs() == []
+    assert files_in(tmp_path / "db") == {
+        "migrations/001_first.sql",
+        "migrations/rollback/001_first.sql",
+        "migrations/002_second.sql",
+    }
+
+
+def test_nothing_is_overwritten(run_entrypoint: Start, migrations_dir: Path) -> None:
+    """The number is a new one, but a rollback without a migration may have it."""
+    write_migrations(migrations_dir / "rollback", {"001_first.sql": "precious"})
+    run = run_entrypoint("new", "--rollback", "First")
+    assert run.wait() == 78
+    assert "migrations/rollback/001_first.sql" in only_error(run)["message"]
+    assert run.stdout == ""
+    assert files_in(migrations_dir) == {"rollback/001_first.sql"}
+    assert (migrations_dir / "rollback" / "001_first.sql").read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_not_even_what_came_a_moment_ago(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "b"
+    if kind == "file":
+        path.write_text("precious")
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(ConfigurationError, match="exists already"):
+        _write({str(tmp_path / "a"): "new", str(path): "new"})
+    assert list(tmp_path.iterdir()) == [path]
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("title", ["日本", "---", "x" * 300])
+def test_titles_that_make_no_name(run_entrypoint: Start, migrations_dir: Path, title: str) -> None:
+    run = run_entrypoint("new", title)
+    assert run.wait() == 64
+    assert only_error(run)["remedy"]
+    assert files_in(migrations_dir) == set()
+
+
+def test_a_directory_that_cannot_be_one(run_entrypoint: Start, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for directory in ("file", "file/below", "/proc/none"):
+        run = run_entrypoint("new", "First", env={"MIGRATIONS_DIR": directory})
+        assert run.wait() == 78
+        assert "MIGRATIONS_DIR" in only_error(run)["remedy"]
+
+
+def test_a_title_stays_within_its_comment(run_entrypoint: Start, migrations_dir: Path) -> None:
+    title = b"Users;\n\\! rm -rf\r*/ {name} \xff\x1b[0m"
+    run_entrypoint("new", "--rollback", title, "--", "-x").ok()
+    run_entrypoint("check", "--strict").ok()
+    [text] = [path.read_text() for path in migrations_dir.glob("*.sql")]
+    assert "-- Migration 001: Users; \\! rm -rf */ {name} ? [0m -x\n" in text
+
+
+# --- What is written runs -------------------------------------------------------------------------------
+
+
+def test_the_templates_have_no_faults_and_no_warnings(run_entrypoint: Start, migrations_dir: Path) -> None:
+    """Squawk's included; so as not to answer for what people write into the files."""
+    run_entrypoint("new", "--rollback", "First").ok()
+    run = run_entrypoint("check", "--strict", "--lint", "--all").ok()
+    assert run.stdout == "1 migration(s) and 1 rollback(s) in migrations: no faults\n"
+
+
+def test_the_templates_can_run_twice(scene: Scene) -> None:
+    """Forth, forth, back, back: as they are, and one after the other."""
+    scene.write({"000_first.sql": "SELECT 1"})
+    scene.migrated()  # for the ledger, which is to stay
+    empty = scene.database.schema()
+    forth, back = (Path(path) for path in new(str(scene.migrations), "First", rollback=True))
+    scene.migrated()
+    assert scene.ledger() == [(0, "completed"), (1, "completed")]
+    scene.database.execute("INSERT INTO example (name, note) VALUES ('a', 'b')")
+    full = scene.database.contents()
+    scene.database.execute(forth.read_text())
+    assert scene.database.contents() == full
+
+    # Another migration with the same template, which nobody has filled in.
+    new(str(scene.migrations), "Second", rollback=True)
+    scene.migrated()
+    assert scene.ledger() == [(0, "completed"), (1, "completed"), (2, "completed")]
+    assert scene.database.rows("SELECT name, note FROM example") == [("a", "b")]
+
+    for _ in range(2):
+        scene.database.execute(back.read_text())
+        assert scene.database.schema() == empty
+
+
+def test_the_guarded_column_is_added_where_it_is_missing(scene: Scene) -> None:
+    [path] = new(str(scene.migrations), "First", rollback=False)
+    scene.database.execute("CREATE SCHEMA other; CREATE TABLE other.example (note text)")
+    scene.database.execute("CREATE TABLE example (id bigint, name text, created_at timestamptz)")
+    scene.migrated()
+    columns = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'public' AND table_name = %s"
+    assert {name for (name,) in scene.database.rows(columns, ["example"])} == {"id", "name", "created_at", "note"}
+    assert Path(path).exists()
+
+
+def test_the_rollbacks_do_not_disturb_the_migrations(scene: Scene) -> None:
+    """Names and numbers below `rollback` are none of a start's business, and what is there is not run."""
+    scene.write({"001_a.sql": "CREATE TABLE a ()", "002_b.sql": "CREATE TABLE b ()"})
+    rollbacks = {"001_a.sql": "DROP TABLE a", "003_c.sql": "nonsense", "Bad Name.sql": "nonsense"}
+    write_migrations(scene.migrations / "rollback", rollbacks)
+    run = scene.migrated()
+    assert warnings(run) == []
+    assert scene.ledger() == [(1, "completed"), (2, "completed")]
+    assert scene.database.exists("a")
+    again = scene.migrated()
+    assert again.outcome == "up_to_date"
+    assert warnings(again) == []
+
+
+def test_the_documentation_shows_the_templates(tmp_path: Path) -> None:
+    shown = re.findall(r"```sql\n(.*?)```", (ROOT / "docs" / "commands" / "new.md").read_text(), re.DOTALL)
+    (tmp_path / "012_tokens.sql").write_text("")
+    written = [Path(path).read_text() for path in new(str(tmp_path), "Add users table", rollback=True)]
+    assert shown == written
