@@ -88,6 +88,15 @@ def bring_up_to_date(settings: Settings, *, up_to: int | None = None) -> Outcome
     if not settings.auto_migrate:
         logs.event(logs.INFO, "start.disabled", "AUTO_MIGRATE is false: the database was not touched")
         return Outcome("disabled")
+    if settings.probe_port is None:
+        return _bring_up_to_date(settings, up_to)
+    from entrypoint.probe import Probe
+
+    with Probe(settings.probe_port):
+        return _bring_up_to_date(settings, up_to)
+
+
+def _bring_up_to_date(settings: Settings, up_to: int | None) -> Outcome:
     survey = survey_database(settings, up_to=up_to)
     try:
         tell_differences(survey)
@@ -122,7 +131,9 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
     arrival = Deadline(settings.connect.longest)
     attempts = 0
     while True:
+        _enter_phase(settings, "connecting")
         session = connect(whereabouts, settings.connect, settings.lock.timeout, spent=attempts)
+        _enter_phase(settings, "surveying")
         patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
         attempts += 1
         try:
@@ -162,6 +173,14 @@ def _first_look(session: Session, place: Place, settings: Settings, patience: De
                 raise
         logs.event(logs.INFO, "ledger.locked", "the ledger is locked, probably by a migration; looking again")
         patience = Deadline(settings.connect.timeout)
+
+
+def _enter_phase(settings: Settings, name: str) -> None:
+    """Say where we are, if somebody may ask; nobody else pays for the module."""
+    if settings.probe_port is not None:
+        from entrypoint import phase
+
+        phase.enter(name)
 
 
 def tell_differences(survey: Survey) -> None:
@@ -243,11 +262,13 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         raise read_only(f"{len(plan.pending)} migration(s) are pending, and {why}; nothing was run")
     import gc
 
+    from entrypoint import phase
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.migrator import migrate
 
     gc.enable()  # Off since the first line of __main__.
 
+    phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
     logs.event(
         logs.INFO,
         "migration.pending",

@@ -171,6 +171,14 @@ def test_a_start_without_migrations_imports_just_this(imported_by: Callable[[Map
     assert not names & DEARER
 
 
+def test_a_probe_costs_two_modules_where_it_is_asked_for(
+    up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
+) -> None:
+    names = imported_by({"DATABASE_URL": up_to_date.url, "MIGRATION_PROBE_PORT": str(free_port())})
+    assert ours(names) == UP_TO_DATE | {"entrypoint.phase", "entrypoint.probe"}
+    assert not names & DEAR
+
+
 def test_a_log_that_says_nothing_or_is_for_a_person_needs_no_json(
     imported_by: Callable[[Mapping[str, str]], set[str]],
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from entrypoint import logs
+from entrypoint import logs, phase
 from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
 from entrypoint.migration.report import render
@@ -62,9 +62,9 @@ class Task(NamedTuple):
         now = time.monotonic()
         before = self.watcher.activity
         began = now if before is None else before.began
-        self.watcher.activity = Activity(
-            self.migration.file.name, backend_pid, began, now, min(statement, count), count
-        )
+        statement = min(statement, count)
+        self.watcher.activity = Activity(self.migration.file.name, backend_pid, began, now, statement, count)
+        phase.enter(phase.MIGRATING, file=self.migration.file.name, statement=statement, statements=count)
 
     def log_notice(self, notice: Notice) -> None:
         """Pass a message of the server's on to the log, as it comes."""

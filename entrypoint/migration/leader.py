@@ -6,7 +6,7 @@ import time
 from random import uniform
 from typing import NamedTuple
 
-from entrypoint import logs
+from entrypoint import logs, phase
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
@@ -79,6 +79,8 @@ class Leader:
             self._lease, assignment.target, assignment.connect_timeout, assignment.apply.ddl_lock_timeout
         ) as watcher:
             for index, migration in enumerate(runnable):
+                phase.know(version=current, latest=plan.latest, pending=len(plan.pending) - index)
+                phase.enter(phase.MIGRATING, file=migration.file.name)
                 following = runnable[index + 1].file.name if index + 1 < len(runnable) else None
                 task = Task(assignment, self._lease, migration, following, self._deadline, watcher)
                 applied.append(self._until_it_is_in(task))
