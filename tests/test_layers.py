@@ -29,7 +29,7 @@ PACKAGE = Path(entrypoint.__file__).parent
 # From top to bottom; each room with those that it imports. What it names in annotations only (TYPE_CHECKING) may
 # be anywhere below it.
 ROOMS: dict[str, set[str]] = {
-    "__main__": {"cli", "startup", "settings", "handover", "signals", "logs", "errors"},
+    "__main__": {"cli", "startup", "settings", "handover", "signals", "termination", "logs", "errors"},
     "cli": {"commands", "errors", "version"},
     "commands": {"operations", "startup", "settings", "errors"},
     "operations": {"startup", "migration", "database", "deadline", "logs", "errors"},
@@ -40,6 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "migration": {"database", "phase", "deadline", "logs", "redaction", "errors"},
     "database": {"policies", "deadline", "logs", "redaction", "errors"},
     "policies": set(),
+    "termination": {"logs"},
     "probe": {"phase", "logs"},
     "phase": set(),
     "logs": {"redaction"},
