@@ -43,7 +43,7 @@ class Task(NamedTuple):
     following: str | None
     """The file that comes next, for the lock's row."""
     deadline: Deadline
-    """For all migrations together."""
+    """For all migrations together, or for this one if it declares a time-out of its own."""
     watcher: Watcher
 
     @property
@@ -54,7 +54,8 @@ class Task(NamedTuple):
     @property
     def ddl_lock_timeout_ms(self) -> int:
         """PostgreSQL's `lock_timeout` for an attempt."""
-        return round(self.assignment.apply.ddl_lock_timeout * 1000)
+        declared = self.migration.advice.directives.lock_timeout
+        return round((self.assignment.apply.ddl_lock_timeout if declared is None else declared) * 1000)
 
     def work_on(self, statement: int, backend_pid: int) -> None:
         """Tell the watcher which statement is next; it counts from 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from entrypoint.migration.directives import spell_timeouts
 from entrypoint.migration.files import load_directory
 from entrypoint.migration.prepare import bad_files, examine
 from entrypoint.migration.report import excerpt, spot
@@ -48,6 +49,8 @@ def _remarks(prepared: Prepared) -> list[str]:
         remarks.append(
             f"{name}: brings its own BEGIN and COMMIT, which are left out: every migration is one transaction"
         )
+    if declared := spell_timeouts(advice.directives):
+        remarks.append(f"{name}: {declared}")
     if not advice.transactional:
         why = ", ".join(sorted({outside.what for outside in advice.outside})) or "it says so"
         remarks.append(f"{name}: runs outside a transaction, statement by statement ({why})")

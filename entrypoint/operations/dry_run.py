@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from entrypoint.errors import UsageError
 from entrypoint.migration.contention import held_back
+from entrypoint.migration.directives import spell_timeouts
 from entrypoint.migration.files import load_directory
 from entrypoint.migration.prepare import prepare
 from entrypoint.startup import survey_database, tell_differences
@@ -46,4 +47,5 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
 def _describe(migration: Prepared) -> str:
     count = len(migration.advice.statements)
     statements = "empty" if not count else "1 statement" if count == 1 else f"{count} statements"
-    return f"{statements}, {'one transaction' if migration.advice.transactional else 'outside a transaction'}"
+    how = "one transaction" if migration.advice.transactional else "outside a transaction"
+    return ", ".join(filter(None, (statements, how, spell_timeouts(migration.advice.directives))))
