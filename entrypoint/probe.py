@@ -34,6 +34,8 @@ _LONGEST_REQUEST = 8192
 _MOST_REST = 65_536
 # From the connection to the end of the request.
 _PATIENCE = 5.0
+# So long nobody has to make room before saying anything: the request of an honest client is on its way.
+_YOUTH = 0.05
 # For a client to close when it has its answer.
 _FAREWELL = 1.0
 # For the kernel to have its FIN acknowledged.
@@ -95,7 +97,8 @@ class _Connection:
     def __init__(self, client: socket.socket) -> None:
         client.setblocking(False)  # noqa: FBT003 - the signature is not ours
         self.socket = client
-        self.deadline = time.monotonic() + _PATIENCE
+        self.began = time.monotonic()
+        self.deadline = self.began + _PATIENCE
         self.answered = False
         self.ended = False
         """Whether the client has closed, and we have."""
@@ -220,8 +223,12 @@ class Probe:
             if not connection.ended:
                 poll.register(connection.socket, select.POLLIN)
         if listener is not None:
-            poll.register(listener, select.POLLIN)
             poll.register(self._wakened, select.POLLIN)
+            wait = self._wait_for_room()
+            if wait == 0:
+                poll.register(listener, select.POLLIN)
+            else:
+                seconds = wait if seconds is None else min(seconds, wait)
         ready = {descriptor for descriptor, _ in poll.poll(None if seconds is None else seconds * 1000)}
         now = time.monotonic()
         for connection in self._connections[:]:
@@ -231,11 +238,21 @@ class Probe:
         if listener is not None and listener.fileno() in ready:
             self._accept(listener)
 
+    def _least_needy(self) -> _Connection:
+        """Return the connection that needs us least: those who have their answer first, then whoever came first."""
+        return min(self._connections, key=lambda one: (not one.ended, not one.answered))
+
+    def _wait_for_room(self) -> float:
+        """Return the seconds until one more client can be let in; the others wait in the kernel's queue."""
+        if len(self._connections) < _MOST_CONNECTIONS:
+            return 0.0
+        one = self._least_needy()
+        return 0.0 if one.answered else max(0.0, one.began + _YOUTH - time.monotonic())
+
     def _accept(self, listener: socket.socket) -> None:
-        """Let one more client in; if there is no room, for one that has been there for long."""
+        """Let one more client in, in another's place if there is no room."""
         if len(self._connections) >= _MOST_CONNECTIONS:
-            # The one that needs us least: those who have their answer first, and then whoever came first.
-            self._drop(min(self._connections, key=lambda one: (not one.ended, not one.answered)))
+            self._drop(self._least_needy())
         try:
             client, _ = listener.accept()
         except OSError as error:

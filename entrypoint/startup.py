@@ -16,6 +16,7 @@ from entrypoint.errors import ConfigurationError, ConnectionLostError, Entrypoin
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from typing import Literal
 
     from entrypoint.database.connect import Target
@@ -88,12 +89,19 @@ def bring_up_to_date(settings: Settings, *, up_to: int | None = None) -> Outcome
     if not settings.auto_migrate:
         logs.event(logs.INFO, "start.disabled", "AUTO_MIGRATE is false: the database was not touched")
         return Outcome("disabled")
-    if settings.probe_port is None:
+    with answer_probes(settings):
         return _bring_up_to_date(settings, up_to)
+
+
+def answer_probes(settings: Settings) -> AbstractContextManager[object]:
+    """Return a context in which health probes are answered, if MIGRATION_PROBE_PORT asks for that."""
+    if settings.probe_port is None:
+        from contextlib import nullcontext
+
+        return nullcontext()
     from entrypoint.probe import Probe
 
-    with Probe(settings.probe_port):
-        return _bring_up_to_date(settings, up_to)
+    return Probe(settings.probe_port)
 
 
 def _bring_up_to_date(settings: Settings, up_to: int | None) -> Outcome:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from entrypoint import phase
-from entrypoint.probe import respond
+from entrypoint.probe import Probe, _Connection, respond
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,3 +125,23 @@ def test_who_blocks_an_earlier_statement_blocks_no_more() -> None:
     assert ready()["blocked_by"] == [7, 8]
     phase.enter(phase.MIGRATING, file="1.sql", statement=2, statements=2)
     assert "blocked_by" not in ready()
+
+
+def test_who_has_to_make_room() -> None:
+    """Nobody who has just come; those who have their answer at once; and otherwise whoever came first."""
+    probe = Probe(1)
+    with contextlib.ExitStack() as stack:
+        for _ in range(16):
+            assert probe._wait_for_room() == 0
+            probe._connections.append(_Connection(stack.enter_context(socket.socket())))
+        first, second, *_, last = probe._connections
+        for connection in probe._connections:
+            connection.began = time.monotonic() + 1000
+        assert probe._wait_for_room() > 900
+        first.began -= 2000
+        assert probe._wait_for_room() == 0
+        assert probe._least_needy() is first
+        last.answered = True
+        assert probe._least_needy() is last
+        second.answered = second.ended = True
+        assert probe._least_needy() is second
