@@ -39,7 +39,16 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 @pytest.fixture
 def port() -> int:
-    return free_port()
+    """Return a port that nothing is left of: no connection of an earlier server that waits for its minute to pass."""
+
+    def look() -> int:
+        port = free_port()
+        with socket.socket() as strict, contextlib.suppress(OSError):
+            strict.bind(("", port))
+            return port
+        return 0
+
+    return until(look, 10, "a port that is quite free")
 
 
 class Answer(NamedTuple):
@@ -296,8 +305,14 @@ def test_the_port_is_free_for_an_application_that_is_not_prepared(scene: Scene, 
         with hammering(port):
             gate.open()
             run.wait()
-        assert run.stdout == "free\n", run.report()
+        assert run.stdout == "free\n", f"{run.report()}\n{connections_of(port)}"
         del silent
+
+
+def connections_of(port: int) -> list[str]:
+    """Return what the kernel has on a port, for the message of a failed assertion."""
+    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return [line for line in lines if f":{port:04X} " in line]
 
 
 def test_the_port_is_free_when_there_was_nothing_to_do(scene: Scene, port: int, bind: Path) -> None:
