@@ -69,11 +69,11 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
     try:
         return cli.main(argv, environ)
     except EntrypointError as error:
-        return _fail(error)
+        return _fail(error, argv)
     except Exception as error:  # noqa: BLE001 - never a traceback
         from entrypoint.startup import internal_error
 
-        return _fail(internal_error(error))
+        return _fail(internal_error(error), argv)
 
 
 def exit_code_of(error: EntrypointError) -> int:
@@ -91,10 +91,20 @@ def exit_code_of(error: EntrypointError) -> int:
     return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
 
 
-def _fail(error: EntrypointError) -> int:
+def _fail(error: EntrypointError, argv: Sequence[str]) -> int:
     from entrypoint import logs
 
     logs.failure(error)
+    return _end_of_container(error, argv)
+
+
+def _end_of_container(error: EntrypointError, argv: Sequence[str]) -> int:
+    """Tell Kubernetes why, if it is the container's own program that fails; return the exit code."""
+    from entrypoint import termination
+
+    if argv[:1] and argv[0] in termination.MAIN_PROGRAMS:
+        faults = error.fields.get("faults")
+        termination.tell(error.message, faults=faults if isinstance(faults, list) else (), remedy=error.remedy)
     return exit_code_of(error)
 
 
@@ -105,7 +115,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
         from entrypoint.errors import UsageError
 
         problem = f"run has no option {words[0]}" if command else "run needs the application's command"
-        return _fail(UsageError(problem, remedy="entrypoint run -- COMMAND [ARGUMENT ...]"))
+        return _fail(UsageError(problem, remedy="entrypoint run -- COMMAND [ARGUMENT ...]"), ["run"])
     from entrypoint.startup import prepare_for_application
 
     outcome, exit_on_failure = prepare_for_application(environ)
@@ -116,7 +126,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
         for fault in bad_log_settings:
             logs.event(logs.WARNING, "configuration.invalid", fault)
     if outcome.error is not None and exit_on_failure:
-        return exit_code_of(outcome.error)
+        return _end_of_container(outcome.error, ["run"])
     return _become(command, outcome, inherited)
 
 
@@ -132,7 +142,10 @@ def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheri
     try:
         handover.hand_over(command, environment, inherited)
     except handover.CannotExecute as error:
+        from entrypoint import termination
+
         logs.event(logs.ERROR, "start.cannot_execute", str(error))
+        termination.tell(str(error))
         return error.exit_code
     return USAGE  # Not reached: hand_over does not return.
 

@@ -89,6 +89,15 @@ def bring_up_to_date(settings: Settings, *, up_to: int | None = None) -> Outcome
     if not settings.auto_migrate:
         logs.event(logs.INFO, "start.disabled", "AUTO_MIGRATE is false: the database was not touched")
         return Outcome("disabled")
+    if settings.probe_port is None:
+        return _bring_up_to_date(settings, up_to)
+    from entrypoint.probe import Probe
+
+    with Probe(settings.probe_port):
+        return _bring_up_to_date(settings, up_to)
+
+
+def _bring_up_to_date(settings: Settings, up_to: int | None) -> Outcome:
     from entrypoint.migration.first_look import Question
 
     question = Question(settings.address.conninfo, settings.schema, settings.role, settings.connect.timeout)
@@ -154,8 +163,10 @@ def _survey(settings: Settings, directory: Directory, before: Question | None, u
             attempts = 1
             _connect_again(first.lost, attempts, settings, arrival)
     while True:
+        _enter_phase(settings, "connecting")
         session = connect(whereabouts, settings.connect, settings.lock.timeout, spent=attempts, failed=failed)
         failed = None
+        _enter_phase(settings, "surveying")
         patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
         attempts += 1
         try:
@@ -200,6 +211,14 @@ def _look(session: Session, place: Place, settings: Settings, patience: Deadline
                 raise
         logs.event(logs.INFO, "ledger.locked", "the ledger is locked, probably by a migration; looking again")
         patience = Deadline(settings.connect.timeout)
+
+
+def _enter_phase(settings: Settings, name: str) -> None:
+    """Say where we are, if somebody may ask; nobody else pays for the module."""
+    if settings.probe_port is not None:
+        from entrypoint import phase
+
+        phase.enter(name)
 
 
 def tell_differences(directory: Directory, plan: Plan) -> None:
@@ -280,11 +299,13 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         raise read_only(f"{len(plan.pending)} migration(s) are pending, and {why}; nothing was run")
     import gc
 
+    from entrypoint import phase
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.migrator import migrate
 
     gc.enable()  # Off since the first line of __main__.
 
+    phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
     logs.event(
         logs.INFO,
         "migration.pending",

@@ -153,6 +153,14 @@ def test_a_secret_costs_no_more(up_to_date: Database, imported_by: Callable[[Map
     assert "urllib.parse" in imported_by({"DATABASE_URL": url.replace("-horse", "%20horse")})
 
 
+def test_a_probe_costs_two_modules_where_it_is_asked_for(
+    up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
+) -> None:
+    names = imported_by({"DATABASE_URL": up_to_date.url, "MIGRATION_PROBE_PORT": str(free_port())})
+    assert ours(names) == UP_TO_DATE | {"entrypoint.phase", "entrypoint.probe"}
+    assert not others(names)
+
+
 def test_the_rest_is_imported_when_there_is_a_use_for_it(
     database: Database, migrations_dir: Path, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:

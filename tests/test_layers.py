@@ -29,17 +29,20 @@ PACKAGE = Path(entrypoint.__file__).parent
 # From top to bottom; each room with those that it imports. What it names in annotations only (TYPE_CHECKING) may
 # be anywhere below it.
 ROOMS: dict[str, set[str]] = {
-    "__main__": {"cli", "startup", "settings", "handover", "signals", "logs", "errors"},
+    "__main__": {"cli", "startup", "settings", "handover", "signals", "termination", "logs", "errors"},
     "cli": {"commands", "errors", "version"},
     "commands": {"operations", "startup", "settings", "errors"},
     "operations": {"startup", "migration", "database", "deadline", "logs", "errors"},
-    "startup": {"settings", "migration", "database", "deadline", "logs", "errors", "records"},
+    "startup": {"settings", "migration", "database", "probe", "phase", "deadline", "logs", "errors", "records"},
     "settings": {"policies", "redaction", "errors", "records"},
     "handover": {"signals", "records"},
     "signals": set(),
-    "migration": {"database", "deadline", "logs", "redaction", "errors", "records"},
+    "migration": {"database", "phase", "deadline", "logs", "redaction", "errors", "records"},
     "database": {"policies", "deadline", "logs", "redaction", "errors", "records"},
     "policies": {"records"},
+    "termination": {"logs"},
+    "probe": {"phase", "logs"},
+    "phase": set(),
     "logs": {"redaction", "records"},
     "deadline": set(),
     "redaction": set(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from entrypoint import logs
+from entrypoint import logs, phase
 from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
 from entrypoint.migration.report import render
@@ -43,7 +43,7 @@ class Task(NamedTuple):
     following: str | None
     """The file that comes next, for the lock's row."""
     deadline: Deadline
-    """For all migrations together."""
+    """For all migrations together, or for this one if it declares a time-out of its own."""
     watcher: Watcher
 
     @property
@@ -54,7 +54,8 @@ class Task(NamedTuple):
     @property
     def ddl_lock_timeout_ms(self) -> int:
         """PostgreSQL's `lock_timeout` for an attempt."""
-        return round(self.assignment.apply.ddl_lock_timeout * 1000)
+        declared = self.migration.advice.directives.lock_timeout
+        return round((self.assignment.apply.ddl_lock_timeout if declared is None else declared) * 1000)
 
     def work_on(self, statement: int, backend_pid: int) -> None:
         """Tell the watcher which statement is next; it counts from 1."""
@@ -62,9 +63,9 @@ class Task(NamedTuple):
         now = time.monotonic()
         before = self.watcher.activity
         began = now if before is None else before.began
-        self.watcher.activity = Activity(
-            self.migration.file.name, backend_pid, began, now, min(statement, count), count
-        )
+        statement = min(statement, count)
+        self.watcher.activity = Activity(self.migration.file.name, backend_pid, began, now, statement, count)
+        phase.enter(phase.MIGRATING, file=self.migration.file.name, statement=statement, statements=count)
 
     def log_notice(self, notice: Notice) -> None:
         """Pass a message of the server's on to the log, as it comes."""

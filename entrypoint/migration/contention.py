@@ -9,7 +9,7 @@ import time
 from random import uniform
 from typing import NamedTuple
 
-from entrypoint import logs
+from entrypoint import logs, phase
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
@@ -196,6 +196,7 @@ class Contender:
             self._session = None
 
     def _tell_waiting(self, look: Look, plan: Plan) -> None:
+        phase.enter(phase.WAITING, held_by=describe_holder(look.lock), pending=len(plan.pending), version=plan.current)
         now = time.monotonic()
         if self._last_report and now - self._last_report < _REPORT_EVERY:
             return

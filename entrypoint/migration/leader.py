@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from random import uniform
 from typing import NamedTuple
 
-from entrypoint import logs
+from entrypoint import logs, phase
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
@@ -21,6 +22,7 @@ from entrypoint.errors import (
 from entrypoint.migration import ledger, outside, recording, transactional, transactions
 from entrypoint.migration.attempt import GRACE, Refused, Task
 from entrypoint.migration.contention import held_back
+from entrypoint.migration.directives import spell
 from entrypoint.migration.doubt import InDoubt, server_restarted, settle
 from entrypoint.migration.faults import read_only, refused
 from entrypoint.migration.plan import decide
@@ -29,6 +31,7 @@ from entrypoint.migration.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from entrypoint.migration.clocks import Clocks
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
     from entrypoint.migration.plan import Plan
@@ -55,41 +58,45 @@ class Applied(NamedTuple):
 class Leader:
     """Applies what is pending under one lease."""
 
-    def __init__(self, assignment: Assignment, lease: Lease, prepared: dict[int, Prepared], deadline: Deadline) -> None:
-        """Take the `prepared` migrations by number, and the `deadline` for all of them together."""
+    def __init__(self, assignment: Assignment, lease: Lease, prepared: dict[int, Prepared], clocks: Clocks) -> None:
+        """Take the `prepared` migrations by number, and the `clocks` that bound them."""
         self._assignment = assignment
         self._lease = lease
         self._worker = lease.worker
         self._prepared = prepared
-        self._deadline = deadline
+        self._clocks = clocks
 
     def run(self, applied: list[Applied]) -> int | None:
         """Apply all that is still pending, now that nobody else can change that; append each to `applied`.
 
         Returns the schema's version afterwards. Raises EntrypointError; what was committed before stays.
         """
-        plan = self._survey()
+        plan = self._survey(self._clocks.turn_to())
         self._tell_out_of_order(plan)
         # Somebody may have deleted a failed row since the first survey.
         prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
         runnable = [prepared[file.number] for file in plan.runnable]
+        self._tell_declared(runnable)
         assignment = self._assignment
         current = plan.current
-        with Watcher(
-            self._lease, assignment.target, assignment.connect_timeout, assignment.apply.ddl_lock_timeout
-        ) as watcher:
+        lock_timeouts = [one.advice.directives.lock_timeout or math.inf for one in runnable]
+        shortest = min([assignment.apply.ddl_lock_timeout, *lock_timeouts])
+        with Watcher(self._lease, assignment.target, assignment.connect_timeout, shortest) as watcher:
             for index, migration in enumerate(runnable):
+                phase.know(version=current, latest=plan.latest, pending=len(plan.pending) - index)
+                phase.enter(phase.MIGRATING, file=migration.file.name)
                 following = runnable[index + 1].file.name if index + 1 < len(runnable) else None
-                task = Task(assignment, self._lease, migration, following, self._deadline, watcher)
+                deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
+                task = Task(assignment, self._lease, migration, following, deadline, watcher)
                 applied.append(self._until_it_is_in(task))
                 current = max(current or 0, migration.file.number)
         if plan.held_back:
             raise held_back(plan.held_back)
         return current
 
-    def _survey(self) -> Plan:
+    def _survey(self, deadline: Deadline) -> Plan:
         assignment = self._assignment
-        patience = self._deadline.within(_PATIENCE)
+        patience = deadline.within(_PATIENCE)
         try:
             look = ledger.look(self._worker, self._lease.place, assignment.role, patience, contending=False)
         except StatementError as error:
@@ -101,7 +108,7 @@ class Leader:
         began = time.monotonic()
         attempt = 1
         while True:
-            if self._deadline.passed():
+            if task.deadline.passed():
                 raise self._out_of_time(task)
             try:
                 self._lease.check_guard()
@@ -131,7 +138,7 @@ class Leader:
         error, file = refusal.error, task.migration.file
         if self._lease.revoked:
             raise self._lease.lost()
-        if self._deadline.passed():
+        if task.deadline.passed():
             raise self._out_of_time(task)
         if classify.may_pass(error.sqlstate):
             self._pause(task, error, attempt)
@@ -158,7 +165,7 @@ class Leader:
             self._assignment.target,
             self._lease.place,
             file.number,
-            self._deadline.within(_PATIENCE),
+            task.deadline.within(_PATIENCE),
         )
         logs.event(
             logs.WARNING,
@@ -180,7 +187,7 @@ class Leader:
 
     def _explain(self, task: Task, lost: ConnectionLostError) -> EntrypointError:
         """Return what a lost connection means for this run: it goes on with a new one, or it ends here."""
-        if self._deadline.passed():
+        if task.deadline.passed():
             return self._out_of_time(task)
         if lost.sqlstate is None or not classify.stopped_by_operator(lost.sqlstate):
             return lost
@@ -203,7 +210,7 @@ class Leader:
 
     def _pause(self, task: Task, error: StatementError, attempt: int) -> None:
         longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
-        pause = min(uniform(longest / 2, longest), self._deadline.remaining())
+        pause = min(uniform(longest / 2, longest), task.deadline.remaining())
         file = task.migration.file
         logs.event(
             logs.WARNING,
@@ -249,15 +256,35 @@ class Leader:
             )
 
     def _out_of_time(self, task: Task) -> MigrationTimeoutError:
-        budget = round(self._assignment.apply.timeout * 1000)
-        file = task.migration.file
-        return MigrationTimeoutError(
-            f"The migrations took longer than {budget}ms; {file.name} was not finished, and what was not "
-            "committed is rolled back",
-            remedy="Raise MIGRATION_TIMEOUT_MS; or make the migration shorter, for example by working in batches.",
-            version=file.number,
-            file=file.name,
-        )
+        file, declared = task.migration.file, task.migration.advice.directives.timeout
+        undone = "what was not committed is rolled back"
+        shorter = "or make the migration shorter, for example by working in batches."
+        if declared is not None:
+            own = f"-- entrypoint: timeout = {spell(declared)}"
+            message = f"{file.name} took longer than it declares ({own}); it was not finished, and {undone}"
+            remedy = f"Raise the time in the line `{own}` at the top of the file; {shorter}"
+        else:
+            budget = round(self._assignment.apply.timeout * 1000)
+            message = f"The migrations took longer than {budget}ms; {file.name} was not finished, and {undone}"
+            remedy = (
+                "Raise MIGRATION_TIMEOUT_MS; give the file a time of its own, with a line like "
+                f"`-- entrypoint: timeout = 30min` at its top; {shorter}"
+            )
+        return MigrationTimeoutError(message, remedy=remedy, version=file.number, file=file.name)
+
+    def _tell_declared(self, runnable: list[Prepared]) -> None:
+        """Say by how much this start may take longer than MIGRATION_TIMEOUT_MS, and why."""
+        declared = {one.file.name: one.advice.directives.timeout for one in runnable}
+        own = {name: seconds for name, seconds in declared.items() if seconds is not None}
+        if own:
+            total = self._assignment.apply.timeout + sum(own.values())
+            logs.event(
+                logs.INFO,
+                "migration.declared_timeout",
+                f"{', '.join(f'{name} has {spell(seconds)}' for name, seconds in own.items())} for itself, beside "
+                f"MIGRATION_TIMEOUT_MS for the others: {spell(total)} in all at most",
+                timeout_ms=round(total * 1000),
+            )
 
     def _tell_out_of_order(self, plan: Plan) -> None:
         for file in plan.out_of_order:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint import logs
-from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, EntrypointError, LeaseLostError
+from entrypoint.migration.clocks import Clocks
 from entrypoint.migration.contention import Contender
 from entrypoint.migration.leader import Applied, Leader
 from entrypoint.migration.outside import refuse_behind_pooler
@@ -34,26 +34,27 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     """Apply what is pending, or wait while somebody else does.
 
     `plan`, `session` and `place` come from the first survey. Raises EntrypointError; what was committed before
-    stays. All waiting together is bounded by `assignment.lock`, all work by `assignment.apply`.
+    stays. All waiting together is bounded by `assignment.lock`, all work by `assignment.apply` and by what the files
+    declare for themselves.
     """
     prepared = prepare(plan.runnable)
     refuse_behind_pooler(prepared.values(), session, place)
     contender = Contender(assignment, session, place)
     applied: list[Applied] = []
-    deadline: Deadline | None = None
+    clocks: Clocks | None = None
     try:
         while (lease := contender.acquire()) is not None:
-            deadline = deadline or Deadline(assignment.apply.timeout)
+            clocks = clocks or Clocks(assignment.apply.timeout)
             logs.event(logs.INFO, "lock.acquired", "acquired the migration lock", token=lease.token)
             try:
-                current = Leader(assignment, lease, prepared, deadline).run(applied)
+                current = Leader(assignment, lease, prepared, clocks).run(applied)
                 return Result(tuple(applied), contender.waited, current)
             except LeaseLostError as error:
                 if error.by_operator:
                     raise
                 logs.failure(error, level=logs.WARNING)
             except ConnectionLostError as error:
-                if deadline.passed():
+                if clocks.running.passed():
                     raise
                 logs.failure(error, level=logs.WARNING)
             finally:

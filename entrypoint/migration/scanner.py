@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KNOWN_DIRECTIVES = ("no-transaction",)
-
 # Enough for the longest beginning that anybody asks about, which has 19:
 # ALTER TABLE IF EXISTS ONLY a.b.c * DETACH PARTITION a.b.c CONCURRENTLY
 WORD_LIMIT = 24
@@ -120,6 +118,14 @@ class Fault(NamedTuple):
     message: str
 
 
+class Directive(NamedTuple):
+    """What stands after `-- entrypoint:`, as it is written, and where."""
+
+    offset: int
+    line: int
+    text: str
+
+
 class Script(NamedTuple):
     """What `scan` found in a text."""
 
@@ -142,25 +148,19 @@ def scan(text: str) -> Script:
     return _Scan(text).run()
 
 
-def directives(text: str) -> tuple[tuple[str, ...], tuple[Fault, ...]]:
-    """Return the names after `-- entrypoint:` above the first statement, and a fault for each unknown one."""
-    names: list[str] = []
-    faults: list[Fault] = []
+def directives(text: str) -> tuple[Directive, ...]:
+    """Return what stands after `-- entrypoint:` above the first statement."""
+    directives: list[Directive] = []
     pos = _end(_WHITE, text, 0)
     while text.startswith(("--", "/*"), pos):
         if found := _DIRECTIVE.match(text, pos):
-            name = found[1].strip()
-            if name in KNOWN_DIRECTIVES:
-                names.append(name)
-            else:
-                message = f'unknown directive "{name}": this program knows {", ".join(KNOWN_DIRECTIVES)}'
-                faults.append(Fault(pos, text.count("\n", 0, pos) + 1, message))
+            directives.append(Directive(pos, text.count("\n", 0, pos) + 1, found[1].strip()))
         try:
             pos = _end(_LINE_COMMENT, text, pos) if text[pos] == "-" else _comment_end(text, pos)
         except UnterminatedError:  # `scan` reports it
             break
         pos = _end(_WHITE, text, pos)
-    return tuple(names), tuple(faults)
+    return tuple(directives)
 
 
 def skip(text: str, pos: int) -> int:

@@ -16,10 +16,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from entrypoint.migration.scanner import Fault, Statement, directives, scan, skip, words
+from entrypoint.migration import directives
+from entrypoint.migration.scanner import Fault, Statement, scan, skip, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from entrypoint.migration.directives import Directives
 
 # PostgreSQL's parser recurses on the C stack, and here does not look at its size: an overflow ends the
 # process (seen with 65,000 terms in a chain of additions and 8 MB of stack: 65 bytes for each character). So
@@ -102,8 +105,13 @@ class Advice(NamedTuple):
     outside: tuple[Outside, ...]
     faults: tuple[Fault, ...]
     parsed: bool
-    no_transaction: bool
+    directives: Directives
     syntax: SyntaxComplaint | None
+
+    @property
+    def no_transaction(self) -> bool:
+        """Whether the file says that it is to run statement by statement."""
+        return self.directives.no_transaction
 
     @property
     def transactional(self) -> bool:
@@ -121,8 +129,7 @@ class _Kind(NamedTuple):
 def advise(text: str, *, parse_limit: int = 1_000_000) -> Advice:
     """Return how to run `text`, whatever it holds. Above `parse_limit` characters the parser is not asked."""
     script = scan(text)
-    names, faults = directives(text)
-    no_transaction = "no-transaction" in names
+    declared, faults = directives.read(text)
     statements = script.statements
     advice = Advice(
         statements=statements,
@@ -132,7 +139,7 @@ def advise(text: str, *, parse_limit: int = 1_000_000) -> Advice:
         outside=(),
         faults=(),
         parsed=False,
-        no_transaction=no_transaction,
+        directives=declared,
         syntax=None,
     )
     if faults := script.faults + faults + _misplaced_directives(text, statements):
@@ -147,7 +154,7 @@ def advise(text: str, *, parse_limit: int = 1_000_000) -> Advice:
         parsed=seen is not None,
         syntax=parsed if isinstance(parsed, SyntaxComplaint) else None,
     )
-    return advice if no_transaction else _in_one_transaction(advice, kinds)
+    return advice if advice.no_transaction else _in_one_transaction(advice, kinds)
 
 
 def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:

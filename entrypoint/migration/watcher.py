@@ -11,7 +11,7 @@ import threading
 import time
 from typing import NamedTuple
 
-from entrypoint import logs
+from entrypoint import logs, phase
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
 from entrypoint.database.quoting import literal
@@ -119,6 +119,7 @@ class Watcher:
 
     def _report(self, activity: Activity, blockers: list[Row]) -> None:
         seconds = time.monotonic() - activity.since
+        phase.blocked(activity.file, activity.statement, [int(row[0] or 0) for row in blockers])
         for pid, user, application, age, state, query in blockers:
             logs.event(
                 logs.WARNING,

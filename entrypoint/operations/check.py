@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 from entrypoint.errors import ConfigurationError, EntrypointError, UsageError
+from entrypoint.migration.directives import spell_timeouts
 from entrypoint.migration.files import is_sql, load_directory
 from entrypoint.migration.prepare import examine
 from entrypoint.migration.report import complain, spot
@@ -220,6 +221,8 @@ def _notes(prepared: Prepared, shown: str) -> list[Finding]:
         notes.append(
             ("wrapped", "brings its own BEGIN and COMMIT, which are left out: every migration is one transaction")
         )
+    if declared := spell_timeouts(advice.directives):
+        notes.append(("timeouts", declared))
     if not advice.transactional:
         notes.append(("outside", f"runs outside a transaction, statement by statement ({why_outside(prepared)})"))
     return [Finding("note", rule, message, shown) for rule, message in notes]

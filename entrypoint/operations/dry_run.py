@@ -7,6 +7,7 @@ import os
 from entrypoint import logs
 from entrypoint.errors import ConfigurationError, UsageError
 from entrypoint.migration.contention import held_back
+from entrypoint.migration.directives import spell_timeouts
 from entrypoint.migration.files import load_directory
 from entrypoint.migration.prepare import prepare
 from entrypoint.migration.report import outline
@@ -70,9 +71,12 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
 def _describe(migration: Prepared) -> str:
     count = len(migration.advice.statements)
     statements = "empty" if not count else "1 statement" if count == 1 else f"{count} statements"
-    if not migration.advice.transactional:
-        return f"{statements}, outside a transaction: {why_outside(migration)}"
-    return f"{statements}, one transaction{', without its own BEGIN and COMMIT' if migration.advice.wrapped else ''}"
+    advice = migration.advice
+    if not advice.transactional:
+        how = f"outside a transaction: {why_outside(migration)}"
+    else:
+        how = f"one transaction{', without its own BEGIN and COMMIT' if advice.wrapped else ''}"
+    return ", ".join(filter(None, (statements, how, spell_timeouts(advice.directives))))
 
 
 def _statements(migration: Prepared) -> list[str]:

@@ -1,0 +1,73 @@
+"""Where this start is, for whoever asks while it runs. Those who do the work write it, the probe's thread reads it.
+
+What is written is replaced as a whole, so that a reader always sees something that was true at one moment.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+CONNECTING = "connecting"
+WAITING = "waiting for the lock"
+MIGRATING = "migrating"
+
+
+class _Phase(NamedTuple):
+    name: str
+    began: float
+    """`monotonic()` when this phase, or within it this statement of a file, began."""
+    step: tuple[str | None, int | None]
+    """The file and the statement that it is at."""
+    facts: Mapping[str, object]
+
+
+_program_began = monotonic()
+_now = _Phase(CONNECTING, _program_began, (None, None), {})
+_schema: Mapping[str, object] = {}
+_blocked: tuple[tuple[str | None, int | None], Sequence[int]] = ((None, None), ())
+
+
+def enter(name: str, *, file: str | None = None, statement: int | None = None, **facts: object) -> None:
+    """Say what is done from now on; with a `file`, and the number of its `statement`, if it is about one.
+
+    Said again of the same phase, file and statement, it only brings the `facts` up to date.
+    """
+    global _now  # noqa: PLW0603 - a process has one start, and the start one phase
+    step = (file, statement)
+    before = _now
+    began = before.began if (before.name, before.step) == (name, step) else monotonic()
+    _now = _Phase(name, began, step, facts)
+
+
+def know(*, version: int | None, latest: int | None, pending: int) -> None:
+    """Say what is known of the schema: its version, the highest number among the files, and how many are pending."""
+    global _schema  # noqa: PLW0603 - see above
+    _schema = {"version": version, "latest": latest, "pending": pending}
+
+
+def blocked(file: str, statement: int, backends: Sequence[int]) -> None:
+    """Say which backends hold the lock that a statement waits for; none if it does not wait."""
+    global _blocked  # noqa: PLW0603 - see above
+    _blocked = ((file, statement), tuple(backends))
+
+
+def report(clock: Callable[[], float] = monotonic) -> dict[str, object]:
+    """Return all that is known, without what is not; times are in seconds."""
+    now, (step, backends) = _now, _blocked
+    moment = clock()
+    known: dict[str, object] = {
+        "phase": now.name,
+        "seconds": round(moment - now.began, 1),
+        "seconds_since_start": round(moment - _program_began, 1),
+        "file": now.step[0],
+        "statement": now.step[1],
+        "blocked_by": list(backends) if step == now.step and backends else None,
+        **_schema,
+        **now.facts,
+    }
+    return {name: value for name, value in known.items() if value is not None}

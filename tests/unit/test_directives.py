@@ -1,0 +1,98 @@
+"""What a file says about itself: which directives are read, and which are refused with what would be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from entrypoint.migration.directives import Directives, read, spell, spell_timeouts
+from entrypoint.migration.statements import advise
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("no-transaction", Directives(no_transaction=True)),
+        ("timeout = 30min", Directives(timeout=1800)),
+        ("timeout=250ms", Directives(timeout=0.25)),
+        ("timeout = 2 h", Directives(timeout=7200)),
+        ("timeout = 0005s", Directives(timeout=5)),
+        ("timeout = 2147483647ms", Directives(timeout=2147483.647)),
+        ("lock-timeout =1s", Directives(lock_timeout=1)),
+    ],
+)
+def test_a_good_one(line: str, expected: Directives) -> None:
+    assert read(f"-- entrypoint: {line}\nselect 1") == (expected, ())
+    assert advise(f"-- entrypoint: {line}\nselect 1").directives == expected
+
+
+def test_several() -> None:
+    text = "-- A\n-- entrypoint: timeout = 1h\n\n/* b */ --entrypoint:lock-timeout=10ms\n-- entrypoint: no-transaction"
+    assert read(text) == (Directives(no_transaction=True, timeout=3600, lock_timeout=0.01), ())
+    assert advise(text).no_transaction
+
+
+KNOWN = "this program knows no-transaction, timeout, lock-timeout"
+FORM = "write a whole number and ms, s, min or h, like timeout = 30min"
+RANGE = "it must be from 1ms to 596h"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", f'unknown directive "": {KNOWN}'),
+        ("speed = 5", f'unknown directive "speed": {KNOWN}'),
+        ("statement-timeout = 5s", f'unknown directive "statement-timeout": {KNOWN}'),
+        ("no-transction", 'unknown directive "no-transction": did you mean no-transaction? This program knows'),
+        ("No-Transaction", 'unknown directive "No-Transaction": did you mean no-transaction?'),
+        ("lock_timeout = 1s", 'unknown directive "lock_timeout": did you mean lock-timeout?'),
+        ("time-out = 1s", 'unknown directive "time-out": did you mean timeout?'),
+        ("no-transaction = on", 'no-transaction stands alone in its line: write "-- entrypoint: no-transaction"'),
+        ("no-transaction, timeout = 5s", "no-transaction stands alone in its line"),
+        ("timeout", '"timeout" has no "=" and a time after it: write "-- entrypoint: timeout = 30min"'),
+        ("timeout =", '"timeout =" has no "=" and a time after it'),
+        ("timeout: 30min", '"timeout: 30min" has no "=" and a time after it'),
+        ("timeout 30min", '"timeout 30min" has no "=" and a time after it'),
+        ("timeout = 30", "timeout = 30 has no unit: write 30ms, 30s, 30min or 30h"),
+        ("lock-timeout = 0", "lock-timeout = 0 has no unit"),
+        ("timeout = 30m", f"timeout = 30m is not a time: {FORM}"),
+        ("timeout = 30MIN", f"timeout = 30MIN is not a time: {FORM}"),
+        ("timeout = 1d", "timeout = 1d is not a time"),
+        ("timeout = 1.5h", "timeout = 1.5h is not a time"),
+        ("timeout = -5s", "timeout = -5s is not a time"),
+        ("timeout = \u0663s", "timeout = \u0663s is not a time"),
+        ("timeout = 5s, lock-timeout = 1s", "timeout = 5s, lock-timeout = 1s is not a time"),
+        ("timeout = 0s", f"timeout = 0s is too short: {RANGE}"),
+        ("timeout = 2147483648ms", f"timeout = 2147483648ms is too long: {RANGE}"),
+        ("timeout = 597h", f"timeout = 597h is too long: {RANGE}"),
+        (f"timeout = {'9' * 5000}s", f"is too long: {RANGE}"),
+    ],
+)
+def test_a_bad_one(line: str, message: str) -> None:
+    directives, (fault,) = read(f"\n-- entrypoint: {line}\nselect 1")
+    assert directives == Directives()
+    assert fault.line == 2
+    assert message in fault.message
+    assert advise(f"\n-- entrypoint: {line}\nselect 1").faults == (fault,)
+
+
+def test_the_same_twice() -> None:
+    directives, (fault,) = read("-- entrypoint: timeout = 1s\n--\n-- entrypoint: timeout = 2s\n")
+    assert directives.timeout == 1
+    assert (fault.line, fault.message) == (3, "timeout is said in line 1 already: leave one of the two")
+
+
+def test_every_fault_is_listed() -> None:
+    text = "-- entrypoint: speed\n-- entrypoint: timeout = 5\nselect 1;\n-- entrypoint: timeout = 5s\n"
+    assert [fault.line for fault in advise(text).faults] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(1800, "30min"), (7200, "2h"), (90, "90s"), (0.25, "250ms"), (1.5, "1500ms"), (300.0, "5min")]
+)
+def test_times_are_spelled_as_one_would_write_them(seconds: float, text: str) -> None:
+    assert spell(seconds) == text
+
+
+def test_what_a_file_declares_in_words() -> None:
+    assert spell_timeouts(Directives(timeout=60, lock_timeout=0.5)) == "timeout 1min, lock-timeout 500ms"
+    assert spell_timeouts(Directives(no_transaction=True)) == ""

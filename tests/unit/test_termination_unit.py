@@ -1,0 +1,28 @@
+"""The text for Kubernetes: what is in it, and what is left out of one that is too long."""
+
+from __future__ import annotations
+
+import pytest
+
+from entrypoint.termination import compose
+
+
+def test_message_faults_and_remedy() -> None:
+    text = compose("2 faults", ["a.sql: bad", "b.sql: bad"], "Mend them.")
+    assert text.decode() == "2 faults\n- a.sql: bad\n- b.sql: bad\nWhat to do: Mend them."
+    assert compose("just this", [], "") == b"just this"
+
+
+@pytest.mark.parametrize("letter", ["x", "ü", "€", "😀"])
+def test_a_long_one_is_cut_between_two_characters_and_keeps_the_remedy(letter: str) -> None:
+    for shift in range(4):
+        text = compose("-" * shift + letter * 5000, ["never seen"], f"Do {letter}.")
+        assert 4090 <= len(text) <= 4096
+        assert text.decode().endswith(f"{letter} ...\nWhat to do: Do {letter}.")
+        text = compose("short", [], letter * 5000)
+        assert len(text) <= 4096
+        assert text.decode().startswith("short\nWhat to do: " + letter)
+
+
+def test_what_is_no_text_is_made_one() -> None:
+    assert compose("\udcff", [], "").decode() == "\\udcff"
