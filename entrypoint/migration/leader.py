@@ -68,11 +68,7 @@ class Leader:
 
         Returns the schema's version afterwards. Raises EntrypointError; what was committed before stays.
         """
-        plan = self._survey()
-        self._tell_out_of_order(plan)
-        # Somebody may have deleted a failed row since the first survey.
-        prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
-        runnable = [prepared[file.number] for file in plan.runnable]
+        plan, runnable = self._what_to_run()
         assignment = self._assignment
         current = plan.current
         with Watcher(
@@ -86,6 +82,14 @@ class Leader:
         if plan.held_back:
             raise held_back(plan.held_back)
         return current
+
+    def _what_to_run(self) -> tuple[Plan, list[Prepared]]:
+        """Survey again, now that nobody else can change it; return also the migrations that may run, in order."""
+        plan = self._survey()
+        self._tell_out_of_order(plan)
+        # Somebody may have deleted a failed row since the first survey.
+        prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
+        return plan, [prepared[file.number] for file in plan.runnable]
 
     def _survey(self) -> Plan:
         assignment = self._assignment
@@ -140,15 +144,18 @@ class Leader:
             raise self._stopped(task, error.primary, error.sqlstate)
         if classify.is_read_only(error.sqlstate):
             raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
-        if task.migration.advice.transactional:
-            failure = refusal.failure()
-        else:
-            failure = refusal.failure(
-                undone="What came before that statement is committed: take it out of the file, or make it repeatable. "
-                "The failure was recorded"
-            )
+        failure = self._failure(task, refusal)
         self._record_failure(task, failure)
         raise failure
+
+    def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
+        """Return a refusal as the failure that it is, with what became of the rest."""
+        if task.migration.advice.transactional:
+            return refusal.failure()
+        return refusal.failure(
+            undone="What came before that statement is committed: take it out of the file, or make it repeatable. "
+            "The failure was recorded"
+        )
 
     def _settle(self, task: Task, doubt: InDoubt) -> None:
         """Return if a migration is in after all, though the connection ended during COMMIT; otherwise raise."""

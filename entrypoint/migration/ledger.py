@@ -55,6 +55,11 @@ class Place(NamedTuple):
     """The columns of `migration_lock`; empty if there is no such table."""
 
     @property
+    def complete(self) -> bool:
+        """Whether ledger and lock are there as this release makes them."""
+        return bool(self.ledger) and bool(self.lock) and not self.outdated
+
+    @property
     def outdated(self) -> bool:
         """Whether an earlier system, or an earlier release, left tables that are not as ours are now."""
         return bool(self.ledger) and (
