@@ -50,7 +50,7 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) ->
         raise
     finally:
         survey.session.close()
-    if result is None:
+    if result is None or not (rehearsed or result.left or result.held_back):
         output.write("Nothing is pending: there is nothing to rehearse.\n")
         return
     output.write(as_text(result, rehearsed))

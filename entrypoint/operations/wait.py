@@ -40,7 +40,7 @@ _PAUSE = (0.25, 1.0)
 _LONGEST_PAUSE = 5.0
 _REPORT_EVERY = 5.0
 _LOOK_PATIENCE = 5.0
-# For the last look or attempt, when the time is nearly over; and for the only one under `--timeout 0`.
+# For the last look or attempt, when the time is nearly over.
 _LEAST = 0.5
 # The ledger or its schema is not there (any more), or not as it was: look for it again.
 _MOVED = ("3F000", "42703", "42P01")
@@ -162,6 +162,7 @@ class _Waiter:
         address = settings.address
         self._target = target(address.conninfo, address.variable, token=os.urandom(8).hex())
         self._deadline = Deadline(timeout)
+        self._least = _LEAST if timeout else settings.connect.timeout
         self._began = time.monotonic()
         self._session: Session | None = None
         self._failures = 0
@@ -191,7 +192,7 @@ class _Waiter:
 
     def _look(self, glance: Glance) -> Sight:
         """Look once, connecting first if need be. Raises what waiting cannot heal."""
-        patience = Deadline(max(_LEAST, min(_LOOK_PATIENCE, self._deadline.remaining())))
+        patience = Deadline(max(self._least, min(_LOOK_PATIENCE, self._deadline.remaining())))
         try:
             sight = glance(self._connected(), patience)
         except Failure as failure:
@@ -226,7 +227,7 @@ class _Waiter:
         if self._session is None or not self._session.usable:
             self._drop_session()
             self._attempts += 1
-            timeout = min(self._settings.connect.timeout, max(_LEAST, self._deadline.remaining()))
+            timeout = min(self._settings.connect.timeout, max(self._least, self._deadline.remaining()))
             self._session = self._target.connect(timeout)
             self._failures = 0
         return self._session
