@@ -30,15 +30,14 @@ if TYPE_CHECKING:
 # PostgreSQL refuses a new value of an enumeration in the transaction that adds it.
 _UNSAFE_NEW_ENUM_VALUE = "55P04"
 
-# Also called inside the transaction: each migration begins with these constraints deferred, and has just ended with
-# all of them checked. A name that stands for one that is not deferred, too, is left alone.
+# Each migration begins with these constraints deferred, and the one before it has ended with all of them checked. A
+# name that also stands for a constraint that is not deferred is left alone.
 _DEFERRED = """
-SELECT pg_catalog.string_agg(DISTINCT pg_catalog.format('%I.%I', n.nspname, c.conname), ', ')
-FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
-WHERE c.condeferred AND NOT pg_catalog.pg_is_other_temp_schema(n.oid)
-    AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-    AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint o
-        WHERE o.conname = c.conname AND o.connamespace = c.connamespace AND NOT o.condeferred);"""
+SELECT pg_catalog.string_agg(name, ', ') FROM (
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.conname) AS name
+    FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+    WHERE NOT pg_catalog.pg_is_other_temp_schema(n.oid) AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+    GROUP BY n.nspname, c.conname HAVING pg_catalog.bool_and(c.condeferred)) AS deferred;"""
 
 _LOCKS = """
 SELECT l.relation, l.mode FROM pg_catalog.pg_locks l
