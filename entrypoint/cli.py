@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn
 
 from entrypoint import __version__
-from entrypoint.commands import check, migrate, new, run, status, version
+from entrypoint.commands import check, migrate, new, run, status, version, wait
 from entrypoint.errors import UsageError
 
 TYPE_CHECKING = False
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Command] = {
     "migrate": migrate,
     "status": status,
     "version": version,
+    "wait": wait,
     "check": check,
     "new": new,
 }
@@ -28,7 +29,7 @@ COMMANDS: dict[str, Command] = {
 _EPILOG = """\
 exit codes:
   0 done   64 usage   65 bad migration files   69 database unavailable   70 a migration failed
-  75 lock time-out   78 bad configuration   126, 127 the application cannot be executed, is not there
+  75 lock or wait time-out   78 bad configuration   126, 127 the application cannot be executed, is not there
   128+n ended by signal n
 
 The environment configures it: DATABASE_URL, MIGRATIONS_DIR and more; see docs/configuration.md.

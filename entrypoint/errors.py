@@ -14,6 +14,7 @@
     │   ├── MigrationTimeoutError      the time for all migrations ran out
     │   └── MigrationStoppedError      an operator cancelled it
     ├── LockTimeoutError         somebody else held the lock for longer than we may wait
+    ├── WaitTimeoutError         the schema was not there in time; `wait` does nothing about it
     └── LeaseLostError           we held the lock and do not hold it any more
 
 An error carries its facts (`fields`, for the log) and what to do about it (`remedy`). Which exit code it
@@ -128,6 +129,12 @@ class LockTimeoutError(EntrypointError):
     """Somebody else held the migration lock for longer than we may wait."""
 
     event = "lock.timeout"
+
+
+class WaitTimeoutError(EntrypointError):
+    """The schema was not there in time, and nobody asked us to do anything but wait."""
+
+    event = "wait.timeout"
 
 
 class LeaseLostError(EntrypointError):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
+    from entrypoint.migration.contention import Assignment
     from entrypoint.migration.files import Directory
     from entrypoint.migration.first_look import Question
     from entrypoint.migration.ledger import Look, Place
@@ -292,15 +293,10 @@ def _nothing_to_do(plan: Plan, up_to: int | None) -> Outcome:
 def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
     """Apply what is pending, or wait until somebody else has."""
     place, plan = survey.place, survey.plan
-    if place.standby or place.read_only:
-        from entrypoint.migration.faults import read_only
-
-        why = "this server is a standby" if place.standby else "the database is read-only by default"
-        raise read_only(f"{len(plan.pending)} migration(s) are pending, and {why}; nothing was run")
+    refuse_read_only(survey)
     import gc
 
     from entrypoint import phase
-    from entrypoint.migration.contention import Assignment
     from entrypoint.migration.migrator import migrate
 
     gc.enable()  # Off since the first line of __main__.
@@ -316,7 +312,34 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         latest=plan.latest,
         pending=len(plan.pending),
     )
-    assignment = Assignment(
+    try:
+        result = migrate(assignment_of(settings, survey, up_to), plan, survey.session, place)
+    except ConfigurationError:
+        raise
+    except EntrypointError as error:
+        if plan.pending:
+            raise
+        # Only the ledger was to be upgraded, and it can be read as it is.
+        logs.failure(error, level=logs.WARNING)
+        return _nothing_to_do(plan, up_to)
+    return _migrated(result)
+
+
+def refuse_read_only(survey: Survey) -> None:
+    """Raise ReadOnlyError if the server takes no writes."""
+    place = survey.place
+    if place.standby or place.read_only:
+        from entrypoint.migration.faults import read_only
+
+        why = "this server is a standby" if place.standby else "the database is read-only by default"
+        raise read_only(f"{len(survey.plan.pending)} migration(s) are pending, and {why}; nothing was run")
+
+
+def assignment_of(settings: Settings, survey: Survey, up_to: int | None) -> Assignment:
+    """Return what is to be done, where and as whom."""
+    from entrypoint.migration.contention import Assignment
+
+    return Assignment(
         directory=survey.directory,
         up_to=up_to,
         target=survey.target,
@@ -328,17 +351,6 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         lock=settings.lock,
         apply=settings.apply,
     )
-    try:
-        result = migrate(assignment, plan, survey.session, place)
-    except ConfigurationError:
-        raise
-    except EntrypointError as error:
-        if plan.pending:
-            raise
-        # Only the ledger was to be upgraded, and it can be read as it is.
-        logs.failure(error, level=logs.WARNING)
-        return _nothing_to_do(plan, up_to)
-    return _migrated(result)
 
 
 def _migrated(result: Result) -> Outcome:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
-COMMANDS = ("run", "migrate", "status", "version", "check", "new")
+COMMANDS = ("run", "migrate", "status", "version", "check", "new", "wait")
 
 
 def error_of(run: Run, code: int) -> dict[str, Any]:

@@ -18,13 +18,17 @@ EXAMPLE = "entrypoint migrate --dry-run"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--dry-run` and `--to`."""
-    parser.add_argument("--dry-run", action="store_true", help="show what would run, in order, and change nothing")
+    """Add `--dry-run`, `--rehearse` and `--to`."""
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="show what would run, in order, and change nothing")
+    instead.add_argument(
+        "--rehearse", action="store_true", help="run all that is pending in one transaction, and roll it back"
+    )
     parser.add_argument("--to", type=migration_number, metavar="N", help="stop after migration number N")
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Migrate, or show what would run."""
+    """Migrate, show what would run, or rehearse it."""
     settings = read_settings(environ, asked_for=True)
     if arguments.to is not None:
         from entrypoint.operations.dry_run import check_target
@@ -34,6 +38,11 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         from entrypoint.operations.dry_run import dry_run
 
         sys.stdout.write(dry_run(settings, up_to=arguments.to))
+        return 0
+    if arguments.rehearse:
+        from entrypoint.operations.rehearse import print_rehearsal
+
+        print_rehearsal(settings, sys.stdout, up_to=arguments.to)
         return 0
     from entrypoint.startup import bring_up_to_date
 

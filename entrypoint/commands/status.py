@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 SUMMARY = "show what is applied and what is pending"
 DESCRIPTION = """\
 Compare the migration files with the database: what is applied, pending, failed or changed,
-and who holds the lock."""
+and who holds the lock. With --exit-code: 0 up to date (or ahead), 10 pending, 11 a migration has failed."""
 EXAMPLE = "entrypoint status --json | jq .pendingMigrations"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--json`."""
+    """Add `--json` and `--exit-code`."""
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--exit-code", action="store_true", help="tell the answer by the exit code: 0, 10 or 11")
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -28,6 +29,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from entrypoint.operations import status
 
     if arguments.json:
-        return status.print_json(lambda: read_settings(environ, asked_for=True), sys.stdout)
-    sys.stdout.write(status.as_table(status.read(read_settings(environ, asked_for=True))))
-    return 0
+        found = status.print_json(lambda: read_settings(environ, asked_for=True), sys.stdout)
+    else:
+        found = status.read(read_settings(environ, asked_for=True))
+        status.print_table(found, sys.stdout, environ)
+    return found.exit_code if arguments.exit_code else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 
 def migration_number(text: str) -> int:
@@ -11,3 +12,11 @@ def migration_number(text: str) -> int:
         msg = f"{text!r} is not the number of a migration"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return a time in seconds, which may have decimals and may be 0."""
+    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?", text):
+        msg = f"{text!r} is not a time in seconds, like 90 or 2.5"
+        raise argparse.ArgumentTypeError(msg)
+    return float(text)

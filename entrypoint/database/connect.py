@@ -121,23 +121,23 @@ def connect(
         return target.connect(policy.timeout)
     except Failure as failure:
         if not failure.cause.heals:
-            raise _unavailable(failure, target, policy, attempts=1) from None
+            raise unavailable(failure, target, attempts=1) from None
         from entrypoint.database import backoff  # Only now: tenacity is not needed where the first attempt succeeds.
 
         try:
             return backoff.connect_again(target, policy, too_many_clients_budget, failure, spent)
         except Failure as last:
-            raise _unavailable(last, target, policy, attempts=policy.attempts) from None
+            tried = f"{policy.attempts} retries"
+            raise unavailable(last, target, attempts=policy.attempts, tried=tried) from None
 
 
-def _unavailable(failure: Failure, target: Target, policy: ConnectPolicy, attempts: int) -> EntrypointError:
+def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str = "") -> EntrypointError:
+    """Return the error for a connection that could not be had, be it after it was `tried` again and again."""
     cause = failure.cause
     if cause.name == "address":
         return ConfigurationError(f"The address of the database is malformed: {failure.text}", remedy=cause.remedy)
-    if cause.heals:
-        message = f"Database connection failed after {policy.attempts} retries: {cause.words} ({failure.text})"
-    else:
-        message = f"Database connection failed: {cause.words} ({failure.text})"
+    after = f" after {tried}" if cause.heals and tried else ""
+    message = f"Database connection failed{after}: {cause.words} ({failure.text})"
     remedy = cause.remedy if target.configured else f"DATABASE_URL is not set; it was libpq's default. {cause.remedy}"
     return DatabaseUnavailableError(message, remedy=remedy, cause=cause.name, attempts=attempts)
 

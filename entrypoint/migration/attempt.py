@@ -104,8 +104,13 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         self._statement_start = statement_start
         self._offset = offset
 
-    def failure(self, *, undone: str = "It was rolled back and recorded as failed") -> MigrationFailedError:
-        """Return the error for the log and the ledger. `undone` says what became of the migration's changes."""
+    def failure(
+        self, *, undone: str = "It was rolled back and recorded as failed", recorded: bool = True
+    ) -> MigrationFailedError:
+        """Return the error for the log and the ledger.
+
+        `undone` says what became of the migration's changes; `recorded`, whether the ledger has it.
+        """
         error, file, text = self.error, self._migration.file, self._migration.text
         needs = _NEEDS.get(error.sqlstate)
         undone = f"{needs} {undone}" if needs and self._migration.advice.transactional else undone
@@ -119,8 +124,13 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             report=render(
                 file.name, text, error, statement_start=self._statement_start, offset=self._offset, hidden=hidden
             ),
-            remedy=f"{undone}. It is not tried again until its file changes or its row is deleted: "
-            f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'.",
+            remedy=f"{undone}."
+            + (
+                " It is not tried again until its file changes or its row is deleted: DELETE FROM schema_migrations "
+                f"WHERE migration_number = {file.number} AND status = 'failed'."
+                if recorded
+                else ""
+            ),
             version=file.number,
             file=file.name,
             line=line,

@@ -51,18 +51,22 @@ def ddl(place: Place) -> str:
     )
 
 
+def setup(place: Place, schema: str | None) -> str:
+    """Return the statements that create or upgrade the bookkeeping in an open transaction, without a notice.
+
+    `schema` is the one that was asked for: it is created if it does not exist.
+    """
+    create = f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)};\n" if schema and not place.schema_exists else ""
+    # Else every statement about a table that is there already would send a notice.
+    return f"{create}SET LOCAL client_min_messages = warning;\n{ddl(place)}"
+
+
 def ensure(session: Session, place: Place, schema: str | None, prologue: str, deadline: Deadline) -> Place:
     """Create or upgrade the bookkeeping in one transaction; return the place as it is afterwards.
 
-    `prologue` is what every transaction of ours begins with. `schema` is the one that was asked for: it is
-    created if it does not exist.
+    `prologue` is what every transaction of ours begins with. `schema` is the one that was asked for.
     """
-    statements = [prologue]
-    if schema and not place.schema_exists:
-        statements.append(f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)};")
-    # Else every statement about a table that is there already would send a notice.
-    statements += ["SET LOCAL client_min_messages = warning;", ddl(place), "COMMIT"]
-    session.query("\n".join(statements), deadline)
+    session.query(f"{prologue}\n{setup(place, schema)}\nCOMMIT", deadline)
     return find(session, schema, deadline)
 
 

@@ -55,6 +55,8 @@ class Assignment(NamedTuple):
     connect_timeout: float
     lock: LockPolicy
     apply: ApplyPolicy
+    rehearsal: bool = False
+    """Whether nothing is to be left of it, not even the ledger's tables."""
 
 
 class Contender:
@@ -163,6 +165,7 @@ class Contender:
             fenced=self._fenced,
             # Enough to finish what has begun, even if the waiting is over meanwhile.
             deadline=Deadline(max(deadline.remaining(), 0.5)),
+            rehearsal=assignment.rehearsal,
         )
         if lease is not None:
             self._place = lease.place

@@ -31,6 +31,8 @@ from entrypoint.migration.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from entrypoint.migration.clocks import Clocks
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
@@ -71,16 +73,11 @@ class Leader:
 
         Returns the schema's version afterwards. Raises EntrypointError; what was committed before stays.
         """
-        plan = self._survey(self._clocks.turn_to())
-        self._tell_out_of_order(plan)
-        # Somebody may have deleted a failed row since the first survey.
-        prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
-        runnable = [prepared[file.number] for file in plan.runnable]
+        plan, runnable = self._what_to_run()
         self._tell_declared(runnable)
         assignment = self._assignment
         current = plan.current
-        lock_timeouts = [one.advice.directives.lock_timeout or math.inf for one in runnable]
-        shortest = min([assignment.apply.ddl_lock_timeout, *lock_timeouts])
+        shortest = self._shortest_lock_timeout(runnable)
         with Watcher(self._lease, assignment.target, assignment.connect_timeout, shortest) as watcher:
             for index, migration in enumerate(runnable):
                 phase.know(version=current, latest=plan.latest, pending=len(plan.pending) - index)
@@ -93,6 +90,18 @@ class Leader:
         if plan.held_back:
             raise held_back(plan.held_back)
         return current
+
+    def _shortest_lock_timeout(self, runnable: Iterable[Prepared]) -> float:
+        declared = [one.advice.directives.lock_timeout or math.inf for one in runnable]
+        return min([self._assignment.apply.ddl_lock_timeout, *declared])
+
+    def _what_to_run(self) -> tuple[Plan, list[Prepared]]:
+        """Survey again, now that nobody else can change it; return also the migrations that may run, in order."""
+        plan = self._survey(self._clocks.turn_to())
+        self._tell_out_of_order(plan)
+        # Somebody may have deleted a failed row since the first survey.
+        prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
+        return plan, [prepared[file.number] for file in plan.runnable]
 
     def _survey(self, deadline: Deadline) -> Plan:
         assignment = self._assignment
@@ -147,15 +156,18 @@ class Leader:
             raise self._stopped(task, error.primary, error.sqlstate)
         if classify.is_read_only(error.sqlstate):
             raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
-        if task.migration.advice.transactional:
-            failure = refusal.failure()
-        else:
-            failure = refusal.failure(
-                undone="What came before that statement is committed: take it out of the file, or make it repeatable. "
-                "The failure was recorded"
-            )
+        failure = self._failure(task, refusal)
         self._record_failure(task, failure)
         raise failure
+
+    def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
+        """Return a refusal as the failure that it is, with what became of the rest."""
+        if task.migration.advice.transactional:
+            return refusal.failure()
+        return refusal.failure(
+            undone="What came before that statement is committed: take it out of the file, or make it repeatable. "
+            "The failure was recorded"
+        )
 
     def _settle(self, task: Task, doubt: InDoubt) -> None:
         """Return if a migration is in after all, though the connection ended during COMMIT; otherwise raise."""

@@ -70,6 +70,11 @@ class Place(NamedTuple):
     """Whether transactions are read-only by default."""
 
     @property
+    def complete(self) -> bool:
+        """Whether ledger and lock are there as this release makes them."""
+        return bool(self.ledger) and bool(self.lock) and not self.outdated
+
+    @property
     def outdated(self) -> bool:
         """Whether an earlier system, or an earlier release, left tables that are not as ours are now."""
         return bool(self.ledger) and (
@@ -91,11 +96,20 @@ class Place(NamedTuple):
 
     def guarded_by(self, backend_pid: int) -> str:
         """Return a condition: that backend holds the guard's advisory lock at this moment."""
+        return f"(SELECT count(*) {self._guards} AND g.pid = {backend_pid}) = 1"
+
+    @property
+    def unguarded(self) -> str:
+        """A condition: nobody holds the guard's advisory lock at this moment. It is asked without touching the lock."""
+        return f"NOT EXISTS (SELECT {self._guards})"
+
+    @property
+    def _guards(self) -> str:
         return (
-            "(SELECT count(*) FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted "
-            f"AND g.mode = 'ExclusiveLock' AND g.pid = {backend_pid} AND g.objsubid = 2 AND g.classid = {LOCK_CLASS} "
+            "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted "
+            f"AND g.mode = 'ExclusiveLock' AND g.objsubid = 2 AND g.classid = {LOCK_CLASS} "
             f"AND g.objid = {lock_key(self.schema) % 2**32} AND g.database = "
-            "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())) = 1"
+            "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
         )
 
     def table(self, name: str) -> str:
@@ -231,6 +245,20 @@ def look(session: Connection, place: Place, role: str | None, deadline: Deadline
 
     Holds nothing afterwards. Raises StatementError with SQLSTATE 55P03 if somebody holds a lock on the tables.
     """
+    free = f"pg_catalog.pg_try_advisory_xact_lock_shared({place.lock_key})" if contending else None
+    return _look(session, place, role, deadline, free)
+
+
+def look_on(session: Connection, place: Place, role: str | None, deadline: Deadline) -> Look:
+    """Read what a contender reads, for somebody who is none: the lock is not touched, not even shared.
+
+    On a standby the primary's lock cannot be seen, and looks free. Raises what `look` does.
+    """
+    return _look(session, place, role, deadline, place.unguarded)
+
+
+def _look(session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None) -> Look:
+    """Read the ledger; if there is a condition for "the lock is `free`", also the lock's row and that condition."""
     parts = [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
         f"SET LOCAL lock_timeout = {min(_LOOK_LOCK_TIMEOUT_MS, deadline.milliseconds())}",
@@ -238,8 +266,8 @@ def look(session: Connection, place: Place, role: str | None, deadline: Deadline
     ]
     if role:
         parts.append(f"SET LOCAL ROLE {identifier(role)}")
-    if contending:
-        parts += [_lock_row_sql(place), f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({place.lock_key})"]
+    if free is not None:
+        parts += [_lock_row_sql(place), f"SELECT {free}"]
     parts += [_ledger_sql(place), "COMMIT"]
     try:
         results = session.query(";\n".join(parts), deadline)
@@ -247,10 +275,10 @@ def look(session: Connection, place: Place, role: str | None, deadline: Deadline
         session.rollback(deadline.within(1))
         raise
     rows = tuple(map(_ledger_row, results[-2]))
-    if not contending:
+    if free is None:
         return Look(rows, None, lock_free=False)
-    locks, free = results[-4], results[-3]
-    return Look(rows, _lock_row(locks[0]) if locks else None, lock_free=free[0][0] == "t")
+    locks, answer = results[-4], results[-3]
+    return Look(rows, _lock_row(locks[0]) if locks else None, lock_free=answer[0][0] == "t")
 
 
 def _ledger_sql(place: Place) -> str:

@@ -181,13 +181,16 @@ class Guard:
 class Lease:
     """The lock, held: guard, row and fence, and the connection on which the work is done."""
 
-    def __init__(self, guard: Guard, worker: Session, place: Place, token: str, role: str | None) -> None:
-        """Take what `try_acquire` has put together."""
+    def __init__(
+        self, guard: Guard, worker: Session, place: Place, token: str, role: str | None, *, shown: bool = True
+    ) -> None:
+        """Take what `try_acquire` has put together. `shown`: whether the row says that it is ours."""
         self._guard = guard
         self.worker = worker
         self.place = place
         self.token = token
         self._role = role
+        self._shown = shown
         self.revoked = False
         """Whether the watcher has seen that the row is not ours any more."""
 
@@ -204,12 +207,19 @@ class Lease:
         """Return the statement that begins a migration, in its transaction.
 
         It returns a row (transaction id, backend) if the lease is still ours; and then it stays ours for as long
-        as that transaction lives. Without a row, stop.
+        as that transaction lives. Without a row, stop. A rehearsal without the table has no fence; it commits nothing.
         """
+        begun = "SELECT pg_catalog.pg_current_xact_id()::text, pg_catalog.pg_backend_pid()"
+        return f"{begun} {self._ours()} FOR KEY SHARE;" if self._shown else f"{begun};"
+
+    def still_ours(self) -> str:
+        """Return the statement that returns a row for as long as nobody has freed or taken ours."""
+        return f"SELECT {self._ours()};" if self._shown else "SELECT;"
+
+    def _ours(self) -> str:
         return (
-            "SELECT pg_catalog.pg_current_xact_id()::text, pg_catalog.pg_backend_pid() "
             f"FROM {self.place.table('migration_lock')} "
-            f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NOT NULL FOR KEY SHARE;"
+            f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NOT NULL"
         )
 
     def progress(self, migration: str | None, statement: int | None = None, statements: int | None = None) -> str:
@@ -217,6 +227,8 @@ class Lease:
 
         Under `repeatable read` it could fail on the watcher's own update, so there it does nothing.
         """
+        if not self._shown:
+            return ""
         return (
             f"UPDATE {self.place.table('migration_lock')} SET progress_migration = {literal(migration)}, "
             f"progress_statement = {_number(statement)}, progress_statements = {_number(statements)}, "
@@ -256,6 +268,8 @@ class Lease:
 
     def _was_freed(self, deadline: Deadline) -> bool:
         self.worker.rollback(deadline)
+        if not self._shown:
+            return False
         freed = (
             f"SELECT FROM {self.place.table('migration_lock')} "
             f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NULL"
@@ -277,7 +291,7 @@ class Lease:
         deadline = Deadline(1.0)
         self.worker.rollback(deadline)
         try:
-            if self.worker.usable:
+            if self.worker.usable and self._shown:
                 self.worker.query(
                     f"{self._begin(deadline)}\nUPDATE {self.place.table('migration_lock')} SET {_FREE} "
                     f"WHERE id = 1 AND token = {literal(self.token)};\nCOMMIT",
@@ -315,11 +329,13 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
     connect_timeout: float,
     fenced: Spell,
     deadline: Deadline,
+    rehearsal: bool = False,
 ) -> Lease | None:
     """Try once to take the lock; return the lease, or None if somebody else has it.
 
     Both connections are there before anything is taken: `worker` is open already, the guard's is opened first.
     `fenced`: for how long an earlier holder's fence has been all that stands in the way.
+    `rehearsal`: create and upgrade nothing; where there are no tables of ours, the guard's lock alone is taken.
     Raises `database.connect.Failure` if that is refused.
     """
     patience = deadline.within(_PATIENCE)
@@ -333,9 +349,12 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
             patience, server_version=worker.server_version, lock_timeout_ms=_SHORT_LOCK_TIMEOUT_MS, role=role
         )
         place = _find_beside_guard(worker, place, schema, patience)
-        if not place.ledger or not place.lock or place.outdated:
+        if not place.complete:
             if _earlier_system_works(worker, place, role, policy, patience):
                 return None
+            if rehearsal:
+                lease = Lease(guard, worker, place, token, role, shown=False)
+                return lease
             place = bookkeeping.ensure(worker, place, schema, begin, patience)
             logs.event(
                 logs.INFO,

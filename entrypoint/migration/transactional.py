@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGresult
 
+    from entrypoint.database.answers import Notice
     from entrypoint.migration.attempt import Task
 
 _T = TypeVar("_T")
@@ -31,24 +32,24 @@ def apply(task: Task) -> None:
     Raises Refused, LeaseLostError or ConnectionLostError; then nothing is in. Raises InDoubt if the connection ended
     while COMMIT was under way.
     """
-    transaction_id, backend_pid = _begin(task)
-    ended_in = _execute(task, backend_pid)
+    transaction_id, backend_pid = begin(task)
+    ended_in = execute(task, backend_pid)
     if ended_in != transaction_id:
-        raise _betrayed(task)
+        raise betrayed(task)
     _commit(task, transaction_id)
 
 
-def _begin(task: Task) -> tuple[str, int]:
+def begin(task: Task) -> tuple[str, int]:
     """Open the transaction behind the fence; return its id and the backend that works on it."""
     lease = task.lease
-    begin = transactions.begin(
+    opening = transactions.begin(
         task.deadline,
         server_version=lease.worker.server_version,
         lock_timeout_ms=task.ddl_lock_timeout_ms,
         role=task.assignment.role,
         statement=task.migration.advice.begin,
     )
-    results = _ours(task, lambda: lease.worker.query(f"{begin}\n{lease.fence()}", task.patience))
+    results = ours(task, lambda: lease.worker.query(f"{opening}\n{lease.fence()}", task.patience))
     if not results[-1]:
         lease.worker.rollback(Deadline(GRACE))
         raise lease.lost()
@@ -56,8 +57,11 @@ def _begin(task: Task) -> tuple[str, int]:
     return transaction_id or "", int(backend_pid or 0)
 
 
-def _execute(task: Task, backend_pid: int) -> str | None:
-    """Send the file as one simple query; return the transaction that the session is in after it, if in any."""
+def execute(task: Task, backend_pid: int, on_notice: Callable[[Notice], None] | None = None) -> str | None:
+    """Send the file as one simple query; return the transaction that the session is in after it, if in any.
+
+    `on_notice`: what to do with the server's messages, other than to log them.
+    """
     migration, worker = task.migration, task.lease.worker
     statements = migration.advice.statements
     done = 0
@@ -75,7 +79,7 @@ def _execute(task: Task, backend_pid: int) -> str | None:
         "SELECT pg_catalog.pg_current_xact_id_if_assigned()::text"
     )
     task.work_on(1, backend_pid)
-    worker.on_notice = task.log_notice
+    worker.on_notice = on_notice or task.log_notice
     try:
         worker.script(script, task.patience, on_result)
     except StatementError as error:
@@ -103,12 +107,12 @@ def _commit(task: Task, transaction_id: str) -> None:
         "COMMIT",
     ]
     try:
-        _ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
+        ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
     except ConnectionLostError as lost:
         raise InDoubt(transaction_id, lost) from lost
 
 
-def _ours(task: Task, act: Callable[[], _T]) -> _T:
+def ours(task: Task, act: Callable[[], _T]) -> _T:
     """Run statements of our own around the file's; what PostgreSQL refuses has no place in the file."""
     try:
         return act()
@@ -116,13 +120,13 @@ def _ours(task: Task, act: Callable[[], _T]) -> _T:
         raise Refused(task.migration, error) from error
 
 
-def _betrayed(task: Task) -> MigrationFailedError:
+def betrayed(task: Task) -> MigrationFailedError:
     """Return the error for a file that ended our transaction: what it did before that is in, and not recorded."""
     file = task.migration.file
     # Whatever transaction is open now is not ours, and what the file set in its session is in, too.
     worker = task.lease.worker
     worker.rollback(Deadline(2 * GRACE))
-    _ours(task, lambda: worker.query("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL", task.patience))
+    ours(task, lambda: worker.query("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL", task.patience))
     return MigrationFailedError(
         f"{file.name} ended the transaction that it ran in; part of it is committed, and it is not recorded as applied",
         remedy="Remove COMMIT and ROLLBACK from the file, undo by hand what it did, and start again.",

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from entrypoint import logs, phase
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.database.quoting import literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 
@@ -93,8 +92,7 @@ class Watcher:
         lease = self._lease
         results = self._session.query(
             f"""BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 4000;
-            SELECT FROM {lease.place.table("migration_lock")}
-            WHERE id = 1 AND token = {literal(lease.token)} AND locked_at IS NOT NULL;
+            {lease.still_ours()}
             SELECT a.pid, a.usename, a.application_name,
                    extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::integer, a.state, a.query
             FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids({activity.backend_pid})) AS blocker(pid)

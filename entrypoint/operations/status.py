@@ -1,4 +1,4 @@
-"""`status`: the documented answer about files and database, as JSON and as a table."""
+"""`status`: the documented answer about files and database, as JSON and, through `status_table`, as a table."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from entrypoint.database.quoting import identifier
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration import ledger
-from entrypoint.migration.contention import describe_holder
 from entrypoint.migration.faults import refused
 from entrypoint.startup import Survey, survey_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Literal, TextIO
 
     from entrypoint.database.answers import Row
-    from entrypoint.migration.ledger import LockRow
+    from entrypoint.migration.ledger import LockRow, Look
     from entrypoint.settings import Settings
 
     StatusName = Literal["up_to_date", "pending", "error"]
 
 _PATIENCE = 5.0
+# Exit codes, for scripts that ask for them.
+PENDING = 10
+FAILED = 11
 
 
 class Line(NamedTuple):
@@ -53,6 +55,13 @@ class Status(NamedTuple):
     lines: tuple[Line, ...]
     last: Line | None
     lock: LockRow | None
+    guarded: bool
+    """Whether the lock's guard is alive: the row alone does not tell. On a standby nobody can know."""
+
+    @property
+    def exit_code(self) -> int:
+        """For `--exit-code`."""
+        return {"up_to_date": 0, "pending": PENDING, "error": FAILED}[self.name]
 
     def documented(self) -> dict[str, object]:
         """Return the status API's answer: the first six keys are fixed, more may follow."""
@@ -72,6 +81,10 @@ class Status(NamedTuple):
                 "processId": lock.process_id,
                 "since": lock.since,
                 "migration": lock.migration,
+                "statement": lock.statement,
+                "statements": lock.statements,
+                "heldForSeconds": lock.seconds if lock.held else None,
+                "alive": None if lock.legacy else self.guarded,
             },
             "migrations": [
                 {
@@ -93,17 +106,17 @@ def read(settings: Settings) -> Status:
     survey = survey_database(settings)
     deadline = Deadline(_PATIENCE)
     try:
-        lock = ledger.look(survey.session, survey.place, settings.role, deadline, contending=True).lock
+        look = ledger.look_on(survey.session, survey.place, settings.role, deadline)
         details = _details(survey, settings.role, deadline)
     except StatementError as error:
         raise refused(error, "the ledger could not be read") from error
     finally:
         survey.session.close()
-    return summarise(survey, details, lock)
+    return summarise(survey, details, look)
 
 
-def summarise(survey: Survey, details: dict[int, Row], lock: LockRow | None) -> Status:
-    """Put plan, ledger details (by number) and lock together."""
+def summarise(survey: Survey, details: dict[int, Row], look: Look) -> Status:
+    """Put plan, ledger details (by number) and what a `look` saw of the lock together."""
     plan = survey.plan
     changed = {file.number for file in plan.changed}
     missing = {row.number for row in plan.missing}
@@ -139,58 +152,39 @@ def summarise(survey: Survey, details: dict[int, Row], lock: LockRow | None) -> 
         pending=len(plan.pending),
         lines=tuple(lines),
         last=max(applied, key=lambda line: (line.applied_at or "", line.number), default=None),
-        lock=lock,
+        lock=look.lock,
+        guarded=not look.lock_free,
     )
 
 
-def print_json(settings: Callable[[], Settings], output: TextIO) -> int:
+def print_json(settings: Callable[[], Settings], output: TextIO) -> Status:
     """Print the answer as JSON. That there is none is an answer too; its EntrypointError is raised afterwards."""
     try:
-        answer = read(settings()).documented()
+        status = read(settings())
     except EntrypointError as error:
-        answer = Status("error", 0, 0, 0, 0, (), None, None).documented() | {"error": logs.redact(error.message)}
-        _write_json(answer, output)
+        nothing = Status("error", 0, 0, 0, 0, (), None, None, guarded=False)
+        _write_json(nothing.documented() | {"error": logs.redact(error.message)}, output)
         raise
-    _write_json(answer, output)
-    return 0
+    _write_json(status.documented(), output)
+    return status
+
+
+def print_table(status: Status, output: TextIO, environ: Mapping[str, str]) -> None:
+    """Print the answer for a person, as wide as `output` is; in colours if it is a terminal that wants them."""
+    from shutil import get_terminal_size
+
+    from entrypoint.operations.status_table import as_text
+
+    terminal = output.isatty()
+    colours = terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") not in {"", "dumb"}
+    text = as_text(status, width=get_terminal_size().columns if terminal else None, colours=colours)
+    # A locale that lacks a letter of a file's name is no reason to say nothing.
+    encoding = output.encoding or "utf-8"
+    output.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _write_json(answer: dict[str, object], output: TextIO) -> None:
     output.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
-
-
-def as_table(status: Status) -> str:
-    """Return the answer for a person."""
-    headline = {
-        "up_to_date": f"Up to date at version {status.current}.",
-        "pending": f"At version {status.current}; {status.pending} migration(s) pending, up to {status.latest}.",
-        "error": f"At version {status.current}; a migration has failed.",
-    }[status.name]
-    rows = [("number", "file", "state", "applied at", "ms", "application")]
-    rows += [
-        (
-            f"{line.number:03d}",
-            line.filename,
-            line.state,
-            line.applied_at or "",
-            "" if line.milliseconds is None else str(line.milliseconds),
-            line.application_version or "",
-        )
-        for line in status.lines
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [headline, ""]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    for line in status.lines:
-        if line.error:
-            lines += [
-                "",
-                f"{line.filename} ({line.state}):",
-                *(f"  {text}" for text in logs.redact(line.error).splitlines()),
-            ]
-    lock = status.lock
-    lines += ["", f"Lock: {describe_holder(lock)}." if lock is not None and lock.held else "Lock: free."]
-    return "\n".join(lines) + "\n"
 
 
 def _details(survey: Survey, role: str | None, deadline: Deadline) -> dict[int, Row]:

@@ -1,0 +1,57 @@
+"""`wait`: for an init container that only waits."""
+
+from __future__ import annotations
+
+from entrypoint.commands.values import migration_number, seconds
+from entrypoint.errors import UsageError
+from entrypoint.settings import read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SUMMARY = "wait for the database or the schema, and do nothing else"
+DESCRIPTION = """\
+Wait until the database answers, or until somebody else has brought the schema up to date. Never migrates and
+never takes the migration lock. Exit codes: 0 it is there, 69 no connection, 70 a failed migration stands in
+the way, 75 the schema was not there in time."""
+EXAMPLE = "entrypoint wait --for schema --timeout 120"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--for`, `--version` and `--timeout`."""
+    parser.add_argument(
+        "--for",
+        dest="what",
+        choices=("database", "schema"),
+        default="schema",
+        help="a connection that answers; or that nothing of these migration files is pending (default: schema)",
+    )
+    parser.add_argument(
+        "--version",
+        type=migration_number,
+        metavar="N",
+        help="wait until the schema is at version N at least; no migration files are needed",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="give up after this; 0 looks once (default: MIGRATION_TIMEOUT_MS for the schema, as long as a start "
+        "would try to connect for the database)",
+    )
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Wait, or raise what kept us waiting."""
+    if arguments.what == "database" and arguments.version is not None:
+        raise UsageError("--version is about the schema", remedy="entrypoint wait [--for schema] --version N")
+    settings = read_settings(environ, asked_for=True)
+    from entrypoint.operations.wait import wait_for_database, wait_for_schema
+
+    if arguments.what == "database":
+        wait_for_database(settings, arguments.timeout)
+    else:
+        wait_for_schema(settings, arguments.version, arguments.timeout)
+    return 0

@@ -1,0 +1,105 @@
+"""`migrate --rehearse`: try all that is pending on the real database, and roll it back."""
+
+from __future__ import annotations
+
+import gc
+
+from entrypoint import logs
+from entrypoint.migration.contention import held_back
+from entrypoint.migration.rehearsal import MODES, rehearse
+from entrypoint.operations.display import clean, duration
+from entrypoint.startup import assignment_of, refuse_read_only, survey_database, tell_differences
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from entrypoint.migration.rehearsal import HeldLock, Rehearsal
+    from entrypoint.migration.trial import Rehearsed
+    from entrypoint.settings import Settings
+
+# What others have to wait with while such a lock is held: PostgreSQL's documentation, "Table-Level Locks".
+_BLOCKS = {
+    "RowShareLock": "blocks nobody but other schema changes",
+    "RowExclusiveLock": "blocks nobody but other schema changes",
+    "ShareUpdateExclusiveLock": "blocks VACUUM and other schema changes",
+    "ShareLock": "blocks writing",
+    "ShareRowExclusiveLock": "blocks writing",
+    "ExclusiveLock": "blocks writing",
+    "AccessExclusiveLock": "blocks reading and writing",
+}
+
+
+def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) -> None:
+    """Rehearse, and print a report for a person. Raises EntrypointError for what a start would fail with."""
+    gc.enable()  # Off since the first line of __main__.
+    survey = survey_database(settings, up_to=up_to)
+    rehearsed: list[Rehearsed] = []
+    result = None
+    try:
+        tell_differences(survey.directory, survey.plan)
+        if survey.plan.pending:
+            refuse_read_only(survey)
+            assignment = assignment_of(settings, survey, up_to)
+            result = rehearse(assignment, survey.plan, survey.session, survey.place, rehearsed)
+    except BaseException:
+        if rehearsed:
+            output.write(
+                _list(f"Rehearsed and rolled back, before it ended: {len(rehearsed)} migration(s).", rehearsed)
+            )
+        raise
+    finally:
+        survey.session.close()
+    if result is None or not (rehearsed or result.left or result.held_back):
+        output.write("Nothing is pending: there is nothing to rehearse.\n")
+        return
+    output.write(as_text(result, rehearsed))
+    if result.left:
+        logs.event(
+            logs.WARNING,
+            "rehearsal.incomplete",
+            f"{len(result.left)} migration(s) were not rehearsed: {result.why}",
+            files=list(result.left),
+        )
+    if result.held_back:
+        raise held_back(result.held_back)
+
+
+def as_text(result: Rehearsal, rehearsed: list[Rehearsed]) -> str:
+    """Return the report."""
+    if rehearsed:
+        count = f"{len(rehearsed)} of {len(rehearsed) + len(result.left)}"
+        text = _list(f"Rehearsed {count} migration(s) in one transaction, and rolled it back:", rehearsed)
+    else:
+        text = "Nothing could be rehearsed.\n"
+    if result.left:
+        names = ", ".join(result.left)
+        text += f"\nNot rehearsed: {names}. {result.why}; what comes after it may depend on it.\n"
+    if rehearsed:
+        text += f"\n{_locks(result.locks)}"
+    if result.sequences:
+        text += f"\nNot rolled back, as no rollback does it: values taken from {', '.join(result.sequences)}.\n"
+    return text
+
+
+def _list(headline: str, rehearsed: list[Rehearsed]) -> str:
+    width = max(len(done.file) for done in rehearsed)
+    lines = [headline, ""]
+    for done in rehearsed:
+        statements = "empty" if not done.statements else f"{done.statements} statement(s)"
+        lines.append(f"  {done.file:{width}}  {duration(done.seconds * 1000):>6}  {statements}")
+        lines += [f"      {notice.severity}: {clean(logs.redact(notice.message))}" for notice in done.notices]
+    return "\n".join(lines) + "\n"
+
+
+def _locks(locks: tuple[HeldLock, ...]) -> str:
+    if not locks:
+        return "No lock was held at the end that others could have to wait for.\n"
+    rows = [(clean(lock.relation), MODES[lock.mode], _BLOCKS[lock.mode], f"since {lock.file}") for lock in locks]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["Locks held at the end on what is there already, the strongest first:", ""]
+    lines += [
+        f"  {relation:{widths[0]}}  {mode:{widths[1]}}  {blocks:{widths[2]}}  {since}"
+        for relation, mode, blocks, since in rows
+    ]
+    return "\n".join(lines) + "\n"

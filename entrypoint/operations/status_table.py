@@ -1,0 +1,128 @@
+"""`status` for a person: a table on a terminal, the same in plain lines for a pipe.
+
+File names, versions and messages come from outside. They are shown as they are: nothing in them is markup, and what
+a terminal would obey is left out.
+"""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from entrypoint import logs
+from entrypoint.operations.display import clean, duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.migration.ledger import LockRow
+    from entrypoint.operations.status import Line, Status
+
+_HEADER = ("number", "file", "state", "when", "took", "by version")
+_FIRST_TO_FOLD = ("file", "by version")
+# Below so many columns, the others leave too little for these two.
+_NARROW = 80
+# For a pipe, every line is as long as it needs to be.
+_ENDLESS = 1_000_000
+_COLOURS = {
+    "applied": "green",
+    "running": "blue",
+    "pending": "yellow",
+    "failed": "bold red",
+    "changed": "magenta",
+    "missing": "magenta",
+    "ahead": "cyan",
+}
+
+
+def as_text(status: Status, *, width: int | None, colours: bool) -> str:
+    """Return the answer for a person.
+
+    `width`: the terminal's, in columns; None for a pipe, where every migration is one line, however long.
+    """
+    output = StringIO()
+    console = Console(
+        file=output,
+        force_terminal=colours,
+        color_system="standard" if colours else None,
+        width=width or _ENDLESS,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
+        _environ={},
+    )
+    console.print(Text(_headline(status)), soft_wrap=True)
+    console.print()
+    console.print(_table(status, width))
+    for line in status.lines:
+        if line.error:
+            console.print()
+            console.print(Text(f"{clean(line.filename)} ({line.state}):"), soft_wrap=True)
+            for text in logs.redact(line.error).splitlines():
+                console.print(Text(f"  {_clean_report(text)}"), soft_wrap=True)
+    console.print()
+    console.print(Text(_describe(status.lock, guarded=status.guarded)), soft_wrap=True)
+    return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
+
+
+def _headline(status: Status) -> str:
+    return {
+        "up_to_date": f"Up to date at version {status.current}.",
+        "pending": f"At version {status.current}; {status.pending} migration(s) pending, up to {status.latest}.",
+        "error": f"At version {status.current}; a migration has failed.",
+    }[status.name]
+
+
+def _table(status: Status, width: int | None) -> Table:
+    table = Table(box=None if width is None else box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    # On a terminal that is too narrow, cells are broken into several lines, if possible only these. Nothing is cut.
+    first_to_fold = () if width is None else _FIRST_TO_FOLD if width >= _NARROW else _HEADER
+    for name in _HEADER:
+        table.add_column(name, overflow="fold", no_wrap=name not in first_to_fold)
+    for line in status.lines:
+        cells = [Text(cell) for cell in _cells(line)]
+        cells[2].stylize(_COLOURS.get(line.state, ""))
+        table.add_row(*cells)
+    return table
+
+
+def _cells(line: Line) -> list[str]:
+    """Return a migration's cells; an empty one between others is a dash, so that columns can be counted."""
+    cells = [
+        f"{line.number:03d}",
+        clean(line.filename),
+        line.state,
+        line.applied_at or "",
+        "" if line.milliseconds is None else duration(line.milliseconds),
+        clean(line.application_version or ""),
+    ]
+    last = max(index for index, cell in enumerate(cells) if cell)
+    return [cell or ("-" if index < last else "") for index, cell in enumerate(cells)]
+
+
+def _clean_report(text: str) -> str:
+    """Return one line of a report; its indentation is kept, as a caret stands under what it points at."""
+    indentation = text[: len(text) - len(text.lstrip(" "))]
+    return indentation + " ".join(clean(word) for word in text[len(indentation) :].split(" "))
+
+
+def _describe(lock: LockRow | None, *, guarded: bool) -> str:
+    """Return who holds the lock, since when, for how long, and at what, as one sentence."""
+    if lock is None or not lock.held:
+        return "Lock: just taken by somebody who is not in its row (yet)." if guarded else "Lock: free."
+    process = f" (process {lock.process_id})" if lock.process_id else ""
+    words = [f"Lock: held by {clean(lock.holder or 'somebody')}{process}"]
+    if lock.since:
+        words.append(f"since {lock.since} ({duration((lock.seconds or 0) * 1000)})")
+    if lock.migration:
+        words.append(f"at {clean(lock.migration)}")
+    if lock.statement and lock.statements:
+        words.append(f"statement {lock.statement} of {lock.statements}")
+    text = ", ".join(words)
+    if lock.legacy:
+        return f"{text}; a replica of the earlier migration system."
+    return f"{text}." if guarded else f"{text}; that process is gone, and the next start takes the lock over."

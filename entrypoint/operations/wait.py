@@ -1,0 +1,271 @@
+"""`wait`: until the database answers, or until others have brought the schema up to date.
+
+It looks as a waiter for the lock does (`migration.contention`): with one connection, which holds no transaction
+between two looks, at irregular intervals, and through restarts of the server. But it never contends.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from random import uniform
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.database import classify
+from entrypoint.database.answers import StatementError
+from entrypoint.database.connect import Failure, target, unavailable
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConnectionLostError, WaitTimeoutError
+from entrypoint.migration import files, ledger
+from entrypoint.migration.contention import describe_holder, held_back
+from entrypoint.migration.faults import refused
+from entrypoint.migration.plan import decide
+from entrypoint.migration.prepare import refuse_bad_names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from entrypoint.database.session import Session
+    from entrypoint.errors import EntrypointError
+    from entrypoint.migration.ledger import LedgerRow, Look, Place
+    from entrypoint.settings import Settings
+
+    Glance = Callable[[Session, Deadline], "Sight"]
+
+_PAUSE = (0.25, 1.0)
+# Between two attempts to connect, after some.
+_LONGEST_PAUSE = 5.0
+_REPORT_EVERY = 5.0
+_LOOK_PATIENCE = 5.0
+# For the last look or attempt, when the time is nearly over.
+_LEAST = 0.5
+# The ledger or its schema is not there (any more), or not as it was: look for it again.
+_MOVED = ("3F000", "42703", "42P01")
+# Whoever migrates may grant the right to read the ledger later on.
+_NOT_YET_PERMITTED = "42501"
+
+
+class Sight(NamedTuple):
+    """What one look saw."""
+
+    there: bool
+    """Whether what we wait for is there."""
+    words: str
+    """What there is to say about it."""
+    fields: dict[str, object]
+
+
+def wait_for_database(settings: Settings, timeout: float | None) -> None:
+    """Return when the server has answered a query, or raise DatabaseUnavailableError after `timeout` seconds.
+
+    Without a time-out, it waits for as long as a start would try to connect.
+    """
+
+    def glance(session: Session, patience: Deadline) -> Sight:
+        # A pooler lets us in whether or not there is a server behind it.
+        session.query("SELECT 1", patience)
+        return Sight(there=True, words="the database answers", fields={})
+
+    _Waiter(settings, "the database", settings.connect.longest if timeout is None else timeout).wait(glance)
+
+
+def wait_for_schema(settings: Settings, version: int | None, timeout: float | None) -> None:
+    """Return when none of the migration files is pending; or when the schema is at `version`, whatever the files.
+
+    Without a `timeout` in seconds, it waits for as long as all migrations together may take. Raises WaitTimeoutError,
+    DatabaseUnavailableError, or MigrationHeldBackError when what is awaited waits for a person.
+    """
+    looker = _ByFiles(settings) if version is None else _ByVersion(settings, version)
+    _Waiter(settings, "the schema", settings.apply.timeout if timeout is None else timeout).wait(looker.glance)
+
+
+class _Looker:
+    """Looks at the ledger."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._place: Place | None = None
+        self._login_pid = 0
+
+    def glance(self, session: Session, patience: Deadline) -> Sight:
+        """Look once. Raises MigrationHeldBackError if waiting cannot help."""
+        place = self._place
+        moved = session.login_pid != self._login_pid
+        if place is None or moved or not place.ledger or not place.lock or place.outdated:
+            place, self._login_pid = ledger.find(session, self._settings.schema, patience), session.login_pid
+        # Until this look has succeeded, nobody knows whether it is still there.
+        self._place = None
+        look = ledger.look_on(session, place, self._settings.role, patience)
+        self._place = place
+        sight, failure = self._judge(look)
+        if not sight.there:
+            busy = _busy(look, standby=place.standby)
+            # While somebody is at work, a failed migration may be the very one that is tried again.
+            if failure is not None and not busy:
+                raise held_back(failure)
+            sight = sight._replace(
+                words=f"{sight.words}; "
+                + (f"the migration lock: {describe_holder(look.lock)}" if busy else "nobody migrates at the moment"),
+                fields=sight.fields | (_holder(look) if busy else {}),
+            )
+        return sight
+
+    def _judge(self, look: Look) -> tuple[Sight, LedgerRow | None]:
+        """Tell whether all is there; and, if not, which failed migration stands in the way."""
+        raise NotImplementedError
+
+
+class _ByFiles(_Looker):
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        directory = files.load_directory(settings.migrations_dir)
+        refuse_bad_names(directory)
+        for warning in directory.warnings:
+            logs.event(logs.WARNING, "files.warning", warning)
+        self._files = directory.files
+
+    def _judge(self, look: Look) -> tuple[Sight, LedgerRow | None]:
+        plan = decide(self._files, look.rows)
+        version = "empty" if plan.current is None else f"at version {plan.current}"
+        fields: dict[str, object] = {"version": plan.current, "latest": plan.latest}
+        if not plan.pending:
+            return Sight(there=True, words=f"the schema is {version}; nothing is pending", fields=fields), None
+        words = f"it is {version}, and {len(plan.pending)} migration(s) are pending: {plan.pending[0].name} is next"
+        return Sight(there=False, words=words, fields=fields | {"pending": len(plan.pending)}), plan.held_back
+
+
+class _ByVersion(_Looker):
+    def __init__(self, settings: Settings, version: int) -> None:
+        super().__init__(settings)
+        self._version = version
+
+    def _judge(self, look: Look) -> tuple[Sight, LedgerRow | None]:
+        current = decide((), look.rows).current
+        fields: dict[str, object] = {"version": current}
+        version = "empty" if current is None else f"at version {current}"
+        if (current or 0) >= self._version:
+            return Sight(there=True, words=f"the schema is {version}", fields=fields), None
+        failures = (row for row in look.rows if row.status == ledger.FAILED and row.number <= self._version)
+        words = f"it is {version}, and is to be at {self._version}"
+        return Sight(there=False, words=words, fields=fields), next(failures, None)
+
+
+class _Waiter:
+    """Keeps one connection and looks again and again, until the time is over."""
+
+    def __init__(self, settings: Settings, what: str, timeout: float) -> None:
+        self._settings = settings
+        self._what = what
+        address = settings.address
+        self._target = target(address.conninfo, address.variable, token=os.urandom(8).hex())
+        self._deadline = Deadline(timeout)
+        self._least = _LEAST if timeout else settings.connect.timeout
+        self._began = time.monotonic()
+        self._session: Session | None = None
+        self._failures = 0
+        """How many attempts to connect have failed in a row."""
+        self._attempts = 0
+        self._trouble: EntrypointError | None = None
+        """Why the last look saw nothing."""
+        self._last_report = 0.0
+
+    def wait(self, glance: Glance) -> None:
+        """Look until what we wait for is there; raise an error when the time is over."""
+        gc.enable()  # Off since the first line of __main__, where nobody waits for long.
+        try:
+            while True:
+                sight = self._look(glance)
+                if sight.there:
+                    seconds = time.monotonic() - self._began
+                    words = f"{sight.words} (after {seconds:.1f} s)"
+                    logs.event(logs.INFO, "wait.over", words, duration_ms=round(seconds * 1000), **sight.fields)
+                    return
+                if self._deadline.passed():
+                    raise self._trouble or self._too_late(sight)
+                self._tell(sight)
+                time.sleep(min(self._pause(), self._deadline.remaining()))
+        finally:
+            self._drop_session()
+
+    def _look(self, glance: Glance) -> Sight:
+        """Look once, connecting first if need be. Raises what waiting cannot heal."""
+        patience = Deadline(max(self._least, min(_LOOK_PATIENCE, self._deadline.remaining())))
+        try:
+            sight = glance(self._connected(), patience)
+        except Failure as failure:
+            self._failures += 1
+            tried = f"{self._attempts} attempts in {time.monotonic() - self._began:.0f} s"
+            error = unavailable(failure, self._target, attempts=self._attempts, tried=tried)
+            if not failure.cause.heals:
+                raise error from None
+            self._trouble = error
+            return Sight(
+                there=False, words=f"no connection yet: {failure.cause.words}", fields={"cause": failure.cause.name}
+            )
+        except ConnectionLostError as lost:
+            self._drop_session()
+            self._trouble = lost
+            return Sight(there=False, words=lost.message, fields={})
+        except StatementError as error:
+            return self._judge(error)
+        self._trouble = None
+        return sight
+
+    def _judge(self, error: StatementError) -> Sight:
+        """Return what a refused look says, if it may be different next time."""
+        fault = refused(error, "the ledger could not be read")
+        passing = classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)
+        if not passing and error.sqlstate not in {*_MOVED, _NOT_YET_PERMITTED}:
+            raise fault from error
+        self._trouble = fault if error.sqlstate == _NOT_YET_PERMITTED else None
+        return Sight(there=False, words=fault.message, fields={"sqlstate": error.sqlstate})
+
+    def _connected(self) -> Session:
+        if self._session is None or not self._session.usable:
+            self._drop_session()
+            self._attempts += 1
+            timeout = min(self._settings.connect.timeout, max(self._least, self._deadline.remaining()))
+            self._session = self._target.connect(timeout)
+            self._failures = 0
+        return self._session
+
+    def _drop_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _pause(self) -> float:
+        if not self._failures:
+            return uniform(*_PAUSE)
+        longest = min(self._settings.connect.backoff * 2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE)
+        return uniform(longest / 2, longest)
+
+    def _tell(self, sight: Sight) -> None:
+        now = time.monotonic()
+        if not self._last_report or now - self._last_report >= _REPORT_EVERY:
+            self._last_report = now
+            logs.event(logs.INFO, "wait.waiting", f"waiting for {self._what}: {sight.words}", **sight.fields)
+
+    def _too_late(self, sight: Sight) -> WaitTimeoutError:
+        return WaitTimeoutError(
+            f"Waited {self._deadline.budget:g} s for {self._what}: {sight.words}",
+            remedy="`wait` does not migrate: see whether whoever does is at work (`entrypoint status`), and give a "
+            "longer --timeout if it only needs more time.",
+            **sight.fields,
+        )
+
+
+def _busy(look: Look, *, standby: bool) -> bool:
+    """Tell whether somebody migrates: the guard's lock is held; or the row says so, and has no guard to be seen."""
+    row = look.lock
+    return not look.lock_free or (row is not None and row.held and (row.legacy or standby))
+
+
+def _holder(look: Look) -> dict[str, object]:
+    row = look.lock
+    if row is None:
+        return {}
+    return {"holder": row.holder, "process_id": row.process_id, "since": row.since, "file": row.migration}

@@ -1,0 +1,578 @@
+"""`migrate --rehearse`: everything as in earnest, under the lock, and nothing is left of it."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from conftest import missing
+from entrypoint.errors import MigrationFailedError
+from entrypoint.migration import ledger
+from entrypoint.migration.files import MigrationFile
+from entrypoint.migration.prepare import Prepared
+from entrypoint.migration.rehearsal import HeldLock, stops_at, strongest
+from entrypoint.migration.statements import advise
+from entrypoint.migration.trial import Trial
+from entrypoint.operations.rehearse import print_rehearsal
+from entrypoint.settings import read_settings
+from kit.databases import server_errors
+from kit.migrations import non_idempotent
+from kit.pooler import executable, pooler
+from kit.processes import until
+from scene import LEGACY, Gate, Scene, load_legacy, lock_key, only_error, warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+
+    Start = Callable[..., Run]
+
+
+@pytest.fixture
+def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Scene:
+    return Scene(database, migrations_dir, run_entrypoint)
+
+
+def rehearse(scene: Scene, *options: str, code: int = 0, url: str = "", **env: str | int) -> Run:
+    """Rehearse to the end, which must be `code`, and see that nothing is left of it."""
+    before = scene.database.contents()
+    run = scene.start("migrate", "--rehearse", *options, url=url, **env)
+    assert run.wait() == code, run.report()
+    assert scene.database.contents() == before
+    until(lambda: scene.database.sessions() == 0, what="the end of the sessions")
+    assert scene.database.one(f"SELECT pg_try_advisory_xact_lock({lock_key()})")
+    return run
+
+
+def names(run: Run) -> list[str]:
+    """Return the files that the report says were rehearsed."""
+    return re.findall(r"^  (\d{3}_\S+) +[\d.]+m?s +\S", run.stdout, re.MULTILINE)
+
+
+# --- What goes well -------------------------------------------------------------------------------------
+
+
+def test_a_rehearsal_leaves_nothing_behind(any_database: Database, migrations_dir: Path, run_entrypoint: Start) -> None:
+    """On a new database, where not even the ledger is there; and again beside what is applied."""
+    scene = Scene(any_database, migrations_dir, run_entrypoint)
+    scene.write(non_idempotent(3))
+    run = rehearse(scene)
+    assert names(run) == ["001_step.sql", "002_step.sql", "003_step.sql"]
+    assert "Rehearsed 3 of 3 migration(s) in one transaction, and rolled it back:" in run.stdout
+    assert [record["file"] for record in run.logs("rehearsal.file")] == names(run)
+    assert not any_database.exists("schema_migrations")
+
+    scene.start("migrate", "--to", "1").ok()
+    assert names(rehearse(scene)) == ["002_step.sql", "003_step.sql"]
+    assert names(rehearse(scene, "--to", "2")) == ["002_step.sql"]
+    assert scene.lock_is_free()
+    assert scene.ledger() == [(1, "completed")]
+    scene.migrated()
+    assert rehearse(scene).stdout == "Nothing is pending: there is nothing to rehearse.\n"
+
+
+def test_a_schema_that_is_not_there_yet_is_not_there_afterwards(scene: Scene) -> None:
+    scene.write(non_idempotent(2))
+    assert len(names(rehearse(scene, MIGRATION_SCHEMA="books"))) == 2
+    assert scene.database.rows("SELECT FROM pg_namespace WHERE nspname = 'books'") == []
+
+
+def test_notices_are_in_the_log_and_in_the_report(scene: Scene) -> None:
+    scene.write({"001_a.sql": "DO $$ BEGIN RAISE NOTICE E'[red]half\\x1b[0m way'; RAISE WARNING 'oh'; END $$;"})
+    run = rehearse(scene)
+    assert [record["message"] for record in run.logs("migration.notice")] == [
+        "001_a.sql: NOTICE: [red]half\x1b[0m way",
+        "001_a.sql: WARNING: oh",
+    ]
+    assert "      NOTICE: [red]half[0m way\n      WARNING: oh\n" in run.stdout
+
+
+def test_each_file_begins_as_it_does_in_earnest(scene: Scene) -> None:
+    """What the one before did to its session is undone, as it is between two transactions."""
+    scene.write(
+        {
+            "001_dump.sql": "SELECT set_config('search_path', '', false); SET LOCAL TimeZone = 'Asia/Tokyo';\n"
+            "CREATE TEMP TABLE left_over (id int); SET ROLE pg_monitor; SELECT pg_advisory_lock(4712);",
+            "002_b.sql": "CREATE TABLE b (id int); CREATE TEMP TABLE left_over (id int);\n"
+            "DO $$ BEGIN ASSERT current_setting('TimeZone') <> 'Asia/Tokyo'; ASSERT current_user = session_user;\n"
+            "ASSERT current_setting('lock_timeout') = '7s'; END $$;",
+        }
+    )
+    assert len(names(rehearse(scene, MIGRATION_DDL_LOCK_TIMEOUT_MS=7000))) == 2
+    scene.migrated(MIGRATION_DDL_LOCK_TIMEOUT_MS=7000)
+
+
+DEFERRED = """
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child (id int CONSTRAINT has_parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE strict (id int CONSTRAINT at_once UNIQUE DEFERRABLE INITIALLY IMMEDIATE);
+"""
+
+
+def test_deferred_constraints_are_checked_at_the_end_of_each_file(scene: Scene) -> None:
+    scene.write({"001_a.sql": DEFERRED, "002_b.sql": "INSERT INTO child VALUES (1); INSERT INTO parent VALUES (1);"})
+    assert len(names(rehearse(scene))) == 2
+    scene.write({"003_c.sql": "INSERT INTO child VALUES (2);"})
+    error = only_error(rehearse(scene, code=70))
+    assert error["file"] == "003_c.sql"
+    assert error["sqlstate"] == "23503"
+
+
+def test_constraints_that_are_not_deferred_stay_so(scene: Scene) -> None:
+    """A second one that is deferrable only is not deferred with those that are."""
+    scene.write(
+        {
+            "001_a.sql": DEFERRED,
+            "002_b.sql": "INSERT INTO strict VALUES (1), (1);\nDELETE FROM strict;",
+        }
+    )
+    error = only_error(rehearse(scene, code=70))
+    assert (error["file"], error["line"], error["sqlstate"]) == ("002_b.sql", 1, "23505")
+    real = only_error(scene.migrate())
+    assert (real["file"], real["line"], real["sqlstate"]) == ("002_b.sql", 1, "23505")
+
+
+def test_an_isolation_level_is_kept(scene: Scene) -> None:
+    asks = (
+        "BEGIN ISOLATION LEVEL SERIALIZABLE;\nDO $$ BEGIN ASSERT current_setting('transaction_isolation') = {}; END $$;"
+    )
+    level = "'serializable'"
+    scene.write({"001_a.sql": f"{asks.format(level)}\nCOMMIT;", "002_b.sql": "SELECT 1;"})
+    run = rehearse(scene)
+    assert names(run) == ["001_a.sql"]
+    assert "Not rehearsed: 002_b.sql. 002_b.sql begins its transaction in another way" in run.stdout
+
+
+# --- What cannot be rehearsed ---------------------------------------------------------------------------
+
+
+def test_it_stops_before_a_file_outside_a_transaction(scene: Scene) -> None:
+    scene.write(
+        {
+            "001_a.sql": "CREATE TABLE a (id int);",
+            "002_index.sql": "CREATE INDEX CONCURRENTLY i ON a (id);",
+            "003_c.sql": "CREATE TABLE c ();",
+        }
+    )
+    run = rehearse(scene)
+    assert names(run) == ["001_a.sql"]
+    assert "Rehearsed 1 of 3 migration(s)" in run.stdout
+    why = "002_index.sql runs outside a transaction (CREATE INDEX CONCURRENTLY); what comes after it may depend on it."
+    assert f"Not rehearsed: 002_index.sql, 003_c.sql. {why}\n" in run.stdout
+    (said,) = run.logs("rehearsal.incomplete")
+    assert (said["level"], said["files"]) == ("warning", ["002_index.sql", "003_c.sql"])
+    (scene.migrations / "001_a.sql").unlink()
+    assert "Nothing could be rehearsed.\n" in rehearse(scene).stdout
+
+
+def test_a_new_value_of_an_enumeration_needs_a_commit(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE person (mood mood);"})
+    scene.migrated()
+    scene.write(
+        {
+            "002_b.sql": "ALTER TYPE mood ADD VALUE 'ok';",
+            "003_c.sql": "CREATE TABLE c ();",
+            "004_d.sql": "INSERT INTO person VALUES ('ok');",
+            "005_e.sql": "",
+        }
+    )
+    run = rehearse(scene)
+    assert names(run) == ["002_b.sql", "003_c.sql"]
+    assert "Not rehearsed: 004_d.sql, 005_e.sql. 004_d.sql uses a value of an enumeration" in run.stdout
+    scene.migrated()
+
+
+def test_a_commit_that_nobody_can_see_is_not_risked(scene: Scene) -> None:
+    """With standard_conforming_strings off, strings end elsewhere than any parser thinks that is not told so."""
+    hidden = "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_x.sql": hidden})
+    url = f"{scene.database.url}?options=-cstandard_conforming_strings%3Doff"
+    error = only_error(rehearse(scene, code=78, url=url))
+    assert "standard_conforming_strings" in error["message"]
+    # What a file sets itself has no effect on how it is split, nor on the next.
+    scene.write({"001_a.sql": "SET standard_conforming_strings = off;\n" + hidden})
+    assert names(rehearse(scene)) == ["001_a.sql", "002_x.sql"]
+
+
+def test_a_commit_that_happens_all_the_same_is_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line of defence, without the one before it."""
+    monkeypatch.setattr(Trial, "_trust_the_parser", lambda *_: None)
+    scene.database.execute(f"ALTER DATABASE {scene.database.name} SET standard_conforming_strings TO off")
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_x.sql": "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
+    environment = {"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": str(scene.migrations)}
+    output = io.StringIO()
+    with pytest.raises(MigrationFailedError) as caught:
+        print_rehearsal(read_settings(environment, asked_for=True), output, up_to=None)
+    assert "002_x.sql ended the transaction that it ran in; part of it is committed" in caught.value.message
+    assert caught.value.message.endswith("what was rehearsed before it: 001_a.sql")
+    assert "undo it by hand" in caught.value.remedy
+    assert scene.database.exists("a")
+    assert "before it ended: 1 migration(s)" in output.getvalue()
+
+
+def test_a_visible_commit_is_refused_before_anything_runs(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b (); COMMIT; CREATE TABLE c ();"})
+    run = rehearse(scene, code=65)
+    assert run.stdout == ""
+    assert not run.logs("lock.acquired")
+    scene.write({"002_b.sql": "DO $$ BEGIN COMMIT; END $$;"})
+    assert only_error(rehearse(scene, code=70))["sqlstate"] == "2D000"
+
+
+# --- What fails -----------------------------------------------------------------------------------------
+
+BAD = "CREATE TABLE b ();\n\nSELECT 1,\n       nonsense FROM b;\n"
+
+
+def test_a_failure_is_reported_as_in_earnest_and_not_recorded(scene: Scene) -> None:
+    scene.write({"000_ledger.sql": ""})
+    scene.migrated()
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_bad.sql": BAD, "003_c.sql": ""})
+    run = rehearse(scene, code=70)
+    rehearsed = only_error(run)
+    assert "recorded as failed" not in rehearsed["remedy"]
+    assert "DELETE FROM" not in rehearsed["remedy"]
+    assert names(run) == ["001_a.sql"]
+    # Nothing is held back by it.
+    real = only_error(scene.migrate())
+    assert real["event"] == rehearsed["event"] == "migration.failed"
+    for fact in ("message", "report", "version", "file", "line", "sqlstate"):
+        assert real[fact] == rehearsed[fact]
+    assert "LINE 4:        nonsense FROM b;\n               ^\nSQLSTATE:  42703" in real["report"]
+
+
+def test_an_earlier_failure_stands_in_the_way_as_in_earnest(scene: Scene) -> None:
+    scene.write({"002_bad.sql": BAD})
+    scene.migrate()
+    assert only_error(rehearse(scene, code=70))["event"] == "migration.held_back"
+    scene.write({"001_a.sql": "CREATE TABLE a ();"})
+    run = rehearse(scene, code=70)
+    assert names(run) == ["001_a.sql"]
+    assert only_error(run)["event"] == "migration.held_back"
+    scene.write({"002_bad.sql": "CREATE TABLE b ();"})
+    assert names(rehearse(scene)) == ["001_a.sql", "002_bad.sql"]
+
+
+def test_a_ledger_that_cannot_be_written_is_found_out(scene: Scene) -> None:
+    scene.write({"001_a.sql": ""})
+    scene.migrated()
+    if not scene.database.rows("SELECT FROM pg_roles WHERE rolname = 'keeper'"):
+        scene.database.execute("CREATE ROLE keeper")
+    scene.database.execute(
+        "GRANT SELECT ON schema_migrations TO keeper; GRANT ALL ON migration_lock TO keeper; "
+        "GRANT CREATE ON SCHEMA public TO keeper"
+    )
+    scene.write({"002_b.sql": "CREATE TABLE b ();"})
+    error = only_error(rehearse(scene, code=70, MIGRATION_ROLE="keeper"))
+    assert error["message"].startswith("The ledger could not be written to: permission denied")
+
+
+def test_a_server_that_takes_no_writes(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();"})
+    url = f"{scene.database.url}?options=-cdefault_transaction_read_only%3Don"
+    error = only_error(rehearse(scene, code=69, url=url))
+    assert error["event"] == "database.read_only"
+    assert error["message"] == "1 migration(s) are pending, and the database is read-only by default; nothing was run"
+
+
+# --- Locks ----------------------------------------------------------------------------------------------
+
+
+def test_the_locks_that_hurt_under_traffic(scene: Scene) -> None:
+    scene.database.execute(
+        "CREATE TABLE orders (id serial PRIMARY KEY); CREATE TABLE customers (id int PRIMARY KEY);"
+        "CREATE TABLE gone (id int); CREATE SCHEMA other; CREATE TABLE other.log (line text); CREATE TABLE quiet ();"
+    )
+    scene.write(
+        {
+            "001_a.sql": "INSERT INTO orders DEFAULT VALUES; CREATE TABLE fresh (id serial); SELECT * FROM quiet;",
+            "002_b.sql": "ALTER TABLE orders ADD COLUMN customer int REFERENCES customers;\n"
+            "CREATE INDEX ON other.log (line); INSERT INTO fresh DEFAULT VALUES;",
+            "003_c.sql": "DROP TABLE gone; ANALYZE other.log;",
+        }
+    )
+    before = scene.database.one("SELECT last_value FROM orders_id_seq")
+    run = scene.start("migrate", "--rehearse").ok()
+    lines = [re.split(r" {2,}", line.strip()) for line in run.stdout.partition("strongest first:\n\n")[2].splitlines()]
+    table = {line[0]: line[1:] for line in lines if len(line) == 4}
+    assert table == {
+        "public.gone": ["ACCESS EXCLUSIVE", "blocks reading and writing", "since 003_c.sql"],
+        "public.orders": ["ACCESS EXCLUSIVE", "blocks reading and writing", "since 002_b.sql"],
+        "public.customers": ["SHARE ROW EXCLUSIVE", "blocks writing", "since 002_b.sql"],
+        "other.log": ["SHARE", "blocks writing", "since 002_b.sql"],
+    }
+    assert list(table)[:3] == ["public.gone", "public.orders", "public.customers"]
+    assert run.stdout.endswith("values taken from public.orders_id_seq.\n")
+    assert before == 1
+    assert scene.database.one("SELECT last_value, is_called FROM orders_id_seq") == (1, True), "the note is true"
+
+
+def test_no_locks_worth_a_word(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();"})
+    assert rehearse(scene).stdout.endswith("No lock was held at the end that others could have to wait for.\n")
+    scene.migrated()
+    scene.write({"002_b.sql": "CREATE TABLE b ();"})
+    assert rehearse(scene).stdout.endswith("No lock was held at the end that others could have to wait for.\n")
+
+
+def test_a_lock_that_is_not_to_be_had_is_tried_again(scene: Scene) -> None:
+    scene.database.execute("CREATE TABLE orders (id int)")
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "ALTER TABLE orders ADD COLUMN a int;"})
+    with scene.database.connect() as reader:
+        reader.execute("BEGIN; SELECT * FROM orders")
+        run = scene.start("migrate", "--rehearse", MIGRATION_DDL_LOCK_TIMEOUT_MS=200)
+        said = run.until("migration.retry")
+        assert (said["file"], said["sqlstate"]) == ("002_b.sql", "55P03")
+        run.until("migration.blocked")
+        late = scene.start("migrate", "--rehearse", MIGRATION_DDL_LOCK_TIMEOUT_MS=200, MIGRATION_LOCK_TIMEOUT_MS=300)
+        assert late.wait() == 75, "there is one rehearsal at a time"
+        reader.execute("COMMIT")
+        assert names(run.ok()) == ["001_a.sql", "002_b.sql"]
+        reader.execute("BEGIN; SELECT * FROM orders")
+        late = scene.start("migrate", "--rehearse", MIGRATION_DDL_LOCK_TIMEOUT_MS=100, MIGRATION_TIMEOUT_MS=4000)
+        assert late.wait() == 70
+        assert only_error(late)["event"] == "migration.timeout"
+    assert not scene.database.exists("a")
+
+
+# --- Beside others --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["no ledger", "a ledger"])
+def prepared(request: pytest.FixtureRequest, scene: Scene) -> Scene:
+    """Return a scene with a gate to rehearse at, with or without a ledger beforehand."""
+    if request.param == "a ledger":
+        scene.write({"001_a.sql": ""})
+        scene.migrated()
+    scene.write({"001_a.sql": "", "002_wait.sql": f"CREATE TABLE b (); {Gate.PASS}", "003_c.sql": "CREATE TABLE c ();"})
+    return scene
+
+
+def test_nobody_migrates_beside_a_rehearsal(prepared: Scene) -> None:
+    scene = prepared
+    with Gate(scene.database) as gate:
+        rehearsing = scene.start("migrate", "--rehearse")
+        gate.arrival()
+        migrating = scene.start("migrate")
+        migrating.until("lock.waiting")
+        assert scene.start("status").ok().stdout.splitlines()[-1].startswith(("Lock: held by", "Lock: just taken"))
+    rehearsing.ok()
+    migrating.ok()
+    assert migrating.outcome == "migrated"
+    assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
+
+
+def test_a_rehearsal_waits_while_somebody_migrates(prepared: Scene) -> None:
+    scene = prepared
+    with Gate(scene.database) as gate:
+        migrating = scene.start("migrate")
+        gate.arrival()
+        rehearsing = scene.start("migrate", "--rehearse")
+        rehearsing.until("lock.waiting")
+    migrating.ok()
+    assert rehearsing.ok().stdout == "Nothing is pending: there is nothing to rehearse.\n"
+
+
+def test_sigterm_ends_it(prepared: Scene) -> None:
+    scene = prepared
+    before = scene.database.contents()
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate", "--rehearse")
+        gate.arrival()
+        run.terminate()
+        assert run.wait(10) == 143
+        until(lambda: scene.database.sessions(ours=2) == 0, what="the end of its sessions")
+    now = scene.database.contents()
+    # What has not been freed in the little time falls to the next one.
+    assert _without_lock(now) == _without_lock(before)
+    scene.migrated()
+
+
+def _without_lock(contents: str) -> list[str]:
+    return [line for line in contents.splitlines() if not line.startswith("INSERT INTO public.migration_lock")]
+
+
+def test_an_operator_can_end_it(scene: Scene) -> None:
+    scene.write({"001_a.sql": ""})
+    scene.migrated()
+    scene.write({"002_wait.sql": Gate.PASS})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate", "--rehearse")
+        gate.arrival()
+        scene.database.execute("UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL")
+        assert run.wait() == 75, run.report()
+        assert only_error(run)["by_operator"] is True
+
+
+def test_a_cancelled_statement_ends_it(scene: Scene) -> None:
+    scene.write({"001_wait.sql": Gate.PASS})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate", "--rehearse")
+        scene.database.execute("SELECT pg_cancel_backend(%s)", (gate.arrival(),))
+        assert run.wait() == 70
+        assert only_error(run)["event"] == "migration.stopped"
+    assert not scene.database.exists("schema_migrations")
+
+
+# --- An earlier system's ledger -------------------------------------------------------------------------
+
+
+def test_an_earlier_systems_ledger_is_left_as_it_is(scene: Scene) -> None:
+    load_legacy(scene.database, rows=False)
+    scene.write({"001_a.sql": "CREATE TABLE a ();"})
+    assert names(rehearse(scene)) == ["001_a.sql"]
+    script = (LEGACY / "migrations" / "000_migration_system.sql").read_bytes()
+    scene.write({"000_migration_system.sql": script})
+    assert names(rehearse(scene)) == ["000_migration_system.sql", "001_a.sql"]
+
+
+def test_an_upgrade_that_cannot_work_is_found_out(scene: Scene) -> None:
+    load_legacy(scene.database, rows=False)
+    scene.database.execute("CREATE VIEW mine AS SELECT applied_at FROM schema_migrations")
+    scene.write({"001_a.sql": "CREATE TABLE a ();"})
+    error = only_error(rehearse(scene, code=70))
+    assert error["message"].startswith("The ledger could not be created or upgraded: ")
+    assert "view" in error["remedy"]
+
+
+def test_an_earlier_systems_ledger_can_be_read_meanwhile(scene: Scene) -> None:
+    load_legacy(scene.database, rows=False)
+    scene.write({"001_wait.sql": Gate.PASS})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate", "--rehearse")
+        gate.arrival()
+        with scene.database.connect(options="-clock_timeout=3s") as reader:
+            reader.execute("SELECT FROM schema_migrations, migration_lock")
+    run.ok()
+
+
+def test_a_living_replica_of_the_earlier_system_is_waited_for(scene: Scene) -> None:
+    load_legacy(scene.database, rows=False)
+    scene.database.execute("UPDATE migration_lock SET locked_at = now(), locked_by = 'old', process_id = 1")
+    scene.write({"001_a.sql": "CREATE TABLE a ();"})
+    assert only_error(rehearse(scene, code=75, MIGRATION_LOCK_TIMEOUT_MS=500))["event"] == "lock.timeout"
+
+
+# --- Through a pooler -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pool(database: Database) -> Iterator[str]:
+    """Return the address of the database through PgBouncer with as few connections as it can do with."""
+    if executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    with pooler(database.server, pool_size=2) as port:
+        yield database.url_at(port)
+
+
+def test_nothing_leaks_through_a_pooler(scene: Scene, pool: str) -> None:
+    def states() -> list[tuple[Any, ...]]:
+        """Return how both server connections of the pool are, by keeping two transactions open at a time."""
+        ask = (
+            "SELECT current_setting('search_path'), current_user::text, current_setting('lock_timeout'),"
+            " to_regclass('pg_temp.left_over')::text, (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
+        )
+        with psycopg.connect(pool, prepare_threshold=None) as one, psycopg.connect(pool, prepare_threshold=None) as two:
+            return [connection.execute(ask).fetchall()[0] for connection in (one, two)]
+
+    before = states()
+    leaving = (
+        "SET search_path = ''; SET lock_timeout = 77; CREATE TEMP TABLE left_over (); SELECT pg_advisory_lock(4712);"
+    )
+    for code, last in ((0, "SELECT 1;"), (70, "SELECT nonsense;")):
+        scene.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": f"{leaving} {last}"})
+        run = scene.start("migrate", "--rehearse", url=pool)
+        assert run.wait() == code, run.report()
+        assert states() == before
+        assert not scene.database.exists("a")
+
+
+def test_a_rehearsal_through_a_pooler(scene: Scene, pool: str) -> None:
+    scene.write(non_idempotent(3))
+    scene.start("migrate", "--to", "1", url=pool).ok()
+    mark = scene.database.server.log_size()
+    run = scene.start("migrate", "--rehearse", url=pool).ok()
+    assert len(names(run)) == 2
+    assert server_errors(scene.database.server, mark) == []
+    assert scene.ledger() == [(1, "completed")]
+    assert scene.lock_is_free()
+    scene.write({"004_vacuum.sql": "VACUUM"})
+    refused = scene.start("migrate", "--rehearse", url=pool)
+    assert refused.wait() == 78
+    assert "MIGRATION_DATABASE_URL" in only_error(refused)["remedy"]
+
+
+# --- Usage, and pure functions --------------------------------------------------------------------------
+
+
+def test_a_rehearsal_is_not_a_dry_run(scene: Scene) -> None:
+    run = scene.start("migrate", "--rehearse", "--dry-run")
+    assert run.wait() == 64
+    assert "--dry-run" in only_error(run)["message"]
+
+
+def test_it_makes_no_noise(scene: Scene) -> None:
+    """No warnings of its own making, here or in the server's log."""
+    scene.write(non_idempotent(2))
+    mark = scene.database.server.log_size()
+    assert warnings(rehearse(scene)) == []
+    scene.start("migrate", "--to", "1").ok()
+    assert warnings(rehearse(scene)) == []
+    assert server_errors(scene.database.server, mark) == []
+
+
+def prepared_of(number: int, text: str) -> Prepared:
+    return Prepared(MigrationFile(number, f"{number:03d}_x.sql", "", "", ""), text, advise(text))
+
+
+@pytest.mark.parametrize(
+    ("texts", "count", "why"),
+    [
+        ((), 0, ""),
+        (("SELECT 1", "SELECT 2"), 2, ""),
+        (("SELECT 1", "VACUUM", "SELECT 2"), 1, r"002_x.sql runs outside a transaction \(VACUUM\)"),
+        (("-- entrypoint: no-transaction\nSELECT 1",), 0, r"001_x.sql runs outside a transaction \(it says so\)"),
+        (("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT",), 1, ""),
+        (("SELECT 1", "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT"), 1, "002_x.sql begins its transaction"),
+    ],
+)
+def test_where_a_rehearsal_stops(texts: tuple[str, ...], count: int, why: str) -> None:
+    found, reason = stops_at([prepared_of(number, text) for number, text in enumerate(texts, 1)])
+    assert found == count
+    assert re.match(why, reason) if why else reason == ""
+
+
+def test_the_strongest_lock_of_each_relation_that_is_there() -> None:
+    place = ledger.Place("app", True, {}, {})  # noqa: FBT003 - the schema exists
+    seen = {
+        ("1", "RowExclusiveLock"): "001",
+        ("1", "ShareLock"): "002",
+        ("1", "AccessShareLock"): "001",
+        ("2", "AccessExclusiveLock"): "003",
+        ("3", "RowExclusiveLock"): "001",
+        ("4", "RowShareLock"): "001",
+        ("5", "RowShareLock"): "001",
+        ("6", "AccessExclusiveLock"): "001",
+        ("7", "AccessExclusiveLock"): "001",
+    }
+    relations = [
+        ("1", "s", "table", "r"),
+        ("2", "s", "index", "i"),
+        ("3", "s", "written_index", "i"),
+        ("4", "app", "migration_lock", "r"),
+        ("5", "other", "migration_lock", "r"),
+        ("6", "app", "schema_migrations", "r"),
+    ]
+    assert strongest(seen, relations, place) == [
+        HeldLock("app.schema_migrations", "r", "AccessExclusiveLock", "001"),
+        HeldLock("s.index", "i", "AccessExclusiveLock", "003"),
+        HeldLock("s.table", "r", "ShareLock", "002"),
+        HeldLock("other.migration_lock", "r", "RowShareLock", "001"),
+    ]

@@ -1,0 +1,258 @@
+"""`status` for people and for scripts: the table on a terminal and in a pipe, the lock's line, the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import sys
+import termios
+from typing import TYPE_CHECKING
+
+import pytest
+
+from demo.postgres import HOST, free_port
+from entrypoint.operations.display import clean, duration
+from kit.migrations import non_idempotent, write_migrations
+from kit.processes import Run, until
+from scene import Gate, Scene, token_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kit.databases import Database
+
+    Start = Callable[..., Run]
+
+ESCAPE = "\x1b"
+LONG_NAME = f"002_{'a_very_long_description_' * 8}end.sql"
+
+
+@pytest.fixture
+def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Scene:
+    return Scene(database, migrations_dir, run_entrypoint)
+
+
+def on_a_terminal(scene: Scene, *, columns: int, **env: str) -> str:
+    """Return what `status` writes to a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (50, columns))
+    attributes = termios.tcgetattr(theirs)
+    attributes[1] &= ~termios.OPOST  # line ends as they are written
+    termios.tcsetattr(theirs, termios.TCSANOW, attributes)
+    try:
+        run = scene.launch("status", env={"DATABASE_URL": scene.database.url, "TERM": "xterm", **env}, stdout=theirs)
+        os.close(theirs)
+        text = b""
+        while piece := read_terminal(ours):
+            text += piece
+        run.ok()
+    finally:
+        os.close(ours)
+    return text.decode()
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """Read from a terminal; nothing once everybody has closed its other side."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
+
+
+def table(scene: Scene, **env: str) -> list[str]:
+    """Return the lines that `status` writes to a pipe or a file."""
+    return scene.start("status", **env).ok().stdout.splitlines()
+
+
+def test_a_pipe_gets_one_plain_line_for_each_migration(scene: Scene) -> None:
+    scene.write({"001_a.sql": "", LONG_NAME: "CREATE TABLE b ();", "003_c.sql": "CREATE TABLE c ();"})
+    scene.start("migrate", "--to", "2", APP_VERSION="1.2.3-with-a-long-suffix+" + "0123456789abcdef" * 3).ok()
+    lines = table(scene, COLUMNS="30", FORCE_COLOR="1", TERM="xterm")
+    assert not [line for line in lines if ESCAPE in line or line != line.rstrip()]
+    (row,) = [line for line in lines if line.startswith("002")]
+    cells = re.split(r" {2,}", row)
+    assert cells[:3] == ["002", LONG_NAME, "applied"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", cells[3])
+    assert re.fullmatch(r"\d+ms|\d\.\ds", cells[4])
+    assert cells[5].endswith("0123456789abcdef")
+    assert lines[2].split() == ["number", "file", "state", "when", "took", "by", "version"]
+    assert re.split(r" {2,}", lines[-3]) == ["003", "003_c.sql", "pending"]
+    assert lines[-1] == "Lock: free."
+
+
+def test_texts_from_outside_are_only_texts(scene: Scene) -> None:
+    """Neither rich's markup nor a terminal's control sequences have any effect."""
+    scene.write({"001_a.sql": "CREATE TABLE a ();"})
+    scene.migrated(APP_VERSION="[red]1.0[/red] :bug:")
+    scene.database.execute(
+        "INSERT INTO schema_migrations (migration_number, filename, status, error_message) VALUES"
+        " (7, E'[red]x[/red]\\x1b[31m\\nsecond\\u202eline', 'failed',"
+        " E'[bold]why[/bold]\\x1b]0;title\\x07\\n  ^ [/]\\u009b1m')"
+    )
+    for text in ("\n".join(table(scene)), on_a_terminal(scene, columns=200, NO_COLOR="1")):
+        assert ESCAPE not in text
+        assert "[red]1.0[/red] :bug:" in text
+        assert "007" in text
+        assert "[red]x[/red][31m secondline" in text
+        assert "  [bold]why[/bold]]0;title\n    ^ [/]1m\n" in text
+        assert not set(text) & {"\x07", "\x9b", "\u202e"}
+
+
+def test_colours_only_on_a_terminal_that_wants_them(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "SELECT nonsense;"})
+    scene.migrate()
+    coloured = on_a_terminal(scene, columns=120)
+    assert f"{ESCAPE}[32mapplied" in coloured
+    assert f"{ESCAPE}[1;31mfailed" in coloured
+    for unwanted in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}):
+        plain = on_a_terminal(scene, columns=120, **unwanted)
+        assert ESCAPE not in plain
+        assert plain == re.sub(r"\x1b\[[\d;]*m", "", coloured)
+
+
+@pytest.mark.parametrize("columns", [80, 45])
+def test_a_narrow_terminal_folds_and_cuts_nothing(scene: Scene, columns: int) -> None:
+    scene.write({"001_a.sql": "", LONG_NAME: "CREATE TABLE b ();"})
+    scene.migrated(APP_VERSION="ABCDEFGHIJ" * 4)
+    text = on_a_terminal(scene, columns=columns, NO_COLOR="1")
+    rows = text.partition("─\n")[2].partition("\n\n")[0].splitlines()
+    assert rows
+    assert max(map(len, rows)) <= columns
+    assert "…" not in text
+    # The file is the second column, the version the last.
+    names = re.findall(r"^(?:\d{3})? +([a-z\d_.]+)(?: |$)", "\n".join(rows), re.MULTILINE)
+    assert "".join(names) == f"001_a.sql{LONG_NAME}"
+    versions = re.findall(r"[A-J]+$", "\n".join(rows), re.MULTILINE)
+    assert "".join(versions) == "ABCDEFGHIJ" * 8
+    if columns >= 80:
+        assert text.count("applied  ") == 2, "only file and version are folded"
+
+
+def test_the_terminals_locale_may_lack_letters(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();"})
+    scene.migrated(APP_VERSION="ähnlich")
+    lines = table(scene, PYTHONIOENCODING="ascii")
+    assert any(line.endswith(r"\xe4hnlich") for line in lines)
+
+
+@pytest.mark.parametrize(("options", "drawn"), [(("--json",), False), ((), True)])
+def test_only_a_table_costs_the_import_of_rich(
+    scene: Scene, run_program: Callable[..., Run], options: tuple[str, ...], *, drawn: bool
+) -> None:
+    argv = [sys.executable, "-X", "importtime", "-m", "entrypoint", "status", *options]
+    run = run_program(argv, env={"DATABASE_URL": scene.database.url}).ok()
+    assert bool(re.search(r"\| +rich\.table$", run.stderr, re.MULTILINE)) is drawn
+
+
+# --- The lock -------------------------------------------------------------------------------------------
+
+
+def test_the_lock_and_its_holder(scene: Scene) -> None:
+    scene.write({"001_wait.sql": f"SELECT 1; {Gate.PASS}"})
+    with Gate(scene.database) as gate:
+        working = scene.start("migrate")
+        gate.arrival()
+        until(lambda: scene.lock()["progress_statement"], what="the watcher's first look")
+        said = table(scene)[-1]
+        pattern = (
+            rf"Lock: held by \S+ \(process {working.pid}\), since \d{{4}}-\S+Z \(\d+(ms|\.\ds|m\d\ds)\), "
+            r"at 001_wait\.sql, statement [12] of 2\."
+        )
+        assert re.fullmatch(pattern, said), said
+        lock = json.loads(scene.start("status", "--json").ok().stdout)["lock"]
+        assert (lock["migration"], lock["statements"], lock["alive"]) == ("001_wait.sql", 2, True)
+        assert lock["statement"] in {1, 2}, "the server may keep the first one's answer back"
+        assert lock["heldForSeconds"] > 0
+    working.ok()
+    lock = json.loads(scene.start("status", "--json").ok().stdout)["lock"]
+    assert (lock["held"], lock["heldForSeconds"], lock["alive"]) == (False, None, False)
+
+
+def test_a_holder_that_is_gone_is_not_shown_as_if_it_lived(scene: Scene) -> None:
+    scene.write({"001_wait.sql": Gate.PASS})
+    with Gate(scene.database) as gate:
+        working = scene.start("migrate")
+        guard = scene.guard_pid(token_of(working))
+        gate.arrival()
+        working.kill()
+        until(
+            lambda: not scene.database.rows("SELECT FROM pg_stat_activity WHERE pid = %s", (guard,)),
+            what="the guard's end",
+        )
+        assert table(scene)[-1].endswith("; that process is gone, and the next start takes the lock over.")
+        assert json.loads(scene.start("status", "--json").ok().stdout)["lock"]["alive"] is False
+
+
+def test_a_replica_of_the_earlier_system_holds_the_lock(scene: Scene) -> None:
+    scene.write({"001_a.sql": ""})
+    scene.migrated()
+    scene.database.execute("UPDATE migration_lock SET locked_at = now(), locked_by = '[b]old[/b]', process_id = 7")
+    said = table(scene)[-1]
+    assert said.startswith("Lock: held by [b]old[/b] (process 7), since ")
+    assert said.endswith("; a replica of the earlier migration system.")
+
+
+# --- The exit code --------------------------------------------------------------------------------------
+
+
+def code(scene: Scene, *options: str) -> int:
+    run = scene.start("status", *options)
+    result = run.wait()
+    assert run.stdout, run.report()
+    return result
+
+
+def test_the_exit_code_tells_if_it_is_asked_for(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_bad.sql": "SELECT nonsense;"})
+    assert (code(scene), code(scene, "--exit-code"), code(scene, "--json", "--exit-code")) == (0, 10, 10)
+    scene.migrate()
+    assert (code(scene), code(scene, "--exit-code"), code(scene, "--json", "--exit-code")) == (0, 11, 11)
+    scene.write({"002_bad.sql": "CREATE TABLE b ();"})
+    assert code(scene, "--exit-code") == 11, "nobody has tried again yet"
+    scene.migrated()
+    assert code(scene, "--exit-code") == 0
+    scene.write({"001_a.sql": "CREATE TABLE another ();"})
+    assert code(scene, "--exit-code") == 0, "a changed file is no reason to do anything"
+    (scene.migrations / "002_bad.sql").unlink()
+    assert code(scene, "--exit-code") == 0, "ahead is up to date"
+    assert any("ahead" in line for line in table(scene))
+
+
+def test_no_answer_has_the_exit_code_of_its_reason(run_entrypoint: Start, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, non_idempotent(1))
+    nobody = {"DATABASE_URL": f"postgresql://a@{HOST}:{free_port()}/b", "DB_CONNECT_ATTEMPTS": "1"}
+    for options in ((), ("--json",)):
+        assert run_entrypoint("status", "--exit-code", *options, env=nobody).wait() == 69
+    write_migrations(migrations_dir, {"1_bad.sql": ""})
+    assert run_entrypoint("status", "--exit-code", env=nobody).wait() == 65
+
+
+# --- Pure functions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "words"),
+    [
+        (0, "0ms"),
+        (999, "999ms"),
+        (1000, "1.0s"),
+        (1449, "1.4s"),
+        (59_949, "59.9s"),
+        (59_950, "1m00s"),
+        (125_000, "2m05s"),
+        (3_599_999, "1h00m"),
+        (11_520_000, "3h12m"),
+        (86_399_999, "1d00h"),
+        (187_200_000, "2d04h"),
+    ],
+)
+def test_durations(milliseconds: float, words: str) -> None:
+    assert duration(milliseconds) == words
+
+
+def test_clean() -> None:
+    assert clean("a\r\n\tb\x00\x7f\x85c\u200bd\ud800e") == "a b cde"
+    assert clean("日本 ä €") == "日本 ä €"
