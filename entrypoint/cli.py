@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn
 
 from entrypoint import __version__
-from entrypoint.commands import check, migrate, run, status, version
+from entrypoint.commands import backup, check, migrate, run, status, version
 from entrypoint.errors import UsageError
 
 TYPE_CHECKING = False
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Command] = {
     "status": status,
     "version": version,
     "check": check,
+    "backup": backup,
 }
 
 _EPILOG = """\

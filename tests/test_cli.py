@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
-COMMANDS = ("run", "migrate", "status", "version", "check")
+COMMANDS = ("run", "migrate", "status", "version", "check", "backup")
 
 
 def error_of(run: Run, code: int) -> dict[str, Any]:
@@ -78,6 +78,9 @@ def test_the_programs_own_version(run_entrypoint: Start) -> None:
         (("status", "--yaml"), "--yaml"),
         (("version", "1"), "1"),
         (("check", "--all"), "--all"),
+        (("backup", "--keep", "0"), "--keep"),
+        (("backup", "--keep", "few"), "few"),
+        (("backup",), "--dir"),
     ],
 )
 def test_usage(run_entrypoint: Start, migrations_dir: Path, arguments: tuple[str, ...], says: str) -> None:
