@@ -269,6 +269,7 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         connect_timeout=settings.connect.timeout,
         lock=settings.lock,
         apply=settings.apply,
+        backup_dir=settings.backup_dir,
     )
     try:
         result = migrate(assignment, plan, survey.session, place)

@@ -37,7 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "settings": {"policies", "redaction", "errors"},
     "handover": {"signals"},
     "signals": set(),
-    "migration": {"database", "deadline", "logs", "redaction", "errors"},
+    "migration": {"backup", "database", "deadline", "logs", "redaction", "errors"},
     "backup": {"database", "logs", "errors"},
     "database": {"policies", "deadline", "logs", "redaction", "errors"},
     "policies": set(),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
     from entrypoint.migration.plan import Plan
+    from entrypoint.migration.precaution import Precaution
     from entrypoint.migration.prepare import Prepared
 
 # For the statements around a migration.
@@ -55,13 +56,24 @@ class Applied(NamedTuple):
 class Leader:
     """Applies what is pending under one lease."""
 
-    def __init__(self, assignment: Assignment, lease: Lease, prepared: dict[int, Prepared], deadline: Deadline) -> None:
-        """Take the `prepared` migrations by number, and the `deadline` for all of them together."""
+    def __init__(
+        self,
+        assignment: Assignment,
+        lease: Lease,
+        prepared: dict[int, Prepared],
+        deadline: Deadline,
+        precaution: Precaution | None,
+    ) -> None:
+        """Take the `prepared` migrations by number, and the `deadline` for all of them together.
+
+        `precaution` is what to do before the first.
+        """
         self._assignment = assignment
         self._lease = lease
         self._worker = lease.worker
         self._prepared = prepared
         self._deadline = deadline
+        self._precaution = precaution
 
     def run(self, applied: list[Applied]) -> int | None:
         """Apply all that is still pending, now that nobody else can change that; append each to `applied`.
@@ -73,6 +85,8 @@ class Leader:
         # Somebody may have deleted a failed row since the first survey.
         prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
         runnable = [prepared[file.number] for file in plan.runnable]
+        if runnable and self._precaution is not None:
+            self._precaution.take(self._lease, plan.current, runnable[0].file.name, self._deadline)
         assignment = self._assignment
         current = plan.current
         with Watcher(

@@ -37,6 +37,10 @@ _OUR_LOCK_COLUMNS = frozenset(
 _LEGACY_TIME = "timestamp without time zone"
 
 
+# What the lock's row shows instead of a file's name while the holder takes a backup.
+BACKUP = "backup"
+
+
 class Place(NamedTuple):
     """Where the bookkeeping lives, and what is there."""
 

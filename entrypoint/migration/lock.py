@@ -225,6 +225,13 @@ class Lease:
             "AND pg_catalog.current_setting('transaction_isolation') = 'read committed';"
         )
 
+    def still_ours(self) -> str:
+        """Return the statement that finds a row if the lock's row is still ours. Unlike the fence, it holds nothing."""
+        return (
+            f"SELECT FROM {self.place.table('migration_lock')} "
+            f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NOT NULL;"
+        )
+
     def reassert(self) -> str:
         """Return the statement that writes the row again, if the migration itself has changed it.
 

@@ -38,6 +38,13 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     """
     prepared = prepare(plan.runnable)
     refuse_behind_pooler(prepared.values(), session, place)
+    precaution = None
+    if assignment.backup_dir is not None:
+        from entrypoint.migration.precaution import Precaution
+
+        precaution = Precaution(assignment, assignment.backup_dir)
+        if plan.runnable:
+            precaution.make_ready(session, place)
     contender = Contender(assignment, session, place)
     applied: list[Applied] = []
     deadline: Deadline | None = None
@@ -46,7 +53,7 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
             deadline = deadline or Deadline(assignment.apply.timeout)
             logs.event(logs.INFO, "lock.acquired", "acquired the migration lock", token=lease.token)
             try:
-                current = Leader(assignment, lease, prepared, deadline).run(applied)
+                current = Leader(assignment, lease, prepared, deadline, precaution).run(applied)
                 return Result(tuple(applied), contender.waited, current)
             except LeaseLostError as error:
                 if error.by_operator:
