@@ -354,6 +354,21 @@ def test_one_that_fails_deletes_nothing(backups: Backups) -> None:
     assert backups.files() == old
 
 
+def test_an_old_one_that_cannot_be_deleted_is_told(backups: Backups, run_program: Start) -> None:
+    old = backups.directory / f"{backups.database.name}-20200101T000000.000Z-v1.dump"
+    old.write_text("old")
+    prefix = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$0" && exec "$@"', str(old)]
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode != 0:
+        missing("no permission to mount (unshare --mount)")
+    command = [*prefix, sys.executable, "-m", "entrypoint", "backup", "--keep", "1"]
+    run = run_program(command, env=backups.environment())
+    assert run.wait() == 70
+    error = only_error(run)
+    assert "was taken, but" in error["message"]
+    assert str(old) in error["message"]
+    assert len(backups.files()) == 2
+
+
 def test_what_a_killed_run_left_goes_after_a_day(backups: Backups) -> None:
     name = backups.database.name
     leftovers = [
@@ -436,6 +451,35 @@ def test_a_newer_one_will_do(servers_by_version: Servers, backups: Backups, tmp_
         folder = programs_of(18, tmp_path)
         run = backups.start("backup", DATABASE_URL=database.url, PATH=folder).ok()
         assert run.logs("backup.started")[0]["program"] == f"{folder}/pg_dump"
+
+
+def script(directory: Path, server: Server, last_words: str) -> str:
+    """Make a `pg_dump` of our own, which knows its version, and return a PATH with it."""
+    folder = directory / "script"
+    folder.mkdir()
+    program = folder / "pg_dump"
+    real = server.bin / "pg_dump"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec "{real}" --version\n{last_words}\n'.replace("REAL", str(real))
+    )
+    program.chmod(0o755)
+    (folder / "pg_restore").symlink_to(server.bin / "pg_restore")
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("output", ['"REAL" "$@" | head -c 200', "true", "echo hello"], ids=["cut", "empty", "text"])
+def test_what_pg_restore_cannot_read_is_no_backup(backups: Backups, tmp_path: Path, output: str) -> None:
+    run = backups.start("backup", PATH=script(tmp_path, backups.database.server, output))
+    assert run.wait() == 70
+    assert "pg_restore: error" in only_error(run)["message"]
+    assert backups.files() == []
+
+
+def test_what_pg_dump_says_though_it_succeeds_is_passed_on(backups: Backups, tmp_path: Path) -> None:
+    says = 'echo "pg_dump: warning: circular" >&2; exec "REAL" "$@"'
+    run = backups.start("backup", PATH=script(tmp_path, backups.database.server, says)).ok()
+    assert [record["message"] for record in run.logs("backup.notice")] == ["pg_dump: warning: circular"]
+    backups.only()
 
 
 # --- Addresses ------------------------------------------------------------------------------------------
@@ -696,7 +740,7 @@ def test_an_operator_frees_the_row_meanwhile(with_one_pending: Backups) -> None:
             "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
         )
         assert run.wait() == 75
-        assert not alive(pg_dump)
+        until(lambda: not alive(pg_dump), 2, "the end of pg_dump")
         held.departure()
     assert only_error(run)["by_operator"] is True
     assert backups.scene.ledger() == [(1, "completed")]
@@ -787,7 +831,7 @@ def interrupted(run: Run, number: signal.Signals, pg_dump: int, *, pid: int | No
     os.kill(pid or run.pid, number)
     assert run.wait(20) == 128 + number, run.report()
     assert time.monotonic() - began < PROMISE
-    assert not alive(pg_dump)
+    until(lambda: not alive(pg_dump), 2, "the end of pg_dump")
     assert run.leftovers() == []
     assert "Traceback" not in run.stderr
 
