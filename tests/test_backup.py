@@ -573,6 +573,20 @@ def test_the_addresses_options_reach_pg_dump(strict_server: Server, backups: Bac
     assert "SET DATESTYLE = ISO" in strict_server.log_text(mark)
 
 
+def test_of_several_hosts_it_is_the_one_that_let_us_in(strict_server: Server, backups: Backups) -> None:
+    """The backup is to be of the server that will be migrated, even if another of the list is back by then."""
+    database = Database(strict_server, "shop")
+    database.execute("DROP TABLE IF EXISTS held; CREATE TABLE held ()")
+    dead = free_port()
+    with Held(database) as held:
+        url = f"postgresql://app:{QUOTED}@{HOST}:{dead},{HOST}:{strict_server.port}/shop"
+        run = backups.start("backup", DATABASE_URL=url)
+        words = " ".join(command_line(held.arrival(run)))
+    run.ok()
+    assert f"port='{strict_server.port}'" in words
+    assert str(dead) not in words
+
+
 def test_no_secret_is_in_any_process_list(strict_server: Server, backups: Backups) -> None:
     """Nor in what the server shows; and what the program's own user can read is where it belongs."""
     database = Database(strict_server, "shop")
@@ -644,6 +658,15 @@ def test_none_where_nothing_is_to_run(backups: Backups) -> None:
     assert len(backups.files()) == 2, "a migration that is held back does not run"
     assert told(backups.start(AUTO_MIGRATE="false")).outcome == "disabled"
     assert len(backups.files()) == 2
+
+
+def test_none_where_only_the_ledger_is_upgraded(backups: Backups) -> None:
+    backups.scene.write(FIRST)
+    backups.scene.migrated()
+    backups.database.execute("ALTER TABLE migration_lock DROP COLUMN progress_at")
+    run = backups.start("migrate").ok()
+    assert run.logs("ledger.created")
+    assert backups.files() == []
 
 
 @pytest.mark.parametrize("on_failure", ["start", "exit"])

@@ -82,9 +82,8 @@ class Session:
     def parameters(self) -> Parameters:
         """Return what was in effect when the connection was made: the address, `PG*` variables, a service, a passfile.
 
-        Of several hosts it is the one that let us in.
+        Of several hosts it is the one that let us in: psycopg tries them one by one.
         """
-        info = self._connection.info
         public: dict[str, str] = {}
         secret: dict[str, str] = {}
         for option in self._pgconn.info:
@@ -94,11 +93,9 @@ class Session:
             value = option.val.decode(errors="surrogateescape")
             if value and _DEFAULTS_OF_ITS_OWN.get(name) != value:
                 (secret if option.dispchar == b"*" else public)[name] = value
-        found = {"host": info.host, "hostaddr": info.hostaddr, "port": str(info.port), "dbname": info.dbname}
-        public |= {**found, "user": info.user}
-        if info.password:
-            secret["password"] = info.password
-        return Parameters({name: value for name, value in public.items() if value}, secret)
+        if password := self._connection.info.password:
+            secret["password"] = password  # That of a passfile is not among the options.
+        return Parameters(public, secret)
 
     def query(self, sql: str, deadline: Deadline) -> list[list[Row]]:
         """Run one or more statements in one round trip; return the rows of each.

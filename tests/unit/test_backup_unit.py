@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from entrypoint.backup import names
+from entrypoint.backup import names, store
 from entrypoint.backup.dump import _failure
 from entrypoint.backup.programs import Found, candidates, choose, missing
 from entrypoint.backup.waiting import Ended
@@ -97,6 +98,20 @@ def test_only_unfinished_backups_of_the_same_database_are_leftovers() -> None:
     ours = names.partial_name(backup(1))
     others = [backup(1), f"{backup(1)}.partial", f".{backup(1)}", names.partial_name(backup(1, "shop2")), ".partial"]
     assert names.partial_names([*others, ours], "shop") == [ours]
+
+
+def test_two_backups_of_the_same_moment_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the other one is still being written or complete."""
+    moments = iter([1.0, 1.0, 1.25, 1.0, 1.25, 1.5])
+    monkeypatch.setattr(store, "time", SimpleNamespace(time=lambda: next(moments), sleep=lambda _seconds: None))
+    first = store.reserve(str(tmp_path), "shop", 1)
+    second = store.reserve(str(tmp_path), "shop", 1)
+    store.publish(first)
+    third = store.reserve(str(tmp_path), "shop", 1)
+    for partial in (second, third):
+        store.publish(partial)
+    expected = [f"shop-19700101T000001.{rest}Z-v1.dump" for rest in ("000", "250", "500")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
 
 
 def found(version: str, *, complete: bool = True) -> Found:
