@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn
 
 from entrypoint import __version__
-from entrypoint.commands import check, migrate, new, run, status, version, wait
+from entrypoint.commands import backup, check, migrate, new, run, status, version, wait
 from entrypoint.errors import UsageError
 
 TYPE_CHECKING = False
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "wait": wait,
     "check": check,
     "new": new,
+    "backup": backup,
 }
 
 _EPILOG = """\

@@ -13,6 +13,7 @@
     │   ├── MigrationHeldBackError     it failed earlier and nobody has changed that
     │   ├── MigrationTimeoutError      the time for all migrations ran out
     │   └── MigrationStoppedError      an operator cancelled it
+    ├── BackupFailedError        no backup was taken, or an older one could not be deleted
     ├── LockTimeoutError         somebody else held the lock for longer than we may wait
     ├── WaitTimeoutError         the schema was not there in time; `wait` does nothing about it
     └── LeaseLostError           we held the lock and do not hold it any more
@@ -123,6 +124,17 @@ class MigrationStoppedError(MigrationError):
     """An operator cancelled the statement or ended its session."""
 
     event = "migration.stopped"
+
+
+class BackupFailedError(EntrypointError):
+    """There is no backup; `report` is all that the program which was to make it said."""
+
+    event = "backup.failed"
+
+    def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
+        """Take the one-line `message` and the `report` of several lines, if there is more to say."""
+        super().__init__(message, remedy=remedy, **fields)
+        self.report = report
 
 
 class LockTimeoutError(EntrypointError):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CONNECTING = "connecting"
 WAITING = "waiting for the lock"
+BACKING_UP = "backing up"
 MIGRATING = "migrating"
 
 

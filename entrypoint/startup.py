@@ -350,6 +350,7 @@ def assignment_of(settings: Settings, survey: Survey, up_to: int | None) -> Assi
         connect_timeout=settings.connect.timeout,
         lock=settings.lock,
         apply=settings.apply,
+        backup_dir=settings.backup_dir,
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
-COMMANDS = ("run", "migrate", "status", "version", "check", "new", "wait")
+COMMANDS = ("run", "migrate", "status", "version", "wait", "check", "new", "backup")
 
 
 def error_of(run: Run, code: int) -> dict[str, Any]:
@@ -80,6 +80,9 @@ def test_the_programs_own_version(run_entrypoint: Start) -> None:
         (("check", "--some"), "--some"),
         (("check", "--format", "xml"), "xml"),
         (("new",), "NAME"),
+        (("backup", "--keep", "0"), "--keep"),
+        (("backup", "--keep", "few"), "few"),
+        (("backup",), "--dir"),
     ],
 )
 def test_usage(run_entrypoint: Start, migrations_dir: Path, arguments: tuple[str, ...], says: str) -> None:

@@ -1,4 +1,4 @@
-"""Values and names as SQL."""
+"""Values and names as SQL, and as a libpq connection string."""
 
 from __future__ import annotations
 
@@ -14,3 +14,12 @@ def literal(value: str | None) -> str:
 def identifier(name: str) -> str:
     """Return `name` as a quoted SQL identifier."""
     return '"' + name.replace("\0", "").replace('"', '""') + '"'
+
+
+def conninfo(parameters: dict[str, str]) -> str:
+    """Return libpq's parameters as one string (libpq documentation, "Keyword/Value Connection Strings")."""
+
+    def quoted(value: str) -> str:
+        return value.replace("\\", "\\\\").replace("'", "\\'")
+
+    return " ".join(f"{name}='{quoted(value)}'" for name, value in parameters.items())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import select
 import threading
+from typing import NamedTuple
 
 import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
@@ -34,6 +35,21 @@ _LONGEST_POLL = 3600.0
 
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
+
+
+# Set by libpq itself where nobody has set it; a libpq before 16 does not know it.
+_DEFAULTS_OF_ITS_OWN = {"sslcertmode": "allow"}
+# What is this session's own business; or, as the service, is in the other parameters already; or chooses among several
+# hosts, of which one is chosen.
+_OURS = frozenset(("client_encoding", "service", "servicefile", "load_balance_hosts"))
+
+
+class Parameters(NamedTuple):
+    """libpq's parameters with which another program reaches the server that a session talks to."""
+
+    public: dict[str, str]
+    secret: dict[str, str]
+    """`password` and the like: never to be seen on a command line."""
 
 
 class Session:
@@ -62,6 +78,24 @@ class Session:
     def in_transaction(self) -> bool:
         """Whether a transaction is open, be it a failed one."""
         return self._pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+    def parameters(self) -> Parameters:
+        """Return what was in effect when the connection was made: the address, `PG*` variables, a service, a passfile.
+
+        Of several hosts it is the one that let us in: psycopg tries them one by one.
+        """
+        public: dict[str, str] = {}
+        secret: dict[str, str] = {}
+        for option in self._pgconn.info:
+            name = option.keyword.decode()
+            if option.val is None or option.val == option.compiled or name in _OURS:
+                continue
+            value = option.val.decode(errors="surrogateescape")
+            if value and _DEFAULTS_OF_ITS_OWN.get(name) != value:
+                (secret if option.dispchar == b"*" else public)[name] = value
+        if password := self._connection.info.password:
+            secret["password"] = password  # That of a passfile is not among the options.
+        return Parameters(public, secret)
 
     def query(self, sql: str, deadline: Deadline) -> list[list[Row]]:
         """Run one or more statements in one round trip; return the rows of each.

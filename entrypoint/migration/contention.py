@@ -55,6 +55,8 @@ class Assignment(NamedTuple):
     connect_timeout: float
     lock: LockPolicy
     apply: ApplyPolicy
+    backup_dir: str | None
+    """Where a backup is to be taken before anything pending runs; None for nowhere."""
     rehearsal: bool = False
     """Whether nothing is to be left of it, not even the ledger's tables."""
 
@@ -226,6 +228,8 @@ def describe_holder(row: LockRow | None) -> str:
     if row.legacy:
         return f"{who}, a replica of the earlier migration system,{since}"
     doing = f" and is at {row.migration}" if row.migration else ""
+    if row.migration == ledger.BACKUP:
+        doing = " and is taking a backup"
     if row.statement and row.statements:
         doing += f", statement {row.statement} of {row.statements}"
     return f"{who}{since}{doing}"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
     from entrypoint.migration.plan import Plan
+    from entrypoint.migration.precaution import Precaution
     from entrypoint.migration.prepare import Prepared
 
 # For the statements around a migration.
@@ -60,13 +61,24 @@ class Applied(NamedTuple):
 class Leader:
     """Applies what is pending under one lease."""
 
-    def __init__(self, assignment: Assignment, lease: Lease, prepared: dict[int, Prepared], clocks: Clocks) -> None:
-        """Take the `prepared` migrations by number, and the `clocks` that bound them."""
+    def __init__(
+        self,
+        assignment: Assignment,
+        lease: Lease,
+        prepared: dict[int, Prepared],
+        clocks: Clocks,
+        precaution: Precaution | None,
+    ) -> None:
+        """Take the `prepared` migrations by number, and the `clocks` that bound them.
+
+        `precaution` is what to do before the first.
+        """
         self._assignment = assignment
         self._lease = lease
         self._worker = lease.worker
         self._prepared = prepared
         self._clocks = clocks
+        self._precaution = precaution
 
     def run(self, applied: list[Applied]) -> int | None:
         """Apply all that is still pending, now that nobody else can change that; append each to `applied`.
@@ -74,6 +86,9 @@ class Leader:
         Returns the schema's version afterwards. Raises EntrypointError; what was committed before stays.
         """
         plan, runnable = self._what_to_run()
+        if runnable and self._precaution is not None:
+            phase.enter(phase.BACKING_UP)
+            self._precaution.take(self._lease, plan.current, runnable[0].file.name, self._clocks.running)
         self._tell_declared(runnable)
         assignment = self._assignment
         current = plan.current

@@ -52,6 +52,10 @@ _TEXT = "text"
 _TYPES = {"25": _TEXT, "1114": _LEGACY_TIME}
 
 
+# What the lock's row shows instead of a file's name while the holder takes a backup.
+BACKUP = "backup"
+
+
 class Place(NamedTuple):
     """Where the bookkeeping lives, and what is there."""
 

@@ -39,6 +39,13 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     """
     prepared = prepare(plan.runnable)
     refuse_behind_pooler(prepared.values(), session, place)
+    precaution = None
+    if assignment.backup_dir is not None:
+        from entrypoint.migration.precaution import Precaution
+
+        precaution = Precaution(assignment, assignment.backup_dir)
+        if plan.runnable:
+            precaution.make_ready(session, place)
     contender = Contender(assignment, session, place)
     applied: list[Applied] = []
     clocks: Clocks | None = None
@@ -47,7 +54,7 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
             clocks = clocks or Clocks(assignment.apply.timeout)
             logs.event(logs.INFO, "lock.acquired", "acquired the migration lock", token=lease.token)
             try:
-                current = Leader(assignment, lease, prepared, clocks).run(applied)
+                current = Leader(assignment, lease, prepared, clocks, precaution).run(applied)
                 return Result(tuple(applied), contender.waited, current)
             except LeaseLostError as error:
                 if error.by_operator:

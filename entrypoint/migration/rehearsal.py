@@ -104,7 +104,7 @@ def rehearse(
             # One transaction for all, and so one clock, with what the files declare for themselves.
             declared = sum(one.advice.directives.timeout or 0 for one in prepared.values())
             clocks = Clocks(assignment.apply.timeout + declared)
-            return Rehearser(assignment, lease, prepared, clocks).rehearse(rehearsed)
+            return Rehearser(assignment, lease, prepared, clocks, None).rehearse(rehearsed)
         finally:
             lease.release()
     finally:

@@ -1,0 +1,279 @@
+"""Take one backup: dump, check, make it last, and only then give it its name.
+
+The password is in no process list: `pg_dump` gets all of the address but its secrets on the command line, which
+everybody can read, and the password in its own environment, which only this user can (/proc/PID/environ has mode
+0400). The rarer secrets, such as `sslpassword`, have no variable; they go into a service file without a name, which
+only the child inherits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.backup import programs, store, waiting
+from entrypoint.database.classify import classify_connection_failure
+from entrypoint.database.quoting import conninfo
+from entrypoint.errors import BackupFailedError, ConfigurationError, DatabaseUnavailableError, EntrypointError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from entrypoint.backup.programs import Found
+    from entrypoint.backup.store import Partial
+    from entrypoint.backup.waiting import Ended, Patience
+    from entrypoint.database.session import Parameters, Session
+    from entrypoint.deadline import Deadline
+
+_REPORT_EVERY = 10.0
+# When many replicas have just started, there is a place for one more connection as soon as one of them is done.
+_CROWDED = 30.0
+_CROWDED_PAUSE = 1.0
+_PIECE = 1 << 20
+_SERVICE = "entrypoint"
+# How pg_dump's texts begin, or what is in them, when it could not reach the server or did not keep it.
+_UNREACHED = "connection to server"
+_LOST = (
+    "server closed the connection",
+    "no connection to the server",
+    "terminating connection",
+    "could not receive data from server",
+    "SSL connection has been closed",
+    "the database system is shutting down",
+)
+
+
+class Order(NamedTuple):
+    """What to back up, and where to."""
+
+    directory: str
+    parameters: Parameters
+    version: int
+    """The schema's, for the name."""
+    role: str | None
+    program: Found
+
+    @property
+    def database(self) -> str:
+        """The database's name."""
+        return self.parameters.public["dbname"]
+
+
+class Backup(NamedTuple):
+    """A backup that is complete."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+def make_ready(session: Session, backend_pid: int) -> Found:
+    """Find the program for the session's server, and refuse a pooler before anything runs.
+
+    `backend_pid` is the server process that answers queries. Raises BackupFailedError, ConfigurationError.
+    """
+    if session.login_pid != backend_pid:
+        raise ConfigurationError(
+            "A backup needs a direct connection, and there is a pooler in between: pg_dump's session must be one and "
+            "the same throughout; nothing was run",
+            remedy="Set MIGRATION_DATABASE_URL to the server itself; DATABASE_URL can stay as it is.",
+        )
+    return programs.find(session.server_version)
+
+
+def take(order: Order, deadline: Deadline, look: Callable[[], None]) -> Backup:
+    """Take a backup before `deadline`; when this raises, nothing of it is left.
+
+    `look` is called about every second and raises what is to stop it. Raises BackupFailedError or
+    DatabaseUnavailableError, and what `look` raises.
+    """
+    began = time.monotonic()
+    logs.event(
+        logs.INFO,
+        "backup.started",
+        f"taking a backup of {order.database} with pg_dump {order.program.version}, into {order.directory}",
+        program=order.program.path,
+        version=order.version,
+    )
+    try:
+        store.remove_leftovers(order.directory, order.database)
+        partial = store.reserve(order.directory, order.database, order.version)
+        try:
+            patience = waiting.Patience(deadline, _reporting(look, partial))
+            _dump(order, partial, patience)
+            _check(order, partial, patience)
+            size, checksum = waiting.apart(lambda: _sealed(partial), patience)
+            store.publish(partial)
+        except BaseException:
+            store.discard(partial)
+            raise
+    except OSError as error:
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        raise BackupFailedError(
+            f"The backup could not be written: {where}{error.strerror or error}",
+            remedy=f"See to {order.directory}: rights, space, and whether its volume is mounted for writing.",
+        ) from error
+    except waiting.OutOfTime:
+        raise BackupFailedError(
+            f"The backup was not finished within {round(deadline.budget * 1000)}ms",
+            remedy="Raise MIGRATION_TIMEOUT_MS. If pg_dump was waiting for a table, pg_locks shows whose lock it was.",
+        ) from None
+    milliseconds = round((time.monotonic() - began) * 1000)
+    logs.event(
+        logs.INFO,
+        "backup.taken",
+        f"took the backup {partial.final} ({size} bytes, SHA-256 {checksum}) in {milliseconds} ms",
+        backup=partial.final,
+        bytes=size,
+        sha256=checksum,
+        version=order.version,
+        duration_ms=milliseconds,
+    )
+    return Backup(partial.final, size, checksum)
+
+
+def _reporting(look: Callable[[], None], partial: Partial) -> Callable[[], None]:
+    """Return `look`, with a word in the log now and then."""
+    began = last = time.monotonic()
+
+    def look_and_report() -> None:
+        nonlocal last
+        look()
+        now = time.monotonic()
+        if now - last >= _REPORT_EVERY:
+            last = now
+            size = os.fstat(partial.descriptor).st_size
+            logs.event(
+                logs.INFO,
+                "backup.progress",
+                f"still taking the backup, for {now - began:.0f} s; it has {size} bytes",
+                bytes=size,
+                duration_ms=round((now - began) * 1000),
+            )
+
+    return look_and_report
+
+
+def _dump(order: Order, partial: Partial, patience: Patience) -> None:
+    """Run `pg_dump`; again and again for some time if the server has no connection left for it."""
+    crowded = patience.deadline.within(_CROWDED)
+    while True:
+        ended = _run_pg_dump(order, partial, patience)
+        if ended.code == 0:
+            _pass_on(ended)
+            return
+        failure = _failure("pg_dump", ended)
+        if failure.fields.get("cause") != "too_many_clients" or crowded.passed():
+            # An address that has gone, or a lock that was lost, is the better reason.
+            patience.look()
+            raise failure
+        logs.event(logs.WARNING, "backup.retry", f"{failure.message}; trying again", cause=failure.fields["cause"])
+        patience.sleep(_CROWDED_PAUSE)
+        os.ftruncate(partial.descriptor, 0)
+        os.lseek(partial.descriptor, 0, os.SEEK_SET)
+
+
+def _run_pg_dump(order: Order, partial: Partial, patience: Patience) -> Ended:
+    env = programs.environment()
+    public, secret = dict(order.parameters.public), dict(order.parameters.secret)
+    descriptors = []
+    if "password" in secret:
+        env["PGPASSWORD"] = secret.pop("password")
+    if secret:
+        descriptors.append(_service_file(secret))
+        env["PGSERVICEFILE"] = f"/proc/self/fd/{descriptors[0]}"
+        public["service"] = _SERVICE
+    argv = [order.program.path, "--format=custom", "--no-password", f"--dbname={conninfo(public)}"]
+    if order.role:
+        argv.append(f"--role={order.role}")
+    try:
+        return waiting.run(argv, patience, output=partial.descriptor, env=env, descriptors=descriptors)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _service_file(secret: dict[str, str]) -> int:
+    """Return the descriptor of a service file without a name. Raises BackupFailedError if a secret does not fit in."""
+    for name, value in secret.items():
+        # libpq's parseServiceFile: lines of 1023 bytes at most, stripped at their ends, without any quoting.
+        if "\n" in value or value != value.strip() or len(value.encode()) > 900:
+            raise BackupFailedError(
+                f"The address's {name} cannot be handed to pg_dump: it is too long, or has white space at an end",
+                remedy="Choose another one.",
+            )
+    descriptor = os.memfd_create("service")
+    lines = [f"[{_SERVICE}]", *(f"{name}={value}" for name, value in secret.items())]
+    os.write(descriptor, "".join(f"{line}\n" for line in lines).encode())
+    return descriptor
+
+
+def _check(order: Order, partial: Partial, patience: Patience) -> None:
+    """Let `pg_restore` read the backup's table of contents."""
+    with open(os.devnull, "wb") as nowhere:
+        ended = waiting.run(
+            [order.program.pg_restore, "--list", partial.path],
+            patience,
+            output=nowhere.fileno(),
+            env=programs.environment(),
+        )
+    if ended.code != 0:
+        raise _failure("pg_restore", ended)
+
+
+def _sealed(partial: Partial) -> tuple[int, str]:
+    """Make the backup last on its disk; return its size and SHA-256."""
+    from hashlib import sha256
+
+    os.fsync(partial.descriptor)
+    digest, size = sha256(), 0
+    while piece := os.pread(partial.descriptor, _PIECE, size):
+        digest.update(piece)
+        size += len(piece)
+    return size, digest.hexdigest()
+
+
+def _pass_on(ended: Ended) -> None:
+    """Log what `pg_dump` had to say though it succeeded, about circular foreign keys for example."""
+    for line in ended.complaints.splitlines():
+        logs.event(logs.WARNING, "backup.notice", line)
+
+
+def _failure(program: str, ended: Ended) -> EntrypointError:
+    """Return what the end of `program` means. Pure."""
+    lines = [line.strip() for line in ended.complaints.splitlines() if line.strip()]
+    said = next((line for line in lines if "error:" in line), lines[0] if lines else "")
+    if ended.code < 0:
+        how = f"{program} was ended by signal {-ended.code}"
+        said = f"{how}: {said}" if said else how
+    elif not said:
+        said = f"{program} ended with exit code {ended.code}"
+    report = "\n".join(lines) if len(lines) > 1 else ""
+    if program == "pg_dump" and _UNREACHED in ended.complaints:
+        cause = classify_connection_failure(ended.complaints)
+        return DatabaseUnavailableError(
+            f"pg_dump could not connect: {cause.words} ({said})", remedy=cause.remedy, cause=cause.name
+        )
+    if any(text in ended.complaints for text in _LOST):
+        return DatabaseUnavailableError(
+            f"pg_dump lost its connection ({said})",
+            remedy="Look into the server's log, and at the network between here and there.",
+            cause="closed",
+        )
+    return BackupFailedError(said, remedy=_remedy(ended), report=report)
+
+
+def _remedy(ended: Ended) -> str:
+    text = ended.complaints.lower()
+    if "no space left" in text or "disk quota" in text or "file too large" in text:
+        return "Make room in the directory for backups: `entrypoint backup --keep N` deletes older ones."
+    if "permission denied" in text or "row-level security" in text:
+        return "Give the migration user the right to read everything, or set MIGRATION_ROLE to a role that has it."
+    if "server version mismatch" in text:
+        return "Install PostgreSQL's client programs of the server's version or later."
+    if ended.code < 0:
+        return "Find out who ended it: a limit of memory or of file sizes, or a person."
+    return "Correct the cause, and start again."

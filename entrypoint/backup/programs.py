@@ -1,0 +1,126 @@
+"""Find a `pg_dump` that can read this server: one at least as new, with its `pg_restore` beside it."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import subprocess
+from typing import NamedTuple
+
+from entrypoint.errors import BackupFailedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# Where packages put them without putting them on the PATH: Debian, Red Hat, Alpine, Homebrew, PostgreSQL's own.
+_PLACES = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/usr/libexec/postgresql*",
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/usr/local/pgsql/bin",
+)
+# Debian's pg_dump on the PATH is a script that picks a version by rules of its own; the programs are in _PLACES.
+_WRAPPER = "pg_wrapper"
+_VERSION = re.compile(r"\(PostgreSQL\) ((\d+)[.\w]*)")
+_PATIENCE = 5.0
+
+
+class Found(NamedTuple):
+    """A `pg_dump` on this machine."""
+
+    path: str
+    version: str
+    """As in 16.14; empty if it does not say."""
+    pg_restore: str
+    """The `pg_restore` beside it; empty if there is none."""
+
+    @property
+    def major(self) -> int:
+        """The major version, 0 if it is not known."""
+        number = re.match(r"\d+", self.version)
+        return int(number[0]) if number else 0
+
+
+def find(server_version: int) -> Found:
+    """Return the `pg_dump` for a server of this version (160014 for 16.14). Raises BackupFailedError."""
+    found = [_examine(path) for path in candidates(os.get_exec_path(), _PLACES)]
+    major = server_version // 10_000
+    chosen = choose(found, major)
+    if chosen is None:
+        raise missing(found, major)
+    return chosen
+
+
+def choose(found: Sequence[Found], server_major: int) -> Found | None:
+    """Return the one of the server's own major version, or else the oldest that is newer; None if there is none.
+
+    An older one refuses the server. Of equals, the first.
+    """
+    usable = [one for one in found if one.major >= server_major and one.pg_restore]
+    return min(usable, key=lambda one: one.major, default=None)
+
+
+def missing(found: Sequence[Found], server_major: int) -> BackupFailedError:
+    """Return the error for a machine on which nothing in `found` will do."""
+    have = "; ".join(_describe(one) for one in found) or "none at all"
+    return BackupFailedError(
+        f"There is no pg_dump for PostgreSQL {server_major} here (found: {have})",
+        remedy=f"Install PostgreSQL's client programs of version {server_major} or later in the image: the package "
+        f"postgresql-client-{server_major} on Debian and Ubuntu, postgresql{server_major}-client on Alpine.",
+    )
+
+
+def candidates(path: Iterable[str], places: Iterable[str]) -> list[str]:
+    """Return every `pg_dump` in the folders of `path` and in those that the patterns `places` match, in that order."""
+    folders = [folder for folder in path if folder]
+    for place in places:
+        folders += sorted(glob.glob(place))
+    found: dict[str, str] = {}
+    for folder in folders:
+        program = os.path.join(folder, "pg_dump")
+        real = os.path.realpath(program)
+        if _executable(program) and os.path.basename(real) != _WRAPPER:
+            found.setdefault(real, program)
+    return list(found.values())
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for PostgreSQL's programs: without addresses, libpq's variables and translations."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PG") and not name.startswith(("DATABASE_URL", "MIGRATION_DATABASE_URL"))
+    }
+    return {**kept, "LC_ALL": "C"}
+
+
+def _describe(one: Found) -> str:
+    if not one.version:
+        return f"{one.path}, which does not run"
+    return f"{one.path} {one.version}" + ("" if one.pg_restore else ", which has no pg_restore beside it")
+
+
+def _examine(path: str) -> Found:
+    folders = (os.path.dirname(path), os.path.dirname(os.path.realpath(path)))
+    beside = [os.path.join(folder, "pg_restore") for folder in folders]
+    pg_restore = next((program for program in beside if _executable(program)), "")
+    try:
+        answer = subprocess.run(  # noqa: S603 - a program of PostgreSQL's, by its full path
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
+            check=False,
+            env=environment(),
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return Found(path, "", pg_restore)
+    version = _VERSION.search(answer.stdout.decode(errors="replace"))
+    return Found(path, version[1] if version and answer.returncode == 0 else "", pg_restore)
+
+
+def _executable(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)

@@ -1,0 +1,132 @@
+"""The directory in which backups are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.backup import names
+from entrypoint.errors import BackupFailedError
+
+_DAY = 86_400.0
+
+
+class Partial(NamedTuple):
+    """A backup that is being written."""
+
+    path: str
+    """The temporary name, in the same directory."""
+    final: str
+    descriptor: int
+
+
+def check_directory(directory: str) -> str:
+    """Return the absolute path of a directory in which files can be made. Raises BackupFailedError.
+
+    It is not created: where a volume was not mounted, backups would go nowhere.
+    """
+    path = os.path.abspath(directory)
+    if not os.path.isdir(path):
+        why = "is not a directory" if os.path.lexists(path) else "does not exist"
+        raise BackupFailedError(
+            f"The directory for backups {path} {why}",
+            remedy="Mount the volume or create the directory; MIGRATION_BACKUP_DIR or --dir names it.",
+        )
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise BackupFailedError(
+            f"The directory for backups {path} is not writable for this user (uid {os.geteuid()})",
+            remedy="Give this user the right to write there, and mount the volume without read-only.",
+        )
+    return path
+
+
+def reserve(directory: str, database: str, version: int) -> Partial:
+    """Create the file that is to become the backup, for this user alone. Raises OSError.
+
+    While it exists nobody else takes the same name, final or not.
+    """
+    while True:
+        name = names.backup_name(database, time.time(), version)
+        path, final = os.path.join(directory, names.partial_name(name)), os.path.join(directory, name)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            time.sleep(0.001)  # The name counts milliseconds.
+            continue
+        if not os.path.lexists(final):
+            return Partial(path, final, descriptor)
+        discard(Partial(path, final, descriptor))
+
+
+def discard(partial: Partial) -> None:
+    """Remove what was written, and close it. Never raises."""
+    with contextlib.suppress(OSError):
+        os.unlink(partial.path)
+    with contextlib.suppress(OSError):
+        os.close(partial.descriptor)
+
+
+def publish(partial: Partial) -> None:
+    """Give the backup, which is complete, its name, and close it. Raises OSError."""
+    os.rename(partial.path, partial.final)
+    os.close(partial.descriptor)
+    with contextlib.suppress(OSError):  # Not every file system can.
+        _sync_directory(os.path.dirname(partial.final))
+
+
+def remove_leftovers(directory: str, database: str) -> None:
+    """Remove what runs that were killed have left. One that is younger than a day may still be growing."""
+    with contextlib.suppress(OSError):
+        for name in names.partial_names(os.listdir(directory), database):
+            path = os.path.join(directory, name)
+            with contextlib.suppress(OSError):
+                found = os.lstat(path)
+                if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _DAY:
+                    os.unlink(path)
+                    logs.event(
+                        logs.WARNING,
+                        "backup.leftover_removed",
+                        f"removed {path}, which an unfinished backup left",
+                        backup=path,
+                        bytes=found.st_size,
+                    )
+
+
+def prune(directory: str, database: str, new: str, keep: int) -> list[str]:
+    """Delete the backups of `database` beyond the newest `keep`, of which `new` is one; return those that went.
+
+    Only files with exactly our naming. Raises BackupFailedError when all that can be deleted are.
+    """
+    deleted, faults = [], []
+    for name in names.superfluous(os.listdir(directory), database, os.path.basename(new), keep):
+        path = os.path.join(directory, name)
+        try:
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                continue
+            os.unlink(path)
+        except FileNotFoundError:
+            continue  # Somebody else is pruning, too.
+        except OSError as error:
+            faults.append(f"{path}: {error.strerror}")
+            continue
+        deleted.append(path)
+        logs.event(logs.INFO, "backup.deleted", f"deleted the older backup {path}", backup=path)
+    if faults:
+        raise BackupFailedError(
+            f"The backup {new} was taken, but an older one could not be deleted: {faults[0]}",
+            remedy="Delete it by hand, and see to the rights in that directory.",
+            faults=faults,
+        )
+    return deleted
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

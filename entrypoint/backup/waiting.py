@@ -1,0 +1,135 @@
+"""Waits during a backup: for a child, or for a system call that may block, and never longer than is left."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from typing import NamedTuple, TypeVar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from entrypoint.deadline import Deadline
+
+_T = TypeVar("_T")
+
+_LOOK_EVERY = 1.0
+_TICK = 0.25
+# For a child that is told to end: first kindly, as pg_dump then cancels what the server does for it.
+_KINDLY = 0.4
+_KILLED = 0.2
+# What a child complains about, at most.
+_LONGEST_COMPLAINT = 16_384
+_LEASH = os.path.join(os.path.dirname(__file__), "leash.py")
+
+
+class OutOfTime(Exception):  # noqa: N818 - a result, which becomes an error with words where they are known
+    """The deadline has passed."""
+
+
+class Patience:
+    """Until when to wait, and what to look after meanwhile."""
+
+    def __init__(self, deadline: Deadline, look: Callable[[], None]) -> None:
+        """Wait until `deadline`. `look` is called about every second, and raises what is to end the wait."""
+        self.deadline = deadline
+        self.look = look
+        self._next = time.monotonic() + _LOOK_EVERY
+
+    def check(self) -> None:
+        """Raise OutOfTime or what `look` raises."""
+        if self.deadline.passed():
+            raise OutOfTime
+        if time.monotonic() >= self._next:
+            self.look()
+            self._next = time.monotonic() + _LOOK_EVERY
+
+    def sleep(self, seconds: float) -> None:
+        """Let some time pass."""
+        pause = self.deadline.within(seconds)
+        while not pause.passed():
+            time.sleep(min(_TICK, pause.remaining()))
+            self.check()
+
+
+class Ended(NamedTuple):
+    """How a child ended."""
+
+    code: int
+    """The exit code, -n after signal n."""
+    complaints: str
+    """What it wrote to stderr."""
+
+
+def run(
+    argv: Sequence[str], patience: Patience, *, output: int, env: dict[str, str], descriptors: Sequence[int] = ()
+) -> Ended:
+    """Run a program to its end; its stdout goes to the descriptor `output`, and it gets `descriptors`.
+
+    Raises OSError if there is no starting it, and what `patience` raises. When this returns or raises, the program
+    has ended, or was killed and the kernel is still busy with it.
+    """
+    complaints = os.memfd_create("stderr")
+    try:
+        process = subprocess.Popen(  # noqa: S603 - PostgreSQL's programs, by their full paths
+            [sys.executable, "-I", "-S", _LEASH, str(os.getpid()), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=complaints,
+            env=env,
+            pass_fds=descriptors,
+        )
+        try:
+            while True:
+                try:
+                    code = process.wait(_TICK)
+                    break
+                except subprocess.TimeoutExpired:
+                    patience.check()
+        finally:
+            _end(process)
+        return Ended(code, os.pread(complaints, _LONGEST_COMPLAINT, 0).decode(errors="replace"))
+    finally:
+        os.close(complaints)
+
+
+def apart(work: Callable[[], _T], patience: Patience) -> _T:
+    """Do `work` in a thread, as it may block where no signal interrupts it, and return what it returns.
+
+    Raises what `work` or `patience` raises; in the second case nobody waits for the thread any more.
+    """
+    answer: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run_it() -> None:
+        try:
+            answer.put((work(), None))
+        except BaseException as error:  # noqa: BLE001 - raised in the main thread
+            answer.put((None, error))
+
+    threading.Thread(target=run_it, name="backup", daemon=True).start()
+    while True:
+        try:
+            result, error = answer.get(timeout=_TICK)
+        except queue.Empty:
+            patience.check()
+            continue
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]  # without an error it is what `work` returned
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """See to it that the child ends, if it has not."""
+    for ask, seconds in ((process.terminate, _KINDLY), (process.kill, _KILLED)):
+        if process.poll() is not None:
+            return
+        ask()
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            continue

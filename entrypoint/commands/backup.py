@@ -1,0 +1,43 @@
+"""`backup`: a dump of the database, by hand or from a CronJob."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from entrypoint.settings import read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SUMMARY = "back the database up with pg_dump"
+DESCRIPTION = """\
+Write a backup of the database, as pg_dump's custom format, into MIGRATION_BACKUP_DIR.
+It is complete and checked when it has its name; restore it with pg_restore."""
+EXAMPLE = "entrypoint backup --dir /backups --keep 7"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--dir` and `--keep`."""
+    parser.add_argument("--dir", metavar="DIR", help="write it there instead")
+    parser.add_argument(
+        "--keep", type=_count, metavar="N", help="afterwards delete all but the newest N backups of this database"
+    )
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Take it, and print where it is."""
+    from entrypoint.operations.backup import backup
+
+    settings = read_settings(environ, asked_for=True)
+    sys.stdout.write(backup(settings, directory=arguments.dir, keep=arguments.keep))
+    return 0
+
+
+def _count(text: str) -> int:
+    """Return a number of backups, which is at least the one that is taken now."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) > 0):
+        msg = f"{text!r} is not a number of backups; the least is 1"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)

@@ -1,0 +1,67 @@
+"""`backup`: one backup now, without the lock, and older ones deleted if that is asked for."""
+
+from __future__ import annotations
+
+import os
+
+from entrypoint.backup import dump, store
+from entrypoint.database.answers import StatementError
+from entrypoint.database.connect import connect, target
+from entrypoint.deadline import Deadline
+from entrypoint.errors import UsageError
+from entrypoint.migration import ledger
+from entrypoint.migration.faults import refused
+from entrypoint.migration.plan import decide
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.settings import Settings
+
+_PATIENCE = 10.0
+
+
+def backup(settings: Settings, *, directory: str | None, keep: int | None) -> str:
+    """Take a backup into `directory` (MIGRATION_BACKUP_DIR if it is None) and return what to print about it.
+
+    `keep`: how many backups of this database are to stay, this one included; None for all. Raises EntrypointError.
+    """
+    chosen = directory or settings.backup_dir
+    if chosen is None:
+        raise UsageError(
+            "backup does not know where to: neither --dir nor MIGRATION_BACKUP_DIR is set",
+            remedy="entrypoint backup --dir DIRECTORY",
+        )
+    path = store.check_directory(chosen)
+    order = _order(settings, path)
+    taken = dump.take(order, Deadline(settings.apply.timeout), _nothing_to_look_after)
+    lines = [taken.path, f"  {taken.size} bytes", f"  SHA-256 {taken.sha256}"]
+    if keep is not None:
+        deleted = store.prune(path, order.database, taken.path, keep)
+        lines += [f"deleted {name}" for name in deleted]
+    return "\n".join(lines) + "\n"
+
+
+def _order(settings: Settings, directory: str) -> dump.Order:
+    """Look at the database, and at what there is to back it up with. The connection is closed afterwards."""
+    whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
+    session = connect(whereabouts, settings.connect, settings.lock.timeout)
+    try:
+        patience = Deadline(_PATIENCE)
+        place = ledger.find(session, settings.schema, patience)
+        program = dump.make_ready(session, place.backend_pid)
+        look = ledger.look(session, place, settings.role, patience, contending=False)
+        return dump.Order(
+            directory=directory,
+            parameters=session.parameters(),
+            version=decide((), look.rows).current or 0,
+            role=settings.role,
+            program=program,
+        )
+    except StatementError as error:
+        raise refused(error, "the ledger could not be read") from error
+    finally:
+        session.close()
+
+
+def _nothing_to_look_after() -> None:
+    """Take no notice of the lock: a backup harms nobody who migrates, nor they it."""
