@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
+    from entrypoint.migration.contention import Assignment
     from entrypoint.migration.files import Directory
-    from entrypoint.migration.ledger import Look, Place
+    from entrypoint.migration.ledger import LedgerRow, Look, Place
     from entrypoint.migration.migrator import Result
     from entrypoint.migration.plan import Plan
     from entrypoint.settings import Settings
@@ -58,6 +59,7 @@ class Survey(NamedTuple):
     place: Place
     directory: Directory
     plan: Plan
+    rows: tuple[LedgerRow, ...]
 
 
 def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
@@ -144,7 +146,7 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
             raise
         else:
             plan = decide(directory.files, look.rows, up_to=up_to)
-            return Survey(session, whereabouts, place, directory, plan)
+            return Survey(session, whereabouts, place, directory, plan, look.rows)
 
 
 def _first_look(session: Session, place: Place, settings: Settings, patience: Deadline) -> Look:
@@ -236,14 +238,9 @@ def _nothing_to_do(plan: Plan, up_to: int | None) -> Outcome:
 def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
     """Apply what is pending, or wait until somebody else has."""
     place, plan = survey.place, survey.plan
-    if place.standby or place.read_only:
-        from entrypoint.migration.faults import read_only
-
-        why = "this server is a standby" if place.standby else "the database is read-only by default"
-        raise read_only(f"{len(plan.pending)} migration(s) are pending, and {why}; nothing was run")
+    refuse_read_only(place, f"{len(plan.pending)} migration(s) are pending")
     import gc
 
-    from entrypoint.migration.contention import Assignment
     from entrypoint.migration.migrator import migrate
 
     gc.enable()  # Off since the first line of __main__.
@@ -258,7 +255,33 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         latest=plan.latest,
         pending=len(plan.pending),
     )
-    assignment = Assignment(
+    try:
+        result = migrate(assign(settings, survey, up_to), plan, survey.session, place)
+    except ConfigurationError:
+        raise
+    except EntrypointError as error:
+        if plan.pending:
+            raise
+        # Only the ledger was to be upgraded, and it can be read as it is.
+        logs.failure(error, level=logs.WARNING)
+        return _nothing_to_do(plan, up_to)
+    return _migrated(result)
+
+
+def refuse_read_only(place: Place, what: str) -> None:
+    """Raise ReadOnlyError if the server takes no writes; `what` says what there was to write, as a clause."""
+    if place.standby or place.read_only:
+        from entrypoint.migration.faults import read_only
+
+        why = "this server is a standby" if place.standby else "the database is read-only by default"
+        raise read_only(f"{what}, and {why}; nothing was run")
+
+
+def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assignment:
+    """Return all that whoever holds the lock needs to know."""
+    from entrypoint.migration.contention import Assignment
+
+    return Assignment(
         directory=survey.directory,
         up_to=up_to,
         target=survey.target,
@@ -270,17 +293,6 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         lock=settings.lock,
         apply=settings.apply,
     )
-    try:
-        result = migrate(assignment, plan, survey.session, place)
-    except ConfigurationError:
-        raise
-    except EntrypointError as error:
-        if plan.pending:
-            raise
-        # Only the ledger was to be upgraded, and it can be read as it is.
-        logs.failure(error, level=logs.WARNING)
-        return _nothing_to_do(plan, up_to)
-    return _migrated(result)
 
 
 def _migrated(result: Result) -> Outcome:

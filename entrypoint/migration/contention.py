@@ -60,11 +60,15 @@ class Assignment(NamedTuple):
 class Contender:
     """Races for the lock, for this process. Keeps its connection between two looks."""
 
-    def __init__(self, assignment: Assignment, session: Session, place: Place) -> None:
-        """Go on with the `session` and the `place` of the first survey."""
+    def __init__(self, assignment: Assignment, session: Session, place: Place, *, regardless: bool = False) -> None:
+        """Go on with the `session` and the `place` of the first survey; a `session` that is closed is opened again.
+
+        `regardless`: the lock is wanted whatever is pending, as an operator has something to do with the ledger.
+        """
         self._assignment = assignment
         self._session: Session | None = session
         self._place = place
+        self._regardless = regardless
         self._budget = assignment.lock.timeout
         self._short_of_connections = False
         self._last_report = 0.0
@@ -107,9 +111,9 @@ class Contender:
             look = self._look(session, deadline)
             plan = decide(self._assignment.directory.files, look.rows, up_to=self._assignment.up_to)
             self._seen, self.current = look.lock, plan.current
-            if not plan.pending and not self._place.outdated:
+            if not self._regardless and not plan.pending and not self._place.outdated:
                 return None, True
-            if plan.held_back and not plan.runnable:
+            if not self._regardless and plan.held_back and not plan.runnable:
                 raise held_back(plan.held_back)
             if look.lock_free and not self._of_the_earlier_system(look.lock):
                 lease = self._try(session, deadline)
@@ -204,7 +208,8 @@ class Contender:
         logs.event(
             logs.INFO,
             "lock.waiting",
-            f"waiting for the migration lock: {describe_holder(row)}; {len(plan.pending)} still pending",
+            f"waiting for the migration lock: {describe_holder(row)}"
+            + ("" if self._regardless else f"; {len(plan.pending)} still pending"),
             holder=row.holder if row else None,
             process_id=row.process_id if row else None,
             since=row.since if row else None,

@@ -29,6 +29,8 @@ from entrypoint.migration.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
     from entrypoint.migration.plan import Plan
@@ -45,7 +47,7 @@ _LONGEST_PAUSE = 10.0
 
 
 class Applied(NamedTuple):
-    """A migration that this process committed."""
+    """A migration that this process committed, or took back."""
 
     version: int
     file: str
@@ -73,19 +75,22 @@ class Leader:
         # Somebody may have deleted a failed row since the first survey.
         prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
         runnable = [prepared[file.number] for file in plan.runnable]
+        self.carry_out(runnable, applied)
+        if plan.held_back:
+            raise held_back(plan.held_back)
+        numbers = [migration.file.number for migration in runnable]
+        return max(numbers if plan.current is None else [plan.current, *numbers], default=None)
+
+    def carry_out(self, migrations: Sequence[Prepared], done: list[Applied], *, reverse: bool = False) -> None:
+        """Apply `migrations` in this order, or run them as reverse files; append each to `done`."""
         assignment = self._assignment
-        current = plan.current
         with Watcher(
             self._lease, assignment.target, assignment.connect_timeout, assignment.apply.ddl_lock_timeout
         ) as watcher:
-            for index, migration in enumerate(runnable):
-                following = runnable[index + 1].file.name if index + 1 < len(runnable) else None
-                task = Task(assignment, self._lease, migration, following, self._deadline, watcher)
-                applied.append(self._until_it_is_in(task))
-                current = max(current or 0, migration.file.number)
-        if plan.held_back:
-            raise held_back(plan.held_back)
-        return current
+            for index, migration in enumerate(migrations):
+                following = migrations[index + 1].file.name if index + 1 < len(migrations) else None
+                task = Task(assignment, self._lease, migration, following, self._deadline, watcher, reverse)
+                done.append(self._until_it_is_in(task))
 
     def _survey(self) -> Plan:
         assignment = self._assignment
@@ -111,7 +116,7 @@ class Leader:
                     outside.apply(task, again=attempt > 1)
             except InDoubt as doubt:
                 self._settle(task, doubt)
-                return self._tell_applied(task, began, attempt)
+                return self._tell_done(task, began, attempt)
             except Refused as refusal:
                 self._worker.rollback(Deadline(2 * GRACE))
                 self._judge(task, refusal, attempt)
@@ -121,7 +126,7 @@ class Leader:
             except ConnectionLostError as lost:
                 raise self._explain(task, lost) from lost
             else:
-                return self._tell_applied(task, began, attempt)
+                return self._tell_done(task, began, attempt)
             finally:
                 task.watcher.activity = None
             attempt += 1
@@ -140,7 +145,10 @@ class Leader:
             raise self._stopped(task, error.primary, error.sqlstate)
         if classify.is_read_only(error.sqlstate):
             raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
-        if task.migration.advice.transactional:
+        if task.reverse:
+            again = "Correct the file, or what it stumbled over, and start again"
+            failure = refusal.failure(remedy=f"It was rolled back, and {task.still}. {again}.")
+        elif task.migration.advice.transactional:
             failure = refusal.failure()
         else:
             failure = refusal.failure(
@@ -157,7 +165,7 @@ class Leader:
             doubt.transaction_id,
             self._assignment.target,
             self._lease.place,
-            file.number,
+            task.sign,
             self._deadline.within(_PATIENCE),
         )
         logs.event(
@@ -193,8 +201,7 @@ class Leader:
     def _stopped(self, task: Task, why: str, sqlstate: str) -> MigrationStoppedError:
         file = task.migration.file
         return MigrationStoppedError(
-            f"{file.name} was stopped by an operator: {why}; what was not committed is rolled back, and it is still "
-            "pending",
+            f"{file.name} was stopped by an operator: {why}; what was not committed is rolled back, and {task.still}",
             remedy="Start again when it may run.",
             version=file.number,
             file=file.name,
@@ -220,8 +227,11 @@ class Leader:
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
         """Write a `failed` row, under the same fence, and never over one that is completed.
 
-        Where that does not work, say so in the failure's remedy: then the next start tries again.
+        Where that does not work, say so in the failure's remedy: then the next start tries again. A reverse file has
+        no row of its own: its migration is applied, as before.
         """
+        if task.reverse:
+            return
         lease, file = self._lease, task.migration.file
         deadline = Deadline(_PATIENCE)
         begin = transactions.begin(
@@ -269,14 +279,26 @@ class Leader:
                 file=file.name,
             )
 
-    def _tell_applied(self, task: Task, began: float, attempt: int) -> Applied:
+    def _tell_done(self, task: Task, began: float, attempt: int) -> Applied:
         file, empty = task.migration.file, task.migration.empty
         seconds = time.monotonic() - began
         milliseconds = round(seconds * 1000)
+        if task.reverse:
+            level, name = logs.INFO, "migration.reversed"
+            message = (
+                f"removed the row of migration {file.number}; there was nothing to run"
+                if empty
+                else f"reversed migration {file.number} with {file.name} in {milliseconds} ms"
+            )
+        else:
+            level, name = (logs.WARNING if empty else logs.INFO), "migration.applied"
+            message = (
+                f"{file.name} is empty; recorded as applied" if empty else f"applied {file.name} in {milliseconds} ms"
+            )
         logs.event(
-            logs.WARNING if empty else logs.INFO,
-            "migration.applied",
-            f"{file.name} is empty; recorded as applied" if empty else f"applied {file.name} in {milliseconds} ms",
+            level,
+            name,
+            message,
             version=file.number,
             file=file.name,
             duration_ms=milliseconds,

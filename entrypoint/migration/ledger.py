@@ -202,20 +202,21 @@ def look(session: Session, place: Place, role: str | None, deadline: Deadline, *
         parts.append(f"SET LOCAL ROLE {identifier(role)}")
     if contending:
         parts += [_lock_row_sql(place), f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({place.lock_key})"]
-    parts += [_ledger_sql(place), "COMMIT"]
+    parts += [rows_query(place), "COMMIT"]
     try:
         results = session.query(";\n".join(parts), deadline)
     except StatementError:
         session.rollback(deadline.within(1))
         raise
-    rows = tuple(map(_ledger_row, results[-2]))
+    rows = as_ledger(results[-2])
     if not contending:
         return Look(rows, None, lock_free=False)
     locks, free = results[-4], results[-3]
     return Look(rows, _lock_row(locks[0]) if locks else None, lock_free=free[0][0] == "t")
 
 
-def _ledger_sql(place: Place) -> str:
+def rows_query(place: Place) -> str:
+    """Return the query for all rows of the ledger; `as_ledger` reads its answer."""
     if not place.ledger:
         return "SELECT 1 WHERE false"
 
@@ -228,6 +229,11 @@ def _ledger_sql(place: Place) -> str:
         f"CASE WHEN {column('status', literal(COMPLETED))} <> 'completed' THEN {column('error_message', 'NULL')} END "
         f"FROM {place.table('schema_migrations')} ORDER BY migration_number"
     )
+
+
+def as_ledger(rows: list[Row]) -> tuple[LedgerRow, ...]:
+    """Return the answer to `rows_query` as rows of the ledger, in the order of their numbers."""
+    return tuple(map(_ledger_row, rows))
 
 
 def _ledger_row(row: Row) -> LedgerRow:
