@@ -2,6 +2,7 @@
 
     EntrypointError
     ├── UsageError               the command line does not say what to do
+    │   └── NotConfirmedError        nobody has agreed to what would be changed
     ├── ConfigurationError       a variable has a bad value; the address is malformed
     │   └── ForeignLedgerError   `schema_migrations` belongs to another tool
     ├── MigrationFilesError      the migration files cannot be used; lists every fault
@@ -13,6 +14,8 @@
     │   ├── MigrationHeldBackError     it failed earlier and nobody has changed that
     │   ├── MigrationTimeoutError      the time for all migrations ran out
     │   └── MigrationStoppedError      an operator cancelled it
+    ├── LedgerChangedError       the ledger is not any more what the operator was shown
+    ├── LockHeldError            the lock's holder lives, and is not to be robbed
     ├── LockTimeoutError         somebody else held the lock for longer than we may wait
     └── LeaseLostError           we held the lock and do not hold it any more
 
@@ -42,6 +45,12 @@ class UsageError(EntrypointError):
     """The command line does not say what to do."""
 
     event = "usage"
+
+
+class NotConfirmedError(UsageError):
+    """A change needs somebody's consent, and nobody gave it."""
+
+    event = "not_confirmed"
 
 
 class ConfigurationError(EntrypointError):
@@ -122,6 +131,18 @@ class MigrationStoppedError(MigrationError):
     """An operator cancelled the statement or ended its session."""
 
     event = "migration.stopped"
+
+
+class LedgerChangedError(EntrypointError):
+    """Somebody changed the ledger between what an operator was shown and the change itself."""
+
+    event = "ledger.changed"
+
+
+class LockHeldError(EntrypointError):
+    """The migration lock has a living holder, and was to be freed."""
+
+    event = "lock.held"
 
 
 class LockTimeoutError(EntrypointError):
