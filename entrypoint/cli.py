@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn
 
 from entrypoint import __version__
-from entrypoint.commands import check, migrate, run, status, version
+from entrypoint.commands import baseline, check, migrate, repair, rollback, run, status, unlock, version
 from entrypoint.errors import UsageError
 
 TYPE_CHECKING = False
@@ -22,6 +22,10 @@ COMMANDS: dict[str, Command] = {
     "status": status,
     "version": version,
     "check": check,
+    "rollback": rollback,
+    "baseline": baseline,
+    "repair": repair,
+    "unlock": unlock,
 }
 
 _EPILOG = """\

@@ -74,11 +74,18 @@ class Place(NamedTuple):
         """The advisory lock that a session holds, shared, while it works outside a transaction."""
         return f"{LOCK_CLASS + 1}, {lock_key(self.schema)}"
 
-    def guarded_by(self, backend_pid: int) -> str:
-        """Return a condition: that backend holds the guard's advisory lock at this moment."""
+    def guarded_by(self, backend_pid: int | str) -> str:
+        """Return a condition: that backend (a number or an expression) holds the guard's advisory lock now."""
+        return self._held_by(backend_pid, LOCK_CLASS, "ExclusiveLock")
+
+    def worked_on_by(self, backend_pid: int | str) -> str:
+        """Return a condition: that backend holds the lock of a session that works outside a transaction."""
+        return self._held_by(backend_pid, LOCK_CLASS + 1, "ShareLock")
+
+    def _held_by(self, backend_pid: int | str, first_key: int, mode: str) -> str:
         return (
             "(SELECT count(*) FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted "
-            f"AND g.mode = 'ExclusiveLock' AND g.pid = {backend_pid} AND g.objsubid = 2 AND g.classid = {LOCK_CLASS} "
+            f"AND g.mode = '{mode}' AND g.pid = {backend_pid} AND g.objsubid = 2 AND g.classid = {first_key} "
             f"AND g.objid = {lock_key(self.schema) % 2**32} AND g.database = "
             "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())) = 1"
         )
@@ -201,7 +208,7 @@ def look(session: Session, place: Place, role: str | None, deadline: Deadline, *
     if role:
         parts.append(f"SET LOCAL ROLE {identifier(role)}")
     if contending:
-        parts += [_lock_row_sql(place), f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({place.lock_key})"]
+        parts += [lock_row_query(place), f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({place.lock_key})"]
     parts += [rows_query(place), "COMMIT"]
     try:
         results = session.query(";\n".join(parts), deadline)
@@ -212,7 +219,7 @@ def look(session: Session, place: Place, role: str | None, deadline: Deadline, *
     if not contending:
         return Look(rows, None, lock_free=False)
     locks, free = results[-4], results[-3]
-    return Look(rows, _lock_row(locks[0]) if locks else None, lock_free=free[0][0] == "t")
+    return Look(rows, as_lock_row(locks), lock_free=free[0][0] == "t")
 
 
 def rows_query(place: Place) -> str:
@@ -242,7 +249,8 @@ def _ledger_row(row: Row) -> LedgerRow:
     return LedgerRow(int(number or 0), filename or "", status or COMPLETED, checksum, error_message)
 
 
-def _lock_row_sql(place: Place) -> str:
+def lock_row_query(place: Place) -> str:
+    """Return the query for the lock's row; `as_lock_row` reads its answer."""
     if not place.lock:
         return "SELECT 1 WHERE false"
 
@@ -277,6 +285,11 @@ def with_zone(name: str, columns: dict[str, str]) -> str:
 def utc(name: str, columns: dict[str, str]) -> str:
     """Return a time as text in UTC, as in 2026-11-22T10:30:00Z."""
     return f"to_char({with_zone(name, columns)} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+
+
+def as_lock_row(rows: list[Row]) -> LockRow | None:
+    """Return the answer to `lock_row_query`: None if there is no row."""
+    return _lock_row(rows[0]) if rows else None
 
 
 def _lock_row(row: Row) -> LockRow:
