@@ -167,7 +167,7 @@ def _backends_query(place: Place, application: str | None) -> str:
             f"AND f.relation = {literal(table)}::regclass)"
         )
     return f"""
-        SELECT b.pid, b.application_name, b.usename, coalesce(b.client_addr::text, 'the local socket'), b.state,
+        SELECT b.pid, b.application_name, b.usename, coalesce(pg_catalog.host(b.client_addr), 'the local socket'), b.state,
                extract(epoch FROM pg_catalog.clock_timestamp() - b.xact_start), b.guards, b.outside, b.fences
         FROM (
             SELECT a.*, {place.guarded_by("a.pid")} AS guards, {place.worked_on_by("a.pid")} AS outside,
