@@ -178,7 +178,7 @@ def tell_differences(survey: Survey) -> None:
             f"{file.name} is not what was applied: its checksum differs from the ledger's",
             version=file.number,
             file=file.name,
-            remedy="Undo the change and write a new migration for it.",
+            remedy="Undo the change and write a new migration for it; or accept it: entrypoint repair --checksums.",
         )
     for row in plan.missing:
         logs.event(

@@ -86,7 +86,7 @@ def _attempt(assignment: Assignment, lease: Lease, amendment: Amendment, patienc
         raise lease.lost()
     # Not even a person may change it between the comparison and the change. Reading is not disturbed.
     lock = f"LOCK TABLE {place.table('schema_migrations')} IN SHARE ROW EXCLUSIVE MODE"
-    now = ledger.as_ledger(worker.query(f"{lock}; {ledger.rows_query(place)}", patience)[-1])
+    now = ledger.as_ledger(worker.query(f"{lock}; {ledger.ledger_query(place)}", patience)[-1])
     if now != amendment.shown:
         raise LedgerChangedError(
             "The ledger has changed since it was shown; nothing was changed",

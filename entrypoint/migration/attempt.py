@@ -147,6 +147,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             ),
             remedy=remedy
             or f"{undone}. It is not tried again until its file changes or its row is deleted: "
+            "entrypoint repair --failed, or "
             f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'.",
             version=file.number,
             file=file.name,

@@ -236,22 +236,19 @@ def timed_out(row: LockRow | None, assignment: Assignment) -> LockTimeoutError:
     """Return the error for a wait that took too long. Its first words are documented to users."""
     waited_ms = round(assignment.lock.timeout * 1000)
     apply_ms = round(assignment.apply.timeout * 1000)
+    by_hand = "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
     if row is not None and row.legacy:
         remedy = (
-            "If that replica is gone: SELECT release_stale_migration_locks() frees a lock older than 10 minutes; or "
-            "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1."
+            "If that replica is gone: entrypoint unlock --force; or SELECT release_stale_migration_locks(), which "
+            f"frees a lock older than 10 minutes; or {by_hand}."
         )
     elif waited_ms < apply_ms:
         remedy = (
             f"The holder is alive and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to "
-            "at least as much. To stop it: UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, "
-            "process_id = NULL WHERE id = 1."
+            f"at least as much. To stop it: entrypoint unlock --force; or {by_hand}."
         )
     else:
-        remedy = (
-            "The holder is alive. To stop it: UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, "
-            "process_id = NULL WHERE id = 1."
-        )
+        remedy = f"The holder is alive. To stop it: entrypoint unlock --force; or {by_hand}."
     return LockTimeoutError(
         f"Failed to acquire migration lock after {waited_ms}ms: {describe_holder(row)}",
         remedy=remedy,
@@ -268,8 +265,8 @@ def held_back(row: LedgerRow) -> MigrationHeldBackError:
         f"{row.filename} failed at an earlier start and was not tried again: "
         f"{(row.error_message or 'no message was recorded').splitlines()[0]}",
         report=row.error_message,
-        remedy="Correct the file and deploy it; or, if the cause was elsewhere: DELETE FROM schema_migrations "
-        f"WHERE migration_number = {row.number} AND status = 'failed'.",
+        remedy="Correct the file and deploy it; or, if the cause was elsewhere: entrypoint repair --failed; or DELETE "
+        f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'.",
         version=row.number,
         file=row.filename,
     )

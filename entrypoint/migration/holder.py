@@ -92,7 +92,7 @@ def observe(session: Session, place: Place, deadline: Deadline, application: str
         results = session.query(
             f"""BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;
             SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}; SET LOCAL statement_timeout = {deadline.milliseconds()};
-            {ledger.lock_row_query(place)};
+            {ledger.lock_query(place)};
             {_backends_query(place, application)};
             COMMIT""",
             deadline,
@@ -100,7 +100,7 @@ def observe(session: Session, place: Place, deadline: Deadline, application: str
     except StatementError:
         session.rollback(deadline.within(1))
         raise
-    return Sight(ledger.as_lock_row(results[-3]), tuple(map(_backend, results[-2])))
+    return Sight(ledger.as_lock(results[-3]), tuple(map(_backend, results[-2])))
 
 
 def free(session: Session, place: Place, row: LockRow, role: str | None, deadline: Deadline) -> bool:
@@ -167,16 +167,25 @@ def _backends_query(place: Place, application: str | None) -> str:
             f"AND f.relation = {literal(table)}::regclass)"
         )
     return f"""
-        SELECT b.pid, b.application_name, b.usename, coalesce(pg_catalog.host(b.client_addr), 'the local socket'), b.state,
-               extract(epoch FROM pg_catalog.clock_timestamp() - b.xact_start), b.guards, b.outside, b.fences
+        SELECT b.pid, b.application_name, b.usename, coalesce(pg_catalog.host(b.client_addr), 'the local socket'),
+               b.state, extract(epoch FROM pg_catalog.clock_timestamp() - b.xact_start), b.guards, b.outside, b.fences
         FROM (
-            SELECT a.*, {place.guarded_by("a.pid")} AS guards, {place.worked_on_by("a.pid")} AS outside,
-                   {fence} AS fences
+            SELECT a.*, {_holds(place, ledger.LOCK_CLASS, "ExclusiveLock")} AS guards,
+                   {_holds(place, ledger.LOCK_CLASS + 1, "ShareLock")} AS outside, {fence} AS fences
             FROM pg_catalog.pg_stat_activity a
             WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
         ) b
         WHERE b.guards OR b.outside OR b.fences OR {" OR ".join(names)}
         ORDER BY b.guards DESC, b.pid"""
+
+
+def _holds(place: Place, first_key: int, mode: str) -> str:
+    """Return a condition: the backend `a.pid` holds that advisory lock (docs/lock.md, "The keys")."""
+    return (
+        "EXISTS (SELECT FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.pid = a.pid "
+        f"AND g.mode = '{mode}' AND g.objsubid = 2 AND g.classid = {first_key} "
+        f"AND g.objid = {ledger.lock_key(place.schema) % 2**32} AND g.database = a.datid)"
+    )
 
 
 def _backend(row: Row) -> Backend:

@@ -74,18 +74,11 @@ class Place(NamedTuple):
         """The advisory lock that a session holds, shared, while it works outside a transaction."""
         return f"{LOCK_CLASS + 1}, {lock_key(self.schema)}"
 
-    def guarded_by(self, backend_pid: int | str) -> str:
-        """Return a condition: that backend (a number or an expression) holds the guard's advisory lock now."""
-        return self._held_by(backend_pid, LOCK_CLASS, "ExclusiveLock")
-
-    def worked_on_by(self, backend_pid: int | str) -> str:
-        """Return a condition: that backend holds the lock of a session that works outside a transaction."""
-        return self._held_by(backend_pid, LOCK_CLASS + 1, "ShareLock")
-
-    def _held_by(self, backend_pid: int | str, first_key: int, mode: str) -> str:
+    def guarded_by(self, backend_pid: int) -> str:
+        """Return a condition: that backend holds the guard's advisory lock at this moment."""
         return (
             "(SELECT count(*) FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted "
-            f"AND g.mode = '{mode}' AND g.pid = {backend_pid} AND g.objsubid = 2 AND g.classid = {first_key} "
+            f"AND g.mode = 'ExclusiveLock' AND g.pid = {backend_pid} AND g.objsubid = 2 AND g.classid = {LOCK_CLASS} "
             f"AND g.objid = {lock_key(self.schema) % 2**32} AND g.database = "
             "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())) = 1"
         )
@@ -208,22 +201,21 @@ def look(session: Session, place: Place, role: str | None, deadline: Deadline, *
     if role:
         parts.append(f"SET LOCAL ROLE {identifier(role)}")
     if contending:
-        parts += [lock_row_query(place), f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({place.lock_key})"]
-    parts += [rows_query(place), "COMMIT"]
+        parts += [_lock_row_sql(place), f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({place.lock_key})"]
+    parts += [_ledger_sql(place), "COMMIT"]
     try:
         results = session.query(";\n".join(parts), deadline)
     except StatementError:
         session.rollback(deadline.within(1))
         raise
-    rows = as_ledger(results[-2])
+    rows = tuple(map(_ledger_row, results[-2]))
     if not contending:
         return Look(rows, None, lock_free=False)
     locks, free = results[-4], results[-3]
-    return Look(rows, as_lock_row(locks), lock_free=free[0][0] == "t")
+    return Look(rows, _lock_row(locks[0]) if locks else None, lock_free=free[0][0] == "t")
 
 
-def rows_query(place: Place) -> str:
-    """Return the query for all rows of the ledger; `as_ledger` reads its answer."""
+def _ledger_sql(place: Place) -> str:
     if not place.ledger:
         return "SELECT 1 WHERE false"
 
@@ -238,19 +230,13 @@ def rows_query(place: Place) -> str:
     )
 
 
-def as_ledger(rows: list[Row]) -> tuple[LedgerRow, ...]:
-    """Return the answer to `rows_query` as rows of the ledger, in the order of their numbers."""
-    return tuple(map(_ledger_row, rows))
-
-
 def _ledger_row(row: Row) -> LedgerRow:
     number, filename, status, checksum, error_message = row
     # The earlier system's column had a default but no NOT NULL; no status meant that it went well.
     return LedgerRow(int(number or 0), filename or "", status or COMPLETED, checksum, error_message)
 
 
-def lock_row_query(place: Place) -> str:
-    """Return the query for the lock's row; `as_lock_row` reads its answer."""
+def _lock_row_sql(place: Place) -> str:
     if not place.lock:
         return "SELECT 1 WHERE false"
 
@@ -287,11 +273,6 @@ def utc(name: str, columns: dict[str, str]) -> str:
     return f"to_char({with_zone(name, columns)} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 
 
-def as_lock_row(rows: list[Row]) -> LockRow | None:
-    """Return the answer to `lock_row_query`: None if there is no row."""
-    return _lock_row(rows[0]) if rows else None
-
-
 def _lock_row(row: Row) -> LockRow:
     held, since, seconds, holder, process_id, token, migration, statement, statements = row
 
@@ -309,6 +290,29 @@ def _lock_row(row: Row) -> LockRow:
         statement=number(statement),
         statements=number(statements),
     )
+
+
+# For those who read in a transaction of their own.
+
+
+def ledger_query(place: Place) -> str:
+    """Return the query for all rows of the ledger; `as_ledger` reads its answer."""
+    return _ledger_sql(place)
+
+
+def as_ledger(rows: list[Row]) -> tuple[LedgerRow, ...]:
+    """Return the answer to `ledger_query`, in the order of the numbers."""
+    return tuple(map(_ledger_row, rows))
+
+
+def lock_query(place: Place) -> str:
+    """Return the query for the lock's row; `as_lock` reads its answer."""
+    return _lock_row_sql(place)
+
+
+def as_lock(rows: list[Row]) -> LockRow | None:
+    """Return the answer to `lock_query`: None if there is no row."""
+    return _lock_row(rows[0]) if rows else None
 
 
 # The columns by which the ledgers of other tools are known. Their tables have the same name as ours.

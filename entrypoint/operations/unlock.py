@@ -141,6 +141,9 @@ def _free_row(session: Session, unlock: Unlock, say: Callable[[str], None]) -> N
         say("The row is free already.")
         return
     if not holder.free(session, unlock.place, row, unlock.settings.role, Deadline(_PATIENCE)):
+        if unlock.verdict == "dead":
+            say("The row has changed meanwhile: somebody else was faster.")
+            return
         raise LedgerChangedError(
             "The lock's row has changed since it was shown; nothing was freed",
             remedy="entrypoint unlock shows who holds it now.",
