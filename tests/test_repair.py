@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from entrypoint.migration import recording
 from entrypoint.migration.files import checksum
+from entrypoint.operations import repair as operation
+from entrypoint.settings import read_settings
 from kit.terminal import Terminal
 from scene import Gate, Scene, only_error, told
 
@@ -188,3 +191,19 @@ def test_a_password_in_an_error_message_is_not_shown(scene: Scene) -> None:
     run = repair(scene, "--checksums").ok()
     assert "003_t3.sql" in run.stdout
     assert "hunter22" not in run.stdout + run.stderr
+
+
+def test_the_ledger_itself_tells_whether_a_repair_is_in(scene: Scene) -> None:
+    """After a failover nothing else is left of a commit in doubt."""
+    settings = read_settings({"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": str(scene.migrations)})
+    planned = operation.plan(settings, {"checksums", "failed"})
+    sign = operation._sign(planned.survey.place, planned.fixes)
+    assert scene.database.rows(sign) == []
+    repair(scene, "--failed").ok()
+    assert scene.database.rows(sign) == []
+    repair(scene, "--checksums").ok()
+    assert scene.database.rows(sign) == [(1,)]
+    place = planned.survey.place
+    for number, applied, forgotten in ((1, True, False), (3, False, False), (4, False, True)):
+        assert bool(scene.database.rows(recording.is_applied(place, number))) == applied
+        assert bool(scene.database.rows(recording.is_forgotten(place, number))) == forgotten

@@ -230,6 +230,16 @@ def test_a_file_that_failed_outside_a_transaction_is_a_persons_business(scene: S
     assert undone(scene) == [3]
 
 
+def test_a_file_that_committed_its_first_half_is_a_persons_business(scene: Scene) -> None:
+    scene.database.execute(f"ALTER DATABASE {scene.database.name} SET standard_conforming_strings TO off")
+    scene.write({"004_x.sql": "CREATE TABLE x ();\nSELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
+    assert scene.migrate().code == 70
+    assert scene.database.exists("x")
+    run = rollback(scene, 2)
+    assert run.wait() == 70
+    assert "004_x.sql is failed" in only_error(run)["message"]
+
+
 def test_an_interrupted_file_is_a_persons_business(scene: Scene) -> None:
     scene.database.execute("UPDATE schema_migrations SET status = 'running' WHERE migration_number = 3")
     run = rollback(scene, 2)

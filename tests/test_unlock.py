@@ -281,3 +281,47 @@ def test_a_waiter_has_it_as_soon_as_it_is_free(scene: Scene) -> None:
         gate.open()
         waiter.ok()
     assert scene.database.one("SELECT count(*) FROM tries") == 1
+
+
+def test_the_ledger_may_be_another_roles(scene: Scene) -> None:
+    """The row is read and freed as MIGRATION_ROLE; the sessions are seen as the login user, whose they are."""
+    name = scene.database.name[:50]
+    owner, login, stranger = (f"{role}_{name}" for role in ("owner", "login", "stranger"))
+    scene.database.execute(
+        "REVOKE ALL ON SCHEMA public FROM public;"
+        f"CREATE ROLE {owner}; GRANT CREATE, USAGE ON SCHEMA public TO {owner};"
+        f"CREATE ROLE {login} LOGIN IN ROLE {owner}; CREATE ROLE {stranger} LOGIN NOINHERIT IN ROLE {owner}"
+    )
+
+    def start(user: str, *command: str) -> Run:
+        url = scene.database.server.url(scene.database.name, user=user)
+        env = {"DATABASE_URL": url, "MIGRATION_ROLE": owner, "MIGRATION_DDL_LOCK_TIMEOUT_MS": "60000"}
+        return scene.launch(*command, env={**env, "MIGRATION_SCHEMA": "public"})
+
+    try:
+        scene.write(GATED)
+        with Gate(scene.database) as gate:
+            leader = start(login, "migrate")
+            worker = gate.arrival()
+            run = start(login, "unlock")
+            assert run.wait() == 75, run.report()
+            assert f"Worker: backend {worker} of {login}, from 127.0.0.1, active" in run.stdout
+            run = start(stranger, "unlock")
+            assert run.wait() == 75, run.report()
+            assert f"Worker: backend {worker} of {login}, doing what this user may not see" in run.stdout
+            start(login, "unlock", "--force", "--yes").ok()
+            assert leader.wait() == 75
+            gate.open()
+        start(stranger, "migrate").ok()
+        scene.database.execute("UPDATE migration_lock SET locked_at = now(), locked_by = 'dead', token = 'dead.1'")
+        assert start(stranger, "unlock").ok().stdout.endswith("The lock is free.\n")
+        (scene.migrations / "rollback").mkdir()
+        (scene.migrations / "rollback" / "002_b.sql").write_text("DROP TABLE b")
+        start(stranger, "rollback", "--to", "1", "--yes").ok()
+        start(stranger, "baseline", "2", "--yes").ok()
+        scene.write({"002_b.sql": "SELECT 1"})
+        start(stranger, "repair", "--yes").ok()
+        assert scene.ledger() == [(1, "completed"), (2, "completed")]
+    finally:
+        until(lambda: scene.database.sessions() == 0, 10, "the end of the sessions")
+        scene.database.execute(f"DROP OWNED BY {owner}; DROP ROLE {login}, {stranger}, {owner}")

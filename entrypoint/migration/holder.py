@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import literal
+from entrypoint.database.quoting import identifier, literal
 from entrypoint.migration import ledger, transactions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from entrypoint.database.answers import Row
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
@@ -29,7 +31,7 @@ class Backend(NamedTuple):
     application: str
     user: str
     client: str
-    """Its address, behind a pooler the pooler's."""
+    """Its address, behind a pooler the pooler's; empty if we may not see that."""
     state: str
     """What it is doing; empty if we may not see that."""
     seconds: float | None
@@ -83,24 +85,31 @@ class Sight(NamedTuple):
         return not self.row.legacy or (self.row.seconds is not None and self.row.seconds > _STALE)
 
 
-def observe(session: Session, place: Place, deadline: Deadline, application: str | None = None) -> Sight:
+def observe(
+    session: Session, place: Place, role: str | None, deadline: Deadline, application: str | None = None
+) -> Sight:
     """Look at the lock's row, and at the sessions that hold the lock or have the name of the row's holder.
 
-    `application` is a name to look for as well: that of an earlier holder.
+    `application` is a name to look for as well: that of an earlier holder. First the row, then the sessions: so
+    a holder that lets go meanwhile looks dead, whose row is then found free, and one that comes looks alive. The
+    row may be `role`'s to read, and the sessions are the login user's to see.
     """
+    begin = [
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+        f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}",
+        f"SET LOCAL statement_timeout = {deadline.milliseconds()}",
+        *([f"SET LOCAL ROLE {identifier(role)}"] if role else []),
+        ledger.lock_query(place),
+    ]
     try:
-        results = session.query(
-            f"""BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;
-            SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}; SET LOCAL statement_timeout = {deadline.milliseconds()};
-            {ledger.lock_query(place)};
-            {_backends_query(place, application)};
-            COMMIT""",
-            deadline,
-        )
+        row = ledger.as_lock(session.query(";\n".join(begin), deadline)[-1])
+        names = [_application(row.token)] if row is not None and row.token else []
+        names += [application] if application is not None else []
+        backends = session.query(f"SET LOCAL ROLE NONE; {_backends_query(place, names)}; COMMIT", deadline)[1]
     except StatementError:
         session.rollback(deadline.within(1))
         raise
-    return Sight(ledger.as_lock(results[-3]), tuple(map(_backend, results[-2])))
+    return Sight(row, tuple(map(_backend, backends)))
 
 
 def free(session: Session, place: Place, row: LockRow, role: str | None, deadline: Deadline) -> bool:
@@ -149,25 +158,17 @@ def _application(token: str) -> str:
     return f"entrypoint:{token.partition('.')[0]}"
 
 
-def _backends_query(place: Place, application: str | None) -> str:
-    names = ["false"]
-    if application is not None:
-        names.append(f"b.application_name = {literal(application)}")
-    fence = "false"
-    if place.lock:
-        table = place.table("migration_lock")
-        names.append(
-            "b.application_name = (SELECT 'entrypoint:' || pg_catalog.split_part(l.token, '.', 1) "
-            f"FROM {table} l WHERE l.id = 1)"
-            if "token" in place.lock
-            else "false"
-        )
-        fence = (
-            "EXISTS (SELECT FROM pg_catalog.pg_locks f WHERE f.pid = a.pid AND f.granted AND f.mode = 'RowShareLock' "
-            f"AND f.relation = {literal(table)}::regclass)"
-        )
+def _backends_query(place: Place, names: Sequence[str]) -> str:
+    named = ", ".join(map(literal, names)) or "NULL"
+    fence = (
+        "EXISTS (SELECT FROM pg_catalog.pg_locks f JOIN pg_catalog.pg_class c ON c.oid = f.relation "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE f.pid = a.pid AND f.database = a.datid "
+        "AND f.granted AND f.mode = 'RowShareLock' AND c.relname = 'migration_lock' "
+        f"AND n.nspname = {literal(place.schema)})"
+    )
     return f"""
-        SELECT b.pid, b.application_name, b.usename, coalesce(pg_catalog.host(b.client_addr), 'the local socket'),
+        SELECT b.pid, b.application_name, b.usename, CASE WHEN b.state IS NULL THEN ''
+                    ELSE coalesce(pg_catalog.host(b.client_addr), 'the local socket') END,
                b.state, extract(epoch FROM pg_catalog.clock_timestamp() - b.xact_start), b.guards, b.outside, b.fences
         FROM (
             SELECT a.*, {_holds(place, ledger.LOCK_CLASS, "ExclusiveLock")} AS guards,
@@ -175,7 +176,7 @@ def _backends_query(place: Place, application: str | None) -> str:
             FROM pg_catalog.pg_stat_activity a
             WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
         ) b
-        WHERE b.guards OR b.outside OR b.fences OR {" OR ".join(names)}
+        WHERE b.guards OR b.outside OR b.fences OR b.application_name IN ({named})
         ORDER BY b.guards DESC, b.pid"""
 
 

@@ -19,6 +19,7 @@ from entrypoint.migration.leader import Leader
 from entrypoint.migration.migrator import under_lock
 from entrypoint.migration.prepare import Prepared, bad_files, examine
 from entrypoint.migration.statements import advise
+from entrypoint.migration.transactional import BETRAYAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int)
     migrations = {file.number: file for file in directory.files}
     steps: list[Step] = []
     for row in above:
-        if row.status == ledger.FAILED and _left_nothing(migrations.get(row.number)):
+        if row.status == ledger.FAILED and _left_nothing(row, migrations.get(row.number)):
             steps.append(Step(row, _nothing_for(row)))
             continue
         if row.status != ledger.COMPLETED:
@@ -130,9 +131,9 @@ def _reverse_files(migrations: str) -> tuple[dict[int, MigrationFile], list[str]
     return files, [f"{FOLDER}/{fault}" for fault in found.faults]
 
 
-def _left_nothing(migration: MigrationFile | None) -> bool:
+def _left_nothing(row: LedgerRow, migration: MigrationFile | None) -> bool:
     """Tell whether a migration that failed left nothing behind, as one that runs in a transaction does."""
-    if migration is None:
+    if migration is None or BETRAYAL in (row.error_message or ""):
         return False
     prepared, _ = examine(migration)
     return prepared is not None and prepared.advice.transactional

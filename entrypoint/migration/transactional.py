@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+BETRAYAL = "ended the transaction that it ran in"
+"""What a file has done that commits by a way which no parser sees; so the ledger says it."""
+
 
 def apply(task: Task) -> None:
     """Commit a file with what it means for the ledger.
@@ -121,7 +124,7 @@ def _betrayed(task: Task) -> MigrationFailedError:
     _ours(task, lambda: worker.query("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL", task.patience))
     unrecorded = task.still if task.reverse else "it is not recorded as applied"
     return MigrationFailedError(
-        f"{file.name} ended the transaction that it ran in; part of it is committed, and {unrecorded}",
+        f"{file.name} {BETRAYAL}; part of it is committed, and {unrecorded}",
         remedy="Remove COMMIT and ROLLBACK from the file, undo by hand what it did, and start again.",
         version=file.number,
         file=file.name,

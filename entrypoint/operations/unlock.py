@@ -60,10 +60,10 @@ def look(settings: Settings) -> Unlock:
     try:
         place = ledger.find(session, settings.schema, Deadline(_PATIENCE))
         patience = Deadline(_INSTANT)
-        sight = holder.observe(session, place, Deadline(_PATIENCE))
+        sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
         while sight.held and sight.taken_by_another and not patience.passed():
             time.sleep(_LOOK_AGAIN)
-            sight = holder.observe(session, place, Deadline(_PATIENCE))
+            sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
     except StatementError as error:
         raise refused(error, "the lock could not be looked at") from error
     finally:
@@ -167,7 +167,7 @@ def _left(session: Session, unlock: Unlock, suspects: set[int]) -> list[Backend]
     taken the lock meanwhile: those are left alone.
     """
     application = unlock.sight.application
-    now = holder.observe(session, unlock.place, Deadline(_PATIENCE), application).backends
+    now = holder.observe(session, unlock.place, unlock.settings.role, Deadline(_PATIENCE), application).backends
     suspects &= {backend.pid for backend in now if backend.holds}
     its = [backend for backend in now if backend.application == application or backend.pid in suspects]
     return its if any(backend.holds for backend in its) else []
@@ -207,7 +207,7 @@ def _end_sessions(session: Session, unlock: Unlock, left: list[Backend], say: Ca
 
 def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> None:
     """Look once more, and say whether the lock is free; or who has taken it since."""
-    now = holder.observe(session, unlock.place, Deadline(_PATIENCE), unlock.sight.application)
+    now = holder.observe(session, unlock.place, unlock.settings.role, Deadline(_PATIENCE), unlock.sight.application)
     before = unlock.sight.row.token if unlock.sight.row else None
     if now.row is not None and now.row.held and (now.row.token != before or now.row.legacy):
         say(f"Somebody else has taken the lock since: {describe_holder(now.row)}.")
@@ -219,8 +219,8 @@ def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> Non
 
 def _describe_backend(backend: Backend) -> str:
     role = "Guard" if backend.guards else "Worker" if backend.holds else "Session"
-    what = f"{role}: backend {backend.pid} of {backend.user}, from {backend.client}, "
-    what += backend.state or "doing what we may not see"
+    what = f"{role}: backend {backend.pid} of {backend.user}, "
+    what += f"from {backend.client}, {backend.state}" if backend.state else "doing what this user may not see"
     if backend.seconds is not None:
         what += f", its transaction open for {backend.seconds:.0f} s"
     held = [
