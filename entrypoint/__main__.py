@@ -88,6 +88,7 @@ def exit_code_of(error: EntrypointError) -> int:
         (errors.LockTimeoutError, LOCK_TIMEOUT),
         (errors.WaitTimeoutError, LOCK_TIMEOUT),
         (errors.LeaseLostError, LOCK_TIMEOUT),
+        (errors.LockHeldError, LOCK_TIMEOUT),
     )
     return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
 

@@ -6,7 +6,20 @@ import argparse
 from typing import NoReturn
 
 from entrypoint import __version__
-from entrypoint.commands import backup, check, migrate, new, run, status, version, wait
+from entrypoint.commands import (
+    backup,
+    baseline,
+    check,
+    migrate,
+    new,
+    repair,
+    rollback,
+    run,
+    status,
+    unlock,
+    version,
+    wait,
+)
 from entrypoint.errors import UsageError
 
 TYPE_CHECKING = False
@@ -25,6 +38,10 @@ COMMANDS: dict[str, Command] = {
     "check": check,
     "new": new,
     "backup": backup,
+    "rollback": rollback,
+    "baseline": baseline,
+    "repair": repair,
+    "unlock": unlock,
 }
 
 _EPILOG = """\

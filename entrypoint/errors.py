@@ -2,6 +2,7 @@
 
     EntrypointError
     ├── UsageError               the command line does not say what to do
+    │   └── NotConfirmedError        nobody has agreed to what would be changed
     ├── ConfigurationError       a variable has a bad value; the address is malformed
     │   └── ForeignLedgerError   `schema_migrations` belongs to another tool
     ├── MigrationFilesError      the migration files cannot be used; lists every fault
@@ -14,6 +15,8 @@
     │   ├── MigrationTimeoutError      the time for all migrations ran out
     │   └── MigrationStoppedError      an operator cancelled it
     ├── BackupFailedError        no backup was taken, or an older one could not be deleted
+    ├── LedgerChangedError       the ledger is not any more what the operator was shown
+    ├── LockHeldError            the lock's holder lives, and is not to be robbed
     ├── LockTimeoutError         somebody else held the lock for longer than we may wait
     ├── WaitTimeoutError         the schema was not there in time; `wait` does nothing about it
     └── LeaseLostError           we held the lock and do not hold it any more
@@ -44,6 +47,12 @@ class UsageError(EntrypointError):
     """The command line does not say what to do."""
 
     event = "usage"
+
+
+class NotConfirmedError(UsageError):
+    """A change needs somebody's consent, and nobody gave it."""
+
+    event = "not_confirmed"
 
 
 class ConfigurationError(EntrypointError):
@@ -135,6 +144,18 @@ class BackupFailedError(EntrypointError):
         """Take the one-line `message` and the `report` of several lines, if there is more to say."""
         super().__init__(message, remedy=remedy, **fields)
         self.report = report
+
+
+class LedgerChangedError(EntrypointError):
+    """Somebody changed the ledger between what an operator was shown and the change itself."""
+
+    event = "ledger.changed"
+
+
+class LockHeldError(EntrypointError):
+    """The migration lock has a living holder, and was to be freed."""
+
+    event = "lock.held"
 
 
 class LockTimeoutError(EntrypointError):

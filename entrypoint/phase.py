@@ -29,7 +29,7 @@ class _Phase(NamedTuple):
 
 _program_began = monotonic()
 _now = _Phase(CONNECTING, _program_began, (None, None), {})
-_schema: Mapping[str, object] = {}
+_schema: dict[str, int | None] = {}
 _blocked: tuple[tuple[str | None, int | None], Sequence[int]] = ((None, None), ())
 
 
@@ -49,6 +49,15 @@ def know(*, version: int | None, latest: int | None, pending: int) -> None:
     """Say what is known of the schema: its version, the highest number among the files, and how many are pending."""
     global _schema  # noqa: PLW0603 - see above
     _schema = {"version": version, "latest": latest, "pending": pending}
+
+
+def one_more(version: int) -> None:
+    """Say that one more migration is in."""
+    global _schema  # noqa: PLW0603 - see above
+    _schema = _schema | {
+        "version": max(_schema.get("version") or 0, version),
+        "pending": (_schema.get("pending") or 1) - 1,
+    }
 
 
 def blocked(file: str, statement: int, backends: Sequence[int]) -> None:

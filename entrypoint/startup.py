@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.files import Directory
     from entrypoint.migration.first_look import Question
-    from entrypoint.migration.ledger import Look, Place
+    from entrypoint.migration.ledger import LedgerRow, Look, Place
     from entrypoint.migration.migrator import Result
     from entrypoint.migration.plan import Plan
     from entrypoint.settings import Settings
@@ -60,6 +60,7 @@ class Survey(NamedTuple):
     place: Place
     directory: Directory
     plan: Plan
+    rows: tuple[LedgerRow, ...]
 
 
 def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
@@ -186,7 +187,7 @@ def _survey(settings: Settings, directory: Directory, before: Question | None, u
             raise
         else:
             plan = decide(directory.files, look.rows, up_to=up_to)
-            return Survey(session, whereabouts, place, directory, plan)
+            return Survey(session, whereabouts, place, directory, plan, look.rows)
 
 
 def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings, arrival: Deadline) -> None:
@@ -233,7 +234,7 @@ def tell_differences(directory: Directory, plan: Plan) -> None:
             f"{file.name} is not what was applied: its checksum differs from the ledger's",
             version=file.number,
             file=file.name,
-            remedy="Undo the change and write a new migration for it.",
+            remedy="Undo the change and write a new migration for it; or accept it: entrypoint repair --checksums.",
         )
     for row in plan.missing:
         logs.event(
@@ -293,7 +294,7 @@ def _nothing_to_do(plan: Plan, up_to: int | None) -> Outcome:
 def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
     """Apply what is pending, or wait until somebody else has."""
     place, plan = survey.place, survey.plan
-    refuse_read_only(survey)
+    refuse_read_only(place, f"{len(plan.pending)} migration(s) are pending")
     import gc
 
     from entrypoint import phase
@@ -313,7 +314,7 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         pending=len(plan.pending),
     )
     try:
-        result = migrate(assignment_of(settings, survey, up_to), plan, survey.session, place)
+        result = migrate(assign(settings, survey, up_to), plan, survey.session, place)
     except ConfigurationError:
         raise
     except EntrypointError as error:
@@ -325,18 +326,17 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
     return _migrated(result)
 
 
-def refuse_read_only(survey: Survey) -> None:
-    """Raise ReadOnlyError if the server takes no writes."""
-    place = survey.place
+def refuse_read_only(place: Place, what: str) -> None:
+    """Raise ReadOnlyError if the server takes no writes; `what` says what there was to write, as a clause."""
     if place.standby or place.read_only:
         from entrypoint.migration.faults import read_only
 
         why = "this server is a standby" if place.standby else "the database is read-only by default"
-        raise read_only(f"{len(survey.plan.pending)} migration(s) are pending, and {why}; nothing was run")
+        raise read_only(f"{what}, and {why}; nothing was run")
 
 
-def assignment_of(settings: Settings, survey: Survey, up_to: int | None) -> Assignment:
-    """Return what is to be done, where and as whom."""
+def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assignment:
+    """Return all that whoever holds the lock needs to know."""
     from entrypoint.migration.contention import Assignment
 
     return Assignment(

@@ -1,4 +1,4 @@
-"""What every attempt at a migration is given, and how it reports that PostgreSQL refused something."""
+"""What every attempt at a migration (or at its reverse) is given, and how it reports that PostgreSQL refused it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from entrypoint import logs, phase
 from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
+from entrypoint.migration import ledger, recording
 from entrypoint.migration.report import render
 from entrypoint.migration.watcher import Activity
 from entrypoint.redaction import mask_quoted, may_hold_password
@@ -45,6 +46,8 @@ class Task(NamedTuple):
     deadline: Deadline
     """For all migrations together, or for this one if it declares a time-out of its own."""
     watcher: Watcher
+    reverse: bool = False
+    """Whether the file takes a migration back, and its row is to go."""
 
     @property
     def patience(self) -> Deadline:
@@ -56,6 +59,25 @@ class Task(NamedTuple):
         """PostgreSQL's `lock_timeout` for an attempt."""
         declared = self.migration.advice.directives.lock_timeout
         return round((self.assignment.apply.ddl_lock_timeout if declared is None else declared) * 1000)
+
+    @property
+    def record(self) -> str:
+        """The statement that makes the ledger say what the file has done."""
+        place, file = self.lease.place, self.migration.file
+        if self.reverse:
+            return recording.removal(place, file.number)
+        return recording.row(place, file, self.assignment.app_version, status=ledger.COMPLETED)
+
+    @property
+    def sign(self) -> str:
+        """The query that has a row if the ledger says so."""
+        is_in = recording.is_forgotten if self.reverse else recording.is_applied
+        return is_in(self.lease.place, self.migration.file.number)
+
+    @property
+    def still(self) -> str:
+        """What the migration is if this attempt does not get in."""
+        return f"migration {self.migration.file.number} is still applied" if self.reverse else "it is still pending"
 
     def work_on(self, statement: int, backend_pid: int) -> None:
         """Tell the watcher which statement is next; it counts from 1."""
@@ -105,15 +127,20 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         self._offset = offset
 
     def failure(
-        self, *, undone: str = "It was rolled back and recorded as failed", recorded: bool = True
+        self, *, undone: str = "It was rolled back and recorded as failed", remedy: str | None = None
     ) -> MigrationFailedError:
         """Return the error for the log and the ledger.
 
-        `undone` says what became of the migration's changes; `recorded`, whether the ledger has it.
+        `undone` says what became of the migration's changes; `remedy` is said instead where nothing is recorded.
         """
         error, file, text = self.error, self._migration.file, self._migration.text
         needs = _NEEDS.get(error.sqlstate)
-        undone = f"{needs} {undone}" if needs and self._migration.advice.transactional else undone
+        remedy = remedy or (
+            f"{undone}. It is not tried again until its file changes or its row is deleted: "
+            "entrypoint repair --failed, or "
+            f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
+        )
+        remedy = f"{needs} {remedy}" if needs and self._migration.advice.transactional else remedy
         where = self._offset if self._offset is not None else self._statement_start
         line = None if where is None else text.count("\n", 0, where) + 1
         hidden = where is not None and may_hold_password(self._migration.statement_at(where))
@@ -124,13 +151,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             report=render(
                 file.name, text, error, statement_start=self._statement_start, offset=self._offset, hidden=hidden
             ),
-            remedy=f"{undone}."
-            + (
-                " It is not tried again until its file changes or its row is deleted: DELETE FROM schema_migrations "
-                f"WHERE migration_number = {file.number} AND status = 'failed'."
-                if recorded
-                else ""
-            ),
+            remedy=remedy,
             version=file.number,
             file=file.name,
             line=line,

@@ -64,11 +64,15 @@ class Assignment(NamedTuple):
 class Contender:
     """Races for the lock, for this process. Keeps its connection between two looks."""
 
-    def __init__(self, assignment: Assignment, session: Session, place: Place) -> None:
-        """Go on with the `session` and the `place` of the first survey."""
+    def __init__(self, assignment: Assignment, session: Session, place: Place, *, regardless: bool = False) -> None:
+        """Go on with the `session` and the `place` of the first survey; a `session` that is closed is opened again.
+
+        `regardless`: the lock is wanted whatever is pending, as an operator has something to do with the ledger.
+        """
         self._assignment = assignment
         self._session: Session | None = session
         self._place = place
+        self._regardless = regardless
         self._budget = assignment.lock.timeout
         self._short_of_connections = False
         self._last_report = 0.0
@@ -111,9 +115,9 @@ class Contender:
             look = self._look(session, deadline)
             plan = decide(self._assignment.directory.files, look.rows, up_to=self._assignment.up_to)
             self._seen, self.current = look.lock, plan.current
-            if not plan.pending and not self._place.outdated:
+            if not self._regardless and not plan.pending and not self._place.outdated:
                 return None, True
-            if plan.held_back and not plan.runnable:
+            if not self._regardless and plan.held_back and not plan.runnable:
                 raise held_back(plan.held_back)
             if look.lock_free and not self._of_the_earlier_system(look.lock):
                 lease = self._try(session, deadline)
@@ -210,7 +214,8 @@ class Contender:
         logs.event(
             logs.INFO,
             "lock.waiting",
-            f"waiting for the migration lock: {describe_holder(row)}; {len(plan.pending)} still pending",
+            f"waiting for the migration lock: {describe_holder(row)}"
+            + ("" if self._regardless else f"; {len(plan.pending)} still pending"),
             holder=row.holder if row else None,
             process_id=row.process_id if row else None,
             since=row.since if row else None,
@@ -239,22 +244,19 @@ def timed_out(row: LockRow | None, assignment: Assignment) -> LockTimeoutError:
     """Return the error for a wait that took too long. Its first words are documented to users."""
     waited_ms = round(assignment.lock.timeout * 1000)
     apply_ms = round(assignment.apply.timeout * 1000)
+    by_hand = "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
     if row is not None and row.legacy:
         remedy = (
-            "If that replica is gone: SELECT release_stale_migration_locks() frees a lock older than 10 minutes; or "
-            "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1."
+            "If that replica is gone: entrypoint unlock --force; or SELECT release_stale_migration_locks(), which "
+            f"frees a lock older than 10 minutes; or {by_hand}."
         )
     elif waited_ms < apply_ms:
         remedy = (
             f"The holder is alive and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to "
-            "at least as much. To stop it: UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, "
-            "process_id = NULL WHERE id = 1."
+            f"at least as much. To stop it: entrypoint unlock --force; or {by_hand}."
         )
     else:
-        remedy = (
-            "The holder is alive. To stop it: UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, "
-            "process_id = NULL WHERE id = 1."
-        )
+        remedy = f"The holder is alive. To stop it: entrypoint unlock --force; or {by_hand}."
     return LockTimeoutError(
         f"Failed to acquire migration lock after {waited_ms}ms: {describe_holder(row)}",
         remedy=remedy,
@@ -271,8 +273,8 @@ def held_back(row: LedgerRow) -> MigrationHeldBackError:
         f"{row.filename} failed at an earlier start and was not tried again: "
         f"{(row.error_message or 'no message was recorded').splitlines()[0]}",
         report=row.error_message,
-        remedy="Correct the file and deploy it; or, if the cause was elsewhere: DELETE FROM schema_migrations "
-        f"WHERE migration_number = {row.number} AND status = 'failed'.",
+        remedy="Correct the file and deploy it; or, if the cause was elsewhere: entrypoint repair --failed; or DELETE "
+        f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'.",
         version=row.number,
         file=row.filename,
     )

@@ -33,15 +33,15 @@ class InDoubt(Exception):  # noqa: N818 - a state of knowledge, which the leader
         self.lost = lost
 
 
-def settle(transaction_id: str, target: Target, place: Place, version: int, deadline: Deadline) -> Verdict:
+def settle(transaction_id: str, target: Target, place: Place, sign: str, deadline: Deadline) -> Verdict:
     """Find out whether a transaction was committed; wait for that while its backend still works on it.
 
     A ledger that is read at once may say no, and a moment later yes. On another server, after a failover, the
-    number means nothing, and only the ledger's row of this migration (`version`) counts.
+    number means nothing, and only the ledger counts: `sign` is the query that has a row if the change is in it.
     """
     while not deadline.passed():
         try:
-            verdict = _ask(transaction_id, target, place, version, deadline.within(_PATIENCE))
+            verdict = _ask(transaction_id, target, place, sign, deadline.within(_PATIENCE))
         except (Failure, ConnectionLostError, StatementError):
             verdict = None  # Not there at the moment.
         if verdict is not None:
@@ -50,7 +50,7 @@ def settle(transaction_id: str, target: Target, place: Place, version: int, dead
     return "unknown"
 
 
-def _ask(transaction_id: str, target: Target, place: Place, version: int, deadline: Deadline) -> Verdict | None:
+def _ask(transaction_id: str, target: Target, place: Place, sign: str, deadline: Deadline) -> Verdict | None:
     session = target.connect(deadline.remaining())
     try:
         start = session.query("SELECT pg_catalog.pg_postmaster_start_time()::text", deadline)[0][0][0]
@@ -63,12 +63,7 @@ def _ask(transaction_id: str, target: Target, place: Place, version: int, deadli
             return "committed"
         if status == "aborted":
             return "aborted"
-        rows = session.query(
-            f"SELECT 1 FROM {place.table('schema_migrations')} "
-            f"WHERE migration_number = {version} AND status = 'completed'",
-            deadline,
-        )[0]
-        return "committed" if rows else "aborted"
+        return "committed" if session.query(sign, deadline)[0] else "aborted"
     finally:
         session.close()
 

@@ -31,7 +31,7 @@ from entrypoint.migration.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from entrypoint.migration.clocks import Clocks
     from entrypoint.migration.contention import Assignment
@@ -51,7 +51,7 @@ _LONGEST_PAUSE = 10.0
 
 
 class Applied(NamedTuple):
-    """A migration that this process committed."""
+    """A migration that this process committed, or took back."""
 
     version: int
     file: str
@@ -90,21 +90,26 @@ class Leader:
             phase.enter(phase.BACKING_UP)
             self._precaution.take(self._lease, plan.current, runnable[0].file.name, self._clocks.running)
         self._tell_declared(runnable)
-        assignment = self._assignment
-        current = plan.current
-        shortest = self._shortest_lock_timeout(runnable)
-        with Watcher(self._lease, assignment.target, assignment.connect_timeout, shortest) as watcher:
-            for index, migration in enumerate(runnable):
-                phase.know(version=current, latest=plan.latest, pending=len(plan.pending) - index)
-                phase.enter(phase.MIGRATING, file=migration.file.name)
-                following = runnable[index + 1].file.name if index + 1 < len(runnable) else None
-                deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
-                task = Task(assignment, self._lease, migration, following, deadline, watcher)
-                applied.append(self._until_it_is_in(task))
-                current = max(current or 0, migration.file.number)
+        phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
+        self.carry_out(runnable, applied)
         if plan.held_back:
             raise held_back(plan.held_back)
-        return current
+        numbers = [migration.file.number for migration in runnable]
+        return max(numbers if plan.current is None else [plan.current, *numbers], default=None)
+
+    def carry_out(self, migrations: Sequence[Prepared], done: list[Applied], *, reverse: bool = False) -> None:
+        """Apply `migrations` in this order, or run them as reverse files; append each to `done`."""
+        assignment = self._assignment
+        shortest = self._shortest_lock_timeout(migrations)
+        with Watcher(self._lease, assignment.target, assignment.connect_timeout, shortest) as watcher:
+            for index, migration in enumerate(migrations):
+                phase.enter(phase.MIGRATING, file=migration.file.name)
+                following = migrations[index + 1].file.name if index + 1 < len(migrations) else None
+                deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
+                task = Task(assignment, self._lease, migration, following, deadline, watcher, reverse)
+                done.append(self._until_it_is_in(task))
+                if not reverse:
+                    phase.one_more(migration.file.number)
 
     def _shortest_lock_timeout(self, runnable: Iterable[Prepared]) -> float:
         declared = [one.advice.directives.lock_timeout or math.inf for one in runnable]
@@ -142,7 +147,7 @@ class Leader:
                     outside.apply(task, again=attempt > 1)
             except InDoubt as doubt:
                 self._settle(task, doubt)
-                return self._tell_applied(task, began, attempt)
+                return self._tell_done(task, began, attempt)
             except Refused as refusal:
                 self._worker.rollback(Deadline(2 * GRACE))
                 self._judge(task, refusal, attempt)
@@ -152,7 +157,7 @@ class Leader:
             except ConnectionLostError as lost:
                 raise self._explain(task, lost) from lost
             else:
-                return self._tell_applied(task, began, attempt)
+                return self._tell_done(task, began, attempt)
             finally:
                 task.watcher.activity = None
             attempt += 1
@@ -177,6 +182,9 @@ class Leader:
 
     def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         """Return a refusal as the failure that it is, with what became of the rest."""
+        if task.reverse:
+            again = "Correct the file, or what it stumbled over, and start again"
+            return refusal.failure(remedy=f"It was rolled back, and {task.still}. {again}.")
         if task.migration.advice.transactional:
             return refusal.failure()
         return refusal.failure(
@@ -191,7 +199,7 @@ class Leader:
             doubt.transaction_id,
             self._assignment.target,
             self._lease.place,
-            file.number,
+            task.sign,
             task.deadline.within(_PATIENCE),
         )
         logs.event(
@@ -227,8 +235,7 @@ class Leader:
     def _stopped(self, task: Task, why: str, sqlstate: str) -> MigrationStoppedError:
         file = task.migration.file
         return MigrationStoppedError(
-            f"{file.name} was stopped by an operator: {why}; what was not committed is rolled back, and it is still "
-            "pending",
+            f"{file.name} was stopped by an operator: {why}; what was not committed is rolled back, and {task.still}",
             remedy="Start again when it may run.",
             version=file.number,
             file=file.name,
@@ -254,8 +261,11 @@ class Leader:
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
         """Write a `failed` row, under the same fence, and never over one that is completed.
 
-        Where that does not work, say so in the failure's remedy: then the next start tries again.
+        Where that does not work, say so in the failure's remedy: then the next start tries again. A reverse file has
+        no row of its own: its migration is applied, as before.
         """
+        if task.reverse:
+            return
         lease, file = self._lease, task.migration.file
         deadline = Deadline(_PATIENCE)
         begin = transactions.begin(
@@ -323,14 +333,26 @@ class Leader:
                 file=file.name,
             )
 
-    def _tell_applied(self, task: Task, began: float, attempt: int) -> Applied:
+    def _tell_done(self, task: Task, began: float, attempt: int) -> Applied:
         file, empty = task.migration.file, task.migration.empty
         seconds = time.monotonic() - began
         milliseconds = round(seconds * 1000)
+        if task.reverse:
+            level, name = logs.INFO, "migration.reversed"
+            message = (
+                f"removed the row of migration {file.number}; there was nothing to run"
+                if empty
+                else f"reversed migration {file.number} with {file.name} in {milliseconds} ms"
+            )
+        else:
+            level, name = (logs.WARNING if empty else logs.INFO), "migration.applied"
+            message = (
+                f"{file.name} is empty; recorded as applied" if empty else f"applied {file.name} in {milliseconds} ms"
+            )
         logs.event(
-            logs.WARNING if empty else logs.INFO,
-            "migration.applied",
-            f"{file.name} is empty; recorded as applied" if empty else f"applied {file.name} in {milliseconds} ms",
+            level,
+            name,
+            message,
             version=file.number,
             file=file.name,
             duration_ms=milliseconds,

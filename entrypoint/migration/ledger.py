@@ -362,6 +362,29 @@ def _lock_row(row: Row) -> LockRow:
     )
 
 
+# For those who read in a transaction of their own.
+
+
+def ledger_query(place: Place) -> str:
+    """Return the query for all rows of the ledger; `as_ledger` reads its answer."""
+    return _ledger_sql(place)
+
+
+def as_ledger(rows: list[Row]) -> tuple[LedgerRow, ...]:
+    """Return the answer to `ledger_query`, in the order of the numbers."""
+    return tuple(map(_ledger_row, rows))
+
+
+def lock_query(place: Place) -> str:
+    """Return the query for the lock's row; `as_lock` reads its answer."""
+    return _lock_row_sql(place)
+
+
+def as_lock(rows: list[Row]) -> LockRow | None:
+    """Return the answer to `lock_query`: None if there is no row."""
+    return _lock_row(rows[0]) if rows else None
+
+
 # The columns by which the ledgers of other tools are known. Their tables have the same name as ours.
 _OTHER_TOOLS = (
     ({"version"}, "Rails or dbmate"),

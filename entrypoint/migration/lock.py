@@ -213,7 +213,7 @@ class Lease:
         return f"{begun} {self._ours()} FOR KEY SHARE;" if self._shown else f"{begun};"
 
     def still_ours(self) -> str:
-        """Return the statement that returns a row if nobody has freed or taken ours. Unlike the fence, it holds nothing."""
+        """Return the statement that finds a row if ours is still there. Unlike the fence, it holds nothing."""
         return f"SELECT {self._ours()};" if self._shown else "SELECT;"
 
     def _ours(self) -> str:

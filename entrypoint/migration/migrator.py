@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from entrypoint import logs
 from entrypoint.errors import ConnectionLostError, EntrypointError, LeaseLostError
@@ -14,10 +14,15 @@ from entrypoint.migration.prepare import prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from entrypoint.database.session import Session
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.ledger import Place
+    from entrypoint.migration.lock import Lease
     from entrypoint.migration.plan import Plan
+
+_T = TypeVar("_T")
 
 
 class Result(NamedTuple):
@@ -48,29 +53,43 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
             precaution.make_ready(session, place)
     contender = Contender(assignment, session, place)
     applied: list[Applied] = []
-    clocks: Clocks | None = None
+
+    def lead(lease: Lease, clocks: Clocks) -> Result:
+        current = Leader(assignment, lease, prepared, clocks, precaution).run(applied)
+        return Result(tuple(applied), contender.waited, current)
+
     try:
-        while (lease := contender.acquire()) is not None:
-            clocks = clocks or Clocks(assignment.apply.timeout)
-            logs.event(logs.INFO, "lock.acquired", "acquired the migration lock", token=lease.token)
-            try:
-                current = Leader(assignment, lease, prepared, clocks, precaution).run(applied)
-                return Result(tuple(applied), contender.waited, current)
-            except LeaseLostError as error:
-                if error.by_operator:
-                    raise
-                logs.failure(error, level=logs.WARNING)
-            except ConnectionLostError as error:
-                if clocks.running.passed():
-                    raise
-                logs.failure(error, level=logs.WARNING)
-            finally:
-                lease.release()
-            contender.waited = True  # Whatever comes next, it is not our turn alone.
-        return Result(tuple(applied), contender.waited, contender.current)
+        result = under_lock(contender, assignment, lead)
+        return result or Result(tuple(applied), contender.waited, contender.current)
     except EntrypointError as error:
         known = [migration.version for migration in applied]
         error.schema_version = max([*known, contender.current or 0]) or None
         raise
     finally:
         contender.close()
+
+
+def under_lock(contender: Contender, assignment: Assignment, work: Callable[[Lease, Clocks], _T]) -> _T | None:
+    """Do the `work` that needs the lock, within the time that the clocks give it; return what it returns.
+
+    Where the lock or a connection is lost without an operator's doing, contend again and call `work` once more: it
+    looks for itself how far it came. Returns None if somebody else has left nothing to do.
+    """
+    clocks: Clocks | None = None
+    while (lease := contender.acquire()) is not None:
+        clocks = clocks or Clocks(assignment.apply.timeout)
+        logs.event(logs.INFO, "lock.acquired", "acquired the migration lock", token=lease.token)
+        try:
+            return work(lease, clocks)
+        except LeaseLostError as error:
+            if error.by_operator:
+                raise
+            logs.failure(error, level=logs.WARNING)
+        except ConnectionLostError as error:
+            if clocks.running.passed():
+                raise
+            logs.failure(error, level=logs.WARNING)
+        finally:
+            lease.release()
+        contender.waited = True  # Whatever comes next, it is not our turn alone.
+    return None

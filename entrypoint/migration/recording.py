@@ -38,3 +38,23 @@ def row(
         "status = excluded.status, error_message = excluded.error_message, checksum = excluded.checksum "
         f"WHERE l.status IS DISTINCT FROM {literal(ledger.COMPLETED)};"
     )
+
+
+def removal(place: Place, number: int) -> str:
+    """Return the statement that removes a migration's row."""
+    return f"DELETE FROM {place.table('schema_migrations')} WHERE migration_number = {number};"
+
+
+def is_applied(place: Place, number: int) -> str:
+    """Return the query that has a row if a migration is recorded as completed."""
+    return (
+        f"SELECT 1 FROM {place.table('schema_migrations')} "
+        f"WHERE migration_number = {number} AND status = {literal(ledger.COMPLETED)}"
+    )
+
+
+def is_forgotten(place: Place, number: int) -> str:
+    """Return the query that has a row if a migration has none in the ledger."""
+    return (
+        f"SELECT 1 WHERE NOT EXISTS (SELECT FROM {place.table('schema_migrations')} WHERE migration_number = {number})"
+    )

@@ -201,7 +201,7 @@ class Rehearser(Leader):
 
     def _failure(self, _task: Task, refusal: Refused) -> MigrationFailedError:
         return refusal.failure(
-            undone="Correct it and rehearse again; the rehearsal is rolled back and nothing is recorded", recorded=False
+            remedy="Correct it and rehearse again; the rehearsal is rolled back and nothing is recorded."
         )
 
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:

@@ -1,6 +1,6 @@
-"""Apply one migration in one transaction: BEGIN and the fence, the file, its ledger row and COMMIT.
+"""Apply one migration, or take it back, in one transaction: BEGIN and the fence, the file, its ledger row and COMMIT.
 
-Three round trips. The ledger row commits with the migration or not at all.
+Three round trips. The ledger row is written, or removed, with what the file does or not at all.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TypeVar
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, MigrationFailedError
-from entrypoint.migration import bookkeeping, ledger, recording, transactions
+from entrypoint.migration import bookkeeping, transactions
 from entrypoint.migration.attempt import GRACE, Refused
 from entrypoint.migration.doubt import InDoubt
 
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+BETRAYAL = "ended the transaction that it ran in"
+"""What a file has done that commits by a way which no parser sees; so the ledger says it."""
+
 
 def apply(task: Task) -> None:
-    """Commit a migration with its row.
+    """Commit a file with what it means for the ledger.
 
     Raises Refused, LeaseLostError or ConnectionLostError; then nothing is in. Raises InDoubt if the connection ended
     while COMMIT was under way.
@@ -92,20 +95,16 @@ def execute(task: Task, backend_pid: int, on_notice: Callable[[Notice], None] | 
 
 
 def _commit(task: Task, transaction_id: str) -> None:
-    """Put the session back, write the row, show in the lock what comes next, and commit."""
-    lease, migration, assignment = task.lease, task.migration, task.assignment
+    """Put the session back, write or remove the row, show in the lock what comes next, and commit."""
+    lease, assignment = task.lease, task.assignment
     parts = [
         transactions.restore_session(pooled=lease.worker.login_pid != lease.place.backend_pid),
         transactions.limits(task.patience, server_version=lease.worker.server_version, role=assignment.role),
     ]
-    if bookkeeping.mentions(migration.text):
+    if bookkeeping.mentions(task.migration.text):
         # It may have replaced our functions, as the earlier system's own script does, or freed the lock's row.
         parts += ["SET LOCAL client_min_messages = warning;", bookkeeping.ddl(lease.place), lease.reassert()]
-    parts += [
-        recording.row(lease.place, migration.file, assignment.app_version, status=ledger.COMPLETED),
-        lease.progress(task.following),
-        "COMMIT",
-    ]
+    parts += [task.record, lease.progress(task.following), "COMMIT"]
     try:
         ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
     except ConnectionLostError as lost:
@@ -127,8 +126,9 @@ def betrayed(task: Task) -> MigrationFailedError:
     worker = task.lease.worker
     worker.rollback(Deadline(2 * GRACE))
     ours(task, lambda: worker.query("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL", task.patience))
+    unrecorded = task.still if task.reverse else "it is not recorded as applied"
     return MigrationFailedError(
-        f"{file.name} ended the transaction that it ran in; part of it is committed, and it is not recorded as applied",
+        f"{file.name} {BETRAYAL}; part of it is committed, and {unrecorded}",
         remedy="Remove COMMIT and ROLLBACK from the file, undo by hand what it did, and start again.",
         version=file.number,
         file=file.name,

@@ -8,7 +8,7 @@ from entrypoint import logs
 from entrypoint.migration.contention import held_back
 from entrypoint.migration.rehearsal import MODES, rehearse
 from entrypoint.operations.display import clean, duration
-from entrypoint.startup import assignment_of, refuse_read_only, survey_database, tell_differences
+from entrypoint.startup import assign, refuse_read_only, survey_database, tell_differences
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) ->
     try:
         tell_differences(survey.directory, survey.plan)
         if survey.plan.pending:
-            refuse_read_only(survey)
-            assignment = assignment_of(settings, survey, up_to)
+            refuse_read_only(survey.place, f"{len(survey.plan.pending)} migration(s) are pending")
+            assignment = assign(settings, survey, up_to)
             result = rehearse(assignment, survey.plan, survey.session, survey.place, rehearsed)
     except BaseException:
         if rehearsed:

@@ -1,0 +1,39 @@
+"""`baseline`: record migrations as completed without running them."""
+
+from __future__ import annotations
+
+import sys
+
+from entrypoint.commands import consent
+from entrypoint.commands.values import migration_number
+from entrypoint.settings import read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SUMMARY = "declare that an existing database is at a migration"
+DESCRIPTION = """\
+Record all migrations up to N as completed, with their checksums, without running them: for a database whose
+schema was made otherwise, and has no ledger yet. Shows them first, and asks."""
+EXAMPLE = "entrypoint baseline 12"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the number and `--yes`."""
+    parser.add_argument("number", type=migration_number, metavar="N", help="the last migration that the schema has")
+    consent.add_yes(parser)
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Show, ask, and record."""
+    from entrypoint.operations import baseline
+
+    planned = baseline.plan(read_settings(environ, asked_for=True), arguments.number)
+    if not planned.files:
+        sys.stdout.write(baseline.nothing(planned))
+        return 0
+    consent.obtain(baseline.describe(planned), "Record them?", yes=arguments.yes)
+    sys.stdout.write(baseline.carry_out(planned))
+    return 0

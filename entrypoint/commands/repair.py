@@ -1,0 +1,46 @@
+"""`repair`: make the ledger agree with the files."""
+
+from __future__ import annotations
+
+import sys
+
+from entrypoint.commands import consent
+from entrypoint.settings import read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SUMMARY = "make the ledger agree with the files"
+DESCRIPTION = """\
+Accept the checksums of changed files, remove failed rows, forget rows whose file is gone: all of that, or what
+the options choose. Shows it first, and asks. Runs no migration."""
+EXAMPLE = "entrypoint repair --failed"
+
+_CHOICES = {
+    "checksums": "record the checksums of applied files that have changed",
+    "failed": "remove failed rows, so that the next start runs their files",
+    "missing": "forget rows whose file is gone, unless they are above the last file",
+    "ahead": "forget rows above the last file, which a newer image wrote; never done unless chosen",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each kind of repair, and `--yes`."""
+    for name, what in _CHOICES.items():
+        parser.add_argument(f"--{name}", action="append_const", dest="kinds", const=name, help=what)
+    consent.add_yes(parser)
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Show, ask, and repair."""
+    from entrypoint.operations import repair
+
+    planned = repair.plan(read_settings(environ, asked_for=True), arguments.kinds or repair.BY_DEFAULT)
+    if not planned.fixes:
+        sys.stdout.write(repair.describe(planned))
+        return 0
+    consent.obtain(repair.describe(planned), "Repair them?", yes=arguments.yes)
+    sys.stdout.write(repair.carry_out(planned))
+    return 0

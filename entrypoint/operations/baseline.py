@@ -1,0 +1,101 @@
+"""`baseline`: declare that a database which was set up otherwise is at a migration."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.errors import MigrationError, UsageError
+from entrypoint.migration import ledger, recording
+from entrypoint.migration.amending import Amendment, amend
+from entrypoint.startup import assign, refuse_read_only, survey_database, tell_differences
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.migration.files import MigrationFile
+    from entrypoint.settings import Settings
+    from entrypoint.startup import Survey
+
+
+class Baseline(NamedTuple):
+    """What is to be recorded. The connection is closed while somebody thinks about it."""
+
+    settings: Settings
+    survey: Survey
+    number: int
+    files: tuple[MigrationFile, ...]
+    """Those that are not recorded as completed yet."""
+
+
+def plan(settings: Settings, number: int) -> Baseline:
+    """Compare the files up to `number` with the ledger. Changes nothing. Raises EntrypointError."""
+    survey = survey_database(settings)
+    survey.session.close()
+    numbers = [file.number for file in survey.directory.files]
+    if number not in numbers:
+        known = f"they go from {numbers[0]} to {numbers[-1]}" if numbers else "there are none"
+        raise UsageError(f"There is no migration number {number}: {known}", remedy="entrypoint baseline N")
+    tell_differences(survey.directory, survey.plan)
+    _refuse_contradictions(survey, number)
+    applied = {row.number for row in survey.rows}
+    files = tuple(file for file in survey.directory.files if file.number <= number and file.number not in applied)
+    if files:
+        refuse_read_only(survey.place, f"{len(files)} migration(s) are to be recorded")
+    return Baseline(settings, survey, number, files)
+
+
+def describe(baseline: Baseline) -> str:
+    """Return what would be recorded, as a text for a person."""
+    schema, files = baseline.survey.place.schema, baseline.files
+    kept = len(baseline.survey.rows)
+    lines = [f"{len(files)} migration(s) are to be recorded as completed in schema {schema}, without running them:"]
+    lines += [f"  {file.name}  (checksum {file.checksum[:12]}…)" for file in files]
+    if kept:
+        lines.append(f"{kept} row(s) are there already and are kept.")
+    return "\n".join(lines) + "\n"
+
+
+def nothing(baseline: Baseline) -> str:
+    """Return what there is to say if all rows are there already."""
+    return f"Nothing to record: everything up to {baseline.number} is recorded as completed.\n"
+
+
+def carry_out(baseline: Baseline) -> str:
+    """Write the rows; return what there is to say about it afterwards. Raises EntrypointError."""
+    settings, survey, files = baseline.settings, baseline.survey, baseline.files
+    rows = [
+        recording.row(survey.place, file, settings.app_version, status=ledger.COMPLETED, milliseconds=0)
+        for file in files
+    ]
+    # All are written together, so one of them stands for all.
+    sign = recording.is_applied(survey.place, files[-1].number)
+    amend(assign(settings, survey), survey.session, survey.place, Amendment(survey.rows, rows, sign))
+    logs.event(
+        logs.INFO,
+        "ledger.baseline",
+        f"recorded {len(files)} migration(s) as completed, without running them",
+        version=baseline.number,
+        applied=len(files),
+    )
+    return f"Recorded {len(files)} migration(s); the schema is declared to be at version {baseline.number}.\n"
+
+
+def _refuse_contradictions(survey: Survey, number: int) -> None:
+    """Raise MigrationError if a row says that the schema is not at `number`."""
+    above = [row for row in survey.rows if row.number > number]
+    unfinished = [row for row in survey.rows if row.number <= number and row.status != ledger.COMPLETED]
+    for row in above:
+        raise MigrationError(
+            f"The ledger has a row above {number}: {row.filename} is {row.status}; nothing was recorded",
+            remedy="A baseline is for what the ledger does not know yet. entrypoint status shows what it knows.",
+            version=row.number,
+            file=row.filename,
+        )
+    for row in unfinished:
+        raise MigrationError(
+            f"{row.filename} is {row.status} in the ledger, and not completed; nothing was recorded",
+            remedy="If it failed: entrypoint repair --failed removes the row, and then the baseline can be recorded. "
+            "If it is running: wait for it, or let entrypoint migrate finish it.",
+            version=row.number,
+            file=row.filename,
+        )

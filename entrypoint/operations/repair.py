@@ -1,0 +1,145 @@
+"""`repair`: make the ledger agree with the files again, where a person has decided that the files are right."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.database.quoting import literal
+from entrypoint.errors import ConfigurationError
+from entrypoint.migration import ledger
+from entrypoint.migration.amending import Amendment, amend
+from entrypoint.startup import assign, refuse_read_only, survey_database
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from entrypoint.migration.files import MigrationFile
+    from entrypoint.migration.ledger import LedgerRow, Place
+    from entrypoint.settings import Settings
+    from entrypoint.startup import Survey
+
+CHECKSUMMED = "checksums"
+FAILED = "failed"
+MISSING = "missing"
+AHEAD = "ahead"
+
+BY_DEFAULT = frozenset((CHECKSUMMED, FAILED, MISSING))
+"""What is repaired unless something is chosen. Rows above the last file are a newer image's: only if chosen."""
+
+
+class Fix(NamedTuple):
+    """One row that does not agree with the files."""
+
+    kind: str
+    row: LedgerRow
+    words: str
+    """What is done about it, for a person."""
+    checksum: str | None = None
+    """What to write instead; None to remove the row."""
+
+
+class Diagnosis(NamedTuple):
+    """All that could be repaired, and what is only worth knowing."""
+
+    fixes: tuple[Fix, ...]
+    remarks: tuple[str, ...]
+
+
+class Repair(NamedTuple):
+    """What is to be done. The connection is closed while somebody thinks about it."""
+
+    settings: Settings
+    survey: Survey
+    fixes: tuple[Fix, ...]
+    left: tuple[str, ...]
+    """What is not as it should be and is left alone, in words."""
+
+
+def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagnosis:
+    """Return every row that does not agree with `files`, and what would make it agree."""
+    by_number = {file.number: file for file in files}
+    latest = max(by_number, default=-1)
+    fixes, remarks = [], []
+    for row in rows:
+        file = by_number.get(row.number)
+        if row.number > latest:
+            words = f"forget it: {row.status}, and above the last file here, so a newer image wrote it"
+            fixes.append(Fix(AHEAD, row, words))
+        elif row.status == ledger.FAILED:
+            then = "; the next start runs the file" if file is not None else "; its file is gone"
+            fixes.append(Fix(FAILED, row, f"remove the failed row{then}"))
+        elif file is None:
+            fixes.append(Fix(MISSING, row, f"forget it: {row.status}, and its file is gone"))
+        elif row.status == ledger.RUNNING:
+            at = (row.error_message or "an unknown statement").splitlines()[0]
+            remarks.append(f"{row.filename}  (running, or interrupted, at {at}; entrypoint migrate goes on there)")
+        elif not file.matches(row.checksum):
+            words = f"accept the file as it is: checksum {file.checksum[:12]}… instead of {(row.checksum or '')[:12]}…"
+            fixes.append(Fix(CHECKSUMMED, row, words, file.checksum))
+    return Diagnosis(tuple(fixes), tuple(remarks))
+
+
+def plan(settings: Settings, kinds: Collection[str]) -> Repair:
+    """Compare files and ledger. Changes nothing. Raises EntrypointError."""
+    survey = survey_database(settings)
+    survey.session.close()
+    if not survey.directory.files:
+        # A wrong MIGRATIONS_DIR is likelier than a project that has deleted all its migrations.
+        raise ConfigurationError(
+            f"There are no migrations in {settings.migrations_dir!r} to compare the ledger with",
+            remedy="Set MIGRATIONS_DIR to where the image has its migrations.",
+        )
+    found = diagnose(survey.directory.files, survey.rows)
+    fixes = tuple(fix for fix in found.fixes if fix.kind in kinds)
+    others = tuple(f"{fix.row.filename}  (--{fix.kind} would {fix.words})" for fix in found.fixes if fix not in fixes)
+    if fixes:
+        refuse_read_only(survey.place, f"{len(fixes)} row(s) are to be repaired")
+    return Repair(settings, survey, fixes, (*others, *found.remarks))
+
+
+def describe(repair: Repair) -> str:
+    """Return what would be done, or that nothing would, as a text for a person."""
+    if repair.fixes:
+        lines = [f"{len(repair.fixes)} row(s) of the ledger are to be repaired:"]
+        lines += [f"  {fix.row.filename}  ({fix.words})" for fix in repair.fixes]
+    else:
+        lines = ["Nothing to repair."]
+    if repair.left:
+        lines += ["Left alone:", *(f"  {one}" for one in repair.left)]
+    return logs.redact("\n".join(lines) + "\n")
+
+
+def carry_out(repair: Repair) -> str:
+    """Do it, all in one transaction; return what there is to say about it. Raises EntrypointError."""
+    survey, fixes = repair.survey, repair.fixes
+    statements = [_statement(survey.place, fix) for fix in fixes]
+    amendment = Amendment(survey.rows, statements, _sign(survey.place, fixes))
+    amend(assign(repair.settings, survey), survey.session, survey.place, amendment)
+    for fix in fixes:
+        logs.event(
+            logs.INFO,
+            "ledger.repaired",
+            f"{fix.row.filename}: {'accepted its checksum' if fix.checksum else 'removed its row'} ({fix.kind})",
+            version=fix.row.number,
+            file=fix.row.filename,
+        )
+    return f"Repaired {len(fixes)} row(s).\n"
+
+
+def _statement(place: Place, fix: Fix) -> str:
+    table, where = place.table("schema_migrations"), f"WHERE migration_number = {fix.row.number};"
+    if fix.checksum is None:
+        return f"DELETE FROM {table} {where}"
+    return f"UPDATE {table} SET checksum = {literal(fix.checksum)} {where}"
+
+
+def _sign(place: Place, fixes: Sequence[Fix]) -> str:
+    """Return the query that has a row if the repair is in."""
+    undone = " OR ".join(
+        f"(migration_number = {fix.row.number}"
+        + (")" if fix.checksum is None else f" AND checksum IS DISTINCT FROM {literal(fix.checksum)})")
+        for fix in fixes
+    )
+    return f"SELECT 1 WHERE NOT EXISTS (SELECT FROM {place.table('schema_migrations')} WHERE {undone})"

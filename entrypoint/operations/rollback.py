@@ -1,0 +1,97 @@
+"""`rollback`: take migrations back with their reverse files, newest first."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.errors import UsageError
+from entrypoint.migration.reversal import plan_reversal, reverse
+from entrypoint.startup import assign, refuse_read_only, survey_database, tell_differences
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.migration.leader import Applied
+    from entrypoint.migration.reversal import Step
+    from entrypoint.settings import Settings
+    from entrypoint.startup import Survey
+
+
+class Rollback(NamedTuple):
+    """What is to be reversed. The connection is closed while somebody thinks about it."""
+
+    settings: Settings
+    survey: Survey
+    down_to: int
+    steps: tuple[Step, ...]
+
+
+def plan(settings: Settings, down_to: int) -> Rollback:
+    """Look what is above `down_to`, and check the reverse files. Changes nothing. Raises EntrypointError."""
+    survey = survey_database(settings)
+    survey.session.close()
+    tell_differences(survey.directory, survey.plan)
+    _check_target(survey, down_to)
+    steps = plan_reversal(survey.directory, survey.rows, down_to)
+    if steps:
+        refuse_read_only(survey.place, f"{len(steps)} migration(s) are to be reversed")
+    return Rollback(settings, survey, down_to, steps)
+
+
+def describe(rollback: Rollback) -> str:
+    """Return what would be reversed, as a text for a person; empty if there is nothing."""
+    if not rollback.steps:
+        return ""
+    lines = [f"{len(rollback.steps)} migration(s) are to be reversed, newest first:"]
+    for step in rollback.steps:
+        if not step.reverse.file.path:
+            how = "failed, so there is nothing to reverse; its row is removed"
+        elif step.reverse.empty:
+            how = f"{step.reverse.file.name} is empty; only its row is removed"
+        else:
+            count = len(step.reverse.advice.statements)
+            how = f"{step.reverse.file.name}, {count} statement{'' if count == 1 else 's'}"
+        lines.append(f"  {step.row.filename}  ({how})")
+    return "\n".join(lines) + "\n"
+
+
+def carry_out(rollback: Rollback) -> str:
+    """Reverse it all; return what there is to say about it afterwards. Raises EntrypointError."""
+    done: list[Applied] = []
+    survey = rollback.survey
+    try:
+        reverse(assign(rollback.settings, survey), survey.session, survey.place, rollback.down_to, rollback.steps, done)
+    finally:
+        if done:
+            logs.event(
+                logs.INFO,
+                "schema.rolled_back",
+                f"reversed {len(done)} of {len(rollback.steps)} migration(s)",
+                version=_version(rollback, len(done)),
+                applied=len(done),
+                duration_ms=round(sum(one.seconds for one in done) * 1000),
+            )
+    return (
+        f"Reversed {len(done)} migration(s); the schema is at version {_version(rollback, len(done))}.\n"
+        "Whatever starts with these migration files now applies them again: deploy the image that belongs to this\n"
+        "version, or set AUTO_MIGRATE=false, before a replica starts.\n"
+    )
+
+
+def nothing(rollback: Rollback) -> str:
+    """Return what there is to say if there is nothing to reverse."""
+    return f"Nothing to reverse: the schema is at version {rollback.survey.plan.current or 0}.\n"
+
+
+def _version(rollback: Rollback, done: int) -> int:
+    """Return the schema's version after the first `done` steps."""
+    gone = {step.row.number for step in rollback.steps[:done]}
+    return max((row.number for row in rollback.survey.plan.applied if row.number not in gone), default=0)
+
+
+def _check_target(survey: Survey, down_to: int) -> None:
+    """Raise UsageError unless the target is 0, or the number of a file or of a row."""
+    known = {file.number for file in survey.directory.files} | {row.number for row in survey.rows}
+    if down_to and down_to not in known:
+        span = f"they go from {min(known)} to {max(known)}" if known else "there are none"
+        raise UsageError(f"There is no migration number {down_to}: {span}", remedy="entrypoint rollback --to N")

@@ -1,0 +1,235 @@
+"""`unlock`: show who holds the migration lock, and free it: from a dead holder, or by force from a living one."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.database.answers import StatementError
+from entrypoint.database.connect import connect, target
+from entrypoint.deadline import Deadline
+from entrypoint.errors import LedgerChangedError, LockHeldError
+from entrypoint.migration import holder, ledger
+from entrypoint.migration.contention import describe_holder
+from entrypoint.migration.faults import refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal
+
+    from entrypoint.database.session import Session
+    from entrypoint.migration.holder import Backend, Sight
+    from entrypoint.migration.ledger import Place
+    from entrypoint.settings import Settings
+
+    Verdict = Literal["free", "dead", "alive", "unknown"]
+
+_PATIENCE = 10.0
+_LOOK_AGAIN = 0.25
+# Who contends has the guard's lock for an instant at each try.
+_INSTANT = 2.0
+# A holder notices that its row was freed within 4 s in a long statement, which is then cancelled (docs/lock.md).
+_NOTICE = 8.0
+# The end of a session that was told to end.
+_END = 5.0
+
+
+class Unlock(NamedTuple):
+    """What was seen. No connection is open while somebody thinks about it."""
+
+    settings: Settings
+    place: Place
+    sight: Sight
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the lock has a holder, and whether that lives; a row of the earlier system does not tell."""
+        if self.sight.alive:
+            return "alive"
+        if not self.sight.held:
+            return "free"
+        return "dead" if self.sight.stale else "unknown"
+
+
+def look(settings: Settings) -> Unlock:
+    """See who holds the lock. Changes nothing. Raises EntrypointError."""
+    session = _connect(settings)
+    try:
+        place = ledger.find(session, settings.schema, Deadline(_PATIENCE))
+        patience = Deadline(_INSTANT)
+        sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
+        while sight.held and sight.taken_by_another and not patience.passed():
+            time.sleep(_LOOK_AGAIN)
+            sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
+    except StatementError as error:
+        raise refused(error, "the lock could not be looked at") from error
+    finally:
+        session.close()
+    return Unlock(settings, place, sight)
+
+
+def describe(unlock: Unlock) -> str:
+    """Return who holds the lock, as a text for a person."""
+    sight = unlock.sight
+    row = sight.row
+    if row is not None and row.held:
+        lines = [f"Row: {describe_holder(row)}."]
+        lines += [f"Token: {row.token}"] if row.token else []
+    else:
+        lines = ["Row: free."]
+    lines += [_describe_backend(backend) for backend in sight.backends]
+    if not any(backend.guards for backend in sight.backends):
+        lines.append("Guard: nobody holds its advisory lock.")
+    return "\n".join(lines) + "\n"
+
+
+def refuse(unlock: Unlock) -> LockHeldError:
+    """Return the error for a lock that is not freed without force."""
+    row = unlock.sight.row
+    if unlock.verdict == "unknown":
+        message = "The lock's holder is a replica of the earlier system, which nobody can ask whether it lives"
+        remedy = "Wait until its row is 10 minutes old; or, if you know that it is gone: entrypoint unlock --force."
+    else:
+        message = "The lock's holder lives: its session holds the advisory lock"
+        remedy = "Wait for it. To stop it: entrypoint unlock --force."
+    return LockHeldError(
+        f"{message}; nothing was changed",
+        remedy=remedy,
+        holder=row.holder if row else None,
+        process_id=row.process_id if row else None,
+        since=row.since if row else None,
+        file=row.migration if row else None,
+    )
+
+
+def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
+    """Free the row; with `force` see to it that the holder's sessions end, too. Tell each step to `say`.
+
+    Raises LockHeldError if the lock is not free in the end, LedgerChangedError if the row is another's by now.
+    """
+    session = _connect(unlock.settings)
+    try:
+        _free_row(session, unlock, say)
+        suspects = {backend.pid for backend in unlock.sight.backends}
+        left = _left(session, unlock, suspects)
+        if left and force:
+            left = _wait_until_gone(session, unlock, suspects, Deadline(_NOTICE))
+            if left:
+                say(f"After {_NOTICE:g} s it is still there; ending its sessions.")
+                _end_sessions(session, unlock, left, say)
+                _wait_until_gone(session, unlock, suspects, Deadline(_END))
+        elif left:
+            say("What is left of its sessions ends by itself, or the next holder ends it; --force ends it now.")
+        _verify(session, unlock, say)
+    except StatementError as error:
+        raise refused(error, "the lock could not be freed") from error
+    finally:
+        session.close()
+
+
+def _connect(settings: Settings) -> Session:
+    whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
+    return connect(whereabouts, settings.connect, settings.lock.timeout)
+
+
+def _free_row(session: Session, unlock: Unlock, say: Callable[[str], None]) -> None:
+    row = unlock.sight.row
+    if row is None or not row.held:
+        say("The row is free already.")
+        return
+    if not holder.free(session, unlock.place, row, unlock.settings.role, Deadline(_PATIENCE)):
+        if unlock.verdict == "dead":
+            say("The row has changed meanwhile: somebody else was faster.")
+            return
+        raise LedgerChangedError(
+            "The lock's row has changed since it was shown; nothing was freed",
+            remedy="entrypoint unlock shows who holds it now.",
+        )
+    say("Freed the row.")
+    logs.event(
+        logs.WARNING if unlock.sight.alive else logs.INFO,
+        "lock.freed",
+        "freed the row of the migration lock",
+        holder=row.holder,
+        process_id=row.process_id,
+        token=row.token,
+    )
+
+
+def _left(session: Session, unlock: Unlock, suspects: set[int]) -> list[Backend]:
+    """Return the sessions of the holder that was seen first, if one of them still stands in the way.
+
+    They have the name of the row's holder, or they are `suspects`: what was seen then and has held something at every
+    look since, as a migration may change its session's name. The set is reduced to these. Somebody else may have
+    taken the lock meanwhile: those are left alone.
+    """
+    application = unlock.sight.application
+    now = holder.observe(session, unlock.place, unlock.settings.role, Deadline(_PATIENCE), application).backends
+    suspects &= {backend.pid for backend in now if backend.holds}
+    its = [backend for backend in now if backend.application == application or backend.pid in suspects]
+    return its if any(backend.holds for backend in its) else []
+
+
+def _wait_until_gone(session: Session, unlock: Unlock, suspects: set[int], deadline: Deadline) -> list[Backend]:
+    """Wait for the holder to let go; return what is left of it when the time is over."""
+    while True:
+        late = deadline.passed()
+        left = _left(session, unlock, suspects)
+        if late or not left:
+            return left
+        time.sleep(_LOOK_AGAIN)
+
+
+def _end_sessions(session: Session, unlock: Unlock, left: list[Backend], say: Callable[[str], None]) -> None:
+    forbidden = []
+    for backend in left:
+        if holder.end(session, backend, Deadline(_PATIENCE)):
+            say(f"Ended backend {backend.pid}.")
+        else:
+            forbidden.append(backend)
+    if forbidden:
+        users = ", ".join(sorted({backend.user for backend in forbidden}))
+        raise LockHeldError(
+            f"The row is free, but this user may not end the holder's sessions: "
+            f"{', '.join(str(backend.pid) for backend in forbidden)}, of user {users}",
+            remedy=f"Connect as {users}, or as a member of pg_signal_backend (as a superuser, if {users} is one).",
+        )
+    logs.event(
+        logs.WARNING,
+        "lock.ended_holder",
+        f"ended {len(left)} session(s) of the migration lock's holder",
+        token=unlock.sight.row.token if unlock.sight.row else None,
+    )
+
+
+def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> None:
+    """Look once more, and say whether the lock is free; or who has taken it since."""
+    now = holder.observe(session, unlock.place, unlock.settings.role, Deadline(_PATIENCE), unlock.sight.application)
+    before = unlock.sight.row.token if unlock.sight.row else None
+    if now.row is not None and now.row.held and (now.row.token != before or now.row.legacy):
+        say(f"Somebody else has taken the lock since: {describe_holder(now.row)}.")
+        return
+    if now.held or any(backend.guards and backend.application == unlock.sight.application for backend in now.backends):
+        raise LockHeldError("The lock is still held", remedy="entrypoint unlock shows by whom.")
+    say("The lock is free.")
+
+
+def _describe_backend(backend: Backend) -> str:
+    role = "Guard" if backend.guards else "Worker" if backend.holds else "Session"
+    what = f"{role}: backend {backend.pid} of {backend.user}, "
+    what += f"from {backend.client}, {backend.state}" if backend.state else "doing what this user may not see"
+    if backend.seconds is not None:
+        what += f", its transaction open for {backend.seconds:.0f} s"
+    held = [
+        words
+        for words, true in (
+            ("the guard's advisory lock", backend.guards),
+            ("the advisory lock of a session outside a transaction", backend.outside),
+            ("the fence", backend.fences),
+        )
+        if true
+    ]
+    return what + (f"; holds {' and '.join(held)}." if held else ".")
