@@ -15,12 +15,14 @@ from entrypoint.errors import ConfigurationError, ConnectionLostError, Entrypoin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
     from typing import Literal
 
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
+    from entrypoint.migration.board import Board
     from entrypoint.migration.files import Directory
     from entrypoint.migration.ledger import Look, Place
     from entrypoint.migration.migrator import Result
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from entrypoint.settings import Settings
 
     OutcomeName = Literal["up_to_date", "migrated", "waited", "ahead", "disabled", "failed"]
+    # Shows a board for as long as its context is open.
+    Display = Callable[[Board], AbstractContextManager[None]]
 
 # At least so long for the first survey, whatever connecting has left of its time.
 _SURVEY_PATIENCE = 1.0
@@ -80,10 +84,10 @@ def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
         return Outcome("failed", error=unexpected), exit_on_failure
 
 
-def bring_up_to_date(settings: Settings, *, up_to: int | None = None) -> Outcome:
+def bring_up_to_date(settings: Settings, *, up_to: int | None = None, display: Display | None = None) -> Outcome:
     """Bring the schema up to date, or find that it is. Raises EntrypointError.
 
-    `up_to`: the number of the last migration to apply.
+    `up_to`: the number of the last migration to apply. `display`: shows what is going on, if something is pending.
     """
     if not settings.auto_migrate:
         logs.event(logs.INFO, "start.disabled", "AUTO_MIGRATE is false: the database was not touched")
@@ -93,7 +97,7 @@ def bring_up_to_date(settings: Settings, *, up_to: int | None = None) -> Outcome
         tell_differences(survey)
         if not survey.plan.pending and not _worth_upgrading(survey.place):
             return _nothing_to_do(survey.plan, up_to)
-        return _migrate(settings, survey, up_to)
+        return _migrate(settings, survey, up_to, display)
     except EntrypointError as error:
         error.schema_version = survey.plan.current if error.schema_version is None else error.schema_version
         raise
@@ -233,7 +237,7 @@ def _nothing_to_do(plan: Plan, up_to: int | None) -> Outcome:
     return Outcome("up_to_date", version)
 
 
-def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
+def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Display | None) -> Outcome:
     """Apply what is pending, or wait until somebody else has."""
     place, plan = survey.place, survey.plan
     if place.standby or place.read_only:
@@ -242,7 +246,9 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         why = "this server is a standby" if place.standby else "the database is read-only by default"
         raise read_only(f"{len(plan.pending)} migration(s) are pending, and {why}; nothing was run")
     import gc
+    from contextlib import nullcontext
 
+    from entrypoint.migration.board import Board
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.migrator import migrate
 
@@ -269,9 +275,11 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         connect_timeout=settings.connect.timeout,
         lock=settings.lock,
         apply=settings.apply,
+        board=Board(len(plan.pending)),
     )
     try:
-        result = migrate(assignment, plan, survey.session, place)
+        with display(assignment.board) if display is not None and plan.pending else nullcontext():
+            result = migrate(assignment, plan, survey.session, place)
     except ConfigurationError:
         raise
     except EntrypointError as error:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
+from entrypoint.migration.board import Activity
 from entrypoint.migration.report import render
-from entrypoint.migration.watcher import Activity
 from entrypoint.redaction import mask_quoted, may_hold_password
 
 TYPE_CHECKING = False
@@ -45,6 +45,8 @@ class Task(NamedTuple):
     deadline: Deadline
     """For all migrations together."""
     watcher: Watcher
+    lock_patience: float | None
+    """For how many seconds one transaction may wait for locks in all; None if the file has its own idea of that."""
 
     @property
     def patience(self) -> Deadline:
@@ -56,14 +58,25 @@ class Task(NamedTuple):
         """PostgreSQL's `lock_timeout` for an attempt."""
         return round(self.assignment.apply.ddl_lock_timeout * 1000)
 
-    def work_on(self, statement: int, backend_pid: int) -> None:
-        """Tell the watcher which statement is next; it counts from 1."""
+    def work_on(self, statement: int, backend_pid: int, *, transaction: int = 0, limited: bool = True) -> None:
+        """Tell the watcher which statement is next; it counts from 1.
+
+        `transaction` tells one transaction of an attempt from the next. `limited`: whether it may wait for locks only
+        for so long.
+        """
         count = len(self.migration.advice.statements)
         now = time.monotonic()
-        before = self.watcher.activity
-        began = now if before is None else before.began
-        self.watcher.activity = Activity(
-            self.migration.file.name, backend_pid, began, now, min(statement, count), count
+        board = self.assignment.board
+        before = board.activity
+        board.activity = Activity(
+            self.migration.file.name,
+            backend_pid,
+            now if before is None else before.began,
+            now,
+            min(statement, count),
+            count,
+            self.lock_patience if limited else None,
+            transaction,
         )
 
     def log_notice(self, notice: Notice) -> None:
