@@ -24,6 +24,7 @@ __all__ = ["DEBUG", "ERROR", "INFO", "WARNING", "configure", "event", "failure",
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 
 _logger = logging.getLogger("entrypoint")
+_handler: logging.Handler = logging.NullHandler()
 _COLOURS = {DEBUG: "\033[2m", WARNING: "\033[33m", ERROR: "\033[31m"}
 _RESET = "\033[0m"
 
@@ -59,6 +60,8 @@ def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterabl
     for handler in root.handlers[:]:
         root.removeHandler(handler)
     handler = logging.NullHandler() if stream is None else logging.StreamHandler(stream)
+    global _handler  # noqa: PLW0603 - the log belongs to the process
+    _handler = handler
     handler.addFilter(_filter)
     if style == "json":
         if isinstance(stream, io.TextIOWrapper):
@@ -69,6 +72,14 @@ def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterabl
         handler.setFormatter(_TextLines(colours=bool(stream and stream.isatty())))
     root.addHandler(handler)
     _logger.setLevel(LEVELS[level])
+
+
+def send_to(stream: TextIO | io.TextIOBase) -> TextIO | io.TextIOBase | None:
+    """Send the log's lines to another `stream` from now on, in the same style; return the one before, if any."""
+    if not isinstance(_handler, logging.StreamHandler):
+        return None
+    before: TextIO | None = _handler.setStream(stream)
+    return before
 
 
 class _Redacting(logging.Filter):

@@ -54,6 +54,7 @@ OUTSIDE = {
     "tenacity": {"entrypoint.database.backoff"},
     "pgparse": {"entrypoint.migration.statements"},
     "pythonjsonlogger": {"entrypoint.logs"},
+    "rich": {"entrypoint.operations.progress_bar"},
 }
 
 # Two modules that know each other, as one is imported by a function of the other only when it is needed.
