@@ -160,7 +160,7 @@ def test_a_log_that_is_no_terminal_is_as_it_was(scene: Scene) -> None:
 
 # --- The line below the bar -----------------------------------------------------------------------------
 
-AT = Activity("002_b.sql", 4, began=0.0, since=5.0, statement=2, statements=3, lock_patience=None)
+AT = Activity("002_b.sql", 4, began=0.0, since=5.0, statement=2, statements=3, lock_patience=None, transaction=2)
 INDEX = Progress("CREATE INDEX", "orders", "building index: scanning table", 42)
 ANN = Blocker(7, "ann", "report", 42, "idle in transaction", waits=False, query="", kind="client backend", gid=None)
 
@@ -171,6 +171,14 @@ LINES: dict[str, tuple[dict[str, Any], str]] = {
         "waiting for the migration lock: pod-1 has held it",
     ),
     "a statement": ({"activity": AT}, "002_b.sql, statement 2 of 3, 7 s"),
+    "a statement of a file that was sent as a whole": (
+        {"activity": AT._replace(transaction=0)},
+        "002_b.sql, statement 2 or later of 3, 7 s",
+    ),
+    "the last of such a file": (
+        {"activity": AT._replace(transaction=0, statement=3)},
+        "002_b.sql, statement 3 of 3, 7 s",
+    ),
     "its progress": (
         {"activity": AT, "seen": Seen(AT, INDEX, ())},
         "002_b.sql, statement 2 of 3, 7 s: CREATE INDEX on orders: building index: scanning table, 42 %",

@@ -28,9 +28,18 @@ class Activity(NamedTuple):
     lock_patience: float | None
     """For how many seconds the transaction may wait for locks in all; None if nobody has set a limit to that."""
     transaction: int = 0
-    """Tells one transaction of an attempt from the next."""
+    """Tells one transaction of an attempt from the next; 0 if the file is sent as a whole, in one."""
     retry: str = ""
     """Nothing is being done, until the next attempt: why, and when that will be."""
+
+    @property
+    def or_later(self) -> bool:
+        """Whether it may be a later statement: PostgreSQL sends the small results of a whole file together."""
+        return self.transaction == 0 and self.statement < self.statements
+
+    def words(self) -> str:
+        """Return which statement it is, of how many."""
+        return f"statement {self.statement}{' or later' if self.or_later else ''} of {self.statements}"
 
     def same_transaction(self, other: Activity | None) -> bool:
         """Tell whether `other` is about the same transaction."""

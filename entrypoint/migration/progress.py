@@ -133,7 +133,8 @@ def percent(phase: str | None, pairs: tuple[tuple[int | None, int | None], ...])
 
 def describe(detail: Mapping[str, object]) -> str:
     """Return in words what the lock's row says about the holder's statement, to follow "statement 2 of 3"."""
-    text = f", for {detail['seconds']} s" if "seconds" in detail else ""
+    text = " or later" if detail.get("or_later") else ""
+    text += f", for {detail['seconds']} s" if "seconds" in detail else ""
     if detail.get("command"):
         seen = Progress(
             str(detail["command"]),

@@ -259,7 +259,7 @@ class Watcher:
         logs.event(
             logs.INFO,
             "migration.progress",
-            f"still at {activity.file}, statement {activity.statement} of {activity.statements}, for {seconds:.0f} s"
+            f"still at {activity.file}, {activity.words()}, for {seconds:.0f} s"
             + (f": {known.words()}" if known else ""),
             file=activity.file,
             statement=activity.statement,
@@ -297,6 +297,7 @@ def _detail(seen: Seen, now: float) -> dict[str, object]:
         detail["retry"] = seen.activity.retry
     else:
         detail["seconds"] = round(now - seen.activity.since)
+        detail["or_later"] = seen.activity.or_later or None
     if seen.progress is not None:
         detail |= seen.progress._asdict()
     if seen.blockers:

@@ -98,7 +98,7 @@ def describe(board: Board, now: float) -> str:
         return ""
     if activity.retry:
         return f"{activity.file}: {activity.retry}"
-    text = f"{activity.file}, statement {activity.statement} of {activity.statements}, {now - activity.since:.0f} s"
+    text = f"{activity.file}, {activity.words()}, {now - activity.since:.0f} s"
     if seen is None or not seen.activity.same_transaction(activity) or seen.activity.statement != activity.statement:
         return text
     if seen.blockers:

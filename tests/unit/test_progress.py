@@ -54,6 +54,7 @@ def test_a_row_is_read() -> None:
 def test_the_rows_detail_in_words() -> None:
     assert describe({}) == ""
     assert describe({"seconds": 4}) == ", for 4 s"
+    assert describe({"seconds": 4, "or_later": True}) == " or later, for 4 s"
     assert (
         describe({"seconds": 4, "command": "CREATE INDEX", "relation": "orders", "phase": SCAN, "percent": 0})
         == ", for 4 s (CREATE INDEX on orders: building index: scanning table, 0 %)"
