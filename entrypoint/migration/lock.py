@@ -22,7 +22,7 @@ import time
 from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.database.quoting import literal
+from entrypoint.database.quoting import identifier, literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, LeaseLostError
 from entrypoint.migration import bookkeeping, ledger, transactions
@@ -215,6 +215,11 @@ class Lease:
             f"FROM {self.place.table('migration_lock')} "
             f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NOT NULL FOR KEY SHARE;"
         )
+
+    @property
+    def as_role(self) -> str:
+        """The statement that lets a transaction of another session reach the row: a login may have no rights itself."""
+        return f"SET LOCAL ROLE {identifier(self._role)};" if self._role else ""
 
     def still_ours(self) -> str:
         """Return the statement that tells whether the row still is ours: then it returns one."""

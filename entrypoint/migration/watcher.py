@@ -172,7 +172,7 @@ class Watcher:
             return
         if before is None or before.began != self._wait.began:
             self._asked = self._told = _NEVER
-        length = self._wait.seconds or now - max(activity.since, activity.began)
+        length = self._wait.seconds if self._wait.began else now - max(activity.since, activity.began)
         if length >= self._early and now - self._asked >= _LOOK_EVERY:
             self._asked = now
             found = blockers.read_blockers(
@@ -201,14 +201,17 @@ class Watcher:
         begin = (
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 4000;"
         )
+        # What a session does is shown to its own login; the lock's row, perhaps only to the role.
+        known = progress.query(activity.backend_pid, session.server_version)
         results = session.query(
-            f"{begin} {lease.still_ours()} {progress.query(activity.backend_pid, session.server_version)}; COMMIT",
+            f"{begin} {known}; {lease.as_role} {lease.still_ours()} COMMIT",
             Deadline(_PATIENCE),
         )
+        reported, ours = results[3], results[-2]
         current = self._board.activity
         if current is None or current.file != activity.file:
             return  # That file has ended meanwhile.
-        if not results[-3]:
+        if not ours:
             lease.revoked = True
             logs.event(
                 logs.WARNING, "lock.revoked", "an operator freed the migration lock; stopping", file=activity.file
@@ -217,16 +220,14 @@ class Watcher:
             return
         seen = Seen(
             activity,
-            None if activity.retry else progress.read(results[-2]),
+            None if activity.retry else progress.read(reported),
             self._blockers if self._wait is not None else (),
         )
         self._board.seen = seen
         self._report(seen)
         detail = _detail(seen, time.monotonic())
-        session.query(
-            f"{begin} {lease.progress(activity.file, activity.statement, activity.statements, detail)} COMMIT",
-            Deadline(_PATIENCE),
-        )
+        update = lease.progress(activity.file, activity.statement, activity.statements, detail)
+        session.query(f"{begin} {lease.as_role} {update} COMMIT", Deadline(_PATIENCE))
 
     def _tell_blocked(self, activity: Activity, wait: Wait, length: float) -> None:
         now = time.monotonic()
