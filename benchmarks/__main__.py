@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from benchmarks import pending, report, storm, up_to_date, waiting
+from benchmarks import pending, report, storm, traffic, up_to_date, waiting
 from benchmarks.stage import Stage
 
 TYPE_CHECKING = False
@@ -18,9 +18,10 @@ BENCHMARKS = {
     "pending": (pending.measure, pending.RUNS),
     "waiting": (waiting.measure, waiting.RUNS),
     "storm": (storm.measure, storm.RUNS),
+    "traffic": (traffic.measure, traffic.RUNS),
 }
-# Takes minutes by itself, and has to be asked for.
-ON_DEMAND = ("storm",)
+# Take minutes by themselves, and have to be asked for.
+ON_DEMAND = ("storm", "traffic")
 
 
 def main() -> int:

@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[1]
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 # What `pip install pg-entrypoint` brings along; typing_extensions on Python 3.12 and older.
-DEPENDENCIES = ("psycopg", "psycopg-binary", "tenacity", "python-json-logger", "pgparse", "typing_extensions")
+DEPENDENCIES = (
+    *("psycopg", "psycopg-binary", "tenacity", "python-json-logger", "pgparse", "typing_extensions"),
+    *("rich", "markdown-it-py", "mdurl", "pygments"),
+)
 
 COMMAND = """\
 #!{python}

@@ -17,7 +17,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterable, Mapping
-    from typing import TextIO
+    from typing import Protocol, TextIO
+
+    class Output(Protocol):
+        """Where the log goes."""
+
+        def write(self, text: str, /) -> object:
+            """Write one line, with its end."""
+
+        def flush(self) -> None:
+            """Send it on its way."""
 
     from entrypoint.errors import EntrypointError
 
@@ -34,7 +43,7 @@ _RESET = "\033[0m"
 class _Configuration(NamedTuple):
     style: str
     level: int
-    stream: TextIO | None
+    stream: Output | None
     colours: bool
     redactor: Redactor
 
@@ -87,6 +96,15 @@ def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterabl
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     colours = style == "text" and stream is not None and stream.isatty()
     _configuration = _Configuration(style, LEVELS[level], stream, colours, Redactor(secrets))
+
+
+def send_to(stream: Output) -> Output | None:
+    """Send the log's lines to another `stream` from now on, in the same style; return the one before, if any."""
+    global _configuration  # noqa: PLW0603 - a process has one log
+    before = _configuration.stream
+    if before is not None:
+        _configuration = _configuration._replace(stream=stream)
+    return before
 
 
 def adopt_other_packages() -> None:

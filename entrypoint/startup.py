@@ -15,12 +15,14 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
     from typing import Literal
 
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
+    from entrypoint.migration.board import Board
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.files import Directory
     from entrypoint.migration.first_look import Question
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from entrypoint.settings import Settings
 
     OutcomeName = Literal["up_to_date", "migrated", "waited", "ahead", "disabled", "failed"]
+    # Shows a board for as long as its context is open.
+    Display = Callable[[Board], AbstractContextManager[None]]
 
 # At least so long for the first survey, whatever connecting has left of its time.
 _SURVEY_PATIENCE = 1.0
@@ -83,23 +87,23 @@ def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
         return Outcome("failed", error=unexpected), exit_on_failure
 
 
-def bring_up_to_date(settings: Settings, *, up_to: int | None = None) -> Outcome:
+def bring_up_to_date(settings: Settings, *, up_to: int | None = None, display: Display | None = None) -> Outcome:
     """Bring the schema up to date, or find that it is. Raises EntrypointError.
 
-    `up_to`: the number of the last migration to apply.
+    `up_to`: the number of the last migration to apply. `display`: shows what is going on, if something is pending.
     """
     if not settings.auto_migrate:
         logs.event(logs.INFO, "start.disabled", "AUTO_MIGRATE is false: the database was not touched")
         return Outcome("disabled")
     if settings.probe_port is None:
-        return _bring_up_to_date(settings, up_to)
+        return _bring_up_to_date(settings, up_to, display)
     from entrypoint.probe import Probe
 
     with Probe(settings.probe_port):
-        return _bring_up_to_date(settings, up_to)
+        return _bring_up_to_date(settings, up_to, display)
 
 
-def _bring_up_to_date(settings: Settings, up_to: int | None) -> Outcome:
+def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | None) -> Outcome:
     from entrypoint.migration.first_look import Question
 
     question = Question(settings.address.conninfo, settings.schema, settings.role, settings.connect.timeout)
@@ -117,7 +121,7 @@ def _bring_up_to_date(settings: Settings, up_to: int | None) -> Outcome:
         tell_differences(survey.directory, survey.plan)
         if not survey.plan.pending and not _worth_upgrading(survey.place):
             return _nothing_to_do(survey.plan, up_to)
-        return _migrate(settings, survey, up_to)
+        return _migrate(settings, survey, up_to, display)
     except EntrypointError as error:
         error.schema_version = survey.plan.current if error.schema_version is None else error.schema_version
         raise
@@ -291,11 +295,12 @@ def _nothing_to_do(plan: Plan, up_to: int | None) -> Outcome:
     return Outcome("up_to_date", version)
 
 
-def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
+def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Display | None) -> Outcome:
     """Apply what is pending, or wait until somebody else has."""
     place, plan = survey.place, survey.plan
     refuse_read_only(place, f"{len(plan.pending)} migration(s) are pending")
     import gc
+    from contextlib import nullcontext
 
     from entrypoint import phase
     from entrypoint.migration.migrator import migrate
@@ -314,7 +319,9 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None) -> Outcome:
         pending=len(plan.pending),
     )
     try:
-        result = migrate(assign(settings, survey, up_to), plan, survey.session, place)
+        assignment = assign(settings, survey, up_to)
+        with display(assignment.board) if display is not None and plan.pending else nullcontext():
+            result = migrate(assignment, plan, survey.session, place)
     except ConfigurationError:
         raise
     except EntrypointError as error:
@@ -337,6 +344,7 @@ def refuse_read_only(place: Place, what: str) -> None:
 
 def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assignment:
     """Return all that whoever holds the lock needs to know."""
+    from entrypoint.migration.board import Board
     from entrypoint.migration.contention import Assignment
 
     return Assignment(
@@ -351,6 +359,7 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
         lock=settings.lock,
         apply=settings.apply,
         backup_dir=settings.backup_dir,
+        board=Board(len(survey.plan.pending)),
     )
 
 

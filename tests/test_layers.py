@@ -59,7 +59,7 @@ OUTSIDE = {
     "tenacity": {"entrypoint.database.backoff"},
     "pgparse": {"entrypoint.migration.statements"},
     "pythonjsonlogger": {"entrypoint.logs"},
-    "rich": {"entrypoint.operations.status_table"},
+    "rich": {"entrypoint.operations.progress_bar", "entrypoint.operations.status_table"},
 }
 
 # Two modules that know each other, as one is imported by a function of the other only when it is needed.

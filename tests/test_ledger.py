@@ -588,6 +588,24 @@ def make_roles(scene: Scene, inherits: str) -> tuple[str, str]:
     return owner, login
 
 
+def test_a_login_without_rights_of_its_own_is_watched(scene: Scene) -> None:
+    """The row that shows progress belongs to the role; what PostgreSQL knows of a session is shown to its login."""
+    owner, login = make_roles(scene, "NOINHERIT")
+    scene.write({"001_gate.sql": Gate.PASS})
+    with Gate(scene.database) as gate:
+        run = scene.start(
+            url=scene.database.server.url(scene.database.name, user=login),
+            MIGRATION_ROLE=owner,
+            MIGRATION_DDL_LOCK_TIMEOUT_MS=10000,
+        )
+        gate.arrival()
+        detail = until(lambda: scene.lock()["progress_detail"], 15, "progress in the row")
+        assert detail["blocked_by"].startswith("backend ")
+        scene.database.execute(FREE)
+        run.until("lock.revoked")
+        assert told(run).outcome == "failed"
+
+
 @pytest.mark.parametrize("inherits", ["NOINHERIT", "INHERIT"])
 def test_what_is_made_belongs_to_the_role(scene: Scene, inherits: str) -> None:
     owner, login = make_roles(scene, inherits)

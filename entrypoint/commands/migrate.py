@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from entrypoint.commands.values import migration_number
-from entrypoint.settings import read_settings
+from entrypoint.settings import read_log_settings, read_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,5 +46,17 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return 0
     from entrypoint.startup import bring_up_to_date
 
-    bring_up_to_date(settings, up_to=arguments.to)
+    display = None
+    if _at_a_terminal(environ):
+        from entrypoint.operations.progress_bar import progress_bar
+
+        display = progress_bar
+    bring_up_to_date(settings, up_to=arguments.to, display=display)
     return 0
+
+
+def _at_a_terminal(environ: Mapping[str, str]) -> bool:
+    """Tell whether a person reads the log on a terminal that can move its cursor."""
+    if sys.stderr is None or not sys.stderr.isatty() or environ.get("TERM", "") in {"", "dumb", "unknown"}:
+        return False
+    return read_log_settings(environ, terminal=True)[0].style == "text"

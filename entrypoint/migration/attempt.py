@@ -9,8 +9,8 @@ from entrypoint import logs, phase
 from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
 from entrypoint.migration import ledger, recording
+from entrypoint.migration.board import Activity
 from entrypoint.migration.report import render
-from entrypoint.migration.watcher import Activity
 from entrypoint.redaction import mask_quoted, may_hold_password
 
 TYPE_CHECKING = False
@@ -46,6 +46,8 @@ class Task(NamedTuple):
     deadline: Deadline
     """For all migrations together, or for this one if it declares a time-out of its own."""
     watcher: Watcher
+    lock_patience: float | None
+    """For how many seconds one transaction may wait for locks in all; None if the file has its own idea of that."""
     reverse: bool = False
     """Whether the file takes a migration back, and its row is to go."""
 
@@ -79,14 +81,27 @@ class Task(NamedTuple):
         """What the migration is if this attempt does not get in."""
         return f"migration {self.migration.file.number} is still applied" if self.reverse else "it is still pending"
 
-    def work_on(self, statement: int, backend_pid: int) -> None:
-        """Tell the watcher which statement is next; it counts from 1."""
+    def work_on(self, statement: int, backend_pid: int, *, transaction: int = 0, limited: bool = True) -> None:
+        """Tell the watcher which statement is next; it counts from 1.
+
+        `transaction` tells one transaction of an attempt from the next. `limited`: whether it may wait for locks only
+        for so long.
+        """
         count = len(self.migration.advice.statements)
         now = time.monotonic()
-        before = self.watcher.activity
-        began = now if before is None else before.began
         statement = min(statement, count)
-        self.watcher.activity = Activity(self.migration.file.name, backend_pid, began, now, statement, count)
+        board = self.assignment.board
+        before = board.activity
+        board.activity = Activity(
+            self.migration.file.name,
+            backend_pid,
+            now if before is None else before.began,
+            now,
+            statement,
+            count,
+            self.lock_patience if limited else None,
+            transaction,
+        )
         phase.enter(phase.MIGRATING, file=self.migration.file.name, statement=statement, statements=count)
 
     def log_notice(self, notice: Notice) -> None:

@@ -15,7 +15,7 @@ class Clocks:
     """As in chess: exactly one clock runs at any moment, and none is ever wound up again.
 
     So all work ends within the sum of what the clocks were given: the common one, and those of the files that
-    declare a time-out (docs/decisions/0022).
+    declare a time-out (docs/decisions/0014).
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:

@@ -15,7 +15,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
-from entrypoint.migration import ledger, lock
+from entrypoint.migration import ledger, lock, progress
 from entrypoint.migration.faults import refused
 from entrypoint.migration.plan import decide
 
@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
+    from entrypoint.migration.board import Board
     from entrypoint.migration.files import Directory
     from entrypoint.migration.ledger import LedgerRow, LockRow, Look, Place
     from entrypoint.migration.lock import Lease
@@ -35,7 +36,8 @@ _LAST_LOOK = 0.5
 _PAUSE = (0.25, 1.0)
 # While only a fence stands in the way, whose holder may be gone.
 _SHORT_PAUSE = 0.25
-_REPORT_EVERY = 10.0
+# A change of holder or file is told at once, other news after some seconds.
+_REPORT_EVERY = 5.0
 # Somebody who has just lost its guard created the same tables at the same moment; IF NOT EXISTS does not look at
 # what is not committed yet.
 _CREATED_BESIDE_US = ("23505", "42P06", "42P07", "42710", "42723")
@@ -57,6 +59,8 @@ class Assignment(NamedTuple):
     apply: ApplyPolicy
     backup_dir: str | None
     """Where a backup is to be taken before anything pending runs; None for nowhere."""
+    board: Board
+    """Where to show what is going on."""
     rehearsal: bool = False
     """Whether nothing is to be left of it, not even the ledger's tables."""
 
@@ -75,7 +79,8 @@ class Contender:
         self._regardless = regardless
         self._budget = assignment.lock.timeout
         self._short_of_connections = False
-        self._last_report = 0.0
+        self._last_report = float("-inf")
+        self._last_told: tuple[str | None, str | None] | None = None
         self._seen: LockRow | None = None
         self._fenced = lock.Spell()
         self._tries = 0
@@ -107,6 +112,7 @@ class Contender:
                 time.sleep(min(pause, deadline.remaining()))
         finally:
             self._budget = deadline.remaining()
+            self._assignment.board.waiting_for = ""
 
     def _look_and_try(self, deadline: Deadline) -> tuple[Lease | None, bool]:
         """Look once, and contend if the lock is free. Return the lease if that went well, and whether all is done."""
@@ -205,21 +211,26 @@ class Contender:
             self._session = None
 
     def _tell_waiting(self, look: Look, plan: Plan) -> None:
-        phase.enter(phase.WAITING, held_by=describe_holder(look.lock), pending=len(plan.pending), version=plan.current)
-        now = time.monotonic()
-        if self._last_report and now - self._last_report < _REPORT_EVERY:
+        now, row = time.monotonic(), look.lock
+        who = describe_holder(row)
+        phase.enter(phase.WAITING, held_by=who, pending=len(plan.pending), version=plan.current)
+        self._assignment.board.waiting_for = who
+        news = (row.token, row.migration) if row else (None, None)
+        if news == self._last_told and now - self._last_report < _REPORT_EVERY:
             return
-        self._last_report = now
-        row = look.lock
+        self._last_report, self._last_told = now, news
         logs.event(
             logs.INFO,
             "lock.waiting",
-            f"waiting for the migration lock: {describe_holder(row)}"
+            f"waiting for the migration lock: {who}"
             + ("" if self._regardless else f"; {len(plan.pending)} still pending"),
             holder=row.holder if row else None,
             process_id=row.process_id if row else None,
             since=row.since if row else None,
             file=row.migration if row else None,
+            statement=row.statement if row else None,
+            statements=row.statements if row else None,
+            **_known_of_statement(row),
             pending=len(plan.pending),
         )
 
@@ -236,8 +247,18 @@ def describe_holder(row: LockRow | None) -> str:
     if row.migration == ledger.BACKUP:
         doing = " and is taking a backup"
     if row.statement and row.statements:
-        doing += f", statement {row.statement} of {row.statements}"
+        doing += f", statement {row.statement} of {row.statements}{progress.describe(row.detail)}"
     return f"{who}{since}{doing}"
+
+
+def _known_of_statement(row: LockRow | None) -> dict[str, object]:
+    """Return the log's fields about the holder's statement."""
+    detail = row.detail if row else {}
+    seconds = detail.get("seconds")
+    return {
+        "duration_ms": seconds * 1000 if isinstance(seconds, int) else None,
+        **{name: detail.get(name) for name in ("command", "relation", "phase", "percent", "blocked_by", "retry")},
+    }
 
 
 def timed_out(row: LockRow | None, assignment: Assignment) -> LockTimeoutError:

@@ -21,13 +21,14 @@ from entrypoint.errors import (
 )
 from entrypoint.migration import ledger, outside, recording, transactional, transactions
 from entrypoint.migration.attempt import GRACE, Refused, Task
+from entrypoint.migration.board import Activity
 from entrypoint.migration.contention import held_back
 from entrypoint.migration.directives import spell
 from entrypoint.migration.doubt import InDoubt, server_restarted, settle
 from entrypoint.migration.faults import read_only, refused
 from entrypoint.migration.plan import decide
 from entrypoint.migration.prepare import prepare
-from entrypoint.migration.watcher import Watcher
+from entrypoint.migration.watcher import Watcher, blocker_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.plan import Plan
     from entrypoint.migration.precaution import Precaution
     from entrypoint.migration.prepare import Prepared
+    from entrypoint.migration.watcher import Watched
 
 # For the statements around a migration.
 _PATIENCE = 30.0
@@ -48,6 +50,7 @@ _RECONNECT_PATIENCE = 3.0
 _NOTICE = 0.3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
+_QUERY_CANCELED = "57014"
 
 
 class Applied(NamedTuple):
@@ -79,6 +82,8 @@ class Leader:
         self._prepared = prepared
         self._clocks = clocks
         self._precaution = precaution
+        self._blocked = ""
+        """Who was in the way of the file's last attempt, in words."""
 
     def run(self, applied: list[Applied]) -> int | None:
         """Apply all that is still pending, now that nobody else can change that; append each to `applied`.
@@ -100,20 +105,29 @@ class Leader:
     def carry_out(self, migrations: Sequence[Prepared], done: list[Applied], *, reverse: bool = False) -> None:
         """Apply `migrations` in this order, or run them as reverse files; append each to `done`."""
         assignment = self._assignment
-        shortest = self._shortest_lock_timeout(migrations)
-        with Watcher(self._lease, assignment.target, assignment.connect_timeout, shortest) as watcher:
+        assignment.board.pending = assignment.board.done + len(migrations)
+        with self._watcher(migrations) as watcher:
             for index, migration in enumerate(migrations):
                 phase.enter(phase.MIGRATING, file=migration.file.name)
                 following = migrations[index + 1].file.name if index + 1 < len(migrations) else None
                 deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
-                task = Task(assignment, self._lease, migration, following, deadline, watcher, reverse)
+                patience = self._lock_patience(migration)
+                task = Task(assignment, self._lease, migration, following, deadline, watcher, patience, reverse)
                 done.append(self._until_it_is_in(task))
                 if not reverse:
                     phase.one_more(migration.file.number)
 
-    def _shortest_lock_timeout(self, runnable: Iterable[Prepared]) -> float:
-        declared = [one.advice.directives.lock_timeout or math.inf for one in runnable]
-        return min([self._assignment.apply.ddl_lock_timeout, *declared])
+    def _watcher(self, migrations: Iterable[Prepared]) -> Watcher:
+        assignment = self._assignment
+        declared = [one.advice.directives.lock_timeout or math.inf for one in migrations]
+        shortest = min([assignment.apply.ddl_lock_timeout, *declared])
+        return Watcher(self._lease, assignment.target, assignment.board, assignment.connect_timeout, shortest)
+
+    def _lock_patience(self, migration: Prepared) -> float | None:
+        """Return for how long one transaction may wait for locks in all; None if the file itself sets a time-out."""
+        if _sets(migration, "lock_timeout"):
+            return None
+        return migration.advice.directives.lock_timeout or self._assignment.apply.ddl_lock_timeout
 
     def _what_to_run(self) -> tuple[Plan, list[Prepared]]:
         """Survey again, now that nobody else can change it; return also the migrations that may run, in order."""
@@ -136,6 +150,7 @@ class Leader:
         """Apply one migration; again and again if what prevents it may pass, while the time lasts."""
         began = time.monotonic()
         attempt = 1
+        self._blocked = ""
         while True:
             if task.deadline.passed():
                 raise self._out_of_time(task)
@@ -149,8 +164,9 @@ class Leader:
                 self._settle(task, doubt)
                 return self._tell_done(task, began, attempt)
             except Refused as refusal:
+                watched = task.watcher.stand_down()
                 self._worker.rollback(Deadline(2 * GRACE))
-                self._judge(task, refusal, attempt)
+                self._judge(task, refusal, attempt, watched)
             except MigrationFailedError as failure:
                 self._record_failure(task, failure)
                 raise
@@ -159,20 +175,29 @@ class Leader:
             else:
                 return self._tell_done(task, began, attempt)
             finally:
-                task.watcher.activity = None
+                task.watcher.stand_down()
             attempt += 1
 
-    def _judge(self, task: Task, refusal: Refused, attempt: int) -> None:
+    def _judge(self, task: Task, refusal: Refused, attempt: int, watched: Watched) -> None:
         """Return after a pause if the migration is to be tried again; otherwise raise what became of it."""
         error, file = refusal.error, task.migration.file
         if self._lease.revoked:
             raise self._lease.lost()
         if task.deadline.passed():
             raise self._out_of_time(task)
-        if classify.may_pass(error.sqlstate):
-            self._pause(task, error, attempt)
+        if watched.gave_up is not None and error.sqlstate == _QUERY_CANCELED:
+            # The watcher's own cancel, for what PostgreSQL has no time-out for.
+            why = (
+                f"waited for locks for {watched.gave_up.seconds:.1f} s in all, longer than the "
+                f"{watched.gave_up.allowed * 1000:.0f} ms of {_lock_timeout_of(task.migration)}"
+            )
+            waited_ms = round(watched.gave_up.seconds * 1000)
+            self._pause(task, why, ledger.LOCK_NOT_AVAILABLE, attempt, watched, lock_wait_ms=waited_ms)
             return
-        if classify.stopped_by_operator(error.sqlstate) and not _sets_own_timeout(task.migration):
+        if classify.may_pass(error.sqlstate):
+            self._pause(task, error.primary, error.sqlstate, attempt, watched)
+            return
+        if classify.stopped_by_operator(error.sqlstate) and not _sets(task.migration, "statement_timeout"):
             raise self._stopped(task, error.primary, error.sqlstate)
         if classify.is_read_only(error.sqlstate):
             raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
@@ -242,21 +267,34 @@ class Leader:
             sqlstate=sqlstate,
         )
 
-    def _pause(self, task: Task, error: StatementError, attempt: int) -> None:
+    def _pause(
+        self, task: Task, why: str, sqlstate: str, attempt: int, watched: Watched, *, lock_wait_ms: int | None = None
+    ) -> None:
+        """Wait before the next attempt, longer each time, and never in step with others."""
         longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
         pause = min(uniform(longest / 2, longest), task.deadline.remaining())
         file = task.migration.file
+        blocker = watched.blockers[0] if watched.blockers and sqlstate == ledger.LOCK_NOT_AVAILABLE else None
+        behind = f", behind {blocker.short}" if blocker else ""
+        self._blocked = f"{file.name} waited behind {blocker.words()}" if blocker else ""
         logs.event(
             logs.WARNING,
             "migration.retry",
-            f"{file.name}: {error.primary}; trying again in {pause:.1f} s",
+            f"{file.name}: {why}{behind}; trying again in {pause:.1f} s",
             version=file.number,
             file=file.name,
-            sqlstate=error.sqlstate,
+            sqlstate=sqlstate,
             attempt=attempt,
             pause_ms=round(pause * 1000),
+            lock_wait_ms=lock_wait_ms,
+            **(blocker_fields(blocker) if blocker else {}),
         )
+        now = time.monotonic()
+        retry = f"attempt {attempt} ended ({why}{behind}), and the next one begins in {pause:.1f} s"
+        count = len(task.migration.advice.statements)
+        self._assignment.board.activity = Activity(file.name, 0, now, now, 1, count, None, retry=retry)
         time.sleep(pause)
+        self._assignment.board.activity = None
 
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
         """Write a `failed` row, under the same fence, and never over one that is completed.
@@ -295,6 +333,7 @@ class Leader:
     def _out_of_time(self, task: Task) -> MigrationTimeoutError:
         file, declared = task.migration.file, task.migration.advice.directives.timeout
         undone = "what was not committed is rolled back"
+        undone = f"{undone}. {self._blocked}" if self._blocked else undone
         shorter = "or make the migration shorter, for example by working in batches."
         if declared is not None:
             own = f"-- entrypoint: timeout = {spell(declared)}"
@@ -336,6 +375,7 @@ class Leader:
     def _tell_done(self, task: Task, began: float, attempt: int) -> Applied:
         file, empty = task.migration.file, task.migration.empty
         seconds = time.monotonic() - began
+        self._assignment.board.done += 1
         milliseconds = round(seconds * 1000)
         if task.reverse:
             level, name = logs.INFO, "migration.reversed"
@@ -362,6 +402,11 @@ class Leader:
         return Applied(file.number, file.name, seconds)
 
 
-def _sets_own_timeout(migration: Prepared) -> bool:
-    """Tell whether it may be the file itself that cancelled its statement: PostgreSQL's answer is the same."""
-    return "statement_timeout" in migration.text.lower()
+def _lock_timeout_of(migration: Prepared) -> str:
+    """Return where the file's lock time-out is set."""
+    return "MIGRATION_DDL_LOCK_TIMEOUT_MS" if migration.advice.directives.lock_timeout is None else "its lock-timeout"
+
+
+def _sets(migration: Prepared, setting: str) -> bool:
+    """Tell whether the file may have its own idea of a time-out: PostgreSQL's answer is the same, whoever set it."""
+    return setting in migration.text.lower()

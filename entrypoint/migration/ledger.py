@@ -15,7 +15,7 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Protocol
 
     from entrypoint.database.answers import Row
@@ -44,7 +44,7 @@ _LOOK_LOCK_TIMEOUT_MS = 2_000
 LOCK_NOT_AVAILABLE = "55P03"
 
 _OUR_LOCK_COLUMNS = frozenset(
-    ("token", "progress_migration", "progress_statement", "progress_statements", "progress_at")
+    ("token", "progress_migration", "progress_statement", "progress_statements", "progress_at", "progress_detail")
 )
 _LEGACY_TIME = "timestamp without time zone"
 _TEXT = "text"
@@ -145,6 +145,8 @@ class LockRow(NamedTuple):
     """The file that the holder was last seen working on."""
     statement: int | None
     statements: int | None
+    detail: Mapping[str, object]
+    """What the holder knows of a long statement, for `progress.describe`; empty if it is nothing."""
 
     @property
     def legacy(self) -> bool:
@@ -315,9 +317,12 @@ def _lock_row_sql(place: Place) -> str:
         column_or_null(name, place.lock)
         for name in ("token", "progress_migration", "progress_statement", "progress_statements")
     )
+    # A holder of an earlier release does not know this column, and has left in it what an earlier holder wrote.
+    detail = "CASE WHEN progress_detail ->> 'token' = token THEN progress_detail - 'token' END"
     return (
         f"SELECT locked_at IS NOT NULL, {utc('locked_at', place.lock)}, "
-        f"extract(epoch FROM pg_catalog.clock_timestamp() - {locked_at}), locked_by, process_id, {others} "
+        f"extract(epoch FROM pg_catalog.clock_timestamp() - {locked_at}), locked_by, process_id, {others}, "
+        f"{detail if 'progress_detail' in place.lock else 'NULL'} "
         f"FROM {place.table('migration_lock')} WHERE id = 1"
     )
 
@@ -344,7 +349,7 @@ def utc(name: str, columns: dict[str, str]) -> str:
 
 
 def _lock_row(row: Row) -> LockRow:
-    held, since, seconds, holder, process_id, token, migration, statement, statements = row
+    held, since, seconds, holder, process_id, token, migration, statement, statements, detail = row
 
     def number(text: str | None) -> int | None:
         return None if text is None else int(text)
@@ -359,7 +364,17 @@ def _lock_row(row: Row) -> LockRow:
         migration=migration,
         statement=number(statement),
         statements=number(statements),
+        detail=_parsed(detail),
     )
+
+
+def _parsed(detail: str | None) -> Mapping[str, object]:
+    if detail is None:
+        return {}
+    import json
+
+    found = json.loads(detail)
+    return found if isinstance(found, dict) else {}
 
 
 # For those who read in a transaction of their own.

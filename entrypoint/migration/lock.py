@@ -14,6 +14,7 @@ Three parts, each with one job (docs/lock.md):
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -21,14 +22,14 @@ import time
 from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.database.quoting import literal
+from entrypoint.database.quoting import identifier, literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, LeaseLostError
 from entrypoint.migration import bookkeeping, ledger, transactions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
@@ -56,7 +57,10 @@ _PATIENCE = 10.0
 _SHORT_LOCK_TIMEOUT_MS = 2_000
 _QUERY_CANCELED = "57014"
 
-_NO_PROGRESS = "progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL"
+_NO_PROGRESS = (
+    "progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL, "
+    "progress_detail = NULL"
+)
 _FREE = f"locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL, {_NO_PROGRESS}"
 
 
@@ -222,17 +226,31 @@ class Lease:
             f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NOT NULL"
         )
 
-    def progress(self, migration: str | None, statement: int | None = None, statements: int | None = None) -> str:
+    @property
+    def as_role(self) -> str:
+        """The statement that lets a transaction of another session reach the row: a login may have no rights itself."""
+        return f"SET LOCAL ROLE {identifier(self._role)};" if self._role else ""
+
+    def progress(
+        self,
+        migration: str | None,
+        statement: int | None = None,
+        statements: int | None = None,
+        detail: Mapping[str, object] | None = None,
+    ) -> str:
         """Return the statement that shows in the row what is being worked on.
 
-        Under `repeatable read` it could fail on the watcher's own update, so there it does nothing.
+        The `detail` carries our token: a holder of an earlier release does not know that column, and leaves in it what
+        was there. Under `repeatable read` the statement could fail on the watcher's own update, so there it does
+        nothing.
         """
         if not self._shown:
             return ""
+        text = None if detail is None else json.dumps({**detail, "token": self.token})
         return (
             f"UPDATE {self.place.table('migration_lock')} SET progress_migration = {literal(migration)}, "
             f"progress_statement = {_number(statement)}, progress_statements = {_number(statements)}, "
-            "progress_at = pg_catalog.clock_timestamp() "
+            f"progress_detail = {literal(text)}, progress_at = pg_catalog.clock_timestamp() "
             f"WHERE id = 1 AND token = {literal(self.token)} "
             "AND pg_catalog.current_setting('transaction_isolation') = 'read committed';"
         )

@@ -194,7 +194,8 @@ class _Run:
     def _send(self, unit: Unit) -> None:
         """Send the file's own statements, and watch them."""
         task, worker = self._task, self._worker
-        task.work_on(unit.number, task.lease.place.backend_pid)
+        # A unit that runs alone may commit within, or wait for others without being in anybody's way.
+        task.work_on(unit.number, task.lease.place.backend_pid, transaction=unit.number, limited=bool(unit.begin))
         worker.on_notice = task.log_notice
         try:
             worker.script(unit.sql, task.patience, lambda _result: None)

@@ -19,7 +19,6 @@ from entrypoint.migration.leader import Leader
 from entrypoint.migration.outside import refuse_behind_pooler
 from entrypoint.migration.prepare import prepare
 from entrypoint.migration.trial import NeedsCommitError, Trial
-from entrypoint.migration.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,10 +152,11 @@ class Rehearser(Leader):
         plan, runnable = self._what_to_run()
         count, why = stops_at(runnable)
         assignment, lease = self._assignment, self._lease
-        with Watcher(
-            lease, assignment.target, assignment.connect_timeout, self._shortest_lock_timeout(runnable)
-        ) as watcher:
-            tasks = [Task(assignment, lease, one, None, self._clocks.running, watcher) for one in runnable[:count]]
+        with self._watcher(runnable) as watcher:
+            tasks = [
+                Task(assignment, lease, one, None, self._clocks.running, watcher, self._lock_patience(one))
+                for one in runnable[:count]
+            ]
             seen: Seen = {}
             while tasks:
                 try:
@@ -190,13 +190,14 @@ class Rehearser(Leader):
                 self._lease.check_guard()
                 return trial.through(tasks)
             except Refused as refusal:
+                watched = tasks[0].watcher.stand_down()
                 trial.undo()
-                self._judge(trial.task or tasks[0], refusal, attempt)
+                self._judge(trial.task or tasks[0], refusal, attempt, watched)
             except ConnectionLostError as lost:
                 raise self._explain(trial.task or tasks[0], lost) from lost
             finally:
                 trial.undo()
-                tasks[0].watcher.activity = None
+                tasks[0].watcher.stand_down()
             attempt += 1
 
     def _failure(self, _task: Task, refusal: Refused) -> MigrationFailedError:

@@ -123,7 +123,7 @@ class Trial:
             task.log_notice(notice)
 
         began = time.monotonic()
-        task.watcher.activity = None
+        self._assignment.board.activity = None
         try:
             ended_in = transactional.execute(task, backend_pid, on_notice)
         except Refused as refusal:

@@ -39,7 +39,8 @@ BEGIN
     END IF;
     UPDATE {schema}.migration_lock
     SET locked_at = pg_catalog.clock_timestamp(), locked_by = lock_holder, process_id = pid, token = NULL,
-        progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL
+        progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL,
+        progress_detail = NULL
     WHERE id = 1;
     RETURN true;
 END
@@ -76,7 +77,8 @@ BEGIN
     END IF;
     UPDATE {schema}.migration_lock
     SET locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL,
-        progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL
+        progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL,
+        progress_detail = NULL
     WHERE id = 1;
     RETURN 1;
 END

@@ -14,7 +14,8 @@ ALTER TABLE {schema}.migration_lock
     ADD COLUMN IF NOT EXISTS progress_migration text,
     ADD COLUMN IF NOT EXISTS progress_statement integer,
     ADD COLUMN IF NOT EXISTS progress_statements integer,
-    ADD COLUMN IF NOT EXISTS progress_at timestamptz;
+    ADD COLUMN IF NOT EXISTS progress_at timestamptz,
+    ADD COLUMN IF NOT EXISTS progress_detail jsonb;
 
 INSERT INTO {schema}.migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
 

@@ -30,6 +30,7 @@ LOCK = {
     "progress_statement": "integer",
     "progress_statements": "integer",
     "progress_at": "timestamp with time zone",
+    "progress_detail": "jsonb",
 }
 
 

@@ -1,0 +1,111 @@
+"""A progress bar for `migrate` on a terminal: how many files are done, and what the current one is at.
+
+It stands below the log, whose lines go through above it, and is gone at the end, however that comes about. The
+cursor is never hidden: then nothing has to bring it back, not even after a SIGKILL.
+
+rich is imported only when a bar is really shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import time
+
+from entrypoint import logs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console, RenderableType
+
+    from entrypoint.migration.board import Board
+
+_FRAMES_A_SECOND = 5
+_BAR_WIDTH = 30
+
+
+@contextlib.contextmanager
+def progress_bar(board: Board) -> Iterator[None]:
+    """Show the `board` on stderr, which is a terminal, while the context is open."""
+    from rich.console import Console
+    from rich.live import Live
+
+    class Terminal(Console):
+        """One whose cursor stays visible."""
+
+        def show_cursor(self, show: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002 - as rich has it
+            return False
+
+    console = Terminal(file=sys.stderr, force_terminal=True, highlight=False)
+    began = time.monotonic()
+    above = _Above(console)
+    live = Live(
+        get_renderable=lambda: _picture(board, time.monotonic(), began),
+        console=console,
+        refresh_per_second=_FRAMES_A_SECOND,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    with live:
+        before = logs.send_to(above)
+        try:
+            yield
+        finally:
+            if before is not None:
+                logs.send_to(before)
+
+
+class _Above(io.TextIOBase):
+    """Where the log's lines go meanwhile: through rich, which draws the bar again below them."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def write(self, text: str) -> int:
+        from rich.text import Text
+
+        # Neither wrapped nor cut: what is copied from the terminal is the line as it was written.
+        self._console.print(Text.from_ansi(text), soft_wrap=True)
+        return len(text)
+
+
+def _picture(board: Board, now: float, began: float) -> RenderableType:
+    """Return the bar, and the line below it."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    row = Table.grid(padding=(0, 1))
+    row.add_row(
+        Text(f"{board.done} of {board.pending} migrations"),
+        ProgressBar(total=board.pending, completed=board.done, width=_BAR_WIDTH),
+        Text(_clock(now - began)),
+    )
+    return Group(row, Text(describe(board, now), no_wrap=True, overflow="ellipsis", style="dim"))
+
+
+def describe(board: Board, now: float) -> str:
+    """Return what is going on at the moment `now` (of `time.monotonic`), in one line."""
+    if board.waiting_for:
+        return f"waiting for the migration lock: {board.waiting_for}"
+    activity, seen = board.activity, board.seen
+    if activity is None:
+        return ""
+    if activity.retry:
+        return f"{activity.file}: {activity.retry}"
+    text = f"{activity.file}, {activity.words()}, {now - activity.since:.0f} s"
+    if seen is None or not seen.activity.same_transaction(activity) or seen.activity.statement != activity.statement:
+        return text
+    if seen.blockers:
+        return f"{text}: waits for a lock that {seen.blockers[0].short} holds"
+    return f"{text}: {seen.progress.words()}" if seen.progress else text
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

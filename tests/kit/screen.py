@@ -1,0 +1,89 @@
+"""A terminal for a program to write to, and what a person would see on it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+import termios
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
+
+# As much as is needed: text, line ends, and the control sequences CSI … letter (ECMA-48).
+_TOKEN = re.compile(r"\x1b\[(?P<args>[?0-9;]*)(?P<final>[A-Za-z])|(?P<char>.)", re.DOTALL)
+
+
+class Terminal:
+    """A pseudo-terminal; a context manager. Give `fd` to the program as its stderr."""
+
+    def __init__(self, columns: int = 100, lines: int = 30) -> None:
+        """Open it, and read along."""
+        self._columns = columns
+        self._master, self.fd = os.openpty()
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self._bytes = b""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        os.close(self.fd)
+        self._thread.join(5)
+        os.close(self._master)
+
+    @property
+    def raw(self) -> str:
+        """Return all that was written, with its control sequences."""
+        return self._bytes.decode(errors="replace")
+
+    @property
+    def screen(self) -> list[str]:
+        """Return the lines as they stand, without empty ones at the end."""
+        return render(self.raw, self._columns)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                piece = os.read(self._master, 65536)
+            except OSError:  # EIO: nobody has the other side open any more
+                return
+            self._bytes += piece
+
+
+def render(text: str, columns: int) -> list[str]:
+    """Return what stands on a terminal of so many columns, and of as many lines as it takes, after `text`."""
+    grid: list[list[str]] = [[]]
+    row = column = 0
+    for found in _TOKEN.finditer(text):
+        count = int(found["args"]) if (found["args"] or "").isdecimal() else 1
+        char = found["char"]
+        if char == "\r":
+            column = 0
+        elif char == "\n":
+            row += 1
+        elif found["final"] == "A":
+            row = max(0, row - count)
+        elif found["final"] == "K":
+            grid[row] = grid[row][:column] if not found["args"] or found["args"] == "0" else []
+        elif char is not None:
+            if column == columns:
+                row, column = row + 1, 0
+            while len(grid) <= row:
+                grid.append([])
+            grid[row] += [" "] * (column - len(grid[row]))
+            grid[row][column : column + 1] = [char]
+            column += 1
+        while len(grid) <= row:
+            grid.append([])
+    lines = ["".join(line).rstrip() for line in grid]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
