@@ -40,7 +40,7 @@ class Target:
 
     def url_as(self, scheme: str, **more: str) -> str:
         """Return a URL that begins with `scheme` and has `more` parameters beside sslmode."""
-        login = quote(self.user) + (f":{quote(self.password)}" if self.password else "")
+        login = quote(self.user, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
         if self.socket:
             query = {"host": self.host, "port": str(self.port), **more}
             return f"{scheme}://{login}@/{quote(self.database)}?{urlencode(query)}"
