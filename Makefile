@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUNS ?= 100
 
-.PHONY: demo test check format bench soak clean
+.PHONY: demo test check format bench bench-peers soak clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -25,8 +25,11 @@ format: $(VENV)/check.done
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/test.done  ## measure and print; see docs/startup-cost.md
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/test.done  ## measure and print; see docs/benchmarks.md
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-peers: $(VENV)/test.done  ## install what `make bench` measures beside, into benchmarks/.peers
+	$(BIN)/python -m benchmarks.peers install
 
 soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000
 	$(BIN)/python -m tests.faults.soak --runs $(RUNS) --workers $(WORKERS)

@@ -1,50 +1,87 @@
-"""Run the benchmarks, print their tables, and write what was measured to results/."""
+"""Run the benchmarks, print their tables, and write what was measured to a file of JSON."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmarks import pending, report, storm, traffic, up_to_date, waiting
+from benchmarks import growth, peers, pending, replicas, report, storm, takeover, traffic, up_to_date, waiting
 from benchmarks.stage import Stage
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from benchmarks.report import Section
 
-BENCHMARKS = {
-    "up_to_date": (up_to_date.measure, up_to_date.RUNS),
-    "pending": (pending.measure, pending.RUNS),
-    "waiting": (waiting.measure, waiting.RUNS),
-    "storm": (storm.measure, storm.RUNS),
-    "traffic": (traffic.measure, traffic.RUNS),
+SCENARIOS: dict[str, ModuleType] = {
+    "up_to_date": up_to_date,
+    "pending": pending,
+    "replicas": replicas,
+    "takeover": takeover,
+    "waiting": waiting,
+    "growth": growth,
+    "storm": storm,
+    "traffic": traffic,
 }
-# Take minutes by themselves, and have to be asked for.
+# These take minutes by themselves, and have to be asked for.
 ON_DEMAND = ("storm", "traffic")
 
 
 def main() -> int:
     """Return the exit code; slowness is not a failure."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this one; may be given several times")
-    parser.add_argument("--runs", type=int, metavar="N", help="how often to run each contestant")
-    arguments = parser.parse_args()
-    began = time.monotonic()
-    sections: dict[str, Section] = {}
-    with Stage() as stage:
-        facts = report.machine(stage)
-        print(
-            f"{facts['cores']} cores, {facts['cpu']}; {facts['system']}; Python {facts['python']}; "
-            f"PostgreSQL {facts['postgresql']}; load {facts['load'][0]:.1f}; {facts['commit']}\n",  # type: ignore[index]
-            flush=True,
-        )
-        for name in arguments.only or (name for name in BENCHMARKS if name not in ON_DEMAND):
-            measure, runs = BENCHMARKS[name]
-            sections[name] = measure(stage, max(1, arguments.runs or runs))
-            print(sections[name].table(), flush=True)
-    print(f"{report.write(facts, sections)}, in {time.monotonic() - began:.0f} s")
+    arguments = _arguments()
+    if arguments.again:
+        facts, sections = report.read(arguments.again)
+    else:
+        facts, sections = _run(arguments)
+        path = arguments.json or report.default_path()
+        report.write(path, facts, sections)
+        print(f"{path}, in {facts['seconds']:.0f} s")
+    if arguments.markdown:
+        arguments.markdown.write_text(report.markdown(facts, sections))
     return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", action="append", choices=SCENARIOS, help="this one; may be given several times")
+    parser.add_argument("--quick", action="store_true", help="everything small and once, to see that it works")
+    parser.add_argument("--runs", type=int, metavar="N", help="how often to run each contestant")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="where to (default: a new file in benchmarks/results)"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables for the documentation, too")
+    parser.add_argument("--from", dest="again", type=Path, metavar="FILE", help="run nothing; use this file of JSON")
+    parser.add_argument("--postgres", type=int, metavar="VERSION", help="measure with this major version")
+    parser.add_argument("--peers", type=Path, metavar="DIR", default=peers.HOME, help="where the other tools are")
+    return parser.parse_args()
+
+
+def _run(arguments: argparse.Namespace) -> tuple[dict[str, object], dict[str, list[Section]]]:
+    """Measure what is asked for, and print each scenario's tables as soon as they are there."""
+    began = time.monotonic()
+    sections: dict[str, list[Section]] = {}
+    with Stage(version=arguments.postgres, peers=arguments.peers) as stage:
+        facts = report.machine(stage, ["python -m benchmarks", *sys.argv[1:]])
+        print(report.headline(facts), flush=True)
+        for name in arguments.only or (name for name in SCENARIOS if name not in ON_DEMAND):
+            scenario = SCENARIOS[name]
+            scale = scenario.QUICK if arguments.quick else scenario.FULL
+            if arguments.runs:
+                scale = scale._replace(runs=max(1, arguments.runs))
+            started = time.monotonic()
+            sections[name] = scenario.measure(stage, scale)
+            for section in sections[name]:
+                print(section.table(), flush=True)
+            print(f"({name}: {time.monotonic() - started:.0f} s)\n", flush=True)
+    facts["load_at_end"] = list(os.getloadavg())
+    facts["seconds"] = time.monotonic() - began
+    print(f"load {facts['load_at_start'][0]:.1f} at the start, {facts['load_at_end'][0]:.1f} at the end")
+    return facts, sections
 
 
 if __name__ == "__main__":

@@ -5,42 +5,62 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from benchmarks import application
+from benchmarks.figures import median
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
+
+# No program is waited for longer than this, unless something shorter is said.
+LIMIT = 300.0
 
 
 class BenchmarkError(Exception):
     """A program that is measured did not do what it was measured for."""
 
 
+class TooSlowError(BenchmarkError):
+    """A program did not end within its time, and was ended."""
+
+    def __init__(self, limit: float) -> None:
+        """Keep the limit, in seconds."""
+        super().__init__(f"more than {limit:g} s")
+        self.limit = limit
+
+
 class Sample(NamedTuple):
-    """What one process took, from before its start to after its end."""
+    """What one program took, from before its start to after its end."""
 
     wall: float
     """Seconds."""
     cpu: float
-    """Seconds of user and system time, of this process alone: not the server's."""
+    """Seconds of user and system time, of it and of what it started and waited for: not the server's."""
     peak: int
-    """The most memory it had, in bytes; if it executed another program, the larger of both."""
+    """The most memory that one of its processes had, in bytes."""
+    application: float | None = None
+    """Seconds until the first instruction of the application that tells its time, if there was one."""
 
 
 class Spawner:
     """Starts programs from a small process; see spawner.py for why."""
 
     def __init__(self, directory: Path) -> None:
-        """Let the programs' output go to a file in `directory`."""
+        """Let the programs run in `directory`, and their output go to a file in it."""
         self._output = directory / "output"
         script = Path(__file__).with_name("spawner.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-I", "-S", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=directory,
         )
 
     def __enter__(self) -> Self:
@@ -53,24 +73,30 @@ class Spawner:
         """End the process, by closing what it reads."""
         self._process.communicate(timeout=60)
 
-    @property
-    def output(self) -> str:
-        """Return what the last program wrote."""
-        return self._output.read_text(errors="replace")
+    def output(self, size: int = 4000) -> str:
+        """Return the end of what the last program wrote: some print all the SQL that they run."""
+        with self._output.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+            return file.read().decode(errors="replace")
 
-    def run(self, argv: Sequence[str | Path], env: Mapping[str, str]) -> Sample:
-        """Run a program to its end. Raises BenchmarkError unless it ends with 0."""
+    def run(self, argv: Sequence[str | Path], env: Mapping[str, str], *, limit: float = LIMIT) -> Sample:
+        """Run a program to its end. Raises TooSlowError after `limit` seconds, BenchmarkError unless it ends with 0."""
         words = [os.fsdecode(word) for word in argv]
         requests, answers = self._process.stdin, self._process.stdout
         if requests is None or answers is None:
             raise BenchmarkError("the spawner has no pipes")
-        requests.write(json.dumps({"argv": words, "env": dict(env), "output": str(self._output)}) + "\n")
+        request = {"argv": words, "env": dict(env), "output": str(self._output), "limit": limit}
+        requests.write(json.dumps(request) + "\n")
         requests.flush()
         answer = json.loads(answers.readline())
+        if answer["limited"]:
+            raise TooSlowError(limit)
+        output = self.output()
         if answer["code"] != 0:
-            msg = f"{shlex.join(words)} ended with {answer['code']}:\n{self.output[-2000:]}"
-            raise BenchmarkError(msg)
-        return Sample(answer["wall"], answer["cpu"], answer["peak"])
+            raise BenchmarkError(f"{shlex.join(words)} ended with {answer['code']}:\n{output[-2000:]}")
+        told = application.told(output)
+        first = None if told is None else (told.monotonic - answer["began"]) / 1e9
+        return Sample(answer["wall"], answer["cpu"], answer["peak"], first)
 
 
 class Contestant(NamedTuple):
@@ -78,6 +104,8 @@ class Contestant(NamedTuple):
 
     name: str
     run: Callable[[], Sample]
+    peer: bool = False
+    """Whether it may be too slow or fail; then the others go on, and the table says so."""
 
 
 class Summary(NamedTuple):
@@ -86,27 +114,75 @@ class Summary(NamedTuple):
     wall: float
     cpu: float
     peak: int
+    application: float | None
     samples: list[Sample]
 
+    @property
+    def start(self) -> float:
+        """Return the seconds until the application, or else until the end."""
+        return self.wall if self.application is None else self.application
 
-def in_turns(contestants: Sequence[Contestant], runs: int, *, warm_up: bool = True) -> dict[str, Summary]:
+    def values(self) -> dict[str, Any]:
+        """Return it for the file of results."""
+        return {**self._asdict(), "samples": [sample._asdict() for sample in self.samples]}
+
+
+class Round(NamedTuple):
+    """What came of runs in turns."""
+
+    summaries: dict[str, Summary]
+    failures: dict[str, BenchmarkError]
+    """Why there is no summary of a peer."""
+
+    @property
+    def missing(self) -> list[str]:
+        """Return a line for each that did not do its work, however slowly."""
+        return [f"{name}: {why}" for name, why in self.failures.items() if not isinstance(why, TooSlowError)]
+
+    @property
+    def too_slow(self) -> dict[str, TooSlowError]:
+        """Return those that were ended."""
+        return {name: why for name, why in self.failures.items() if isinstance(why, TooSlowError)}
+
+
+def summarise(samples: list[Sample]) -> Summary:
+    """Return the medians of at least one sample."""
+    applications = [sample.application for sample in samples if sample.application is not None]
+    return Summary(
+        median([sample.wall for sample in samples]),
+        median([sample.cpu for sample in samples]),
+        round(median([sample.peak for sample in samples])),
+        median(applications) if len(applications) == len(samples) else None,
+        samples,
+    )
+
+
+def in_turns(
+    contestants: Sequence[Contestant], runs: int, *, warm_up: bool = True, seldom_above: float | None = None
+) -> Round:
     """Run every contestant `runs` times, in rounds, each round beginning with another one.
 
-    So whatever else the machine does falls on all alike. A first round, to fill caches, does not count.
+    So whatever else the machine does falls on all alike. A first round, to fill caches, does not count. Who takes
+    more than `seldom_above` seconds in it is left out of two rounds of three.
     """
     samples: dict[str, list[Sample]] = {contestant.name: [] for contestant in contestants}
+    failures: dict[str, BenchmarkError] = {}
+    slow: set[str] = set()
     for number in range(-1 if warm_up else 0, runs):
         shift = number % len(contestants)
         for contestant in (*contestants[shift:], *contestants[:shift]):
-            sample = contestant.run()
+            name = contestant.name
+            if name in failures or (name in slow and number % 3):
+                continue
+            try:
+                sample = contestant.run()
+            except BenchmarkError as error:
+                if not contestant.peer:
+                    raise
+                failures[name] = error
+                continue
             if number >= 0:
-                samples[contestant.name].append(sample)
-    return {
-        name: Summary(
-            statistics.median(sample.wall for sample in taken),
-            statistics.median(sample.cpu for sample in taken),
-            round(statistics.median(sample.peak for sample in taken)),
-            taken,
-        )
-        for name, taken in samples.items()
-    }
+                samples[name].append(sample)
+            if seldom_above is not None and sample.wall > seldom_above:
+                slow.add(name)
+    return Round({name: summarise(taken) for name, taken in samples.items() if name not in failures}, failures)

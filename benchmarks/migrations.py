@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 LINES = 100
 
 
@@ -74,3 +76,18 @@ def large(characters: int) -> str:
         if length > characters:
             return "\n".join(lines) + "\n"
         lines.append(statement)
+
+
+def bulk(characters: int) -> str:
+    """Return a data migration of this length, in statements of about 1,000 characters with ten rows each."""
+    head = "CREATE TABLE bulk (id integer, name text);\n"
+    parts = [head]
+    length = len(head)
+    for number in itertools.count():
+        rows = (f"({number * 10 + row:08d}, '{'the name of number ' * 4}{number:08d}')" for row in range(10))
+        statement = f"INSERT INTO bulk (id, name) VALUES {', '.join(rows)};\n"
+        length += len(statement)
+        if length > characters:
+            break
+        parts.append(statement)
+    return "".join(parts)

@@ -1,33 +1,68 @@
-"""Many migrations on an empty database: what is added to the server's own work."""
+"""Migrations on an empty database: what is added to the server's own work."""
 
 from __future__ import annotations
 
 import re
-import statistics
+import shutil
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import migrations
-from benchmarks.measure import Contestant, in_turns
-from benchmarks.report import Section, mb, ms, ratio
+from benchmarks.figures import median, ratio, slopes
+from benchmarks.measure import BenchmarkError, Contestant, in_turns
+from benchmarks.report import Section, exponent, mb, seconds, times
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from benchmarks.measure import Sample
+    from benchmarks.measure import Sample, Summary
+    from benchmarks.peers.tools import Peer
     from benchmarks.stage import Stage
+    from benchmarks.target import Target
 
-RUNS = 3
-FILES = 300
+    Command = Callable[[Target], Sample]
 
 OURS = "entrypoint migrate"
 AT_ONCE = "psql -1 -f (all in one transaction)"
 ONE_BY_ONE = "psql -f (a transaction for each file)"
 
-_PREFIX = re.compile(r"^\d{4}-\d\d-\d\d .*?LOG: {2}duration: ([\d.]+) ms {2}(?:statement: )?", re.MULTILINE)
-# In the file itself: no statement of ours names such a table.
-_FILE = re.compile(r"\borders_\d")
+
+class Scale(NamedTuple):
+    """How much of it."""
+
+    runs: int
+    """Of the cases with up to 300 files; the others run once."""
+    small: tuple[int, ...]
+    """Numbers of files of a line each."""
+    ordinary: int
+    """The number of files of a hundred lines each."""
+    bulk: int
+    """The characters of the one large file."""
+    limit: float
+    """Seconds for one run of a peer."""
+
+
+FULL = Scale(runs=3, small=(30, 300, 3_000), ordinary=300, bulk=200_000_000, limit=60)
+QUICK = Scale(runs=1, small=(3, 30), ordinary=3, bulk=2_000_000, limit=60)
+
+# Up to as many files, each contestant runs more than once, and the server's log is asked where the time went.
+_OFTEN = 300
+
+_LINE = re.compile(
+    r"^\d{4}-\d\d-\d\d .*?LOG: {2}duration: ([\d.]+) ms {2}(statement|parse|bind|execute)?", re.MULTILINE
+)
+# In the files' own statements: no ledger names such a table.
+_FILE = re.compile(r"\b(?:small|orders)_\d")
+
+
+class Case(NamedTuple):
+    """Migrations to apply."""
+
+    title: str
+    files: dict[str, str]
+    often: bool
+    """Whether it is quick enough to be run several times."""
 
 
 class ServerTime(NamedTuple):
@@ -35,111 +70,166 @@ class ServerTime(NamedTuple):
 
     files: float
     """Seconds in the migrations' statements."""
-    ours: float
+    others: float
     """Seconds in all other statements."""
     messages: int
-    """How many queries came: each is a round trip."""
+    """How many statements came: each is a round trip."""
     wall: float
 
 
-def measure(stage: Stage, runs: int) -> Section:
-    """Measure whole processes, each on an empty database; and once more each, with the server's account of it."""
-    files = migrations.ordinary(FILES)
-    folder = stage.folder(files)
-    psql = stage.psql
-    commands: dict[str, Callable[[str], Sample]] = {OURS: lambda url: stage.migrate(url, folder)}
-    missing = []
-    if psql is None:
-        missing.append("psql: not among the server's programs")
-    else:
-        at_once, one_by_one = _scripts(folder)
-        quiet = (psql, "-X", "-q", "-v", "ON_ERROR_STOP=1")
-        commands[AT_ONCE] = lambda url: stage.spawner.run([*quiet, "-1", "-f", at_once, url], {})
-        commands[ONE_BY_ONE] = lambda url: stage.spawner.run([*quiet, "-f", one_by_one, url], {})
+def measure(stage: Stage, scale: Scale) -> list[Section]:
+    """Measure whole processes, each on an empty database."""
+    sections = []
+    walls: dict[str, list[float]] = {}
+    for count in scale.small:
+        case = Case(f"{count:,} migrations of a line each", migrations.small(count), count <= _OFTEN)
+        section, summaries = _case(stage, scale, case)
+        sections.append(section)
+        for name, summary in summaries.items():
+            walls.setdefault(name, []).append(summary.wall)
+    lines = migrations.ordinary(scale.ordinary)
+    title = f"{scale.ordinary:,} migrations of {migrations.LINES} lines each ({_size(lines) / 1e6:.1f} MB)"
+    sections.append(_case(stage, scale, Case(title, lines, scale.ordinary <= _OFTEN))[0])
+    bulk = {"001_bulk.sql": migrations.bulk(scale.bulk)}
+    title = f"one migration of {_size(bulk) / 1e6:.0f} MB, in statements of 1,000 characters"
+    sections.append(_case(stage, scale, Case(title, bulk, often=False))[0])
+    sections.append(_growth(scale.small, walls))
+    return sections
 
-    server_cpu: dict[str, list[float]] = {name: [] for name in commands}
 
-    def contestant(name: str) -> Contestant:
-        def run() -> Sample:
-            with stage.database() as url:
-                before = stage.server_cpu()
-                sample = commands[name](url)
-                server_cpu[name].append(stage.server_cpu() - before)
-                return sample
+def _size(files: Mapping[str, str]) -> int:
+    return sum(map(len, files.values()))
 
-        return Contestant(name, run)
 
-    accounts = {name: _account(stage, command) for name, command in commands.items()}  # and warm up
-    summaries = in_turns([contestant(name) for name in commands], runs, warm_up=False)
-
-    size = sum(map(len, files.values()))
-    section = Section(
-        f"Pending: {FILES} migrations of {migrations.LINES} lines ({size / 1e6:.1f} MB) on an empty database "
-        f"(medians of {runs} runs in turns)",
-        ("", "wall", "for each", "overhead for each", "CPU", "server's CPU", "peak", "round trips for each"),
-        missing=missing,
-        values={name: {**summary._asdict(), "server": accounts[name]._asdict()} for name, summary in summaries.items()},
-    )
-    cpu = {name: summary.cpu + statistics.median(server_cpu[name]) for name, summary in summaries.items()}
-    for name, summary in summaries.items():
-        account = accounts[name]
-        overhead = summary.wall * (1 - account.files / account.wall)
-        section.rows.append(
-            (
-                name,
-                ms(summary.wall),
-                ms(summary.wall / FILES, 2),
-                ms(overhead / FILES, 2),
-                ms(summary.cpu),
-                ms(cpu[name] - summary.cpu),
-                mb(summary.peak),
-                f"{account.messages / FILES:.1f}",
-            )
-        )
-    section.notes += [
-        "overhead: all but what the server spent in the files' own statements. Its share is taken from one more run",
-        "of each, with log_min_duration_statement = 0. No fsync here, so a COMMIT is cheap.",
-        *_comparison("wall", {name: summary.wall for name, summary in summaries.items()}),
-        *_comparison("CPU, both sides'", cpu),
-        *(
-            f"server's account of {name}: {ms(account.files)} in files, {ms(account.ours)} in other statements, "
-            f"of {ms(account.wall)} (it logged meanwhile)"
-            for name, account in accounts.items()
-        ),
-    ]
+def _growth(counts: tuple[int, ...], walls: dict[str, list[float]]) -> Section:
+    """Put the cases with small files beside one another."""
+    columns = ("", *(column for count in counts for column in (f"{count:,} files", "exponent")))
+    section = Section("Pending: how the time grows with the number of migrations", columns)
+    for name, values in walls.items():
+        if len(values) == len(counts):
+            exponents = slopes(counts, values)
+            cells = [cell for pair in zip(map(seconds, values), map(exponent, exponents), strict=True) for cell in pair]
+            section.rows.append((name, *cells))
+            section.values[name] = {"files": counts, "wall": values, "exponents": exponents}
+    section.notes.append("The exponent k of time ~ files^k between one column and the one before; 1 is linear.")
     return section
 
 
-def _scripts(folder: Path) -> tuple[Path, Path]:
-    """Return two scripts for psql: all files one after another; and each between BEGIN and COMMIT."""
-    paths = sorted(folder.glob("*.sql"))
-    beside = folder.parent
-    at_once = beside / "at_once.sql"
-    at_once.write_text("".join(path.read_text() for path in paths))
-    one_by_one = beside / "one_by_one.sql"
-    one_by_one.write_text("".join(f"BEGIN;\n{path.read_text()}COMMIT;\n" for path in paths))
-    return at_once, one_by_one
+def _case(stage: Stage, scale: Scale, case: Case) -> tuple[Section, dict[str, Summary]]:
+    commands, folders, missing = _commands(stage, scale, case)
+    cpu: dict[str, list[float]] = {name: [] for name in commands}
+
+    def contestant(name: str) -> Contestant:
+        def run() -> Sample:
+            with stage.database() as target:
+                before = stage.server_cpu()
+                sample = commands[name](target)
+                cpu[name].append(stage.server_cpu() - before)
+                return sample
+
+        return Contestant(name, run, peer=name != OURS)
+
+    runs = scale.runs if case.often else 1
+    done = in_turns([contestant(name) for name in commands], runs, warm_up=False)
+    accounts = {name: _account(stage, commands[name]) for name in done.summaries} if case.often else {}
+    for folder in folders:
+        shutil.rmtree(folder)
+    missing += done.missing
+
+    files = len(case.files)
+    section = Section(
+        f"Pending: {case.title}, on an empty database",
+        ("", "wall", f"{OURS} is", "each file", "CPU", "server's CPU", "beside the server", "peak", "round trips each"),
+        missing=missing,
+    )
+    ours = done.summaries[OURS]
+    for name, summary in sorted(done.summaries.items(), key=lambda item: item[1].wall):
+        server = median(cpu[name])
+        account = accounts.get(name)
+        walls = ratio(ours.wall, summary.wall)
+        section.rows.append(
+            (
+                name,
+                seconds(summary.wall),
+                times(walls),
+                seconds(summary.wall / files),
+                seconds(summary.cpu),
+                seconds(server),
+                seconds(max(0.0, summary.wall - server)),
+                mb(summary.peak),
+                "" if account is None else f"{account.messages / files:.1f}",
+            )
+        )
+        section.values[name] = {
+            **summary.values(),
+            "server_cpu": server,
+            "ours_of_it": {"wall": walls, "cpu": ratio(ours.cpu, summary.cpu)},
+            "server": None if account is None else account._asdict(),
+        }
+    for name, why in done.too_slow.items():
+        section.rows.append((name, str(why), *[""] * 7))
+        section.values[name] = {"more_than": why.limit}
+    section.notes += [
+        f"Medians of {runs} runs in turns." if runs > 1 else "One run of each, in turns.",
+        "CPU: of the process and its children. Beside the server: wall time less the CPU time of the server's",
+        "sessions.",
+        "No fsync here, so a COMMIT is cheap.",
+    ]
+    if accounts:
+        section.notes.append("Round trips: statements that the server logged in one more run.")
+    return section, done.summaries
 
 
-def _account(stage: Stage, command: Callable[[str], Sample]) -> ServerTime:
+def _commands(stage: Stage, scale: Scale, case: Case) -> tuple[dict[str, Command], list[Path], list[str]]:
+    """Return what is to be run for each contestant, the folders that were made for it, and who is missing."""
+    folder = stage.folder(case.files)
+    scripts = stage.empty_folder()
+    folders = [folder, scripts]
+    missing = stage.peers.missing
+    commands: dict[str, Command] = {OURS: lambda target: stage.migrate(target, folder)}
+    psql = stage.psql
+    if psql is None:
+        missing.append("psql: not among the server's programs")
+    else:
+        at_once, one_by_one = scripts / "at_once.sql", scripts / "one_by_one.sql"
+        at_once.write_text("".join(case.files.values()))
+        quiet = (psql, "-X", "-q", "-v", "ON_ERROR_STOP=1")
+        commands[AT_ONCE] = lambda target: stage.spawner.run(
+            [*quiet, "-1", "-f", at_once, target.url], {}, limit=scale.limit
+        )
+        if len(case.files) > 1:
+            one_by_one.write_text("".join(f"BEGIN;\n{text}COMMIT;\n" for text in case.files.values()))
+            commands[ONE_BY_ONE] = lambda target: stage.spawner.run(
+                [*quiet, "-f", one_by_one, target.url], {}, limit=scale.limit
+            )
+    for peer in stage.peers.present:
+        theirs = stage.empty_folder()
+        folders.append(theirs)
+        peer.write(theirs, case.files)
+
+        def run(target: Target, *, peer: Peer = peer, theirs: Path = theirs) -> Sample:
+            command = peer.command(theirs, target)
+            return stage.spawner.run(command.argv, command.env, limit=scale.limit)
+
+        commands[peer.name] = run
+    return commands, folders, missing
+
+
+def _account(stage: Stage, command: Command) -> ServerTime | None:
     """Run `command` on a database whose sessions log every statement with its duration, and add these up."""
     mark = stage.server.log_size()
-    with stage.database(log_min_duration_statement=0) as url:
-        wall = command(url).wall
+    with stage.database(log_min_duration_statement=0) as target:
+        try:
+            wall = command(target).wall
+        except BenchmarkError:
+            return None  # logging was too much for it
         time.sleep(0.3)  # The server's last lines.
         log = stage.server.log_text(mark)
-    found = list(_PREFIX.finditer(log))
+    found = list(_LINE.finditer(log))
     total = {True: 0.0, False: 0.0}
     for index, match in enumerate(found):
         end = found[index + 1].start() if index + 1 < len(found) else len(log)
         total[_FILE.search(log, match.end(), end) is not None] += float(match[1]) / 1000
-    return ServerTime(files=total[True], ours=total[False], messages=len(found), wall=wall)
-
-
-def _comparison(what: str, seconds: dict[str, float]) -> list[str]:
-    ours = seconds[OURS]
-    return [
-        f"{what}: {OURS} takes {ratio(ours, theirs)} of {name}, {(ours - theirs) / FILES * 1000:+.2f} ms for each"
-        for name, theirs in seconds.items()
-        if name != OURS
-    ]
+    # One message holds what is logged as parse, bind and execute.
+    messages = sum(match[2] not in {"parse", "bind"} for match in found)
+    return ServerTime(files=total[True], others=total[False], messages=messages, wall=wall)

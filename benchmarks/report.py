@@ -1,4 +1,4 @@
-"""Results as values, as a table for a person, and as JSON for the next comparison."""
+"""Results as values, as tables for a person, as Markdown for the documentation, and as JSON for the next comparison."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import datetime as dt
 import json
 import os
 import platform
+import shutil
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from benchmarks.stage import Stage
 
 RESULTS = Path(__file__).with_name("results")
@@ -19,15 +22,16 @@ RESULTS = Path(__file__).with_name("results")
 
 @dataclass
 class Section:
-    """One benchmark's result."""
+    """One table, with the figures behind it."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    """Sentences below the table."""
     missing: list[str] = field(default_factory=list)
     """What could not be measured here, and why."""
-    values: dict[str, object] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     """The figures behind the table, unrounded, and every sample."""
 
     def table(self) -> str:
@@ -44,37 +48,119 @@ class Section:
         text += [f"  {note}" for note in self.notes]
         return "\n".join(text).rstrip() + "\n"
 
+    def markdown(self) -> str:
+        """Return it as a part of a page: a heading, the table, what is missing, the notes."""
+        lines = [f"### {self.title}", "", _row(self.columns), _row(["---", *["---:"] * (len(self.columns) - 1)])]
+        lines += [_row(row) for row in self.rows]
+        for what in self.missing:
+            lines += ["", f"Missing: {what}."]
+        if self.notes:
+            lines += ["", "\n".join(self.notes)]
+        return "\n".join(lines) + "\n"
 
-def ms(seconds: float, digits: int = 0) -> str:
-    """Return seconds as milliseconds."""
-    return f"{seconds * 1000:.{digits}f} ms"
+
+def _row(cells: Sequence[str]) -> str:
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return "| " + " | ".join(escaped) + " |"
 
 
-def mb(size: float) -> str:
+def seconds(value: float | None) -> str:
+    """Return a time as a person reads it: milliseconds below a second, `-` for none."""
+    if value is None:
+        return "-"
+    if value < 0.0995:
+        return f"{value * 1000:.1f} ms"
+    if value < 0.9995:
+        return f"{value * 1000:.0f} ms"
+    return f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
+
+
+def mb(size: float | None) -> str:
     """Return bytes as megabytes."""
-    return f"{size / 1e6:.1f} MB"
+    return "-" if size is None else f"{size / 1e6:.0f} MB"
 
 
-def ratio(value: float, reference: float) -> str:
-    """Return how many times the reference a value is."""
-    return f"{value / reference:.2f}x"
+def times(value: float | None) -> str:
+    """Return a ratio."""
+    return "-" if value is None else f"{value:.2f}x"
 
 
-def machine(stage: Stage) -> dict[str, object]:
-    """Return what the figures depend on."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True, check=False
-    )
+def exponent(value: float | None) -> str:
+    """Return the exponent of a growth."""
+    return "" if value is None else f"{value:+.2f}"
+
+
+def machine(stage: Stage, command: Sequence[str]) -> dict[str, Any]:
+    """Return what the figures depend on, and the command that led to them."""
     return {
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": git.stdout.strip() or None,
+        "command": " ".join(command),
+        "commit": _output("git", "describe", "--always", "--dirty"),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "load": os.getloadavg(),
+        "load_at_start": list(os.getloadavg()),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "postgresql": stage.server.version,
+        "postgresql": stage.postgresql,
+        "peers": stage.peers.versions(),
     }
+
+
+def headline(facts: Mapping[str, Any]) -> str:
+    """Return the machine's facts in a few lines."""
+    ends = facts.get("load_at_end")
+    load = f"load {facts['load_at_start'][0]:.1f} at the start" + (f", {ends[0]:.1f} at the end" if ends else "")
+    peers = ", ".join(f"{name} {version}" for name, version in facts["peers"].items()) or "none"
+    return (
+        f"{facts['command']}\n"
+        f"{facts['cores']} cores, {facts['cpu']}; {facts['system']}; {load}\n"
+        f"Python {facts['python']}; PostgreSQL {facts['postgresql']}; commit {facts['commit']}; {facts['at']}\n"
+        f"peers: {peers}\n"
+    )
+
+
+def markdown(facts: Mapping[str, Any], sections: Mapping[str, Sequence[Section]]) -> str:
+    """Return all tables as a part of a page."""
+    parts = ["```\n" + headline(facts) + "```\n"]
+    parts += [section.markdown() for group in sections.values() for section in group]
+    return "\n".join(parts)
+
+
+def write(path: Path, facts: Mapping[str, Any], sections: Mapping[str, Sequence[Section]]) -> None:
+    """Write everything as JSON."""
+    content = {
+        "machine": facts,
+        "scenarios": {name: [asdict(part) for part in group] for name, group in sections.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, list[Section]]]:
+    """Return what `write` has written: the facts and the sections."""
+    content = json.loads(path.read_text())
+    sections = {
+        name: [
+            Section(**{**part, "columns": tuple(part["columns"]), "rows": [tuple(row) for row in part["rows"]]})
+            for part in group
+        ]
+        for name, group in content["scenarios"].items()
+    }
+    return content["machine"], sections
+
+
+def default_path() -> Path:
+    """Return a new file under results/, by the time of day."""
+    return RESULTS / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.json"
+
+
+def _output(*argv: str) -> str | None:
+    """Return what a program prints, or None if there is no such program or it fails."""
+    program = shutil.which(argv[0])
+    if program is None:
+        return None
+    done = subprocess.run([program, *argv[1:]], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def _cpu() -> str:
@@ -83,12 +169,3 @@ def _cpu() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-
-
-def write(facts: dict[str, object], sections: dict[str, Section]) -> Path:
-    """Write everything into a file of its own under results/, and return its path."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.json"
-    content = {"machine": facts, **{name: asdict(section) for name, section in sections.items()}}
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return path

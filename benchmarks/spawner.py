@@ -3,36 +3,55 @@
 It is a process of its own because it is small: Linux counts the memory of whoever starts a program into the
 peak (`ru_maxrss`) of that program, so this one's, about 10 MB, is the least that can be measured.
 
-A line of JSON in, `{"argv", "env", "output"}`; a line out, `{"wall", "cpu", "peak", "code"}`: seconds, seconds of
-user and system time, bytes, exit code.
+A line of JSON in, `{"argv", "env", "output", "limit"}`; a line out, `{"began", "wall", "cpu", "peak", "code",
+"limited"}`: nanoseconds of CLOCK_MONOTONIC, seconds, seconds of user and system time of the program and of all
+descendants that were waited for, bytes, exit code, and whether it was ended for taking longer than `limit` seconds.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 
 OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
 
-def spawn(argv: list[str], env: dict[str, str], output: str) -> dict[str, float]:
-    """Run `argv` to its end; its stdout and stderr go to the file `output`."""
+
+def spawn(argv: list[str], env: dict[str, str], output: str, limit: float) -> dict[str, float]:
+    """Run `argv` to its end, or to the limit; its stdout and stderr go to the file `output`."""
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, output, OPEN_NEW, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    began = time.perf_counter()
-    pid = os.posix_spawn(argv[0], argv, env, file_actions=actions)
+    limited = False
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        nonlocal limited
+        limited = True
+        os.killpg(pid, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, end)
+    began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    # A group of its own, so that what it starts ends with it.
+    pid = os.posix_spawn(argv[0], argv, env, file_actions=actions, setpgroup=0)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     _, status, usage = os.wait4(pid, 0)
-    wall = time.perf_counter() - began
+    ended = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     return {
-        "wall": wall,
+        "began": began,
+        "wall": (ended - began) / 1e9,
         "cpu": usage.ru_utime + usage.ru_stime,
         "peak": usage.ru_maxrss * 1024,  # Linux counts in kilobytes
         "code": os.waitstatus_to_exitcode(status),
+        "limited": limited,
     }
 
 

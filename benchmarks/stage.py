@@ -7,15 +7,20 @@ import contextlib
 import itertools
 import os
 import shutil
+import subprocess
 import tempfile
 import time
+import tomllib
 import venv
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.measure import Spawner
-from demo.postgres import Server
+from benchmarks import application
+from benchmarks.measure import LIMIT, Spawner
+from benchmarks.peers import HOME, Peers
+from benchmarks.target import Target
+from demo.postgres import PREFERRED_VERSIONS, Server, family, installations, workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from benchmarks.measure import Sample
+    from demo.postgres import Installation
 
 ROOT = Path(__file__).parents[1]
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -33,31 +39,48 @@ DEPENDENCIES = (
     *("rich", "markdown-it-py", "mdurl", "pygments"),
 )
 
+# What pip makes of an entry in pyproject.toml.
 COMMAND = """\
 #!{python}
 import sys
-from entrypoint.__main__ import main
+from {module} import {function}
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit({function}())
 """
+
+# Who has to come over TLS and prove a password; the other user is trusted.
+SCRAM_USER = "scram"
+SCRAM_PASSWORD = "benchmark"  # noqa: S105 - of a server that lives for minutes
+HBA = (f"hostssl all {SCRAM_USER} 127.0.0.1/32 scram-sha-256",)
+
+SETTINGS: dict[str, str | int] = {
+    # For 100 replicas, each with two connections at the first moment.
+    "max_connections": 300,
+    # When the last migration was committed, to the microsecond.
+    "track_commit_timestamp": "on",
+}
+
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Stage:
     """Made once for a run of the benchmarks; a context manager that leaves nothing behind."""
 
-    def __init__(self) -> None:
-        """Start the server and install the program."""
+    def __init__(self, *, version: int | None = None, peers: Path = HOME) -> None:
+        """Start the server, of a `version` that knows TLS unless given, and install the program."""
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         try:
             self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
-            self.server = self._stack.enter_context(Server())
+            self.server, self.tls = self._start(version)
             self.spawner = self._stack.enter_context(Spawner(self.directory))
             self.python = self._install()
         except BaseException:
             self._stack.close()
             raise
         self.entrypoint = self.python.with_name("entrypoint")
+        self.application = application.build(self.directory)
+        self.peers = Peers(peers.absolute(), self.psql)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -68,6 +91,30 @@ class Stage:
     ) -> None:
         """Stop the server and remove all files."""
         self._stack.close()
+
+    # The server
+
+    def _start(self, version: int | None) -> tuple[Server, bool]:
+        """Start a server; return it, and whether it knows TLS."""
+        chosen = version or best_version()
+        settings: dict[str, str | int] = dict(SETTINGS)
+        hba: tuple[str, ...] = ()
+        certificate = _certificate() if chosen is not None and knows_tls(installations()[chosen]) else None
+        if certificate is not None:
+            settings |= {"ssl": "on", "ssl_cert_file": str(certificate[0]), "ssl_key_file": str(certificate[1])}
+            hba = HBA
+        server = self._stack.enter_context(Server(chosen, settings=settings, hba=hba))
+        with server.connect() as connection:
+            # The rights of a superuser: what one of the two has made is the other's, too.
+            connection.execute(f"CREATE ROLE {SCRAM_USER} SUPERUSER LOGIN PASSWORD '{SCRAM_PASSWORD}'".encode())
+        return server, certificate is not None
+
+    @property
+    def postgresql(self) -> str:
+        """Return the server's version to the last number."""
+        with self.server.connect() as connection:
+            row = connection.execute("SHOW server_version").fetchone()
+        return str(row[0]) if row else "?"
 
     @property
     def psql(self) -> Path | None:
@@ -84,37 +131,53 @@ class Stage:
         The postmaster waits for its children, so the kernel adds theirs up in its entry (proc(5): cutime, cstime).
         """
         time.sleep(0.2)  # A session ends a moment after its client.
-        stat = Path(f"/proc/{self.server.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(stat[13]) + int(stat[14])) / os.sysconf("SC_CLK_TCK")
+        return sum(_cpu_of(self.server.pid)[2:])
+
+    def server_cpu_now(self) -> float:
+        """Return the seconds of user and system time of the server and all its children, living and ended."""
+        return cpu_of_family(self.server.pid)
+
+    def target(self, name: str) -> Target:
+        """Return the way to a database over TCP, without TLS and without a password."""
+        return Target(name, self.server.port)
 
     @contextlib.contextmanager
-    def database(self, **settings: str | int) -> Iterator[str]:
-        """Make an empty database for a while, with `settings` for its sessions; return its URL."""
+    def database(self, **settings: str | int) -> Iterator[Target]:
+        """Make an empty database for a while, with `settings` for its sessions; return the way to it."""
         name = f"benchmark_{next(self._numbers)}"
         self.server.create_database(name)
         try:
             with self.server.connect() as connection:
                 for setting, value in settings.items():
                     connection.execute(f"ALTER DATABASE {name} SET {setting} = '{value}'".encode())
-            yield self.server.url(name)
+            yield self.target(name)
         finally:
             self.server.drop_database(name)
 
-    def folder(self, files: Mapping[str, str]) -> Path:
-        """Write migrations into a directory of their own."""
+    # Files and programs
+
+    def empty_folder(self) -> Path:
+        """Make a directory."""
         path = self.directory / f"migrations-{next(self._numbers)}"
         path.mkdir()
+        return path
+
+    def folder(self, files: Mapping[str, str]) -> Path:
+        """Write migrations into a directory of their own."""
+        path = self.empty_folder()
         for name, text in files.items():
             (path / name).write_text(text)
         return path
 
-    def environment(self, url: str, migrations: Path, **more: str) -> dict[str, str]:
+    def environment(self, target: Target, migrations: Path, **more: str) -> dict[str, str]:
         """Return the environment of a container with this program in it."""
-        return {"PATH": PATH, "DATABASE_URL": url, "MIGRATIONS_DIR": str(migrations), **more}
+        return {"PATH": PATH, "DATABASE_URL": target.url, "MIGRATIONS_DIR": str(migrations), **more}
 
-    def migrate(self, url: str, migrations: Path) -> Sample:
+    def migrate(self, target: Target, migrations: Path, *, limit: float = LIMIT) -> Sample:
         """Run `entrypoint migrate`."""
-        return self.spawner.run([self.entrypoint, "migrate"], self.environment(url, migrations))
+        timeout = str(round(limit * 1000))
+        environment = self.environment(target, migrations, MIGRATION_TIMEOUT_MS=timeout)
+        return self.spawner.run([self.entrypoint, "migrate"], environment, limit=limit)
 
     def _install(self) -> Path:
         """Copy the program and what it needs into a virtual environment of their own; return its Python.
@@ -138,6 +201,55 @@ class Stage:
         shutil.copytree(ROOT / "entrypoint", site_packages / "entrypoint", ignore=ignored)
         compileall.compile_dir(site_packages, quiet=2)
         command = python.with_name("entrypoint")
-        command.write_text(COMMAND.format(python=python))
+        scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+        module, _, function = scripts["entrypoint"].partition(":")
+        command.write_text(COMMAND.format(python=python, module=module, function=function))
         command.chmod(0o755)
         return python
+
+
+def knows_tls(found: Installation) -> bool:
+    """Return whether an installed PostgreSQL was built with TLS; the embedded one is not."""
+    program = found.bin / "pg_config"
+    if not program.exists():
+        return False
+    done = subprocess.run([program, "--configure"], capture_output=True, text=True, check=False)
+    return "--with-openssl" in done.stdout or "--with-ssl=openssl" in done.stdout
+
+
+def best_version() -> int | None:
+    """Return the version to measure with: one that knows TLS if there is any, so that one server serves all tables."""
+    here = installations()
+    return next((version for version in PREFERRED_VERSIONS if version in here and knows_tls(here[version])), None)
+
+
+def _certificate() -> tuple[Path, Path] | None:
+    """Make a certificate that nobody has signed, and its key; return both, or None without `openssl`."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        return None
+    work = workspace()
+    directory = work.path / "tls"
+    directory.mkdir(exist_ok=True)
+    certificate, key = directory / "server.crt", directory / "server.key"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], capture_output=True, check=True)
+    key.chmod(0o600)
+    for path in (directory, certificate, key):
+        work.owner.take(path)
+    return certificate, key
+
+
+def cpu_of_family(pid: int) -> float:
+    """Return the seconds of user and system time of a process and all its children, living and ended."""
+    return sum(sum(_cpu_of(member)) for member in family(pid))
+
+
+def _cpu_of(pid: int) -> tuple[float, float, float, float]:
+    """Return user and system time of a process, and of its children that have ended, in seconds; 0 if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0, 0, 0, 0
+    user, system, children_user, children_system = (int(ticks) / _TICKS for ticks in stat[11:15])
+    return user, system, children_user, children_system

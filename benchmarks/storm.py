@@ -6,10 +6,11 @@ import collections
 import os
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.measure import BenchmarkError
 from benchmarks.report import Section
+from benchmarks.target import Target
 from demo.postgres import Server
 
 if TYPE_CHECKING:
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
 
     from benchmarks.stage import Stage
 
-RUNS = 1
-REPLICAS = (10, 50, 100, 200)
+
+class Scale(NamedTuple):
+    """How much of it."""
+
+    runs: int
+    """One of each: the number of replicas is the series."""
+    replicas: tuple[int, ...]
+
+
+FULL = Scale(runs=1, replicas=(10, 50, 100, 200))
+QUICK = Scale(runs=1, replicas=(4,))
+
 MAX_CONNECTIONS = 20
 WORK = 10.0  # Seconds of migrations, so that all replicas are waiting at some time.
 
@@ -28,15 +39,14 @@ FILES = {
 }
 
 
-def measure(stage: Stage, runs: int) -> Section:
+def measure(stage: Stage, scale: Scale) -> list[Section]:
     """Start replicas at the same moment, cold and with pending migrations, and count what the server saw."""
-    del runs  # One of each: the number of replicas is the series.
     section = Section(
         f"Storm: replicas at once, max_connections = {MAX_CONNECTIONS}, {WORK:.0f} s of migrations",
         ("replicas", "last one up", "logins", "refused", "transactions", "each: logins", "transactions", "server CPU"),
     )
     folder = stage.folder(FILES)
-    for replicas in REPLICAS:
+    for replicas in scale.replicas:
         figures = _storm(stage, folder, replicas)
         section.values[str(replicas)] = figures
         section.rows.append(
@@ -55,14 +65,16 @@ def measure(stage: Stage, runs: int) -> Section:
         "All replicas reached their application, exactly one of them migrated; else this would have failed."
     )
     section.notes.append("Starting the processes takes most of the time: about 0.15 s of CPU for each.")
-    return section
+    return [section]
 
 
 def _storm(stage: Stage, folder: Path, replicas: int) -> dict[str, float]:
     settings: dict[str, str | int] = {"max_connections": MAX_CONNECTIONS, "log_connections": "on"}
     with Server(settings=settings) as server:
         server.create_database("storm")
-        env = stage.environment(server.url("storm"), folder, MIGRATION_LOCK_TIMEOUT_MS="300000", LOG_LEVEL="error")
+        env = stage.environment(
+            Target("storm", server.port), folder, MIGRATION_LOCK_TIMEOUT_MS="300000", LOG_LEVEL="error"
+        )
         mark, cpu = server.log_size(), _cpu(server)
         argv: list[str | Path] = [stage.entrypoint, "run", "--", "sh", "-c", "echo $ENTRYPOINT_OUTCOME"]
         began = time.monotonic()

@@ -11,18 +11,29 @@ from typing import TYPE_CHECKING, NamedTuple
 import psycopg
 
 from benchmarks.measure import BenchmarkError
-from benchmarks.report import Section, ms
+from benchmarks.report import Section, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from benchmarks.stage import Stage
+    from benchmarks.target import Target
 
-RUNS = 3
+
+class Scale(NamedTuple):
+    """How much of it."""
+
+    runs: int
+    long: float
+    """For how many seconds the long transaction stays open after the migration has begun."""
+
+
+FULL = Scale(runs=3, long=10.0)
+QUICK = Scale(runs=1, long=2.0)
+
 CLIENTS = 50
 PERIOD = 1.0  # Seconds between two queries of a client: all together ask CLIENTS / PERIOD times a second.
-LONG = 10.0  # Seconds for which the long transaction stays open after the migration has begun.
 CALM = 1.0  # Seconds of traffic before and after.
 ROWS = 100_000
 
@@ -39,25 +50,25 @@ class Run(NamedTuple):
     """Seconds until the migration was in."""
 
 
-def measure(stage: Stage, runs: int) -> Section:
+def measure(stage: Stage, scale: Scale) -> list[Section]:
     """Run the same migration in four ways, in turns, beside the same traffic and the same long transaction."""
     folder = stage.folder(FILES)
 
-    def entrypoint(lock_timeout_ms: str) -> Callable[[str], None]:
-        def run(url: str) -> None:
-            env = stage.environment(url, folder, MIGRATION_DDL_LOCK_TIMEOUT_MS=lock_timeout_ms)
+    def entrypoint(lock_timeout_ms: str) -> Callable[[Target], None]:
+        def run(target: Target) -> None:
+            env = stage.environment(target, folder, MIGRATION_DDL_LOCK_TIMEOUT_MS=lock_timeout_ms)
             stage.spawner.run([stage.entrypoint, "migrate"], env)
 
         return run
 
-    ways: dict[str, Callable[[str], None]] = {
+    ways: dict[str, Callable[[Target], None]] = {
         "entrypoint, lock time-out 500 ms": entrypoint("500"),
         "entrypoint, 5000 ms (the default)": entrypoint("5000"),
         "entrypoint, no lock time-out": entrypoint(NEVER_MS),
     }
     section = Section(
         f"Schema change under traffic: {CLIENTS} readers, {CLIENTS / PERIOD:.0f} queries a second in all, one "
-        f"transaction that stays open for {LONG:.0f} s, ALTER TABLE",
+        f"transaction that stays open for {scale.long:.0f} s, ALTER TABLE",
         ("migration by", "readers: median", "p99", "worst", "waited > 100 ms", "migration in after"),
     )
     psql = stage.psql
@@ -73,11 +84,11 @@ def measure(stage: Stage, runs: int) -> Section:
             "--file",
             folder / "001_note.sql",
         ]
-        ways["psql -f"] = lambda url: _nothing(stage.spawner.run([*argv, url], {"PATH": "/usr/bin:/bin"}))
+        ways["psql -f"] = lambda target: _nothing(stage.spawner.run([*argv, target.url], {"PATH": "/usr/bin:/bin"}))
     taken: dict[str, list[Run]] = {name: [] for name in ways}
-    for _ in range(runs):
+    for _ in range(scale.runs):
         for name, migrate in ways.items():
-            taken[name].append(_beside_traffic(stage, migrate))
+            taken[name].append(_beside_traffic(stage, migrate, scale.long))
     for name, results in taken.items():
         waits = sorted(wait for run in results for wait in run.waits)
         section.values[name] = {
@@ -87,26 +98,26 @@ def measure(stage: Stage, runs: int) -> Section:
         section.rows.append(
             (
                 name,
-                ms(statistics.median(waits), 1),
-                ms(waits[int(len(waits) * 0.99)]),
-                ms(waits[-1]),
+                seconds(statistics.median(waits)),
+                seconds(waits[int(len(waits) * 0.99)]),
+                seconds(waits[-1]),
                 f"{sum(wait > 0.1 for wait in waits) / len(waits):.0%}",
                 f"{statistics.median(run.migration for run in results):.1f} s",
             )
         )
     section.notes.append(
-        f"All queries of {runs} run(s) from the migration's begin to {CALM:.0f} s after its end, each from when it was "
+        f"All queries of {scale.runs} run(s) from the migration's begin to {CALM:.0f} s after its end, each from when it was "
         "due: a client that is kept waiting asks late, and what it asks late counts as waiting."
     )
-    return section
+    return [section]
 
 
 def _nothing(_: object) -> None:
     """Drop a result."""
 
 
-def _beside_traffic(stage: Stage, migrate: Callable[[str], None]) -> Run:
-    with stage.database() as url, psycopg.connect(url, autocommit=True) as owner:
+def _beside_traffic(stage: Stage, migrate: Callable[[Target], None], long: float) -> Run:
+    with stage.database() as target, psycopg.connect(target.url, autocommit=True) as owner:
         owner.execute(
             "CREATE TABLE orders AS SELECT i AS id, repeat('x', 100) AS filler FROM generate_series(1, %s) i".replace(
                 "%s", str(ROWS)
@@ -114,14 +125,14 @@ def _beside_traffic(stage: Stage, migrate: Callable[[str], None]) -> Run:
         )
         owner.execute("ALTER TABLE orders ADD PRIMARY KEY (id)")
         owner.execute("VACUUM ANALYZE orders")
-        with _readers(url) as waits, psycopg.connect(url, autocommit=True) as report:
+        with _readers(target.url) as waits, psycopg.connect(target.url, autocommit=True) as report:
             report.execute("BEGIN")
             report.execute("SELECT count(*) FROM orders")
             time.sleep(CALM)
-            end = threading.Timer(LONG, report.execute, ("COMMIT",))
+            end = threading.Timer(long, report.execute, ("COMMIT",))
             end.start()
             began = time.monotonic()
-            migrate(url)
+            migrate(target)
             migration = time.monotonic() - began
             end.join()
             time.sleep(CALM)

@@ -2,76 +2,156 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import migrations
-from benchmarks.measure import Contestant, in_turns
-from benchmarks.report import Section, ms, ratio
+from benchmarks.figures import ratio
+from benchmarks.measure import BenchmarkError, Contestant, in_turns
+from benchmarks.peers.tools import NotPossibleError
+from benchmarks.report import Section, mb, seconds, times
+from benchmarks.stage import SCRAM_PASSWORD, SCRAM_USER
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.measure import Sample
+    from benchmarks.peers.tools import Command
     from benchmarks.stage import Stage
+    from benchmarks.target import Target
 
-RUNS = 21
-FILES = 30
 
-_ASK = "import psycopg, sys; psycopg.connect(sys.argv[1]).execute('select 1').fetchone()"
+class Scale(NamedTuple):
+    """How much of it."""
 
-OURS = "entrypoint run -- true"
-DISABLED = "AUTO_MIGRATE=false entrypoint run -- true"
+    runs: int
+    files: int
+
+
+FULL = Scale(runs=21, files=30)
+QUICK = Scale(runs=1, files=3)
+
+OURS = "entrypoint run"
+DISABLED = "AUTO_MIGRATE=false entrypoint run"
 PYTHON = "python -I -c pass"
 PSYCOPG = "python -I: import psycopg; connect; select 1"
 PSQL = "psql -X -c 'select 1'"
-NOTHING = "true"
+NOTHING = "the application alone"
+
+_ASK = "import psycopg, sys; psycopg.connect(sys.argv[1]).execute('select 1').fetchone()"
+# Who takes longer than this runs in every third round.
+_SELDOM = 1.0
+# The kernel tells CPU time in small change; ratios of less than this mean nothing.
+_LEAST_CPU = 0.002
 
 
-def measure(stage: Stage, runs: int) -> Section:
-    """Measure from the start of the process to the end of an application that does nothing."""
-    folder = stage.folder(migrations.small(FILES))
-    with stage.database() as url:
-        stage.migrate(url, folder)
-        env = stage.environment(url, folder)
+def measure(stage: Stage, scale: Scale) -> list[Section]:
+    """Measure over each way to the database, everybody in turns."""
+    files = migrations.small(scale.files)
+    ours = stage.folder(files)
+    with stage.database() as target:
+        stage.migrate(target, ours)
+        peers, failures = _migrated(stage, files)
+        try:
+            ways = {"TCP without TLS": target}
+            if stage.tls:
+                ways["TCP with TLS and SCRAM"] = target.over_tls(SCRAM_USER, SCRAM_PASSWORD)
+            ways["a unix socket"] = target.over_socket(stage.server.directory)
+            sections: list[Section] = []
+            for way, there in ways.items():
+                section = _way(stage, scale, way, there, ours, peers)
+                section.missing += [*stage.peers.missing, *failures]
+                if not sections and not stage.tls:
+                    section.missing.append("TLS: no PostgreSQL built with it here, or no `openssl`")
+                sections.append(section)
+        finally:
+            for name in peers:
+                stage.server.drop_database(_database_of(name))
+    return sections
 
-        def contestant(name: str, *argv: str | Path, **more: str) -> Contestant:
-            def run() -> Sample:
-                return stage.spawner.run(argv, {**env, **more})
 
-            return Contestant(name, run)
+def _database_of(name: str) -> str:
+    return "peer_" + name.replace(" ", "_").replace("-", "_")
 
-        contestants = [
-            contestant(OURS, stage.entrypoint, "run", "--", "true"),
-            contestant(DISABLED, stage.entrypoint, "run", "--", "true", AUTO_MIGRATE="false"),
-            contestant(PSYCOPG, stage.python, "-I", "-c", _ASK, url),
-            contestant(PYTHON, stage.python, "-I", "-c", "pass"),
-            contestant(NOTHING, "/bin/true"),
-        ]
-        missing = []
-        if stage.psql is not None:
-            contestants.append(contestant(PSQL, stage.psql, "-X", "-A", "-t", "-c", "select 1", url))
+
+def _migrated(stage: Stage, files: dict[str, str]) -> tuple[dict[str, Path], list[str]]:
+    """Let each peer apply all files in a database of its own; return their folders, and what went wrong."""
+    folders = {}
+    failures = []
+    for peer in stage.peers.present:
+        folder = stage.empty_folder()
+        peer.write(folder, files)
+        name = _database_of(peer.name)
+        stage.server.create_database(name)
+        command = peer.command(folder, stage.target(name))
+        try:
+            stage.spawner.run(command.argv, command.env)
+        except BenchmarkError as error:
+            failures.append(f"{peer.name}: {error}")
+            stage.server.drop_database(name)
         else:
-            missing.append("psql: not among the server's programs")
-        summaries = in_turns(contestants, runs)
+            folders[peer.name] = folder
+    return folders, failures
 
-    ours = summaries[OURS]
+
+def _way(stage: Stage, scale: Scale, way: str, target: Target, folder: Path, peers: dict[str, Path]) -> Section:
+    env = stage.environment(target, folder)
+    missing = []
+
+    def contestant(name: str, *argv: str | Path, **more: str) -> Contestant:
+        def run() -> Sample:
+            return stage.spawner.run(argv, {**env, **more})
+
+        return Contestant(name, run)
+
+    def rival(name: str, command: Command) -> Contestant:
+        def run() -> Sample:
+            return stage.spawner.run(command.argv, command.env)
+
+        return Contestant(name, run, peer=True)
+
+    application = stage.application or "/bin/true"
+    contestants = [
+        contestant(OURS, stage.entrypoint, "run", "--", application),
+        contestant(DISABLED, stage.entrypoint, "run", "--", application, AUTO_MIGRATE="false"),
+        contestant(PSYCOPG, stage.python, "-I", "-c", _ASK, target.url),
+        contestant(PYTHON, stage.python, "-I", "-c", "pass"),
+        contestant(NOTHING, application),
+    ]
+    if stage.psql is None:
+        missing.append("psql: not among the server's programs")
+    else:
+        contestants.append(contestant(PSQL, stage.psql, "-X", "-A", "-t", "-c", "select 1", target.url))
+    for peer in stage.peers.present:
+        if peer.name in peers:
+            there = target.named(_database_of(peer.name))
+            try:
+                contestants.append(rival(peer.name, peer.command(peers[peer.name], there)))
+            except NotPossibleError as error:
+                missing.append(str(error))
+    done = in_turns(contestants, scale.runs, seldom_above=_SELDOM)
+    missing += [f"{name}: {why}" for name, why in done.failures.items()]  # too slow is as good as missing here
+
+    ours = done.summaries[OURS]
     section = Section(
-        f"Up to date: {FILES} applied files, nothing pending (medians of {runs} runs in turns)",
-        ("", "wall", "of it", "CPU", "of it", "peak"),
+        f"Up to date, over {way}: {scale.files} applied files, nothing pending",
+        ("", "runs", "wall", f"{OURS} is", "CPU", f"{OURS} is", "peak"),
         missing=missing,
-        values={name: summary._asdict() for name, summary in summaries.items()},
     )
-    for name, summary in sorted(summaries.items(), key=lambda item: -item[1].wall):
-        section.rows.append(
-            (
-                name,
-                ms(summary.wall, 1),
-                ratio(ours.wall, summary.wall),
-                ms(summary.cpu, 1),
-                # The kernel's clock for this is coarse: nothing at all is possible.
-                ratio(ours.cpu, summary.cpu) if summary.cpu > 0.002 else "-",
-                f"{summary.peak / 1e6:.0f} MB",
-            )
-        )
-    section.notes.append(f'"of it": how many times that {OURS!r} takes. Peaks below 11 MB are the measurement\'s own.')
+    for name, summary in sorted(done.summaries.items(), key=lambda item: -item[1].start):
+        walls = ratio(ours.start, summary.start)
+        cpus = ratio(ours.cpu, summary.cpu) if summary.cpu > _LEAST_CPU else None
+        row = (seconds(summary.start), times(walls), seconds(summary.cpu), times(cpus), mb(summary.peak))
+        section.rows.append((name, str(len(summary.samples)), *row))
+        section.values[name] = {
+            **summary.values(),
+            "start": summary.start,
+            "ours_of_it": {"wall": walls, "cpu": cpus},
+        }
+    section.notes += [
+        "Medians of runs in turns. Wall: from before the start of the process to "
+        + ("the application's first instruction;" if stage.application else "the end of the application `true`;"),
+        "of tools that do not become the application, to their own end, so without the shell that would start it.",
+        "CPU: user and system time of the process and its children, without the server's.",
+        f"\"{OURS} is\": how many times the line's time {OURS!r} takes. Peaks below 12 MB are the measurement's own.",
+    ]
     return section

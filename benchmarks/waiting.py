@@ -1,82 +1,160 @@
-"""A replica that waits while another migrates: how much memory it takes."""
+"""A replica that waits while another migrates: what it takes of the machine and of the server."""
 
 from __future__ import annotations
 
-import json
-import statistics
-import subprocess
+import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import migrations
+from benchmarks.crowd import Crowd, Gate, Replica, entrypoints, rivals, until
+from benchmarks.figures import median
 from benchmarks.measure import BenchmarkError
 from benchmarks.report import Section, mb
 
 if TYPE_CHECKING:
-    from benchmarks.stage import Stage
+    from collections.abc import Mapping
 
-RUNS = 1  # It hardly varies.
+    from benchmarks.peers.tools import Peer
+    from benchmarks.stage import Stage
+    from benchmarks.target import Target
+
+
+class Scale(NamedTuple):
+    """How much of it."""
+
+    runs: int
+    """Of the peaks of memory, which hardly vary."""
+    window: float
+    """Seconds for which a waiting replica is watched."""
+    cases: tuple[str, ...]
+    """Of which to measure the peak."""
+
+
+OURS = "entrypoint run"
 LIMIT = 60e6
 
-_HOLD = {"000_slow.sql": "SELECT pg_sleep(1);\n"}
-CASES = {
-    "30 small migrations pending": {**_HOLD, **migrations.small(30)},
-    "300 migrations of 100 lines pending": {**_HOLD, **migrations.ordinary(300)},
-    "one of 99,000 characters pending (the parser's most)": {**_HOLD, "001_large.sql": migrations.large(99_000)},
-    "one of 5 MB pending": {**_HOLD, "001_large.sql": migrations.large(5_000_000)},
+CASES: dict[str, Mapping[str, str]] = {
+    "30 small migrations pending": migrations.small(30),
+    "300 migrations of 100 lines pending": migrations.ordinary(300),
+    "one of 99,000 characters pending (the parser's most)": {"002_large.sql": migrations.large(99_000)},
+    "one of 5 MB pending": {"002_large.sql": migrations.large(5_000_000)},
 }
 
+FULL = Scale(runs=1, window=30, cases=tuple(CASES))
+QUICK = Scale(runs=1, window=2, cases=tuple(CASES)[:1])
 
-def measure(stage: Stage, runs: int) -> Section:
-    """Measure the most that a waiting process had at any time before its application's start."""
+_SLOW = {"001_slow.sql": f"{Gate.SQL}CREATE TABLE slow ();\n"}
+
+# What `%m [%p] %q%u@%d/%a ` makes of a statement; a message of the extended protocol is counted when it is executed.
+_STATEMENT = r"^\S+ \S+ \S+ \[(\d+)\] \w+@{database}/(.*?) LOG:  (?:statement|execute [^:]*): "
+
+
+def measure(stage: Stage, scale: Scale) -> list[Section]:
+    """Measure what waiting costs, and the most memory that a waiting process ever had."""
+    return [_cost(stage, scale), _memory(stage, scale)]
+
+
+class Cost(NamedTuple):
+    """What one waiting process took, for each minute."""
+
+    cpu: float
+    """Seconds."""
+    statements: float
+
+
+def _cost(stage: Stage, scale: Scale) -> Section:
     section = Section(
-        f"Waiting: the peak memory of a replica that waits ({'one run' if runs == 1 else f'medians of {runs} runs'})",
-        ("", "peak", f"of {LIMIT / 1e6:.0f} MB"),
+        f"Waiting: what one waiting replica takes, watched for {scale.window:g} s",
+        ("", "CPU for each minute", "statements for each minute"),
+        missing=stage.peers.missing,
+        notes=["Statements: as the server logged them. CPU: without the server's, told in steps of 10 ms."],
     )
-    for name, files in CASES.items():
-        folder = stage.folder(files)
-        peaks = []
-        for _ in range(runs):
-            with stage.database() as url:
-                peaks.append(_peak_while_waiting(stage, url, folder))
-        peak = statistics.median(peaks)
-        section.rows.append((name, mb(peak), f"{peak / LIMIT:.0%}"))
-        section.values[name] = peaks
+    with stage.database(log_statement="all") as target, entrypoints(stage, target, stage.folder(_SLOW)) as crowd:
+        cost = _watch(stage, target, crowd, scale.window)
+        if cost is None:
+            raise BenchmarkError(f"the second replica did not wait:\n{crowd.replicas[1].text()}")
+        _add(section, OURS, cost)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        watched = {peer.name: pool.submit(_watch_peer, stage, peer, scale.window) for peer in stage.peers.present}
+        for name, future in watched.items():
+            try:
+                _add(section, name, future.result())
+            except BenchmarkError as error:
+                section.missing.append(f"{name}: {error}")
     return section
 
 
-def _peak_while_waiting(stage: Stage, url: str, folder: Path) -> int:
-    """Start one replica, and a second one when the first has the lock; return the second's peak, in bytes."""
-    env = stage.environment(url, folder, MIGRATION_LOCK_TIMEOUT_MS="60000")
-    argv: list[str | Path] = [stage.entrypoint, "run", "--", "true"]
-    # Files, not pipes: a program whose log nobody reads would stop in the middle.
-    first, second = stage.directory / "leader.log", stage.directory / "waiter.log"
-    with first.open("wb") as output, subprocess.Popen(argv, env=env, stderr=output) as leader:
-        while leader.poll() is None and "lock.acquired" not in _events(first):
-            time.sleep(0.005)
-        with second.open("wb") as waiters, subprocess.Popen(argv, env=env, stderr=waiters) as waiter:
-            peak = 0
-            while waiter.poll() is None:
-                peak = _peak_of(waiter.pid, entrypoint=stage.entrypoint) or peak
-                time.sleep(0.005)
-    if not {"lock.waiting", "schema.waited"} <= set(_events(second)):
-        msg = f"the second replica did not wait:\n{second.read_text()}"
-        raise BenchmarkError(msg)
-    return peak
+def _add(section: Section, name: str, cost: Cost | str) -> None:
+    if isinstance(cost, str):
+        section.rows.append((name, cost, ""))
+        section.values[name] = cost
+    else:
+        section.rows.append((name, f"{cost.cpu:.2f} s", f"{cost.statements:.0f}"))
+        section.values[name] = cost._asdict()
 
 
-def _events(log: Path) -> list[str]:
-    return [json.loads(line)["event"] for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def _watch_peer(stage: Stage, peer: Peer, window: float) -> Cost | str:
+    with stage.database(log_statement="all") as target, rivals(stage, target, peer, _SLOW) as crowd:
+        return _watch(stage, target, crowd, window)
 
 
-def _peak_of(pid: int, *, entrypoint: Path) -> int:
-    """Return the process's peak so far (VmHWM, which begins anew with exec), or 0 if it is the application by now."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return 0
-    if bytes(entrypoint) not in command:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+def _watch(stage: Stage, target: Target, crowd: Crowd, window: float) -> Cost | str:
+    """Start one, and a second one when the first is in the migration; watch the second one's waiting."""
+    with Gate(stage, target) as gate:
+        crowd.start()
+        until(gate.arrivals, 60, "the first at the gate")
+        time.sleep(4)  # after 3 s, the first opens one connection more
+        others = gate.backends()
+        # Ours may connect again; it is known by its name then.
+        names = {name for name in gate.names() if ":" in name}
+        waiter = crowd.start()
+        time.sleep(1)
+        crowd.calm(30)
+        if len(gate.arrivals()) > 1:
+            return "does not wait: it migrates, too"
+        mark, cpu, began = stage.server.log_size(), waiter.cpu(), time.monotonic()
+        time.sleep(window)
+        if not waiter.running:
+            return f"does not wait: it failed ({waiter.process.returncode})"
+        cpu, took = waiter.cpu() - cpu, time.monotonic() - began
+        statements = 0
+        pattern = re.compile(_STATEMENT.format(database=target.database), re.MULTILINE)
+        for found in pattern.finditer(stage.server.log_text(mark)):
+            statements += int(found[1]) not in others and found[2] not in names
+        return Cost(cpu / took * 60, statements / took * 60)
+
+
+def _memory(stage: Stage, scale: Scale) -> Section:
+    section = Section(
+        f"Waiting: the peak memory of a replica that waits ({'one run' if scale.runs == 1 else f'{scale.runs} runs'})",
+        ("", "peak", f"of {LIMIT / 1e6:.0f} MB"),
+    )
+    for name in scale.cases:
+        folder = stage.folder({**_SLOW, **CASES[name]})
+        peaks = []
+        for _ in range(scale.runs):
+            with stage.database() as target:
+                peaks.append(_peak(stage, target, folder))
+        section.rows.append((name, mb(median(peaks)), f"{median(peaks) / LIMIT:.0%}"))
+        section.values[name] = peaks
+    section.notes.append("The most (VmHWM) that the process had at any time before it has waited for 3 s.")
+    return section
+
+
+def _peak(stage: Stage, target: Target, folder: Path) -> int:
+    """Start one replica, and a second one when the first has come to the gate; return the second's peak, in bytes."""
+    with Gate(stage, target) as gate, entrypoints(stage, target, folder) as crowd:
+        crowd.start()
+        until(gate.arrivals, 60, "the first at the gate")
+        waiter = crowd.start()
+        until(lambda: "lock.waiting" in waiter.events(), 60, "the second one waiting")
+        time.sleep(3)
+        return _peak_of(waiter)
+
+
+def _peak_of(replica: Replica) -> int:
+    lines = Path(f"/proc/{replica.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

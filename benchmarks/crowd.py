@@ -1,0 +1,259 @@
+"""Several processes at once, and a gate in a migration that they all come to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from benchmarks import application
+from benchmarks.measure import BenchmarkError
+from benchmarks.stage import cpu_of_family
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any, LiteralString, Self
+
+    from benchmarks.peers.tools import Peer
+    from benchmarks.stage import Stage
+    from benchmarks.target import Target
+
+T = TypeVar("T")
+
+# Time-outs that no benchmark comes to.
+PATIENT = {
+    "MIGRATION_LOCK_TIMEOUT_MS": "600000",
+    "MIGRATION_TIMEOUT_MS": "600000",
+    "MIGRATION_DDL_LOCK_TIMEOUT_MS": "600000",
+}
+
+
+def until(condition: Callable[[], T | None], timeout: float, what: str) -> T:
+    """Poll `condition` until it returns something true, and return that. Raises BenchmarkError after `timeout` s."""
+    found = within(condition, timeout)
+    if not found:
+        raise BenchmarkError(f"not within {timeout:g} s: {what}")
+    return found
+
+
+def within(condition: Callable[[], T], timeout: float) -> T:
+    """Poll `condition` until it returns something true, or `timeout` seconds are over; return the last answer."""
+    deadline = time.monotonic() + timeout
+    while True:
+        late = time.monotonic() > deadline  # read first: what became true at the last moment counts
+        found = condition()
+        if found or late:
+            return found
+        time.sleep(0.01)
+
+
+class Replica:
+    """A process with a session of its own; what it writes goes to a file."""
+
+    def __init__(self, argv: Sequence[str | Path], env: Mapping[str, str], output: Path) -> None:
+        """Start it."""
+        self.output = output
+        # A file, not a pipe: a program whose log nobody reads would stop in the middle.
+        with output.open("wb") as file:
+            self.process = subprocess.Popen(
+                argv,
+                env=env,
+                cwd=output.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def running(self) -> bool:
+        """Return whether it has not ended."""
+        return self.process.poll() is None
+
+    def text(self) -> str:
+        """Return what it has written so far."""
+        return self.output.read_text(errors="replace")
+
+    def events(self) -> list[str]:
+        """Return the events that entrypoint has logged so far, as JSON."""
+        lines = self.text().splitlines(keepends=True)
+        return [json.loads(line)["event"] for line in lines if line.startswith("{") and line.endswith("\n")]
+
+    def told(self) -> application.Told:
+        """Return what the application told. Raises BenchmarkError if it did not run."""
+        found = application.told(self.text())
+        if found is None:
+            raise BenchmarkError(f"no application:\n{self.text()[-2000:]}")
+        return found
+
+    def cpu(self) -> float:
+        """Return the seconds of user and system time of it and its children so far."""
+        return cpu_of_family(self.process.pid)
+
+    def kill(self) -> None:
+        """End it and all that it has started, as a container's end does; nobody can see it coming."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+
+class Crowd:
+    """Starts replicas of one command; a context manager of which nothing survives."""
+
+    def __init__(self, stage: Stage, argv: Sequence[str | Path], env: Mapping[str, str]) -> None:
+        """Take what all of them run."""
+        self._directory = stage.empty_folder()
+        self._argv = argv
+        self._env = env
+        self.replicas: list[Replica] = []
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Kill whoever is left."""
+        for replica in self.replicas:
+            replica.kill()
+
+    def start(self) -> Replica:
+        """Start one more."""
+        replica = Replica(self._argv, self._env, self._directory / f"{len(self.replicas)}.log")
+        self.replicas.append(replica)
+        return replica
+
+    @property
+    def waiting(self) -> list[Replica]:
+        """Return those entrypoints that have said that they wait."""
+        return [replica for replica in self.replicas if "lock.waiting" in replica.events()]
+
+    def calm(self, timeout: float) -> None:
+        """Wait until all have ended, or have come to rest: hardly any CPU time within a second."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            before = [(replica, replica.cpu()) for replica in self.replicas if replica.running]
+            time.sleep(1)
+            if all(replica.cpu() - cpu < 0.1 for replica, cpu in before):
+                return
+
+
+class Arrival(NamedTuple):
+    """A backend that waits at the gate."""
+
+    pid: int
+    since: float
+    """When its statement came, in seconds since 1970; of several sent at once, the first."""
+
+
+class Gate:
+    """A lock that a migration waits for, so that others can be watched meanwhile; in one database."""
+
+    SQL = "SELECT pg_advisory_xact_lock(4711);\n"
+    """The statement that waits at the gate."""
+
+    def __init__(self, stage: Stage, target: Target) -> None:
+        """Close the gate."""
+        self._stage = stage
+        self._database = target.database
+        self._lock = stage.server.connect(target.database)
+        self._lock.execute("SELECT pg_advisory_lock(4711)")
+        # In another database, so that what is asked here is not counted there.
+        self._outside = stage.server.connect()
+
+    def __enter__(self) -> Self:
+        """Return itself: it is closed already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Open it, and ask no more."""
+        self.open()
+        self._outside.close()
+
+    def open(self) -> None:
+        """Let everybody pass. May be called twice."""
+        self._lock.close()
+
+    def arrivals(self) -> list[Arrival]:
+        """Return who stands at the gate."""
+        rows = self.ask(
+            "SELECT pid, extract(epoch FROM query_start)::float8 FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted AND datname = %s ORDER BY query_start",
+            self._database,
+        )
+        return [Arrival(*row) for row in rows]
+
+    def newcomer(self, known: set[int]) -> Arrival | None:
+        """Return who stands at the gate and is not known."""
+        return next((arrival for arrival in self.arrivals() if arrival.pid not in known), None)
+
+    def backends(self) -> set[int]:
+        """Return all backends of clients of this database, the gate's included."""
+        return {row[0] for row in self.ask("SELECT pid FROM pg_stat_activity WHERE datname = %s", self._database)}
+
+    def names(self) -> set[str]:
+        """Return what these clients call themselves."""
+        rows = self.ask("SELECT DISTINCT application_name FROM pg_stat_activity WHERE datname = %s", self._database)
+        return {row[0] for row in rows}
+
+    def counts(self) -> tuple[int, int]:
+        """Return the transactions and sessions of this database so far, as far as the backends have reported them."""
+        counted = "SELECT xact_commit + xact_rollback, sessions FROM pg_stat_database WHERE datname = %s"
+        ((transactions, sessions),) = self.ask(counted, self._database)
+        return transactions, sessions
+
+    def end(self, pid: int) -> None:
+        """End a backend."""
+        self.ask("SELECT pg_terminate_backend(%s)", pid)
+
+    def committed(self, table: str) -> float | None:
+        """Return when a table's creation was committed, in seconds since 1970, or None if it was not.
+
+        This takes one more session in that database.
+        """
+        with self._stage.server.connect(self._database) as connection:
+            row = connection.execute(
+                "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM pg_class WHERE relname = %s",
+                (table,),
+            ).fetchone()
+        return row[0] if row else None
+
+    def ask(self, question: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
+        """Return the answer to a question about the whole server."""
+        return self._outside.execute(question, parameters).fetchall()
+
+
+@contextlib.contextmanager
+def rivals(stage: Stage, target: Target, peer: Peer, slow: Mapping[str, str]) -> Iterator[Crowd]:
+    """Return a crowd of a peer that has `slow` to apply, in a database where it has applied something before.
+
+    On an empty one, some get into each other's way where they create their tables.
+    """
+    applied = {"000_before.sql": "CREATE TABLE before ();\n"}
+    commands = []
+    for files in (applied, {**applied, **slow}):
+        folder = stage.empty_folder()
+        peer.write(folder, files)
+        commands.append(peer.command(folder, target))
+    stage.spawner.run(*commands[0])
+    with Crowd(stage, *commands[1]) as crowd:
+        yield crowd
+
+
+@contextlib.contextmanager
+def entrypoints(
+    stage: Stage, target: Target, folder: Path, *, app: Sequence[str | Path] = ("true",)
+) -> Iterator[Crowd]:
+    """Return a crowd of `entrypoint run -- app`."""
+    env = stage.environment(target, folder, LOG_FORMAT="json", **PATIENT)
+    with Crowd(stage, [stage.entrypoint, "run", "--", *app], env) as crowd:
+        yield crowd

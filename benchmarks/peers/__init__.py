@@ -1,0 +1,46 @@
+"""What people would use instead, to measure beside: `make bench-peers` installs it into benchmarks/.peers/."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.peers.tools import Alembic, Dbmate, Liquibase, NodePgMigrate, Peer, Sqitch, Yoyo
+
+HOME = Path(__file__).parents[1] / ".peers"
+# Written by the installation: the versions that are there, by package.
+RECORD = "installed.json"
+
+
+class Peers:
+    """All of them, whether they are installed or not."""
+
+    def __init__(self, home: Path = HOME, psql: Path | None = None) -> None:
+        """Look for them in `home`; `psql` is for those that run it."""
+        self.home = home
+        self.all: list[Peer] = [
+            Dbmate(home),
+            NodePgMigrate(home),
+            Yoyo(home),
+            Alembic(home),
+            Sqitch(home, psql),
+            Liquibase(home),
+        ]
+
+    @property
+    def present(self) -> list[Peer]:
+        """Return those that can be run."""
+        return [peer for peer in self.all if peer.missing() is None]
+
+    @property
+    def missing(self) -> list[str]:
+        """Return, for each that cannot be run, its name and why."""
+        return [reason for peer in self.all if (reason := peer.missing()) is not None]
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of what is installed, as the installation has recorded them."""
+        record = self.home / RECORD
+        if not record.exists():
+            return {}
+        versions: dict[str, str] = json.loads(record.read_text())
+        return {peer.package: versions.get(peer.package, "?") for peer in self.present}

@@ -1,0 +1,94 @@
+"""Install the peers, each through the client of the registry that carries it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import venv
+from typing import TYPE_CHECKING
+
+from benchmarks.peers import RECORD
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+# `pg` is node-pg-migrate's driver. Liquibase's package brings its jars, and the PostgreSQL driver among them.
+NPM = {"dbmate": "2.36.0", "node-pg-migrate": "9.0.0", "pg": "8.23.1", "liquibase": "4.28.1"}
+PIP = {"yoyo-migrations": "9.0.0", "alembic": "1.20.1", "SQLAlchemy": "2.1.9", "psycopg[binary]": "3.3.9"}
+# Debian's release says which version; without the second package sqitch cannot reach PostgreSQL.
+APT = ("sqitch", "libdbd-pg-perl")
+
+
+class InstallationError(Exception):
+    """A peer could not be installed; the message says which and why."""
+
+
+def install(home: Path) -> list[str]:
+    """Install what can be installed into `home`; return what could not, and why."""
+    home.mkdir(parents=True, exist_ok=True)
+    versions: dict[str, str] = {}
+    problems = []
+    for step in (_npm, _pip, _sqitch):
+        try:
+            versions |= step(home)
+        except InstallationError as error:
+            problems.append(str(error))
+    (home / RECORD).write_text(json.dumps(versions, indent=1) + "\n")
+    return problems
+
+
+def _npm(home: Path) -> dict[str, str]:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise InstallationError(f"no `npm` here, so without {', '.join(NPM)}")
+    packages = [f"{name}@{version}" for name, version in NPM.items()]
+    # None of them needs a script of its own to be installed.
+    _run([npm, "install", "--prefix", home, "--ignore-scripts", "--no-audit", "--no-fund", *packages])
+    return dict(NPM)
+
+
+def _pip(home: Path) -> dict[str, str]:
+    place = home / "venv"
+    # Without pip and setuptools in it, which would put a file into every start of Python.
+    venv.EnvBuilder(symlinks=True, with_pip=False, clear=True).create(place)
+    packages = [f"{name}=={version}" for name, version in PIP.items()]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        place / "bin" / "python",
+        "--disable-pip-version-check",
+    ]
+    _run([*pip, "install", "--quiet", *packages])
+    return dict(PIP)
+
+
+def _sqitch(home: Path) -> dict[str, str]:
+    program = shutil.which("sqitch")
+    if program is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        _run(["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *APT], environment)
+        program = shutil.which("sqitch")
+    if program is None:
+        raise InstallationError(f"no `sqitch` here; on Debian, as root: apt-get install {' '.join(APT)}")
+    link = home / "bin" / "sqitch"
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(program)
+    # It says: sqitch (App::Sqitch) v1.3.1.
+    return {"sqitch": _run([program, "--version"]).split()[-1].removeprefix("v")}
+
+
+def _run(argv: Sequence[str | Path], env: dict[str, str] | None = None) -> str:
+    """Run a program to its good end; return what it printed."""
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        command = shlex.join(os.fspath(word) for word in argv)
+        raise InstallationError(f"{command} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")
+    return done.stdout

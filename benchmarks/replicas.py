@@ -1,0 +1,229 @@
+"""Replicas that start together: how soon after the last commit all are up, and what the server sees of them."""
+
+from __future__ import annotations
+
+import collections
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks import migrations
+from benchmarks.crowd import Crowd, Gate, entrypoints, until, within
+from benchmarks.figures import median, slopes
+from benchmarks.measure import BenchmarkError
+from benchmarks.report import Section, exponent, seconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.peers.tools import Peer
+    from benchmarks.stage import Stage
+    from benchmarks.target import Target
+
+
+class Scale(NamedTuple):
+    """How much of it."""
+
+    runs: int
+    replicas: tuple[int, ...]
+    window: float
+    """Seconds for which all are watched while they wait."""
+    peers: int
+    """How many replicas of a peer."""
+    limit: float
+    """Seconds in which the peers' replicas must end after the last commit."""
+
+
+FULL = Scale(runs=3, replicas=(2, 10, 30, 100), window=5, peers=10, limit=30)
+QUICK = Scale(runs=1, replicas=(2, 4), window=1, peers=2, limit=30)
+
+OURS = "entrypoint run"
+
+# The last one is still at the gate when all have come.
+_TABLE = "behind_the_gate"
+FILES = {**migrations.small(5), "006_gate.sql": f"{Gate.SQL}CREATE TABLE {_TABLE} ();\n"}
+
+
+class Figures(NamedTuple):
+    """One run."""
+
+    last: float
+    """Seconds from the last commit to the last application's first instruction."""
+    middle: float
+    """The same for the median of the applications."""
+    transactions: float
+    sessions: float
+    """From the first start to the last end."""
+    looks: float
+    """Transactions for each replica and second while all of them wait."""
+    server: float
+    """Seconds of the server's CPU for each second meanwhile."""
+
+
+def measure(stage: Stage, scale: Scale) -> list[Section]:
+    """Measure growing numbers of replicas of ours, and some of each peer."""
+    return [_ours(stage, scale), _peers(stage, scale)]
+
+
+def _ours(stage: Stage, scale: Scale) -> Section:
+    section = Section(
+        f"Replicas: cold starts at once, until all wait for one ({'median of ' if scale.runs > 1 else ''}"
+        f"{scale.runs} run{'s' * (scale.runs > 1)} each)",
+        (
+            "replicas",
+            "last commit to last application",
+            "exponent",
+            "to the median one",
+            "transactions",
+            "exponent",
+            "sessions",
+            "exponent",
+            "while waiting: transactions for each and s",
+            "server's CPU",
+            "exponent",
+        ),
+    )
+    if stage.application is None:
+        section.missing.append("all of it: no C compiler for the application that tells its time")
+        return section
+    folder = stage.folder(FILES)
+    series = [[_once(stage, folder, count, scale.window) for _ in range(scale.runs)] for count in scale.replicas]
+    columns = {name: [median([getattr(run, name) for run in runs]) for runs in series] for name in Figures._fields}
+    growth = {name: slopes(scale.replicas, values) for name, values in columns.items()}
+    for index, count in enumerate(scale.replicas):
+        value = {name: values[index] for name, values in columns.items()}
+        power = {name: exponent(exponents[index]) for name, exponents in growth.items()}
+        section.rows.append(
+            (
+                str(count),
+                seconds(value["last"]),
+                power["last"],
+                seconds(value["middle"]),
+                f"{value['transactions']:.0f}",
+                power["transactions"],
+                f"{value['sessions']:.0f}",
+                power["sessions"],
+                f"{value['looks']:.1f}",
+                f"{value['server']:.1%}",
+                power["server"],
+            )
+        )
+        runs = [run._asdict() for run in series[index]]
+        section.values[str(count)] = {"runs": runs, "exponents": {name: growth[name][index] for name in growth}}
+    section.notes += [
+        "Exactly one replica migrated in each run and all others waited; else this would have failed.",
+        "Last commit: the server's commit timestamp. Application: its own clock at its first instruction.",
+        "Transactions and sessions: as the server counted them, from the first start to the last end; the holder's",
+        "are in them, and two sessions of the measurement's own. While waiting: for as long as",
+        f"{scale.window:g} s in which all wait. Server's CPU: of one core.",
+    ]
+    return section
+
+
+def _once(stage: Stage, folder: Path, count: int, window: float) -> Figures:
+    """Start `count` replicas, let them all wait, and open the gate."""
+    with (
+        stage.database() as target,
+        Gate(stage, target) as gate,
+        entrypoints(stage, target, folder, app=[stage.application or "true"]) as crowd,
+    ):
+        for _ in range(count):
+            crowd.start()
+        until(gate.arrivals, 120, "a migration at the gate")
+        until(lambda: len(crowd.waiting) == count - 1, 120, "all others waiting")
+        time.sleep(2.5)  # a backend reports at most once a second, when it is asked something
+        (before, _), cpu, began = gate.counts(), stage.server_cpu_now(), time.monotonic()
+        time.sleep(window)
+        (after, _), spent, took = gate.counts(), stage.server_cpu_now() - cpu, time.monotonic() - began
+        gate.open()
+        for replica in crowd.replicas:
+            replica.process.wait(120)
+        committed = gate.committed(_TABLE)
+        told = [replica.told() for replica in crowd.replicas]
+        outcomes = collections.Counter(each.outcome for each in told)
+        if outcomes != {"migrated": 1, "waited": count - 1} or committed is None:
+            raise BenchmarkError(f"{count} replicas: {dict(outcomes)}")
+        delays = [each.realtime / 1e9 - committed for each in told]
+        time.sleep(0.5)  # backends report when they end
+        transactions, sessions = gate.counts()
+        return Figures(
+            last=max(delays),
+            middle=median(delays),
+            transactions=transactions,
+            sessions=sessions,
+            looks=(after - before) / took / count,
+            server=spent / took,
+        )
+
+
+def _peers(stage: Stage, scale: Scale) -> Section:
+    """Start some replicas of each tool in the same way, and see what becomes of them."""
+    section = Section(
+        f"Replicas: {scale.peers} cold starts of each tool at once",
+        ("", "in the migration at once", "ended well", "failed", "did not end", "last commit to the last good end"),
+        missing=stage.peers.missing,
+        notes=[
+            f'"Did not end": within {scale.limit:g} s of the commit. A failed start is one that a platform repeats.',
+            "The good end: of the process, as polled; for entrypoint, of the application.",
+        ],
+    )
+    ours = stage.folder(FILES)
+    with stage.database() as target, entrypoints(stage, target, ours, app=["true"]) as crowd:
+        _add(section, OURS, _together(stage, target, crowd, scale))
+    for peer in stage.peers.present:
+        with stage.database() as target, _crowd_of(stage, peer, target) as crowd:
+            try:
+                _add(section, peer.name, _together(stage, target, crowd, scale))
+            except BenchmarkError as error:
+                section.missing.append(f"{peer.name}: {error}")
+    return section
+
+
+def _crowd_of(stage: Stage, peer: Peer, target: Target) -> Crowd:
+    folder = stage.empty_folder()
+    peer.write(folder, FILES)
+    command = peer.command(folder, target)
+    return Crowd(stage, command.argv, command.env)
+
+
+class Fate(NamedTuple):
+    """What became of replicas that started together."""
+
+    inside: int
+    good: int
+    failed: int
+    hanging: int
+    last: float | None
+
+
+def _together(stage: Stage, target: Target, crowd: Crowd, scale: Scale) -> Fate:
+    with Gate(stage, target) as gate:
+        for _ in range(scale.peers):
+            crowd.start()
+        until(gate.arrivals, 60, "a migration at the gate")
+        crowd.calm(60)
+        inside = len(gate.arrivals())
+        gate.open()
+        ends: dict[int, float] = {}
+
+        def all_ended() -> bool:
+            for number, replica in enumerate(crowd.replicas):
+                if number not in ends and not replica.running:
+                    ends[number] = time.time()
+            return len(ends) == len(crowd.replicas)
+
+        within(all_ended, scale.limit)
+        committed = gate.committed(_TABLE)
+    good = [number for number in ends if crowd.replicas[number].process.returncode == 0]
+    last = max((ends[number] for number in good), default=None)
+    return Fate(
+        inside,
+        len(good),
+        len(ends) - len(good),
+        len(crowd.replicas) - len(ends),
+        None if last is None or committed is None else last - committed,
+    )
+
+
+def _add(section: Section, name: str, fate: Fate) -> None:
+    section.rows.append((name, *map(str, fate[:4]), seconds(fate.last)))
+    section.values[name] = fate._asdict()

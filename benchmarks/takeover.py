@@ -1,0 +1,207 @@
+"""The holder of the lock is killed: how soon the next one goes on."""
+
+from __future__ import annotations
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.crowd import Crowd, Gate, Replica, entrypoints, rivals, until, within
+from benchmarks.figures import median, percentile
+from benchmarks.measure import BenchmarkError
+from benchmarks.report import Section, seconds
+
+if TYPE_CHECKING:
+    from benchmarks.peers.tools import Peer
+    from benchmarks.stage import Stage
+
+
+class Scale(NamedTuple):
+    """How much of it."""
+
+    runs: int
+    before: float
+    """Seconds for which a peer's second process is watched before the first one is killed."""
+    limit: float
+    """Seconds for which it is watched after that, and again after the end of the killed one's statement."""
+
+
+FULL = Scale(runs=50, before=10, limit=30)
+QUICK = Scale(runs=2, before=2, limit=5)
+
+OURS = "entrypoint run"
+EARLIER = "the earlier system (by its construction, not run)"
+
+FILES = {"001_slow.sql": f"{Gate.SQL}CREATE TABLE slow ();\n"}
+BESIDE = "migrates at the same time"
+_RESTART = 1.0  # Seconds after which a platform starts a failed container again.
+
+
+def measure(stage: Stage, scale: Scale) -> list[Section]:
+    """Measure ours again and again, and watch each peer once."""
+    return [_ours(stage, scale), _peers(stage, scale)]
+
+
+def _ours(stage: Stage, scale: Scale) -> Section:
+    times = _takeovers(stage, scale.runs)
+    return Section(
+        f"Takeover: from SIGKILL of the holder to the successor's first statement of the migration ({scale.runs} runs)",
+        ("", "least", "median", "95 %", "most"),
+        rows=[
+            (OURS, *map(seconds, (min(times), median(times), percentile(times, 95), max(times)))),
+            (EARLIER, *["600 s"] * 4),
+        ],
+        values={OURS: times},
+        notes=[
+            "The holder is killed, with all that it started, while its migration waits in the server, at a random",
+            "moment of the waiter's pause. Both clocks are this machine's: ours before the signal, and the server's",
+            "when the migration's text came from the successor.",
+        ],
+    )
+
+
+def _waits(replica: Replica) -> bool:
+    return "lock.waiting" in replica.events()
+
+
+def _takeovers(stage: Stage, runs: int) -> list[float]:
+    """Kill one holder after another; each waiter becomes the next holder. Return the seconds that each took."""
+    times = []
+    with (
+        stage.database() as target,
+        Gate(stage, target) as gate,
+        entrypoints(stage, target, stage.folder(FILES)) as crowd,
+    ):
+        holder = crowd.start()
+        until(gate.arrivals, 60, "the first holder at the gate")
+        for _ in range(runs):
+            successor = crowd.start()
+            until(partial(_waits, successor), 60, "a waiter")
+            time.sleep(random.uniform(0.3, 1.3))  # it looks every 0.25 to 1 s
+            known = {arrival.pid for arrival in gate.arrivals()}
+            killed = time.time()
+            holder.kill()
+            arrival = until(partial(gate.newcomer, known), 60, "the successor at the gate")
+            times.append(arrival.since - killed)
+            holder = successor
+        gate.open()
+        if holder.process.wait(60) != 0:
+            raise BenchmarkError(f"the last successor failed:\n{holder.text()[-2000:]}")
+    return times
+
+
+def _peers(stage: Stage, scale: Scale) -> Section:
+    section = Section(
+        "Takeover: what other tools do when the holder is killed in the middle of a slow migration (one run each)",
+        ("", "a second start meanwhile", "goes on while the statement runs", "goes on after its end", "starts needed"),
+        missing=stage.peers.missing,
+        notes=[
+            "A killed client's statement goes on in the server, unless that asks whether the client is there. Beside",
+            f"that, a second start is repeated {_RESTART:g} s after each failure, as a platform would. Each is watched",
+            f"for {scale.limit:g} s while the statement runs, and for as long after its end. Who goes on before that",
+            "runs the same migration beside it.",
+        ],
+    )
+    # They wait nearly all the time, so they can do so at the same time.
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        watched = {peer.name: pool.submit(_watch, stage, peer, scale) for peer in stage.peers.present}
+        for name, future in watched.items():
+            try:
+                seen = future.result()
+            except BenchmarkError as error:
+                section.missing.append(f"{name}: {error}")
+                continue
+            section.rows.append((name, *_cells(seen, scale.limit)))
+            section.values[name] = seen._asdict()
+    return section
+
+
+class Seen(NamedTuple):
+    """What was seen of one peer."""
+
+    meanwhile: str
+    during: float | None
+    """Seconds from the kill until a successor was in the migration, if its predecessor's statement did not end."""
+    after: float | None
+    """Seconds from the end of that statement."""
+    starts: int
+    """Of the second process, until it went on or nothing more came of it."""
+    output: str
+    """The last that it wrote."""
+
+
+def _cells(seen: Seen, limit: float) -> tuple[str, str, str, str]:
+    """Return a row of the table."""
+
+    def when(took: float | None) -> str:
+        return f"not within {limit:g} s" if took is None else f"after {seconds(took)}"
+
+    if seen.meanwhile == BESIDE:
+        return seen.meanwhile, "", "", ""
+    after = when(seen.after) if seen.during is None else ""
+    return seen.meanwhile, when(seen.during), after, str(seen.starts)
+
+
+class Restarted:
+    """The second container: started again after each failure."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        """Start it."""
+        self._crowd = crowd
+        self.current: Replica = crowd.start()
+        self.starts = 1
+        self.last_words = ""
+        self._ended: float | None = None
+
+    def attend(self) -> None:
+        """Start it again if it has failed for long enough."""
+        if self.current.running:
+            return
+        now = time.monotonic()
+        if self._ended is None:
+            self._ended = now
+            self.last_words = self.current.text()[-300:]
+        elif now - self._ended > _RESTART and self.current.process.returncode != 0:
+            self.current, self._ended = self._crowd.start(), None
+            self.starts += 1
+
+
+def _watch(stage: Stage, peer: Peer, scale: Scale) -> Seen:
+    with stage.database() as target, Gate(stage, target) as gate, rivals(stage, target, peer, FILES) as crowd:
+        holder = crowd.start()
+        first = until(gate.arrivals, 60, "the first at the gate")[0].pid
+        second = Restarted(crowd)
+
+        def newcomer() -> bool:
+            second.attend()
+            return gate.newcomer({first}) is not None
+
+        if not within(newcomer, scale.before):
+            crowd.calm(30)  # it may start slowly
+        if newcomer():
+            return Seen(BESIDE, None, None, second.starts, second.current.text()[-300:])
+        meanwhile = "waits" if second.starts == 1 and second.current.running else "fails"
+        holder.kill()
+        during = _awaited(gate, {first}, second, scale.limit)
+        after = None
+        if during is None:
+            # As if the statement had come to its end: its session finds nobody to answer to, and ends.
+            gate.end(first)
+            after = _awaited(gate, {first}, second, scale.limit)
+        words = second.last_words or second.current.text()[-300:]
+        return Seen(meanwhile, during, after, second.starts, words)
+
+
+def _awaited(gate: Gate, known: set[int], second: Restarted, limit: float) -> float | None:
+    """Return after how many seconds, from now, somebody new stands at the gate."""
+    began = time.time()
+
+    def arrived() -> float | None:
+        second.attend()
+        found = gate.newcomer(known)
+        return None if found is None else found.since
+
+    since = within(arrived, limit)
+    return None if since is None else max(0.0, since - began)

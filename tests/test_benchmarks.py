@@ -1,0 +1,81 @@
+"""The benchmarks themselves: that a run prints its tables, writes its file, and says what it could not measure."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = "entrypoint run"
+
+
+@pytest.fixture
+def peers(tmp_path: Path) -> Path:
+    """Return a place for peers where one is installed: a dbmate that does nothing, in a hundredth of a second."""
+    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    program = tmp_path / "peers" / "node_modules" / "@dbmate" / f"linux-{machine}" / "bin" / "dbmate"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\nexec sleep 0.01\n")
+    program.chmod(0o755)
+    (tmp_path / "peers" / "installed.json").write_text('{"dbmate": "0.0.1"}\n')
+    return tmp_path / "peers"
+
+
+def benchmarks(*options: str | Path) -> str:
+    command = [sys.executable, "-m", "benchmarks", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_quick_run_of_one_scenario(tmp_path: Path, peers: Path) -> None:
+    results, page = tmp_path / "run.json", tmp_path / "run.md"
+    output = benchmarks("--quick", "--only", "up_to_date", "--peers", peers, "--json", results, "--markdown", page)
+    found = json.loads(results.read_text())
+
+    assert list(found["scenarios"]) == ["up_to_date"]
+    assert found["machine"]["peers"] == {"dbmate": "0.0.1"}
+    assert "--quick --only up_to_date" in found["machine"]["command"]
+    assert len(found["machine"]["load_at_end"]) == 3
+
+    tables = found["scenarios"]["up_to_date"]
+    assert {"TCP without TLS", "a unix socket"} <= {_way(table) for table in tables}
+    for table in tables:
+        values = table["values"]
+        assert {OURS, "dbmate up", "python -I -c pass"} <= set(values)
+        for name, value in values.items():
+            assert len(value["samples"]) == 1
+            assert value["wall"] == value["samples"][0]["wall"]
+            # All ratios are to what ours took in the same run.
+            assert value["ours_of_it"]["wall"] == pytest.approx(values[OURS]["start"] / value["start"]), name
+        assert values["dbmate up"]["wall"] > 0.01
+        missing = " ".join(table["missing"])
+        assert "liquibase update: not installed (make bench-peers)" in missing
+        assert "dbmate" not in missing
+
+    assert "missing: yoyo apply: not installed" in output
+    assert f"{OURS}  " in output
+    assert "| dbmate up | 1 |" in page.read_text()
+
+
+def test_the_tables_can_be_had_again_from_the_file(tmp_path: Path) -> None:
+    results, page = tmp_path / "run.json", tmp_path / "run.md"
+    section = {"title": "T", "columns": ["", "a"], "rows": [["x", "1"]], "notes": [], "missing": [], "values": {}}
+    facts: dict[str, Any] = {
+        **dict.fromkeys(("command", "cores", "cpu", "system", "python", "postgresql", "commit", "at"), "?"),
+        "load_at_start": [0.5, 0, 0],
+        "peers": {},
+    }
+    results.write_text(json.dumps({"machine": facts, "scenarios": {"s": [section]}}))
+    benchmarks("--from", results, "--markdown", page)
+    assert "| x | 1 |" in page.read_text()
+
+
+def _way(table: dict[str, Any]) -> str:
+    return str(table["title"]).removeprefix("Up to date, over ").partition(":")[0]
