@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-import tomllib
 import venv
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -38,15 +37,6 @@ DEPENDENCIES = (
     *("psycopg", "psycopg-binary", "tenacity", "python-json-logger", "pgparse", "typing_extensions"),
     *("rich", "markdown-it-py", "mdurl", "pygments"),
 )
-
-# What pip makes of an entry in pyproject.toml.
-COMMAND = """\
-#!{python}
-import sys
-from {module} import {function}
-if __name__ == '__main__':
-    sys.exit({function}())
-"""
 
 # Who has to come over TLS and prove a password; the other user is trusted.
 SCRAM_USER = "scram"
@@ -201,9 +191,7 @@ class Stage:
         shutil.copytree(ROOT / "entrypoint", site_packages / "entrypoint", ignore=ignored)
         compileall.compile_dir(site_packages, quiet=2)
         command = python.with_name("entrypoint")
-        scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-        module, _, function = scripts["entrypoint"].partition(":")
-        command.write_text(COMMAND.format(python=python, module=module, function=function))
+        command.write_text((ROOT / "bin" / "entrypoint").read_text().replace("#!python", f"#!{python}", 1))
         command.chmod(0o755)
         return python
 

@@ -23,7 +23,20 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
-COMMANDS = ("run", "migrate", "status", "version", "wait", "check", "new", "backup")
+COMMANDS = (
+    "run",
+    "migrate",
+    "status",
+    "version",
+    "wait",
+    "check",
+    "new",
+    "backup",
+    "rollback",
+    "baseline",
+    "repair",
+    "unlock",
+)
 
 
 def error_of(run: Run, code: int) -> dict[str, Any]:
