@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 _SQL = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sql")
 
 # The names by which a migration can reach our objects. `schema_migrations` counts too: a script of the earlier
-# system may bring its own idea of the table's columns. In lower case: ignoring case is nine times as slow.
-_OURS = re.compile(
-    r"schema_migrations|migration_lock|migration_status|is_migration_locked|release_stale_migration_locks"
+# system may bring its own idea of the table's columns. In lower case, and no regular expression: in 200 MB of SQL that
+# would look for four seconds.
+_OURS = (
+    "schema_migrations",
+    "migration_lock",  # ... and is_migration_locked, acquire_migration_lock, release_migration_lock
+    "migration_status",
+    "release_stale_migration_locks",
 )
 
 _PLACEHOLDER = re.compile(r"\{(schema|schema_literal|lock_key|session_key)\}")
@@ -30,7 +34,8 @@ _PLACEHOLDER = re.compile(r"\{(schema|schema_literal|lock_key|session_key)\}")
 
 def mentions(text: str) -> bool:
     """Tell whether a migration's text names something of the bookkeeping, so that it may have replaced it."""
-    return _OURS.search(text.lower()) is not None
+    text = text.lower()
+    return any(name in text for name in _OURS)
 
 
 def ddl(place: Place) -> str:

@@ -125,7 +125,7 @@ class Trial:
         began = time.monotonic()
         self._assignment.board.activity = None
         try:
-            ended_in = transactional.execute(task, backend_pid, on_notice)
+            ended_in = transactional.execute(task, backend_pid, on_notice, whole=True)
         except Refused as refusal:
             if refusal.error.sqlstate == _UNSAFE_NEW_ENUM_VALUE and index:
                 raise NeedsCommitError(index) from refusal
