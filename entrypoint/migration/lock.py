@@ -282,7 +282,7 @@ class Lease:
     def _was_freed(self, deadline: Deadline) -> bool:
         self.worker.rollback(deadline)
         freed = (
-            f"SELECT FROM {self.place.table('migration_lock')} "
+            f"BEGIN; {self.as_role} SELECT FROM {self.place.table('migration_lock')} "
             f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NULL"
         )
         while not deadline.passed():
@@ -295,6 +295,8 @@ class Lease:
                     return False
             except ConnectionLostError:
                 return False
+            finally:
+                self.worker.rollback(deadline.within(1))
         return False
 
     def release(self) -> None:
