@@ -313,27 +313,14 @@ def test_a_blocker_with_parallel_workers_is_told_once(scene: Scene) -> None:
     database = scene.database
     database.execute("CREATE TABLE busy AS SELECT generate_series(1, 1000) AS a")
     eager = "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;"
-    workers = "SELECT count(*) FROM pg_stat_activity WHERE leader_pid = %s"
-    with (
-        at_work(database, f"{eager} SELECT count(*) FROM busy WHERE pg_sleep(60) IS NOT NULL") as leader,
-        database.connect() as waiting,
-        ThreadPoolExecutor(1) as threads,
-    ):
-        until(lambda: database.one(workers.replace("%s", str(leader))), 10, "parallel workers")
-        pid = waiting.info.backend_pid
-
-        def alter() -> None:
-            with contextlib.suppress(psycopg.errors.QueryCanceled):
-                waiting.execute("ALTER TABLE busy ADD COLUMN b integer")
-
-        queued = threads.submit(alter)
-        raw = f"SELECT pg_blocking_pids({pid})"
-        until(lambda: len(database.one(raw)) > 1, 10, "the same leader several times")
-        assert set(database.one(raw)) == {leader}
-        (found,) = blockers.read_blockers(texts(database.rows(blockers.blocking(pid))))
-        assert found.pid == leader
-        database.rows("SELECT pg_cancel_backend(%s)", [pid])
-        queued.result(20)
+    with at_work(database, f"{eager} SELECT count(*) FROM busy WHERE pg_sleep(60) IS NOT NULL") as leader:
+        until(lambda: database.one(f"SELECT count(*) FROM pg_stat_activity WHERE leader_pid = {leader}"), 10, "workers")
+        with at_work(database, "ALTER TABLE busy ADD COLUMN b integer") as pid:
+            raw = f"SELECT pg_blocking_pids({pid})"
+            until(lambda: len(database.one(raw)) > 1, 10, "the same leader several times")
+            assert set(database.one(raw)) == {leader}
+            (found,) = blockers.read_blockers(texts(database.rows(blockers.blocking(pid))))
+            assert found.pid == leader
 
 
 def test_what_we_may_not_see_is_told_as_that(database: Database) -> None:

@@ -289,7 +289,7 @@ class Lease:
         if not self._shown:
             return False
         freed = (
-            f"SELECT FROM {self.place.table('migration_lock')} "
+            f"BEGIN; {self.as_role} SELECT FROM {self.place.table('migration_lock')} "
             f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NULL"
         )
         while not deadline.passed():
@@ -302,6 +302,8 @@ class Lease:
                     return False
             except ConnectionLostError:
                 return False
+            finally:
+                self.worker.rollback(deadline.within(1))
         return False
 
     def release(self) -> None:
