@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,8 @@ ON_DEMAND = ("storm", "traffic")
 def main() -> int:
     """Return the exit code; slowness is not a failure."""
     arguments = _arguments()
+    # An orderly end, so that neither servers nor files stay behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if arguments.again:
         facts, sections = report.read(arguments.again)
     else:
