@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from kit.databases import Database
     from kit.processes import Record, Run
+    from kit.proxy import Proxy
 
 GOOD = {"001_good.sql": "CREATE TABLE good ();"}
 LAST = {"009_last.sql": "CREATE TABLE last ()"}
@@ -655,3 +656,39 @@ def test_what_is_committed_before_a_failure_stays(scene: Scene) -> None:
     assert scene.run().outcome == "failed"
     assert [scene.database.exists(name) for name in ("good", "b", "c", "last")] == [True, True, False, False]
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "failed")]
+
+
+# --- Large files ------------------------------------------------------------------------------------------
+
+# More than fits into one message.
+ROW = f"INSERT INTO big VALUES ('grün {'x' * 1000}');\n"
+LARGE = "CREATE TABLE big (t text);\nSET client_encoding = 'LATIN1';\n" + ROW * 2500
+
+
+def test_a_large_file_is_one_transaction_in_several_messages(scene: Scene, proxy: Proxy) -> None:
+    scene.write({"001_big.sql": LARGE})
+    scene.start("migrate", url=scene.database.url_at(proxy.port)).ok()
+    assert max(proxy.round_trips) >= 3 + 2
+    assert scene.database.one("SELECT count(*), min(left(t, 5)), max(left(t, 5)) FROM big") == (2500, "grün ", "grün ")
+    assert scene.database.one("SELECT count(DISTINCT xmin::text) FROM big") == 1
+    assert scene.ledger() == [(1, "completed")]
+
+
+def test_an_error_in_a_large_file_is_shown_in_its_place(scene: Scene) -> None:
+    scene.write({"001_big.sql": LARGE + "SELECT nonsense FROM big;\n" + ROW})
+    run = scene.start("migrate")
+    assert run.wait() == 70
+    (failed,) = run.logs("migration.failed")
+    assert failed["line"] == 2503
+    assert "001_big.sql:2503" in failed["message"]
+    assert "SELECT nonsense FROM big;" in failed["report"]
+    assert not scene.database.exists("big")
+
+
+def test_a_commit_that_is_hidden_in_a_large_file_is_betrayed(scene: Scene) -> None:
+    scene.database.execute(f"ALTER DATABASE {scene.database.name} SET standard_conforming_strings TO off")
+    scene.write({"001_big.sql": LARGE + "SELECT '\\''; COMMIT; SELECT ' AS a -- ';\n" + ROW * 1500})
+    run = scene.start("migrate")
+    assert run.wait() == 70
+    assert "ended the transaction" in only_error(run)["message"]
+    assert scene.ledger() == [(1, "failed")]
