@@ -42,8 +42,7 @@ def apply(task: Task) -> None:
     while COMMIT was under way.
     """
     transaction_id, backend_pid = begin(task)
-    ended_in = execute(task, backend_pid)
-    if ended_in != transaction_id:
+    if not execute(task, transaction_id, backend_pid):
         raise betrayed(task)
     _commit(task, transaction_id)
 
@@ -67,29 +66,31 @@ def begin(task: Task) -> tuple[str, int]:
 
 
 def execute(
-    task: Task, backend_pid: int, on_notice: Callable[[Notice], None] | None = None, *, whole: bool = False
-) -> str | None:
-    """Send the file; return the transaction that the session is in after it, if in any.
+    task: Task,
+    transaction_id: str,
+    backend_pid: int,
+    on_notice: Callable[[Notice], None] | None = None,
+    *,
+    whole: bool = False,
+) -> bool:
+    """Send the file; tell whether the session is still in the transaction that it was in before.
 
     It goes as one simple query, or a large one as several, unless it must go as a `whole`. `on_notice`: what to do with
     the server's messages, other than to log them.
     """
-    migration, worker = task.migration, task.lease.worker
-    body, statements = migration.advice.body, migration.advice.statements
+    worker = task.lease.worker
+    body, statements = task.migration.advice.body, task.migration.advice.statements
     task.work_on(1, backend_pid)
     worker.on_notice = on_notice or task.log_notice
     try:
         pieces = (Piece(0, len(body), 0),) if whole else cut(body, statements)
-        for piece in pieces:
-            last = _send(task, piece, backend_pid)
+        return all(_send(task, piece, backend_pid) == transaction_id for piece in pieces)
     finally:
         worker.on_notice = None
-    value = last.get_value(0, 0) if last is not None else None
-    return None if value is None else value.decode()
 
 
-def _send(task: Task, piece: Piece, backend_pid: int) -> PGresult | None:
-    """Send a piece of the file as one simple query; return its last result, which is that of our own statement."""
+def _send(task: Task, piece: Piece, backend_pid: int) -> str | None:
+    """Send a piece of the file as one simple query; return the transaction that the session is in after it, if any."""
     migration = task.migration
     statements = migration.advice.statements
     done = piece.first
@@ -112,7 +113,8 @@ def _send(task: Task, piece: Piece, backend_pid: int) -> PGresult | None:
         start = statements[done].start if done < len(statements) else None
         offset = None if error.position is None else piece.start + error.position
         raise Refused(migration, error, statement_start=start, offset=offset) from error
-    return last
+    value = last.get_value(0, 0) if last is not None else None
+    return None if value is None else value.decode()
 
 
 class Piece(NamedTuple):

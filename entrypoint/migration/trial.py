@@ -125,12 +125,12 @@ class Trial:
         began = time.monotonic()
         self._assignment.board.activity = None
         try:
-            ended_in = transactional.execute(task, backend_pid, on_notice, whole=True)
+            still_in = transactional.execute(task, transaction_id, backend_pid, on_notice, whole=True)
         except Refused as refusal:
             if refusal.error.sqlstate == _UNSAFE_NEW_ENUM_VALUE and index:
                 raise NeedsCommitError(index) from refusal
             raise
-        if ended_in != transaction_id:
+        if not still_in:
             raise self._betrayed(task)
         deferred = self._put_back(task)
         if deferred:

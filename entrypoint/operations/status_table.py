@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from entrypoint import logs
+from entrypoint.migration.ledger import BACKUP
 from entrypoint.operations.display import clean, duration
 
 TYPE_CHECKING = False
@@ -118,7 +119,9 @@ def _describe(lock: LockRow | None, *, guarded: bool) -> str:
     words = [f"Lock: held by {clean(lock.holder or 'somebody')}{process}"]
     if lock.since:
         words.append(f"since {lock.since} ({duration((lock.seconds or 0) * 1000)})")
-    if lock.migration:
+    if lock.migration == BACKUP:
+        words.append("taking a backup before it migrates")
+    elif lock.migration:
         words.append(f"at {clean(lock.migration)}")
     if lock.statement and lock.statements:
         words.append(f"statement {lock.statement} of {lock.statements}")
