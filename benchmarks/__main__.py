@@ -8,9 +8,10 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import growth, peers, pending, replicas, report, storm, takeover, traffic, up_to_date, waiting
+from benchmarks.measure import BenchmarkError
 from benchmarks.stage import Stage
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ ON_DEMAND = ("storm", "traffic")
 
 
 def main() -> int:
-    """Return the exit code; slowness is not a failure."""
+    """Return the exit code: 1 if a scenario failed. Slowness is no failure."""
     arguments = _arguments()
     # An orderly end, so that neither servers nor files stay behind.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -46,7 +47,7 @@ def main() -> int:
         print(f"{path}, in {facts['seconds']:.0f} s")
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(facts, sections))
-    return 0
+    return 1 if facts.get("failed") else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -64,12 +65,13 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(arguments: argparse.Namespace) -> tuple[dict[str, object], dict[str, list[Section]]]:
+def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[Section]]]:
     """Measure what is asked for, and print each scenario's tables as soon as they are there."""
     began = time.monotonic()
     sections: dict[str, list[Section]] = {}
     with Stage(version=arguments.postgres, peers=arguments.peers) as stage:
         facts = report.machine(stage, ["python -m benchmarks", *sys.argv[1:]])
+        facts["failed"] = {}
         print(report.headline(facts), flush=True)
         for name in arguments.only or (name for name in SCENARIOS if name not in ON_DEMAND):
             scenario = SCENARIOS[name]
@@ -77,7 +79,12 @@ def _run(arguments: argparse.Namespace) -> tuple[dict[str, object], dict[str, li
             if arguments.runs:
                 scale = scale._replace(runs=max(1, arguments.runs))
             started = time.monotonic()
-            sections[name] = scenario.measure(stage, scale)
+            try:
+                sections[name] = scenario.measure(stage, scale)
+            except BenchmarkError as error:  # what the others have measured is not lost
+                facts["failed"][name] = str(error)
+                print(f"{name} failed: {error}\n", file=sys.stderr, flush=True)
+                continue
             for section in sections[name]:
                 print(section.table(), flush=True)
             print(f"({name}: {time.monotonic() - started:.0f} s)\n", flush=True)

@@ -130,6 +130,17 @@ class Crowd:
         self.replicas.append(replica)
         return replica
 
+    def first(self, gate: Gate) -> Arrival:
+        """Wait until somebody stands at the gate. Raises BenchmarkError if nobody comes, or all have ended before."""
+
+        def settled() -> list[Arrival] | bool:
+            return gate.arrivals() or not any(replica.running for replica in self.replicas)
+
+        found = within(settled, 120)
+        if isinstance(found, bool):
+            raise BenchmarkError(f"nobody came to the gate:\n{self.replicas[0].text()[-2000:]}")
+        return found[0]
+
     @property
     def waiting(self) -> list[Replica]:
         """Return those entrypoints that have said that they wait."""

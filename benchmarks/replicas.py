@@ -113,7 +113,7 @@ def _ours(stage: Stage, scale: Scale) -> Section:
         "Exactly one replica migrated in each run and all others waited; else this would have failed.",
         "Last commit: the server's commit timestamp. Application: its own clock at its first instruction.",
         "Transactions and sessions: as the server counted them, from the first start to the last end; the holder's",
-        "are in them, and two sessions of the measurement's own. While waiting: for as long as",
+        "are in them, and two sessions of the measurement's own. While waiting: over",
         f"{scale.window:g} s in which all wait. Server's CPU: of one core.",
     ]
     return section
@@ -128,7 +128,7 @@ def _once(stage: Stage, folder: Path, count: int, window: float) -> Figures:
     ):
         for _ in range(count):
             crowd.start()
-        until(gate.arrivals, 120, "a migration at the gate")
+        crowd.first(gate)
         until(lambda: len(crowd.waiting) == count - 1, 120, "all others waiting")
         time.sleep(2.5)  # a backend reports at most once a second, when it is asked something
         (before, _), cpu, began = gate.counts(), stage.server_cpu_now(), time.monotonic()
@@ -199,7 +199,7 @@ def _together(stage: Stage, target: Target, crowd: Crowd, scale: Scale) -> Fate:
     with Gate(stage, target) as gate:
         for _ in range(scale.peers):
             crowd.start()
-        until(gate.arrivals, 60, "a migration at the gate")
+        crowd.first(gate)
         crowd.calm(60)
         inside = len(gate.arrivals())
         gate.open()

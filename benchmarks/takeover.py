@@ -75,7 +75,7 @@ def _takeovers(stage: Stage, runs: int) -> list[float]:
         entrypoints(stage, target, stage.folder(FILES)) as crowd,
     ):
         holder = crowd.start()
-        until(gate.arrivals, 60, "the first holder at the gate")
+        crowd.first(gate)
         for _ in range(runs):
             successor = crowd.start()
             until(partial(_waits, successor), 60, "a waiter")
@@ -171,7 +171,7 @@ class Restarted:
 def _watch(stage: Stage, peer: Peer, scale: Scale) -> Seen:
     with stage.database() as target, Gate(stage, target) as gate, rivals(stage, target, peer, FILES) as crowd:
         holder = crowd.start()
-        first = until(gate.arrivals, 60, "the first at the gate")[0].pid
+        first = crowd.first(gate).pid
         second = Restarted(crowd)
 
         def newcomer() -> bool:

@@ -46,7 +46,8 @@ CASES: dict[str, Mapping[str, str]] = {
 FULL = Scale(runs=1, window=30, cases=tuple(CASES))
 QUICK = Scale(runs=1, window=2, cases=tuple(CASES)[:1])
 
-_SLOW = {"001_slow.sql": f"{Gate.SQL}CREATE TABLE slow ();\n"}
+_SLOW = f"{Gate.SQL}CREATE TABLE slow ();\n"
+_FILES = {"001_slow.sql": _SLOW}
 
 # What `%m [%p] %q%u@%d/%a ` makes of a statement; a message of the extended protocol is counted when it is executed.
 _STATEMENT = r"^\S+ \S+ \S+ \[(\d+)\] \w+@{database}/(.*?) LOG:  (?:statement|execute [^:]*): "
@@ -72,7 +73,7 @@ def _cost(stage: Stage, scale: Scale) -> Section:
         missing=stage.peers.missing,
         notes=["Statements: as the server logged them. CPU: without the server's, told in steps of 10 ms."],
     )
-    with stage.database(log_statement="all") as target, entrypoints(stage, target, stage.folder(_SLOW)) as crowd:
+    with stage.database(log_statement="all") as target, entrypoints(stage, target, stage.folder(_FILES)) as crowd:
         cost = _watch(stage, target, crowd, scale.window)
         if cost is None:
             raise BenchmarkError(f"the second replica did not wait:\n{crowd.replicas[1].text()}")
@@ -97,7 +98,7 @@ def _add(section: Section, name: str, cost: Cost | str) -> None:
 
 
 def _watch_peer(stage: Stage, peer: Peer, window: float) -> Cost | str:
-    with stage.database(log_statement="all") as target, rivals(stage, target, peer, _SLOW) as crowd:
+    with stage.database(log_statement="all") as target, rivals(stage, target, peer, _FILES) as crowd:
         return _watch(stage, target, crowd, window)
 
 
@@ -105,7 +106,7 @@ def _watch(stage: Stage, target: Target, crowd: Crowd, window: float) -> Cost | 
     """Start one, and a second one when the first is in the migration; watch the second one's waiting."""
     with Gate(stage, target) as gate:
         crowd.start()
-        until(gate.arrivals, 60, "the first at the gate")
+        crowd.first(gate)
         time.sleep(4)  # after 3 s, the first opens one connection more
         others = gate.backends()
         # Ours may connect again; it is known by its name then.
@@ -133,7 +134,7 @@ def _memory(stage: Stage, scale: Scale) -> Section:
         ("", "peak", f"of {LIMIT / 1e6:.0f} MB"),
     )
     for name in scale.cases:
-        folder = stage.folder({**_SLOW, **CASES[name]})
+        folder = stage.folder({"000_slow.sql": _SLOW, **CASES[name]})
         peaks = []
         for _ in range(scale.runs):
             with stage.database() as target:
@@ -148,7 +149,7 @@ def _peak(stage: Stage, target: Target, folder: Path) -> int:
     """Start one replica, and a second one when the first has come to the gate; return the second's peak, in bytes."""
     with Gate(stage, target) as gate, entrypoints(stage, target, folder) as crowd:
         crowd.start()
-        until(gate.arrivals, 60, "the first at the gate")
+        crowd.first(gate)
         waiter = crowd.start()
         until(lambda: "lock.waiting" in waiter.events(), 60, "the second one waiting")
         time.sleep(3)

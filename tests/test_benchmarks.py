@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.measure import BenchmarkError
+from benchmarks.report import Section
 
 ROOT = Path(__file__).parents[1]
 OURS = "entrypoint run"
@@ -28,8 +35,8 @@ def peers(tmp_path: Path) -> Path:
 
 
 def benchmarks(*options: str | Path) -> str:
-    command = [sys.executable, "-m", "benchmarks", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    argv = [sys.executable, "-m", "benchmarks", *options]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -79,3 +86,29 @@ def test_the_tables_can_be_had_again_from_the_file(tmp_path: Path) -> None:
 
 def _way(table: dict[str, Any]) -> str:
     return str(table["title"]).removeprefix("Up to date, over ").partition(":")[0]
+
+
+def test_a_scenario_that_fails_takes_nothing_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> list[Section]:
+        raise BenchmarkError("broken")
+
+    def scenario(measure: object) -> SimpleNamespace:
+        return SimpleNamespace(QUICK=None, FULL=None, measure=measure)
+
+    results = tmp_path / "run.json"
+    stage = SimpleNamespace(postgresql="16", peers=SimpleNamespace(versions=dict))
+    monkeypatch.setattr(command, "Stage", lambda **_: contextlib.nullcontext(stage))
+    monkeypatch.setattr(
+        command,
+        "SCENARIOS",
+        {"bad": scenario(fail), "good": scenario(lambda *_: [Section("T", ("", "a"), [("x", "1")])])},
+    )
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--json", str(results)])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert command.main() == 1
+    found = json.loads(results.read_text())
+    assert found["machine"]["failed"] == {"bad": "broken"}
+    assert list(found["scenarios"]) == ["good"]
+    assert "bad failed: broken" in capsys.readouterr().err
