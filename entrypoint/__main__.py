@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 # A start allocates much and frees little: the collector's rounds are a tenth of its time (docs/startup-cost.md).
-# Where there is something to migrate, it is switched on again.
+# Where there is more to do than a first look, it is switched on again.
 gc.disable()
 
 import os  # noqa: E402 - after the line above, which is about the imports

@@ -36,6 +36,8 @@ DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 _NAMES = {number: name for name, number in LEVELS.items()}
 _COLOURS = {DEBUG: "\033[2m", WARNING: "\033[33m", ERROR: "\033[31m"}
+# All control characters but line ends and tabs.
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10}, "\N{REPLACEMENT CHARACTER}")
 _DIM = "\033[2m"
 _RESET = "\033[0m"
 
@@ -116,10 +118,14 @@ def adopt_other_packages() -> None:
 
     class Forward(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            try:
+                message = record.getMessage()
+            except Exception:  # noqa: BLE001 - somebody's format and arguments that do not fit
+                message = str(record.msg)
             fields = {}
             if record.exc_info:
                 fields["traceback"] = logging.Formatter().formatException(record.exc_info)
-            event(record.levelno, record.name, record.getMessage(), **fields)
+            event(record.levelno, record.name, message, **fields)
 
     logging.raiseExceptions = False
     logging.getLogger().handlers[:] = [Forward()]
@@ -170,6 +176,9 @@ def _as_text(now: float, level: int, message: str, fields: Mapping[str, object])
     if traceback := fields.get("traceback"):
         lines.append(str(traceback))
     text = "\n".join(lines)
+    if not text.isprintable():
+        # What comes from outside (a notice, somebody's query) must not command a terminal.
+        text = text.translate(_CONTROLS)
     if _configuration.colours:
         colour = _COLOURS.get(level, "")
         return f"{_DIM}{moment}{_RESET} {colour}{text}{_RESET if colour else ''}"

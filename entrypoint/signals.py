@@ -10,7 +10,9 @@ ignored. As pid 1 a signal without a handler is ignored by the kernel, so the ha
 
 from __future__ import annotations
 
+import _thread
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,9 +95,14 @@ def _handle(signum: int, _frame: FrameType | None) -> None:
     if _received is not None:
         os._exit(128 + signum)
     _received = signum
-    import threading
-
-    watchdog = threading.Timer(_PATIENCE, os._exit, (128 + signum,))
-    watchdog.daemon = True
-    watchdog.start()
+    try:
+        # Not `threading`: nothing must be imported here, as the signal may have come in the middle of that import.
+        _thread.start_new_thread(_end_after_a_while, (128 + signum,))
+    except RuntimeError:  # No thread is to be had; the clean-up has bounds of its own.
+        raise Interrupted(signum) from None
     raise Interrupted(signum)
+
+
+def _end_after_a_while(code: int) -> None:
+    time.sleep(_PATIENCE)
+    os._exit(code)

@@ -6,6 +6,7 @@ is imported where it turns out to be needed (docs/startup-cost.md; tests/test_im
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 
@@ -156,22 +157,27 @@ def _survey(settings: Settings, directory: Directory, before: Question | None, u
     from entrypoint.migration import ledger
     from entrypoint.migration.plan import decide
 
+    gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
     token = os.urandom(8).hex() if before is None else before.token
     whereabouts = target(settings.address.conninfo, settings.address.variable, token)
     # A server that lets us in and then freezes, or goes, is to cost no more time than one that does not let us in.
     arrival = Deadline(settings.connect.longest - (0 if before is None else before.seconds()))
     attempts = 0
+    begun = 0.0
     failed = None
     if before is not None:
         first = before.answer()
+        begun = before.seconds()
         failed = None if first.connecting_failed is None else failure_of(first.connecting_failed)
         if first.lost is not None:
-            attempts = 1
+            attempts, begun = 1, 0.0
             _connect_again(first.lost, attempts, settings, arrival)
     while True:
         _enter_phase(settings, "connecting")
-        session = connect(whereabouts, settings.connect, settings.lock.timeout, spent=attempts, failed=failed)
-        failed = None
+        session = connect(
+            whereabouts, settings.connect, settings.lock.timeout, spent=attempts, failed=failed, begun=begun
+        )
+        failed, begun = None, 0.0
         _enter_phase(settings, "surveying")
         patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
         attempts += 1
@@ -299,13 +305,10 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
     """Apply what is pending, or wait until somebody else has."""
     place, plan = survey.place, survey.plan
     refuse_read_only(place, f"{len(plan.pending)} migration(s) are pending")
-    import gc
     from contextlib import nullcontext
 
     from entrypoint import phase
     from entrypoint.migration.migrator import migrate
-
-    gc.enable()  # Off since the first line of __main__.
 
     phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
     logs.event(

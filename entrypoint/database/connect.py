@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from entrypoint.database.classify import Cause
     from entrypoint.database.policy import ConnectPolicy
 
+# For an attempt whose time is over already, in seconds.
+_LEAST = 1.0
+
 logs.adopt_other_packages()
 
 
@@ -106,19 +109,20 @@ def connect(
     *,
     spent: int = 0,
     failed: Failure | None = None,
+    begun: float = 0.0,
 ) -> Session:
     """Connect, with attempts and backoff as `policy` says.
 
     A server that has too many clients is asked again for `too_many_clients_budget` seconds, and that does not
     count as attempts: when many replicas start at once, there is a place as soon as one of them is done.
 
-    `spent` attempts have been made already; if `failed`, one more has just failed so. Raises DatabaseUnavailableError
-    with the cause in words.
+    `spent` attempts have been made already; if `failed`, one more has just failed so; `begun` seconds of the first
+    one's time are over. Raises DatabaseUnavailableError with the cause in words.
     """
     try:
         if failed is not None:
             raise failed
-        return target.connect(policy.timeout)
+        return target.connect(max(min(_LEAST, policy.timeout), policy.timeout - begun))
     except Failure as failure:
         if not failure.cause.heals:
             raise unavailable(failure, target, attempts=1) from None

@@ -112,7 +112,7 @@ def load() -> Libpq | None:
     """Load psycopg's own libpq, or else the system's; None if there is neither."""
     try:
         return Libpq(_bundled() or "libpq.so.5")
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, MemoryError):  # the last where no memory may be made executable, for a callback
         return None
 
 

@@ -97,6 +97,11 @@ class Session:
             secret["password"] = password  # That of a passfile is not among the options.
         return Parameters(public, secret)
 
+    def parameter(self, name: str) -> str | None:
+        """Return a setting as the server has reported it, without asking."""
+        value = self._pgconn.parameter_status(name.encode())
+        return None if value is None else value.decode()
+
     def query(self, sql: str, deadline: Deadline) -> list[list[Row]]:
         """Run one or more statements in one round trip; return the rows of each.
 

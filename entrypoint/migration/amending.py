@@ -103,7 +103,9 @@ def _settle(
     assignment: Assignment, lease: Lease, transaction_id: str, amendment: Amendment, lost: ConnectionLostError
 ) -> None:
     """Return if the change is in after all, though the connection ended during COMMIT; otherwise raise."""
-    verdict = settle(transaction_id, assignment.target, lease.place, amendment.sign, Deadline(_PATIENCE))
+    verdict = settle(
+        transaction_id, assignment.target, lease.place, amendment.sign, assignment.role, Deadline(_PATIENCE)
+    )
     logs.event(
         logs.WARNING,
         "ledger.commit_in_doubt",

@@ -6,7 +6,7 @@ import time
 
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.database.quoting import literal
+from entrypoint.database.quoting import identifier, literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 
@@ -33,15 +33,18 @@ class InDoubt(Exception):  # noqa: N818 - a state of knowledge, which the leader
         self.lost = lost
 
 
-def settle(transaction_id: str, target: Target, place: Place, sign: str, deadline: Deadline) -> Verdict:
+def settle(
+    transaction_id: str, target: Target, place: Place, sign: str, role: str | None, deadline: Deadline
+) -> Verdict:
     """Find out whether a transaction was committed; wait for that while its backend still works on it.
 
     A ledger that is read at once may say no, and a moment later yes. On another server, after a failover, the
-    number means nothing, and only the ledger counts: `sign` is the query that has a row if the change is in it.
+    number means nothing, and only the ledger counts: `sign` is the query that has a row if the change is in it, and
+    `role` who may ask it.
     """
     while not deadline.passed():
         try:
-            verdict = _ask(transaction_id, target, place, sign, deadline.within(_PATIENCE))
+            verdict = _ask(transaction_id, target, place, sign, role, deadline.within(_PATIENCE))
         except (Failure, ConnectionLostError, StatementError):
             verdict = None  # Not there at the moment.
         if verdict is not None:
@@ -50,7 +53,9 @@ def settle(transaction_id: str, target: Target, place: Place, sign: str, deadlin
     return "unknown"
 
 
-def _ask(transaction_id: str, target: Target, place: Place, sign: str, deadline: Deadline) -> Verdict | None:
+def _ask(
+    transaction_id: str, target: Target, place: Place, sign: str, role: str | None, deadline: Deadline
+) -> Verdict | None:
     session = target.connect(deadline.remaining())
     try:
         start = session.query("SELECT pg_catalog.pg_postmaster_start_time()::text", deadline)[0][0][0]
@@ -63,7 +68,9 @@ def _ask(transaction_id: str, target: Target, place: Place, sign: str, deadline:
             return "committed"
         if status == "aborted":
             return "aborted"
-        return "committed" if session.query(sign, deadline)[0] else "aborted"
+        as_role = f"SET LOCAL ROLE {identifier(role)};" if role else ""
+        found = session.query(f"BEGIN READ ONLY; {as_role} {sign}; COMMIT", deadline)[-2]
+        return "committed" if found else "aborted"
     finally:
         session.close()
 

@@ -49,6 +49,7 @@ class Question:
         self._deadline = Deadline(timeout)
         self._found = FirstLook()
         self._done = _thread.allocate_lock()
+        self._answer: FirstLook | None = None
         library = libpq.load()
         parameters = library.parse(address) if library is not None and not has_bare_at_sign(address) else None
         if library is None or parameters is None or not is_plausible(parameters) or _several_hosts(parameters):
@@ -58,14 +59,19 @@ class Question:
         connect_as["connect_timeout"] = timeout_for_each_host(parameters, timeout)
         self._found = FirstLook(connecting_failed=f"no answer within {timeout:g} s")
         self._done.acquire()
-        # Not `threading`, which is not imported otherwise.
-        _thread.start_new_thread(self._work, (library, connect_as, schema, role))
+        try:
+            # Not `threading`, which is not imported otherwise.
+            _thread.start_new_thread(self._work, (library, connect_as, schema, role))
+        except RuntimeError:  # No thread is to be had.
+            self._found = FirstLook()
+            self._done.release()
 
     def answer(self) -> FirstLook:
-        """Wait for the answer, until the deadline. Raises nothing but signals."""
-        if self._done.acquire(timeout=self._deadline.remaining()):
-            self._done.release()  # Whoever asks again is not to wait.
-        return self._found
+        """Wait for the answer, until the deadline; it does not change any more. Raises nothing but signals."""
+        if self._answer is None:
+            self._done.acquire(timeout=self._deadline.remaining())
+            self._answer = self._found
+        return self._answer
 
     def seconds(self) -> float:
         """Return how long it has taken so far."""

@@ -225,6 +225,7 @@ class Leader:
             self._assignment.target,
             self._lease.place,
             task.sign,
+            self._assignment.role,
             task.deadline.within(_PATIENCE),
         )
         logs.event(

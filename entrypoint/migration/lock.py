@@ -414,24 +414,29 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, fenced:
 
     Its process is frozen or its node has vanished: it has not pinged for longer than PostgreSQL lets a guard be
     idle, nor won the guard back, nor shown any progress. Without this, its statement would keep everybody waiting
-    to its end. All is asked in the one statement that acts, as this process may freeze between two.
+    to its end. All is asked in one message, and who has the guard's lock in the very statement that acts, as this
+    process may freeze between two. The row is read as the role; sessions are ended as the login user, who is most
+    likely the same as theirs.
     """
     try:
-        rows = worker.query(
+        results = worker.query(
             f"""{begin}
-            SELECT l.locked_by, l.process_id, count(pg_catalog.pg_terminate_backend(a.pid))
+            SELECT l.locked_by, l.process_id,
+                   pg_catalog.set_config('entrypoint.zombie', pg_catalog.split_part(l.token, '.', 1), true)
             FROM {place.table("migration_lock")} l
-            JOIN pg_catalog.pg_stat_activity a
-                ON a.application_name = 'entrypoint:' || pg_catalog.split_part(l.token, '.', 1)
-                AND a.datname = pg_catalog.current_database()
-            WHERE l.id = 1 AND {place.guarded_by(guard.backend_pid)}
-                AND greatest(l.locked_at, l.progress_at) < pg_catalog.clock_timestamp() - interval '{_SILENT} seconds'
+            WHERE l.id = 1
+                AND greatest(l.locked_at, l.progress_at) < pg_catalog.clock_timestamp() - interval '{_SILENT} seconds';
+            SET LOCAL ROLE NONE;
+            SELECT count(pg_catalog.pg_terminate_backend(a.pid))
+            FROM pg_catalog.pg_stat_activity a
+            WHERE a.application_name =
+                    'entrypoint:' || nullif(pg_catalog.current_setting('entrypoint.zombie', true), '')
+                AND a.datname = pg_catalog.current_database() AND {place.guarded_by(guard.backend_pid)}
                 -- An old session of this very process may be the one.
-                AND a.pid NOT IN (pg_catalog.pg_backend_pid(), {guard.backend_pid})
-            GROUP BY l.locked_by, l.process_id;
+                AND a.pid NOT IN (pg_catalog.pg_backend_pid(), {guard.backend_pid});
             COMMIT""",
             deadline,
-        )[-2]
+        )
     except StatementError as error:
         # Replicas may log in as different users. Then its statement's end has to be waited for.
         worker.rollback(deadline)
@@ -442,7 +447,8 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, fenced:
             f"the last holder of the migration lock does not answer any more, and its session cannot be ended: {error}",
         )
         return
-    for holder, process_id, ended in rows:
+    found, ended = results[-4], results[-2][0][0]
+    for holder, process_id, _token in found if ended != "0" else ():
         logs.event(
             logs.WARNING,
             "lock.ended_zombie",

@@ -80,10 +80,11 @@ def execute(
     """
     worker = task.lease.worker
     body, statements = task.migration.advice.body, task.migration.advice.statements
-    task.work_on(1, backend_pid)
     worker.on_notice = on_notice or task.log_notice
     try:
-        pieces = (Piece(0, len(body), 0),) if whole else cut(body, statements)
+        usual = worker.parameter("standard_conforming_strings") == "on"
+        whole = whole or not usual  # Then the statements may end elsewhere than the scanner thinks.
+        pieces = (Piece(0, len(body), 0, len(statements)),) if whole else cut(body, statements)
         return all(_send(task, piece, backend_pid) == transaction_id for piece in pieces)
     finally:
         worker.on_notice = None
@@ -98,9 +99,12 @@ def _send(task: Task, piece: Piece, backend_pid: int) -> str | None:
 
     def on_result(result: PGresult) -> None:
         nonlocal done, last
-        done, last = done + 1, result
-        task.work_on(done + 1, backend_pid)
+        last = result
+        if done < piece.after:
+            done += 1
+            task.work_on(done + 1, backend_pid)
 
+    task.work_on(done + 1, backend_pid)
     # One more statement behind the file's own tells whether the file has ended our transaction: no parser can
     # promise that it has not. And the next message must be read as it is written, before it can say so itself.
     script = (
@@ -124,6 +128,8 @@ class Piece(NamedTuple):
     end: int
     first: int
     """How many statements come before it."""
+    after: int
+    """How many statements there are up to its end."""
 
 
 def cut(body: str, statements: Sequence[Statement], size: int = _PIECE) -> tuple[Piece, ...]:
@@ -139,9 +145,9 @@ def cut(body: str, statements: Sequence[Statement], size: int = _PIECE) -> tuple
         if statement.start - start >= size and index > first:
             if _reads_strings_otherwise(body[start : statement.start]):
                 break
-            pieces.append(Piece(start, statement.start, first))
+            pieces.append(Piece(start, statement.start, first, index))
             start, first = statement.start, index
-    return (*pieces, Piece(start, len(body), first))
+    return (*pieces, Piece(start, len(body), first, len(statements)))
 
 
 def _reads_strings_otherwise(text: str) -> bool:

@@ -158,6 +158,7 @@ class Watcher:
         """Forget what was seen of an earlier transaction."""
         if not activity.same_transaction(self._attempt):
             self._waits, self._wait = Waits(), None
+            phase.blocked(activity.file, activity.statement, ())
             if self._attempt is None or activity.began != self._attempt.began:
                 self._blockers = ()
         self._attempt = activity

@@ -20,6 +20,7 @@ def pieces(text: str, size: int) -> list[str]:
     assert found[-1].end == len(text)
     for before, after in pairwise(found):
         assert before.end == after.start == statements[after.first].start
+        assert before.after == after.first
     return [text[piece.start : piece.end] for piece in found]
 
 
@@ -34,8 +35,8 @@ def test_between_statements(size: int) -> None:
 
 
 def test_a_small_file_and_an_empty_one_are_one_piece() -> None:
-    assert cut(STATEMENT, scan(STATEMENT).statements) == (Piece(0, len(STATEMENT), 0),)
-    assert cut("", ()) == (Piece(0, 0, 0),)
+    assert cut(STATEMENT, scan(STATEMENT).statements) == (Piece(0, len(STATEMENT), 0, 1),)
+    assert cut("", ()) == (Piece(0, 0, 0, 0),)
 
 
 def test_a_statement_is_never_cut() -> None:
