@@ -8,14 +8,14 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from benchmarks import growth, peers, pending, replicas, report, storm, takeover, traffic, up_to_date, waiting
 from benchmarks.measure import BenchmarkError
 from benchmarks.stage import Stage
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import FrameType, ModuleType
 
     from benchmarks.report import Section
 
@@ -37,7 +37,7 @@ def main() -> int:
     """Return the exit code: 1 if a scenario failed. Slowness is no failure."""
     arguments = _arguments()
     # An orderly end, so that neither servers nor files stay behind.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _end)
     if arguments.again:
         facts, sections = report.read(arguments.again)
     else:
@@ -48,6 +48,11 @@ def main() -> int:
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(facts, sections))
     return 1 if facts.get("failed") else 0
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    print(f"ended by {signal.Signals(number).name}", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def _arguments() -> argparse.Namespace:
@@ -79,14 +84,14 @@ def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[
             if arguments.runs:
                 scale = scale._replace(runs=max(1, arguments.runs))
             started = time.monotonic()
+            sections[name] = []
             try:
-                sections[name] = scenario.measure(stage, scale)
-            except BenchmarkError as error:  # what the others have measured is not lost
+                for section in scenario.measure(stage, scale):
+                    sections[name].append(section)
+                    print(section.table(), flush=True)
+            except BenchmarkError as error:  # what has been measured before is not lost
                 facts["failed"][name] = str(error)
                 print(f"{name} failed: {error}\n", file=sys.stderr, flush=True)
-                continue
-            for section in sections[name]:
-                print(section.table(), flush=True)
             print(f"({name}: {time.monotonic() - started:.0f} s)\n", flush=True)
     facts["load_at_end"] = list(os.getloadavg())
     facts["seconds"] = time.monotonic() - began

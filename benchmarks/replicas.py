@@ -33,7 +33,7 @@ class Scale(NamedTuple):
     """Seconds in which the peers' replicas must end after the last commit."""
 
 
-FULL = Scale(runs=3, replicas=(2, 10, 30, 100), window=5, peers=10, limit=30)
+FULL = Scale(runs=1, replicas=(2, 10, 30, 100), window=5, peers=10, limit=30)
 QUICK = Scale(runs=1, replicas=(2, 4), window=1, peers=2, limit=30)
 
 OURS = "entrypoint run"

@@ -24,6 +24,7 @@ class Scale(NamedTuple):
     """How much of it."""
 
     runs: int
+    """Over TCP without TLS; half as many over the other ways."""
     files: int
 
 
@@ -58,7 +59,8 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
             ways["a unix socket"] = target.over_socket(stage.server.directory)
             sections: list[Section] = []
             for way, there in ways.items():
-                section = _way(stage, scale, way, there, ours, peers)
+                runs = (scale.runs + 1) // 2 if sections else scale.runs
+                section = _way(stage, scale._replace(runs=runs), way, there, ours, peers)
                 section.missing += [*stage.peers.missing, *failures]
                 if not sections and not stage.tls:
                     section.missing.append("TLS: no PostgreSQL built with it here, or no `openssl`")

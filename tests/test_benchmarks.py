@@ -10,13 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from benchmarks import __main__ as command
 from benchmarks.measure import BenchmarkError
 from benchmarks.report import Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 OURS = "entrypoint run"
@@ -91,7 +94,8 @@ def _way(table: dict[str, Any]) -> str:
 def test_a_scenario_that_fails_takes_nothing_from_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: object) -> list[Section]:
+    def fail(*_: object) -> Iterator[Section]:
+        yield Section("before", ("", "a"))
         raise BenchmarkError("broken")
 
     def scenario(measure: object) -> SimpleNamespace:
@@ -110,5 +114,6 @@ def test_a_scenario_that_fails_takes_nothing_from_the_others(
     assert command.main() == 1
     found = json.loads(results.read_text())
     assert found["machine"]["failed"] == {"bad": "broken"}
-    assert list(found["scenarios"]) == ["good"]
+    titles = {name: [part["title"] for part in parts] for name, parts in found["scenarios"].items()}
+    assert titles == {"bad": ["before"], "good": ["T"]}
     assert "bad failed: broken" in capsys.readouterr().err
