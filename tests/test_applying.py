@@ -685,6 +685,17 @@ def test_an_error_in_a_large_file_is_shown_in_its_place(scene: Scene) -> None:
     assert not scene.database.exists("big")
 
 
+def test_a_statement_at_a_border_is_counted_right(scene: Scene) -> None:
+    scene.write({"001_big.sql": f"SELECT '{'x' * 1_100_000}';\n{Gate.PASS}\nSELECT 1;\n"})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate")
+        gate.arrival()
+        blocked = run.until("migration.blocked")
+        assert (blocked["statement"], blocked["statements"]) == (2, 3)
+        gate.open()
+        run.ok()
+
+
 def test_a_commit_that_is_hidden_in_a_large_file_is_betrayed(scene: Scene) -> None:
     scene.database.execute(f"ALTER DATABASE {scene.database.name} SET standard_conforming_strings TO off")
     scene.write({"001_big.sql": LARGE + "SELECT '\\''; COMMIT; SELECT ' AS a -- ';\n" + ROW * 1500})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from conftest import new_database
+from entrypoint.database.connect import target
+from entrypoint.deadline import Deadline
+from entrypoint.migration import ledger, lock, recording, transactions
+from entrypoint.migration.doubt import settle
 from kit.databases import server_errors
 from kit.processes import until
 from scene import LEGACY, Gate, Scene, errors, load_legacy, lock_key, only_error, token_of, told, warnings
@@ -604,6 +609,45 @@ def test_a_login_without_rights_of_its_own_is_watched(scene: Scene) -> None:
         scene.database.execute(FREE)
         run.until("lock.revoked")
         assert told(run).outcome == "failed"
+
+
+@pytest.mark.parametrize("inherits", ["NOINHERIT", "INHERIT"])
+def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: str) -> None:
+    """The row belongs to the role, and the session to the login, whose member the role is not."""
+    owner, login = make_roles(scene, inherits)
+    url = scene.database.server.url(scene.database.name, user=login)
+    scene.write(GOOD)
+    assert told(scene.start(url=url, MIGRATION_ROLE=owner)).outcome == "migrated"
+    zombie = target(url, "DATABASE_URL", "f00d").connect(10)
+    worker, guard = (target(url, "DATABASE_URL", "beef").connect(10) for _ in range(2))
+    deadline = Deadline(10)
+    place = ledger.find(worker, None, deadline)
+    guard.query(f"BEGIN; SELECT pg_try_advisory_xact_lock({place.lock_key})", deadline)
+    scene.database.execute(
+        "UPDATE migration_lock SET token = 'f00d.1', locked_at = now() - interval '1 minute', progress_at = NULL"
+    )
+    begin = transactions.begin(deadline, server_version=worker.server_version, lock_timeout_ms=1000, role=owner)
+    guarded = cast("lock.Guard", SimpleNamespace(backend_pid=guard.login_pid))
+    lock._end_zombie(worker, place, begin, guarded, lock.Spell(), deadline)
+    gone = "SELECT FROM pg_stat_activity WHERE pid = %s"
+    until(lambda: not scene.database.rows(gone, (zombie.login_pid,)), 5, "the end of the frozen session")
+    assert scene.database.rows(gone, (guard.login_pid,))
+    for session in (zombie, worker, guard):
+        session.close()
+
+
+@pytest.mark.parametrize("inherits", ["NOINHERIT", "INHERIT"])
+def test_a_commit_in_doubt_is_looked_up_as_the_role(scene: Scene, inherits: str) -> None:
+    """After a failover only the ledger counts, and a login may have no rights on it."""
+    owner, login = make_roles(scene, inherits)
+    url = scene.database.server.url(scene.database.name, user=login)
+    scene.write(GOOD)
+    assert told(scene.start(url=url, MIGRATION_ROLE=owner)).outcome == "migrated"
+    place = ledger.Place("public", True, {}, {}, server_start="another")  # noqa: FBT003 - the schema exists
+    address = target(url, "DATABASE_URL", "0")
+    for number, verdict in ((1, "committed"), (2, "aborted")):
+        sign = recording.is_applied(place, number)
+        assert settle("1", address, place, sign, owner, Deadline(10)) == verdict
 
 
 @pytest.mark.parametrize("inherits", ["NOINHERIT", "INHERIT"])

@@ -390,3 +390,26 @@ def test_as_pid_1_the_application_is_pid_1(
     assert run.wait() == 7
     assert run.stdout == "1\n"
     assert database.exists("thing")
+
+
+def test_in_the_middle_of_an_import(run_program: Callable[..., Run]) -> None:
+    """The handler must not depend on a module that is just being imported."""
+    script = """\
+import os, signal, sys
+from entrypoint import signals
+
+class Sender:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "_weakrefset":  # the first thing that threading imports
+            os.kill(os.getpid(), signal.SIGTERM)
+
+signals.install()
+sys.modules.pop("threading", None), sys.modules.pop("_weakrefset", None)
+sys.meta_path.insert(0, Sender)
+try:
+    import threading
+except signals.Interrupted as interrupted:
+    sys.exit(interrupted.exit_code)
+"""
+    assert run_program([sys.executable, "-c", script]).wait() == 143
