@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What the first look found."""
+    """What was found before anything is done."""
 
     session: Session
     target: Target
@@ -107,6 +107,7 @@ def bring_up_to_date(settings: Settings, *, up_to: int | None = None, display: D
 def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | None) -> Outcome:
     from entrypoint.migration.first_look import Question
 
+    # The server is asked in a thread while the files are read here.
     question = Question(settings.address.conninfo, settings.schema, settings.role, settings.connect.timeout)
     directory = _load(settings)
     from entrypoint.migration.plan import decide
@@ -117,6 +118,7 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
         if not plan.pending:
             tell_differences(directory, plan)
             return _nothing_to_do(plan, up_to)
+    # Something is to be done, or was not as it nearly always is: from here on it is psycopg that asks.
     survey = _survey(settings, directory, question, up_to)
     try:
         tell_differences(survey.directory, survey.plan)
