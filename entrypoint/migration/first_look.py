@@ -12,7 +12,6 @@ from entrypoint.database.address import (
     is_plausible,
     leave_out_time_zone,
     of_this_program,
-    timeout_for_each_host,
 )
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
@@ -56,7 +55,6 @@ class Question:
             return
         leave_out_time_zone()
         connect_as = of_this_program(parameters, self.token)
-        connect_as["connect_timeout"] = timeout_for_each_host(parameters, timeout)
         self._found = FirstLook(connecting_failed=f"no answer within {timeout:g} s")
         self._done.acquire()
         try:

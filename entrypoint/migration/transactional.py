@@ -82,9 +82,9 @@ def execute(
     body, statements = task.migration.advice.body, task.migration.advice.statements
     worker.on_notice = on_notice or task.log_notice
     try:
-        usual = worker.parameter("standard_conforming_strings") == "on"
-        whole = whole or not usual  # Then the statements may end elsewhere than the scanner thinks.
-        pieces = (Piece(0, len(body), 0, len(statements)),) if whole else cut(body, statements)
+        # With other strings than usual, the statements may end elsewhere than the scanner thinks.
+        whole = whole or worker.parameter("standard_conforming_strings") != "on"
+        pieces = cut(body, statements, len(body) if whole else _PIECE)
         return all(_send(task, piece, backend_pid) == transaction_id for piece in pieces)
     finally:
         worker.on_notice = None

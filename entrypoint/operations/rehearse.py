@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 from entrypoint import logs
 from entrypoint.migration.contention import held_back
 from entrypoint.migration.rehearsal import MODES, rehearse
@@ -32,7 +30,6 @@ _BLOCKS = {
 
 def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) -> None:
     """Rehearse, and print a report for a person. Raises EntrypointError for what a start would fail with."""
-    gc.enable()  # Off since the first line of __main__.
     survey = survey_database(settings, up_to=up_to)
     rehearsed: list[Rehearsed] = []
     result = None
