@@ -79,14 +79,9 @@ PYTHONS_AT_EVERY_START = {"__future__", "errno", "gc"}
 PYTHONS_BY_SITE = {"_collections_abc", "_stat", "abc", "genericpath", "io", "os", "os.path", "posixpath", "stat"}
 PYTHONS_UP_TO_DATE = PYTHONS_AT_EVERY_START | {
     "_ctypes",
-    "_struct",
     "binascii",
-    "ctypes",
-    "ctypes._endian",
     "itertools",
     "select",
-    "struct",
-    "types",
     # SHA-256, from Python 3.12 on and in 3.11.
     "_sha2",
     "_sha256",
