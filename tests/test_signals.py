@@ -19,7 +19,7 @@ from conftest import missing
 from demo.postgres import HOST, free_port
 from entrypoint.migration.ledger import LOCK_CLASS, lock_key
 from kit.migrations import write_migrations
-from kit.processes import descendants, status, until
+from kit.processes import PROGRAM, descendants, status, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -381,7 +381,7 @@ def run_as_pid_1(run_program: Start) -> Callable[..., tuple[Run, int]]:
         missing("no permission to make a pid namespace (unshare --pid)")
 
     def start(*args: str, env: dict[str, str]) -> tuple[Run, int]:
-        run = run_program([*unshare, sys.executable, "-m", "entrypoint", *args], env=env)
+        run = run_program([*unshare, *PROGRAM, *args], env=env)
         (pid,) = until(lambda: descendants(run.pid), 5, "the child of unshare")
         return run, pid
 

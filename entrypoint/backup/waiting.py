@@ -77,7 +77,7 @@ def run(
     complaints = os.memfd_create("stderr")
     try:
         process = subprocess.Popen(  # noqa: S603 - PostgreSQL's programs, by their full paths
-            [sys.executable, "-I", "-S", _LEASH, str(os.getpid()), *argv],
+            [*_leash(), str(os.getpid()), *argv],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=complaints,
@@ -121,6 +121,14 @@ def apart(work: Callable[[], _T], patience: Patience) -> _T:
         if error is not None:
             raise error
         return result  # type: ignore[return-value]  # without an error it is what `work` returned
+
+
+def _leash() -> list[str]:
+    """Return the command that leash.py is."""
+    if getattr(sys, "frozen", False):
+        # In the self-contained folder, whose only program is ours: packaging/main.py.
+        return [sys.executable, "--leash"]
+    return [sys.executable, "-I", "-S", _LEASH]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
