@@ -106,7 +106,7 @@ def bring_up_to_date(settings: Settings, *, up_to: int | None = None, display: D
 def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | None) -> Outcome:
     # The server is asked in a thread while the files are read here.
     question = _ask(settings)
-    directory = _load(settings)
+    directory = load_files(settings)
     from entrypoint.migration.plan import decide
 
     rows = None if question is None else question.answer().rows
@@ -143,10 +143,11 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
 
     The caller closes the session. Raises EntrypointError.
     """
-    return _survey(settings, _load(settings), None, up_to)
+    return _survey(settings, load_files(settings), None, up_to)
 
 
-def _load(settings: Settings) -> Directory:
+def load_files(settings: Settings) -> Directory:
+    """Read names and checksums of the migration files. Raises MigrationFilesError, ConfigurationError."""
     from entrypoint.migration import files
 
     directory = files.load_directory(settings.migrations_dir)

@@ -77,7 +77,7 @@ def run(
     complaints = os.memfd_create("stderr")
     try:
         process = subprocess.Popen(  # noqa: S603 - PostgreSQL's programs, by their full paths
-            [*_leash(), str(os.getpid()), *argv],
+            leashed(argv),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=complaints,
@@ -96,6 +96,16 @@ def run(
         return Ended(code, os.pread(complaints, _LONGEST_COMPLAINT, 0).decode(errors="replace"))
     finally:
         os.close(complaints)
+
+
+def leashed(argv: Sequence[str]) -> list[str]:
+    """Return the command that starts `argv` as a child of this process which ends when this process does."""
+    if getattr(sys, "frozen", False):
+        # In the self-contained folder, whose only program is ours: packaging/main.py.
+        leash = [sys.executable, "--leash"]
+    else:
+        leash = [sys.executable, "-I", "-S", _LEASH]
+    return [*leash, str(os.getpid()), *argv]
 
 
 def apart(work: Callable[[], _T], patience: Patience) -> _T:
@@ -121,14 +131,6 @@ def apart(work: Callable[[], _T], patience: Patience) -> _T:
         if error is not None:
             raise error
         return result  # type: ignore[return-value]  # without an error it is what `work` returned
-
-
-def _leash() -> list[str]:
-    """Return the command that leash.py is."""
-    if getattr(sys, "frozen", False):
-        # In the self-contained folder, whose only program is ours: packaging/main.py.
-        return [sys.executable, "--leash"]
-    return [sys.executable, "-I", "-S", _LEASH]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
