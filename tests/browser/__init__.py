@@ -1,6 +1,6 @@
 """The page /admin in a real Chromium.
 
-`states` are frozen snapshots, one for each way in which the page can look; `serving` shows one over HTTP without a
+`states` are frozen snapshots, one for each way in which the page can look; `page_server` shows one over HTTP without a
 database; `chromium` is the browser; `screenshots` makes the pictures of docs/admin-page.md.
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from browser import chromium, states
-from browser.serving import TOKEN, Serving
+from browser.page_server import TOKEN, PageServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,16 +45,16 @@ def take(browser: Browser, directory: Path, names: Iterable[str] = SHOWN) -> lis
 
 def _take(browser: Browser, path: Path, scheme: Scheme, name: str | None, *, width: int = WIDTH) -> Path:
     tokens = (TOKEN,) if name is None else ()
-    with Serving(BEFORE.get(name or "", states.ALL[name or "up-to-date"]), *tokens) as serving:
+    with PageServer(BEFORE.get(name or "", states.ALL[name or "up-to-date"]), *tokens) as server:
         context = browser.new_context(
             color_scheme=scheme, viewport={"width": width, "height": 480 if name is None else HEIGHT}, locale="en-GB"
         )
         page = context.new_page()
         page.clock.set_fixed_time(datetime.fromtimestamp(states.NOW, UTC))
-        page.goto(f"{serving.url}/admin")
+        page.goto(f"{server.url}/admin")
         if name in BEFORE:
-            serving.cache.snapshot = states.ALL[name]
-            page.goto(f"{serving.url}/admin")
+            server.cache.snapshot = states.ALL[name]
+            page.goto(f"{server.url}/admin")
         page.screenshot(path=path, animations="disabled")
         context.close()
     return path

@@ -36,7 +36,7 @@ class _Service(NamedTuple):
     access: Access
 
 
-class Serving:
+class PageServer:
     """A server in a thread; a context manager."""
 
     def __init__(self, snapshot: Snapshot, *tokens: str) -> None:
