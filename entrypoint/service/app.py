@@ -101,7 +101,7 @@ def _declared(scope: Scope) -> int:
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
     """Log a request, without its query and its headers, which may hold secrets."""
-    method, path = scope["method"], scope["path"][:_LONGEST_PATH]
+    method, path = scope["method"], _printable(scope["path"][:_LONGEST_PATH])
     client = scope.get("client")
     milliseconds = round(seconds * 1000, 1)
     logs.event(
@@ -114,3 +114,8 @@ def _log(scope: Scope, status: int, seconds: float) -> None:
         duration_ms=milliseconds,
         client=client[0] if client else None,
     )
+
+
+def _printable(text: str) -> str:
+    """Return `text` as it fits into one line."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 import time
@@ -62,12 +63,19 @@ def listen(host: str, port: int) -> list[socket.socket]:
         for listener in listeners:
             listener.close()
         raise ConfigurationError(
-            f"Cannot listen on {host}, port {port}: {error.strerror or error}",
+            f"Cannot listen on {host}, port {port}: {_reason(error)}",
             remedy="Set STATUS_HOST to an address of this machine, and STATUS_PORT to a port that nobody else has.",
             host=host,
             port=port,
         ) from None
     return listeners
+
+
+def _reason(error: OSError) -> str:
+    """Return why there is no listener. Python adds the address to some texts, and names have errors of their own."""
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 class _Server(uvicorn.Server):
