@@ -38,7 +38,7 @@ def accepted(cookie: str, tokens: Iterable[str]) -> bool:
 
 def _signed(cookie: str, token: str) -> bool:
     try:
-        return _signer(token).unsign(cookie, max_age=LIFETIME) == _CONTENT
+        return _signer(token).unsign(cookie.encode(errors="replace"), max_age=LIFETIME) == _CONTENT
     except BadSignature:
         return False
 

@@ -76,7 +76,7 @@ def moment(text: str | None) -> datetime | None:
 
 def machine(time: datetime) -> str:
     """Return a time for a program: 2026-11-22T10:30:00Z."""
-    return f"{time:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{time.replace(microsecond=0, tzinfo=None).isoformat()}Z"
 
 
 def day(time: datetime) -> str:
