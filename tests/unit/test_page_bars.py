@@ -7,7 +7,7 @@ import pytest
 from entrypoint.service import bars
 from entrypoint.service.bars import Cell, Scale
 
-SCALES = {
+SCALES: dict[str, tuple[list[int | None], Scale]] = {
     "nothing": ([], Scale(0, linear=True)),
     "nothing that is known": ([None, None], Scale(0, linear=True)),
     "no time at all": ([0, 0], Scale(0, linear=True)),

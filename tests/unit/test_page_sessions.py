@@ -7,12 +7,16 @@ import hashlib
 import hmac
 import time
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 from itsdangerous import TimestampSigner
 
 from entrypoint.service import sessions
 from entrypoint.service.sessions import LIFETIME, Throttle, accepted, issue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TOKEN = "correct-horse-battery-staple"
 
@@ -27,7 +31,7 @@ def signed(token: str, *, age: float = 0, content: bytes = b"admin") -> str:
     return (value + b"." + mark).decode()
 
 
-CASES = {
+CASES: dict[str, tuple[Callable[[], str], bool]] = {
     "just issued": (lambda: issue(TOKEN), True),
     "worked out again": (lambda: signed(TOKEN), True),
     "at its last minute": (lambda: signed(TOKEN, age=LIFETIME - 60), True),
