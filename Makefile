@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUNS ?= 100
 
-.PHONY: demo test check format bench bench-peers soak clean
+.PHONY: demo test check format bench bench-peers soak screenshots clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -33,6 +33,9 @@ bench-peers: $(VENV)/test.done  ## install what `make bench` measures beside, in
 
 soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000
 	$(BIN)/python -m tests.faults.soak --runs $(RUNS) --workers $(WORKERS)
+
+screenshots: $(VENV)/test.done  ## the pictures in docs/admin-page.md, by chromium
+	$(BIN)/python -m tests.browser.screenshots
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
