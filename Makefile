@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUNS ?= 100
 
-.PHONY: demo test test-images requirements check format bench bench-peers soak clean
+.PHONY: demo test test-images requirements check format bench bench-peers soak screenshots clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -39,6 +39,9 @@ soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000
 
 requirements: $(VENV)/requirements.done  ## renew the pinned requirements of the images
 	$(BIN)/python requirements/renew.py
+
+screenshots: $(VENV)/test.done  ## the pictures in docs/admin-page.md, by chromium
+	$(BIN)/python -m tests.browser.screenshots
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -30,13 +30,13 @@ _CLOSE = {"Connection": "close"}
 # Of a path, in the log.
 _LONGEST_PATH = 200
 # What is asked all the time, and not by people.
-_ROUTINE = ("/livez", "/readyz", "/metrics", "/badge.svg")
+_ROUTINE = ("/livez", "/readyz", "/metrics", "/badge.svg", "/admin/live", "/admin/badge.svg")
 
 
 def build_app(service: Service) -> Starlette:
     """Return the application that answers from `service`."""
     app = Starlette(
-        routes=[*api.routes(), *page.routes()],
+        routes=[*api.routes(), *page.routes(service)],
         middleware=[Middleware(_Frame)],
         exception_handlers={HTTPException: _as_answer},
     )

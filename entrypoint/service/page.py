@@ -1,12 +1,283 @@
-"""What people look at: /admin."""
+"""The page /admin over HTTP: who may see it, and how it is sent.
+
+A page that is open asks for itself again, with the ETag of what it has (static/script.js). Every such request takes its
+answer from the service's cache, and what is shown is laid out once for all who ask within that second.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import time
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs
+
+import jinja2
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from entrypoint import logs
+from entrypoint.service import sessions, view
+from entrypoint.service.badge import as_svg, badge_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from starlette.routing import BaseRoute
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+    from entrypoint.service.api import Service
+    from entrypoint.service.snapshot import Snapshot
+
+_HERE = Path(__file__).parent
+_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+
+# What a wrong token costs beside being counted.
+_DELAY = 0.5
+_LARGEST_FORM = 4_096
+_FORM_PATIENCE = 5.0
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+_LIVE_POLICY = f"{_POLICY}; script-src 'self'; connect-src 'self'"
 
 
-def routes() -> list[BaseRoute]:
+class _Asset(NamedTuple):
+    """A file of ours; its name holds its content's hash, so that it may be kept for ever."""
+
+    name: str
+    content: bytes
+    media_type: str
+
+
+class _Laid(NamedTuple):
+    """A page that has been laid out."""
+
+    html: bytes
+    etag: str
+
+
+def routes(service: Service) -> list[BaseRoute]:
     """Return the paths for people."""
-    return []
+    page = _Page(service)
+    shown = [
+        Route("/admin", page.show),
+        # The same, for a page that is open; a path of its own in the log.
+        Route("/admin/live", page.show),
+        Route("/admin/badge.svg", page.badge),
+        Route("/admin/static/{name}", page.static),
+    ]
+    if not service.access.tokens.required:
+        return [*shown]
+    return [
+        *shown,
+        Route("/admin/login", page.ask),
+        Route("/admin/login", page.log_in, methods=["POST"]),
+        Route("/admin/logout", page.log_out, methods=["POST"]),
+    ]
+
+
+class _Page:
+    """The page, its log-in, and what belongs to them."""
+
+    def __init__(self, service: Service) -> None:
+        self._cache = service.cache
+        self._access = service.access
+        self._tokens = service.access.tokens
+        self._throttle = sessions.Throttle()
+        self._assets = {asset.name: asset for asset in map(_asset, sorted((_HERE / "static").iterdir()))}
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_HERE / "templates"),
+            # Everything, whatever its file is called: what comes from outside is text.
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._known: Snapshot | None = None
+        """The last that has a status; shown, as what it is, while there is none."""
+        self._laid: tuple[Snapshot | None, dict[tuple[str, bool], _Laid]] = (None, {})
+
+    async def show(self, request: Request) -> Response:
+        """Answer with the page, or with the way to it."""
+        root = _root(request)
+        if not self._admitted(request):
+            if request.headers.get("sec-fetch-site") == "cross-site":
+                # Who follows a link on another site comes without the cookie, as it is SameSite=Strict.
+                return self._html("again.html", root, _POLICY)
+            return RedirectResponse(f"{root}/admin/login", 303, _HEADERS)
+        laid = self._lay(await self._cache.get(), root, full="all" in request.query_params)
+        headers = {**_HEADERS, "Content-Security-Policy": _LIVE_POLICY, "ETag": laid.etag}
+        if request.headers.get("if-none-match") == laid.etag:
+            return Response(status_code=304, headers=headers)
+        return HTMLResponse(laid.html, headers=headers)
+
+    async def badge(self, request: Request) -> Response:
+        """Answer with the badge, to whoever sees the page."""
+        if not self._admitted(request):
+            return Response(status_code=403, headers=_HEADERS)
+        drawn = as_svg(badge_of(await self._cache.get()))
+        return Response(drawn, headers={**_HEADERS, "Content-Security-Policy": _POLICY}, media_type="image/svg+xml")
+
+    async def ask(self, request: Request) -> Response:
+        """Answer with the form; with the way to the page if nobody has to log in."""
+        root = _root(request)
+        return RedirectResponse(f"{root}/admin", 303, _HEADERS) if self._admitted(request) else self._form(root)
+
+    async def log_in(self, request: Request) -> Response:
+        """Answer to the form."""
+        root = _root(request)
+        if _foreign(request):
+            return self._form(root, 403, "This form was sent by another site. Log in here.")
+        client = request.client.host if request.client else ""
+        wait = self._throttle.wait(client, time.monotonic())
+        if wait:
+            seconds = f"{wait + 1:.0f}"
+            return self._form(root, 429, f"Too many wrong tokens. Try again in {seconds} s.", {"Retry-After": seconds})
+        offered = await _token(request)
+        if offered is None:
+            return self._form(root, 400, "That was not the form of this page.")
+        if not self._tokens.accept(offered):
+            self._throttle.failed(client, time.monotonic())
+            logs.event(logs.WARNING, "service.login_refused", "a wrong token was given at /admin/login", client=client)
+            await asyncio.sleep(_DELAY)
+            return self._form(root, 403, "This is not one of the tokens.")
+        answer = RedirectResponse(f"{root}/admin", 303, _HEADERS)
+        answer.set_cookie(
+            sessions.COOKIE,
+            sessions.issue(offered),
+            max_age=sessions.LIFETIME,
+            path=f"{root}/admin",
+            secure=_encrypted(request),
+            httponly=True,
+            samesite="strict",
+        )
+        return answer
+
+    async def log_out(self, request: Request) -> Response:
+        """Delete the cookie."""
+        root = _root(request)
+        answer = RedirectResponse(f"{root}/admin" if _foreign(request) else f"{root}/admin/login", 303, _HEADERS)
+        if not _foreign(request):
+            answer.delete_cookie(sessions.COOKIE, path=f"{root}/admin", httponly=True, samesite="strict")
+        return answer
+
+    async def static(self, request: Request) -> Response:
+        """Answer with a file of ours; nobody has to be logged in to see how the log-in looks."""
+        asset = self._assets.get(request.path_params["name"])
+        if asset is None:
+            return Response(status_code=404, headers=_HEADERS)
+        headers = {**_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+        return Response(asset.content, headers=headers, media_type=asset.media_type)
+
+    def _admitted(self, request: Request) -> bool:
+        """Tell whether somebody is logged in. Without tokens, raise HTTPException if they are not on this machine."""
+        if not self._tokens.required:
+            self._access.require(request)
+            return True
+        return sessions.accepted(request.cookies.get(sessions.COOKIE, ""), self._tokens.valid)
+
+    def _lay(self, snapshot: Snapshot, root: str, *, full: bool) -> _Laid:
+        """Lay the page out, if nobody has asked for it since `snapshot` was taken."""
+        if snapshot.status is not None:
+            self._known = snapshot
+        if self._laid[0] is not snapshot:
+            self._laid = (snapshot, {})
+        known = self._laid[1]
+        if (root, full) not in known:
+            badge = badge_of(snapshot)
+            html = self._templates.get_template("page.html").render(
+                page=view.show(snapshot, self._known, full=full),
+                database=snapshot.database,
+                full=full,
+                badge=badge,
+                log_out=self._tokens.required,
+                paths=self._paths(root) | {"badge": f"{root}/admin/badge.svg?{_hash(as_svg(badge).encode())}"},
+            )
+            content = html.encode(errors="replace")
+            known[root, full] = _Laid(content, f'"{_hash(content)}"')
+        return known[root, full]
+
+    def _form(
+        self, root: str, status: int = 200, problem: str = "", headers: Mapping[str, str] | None = None
+    ) -> Response:
+        return self._html(
+            "login.html", root, _POLICY, status, headers, problem=problem, hours=sessions.LIFETIME // 3600
+        )
+
+    def _html(
+        self,
+        template: str,
+        root: str,
+        policy: str,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        **values: object,
+    ) -> Response:
+        html = self._templates.get_template(template).render(paths=self._paths(root), **values)
+        return HTMLResponse(html, status, {**_HEADERS, "Content-Security-Policy": policy, **(headers or {})})
+
+    def _paths(self, root: str) -> dict[str, str]:
+        paths = {"page": f"{root}/admin", "full": f"{root}/admin?all", "live": f"{root}/admin/live"}
+        paths |= {name: f"{root}/admin/{name}" for name in ("login", "logout")}
+        return paths | {
+            name.partition(".")[0].replace("-", "_"): f"{root}/admin/static/{name}" for name in self._assets
+        }
+
+
+def _asset(path: Path) -> _Asset:
+    content = path.read_bytes()
+    return _Asset(f"{path.stem}.{_hash(content)}{path.suffix}", content, _TYPES[path.suffix])
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _root(request: Request) -> str:
+    """Return what a proxy has cut off from the path, if uvicorn was told (`root_path`)."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def _encrypted(request: Request) -> bool:
+    """Tell whether the browser speaks TLS, if only to a proxy that says so.
+
+    Whoever says so wrongly, makes their own cookie one that their browser does not send.
+    """
+    said = request.headers.get("x-forwarded-proto", "").split(",")[0].strip()
+    return "https" in (request.url.scheme, said.lower())
+
+
+def _foreign(request: Request) -> bool:
+    """Tell whether another site has sent this form.
+
+    The browser says so, in every context that it calls secure. Where it does not, SameSite=Strict keeps the cookie
+    back from such a log-out, and such a log-in needs a token and shows what every token shows.
+    """
+    return request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}
+
+
+async def _token(request: Request) -> str | None:
+    """Return what was typed into the form; None if it is not that form, or does not come to an end."""
+    body = b""
+    try:
+        async with asyncio.timeout(_FORM_PATIENCE):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _LARGEST_FORM:
+                    return None
+        values = parse_qs(body.decode("ascii"), max_num_fields=4, strict_parsing=True)
+    except (TimeoutError, ClientDisconnect, ValueError):
+        return None
+    return values.get("token", [""])[0].strip()
