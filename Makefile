@@ -20,6 +20,7 @@ check: $(VENV)/check.done  ## types, lint, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy compose/shop/version2
 
 format: $(VENV)/check.done
 	$(BIN)/ruff check --fix .
