@@ -15,7 +15,7 @@ from images.kit.engine import client
 from kit.processes import Run, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -130,14 +130,8 @@ class Stack:
 
     def session(self, text: str) -> Run:
         """Run `text` in a session of psql that stays open until `close()`, and wait until it is done."""
-        argv = ["exec", "--interactive", self.service("db").name, "psql", "-U", "shop", "-XAtq", "shop"]
-        run = Run(
-            [client(), *argv],
-            directory=self.directory,
-            env=self.engine.environment,
-            stdin=subprocess.PIPE,
-        )
-        self._runs.append(run)
+        psql = ["exec", "--interactive", self.service("db").name, "psql", "-U", "shop", "-XAtq", "shop"]
+        run = self._spawn([client(), *psql], env=self.engine.environment, stdin=subprocess.PIPE)
         assert run.process.stdin is not None
         run.process.stdin.write(f"{text};\n\\echo done\n".encode())
         run.process.stdin.flush()
@@ -171,12 +165,24 @@ class Stack:
         except json.JSONDecodeError:
             return answer["status"], answer["body"]
 
+    def spawn_ask(self, url: str, body: str) -> Run:
+        """Send a request, and return the program that waits for its answer; it prints what `ask` returns."""
+        return self._spawn(self.engine.inside(sys.executable, PROGRAMS / "ask.py", url, body))
+
+    def spawn_docker(self, *arguments: str) -> Run:
+        """Run `docker` with these arguments, without waiting for its end."""
+        return self._spawn([client(), *arguments], env=self.engine.environment)
+
+    def _spawn(self, argv: Sequence[str | Path], **options: Any) -> Run:
+        """Start a program, which ends with this stack at the latest."""
+        run = Run(argv, directory=self.directory, **options)
+        self._runs.append(run)
+        return run
+
     def visitors(self, number: int = 6) -> Visitors:
         """Send visitors, who look and order until `result` is asked for."""
-        argv = self.engine.inside(sys.executable, PROGRAMS / "visitors.py", FRONT, str(number))
-        run = Run(argv, directory=self.directory)
-        self._runs.append(run)
-        return Visitors(run)
+        program = PROGRAMS / "visitors.py"
+        return Visitors(self._spawn(self.engine.inside(sys.executable, program, FRONT, str(number))))
 
 
 class Visitors:
@@ -204,9 +210,3 @@ def calmly(condition: Callable[[], object]) -> Callable[[], object]:
         return found
 
     return asked
-
-
-def messages(container: Container, *events: str) -> Mapping[str, int]:
-    """Return how often each of these events is in the container's log."""
-    logged = [record.get("event") for record in container.logs()]
-    return {event: logged.count(event) for event in events}

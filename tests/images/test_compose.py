@@ -332,7 +332,9 @@ def test_through_pgbouncer(project: Callable[..., Stack]) -> None:
     # With its file outside a transaction: by the direct connection.
     assert stack.ledger() == V2
     # The application itself is at the pooler, and only there.
-    clients = "SELECT DISTINCT host(client_addr) FROM pg_stat_activity WHERE client_addr IS NOT NULL AND datname = 'shop'"
+    clients = (
+        "SELECT DISTINCT host(client_addr) FROM pg_stat_activity WHERE client_addr IS NOT NULL AND datname = 'shop'"
+    )
     stack.service("status").engine.run("stop", "--time", "5", stack.service("status").name)
     stack.ask(FRONT)
     assert stack.sql(clients) == pooler
@@ -364,7 +366,7 @@ def test_docker_stop_lets_a_replica_finish_and_ends_in_time(project: Callable[..
     until(calmly(lambda: stack.sql("SELECT count(*) FROM pg_locks WHERE NOT granted") == "1"), 30, "a waiting order")
 
     began = time.monotonic()
-    stopping = stack.spawn(stack.engine, "stop", replica.name)
+    stopping = stack.spawn_docker("stop", replica.name)
     until(calmly(lambda: stack.ask(f"http://{address}:8080/readyz")[0] == 503), 15, "a replica that says it stops")
     blocker.close()
     stopping.ok(30)
