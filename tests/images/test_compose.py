@@ -1,8 +1,8 @@
 """The shipped Compose files, as they are, on an engine of their own: docs/compose.md, shown.
 
-Debian's docker-compose 1.29 runs them. The images of PostgreSQL and HAProxy are stand-ins, made of Debian's packages and
-called what the files call them; they honour what these files use of the official ones' interface, and no more. The
-images of the shop are built by the documented command, the one of PgBouncer from its shipped Dockerfile.
+Debian's docker-compose 1.29 runs them. The images of PostgreSQL and HAProxy are stand-ins, made of Debian's packages
+and called what the files call them; they honour what these files use of the official ones' interface, and no more.
+The images of the shop are built by the documented command, the one of PgBouncer from its shipped Dockerfile.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -187,7 +188,7 @@ def test_a_rolling_upgrade_and_the_way_back_lose_no_request(
     seconds = time.monotonic() - began
     seen = visitors.result()
 
-    print(f"rolling upgrade of {REPLICAS} replicas: {seconds:.1f} s, {seen}")
+    sys.stdout.write(f"rolling upgrade of {REPLICAS} replicas: {seconds:.1f} s; {seen}\n")
     record_testsuite_property("rolling_upgrade_seconds", round(seconds, 1))
     assert seen["failures"] == []
     assert set(seen["versions"]) == {"1", "2"}, "old and new replicas answered side by side"
