@@ -158,7 +158,7 @@ def test_variables_are_ones_that_the_program_knows(stack: Node) -> None:
     known = Path(settings.__file__).read_text()
     for name, service in services(stack):
         for variable in service["environment"]:
-            if re.match(r"MIGRATION_|DATABASE_|DB_CONNECT_|AUTO_MIGRATE", variable):
+            if re.match(r"MIGRATION_|DATABASE_|DB_CONNECT_|AUTO_MIGRATE|STATUS_", variable):
                 assert f'"{variable.removesuffix("_FILE")}' in known, f"{name}: {variable}"
 
 
