@@ -8,13 +8,16 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUNS ?= 100
 
-.PHONY: demo test check format bench bench-peers soak clean
+.PHONY: demo test test-images requirements check format bench bench-peers soak clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
 
 test: $(VENV)/test.done  ## everything, against real servers
-	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --ignore=tests/images $(TESTS)
+
+test-images: $(VENV)/test.done  ## the container images, with an engine of our own; needs root, see CONTRIBUTING.md
+	$(BIN)/python -m pytest $(or $(TESTS),tests/images)
 
 check: $(VENV)/check.done  ## types, lint, format
 	$(BIN)/ruff check .
@@ -33,6 +36,9 @@ bench-peers: $(VENV)/test.done  ## install what `make bench` measures beside, in
 
 soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000
 	$(BIN)/python -m tests.faults.soak --runs $(RUNS) --workers $(WORKERS)
+
+requirements: $(VENV)/requirements.done  ## renew the pinned requirements of the images
+	$(BIN)/python requirements/renew.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

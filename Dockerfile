@@ -1,0 +1,94 @@
+# The image that applications' images are built on: Python slim, this program, and nothing else. docs/image.md says how
+# to use it, what is in it, and why it is made like this.
+#
+#     docker build --tag pg-entrypoint .
+#     docker build --tag pg-entrypoint:full --target full .        # with pg_dump and the status service
+#
+# Two secrets, both optional, reach pip and leave no trace: `--secret id=ca,src=…`, certificates to trust, and
+# `--secret id=pip,src=…`, a pip.conf that names another index.
+
+# The newest Python with wheels of everything we need. Any other with Python 3.11 or later and apt will do.
+ARG BASE=python:3.14-slim
+
+
+FROM ${BASE} AS builder
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends binutils \
+    && rm -rf /var/lib/apt/lists/*
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+RUN python3 -m venv tools && python3 -m venv --without-pip /usr/local/lib/pg-entrypoint
+COPY requirements/build.txt requirements/
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
+    if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
+    tools/bin/pip install --require-hashes --only-binary=:all: --requirement requirements/build.txt
+COPY requirements/image.txt requirements/
+# --no-deps: the file is complete, and leaves out on purpose what docs/image.md names. The debugging symbols of
+# compiled modules are three quarters of the largest of them.
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
+    if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
+    tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile \
+        --require-hashes --only-binary=:all: --requirement requirements/image.txt \
+    && find /usr/local/lib/pg-entrypoint -name '*.so' -exec strip --strip-debug {} +
+
+
+# The program itself: a wheel, unpacked into the virtual environment.
+FROM builder AS program
+COPY LICENSE README.md pyproject.toml ./
+COPY bin bin
+COPY entrypoint entrypoint
+RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+    && tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile dist/*.whl
+# -I: what the application's environment says to its own Python (PYTHONPATH, PYTHONHOME) is not for this one.
+# Bytecode that is never checked: nothing changes in a layer, and tools that rewrite its times do not make it useless.
+RUN sed -i '1s/$/ -I/' /usr/local/lib/pg-entrypoint/bin/entrypoint \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/pg-entrypoint/lib
+
+
+FROM program AS program-full
+COPY requirements/full.txt requirements/
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
+    if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
+    tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile \
+        --require-hashes --only-binary=:all: --requirement requirements/full.txt \
+    && find /usr/local/lib/pg-entrypoint -name '*.so' -exec strip --strip-debug {} + \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/pg-entrypoint/lib
+
+
+# What both images have in common.
+FROM ${BASE} AS common
+# What is there only to install other things: pip, and the copy of it that the module ensurepip carries.
+RUN if python3 -c 'import pip' 2>/dev/null; then python3 -m pip uninstall --yes --root-user-action=ignore pip; fi \
+    && rm -rf "$(python3 -c 'import os, ensurepip; print(os.path.dirname(ensurepip.__file__))')" \
+        /usr/share/python-wheels /root/.cache \
+    && ln -s ../lib/pg-entrypoint/bin/entrypoint /usr/local/bin/entrypoint
+ARG VERSION=0.1.0
+ARG REVISION=
+LABEL org.opencontainers.image.title="pg-entrypoint" \
+      org.opencontainers.image.description="Wait for PostgreSQL, bring its schema up to date exactly once, and become the application." \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# `migrations` is looked for here.
+WORKDIR /app
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["entrypoint", "run", "--"]
+
+
+FROM common AS full
+# At least as new as the server that is to be backed up.
+ARG POSTGRES_CLIENT=postgresql-client-17
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ${POSTGRES_CLIENT} \
+    && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/debconf
+COPY --from=program-full /usr/local/lib/pg-entrypoint /usr/local/lib/pg-entrypoint
+RUN --mount=type=bind,source=docker,target=/mnt ["/usr/local/lib/pg-entrypoint/bin/python", "-I", "/mnt/bytecode.py"]
+# A number, so that Kubernetes can see that it is not root; any other will do as well.
+USER 65532:65532
+
+
+# The default.
+FROM common AS image
+COPY --from=program /usr/local/lib/pg-entrypoint /usr/local/lib/pg-entrypoint
+RUN --mount=type=bind,source=docker,target=/mnt ["/usr/local/lib/pg-entrypoint/bin/python", "-I", "/mnt/bytecode.py"]
+USER 65532:65532

@@ -1,0 +1,87 @@
+"""Engines, base images and our own images, each made once for a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import missing
+from images.kit import bases
+from images.kit.engine import Engine, missing_programs
+from images.kit.namespace import Namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give these tests time: the first one waits for the images."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(1200))
+
+
+def _need(*programs: str) -> None:
+    if os.geteuid() != 0:
+        missing("not root: a container engine of our own needs that (sudo make test-images)")
+    absent = missing_programs("mmdebstrap", *programs)
+    if absent:
+        missing(
+            f"not installed: {', '.join(absent)} (Debian: docker.io, mmdebstrap, runc, util-linux, iproute2, iptables)"
+        )
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """Return an engine in the machine's network: its containers have that or none. It builds the images."""
+    _need()
+    with Engine() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def isolated_engine() -> Iterator[Engine]:
+    """Return an engine with its default flags, in a network of its own: bridges, names, published ports.
+
+    It reaches nothing outside. Images come by `isolated_engine.copy_from(engine, image)`.
+    """
+    _need("ip", "nsenter", "iptables")
+    with Namespace() as namespace, Engine(namespace) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def python_base(engine: Engine) -> str:
+    """Return the name of an image like python:3.14-slim; it has that name, the default of the Dockerfile."""
+    return bases.provide(engine, bases.PYTHON)
+
+
+@pytest.fixture(scope="session")
+def plain_base(engine: Engine) -> str:
+    """Return the name of an image with Debian and without Python."""
+    return bases.provide(engine, bases.PLAIN)
+
+
+@pytest.fixture(scope="session")
+def postgres_image(engine: Engine) -> str:
+    """Return the name of an image that behaves like the official postgres:17, as far as our files use it."""
+    base = bases.provide(engine, bases.POSTGRES)
+    folder = Path(__file__).parent / "kit" / "postgres"
+    return engine.build(folder, tag="postgres:17", arguments={"BASE": base})
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine, python_base: str) -> str:
+    """Return the name of our image, built from the Dockerfile with its defaults."""
+    return engine.build(ROOT, tag="pg-entrypoint")
+
+
+@pytest.fixture(scope="session")
+def full_image(engine: Engine, image: str) -> str:
+    """Return the name of our image with `--target full`."""
+    return engine.build(ROOT, tag="pg-entrypoint:full", target="full")
