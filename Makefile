@@ -23,6 +23,8 @@ check: $(VENV)/check.done  ## types, lint, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy compose/shop/version1
+	$(BIN)/mypy compose/shop/version2
 
 format: $(VENV)/check.done
 	$(BIN)/ruff check --fix .
