@@ -1,0 +1,387 @@
+"""k8s/: every overlay, built as its users build it, is valid, fits itself and fits the program.
+
+What the checks look for is in `kit/manifests.py`. Each of them is shown to find it, in manifests that were broken here.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import kubernetes_validate
+import pytest
+import yaml
+from kubernetes_validate.utils import all_versions
+
+from conftest import missing
+from entrypoint import cli
+from kit import manifests
+from kit.kustomize import FOLDER, KustomizeMissingError, build, build_upon, program
+from kit.manifests import CHECKS, Release
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kit.manifests import Check, Manifest
+
+ROOT = FOLDER.parent
+OVERLAYS = ("init-container", "entrypoint", "job", "job-argocd")
+PAGES = (ROOT / "docs" / "kubernetes.md", ROOT / "docs" / "deploying.md", *sorted(FOLDER.rglob("README.md")))
+OLDEST, *_, NEWEST = all_versions()
+
+
+@functools.cache
+def _built(overlay: str) -> tuple[Manifest, ...]:
+    return tuple(build(FOLDER / overlay))
+
+
+def objects_of(overlay: str) -> list[Manifest]:
+    """Return the objects of an overlay, for the caller to change."""
+    try:
+        program()
+    except KustomizeMissingError as error:
+        missing(str(error))
+    return copy.deepcopy(list(_built(overlay)))
+
+
+def faults_of(objects: Sequence[Manifest]) -> dict[str, list[str]]:
+    """Return what each check finds, by its name."""
+    release = Release.of(objects)
+    return {check.__name__: found for check in CHECKS if (found := list(check(release)))}
+
+
+# --- What is shipped ------------------------------------------------------------------------------------
+
+
+def test_every_overlay_is_in_the_list() -> None:
+    assert {path.parent.name for path in FOLDER.glob("*/kustomization.yaml")} == {"base", *OVERLAYS}
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_schemas_agree(overlay: str, version: str) -> None:
+    for item in objects_of(overlay):
+        kubernetes_validate.validate(item, version, strict=True)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_objects_fit(overlay: str, check: Check) -> None:
+    assert list(check(Release.of(objects_of(overlay)))) == []
+
+
+def test_all_overlays_have_one_tag() -> None:
+    images = {
+        container.spec["image"] for overlay in OVERLAYS for container in Release.of(objects_of(overlay)).containers
+    }
+    assert images == {"shop:1.4.0"}
+
+
+def test_an_overlay_of_ones_own(tmp_path: Path) -> None:
+    """As k8s/README.md shows it, and with a prefix besides: names that belong together change together."""
+    (shown,) = [block for block in blocks(FOLDER / "README.md", "yaml") if "resources:" in block]
+    document = yaml.safe_load(shown)
+    (ours,) = document.pop("resources")
+    assert (FOLDER / Path(ours).name / "kustomization.yaml").exists()
+    document.pop("apiVersion")
+    document.pop("kind")
+    try:
+        objects = build_upon(Path(ours).name, tmp_path, yaml.safe_dump({**document, "namePrefix": "north-"}))
+    except KustomizeMissingError as error:
+        missing(str(error))
+    assert faults_of(objects) == {}
+    assert {container.spec["image"] for container in Release.of(objects).containers} == {"images.example/shop:1.5.0"}
+    assert {item["metadata"]["name"].startswith("north-shop") for item in objects} == {True}
+
+
+# --- What the checks find -------------------------------------------------------------------------------
+
+DROP = object()
+"""Instead of a value: take it away."""
+
+POD = "spec.template.spec"
+APP = f"{POD}.containers.0"
+INIT = f"{POD}.initContainers.0"
+
+
+class Mutation(NamedTuple):
+    """One thing that somebody could get wrong in good faith, and what finds it."""
+
+    check: Check
+    overlay: str
+    kind: str
+    path: str
+    value: object
+    finds: str
+
+    def apply(self, objects: list[Manifest]) -> None:
+        """Change the objects."""
+        *way, last = (int(step) if step.isdecimal() else step for step in self.path.split("."))
+        place: Any = Release.of(objects).one(self.kind)
+        for step in way:
+            place = place[step]
+        if self.value is DROP:
+            del place[last]
+        elif isinstance(place, list) and last == len(place):
+            place.append(self.value)
+        else:
+            place[last] = self.value
+
+
+def variable(name: str, value: str) -> dict[str, str]:
+    """Return an entry of `env`."""
+    return {"name": name, "value": value}
+
+
+M = Mutation
+MUTATIONS = (
+    M(manifests.kinds, "job", "Service", "kind", "Role", "nothing here needs that"),
+    M(manifests.kinds, "job", "Service", "kind", "Deployment", "twice"),
+    M(manifests.selectors, "job", "Deployment", "spec.selector.matchLabels.app", "y", "own pods"),
+    M(manifests.selectors, "job", "Service", "spec.selector", {"app.kubernetes.io/name": "shop"}, "Deployment, Job"),
+    M(manifests.selectors, "job", "Service", "spec.selector", {"app": "shop"}, "nobody"),
+    M(
+        *(manifests.selectors, "job", "PodDisruptionBudget", "spec.selector.matchLabels"),
+        *({"app.kubernetes.io/name": "shop"}, "Deployment, Job"),
+    ),
+    M(manifests.volumes, "init-container", "Deployment", f"{POD}.volumes.0.name", "data", "mounted and not declared"),
+    M(manifests.volumes, "init-container", "Deployment", f"{APP}.volumeMounts.1", DROP, "declared and not mounted"),
+    M(manifests.volumes, "job", "Job", f"{POD}.volumes.0.secret.secretName", "database", "who makes it"),
+    M(manifests.volumes, "job", "Deployment", f"{APP}.volumeMounts.1.mountPath", "/run/secrets/database", "one path"),
+    M(manifests.secrets, "job", "Job", f"{APP}.volumeMounts", [], "no secret with such a key"),
+    M(manifests.secrets, "job", "Job", f"{APP}.env.0.value", "/run/secrets/database/uri", "no secret with such a key"),
+    M(manifests.secrets, "job", "Job", f"{APP}.env.3", variable("DATABASE_URL", "postgresql://db"), "use a file"),
+    M(
+        *(manifests.secrets, "job", "Job", f"{APP}.env.3"),
+        {"name": "PGPASSWORD", "valueFrom": {"secretKeyRef": {"name": "shop-database", "key": "url"}}},
+        "a secret in the environment",
+    ),
+    M(manifests.secrets, "job", "Job", f"{POD}.securityContext.fsGroup", DROP, "for the fsGroup"),
+    M(manifests.secrets, "job", "Job", f"{POD}.volumes.0.secret.defaultMode", 0o444, "for the fsGroup"),
+    M(manifests.secrets, "job", "Job", f"{POD}.volumes.0.secret.defaultMode", 0o400, "for the fsGroup"),
+    M(manifests.ports, "entrypoint", "Deployment", f"{APP}.ports.0.name", "web", "asks port http"),
+    M(
+        manifests.ports,
+        "entrypoint",
+        "Deployment",
+        f"{APP}.ports.0.containerPort",
+        8081,
+        "MIGRATION_PROBE_PORT is 8080",
+    ),
+    M(manifests.ports, "entrypoint", "Service", "spec.ports.0.targetPort", "web", "which nobody has"),
+    M(manifests.images, "job", "Job", f"{APP}.image", "shop:1.3.9", "several images"),
+    M(manifests.images, "job", "Job", f"{APP}.image", "shop", "no fixed tag"),
+    M(manifests.environment, "job", "Job", f"{APP}.env.1.name", "MIGRATION_TIMEOUT", "nobody reads"),
+    M(manifests.environment, "job", "Job", f"{APP}.env.1.value", "5min", "it must be a whole number of milliseconds"),
+    M(manifests.environment, "job", "Job", f"{APP}.env.1.name", "DATABASE_URL_FILE", "set twice"),
+    M(manifests.environment, "job", "Job", f"{APP}.env.0", DROP, "where the database is"),
+    M(
+        manifests.environment,
+        "job",
+        "Job",
+        f"{APP}.env.3",
+        variable("MIGRATION_ON_FAILURE", "exit"),
+        "this starts none",
+    ),
+    M(manifests.commands, "job", "Job", f"{APP}.command", ["entrypoint", "migrate", "--wait"], "Unrecognized"),
+    M(manifests.commands, "job", "Deployment", f"{INIT}.command.5", "10min", "--timeout"),
+    M(manifests.commands, "job", "Job", f"{APP}.command", ["sh", "-c", "entrypoint migrate"], "not start entrypoint"),
+    M(manifests.who_migrates, "job", "Deployment", f"{INIT}.command", ["entrypoint", "migrate"], "these migrate"),
+    M(manifests.who_migrates, "entrypoint", "Deployment", f"{APP}.env.0", variable("AUTO_MIGRATE", "false"), "nobody"),
+    M(manifests.who_migrates, "job", "Deployment", INIT, DROP, "does not wait for the schema"),
+    M(manifests.waiters, "init-container", "Deployment", f"{INIT}.env.2", DROP, "shorter than MIGRATION_TIMEOUT_MS"),
+    M(manifests.waiters, "job", "Deployment", f"{INIT}.command.5", "600", "waits 600 s for what may take 642 s"),
+    M(manifests.waiters, "job", "Job", f"{APP}.env.1.value", "3600000", "shorter than MIGRATION_TIMEOUT_MS"),
+    M(manifests.probes, "entrypoint", "Deployment", f"{APP}.startupProbe.failureThreshold", 30, "lasts 150 s"),
+    M(manifests.probes, "entrypoint", "Deployment", f"{APP}.startupProbe", DROP, "no startupProbe"),
+    M(manifests.probes, "entrypoint", "Deployment", f"{APP}.env.1", DROP, "nobody answers probes"),
+    M(manifests.probes, "job", "Deployment", f"{APP}.livenessProbe.httpGet.path", "/readyz", "probes ask"),
+    M(manifests.probes, "job", "Deployment", f"{APP}.readinessProbe.timeoutSeconds", 6, "until its next turn"),
+    M(manifests.deadlines, "init-container", "Deployment", "spec.progressDeadlineSeconds", DROP, "is 600"),
+    M(manifests.deadlines, "entrypoint", "Deployment", "spec.progressDeadlineSeconds", 700, "needs 720 s"),
+    M(manifests.deadlines, "job", "Deployment", "spec.progressDeadlineSeconds", 2100, "needs 2160 s"),
+    M(manifests.deadlines, "job", "Job", "spec.activeDeadlineSeconds", DROP, "is 0"),
+    M(manifests.deadlines, "job", "Job", "spec.backoffLimit", 3, "attempts need 2638 s"),
+    M(manifests.grace, "job", "Deployment", f"{POD}.terminationGracePeriodSeconds", DROP, "30 s to end"),
+    M(manifests.grace, "job", "Job", f"{POD}.terminationGracePeriodSeconds", 1, "1 s to end"),
+    M(manifests.grace, "job", "Deployment", f"{APP}.lifecycle", DROP, "no preStop hook"),
+    M(manifests.rollout, "job", "Deployment", "spec.strategy.rollingUpdate.maxUnavailable", "25%", "before new ones"),
+    M(manifests.rollout, "job", "Deployment", "spec.strategy.type", "Recreate", "before new ones"),
+    M(manifests.rollout, "job", "Deployment", "spec.strategy.rollingUpdate.maxSurge", 0, "not both be 0"),
+    M(manifests.rollout, "job", "Deployment", "spec.replicas", 1, "one replica"),
+    M(manifests.rollout, "job", "PodDisruptionBudget", "spec.maxUnavailable", 3, "lets go"),
+    M(manifests.rollout, "job", "PodDisruptionBudget", "spec.maxUnavailable", 0, "lets go"),
+    M(manifests.jobs, "job", "Job", f"{POD}.restartPolicy", "OnFailure", "restartPolicy must be Never"),
+    M(manifests.jobs, "job", "Job", "spec.podFailurePolicy.rules.0.onExitCodes.values", [65, 69, 70], "gives up at"),
+    M(manifests.jobs, "job", "Job", "spec.podFailurePolicy", DROP, "gives up at []"),
+    M(manifests.jobs, "job", "Job", "spec.podFailurePolicy.rules.0.onExitCodes.containerName", "main", "names the"),
+    M(manifests.jobs, "job", "Job", "spec.podFailurePolicy.rules.1", DROP, "a drained node"),
+    M(manifests.jobs, "job", "Job", "spec.ttlSecondsAfterFinished", 600, "takes its log away"),
+    M(
+        *(manifests.jobs, "job-argocd", "Job", "metadata.annotations", {"argocd.argoproj.io/hook": "PostSync"}),
+        "so PostSync never comes",
+    ),
+    M(
+        *(manifests.jobs, "job-argocd", "Job", "metadata.annotations", {"argocd.argoproj.io/hook": "Sync"}),
+        "it must be deleted",
+    ),
+    M(manifests.restricted_pods, "job", "Job", f"{POD}.securityContext.runAsNonRoot", DROP, "runAsNonRoot"),
+    M(manifests.restricted_pods, "job", "Job", f"{POD}.securityContext.runAsUser", 0, "runAsNonRoot"),
+    M(
+        manifests.restricted_pods,
+        "job",
+        "Job",
+        f"{POD}.securityContext.seccompProfile.type",
+        "Unconfined",
+        "seccompProfile",
+    ),
+    M(manifests.restricted_pods, "job", "Job", f"{POD}.hostNetwork", True, "hostNetwork"),  # noqa: FBT003 - a value
+    M(
+        manifests.restricted_pods,
+        "job",
+        "Job",
+        f"{POD}.volumes.1",
+        {"name": "h", "hostPath": {"path": "/"}},
+        "hostPath",
+    ),
+    M(
+        manifests.restricted_containers,
+        "job",
+        "Job",
+        f"{APP}.securityContext.allowPrivilegeEscalation",
+        DROP,
+        "Escalation",
+    ),
+    M(
+        manifests.restricted_containers,
+        "job",
+        "Job",
+        f"{APP}.securityContext.capabilities.drop",
+        ["NET_RAW"],
+        "capabilities",
+    ),
+    M(
+        manifests.restricted_containers,
+        "job",
+        "Job",
+        f"{APP}.securityContext.readOnlyRootFilesystem",
+        DROP,
+        "readOnlyRoot",
+    ),
+    M(manifests.restricted_containers, "job", "Job", f"{APP}.securityContext.runAsUser", 0, "runAsUser"),
+    M(
+        *(manifests.restricted_containers, "job", "Deployment", f"{APP}.ports.0"),
+        *({"name": "http", "containerPort": 8080, "hostPort": 8080}, "hostPort"),
+    ),
+    M(manifests.no_rights, "job", "Job", f"{POD}.automountServiceAccountToken", DROP, "automountServiceAccountToken"),
+    M(manifests.no_rights, "job", "Job", f"{POD}.enableServiceLinks", DROP, "enableServiceLinks"),
+    M(manifests.no_rights, "job", "Job", f"{POD}.serviceAccountName", "migrator", "serviceAccountName"),
+    M(manifests.resources, "job", "Job", f"{APP}.resources", DROP, "resources"),
+    M(manifests.resources, "job", "Job", f"{APP}.resources.limits.cpu", "1", "resources"),
+    M(manifests.resources, "job", "Job", f"{APP}.resources.requests.memory", "512Mi", "more memory"),
+    M(manifests.reasons, "job", "Job", f"{APP}.terminationMessagePolicy", DROP, "terminationMessagePolicy"),
+    M(manifests.reasons, "job", "Job", f"{APP}.terminationMessagePath", "/tmp/x", "terminationMessagePath"),
+    M(manifests.reasons, "job", "Job", f"{APP}.tty", True, "tty"),  # noqa: FBT003 - a value
+)
+
+
+@pytest.mark.parametrize(
+    "mutation", MUTATIONS, ids=lambda mutation: f"{mutation.check.__name__}: {mutation.finds}".replace("/", "|")
+)
+def test_a_broken_manifest_is_found(mutation: Mutation) -> None:
+    objects = objects_of(mutation.overlay)
+    mutation.apply(objects)
+    found = list(mutation.check(Release.of(objects)))
+    assert any(mutation.finds in fault for fault in found), found
+
+
+def test_every_check_has_something_to_find() -> None:
+    assert {mutation.check for mutation in MUTATIONS} == set(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.replica", 3),
+        (f"{APP}.securityContext.runAsNonroot", True),
+        (f"{APP}.env.0.value", 8080),
+        ("spec.replicas", "three"),
+    ],
+)
+def test_the_schemas_are_strict(path: str, value: object) -> None:
+    objects = objects_of("entrypoint")
+    Mutation(manifests.kinds, "entrypoint", "Deployment", path, value, "").apply(objects)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(Release.of(objects).one("Deployment"), NEWEST, strict=True)
+
+
+# --- The pages ------------------------------------------------------------------------------------------
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the fenced blocks of a language."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(text) for _, text in found]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_overlay_has_a_page(overlay: str) -> None:
+    text = (FOLDER / overlay / "README.md").read_text()
+    assert "\n## When to choose it\n" in text
+    assert "\n## When a migration fails\n" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_pages_yaml_is_yaml(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        # A template of Helm's is no YAML before Helm has filled it in.
+        yaml.safe_load(block.replace("{{ .Release.Revision }}", "7"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_pages_name_commands_and_variables_that_exist(page: Path) -> None:
+    text = page.read_text()
+    for word in re.findall(r"`entrypoint ([a-z]+)\b", text):
+        assert word in cli.COMMANDS, word
+    known = manifests.known_variables() | {"ENTRYPOINT_OUTCOME", "ENTRYPOINT_ERROR"}
+    for name in re.findall(r"\b(?:MIGRATION|DB|DATABASE|ENTRYPOINT)_[A-Z_]+\b", text):
+        assert name in known, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_pages_name_folders_that_exist(page: Path) -> None:
+    for name in re.findall(r"`(?:kubectl \w+ -k )?(k8s/[a-z/-]+)`", page.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_times_in_the_page_are_those_in_the_manifests() -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    init, run, job = (Release.of(objects_of(overlay)) for overlay in ("init-container", "entrypoint", "job"))
+    migrate, _ = manifests.Pod(init.one("Deployment")).containers
+    wait, _ = manifests.Pod(job.one("Deployment")).containers
+    startup = run.containers[0].spec["startupProbe"]
+    shown = {
+        f"{migrate.budget:g} s": 1,
+        f"| {init.one('Deployment')['spec']['progressDeadlineSeconds']} |": 1,
+        f"| {job.one('Deployment')['spec']['progressDeadlineSeconds']} |": 1,
+        f"| {startup['periodSeconds']} × {startup['failureThreshold']} = ": 1,  # noqa: RUF001 - the page's sign
+        f"| {job.one('Job')['spec']['activeDeadlineSeconds']} |": 1,
+        f"| {wait.budget:g} |": 1,
+    }
+    assert {piece: text.count(piece) for piece in shown} == shown
+
+
+def test_the_readmes_init_container_is_the_shipped_one() -> None:
+    """Its shortened form in the README says nothing else than the overlay does."""
+    (snippet,) = [block for block in blocks(ROOT / "README.md", "yaml") if "initContainers" in block]
+    (short,) = yaml.safe_load(snippet)["initContainers"]
+    (shipped,) = Release.of(objects_of("init-container")).one("Deployment")["spec"]["template"]["spec"][
+        "initContainers"
+    ]
+    for field in ("name", "image", "command"):
+        assert short[field] == shipped[field], field
+    assert {entry["name"] for entry in short["env"]} <= {entry["name"] for entry in shipped["env"]}
