@@ -3,6 +3,7 @@
 #
 #     docker build --tag pg-entrypoint .
 #     docker build --tag pg-entrypoint:full --target full .        # with pg_dump and the status service
+#     docker build --tag pg-entrypoint:folder --target folder .    # to be copied into images without Python
 #
 # Two secrets, both optional, reach pip and leave no trace: `--secret id=ca,src=…`, certificates to trust, and
 # `--secret id=pip,src=…`, a pip.conf that names another index.
@@ -53,6 +54,22 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
         --require-hashes --only-binary=:all: --requirement requirements/full.txt \
     && find /usr/local/lib/pg-entrypoint -name '*.so' -exec strip --strip-debug {} + \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/pg-entrypoint/lib
+
+
+# For images without Python: all of it in one folder, docs/folder.md.
+FROM program AS packed
+COPY requirements/folder.txt requirements/
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
+    if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
+    tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-compile \
+        --require-hashes --only-binary=:all: --requirement requirements/folder.txt
+COPY packaging packaging
+RUN /usr/local/lib/pg-entrypoint/bin/python -I packaging/folder.py --quiet build_exe --build-exe /opt/entrypoint
+
+
+# Not an image to start, but one to copy from: COPY --from=pg-entrypoint:folder /opt/entrypoint /opt/entrypoint
+FROM scratch AS folder
+COPY --from=packed /opt/entrypoint /opt/entrypoint
 
 
 # What both images have in common.

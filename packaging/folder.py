@@ -34,6 +34,19 @@ UNUSED = (
     *("distutils", "lib2to3", "ensurepip", "pip", "setuptools", "venv"),
 )
 
+# Of glibc's libraries, those that compiled modules name. They must fit the host's libc, so they are the host's, and not
+# copied from the machine that builds the folder.
+GLIBC = (
+    "ld-linux*",
+    "libc.so*",
+    "libm.so*",
+    "libdl.so*",
+    "libpthread.so*",
+    "libutil.so*",
+    "librt.so*",
+    "libresolv.so*",
+)
+
 # Where it finds the machine's time zones, cx_Freeze would pack them all. psycopg imports zoneinfo, but this program
 # asks for every time as text.
 zoneinfo.reset_tzpath(to=())
@@ -50,13 +63,14 @@ with tempfile.TemporaryDirectory() as directory:
             "build_exe": {
                 "packages": PACKAGES,
                 "excludes": UNUSED,
+                "bin_excludes": GLIBC,
                 "include_files": [(stand_in, "lib/ssl.pyc")],
                 # Modules as files: to unpack them from an archive takes several milliseconds of every start.
                 "no_compress": True,
                 # Without docstrings and assertions, of which nothing depends; the files are a fifth smaller.
                 "optimize": 2,
                 # The names of modules that are looked for and are not there mean nothing here.
-                "silent_level": 1,
+                "silent_level": 2,
             }
         },
     )
