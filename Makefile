@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUNS ?= 100
 
-.PHONY: demo test test-images requirements check format bench bench-peers folder soak clean
+.PHONY: demo test test-images requirements check format bench bench-peers bench-images folder soak clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -33,6 +33,9 @@ bench: $(VENV)/test.done  ## measure and print; see docs/benchmarks.md
 
 bench-peers: $(VENV)/test.done  ## install what `make bench` measures beside, into benchmarks/.peers
 	$(BIN)/python -m benchmarks.peers install
+
+bench-images: $(VENV)/test.done  ## measure the container images; needs what test-images needs
+	$(BIN)/python -m tests.images.measure $(BENCH)
 
 # The packer looks at an installation that is not editable, so it has an environment of its own.
 folder:  ## the self-contained folder, with this machine's Python, in build/folder; see docs/folder.md
