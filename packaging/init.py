@@ -3,17 +3,22 @@
 That one imports importlib.util and with it `re`, `typing` and others, which an up-to-date start does without.
 """
 
-# What `signal` is made of; see entrypoint/signals.py.
-import _signal
 import sys
 
-# The convention of programs that freeze others.
-sys.frozen = True
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    # What `signal` is made of; see entrypoint/signals.py.
+    import _signal as signal
 
-# As an ordinary Python does at its start; cx_Freeze configures one that leaves them alone. Without it, a log that
-# nobody reads any more would end the program before the application is started.
-_signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
-_signal.signal(_signal.SIGXFSZ, _signal.SIG_IGN)
+# The convention of those who freeze programs; entrypoint/backup/waiting.py asks for it.
+sys.frozen = True  # type: ignore[attr-defined]
+
+# As an ordinary Python does at its start. cx_Freeze configures one that leaves them alone, and then a log that nobody
+# reads any more would end the program before the application is started.
+signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
 def run(name: str) -> None:

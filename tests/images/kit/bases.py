@@ -67,6 +67,10 @@ PYTHON_OF_DEBIAN = Base(
 )
 # What many applications' images are made of.
 PLAIN = Base("debian:bookworm-slim", "bookworm", ("ca-certificates",))
+# An application's image without Python, and the oldest and newest Debian that the mirror has.
+NODE = Base("node:20-slim", "trixie", ("nodejs",))
+OLDEST = Base("debian:bullseye-slim", "bullseye")
+NEWEST = Base("debian:forky-slim", "forky")
 POSTGRES = Base("pg-entrypoint-tests/postgres-base", "trixie", ("postgresql-17", "locales"))
 
 
