@@ -45,7 +45,7 @@ def serve(settings: Settings, service: ServiceSettings) -> None:
     try:
         asyncio.run(_serve(settings, service, reader, listeners))
     finally:
-        reader.close()
+        reader.leave()
         for listener in listeners:
             listener.close()
 

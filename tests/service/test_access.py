@@ -112,11 +112,19 @@ def test_a_page_from_elsewhere_does_not_get_in_through_a_browser_on_this_machine
 ) -> None:
     """Its name may lead to 127.0.0.1 by now (DNS rebinding), and it may send forms to us as they are."""
     serving = serve(database.url, STATUS_TOKEN="")
-    for host in ("evil.example", "evil.example:3001", "127.0.0.1.evil.example", "", "0x7f000001", "localhost.evil"):
+    for host in (
+        "evil.example",
+        "evil.example:3001",
+        "127.0.0.1.evil.example",
+        "",
+        "0x7f000001",
+        "localhost.evil",
+        "[::1",
+    ):
         assert serving.ask(token=None, headers={"Host": host}).status in {400, 403}, host
     for host in ("localhost", "LOCALHOST:3001", "127.0.0.1:80", "[::1]:3001", "127.9.9.9"):
         assert serving.ask(token=None, headers={"Host": host}).status == 200, host
-    for origin in ("https://evil.example", "null", "http://127.0.0.1.evil.example"):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1.evil.example", "http://[::1", "localhost"):
         answer = serving.ask(BACKUP, method="POST", token=None, headers={"Origin": origin})
         assert answer.status == 403, origin
     assert serving.ask(BACKUP, method="POST", token=None, headers={"Origin": "http://localhost:1"}).status == 501
