@@ -100,12 +100,9 @@ def run(
 
 def leashed(argv: Sequence[str]) -> list[str]:
     """Return the command that starts `argv` as a child of this process which ends when this process does."""
-    if getattr(sys, "frozen", False):
-        # In the self-contained folder, whose only program is ours: packaging/main.py.
-        leash = [sys.executable, "--leash"]
-    else:
-        leash = [sys.executable, "-I", "-S", _LEASH]
-    return [*leash, str(os.getpid()), *argv]
+    # The only program in the self-contained folder is ours: packaging/main.py.
+    leash = ["--leash"] if getattr(sys, "frozen", False) else ["-I", "-S", _LEASH]
+    return [sys.executable, *leash, str(os.getpid()), *argv]
 
 
 def apart(work: Callable[[], _T], patience: Patience) -> _T:
