@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -156,6 +157,25 @@ def test_guesses_at_the_same_time_are_counted_before_they_are_answered(service: 
     with ThreadPoolExecutor(20) as threads:
         statuses = [answer.status for answer in threads.map(lambda _: log_in(service, "wrong"), range(20))]
     assert sorted(statuses) == [403] * 5 + [429] * 15
+
+
+def test_a_guess_is_counted_when_it_has_come_to_its_end(service: Serving) -> None:
+    """Who opens many requests first and sends the tokens afterwards gets no more than others."""
+    body = b"token=wrong"
+    head = (
+        "POST /admin/login HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        f"Content-Type: {FORM['Content-Type']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(service.connect()) for _ in range(10)]
+        for connection in connections:
+            connection.sendall(head.encode() + body[:3])
+        # Each has been let in, as the one after them is answered.
+        assert look(service).status == 200
+        for connection in connections:
+            connection.sendall(body[3:])
+        statuses = [connection.makefile("rb").readline().split()[1] for connection in connections]
+    assert sorted(statuses) == [b"403"] * 5 + [b"429"] * 5
 
 
 BODIES = {
