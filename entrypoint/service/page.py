@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from entrypoint.service.api import Service
     from entrypoint.service.snapshot import Snapshot
 
+_PAGE = "/admin"
+_LIVE, _BADGE, _STATIC = f"{_PAGE}/live", f"{_PAGE}/badge.svg", f"{_PAGE}/static"
+_LOGIN, _LOGOUT = f"{_PAGE}/login", f"{_PAGE}/logout"
+
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
@@ -72,19 +76,19 @@ def routes(service: Service) -> list[BaseRoute]:
     """Return the paths for people."""
     page = _Page(service)
     shown = [
-        Route("/admin", page.show),
+        Route(_PAGE, page.show),
         # The same, for a page that is open; a path of its own in the log.
-        Route("/admin/live", page.show),
-        Route("/admin/badge.svg", page.badge),
-        Route("/admin/static/{name}", page.static),
+        Route(_LIVE, page.show),
+        Route(_BADGE, page.badge),
+        Route(f"{_STATIC}/{{name}}", page.static),
     ]
     if not service.access.tokens.required:
-        return [*shown]
+        return list(shown)
     return [
         *shown,
-        Route("/admin/login", page.ask),
-        Route("/admin/login", page.log_in, methods=["POST"]),
-        Route("/admin/logout", page.log_out, methods=["POST"]),
+        Route(_LOGIN, page.ask),
+        Route(_LOGIN, page.log_in, methods=["POST"]),
+        Route(_LOGOUT, page.log_out, methods=["POST"]),
     ]
 
 
@@ -97,6 +101,14 @@ class _Page:
         self._tokens = service.access.tokens
         self._throttle = sessions.Throttle()
         self._assets = {asset.name: asset for asset in map(_asset, sorted((_HERE / "static").iterdir()))}
+        self._paths = {
+            "page": _PAGE,
+            "full": f"{_PAGE}?all",
+            "live": _LIVE,
+            "login": _LOGIN,
+            "logout": _LOGOUT,
+            **{name.partition(".")[0].replace("-", "_"): f"{_STATIC}/{name}" for name in self._assets},
+        }
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
             # Everything, whatever its file is called: what comes from outside is text.
@@ -107,19 +119,19 @@ class _Page:
         )
         self._known: Snapshot | None = None
         """The last that has a status; shown, as what it is, while there is none."""
-        self._laid: tuple[Snapshot | None, dict[tuple[str, bool], _Laid]] = (None, {})
+        self._laid: tuple[Snapshot | None, dict[bool, _Laid]] = (None, {})
 
     async def show(self, request: Request) -> Response:
         """Answer with the page, or with the way to it."""
-        root = _root(request)
         if not self._admitted(request):
             if request.headers.get("sec-fetch-site") == "cross-site":
                 # Who follows a link on another site comes without the cookie, as it is SameSite=Strict.
-                return self._html("again.html", root, _POLICY)
-            return RedirectResponse(f"{root}/admin/login", 303, _HEADERS)
-        laid = self._lay(await self._cache.get(), root, full="all" in request.query_params)
+                return self._html("again.html")
+            return RedirectResponse(_LOGIN, 303, _HEADERS)
+        laid = self._lay(await self._cache.get(), full="all" in request.query_params)
         headers = {**_HEADERS, "Content-Security-Policy": _LIVE_POLICY, "ETag": laid.etag}
-        if request.headers.get("if-none-match") == laid.etag:
+        # A proxy that compresses calls it weak.
+        if request.headers.get("if-none-match", "").removeprefix("W/") == laid.etag:
             return Response(status_code=304, headers=headers)
         return HTMLResponse(laid.html, headers=headers)
 
@@ -132,33 +144,32 @@ class _Page:
 
     async def ask(self, request: Request) -> Response:
         """Answer with the form; with the way to the page if nobody has to log in."""
-        root = _root(request)
-        return RedirectResponse(f"{root}/admin", 303, _HEADERS) if self._admitted(request) else self._form(root)
+        return RedirectResponse(_PAGE, 303, _HEADERS) if self._admitted(request) else self._form()
 
     async def log_in(self, request: Request) -> Response:
         """Answer to the form."""
-        root = _root(request)
         if _foreign(request):
-            return self._form(root, 403, "This form was sent by another site. Log in here.")
+            return self._form(403, "This form was sent by another site. Log in here.")
+        offered = await _token(request)
+        if offered is None:
+            return self._form(400, "That was not the form of this page.")
+        # From here to the count nobody else comes in between, however many try at the same time.
         client = request.client.host if request.client else ""
         wait = self._throttle.wait(client, time.monotonic())
         if wait:
             seconds = f"{wait + 1:.0f}"
-            return self._form(root, 429, f"Too many wrong tokens. Try again in {seconds} s.", {"Retry-After": seconds})
-        offered = await _token(request)
-        if offered is None:
-            return self._form(root, 400, "That was not the form of this page.")
+            return self._form(429, f"Too many wrong tokens. Try again in {seconds} s.", {"Retry-After": seconds})
         if not self._tokens.accept(offered):
             self._throttle.failed(client, time.monotonic())
             logs.event(logs.WARNING, "service.login_refused", "a wrong token was given at /admin/login", client=client)
             await asyncio.sleep(_DELAY)
-            return self._form(root, 403, "This is not one of the tokens.")
-        answer = RedirectResponse(f"{root}/admin", 303, _HEADERS)
+            return self._form(403, "This is not one of the tokens.")
+        answer = RedirectResponse(_PAGE, 303, _HEADERS)
         answer.set_cookie(
             sessions.COOKIE,
             sessions.issue(offered),
             max_age=sessions.LIFETIME,
-            path=f"{root}/admin",
+            path=_PAGE,
             secure=_encrypted(request),
             httponly=True,
             samesite="strict",
@@ -167,10 +178,9 @@ class _Page:
 
     async def log_out(self, request: Request) -> Response:
         """Delete the cookie."""
-        root = _root(request)
-        answer = RedirectResponse(f"{root}/admin" if _foreign(request) else f"{root}/admin/login", 303, _HEADERS)
+        answer = RedirectResponse(_PAGE if _foreign(request) else _LOGIN, 303, _HEADERS)
         if not _foreign(request):
-            answer.delete_cookie(sessions.COOKIE, path=f"{root}/admin", httponly=True, samesite="strict")
+            answer.delete_cookie(sessions.COOKIE, path=_PAGE, httponly=True, samesite="strict")
         return answer
 
     async def static(self, request: Request) -> Response:
@@ -188,14 +198,14 @@ class _Page:
             return True
         return sessions.accepted(request.cookies.get(sessions.COOKIE, ""), self._tokens.valid)
 
-    def _lay(self, snapshot: Snapshot, root: str, *, full: bool) -> _Laid:
+    def _lay(self, snapshot: Snapshot, *, full: bool) -> _Laid:
         """Lay the page out, if nobody has asked for it since `snapshot` was taken."""
         if snapshot.status is not None:
             self._known = snapshot
         if self._laid[0] is not snapshot:
             self._laid = (snapshot, {})
         known = self._laid[1]
-        if (root, full) not in known:
+        if full not in known:
             badge = badge_of(snapshot)
             html = self._templates.get_template("page.html").render(
                 page=view.show(snapshot, self._known, full=full),
@@ -203,37 +213,25 @@ class _Page:
                 full=full,
                 badge=badge,
                 log_out=self._tokens.required,
-                paths=self._paths(root) | {"badge": f"{root}/admin/badge.svg?{_hash(as_svg(badge).encode())}"},
+                paths=self._paths | {"badge": f"{_BADGE}?{_hash(as_svg(badge).encode())}"},
             )
             content = html.encode(errors="replace")
-            known[root, full] = _Laid(content, f'"{_hash(content)}"')
-        return known[root, full]
+            known[full] = _Laid(content, f'"{_hash(content)}"')
+        return known[full]
 
-    def _form(
-        self, root: str, status: int = 200, problem: str = "", headers: Mapping[str, str] | None = None
-    ) -> Response:
-        return self._html(
-            "login.html", root, _POLICY, status, headers, problem=problem, hours=sessions.LIFETIME // 3600
-        )
+    def _form(self, status: int = 200, problem: str = "", headers: Mapping[str, str] | None = None) -> Response:
+        hours = sessions.LIFETIME // 3600
+        return self._html("login.html", status, headers, problem=problem, hours=hours)
 
     def _html(
         self,
         template: str,
-        root: str,
-        policy: str,
         status: int = 200,
         headers: Mapping[str, str] | None = None,
         **values: object,
     ) -> Response:
-        html = self._templates.get_template(template).render(paths=self._paths(root), **values)
-        return HTMLResponse(html, status, {**_HEADERS, "Content-Security-Policy": policy, **(headers or {})})
-
-    def _paths(self, root: str) -> dict[str, str]:
-        paths = {"page": f"{root}/admin", "full": f"{root}/admin?all", "live": f"{root}/admin/live"}
-        paths |= {name: f"{root}/admin/{name}" for name in ("login", "logout")}
-        return paths | {
-            name.partition(".")[0].replace("-", "_"): f"{root}/admin/static/{name}" for name in self._assets
-        }
+        html = self._templates.get_template(template).render(paths=self._paths, **values)
+        return HTMLResponse(html, status, {**_HEADERS, "Content-Security-Policy": _POLICY, **(headers or {})})
 
 
 def _asset(path: Path) -> _Asset:
@@ -243,11 +241,6 @@ def _asset(path: Path) -> _Asset:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _root(request: Request) -> str:
-    """Return what a proxy has cut off from the path, if uvicorn was told (`root_path`)."""
-    return str(request.scope.get("root_path", "")).rstrip("/")
 
 
 def _encrypted(request: Request) -> bool:

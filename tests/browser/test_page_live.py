@@ -422,11 +422,18 @@ def test_without_javascript_all_is_there_but_the_live_part(visit: Visit) -> None
     assert visitor.complaints == []
 
 
-def test_on_paper_there_is_no_button(visitor: Visitor) -> None:
-    page = visitor.page
+INKS = "[document.body, document.querySelector('h1')].map((it) => getComputedStyle(it).color)"
+
+
+def test_on_paper_there_are_no_buttons_and_no_darkness(visit: Visit) -> None:
+    page = visit(color_scheme="dark").page
     with PageServer(states.FAILED, PAGE_TOKEN) as server:
         log_in(page, server.url, PAGE_TOKEN)
-        page.emulate_media(media="print")
+        dark = page.evaluate(INKS)
+        page.emulate_media(media="print", color_scheme="light")
+        light = page.evaluate(INKS)
+        page.emulate_media(media="print", color_scheme="dark")
+        assert page.evaluate(INKS) == light != dark
         assert not page.get_by_role("button", name="Log out").is_visible()
         assert page.get_by_role("table").is_visible()
         assert page.pdf(format="A4").startswith(b"%PDF")
