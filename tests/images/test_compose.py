@@ -147,6 +147,9 @@ def test_three_replicas_start_cold_one_migrates_and_all_answer(project: Callable
     stack.up()
     assert outcomes(stack.replicas()) == ["schema.up_to_date"] * REPLICAS
     assert stack.ask(FRONT)[1]["orders"] == 1
+    # The database alone, under the running replicas.
+    stack.compose("restart", "db")
+    until(calmly(lambda: stack.ask(FRONT)[0] == 200), 60, "an answer after the database's restart")
 
 
 def test_secrets_are_in_files_and_nowhere_else(project: Callable[..., Stack]) -> None:
@@ -156,7 +159,7 @@ def test_secrets_are_in_files_and_nowhere_else(project: Callable[..., Stack]) ->
     shown = stack.compose("config").stdout
     assert "/run/secrets/database_url" in shown
     said = stack.everything_said()
-    assert "shop: version 1 listens" in said
+    assert "shop: version 1 listens" in said, stack.replicas()
     for password in stack.passwords():
         assert password not in shown
         assert password not in said
@@ -253,6 +256,23 @@ def test_under_exit_a_failed_migration_stops_the_upgrade(project: Callable[..., 
     # The corrected image goes through: a changed file is tried again.
     stack.upgrade("2")
     assert stack.ledger() == V2
+
+
+def test_an_upgrade_that_is_interrupted_takes_its_new_replica_back(project: Callable[..., Stack]) -> None:
+    stack = project()
+    stack.up()
+    old = {replica.name for replica in stack.replicas()}
+    gate = stack.session(CLOSE_GATE)
+    upgrade = stack.spawn_upgrade("1-gated")
+    until(calmly(lambda: stack.sql(AT_GATE) == "1"), 120, lambda: f"a migration at the gate: {upgrade.report()}")
+    began = time.monotonic()
+    upgrade.terminate()
+    assert upgrade.wait(60) == 143
+    assert time.monotonic() - began < 15, "entrypoint itself ends within 2 s"
+    gate.close()
+    assert {replica.name for replica in stack.replicas()} == old
+    assert stack.ledger() == V1
+    assert stack.ask(FRONT)[0] == 200
 
 
 def test_under_start_a_failed_migration_does_not_stop_the_upgrade(project: Callable[..., Stack]) -> None:
