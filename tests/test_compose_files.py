@@ -198,7 +198,9 @@ def test_the_balancer_asks_where_the_application_listens(stack: Node) -> None:
     balancer = (COMPOSE / "haproxy.cfg").read_text()
     port = app["environment"]["PORT"]
     assert f" app:{port} " in balancer
-    assert app["environment"]["MIGRATION_PROBE_PORT"] == port
+    # Requests that are meant for the replica that had this address before must be refused, and not answered with 404.
+    assert app["environment"].get("MIGRATION_PROBE_PORT") != port
+    assert "init-state down" in balancer
     (most,) = found(r"server-template \w+ 1-(\d+)", balancer)
     assert int(most) > app["deploy"]["replicas"], "there is a replica more during an upgrade"
 

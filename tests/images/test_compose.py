@@ -247,7 +247,7 @@ def test_under_exit_a_failed_migration_stops_the_upgrade(project: Callable[..., 
     seen = visitors.result()
 
     assert done.returncode == 1
-    assert 'relation "order_lines" does not exist' in done.stderr
+    assert "order_lines" in done.stderr
     assert "stopped: 3 replicas serve on, 0 of 3 of them new" in done.stderr
     assert seen["failures"] == []
     assert set(seen["versions"]) == {"1"}
@@ -331,7 +331,7 @@ def test_a_failed_job_leaves_running_replicas_alone(project: Callable[..., Stack
     done = stack.upgrade("2-broken", check=False)
     seen = visitors.result()
     assert done.returncode == 70
-    assert 'relation "order_lines" does not exist' in done.stdout + done.stderr
+    assert "order_lines" in done.stdout + done.stderr
     assert seen["failures"] == []
     assert {replica.name for replica in stack.replicas()} == old
 
