@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # More than a form for logging in has; nothing else here reads what comes after the headers.
 MOST_BODY = 16_384
+_TOO_LARGE = f"More than {MOST_BODY} bytes"
+_CLOSE = {"Connection": "close"}
 # Of a path, in the log.
 _LONGEST_PATH = 200
 # What is asked all the time, and not by people.
@@ -37,7 +39,6 @@ def build_app(service: Service) -> Starlette:
         routes=[*api.routes(), *page.routes()],
         middleware=[Middleware(_Frame)],
         exception_handlers={HTTPException: _as_answer},
-        max_body_size=MOST_BODY,
     )
     app.state.service = service
     return app
@@ -64,7 +65,15 @@ class _Frame:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        answered = 0
+        answered = received = 0
+
+        async def count() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MOST_BODY:
+                raise HTTPException(413, _TOO_LARGE, _CLOSE)
+            return message
 
         async def note(message: Message) -> None:
             nonlocal answered
@@ -75,10 +84,9 @@ class _Frame:
 
         try:
             if _declared(scope) > MOST_BODY:
-                refusal = as_json({"success": False, "error": f"More than {MOST_BODY} bytes"}, 413, _CLOSE)
-                await refusal(scope, receive, note)
+                await as_json({"success": False, "error": _TOO_LARGE}, 413, _CLOSE)(scope, receive, note)
             else:
-                await self._app(scope, receive, note)
+                await self._app(scope, count, note)
         except Exception as error:
             if isinstance(error, HTTPException):
                 raise
@@ -88,9 +96,6 @@ class _Frame:
             await as_json({"success": False, "error": "Internal error; see the log"}, 500)(scope, receive, note)
         finally:
             _log(scope, answered, time.perf_counter() - began)
-
-
-_CLOSE = {"Connection": "close"}
 
 
 def _declared(scope: Scope) -> int:
