@@ -23,13 +23,13 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
     tools/bin/pip install --require-hashes --only-binary=:all: --requirement requirements/build.txt
 COPY requirements/image.txt requirements/
-# --no-deps: the file is complete, and leaves out on purpose what docs/image.md names. The debugging symbols of
-# compiled modules are three quarters of the largest of them.
+# --no-deps: the file is complete, and leaves out on purpose what requirements/renew.py names. Symbols that nobody needs
+# at run time go, as from Debian's packages: of one module they are three quarters.
 RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
     tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile \
         --require-hashes --only-binary=:all: --requirement requirements/image.txt \
-    && find /usr/local/lib/pg-entrypoint -name '*.so' -exec strip --strip-debug {} +
+    && find /usr/local/lib/pg-entrypoint -name '*.so' -exec strip --strip-unneeded {} +
 
 
 # The program itself: a wheel, unpacked into the virtual environment.
@@ -37,8 +37,10 @@ FROM builder AS program
 COPY LICENSE README.md pyproject.toml ./
 COPY bin bin
 COPY entrypoint entrypoint
-RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
-    && tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile dist/*.whl
+# Not by its path, which pip would record.
+RUN SOURCE_DATE_EPOCH=315532800 tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+    && tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile \
+        --no-index --find-links dist pg-entrypoint
 # -I: what the application's environment says to its own Python (PYTHONPATH, PYTHONHOME) is not for this one.
 # Bytecode that is never checked: nothing changes in a layer, and tools that rewrite its times do not make it useless.
 RUN sed -i '1s/$/ -I/' /usr/local/lib/pg-entrypoint/bin/entrypoint \
@@ -51,15 +53,15 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
     tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile \
         --require-hashes --only-binary=:all: --requirement requirements/full.txt \
-    && find /usr/local/lib/pg-entrypoint -name '*.so' -exec strip --strip-debug {} + \
+    && find /usr/local/lib/pg-entrypoint -name '*.so' -exec strip --strip-unneeded {} + \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/pg-entrypoint/lib
 
 
 # What both images have in common.
 FROM ${BASE} AS common
 # What is there only to install other things: pip, and the copy of it that the module ensurepip carries.
-RUN if python3 -c 'import pip' 2>/dev/null; then python3 -m pip uninstall --yes --root-user-action=ignore pip; fi \
-    && rm -rf "$(python3 -c 'import os, ensurepip; print(os.path.dirname(ensurepip.__file__))')" \
+RUN if python3 -Bc 'import pip' 2>/dev/null; then python3 -Bm pip uninstall --yes --root-user-action=ignore pip; fi \
+    && rm -rf "$(python3 -Bc 'import os, ensurepip; print(os.path.dirname(ensurepip.__file__))')" \
         /usr/share/python-wheels /root/.cache \
     && ln -s ../lib/pg-entrypoint/bin/entrypoint /usr/local/bin/entrypoint
 ARG VERSION=0.1.0
@@ -75,12 +77,23 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["entrypoint", "run", "--"]
 
 
-FROM common AS full
+# Only these two programs of the package: with it come Perl and 100 MB.
+FROM ${BASE} AS client
 # At least as new as the server that is to be backed up.
-ARG POSTGRES_CLIENT=postgresql-client-17
+ARG POSTGRES_MAJOR=17
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ${POSTGRES_CLIENT} \
-    && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/debconf
+    && apt-get install --yes --no-install-recommends postgresql-client-${POSTGRES_MAJOR} \
+    && mkdir -p /client/usr/lib/postgresql/${POSTGRES_MAJOR}/bin /client/usr/share/doc \
+    && cp /usr/lib/postgresql/${POSTGRES_MAJOR}/bin/pg_dump /usr/lib/postgresql/${POSTGRES_MAJOR}/bin/pg_restore \
+        /client/usr/lib/postgresql/${POSTGRES_MAJOR}/bin \
+    && cp -r /usr/share/doc/postgresql-client-${POSTGRES_MAJOR} /client/usr/share/doc
+
+
+FROM common AS full
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libpq5 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/apt /var/log/dpkg.log
+COPY --from=client /client /
 COPY --from=program-full /usr/local/lib/pg-entrypoint /usr/local/lib/pg-entrypoint
 RUN --mount=type=bind,source=docker,target=/mnt ["/usr/local/lib/pg-entrypoint/bin/python", "-I", "/mnt/bytecode.py"]
 # A number, so that Kubernetes can see that it is not root; any other will do as well.

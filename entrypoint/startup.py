@@ -109,7 +109,7 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
 
     # The server is asked in a thread while the files are read here.
     question = Question(settings.address.conninfo, settings.schema, settings.role, settings.connect.timeout)
-    directory = _load(settings)
+    directory = load_files(settings)
     from entrypoint.migration.plan import decide
 
     look = question.answer()
@@ -137,10 +137,11 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
 
     The caller closes the session. Raises EntrypointError.
     """
-    return _survey(settings, _load(settings), None, up_to)
+    return _survey(settings, load_files(settings), None, up_to)
 
 
-def _load(settings: Settings) -> Directory:
+def load_files(settings: Settings) -> Directory:
+    """Read names and checksums of the migration files. Raises MigrationFilesError, ConfigurationError."""
     from entrypoint.migration import files
 
     directory = files.load_directory(settings.migrations_dir)

@@ -96,6 +96,16 @@ def target(address: str, variable: str, token: str) -> Target:
     return Target(make_conninfo("", **of_this_program(parameters, token)), token, configured)
 
 
+def database_of(target: Target) -> str:
+    """Return the name of the database that a target leads to, as libpq will find it, without asking anybody."""
+    parameters = conninfo_to_dict(target.conninfo)
+    defaults = {option.keyword.decode(): option.val for option in psycopg.pq.Conninfo.get_defaults()}
+    for name in ("dbname", "user"):  # libpq: the database is called like its user unless told otherwise
+        if value := parameters.get(name) or (defaults.get(name) or b"").decode(errors="replace"):
+            return str(value)
+    return ""
+
+
 def failure_of(text: str) -> Failure:
     """Return the failure that libpq describes with `text`."""
     text = _one_line(text)

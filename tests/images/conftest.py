@@ -10,13 +10,14 @@ import pytest
 
 from conftest import missing
 from images.kit import bases
-from images.kit.engine import Engine, missing_programs
+from images.kit.engine import Engine, machine_certificates, missing_programs
 from images.kit.namespace import Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
+MARKER = "in-no-image-4f1c2a9e"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -76,12 +77,24 @@ def postgres_image(engine: Engine) -> str:
 
 
 @pytest.fixture(scope="session")
-def image(engine: Engine, python_base: str) -> str:
-    """Return the name of our image, built from the Dockerfile with its defaults."""
-    return engine.build(ROOT, tag="pg-entrypoint")
+def build_secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the secrets that our images are built with; each holds MARKER, by which a trace of it would be found."""
+    directory = tmp_path_factory.mktemp("secrets")
+    trusted = machine_certificates()
+    certificates, configuration = directory / "ca", directory / "pip"
+    certificates.write_bytes((trusted.read_bytes() if trusted else b"") + f"\n# {MARKER}\n".encode())
+    configuration.write_text(f"# {MARKER}\n[global]\ntimeout = 60\n")
+    return {"pip": configuration, **({"ca": certificates} if trusted else {})}
 
 
 @pytest.fixture(scope="session")
-def full_image(engine: Engine, image: str) -> str:
-    """Return the name of our image with `--target full`."""
-    return engine.build(ROOT, tag="pg-entrypoint:full", target="full")
+def image(engine: Engine, python_base: str, build_secrets: dict[str, Path]) -> str:
+    """Return the name of our image, built from the Dockerfile with its defaults."""
+    return engine.build(ROOT, tag="pg-entrypoint", secrets=build_secrets)
+
+
+@pytest.fixture(scope="session")
+def full_image(engine: Engine, image: str, build_secrets: dict[str, Path]) -> str:
+    """Return the name of our image with `--target full`, on the same base, with the pg_dump of that."""
+    arguments = {"POSTGRES_MAJOR": bases.CLIENT_OF_PYTHON}
+    return engine.build(ROOT, tag="pg-entrypoint:full", target="full", arguments=arguments, secrets=build_secrets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from images.kit.container import Container
 from images.kit.engine import client
-from kit.processes import Run, until
+from kit.processes import Run, StillWaitingError, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,6 +89,12 @@ class Stack:
         self.output += done.stdout + done.stderr
         return done
 
+    def spawn_upgrade(self, version: str) -> Run:
+        """Run ./upgrade to another version, without waiting for its end."""
+        self.version = version
+        environment = {**self.engine.environment, **self.environment, "COMPOSE": "docker-compose"}
+        return self._spawn([self.directory / "upgrade"], env=environment)
+
     def up(self) -> None:
         """Start everything, and wait until all replicas are healthy and the balancer sends them requests."""
         self.compose("up", "--detach")
@@ -128,15 +135,14 @@ class Stack:
         """Return what psql in the database's container prints: a line for each row, `|` between columns."""
         return self.service("db").exec("psql", "-U", "shop", "-XAtqc", text, "shop").stdout.strip()
 
-    def session(self, text: str) -> Run:
+    def session(self, text: str) -> Session:
         """Run `text` in a session of psql that stays open until `close()`, and wait until it is done."""
         psql = ["exec", "--interactive", self.service("db").name, "psql", "-U", "shop", "-XAtq", "shop"]
-        run = self._spawn([client(), *psql], env=self.engine.environment, stdin=subprocess.PIPE)
-        assert run.process.stdin is not None
-        run.process.stdin.write(f"{text};\n\\echo done\n".encode())
-        run.process.stdin.flush()
-        run.until_output("done", 30)
-        return run
+        session = Session([client(), *psql], directory=self.directory, env=self.engine.environment)
+        self._runs.append(session)
+        session.say(f"{text};\n\\echo done\n")
+        session.until_output("done", 30)
+        return session
 
     def ledger(self) -> list[str]:
         """Return the ledger: `number status`, in order."""
@@ -183,6 +189,28 @@ class Stack:
         """Send visitors, who look and order until `result` is asked for."""
         program = PROGRAMS / "visitors.py"
         return Visitors(self._spawn(self.engine.inside(sys.executable, program, FRONT, str(number))))
+
+
+class Session(Run):
+    """A program that is spoken to, and ends when nothing more is to be said."""
+
+    def __init__(self, argv: Sequence[str | Path], **options: Any) -> None:
+        """Start it."""
+        super().__init__(argv, stdin=subprocess.PIPE, **options)
+        assert self.process.stdin is not None
+        self._mouth = self.process.stdin
+
+    def say(self, text: str) -> None:
+        """Send it `text`."""
+        self._mouth.write(text.encode())
+        self._mouth.flush()
+
+    def close(self) -> None:
+        """Let it end. May be called twice."""
+        self._mouth.close()
+        with contextlib.suppress(StillWaitingError):
+            self.wait(10)
+        super().close()
 
 
 class Visitors:

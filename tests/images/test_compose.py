@@ -19,7 +19,7 @@ import pytest
 from conftest import missing
 from images.kit import bases
 from images.stack import COMPOSE, FRONT, REPLICAS, ROOT, STATUS, Stack, calmly
-from kit.processes import PROC, until
+from kit.processes import command_line, descendants, environ, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -136,10 +136,10 @@ def test_three_replicas_start_cold_one_migrates_and_all_answer(project: Callable
     assert {status for status, _ in answers} == {200}
     assert len({page["replica"] for _, page in answers}) == REPLICAS
     assert {(page["version"], page["schema_version"], len(page["products"])) for _, page in answers} == {(1, 2, 3)}
-    # One process in each container: entrypoint has become the application.
+    # Entrypoint has become the application, and nothing is left beside it (but a healthcheck now and then).
     for replica in replicas:
-        (pid,) = replica.processes()
-        assert (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[1] == b"server.py"
+        assert command_line(replica.pid)[1:] == ["server.py"]
+        assert descendants(replica.pid) == []
 
     assert stack.ask(f"{FRONT}/orders", '{"product": 1, "quantity": 2}') == (201, {"order": 1})
     # Stopped and started again: the orders are still there, and nothing is left to do.
@@ -147,6 +147,9 @@ def test_three_replicas_start_cold_one_migrates_and_all_answer(project: Callable
     stack.up()
     assert outcomes(stack.replicas()) == ["schema.up_to_date"] * REPLICAS
     assert stack.ask(FRONT)[1]["orders"] == 1
+    # The database alone, under the running replicas.
+    stack.compose("restart", "db")
+    until(calmly(lambda: stack.ask(FRONT)[0] == 200), 60, "an answer after the database's restart")
 
 
 def test_secrets_are_in_files_and_nowhere_else(project: Callable[..., Stack]) -> None:
@@ -156,21 +159,16 @@ def test_secrets_are_in_files_and_nowhere_else(project: Callable[..., Stack]) ->
     shown = stack.compose("config").stdout
     assert "/run/secrets/database_url" in shown
     said = stack.everything_said()
-    assert "shop: version 1 listens" in said
+    assert "shop: version 1 listens" in said, stack.replicas()
     for password in stack.passwords():
         assert password not in shown
         assert password not in said
     for replica in stack.replicas():
-        assert all(password.encode() not in environ_of(replica) for password in stack.passwords())
+        assert not [value for value in environ(replica.pid).values() if value in stack.passwords()]
     # A second time nothing is overwritten.
     before = stack.passwords()
     again = stack.engine.command("./make-secrets", cwd=stack.directory, check=False)
     assert (again.returncode, stack.passwords()) == (1, before)
-
-
-def environ_of(container: Container) -> bytes:
-    """Return the environment of the application, as it was started."""
-    return (PROC / str(container.pid) / "environ").read_bytes()
 
 
 def test_a_rolling_upgrade_and_the_way_back_lose_no_request(
@@ -258,6 +256,23 @@ def test_under_exit_a_failed_migration_stops_the_upgrade(project: Callable[..., 
     # The corrected image goes through: a changed file is tried again.
     stack.upgrade("2")
     assert stack.ledger() == V2
+
+
+def test_an_upgrade_that_is_interrupted_takes_its_new_replica_back(project: Callable[..., Stack]) -> None:
+    stack = project()
+    stack.up()
+    old = {replica.name for replica in stack.replicas()}
+    gate = stack.session(CLOSE_GATE)
+    upgrade = stack.spawn_upgrade("1-gated")
+    until(calmly(lambda: stack.sql(AT_GATE) == "1"), 120, lambda: f"a migration at the gate: {upgrade.report()}")
+    began = time.monotonic()
+    upgrade.terminate()
+    assert upgrade.wait(60) == 143
+    assert time.monotonic() - began < 15, "entrypoint itself ends within 2 s"
+    gate.close()
+    assert {replica.name for replica in stack.replicas()} == old
+    assert stack.ledger() == V1
+    assert stack.ask(FRONT)[0] == 200
 
 
 def test_under_start_a_failed_migration_does_not_stop_the_upgrade(project: Callable[..., Stack]) -> None:

@@ -67,6 +67,8 @@ class Page(BaseHTTPRequestHandler):
 
     # Somebody who connects and sends nothing must not hold up the end of the program for long.
     timeout = 5
+    # An answer leaves in one piece. Whoever asks only for the status, as a balancer does, may be gone after the first.
+    wbufsize = -1
 
     def do_GET(self) -> None:
         """Answer from the database, or for a probe without it."""
@@ -121,6 +123,11 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = False
     request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Show what went wrong, unless it is that the other side has gone."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -59,6 +59,12 @@ class Base:
 
 # The first suite with the Python of the Dockerfile's default.
 PYTHON = Base("python:3.14-slim", "forky", ("python3", "python3-venv", "ca-certificates"), _LIKE_PYTHON)
+# The version of PostgreSQL's client programs in that suite.
+CLIENT_OF_PYTHON = "18"
+# What the official python images are made of, with the Python that it has itself.
+PYTHON_OF_DEBIAN = Base(
+    "pg-entrypoint-tests/python:trixie", "trixie", ("python3", "python3-venv", "ca-certificates"), _LIKE_PYTHON
+)
 # What many applications' images are made of.
 PLAIN = Base("debian:bookworm-slim", "bookworm", ("ca-certificates",))
 POSTGRES = Base("pg-entrypoint-tests/postgres-base", "trixie", ("postgresql-17", "locales"))

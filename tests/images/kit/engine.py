@@ -16,6 +16,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from images.kit.container import Container
 from kit.processes import PROC, StillWaitingError, alive, until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -156,12 +157,14 @@ class Engine:
         dockerfile: Path | None = None,
         target: str | None = None,
         arguments: Mapping[str, str] | None = None,
+        secrets: Mapping[str, Path] | None = None,
         options: Sequence[str] = (),
         timeout: float = _LONG,
     ) -> str:
         """Build an image with BuildKit in the machine's network, and return its name, `tag`.
 
-        `arguments` are the Dockerfile's ARGs. The certificates that this machine trusts are given as the secret `ca`.
+        `arguments` are the Dockerfile's ARGs. `secrets` are files by their id; the certificates that this machine
+        trusts are given as `ca` unless `secrets` has it.
         """
         command: list[str | Path] = ["build", "--progress=plain", "--network=host", "--tag", tag]
         if dockerfile is not None:
@@ -171,8 +174,8 @@ class Engine:
         for name, value in (arguments or {}).items():
             command += ["--build-arg", f"{name}={value}"]
         certificates = machine_certificates()
-        if certificates is not None:
-            command += ["--secret", f"id=ca,src={certificates}"]
+        for name, path in {**({"ca": certificates} if certificates else {}), **(secrets or {})}.items():
+            command += ["--secret", f"id={name},src={path}"]
         self.run(*command, *options, context, timeout=timeout)
         return tag
 
@@ -203,6 +206,18 @@ class Engine:
                 os.close(write)
         if saved or loading.returncode:
             raise EngineError(f"docker save {' '.join(images)} | docker load: {loading.stderr.decode()}")
+
+    def files(self, image: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+        """Iterate over all that is in an image's root file system, with the content of ordinary files."""
+        container = self.run("create", "--network=none", image, "nothing").stdout.strip()
+        try:
+            export = subprocess.Popen([client(), "export", container], env=self.environment, stdout=subprocess.PIPE)
+            with export, tarfile.open(fileobj=export.stdout, mode="r|") as archive:
+                for member in archive:
+                    file = archive.extractfile(member) if member.isreg() else None
+                    yield member, file.read() if file else b""
+        finally:
+            self.run("rm", container)
 
     def inspect(self, image: str, template: str) -> str:
         """Return what `docker image inspect --format` makes of a Go `template`."""

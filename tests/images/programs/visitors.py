@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -66,7 +66,7 @@ def main() -> None:
     leave.wait()
     for visitor in visitors:
         visitor.join()
-    print(json.dumps(asdict(diary)))
+    print(json.dumps(vars(diary)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 -- What the shop sells.
 CREATE TABLE products (
-    id integer PRIMARY KEY,
+    id bigint PRIMARY KEY,
     name text NOT NULL,
     price numeric(10, 2) NOT NULL CHECK (price > 0)
 );

@@ -1,8 +1,8 @@
 -- An order keeps the price of its day.
 CREATE TABLE orders (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    product_id integer NOT NULL REFERENCES products (id),
-    quantity integer NOT NULL CHECK (quantity > 0),
+    product_id bigint NOT NULL REFERENCES products (id),
+    quantity bigint NOT NULL CHECK (quantity > 0),
     price numeric(10, 2) NOT NULL,
     ordered_at timestamptz NOT NULL DEFAULT now()
 );

@@ -1,0 +1,125 @@
+"""The pinned requirements of the images: complete, within our own ranges, and without addresses."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+FILES = ("build", "image", "full")
+# What the images' builder asks the index for, in its own words: on both processors, with every Python.
+MACHINES = ("x86_64", "aarch64")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+LEFT_OUT = {"pygments", "markdown-it-py", "mdurl"}
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def pinned(name: str) -> list[tuple[Requirement, list[str]]]:
+    """Return the requirements of a file, each with its hashes."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text().replace("\\\n", " ")
+    found = []
+    for line in text.splitlines():
+        if line.strip() and not line.startswith("#"):
+            requirement, *hashes = re.split(r"\s+--hash=sha256:", line.strip())
+            found.append((Requirement(requirement), hashes))
+    return found
+
+
+def versions(name: str, **environment: str) -> dict[str, str]:
+    """Return the version of each package that a file asks for in an environment."""
+    return {
+        canonicalize_name(requirement.name): next(iter(requirement.specifier)).version
+        for requirement, _ in pinned(name)
+        if requirement.marker is None or requirement.marker.evaluate(environment)
+    }
+
+
+def wanted(name: str) -> list[Requirement]:
+    """Return what pyproject.toml wants of a file."""
+    found = project()
+    texts = found["build-system"]["requires"] if name == "build" else list(found["project"]["dependencies"])
+    if name == "full":
+        texts += found["project"]["optional-dependencies"].get("serve", [])
+    return [Requirement(text) for text in texts]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_is_pinned_with_hashes_and_no_address(name: str) -> None:
+    for requirement, hashes in pinned(name):
+        assert [one.operator for one in requirement.specifier] == ["=="], requirement
+        assert hashes
+        assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in hashes)
+        assert requirement.url is None
+    assert "://" not in (ROOT / "requirements" / f"{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_each_is_what_pyproject_asks_for(name: str, python: str, machine: str) -> None:
+    have = versions(name, python_version=python, python_full_version=f"{python}.0", platform_machine=machine)
+    for requirement in wanted(name):
+        package = canonicalize_name(requirement.name)
+        assert package in have, f"{package}: make requirements"
+        assert requirement.specifier.contains(have[package]), f"{requirement} is not {have[package]}: make requirements"
+        for extra in requirement.extras:
+            assert f"{package}-{extra}" in have
+
+
+def test_the_full_image_has_the_versions_of_the_other() -> None:
+    assert versions("image").items() <= versions("full").items()
+
+
+def test_the_files_are_complete() -> None:
+    """Nothing that the packages ask for is missing, but for what is left out on purpose."""
+    for name in ("image", "full"):
+        have = versions(name)
+        for package, version in have.items():
+            try:
+                installed = distribution(package)
+            except PackageNotFoundError:
+                continue  # of an extra that the tests do not need
+            if installed.version != version:
+                continue  # a newer one has come out; what it asks for is not what this one does
+            for text in installed.requires or ():
+                requirement = Requirement(text)
+                if _applies(requirement.marker):
+                    needed = canonicalize_name(requirement.name)
+                    assert needed in have.keys() | LEFT_OUT, f"{package} needs {needed}: make requirements"
+    assert not LEFT_OUT & versions("full").keys()
+
+
+def _applies(marker: Marker | None) -> bool:
+    return marker is None or marker.evaluate({"extra": ""})
+
+
+def test_tables_and_bars_need_nothing_that_is_left_out() -> None:
+    """Rich asks for it all the same, for other things that it can do."""
+    program = f"""
+import sys
+for name in {[name.partition("-")[0] for name in sorted(LEFT_OUT)]} + ["markdown_it"]:
+    sys.modules[name] = None  # as if it were not installed
+import io, time
+from entrypoint.migration.board import Board
+from entrypoint.operations import status_table
+from entrypoint.operations.progress_bar import progress_bar
+with progress_bar(Board(3)):
+    time.sleep(0.5)
+print("a bar")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "a bar\n"), done.stderr
+    assert "\x1b[" in done.stderr
