@@ -42,9 +42,7 @@ RUN SOURCE_DATE_EPOCH=315532800 tools/bin/pip wheel --no-deps --no-build-isolati
     && tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile \
         --no-index --find-links dist pg-entrypoint
 # -I: what the application's environment says to its own Python (PYTHONPATH, PYTHONHOME) is not for this one.
-# Bytecode that is never checked: nothing changes in a layer, and tools that rewrite its times do not make it useless.
-RUN sed -i '1s/$/ -I/' /usr/local/lib/pg-entrypoint/bin/entrypoint \
-    && python3 -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/pg-entrypoint/lib
+RUN sed -i '1s/$/ -I/' /usr/local/lib/pg-entrypoint/bin/entrypoint
 
 
 FROM program AS program-full
@@ -54,7 +52,7 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
     tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile \
         --require-hashes --only-binary=:all: --requirement requirements/full.txt \
     && find /usr/local/lib/pg-entrypoint -name '*.so' -exec strip --strip-unneeded {} + \
-    && python3 -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/pg-entrypoint/lib
+    && /usr/local/lib/pg-entrypoint/bin/python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/pg-entrypoint/lib
 
 
 # What both images have in common.
@@ -95,7 +93,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/apt /var/log/dpkg.log
 COPY --from=client /client /
 COPY --from=program-full /usr/local/lib/pg-entrypoint /usr/local/lib/pg-entrypoint
-RUN --mount=type=bind,source=docker,target=/mnt ["/usr/local/lib/pg-entrypoint/bin/python", "-I", "/mnt/bytecode.py"]
+RUN --mount=type=bind,source=docker,target=/mnt ["/usr/local/lib/pg-entrypoint/bin/python", "-IB", "/mnt/bytecode.py"]
 # A number, so that Kubernetes can see that it is not root; any other will do as well.
 USER 65532:65532
 
@@ -103,5 +101,5 @@ USER 65532:65532
 # The default.
 FROM common AS image
 COPY --from=program /usr/local/lib/pg-entrypoint /usr/local/lib/pg-entrypoint
-RUN --mount=type=bind,source=docker,target=/mnt ["/usr/local/lib/pg-entrypoint/bin/python", "-I", "/mnt/bytecode.py"]
+RUN --mount=type=bind,source=docker,target=/mnt ["/usr/local/lib/pg-entrypoint/bin/python", "-IB", "/mnt/bytecode.py"]
 USER 65532:65532

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUNS ?= 100
 
-.PHONY: demo test test-images requirements check format bench bench-peers soak clean
+.PHONY: demo test test-images requirements check format bench bench-peers bench-images soak clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -35,6 +35,9 @@ bench: $(VENV)/test.done  ## measure and print; see docs/benchmarks.md
 
 bench-peers: $(VENV)/test.done  ## install what `make bench` measures beside, into benchmarks/.peers
 	$(BIN)/python -m benchmarks.peers install
+
+bench-images: $(VENV)/test.done  ## measure the container images; needs what test-images needs
+	$(BIN)/python -m tests.images.measure $(BENCH)
 
 soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000
 	$(BIN)/python -m tests.faults.soak --runs $(RUNS) --workers $(WORKERS)
