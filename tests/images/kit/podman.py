@@ -114,7 +114,8 @@ class Podman:
 
     def make_pause(self, base: str) -> None:
         """Make the image of the pods' first container from one that has Python."""
-        wait = "import signal; signal.sigwait([signal.SIGTERM])"
+        # As pid 1 it must have a handler, else SIGTERM would pass it by.
+        wait = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); signal.pause()"
         context = self.directory / "pause"
         context.mkdir()
         (context / "Containerfile").write_text(
