@@ -9,7 +9,6 @@ import copy
 import functools
 import re
 import tempfile
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +22,7 @@ from entrypoint import cli
 from kit import manifests
 from kit.kustomize import FOLDER, KustomizeMissingError, build, build_upon, program
 from kit.manifests import CHECKS, Release
+from kit.pages import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,21 +91,28 @@ def test_all_overlays_have_one_tag() -> None:
     assert images == {"shop:1.4.0"}
 
 
-def test_an_overlay_of_ones_own(tmp_path: Path) -> None:
-    """As k8s/README.md shows it, and with a prefix besides: names that belong together change together."""
-    (shown,) = [block for block in blocks(FOLDER / "README.md", "yaml") if "resources:" in block]
-    document = yaml.safe_load(shown)
-    (ours,) = document.pop("resources")
-    assert (FOLDER / Path(ours).name / "kustomization.yaml").exists()
-    document.pop("apiVersion")
-    document.pop("kind")
+KUSTOMIZATIONS = [(page, text) for page in PAGES for text in blocks(page, "yaml") if "../k8s/" in text]
+
+
+@pytest.mark.parametrize(("page", "text"), KUSTOMIZATIONS, ids=lambda value: getattr(value, "stem", ""))
+def test_the_pages_kustomizations_work(page: Path, text: str, tmp_path: Path) -> None:
+    """With a prefix besides: names that belong together change together."""
+    shown = yaml.safe_load(text)
+    (overlay,) = (Path(name).name for name in shown.pop("resources"))
+    component = "".join(Path(name).name for name in shown.pop("components", ()))
+    more = {name: value for name, value in shown.items() if name not in ("apiVersion", "kind")}
     try:
-        objects = build_upon(Path(ours).name, tmp_path, yaml.safe_dump({**document, "namePrefix": "north-"}))
+        objects = build_upon(overlay, tmp_path, yaml.safe_dump({**more, "namePrefix": "north-"}), component=component)
     except KustomizeMissingError as error:
         missing(str(error))
     assert faults_of(objects) == {}
-    assert {container.spec["image"] for container in Release.of(objects).containers} == {"images.example/shop:1.5.0"}
+    images = {container.spec["image"] for container in Release.of(objects).containers}
+    assert images == {f"{image.get('newName', image['name'])}:{image['newTag']}" for image in shown["images"]}
     assert {item["metadata"]["name"].startswith("north-shop") for item in objects} == {True}
+
+
+def test_there_are_kustomizations_in_the_pages() -> None:
+    assert {page.name for page, _ in KUSTOMIZATIONS} == {"README.md", "kubernetes.md"}
 
 
 # --- What the checks find -------------------------------------------------------------------------------
@@ -339,12 +346,6 @@ def test_the_schemas_are_strict(path: str, value: object) -> None:
 
 
 # --- The pages ------------------------------------------------------------------------------------------
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """Return the fenced blocks of a language."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [textwrap.dedent(text) for _, text in found]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

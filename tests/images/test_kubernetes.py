@@ -22,9 +22,9 @@ from conftest import missing
 from demo.postgres import free_port
 from images.kit.podman import PROGRAMS, Podman, pod_of
 from kit.kustomize import FOLDER, KustomizeMissingError, build_upon, program
+from kit.pages import blocks
 from kit.processes import command_line, status, until
 from scene import Gate
-from test_manifests import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,8 +104,7 @@ class Cluster:
 
     def close(self) -> None:
         """Take all pods away."""
-        for pod in self._pods:
-            pod.remove()
+        self._podman.remove(self._pods)
 
 
 def _move(owner: Manifest, port: int) -> None:

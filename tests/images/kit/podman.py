@@ -123,6 +123,14 @@ class Podman:
         )
         self.run("build", "--quiet", "--network=host", "--tag", PAUSE, context)
 
+    def remove(self, pods: Sequence[Pod]) -> None:
+        """Take pods away, running or not."""
+        for pod in pods:
+            # The podman that may still wait for an init container has the pod locked.
+            pod.close()
+        if pods:
+            self.run("pod", "rm", "--force", "--ignore", "--time=0", *(pod.name for pod in pods))
+
     def play(self, pod: Manifest) -> Pod:
         """Start a pod, without waiting: podman itself waits until its init containers have ended."""
         name = pod["metadata"]["name"]
@@ -200,6 +208,10 @@ class Pod:
         spec = self.manifest["spec"]
         return [*spec.get("initContainers", []), *spec["containers"]]
 
+    def close(self) -> None:
+        """End the podman that plays it, if it has not ended."""
+        self._run.close()
+
     def played(self) -> int:
         """Wait until podman has done what it can, and return its exit code: 0 if all containers were started."""
         return self._run.wait(120)
@@ -256,9 +268,3 @@ class Pod:
         os.kill(pid, signal.SIGTERM)
         until(lambda: not alive(pid), 60, lambda: f"the end of {container} in {self!r}")
         return time.monotonic() - began
-
-    def remove(self) -> None:
-        """Take it away, running or not."""
-        # First the podman that may still wait for an init container, with the pod locked.
-        self._run.close()
-        self._podman.run("pod", "rm", "--force", "--time=0", self.name)
