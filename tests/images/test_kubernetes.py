@@ -192,6 +192,9 @@ def test_the_containers_are_as_restricted_as_the_manifests_say(cluster: Cluster)
     assert (seen["NoNewPrivs"], seen["Seccomp"]) == ("1", "2")
     assert seen["NSpid"].split()[-1] == "1", "entrypoint has become the application: it is the container's pid 1"
     assert command_line(pod.pid("shop"))[1] == "server.py"
+    # What the preStop hook needs is in the image.
+    hook = pod.manifest["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod.exec("shop", hook[0], "0").returncode == 0
 
 
 def test_a_failed_migration_stops_the_rollout_and_the_old_pod_serves_on(cluster: Cluster, database: Database) -> None:

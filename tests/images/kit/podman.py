@@ -238,6 +238,10 @@ class Pod:
         """Return the pid, on the machine, of a container's pid 1."""
         return int(self.state(container)["Pid"])
 
+    def exec(self, container: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in a container, as a hook does."""
+        return self._podman.run("exec", f"{self.name}-{container}", *command, check=False)
+
     def log(self, container: str) -> str:
         """Return what a container has written so far."""
         done = self._podman.run("logs", f"{self.name}-{container}", check=False)
