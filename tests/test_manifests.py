@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
-import textwrap
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +22,7 @@ from entrypoint import cli
 from kit import manifests
 from kit.kustomize import FOLDER, KustomizeMissingError, build, build_upon, program
 from kit.manifests import CHECKS, Release
+from kit.pages import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,13 +31,22 @@ if TYPE_CHECKING:
 
 ROOT = FOLDER.parent
 OVERLAYS = ("init-container", "entrypoint", "job", "job-argocd")
+STATUS = "status-service"
+# An overlay with the component beside it, as a user combines them.
+COMBINED = tuple(f"{overlay}+{STATUS}" for overlay in OVERLAYS)
+# What each kustomization sets.
+TAGS = "images: [{name: shop, newTag: 1.4.0}, {name: shop-status, newTag: 1.4.0}]\n"
 PAGES = (ROOT / "docs" / "kubernetes.md", ROOT / "docs" / "deploying.md", *sorted(FOLDER.rglob("README.md")))
 OLDEST, *_, NEWEST = all_versions()
 
 
 @functools.cache
 def _built(overlay: str) -> tuple[Manifest, ...]:
-    return tuple(build(FOLDER / overlay))
+    base, _, component = overlay.partition("+")
+    if not component:
+        return tuple(build(FOLDER / overlay))
+    with tempfile.TemporaryDirectory() as folder:
+        return tuple(build_upon(base, Path(folder), TAGS, component=component))
 
 
 def objects_of(overlay: str) -> list[Manifest]:
@@ -58,18 +68,18 @@ def faults_of(objects: Sequence[Manifest]) -> dict[str, list[str]]:
 
 
 def test_every_overlay_is_in_the_list() -> None:
-    assert {path.parent.name for path in FOLDER.glob("*/kustomization.yaml")} == {"base", *OVERLAYS}
+    assert {path.parent.name for path in FOLDER.glob("*/kustomization.yaml")} == {"base", *OVERLAYS, STATUS}
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, *COMBINED])
 def test_the_schemas_agree(overlay: str, version: str) -> None:
     for item in objects_of(overlay):
         kubernetes_validate.validate(item, version, strict=True)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, *COMBINED])
 def test_the_objects_fit(overlay: str, check: Check) -> None:
     assert list(check(Release.of(objects_of(overlay)))) == []
 
@@ -81,21 +91,28 @@ def test_all_overlays_have_one_tag() -> None:
     assert images == {"shop:1.4.0"}
 
 
-def test_an_overlay_of_ones_own(tmp_path: Path) -> None:
-    """As k8s/README.md shows it, and with a prefix besides: names that belong together change together."""
-    (shown,) = [block for block in blocks(FOLDER / "README.md", "yaml") if "resources:" in block]
-    document = yaml.safe_load(shown)
-    (ours,) = document.pop("resources")
-    assert (FOLDER / Path(ours).name / "kustomization.yaml").exists()
-    document.pop("apiVersion")
-    document.pop("kind")
+KUSTOMIZATIONS = [(page, text) for page in PAGES for text in blocks(page, "yaml") if "../k8s/" in text]
+
+
+@pytest.mark.parametrize(("page", "text"), KUSTOMIZATIONS, ids=lambda value: getattr(value, "stem", ""))
+def test_the_pages_kustomizations_work(page: Path, text: str, tmp_path: Path) -> None:
+    """With a prefix besides: names that belong together change together."""
+    shown = yaml.safe_load(text)
+    (overlay,) = (Path(name).name for name in shown.pop("resources"))
+    component = "".join(Path(name).name for name in shown.pop("components", ()))
+    more = {name: value for name, value in shown.items() if name not in ("apiVersion", "kind")}
     try:
-        objects = build_upon(Path(ours).name, tmp_path, yaml.safe_dump({**document, "namePrefix": "north-"}))
+        objects = build_upon(overlay, tmp_path, yaml.safe_dump({**more, "namePrefix": "north-"}), component=component)
     except KustomizeMissingError as error:
         missing(str(error))
     assert faults_of(objects) == {}
-    assert {container.spec["image"] for container in Release.of(objects).containers} == {"images.example/shop:1.5.0"}
+    images = {container.spec["image"] for container in Release.of(objects).containers}
+    assert images == {f"{image.get('newName', image['name'])}:{image['newTag']}" for image in shown["images"]}
     assert {item["metadata"]["name"].startswith("north-shop") for item in objects} == {True}
+
+
+def test_there_are_kustomizations_in_the_pages() -> None:
+    assert {page.name for page, _ in KUSTOMIZATIONS} == {"README.md", "kubernetes.md"}
 
 
 # --- What the checks find -------------------------------------------------------------------------------
@@ -114,6 +131,7 @@ class Mutation(NamedTuple):
     check: Check
     overlay: str
     kind: str
+    """The kind of the object, or kind and name where there are several."""
     path: str
     value: object
     finds: str
@@ -121,15 +139,17 @@ class Mutation(NamedTuple):
     def apply(self, objects: list[Manifest]) -> None:
         """Change the objects."""
         *way, last = (int(step) if step.isdecimal() else step for step in self.path.split("."))
-        place: Any = Release.of(objects).one(self.kind)
+        kind, _, name = self.kind.partition("/")
+        (place,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"].endswith(name)]
+        at: Any = place
         for step in way:
-            place = place[step]
+            at = at[step]
         if self.value is DROP:
-            del place[last]
-        elif isinstance(place, list) and last == len(place):
-            place.append(self.value)
+            del at[last]
+        elif isinstance(at, list) and last == len(at):
+            at.append(self.value)
         else:
-            place[last] = self.value
+            at[last] = self.value
 
 
 def variable(name: str, value: str) -> dict[str, str]:
@@ -138,6 +158,7 @@ def variable(name: str, value: str) -> dict[str, str]:
 
 
 M = Mutation
+BESIDE = f"entrypoint+{STATUS}"
 MUTATIONS = (
     M(manifests.kinds, "job", "Service", "kind", "Role", "nothing here needs that"),
     M(manifests.kinds, "job", "Service", "kind", "Deployment", "twice"),
@@ -173,8 +194,10 @@ MUTATIONS = (
         "MIGRATION_PROBE_PORT is 8080",
     ),
     M(manifests.ports, "entrypoint", "Service", "spec.ports.0.targetPort", "web", "which nobody has"),
-    M(manifests.images, "job", "Job", f"{APP}.image", "shop:1.3.9", "several images"),
+    M(manifests.images, "job", "Job", f"{APP}.image", "shop:1.3.9", "several releases"),
     M(manifests.images, "job", "Job", f"{APP}.image", "shop", "no fixed tag"),
+    M(manifests.images, "job", "Job", f"{APP}.image", "shop-migrations:1.4.0", "several releases"),
+    M(manifests.images, BESIDE, "Deployment/shop-status", f"{APP}.image", "shop-status:1.3.9", "several releases"),
     M(manifests.environment, "job", "Job", f"{APP}.env.1.name", "MIGRATION_TIMEOUT", "nobody reads"),
     M(manifests.environment, "job", "Job", f"{APP}.env.1.value", "5min", "it must be a whole number of milliseconds"),
     M(manifests.environment, "job", "Job", f"{APP}.env.1.name", "DATABASE_URL_FILE", "set twice"),
@@ -187,6 +210,9 @@ MUTATIONS = (
         variable("MIGRATION_ON_FAILURE", "exit"),
         "this starts none",
     ),
+    M(manifests.environment, BESIDE, "Deployment/shop-status", f"{APP}.env.3", DROP, "there is no token"),
+    M(manifests.secrets, BESIDE, "Deployment/shop-status", f"{APP}.env.3.value", "/run/token", "no secret with such a"),
+    M(manifests.ports, BESIDE, "Deployment/shop-status", f"{APP}.env.2.value", "3002", "STATUS_PORT is 3002"),
     M(manifests.commands, "job", "Job", f"{APP}.command", ["entrypoint", "migrate", "--wait"], "Unrecognized"),
     M(manifests.commands, "job", "Deployment", f"{INIT}.command.5", "10min", "--timeout"),
     M(manifests.commands, "job", "Job", f"{APP}.command", ["sh", "-c", "entrypoint migrate"], "not start entrypoint"),
@@ -320,12 +346,6 @@ def test_the_schemas_are_strict(path: str, value: object) -> None:
 
 
 # --- The pages ------------------------------------------------------------------------------------------
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """Return the fenced blocks of a language."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [textwrap.dedent(text) for _, text in found]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

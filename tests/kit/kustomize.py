@@ -50,10 +50,17 @@ def build(folder: Path) -> list[dict[str, Any]]:
     return [item for item in yaml.safe_load_all(built.stdout) if item]
 
 
-def build_upon(overlay: str, folder: Path, more: str) -> list[dict[str, Any]]:
+def build_upon(overlay: str, folder: Path, more: str = "", *, component: str = "") -> list[dict[str, Any]]:
     """Return what a user's own kustomization in `folder` makes of one of ours; `more` is the rest of it, in YAML."""
-    # Not an absolute path: kustomize refuses those.
-    base = os.path.relpath(FOLDER / overlay, folder)
-    text = f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - {base}\n{more}"
-    (folder / "kustomization.yaml").write_text(text)
+    # Not absolute paths: kustomize refuses those.
+    text = (
+        f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - {_from(folder, overlay)}\n"
+    )
+    if component:
+        text += f"components:\n  - {_from(folder, component)}\n"
+    (folder / "kustomization.yaml").write_text(text + more)
     return build(folder)
+
+
+def _from(folder: Path, ours: str) -> str:
+    return os.path.relpath(FOLDER / ours, folder)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from entrypoint import cli
 from entrypoint.errors import ConfigurationError, UsageError
-from entrypoint.settings import Settings, read_settings
+from entrypoint.settings import Settings, read_service_settings, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,13 +83,15 @@ class Container:
 
     def settings(self) -> Settings:
         """Return what the program makes of its environment. Raises ConfigurationError."""
-        with tempfile.NamedTemporaryFile("w", suffix="-url") as file:
-            file.write("postgresql://shop@db/shop")
+        with tempfile.NamedTemporaryFile("w", suffix="-secret") as file:
+            # Good as an address, and as a token.
+            file.write("postgresql://shop@db.example.internal:5432/shop")
             file.flush()
-            environment = self.environment
-            for name in ("DATABASE_URL_FILE", "MIGRATION_DATABASE_URL_FILE"):
-                if name in environment:
-                    environment[name] = file.name
+            environment = {
+                name: file.name if name.endswith("_FILE") else value for name, value in self.environment.items()
+            }
+            if self.command == "serve":
+                return read_service_settings(environment)[0]
             return read_settings(environment, asked_for=self.command != "run")
 
     @property
@@ -254,7 +256,7 @@ def ports(release: Release) -> Iterator[str]:
             port = container.spec.get(probe, {}).get("httpGet", {}).get("port")
             if port is not None and port not in container.ports and port not in container.ports.values():
                 yield f"{container.name}: {probe} asks port {port}, which it does not have"
-        for name in ("PORT", "MIGRATION_PROBE_PORT"):
+        for name in ("PORT", "MIGRATION_PROBE_PORT", "STATUS_PORT"):
             value = container.environment.get(name)
             if value is not None and value not in map(str, container.ports.values()):
                 yield f"{container.name}: {name} is {value}, which is none of its ports"
@@ -271,14 +273,19 @@ def ports(release: Release) -> Iterator[str]:
 
 
 def images(release: Release) -> Iterator[str]:
-    """Find different images, as the files are in the image; and tags that may become another image."""
-    used = {container.spec["image"] for container in release.containers}
-    if len(used) > 1:
-        yield f"several images: {', '.join(sorted(used))}"
-    for image in sorted(used):
-        tag = image.rpartition("/")[2].partition(":")[2]
-        if "@sha256:" not in image and tag in ("", "latest"):
+    """Find different releases of the migrations, which are in the image; and tags that may become another image."""
+    used = sorted({container.spec["image"] for container in release.containers})
+    # The status service needs more packages, and so an image of its own.
+    applications = {container.spec["image"] for container in release.containers if container.command != "serve"}
+    if len(applications) > 1 or len({_tag(image) for image in used}) > 1:
+        yield f"several releases: {', '.join(used)}"
+    for image in used:
+        if "@sha256:" not in image and _tag(image) in ("", "latest"):
             yield f"the image {image} has no fixed tag"
+
+
+def _tag(image: str) -> str:
+    return image.rpartition("/")[2].partition(":")[2]
 
 
 # --- The program ----------------------------------------------------------------------------------------
@@ -299,6 +306,7 @@ def known_variables() -> set[str]:
     environment = _Known()
     environment.asked = set()
     read_settings(environment, asked_for=False)
+    read_service_settings(environment)
     return environment.asked | NOT_OURS
 
 
@@ -425,7 +433,8 @@ def deadlines(release: Release) -> Iterator[str]:
             ),
             default=0,
         )
-        needed = max(first, of_jobs) + start
+        behind = of_jobs if any(container.command == "wait" for container in pod.containers) else 0
+        needed = max(first, behind) + start
         if item["spec"].get("progressDeadlineSeconds", 600) < needed:
             given = item["spec"].get("progressDeadlineSeconds", 600)
             yield f"Deployment {item['metadata']['name']}: progressDeadlineSeconds is {given}; a pod needs {needed:g} s"
@@ -454,6 +463,8 @@ def rollout(release: Release) -> Iterator[str]:
         spec = item["spec"]
         name = item["metadata"]["name"]
         rolling = spec.get("strategy", {}).get("rollingUpdate", {})
+        if not any(container.command == "run" for container in Pod(item).containers):
+            continue  # not the application
         if spec.get("strategy", {}).get("type") != "RollingUpdate" or rolling.get("maxUnavailable") != 0:
             yield f"Deployment {name}: old pods go before new ones are ready"
         if rolling.get("maxSurge", 0) == 0:
