@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from benchmarks import growth, peers, pending, replicas, report, storm, takeover, traffic, up_to_date, waiting
+from benchmarks import growth, peers, pending, replicas, report, service, storm, takeover, traffic, up_to_date, waiting
 from benchmarks.measure import BenchmarkError
 from benchmarks.stage import Stage
 
@@ -26,6 +26,7 @@ SCENARIOS: dict[str, ModuleType] = {
     "takeover": takeover,
     "waiting": waiting,
     "growth": growth,
+    "service": service,
     "storm": storm,
     "traffic": traffic,
 }

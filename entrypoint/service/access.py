@@ -56,16 +56,15 @@ def _require_this_machine(request: HTTPConnection) -> None:
     if not _is_this_machine(request.headers.get("Host", "")):
         raise HTTPException(403, "Without a token, the service answers to 127.0.0.1, [::1] and localhost only")
     origin = request.headers.get("Origin")
-    if origin is not None and request.scope.get("method") not in _SAFE and not _is_this_machine(URL(origin).netloc):
+    elsewhere = origin is not None and not _is_this_machine(origin.partition("://")[2])
+    if elsewhere and request.scope.get("method") not in _SAFE:
         raise HTTPException(403, "Without a token, no page from elsewhere may change anything here")
 
 
 def _is_this_machine(host: str) -> bool:
     """Tell whether a Host header, with or without a port, names this machine by itself."""
-    name = URL(f"http://{host}").hostname or ""
-    if name.lower() == "localhost":
-        return True
     try:
-        return ip_address(name).is_loopback
-    except ValueError:
+        name = URL(f"http://{host}").hostname or ""
+        return name.lower() == "localhost" or ip_address(name).is_loopback
+    except ValueError:  # Another name, or nothing that could be one.
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ class Reader:
         self._place: Place | None = None
         self._files: _Files | None = None
         self._trouble: str | None = None
+        self._reading_now = threading.Lock()
         self.reads = 0
         """How often the database has been asked, or was to be."""
 
@@ -62,6 +64,10 @@ class Reader:
 
     def read(self) -> Snapshot:
         """Return how things stand now: the status, or why there is none. Never raises."""
+        with self._reading_now:
+            return self._read()
+
+    def _read(self) -> Snapshot:
         self.reads += 1
         taken = time.time()
         try:
@@ -83,6 +89,11 @@ class Reader:
         if self._files is None or signature is None or self._files.signature != signature:
             self._files = _Files(signature or (), load_files(self._settings).files)
         return self._files.files
+
+    def leave(self) -> None:
+        """Say good-bye to the server, unless another thread is still waiting for its answer; the process ends now."""
+        if self._reading_now.acquire(blocking=False):
+            self.close()
 
     def close(self) -> None:
         """End the connection."""

@@ -112,11 +112,19 @@ def test_a_page_from_elsewhere_does_not_get_in_through_a_browser_on_this_machine
 ) -> None:
     """Its name may lead to 127.0.0.1 by now (DNS rebinding), and it may send forms to us as they are."""
     serving = serve(database.url, STATUS_TOKEN="")
-    for host in ("evil.example", "evil.example:3001", "127.0.0.1.evil.example", "", "0x7f000001", "localhost.evil"):
+    for host in (
+        "evil.example",
+        "evil.example:3001",
+        "127.0.0.1.evil.example",
+        "",
+        "0x7f000001",
+        "localhost.evil",
+        "[::1",
+    ):
         assert serving.ask(token=None, headers={"Host": host}).status in {400, 403}, host
     for host in ("localhost", "LOCALHOST:3001", "127.0.0.1:80", "[::1]:3001", "127.9.9.9"):
         assert serving.ask(token=None, headers={"Host": host}).status == 200, host
-    for origin in ("https://evil.example", "null", "http://127.0.0.1.evil.example"):
+    for origin in ("https://evil.example", "null", "http://127.0.0.1.evil.example", "http://[::1", "localhost"):
         answer = serving.ask(BACKUP, method="POST", token=None, headers={"Origin": origin})
         assert answer.status == 403, origin
     assert serving.ask(BACKUP, method="POST", token=None, headers={"Origin": "http://localhost:1"}).status == 501
@@ -225,6 +233,25 @@ def test_a_port_that_somebody_else_has(database: Database, serve: Serve, run_ent
     assert run.wait() == 78
     record = only_error(run)
     assert record["message"] == f"Cannot listen on 127.0.0.1, port {port}: Address already in use"
+
+
+def test_an_address_that_is_somebody_elses(database: Database, run_entrypoint: Start) -> None:
+    """192.0.2.1 is for documentation only: no machine has it (RFC 5737)."""
+    env = {"DATABASE_URL": database.url, "STATUS_HOST": "192.0.2.1", "STATUS_TOKEN": TOKEN}
+    run = run_entrypoint("serve", env=env)
+    assert run.wait() == 78
+    assert only_error(run)["message"] == "Cannot listen on 192.0.2.1, port 3001: Cannot assign requested address"
+
+
+def test_bad_files_are_found_before_it_listens(database: Database, migrations_dir: Path, run_entrypoint: Start) -> None:
+    (migrations_dir / "2_b.sql").write_text("")
+    env = {"DATABASE_URL": database.url, "STATUS_PORT": str(free_port())}
+    run = run_entrypoint("serve", env=env)
+    assert run.wait() == 65
+    assert "2_b.sql" in only_error(run)["message"]
+    run = run_entrypoint("serve", env={**env, "MIGRATIONS_DIR": "nowhere"})
+    assert run.wait() == 78
+    assert "'nowhere' cannot be read" in only_error(run)["message"]
 
 
 def test_without_its_packages_it_says_what_to_install(run_program: Start, tmp_path: Path) -> None:

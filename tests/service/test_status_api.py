@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conftest import missing
 from kit.migrations import non_idempotent, write_migrations
+from kit.pooler import executable, pooler
 from kit.processes import until
 from scene import Gate, Scene, load_legacy
 
@@ -217,3 +219,47 @@ def test_a_session_is_named_and_holds_nothing_between_two_questions(
     ((name, state, transaction),) = rows
     assert re.fullmatch(r"entrypoint:[0-9a-f]{16}", name)
     assert (state, transaction) == ("idle", None)
+
+
+def test_schema_and_role_are_those_of_the_migrations(scene: Scene, serve: Serve) -> None:
+    """What the login may not read, the role may."""
+    scene.write(non_idempotent(2))
+    owner, login = (f"{kind}_{scene.database.name}"[:60] for kind in ("owner", "login"))
+    scene.database.execute(
+        f"CREATE ROLE {owner}; CREATE ROLE {login} LOGIN NOINHERIT; GRANT {owner} TO {login};"
+        f"CREATE SCHEMA books AUTHORIZATION {owner}; GRANT CREATE ON SCHEMA public TO {owner}"
+    )
+    try:
+        url = scene.database.url.replace("postgres@", f"{login}@")
+        more = {"MIGRATION_ROLE": owner, "MIGRATION_SCHEMA": "books"}
+        scene.migrated(url=url, **more)
+        serving = serve(url, **more)
+        assert numbers(serving.data()) == (2, 2, 2, 0, "up_to_date")
+        answer = serve(url, MIGRATION_SCHEMA="books").ask()
+        assert (answer.status, "permission denied" in answer.json["error"]) == (500, True)
+    finally:
+        scene.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            f" WHERE usename = '{login}' AND datname = current_database()"
+        )
+        scene.database.execute(f"DROP OWNED BY {owner} CASCADE; DROP OWNED BY {login}; DROP ROLE {login}, {owner}")
+
+
+def test_through_a_pooler_in_transaction_mode(scene: Scene, serve: Serve) -> None:
+    """One server connection for all, and nothing of ours stays with it."""
+    if executable() is None:
+        missing("no pgbouncer")
+    scene.write(non_idempotent(2))
+    scene.start("migrate", "--to", "1").ok()
+    with pooler(scene.database.server, pool_size=1) as port:
+        url = scene.database.url_at(port)
+        serving = serve(url)
+        assert numbers(serving.data()) == (1, 2, 1, 1, "pending")
+        with scene.database.server.connect(scene.database.name, port=port) as other:
+            shown = other.execute(
+                "SELECT current_setting('transaction_read_only'), current_setting('lock_timeout'),"
+                " current_setting('statement_timeout')"
+            ).fetchone()
+        assert shown == ("off", "0", "0")
+        scene.migrated()
+        serving.data_when(lambda data: data["status"] == "up_to_date")
