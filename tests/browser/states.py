@@ -44,6 +44,14 @@ APPLIED = tuple(
     for number, (name, at, took, version) in enumerate(_APPLIED, start=1)
 )
 PENDING = tuple(line(number, name, "pending") for number, name in enumerate(_PENDING, start=13))
+# Of a run that has got as far as the second of these.
+BEGUN = (
+    *APPLIED,
+    PENDING[0]._replace(
+        state="applied", applied_at="2026-11-22T21:44:21Z", milliseconds=1_120, application_version="1.4.0"
+    ),
+    *PENDING[1:],
+)
 
 
 def status(*lines: Line, lock: LockRow | None = FREE, guarded: bool = False) -> Status:
@@ -73,8 +81,7 @@ UP_TO_DATE = snapshot(status(*APPLIED))
 WAITING = snapshot(status(*APPLIED, *PENDING))
 MIGRATING = snapshot(
     status(
-        *APPLIED,
-        *PENDING,
+        *BEGUN,
         lock=FREE._replace(
             held=True,
             since="2026-11-22T21:44:20Z",
@@ -98,8 +105,7 @@ MIGRATING = snapshot(
 )
 BLOCKED = snapshot(
     status(
-        *APPLIED,
-        *PENDING,
+        *BEGUN,
         lock=MIGRATING.status.lock._replace(  # type: ignore[union-attr]
             statement=1, detail={"seconds": 4, "blocked_by": "process 4711 (report, idle in transaction for 12 min)"}
         ),
@@ -142,7 +148,7 @@ BAD_FILES = snapshot(
         "files.invalid", "2 files have bad names", "Rename them: NNN_description.sql, in lower case.", reachable=True
     ),
 )
-LEFT_BEHIND = snapshot(status(*APPLIED, *PENDING, lock=MIGRATING.status.lock, guarded=False))  # type: ignore[union-attr]
+LEFT_BEHIND = snapshot(status(*BEGUN, lock=MIGRATING.status.lock, guarded=False))  # type: ignore[union-attr]
 EMPTY = snapshot(status())
 
 # What the ledger's text columns may hold. Each would do something if it were taken for more than text.
