@@ -105,7 +105,7 @@ def test_it_needs_nothing_but_the_documented_glibc(folder: Path) -> None:
 
 def test_the_documented_size(folder: Path) -> None:
     """Each line of the table, to the tenth of a megabyte that it tells, give or take two."""
-    table = {name: float(size) for name, size in re.findall(r"^\| `?(.*?)`? \|.*\| (\d+\.\d) \|$", PAGE, re.MULTILINE)}
+    table = {name: float(size) for name, size in re.findall(r"^\| `(.*)` \|.*\| (\d+\.\d) \|$", PAGE, re.MULTILINE)}
     (total,) = re.findall(r"\| \*\*together\*\* \|.*\| \*\*(\d+\.\d)\*\* \|", PAGE)
     sizes: dict[str, int] = {}
     for path in folder.rglob("*"):
@@ -191,6 +191,21 @@ def test_on_the_oldest_and_the_newest_glibc(
         assert done.stdout == f"{outcome} 1\n", done.stderr
     assert "001_customers.sql" in engine.run(*start, PROGRAM, "status").stdout
     assert engine.run(*start, PROGRAM, "check").returncode == 0
+
+
+def test_where_there_is_nothing_but_glibc(
+    engine: Engine, folder: Path, database: Database, migrations_dir: Path
+) -> None:
+    """No shell, no zlib, no certificates, no time zones. The application is the program itself, asked for its version."""
+    write_migrations(migrations_dir, MIGRATIONS)
+    image = bases.provide(engine, bases.GLIBC_ALONE)
+    mounts = [f"--volume={folder}:/opt/entrypoint:ro", f"--volume={migrations_dir}:/migrations:ro"]
+    start = ["run", "--rm", "--network=host", *mounts, f"--env=DATABASE_URL={database.url}", image, PROGRAM]
+    for event in ("schema.migrated", "schema.up_to_date"):
+        done = engine.run(*start, "run", "--", PROGRAM, "--version")
+        assert done.stdout.startswith("entrypoint ")
+        assert event in done.stderr
+    assert "001_customers.sql" in engine.run(*start, "status").stdout
 
 
 def test_an_up_to_date_start_opens_no_more_than_it_must(
