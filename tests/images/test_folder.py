@@ -196,7 +196,7 @@ def test_on_the_oldest_and_the_newest_glibc(
 def test_where_there_is_nothing_but_glibc(
     engine: Engine, folder: Path, database: Database, migrations_dir: Path
 ) -> None:
-    """No shell, no zlib, no certificates, no time zones. The application is the program itself, asked for its version."""
+    """No shell, no zlib, no certificates, no time zones; the application is the program itself."""
     write_migrations(migrations_dir, MIGRATIONS)
     image = bases.provide(engine, bases.GLIBC_ALONE)
     mounts = [f"--volume={folder}:/opt/entrypoint:ro", f"--volume={migrations_dir}:/migrations:ro"]
