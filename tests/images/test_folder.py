@@ -234,13 +234,15 @@ def test_an_up_to_date_start_opens_no_more_than_it_must(
 
 # Those of the suite's tests that start the program and look at it from outside, where the packing could matter: what
 # the application inherits, signals, children, tables, the parser.
-SUITE = ("handover", "signals", "cli", "status", "backup", "applying")
+SUITE = ("handover", "signals", "cli", "status", "backup", "applying", "check")
 
 
 @pytest.mark.parametrize("name", SUITE)
 def test_the_suite_with_the_folders_program(folder: Path, name: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/test_{name}.py"]
-    environment = {**os.environ, "ENTRYPOINT_TEST_PROGRAM": str(folder / "entrypoint")}
+    # The linter is looked for in the PATH: beside the folder's program there is none.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "ENTRYPOINT_TEST_PROGRAM": str(folder / "entrypoint")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1100, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout)
