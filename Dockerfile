@@ -106,7 +106,7 @@ STOPSIGNAL SIGTERM
 ENTRYPOINT ["entrypoint", "run", "--"]
 
 
-# Only these two programs of the package: with it come Perl and 100 MB.
+# Two programs of the package, 1 MB: the rest of it brings Perl, and is 53 MB.
 FROM ${BASE} AS client
 # At least as new as the server that is to be backed up.
 ARG POSTGRES_MAJOR=17

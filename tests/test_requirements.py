@@ -1,4 +1,4 @@
-"""The pinned requirements of the images: complete, within our own ranges, and without addresses."""
+"""What the images are built from: pinned, complete, within our own ranges, and without addresses."""
 
 from __future__ import annotations
 
@@ -82,6 +82,16 @@ def test_each_is_what_pyproject_asks_for(name: str, python: str, machine: str) -
         assert requirement.specifier.contains(have[package]), f"{requirement} is not {have[package]}: make requirements"
         for extra in requirement.extras:
             assert f"{package}-{extra}" in have
+
+
+def test_the_dockerfile_names_no_registry_and_no_frontend() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert "://" not in text
+    assert not re.search(r"^#\s*syntax\s*=", text, re.MULTILINE)
+    images = re.findall(r"^(?:FROM\s+|ARG\s+BASE=)(\S+)", text, re.MULTILINE)
+    assert "python:3.14-slim" in images
+    # A registry's host is what has a slash behind it.
+    assert not [image for image in images if "/" in image]
 
 
 def test_the_full_image_has_the_versions_of_the_other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import pytest
 
 from conftest import missing
 from images.kit import bases
-from images.kit.engine import Engine, machine_certificates, missing_programs
+from images.kit.engine import CannotStartError, Engine, machine_certificates, missing_programs
 from images.kit.namespace import Namespace
 
 if TYPE_CHECKING:
@@ -37,12 +38,20 @@ def _need(*programs: str) -> None:
         )
 
 
+def _started(stack: contextlib.ExitStack, namespace: Namespace | None = None) -> Engine:
+    try:
+        engine = Engine(namespace)
+    except CannotStartError as error:
+        missing(f"no container engine: {error}")
+    return stack.enter_context(engine)
+
+
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """Return an engine in the machine's network: its containers have that or none. It builds the images."""
     _need()
-    with Engine() as engine:
-        yield engine
+    with contextlib.ExitStack() as stack:
+        yield _started(stack)
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +61,8 @@ def isolated_engine() -> Iterator[Engine]:
     It reaches nothing outside. Images come by `isolated_engine.copy_from(engine, image)`.
     """
     _need("ip", "nsenter", "iptables")
-    with Namespace() as namespace, Engine(namespace) as engine:
-        yield engine
+    with Namespace() as namespace, contextlib.ExitStack() as stack:
+        yield _started(stack, namespace)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 HOME = "/usr/local/lib/pg-entrypoint"
-IMAGE, FULL, WITH_PSQL = "pg-entrypoint", "pg-entrypoint:full", "pg-entrypoint-tests/with-psql"
+IMAGE, FULL, WITH_PSQL = "pg-entrypoint:latest", "pg-entrypoint:full", "pg-entrypoint-tests/with-psql"
 PSQL = f"/usr/lib/postgresql/{bases.CLIENT_OF_PYTHON}/bin/psql"
 
 # A part of the image, and what its paths begin with, below site-packages unless there is a slash in front.
@@ -87,7 +87,7 @@ def _sizes(engine: Engine, base: str) -> Section:
 def _compressed(engine: Engine, image: str, below: int) -> int:
     """Return the size of the image's own layers, those above the first `below`, when compressed."""
     with tempfile.TemporaryDirectory() as folder:
-        engine.run("save", "--output", f"{folder}/image.tar", image)
+        engine.run("save", "--output", f"{folder}/image.tar", image)  # with its tag: without, it would be all of them
         engine.command("tar", "-xf", f"{folder}/image.tar", "-C", folder)
         layers = json.loads(Path(folder, "manifest.json").read_text())[0]["Layers"][below:]
         return sum(len(zlib.compress(Path(folder, layer).read_bytes(), 6)) for layer in layers)

@@ -105,8 +105,11 @@ def test_it_has_the_package_and_no_tests_or_tools_of_ours(contents: dict[str, by
     assert not [name for name in contents if name.startswith(("/build/", "/mnt/", "/opt/entrypoint"))]
 
 
-def test_no_secret_of_the_build_is_in_it(engine: Engine, image: str, build_secrets: dict[str, Path]) -> None:
+def test_no_secret_of_the_build_is_in_it(
+    engine: Engine, image: str, contents: dict[str, bytes], build_secrets: dict[str, Path]
+) -> None:
     """In no layer, and not in its configuration."""
+    assert not [name for name in contents if name.startswith(("/run/secrets", "/etc/pip"))]
     assert all(MARKER in path.read_text() for path in build_secrets.values())
     saving = subprocess.Popen([client(), "save", image], env=engine.environment, stdout=subprocess.PIPE)
     assert saving.stdout is not None
@@ -114,7 +117,6 @@ def test_no_secret_of_the_build_is_in_it(engine: Engine, image: str, build_secre
     with saving:
         while piece := saving.stdout.read(1 << 20):
             assert MARKER.encode() not in before[-100:] + piece
-            assert b"run/secrets/ca" not in before[-100:] + piece.replace(b"if [ -e /run/secrets/ca ]", b"")
             size, before = size + len(piece), piece
     assert saving.returncode == 0
     assert size > 50e6
@@ -153,7 +155,7 @@ def test_the_bytecode_is_there_and_is_used(engine: Engine, image: str, database:
         assert done.stdout.split()[-1] == outcome
         loaded = re.findall(r"# code object from '([^']+)'", done.stderr)
         assert [name for name in loaded if "/entrypoint/migration/" in name]
-        assert [name for name in loaded if "/ctypes/" in name]
+        assert [name for name in loaded if not name.startswith(HOME)]  # of the standard library
         assert not [name for name in loaded if not name.endswith(".pyc")]
         assert "# wrote" not in done.stderr
 

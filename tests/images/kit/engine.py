@@ -42,6 +42,10 @@ _START_TIMEOUT = 60
 _LONG = 900
 
 
+class CannotStartError(Exception):
+    """An engine cannot start on this machine; the message ends with its log."""
+
+
 class EngineError(AssertionError):
     """A command of the engine failed; an assertion, so that pytest counts it as a failed test."""
 
@@ -65,7 +69,7 @@ class Engine:
     """A dockerd in the network of the machine, or in a `namespace` with its default flags. A context manager."""
 
     def __init__(self, namespace: Namespace | None = None) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers. Raises CannotStartError."""
         sweep()
         self.namespace = namespace
         # Not under TMPDIR, which may be long.
@@ -264,7 +268,7 @@ class Engine:
 
         def answers() -> bool:
             if process.poll() is not None:
-                raise EngineError(f"dockerd ended with {process.returncode}:\n{self.log()}")
+                raise CannotStartError(f"dockerd ended with {process.returncode}:\n{self.log()}")
             return self.run("version", check=False).returncode == 0
 
         until(answers, _START_TIMEOUT, lambda: f"an answer of dockerd:\n{self.log()}")
