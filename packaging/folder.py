@@ -66,6 +66,8 @@ with tempfile.TemporaryDirectory() as directory:
                 "packages": PACKAGES,
                 "excludes": UNUSED,
                 "bin_excludes": GLIBC,
+                # What PyPI's wheels expect of every system, apart from glibc. An image may well be without.
+                "bin_includes": ["libz.so*"],
                 "include_files": [(stand_in, "lib/ssl.pyc")],
                 # Modules as files: to unpack them from an archive takes several milliseconds of every start.
                 "no_compress": True,

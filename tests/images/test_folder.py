@@ -105,7 +105,7 @@ def test_it_needs_nothing_but_the_documented_glibc(folder: Path) -> None:
 
 def test_the_documented_size(folder: Path) -> None:
     """Each line of the table, to the tenth of a megabyte that it tells, give or take two."""
-    table = {name: float(size) for name, size in re.findall(r"^\| `?(.*?)`? \|.*\| (\d+\.\d) \|$", PAGE, re.MULTILINE)}
+    table = {name: float(size) for name, size in re.findall(r"^\| `(.*)` \|.*\| (\d+\.\d) \|$", PAGE, re.MULTILINE)}
     (total,) = re.findall(r"\| \*\*together\*\* \|.*\| \*\*(\d+\.\d)\*\* \|", PAGE)
     sizes: dict[str, int] = {}
     for path in folder.rglob("*"):
@@ -193,6 +193,21 @@ def test_on_the_oldest_and_the_newest_glibc(
     assert engine.run(*start, PROGRAM, "check").returncode == 0
 
 
+def test_where_there_is_nothing_but_glibc(
+    engine: Engine, folder: Path, database: Database, migrations_dir: Path
+) -> None:
+    """No shell, no zlib, no certificates, no time zones; the application is the program itself."""
+    write_migrations(migrations_dir, MIGRATIONS)
+    image = bases.provide(engine, bases.GLIBC_ALONE)
+    mounts = [f"--volume={folder}:/opt/entrypoint:ro", f"--volume={migrations_dir}:/migrations:ro"]
+    start = ["run", "--rm", "--network=host", *mounts, f"--env=DATABASE_URL={database.url}", image, PROGRAM]
+    for event in ("schema.migrated", "schema.up_to_date"):
+        done = engine.run(*start, "run", "--", PROGRAM, "--version")
+        assert done.stdout.startswith("entrypoint ")
+        assert event in done.stderr
+    assert "001_customers.sql" in engine.run(*start, "status").stdout
+
+
 def test_an_up_to_date_start_opens_no_more_than_it_must(
     folder: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
 ) -> None:
@@ -219,13 +234,15 @@ def test_an_up_to_date_start_opens_no_more_than_it_must(
 
 # Those of the suite's tests that start the program and look at it from outside, where the packing could matter: what
 # the application inherits, signals, children, tables, the parser.
-SUITE = ("handover", "signals", "cli", "status", "backup", "applying")
+SUITE = ("handover", "signals", "cli", "status", "backup", "applying", "check")
 
 
 @pytest.mark.parametrize("name", SUITE)
 def test_the_suite_with_the_folders_program(folder: Path, name: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/test_{name}.py"]
-    environment = {**os.environ, "ENTRYPOINT_TEST_PROGRAM": str(folder / "entrypoint")}
+    # The linter is looked for in the PATH: beside the folder's program there is none.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "ENTRYPOINT_TEST_PROGRAM": str(folder / "entrypoint")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1100, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout)
