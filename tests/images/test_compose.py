@@ -188,7 +188,7 @@ def test_a_rolling_upgrade_and_the_way_back_lose_no_request(
 
     sys.stdout.write(f"rolling upgrade of {REPLICAS} replicas: {seconds:.1f} s; {seen}\n")
     record_testsuite_property("rolling_upgrade_seconds", round(seconds, 1))
-    assert seen["failures"] == [], stack.service("balancer")
+    assert seen["failures"] == [], stack.service("balancer").output()
     assert set(seen["versions"]) == {"1", "2"}, "old and new replicas answered side by side"
     new = stack.replicas()
     assert len(new) == REPLICAS
@@ -206,7 +206,7 @@ def test_a_rolling_upgrade_and_the_way_back_lose_no_request(
     visitors = stack.visitors()
     stack.upgrade("1")
     seen = visitors.result()
-    assert seen["failures"] == [], stack.service("balancer")
+    assert seen["failures"] == [], stack.service("balancer").output()
     assert outcomes(stack.replicas()) == ["schema.ahead"] * REPLICAS
     assert stack.ledger() == V2
     assert {stack.ask(FRONT)[1]["version"] for _ in range(2 * REPLICAS)} == {1}
@@ -251,7 +251,7 @@ def test_under_exit_a_failed_migration_stops_the_upgrade(project: Callable[..., 
     assert done.returncode == 1
     assert "order_lines" in done.stderr
     assert "stopped: 3 replicas serve on, 0 of 3 of them new" in done.stderr
-    assert seen["failures"] == [], stack.service("balancer")
+    assert seen["failures"] == [], stack.service("balancer").output()
     assert set(seen["versions"]) == {"1"}
     assert {replica.name for replica in stack.replicas()} == old
     assert stack.ledger() == [*V1, "3 failed"]
@@ -286,7 +286,7 @@ def test_under_start_a_failed_migration_does_not_stop_the_upgrade(project: Calla
     seen = visitors.result()
 
     # The new version runs on the old schema. It is told so, and this one can work with that.
-    assert seen["failures"] == [], stack.service("balancer")
+    assert seen["failures"] == [], stack.service("balancer").output()
     assert set(seen["versions"]) == {"1", "2"}
     assert "failed" in seen["outcomes"]
     replicas = stack.replicas()
@@ -311,7 +311,7 @@ def test_with_a_job_the_replicas_start_after_it(project: Callable[..., Stack]) -
     visitors = stack.visitors()
     stack.upgrade("2")
     seen = visitors.result()
-    assert seen["failures"] == [], stack.service("balancer")
+    assert seen["failures"] == [], stack.service("balancer").output()
     assert outcomes(stack.replicas()) == ["schema.up_to_date"] * REPLICAS
     assert stack.ledger() == V2
 
@@ -334,7 +334,7 @@ def test_a_failed_job_leaves_running_replicas_alone(project: Callable[..., Stack
     seen = visitors.result()
     assert done.returncode == 70
     assert "order_lines" in done.stdout + done.stderr
-    assert seen["failures"] == [], stack.service("balancer")
+    assert seen["failures"] == [], stack.service("balancer").output()
     assert {replica.name for replica in stack.replicas()} == old
 
 
@@ -346,7 +346,7 @@ def test_through_pgbouncer(project: Callable[..., Stack]) -> None:
     visitors = stack.visitors()
     stack.upgrade("2")
     seen = visitors.result()
-    assert seen["failures"] == [], stack.service("balancer")
+    assert seen["failures"] == [], stack.service("balancer").output()
     # With its file outside a transaction: by the direct connection.
     assert stack.ledger() == V2
     # The application itself is at the pooler, and only there.
