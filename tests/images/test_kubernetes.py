@@ -21,7 +21,7 @@ import yaml
 from conftest import missing
 from demo.postgres import free_port
 from images.kit.podman import PROGRAMS, Podman, pod_of
-from kit.kustomize import FOLDER, KustomizeMissingError, build_upon, program
+from kit.kustomize import FOLDER, KustomizeMissingError, build_upon, builder
 from kit.pages import blocks
 from kit.processes import command_line, status, until
 from scene import Gate
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from images.kit.engine import Engine
     from images.kit.podman import Pod
     from kit.databases import Database
-    from kit.manifests import Manifest
+    from kit.manifests.release import Manifest
 
 SHOP = FOLDER.parent / "compose" / "shop"
 # Releases of the shop that differ from a shipped version in one migration.
@@ -61,7 +61,7 @@ def podman(engine: Engine, image: str, python_base: str, tmp_path_factory: pytes
     if absent:
         missing(f"not installed: {', '.join(absent)} (Debian: podman, runc)")
     try:
-        program()
+        builder()
     except KustomizeMissingError as error:
         missing(str(error))
     names = [
