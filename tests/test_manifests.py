@@ -1,6 +1,6 @@
 """k8s/: every overlay, built as its users build it, is valid, fits itself and fits the program.
 
-What the checks look for is in `kit/manifests.py`. Each of them is shown to find it, in manifests that were broken here.
+What the checks look for is in `kit/manifests`. Each of them is shown to find it, in manifests that were broken here.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from kubernetes_validate.utils import all_versions
 
 from conftest import missing
 from entrypoint import cli
-from kit import manifests
-from kit.kustomize import FOLDER, KustomizeMissingError, build, build_upon, program
-from kit.manifests import CHECKS, Release
+from kit.kustomize import FOLDER, KustomizeMissingError, build, build_upon, builder
+from kit.manifests import CHECKS, names, program, security, times
+from kit.manifests.program import known_variables
+from kit.manifests.release import Pod, Release
 from kit.pages import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kit.manifests import Check, Manifest
+    from kit.manifests.release import Check, Manifest
 
 ROOT = FOLDER.parent
 OVERLAYS = ("init-container", "entrypoint", "job", "job-argocd")
@@ -52,7 +53,7 @@ def _built(overlay: str) -> tuple[Manifest, ...]:
 def objects_of(overlay: str) -> list[Manifest]:
     """Return the objects of an overlay, for the caller to change."""
     try:
-        program()
+        builder()
     except KustomizeMissingError as error:
         missing(str(error))
     return copy.deepcopy(list(_built(overlay)))
@@ -160,114 +161,114 @@ def variable(name: str, value: str) -> dict[str, str]:
 M = Mutation
 BESIDE = f"entrypoint+{STATUS}"
 MUTATIONS = (
-    M(manifests.kinds, "job", "Service", "kind", "Role", "nothing here needs that"),
-    M(manifests.kinds, "job", "Service", "kind", "Deployment", "twice"),
-    M(manifests.selectors, "job", "Deployment", "spec.selector.matchLabels.app", "y", "own pods"),
-    M(manifests.selectors, "job", "Service", "spec.selector", {"app.kubernetes.io/name": "shop"}, "Deployment, Job"),
-    M(manifests.selectors, "job", "Service", "spec.selector", {"app": "shop"}, "nobody"),
+    M(names.kinds, "job", "Service", "kind", "Role", "nothing here needs that"),
+    M(names.kinds, "job", "Service", "kind", "Deployment", "twice"),
+    M(names.selectors, "job", "Deployment", "spec.selector.matchLabels.app", "y", "own pods"),
+    M(names.selectors, "job", "Service", "spec.selector", {"app.kubernetes.io/name": "shop"}, "Deployment, Job"),
+    M(names.selectors, "job", "Service", "spec.selector", {"app": "shop"}, "nobody"),
     M(
-        *(manifests.selectors, "job", "PodDisruptionBudget", "spec.selector.matchLabels"),
+        *(names.selectors, "job", "PodDisruptionBudget", "spec.selector.matchLabels"),
         *({"app.kubernetes.io/name": "shop"}, "Deployment, Job"),
     ),
-    M(manifests.volumes, "init-container", "Deployment", f"{POD}.volumes.0.name", "data", "mounted and not declared"),
-    M(manifests.volumes, "init-container", "Deployment", f"{APP}.volumeMounts.1", DROP, "declared and not mounted"),
-    M(manifests.volumes, "job", "Job", f"{POD}.volumes.0.secret.secretName", "database", "who makes it"),
-    M(manifests.volumes, "job", "Deployment", f"{APP}.volumeMounts.1.mountPath", "/run/secrets/database", "one path"),
-    M(manifests.secrets, "job", "Job", f"{APP}.volumeMounts", [], "no secret with such a key"),
-    M(manifests.secrets, "job", "Job", f"{APP}.env.0.value", "/run/secrets/database/uri", "no secret with such a key"),
-    M(manifests.secrets, "job", "Job", f"{APP}.env.3", variable("DATABASE_URL", "postgresql://db"), "use a file"),
+    M(names.volumes, "init-container", "Deployment", f"{POD}.volumes.0.name", "data", "mounted and not declared"),
+    M(names.volumes, "init-container", "Deployment", f"{APP}.volumeMounts.1", DROP, "declared and not mounted"),
+    M(names.volumes, "job", "Job", f"{POD}.volumes.0.secret.secretName", "database", "who makes it"),
+    M(names.volumes, "job", "Deployment", f"{APP}.volumeMounts.1.mountPath", "/run/secrets/database", "one path"),
+    M(names.secrets, "job", "Job", f"{APP}.volumeMounts", [], "no secret with such a key"),
+    M(names.secrets, "job", "Job", f"{APP}.env.0.value", "/run/secrets/database/uri", "no secret with such a key"),
+    M(names.secrets, "job", "Job", f"{APP}.env.3", variable("DATABASE_URL", "postgresql://db"), "use a file"),
     M(
-        *(manifests.secrets, "job", "Job", f"{APP}.env.3"),
+        *(names.secrets, "job", "Job", f"{APP}.env.3"),
         {"name": "PGPASSWORD", "valueFrom": {"secretKeyRef": {"name": "shop-database", "key": "url"}}},
         "a secret in the environment",
     ),
-    M(manifests.secrets, "job", "Job", f"{POD}.securityContext.fsGroup", DROP, "for the fsGroup"),
-    M(manifests.secrets, "job", "Job", f"{POD}.volumes.0.secret.defaultMode", 0o444, "for the fsGroup"),
-    M(manifests.secrets, "job", "Job", f"{POD}.volumes.0.secret.defaultMode", 0o400, "for the fsGroup"),
-    M(manifests.ports, "entrypoint", "Deployment", f"{APP}.ports.0.name", "web", "asks port http"),
+    M(names.secrets, "job", "Job", f"{POD}.securityContext.fsGroup", DROP, "for the fsGroup"),
+    M(names.secrets, "job", "Job", f"{POD}.volumes.0.secret.defaultMode", 0o444, "for the fsGroup"),
+    M(names.secrets, "job", "Job", f"{POD}.volumes.0.secret.defaultMode", 0o400, "for the fsGroup"),
+    M(names.ports, "entrypoint", "Deployment", f"{APP}.ports.0.name", "web", "asks port http"),
     M(
-        manifests.ports,
+        names.ports,
         "entrypoint",
         "Deployment",
         f"{APP}.ports.0.containerPort",
         8081,
         "MIGRATION_PROBE_PORT is 8080",
     ),
-    M(manifests.ports, "entrypoint", "Service", "spec.ports.0.targetPort", "web", "which nobody has"),
-    M(manifests.images, "job", "Job", f"{APP}.image", "shop:1.3.9", "several releases"),
-    M(manifests.images, "job", "Job", f"{APP}.image", "shop", "no fixed tag"),
-    M(manifests.images, "job", "Job", f"{APP}.image", "shop-migrations:1.4.0", "several releases"),
-    M(manifests.images, BESIDE, "Deployment/shop-status", f"{APP}.image", "shop-status:1.3.9", "several releases"),
-    M(manifests.environment, "job", "Job", f"{APP}.env.1.name", "MIGRATION_TIMEOUT", "nobody reads"),
-    M(manifests.environment, "job", "Job", f"{APP}.env.1.value", "5min", "it must be a whole number of milliseconds"),
-    M(manifests.environment, "job", "Job", f"{APP}.env.1.name", "DATABASE_URL_FILE", "set twice"),
-    M(manifests.environment, "job", "Job", f"{APP}.env.0", DROP, "where the database is"),
+    M(names.ports, "entrypoint", "Service", "spec.ports.0.targetPort", "web", "which nobody has"),
+    M(names.images, "job", "Job", f"{APP}.image", "shop:1.3.9", "several releases"),
+    M(names.images, "job", "Job", f"{APP}.image", "shop", "no fixed tag"),
+    M(names.images, "job", "Job", f"{APP}.image", "shop-migrations:1.4.0", "several releases"),
+    M(names.images, BESIDE, "Deployment/shop-status", f"{APP}.image", "shop-status:1.3.9", "several releases"),
+    M(program.environment, "job", "Job", f"{APP}.env.1.name", "MIGRATION_TIMEOUT", "nobody reads"),
+    M(program.environment, "job", "Job", f"{APP}.env.1.value", "5min", "it must be a whole number of milliseconds"),
+    M(program.environment, "job", "Job", f"{APP}.env.1.name", "DATABASE_URL_FILE", "set twice"),
+    M(program.environment, "job", "Job", f"{APP}.env.0", DROP, "where the database is"),
     M(
-        manifests.environment,
+        program.environment,
         "job",
         "Job",
         f"{APP}.env.3",
         variable("MIGRATION_ON_FAILURE", "exit"),
         "this starts none",
     ),
-    M(manifests.environment, BESIDE, "Deployment/shop-status", f"{APP}.env.3", DROP, "there is no token"),
-    M(manifests.secrets, BESIDE, "Deployment/shop-status", f"{APP}.env.3.value", "/run/token", "no secret with such a"),
-    M(manifests.ports, BESIDE, "Deployment/shop-status", f"{APP}.env.2.value", "3002", "STATUS_PORT is 3002"),
-    M(manifests.commands, "job", "Job", f"{APP}.command", ["entrypoint", "migrate", "--wait"], "Unrecognized"),
-    M(manifests.commands, "job", "Deployment", f"{INIT}.command.5", "10min", "--timeout"),
-    M(manifests.commands, "job", "Job", f"{APP}.command", ["sh", "-c", "entrypoint migrate"], "not start entrypoint"),
-    M(manifests.who_migrates, "job", "Deployment", f"{INIT}.command", ["entrypoint", "migrate"], "these migrate"),
-    M(manifests.who_migrates, "entrypoint", "Deployment", f"{APP}.env.0", variable("AUTO_MIGRATE", "false"), "nobody"),
-    M(manifests.who_migrates, "job", "Deployment", INIT, DROP, "does not wait for the schema"),
-    M(manifests.waiters, "init-container", "Deployment", f"{INIT}.env.2", DROP, "shorter than MIGRATION_TIMEOUT_MS"),
-    M(manifests.waiters, "job", "Deployment", f"{INIT}.command.5", "600", "waits 600 s for what may take 642 s"),
-    M(manifests.waiters, "job", "Job", f"{APP}.env.1.value", "3600000", "shorter than MIGRATION_TIMEOUT_MS"),
-    M(manifests.probes, "entrypoint", "Deployment", f"{APP}.startupProbe.failureThreshold", 30, "lasts 150 s"),
-    M(manifests.probes, "entrypoint", "Deployment", f"{APP}.startupProbe", DROP, "no startupProbe"),
-    M(manifests.probes, "entrypoint", "Deployment", f"{APP}.env.1", DROP, "nobody answers probes"),
-    M(manifests.probes, "job", "Deployment", f"{APP}.livenessProbe.httpGet.path", "/readyz", "probes ask"),
-    M(manifests.probes, "job", "Deployment", f"{APP}.readinessProbe.timeoutSeconds", 6, "until its next turn"),
-    M(manifests.deadlines, "init-container", "Deployment", "spec.progressDeadlineSeconds", DROP, "is 600"),
-    M(manifests.deadlines, "entrypoint", "Deployment", "spec.progressDeadlineSeconds", 700, "needs 720 s"),
-    M(manifests.deadlines, "job", "Deployment", "spec.progressDeadlineSeconds", 2100, "needs 2160 s"),
-    M(manifests.deadlines, "job", "Job", "spec.activeDeadlineSeconds", DROP, "is 0"),
-    M(manifests.deadlines, "job", "Job", "spec.backoffLimit", 3, "attempts need 2638 s"),
-    M(manifests.grace, "job", "Deployment", f"{POD}.terminationGracePeriodSeconds", DROP, "30 s to end"),
-    M(manifests.grace, "job", "Job", f"{POD}.terminationGracePeriodSeconds", 1, "1 s to end"),
-    M(manifests.grace, "job", "Deployment", f"{APP}.lifecycle", DROP, "no preStop hook"),
-    M(manifests.rollout, "job", "Deployment", "spec.strategy.rollingUpdate.maxUnavailable", "25%", "before new ones"),
-    M(manifests.rollout, "job", "Deployment", "spec.strategy.type", "Recreate", "before new ones"),
-    M(manifests.rollout, "job", "Deployment", "spec.strategy.rollingUpdate.maxSurge", 0, "not both be 0"),
-    M(manifests.rollout, "job", "Deployment", "spec.replicas", 1, "one replica"),
-    M(manifests.rollout, "job", "PodDisruptionBudget", "spec.maxUnavailable", 3, "lets go"),
-    M(manifests.rollout, "job", "PodDisruptionBudget", "spec.maxUnavailable", 0, "lets go"),
-    M(manifests.jobs, "job", "Job", f"{POD}.restartPolicy", "OnFailure", "restartPolicy must be Never"),
-    M(manifests.jobs, "job", "Job", "spec.podFailurePolicy.rules.0.onExitCodes.values", [65, 69, 70], "gives up at"),
-    M(manifests.jobs, "job", "Job", "spec.podFailurePolicy", DROP, "gives up at []"),
-    M(manifests.jobs, "job", "Job", "spec.podFailurePolicy.rules.0.onExitCodes.containerName", "main", "names the"),
-    M(manifests.jobs, "job", "Job", "spec.podFailurePolicy.rules.1", DROP, "a drained node"),
-    M(manifests.jobs, "job", "Job", "spec.ttlSecondsAfterFinished", 600, "takes its log away"),
+    M(program.environment, BESIDE, "Deployment/shop-status", f"{APP}.env.3", DROP, "there is no token"),
+    M(names.secrets, BESIDE, "Deployment/shop-status", f"{APP}.env.3.value", "/run/token", "no secret with such a"),
+    M(names.ports, BESIDE, "Deployment/shop-status", f"{APP}.env.2.value", "3002", "STATUS_PORT is 3002"),
+    M(program.commands, "job", "Job", f"{APP}.command", ["entrypoint", "migrate", "--wait"], "Unrecognized"),
+    M(program.commands, "job", "Deployment", f"{INIT}.command.5", "10min", "--timeout"),
+    M(program.commands, "job", "Job", f"{APP}.command", ["sh", "-c", "entrypoint migrate"], "not start entrypoint"),
+    M(program.who_migrates, "job", "Deployment", f"{INIT}.command", ["entrypoint", "migrate"], "these migrate"),
+    M(program.who_migrates, "entrypoint", "Deployment", f"{APP}.env.0", variable("AUTO_MIGRATE", "false"), "nobody"),
+    M(program.who_migrates, "job", "Deployment", INIT, DROP, "does not wait for the schema"),
+    M(times.waiters, "init-container", "Deployment", f"{INIT}.env.2", DROP, "shorter than MIGRATION_TIMEOUT_MS"),
+    M(times.waiters, "job", "Deployment", f"{INIT}.command.5", "600", "waits 600 s for what may take 642 s"),
+    M(times.waiters, "job", "Job", f"{APP}.env.1.value", "3600000", "shorter than MIGRATION_TIMEOUT_MS"),
+    M(times.probes, "entrypoint", "Deployment", f"{APP}.startupProbe.failureThreshold", 30, "lasts 150 s"),
+    M(times.probes, "entrypoint", "Deployment", f"{APP}.startupProbe", DROP, "no startupProbe"),
+    M(times.probes, "entrypoint", "Deployment", f"{APP}.env.1", DROP, "nobody answers probes"),
+    M(times.probes, "job", "Deployment", f"{APP}.livenessProbe.httpGet.path", "/readyz", "probes ask"),
+    M(times.probes, "job", "Deployment", f"{APP}.readinessProbe.timeoutSeconds", 6, "until its next turn"),
+    M(times.deadlines, "init-container", "Deployment", "spec.progressDeadlineSeconds", DROP, "is 600"),
+    M(times.deadlines, "entrypoint", "Deployment", "spec.progressDeadlineSeconds", 700, "needs 720 s"),
+    M(times.deadlines, "job", "Deployment", "spec.progressDeadlineSeconds", 2100, "needs 2160 s"),
+    M(times.deadlines, "job", "Job", "spec.activeDeadlineSeconds", DROP, "is 0"),
+    M(times.deadlines, "job", "Job", "spec.backoffLimit", 3, "attempts need 2638 s"),
+    M(times.grace, "job", "Deployment", f"{POD}.terminationGracePeriodSeconds", DROP, "30 s to end"),
+    M(times.grace, "job", "Job", f"{POD}.terminationGracePeriodSeconds", 1, "1 s to end"),
+    M(times.grace, "job", "Deployment", f"{APP}.lifecycle", DROP, "no preStop hook"),
+    M(times.rollout, "job", "Deployment", "spec.strategy.rollingUpdate.maxUnavailable", "25%", "before new ones"),
+    M(times.rollout, "job", "Deployment", "spec.strategy.type", "Recreate", "before new ones"),
+    M(times.rollout, "job", "Deployment", "spec.strategy.rollingUpdate.maxSurge", 0, "not both be 0"),
+    M(times.rollout, "job", "Deployment", "spec.replicas", 1, "one replica"),
+    M(times.rollout, "job", "PodDisruptionBudget", "spec.maxUnavailable", 3, "lets go"),
+    M(times.rollout, "job", "PodDisruptionBudget", "spec.maxUnavailable", 0, "lets go"),
+    M(times.jobs, "job", "Job", f"{POD}.restartPolicy", "OnFailure", "restartPolicy must be Never"),
+    M(times.jobs, "job", "Job", "spec.podFailurePolicy.rules.0.onExitCodes.values", [65, 69, 70], "gives up at"),
+    M(times.jobs, "job", "Job", "spec.podFailurePolicy", DROP, "gives up at []"),
+    M(times.jobs, "job", "Job", "spec.podFailurePolicy.rules.0.onExitCodes.containerName", "main", "names the"),
+    M(times.jobs, "job", "Job", "spec.podFailurePolicy.rules.1", DROP, "a drained node"),
+    M(times.jobs, "job", "Job", "spec.ttlSecondsAfterFinished", 600, "takes its log away"),
     M(
-        *(manifests.jobs, "job-argocd", "Job", "metadata.annotations", {"argocd.argoproj.io/hook": "PostSync"}),
+        *(times.jobs, "job-argocd", "Job", "metadata.annotations", {"argocd.argoproj.io/hook": "PostSync"}),
         "so PostSync never comes",
     ),
     M(
-        *(manifests.jobs, "job-argocd", "Job", "metadata.annotations", {"argocd.argoproj.io/hook": "Sync"}),
+        *(times.jobs, "job-argocd", "Job", "metadata.annotations", {"argocd.argoproj.io/hook": "Sync"}),
         "it must be deleted",
     ),
-    M(manifests.restricted_pods, "job", "Job", f"{POD}.securityContext.runAsNonRoot", DROP, "runAsNonRoot"),
-    M(manifests.restricted_pods, "job", "Job", f"{POD}.securityContext.runAsUser", 0, "runAsNonRoot"),
+    M(security.restricted_pods, "job", "Job", f"{POD}.securityContext.runAsNonRoot", DROP, "runAsNonRoot"),
+    M(security.restricted_pods, "job", "Job", f"{POD}.securityContext.runAsUser", 0, "runAsNonRoot"),
     M(
-        manifests.restricted_pods,
+        security.restricted_pods,
         "job",
         "Job",
         f"{POD}.securityContext.seccompProfile.type",
         "Unconfined",
         "seccompProfile",
     ),
-    M(manifests.restricted_pods, "job", "Job", f"{POD}.hostNetwork", True, "hostNetwork"),  # noqa: FBT003 - a value
+    M(security.restricted_pods, "job", "Job", f"{POD}.hostNetwork", True, "hostNetwork"),  # noqa: FBT003 - a value
     M(
-        manifests.restricted_pods,
+        security.restricted_pods,
         "job",
         "Job",
         f"{POD}.volumes.1",
@@ -275,7 +276,7 @@ MUTATIONS = (
         "hostPath",
     ),
     M(
-        manifests.restricted_containers,
+        security.restricted_containers,
         "job",
         "Job",
         f"{APP}.securityContext.allowPrivilegeEscalation",
@@ -283,7 +284,7 @@ MUTATIONS = (
         "Escalation",
     ),
     M(
-        manifests.restricted_containers,
+        security.restricted_containers,
         "job",
         "Job",
         f"{APP}.securityContext.capabilities.drop",
@@ -291,27 +292,27 @@ MUTATIONS = (
         "capabilities",
     ),
     M(
-        manifests.restricted_containers,
+        security.restricted_containers,
         "job",
         "Job",
         f"{APP}.securityContext.readOnlyRootFilesystem",
         DROP,
         "readOnlyRoot",
     ),
-    M(manifests.restricted_containers, "job", "Job", f"{APP}.securityContext.runAsUser", 0, "runAsUser"),
+    M(security.restricted_containers, "job", "Job", f"{APP}.securityContext.runAsUser", 0, "runAsUser"),
     M(
-        *(manifests.restricted_containers, "job", "Deployment", f"{APP}.ports.0"),
+        *(security.restricted_containers, "job", "Deployment", f"{APP}.ports.0"),
         *({"name": "http", "containerPort": 8080, "hostPort": 8080}, "hostPort"),
     ),
-    M(manifests.no_rights, "job", "Job", f"{POD}.automountServiceAccountToken", DROP, "automountServiceAccountToken"),
-    M(manifests.no_rights, "job", "Job", f"{POD}.enableServiceLinks", DROP, "enableServiceLinks"),
-    M(manifests.no_rights, "job", "Job", f"{POD}.serviceAccountName", "migrator", "serviceAccountName"),
-    M(manifests.resources, "job", "Job", f"{APP}.resources", DROP, "resources"),
-    M(manifests.resources, "job", "Job", f"{APP}.resources.limits.cpu", "1", "resources"),
-    M(manifests.resources, "job", "Job", f"{APP}.resources.requests.memory", "512Mi", "more memory"),
-    M(manifests.reasons, "job", "Job", f"{APP}.terminationMessagePolicy", DROP, "terminationMessagePolicy"),
-    M(manifests.reasons, "job", "Job", f"{APP}.terminationMessagePath", "/tmp/x", "terminationMessagePath"),
-    M(manifests.reasons, "job", "Job", f"{APP}.tty", True, "tty"),  # noqa: FBT003 - a value
+    M(security.no_rights, "job", "Job", f"{POD}.automountServiceAccountToken", DROP, "automountServiceAccountToken"),
+    M(security.no_rights, "job", "Job", f"{POD}.enableServiceLinks", DROP, "enableServiceLinks"),
+    M(security.no_rights, "job", "Job", f"{POD}.serviceAccountName", "migrator", "serviceAccountName"),
+    M(security.resources, "job", "Job", f"{APP}.resources", DROP, "resources"),
+    M(security.resources, "job", "Job", f"{APP}.resources.limits.cpu", "1", "resources"),
+    M(security.resources, "job", "Job", f"{APP}.resources.requests.memory", "512Mi", "more memory"),
+    M(security.reasons, "job", "Job", f"{APP}.terminationMessagePolicy", DROP, "terminationMessagePolicy"),
+    M(security.reasons, "job", "Job", f"{APP}.terminationMessagePath", "/tmp/x", "terminationMessagePath"),
+    M(security.reasons, "job", "Job", f"{APP}.tty", True, "tty"),  # noqa: FBT003 - a value
 )
 
 
@@ -340,7 +341,7 @@ def test_every_check_has_something_to_find() -> None:
 )
 def test_the_schemas_are_strict(path: str, value: object) -> None:
     objects = objects_of("entrypoint")
-    Mutation(manifests.kinds, "entrypoint", "Deployment", path, value, "").apply(objects)
+    Mutation(names.kinds, "entrypoint", "Deployment", path, value, "").apply(objects)
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(Release.of(objects).one("Deployment"), NEWEST, strict=True)
 
@@ -367,7 +368,7 @@ def test_the_pages_name_commands_and_variables_that_exist(page: Path) -> None:
     text = page.read_text()
     for word in re.findall(r"`entrypoint ([a-z]+)\b", text):
         assert word in cli.COMMANDS, word
-    known = manifests.known_variables() | {"ENTRYPOINT_OUTCOME", "ENTRYPOINT_ERROR"}
+    known = known_variables() | {"ENTRYPOINT_OUTCOME", "ENTRYPOINT_ERROR"}
     for name in re.findall(r"\b(?:MIGRATION|DB|DATABASE|ENTRYPOINT)_[A-Z_]+\b", text):
         assert name in known, name
 
@@ -381,8 +382,8 @@ def test_the_pages_name_folders_that_exist(page: Path) -> None:
 def test_the_times_in_the_page_are_those_in_the_manifests() -> None:
     text = (ROOT / "docs" / "kubernetes.md").read_text()
     init, run, job = (Release.of(objects_of(overlay)) for overlay in ("init-container", "entrypoint", "job"))
-    migrate, _ = manifests.Pod(init.one("Deployment")).containers
-    wait, _ = manifests.Pod(job.one("Deployment")).containers
+    migrate, _ = Pod(init.one("Deployment")).containers
+    wait, _ = Pod(job.one("Deployment")).containers
     startup = run.containers[0].spec["startupProbe"]
     shown = {
         f"{migrate.budget:g} s": 1,

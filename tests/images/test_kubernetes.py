@@ -21,7 +21,8 @@ import yaml
 from conftest import missing
 from demo.postgres import free_port
 from images.kit.podman import PROGRAMS, Podman, pod_of
-from kit.kustomize import FOLDER, KustomizeMissingError, build_upon, program
+from kit.kustomize import FOLDER, KustomizeMissingError, build_upon, builder
+from kit.manifests.names import PROBES
 from kit.pages import blocks
 from kit.processes import command_line, status, until
 from scene import Gate
@@ -33,24 +34,21 @@ if TYPE_CHECKING:
     from images.kit.engine import Engine
     from images.kit.podman import Pod
     from kit.databases import Database
-    from kit.manifests import Manifest
+    from kit.manifests.release import Manifest
 
 SHOP = FOLDER.parent / "compose" / "shop"
-# Releases of the shop that differ from a shipped version in one migration.
+OLD, NEW = "1.4.0", "1.5.0"
+# Which of the example's versions they are.
+VERSIONS = {OLD: "1", NEW: "2"}
+# Other releases after OLD: the one migration that each of them adds.
 VARIANTS = {
-    "1.5.0-broken": (
-        "1.4.0",
-        "003_price.sql",
-        "ALTER TABLE orders ADD COLUMN orders_of_nobody bigint REFERENCES nobody;\n",
-    ),
-    "1.5.0-mended": ("1.4.0", "003_price.sql", "ALTER TABLE orders ADD COLUMN note text;\n"),
+    "1.5.0-broken": ("003_note.sql", "ALTER TABLE orders ADD COLUMN note bigint REFERENCES nobody;\n"),
+    "1.5.0-mended": ("003_note.sql", "ALTER TABLE orders ADD COLUMN note text;\n"),
     "1.5.0-gated": (
-        "1.4.0",
         "003_gate.sql",
         f"-- entrypoint: lock-timeout = 10min\nCREATE TABLE gate ();\n{Gate.PASS}\n",
     ),
 }
-OLD = "1.4.0"
 _numbers = itertools.count(1)
 REASON = 'relation "nobody" does not exist'
 
@@ -61,16 +59,17 @@ def podman(engine: Engine, image: str, python_base: str, tmp_path_factory: pytes
     if absent:
         missing(f"not installed: {', '.join(absent)} (Debian: podman, runc)")
     try:
-        program()
+        builder()
     except KustomizeMissingError as error:
         missing(str(error))
     names = [
-        engine.build(SHOP, tag=f"shop:{OLD}", target="shop", arguments={"ENTRYPOINT_IMAGE": image, "VERSION": "1"})
+        engine.build(SHOP, tag=f"shop:{tag}", target="shop", arguments={"ENTRYPOINT_IMAGE": image, "VERSION": version})
+        for tag, version in VERSIONS.items()
     ]
-    for tag, (of, name, text) in VARIANTS.items():
+    for tag, (name, text) in VARIANTS.items():
         context = tmp_path_factory.mktemp("variant")
         (context / name).write_text(text)
-        (context / "Dockerfile").write_text(f"FROM shop:{of}\nENV APP_VERSION={tag}\nCOPY {name} migrations/\n")
+        (context / "Dockerfile").write_text(f"FROM shop:{OLD}\nENV APP_VERSION={tag}\nCOPY {name} migrations/\n")
         names.append(engine.build(context, tag=f"shop:{tag}"))
     with Podman() as podman:
         podman.load(engine, python_base, *names)
@@ -87,10 +86,14 @@ class Cluster:
         self._secrets = {"shop-database": {"url": database.url}}
         self._directory = directory
         self.port = 0
+        self.probes: dict[str, Manifest] = {}
         self._pods: list[Pod] = []
 
     def pod(self, overlay: str, tag: str, kind: str = "Deployment", patches: str = "") -> Pod:
-        """Make a pod of an overlay's Deployment or Job at a release, and play it. `self.port` is its own."""
+        """Make a pod of an overlay's Deployment or Job at a release, and play it.
+
+        Its port is in `self.port`, and its application's probes, which podman does not make, in `self.probes`.
+        """
         name = f"{overlay}-{next(_numbers)}"
         folder = self._directory / name
         folder.mkdir()
@@ -98,6 +101,8 @@ class Cluster:
         objects = build_upon(overlay, folder, f"images: [{{name: shop, newTag: {tag}}}]\n{patches}")
         (owner,) = [item for item in objects if item["kind"] == kind]
         _move(owner, self.port)
+        (container,) = owner["spec"]["template"]["spec"]["containers"]
+        self.probes = {name: container[name] for name in PROBES if name in container}
         pod = self._podman.play(pod_of(owner, name, folder, self._secrets))
         self._pods.append(pod)
         return pod
@@ -246,6 +251,41 @@ def test_pods_that_start_together_migrate_once(cluster: Cluster, database: Datab
     assert ledger(database) == V1
 
 
+# --- A release, and the way back ------------------------------------------------------------------------
+
+# With a Job, it is a pod of its own that migrates.
+OUTCOMES = {"init-container": ("disabled", "disabled"), "entrypoint": ("migrated", "ahead"), "job": ("disabled",) * 2}
+
+
+@pytest.mark.parametrize("overlay", OUTCOMES)
+def test_a_release_and_the_way_back(cluster: Cluster, database: Database, overlay: str) -> None:
+    """As a Deployment does it, with one replica: the new pod gets ready, then the old one is ended; and back again."""
+    if overlay == "job":
+        assert cluster.pod(overlay, OLD, "Job").wait("migrate") == 0
+    old = cluster.pod(overlay, OLD)
+    assert old.played() == 0, old
+    port = cluster.port
+    serves(port)
+
+    if overlay == "job":
+        assert cluster.pod(overlay, NEW, "Job").wait("migrate") == 0
+    new = cluster.pod(overlay, NEW)
+    assert new.played() == 0, new
+    page = serves(cluster.port)
+    assert (page["version"], page["outcome"]) == (2, OUTCOMES[overlay][0])
+    assert ledger(database) == [*V1, "3 completed", "4 completed"]
+    assert serves(port)["version"] == 1, "the old one answers on the new schema"
+    assert old.end("shop") < old.manifest["spec"]["terminationGracePeriodSeconds"]
+    assert old.wait("shop") == 0
+
+    # `kubectl rollout undo`: the schema is ahead of the old image's files.
+    back = cluster.pod(overlay, OLD)
+    assert back.played() == 0, back
+    page = serves(cluster.port)
+    assert (page["version"], page["outcome"]) == (1, OUTCOMES[overlay][1])
+    assert ledger(database) == [*V1, "3 completed", "4 completed"]
+
+
 # --- (b) entrypoint in the application's container ------------------------------------------------------
 
 
@@ -256,14 +296,18 @@ def test_probes_are_answered_during_a_long_migration(cluster: Cluster, database:
         port = cluster.port
         assert pod.played() == 0, pod
         pid = pod.pid("shop")
-        # What the three probes would ask, and be told.
-        for _ in range(3):
-            assert ask(port, "/livez") == (200, {"status": "alive"})
-            found, body = ask(port, "/readyz")
-            assert (found, body["phase"], body["file"]) == (503, "migrating", "003_gate.sql")
+        # What the probes ask, and are told: alive, and not ready, so that the startup probe goes on.
+        answers = {name: ask(port, probe["httpGet"]["path"]) for name, probe in cluster.probes.items()}
+        assert {name: found for name, (found, _) in answers.items()} == {
+            "startupProbe": 503,
+            "livenessProbe": 200,
+            "readinessProbe": 503,
+        }
+        told = answers["startupProbe"][1]
+        assert (told["phase"], told["file"]) == ("migrating", "003_gate.sql")
     assert serves(port)["outcome"] == "migrated"
     assert pod.pid("shop") == pid
-    assert ask(port, "/livez")[0] == 200
+    assert {ask(port, probe["httpGet"]["path"])[0] for probe in cluster.probes.values()} == {200}
     assert ledger(database) == [*V1, "3 completed"]
 
 

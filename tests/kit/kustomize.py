@@ -25,7 +25,7 @@ class KustomizeMissingError(Exception):
 
 
 @functools.cache
-def program() -> Sequence[str]:
+def builder() -> Sequence[str]:
     """Return how to build a folder, up to its name. Raises KustomizeMissingError."""
     if found := shutil.which("kustomize"):
         return (found, "build")
@@ -43,7 +43,7 @@ def program() -> Sequence[str]:
 
 def build(folder: Path) -> list[dict[str, Any]]:
     """Return the objects that `folder` is built into."""
-    built = subprocess.run([*program(), str(folder)], capture_output=True, text=True, check=False, timeout=60)
+    built = subprocess.run([*builder(), str(folder)], capture_output=True, text=True, check=False, timeout=60)
     assert built.returncode == 0, built.stderr
     # It warns of fields that are going to be removed.
     assert not built.stderr, built.stderr

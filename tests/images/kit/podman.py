@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 PROGRAMS = ("podman", "conmon", "runc")
 # What a pod's first container is made of, which only keeps the others together.
 PAUSE = "localhost/pause:1"
+_DIRECTORIES = "pgp-"
 _LONG = 600
 _LIMITS = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
 _ENOUGH = 4096
@@ -47,7 +48,8 @@ class Podman:
 
     def __init__(self) -> None:
         """Make the folder. Nothing runs yet: podman has no daemon."""
-        self.directory = Path(tempfile.mkdtemp(prefix=f"pgp-{os.getpid()}-", dir="/tmp"))
+        sweep()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORIES}{os.getpid()}-", dir="/tmp"))
         limits = {name: min(*resource.getrlimit(number), _ENOUGH) for name, number in _LIMITS.items()}
         (self.directory / "containers.conf").write_text(
             # podman asks for more than a machine may give; and it mixes up the soft and the hard one if they differ.
@@ -67,40 +69,11 @@ class Podman:
         """End all pods and remove the folder."""
         for run in self._runs:
             run.close()
-        self.run("pod", "rm", "--force", "--all", "--time=0", check=False)
-        self.run("unmount", "--all", "--force", check=False)
-        mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        for mount in sorted((one for one in mounts if one.startswith(f"{self.directory}/")), reverse=True):
-            subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Return the variables by which podman finds this configuration, and no other."""
-        return {
-            "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
-            "HOME": str(self.directory),
-            "CONTAINERS_CONF": str(self.directory / "containers.conf"),
-        }
-
-    def argv(self, *arguments: str | Path) -> list[str]:
-        """Return the command line of podman with these arguments."""
-        where = {name: self.directory / name for name in ("root", "runroot", "tmpdir")}
-        options = [f"--{name}={path}" for name, path in where.items()]
-        return ["podman", "--storage-driver=overlay", *options, *map(str, arguments)]
+        _remove(self.directory)
 
     def run(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run podman to its end; a failure raises EngineError with its output, unless `check` is false."""
-        done = subprocess.run(
-            self.argv(*arguments),
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_LONG,
-            check=False,
-        )
+        done = _podman(self.directory, *arguments)
         if check and done.returncode:
             raise EngineError(f"exit {done.returncode}: {' '.join(done.args)}\n{done.stdout}{done.stderr}")
         return done
@@ -136,10 +109,54 @@ class Podman:
         name = pod["metadata"]["name"]
         file = self.directory / f"{name}.yaml"
         file.write_text(yaml.safe_dump(pod))
-        argv = self.argv("kube", "play", "--network=host", file)
-        run = Run(argv, env=self.environment, directory=self.directory)
+        argv = _argv(self.directory, "kube", "play", "--network=host", file)
+        run = Run(argv, env=_environment(self.directory), directory=self.directory)
         self._runs.append(run)
         return Pod(self, pod, run)
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """Return the variables by which podman finds the configuration in a folder, and no other."""
+    return {
+        "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
+        "HOME": str(directory),
+        "CONTAINERS_CONF": str(directory / "containers.conf"),
+    }
+
+
+def _argv(directory: Path, *arguments: str | Path) -> list[str]:
+    """Return the command line of podman with its storage in a folder."""
+    options = [f"--{name}={directory / name}" for name in ("root", "runroot", "tmpdir")]
+    return ["podman", "--storage-driver=overlay", *options, *map(str, arguments)]
+
+
+def _podman(directory: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _argv(directory, *arguments),
+        env=_environment(directory),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_LONG,
+        check=False,
+    )
+
+
+def sweep() -> None:
+    """Remove what runs have left that were killed: the folders of processes that are gone."""
+    for directory in Path("/tmp").glob(f"{_DIRECTORIES}[0-9]*-*"):
+        if not alive(int(directory.name.split("-")[1])):
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """End the pods whose storage is in a folder, and remove it."""
+    _podman(directory, "pod", "rm", "--force", "--all", "--time=0")
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in sorted((one for one in mounts if one.startswith(f"{directory}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def pod_of(owner: Manifest, name: str, files: Path, secrets: Mapping[str, Mapping[str, str]]) -> Manifest:
