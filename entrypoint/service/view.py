@@ -11,15 +11,14 @@ from itertools import groupby
 from typing import NamedTuple
 
 from entrypoint.migration.ledger import BACKUP
-from entrypoint.migration.progress import Progress
 from entrypoint.service import bars, wording
+from entrypoint.service.work import Work, at_work, work_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Literal
 
-    from entrypoint.migration.ledger import LockRow
     from entrypoint.operations.status import Line, Status
     from entrypoint.service.snapshot import Failure, Snapshot
 
@@ -30,14 +29,6 @@ RECENT = 50
 
 # How often a page that is open looks again, in milliseconds, by how soon something may happen.
 _OFTEN, _NOW_AND_THEN, _SELDOM = 1_000, 2_000, 4_000
-
-
-class Time(NamedTuple):
-    """A point in time, in UTC, for a person and for a program."""
-
-    machine: str
-    day: str
-    clock: str
 
 
 class State(NamedTuple):
@@ -92,7 +83,7 @@ class Entry(NamedTuple):
     number: str
     name: str
     state: State
-    at: Time | None
+    at: wording.Time | None
     took: str | None
     """None if nobody recorded it, or if it has not run."""
     bar: float | None
@@ -126,34 +117,6 @@ class Fact(NamedTuple):
     note: str = ""
 
 
-class Steps(NamedTuple):
-    """How much of something is done."""
-
-    value: int
-    limit: int
-    label: str
-
-
-class Work(NamedTuple):
-    """The lock's holder, and what it is at."""
-
-    title: str
-    tone: Tone
-    file: str | None
-    steps: Steps | None
-    """Which statement of the file."""
-    activity: str | None
-    """What PostgreSQL says of the statement."""
-    share: Steps | None
-    """How much of the statement's phase."""
-    notes: tuple[str, ...]
-    """What keeps it waiting."""
-    holder: str | None
-    process: int | None
-    since: Time | None
-    held_for: str | None
-
-
 class Page(NamedTuple):
     """Everything that the template needs."""
 
@@ -176,7 +139,7 @@ class Page(NamedTuple):
     scale: str
     older: int
     """How many applied migrations are left out."""
-    seen: Time | None
+    seen: wording.Time | None
     """When what is shown was read, if that is not just now."""
 
 
@@ -196,12 +159,12 @@ def show(snapshot: Snapshot, known: Snapshot | None = None, *, full: bool = Fals
     if failure is not None:
         tone, headline = "away", _away(failure)
         explanation = "Below is what was seen last. This page tries again by itself."
-    lines = sorted(status.lines)
+    lines = status.lines
     done = [line for line in lines if line.state in _APPLIED]
     shown = sorted(done, key=_recency, reverse=True)[: None if full else RECENT]
     scale = bars.scale(line.milliseconds for line in shown)
     # Who holds the lock is out of date as soon as it has been seen.
-    work = _work(status) if failure is None else None
+    work = work_of(status) if failure is None else None
     return Page(
         tone=tone,
         headline=headline,
@@ -218,7 +181,7 @@ def show(snapshot: Snapshot, known: Snapshot | None = None, *, full: bool = Fals
         days=tuple(_days(shown, status, scale)),
         scale=_scale_words(scale),
         older=len(done) - len(shown),
-        seen=_time(datetime.fromtimestamp(known.taken, UTC)) if failure else None,
+        seen=wording.time(datetime.fromtimestamp(known.taken, UTC)) if failure else None,
     )
 
 
@@ -251,7 +214,7 @@ def _verdict(status: Status) -> tuple[Tone, str, str]:
     """Return the banner: a tone, a headline that changes when something has happened, and a sentence."""
     at = f"At version {status.current}" if status.applied else "Nothing is applied yet"
     todo = wording.count(status.pending, "migration")
-    if _at_work(status) and status.pending:
+    if at_work(status) and status.pending:
         if status.lock is not None and status.lock.migration == BACKUP:
             return "working", "Taking a backup before migrating", f"{at}; {todo} to do, up to version {status.latest}."
         return "working", f"Migrating to version {status.latest}", f"{at}; {todo} still to do."
@@ -308,89 +271,11 @@ def _strip_label(status: Status, lines: Iterable[Line]) -> str:
     return ", ".join(f"{number} {label}" for label, number in counts.items())
 
 
-# --- Who is at work ---------------------------------------------------------------------------------------
-
-
-def _at_work(status: Status) -> bool:
-    """Tell whether somebody lives who holds the lock: the guard is what counts, and a row without one is a memory."""
-    return status.guarded or (status.lock is not None and status.lock.legacy)
-
-
-def _work(status: Status) -> Work | None:
-    """Return who holds the lock; None if nobody does and nobody has left its row behind."""
-    lock, guarded = status.lock, status.guarded
-    if lock is None or not lock.held:
-        return _nobody("The lock has just been taken") if guarded else None
-    if lock.legacy:
-        title = "A replica of the earlier migration system holds the lock"
-    elif not guarded:
-        title = "The lock's holder is gone; the next start takes the lock over"
-    else:
-        title = "Running now"
-    live = guarded and not lock.legacy
-    detail = lock.detail if live else {}
-    percent = detail.get("percent")
-    phase = _text(detail, "phase")
-    backup = lock.migration == BACKUP
-    return Work(
-        title=title,
-        tone="working" if guarded or lock.legacy else "pending",
-        file="backup by pg_dump" if backup else wording.name(lock.migration) if lock.migration and live else None,
-        steps=_steps(lock, detail) if live and not backup else None,
-        activity=_activity(detail),
-        share=Steps(percent, 100, f"{percent} % of this phase" if phase else f"{percent} %")
-        if isinstance(percent, int)
-        else None,
-        notes=tuple(_notes(detail)),
-        holder=wording.name(lock.holder) if lock.holder else None,
-        process=lock.process_id,
-        since=_time(wording.moment(lock.since)),
-        held_for=None if lock.seconds is None else wording.whole(lock.seconds),
-    )
-
-
-def _nobody(title: str) -> Work:
-    return Work(
-        title=title, tone="working", file=None, steps=None, activity=None, share=None, notes=(),
-        holder=None, process=None, since=None, held_for=None,
-    )  # fmt: skip
-
-
-def _steps(lock: LockRow, detail: Mapping[str, object]) -> Steps | None:
-    if not lock.statement or not lock.statements:
-        return None
-    later = " or later" if detail.get("or_later") else ""
-    seconds = detail.get("seconds")
-    lasting = f", for {wording.whole(seconds)}" if isinstance(seconds, int) else ""
-    # What is done are the statements before this one.
-    done = min(lock.statement, lock.statements) - 1
-    return Steps(done, lock.statements, f"statement {lock.statement}{later} of {lock.statements}{lasting}")
-
-
-def _activity(detail: Mapping[str, object]) -> str | None:
-    command = _text(detail, "command")
-    if not command:
-        return None
-    return wording.name(Progress(command, _text(detail, "relation"), _text(detail, "phase"), None).words())
-
-
-def _notes(detail: Mapping[str, object]) -> Iterable[str]:
-    if blocker := _text(detail, "blocked_by"):
-        yield f"It waits for a lock that {wording.name(blocker)} holds."
-    if retry := _text(detail, "retry"):
-        yield f"{wording.name(retry)}."
-
-
-def _text(detail: Mapping[str, object], name: str) -> str | None:
-    value = detail.get(name)
-    return None if value is None else str(value)
-
-
 # --- One migration ----------------------------------------------------------------------------------------
 
 
 def _state(line: Line, status: Status) -> State:
-    if line.state in _NOT_APPLIED and _at_work(status) and status.lock and status.lock.migration == line.filename:
+    if line.state in _NOT_APPLIED and at_work(status) and status.lock and status.lock.migration == line.filename:
         return _STATES["working"]
     return _STATES[line.state]
 
@@ -400,7 +285,7 @@ def _entry(line: Line, status: Status, scale: bars.Scale | None = None) -> Entry
         number=f"{line.number:03d}",
         name=wording.name(line.filename),
         state=_state(line, status),
-        at=_time(wording.moment(line.applied_at)),
+        at=wording.time(wording.moment(line.applied_at)),
         took=None if line.milliseconds is None else wording.length(line.milliseconds),
         bar=scale.width(line.milliseconds) if scale else None,
         version=wording.name(line.application_version) if line.application_version else None,
@@ -449,7 +334,3 @@ def _scale_words(scale: bars.Scale) -> str:
     if scale.linear:
         return f"Bars show how long each took; the longest took {longest}."
     return f"Bars show how long each took, on a square-root scale; the longest took {longest}."
-
-
-def _time(moment: datetime | None) -> Time | None:
-    return None if moment is None else Time(wording.machine(moment), wording.day(moment), f"{moment:%H:%M:%S}")

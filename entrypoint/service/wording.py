@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 # Control characters, those that change the direction of what follows or are not to be seen at all, halves of pairs.
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
@@ -74,19 +75,32 @@ def moment(text: str | None) -> datetime | None:
         return None
 
 
-def machine(time: datetime) -> str:
+class Time(NamedTuple):
+    """A point in time, in UTC, for a person and for a program."""
+
+    machine: str
+    day: str
+    clock: str
+
+
+def time(moment: datetime | None) -> Time | None:
+    """Return a point in time as the page shows it; None if it is not known."""
+    return None if moment is None else Time(machine(moment), day(moment), f"{moment:%H:%M:%S}")
+
+
+def machine(moment: datetime) -> str:
     """Return a time for a program: 2026-11-22T10:30:00Z."""
-    return f"{time.replace(microsecond=0, tzinfo=None).isoformat()}Z"
+    return f"{moment.replace(microsecond=0, tzinfo=None).isoformat()}Z"
 
 
-def day(time: datetime) -> str:
+def day(moment: datetime) -> str:
     """Return a date for a person: Sunday, 22 November 2026."""
-    return f"{time:%A}, {time.day} {time:%B} {time.year}"
+    return f"{moment:%A}, {moment.day} {moment:%B} {moment.year}"
 
 
-def date(time: datetime) -> str:
+def date(moment: datetime) -> str:
     """Return a date in short: 22 Nov 2026."""
-    return f"{time.day} {time:%b} {time.year}"
+    return f"{moment.day} {moment:%b} {moment.year}"
 
 
 def count(number: int, noun: str) -> str:

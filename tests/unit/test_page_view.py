@@ -10,7 +10,8 @@ from browser import states
 from browser.states import FREE, line, snapshot, status
 from entrypoint.migration.ledger import BACKUP
 from entrypoint.service import view
-from entrypoint.service.view import Steps, show
+from entrypoint.service.view import show
+from entrypoint.service.work import Steps
 
 if TYPE_CHECKING:
     from entrypoint.migration.ledger import LockRow
@@ -157,6 +158,14 @@ def test_what_the_holder_is_at(case: str) -> None:
     assert gone.pending[0].state.label == "pending"
     assert gone.work
     assert (gone.work.file, gone.work.steps) == (None, None)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("-inf"), float("nan"), None])
+def test_a_time_that_is_none(seconds: float | None) -> None:
+    lock = HELD._replace(since="infinity", seconds=seconds)
+    work = show(snapshot(status(A, B, lock=lock, guarded=True))).work
+    assert work
+    assert (work.since, work.held_for) == (None, None)
 
 
 def test_a_statement_beyond_the_last_is_no_more_than_all() -> None:
