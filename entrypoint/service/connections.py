@@ -90,6 +90,8 @@ class Connection(H11Protocol):
 
     def drop(self) -> None:
         """End it at once."""
+        # Before the event loop comes to `connection_lost`: many clients may come at once, and each takes another's place.
+        self.connections.discard(self)
         self.transport.abort()
 
     def _look_again(self) -> None:
