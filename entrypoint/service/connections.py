@@ -90,7 +90,7 @@ class Connection(H11Protocol):
 
     def drop(self) -> None:
         """End it at once."""
-        # Before the event loop comes to `connection_lost`: many clients may come at once, and each takes another's place.
+        # Not only in `connection_lost`, later: many clients may come at once, and each is to take another's place.
         self.connections.discard(self)
         self.transport.abort()
 
