@@ -3,12 +3,15 @@
 #
 #     docker build --tag pg-entrypoint .
 #     docker build --tag pg-entrypoint:full --target full .        # with pg_dump and the status service
+#     docker build --tag pg-entrypoint:folder --target folder .    # to be copied into images without Python
 #
 # Two secrets, both optional, reach pip and leave no trace: `--secret id=ca,src=…`, certificates to trust, and
 # `--secret id=pip,src=…`, a pip.conf that names another index.
 
 # The newest Python with wheels of everything we need. Any other with Python 3.11 or later and apt will do.
 ARG BASE=python:3.14-slim
+# The Python that goes into the self-contained folder.
+ARG FOLDER_BASE=python:3.13-slim
 
 
 FROM ${BASE} AS builder
@@ -53,6 +56,34 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
         --require-hashes --only-binary=:all: --requirement requirements/full.txt \
     && find /usr/local/lib/pg-entrypoint -name '*.so' -exec strip --strip-unneeded {} + \
     && /usr/local/lib/pg-entrypoint/bin/python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/pg-entrypoint/lib
+
+
+# For images without Python: all of it in one folder, docs/folder.md. It starts fastest with the Pythons whose ctypes
+# imports least.
+FROM ${FOLDER_BASE} AS packer
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends binutils \
+    && rm -rf /var/lib/apt/lists/*
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+RUN python3 -m venv venv
+COPY requirements/folder.txt requirements/image.txt requirements/
+RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
+    if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
+    for file in folder image; do \
+        venv/bin/pip install --no-deps --no-compile --require-hashes --only-binary=:all: \
+            --requirement "requirements/$file.txt" || exit; \
+    done \
+    && find venv -name 'pgparse*.so' -exec strip --strip-unneeded {} +
+COPY packaging packaging
+COPY --from=program /build/dist dist
+RUN venv/bin/pip install --no-deps --no-compile --no-index --find-links dist pg-entrypoint \
+    && venv/bin/python -I packaging/folder.py --quiet build_exe --build-exe /opt/entrypoint
+
+
+# Not an image to start, but one to copy from: COPY --from=pg-entrypoint:folder /opt/entrypoint /opt/entrypoint
+FROM scratch AS folder
+COPY --from=packer /opt/entrypoint /opt/entrypoint
 
 
 # What both images have in common.

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 RUNS ?= 100
 
-.PHONY: demo test test-images requirements check format bench bench-peers bench-images soak clean
+.PHONY: demo test test-images requirements check format bench bench-peers bench-images folder soak screenshots clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -23,6 +23,8 @@ check: $(VENV)/check.done  ## types, lint, format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy compose/shop/version1
+	$(BIN)/mypy compose/shop/version2
 
 format: $(VENV)/check.done
 	$(BIN)/ruff check --fix .
@@ -37,11 +39,23 @@ bench-peers: $(VENV)/test.done  ## install what `make bench` measures beside, in
 bench-images: $(VENV)/test.done  ## measure the container images; needs what test-images needs
 	$(BIN)/python -m tests.images.measure $(BENCH)
 
+# The packer looks at an installation that is not editable, so it has an environment of its own.
+folder:  ## the self-contained folder, with this machine's Python, in build/folder; see docs/folder.md
+	$(PYTHON) -m venv --clear build/packer
+	build/packer/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		--requirement requirements/folder.txt
+	rm -rf build/folder build/lib
+	build/packer/bin/python -m pip install --quiet --disable-pip-version-check .
+	build/packer/bin/python -I packaging/folder.py --quiet build_exe --build-exe build/folder
+
 soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000
 	$(BIN)/python -m tests.faults.soak --runs $(RUNS) --workers $(WORKERS)
 
 requirements: $(VENV)/requirements.done  ## renew the pinned requirements of the images
 	$(BIN)/python requirements/renew.py
+
+screenshots: $(VENV)/test.done  ## the pictures in docs/admin-page.md, by chromium
+	$(BIN)/python -m tests.browser.screenshots
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

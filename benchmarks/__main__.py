@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from benchmarks import growth, peers, pending, replicas, report, storm, takeover, traffic, up_to_date, waiting
+from benchmarks import growth, peers, pending, replicas, report, service, storm, takeover, traffic, up_to_date, waiting
 from benchmarks.measure import BenchmarkError
-from benchmarks.stage import Stage
+from benchmarks.stage import FOLDER, Stage
 
 if TYPE_CHECKING:
     from types import FrameType, ModuleType
@@ -26,6 +26,7 @@ SCENARIOS: dict[str, ModuleType] = {
     "takeover": takeover,
     "waiting": waiting,
     "growth": growth,
+    "service": service,
     "storm": storm,
     "traffic": traffic,
 }
@@ -67,6 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--from", dest="again", type=Path, metavar="FILE", help="run nothing; use this file of JSON")
     parser.add_argument("--postgres", type=int, metavar="VERSION", help="measure with this major version")
     parser.add_argument("--peers", type=Path, metavar="DIR", default=peers.HOME, help="where the other tools are")
+    parser.add_argument("--folder", type=Path, metavar="DIR", default=FOLDER, help="where the self-contained folder is")
     return parser.parse_args()
 
 
@@ -74,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[
     """Measure what is asked for, and print each scenario's tables as soon as they are there."""
     began = time.monotonic()
     sections: dict[str, list[Section]] = {}
-    with Stage(version=arguments.postgres, peers=arguments.peers) as stage:
+    with Stage(version=arguments.postgres, peers=arguments.peers, folder=arguments.folder) as stage:
         facts = report.machine(stage, ["python -m benchmarks", *sys.argv[1:]])
         facts["failed"] = {}
         print(report.headline(facts), flush=True)

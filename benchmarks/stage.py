@@ -22,7 +22,7 @@ from benchmarks.target import Target
 from demo.postgres import PREFERRED_VERSIONS, Server, family, installations, workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 PATH = "/usr/local/bin:/usr/bin:/bin"
+# Where `make folder` builds it.
+FOLDER = ROOT / "build" / "folder"
 
 # What `pip install pg-entrypoint` brings along; typing_extensions on Python 3.12 and older.
 DEPENDENCIES = (
@@ -56,8 +58,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Stage:
     """Made once for a run of the benchmarks; a context manager that leaves nothing behind."""
 
-    def __init__(self, *, version: int | None = None, peers: Path = HOME) -> None:
-        """Start the server, of a `version` that knows TLS unless given, and install the program."""
+    def __init__(self, *, version: int | None = None, peers: Path = HOME, folder: Path = FOLDER) -> None:
+        """Start the server, of a `version` that knows TLS unless given, and install the program.
+
+        `folder` is where the self-contained folder may be.
+        """
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         try:
@@ -70,6 +75,9 @@ class Stage:
             raise
         self.entrypoint = self.python.with_name("entrypoint")
         self.application = application.build(self.directory)
+        program = folder.absolute() / "entrypoint"
+        self.packed: Path | None = program if program.exists() else None
+        """The self-contained folder's program, if it has been built."""
         self.peers = Peers(peers.absolute(), self.psql)
 
     def __enter__(self) -> Self:
@@ -169,6 +177,12 @@ class Stage:
         environment = self.environment(target, migrations, MIGRATION_TIMEOUT_MS=timeout)
         return self.spawner.run([self.entrypoint, "migrate"], environment, limit=limit)
 
+    def install(self, names: Iterable[str]) -> None:
+        """Add packages to the program's installation: what an extra brings along."""
+        site_packages = next(self.python.parents[1].glob("lib/python*/site-packages"))
+        _copy(names, site_packages)
+        compileall.compile_dir(site_packages, quiet=2)
+
     def _install(self) -> Path:
         """Copy the program and what it needs into a virtual environment of their own; return its Python.
 
@@ -179,14 +193,7 @@ class Stage:
         venv.EnvBuilder(symlinks=True, with_pip=False).create(home)
         python = home / "bin" / "python"
         site_packages = next(home.glob("lib/python*/site-packages"))
-        for name in DEPENDENCIES:
-            with contextlib.suppress(PackageNotFoundError):
-                found = distribution(name)
-                for file in found.files or ():
-                    if ".." not in file.parts and "__pycache__" not in file.parts:
-                        target = site_packages / file
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        shutil.copy(str(found.locate_file(file)), target)
+        _copy(DEPENDENCIES, site_packages)
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "entrypoint", site_packages / "entrypoint", ignore=ignored)
         compileall.compile_dir(site_packages, quiet=2)
@@ -194,6 +201,18 @@ class Stage:
         command.write_text((ROOT / "bin" / "entrypoint").read_text().replace("#!python", f"#!{python}", 1))
         command.chmod(0o755)
         return python
+
+
+def _copy(names: Iterable[str], site_packages: Path) -> None:
+    """Copy packages that are installed here, without what was compiled of them."""
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found = distribution(name)
+            for file in found.files or ():
+                if ".." not in file.parts and "__pycache__" not in file.parts:
+                    target = site_packages / file
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(str(found.locate_file(file)), target)
 
 
 def knows_tls(found: Installation) -> bool:

@@ -33,6 +33,8 @@ QUICK = Scale(runs=1, files=3)
 
 OURS = "entrypoint run"
 DISABLED = "AUTO_MIGRATE=false entrypoint run"
+PACKED = "the folder's entrypoint run"
+PACKED_DISABLED = "AUTO_MIGRATE=false the folder's entrypoint run"
 PYTHON = "python -I -c pass"
 PSYCOPG = "python -I: import psycopg; connect; select 1"
 PSQL = "psql -X -c 'select 1'"
@@ -123,6 +125,11 @@ def _way(stage: Stage, scale: Scale, way: str, target: Target, folder: Path, pee
         missing.append("psql: not among the server's programs")
     else:
         contestants.append(contestant(PSQL, stage.psql, "-X", "-A", "-t", "-c", "select 1", target.url))
+    if stage.packed is None:
+        missing.append(f"{PACKED}: not built (make folder)")
+    else:
+        start = (stage.packed, "run", "--", application)
+        contestants += [contestant(PACKED, *start), contestant(PACKED_DISABLED, *start, AUTO_MIGRATE="false")]
     for peer in stage.peers.present:
         if peer.name in peers:
             there = target.named(_database_of(peer.name))

@@ -15,6 +15,7 @@ from entrypoint.commands import (
     repair,
     rollback,
     run,
+    serve,
     status,
     unlock,
     version,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "baseline": baseline,
     "repair": repair,
     "unlock": unlock,
+    "serve": serve,
 }
 
 _EPILOG = """\

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, sleep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
+SLICE = 0.2
+"""Seconds: the main thread spends no more in one call of the kernel that waits.
+
+A signal that comes between the interpreter's last look for signals and such a call does not end the call. Its handler
+would run when the wait is over, and SIGTERM has to end the program within two seconds.
+"""
 
 # PostgreSQL's time-outs are 32 bit integers.
 _MOST_MILLISECONDS = 2**31 - 1
@@ -39,3 +46,10 @@ class Deadline:
     def milliseconds(self, at_least: int = 1) -> int:
         """Return what is left in whole milliseconds, for PostgreSQL's time-outs, where 0 would mean never."""
         return min(max(at_least, int(self.remaining() * 1000)), _MOST_MILLISECONDS)
+
+
+def pause(seconds: float) -> None:
+    """Sleep for so long, in slices."""
+    end = Deadline(seconds)
+    while not end.passed():
+        sleep(min(end.remaining(), SLICE))

@@ -56,6 +56,16 @@ class LogSettings(NamedTuple):
     level: str
 
 
+class ServiceSettings(NamedTuple):
+    """How the status service is reached, and by whom."""
+
+    host: str
+    port: int
+    tokens: tuple[str, ...]
+    """Each of them opens the door; none: it is open to whoever is on this machine."""
+    public_badge: bool
+
+
 def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Settings:
     """Read the environment.
 
@@ -67,7 +77,15 @@ def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Set
     auto_migrate = asked_for or reader.yes_or_no("AUTO_MIGRATE", default=True)
     if not auto_migrate and not reader.faults:
         reader = _Reader({})
-    settings = Settings(
+    settings = _settings(reader, auto_migrate=auto_migrate)
+    if auto_migrate:
+        reader.faults += read_log_settings(environ, terminal=False)[1]
+    reader.raise_faults()
+    return settings
+
+
+def _settings(reader: _Reader, *, auto_migrate: bool) -> Settings:
+    return Settings(
         auto_migrate=auto_migrate,
         exit_on_failure=reader.choice("MIGRATION_ON_FAILURE", ("start", "exit")) == "exit",
         address=reader.address("MIGRATION_DATABASE_URL", "DATABASE_URL"),
@@ -91,10 +109,26 @@ def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Set
             ddl_lock_timeout=reader.seconds("MIGRATION_DDL_LOCK_TIMEOUT_MS", 5_000),
         ),
     )
-    if auto_migrate:
-        reader.faults += read_log_settings(environ, terminal=False)[1]
+
+
+def read_service_settings(environ: Mapping[str, str]) -> tuple[Settings, ServiceSettings]:
+    """Read what `serve` needs. Raises ConfigurationError with every fault in its field `faults`."""
+    reader = _Reader(environ)
+    settings = _settings(reader, auto_migrate=True)
+    service = ServiceSettings(
+        host=reader.text("STATUS_HOST") or "127.0.0.1",
+        port=reader.port("STATUS_PORT") or 3001,
+        tokens=reader.tokens("STATUS_TOKEN"),
+        public_badge=reader.yes_or_no("STATUS_PUBLIC_BADGE", default=False),
+    )
+    if not reader.faults and not service.tokens and not _is_loopback(service.host):
+        reader.faults.append(
+            f"STATUS_HOST is {service.host!r}, which others can reach, and there is no token; set STATUS_TOKEN or "
+            "STATUS_TOKEN_FILE, or leave STATUS_HOST at 127.0.0.1"
+        )
+    reader.faults += read_log_settings(environ, terminal=False)[1]
     reader.raise_faults()
-    return settings
+    return settings, service
 
 
 def exits_on_failure(environ: Mapping[str, str]) -> bool:
@@ -135,6 +169,13 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
             except (OSError, ValueError):
                 continue
     found.update(filter(None, (environ.get("PGPASSWORD"), environ.get("PGSSLPASSWORD"))))
+    found.update(environ.get("STATUS_TOKEN", "").split())
+    if path := environ.get("STATUS_TOKEN_FILE"):
+        try:
+            found.update(_read_text(path).split())
+        except (OSError, ValueError):
+            if "/" not in path:  # It may be a token that was put into the wrong variable.
+                found.add(path.strip())
     return frozenset(found)
 
 
@@ -218,7 +259,24 @@ class _Reader:
                 return Address(self._from_file(f"{name}_FILE", file), f"{name}_FILE")
         return Address("", "")
 
-    def _from_file(self, name: str, path: str) -> str:
+    def tokens(self, name: str) -> tuple[str, ...]:
+        """Return the tokens that are set, directly or by file, a line each; none of them is ever quoted."""
+        direct, file = self.text(name), self.text(f"{name}_FILE")
+        if direct and file:
+            self.faults.append(f"{name} and {name}_FILE are both set; set one of them")
+        elif file:
+            name = f"{name}_FILE"
+            direct = self._from_file(name, file, "a token in each line")
+        found = tuple(dict.fromkeys(filter(None, map(str.strip, (direct or "").splitlines()))))
+        for number, token in enumerate(found, start=1):
+            if not all("!" <= character <= "~" for character in token):
+                self.faults.append(
+                    f"{name}: token {number} has a character that an Authorization header cannot carry; "
+                    "it must be of visible ASCII characters, like the output of: openssl rand -hex 32"
+                )
+        return found
+
+    def _from_file(self, name: str, path: str, wanted: str = "a database URL") -> str:
         try:
             content = _read_text(path).strip()
         except OSError as error:
@@ -228,8 +286,20 @@ class _Reader:
         else:
             if content:
                 return content
-            self.faults.append(f"{name} is {path!r}, which is empty; it must hold a database URL")
+            self.faults.append(f"{name} is {path!r}, which is empty; it must hold {wanted}")
         return ""
+
+
+def _is_loopback(host: str) -> bool:
+    """Tell whether only this machine, or this pod, can reach a listener on `host`."""
+    from ipaddress import ip_address
+
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # Another name.
+        return False
 
 
 def _read_text(path: str) -> str:

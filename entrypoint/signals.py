@@ -17,6 +17,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
     from types import FrameType
 else:
     # What `signal` is made of. `signal` itself adds enumerations, and to import those takes 4 ms of every start
@@ -43,6 +44,7 @@ class Interrupted(BaseException):
 
 
 _received: int | None = None
+_heir: Callable[[int], object] | None = None
 
 
 def blocked() -> frozenset[int]:
@@ -79,6 +81,16 @@ def install() -> None:
         signal.signal(signal.SIGHUP, _do_nothing)
 
 
+def hand_to(heir: Callable[[int], object]) -> None:
+    """Let `heir` see to the end from now on, for a program that is not the main thread's alone.
+
+    It is called in the signal handler, with the signal's number, instead of raising `Interrupted`. The watchdog and a
+    second signal end the process all the same.
+    """
+    global _heir  # noqa: PLW0603 - signal handlers belong to the process, and so does this
+    _heir = heir
+
+
 def restore() -> None:
     """Give the signals that `install` handles their default back; one that has come already is raised here."""
     for signum in (*HANDLED, signal.SIGHUP):
@@ -99,8 +111,11 @@ def _handle(signum: int, _frame: FrameType | None) -> None:
         # Not `threading`: nothing must be imported here, as the signal may have come in the middle of that import.
         _thread.start_new_thread(_end_after_a_while, (128 + signum,))
     except RuntimeError:  # No thread is to be had; the clean-up has bounds of its own.
-        raise Interrupted(signum) from None
-    raise Interrupted(signum)
+        if _heir is None:
+            raise Interrupted(signum) from None
+    if _heir is None:
+        raise Interrupted(signum)
+    _heir(signum)
 
 
 def _end_after_a_while(code: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import time
 
 from entrypoint import logs
 from entrypoint.errors import ConfigurationError, ConnectionLostError, EntrypointError
@@ -105,16 +104,14 @@ def bring_up_to_date(settings: Settings, *, up_to: int | None = None, display: D
 
 
 def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | None) -> Outcome:
-    from entrypoint.migration.first_look import Question
-
     # The server is asked in a thread while the files are read here.
-    question = Question(settings.address.conninfo, settings.schema, settings.role, settings.connect.timeout)
-    directory = _load(settings)
+    question = _ask(settings)
+    directory = load_files(settings)
     from entrypoint.migration.plan import decide
 
-    look = question.answer()
-    if look.rows is not None:
-        plan = decide(directory.files, look.rows, up_to=up_to)
+    rows = None if question is None else question.answer().rows
+    if rows is not None:
+        plan = decide(directory.files, rows, up_to=up_to)
         if not plan.pending:
             tell_differences(directory, plan)
             return _nothing_to_do(plan, up_to)
@@ -132,15 +129,25 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
         survey.session.close()
 
 
+def _ask(settings: Settings) -> Question | None:
+    """Begin to ask for the ledger without psycopg; None if this Python lacks what that takes."""
+    try:
+        from entrypoint.migration.first_look import Question
+    except ImportError:
+        return None
+    return Question(settings.address.conninfo, settings.schema, settings.role, settings.connect.timeout)
+
+
 def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
     """Read the files, connect, and compare the files with the ledger: two round trips after the login.
 
     The caller closes the session. Raises EntrypointError.
     """
-    return _survey(settings, _load(settings), None, up_to)
+    return _survey(settings, load_files(settings), None, up_to)
 
 
-def _load(settings: Settings) -> Directory:
+def load_files(settings: Settings) -> Directory:
+    """Read names and checksums of the migration files. Raises MigrationFilesError, ConfigurationError."""
     from entrypoint.migration import files
 
     directory = files.load_directory(settings.migrations_dir)
@@ -206,8 +213,10 @@ def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings,
     """Return after a pause if there is to be another attempt after so many; otherwise raise `lost`."""
     if attempts >= settings.connect.attempts or arrival.passed():
         raise lost
+    from entrypoint.deadline import pause
+
     logs.event(logs.WARNING, "database.retry", f"{lost.message}; connecting again", attempt=attempts)
-    time.sleep(min(settings.connect.backoff, arrival.remaining()))
+    pause(min(settings.connect.backoff, arrival.remaining()))
 
 
 def _look(session: Session, place: Place, settings: Settings, patience: Deadline) -> Look:

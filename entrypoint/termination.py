@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PATH = "/dev/termination-log"
 
 # For these a container is started. The others are for people and other programs, beside a container's own program.
-MAIN_PROGRAMS = ("run", "migrate", "wait")
+MAIN_PROGRAMS = ("run", "migrate", "wait", "serve")
 
 # The kubelet takes no more.
 _MOST_BYTES = 4096

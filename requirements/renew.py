@@ -1,7 +1,8 @@
 """Renew the files of pinned requirements beside this one: `make requirements`.
 
-image.txt is what the image has, full.txt what `--target full` has beside it, build.txt what builds the wheel; each with
-the hashes of all files that the index has for a version, and so for every Python and processor.
+image.txt is what the image has, full.txt what `--target full` has beside it, build.txt what builds the wheel,
+folder.txt what makes the self-contained folder of it; each with the hashes of all files that the index has for a
+version, and so for every Python and processor.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ PYPROJECT = HERE.parent / "pyproject.toml"
 LEFT_OUT = ("pygments", "markdown-it-py", "mdurl")
 # Only on Windows.
 FOREIGN = ("tzdata", "colorama")
+# The packer, whose parts the folder consists of: docs/decisions/0017-a-folder-by-cx-freeze.md.
+PACKER = "cx_Freeze>=8.7,<9"
 
 
 def main() -> int:
@@ -33,6 +36,7 @@ def main() -> int:
     image, full = HERE / "image.txt", HERE / "full.txt"
     return (
         _compile(["-", *common], HERE / "build.txt", build)
+        or _compile(["-", *common], HERE / "folder.txt", PACKER)
         or _compile([PYPROJECT, *common], image)
         or _compile([PYPROJECT, "--extra", "serve", "--constraint", image, *common], full)
     )

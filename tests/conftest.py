@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
 
-from demo.postgres import PostgresMissingError, Server
+from demo.postgres import PostgresMissingError, Server, free_port
 from kit.databases import Database
 from kit.processes import Run, compile_look, entrypoint
 from kit.proxy import Proxy
+from kit.web import TOKEN, Serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -202,6 +203,24 @@ def run_entrypoint(tmp_path: Path) -> Iterator[Callable[..., Run]]:
             return stack.enter_context(entrypoint(*args, **{"directory": tmp_path, **options}))
 
         yield start
+
+
+@pytest.fixture
+def serve(run_entrypoint: Callable[..., Run]) -> Callable[..., Serving]:
+    """Return a function that starts the status service: `serve(url, STATUS_PUBLIC_BADGE="true")`.
+
+    It has the token `kit.web.TOKEN` unless the environment says otherwise, and listens already.
+    """
+
+    def start(url: str, *, port: int = 0, **env: str | int) -> Serving:
+        port = port or free_port()
+        environment = {"DATABASE_URL": url, "STATUS_PORT": str(port), "STATUS_TOKEN": TOKEN}
+        given = {name: str(value) for name, value in env.items()}
+        run = run_entrypoint("serve", env={**environment, **given})
+        run.until("service.listening")
+        return Serving(run, port)
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import re
 import signal
 import stat
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from conftest import missing, new_database
 from demo.postgres import HOST, Server, free_port, installations
 from kit.databases import Database
 from kit.pooler import executable, pooler
-from kit.processes import alive, command_line, descendants, environ, open_fds, status, until
+from kit.processes import PROGRAM, alive, command_line, descendants, environ, open_fds, status, until
 from scene import APPLICATION, Scene, application_of, lock_key, only_error, token_of, told
 
 if TYPE_CHECKING:
@@ -360,7 +359,7 @@ def test_an_old_one_that_cannot_be_deleted_is_told(backups: Backups, run_program
     prefix = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$0" && exec "$@"', str(old)]
     if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode != 0:
         missing("no permission to mount (unshare --mount)")
-    command = [*prefix, sys.executable, "-m", "entrypoint", "backup", "--keep", "1"]
+    command = [*prefix, *PROGRAM, "backup", "--keep", "1"]
     run = run_program(command, env=backups.environment())
     assert run.wait() == 70
     error = only_error(run)
@@ -881,7 +880,7 @@ def test_a_signal_as_pid_1(with_one_pending: Backups, run_program: Start) -> Non
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
         missing("no permission to make a pid namespace (unshare --pid)")
     with Held(backups.database) as held:
-        command = [*unshare, sys.executable, "-m", "entrypoint", "migrate"]
+        command = [*unshare, *PROGRAM, "migrate"]
         run = run_program(command, env=backups.environment())
         pg_dump = held.arrival(run)
         pid = descendants(run.pid)[0]
@@ -959,7 +958,7 @@ def test_a_disk_that_takes_nothing(with_one_pending: Backups, run_program: Start
     )
     for command in ("migrate", "backup"):
         run = run_program(
-            [*unshare, "sh", "-c", MOUNTED, backups.directory, options, sys.executable, "-m", "entrypoint", command],
+            [*unshare, "sh", "-c", MOUNTED, backups.directory, options, *PROGRAM, command],
             env=backups.environment(),
         )
         assert run.wait() == 70, run.report()

@@ -37,6 +37,16 @@ def peers(tmp_path: Path) -> Path:
     return tmp_path / "peers"
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a place for the self-contained folder with a program in it: this one."""
+    program = tmp_path / "folder" / "entrypoint"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m entrypoint "$@"\n')
+    program.chmod(0o755)
+    return program.parent
+
+
 def benchmarks(*options: str | Path) -> str:
     argv = [sys.executable, "-m", "benchmarks", *options]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
@@ -44,9 +54,10 @@ def benchmarks(*options: str | Path) -> str:
     return done.stdout
 
 
-def test_a_quick_run_of_one_scenario(tmp_path: Path, peers: Path) -> None:
+def test_a_quick_run_of_one_scenario(tmp_path: Path, peers: Path, folder: Path) -> None:
     results, page = tmp_path / "run.json", tmp_path / "run.md"
-    output = benchmarks("--quick", "--only", "up_to_date", "--peers", peers, "--json", results, "--markdown", page)
+    places = ("--peers", peers, "--folder", folder, "--json", results, "--markdown", page)
+    output = benchmarks("--quick", "--only", "up_to_date", *places)
     found = json.loads(results.read_text())
 
     assert list(found["scenarios"]) == ["up_to_date"]
@@ -58,7 +69,7 @@ def test_a_quick_run_of_one_scenario(tmp_path: Path, peers: Path) -> None:
     assert {"TCP without TLS", "a unix socket"} <= {_way(table) for table in tables}
     for table in tables:
         values = table["values"]
-        assert {OURS, "dbmate up", "python -I -c pass"} <= set(values)
+        assert {OURS, "the folder's entrypoint run", "dbmate up", "python -I -c pass"} <= set(values)
         for name, value in values.items():
             assert len(value["samples"]) == 1
             assert value["wall"] == value["samples"][0]["wall"]

@@ -49,7 +49,8 @@ def look(database: Database) -> Iterator[libpq.Connection]:
     assert library is not None
     parameters = library.parse(database.url)
     assert parameters is not None
-    connection = libpq.Connection(library, parameters, Deadline(10))
+    connection = libpq.Connection(library, parameters)
+    connection.log_in(Deadline(10))
     yield connection
     connection.close()
 
@@ -160,7 +161,12 @@ def test_the_usual_way_is_without_psycopg(up_to_date: Database, way: Callable[..
     "change",
     [
         pytest.param("libpq.load = lambda: None", id="no libpq"),
-        pytest.param("import ctypes; libpq._bundled = lambda: 'libc.so.6'", id="a library that is not libpq"),
+        pytest.param(
+            "import _ctypes, ctypes, entrypoint.database as room\n"
+            "del sys.modules[libpq.__name__], room.libpq, _ctypes.byref",
+            id="another _ctypes",
+        ),
+        pytest.param("libpq._bundled = lambda: 'libc.so.6'", id="a library that is not libpq"),
         pytest.param("libpq._bundled = lambda: '/no/such/libpq.so'", id="a libpq that cannot be loaded"),
         pytest.param("libpq.Connection.query = lambda *_: 1 / 0", id="a mistake of ours"),
         pytest.param("libpq.Connection.query = lambda *_: []", id="an answer that makes no sense"),

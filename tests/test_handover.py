@@ -9,14 +9,13 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from demo.postgres import HOST
 from kit.migrations import write_migrations
-from kit.processes import Observation, Run, until
+from kit.processes import PROGRAM, Observation, Run, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -191,7 +190,7 @@ def test_group_and_session_of_a_shell(run_program: Start, look: Path, migrations
     way = {"DATABASE_URL": database.url}
     command = f"{shlex.quote(str(look))}; :"
     direct = run_program(["sh", "-c", command], env=way)
-    ours = run_program(["sh", "-c", f"{shlex.quote(sys.executable)} -m entrypoint run -- {command}"], env=way)
+    ours = run_program(["sh", "-c", f"{shlex.join(PROGRAM)} run -- {command}"], env=way)
     for run in (direct, ours):
         facts = Observation.of(run).facts
         assert [facts[name] for name in ("ppid", "pgid", "sid")] == [run.pid] * 3

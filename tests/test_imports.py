@@ -76,17 +76,23 @@ UP_TO_DATE = AT_EVERY_START | {
 # Of Python's own. What is written in C and built in costs next to nothing, but is listed all the same.
 PYTHONS_AT_EVERY_START = {"__future__", "errno", "gc"}
 # `os` and what it brings along, which `site` has imported already at an ordinary start.
-PYTHONS_BY_SITE = {"_collections_abc", "_stat", "abc", "genericpath", "io", "os", "os.path", "posixpath", "stat"}
+PYTHONS_BY_SITE = {
+    "_abc",
+    "_collections_abc",
+    "_stat",
+    "abc",
+    "genericpath",
+    "io",
+    "os",
+    "os.path",
+    "posixpath",
+    "stat",
+}
 PYTHONS_UP_TO_DATE = PYTHONS_AT_EVERY_START | {
     "_ctypes",
-    "_struct",
     "binascii",
-    "ctypes",
-    "ctypes._endian",
     "itertools",
     "select",
-    "struct",
-    "types",
     # SHA-256, from Python 3.12 on and in 3.11.
     "_sha2",
     "_sha256",

@@ -31,7 +31,19 @@ PACKAGE = Path(entrypoint.__file__).parent
 ROOMS: dict[str, set[str]] = {
     "__main__": {"cli", "startup", "settings", "handover", "signals", "termination", "logs", "errors"},
     "cli": {"commands", "errors", "version"},
-    "commands": {"operations", "startup", "settings", "errors"},
+    "commands": {"service", "operations", "startup", "settings", "errors"},
+    "service": {
+        "version",
+        "operations",
+        "startup",
+        "signals",
+        "migration",
+        "backup",
+        "database",
+        "deadline",
+        "logs",
+        "errors",
+    },
     "operations": {"startup", "migration", "backup", "database", "deadline", "logs", "errors"},
     "startup": {"settings", "migration", "database", "probe", "phase", "deadline", "logs", "errors", "records"},
     "settings": {"policies", "redaction", "errors", "records"},
@@ -60,6 +72,17 @@ OUTSIDE = {
     "pgparse": {"entrypoint.migration.statements"},
     "pythonjsonlogger": {"entrypoint.logs"},
     "rich": {"entrypoint.operations.progress_bar", "entrypoint.operations.status_table"},
+    "starlette": {
+        "entrypoint.service.access",
+        "entrypoint.service.api",
+        "entrypoint.service.app",
+        "entrypoint.service.page",
+    },
+    "jinja2": {"entrypoint.service.page"},
+    "itsdangerous": {"entrypoint.service.sessions"},
+    "uvicorn": {"entrypoint.service.connections", "entrypoint.service.server"},
+    "h11": {"entrypoint.service.connections"},
+    "prometheus_client": {"entrypoint.service.metrics"},
 }
 
 # Two modules that know each other, as one is imported by a function of the other only when it is needed.

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from packaging.markers import Marker
 
 ROOT = Path(__file__).parents[1]
-FILES = ("build", "image", "full")
+FILES = ("build", "folder", "image", "full")
 # What the images' builder asks the index for, in its own words: on both processors, with every Python.
 MACHINES = ("x86_64", "aarch64")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 LEFT_OUT = {"pygments", "markdown-it-py", "mdurl"}
+PACKER = "cx_Freeze>=8.7,<9"
 
 
 def project() -> dict[str, Any]:
@@ -51,6 +52,8 @@ def versions(name: str, **environment: str) -> dict[str, str]:
 
 def wanted(name: str) -> list[Requirement]:
     """Return what pyproject.toml wants of a file."""
+    if name == "folder":
+        return [Requirement(PACKER)]
     found = project()
     texts = found["build-system"]["requires"] if name == "build" else list(found["project"]["dependencies"])
     if name == "full":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from conftest import missing
 from demo.postgres import HOST, free_port
 from entrypoint.migration.ledger import LOCK_CLASS, lock_key
 from kit.migrations import write_migrations
-from kit.processes import descendants, status, until
+from kit.processes import PROGRAM, descendants, status, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 PROMISE = 2.0
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+LIBC = ctypes.CDLL(None)
 LEGACY = Path(__file__).parent / "fixtures" / "legacy" / "schema.sql"
 
 HALF_DONE = "CREATE TABLE half_done (id integer);\nINSERT INTO half_done VALUES (1);\nSELECT pg_sleep(60);\n"
@@ -103,6 +105,50 @@ def test_while_connecting(
     with connection:
         assert connection.recv(8), "libpq begins to talk"
         assert interrupt(run, number) < PROMISE
+
+
+def miss(run: Run, number: signal.Signals) -> float:
+    """Send the signal to another thread, as if it came just before the main thread's wait: that wait goes on.
+
+    Return how long the end took.
+    """
+    others = [int(task.name) for task in Path(f"/proc/{run.pid}/task").iterdir() if int(task.name) != run.pid]
+    assert others, "there is a second thread"
+    began = time.monotonic()
+    assert LIBC.tgkill(run.pid, others[0], number) == 0
+    assert run.wait(20) == 128 + number, run.report()
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("earlier", [0, 1], ids=["first look", "with psycopg"])
+def test_a_signal_just_before_the_wait_for_a_connection(
+    run_entrypoint: Start, database: Database, listener: socket.socket, earlier: int
+) -> None:
+    url = database.url_at(listener.getsockname()[1])
+    env = {"DATABASE_URL": url, "DB_CONNECT_TIMEOUT_MS": "15000", "DB_CONNECT_BACKOFF_MS": "1"}
+    run = run_entrypoint(*application(), env=env)
+    for _ in range(earlier):
+        listener.accept()[0].close()
+    connection, _ = listener.accept()
+    with connection:
+        assert connection.recv(8), "libpq begins to talk"
+        until(lambda: all_wait(run), 15, "all threads to wait")
+        assert miss(run, signal.SIGTERM) < PROMISE
+
+
+def test_a_signal_just_before_the_wait_for_a_statement(
+    run_entrypoint: Start, database: Database, half_done: dict[str, str]
+) -> None:
+    run = run_entrypoint(*application(), env=half_done)
+    in_the_statement(run, database)
+    assert miss(run, signal.SIGTERM) < PROMISE
+    nothing_half_done(database)
+
+
+def all_wait(run: Run) -> bool:
+    """Tell whether every thread of the process sleeps in the kernel."""
+    tasks = Path(f"/proc/{run.pid}/task")
+    return all(" S " in (task / "stat").read_text().rpartition(")")[2][:3] for task in tasks.iterdir())
 
 
 @BOTH
@@ -335,7 +381,7 @@ def run_as_pid_1(run_program: Start) -> Callable[..., tuple[Run, int]]:
         missing("no permission to make a pid namespace (unshare --pid)")
 
     def start(*args: str, env: dict[str, str]) -> tuple[Run, int]:
-        run = run_program([*unshare, sys.executable, "-m", "entrypoint", *args], env=env)
+        run = run_program([*unshare, *PROGRAM, *args], env=env)
         (pid,) = until(lambda: descendants(run.pid), 5, "the child of unshare")
         return run, pid
 

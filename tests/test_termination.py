@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from conftest import missing
 from demo.postgres import HOST, free_port
 from kit.migrations import write_migrations
+from kit.processes import PROGRAM
 from scene import errors
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def container(run_program: Callable[..., Run], message: Path, migrations_dir: Pa
         missing("no permission to make a mount namespace (unshare --mount)")
 
     def start(*args: str, kind: str = "file", stderr: int | None = None, **env: str) -> Run:
-        program = [sys.executable, "-m", "entrypoint", *args]
+        program = [*PROGRAM, *args]
         return run_program([*unshare, "sh", "-c", PREPARE, "sh", *program], env={"KIND": kind, **env}, stderr=stderr)
 
     return start
@@ -185,7 +186,7 @@ def test_a_file_that_cannot_be_written_is_let_be(container: Container, message: 
 
 
 def test_the_file_is_never_created(container: Container, nowhere: str) -> None:
-    script = f"{sys.executable} -m entrypoint migrate; echo $?; ls /dev/termination-log 2>&1; true"
+    script = f"{shlex.join(PROGRAM)} migrate; echo $?; ls /dev/termination-log 2>&1; true"
     run = container(
         "run",
         "--",

@@ -77,7 +77,7 @@ def run(
     complaints = os.memfd_create("stderr")
     try:
         process = subprocess.Popen(  # noqa: S603 - PostgreSQL's programs, by their full paths
-            [sys.executable, "-I", "-S", _LEASH, str(os.getpid()), *argv],
+            leashed(argv),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=complaints,
@@ -96,6 +96,13 @@ def run(
         return Ended(code, os.pread(complaints, _LONGEST_COMPLAINT, 0).decode(errors="replace"))
     finally:
         os.close(complaints)
+
+
+def leashed(argv: Sequence[str]) -> list[str]:
+    """Return the command that starts `argv` as a child of this process which ends when this process does."""
+    # The only program in the self-contained folder is ours: packaging/main.py.
+    leash = ["--leash"] if getattr(sys, "frozen", False) else ["-I", "-S", _LEASH]
+    return [sys.executable, *leash, str(os.getpid()), *argv]
 
 
 def apart(work: Callable[[], _T], patience: Patience) -> _T:

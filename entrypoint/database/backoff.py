@@ -7,7 +7,7 @@ import tenacity
 from entrypoint import logs
 from entrypoint.database.connect import Failure
 from entrypoint.database.policy import DOUBLINGS, LONGEST_PAUSE
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, pause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,16 +67,16 @@ def connect_again(
 
     def tell(state: tenacity.RetryCallState) -> None:
         failure = _failure_of(state) or first_failure
-        pause = state.upcoming_sleep
+        seconds = state.upcoming_sleep
         logs.event(
             logs.WARNING,
             "database.retry",
-            f"no connection yet: {failure.cause.words}; trying again in {pause:.1f} s "
+            f"no connection yet: {failure.cause.words}; trying again in {seconds:.1f} s "
             f"(attempt {stop.counted} of {policy.attempts})",
             attempt=stop.counted,
             cause=failure.cause.name,
             detail=failure.text,
-            pause_ms=round(pause * 1000),
+            pause_ms=round(seconds * 1000),
         )
 
     retrying = tenacity.Retrying(
@@ -84,6 +84,7 @@ def connect_again(
         wait=wait,
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, Failure) and error.cause.heals),
         before_sleep=tell,
+        sleep=pause,
         reraise=True,
     )
     return retrying(attempt)

@@ -94,6 +94,16 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         Cause("wrong_password", "wrong user or password", "Check user and password in DATABASE_URL.", heals=True),
     ),
     (
+        ("certificate verify failed",),
+        Cause(
+            "certificate",
+            "the certificates or the TLS settings do not fit",
+            "Let sslrootcert in DATABASE_URL name the file with the authority's certificate. sslrootcert=system also "
+            "wants the variable SSL_CERT_FILE, as /etc/ssl/certs/ca-certificates.crt on Debian.",
+            heals=False,
+        ),
+    ),
+    (
         ("certificate", "server does not support ssl", "ssl error: wrong version", "root.crt", "private key file"),
         Cause(
             "certificate",

@@ -26,7 +26,7 @@ from entrypoint.database.address import (
 )
 from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.session import Session
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError
 from entrypoint.redaction import mask_quoted
 
@@ -34,6 +34,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.classify import Cause
     from entrypoint.database.policy import ConnectPolicy
+
+    _Answer = psycopg.Connection | BaseException
 
 # For an attempt whose time is over already, in seconds.
 _LEAST = 1.0
@@ -96,6 +98,16 @@ def target(address: str, variable: str, token: str) -> Target:
     return Target(make_conninfo("", **of_this_program(parameters, token)), token, configured)
 
 
+def database_of(target: Target) -> str:
+    """Return the name of the database that a target leads to, as libpq will find it, without asking anybody."""
+    parameters = conninfo_to_dict(target.conninfo)
+    defaults = {option.keyword.decode(): option.val for option in psycopg.pq.Conninfo.get_defaults()}
+    for name in ("dbname", "user"):  # libpq: the database is called like its user unless told otherwise
+        if value := parameters.get(name) or (defaults.get(name) or b"").decode(errors="replace"):
+            return str(value)
+    return ""
+
+
 def failure_of(text: str) -> Failure:
     """Return the failure that libpq describes with `text`."""
     text = _one_line(text)
@@ -151,7 +163,7 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
     parameters = conninfo_to_dict(conninfo)
     parameters["connect_timeout"] = timeout_for_each_host(parameters, deadline.remaining())
     leave_out_time_zone()
-    answer: queue.SimpleQueue[psycopg.Connection | BaseException] = queue.SimpleQueue()
+    answer: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
     given_up = threading.Event()
 
     def work() -> None:
@@ -169,7 +181,7 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
 
     threading.Thread(target=work, name="connect", daemon=True).start()
     try:
-        result = answer.get(timeout=deadline.remaining())
+        result = _taken(answer, deadline)
     except queue.Empty:
         given_up.set()
         raise failure_of(f"no answer within {deadline.budget:g} s") from None
@@ -192,3 +204,13 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
 def _one_line(text: str) -> str:
     """Return libpq's text, of several lines where several addresses were tried, as one line."""
     return "; ".join(line.strip() for line in text.removeprefix("connection failed: ").splitlines() if line.strip())
+
+
+def _taken(answer: queue.SimpleQueue[_Answer], deadline: Deadline) -> _Answer:
+    """Wait for the answer, in slices. Raises queue.Empty when the deadline has passed."""
+    while True:
+        try:
+            return answer.get(timeout=min(deadline.remaining(), SLICE))
+        except queue.Empty:
+            if deadline.passed():
+                raise

@@ -1,30 +1,36 @@
-"""The few calls of libpq that a first look at the ledger needs, through ctypes and without psycopg.
+"""The few calls of libpq that a first look at the ledger needs, through `_ctypes` and without psycopg.
 
 psycopg's import is nine tenths of what an up-to-date start would cost with it (docs/startup-cost.md). So the first
 look does without. It is no second driver: it asks a question or two and goes, and whatever surprises it, psycopg is
 asked the same from the beginning. It is used in a thread of its own, because name resolution and TLS cannot be
 interrupted; every other wait here ends by its deadline.
 Every function here is described in PostgreSQL's documentation, chapter "libpq - C Library".
+
+`_ctypes` is what `ctypes` is made of. The package around it takes 2 ms of every start, and 4 with Python 3.14, for what
+is not needed here (docs/decisions/0019-the-inner-half-of-ctypes.md).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import sys
-from ctypes import CDLL, POINTER, byref, c_char_p, c_int, c_void_p
+from _ctypes import FUNCFLAG_CDECL, CFuncPtr, _SimpleCData, byref, dlopen, sizeof
 
 from entrypoint.database.answers import StatementError, connection_lost
 from entrypoint.errors import ConnectionLostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import ClassVar
+    from collections.abc import Mapping
+    from typing import Any
 
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
+
+    _Simple = _SimpleCData[Any]
+else:
+    _Simple = _SimpleCData
 
 # From libpq-fe.h: ConnStatusType, PostgresPollingStatusType, ExecStatusType, PGTransactionStatusType.
 _BAD = 1
@@ -37,33 +43,49 @@ class NotConnected(Exception):  # noqa: N818 - an answer, which the caller passe
     """The server, or the way to it, said no; the text is libpq's."""
 
 
-class _Option(ctypes.Structure):
-    """PQconninfoOption."""
+class c_int(_Simple):  # noqa: N801 - as in ctypes
+    """C's int."""
 
-    _fields_: ClassVar[Sequence[tuple[str, type]]] = (
-        ("keyword", c_char_p),
-        ("envvar", c_char_p),
-        ("compiled", c_char_p),
-        ("val", c_char_p),
-        ("label", c_char_p),
-        ("dispchar", c_char_p),
-        ("dispsize", c_int),
-    )
+    _type_ = "i"
+
+
+class c_char_p(_Simple):  # noqa: N801
+    """C's text that ends with a zero: bytes, or None."""
+
+    _type_ = "z"
+
+
+class c_void_p(_Simple):  # noqa: N801
+    """An address: a number, or None."""
+
+    _type_ = "P"
+
+
+class _Function(CFuncPtr):
+    """A C function."""
+
+    _flags_ = FUNCFLAG_CDECL
+    _restype_ = c_int
+
+
+# PQconninfoOption: keyword, envvar, compiled, val, label, dispchar, and a number that takes the room of an address.
+_ADDRESS = sizeof(c_void_p)
+_KEYWORD, _VALUE, _OPTION = 0, 3 * _ADDRESS, 7 * _ADDRESS
 
 
 class Libpq:
     """A libpq that has been found and loaded."""
 
-    def __init__(self, path: str) -> None:
-        """Load it. Raises OSError if that is not possible, AttributeError if it lacks a function."""
-        library = CDLL(path)
+    def __init__(self, path: str, mode: int) -> None:
+        """Load it in a `mode` of dlopen(3). Raises OSError, or AttributeError if it lacks a function."""
+        self._handle = dlopen(path, mode)
 
-        def function(name: str, result: object, *arguments: object) -> ctypes._NamedFuncPointer:
-            found = library[name]
-            found.restype, found.argtypes = result, arguments  # type: ignore[assignment]  # as ctypes has them
+        def function(name: str, result: type | None, *arguments: type) -> Any:
+            found = _Function((name, self))  # type: ignore[arg-type]  # all that it reads is `_handle`
+            found.restype, found.argtypes = result, arguments
             return found
 
-        self.conninfo_parse = function("PQconninfoParse", POINTER(_Option), c_char_p, POINTER(c_void_p))
+        self.conninfo_parse = function("PQconninfoParse", c_void_p, c_char_p, c_void_p)
         self.conninfo_free = function("PQconninfoFree", None, c_void_p)
         self.freemem = function("PQfreemem", None, c_void_p)
         self.connect_start = function("PQconnectStartParams", c_void_p, c_void_p, c_void_p, c_int)
@@ -89,7 +111,6 @@ class Libpq:
         self.clear = function("PQclear", None, c_void_p)
         self.finish = function("PQfinish", None, c_void_p)
         self.set_notice_processor = function("PQsetNoticeProcessor", c_void_p, c_void_p, c_void_p, c_void_p)
-        self.ignore_notice = ctypes.CFUNCTYPE(None, c_void_p, c_char_p)(lambda _argument, _message: None)
 
     def parse(self, address: str) -> dict[str, str] | None:
         """Return the parameters in an address, without those that it does not set; None if it is malformed."""
@@ -99,20 +120,24 @@ class Libpq:
             self.freemem(message)
             return None
         found = {}
-        index = 0
-        while options[index].keyword:
-            if options[index].val is not None:
-                found[options[index].keyword.decode()] = options[index].val.decode(errors="surrogateescape")
-            index += 1
+        option = options
+        while keyword := c_char_p.from_address(option + _KEYWORD).value:
+            value = c_char_p.from_address(option + _VALUE).value
+            if value is not None:
+                found[keyword.decode()] = value.decode(errors="surrogateescape")
+            option += _OPTION
         self.conninfo_free(options)
         return found
 
 
 def load() -> Libpq | None:
     """Load psycopg's own libpq, or else the system's; None if there is neither."""
+    bundled = _bundled()
     try:
-        return Libpq(_bundled() or "libpq.so.5")
-    except (OSError, AttributeError, MemoryError):  # the last where no memory may be made executable, for a callback
+        # The wheel's libraries belong together: what is not called need not be looked up, which would take 0.6 ms. In
+        # others a function that is missing is to be found out now, not in the middle of a call.
+        return Libpq(bundled, os.RTLD_LAZY) if bundled else Libpq("libpq.so.5", os.RTLD_NOW)
+    except (OSError, AttributeError):
         return None
 
 
@@ -133,8 +158,8 @@ def _bundled() -> str | None:
 class Connection:
     """A connection for a few questions, with the methods of `Session` that those need."""
 
-    def __init__(self, libpq: Libpq, parameters: Mapping[str, object], deadline: Deadline) -> None:
-        """Connect. Raises NotConnected, with libpq's text if it has one."""
+    def __init__(self, libpq: Libpq, parameters: Mapping[str, object]) -> None:
+        """Begin to connect: look the name up, which may take long, and knock at the door."""
         self._libpq = libpq
         names = (c_char_p * (len(parameters) + 1))(*map(str.encode, parameters), None)
         values = (c_char_p * (len(parameters) + 1))(
@@ -142,14 +167,12 @@ class Connection:
         )
         self._connection: int | None = libpq.connect_start(names, values, 0)
         # libpq's own way would be to print them; a server may have one to say with the login.
-        libpq.set_notice_processor(self._connection, libpq.ignore_notice, None)
-        try:
-            self._log_in(deadline)
-        except BaseException:
-            self.close()
-            raise
+        # PQfreemem is the function that does nothing, with the NULL that it gets as its first argument: a callback of
+        # Python's would cost a millisecond, and memory that is writable and executable, which some systems refuse.
+        libpq.set_notice_processor(self._connection, libpq.freemem, None)
 
-    def _log_in(self, deadline: Deadline) -> None:
+    def log_in(self, deadline: Deadline) -> None:
+        """Wait until the connection can be used. Raises NotConnected, with libpq's text if it has one."""
         libpq = self._libpq
         # The order is the documentation's: wait first, as if the last answer had been "writing".
         step = _POLLING_FAILED if libpq.status(self._connection) == _BAD else _POLLING_WRITING

@@ -16,7 +16,7 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from entrypoint.database.answers import Notice, StatementError, connection_lost
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConnectionLostError
 
 TYPE_CHECKING = False
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 # How long a cancelled statement may take to end before its connection is abandoned, the request included.
 _SETTLE = 0.8
-
-# poll(2) counts milliseconds in 32 bits.
-_LONGEST_POLL = 3600.0
 
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
@@ -222,7 +219,7 @@ class Session:
         self._poll.register(self._pgconn.socket, events)
         while True:
             passed = deadline.passed()
-            ready = self._poll.poll(min(deadline.remaining(), _LONGEST_POLL) * 1000)
+            ready = self._poll.poll(min(deadline.remaining(), SLICE) * 1000)
             if ready:
                 return ready[0][1]
             if passed:

@@ -81,9 +81,7 @@ def _attempt(assignment: Assignment, lease: Lease, amendment: Amendment, patienc
     begin = transactions.begin(
         patience, server_version=worker.server_version, lock_timeout_ms=_LOCK_TIMEOUT_MS, role=assignment.role
     )
-    fence = worker.query(f"{begin}\n{lease.fence()}", patience)[-1]
-    if not fence:
-        raise lease.lost()
+    transaction_id, _ = lease.open(begin, patience)
     # Not even a person may change it between the comparison and the change. Reading is not disturbed.
     lock = f"LOCK TABLE {place.table('schema_migrations')} IN SHARE ROW EXCLUSIVE MODE"
     now = ledger.as_ledger(worker.query(f"{lock}; {ledger.ledger_query(place)}", patience)[-1])
@@ -96,7 +94,7 @@ def _attempt(assignment: Assignment, lease: Lease, amendment: Amendment, patienc
     try:
         worker.query("COMMIT", patience)
     except ConnectionLostError as lost:
-        _settle(assignment, lease, fence[0][0] or "", amendment, lost)
+        _settle(assignment, lease, transaction_id, amendment, lost)
 
 
 def _settle(

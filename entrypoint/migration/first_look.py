@@ -13,7 +13,7 @@ from entrypoint.database.address import (
     leave_out_time_zone,
     of_this_program,
 )
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.records import NamedTuple
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from entrypoint.migration.ledger import LedgerRow
+
+
+# Seconds: for the connection to be under way before anything else is done here.
+_HEAD_START = 0.005
 
 
 class FirstLook(NamedTuple):
@@ -47,6 +51,7 @@ class Question:
         """Tells this process's connections from others'."""
         self._deadline = Deadline(timeout)
         self._found = FirstLook()
+        self._begun = _thread.allocate_lock()
         self._done = _thread.allocate_lock()
         self._answer: FirstLook | None = None
         library = libpq.load()
@@ -56,6 +61,7 @@ class Question:
         leave_out_time_zone()
         connect_as = of_this_program(parameters, self.token)
         self._found = FirstLook(connecting_failed=f"no answer within {timeout:g} s")
+        self._begun.acquire()
         self._done.acquire()
         try:
             # Not `threading`, which is not imported otherwise.
@@ -63,11 +69,16 @@ class Question:
         except RuntimeError:  # No thread is to be had.
             self._found = FirstLook()
             self._done.release()
+        else:
+            # The server works in parallel with us, so it is to know of us first; but a name server may be slow.
+            self._begun.acquire(timeout=_HEAD_START)
 
     def answer(self) -> FirstLook:
         """Wait for the answer, until the deadline; it does not change any more. Raises nothing but signals."""
         if self._answer is None:
-            self._done.acquire(timeout=self._deadline.remaining())
+            while not self._done.acquire(timeout=min(self._deadline.remaining(), SLICE)):
+                if self._deadline.passed():
+                    break
             self._answer = self._found
         return self._answer
 
@@ -83,7 +94,7 @@ class Question:
         role: str | None,
     ) -> None:
         try:
-            self._found = _look(library, parameters, schema, role, self._deadline)
+            self._found = _look(library, parameters, schema, role, self._deadline, self._begun)
         except libpq.NotConnected as error:
             self._found = FirstLook(connecting_failed=str(error))
         except ConnectionLostError as lost:
@@ -100,9 +111,12 @@ def _look(
     schema: str | None,
     role: str | None,
     deadline: Deadline,
+    begun: _thread.LockType,
 ) -> FirstLook:
-    connection = libpq.Connection(library, parameters, deadline)
+    connection = libpq.Connection(library, parameters)
+    begun.release()
     try:
+        connection.log_in(deadline)
         logs.event(logs.DEBUG, "database.connected", f"connected to {connection}", backend=connection.backend_pid)
         from entrypoint.migration import ledger  # Imported while the server is at work.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from entrypoint import logs, phase
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import (
     ConnectionLostError,
     EntrypointError,
@@ -273,7 +273,7 @@ class Leader:
     ) -> None:
         """Wait before the next attempt, longer each time, and never in step with others."""
         longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
-        pause = min(uniform(longest / 2, longest), task.deadline.remaining())
+        seconds = min(uniform(longest / 2, longest), task.deadline.remaining())
         file = task.migration.file
         blocker = watched.blockers[0] if watched.blockers and sqlstate == ledger.LOCK_NOT_AVAILABLE else None
         behind = f", behind {blocker.short}" if blocker else ""
@@ -281,20 +281,20 @@ class Leader:
         logs.event(
             logs.WARNING,
             "migration.retry",
-            f"{file.name}: {why}{behind}; trying again in {pause:.1f} s",
+            f"{file.name}: {why}{behind}; trying again in {seconds:.1f} s",
             version=file.number,
             file=file.name,
             sqlstate=sqlstate,
             attempt=attempt,
-            pause_ms=round(pause * 1000),
+            pause_ms=round(seconds * 1000),
             lock_wait_ms=lock_wait_ms,
             **(blocker_fields(blocker) if blocker else {}),
         )
         now = time.monotonic()
-        retry = f"attempt {attempt} ended ({why}{behind}), and the next one begins in {pause:.1f} s"
+        retry = f"attempt {attempt} ended ({why}{behind}), and the next one begins in {seconds:.1f} s"
         count = len(task.migration.advice.statements)
         self._assignment.board.activity = Activity(file.name, 0, now, now, 1, count, None, retry=retry)
-        time.sleep(pause)
+        pause(seconds)
         self._assignment.board.activity = None
 
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
@@ -318,8 +318,7 @@ class Leader:
             lease.place, file, self._assignment.app_version, status=ledger.FAILED, message=message, milliseconds=0
         )
         try:
-            if not self._worker.query(f"{begin}\n{lease.fence()}", deadline)[-1]:
-                raise lease.lost()
+            lease.open(begin, deadline)
             self._worker.query(f"{row}\nCOMMIT", deadline)
         except (StatementError, EntrypointError) as error:
             self._worker.rollback(Deadline(GRACE))

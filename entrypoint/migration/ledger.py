@@ -15,7 +15,7 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Protocol
 
     from entrypoint.database.answers import Row
@@ -163,6 +163,25 @@ class Look(NamedTuple):
     """Whether nobody held the guard's lock at that moment."""
 
 
+class Detail(NamedTuple):
+    """What else a row of `schema_migrations` tells."""
+
+    applied_at: str | None
+    """In UTC, as in 2026-11-22T10:30:00Z."""
+    milliseconds: int | None
+    application_version: str | None
+
+
+class Reading(NamedTuple):
+    """All that the bookkeeping tells, read in one round trip."""
+
+    look: Look
+    details: dict[int, Detail]
+    """By number."""
+    moved: bool
+    """Whether the tables are not any more what they were taken for: then the rest is not to be relied upon."""
+
+
 def lock_key(schema: str) -> int:
     """Return the second half of the advisory lock's key: the CRC-32 of the schema's name, as a signed integer."""
     value = crc32(schema.encode())
@@ -263,8 +282,29 @@ def look_on(session: Connection, place: Place, role: str | None, deadline: Deadl
     return _look(session, place, role, deadline, place.unguarded)
 
 
+def read(session: Connection, place: Place, schema: str | None, role: str | None, deadline: Deadline) -> Reading:
+    """Read what `look_on` does and all details, and see whether the tables are still as `place` has them.
+
+    `schema` is what `find` was given. The tables are looked at after they were read, and by then nobody can change
+    them before the end of this transaction. Raises what `look` does.
+    """
+    more = [_details_sql(place), "SET LOCAL ROLE NONE", _columns_sql(_where(schema))]
+    look, (details, _, columns) = _look_for_more(session, place, role, deadline, place.unguarded, more)
+    tables = _tables(columns)
+    moved = (tables["schema_migrations"], tables["migration_lock"]) != (place.ledger, place.lock)
+    moved = moved or any(row[0] != place.schema for row in columns)
+    return Reading(look, {int(row[0] or 0): _detail(row) for row in details}, moved)
+
+
 def _look(session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None) -> Look:
     """Read the ledger; if there is a condition for "the lock is `free`", also the lock's row and that condition."""
+    return _look_for_more(session, place, role, deadline, free, ())[0]
+
+
+def _look_for_more(
+    session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None, more: Sequence[str]
+) -> tuple[Look, list[list[Row]]]:
+    """Do what `_look` does, and run the statements `more` in the same transaction; return the rows of each."""
     parts = [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
         f"SET LOCAL lock_timeout = {min(_LOOK_LOCK_TIMEOUT_MS, deadline.milliseconds())}",
@@ -274,17 +314,20 @@ def _look(session: Connection, place: Place, role: str | None, deadline: Deadlin
         parts.append(f"SET LOCAL ROLE {identifier(role)}")
     if free is not None:
         parts += [_lock_row_sql(place), f"SELECT {free}"]
-    parts += [_ledger_sql(place), "COMMIT"]
+    parts += [_ledger_sql(place), *more, "COMMIT"]
     try:
         results = session.query(";\n".join(parts), deadline)
     except StatementError:
         session.rollback(deadline.within(1))
         raise
-    rows = tuple(map(_ledger_row, results[-2]))
+    results.pop()
+    found = results[len(results) - len(more) :]
+    results = results[: len(results) - len(more)]
+    rows = tuple(map(_ledger_row, results[-1]))
     if free is None:
-        return Look(rows, None, lock_free=False)
-    locks, answer = results[-4], results[-3]
-    return Look(rows, _lock_row(locks[0]) if locks else None, lock_free=answer[0][0] == "t")
+        return Look(rows, None, lock_free=False), found
+    locks, answer = results[-3], results[-2]
+    return Look(rows, _lock_row(locks[0]) if locks else None, lock_free=answer[0][0] == "t"), found
 
 
 def _ledger_sql(place: Place) -> str:
@@ -306,6 +349,20 @@ def _ledger_row(row: Row) -> LedgerRow:
     number, filename, status, checksum, error_message = row
     # The earlier system's column had a default but no NOT NULL; no status meant that it went well.
     return LedgerRow(int(number or 0), filename or "", status or COMPLETED, checksum, error_message)
+
+
+def _details_sql(place: Place) -> str:
+    if not place.ledger:
+        return "SELECT 1 WHERE false"
+    others = ", ".join(column_or_null(name, place.ledger) for name in ("execution_time_ms", "application_version"))
+    return (
+        f"SELECT migration_number, {utc('applied_at', place.ledger)}, {others} FROM {place.table('schema_migrations')}"
+    )
+
+
+def _detail(row: Row) -> Detail:
+    _, applied_at, milliseconds, version = row
+    return Detail(applied_at, None if milliseconds is None else int(milliseconds), version)
 
 
 def _lock_row_sql(place: Place) -> str:

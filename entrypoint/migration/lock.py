@@ -216,6 +216,17 @@ class Lease:
         begun = "SELECT pg_catalog.pg_current_xact_id()::text, pg_catalog.pg_backend_pid()"
         return f"{begun} {self._ours()} FOR KEY SHARE;" if self._shown else f"{begun};"
 
+    def open(self, begin: str, deadline: Deadline) -> tuple[str, int]:
+        """Open a transaction with `begin`, behind the fence; return its id and the backend that works on it.
+
+        Raises LeaseLostError if the lease is not ours any more, StatementError and ConnectionLostError.
+        """
+        rows = self.worker.query(f"{begin}\n{self.fence()}", deadline)[-1]
+        if not rows:
+            raise self.lost()
+        transaction_id, backend_pid = rows[0]
+        return transaction_id or "", int(backend_pid or 0)
+
     def still_ours(self) -> str:
         """Return the statement that finds a row if ours is still there. Unlike the fence, it holds nothing."""
         return f"SELECT {self._ours()};" if self._shown else "SELECT;"

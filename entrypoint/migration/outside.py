@@ -229,10 +229,11 @@ class _Run:
         )
 
     def _fenced(self, begin: str) -> None:
-        lease = self._task.lease
-        if not self._query(f"{begin}\n{lease.fence()}")[-1]:
-            self._worker.rollback(Deadline(GRACE))
-            raise lease.lost()
+        task = self._task
+        try:
+            task.lease.open(begin, task.patience)
+        except StatementError as error:
+            raise Refused(task.migration, error) from error
 
     def _begin(self, statement: str, lock_timeout_ms: int) -> str:
         return transactions.begin(

@@ -57,12 +57,7 @@ def begin(task: Task) -> tuple[str, int]:
         role=task.assignment.role,
         statement=task.migration.advice.begin,
     )
-    results = ours(task, lambda: lease.worker.query(f"{opening}\n{lease.fence()}", task.patience))
-    if not results[-1]:
-        lease.worker.rollback(Deadline(GRACE))
-        raise lease.lost()
-    transaction_id, backend_pid = results[-1][0]
-    return transaction_id or "", int(backend_pid or 0)
+    return ours(task, lambda: lease.open(opening, task.patience))
 
 
 def execute(

@@ -7,25 +7,28 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import identifier
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration import ledger
 from entrypoint.migration.faults import refused
-from entrypoint.startup import Survey, survey_database
+from entrypoint.migration.plan import decide
+from entrypoint.startup import survey_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Literal, TextIO
 
-    from entrypoint.database.answers import Row
-    from entrypoint.migration.ledger import LockRow, Look
+    from entrypoint.database.session import Session
+    from entrypoint.migration.ledger import Detail, LockRow, Place, Reading
+    from entrypoint.migration.plan import Plan
     from entrypoint.settings import Settings
 
     StatusName = Literal["up_to_date", "pending", "error"]
 
 _PATIENCE = 5.0
+# A table or a column that is not there any more.
+_GONE = ("42P01", "42703")
 # Exit codes, for scripts that ask for them.
 PENDING = 10
 FAILED = 11
@@ -85,6 +88,7 @@ class Status(NamedTuple):
                 "statements": lock.statements,
                 "heldForSeconds": lock.seconds if lock.held else None,
                 "alive": None if lock.legacy else self.guarded,
+                "progress": _progress(lock.detail),
             },
             "migrations": [
                 {
@@ -104,20 +108,38 @@ class Status(NamedTuple):
 def read(settings: Settings) -> Status:
     """Read files and database. Raises EntrypointError."""
     survey = survey_database(settings)
-    deadline = Deadline(_PATIENCE)
     try:
-        look = ledger.look_on(survey.session, survey.place, settings.role, deadline)
-        details = _details(survey, settings.role, deadline)
-    except StatementError as error:
-        raise refused(error, "the ledger could not be read") from error
+        reading, _ = read_ledger(survey.session, survey.place, settings, Deadline(_PATIENCE))
     finally:
         survey.session.close()
-    return summarise(survey, details, look)
+    return summarise(decide(survey.directory.files, reading.look.rows), reading)
 
 
-def summarise(survey: Survey, details: dict[int, Row], look: Look) -> Status:
-    """Put plan, ledger details (by number) and what a `look` saw of the lock together."""
-    plan = survey.plan
+def read_ledger(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> tuple[Reading, Place]:
+    """Read the bookkeeping at `place`, in one round trip; return where it is, too.
+
+    It is searched for first if `place` is None, and again if it is not there, or not the same, any more. Raises
+    EntrypointError.
+    """
+    try:
+        if place is not None:
+            try:
+                reading = ledger.read(session, place, settings.schema, settings.role, deadline)
+            except StatementError as error:
+                if error.sqlstate not in _GONE:
+                    raise
+            else:
+                if not reading.moved:
+                    return reading, place
+        place = ledger.find(session, settings.schema, deadline)
+        return ledger.read(session, place, settings.schema, settings.role, deadline), place
+    except StatementError as error:
+        raise refused(error, "the ledger could not be read") from error
+
+
+def summarise(plan: Plan, reading: Reading) -> Status:
+    """Put files and ledger, compared, together with the rows' details and what was seen of the lock."""
+    look, details = reading.look, reading.details
     changed = {file.number for file in plan.changed}
     missing = {row.number for row in plan.missing}
     ahead = {row.number for row in plan.ahead}
@@ -187,26 +209,16 @@ def _write_json(answer: dict[str, object], output: TextIO) -> None:
     output.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
 
 
-def _details(survey: Survey, role: str | None, deadline: Deadline) -> dict[int, Row]:
-    place = survey.place
-    if not place.ledger:
-        return {}
-    begin = "BEGIN READ ONLY;" + (f" SET LOCAL ROLE {identifier(role)};" if role else "")
-    applied_at = ledger.utc("applied_at", place.ledger)
-    others = ", ".join(
-        ledger.column_or_null(name, place.ledger) for name in ("execution_time_ms", "application_version")
-    )
-    results = survey.session.query(
-        f"{begin} SELECT migration_number, {applied_at}, {others} FROM {place.table('schema_migrations')}; COMMIT",
-        deadline,
-    )
-    return {int(row[0] or 0): row for row in results[-2]}
-
-
-def _line(number: int, filename: str, state: str, detail: Row | None, error: str | None) -> Line:
-    _, applied_at, milliseconds, version = detail or (None, None, None, None)
+def _line(number: int, filename: str, state: str, detail: Detail | None, error: str | None) -> Line:
+    applied_at, milliseconds, version = detail or (None, None, None)
     if state == "pending":
         applied_at = None
-    return Line(
-        number, filename, state, applied_at, None if milliseconds is None else int(milliseconds), version, error
-    )
+    return Line(number, filename, state, applied_at, milliseconds, version, error)
+
+
+def _progress(detail: Mapping[str, object]) -> dict[str, object] | None:
+    """Return what the holder has told of its statement, under names as the other keys have them."""
+    names = {"or_later": "orLater", "blocked_by": "blockedBy"}
+    return {
+        names.get(name, name): logs.redact(value) if isinstance(value, str) else value for name, value in detail.items()
+    } or None

@@ -16,7 +16,7 @@ from entrypoint import logs
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure, target, unavailable
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, WaitTimeoutError
 from entrypoint.migration import files, ledger
 from entrypoint.migration.contention import describe_holder, held_back
@@ -186,7 +186,7 @@ class _Waiter:
                 if self._deadline.passed():
                     raise self._trouble or self._too_late(sight)
                 self._tell(sight)
-                time.sleep(min(self._pause(), self._deadline.remaining()))
+                pause(min(self._pause(), self._deadline.remaining()))
         finally:
             self._drop_session()
 

@@ -336,14 +336,19 @@ def _environment(env: Mapping[str, str] | Mapping[bytes, bytes]) -> dict[bytes, 
     return result
 
 
+# What is tested: this checkout, or what ENTRYPOINT_TEST_PROGRAM names, such as the self-contained folder's program.
+_OTHER = os.environ.get("ENTRYPOINT_TEST_PROGRAM")
+PROGRAM = [_OTHER] if _OTHER else [sys.executable, "-m", "entrypoint"]
+
+
 def entrypoint(
     *args: str | Path,
     directory: Path,
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None,
     **options: Any,
 ) -> Run:
-    """Start `python -m entrypoint` with these arguments; the options are those of `Run`."""
-    return Run([sys.executable, "-m", "entrypoint", *args], directory=directory, env=env, **options)
+    """Start the program with these arguments: `python -m entrypoint` unless told. The options are those of `Run`."""
+    return Run([*PROGRAM, *args], directory=directory, env=env, **options)
 
 
 # --- What an application sees ---------------------------------------------------------------------------

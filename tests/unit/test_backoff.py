@@ -137,7 +137,7 @@ class FakeTarget:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the pauses that would have been made, instead of making them."""
     made: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", made.append)
+    monkeypatch.setattr("entrypoint.database.backoff.pause", made.append)
     return made
 
 

@@ -48,11 +48,14 @@ class Base:
     hooks: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     """Instructions of a Dockerfile, for the image's configuration."""
+    variant: str = "minbase"
+    """mmdebstrap's: with `extract`, what `packages` names, unpacked, and nothing else."""
 
     @property
     def archive(self) -> Path:
         """Return where its archive is; another recipe has another."""
-        recipe = repr((self.suite, self.packages, self.hooks, _SLIM, MIRROR))
+        variant = () if self.variant == "minbase" else (self.variant,)
+        recipe = repr((self.suite, self.packages, self.hooks, _SLIM, MIRROR, *variant))
         digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
         return CACHE / f"{self.name.replace('/', '-').replace(':', '-')}-{digest}.tar"
 
@@ -67,6 +70,11 @@ PYTHON_OF_DEBIAN = Base(
 )
 # What many applications' images are made of.
 PLAIN = Base("debian:bookworm-slim", "bookworm", ("ca-certificates",))
+# An application's image without Python, and the oldest and newest Debian that the mirror has.
+NODE = Base("node:20-slim", "trixie", ("nodejs",))
+OLDEST = Base("debian:bullseye-slim", "bullseye")
+GLIBC_ALONE = Base("pg-entrypoint-tests/glibc:bullseye", "bullseye", ("libc6",), variant="extract")
+NEWEST = Base("debian:forky-slim", "forky")
 POSTGRES = Base("pg-entrypoint-tests/postgres-base", "trixie", ("postgresql-17", "locales"))
 
 
@@ -89,7 +97,7 @@ def _archive(base: Base) -> Path:
         if not base.archive.exists():
             part = base.archive.with_suffix(f".{os.getpid()}.part")
             include = [f"--include={','.join(base.packages)}"] if base.packages else []
-            command = ["mmdebstrap", "--variant=minbase", "--format=tar", *_SLIM, *include, *base.hooks]
+            command = ["mmdebstrap", f"--variant={base.variant}", "--format=tar", *_SLIM, *include, *base.hooks]
             try:
                 done = subprocess.run(
                     [*command, base.suite, part, MIRROR],

@@ -1,0 +1,38 @@
+"""`serve`: the status service over HTTP."""
+
+from __future__ import annotations
+
+from entrypoint.errors import ConfigurationError
+from entrypoint.settings import read_service_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SUMMARY = "answer over HTTP what status says: API, badge, metrics"
+DESCRIPTION = """\
+Answer over HTTP what is applied and pending, until SIGTERM: as JSON for programs, as a badge, as metrics
+for Prometheus, as a page for people. Needs: pip install 'pg-entrypoint[serve]'.
+STATUS_HOST and STATUS_PORT say where, STATUS_TOKEN or STATUS_TOKEN_FILE for whom."""
+EXAMPLE = "STATUS_HOST=0.0.0.0 STATUS_TOKEN_FILE=/run/secrets/status_token entrypoint serve"
+
+
+def add_options(_parser: argparse.ArgumentParser) -> None:
+    """Add nothing: the environment says everything."""
+
+
+def execute(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Serve until a signal ends it."""
+    settings, service = read_service_settings(environ)
+    try:
+        from entrypoint.service.server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "entrypoint":
+            raise
+        raise ConfigurationError(
+            f"serve needs packages that are not installed, {error.name} for one",
+            remedy="Install them with: pip install 'pg-entrypoint[serve]'.",
+        ) from None
+    serve(settings, service)
+    return 0

@@ -1,0 +1,70 @@
+"""Who may ask what.
+
+With tokens, whoever brings one: `Authorization: Bearer …`. Without tokens the service listens on a loopback address
+only, and is open to all who are on this machine or in this pod. That must not let in a page from elsewhere that a
+browser on this machine shows: such a page can send requests to 127.0.0.1, under a name of its own that leads there. So
+without tokens the request's Host has to be this machine, and what changes something must not come from another page.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from starlette.datastructures import URL
+from starlette.exceptions import HTTPException
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+    from entrypoint.service.tokens import Tokens
+
+_CHALLENGE = 'Bearer realm="pg-entrypoint"'
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+class Access(NamedTuple):
+    """The door."""
+
+    tokens: Tokens
+
+    def require(self, request: HTTPConnection) -> None:
+        """Raise HTTPException with status 401 without a token, 403 with a wrong one."""
+        if not self.tokens.required:
+            _require_this_machine(request)
+            return
+        offered = bearer(request)
+        if offered is None:
+            raise HTTPException(
+                401,
+                "A token is needed: Authorization: Bearer <one of the tokens in STATUS_TOKEN or STATUS_TOKEN_FILE>",
+                {"WWW-Authenticate": _CHALLENGE},
+            )
+        if not self.tokens.accept(offered):
+            raise HTTPException(403, "This token is none of those in STATUS_TOKEN or STATUS_TOKEN_FILE")
+
+
+def bearer(request: HTTPConnection) -> str | None:
+    """Return the token that a request brings along, None if it brings none."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _require_this_machine(request: HTTPConnection) -> None:
+    """Raise HTTPException with status 403 if the request looks like that of a page from elsewhere."""
+    if not _is_this_machine(request.headers.get("Host", "")):
+        raise HTTPException(403, "Without a token, the service answers to 127.0.0.1, [::1] and localhost only")
+    origin = request.headers.get("Origin")
+    elsewhere = origin is not None and not _is_this_machine(origin.partition("://")[2])
+    if elsewhere and request.scope.get("method") not in _SAFE:
+        raise HTTPException(403, "Without a token, no page from elsewhere may change anything here")
+
+
+def _is_this_machine(host: str) -> bool:
+    """Tell whether a Host header, with or without a port, names this machine by itself."""
+    try:
+        name = URL(f"http://{host}").hostname or ""
+        return name.lower() == "localhost" or ip_address(name).is_loopback
+    except ValueError:  # Another name, or nothing that could be one.
+        return False

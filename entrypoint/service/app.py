@@ -1,0 +1,126 @@
+"""The application: paths, and what holds for all of them (limits, headers, errors as JSON, the access log)."""
+
+from __future__ import annotations
+
+import http
+import time
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from entrypoint import logs
+from entrypoint.service import api, page
+from entrypoint.service.api import as_json
+from entrypoint.startup import internal_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from entrypoint.service.api import Service
+
+# More than a form for logging in has; nothing else here reads what comes after the headers.
+MOST_BODY = 16_384
+_TOO_LARGE = f"More than {MOST_BODY} bytes"
+_CLOSE = {"Connection": "close"}
+# Of a path, in the log.
+_LONGEST_PATH = 200
+# What is asked all the time, and not by people.
+_ROUTINE = ("/livez", "/readyz", "/metrics", "/badge.svg", "/admin/live", "/admin/badge.svg")
+
+
+def build_app(service: Service) -> Starlette:
+    """Return the application that answers from `service`."""
+    app = Starlette(
+        routes=[*api.routes(), *page.routes(service)],
+        middleware=[Middleware(_Frame)],
+        exception_handlers={HTTPException: _as_answer},
+    )
+    app.state.service = service
+    return app
+
+
+async def _as_answer(_request: Request, error: Exception) -> Response:
+    """Answer an HTTPException as everything is answered here."""
+    if not isinstance(error, HTTPException):
+        raise error
+    standard = http.HTTPStatus(error.status_code).phrase
+    message = {404: "There is nothing here; see /openapi.json", 405: "This path does not know that method"}
+    said = message.get(error.status_code, standard) if error.detail == standard else error.detail
+    return as_json({"success": False, "error": said}, error.status_code, error.headers)
+
+
+class _Frame:
+    """Around every request: refuses what is too large, logs what was answered, keeps our own mistakes in bounds."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        answered = received = 0
+
+        async def count() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MOST_BODY:
+                raise HTTPException(413, _TOO_LARGE, _CLOSE)
+            return message
+
+        async def note(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                answered = message["status"]
+                MutableHeaders(scope=message).setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        try:
+            if _declared(scope) > MOST_BODY:
+                await as_json({"success": False, "error": _TOO_LARGE}, 413, _CLOSE)(scope, receive, note)
+            else:
+                await self._app(scope, count, note)
+        except Exception as error:
+            if isinstance(error, HTTPException):
+                raise
+            logs.failure(internal_error(error))
+            if answered:
+                raise
+            await as_json({"success": False, "error": "Internal error; see the log"}, 500)(scope, receive, note)
+        finally:
+            _log(scope, answered, time.perf_counter() - began)
+
+
+def _declared(scope: Scope) -> int:
+    """Return how much a request is about to send, as far as it says so."""
+    length = Headers(scope=scope).get("content-length", "")
+    return int(length) if length.isascii() and length.isdecimal() else 0  # h11 lets no more than 20 digits in
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    """Log a request, without its query and its headers, which may hold secrets."""
+    method, path = scope["method"], _printable(scope["path"][:_LONGEST_PATH])
+    client = scope.get("client")
+    milliseconds = round(seconds * 1000, 1)
+    logs.event(
+        logs.DEBUG if path in _ROUTINE else logs.INFO,
+        "service.request",
+        f"{method} {path}: {status or 'not answered'}, {milliseconds:g} ms",
+        method=method,
+        path=path,
+        status=status or None,
+        duration_ms=milliseconds,
+        client=client[0] if client else None,
+    )
+
+
+def _printable(text: str) -> str:
+    """Return `text` as it fits into one line."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

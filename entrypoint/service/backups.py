@@ -1,0 +1,162 @@
+"""`entrypoint backup` as a child of the service: one at a time, and it ends when the service does.
+
+A process of its own, because a backup takes long, hashes gigabytes and waits for programs, and the service is to answer
+meanwhile. What it logs comes through a pipe, as JSON, and goes on into the service's own log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.backup.waiting import leashed
+from entrypoint.errors import BackupFailedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    State = Literal["none", "running", "succeeded", "failed"]
+
+# From SIGTERM to SIGKILL: the child promises to end within 2 s, and the service does, too.
+_KINDLY = 1.3
+# A line of the log, at most.
+_LONGEST_LINE = 1 << 20
+_FIELDS = ("time", "level", "event", "message")
+
+
+class Report(NamedTuple):
+    """How the last backup goes, or went."""
+
+    state: State
+    started: float | None = None
+    """In seconds since 1970."""
+    ended: float | None = None
+    path: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+    error: str | None = None
+    remedy: str | None = None
+
+    def documented(self) -> dict[str, object]:
+        """Return it as the API tells it."""
+        duration = None if self.started is None or self.ended is None else round((self.ended - self.started) * 1000)
+        return {
+            "status": self.state,
+            "startedAt": _utc(self.started),
+            "endedAt": _utc(self.ended),
+            "durationMs": duration,
+            "file": self.path,
+            "bytes": self.size,
+            "sha256": self.sha256,
+            "error": self.error,
+            "remedy": self.remedy,
+        }
+
+
+class NotConfiguredError(BackupFailedError):
+    """There is nowhere to put a backup."""
+
+
+class Backups:
+    """Starts backups, and knows how the last one went."""
+
+    def __init__(self, directory: str | None) -> None:
+        """Take the directory that backups are written to, None if there is none."""
+        self._directory = directory
+        self.report = Report("none")
+        self._child: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def start(self) -> bool:
+        """Start one; return False if one is running. Raises NotConfiguredError. To be called in the event loop."""
+        if self._directory is None:
+            raise NotConfiguredError(
+                "There is no directory for backups: MIGRATION_BACKUP_DIR is not set",
+                remedy="Set it for the service, to a directory that lasts.",
+            )
+        if self._task is not None or self._stopping:
+            return False
+        self.report = Report("running", started=time.time())
+        self._task = asyncio.create_task(self._run())
+        return True
+
+    def terminate(self) -> None:
+        """Ask the child to end, if there is one, and start no other."""
+        self._stopping = True
+        if self._child is not None and self._child.returncode is None:
+            self._child.terminate()
+
+    async def end(self) -> None:
+        """See to it that no child is left."""
+        self.terminate()
+        if self._task is None:
+            return
+        await asyncio.wait([self._task], timeout=_KINDLY)
+        if self._child is not None and self._child.returncode is None:
+            self._child.kill()
+            await asyncio.wait([self._task], timeout=_KINDLY)
+
+    async def _run(self) -> None:
+        try:
+            await self._run_child()
+        except Exception as error:  # noqa: BLE001 - no descriptor, no process to be had, or a mistake of ours
+            self._failed(f"The backup could not be started: {error}", "Look at the limits of the container.")
+        finally:
+            if self._child is not None and self._child.returncode is None:
+                self._child.kill()
+            self._task = self._child = None
+
+    async def _run_child(self) -> None:
+        environment = {**os.environ, "LOG_FORMAT": "json", "LOG_LEVEL": "info"}
+        child = self._child = await asyncio.create_subprocess_exec(
+            *leashed([sys.executable, "-m", "entrypoint", "backup"]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+            limit=_LONGEST_LINE,
+        )
+        if self._stopping:
+            child.terminate()
+        if child.stderr is not None:
+            async for line in child.stderr:
+                self._heard(line)
+        code = await child.wait()
+        report = self.report
+        if code == 0 and report.path is not None:
+            self.report = report._replace(state="succeeded", ended=time.time(), error=None, remedy=None)
+        else:
+            self._failed(report.error or f"The backup ended with exit code {code}", report.remedy)
+
+    def _failed(self, error: str, remedy: str | None) -> None:
+        self.report = self.report._replace(
+            state="failed", ended=time.time(), path=None, size=None, sha256=None, error=error, remedy=remedy
+        )
+
+    def _heard(self, line: bytes) -> None:
+        """Take a line of the child's log: pass it on, and keep what it tells of the backup."""
+        try:
+            record = json.loads(line)
+            level, event, message = logs.LEVELS[record["level"]], str(record["event"]), str(record["message"])
+        except (ValueError, KeyError, TypeError):
+            record, level, event = {}, logs.WARNING, "backup.said"
+            message = line.decode(errors="replace").strip()
+        fields = {name: value for name, value in record.items() if name not in _FIELDS}
+        logs.event(level, event, message, **fields)
+        if event == "backup.taken":
+            self.report = self.report._replace(
+                path=fields.get("backup"), size=fields.get("bytes"), sha256=fields.get("sha256")
+            )
+        elif level >= logs.ERROR or event == "interrupted":
+            self.report = self.report._replace(error=logs.redact(message), remedy=logs.redact(fields.get("remedy", "")))
+
+
+def _utc(moment: float | None) -> str | None:
+    return None if moment is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))

@@ -1,0 +1,81 @@
+"""The badge: the schema's version and how it stands, as SVG. Pure functions."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.service.snapshot import Snapshot
+
+LABEL = "schema"
+
+_GREY = "#555"
+_HEIGHT = 20
+# Verdana at 11 pixels, about; `textLength` makes up for what another font does otherwise.
+_CHARACTER = 7
+_PADDING = 6
+
+
+class Colour(NamedTuple):
+    """A background, and a colour of text that can be read on it (contrast of 4.5 or more)."""
+
+    background: str
+    text: str
+
+
+GREEN = Colour("#2e7d32", "#fff")
+YELLOW = Colour("#fbc02d", "#212121")
+RED = Colour("#c62828", "#fff")
+
+
+class Badge(NamedTuple):
+    """What a badge says, and in which colour."""
+
+    message: str
+    title: str
+    """The same as a sentence, for who cannot see it."""
+    colour: Colour
+
+
+def badge_of(snapshot: Snapshot) -> Badge:
+    """Return what to show: green up to date, yellow pending, red if something has failed or there is no answer."""
+    status = snapshot.status
+    if status is None:
+        return Badge("unknown", "schema: unknown, the database cannot be read", RED)
+    version = f"v{status.current}"
+    if status.name == "error":
+        return Badge(f"{version} failed", f"schema: version {status.current}, a migration has failed", RED)
+    if status.name == "pending":
+        return Badge(
+            f"{version}, {status.pending} pending",
+            f"schema: version {status.current}, {status.pending} pending, up to version {status.latest}",
+            YELLOW,
+        )
+    return Badge(version, f"schema: version {status.current}, up to date", GREEN)
+
+
+def as_svg(badge: Badge) -> str:
+    """Return a badge as an image of its own, with a title for screen readers and nothing from elsewhere."""
+    left, right = _width(LABEL), _width(badge.message)
+    width = left + right
+    colour = badge.colour
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{_HEIGHT}" role="img" '
+        f'aria-labelledby="badge-title"><title id="badge-title">{escape(badge.title)}</title>'
+        f'<clipPath id="badge-corners"><rect width="{width}" height="{_HEIGHT}" rx="3"/></clipPath>'
+        f'<g clip-path="url(#badge-corners)"><rect width="{left}" height="{_HEIGHT}" fill="{_GREY}"/>'
+        f'<rect x="{left}" width="{right}" height="{_HEIGHT}" fill="{colour.background}"/></g>'
+        '<g font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle" aria-hidden="true">'
+        f"{_text(LABEL, left / 2, '#fff')}{_text(badge.message, left + right / 2, colour.text)}</g></svg>\n"
+    )
+
+
+def _width(text: str) -> int:
+    return len(text) * _CHARACTER + 2 * _PADDING
+
+
+def _text(text: str, middle: float, colour: str) -> str:
+    length = len(text) * _CHARACTER
+    return f'<text x="{middle:g}" y="14" fill="{colour}" textLength="{length}">{escape(text)}</text>'

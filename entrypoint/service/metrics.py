@@ -1,0 +1,80 @@
+"""A snapshot as Prometheus reads it. Pure, but for the clock that the server's times are compared with."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.core import Metric
+
+    from entrypoint.service.snapshot import Snapshot
+
+_PREFIX = "pg_entrypoint"
+
+
+class Exposition(NamedTuple):
+    """The answer to a scrape."""
+
+    content: bytes
+    content_type: str
+
+
+class _Snapshots(Collector):
+    """What one scrape gets to see. A new one, with a registry of its own, is made for each."""
+
+    def __init__(self, snapshot: Snapshot, reads: int) -> None:
+        self._snapshot = snapshot
+        self._reads = reads
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._snapshot
+        yield self._gauge(
+            "up", "Whether the status could be read from files and database.", snapshot.status is not None
+        )
+        yield self._gauge("database_reachable", "Whether the database answered.", snapshot.reachable)
+        reads = CounterMetricFamily(
+            f"{_PREFIX}_database_reads", "How often this service has asked the database.", labels=["database"]
+        )
+        reads.add_metric([snapshot.database], self._reads)
+        yield reads
+        status = snapshot.status
+        if status is None:
+            return
+        yield self._gauge("schema_version", "The highest migration that is applied, 0 if none is.", status.current)
+        yield self._gauge("schema_latest_version", "The highest number among the files.", status.latest)
+        yield self._gauge("migrations_applied", "How many migrations are applied.", status.applied)
+        yield self._gauge("migrations_pending", "How many are not applied yet, failed ones included.", status.pending)
+        yield self._gauge("migrations_failed", "How many have failed and not been settled.", len(snapshot.failed))
+        yield self._gauge("migrations_changed", "How many applied files have another text now.", len(snapshot.changed))
+        lock = snapshot.lock
+        yield self._gauge("lock_held", "Whether somebody holds the migration lock.", lock is not None)
+        held = (lock.seconds or 0.0) if lock is not None else 0.0
+        yield self._gauge("lock_held_seconds", "For how long it has been held, by the server's clock.", held)
+        if snapshot.last_duration is not None:
+            about = "How long the migration took that was applied last."
+            yield self._gauge("last_migration_duration_seconds", about, snapshot.last_duration)
+        if status.last is not None and status.last.applied_at is not None:
+            at = datetime.fromisoformat(status.last.applied_at).timestamp()
+            yield self._gauge("last_migration_timestamp_seconds", "When it was applied, since 1970.", at)
+
+    def _gauge(self, name: str, about: str, value: float) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"{_PREFIX}_{name}", about, labels=["database"])
+        family.add_metric([self._snapshot.database], float(value))
+        return family
+
+
+def expose(snapshot: Snapshot, reads: int, accept: str) -> Exposition:
+    """Return the metrics in the format that the header `accept` asks for, Prometheus' text format unless told."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshots(snapshot, reads))
+    encode, content_type = choose_encoder(accept)
+    return Exposition(encode(registry), content_type)

@@ -1,0 +1,147 @@
+"""Asks the database, on one connection that is kept. Blocks, but never for long; used by one thread at a time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.database.connect import Failure, database_of, target, unavailable
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConnectionLostError, EntrypointError
+from entrypoint.migration.plan import decide
+from entrypoint.operations.status import read_ledger, summarise
+from entrypoint.service import snapshot
+from entrypoint.startup import internal_error, load_files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import Session
+    from entrypoint.migration.files import MigrationFile
+    from entrypoint.migration.ledger import Place, Reading
+    from entrypoint.service.snapshot import Snapshot
+    from entrypoint.settings import Settings
+
+# For reading the ledger, on a connection that is there.
+_PATIENCE = 2.0
+# What remains of it after the end of an old connection was seen at once, as after a restart of the server.
+_QUICKLY = 1.0
+# For a statement that has to be cancelled, and for reading the files.
+_MARGIN = 1.5
+
+
+class _Files(NamedTuple):
+    """The migration files, and by what to see that they are the same still."""
+
+    signature: tuple[tuple[str, int, int, int], ...]
+    files: tuple[MigrationFile, ...]
+
+
+class Reader:
+    """Compares files and database whenever it is asked."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Check the address. Raises ConfigurationError; connects to nobody yet."""
+        self._settings = settings
+        address = settings.address
+        self._target = target(address.conninfo, address.variable, token=os.urandom(8).hex())
+        self.database = database_of(self._target)
+        """The database's name."""
+        self._session: Session | None = None
+        self._place: Place | None = None
+        self._files: _Files | None = None
+        self._trouble: str | None = None
+        self._reading_now = threading.Lock()
+        self.reads = 0
+        """How often the database has been asked, or was to be."""
+
+    @property
+    def longest(self) -> float:
+        """How long one `read` may take, in seconds."""
+        return self._settings.connect.timeout + _PATIENCE + _MARGIN
+
+    def read(self) -> Snapshot:
+        """Return how things stand now: the status, or why there is none. Never raises."""
+        with self._reading_now:
+            return self._read()
+
+    def _read(self) -> Snapshot:
+        self.reads += 1
+        taken = time.time()
+        try:
+            reading = self._reading()
+            status = summarise(decide(self.files(), reading.look.rows), reading)
+        except EntrypointError as error:
+            found = snapshot.of_failure(error, database=self.database, taken=taken)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the service
+            self.close()
+            found = snapshot.of_failure(internal_error(error), database=self.database, taken=taken)
+        else:
+            found = snapshot.of_status(status, database=self.database, taken=taken)
+        self._tell(found)
+        return found
+
+    def files(self) -> tuple[MigrationFile, ...]:
+        """Return the migration files, read again only if one of them is not what it was. Raises EntrypointError."""
+        signature = _signature(self._settings.migrations_dir)
+        if self._files is None or signature is None or self._files.signature != signature:
+            self._files = _Files(signature or (), load_files(self._settings).files)
+        return self._files.files
+
+    def leave(self) -> None:
+        """Say good-bye to the server, unless another thread is still waiting for its answer; the process ends now."""
+        if self._reading_now.acquire(blocking=False):
+            self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _reading(self) -> Reading:
+        if self._session is not None:
+            patience = Deadline(_PATIENCE)
+            try:
+                return self._read_on(self._session, patience)
+            except ConnectionLostError:
+                # That an old connection has ended is no news. That the server does not answer is.
+                if patience.remaining() < _QUICKLY:
+                    raise
+        try:
+            self._session = self._target.connect(self._settings.connect.timeout)
+        except Failure as failure:
+            raise unavailable(failure, self._target, attempts=1) from None
+        self._place = None
+        return self._read_on(self._session, Deadline(_PATIENCE))
+
+    def _read_on(self, session: Session, patience: Deadline) -> Reading:
+        try:
+            reading, self._place = read_ledger(session, self._place, self._settings, patience)
+        finally:
+            if not session.usable:
+                self.close()
+        return reading
+
+    def _tell(self, found: Snapshot) -> None:
+        """Log that there is no answer, and that there is one again; not every second."""
+        failure = found.failure
+        if failure is None:
+            if self._trouble is not None:
+                logs.event(logs.INFO, "service.recovered", f"{self.database} can be read again")
+            self._trouble = None
+        elif failure.message != self._trouble:
+            self._trouble = failure.message
+            logs.event(logs.WARNING, failure.event, failure.message, remedy=failure.remedy or None)
+
+
+def _signature(path: str) -> tuple[tuple[str, int, int, int], ...] | None:
+    """Return names, times and sizes of all that is in a directory; None if it cannot be read."""
+    try:
+        with os.scandir(path) as entries:
+            found = [(entry.name, entry.stat()) for entry in entries]
+    except OSError:
+        return None
+    return tuple(sorted((name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in found))

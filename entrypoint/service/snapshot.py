@@ -1,0 +1,166 @@
+"""What the service knows at one moment: the answer of `status`, or why there is none. A plain value."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.errors import DatabaseUnavailableError, EntrypointError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.migration.ledger import LockRow
+    from entrypoint.operations.status import Line, Status, StatusName
+
+# States of a line that are not applied as the files have it, in the order in which somebody should look at them.
+_APPLIED = ("applied", "changed", "missing", "ahead")
+
+
+class Failure(NamedTuple):
+    """Why there is no answer, without secrets."""
+
+    event: str
+    """As the log calls it: database.unavailable, files.invalid, …"""
+    message: str
+    remedy: str
+    reachable: bool
+    """Whether the database answered all the same."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Either a status or a failure, with all texts redacted."""
+
+    database: str
+    """The database's name, to tell several apart; no address."""
+    taken: float
+    """When the database was asked, in seconds since 1970."""
+    status: Status | None
+    failure: Failure | None
+
+    @property
+    def taken_at(self) -> str:
+        """When the database was asked, as in 2026-11-22T10:30:00.123Z."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.taken))
+        return f"{moment}.{int(self.taken % 1 * 1000):03d}Z"
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the database answered."""
+        return self.failure is None or self.failure.reachable
+
+    @property
+    def name(self) -> StatusName:
+        """The status in one word; `error` also where there is no answer."""
+        return "error" if self.status is None else self.status.name
+
+    @property
+    def applied(self) -> tuple[Line, ...]:
+        """What is applied, in order, also where the file has changed or is gone."""
+        return self.lines(*_APPLIED)
+
+    @property
+    def pending(self) -> tuple[Line, ...]:
+        """What nobody has tried yet."""
+        return self.lines("pending")
+
+    @property
+    def failed(self) -> tuple[Line, ...]:
+        """What PostgreSQL refused, with the error."""
+        return self.lines("failed")
+
+    @property
+    def running(self) -> tuple[Line, ...]:
+        """Files outside a transaction that run now, or were interrupted."""
+        return self.lines("running")
+
+    @property
+    def changed(self) -> tuple[Line, ...]:
+        """What is applied and has another text now."""
+        return self.lines("changed")
+
+    @property
+    def missing(self) -> tuple[Line, ...]:
+        """What is applied and has no file any more, though later ones have."""
+        return self.lines("missing")
+
+    @property
+    def ahead(self) -> tuple[Line, ...]:
+        """What is applied beyond the last file."""
+        return self.lines("ahead")
+
+    def lines(self, *states: str) -> tuple[Line, ...]:
+        """Return the migrations that are in one of these states, in order of their numbers."""
+        return tuple(line for line in self.status.lines if line.state in states) if self.status else ()
+
+    @property
+    def lock(self) -> LockRow | None:
+        """The lock's row if somebody holds it: holder, since when, and what it is doing."""
+        lock = self.status.lock if self.status else None
+        return lock if lock is not None and lock.held else None
+
+    @property
+    def migrating(self) -> bool:
+        """Whether a living holder has the lock; of the earlier system's, nobody knows whether they live."""
+        lock = self.lock
+        return lock is not None and (lock.legacy or (self.status is not None and self.status.guarded))
+
+    @property
+    def last_duration(self) -> float | None:
+        """How long the migration that was applied last took, in seconds."""
+        last = self.status.last if self.status else None
+        return None if last is None or last.milliseconds is None else last.milliseconds / 1000
+
+    def documented(self) -> dict[str, object]:
+        """Return the status API's answer."""
+        if self.status is not None:
+            data = self.status.documented() | {"database": self.database, "takenAt": self.taken_at}
+            return {"success": True, "data": data}
+        failure = self.failure
+        return {
+            "success": False,
+            "error": failure.message if failure else "",
+            "remedy": failure.remedy if failure else "",
+            "takenAt": self.taken_at,
+        }
+
+    @cached_property
+    def answer(self) -> bytes:
+        """The same as JSON, made once for all who ask within a second."""
+        return json.dumps(self.documented(), ensure_ascii=False).encode(errors="replace")
+
+
+def of_status(status: Status, *, database: str, taken: float) -> Snapshot:
+    """Return the snapshot of an answer, without secrets in the texts that the database holds."""
+    last, lock = status.last, status.lock
+    return Snapshot(
+        database,
+        taken,
+        status._replace(
+            lines=tuple(map(_without_secrets, status.lines)),
+            last=last and _without_secrets(last),
+            lock=lock and lock._replace(detail={name: _redacted(value) for name, value in lock.detail.items()}),
+        ),
+        None,
+    )
+
+
+def of_failure(error: EntrypointError, *, database: str, taken: float) -> Snapshot:
+    """Return the snapshot of a failure."""
+    faults = error.fields.get("faults")
+    message = "; ".join([error.message, *map(str, faults)]) if isinstance(faults, list) else error.message
+    reachable = not isinstance(error, DatabaseUnavailableError)
+    failure = Failure(error.event, logs.redact(" ".join(message.split())), logs.redact(error.remedy), reachable)
+    return Snapshot(database, taken, None, failure)
+
+
+def _without_secrets(line: Line) -> Line:
+    return line._replace(error=line.error and logs.redact(line.error))
+
+
+def _redacted(value: object) -> object:
+    return logs.redact(value) if isinstance(value, str) else value

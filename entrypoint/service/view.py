@@ -1,0 +1,336 @@
+"""What the page /admin shows, worked out from a snapshot: pure functions from values to values.
+
+The template only lays out. Every text here that comes from outside has been through `wording`; escaping what is
+markup is the template's.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import NamedTuple
+
+from entrypoint.migration.ledger import BACKUP
+from entrypoint.service import bars, wording
+from entrypoint.service.work import Work, at_work, work_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Literal
+
+    from entrypoint.operations.status import Line, Status
+    from entrypoint.service.snapshot import Failure, Snapshot
+
+    Tone = Literal["good", "pending", "working", "bad", "away"]
+
+# How many of the applied migrations are listed unless all are asked for.
+RECENT = 50
+
+# How often a page that is open looks again, in milliseconds, by how soon something may happen.
+_OFTEN, _NOW_AND_THEN, _SELDOM = 1_000, 2_000, 4_000
+
+
+class State(NamedTuple):
+    """A migration's state: never by colour alone, so with a word and a sign of its own."""
+
+    label: str
+    sign: str
+    tone: str
+
+
+_STATES = {
+    "applied": State("applied", "check", "good"),
+    "pending": State("pending", "dots", "pending"),
+    "working": State("running now", "arrow", "working"),
+    "running": State("interrupted", "cross", "bad"),
+    "failed": State("failed", "cross", "bad"),
+    "changed": State("file changed", "delta", "doubtful"),
+    "missing": State("file missing", "question", "doubtful"),
+    "ahead": State("newer than the files", "up", "good"),
+}
+_APPLIED = ("applied", "changed", "missing", "ahead")
+_NOT_APPLIED = ("pending", "running", "failed")
+
+# What each kind of problem means, and what to do about it.
+_PROBLEMS = {
+    "failed": (
+        "PostgreSQL refused it. It waits until its file changes, and what comes after it waits, too.",
+        "Correct the file and deploy it. If the cause was elsewhere and is mended:",
+        "entrypoint repair --failed",
+    ),
+    "running": (
+        "It runs outside a transaction, and was interrupted.",
+        "The next start goes on with it, or says what a person has to look at. So does:",
+        "entrypoint migrate",
+    ),
+    "changed": (
+        "The file is not what was applied: its checksum is another one.",
+        "Put the file back as it was. If it is right as it is:",
+        "entrypoint repair --checksums",
+    ),
+    "missing": (
+        "It was applied, and its file is gone, though there are later ones.",
+        "Put the file back. If it is meant to be gone:",
+        "entrypoint repair --missing",
+    ),
+}
+
+
+class Entry(NamedTuple):
+    """One migration."""
+
+    number: str
+    name: str
+    state: State
+    at: wording.Time | None
+    took: str | None
+    """None if nobody recorded it, or if it has not run."""
+    bar: float | None
+    version: str | None
+
+
+class Problem(NamedTuple):
+    """A migration that somebody has to look at."""
+
+    entry: Entry
+    what: str
+    remedy: str
+    command: str
+    report: str | None
+
+
+class Day(NamedTuple):
+    """What was applied on one day, in UTC; without a date, what was applied nobody knows when."""
+
+    label: str
+    machine: str | None
+    note: str
+    entries: tuple[Entry, ...]
+
+
+class Fact(NamedTuple):
+    """A figure with its name."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+class Page(NamedTuple):
+    """Everything that the template needs."""
+
+    tone: Tone
+    headline: str
+    """Changes only when something has happened: a screen reader says it aloud each time."""
+    explanation: str
+    fault: str | None
+    """Why there is no status, or none that is new."""
+    remedy: str
+    poll: int
+    """After how many milliseconds an open page looks again."""
+    facts: tuple[Fact, ...]
+    strip: tuple[bars.Cell, ...]
+    strip_label: str
+    work: Work | None
+    problems: tuple[Problem, ...]
+    pending: tuple[Entry, ...]
+    days: tuple[Day, ...]
+    scale: str
+    older: int
+    """How many applied migrations are left out."""
+    seen: wording.Time | None
+    """When what is shown was read, if that is not just now."""
+
+
+def show(snapshot: Snapshot, known: Snapshot | None = None, *, full: bool = False) -> Page:
+    """Return what the page shows.
+
+    `known` is the last snapshot with a status, shown while the new one has none. `full` lists all that is applied, not
+    only the latest.
+    """
+    failure = snapshot.failure
+    if failure is None:
+        known = snapshot
+    if known is None or known.status is None:
+        return _nothing(failure)
+    status = known.status
+    tone, headline, explanation = _verdict(status)
+    if failure is not None:
+        tone, headline = "away", _away(failure)
+        explanation = "Below is what was seen last. This page tries again by itself."
+    lines = status.lines
+    done = [line for line in lines if line.state in _APPLIED]
+    shown = sorted(done, key=_recency, reverse=True)[: None if full else RECENT]
+    scale = bars.scale(line.milliseconds for line in shown)
+    # Who holds the lock is out of date as soon as it has been seen.
+    work = work_of(status) if failure is None else None
+    return Page(
+        tone=tone,
+        headline=headline,
+        explanation=explanation,
+        fault=failure and wording.report(failure.message),
+        remedy=wording.report(failure.remedy) if failure else "",
+        poll=_poll(tone),
+        facts=_facts(status, done, "unknown" if failure else _lock_word(work)),
+        strip=bars.strip([_state(line, status).tone for line in lines]),
+        strip_label=_strip_label(status, lines),
+        work=work,
+        problems=tuple(_problems(lines, status)),
+        pending=tuple(_entry(line, status) for line in lines if line.state in _NOT_APPLIED),
+        days=tuple(_days(shown, status, scale)),
+        scale=_scale_words(scale),
+        older=len(done) - len(shown),
+        seen=wording.time(datetime.fromtimestamp(known.taken, UTC)) if failure else None,
+    )
+
+
+def _nothing(failure: Failure | None) -> Page:
+    return Page(
+        tone="away",
+        headline=_away(failure),
+        explanation="Nothing has been seen of this database since the service was started. This page tries again by "
+        "itself.",
+        fault=failure and wording.report(failure.message),
+        remedy=wording.report(failure.remedy) if failure else "",
+        poll=_poll("away"),
+        facts=(), strip=(), strip_label="", work=None, problems=(), pending=(), days=(), scale="", older=0, seen=None,
+    )  # fmt: skip
+
+
+def _away(failure: Failure | None) -> str:
+    reachable = failure is None or failure.reachable
+    return "The status cannot be read" if reachable else "The database cannot be reached"
+
+
+def _poll(tone: Tone) -> int:
+    return _OFTEN if tone == "working" else _SELDOM if tone == "good" else _NOW_AND_THEN
+
+
+# --- The whole --------------------------------------------------------------------------------------------
+
+
+def _verdict(status: Status) -> tuple[Tone, str, str]:
+    """Return the banner: a tone, a headline that changes when something has happened, and a sentence."""
+    at = f"At version {status.current}" if status.applied else "Nothing is applied yet"
+    todo = wording.count(status.pending, "migration")
+    if at_work(status) and status.pending:
+        if status.lock is not None and status.lock.migration == BACKUP:
+            return "working", "Taking a backup before migrating", f"{at}; {todo} to do, up to version {status.latest}."
+        return "working", f"Migrating to version {status.latest}", f"{at}; {todo} still to do."
+    if status.name == "error":
+        failed = next((line for line in status.lines if line.state == "failed"), None)
+        what = f"Migration {failed.number:03d} has failed" if failed else "A migration has failed"
+        return "bad", what, f"{at}; {todo} pending, up to version {status.latest}." if status.pending else f"{at}."
+    if status.name == "pending":
+        verb = "is" if status.pending == 1 else "are"
+        return "pending", f"{todo} {verb} pending", f"{at}; the files go up to version {status.latest}."
+    return _fine(status)
+
+
+def _fine(status: Status) -> tuple[Tone, str, str]:
+    if not status.lines:
+        return "good", "There are no migrations", "No migration files, and nothing is applied."
+    at = f"At version {status.current}"
+    if not status.latest:
+        return "good", "Up to date", f"{at}. This service sees no migration files."
+    if status.current > status.latest:
+        return (
+            "good",
+            "Up to date",
+            f"{at}, and the newest file that this service sees is {status.latest}: a newer release has been here.",
+        )
+    return "good", "Up to date", f"{at}, and every migration file is applied."
+
+
+def _facts(status: Status, done: Sequence[Line], lock: str) -> tuple[Fact, ...]:
+    known = [line.milliseconds for line in done if line.milliseconds is not None]
+    last = wording.moment(status.last.applied_at) if status.last else None
+    return (
+        Fact("Schema version", str(status.current) if status.applied else "none"),
+        Fact("Newest file", str(status.latest) if status.latest else "none"),
+        Fact("Applied", str(status.applied), f"in {wording.length(sum(known))}" if known else ""),
+        Fact("Pending", str(status.pending)),
+        Fact("Last applied", wording.date(last) if last else "never", f"at {last:%H:%M:%S} UTC" if last else ""),
+        Fact("Lock", lock),
+    )
+
+
+def _lock_word(work: Work | None) -> str:
+    if work is None:
+        return "free"
+    return "held" if work.tone == "working" else "left behind"
+
+
+def _strip_label(status: Status, lines: Iterable[Line]) -> str:
+    """Return the strip in words."""
+    counts: dict[str, int] = {}
+    for line in lines:
+        label = _state(line, status).label
+        counts[label] = counts.get(label, 0) + 1
+    return ", ".join(f"{number} {label}" for label, number in counts.items())
+
+
+# --- One migration ----------------------------------------------------------------------------------------
+
+
+def _state(line: Line, status: Status) -> State:
+    if line.state in _NOT_APPLIED and at_work(status) and status.lock and status.lock.migration == line.filename:
+        return _STATES["working"]
+    return _STATES[line.state]
+
+
+def _entry(line: Line, status: Status, scale: bars.Scale | None = None) -> Entry:
+    return Entry(
+        number=f"{line.number:03d}",
+        name=wording.name(line.filename),
+        state=_state(line, status),
+        at=wording.time(wording.moment(line.applied_at)),
+        took=None if line.milliseconds is None else wording.length(line.milliseconds),
+        bar=scale.width(line.milliseconds) if scale else None,
+        version=wording.name(line.application_version) if line.application_version else None,
+    )
+
+
+def _problems(lines: Iterable[Line], status: Status) -> Iterable[Problem]:
+    for line in lines:
+        entry = _entry(line, status)
+        if line.state in _PROBLEMS and entry.state != _STATES["working"]:
+            what, remedy, command = _PROBLEMS[line.state]
+            yield Problem(entry, what, remedy, command, wording.report(line.error) if line.error else None)
+
+
+# --- The timeline -----------------------------------------------------------------------------------------
+
+
+def _recency(line: Line) -> tuple[str, int]:
+    return line.applied_at or "", line.number
+
+
+def _days(lines: Sequence[Line], status: Status, scale: bars.Scale) -> Iterable[Day]:
+    """Group what was applied, the latest first, by days."""
+    pairs = [(wording.moment(line.applied_at), line) for line in lines]
+    for date, group in groupby(pairs, key=lambda pair: pair[0] and pair[0].date()):
+        members = list(group)
+        when = members[0][0]
+        yield Day(
+            label=wording.day(when) if when else "At an unknown time",
+            machine=date.isoformat() if date else None,
+            note=_day_note([line for _, line in members]),
+            entries=tuple(_entry(line, status, scale) for _, line in members),
+        )
+
+
+def _day_note(lines: Sequence[Line]) -> str:
+    known = [line.milliseconds for line in lines if line.milliseconds is not None]
+    lasting = f" in {wording.length(sum(known))}" if known else ""
+    return f"{wording.count(len(lines), 'migration')}{lasting}"
+
+
+def _scale_words(scale: bars.Scale) -> str:
+    if not scale.longest:
+        return ""
+    longest = wording.length(scale.longest)
+    if scale.linear:
+        return f"Bars show how long each took; the longest took {longest}."
+    return f"Bars show how long each took, on a square-root scale; the longest took {longest}."

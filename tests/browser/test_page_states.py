@@ -1,0 +1,126 @@
+"""Every way in which the page can look: accessible, within a small screen, and harmless whatever the ledger holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from browser import screenshots, states
+from browser.page_server import TOKEN, PageServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Page
+
+    from browser.conftest import Visitor
+
+    Visit = Callable[..., Visitor]
+
+SCHEMES = ("light", "dark")
+# WCAG 2.2 A and AA, and axe's own best practices.
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+def faults(page: Page) -> list[str]:
+    """Return what axe has to say against the page as it stands."""
+    found = Axe().run(page, options={"runOnly": RULES, "resultTypes": ["violations"]}).response
+    return [f"{rule['id']}: {rule['help']}: {[node['html'] for node in rule['nodes']]}" for rule in found["violations"]]
+
+
+def is_too_wide(page: Page) -> bool:
+    wide: bool = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    return wide
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("state", states.ALL)
+def test_each_state_is_accessible_and_fits_a_small_screen(visit: Visit, state: str, scheme: str) -> None:
+    # axe is put into the page by the test, which the page's own policy rightly forbids.
+    page = visit(color_scheme=scheme, bypass_csp=True).page
+    with PageServer(states.ALL[state]) as server:
+        for width in (1280, 360):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.goto(f"{server.url}/admin")
+            assert not is_too_wide(page), width
+            assert faults(page) == [], width
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_logging_in_is_accessible(visit: Visit, scheme: str) -> None:
+    page = visit(color_scheme=scheme, bypass_csp=True, viewport={"width": 360, "height": 700}).page
+    with PageServer(states.UP_TO_DATE, TOKEN) as server:
+        page.goto(f"{server.url}/admin")
+        assert faults(page) == []
+        page.get_by_label("Token").fill("wrong")
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("alert").wait_for()
+        assert faults(page) == []
+        assert not is_too_wide(page)
+        page.get_by_label("Token").fill(TOKEN)
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("heading", level=1, name="Up to date").wait_for()
+        assert faults(page) == []
+
+
+def test_an_inaccessible_page_would_be_found(visit: Visit) -> None:
+    page = visit(bypass_csp=True).page
+    with PageServer(states.UP_TO_DATE) as server:
+        page.goto(f"{server.url}/admin")
+        page.evaluate("document.querySelector('img').removeAttribute('alt'); document.body.style.color = '#ddd'")
+        assert {fault.partition(":")[0] for fault in faults(page)} >= {"image-alt", "color-contrast"}
+        page.set_viewport_size({"width": 360, "height": 700})
+        page.evaluate("document.querySelector('h1').style.width = '500px'")
+        assert is_too_wide(page)
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_what_the_ledger_holds_is_text(visit: Visit, javascript: bool) -> None:  # noqa: FBT001 - a case
+    visitor = visit(java_script_enabled=javascript)
+    page = visitor.page
+    with PageServer(states.EMPTY) as server:
+        page.goto(f"{server.url}/admin")
+        server.cache.snapshot = states.HOSTILE
+        if javascript:
+            # First as it comes through the live part, which puts it into a page that stands.
+            page.get_by_role("heading", name="To be looked at").wait_for()
+            check_hostile(page)
+        page.goto(f"{server.url}/admin")
+        check_hostile(page)
+    assert visitor.complaints == []
+    assert visitor.hosts == {server.url.removeprefix("http://")}
+
+
+def check_hostile(page: Page) -> None:
+    """Look for the attacks, which are there to be read, and for anything that they might have made."""
+    assert "owned" not in page.title()
+    assert page.locator("script").count() == 1
+    assert page.locator("img, iframe, object, embed, base, [onerror], [onload], [onfocus], [autofocus]").count() == 1
+    assert page.locator("a[href^='javascript']").count() == 0
+    text = page.locator("main").text_content() or ""
+    for attack in states.ATTACKS[:7]:
+        # Once among what was applied, once each as a failed file, its message, and a pending one.
+        assert text.count(attack) >= 4, attack
+    assert states.RIGHT_TO_LEFT not in text
+    assert "invoice⟨U+202E⟩lqs.exe" in text
+    assert "bell⟨U+0007⟩ null⟨U+0000⟩ escape⟨U+001B⟩[31m line⟨U+2028⟩separator tag⟨U+E0041⟩" in text
+    assert "longlonglong" in text
+    assert "19800 more characters" in text
+    # Nothing reaches out of its place.
+    assert not is_too_wide(page)
+
+
+def test_the_pictures_are_made_by_a_command(browser: Browser, tmp_path: Path) -> None:
+    made = screenshots.take(browser, tmp_path, ["up-to-date"])
+    assert {path.name for path in made} == {
+        f"admin-{name}-{scheme}.png" for name in ("up-to-date", "log-in", "small") for scheme in SCHEMES
+    }
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in made)
+    # Those that the documentation shows, and not too many bytes of them.
+    wanted = {f"admin-{name}-{scheme}.png" for name in (*screenshots.SHOWN, "log-in", "small") for scheme in SCHEMES}
+    shown = list(screenshots.IMAGES.glob("admin-*.png"))
+    assert {path.name for path in shown} == wanted
+    assert sum(path.stat().st_size for path in shown) < 2_000_000

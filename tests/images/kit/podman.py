@@ -1,0 +1,291 @@
+"""Debian's podman, which plays pods: init containers first, one after the other, and the application only after them.
+
+It keeps everything in a temporary folder, and touches neither the machine's images nor its network: pods have the
+host's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from images.kit.engine import EngineError, client
+from kit.processes import Run, alive, until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from images.kit.engine import Engine
+    from kit.processes import Record
+
+    Manifest = dict[str, Any]
+
+PROGRAMS = ("podman", "conmon", "runc")
+# What a pod's first container is made of, which only keeps the others together.
+PAUSE = "localhost/pause:1"
+_DIRECTORIES = "pgp-"
+_LONG = 600
+_LIMITS = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+_ENOUGH = 4096
+
+
+class Podman:
+    """A storage of its own, and the pods in it; a context manager that leaves nothing."""
+
+    def __init__(self) -> None:
+        """Make the folder. Nothing runs yet: podman has no daemon."""
+        sweep()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORIES}{os.getpid()}-", dir="/tmp"))
+        limits = {name: min(*resource.getrlimit(number), _ENOUGH) for name, number in _LIMITS.items()}
+        (self.directory / "containers.conf").write_text(
+            # podman asks for more than a machine may give; and it mixes up the soft and the hard one if they differ.
+            f"[containers]\ndefault_ulimits = {[f'{name}={limit}:{limit}' for name, limit in limits.items()]}\n"
+            f'[engine]\ninfra_image = "{PAUSE}"\nruntime = "runc"\ncgroup_manager = "cgroupfs"\n'
+            'events_logger = "none"\n'
+        )
+        self._runs: list[Run] = []
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End all pods and remove the folder."""
+        for run in self._runs:
+            run.close()
+        _remove(self.directory)
+
+    def run(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run podman to its end; a failure raises EngineError with its output, unless `check` is false."""
+        done = _podman(self.directory, *arguments)
+        if check and done.returncode:
+            raise EngineError(f"exit {done.returncode}: {' '.join(done.args)}\n{done.stdout}{done.stderr}")
+        return done
+
+    def load(self, engine: Engine, *images: str) -> None:
+        """Bring images in from a Docker engine, under the same names."""
+        archive = self.directory / "images.tar"
+        subprocess.run([client(), "save", "--output", archive, *images], env=engine.environment, check=True)
+        self.run("load", "--quiet", "--input", archive)
+        archive.unlink()
+
+    def make_pause(self, base: str) -> None:
+        """Make the image of the pods' first container from one that has Python."""
+        # As pid 1 it must have a handler, else SIGTERM would pass it by.
+        wait = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); signal.pause()"
+        context = self.directory / "pause"
+        context.mkdir()
+        (context / "Containerfile").write_text(
+            f"FROM {base}\nENTRYPOINT []\nUSER 0\nCMD {json.dumps(['python3', '-c', wait])}\n"
+        )
+        self.run("build", "--quiet", "--network=host", "--tag", PAUSE, context)
+
+    def remove(self, pods: Sequence[Pod]) -> None:
+        """Take pods away, running or not."""
+        for pod in pods:
+            # The podman that may still wait for an init container has the pod locked.
+            pod.close()
+        if pods:
+            self.run("pod", "rm", "--force", "--ignore", "--time=0", *(pod.name for pod in pods))
+
+    def play(self, pod: Manifest) -> Pod:
+        """Start a pod, without waiting: podman itself waits until its init containers have ended."""
+        name = pod["metadata"]["name"]
+        file = self.directory / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(pod))
+        argv = _argv(self.directory, "kube", "play", "--network=host", file)
+        run = Run(argv, env=_environment(self.directory), directory=self.directory)
+        self._runs.append(run)
+        return Pod(self, pod, run)
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """Return the variables by which podman finds the configuration in a folder, and no other."""
+    return {
+        "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
+        "HOME": str(directory),
+        "CONTAINERS_CONF": str(directory / "containers.conf"),
+    }
+
+
+def _argv(directory: Path, *arguments: str | Path) -> list[str]:
+    """Return the command line of podman with its storage in a folder."""
+    options = [f"--{name}={directory / name}" for name in ("root", "runroot", "tmpdir")]
+    return ["podman", "--storage-driver=overlay", *options, *map(str, arguments)]
+
+
+def _podman(directory: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _argv(directory, *arguments),
+        env=_environment(directory),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_LONG,
+        check=False,
+    )
+
+
+def sweep() -> None:
+    """Remove what runs have left that were killed: the folders of processes that are gone."""
+    for directory in Path("/tmp").glob(f"{_DIRECTORIES}[0-9]*-*"):
+        if not alive(int(directory.name.split("-")[1])):
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """End the pods whose storage is in a folder, and remove it."""
+    _podman(directory, "pod", "rm", "--force", "--all", "--time=0")
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in sorted((one for one in mounts if one.startswith(f"{directory}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def pod_of(owner: Manifest, name: str, files: Path, secrets: Mapping[str, Mapping[str, str]]) -> Manifest:
+    """Make one pod as a Deployment or a Job would, for podman on this machine; return it.
+
+    Its template is taken as it is. What is done to it, a kubelet does as well or podman cannot do:
+
+    - a restart is left to the test (`restartPolicy: Never`), and so are probes, for which podman wants systemd;
+    - the network is the host's, without ports to publish;
+    - secrets, which podman 4.3 writes down as base64, become files with the mode and the group that are asked for;
+    - each container gets a file at /dev/termination-log, which podman does not make. `Pod.message` reads it.
+
+    `files` is an empty folder for all that; `secrets` has the keys and values by the secret's name.
+    """
+    spec = copy.deepcopy(owner["spec"]["template"]["spec"])
+    group = spec["securityContext"]["fsGroup"]
+    for volume in spec["volumes"]:
+        if secret := volume.pop("secret", None):
+            folder = files / volume["name"]
+            folder.mkdir()
+            folder.chmod(0o755)
+            for key, value in secrets[secret["secretName"]].items():
+                (folder / key).write_text(value)
+                (folder / key).chmod(secret["defaultMode"])
+                os.chown(folder / key, 0, group)
+            volume["hostPath"] = {"path": str(folder), "type": "Directory"}
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        message = files / f"message-{container['name']}"
+        message.touch()
+        message.chmod(0o666)  # as the kubelet has it
+        spec["volumes"].append({"name": message.name, "hostPath": {"path": str(message), "type": "File"}})
+        container["volumeMounts"].append({"name": message.name, "mountPath": "/dev/termination-log"})
+        for field in ("startupProbe", "livenessProbe", "readinessProbe", "ports"):
+            container.pop(field, None)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "labels": owner["spec"]["template"]["metadata"]["labels"],
+            # Else podman removes an init container, with its log, as soon as it has ended.
+            "annotations": {"io.podman.annotations.init.container.type": "always"},
+        },
+        "spec": {**spec, "restartPolicy": "Never", "hostNetwork": True},
+    }
+
+
+class Pod:
+    """A pod that was played."""
+
+    def __init__(self, podman: Podman, manifest: Manifest, run: Run) -> None:
+        """`run` is the podman that plays it."""
+        self._podman = podman
+        self.manifest = manifest
+        self.name: str = manifest["metadata"]["name"]
+        self._run = run
+
+    def __repr__(self) -> str:
+        """Return what a failed assertion should show."""
+        names = [container["name"] for container in self._containers]
+        logs = "\n".join(f"--- {name}\n{self.log(name)}" for name in names)
+        return f"<Pod {self.name}>\n{self._run.stdout}{self._run.stderr}\n{logs}"
+
+    @property
+    def _containers(self) -> Sequence[Manifest]:
+        spec = self.manifest["spec"]
+        return [*spec.get("initContainers", []), *spec["containers"]]
+
+    def close(self) -> None:
+        """End the podman that plays it, if it has not ended."""
+        self._run.close()
+
+    def played(self) -> int:
+        """Wait until podman has done what it can, and return its exit code: 0 if all containers were started."""
+        return self._run.wait(120)
+
+    def state(self, container: str) -> Mapping[str, Any]:
+        """Return the state of a container, as podman has it: Status, Pid, ExitCode, …; empty before it is made."""
+        done = self._podman.run("inspect", "--type=container", f"{self.name}-{container}", check=False)
+        if done.returncode:
+            return {"Status": "", "Pid": 0}
+        state: Mapping[str, Any] = json.loads(done.stdout)[0]["State"]
+        return state
+
+    def started(self, container: str) -> bool:
+        """Return whether a container has ever been started."""
+        return self.state(container)["Status"] not in ("", "created", "configured")
+
+    def wait(self, container: str) -> int:
+        """Wait until a container has ended and return its exit code."""
+        ended = lambda: self.state(container)["Status"] in ("exited", "stopped")  # noqa: E731 - beside its use
+        until(ended, 120, lambda: f"the end of {container} in {self!r}")
+        return int(self.state(container)["ExitCode"])
+
+    def pid(self, container: str) -> int:
+        """Return the pid, on the machine, of a container's pid 1."""
+        return int(self.state(container)["Pid"])
+
+    def exec(self, container: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in a container, as a hook does."""
+        return self._podman.run("exec", f"{self.name}-{container}", *command, check=False)
+
+    def log(self, container: str) -> str:
+        """Return what a container has written so far."""
+        done = self._podman.run("logs", f"{self.name}-{container}", check=False)
+        return done.stdout + done.stderr
+
+    def records(self, container: str, event: str | None = None) -> list[Record]:
+        """Return the records of our JSON log, or those of one event."""
+        found = []
+        for line in self.log(container).splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                record = json.loads(line)
+                if isinstance(record, dict) and (event is None or record.get("event") == event):
+                    found.append(record)
+        return found
+
+    def message(self, container: str) -> str:
+        """Return the termination message that Kubernetes would show."""
+        volumes = {volume["name"]: volume for volume in self.manifest["spec"]["volumes"]}
+        return Path(volumes[f"message-{container}"]["hostPath"]["path"]).read_text()
+
+    def end(self, container: str) -> float:
+        """End a container as a kubelet does, with SIGTERM; return after how many seconds its process was gone.
+
+        Not by `podman pod stop`: that waits for the podman that waits for an init container.
+        """
+        pid = self.pid(container)
+        began = time.monotonic()
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not alive(pid), 60, lambda: f"the end of {container} in {self!r}")
+        return time.monotonic() - began

@@ -1,0 +1,248 @@
+"""The self-contained folder: in images without Python, on the oldest and the newest glibc that can be had."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import missing
+from demo.postgres import free_port
+from images.kit import bases
+from kit.migrations import write_migrations
+from kit.processes import command_line, environ, open_fds
+from scene import Gate
+from test_imports import PYTHONS_BY_SITE, PYTHONS_UP_TO_DATE, UP_TO_DATE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from images.kit.bases import Base
+    from images.kit.engine import Engine
+    from kit.databases import Database
+    from kit.processes import Run
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "folder.md").read_text()
+PROGRAM = "/opt/entrypoint/entrypoint"
+
+# An application that is nothing special: it listens, ends on SIGTERM, and tells what it sees of its environment.
+APPLICATION = """\
+const server = require("http").createServer((_, answer) => answer.end(JSON.stringify(process.env)));
+server.listen(process.env.PORT, "127.0.0.1", () => console.log(`ready as pid ${process.pid}`));
+process.on("SIGTERM", () => process.exit(143));
+"""
+MIGRATIONS = {"001_customers.sql": "CREATE TABLE customers (id integer PRIMARY KEY);\n"}
+
+# What a glibc of 2017 has, and every later one: all that the folder may need of its host.
+GLIBC = {"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "libutil.so.1", "librt.so.1", "libresolv.so.2"}
+
+
+@pytest.fixture(scope="session")
+def folder_image(engine: Engine, python_base: str) -> str:
+    """Return the name of the image that the folder is copied from."""
+    base = bases.provide(engine, bases.PYTHON_OF_DEBIAN)
+    return engine.build(ROOT, tag="pg-entrypoint:folder", target="folder", arguments={"FOLDER_BASE": base})
+
+
+@pytest.fixture(scope="session")
+def folder(engine: Engine, folder_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the folder on this machine."""
+    place = tmp_path_factory.mktemp("folder")
+    created = engine.run("create", folder_image, "nothing").stdout.strip()
+    try:
+        engine.run("cp", f"{created}:/opt/entrypoint", place)
+    finally:
+        engine.run("rm", created)
+    return place / "entrypoint"
+
+
+@pytest.fixture(scope="session")
+def node_image(engine: Engine, folder_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the name of an application's image: made by the Dockerfile of docs/folder.md, without Python."""
+    (dockerfile,) = re.findall(r"```dockerfile\n(FROM node.*?)```", PAGE, re.DOTALL)
+    bases.provide(engine, bases.NODE)
+    context = tmp_path_factory.mktemp("node")
+    (context / "Dockerfile").write_text(dockerfile)
+    (context / "server.js").write_text(APPLICATION)
+    (context / "migrations").mkdir()
+    write_migrations(context / "migrations", MIGRATIONS)
+    return engine.build(context, tag="node-application")
+
+
+def elf_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.read_bytes().startswith(b"\x7fELF")]
+
+
+def readelf(*arguments: str | Path) -> str:
+    return subprocess.run(["readelf", *arguments], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+# --- What it is -----------------------------------------------------------------------------------------
+
+
+def test_it_needs_nothing_but_the_documented_glibc(folder: Path) -> None:
+    files = elf_files(folder)
+    assert {"entrypoint", "pgparse.abi3.so"} <= {path.name for path in files}
+    own = {path.name for path in files}
+    assert not own & GLIBC
+    needed, versions = set(), set()
+    for path in files:
+        needed |= set(re.findall(r"\(NEEDED\).*\[(.*)\]", readelf("--dynamic", path))) - own
+        # Not only numbers: GLIBC_ABI_DT_RELR and its like come with the newest linkers, and are refused here as well.
+        found = re.findall(r"Name: GLIBC_(\S+)", readelf("--version-info", path))
+        versions |= {tuple(map(int, number.split("."))) for number in found}
+    assert {name for name in needed if not name.startswith("ld-linux")} <= GLIBC
+    (documented,) = set(re.findall(r"glibc (\d+\.\d+) or later", PAGE))
+    assert max(versions) == tuple(map(int, documented.split(".")))
+
+
+def test_the_documented_size(folder: Path) -> None:
+    """Each line of the table, to the tenth of a megabyte that it tells, give or take two."""
+    table = {name: float(size) for name, size in re.findall(r"^\| `(.*)` \|.*\| (\d+\.\d) \|$", PAGE, re.MULTILINE)}
+    (total,) = re.findall(r"\| \*\*together\*\* \|.*\| \*\*(\d+\.\d)\*\* \|", PAGE)
+    sizes: dict[str, int] = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            sizes[_line_of(path.relative_to(folder), table)] = path.stat().st_size + sizes.get(
+                _line_of(path.relative_to(folder), table), 0
+            )
+    measured = {name: round(size / 1e6, 1) for name, size in sizes.items()}
+    assert measured == pytest.approx(table, abs=0.2), measured
+    assert sum(sizes.values()) / 1e6 == pytest.approx(float(total), abs=0.5)
+    assert sum(sizes.values()) < 40e6
+
+
+def _line_of(path: Path, table: dict[str, float]) -> str:
+    """Return the line of the table that a file belongs to: the longest that its path begins with."""
+    return max((name for name in table if str(path).startswith(name)), key=len, default="lib/")
+
+
+def test_nothing_of_the_machine_that_built_it_is_inside(folder: Path) -> None:
+    names = {path.name for path in folder.rglob("*")}
+    assert not {"certs.pem", "zoneinfo.zip", "pip", "cx_Freeze", "pygments"} & names
+    assert not list(folder.rglob("share"))
+    assert not [path for path in folder.rglob("libssl*") if path.parent.name != "psycopg_binary.libs"]
+    # Every file and folder can be read by any user.
+    assert all(path.stat().st_mode & 0o555 in (0o444, 0o555) for path in folder.rglob("*"))
+
+
+# --- In an application's image --------------------------------------------------------------------------
+
+
+def test_a_node_application_in_an_image_without_python(engine: Engine, node_image: str, database: Database) -> None:
+    assert engine.run("run", "--rm", "--entrypoint=sh", node_image, "-c", "command -v python3", check=False).returncode
+    port = free_port()
+    # What is meant for others: none of it may lead the folder's Python astray, and all of it must arrive.
+    others = {"PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere", "LD_LIBRARY_PATH": "/app/lib", "LC_ALL": "C"}
+    settings = {"DATABASE_URL": database.url, "PORT": str(port), **others}
+    options = [f"--env={name}={value}" for name, value in settings.items()]
+    for outcome in ("migrated", "up_to_date"):
+        with engine.start(node_image, options=[*options, "--read-only", "--user=54321:54321"]) as container:
+            container.until_output("ready as pid 1")
+            assert container.processes() == [container.pid]
+            assert command_line(container.pid) == ["node", "server.js"]
+            seen = environ(container.pid)
+            assert seen["ENTRYPOINT_OUTCOME"] == outcome
+            assert seen["ENTRYPOINT_SCHEMA_VERSION"] == "1"
+            assert others.items() <= seen.items()
+            assert not [name for name in seen if name.startswith(("_PYI", "_MEI", "NUITKA", "PYTHONTZ", "SSL_CERT"))]
+            assert not [path for path in open_fds(container.pid).values() if path.startswith("/opt/entrypoint")]
+            seconds, code = container.stop()
+            assert code == 143
+            assert seconds < 2
+    assert database.rows("SELECT migration_number, status FROM schema_migrations") == [(1, "completed")]
+
+
+def test_docker_stop_during_a_migration(
+    engine: Engine, node_image: str, database: Database, migrations_dir: Path
+) -> None:
+    write_migrations(migrations_dir, {"001_slow.sql": f"CREATE TABLE t (i integer);\n{Gate.PASS}\n"})
+    options = [f"--env=DATABASE_URL={database.url}", f"--volume={migrations_dir}:/app/migrations:ro"]
+    with Gate(database) as gate, engine.start(node_image, options=options) as container:
+        gate.arrival()
+        assert container.processes() == [container.pid]
+        seconds, code = container.stop()
+        assert code == 143
+        assert seconds < 2
+    assert not database.exists("t")
+
+
+# --- On its own -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", [bases.OLDEST, bases.PLAIN, bases.NEWEST], ids=lambda base: base.suite)
+def test_on_the_oldest_and_the_newest_glibc(
+    engine: Engine, folder: Path, base: Base, database: Database, migrations_dir: Path
+) -> None:
+    """All that is compiled is loaded: the first start migrates, with psycopg and the parser."""
+    write_migrations(migrations_dir, MIGRATIONS)
+    image = bases.provide(engine, base)
+    mounts = [f"--volume={folder}:/opt/entrypoint:ro", f"--volume={migrations_dir}:/migrations:ro"]
+    start = ["run", "--rm", "--network=host", "--read-only", *mounts, f"--env=DATABASE_URL={database.url}", image]
+    for outcome in ("migrated", "up_to_date"):
+        done = engine.run(*start, PROGRAM, "run", "--", "sh", "-c", "echo $ENTRYPOINT_OUTCOME $$")
+        assert done.stdout == f"{outcome} 1\n", done.stderr
+    assert "001_customers.sql" in engine.run(*start, PROGRAM, "status").stdout
+    assert engine.run(*start, PROGRAM, "check").returncode == 0
+
+
+def test_where_there_is_nothing_but_glibc(
+    engine: Engine, folder: Path, database: Database, migrations_dir: Path
+) -> None:
+    """No shell, no zlib, no certificates, no time zones; the application is the program itself."""
+    write_migrations(migrations_dir, MIGRATIONS)
+    image = bases.provide(engine, bases.GLIBC_ALONE)
+    mounts = [f"--volume={folder}:/opt/entrypoint:ro", f"--volume={migrations_dir}:/migrations:ro"]
+    start = ["run", "--rm", "--network=host", *mounts, f"--env=DATABASE_URL={database.url}", image, PROGRAM]
+    for event in ("schema.migrated", "schema.up_to_date"):
+        done = engine.run(*start, "run", "--", PROGRAM, "--version")
+        assert done.stdout.startswith("entrypoint ")
+        assert event in done.stderr
+    assert "001_customers.sql" in engine.run(*start, "status").stdout
+
+
+def test_an_up_to_date_start_opens_no_more_than_it_must(
+    folder: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
+) -> None:
+    """Neither psycopg nor the parser, nor of Python's own what tests/test_imports.py does not list."""
+    if shutil.which("strace") is None:
+        missing("no strace, to see what the folder's program opens")
+    write_migrations(migrations_dir, MIGRATIONS)
+    environment = {"DATABASE_URL": database.url}
+    program = folder / "entrypoint"
+    run_program([program, "migrate"], env=environment).ok()
+    trace = migrations_dir.parent / "trace"
+    command = ["strace", "-f", "-e", "trace=open,openat,execve", "-o", trace, program, "run", "--", "/bin/true"]
+    run = run_program(command, env=environment).ok()
+    assert run.outcome == "up_to_date"
+    before_application = trace.read_text().partition('execve("/bin/true"')[0]
+    opened = set(re.findall(rf'"{folder}/lib/([^"]*)", .*\) = \d', before_application))
+    modules = {re.split(r"\.(?:pyc|cpython-|so)", path)[0].removesuffix("/__init__") for path in opened}
+    modules = {name.replace("/", ".") for name in modules if not name.startswith("psycopg_binary.libs")}
+    of_python = UP_TO_DATE | PYTHONS_UP_TO_DATE | PYTHONS_BY_SITE
+    packing = {"", "__init__entrypoint", "__main__entrypoint"}
+    assert "entrypoint.migration.first_look" in modules
+    assert {name for name in modules if not name.startswith("libffi")} <= of_python | packing
+
+
+# Those of the suite's tests that start the program and look at it from outside, where the packing could matter: what
+# the application inherits, signals, children, tables, the parser.
+SUITE = ("handover", "signals", "cli", "status", "backup", "applying", "check")
+
+
+@pytest.mark.parametrize("name", SUITE)
+def test_the_suite_with_the_folders_program(folder: Path, name: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/test_{name}.py"]
+    # The linter is looked for in the PATH: beside the folder's program there is none.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "ENTRYPOINT_TEST_PROGRAM": str(folder / "entrypoint")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1100, check=False)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert re.search(r"\d+ passed", done.stdout)

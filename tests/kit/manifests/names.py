@@ -1,0 +1,130 @@
+"""Whether names are names of something: kinds, labels, volumes, secrets, ports, images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kit.manifests.release import Pod, covers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kit.manifests.release import Container, Release
+
+# What a user makes by hand, as k8s/README.md says: kind and name, and the keys in it.
+MADE_BY_HAND = {("Secret", "shop-database"): {"url"}, ("Secret", "shop-status"): {"token"}}
+# Nothing else is shipped; above all nothing that gives rights.
+KINDS = {"Deployment", "Service", "PodDisruptionBudget", "Job"}
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+
+
+def kinds(release: Release) -> Iterator[str]:
+    """Find what is not known to be needed, rights and accounts above all."""
+    for item in release.objects:
+        if item["kind"] not in KINDS:
+            yield f"{item['kind']} {item['metadata']['name']}: nothing here needs that"
+    names = [(item["kind"], item["metadata"]["name"]) for item in release.objects]
+    for kind, name in sorted({pair for pair in names if names.count(pair) > 1}):
+        yield f"{kind} {name} is there twice"
+
+
+def selectors(release: Release) -> Iterator[str]:
+    """Find selectors that do not select just the Deployment's pods: the Job's too, above all."""
+    for item in release.all("Deployment"):
+        if not covers(item["spec"]["selector"].get("matchLabels", {}), Pod(item).labels):
+            yield f"Deployment {item['metadata']['name']} does not select its own pods"
+    for item in [*release.all("Service"), *release.all("PodDisruptionBudget")]:
+        selector = item["spec"]["selector"]
+        wanted = selector.get("matchLabels", {}) if item["kind"] == "PodDisruptionBudget" else selector
+        found = [pod.owner["kind"] for pod in release.pods if covers(wanted, pod.labels)]
+        if found != ["Deployment"]:
+            yield f"{item['kind']} {item['metadata']['name']} selects the pods of: {', '.join(found) or 'nobody'}"
+
+
+def volumes(release: Release) -> Iterator[str]:
+    """Find mounts of what is not there, and volumes of something that nobody makes."""
+    for pod in release.pods:
+        declared = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
+        mounted = {mount["name"] for container in pod.containers for mount in container.spec.get("volumeMounts", [])}
+        owner = pod.owner["metadata"]["name"]
+        for name in sorted(mounted - declared.keys()):
+            yield f"{owner}: the volume {name} is mounted and not declared"
+        for name in sorted(declared.keys() - mounted):
+            yield f"{owner}: the volume {name} is declared and not mounted"
+        for volume in declared.values():
+            for kind, source, key in (("Secret", "secret", "secretName"), ("ConfigMap", "configMap", "name")):
+                if source in volume and (kind, volume[source][key]) not in MADE_BY_HAND:
+                    yield f"{owner}: the volume {volume['name']} is of the {kind} {volume[source][key]}: who makes it?"
+        for container in pod.containers:
+            paths = [mount["mountPath"] for mount in container.spec.get("volumeMounts", [])]
+            if len(paths) > len(set(paths)):
+                yield f"{container.name}: two volumes are mounted at one path"
+
+
+def _files(container: Container) -> set[str]:
+    """Return the files of secrets that this container has."""
+    declared = {volume["name"]: volume for volume in container.pod.spec.get("volumes", [])}
+    return {
+        f"{mount['mountPath']}/{key}"
+        for mount in container.spec.get("volumeMounts", [])
+        if (secret := declared.get(mount["name"], {}).get("secret"))
+        for key in MADE_BY_HAND.get(("Secret", secret["secretName"]), ())
+    }
+
+
+def secrets(release: Release) -> Iterator[str]:
+    """Find secrets that do not come as files, or as files that are not there or not for the pod's group alone."""
+    for container in release.containers:
+        for entry in [*container.spec.get("env", []), *container.spec.get("envFrom", [])]:
+            if "secretKeyRef" in entry.get("valueFrom", {}) or "secretRef" in entry:
+                yield f"{container.name}: a secret in the environment; mount it as a file"
+        for name, value in container.environment.items():
+            if name.endswith("_FILE") and value not in _files(container):
+                yield f"{container.name}: {name} is {value}, and no secret with such a key is mounted there"
+            if name in ("DATABASE_URL", "MIGRATION_DATABASE_URL", "PGPASSWORD"):
+                yield f"{container.name}: {name} stands in the manifest; use a file"
+    for pod in release.pods:
+        group = pod.spec.get("securityContext", {}).get("fsGroup")
+        for volume in pod.spec.get("volumes", []):
+            mode = volume.get("secret", {}).get("defaultMode")
+            if "secret" in volume and (mode is None or mode & 0o007 or not mode & 0o040 or group is None):
+                yield f"{pod.owner['metadata']['name']}: the secret {volume['name']} is to be for the fsGroup: 0440"
+
+
+def ports(release: Release) -> Iterator[str]:
+    """Find ports that are named and that no container has."""
+    for container in release.containers:
+        for probe in PROBES:
+            port = container.spec.get(probe, {}).get("httpGet", {}).get("port")
+            if port is not None and port not in container.ports and port not in container.ports.values():
+                yield f"{container.name}: {probe} asks port {port}, which it does not have"
+        for name in ("PORT", "MIGRATION_PROBE_PORT", "STATUS_PORT"):
+            value = container.environment.get(name)
+            if value is not None and value not in map(str, container.ports.values()):
+                yield f"{container.name}: {name} is {value}, which is none of its ports"
+    for pod in release.pods:
+        numbers = [number for container in pod.containers if not container.init for number in container.ports.values()]
+        if len(numbers) > len(set(numbers)):
+            yield f"{pod.owner['metadata']['name']}: two containers have one port"
+    for service in release.all("Service"):
+        for port in service["spec"]["ports"]:
+            for pod in release.pods:
+                names = {name for container in pod.containers for name in container.ports}
+                if covers(service["spec"]["selector"], pod.labels) and port["targetPort"] not in names:
+                    yield f"Service {service['metadata']['name']} sends to port {port['targetPort']}, which nobody has"
+
+
+def images(release: Release) -> Iterator[str]:
+    """Find different releases of the migrations, which are in the image; and tags that may become another image."""
+    used = sorted({container.spec["image"] for container in release.containers})
+    # The status service needs more packages, and so an image of its own.
+    applications = {container.spec["image"] for container in release.containers if container.command != "serve"}
+    if len(applications) > 1 or len({_tag(image) for image in used}) > 1:
+        yield f"several releases: {', '.join(used)}"
+    for image in used:
+        if "@sha256:" not in image and _tag(image) in ("", "latest"):
+            yield f"the image {image} has no fixed tag"
+
+
+def _tag(image: str) -> str:
+    return image.rpartition("/")[2].partition(":")[2]

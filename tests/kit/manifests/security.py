@@ -1,0 +1,86 @@
+"""Whether pods may do no more than they need, have what they need, and say why they failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kit.manifests.release import Release
+
+RESTRICTED_VOLUMES = {
+    *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret")
+}
+
+
+def restricted_pods(release: Release) -> Iterator[str]:
+    """Find what the profile `restricted` of Pod Security does not allow a pod."""
+    for pod in release.pods:
+        name = pod.owner["metadata"]["name"]
+        context = pod.spec.get("securityContext", {})
+        if context.get("runAsNonRoot") is not True or context.get("runAsUser") == 0:
+            yield f"{name}: runAsNonRoot"
+        if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
+            yield f"{name}: seccompProfile"
+        for field in ("hostNetwork", "hostPID", "hostIPC", "hostUsers"):
+            if field in pod.spec:
+                yield f"{name}: {field}"
+        for volume in pod.spec.get("volumes", []):
+            for source in sorted(volume.keys() - {"name"} - RESTRICTED_VOLUMES):
+                yield f"{name}: a volume of the type {source}"
+
+
+def restricted_containers(release: Release) -> Iterator[str]:
+    """Find what it does not allow a container, and root file systems that can be written to."""
+    for container in release.containers:
+        context = container.spec.get("securityContext", {})
+        if context.get("allowPrivilegeEscalation") is not False:
+            yield f"{container.name}: allowPrivilegeEscalation"
+        if context.get("capabilities") != {"drop": ["ALL"]}:
+            yield f"{container.name}: capabilities"
+        if context.get("readOnlyRootFilesystem") is not True:
+            yield f"{container.name}: readOnlyRootFilesystem"
+        for field in ("privileged", "procMount", "runAsUser", "runAsNonRoot", "seccompProfile", "seLinuxOptions"):
+            if field in context:
+                yield f"{container.name}: {field} is the pod's business"
+        if any("hostPort" in port for port in container.spec.get("ports", [])):
+            yield f"{container.name}: hostPort"
+
+
+def no_rights(release: Release) -> Iterator[str]:
+    """Find pods that can talk to the API server, or learn what others the namespace has."""
+    for pod in release.pods:
+        name = pod.owner["metadata"]["name"]
+        if pod.spec.get("automountServiceAccountToken") is not False:
+            yield f"{name}: automountServiceAccountToken"
+        if pod.spec.get("enableServiceLinks") is not False:
+            yield f"{name}: enableServiceLinks"
+        if "serviceAccountName" in pod.spec:
+            yield f"{name}: serviceAccountName"
+
+
+def resources(release: Release) -> Iterator[str]:
+    """Find containers that do not say what they need, or whose memory is unbounded, or whose processor is bounded."""
+    for container in release.containers:
+        given = container.spec.get("resources", {})
+        requests, limits = given.get("requests", {}), given.get("limits", {})
+        if requests.keys() != {"cpu", "memory"} or limits.keys() != {"memory"}:
+            yield f"{container.name}: resources: {given}"
+        elif _megabytes(requests["memory"]) > _megabytes(limits["memory"]):
+            yield f"{container.name}: it asks for more memory than it may have"
+
+
+def _megabytes(quantity: str) -> int:
+    return int(quantity.removesuffix("Mi"))
+
+
+def reasons(release: Release) -> Iterator[str]:
+    """Find containers whose reason for a failure would be lost."""
+    for container in release.containers:
+        if container.spec.get("terminationMessagePolicy") != "FallbackToLogsOnError":
+            yield f"{container.name}: terminationMessagePolicy"
+        if "terminationMessagePath" in container.spec:
+            yield f"{container.name}: terminationMessagePath: the program knows the default only"
+        if container.spec.get("tty"):
+            yield f"{container.name}: tty: the program writes no reason on a terminal"

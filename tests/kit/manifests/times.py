@@ -1,0 +1,177 @@
+"""Whether everything that waits for something waits as long as that may take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kit.manifests.names import PROBES
+from kit.manifests.program import commands, environment
+from kit.manifests.release import Pod, covers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from kit.manifests.release import Release
+
+# How long the program takes to end (DESIGN's promise 7).
+OUR_END = 2
+# What an application should have for its own start behind the budgets, and for its end behind the preStop hook.
+APPLICATION_START = 30
+APPLICATION_END = 30
+# Exit codes that another attempt may not meet again: no database yet, the lock was held.
+CAN_HEAL = {69, 75}
+EXIT_CODES = {64, 65, 69, 70, 75, 78}
+
+
+def _length(probe: Mapping[str, int]) -> int:
+    """Return how many seconds a probe may fail: Kubernetes' own defaults are 10 s, 3 times."""
+    return probe.get("initialDelaySeconds", 0) + probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
+
+
+def _readable(release: Release) -> bool:
+    """Tell whether budgets can be computed; what is in the way, other checks report."""
+    return not [*environment(release), *commands(release)]
+
+
+def waiters(release: Release) -> Iterator[str]:
+    """Find whoever waits for a shorter time than others may work."""
+    if not _readable(release):
+        return
+    for container in release.containers:
+        settings = container.settings()
+        if container.migrates and settings.lock.timeout < settings.apply.timeout:
+            yield f"{container.name}: MIGRATION_LOCK_TIMEOUT_MS is shorter than MIGRATION_TIMEOUT_MS"
+    longest = max((container.budget for container in release.containers if container.migrates), default=0)
+    for container in release.containers:
+        if container.command == "wait" and container.budget < longest:
+            yield f"{container.name}: waits {container.budget:g} s for what may take {longest:g} s"
+
+
+def probes(release: Release) -> Iterator[str]:
+    """Find probes that end a container which is still within its budget."""
+    if not _readable(release):
+        return
+    for container in release.containers:
+        if container.init or container.command != "run":
+            continue
+        missing = [probe for probe in PROBES if probe not in container.spec]
+        if missing:
+            yield f"{container.name}: no {', '.join(missing)}"
+            continue
+        needed = container.budget + APPLICATION_START
+        if _length(container.spec["startupProbe"]) < needed:
+            given = _length(container.spec["startupProbe"])
+            yield f"{container.name}: the startup probe lasts {given} s; budgets and a start need {needed:g} s"
+        if container.migrates and container.settings().probe_port is None:
+            yield f"{container.name}: it migrates, and nobody answers probes: MIGRATION_PROBE_PORT"
+        paths = {probe: container.spec[probe]["httpGet"]["path"] for probe in PROBES}
+        if paths != {"startupProbe": "/readyz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}:
+            yield f"{container.name}: probes ask {paths}"
+        for probe in PROBES:
+            if container.spec[probe].get("timeoutSeconds", 1) > container.spec[probe].get("periodSeconds", 10):
+                yield f"{container.name}: {probe} waits longer for an answer than until its next turn"
+
+
+def deadlines(release: Release) -> Iterator[str]:
+    """Find rollouts and Jobs that are given up while what they wait for is within its budget."""
+    if not _readable(release):
+        return
+    of_jobs = 0
+    for job in release.all("Job"):
+        (container,) = Pod(job).containers
+        # After each failure the Job's controller waits: 10 s, doubling, six minutes at most.
+        pauses = sum(min(10 * 2**number, 360) for number in range(job["spec"].get("backoffLimit", 6)))
+        needed = (job["spec"].get("backoffLimit", 6) + 1) * container.budget + pauses
+        of_jobs = max(of_jobs, job["spec"].get("activeDeadlineSeconds", 0))
+        if of_jobs < needed:
+            yield f"Job {job['metadata']['name']}: activeDeadlineSeconds is {of_jobs}; its attempts need {needed:g} s"
+    for item in release.all("Deployment"):
+        pod = Pod(item)
+        first = sum(container.budget for container in pod.containers if container.init)
+        start = max(
+            (
+                _length(container.spec["startupProbe"])
+                for container in pod.containers
+                if not container.init and "startupProbe" in container.spec
+            ),
+            default=0,
+        )
+        behind = of_jobs if any(container.command == "wait" for container in pod.containers) else 0
+        needed = max(first, behind) + start
+        if item["spec"].get("progressDeadlineSeconds", 600) < needed:
+            given = item["spec"].get("progressDeadlineSeconds", 600)
+            yield f"Deployment {item['metadata']['name']}: progressDeadlineSeconds is {given}; a pod needs {needed:g} s"
+
+
+def grace(release: Release) -> Iterator[str]:
+    """Find pods that are not given the time to end."""
+    for pod in release.pods:
+        hooks = [
+            float(hook["exec"]["command"][1])
+            for container in pod.containers
+            if (hook := container.spec.get("lifecycle", {}).get("preStop"))
+        ]
+        applications = any(container.command == "run" for container in pod.containers)
+        needed = max(hooks, default=0) + (OUR_END + APPLICATION_END if applications else OUR_END)
+        given = pod.spec.get("terminationGracePeriodSeconds", 30)
+        if given < needed:
+            yield f"{pod.owner['metadata']['name']}: {given} s to end, and it may need {needed:g} s"
+        if applications and not hooks:
+            yield f"{pod.owner['metadata']['name']}: no preStop hook: requests come in when nobody listens any more"
+
+
+def rollout(release: Release) -> Iterator[str]:
+    """Find rollouts and drains that take pods which are needed."""
+    for item in release.all("Deployment"):
+        spec = item["spec"]
+        name = item["metadata"]["name"]
+        rolling = spec.get("strategy", {}).get("rollingUpdate", {})
+        if not any(container.command == "run" for container in Pod(item).containers):
+            continue  # not the application
+        if spec.get("strategy", {}).get("type") != "RollingUpdate" or rolling.get("maxUnavailable") != 0:
+            yield f"Deployment {name}: old pods go before new ones are ready"
+        if rolling.get("maxSurge", 0) == 0:
+            yield f"Deployment {name}: maxSurge and maxUnavailable must not both be 0"
+        if spec.get("replicas", 1) < 2:
+            yield f"Deployment {name}: one replica is none while it is replaced"
+        budgets = [
+            budget["spec"].get("maxUnavailable")
+            for budget in release.all("PodDisruptionBudget")
+            if covers(budget["spec"]["selector"].get("matchLabels", {}), Pod(item).labels)
+        ]
+        if len(budgets) != 1 or not 0 < (budgets[0] or 0) < spec.get("replicas", 1):
+            yield f"Deployment {name}: its PodDisruptionBudget lets go: {budgets}"
+
+
+def jobs(release: Release) -> Iterator[str]:
+    """Find Jobs that try again what cannot heal, or leave nothing to look at."""
+    for job in release.all("Job"):
+        spec = job["spec"]
+        name = job["metadata"]["name"]
+        if spec["template"]["spec"].get("restartPolicy") != "Never":
+            yield f"Job {name}: restartPolicy must be Never for podFailurePolicy, and for the pod's log to stay"
+        rules = spec.get("podFailurePolicy", {}).get("rules", [])
+        final = [rule["onExitCodes"] for rule in rules if rule["action"] == "FailJob" and "onExitCodes" in rule]
+        codes = {code for rule in final for code in rule["values"]}
+        if codes != EXIT_CODES - CAN_HEAL:
+            yield f"Job {name}: it gives up at {sorted(codes)}; it should at {sorted(EXIT_CODES - CAN_HEAL)}"
+        names = {container.spec["name"] for container in Pod(job).containers}
+        for rule in final:
+            if rule.get("containerName") not in names:
+                yield f"Job {name}: podFailurePolicy names the container {rule.get('containerName')}"
+        ignored = [
+            condition["type"]
+            for rule in rules
+            if rule["action"] == "Ignore"
+            for condition in rule.get("onPodConditions", [])
+        ]
+        if ignored != ["DisruptionTarget"]:
+            yield f"Job {name}: a drained node would count as an attempt"
+        if "ttlSecondsAfterFinished" in spec:
+            yield f"Job {name}: ttlSecondsAfterFinished takes its log away, and has GitOps tools make it anew"
+        notes = job["metadata"].get("annotations", {})
+        hook = "argocd.argoproj.io/hook"
+        if hook in notes and notes.get(f"{hook}-delete-policy") != "BeforeHookCreation":
+            yield f"Job {name}: as a hook it must be deleted before it is made again"
+        if notes.get(hook, "Sync") not in ("Sync", "PreSync"):
+            yield f"Job {name}: pods wait for it, so {notes[hook]} never comes"

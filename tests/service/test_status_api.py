@@ -1,0 +1,265 @@
+"""`GET /api/admin/migrations/status`: each status, from real servers, by a real process."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from conftest import missing
+from kit.migrations import non_idempotent, write_migrations
+from kit.pooler import executable, pooler
+from kit.processes import until
+from scene import Gate, Scene, load_legacy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import ServerFactory
+    from kit.databases import Database
+    from kit.processes import Run
+    from kit.web import Serving
+
+    Start = Callable[..., Run]
+    Serve = Callable[..., Serving]
+
+DOCUMENTED = (
+    "currentVersion",
+    "latestVersion",
+    "appliedMigrations",
+    "pendingMigrations",
+    "status",
+    "lastMigration",
+)
+
+
+@pytest.fixture
+def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Scene:
+    return Scene(database, migrations_dir, run_entrypoint)
+
+
+def numbers(data: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(data[name] for name in DOCUMENTED[:5])
+
+
+def test_the_documented_answer(
+    any_database: Database, migrations_dir: Path, run_entrypoint: Start, serve: Serve
+) -> None:
+    """Exactly its keys, in their order, and more after them; times in UTC, whatever the session's zone is."""
+    write_migrations(migrations_dir, non_idempotent(3))
+    serving = serve(any_database.url, PGTZ="Asia/Tokyo")
+    answer = serving.ask()
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert list(answer.json) == ["success", "data"]
+    assert answer.json["success"] is True
+    data = answer.json["data"]
+    assert tuple(data)[:6] == DOCUMENTED
+    assert numbers(data) == (0, 3, 0, 3, "pending")
+    assert data["lastMigration"] is None
+    assert not any_database.exists("schema_migrations"), "looking changes nothing"
+
+    run_entrypoint("migrate", "--to", "2", env={"DATABASE_URL": any_database.url}).ok()
+    data = serving.data_when(lambda data: data["currentVersion"] == 2)
+    assert numbers(data) == (2, 3, 2, 1, "pending")
+    at = any_database.one("SELECT applied_at AT TIME ZONE 'UTC' FROM schema_migrations WHERE migration_number = 2")
+    assert data["lastMigration"] == {
+        "number": 2,
+        "filename": "002_step.sql",
+        "appliedAt": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", data["takenAt"])
+
+    run_entrypoint("migrate", env={"DATABASE_URL": any_database.url}).ok()
+    data = serving.data_when(lambda data: data["currentVersion"] == 3)
+    assert numbers(data) == (3, 3, 3, 0, "up_to_date")
+
+
+def test_it_says_what_the_command_says(scene: Scene, serve: Serve) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b ();", "003_c.sql": "SELECT nonsense;"})
+    scene.migrate(APP_VERSION="1.4.0")
+    scene.write({"002_b.sql": "CREATE TABLE another ();", "004_d.sql": ""})
+    data = serve(scene.database.url).data()
+    assert numbers(data) == (2, 4, 2, 2, "error")
+    states = [migration["state"] for migration in data["migrations"]]
+    assert states == ["applied", "changed", "failed", "pending"]
+    assert "nonsense" in data["migrations"][2]["error"]
+    said = json.loads(scene.start("status", "--json").ok().stdout)
+    assert data.pop("database") == scene.database.name
+    assert data.pop("takenAt")
+    assert data == said
+
+
+def test_files_are_looked_at_again_when_they_change(scene: Scene, serve: Serve) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();"})
+    scene.migrated()
+    serving = serve(scene.database.url)
+    assert serving.data()["status"] == "up_to_date"
+    scene.write({"002_b.sql": "CREATE TABLE b ();"})
+    assert serving.data_when(lambda data: data["status"] == "pending")["latestVersion"] == 2
+    scene.write({"001_a.sql": "CREATE TABLE c ();"})
+    serving.data_when(lambda data: data["migrations"][0]["state"] == "changed")
+    (scene.migrations / "2_c.sql").write_text("")
+    answer = serving.until_answer(500)
+    assert answer.json["success"] is False
+    assert "2_c.sql" in answer.json["error"]
+    assert serving.ask("/readyz").status == 200, "the database is not to blame"
+    (scene.migrations / "2_c.sql").unlink()
+    serving.until_answer(200)
+
+
+def test_a_migration_that_runs(scene: Scene, serve: Serve) -> None:
+    """Who holds the lock, since when, and what it is at, on the connection that the service had before."""
+    scene.write({"001_wait.sql": f"SELECT 1; {Gate.PASS}"})
+    serving = serve(scene.database.url)
+    assert serving.data()["lock"] is None
+    with Gate(scene.database) as gate:
+        working = scene.start("migrate")
+        gate.arrival()
+        until(lambda: scene.lock()["progress_statement"], what="the watcher's first look")
+        lock = serving.data_when(lambda data: data["lock"] and data["lock"]["statement"])["lock"]
+        assert (lock["held"], lock["alive"], lock["processId"]) == (True, True, working.pid)
+        assert (lock["migration"], lock["statements"]) == ("001_wait.sql", 2)
+        assert lock["holder"]
+        assert lock["heldForSeconds"] > 0
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", lock["since"])
+        progress = serving.data_when(lambda data: data["lock"]["progress"])["lock"]["progress"]
+        assert progress["seconds"] >= 0
+    working.ok()
+    lock = serving.data_when(lambda data: data["status"] == "up_to_date")["lock"]
+    assert (lock["held"], lock["progress"]) == (False, None)
+
+
+def test_tables_that_come_change_and_go_under_a_connection_that_is_kept(scene: Scene, serve: Serve) -> None:
+    """The columns are known from the first look: what was known is not believed for ever, times above all."""
+    scene.write(non_idempotent(2))
+    load_legacy(scene.database, rows=False)
+    scene.database.execute(
+        "INSERT INTO schema_migrations (migration_number, filename, applied_at)"
+        " VALUES (1, '001_step.sql', '2024-03-01 12:30:00')"
+    )
+    scene.database.execute(f"ALTER DATABASE {scene.database.name} SET timezone = 'Asia/Tokyo'")
+    serving = serve(scene.database.url)
+    earlier = serving.data()
+    assert earlier["lastMigration"]["appliedAt"] == "2024-03-01T03:30:00Z"
+    assert earlier["lock"]["alive"] is False
+    # Only the type: as the upgrade of the earlier system's ledger does it.
+    scene.database.execute(
+        "DROP VIEW migration_status; ALTER TABLE schema_migrations ALTER applied_at"
+        " TYPE timestamptz USING applied_at AT TIME ZONE 'Asia/Tokyo'"
+    )
+    scene.database.execute("UPDATE schema_migrations SET filename = '001_renamed.sql'")
+    later = serving.data_when(lambda data: data["lastMigration"]["filename"] == "001_renamed.sql")
+    assert later["lastMigration"]["appliedAt"] == "2024-03-01T03:30:00Z"
+    scene.database.execute("ALTER TABLE schema_migrations DROP COLUMN execution_time_ms CASCADE")
+    serving.data_when(lambda data: data["migrations"][0]["executionTimeMs"] is None)
+    scene.database.execute("DROP TABLE schema_migrations CASCADE")
+    assert serving.data_when(lambda data: data["currentVersion"] == 0)["lastMigration"] is None
+    assert scene.database.sessions() == 1, "all on one connection"
+
+
+def test_a_role_that_may_only_read_is_enough(scene: Scene, serve: Serve) -> None:
+    scene.write(non_idempotent(2))
+    scene.start("migrate", "--to", "1").ok()
+    name = f"reader_{scene.database.name}"[:60]
+    scene.database.execute(
+        f"CREATE ROLE {name} LOGIN; ALTER ROLE {name} SET default_transaction_read_only = on;"
+        f"GRANT SELECT ON schema_migrations, migration_lock TO {name}"
+    )
+    try:
+        serving = serve(scene.database.url.replace("postgres@", f"{name}@"))
+        assert numbers(serving.data()) == (1, 2, 1, 1, "pending")
+        scene.database.execute(f"REVOKE SELECT ON schema_migrations FROM {name}")
+        answer = serving.until_answer(500)
+        assert "permission denied" in answer.json["error"]
+        assert answer.json["remedy"]
+        scene.database.execute(f"GRANT SELECT ON schema_migrations TO {name}")
+        serving.until_answer(200)
+        serving.run.terminate()
+        serving.run.ok()
+    finally:
+        scene.database.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def test_another_tools_ledger_is_said_to_be_one(database: Database, migrations_dir: Path, serve: Serve) -> None:
+    write_migrations(migrations_dir, non_idempotent(1))
+    database.execute("CREATE TABLE schema_migrations (version bigint PRIMARY KEY)")
+    answer = serve(database.url).ask()
+    assert answer.status == 500
+    assert "belongs to Rails or dbmate" in answer.json["error"]
+    assert "MIGRATION_SCHEMA" in answer.json["remedy"]
+
+
+def test_a_password_in_an_error_is_not_told(scene: Scene, serve: Serve) -> None:
+    scene.write({"001_a.sql": "ALTER ROLE nobody PASSWORD 'hunter2-hunter2';"})
+    scene.migrate()
+    scene.database.execute("UPDATE schema_migrations SET error_message = $$ALTER ROLE a PASSWORD 'hunter2-hunter2'$$")
+    serving = serve(scene.database.url)
+    assert b"hunter2" not in serving.ask().body
+    assert "***" in serving.data()["migrations"][0]["error"]
+
+
+def test_a_session_is_named_and_holds_nothing_between_two_questions(
+    fresh_server: ServerFactory, migrations_dir: Path, serve: Serve
+) -> None:
+    write_migrations(migrations_dir, non_idempotent(1))
+    server = fresh_server()
+    server.create_database("quiet")
+    serving = serve(server.url("quiet"))
+    serving.data()
+    with server.connect("quiet") as connection:
+        rows = connection.execute(
+            "SELECT application_name, state, xact_start FROM pg_stat_activity"
+            " WHERE datname = 'quiet' AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        ).fetchall()
+    ((name, state, transaction),) = rows
+    assert re.fullmatch(r"entrypoint:[0-9a-f]{16}", name)
+    assert (state, transaction) == ("idle", None)
+
+
+def test_schema_and_role_are_those_of_the_migrations(scene: Scene, serve: Serve) -> None:
+    """What the login may not read, the role may."""
+    scene.write(non_idempotent(2))
+    owner, login = (f"{kind}_{scene.database.name}"[:60] for kind in ("owner", "login"))
+    scene.database.execute(
+        f"CREATE ROLE {owner}; CREATE ROLE {login} LOGIN NOINHERIT; GRANT {owner} TO {login};"
+        f"CREATE SCHEMA books AUTHORIZATION {owner}; GRANT CREATE ON SCHEMA public TO {owner}"
+    )
+    try:
+        url = scene.database.url.replace("postgres@", f"{login}@")
+        more = {"MIGRATION_ROLE": owner, "MIGRATION_SCHEMA": "books"}
+        scene.migrated(url=url, **more)
+        serving = serve(url, **more)
+        assert numbers(serving.data()) == (2, 2, 2, 0, "up_to_date")
+        answer = serve(url, MIGRATION_SCHEMA="books").ask()
+        assert (answer.status, "permission denied" in answer.json["error"]) == (500, True)
+    finally:
+        scene.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            f" WHERE usename = '{login}' AND datname = current_database()"
+        )
+        scene.database.execute(f"DROP OWNED BY {owner} CASCADE; DROP OWNED BY {login}; DROP ROLE {login}, {owner}")
+
+
+def test_through_a_pooler_in_transaction_mode(scene: Scene, serve: Serve) -> None:
+    """One server connection for all, and nothing of ours stays with it."""
+    if executable() is None:
+        missing("no pgbouncer")
+    scene.write(non_idempotent(2))
+    scene.start("migrate", "--to", "1").ok()
+    with pooler(scene.database.server, pool_size=1) as port:
+        url = scene.database.url_at(port)
+        serving = serve(url)
+        assert numbers(serving.data()) == (1, 2, 1, 1, "pending")
+        with scene.database.server.connect(scene.database.name, port=port) as other:
+            shown = other.execute(
+                "SELECT current_setting('transaction_read_only'), current_setting('lock_timeout'),"
+                " current_setting('statement_timeout')"
+            ).fetchone()
+        assert shown == ("off", "0", "0")
+        scene.migrated()
+        serving.data_when(lambda data: data["status"] == "up_to_date")
