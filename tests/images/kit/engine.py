@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from images.kit.container import Container
+from images.kit.namespace import PATH
 from kit.processes import PROC, StillWaitingError, alive, until
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class EngineError(AssertionError):
 
 def missing_programs(*more: str) -> list[str]:
     """Return which of the programs that an engine needs, and of `more`, are not installed."""
-    return [name for name in ("dockerd", "containerd", "runc", "setpriv", *more) if shutil.which(name) is None]
+    wanted = ("dockerd", "containerd", "runc", "setpriv", *more)
+    return [name for name in wanted if shutil.which(name, path=PATH) is None]
 
 
 def client() -> str:
@@ -60,7 +62,7 @@ def client() -> str:
 
     The first `docker` in the PATH may be another: a newer one builds only with its plug-in buildx.
     """
-    daemon = shutil.which("dockerd") or "/usr/sbin/dockerd"
+    daemon = shutil.which("dockerd", path=PATH) or "/usr/sbin/dockerd"
     beside = Path(daemon).parents[1] / "bin" / "docker"
     return str(beside) if beside.exists() else "docker"
 
@@ -99,7 +101,7 @@ class Engine:
     def environment(self) -> dict[str, str]:
         """Return the variables by which docker and docker-compose find this engine, and no other configuration."""
         return {
-            "PATH": os.environ.get("PATH", os.defpath),
+            "PATH": PATH,
             "HOME": str(self.directory),
             "DOCKER_HOST": self.host,
             "DOCKER_CONFIG": str(self.directory / "client"),
@@ -258,7 +260,7 @@ class Engine:
             self._process = subprocess.Popen(
                 # The daemon ends with us, even if we are killed.
                 self.inside("setpriv", "--pdeathsig=TERM", *daemon),
-                env={**self.environment, "PATH": f"{self.environment['PATH']}:/usr/sbin:/sbin"},
+                env=self.environment,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 NAMES = "pge"
+# Daemons and what sets up networks are in directories that not every root has in the PATH.
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _numbers = itertools.count(1)
 
 
@@ -62,4 +64,4 @@ def sweep() -> None:
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=30)
+    subprocess.run(["ip", *arguments], env={"PATH": PATH}, check=True, capture_output=True, text=True, timeout=30)
