@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -27,6 +28,7 @@ from entrypoint.service.tokens import Tokens
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+    from typing import Any
 
     from entrypoint.service.snapshot import Snapshot
     from entrypoint.settings import ServiceSettings, Settings
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 _BACKLOG = 128
 # From the signal: so long requests may go on, and then their connections are ended.
 _GRACE = 0.6
+# What a listener lacks if it cannot take a new client, and how often that is said, in seconds.
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_SAY_AGAIN = 60.0
 
 
 def serve(settings: Settings, service: ServiceSettings) -> None:
@@ -96,6 +101,31 @@ class _Server(uvicorn.Server):
                 connection.drop()
 
 
+class _Complaints:
+    """What asyncio has to say of errors that nobody handles.
+
+    A listener without descriptors for new clients tries again a second later, and says so for each place in its queue.
+    """
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        self._server = server
+        self._said = float("-inf")
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in _SCARCE:
+            if loop.time() - self._said >= _SAY_AGAIN:
+                self._said = loop.time()
+                logs.event(
+                    logs.WARNING,
+                    "service.exhausted",
+                    f"no new clients for now: {os.strerror(error.errno)}",
+                    remedy="Raise the limit of open files (ulimit -n, LimitNOFILE): the service needs 512.",
+                )
+        elif not (self._server.should_exit and isinstance(error, ValueError)):  # else: that try, of a closed listener
+            loop.default_exception_handler(context)
+
+
 async def _serve(
     settings: Settings, about: ServiceSettings, reader: Reader, listeners: Sequence[socket.socket]
 ) -> None:
@@ -126,6 +156,7 @@ async def _serve(
             ws="none",
             lifespan="off",
             log_config=None,
+            backlog=_BACKLOG,
             access_log=False,
             proxy_headers=False,
             server_header=False,
@@ -135,6 +166,7 @@ async def _serve(
         )
     )
     quiet_uvicorn()
+    loop.set_exception_handler(_Complaints(server))
 
     def end(signum: int) -> None:
         logs.event(logs.INFO, "service.stopping", f"{signal.Signals(signum).name}: stopping")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import resource
+import signal
 import socket
 import time
 from pathlib import Path
@@ -264,6 +266,37 @@ def test_if_all_are_being_answered_it_is_the_new_one_that_has_to_go(
         proxy.hear()
         answers = {client.recv(17) for client in waiting}
     assert answers == {b"HTTP/1.1 200 OK\r\n"}
+
+
+def test_many_at_once_do_not_get_more_room(serving: Serving) -> None:
+    """Clients that came while the service was stopped are let in in one turn; each takes another one's place."""
+    clients: list[socket.socket] = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            os.kill(serving.run.pid, signal.SIGSTOP)
+            try:
+                clients += [stack.enter_context(serving.connect()) for _ in range(100)]
+            finally:
+                os.kill(serving.run.pid, signal.SIGCONT)
+            is_well(serving)  # It was the last in the queue: all others have been let in.
+        until(lambda: socket_count(serving) <= MOST_CONNECTIONS + 10, 2, lambda: f"{socket_count(serving)} sockets")
+
+
+def test_descriptors_that_run_out_are_said_once_and_do_not_hold_up_the_end(serving: Serving) -> None:
+    resource.prlimit(serving.run.pid, resource.RLIMIT_NOFILE, (40, 40))
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(serving.connect())
+        record = serving.run.until("service.exhausted")
+        assert record["message"] == "no new clients for now: Too many open files"
+        time.sleep(2.5)  # for two more tries
+        serving.run.terminate()
+        assert serving.run.wait(5) == 0
+    assert [record["event"] for record in serving.run.logs()] == [
+        "service.listening",
+        "service.exhausted",
+        "service.stopping",
+    ]
 
 
 def test_descriptors_that_run_out_are_got_over(serving: Serving) -> None:
