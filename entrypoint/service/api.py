@@ -16,7 +16,6 @@ from entrypoint.service.openapi import describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import Event
     from collections.abc import Callable, Mapping
 
     from starlette.requests import HTTPConnection, Request
@@ -38,8 +37,6 @@ class Service(NamedTuple):
     public_badge: bool
     reads: Callable[[], int]
     """How often the database has been asked."""
-    ending: Event
-    """Set when the service is about to end: whoever holds a request open is to let go of it."""
 
 
 def service_of(request: HTTPConnection) -> Service:

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from entrypoint.settings import ServiceSettings, Settings
 
 _BACKLOG = 128
-# From the signal: so long requests may go on, and then their connections are ended.
+# From the signal: so long requests may wait for the database. Then they are told that there will be no answer, and
+# after that all connections are ended.
 _GRACE = 0.6
+_LAST_WORDS = 0.3
 # What a listener lacks if it cannot take a new client, and how often that is said, in seconds.
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _SAY_AGAIN = 60.0
@@ -131,7 +133,6 @@ async def _serve(
 ) -> None:
     loop = asyncio.get_running_loop()
     backups = Backups(settings.backup_dir)
-    ending = asyncio.Event()
 
     def late(seconds: float) -> Snapshot:
         error = DatabaseUnavailableError(
@@ -140,13 +141,13 @@ async def _serve(
         )
         return snapshot.of_failure(error, database=reader.database, taken=time.time() - seconds)
 
+    cache = Cache(reader.read, late, reader.longest)
     service = Service(
-        cache=Cache(reader.read, late, reader.longest),
+        cache=cache,
         access=Access(Tokens(about.tokens)),
         backups=backups,
         public_badge=about.public_badge,
         reads=lambda: reader.reads,
-        ending=ending,
     )
     server = _Server(
         uvicorn.Config(
@@ -171,9 +172,9 @@ async def _serve(
     def end(signum: int) -> None:
         logs.event(logs.INFO, "service.stopping", f"{signal.Signals(signum).name}: stopping")
         server.should_exit = True
-        ending.set()
         backups.terminate()
-        loop.call_later(_GRACE, server.drop_connections)
+        loop.call_later(_GRACE, cache.leave)
+        loop.call_later(_GRACE + _LAST_WORDS, server.drop_connections)
 
     # Signal handlers run between two steps of whatever the loop is doing.
     signals.hand_to(lambda signum: loop.call_soon_threadsafe(end, signum))

@@ -282,6 +282,28 @@ def test_many_at_once_do_not_get_more_room(serving: Serving) -> None:
         until(lambda: socket_count(serving) <= MOST_CONNECTIONS + 10, 2, lambda: f"{socket_count(serving)} sockets")
 
 
+def test_the_end_does_not_wait_for_a_crowd_that_waits_for_the_database(
+    database: Database, migrations_dir: Path, proxy: Proxy, serve: Serve
+) -> None:
+    """Each is told, in time."""
+    (migrations_dir / "001_a.sql").write_text("CREATE TABLE a ();")
+    serving = serve(database.url_at(proxy.port), DB_CONNECT_TIMEOUT_MS="20000")
+    request = f"GET {STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+    proxy.deafen()
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(serving.connect(timeout=30)) for _ in range(MOST_CONNECTIONS)]
+        for client in waiting:
+            client.sendall(request)
+        until(lambda: unread(serving.port) == [0] * MOST_CONNECTIONS, 10, lambda: f"{unread(serving.port)}")
+        began = time.monotonic()
+        serving.run.terminate()
+        assert serving.run.wait(10) == 0
+        assert time.monotonic() - began < 2
+        answers = {client.recv(32) for client in waiting}
+    assert answers == {b"HTTP/1.1 503 Service Unavailable"}
+    assert not [record for record in serving.run.logs() if record["level"] == "error"]
+
+
 def test_descriptors_that_run_out_are_said_once_and_do_not_hold_up_the_end(serving: Serving) -> None:
     resource.prlimit(serving.run.pid, resource.RLIMIT_NOFILE, (40, 40))
     with contextlib.ExitStack() as stack:
