@@ -215,6 +215,31 @@ def test_the_end_of_the_service_is_the_end_of_its_backup(backups: Backups, numbe
     backups.departure()
 
 
+def test_a_backup_that_does_not_end_is_killed_in_time(backups: Backups) -> None:
+    backups.hold()
+    backups.post()
+    dump = backups.arrival()
+    (child,) = (pid for pid in descendants(backups.serving.run.pid) if command_line(pid)[-1] == "backup")
+    with backups.serving.connect() as client:
+        client.sendall(b"GET /livez")  # and does not go on: the service ends later than it could
+        os.kill(child, signal.SIGSTOP)
+        began = time.monotonic()
+        backups.serving.run.terminate()
+        assert backups.serving.run.wait(10) == 0
+        assert time.monotonic() - began < PROMISE
+    assert not alive(child)
+    until(lambda: not alive(dump), 5, "pg_dump's end")
+    assert not backups.serving.run.leftovers()
+
+
+def test_a_module_in_the_working_directory_is_not_taken_for_the_program(backups: Backups, tmp_path: Path) -> None:
+    """An image's working directory is the application's, and so is an entrypoint.py in it."""
+    for name in ("entrypoint.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit(99)")
+    backups.post()
+    backups.report_when("succeeded")
+
+
 def test_a_service_that_is_killed_takes_its_backup_along(backups: Backups) -> None:
     """The unfinished file may stay, as wherever a backup is killed: a later one removes it."""
     backups.hold()
