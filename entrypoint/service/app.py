@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from entrypoint import logs
 from entrypoint.service import api, page
 from entrypoint.service.api import as_json
+from entrypoint.service.connections import LONGEST_HEAD
 from entrypoint.startup import internal_error
 
 TYPE_CHECKING = False
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # More than a form for logging in has; nothing else here reads what comes after the headers.
 MOST_BODY = 16_384
 _TOO_LARGE = f"More than {MOST_BODY} bytes"
+_HEAD_TOO_LARGE = f"More than {LONGEST_HEAD} bytes before the body"
 _CLOSE = {"Connection": "close"}
 # Of a path, in the log.
 _LONGEST_PATH = 200
@@ -41,6 +43,8 @@ def build_app(service: Service) -> Starlette:
         exception_handlers={HTTPException: _as_answer},
     )
     app.state.service = service
+    # Such a redirect would lead to wherever the request's Host says, and never by https.
+    app.router.redirect_slashes = False
     return app
 
 
@@ -83,7 +87,9 @@ class _Frame:
             await send(message)
 
         try:
-            if _declared(scope) > MOST_BODY:
+            if _head(scope) > LONGEST_HEAD:
+                await as_json({"success": False, "error": _HEAD_TOO_LARGE}, 431, _CLOSE)(scope, receive, note)
+            elif _declared(scope) > MOST_BODY:
                 await as_json({"success": False, "error": _TOO_LARGE}, 413, _CLOSE)(scope, receive, note)
             else:
                 await self._app(scope, count, note)
@@ -98,6 +104,12 @@ class _Frame:
             _log(scope, answered, time.perf_counter() - began)
 
 
+def _head(scope: Scope) -> int:
+    """Return the bytes of a request's line and headers, about. h11 counts only what has not come to its end yet."""
+    headers = sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
+    return len(scope["raw_path"]) + len(scope["query_string"]) + headers
+
+
 def _declared(scope: Scope) -> int:
     """Return how much a request is about to send, as far as it says so."""
     length = Headers(scope=scope).get("content-length", "")
@@ -106,7 +118,8 @@ def _declared(scope: Scope) -> int:
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
     """Log a request, without its query and its headers, which may hold secrets."""
-    method, path = scope["method"], _printable(scope["path"][:_LONGEST_PATH])
+    # Cut last: of a token that is cut, the rest would stay.
+    method, path = scope["method"], _printable(logs.redact(scope["path"]))[:_LONGEST_PATH]
     client = scope.get("client")
     milliseconds = round(seconds * 1000, 1)
     logs.event(

@@ -130,6 +130,15 @@ def test_a_page_from_elsewhere_does_not_get_in_through_a_browser_on_this_machine
     assert serving.ask(BACKUP, method="POST", token=None, headers={"Origin": "http://localhost:1"}).status == 501
 
 
+@pytest.mark.parametrize("path", ["/admin/", f"{STATUS}/", f"{BACKUP}/", "/livez/"])
+def test_a_host_of_the_clients_choice_leads_nowhere(database: Database, serve: Serve, path: str) -> None:
+    serving = serve(database.url)
+    for method in ("GET", "POST"):
+        answer = serving.ask(path, method=method, headers={"Host": "evil.example"})
+        assert (answer.status, answer.json["success"]) == (404, False)
+        assert "location" not in answer.headers
+
+
 def test_with_a_token_the_name_does_not_matter(database: Database, serve: Serve) -> None:
     serving = serve(database.url)
     assert serving.ask(headers={"Host": "status.example.org", "Origin": "https://evil.example"}).status == 200
@@ -156,6 +165,7 @@ def test_no_token_is_ever_written_down(database: Database, serve: Serve) -> None
     for token in (TOKEN, NEW):
         serving.ask(f"/{urllib.parse.quote(token)}", token=token)
         serving.ask(f"/badge.svg/{token}%41", token=token)
+        serving.ask(f"/{'x' * (200 - 1 - len(token) // 2)}{token}", token=token)
     with serving.connect() as client:
         client.sendall(f"BREW {TOKEN} HTTP/9\r\n\r\n".encode())
         client.recv(65536)
@@ -163,6 +173,7 @@ def test_no_token_is_ever_written_down(database: Database, serve: Serve) -> None
     serving.run.ok()
     for token in (TOKEN, NEW, wrong):
         assert token not in serving.run.stderr
+        assert f"x{token[:5]}" not in serving.run.stderr, "cut in the middle"
     paths = [record["path"] for record in serving.run.logs("service.request")]
     assert paths.count(STATUS) == 9
     assert "/***" in paths
@@ -216,6 +227,7 @@ def test_a_text_log_keeps_its_lines(database: Database, run_entrypoint: Start) -
         ),
         ({"STATUS_TOKEN_FILE": "/nowhere/tokens"}, ["STATUS_TOKEN_FILE is '/nowhere/tokens', which cannot be read"]),
         ({"STATUS_TOKEN_FILE": "secret"}, ["STATUS_TOKEN_FILE is '***', which cannot be read"]),
+        ({"STATUS_TOKEN_FILE": "q1/Zm9v+YmFy/x=="}, ["STATUS_TOKEN_FILE is '***', which cannot be read"]),
     ],
 )
 def test_settings_that_are_none(run_entrypoint: Start, environ: dict[str, str], faults: list[str]) -> None:

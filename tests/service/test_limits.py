@@ -85,6 +85,27 @@ def test_a_head_that_is_just_too_long_gets_an_answer(serving: Serving) -> None:
     assert serving.ask("/livez", headers={"X-Filler": "x" * (LONGEST_HEAD - 500)}).status == 200
 
 
+def test_a_head_that_is_too_long_and_comes_at_once(serving: Serving) -> None:
+    """h11 counts what has not come to its end; this one has."""
+    long = b"x" * 100_000
+    for request in (
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Filler: " + long + b"\r\n\r\n",
+        b"GET /livez?" + long + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\nX: " + long + b"\r\n\r\n",
+    ):
+        os.kill(serving.run.pid, signal.SIGSTOP)  # so that it is all there when it is read
+        try:
+            client = serving.connect()
+            client.sendall(request)
+        finally:
+            os.kill(serving.run.pid, signal.SIGCONT)
+        with client:
+            received = rest_of(client)
+        assert received.count(b"HTTP/1.1 200 ") == request.count(b"Host") - 1
+        assert received.count(b"HTTP/1.1 431 ") == 1
+        assert b'"success": false' in received
+
+
 def test_a_body_that_is_announced_too_large_is_not_waited_for(serving: Serving) -> None:
     """And nothing is done: the request is refused before anybody looks at it."""
     with serving.connect() as client:
