@@ -44,7 +44,7 @@ SECOND = Line(2, "002_b.sql", "pending", None, None, None, None)
 BAD = Line(3, "003_<script>.sql", "failed", "2026-11-22T10:29:30Z", None, None, 'syntax error at or near "<"')
 
 
-def status(*lines: Line, lock: LockRow | None = NOBODY, guarded: bool = False) -> Status:
+def status(*lines: Line, lock: LockRow | None = NOBODY, guarded: bool | None = False) -> Status:
     states = [line.state for line in lines]
     name = "error" if "failed" in states else "pending" if "pending" in states else "up_to_date"
     applied = [line for line in lines if line.state == "applied"]
@@ -143,7 +143,10 @@ def test_a_file_of_tokens(tmp_path: Path) -> None:
 def test_tokens_are_secrets() -> None:
     assert read_secrets({"STATUS_TOKEN": "one-token\ntwo-tokens"}) == {"one-token", "two-tokens"}
     assert read_secrets({"STATUS_TOKEN_FILE": "a-token-in-the-wrong-variable"}) == {"a-token-in-the-wrong-variable"}
-    assert read_secrets({"STATUS_TOKEN_FILE": "/run/secrets/none"}) == set()
+    for token in ("q1/Zm9v+YmFy/x==", "q1/Zm9v\tYmFy"):
+        assert read_secrets({"STATUS_TOKEN_FILE": f" {token}\n"}) >= {token, *token.split()}
+    for path in ("/run/secrets/none", "./none", "../none"):
+        assert read_secrets({"STATUS_TOKEN_FILE": path}) == set()
 
 
 # --- Snapshot -------------------------------------------------------------------------------------------
@@ -163,9 +166,9 @@ def test_a_snapshot_of_a_status() -> None:
 
 @pytest.mark.parametrize(
     ("lock", "guarded", "migrating"),
-    [(None, False, False), (NOBODY, True, False), (HELD, True, True), (HELD, False, False)],
+    [(None, False, False), (NOBODY, True, False), (HELD, True, True), (HELD, False, False), (HELD, None, False)],
 )
-def test_who_holds_the_lock_lives_or_does_not(lock: LockRow | None, *, guarded: bool, migrating: bool) -> None:
+def test_who_holds_the_lock_lives_or_does_not(lock: LockRow | None, *, guarded: bool | None, migrating: bool) -> None:
     assert taken(status(FIRST, lock=lock, guarded=guarded)).migrating is migrating
 
 
@@ -216,6 +219,28 @@ def test_a_badge_is_well_formed_whatever_it_says() -> None:
     image = ET.fromstring(as_svg(Badge('<&>"', "</title><script>", Colour("#000", "#fff"))))  # noqa: S314 - our own
     assert [element.text for element in image.iter("{http://www.w3.org/2000/svg}title")] == ["</title><script>"]
     assert not list(image.iter("{http://www.w3.org/2000/svg}script"))
+
+
+@pytest.mark.parametrize(
+    ("lock", "guarded", "held", "seconds"),
+    [
+        (None, False, 0, 0),
+        (NOBODY, True, 1, 0),
+        (HELD, True, 1, 3.5),
+        (HELD, False, 0, 0),
+        (HELD._replace(token=None), False, 1, 3.5),
+        (HELD, None, None, None),
+    ],
+    ids=["no row", "just taken", "held", "left behind", "the earlier system's", "on a standby"],
+)
+def test_the_lock_in_the_metrics(
+    lock: LockRow | None, *, guarded: bool | None, held: int | None, seconds: float | None
+) -> None:
+    text = expose(taken(status(FIRST, lock=lock, guarded=guarded)), 1, "").content.decode()
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    for name, value in (("lock_held", held), ("lock_held_seconds", seconds)):
+        said = found.get(f'pg_entrypoint_{name}{{database="shop"}}')
+        assert (None if said is None else float(said)) == value
 
 
 def test_metrics_without_an_answer_make_nothing_up() -> None:
