@@ -118,7 +118,8 @@ _SCHEMAS: dict[str, object] = {
             "heldForSeconds": _nullable({"type": "number"}),
             "alive": {
                 **_nullable({"type": "boolean"}),
-                "description": "Whether its holder lives; null for one of the earlier system, which nobody can ask.",
+                "description": "Whether its holder lives; null for one of the earlier system, which nobody can ask, "
+                "and on a standby, from where it cannot be seen.",
             },
             "progress": {
                 **_nullable({"type": "object"}),
