@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from entrypoint.settings import ServiceSettings, Settings
 
 _BACKLOG = 128
+# An address that is not this machine's, though its name is: /etc/hosts has ::1 where IPv6 is switched off.
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 # From the signal: so long requests may wait for the database. Then they are told that there will be no answer, and
 # after that all connections are ended.
 _GRACE = 0.6
@@ -58,17 +60,29 @@ def serve(settings: Settings, service: ServiceSettings) -> None:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Return listeners on all addresses that `host` has. Raises ConfigurationError."""
+    """Return listeners on all addresses that `host` has and this machine, too; one at least.
+
+    Raises ConfigurationError.
+    """
     listeners: list[socket.socket] = []
+    absent: OSError | None = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, _, _, _, address in dict.fromkeys(found):
             both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
-            listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+            try:
+                listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                absent = error
+                continue
             listeners.append(listener)
             # Its connections inherit it. An answer goes out in two pieces, and the second would wait for the client to
             # acknowledge the first, which takes 40 ms. (asyncio sees to that only where a socket says it is TCP's.)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if absent is not None and not listeners:
+            raise absent
     except OSError as error:
         for listener in listeners:
             listener.close()

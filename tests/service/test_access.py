@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import urllib.parse
 from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import missing
 from demo.postgres import free_port
 from kit.migrations import non_idempotent, write_migrations
 from kit.processes import until
@@ -255,6 +258,32 @@ def test_an_address_that_is_somebody_elses(database: Database, run_entrypoint: S
     assert only_error(run)["message"] == "Cannot listen on 192.0.2.1, port 3001: Cannot assign requested address"
 
 
+def test_where_ipv6_is_switched_off_localhost_is_still_there(run_program: Start, tmp_path: Path) -> None:
+    """Images have ::1 in /etc/hosts, whatever their network has."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n::1 localhost\n")
+    inside = (
+        "ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && "
+        'mount --bind "$0" /etc/hosts && exec "$@"'
+    )
+    prefix = ["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", inside, str(hosts)]
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode != 0:
+        missing("no permission to make a network without IPv6 (unshare --net --mount)")
+    run = run_program(
+        [*prefix, sys.executable, "-m", "entrypoint", "serve"],
+        env={"DATABASE_URL": "postgresql://127.0.0.1:1/none", "STATUS_HOST": "localhost", "STATUS_PORT": "3001"},
+    )
+    assert run.until("service.listening")["addresses"] == ["127.0.0.1:3001"]
+    run.terminate()
+    assert run.wait(5) == 0
+    run = run_program(
+        [*prefix, sys.executable, "-m", "entrypoint", "serve"],
+        env={"DATABASE_URL": "postgresql://127.0.0.1:1/none", "STATUS_HOST": "::1"},
+    )
+    assert run.wait() == 78
+    assert only_error(run)["message"] == "Cannot listen on ::1, port 3001: Cannot assign requested address"
+
+
 def test_bad_files_are_found_before_it_listens(database: Database, migrations_dir: Path, run_entrypoint: Start) -> None:
     (migrations_dir / "2_b.sql").write_text("")
     env = {"DATABASE_URL": database.url, "STATUS_PORT": str(free_port())}
@@ -267,8 +296,6 @@ def test_bad_files_are_found_before_it_listens(database: Database, migrations_di
 
 
 def test_without_its_packages_it_says_what_to_install(run_program: Start, tmp_path: Path) -> None:
-    import sys
-
     (tmp_path / "starlette.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'starlette'\", name='starlette')"
     )
