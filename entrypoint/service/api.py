@@ -6,6 +6,7 @@ import json
 from hashlib import sha256
 from typing import NamedTuple
 
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -125,7 +126,11 @@ async def _livez(_request: Request) -> Response:
 
 
 async def _readyz(request: Request) -> Response:
-    if (await service_of(request).cache.get()).reachable:
+    try:
+        snapshot = await service_of(request).cache.get()
+    except HTTPException:  # The service is stopping.
+        return as_json({"status": "not ready"}, 503)
+    if snapshot.reachable:
         return as_json({"status": "ready"})
     return as_json({"status": "not ready"}, 503)
 
