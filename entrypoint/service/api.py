@@ -6,12 +6,12 @@ import json
 from hashlib import sha256
 from typing import NamedTuple
 
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
 from entrypoint.service.backups import NotConfiguredError
 from entrypoint.service.badge import as_svg, badge_of
+from entrypoint.service.cache import StoppingError
 from entrypoint.service.metrics import expose
 from entrypoint.service.openapi import describe
 
@@ -128,7 +128,7 @@ async def _livez(_request: Request) -> Response:
 async def _readyz(request: Request) -> Response:
     try:
         snapshot = await service_of(request).cache.get()
-    except HTTPException:  # The service is stopping.
+    except StoppingError:
         return as_json({"status": "not ready"}, 503)
     if snapshot.reachable:
         return as_json({"status": "ready"})

@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from entrypoint import logs
 from entrypoint.service import api, page
 from entrypoint.service.api import as_json
+from entrypoint.service.cache import StoppingError
 from entrypoint.service.connections import LONGEST_HEAD
 from entrypoint.startup import internal_error
 
@@ -40,7 +41,7 @@ def build_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[*api.routes(), *page.routes(service)],
         middleware=[Middleware(_Frame)],
-        exception_handlers={HTTPException: _as_answer},
+        exception_handlers={HTTPException: _as_answer, StoppingError: _stopping},
     )
     app.state.service = service
     # Such a redirect would lead to wherever the request's Host says, and never by https.
@@ -56,6 +57,10 @@ async def _as_answer(_request: Request, error: Exception) -> Response:
     message = {404: "There is nothing here; see /openapi.json", 405: "This path does not know that method"}
     said = message.get(error.status_code, standard) if error.detail == standard else error.detail
     return as_json({"success": False, "error": said}, error.status_code, error.headers)
+
+
+async def _stopping(_request: Request, _error: Exception) -> Response:
+    return as_json({"success": False, "error": "The service is stopping"}, 503, _CLOSE)
 
 
 class _Frame:

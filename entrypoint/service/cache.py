@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import NamedTuple
 
-from starlette.exceptions import HTTPException
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +18,10 @@ if TYPE_CHECKING:
     from entrypoint.service.snapshot import Snapshot
 
 FRESH = 1.0
+
+
+class StoppingError(Exception):
+    """The service ends, and there is no answer any more."""
 
 
 class _Answer(NamedTuple):
@@ -60,13 +62,13 @@ class Cache:
     async def get(self) -> Snapshot:
         """Return how things stand: known for a second at most, or asked for now.
 
-        Raises HTTPException with status 503 if nobody is asked any more.
+        Raises StoppingError if nobody is asked any more.
         """
         answer = self._answer
         if answer is not None and self._clock() - answer.at < self._fresh:
             return answer.snapshot
         if self._left:
-            raise _stopping()
+            raise StoppingError
         if self._flight is None:
             self._began = self._clock()
             self._flight = asyncio.get_running_loop().run_in_executor(self._thread, self._read)
@@ -75,7 +77,7 @@ class Cache:
         # Not as `wait_for` does: that one client goes away, or has waited long enough, is nothing to the others.
         await asyncio.wait((flight,), timeout=max(0.0, self._patience - waited))
         if flight.cancelled():
-            raise _stopping()
+            raise StoppingError
         return flight.result() if flight.done() else self._late(self._clock() - self._began)
 
     def leave(self) -> None:
@@ -88,7 +90,3 @@ class Cache:
         self._flight = None
         if not flight.cancelled() and flight.exception() is None:
             self._answer = _Answer(flight.result(), self._clock())
-
-
-def _stopping() -> HTTPException:
-    return HTTPException(503, "The service is stopping", {"Connection": "close"})

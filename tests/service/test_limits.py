@@ -199,7 +199,8 @@ def test_a_client_that_does_not_listen_is_cut_off(serving: Serving, migrations_d
         (migrations_dir / f"{number:04d}_{'long_name_' * 15}.sql").write_text("")
     serving.data_when(lambda data: data["pendingMigrations"] > 1000)
     assert len(serving.ask().body) > 300_000
-    before = until(lambda: socket_count(serving), what="the service's sockets")
+    until(lambda: not unread(serving.port), what="the end of the connections so far")
+    before = socket_count(serving)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(60)
@@ -216,11 +217,14 @@ def socket_count(serving: Serving) -> int:
 
 
 def unread(port: int) -> list[int]:
-    """Return how much the service has not read yet, for each of its connections (proc(5), /proc/net/tcp: rx_queue)."""
+    """Return how much the service has not read yet, for each of its connections (proc(5), /proc/net/tcp: rx_queue).
+
+    Those count that are open at its side: established, or closed by the client alone.
+    """
     found = []
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, _, state, queues, *_ = line.split()
-        if int(local.partition(":")[2], 16) == port and state == "01":
+        if int(local.partition(":")[2], 16) == port and state in {"01", "08"}:
             found.append(int(queues.partition(":")[2], 16))
     return found
 

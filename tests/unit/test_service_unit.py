@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -11,7 +13,7 @@ import pytest
 from entrypoint.errors import ConfigurationError, ConnectionLostError, DatabaseUnavailableError, MigrationFilesError
 from entrypoint.migration.ledger import LockRow
 from entrypoint.operations.status import Line, Status
-from entrypoint.service import snapshot
+from entrypoint.service import backups, snapshot
 from entrypoint.service.badge import Badge, Colour, as_svg, badge_of
 from entrypoint.service.metrics import expose
 from entrypoint.service.tokens import Tokens
@@ -147,6 +149,19 @@ def test_tokens_are_secrets() -> None:
         assert read_secrets({"STATUS_TOKEN_FILE": f" {token}\n"}) >= {token, *token.split()}
     for path in ("/run/secrets/none", "./none", "../none"):
         assert read_secrets({"STATUS_TOKEN_FILE": path}) == set()
+
+
+# --- Backups --------------------------------------------------------------------------------------------
+
+
+def test_which_program_a_backup_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that the service is, as safe from the working directory; the folder's is more than a Python."""
+    assert backups._command() == [sys.executable, "-P", "-m", "entrypoint", "backup"]
+    isolated = "from entrypoint.service import backups; print(backups._command()[1])"
+    run = subprocess.run([sys.executable, "-I", "-c", isolated], capture_output=True, text=True, check=True)
+    assert run.stdout == "-I\n"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert backups._command() == [sys.executable, "backup"]
 
 
 # --- Snapshot -------------------------------------------------------------------------------------------
