@@ -174,8 +174,8 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
         try:
             found.update(_read_text(path).split())
         except (OSError, ValueError):
-            if "/" not in path:  # It may be a token that was put into the wrong variable.
-                found.add(path.strip())
+            if not path.strip().startswith(("/", ".")):  # It may be a token that was put into the wrong variable.
+                found.update((path.strip(), *path.split()))
     return frozenset(found)
 
 

@@ -180,6 +180,8 @@ class Reading(NamedTuple):
     """By number."""
     moved: bool
     """Whether the tables are not any more what they were taken for: then the rest is not to be relied upon."""
+    standby: bool
+    """Whether the server is one at this moment: there the lock always looks free, as the primary's cannot be seen."""
 
 
 def lock_key(schema: str) -> int:
@@ -288,12 +290,13 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
     `schema` is what `find` was given. The tables are looked at after they were read, and by then nobody can change
     them before the end of this transaction. Raises what `look` does.
     """
-    more = [_details_sql(place), "SET LOCAL ROLE NONE", _columns_sql(_where(schema))]
-    look, (details, _, columns) = _look_for_more(session, place, role, deadline, place.unguarded, more)
+    recovery = "SELECT pg_catalog.pg_is_in_recovery()"
+    more = [_details_sql(place), "SET LOCAL ROLE NONE", _columns_sql(_where(schema)), recovery]
+    look, (details, _, columns, standby) = _look_for_more(session, place, role, deadline, place.unguarded, more)
     tables = _tables(columns)
     moved = (tables["schema_migrations"], tables["migration_lock"]) != (place.ledger, place.lock)
     moved = moved or any(row[0] != place.schema for row in columns)
-    return Reading(look, {int(row[0] or 0): _detail(row) for row in details}, moved)
+    return Reading(look, {int(row[0] or 0): _detail(row) for row in details}, moved, standby[0][0] == "t")
 
 
 def _look(session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None) -> Look:
@@ -430,7 +433,10 @@ def _parsed(detail: str | None) -> Mapping[str, object]:
         return {}
     import json
 
-    found = json.loads(detail)
+    try:
+        found = json.loads(detail)
+    except (ValueError, RecursionError):  # PostgreSQL takes more than Python does: a number of 5000 digits, for one.
+        return {}
     return found if isinstance(found, dict) else {}
 
 

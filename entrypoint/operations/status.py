@@ -58,8 +58,8 @@ class Status(NamedTuple):
     lines: tuple[Line, ...]
     last: Line | None
     lock: LockRow | None
-    guarded: bool
-    """Whether the lock's guard is alive: the row alone does not tell. On a standby nobody can know."""
+    guarded: bool | None
+    """Whether the lock's guard is alive: the row alone does not tell. None on a standby, where nobody can know."""
 
     @property
     def exit_code(self) -> int:
@@ -175,7 +175,7 @@ def summarise(plan: Plan, reading: Reading) -> Status:
         lines=tuple(lines),
         last=max(applied, key=lambda line: (line.applied_at or "", line.number), default=None),
         lock=look.lock,
-        guarded=not look.lock_free,
+        guarded=None if reading.standby else not look.lock_free,
     )
 
 

@@ -111,7 +111,7 @@ def _clean_report(text: str) -> str:
     return indentation + " ".join(clean(word) for word in text[len(indentation) :].split(" "))
 
 
-def _describe(lock: LockRow | None, *, guarded: bool) -> str:
+def _describe(lock: LockRow | None, *, guarded: bool | None) -> str:
     """Return who holds the lock, since when, for how long, and at what, as one sentence."""
     if lock is None or not lock.held:
         return "Lock: just taken by somebody who is not in its row (yet)." if guarded else "Lock: free."
@@ -128,4 +128,6 @@ def _describe(lock: LockRow | None, *, guarded: bool) -> str:
     text = ", ".join(words)
     if lock.legacy:
         return f"{text}; a replica of the earlier migration system."
+    if guarded is None:
+        return f"{text}; whether that process lives cannot be seen from a standby."
     return f"{text}." if guarded else f"{text}; that process is gone, and the next start takes the lock over."

@@ -11,12 +11,12 @@ from starlette.routing import Route
 
 from entrypoint.service.backups import NotConfiguredError
 from entrypoint.service.badge import as_svg, badge_of
+from entrypoint.service.cache import StoppingError
 from entrypoint.service.metrics import expose
 from entrypoint.service.openapi import describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import Event
     from collections.abc import Callable, Mapping
 
     from starlette.requests import HTTPConnection, Request
@@ -38,8 +38,6 @@ class Service(NamedTuple):
     public_badge: bool
     reads: Callable[[], int]
     """How often the database has been asked."""
-    ending: Event
-    """Set when the service is about to end: whoever holds a request open is to let go of it."""
 
 
 def service_of(request: HTTPConnection) -> Service:
@@ -128,7 +126,11 @@ async def _livez(_request: Request) -> Response:
 
 
 async def _readyz(request: Request) -> Response:
-    if (await service_of(request).cache.get()).reachable:
+    try:
+        snapshot = await service_of(request).cache.get()
+    except StoppingError:
+        return as_json({"status": "not ready"}, 503)
+    if snapshot.reachable:
         return as_json({"status": "ready"})
     return as_json({"status": "not ready"}, 503)
 

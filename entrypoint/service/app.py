@@ -13,6 +13,8 @@ from starlette.middleware import Middleware
 from entrypoint import logs
 from entrypoint.service import api, page
 from entrypoint.service.api import as_json
+from entrypoint.service.cache import StoppingError
+from entrypoint.service.connections import LONGEST_HEAD
 from entrypoint.startup import internal_error
 
 TYPE_CHECKING = False
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 # More than a form for logging in has; nothing else here reads what comes after the headers.
 MOST_BODY = 16_384
 _TOO_LARGE = f"More than {MOST_BODY} bytes"
+_HEAD_TOO_LARGE = f"More than {LONGEST_HEAD} bytes before the body"
 _CLOSE = {"Connection": "close"}
 # Of a path, in the log.
 _LONGEST_PATH = 200
@@ -38,9 +41,11 @@ def build_app(service: Service) -> Starlette:
     app = Starlette(
         routes=[*api.routes(), *page.routes(service)],
         middleware=[Middleware(_Frame)],
-        exception_handlers={HTTPException: _as_answer},
+        exception_handlers={HTTPException: _as_answer, StoppingError: _stopping},
     )
     app.state.service = service
+    # Such a redirect would lead to wherever the request's Host says, and never by https.
+    app.router.redirect_slashes = False
     return app
 
 
@@ -52,6 +57,10 @@ async def _as_answer(_request: Request, error: Exception) -> Response:
     message = {404: "There is nothing here; see /openapi.json", 405: "This path does not know that method"}
     said = message.get(error.status_code, standard) if error.detail == standard else error.detail
     return as_json({"success": False, "error": said}, error.status_code, error.headers)
+
+
+async def _stopping(_request: Request, _error: Exception) -> Response:
+    return as_json({"success": False, "error": "The service is stopping"}, 503, _CLOSE)
 
 
 class _Frame:
@@ -83,7 +92,9 @@ class _Frame:
             await send(message)
 
         try:
-            if _declared(scope) > MOST_BODY:
+            if _head(scope) > LONGEST_HEAD:
+                await as_json({"success": False, "error": _HEAD_TOO_LARGE}, 431, _CLOSE)(scope, receive, note)
+            elif _declared(scope) > MOST_BODY:
                 await as_json({"success": False, "error": _TOO_LARGE}, 413, _CLOSE)(scope, receive, note)
             else:
                 await self._app(scope, count, note)
@@ -98,6 +109,12 @@ class _Frame:
             _log(scope, answered, time.perf_counter() - began)
 
 
+def _head(scope: Scope) -> int:
+    """Return the bytes of a request's line and headers, about. h11 counts only what has not come to its end yet."""
+    headers = sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
+    return len(scope["raw_path"]) + len(scope["query_string"]) + headers
+
+
 def _declared(scope: Scope) -> int:
     """Return how much a request is about to send, as far as it says so."""
     length = Headers(scope=scope).get("content-length", "")
@@ -106,7 +123,8 @@ def _declared(scope: Scope) -> int:
 
 def _log(scope: Scope, status: int, seconds: float) -> None:
     """Log a request, without its query and its headers, which may hold secrets."""
-    method, path = scope["method"], _printable(scope["path"][:_LONGEST_PATH])
+    # Cut last: of a token that is cut, the rest would stay.
+    method, path = scope["method"], _printable(logs.redact(scope["path"]))[:_LONGEST_PATH]
     client = scope.get("client")
     milliseconds = round(seconds * 1000, 1)
     logs.event(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # From SIGTERM to SIGKILL: the child promises to end within 2 s, and the service does, too.
 _KINDLY = 1.3
+# For the end of one that was killed.
+_KILLED = 0.2
 # A line of the log, at most.
 _LONGEST_LINE = 1 << 20
 _FIELDS = ("time", "level", "event", "message")
@@ -73,6 +75,7 @@ class Backups:
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._killed: asyncio.TimerHandle | None = None
 
     def start(self) -> bool:
         """Start one; return False if one is running. Raises NotConfiguredError. To be called in the event loop."""
@@ -88,20 +91,24 @@ class Backups:
         return True
 
     def terminate(self) -> None:
-        """Ask the child to end, if there is one, and start no other."""
-        self._stopping = True
+        """Ask the child to end, if there is one, and start no other. To be called in the event loop."""
+        if not self._stopping:
+            self._stopping = True
+            # From now, not from the moment at which everything else has ended.
+            self._killed = asyncio.get_running_loop().call_later(_KINDLY, self._kill)
         if self._child is not None and self._child.returncode is None:
             self._child.terminate()
 
     async def end(self) -> None:
         """See to it that no child is left."""
         self.terminate()
-        if self._task is None:
-            return
-        await asyncio.wait([self._task], timeout=_KINDLY)
+        if self._task is not None and self._killed is not None:
+            remaining = self._killed.when() - asyncio.get_running_loop().time()
+            await asyncio.wait([self._task], timeout=max(0.0, remaining) + _KILLED)
+
+    def _kill(self) -> None:
         if self._child is not None and self._child.returncode is None:
             self._child.kill()
-            await asyncio.wait([self._task], timeout=_KINDLY)
 
     async def _run(self) -> None:
         try:
@@ -109,14 +116,13 @@ class Backups:
         except Exception as error:  # noqa: BLE001 - no descriptor, no process to be had, or a mistake of ours
             self._failed(f"The backup could not be started: {error}", "Look at the limits of the container.")
         finally:
-            if self._child is not None and self._child.returncode is None:
-                self._child.kill()
+            self._kill()
             self._task = self._child = None
 
     async def _run_child(self) -> None:
         environment = {**os.environ, "LOG_FORMAT": "json", "LOG_LEVEL": "info"}
         child = self._child = await asyncio.create_subprocess_exec(
-            *leashed([sys.executable, "-m", "entrypoint", "backup"]),
+            *leashed(_command()),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -156,6 +162,14 @@ class Backups:
             )
         elif level >= logs.ERROR or event == "interrupted":
             self.report = self.report._replace(error=logs.redact(message), remedy=logs.redact(fields.get("remedy", "")))
+
+
+def _command() -> list[str]:
+    """Return the command line of a backup, by the same program as we are."""
+    if getattr(sys, "frozen", False):  # The folder's program knows no -m (packaging/main.py).
+        return [sys.executable, "backup"]
+    # Not from the working directory, where the application may have an entrypoint.py of its own.
+    return [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", "entrypoint", "backup"]
 
 
 def _utc(moment: float | None) -> str | None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 FRESH = 1.0
 
 
+class StoppingError(Exception):
+    """The service ends, and there is no answer any more."""
+
+
 class _Answer(NamedTuple):
     snapshot: Snapshot
     at: float
@@ -51,24 +55,36 @@ class Cache:
         self._answer: _Answer | None = None
         self._flight: asyncio.Future[Snapshot] | None = None
         self._began = 0.0
+        self._left = False
         # A thread that hangs in spite of all must not keep the process: it ends by os._exit (__main__).
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")
 
     async def get(self) -> Snapshot:
-        """Return how things stand: known for a second at most, or asked for now."""
+        """Return how things stand: known for a second at most, or asked for now.
+
+        Raises StoppingError if nobody is asked any more.
+        """
         answer = self._answer
         if answer is not None and self._clock() - answer.at < self._fresh:
             return answer.snapshot
+        if self._left:
+            raise StoppingError
         if self._flight is None:
             self._began = self._clock()
             self._flight = asyncio.get_running_loop().run_in_executor(self._thread, self._read)
             self._flight.add_done_callback(self._landed)
         flight, waited = self._flight, self._clock() - self._began
-        try:
-            # Shielded: that one client goes away, or has waited long enough, is nothing to the others.
-            return await asyncio.wait_for(asyncio.shield(flight), max(0.0, self._patience - waited))
-        except TimeoutError:
-            return self._late(self._clock() - self._began)
+        # Not as `wait_for` does: that one client goes away, or has waited long enough, is nothing to the others.
+        await asyncio.wait((flight,), timeout=max(0.0, self._patience - waited))
+        if flight.cancelled():
+            raise StoppingError
+        return flight.result() if flight.done() else self._late(self._clock() - self._began)
+
+    def leave(self) -> None:
+        """Ask nobody any more: the service ends, and whoever waits is told so at once."""
+        self._left = True
+        if self._flight is not None:
+            self._flight.cancel()
 
     def _landed(self, flight: asyncio.Future[Snapshot]) -> None:
         self._flight = None

@@ -56,14 +56,16 @@ class _Snapshots(Collector):
         yield self._gauge("migrations_failed", "How many have failed and not been settled.", len(snapshot.failed))
         yield self._gauge("migrations_changed", "How many applied files have another text now.", len(snapshot.changed))
         lock = snapshot.lock
-        yield self._gauge("lock_held", "Whether somebody holds the migration lock.", lock is not None)
-        held = (lock.seconds or 0.0) if lock is not None else 0.0
-        yield self._gauge("lock_held_seconds", "For how long it has been held, by the server's clock.", held)
+        held = True if lock is not None and lock.legacy else status.guarded
+        if held is not None:  # On a standby nobody knows.
+            yield self._gauge("lock_held", "Whether somebody holds the migration lock.", held)
+            seconds = (lock.seconds or 0.0) if held and lock is not None else 0.0
+            yield self._gauge("lock_held_seconds", "For how long it has been held, by the server's clock.", seconds)
         if snapshot.last_duration is not None:
             about = "How long the migration took that was applied last."
             yield self._gauge("last_migration_duration_seconds", about, snapshot.last_duration)
-        if status.last is not None and status.last.applied_at is not None:
-            at = datetime.fromisoformat(status.last.applied_at).timestamp()
+        at = _timestamp(status.last.applied_at if status.last else None)
+        if at is not None:
             yield self._gauge("last_migration_timestamp_seconds", "When it was applied, since 1970.", at)
 
     def _gauge(self, name: str, about: str, value: float) -> GaugeMetricFamily:
@@ -72,9 +74,21 @@ class _Snapshots(Collector):
         return family
 
 
+def _timestamp(moment: str | None) -> float | None:
+    """Return a time in seconds since 1970; None for one that Python does not know (`infinity`, the year 10000)."""
+    try:
+        return None if moment is None else datetime.fromisoformat(moment).timestamp()
+    except ValueError:
+        return None
+
+
 def expose(snapshot: Snapshot, reads: int, accept: str) -> Exposition:
     """Return the metrics in the format that the header `accept` asks for, Prometheus' text format unless told."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshots(snapshot, reads))
-    encode, content_type = choose_encoder(accept)
-    return Exposition(encode(registry), content_type)
+    try:
+        encode, content_type = choose_encoder(accept)
+        return Exposition(encode(registry), content_type)
+    except (TypeError, ValueError):  # It asks for a version that is no number.
+        encode, content_type = choose_encoder("")
+        return Exposition(encode(registry), content_type)

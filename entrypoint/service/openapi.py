@@ -43,6 +43,7 @@ def describe() -> dict[str, object]:
                     "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}},
                 },
                 "Forbidden": _json("#/components/schemas/Error", "The token is none of the valid ones."),
+                "Stopping": _json("#/components/schemas/Error", "The service ends before there is an answer."),
                 "Unavailable": _json(
                     "#/components/schemas/Failure",
                     "There is no answer: the database cannot be reached, or the migration files cannot be used.",
@@ -118,7 +119,8 @@ _SCHEMAS: dict[str, object] = {
             "heldForSeconds": _nullable({"type": "number"}),
             "alive": {
                 **_nullable({"type": "boolean"}),
-                "description": "Whether its holder lives; null for one of the earlier system, which nobody can ask.",
+                "description": "Whether its holder lives; null for one of the earlier system, which nobody can ask, "
+                "and on a standby, from where it cannot be seen.",
             },
             "progress": {
                 **_nullable({"type": "object"}),
@@ -156,6 +158,7 @@ _PATHS: dict[str, object] = {
                 {
                     "200": _json("#/components/schemas/StatusAnswer", "The status, at most about a second old."),
                     "500": {"$ref": "#/components/responses/Unavailable"},
+                    "503": {"$ref": "#/components/responses/Stopping"},
                 }
             ),
         }
@@ -196,6 +199,7 @@ _PATHS: dict[str, object] = {
                         "headers": {"ETag": {"schema": {"type": "string"}}},
                     },
                     "304": {"description": "It is still the one with the ETag in If-None-Match."},
+                    "503": {"$ref": "#/components/responses/Stopping"},
                 }
             ),
         }
@@ -212,7 +216,8 @@ _PATHS: dict[str, object] = {
                             "text/plain": {"schema": {"type": "string"}},
                             "application/openmetrics-text": {"schema": {"type": "string"}},
                         },
-                    }
+                    },
+                    "503": {"$ref": "#/components/responses/Stopping"},
                 }
             ),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -27,13 +28,21 @@ from entrypoint.service.tokens import Tokens
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+    from typing import Any
 
     from entrypoint.service.snapshot import Snapshot
     from entrypoint.settings import ServiceSettings, Settings
 
 _BACKLOG = 128
-# From the signal: so long requests may go on, and then their connections are ended.
+# An address that is not this machine's, though its name is: /etc/hosts has ::1 where IPv6 is switched off.
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+# From the signal: so long requests may wait for the database. Then they are told that there will be no answer, and
+# after that all connections are ended.
 _GRACE = 0.6
+_LAST_WORDS = 0.3
+# What a listener lacks if it cannot take a new client, and how often that is said, in seconds.
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_SAY_AGAIN = 60.0
 
 
 def serve(settings: Settings, service: ServiceSettings) -> None:
@@ -51,17 +60,29 @@ def serve(settings: Settings, service: ServiceSettings) -> None:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Return listeners on all addresses that `host` has. Raises ConfigurationError."""
+    """Return listeners on all addresses that `host` has and this machine, too; one at least.
+
+    Raises ConfigurationError.
+    """
     listeners: list[socket.socket] = []
+    absent: OSError | None = None
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, _, _, _, address in dict.fromkeys(found):
             both = family == socket.AF_INET6 and address[0] == "::" and socket.has_dualstack_ipv6()
-            listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+            try:
+                listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                absent = error
+                continue
             listeners.append(listener)
             # Its connections inherit it. An answer goes out in two pieces, and the second would wait for the client to
             # acknowledge the first, which takes 40 ms. (asyncio sees to that only where a socket says it is TCP's.)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if absent is not None and not listeners:
+            raise absent
     except OSError as error:
         for listener in listeners:
             listener.close()
@@ -96,12 +117,36 @@ class _Server(uvicorn.Server):
                 connection.drop()
 
 
+class _Complaints:
+    """What asyncio has to say of errors that nobody handles.
+
+    A listener without descriptors for new clients tries again a second later, and says so for each place in its queue.
+    """
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        self._server = server
+        self._said = float("-inf")
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in _SCARCE:
+            if loop.time() - self._said >= _SAY_AGAIN:
+                self._said = loop.time()
+                logs.event(
+                    logs.WARNING,
+                    "service.exhausted",
+                    f"no new clients for now: {os.strerror(error.errno)}",
+                    remedy="Raise the limit of open files (ulimit -n, LimitNOFILE): the service needs 512.",
+                )
+        elif not (self._server.should_exit and isinstance(error, ValueError)):  # else: that try, of a closed listener
+            loop.default_exception_handler(context)
+
+
 async def _serve(
     settings: Settings, about: ServiceSettings, reader: Reader, listeners: Sequence[socket.socket]
 ) -> None:
     loop = asyncio.get_running_loop()
     backups = Backups(settings.backup_dir)
-    ending = asyncio.Event()
 
     def late(seconds: float) -> Snapshot:
         error = DatabaseUnavailableError(
@@ -110,13 +155,13 @@ async def _serve(
         )
         return snapshot.of_failure(error, database=reader.database, taken=time.time() - seconds)
 
+    cache = Cache(reader.read, late, reader.longest)
     service = Service(
-        cache=Cache(reader.read, late, reader.longest),
+        cache=cache,
         access=Access(Tokens(about.tokens)),
         backups=backups,
         public_badge=about.public_badge,
         reads=lambda: reader.reads,
-        ending=ending,
     )
     server = _Server(
         uvicorn.Config(
@@ -126,6 +171,7 @@ async def _serve(
             ws="none",
             lifespan="off",
             log_config=None,
+            backlog=_BACKLOG,
             access_log=False,
             proxy_headers=False,
             server_header=False,
@@ -135,13 +181,14 @@ async def _serve(
         )
     )
     quiet_uvicorn()
+    loop.set_exception_handler(_Complaints(server))
 
     def end(signum: int) -> None:
         logs.event(logs.INFO, "service.stopping", f"{signal.Signals(signum).name}: stopping")
         server.should_exit = True
-        ending.set()
         backups.terminate()
-        loop.call_later(_GRACE, server.drop_connections)
+        loop.call_later(_GRACE, cache.leave)
+        loop.call_later(_GRACE + _LAST_WORDS, server.drop_connections)
 
     # Signal handlers run between two steps of whatever the loop is doing.
     signals.hand_to(lambda signum: loop.call_soon_threadsafe(end, signum))

@@ -105,9 +105,12 @@ class Snapshot:
 
     @property
     def migrating(self) -> bool:
-        """Whether a living holder has the lock; of the earlier system's, nobody knows whether they live."""
+        """Whether a living holder has the lock; of the earlier system's, nobody knows whether they live.
+
+        False on a standby, where nobody knows of any.
+        """
         lock = self.lock
-        return lock is not None and (lock.legacy or (self.status is not None and self.status.guarded))
+        return lock is not None and (lock.legacy or (self.status is not None and self.status.guarded is True))
 
     @property
     def last_duration(self) -> float | None:

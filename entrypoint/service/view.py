@@ -172,7 +172,7 @@ def show(snapshot: Snapshot, known: Snapshot | None = None, *, full: bool = Fals
         fault=failure and wording.report(failure.message),
         remedy=wording.report(failure.remedy) if failure else "",
         poll=_poll(tone),
-        facts=_facts(status, done, "unknown" if failure else _lock_word(work)),
+        facts=_facts(status, done, "unknown" if failure else _lock_word(status, work)),
         strip=bars.strip([_state(line, status).tone for line in lines]),
         strip_label=_strip_label(status, lines),
         work=work,
@@ -256,9 +256,11 @@ def _facts(status: Status, done: Sequence[Line], lock: str) -> tuple[Fact, ...]:
     )
 
 
-def _lock_word(work: Work | None) -> str:
+def _lock_word(status: Status, work: Work | None) -> str:
     if work is None:
         return "free"
+    if status.guarded is None and not at_work(status):
+        return "unknown"
     return "held" if work.tone == "working" else "left behind"
 
 
@@ -275,7 +277,10 @@ def _strip_label(status: Status, lines: Iterable[Line]) -> str:
 
 
 def _state(line: Line, status: Status) -> State:
-    if line.state in _NOT_APPLIED and at_work(status) and status.lock and status.lock.migration == line.filename:
+    lock = status.lock
+    # What the row says on a standby is not known to be true, and "interrupted" would be no better known.
+    live = at_work(status) or (status.guarded is None and lock is not None and lock.held)
+    if line.state in _NOT_APPLIED and live and lock and lock.migration == line.filename:
         return _STATES["working"]
     return _STATES[line.state]
 

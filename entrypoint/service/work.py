@@ -47,8 +47,11 @@ class Work(NamedTuple):
 
 
 def at_work(status: Status) -> bool:
-    """Tell whether somebody lives who holds the lock: the guard is what counts, and a row without one is a memory."""
-    return status.guarded or (status.lock is not None and status.lock.legacy)
+    """Tell whether somebody lives who holds the lock: the guard is what counts, and a row without one is a memory.
+
+    False on a standby, where nobody knows.
+    """
+    return status.guarded is True or (status.lock is not None and status.lock.legacy)
 
 
 def work_of(status: Status) -> Work | None:
@@ -58,11 +61,13 @@ def work_of(status: Status) -> Work | None:
         return _nobody("The lock has just been taken") if guarded else None
     if lock.legacy:
         title = "A replica of the earlier migration system holds the lock"
+    elif guarded is None:
+        title = "Whether the lock's holder lives cannot be seen from a standby"
     elif not guarded:
         title = "The lock's holder is gone; the next start takes the lock over"
     else:
         title = "Running now"
-    live = guarded and not lock.legacy
+    live = guarded is True and not lock.legacy
     detail = lock.detail if live else {}
     percent = detail.get("percent")
     phase = _text(detail, "phase")

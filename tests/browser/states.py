@@ -54,7 +54,7 @@ BEGUN = (
 )
 
 
-def status(*lines: Line, lock: LockRow | None = FREE, guarded: bool = False) -> Status:
+def status(*lines: Line, lock: LockRow | None = FREE, guarded: bool | None = False) -> Status:
     """Return what `summarise` makes of such a ledger and such files, as far as the page looks at it."""
     applied = [one for one in lines if one.state in {"applied", "changed", "missing", "ahead"}]
     waiting = [one for one in lines if one.state in {"pending", "running", "failed"}]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import urllib.parse
 from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import missing
 from demo.postgres import free_port
 from kit.migrations import non_idempotent, write_migrations
 from kit.processes import until
@@ -130,6 +133,15 @@ def test_a_page_from_elsewhere_does_not_get_in_through_a_browser_on_this_machine
     assert serving.ask(BACKUP, method="POST", token=None, headers={"Origin": "http://localhost:1"}).status == 501
 
 
+@pytest.mark.parametrize("path", ["/admin/", f"{STATUS}/", f"{BACKUP}/", "/livez/"])
+def test_a_host_of_the_clients_choice_leads_nowhere(database: Database, serve: Serve, path: str) -> None:
+    serving = serve(database.url)
+    for method in ("GET", "POST"):
+        answer = serving.ask(path, method=method, headers={"Host": "evil.example"})
+        assert (answer.status, answer.json["success"]) == (404, False)
+        assert "location" not in answer.headers
+
+
 def test_with_a_token_the_name_does_not_matter(database: Database, serve: Serve) -> None:
     serving = serve(database.url)
     assert serving.ask(headers={"Host": "status.example.org", "Origin": "https://evil.example"}).status == 200
@@ -156,6 +168,7 @@ def test_no_token_is_ever_written_down(database: Database, serve: Serve) -> None
     for token in (TOKEN, NEW):
         serving.ask(f"/{urllib.parse.quote(token)}", token=token)
         serving.ask(f"/badge.svg/{token}%41", token=token)
+        serving.ask(f"/{'x' * (200 - 1 - len(token) // 2)}{token}", token=token)
     with serving.connect() as client:
         client.sendall(f"BREW {TOKEN} HTTP/9\r\n\r\n".encode())
         client.recv(65536)
@@ -163,6 +176,7 @@ def test_no_token_is_ever_written_down(database: Database, serve: Serve) -> None
     serving.run.ok()
     for token in (TOKEN, NEW, wrong):
         assert token not in serving.run.stderr
+        assert f"x{token[:5]}" not in serving.run.stderr, "cut in the middle"
     paths = [record["path"] for record in serving.run.logs("service.request")]
     assert paths.count(STATUS) == 9
     assert "/***" in paths
@@ -216,6 +230,7 @@ def test_a_text_log_keeps_its_lines(database: Database, run_entrypoint: Start) -
         ),
         ({"STATUS_TOKEN_FILE": "/nowhere/tokens"}, ["STATUS_TOKEN_FILE is '/nowhere/tokens', which cannot be read"]),
         ({"STATUS_TOKEN_FILE": "secret"}, ["STATUS_TOKEN_FILE is '***', which cannot be read"]),
+        ({"STATUS_TOKEN_FILE": "q1/Zm9v+YmFy/x=="}, ["STATUS_TOKEN_FILE is '***', which cannot be read"]),
     ],
 )
 def test_settings_that_are_none(run_entrypoint: Start, environ: dict[str, str], faults: list[str]) -> None:
@@ -243,6 +258,32 @@ def test_an_address_that_is_somebody_elses(database: Database, run_entrypoint: S
     assert only_error(run)["message"] == "Cannot listen on 192.0.2.1, port 3001: Cannot assign requested address"
 
 
+def test_where_ipv6_is_switched_off_localhost_is_still_there(run_program: Start, tmp_path: Path) -> None:
+    """Images have ::1 in /etc/hosts, whatever their network has."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n::1 localhost\n")
+    inside = (
+        "ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6 && "
+        'mount --bind "$0" /etc/hosts && exec "$@"'
+    )
+    prefix = ["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", inside, str(hosts)]
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode != 0:
+        missing("no permission to make a network without IPv6 (unshare --net --mount)")
+    run = run_program(
+        [*prefix, sys.executable, "-m", "entrypoint", "serve"],
+        env={"DATABASE_URL": "postgresql://127.0.0.1:1/none", "STATUS_HOST": "localhost", "STATUS_PORT": "3001"},
+    )
+    assert run.until("service.listening")["addresses"] == ["127.0.0.1:3001"]
+    run.terminate()
+    assert run.wait(5) == 0
+    run = run_program(
+        [*prefix, sys.executable, "-m", "entrypoint", "serve"],
+        env={"DATABASE_URL": "postgresql://127.0.0.1:1/none", "STATUS_HOST": "::1"},
+    )
+    assert run.wait() == 78
+    assert only_error(run)["message"] == "Cannot listen on ::1, port 3001: Cannot assign requested address"
+
+
 def test_bad_files_are_found_before_it_listens(database: Database, migrations_dir: Path, run_entrypoint: Start) -> None:
     (migrations_dir / "2_b.sql").write_text("")
     env = {"DATABASE_URL": database.url, "STATUS_PORT": str(free_port())}
@@ -255,8 +296,6 @@ def test_bad_files_are_found_before_it_listens(database: Database, migrations_di
 
 
 def test_without_its_packages_it_says_what_to_install(run_program: Start, tmp_path: Path) -> None:
-    import sys
-
     (tmp_path / "starlette.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'starlette'\", name='starlette')"
     )

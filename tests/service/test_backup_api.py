@@ -15,7 +15,7 @@ import pytest
 
 from kit.migrations import write_migrations
 from kit.processes import alive, command_line, descendants, until
-from kit.web import BACKUP, Serving
+from kit.web import BACKUP, STATUS, TOKEN, Serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -213,6 +213,43 @@ def test_the_end_of_the_service_is_the_end_of_its_backup(backups: Backups, numbe
     assert not backups.serving.run.leftovers()
     assert not list(backups.directory.iterdir()), "nothing half done is left"
     backups.departure()
+
+
+def test_a_backup_that_does_not_end_is_killed_in_time(backups: Backups) -> None:
+    """Though the service has to wait for something else, too: for a client that waits for the database."""
+    backups.serving.data()
+    ((backend,),) = backups.database.rows(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'entrypoint:%'"
+    )
+    backups.hold()
+    backups.post()
+    dump = backups.arrival()
+    (child,) = (pid for pid in descendants(backups.serving.run.pid) if command_line(pid)[-1] == "backup")
+    time.sleep(1.1)  # so that nothing is known any more
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        with backups.serving.connect() as client:
+            client.sendall(f"GET {STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
+            backups.serving.ask("/livez")  # came later, and so the other one waits by now
+            os.kill(child, signal.SIGSTOP)
+            began = time.monotonic()
+            backups.serving.run.terminate()
+            assert backups.serving.run.wait(10) == 0
+            assert time.monotonic() - began < PROMISE
+            assert client.recv(65536).startswith(b"HTTP/1.1 503 ")
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert not alive(child)
+    until(lambda: not alive(dump), 5, "pg_dump's end")
+    assert not backups.serving.run.leftovers()
+
+
+def test_a_module_in_the_working_directory_is_not_taken_for_the_program(backups: Backups, tmp_path: Path) -> None:
+    """An image's working directory is the application's, and so is an entrypoint.py in it."""
+    for name in ("entrypoint.py", "json.py"):
+        (tmp_path / name).write_text("raise SystemExit(99)")
+    backups.post()
+    backups.report_when("succeeded")
 
 
 def test_a_service_that_is_killed_takes_its_backup_along(backups: Backups) -> None:

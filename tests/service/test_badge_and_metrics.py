@@ -114,6 +114,45 @@ def test_the_lock_is_among_the_numbers(scene: Scene, serve: Serve) -> None:
     until(lambda: metrics(serving)["lock_held"] == 0, what="no lock in the metrics")
 
 
+def test_a_row_that_a_dead_holder_has_left_is_no_lock(scene: Scene, serve: Serve) -> None:
+    scene.write(non_idempotent(1))
+    scene.migrated()
+    scene.database.execute(
+        "UPDATE migration_lock SET locked_at = now() - interval '1 day', locked_by = 'shop-1', token = 'dead.1'"
+    )
+    serving = serve(scene.database.url)
+    assert serving.data()["lock"]["alive"] is False
+    found = metrics(serving)
+    assert (found["lock_held"], found["lock_held_seconds"]) == (0, 0)
+
+
+def test_a_time_that_python_does_not_know_is_left_out(scene: Scene, serve: Serve) -> None:
+    scene.write(non_idempotent(1))
+    scene.migrated()
+    scene.database.execute("UPDATE schema_migrations SET applied_at = '12026-11-22 10:30:00+00'")
+    found = metrics(serve(scene.database.url))
+    assert found["schema_version"] == 1
+    assert "last_migration_timestamp_seconds" not in found
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/plain; version=1.x",
+        "application/openmetrics-text; version=abc",
+        "text/plain;version=",
+        "\xff/\xb2;version=\xb2",
+    ],
+)
+def test_a_format_that_does_not_exist(scene: Scene, serve: Serve, accept: str) -> None:
+    """It gets what it gets who does not ask for one."""
+    scene.write(non_idempotent(1))
+    answer = serve(scene.database.url).ask("/metrics", headers={"Accept": accept})
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert list(parse(answer.body.decode()))
+
+
 def test_openmetrics_for_who_asks_for_it(scene: Scene, serve: Serve) -> None:
     scene.write(non_idempotent(1))
     serving = serve(scene.database.url)

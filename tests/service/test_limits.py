@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import resource
+import signal
 import socket
 import time
 from pathlib import Path
@@ -81,6 +83,27 @@ def test_a_head_that_is_just_too_long_gets_an_answer(serving: Serving) -> None:
         client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Filler: " + b"x" * LONGEST_HEAD)
         assert rest_of(client).startswith(b"HTTP/1.1 400 ")
     assert serving.ask("/livez", headers={"X-Filler": "x" * (LONGEST_HEAD - 500)}).status == 200
+
+
+def test_a_head_that_is_too_long_and_comes_at_once(serving: Serving) -> None:
+    """h11 counts what has not come to its end; this one has."""
+    long = b"x" * 100_000
+    for request in (
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Filler: " + long + b"\r\n\r\n",
+        b"GET /livez?" + long + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\nX: " + long + b"\r\n\r\n",
+    ):
+        os.kill(serving.run.pid, signal.SIGSTOP)  # so that it is all there when it is read
+        try:
+            client = serving.connect()
+            client.sendall(request)
+        finally:
+            os.kill(serving.run.pid, signal.SIGCONT)
+        with client:
+            received = rest_of(client)
+        assert received.count(b"HTTP/1.1 200 ") == request.count(b"Host") - 1
+        assert received.count(b"HTTP/1.1 431 ") == 1
+        assert b'"success": false' in received
 
 
 def test_a_body_that_is_announced_too_large_is_not_waited_for(serving: Serving) -> None:
@@ -176,7 +199,8 @@ def test_a_client_that_does_not_listen_is_cut_off(serving: Serving, migrations_d
         (migrations_dir / f"{number:04d}_{'long_name_' * 15}.sql").write_text("")
     serving.data_when(lambda data: data["pendingMigrations"] > 1000)
     assert len(serving.ask().body) > 300_000
-    before = until(lambda: socket_count(serving), what="the service's sockets")
+    until(lambda: not unread(serving.port), what="the end of the connections so far")
+    before = socket_count(serving)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(60)
@@ -193,11 +217,14 @@ def socket_count(serving: Serving) -> int:
 
 
 def unread(port: int) -> list[int]:
-    """Return how much the service has not read yet, for each of its connections (proc(5), /proc/net/tcp: rx_queue)."""
+    """Return how much the service has not read yet, for each of its connections (proc(5), /proc/net/tcp: rx_queue).
+
+    Those count that are open at its side: established, or closed by the client alone.
+    """
     found = []
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, _, state, queues, *_ = line.split()
-        if int(local.partition(":")[2], 16) == port and state == "01":
+        if int(local.partition(":")[2], 16) == port and state in {"01", "08"}:
             found.append(int(queues.partition(":")[2], 16))
     return found
 
@@ -264,6 +291,59 @@ def test_if_all_are_being_answered_it_is_the_new_one_that_has_to_go(
         proxy.hear()
         answers = {client.recv(17) for client in waiting}
     assert answers == {b"HTTP/1.1 200 OK\r\n"}
+
+
+def test_many_at_once_do_not_get_more_room(serving: Serving) -> None:
+    """Clients that came while the service was stopped are let in in one turn; each takes another one's place."""
+    clients: list[socket.socket] = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            os.kill(serving.run.pid, signal.SIGSTOP)
+            try:
+                clients += [stack.enter_context(serving.connect()) for _ in range(100)]
+            finally:
+                os.kill(serving.run.pid, signal.SIGCONT)
+            is_well(serving)  # It was the last in the queue: all others have been let in.
+        until(lambda: socket_count(serving) <= MOST_CONNECTIONS + 10, 2, lambda: f"{socket_count(serving)} sockets")
+
+
+def test_the_end_does_not_wait_for_a_crowd_that_waits_for_the_database(
+    database: Database, migrations_dir: Path, proxy: Proxy, serve: Serve
+) -> None:
+    """Each is told, in time."""
+    (migrations_dir / "001_a.sql").write_text("CREATE TABLE a ();")
+    serving = serve(database.url_at(proxy.port), DB_CONNECT_TIMEOUT_MS="20000")
+    request = f"GET {STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+    proxy.deafen()
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(serving.connect(timeout=30)) for _ in range(MOST_CONNECTIONS)]
+        for client in waiting:
+            client.sendall(request)
+        until(lambda: unread(serving.port) == [0] * MOST_CONNECTIONS, 10, lambda: f"{unread(serving.port)}")
+        began = time.monotonic()
+        serving.run.terminate()
+        assert serving.run.wait(10) == 0
+        assert time.monotonic() - began < 2
+        answers = {client.recv(32) for client in waiting}
+    assert answers == {b"HTTP/1.1 503 Service Unavailable"}
+    assert not [record for record in serving.run.logs() if record["level"] == "error"]
+
+
+def test_descriptors_that_run_out_are_said_once_and_do_not_hold_up_the_end(serving: Serving) -> None:
+    resource.prlimit(serving.run.pid, resource.RLIMIT_NOFILE, (40, 40))
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(serving.connect())
+        record = serving.run.until("service.exhausted")
+        assert record["message"] == "no new clients for now: Too many open files"
+        time.sleep(2.5)  # for two more tries
+        serving.run.terminate()
+        assert serving.run.wait(5) == 0
+    assert [record["event"] for record in serving.run.logs()] == [
+        "service.listening",
+        "service.exhausted",
+        "service.stopping",
+    ]
 
 
 def test_descriptors_that_run_out_are_got_over(serving: Serving) -> None:

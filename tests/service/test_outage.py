@@ -185,7 +185,8 @@ def test_a_ledger_that_somebody_has_locked(database: Database, serve: Serve) -> 
         locker.execute("LOCK TABLE schema_migrations")
         answer = serving.until_answer(500)
         assert answer.seconds < BOUND
-        assert "lock timeout" in answer.json["error"] or "no answer within" in answer.json["error"]
+        # Two times of the server's and one of ours come to their end together.
+        assert any(words in answer.json["error"] for words in ("lock timeout", "statement timeout", "no answer within"))
         locker.execute("ROLLBACK")
     serving.until_answer(200)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conftest import missing
+from kit.databases import Database
 from kit.migrations import non_idempotent, write_migrations
 from kit.pooler import executable, pooler
 from kit.processes import until
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import ServerFactory
-    from kit.databases import Database
     from kit.processes import Run
     from kit.web import Serving
 
@@ -192,6 +192,39 @@ def test_another_tools_ledger_is_said_to_be_one(database: Database, migrations_d
     assert answer.status == 500
     assert "belongs to Rails or dbmate" in answer.json["error"]
     assert "MIGRATION_SCHEMA" in answer.json["remedy"]
+
+
+def test_what_a_holder_tells_may_be_more_than_python_takes(scene: Scene, serve: Serve) -> None:
+    """A number of 5000 digits is one to PostgreSQL."""
+    scene.write(non_idempotent(1))
+    scene.migrated()
+    scene.database.execute(
+        "UPDATE migration_lock SET locked_at = now(), token = 't.1', progress_detail ="
+        " jsonb_build_object('token', 't.1', 'seconds', repeat('9', 5000)::numeric)"
+    )
+    assert serve(scene.database.url).data()["lock"]["progress"] is None
+
+
+def test_on_a_standby_nobody_knows_whether_the_holder_lives(
+    fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Start, serve: Serve
+) -> None:
+    """The primary's locks cannot be seen there; as soon as it is the primary, its own can."""
+    server = fresh_server()
+    server.create_database("app")
+    scene = Scene(Database(server, "app"), migrations_dir, run_entrypoint)
+    scene.write(non_idempotent(1))
+    scene.migrated()
+    scene.database.execute("UPDATE migration_lock SET locked_at = now(), locked_by = 'shop-1', token = 't.1'")
+    server.stop()
+    server.start(standby=True)
+    serving = serve(scene.database.url)
+    assert serving.data()["lock"]["alive"] is None
+    assert b"lock_held" not in serving.ask("/metrics").body
+    said = scene.start("status").ok().stdout.splitlines()[-1]
+    assert said.endswith("; whether that process lives cannot be seen from a standby.")
+    with server.connect("app") as connection:
+        connection.execute("SELECT pg_promote()")
+    assert serving.data_when(lambda data: data["lock"]["alive"] is not None)["lock"]["alive"] is False
 
 
 def test_a_password_in_an_error_is_not_told(scene: Scene, serve: Serve) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from entrypoint.service.cache import Cache
+from entrypoint.service.cache import Cache, StoppingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +112,23 @@ def test_a_client_that_goes_away_takes_nothing_from_the_others(database: Databas
         return await staying
 
     assert asyncio.run(ask()) == 1
+    assert database.asked == 1
+
+
+def test_at_the_end_nobody_waits_any_more(database: Database) -> None:
+    """Though the question is still being asked; and nobody asks another one."""
+
+    async def ask() -> list[object]:
+        database.open.clear()
+        cache = database.cache()
+        waiting = [asyncio.create_task(cache.get()) for _ in range(3)]
+        await _until(lambda: database.asked == 1)
+        cache.leave()
+        found = await asyncio.gather(*waiting, cache.get(), return_exceptions=True)
+        database.open.set()
+        return [type(error) for error in found]
+
+    assert asyncio.run(ask()) == [StoppingError] * 4
     assert database.asked == 1
 
 

@@ -96,13 +96,15 @@ def test_the_banner(case: str) -> None:
     assert (page.tone, page.headline, page.explanation) == (tone, headline, explanation)
 
 
-LOCKS: dict[str, tuple[LockRow | None, bool, str, str | None]] = {
+LOCKS: dict[str, tuple[LockRow | None, bool | None, str, str | None]] = {
     "free": (FREE, False, "free", None),
     "no row yet": (None, False, "free", None),
     "held": (HELD, True, "held", "Running now"),
     "just taken, and not in the row yet": (FREE, True, "held", "The lock has just been taken"),
     "just taken, and there is no row": (None, True, "held", "The lock has just been taken"),
     "left behind": (HELD, False, "left behind", "The lock's holder is gone; the next start takes the lock over"),
+    "seen from a standby": (HELD, None, "unknown", "Whether the lock's holder lives cannot be seen from a standby"),
+    "free, on a standby": (FREE, None, "free", None),
     "the earlier system's": (LEGACY, False, "held", "A replica of the earlier migration system holds the lock"),
 }
 

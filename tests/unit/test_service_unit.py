@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -11,7 +13,7 @@ import pytest
 from entrypoint.errors import ConfigurationError, ConnectionLostError, DatabaseUnavailableError, MigrationFilesError
 from entrypoint.migration.ledger import LockRow
 from entrypoint.operations.status import Line, Status
-from entrypoint.service import snapshot
+from entrypoint.service import backups, snapshot
 from entrypoint.service.badge import Badge, Colour, as_svg, badge_of
 from entrypoint.service.metrics import expose
 from entrypoint.service.tokens import Tokens
@@ -44,7 +46,7 @@ SECOND = Line(2, "002_b.sql", "pending", None, None, None, None)
 BAD = Line(3, "003_<script>.sql", "failed", "2026-11-22T10:29:30Z", None, None, 'syntax error at or near "<"')
 
 
-def status(*lines: Line, lock: LockRow | None = NOBODY, guarded: bool = False) -> Status:
+def status(*lines: Line, lock: LockRow | None = NOBODY, guarded: bool | None = False) -> Status:
     states = [line.state for line in lines]
     name = "error" if "failed" in states else "pending" if "pending" in states else "up_to_date"
     applied = [line for line in lines if line.state == "applied"]
@@ -143,7 +145,23 @@ def test_a_file_of_tokens(tmp_path: Path) -> None:
 def test_tokens_are_secrets() -> None:
     assert read_secrets({"STATUS_TOKEN": "one-token\ntwo-tokens"}) == {"one-token", "two-tokens"}
     assert read_secrets({"STATUS_TOKEN_FILE": "a-token-in-the-wrong-variable"}) == {"a-token-in-the-wrong-variable"}
-    assert read_secrets({"STATUS_TOKEN_FILE": "/run/secrets/none"}) == set()
+    for token in ("q1/Zm9v+YmFy/x==", "q1/Zm9v\tYmFy"):
+        assert read_secrets({"STATUS_TOKEN_FILE": f" {token}\n"}) >= {token, *token.split()}
+    for path in ("/run/secrets/none", "./none", "../none"):
+        assert read_secrets({"STATUS_TOKEN_FILE": path}) == set()
+
+
+# --- Backups --------------------------------------------------------------------------------------------
+
+
+def test_which_program_a_backup_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that the service is, as safe from the working directory; the folder's is more than a Python."""
+    assert backups._command() == [sys.executable, "-P", "-m", "entrypoint", "backup"]
+    isolated = "from entrypoint.service import backups; print(backups._command()[1])"
+    run = subprocess.run([sys.executable, "-I", "-c", isolated], capture_output=True, text=True, check=True)
+    assert run.stdout == "-I\n"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert backups._command() == [sys.executable, "backup"]
 
 
 # --- Snapshot -------------------------------------------------------------------------------------------
@@ -163,9 +181,9 @@ def test_a_snapshot_of_a_status() -> None:
 
 @pytest.mark.parametrize(
     ("lock", "guarded", "migrating"),
-    [(None, False, False), (NOBODY, True, False), (HELD, True, True), (HELD, False, False)],
+    [(None, False, False), (NOBODY, True, False), (HELD, True, True), (HELD, False, False), (HELD, None, False)],
 )
-def test_who_holds_the_lock_lives_or_does_not(lock: LockRow | None, *, guarded: bool, migrating: bool) -> None:
+def test_who_holds_the_lock_lives_or_does_not(lock: LockRow | None, *, guarded: bool | None, migrating: bool) -> None:
     assert taken(status(FIRST, lock=lock, guarded=guarded)).migrating is migrating
 
 
@@ -216,6 +234,28 @@ def test_a_badge_is_well_formed_whatever_it_says() -> None:
     image = ET.fromstring(as_svg(Badge('<&>"', "</title><script>", Colour("#000", "#fff"))))  # noqa: S314 - our own
     assert [element.text for element in image.iter("{http://www.w3.org/2000/svg}title")] == ["</title><script>"]
     assert not list(image.iter("{http://www.w3.org/2000/svg}script"))
+
+
+@pytest.mark.parametrize(
+    ("lock", "guarded", "held", "seconds"),
+    [
+        (None, False, 0, 0),
+        (NOBODY, True, 1, 0),
+        (HELD, True, 1, 3.5),
+        (HELD, False, 0, 0),
+        (HELD._replace(token=None), False, 1, 3.5),
+        (HELD, None, None, None),
+    ],
+    ids=["no row", "just taken", "held", "left behind", "the earlier system's", "on a standby"],
+)
+def test_the_lock_in_the_metrics(
+    lock: LockRow | None, *, guarded: bool | None, held: int | None, seconds: float | None
+) -> None:
+    text = expose(taken(status(FIRST, lock=lock, guarded=guarded)), 1, "").content.decode()
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    for name, value in (("lock_held", held), ("lock_held_seconds", seconds)):
+        said = found.get(f'pg_entrypoint_{name}{{database="shop"}}')
+        assert (None if said is None else float(said)) == value
 
 
 def test_metrics_without_an_answer_make_nothing_up() -> None:
