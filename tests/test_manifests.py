@@ -375,7 +375,7 @@ def test_the_pages_name_commands_and_variables_that_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_pages_name_folders_that_exist(page: Path) -> None:
-    for name in re.findall(r"`(?:kubectl \w+ -k )?(k8s/[a-z/-]+)`", page.read_text()):
+    for name in re.findall(r"(?<![\w.])(?:\.\./)*(k8s/[a-z-]+)", page.read_text()):
         assert (ROOT / name).exists(), name
 
 

@@ -55,7 +55,8 @@ class Podman:
             # podman asks for more than a machine may give; and it mixes up the soft and the hard one if they differ.
             f"[containers]\ndefault_ulimits = {[f'{name}={limit}:{limit}' for name, limit in limits.items()]}\n"
             f'[engine]\ninfra_image = "{PAUSE}"\nruntime = "runc"\ncgroup_manager = "cgroupfs"\n'
-            'events_logger = "none"\n'
+            # Locks in this folder: the others, in shared memory, are one for all storages of the machine.
+            'events_logger = "none"\nlock_type = "file"\n'
         )
         self._runs: list[Run] = []
 
