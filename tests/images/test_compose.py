@@ -250,7 +250,7 @@ def test_under_exit_a_failed_migration_stops_the_upgrade(project: Callable[..., 
 
     assert done.returncode == 1
     assert "order_lines" in done.stderr
-    assert "stopped: 3 replicas serve on, 0 of 3 of them new" in done.stderr
+    assert "stopped: 3 replicas are left, 0 of 3 new" in done.stderr
     assert seen["failures"] == [], stack.service("balancer").output()
     assert set(seen["versions"]) == {"1"}
     assert {replica.name for replica in stack.replicas()} == old
