@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,16 +137,17 @@ def main() -> None:
     First `/readyz` answers 503 while everything else goes on, for SHUTDOWN_DELAY_S: a load balancer looks, and sends
     no more requests. Then nothing new is accepted. Then what is being answered is finished, and the program ends.
     """
-    leave = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: leave.set())
+    # Blocked, for every thread to come, and fetched below. A handler would be called by the main thread, which does not
+    # wake if the kernel gives the signal to another one.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
     with Server(("", int(os.environ.get("PORT", "8080"))), Page) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
         print(f"shop: version {shop.VERSION} listens on port {server.server_port}", file=sys.stderr, flush=True)
-        leave.wait()
+        signal.sigwait(signals)
         stopping.set()
-        threading.Event().wait(float(os.environ.get("SHUTDOWN_DELAY_S", "0")))
+        time.sleep(float(os.environ.get("SHUTDOWN_DELAY_S", "0")))
         server.shutdown()
     print("shop: finished", file=sys.stderr, flush=True)
 
