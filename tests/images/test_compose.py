@@ -164,7 +164,8 @@ def test_secrets_are_in_files_and_nowhere_else(project: Callable[..., Stack]) ->
         assert password not in shown
         assert password not in said
     for replica in stack.replicas():
-        assert not [value for value in environ(replica.pid).values() if value in stack.passwords()]
+        values = environ(replica.pid).values()
+        assert not [value for value in values if any(password in value for password in stack.passwords())]
     # A second time nothing is overwritten.
     before = stack.passwords()
     again = stack.engine.command("./make-secrets", cwd=stack.directory, check=False)
@@ -258,6 +259,24 @@ def test_under_exit_a_failed_migration_stops_the_upgrade(project: Callable[..., 
     # The corrected image goes through: a changed file is tried again.
     stack.upgrade("2")
     assert stack.ledger() == V2
+
+
+def test_a_version_of_which_no_replica_starts_is_replaced(project: Callable[..., Stack]) -> None:
+    stack = project(version="2-broken")
+    stack.compose("up", "--detach")
+    until(calmly(lambda: len(stack.replicas()) == REPLICAS), 120, "the replicas")
+    broken = {replica.name for replica in stack.replicas()}
+
+    def all_tried_again() -> bool:
+        return all(int(replica.state("{{.RestartCount}}")) > 0 for replica in stack.replicas())
+
+    until(calmly(all_tried_again), 120, lambda: f"replicas that end again and again: {stack.replicas()}")
+    assert stack.serving() == 0
+    stack.upgrade("2")
+    assert stack.ledger() == V2
+    assert not broken & {replica.name for replica in stack.replicas()}
+    assert stack.serving() == REPLICAS
+    assert {stack.ask(FRONT)[1]["version"] for _ in range(2 * REPLICAS)} == {2}
 
 
 def test_an_upgrade_that_is_interrupted_takes_its_new_replica_back(project: Callable[..., Stack]) -> None:
