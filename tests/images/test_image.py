@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 
 import entrypoint
 from conftest import new_database
+from demo.postgres import free_port
 from entrypoint.cli import COMMANDS
 from images.conftest import MARKER, ROOT
 from images.kit import bases
@@ -401,6 +403,27 @@ def test_each_has_what_its_modules_need(engine: Engine, image: str, full_image: 
     assert not modules_that_cannot_be_imported(engine, full_image)
     commands = engine.run("run", "--rm", "--network=none", "--entrypoint=entrypoint", full_image, "--help").stdout
     assert set(COMMANDS) <= set(commands.split())
+
+
+def test_the_full_image_serves_and_the_other_says_why_not(
+    engine: Engine, image: str, full_image: str, database: Database, migrations: Path
+) -> None:
+    write_migrations(migrations, non_idempotent(2))
+    strict = ["--read-only", "--user=4242", "--cap-drop=ALL", "--entrypoint=entrypoint"]
+    more = [*strict, *options(database, migrations, STATUS_PORT=str(free_port()), STATUS_TOKEN="t" * 32)]
+    with engine.start(full_image, "serve", options=more) as service:
+        (address,) = service.until("service.listening")["addresses"]
+        connection = HTTPConnection(address, timeout=30)
+        connection.request("GET", "/api/admin/migrations/status", headers={"Authorization": f"Bearer {'t' * 32}"})
+        answer = connection.getresponse()
+        assert (answer.status, b"002_step.sql" in answer.read()) == (200, True)
+        connection.close()
+        seconds, code = service.stop()
+        assert (code, seconds < STOP_LIMIT) == (0, True), f"{code} after {seconds:.2f} s: {service!r}"
+
+    done = engine.run("run", "--rm", *more, image, "serve", check=False)
+    assert done.returncode == 78
+    assert "serve" in records(done.stderr)[-1]["remedy"]
 
 
 @pytest.fixture
