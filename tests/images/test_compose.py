@@ -8,6 +8,7 @@ The images of the shop are built by the documented command, the one of PgBouncer
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
     from images.kit.engine import Engine
 
 POSTGRES = bases.Base("pg-entrypoint-tests/postgres-18", "forky", ("postgresql-18",))
-HAPROXY = bases.Base("pg-entrypoint-tests/haproxy", "forky", ("haproxy", "busybox"))
+HAPROXY = bases.Base(
+    "pg-entrypoint-tests/haproxy",
+    "forky",
+    ("haproxy", "busybox"),
+    stands_for=(
+        "haproxy",
+        "3.2.",
+        "HAPROXY in tests/images/test_compose.py, or the image in compose.yaml with it",
+    ),
+)
 DEBIAN = bases.Base("debian:trixie-slim", "trixie", ("ca-certificates",))
 
 V1 = ["1 completed", "2 completed"]
@@ -375,6 +385,25 @@ def test_through_pgbouncer(project: Callable[..., Stack]) -> None:
     stack.service("status").engine.run("stop", "--time", "5", stack.service("status").name)
     stack.ask(FRONT)
     assert stack.sql(clients) == pooler
+
+
+def test_another_password_reaches_whoever_needs_it(project: Callable[..., Stack]) -> None:
+    stack = project("compose.pgbouncer.yaml")
+    stack.up()
+    old, new = stack.passwords()[0], "0123456789abcdef" * 3
+    # As the page says it, step by step.
+    stack.sql(f"ALTER ROLE shop PASSWORD '{new}'")
+    for name in ("postgres_password", "database_url", "pooler_url", "pgbouncer_users"):
+        path = stack.directory / "secrets" / name
+        path.write_text(path.read_text().replace(old, new))
+    page = (ROOT / "docs" / "compose.md").read_text()
+    first, last = re.findall(r"^\d\. .*`docker compose (up --detach .*--force-recreate \w+)`", page, re.MULTILINE)
+    stack.compose(*first.split())
+    stack.upgrade("1")
+    stack.compose(*last.split())
+    answers = [stack.ask(FRONT)[0] for _ in range(2 * REPLICAS)]
+    assert answers == [200] * len(answers)
+    until(calmly(lambda: stack.ask(f"{STATUS}/readyz")[0] == 200), 60, lambda: repr(stack.service("status")))
 
 
 def test_migrations_in_a_transaction_go_through_pgbouncer(project: Callable[..., Stack], tmp_path: Path) -> None:

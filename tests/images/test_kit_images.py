@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conftest import missing
+from images.kit import bases
 from images.kit import engine as engines
 from images.kit import namespace as namespaces
 from images.kit import podman as podmen
@@ -82,6 +84,17 @@ def test_the_engines_have_images_and_networks_of_their_own(
 def test_a_failure_is_told_with_its_output(engine: Engine) -> None:
     with pytest.raises(EngineError, match="no-such-image"):
         engine.run("run", "--pull=never", "no-such-image", timeout=60)
+
+
+def test_a_base_that_is_not_what_it_stands_for_is_refused(engine: Engine) -> None:
+    moved = dataclasses.replace(bases.OLDEST, stands_for=("libc6", "2.99", "OLDEST in the tests"))
+    engine.run("image", "rm", moved.name, check=False)
+    with pytest.raises(
+        bases.BaseImageError, match=r"libc6 2\.31.* and not 2\.99\*\.\n  What to do: Change OLDEST in the"
+    ):
+        bases.provide(engine, moved)
+    assert not engine.has(moved.name), "nobody else takes it for good"
+    bases.provide(engine, dataclasses.replace(moved, stands_for=("libc6", "2.31", "")))
 
 
 # By its parent's end; what that leaves, the next engine removes. If it comes before the daemon has ended, all of it.
