@@ -75,15 +75,16 @@ class Server(ThreadingHTTPServer):
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT, then finish what is being answered and end with 0."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Waited for, not handled: a handler runs between two steps of the main thread, and one that is about to wait for
+    # an event takes none. Blocked before there are threads, which inherit that.
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
 
     # Only this machine: it is a demonstration. In a container it would be 0.0.0.0.
     with Server(("127.0.0.1", int(os.environ["PORT"])), Page) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
         print(f"application: pid {os.getpid()} listens on port {server.server_port}", file=sys.stderr)
-        stop.wait()
+        signal.sigwait(ends)
         server.shutdown()
 
 

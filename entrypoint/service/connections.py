@@ -47,10 +47,14 @@ class Connection(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Let one more client in, in another's place if there is no room."""
-        if len(self.connections) >= MOST_CONNECTIONS:
-            least_needy(self.connections).drop()
+        """Let one more client in, in another's place if there is no room; not in the place of one that we answer."""
+        other = least_needy(self.connections) if len(self.connections) >= MOST_CONNECTIONS else None
         super().connection_made(transport)
+        if other is not None and other.needs_us:
+            self.drop()
+            return
+        if other is not None:
+            other.drop()
         self._asking_since = self.loop.time()
         self._look_again()
 
@@ -90,6 +94,8 @@ class Connection(H11Protocol):
 
     def drop(self) -> None:
         """End it at once."""
+        # Not only in `connection_lost`, later: many clients may come at once, and each is to take another's place.
+        self.connections.discard(self)
         self.transport.abort()
 
     def _look_again(self) -> None:
@@ -105,7 +111,7 @@ class Connection(H11Protocol):
 
 
 def least_needy(connections: set[Any]) -> Connection:
-    """Return the connection to end if there are too many: one that is idle or still asking, the oldest first."""
+    """Return the connection to end if there are too many: one that is still asking, or idle, the oldest first."""
     found = min(connections, key=lambda one: (one.needs_us, one.since))
     assert isinstance(found, Connection)  # noqa: S101 - for the type checker
     return found
