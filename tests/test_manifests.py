@@ -326,6 +326,17 @@ def test_a_broken_manifest_is_found(mutation: Mutation) -> None:
     assert any(mutation.finds in fault for fault in found), found
 
 
+def test_each_job_is_held_to_its_own_deadline() -> None:
+    objects = objects_of("job")
+    job = Release.of(objects).one("Job")
+    short = copy.deepcopy(job)
+    short["metadata"]["name"] = "shop-short"
+    short["spec"]["activeDeadlineSeconds"] = 60
+    for both in ([*objects, short], [short, *objects]):
+        (fault,) = times.deadlines(Release.of(both))
+        assert fault.startswith("Job shop-short: activeDeadlineSeconds is 60;")
+
+
 def test_every_check_has_something_to_find() -> None:
     assert {mutation.check for mutation in MUTATIONS} == set(CHECKS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,10 +10,13 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from conftest import missing
 
 if TYPE_CHECKING:
     from packaging.markers import Marker
@@ -82,6 +86,41 @@ def test_each_is_what_pyproject_asks_for(name: str, python: str, machine: str) -
         assert requirement.specifier.contains(have[package]), f"{requirement} is not {have[package]}: make requirements"
         for extra in requirement.extras:
             assert f"{package}-{extra}" in have
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_folders_wheels_ask_for_the_documented_glibc(python: str, machine: str, tmp_path: Path) -> None:
+    """By the index: which wheels pip takes for a processor that has this glibc and none newer."""
+    page = (ROOT / "docs" / "folder.md").read_text()
+    (documented,) = re.findall(rf"glibc 2\.(\d+) or later on {machine}", page)
+    command = [*(sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries=1", "--timeout=15", "install")]
+    command += ["--dry-run", "--quiet", "--report=-", "--ignore-installed", f"--target={tmp_path}", "--no-deps"]
+    command += ["--require-hashes", "--only-binary=:all:", f"--python-version={python}", "--implementation=cp"]
+    command += [f"--platform=manylinux{name}_{machine}" for name in _MANYLINUX]
+    command += [f"--platform=manylinux_2_{minor}_{machine}" for minor in range(5, int(documented) + 1)]
+    found = []
+    for name in ("image", "folder"):
+        file = ROOT / "requirements" / f"{name}.txt"
+        done = subprocess.run(
+            [*command, f"--requirement={file}"], capture_output=True, text=True, timeout=100, check=False
+        )
+        if "connection broken" in done.stderr:
+            missing("no package index, which knows the wheels of both processors")
+        assert done.returncode == 0, done.stderr
+        found += [item["download_info"]["url"].rpartition("/")[2] for item in json.loads(done.stdout)["install"]]
+    assert max(_glibc(unquote(name), machine) for name in found) == int(documented), found
+
+
+_MANYLINUX = {"1": 5, "2010": 12, "2014": 17}
+
+
+def _glibc(wheel: str, machine: str) -> int:
+    """Return the oldest glibc 2.x that a wheel is for; 0 if it has nothing compiled."""
+    tags = " ".join(tag.platform for tag in parse_wheel_filename(wheel)[3])
+    minors = [int(minor) for minor in re.findall(rf"\bmanylinux_2_(\d+)_{machine}\b", tags)]
+    names = [_MANYLINUX[name] for name in re.findall(rf"\bmanylinux(\d+)_{machine}\b", tags)]
+    return min(minors + names, default=0)
 
 
 def test_the_dockerfile_names_no_registry_and_no_frontend() -> None:

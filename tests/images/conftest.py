@@ -11,7 +11,7 @@ import pytest
 
 from conftest import missing
 from images.kit import bases
-from images.kit.engine import CannotStartError, Engine, machine_certificates, missing_programs
+from images.kit.engine import CannotStartError, Engine, EngineError, machine_certificates, missing_programs
 from images.kit.namespace import Namespace
 
 if TYPE_CHECKING:
@@ -106,4 +106,13 @@ def image(engine: Engine, python_base: str, build_secrets: dict[str, Path]) -> s
 def full_image(engine: Engine, image: str, build_secrets: dict[str, Path]) -> str:
     """Return the name of our image with `--target full`, on the same base, with the pg_dump of that."""
     arguments = {"POSTGRES_MAJOR": bases.CLIENT_OF_PYTHON}
-    return engine.build(ROOT, tag="pg-entrypoint:full", target="full", arguments=arguments, secrets=build_secrets)
+    try:
+        return engine.build(ROOT, tag="pg-entrypoint:full", target="full", arguments=arguments, secrets=build_secrets)
+    except EngineError as error:
+        if "Unable to locate package postgresql-client" in str(error):
+            pytest.fail(
+                f"Debian's {bases.PYTHON.suite} has no postgresql-client-{bases.CLIENT_OF_PYTHON} any more.\n"
+                "  What to do: Change CLIENT_OF_PYTHON in tests/images/kit/bases.py.",
+                pytrace=False,
+            )
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import missing
+from images.kit import bases
 from images.kit import engine as engines
 from images.kit import namespace as namespaces
-from images.kit.engine import Engine, EngineError
-from kit.processes import until
+from images.kit import podman as podmen
+from images.kit.engine import Engine, EngineError, missing_programs
+from kit.processes import alive, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,11 +31,30 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """\
 import sys, time
 import tests.images
+from images.kit import bases
 from images.kit.engine import Engine
 from images.kit.namespace import Namespace
 namespace = Namespace()
 engine = Engine(namespace)
-print(engine.directory, namespace.name, flush=True)
+container = engine.start(bases.provide(engine, bases.OLDEST), "sleep", "infinity")
+print(engine.directory, namespace.name, container.pid, flush=True)
+time.sleep(600)
+"""
+
+# A pod that runs, until somebody ends us.
+POD_PROGRAM = """\
+import time
+import tests.images
+from images.kit import bases
+from images.kit.podman import Podman
+podman = Podman()
+podman.run("import", bases._archive(bases.PYTHON), "localhost/python:1")
+podman.make_pause("localhost/python:1")
+container = {"name": "main", "image": "localhost/python:1", "command": ["/bin/sleep", "infinity"]}
+spec = {"hostNetwork": True, "restartPolicy": "Never", "containers": [container]}
+pod = podman.play({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "left"}, "spec": spec})
+assert pod.played() == 0, pod
+print(podman.directory, pod.pid("main"), flush=True)
 time.sleep(600)
 """
 
@@ -63,21 +86,57 @@ def test_a_failure_is_told_with_its_output(engine: Engine) -> None:
         engine.run("run", "--pull=never", "no-such-image", timeout=60)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_base_that_is_not_what_it_stands_for_is_refused(engine: Engine) -> None:
+    moved = dataclasses.replace(bases.OLDEST, stands_for=("libc6", "2.99", "OLDEST in the tests"))
+    engine.run("image", "rm", moved.name, check=False)
+    with pytest.raises(
+        bases.BaseImageError, match=r"libc6 2\.31.* and not 2\.99\*\.\n  What to do: Change OLDEST in the"
+    ):
+        bases.provide(engine, moved)
+    assert not engine.has(moved.name), "nobody else takes it for good"
+    bases.provide(engine, dataclasses.replace(moved, stands_for=("libc6", "2.31", "")))
+
+
+# By its parent's end; what that leaves, the next engine removes. If it comes before the daemon has ended, all of it.
+@pytest.mark.parametrize(
+    ("number", "at_once"),
+    [(signal.SIGTERM, False), (signal.SIGKILL, False), (signal.SIGKILL, True)],
+    ids=["SIGTERM", "SIGKILL", "SIGKILL and swept at once"],
+)
 def test_an_engine_that_nobody_ends_is_swept_up(
-    engine: Engine, run_program: Callable[..., Run], number: signal.Signals
+    engine: Engine, run_program: Callable[..., Run], number: signal.Signals, *, at_once: bool
 ) -> None:
-    """By its parent's end; what that leaves, the next engine removes."""
     run = run_program([sys.executable, "-c", PROGRAM], cwd=ROOT, env={"HOME": os.environ["HOME"]})
-    run.until_output("\n", 60)
-    directory, namespace = run.stdout.split()
-    assert engines._processes_of(Path(directory))
+    until(lambda: "\n" in run.stdout or not run.running, 600, run.report)
+    directory, namespace, container = run.stdout.split()
+    assert int(container) in engines.processes_of(Path(directory))
     run.kill(number)
     run.wait()
-    until(lambda: not engines._processes_of(Path(directory)), 60, "the end of its processes")
+    if not at_once:
+        until(lambda: not engines.processes_of(Path(directory)), 60, "the end of its processes")
     engines.sweep()
     namespaces.sweep()
+    assert not alive(int(container))
+    assert not engines.processes_of(Path(directory))
     assert not Path(directory).exists()
     assert not Path("/run/netns", namespace).exists()
     assert directory not in Path("/proc/self/mountinfo").read_text()
     assert engine.run("version").returncode == 0
+
+
+def test_pods_that_nobody_ends_are_swept_up(engine: Engine, run_program: Callable[..., Run]) -> None:
+    absent = missing_programs(*podmen.PROGRAMS)
+    if absent:
+        missing(f"not installed: {', '.join(absent)} (Debian: podman, runc)")
+    run = run_program([sys.executable, "-c", POD_PROGRAM], cwd=ROOT, env={"HOME": os.environ["HOME"]})
+    until(lambda: "\n" in run.stdout or not run.running, 600, run.report)
+    directory, container = run.stdout.split()
+    # Its pause, its conmons and itself outlive whoever started them.
+    run.kill()
+    run.wait()
+    assert int(container) in engines.processes_of(Path(directory))
+    podmen.sweep()
+    assert not alive(int(container))
+    assert not engines.processes_of(Path(directory))
+    assert not Path(directory).exists()
+    assert directory not in Path("/proc/self/mountinfo").read_text()

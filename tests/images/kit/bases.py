@@ -50,6 +50,8 @@ class Base:
     """Instructions of a Dockerfile, for the image's configuration."""
     variant: str = "minbase"
     """mmdebstrap's: with `extract`, what `packages` names, unpacked, and nothing else."""
+    stands_for: tuple[str, str, str] | None = None
+    """What a suite that moves will change one day: a package, how its version begins, and what to change then."""
 
     @property
     def archive(self) -> Path:
@@ -61,7 +63,17 @@ class Base:
 
 
 # The first suite with the Python of the Dockerfile's default.
-PYTHON = Base("python:3.14-slim", "forky", ("python3", "python3-venv", "ca-certificates"), _LIKE_PYTHON)
+PYTHON = Base(
+    "python:3.14-slim",
+    "forky",
+    ("python3", "python3-venv", "ca-certificates"),
+    _LIKE_PYTHON,
+    stands_for=(
+        "python3",
+        "3.14.",
+        "PYTHON in tests/images/kit/bases.py, or BASE in the Dockerfile with it",
+    ),
+)
 # The version of PostgreSQL's client programs in that suite.
 CLIENT_OF_PYTHON = "18"
 # What the official python images are made of, with the Python that it has itself.
@@ -82,7 +94,23 @@ def provide(engine: Engine, base: Base) -> str:
     """See that the engine has the image, and return its name. Raises BaseImageError."""
     if not engine.has(base.name):
         engine.import_image(_archive(base), base.name, base.changes)
+        _look_inside(engine, base)
     return base.name
+
+
+def _look_inside(engine: Engine, base: Base) -> None:
+    """See that the image has what it stands for. An archive in the cache may hide for long that its suite has not."""
+    if base.stands_for is None:
+        return
+    package, begin, remedy = base.stands_for
+    query = ("dpkg-query", "--show", "--showformat=${Version}", package)
+    version = engine.run("run", "--rm", "--network=none", base.name, *query).stdout
+    if not version.startswith(begin):
+        engine.run("image", "rm", base.name)
+        raise BaseImageError(
+            f"{base.name} was made of Debian's {base.suite}, which has {package} {version} and not {begin}*.\n"
+            f"  What to do: Change {remedy}."
+        )
 
 
 class BaseImageError(Exception):
@@ -108,7 +136,8 @@ def _archive(base: Base) -> Path:
                     check=False,
                 )
                 if done.returncode:
-                    raise BaseImageError(f"{' '.join(command)} {base.suite}: {done.stderr[-3000:]}")
+                    # A package that cannot be located is one that the suite has no more: then `base` is to be changed.
+                    raise BaseImageError(f"{base}: {' '.join(command)} {base.suite}: {done.stderr[-3000:]}")
                 part.replace(base.archive)
             finally:
                 part.unlink(missing_ok=True)

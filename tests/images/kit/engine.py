@@ -39,6 +39,7 @@ _HANDS_OFF = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-fo
 _DIRECTORIES = "pge-"
 # Where programs look for the certificates that this machine trusts.
 _CERTIFICATES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+_DAEMONS = (b"dockerd", b"containerd", b"containerd-shim-runc-v2", b"runc", b"docker-proxy", b"podman", b"conmon")
 _START_TIMEOUT = 60
 _LONG = 900
 
@@ -281,17 +282,24 @@ class Engine:
 
     def close(self) -> None:
         """End the daemon and all its containers, and remove the directory. May be called twice."""
-        if self._process is not None and self._process.poll() is None:
+        try:
+            if self._process is not None and self._process.poll() is None:
+                self._end(self._process)
+        finally:
+            remove(self.directory)
+
+    def _end(self, daemon: subprocess.Popen[bytes]) -> None:
+        try:
             containers = self.run("ps", "--all", "--quiet", check=False).stdout.split()
             if containers:
                 self.run("rm", "--force", "--volumes", *containers, check=False)
-            self._process.terminate()
+        finally:
+            daemon.terminate()
             try:
-                self._process.wait(30)
+                daemon.wait(30)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(10)
-        _remove(self.directory)
+                daemon.kill()
+                daemon.wait(10)
 
 
 def machine_certificates() -> Path | None:
@@ -305,13 +313,13 @@ def sweep() -> None:
     for directory in Path("/tmp").glob(f"{_DIRECTORIES}[0-9]*-*"):
         owner = re.match(rf"{_DIRECTORIES}(\d+)-", directory.name)
         if owner and not alive(int(owner[1])):
-            _remove(directory)
+            remove(directory)
 
 
-def _remove(directory: Path) -> None:
-    """End the processes that work for the engine in `directory`, undo its mounts, remove it."""
+def remove(directory: Path) -> None:
+    """End what works for the engine in `directory` and its containers, undo its mounts, remove it."""
     for _ in range(10):
-        ours = _processes_of(directory)
+        ours = processes_of(directory)
         if not ours:
             break
         for pid in ours:
@@ -325,18 +333,24 @@ def _remove(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _processes_of(directory: Path) -> list[int]:
-    """Return the pids of daemons and shims: each has a path in the engine's directory on its command line."""
+def processes_of(directory: Path) -> list[int]:
+    """Return the pids of daemons and shims, by the engine's directory on their command lines, and of containers."""
     found = []
     for entry in PROC.iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                program = words[0].rpartition(b"/")[2]
-                daemons = (b"dockerd", b"containerd", b"containerd-shim-runc-v2", b"runc", b"docker-proxy")
-                if program in daemons and any(f"{directory}/".encode() in word for word in words):
+                if _works_for(entry, f"{directory}/".encode()):
                     found.append(int(entry.name))
     return found
+
+
+def _works_for(process: Path, directory: bytes) -> bool:
+    words = (process / "cmdline").read_bytes().split(b"\0")
+    if words[0].rpartition(b"/")[2] in _DAEMONS and any(directory in word for word in words):
+        return True
+    # A container outlives the shim that is killed. Its root is a mount of layers in the directory.
+    mounts = (line.split() for line in (process / "mountinfo").read_bytes().splitlines())
+    return any(mount[4] == b"/" and any(directory in word for word in mount) for mount in mounts)
 
 
 def _report(done: subprocess.CompletedProcess[str]) -> str:

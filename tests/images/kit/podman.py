@@ -11,7 +11,6 @@ import copy
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from images.kit.engine import EngineError, client
+from images.kit.engine import EngineError, client, remove
 from kit.processes import Run, alive, until
 
 if TYPE_CHECKING:
@@ -68,9 +67,11 @@ class Podman:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End all pods and remove the folder."""
-        for run in self._runs:
-            run.close()
-        _remove(self.directory)
+        try:
+            for run in self._runs:
+                run.close()
+        finally:
+            _remove(self.directory)
 
     def run(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run podman to its end; a failure raises EngineError with its output, unless `check` is false."""
@@ -153,11 +154,10 @@ def sweep() -> None:
 
 def _remove(directory: Path) -> None:
     """End the pods whose storage is in a folder, and remove it."""
-    _podman(directory, "pod", "rm", "--force", "--all", "--time=0")
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mount in sorted((one for one in mounts if one.startswith(f"{directory}/")), reverse=True):
-        subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
-    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        _podman(directory, "pod", "rm", "--force", "--all", "--time=0")
+    finally:
+        remove(directory)
 
 
 def pod_of(owner: Manifest, name: str, files: Path, secrets: Mapping[str, Mapping[str, str]]) -> Manifest:

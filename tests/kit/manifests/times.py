@@ -82,9 +82,10 @@ def deadlines(release: Release) -> Iterator[str]:
         # After each failure the Job's controller waits: 10 s, doubling, six minutes at most.
         pauses = sum(min(10 * 2**number, 360) for number in range(job["spec"].get("backoffLimit", 6)))
         needed = (job["spec"].get("backoffLimit", 6) + 1) * container.budget + pauses
-        of_jobs = max(of_jobs, job["spec"].get("activeDeadlineSeconds", 0))
-        if of_jobs < needed:
-            yield f"Job {job['metadata']['name']}: activeDeadlineSeconds is {of_jobs}; its attempts need {needed:g} s"
+        given = job["spec"].get("activeDeadlineSeconds", 0)
+        of_jobs = max(of_jobs, given)
+        if given < needed:
+            yield f"Job {job['metadata']['name']}: activeDeadlineSeconds is {given}; its attempts need {needed:g} s"
     for item in release.all("Deployment"):
         pod = Pod(item)
         first = sum(container.budget for container in pod.containers if container.init)
@@ -98,8 +99,8 @@ def deadlines(release: Release) -> Iterator[str]:
         )
         behind = of_jobs if any(container.command == "wait" for container in pod.containers) else 0
         needed = max(first, behind) + start
-        if item["spec"].get("progressDeadlineSeconds", 600) < needed:
-            given = item["spec"].get("progressDeadlineSeconds", 600)
+        given = item["spec"].get("progressDeadlineSeconds", 600)
+        if given < needed:
             yield f"Deployment {item['metadata']['name']}: progressDeadlineSeconds is {given}; a pod needs {needed:g} s"
 
 
