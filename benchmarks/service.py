@@ -42,7 +42,7 @@ QUICK = Scale(runs=1, clients=5, window=0.5, idle=0.5)
 # What `pip install 'pg-entrypoint[serve]'` brings along beside the rest.
 DEPENDENCIES = (
     *("starlette", "anyio", "idna", "sniffio", "uvicorn", "h11", "click"),
-    *("prometheus-client", "jinja2", "markupsafe", "python-multipart"),
+    *("prometheus-client", "jinja2", "markupsafe", "itsdangerous"),
 )
 
 TOKEN = "token-of-the-benchmark"  # noqa: S105 - of a service that lives for minutes
