@@ -205,7 +205,7 @@ def _service_file(secret: dict[str, str]) -> int:
                 f"The address's {name} cannot be handed to pg_dump: it is too long, or has white space at an end",
                 remedy="Choose another one.",
             )
-    descriptor = os.memfd_create("service")
+    descriptor = waiting.file_in_memory("service")
     lines = [f"[{_SERVICE}]", *(f"{name}={value}" for name, value in secret.items())]
     os.write(descriptor, "".join(f"{line}\n" for line in lines).encode())
     return descriptor

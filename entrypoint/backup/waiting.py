@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import subprocess
@@ -25,6 +26,8 @@ _KINDLY = 0.4
 _KILLED = 0.2
 # What a child complains about, at most.
 _LONGEST_COMPLAINT = 16_384
+# linux/memfd.h
+_MFD_CLOEXEC = 1
 _LEASH = os.path.join(os.path.dirname(__file__), "leash.py")
 
 
@@ -74,7 +77,7 @@ def run(
     Raises OSError if there is no starting it, and what `patience` raises. When this returns or raises, the program
     has ended, or was killed and the kernel is still busy with it.
     """
-    complaints = os.memfd_create("stderr")
+    complaints = file_in_memory("stderr")
     try:
         process = subprocess.Popen(  # noqa: S603 - PostgreSQL's programs, by their full paths
             leashed(argv),
@@ -103,6 +106,23 @@ def leashed(argv: Sequence[str]) -> list[str]:
     # The only program in the self-contained folder is ours: packaging/main.py.
     leash = ["--leash"] if getattr(sys, "frozen", False) else ["-I", "-S", _LEASH]
     return [sys.executable, *leash, str(os.getpid()), *argv]
+
+
+def file_in_memory(name: str) -> int:
+    """Return the descriptor of a new file that is in no directory; it is closed on exec. Raises OSError."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    # The Python of the self-contained folder is built for a glibc without it; the host's has it from 2.27 on.
+    import ctypes
+
+    try:
+        memfd_create = ctypes.CDLL(None, use_errno=True).memfd_create
+    except AttributeError:
+        raise OSError(errno.ENOSYS, "a backup needs glibc 2.27 or later here") from None
+    descriptor: int = memfd_create(name.encode(), _MFD_CLOEXEC)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return descriptor
 
 
 def apart(work: Callable[[], _T], patience: Patience) -> _T:
