@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from images.kit.engine import Engine
 
 CACHE = Path.home() / ".cache" / "pg-entrypoint-tests"
-MIRROR = "http://deb.debian.org/debian"
 _PATIENCE = 900
 
 # As in the official slim images: no documentation, no translations. And a mirror may be a snapshot, whose file of a
@@ -57,7 +56,7 @@ class Base:
     def archive(self) -> Path:
         """Return where its archive is; another recipe has another."""
         variant = () if self.variant == "minbase" else (self.variant,)
-        recipe = repr((self.suite, self.packages, self.hooks, _SLIM, MIRROR, *variant))
+        recipe = repr((self.suite, self.packages, self.hooks, _SLIM, *variant))
         digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
         return CACHE / f"{self.name.replace('/', '-').replace(':', '-')}-{digest}.tar"
 
@@ -128,7 +127,7 @@ def _archive(base: Base) -> Path:
             command = ["mmdebstrap", f"--variant={base.variant}", "--format=tar", *_SLIM, *include, *base.hooks]
             try:
                 done = subprocess.run(
-                    [*command, base.suite, part, MIRROR],
+                    [*command, base.suite, part],  # From its own default mirror.
                     capture_output=True,
                     text=True,
                     errors="replace",
