@@ -178,7 +178,7 @@ def test_one_process_is_left_and_it_is_the_application(
             assert command_line(pid) == list(SERVING)
             assert set(open_fds(pid)) == {0, 1, 2}
             assert {name for name in environ(pid) if name.startswith("PYTHON")} == set()
-            assert database.sessions() == 0
+            until(lambda: database.sessions() == 0, 5, "the end of the backends")
     # And it starts with no signal ignored or blocked; an application in Python ignores some by itself.
     with engine.start(image, "sleep", "600", options=options(database, migrations)) as container:
         until(lambda: command_line(container.pid) == ["sleep", "600"], 30, lambda: f"the application in {container!r}")

@@ -152,7 +152,7 @@ def test_with_a_token_the_name_does_not_matter(database: Database, serve: Serve)
 
 def test_a_short_token_is_warned_of(database: Database, serve: Serve) -> None:
     serving = serve(database.url, STATUS_TOKEN=f"{TOKEN}\nshorty")
-    record = serving.run.logs("service.short_token")[0]
+    record = serving.run.until("service.short_token")
     assert record["message"] == "token 2 has fewer than 16 characters"
     assert "shorty" not in serving.run.stderr
 
