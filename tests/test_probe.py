@@ -19,7 +19,7 @@ import pytest
 
 from conftest import missing
 from demo.postgres import HOST, free_port
-from kit.processes import Observation, command_line, descendants, open_fds, status, until
+from kit.processes import Observation, command_line, descendants, open_fds, status, until, without_internal
 from scene import Gate, Scene, only_error, told
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ def test_nothing_is_left_to_the_application(scene: Scene, port: int, look: Path)
     assert int(facts["SigBlk"], 16) == 0
     # Perhaps SIGHUP, if these tests run under nohup; SIGPIPE and SIGXFSZ are ignored by this Python alone.
     pythons = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
-    assert int(facts["SigIgn"], 16) == int(status(os.getpid())["SigIgn"], 16) & ~pythons
+    assert int(without_internal(facts["SigIgn"]), 16) == int(status(os.getpid())["SigIgn"], 16) & ~pythons
 
 
 def test_a_client_in_the_middle_of_everything_is_told(scene: Scene, port: int) -> None:

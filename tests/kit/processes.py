@@ -55,9 +55,22 @@ def until(condition: Callable[[], T], timeout: float = 10, what: str | Callable[
 
 
 def status(pid: int) -> dict[str, str]:
-    """Return /proc/PID/status as a dictionary: `SigIgn`, `SigBlk`, `SigCgt`, `VmHWM` and the others."""
+    """Return /proc/PID/status as a dictionary: `SigIgn`, `SigBlk`, `SigCgt`, `VmHWM` and the others.
+
+    In `SigIgn`, without glibc's own signals.
+    """
     lines = (PROC / str(pid) / "status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    found = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return {**found, "SigIgn": without_internal(found["SigIgn"])}
+
+
+def without_internal(mask: str) -> str:
+    """Return a mask of /proc/PID/status without the signals 32 and 33, which no program can set.
+
+    glibc keeps them for itself. Its posix_spawn leaves both ignored, so whatever `make` starts has them so, and the
+    first thread of a process takes the second.
+    """
+    return f"{int(mask, 16) & ~(0b11 << 31):016x}"
 
 
 def peak_memory(pid: int) -> int:
@@ -396,5 +409,6 @@ class Observation:
         facts = {name: value for name, value in self.facts.items() if name not in {"pid", "environ"}}
         for name in ("pgid", "sid"):  # say whether it leads, not under which number
             facts[name] = "own" if facts[name] == self.facts["pid"] else facts[name]
+        facts["SigIgn"] = without_internal(facts["SigIgn"])
         facts["fds"] = [{**fd, "target": OUTPUT_FILE.sub("(output)", fd["target"])} for fd in facts["fds"]]
         return facts
