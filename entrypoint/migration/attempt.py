@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from entrypoint import logs, phase
+from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
 from entrypoint.migration import ledger, recording
@@ -15,11 +16,15 @@ from entrypoint.redaction import mask_quoted, may_hold_password
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.database.answers import Notice, StatementError
+    from collections.abc import Callable
+
+    from entrypoint.database.answers import Notice
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
     from entrypoint.migration.prepare import Prepared
     from entrypoint.migration.watcher import Watcher
+
+_T = TypeVar("_T")
 
 # Beyond PostgreSQL's own time-outs, so that its answer, which says more than silence, comes first.
 GRACE = 0.5
@@ -175,3 +180,11 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             hint=error.hint,
             context=error.context,
         )
+
+
+def ours(task: Task, act: Callable[[], _T]) -> _T:
+    """Run statements of our own around the file's; what PostgreSQL refuses has no place in the file."""
+    try:
+        return act()
+    except StatementError as error:
+        raise Refused(task.migration, error) from error

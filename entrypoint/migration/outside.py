@@ -15,7 +15,7 @@ from entrypoint.database.quoting import identifier, literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, ConnectionLostError, MigrationFailedError
 from entrypoint.migration import ledger, recording, transactions
-from entrypoint.migration.attempt import GRACE, Refused
+from entrypoint.migration.attempt import GRACE, Refused, ours
 from entrypoint.migration.units import Unit, cut, reached, repeatable
 
 TYPE_CHECKING = False
@@ -230,10 +230,7 @@ class _Run:
 
     def _fenced(self, begin: str) -> None:
         task = self._task
-        try:
-            task.lease.open(begin, task.patience)
-        except StatementError as error:
-            raise Refused(task.migration, error) from error
+        ours(task, lambda: task.lease.open(begin, task.patience))
 
     def _begin(self, statement: str, lock_timeout_ms: int) -> str:
         return transactions.begin(
@@ -315,11 +312,7 @@ class _Run:
             logs.event(logs.WARNING, "migration.invalid_index", f"an invalid index was left: {refusal}")
 
     def _query(self, sql: str) -> list[list[tuple[str | None, ...]]]:
-        """Run statements of our own; what PostgreSQL refuses has no place in the file."""
-        try:
-            return self._worker.query(sql, self._task.patience)
-        except StatementError as error:
-            raise Refused(self._task.migration, error) from error
+        return ours(self._task, lambda: self._worker.query(sql, self._task.patience))
 
 
 # For the rest of a transaction, in which the file's statement may have changed these.

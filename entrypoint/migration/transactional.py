@@ -7,13 +7,13 @@ all.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, MigrationFailedError
 from entrypoint.migration import bookkeeping, transactions
-from entrypoint.migration.attempt import GRACE, Refused
+from entrypoint.migration.attempt import GRACE, Refused, ours
 from entrypoint.migration.doubt import InDoubt
 
 TYPE_CHECKING = False
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import Notice
     from entrypoint.migration.attempt import Task
     from entrypoint.migration.scanner import Statement
-
-_T = TypeVar("_T")
 
 # Characters of a file that go into one message.
 _PIECE = 1 << 20
@@ -167,14 +165,6 @@ def _commit(task: Task, transaction_id: str) -> None:
         ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
     except ConnectionLostError as lost:
         raise InDoubt(transaction_id, lost) from lost
-
-
-def ours(task: Task, act: Callable[[], _T]) -> _T:
-    """Run statements of our own around the file's; what PostgreSQL refuses has no place in the file."""
-    try:
-        return act()
-    except StatementError as error:
-        raise Refused(task.migration, error) from error
 
 
 def betrayed(task: Task) -> MigrationFailedError:

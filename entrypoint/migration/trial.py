@@ -11,7 +11,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, ConnectionLostError
 from entrypoint.migration import bookkeeping, ledger, recording, transactional, transactions
-from entrypoint.migration.attempt import GRACE, Refused
+from entrypoint.migration.attempt import GRACE, Refused, ours
 from entrypoint.migration.faults import refused
 
 TYPE_CHECKING = False
@@ -106,7 +106,7 @@ class Trial:
         has no effect on itself, as the server splits it before it runs any of it; and is put back before the next.
         """
         setting = "SELECT pg_catalog.current_setting('standard_conforming_strings')"
-        if transactional.ours(task, lambda: self._worker.query(setting, task.patience))[0][0][0] != "on":
+        if ours(task, lambda: self._worker.query(setting, task.patience))[0][0][0] != "on":
             raise ConfigurationError(
                 "standard_conforming_strings is off in this database, so nobody can promise that there is no COMMIT in "
                 "a migration; nothing was rehearsed",
@@ -134,7 +134,7 @@ class Trial:
             raise self._betrayed(task)
         deferred = self._put_back(task)
         if deferred:
-            transactional.ours(task, lambda: self._worker.query(f"SET CONSTRAINTS {deferred} DEFERRED", task.patience))
+            ours(task, lambda: self._worker.query(f"SET CONSTRAINTS {deferred} DEFERRED", task.patience))
         done = Rehearsed(
             migration.file.number,
             migration.file.name,
@@ -164,7 +164,7 @@ class Trial:
         if bookkeeping.mentions(task.migration.text):
             parts += [bookkeeping.setup(lease.place, None), "RESET client_min_messages;"]
         parts += [_LOCKS, _DEFERRED]
-        results = transactional.ours(task, lambda: self._worker.query("\n".join(parts), task.patience))
+        results = ours(task, lambda: self._worker.query("\n".join(parts), task.patience))
         for oid, mode in results[-2]:
             self._seen.setdefault((oid or "", mode or ""), task.migration.file.name)
         return results[-1][0][0]

@@ -274,9 +274,11 @@ def test_who_is_being_answered_is_not_dropped_for_a_crowd(
         assert waiting.getresponse().status in {200, 500}
 
 
-def test_if_all_are_being_answered_it_is_the_new_one_that_has_to_go(
+@pytest.fixture
+def crowd(
     database: Database, migrations_dir: Path, proxy: Proxy, serve: Serve
-) -> None:
+) -> Iterator[tuple[Serving, list[socket.socket]]]:
+    """As many clients as there may be, each of which waits for a database that does not answer."""
     (migrations_dir / "001_a.sql").write_text("CREATE TABLE a ();")
     serving = serve(database.url_at(proxy.port), DB_CONNECT_TIMEOUT_MS="20000")
     request = f"GET {STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
@@ -286,11 +288,18 @@ def test_if_all_are_being_answered_it_is_the_new_one_that_has_to_go(
         for client in waiting:
             client.sendall(request)
         until(lambda: unread(serving.port) == [0] * MOST_CONNECTIONS, 10, lambda: f"{unread(serving.port)}")
-        with serving.connect() as late:
-            late.sendall(b"GET /livez")
-            assert rest_of(late) == b""
-        proxy.hear()
-        answers = {client.recv(17) for client in waiting}
+        yield serving, waiting
+
+
+def test_if_all_are_being_answered_it_is_the_new_one_that_has_to_go(
+    crowd: tuple[Serving, list[socket.socket]], proxy: Proxy
+) -> None:
+    serving, waiting = crowd
+    with serving.connect() as late:
+        late.sendall(b"GET /livez")
+        assert rest_of(late) == b""
+    proxy.hear()
+    answers = {client.recv(17) for client in waiting}
     assert answers == {b"HTTP/1.1 200 OK\r\n"}
 
 
@@ -309,23 +318,15 @@ def test_many_at_once_do_not_get_more_room(serving: Serving) -> None:
 
 
 def test_the_end_does_not_wait_for_a_crowd_that_waits_for_the_database(
-    database: Database, migrations_dir: Path, proxy: Proxy, serve: Serve
+    crowd: tuple[Serving, list[socket.socket]],
 ) -> None:
     """Each is told, in time."""
-    (migrations_dir / "001_a.sql").write_text("CREATE TABLE a ();")
-    serving = serve(database.url_at(proxy.port), DB_CONNECT_TIMEOUT_MS="20000")
-    request = f"GET {STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
-    proxy.deafen()
-    with contextlib.ExitStack() as stack:
-        waiting = [stack.enter_context(serving.connect(timeout=30)) for _ in range(MOST_CONNECTIONS)]
-        for client in waiting:
-            client.sendall(request)
-        until(lambda: unread(serving.port) == [0] * MOST_CONNECTIONS, 10, lambda: f"{unread(serving.port)}")
-        began = time.monotonic()
-        serving.run.terminate()
-        assert serving.run.wait(10) == 0
-        assert time.monotonic() - began < 2
-        answers = {client.recv(32) for client in waiting}
+    serving, waiting = crowd
+    began = time.monotonic()
+    serving.run.terminate()
+    assert serving.run.wait(10) == 0
+    assert time.monotonic() - began < 2
+    answers = {client.recv(32) for client in waiting}
     assert answers == {b"HTTP/1.1 503 Service Unavailable"}
     assert not [record for record in serving.run.logs() if record["level"] == "error"]
 
