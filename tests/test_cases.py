@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from tests.cases import NAMES, tests_by_case
+from kit.cases import NAMES, holders_of_cases
 
 
 def test_only_cases_that_there_are_are_named() -> None:
-    assert set(tests_by_case()) <= set(NAMES)
+    assert set(holders_of_cases()) <= set(NAMES)

@@ -1,6 +1,6 @@
 """Which tests hold the cases that once broke a promise: each is marked `@pytest.mark.case("A1")`.
 
-`python -m tests.cases` prints the table that stands in tests/CASES.md.
+`python -m tests.kit.cases` prints the table that stands in tests/CASES.md.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 NAMES = tuple(
     f"{section}{number}"
     for section, count in (("A", 17), ("B", 21), ("C", 10), ("D", 14))
@@ -17,7 +17,7 @@ NAMES = tuple(
 )
 
 
-def tests_by_case() -> dict[str, list[str]]:
+def holders_of_cases() -> dict[str, list[str]]:
     """Return the tests that bear each case's name, as `file::function`, in the order of the files."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(FOLDER.rglob("test_*.py")):
@@ -40,7 +40,7 @@ def _cases(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
 
 def table() -> str:
     """Return the table of cases and tests, as Markdown."""
-    found = tests_by_case()
+    found = holders_of_cases()
     rows = [f"| {name} | {'<br>'.join(f'`{test}`' for test in dict.fromkeys(found.get(name, ())))} |" for name in NAMES]
     return "\n".join(["| case | held by |", "|---|---|", *rows])
 
