@@ -48,8 +48,8 @@ folder:  ## the self-contained folder, with this machine's Python, in build/fold
 	build/packer/bin/python -m pip install --quiet --disable-pip-version-check .
 	build/packer/bin/python -I packaging/folder.py --quiet build_exe --build-exe build/folder
 
-soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000
-	$(BIN)/python -m tests.faults.soak --runs $(RUNS) --workers $(WORKERS)
+soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000 SOAK="--pg 18 --pooler"
+	$(BIN)/python -m tests.faults.soak --runs $(RUNS) --workers $(WORKERS) $(SOAK)
 
 requirements: $(VENV)/requirements.done  ## renew the pinned requirements of the images
 	$(BIN)/python requirements/renew.py

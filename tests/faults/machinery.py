@@ -34,6 +34,8 @@ SETTINGS: dict[str, str | int] = {
     # A standby that never comes: whoever commits with synchronous_commit = on waits for it, and nobody else does.
     "synchronous_standby_names": "nobody",
     "synchronous_commit": "local",
+    # For the history: when each transaction was committed.
+    "track_commit_timestamp": "on",
 }
 
 
