@@ -189,6 +189,10 @@ def _start(history: History, start: Start) -> Iterator[str]:
     for word in ("Traceback", "Internal error"):
         if word in start.log:
             yield f"start {start.pid}: {word!r} in its log"
+    # Nothing but a second run makes a statement of these migrations fail.
+    errors = [line for line in start.log.splitlines() if '"level": "error"' in line]
+    if any("already exists" in line or "duplicate key" in line for line in errors):
+        yield f"start {start.pid} met traces of an earlier run: {errors}"
     if start.killed:
         return
     if start.ended is None:

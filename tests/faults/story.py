@@ -94,25 +94,27 @@ def draw(random: Random, *, pooled: bool = False) -> Story:
 
 
 def _migration(random: Random, number: int, *, outside: bool) -> tuple[str, str, Script]:
-    """Return a migration that can be done only once, and notes how far it is."""
+    """Return a migration that notes how far it is. Nothing in it may stop a second run, or an early one, but us."""
     pause = f"SELECT pg_sleep({random.choice((0, 0.1, 0.3, 0.6, 1.2))});"
     table = f"thing_{number}"
     if outside:
         lines = [
             "-- entrypoint: no-transaction",
             mark(number, 1),
-            f"CREATE TABLE {table} AS SELECT generate_series(1, 1000) AS id;",
-            f"CREATE INDEX CONCURRENTLY {table}_id ON {table} (id);",
+            f"CREATE TABLE IF NOT EXISTS {table} AS SELECT generate_series(1, 1000) AS id;",
+            f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {table}_id ON {table} (id);",
             pause,
             mark(number, 2),
         ]
         return f"{number:03d}_outside.sql", "\n".join(lines), Script(number, 2, outside=True)
     chatty = "DO $$ BEGIN FOR i IN 1..500 LOOP RAISE NOTICE 'row %', i; END LOOP; END $$;"
+    # DDL would make a second holder wait, so most have none.
+    ddl = random.random() < 0.3
     lines = [
         mark(number, 1),
-        f"CREATE TABLE {table} (id integer PRIMARY KEY, text text);",
+        f"CREATE TABLE {table} (id integer PRIMARY KEY, text text);" if ddl else "",
         chatty if random.random() < 0.2 else "",
-        f"INSERT INTO {table} SELECT i, repeat('x', 100) FROM generate_series(1, 1000) AS i;",
+        f"INSERT INTO {table} SELECT i, repeat('x', 100) FROM generate_series(1, 1000) AS i;" if ddl else "",
         pause,
         mark(number, 2),
     ]

@@ -83,6 +83,10 @@ def test_a_good_history_breaks_nothing() -> None:
         (GOOD._replace(starts=(STARTS[4]._replace(ended=15.0),)), "took 4.0 s to end by a signal"),
         (GOOD._replace(starts=(STARTS[4]._replace(output="up_to_date|3|1|"),)), "got a signal, and"),
         (GOOD._replace(starts=(STARTS[3]._replace(log="Traceback (most recent"),)), "'Traceback' in its log"),
+        (
+            GOOD._replace(starts=(STARTS[3]._replace(log='{"level": "error", "m": "relation already exists"}'),)),
+            "met traces of an earlier run",
+        ),
     ],
 )
 def test_the_judge_finds(history: History, said: str) -> None:
