@@ -296,10 +296,15 @@ def test_what_may_run_again(sql: str, index: tuple[str, str] | None, *, again: b
 
 def test_the_row_names_the_statement() -> None:
     first, second = _units("VACUUM;\nCREATE INDEX CONCURRENTLY i\n  ON t (a);")
-    assert first.progress(2) == "statement 1 of 2: VACUUM"
-    assert second.progress(2) == "statement 2 of 2: CREATE INDEX CONCURRENTLY i ON t (a)"
-    assert reached(second.progress(2)) == 2
-    assert reached(None) is reached("something else") is None
+    assert (first.place(2), first.shown) == ("statement 1 of 2", "VACUUM")
+    assert (second.place(2), second.shown) == ("statement 2 of 2", "CREATE INDEX CONCURRENTLY i ON t (a)")
+    assert reached("statement 2 of 2: CREATE INDEX CONCURRENTLY i ON t (a)", 2) == reached("statement 2 of 2", 2) == 2
+
+
+@pytest.mark.case("A8")
+@pytest.mark.parametrize("message", ["statement *** of 2: VACUUM", "statement 2 of 3: VACUUM", "", "something else"])
+def test_a_row_that_names_no_statement_of_the_file_names_none(message: str) -> None:
+    assert reached(message, 2) is None
 
 
 def test_a_prepared_statement_does_not_reach_the_next_file(

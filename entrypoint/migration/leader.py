@@ -32,7 +32,7 @@ from entrypoint.migration.watcher import Watcher, blocker_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from entrypoint.migration.clocks import Clocks
     from entrypoint.migration.contention import Assignment
@@ -148,6 +148,15 @@ class Leader:
 
     def _until_it_is_in(self, task: Task) -> Applied:
         """Apply one migration; again and again if what prevents it may pass, while the time lasts."""
+        if task.migration.advice.transactional:
+            return self._attempt_until(task, lambda: transactional.apply(task))
+        steps = outside.Steps(task)
+        try:
+            return self._attempt_until(task, steps.attempt)
+        finally:
+            steps.end()
+
+    def _attempt_until(self, task: Task, attempt_once: Callable[[], None]) -> Applied:
         began = time.monotonic()
         attempt = 1
         self._blocked = ""
@@ -156,10 +165,7 @@ class Leader:
                 raise self._out_of_time(task)
             try:
                 self._lease.check_guard()
-                if task.migration.advice.transactional:
-                    transactional.apply(task)
-                else:
-                    outside.apply(task, again=attempt > 1)
+                attempt_once()
             except InDoubt as doubt:
                 self._settle(task, doubt)
                 return self._tell_done(task, began, attempt)

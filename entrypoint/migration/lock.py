@@ -25,11 +25,11 @@ from entrypoint.database.connect import Failure
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, LeaseLostError
-from entrypoint.migration import bookkeeping, ledger, transactions
+from entrypoint.migration import bookkeeping, ledger, session_state, transactions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
@@ -216,12 +216,14 @@ class Lease:
         begun = "SELECT pg_catalog.pg_current_xact_id()::text, pg_catalog.pg_backend_pid()"
         return f"{begun} {self._ours()} FOR KEY SHARE;" if self._shown else f"{begun};"
 
-    def open(self, begin: str, deadline: Deadline) -> tuple[str, int]:
+    def open(self, begin: str, deadline: Deadline, then: Sequence[str] = ()) -> tuple[str, int]:
         """Open a transaction with `begin`, behind the fence; return its id and the backend that works on it.
 
+        `then`: statements that follow in the same round trip.
         Raises LeaseLostError if the lease is not ours any more, StatementError and ConnectionLostError.
         """
-        rows = self.worker.query(f"{begin}\n{self.fence()}", deadline)[-1]
+        results = self.worker.query("\n".join((begin, self.fence(), *then)), deadline)
+        rows = results[-1 - len(then)]
         if not rows:
             raise self.lost()
         transaction_id, backend_pid = rows[0]
@@ -300,7 +302,7 @@ class Lease:
         if not self._shown:
             return False
         freed = (
-            f"BEGIN; {self.as_role} SELECT FROM {self.place.table('migration_lock')} "
+            f"BEGIN; {session_state.ours(self._role)} SELECT FROM {self.place.table('migration_lock')} "
             f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NULL"
         )
         while not deadline.passed():

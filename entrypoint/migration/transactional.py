@@ -12,7 +12,7 @@ from typing import NamedTuple
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, MigrationFailedError
-from entrypoint.migration import bookkeeping, transactions
+from entrypoint.migration import bookkeeping, session_state, transactions
 from entrypoint.migration.attempt import GRACE, Refused, ours
 from entrypoint.migration.doubt import InDoubt
 
@@ -55,7 +55,7 @@ def begin(task: Task) -> tuple[str, int]:
         role=task.assignment.role,
         statement=task.migration.advice.begin,
     )
-    return ours(task, lambda: lease.open(opening, task.patience))
+    return ours(task, lambda: lease.open(opening, task.patience, then=session_state.FRESH))
 
 
 def execute(
@@ -102,7 +102,7 @@ def _send(task: Task, piece: Piece, backend_pid: int) -> str | None:
     # promise that it has not. And the next message must be read as it is written, before it can say so itself.
     script = (
         f"{migration.advice.body[piece.start : piece.end]}\n;SET client_encoding = 'UTF8'; "
-        "SELECT pg_catalog.pg_current_xact_id_if_assigned()::text"
+        "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
     )
     try:
         task.lease.worker.script(script, task.patience, on_result)
@@ -154,7 +154,7 @@ def _commit(task: Task, transaction_id: str) -> None:
     """Put the session back, write or remove the row, show in the lock what comes next, and commit."""
     lease, assignment = task.lease, task.assignment
     parts = [
-        transactions.restore_session(pooled=lease.worker.login_pid != lease.place.backend_pid),
+        session_state.restore(pooled=lease.worker.login_pid != lease.place.backend_pid),
         transactions.limits(task.patience, server_version=lease.worker.server_version, role=assignment.role),
     ]
     if bookkeeping.mentions(task.migration.text):

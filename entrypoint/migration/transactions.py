@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoint.database.quoting import identifier
+from entrypoint.migration import session_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def begin(
     role: str | None,
     statement: str = READ_COMMITTED,
 ) -> str:
-    """Return the start of a transaction that changes something, with all its limits.
+    """Return the start of a transaction that changes something, with all its limits, and in our state.
 
     `statement` is how it begins. A migration runs in the isolation level that its file or its database asks for;
     what we do about lock and ledger must see what others have just committed. Everything is SET LOCAL, so that a
@@ -46,7 +46,7 @@ def begin(
             f"SET LOCAL statement_timeout = {deadline.milliseconds()};",
             f"SET LOCAL lock_timeout = {lock_timeout_ms};",
             _survival(server_version),
-            f"SET LOCAL ROLE {identifier(role)};" if role else "",
+            session_state.ours(role),
         )
     )
 
@@ -60,46 +60,23 @@ def begin_guard(server_version: int) -> str:
     return f"{READ_COMMITTED} READ ONLY;\n{_survival(server_version)}"
 
 
-# Puts back what a migration changed of its session, inside the migration's transaction: the next file, our own
-# statements and, behind a pooler, other clients are to find it as it was. Deferred constraints are checked first,
-# as the role and with the search_path that the migration chose. DISCARD ALL does the same but cannot run inside
-# a transaction.
-_RESTORE_SESSION = """\
-SET CONSTRAINTS ALL IMMEDIATE;
-RESET SESSION AUTHORIZATION;
-RESET ROLE;
-RESET ALL;
-CLOSE ALL;
-UNLISTEN *;
-DISCARD TEMP;
-SELECT pg_catalog.pg_advisory_unlock_all();"""
-
-
-def restore_session(*, pooled: bool) -> str:
-    """Return the statements that put the session back.
-
-    `pooled`: a pooler keeps prepared statements of its own in the server's session, which must stay.
-    """
-    return _RESTORE_SESSION if pooled else f"{_RESTORE_SESSION}\nDEALLOCATE ALL;"
-
-
 def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
-    """Return our own limits and role once more, for a transaction whose session was put back."""
+    """Return our own limits and state once more, for a transaction whose session is a file's or was put back."""
     return "\n".join(
         (
             f"SET LOCAL statement_timeout = {deadline.milliseconds()};",
             _survival(server_version),
-            f"SET LOCAL ROLE {identifier(role)};" if role else "",
+            session_state.ours(role),
         )
     )
 
 
-def session_survival(server_version: int) -> str:
+def session_survival(server_version: int) -> tuple[str, ...]:
     """Return what bounds the life of a session that works outside a transaction, after its client has gone."""
     settings = [setting.replace("SET LOCAL", "SET") for setting in _KEEPALIVES]
     if server_version >= 140000:  # PostgreSQL 14 has idle_session_timeout
-        settings.append(f"SET idle_session_timeout = {IDLE_TIMEOUT_MS};")
-    return "\n".join((*settings, _client_check(server_version, local=False)))
+        settings += [f"SET idle_session_timeout = {IDLE_TIMEOUT_MS};", _client_check(server_version, local=False)]
+    return tuple(settings)
 
 
 def _client_check(server_version: int, *, local: bool) -> str:

@@ -10,7 +10,7 @@ from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, ConnectionLostError
-from entrypoint.migration import bookkeeping, ledger, recording, transactional, transactions
+from entrypoint.migration import bookkeeping, ledger, recording, session_state, transactional, transactions
 from entrypoint.migration.attempt import GRACE, Refused, ours
 from entrypoint.migration.faults import refused
 
@@ -157,23 +157,26 @@ class Trial:
         """Do what is done before a commit; see which locks are held; return the constraints to be deferred again."""
         lease = self._lease
         parts = [
-            transactions.restore_session(pooled=self._worker.login_pid != lease.place.backend_pid),
+            session_state.restore(pooled=self._worker.login_pid != lease.place.backend_pid),
             transactions.limits(task.patience, server_version=self._worker.server_version, role=self._assignment.role),
             f"SET LOCAL lock_timeout = {task.ddl_lock_timeout_ms};",
         ]
         if bookkeeping.mentions(task.migration.text):
             parts += [bookkeeping.setup(lease.place, None), "RESET client_min_messages;"]
-        parts += [_LOCKS, _DEFERRED]
+        parts += [_LOCKS, _DEFERRED, *session_state.FRESH]
         results = ours(task, lambda: self._worker.query("\n".join(parts), task.patience))
-        for oid, mode in results[-2]:
+        locks, deferred = results[-2 - len(session_state.FRESH) : -len(session_state.FRESH)]
+        for oid, mode in locks:
             self._seen.setdefault((oid or "", mode or ""), task.migration.file.name)
-        return results[-1][0][0]
+        return deferred[0][0]
 
     def _set_up(self, task: Task) -> None:
         """Create or upgrade the bookkeeping, to be rolled back with the rest."""
         setup = bookkeeping.setup(self._lease.place, self._assignment.schema)
+        ours_first = session_state.ours(self._assignment.role)
+        parts = (ours_first, setup, "RESET client_min_messages;", *session_state.FRESH)
         try:
-            self._worker.query(f"{setup}\nRESET client_min_messages", task.patience)
+            self._worker.query("\n".join(parts), task.patience)
         except StatementError as error:
             raise _judged(error, task, "the ledger could not be created or upgraded") from error
 
@@ -183,7 +186,7 @@ class Trial:
             self._lease.place, task.migration.file, self._assignment.app_version, status=ledger.COMPLETED
         )
         try:
-            self._worker.query(f"EXPLAIN {row}", task.patience)
+            self._worker.query(f"{session_state.ours(self._assignment.role)}\nEXPLAIN {row}", task.patience)
         except StatementError as error:
             raise _judged(error, task, "the ledger could not be written to") from error
 

@@ -13,6 +13,9 @@ from entrypoint.migration.statements import ADD_VALUE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.migration.scanner import Statement
     from entrypoint.migration.statements import Advice
 
 _NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
@@ -21,9 +24,21 @@ _CREATE_INDEX = re.compile(
     rf"({_NAME}(?:\s*\.\s*{_NAME})?)",
     re.IGNORECASE,
 )
-_PROGRESS = re.compile(r"statement (\d+) of \d+")
+# How every release has begun it: older ones read ours, and we read theirs.
+_PLACE = re.compile(r"statement (\d+) of (\d+)(?=:|$)")
 # Running one of these again has the same result as running it once.
 _REPEATABLE = ("VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "DISCARD", "CHECKPOINT")
+# Begin statements that leave nothing in the session, unless something of `_OF_SESSION` is in them. Of a SELECT, DO or
+# CALL nobody knows.
+# fmt: off
+_NOT_OF_SESSION = frozenset((
+    "ALTER", "ANALYSE", "ANALYZE", "CHECKPOINT", "CLUSTER", "COMMENT", "COPY", "CREATE", "DELETE", "DROP",
+    "GRANT", "IMPORT", "INSERT", "LOCK", "MERGE", "NOTIFY", "REASSIGN", "REFRESH", "REINDEX", "RELEASE",
+    "REVOKE", "SAVEPOINT", "SECURITY", "SHOW", "TRUNCATE", "UPDATE", "VACUUM",
+))
+# fmt: on
+_OF_SESSION = re.compile(r"set_config|\btemp(?:orary)?\b|pg_temp|advisory", re.IGNORECASE)
+_TRANSACTIONS_OWN = ("LOCAL", "CONSTRAINTS", "TRANSACTION")
 
 
 class Unit(NamedTuple):
@@ -37,11 +52,8 @@ class Unit(NamedTuple):
     begin: str
     """How its transaction begins; empty if it cannot run in one."""
     words: tuple[str, ...]
-
-    @property
-    def session(self) -> bool:
-        """Whether it changes the session for those that follow, and nothing else."""
-        return self.words[:1] in (("SET",), ("RESET",)) and self.words[1:2] != ("LOCAL",)
+    statements: tuple[Statement, ...]
+    """Without the BEGIN and COMMIT around them."""
 
     @property
     def concurrently(self) -> bool:
@@ -54,10 +66,31 @@ class Unit(NamedTuple):
         match = _CREATE_INDEX.match(self.sql)
         return (match[1], match[2]) if match else None
 
-    def progress(self, count: int) -> str:
-        """Return what the ledger's row says while this is next: `count` statements in all."""
+    def place(self, count: int) -> str:
+        """Return where in the file it is: `count` statements in all. The ledger's row begins with it."""
+        return f"statement {self.number} of {count}"
+
+    @property
+    def shown(self) -> str:
+        """The beginning of its text, on one line."""
         text = " ".join(self.sql.split())
-        return f"statement {self.number} of {count}: {text if len(text) <= 200 else text[:197] + '...'}"
+        return text if len(text) <= 200 else text[:197] + "..."
+
+
+class Setting(NamedTuple):
+    """A SET or RESET of the file's, and where it begins in the text."""
+
+    start: int
+    sql: str
+
+
+class LeftInSession(NamedTuple):
+    """What some units have left in their session."""
+
+    settings: tuple[Setting, ...]
+    """To be sent again, in this order, in another session."""
+    unknown: int | None
+    """The number of the first statement of which nobody knows what it left."""
 
 
 def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
@@ -74,23 +107,43 @@ def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
             if last is not None and statements[last].words[0] in ("COMMIT", "END"):
                 body = text[first.end : statements[last].start].lstrip("; \t\n")
                 start = statements[last].start - len(body)
-                units.append(Unit(index + 1, start, body, text[first.start : first.end], first.words))
+                begin = text[first.start : first.end]
+                units.append(Unit(index + 1, start, body, begin, first.words, statements[index + 1 : last]))
             else:
                 last = len(statements) - 1 if last is None else last
-                units.append(Unit(index + 1, first.start, text[first.start : statements[last].end], "", first.words))
+                sql = text[first.start : statements[last].end]
+                units.append(Unit(index + 1, first.start, sql, "", first.words, statements[index : last + 1]))
             index = last + 1
             continue
         sql = text[first.start : first.end]
         alone = index in outside or _may_commit(first.words, sql)
-        units.append(Unit(index + 1, first.start, sql, "" if alone else "BEGIN", first.words))
+        units.append(Unit(index + 1, first.start, sql, "" if alone else "BEGIN", first.words, (first,)))
         index += 1
     return tuple(units)
 
 
-def reached(message: str | None) -> int | None:
-    """Return the number of the statement that a `running` row names."""
-    match = _PROGRESS.match(message or "")
-    return int(match[1]) if match else None
+def reached(message: str, count: int) -> int | None:
+    """Return the number of the statement that a `running` row names; None if it does not, of so many statements."""
+    match = _PLACE.match(message)
+    return int(match[1]) if match and int(match[2]) == count else None
+
+
+def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
+    """Return what `units`, all of which have run, left in their session for those that follow."""
+    settings: list[Setting] = []
+    unknown = None
+    for unit in units:
+        first = unit.number + (1 if unit.words[:1] in (("BEGIN",), ("START",)) else 0)
+        for number, statement in enumerate(unit.statements, first):
+            sql, words = text[statement.start : statement.end], statement.words
+            if words[:2] == ("DISCARD", "ALL"):
+                settings, unknown = [], None
+            elif words[:1] in (("SET",), ("RESET",)):
+                if words[1:2] not in tuple((word,) for word in _TRANSACTIONS_OWN):
+                    settings.append(Setting(statement.start, sql))
+            elif unknown is None and (not _NOT_OF_SESSION.issuperset(words[:1]) or _OF_SESSION.search(sql)):
+                unknown = number
+    return LeftInSession(tuple(settings), unknown)
 
 
 def repeatable(unit: Unit) -> bool:

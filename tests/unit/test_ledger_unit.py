@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from entrypoint.database.quoting import identifier, literal
-from entrypoint.migration import bookkeeping, ledger, recording, transactions
+from entrypoint.migration import bookkeeping, ledger, recording, session_state
 from entrypoint.migration.files import MigrationFile
 from entrypoint.migration.ledger import LockRow, Place, lock_key, owner_of
 
@@ -156,5 +156,5 @@ def test_a_row_is_never_written_over_one_that_is_completed() -> None:
 
 
 def test_a_poolers_prepared_statements_stay() -> None:
-    assert "DEALLOCATE" in transactions.restore_session(pooled=False)
-    assert "DEALLOCATE" not in transactions.restore_session(pooled=True)
+    assert "DEALLOCATE" in session_state.restore(pooled=False)
+    assert "DEALLOCATE" not in session_state.restore(pooled=True)

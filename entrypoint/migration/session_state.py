@@ -1,0 +1,130 @@
+"""Whose the session's state is: ours for our own statements, the file's for the file's. Pure functions that make SQL.
+
+A migration may change anything about its session. Our statements must not notice, and its own next statement, the next
+file and, behind a pooler, other clients must find what they expect. Both ways of applying a file use what is here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from entrypoint.database.quoting import identifier, literal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# `pg_temp` is named so that it comes last: unnamed, it would come first, with the file's temporary tables.
+_OUR_PATH = "pg_catalog, pg_temp"
+
+CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE;"
+"""Fires deferred triggers, while role and `search_path` are still those that the file chose."""
+
+
+def ours(role: str | None) -> str:
+    """Return the statements that make the session ours to the end of the transaction; all that they set is local.
+
+    `role`: MIGRATION_ROLE. Without it, whoever the connection is by default, which need not be the login user.
+    Filtered rows would be an empty answer that looks like any other: `row_security = off` makes it an error.
+    """
+    return "\n".join(
+        (
+            "SET LOCAL SESSION AUTHORIZATION DEFAULT;",
+            f"SET LOCAL role TO {identifier(role) if role else 'DEFAULT'};",
+            f"SET LOCAL search_path = {_OUR_PATH};",
+            "SET LOCAL row_security = off;",
+        )
+    )
+
+
+# What `ours` has set, undone for a file that begins in the same transaction. Its role is MIGRATION_ROLE, as ours is.
+FRESH = ("SET LOCAL search_path TO DEFAULT;", "SET LOCAL row_security TO DEFAULT;")
+
+
+# DISCARD ALL does the same but cannot run inside a transaction.
+_RESTORE = f"""\
+{CHECK_CONSTRAINTS}
+RESET SESSION AUTHORIZATION;
+RESET ROLE;
+RESET ALL;
+CLOSE ALL;
+UNLISTEN *;
+DISCARD TEMP;
+SELECT pg_catalog.pg_advisory_unlock_all();"""
+
+
+def restore(*, pooled: bool) -> str:
+    """Return the statements that put back, inside a migration's transaction, what it changed of its session.
+
+    `pooled`: a pooler keeps prepared statements of its own in the server's session, which must stay.
+    """
+    return _RESTORE if pooled else f"{_RESTORE}\nDEALLOCATE ALL;"
+
+
+# A file outside a transaction has many of ours between its statements, and its state lives on from one to the next.
+
+_KEPT = ("session_authorization", "role", "search_path", "row_security")
+
+
+class Timeouts(NamedTuple):
+    """What bounds a statement of the file, in milliseconds, unless the file has set it itself."""
+
+    lock: int
+    statement: int
+
+    @property
+    def _rows(self) -> str:
+        values = ", ".join(f"({literal(name)}, '{value}')" for name, value in self.items().items())
+        return f"FROM pg_catalog.pg_settings s JOIN (VALUES {values}) AS o (name, setting) ON o.name = s.name"
+
+    def items(self) -> Mapping[str, int]:
+        """Return the settings by name."""
+        return {"lock_timeout": self.lock, "statement_timeout": self.statement}
+
+    def noted(self) -> str:
+        """Return the statement that notes, for `back`, the file's own values, or these."""
+        return (
+            "SELECT pg_catalog.set_config('entrypoint.' || s.name, "
+            f"CASE s.source WHEN 'session' THEN s.setting ELSE o.setting END, true) {self._rows};"
+        )
+
+    def lent(self) -> str:
+        """Return the statement that sets these beyond the transaction, except what the file has set itself."""
+        return f"SELECT pg_catalog.set_config(s.name, o.setting, false) {self._rows} WHERE s.source <> 'session';"
+
+    def taken_back(self) -> str:
+        """Return the statement that undoes `lent`, except what the file has set since."""
+        return (
+            f"SELECT pg_catalog.set_config(s.name, NULL, false) {self._rows} "
+            "WHERE s.source = 'session' AND s.setting = o.setting;"
+        )
+
+
+def aside(begin: str, file: Timeouts, lent: Timeouts | None, lend: Timeouts | None) -> str:
+    """Return the beginning of a transaction of ours in the middle of a file: the file's state is noted first.
+
+    Then comes `ours`, and `back` to give the transaction to the file. After COMMIT the file has its state without that.
+    `lent`: what an earlier transaction lent. `lend`: what the next statement is to have, outside any transaction.
+    """
+    kept = ", ".join(
+        f"pg_catalog.set_config('entrypoint.{name}', pg_catalog.current_setting('{name}'), true)" for name in _KEPT
+    )
+    # The file may have made transactions read-only by default; ours writes the ledger.
+    parts = [f"{begin} READ WRITE;", f"SELECT {kept};", f"SET LOCAL search_path = {_OUR_PATH};"]
+    if lent is not None:
+        parts.append(lent.taken_back())
+    parts.append(file.noted())
+    if lend is not None:
+        parts.append(lend.lent())
+    return "\n".join(parts).removesuffix(";")
+
+
+def back() -> str:
+    """Return the statements, on one line, that give a transaction begun with `aside` to the file."""
+
+    def noted(name: str) -> str:
+        return f"pg_catalog.set_config('{name}', pg_catalog.current_setting('entrypoint.{name}'), true)"
+
+    # One after the other: who the session's user is decides which roles it may take.
+    names = (*_KEPT, "lock_timeout", "statement_timeout")
+    return " ".join(f"SELECT {noted(name)};" for name in names)

@@ -1,0 +1,156 @@
+"""A migration may change anything about its session: its own next statement sees that, ours and the next file do not.
+
+The same texts go through both ways of applying a file, in one transaction and outside of one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from scene import Scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+
+MODES = {"inside": "", "outside": "-- entrypoint: no-transaction\n"}
+mode = pytest.mark.parametrize("head", MODES.values(), ids=MODES.keys())
+
+
+class Text(NamedTuple):
+    """What a file says, and what its next statement must find."""
+
+    says: str
+    probe: str
+    finds: str
+    outside: str = ""
+    """What it finds outside a transaction, if that is something else."""
+
+
+def setting(name: str, value: str, finds: str = "") -> Text:
+    return Text(f"SET {name} = {value}", f"current_setting('{name}')", finds or value.strip("'"))
+
+
+TEXTS = {
+    "role": Text("SET ROLE stranger", "current_user", "stranger"),
+    "session authorization": Text("SET SESSION AUTHORIZATION stranger", "session_user", "stranger"),
+    "both": Text(
+        "SET SESSION AUTHORIZATION stranger; SET ROLE friend", "session_user || ' ' || current_user", "stranger friend"
+    ),
+    "search_path": setting("search_path", "hostile, public"),
+    "no search_path": Text(
+        "SELECT set_config('search_path', '', false)", "'<' || current_setting('search_path') || '>'", "<>"
+    ),
+    "lock_timeout": setting("lock_timeout", "'59s'"),
+    "no lock_timeout": setting("lock_timeout", "0"),
+    "statement_timeout": setting("statement_timeout", "'58s'"),
+    "a setting of its own": Text("SELECT set_config('my.x', 'y', false)", "current_setting('my.x', true)", "y"),
+    "a local one": Text(
+        "SELECT set_config('work_mem', '5MB', true)", "current_setting('work_mem')", "5MB", outside="4MB"
+    ),
+    "SET LOCAL": Text("SET LOCAL work_mem = '5MB'", "current_setting('work_mem')", "5MB", outside="4MB"),
+    "row_security": setting("row_security", "off"),
+    "read only": setting("default_transaction_read_only", "on"),
+    "serializable": setting("default_transaction_isolation", "serializable"),
+    "characteristics": Text(
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+        "current_setting('default_transaction_isolation') || current_setting('default_transaction_read_only')",
+        "repeatable readon",
+    ),
+    "client_encoding": setting("client_encoding", "LATIN1"),
+    "strings": setting("standard_conforming_strings", "off"),
+    "time zone": setting("TimeZone", "'Pacific/Kiritimati'"),
+    "dates": setting("DateStyle", "'German, DMY'"),
+    "intervals": setting("IntervalStyle", "sql_standard"),
+    "triggers off": setting("session_replication_role", "replica"),
+    "commits": setting("synchronous_commit", "off"),
+    "bytes": setting("bytea_output", "escape"),
+    "tables named like ours": Text(
+        "CREATE TEMP TABLE schema_migrations (x int); CREATE TEMP TABLE migration_lock (y int)",
+        "(SELECT count(*)::text FROM pg_class WHERE relpersistence = 't' AND relnamespace = pg_my_temp_schema())",
+        "2",
+    ),
+    "operators and types before those of PostgreSQL": Text(
+        "SET search_path = hostile, pg_catalog, public", "CASE WHEN 1 = 1 THEN 'ordinary' ELSE 'hostile' END", "hostile"
+    ),
+    "prepared statements": Text(
+        "PREPARE entrypoint AS SELECT 'mine'::text",
+        "(SELECT string_agg(name, ',') FROM pg_prepared_statements)",
+        "entrypoint",
+    ),
+    "advisory locks": Text(
+        "SELECT pg_advisory_unlock_all(), pg_advisory_lock(99)",
+        "(SELECT count(*)::text FROM pg_locks WHERE locktype = 'advisory' AND objid = 99)",
+        "1",
+    ),
+    "a cursor": Text(
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "(SELECT string_agg(name, ',') FROM pg_cursors WHERE is_holdable)",
+        "c",
+    ),
+    "LISTEN": Text("LISTEN x", "(SELECT string_agg(c, ',') FROM pg_listening_channels() c)", "", outside="x"),
+}
+
+SETUP = """
+CREATE SCHEMA hostile;
+GRANT USAGE ON SCHEMA hostile TO PUBLIC;
+CREATE FUNCTION hostile.no(integer, integer) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+CREATE FUNCTION hostile.no(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+CREATE OPERATOR hostile.= (LEFTARG = integer, RIGHTARG = integer, FUNCTION = hostile.no);
+CREATE OPERATOR hostile.= (LEFTARG = text, RIGHTARG = text, FUNCTION = hostile.no);
+CREATE OPERATOR hostile.<> (LEFTARG = text, RIGHTARG = text, FUNCTION = hostile.no);
+CREATE DOMAIN hostile.text AS pg_catalog.text CHECK (VALUE = 'nothing');
+CREATE TABLE public.seen (name text, moment text, what text);
+GRANT ALL ON public.seen TO PUBLIC;
+DO $$ BEGIN
+    IF to_regrole('stranger') IS NULL THEN
+        CREATE ROLE stranger; CREATE ROLE friend; GRANT friend TO stranger;
+    END IF;
+END $$;
+"""
+
+
+CLEAN = "the next file"
+
+
+@pytest.fixture
+def scene(any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
+    """Return a scene with two roles that may do nothing with the ledger."""
+    any_database.execute(SETUP)
+    return Scene(any_database, migrations_dir, run_entrypoint)
+
+
+def _file(head: str, name: str, text: Text) -> dict[str, str]:
+    """Return a file that says `text`, and looks twice; and one after it that looks, too."""
+    see = f"INSERT INTO public.seen VALUES ('{name}', '%s', {text.probe});"
+    return {"hostile": f"{head}{text.says};\n{see % 1}\n{see % 2}", "next": f"{head}{see % CLEAN}"}
+
+
+@mode
+@pytest.mark.case("B9", "B11")
+def test_each_statement_and_each_file_has_its_own_session(scene: Scene, head: str) -> None:
+    files = {
+        f"{number:03d}_{kind}.sql": sql
+        for number, (kind, sql) in enumerate(
+            (file for name, text in TEXTS.items() for file in _file(head, name, text).items()), 1
+        )
+    }
+    scene.write(files)
+    run = scene.migrate()
+    assert run.code == 0, run.report()
+    assert scene.ledger() == [(number, "completed") for number in range(1, len(files) + 1)]
+    seen: dict[str, dict[str, str | None]] = {}
+    for name, moment, what in scene.database.rows("SELECT name, moment, what FROM public.seen"):
+        seen.setdefault(name, {})[moment] = what
+    for name, text in TEXTS.items():
+        finds = (text.outside or text.finds) if head else text.finds
+        assert (seen[name]["1"] or "", seen[name]["2"] or "") == (finds, finds), name
+        if text.outside or not head:
+            assert seen[name][CLEAN] != text.finds, name
+        else:
+            assert seen[name][CLEAN] != finds, name
