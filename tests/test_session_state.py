@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from kit.processes import until
 from scene import Scene
 
 if TYPE_CHECKING:
@@ -154,3 +155,50 @@ def test_each_statement_and_each_file_has_its_own_session(scene: Scene, head: st
             assert seen[name][CLEAN] != text.finds, name
         else:
             assert seen[name][CLEAN] != finds, name
+
+
+@mode
+@pytest.mark.parametrize("block", ["%s", "BEGIN; %s COMMIT;"], ids=["alone", "block"])
+@pytest.mark.case("B10")
+def test_what_is_deferred_is_checked_in_the_state_that_the_file_chose(scene: Scene, head: str, block: str) -> None:
+    insert = "INSERT INTO orders VALUES (1);"
+    scene.write(
+        {
+            "001_app.sql": """
+                CREATE SCHEMA app;
+                CREATE TABLE app.orders (id int);
+                CREATE TABLE app.audit (who text);
+                GRANT ALL ON SCHEMA app TO stranger;
+                GRANT ALL ON ALL TABLES IN SCHEMA app TO stranger;
+                CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS
+                    $$ BEGIN INSERT INTO audit VALUES (current_user); RETURN NULL; END $$;
+                CREATE CONSTRAINT TRIGGER note AFTER INSERT ON app.orders DEFERRABLE INITIALLY DEFERRED
+                    FOR EACH ROW EXECUTE FUNCTION app.note();
+            """,
+            "002_order.sql": f"{head}SET search_path = app;\nSET ROLE stranger;\n{block % insert if head else insert}",
+        }
+    )
+    scene.migrated()
+    assert scene.ledger() == [(1, "completed"), (2, "completed")]
+    assert scene.database.rows("SELECT who FROM app.audit") == [("stranger",)]
+
+
+@mode
+@pytest.mark.parametrize(
+    "says",
+    ["SET lock_timeout = '60s'", "SET lock_timeout = 0", "SELECT set_config('lock_timeout', '60s', false)"],
+    ids=["long", "none", "set_config"],
+)
+@pytest.mark.case("B11")
+def test_a_file_waits_for_locks_as_it_says(scene: Scene, head: str, says: str) -> None:
+    scene.write({"001_base.sql": "CREATE TABLE t (a int);"})
+    scene.migrated()
+    scene.write({"002_alter.sql": f"{head}{says};\nALTER TABLE t ADD COLUMN b int;"})
+    with scene.database.connect() as other:
+        other.execute("BEGIN; SELECT FROM t")
+        run = scene.start("migrate", MIGRATION_DDL_LOCK_TIMEOUT_MS=200)
+        waited = "SELECT 1 FROM pg_locks WHERE NOT granted AND clock_timestamp() - waitstart > interval '700 ms'"
+        until(lambda: scene.database.rows(waited), what=lambda: f"the wait for the lock: {run.report()}")
+        other.execute("ROLLBACK")
+    run.ok()
+    assert "migration.retry" not in run.events(), run.report()

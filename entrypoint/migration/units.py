@@ -38,6 +38,11 @@ _NOT_OF_SESSION = frozenset((
 ))
 # fmt: on
 _OF_SESSION = re.compile(r"set_config|\btemp(?:orary)?\b|pg_temp|advisory", re.IGNORECASE)
+# A SELECT that says the same as a SET, as pg_dump writes it.
+_SET_CONFIG = re.compile(
+    r"select\s+(?:pg_catalog\s*\.\s*)?set_config\s*\(\s*'[^'\\]*'\s*,\s*'[^'\\]*'\s*,\s*(?:true|false)\s*\)",
+    re.IGNORECASE,
+)
 _TRANSACTIONS_OWN = ("LOCAL", "CONSTRAINTS", "TRANSACTION")
 
 
@@ -138,8 +143,8 @@ def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
             sql, words = text[statement.start : statement.end], statement.words
             if words[:2] == ("DISCARD", "ALL"):
                 settings, unknown = [], None
-            elif words[:1] in (("SET",), ("RESET",)):
-                if words[1:2] not in tuple((word,) for word in _TRANSACTIONS_OWN):
+            elif words[:1] in (("SET",), ("RESET",)) or _SET_CONFIG.fullmatch(sql):
+                if not words[1:2] or words[1] not in _TRANSACTIONS_OWN:
                     settings.append(Setting(statement.start, sql))
             elif unknown is None and (not _NOT_OF_SESSION.issuperset(words[:1]) or _OF_SESSION.search(sql)):
                 unknown = number
