@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -376,17 +377,32 @@ def test_waiters_do_not_stop_a_concurrent_build(
     assert indexes(database) == [("t_a", True)]
 
 
-def test_a_transaction_that_a_file_leaves_open_is_a_failure(
-    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+@pytest.mark.case("A7")
+@pytest.mark.parametrize(
+    ("block", "line", "says"),
+    [
+        ("PREPARE TRANSACTION 'x'; COMMIT PREPARED 'x';\nINSERT INTO t VALUES (3, 3);", 2, "a prepared transaction"),
+        ("\nROLLBACK;", 3, "a block that is rolled back"),
+        ("\nCOMMIT AND CHAIN; COMMIT;", 3, "write COMMIT and BEGIN"),
+        ("\nSELECT 1;", 2, "never ended"),
+    ],
+)
+def test_a_block_that_cannot_be_is_refused_before_anything_runs(
+    database: Database,
+    migrations_dir: Path,
+    run_entrypoint: Callable[..., Run],
+    block: str,
+    line: int,
+    says: str,
 ) -> None:
-    write_migrations(
-        migrations_dir, {"001_open.sql": "-- entrypoint: no-transaction\nBEGIN;\nCREATE TABLE a (id int);"}
-    )
-    run = run_entrypoint("migrate", env={"DATABASE_URL": database.url})
-    assert run.wait() == 70
-    assert "leaves a transaction open" in run.stderr
-    assert not database.exists("a")
-    assert ledger(database) == [(1, "failed")]
+    text = f"-- entrypoint: no-transaction\nBEGIN; INSERT INTO t VALUES (1, 1); {block}"
+    write_migrations(migrations_dir, {"001_base.sql": BASE, "002_block.sql": text})
+    env = {"DATABASE_URL": database.url, "MIGRATION_ON_FAILURE": "exit"}
+    for command in (("check",), ("migrate",), ("run", "--", "true")):
+        run = run_entrypoint(*command, env=env)
+        assert run.wait() == 65, run.report()
+        assert re.search(rf"002_block\.sql:{line}:.*{says}", run.stdout + run.stderr), run.report()
+    assert not database.exists("t")
 
 
 def _units(text: str) -> tuple[Unit, ...]:
@@ -407,7 +423,11 @@ def _units(text: str) -> tuple[Unit, ...]:
         ),
         ("-- entrypoint: no-transaction\nDO $$ BEGIN COMMIT; END $$;", [(1, "", "DO $$ BEGIN COMMIT; END $$")]),
         ("-- entrypoint: no-transaction\nDO $$ BEGIN NULL; END $$;", [(1, "BEGIN", "DO $$ BEGIN NULL; END $$")]),
-        ("-- entrypoint: no-transaction\nBEGIN; SELECT 1;", [(1, "", "BEGIN; SELECT 1")]),
+        (
+            "-- entrypoint: no-transaction\nBEGIN; SAVEPOINT a; ROLLBACK TRANSACTION TO SAVEPOINT a; SELECT 1; COMMIT;",
+            [(1, "BEGIN", "SAVEPOINT a; ROLLBACK TRANSACTION TO SAVEPOINT a; SELECT 1;")],
+        ),
+        ("-- entrypoint: no-transaction\nCOMMIT; SELECT 1; ROLLBACK;", [(2, "BEGIN", "SELECT 1")]),
     ],
 )
 def test_units(text: str, expected: list[tuple[int, str, str]]) -> None:

@@ -41,6 +41,7 @@ _MODES = re.compile(
     r"((?: ISOLATION LEVEL (?:SERIALIZABLE|REPEATABLE READ|READ COMMITTED|READ UNCOMMITTED)"
     r"| READ WRITE| READ ONLY| NOT DEFERRABLE| DEFERRABLE| ,)*)"
 )
+_LAST_NAME = re.compile(r'("(?:[^"]|"")*"|[^\s"]+)$')
 _OUTSIDE = {
     "VACUUM": r"VACUUM\b",
     "ALTER SYSTEM": r"ALTER SYSTEM\b",
@@ -107,6 +108,10 @@ class Advice(NamedTuple):
     parsed: bool
     directives: Directives
     syntax: SyntaxComplaint | None
+    blocks: tuple[tuple[int, int], ...] = ()
+    """Of a file that runs statement by statement: each BEGIN and its COMMIT, by their places in the list."""
+    idle: tuple[int, ...] = ()
+    """The same for each COMMIT and ROLLBACK without a BEGIN, which do nothing."""
 
     @property
     def no_transaction(self) -> bool:
@@ -154,7 +159,70 @@ def advise(text: str, *, parse_limit: int = 1_000_000) -> Advice:
         parsed=seen is not None,
         syntax=parsed if isinstance(parsed, SyntaxComplaint) else None,
     )
-    return advice if advice.no_transaction else _in_one_transaction(advice, kinds)
+    return _in_units(advice, kinds) if advice.no_transaction else _in_one_transaction(advice, kinds)
+
+
+def _in_units(advice: Advice, kinds: list[_Kind]) -> Advice:
+    """Find the blocks of a file that runs statement by statement, and what no block of ours can be.
+
+    Each runs in a transaction of the program's, with the fence at its beginning and the ledger's row at its end.
+    """
+    text = advice.body
+    blocks: list[tuple[int, int]] = []
+    idle: list[int] = []
+    faults: list[Fault] = []
+    opened: int | None = None
+    savepoints: list[str] = []
+    for index, (statement, kind) in enumerate(zip(advice.statements, kinds, strict=True)):
+        verb = kind.control.partition(" ")[0]
+        if trouble := _trouble_in_units(kind, statement, in_block=opened is not None):
+            pass
+        elif verb in ("BEGIN", "START"):
+            opened, savepoints = (index if opened is None else opened), []
+        elif verb and opened is None:
+            idle.append(index)
+        elif verb == "COMMIT" and opened is not None:
+            blocks.append((opened, index))
+        elif statement.words[:1] in (("SAVEPOINT",), ("RELEASE",), ("ROLLBACK",)):
+            name = _last_name(text, statement)
+            if statement.words[0] == "SAVEPOINT":
+                savepoints.append(name)
+            elif name not in savepoints:
+                trouble = f"there is no savepoint {name} in this block"
+            else:
+                place = len(savepoints) - savepoints[::-1].index(name)
+                del savepoints[place if statement.words[0] == "ROLLBACK" else place - 1 :]
+        if trouble:
+            shown = " ".join(text[statement.start : statement.end].split())[:60]
+            faults.append(Fault(statement.start, statement.line, f"{shown}: {trouble}"))
+        if verb in ("COMMIT", "ROLLBACK", "PREPARE"):
+            opened = None
+    if opened is not None:
+        begin = advice.statements[opened]
+        faults.append(Fault(begin.start, begin.line, "this block is never ended: write COMMIT after it"))
+    return advice._replace(blocks=tuple(blocks), idle=tuple(idle), faults=tuple(sorted(faults)))
+
+
+def _trouble_in_units(kind: _Kind, statement: Statement, *, in_block: bool) -> str:
+    """Return why a statement cannot be where it is in a file that runs statement by statement, if so."""
+    if kind.control == "PREPARE TRANSACTION" or kind.control.endswith(" PREPARED"):
+        return "a prepared transaction outlives the migration and keeps its locks; run it by hand"
+    if kind.control.endswith(" AND CHAIN"):
+        return "the ledger's row could not be written between the two transactions; write COMMIT and BEGIN"
+    if kind.control.startswith("ROLLBACK") and in_block:
+        return "a block that is rolled back changes nothing, and cannot be recorded; leave the block out"
+    if in_block and kind.outside:
+        return "cannot run inside BEGIN ... COMMIT: write it outside of the block"
+    if (in_block or kind.control) and "READ ONLY" in (_modes(statement) or ""):
+        return "the ledger's row could not be written; remove READ ONLY"
+    return ""
+
+
+def _last_name(text: str, statement: Statement) -> str:
+    """Return the name that a statement ends with, as PostgreSQL has it."""
+    found = _LAST_NAME.search(text, statement.start, statement.end)
+    name = found[1] if found else ""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
 def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:

@@ -103,26 +103,23 @@ def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
     # A new value of an enumeration only needs a transaction of its own.
     outside = {entry.statement for entry in advice.outside if entry.what != ADD_VALUE}
     statements = advice.statements
+    blocks, idle = dict(advice.blocks), frozenset(advice.idle)
     units: list[Unit] = []
     index = 0
     while index < len(statements):
         first = statements[index]
-        if first.words[:1] in (("BEGIN",), ("START",)):
-            last = next((i for i in range(index + 1, len(statements)) if _ends_block(statements[i].words)), None)
-            if last is not None and statements[last].words[0] in ("COMMIT", "END"):
-                body = text[first.end : statements[last].start].lstrip("; \t\n")
-                start = statements[last].start - len(body)
-                begin = text[first.start : first.end]
-                units.append(Unit(index + 1, start, body, begin, first.words, statements[index + 1 : last]))
-            else:
-                last = len(statements) - 1 if last is None else last
-                sql = text[first.start : statements[last].end]
-                units.append(Unit(index + 1, first.start, sql, "", first.words, statements[index : last + 1]))
+        if index in blocks:
+            last = blocks[index]
+            body = text[first.end : statements[last].start].lstrip("; \t\n")
+            start = statements[last].start - len(body)
+            begin = text[first.start : first.end]
+            units.append(Unit(index + 1, start, body, begin, first.words, statements[index + 1 : last]))
             index = last + 1
             continue
-        sql = text[first.start : first.end]
-        alone = index in outside or _may_commit(first.words, sql)
-        units.append(Unit(index + 1, first.start, sql, "" if alone else "BEGIN", first.words, (first,)))
+        if index not in idle:
+            sql = text[first.start : first.end]
+            alone = index in outside or _may_commit(first.words, sql)
+            units.append(Unit(index + 1, first.start, sql, "" if alone else "BEGIN", first.words, (first,)))
         index += 1
     return tuple(units)
 
@@ -159,10 +156,6 @@ def repeatable(unit: Unit) -> bool:
     if words[:2] == ("ALTER", "SYSTEM"):
         return True
     return words[:1] == ("DROP",) and "EXISTS" in words
-
-
-def _ends_block(words: tuple[str, ...]) -> bool:
-    return words[:1] in (("COMMIT",), ("END",), ("ROLLBACK",), ("ABORT",)) and words[1:2] != ("TO",)
 
 
 def _may_commit(words: tuple[str, ...], sql: str) -> bool:

@@ -342,3 +342,40 @@ def test_both_ways_agree_on_any_script(seed: int) -> None:
     for _ in range(50):
         text = ";".join(chance.choices(FRAGMENTS, k=chance.randrange(12)))
         assert advised(text).parsed, text
+
+
+IN_UNITS = [
+    ("prepare transaction 'x'", [(1, "a prepared transaction outlives")]),
+    ("begin;\nprepare transaction 'x';\ncommit prepared 'x'", [(2, "outlives"), (3, "outlives")]),
+    ("rollback prepared 'x'", [(1, "outlives")]),
+    ("begin;\ncommit and chain;\ncommit", [(2, "write COMMIT and BEGIN")]),
+    ("begin;\nrollback and chain;\ncommit", [(2, "write COMMIT and BEGIN")]),
+    ("begin;\nselect 1;\nabort", [(3, "leave the block out")]),
+    ("begin;\nrollback work and no chain", [(2, "leave the block out")]),
+    ("begin;\nsavepoint a;\nrollback transaction to savepoint a;\ncommit", []),
+    ("begin;\nsavepoint A;\nrollback to a;\nrelease a;\nrollback to a;\ncommit", [(5, "no savepoint a in this block")]),
+    ("begin;\nsavepoint a;\ncommit;\nbegin;\nrollback work to a;\nend", [(5, "no savepoint a in this block")]),
+    ('begin;\nsavepoint "A";\nrollback to a;\ncommit', [(3, "no savepoint a in this block")]),
+    ('begin;\nsavepoint "a";\nsavepoint b;\nrelease savepoint a;\nrollback to b;\ncommit', [(5, "no savepoint b")]),
+    ("release a", [(1, "no savepoint a in this block")]),
+    ("begin;\nvacuum;\ncommit", [(2, "outside of the block")]),
+    ("begin read only;\nselect 1;\ncommit", [(1, "remove READ ONLY")]),
+    ("start transaction isolation level serializable, read only;\ncommit", [(1, "remove READ ONLY")]),
+    ("begin;\nset transaction read only;\ncommit", [(2, "remove READ ONLY")]),
+    ("select 1;\nbegin;\nselect 2", [(2, "never ended")]),
+    ("begin; begin; commit", []),
+    ("commit; rollback; select 1; end", []),
+    ("prepare transaction as select 1; begin; commit", []),
+]
+
+
+@pytest.mark.case("A7")
+@pytest.mark.parametrize("parse_limit", [1_000_000, 0], ids=["parser", "words"])
+@pytest.mark.parametrize(("text", "expected"), IN_UNITS)
+def test_blocks_that_cannot_be_where_statements_run_one_by_one(
+    text: str, expected: list[tuple[int, str]], parse_limit: int
+) -> None:
+    faults = advise(f"-- entrypoint: no-transaction\n{text}", parse_limit=parse_limit).faults
+    assert [fault.line - 1 for fault in faults] == [line for line, _ in expected]
+    for fault, (_, message) in zip(faults, expected, strict=True):
+        assert message in fault.message
