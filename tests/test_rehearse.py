@@ -14,7 +14,7 @@ from entrypoint.errors import MigrationFailedError
 from entrypoint.migration import ledger
 from entrypoint.migration.files import MigrationFile
 from entrypoint.migration.prepare import Prepared
-from entrypoint.migration.rehearsal import HeldLock, stops_at, strongest
+from entrypoint.migration.rehearsal import HeldLock, select, strongest
 from entrypoint.migration.statements import advise
 from entrypoint.migration.trial import Trial
 from entrypoint.operations.rehearse import print_rehearsal
@@ -145,7 +145,7 @@ def test_an_isolation_level_is_kept(scene: Scene) -> None:
     )
     level = "'serializable'"
     scene.write({"001_a.sql": f"{asks.format(level)}\nCOMMIT;", "002_b.sql": "SELECT 1;"})
-    run = rehearse(scene)
+    run = rehearse(scene, code=10)
     assert names(run) == ["001_a.sql"]
     assert "Not rehearsed: 002_b.sql. 002_b.sql begins its transaction in another way" in run.stdout
 
@@ -153,23 +153,45 @@ def test_an_isolation_level_is_kept(scene: Scene) -> None:
 # --- What cannot be rehearsed ---------------------------------------------------------------------------
 
 
+@pytest.mark.case("D12")
 def test_it_stops_before_a_file_outside_a_transaction(scene: Scene) -> None:
     scene.write(
         {
             "001_a.sql": "CREATE TABLE a (id int);",
-            "002_index.sql": "CREATE INDEX CONCURRENTLY i ON a (id);",
-            "003_c.sql": "CREATE TABLE c ();",
+            "002_index.sql": "CREATE UNIQUE INDEX CONCURRENTLY i ON a (id);",
+            "003_c.sql": "INSERT INTO a VALUES (1) ON CONFLICT (id) DO NOTHING;",
         }
     )
-    run = rehearse(scene)
+    run = rehearse(scene, code=10)
     assert names(run) == ["001_a.sql"]
-    assert "Rehearsed 1 of 3 migration(s)" in run.stdout
+    assert "Rehearsed 1 of 3 migration(s) in one transaction, and rolled it back; 2 not rehearsed:" in run.stdout
     why = "002_index.sql runs outside a transaction (CREATE INDEX CONCURRENTLY); what comes after it may depend on it."
     assert f"Not rehearsed: 002_index.sql, 003_c.sql. {why}\n" in run.stdout
     (said,) = run.logs("rehearsal.incomplete")
     assert (said["level"], said["files"]) == ("warning", ["002_index.sql", "003_c.sql"])
     (scene.migrations / "001_a.sql").unlink()
-    assert "Nothing could be rehearsed.\n" in rehearse(scene).stdout
+    assert "Nothing could be rehearsed.\n" in rehearse(scene, code=10).stdout
+
+
+@pytest.mark.case("D12")
+def test_it_goes_on_after_an_index_that_no_later_file_names(scene: Scene) -> None:
+    scene.write(
+        {
+            "001_a.sql": "CREATE TABLE a (id int);",
+            "002_index.sql": "CREATE INDEX CONCURRENTLY i ON a (id); VACUUM a;",
+            "003_c.sql": "CREATE TABLE c ();",
+            "004_d.sql": "ALTER INDEX i RENAME TO j;",
+            "005_e.sql": "CREATE TABLE e ();",
+        }
+    )
+    run = rehearse(scene, code=10)
+    assert names(run) == ["001_a.sql", "003_c.sql"]
+    assert "Rehearsed 2 of 5 migration(s) in one transaction, and rolled it back; 3 not rehearsed:" in run.stdout
+    assert "Passed over: 002_index.sql runs outside a transaction (CREATE INDEX CONCURRENTLY, VACUUM)." in run.stdout
+    assert "Not rehearsed: 004_d.sql, 005_e.sql. 004_d.sql names i, which 002_index.sql makes;" in run.stdout
+    (said,) = run.logs("rehearsal.incomplete")
+    assert said["files"] == ["002_index.sql", "004_d.sql", "005_e.sql"]
+    scene.migrated()
 
 
 def test_a_new_value_of_an_enumeration_needs_a_commit(scene: Scene) -> None:
@@ -183,7 +205,7 @@ def test_a_new_value_of_an_enumeration_needs_a_commit(scene: Scene) -> None:
             "005_e.sql": "",
         }
     )
-    run = rehearse(scene)
+    run = rehearse(scene, code=10)
     assert names(run) == ["002_b.sql", "003_c.sql"]
     assert "Not rehearsed: 004_d.sql, 005_e.sql. 004_d.sql uses a value of an enumeration" in run.stdout
     scene.migrated()
@@ -533,20 +555,33 @@ def prepared_of(number: int, text: str) -> Prepared:
 
 
 @pytest.mark.parametrize(
-    ("texts", "count", "why"),
+    ("texts", "rehearsed", "passed", "why"),
     [
-        ((), 0, ""),
-        (("SELECT 1", "SELECT 2"), 2, ""),
-        (("SELECT 1", "VACUUM", "SELECT 2"), 1, r"002_x.sql runs outside a transaction \(VACUUM\)"),
-        (("-- entrypoint: no-transaction\nSELECT 1",), 0, r"001_x.sql runs outside a transaction \(it says so\)"),
-        (("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT",), 1, ""),
-        (("SELECT 1", "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT"), 1, "002_x.sql begins its transaction"),
+        ((), (), 0, ""),
+        (("SELECT 1", "SELECT 2"), (0, 1), 0, ""),
+        (("SELECT 1", "VACUUM", "SELECT 2"), (0, 2), 1, ""),
+        (("VACUUM", "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT", "SELECT 2"), (1,), 1, "003_x.sql begins"),
+        (("SELECT 1", "VACUUM; DROP INDEX CONCURRENTLY i", "SELECT 2"), (0,), 0, r"002_x.sql runs outside .*\(DROP"),
+        (("CREATE INDEX CONCURRENTLY i_1 ON t (a)", "SELECT i_10, ai_1"), (1,), 1, ""),
+        (("CREATE INDEX CONCURRENTLY I_1 ON t (a)", "-- i_1"), (), 1, "002_x.sql names I_1, which 001_x.sql makes"),
+        (("CREATE INDEX CONCURRENTLY i ON t (a)", "REINDEX INDEX CONCURRENTLY i"), (), 1, "002_x.sql runs outside"),
+        (("CREATE INDEX CONCURRENTLY ON t (a)", "SELECT 1"), (), 0, "001_x.sql runs outside"),
+        (("CREATE UNIQUE INDEX CONCURRENTLY i ON t (a)", "SELECT 1"), (), 0, "001_x.sql runs outside"),
+        (("-- entrypoint: no-transaction\nSELECT 1",), (), 0, r"001_x.sql runs outside a transaction \(it says so\)"),
+        (("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT",), (0,), 0, ""),
+        (
+            ("SELECT 1", "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT"),
+            (0,),
+            0,
+            "002_x.sql begins its transact",
+        ),
     ],
 )
-def test_where_a_rehearsal_stops(texts: tuple[str, ...], count: int, why: str) -> None:
-    found, reason = stops_at([prepared_of(number, text) for number, text in enumerate(texts, 1)])
-    assert found == count
-    assert re.match(why, reason) if why else reason == ""
+@pytest.mark.case("D12")
+def test_what_can_be_rehearsed(texts: tuple[str, ...], rehearsed: tuple[int, ...], passed: int, why: str) -> None:
+    selection = select([prepared_of(number, text) for number, text in enumerate(texts, 1)])
+    assert (selection.rehearsed, len(selection.passed_over)) == (rehearsed, passed)
+    assert re.match(why, selection.why) if why else selection.why == ""
 
 
 def test_the_strongest_lock_of_each_relation_that_is_there() -> None:

@@ -42,8 +42,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if arguments.rehearse:
         from entrypoint.operations.rehearse import print_rehearsal
 
-        print_rehearsal(settings, sys.stdout, up_to=arguments.to)
-        return 0
+        return print_rehearsal(settings, sys.stdout, up_to=arguments.to)
     from entrypoint.startup import bring_up_to_date
 
     display = None

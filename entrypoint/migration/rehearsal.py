@@ -5,6 +5,7 @@ It is done under the migration lock and by the code that does it in earnest, up 
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from entrypoint import logs
@@ -19,6 +20,7 @@ from entrypoint.migration.leader import Leader
 from entrypoint.migration.outside import refuse_behind_pooler
 from entrypoint.migration.prepare import prepare
 from entrypoint.migration.trial import NeedsCommitError, Trial
+from entrypoint.migration.units import cut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ _STRENGTH = {mode: strength for strength, mode in enumerate(MODES)}
 # Reading a table, and writing to it as every application does: on an index or on a table of ours not worth a word.
 _ORDINARY = _STRENGTH["RowExclusiveLock"]
 _INDEXES = ("i", "I")
+# Begin statements that change nothing that another file could need.
+_LEAVE_NOTHING = (("VACUUM",), ("ANALYZE",), ("REINDEX",), ("CHECKPOINT",), ("SET",), ("RESET",))
 _SEQUENCE = "S"
 
 
@@ -72,7 +76,9 @@ class Rehearsal(NamedTuple):
     left: tuple[str, ...]
     """The files that could not be rehearsed."""
     why: str
-    """Why the first of them could not."""
+    """Why it stopped; empty if it did not."""
+    passed_over: tuple[str, ...]
+    """Why each of those could not that did not stop it."""
     locks: tuple[HeldLock, ...]
     """For each relation the strongest, and the strongest first."""
     sequences: tuple[str, ...]
@@ -110,22 +116,64 @@ def rehearse(
         contender.close()
 
 
-def stops_at(migrations: Sequence[Prepared]) -> tuple[int, str]:
-    """Return how many of `migrations` can run in one transaction, and why the next one cannot.
+class Selection(NamedTuple):
+    """What of the pending migrations can be rehearsed."""
 
-    What comes after that one may depend on it, so it cannot be rehearsed either.
-    """
+    rehearsed: tuple[int, ...]
+    """The places in the list of those that can."""
+    passed_over: tuple[str, ...]
+    """Why each of those cannot after which it can go on all the same."""
+    why: str
+    """Why it stops before the end, if it does."""
+
+
+def select(migrations: Sequence[Prepared]) -> Selection:
+    """Choose the migrations that can run in one transaction, up to one that cannot and on which others may depend."""
+    chosen: list[int] = []
+    passed: list[str] = []
+    missing: dict[str, str] = {}
     for index, migration in enumerate(migrations):
         name, advice = migration.file.name, migration.advice
+        needed = next((made for made in missing if _names(migration.text, made)), None)
         if not advice.transactional:
             what = ", ".join(sorted({outside.what for outside in advice.outside})) or "it says so"
-            return index, f"{name} runs outside a transaction ({what})"
-        if advice.begin != migrations[0].advice.begin:
-            return index, (
-                f"{name} begins its transaction in another way ({advice.begin}) than {migrations[0].file.name} "
-                f"({migrations[0].advice.begin})"
+            why = f"{name} runs outside a transaction ({what})"
+            made = _known_by_name(migration)
+            if made is None or needed is not None:
+                return Selection(tuple(chosen), tuple(passed), why)
+            passed.append(why)
+            missing |= dict.fromkeys(made, name)
+        elif needed is not None:
+            return Selection(tuple(chosen), tuple(passed), f"{name} names {needed}, which {missing[needed]} makes")
+        elif chosen and advice.begin != migrations[chosen[0]].advice.begin:
+            first = migrations[chosen[0]]
+            return Selection(
+                tuple(chosen),
+                tuple(passed),
+                f"{name} begins its transaction in another way ({advice.begin}) than {first.file.name} "
+                f"({first.advice.begin})",
             )
-    return len(migrations), ""
+        else:
+            chosen.append(index)
+    return Selection(tuple(chosen), tuple(passed), "")
+
+
+def _known_by_name(migration: Prepared) -> tuple[str, ...] | None:
+    """Return the names of all that a file makes, if no other can depend on it but by such a name; else None.
+
+    Of a unique index more is known than its name: ON CONFLICT and foreign keys need it.
+    """
+    made: list[str] = []
+    for unit in cut(migration.text, migration.advice):
+        if unit.words[:3] == ("CREATE", "INDEX", "CONCURRENTLY") and unit.built_index is not None:
+            made.append(unit.built_index[0].strip('"'))
+        elif unit.words[:1] not in _LEAVE_NOTHING:
+            return None
+    return tuple(made)
+
+
+def _names(text: str, name: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def strongest(seen: Seen, relations: Sequence[Row], place: Place) -> list[HeldLock]:
@@ -150,12 +198,13 @@ class Rehearser(Leader):
     def rehearse(self, rehearsed: list[Rehearsed]) -> Rehearsal:
         """Rehearse all that can be; fill `rehearsed` with what went well. Raises EntrypointError."""
         plan, runnable = self._what_to_run()
-        count, why = stops_at(runnable)
+        selection = select(runnable)
+        places, why = selection.rehearsed, selection.why
         assignment, lease = self._assignment, self._lease
         with self._watcher(runnable) as watcher:
             tasks = [
                 Task(assignment, lease, one, None, self._clocks.running, watcher, self._lock_patience(one))
-                for one in runnable[:count]
+                for one in (runnable[place] for place in places)
             ]
             seen: Seen = {}
             while tasks:
@@ -163,13 +212,16 @@ class Rehearser(Leader):
                     seen = self._until_it_ran(tasks, rehearsed)
                     break
                 except NeedsCommitError as needs:
+                    needing = tasks[needs.index].migration.file.name
                     tasks = tasks[: needs.index]
-                    why = f"{runnable[needs.index].file.name} uses a value of an enumeration that an earlier one adds"
-        left = tuple(one.file.name for one in runnable[len(tasks) :])
+                    why = f"{needing} uses a value of an enumeration that an earlier one adds"
+        done = {task.migration.file.number for task in tasks}
+        left = tuple(one.file.name for one in runnable if one.file.number not in done)
         relations = self._relations(seen)
         return Rehearsal(
             left=left,
             why=why,
+            passed_over=selection.passed_over,
             locks=tuple(strongest(seen, [row for row in relations if row[3] != _SEQUENCE], lease.place)),
             sequences=tuple(
                 f"{schema}.{name}"

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from entrypoint.migration.trial import Rehearsed
     from entrypoint.settings import Settings
 
+INCOMPLETE = 10
+"""Nothing has failed, and something is left: as `status --exit-code` tells what is pending."""
+
 # What others have to wait with while such a lock is held: PostgreSQL's documentation, "Table-Level Locks".
 _BLOCKS = {
     "RowShareLock": "blocks nobody but other schema changes",
@@ -28,8 +31,11 @@ _BLOCKS = {
 }
 
 
-def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) -> None:
-    """Rehearse, and print a report for a person. Raises EntrypointError for what a start would fail with."""
+def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) -> int:
+    """Rehearse, print a report for a person, and return the exit code: `INCOMPLETE` if not all could be rehearsed.
+
+    Raises EntrypointError for what a start would fail with.
+    """
     survey = survey_database(settings, up_to=up_to)
     rehearsed: list[Rehearsed] = []
     result = None
@@ -49,28 +55,36 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) ->
         survey.session.close()
     if result is None or not (rehearsed or result.left or result.held_back):
         output.write("Nothing is pending: there is nothing to rehearse.\n")
-        return
+        return 0
     output.write(as_text(result, rehearsed))
     if result.left:
+        reasons = "; ".join(filter(None, (*result.passed_over, result.why)))
         logs.event(
             logs.WARNING,
             "rehearsal.incomplete",
-            f"{len(result.left)} migration(s) were not rehearsed: {result.why}",
+            f"{len(result.left)} migration(s) were not rehearsed: {reasons}",
             files=list(result.left),
         )
     if result.held_back:
         raise held_back(result.held_back)
+    return INCOMPLETE if result.left else 0
 
 
 def as_text(result: Rehearsal, rehearsed: list[Rehearsed]) -> str:
     """Return the report."""
     if rehearsed:
         count = f"{len(rehearsed)} of {len(rehearsed) + len(result.left)}"
-        text = _list(f"Rehearsed {count} migration(s) in one transaction, and rolled it back:", rehearsed)
+        rest = f"; {len(result.left)} not rehearsed" if result.left else ""
+        text = _list(f"Rehearsed {count} migration(s) in one transaction, and rolled it back{rest}:", rehearsed)
     else:
         text = "Nothing could be rehearsed.\n"
-    if result.left:
-        names = ", ".join(result.left)
+    if result.passed_over:
+        text += (
+            f"\nPassed over: {'; '.join(result.passed_over)}. No file that was rehearsed names what is made there.\n"
+        )
+    if result.why:
+        passed = {why.partition(" ")[0] for why in result.passed_over}
+        names = ", ".join(name for name in result.left if name not in passed)
         text += f"\nNot rehearsed: {names}. {result.why}; what comes after it may depend on it.\n"
     if rehearsed:
         text += f"\n{_locks(result.locks)}"
