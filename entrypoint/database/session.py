@@ -121,7 +121,7 @@ class Session:
             raise connection_lost(" ".join(str(error).split())) from None
         except BaseException:
             # The deadline or a signal: whatever the server is doing now, nobody waits for it any more.
-            self._settle()
+            self._settle(on_result)
             raise
 
     def cancel(self, seconds: float = _SETTLE) -> None:
@@ -233,14 +233,14 @@ class Session:
             msg = "COPY TO STDOUT has nowhere to write to"
             raise psycopg.OperationalError(msg)
 
-    def _settle(self) -> None:
+    def _settle(self, on_result: Callable[[PGresult], None]) -> None:
         """Cancel what is running and wait a moment for the server to say so; otherwise abandon the connection."""
         if self._abandoned or self._pgconn.transaction_status != TransactionStatus.ACTIVE:
             return
         bound = Deadline(_SETTLE)
         self.cancel(_SETTLE / 2)
         try:
-            self._read_results(bound, lambda _result: None)
+            self._read_results(bound, on_result)
         except (psycopg.OperationalError, ConnectionLostError):
             self.abandon()
 

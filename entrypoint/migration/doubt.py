@@ -6,21 +6,27 @@ import time
 
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.database.quoting import identifier, literal
+from entrypoint.database.quoting import literal
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
+from entrypoint.migration import session_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
     from entrypoint.database.connect import Target
+    from entrypoint.database.session import Session
     from entrypoint.migration.ledger import Place
 
     Verdict = Literal["committed", "aborted", "unknown"]
 
 _PAUSE = 0.2
 _PATIENCE = 5.0
+# For asking after a time-out. A server that answers needs milliseconds, and an application waits meanwhile.
+_FLOOR = 1.0
+# What PostgreSQL says of an id that it has not given out yet.
+_IN_THE_FUTURE = "22023"
 
 
 class InDoubt(Exception):  # noqa: N818 - a state of knowledge, which the leader settles
@@ -38,10 +44,14 @@ def settle(
 ) -> Verdict:
     """Find out whether a transaction was committed; wait for that while its backend still works on it.
 
-    A ledger that is read at once may say no, and a moment later yes. On another server, after a failover, the
-    number means nothing, and only the ledger counts: `sign` is the query that has a row if the change is in it, and
-    `role` who may ask it.
+    A ledger that is read at once may say no, and a moment later yes: so the transaction's own state is asked for first.
+    But `committed` counts only together with the ledger: `sign` is the query that has a row if the change is in it, and
+    `role` who may ask it. After a failover, or a crash before which the id had not reached the disk, the id is somebody
+    else's, and so is what became of it. (A crash does not change the postmaster's start time.)
+
+    There is always time for one answer, even if the deadline has passed: a time-out is no reason not to ask.
     """
+    deadline = Deadline(max(deadline.remaining(), _FLOOR))
     while not deadline.passed():
         try:
             verdict = _ask(transaction_id, target, place, sign, role, deadline.within(_PATIENCE))
@@ -58,21 +68,28 @@ def _ask(
 ) -> Verdict | None:
     session = target.connect(deadline.remaining())
     try:
-        start = session.query("SELECT pg_catalog.pg_postmaster_start_time()::text", deadline)[0][0][0]
-        status: str | None = None
-        if start == place.server_start:
-            status = session.query(f"SELECT pg_catalog.pg_xact_status({literal(transaction_id)})", deadline)[0][0][0]
+        status = _status(session, transaction_id, place, deadline)
         if status == "in progress":
             return None
-        if status == "committed":
-            return "committed"
         if status == "aborted":
-            return "aborted"
-        as_role = f"SET LOCAL ROLE {identifier(role)};" if role else ""
-        found = session.query(f"BEGIN READ ONLY; {as_role} {sign}; COMMIT", deadline)[-2]
+            return "aborted"  # Whoever has done it since, it was not this transaction.
+        found = session.query(f"BEGIN READ ONLY; {session_state.ours(role)} {sign}; COMMIT", deadline)[-2]
         return "committed" if found else "aborted"
     finally:
         session.close()
+
+
+def _status(session: Session, transaction_id: str, place: Place, deadline: Deadline) -> str | None:
+    """Return the state of a transaction; None if the server does not know of it, or it is another server."""
+    start = session.query("SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text", deadline)[0][0][0]
+    if start != place.server_start:
+        return None
+    try:
+        return session.query(f"SELECT pg_catalog.pg_xact_status({literal(transaction_id)})", deadline)[0][0][0]
+    except StatementError as error:
+        if error.sqlstate != _IN_THE_FUTURE:
+            raise
+        return None
 
 
 def server_restarted(place: Place, target: Target, seconds: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from random import uniform
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from entrypoint import logs, phase
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
+from entrypoint.database.connect import Failure
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import (
     ConnectionLostError,
@@ -19,7 +21,7 @@ from entrypoint.errors import (
     MigrationStoppedError,
     MigrationTimeoutError,
 )
-from entrypoint.migration import ledger, outside, recording, transactional, transactions
+from entrypoint.migration import ledger, outside, recording, standing, transactional, transactions
 from entrypoint.migration.attempt import GRACE, Refused, Task
 from entrypoint.migration.board import Activity
 from entrypoint.migration.contention import held_back
@@ -28,12 +30,14 @@ from entrypoint.migration.doubt import InDoubt, server_restarted, settle
 from entrypoint.migration.faults import read_only, refused
 from entrypoint.migration.plan import decide
 from entrypoint.migration.prepare import prepare
+from entrypoint.migration.standing import Trace, betrayed
 from entrypoint.migration.watcher import Watcher, blocker_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from entrypoint.database.session import Session
     from entrypoint.migration.clocks import Clocks
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
@@ -149,14 +153,15 @@ class Leader:
     def _until_it_is_in(self, task: Task) -> Applied:
         """Apply one migration; again and again if what prevents it may pass, while the time lasts."""
         if task.migration.advice.transactional:
-            return self._attempt_until(task, lambda: transactional.apply(task))
+            trace = Trace()
+            return self._attempt_until(task, lambda: transactional.apply(task, trace), trace)
         steps = outside.Steps(task)
         try:
-            return self._attempt_until(task, steps.attempt)
+            return self._attempt_until(task, steps.attempt, Trace())
         finally:
             steps.end()
 
-    def _attempt_until(self, task: Task, attempt_once: Callable[[], None]) -> Applied:
+    def _attempt_until(self, task: Task, attempt_once: Callable[[], None], trace: Trace) -> Applied:
         began = time.monotonic()
         attempt = 1
         self._blocked = ""
@@ -171,18 +176,60 @@ class Leader:
                 return self._tell_done(task, began, attempt)
             except Refused as refusal:
                 watched = task.watcher.stand_down()
-                self._worker.rollback(Deadline(2 * GRACE))
+                self._roll_back(task, trace, refusal)
                 self._judge(task, refusal, attempt, watched)
             except MigrationFailedError as failure:
                 self._record_failure(task, failure)
                 raise
             except ConnectionLostError as lost:
+                task.watcher.stand_down()
+                self._see_what_is_in(task, trace)
                 raise self._explain(task, lost) from lost
             else:
                 return self._tell_done(task, began, attempt)
             finally:
                 task.watcher.stand_down()
             attempt += 1
+
+    def _roll_back(self, task: Task, trace: Trace, refusal: Refused) -> None:
+        """Roll back what PostgreSQL refused. Raises MigrationFailedError if the file has committed something before."""
+        committed = standing.roll_back(self._worker, trace)
+        if committed is None:
+            self._see_what_is_in(task, trace)
+        if committed:
+            failure = self._betrayed(task, refusal)
+            self._record_failure(task, failure)
+            raise failure from refusal
+
+    def _see_what_is_in(self, task: Task, trace: Trace) -> None:
+        """Raise MigrationFailedError if the file has committed something, though the connection ended meanwhile.
+
+        Only while the guard's session lives: it shows that the server has not crashed, after which our id could be
+        somebody else's. Without it the ledger alone counts, as after a failover.
+        """
+        committed = None
+        if trace.transaction_id is not None and self._worker.usable:
+            committed = standing.roll_back(self._worker, trace)
+        if committed is None and trace.transaction_id is not None and not self._lease.guard_was_lost(_NOTICE):
+            committed = standing.ask_again(self._assignment.target, trace, task.deadline.within(_RECONNECT_PATIENCE))
+        if not committed:
+            return
+        failure = self._betrayed(task)
+        spare: Session | None = None
+        if not self._worker.usable:
+            with contextlib.suppress(Failure):
+                spare = self._assignment.target.connect(_RECONNECT_PATIENCE)
+                self._worker = self._lease.worker = spare
+        try:
+            self._record_failure(task, failure)
+        finally:
+            if spare is not None:
+                spare.close()
+        raise failure
+
+    def _betrayed(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
+        """Return the error for a file that has ended its transaction."""
+        return betrayed(task, refusal)
 
     def _judge(self, task: Task, refusal: Refused, attempt: int, watched: Watched) -> None:
         """Return after a pause if the migration is to be tried again; otherwise raise what became of it."""

@@ -19,6 +19,7 @@ from entrypoint.migration.faults import refused
 from entrypoint.migration.leader import Leader
 from entrypoint.migration.outside import refuse_behind_pooler
 from entrypoint.migration.prepare import prepare
+from entrypoint.migration.standing import betrayed
 from entrypoint.migration.trial import NeedsCommitError, Trial
 from entrypoint.migration.units import cut
 
@@ -195,6 +196,8 @@ def strongest(seen: Seen, relations: Sequence[Row], place: Place) -> list[HeldLo
 class Rehearser(Leader):
     """A leader that commits nothing and records nothing."""
 
+    _trial: Trial | None = None
+
     def rehearse(self, rehearsed: list[Rehearsed]) -> Rehearsal:
         """Rehearse all that can be; fill `rehearsed` with what went well. Raises EntrypointError."""
         plan, runnable = self._what_to_run()
@@ -235,17 +238,23 @@ class Rehearser(Leader):
         """Rehearse, from the beginning again if what prevents it may pass; return the locks and who took them first."""
         attempt = 1
         while True:
-            trial = Trial(self._lease, self._assignment, rehearsed)
+            trial = self._trial = Trial(self._lease, self._assignment, rehearsed)
             if self._clocks.running.passed():
                 raise self._out_of_time(tasks[0])
             try:
                 self._lease.check_guard()
                 return trial.through(tasks)
+            except NeedsCommitError as needs:
+                tasks[0].watcher.stand_down()
+                self._roll_back(trial.task or tasks[0], trial.trace, needs.refusal)
+                raise
             except Refused as refusal:
                 watched = tasks[0].watcher.stand_down()
-                trial.undo()
+                self._roll_back(trial.task or tasks[0], trial.trace, refusal)
                 self._judge(trial.task or tasks[0], refusal, attempt, watched)
             except ConnectionLostError as lost:
+                tasks[0].watcher.stand_down()
+                self._see_what_is_in(trial.task or tasks[0], trial.trace)
                 raise self._explain(trial.task or tasks[0], lost) from lost
             finally:
                 trial.undo()
@@ -256,6 +265,9 @@ class Rehearser(Leader):
         return refusal.failure(
             remedy="Correct it and rehearse again; the rehearsal is rolled back and nothing is recorded."
         )
+
+    def _betrayed(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
+        return betrayed(task, refusal) if self._trial is None else self._trial.betrayed(task, refusal)
 
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
         """Leave the ledger alone: a real start may try it."""

@@ -18,8 +18,8 @@ from entrypoint.migration.files import Flaw, MigrationFile, load_directory
 from entrypoint.migration.leader import Leader
 from entrypoint.migration.migrator import under_lock
 from entrypoint.migration.prepare import Prepared, bad_files, examine
+from entrypoint.migration.standing import BETRAYAL
 from entrypoint.migration.statements import advise
-from entrypoint.migration.transactional import BETRAYAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

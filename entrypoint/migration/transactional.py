@@ -10,11 +10,11 @@ import re
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
-from entrypoint.deadline import Deadline
-from entrypoint.errors import ConnectionLostError, MigrationFailedError
+from entrypoint.errors import ConnectionLostError
 from entrypoint.migration import bookkeeping, session_state, transactions
-from entrypoint.migration.attempt import GRACE, Refused, ours
+from entrypoint.migration.attempt import Refused, ours
 from entrypoint.migration.doubt import InDoubt
+from entrypoint.migration.standing import betrayed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,27 +25,25 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import Notice
     from entrypoint.migration.attempt import Task
     from entrypoint.migration.scanner import Statement
+    from entrypoint.migration.standing import Trace
 
 # Characters of a file that go into one message.
 _PIECE = 1 << 20
 
-BETRAYAL = "ended the transaction that it ran in"
-"""What a file has done that commits by a way which no parser sees; so the ledger says it."""
 
-
-def apply(task: Task) -> None:
+def apply(task: Task, trace: Trace) -> None:
     """Commit a file with what it means for the ledger.
 
-    Raises Refused, LeaseLostError or ConnectionLostError; then nothing is in. Raises InDoubt if the connection ended
-    while COMMIT was under way.
+    Raises Refused, LeaseLostError or ConnectionLostError; then nothing is in, unless the file has committed something
+    itself, of which the `trace` tells. Raises InDoubt if the connection ended while COMMIT was under way.
     """
-    transaction_id, backend_pid = begin(task)
-    if not execute(task, transaction_id, backend_pid):
+    transaction_id, backend_pid = begin(task, trace)
+    if not execute(task, trace, backend_pid):
         raise betrayed(task)
     _commit(task, transaction_id)
 
 
-def begin(task: Task) -> tuple[str, int]:
+def begin(task: Task, trace: Trace) -> tuple[str, int]:
     """Open the transaction behind the fence; return its id and the backend that works on it."""
     lease = task.lease
     opening = transactions.begin(
@@ -55,12 +53,14 @@ def begin(task: Task) -> tuple[str, int]:
         role=task.assignment.role,
         statement=task.migration.advice.begin,
     )
-    return ours(task, lambda: lease.open(opening, task.patience, then=session_state.FRESH))
+    transaction_id, backend_pid = ours(task, lambda: lease.open(opening, task.patience, then=session_state.FRESH))
+    trace.opened(transaction_id)
+    return transaction_id, backend_pid
 
 
 def execute(
     task: Task,
-    transaction_id: str,
+    trace: Trace,
     backend_pid: int,
     on_notice: Callable[[Notice], None] | None = None,
     *,
@@ -78,12 +78,12 @@ def execute(
         # With other strings than usual, the statements may end elsewhere than the scanner thinks.
         whole = whole or worker.parameter("standard_conforming_strings") != "on"
         pieces = cut(body, statements, len(body) if whole else _PIECE)
-        return all(_send(task, piece, backend_pid) == transaction_id for piece in pieces)
+        return all(_send(task, piece, trace, backend_pid) == trace.transaction_id for piece in pieces)
     finally:
         worker.on_notice = None
 
 
-def _send(task: Task, piece: Piece, backend_pid: int) -> str | None:
+def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | None:
     """Send a piece of the file as one simple query; return the transaction that the session is in after it, if any."""
     migration = task.migration
     statements = migration.advice.statements
@@ -93,6 +93,7 @@ def _send(task: Task, piece: Piece, backend_pid: int) -> str | None:
     def on_result(result: PGresult) -> None:
         nonlocal done, last
         last = result
+        trace.note(result)
         if done < piece.after:
             done += 1
             task.work_on(done + 1, backend_pid)
@@ -165,19 +166,3 @@ def _commit(task: Task, transaction_id: str) -> None:
         ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
     except ConnectionLostError as lost:
         raise InDoubt(transaction_id, lost) from lost
-
-
-def betrayed(task: Task) -> MigrationFailedError:
-    """Return the error for a file that ended our transaction: what it did before that is in, and not recorded."""
-    file = task.migration.file
-    # Whatever transaction is open now is not ours, and what the file set in its session is in, too.
-    worker = task.lease.worker
-    worker.rollback(Deadline(2 * GRACE))
-    ours(task, lambda: worker.query("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL", task.patience))
-    unrecorded = task.still if task.reverse else "it is not recorded as applied"
-    return MigrationFailedError(
-        f"{file.name} {BETRAYAL}; part of it is committed, and {unrecorded}",
-        remedy="Remove COMMIT and ROLLBACK from the file, undo by hand what it did, and start again.",
-        version=file.number,
-        file=file.name,
-    )

@@ -10,9 +10,10 @@ from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, ConnectionLostError
-from entrypoint.migration import bookkeeping, ledger, recording, session_state, transactional, transactions
+from entrypoint.migration import bookkeeping, ledger, recording, session_state, standing, transactional, transactions
 from entrypoint.migration.attempt import GRACE, Refused, ours
 from entrypoint.migration.faults import refused
+from entrypoint.migration.standing import Trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,10 +59,11 @@ class Rehearsed(NamedTuple):
 class NeedsCommitError(Exception):
     """A migration uses something that an earlier one has to commit first."""
 
-    def __init__(self, index: int) -> None:
-        """Take the migration's place in the list."""
+    def __init__(self, index: int, refusal: Refused) -> None:
+        """Take the migration's place in the list, and what PostgreSQL said."""
         super().__init__(index)
         self.index = index
+        self.refusal = refusal
 
 
 class Trial:
@@ -74,6 +76,7 @@ class Trial:
         self._assignment = assignment
         self._rehearsed = rehearsed
         self._seen: Seen = {}
+        self.trace = Trace()
         self.task: Task | None = None
         """What it is at, or was when it failed."""
 
@@ -81,7 +84,7 @@ class Trial:
         """Run all migrations; return the locks at the end. Raises Refused, ConnectionLostError, or a final error."""
         self._rehearsed.clear()
         self.task = tasks[0]
-        transaction_id, backend_pid = transactional.begin(tasks[0])
+        _, backend_pid = transactional.begin(tasks[0], self.trace)
         self._trust_the_parser(tasks[0])
         place = self._lease.place
         # Where an earlier system's tables are used, everybody who starts would have to wait while they are upgraded:
@@ -93,7 +96,7 @@ class Trial:
             self._set_up(tasks[0])
         for index, task in enumerate(tasks):
             self.task = task
-            self._one(task, transaction_id, backend_pid, index)
+            self._one(task, backend_pid, index)
         if not place.complete and not early:
             self._set_up(tasks[-1])
         self._plan_row(tasks[-1])
@@ -114,7 +117,7 @@ class Trial:
                 "MIGRATION_DATABASE_URL.",
             )
 
-    def _one(self, task: Task, transaction_id: str, backend_pid: int, index: int) -> None:
+    def _one(self, task: Task, backend_pid: int, index: int) -> None:
         migration = task.migration
         notices: list[Notice] = []
 
@@ -125,13 +128,13 @@ class Trial:
         began = time.monotonic()
         self._assignment.board.activity = None
         try:
-            still_in = transactional.execute(task, transaction_id, backend_pid, on_notice, whole=True)
+            still_in = transactional.execute(task, self.trace, backend_pid, on_notice, whole=True)
         except Refused as refusal:
             if refusal.error.sqlstate == _UNSAFE_NEW_ENUM_VALUE and index:
-                raise NeedsCommitError(index) from refusal
+                raise NeedsCommitError(index, refusal) from refusal
             raise
         if not still_in:
-            raise self._betrayed(task)
+            raise self.betrayed(task)
         deferred = self._put_back(task)
         if deferred:
             ours(task, lambda: self._worker.query(f"SET CONSTRAINTS {deferred} DEFERRED", task.patience))
@@ -190,9 +193,9 @@ class Trial:
         except StatementError as error:
             raise _judged(error, task, "the ledger could not be written to") from error
 
-    def _betrayed(self, task: Task) -> MigrationFailedError:
+    def betrayed(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
         """Return the error for the one thing that must not happen: a COMMIT that no parser has seen."""
-        failure = transactional.betrayed(task)
+        failure = standing.betrayed(task, refusal)
         before = ", ".join(done.file for done in self._rehearsed)
         if before:
             failure.message += f"; so is, in the same transaction, what was rehearsed before it: {before}"
