@@ -14,7 +14,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.migration import ledger as ledger_module
 from entrypoint.migration.lock import Guard
 from entrypoint.migration.statements import advise
-from entrypoint.migration.units import Unit, cut, reached, repeatable
+from entrypoint.migration.units import Unit, cut, left_in_session, reached, repeatable
 from kit.migrations import write_migrations
 from kit.processes import open_fds, until
 from scene import lock_key
@@ -454,6 +454,43 @@ def test_what_may_run_again(sql: str, index: tuple[str, str] | None, *, again: b
     (unit,) = _units(sql)
     assert unit.built_index == index
     assert repeatable(unit) is again
+
+
+@pytest.mark.case("A13")
+@pytest.mark.parametrize(
+    ("text", "settings", "unknown"),
+    [
+        ("SET a = 1; RESET b; CREATE TABLE t (); INSERT INTO t VALUES (1); VACUUM;", ["SET a = 1", "RESET b"], None),
+        ("SET LOCAL a = 1; SET CONSTRAINTS ALL DEFERRED; SET TRANSACTION READ ONLY;", [], None),
+        ("SET SESSION a = 1; SET ROLE r; RESET ROLE; SET SESSION AUTHORIZATION r; RESET ALL;", 5, None),
+        ("BEGIN; SET a = 1; SAVEPOINT s; COMMIT;", ["SET a = 1"], None),
+        ("BEGIN; SAVEPOINT s; SET a = 1; ROLLBACK TO s; COMMIT;", ["SET a = 1"], 4),
+        ("SELECT pg_catalog.set_config('search_path', '', false);", 1, None),
+        ("select set_config ( 'a', 'b', true );", 1, None),
+        ("SELECT set_config('a', 'b' || 'c', false);", [], 1),
+        ("SELECT set_config('a', E'\\x', false);", [], 1),
+        ("SELECT set_config('a', '1', false), f();", [], 1),
+        ("VACUUM; SELECT 1;", [], 2),
+        ("INSERT INTO t SELECT set_config('a', 'b', false);", [], 1),
+        ("CREATE TEMP TABLE t ();", [], 1),
+        ("CREATE TABLE pg_temp.t ();", [], 1),
+        ("CREATE TABLE attempt ();", [], None),
+        ("DO $$ BEGIN END $$;", [], 1),
+        ("CALL p();", [], 1),
+        ("PREPARE p AS SELECT 1;", [], 1),
+        ("LISTEN x;", [], 1),
+        ("DECLARE c CURSOR WITH HOLD FOR SELECT 1;", [], 1),
+        ("LOAD 'x';", [], 1),
+        ("SET a = 1; SELECT 1; DISCARD ALL; SET b = 1; VACUUM;", ["SET b = 1"], None),
+    ],
+)
+def test_what_a_file_leaves_in_its_session(text: str, settings: list[str] | int, unknown: int | None) -> None:
+    text = f"-- entrypoint: no-transaction\n{text}"
+    left = left_in_session(text, _units(text))
+    found = [setting.sql for setting in left.settings]
+    assert (len(found) if isinstance(settings, int) else found) == settings
+    assert left.unknown == unknown
+    assert all(text[setting.start :].startswith(setting.sql) for setting in left.settings)
 
 
 def test_the_row_names_the_statement() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from faults.stage import USUAL, pause
 from kit.processes import state, until
 
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Callable
 
     from faults.stage import Stage
@@ -72,21 +72,14 @@ def _executing(stage: Stage, cell: Cell) -> None:
     stage.await_gate()
 
 
-_QUEUED = (
-    "SELECT l.pid FROM pg_locks l WHERE NOT l.granted AND l.relation = 'schema_migrations'::regclass"
-    " AND l.mode = 'RowExclusiveLock'"
-)
-
-
 def _recording(stage: Stage, cell: Cell) -> None:
     """Stop the statement that writes the row, by a lock that lets everybody read."""
     gate = stage.close_gate()
     stage.start_subject(cell.on_failure)
     stage.await_gate()
-    locker = stage.held.enter_context(contextlib.closing(stage.database.connect()))
-    locker.execute("BEGIN; LOCK TABLE schema_migrations IN SHARE MODE")
+    stage.hold("schema_migrations")
     gate.open()
-    until(lambda: stage.database.rows(_QUEUED), 10, "the ledger's row")
+    stage.await_queue("schema_migrations")
 
 
 def _committing(stage: Stage, cell: Cell) -> None:
@@ -110,6 +103,56 @@ def _handing_over(stage: Stage, cell: Cell) -> None:
     subject = stage.start_subject(cell.on_failure)
     until((marks / "reached").exists, 15, lambda: f"the hand-over: {subject.report()}")
     stage.held.callback((marks / "go").touch)
+
+
+def _outside_in_a_statement(stage: Stage, cell: Cell) -> None:
+    stage.go_outside()
+    stage.hold_index()
+    stage.start_subject(cell.on_failure)
+    stage.await_index("thing_2_first")
+
+
+def _outside_between(stage: Stage, cell: Cell) -> None:
+    """Stop the row that says what is next, when a statement has run that no transaction of ours was around."""
+    stage.go_outside()
+    build = stage.hold_index()
+    stage.start_subject(cell.on_failure)
+    stage.await_index("thing_2_first")
+    stage.hold("schema_migrations")
+    build.close()
+    stage.await_queue("schema_migrations")
+
+
+def _outside_in_a_block(stage: Stage, cell: Cell) -> None:
+    stage.go_outside()
+    _to_the_block(stage, cell)
+
+
+def _to_the_block(stage: Stage, cell: Cell) -> contextlib.ExitStack:
+    build = stage.hold_index()
+    stage.start_subject(cell.on_failure)
+    stage.await_index("thing_2_first")
+    block = stage.hold("step")
+    build.close()
+    stage.await_queue("step")
+    return block
+
+
+def _outside_last_row(stage: Stage, cell: Cell) -> None:
+    """Stop the row that says that all of the file is in."""
+    stage.go_outside()
+    block = _to_the_block(stage, cell)
+    build = stage.hold_index()
+    block.close()
+    stage.await_index("thing_2_second")
+    stage.hold("schema_migrations")
+    build.close()
+    stage.await_queue("schema_migrations")
+
+
+def _outside_beginning(stage: Stage, cell: Cell) -> None:
+    stage.go_outside()
+    _at(b"pg_advisory_lock_shared(")(stage, cell)
 
 
 def _at(pattern: bytes) -> Callable[[Stage, Cell], None]:
@@ -153,6 +196,11 @@ PHASES = {
         Phase("executing", _executing),
         Phase("recording", _recording),
         Phase("committing", _committing),
+        Phase("outside, before its first statement", _outside_beginning, messages=True),
+        Phase("outside, in a statement", _outside_in_a_statement),
+        Phase("outside, between two statements", _outside_between),
+        Phase("outside, in a block", _outside_in_a_block),
+        Phase("outside, in the last row", _outside_last_row),
         Phase("releasing", _at(b"token = NULL, progress_migration = NULL"), messages=True),
         Phase("handing over", _handing_over, session=False, guard=False),
     )
@@ -325,6 +373,8 @@ _NO_GUARD = "there is no guard yet"
 _NOTHING_WRITTEN = "the first that is written is the ledger: it is the same as in the phase 'creating the ledger'"
 _NO_CONNECTION = "the connections are closed, and nothing is asked of the database any more"
 
+_LOSES_ITS_PLACE = "a full disk counts as the file's failure, and a failed row does not keep the place"
+
 IMPOSSIBLE: dict[tuple[str, str], str] = {
     **{("resolving", fault): _NOT_SAID_YET for fault in ("server killed and restarted", "server frozen")},
     **{("resolving", fault): _NOT_SAID_YET for fault in ("connection reset", "connection silent")},
@@ -333,6 +383,10 @@ IMPOSSIBLE: dict[tuple[str, str], str] = {
     **{
         (phase, "guard terminated"): _NO_GUARD
         for phase in ("resolving", "connecting", "logging in", "looking", "surveying")
+    },
+    **{
+        (phase, "disk full"): _LOSES_ITS_PLACE
+        for phase in ("outside, in a statement", "outside, between two statements", "outside, in a block")
     },
     ("waiting", "guard terminated"): "a waiter has no guard; the holder's is terminated in all phases that have one",
     **{

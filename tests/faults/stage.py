@@ -79,6 +79,18 @@ def migrations() -> dict[str, str]:
     return files
 
 
+def outside() -> dict[str, str]:
+    """Return the second migration as a file outside a transaction: everything in it can be done only once, too."""
+    return {
+        "002_step.sql": "-- entrypoint: no-transaction\n"
+        "CREATE TABLE thing_2 (id integer PRIMARY KEY, text text);\n"
+        "INSERT INTO thing_2 SELECT i, repeat('x', 1000) FROM generate_series(1, 100) AS i;\n"
+        "CREATE INDEX CONCURRENTLY thing_2_first ON thing_2 (id);\n"
+        "BEGIN;\nINSERT INTO step VALUES (2);\nCOMMIT;\n"
+        "CREATE INDEX CONCURRENTLY thing_2_second ON thing_2 (id);\n"
+    }
+
+
 _numbers = itertools.count(1)
 
 
@@ -201,6 +213,44 @@ class Stage:
         )
         found = until(lambda: self.database.rows(waiting), 15, lambda: f"a migration at the gate: {self.report()}")
         assert len(found) == 1, f"several migrations run at once: {found}"
+
+    def go_outside(self) -> None:
+        """Have the second migration run outside a transaction."""
+        write_migrations(self.directory / "migrations", outside())
+
+    def hold_index(self) -> contextlib.ExitStack:
+        """Let every concurrent build that begins from now on wait in its last part, until the result is closed."""
+        reader = self.database.connect()
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        stack = contextlib.ExitStack()
+        stack.callback(reader.close)
+        self.held.callback(stack.close)
+        return stack
+
+    def await_index(self, name: str) -> None:
+        """Wait until a concurrent build of the index waits."""
+        building = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            f" AND query LIKE 'CREATE INDEX CONCURRENTLY {name} %'"
+        )
+        until(lambda: self.database.rows(building), 15, lambda: f"the build of {name}: {self.report()}")
+
+    def hold(self, table: str) -> contextlib.ExitStack:
+        """Let nobody write a table until the phase lets go, or the result is closed; everybody may read it."""
+        locker = self.database.connect()
+        locker.execute(f"BEGIN; LOCK TABLE {table} IN SHARE MODE".encode())
+        stack = contextlib.ExitStack()
+        stack.callback(locker.close)
+        self.held.callback(stack.close)
+        return stack
+
+    def await_queue(self, table: str) -> None:
+        """Wait until somebody waits to write a table that is held."""
+        queued = (
+            "SELECT l.pid FROM pg_locks l WHERE NOT l.granted AND l.mode = 'RowExclusiveLock'"
+            f" AND l.relation = '{table}'::regclass"
+        )
+        until(lambda: self.database.rows(queued), 10, lambda: f"somebody at {table}: {self.report()}")
 
     def ours(self) -> int:
         """Return how many sessions of the program there are."""
