@@ -19,6 +19,7 @@ _MOST_MILLISECONDS = 2**31 - 1
 # NAMEDATALEN - 1
 _LONGEST_NAME = 63
 _LAST_PORT = 2**16 - 1
+DEFAULT_LOCK_TIMEOUT_MS = 30_000
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
 
@@ -101,8 +102,9 @@ def _settings(reader: _Reader, *, auto_migrate: bool) -> Settings:
             timeout=reader.seconds("DB_CONNECT_TIMEOUT_MS", 5_000),
         ),
         lock=LockPolicy(
-            timeout=reader.seconds("MIGRATION_LOCK_TIMEOUT_MS", 30_000),
+            timeout=reader.seconds("MIGRATION_LOCK_TIMEOUT_MS", DEFAULT_LOCK_TIMEOUT_MS),
             stale=reader.seconds("MIGRATION_LOCK_STALE_MS", 600_000),
+            hard=reader.text("MIGRATION_LOCK_TIMEOUT_MS") is not None,
         ),
         apply=ApplyPolicy(
             timeout=reader.seconds("MIGRATION_TIMEOUT_MS", 300_000),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Literal
 
+    from entrypoint.clocks import Clocks
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
@@ -65,6 +66,8 @@ class Survey(NamedTuple):
     directory: Directory
     plan: Plan
     rows: tuple[LedgerRow, ...]
+    clocks: Clocks
+    """What the start has left of its time."""
 
 
 def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
@@ -160,6 +163,7 @@ def load_files(settings: Settings) -> Directory:
 
 def _survey(settings: Settings, directory: Directory, before: Question | None, up_to: int | None) -> Survey:
     """Connect and compare; what came of the question `before`, if there was one, counts as the first attempt."""
+    from entrypoint.clocks import CONNECTING
     from entrypoint.database.answers import StatementError
     from entrypoint.database.connect import connect, failure_of, target
     from entrypoint.deadline import Deadline
@@ -170,7 +174,7 @@ def _survey(settings: Settings, directory: Directory, before: Question | None, u
     token = os.urandom(8).hex() if before is None else before.token
     whereabouts = target(settings.address.conninfo, settings.address.variable, token)
     # A server that lets us in and then freezes, or goes, is to cost no more time than one that does not let us in.
-    arrival = Deadline(settings.connect.longest - (0 if before is None else before.seconds()))
+    clocks = start_clocks(settings, spent=0.0 if before is None else before.seconds())
     attempts = 0
     begun = 0.0
     failed = None
@@ -180,19 +184,18 @@ def _survey(settings: Settings, directory: Directory, before: Question | None, u
         failed = None if first.connecting_failed is None else failure_of(first.connecting_failed)
         if first.lost is not None:
             attempts, begun = 1, 0.0
-            _connect_again(first.lost, attempts, settings, arrival)
+            _connect_again(first.lost, attempts, settings, clocks.running)
     while True:
         _enter_phase(settings, "connecting")
-        session = connect(
-            whereabouts, settings.connect, settings.lock.timeout, spent=attempts, failed=failed, begun=begun
-        )
+        session = connect(whereabouts, settings.connect, clocks, spent=attempts, failed=failed, begun=begun)
+        arrival = clocks.turn_to(CONNECTING)
         failed, begun = None, 0.0
         _enter_phase(settings, "surveying")
         patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
         attempts += 1
         try:
             place = ledger.find(session, settings.schema, patience)
-            look = _look(session, place, settings, patience)
+            look = _look(session, place, settings, clocks, patience)
         except StatementError as error:
             session.close()
             from entrypoint.migration.faults import refused
@@ -200,13 +203,13 @@ def _survey(settings: Settings, directory: Directory, before: Question | None, u
             raise refused(error, "the ledger could not be read") from error
         except ConnectionLostError as lost:
             session.close()
-            _connect_again(lost, attempts, settings, arrival)
+            _connect_again(lost, attempts, settings, clocks.turn_to(CONNECTING))
         except BaseException:
             session.close()
             raise
         else:
             plan = decide(directory.files, look.rows, up_to=up_to)
-            return Survey(session, whereabouts, place, directory, plan, look.rows)
+            return Survey(session, whereabouts, place, directory, plan, look.rows, clocks)
 
 
 def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings, arrival: Deadline) -> None:
@@ -219,21 +222,40 @@ def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings,
     pause(min(settings.connect.backoff, arrival.remaining()))
 
 
-def _look(session: Session, place: Place, settings: Settings, patience: Deadline) -> Look:
+def start_clocks(settings: Settings, *, spent: float = 0.0) -> Clocks:
+    """Return the clocks of a start; that for connecting runs, of which `spent` seconds are over."""
+    from entrypoint.clocks import CONNECTING, Clocks
+
+    clocks = Clocks(settings.apply.timeout, connecting=settings.connect.longest - spent, waiting=settings.lock.timeout)
+    clocks.turn_to(CONNECTING)
+    return clocks
+
+
+def _look(session: Session, place: Place, settings: Settings, clocks: Clocks, patience: Deadline) -> Look:
     """Read the ledger; wait for it, if a migration holds a lock on it, as one waits for the migration lock."""
+    from entrypoint.clocks import CONNECTING, WAITING
     from entrypoint.database.answers import StatementError
     from entrypoint.deadline import Deadline
     from entrypoint.migration import ledger
 
-    waiting = Deadline(settings.lock.timeout)
+    others = None
     while True:
         try:
-            return ledger.look(session, place, settings.role, patience, contending=False)
+            look = ledger.look(session, place, settings.role, patience, contending=False)
         except StatementError as error:
+            waiting = clocks.turn_to(WAITING)
             if error.sqlstate != ledger.LOCK_NOT_AVAILABLE or waiting.passed():
                 raise
+        else:
+            clocks.turn_to(CONNECTING)
+            return look
         logs.event(logs.INFO, "ledger.locked", "the ledger is locked, probably by a migration; looking again")
-        patience = Deadline(settings.connect.timeout)
+        if others is None:
+            from entrypoint.migration.patience import Patience
+
+            others = Patience(clocks, settings.lock, settings.apply, settings.role)
+        others.weigh(session, place)
+        patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, waiting.remaining())))
 
 
 def _enter_phase(settings: Settings, name: str) -> None:
@@ -372,6 +394,7 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
         connect_timeout=settings.connect.timeout,
         lock=settings.lock,
         apply=settings.apply,
+        clocks=survey.clocks,
         backup_dir=settings.backup_dir,
         board=Board(len(survey.plan.pending)),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from entrypoint.clocks import Clocks
 from entrypoint.migration.contention import timed_out
 from entrypoint.settings import read_settings
 from kit.processes import until
@@ -96,7 +97,7 @@ def test_the_application_is_started_after_a_time_out(scene: Scene) -> None:
 def test_by_default_it_is_thirty_seconds() -> None:
     """Said by the error as documented, without waiting for it: the number is worked out from the settings."""
     settings = read_settings({})
-    assignment = cast("Assignment", SimpleNamespace(lock=settings.lock, apply=settings.apply))
+    assignment = cast("Assignment", SimpleNamespace(lock=settings.lock, apply=settings.apply, clocks=Clocks(1)))
     message = timed_out(None, assignment).message
     assert message.startswith("Failed to acquire migration lock after 30000ms")
 

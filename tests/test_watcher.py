@@ -209,7 +209,9 @@ def test_a_waiter_tells_a_change_at_once_and_the_rest_now_and_then(monkeypatch: 
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     board = Board(3)
-    assignment = cast("Assignment", type("A", (), {"lock": type("L", (), {"timeout": 1.0}), "board": board}))
+    assignment = cast(
+        "Assignment", type("A", (), dict.fromkeys(("lock", "apply", "role", "clocks")) | {"board": board})
+    )
     contender = Contender(assignment, cast("Any", None), cast("Any", None))
 
     def look(file: str, holder: str = "t") -> None:

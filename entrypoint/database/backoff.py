@@ -5,35 +5,45 @@ from __future__ import annotations
 import tenacity
 
 from entrypoint import logs
-from entrypoint.database.connect import Failure
+from entrypoint.clocks import CONNECTING, WAITING
+from entrypoint.database.connect import LEAST, Failure
 from entrypoint.database.policy import DOUBLINGS, LONGEST_PAUSE
-from entrypoint.deadline import Deadline, pause
+from entrypoint.deadline import pause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from entrypoint.clocks import Clocks
     from entrypoint.database.connect import Target
     from entrypoint.database.policy import ConnectPolicy
     from entrypoint.database.session import Session
+    from entrypoint.deadline import Deadline
 
 
 class Stop:
     """When to stop trying: attempts are counted, except those that met a server with too many clients."""
 
-    def __init__(self, attempts: int, too_many_clients: Deadline, counted: int = 0) -> None:
-        """Take the number of `attempts`, the deadline for a server with `too_many_clients`, and what counts already."""
+    def __init__(self, attempts: int, clocks: Clocks, counted: int = 0) -> None:
+        """Take the number of `attempts`, the start's `clocks`, and how many count already."""
         self._attempts = attempts
-        self._deadline = too_many_clients
+        self._clocks = clocks
         self.counted = counted
 
     def __call__(self, state: tenacity.RetryCallState) -> bool:
         """Judge the attempt that just failed."""
-        failure = _failure_of(state)
-        if failure is not None and failure.cause.name == "too_many_clients":
-            return self._deadline.passed()
+        waiting = self.waiting(state)
+        if waiting is not None:
+            return waiting.passed()
+        self._clocks.turn_to(CONNECTING)
         self.counted += 1
         return self.counted >= self._attempts
+
+    def waiting(self, state: tenacity.RetryCallState) -> Deadline | None:
+        """Return the deadline for a server that has too many clients; None if the last attempt failed otherwise."""
+        failure = _failure_of(state)
+        crowded = failure is not None and failure.cause.name == "too_many_clients"
+        return self._clocks.turn_to(WAITING) if crowded else None
 
 
 def pause_after(earlier_failures: int, backoff: float, jitter: Callable[[float, float], float]) -> float:
@@ -46,12 +56,15 @@ def pause_after(earlier_failures: int, backoff: float, jitter: Callable[[float, 
 
 
 def connect_again(
-    target: Target, policy: ConnectPolicy, too_many_clients_budget: float, first_failure: Failure, spent: int = 0
+    target: Target, policy: ConnectPolicy, clocks: Clocks, first_failure: Failure, spent: int = 0
 ) -> Session:
-    """Go on after the first attempt, whose failure is counted like any other, and `spent` before. Raises Failure."""
+    """Go on after the first attempt, whose failure is counted like any other, and `spent` before. Raises Failure.
+
+    Whichever of the `clocks` runs afterwards, it is the caller's to turn.
+    """
     from random import uniform
 
-    stop = Stop(policy.attempts, Deadline(too_many_clients_budget), spent)
+    stop = Stop(policy.attempts, clocks, spent)
     done = False
 
     def attempt() -> Session:
@@ -59,11 +72,13 @@ def connect_again(
         if not done:
             done = True
             raise first_failure
-        return target.connect(policy.timeout)
+        return target.connect(min(policy.timeout, max(LEAST, clocks.running.remaining())))
 
-    def wait(_state: tenacity.RetryCallState) -> float:
+    def wait(state: tenacity.RetryCallState) -> float:
         # tenacity asks for the pause before it asks whether to stop, so this failure is not counted yet.
-        return pause_after(stop.counted, policy.backoff, uniform)
+        seconds = pause_after(stop.counted, policy.backoff, uniform)
+        waiting = stop.waiting(state)
+        return seconds if waiting is None else min(seconds, waiting.remaining())
 
     def tell(state: tenacity.RetryCallState) -> None:
         failure = _failure_of(state) or first_failure

@@ -32,13 +32,14 @@ from entrypoint.redaction import mask_quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from entrypoint.clocks import Clocks
     from entrypoint.database.classify import Cause
     from entrypoint.database.policy import ConnectPolicy
 
     _Answer = psycopg.Connection | BaseException
 
 # For an attempt whose time is over already, in seconds.
-_LEAST = 1.0
+LEAST = 1.0
 
 logs.adopt_other_packages()
 
@@ -117,7 +118,7 @@ def failure_of(text: str) -> Failure:
 def connect(
     target: Target,
     policy: ConnectPolicy,
-    too_many_clients_budget: float,
+    clocks: Clocks,
     *,
     spent: int = 0,
     failed: Failure | None = None,
@@ -125,7 +126,7 @@ def connect(
 ) -> Session:
     """Connect, with attempts and backoff as `policy` says.
 
-    A server that has too many clients is asked again for `too_many_clients_budget` seconds, and that does not
+    A server that has too many clients is asked again while the start's clock for waiting runs, and that does not
     count as attempts: when many replicas start at once, there is a place as soon as one of them is done.
 
     `spent` attempts have been made already; if `failed`, one more has just failed so; `begun` seconds of the first
@@ -134,14 +135,14 @@ def connect(
     try:
         if failed is not None:
             raise failed
-        return target.connect(max(min(_LEAST, policy.timeout), policy.timeout - begun))
+        return target.connect(max(min(LEAST, policy.timeout), policy.timeout - begun))
     except Failure as failure:
         if not failure.cause.heals:
             raise unavailable(failure, target, attempts=1) from None
         from entrypoint.database import backoff  # Only now: tenacity is not needed where the first attempt succeeds.
 
         try:
-            return backoff.connect_again(target, policy, too_many_clients_budget, failure, spent)
+            return backoff.connect_again(target, policy, clocks, failure, spent)
         except Failure as last:
             tried = f"{policy.attempts} retries"
             raise unavailable(last, target, attempts=policy.attempts, tried=tried) from None

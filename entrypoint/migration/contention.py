@@ -10,6 +10,7 @@ from random import uniform
 from typing import NamedTuple
 
 from entrypoint import logs, phase
+from entrypoint.clocks import WAITING
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
@@ -17,15 +18,17 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
 from entrypoint.migration import ledger, lock, progress
 from entrypoint.migration.faults import refused
+from entrypoint.migration.patience import Patience
 from entrypoint.migration.plan import decide
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from entrypoint.clocks import Clocks
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
     from entrypoint.migration.board import Board
     from entrypoint.migration.files import Directory
-    from entrypoint.migration.ledger import LedgerRow, LockRow, Look, Place
+    from entrypoint.migration.ledger import Guardian, LedgerRow, LockRow, Look, Place
     from entrypoint.migration.lock import Lease
     from entrypoint.migration.plan import Plan
     from entrypoint.migration.policy import ApplyPolicy, LockPolicy
@@ -57,6 +60,8 @@ class Assignment(NamedTuple):
     connect_timeout: float
     lock: LockPolicy
     apply: ApplyPolicy
+    clocks: Clocks
+    """All the time of this start."""
     backup_dir: str | None
     """Where a backup is to be taken before anything pending runs; None for nowhere."""
     board: Board
@@ -77,7 +82,8 @@ class Contender:
         self._session: Session | None = session
         self._place = place
         self._regardless = regardless
-        self._budget = assignment.lock.timeout
+        self._clocks = assignment.clocks
+        self._patience = Patience(assignment.clocks, assignment.lock, assignment.apply, assignment.role)
         self._short_of_connections = False
         self._last_report = float("-inf")
         self._last_told: tuple[str | None, str | None] | None = None
@@ -94,24 +100,23 @@ class Contender:
     def acquire(self) -> Lease | None:
         """Return the lease, or None when nothing is pending any more.
 
-        Raises LockTimeoutError after all waiting together has taken `MIGRATION_LOCK_TIMEOUT_MS`, and
+        Raises LockTimeoutError after all waiting of this start together has taken `MIGRATION_LOCK_TIMEOUT_MS`, and
         MigrationHeldBackError when what is pending waits for a person.
         """
-        deadline = Deadline(self._budget)
+        deadline = self._clocks.turn_to(WAITING)
         try:
             while True:
                 lease, done = self._look_and_try(deadline)
                 if lease is not None or done:
                     return lease
                 if deadline.passed():
-                    raise self._trouble or timed_out(self._seen, self._assignment)
+                    raise self._trouble or timed_out(self._seen, self._assignment, self._patience.stranger)
                 self.waited = True
                 if self._short_of_connections:
                     self._drop_session()
                 pause = _SHORT_PAUSE if self._fenced.seconds() > 0 else uniform(*_PAUSE)
                 time.sleep(min(pause, deadline.remaining()))
         finally:
-            self._budget = deadline.remaining()
             self._assignment.board.waiting_for = ""
 
     def _look_and_try(self, deadline: Deadline) -> tuple[Lease | None, bool]:
@@ -129,6 +134,7 @@ class Contender:
                 lease = self._try(session, deadline)
                 if lease is not None:
                     return lease, False
+            self._weigh(session, look, plan)
             self._trouble = None
             self._tell_waiting(look, plan)
         except Failure as failure:
@@ -143,7 +149,23 @@ class Contender:
                 error.sqlstate not in _CREATED_BESIDE_US
             ):
                 raise refused(error, "the ledger could not be read or set up") from error
+            self._weigh_locked()
         return None, False
+
+    def _weigh(self, session: Session, look: Look, plan: Plan) -> None:
+        """Let the clock stand beside a living holder, if we want more than to upgrade the ledger."""
+        if look.lock_free or not (plan.pending or self._regardless):
+            self._patience.forget()
+        else:
+            self._patience.weigh(session, self._place, look.lock.token if look.lock else None)
+
+    def _weigh_locked(self) -> None:
+        """Do the same where the ledger could not be read: whoever has locked it may be the holder."""
+        try:
+            if self._session is not None and self._session.usable:
+                self._patience.weigh(self._session, self._place, self._seen.token if self._seen else None)
+        except ConnectionLostError:
+            self._drop_session()
 
     def close(self) -> None:
         """Close the connection."""
@@ -175,6 +197,7 @@ class Contender:
             role=assignment.role,
             connect_timeout=assignment.connect_timeout,
             fenced=self._fenced,
+            ends=Deadline(self._clocks.work_left({})),
             # Enough to finish what has begun, even if the waiting is over meanwhile.
             deadline=Deadline(max(deadline.remaining(), 0.5)),
             rehearsal=assignment.rehearsal,
@@ -212,7 +235,7 @@ class Contender:
 
     def _tell_waiting(self, look: Look, plan: Plan) -> None:
         now, row = time.monotonic(), look.lock
-        who = describe_holder(row)
+        who = describe_holder(row, self._patience.stranger)
         phase.enter(phase.WAITING, held_by=who, pending=len(plan.pending), version=plan.current)
         self._assignment.board.waiting_for = who
         news = (row.token, row.migration) if row else (None, None)
@@ -235,8 +258,14 @@ class Contender:
         )
 
 
-def describe_holder(row: LockRow | None) -> str:
-    """Return who holds the lock, since when, and what it is doing, as one clause."""
+def describe_holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
+    """Return who holds the lock, since when, and what it is doing, as one clause.
+
+    `stranger`: who has its advisory lock, if that is not the holder that the row names.
+    """
+    if stranger is not None:
+        named = f" ({stranger.application})" if stranger.application else ""
+        return f"server process {stranger.pid}{named} has its key, and is not the holder that migration_lock names"
     if row is None or not row.held:
         return "somebody has just taken it"
     who = f"{row.holder or 'somebody'} (process {row.process_id})" if row.process_id else f"{row.holder or 'somebody'}"
@@ -261,12 +290,17 @@ def _known_of_statement(row: LockRow | None) -> dict[str, object]:
     }
 
 
-def timed_out(row: LockRow | None, assignment: Assignment) -> LockTimeoutError:
+def timed_out(row: LockRow | None, assignment: Assignment, stranger: Guardian | None = None) -> LockTimeoutError:
     """Return the error for a wait that took too long. Its first words are documented to users."""
-    waited_ms = round(assignment.lock.timeout * 1000)
+    waited_ms = round((assignment.lock.timeout + assignment.clocks.stood) * 1000)
     apply_ms = round(assignment.apply.timeout * 1000)
     by_hand = "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
-    if row is not None and row.legacy:
+    if stranger is not None:
+        remedy = (
+            f"If it is not a replica that is about to migrate: SELECT pg_terminate_backend({stranger.pid}). The key is "
+            "this program's own; see docs/lock.md."
+        )
+    elif row is not None and row.legacy:
         remedy = (
             "If that replica is gone: entrypoint unlock --force; or SELECT release_stale_migration_locks(), which "
             f"frees a lock older than 10 minutes; or {by_hand}."
@@ -274,12 +308,12 @@ def timed_out(row: LockRow | None, assignment: Assignment) -> LockTimeoutError:
     elif waited_ms < apply_ms:
         remedy = (
             f"The holder is alive and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to "
-            f"at least as much. To stop it: entrypoint unlock --force; or {by_hand}."
+            f"at least as much, or leave it unset. To stop it: entrypoint unlock --force; or {by_hand}."
         )
     else:
         remedy = f"The holder is alive. To stop it: entrypoint unlock --force; or {by_hand}."
     return LockTimeoutError(
-        f"Failed to acquire migration lock after {waited_ms}ms: {describe_holder(row)}",
+        f"Failed to acquire migration lock after {waited_ms}ms: {describe_holder(row, stranger)}",
         remedy=remedy,
         holder=row.holder if row else None,
         process_id=row.process_id if row else None,

@@ -37,8 +37,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from entrypoint.clocks import Clocks
     from entrypoint.database.session import Session
-    from entrypoint.migration.clocks import Clocks
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
     from entrypoint.migration.plan import Plan
@@ -110,6 +110,9 @@ class Leader:
         """Apply `migrations` in this order, or run them as reverse files; append each to `done`."""
         assignment = self._assignment
         assignment.board.pending = assignment.board.done + len(migrations)
+        declared = {one.file.number: one.advice.directives.timeout for one in migrations}
+        if own := {number: seconds for number, seconds in declared.items() if seconds is not None}:
+            self._lease.extend(self._clocks.work_left(own))
         with self._watcher(migrations) as watcher:
             for index, migration in enumerate(migrations):
                 phase.enter(phase.MIGRATING, file=migration.file.name)

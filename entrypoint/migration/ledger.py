@@ -44,7 +44,10 @@ _LOOK_LOCK_TIMEOUT_MS = 2_000
 LOCK_NOT_AVAILABLE = "55P03"
 
 _OUR_LOCK_COLUMNS = frozenset(
-    ("token", "progress_migration", "progress_statement", "progress_statements", "progress_at", "progress_detail")
+    (
+        *("token", "progress_migration", "progress_statement", "progress_statements", "progress_at", "progress_detail"),
+        *("guard_pid", "guard_token", "until"),
+    )
 )
 _LEGACY_TIME = "timestamp without time zone"
 _TEXT = "text"
@@ -108,6 +111,14 @@ class Place(NamedTuple):
         return f"NOT EXISTS (SELECT {self._guards})"
 
     @property
+    def guardian(self) -> str:
+        """The query for who holds the guard's advisory lock: the pid, and what its session calls itself."""
+        return (
+            "SELECT g.pid, (SELECT a.application_name FROM pg_catalog.pg_stat_activity a WHERE a.pid = g.pid) "
+            f"{self._guards}"
+        )
+
+    @property
     def _guards(self) -> str:
         return (
             "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted "
@@ -147,11 +158,22 @@ class LockRow(NamedTuple):
     statements: int | None
     detail: Mapping[str, object]
     """What the holder knows of a long statement, for `progress.describe`; empty if it is nothing."""
+    guard_pid: int | None = None
+    """The server process that holds the guard's lock for it; None if the holder is of an earlier release."""
+    left: float | None = None
+    """For how many seconds it may go on, by the server's clock."""
 
     @property
     def legacy(self) -> bool:
         """Whether a replica of the earlier system holds it: those know of no token."""
         return self.held and self.token is None
+
+
+class Guardian(NamedTuple):
+    """Who holds the guard's lock, as PostgreSQL has it."""
+
+    pid: int
+    application: str
 
 
 class Look(NamedTuple):
@@ -284,6 +306,20 @@ def look_on(session: Connection, place: Place, role: str | None, deadline: Deadl
     return _look(session, place, role, deadline, place.unguarded)
 
 
+def look_at_holder(
+    session: Connection, place: Place, role: str | None, deadline: Deadline
+) -> tuple[LockRow | None, Guardian | None]:
+    """Read the lock's row, and who holds the guard's lock, if anybody does. Raises what `look` does."""
+    parts = [*_begin_look(role, deadline), _lock_row_sql(place), place.guardian, "COMMIT"]
+    try:
+        rows, guardians, _ = session.query(";\n".join(parts), deadline)[-3:]
+    except StatementError:
+        session.rollback(deadline.within(1))
+        raise
+    found = [Guardian(int(pid or 0), application or "") for pid, application in guardians]
+    return as_lock(rows), found[0] if found else None
+
+
 def read(session: Connection, place: Place, schema: str | None, role: str | None, deadline: Deadline) -> Reading:
     """Read what `look_on` does and all details, and see whether the tables are still as `place` has them.
 
@@ -308,13 +344,7 @@ def _look_for_more(
     session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None, more: Sequence[str]
 ) -> tuple[Look, list[list[Row]]]:
     """Do what `_look` does, and run the statements `more` in the same transaction; return the rows of each."""
-    parts = [
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
-        f"SET LOCAL lock_timeout = {min(_LOOK_LOCK_TIMEOUT_MS, deadline.milliseconds())}",
-        f"SET LOCAL statement_timeout = {deadline.milliseconds()}",
-    ]
-    if role:
-        parts.append(f"SET LOCAL ROLE {identifier(role)}")
+    parts = _begin_look(role, deadline)
     if free is not None:
         parts += [_lock_row_sql(place), f"SELECT {free}"]
     parts += [_ledger_sql(place), *more, "COMMIT"]
@@ -331,6 +361,18 @@ def _look_for_more(
         return Look(rows, None, lock_free=False), found
     locks, answer = results[-3], results[-2]
     return Look(rows, _lock_row(locks[0]) if locks else None, lock_free=answer[0][0] == "t"), found
+
+
+def _begin_look(role: str | None, deadline: Deadline) -> list[str]:
+    parts = [
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+        # The answer that a table is locked is to be here well before the deadline, after which there is none.
+        f"SET LOCAL lock_timeout = {min(_LOOK_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1)}",
+        f"SET LOCAL statement_timeout = {deadline.milliseconds()}",
+    ]
+    if role:
+        parts.append(f"SET LOCAL ROLE {identifier(role)}")
+    return parts
 
 
 def _ledger_sql(place: Place) -> str:
@@ -379,10 +421,18 @@ def _lock_row_sql(place: Place) -> str:
     )
     # A holder of an earlier release does not know this column, and has left in it what an earlier holder wrote.
     detail = "CASE WHEN progress_detail ->> 'token' = token THEN progress_detail - 'token' END"
+    life = "NULL, NULL"
+    if place.lock.keys() >= {"guard_pid", "guard_token", "until"}:
+        # So with these.
+        life = (
+            "CASE WHEN guard_token = token THEN guard_pid END, "
+            "CASE WHEN guard_token = token AND pg_catalog.isfinite(until) "
+            "THEN extract(epoch FROM until - pg_catalog.clock_timestamp()) END"
+        )
     return (
         f"SELECT locked_at IS NOT NULL, {utc('locked_at', place.lock)}, "
         f"extract(epoch FROM pg_catalog.clock_timestamp() - {locked_at}), locked_by, process_id, {others}, "
-        f"{detail if 'progress_detail' in place.lock else 'NULL'} "
+        f"{detail if 'progress_detail' in place.lock else 'NULL'}, {life} "
         f"FROM {place.table('migration_lock')} WHERE id = 1"
     )
 
@@ -409,7 +459,7 @@ def utc(name: str, columns: dict[str, str]) -> str:
 
 
 def _lock_row(row: Row) -> LockRow:
-    held, since, seconds, holder, process_id, token, migration, statement, statements, detail = row
+    held, since, seconds, holder, process_id, token, migration, statement, statements, detail, guard_pid, left = row
 
     def number(text: str | None) -> int | None:
         return None if text is None else int(text)
@@ -425,6 +475,8 @@ def _lock_row(row: Row) -> LockRow:
         statement=number(statement),
         statements=number(statements),
         detail=_parsed(detail),
+        guard_pid=number(guard_pid),
+        left=None if left is None else float(left),
     )
 
 

@@ -61,7 +61,10 @@ _NO_PROGRESS = (
     "progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL, "
     "progress_detail = NULL"
 )
-_FREE = f"locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL, {_NO_PROGRESS}"
+_FREE = (
+    f"locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL, {_NO_PROGRESS}, "
+    "guard_pid = NULL, guard_token = NULL, until = NULL"
+)
 
 
 class Spell:
@@ -186,7 +189,15 @@ class Lease:
     """The lock, held: guard, row and fence, and the connection on which the work is done."""
 
     def __init__(
-        self, guard: Guard, worker: Session, place: Place, token: str, role: str | None, *, shown: bool = True
+        self,
+        guard: Guard,
+        worker: Session,
+        place: Place,
+        token: str,
+        role: str | None,
+        ends: Deadline,
+        *,
+        shown: bool = True,
     ) -> None:
         """Take what `try_acquire` has put together. `shown`: whether the row says that it is ours."""
         self._guard = guard
@@ -194,6 +205,7 @@ class Lease:
         self.place = place
         self.token = token
         self._role = role
+        self._ends = ends
         self._shown = shown
         self.revoked = False
         """Whether the watcher has seen that the row is not ours any more."""
@@ -254,8 +266,8 @@ class Lease:
         """Return the statement that shows in the row what is being worked on.
 
         The `detail` carries our token: a holder of an earlier release does not know that column, and leaves in it what
-        was there. Under `repeatable read` the statement could fail on the watcher's own update, so there it does
-        nothing.
+        was there. The guard may have been won back since the row was last written, in another server process. Under
+        `repeatable read` the statement could fail on the watcher's own update, so there it does nothing.
         """
         if not self._shown:
             return ""
@@ -263,10 +275,30 @@ class Lease:
         return (
             f"UPDATE {self.place.table('migration_lock')} SET progress_migration = {literal(migration)}, "
             f"progress_statement = {_number(statement)}, progress_statements = {_number(statements)}, "
-            f"progress_detail = {literal(text)}, progress_at = pg_catalog.clock_timestamp() "
+            f"progress_detail = {literal(text)}, progress_at = pg_catalog.clock_timestamp(), {self._life} "
             f"WHERE id = 1 AND token = {literal(self.token)} "
             "AND pg_catalog.current_setting('transaction_isolation') = 'read committed';"
         )
+
+    def extend(self, seconds: float) -> None:
+        """Say in the row that we may go on for so many `seconds` from now. Raises nothing."""
+        self._ends = deadline = Deadline(seconds)
+        patience = deadline.within(_PATIENCE)
+        try:
+            if self._shown:
+                self.worker.query(
+                    f"{self._begin(patience)}\nUPDATE {self.place.table('migration_lock')} SET {self._life} "
+                    f"WHERE id = 1 AND token = {literal(self.token)};\nCOMMIT",
+                    patience,
+                )
+        except (StatementError, ConnectionLostError) as error:
+            # Whoever waits learns it with our progress.
+            self.worker.rollback(patience)
+            logs.event(logs.DEBUG, "lock.row_not_written", f"the end of our time could not be shown: {error}")
+
+    @property
+    def _life(self) -> str:
+        return _life(self._guard, self.token, self._ends)
 
     def reassert(self) -> str:
         """Return the statement that writes the row again, if the migration itself has changed it.
@@ -274,7 +306,7 @@ class Lease:
         What an operator changed meanwhile has another transaction's number, and stays.
         """
         return (
-            f"UPDATE {self.place.table('migration_lock')} SET {_held_by_us(self.token)} "
+            f"UPDATE {self.place.table('migration_lock')} SET {_held_by_us(self.token)}, {self._life} "
             "WHERE id = 1 AND xmin = pg_catalog.pg_current_xact_id()::xid "
             f"AND (token IS DISTINCT FROM {literal(self.token)} OR locked_at IS NULL);"
         )
@@ -361,6 +393,7 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
     role: str | None,
     connect_timeout: float,
     fenced: Spell,
+    ends: Deadline,
     deadline: Deadline,
     rehearsal: bool = False,
 ) -> Lease | None:
@@ -368,6 +401,7 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
 
     Both connections are there before anything is taken: `worker` is open already, the guard's is opened first.
     `fenced`: for how long an earlier holder's fence has been all that stands in the way.
+    `ends`: when our time for working under it will be over.
     `rehearsal`: create and upgrade nothing; where there are no tables of ours, the guard's lock alone is taken.
     Raises `database.connect.Failure` if that is refused.
     """
@@ -386,7 +420,7 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
             if _earlier_system_works(worker, place, role, policy, patience):
                 return None
             if rehearsal:
-                lease = Lease(guard, worker, place, token, role, shown=False)
+                lease = Lease(guard, worker, place, token, role, ends, shown=False)
                 return lease
             place = bookkeeping.ensure(worker, place, schema, begin, patience)
             logs.event(
@@ -395,8 +429,9 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
                 f"created or upgraded the ledger in schema {place.schema}",
                 schema=place.schema,
             )
-        if _take_row(worker, place, token, begin, policy, guard, patience):
-            lease = Lease(guard, worker, place, token, role)
+        held_by_us = f"{_held_by_us(token)}, {_NO_PROGRESS}, {_life(guard, token, ends)}"
+        if _take_row(worker, place, held_by_us, begin, policy, guard, patience):
+            lease = Lease(guard, worker, place, token, role, ends)
         elif guard.held_within(0):
             fenced.seen()
             if fenced.seconds() >= _ZOMBIE_AFTER:
@@ -480,7 +515,7 @@ def _earlier_system_works(
 
 
 def _take_row(
-    worker: Session, place: Place, token: str, begin: str, policy: LockPolicy, guard: Guard, deadline: Deadline
+    worker: Session, place: Place, held_by_us: str, begin: str, policy: LockPolicy, guard: Guard, deadline: Deadline
 ) -> bool:
     """Write our name into the row, unless a replica of the earlier system holds it or a fence stands before it.
 
@@ -500,7 +535,7 @@ def _take_row(
                 AND pg_catalog.pg_try_advisory_xact_lock({place.session_key})
             FOR UPDATE SKIP LOCKED
         )
-        UPDATE {table} AS l SET {_held_by_us(token)}, {_NO_PROGRESS}
+        UPDATE {table} AS l SET {held_by_us}
         FROM candidate
         -- As a subquery of its own, which refers to the candidate, it is asked after the row is locked.
         WHERE l.id = candidate.id AND CASE WHEN candidate.id = 1 THEN {place.guarded_by(guard.backend_pid)} END
@@ -520,6 +555,17 @@ def _held_by_us(token: str) -> str:
     return (
         f"locked_at = pg_catalog.clock_timestamp(), locked_by = {literal(holder_name())}, "
         f"process_id = {os.getpid()}, token = {literal(token)}"
+    )
+
+
+def _life(guard: Guard, token: str, ends: Deadline) -> str:
+    """Return what the row says about who guards for us and for how long we may go on.
+
+    With our token, as a holder of an earlier release does not know these columns, and leaves in them what was there.
+    """
+    return (
+        f"guard_pid = {guard.backend_pid}, guard_token = {literal(token)}, "
+        f"until = pg_catalog.clock_timestamp() + interval '{ends.remaining():.3f} seconds'"
     )
 
 

@@ -6,7 +6,6 @@ from typing import NamedTuple, TypeVar
 
 from entrypoint import logs
 from entrypoint.errors import ConnectionLostError, EntrypointError, LeaseLostError
-from entrypoint.migration.clocks import Clocks
 from entrypoint.migration.contention import Contender
 from entrypoint.migration.leader import Applied, Leader
 from entrypoint.migration.outside import refuse_behind_pooler
@@ -16,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from entrypoint.clocks import Clocks
     from entrypoint.database.session import Session
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.ledger import Place
@@ -75,9 +75,9 @@ def under_lock(contender: Contender, assignment: Assignment, work: Callable[[Lea
     Where the lock or a connection is lost without an operator's doing, contend again and call `work` once more: it
     looks for itself how far it came. Returns None if somebody else has left nothing to do.
     """
-    clocks: Clocks | None = None
+    clocks = assignment.clocks
     while (lease := contender.acquire()) is not None:
-        clocks = clocks or Clocks(assignment.apply.timeout)
+        clocks.turn_to()
         logs.event(logs.INFO, "lock.acquired", "acquired the migration lock", token=lease.token)
         try:
             return work(lease, clocks)

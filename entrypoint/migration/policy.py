@@ -12,6 +12,8 @@ class LockPolicy(NamedTuple):
     """How long to wait for the lock."""
     stale: float
     """After this, a lock row without a token (one of the earlier system's) belongs to nobody any more."""
+    hard: bool = False
+    """Whether `timeout` was set, and so holds beside a living holder, too."""
 
 
 class ApplyPolicy(NamedTuple):

@@ -9,11 +9,11 @@ import re
 from typing import NamedTuple
 
 from entrypoint import logs
+from entrypoint.clocks import Clocks
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.attempt import Refused, Task
-from entrypoint.migration.clocks import Clocks
 from entrypoint.migration.contention import Contender, held_back
 from entrypoint.migration.faults import refused
 from entrypoint.migration.leader import Leader
@@ -110,6 +110,8 @@ def rehearse(
             # One transaction for all, and so one clock, with what the files declare for themselves.
             declared = sum(one.advice.directives.timeout or 0 for one in prepared.values())
             clocks = Clocks(assignment.apply.timeout + declared)
+            if declared:
+                lease.extend(clocks.work_left({}))
             return Rehearser(assignment, lease, prepared, clocks, None).rehearse(rehearsed)
         finally:
             lease.release()

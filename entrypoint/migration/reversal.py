@@ -25,8 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from entrypoint.clocks import Clocks
     from entrypoint.database.session import Session
-    from entrypoint.migration.clocks import Clocks
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.files import Directory
     from entrypoint.migration.leader import Applied

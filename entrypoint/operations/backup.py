@@ -12,6 +12,7 @@ from entrypoint.errors import UsageError
 from entrypoint.migration import ledger
 from entrypoint.migration.faults import refused
 from entrypoint.migration.plan import decide
+from entrypoint.startup import start_clocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def backup(settings: Settings, *, directory: str | None, keep: int | None) -> st
 def _order(settings: Settings, directory: str) -> dump.Order:
     """Look at the database, and at what there is to back it up with. The connection is closed afterwards."""
     whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
-    session = connect(whereabouts, settings.connect, settings.lock.timeout)
+    session = connect(whereabouts, settings.connect, start_clocks(settings))
     try:
         patience = Deadline(_PATIENCE)
         place = ledger.find(session, settings.schema, patience)

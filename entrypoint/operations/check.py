@@ -185,7 +185,7 @@ def _applied(settings: Settings, migrations: Directory) -> tuple[frozenset[int],
 
     once = settings.connect._replace(attempts=1, timeout=min(_QUICK, settings.connect.timeout))
     try:
-        survey = survey_database(settings._replace(connect=once, lock=settings.lock._replace(timeout=0.0)))
+        survey = survey_database(settings._replace(connect=once, lock=settings.lock._replace(timeout=0.0, hard=True)))
     except EntrypointError as error:
         return frozenset(), Finding("note", "database", f"the database was not asked: {error.message}; {every}")
     survey.session.close()

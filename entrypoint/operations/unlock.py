@@ -14,6 +14,7 @@ from entrypoint.errors import LedgerChangedError, LockHeldError
 from entrypoint.migration import holder, ledger
 from entrypoint.migration.contention import describe_holder
 from entrypoint.migration.faults import refused
+from entrypoint.startup import start_clocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
 
 def _connect(settings: Settings) -> Session:
     whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
-    return connect(whereabouts, settings.connect, settings.lock.timeout)
+    return connect(whereabouts, settings.connect, start_clocks(settings))
 
 
 def _free_row(session: Session, unlock: Unlock, say: Callable[[str], None]) -> None:

@@ -40,7 +40,7 @@ BEGIN
     UPDATE {schema}.migration_lock
     SET locked_at = pg_catalog.clock_timestamp(), locked_by = lock_holder, process_id = pid, token = NULL,
         progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL,
-        progress_detail = NULL
+        progress_detail = NULL, guard_pid = NULL, guard_token = NULL, until = NULL
     WHERE id = 1;
     RETURN true;
 END
@@ -78,7 +78,7 @@ BEGIN
     UPDATE {schema}.migration_lock
     SET locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL,
         progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL,
-        progress_detail = NULL
+        progress_detail = NULL, guard_pid = NULL, guard_token = NULL, until = NULL
     WHERE id = 1;
     RETURN 1;
 END

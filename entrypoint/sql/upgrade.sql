@@ -15,7 +15,10 @@ ALTER TABLE {schema}.migration_lock
     ADD COLUMN IF NOT EXISTS progress_statement integer,
     ADD COLUMN IF NOT EXISTS progress_statements integer,
     ADD COLUMN IF NOT EXISTS progress_at timestamptz,
-    ADD COLUMN IF NOT EXISTS progress_detail jsonb;
+    ADD COLUMN IF NOT EXISTS progress_detail jsonb,
+    ADD COLUMN IF NOT EXISTS guard_pid integer,
+    ADD COLUMN IF NOT EXISTS guard_token text,
+    ADD COLUMN IF NOT EXISTS until timestamptz;
 
 INSERT INTO {schema}.migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import tenacity
 
+from entrypoint.clocks import CONNECTING, Clocks
 from entrypoint.database.backoff import Stop, connect_again, pause_after
 from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.connect import Failure, Target, connect
 from entrypoint.database.policy import ConnectPolicy
-from entrypoint.deadline import Deadline
 from entrypoint.errors import DatabaseUnavailableError
 
 if TYPE_CHECKING:
@@ -93,24 +93,26 @@ def after(text: str) -> tenacity.RetryCallState:
 
 
 def test_stop_counts_attempts() -> None:
-    stop = Stop(3, Deadline(5))
+    stop = Stop(3, Clocks(0, waiting=5))
     assert [stop(after(REFUSED)) for _ in range(3)] == [False, False, True]
     assert stop.counted == 3
 
 
 def test_a_crowded_server_is_not_counted_but_timed() -> None:
     clock = Clock()
-    stop = Stop(2, Deadline(5, clock))
+    stop = Stop(2, Clocks(0, clock, waiting=5))
     assert not any(stop(after(CROWDED)) for _ in range(50))
     assert stop.counted == 0
     assert not stop(after(REFUSED))
+    clock.now += 50
+    assert not stop(after(CROWDED)), "what other failures take is not waiting"
     clock.now += 5
     assert stop(after(CROWDED))
     assert stop.counted == 1
 
 
 def test_one_attempt_is_one_attempt() -> None:
-    assert Stop(1, Deadline(5))(after(REFUSED))
+    assert Stop(1, Clocks(0, waiting=5))(after(REFUSED))
 
 
 # --- All together, with a target that fails as told -----------------------------------------------------
@@ -143,7 +145,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def attempt(fake: FakeTarget, attempts: int, *, budget: float = 0.0) -> Session:
     target: Target = fake  # type: ignore[assignment]  # what `connect` asks of a target, and nothing else
-    return connect(target, ConnectPolicy(attempts, 1.0, 3.0), budget)
+    policy = ConnectPolicy(attempts, 1.0, 3.0)
+    return connect(target, policy, clocks_for(policy, budget))
+
+
+def clocks_for(policy: ConnectPolicy, waiting: float) -> Clocks:
+    clocks = Clocks(0, connecting=policy.longest, waiting=waiting)
+    clocks.turn_to(CONNECTING)
+    return clocks
 
 
 def test_the_first_attempt_needs_no_other(pauses: list[float]) -> None:
@@ -194,6 +203,7 @@ def test_the_last_failure_is_the_one_that_is_told(pauses: list[float]) -> None:
 def test_connect_again_counts_the_first_failure(pauses: list[float]) -> None:
     fake = FakeTarget(REFUSED, REFUSED)
     target: Target = fake  # type: ignore[assignment]  # see above
+    policy = ConnectPolicy(2, 1.0, 3.0)
     with pytest.raises(Failure):
-        connect_again(target, ConnectPolicy(2, 1.0, 3.0), 0.0, failure(REFUSED))
+        connect_again(target, policy, clocks_for(policy, 0.0), failure(REFUSED))
     assert fake.attempts == 1

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from entrypoint.migration.clocks import Clocks
+from entrypoint.clocks import Clocks
 
 
 class Hand:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from entrypoint.database.answers import Row, StatementError
+from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger import Place
 from entrypoint.migration.lock import Guard, Lease
 
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
-    from entrypoint.deadline import Deadline
 
 PLACE = Place("public", True, {}, {})  # noqa: FBT003 - as it reads the catalogues
 
@@ -61,7 +61,7 @@ class Script:
 )
 def test_who_took_the_lease(answers: list[list[list[Row]] | str], by_operator: bool) -> None:  # noqa: FBT001
     worker = Script(*answers)
-    lease = Lease(cast("Guard", None), cast("Session", worker), PLACE, "token", None)
+    lease = Lease(cast("Guard", None), cast("Session", worker), PLACE, "token", None, Deadline(1))
     error = lease.lost()
     assert error.by_operator is by_operator
     assert ("operator" in error.message) is by_operator

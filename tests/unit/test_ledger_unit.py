@@ -31,6 +31,9 @@ LOCK = {
     "progress_statements": "integer",
     "progress_at": "timestamp with time zone",
     "progress_detail": "jsonb",
+    "guard_pid": "integer",
+    "guard_token": "text",
+    "until": "timestamp with time zone",
 }
 
 

@@ -75,7 +75,7 @@ def test_the_documented_defaults() -> None:
         ({"DB_CONNECT_ATTEMPTS": "1"}, {"connect": ConnectPolicy(1, 1.0, 5.0)}),
         ({"DB_CONNECT_BACKOFF_MS": "250"}, {"connect": ConnectPolicy(5, 0.25, 5.0)}),
         ({"DB_CONNECT_TIMEOUT_MS": "1"}, {"connect": ConnectPolicy(5, 1.0, 0.001)}),
-        ({"MIGRATION_LOCK_TIMEOUT_MS": "45000"}, {"lock": LockPolicy(45.0, 600.0)}),
+        ({"MIGRATION_LOCK_TIMEOUT_MS": "45000"}, {"lock": LockPolicy(45.0, 600.0, hard=True)}),
         ({"MIGRATION_LOCK_STALE_MS": "1000"}, {"lock": LockPolicy(30.0, 1.0)}),
         ({"MIGRATION_TIMEOUT_MS": " 2147483647 "}, {"apply": ApplyPolicy(2147483.647, 5.0)}),
         ({"MIGRATION_DDL_LOCK_TIMEOUT_MS": "0100"}, {"apply": ApplyPolicy(300.0, 0.1)}),

@@ -1,0 +1,69 @@
+"""All the time of one start: for connecting, for waiting while others are in the way, and for the migrations."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from entrypoint.deadline import Deadline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Turn = int | str | None
+
+CONNECTING = "connecting"
+"""Until the ledger has been read."""
+WAITING = "waiting"
+"""While others are in the way: the server has too many clients, the ledger is locked, somebody holds the lock."""
+
+
+class Clocks:
+    """As in chess: exactly one clock runs at any moment, and none is ever wound up again.
+
+    One object for a start, handed from step to step. So all of it ends within the sum of what the clocks were given:
+    for connecting, for waiting, the common one of the migrations, and those of the files that declare a time-out
+    (docs/decisions/0014 and 0027). Only for a while can the clock that runs be made to stand.
+    """
+
+    def __init__(
+        self, seconds: float, clock: Callable[[], float] = monotonic, *, connecting: float = 0.0, waiting: float = 0.0
+    ) -> None:
+        """Start the migrations' common clock, with so many `seconds`."""
+        self._clock = clock
+        self._left: dict[Turn, float] = {CONNECTING: connecting, WAITING: waiting}
+        self._turn: Turn = None
+        self._stood_from = self._stands_until = float("-inf")
+        self.stood = 0.0
+        """For how long clocks were made to stand, all together."""
+        self.running = Deadline(seconds, clock)
+        """When the time of whoever's turn it is ends."""
+
+    def turn_to(self, turn: Turn = None, declared: float | None = None) -> Deadline:
+        """Stop the clock that runs, start that of `turn`, and return it.
+
+        A `turn` is CONNECTING, WAITING, or a migration's number. For a migration it is the common one, unless the file
+        has `declared` so many seconds for itself: all its attempts together, also after the lock was lost and won back.
+        """
+        if declared is None and isinstance(turn, int):
+            turn = None
+        if turn != self._turn:
+            self.stand(0.0)
+            self._left[self._turn] = self.running.remaining()
+            self._turn = turn
+            self.running = Deadline(self._left.get(turn, declared or 0.0), self._clock)
+        return self.running
+
+    def stand(self, seconds: float) -> None:
+        """Let the clock that runs stand for so long from now; not longer, whatever was said before."""
+        now = self._clock()
+        left = max(0.0, self.running.at - max(now, self._stands_until))
+        self.stood += max(0.0, min(now, self._stands_until) - self._stood_from)
+        self._stood_from, self._stands_until = now, now + seconds
+        self.running.at = self._stands_until + left
+
+    def work_left(self, declared: Mapping[int, float]) -> float:
+        """Return the seconds that are left for all migrations, of which some have `declared` a time of their own."""
+        left: dict[Turn, float] = dict(declared.items())
+        left |= {**self._left, self._turn: self.running.remaining()}
+        return sum(seconds for turn, seconds in left.items() if turn not in (CONNECTING, WAITING))
