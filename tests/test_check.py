@@ -547,3 +547,12 @@ def test_the_hook_for_pre_commit(run_entrypoint: Start, migrations_dir: Path) ->
 def test_the_documentation_has_every_rule_that_is_not_reported() -> None:
     page = (ROOT / "docs" / "commands" / "check.md").read_text()
     assert [rule for rule in [*NOT_REPORTED, "prefer-robust-stmts", "syntax-error"] if f"`{rule}`" not in page] == []
+
+
+def test_it_warns_of_what_repack_does_to_running_transactions(check: Check, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {**GOOD, "002_x.sql": "SELECT 1;\nREPACK (CONCURRENTLY) big;\n"})
+    found = check()
+    warnings = [finding for finding in found if finding["level"] == "warning"]
+    assert [(one["line"], one["rule"]) for one in warnings] == [(2, "repack-concurrently")], found
+    assert "snapshot" in warnings[0]["message"]
+    assert not [finding for finding in found if finding["level"] == "error"]

@@ -70,6 +70,25 @@ def test_a_fault_is_told_and_nothing_is_run(scene: Scene, case: str) -> None:
     assert scene.database.one("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
 
 
+@pytest.mark.case("A4")
+@pytest.mark.parametrize(
+    ("up", "down", "tool"),
+    [("-- +goose Up", "-- +goose Down", "goose"), ("-- migrate:up", "-- migrate:down", "dbmate")],
+)
+def test_another_tools_way_back_is_not_run(scene: Scene, up: str, down: str, tool: str) -> None:
+    scene.database.execute("CREATE TABLE customers (id integer)")
+    scene.write({"001_x.sql": f"{up}\nCREATE INDEX ON customers (id);\n{down}\nDROP TABLE customers;\n"})
+    before = scene.database.contents()
+    for command in (["check", "--no-lint"], ["migrate"]):
+        run = scene.start(*command)
+        assert run.wait() == 65, run.report()
+        assert tool in run.stdout + run.stderr
+        assert up in run.stdout + run.stderr
+    answer = told(scene.start())
+    assert answer.outcome == "failed"
+    assert scene.database.contents() == before
+
+
 def test_all_faults_of_all_files_are_told_together(scene: Scene) -> None:
     scene.write(
         {

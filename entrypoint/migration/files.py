@@ -190,16 +190,27 @@ def is_sql(name: str) -> bool:
 
 
 def _bad_names(names: Iterable[str]) -> list[Flaw]:
-    return [
-        Flaw(
-            (name,),
-            "name",
-            f"the number is higher than {HIGHEST}"
-            if number_of(f"000{name.lstrip(_DIGITS)}") is not None and _is_number(name.partition("_")[0])
-            else f"must be NNN_description.sql, for example {better_name(name)}",
+    return [Flaw((name,), "name", _fault_of_name(name)) for name in names]
+
+
+def _fault_of_name(name: str) -> str:
+    """Return what is wrong with a bad name, and what to do: no way back is to become a migration by a better name."""
+    if number_of(f"000{name.lstrip(_DIGITS)}") is not None and _is_number(name.partition("_")[0]):
+        return f"the number is higher than {HIGHEST}"
+    from entrypoint.migration.foreign import of_another_tool
+
+    foreign = of_another_tool(name)
+    if foreign is None:
+        return f"must be NNN_description.sql, for example {better_name(name)}"
+    ours = f"{foreign.digits.zfill(3) if foreign.digits else 'NNN'}_{slug(foreign.words) or 'description'}.sql"
+    if foreign.kind == "down":
+        return f"is the way back of a migration of {foreign.tool}'s, and no migration: here it is rollback/{ours}"
+    if foreign.kind == "repeatable":
+        return (
+            f"is a repeatable migration of {foreign.tool}'s, which runs again with each change; here each migration "
+            "runs once: write each version into a migration with a number"
         )
-        for name in names
-    ]
+    return f"is a migration of {foreign.tool}'s: here it is called {ours}"
 
 
 def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[Flaw]:

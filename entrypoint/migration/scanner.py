@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # Enough for the longest beginning that anybody asks about, which has 19:
 # ALTER TABLE IF EXISTS ONLY a.b.c * DETACH PARTITION a.b.c CONCURRENTLY
@@ -192,6 +192,24 @@ def words(text: str, start: int, end: int, limit: int = WORD_LIMIT) -> tuple[str
     except UnterminatedError:  # `scan` reports it
         pass
     return tuple(found)
+
+
+def line_comments(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of white space and line comments between the tokens of a text."""
+    pos = 0
+    try:
+        while pos < len(text):
+            stop = _end(_BLANK, text, pos)
+            if stop > pos:
+                yield pos, stop
+                pos = stop
+            elif text.startswith("/*", pos):
+                pos = _comment_end(text, pos)
+            else:
+                run = _end(_RUN, text, pos)
+                pos = run if run > pos else _token_end(text, pos)
+    except UnterminatedError:  # `scan` reports it
+        pass
 
 
 def _as_word(token: str) -> str:

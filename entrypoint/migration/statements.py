@@ -17,6 +17,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from entrypoint.migration import directives
+from entrypoint.migration.foreign import mark_in
 from entrypoint.migration.scanner import Fault, Statement, scan, skip, words
 
 if TYPE_CHECKING:
@@ -59,7 +60,11 @@ _OUTSIDE = {
 }
 _OUTSIDE_WORDS = re.compile("|".join(f"({pattern})" for pattern in _OUTSIDE.values()))
 _REINDEX = re.compile(r"REINDEX (?:\(.*?\) )?(INDEX|TABLE|SCHEMA|DATABASE|SYSTEM)( CONCURRENTLY)?\b")
+_REPACK_ALL = re.compile(r"REPACK(?: \(.*?\))?(?: USING INDEX)?")
 _SUBSCRIPTION = re.compile(r"(CREATE|ALTER) SUBSCRIPTION \S+ (\S+(?: PUBLICATION)?)")
+
+# What PostgreSQL has, and the parser's version of it has not yet. To the parser it is shown as a SELECT of nothing.
+_NEWER = (("REPACK",),)
 
 _TREE_CONTROL = {
     "TRANS_STMT_BEGIN": "BEGIN",
@@ -72,6 +77,7 @@ _TREE_CONTROL = {
 }
 
 
+REPACK_CONCURRENTLY = "REPACK (CONCURRENTLY)"
 ADD_VALUE = "ALTER TYPE ... ADD VALUE"
 _ADD_VALUE = re.compile(r"\badd\s+value\s+(?:if\s+not\s+exists\s+)?('(?:[^']|'')*')", re.IGNORECASE)
 
@@ -147,12 +153,19 @@ def advise(text: str, *, parse_limit: int = 1_000_000) -> Advice:
         directives=declared,
         syntax=None,
     )
+    mark = mark_in(text)
+    faults += () if mark is None else (mark,)
     if faults := script.faults + faults + _misplaced_directives(text, statements):
         return advice._replace(faults=tuple(sorted(faults)))
 
-    parsed = _parse(text) if len(text) <= parse_limit else None
-    seen = _from_trees(text, statements, parsed) if isinstance(parsed, list) else None
+    known = _as_the_parser_knows_it(text, statements)
+    parsed = _parse(known) if len(text) <= parse_limit else None
+    seen = _from_trees(known, statements, parsed) if isinstance(parsed, list) else None
     statements, kinds = seen or (statements, [_kind_of_words(text, statement) for statement in statements])
+    kinds = [
+        _kind_of_words(text, statement) if statement.words[:1] in _NEWER else kind
+        for statement, kind in zip(statements, kinds, strict=True)
+    ]
     advice = advice._replace(
         statements=statements,
         outside=tuple(Outside(index, kind.outside) for index, kind in enumerate(kinds) if kind.outside),
@@ -296,6 +309,15 @@ def _blank(text: str, statement: Statement) -> str:
     return text[: statement.start] + re.sub(r"[^\r\n]", " ", text[statement.start : stop]) + text[stop:]
 
 
+def _as_the_parser_knows_it(text: str, statements: Sequence[Statement]) -> str:
+    """Return `text` with a SELECT of nothing, of the same length, for each statement that the parser does not know."""
+    for statement in statements:
+        if statement.words[:1] in _NEWER:
+            blank = "SELECT".ljust(statement.end - statement.start)
+            text = text[: statement.start] + blank + text[statement.end :]
+    return text
+
+
 def _misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[Fault, ...]:
     """Return a fault for each directive between or after statements, where it would say nothing."""
     faults = []
@@ -331,13 +353,27 @@ def _kind_of_words(text: str, statement: Statement) -> _Kind:
     if found := _SUBSCRIPTION.match(line):
         return _Kind("", _subscription(found[1], found[2], _word_options(line)))
     found = _OUTSIDE_WORDS.match(line)
-    return _Kind("", list(_OUTSIDE)[found.lastindex - 1] if found and found.lastindex else "")
+    return _Kind("", list(_OUTSIDE)[found.lastindex - 1] if found and found.lastindex else _repack(line))
 
 
 def _reindex(kind: str, options: dict[str, str]) -> str:
     if _is_on(options.get("CONCURRENTLY", "FALSE")):
         return f"REINDEX {kind} CONCURRENTLY"
     return f"REINDEX {kind}" if kind in ("SCHEMA", "DATABASE", "SYSTEM") else ""
+
+
+def _repack(line: str) -> str:
+    """Return what a REPACK (version 19) is, if it is one that commits in between: of all tables, as CLUSTER, or online.
+
+    With ANALYZE it is refused only since the last betas; before, it could end the server process.
+    """
+    if line.partition(" ")[0] != "REPACK":
+        return ""
+    options = _word_options(line) if line.startswith("REPACK (") else {}
+    for name in ("CONCURRENTLY", "ANALYZE", "ANALYSE"):
+        if _is_on(options.get(name, "FALSE")):
+            return f"REPACK ({name})"
+    return "REPACK" if _REPACK_ALL.fullmatch(line) else ""
 
 
 def _subscription(verb: str, action: str, options: dict[str, str]) -> str:

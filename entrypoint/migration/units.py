@@ -27,14 +27,14 @@ _CREATE_INDEX = re.compile(
 # How every release has begun it: older ones read ours, and we read theirs.
 _PLACE = re.compile(r"statement (\d+) of (\d+)(?=:|$)")
 # Running one of these again has the same result as running it once.
-_REPEATABLE = ("VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "DISCARD", "CHECKPOINT")
+_REPEATABLE = ("VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "REPACK", "DISCARD", "CHECKPOINT")
 # Begin statements that leave nothing in the session, unless something of `_OF_SESSION` is in them. Of a SELECT, DO or
 # CALL nobody knows.
 # fmt: off
 _NOT_OF_SESSION = frozenset((
     "ALTER", "ANALYSE", "ANALYZE", "CHECKPOINT", "CLUSTER", "COMMENT", "COPY", "CREATE", "DELETE", "DROP",
     "GRANT", "IMPORT", "INSERT", "LOCK", "MERGE", "NOTIFY", "REASSIGN", "REFRESH", "REINDEX", "RELEASE",
-    "REVOKE", "SAVEPOINT", "SECURITY", "SHOW", "TRUNCATE", "UPDATE", "VACUUM",
+    "REPACK", "REVOKE", "SAVEPOINT", "SECURITY", "SHOW", "TRUNCATE", "UPDATE", "VACUUM",
 ))
 # fmt: on
 _OF_SESSION = re.compile(r"set_config|\btemp(?:orary)?\b|pg_temp|advisory", re.IGNORECASE)
@@ -62,8 +62,11 @@ class Unit(NamedTuple):
 
     @property
     def concurrently(self) -> bool:
-        """Whether it works without queueing anybody, so that it may wait for locks as long as it likes."""
-        return not self.begin and "CONCURRENTLY" in self.words
+        """Whether it works without queueing anybody, so that it may wait for locks as long as it likes.
+
+        Not so REPACK, whose last step waits for an ACCESS EXCLUSIVE lock.
+        """
+        return not self.begin and "CONCURRENTLY" in self.words and self.words[:1] != ("REPACK",)
 
     @property
     def built_index(self) -> tuple[str, str] | None:

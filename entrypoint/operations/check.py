@@ -10,6 +10,7 @@ from entrypoint.migration.directives import spell_timeouts
 from entrypoint.migration.files import is_sql, load_directory
 from entrypoint.migration.prepare import examine
 from entrypoint.migration.report import complain, spot
+from entrypoint.migration.statements import REPACK_CONCURRENTLY
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
 from entrypoint.operations.lint import INSTALL, find_squawk, lint
 
@@ -225,7 +226,25 @@ def _notes(prepared: Prepared, shown: str) -> list[Finding]:
         notes.append(("timeouts", declared))
     if not advice.transactional:
         notes.append(("outside", f"runs outside a transaction, statement by statement ({why_outside(prepared)})"))
-    return [Finding("note", rule, message, shown) for rule, message in notes]
+    return [Finding("note", rule, message, shown) for rule, message in notes] + _warnings(prepared, shown)
+
+
+def _warnings(prepared: Prepared, shown: str) -> list[Finding]:
+    """Return what a statement does to others, where the linter's version does not know the statement yet."""
+    advice = prepared.advice
+    return [
+        Finding(
+            "warning",
+            "repack-concurrently",
+            "REPACK (CONCURRENTLY): a transaction that took its snapshot before this ends (REPEATABLE READ, "
+            "SERIALIZABLE, pg_dump) can find the table empty; the last step waits for an ACCESS EXCLUSIVE lock",
+            shown,
+            advice.statements[outside.statement].line,
+            remedy="Run it when no such transaction is open.",
+        )
+        for outside in advice.outside
+        if outside.what == REPACK_CONCURRENTLY
+    ]
 
 
 def why_outside(prepared: Prepared) -> str:

@@ -54,12 +54,10 @@ BETTER = {
     "001.add.users.sql": "001_add_users.sql",
     "001AddUsers.sql": "001_add_users.sql",
     "001_AddUsers.SQL": "001_add_users.sql",
-    "001_a.up.sql": "001_a_up.sql",
     "001.sql": "001_description.sql",
     "001_.sql": "001_description.sql",
     "1.sql": "001_description.sql",
     "users.sql": "NNN_users.sql",
-    "V1__Add_users.sql": "NNN_v1_add_users.sql",
     ".sql": "NNN_description.sql",
     "001_größe.sql": "001_gr_e.sql",
     "001___a___b___.sql": "001_a_b.sql",
@@ -71,6 +69,31 @@ def test_better_name(name: str) -> None:
     better = better_name(name)
     assert better == BETTER[name]
     assert number_of(better) is not None or better.startswith("NNN_")
+
+
+@pytest.mark.case("D10")
+@pytest.mark.parametrize(
+    ("name", "whose", "ours"),
+    [
+        ("000001_init.down.sql", "golang-migrate", "here it is rollback/000001_init.sql"),
+        ("000001_init.up.sql", "golang-migrate", "here it is called 000001_init.sql"),
+        ("1_Add Users.UP.sql", "sqlx", "here it is called 001_add_users.sql"),
+        ("V1__init.sql", "Flyway", "here it is called 001_init.sql"),
+        ("v20260101__Init.sql", "Flyway", "here it is called 20260101_init.sql"),
+        ("V2.1__Add-Users.sql", "Flyway", "here it is called NNN_add_users.sql"),
+        ("U1__init.sql", "Flyway", "here it is rollback/001_init.sql"),
+        ("R__views.sql", "Flyway", "a migration with a number"),
+    ],
+)
+def test_another_tools_names_are_known_and_no_way_back_becomes_a_migration(
+    tmp_path: Path, name: str, whose: str, ours: str
+) -> None:
+    (tmp_path / name).write_text("SELECT 1")
+    (flaw,) = load_directory(str(tmp_path)).faults
+    assert flaw.rule == "name"
+    assert whose in flaw.message
+    assert ours in flaw.message
+    assert "_down.sql" not in flaw.message
 
 
 @pytest.mark.parametrize(
