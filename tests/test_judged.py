@@ -87,6 +87,20 @@ def test_what_is_committed_is_told_and_not_tried_again(scene: Scene, statements:
 
 
 @pytest.mark.case("A5")
+@pytest.mark.parametrize("statements", ["COMMIT; SELECT 1/0", f"COMMIT; {RAISE_40001}", "COMMIT", "COMMIT; BEGIN"])
+def test_a_statement_that_runs_in_a_transaction_of_its_own_and_ends_that(scene: Scene, statements: str) -> None:
+    """In a file outside a transaction."""
+    says = "SET standard_conforming_strings = off;\nINSERT INTO effects SELECT 1 WHERE '\\'' <> '';"
+    scene.write({"001_x.sql": f"-- entrypoint: no-transaction\n{says} {statements}; SELECT 1 /* ' */;\n"})
+    run = scene.migrate()
+    assert run.code == 70, run.report()
+    assert LEFT in only_error(run)["message"]
+    assert not run.logs("migration.retry")
+    assert effects(scene) == 1
+    assert scene.ledger() == [(1, "failed")]
+
+
+@pytest.mark.case("A5")
 def test_what_is_rolled_back_by_the_file_itself_is_tried_again(scene: Scene) -> None:
     """`ROLLBACK` commits nothing."""
     scene.write({"001_x.sql": hidden(f"ROLLBACK; {RAISE_40001}")})

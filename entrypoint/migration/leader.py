@@ -160,7 +160,7 @@ class Leader:
             return self._attempt_until(task, lambda: transactional.apply(task, trace), trace)
         steps = outside.Steps(task)
         try:
-            return self._attempt_until(task, steps.attempt, Trace())
+            return self._attempt_until(task, steps.attempt, steps.trace)
         finally:
             steps.end()
 

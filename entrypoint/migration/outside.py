@@ -17,6 +17,7 @@ from entrypoint.errors import ConfigurationError, ConnectionLostError, Migration
 from entrypoint.migration import ledger, recording, session_state, transactions
 from entrypoint.migration.attempt import GRACE, Refused, ours
 from entrypoint.migration.session_state import Timeouts
+from entrypoint.migration.standing import Trace, betrayed
 from entrypoint.migration.units import Setting, Unit, cut, left_in_session, reached, repeatable
 
 TYPE_CHECKING = False
@@ -74,6 +75,8 @@ class Steps:
         """The index of the unit that PostgreSQL refused last, in this session."""
         self._lent: Timeouts | None = None
         """Time-outs that the session has from us, for a statement outside any transaction."""
+        self.trace = Trace(session_lasts=True)
+        """What is known of the transaction that a unit runs in."""
         self._encoding: str | None = None
         """The file's own client_encoding. Ours is in effect whenever a message begins."""
 
@@ -188,8 +191,11 @@ class Steps:
         """Run a unit in a transaction of its own, behind the fence, with the row that says what comes next."""
         task = self._task
         transaction_id = self._open(unit.begin)
+        self.trace.opened(transaction_id)
         if self._send(unit, unit.number, inside=True) != transaction_id:
-            raise self._betrayed(unit)
+            raise betrayed(task)
+        # From here on it is committed by us or not at all, and its row with it.
+        self.trace.closed()
         limits = transactions.limits(
             task.patience, server_version=self._worker.server_version, role=task.assignment.role
         )
@@ -254,6 +260,8 @@ class Steps:
         def on_result(result: PGresult) -> None:
             nonlocal last
             last = result
+            if inside:
+                self.trace.note(result)
 
         # A unit that runs alone may commit within, or wait for others without being in anybody's way.
         task.work_on(number or 1, task.lease.place.backend_pid, transaction=number or 1, limited=inside)
@@ -269,17 +277,6 @@ class Steps:
                 self._keep_our_encoding()
         value = last.get_value(0, 0) if inside and last is not None else None
         return None if value is None else value.decode()
-
-    def _betrayed(self, unit: Unit) -> MigrationFailedError:
-        file = self._task.migration.file
-        self._worker.rollback(Deadline(2 * GRACE))
-        return MigrationFailedError(
-            f"{file.name}: {unit.place(self._count)} ended the transaction that it ran in; part of it is committed",
-            remedy="Look which of its statements took effect. Write transactions as BEGIN … COMMIT around statements, "
-            "undo by hand what it did, and start again.",
-            version=file.number,
-            file=file.name,
-        )
 
     # The row.
 

@@ -32,8 +32,12 @@ _PAUSE = 0.2
 class Trace:
     """What is known of an attempt's transaction while it goes on."""
 
-    def __init__(self) -> None:
-        """Begin with nothing: no transaction is open yet."""
+    def __init__(self, *, session_lasts: bool = False) -> None:
+        """Begin with nothing: no transaction is open yet.
+
+        `session_lasts`: what the file has in its session, advisory locks for instance, is kept for the next attempt.
+        """
+        self.session_lasts = session_lasts
         self.transaction_id: str | None = None
         self.committed_by: str | None = None
         """The command tag that says that the file has committed something, be it our transaction or its own."""
@@ -41,6 +45,10 @@ class Trace:
     def opened(self, transaction_id: str) -> None:
         """Remember our transaction, which has just been opened."""
         self.transaction_id, self.committed_by = transaction_id, None
+
+    def closed(self) -> None:
+        """Forget our transaction: it has stood to the file's end, and what becomes of it now is our doing."""
+        self.transaction_id = None
 
     def note(self, result: PGresult) -> None:
         """Look at the result of one of the file's statements."""
@@ -60,7 +68,8 @@ def roll_back(worker: Session, trace: Trace) -> bool | None:
         return False
     status = None
     if worker.usable:
-        unlock = "SELECT pg_catalog.pg_advisory_unlock_all(); " if worker.in_transaction else ""
+        unlocks = worker.in_transaction and not trace.session_lasts
+        unlock = "SELECT pg_catalog.pg_advisory_unlock_all(); " if unlocks else ""
         question = f"ROLLBACK; {unlock}SELECT pg_catalog.pg_xact_status({literal(trace.transaction_id)})"
         try:
             status = worker.query(question, Deadline(2 * GRACE))[-1][0][0]
