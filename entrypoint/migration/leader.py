@@ -310,7 +310,8 @@ class Leader:
             return lost
         if self._lease.guard_was_lost(_NOTICE):
             return self._lease.lost()
-        if server_restarted(self._lease.place, self._assignment.target, _RECONNECT_PATIENCE):
+        patience = task.deadline.within(_RECONNECT_PATIENCE).remaining()
+        if server_restarted(self._lease.place, self._assignment.target, patience):
             return lost
         return self._stopped(task, lost.message, lost.sqlstate)
 
@@ -362,11 +363,12 @@ class Leader:
         if task.reverse:
             return
         lease, file = self._lease, task.migration.file
-        deadline = Deadline(_PATIENCE)
+        # What is left of the migrations' time, as nobody else can have the lock meanwhile.
+        deadline = Deadline(max(task.deadline.within(_PATIENCE).remaining(), GRACE))
         begin = transactions.begin(
             deadline,
             server_version=self._worker.server_version,
-            lock_timeout_ms=round(_PATIENCE * 1000),
+            lock_timeout_ms=deadline.milliseconds() // 2 + 1,
             role=self._assignment.role,
         )
         message = logs.redact(failure.report or failure.message)

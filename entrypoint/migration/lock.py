@@ -377,7 +377,8 @@ class Lease:
         return transactions.begin(
             deadline,
             server_version=self.worker.server_version,
-            lock_timeout_ms=_SHORT_LOCK_TIMEOUT_MS,
+            # Well before the deadline, after which there is no answer.
+            lock_timeout_ms=min(_SHORT_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1),
             role=self._role,
         )
 

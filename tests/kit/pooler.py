@@ -1,4 +1,4 @@
-"""PgBouncer in front of a server, in transaction mode."""
+"""PgBouncer in front of a server."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ def executable() -> str | None:
 
 
 @contextlib.contextmanager
-def pooler(server: Server, *, pool_size: int) -> Iterator[int]:
-    """Run PgBouncer with `pool_size` server connections for each database; yield its port."""
+def pooler(server: Server, *, pool_size: int, mode: str = "transaction", patience: int = 2) -> Iterator[int]:
+    """Run PgBouncer with `pool_size` server connections for each database; yield its port.
+
+    `patience`: after so many seconds it turns away a client for which it has no connection; its own default is 120.
+    """
     program = executable()
     if program is None:
         msg = "no pgbouncer"
@@ -44,11 +47,11 @@ def pooler(server: Server, *, pool_size: int) -> Iterator[int]:
             listen_addr = {HOST}
             listen_port = {port}
             auth_type = any
-            pool_mode = transaction
+            pool_mode = {mode}
             default_pool_size = {pool_size}
             unix_socket_dir =
             # Fail soon where a pool is too small, so that a test need not wait for the default of two minutes.
-            query_wait_timeout = 2
+            query_wait_timeout = {patience}
             """.replace("\n            ", "\n")
         )
         directory.chmod(0o755)

@@ -1,0 +1,177 @@
+"""Each budget is one for a start, carried from hand to hand: whatever happens in which order, the sum is the bound."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kit.processes import until
+from scene import Gate, Scene, errors, lock_key, only_error, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Record, Run
+
+MARGIN = 2.0
+GATED = {"002_gate.sql": f"CREATE TABLE b (); {Gate.PASS} SELECT 1/0"}
+
+
+@pytest.fixture
+def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
+    """Return a scene at version 1."""
+    scene = Scene(database, migrations_dir, run_entrypoint)
+    scene.write({"001_a.sql": "CREATE TABLE a ()"})
+    scene.migrated()
+    return scene
+
+
+def when(record: Record) -> float:
+    return datetime.fromisoformat(record["time"]).timestamp()
+
+
+# --- A failure that cannot be recorded ------------------------------------------------------------------
+
+
+@pytest.mark.case("B15")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param("LOCK TABLE schema_migrations IN SHARE MODE", id="the ledger"),
+        pytest.param("SELECT FROM migration_lock WHERE id = 1 FOR UPDATE", id="the lock's row"),
+    ],
+)
+@pytest.mark.parametrize(
+    "directive", ["", "-- entrypoint: no-transaction\n"], ids=["in a transaction", "outside of one"]
+)
+def test_a_failure_that_cannot_be_recorded_costs_no_more_than_the_budget(
+    scene: Scene, statement: str, directive: str
+) -> None:
+    scene.write({"002_gate.sql": directive + GATED["002_gate.sql"]})
+    with scene.database.connect() as other, Gate(scene.database) as gate:
+        run = scene.start(MIGRATION_TIMEOUT_MS=4000)
+        gate.arrival()
+        other.execute("BEGIN")
+        # The second one gets its lock when the migration has been rolled back.
+        other.pgconn.send_query(statement.encode())
+        other.pgconn.flush()
+        gate.open()
+        began = time.monotonic()
+        assert told(run).outcome == "failed"
+        assert time.monotonic() - began < 4 + MARGIN, run.report()
+        if not directive:  # Else the time may be over before the statement that fails.
+            assert run.logs("ledger.failure_not_recorded"), run.report()
+            assert "division by zero" in errors(run)[-1]["message"]
+        other.pgconn.finish()
+
+
+# --- One budget for waiting -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def crowded(scene: Scene) -> Iterator[Callable[[int], None]]:
+    """Return a function that says how many connections the role `crowded` may have. It begins with none."""
+    name = f"crowded_{scene.database.name}"[:60]
+
+    def allow(connections: int) -> None:
+        scene.database.execute(f"ALTER ROLE {name} CONNECTION LIMIT {connections}")
+
+    scene.database.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 0; GRANT {name} TO CURRENT_USER;")
+    scene.database.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}; GRANT ALL ON SCHEMA public TO {name}")
+    yield allow
+    scene.database.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def url_of(scene: Scene) -> str:
+    return scene.database.server.url(scene.database.name, user=f"crowded_{scene.database.name}"[:60])
+
+
+@pytest.mark.case("B16")
+def test_too_many_clients_and_then_the_lock_have_one_budget(scene: Scene, crowded: Callable[[int], None]) -> None:
+    scene.write(GATED)
+    with scene.database.connect() as other:
+        other.execute(f"SELECT pg_advisory_lock({lock_key()})")
+        run = scene.start("migrate", url=url_of(scene), MIGRATION_LOCK_TIMEOUT_MS=4000)
+        until(lambda: len(run.logs("database.retry")) == 4, 15, "refusals")
+        crowded(-1)
+        assert run.wait() == 75
+    assert "after 4000ms" in only_error(run)["message"]
+    first, last = run.logs("database.retry")[0], run.logs("lock.timeout")[0]
+    assert when(last) - when(first) < 4 + 1, run.report()
+
+
+@pytest.mark.case("B16")
+def test_a_locked_ledger_and_then_the_lock_have_one_budget(scene: Scene) -> None:
+    scene.write(GATED)
+    with scene.database.connect() as other, scene.database.connect() as locking:
+        other.execute(f"SELECT pg_advisory_lock({lock_key()})")
+        locking.execute("BEGIN; LOCK TABLE schema_migrations")
+        run = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=5000)
+        until(lambda: len(run.logs("ledger.locked")) == 2, 15, "looks")
+        locking.execute("COMMIT")
+        assert run.wait() == 75
+    first, last = run.logs("ledger.locked")[0], run.logs("lock.timeout")[0]
+    assert when(last) - when(first) < 5 + 1, run.report()
+
+
+@pytest.mark.case("B16")
+def test_the_worst_of_each_step_one_after_the_other(scene: Scene, crowded: Callable[[int], None]) -> None:
+    """No place on the server, a locked ledger, a held lock, a migration without end whose failure nobody can write."""
+    attempts, connect, lock, migrate = 2, 2.0, 5.0, 3.0
+    pauses = 0.3 * (attempts - 1)
+    bound = attempts * connect + pauses + lock + migrate + MARGIN
+    scene.write({"002_b.sql": "CREATE TABLE b (); SELECT pg_sleep(60)"})
+    with scene.database.connect() as holding, scene.database.connect() as locking:
+        holding.execute(f"SELECT pg_advisory_lock({lock_key()})")
+        locking.execute("BEGIN; LOCK TABLE schema_migrations")
+        began = time.monotonic()
+        run = scene.start(
+            url=url_of(scene),
+            DB_CONNECT_ATTEMPTS=attempts,
+            DB_CONNECT_TIMEOUT_MS=round(connect * 1000),
+            DB_CONNECT_BACKOFF_MS=300,
+            MIGRATION_LOCK_TIMEOUT_MS=round(lock * 1000),
+            MIGRATION_TIMEOUT_MS=round(migrate * 1000),
+        )
+        run.until(lambda record: record["event"] == "database.retry")
+        crowded(-1)
+        run.until("ledger.locked")
+        locking.execute("COMMIT")
+        run.until("lock.waiting")
+        holding.execute(f"SELECT pg_advisory_unlock({lock_key()})")
+        run.until("lock.acquired")
+        locking.execute("BEGIN; LOCK TABLE schema_migrations IN SHARE MODE")
+        assert told(run).outcome == "failed", run.report()
+        took = time.monotonic() - began
+        locking.execute("ROLLBACK")
+    assert took < bound, f"{took:.1f} s of {bound:.1f}\n{run.report()}"
+
+
+# --- Few attempts, and a ledger that is locked ----------------------------------------------------------
+
+
+@pytest.mark.case("B17")
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"DB_CONNECT_ATTEMPTS": 1},
+        {"DB_CONNECT_TIMEOUT_MS": 2000},
+        {"DB_CONNECT_ATTEMPTS": 1, "DB_CONNECT_TIMEOUT_MS": 2000},
+        {"DB_CONNECT_ATTEMPTS": 1, "DB_CONNECT_TIMEOUT_MS": 600},
+    ],
+    ids=lambda env: " ".join(f"{name}={value}" for name, value in env.items()),
+)
+def test_a_locked_ledger_is_waited_for_however_few_the_attempts(scene: Scene, env: dict[str, Any]) -> None:
+    scene.write({"002_b.sql": "CREATE TABLE b ()"})
+    with scene.database.connect() as locking:
+        locking.execute("BEGIN; LOCK TABLE schema_migrations")
+        run = scene.start(**env)
+        until(lambda: len(run.logs("ledger.locked")) == 2 or not run.running, 15, "two looks")
+        locking.execute("COMMIT")
+        assert told(run).outcome == "migrated"
+    assert not run.logs("database.retry"), run.report()
