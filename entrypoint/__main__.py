@@ -12,6 +12,7 @@ import os  # noqa: E402 - after the line above, which is about the imports
 import sys  # noqa: E402
 
 from entrypoint import handover, signals  # noqa: E402
+from entrypoint.redaction import foreign  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
     if not command or (words[0] != "--" and words[0].startswith("-")):
         from entrypoint.errors import UsageError
 
-        problem = f"run has no option {words[0]}" if command else "run needs the application's command"
+        problem = f"run has no option {foreign(words[0])}" if command else "run needs the application's command"
         return _fail(UsageError(problem, remedy="entrypoint run -- COMMAND [ARGUMENT ...]"), ["run"])
     from entrypoint.startup import prepare_for_application
 
@@ -140,14 +141,15 @@ def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheri
         logs.event(
             logs.WARNING, "start.after_failure", "starting the application all the same (MIGRATION_ON_FAILURE=start)"
         )
-    logs.event(logs.DEBUG, "start.exec", f"executing {command[0]}")
+    logs.event(logs.DEBUG, "start.exec", f"executing {foreign(command[0])}")
     try:
         handover.hand_over(command, environment, inherited)
     except handover.CannotExecute as error:
         from entrypoint import termination
 
-        logs.event(logs.ERROR, "start.cannot_execute", str(error))
-        termination.tell(str(error))
+        said = foreign(str(error))
+        logs.event(logs.ERROR, "start.cannot_execute", said)
+        termination.tell(said)
         return error.exit_code
     return USAGE  # Not reached: hand_over does not return.
 

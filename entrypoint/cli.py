@@ -22,6 +22,7 @@ from entrypoint.commands import (
     wait,
 )
 from entrypoint.errors import UsageError
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class _Parser(argparse.ArgumentParser):
     """Complains with this program's own error, and so with its exit code."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message[:1].upper() + message[1:], remedy=self.format_usage().strip().removeprefix("usage: "))
+        # It quotes words of the command line, among which may be an address.
+        raise UsageError(
+            foreign(message[:1].upper() + message[1:]), remedy=self.format_usage().strip().removeprefix("usage: ")
+        )
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -1,6 +1,7 @@
 """The program's log: one event a line on stderr, as JSON or for a person to read.
 
-Everything goes through `event`, and every line through the redaction. stdout belongs to the application.
+Everything goes through `event`. Foreign texts have been searched for secrets where they came in (`redaction.foreign`);
+here one event becomes one line, or several that cannot be taken for another event. stdout belongs to the application.
 
 A start that finds nothing to do logs one plain line. So `logging` and python-json-logger, 15 ms of imports, are left
 until there is a line that needs them: see `_plain_json` and `adopt_other_packages`.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import time
 
 from entrypoint.records import NamedTuple
-from entrypoint.redaction import Redactor
+from entrypoint.redaction import catch, catch_values, foreign, know, visible, visible_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 _NAMES = {number: name for name, number in LEVELS.items()}
 _COLOURS = {DEBUG: "\033[2m", WARNING: "\033[33m", ERROR: "\033[31m"}
-# All control characters but line ends and tabs.
-_CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {9, 10}, "\N{REPLACEMENT CHARACTER}")
 _DIM = "\033[2m"
 _RESET = "\033[0m"
 
@@ -47,10 +46,9 @@ class _Configuration(NamedTuple):
     level: int
     stream: Output | None
     colours: bool
-    redactor: Redactor
 
 
-_configuration = _Configuration("text", WARNING, None, colours=False, redactor=Redactor())
+_configuration = _Configuration("text", WARNING, None, colours=False)
 _formatter: logging.Formatter | None = None
 
 
@@ -63,8 +61,8 @@ def event(level: int, name: str, message: str, **fields: object) -> None:
     if level < to.level or to.stream is None:
         return
     now = time.time()
-    message = to.redactor.text(message)
-    present = to.redactor.mapping({key: value for key, value in fields.items() if value is not None})
+    message = catch(message)
+    present = catch_values({key: value for key, value in fields.items() if value is not None})
     line = (
         _as_json(now, level, name, message, present) if to.style == "json" else _as_text(now, level, message, present)
     )
@@ -82,11 +80,6 @@ def failure(error: EntrypointError, *, level: int = ERROR) -> None:
     event(level, error.event, error.message, **fields)
 
 
-def redact(text: str) -> str:
-    """Return `text` without the secrets that the log knows of, for outputs other than the log."""
-    return _configuration.redactor.text(text)
-
-
 def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterable[str] = ()) -> None:
     """Send the log to `stream`: `style` is `json` or `text`, `level` one of `LEVELS`.
 
@@ -97,7 +90,8 @@ def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterabl
         # JSON is UTF-8 whatever the locale is.
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     colours = style == "text" and stream is not None and stream.isatty()
-    _configuration = _Configuration(style, LEVELS[level], stream, colours, Redactor(secrets))
+    _configuration = _Configuration(style, LEVELS[level], stream, colours)
+    know(secrets)
 
 
 def send_to(stream: Output) -> Output | None:
@@ -124,8 +118,8 @@ def adopt_other_packages() -> None:
                 message = str(record.msg)
             fields = {}
             if record.exc_info:
-                fields["traceback"] = logging.Formatter().formatException(record.exc_info)
-            event(record.levelno, record.name, message, **fields)
+                fields["traceback"] = foreign(logging.Formatter().formatException(record.exc_info))
+            event(record.levelno, record.name, foreign(message), **fields)
 
     logging.raiseExceptions = False
     logging.getLogger().handlers[:] = [Forward()]
@@ -158,27 +152,31 @@ def _any_json(line: Mapping[str, object]) -> str:
         from pythonjsonlogger.json import JsonFormatter
 
         _formatter = JsonFormatter([], json_ensure_ascii=False)
-    return _formatter.format(logging.makeLogRecord({"msg": line}))
+    text = _formatter.format(logging.makeLogRecord({"msg": line}))
+    if text.isprintable():
+        return text
+    import json
+
+    # Valid as they are, but a terminal would obey them.
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def _as_text(now: float, level: int, message: str, fields: Mapping[str, object]) -> str:
     """Return lines for a person: time, level where it matters, message, then report and remedy on their own lines."""
     moment = f"{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now % 1 * 1000):03d}"
     prefix = "" if level == INFO else f"{_level_name(level)}: "
-    lines = [f"{prefix}{message}"]
+    # What comes from outside (a notice, somebody's query) must not command a terminal, nor pose as another event.
+    lines = [f"{prefix}{visible(message)}"]
     faults = fields.get("faults")
     if isinstance(faults, list):
-        lines += [f"  - {fault}" for fault in faults]
+        lines += [f"  - {visible(str(fault))}" for fault in faults]
     if report := fields.get("report"):
-        lines += [f"  {line}" for line in str(report).splitlines()]
+        lines += [f"  {line}" for line in visible_lines(str(report))]
     if remedy := fields.get("remedy"):
-        lines.append(f"  What to do: {remedy}")
+        lines.append(f"  What to do: {visible(str(remedy))}")
     if traceback := fields.get("traceback"):
-        lines.append(str(traceback))
+        lines += [f"  {line}" for line in visible_lines(str(traceback))]
     text = "\n".join(lines)
-    if not text.isprintable():
-        # What comes from outside (a notice, somebody's query) must not command a terminal.
-        text = text.translate(_CONTROLS)
     if _configuration.colours:
         colour = _COLOURS.get(level, "")
         return f"{_DIM}{moment}{_RESET} {colour}{text}{_RESET if colour else ''}"

@@ -20,6 +20,7 @@ import threading
 import time
 
 from entrypoint import logs, phase
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,8 +79,7 @@ def _answer(method: bytes, path: bytes) -> bytes:
 
 
 def _response(status: str, body: Mapping[str, object], more: str = "", *, head_only: bool = False) -> bytes:
-    public = {name: logs.redact(value) if isinstance(value, str) else value for name, value in body.items()}
-    content = json.dumps(public, ensure_ascii=False).encode(errors="replace") + b"\n"
+    content = json.dumps(body, ensure_ascii=False).encode(errors="replace") + b"\n"
     head = (
         f"HTTP/1.1 {status}\r\n"
         # strftime's names are English here: this program never calls setlocale.
@@ -208,7 +208,12 @@ class Probe:
                 self._turn(listener, self._patience())
             self._finish(listener)
         except Exception as error:  # noqa: BLE001 - a probe that fails must not disturb a start
-            logs.event(logs.WARNING, "probe.failed", f"probes are not answered any more: {error}", port=self._port)
+            logs.event(
+                logs.WARNING,
+                "probe.failed",
+                f"probes are not answered any more: {foreign(str(error))}",
+                port=self._port,
+            )
             listener.close()
 
     def _patience(self) -> float | None:

@@ -1,9 +1,14 @@
 """Keep passwords out of every output: logs, error texts, the ledger, the application's environment.
 
-Three sources are known to carry them. The address that was configured: its password is a secret wherever it
+A text is born ours or foreign. Foreign is what the server, libpq, a child program, the command line, a variable, a row
+or a migration file says: it is searched for secrets where it comes in, by `foreign`. Ours (sentences, numbers, checked
+file names) never is: a hole in a sentence that everybody knows would tell the password
+(docs/decisions/0028-foreign-texts-are-searched-where-they-come-in.md).
+
+Three sources are known to carry secrets. The address that was configured: its password is a secret wherever it
 turns up, raw or percent-decoded. libpq's complaints about an address that it cannot parse: they quote the
 piece that surprised it, which in a badly escaped URL is a piece of the password, so everything between
-quotation marks goes. And SQL that sets a role's password.
+quotation marks goes. And SQL and addresses in foreign texts, with passwords of their own.
 
 Regular expressions are imported where a text may have something to hide: most have not, and `re` takes 7 ms of a start.
 """
@@ -12,20 +17,25 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 MASK = "***"
-
-# Fields of the log whose values are words of this program's own, be they somebody's password or not.
-_FROM_LISTS = frozenset(("cause", "sqlstate", "verdict", "signal"))
 
 # Below this length a secret is replaced only where it stands alone; otherwise a password "a" would leave
 # nothing readable.
 _SHORT = 4
+# From this length on a secret of small and capital letters and digits is none of our words.
+_LONG = 12
+# White space that does as it looks.
+_HARMLESS = "\t\u00a0\u2002\u2003\u2009\u202f\u3000"
 
 # In a URL's query, and in a conninfo string (libpq documentation, "Connection Strings").
 _IN_QUERY = r"(?i)[?&](?:ssl)?password=([^&\s]*)"
 _IN_CONNINFO = r"""(?i)(?:^|\s)(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)"""
+# What `report.render`, and a file outside a transaction, write beside the server's words.
+_OF_REPORTS = r"^(?:LINE \d+: |SQLSTATE:  \w+$|(?:DETAIL|HINT|CONTEXT):  )|\bstatement \d+ of \d+\b"
+# Somebody's password in a URL, to the last @ of the word. In SQL, a quote is written twice.
+_IN_URL = r"""(://[^\s:/@'"]*:)\S+@"""
 # ... PASSWORD 'x', E'x\'y', $$x$$, ''x'' inside another string, and a conninfo string's password=x.
 _IN_SQL = r"""(?isx)
         (\bpassword\s*=?\s*(?:e|u&)?)
@@ -65,7 +75,9 @@ def mask_quoted(text: str) -> str:
     return text if first == last else f'{text[:first]}"{MASK}"{text[last + 1 :]}'
 
 
-_SENSITIVE = r"(?i)\bpassword\b|://[^\s/@']*:[^\s@']*@"
+# A password by its name, and an address with one, whose password may hold anything.
+_BY_NAME = r"(?i)\b(?:ssl|pg)?password\b"
+_IN_ADDRESS = r"(?i)://[^\s/@']*:(?:[^@']|'')*@|\b(?:ssl)?password\s*=\s*(?:[^\s'=]|'')"
 _ABOUT_COLUMNS = (
     r"(?i)(?:create\s+(?:unlogged\s+|temp\s+|temporary\s+)?table|alter\s+table|comment\s+on|"
     r"create\s+(?:unique\s+)?index)\b"
@@ -75,11 +87,78 @@ _ABOUT_COLUMNS = (
 def may_hold_password(statement: str) -> bool:
     """Tell whether a text of SQL may contain a password, so that nothing of it should be quoted.
 
-    Where `password` can only be the name of a column, nothing is hidden.
+    Where `password` can only be the name of a column, nothing is hidden; an address may be a column's default.
     """
     import re
 
-    return re.search(_SENSITIVE, statement) is not None and re.match(_ABOUT_COLUMNS, statement) is None
+    if re.search(_IN_ADDRESS, statement):
+        return True
+    return re.search(_BY_NAME, statement) is not None and re.match(_ABOUT_COLUMNS, statement) is None
+
+
+def know(secrets: Iterable[str]) -> None:
+    """Remember what `foreign` is to look for from now on."""
+    global _known, _net
+    secrets = frozenset(secrets)
+    _known, _net = Redactor(secrets), Redactor(filter(_cannot_be_ours, secrets))
+
+
+def foreign(text: str) -> str:
+    """Return a `text` that is not ours without secrets in it. For whatever is shown or stored, once, as it comes in."""
+    return _known.text(text)
+
+
+def foreign_report(text: str, filename: str) -> str:
+    """Return what the ledger says of a migration that failed like `foreign`; what `report.render` writes is ours."""
+    if foreign(text) == text:
+        return text
+    import re
+
+    ours = re.split(rf"(?m)({re.escape(filename)}(?::\d+)?(?:: [A-Z]+:  )?|{_OF_REPORTS})", text)
+    return "".join(piece if index % 2 else foreign(piece) for index, piece in enumerate(ours))
+
+
+def foreign_values(values: Mapping[str, object]) -> dict[str, object]:
+    """Return `values` with every text in them as `foreign` returns it."""
+    return _known.mapping(values)
+
+
+def catch(text: str) -> str:
+    """Return `text` without those secrets that can be nothing else: a net below, should a foreign text slip by."""
+    return _net.known(text)
+
+
+def catch_values(values: Mapping[str, object]) -> dict[str, object]:
+    """Return `values` with every text in them as `catch` returns it."""
+    return {name: _net.value(value, _net.known) for name, value in values.items()}
+
+
+def _cannot_be_ours(secret: str) -> bool:
+    """Tell whether no sentence, number, date or file name of ours could have `secret` in it, as with generated ones."""
+    kinds = [
+        any("a" <= character <= "z" for character in secret),
+        any("A" <= character <= "Z" for character in secret),
+        any(character.isdecimal() for character in secret),
+    ]
+    return len(secret) >= _LONG and all(kinds) and not any(character.isspace() for character in secret)
+
+
+def visible(text: str) -> str:
+    """Return `text` on one line; what a terminal would obey or hide is shown as an escape, as Python writes it."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in _HARMLESS else _escaped(character) for character in text
+    )
+
+
+def visible_lines(text: str) -> list[str]:
+    """Return the lines of `text`, each as `visible` returns it."""
+    return [visible(line) for line in text.replace("\r\n", "\n").rstrip("\n").split("\n")]
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 class Redactor:
@@ -89,31 +168,45 @@ class Redactor:
         """Take the secrets; the longest is replaced first, as one may contain another."""
         self._secrets = sorted(set(secrets), key=len, reverse=True)
 
-    def text(self, text: str) -> str:
-        """Return `text` without a secret in it."""
+    def known(self, text: str) -> str:
+        """Return `text` without a known secret in it."""
         if any(secret in text for secret in self._secrets):
             import re
 
             text = re.sub("|".join(map(_pattern, self._secrets)), MASK, text)
+        return text
+
+    def text(self, text: str) -> str:
+        """Return `text` without a known secret in it, nor one that the words around it betray."""
+        text = self.known(text)
+        if "://" in text and "@" in text:
+            import re
+
+            text = re.sub(_IN_URL, rf"\1{MASK}@", text)
         if "password" in text.lower():
             import re
 
             text = re.sub(_IN_SQL, rf"\1'{MASK}'", text)
         return text
 
-    def value(self, value: object) -> object:
+    def value(self, value: object, redact: Callable[[str], str] | None = None) -> object:
         """Return `value` with every text in it redacted, however deep."""
+        redact = redact or self.text
         if isinstance(value, str):
-            return self.text(value)
+            return redact(value)
         if isinstance(value, (list, tuple)):
-            return [self.value(item) for item in value]
+            return [self.value(item, redact) for item in value]
         if isinstance(value, dict):
-            return self.mapping(value)
+            return {name: self.value(item, redact) for name, item in value.items()}
         return value
 
     def mapping(self, values: Mapping[str, object]) -> dict[str, object]:
         """Return `values` with every text in them redacted."""
-        return {name: value if name in _FROM_LISTS else self.value(value) for name, value in values.items()}
+        return {name: self.value(value) for name, value in values.items()}
+
+
+_known = Redactor()
+_net = Redactor()
 
 
 def _pattern(secret: str) -> str:

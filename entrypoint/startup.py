@@ -12,6 +12,7 @@ import os
 from entrypoint import logs
 from entrypoint.errors import ConfigurationError, ConnectionLostError, EntrypointError
 from entrypoint.records import NamedTuple
+from entrypoint.redaction import foreign, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Outcome(NamedTuple):
         return {
             "ENTRYPOINT_OUTCOME": self.name,
             "ENTRYPOINT_SCHEMA_VERSION": "" if self.schema_version is None else str(self.schema_version),
-            "ENTRYPOINT_ERROR": " ".join(logs.redact(self.error.message).split()) if failed and self.error else None,
+            "ENTRYPOINT_ERROR": visible(" ".join(self.error.message.split())) if failed and self.error else None,
         }
 
 
@@ -291,13 +292,15 @@ def tell_differences(directory: Directory, plan: Plan) -> None:
 
 def internal_error(error: Exception) -> EntrypointError:
     """Return a mistake of this program as an error with a place; the traceback goes to the log at level debug."""
-    logs.event(logs.DEBUG, "internal_error", f"{type(error).__name__}: {error}", traceback=_traceback(error))
+    logs.event(
+        logs.DEBUG, "internal_error", f"{type(error).__name__}: {foreign(str(error))}", traceback=_traceback(error)
+    )
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
     return EntrypointError(
-        f"Internal error: {type(error).__name__}: {error}{place}",
+        f"Internal error: {type(error).__name__}: {foreign(str(error))}{place}",
         remedy="This is a mistake in pg-entrypoint. Please report it, with the log at LOG_LEVEL=debug.",
     )
 
@@ -305,7 +308,7 @@ def internal_error(error: Exception) -> EntrypointError:
 def _traceback(error: Exception) -> str:
     import traceback
 
-    return "".join(traceback.format_exception(error))
+    return foreign("".join(traceback.format_exception(error)))
 
 
 def _worth_upgrading(place: Place) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from entrypoint import logs
+from entrypoint.redaction import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def tell(message: str, *, faults: Sequence[str] = (), remedy: str = "") -> None:
     """
     if sys.stderr is not None and sys.stderr.isatty():
         return
-    text = compose(logs.redact(message), [logs.redact(fault) for fault in faults], logs.redact(remedy))
+    text = compose(visible(message), [visible(fault) for fault in faults], visible(remedy))
     try:
         # Never created; and whatever else is at this place, a pipe for instance, must not keep us.
         descriptor = os.open(PATH, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -29,8 +29,8 @@ PACKAGE = Path(entrypoint.__file__).parent
 # From top to bottom; each room with those that it imports. What it names in annotations only (TYPE_CHECKING) may
 # be anywhere below it.
 ROOMS: dict[str, set[str]] = {
-    "__main__": {"cli", "startup", "settings", "handover", "signals", "termination", "logs", "errors"},
-    "cli": {"commands", "errors", "version"},
+    "__main__": {"cli", "startup", "settings", "handover", "signals", "termination", "logs", "redaction", "errors"},
+    "cli": {"commands", "redaction", "errors", "version"},
     "commands": {"service", "operations", "startup", "settings", "errors"},
     "service": {
         "version",
@@ -42,9 +42,10 @@ ROOMS: dict[str, set[str]] = {
         "database",
         "deadline",
         "logs",
+        "redaction",
         "errors",
     },
-    "operations": {"startup", "migration", "backup", "database", "deadline", "logs", "errors"},
+    "operations": {"startup", "migration", "backup", "database", "deadline", "logs", "redaction", "errors"},
     "startup": {
         "settings",
         "migration",
@@ -54,6 +55,7 @@ ROOMS: dict[str, set[str]] = {
         "clocks",
         "deadline",
         "logs",
+        "redaction",
         "errors",
         "records",
     },
@@ -61,11 +63,11 @@ ROOMS: dict[str, set[str]] = {
     "handover": {"signals", "records"},
     "signals": set(),
     "migration": {"backup", "database", "phase", "clocks", "deadline", "logs", "redaction", "errors", "records"},
-    "backup": {"database", "logs", "errors"},
+    "backup": {"database", "logs", "redaction", "errors"},
     "database": {"policies", "clocks", "deadline", "logs", "redaction", "errors", "records"},
     "policies": {"records"},
-    "termination": {"logs"},
-    "probe": {"phase", "logs"},
+    "termination": {"redaction"},
+    "probe": {"phase", "logs", "redaction"},
     "phase": set(),
     "logs": {"redaction", "records"},
     "clocks": {"deadline"},

@@ -17,6 +17,7 @@ from entrypoint.backup import programs, store, waiting
 from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.quoting import conninfo
 from entrypoint.errors import BackupFailedError, ConfigurationError, DatabaseUnavailableError, EntrypointError
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def take(order: Order, deadline: Deadline, look: Callable[[], None]) -> Backup:
     except OSError as error:
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         raise BackupFailedError(
-            f"The backup could not be written: {where}{error.strerror or error}",
+            f"The backup could not be written: {where}{error.strerror or foreign(str(error))}",
             remedy=f"See to {order.directory}: rights, space, and whether its volume is mounted for writing.",
         ) from error
     except waiting.OutOfTime:
@@ -239,12 +240,12 @@ def _sealed(partial: Partial) -> tuple[int, str]:
 def _pass_on(ended: Ended) -> None:
     """Log what `pg_dump` had to say though it succeeded, about circular foreign keys for example."""
     for line in ended.complaints.splitlines():
-        logs.event(logs.WARNING, "backup.notice", line)
+        logs.event(logs.WARNING, "backup.notice", foreign(line))
 
 
 def _failure(program: str, ended: Ended) -> EntrypointError:
     """Return what the end of `program` means. Pure."""
-    lines = [line.strip() for line in ended.complaints.splitlines() if line.strip()]
+    lines = [line.strip() for line in foreign(ended.complaints).splitlines() if line.strip()]
     said = next((line for line in lines if "error:" in line), lines[0] if lines else "")
     if ended.code < 0:
         how = f"{program} was ended by signal {-ended.code}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from entrypoint.errors import ConnectionLostError
 from entrypoint.records import NamedTuple
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _POSITION = ord("P")
 _CONTEXT = ord("W")
 
 _SYNTAX_ERROR = "42601"
+_CONNECTION_EXCEPTION = "08"
 
 
 class Notice(NamedTuple):
@@ -48,10 +50,10 @@ class Notice(NamedTuple):
         """Read it from libpq's `result`."""
         return cls(
             severity=_field(result, _SEVERITY) or "NOTICE",
-            message=_field(result, _MESSAGE) or "",
+            message=_words(result, _MESSAGE) or "",
             sqlstate=_field(result, _SQLSTATE) or "",
-            detail=_field(result, _DETAIL),
-            hint=_field(result, _HINT),
+            detail=_words(result, _DETAIL),
+            hint=_words(result, _HINT),
         )
 
 
@@ -62,10 +64,10 @@ class StatementError(Exception):
         """Take libpq's `result` and the number of the `statement` in what was sent, counted from 0."""
         self.sqlstate = _field(result, _SQLSTATE) or ""
         self.severity = _field(result, _SEVERITY) or "ERROR"
-        self.primary = _field(result, _MESSAGE) or result.get_error_message().strip()
-        self.detail = _field(result, _DETAIL)
-        self.hint = _field(result, _HINT)
-        self.context = _field(result, _CONTEXT)
+        self.primary = _words(result, _MESSAGE) or foreign(result.get_error_message().strip())
+        self.detail = _words(result, _DETAIL)
+        self.hint = _words(result, _HINT)
+        self.context = _words(result, _CONTEXT)
         position = _field(result, _POSITION)
         self.position = int(position) - 1 if position else None
         """Offset in characters in the text that was sent."""
@@ -73,8 +75,11 @@ class StatementError(Exception):
         super().__init__(self.primary)
 
     def hide(self, mask: Callable[[str], str]) -> None:
-        """Mask what the server quotes of the statement: in a syntax error a word of it, in the context all of it."""
-        if self.sqlstate == _SYNTAX_ERROR:
+        """Mask what the server quotes of the statement: in a syntax error a word of it, in the context all of it.
+
+        Where it was to connect elsewhere, as CREATE SUBSCRIPTION is, the word may be a host that is half a password.
+        """
+        if self.sqlstate == _SYNTAX_ERROR or self.sqlstate.startswith(_CONNECTION_EXCEPTION):
             self.primary = mask(self.primary)
         self.detail, self.hint, self.context = (
             None if text is None else mask(text) for text in (self.detail, self.hint, self.context)
@@ -82,7 +87,7 @@ class StatementError(Exception):
 
 
 def connection_lost(reason: str, sqlstate: str | None = None) -> ConnectionLostError:
-    """Return the error for a connection that has ended, for a `reason` in words."""
+    """Return the error for a connection that has ended, for a `reason` in words: ours, or `foreign` ones."""
     return ConnectionLostError(
         f"The connection to the database is lost: {reason}",
         remedy="Look into the server's log, and at the network between here and there.",
@@ -93,3 +98,9 @@ def connection_lost(reason: str, sqlstate: str | None = None) -> ConnectionLostE
 def _field(result: Answer, code: int) -> str | None:
     value = result.error_field(code)
     return None if value is None else value.decode("utf-8", "replace")
+
+
+def _words(result: Answer, code: int) -> str | None:
+    """Return a field that people read; what the program decides by is left as it came."""
+    value = _field(result, code)
+    return value and foreign(value)

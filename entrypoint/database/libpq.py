@@ -19,6 +19,7 @@ from _ctypes import FUNCFLAG_CDECL, CFuncPtr, _SimpleCData, byref, dlopen, sizeo
 
 from entrypoint.database.answers import StatementError, connection_lost
 from entrypoint.errors import ConnectionLostError
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ _BAD = 1
 _POLLING_FAILED, _POLLING_READING, _POLLING_WRITING, _POLLING_OK = range(4)
 _COMMAND_OK, _TUPLES_OK = 1, 2
 _IDLE, _UNKNOWN = 0, 4
+
+SILENCE = "no answer within"
+"""How a failure begins that is told in our own words, not libpq's."""
 
 
 class NotConnected(Exception):  # noqa: N818 - an answer, which the caller passes on
@@ -180,13 +184,13 @@ class Connection:
             if step == _POLLING_FAILED:
                 raise NotConnected(self._error())
             if not self._ready(select.POLLIN if step == _POLLING_READING else select.POLLOUT, deadline):
-                raise NotConnected(f"no answer within {deadline.budget:g} s")
+                raise NotConnected(f"{SILENCE} {deadline.budget:g} s")
             step = libpq.connect_poll(self._connection)
 
     def __str__(self) -> str:
         """Return where it leads, for the log."""
         host, database = self._libpq.host(self._connection), self._libpq.database(self._connection)
-        return f"{self._text(host) or 'the local socket'}, database {self._text(database)}"
+        return f"{foreign(self._text(host)) or 'the local socket'}, database {foreign(self._text(database))}"
 
     @property
     def backend_pid(self) -> int:
@@ -201,7 +205,7 @@ class Connection:
         """
         libpq = self._libpq
         if not libpq.send_query(self._connection, sql.encode()):
-            raise connection_lost(self._error())
+            raise connection_lost(foreign(self._error()))
         results: list[list[Row]] = []
         failed: StatementError | None = None
         while result := self._next_result(deadline):
@@ -213,7 +217,7 @@ class Connection:
             finally:
                 libpq.clear(result)
         if libpq.transaction_status(self._connection) == _UNKNOWN:
-            raise connection_lost(self._error())
+            raise connection_lost(foreign(self._error()))
         if failed is not None:
             raise failed
         return results
@@ -224,7 +228,7 @@ class Connection:
             if not self._ready(select.POLLIN, deadline):
                 raise connection_lost(f"no answer within {deadline.budget:.1f} s")
             if not libpq.consume_input(self._connection):
-                raise connection_lost(self._error())
+                raise connection_lost(foreign(self._error()))
         result: int | None = libpq.get_result(self._connection)
         return result
 

@@ -18,6 +18,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from entrypoint.database.answers import Notice, StatementError, connection_lost
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConnectionLostError
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Session:
             raise
         except psycopg.OperationalError as error:
             self.abandon()
-            raise connection_lost(" ".join(str(error).split())) from None
+            raise connection_lost(foreign(" ".join(str(error).split()))) from None
         except BaseException:
             # The deadline or a signal: whatever the server is doing now, nobody waits for it any more.
             self._settle(on_result)
@@ -162,7 +163,7 @@ class Session:
             self._pgconn.consume_input()
         except psycopg.OperationalError as error:
             self.abandon()
-            raise connection_lost(" ".join(str(error).split())) from None
+            raise connection_lost(foreign(" ".join(str(error).split()))) from None
 
     def close(self) -> None:
         """Say good-bye to the server and close. Does not wait for an answer."""

@@ -145,6 +145,15 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         self.error = error
         self._statement_start = statement_start
         self._offset = offset
+        where = self._where
+        self._hidden = where is not None and may_hold_password(migration.statement_at(where))
+        if self._hidden:
+            # Now, as not only `failure` shows it.
+            error.hide(mask_quoted)
+
+    @property
+    def _where(self) -> int | None:
+        return self._offset if self._offset is not None else self._statement_start
 
     def failure(
         self, *, undone: str = "It was rolled back and recorded as failed", remedy: str | None = None
@@ -161,15 +170,12 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
         )
         remedy = f"{needs} {remedy}" if needs and self._migration.advice.transactional else remedy
-        where = self._offset if self._offset is not None else self._statement_start
+        where = self._where
         line = None if where is None else text.count("\n", 0, where) + 1
-        hidden = where is not None and may_hold_password(self._migration.statement_at(where))
-        if hidden:
-            error.hide(mask_quoted)
         return MigrationFailedError(
             f"{file.name}{'' if line is None else f':{line}'}: {error.primary}",
             report=render(
-                file.name, text, error, statement_start=self._statement_start, offset=self._offset, hidden=hidden
+                file.name, text, error, statement_start=self._statement_start, offset=self._offset, hidden=self._hidden
             ),
             remedy=remedy,
             version=file.number,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from entrypoint.redaction import foreign
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.answers import Row
@@ -205,14 +207,14 @@ def read_blockers(rows: list[Row]) -> tuple[Blocker, ...]:
     return tuple(
         Blocker(
             pid=int(pid or 0),
-            user=user,
-            application=application or None,
+            user=user and foreign(user),
+            application=(application and foreign(application)) or None,
             transaction_s=None if seconds is None else int(seconds),
             state=state,
             waits=waits == "t",
-            query=without_literals(query or ""),
+            query=without_literals(foreign(query or "")),
             kind=kind,
-            gid=gid,
+            gid=gid and foreign(gid),
         )
         for pid, user, application, seconds, state, waits, query, kind, gid in rows
     )

@@ -20,6 +20,7 @@ from entrypoint.migration import ledger, lock, progress
 from entrypoint.migration.faults import refused
 from entrypoint.migration.patience import Patience
 from entrypoint.migration.plan import decide
+from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ class Contender:
             "lock.waiting",
             f"waiting for the migration lock: {who}"
             + ("" if self._regardless else f"; {len(plan.pending)} still pending"),
-            holder=row.holder if row else None,
+            holder=row.who if row else None,
             process_id=row.process_id if row else None,
             since=row.since if row else None,
             file=row.migration if row else None,
@@ -268,7 +269,7 @@ def describe_holder(row: LockRow | None, stranger: Guardian | None = None) -> st
         return f"server process {stranger.pid}{named} has its key, and is not the holder that migration_lock names"
     if row is None or not row.held:
         return "somebody has just taken it"
-    who = f"{row.holder or 'somebody'} (process {row.process_id})" if row.process_id else f"{row.holder or 'somebody'}"
+    who = f"{row.who or 'somebody'} (process {row.process_id})" if row.process_id else f"{row.who or 'somebody'}"
     since = f" has held it since {row.since} ({row.seconds or 0:.0f} s)"
     if row.legacy:
         return f"{who}, a replica of the earlier migration system,{since}"
@@ -276,13 +277,13 @@ def describe_holder(row: LockRow | None, stranger: Guardian | None = None) -> st
     if row.migration == ledger.BACKUP:
         doing = " and is taking a backup"
     if row.statement and row.statements:
-        doing += f", statement {row.statement} of {row.statements}{progress.describe(row.detail)}"
+        doing += f", statement {row.statement} of {row.statements}{progress.describe(row.told)}"
     return f"{who}{since}{doing}"
 
 
 def _known_of_statement(row: LockRow | None) -> dict[str, object]:
     """Return the log's fields about the holder's statement."""
-    detail = row.detail if row else {}
+    detail = row.told if row else {}
     seconds = detail.get("seconds")
     return {
         "duration_ms": seconds * 1000 if isinstance(seconds, int) else None,
@@ -315,7 +316,7 @@ def timed_out(row: LockRow | None, assignment: Assignment, stranger: Guardian | 
     return LockTimeoutError(
         f"Failed to acquire migration lock after {waited_ms}ms: {describe_holder(row, stranger)}",
         remedy=remedy,
-        holder=row.holder if row else None,
+        holder=row.who if row else None,
         process_id=row.process_id if row else None,
         since=row.since if row else None,
         file=row.migration if row else None,
@@ -324,10 +325,11 @@ def timed_out(row: LockRow | None, assignment: Assignment, stranger: Guardian | 
 
 def held_back(row: LedgerRow) -> MigrationHeldBackError:
     """Return the error for a migration that failed earlier and waits for a person."""
+    said = row.error_message and foreign_report(row.error_message, row.filename)
     return MigrationHeldBackError(
         f"{row.filename} failed at an earlier start and was not tried again: "
-        f"{(row.error_message or 'no message was recorded').splitlines()[0]}",
-        report=row.error_message,
+        f"{(said or 'no message was recorded').splitlines()[0]}",
+        report=said,
         remedy="Correct the file and deploy it; or, if the cause was elsewhere: entrypoint repair --failed; or DELETE "
         f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'.",
         version=row.number,

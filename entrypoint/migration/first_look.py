@@ -60,7 +60,7 @@ class Question:
             return
         leave_out_time_zone()
         connect_as = of_this_program(parameters, self.token)
-        self._found = FirstLook(connecting_failed=f"no answer within {timeout:g} s")
+        self._found = FirstLook(connecting_failed=f"{libpq.SILENCE} {timeout:g} s")
         self._begun.acquire()
         self._done.acquire()
         try:

@@ -371,7 +371,7 @@ class Leader:
             lock_timeout_ms=deadline.milliseconds() // 2 + 1,
             role=self._assignment.role,
         )
-        message = logs.redact(failure.report or failure.message)
+        message = failure.report or failure.message
         row = recording.row(
             lease.place, file, self._assignment.app_version, status=ledger.FAILED, message=message, milliseconds=0
         )

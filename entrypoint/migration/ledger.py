@@ -12,6 +12,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.errors import ConfigurationError, ForeignLedgerError
 from entrypoint.records import NamedTuple
+from entrypoint.redaction import foreign, foreign_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -167,6 +168,16 @@ class LockRow(NamedTuple):
     def legacy(self) -> bool:
         """Whether a replica of the earlier system holds it: those know of no token."""
         return self.held and self.token is None
+
+    @property
+    def who(self) -> str | None:
+        """The holder as it may be shown: anybody may have written the row."""
+        return self.holder and foreign(self.holder)
+
+    @property
+    def told(self) -> dict[str, object]:
+        """The detail as it may be shown."""
+        return foreign_values(self.detail)
 
 
 class Guardian(NamedTuple):

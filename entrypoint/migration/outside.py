@@ -19,6 +19,7 @@ from entrypoint.migration.attempt import GRACE, Refused, ours
 from entrypoint.migration.session_state import Timeouts
 from entrypoint.migration.standing import Trace, betrayed
 from entrypoint.migration.units import Setting, Unit, cut, left_in_session, reached, repeatable
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ class Steps:
 
     def _progress(self, unit: Unit) -> str:
         """Return what the row says while `unit` is next: for `reached`, and behind the colon for people."""
-        return f"{unit.place(self._count)}: {logs.redact(unit.shown)}"
+        return f"{unit.place(self._count)}: {foreign(unit.shown)}"
 
     # The session.
 

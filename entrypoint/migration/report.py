@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from entrypoint.redaction import mask_quoted, may_hold_password
+from entrypoint.redaction import foreign, mask_quoted, may_hold_password
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,11 @@ def spot(text: str, offset: int) -> Spot:
 
 def excerpt(place: Spot, *, caret: bool) -> list[str]:
     """Return the line of a place, cut to a readable width, with a caret under its column."""
-    shown, column = place.text.replace("\t", _TAB), place.column
+    line = place.text.replace("\t", _TAB)
+    # Before anything is cut off: of half a password nobody could tell that it is one.
+    shown = foreign(line)
+    column, caret = place.column, caret and shown == line
+    column = min(column, len(shown))
     before, after = "", ""
     if len(shown) > _WIDTH:
         start = max(0, min(column - _WIDTH // 2, len(shown) - _WIDTH))
@@ -92,13 +96,13 @@ def complain(text: str, statement: str, complaint: SyntaxComplaint) -> tuple[str
     `statement`: the one that it is about. If that may contain a password, nothing of it is quoted.
     """
     if may_hold_password(statement):
-        return mask_quoted(complaint.message), [f"LINE {complaint.line}: ({_NOT_SHOWN})"]
-    return complaint.message, excerpt(spot(text, complaint.offset), caret=True)
+        return foreign(mask_quoted(complaint.message)), [f"LINE {complaint.line}: ({_NOT_SHOWN})"]
+    return foreign(complaint.message), excerpt(spot(text, complaint.offset), caret=True)
 
 
 def outline(statement: str) -> str:
     """Return the first line of a statement, shortened; only its first word if it may contain a password."""
-    first, _, rest = statement.partition("\n")
+    first, _, rest = foreign(statement).partition("\n")
     words = " ".join(first.split())
     if may_hold_password(statement):
         verb = words.partition(" ")[0]

@@ -20,6 +20,7 @@ from entrypoint.migration.migrator import under_lock
 from entrypoint.migration.prepare import Prepared, bad_files, examine
 from entrypoint.migration.standing import BETRAYAL
 from entrypoint.migration.statements import advise
+from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _nothing_for(row: LedgerRow) -> Prepared:
 
 
 def _half_applied(row: LedgerRow) -> MigrationError:
-    what = (row.error_message or "no message was recorded").splitlines()[0]
+    what = (foreign_report(row.error_message or "", row.filename) or "no message was recorded").splitlines()[0]
     number = f"migration_number = {row.number}"
     return MigrationError(
         f"{row.filename} is {row.status} in the ledger ({what}), and part of it may have taken effect; nothing was "

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from entrypoint.migration import directives
 from entrypoint.migration.foreign import mark_in
 from entrypoint.migration.scanner import Fault, Statement, scan, skip, words
+from entrypoint.redaction import foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -251,7 +252,7 @@ def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
     pair = {0, len(kinds) - 1} if wrapped else set()
     faults: list[Fault] = []
     for index, (statement, kind) in enumerate(zip(statements, kinds, strict=True)):
-        shown = " ".join(text[statement.start : statement.end].split())[:60]
+        shown = foreign(" ".join(text[statement.start : statement.end].split()))[:60]
         options = _modes(statement) or ""
         if index not in pair and kind.control:
             message = f"{shown}: begins or ends a transaction, and the migration is in the program's own; {_REMEDY}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from entrypoint import logs
 from entrypoint.errors import ConfigurationError, UsageError
 from entrypoint.migration.contention import held_back
 from entrypoint.migration.directives import spell_timeouts
@@ -12,7 +11,7 @@ from entrypoint.migration.files import load_directory
 from entrypoint.migration.prepare import prepare
 from entrypoint.migration.report import outline
 from entrypoint.operations.check import lint_all, look_at, no_linter, why_outside
-from entrypoint.operations.findings import Finding, describe, in_order, redacted
+from entrypoint.operations.findings import Finding, describe, in_order
 from entrypoint.operations.lint import find_squawk
 from entrypoint.startup import survey_database, tell_differences
 
@@ -60,11 +59,11 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
         lines += [f"      {line}" for line in _statements(migration)]
         for finding in in_order([*look.findings, *said.get(look.shown, ())]):
             place = None if finding.line is None else f"line {finding.line}"
-            lines += [f"    {line}" for line in describe(redacted(finding), place=place)]
+            lines += [f"    {line}" for line in describe(finding, place=place)]
     if plan.held_back:
         lines.append(f"Then it would stop: {held_back(plan.held_back).message}")
     if note is not None:
-        lines += describe(redacted(note))
+        lines += describe(note)
     return "\n".join(lines) + "\n"
 
 
@@ -82,7 +81,7 @@ def _describe(migration: Prepared) -> str:
 def _statements(migration: Prepared) -> list[str]:
     """Return each statement's first line, as far as there is room."""
     statements = migration.advice.statements
-    shown = [logs.redact(outline(migration.text[statement.start : statement.end])) for statement in statements[:_SHOWN]]
+    shown = [outline(migration.text[statement.start : statement.end]) for statement in statements[:_SHOWN]]
     return shown if len(statements) <= _SHOWN else [*shown, f"… and {len(statements) - _SHOWN} more"]
 
 

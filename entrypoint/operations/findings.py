@@ -6,8 +6,8 @@ import json
 import os
 from typing import NamedTuple
 
-from entrypoint import logs
 from entrypoint.errors import MigrationFilesError
+from entrypoint.redaction import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,18 +67,9 @@ class Report(NamedTuple):
 
 
 def render(report: Report, style: Format) -> str:
-    """Return a report as text: `text`, `json` or `github`. What the log must not show is not in it."""
+    """Return a report as text: `text`, `json` or `github`."""
     renderers: dict[Format, Callable[[Report], str]] = {"text": as_text, "json": as_json, "github": as_github}
-    return _writable(renderers[style](report._replace(findings=tuple(map(redacted, report.findings)))))
-
-
-def redacted(finding: Finding) -> Finding:
-    """Return a finding without the secrets that the log knows of."""
-    return finding._replace(
-        message=logs.redact(finding.message),
-        remedy=finding.remedy and logs.redact(finding.remedy),
-        excerpt=tuple(map(logs.redact, finding.excerpt)),
-    )
+    return _writable(renderers[style](report))
 
 
 def as_text(report: Report) -> str:
@@ -86,7 +77,7 @@ def as_text(report: Report) -> str:
     lines = [line for finding in report.findings for line in describe(finding)]
     faults, warnings = report.count("error"), report.count("warning")
     result = f"{faults} fault(s)" if faults else "no faults"
-    lines.append(f"{report.subject}: {result}" + (f", {warnings} warning(s)" if warnings else ""))
+    lines.append(f"{visible(report.subject)}: {result}" + (f", {warnings} warning(s)" if warnings else ""))
     return "\n".join(lines) + "\n"
 
 
@@ -96,10 +87,10 @@ def describe(finding: Finding, *, place: str | None = None) -> list[str]:
         place = ":".join(str(part) for part in (finding.file, finding.line, finding.column) if part is not None)
     # The rule's name is needed to silence a warning; nothing else can be silenced.
     rule = f" [{finding.rule}]" if finding.level == "warning" else ""
-    lines = [f"{f'{place}: ' if place else ''}{finding.level}: {finding.message}{rule}"]
-    lines += [f"    {line}" for line in finding.excerpt]
+    lines = [visible(f"{f'{place}: ' if place else ''}{finding.level}: {finding.message}{rule}")]
+    lines += [f"    {visible(line)}" for line in finding.excerpt]
     if finding.remedy:
-        lines.append(f"    {finding.remedy}")
+        lines.append(f"    {visible(finding.remedy)}")
     return lines
 
 
@@ -130,7 +121,7 @@ def _workflow_command(finding: Finding) -> str:
     written = ",".join(
         f"{name}={_escape_property(str(value))}" for name, value in properties.items() if value is not None
     )
-    message = "\n".join(filter(None, (finding.message, finding.remedy)))
+    message = "\n".join(visible(text) for text in (finding.message, finding.remedy) if text)
     return f"::{_COMMANDS.get(finding.level, finding.level)} {written}::{_escape(message)}"
 
 
@@ -141,7 +132,7 @@ def _escape(text: str) -> str:
 
 def _escape_property(text: str) -> str:
     """Escape as GitHub's own toolkit does (actions/toolkit, command.ts, escapeProperty)."""
-    return _escape(text).replace(":", "%3A").replace(",", "%2C")
+    return visible(_escape(text)).replace(":", "%3A").replace(",", "%2C")
 
 
 def shown_path(path: str, current: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from entrypoint.errors import ConfigurationError
 from entrypoint.operations.findings import Finding
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def read(answer: Mapping[str, Any], shown: str, migration: Prepared) -> Finding 
     return Finding(
         "warning",
         rule,
-        str(answer["message"]),
+        foreign(str(answer["message"])),
         shown,
         line + 1,
         len(before.decode(errors="ignore")) + 1,
@@ -124,7 +125,7 @@ def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]
     try:
         code, output, errors = _run(command)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _cannot(squawk, str(error)) from error
+        raise _cannot(squawk, foreign(str(error))) from error
     try:
         answers = json.loads(output or b"[]")
         understood = code in (0, 1) and (output or code == 0)
@@ -132,7 +133,7 @@ def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]
         answers, understood = None, False
     if not understood or not isinstance(answers, list):
         said = errors.decode(errors="replace").strip().splitlines()
-        raise _cannot(squawk, said[0] if said else f"it ended with code {code}")
+        raise _cannot(squawk, foreign(said[0]) if said else f"it ended with code {code}")
     return answers
 
 

@@ -99,7 +99,7 @@ def _list(headline: str, rehearsed: list[Rehearsed]) -> str:
     for done in rehearsed:
         statements = "empty" if not done.statements else f"{done.statements} statement(s)"
         lines.append(f"  {done.file:{width}}  {duration(done.seconds * 1000):>6}  {statements}")
-        lines += [f"      {notice.severity}: {clean(logs.redact(notice.message))}" for notice in done.notices]
+        lines += [f"      {notice.severity}: {clean(notice.message)}" for notice in done.notices]
     return "\n".join(lines) + "\n"
 
 

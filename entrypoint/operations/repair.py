@@ -9,6 +9,7 @@ from entrypoint.database.quoting import literal
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration import ledger
 from entrypoint.migration.amending import Amendment, amend
+from entrypoint.redaction import foreign_report, visible
 from entrypoint.startup import assign, refuse_read_only, survey_database
 
 TYPE_CHECKING = False
@@ -73,7 +74,7 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
         elif file is None:
             fixes.append(Fix(MISSING, row, f"forget it: {row.status}, and its file is gone"))
         elif row.status == ledger.RUNNING:
-            at = (row.error_message or "an unknown statement").splitlines()[0]
+            at = (foreign_report(row.error_message or "", row.filename) or "an unknown statement").splitlines()[0]
             remarks.append(f"{row.filename}  (running, or interrupted, at {at}; entrypoint migrate goes on there)")
         elif not file.matches(row.checksum):
             words = f"accept the file as it is: checksum {file.checksum[:12]}… instead of {(row.checksum or '')[:12]}…"
@@ -108,7 +109,7 @@ def describe(repair: Repair) -> str:
         lines = ["Nothing to repair."]
     if repair.left:
         lines += ["Left alone:", *(f"  {one}" for one in repair.left)]
-    return logs.redact("\n".join(lines) + "\n")
+    return "\n".join(map(visible, lines)) + "\n"
 
 
 def carry_out(repair: Repair) -> str:

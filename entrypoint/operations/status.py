@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration import ledger
 from entrypoint.migration.faults import refused
 from entrypoint.migration.plan import decide
+from entrypoint.redaction import foreign_report
 from entrypoint.startup import survey_database
 
 TYPE_CHECKING = False
@@ -80,7 +80,7 @@ class Status(NamedTuple):
             "lock": lock
             and {
                 "held": lock.held,
-                "holder": lock.holder,
+                "holder": lock.who,
                 "processId": lock.process_id,
                 "since": lock.since,
                 "migration": lock.migration,
@@ -88,7 +88,7 @@ class Status(NamedTuple):
                 "statements": lock.statements,
                 "heldForSeconds": lock.seconds if lock.held else None,
                 "alive": None if lock.legacy else self.guarded,
-                "progress": _progress(lock.detail),
+                "progress": _progress(lock.told),
             },
             "migrations": [
                 {
@@ -98,7 +98,7 @@ class Status(NamedTuple):
                     "appliedAt": line.applied_at,
                     "executionTimeMs": line.milliseconds,
                     "applicationVersion": line.application_version,
-                    "error": line.error and logs.redact(line.error),
+                    "error": line.error and foreign_report(line.error, line.filename),
                 }
                 for line in self.lines
             ],
@@ -185,7 +185,7 @@ def print_json(settings: Callable[[], Settings], output: TextIO) -> Status:
         status = read(settings())
     except EntrypointError as error:
         nothing = Status("error", 0, 0, 0, 0, (), None, None, guarded=False)
-        _write_json(nothing.documented() | {"error": logs.redact(error.message)}, output)
+        _write_json(nothing.documented() | {"error": error.message}, output)
         raise
     _write_json(status.documented(), output)
     return status
@@ -219,6 +219,4 @@ def _line(number: int, filename: str, state: str, detail: Detail | None, error: 
 def _progress(detail: Mapping[str, object]) -> dict[str, object] | None:
     """Return what the holder has told of its statement, under names as the other keys have them."""
     names = {"or_later": "orLater", "blocked_by": "blockedBy"}
-    return {
-        names.get(name, name): logs.redact(value) if isinstance(value, str) else value for name, value in detail.items()
-    } or None
+    return {names.get(name, name): value for name, value in detail.items()} or None

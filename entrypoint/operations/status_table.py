@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from entrypoint import logs
 from entrypoint.migration.ledger import BACKUP
 from entrypoint.operations.display import clean, duration
+from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
         if line.error:
             console.print()
             console.print(Text(f"{clean(line.filename)} ({line.state}):"), soft_wrap=True)
-            for text in logs.redact(line.error).splitlines():
+            for text in foreign_report(line.error, line.filename).splitlines():
                 console.print(Text(f"  {_clean_report(text)}"), soft_wrap=True)
     console.print()
     console.print(Text(_describe(status.lock, guarded=status.guarded)), soft_wrap=True)
@@ -116,7 +116,7 @@ def _describe(lock: LockRow | None, *, guarded: bool | None) -> str:
     if lock is None or not lock.held:
         return "Lock: just taken by somebody who is not in its row (yet)." if guarded else "Lock: free."
     process = f" (process {lock.process_id})" if lock.process_id else ""
-    words = [f"Lock: held by {clean(lock.holder or 'somebody')}{process}"]
+    words = [f"Lock: held by {clean(lock.who or 'somebody')}{process}"]
     if lock.since:
         words.append(f"since {lock.since} ({duration((lock.seconds or 0) * 1000)})")
     if lock.migration == BACKUP:

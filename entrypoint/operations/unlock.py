@@ -14,6 +14,7 @@ from entrypoint.errors import LedgerChangedError, LockHeldError
 from entrypoint.migration import holder, ledger
 from entrypoint.migration.contention import describe_holder
 from entrypoint.migration.faults import refused
+from entrypoint.redaction import foreign, visible
 from entrypoint.startup import start_clocks
 
 TYPE_CHECKING = False
@@ -77,8 +78,8 @@ def describe(unlock: Unlock) -> str:
     sight = unlock.sight
     row = sight.row
     if row is not None and row.held:
-        lines = [f"Row: {describe_holder(row)}."]
-        lines += [f"Token: {row.token}"] if row.token else []
+        lines = [f"Row: {visible(describe_holder(row))}."]
+        lines += [f"Token: {visible(row.token)}"] if row.token else []
     else:
         lines = ["Row: free."]
     lines += [_describe_backend(backend) for backend in sight.backends]
@@ -99,7 +100,7 @@ def refuse(unlock: Unlock) -> LockHeldError:
     return LockHeldError(
         f"{message}; nothing was changed",
         remedy=remedy,
-        holder=row.holder if row else None,
+        holder=row.who if row else None,
         process_id=row.process_id if row else None,
         since=row.since if row else None,
         file=row.migration if row else None,
@@ -154,7 +155,7 @@ def _free_row(session: Session, unlock: Unlock, say: Callable[[str], None]) -> N
         logs.WARNING if unlock.sight.alive else logs.INFO,
         "lock.freed",
         "freed the row of the migration lock",
-        holder=row.holder,
+        holder=row.who,
         process_id=row.process_id,
         token=row.token,
     )
@@ -192,7 +193,7 @@ def _end_sessions(session: Session, unlock: Unlock, left: list[Backend], say: Ca
         else:
             forbidden.append(backend)
     if forbidden:
-        users = ", ".join(sorted({backend.user for backend in forbidden}))
+        users = ", ".join(sorted({foreign(backend.user) for backend in forbidden}))
         raise LockHeldError(
             f"The row is free, but this user may not end the holder's sessions: "
             f"{', '.join(str(backend.pid) for backend in forbidden)}, of user {users}",
@@ -220,7 +221,7 @@ def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> Non
 
 def _describe_backend(backend: Backend) -> str:
     role = "Guard" if backend.guards else "Worker" if backend.holds else "Session"
-    what = f"{role}: backend {backend.pid} of {backend.user}, "
+    what = f"{role}: backend {backend.pid} of {visible(foreign(backend.user))}, "
     what += f"from {backend.client}, {backend.state}" if backend.state else "doing what this user may not see"
     if backend.seconds is not None:
         what += f", its transaction open for {backend.seconds:.0f} s"

@@ -268,4 +268,4 @@ def _holder(look: Look) -> dict[str, object]:
     row = look.lock
     if row is None:
         return {}
-    return {"holder": row.holder, "process_id": row.process_id, "since": row.since, "file": row.migration}
+    return {"holder": row.who, "process_id": row.process_id, "since": row.since, "file": row.migration}

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from entrypoint import logs
+from entrypoint.redaction import foreign
 from entrypoint.service import api, page
 from entrypoint.service.api import as_json
 from entrypoint.service.cache import StoppingError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # More than a form for logging in has; nothing else here reads what comes after the headers.
 MOST_BODY = 16_384
+_AMBIGUOUS = "Content-Length and Transfer-Encoding exclude each other"
 _TOO_LARGE = f"More than {MOST_BODY} bytes"
 _HEAD_TOO_LARGE = f"More than {LONGEST_HEAD} bytes before the body"
 _CLOSE = {"Connection": "close"}
@@ -94,6 +96,8 @@ class _Frame:
         try:
             if _head(scope) > LONGEST_HEAD:
                 await as_json({"success": False, "error": _HEAD_TOO_LARGE}, 431, _CLOSE)(scope, receive, note)
+            elif _is_ambiguous(scope):
+                await as_json({"success": False, "error": _AMBIGUOUS}, 400, _CLOSE)(scope, receive, note)
             elif _declared(scope) > MOST_BODY:
                 await as_json({"success": False, "error": _TOO_LARGE}, 413, _CLOSE)(scope, receive, note)
             else:
@@ -115,6 +119,12 @@ def _head(scope: Scope) -> int:
     return len(scope["raw_path"]) + len(scope["query_string"]) + headers
 
 
+def _is_ambiguous(scope: Scope) -> bool:
+    """Tell whether a proxy before us may see another end of the request than we do (RFC 9112, 6.3)."""
+    names = {name for name, _ in scope["headers"]}
+    return b"content-length" in names and b"transfer-encoding" in names
+
+
 def _declared(scope: Scope) -> int:
     """Return how much a request is about to send, as far as it says so."""
     length = Headers(scope=scope).get("content-length", "")
@@ -124,7 +134,7 @@ def _declared(scope: Scope) -> int:
 def _log(scope: Scope, status: int, seconds: float) -> None:
     """Log a request, without its query and its headers, which may hold secrets."""
     # Cut last: of a token that is cut, the rest would stay.
-    method, path = scope["method"], _printable(logs.redact(scope["path"]))[:_LONGEST_PATH]
+    method, path = scope["method"], _printable(foreign(scope["path"]))[:_LONGEST_PATH]
     client = scope.get("client")
     milliseconds = round(seconds * 1000, 1)
     logs.event(

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.backup.waiting import leashed
 from entrypoint.errors import BackupFailedError
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,13 +115,17 @@ class Backups:
         try:
             await self._run_child()
         except Exception as error:  # noqa: BLE001 - no descriptor, no process to be had, or a mistake of ours
-            self._failed(f"The backup could not be started: {error}", "Look at the limits of the container.")
+            self._failed(
+                f"The backup could not be started: {foreign(str(error))}", "Look at the limits of the container."
+            )
         finally:
             self._kill()
             self._task = self._child = None
 
     async def _run_child(self) -> None:
-        environment = {**os.environ, "LOG_FORMAT": "json", "LOG_LEVEL": "info"}
+        # Who may ask the service is no business of the child's, nor of what that starts.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("STATUS_")}
+        environment = {**kept, "LOG_FORMAT": "json", "LOG_LEVEL": "info"}
         child = self._child = await asyncio.create_subprocess_exec(
             *leashed(_command()),
             stdin=asyncio.subprocess.DEVNULL,
@@ -161,7 +166,7 @@ class Backups:
                 path=fields.get("backup"), size=fields.get("bytes"), sha256=fields.get("sha256")
             )
         elif level >= logs.ERROR or event == "interrupted":
-            self.report = self.report._replace(error=logs.redact(message), remedy=logs.redact(fields.get("remedy", "")))
+            self.report = self.report._replace(error=message, remedy=fields.get("remedy", ""))
 
 
 def _command() -> list[str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from entrypoint import logs
 from entrypoint.errors import DatabaseUnavailableError, EntrypointError
+from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def of_status(status: Status, *, database: str, taken: float) -> Snapshot:
         status._replace(
             lines=tuple(map(_without_secrets, status.lines)),
             last=last and _without_secrets(last),
-            lock=lock and lock._replace(detail={name: _redacted(value) for name, value in lock.detail.items()}),
+            lock=lock and lock._replace(holder=lock.who, detail=lock.told),
         ),
         None,
     )
@@ -157,13 +157,9 @@ def of_failure(error: EntrypointError, *, database: str, taken: float) -> Snapsh
     faults = error.fields.get("faults")
     message = "; ".join([error.message, *map(str, faults)]) if isinstance(faults, list) else error.message
     reachable = not isinstance(error, DatabaseUnavailableError)
-    failure = Failure(error.event, logs.redact(" ".join(message.split())), logs.redact(error.remedy), reachable)
+    failure = Failure(error.event, " ".join(message.split()), error.remedy, reachable)
     return Snapshot(database, taken, None, failure)
 
 
 def _without_secrets(line: Line) -> Line:
-    return line._replace(error=line.error and logs.redact(line.error))
-
-
-def _redacted(value: object) -> object:
-    return logs.redact(value) if isinstance(value, str) else value
+    return line._replace(error=line.error and foreign_report(line.error, line.filename))
