@@ -24,6 +24,8 @@ _PLACES = (
 )
 # Debian's pg_dump on the PATH is a script that picks a version by rules of its own; the programs are in _PLACES.
 _WRAPPER = "pg_wrapper"
+# libpq's variables, which would lead elsewhere, and our own, among which are passwords and tokens.
+_NOT_THEIRS = ("PG", "DATABASE_", "MIGRATION_", "STATUS_")
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)[.\w]*)")
 _PATIENCE = 5.0
 
@@ -88,12 +90,8 @@ def candidates(path: Iterable[str], places: Iterable[str]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for PostgreSQL's programs: without addresses, libpq's variables and translations."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("PG") and not name.startswith(("DATABASE_URL", "MIGRATION_DATABASE_URL"))
-    }
+    """Return the environment for PostgreSQL's programs: without libpq's variables, ours, and translations."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_THEIRS)}
     return {**kept, "LC_ALL": "C"}
 
 
