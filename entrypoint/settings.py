@@ -9,6 +9,7 @@ from entrypoint.database.policy import ConnectPolicy
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration.policy import ApplyPolicy, LockPolicy
 from entrypoint.records import NamedTuple
+from entrypoint.redaction import foreign, secrets_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,35 @@ _MOST_MILLISECONDS = 2**31 - 1
 _LONGEST_NAME = 63
 _LAST_PORT = 2**16 - 1
 DEFAULT_LOCK_TIMEOUT_MS = 30_000
+# All that may be quoted, or hold an address.
+_VARIABLES = (
+    "DATABASE_URL",
+    "DATABASE_URL_FILE",
+    "MIGRATION_DATABASE_URL",
+    "MIGRATION_DATABASE_URL_FILE",
+    "AUTO_MIGRATE",
+    "MIGRATION_TIMEOUT_MS",
+    "MIGRATION_LOCK_TIMEOUT_MS",
+    "MIGRATION_LOCK_STALE_MS",
+    "MIGRATION_DDL_LOCK_TIMEOUT_MS",
+    "MIGRATION_ON_FAILURE",
+    "MIGRATIONS_DIR",
+    "MIGRATION_SCHEMA",
+    "MIGRATION_ROLE",
+    "DB_CONNECT_ATTEMPTS",
+    "DB_CONNECT_BACKOFF_MS",
+    "DB_CONNECT_TIMEOUT_MS",
+    "MIGRATION_BACKUP_DIR",
+    "MIGRATION_PROBE_PORT",
+    "APP_VERSION",
+    "npm_package_version",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+    "STATUS_HOST",
+    "STATUS_PORT",
+    "STATUS_TOKEN_FILE",
+    "STATUS_PUBLIC_BADGE",
+)
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
 
@@ -90,11 +120,11 @@ def _settings(reader: _Reader, *, auto_migrate: bool) -> Settings:
         auto_migrate=auto_migrate,
         exit_on_failure=reader.choice("MIGRATION_ON_FAILURE", ("start", "exit")) == "exit",
         address=reader.address("MIGRATION_DATABASE_URL", "DATABASE_URL"),
-        migrations_dir=reader.text("MIGRATIONS_DIR") or "migrations",
+        migrations_dir=reader.path("MIGRATIONS_DIR") or "migrations",
         schema=reader.name("MIGRATION_SCHEMA"),
         role=reader.name("MIGRATION_ROLE"),
         app_version=reader.text("APP_VERSION") or reader.text("npm_package_version"),
-        backup_dir=reader.text("MIGRATION_BACKUP_DIR"),
+        backup_dir=reader.path("MIGRATION_BACKUP_DIR"),
         probe_port=reader.port("MIGRATION_PROBE_PORT"),
         connect=ConnectPolicy(
             attempts=reader.number("DB_CONNECT_ATTEMPTS", 5, unit="attempts", example="5"),
@@ -125,8 +155,8 @@ def read_service_settings(environ: Mapping[str, str]) -> tuple[Settings, Service
     )
     if not reader.faults and not service.tokens and not _is_loopback(service.host):
         reader.faults.append(
-            f"STATUS_HOST is {service.host!r}, which others can reach, and there is no token; set STATUS_TOKEN or "
-            "STATUS_TOKEN_FILE, or leave STATUS_HOST at 127.0.0.1"
+            f"STATUS_HOST is {_shown(service.host)}, which others can reach, and there is no token; set STATUS_TOKEN "
+            "or STATUS_TOKEN_FILE, or leave STATUS_HOST at 127.0.0.1"
         )
     reader.faults += read_log_settings(environ, terminal=False)[1]
     reader.raise_faults()
@@ -156,15 +186,15 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
 
     Files that cannot be read have nothing to give away.
     """
-    from entrypoint.redaction import secrets_of
-
     found: set[str] = set()
     for word in words:
         if "://" in word:
             found |= secrets_of(word)
+    for name in _VARIABLES:
+        # Some day somebody puts the address into another variable.
+        if value := environ.get(name):
+            found |= secrets_of(value)
     for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):
-        # Some day somebody puts the address where the name of its file belongs.
-        found |= secrets_of(environ.get(name, "")) | secrets_of(environ.get(f"{name}_FILE", ""))
         if path := environ.get(f"{name}_FILE"):
             try:
                 found |= secrets_of(_read_text(path).strip())
@@ -198,20 +228,38 @@ class _Reader:
 
     def text(self, name: str) -> str | None:
         """Return a variable's value; an empty one counts as unset, as it does in Compose files."""
-        return self._environ.get(name, "").strip() or None
+        value = self._environ.get(name, "").strip()
+        if not value.isascii() and any("\udc80" <= character <= "\udcff" for character in value):
+            # Python's way of showing a byte that is none of UTF-8. Never quoted: it may be a password's.
+            self._blame(f"{name} is not text in UTF-8")
+            return None
+        return value or None
+
+    def path(self, name: str) -> str | None:
+        """Return the name of a file or a directory; some day somebody puts an address there."""
+        value = self.text(name)
+        if value is not None and _is_address(value):
+            self._blame(f"{name} holds an address; it must be a path")
+            return None
+        return value
+
+    def _blame(self, fault: str) -> None:
+        # A variable may be looked at twice.
+        if fault not in self.faults:
+            self.faults.append(fault)
 
     def name(self, name: str) -> str | None:
         """Return the name of something in the database; PostgreSQL would silently cut a longer one."""
         value = self.text(name)
         if value is not None and len(value.encode(errors="surrogateescape")) > _LONGEST_NAME:
-            self.faults.append(f"{name} is {value!r}; a name in PostgreSQL has {_LONGEST_NAME} bytes at most")
+            self.faults.append(f"{name} is {_shown(value)}; a name in PostgreSQL has {_LONGEST_NAME} bytes at most")
         return value
 
     def yes_or_no(self, name: str, *, default: bool) -> bool:
         value = self.text(name)
         if value is None or value.lower() in _YES + _NO:
             return default if value is None else value.lower() in _YES
-        self.faults.append(f"{name} is {value!r}; it must be true or false")
+        self.faults.append(f"{name} is {_shown(value)}; it must be true or false")
         return default
 
     def choice(self, name: str, choices: tuple[str, ...], *, default: str | None = None) -> str:
@@ -219,7 +267,7 @@ class _Reader:
         if value is not None and value.lower() in choices:
             return value.lower()
         if value is not None:
-            self.faults.append(f"{name} is {value!r}; it must be one of: {', '.join(choices)}")
+            self.faults.append(f"{name} is {_shown(value)}; it must be one of: {', '.join(choices)}")
         return default or choices[0]
 
     def number(self, name: str, default: int, *, unit: str, example: str) -> int:
@@ -229,7 +277,8 @@ class _Reader:
         if value.isascii() and value.isdecimal() and len(value) <= 10 and 0 < int(value) <= _MOST_MILLISECONDS:
             return int(value)
         self.faults.append(
-            f"{name} is {value!r}; it must be a whole number of {unit} from 1 to {_MOST_MILLISECONDS}, like {example}"
+            f"{name} is {_shown(value)}; it must be a whole number of {unit} from 1 to {_MOST_MILLISECONDS}, "
+            f"like {example}"
         )
         return default
 
@@ -239,7 +288,7 @@ class _Reader:
             return None
         if value.isascii() and value.isdecimal() and len(value) <= 5 and 0 < int(value) <= _LAST_PORT:
             return int(value)
-        self.faults.append(f"{name} is {value!r}; it must be a port from 1 to {_LAST_PORT}, like 8081")
+        self.faults.append(f"{name} is {_shown(value)}; it must be a port from 1 to {_LAST_PORT}, like 8081")
         return None
 
     def seconds(self, name: str, default_ms: int) -> float:
@@ -250,9 +299,9 @@ class _Reader:
         """Return the first address that is set, directly or by file."""
         for name in names:
             direct, file = self.text(name), self.text(f"{name}_FILE")
-            if file and "://" in file:
-                self.faults.append(f"{name}_FILE holds an address; it must be the path of a file that holds one")
-                file = None
+            if file and _is_address(file):
+                self._blame(f"{name}_FILE holds an address; it must be the path of a file that holds one")
+                continue
             if direct and file:
                 self.faults.append(f"{name} and {name}_FILE are both set; set one of them")
             if direct:
@@ -266,6 +315,8 @@ class _Reader:
         direct, file = self.text(name), self.text(f"{name}_FILE")
         if direct and file:
             self.faults.append(f"{name} and {name}_FILE are both set; set one of them")
+        elif file and _is_address(file):
+            self._blame(f"{name}_FILE holds an address; it must be the path of a file that holds a token in each line")
         elif file:
             name = f"{name}_FILE"
             direct = self._from_file(name, file, "a token in each line")
@@ -282,14 +333,24 @@ class _Reader:
         try:
             content = _read_text(path).strip()
         except OSError as error:
-            self.faults.append(f"{name} is {path!r}, which cannot be read: {error.strerror}")
+            self.faults.append(f"{name} is {_shown(path)}, which cannot be read: {error.strerror}")
         except ValueError:
-            self.faults.append(f"{name} is {path!r}, which is not text in UTF-8")
+            self.faults.append(f"{name} is {_shown(path)}, which is not text in UTF-8")
         else:
             if content:
                 return content
-            self.faults.append(f"{name} is {path!r}, which is empty; it must hold {wanted}")
+            self.faults.append(f"{name} is {_shown(path)}, which is empty; it must hold {wanted}")
         return ""
+
+
+def _is_address(value: str) -> bool:
+    """Tell whether a value is an address of a database that got into another variable."""
+    return "://" in value or "password=" in value.lower().replace(" ", "")
+
+
+def _shown(value: str) -> str:
+    """Return a value as it may be quoted. An address is not: of a badly escaped one nobody knows where it is secret."""
+    return "an address" if _is_address(value) else repr(foreign(value))
 
 
 def _is_loopback(host: str) -> bool:

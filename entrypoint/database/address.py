@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 # A link that has died without a word, as when a router forgets it, is found out in 25 s.
 _KEEPALIVES = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3"}
 
+# What leads to a host that is asked for, or is shown.
+_WHERETO = ("host", "hostaddr", "port", "dbname", "user")
+
 # libpq's own least (fe-connect.c): a smaller connect_timeout is taken for this.
 _LEAST_TIMEOUT = 2
 
@@ -18,17 +21,22 @@ _LEAST_TIMEOUT = 2
 def has_bare_at_sign(address: str) -> bool:
     """Tell whether a URL has an @ left where libpq looks for hosts and database.
 
-    libpq ends the user information at the first @ or / (fe-connect.c, conninfo_uri_parse_options) and would
-    take the rest of a badly escaped password for a host name, and say so.
+    libpq ends the user information at the first @ or / (fe-connect.c, conninfo_uri_parse_options), whatever comes
+    before: a ? does not end it. It would take the rest of a badly escaped password for a host name, and say so.
     """
     _, is_url, rest = address.partition("://")
-    if not is_url:
+    if not is_url or "@" not in rest:
         return False
-    before_query = rest.partition("?")[0]
-    userinfo, found, remainder = before_query.partition("@")
-    if found and "/" in userinfo:
+    userinfo, _, remainder = rest.partition("@")
+    if "/" in userinfo:
+        # No user information, then: the @ is in the query, or in a password.
+        return "@" in rest.partition("?")[0]
+    hosts, _, query = remainder.partition("?")
+    if "@" in hosts:
         return True
-    return "@" in remainder
+    return ":" in userinfo and any(
+        "@" in value and name in _WHERETO for name, _, value in (part.partition("=") for part in query.split("&"))
+    )
 
 
 def is_plausible(parameters: Mapping[str, object]) -> bool:

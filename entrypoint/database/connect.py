@@ -25,10 +25,11 @@ from entrypoint.database.address import (
     timeout_for_each_host,
 )
 from entrypoint.database.classify import classify_connection_failure
+from entrypoint.database.libpq import SILENCE
 from entrypoint.database.session import Session
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError
-from entrypoint.redaction import mask_quoted
+from entrypoint.redaction import foreign, mask_quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,8 +84,17 @@ def target(address: str, variable: str, token: str) -> Target:
     try:
         parameters = conninfo_to_dict(address)
     except psycopg.ProgrammingError as error:
+        from entrypoint.database import misspelt
+
+        reading = misspelt.read(
+            address, frozenset(option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults())
+        )
+        if reading is not None:
+            raise ConfigurationError(
+                f"{named} {reading.fault}", remedy=reading.remedy, variable=variable or None
+            ) from None
         raise ConfigurationError(
-            f"{named} is malformed: {mask_quoted(str(error).strip())}",
+            f"{named} is malformed: {foreign(mask_quoted(str(error).strip()))}",
             remedy="It must be like postgresql://user:password@host:5432/database, with special characters "
             "percent-encoded, or like: host=… port=… user=… password=… dbname=…",
             variable=variable or None,
@@ -110,9 +120,10 @@ def database_of(target: Target) -> str:
 
 
 def failure_of(text: str) -> Failure:
-    """Return the failure that libpq describes with `text`."""
+    """Return the failure that libpq describes with `text`, or that is our own if it begins with `SILENCE`."""
     text = _one_line(text)
-    return Failure(classify_connection_failure(text), text)
+    # Told from the text as it came: a password may be a word by which a cause is known.
+    return Failure(classify_connection_failure(text), text if text.startswith(SILENCE) else foreign(text))
 
 
 def connect(
@@ -185,7 +196,7 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
         result = _taken(answer, deadline)
     except queue.Empty:
         given_up.set()
-        raise failure_of(f"no answer within {deadline.budget:g} s") from None
+        raise failure_of(f"{SILENCE} {deadline.budget:g} s") from None
     except BaseException:
         given_up.set()
         raise
@@ -196,7 +207,7 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
     logs.event(
         logs.DEBUG,
         "database.connected",
-        f"connected to {result.info.host or 'the local socket'}, database {result.info.dbname}",
+        f"connected to {foreign(result.info.host) or 'the local socket'}, database {foreign(result.info.dbname)}",
         backend=result.info.backend_pid,
     )
     return Session(result)
