@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 
 from entrypoint.records import NamedTuple
-from entrypoint.redaction import catch, catch_values, foreign, know, visible, visible_lines
+from entrypoint.redaction import catch, catch_values, foreign, know, visible, visible_json, visible_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,12 +153,7 @@ def _any_json(line: Mapping[str, object]) -> str:
 
         _formatter = JsonFormatter([], json_ensure_ascii=False)
     text = _formatter.format(logging.makeLogRecord({"msg": line}))
-    if text.isprintable():
-        return text
-    import json
-
-    # Valid as they are, but a terminal would obey them.
-    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+    return visible_json(text)
 
 
 def _as_text(now: float, level: int, message: str, fields: Mapping[str, object]) -> str:

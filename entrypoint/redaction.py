@@ -157,6 +157,15 @@ def visible_lines(text: str) -> list[str]:
     return [visible(line) for line in text.replace("\r\n", "\n").rstrip("\n").split("\n")]
 
 
+def visible_json(text: str) -> str:
+    """Return JSON that says the same, with the characters in its strings that a terminal would obey as escapes."""
+    if text.isprintable():
+        return text
+    import json
+
+    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 

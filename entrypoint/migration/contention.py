@@ -20,7 +20,7 @@ from entrypoint.migration import ledger, lock, progress
 from entrypoint.migration.faults import refused
 from entrypoint.migration.patience import Patience
 from entrypoint.migration.plan import decide
-from entrypoint.redaction import foreign_report
+from entrypoint.redaction import foreign, foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def describe_holder(row: LockRow | None, stranger: Guardian | None = None) -> st
     `stranger`: who has its advisory lock, if that is not the holder that the row names.
     """
     if stranger is not None:
-        named = f" ({stranger.application})" if stranger.application else ""
+        named = f" ({foreign(stranger.application)})" if stranger.application else ""
         return f"server process {stranger.pid}{named} has its key, and is not the holder that migration_lock names"
     if row is None or not row.held:
         return "somebody has just taken it"

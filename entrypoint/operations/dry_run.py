@@ -13,6 +13,7 @@ from entrypoint.migration.report import outline
 from entrypoint.operations.check import lint_all, look_at, no_linter, why_outside
 from entrypoint.operations.findings import Finding, describe, in_order
 from entrypoint.operations.lint import find_squawk
+from entrypoint.redaction import visible
 from entrypoint.startup import survey_database, tell_differences
 
 TYPE_CHECKING = False
@@ -61,7 +62,7 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
             place = None if finding.line is None else f"line {finding.line}"
             lines += [f"    {line}" for line in describe(finding, place=place)]
     if plan.held_back:
-        lines.append(f"Then it would stop: {held_back(plan.held_back).message}")
+        lines.append(f"Then it would stop: {visible(held_back(plan.held_back).message)}")
     if note is not None:
         lines += describe(note)
     return "\n".join(lines) + "\n"

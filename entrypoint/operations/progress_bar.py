@@ -14,6 +14,7 @@ import sys
 import time
 
 from entrypoint import logs
+from entrypoint.redaction import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _picture(board: Board, now: float, began: float) -> RenderableType:
 def describe(board: Board, now: float) -> str:
     """Return what is going on at the moment `now` (of `time.monotonic`), in one line."""
     if board.waiting_for:
-        return f"waiting for the migration lock: {board.waiting_for}"
+        return f"waiting for the migration lock: {visible(board.waiting_for)}"
     activity, seen = board.activity, board.seen
     if activity is None:
         return ""

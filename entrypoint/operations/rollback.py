@@ -7,6 +7,7 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.errors import UsageError
 from entrypoint.migration.reversal import plan_reversal, reverse
+from entrypoint.redaction import visible
 from entrypoint.startup import assign, refuse_read_only, survey_database, tell_differences
 
 TYPE_CHECKING = False
@@ -51,7 +52,7 @@ def describe(rollback: Rollback) -> str:
         else:
             count = len(step.reverse.advice.statements)
             how = f"{step.reverse.file.name}, {count} statement{'' if count == 1 else 's'}"
-        lines.append(f"  {step.row.filename}  ({how})")
+        lines.append(f"  {visible(step.row.filename)}  ({how})")
     return "\n".join(lines) + "\n"
 
 

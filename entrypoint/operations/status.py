@@ -11,7 +11,7 @@ from entrypoint.errors import EntrypointError
 from entrypoint.migration import ledger
 from entrypoint.migration.faults import refused
 from entrypoint.migration.plan import decide
-from entrypoint.redaction import foreign_report
+from entrypoint.redaction import foreign_report, visible_json
 from entrypoint.startup import survey_database
 
 TYPE_CHECKING = False
@@ -206,7 +206,7 @@ def print_table(status: Status, output: TextIO, environ: Mapping[str, str]) -> N
 
 
 def _write_json(answer: dict[str, object], output: TextIO) -> None:
-    output.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+    output.write(visible_json(json.dumps(answer, indent=2, ensure_ascii=False)) + "\n")
 
 
 def _line(number: int, filename: str, state: str, detail: Detail | None, error: str | None) -> Line:

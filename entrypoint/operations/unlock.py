@@ -212,7 +212,7 @@ def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> Non
     now = holder.observe(session, unlock.place, unlock.settings.role, Deadline(_PATIENCE), unlock.sight.application)
     before = unlock.sight.row.token if unlock.sight.row else None
     if now.row is not None and now.row.held and (now.row.token != before or now.row.legacy):
-        say(f"Somebody else has taken the lock since: {describe_holder(now.row)}.")
+        say(f"Somebody else has taken the lock since: {visible(describe_holder(now.row))}.")
         return
     if now.held or any(backend.guards and backend.application == unlock.sight.application for backend in now.backends):
         raise LockHeldError("The lock is still held", remedy="entrypoint unlock shows by whom.")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
 import pytest
 
-from entrypoint.redaction import Redactor, mask_quoted, secrets_of
+from entrypoint import redaction
+from entrypoint.redaction import Redactor, mask_quoted, may_hold_password, secrets_of, visible, visible_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.mark.parametrize(
@@ -131,3 +138,90 @@ def test_values_of_every_depth() -> None:
     value = {"a": ["secret", ("x", {"b": "my secret"})], "n": 1, "none": None, "f": 0.5, "yes": True}
     assert redactor.value(value) == {"a": ["***", ["x", {"b": "my ***"}]], "n": 1, "none": None, "f": 0.5, "yes": True}
     assert redactor.mapping({"url": "postgresql://u:secret@h"}) == {"url": "postgresql://u:***@h"}
+
+
+@pytest.mark.case("C3")
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgresql://u:secret@h/d", "postgresql://u:***@h/d"),
+        ("no postgresql://u:se'cret@h, but", "no postgresql://u:***@h, but"),
+        ("'postgres://:secret@h'", "'postgres://:***@h'"),
+        ("postgresql://u:sec@ret/x@h/d", "postgresql://u:***@h/d"),
+        ("amqp://u:secret@h", "amqp://u:***@h"),
+        ("see https://example.org:8080/a", "see https://example.org:8080/a"),
+        ("postgresql://u@h/d", "postgresql://u@h/d"),
+    ],
+)
+def test_passwords_in_addresses(text: str, masked: str) -> None:
+    assert Redactor().text(text) == masked
+
+
+@pytest.mark.case("C3")
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:p@h' PUBLICATION p", True),
+        ("CREATE SUBSCRIPTION s CONNECTION 'host=h password=p' PUBLICATION p", True),
+        ("CREATE TABLE t (a text DEFAULT 'postgresql://u:p w@h')", True),
+        ("ALTER TABLE t ALTER a SET DEFAULT 'host=h password = p'", True),
+        ("CREATE USER MAPPING FOR u SERVER s OPTIONS (sslpassword 'x')", True),
+        ("CREATE TABLE users (password text NOT NULL)", False),
+        ("CREATE INDEX ON password_resets (token)", False),
+        ("INSERT INTO links VALUES ('https://example.org/a')", False),
+    ],
+)
+def test_statements_that_may_hold_a_password(statement: str, expected: bool) -> None:  # noqa: FBT001
+    assert may_hold_password(statement) == expected
+
+
+@pytest.fixture
+def known() -> Iterator[None]:
+    redaction.know(["right", "Aq3Zr9Kw7Lm2", "1"])
+    yield
+    redaction.know([])
+
+
+@pytest.mark.case("C5")
+@pytest.mark.usefixtures("known")
+def test_ours_and_foreign() -> None:
+    assert redaction.foreign("all right, 1") == "all ***, ***"
+    assert redaction.foreign_values({"a": ["right"], "n": 1}) == {"a": ["***"], "n": 1}
+    # The net below the doors: a generated password, which no sentence of ours could have in it.
+    assert redaction.catch("all right, 1: Aq3Zr9Kw7Lm2") == "all right, 1: ***"
+    assert redaction.catch_values({"a": ["right", "Aq3Zr9Kw7Lm2"]}) == {"a": ["right", "***"]}
+
+
+@pytest.mark.case("C5")
+@pytest.mark.usefixtures("known")
+def test_a_report_that_was_read_back() -> None:
+    report = "002_right.sql:1: ERROR:  not right\nLINE 1: SELECT right\nSQLSTATE:  42601\nDETAIL:  1"
+    assert redaction.foreign_report(report, "002_right.sql") == (
+        "002_right.sql:1: ERROR:  not ***\nLINE 1: SELECT ***\nSQLSTATE:  42601\nDETAIL:  ***"
+    )
+
+
+@pytest.mark.case("C7")
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain \N{EURO SIGN}", "plain \N{EURO SIGN}"),
+        ("a\x1b[2J\x07", "a\\x1b[2J\\x07"),
+        ("one\ntwo\r", "one\\ntwo\\r"),
+        ("\u202egnp\u2066\u2028", "\\u202egnp\\u2066\\u2028"),
+        ("\x9b1m", "\\x9b1m"),
+        ("\udcff", "\\udcff"),
+        ("a\tb\u00a0c", "a\tb\u00a0c"),
+    ],
+)
+def test_what_a_terminal_would_obey(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@pytest.mark.case("C7")
+def test_json_says_the_same() -> None:
+    value = "a\x1b\x9b\u202e\u2028\U000e0001 \N{EURO SIGN}"
+    shown = visible_json(json.dumps({"a": value}, ensure_ascii=False, indent=2))
+    assert json.loads(shown) == {"a": value}
+    assert all(line.isprintable() for line in shown.splitlines())
+    assert "\N{EURO SIGN}" in shown
