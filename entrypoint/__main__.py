@@ -37,6 +37,7 @@ def main() -> NoReturn:
     signals.install()
     try:
         code = run_command(sys.argv[1:], os.environ, inherited)
+        signals.raise_received()  # Its exception may have been replaced by an error of the clean-up.
     except signals.Interrupted as interrupted:
         code = _interrupted(interrupted)
     except SystemExit as end:  # argparse's, after --help and --version

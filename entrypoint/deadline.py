@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from time import monotonic, sleep
 
+from entrypoint import signals
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Thread
 
 
 SLICE = 0.2
@@ -53,3 +56,28 @@ def pause(seconds: float) -> None:
     end = Deadline(seconds)
     while not end.passed():
         sleep(min(end.remaining(), SLICE))
+        signals.raise_lost()
+
+
+def sliced(wait: Callable[[float], bool], seconds: float) -> bool:
+    """Wait for so long, in slices, with a `wait` that takes a time-out in seconds and tells whether it was to use.
+
+    Return what it told last.
+    """
+    end = Deadline(seconds)
+    while True:
+        if wait(min(end.remaining(), SLICE)):
+            return True
+        signals.raise_lost()
+        if end.passed():
+            return False
+
+
+def joined(thread: Thread, seconds: float) -> bool:
+    """Wait for a thread's end for so long, in slices; tell whether it has ended."""
+
+    def wait(slice_: float) -> bool:
+        thread.join(slice_)
+        return not thread.is_alive()
+
+    return sliced(wait, seconds)

@@ -77,10 +77,14 @@ def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: I
     """
     for descriptor in _open_descriptors() - inherited.descriptors:
         _close_on_exec(descriptor)
-    signals.block_only(inherited.mask)
+    # Whatever has come by now ends us here. What comes from here on waits until the signals have their defaults.
+    signals.hold()
+    signals.raise_received()
     signals.ignore_nothing_of_pythons()
     if os.getpid() != 1:
         signals.restore()
+    signals.block_only(inherited.mask)
+    signals.raise_received()
     words = [os.fsencode(word) for word in command]
     try:
         _execute(words, environment)

@@ -20,6 +20,7 @@ import threading
 import time
 
 from entrypoint import logs, phase
+from entrypoint.deadline import joined
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -182,8 +183,7 @@ class Probe:
             return
         self._stopped = True
         os.write(self._waker, b"!")
-        self._thread.join(_STOP)
-        if not self._thread.is_alive():  # else exec closes everything
+        if joined(self._thread, _STOP):  # else exec closes everything
             self._close()
 
     def _close(self) -> None:

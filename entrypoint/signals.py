@@ -4,6 +4,11 @@ The first signal raises `Interrupted` in the main thread, and every clean-up on 
 watchdog thread ends the process if that takes too long all the same, for example because a C library does not
 return. A second signal does not wait at all.
 
+An exception can go lost: Python drops what is raised in a callback of C code, in `__del__` or in a weak reference's
+callback, and a clean-up may replace it with an error of its own. So a signal is remembered, too. Every slice of a wait
+raises an exception that went lost (`raise_lost`), and nothing new is begun once a signal has come, least of all the
+application (`raise_received`).
+
 Signals that were ignored when the program started (as `nohup` and a shell's background jobs leave them) stay
 ignored. As pid 1 a signal without a handler is ignored by the kernel, so the handlers are installed first of all.
 """
@@ -12,6 +17,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import sys
 import time
 
 TYPE_CHECKING = False
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
     from types import FrameType
+    from typing import Literal
 else:
     # What `signal` is made of. `signal` itself adds enumerations, and to import those takes 4 ms of every start
     # (docs/startup-cost.md).
@@ -44,7 +51,49 @@ class Interrupted(BaseException):
 
 
 _received: int | None = None
+_lost = False
+"""Whether somebody is to raise the exception for what was received."""
+_in_callback_of_c = False
+_main_thread: int | None = None
 _heir: Callable[[int], object] | None = None
+
+
+class NotInCallbacks:
+    """`with NotInCallbacks():` around a call of a C library that calls us back: a signal raises behind it, not within.
+
+    psycopg's notice receiver, for one, is left half way by an exception, with a result that is then freed twice.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        global _in_callback_of_c  # noqa: PLW0603 - signal handlers belong to the process, and so does this
+        if _thread.get_ident() == _main_thread:  # Handlers run there and nowhere else.
+            _in_callback_of_c = True
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        global _in_callback_of_c  # noqa: PLW0603 - as above
+        if _thread.get_ident() == _main_thread:
+            _in_callback_of_c = False
+            raise_lost()
+        return False
+
+
+def raise_lost() -> None:
+    """Raise `Interrupted`, in the main thread, if a signal has come and its exception went lost or was put off."""
+    global _lost  # noqa: PLW0603 - as above
+    if _lost and _received is not None and _thread.get_ident() == _main_thread:
+        _lost = False
+        raise Interrupted(_received)
+
+
+def raise_received() -> None:
+    """Raise `Interrupted`, in the main thread, if a signal has come, whatever became of its exception.
+
+    Call it before something new is begun, and not while cleaning up.
+    """
+    if _received is not None and _heir is None and _thread.get_ident() == _main_thread:
+        raise Interrupted(_received)
 
 
 def blocked() -> frozenset[int]:
@@ -71,8 +120,16 @@ def ignore_broken_pipes() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
+def hold() -> None:
+    """Block the signals that end the program, in this thread: one that comes now waits, or ends the application."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
 def install() -> None:
     """Handle the signals that end the program. Call it once, in the main thread, as early as possible."""
+    global _main_thread  # noqa: PLW0603 - signal handlers belong to the process, and so does this
+    _main_thread = _thread.get_ident()
+    sys.unraisablehook = _hear_of_what_went_lost
     for signum in HANDLED:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, _handle)
@@ -103,19 +160,31 @@ def _do_nothing(_signum: int, _frame: FrameType | None) -> None:
 
 
 def _handle(signum: int, _frame: FrameType | None) -> None:
-    global _received  # noqa: PLW0603 - signal handlers belong to the process, and so does this
+    global _received, _lost  # noqa: PLW0603 - signal handlers belong to the process, and so do these
     if _received is not None:
         os._exit(128 + signum)
     _received = signum
-    try:
+    put_off = _in_callback_of_c and _heir is None
+    try:  # noqa: SIM105 - nothing is imported here, not even contextlib
         # Not `threading`: nothing must be imported here, as the signal may have come in the middle of that import.
         _thread.start_new_thread(_end_after_a_while, (128 + signum,))
-    except RuntimeError:  # No thread is to be had; the clean-up has bounds of its own.
-        if _heir is None:
-            raise Interrupted(signum) from None
-    if _heir is None:
+    except RuntimeError:
+        pass  # No thread is to be had; the clean-up has bounds of its own.
+    if put_off:
+        _lost = True
+    elif _heir is None:
         raise Interrupted(signum)
-    _heir(signum)
+    else:
+        _heir(signum)
+
+
+def _hear_of_what_went_lost(unraisable: sys.UnraisableHookArgs) -> None:
+    """Note an exception of ours that Python has to drop, instead of showing it."""
+    global _lost  # noqa: PLW0603 - as above
+    if issubclass(unraisable.exc_type, Interrupted):
+        _lost = True
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _end_after_a_while(code: int) -> None:

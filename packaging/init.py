@@ -3,6 +3,7 @@
 That one imports importlib.util and with it `re`, `typing` and others, which an up-to-date start does without.
 """
 
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
 else:
     # What `signal` is made of; see entrypoint/signals.py.
     import _signal as signal
+
+# As in bin/entrypoint, until `main` has handlers of its own.
+for number in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, lambda signum, _frame: os._exit(128 + signum))
 
 # The convention of those who freeze programs; entrypoint/backup/waiting.py asks for it.
 sys.frozen = True  # type: ignore[attr-defined]

@@ -612,8 +612,10 @@ def test_a_login_without_rights_of_its_own_is_watched(scene: Scene) -> None:
         assert told(run).outcome == "failed"
 
 
+@pytest.mark.case("B12")
+@pytest.mark.parametrize("locked_at", ["now() - interval '1 minute'", "NULL"], ids=["held", "freed by an operator"])
 @pytest.mark.parametrize("inherits", ["NOINHERIT", "INHERIT"])
-def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: str) -> None:
+def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: str, locked_at: str) -> None:
     """The row belongs to the role, and the session to the login, whose member the role is not."""
     owner, login = make_roles(scene, inherits)
     url = scene.database.server.url(scene.database.name, user=login)
@@ -625,7 +627,7 @@ def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: 
     place = ledger.find(worker, None, deadline)
     guard.query(f"BEGIN; SELECT pg_try_advisory_xact_lock({place.lock_key})", deadline)
     scene.database.execute(
-        "UPDATE migration_lock SET token = 'f00d.1', locked_at = now() - interval '1 minute', progress_at = NULL"
+        f"UPDATE migration_lock SET token = 'f00d.1', locked_at = {locked_at}, locked_by = NULL, progress_at = NULL"
     )
     begin = transactions.begin(deadline, server_version=worker.server_version, lock_timeout_ms=1000, role=owner)
     guarded = cast("lock.Guard", SimpleNamespace(backend_pid=guard.login_pid))

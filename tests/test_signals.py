@@ -459,3 +459,157 @@ except signals.Interrupted as interrupted:
     sys.exit(interrupted.exit_code)
 """
     assert run_program([sys.executable, "-c", script]).wait() == 143
+
+
+# --- Where an exception goes lost -----------------------------------------------------------------------
+
+
+NOTICES = """\
+CREATE TABLE half_done (id integer);
+DO $$ BEGIN FOR i IN 1..400000 LOOP RAISE NOTICE 'row %', i; END LOOP; END $$;
+"""
+
+
+@BOTH
+@pytest.mark.case("B1")
+def test_while_notices_come(
+    run_entrypoint: Start, database: Database, migrations_dir: Path, number: signal.Signals
+) -> None:
+    """Libpq hands notices over in a callback, and what is raised in a callback of C code is lost."""
+    write_migrations(migrations_dir, {"001_half_done.sql": NOTICES})
+    run = run_entrypoint(*application(), env={"DATABASE_URL": database.url})
+    run.until("migration.notice")
+    assert interrupt(run, number) < PROMISE
+    nothing_half_done(database)
+
+
+def loses_the_exception(how: str) -> str:
+    """Return a program that gets a signal where Python drops what is raised, and waits in our way afterwards."""
+    return f"""\
+import os, signal, sys, time, weakref
+from entrypoint import signals
+from entrypoint.deadline import pause
+
+class Thing:
+    pass
+
+def send(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000):
+        pass  # The handler runs between two of these, at the latest.
+
+signals.install()
+{how}
+began = time.monotonic()
+try:
+    {{then}}
+except signals.Interrupted as interrupted:
+    assert time.monotonic() - began < 0.5
+    sys.exit(interrupted.exit_code)
+"""
+
+
+@pytest.mark.case("B1")
+@pytest.mark.parametrize("then", ["pause(1.2)", "signals.raise_received()"], ids=["slice", "hand-over"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "Thing.__del__ = send; thing = Thing(); del thing",
+        "thing = Thing(); reference = weakref.ref(thing, send); del thing",
+        "import ctypes; ctypes.CFUNCTYPE(None)(send)()",
+        "import ctypes; call = ctypes.CFUNCTYPE(ctypes.c_int)(lambda: send() or 1); call()",
+    ],
+    ids=["__del__", "weakref", "ctypes", "ctypes with a result"],
+)
+def test_an_exception_that_python_drops(run_program: Callable[..., Run], how: str, then: str) -> None:
+    run = run_program([sys.executable, "-c", loses_the_exception(how).replace("{then}", then)])
+    assert run.wait() == 143, run.report()
+    assert "Traceback" not in run.stderr, run.report()
+
+
+@pytest.mark.case("B1")
+def test_an_exception_that_a_clean_up_replaces(run_program: Callable[..., Run]) -> None:
+    how = """\
+try:
+    try:
+        send()
+    finally:
+        raise ValueError
+except ValueError:
+    pass
+"""
+    script = loses_the_exception(how).replace("{then}", "signals.raise_received()")
+    run = run_program([sys.executable, "-c", script])
+    assert run.wait() == 143, run.report()
+
+
+@pytest.mark.case("B1")
+def test_nothing_is_raised_in_a_callback_of_c(run_program: Callable[..., Run]) -> None:
+    script = """\
+import os, signal, sys
+from entrypoint import signals
+signals.install()
+try:
+    with signals.NotInCallbacks():
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+        print("whole", flush=True)
+except signals.Interrupted as interrupted:
+    sys.exit(interrupted.exit_code)
+"""
+    run = run_program([sys.executable, "-c", script])
+    assert run.wait() == 143, run.report()
+    assert run.stdout == "whole\n"
+
+
+@pytest.mark.case("B1")
+def test_the_application_is_not_started_once_a_signal_has_come(run_program: Callable[..., Run]) -> None:
+    script = """\
+import os, signal, sys
+from entrypoint import handover, signals
+inherited = handover.inherit()
+signals.install()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000):
+        pass
+except signals.Interrupted:
+    pass
+try:
+    handover.hand_over(["echo", "started"], inherited.environment, inherited)
+except signals.Interrupted as interrupted:
+    os._exit(interrupted.exit_code)
+"""
+    run = run_program([sys.executable, "-c", script])
+    assert run.wait() == 143, run.report()
+    assert run.stdout == ""
+
+
+# --- Before `main` --------------------------------------------------------------------------------------
+
+COMMAND = Path(__file__).parents[1] / "bin" / "entrypoint"
+
+
+@BOTH
+@pytest.mark.case("D14")
+@pytest.mark.parametrize("module", ["entrypoint", "entrypoint.__main__", "entrypoint.handover", "entrypoint.signals"])
+def test_while_the_program_is_imported(run_program: Callable[..., Run], module: str, number: signal.Signals) -> None:
+    script = f"""\
+import os, runpy, signal, sys
+
+class Sender:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), {int(number)})
+            for _ in range(1000):
+                pass
+
+sys.meta_path.insert(0, Sender)
+sys.argv = ["entrypoint", "--version"]
+runpy.run_path({str(COMMAND)!r}, run_name="__main__")
+"""
+    run = run_program([sys.executable, "-c", script])
+    assert run.wait() == 128 + number, run.report()
+    assert run.stderr == ""

@@ -11,6 +11,8 @@ import threading
 import time
 from typing import NamedTuple, TypeVar
 
+from entrypoint import signals
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +47,8 @@ class Patience:
         self._next = time.monotonic() + _LOOK_EVERY
 
     def check(self) -> None:
-        """Raise OutOfTime or what `look` raises."""
+        """Raise OutOfTime or what `look` raises; or a signal's exception that went lost."""
+        signals.raise_lost()
         if self.deadline.passed():
             raise OutOfTime
         if time.monotonic() >= self._next:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import select
 import threading
-from typing import NamedTuple
+from collections import deque
+from typing import NamedTuple, TypeVar
 
 import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
+from entrypoint import signals
 from entrypoint.database.answers import Notice, StatementError, connection_lost
-from entrypoint.deadline import SLICE, Deadline
+from entrypoint.deadline import SLICE, Deadline, joined
 from entrypoint.errors import ConnectionLostError
 from entrypoint.redaction import foreign
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
     from entrypoint.database.answers import Row
+
+_T = TypeVar("_T")
 
 # How long a cancelled statement may take to end before its connection is abandoned, the request included.
 _SETTLE = 0.8
@@ -65,6 +69,8 @@ class Session:
         """As in 160014 for 16.14."""
         self.on_notice: Callable[[Notice], None] | None = None
         """What to do with the server's notices; without it they are dropped."""
+        self._notices: deque[Notice] = deque()
+        """What libpq has handed over and nobody has seen yet."""
         self._pgconn.notice_handler = self._receive_notice
 
     @property
@@ -137,7 +143,7 @@ class Session:
         # In a thread, because libpq before 17 cannot cancel without blocking.
         thread = threading.Thread(target=work, name="cancel", daemon=True)
         thread.start()
-        thread.join(seconds)
+        joined(thread, seconds)
 
     def rollback(self, deadline: Deadline) -> None:
         """End the transaction, if one is open. If that does not work the connection is abandoned; never raises."""
@@ -197,10 +203,10 @@ class Session:
         statement = 0
         while True:
             try:
-                while pgconn.is_busy():
+                while self._parse(pgconn.is_busy):
                     self._wait(select.POLLIN, deadline)
                     pgconn.consume_input()
-                result = pgconn.get_result()
+                result = self._parse(pgconn.get_result)
             except psycopg.OperationalError:
                 if failed is None:
                     raise
@@ -221,6 +227,7 @@ class Session:
         while True:
             passed = deadline.passed()
             ready = self._poll.poll(min(deadline.remaining(), SLICE) * 1000)
+            signals.raise_lost()
             if ready:
                 return ready[0][1]
             if passed:
@@ -245,9 +252,22 @@ class Session:
         except (psycopg.OperationalError, ConnectionLostError):
             self.abandon()
 
+    def _parse(self, step: Callable[[], _T]) -> _T:
+        """Let libpq read on in what has arrived, and hand over the notices that it finds.
+
+        It calls `_receive_notice`, where nothing may be raised; so that only takes them down.
+        """
+        with signals.NotInCallbacks():
+            answer = step()
+        while self._notices:
+            notice = self._notices.popleft()
+            if self.on_notice is not None:
+                self.on_notice(notice)
+        return answer
+
     def _receive_notice(self, result: PGresult) -> None:
         if self.on_notice is not None:
-            self.on_notice(Notice.of(result))
+            self._notices.append(Notice.of(result))
 
 
 def _rows(result: PGresult) -> list[Row]:

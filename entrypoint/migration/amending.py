@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, LedgerChangedError, MigrationError
 from entrypoint.migration import ledger, transactions
 from entrypoint.migration.contention import Contender
@@ -71,7 +70,7 @@ def _until_it_is_in(assignment: Assignment, lease: Lease, amendment: Amendment, 
                 f"the ledger could not be changed yet: {error.primary}; trying again",
                 sqlstate=error.sqlstate,
             )
-            time.sleep(min(_PAUSE, deadline.remaining()))
+            pause(min(_PAUSE, deadline.remaining()))
         else:
             return
 

@@ -9,12 +9,12 @@ import time
 from random import uniform
 from typing import NamedTuple
 
-from entrypoint import logs, phase
+from entrypoint import logs, phase, signals
 from entrypoint.clocks import WAITING
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
 from entrypoint.migration import ledger, lock, progress
 from entrypoint.migration.faults import refused
@@ -107,6 +107,7 @@ class Contender:
         deadline = self._clocks.turn_to(WAITING)
         try:
             while True:
+                signals.raise_received()
                 lease, done = self._look_and_try(deadline)
                 if lease is not None or done:
                     return lease
@@ -115,8 +116,8 @@ class Contender:
                 self.waited = True
                 if self._short_of_connections:
                     self._drop_session()
-                pause = _SHORT_PAUSE if self._fenced.seconds() > 0 else uniform(*_PAUSE)
-                time.sleep(min(pause, deadline.remaining()))
+                seconds = _SHORT_PAUSE if self._fenced.seconds() > 0 else uniform(*_PAUSE)
+                pause(min(seconds, deadline.remaining()))
         finally:
             self._assignment.board.waiting_for = ""
 

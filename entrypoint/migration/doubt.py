@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
 from entrypoint.database.quoting import literal
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration import session_state
 
@@ -59,7 +57,7 @@ def settle(
             verdict = None  # Not there at the moment.
         if verdict is not None:
             return verdict
-        time.sleep(min(_PAUSE, deadline.remaining()))
+        pause(min(_PAUSE, deadline.remaining()))
     return "unknown"
 
 

@@ -8,7 +8,7 @@ import time
 from random import uniform
 from typing import NamedTuple
 
-from entrypoint import logs, phase
+from entrypoint import logs, phase, signals
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
@@ -169,6 +169,7 @@ class Leader:
         attempt = 1
         self._blocked = ""
         while True:
+            signals.raise_received()
             if task.deadline.passed():
                 raise self._out_of_time(task)
             try:
@@ -308,7 +309,7 @@ class Leader:
             return self._out_of_time(task)
         if lost.sqlstate is None or not classify.stopped_by_operator(lost.sqlstate):
             return lost
-        if self._lease.guard_was_lost(_NOTICE):
+        if self._lease.guard_lost_lately(_NOTICE):
             return self._lease.lost()
         patience = task.deadline.within(_RECONNECT_PATIENCE).remaining()
         if server_restarted(self._lease.place, self._assignment.target, patience):

@@ -23,7 +23,7 @@ from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
 from entrypoint.database.quoting import identifier, literal
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, joined, pause, sliced
 from entrypoint.errors import ConnectionLostError, LeaseLostError
 from entrypoint.migration import bookkeeping, ledger, session_state, transactions
 
@@ -52,6 +52,9 @@ _SILENT = 10
 _BREAK = 2.5
 # To open the guard's connection, even if the waiting is nearly over.
 _LEAST_CONNECT = 0.5
+# What ended the guard's session and what ended the worker's are one and the same if there is no more between them.
+_LATELY = 1.0
+_NEVER = float("-inf")
 # For each of our own short statements about the lock.
 _PATIENCE = 10.0
 _SHORT_LOCK_TIMEOUT_MS = 2_000
@@ -108,6 +111,7 @@ class Guard:
         """Which server process holds the lock, once it is taken."""
         self.was_lost = threading.Event()
         """Whether the lock was lost, even if it has been won back."""
+        self._lost_at = _NEVER
 
     def try_lock(self, deadline: Deadline) -> bool:
         """Take the lock if nobody holds it; do not wait."""
@@ -119,7 +123,19 @@ class Guard:
 
     def held_within(self, seconds: float) -> bool:
         """Tell whether the lock is held, or is won back within so many seconds."""
-        return self._held.wait(seconds)
+        return sliced(self._held.wait, seconds)
+
+    def lost_lately(self, seconds: float) -> bool:
+        """Tell whether the lock is lost, or was a moment ago, or is within so many seconds."""
+
+        def wait(slice_: float) -> bool:
+            pause(slice_)
+            return lost()
+
+        def lost() -> bool:
+            return not self._held.is_set() or time.monotonic() - self._lost_at < _LATELY
+
+        return lost() or sliced(wait, seconds)
 
     def release(self) -> None:
         """Let the lock go, at once if the server answers; otherwise it ends with the connection."""
@@ -129,7 +145,7 @@ class Guard:
         else:
             os.write(self._waker, b"!")
             # Not for ever: a thread that waits for the server's answer ends when it has it, or with the process.
-            self._thread.join(_STOP)
+            joined(self._thread, _STOP)
         if not self._thread.is_alive():
             os.close(self._waker)
             os.close(self._wakened)
@@ -173,7 +189,7 @@ class Guard:
                 self._session.abandon()
                 if self._held.is_set() and not self._released.is_set():
                     self._held.clear()
-                    self.was_lost.set()
+                    self._lost_at = time.monotonic()
                     logs.event(logs.WARNING, "lock.guard_lost", f"the guard of the migration lock is gone: {error}")
                 self._released.wait(_WIN_BACK_PAUSE)
 
@@ -212,7 +228,11 @@ class Lease:
 
     def guard_was_lost(self, seconds: float) -> bool:
         """Tell whether the guard was lost, now or earlier; give its thread so many seconds to notice."""
-        return self._guard.was_lost.wait(seconds)
+        return sliced(self._guard.was_lost.wait, seconds)
+
+    def guard_lost_lately(self, seconds: float) -> bool:
+        """Tell whether the guard is lost, or was just now and is back; give its thread so many seconds to notice."""
+        return self._guard.lost_lately(seconds)
 
     def check_guard(self) -> None:
         """Give a guard that was lost a moment to be won back. Raises LeaseLostError if it is not."""
@@ -474,7 +494,9 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, fenced:
                    pg_catalog.set_config('entrypoint.zombie', pg_catalog.split_part(l.token, '.', 1), true)
             FROM {place.table("migration_lock")} l
             WHERE l.id = 1
-                AND greatest(l.locked_at, l.progress_at) < pg_catalog.clock_timestamp() - interval '{_SILENT} seconds';
+                -- Neither is known of one that an operator has freed before it showed any progress.
+                AND coalesce(greatest(l.locked_at, l.progress_at), '-infinity')
+                    < pg_catalog.clock_timestamp() - interval '{_SILENT} seconds';
             SET LOCAL ROLE NONE;
             SELECT count(pg_catalog.pg_terminate_backend(a.pid))
             FROM pg_catalog.pg_stat_activity a
@@ -501,10 +523,10 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, fenced:
         logs.event(
             logs.WARNING,
             "lock.ended_zombie",
-            f"the last holder of the migration lock, {holder} (process {process_id}), does not answer any more; "
-            f"ended its {ended} session(s)",
+            f"the last holder of the migration lock, {f'{holder} (process {process_id})' if holder else 'which an '}"
+            f"{'' if holder else 'operator has freed'}, does not answer any more; ended its {ended} session(s)",
             holder=holder,
-            process_id=int(process_id or 0),
+            process_id=int(process_id) if process_id else None,
         )
 
 

@@ -6,12 +6,10 @@ parser has seen, and what it committed is in, whatever the statement behind that
 
 from __future__ import annotations
 
-import time
-
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
 from entrypoint.database.quoting import literal
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, MigrationFailedError
 from entrypoint.migration.attempt import GRACE
 
@@ -96,7 +94,7 @@ def ask_again(target: Target, trace: Trace, deadline: Deadline) -> bool | None:
         except (Failure, StatementError, ConnectionLostError):
             pass
         if verdict is None:
-            time.sleep(min(_PAUSE, deadline.remaining()))
+            pause(min(_PAUSE, deadline.remaining()))
     return verdict
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from entrypoint.deadline import SLICE, joined
 from entrypoint.migration import directives
 from entrypoint.migration.foreign import mark_in
 from entrypoint.migration.scanner import Fault, Statement, scan, skip, words
@@ -527,5 +528,6 @@ def _parse(text: str) -> list[dict[str, Any]] | SyntaxComplaint | None:
             threading.stack_size(before)
     except (RuntimeError, ValueError):  # no memory or no process left for it
         return None
-    thread.join()
+    while not joined(thread, SLICE):
+        pass
     return answers[0] if answers else None

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from entrypoint import logs, phase
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, joined, sliced
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration import blockers, progress
 from entrypoint.migration.blockers import Waits
@@ -97,12 +97,12 @@ class Watcher:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        self._thread.join(0.5)
+        joined(self._thread, 0.5)
 
     def stand_down(self) -> Watched:
         """Return what was seen of the attempt that has just ended. No cancel of the watcher's comes after this."""
         # If the server does not even answer the watcher within this time, a late cancel is the least of all worries.
-        locked = self._cancelling.acquire(timeout=_STAND_DOWN)
+        locked = sliced(lambda seconds: self._cancelling.acquire(timeout=seconds), _STAND_DOWN)
         try:
             activity, self._board.activity = self._board.activity, None
             mine = activity is not None and self._attempt is not None and activity.began == self._attempt.began

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from typing import Any
 
+from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConfigurationError
 from entrypoint.operations.findings import Finding
 from entrypoint.redaction import foreign
@@ -152,13 +153,23 @@ def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
                 # database's address.
                 env={"PATH": os.environ.get("PATH", os.defpath)},
             )
-        output, errors = process.communicate(timeout=_PATIENCE)
+        output, errors = _output_of(process, Deadline(_PATIENCE))
     except BaseException:
         if process is not None:
             process.kill()
             process.wait()
         raise
     return process.returncode, output, errors
+
+
+def _output_of(process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[bytes, bytes]:
+    """Read both to their ends, in slices. Raises subprocess.TimeoutExpired."""
+    while True:
+        try:
+            return process.communicate(timeout=min(deadline.remaining(), SLICE))
+        except subprocess.TimeoutExpired:
+            if deadline.passed():
+                raise
 
 
 @contextlib.contextmanager

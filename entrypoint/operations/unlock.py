@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect, target
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import LedgerChangedError, LockHeldError
 from entrypoint.migration import holder, ledger
 from entrypoint.migration.contention import describe_holder
@@ -64,7 +63,7 @@ def look(settings: Settings) -> Unlock:
         patience = Deadline(_INSTANT)
         sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
         while sight.held and sight.taken_by_another and not patience.passed():
-            time.sleep(_LOOK_AGAIN)
+            pause(_LOOK_AGAIN)
             sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
     except StatementError as error:
         raise refused(error, "the lock could not be looked at") from error
@@ -182,7 +181,7 @@ def _wait_until_gone(session: Session, unlock: Unlock, suspects: set[int], deadl
         left = _left(session, unlock, suspects)
         if late or not left:
             return left
-        time.sleep(_LOOK_AGAIN)
+        pause(_LOOK_AGAIN)
 
 
 def _end_sessions(session: Session, unlock: Unlock, left: list[Backend], say: Callable[[str], None]) -> None:

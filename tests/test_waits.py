@@ -1,0 +1,96 @@
+"""The main thread waits in slices only: read from the source, as a signal in the wrong instant is hard to come by.
+
+A signal that another thread receives, or that comes just before a call of the kernel, does not end that call. So no
+wait of the main thread is longer than `deadline.SLICE`; `deadline` has the means, and this test the exceptions.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import entrypoint
+
+PACKAGE = Path(entrypoint.__file__).parent
+
+WAITS = {"sleep", "wait", "join", "acquire", "poll", "communicate", "select"}
+
+# Where else something waits, and why that does no harm.
+ALLOWED = {
+    ("deadline.py", "pause"): "a slice",
+    ("deadline.py", "wait"): "given to sliced",
+    ("signals.py", "_end_after_a_while"): "a thread of its own, the watchdog",
+    ("database/libpq.py", "_ready"): "a thread of its own, the first look's",
+    ("database/session.py", "wait_for_end"): "the guard's thread",
+    ("database/session.py", "_wait"): "a slice",
+    ("migration/first_look.py", "__init__"): "takes a lock that nobody else has; then waits for less than a slice",
+    ("migration/first_look.py", "answer"): "a slice",
+    ("migration/lock.py", "_keep_until_released"): "the guard's thread",
+    ("migration/watcher.py", "_watch"): "the watcher's thread",
+    ("migration/watcher.py", "stand_down"): "given to deadline.sliced",
+    ("backup/waiting.py", "sleep"): "a tick",
+    ("backup/waiting.py", "run"): "a tick",
+    ("backup/waiting.py", "_end"): "subprocess looks every 50 ms, and so lets signals through",
+    ("backup/store.py", "reserve"): "a millisecond",
+    ("operations/lint.py", "_output_of"): "a slice",
+    ("operations/lint.py", "_run"): "after SIGKILL",
+    ("probe.py", "_turn"): "the probe's thread",
+    ("probe.py", "_accept"): "the probe's thread",
+}
+# No waits of the kernel, but functions of ours with such a name.
+OURS = {("migration/migrator.py", "under_lock"), ("migration/rehearsal.py", "rehearse"), ("backup/dump.py", "_dump")}
+OURS |= {("operations/wait.py", "wait_for_database"), ("operations/wait.py", "wait_for_schema")}
+# The service has an event loop, which signals wake, and threads.
+ELSEWHERE = ("service/",)
+
+
+def waits_in(path: Path) -> list[tuple[str, int, str]]:
+    """Return the calls in a module that may wait: in which function, at which line, and which."""
+    found: list[tuple[str, int, str]] = []
+
+    def walk(node: ast.AST, function: str) -> None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            function = node.name
+        if isinstance(node, ast.Call) and (name := _name(node.func)):
+            found.append((function, node.lineno, name))
+        for child in ast.iter_child_nodes(node):
+            walk(child, function)
+
+    walk(ast.parse(path.read_text(encoding="utf-8")), "")
+    return found
+
+
+def _name(function: ast.expr) -> str | None:
+    """Return the name of what is called, if it is one that waits."""
+    if isinstance(function, ast.Name):
+        return function.id if function.id == "sleep" else None
+    if not isinstance(function, ast.Attribute) or function.attr not in WAITS:
+        return None
+    whose = function.value
+    text = isinstance(whose, ast.Constant | ast.JoinedStr)  # ", ".join(…)
+    path = isinstance(whose, ast.Attribute) and whose.attr == "path"  # os.path.join(…)
+    ours = (
+        function.attr == "poll" and isinstance(whose, ast.Name) and whose.id in {"select", "process"}
+    )  # makes or asks
+    return None if text or path or ours else function.attr
+
+
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if not str(path.relative_to(PACKAGE)).startswith(ELSEWHERE)]
+
+
+@pytest.mark.case("B12")
+def test_the_main_thread_waits_in_slices() -> None:
+    strangers = [
+        f"{path.relative_to(PACKAGE)}:{line}: {name} in {function or 'the module'}"
+        for path in MODULES
+        for function, line, name in waits_in(path)
+        if (str(path.relative_to(PACKAGE)), function) not in ALLOWED.keys() | OURS
+    ]
+    assert not strangers, "use deadline.pause, deadline.sliced or deadline.joined:\n" + "\n".join(strangers)
+
+
+def test_each_exception_is_in_use() -> None:
+    used = {(str(path.relative_to(PACKAGE)), function) for path in MODULES for function, _line, _name in waits_in(path)}
+    assert (ALLOWED.keys() | OURS) - used == set()
