@@ -15,6 +15,7 @@ import pytest
 import entrypoint
 from demo.postgres import HOST, free_port
 from kit.migrations import write_migrations
+from kit.processes import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,6 +105,55 @@ def test_what_others_wrote_into_the_tables(
             assert not unseen(said)
     serving = serve(url)
     assert CANARY not in serving.ask().body.decode() + serving.run.stderr
+
+
+@pytest.mark.case("C5")
+def test_what_a_blocker_calls_itself(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"001_a.sql": "LOCK TABLE busy;"})
+    database.execute("CREATE TABLE busy ()")
+    env = {
+        "DATABASE_URL": with_password(database, CANARY),
+        "LOG_LEVEL": "debug",
+        "MIGRATION_DDL_LOCK_TIMEOUT_MS": "9000",
+    }
+    with database.connect(application_name=f"psql {CANARY}") as other:
+        with other.transaction():
+            other.execute(f'SELECT 1 AS "{CANARY}" FROM busy')
+            run = run_entrypoint("migrate", env=env)
+            run.until("migration.blocked")
+            told = "SELECT progress_detail::text FROM migration_lock WHERE progress_detail::text LIKE '%blocked_by%'"
+            shown = str(until(lambda: database.rows(told), 10, "the blocker in the lock's row"))
+            shown += output(run_entrypoint("status", env=env)) + output(run_entrypoint("status", "--json", env=env))
+        assert run.wait() == 0
+    assert "psql ***" in shown
+    assert CANARY not in shown + run.stderr
+
+
+@pytest.mark.case("C10")
+def test_what_pg_dump_says(run_entrypoint: Start, database: Database, migrations_dir: Path, tmp_path: Path) -> None:
+    """It gets the password, and none of our tokens."""
+    real = database.server.bin / "pg_dump"
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "pg_restore").symlink_to(database.server.bin / "pg_restore")
+    program = folder / "pg_dump"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec "{real}" --version\n'
+        f'printf "pg_dump: error: $PGPASSWORD \\033[2J ${{STATUS_TOKEN-no token}}\\n" >&2; exit 1\n'
+    )
+    program.chmod(0o755)
+    env = {
+        "DATABASE_URL": with_password(database, CANARY),
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "MIGRATION_BACKUP_DIR": str(tmp_path),
+        "STATUS_TOKEN": "a-token-of-ours",
+    }
+    for style in ("json", "text"):
+        said = output(run_entrypoint("backup", env={**env, "LOG_FORMAT": style}))
+        assert "error: *** " in said
+        assert "no token" in said
+        assert CANARY not in said
+        assert not unseen(said)
 
 
 @pytest.mark.case("C7")
