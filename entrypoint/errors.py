@@ -13,7 +13,8 @@
     │   ├── MigrationFailedError       PostgreSQL refused it; recorded as `failed`
     │   ├── MigrationHeldBackError     it failed earlier and nobody has changed that
     │   ├── MigrationTimeoutError      the time for all migrations ran out
-    │   └── MigrationStoppedError      an operator cancelled it
+    │   ├── MigrationStoppedError      an operator cancelled it
+    │   └── MigrationPreventedError    the server's disk, memory or the like did not let it run
     ├── BackupFailedError        no backup was taken, or an older one could not be deleted
     ├── LedgerChangedError       the ledger is not any more what the operator was shown
     ├── LockHeldError            the lock's holder lives, and is not to be robbed
@@ -133,6 +134,17 @@ class MigrationStoppedError(MigrationError):
     """An operator cancelled the statement or ended its session."""
 
     event = "migration.stopped"
+
+
+class MigrationPreventedError(MigrationError):
+    """The environment kept a migration from running: nothing is wrong with it; `report` is as of one that failed."""
+
+    event = "migration.prevented"
+
+    def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
+        """Take the one-line `message` and the `report` of several lines."""
+        super().__init__(message, remedy=remedy, **fields)
+        self.report = report
 
 
 class BackupFailedError(EntrypointError):

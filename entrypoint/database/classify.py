@@ -180,6 +180,48 @@ _STOPPED_BY_OPERATOR = ("57014", "57P01")
 _READ_ONLY = "25006"
 
 
+class Trouble(NamedTuple):
+    """What kept a statement from running that is no fault of the statement's."""
+
+    words: str
+    """A clause about the server, or about this program."""
+    remedy: str
+
+
+_DISK = Trouble("the server's disk is full", "Make room on the server's disk, or enlarge it.")
+_MEMORY = Trouble("the server is out of memory", "Give the server more memory, or lower what it may use of it.")
+_LIMIT = Trouble("a limit of the server's configuration is reached", "Raise the limit that the message names.")
+_DAMAGE = Trouble(
+    "the server read damaged data", "Look into the server's log and at its storage, before anything is written to it."
+)
+_STORAGE = Trouble("the server's storage failed", "Look into the server's log and at its storage.")
+_OWN = Trouble(
+    "libpq, in this program, could not take the server's answer",
+    "If it is out of memory, give the container more, or let the statement return less.",
+)
+
+# What another disk, another memory or another configuration would mend: class 53, insufficient resources; of class 58,
+# what the operating system refused; damaged storage. Without a code it is libpq that speaks.
+# Not here: class 54, a limit that no configuration raises and only another statement keeps; 58P01 and 58P02, as the
+# path is the statement's; XX000, which may be anything.
+_OUTSIDE_THE_FILE = {
+    "53000": _LIMIT,
+    "53100": _DISK,
+    "53200": _MEMORY,
+    "53400": _LIMIT,
+    "58000": _STORAGE,
+    "58030": _STORAGE,
+    "XX001": _DAMAGE,
+    "XX002": _DAMAGE,
+    "": _OWN,
+}
+
+
+def trouble(sqlstate: str) -> Trouble | None:
+    """Return what is wrong with the server, or with us, if a statement failed for that; None: it is the statement."""
+    return _OUTSIDE_THE_FILE.get(sqlstate)
+
+
 def may_pass(sqlstate: str) -> bool:
     """Tell whether a statement that failed with `sqlstate` may succeed if it is tried again."""
     return sqlstate.startswith("08") or sqlstate in _PASSING

@@ -32,6 +32,8 @@ def refused(error: StatementError, doing: str) -> EntrypointError:
             "A view or another object depends on the earlier system's tables. Drop it, start, and create it again: "
             "PostgreSQL does not change a column under it."
         )
+    elif trouble := classify.trouble(error.sqlstate):
+        message, remedy = f"{message} ({trouble.words})", trouble.remedy
     else:
         remedy = "Look into the server's log."
     return MigrationError(message, remedy=remedy, **facts)

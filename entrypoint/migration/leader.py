@@ -18,6 +18,7 @@ from entrypoint.errors import (
     EntrypointError,
     MigrationError,
     MigrationFailedError,
+    MigrationPreventedError,
     MigrationStoppedError,
     MigrationTimeoutError,
 )
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from entrypoint.clocks import Clocks
+    from entrypoint.database.classify import Trouble
     from entrypoint.database.session import Session
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
@@ -259,6 +261,8 @@ class Leader:
         if classify.is_read_only(error.sqlstate):
             raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
         failure = self._failure(task, refusal)
+        if trouble := classify.trouble(error.sqlstate):
+            raise prevented(failure, trouble, task.still)
         self._record_failure(task, failure)
         raise failure
 
@@ -459,6 +463,17 @@ class Leader:
             attempt=attempt,
         )
         return Applied(file.number, file.name, seconds)
+
+
+def prevented(failure: MigrationFailedError, trouble: Trouble, still: str) -> MigrationPreventedError:
+    """Return a failure as one that is not the file's: it is not recorded, so that the next start tries it again."""
+    return MigrationPreventedError(
+        f"{failure.message} ({trouble.words})",
+        report=failure.report,
+        remedy=f"{trouble.remedy} The cause is not the file: what was not committed is rolled back, and {still}. "
+        "The next start tries it again.",
+        **failure.fields,
+    )
 
 
 def _lock_timeout_of(migration: Prepared) -> str:

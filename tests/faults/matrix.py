@@ -373,8 +373,6 @@ _NO_GUARD = "there is no guard yet"
 _NOTHING_WRITTEN = "the first that is written is the ledger: it is the same as in the phase 'creating the ledger'"
 _NO_CONNECTION = "the connections are closed, and nothing is asked of the database any more"
 
-_LOSES_ITS_PLACE = "a full disk counts as the file's failure, and a failed row does not keep the place"
-
 IMPOSSIBLE: dict[tuple[str, str], str] = {
     **{("resolving", fault): _NOT_SAID_YET for fault in ("server killed and restarted", "server frozen")},
     **{("resolving", fault): _NOT_SAID_YET for fault in ("connection reset", "connection silent")},
@@ -383,10 +381,6 @@ IMPOSSIBLE: dict[tuple[str, str], str] = {
     **{
         (phase, "guard terminated"): _NO_GUARD
         for phase in ("resolving", "connecting", "logging in", "looking", "surveying")
-    },
-    **{
-        (phase, "disk full"): _LOSES_ITS_PLACE
-        for phase in ("outside, in a statement", "outside, between two statements", "outside, in a block")
     },
     ("waiting", "guard terminated"): "a waiter has no guard; the holder's is terminated in all phases that have one",
     **{
