@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from entrypoint.database.policy import ConnectPolicy
 from entrypoint.errors import ConfigurationError
-from entrypoint.migration.policy import ApplyPolicy, LockPolicy
+from entrypoint.migration.policy import DEFAULT_LIMIT_MB, ApplyPolicy, LockPolicy
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, secrets_of
 
@@ -70,6 +70,8 @@ class Settings(NamedTuple):
     exit_on_failure: bool
     address: Address
     migrations_dir: str
+    file_limit: int
+    """How many bytes a migration file may have."""
     schema: str | None
     role: str | None
     app_version: str | None
@@ -121,6 +123,7 @@ def _settings(reader: _Reader, *, auto_migrate: bool) -> Settings:
         exit_on_failure=reader.choice("MIGRATION_ON_FAILURE", ("start", "exit")) == "exit",
         address=reader.address("MIGRATION_DATABASE_URL", "DATABASE_URL"),
         migrations_dir=reader.path("MIGRATIONS_DIR") or "migrations",
+        file_limit=reader.number("MIGRATION_FILE_LIMIT_MB", DEFAULT_LIMIT_MB, unit="megabytes", example="1024") << 20,
         schema=reader.name("MIGRATION_SCHEMA"),
         role=reader.name("MIGRATION_ROLE"),
         app_version=reader.text("APP_VERSION") or reader.text("npm_package_version"),

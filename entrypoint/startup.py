@@ -154,7 +154,7 @@ def load_files(settings: Settings) -> Directory:
     """Read names and checksums of the migration files. Raises MigrationFilesError, ConfigurationError."""
     from entrypoint.migration import files
 
-    directory = files.load_directory(settings.migrations_dir)
+    directory = files.load_directory(settings.migrations_dir, settings.file_limit)
     if directory.faults:
         from entrypoint.migration.prepare import refuse_bad_names
 

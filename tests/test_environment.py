@@ -53,12 +53,12 @@ def test_a_full_disk_is_not_the_files_failure(
             disk.fill()
             run = scene.migrate()
             assert run.code == 70, run.report()
-            error = only_error(run)
-            assert error["event"] == "migration.prevented"
-            assert error["sqlstate"] == "53100"
-            assert "the server's disk is full" in error["message"]
-            assert "Make room" in error["remedy"]
-            assert "002_b.sql:" in error["report"]
+            told = only_error(run)
+            assert told["event"] == "migration.prevented"
+            assert told["sqlstate"] == "53100"
+            assert "the server's disk is full" in told["message"]
+            assert "Make room" in told["remedy"]
+            assert "002_b.sql:" in told["report"]
             assert not database.one("SELECT count(*) FROM schema_migrations WHERE status = 'failed'")
             disk.free()
             scene.migrated()
@@ -97,7 +97,7 @@ def test_what_is_the_environment_is_not_recorded(scene: Scene, sqlstate: str, *,
 
 @pytest.mark.case("B20")
 def test_what_libpq_cannot_take_is_ours(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    field = answers._field  # noqa: SLF001 - libpq says this only when memory has run out
+    field = answers._field
 
     def of_libpq(result: Any, code: int) -> str | None:
         if field(result, ord("C")) != "22012":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +15,6 @@ from scene import Scene, only_error, told, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from kit.databases import Database
     from kit.processes import Run
@@ -146,19 +148,55 @@ def test_a_directory_that_is_none(scene: Scene, missing: str) -> None:
     assert "MIGRATIONS_DIR" in only_error(run)["remedy"]
 
 
-@pytest.mark.parametrize("kind", ["dangling link", "directory"])
+ODD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "dangling link": (lambda path: path.symlink_to("gone.sql"), "No such file"),
+    "directory": (Path.mkdir, "no regular file, but a directory"),
+    "pipe": (os.mkfifo, "no regular file, but a named pipe"),
+    "endless": (lambda path: path.symlink_to("/dev/zero"), "no regular file, but a device"),
+    "socket": (lambda path: os.mknod(path, 0o600 | stat.S_IFSOCK), "cannot be read"),
+    "too large": (lambda path: subprocess.run(["truncate", "-s", "2G", path], check=True), "2048 MB, and the limit is"),
+}
+
+
+@pytest.mark.case("B7")
+@pytest.mark.parametrize("kind", ODD)
 def test_a_file_that_cannot_be_read(scene: Scene, kind: str) -> None:
     """To pass over it in silence would be to run what comes after it without it."""
     scene.write({**GOOD, "003_after.sql": "CREATE TABLE after_all ()"})
-    odd = scene.migrations / "002_odd.sql"
-    if kind == "directory":
-        odd.mkdir()
-    else:
-        odd.symlink_to("gone.sql")
+    make, words = ODD[kind]
+    make(scene.migrations / "002_odd.sql")
     run = scene.migrate()
     assert run.code == 65, run.report()
     assert "002_odd.sql" in only_error(run)["faults"][0]
+    assert words in only_error(run)["faults"][0]
     assert not scene.database.exists("good")
+    checked = scene.start("check", "--no-lint")
+    assert checked.wait() == 65
+    assert words in checked.stdout
+    answer = told(scene.start())
+    assert (answer.outcome, words in answer.error) == ("failed", True)
+
+
+@pytest.mark.case("B7")
+def test_a_reverse_file_that_cannot_be_read(scene: Scene) -> None:
+    scene.write({**GOOD, "002_x.sql": "CREATE TABLE x ()"})
+    scene.migrated()
+    (scene.migrations / "rollback").mkdir()
+    os.mkfifo(scene.migrations / "rollback" / "002_x.sql")
+    for command in (["check", "--no-lint"], ["rollback", "--to", "1", "--yes"]):
+        run = scene.start(*command)
+        assert run.wait() == 65, run.report()
+        assert "a named pipe" in run.stdout + run.stderr
+    assert scene.database.exists("x")
+
+
+@pytest.mark.case("B7")
+def test_the_limit_of_a_file_is_set(scene: Scene) -> None:
+    scene.write({**GOOD, "002_large.sql": f"CREATE TABLE large (); -- {'x' * (1 << 20)}"})
+    run = scene.migrate(MIGRATION_FILE_LIMIT_MB=1)
+    assert run.code == 65
+    assert "MIGRATION_FILE_LIMIT_MB" in only_error(run)["faults"][0]
+    scene.migrated(MIGRATION_FILE_LIMIT_MB=2)
 
 
 def test_a_linked_directory_as_kubernetes_mounts_it(scene: Scene) -> None:

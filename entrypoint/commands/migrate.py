@@ -33,7 +33,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if arguments.to is not None:
         from entrypoint.operations.dry_run import check_target
 
-        check_target(settings.migrations_dir, arguments.to)
+        check_target(settings, arguments.to)
     if arguments.dry_run:
         from entrypoint.operations.dry_run import dry_run
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from itertools import pairwise
 
@@ -32,6 +34,13 @@ HIGHEST = 2**31 - 1
 _LONGEST_NAME = 255
 # From here on OpenSSL's SHA-256, several times as fast, has earned what it costs to load.
 _MUCH_TO_HASH = 2**20
+_LIMIT = "(MIGRATION_FILE_LIMIT_MB)"
+_NOT_REGULAR = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _BUILTIN_HASH = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
 
 
@@ -75,10 +84,12 @@ class Directory(NamedTuple):
     warnings: tuple[str, ...]
     faults: tuple[Flaw, ...]
     """What is wrong with the names; the contents are looked at when a file is pending."""
+    limit: int | None
+    """How many bytes a file in it may have."""
 
 
-def load_directory(path: str) -> Directory:
-    """Read the names and checksums of all migrations in `path`.
+def load_directory(path: str, limit: int | None = None) -> Directory:
+    """Read the names and checksums of all migrations in `path`, of which none may have more than `limit` bytes.
 
     What does not end in `.sql`, and what begins with a dot, is not looked at. Raises ConfigurationError if there
     is no such directory.
@@ -99,7 +110,7 @@ def load_directory(path: str) -> Directory:
             continue
         file = os.path.join(path, name)
         try:
-            content = read_bytes(file)
+            content = read_bytes(file, limit)
         except OSError as error:
             faults.append(Flaw((name,), "unreadable", f"cannot be read: {error.strerror}"))
             continue
@@ -109,13 +120,32 @@ def load_directory(path: str) -> Directory:
         normal = raw if text is content else sha256(text).hexdigest()
         files.append(MigrationFile(number, name, file, normal, raw))
     files.sort()
-    return Directory(path, tuple(files), tuple(_warnings(path, files)), tuple(faults))
+    return Directory(path, tuple(files), tuple(_warnings(path, files)), tuple(faults), limit)
 
 
-def read_bytes(path: str) -> bytes:
-    """Return a file's content."""
-    with open(path, "rb") as file:
-        return file.read()
+def read_bytes(path: str, limit: int | None = None) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes, if there is one. Never waits.
+
+    Raises OSError, also for what is no regular file: a pipe would keep us waiting for whoever writes into it, and
+    /dev/zero has no end.
+    """
+    # O_NONBLOCK: else to open a pipe would be to wait already.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            kind = next((words for is_one, words in _NOT_REGULAR if is_one(found.st_mode)), "something else")
+            raise OSError(errno.EINVAL, f"it is no regular file, but {kind}")
+        if limit is not None and found.st_size > limit:
+            raise OSError(errno.EFBIG, f"it has {found.st_size >> 20} MB, and the limit is {limit >> 20} MB {_LIMIT}")
+        # One more than it had, so that the end is seen; what is written to it meanwhile is of no interest.
+        left, parts = found.st_size + 1, []
+        while left > 0 and (part := os.read(descriptor, left)):
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def checksum(content: bytes) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from entrypoint.records import NamedTuple
 
+DEFAULT_LIMIT_MB = 512
+"""How large a migration file may be, if nothing else is set."""
+
 
 class LockPolicy(NamedTuple):
     """Times in seconds."""

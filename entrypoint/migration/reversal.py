@@ -58,7 +58,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int)
     above = sorted((row for row in rows if row.number > down_to), reverse=True)
     if not above:
         return ()
-    reverses, faults = _reverse_files(directory.path)
+    reverses, faults = _reverse_files(directory)
     migrations = {file.number: file for file in directory.files}
     steps: list[Step] = []
     for row in above:
@@ -120,13 +120,13 @@ def reverse(
         contender.close()
 
 
-def _reverse_files(migrations: str) -> tuple[dict[int, MigrationFile], list[Flaw]]:
+def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], list[Flaw]]:
     """Return the reverse files by number, and the faults of their names; no folder is no file."""
-    path = os.path.join(migrations, FOLDER)
+    path = os.path.join(migrations.path, FOLDER)
     if not os.path.isdir(path):
         return {}, []
     try:
-        found = load_directory(path)
+        found = load_directory(path, migrations.limit)
     except ConfigurationError as error:
         return {}, [Flaw((FOLDER,), "unreadable", error.message)]
     files = {file.number: file._replace(name=f"{FOLDER}/{file.name}") for file in found.files}

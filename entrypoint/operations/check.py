@@ -54,9 +54,9 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     names of files that are no migrations.
     """
     linter = _linter(wishes.lint, search_path)
-    migrations = load_directory(settings.migrations_dir)
+    migrations = load_directory(settings.migrations_dir, settings.file_limit)
     below = os.path.join(settings.migrations_dir, ROLLBACKS)
-    rollbacks = load_directory(below) if os.path.isdir(below) else None
+    rollbacks = load_directory(below, settings.file_limit) if os.path.isdir(below) else None
     chosen = [_chosen(migrations, wishes.names), _chosen(rollbacks, wishes.names)]
     _refuse_others(wishes.names, [settings.migrations_dir, below])
 

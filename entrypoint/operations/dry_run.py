@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def check_target(directory: str, number: int) -> None:
-    """Raise UsageError unless a migration in `directory` has this `number`."""
-    numbers = [file.number for file in load_directory(directory).files]
+def check_target(settings: Settings, number: int) -> None:
+    """Raise UsageError unless a migration has this `number`."""
+    numbers = [file.number for file in load_directory(settings.migrations_dir, settings.file_limit).files]
     if number not in numbers:
         known = f"they go from {numbers[0]} to {numbers[-1]}" if numbers else "there are none"
         raise UsageError(f"There is no migration number {number}: {known}", remedy="entrypoint migrate --to N")

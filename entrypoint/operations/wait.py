@@ -121,7 +121,7 @@ class _Looker:
 class _ByFiles(_Looker):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        directory = files.load_directory(settings.migrations_dir)
+        directory = files.load_directory(settings.migrations_dir, settings.file_limit)
         refuse_bad_names(directory)
         for warning in directory.warnings:
             logs.event(logs.WARNING, "files.warning", warning)
