@@ -202,3 +202,55 @@ def test_a_file_waits_for_locks_as_it_says(scene: Scene, head: str, says: str) -
         other.execute("ROLLBACK")
     run.ok()
     assert "migration.retry" not in run.events(), run.report()
+
+
+@mode
+def test_a_file_is_read_as_it_is_written_whatever_encoding_it_sets(scene: Scene, head: str) -> None:
+    block = "BEGIN;\nINSERT INTO words VALUES ('ü');\nCOMMIT;\n" if head else ""
+    index = 'CREATE INDEX CONCURRENTLY "wörter" ON words (word);\n' if head else ""
+    scene.write(
+        {
+            "001_words.sql": "CREATE TABLE words (word text);",
+            "002_more.sql": f"{head}SET client_encoding = 'LATIN1';\nINSERT INTO words VALUES ('é');\n{block}{index}"
+            "INSERT INTO words VALUES ('ß');\nRESET client_encoding;\nINSERT INTO words VALUES ('ñ');",
+            "003_fails.sql": f"{head}SET client_encoding = LATIN1;\nINSERT INTO words VALUES ('å');\nSELECT 1/0 AS ö",
+        }
+    )
+    run = scene.migrate(APP_VERSION="vérsion")
+    assert run.code == 70, run.report()
+    words = [word for (word,) in scene.database.rows("SELECT word FROM words ORDER BY ctid")]
+    assert words == (["é", "ü", "ß", "ñ", "å"] if head else ["é", "ß", "ñ"])
+    assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "failed")]
+    assert scene.database.rows("SELECT DISTINCT application_version FROM schema_migrations") == [("vérsion",)]
+    message = scene.database.one("SELECT error_message FROM schema_migrations WHERE migration_number = 3")
+    assert "003_fails.sql:" in message
+    assert "AS ö" in message
+
+
+@mode
+@pytest.mark.case("B9")
+def test_the_role_that_a_login_has_by_default_is_ours_too(scene: Scene, head: str) -> None:
+    """`ALTER ROLE … SET role`: RESET ROLE leads there, and not to the login."""
+    database = scene.database
+    database.execute(
+        """DO $$ BEGIN
+            IF to_regrole('short_lived') IS NULL THEN
+                CREATE ROLE schema_owner; CREATE ROLE short_lived LOGIN IN ROLE schema_owner, stranger;
+                ALTER ROLE short_lived SET role = 'schema_owner';
+            END IF;
+        END $$;
+        CREATE SCHEMA app AUTHORIZATION schema_owner"""
+    )
+    scene.write(
+        {
+            "001_a.sql": f"{head}CREATE TABLE app.a ();\nSET ROLE stranger;\nSELECT 1;",
+            "002_b.sql": f"{head}CREATE TABLE app.b ();\nRESET ROLE;\nCREATE TABLE app.c ();",
+        }
+    )
+    url = database.url.replace("//postgres@", "//short_lived@").replace("//postgres:", "//short_lived:")
+    assert "short_lived" in url, database.url
+    run = scene.migrate(url=url, MIGRATION_SCHEMA="app")
+    assert run.code == 0, run.report()
+    owners = database.rows("SELECT tablename, tableowner FROM pg_tables WHERE schemaname = 'app' ORDER BY 1")
+    assert {owner for _, owner in owners} == {"schema_owner"}
+    assert {name for name, _ in owners} == {"a", "b", "c", "schema_migrations", "migration_lock"}
