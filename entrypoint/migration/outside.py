@@ -120,9 +120,11 @@ class Steps:
 
     def _resume(self, message: str, *, unchanged: bool) -> None:
         """Go on where an earlier run was interrupted, which its row's `message` tells."""
+        number = reached(message, self._count)
+        place, colon, statement = message.partition(":")
+        message = foreign(message) if number is None else f"{place}{colon}{foreign(statement)}"
         if not unchanged:
             raise self._in_the_dark(f"was interrupted at {message}, and has changed since")
-        number = reached(message, self._count)
         index = next((i for i, unit in enumerate(self._units) if unit.number == number), None)
         if index is None:
             raise self._in_the_dark(f"was interrupted at {message}; it cannot be known which of its statements that is")
