@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn
 
 from entrypoint import __version__
@@ -61,15 +62,15 @@ class _Parser(argparse.ArgumentParser):
     """Complains with this program's own error, and so with its exit code."""
 
     def error(self, message: str) -> NoReturn:
-        # It quotes words of the command line, among which may be an address.
-        raise UsageError(
-            foreign(message[:1].upper() + message[1:]), remedy=self.format_usage().strip().removeprefix("usage: ")
-        )
+        raise UsageError(message[:1].upper() + message[1:], remedy=self.format_usage().strip().removeprefix("usage: "))
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run the command that `argv` asks for; return its exit code. Raises EntrypointError."""
-    arguments = parser().parse_args(argv)
+    try:
+        arguments = parser().parse_args(argv)
+    except UsageError as error:
+        raise UsageError(without_secrets(error.message, argv), remedy=error.remedy) from None
     if arguments.command is None:
         *others, last = COMMANDS
         parser().error(f"a command is needed: {', '.join(others)} or {last}")
@@ -77,6 +78,18 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return COMMANDS[arguments.command].execute(arguments, environ)
     except BrokenPipeError:
         return 0  # Whoever was reading has seen enough, as `status | head` does.
+
+
+def without_secrets(message: str, argv: Sequence[str]) -> str:
+    """Return argparse's `message` without secrets in the words that it quotes of the command line: the rest is ours."""
+    for word in sorted(argv, key=len, reverse=True):
+        value = word.partition("=")[2] if word.startswith("-") else word
+        if value in COMMANDS or foreign(value) == value:
+            continue
+        for written in (repr(value), word, value):
+            shown = written.replace(value, foreign(value)) if value in written else repr(foreign(value))
+            message = re.sub(rf"(?<!\w){re.escape(written)}(?!\w)", shown.replace("\\", r"\\"), message)
+    return message
 
 
 def parser() -> argparse.ArgumentParser:

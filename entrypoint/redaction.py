@@ -26,6 +26,7 @@ MASK = "***"
 _SHORT = 4
 # From this length on a secret of small and capital letters and digits is none of our words.
 _LONG = 12
+_VERY_LONG = 24
 # White space that does as it looks.
 _HARMLESS = "\t\u00a0\u2002\u2003\u2009\u202f\u3000"
 
@@ -135,12 +136,13 @@ def catch_values(values: Mapping[str, object]) -> dict[str, object]:
 
 def _cannot_be_ours(secret: str) -> bool:
     """Tell whether no sentence, number, date or file name of ours could have `secret` in it, as with generated ones."""
-    kinds = [
-        any("a" <= character <= "z" for character in secret),
-        any("A" <= character <= "Z" for character in secret),
-        any(character.isdecimal() for character in secret),
-    ]
-    return len(secret) >= _LONG and all(kinds) and not any(character.isspace() for character in secret)
+    small, capital, digit = (
+        any(first <= character <= last for character in secret) for first, last in ("az", "AZ", "09")
+    )
+    if any(character.isspace() for character in secret):
+        return False
+    # The second kind are tokens in hexadecimal: file names of ours have words between their underscores.
+    return digit and small and (len(secret) >= _LONG if capital else len(secret) >= _VERY_LONG and "_" not in secret)
 
 
 def visible(text: str) -> str:

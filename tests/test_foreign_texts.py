@@ -72,6 +72,32 @@ def test_no_password_punches_holes_into_our_own_words(
     assert "***" not in str(message["remedy"])
 
 
+@pytest.mark.case("C5")
+@pytest.mark.parametrize("password", ["migration", "application", "number", "choice", "invalid", "migrate", "file"])
+def test_no_password_punches_holes_into_what_is_said_of_the_command_line(
+    run_entrypoint: Start, migrations_dir: Path, password: str
+) -> None:
+    env = {"AUTO_MIGRATE": "false", "DATABASE_URL": f"postgresql://app:{password}@{HOST}/shop"}
+    for words, code in (
+        (("migrate", "--to", "x"), 64),
+        (("no-such-command",), 64),
+        (("check", "x.sql"), 64),
+        (("run", "--", "/no/such/program"), 127),
+        (("run", "--x"), 64),
+    ):
+        run = run_entrypoint(*words, env=env)
+        assert run.wait() == code
+        assert "***" not in run.stderr
+    for words in (
+        (password + "s", "x"),
+        ("migrate", "--to", f"://u:{CANARY}'@h"),
+        ("migrate", f"--x=a://u:{CANARY}\\@h"),
+    ):
+        run = run_entrypoint(*words, env=env)
+        assert run.wait() == 64
+        assert CANARY not in run.stderr
+
+
 # --- Foreign --------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from entrypoint.migration.report import complain, spot
 from entrypoint.migration.statements import REPACK_CONCURRENTLY
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
 from entrypoint.operations.lint import INSTALL, find_squawk, lint
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,10 +162,10 @@ def _refuse_others(names: Sequence[str], directories: Sequence[str]) -> None:
     known = {os.path.realpath(directory) for directory in directories}
     for name in names:
         if not os.path.lexists(name):
-            raise UsageError(f"There is no file {name!r}", remedy="entrypoint check [FILE ...]")
+            raise UsageError(f"There is no file {foreign(name)!r}", remedy="entrypoint check [FILE ...]")
         if _directory_of(name) not in known or not is_sql(os.path.basename(name)):
             raise UsageError(
-                f"{name!r} is not a migration in {directories[0]!r}",
+                f"{foreign(name)!r} is not a migration in {directories[0]!r}",
                 remedy="Set MIGRATIONS_DIR to the directory of the migrations: "
                 "MIGRATIONS_DIR=db/migrations entrypoint check db/migrations/001_a.sql",
             )

@@ -11,6 +11,7 @@ from entrypoint import logs
 from entrypoint.errors import ConfigurationError, UsageError
 from entrypoint.migration.files import HIGHEST, is_sql, number_of, slug
 from entrypoint.operations.check import ROLLBACKS
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def new(directory: str, title: str, *, rollback: bool) -> list[str]:
     words = slug(plain(title))
     if not words:
         raise UsageError(
-            f"{title!r} leaves nothing for a file name, which has letters from a to z and digits",
+            f"{foreign(title)!r} leaves nothing for a file name, which has letters from a to z and digits",
             remedy='entrypoint new "Add users table"',
         )
     made = not os.path.isdir(directory)

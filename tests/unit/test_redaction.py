@@ -177,7 +177,7 @@ def test_statements_that_may_hold_a_password(statement: str, expected: bool) -> 
 
 @pytest.fixture
 def known() -> Iterator[None]:
-    redaction.know(["right", "Aq3Zr9Kw7Lm2", "1"])
+    redaction.know(["right", "Aq3Zr9Kw7Lm2", "1", "0a1b" * 8, "001_add_version_2_to_table"])
     yield
     redaction.know([])
 
@@ -189,6 +189,7 @@ def test_ours_and_foreign() -> None:
     assert redaction.foreign_values({"a": ["right"], "n": 1}) == {"a": ["***"], "n": 1}
     # The net below the doors: a generated password, which no sentence of ours could have in it.
     assert redaction.catch("all right, 1: Aq3Zr9Kw7Lm2") == "all right, 1: ***"
+    assert redaction.catch(f"001_add_version_2_to_table.sql {'0a1b' * 8}") == "001_add_version_2_to_table.sql ***"
     assert redaction.catch_values({"a": ["right", "Aq3Zr9Kw7Lm2"]}) == {"a": ["right", "***"]}
 
 
