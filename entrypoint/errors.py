@@ -89,6 +89,8 @@ class ConnectionLostError(DatabaseUnavailableError):
     """A connection that was open has ended, or did not answer in time."""
 
     event = "database.lost"
+    starved = False
+    """Whether we were let in and then got no answer: a pooler may have no server connection for us."""
 
     @property
     def sqlstate(self) -> str | None:

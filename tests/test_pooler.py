@@ -1,4 +1,4 @@
-"""Through PgBouncer in transaction mode, by the same code."""
+"""Through PgBouncer in transaction mode, by the same code; and what is said where that cannot work."""
 
 from __future__ import annotations
 
@@ -109,3 +109,42 @@ def test_a_pool_of_one_is_told_plainly(
     assert "The pooler gave us no second server connection" in run.stderr
     assert not database.exists("a")
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.case("D13")
+def test_statement_mode_is_named_at_once(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    if executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    write_migrations(migrations_dir, {"001_a.sql": "CREATE TABLE a (id int);"})
+    with pooler(database.server, pool_size=3, mode="statement") as port:
+        run = run_entrypoint("migrate", env={"DATABASE_URL": database.url_at(port)})
+        assert run.wait() == 78
+        (error,) = [record for record in run.logs() if record["level"] in ("warning", "error")]
+        assert "statement mode" in error["message"]
+        assert "pool_mode" in error["remedy"]
+        assert "MIGRATION_DATABASE_URL" in error["remedy"]
+        # The way that is named.
+        run_entrypoint(
+            "migrate", env={"DATABASE_URL": database.url_at(port), "MIGRATION_DATABASE_URL": database.url}
+        ).ok()
+
+
+@pytest.mark.case("D13")
+@pytest.mark.parametrize("patience", [2, 120], ids=["PgBouncer gives up first", "we give up first"])
+def test_a_pool_of_one_is_told_plainly_to_each_replica(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run], patience: int
+) -> None:
+    if executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    write_migrations(migrations_dir, {"001_a.sql": "CREATE TABLE a (id int);"})
+    with pooler(database.server, pool_size=1, patience=patience) as port:
+        env = {"DATABASE_URL": database.url_at(port), "MIGRATION_LOCK_TIMEOUT_MS": "5000", "DB_CONNECT_ATTEMPTS": "2"}
+        replicas = [run_entrypoint("migrate", env=env) for _ in range(3)]
+        for replica in replicas:
+            assert replica.wait(60) in (69, 75), replica.report()
+            (error,) = [record for record in replica.logs() if record["level"] == "error"]
+            assert "default_pool_size" in error["remedy"], replica.report()
+            assert "MIGRATION_DATABASE_URL" in error["remedy"], replica.report()
+    assert not database.exists("a")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoint.errors import ConnectionLostError
+from entrypoint.errors import ConfigurationError, ConnectionLostError
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 
@@ -86,13 +86,44 @@ class StatementError(Exception):
         )
 
 
-def connection_lost(reason: str, sqlstate: str | None = None) -> ConnectionLostError:
+# What PgBouncer says when it closes a connection; it has no other language.
+_STATEMENT_MODE = "statement pooling mode"
+_NO_SERVER_CONNECTION = "query_wait_timeout"
+LARGER_POOL = (
+    "Give the pool more server connections (PgBouncer: default_pool_size; a replica that migrates needs two), or set "
+    "MIGRATION_DATABASE_URL to the server itself."
+)
+
+
+def connection_lost(reason: str, sqlstate: str | None = None) -> ConnectionLostError | ConfigurationError:
     """Return the error for a connection that has ended, for a `reason` in words: ours, or `foreign` ones."""
-    return ConnectionLostError(
+    if _STATEMENT_MODE in reason:
+        return ConfigurationError(
+            f"The pooler is in statement mode, where there are no transactions, which migrations need: {reason}",
+            remedy="Set the pool's mode to transaction or session (PgBouncer: pool_mode, in general or for this "
+            "database), or set MIGRATION_DATABASE_URL to the server itself.",
+        )
+    lost = ConnectionLostError(
         f"The connection to the database is lost: {reason}",
         remedy="Look into the server's log, and at the network between here and there.",
         sqlstate=sqlstate or None,
     )
+    if reason == _NO_SERVER_CONNECTION:
+        lost.starved = True
+        lost.message = f"The pooler had no server connection for us: {reason}"
+        lost.remedy = LARGER_POOL
+    return lost
+
+
+def no_answer(seconds: float) -> ConnectionLostError:
+    """Return the error for an open connection on which there was no answer for so long."""
+    lost = ConnectionLostError(
+        f"The connection to the database is lost: no answer within {seconds:.1f} s",
+        remedy="The server let us in and then did not answer. Look into its log, and at the network between here and "
+        f"there. Behind a pooler, all of its server connections may be in use. {LARGER_POOL}",
+    )
+    lost.starved = True
+    return lost
 
 
 def _field(result: Answer, code: int) -> str | None:

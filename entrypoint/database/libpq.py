@@ -17,7 +17,7 @@ import select
 import sys
 from _ctypes import FUNCFLAG_CDECL, CFuncPtr, _SimpleCData, byref, dlopen, sizeof
 
-from entrypoint.database.answers import StatementError, connection_lost
+from entrypoint.database.answers import StatementError, connection_lost, no_answer
 from entrypoint.errors import ConnectionLostError
 from entrypoint.redaction import foreign
 
@@ -226,7 +226,7 @@ class Connection:
         libpq = self._libpq
         while libpq.is_busy(self._connection):
             if not self._ready(select.POLLIN, deadline):
-                raise connection_lost(f"no answer within {deadline.budget:.1f} s")
+                raise no_answer(deadline.budget)
             if not libpq.consume_input(self._connection):
                 raise connection_lost(foreign(self._error()))
         result: int | None = libpq.get_result(self._connection)

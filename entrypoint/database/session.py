@@ -17,7 +17,7 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from entrypoint import signals
-from entrypoint.database.answers import Notice, StatementError, connection_lost
+from entrypoint.database.answers import Notice, StatementError, connection_lost, no_answer
 from entrypoint.deadline import SLICE, Deadline, joined
 from entrypoint.errors import ConnectionLostError
 from entrypoint.redaction import foreign
@@ -231,7 +231,7 @@ class Session:
             if ready:
                 return ready[0][1]
             if passed:
-                raise connection_lost(f"no answer within {deadline.budget:.1f} s")
+                raise no_answer(deadline.budget)
 
     def _refuse_copy(self, status: ExecStatus) -> None:
         """Get out of the COPY sub-protocol: there is no client here that data could come from or go to."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from entrypoint import logs, phase, signals
 from entrypoint.clocks import WAITING
 from entrypoint.database import classify
-from entrypoint.database.answers import StatementError
+from entrypoint.database.answers import LARGER_POOL, StatementError
 from entrypoint.database.connect import Failure
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
@@ -84,6 +84,7 @@ class Contender:
         self._place = place
         self._regardless = regardless
         self._clocks = assignment.clocks
+        self._pooled = place is not None and 0 != place.backend_pid != session.login_pid
         self._patience = Patience(assignment.clocks, assignment.lock, assignment.apply, assignment.role)
         self._short_of_connections = False
         self._last_report = float("-inf")
@@ -143,6 +144,9 @@ class Contender:
             self._stand_back(failure, deadline)
         except ConnectionLostError as error:
             self._drop_session()
+            if error.starved and self._pooled:
+                error.message = f"The pooler may have no server connection for us: {error.message}"
+                error.remedy = LARGER_POOL
             self._trouble = error
             logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
         except StatementError as error:
