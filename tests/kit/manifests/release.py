@@ -81,7 +81,10 @@ class Container:
             return settings.apply.timeout if waited is None else float(waited)
         if not self.migrates:
             return 0
-        return settings.connect.longest + settings.lock.timeout + settings.apply.timeout + OUR_MARGIN
+        waiting = settings.lock.timeout
+        if not settings.lock.hard:
+            waiting += settings.apply.timeout  # Beside a living holder that has as much time as we have.
+        return settings.connect.longest + waiting + settings.apply.timeout + OUR_MARGIN
 
 
 @dataclass(frozen=True)

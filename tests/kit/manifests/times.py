@@ -39,7 +39,7 @@ def waiters(release: Release) -> Iterator[str]:
         return
     for container in release.containers:
         settings = container.settings()
-        if container.migrates and settings.lock.timeout < settings.apply.timeout:
+        if container.migrates and settings.lock.hard and settings.lock.timeout < settings.apply.timeout:
             yield f"{container.name}: MIGRATION_LOCK_TIMEOUT_MS is shorter than MIGRATION_TIMEOUT_MS"
     longest = max((container.budget for container in release.containers if container.migrates), default=0)
     for container in release.containers:
