@@ -63,10 +63,29 @@ class CannotExecute(Exception):  # noqa: N818 - read as a statement of fact, and
         """Take the command's name and what the kernel said about it."""
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         self.exit_code = NOT_FOUND if missing else CANNOT_EXECUTE
-        reason = "not found" if missing else (error.strerror or "cannot be executed")
+        reason = _what_is_missing(error.filename) if missing else (error.strerror or "cannot be executed")
         if error.errno == errno.ENOEXEC:
             reason = "neither a program for this machine nor a script that begins with #!"
         super().__init__(f"Cannot start the application: {command}: {reason}")
+
+
+def _what_is_missing(path: str | bytes | None) -> str:
+    """Return what the kernel did not find: the program itself, or the interpreter that it asks for."""
+    try:
+        descriptor = os.open(path or "", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            beginning = os.read(descriptor, 4096)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return "not found"
+    if not beginning.startswith(b"#!"):
+        return "its dynamic loader is not found; it was built for another system, as for glibc where there is musl"
+    first = beginning[2:].partition(b"\n")[0]
+    interpreter = os.fsdecode(first.strip(b" \t").partition(b" ")[0])
+    if first.endswith(b"\r"):
+        return f"its interpreter {interpreter!r} is not found; the file has Windows line ends: save it with LF alone"
+    return f"its interpreter {interpreter!r}, named in its first line, is not found"
 
 
 def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: Inheritance) -> None:
@@ -105,8 +124,10 @@ def _execute(words: Sequence[bytes], environment: Sequence[bytes]) -> None:
         try:
             _execve(candidate, words, environment)
         except OSError as error:
+            error.filename = candidate
             # One that is there and cannot be executed tells more than one that is not there.
-            if failure.errno == errno.ENOENT and error.errno != errno.ENOTDIR:
+            there = failure.filename is not None and os.path.lexists(failure.filename)
+            if failure.errno == errno.ENOENT and not there and error.errno != errno.ENOTDIR:
                 failure = error  # type: ignore[assignment]  # any OSError will do
     raise failure
 

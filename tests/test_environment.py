@@ -12,7 +12,8 @@ from entrypoint.errors import MigrationPreventedError
 from entrypoint.settings import read_settings
 from entrypoint.startup import bring_up_to_date
 from faults.machinery import Disk, UnavailableError
-from scene import Scene, only_error
+from kit.processes import peak_memory
+from scene import Gate, Scene, only_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,3 +113,19 @@ def test_what_libpq_cannot_take_is_ours(scene: Scene, monkeypatch: pytest.Monkey
     assert "in this program" in caught.value.message
     assert "server's" not in caught.value.remedy
     assert scene.database.one("SELECT count(*) FROM schema_migrations") == 0
+
+
+@pytest.mark.case("B19")
+@pytest.mark.parametrize("directive", ["", "-- entrypoint: no-transaction\n"])
+def test_rows_that_nobody_wants_are_not_kept(scene: Scene, directive: str) -> None:
+    """Twice 100 MB of rows come; what stands behind them counts as ever."""
+    rows = "SELECT i, repeat('x', 1000) FROM generate_series(1, 100000) i;\n"
+    with Gate(scene.database) as gate:
+        scene.write({"001_a.sql": f"{directive}CREATE TABLE a ();\n{rows}VALUES (1), (2);\n{rows}{Gate.PASS}"})
+        run = scene.start("migrate")
+        gate.arrival()
+        most = peak_memory(run.pid)
+        gate.open()
+        run.ok()
+    assert most < 100_000_000
+    assert scene.lock_is_free()

@@ -339,6 +339,8 @@ def commands(tmp_path: Path) -> Path:
     (path / "orphan").write_text("#!/no/such/interpreter\n")
     (path / "orphan").chmod(0o755)
     (path / "empty").touch(mode=0o755)
+    (path / "windows").write_bytes(b"#!/bin/sh\r\necho no\r\n")
+    (path / "windows").chmod(0o755)
     return path
 
 
@@ -349,7 +351,11 @@ def commands(tmp_path: Path) -> Path:
         ("./no-such-command", 127, "not found"),
         ("{bin}/no-such-command", 127, "not found"),
         ("{bin}/plain/below", 127, "not found"),
-        ("{bin}/orphan", 127, "not found"),
+        pytest.param("{bin}/orphan", 127, "'/no/such/interpreter'", marks=pytest.mark.case("D4")),
+        pytest.param("orphan", 127, "'/no/such/interpreter'", marks=pytest.mark.case("D4")),
+        pytest.param(
+            "{bin}/windows", 127, "'/bin/sh\\r' is not found; the file has", marks=pytest.mark.case("D4")
+        ),
         ("{bin}/plain", 126, "Permission denied"),
         ("plain", 126, "Permission denied"),
         ("{bin}/directory", 126, "Permission denied"),

@@ -36,6 +36,9 @@ _T = TypeVar("_T")
 _SETTLE = 0.8
 
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
+_PARTS = (ExecStatus.TUPLES_CHUNK, ExecStatus.SINGLE_TUPLE)
+# How many rows libpq hands over at once: few enough for a little memory, many enough for little work.
+_ROWS = 500
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
 
 
@@ -114,13 +117,19 @@ class Session:
         been cancelled if the server still answers.
         """
         results: list[list[Row]] = []
-        self.script(sql, deadline, lambda result: results.append(_rows(result)))
+        self._ask(sql, deadline, lambda result: results.append(_rows(result)), keep_rows=True)
         return results
 
     def script(self, sql: str, deadline: Deadline, on_result: Callable[[PGresult], None]) -> None:
-        """Run statements in one round trip like `query`, but hand over each result as soon as it is there."""
+        """Run statements in one round trip like `query`, but hand over each result as soon as it is there.
+
+        Of rows only the last few are in it: nobody wants those of a migration, and there may be millions.
+        """
+        self._ask(sql, deadline, on_result, keep_rows=False)
+
+    def _ask(self, sql: str, deadline: Deadline, on_result: Callable[[PGresult], None], *, keep_rows: bool) -> None:
         try:
-            self._run(sql.encode(), deadline, on_result)
+            self._run(sql.encode(), deadline, on_result, keep_rows=keep_rows)
         except StatementError:
             raise
         except psycopg.OperationalError as error:
@@ -178,11 +187,15 @@ class Session:
 
     abandon = close
 
-    def _run(self, sql: bytes, deadline: Deadline, on_result: Callable[[PGresult], None]) -> None:
+    def _run(
+        self, sql: bytes, deadline: Deadline, on_result: Callable[[PGresult], None], *, keep_rows: bool = True
+    ) -> None:
         pgconn = self._pgconn
         if not self.usable:
             raise connection_lost("it is closed")
         pgconn.send_query(sql)
+        if not keep_rows:
+            _take_rows_in_parts(pgconn)
         while pgconn.flush():
             # The server may have to be listened to before it takes more (libpq documentation, PQflush).
             if self._wait(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
@@ -201,6 +214,7 @@ class Session:
         pgconn = self._pgconn
         failed: StatementError | None = None
         statement = 0
+        rows: PGresult | None = None
         while True:
             try:
                 while self._parse(pgconn.is_busy):
@@ -217,8 +231,11 @@ class Session:
                 self._refuse_copy(ExecStatus(result.status))
             elif result.status in _FAILED:
                 failed = failed or StatementError(result, statement)
+            elif result.status in _PARTS:
+                rows = result
             else:
-                on_result(result)
+                on_result(rows or result)
+                rows = None
                 statement += 1
 
     def _wait(self, events: int, deadline: Deadline) -> int:
@@ -268,6 +285,14 @@ class Session:
     def _receive_notice(self, result: PGresult) -> None:
         if self.on_notice is not None:
             self._notices.append(Notice.of(result))
+
+
+def _take_rows_in_parts(pgconn: PGconn) -> None:
+    """Let libpq hand over the rows of what has just been sent as they come; all that it keeps is in memory."""
+    try:
+        pgconn.set_chunked_rows_mode(_ROWS)
+    except psycopg.NotSupportedError:  # libpq before 17
+        pgconn.set_single_row_mode()
 
 
 def _rows(result: PGresult) -> list[Row]:
