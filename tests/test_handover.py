@@ -353,9 +353,7 @@ def commands(tmp_path: Path) -> Path:
         ("{bin}/plain/below", 127, "not found"),
         pytest.param("{bin}/orphan", 127, "'/no/such/interpreter'", marks=pytest.mark.case("D4")),
         pytest.param("orphan", 127, "'/no/such/interpreter'", marks=pytest.mark.case("D4")),
-        pytest.param(
-            "{bin}/windows", 127, "'/bin/sh\\r' is not found; the file has", marks=pytest.mark.case("D4")
-        ),
+        pytest.param("{bin}/windows", 127, "'/bin/sh\\r' is not found; the file has", marks=pytest.mark.case("D4")),
         ("{bin}/plain", 126, "Permission denied"),
         ("plain", 126, "Permission denied"),
         ("{bin}/directory", 126, "Permission denied"),
