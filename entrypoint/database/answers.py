@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Row = tuple[str | None, ...]
 
+SILENCE = "no answer within"
+"""How a failure begins that is told in our own words, not libpq's."""
+
 # The fields of an error or a notice: PostgreSQL's documentation, "Error and Notice Message Fields".
 _SEVERITY = ord("V")
 _SQLSTATE = ord("C")

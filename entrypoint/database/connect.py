@@ -24,8 +24,8 @@ from entrypoint.database.address import (
     of_this_program,
     timeout_for_each_host,
 )
+from entrypoint.database.answers import SILENCE
 from entrypoint.database.classify import classify_connection_failure
-from entrypoint.database.libpq import SILENCE
 from entrypoint.database.session import Session
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError

@@ -17,7 +17,7 @@ import select
 import sys
 from _ctypes import FUNCFLAG_CDECL, CFuncPtr, _SimpleCData, byref, dlopen, sizeof
 
-from entrypoint.database.answers import StatementError, connection_lost, no_answer
+from entrypoint.database.answers import SILENCE, StatementError, connection_lost, no_answer
 from entrypoint.errors import ConnectionLostError
 from entrypoint.redaction import foreign
 
@@ -38,9 +38,6 @@ _BAD = 1
 _POLLING_FAILED, _POLLING_READING, _POLLING_WRITING, _POLLING_OK = range(4)
 _COMMAND_OK, _TUPLES_OK = 1, 2
 _IDLE, _UNKNOWN = 0, 4
-
-SILENCE = "no answer within"
-"""How a failure begins that is told in our own words, not libpq's."""
 
 
 class NotConnected(Exception):  # noqa: N818 - an answer, which the caller passes on

@@ -13,6 +13,7 @@ from entrypoint.database.address import (
     leave_out_time_zone,
     of_this_program,
 )
+from entrypoint.database.answers import SILENCE
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.records import NamedTuple
@@ -60,7 +61,7 @@ class Question:
             return
         leave_out_time_zone()
         connect_as = of_this_program(parameters, self.token)
-        self._found = FirstLook(connecting_failed=f"{libpq.SILENCE} {timeout:g} s")
+        self._found = FirstLook(connecting_failed=f"{SILENCE} {timeout:g} s")
         self._begun.acquire()
         self._done.acquire()
         try:
