@@ -207,6 +207,24 @@ def test_through_a_pooler(scene: Scene) -> None:
         assert (told(leader).outcome, told(waiter).outcome) == ("migrated", "waited")
 
 
+@pytest.mark.parametrize("limit", [[], ["--timeout", "1.5"]], ids=["by default", "with a limit"])
+def test_wait_waits_for_a_living_holder_unless_it_is_told_how_long(scene: Scene, limit: list[str]) -> None:
+    scene.write(GATED)
+    with Gate(scene.database) as gate:
+        leader = scene.start()
+        gate.arrival()
+        waiter = scene.start("wait", *limit, MIGRATION_TIMEOUT_MS=1500)
+        if limit:
+            assert waiter.wait() == 75
+            assert "Waited 1.5 s" in only_error(waiter)["message"]
+        else:
+            waiter.until("wait.waiting")
+            until(lambda: len(waiter.logs("wait.waiting")) == 2, 15, "another report, 5 s later")
+        gate.open()
+        assert told(leader).outcome == "migrated"
+        assert waiter.wait() == (75 if limit else 0)
+
+
 @pytest.mark.slow
 @pytest.mark.case("B13")
 @pytest.mark.timeout(180)

@@ -13,6 +13,7 @@ from random import uniform
 from typing import NamedTuple
 
 from entrypoint import logs
+from entrypoint.clocks import Clocks
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure, target, unavailable
@@ -21,6 +22,7 @@ from entrypoint.errors import ConnectionLostError, WaitTimeoutError
 from entrypoint.migration import files, ledger
 from entrypoint.migration.contention import describe_holder, held_back
 from entrypoint.migration.faults import refused
+from entrypoint.migration.patience import Patience
 from entrypoint.migration.plan import decide
 from entrypoint.migration.prepare import refuse_bad_names
 
@@ -75,18 +77,23 @@ def wait_for_database(settings: Settings, timeout: float | None) -> None:
 def wait_for_schema(settings: Settings, version: int | None, timeout: float | None) -> None:
     """Return when none of the migration files is pending; or when the schema is at `version`, whatever the files.
 
-    Without a `timeout` in seconds, it waits for as long as all migrations together may take. Raises WaitTimeoutError,
+    Without a `timeout` in seconds, it waits for as long as all migrations together may take; and beside a living holder
+    of the lock, whose files may declare more, until its time is over. Raises WaitTimeoutError,
     DatabaseUnavailableError, or MigrationHeldBackError when what is awaited waits for a person.
     """
-    looker = _ByFiles(settings) if version is None else _ByVersion(settings, version)
-    _Waiter(settings, "the schema", settings.apply.timeout if timeout is None else timeout).wait(looker.glance)
+    waiter = _Waiter(settings, "the schema", settings.apply.timeout if timeout is None else timeout)
+    limits = settings.lock._replace(hard=timeout is not None)
+    others = Patience(waiter.clocks, limits, settings.apply, settings.role)
+    looker = _ByFiles(settings, others) if version is None else _ByVersion(settings, others, version)
+    waiter.wait(looker.glance)
 
 
 class _Looker:
     """Looks at the ledger."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, others: Patience) -> None:
         self._settings = settings
+        self._others = others
         self._place: Place | None = None
         self._login_pid = 0
 
@@ -103,6 +110,10 @@ class _Looker:
         sight, failure = self._judge(look)
         if not sight.there:
             busy = _busy(look, standby=place.standby)
+            if busy and not place.standby:
+                self._others.weigh(session, place, look.lock.token if look.lock else None)
+            else:
+                self._others.forget()
             # While somebody is at work, a failed migration may be the very one that is tried again.
             if failure is not None and not busy:
                 raise held_back(failure)
@@ -119,8 +130,8 @@ class _Looker:
 
 
 class _ByFiles(_Looker):
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings, others: Patience) -> None:
+        super().__init__(settings, others)
         directory = files.load_directory(settings.migrations_dir, settings.file_limit)
         refuse_bad_names(directory)
         for warning in directory.warnings:
@@ -138,8 +149,8 @@ class _ByFiles(_Looker):
 
 
 class _ByVersion(_Looker):
-    def __init__(self, settings: Settings, version: int) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings, others: Patience, version: int) -> None:
+        super().__init__(settings, others)
         self._version = version
 
     def _judge(self, look: Look) -> tuple[Sight, LedgerRow | None]:
@@ -161,7 +172,8 @@ class _Waiter:
         self._what = what
         address = settings.address
         self._target = target(address.conninfo, address.variable, token=os.urandom(8).hex())
-        self._deadline = Deadline(timeout)
+        self.clocks = Clocks(timeout)
+        self._deadline = self.clocks.running
         self._least = _LEAST if timeout else settings.connect.timeout
         self._began = time.monotonic()
         self._session: Session | None = None
@@ -251,7 +263,7 @@ class _Waiter:
 
     def _too_late(self, sight: Sight) -> WaitTimeoutError:
         return WaitTimeoutError(
-            f"Waited {self._deadline.budget:g} s for {self._what}: {sight.words}",
+            f"Waited {round(self._deadline.budget + self.clocks.stood, 1):g} s for {self._what}: {sight.words}",
             remedy="`wait` does not migrate: see whether whoever does is at work (`entrypoint status`), and give a "
             "longer --timeout if it only needs more time.",
             **sight.fields,

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from entrypoint.clocks import Clocks
+from entrypoint.clocks import CONNECTING, WAITING, Clocks
 
 
 class Hand:
@@ -76,3 +76,70 @@ def test_all_time_is_bounded_by_what_was_given(hand: Hand, seed: int) -> None:
         if not running.passed():
             hand.now += min(running.remaining(), chance.random())
     assert hand.now - began == pytest.approx(bound)
+
+
+# --- A start's clocks -----------------------------------------------------------------------------------
+
+
+def start(hand: Hand) -> Clocks:
+    clocks = Clocks(10, hand, connecting=5, waiting=3)
+    clocks.turn_to(CONNECTING)
+    return clocks
+
+
+def test_each_step_has_what_the_earlier_ones_have_left(hand: Hand) -> None:
+    clocks = start(hand)
+    hand.now += 4
+    clocks.turn_to(WAITING)
+    hand.now += 2
+    assert clocks.turn_to(CONNECTING).remaining() == 1
+    assert clocks.turn_to(WAITING).remaining() == 1
+    hand.now += 1
+    assert clocks.running.passed()
+    assert clocks.turn_to().remaining() == 10
+    assert clocks.turn_to(WAITING).passed()
+
+
+def test_a_clock_stands_for_as_long_as_was_last_said(hand: Hand) -> None:
+    clocks = start(hand)
+    waiting = clocks.turn_to(WAITING)
+    hand.now += 1
+    clocks.stand(10)
+    hand.now += 4
+    assert waiting.remaining() == 6 + 2
+    clocks.stand(10)
+    hand.now += 8
+    assert waiting.remaining() == 2 + 2
+    clocks.stand(0)
+    assert (waiting.remaining(), clocks.stood) == (2, 12)
+    clocks.stand(5)
+    hand.now += 6
+    assert waiting.remaining() == 1, "nobody said so again"
+    clocks.stand(0)
+    assert clocks.stood == 17
+    hand.now += 1
+    assert waiting.passed()
+
+
+def test_it_is_only_the_clock_that_runs_which_stands(hand: Hand) -> None:
+    clocks = start(hand)
+    clocks.turn_to(WAITING)
+    clocks.stand(100)
+    hand.now += 1
+    assert clocks.turn_to().remaining() == 10
+    hand.now += 1
+    assert clocks.running.remaining() == 9
+    assert clocks.turn_to(WAITING).remaining() == 3
+
+
+def test_what_is_left_for_the_migrations(hand: Hand) -> None:
+    clocks = start(hand)
+    clocks.turn_to(WAITING)
+    hand.now += 1
+    assert clocks.work_left({}) == 10
+    clocks.turn_to()
+    hand.now += 1
+    assert clocks.work_left({7: 100.0}) == 109
+    clocks.turn_to(7, 100.0)
+    hand.now += 40
+    assert clocks.work_left({7: 100.0}) == 69
