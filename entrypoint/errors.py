@@ -14,7 +14,8 @@
     │   ├── MigrationHeldBackError     it failed earlier and nobody has changed that
     │   ├── MigrationTimeoutError      the time for all migrations ran out
     │   ├── MigrationStoppedError      an operator cancelled it
-    │   └── MigrationPreventedError    the server's disk, memory or the like did not let it run
+    │   ├── MigrationPreventedError    the server's disk, memory or the like did not let it run
+    │   └── MigrationLostError         the connection was lost too often at the same statement
     ├── BackupFailedError        no backup was taken, or an older one could not be deleted
     ├── LedgerChangedError       the ledger is not any more what the operator was shown
     ├── LockHeldError            the lock's holder lives, and is not to be robbed
@@ -147,6 +148,12 @@ class MigrationPreventedError(MigrationError):
         """Take the one-line `message` and the `report` of several lines."""
         super().__init__(message, remedy=remedy, **fields)
         self.report = report
+
+
+class MigrationLostError(MigrationError):
+    """The connection was lost again and again, at the same statement."""
+
+    event = "migration.lost"
 
 
 class BackupFailedError(EntrypointError):

@@ -385,6 +385,7 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
     """Return all that whoever holds the lock needs to know."""
     from entrypoint.migration.board import Board
     from entrypoint.migration.contention import Assignment
+    from entrypoint.migration.losses import Losses
 
     return Assignment(
         directory=survey.directory,
@@ -400,6 +401,7 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
         clocks=survey.clocks,
         backup_dir=settings.backup_dir,
         board=Board(len(survey.plan.pending)),
+        losses=Losses(),
     )
 
 

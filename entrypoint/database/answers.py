@@ -106,10 +106,14 @@ def connection_lost(reason: str, sqlstate: str | None = None) -> ConnectionLostE
             remedy="Set the pool's mode to transaction or session (PgBouncer: pool_mode, in general or for this "
             "database), or set MIGRATION_DATABASE_URL to the server itself.",
         )
+    from entrypoint.database.rules import ended_by  # Not for a start at which nothing is lost.
+
+    setting, remedy = ended_by(reason, sqlstate or None) or (None, None)
     lost = ConnectionLostError(
         f"The connection to the database is lost: {reason}",
-        remedy="Look into the server's log, and at the network between here and there.",
+        remedy=remedy or "Look into the server's log, and at the network between here and there.",
         sqlstate=sqlstate or None,
+        setting=setting,
     )
     if reason == _NO_SERVER_CONNECTION:
         lost.starved = True

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.files import Directory
     from entrypoint.migration.ledger import Guardian, LedgerRow, LockRow, Look, Place
     from entrypoint.migration.lock import Lease
+    from entrypoint.migration.losses import Losses
     from entrypoint.migration.plan import Plan
     from entrypoint.migration.policy import ApplyPolicy, LockPolicy
 
@@ -67,6 +68,8 @@ class Assignment(NamedTuple):
     """Where a backup is to be taken before anything pending runs; None for nowhere."""
     board: Board
     """Where to show what is going on."""
+    losses: Losses
+    """How often the connection was lost, over all that this start does under the lock."""
     rehearsal: bool = False
     """Whether nothing is to be left of it, not even the ledger's tables."""
 

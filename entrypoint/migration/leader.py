@@ -29,10 +29,11 @@ from entrypoint.migration.contention import held_back
 from entrypoint.migration.directives import spell
 from entrypoint.migration.doubt import InDoubt, server_restarted, settle
 from entrypoint.migration.faults import read_only, refused
+from entrypoint.migration.losses import Spot, too_many
 from entrypoint.migration.plan import decide
 from entrypoint.migration.prepare import prepare
 from entrypoint.migration.standing import Trace, betrayed
-from entrypoint.migration.watcher import Watcher, blocker_fields
+from entrypoint.migration.watcher import STANDBY_REMEDY, Watcher, blocker_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from entrypoint.clocks import Clocks
     from entrypoint.database.classify import Trouble
     from entrypoint.database.session import Session
+    from entrypoint.migration.blockers import Blocker
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
     from entrypoint.migration.plan import Plan
@@ -57,6 +59,7 @@ _NOTICE = 0.3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
 _QUERY_CANCELED = "57014"
+_CONNECTION_EXCEPTION = "08"
 
 
 class Applied(NamedTuple):
@@ -88,8 +91,10 @@ class Leader:
         self._prepared = prepared
         self._clocks = clocks
         self._precaution = precaution
-        self._blocked = ""
-        """Who was in the way of the file's last attempt, in words."""
+        self._blocker: Blocker | None = None
+        """Who was in the way of the file's last attempt."""
+        self._why = ""
+        """How that attempt ended, in words."""
 
     def run(self, applied: list[Applied]) -> int | None:
         """Apply all that is still pending, now that nobody else can change that; append each to `applied`.
@@ -169,7 +174,7 @@ class Leader:
     def _attempt_until(self, task: Task, attempt_once: Callable[[], None], trace: Trace) -> Applied:
         began = time.monotonic()
         attempt = 1
-        self._blocked = ""
+        self._blocker, self._why = None, ""
         while True:
             signals.raise_received()
             if task.deadline.passed():
@@ -178,7 +183,7 @@ class Leader:
                 self._lease.check_guard()
                 attempt_once()
             except InDoubt as doubt:
-                self._settle(task, doubt)
+                self._settle(task, doubt, task.watcher.stand_down())
                 return self._tell_done(task, began, attempt)
             except Refused as refusal:
                 watched = task.watcher.stand_down()
@@ -188,9 +193,10 @@ class Leader:
                 self._record_failure(task, failure)
                 raise
             except ConnectionLostError as lost:
+                spot = spot_of(task)
                 task.watcher.stand_down()
                 self._see_what_is_in(task, trace)
-                raise self._explain(task, lost) from lost
+                raise self._explain(task, lost, spot) from lost
             else:
                 return self._tell_done(task, began, attempt)
             finally:
@@ -243,6 +249,8 @@ class Leader:
         if self._lease.revoked:
             raise self._lease.lost()
         if task.deadline.passed():
+            if watched.blockers and (watched.waiting or error.sqlstate == ledger.LOCK_NOT_AVAILABLE):
+                self._blocker = watched.blockers[0]
             raise self._out_of_time(task)
         if watched.gave_up is not None and error.sqlstate == _QUERY_CANCELED:
             # The watcher's own cancel, for what PostgreSQL has no time-out for.
@@ -253,7 +261,8 @@ class Leader:
             waited_ms = round(watched.gave_up.seconds * 1000)
             self._pause(task, why, ledger.LOCK_NOT_AVAILABLE, attempt, watched, lock_wait_ms=waited_ms)
             return
-        if classify.may_pass(error.sqlstate):
+        # Our own connection is well, as there is an answer: 08… is about one of the statement's to elsewhere.
+        if classify.may_pass(error.sqlstate) and not error.sqlstate.startswith(_CONNECTION_EXCEPTION):
             self._pause(task, error.primary, error.sqlstate, attempt, watched)
             return
         if classify.stopped_by_operator(error.sqlstate) and not _sets(task.migration, "statement_timeout"):
@@ -278,7 +287,7 @@ class Leader:
             "The failure was recorded"
         )
 
-    def _settle(self, task: Task, doubt: InDoubt) -> None:
+    def _settle(self, task: Task, doubt: InDoubt, watched: Watched) -> None:
         """Return if a migration is in after all, though the connection ended during COMMIT; otherwise raise."""
         file = task.migration.file
         verdict = settle(
@@ -289,30 +298,39 @@ class Leader:
             self._assignment.role,
             task.deadline.within(_PATIENCE),
         )
+        ended = f"the connection ended during COMMIT ({doubt})"
+        if watched.standby:
+            ended = f"COMMIT waited for a synchronous standby (synchronous_standby_names = '{watched.standby}')"
+            self._why = f"{file.name}: {ended}"
         logs.event(
             logs.WARNING,
             "migration.commit_in_doubt",
-            f"{file.name}: the connection ended during COMMIT ({doubt}); the server says: {verdict}",
+            f"{file.name}: {ended}; the server says: {verdict}",
             version=file.number,
             file=file.name,
             verdict=verdict,
+            remedy=STANDBY_REMEDY if watched.standby else None,
         )
         if verdict == "unknown":
             raise MigrationError(
-                f"{file.name}: the connection ended during COMMIT, and it is unknown whether it was committed",
-                remedy="The next start finds out: the ledger's row is committed with the migration or not at all.",
+                f"{file.name}: {ended}, and it is unknown whether it was committed"
+                if watched.standby
+                else f"{file.name}: the connection ended during COMMIT, and it is unknown whether it was committed",
+                remedy=f"{STANDBY_REMEDY} " * bool(watched.standby)
+                + "The next start finds out: the ledger's row is committed with the migration or not at all.",
                 version=file.number,
                 file=file.name,
             )
         if verdict == "aborted":
-            raise self._explain(task, doubt.lost)
+            raise self._explain(task, doubt.lost, Spot(file.number, file.name, 0, "COMMIT", None))
 
-    def _explain(self, task: Task, lost: ConnectionLostError) -> EntrypointError:
+    def _explain(self, task: Task, lost: ConnectionLostError, spot: Spot) -> EntrypointError:
         """Return what a lost connection means for this run: it goes on with a new one, or it ends here."""
         if task.deadline.passed():
             return self._out_of_time(task)
         if lost.sqlstate is None or not classify.stopped_by_operator(lost.sqlstate):
-            return lost
+            too_often = self._assignment.losses.note(spot, lost)
+            return too_many(spot, lost, task.still) if too_often else lost
         if self._lease.guard_lost_lately(_NOTICE):
             return self._lease.lost()
         patience = task.deadline.within(_RECONNECT_PATIENCE).remaining()
@@ -339,7 +357,7 @@ class Leader:
         file = task.migration.file
         blocker = watched.blockers[0] if watched.blockers and sqlstate == ledger.LOCK_NOT_AVAILABLE else None
         behind = f", behind {blocker.short}" if blocker else ""
-        self._blocked = f"{file.name} waited behind {blocker.words()}" if blocker else ""
+        self._blocker, self._why = blocker, f"{file.name}: {why}"
         logs.event(
             logs.WARNING,
             "migration.retry",
@@ -356,6 +374,9 @@ class Leader:
         retry = f"attempt {attempt} ended ({why}{behind}), and the next one begins in {seconds:.1f} s"
         count = len(task.migration.advice.statements)
         self._assignment.board.activity = Activity(file.name, 0, now, now, 1, count, None, retry=retry)
+        if task.migration.advice.transactional and self._worker.login_pid == self._lease.place.backend_pid:
+            # Between two attempts the session is idle; an administrator's default must not end it.
+            self._worker.query(transactions.idle_session(self._worker.server_version), task.patience)
         pause(seconds)
         self._assignment.board.activity = None
 
@@ -396,7 +417,11 @@ class Leader:
     def _out_of_time(self, task: Task) -> MigrationTimeoutError:
         file, declared = task.migration.file, task.migration.advice.directives.timeout
         undone = "what was not committed is rolled back"
-        undone = f"{undone}. {self._blocked}" if self._blocked else undone
+        why = self._why or self._assignment.losses.last
+        if self._blocker is not None:
+            undone = f"{undone}. {file.name} waited behind {self._blocker.words()}"
+        elif why:
+            undone = f"{undone}. The last attempt ended so: {why}"
         shorter = "or make the migration shorter, for example by working in batches."
         if declared is not None:
             own = f"-- entrypoint: timeout = {spell(declared)}"
@@ -409,7 +434,9 @@ class Leader:
                 "Raise MIGRATION_TIMEOUT_MS; give the file a time of its own, with a line like "
                 f"`-- entrypoint: timeout = 30min` at its top; {shorter}"
             )
-        return MigrationTimeoutError(message, remedy=remedy, version=file.number, file=file.name)
+        remedy = f"{self._blocker.remedy()} Or: {remedy[0].lower()}{remedy[1:]}" if self._blocker else remedy
+        known = blocker_fields(self._blocker) if self._blocker else {}
+        return MigrationTimeoutError(message, remedy=remedy, version=file.number, file=file.name, **known)
 
     def _tell_declared(self, runnable: list[Prepared]) -> None:
         """Say by how much this start may take longer than MIGRATION_TIMEOUT_MS, and why."""
@@ -474,6 +501,16 @@ def prevented(failure: MigrationFailedError, trouble: Trouble, still: str) -> Mi
         "The next start tries it again.",
         **failure.fields,
     )
+
+
+def spot_of(task: Task) -> Spot:
+    """Return where in its file a migration is."""
+    file, activity = task.migration.file, task.assignment.board.activity
+    if activity is None or not activity.statements:
+        return Spot(file.number, file.name, 0, "what comes before its statements", None)
+    start = task.migration.advice.statements[activity.statement - 1].start
+    line = task.migration.text.count("\n", 0, start) + 1
+    return Spot(file.number, file.name, activity.statement, activity.words(), line)
 
 
 def _lock_timeout_of(migration: Prepared) -> str:

@@ -60,6 +60,8 @@ _PATIENCE = 10.0
 _SHORT_LOCK_TIMEOUT_MS = 2_000
 _QUERY_CANCELED = "57014"
 
+# Who holds the lock need not be known to a standby: where one is missing, only a migration's own COMMIT waits for it.
+_ON_THIS_SERVER = "\nSET LOCAL synchronous_commit = local;"
 _NO_PROGRESS = (
     "progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL, "
     "progress_detail = NULL"
@@ -394,13 +396,14 @@ class Lease:
             )
 
     def _begin(self, deadline: Deadline) -> str:
-        return transactions.begin(
+        begin = transactions.begin(
             deadline,
             server_version=self.worker.server_version,
             # Well before the deadline, after which there is no answer.
             lock_timeout_ms=min(_SHORT_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1),
             role=self._role,
         )
+        return begin + _ON_THIS_SERVER
 
 
 def try_acquire(  # noqa: PLR0913 - what a lease is made of
@@ -436,6 +439,7 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
         begin = transactions.begin(
             patience, server_version=worker.server_version, lock_timeout_ms=_SHORT_LOCK_TIMEOUT_MS, role=role
         )
+        begin += _ON_THIS_SERVER
         place = _find_beside_guard(worker, place, schema, patience)
         if not place.complete:
             if _earlier_system_works(worker, place, role, policy, patience):

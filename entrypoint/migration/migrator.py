@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeVar
 
 from entrypoint import logs
+from entrypoint.deadline import pause
 from entrypoint.errors import ConnectionLostError, EntrypointError, LeaseLostError
 from entrypoint.migration.contention import Contender
 from entrypoint.migration.leader import Applied, Leader
@@ -78,6 +79,7 @@ def under_lock(contender: Contender, assignment: Assignment, work: Callable[[Lea
     clocks = assignment.clocks
     while (lease := contender.acquire()) is not None:
         clocks.turn_to()
+        lost = False
         logs.event(logs.INFO, "lock.acquired", "acquired the migration lock", token=lease.token)
         try:
             return work(lease, clocks)
@@ -89,7 +91,10 @@ def under_lock(contender: Contender, assignment: Assignment, work: Callable[[Lea
             if clocks.running.passed():
                 raise
             logs.failure(error, level=logs.WARNING)
+            lost = True
         finally:
             lease.release()
+        if lost:
+            pause(min(assignment.losses.pause(), clocks.running.remaining()))
         contender.waited = True  # Whatever comes next, it is not our turn alone.
     return None

@@ -109,6 +109,8 @@ class Steps:
     def _start(self) -> None:
         """Take the second advisory lock, and find out where to begin."""
         file = self._task.migration.file
+        # After an earlier file's transaction, PostgreSQL takes the database's own defaults for ones set in the session.
+        self._query("RESET lock_timeout; RESET statement_timeout")
         self._open(transactions.READ_COMMITTED)
         rows = self._query(
             f"SELECT error_message, checksum = {literal(file.checksum)} FROM {self._place.table('schema_migrations')} "

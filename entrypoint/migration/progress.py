@@ -106,6 +106,14 @@ def query(backend_pid: int, server_version: int) -> str:
     )
 
 
+def standby(backend_pid: int) -> str:
+    """Return the query that has `synchronous_standby_names` if a backend's COMMIT waits for one of them."""
+    return (
+        "SELECT pg_catalog.current_setting('synchronous_standby_names') "
+        f"FROM pg_catalog.pg_stat_get_activity({backend_pid}) a WHERE a.wait_event = 'SyncRep'"
+    )
+
+
 def read(rows: list[Row]) -> Progress | None:
     """Return what `query` has found, if the backend is at a command that reports its progress."""
     if not rows:

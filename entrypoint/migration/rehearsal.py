@@ -16,7 +16,7 @@ from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.attempt import Refused, Task
 from entrypoint.migration.contention import Contender, held_back
 from entrypoint.migration.faults import refused
-from entrypoint.migration.leader import Leader
+from entrypoint.migration.leader import Leader, spot_of
 from entrypoint.migration.outside import refuse_behind_pooler
 from entrypoint.migration.prepare import prepare
 from entrypoint.migration.standing import betrayed
@@ -255,9 +255,10 @@ class Rehearser(Leader):
                 self._roll_back(trial.task or tasks[0], trial.trace, refusal)
                 self._judge(trial.task or tasks[0], refusal, attempt, watched)
             except ConnectionLostError as lost:
+                spot = spot_of(trial.task or tasks[0])
                 tasks[0].watcher.stand_down()
                 self._see_what_is_in(trial.task or tasks[0], trial.trace)
-                raise self._explain(trial.task or tasks[0], lost) from lost
+                raise self._explain(trial.task or tasks[0], lost, spot) from lost
             finally:
                 trial.undo()
                 tasks[0].watcher.stand_down()

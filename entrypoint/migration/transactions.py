@@ -74,9 +74,17 @@ def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
 def session_survival(server_version: int) -> tuple[str, ...]:
     """Return what bounds the life of a session that works outside a transaction, after its client has gone."""
     settings = [setting.replace("SET LOCAL", "SET") for setting in _KEEPALIVES]
+    if server_version >= 170000:  # PostgreSQL 17 has transaction_timeout
+        # CREATE INDEX CONCURRENTLY and their like have transactions of their own.
+        settings.append("SET transaction_timeout = 0;")
     if server_version >= 140000:  # PostgreSQL 14 has idle_session_timeout
-        settings += [f"SET idle_session_timeout = {IDLE_TIMEOUT_MS};", _client_check(server_version, local=False)]
+        settings += [f"{idle_session(server_version)};", _client_check(server_version, local=False)]
     return tuple(settings)
+
+
+def idle_session(server_version: int) -> str:
+    """Return the statement that keeps a session which waits outside of any transaction, and not for ever."""
+    return f"SET idle_session_timeout = {IDLE_TIMEOUT_MS}" if server_version >= 140000 else ""
 
 
 def _client_check(server_version: int, *, local: bool) -> str:

@@ -46,6 +46,10 @@ _CANCEL = 0.5
 _STAND_DOWN = 1.5
 _NEVER = float("-inf")
 
+STANDBY_REMEDY = (
+    "Bring the standby back, or take it out: ALTER SYSTEM SET synchronous_standby_names = …; SELECT pg_reload_conf()."
+)
+
 
 class GaveUp(NamedTuple):
     """An attempt was ended, because it had waited for locks for too long in all."""
@@ -60,6 +64,10 @@ class Watched(NamedTuple):
     gave_up: GaveUp | None
     blockers: tuple[Blocker, ...]
     """Who was last seen to block it."""
+    waiting: bool = False
+    """Whether it still waited for them when it was last looked at."""
+    standby: str = ""
+    """`synchronous_standby_names`, if its COMMIT was seen to wait for one of them."""
 
 
 class Watcher:
@@ -83,6 +91,7 @@ class Watcher:
         # Held while a cancel is on its way, so that an attempt's end can wait for it: it must not hit the next one.
         self._cancelling = threading.Lock()
         self._gave_up: GaveUp | None = None
+        self._standby = ""
         self._attempt: Activity | None = None
         self._waits = Waits()
         self._wait: Wait | None = None
@@ -106,8 +115,9 @@ class Watcher:
         try:
             activity, self._board.activity = self._board.activity, None
             mine = activity is not None and self._attempt is not None and activity.began == self._attempt.began
-            watched = Watched(self._gave_up, self._blockers if mine else ())
-            self._gave_up = None
+            blockers_, waiting = (self._blockers, self._wait is not None) if mine else ((), False)
+            watched = Watched(self._gave_up, blockers_, waiting, self._standby)
+            self._gave_up, self._standby = None, ""
         finally:
             if locked:
                 self._cancelling.release()
@@ -203,15 +213,17 @@ class Watcher:
         session = self._open_session()
         lease = self._lease
         begin = (
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 4000;"
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 4000; "
+            # What is shown here need not be on a standby, which may be what the migration waits for.
+            "SET LOCAL synchronous_commit = local;"
         )
         # What a session does is shown to its own login; the lock's row, perhaps only to the role.
         known = progress.query(activity.backend_pid, session.server_version)
         results = session.query(
-            f"{begin} {known}; {lease.as_role} {lease.still_ours()} COMMIT",
+            f"{begin} {known}; {progress.standby(activity.backend_pid)}; {lease.as_role} {lease.still_ours()} COMMIT",
             Deadline(_PATIENCE),
         )
-        reported, ours = results[3], results[-2]
+        reported, standby, ours = results[4], results[5], results[-2]
         current = self._board.activity
         if current is None or current.file != activity.file:
             return  # That file has ended meanwhile.
@@ -222,6 +234,16 @@ class Watcher:
             )
             lease.worker.cancel()
             return
+        if standby and not self._standby:
+            self._standby = standby[0][0] or ""
+            logs.event(
+                logs.WARNING,
+                "migration.commit_waits",
+                f"{activity.file}: COMMIT waits for a synchronous standby (synchronous_standby_names = "
+                f"'{self._standby}')",
+                file=activity.file,
+                remedy=STANDBY_REMEDY,
+            )
         seen = Seen(
             activity,
             None if activity.retry else progress.read(reported),

@@ -24,10 +24,13 @@ def executable() -> str | None:
 
 
 @contextlib.contextmanager
-def pooler(server: Server, *, pool_size: int, mode: str = "transaction", patience: int = 2) -> Iterator[int]:
+def pooler(
+    server: Server, *, pool_size: int, mode: str = "transaction", patience: int = 2, query_timeout: int = 0
+) -> Iterator[int]:
     """Run PgBouncer with `pool_size` server connections for each database; yield its port.
 
     `patience`: after so many seconds it turns away a client for which it has no connection; its own default is 120.
+    `query_timeout`: it ends a session whose statement takes so many seconds; 0 for never, as is its default.
     """
     program = executable()
     if program is None:
@@ -48,6 +51,7 @@ def pooler(server: Server, *, pool_size: int, mode: str = "transaction", patienc
             listen_port = {port}
             auth_type = any
             pool_mode = {mode}
+            query_timeout = {query_timeout}
             default_pool_size = {pool_size}
             unix_socket_dir =
             # Fail soon where a pool is too small, so that a test need not wait for the default of two minutes.

@@ -1,0 +1,41 @@
+"""Sessions that the server or a pooler ends by a rule of its own: which setting that is, and what to do about it."""
+
+from __future__ import annotations
+
+# PostgreSQL's documentation, appendix A.
+_POSTGRESQL = {
+    "25P03": "idle_in_transaction_session_timeout",
+    "25P04": "transaction_timeout",
+    "57P05": "idle_session_timeout",
+}
+# PgBouncer's texts, as its clients get them.
+_PGBOUNCER = (
+    ("query timeout", "query_timeout"),
+    ("query_wait_timeout", "query_wait_timeout"),
+    ("idle transaction timeout", "idle_transaction_timeout"),
+    ("idle_transaction_timeout", "idle_transaction_timeout"),
+    ("client_idle_timeout", "client_idle_timeout"),
+    ("server lifetime over", "server_lifetime"),
+    ("server idle timeout", "server_idle_timeout"),
+)
+
+
+def ended_by(text: str, sqlstate: str | None) -> tuple[str, str] | None:
+    """Return the setting by which a session was ended, and the remedy; None if it was something else.
+
+    `text` and `sqlstate` are what was said before the connection was closed.
+    """
+    if setting := _POSTGRESQL.get(sqlstate or ""):
+        return (
+            setting,
+            f"The server ended the session by its {setting}: raise that for this role, with ALTER ROLE … SET.",
+        )
+    # PgBouncer's own words bear 08P01, the code of every error of its own.
+    if sqlstate in (None, "08P01"):
+        for words, setting in _PGBOUNCER:
+            if words in text:
+                return setting, (
+                    f"PgBouncer ended the session by its {setting}: raise that, or set MIGRATION_DATABASE_URL to the "
+                    "server itself."
+                )
+    return None

@@ -1,0 +1,76 @@
+"""How often the connection was lost, and at which statement: what ends it there again and again is not tried for ever.
+
+A statement that makes the server's process crash, or grow until the kernel kills it, takes all other sessions with it
+each time: PostgreSQL then recovers as a whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import uniform
+from typing import NamedTuple
+
+from entrypoint.errors import MigrationLostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.errors import ConnectionLostError
+
+MOST = 3
+"""So many losses at the same statement are enough."""
+_FIRST_PAUSE = 1.0
+
+
+class Spot(NamedTuple):
+    """Where in a file the connection was lost, as far as that is known."""
+
+    number: int
+    file: str
+    statement: int
+    """Counted from 1; 0 for what is no statement of the file."""
+    words: str
+    """As in `statement 2 of 3`."""
+    line: int | None
+
+
+class Losses:
+    """The losses of one start, whoever held the lock meanwhile."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._counts: Counter[tuple[int, int]] = Counter()
+        self._latest = 0
+        self.last = ""
+        """How the connection was lost the last time."""
+
+    def note(self, spot: Spot, lost: ConnectionLostError) -> bool:
+        """Count a loss; tell whether it was one too many."""
+        self.last = lost.message
+        self._counts[spot.number, spot.statement] += 1
+        self._latest = self._counts[spot.number, spot.statement]
+        return self._latest >= MOST
+
+    def pause(self) -> float:
+        """Return for how many seconds to leave the server alone after the last loss: each time longer."""
+        longest = _FIRST_PAUSE * 2.0 ** (self._latest - 1) if self._latest else 0.0
+        return uniform(longest / 2, longest)
+
+
+def too_many(spot: Spot, lost: ConnectionLostError, still: str) -> MigrationLostError:
+    """Return the error for a statement at which the connection was lost too often; `still`: what the file is now."""
+    rule = lost.fields.get("setting")
+    return MigrationLostError(
+        f"{spot.file}{'' if spot.line is None else f':{spot.line}'}: the connection was lost {MOST} times at "
+        f"{spot.words}; the last time: {lost.message}. What was not committed is rolled back, and {still}",
+        remedy=f"{lost.remedy} Nothing is recorded as failed: the next start tries again."
+        if rule
+        else "The server's log says why the process behind the connection ended, for example killed by the kernel for "
+        "want of memory. Nothing is recorded as failed: the next start tries again.",
+        version=spot.number,
+        file=spot.file,
+        line=spot.line,
+        statement=spot.statement or None,
+        losses=MOST,
+        sqlstate=lost.sqlstate,
+        setting=rule,
+    )
