@@ -45,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
         "redaction",
         "errors",
     },
-    "operations": {"startup", "migration", "backup", "database", "deadline", "logs", "redaction", "errors"},
+    "operations": {"startup", "migration", "backup", "database", "clocks", "deadline", "logs", "redaction", "errors"},
     "startup": {
         "settings",
         "migration",
