@@ -133,6 +133,23 @@ def test_what_others_wrote_into_the_tables(
     assert CANARY not in serving.ask().body.decode() + serving.run.stderr
 
 
+@pytest.mark.case("A8")
+@pytest.mark.parametrize("password", ["2", "statement", "of"])
+def test_what_is_stored_to_be_read_back_is_not_searched(
+    run_entrypoint: Start, database: Database, migrations_dir: Path, password: str
+) -> None:
+    blocks = "CREATE TABLE a ();\nDO $$ BEGIN LOCK TABLE busy; END $$;\nCREATE TABLE b ();"
+    write_migrations(migrations_dir, {"001_a.sql": f"-- entrypoint: no-transaction\n{blocks}"})
+    database.execute("CREATE TABLE busy ()")
+    with database.connect() as other, other.transaction():
+        other.execute("LOCK TABLE busy")
+        run = run_entrypoint("migrate", env={"DATABASE_URL": database.url, "PGPASSWORD": password})
+        stored = "SELECT error_message FROM schema_migrations WHERE error_message LIKE '%2 of 3%'"
+        rows = until(lambda: database.rows(stored) if database.exists("schema_migrations") else [], 10, "its place")
+    assert str(rows[0][0]).startswith("statement 2 of 3: ")
+    assert run.wait() == 0
+
+
 @pytest.mark.case("C5")
 def test_what_a_blocker_calls_itself(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
     write_migrations(migrations_dir, {"001_a.sql": "LOCK TABLE busy;"})
