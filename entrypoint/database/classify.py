@@ -1,7 +1,8 @@
 """What went wrong, in words: PostgreSQL's SQLSTATEs and libpq's texts, turned into causes.
 
-libpq gives no SQLSTATE for a failed login, only text, and servers translate theirs. So a failed connection is
-told from its text, by what is the same in every libpq, and whatever is not recognised is worth another try.
+libpq gives no SQLSTATE for a failed login, only text, and servers translate theirs. Asked to be verbose, it puts the
+SQLSTATE into that text. So a failed connection is told from what is the same in every libpq, then from the SQLSTATE,
+and whatever is not recognised is worth another try.
 SQLSTATEs: PostgreSQL documentation, appendix A.
 """
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
         "address",
         "no_primary",
         "closed",
+        "service",
+        "no_user",
+        "channel_binding",
+        "startup_parameter",
         "other",
     ]
 
@@ -82,6 +87,45 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
             "invalid load_balance_hosts value",
         ),
         Cause("address", "the address is malformed", "Correct DATABASE_URL.", heals=False),
+    ),
+    (
+        ('definition of service "" not found', 'service file "" not found'),
+        Cause(
+            "service",
+            "the service is not defined",
+            "Check `service` in DATABASE_URL, or PGSERVICE, and the file that defines it: PGSERVICEFILE, or "
+            "~/.pg_service.conf.",
+            heals=False,
+        ),
+    ),
+    (
+        ("local user with id", "could not look up local user id"),
+        Cause(
+            "no_user",
+            "no database user is named, and this process's user has no name either",
+            "Name the user: postgresql://USER@HOST/DATABASE, or PGUSER.",
+            heals=False,
+        ),
+    ),
+    (
+        ("channel binding required", "channel binding is required"),
+        Cause(
+            "channel_binding",
+            "channel_binding=require cannot be met",
+            "It needs TLS and a password kept as SCRAM-SHA-256, without a pooler in between. Otherwise remove "
+            "channel_binding=require from DATABASE_URL, or PGCHANNELBINDING.",
+            heals=False,
+        ),
+    ),
+    (
+        ("unsupported startup parameter",),
+        Cause(
+            "startup_parameter",
+            "the pooler does not take one of the connection's parameters",
+            "Add the parameter that is named to ignore_startup_parameters in PgBouncer's configuration, or remove it "
+            "from DATABASE_URL (options: also PGOPTIONS).",
+            heals=False,
+        ),
     ),
     (
         ("no password supplied",),
@@ -154,19 +198,38 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
 )
 
 _NAMES = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
+_NO_DATABASE = Cause(
+    "no_such_database", "no such database", "Create it, or check the name in DATABASE_URL.", heals=True
+)
 _OTHER = Cause("other", "the server did not let us in", "Look into the server's log.", heals=True)
+
+
+# Verbose, libpq writes `FATAL:  53300: sorry, too many clients already`, whatever the language, and another line for
+# the place in the server's source.
+_SQLSTATE = re.compile(r"(?<=:  )([0-9A-Z]{5}): ")
+_LOCATION = re.compile(r"^[^\s:]+:  (?:\w+, )?[\w./-]+\.\w+:\d+\s*$\n?", re.MULTILINE)
+
+
+def without_codes(text: str) -> str:
+    """Return libpq's verbose text as it is without being verbose."""
+    return _LOCATION.sub("", _SQLSTATE.sub("", text))
 
 
 def classify_connection_failure(text: str) -> Cause:
     """Return the cause that libpq's `text` about a failed connection stands for."""
+    cause = _by_words(without_codes(text))
+    # The last is of the server that was reached last; an earlier one may have been an attempt without TLS.
+    codes = _SQLSTATE.findall(text)
+    return _BY_SQLSTATE.get(codes[-1], cause) if codes and cause is _OTHER else cause
+
+
+def _by_words(text: str) -> Cause:
     # What somebody called a host, a role or a database says nothing about what went wrong.
     lower = _NAMES.sub('""', text.lower())
     if 'role "" does not exist' in lower:
         return Cause("no_such_role", "no such user", "Create the role, or check the user in DATABASE_URL.", heals=True)
     if 'database "" does not exist' in lower or "no such database" in lower:
-        return Cause(
-            "no_such_database", "no such database", "Create it, or check the name in DATABASE_URL.", heals=True
-        )
+        return _NO_DATABASE
     for texts, cause in _CAUSES:
         if any(text in lower for text in texts):
             return cause
@@ -178,6 +241,24 @@ def classify_connection_failure(text: str) -> Cause:
 _PASSING = ("40001", "40P01", "53300", "55P03", "57P02", "57P03")
 _STOPPED_BY_OPERATOR = ("57014", "57P01")
 _READ_ONLY = "25006"
+
+
+def _known(name: CauseName) -> Cause:
+    return next(cause for _, cause in _CAUSES if cause.name == name)
+
+
+# For what is said in another language. Several refusals share a code: those are told as far as the code goes.
+_BY_SQLSTATE = {
+    "53300": _known("too_many_clients"),
+    "57P03": _known("starting_up"),
+    "57P01": _known("shutting_down"),
+    "28P01": _known("wrong_password"),
+    "28000": _known("not_permitted")._replace(
+        words="this user may not connect from here, or there is no such user", heals=True
+    ),
+    "42501": _known("not_permitted"),
+    "3D000": _NO_DATABASE,
+}
 
 
 class Trouble(NamedTuple):

@@ -14,7 +14,9 @@ import threading
 from typing import NamedTuple
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.waiting import Wait
 
 from entrypoint import logs
 from entrypoint.database.address import (
@@ -25,7 +27,7 @@ from entrypoint.database.address import (
     timeout_for_each_host,
 )
 from entrypoint.database.answers import SILENCE
-from entrypoint.database.classify import classify_connection_failure
+from entrypoint.database.classify import classify_connection_failure, without_codes
 from entrypoint.database.session import Session
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError
@@ -33,11 +35,20 @@ from entrypoint.redaction import foreign, mask_quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Self
+
+    from psycopg.abc import PQGenConn
+
     from entrypoint.clocks import Clocks
     from entrypoint.database.classify import Cause
+    from entrypoint.database.libpq import Libpq
     from entrypoint.database.policy import ConnectPolicy
 
     _Answer = psycopg.Connection | BaseException
+
+# PGVerbosity, from libpq-fe.h.
+_DEFAULT, _VERBOSE = 1, 2
+_CONNECTED, _FAILED = pq.PollingStatus.OK, pq.PollingStatus.FAILED
 
 # For an attempt whose time is over already, in seconds.
 LEAST = 1.0
@@ -121,9 +132,9 @@ def database_of(target: Target) -> str:
 
 def failure_of(text: str) -> Failure:
     """Return the failure that libpq describes with `text`, or that is our own if it begins with `SILENCE`."""
-    text = _one_line(text)
     # Told from the text as it came: a password may be a word by which a cause is known.
-    return Failure(classify_connection_failure(text), text if text.startswith(SILENCE) else foreign(text))
+    cause, text = classify_connection_failure(text), _one_line(without_codes(text))
+    return Failure(cause, text if text.startswith(SILENCE) else foreign(text))
 
 
 def connect(
@@ -180,9 +191,7 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
 
     def work() -> None:
         try:
-            connection = psycopg.Connection.connect(
-                make_conninfo("", **parameters), autocommit=True, prepare_threshold=None
-            )
+            connection = _Verbose.connect(make_conninfo("", **parameters), autocommit=True, prepare_threshold=None)
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which knows what to do with it
             answer.put(error)
             return
@@ -211,6 +220,38 @@ def _attempt(conninfo: str, deadline: Deadline) -> Session:
         backend=result.info.backend_pid,
     )
     return Session(result)
+
+
+def _own_libpq() -> Libpq | None:
+    """Return the libpq that psycopg uses, if it can be called without psycopg."""
+    try:
+        from entrypoint.database import libpq
+    except ImportError:  # Another Python's `_ctypes`; see first_look.
+        return None
+    return libpq.loaded(bundled=pq.__impl__ == "binary")
+
+
+class _Verbose(psycopg.Connection):
+    """A connection whose failure to log in is told with the server's SQLSTATE."""
+
+    @classmethod
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        """Connect as psycopg does; it offers no moment between the start and the first answer to ask for more."""
+        pgconn = pq.PGconn.connect_start(conninfo.encode())
+        library, address = _own_libpq(), getattr(pgconn, "pgconn_ptr", None)
+        if library is not None:
+            library.set_error_verbosity(address, _VERBOSE)
+        while (step := pgconn.connect_poll() if pgconn.status != pq.ConnStatus.BAD else _FAILED) != _CONNECTED:
+            if step == _FAILED:
+                text = pgconn.get_error_message("utf-8")
+                pgconn.finish()
+                raise psycopg.OperationalError(f"connection failed: {text}")
+            while not (yield pgconn.socket, Wait.R if step == pq.PollingStatus.READING else Wait.W):
+                pass
+        if library is not None:
+            library.set_error_verbosity(address, _DEFAULT)
+        pgconn.nonblocking = 1
+        return cls(pgconn)
 
 
 def _one_line(text: str) -> str:

@@ -38,6 +38,8 @@ _BAD = 1
 _POLLING_FAILED, _POLLING_READING, _POLLING_WRITING, _POLLING_OK = range(4)
 _COMMAND_OK, _TUPLES_OK = 1, 2
 _IDLE, _UNKNOWN = 0, 4
+# PGVerbosity: verbose, the text about a failed login has the server's SQLSTATE in it, which is in no other place.
+_DEFAULT, _VERBOSE = 1, 2
 
 
 class NotConnected(Exception):  # noqa: N818 - an answer, which the caller passes on
@@ -110,6 +112,7 @@ class Libpq:
         self.getvalue = function("PQgetvalue", c_char_p, c_void_p, c_int, c_int)
         self.getisnull = function("PQgetisnull", c_int, c_void_p, c_int, c_int)
         self.clear = function("PQclear", None, c_void_p)
+        self.set_error_verbosity = function("PQsetErrorVerbosity", c_int, c_void_p, c_int)
         self.finish = function("PQfinish", None, c_void_p)
         self.set_notice_processor = function("PQsetNoticeProcessor", c_void_p, c_void_p, c_void_p, c_void_p)
 
@@ -138,6 +141,15 @@ def load() -> Libpq | None:
         # The wheel's libraries belong together: what is not called need not be looked up, which would take 0.6 ms. In
         # others a function that is missing is to be found out now, not in the middle of a call.
         return Libpq(bundled, os.RTLD_LAZY) if bundled else Libpq("libpq.so.5", os.RTLD_NOW)
+    except (OSError, AttributeError):
+        return None
+
+
+def loaded(*, bundled: bool) -> Libpq | None:
+    """Return the libpq that psycopg has loaded already, its wheel's own or the system's; None if it is not that one."""
+    path = _bundled() if bundled else "libpq.so.5"
+    try:
+        return Libpq(path, os.RTLD_LAZY | os.RTLD_NOLOAD) if path else None
     except (OSError, AttributeError):
         return None
 
@@ -171,6 +183,7 @@ class Connection:
         # PQfreemem is the function that does nothing, with the NULL that it gets as its first argument: a callback of
         # Python's would cost a millisecond, and memory that is writable and executable, which some systems refuse.
         libpq.set_notice_processor(self._connection, libpq.freemem, None)
+        libpq.set_error_verbosity(self._connection, _VERBOSE)
 
     def log_in(self, deadline: Deadline) -> None:
         """Wait until the connection can be used. Raises NotConnected, with libpq's text if it has one."""
@@ -183,6 +196,7 @@ class Connection:
             if not self._ready(select.POLLIN if step == _POLLING_READING else select.POLLOUT, deadline):
                 raise NotConnected(f"{SILENCE} {deadline.budget:g} s")
             step = libpq.connect_poll(self._connection)
+        libpq.set_error_verbosity(self._connection, _DEFAULT)
 
     def __str__(self) -> str:
         """Return where it leads, for the log."""

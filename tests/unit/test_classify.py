@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.database.classify import classify_connection_failure, is_read_only, may_pass, stopped_by_operator
+from entrypoint.database.classify import (
+    classify_connection_failure,
+    is_read_only,
+    may_pass,
+    stopped_by_operator,
+    without_codes,
+)
 
 AT = 'connection to server at "db" (10.0.0.7), port 5432 failed: '
 FATAL = AT + "FATAL:  "
@@ -90,6 +96,49 @@ def test_causes(text: str, cause: str, heals: bool) -> None:  # noqa: FBT001 - a
 def test_the_case_of_the_letters_does_not_matter(text: str, cause: str, heals: bool) -> None:  # noqa: FBT001
     found = classify_connection_failure(text.upper())
     assert (found.name, found.heals) == (cause, heals)
+
+
+@pytest.mark.case("D1")
+@pytest.mark.parametrize(
+    ("code", "said", "cause", "heals"),
+    [
+        ("53300", "tut mir leid, schon zu viele Verbindungen", "too_many_clients", True),
+        ("57P03", "das Datenbanksystem startet", "starting_up", True),
+        ("57P01", "Verbindung wird abgebrochen", "shutting_down", True),
+        ("28P01", "Passwort-Authentifizierung fehlgeschlagen", "wrong_password", True),
+        ("28000", "kein pg_hba.conf-Eintrag", "not_permitted", True),
+        ("42501", "keine Berechtigung", "not_permitted", False),
+        ("3D000", "Datenbank »shop« existiert nicht", "no_such_database", True),
+        ("XX000", "etwas", "other", True),
+    ],
+)
+def test_a_refusal_in_another_language(code: str, said: str, cause: str, heals: bool) -> None:  # noqa: FBT001
+    text = f"{AT}FATAL:  {code}: {said}\nORT:  InitProcess, proc.c:361\n"
+    found = classify_connection_failure(text)
+    assert (found.name, found.heals) == (cause, heals)
+    assert without_codes(text) == f"{AT}FATAL:  {said}\n"
+
+
+@pytest.mark.case("D2")
+@pytest.mark.parametrize(
+    ("text", "cause", "remedy"),
+    [
+        ('definition of service "shop" not found', "service", "PGSERVICEFILE"),
+        ("local user with ID 12345 does not exist", "no_user", "PGUSER"),
+        (AT + "channel binding required, but SSL not in use", "channel_binding", "channel_binding=require"),
+        (
+            AT + "channel binding is required, but server did not offer an authentication method that supports "
+            "channel binding",
+            "channel_binding",
+            "SCRAM",
+        ),
+        (FATAL + "unsupported startup parameter: options", "startup_parameter", "ignore_startup_parameters"),
+    ],
+)
+def test_what_no_other_attempt_changes(text: str, cause: str, remedy: str) -> None:
+    found = classify_connection_failure(text)
+    assert (found.name, found.heals) == (cause, False)
+    assert remedy in found.remedy
 
 
 NAMED = 'connection to server at "{name}" (10.0.0.7), port 5432 failed: '
