@@ -375,10 +375,11 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
 def refuse_read_only(place: Place, what: str) -> None:
     """Raise ReadOnlyError if the server takes no writes; `what` says what there was to write, as a clause."""
     if place.standby or place.read_only:
-        from entrypoint.migration.faults import read_only
+        from entrypoint.migration.faults import read_only, read_only_by_default
 
-        why = "this server is a standby" if place.standby else "the database is read-only by default"
-        raise read_only(f"{what}, and {why}; nothing was run")
+        if place.standby:
+            raise read_only(f"{what}, and this server is a standby; nothing was run")
+        raise read_only_by_default(f"{what}, and the database is read-only by default; nothing was run")
 
 
 def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assignment:

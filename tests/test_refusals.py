@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from kit.databases import Database
     from kit.processes import Run
 
 
@@ -88,3 +89,17 @@ def test_an_unknown_service_is_not_tried_again(run_entrypoint: Callable[..., Run
     assert run.wait() == 69, run.report()
     assert only_error(run)["cause"] == "service"
     assert not run.logs("database.retry")
+
+
+@pytest.mark.case("D7")
+def test_a_role_that_is_read_only_by_default(
+    database: Database, run_entrypoint: Callable[..., Run], migrations_dir: Path
+) -> None:
+    (migrations_dir / "001_a.sql").write_text("SELECT 1")
+    database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    run = run_entrypoint("migrate", env={"DATABASE_URL": database.url})
+    assert run.wait() == 69, run.report()
+    remedy = only_error(run)["remedy"]
+    assert "ALTER DATABASE name RESET" in remedy
+    assert "ALTER ROLE name RESET default_transaction_read_only" in remedy
+    assert "target_session_attrs" not in remedy

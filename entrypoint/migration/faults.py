@@ -39,6 +39,21 @@ def refused(error: StatementError, doing: str) -> EntrypointError:
     return MigrationError(message, remedy=remedy, **facts)
 
 
+def read_only_by_default(message: str) -> ReadOnlyError:
+    """Return the error for a primary whose sessions are read-only because somebody has set them so.
+
+    There are four places for that setting, and the one that counts is in `pg_settings` and `pg_db_role_setting`.
+    """
+    return ReadOnlyError(
+        message,
+        remedy="default_transaction_read_only is on. Find where it is set: "
+        "SELECT source, sourcefile FROM pg_settings WHERE name = 'default_transaction_read_only'. Then, for the source "
+        "user: ALTER ROLE name RESET default_transaction_read_only; database: ALTER DATABASE name RESET …; database "
+        "user: ALTER ROLE name IN DATABASE name RESET …; client: remove it from options in the address or PGOPTIONS; "
+        "configuration file: set it in postgresql.conf. Or set MIGRATION_DATABASE_URL to an address without it.",
+    )
+
+
 def read_only(message: str, sqlstate: str | None = None) -> ReadOnlyError:
     """Return the error for a server that accepts no writes."""
     return ReadOnlyError(
