@@ -34,8 +34,7 @@ class Clocks:
         self._left: dict[Turn, float] = {CONNECTING: connecting, WAITING: waiting}
         self._turn: Turn = None
         self._stood_from = self._stands_until = float("-inf")
-        self.stood = 0.0
-        """For how long clocks were made to stand, all together."""
+        self._stood = 0.0
         self.running = Deadline(seconds, clock)
         """When the time of whoever's turn it is ends."""
 
@@ -58,9 +57,14 @@ class Clocks:
         """Let the clock that runs stand for so long from now; not longer, whatever was said before."""
         now = self._clock()
         left = max(0.0, self.running.at - max(now, self._stands_until))
-        self.stood += max(0.0, min(now, self._stands_until) - self._stood_from)
+        self._stood = self.stood
         self._stood_from, self._stands_until = now, now + seconds
         self.running.at = self._stands_until + left
+
+    @property
+    def stood(self) -> float:
+        """For how long clocks were made to stand, all together, up to now."""
+        return self._stood + max(0.0, min(self._clock(), self._stands_until) - self._stood_from)
 
     def work_left(self, declared: Mapping[int, float]) -> float:
         """Return the seconds that are left for all migrations, of which some have `declared` a time of their own."""

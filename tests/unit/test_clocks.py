@@ -115,6 +115,7 @@ def test_a_clock_stands_for_as_long_as_was_last_said(hand: Hand) -> None:
     clocks.stand(5)
     hand.now += 6
     assert waiting.remaining() == 1, "nobody said so again"
+    assert clocks.stood == 17, "also where nobody has asked since"
     clocks.stand(0)
     assert clocks.stood == 17
     hand.now += 1
