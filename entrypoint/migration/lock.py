@@ -190,8 +190,9 @@ class Guard:
             except (StatementError, ConnectionLostError, Failure) as error:
                 self._session.abandon()
                 if self._held.is_set() and not self._released.is_set():
-                    self._held.clear()
                     self._lost_at = time.monotonic()
+                    self._held.clear()
+                    self.was_lost.set()
                     logs.event(logs.WARNING, "lock.guard_lost", f"the guard of the migration lock is gone: {error}")
                 self._released.wait(_WIN_BACK_PAUSE)
 
