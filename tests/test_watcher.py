@@ -17,6 +17,7 @@ from entrypoint import logs
 from entrypoint.migration import blockers, ledger, progress
 from entrypoint.migration.board import Board
 from entrypoint.migration.contention import Contender
+from entrypoint.migration.session_state import PINNED_WITH_PATH
 from kit.databases import Database
 from kit.processes import until
 from scene import Gate, Scene, errors, only_error, token_of, told
@@ -69,6 +70,13 @@ def at_work(database: Database, sql: str) -> Iterator[int]:
             running.result(20)
 
 
+def asked(connection: Connection[tuple[Any, ...]], query: str) -> list[tuple[Any, ...]]:
+    """Return the answer to a question as the watcher asks it."""
+    with connection.transaction():
+        connection.execute(PINNED_WITH_PATH.encode())
+        return connection.execute(query.encode()).fetchall()
+
+
 def texts(rows: list[tuple[Any, ...]]) -> list[tuple[str | None, ...]]:
     """Return rows as the program's own sessions read them."""
 
@@ -113,7 +121,7 @@ def test_what_postgresql_knows_of_a_statement(any_database: Database, command: s
             query = progress.query(backend_pid, eye.info.server_version)
 
             def look() -> progress.Progress | None:
-                seen = progress.read(texts(eye.execute(query.encode()).fetchall()))
+                seen = progress.read(texts(asked(eye, query)))
                 there = seen is not None and (phase is None or phase in (seen.phase or ""))
                 known = seen is not None and seen.percent is not None
                 return seen if there and (known or not counted) else None
@@ -330,7 +338,7 @@ def test_what_we_may_not_see_is_told_as_that(database: Database) -> None:
     database.execute(f"CREATE TABLE busy (); CREATE ROLE {role}")
     with database.connect() as other, at_work_behind(database, other) as pid, database.connect() as eye:
         eye.execute(f"SET ROLE {role}")
-        (found,) = blockers.read_blockers(texts(eye.execute(blockers.blocking(pid).encode()).fetchall()))
+        (found,) = blockers.read_blockers(texts(asked(eye, blockers.blocking(pid))))
         assert found.pid == other.info.backend_pid
         assert "our role may not see what it does" in found.words()
         assert "None" not in found.words()
@@ -423,10 +431,10 @@ def test_a_wait_counts_only_if_others_wait_behind_it(database: Database, case: s
     with database.connect() as other, database.connect() as eye:
         other.execute("BEGIN; LOCK TABLE busy; UPDATE rows SET a = 3; SELECT pg_advisory_lock(815)")
         with at_work(database, f"BEGIN; {before}; {then}") as pid:
-            query = blockers.waiting(pid, eye.info.server_version).encode()
+            query = blockers.waiting(pid, eye.info.server_version)
 
             def look() -> Wait | None:
-                return blockers.read_wait(texts(eye.execute(query).fetchall()))
+                return blockers.read_wait(texts(asked(eye, query)))
 
             found = until(look, 10, "the wait")
             assert found is not None
@@ -443,16 +451,16 @@ def test_the_cancel_hits_that_wait_and_no_other(database: Database) -> None:
         first.execute("BEGIN; LOCK TABLE busy")
         second.execute("BEGIN; LOCK TABLE next")
         with at_work(database, "BEGIN; SELECT FROM busy; SELECT FROM next") as pid:
-            query = blockers.waiting(pid, eye.info.server_version).encode()
-            wait = until(lambda: blockers.read_wait(texts(eye.execute(query).fetchall())), 10, "the wait")
+            query = blockers.waiting(pid, eye.info.server_version)
+            wait = until(lambda: blockers.read_wait(texts(asked(eye, query))), 10, "the wait")
             assert wait is not None
             first.execute("COMMIT")
             until(lambda: queued_for(database, "next"), 10, "the next wait")
-            assert eye.execute(blockers.cancel(pid, wait).encode()).fetchall() == [], "that wait is over"
+            assert asked(eye, blockers.cancel(pid, wait)) == [], "that wait is over"
             assert queued_for(database, "next")
-            later = until(lambda: blockers.read_wait(texts(eye.execute(query).fetchall())), 10, "the wait")
+            later = until(lambda: blockers.read_wait(texts(asked(eye, query))), 10, "the wait")
             assert later is not None
-            assert eye.execute(blockers.cancel(pid, later).encode()).fetchall() == [(True,)]
+            assert asked(eye, blockers.cancel(pid, later)) == [(True,)]
             until(lambda: not queued_for(database, "next"), 10, "the end of the wait")
 
 

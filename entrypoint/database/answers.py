@@ -34,9 +34,11 @@ _DETAIL = ord("D")
 _HINT = ord("H")
 _POSITION = ord("P")
 _CONTEXT = ord("W")
+_ROUTINE = ord("R")
 
 _SYNTAX_ERROR = "42601"
 _CONNECTION_EXCEPTION = "08"
+_PERMISSION = "42501"
 
 
 class Notice(NamedTuple):
@@ -75,6 +77,8 @@ class StatementError(Exception):
         self.position = int(position) - 1 if position else None
         """Offset in characters in the text that was sent."""
         self.statement = statement
+        self.hides_rows = self.sqlstate == _PERMISSION and _field(result, _ROUTINE) == "check_enable_rls"
+        """Whether row-level security would have left rows out, and `row_security` is off."""
         super().__init__(self.primary)
 
     def hide(self, mask: Callable[[str], str]) -> None:

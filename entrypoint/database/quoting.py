@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+# `pg_temp` is named so that it comes last: unnamed, it would come first, with the file's temporary tables.
+_OUR_PATH = "pg_catalog, pg_temp"
+
+PINNED = f"SET LOCAL search_path = {_OUR_PATH}; SET LOCAL row_security = off"
+"""What comes before our own statements, in the same transaction or the same message.
+
+With another path an operator, function or type that somebody made in `public` would run as whoever we are. And filtered
+rows would be an answer that looks like any other: `row_security = off` makes it an error.
+"""
+
 
 def literal(value: str | None) -> str:
     """Return `value` as an SQL literal, whatever `standard_conforming_strings` is."""

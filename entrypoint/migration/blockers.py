@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from entrypoint.migration import session_state
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -133,15 +134,15 @@ def waiting(backend_pid: int, server_version: int) -> str:
     It is asked several times a second: the list of all locks is read only if the backend does wait.
     """
     since = "l.waitstart" if server_version >= 140000 else "NULL::timestamptz"
-    visible = "EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = {}.relation)"
     return f"""
         SELECT (extract(epoch FROM w.waitstart) * 1000000)::bigint,
                extract(epoch FROM pg_catalog.clock_timestamp() - w.waitstart),
-               w.mode, CASE WHEN {visible.format("w")} THEN w.relation::regclass::text ELSE w.locktype END,
+               w.mode, coalesce({session_state.shown("w.relation")}, w.locktype),
                w.locktype = 'relation' AND w.mode IN {_STRONG} OR EXISTS (
                    -- Not one that the migration has just created: nobody else can see that.
                    SELECT FROM pg_catalog.pg_locks s WHERE s.pid = {backend_pid} AND s.granted
-                       AND s.locktype = 'relation' AND s.mode IN {_STRONG} AND {visible.format("s")})
+                       AND s.locktype = 'relation' AND s.mode IN {_STRONG} AND EXISTS (
+                           SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.relation))
         FROM pg_catalog.pg_stat_get_activity({backend_pid}) a
         CROSS JOIN LATERAL (
             SELECT l.mode, l.locktype, l.relation, {since} AS waitstart FROM pg_catalog.pg_locks l

@@ -278,7 +278,9 @@ def describe_holder(row: LockRow | None, stranger: Guardian | None = None) -> st
     if row is None or not row.held:
         return "somebody has just taken it"
     who = f"{row.who or 'somebody'} (process {row.process_id})" if row.process_id else f"{row.who or 'somebody'}"
-    since = f" has held it since {row.since} ({row.seconds or 0:.0f} s)"
+    since = " holds it for ever (since infinity)"
+    if row.seconds is not None:
+        since = f" has held it since {row.since} ({row.seconds:.0f} s)"
     if row.legacy:
         return f"{who}, a replica of the earlier migration system,{since}"
     doing = f" and is at {row.migration}" if row.migration else ""

@@ -79,7 +79,7 @@ def _ask(
 
 def _status(session: Session, transaction_id: str, place: Place, deadline: Deadline) -> str | None:
     """Return the state of a transaction; None if the server does not know of it, or it is another server."""
-    start = session.query("SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text", deadline)[0][0][0]
+    start = session.query("SELECT pg_catalog.pg_postmaster_start_time()", deadline)[0][0][0]
     if start != place.server_start:
         return None
     try:
@@ -98,7 +98,7 @@ def server_restarted(place: Place, target: Target, seconds: float) -> bool:
     except Failure:
         return True
     try:
-        now = session.query("SELECT pg_catalog.pg_postmaster_start_time()::text", deadline)[0][0][0]
+        now = session.query("SELECT pg_catalog.pg_postmaster_start_time()", deadline)[0][0][0]
     except (ConnectionLostError, StatementError):
         return True
     finally:

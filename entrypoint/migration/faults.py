@@ -20,7 +20,13 @@ def refused(error: StatementError, doing: str) -> EntrypointError:
     message = f"{doing[0].upper()}{doing[1:]}: {error.primary}"
     if classify.is_read_only(error.sqlstate):
         return read_only(f"{message}", error.sqlstate)
-    if error.sqlstate == _PERMISSION:
+    if error.hides_rows:
+        remedy = (
+            "Row-level security on that table hides rows from this user. As its owner: ALTER TABLE … DISABLE ROW LEVEL "
+            "SECURITY; or, as a superuser: ALTER ROLE … BYPASSRLS; or set MIGRATION_DATABASE_URL or MIGRATION_ROLE to "
+            "its owner."
+        )
+    elif error.sqlstate == _PERMISSION:
         remedy = (
             "Give the migration user the right to create and change the ledger in that schema, or set "
             "MIGRATION_DATABASE_URL to a user that owns it, or MIGRATION_ROLE to a role that does."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import identifier, literal
+from entrypoint.database.quoting import PINNED, identifier, literal
 from entrypoint.migration import ledger, transactions
 
 TYPE_CHECKING = False
@@ -96,6 +96,7 @@ def observe(
     """
     begin = [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+        PINNED,
         f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}",
         f"SET LOCAL statement_timeout = {deadline.milliseconds()}",
         *([f"SET LOCAL ROLE {identifier(role)}"] if role else []),

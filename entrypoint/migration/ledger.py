@@ -9,7 +9,7 @@ from __future__ import annotations
 from binascii import crc32
 
 from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import identifier, literal
+from entrypoint.database.quoting import PINNED, identifier, literal
 from entrypoint.errors import ConfigurationError, ForeignLedgerError
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, foreign_values
@@ -149,7 +149,7 @@ class LockRow(NamedTuple):
     held: bool
     since: str | None
     seconds: float | None
-    """For how long it has been held, by the server's clock."""
+    """For how long it has been held, by the server's clock; None if it is free, or held until `infinity`."""
     holder: str | None
     process_id: int | None
     token: str | None
@@ -231,6 +231,7 @@ def find(session: Connection, schema: str | None, deadline: Deadline) -> Place:
     where = _where(schema)
     about, columns = session.query(
         f"""
+        {_NOTE_SCHEMA}; {PINNED};
         SELECT {where},
                EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = {where}),
                pg_catalog.pg_backend_pid(),
@@ -240,7 +241,7 @@ def find(session: Connection, schema: str | None, deadline: Deadline) -> Place:
         {_columns_sql(where)}
         """,
         deadline,
-    )
+    )[-2:]
     name, exists, backend_pid, server_start, standby, read_only = about[0]
     if name is None:
         raise ConfigurationError(
@@ -267,7 +268,7 @@ def find_tables(session: Connection, schema: str | None, deadline: Deadline) -> 
 
     What `find` asks beside that takes a new server process a millisecond.
     """
-    (columns,) = session.query(_columns_sql(_where(schema)), deadline)
+    columns = session.query(f"{_NOTE_SCHEMA}; {PINNED}; {_columns_sql(_where(schema))}", deadline)[-1]
     tables = _tables(columns)
     if not tables["schema_migrations"]:
         return None
@@ -277,8 +278,12 @@ def find_tables(session: Connection, schema: str | None, deadline: Deadline) -> 
 
 
 def _where(schema: str | None) -> str:
-    # Not the function `current_schema()`: what is built into the grammar needs no look into the catalogues.
-    return f"{literal(schema)}::name" if schema else "current_schema"
+    return f"{literal(schema)}::name" if schema else "nullif(current_setting('entrypoint.schema', true), '')::name"
+
+
+# The connection's current schema, for statements that are not to run with the connection's search_path. Not the
+# function `current_schema()`: what is built into the grammar needs no look into the catalogues.
+_NOTE_SCHEMA = "SELECT pg_catalog.set_config('entrypoint.schema', current_schema, true)"
 
 
 def _columns_sql(where: str) -> str:
@@ -377,6 +382,8 @@ def _look_for_more(
 def _begin_look(role: str | None, deadline: Deadline) -> list[str]:
     parts = [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+        _NOTE_SCHEMA,
+        PINNED,
         # The answer that a table is locked is to be here well before the deadline, after which there is none.
         f"SET LOCAL lock_timeout = {min(_LOOK_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1)}",
         f"SET LOCAL statement_timeout = {deadline.milliseconds()}",
@@ -441,8 +448,10 @@ def _lock_row_sql(place: Place) -> str:
             "THEN extract(epoch FROM until - pg_catalog.clock_timestamp()) END"
         )
     return (
-        f"SELECT locked_at IS NOT NULL, {utc('locked_at', place.lock)}, "
-        f"extract(epoch FROM pg_catalog.clock_timestamp() - {locked_at}), locked_by, process_id, {others}, "
+        f"SELECT locked_at IS NOT NULL, coalesce({utc('locked_at', place.lock)}, locked_at::text), "
+        # `infinity` cannot be subtracted: it is held for ever, and the other one since the beginning of time.
+        f"CASE WHEN {locked_at} < 'infinity' THEN extract(epoch FROM pg_catalog.clock_timestamp() - "
+        f"greatest({locked_at}, '0001-01-01 UTC'::timestamptz)) END, locked_by, process_id, {others}, "
         f"{detail if 'progress_detail' in place.lock else 'NULL'}, {life} "
         f"FROM {place.table('migration_lock')} WHERE id = 1"
     )
@@ -465,7 +474,7 @@ def with_zone(name: str, columns: dict[str, str]) -> str:
 
 
 def utc(name: str, columns: dict[str, str]) -> str:
-    """Return a time as text in UTC, as in 2026-11-22T10:30:00Z."""
+    """Return a time as text in UTC, as in 2026-11-22T10:30:00Z; NULL for `infinity`."""
     return f"to_char({with_zone(name, columns)} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from entrypoint.migration import session_state
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,8 +99,8 @@ def query(backend_pid: int, server_version: int) -> str:
     """
     return (
         " UNION ALL ".join(
-            f"SELECT {command}, (SELECT c.oid::regclass::text FROM pg_catalog.pg_class c WHERE c.oid = relid), "
-            f"{phase}, {', '.join(counters)} FROM pg_catalog.{view} WHERE pid = {backend_pid}"
+            f"SELECT {command}, {session_state.shown('relid')}, {phase}, {', '.join(counters)} "
+            f"FROM pg_catalog.{view} WHERE pid = {backend_pid}"
             for view, command, phase, counters in _VIEWS
             if server_version >= _SINCE.get(view, 0)
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.clocks import Clocks
 from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import PINNED
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.attempt import Refused, Task
@@ -282,10 +283,10 @@ class Rehearser(Leader):
             return []
         try:
             return self._worker.query(
-                "SELECT c.oid, n.nspname, c.relname, c.relkind "
+                f"{PINNED}; SELECT c.oid, n.nspname, c.relname, c.relkind "
                 "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
                 f"WHERE c.oid IN ({numbers}) AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')",
                 Deadline(_PATIENCE),
-            )[0]
+            )[-1]
         except StatementError as error:
             raise refused(error, "the names of what was locked could not be read") from error

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from entrypoint.database.quoting import identifier, literal
+from entrypoint.database.quoting import PINNED, identifier, literal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-# `pg_temp` is named so that it comes last: unnamed, it would come first, with the file's temporary tables.
-_OUR_PATH = "pg_catalog, pg_temp"
 
 CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE;"
 """Fires deferred triggers, while role and `search_path` are still those that the file chose."""
@@ -25,15 +22,32 @@ def ours(role: str | None) -> str:
     """Return the statements that make the session ours to the end of the transaction; all that they set is local.
 
     `role`: MIGRATION_ROLE. Without it, whoever the connection is by default, which need not be the login user.
-    Filtered rows would be an empty answer that looks like any other: `row_security = off` makes it an error.
     """
     return "\n".join(
         (
             "SET LOCAL SESSION AUTHORIZATION DEFAULT;",
             f"SET LOCAL role TO {identifier(role) if role else 'DEFAULT'};",
-            f"SET LOCAL search_path = {_OUR_PATH};",
-            "SET LOCAL row_security = off;",
+            f"{PINNED};",
         )
+    )
+
+
+PINNED_WITH_PATH = (
+    "SELECT pg_catalog.set_config('entrypoint.path', pg_catalog.current_schemas(true)::pg_catalog.text, true); "
+    f"{PINNED}"
+)
+"""PINNED, for statements that show names of the user's relations by `shown`."""
+
+
+def shown(relation: str) -> str:
+    """Return an expression: the name of the relation with that number, as somebody with the session's path says it.
+
+    A cast to regclass goes by the path that is in effect, and that is ours. NULL if nobody else can see it yet.
+    """
+    return (
+        "(SELECT CASE WHEN n.nspname = ANY (current_setting('entrypoint.path')::name[]) "
+        "THEN quote_ident(c.relname) ELSE quote_ident(n.nspname) || '.' || quote_ident(c.relname) END "
+        f"FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {relation})"
     )
 
 
@@ -110,7 +124,7 @@ def aside(begin: str, file: Timeouts, lent: Timeouts | None, lend: Timeouts | No
         f"pg_catalog.set_config('entrypoint.{name}', pg_catalog.current_setting('{name}'), true)" for name in _KEPT
     )
     # The file may have made transactions read-only by default; ours writes the ledger.
-    parts = [f"{begin} READ WRITE;", f"SELECT {kept};", f"SET LOCAL search_path = {_OUR_PATH};"]
+    parts = [f"{begin} READ WRITE;", f"SELECT {kept};", f"{PINNED};"]
     if lent is not None:
         parts.append(lent.taken_back())
     parts.append(file.noted())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from entrypoint.database.quoting import PINNED
 from entrypoint.migration import session_state
 
 TYPE_CHECKING = False
@@ -43,10 +44,10 @@ def begin(
     return "\n".join(
         (
             f"{statement};",
+            session_state.ours(role),
             f"SET LOCAL statement_timeout = {deadline.milliseconds()};",
             f"SET LOCAL lock_timeout = {lock_timeout_ms};",
             _survival(server_version),
-            session_state.ours(role),
         )
     )
 
@@ -57,16 +58,16 @@ def begin_guard(server_version: int) -> str:
     The isolation level is stated because a database may default to `repeatable read`, where an idle transaction
     keeps a snapshot, for which CREATE INDEX CONCURRENTLY would wait.
     """
-    return f"{READ_COMMITTED} READ ONLY;\n{_survival(server_version)}"
+    return f"{READ_COMMITTED} READ ONLY;\n{PINNED};\n{_survival(server_version)}"
 
 
 def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
     """Return our own limits and state once more, for a transaction whose session is a file's or was put back."""
     return "\n".join(
         (
+            session_state.ours(role),
             f"SET LOCAL statement_timeout = {deadline.milliseconds()};",
             _survival(server_version),
-            session_state.ours(role),
         )
     )
 

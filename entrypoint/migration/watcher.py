@@ -21,11 +21,13 @@ from entrypoint.errors import ConnectionLostError
 from entrypoint.migration import blockers, progress
 from entrypoint.migration.blockers import Waits
 from entrypoint.migration.board import Seen
+from entrypoint.migration.session_state import PINNED_WITH_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from entrypoint.database.answers import Row
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
     from entrypoint.migration.blockers import Blocker, Wait
@@ -45,6 +47,8 @@ _CANCEL = 0.5
 # How long the leader waits for a cancel that is on its way: longer than that takes, however it ends.
 _STAND_DOWN = 1.5
 _NEVER = float("-inf")
+# How many results come before those of the first question.
+_BEGUN = 7
 
 STANDBY_REMEDY = (
     "Bring the standby back, or take it out: ALTER SYSTEM SET synchronous_standby_names = …; SELECT pg_reload_conf()."
@@ -175,7 +179,7 @@ class Watcher:
 
     def _look_for_wait(self, activity: Activity) -> None:
         session = self._open_session()
-        rows = session.query(blockers.waiting(activity.backend_pid, session.server_version), Deadline(_PATIENCE))[-1]
+        rows = self._ask(blockers.waiting(activity.backend_pid, session.server_version))
         now = time.monotonic()
         before, self._wait = self._wait, blockers.read_wait(rows)
         self._waits.seen(self._wait, now)
@@ -188,9 +192,7 @@ class Watcher:
         length = self._wait.seconds if self._wait.began else now - max(activity.since, activity.began)
         if length >= self._early and now - self._asked >= _LOOK_EVERY:
             self._asked = now
-            found = blockers.read_blockers(
-                session.query(blockers.blocking(activity.backend_pid), Deadline(_PATIENCE))[-1]
-            )
+            found = blockers.read_blockers(self._ask(blockers.blocking(activity.backend_pid)))
             if found and activity.same_transaction(self._board.activity):
                 self._blockers = found
                 phase.blocked(activity.file, activity.statement, [blocker.pid for blocker in found])
@@ -205,7 +207,7 @@ class Watcher:
                 return
             # Before the signal is sent, as the leader hears of its effect at any moment from then on.
             self._gave_up = GaveUp(self._waits.seconds, allowed)
-            rows = self._open_session().query(blockers.cancel(activity.backend_pid, wait), Deadline(_CANCEL))[-1]
+            rows = self._ask(blockers.cancel(activity.backend_pid, wait), _CANCEL)
             if not rows:
                 self._gave_up = None
 
@@ -215,7 +217,8 @@ class Watcher:
         begin = (
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 4000; "
             # What is shown here need not be on a standby, which may be what the migration waits for.
-            "SET LOCAL synchronous_commit = local;"
+            "SET LOCAL synchronous_commit = local; "
+            f"{PINNED_WITH_PATH};"
         )
         # What a session does is shown to its own login; the lock's row, perhaps only to the role.
         known = progress.query(activity.backend_pid, session.server_version)
@@ -223,7 +226,7 @@ class Watcher:
             f"{begin} {known}; {progress.standby(activity.backend_pid)}; {lease.as_role} {lease.still_ours()} COMMIT",
             Deadline(_PATIENCE),
         )
-        reported, standby, ours = results[4], results[5], results[-2]
+        reported, standby, ours = results[_BEGUN], results[_BEGUN + 1], results[-2]
         current = self._board.activity
         if current is None or current.file != activity.file:
             return  # That file has ended meanwhile.
@@ -294,6 +297,9 @@ class Watcher:
             duration_ms=round(seconds * 1000),
             **(known._asdict() if known else {}),
         )
+
+    def _ask(self, query: str, seconds: float = _PATIENCE) -> list[Row]:
+        return self._open_session().query(f"{PINNED_WITH_PATH}; {query}", Deadline(seconds))[-1]
 
     def _open_session(self) -> Session:
         if self._session is None:

@@ -118,7 +118,8 @@ def _describe(lock: LockRow | None, *, guarded: bool | None) -> str:
     process = f" (process {lock.process_id})" if lock.process_id else ""
     words = [f"Lock: held by {clean(lock.who or 'somebody')}{process}"]
     if lock.since:
-        words.append(f"since {lock.since} ({duration((lock.seconds or 0) * 1000)})")
+        how_long = "for ever" if lock.seconds is None else duration(lock.seconds * 1000)
+        words.append(f"since {lock.since} ({how_long})")
     if lock.migration == BACKUP:
         words.append("taking a backup before it migrates")
     elif lock.migration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from math import inf
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -59,7 +60,9 @@ class _Snapshots(Collector):
         held = True if lock is not None and lock.legacy else status.guarded
         if held is not None:  # On a standby nobody knows.
             yield self._gauge("lock_held", "Whether somebody holds the migration lock.", held)
-            seconds = (lock.seconds or 0.0) if held and lock is not None else 0.0
+            seconds = 0.0
+            if held and lock is not None:
+                seconds = inf if lock.seconds is None else lock.seconds
             yield self._gauge("lock_held_seconds", "For how long it has been held, by the server's clock.", seconds)
         if snapshot.last_duration is not None:
             about = "How long the migration took that was applied last."

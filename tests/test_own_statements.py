@@ -1,0 +1,148 @@
+"""What our own statements about ledger and lock take for granted, and what happens where somebody has changed that."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scene import Gate, Scene, errors, only_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+    from kit.web import Serving
+
+PASSWORD = "none-of-your-business"
+
+
+@pytest.fixture
+def scene(any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
+    """Return a scene without migrations."""
+    return Scene(any_database, migrations_dir, run_entrypoint)
+
+
+# --- Row-level security -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reader(scene: Scene) -> Iterator[str]:
+    """Return the address of a login that may read the ledger and does not own it."""
+    database = scene.database
+    login = f"reader_{database.name}"[:60]
+    scene.write({"001_a.sql": "CREATE TABLE a (id integer);"})
+    scene.migrated()
+    database.execute(f"""
+        CREATE ROLE {login} LOGIN PASSWORD '{PASSWORD}';
+        GRANT ALL ON schema_migrations, migration_lock TO {login}""")
+    yield database.server.url(database.name, user=login, password=PASSWORD)
+    database.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")
+
+
+@pytest.mark.case("A12")
+@pytest.mark.parametrize("table", ["schema_migrations", "migration_lock"])
+def test_filtered_rows_are_not_taken_for_none(
+    scene: Scene, reader: str, serve: Callable[..., Serving], table: str
+) -> None:
+    for command in (("status",), ("version",), ("wait", "--timeout", "1")):
+        scene.start(*command, url=reader).ok()
+    scene.database.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+    scene.write({"002_b.sql": "CREATE TABLE b (id integer);"})
+    commands = [("status",), ("status", "--json"), ("wait", "--timeout", "1"), ("migrate",), ("unlock",)]
+    commands += [("version",), ("migrate", "--dry-run")] if table == "schema_migrations" else []
+    for command in commands:
+        if command == ("unlock",) and table == "schema_migrations":
+            continue  # It looks at the lock's row alone.
+        run = scene.start(*command, url=reader)
+        assert run.wait() == 70, f"{command}: {run.stdout} {run.stderr}"
+        error = only_error(run)
+        assert table in error["message"]
+        assert "DISABLE ROW LEVEL SECURITY" in error["remedy"]
+        if command == ("status", "--json"):
+            assert table in json.loads(run.stdout)["error"]
+        else:
+            assert run.stdout == ""
+    answer = serve(reader).ask()
+    assert answer.json["success"] is False
+    assert table in answer.json["error"]
+    assert "DISABLE ROW LEVEL SECURITY" in answer.json["remedy"]
+    assert not scene.database.exists("b")
+
+
+# --- A lock that is held for ever -------------------------------------------------------------------------
+
+
+@pytest.mark.case("B18")
+@pytest.mark.parametrize("moment", ["infinity", "-infinity"])
+def test_a_lock_that_is_held_for_ever_is_shown_and_freed(
+    scene: Scene, serve: Callable[..., Serving], moment: str
+) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a (id integer);"})
+    scene.migrated()
+    hold = f"UPDATE migration_lock SET locked_at = '{moment}', locked_by = 'eternity', process_id = 1 WHERE id = 1"
+    scene.database.execute(hold)
+    scene.write({"002_b.sql": "CREATE TABLE b (id integer);"})
+
+    assert f"since {moment} (" in scene.start("status").ok().stdout
+    answer = serve(scene.database.url)
+    for text in (scene.start("status", "--json").ok().stdout, answer.ask().body.decode()):
+        assert "Infinity" not in text
+        lock = json.loads(text, parse_constant=pytest.fail)
+        lock = lock.get("data", lock)["lock"]
+        assert lock["since"] == moment
+        assert (lock["heldForSeconds"] is None) is (moment == "infinity")
+    assert answer.ask("/metrics").status == 200
+    assert answer.ask("/admin").status == 200
+
+    if moment == "infinity":
+        run = scene.migrate(MIGRATION_LOCK_TIMEOUT_MS=500)
+        assert run.wait() == 75
+        assert "eternity (process 1), a replica of the earlier migration system, holds it for ever" in run.stderr
+        assert scene.start("unlock", "--yes").wait() == 75
+        assert "holds it for ever" in scene.start("unlock", "--force", "--yes").ok().stdout
+    scene.migrated(MIGRATION_LOCK_TIMEOUT_MS=2000)
+    assert scene.ledger() == [(1, "completed"), (2, "completed")]
+
+
+# --- A migration that changes the lock's row --------------------------------------------------------------
+
+RELEASE = "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
+WAYS = {
+    "plainly": f"{RELEASE};",
+    "in a block with EXCEPTION": f"DO $$ BEGIN {RELEASE}; EXCEPTION WHEN OTHERS THEN NULL; END $$;",
+    "in a block in a block": f"DO $$ BEGIN BEGIN {RELEASE}; EXCEPTION WHEN OTHERS THEN NULL; END; "
+    "EXCEPTION WHEN OTHERS THEN NULL; END $$;",
+    "behind a savepoint": f"SAVEPOINT s; {RELEASE}; RELEASE s;",
+    "and takes that back": f"SAVEPOINT s; {RELEASE}; ROLLBACK TO s;",
+    "without naming it": "DO $$ BEGIN EXECUTE replace('UPDATE migration+lock SET locked_at = NULL', '+', '_'); END $$;",
+    "token and all": "DO $$ BEGIN UPDATE migration_lock SET locked_at = NULL, token = NULL; "
+    "EXCEPTION WHEN OTHERS THEN NULL; END $$;",
+}
+
+
+@pytest.mark.case("A10")
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_a_migration_that_frees_the_lock_does_not_stop_the_next(scene: Scene, way: str) -> None:
+    scene.write({"001_a.sql": way, "002_b.sql": "CREATE TABLE b (id integer);"})
+    scene.migrated()
+    assert scene.ledger() == [(1, "completed"), (2, "completed")]
+    assert scene.lock_is_free()
+
+
+@pytest.mark.case("A10")
+def test_an_operator_who_frees_it_meanwhile_is_heard(scene: Scene) -> None:
+    mentions = "DO $$ BEGIN PERFORM FROM migration_lock; EXCEPTION WHEN OTHERS THEN NULL; END $$;"
+    scene.write({"001_a.sql": f"{mentions} {Gate.PASS}", "002_b.sql": "CREATE TABLE b (id integer);"})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate")
+        gate.arrival()
+        scene.database.execute(RELEASE)
+        gate.open()
+        assert run.wait() == 75
+    assert "An operator freed the migration lock" in run.stderr
+    assert not scene.database.exists("b")
+    assert errors(run)
