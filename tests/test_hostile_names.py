@@ -127,7 +127,7 @@ def test_nothing_of_ours_calls_what_somebody_has_made_in_public(
         }
     )
     starts("migrate", "--dry-run")
-    starts("migrate", "--rehearse")
+    starts("migrate", "--rehearse", code=10)
     starts("run", "--", "true")
     starts("run", "--", "true")
     for command in (

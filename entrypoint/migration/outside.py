@@ -211,6 +211,7 @@ class Steps:
             f"SET LOCAL lock_timeout = {task.patience.milliseconds()};",
             # Before the fence goes: the unit may have let it go.
             self._session_lock,
+            task.lease.reassert(),
             self._row(self._next + 1),
             "COMMIT",
         )

@@ -159,9 +159,9 @@ def _commit(task: Task, transaction_id: str) -> None:
         transactions.limits(task.patience, server_version=lease.worker.server_version, role=assignment.role),
     ]
     if bookkeeping.mentions(task.migration.text):
-        # It may have replaced our functions, as the earlier system's own script does, or freed the lock's row.
-        parts += ["SET LOCAL client_min_messages = warning;", bookkeeping.ddl(lease.place), lease.reassert()]
-    parts += [task.record, lease.progress(task.following), "COMMIT"]
+        # It may have replaced our functions, as the earlier system's own script does.
+        parts += ["SET LOCAL client_min_messages = warning;", bookkeeping.ddl(lease.place)]
+    parts += [lease.reassert(), task.record, lease.progress(task.following), "COMMIT"]
     try:
         ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
     except ConnectionLostError as lost:
