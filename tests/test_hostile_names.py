@@ -112,7 +112,7 @@ def test_nothing_of_ours_calls_what_somebody_has_made_in_public(
     patient |= {"PATH": f"{any_server.bin}:{os.environ['PATH']}"}
 
     def starts(*command: str, code: int = 0, **env: str | int) -> Run:
-        run = scene.start(*command, **(patient | env))
+        run = scene.start(*command, url="", **(patient | env))
         assert run.wait() == code, f"{command}: {run.stderr}"
         return run
 
@@ -147,10 +147,10 @@ def test_nothing_of_ours_calls_what_somebody_has_made_in_public(
     with _ourselves(scene.database) as other:
         other.execute("BEGIN")
         other.execute("LOCK TABLE public.a")
-        blocked = scene.start("migrate", **patient)
+        blocked = scene.start("migrate", url="", **patient)
         blocked.until("migration.blocked")
         blocked.until("migration.retry")
-        waiter = scene.start("migrate", **patient)
+        waiter = scene.start("migrate", url="", **patient)
         waiter.until("lock.waiting")
         starts("unlock", "--yes", code=75)
         other.execute("COMMIT")
