@@ -144,3 +144,127 @@ def test_an_operator_who_frees_it_meanwhile_is_heard(scene: Scene) -> None:
     assert "An operator freed the migration lock" in run.stderr
     assert not scene.database.exists("b")
     assert errors(run)
+
+
+# --- Rows that are not written, and rows that are gone -----------------------------------------------------
+
+OUT_OF_THE_WAY = """
+CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE FUNCTION public.gone() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN DELETE FROM public.schema_migrations WHERE migration_number = NEW.migration_number; RETURN NULL; END $$;
+"""
+KEPT_OUT = {
+    "a trigger before": "CREATE TRIGGER t BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION nothing()",
+    "a trigger after": "CREATE TRIGGER t AFTER INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION gone()",
+    "a rule": "CREATE RULE r AS ON INSERT TO schema_migrations DO INSTEAD NOTHING",
+}
+MODES = {"inside": "", "outside": "-- entrypoint: no-transaction\n"}
+mode = pytest.mark.parametrize("head", MODES.values(), ids=MODES.keys())
+
+
+@mode
+@pytest.mark.case("A14")
+@pytest.mark.parametrize("way", KEPT_OUT.values(), ids=KEPT_OUT.keys())
+def test_a_row_that_cannot_be_written_takes_its_migration_with_it(scene: Scene, way: str, head: str) -> None:
+    scene.write(
+        {
+            "001_a.sql": f"{OUT_OF_THE_WAY} CREATE TABLE a (id integer);",
+            "002_b.sql": f"{head}CREATE TABLE b (id integer);\nINSERT INTO a VALUES (2);\n{way};",
+            "003_c.sql": "CREATE TABLE c (id integer);",
+        }
+    )
+    run = scene.migrate()
+    assert run.wait() == 70
+    error = only_error(run)
+    assert "002_b.sql: its row in schema_migrations was not written" in error["message"] or head
+    assert "trigger" in error["remedy"]
+    assert "rule" in error["remedy"]
+    assert not scene.database.exists("c")
+    if not head:
+        assert scene.ledger() == [(1, "completed")]
+        assert not scene.database.exists("b")
+
+
+@mode
+@pytest.mark.case("A14")
+def test_what_somebody_else_records_meanwhile_is_not_done_twice(scene: Scene, head: str) -> None:
+    begin = "BEGIN; " if head else ""
+    end = "COMMIT;" if head else ""
+    scene.write({"001_a.sql": f"{head}{begin}CREATE TABLE a (id integer); {Gate.PASS} {end}"})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate")
+        gate.arrival()
+        scene.database.execute(
+            "INSERT INTO schema_migrations (migration_number, filename, status, application_version) "
+            "VALUES (1, '001_a.sql', 'completed', 'by hand')"
+        )
+        gate.open()
+        assert run.wait() == 70
+    error = only_error(run)
+    assert "001_a.sql: somebody else recorded it as completed while it ran" in error["message"]
+    assert not scene.database.exists("a")
+    assert scene.database.one("SELECT application_version FROM schema_migrations") == "by hand"
+    scene.migrated()
+    assert not scene.database.exists("a")
+
+
+TRUNCATE_ALL = """
+DO $$ DECLARE t record; BEGIN
+    FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+        EXECUTE format('TRUNCATE public.%I CASCADE', t.tablename);
+    END LOOP;
+END $$;
+"""
+REMOVES = {
+    "truncates all tables": TRUNCATE_ALL,
+    "deletes a row": "DELETE FROM schema_migrations WHERE migration_number = 1;",
+    "deletes the lock's row": "DO $$ BEGIN EXECUTE 'DELETE FROM migration' || '_lock'; END $$;",
+}
+
+
+@mode
+@pytest.mark.case("A11")
+@pytest.mark.parametrize("how", REMOVES.values(), ids=REMOVES.keys())
+def test_a_migration_that_removes_the_ledgers_rows_fails(scene: Scene, how: str, head: str) -> None:
+    scene.write(
+        {
+            "001_a.sql": "CREATE TABLE a (id integer); INSERT INTO a VALUES (1);",
+            "002_b.sql": f"{head}{how}",
+            "003_c.sql": "CREATE TABLE c (id integer);",
+        }
+    )
+    run = scene.migrate()
+    assert run.wait() == 70
+    error = only_error(run)
+    assert error["file"] == "002_b.sql"
+    assert "removed rows of schema_migrations or migration_lock" in error["message"]
+    assert "MIGRATION_SCHEMA" in error["remedy"]
+    assert scene.ledger() == [(1, "completed"), (2, "failed")]
+    assert scene.database.one("SELECT count(*) FROM a") == 1
+    assert not scene.database.exists("c")
+
+
+@pytest.mark.case("A11")
+def test_nothing_is_applied_twice_in_one_start(scene: Scene) -> None:
+    """Where it cannot be rolled back: a block that commits within runs outside any transaction of ours."""
+    truncate = TRUNCATE_ALL.replace("END $$", "COMMIT; END $$")
+    scene.write(
+        {
+            "001_a.sql": "CREATE TABLE a (id integer);",
+            "002_b.sql": f"-- entrypoint: no-transaction\n{truncate}",
+            "003_c.sql": "CREATE TABLE c (id integer);",
+        }
+    )
+    run = scene.migrate()
+    assert run.wait() == 70
+    assert "001_a.sql: applied by this start, and its row in schema_migrations is gone" in errors(run)[-1]["message"]
+    assert not scene.database.exists("c")
+
+
+def test_a_migration_may_remove_rows_whose_files_are_gone(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a (id integer);"})
+    scene.migrated()
+    (scene.migrations / "001_a.sql").unlink()
+    scene.write({"002_b.sql": "DELETE FROM schema_migrations WHERE migration_number = 1; SAVEPOINT left_open;"})
+    scene.migrated()
+    assert scene.ledger() == [(2, "completed")]

@@ -55,6 +55,8 @@ class Task(NamedTuple):
     """For how many seconds one transaction may wait for locks in all; None if the file has its own idea of that."""
     reverse: bool = False
     """Whether the file takes a migration back, and its row is to go."""
+    kept: frozenset[int] = frozenset()
+    """Migrations that are applied, have files, and must have their rows still when this one commits."""
 
     @property
     def patience(self) -> Deadline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from entrypoint.database import classify
 from entrypoint.errors import ConfigurationError, EntrypointError, MigrationError, ReadOnlyError
+from entrypoint.migration import recording
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ def refused(error: StatementError, doing: str) -> EntrypointError:
     message = f"{doing[0].upper()}{doing[1:]}: {error.primary}"
     if classify.is_read_only(error.sqlstate):
         return read_only(f"{message}", error.sqlstate)
-    if error.hides_rows:
+    if recording.is_not_written(error):
+        message = f"{doing[0].upper()}{doing[1:]}: PostgreSQL reported no error, and did not write the row"
+        remedy = "A trigger or a rule on schema_migrations keeps it out: drop it, and start again."
+    elif error.hides_rows:
         remedy = (
             "Row-level security on that table hides rows from this user. As its owner: ALTER TABLE … DISABLE ROW LEVEL "
             "SECURITY; or, as a superuser: ALTER ROLE … BYPASSRLS; or set MIGRATION_DATABASE_URL or MIGRATION_ROLE to "

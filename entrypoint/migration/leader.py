@@ -16,13 +16,14 @@ from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import (
     ConnectionLostError,
     EntrypointError,
+    LedgerChangedError,
     MigrationError,
     MigrationFailedError,
     MigrationPreventedError,
     MigrationStoppedError,
     MigrationTimeoutError,
 )
-from entrypoint.migration import ledger, outside, recording, standing, transactional, transactions
+from entrypoint.migration import ledger, outside, recording, session_state, standing, transactional, transactions
 from entrypoint.migration.attempt import GRACE, Refused, Task
 from entrypoint.migration.board import Activity
 from entrypoint.migration.contention import held_back
@@ -95,6 +96,8 @@ class Leader:
         """Who was in the way of the file's last attempt."""
         self._why = ""
         """How that attempt ended, in words."""
+        self._kept: frozenset[int] = frozenset()
+        """The migrations of our files whose rows say that they are applied."""
 
     def run(self, applied: list[Applied]) -> int | None:
         """Apply all that is still pending, now that nobody else can change that; append each to `applied`.
@@ -102,6 +105,9 @@ class Leader:
         Returns the schema's version afterwards. Raises EntrypointError; what was committed before stays.
         """
         plan, runnable = self._what_to_run()
+        self._refuse_again(runnable, applied)
+        ours = {file.number for file in self._assignment.directory.files}
+        self._kept = frozenset(row.number for row in plan.applied if row.number in ours)
         if runnable and self._precaution is not None:
             phase.enter(phase.BACKING_UP)
             self._precaution.take(self._lease, plan.current, runnable[0].file.name, self._clocks.running)
@@ -126,9 +132,12 @@ class Leader:
                 following = migrations[index + 1].file.name if index + 1 < len(migrations) else None
                 deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
                 patience = self._lock_patience(migration)
-                task = Task(assignment, self._lease, migration, following, deadline, watcher, patience, reverse)
+                task = Task(
+                    assignment, self._lease, migration, following, deadline, watcher, patience, reverse, self._kept
+                )
                 done.append(self._until_it_is_in(task))
                 if not reverse:
+                    self._kept |= {migration.file.number}
                     phase.one_more(migration.file.number)
 
     def _watcher(self, migrations: Iterable[Prepared]) -> Watcher:
@@ -150,6 +159,18 @@ class Leader:
         # Somebody may have deleted a failed row since the first survey.
         prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
         return plan, [prepared[file.number] for file in plan.runnable]
+
+    def _refuse_again(self, runnable: Iterable[Prepared], applied: Iterable[Applied]) -> None:
+        """Raise LedgerChangedError if something is to run that has been applied already, by this very process."""
+        done = {one.version for one in applied}
+        again = [migration.file.name for migration in runnable if migration.file.number in done]
+        if again:
+            raise LedgerChangedError(
+                f"{', '.join(again)}: applied by this start, and its row in schema_migrations is gone; it was not run "
+                "again",
+                remedy="See what has removed rows of schema_migrations: a migration that truncates all tables, for "
+                "example. entrypoint baseline records again what is applied.",
+            )
 
     def _survey(self, deadline: Deadline) -> Plan:
         assignment = self._assignment
@@ -269,11 +290,48 @@ class Leader:
             raise self._stopped(task, error.primary, error.sqlstate)
         if classify.is_read_only(error.sqlstate):
             raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
-        failure = self._failure(task, refusal)
+        if recording.is_not_written(error):
+            raise self._not_written(task)
+        failure = self._removed(task) if recording.are_gone(error) else self._failure(task, refusal)
         if trouble := classify.trouble(error.sqlstate):
             raise prevented(failure, trouble, task.still)
         self._record_failure(task, failure)
         raise failure
+
+    def _not_written(self, task: Task) -> EntrypointError:
+        """Return the error for a migration whose row could not be written, though nothing was refused."""
+        file, place = task.migration.file, self._lease.place
+        undone = "what was not committed is rolled back"
+        facts = {"version": file.number, "file": file.name}
+        ask = f"BEGIN READ ONLY; {session_state.ours(self._assignment.role)} {recording.is_applied(place, file.number)}"
+        try:
+            recorded = bool(self._worker.query(f"{ask}; COMMIT", Deadline(2 * GRACE))[-2])
+        except StatementError as error:
+            return refused(error, "the ledger could not be read")
+        if recorded:
+            return LedgerChangedError(
+                f"{file.name}: somebody else recorded it as completed while it ran; {undone}",
+                remedy="entrypoint status shows the ledger. If the row is right, start again: the file is passed by.",
+                **facts,
+            )
+        return LedgerChangedError(
+            f"{file.name}: its row in schema_migrations was not written, though PostgreSQL reported no error; {undone}",
+            remedy="A trigger or a rule on schema_migrations keeps the row out, or the row was deleted: see \\d "
+            "schema_migrations in psql, drop what is in the way, and start again.",
+            **facts,
+        )
+
+    def _removed(self, task: Task) -> MigrationFailedError:
+        """Return the error for a file that has removed rows of ledger or lock."""
+        file = task.migration.file
+        return MigrationFailedError(
+            f"{file.name} removed rows of schema_migrations or migration_lock, in which this program keeps what is "
+            "applied and who holds the lock; it was rolled back and recorded as failed",
+            remedy="Except those two tables from what the file truncates, deletes or drops; or keep them in a schema "
+            "of their own (MIGRATION_SCHEMA).",
+            version=file.number,
+            file=file.name,
+        )
 
     def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         """Return a refusal as the failure that it is, with what became of the rest."""

@@ -72,15 +72,6 @@ _FREE = (
 )
 
 
-# A condition: this version of a row was written in this transaction. A block with EXCEPTION is a subtransaction, with a
-# number of its own, higher than the transaction's. What is visible and of a transaction in progress is our own.
-_SINCE_OURS = "((xmin::text::bigint - pg_current_xact_id()::text::bigint) & 4294967295)"
-_WRITTEN_HERE = (
-    f"CASE WHEN {_SINCE_OURS} < 2147483648 THEN pg_xact_status((pg_current_xact_id()::text::bigint + {_SINCE_OURS})"
-    "::text::xid8) = 'in progress' END"
-)
-
-
 class Spell:
     """For how long something has been seen again and again, without a break."""
 
@@ -339,7 +330,7 @@ class Lease:
         """
         return (
             f"UPDATE {self.place.table('migration_lock')} SET {_held_by_us(self.token)}, {self._life} "
-            f"WHERE id = 1 AND {_WRITTEN_HERE} "
+            f"WHERE id = 1 AND {transactions.WRITTEN_HERE} "
             f"AND (token IS DISTINCT FROM {literal(self.token)} OR locked_at IS NULL);"
         )
 

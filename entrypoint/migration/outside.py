@@ -212,6 +212,7 @@ class Steps:
             # Before the fence goes: the unit may have let it go.
             self._session_lock,
             task.lease.reassert(),
+            recording.kept(self._place, task.kept),
             self._row(self._next + 1),
             "COMMIT",
         )

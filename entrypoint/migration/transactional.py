@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
 from entrypoint.errors import ConnectionLostError
-from entrypoint.migration import bookkeeping, session_state, transactions
+from entrypoint.migration import bookkeeping, recording, session_state, transactions
 from entrypoint.migration.attempt import Refused, ours
 from entrypoint.migration.doubt import InDoubt
 from entrypoint.migration.standing import betrayed
@@ -161,7 +161,8 @@ def _commit(task: Task, transaction_id: str) -> None:
     if bookkeeping.mentions(task.migration.text):
         # It may have replaced our functions, as the earlier system's own script does.
         parts += ["SET LOCAL client_min_messages = warning;", bookkeeping.ddl(lease.place)]
-    parts += [lease.reassert(), task.record, lease.progress(task.following), "COMMIT"]
+    kept = recording.kept(lease.place, task.kept)
+    parts += [lease.reassert(), kept, task.record, lease.progress(task.following), "COMMIT"]
     try:
         ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
     except ConnectionLostError as lost:

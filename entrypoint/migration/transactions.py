@@ -18,6 +18,14 @@ IDLE_TIMEOUT_MS = 27_000
 
 READ_COMMITTED = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
+# A condition: this version of a row was written in this transaction. A block with EXCEPTION is a subtransaction, with a
+# number of its own, higher than the transaction's. What is visible and of a transaction in progress is our own.
+_SINCE_OURS = "((xmin::text::bigint - pg_current_xact_id()::text::bigint) & 4294967295)"
+WRITTEN_HERE = (
+    f"CASE WHEN {_SINCE_OURS} < 2147483648 THEN pg_xact_status((pg_current_xact_id()::text::bigint + {_SINCE_OURS})"
+    "::text::xid8) = 'in progress' END"
+)
+
 # A client whose node has vanished says nothing at all; the kernel's probes find that out in 25 s. (On a Unix socket
 # they have no effect.)
 _KEEPALIVES = (

@@ -185,7 +185,7 @@ class Trial:
 
     def _plan_row(self, task: Task) -> None:
         """See that a row could be written into the ledger. It is not: that would take a number from its sequence."""
-        row = recording.row(
+        row = recording.insert(
             self._lease.place, task.migration.file, self._assignment.app_version, status=ledger.COMPLETED
         )
         try:

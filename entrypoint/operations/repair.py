@@ -7,7 +7,7 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.database.quoting import literal
 from entrypoint.errors import ConfigurationError
-from entrypoint.migration import ledger
+from entrypoint.migration import ledger, recording
 from entrypoint.migration.amending import Amendment, amend
 from entrypoint.redaction import foreign_report, visible
 from entrypoint.startup import assign, refuse_read_only, survey_database
@@ -130,10 +130,12 @@ def carry_out(repair: Repair) -> str:
 
 
 def _statement(place: Place, fix: Fix) -> str:
-    table, where = place.table("schema_migrations"), f"WHERE migration_number = {fix.row.number};"
     if fix.checksum is None:
-        return f"DELETE FROM {table} {where}"
-    return f"UPDATE {table} SET checksum = {literal(fix.checksum)} {where}"
+        return recording.removal(place, fix.row.number)
+    return recording.exactly_one(
+        f"UPDATE {place.table('schema_migrations')} SET checksum = {literal(fix.checksum)} "
+        f"WHERE migration_number = {fix.row.number}"
+    )
 
 
 def _sign(place: Place, fixes: Sequence[Fix]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import NamedTuple
 
 from entrypoint.migration.ledger import BACKUP
@@ -84,7 +85,8 @@ def work_of(status: Status) -> Work | None:
         holder=wording.name(lock.holder) if lock.holder else None,
         process=lock.process_id,
         since=wording.time(wording.moment(lock.since)),
-        held_for=None if lock.seconds is None else wording.whole(lock.seconds),
+        # A ledger may say `infinity`.
+        held_for=None if lock.seconds is None or not isfinite(lock.seconds) else wording.whole(lock.seconds),
     )
 
 
