@@ -152,7 +152,7 @@ def test_the_ddl_names_the_schema_and_nothing_is_left_open(schema: str) -> None:
 
 def test_a_row_is_never_written_over_one_that_is_completed() -> None:
     file = MigrationFile(7, "007_x.sql", "", "sum", "raw")
-    sql = recording.row(place(), file, "it's", status="failed", message="no", milliseconds=0)
+    sql = recording.insert(place(), file, "it's", status="failed", message="no", milliseconds=0)
     assert sql.endswith("WHERE l.status IS DISTINCT FROM 'completed';")
     assert "'it''s'" in sql
     assert "(0)::integer" in sql
