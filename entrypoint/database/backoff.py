@@ -83,11 +83,12 @@ def connect_again(
     def tell(state: tenacity.RetryCallState) -> None:
         failure = _failure_of(state) or first_failure
         seconds = state.upcoming_sleep
+        # What met too many clients does not count.
+        counted = f" (attempt {stop.counted} of {policy.attempts})" if stop.counted else ""
         logs.event(
             logs.WARNING,
             "database.retry",
-            f"no connection yet: {failure.cause.words}; trying again in {seconds:.1f} s "
-            f"(attempt {stop.counted} of {policy.attempts})",
+            f"no connection yet: {failure.cause.words}; trying again in {seconds:.1f} s{counted}",
             attempt=stop.counted,
             cause=failure.cause.name,
             detail=failure.text,

@@ -209,7 +209,8 @@ class _Waiter:
             sight = glance(self._connected(), patience)
         except Failure as failure:
             self._failures += 1
-            tried = f"{self._attempts} attempts in {time.monotonic() - self._began:.0f} s"
+            attempts = "1 attempt" if self._attempts == 1 else f"{self._attempts} attempts"
+            tried = f"{attempts} in {time.monotonic() - self._began:.0f} s"
             error = unavailable(failure, self._target, attempts=self._attempts, tried=tried)
             if not failure.cause.heals:
                 raise error from None
