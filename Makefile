@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Leave some of the machine to PostgreSQL, which the tests keep busy.
-WORKERS ?= 2
+WORKERS ?= 3
 RUNS ?= 100
 
 .PHONY: demo test test-images requirements check format bench bench-peers bench-images folder soak screenshots clean
@@ -13,18 +13,19 @@ RUNS ?= 100
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
 
-test: $(VENV)/test.done  ## everything, against real servers
-	$(BIN)/python -m pytest -n $(WORKERS) --ignore=tests/images $(TESTS)
+test: $(VENV)/test.done  ## against real servers; THOROUGH=1 or CI=true for all of it, TESTS=tests/test_lock.py for a part
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not text" --ignore=tests/images $(if $(THOROUGH),--thorough) $(TESTS)
 
 test-images: $(VENV)/test.done  ## the container images, with an engine of our own; needs root, see CONTRIBUTING.md
 	$(BIN)/python -m pytest $(or $(TESTS),tests/images)
 
-check: $(VENV)/check.done  ## types, lint, format
+check: $(VENV)/check.done $(VENV)/test.done  ## types, lint, format, and the tests that only read texts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy compose/shop/version1
 	$(BIN)/mypy compose/shop/version2
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m text --ignore=tests/images
 
 format: $(VENV)/check.done
 	$(BIN)/ruff check --fix .

@@ -1,7 +1,8 @@
 """Fixtures: a server per worker, a database per test, runs of the program that leave nothing behind.
 
 `ENTRYPOINT_TEST_PG=15|16|18` chooses the PostgreSQL of the fixture `server`. What cannot be tested on this
-machine is skipped and listed at the end of the run; where `CI=true` it fails instead.
+machine is skipped and listed at the end of the run; where `CI=true` it fails instead. A run of the whole suite leaves
+out what is marked `thorough`, unless it has `--thorough` or `CI=true`; so it is short enough to come before a commit.
 """
 
 from __future__ import annotations
@@ -36,8 +37,25 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(NOT_TESTED + reason)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--thorough`."""
+    parser.addoption("--thorough", action="store_true", help="also what a quick run of the whole suite leaves out")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is `thorough` from a run of the whole suite, unless it is wanted; whoever names a file gets it."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if not whole or config.getoption("--thorough") or os.environ.get("CI") == "true":
+        return
+    left_out = [item for item in items if item.get_closest_marker("thorough")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List what was skipped for want of something on this machine."""
+    """List what was skipped for want of something on this machine, and what the slowest tests are for."""
+    _list_slowest(terminalreporter)
     gaps: dict[str, int] = {}
     for report in terminalreporter.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
@@ -48,6 +66,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("not tested on this machine", yellow=True, bold=True)
         for cause, count in sorted(gaps.items()):
             terminalreporter.line(f"{count:4} tests: {cause}", yellow=True)
+
+
+_SLOWEST = 20
+# With so few tests, everybody sees what takes time.
+_MANY = 500
+
+
+def _list_slowest(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
+    reports = [report for report in reports if report.when == "call"]
+    if len(reports) < _MANY:
+        return
+    terminalreporter.section(f"the slowest {_SLOWEST}, and what they are for")
+    for report in sorted(reports, key=lambda report: report.duration, reverse=True)[:_SLOWEST]:
+        purpose = dict(report.user_properties).get("purpose", "")
+        terminalreporter.line(f"{report.duration:6.1f} s  {report.nodeid.removeprefix('tests/')}: {purpose}")
+
+
+@pytest.fixture(autouse=True)
+def _tell_purpose(request: pytest.FixtureRequest) -> None:
+    """Put into the report what a test is for: its docstring's first line, or its name read as a sentence."""
+    doc = getattr(request.function, "__doc__", None) or request.function.__name__.removeprefix("test_").replace(
+        "_", " "
+    )
+    request.node.user_properties.append(("purpose", doc.strip().splitlines()[0]))
 
 
 # --- Servers --------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def benchmarks(*options: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.thorough
 def test_a_quick_run_of_one_scenario(tmp_path: Path, peers: Path, folder: Path) -> None:
     results, page = tmp_path / "run.json", tmp_path / "run.md"
     places = ("--peers", peers, "--folder", folder, "--json", results, "--markdown", page)

@@ -128,6 +128,7 @@ def test_a_new_replica_that_does_not_get_healthy_is_removed(upgrade: Callable[..
 @pytest.mark.parametrize("everybody", [False, True], ids=["script", "everybody"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("place", ["up", "stop"])
+@pytest.mark.thorough
 def test_interrupted_it_leaves_as_many_replicas_as_there_were(
     upgrade: Callable[..., Upgrade], place: str, number: signal.Signals, *, everybody: bool
 ) -> None:

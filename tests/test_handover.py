@@ -165,7 +165,8 @@ def test_closed_stdin_descriptors_directory_umask_limits_and_nice(
             os.close(descriptor)
     assert [fd["fd"] for fd in direct.facts["fds"]] == [1, 2, reading, high]
     assert direct.facts["umask"] == 0o137
-    assert direct.facts["nice"] == 7
+    # Seven more than the tests themselves have.
+    assert direct.facts["nice"] == min(os.nice(0) + 7, 19)
     assert direct.facts["limits"]["NOFILE"][0] == 200
     assert ours.comparable() == direct.comparable()
 

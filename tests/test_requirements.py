@@ -21,6 +21,8 @@ from conftest import missing
 if TYPE_CHECKING:
     from packaging.markers import Marker
 
+pytestmark = pytest.mark.text
+
 ROOT = Path(__file__).parents[1]
 FILES = ("build", "folder", "image", "full")
 # What the images' builder asks the index for, in its own words: on both processors, with every Python.

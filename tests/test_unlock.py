@@ -140,7 +140,7 @@ def test_on_a_terminal_force_asks(scene: Scene) -> None:
         assert told(leader).outcome == "migrated"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_force_ends_the_sessions_of_a_frozen_holder(scene: Scene) -> None:
     """Its worker has another name meanwhile, and is known by the fence. Who may not end it is told what is missing."""
     # The server's own role.
@@ -178,7 +178,7 @@ def test_force_ends_the_sessions_of_a_frozen_holder(scene: Scene) -> None:
     scene.database.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_dead_guards_worker_is_left_to_end_by_itself_unless_forced(scene: Scene) -> None:
     scene.write(GATED)
     with Gate(scene.database) as gate:

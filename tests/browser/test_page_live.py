@@ -163,6 +163,7 @@ def test_a_failure_is_shown_as_it_happens(scene: Scene, serve: Serve, visitor: V
     assert visitor.complaints == []
 
 
+@pytest.mark.thorough
 def test_the_service_ends_and_comes_back_under_open_pages(scene: Scene, serve: Serve, visit: Visit) -> None:
     service = serve(scene.database.url)
     visitors = [visit() for _ in range(4)]
@@ -191,6 +192,7 @@ def test_the_service_ends_and_comes_back_under_open_pages(scene: Scene, serve: S
     assert visitors[0].without(CONNECTION_REFUSED) == []
 
 
+@pytest.mark.thorough
 def test_the_database_goes_away_and_comes_back(
     fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Callable[..., Run], serve: Serve, visit: Visit
 ) -> None:
@@ -214,6 +216,7 @@ def test_the_database_goes_away_and_comes_back(
     assert visitor.complaints == []
 
 
+@pytest.mark.thorough
 def test_open_pages_cost_the_database_one_question_a_second(
     fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Callable[..., Run], serve: Serve, visit: Visit
 ) -> None:
@@ -290,6 +293,7 @@ COOKIES: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("case", COOKIES)
+@pytest.mark.thorough
 def test_a_cookie_that_is_not_valid_ends_the_visit(visitor: Visitor, case: str) -> None:
     page = visitor.page
     with PageServer(states.MIGRATING, PAGE_TOKEN) as server:

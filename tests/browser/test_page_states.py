@@ -36,6 +36,7 @@ def is_too_wide(page: Page) -> bool:
     return wide
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("state", states.ALL)
 def test_each_state_is_accessible_and_fits_a_small_screen(visit: Visit, state: str, scheme: str) -> None:
@@ -113,6 +114,7 @@ def check_hostile(page: Page) -> None:
     assert not is_too_wide(page)
 
 
+@pytest.mark.thorough
 def test_the_pictures_are_made_by_a_command(browser: Browser, tmp_path: Path) -> None:
     made = screenshots.take(browser, tmp_path, ["up-to-date"])
     assert {path.name for path in made} == {

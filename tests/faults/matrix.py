@@ -436,7 +436,12 @@ def random_cell(random: Random) -> Cell:
 
 
 def cells() -> list[Cell]:
-    """Return every cell that makes sense, once, in the variant that the suite plays.
+    """Return every cell that makes sense, once, in the variant that the suite plays."""
+    return [cell for cell, _ in cells_by_diagonal()]
+
+
+def cells_by_diagonal() -> list[tuple[Cell, int]]:
+    """Return the cells, each with the number of its diagonal: every third diagonal meets each phase and each fault.
 
     What happens on failure alternates, so that both kinds of end are seen in each phase and with each fault.
     """
@@ -444,5 +449,6 @@ def cells() -> list[Cell]:
     for row, phase in enumerate(PHASES):
         for column, fault in enumerate(FAULTS):
             if (phase, fault) not in IMPOSSIBLE and FAULTS[fault].suite:
-                found.append(Cell(phase, fault, ("start", "exit")[(row + column) % 2], beside=PHASES[phase].guard))
+                cell = Cell(phase, fault, ("start", "exit")[(row + column) % 2], beside=PHASES[phase].guard)
+                found.append((cell, row + column))
     return found

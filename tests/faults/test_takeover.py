@@ -112,7 +112,7 @@ def test_a_killed_holder_is_replaced_at_once(stages: Callable[[], Stage]) -> Non
     assert max(times) < REPLACED_AFTER_DEATH, times
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(120)
 def test_a_holder_that_does_not_answer_is_replaced(stages: Callable[[], Stage]) -> None:
     """Three at once, as it takes so long: stopped in a statement, stopped between two, and a node that vanishes."""

@@ -179,8 +179,16 @@ class Run:
         """Start `argv` in `cwd` (`directory` unless given); its output goes to files in `directory`.
 
         `stdout` and `stderr` are descriptors to use instead of these files, a terminal's for example.
-        `before_exec` runs in the child: to ignore or block a signal, or to set a limit.
+        `before_exec` runs in the child: to ignore or block a signal, or to set a limit. SIGINT and SIGQUIT are at
+        their defaults before that: a shell that starts the tests in the background has both ignored.
         """
+
+        def prepare() -> None:
+            for ignored in (signal.SIGINT, signal.SIGQUIT):
+                signal.signal(ignored, signal.SIG_DFL)
+            if before_exec is not None:
+                before_exec()
+
         number = next(_numbers)
         self.argv = [os.fsdecode(part) for part in argv]
         self._stdout = directory / f"run-{number}.stdout"
@@ -188,7 +196,7 @@ class Run:
         self.started = time.monotonic()
         # Appending, so that a second writer (a shell's `>/dev/stderr`) does not write over the first.
         with self._stdout.open("ab") as out, self._stderr.open("ab") as err, warnings.catch_warnings():
-            # From 3.12 on, `before_exec` warns if there are threads (a proxy's, say). It takes no locks.
+            # From 3.12 on, `preexec_fn` warns if there are threads (a proxy's, say). It takes no locks.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process = subprocess.Popen(
                 argv,
@@ -199,7 +207,7 @@ class Run:
                 stderr=err.fileno() if stderr is None else stderr,
                 pass_fds=pass_fds,
                 umask=umask,
-                preexec_fn=before_exec,  # noqa: PLW1509 - see above
+                preexec_fn=prepare,  # noqa: PLW1509 - see above
                 start_new_session=True,
             )
         self.pid = self.process.pid

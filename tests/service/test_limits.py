@@ -119,6 +119,7 @@ def test_a_body_that_is_announced_too_large_is_not_waited_for(serving: Serving) 
     assert serving.ask(BACKUP).json["data"]["status"] == "none"
 
 
+@pytest.mark.thorough
 def test_a_body_without_an_end_is_cut_off(serving: Serving) -> None:
     """Chunk by chunk, for ever: nobody reads it, and its time ends."""
     with serving.connect() as client:
@@ -160,7 +161,7 @@ def test_what_is_not_http(serving: Serving, nonsense: bytes) -> None:
 # --- Time -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_client_that_asks_slowly_is_cut_off(serving: Serving) -> None:
     """Slow-loris: a byte now and then, in the first request of a connection and in a later one."""
     first, later = serving.connect(), serving.connect()
@@ -181,7 +182,7 @@ def test_a_client_that_asks_slowly_is_cut_off(serving: Serving) -> None:
     assert all(seconds > TO_ASK - 1 for seconds in ends.values()), ends
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_client_that_says_nothing_is_cut_off(serving: Serving) -> None:
     """Be it from the start, or after an answer."""
     for said, bound in ((b"", TO_ASK), (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", TO_ASK_AGAIN)):
@@ -192,7 +193,7 @@ def test_a_client_that_says_nothing_is_cut_off(serving: Serving) -> None:
             assert time.monotonic() - began < bound + BUSY
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_client_that_does_not_listen_is_cut_off(serving: Serving, migrations_dir: Path) -> None:
     """It asks again and again and reads nothing, until its answers fill all buffers."""
     for number in range(2, 1500):
@@ -348,6 +349,7 @@ def test_descriptors_that_run_out_are_said_once_and_do_not_hold_up_the_end(servi
     ]
 
 
+@pytest.mark.thorough
 def test_descriptors_that_run_out_are_got_over(serving: Serving) -> None:
     """With few descriptors, clients wait in the kernel's queue and are served when others have gone."""
     resource.prlimit(serving.run.pid, resource.RLIMIT_NOFILE, (40, 40))
