@@ -225,7 +225,7 @@ def test_wait_waits_for_a_living_holder_unless_it_is_told_how_long(scene: Scene,
         assert waiter.wait() == (75 if limit else 0)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.case("B13")
 @pytest.mark.timeout(180)
 def test_eight_replicas_beside_a_migration_that_takes_longer_than_the_default(

@@ -43,7 +43,7 @@ TABLES = {1: "one", 2: "two", 4: "four"}
 APPLICATION = ("run", "--", "sh", "-c", "date +%s.%N; exec sleep 60")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.case("B1")
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_each_moment_ends_it(
