@@ -289,7 +289,8 @@ class _Scan:
         self.last = 0  # after its last token, perhaps with white space
         self.parentheses = 0
         self.routine = False  # CREATE FUNCTION or PROCEDURE: it may have a body with semicolons
-        self.blocks = 0  # BEGIN ATOMIC and CASE that are open in that body
+        self.bodies = 0  # BEGIN ATOMIC that are open
+        self.nested = False  # whether the body's statement is itself a CREATE FUNCTION or PROCEDURE
         self.before = ""  # the token before, in upper case; followed in routines only
 
     def run(self) -> Script:
@@ -321,7 +322,7 @@ class _Scan:
         self.start, self.start_line = pos, self.line_at(pos)
         self.first = words(self.text, pos, len(self.text), limit=1)
         if self.first == ("CREATE",):
-            self.routine = bool(_ROUTINE.match(" ".join(words(self.text, pos, len(self.text), limit=4))))
+            self.routine = self.is_routine(pos)
 
     def step(self, pos: int) -> int:
         """Take the next run of pieces, or the one token that stops it; return the offset after it."""
@@ -331,30 +332,38 @@ class _Scan:
             char = self.text[pos]
             self.parentheses = max(0, self.parentheses + (char == "(") - (char == ")"))
         if self.routine:
-            self.follow(self.text[pos:stop].strip(_SPACE), stop)
+            self.follow(self.text[pos:stop].strip(_SPACE), pos)
         return stop
 
-    def follow(self, token: str, stop: int) -> None:
-        """Count what opens and closes the body of an SQL-standard function, BEGIN ATOMIC … END.
+    def follow(self, token: str, start: int) -> None:
+        """Follow the body of an SQL-standard function, from BEGIN ATOMIC to END.
 
-        psqlscan.l, {identifier}, counts BEGIN, CASE and END outside parentheses too. Here BEGIN counts only
-        with ATOMIC, and CASE and END not where they are names, after AS or a dot: `SELECT t.a AS end`.
+        Its statements each end with a semicolon (gram.y, routine_body_stmt_list), and none of them begins with END:
+        so the END that ends it is the one where a statement could begin. Any other belongs to a CASE, or is a name.
         """
         word = token.upper()
-        if self.parentheses == 0 and self.before != "AS" and not self.before.endswith("."):
-            if word == "BEGIN" and self.blocks == 0:
-                self.blocks = int(words(self.text, stop, len(self.text), limit=1) == ("ATOMIC",))
-            elif word == "CASE" and self.blocks > 0:
-                self.blocks += 1
-            elif word == "END" and self.blocks > 0:
-                self.blocks -= 1
-        self.before = word or self.before
+        if not word:
+            return
+        if self.parentheses == 0:
+            if self.bodies and self.before in (";", "ATOMIC"):
+                if word == "END":
+                    self.bodies -= 1
+                self.nested = self.is_routine(start)
+            elif word == "ATOMIC" and self.before == "BEGIN" and (self.bodies == 0 or self.nested):
+                self.bodies += 1
+        self.before = word
+
+    def is_routine(self, start: int) -> bool:
+        """Tell whether a CREATE FUNCTION or PROCEDURE begins here."""
+        return bool(_ROUTINE.match(" ".join(words(self.text, start, len(self.text), limit=4))))
 
     def semicolon(self, pos: int) -> int:
         if self.start < 0:
             return pos + 1
-        if self.parentheses or self.blocks:  # CREATE RULE … DO (a; b), or the body of a function
+        if self.parentheses or self.bodies:  # CREATE RULE … DO (a; b), or the body of a function
             self.last = pos + 1
+            if self.parentheses == 0:
+                self.before = ";"
             return pos + 1
         if self.close() and self.copy_data:
             # The data begins on the next line. Without an end mark there is none, and what follows is SQL.

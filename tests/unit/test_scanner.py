@@ -102,6 +102,29 @@ def test_a_routine_is_one_statement(statement: str) -> None:
     assert texts(f"{statement}; select 1; commit;") == [statement, "select 1", "commit"]
 
 
+@pytest.mark.case("A6")
+@pytest.mark.parametrize(
+    "body",
+    [
+        "select 1 case;",
+        "select 1 end;",
+        "select case when true then 1. end;",
+        "select case when true then 1 end case;",
+        "select t.end, t.case from t end;",
+        "select (case when true then 1 end);",
+        "create rule r as on insert to t do (select 1; select 2);",
+        "create function g() returns int begin atomic select 1; end;",
+        "select begin atomic;",
+        "",
+        "select 1; /* end */ -- end\n",
+    ],
+)
+def test_where_a_body_ends(body: str) -> None:
+    """The END that ends it stands where a statement could begin; the server reads all of these so."""
+    function = f"create function f() returns int begin atomic {body} end"
+    assert texts(f"{function}; commit; select 1") == [function, "commit", "select 1"]
+
+
 def test_begin_atomic_matters_only_in_a_routine() -> None:
     assert texts("begin atomic; select 1; end; create table begin (atomic int); create view v as select 1") == [
         "begin atomic",
