@@ -28,19 +28,21 @@ if TYPE_CHECKING:
     from conftest import ServerFactory
     from kit.processes import Run
 
-# A comment that is longer than what goes into one message: behind it, strings are read as the first statement has set.
-FAR = f"SELECT set_config('standard_conforming' || '_strings', 'off', false);\n-- {'x' * (1 << 20)}\n"
 LEFT = "part of it is committed"
 
 
 def hidden(statements: str) -> str:
-    """Return a file with `statements` that neither parser nor scanner sees: they take them for a string."""
-    return f"INSERT INTO effects VALUES (1);\n{FAR}SELECT '\\''; {statements}; SELECT ' AS a -- ';\n"
+    """Return a file with `statements` that neither parser nor scanner sees: they take them for a string.
+
+    In this database, which `scene` tells to read backslashes in strings, the server does not.
+    """
+    return f"INSERT INTO effects VALUES (1);\nSELECT '\\''; {statements}; SELECT ' AS a -- ';\n"
 
 
 @pytest.fixture
 def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
     database.execute("CREATE TABLE effects (i integer)")
+    database.execute(f"ALTER DATABASE {database.name} SET standard_conforming_strings TO off")
     return Scene(database, migrations_dir, run_entrypoint)
 
 

@@ -2,8 +2,9 @@
 
 psycopg opens the connection and wraps libpq. The waiting is our own, because each wait here needs a deadline
 that the main thread can keep whatever the server does, and each statement's result and notice is wanted when
-it arrives, not when the last one has. Everything is sent as a simple query: several statements cost one round
-trip, nothing is prepared (transaction poolers cannot do that), and error positions count in the text as sent.
+it arrives, not when the last one has. Almost everything is sent as a simple query: several statements cost one round
+trip, nothing is prepared (transaction poolers cannot do that), and error positions count in the text as sent. The
+exception is `statement`, which prepares nothing that outlasts it either.
 """
 
 from __future__ import annotations
@@ -127,9 +128,24 @@ class Session:
         """
         self._ask(sql, deadline, on_result, keep_rows=False)
 
-    def _ask(self, sql: str, deadline: Deadline, on_result: Callable[[PGresult], None], *, keep_rows: bool) -> None:
+    def statement(self, sql: str, deadline: Deadline, on_result: Callable[[PGresult], None]) -> None:
+        """Run one statement like `script`; if the server finds more than one in `sql`, it runs none (42601).
+
+        That is a rule of the extended protocol (postgres.c, exec_parse_message).
+        """
+        self._ask(sql, deadline, on_result, keep_rows=False, single=True)
+
+    def _ask(
+        self,
+        sql: str,
+        deadline: Deadline,
+        on_result: Callable[[PGresult], None],
+        *,
+        keep_rows: bool,
+        single: bool = False,
+    ) -> None:
         try:
-            self._run(sql.encode(), deadline, on_result, keep_rows=keep_rows)
+            self._run(sql.encode(), deadline, on_result, keep_rows=keep_rows, single=single)
         except StatementError:
             raise
         except psycopg.OperationalError as error:
@@ -188,12 +204,21 @@ class Session:
     abandon = close
 
     def _run(
-        self, sql: bytes, deadline: Deadline, on_result: Callable[[PGresult], None], *, keep_rows: bool = True
+        self,
+        sql: bytes,
+        deadline: Deadline,
+        on_result: Callable[[PGresult], None],
+        *,
+        keep_rows: bool = True,
+        single: bool = False,
     ) -> None:
         pgconn = self._pgconn
         if not self.usable:
             raise connection_lost("it is closed")
-        pgconn.send_query(sql)
+        if single:
+            pgconn.send_query_params(sql, None)
+        else:
+            pgconn.send_query(sql)
         if not keep_rows:
             _take_rows_in_parts(pgconn)
         while pgconn.flush():

@@ -35,6 +35,8 @@ _NOTICE_LEVELS = {"WARNING": logs.WARNING, "DEBUG": logs.DEBUG}
 # What only the server knows: statements that need a transaction of their own for reasons that no parser sees.
 _NEEDS = {
     "25001": "It cannot run inside a transaction: put `-- entrypoint: no-transaction` at the top of the file.",
+    "2D000": "A DO block or a procedure that ends transactions cannot run inside one: put "
+    "`-- entrypoint: no-transaction` at the top of the file.",
     "55P04": "A new value of an enumeration can be used only after the transaction that adds it: use it in the next "
     "migration, or put `-- entrypoint: no-transaction` at the top of the file.",
 }

@@ -65,6 +65,9 @@ _REINDEX = re.compile(r"REINDEX (?:\(.*?\) )?(INDEX|TABLE|SCHEMA|DATABASE|SYSTEM
 _REPACK_ALL = re.compile(r"REPACK(?: \(.*?\))?(?: USING INDEX)?")
 _SUBSCRIPTION = re.compile(r"(CREATE|ALTER) SUBSCRIPTION \S+ (\S+(?: PUBLICATION)?)")
 
+# After these a statement of PL/pgSQL can begin.
+_BEFORE_PLPGSQL = (";", "BEGIN", "THEN", "ELSE", "LOOP", ">")
+
 # What PostgreSQL has, and the parser's version of it has not yet. To the parser it is shown as a SELECT of nothing.
 _NEWER = (("REPACK",),)
 
@@ -114,6 +117,8 @@ class Advice(NamedTuple):
     outside: tuple[Outside, ...]
     faults: tuple[Fault, ...]
     parsed: bool
+    disputed: bool
+    """Whether the parser takes other parts of the text for statements than the scanner, whose reading this is."""
     directives: Directives
     syntax: SyntaxComplaint | None
     blocks: tuple[tuple[int, int], ...] = ()
@@ -152,6 +157,7 @@ def advise(text: str, *, parse_limit: int = 1_000_000) -> Advice:
         outside=(),
         faults=(),
         parsed=False,
+        disputed=False,
         directives=declared,
         syntax=None,
     )
@@ -163,17 +169,26 @@ def advise(text: str, *, parse_limit: int = 1_000_000) -> Advice:
     known = _as_the_parser_knows_it(text, statements)
     parsed = _parse(known) if len(text) <= parse_limit else None
     seen = _from_trees(known, statements, parsed) if isinstance(parsed, list) else None
-    statements, kinds = seen or (statements, [_kind_of_words(text, statement) for statement in statements])
+    advice = advice._replace(parsed=seen is not None, syntax=parsed if isinstance(parsed, SyntaxComplaint) else None)
+    if seen is not None and seen[0] is statements:
+        return _with_kinds(advice, seen[1])
+    by_words = _with_kinds(advice, [_kind_of_words(text, statement) for statement in statements])
+    if seen is None:
+        return by_words
+    # Which of the two the server agrees with is not known for certain, so what either finds counts.
+    by_parser = _with_kinds(advice._replace(statements=seen[0]), seen[1])
+    return by_words._replace(disputed=True, faults=tuple(sorted({*by_words.faults, *by_parser.faults})))
+
+
+def _with_kinds(advice: Advice, kinds: list[_Kind]) -> Advice:
+    """Say how to run the statements of a text, which are of these kinds."""
+    text = advice.body
     kinds = [
         _kind_of_words(text, statement) if statement.words[:1] in _NEWER else kind
-        for statement, kind in zip(statements, kinds, strict=True)
+        for statement, kind in zip(advice.statements, kinds, strict=True)
     ]
-    advice = advice._replace(
-        statements=statements,
-        outside=tuple(Outside(index, kind.outside) for index, kind in enumerate(kinds) if kind.outside),
-        parsed=seen is not None,
-        syntax=parsed if isinstance(parsed, SyntaxComplaint) else None,
-    )
+    outside = tuple(Outside(index, kind.outside) for index, kind in enumerate(kinds) if kind.outside)
+    advice = advice._replace(outside=outside)
     return _in_units(advice, kinds) if advice.no_transaction else _in_one_transaction(advice, kinds)
 
 
@@ -292,6 +307,34 @@ def _values_used_at_once(text: str, statements: tuple[Statement, ...]) -> list[O
         if value and value[1] in text[statement.end :]:
             found.append(Outside(index, ADD_VALUE))
     return found
+
+
+def blocks_that_commit(text: str, advice: Advice) -> tuple[Statement, ...]:
+    """Return each DO block whose own text has a COMMIT or ROLLBACK, which the server refuses in a transaction (2D000).
+
+    It is no fault: that branch may never be reached.
+    """
+    return tuple(
+        statement
+        for statement in advice.statements
+        if statement.words[:1] == ("DO",) and _commits(text[statement.start : statement.end])
+    )
+
+
+def _commits(block: str) -> bool:
+    if "LANGUAGE" in (head := words(block, 0, len(block))) and "PLPGSQL" not in head:
+        return False
+    opened = re.search(r"\$\w*\$|'", block)
+    if opened is None:
+        return False
+    body = block[opened.end() : block.rfind(opened[0])]
+    if opened[0] == "'":
+        body = body.replace("''", "'")
+    tokens = words(body, 0, len(body), limit=len(body))
+    return any(
+        token in ("COMMIT", "ROLLBACK") and before in _BEFORE_PLPGSQL and after in (";", "AND")
+        for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False)
+    )
 
 
 def _modes(statement: Statement) -> str | None:
@@ -490,7 +533,7 @@ def _from_trees(
         return None
     if [start for start, _ in spans] == [statement.start for statement in scanned]:
         return scanned, kinds
-    # The scanner can be led astray by a function's body: BEGIN ATOMIC SELECT a end; END.
+    # The parser's lexer is not quite the server's: it takes a comment between two parts of a string for its end.
     return tuple(_statement(text, start, stop) for start, stop in spans), kinds
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 # Characters of a file that go into one message.
 _PIECE = 1 << 20
+# By these the server reads a message. What a file sets has no effect on a message that has arrived, so it must have
+# none on the next one either: a file in several messages is read as in one.
+_READ_BY = (("client_encoding", "UTF8"), ("standard_conforming_strings", "on"))
 
 
 def apply(task: Task, trace: Trace) -> None:
@@ -64,23 +67,47 @@ def execute(
     backend_pid: int,
     on_notice: Callable[[Notice], None] | None = None,
     *,
-    whole: bool = False,
+    rehearsal: bool = False,
 ) -> bool:
     """Send the file; tell whether the session is still in the transaction that it was in before.
 
-    It goes as one simple query, or a large one as several, unless it must go as a `whole`. `on_notice`: what to do with
-    the server's messages, other than to log them.
+    It goes as one simple query, or a large one as several; statement by statement where it is doubtful what its
+    statements are. In a `rehearsal`, which must not commit, what the parser has not read is doubtful, too. `on_notice`:
+    what to do with the server's messages, other than to log them.
     """
-    worker = task.lease.worker
-    body, statements = task.migration.advice.body, task.migration.advice.statements
+    worker, advice = task.lease.worker, task.migration.advice
+    body, statements = advice.body, advice.statements
     worker.on_notice = on_notice or task.log_notice
     try:
         # With other strings than usual, the statements may end elsewhere than the scanner thinks.
-        whole = whole or worker.parameter("standard_conforming_strings") != "on"
-        pieces = cut(body, statements, len(body) if whole else _PIECE)
+        usual = worker.parameter("standard_conforming_strings") == "on"
+        doubtful = advice.disputed or (rehearsal and not advice.parsed)
+        if doubtful and (usual or rehearsal):
+            return _send_one_by_one(task, trace, backend_pid)
+        pieces = cut(body, statements, _PIECE if usual and not rehearsal else len(body))
         return all(_send(task, piece, trace, backend_pid) == trace.transaction_id for piece in pieces)
     finally:
         worker.on_notice = None
+
+
+def _send_one_by_one(task: Task, trace: Trace, backend_pid: int) -> bool:
+    """Send each statement as a message that the server takes for one or refuses; tell what `execute` does.
+
+    So no COMMIT can hide behind another statement: none begins with it, as those have been refused beforehand.
+    """
+    worker, migration = task.lease.worker, task.migration
+    for index, statement in enumerate(migration.advice.statements):
+        task.work_on(index + 1, backend_pid)
+        try:
+            worker.statement(migration.advice.body[statement.start : statement.end], task.patience, trace.note)
+        except StatementError as error:
+            offset = None if error.position is None else statement.start + error.position
+            raise Refused(migration, error, statement_start=statement.start, offset=offset) from error
+        for name, value in _READ_BY:
+            if worker.parameter(name) != value:
+                ours(task, lambda sql=f"SET {name} = {value}": worker.query(sql, task.patience))  # type: ignore[misc]
+    question = "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
+    return bool(ours(task, lambda: worker.query(question, task.patience))[0][0][0] == trace.transaction_id)
 
 
 def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | None:
@@ -101,8 +128,10 @@ def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | Non
     task.work_on(done + 1, backend_pid)
     # One more statement behind the file's own tells whether the file has ended our transaction: no parser can
     # promise that it has not. And the next message must be read as it is written, before it can say so itself.
+    ahead = _READ_BY if piece.end < len(migration.advice.body) else _READ_BY[:1]
+    settings = " ".join(f"SET {name} = {value};" for name, value in ahead)
     script = (
-        f"{migration.advice.body[piece.start : piece.end]}\n;SET client_encoding = 'UTF8'; "
+        f"{migration.advice.body[piece.start : piece.end]}\n;{settings} "
         "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
     )
     try:
@@ -131,8 +160,7 @@ def cut(body: str, statements: Sequence[Statement], size: int = _PIECE) -> tuple
 
     The server splits all of a message into statements, and keeps them, before it runs the first: with 200 MB in one
     message that took it 1.7 times as long as the same from psql, and this program 1 GB.
-    From where a file may change how the server reads strings it is one piece, as the cuts might be elsewhere than they
-    seem.
+    From where a file says how strings are to be read it is one piece, so that its dynamic SQL is still read so.
     """
     pieces, start, first = [], 0, 0
     for index, statement in enumerate(statements):

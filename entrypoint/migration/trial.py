@@ -128,7 +128,7 @@ class Trial:
         began = time.monotonic()
         self._assignment.board.activity = None
         try:
-            still_in = transactional.execute(task, self.trace, backend_pid, on_notice, whole=True)
+            still_in = transactional.execute(task, self.trace, backend_pid, on_notice, rehearsal=True)
         except Refused as refusal:
             if refusal.error.sqlstate == _UNSAFE_NEW_ENUM_VALUE and index:
                 raise NeedsCommitError(index, refusal) from refusal

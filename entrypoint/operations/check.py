@@ -10,7 +10,7 @@ from entrypoint.migration.directives import spell_timeouts
 from entrypoint.migration.files import is_sql, load_directory
 from entrypoint.migration.prepare import examine
 from entrypoint.migration.report import complain, spot
-from entrypoint.migration.statements import REPACK_CONCURRENTLY
+from entrypoint.migration.statements import REPACK_CONCURRENTLY, blocks_that_commit
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
 from entrypoint.operations.lint import INSTALL, find_squawk, lint
 from entrypoint.redaction import foreign
@@ -231,9 +231,9 @@ def _notes(prepared: Prepared, shown: str) -> list[Finding]:
 
 
 def _warnings(prepared: Prepared, shown: str) -> list[Finding]:
-    """Return what a statement does to others, where the linter's version does not know the statement yet."""
+    """Return what is dangerous, or cannot work, of which the linter says nothing."""
     advice = prepared.advice
-    return [
+    found = [
         Finding(
             "warning",
             "repack-concurrently",
@@ -246,6 +246,20 @@ def _warnings(prepared: Prepared, shown: str) -> list[Finding]:
         for outside in advice.outside
         if outside.what == REPACK_CONCURRENTLY
     ]
+    if advice.transactional:
+        found += [
+            Finding(
+                "warning",
+                "commit-in-block",
+                "this DO block has a COMMIT or ROLLBACK, which PostgreSQL refuses inside a transaction, and the "
+                "migration is in the program's own",
+                shown,
+                block.line,
+                remedy="Put `-- entrypoint: no-transaction` at the top of the file.",
+            )
+            for block in blocks_that_commit(advice.body, advice)
+        ]
+    return found
 
 
 def why_outside(prepared: Prepared) -> str:

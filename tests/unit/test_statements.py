@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from entrypoint.migration import statements
-from entrypoint.migration.statements import Advice, advise
+from entrypoint.migration.statements import Advice, advise, blocks_that_commit
 
 BY_PARSER = 1_000_000
 BY_WORDS = -1
@@ -389,3 +389,42 @@ def test_blocks_that_cannot_be_where_statements_run_one_by_one(
     assert [fault.line - 1 for fault in faults] == [line for line, _ in expected]
     for fault, (_, message) in zip(faults, expected, strict=True):
         assert message in fault.message
+
+
+@pytest.mark.case("D5")
+@pytest.mark.parametrize(
+    ("block", "found"),
+    [
+        ("do $$ begin commit; end $$", True),
+        ("do $x$ begin if true then rollback and chain; end if; end $x$", True),
+        ("do language plpgsql 'begin perform ''a''; commit; end'", True),
+        ("do $$ begin for i in 1..2 loop commit; end loop; end $$ language plpgsql", True),
+        ("do $$ begin <<here>> commit; end $$", True),
+        ("do $$ begin raise notice '; commit;'; end $$", False),
+        ("do $$ begin execute 'commit'; /* ; commit; */ -- ; commit;\n end $$", False),
+        ("do $$ declare commit int := 1; begin perform commit; end $$", False),
+        ("do language plpython3u $$ begin; commit; $$", False),
+        ("do $$ begin $$", False),
+        ("do", False),
+        ("create procedure p() language plpgsql as $$ begin commit; end $$", False),
+    ],
+)
+def test_blocks_that_commit(block: str, found: bool) -> None:  # noqa: FBT001
+    text = f"select 1; {block}"
+    assert len(blocks_that_commit(text, advise(text))) == int(found)
+
+
+DISPUTED = "select 1;\ndo E'begin end'\n-- c\n'--\\' language '{}; --'"
+
+
+@pytest.mark.case("A5")
+def test_where_the_readings_differ_control_in_either_is_refused() -> None:
+    """The parser takes a comment for the end of a string; the server and the scanner go on behind it."""
+    advice = advise(DISPUTED.format("; commit; select 2"))
+    assert advice.disputed
+    assert [(fault.line, fault.message[:7]) for fault in advice.faults] == [(4, "commit:")]
+    advice = advise(DISPUTED.format("; select 2"))
+    assert advice.disputed
+    assert advice.faults == ()
+    assert len(advice.statements) == 3
+    assert not advise("select E'a'\n'b'; select 2").disputed

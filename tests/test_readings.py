@@ -1,0 +1,151 @@
+"""A file of which it is doubtful what its statements are: nothing is committed by the way, and a good one works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from entrypoint.database.answers import StatementError
+from entrypoint.database.connect import target
+from entrypoint.deadline import Deadline
+from kit.migrations import write_migrations
+from scene import Scene, only_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+
+# The parser takes the comment for the end of the string, and goes on reading behind the quote; the server does not.
+DISPUTED = "DO E'BEGIN END'\n-- c\n'--\\' LANGUAGE '; {}; --';\n"
+FILLER = f"-- {'x' * 100_001}\n"
+ATOMIC = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC {} END; COMMIT; SELECT 1/0;"
+
+
+@pytest.fixture
+def scene(any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
+    any_database.execute("CREATE TABLE effects (t text)")
+    return Scene(any_database, migrations_dir, run_entrypoint)
+
+
+def effects(scene: Scene) -> list[object]:
+    return [value for (value,) in scene.database.rows("SELECT t FROM effects")]
+
+
+def insert(then: str) -> str:
+    return f"INSERT INTO effects VALUES ('one');\n{then}"
+
+
+@pytest.mark.case("A5")
+@pytest.mark.case("A6")
+@pytest.mark.parametrize("option", [(), ("--rehearse",)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        insert(DISPUTED.format("COMMIT; SELECT 1/0")),
+        insert(FILLER + DISPUTED.format("COMMIT; SELECT 1/0")),
+        insert(FILLER + ATOMIC.format("SELECT 1 case;")),
+        insert(FILLER + ATOMIC.format("SELECT CASE WHEN true THEN 1. END;")),
+    ],
+)
+def test_a_commit_that_only_one_reading_finds_is_refused(scene: Scene, text: str, option: tuple[str, ...]) -> None:
+    scene.write({"001_x.sql": text})
+    run = scene.start("migrate", *option)
+    assert run.wait() == 65, run.report()
+    assert "begins or ends a transaction" in only_error(run)["message"]
+    assert "olled back" not in run.stdout + run.stderr
+    assert effects(scene) == []
+
+
+@pytest.mark.case("A5")
+def test_a_disputed_file_that_is_good_works(scene: Scene) -> None:
+    """As in one message, what it sets has no effect on how the rest of it is read."""
+    text = (
+        "SELECT set_config('client_encoding', 'LATIN1', false), "
+        "set_config('standard_conforming' || '_strings', 'off', false);\n"
+        "INSERT INTO effects VALUES ('é\\');\n" + DISPUTED.format("SELECT 2") + "INSERT INTO effects SELECT 'ü'"
+    )
+    scene.write({"001_x.sql": text})
+    scene.start("migrate", "--rehearse").ok()
+    assert effects(scene) == []
+    scene.migrated()
+    assert effects(scene) == ["é\\", "ü"]
+
+
+@pytest.mark.case("A5")
+def test_an_error_in_a_disputed_file_is_shown_in_its_place(scene: Scene) -> None:
+    scene.write({"001_x.sql": insert(DISPUTED.format("SELECT 1") + "SELECT nonsense;\n")})
+    told = only_error(scene.migrate())
+    assert told["line"] == 5, told
+    assert "LINE 5: SELECT nonsense;\n               ^" in told["report"]
+    assert effects(scene) == []
+
+
+SETS = "SELECT set_config('standard_conforming' || '_strings', 'off', false);\n"
+
+
+@pytest.mark.case("A6")
+@pytest.mark.parametrize("option", [(), ("--rehearse",)])
+def test_strings_that_a_large_file_sets_otherwise(scene: Scene, option: tuple[str, ...]) -> None:
+    """In several messages it is read as in one: what looks like a string is one."""
+    far = f"{SETS}-- {'x' * (1 << 20)}\n"
+    scene.write({"001_x.sql": insert(far + "INSERT INTO effects VALUES ('\\''; COMMIT; SELECT 1/0; SELECT ');")})
+    scene.start("migrate", *option).ok()
+    assert effects(scene) == ([] if option else ["one", "\\'; COMMIT; SELECT 1/0; SELECT "])
+
+
+@pytest.mark.case("A6")
+def test_what_the_parser_has_not_read_is_rehearsed_statement_by_statement(scene: Scene) -> None:
+    """So that no COMMIT can hide behind another statement, whatever nobody has seen."""
+    says = "DO $$ BEGIN RAISE NOTICE 'sent: % characters', length(current_query()); END $$;\n"
+    scene.write({"001_x.sql": insert(FILLER + SETS + says + "INSERT INTO effects VALUES ('\\');")})
+    run = scene.start("migrate", "--rehearse").ok()
+    assert "sent: 78 characters" in run.stdout, run.report()
+    assert effects(scene) == []
+    scene.migrated()
+    assert effects(scene) == ["one", "\\"]
+
+
+@pytest.mark.case("A6")
+def test_of_two_statements_in_such_a_message_none_runs(scene: Scene) -> None:
+    session = target(scene.database.url, "DATABASE_URL", "0").connect(5)
+    session.query("BEGIN", Deadline(5))
+    with pytest.raises(StatementError) as caught:
+        session.statement("INSERT INTO effects VALUES (1); COMMIT", Deadline(5), lambda _result: None)
+    assert caught.value.sqlstate == "42601"
+    assert session.in_transaction
+    session.close()
+    assert effects(scene) == []
+
+
+COMMITS = "DO $$ BEGIN INSERT INTO effects VALUES ('two'); COMMIT; END $$;"
+
+
+@pytest.mark.case("D5")
+@pytest.mark.parametrize("text", [COMMITS, "CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END';\nCALL p();"])
+def test_the_way_out_for_what_commits_within_is_named_and_works(scene: Scene, text: str) -> None:
+    scene.write({"001_x.sql": text})
+    told = only_error(scene.migrate())
+    assert told["sqlstate"] == "2D000"
+    assert "put `-- entrypoint: no-transaction` at the top of the file" in told["remedy"]
+    scene.write({"001_x.sql": f"-- entrypoint: no-transaction\n{text}"})
+    scene.migrated()
+
+
+@pytest.mark.case("D5")
+def test_a_block_that_commits_is_found_beforehand(run_entrypoint: Callable[..., Run], migrations_dir: Path) -> None:
+    write_migrations(
+        migrations_dir,
+        {
+            "001_x.sql": f"SELECT 1;\n{COMMITS}",
+            "002_x.sql": f"-- entrypoint: no-transaction\n{COMMITS}",
+            "003_x.sql": "DO $$ BEGIN RAISE NOTICE '; COMMIT;'; END $$;",
+        },
+    )
+    output = run_entrypoint("check", "--no-lint").ok().stdout
+    assert output.count("commit-in-block") == 1, output
+    assert "migrations/001_x.sql:2: warning: this DO block has a COMMIT or ROLLBACK" in output
+    assert "no-transaction` at the top of the file" in output
