@@ -130,14 +130,17 @@ def test_a_holder_that_has_locked_the_ledger_is_waited_for(scene: Scene) -> None
         assert told(late).outcome in ("waited", "up_to_date")
 
 
-@pytest.mark.case("B13")
-def test_a_stranger_that_holds_the_key_is_named(scene: Scene) -> None:
+@pytest.mark.case("B13", "C9")
+@pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
+@pytest.mark.parametrize("second", [False, True], ids=["guard's key", "session's key"])
+def test_a_stranger_that_holds_the_key_is_named(scene: Scene, mode: str, *, second: bool) -> None:
     scene.write({"001_a.sql": "SELECT 1"})
     scene.migrated()
     scene.write(ANOTHER)
     with scene.database.connect() as other:
         other.execute("SET application_name = 'a curious person'")
-        other.execute(f"SELECT pg_advisory_lock({lock_key()})")
+        first, key = lock_key().split(", ")
+        other.execute(f"SELECT pg_advisory_lock{mode}({int(first) + second}, {key})")
         waiter = scene.start("migrate")
         assert waiter.wait() == 75
         error = only_error(waiter)

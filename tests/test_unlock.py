@@ -325,3 +325,58 @@ def test_the_ledger_may_be_another_roles(scene: Scene) -> None:
     finally:
         until(lambda: scene.database.sessions() == 0, 10, "the end of the sessions")
         scene.database.execute(f"DROP OWNED BY {owner}; DROP ROLE {login}, {stranger}, {owner}")
+
+
+# No session of ours holds the first key shared, nor the second one exclusively; but anybody may.
+@pytest.mark.case("C9")
+@pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
+@pytest.mark.parametrize("second", [False, True], ids=["guard's key", "session's key"])
+@pytest.mark.parametrize("dead", [False, True], ids=["row free", "row of a dead holder"])
+def test_a_stranger_that_holds_a_key_is_named_and_ended_by_force(
+    scene: Scene, mode: str, *, second: bool, dead: bool
+) -> None:
+    if second and dead and mode:
+        pytest.skip("that is what a session of that holder looks like which has another name meanwhile")
+    scene.write({"001_a.sql": "CREATE TABLE a ()"})
+    scene.migrated()
+    if dead:
+        scene.database.execute(
+            "UPDATE migration_lock SET locked_at = now(), locked_by = 'dead', token = 'dead.1', "
+            "guard_token = 'dead.1', guard_pid = 1"
+        )
+    first, key = lock_key().split(", ")
+    with scene.database.connect() as stranger, scene.database.connect() as bystander:
+        for connection in (stranger, bystander):
+            connection.execute("SET application_name = 'a curious person'")
+        stranger.execute(f"SELECT pg_advisory_lock{mode}({int(first) + second}, {key})")
+        pid = stranger.info.backend_pid
+        run = unlock(scene)
+        assert run.wait() == 75
+        error = only_error(run)
+        for part in (f"backend {pid} of postgres (a curious person)", "connected since"):
+            assert part in error["message"]
+        assert f"pg_terminate_backend({pid})" in error["remedy"]
+        assert f"Stranger: backend {pid} of postgres, application a curious person" in run.stdout
+        assert unlock(scene, "--force").wait() == 64, "it asks"
+        run = unlock(scene, "--force", "--yes").ok()
+        assert f"Ended backend {pid}." in run.stdout
+        assert run.stdout.endswith("The lock is free.\n")
+        assert bystander.execute("SELECT 1").fetchone() == (1,), "it has the same name, and nothing to do with the key"
+
+
+@pytest.mark.case("C9")
+def test_who_may_not_end_a_stranger_is_told_what_is_missing(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ()"})
+    scene.migrated()
+    login = f"poor_{scene.database.name}"[:60]
+    scene.database.execute(f"CREATE ROLE {login} LOGIN; GRANT SELECT, UPDATE ON migration_lock TO {login}")
+    try:
+        with scene.database.connect() as stranger:
+            stranger.execute(f"SELECT pg_advisory_lock_shared({lock_key()})")
+            run = unlock(scene, "--force", "--yes", url=scene.database.server.url(scene.database.name, user=login))
+            assert run.wait() == 75
+            error = only_error(run)
+            assert str(stranger.info.backend_pid) in error["message"]
+            assert "pg_signal_backend" in error["remedy"]
+    finally:
+        scene.database.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")

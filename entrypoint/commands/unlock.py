@@ -31,9 +31,11 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     seen = unlock.look(read_settings(environ, asked_for=True))
     shown = unlock.describe(seen)
-    robs = seen.verdict in ("alive", "unknown")
+    robs = seen.verdict in ("alive", "unknown", "stranger")
     if robs and arguments.force:
-        consent.obtain(shown, "Free the lock from its holder?", yes=arguments.yes)
+        strange = seen.verdict == "stranger"
+        question = "End the sessions that hold the key?" if strange else "Free the lock from its holder?"
+        consent.obtain(shown, question, yes=arguments.yes)
     else:
         say(shown.rstrip("\n"))
     if robs and not arguments.force:

@@ -95,6 +95,8 @@ class Contender:
         self._seen: LockRow | None = None
         self._fenced = lock.Spell()
         self._tries = 0
+        self._in_vain = 0
+        """How often the lock was not to be had since it last looked taken."""
         self._trouble: ConnectionLostError | None = None
         """How the last look or attempt ended, if it was by a lost connection."""
         self.waited = False
@@ -162,8 +164,12 @@ class Contender:
         return None, False
 
     def _weigh(self, session: Session, look: Look, plan: Plan) -> None:
-        """Let the clock stand beside a living holder, if we want more than to upgrade the ledger."""
-        if look.lock_free or not (plan.pending or self._regardless):
+        """Let the clock stand beside a living holder, if we want more than to upgrade the ledger.
+
+        The lock may look free again and again and not be: whoever has its key shared does not keep us from looking.
+        """
+        self._in_vain = self._in_vain + 1 if look.lock_free else 0
+        if self._in_vain == 1 or not (plan.pending or self._regardless):
             self._patience.forget()
         else:
             self._patience.weigh(session, self._place, look.lock.token if look.lock else None)

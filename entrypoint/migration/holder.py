@@ -42,6 +42,10 @@ class Backend(NamedTuple):
     """Whether it holds the advisory lock of a session that works outside a transaction."""
     fences: bool
     """Whether its transaction stands before the lock's row."""
+    since: str = ""
+    """When it connected; empty if we may not see that."""
+    unlike_ours: bool = False
+    """Whether it holds a key as no session of ours does: the guard's shared, or the other one exclusively."""
 
     @property
     def holds(self) -> bool:
@@ -67,10 +71,40 @@ class Sight(NamedTuple):
 
     @property
     def application(self) -> str | None:
-        """The `application_name` of the holder's sessions: by the row's token, else by who guards."""
+        """The `application_name` of the holder's sessions: by the row's token, else by who guards.
+
+        Never a stranger's: it shares its name with sessions that have nothing to do with the lock, such as `psql`.
+        """
         if self.row is not None and self.row.token:
             return _application(self.row.token)
-        return next((backend.application for backend in self.backends if backend.guards), None)
+        ours = (backend.application for backend in self.backends if backend.guards and not self.is_strange(backend))
+        return next(ours, None)
+
+    def is_strange(self, backend: Backend) -> bool:
+        """Tell whether a session holds one of the keys without being a holder of ours, nor one that contends.
+
+        A migration may change the name of its session, which may hold the second key; it never runs in the guard's.
+        """
+        if not (backend.guards or backend.outside):
+            return False
+        if backend.application.startswith(ledger.OURS):
+            return False
+        if backend.unlike_ours or self.row is None or not self.row.held:
+            return True
+        # A holder of an earlier release does not say which its guard is.
+        return backend.guards and (self.row.legacy or self.row.guard_pid not in (None, backend.pid))
+
+    @property
+    def strangers(self) -> tuple[Backend, ...]:
+        """The sessions that hold a key and have no business with it."""
+        return tuple(filter(self.is_strange, self.backends))
+
+    @property
+    def only_strangers(self) -> bool:
+        """Whether somebody holds a key, and nobody of ours does."""
+        return self.alive and not any(
+            (backend.guards or backend.outside) and not self.is_strange(backend) for backend in self.backends
+        )
 
     @property
     def taken_by_another(self) -> bool:
@@ -156,7 +190,7 @@ def end(session: Session, backend: Backend, deadline: Deadline) -> bool:
 
 
 def _application(token: str) -> str:
-    return f"entrypoint:{token.partition('.')[0]}"
+    return f"{ledger.OURS}{token.partition('.')[0]}"
 
 
 def _backends_query(place: Place, names: Sequence[str]) -> str:
@@ -167,13 +201,19 @@ def _backends_query(place: Place, names: Sequence[str]) -> str:
         "AND f.granted AND f.mode = 'RowShareLock' AND c.relname = 'migration_lock' "
         f"AND n.nspname = {literal(place.schema)})"
     )
+    guard, guard_shared = (_holds(place, ledger.LOCK_CLASS, mode) for mode in ("ExclusiveLock", "ShareLock"))
+    session, session_alone = (_holds(place, ledger.LOCK_CLASS + 1, mode) for mode in ("ShareLock", "ExclusiveLock"))
+    # Ours have these for an instant only: when they look whether the lock is free, and when they take the row.
+    not_ours = f"NOT pg_catalog.starts_with(coalesce(a.application_name, ''), {literal(ledger.OURS)})"
     return f"""
         SELECT b.pid, b.application_name, b.usename, CASE WHEN b.state IS NULL THEN ''
                     ELSE coalesce(pg_catalog.host(b.client_addr), 'the local socket') END,
-               b.state, extract(epoch FROM pg_catalog.clock_timestamp() - b.xact_start), b.guards, b.outside, b.fences
+               b.state, extract(epoch FROM pg_catalog.clock_timestamp() - b.xact_start), b.guards, b.outside, b.fences,
+               pg_catalog.to_char(b.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), b.unlike_ours
         FROM (
-            SELECT a.*, {_holds(place, ledger.LOCK_CLASS, "ExclusiveLock")} AS guards,
-                   {_holds(place, ledger.LOCK_CLASS + 1, "ShareLock")} AS outside, {fence} AS fences
+            SELECT a.*, {guard} OR ({not_ours} AND {guard_shared}) AS guards,
+                   {session} OR ({not_ours} AND {session_alone}) AS outside, {fence} AS fences,
+                   {guard_shared} OR {session_alone} AS unlike_ours
             FROM pg_catalog.pg_stat_activity a
             WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
         ) b
@@ -191,7 +231,7 @@ def _holds(place: Place, first_key: int, mode: str) -> str:
 
 
 def _backend(row: Row) -> Backend:
-    pid, application, user, client, state, seconds, guards, outside, fences = row
+    pid, application, user, client, state, seconds, guards, outside, fences, since, unlike_ours = row
     return Backend(
         pid=int(pid or 0),
         application=application or "",
@@ -202,4 +242,6 @@ def _backend(row: Row) -> Backend:
         guards=guards == "t",
         outside=outside == "t",
         fences=fences == "t",
+        since=since or "",
+        unlike_ours=unlike_ours == "t",
     )

@@ -59,6 +59,14 @@ _TYPES = {"25": _TEXT, "1114": _LEGACY_TIME}
 # What the lock's row shows instead of a file's name while the holder takes a backup.
 BACKUP = "backup"
 
+# How the names of our sessions begin; after it comes the token of the process.
+OURS = "entrypoint:"
+# A condition: the session that has the lock `g` does not have such a name.
+_NOT_OURS = (
+    "NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(g.pid) o "
+    f"WHERE pg_catalog.starts_with(o.application_name, '{OURS}'))"
+)
+
 
 class Place(NamedTuple):
     """Where the bookkeeping lives, and what is there."""
@@ -104,7 +112,7 @@ class Place(NamedTuple):
 
     def guarded_by(self, backend_pid: int) -> str:
         """Return a condition: that backend holds the guard's advisory lock at this moment."""
-        return f"(SELECT count(*) {self._guards} AND g.pid = {backend_pid}) = 1"
+        return f"(SELECT count(*) {self._guards} AND g.mode = 'ExclusiveLock' AND g.pid = {backend_pid}) = 1"
 
     @property
     def unguarded(self) -> str:
@@ -113,17 +121,25 @@ class Place(NamedTuple):
 
     @property
     def guardian(self) -> str:
-        """The query for who holds the guard's advisory lock: the pid, and what its session calls itself."""
+        """The query for who holds the guard's advisory lock: the pid, and what its session calls itself.
+
+        After it, who holds the other one and is no session of ours by its name: that keeps us from the row as well.
+        """
+        name = "(SELECT a.application_name FROM pg_catalog.pg_stat_activity a WHERE a.pid = g.pid)"
         return (
-            "SELECT g.pid, (SELECT a.application_name FROM pg_catalog.pg_stat_activity a WHERE a.pid = g.pid) "
-            f"{self._guards}"
+            f"SELECT g.pid, {name}, 1 {self._guards} UNION ALL "
+            f"SELECT g.pid, {name}, 2 {self._keyed(LOCK_CLASS + 1)} AND {_NOT_OURS} ORDER BY 3, 1"
         )
 
     @property
     def _guards(self) -> str:
+        # A contender that looks has the lock for an instant, shared. Who else has it shared, keeps everybody away.
+        return f"{self._keyed(LOCK_CLASS)} AND (g.mode = 'ExclusiveLock' OR {_NOT_OURS})"
+
+    def _keyed(self, first_key: int) -> str:
         return (
             "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted "
-            f"AND g.mode = 'ExclusiveLock' AND g.objsubid = 2 AND g.classid = {LOCK_CLASS} "
+            f"AND g.objsubid = 2 AND g.classid = {first_key} "
             f"AND g.objid = {lock_key(self.schema) % 2**32} AND g.database = "
             "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
         )
@@ -332,7 +348,7 @@ def look_at_holder(
     except StatementError:
         session.rollback(deadline.within(1))
         raise
-    found = [Guardian(int(pid or 0), application or "") for pid, application in guardians]
+    found = [Guardian(int(pid or 0), application or "") for pid, application, _ in guardians]
     return as_lock(rows), found[0] if found else None
 
 

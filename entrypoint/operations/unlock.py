@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger import Place
     from entrypoint.settings import Settings
 
-    Verdict = Literal["free", "dead", "alive", "unknown"]
+    Verdict = Literal["free", "dead", "alive", "unknown", "stranger"]
 
 _PATIENCE = 10.0
 _LOOK_AGAIN = 0.25
@@ -49,7 +49,7 @@ class Unlock(NamedTuple):
     def verdict(self) -> Verdict:
         """Whether the lock has a holder, and whether that lives; a row of the earlier system does not tell."""
         if self.sight.alive:
-            return "alive"
+            return "stranger" if self.sight.only_strangers else "alive"
         if not self.sight.held:
             return "free"
         return "dead" if self.sight.stale else "unknown"
@@ -81,7 +81,7 @@ def describe(unlock: Unlock) -> str:
         lines += [f"Token: {visible(row.token)}"] if row.token else []
     else:
         lines = ["Row: free."]
-    lines += [_describe_backend(backend) for backend in sight.backends]
+    lines += [_describe_backend(backend, strange=sight.is_strange(backend)) for backend in sight.backends]
     if not any(backend.guards for backend in sight.backends):
         lines.append("Guard: nobody holds its advisory lock.")
     return "\n".join(lines) + "\n"
@@ -90,6 +90,8 @@ def describe(unlock: Unlock) -> str:
 def refuse(unlock: Unlock) -> LockHeldError:
     """Return the error for a lock that is not freed without force."""
     row = unlock.sight.row
+    if unlock.verdict == "stranger":
+        return _held_by_strangers(unlock.sight, "nothing was changed")
     if unlock.verdict == "unknown":
         message = "The lock's holder is a replica of the earlier system, which nobody can ask whether it lives"
         remedy = "Wait until its row is 10 minutes old; or, if you know that it is gone: entrypoint unlock --force."
@@ -106,6 +108,23 @@ def refuse(unlock: Unlock) -> LockHeldError:
     )
 
 
+def _held_by_strangers(sight: Sight, outcome: str) -> LockHeldError:
+    strangers = sight.strangers
+    named = "; ".join(
+        f"backend {backend.pid} of {foreign(backend.user)}"
+        + (f" ({foreign(backend.application)})" if backend.application else "")
+        + (f", connected since {backend.since}" if backend.since else "")
+        for backend in strangers
+    )
+    ends = ", ".join(f"pg_terminate_backend({backend.pid})" for backend in strangers)
+    return LockHeldError(
+        f"The key of the migration lock is held by a session that is not a holder of ours: {named}; {outcome}",
+        remedy=f"Find out what it is; the key is this program's own (docs/lock.md). To end it: SELECT {ends}; or "
+        "entrypoint unlock --force.",
+        backends=[backend.pid for backend in strangers],
+    )
+
+
 def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
     """Free the row; with `force` see to it that the holder's sessions end, too. Tell each step to `say`.
 
@@ -117,9 +136,14 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
         suspects = {backend.pid for backend in unlock.sight.backends}
         left = _left(session, unlock, suspects)
         if left and force:
-            left = _wait_until_gone(session, unlock, suspects, Deadline(_NOTICE))
+            if unlock.verdict == "stranger":
+                # It does not look at the row, so it has nothing to notice.
+                say("Ending the session that holds the key.")
+            else:
+                left = _wait_until_gone(session, unlock, suspects, Deadline(_NOTICE))
+                if left:
+                    say(f"After {_NOTICE:g} s it is still there; ending its sessions.")
             if left:
-                say(f"After {_NOTICE:g} s it is still there; ending its sessions.")
                 _end_sessions(session, unlock, left, say)
                 _wait_until_gone(session, unlock, suspects, Deadline(_END))
         elif left:
@@ -213,17 +237,23 @@ def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> Non
     if now.row is not None and now.row.held and (now.row.token != before or now.row.legacy):
         say(f"Somebody else has taken the lock since: {visible(describe_holder(now.row))}.")
         return
+    if now.strangers:
+        raise _held_by_strangers(now, "the row is free")
     if now.held or any(backend.guards and backend.application == unlock.sight.application for backend in now.backends):
         raise LockHeldError("The lock is still held", remedy="entrypoint unlock shows by whom.")
     say("The lock is free.")
 
 
-def _describe_backend(backend: Backend) -> str:
-    role = "Guard" if backend.guards else "Worker" if backend.holds else "Session"
+def _describe_backend(backend: Backend, *, strange: bool) -> str:
+    role = "Stranger" if strange else "Guard" if backend.guards else "Worker" if backend.holds else "Session"
     what = f"{role}: backend {backend.pid} of {visible(foreign(backend.user))}, "
+    if strange and backend.application:
+        what += f"application {visible(foreign(backend.application))}, "
     what += f"from {backend.client}, {backend.state}" if backend.state else "doing what this user may not see"
     if backend.seconds is not None:
         what += f", its transaction open for {backend.seconds:.0f} s"
+    if strange and backend.since:
+        what += f", connected since {backend.since}"
     held = [
         words
         for words, true in (
