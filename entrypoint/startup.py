@@ -198,10 +198,12 @@ def _survey(settings: Settings, directory: Directory, before: Question | None, u
             place = ledger.find(session, settings.schema, patience)
             look = _look(session, place, settings, clocks, patience)
         except StatementError as error:
-            session.close()
-            from entrypoint.migration.faults import refused
+            from entrypoint.migration.faults import refused_on
 
-            raise refused(error, "the ledger could not be read") from error
+            doing = "the ledger could not be read"
+            fault = refused_on(session, settings.schema, settings.role, error, doing, reading=False)
+            session.close()
+            raise fault from error
         except ConnectionLostError as lost:
             session.close()
             _connect_again(lost, attempts, settings, clocks.turn_to(CONNECTING))

@@ -12,7 +12,7 @@ from entrypoint.errors import ConnectionLostError, LedgerChangedError, Migration
 from entrypoint.migration import ledger, transactions
 from entrypoint.migration.contention import Contender
 from entrypoint.migration.doubt import settle
-from entrypoint.migration.faults import refused
+from entrypoint.migration.faults import refused_on
 from entrypoint.migration.migrator import under_lock
 
 TYPE_CHECKING = False
@@ -63,7 +63,8 @@ def _until_it_is_in(assignment: Assignment, lease: Lease, amendment: Amendment, 
         except StatementError as error:
             lease.worker.rollback(Deadline(1.0))
             if not classify.may_pass(error.sqlstate) or deadline.passed():
-                raise refused(error, "the ledger could not be changed") from error
+                doing, schema = "the ledger could not be changed", lease.place.schema
+                raise refused_on(lease.worker, schema, assignment.role, error, doing, reading=False) from error
             logs.event(
                 logs.WARNING,
                 "ledger.locked",

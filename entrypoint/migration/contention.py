@@ -17,7 +17,7 @@ from entrypoint.database.connect import Failure
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
 from entrypoint.migration import ledger, lock, progress
-from entrypoint.migration.faults import refused
+from entrypoint.migration.faults import refused_on
 from entrypoint.migration.patience import Patience
 from entrypoint.migration.plan import decide
 from entrypoint.redaction import foreign, foreign_report
@@ -159,7 +159,12 @@ class Contender:
             if not (classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)) and (
                 error.sqlstate not in _CREATED_BESIDE_US
             ):
-                raise refused(error, "the ledger could not be read or set up") from error
+                doing, schema, role = (
+                    "the ledger could not be read or set up",
+                    self._assignment.schema,
+                    self._assignment.role,
+                )
+                raise refused_on(self._session, schema, role, error, doing, reading=False) from error
             self._weigh_locked()
         return None, False
 

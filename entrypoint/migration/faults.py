@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from entrypoint.database import classify
+from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, EntrypointError, MigrationError, ReadOnlyError
-from entrypoint.migration import recording
+from entrypoint.migration import privileges, recording
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.answers import StatementError
+    from entrypoint.database.session import Session
 
 _PERMISSION = "42501"
+# For the question what is missing.
+_PATIENCE = 5.0
 _IN_THE_WAY = ("0A000", "2BP01")
 _NO_SUCH_ROLE = ("22023", "42704")
 
@@ -47,6 +51,27 @@ def refused(error: StatementError, doing: str) -> EntrypointError:
     else:
         remedy = "Look into the server's log."
     return MigrationError(message, remedy=remedy, **facts)
+
+
+def refused_on(
+    session: Session | None, schema: str | None, role: str | None, error: StatementError, doing: str, *, reading: bool
+) -> EntrypointError:
+    """Return what `refused` does; where a privilege is missing, ask PostgreSQL which, and name the GRANT to type.
+
+    The open transaction of `session` is rolled back. `schema` and `role`: what was set, if anything. `reading`:
+    whether the ledger was to be read, and never is to be written.
+    """
+    fault = refused(error, doing)
+    if error.sqlstate != _PERMISSION or error.hides_rows or session is None or not session.usable:
+        return fault
+    facts = privileges.ask(session, schema, role, Deadline(_PATIENCE), reading=reading)
+    if facts is not None and (grants := privileges.grants(facts, reading=reading)):
+        other = "MIGRATION_ROLE" if facts.takes_role else "another MIGRATION_ROLE"
+        fault.remedy = (
+            f"As the owner, or as a superuser: {'; '.join(grants)}. Or set MIGRATION_DATABASE_URL to a user that has "
+            f"these privileges, or {other} to a role that has."
+        )
+    return fault
 
 
 def read_only_by_default(message: str) -> ReadOnlyError:

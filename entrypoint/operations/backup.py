@@ -10,7 +10,7 @@ from entrypoint.database.connect import connect, target
 from entrypoint.deadline import Deadline
 from entrypoint.errors import UsageError
 from entrypoint.migration import ledger
-from entrypoint.migration.faults import refused
+from entrypoint.migration.faults import refused_on
 from entrypoint.migration.plan import decide
 from entrypoint.startup import start_clocks
 
@@ -59,7 +59,8 @@ def _order(settings: Settings, directory: str) -> dump.Order:
             program=program,
         )
     except StatementError as error:
-        raise refused(error, "the ledger could not be read") from error
+        doing = "the ledger could not be read"
+        raise refused_on(session, settings.schema, settings.role, error, doing, reading=True) from error
     finally:
         session.close()
 

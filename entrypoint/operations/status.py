@@ -9,7 +9,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration import ledger
-from entrypoint.migration.faults import refused
+from entrypoint.migration.faults import refused_on
 from entrypoint.migration.plan import decide
 from entrypoint.redaction import foreign_report, visible_json
 from entrypoint.startup import survey_database
@@ -134,7 +134,8 @@ def read_ledger(session: Session, place: Place | None, settings: Settings, deadl
         place = ledger.find(session, settings.schema, deadline)
         return ledger.read(session, place, settings.schema, settings.role, deadline), place
     except StatementError as error:
-        raise refused(error, "the ledger could not be read") from error
+        doing = "the ledger could not be read"
+        raise refused_on(session, settings.schema, settings.role, error, doing, reading=True) from error
 
 
 def summarise(plan: Plan, reading: Reading) -> Status:

@@ -12,7 +12,7 @@ from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import LedgerChangedError, LockHeldError
 from entrypoint.migration import holder, ledger
 from entrypoint.migration.contention import describe_holder
-from entrypoint.migration.faults import refused
+from entrypoint.migration.faults import refused_on
 from entrypoint.redaction import foreign, visible
 from entrypoint.startup import start_clocks
 
@@ -66,7 +66,8 @@ def look(settings: Settings) -> Unlock:
             pause(_LOOK_AGAIN)
             sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
     except StatementError as error:
-        raise refused(error, "the lock could not be looked at") from error
+        doing = "the lock could not be looked at"
+        raise refused_on(session, settings.schema, settings.role, error, doing, reading=False) from error
     finally:
         session.close()
     return Unlock(settings, place, sight)
@@ -150,7 +151,8 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
             say("What is left of its sessions ends by itself, or the next holder ends it; --force ends it now.")
         _verify(session, unlock, say)
     except StatementError as error:
-        raise refused(error, "the lock could not be freed") from error
+        schema, role = unlock.settings.schema, unlock.settings.role
+        raise refused_on(session, schema, role, error, "the lock could not be freed", reading=False) from error
     finally:
         session.close()
 

@@ -21,7 +21,7 @@ from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, WaitTimeoutError
 from entrypoint.migration import files, ledger
 from entrypoint.migration.contention import describe_holder, held_back
-from entrypoint.migration.faults import refused
+from entrypoint.migration.faults import refused_on
 from entrypoint.migration.patience import Patience
 from entrypoint.migration.plan import decide
 from entrypoint.migration.prepare import refuse_bad_names
@@ -229,7 +229,8 @@ class _Waiter:
 
     def _judge(self, error: StatementError) -> Sight:
         """Return what a refused look says, if it may be different next time."""
-        fault = refused(error, "the ledger could not be read")
+        doing = "the ledger could not be read"
+        fault = refused_on(self._session, self._settings.schema, self._settings.role, error, doing, reading=True)
         passing = classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)
         if not passing and error.sqlstate not in {*_MOVED, _NOT_YET_PERMITTED}:
             raise fault from error

@@ -1,0 +1,120 @@
+"""A missing privilege: the error names the GRANT to type, and with that typed it goes on."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from scene import Scene, only_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+
+TABLES = "public.schema_migrations, public.migration_lock"
+ALL = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLES} TO"
+
+
+class Poor(NamedTuple):
+    """A login that may do nothing, and a role beside it."""
+
+    scene: Scene
+    login: str
+    role: str
+
+    def run(self, *command: str, **env: str) -> Run:
+        url = self.scene.database.server.url(self.scene.database.name, user=self.login)
+        return self.scene.launch(*command, env={"DATABASE_URL": url, **env})
+
+    def told(self, run: Run) -> list[str]:
+        """Return the statements that an error names, without the names that are this test's own."""
+        assert run.wait() == 70, run.report()
+        error = only_error(run)
+        assert error["sqlstate"] == "42501"
+        return re.findall(r"GRANT [^;]+?(?=[;.] |\. Or)", str(error["remedy"]))
+
+
+@pytest.fixture
+def poor(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Iterator[Poor]:
+    scene = Scene(database, migrations_dir, run_entrypoint)
+    name = database.name[:50]
+    # One of them has a name that is to be quoted.
+    login, role = f"login_{name}", f"Role-{name}"
+    database.execute(
+        f'REVOKE ALL ON SCHEMA public FROM public; CREATE ROLE {login} LOGIN; CREATE ROLE "{role}" NOLOGIN'
+    )
+    scene.write({"001_a.sql": "SELECT 1"})
+    try:
+        yield Poor(scene, login, f'"{role}"')
+    finally:
+        database.execute(f'DROP OWNED BY {login}, "{role}" CASCADE; DROP ROLE {login}, "{role}"')
+
+
+def follow(poor: Poor, expected: list[list[str]], *command: str, **env: str) -> None:
+    """Run, type what the error names, and run again; at last it works."""
+    for statements in expected:
+        assert poor.told(poor.run(*command, **env)) == statements
+        poor.scene.database.execute("; ".join(statements))
+    poor.run(*command, **env).ok()
+
+
+@pytest.mark.case("D9")
+def test_what_making_the_ledger_takes_is_named(poor: Poor) -> None:
+    follow(poor, [[f"GRANT USAGE, CREATE ON SCHEMA public TO {poor.login}"]], "migrate", MIGRATION_SCHEMA="public")
+
+
+@pytest.mark.case("D9")
+def test_what_making_a_schema_takes_is_named(poor: Poor) -> None:
+    name = poor.scene.database.name
+    follow(poor, [[f"GRANT CREATE ON DATABASE {name} TO {poor.login}"]], "migrate", MIGRATION_SCHEMA="ours")
+
+
+@pytest.mark.case("D9")
+def test_with_another_role_it_is_that_one_that_is_named(poor: Poor) -> None:
+    follow(
+        poor,
+        [[f"GRANT {poor.role} TO {poor.login}"], [f"GRANT USAGE, CREATE ON SCHEMA public TO {poor.role}"]],
+        "migrate",
+        MIGRATION_SCHEMA="public",
+        MIGRATION_ROLE=poor.role.strip('"'),
+    )
+
+
+@pytest.mark.case("D9")
+def test_what_writing_and_reading_the_ledger_takes_is_named(poor: Poor) -> None:
+    scene = poor.scene
+    scene.migrated()
+    scene.write({"002_b.sql": "SELECT 2"})
+    usage = [f"GRANT USAGE ON SCHEMA public TO {poor.login}"]
+    tables = f"{TABLES} TO {poor.login}"
+    follow(poor, [[*usage, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables}"]], "status", MIGRATION_SCHEMA="public")
+    poor.run("migrate", MIGRATION_SCHEMA="public").ok()
+    assert scene.ledger() == [(1, "completed"), (2, "completed")]
+
+
+@pytest.mark.case("D9")
+def test_who_may_only_read_is_told_what_writing_takes(poor: Poor) -> None:
+    poor.scene.migrated()
+    poor.scene.write({"002_b.sql": "SELECT 2"})
+    poor.scene.database.execute(
+        f"GRANT USAGE ON SCHEMA public TO {poor.login}; GRANT SELECT ON {TABLES} TO {poor.login}"
+    )
+    follow(poor, [[f"{ALL} {poor.login}"]], "migrate", MIGRATION_SCHEMA="public")
+
+
+@pytest.mark.case("D9")
+def test_what_changing_another_roles_tables_takes_is_named(poor: Poor) -> None:
+    scene = poor.scene
+    scene.migrated()
+    scene.write({"002_b.sql": "SELECT 2"})
+    scene.database.execute(
+        f"GRANT USAGE, CREATE ON SCHEMA public TO {poor.login}; {ALL} {poor.login}; "
+        "ALTER TABLE migration_lock DROP COLUMN guard_pid CASCADE; "
+        f"ALTER TABLE schema_migrations OWNER TO {poor.role}; ALTER TABLE migration_lock OWNER TO {poor.role}"
+    )
+    assert poor.told(poor.run("migrate", MIGRATION_SCHEMA="public")) == [f"GRANT {poor.role} TO {poor.login}"]
