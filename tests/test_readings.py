@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import missing
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import target
 from entrypoint.deadline import Deadline
 from kit.migrations import write_migrations
+from kit.pooler import executable, pooler
 from scene import Scene, only_error
 
 if TYPE_CHECKING:
@@ -149,3 +151,19 @@ def test_a_block_that_commits_is_found_beforehand(run_entrypoint: Callable[..., 
     assert output.count("commit-in-block") == 1, output
     assert "migrations/001_x.sql:2: warning: this DO block has a COMMIT or ROLLBACK" in output
     assert "no-transaction` at the top of the file" in output
+
+
+@pytest.mark.case("A5")
+def test_a_disputed_file_through_a_pooler(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    if executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    database.execute("CREATE TABLE effects (t text)")
+    scene = Scene(database, migrations_dir, run_entrypoint)
+    scene.write({"001_x.sql": insert(SETS + DISPUTED.format("SELECT 2") + "INSERT INTO effects VALUES ('\\');")})
+    with pooler(database.server, pool_size=3) as port:
+        scene.start("migrate", "--rehearse", url=database.url_at(port)).ok()
+        assert effects(scene) == []
+        scene.start("migrate", url=database.url_at(port)).ok()
+    assert effects(scene) == ["one", "\\"]
