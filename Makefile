@@ -7,8 +7,10 @@ BIN := $(VENV)/bin
 # Leave some of the machine to PostgreSQL, which the tests keep busy.
 WORKERS ?= 3
 RUNS ?= 100
+SECONDS ?= 60
+PG ?= 16
 
-.PHONY: demo test test-images requirements check format bench bench-peers bench-images folder soak screenshots clean
+.PHONY: demo test test-images requirements check format bench bench-peers bench-images folder soak fuzz screenshots clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -51,6 +53,9 @@ folder:  ## the self-contained folder, with this machine's Python, in build/fold
 
 soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000 SOAK="--pg 18 --pooler"
 	$(BIN)/python -m tests.faults.soak --runs $(RUNS) --workers $(WORKERS) $(SOAK)
+
+fuzz: $(VENV)/test.done  ## random SQL, read by us and by a server: make fuzz SECONDS=900 SEED=7 PG=18
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed "$(SEED)" --pg $(PG)
 
 requirements: $(VENV)/requirements.done  ## renew the pinned requirements of the images
 	$(BIN)/python requirements/renew.py

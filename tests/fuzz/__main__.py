@@ -1,0 +1,58 @@
+"""Try random texts: `python -m tests.fuzz --seconds 60 --seed 7 --pg 16`.
+
+Each is read as the program reads it, by PostgreSQL's parser and by the first words, and sent to a real server. A class
+of differences that is not in `KNOWN` is made small, written to `--save`, and makes the exit code 1.
+"""
+
+# ruff: noqa: T201 - it is a program, and prints
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+
+from demo.postgres import Server
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fuzz.hunt import Found, hunt
+from fuzz.judge import Judge
+
+
+def main() -> int:
+    """Try texts for as long as was asked for; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", default="")
+    parser.add_argument("--pg", type=int, default=16)
+    parser.add_argument("--save", type=Path, default=None)
+    options = parser.parse_args()
+    seed = options.seed or secrets.token_hex(4)
+    save = options.save or Path(tempfile.mkdtemp(prefix="fuzz-"))
+    save.mkdir(parents=True, exist_ok=True)
+    print(f"seed {seed}, PostgreSQL {options.pg}", flush=True)
+
+    def tell(found: Found) -> None:
+        path = save / f"{found.difference.what}-{found.difference.reading}.sql".replace(" ", "-").lower()
+        path.write_text(found.text, newline="")
+        state = f"known: {found.known}" if found.known else f"NEW, saved as {path}"
+        print(f"{found.difference.shape}: {found.difference.detail}\n  {found.text!r}\n  {state}", flush=True)
+
+    with Server(options.pg) as server:
+        server.create_database("fuzz")
+        judge = Judge(lambda: server.connect("fuzz"))
+        result = hunt(judge, seed, options.seconds, tell)
+        judge.close()
+    print(
+        f"{judge.texts} texts in {result.seconds:.0f} s, {judge.texts / result.seconds:.0f}/s, "
+        f"{judge.ran / judge.texts:.0%} without a syntax error"
+    )
+    for shape, count in sorted(result.counts.items()):
+        print(f"{count:7} {shape}")
+    return 1 if any(not found.known for found in result.found) else 0
+
+
+sys.exit(main())

@@ -1,0 +1,66 @@
+"""Look for differences for a while, and make the first of each class small."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+from fuzz.judge import Difference, Judge, minimised
+from fuzz.texts import make, mutate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CORPUS = Path(__file__).parent / "corpus"
+
+KNOWN: dict[str, str] = {}
+"""Classes of differences that are as they should be, each with its reason."""
+
+
+class Found(NamedTuple):
+    """The first text of a class, made small."""
+
+    difference: Difference
+    text: str
+    known: str
+
+
+class Result(NamedTuple):
+    """What a hunt has found."""
+
+    seconds: float
+    counts: Counter[str]
+    found: list[Found]
+
+
+def corpus() -> dict[str, str]:
+    """Return the texts that once were read otherwise than by the server, by their file names."""
+    return {path.name: path.read_bytes().decode() for path in sorted(CORPUS.glob("*.sql"))}
+
+
+def hunt(judge: Judge, seed: str, seconds: float, tell: Callable[[Found], None] = lambda _: None) -> Result:
+    """Try texts until the time is over. The same seed tries the same texts in the same order."""
+    random = Random(seed)
+    pool = list(corpus().values())
+    counts: Counter[str] = Counter()
+    found: list[Found] = []
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        text = mutate(pool, random) if pool and random.random() < 0.25 else make(random)
+        if len(pool) < 1000:
+            pool.append(text)
+        for difference in judge.differences(text):
+            shape = difference.shape
+            if not counts[shape]:
+                small = minimised(text, lambda shorter, shape=shape: _shows(judge, shorter, shape))  # type: ignore[misc]
+                found.append(Found(difference, small, KNOWN.get(shape, "")))
+                tell(found[-1])
+            counts[shape] += 1
+    return Result(time.monotonic() - began, counts, found)
+
+
+def _shows(judge: Judge, text: str, shape: str) -> bool:
+    return any(difference.shape == shape for difference in judge.differences(text))
