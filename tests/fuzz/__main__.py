@@ -15,9 +15,6 @@ import tempfile
 from pathlib import Path
 
 from demo.postgres import Server
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from fuzz.hunt import Found, hunt
 from fuzz.judge import Judge
 

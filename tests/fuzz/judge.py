@@ -122,8 +122,9 @@ class Judge:
         """Remove what a text has committed: everything is in the schema `public`, or in one that it made itself."""
         self._connection.execute("DISCARD ALL")
         self._connection.execute(
-            "DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace WHERE "
-            "nspname !~ '^pg_|^information' LOOP EXECUTE format('DROP SCHEMA %I CASCADE', s); END LOOP; EXECUTE 'CREATE SCHEMA public'; END $$"
+            "DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace "
+            "WHERE nspname !~ '^pg_|^information' LOOP EXECUTE format('DROP SCHEMA %I CASCADE', s); END LOOP; "
+            "EXECUTE 'CREATE SCHEMA public'; END $$"
         )
         self._connection.close()
         self._open()
@@ -172,7 +173,7 @@ def _false_alarm(advice: Advice, taken: Taken) -> tuple[str, str] | None:
     read_only = "READ ONLY" in advice.faults[0].message
     if taken.sqlstate or taken.ended or taken.copied or control or read_only:
         return None
-    return "false alarm", advice.faults[0].message
+    return "false alarm where disputed" if advice.disputed else "false alarm", advice.faults[0].message
 
 
 def minimised(text: str, holds: Callable[[str], bool]) -> str:
