@@ -268,3 +268,58 @@ def test_a_migration_may_remove_rows_whose_files_are_gone(scene: Scene) -> None:
     scene.write({"002_b.sql": "DELETE FROM schema_migrations WHERE migration_number = 1; SAVEPOINT left_open;"})
     scene.migrated()
     assert scene.ledger() == [(2, "completed")]
+
+
+EVERY_TABLE = """
+CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not without a tenant'; END $$;
+DO $$ DECLARE t regclass; BEGIN
+    FOR t IN SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname = 'public' LOOP
+        EXECUTE format('CREATE TRIGGER mine BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION mine()', t);
+    END LOOP;
+END $$"""
+
+
+@pytest.mark.case("D11")
+@pytest.mark.parametrize(
+    "sql",
+    [
+        pytest.param("CREATE TABLE public.schema_migrations (version text)", id="made again"),
+        pytest.param("DROP SCHEMA public CASCADE", id="schema dropped"),
+        pytest.param(EVERY_TABLE, id="a trigger on every table"),
+        pytest.param("ALTER TABLE schema_migrations RENAME COLUMN filename TO file", id="column renamed"),
+        pytest.param("ALTER TABLE schema_migrations RENAME TO old_migrations", id="table renamed"),
+        pytest.param("DROP TABLE migration_lock CASCADE", id="lock dropped"),
+    ],
+)
+def test_a_file_that_is_in_the_ledgers_way_is_told_so(scene: Scene, sql: str) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ()"})
+    scene.migrated()
+    scene.write({"002_b.sql": f"CREATE TABLE b ();\n{sql};"})
+    run = scene.migrate()
+    if run.code == 0:
+        # It was put right behind the file.
+        assert scene.ledger() == [(1, "completed"), (2, "completed")]
+        return
+    assert run.code == 70
+    error = only_error(run)
+    for part in ("002_b.sql", "schema_migrations"):
+        assert part in error["message"]
+    assert "in schema public" in error["message"] or "removed rows of" in error["message"]
+    assert "MIGRATION_SCHEMA" in error["remedy"]
+    assert "rolled back" in f"{error['message']} {error['remedy']}"
+    assert scene.database.exists("a")
+    assert not scene.database.exists("b")
+    assert scene.ledger() == [(1, "completed"), (2, "failed")]
+
+
+@pytest.mark.case("D11")
+def test_a_file_that_fails_at_its_own_deferred_constraint_is_not(scene: Scene) -> None:
+    scene.write(
+        {
+            "001_a.sql": "CREATE TABLE a (id int PRIMARY KEY, b int REFERENCES a DEFERRABLE INITIALLY DEFERRED); "
+            "INSERT INTO a VALUES (1, 2)"
+        }
+    )
+    run = scene.migrate()
+    assert run.code == 70
+    assert "schema_migrations and" not in only_error(run)["message"]

@@ -9,7 +9,7 @@ from entrypoint import logs, phase
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
-from entrypoint.migration import ledger, recording
+from entrypoint.migration import bookkeeping, ledger, recording
 from entrypoint.migration.board import Activity
 from entrypoint.migration.report import render
 from entrypoint.redaction import mask_quoted, may_hold_password
@@ -154,6 +154,17 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         if self._hidden:
             # Now, as not only `failure` shows it.
             error.hide(mask_quoted)
+
+    @property
+    def about_the_ledger(self) -> bool:
+        """Whether it was our own statement about ledger or lock that was refused, or one of the file's names them.
+
+        The first of ours behind the file has the file's deferred constraints checked, which are its own affair.
+        """
+        where = self._where
+        if where is not None:
+            return bookkeeping.mentions(self._migration.statement_at(where))
+        return self.error.statement > 0
 
     @property
     def _where(self) -> int | None:

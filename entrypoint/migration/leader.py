@@ -35,6 +35,7 @@ from entrypoint.migration.plan import decide
 from entrypoint.migration.prepare import prepare
 from entrypoint.migration.standing import Trace, betrayed
 from entrypoint.migration.watcher import STANDBY_REMEDY, Watcher, blocker_fields
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -334,7 +335,21 @@ class Leader:
         )
 
     def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
-        """Return a refusal as the failure that it is, with what became of the rest."""
+        """Return a refusal as the failure that it is, with what became of the rest; name the ledger if it is that."""
+        failure = self._plain_failure(task, refusal)
+        if refusal.about_the_ledger and not classify.trouble(refusal.error.sqlstate):
+            where, name = foreign(self._lease.place.schema), task.migration.file.name
+            failure.message += (
+                f"; schema_migrations and migration_lock in schema {where} are this program's own, and it writes them "
+                f"after {name}"
+            )
+            failure.remedy = (
+                "Leave those two tables out of what the file makes, changes or drops, or puts triggers on; or keep "
+                f"them in a schema of their own (MIGRATION_SCHEMA). {failure.remedy}"
+            )
+        return failure
+
+    def _plain_failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         if task.reverse:
             again = "Correct the file, or what it stumbled over, and start again"
             return refusal.failure(remedy=f"It was rolled back, and {task.still}. {again}.")
