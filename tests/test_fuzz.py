@@ -9,11 +9,14 @@ import pytest
 
 from fuzz.hunt import KNOWN, corpus, hunt
 from fuzz.judge import Judge
+from scene import Scene
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from kit.databases import Database
+    from kit.processes import Run
 
 SECONDS = 15
 
@@ -37,3 +40,17 @@ def test_random_texts(judge: Judge, seed: str | None) -> None:
     result = hunt(judge, seed, SECONDS)
     assert [found for found in result.found if not found.known] == []
     assert judge.ran > judge.texts / 2, "most texts are syntax errors, which test nothing"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", corpus())
+def test_the_program_applies_what_it_found_whole_or_not_at_all(
+    name: str, database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    scene = Scene(database, migrations_dir, run_entrypoint)
+    scene.write({"001_a.sql": "CREATE TABLE t (a int); CREATE TABLE marker (a int);"})
+    scene.migrated()
+    scene.write({"002_b.sql": f"INSERT INTO marker VALUES (2);\n{corpus()[name]}"})
+    scene.start("migrate").wait()
+    done = (2, "completed") in scene.ledger()
+    assert database.rows("SELECT a FROM public.marker") == ([(2,)] if done else [])
