@@ -195,7 +195,7 @@ def _survey(settings: Settings, directory: Directory, before: Question | None, u
         patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
         attempts += 1
         try:
-            place = ledger.find(session, settings.schema, patience)
+            place = ledger.find(session, settings.schema, patience, settings.role)
             look = _look(session, place, settings, clocks, patience)
         except StatementError as error:
             from entrypoint.migration.faults import refused_on

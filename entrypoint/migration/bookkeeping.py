@@ -9,7 +9,7 @@ import os
 import re
 
 from entrypoint.database.quoting import identifier, literal
-from entrypoint.migration.ledger import find
+from entrypoint.migration import ledger, session_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,13 +66,28 @@ def setup(place: Place, schema: str | None) -> str:
     return f"{create}SET LOCAL client_min_messages = warning;\n{ddl(place)}"
 
 
-def ensure(session: Session, place: Place, schema: str | None, prologue: str, deadline: Deadline) -> Place:
+def ensure(
+    session: Session, place: Place, schema: str | None, role: str | None, prologue: str, deadline: Deadline
+) -> Place | None:
     """Create or upgrade the bookkeeping in one transaction; return the place as it is afterwards.
 
-    `prologue` is what every transaction of ours begins with. `schema` is the one that was asked for.
+    `prologue` is what every transaction of ours begins with. `schema` is the one that was asked for. Returns None if
+    somebody else is making a ledger at this moment, or if this is not the place for it any more: look again.
+    Raises ForeignLedgerError if something else has the name of what would be made.
     """
-    session.query(f"{prologue}\n{setup(place, schema)}\nCOMMIT", deadline)
-    return find(session, schema, deadline)
+    making = not place.ledger
+    opening = f"SELECT pg_catalog.pg_try_advisory_xact_lock({ledger.MAKING_KEY})" if making else "SELECT 't'"
+    try:
+        if session.query(f"{prologue}\n{opening}", deadline)[-1][0][0] != "t":
+            return None
+        if making and schema is None and not ledger.still_the_place(session, place, role, deadline):
+            return None
+        ledger.refuse_strangers(session, place, role, deadline)
+        session.query(f"{session_state.ours(role)}\n{setup(place, schema)}\nCOMMIT", deadline)
+    finally:
+        session.rollback(deadline.within(1))
+    # There, and nowhere else, whatever somebody has changed about the search_path meanwhile.
+    return ledger.find(session, place.schema, deadline, role)
 
 
 def _read(name: str) -> str:

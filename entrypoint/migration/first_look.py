@@ -121,7 +121,7 @@ def _look(
         logs.event(logs.DEBUG, "database.connected", f"connected to {connection}", backend=connection.backend_pid)
         from entrypoint.migration import ledger  # Imported while the server is at work.
 
-        place = ledger.find_tables(connection, schema, deadline)
+        place = ledger.find_tables(connection, schema, deadline, role)
         if place is None or place.outdated:
             return FirstLook()
         return FirstLook(ledger.look(connection, place, role, deadline, contending=False).rows)

@@ -1,7 +1,7 @@
 """The ledger `schema_migrations` and the row `migration_lock`, as they can be read without changing anything.
 
-Two round trips at most: `find` learns where the bookkeeping lives and what it looks like, from PostgreSQL's
-catalogues, so that a missing or an older table is no error in the server's log; `look` reads it.
+Two round trips at most: `find` learns where the bookkeeping lives, what it looks like and whose it is, from
+PostgreSQL's catalogues, so that a missing or an older table is no error in the server's log; `look` reads it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ RUNNING = "running"
 # replicas of two releases must exclude each other.
 LOCK_CLASS = 0x70676570
 
+# Held while a ledger is made, by one in the whole database: until it is there, others may look for it elsewhere.
+MAKING_KEY = f"{LOCK_CLASS + 2}, 0"
+
 # For one look: a migration may hold a lock on the ledger itself, and whoever looks must not queue behind it.
 _LOOK_LOCK_TIMEOUT_MS = 2_000
 LOCK_NOT_AVAILABLE = "55P03"
@@ -52,6 +55,8 @@ _OUR_LOCK_COLUMNS = frozenset(
 )
 _LEGACY_TIME = "timestamp without time zone"
 _TEXT = "text"
+# What every lock table has had: the earlier system's, and those of all our releases.
+_LEAST_LOCK_COLUMNS = ("id", "locked_at", "locked_by", "process_id")
 # Those that make a difference here; pg_type.dat, where the numbers of built-in types are fixed.
 _TYPES = {"25": _TEXT, "1114": _LEGACY_TIME}
 
@@ -239,85 +244,274 @@ def lock_key(schema: str) -> int:
     return value - 2**32 if value >= 2**31 else value
 
 
-def find(session: Connection, schema: str | None, deadline: Deadline) -> Place:
-    """Find the bookkeeping: in `schema`, or in the connection's current schema as it is before any SET ROLE.
+def find(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Place:
+    """Find the bookkeeping: in `schema`, or along the search_path that the connection has by default.
 
-    Raises ConfigurationError if there is no current schema, ForeignLedgerError if the table is another tool's.
+    A `role` is trusted with the tables, as it is we who chose it. Raises ConfigurationError if there is no place for
+    them, ForeignLedgerError if what stands there is not ours.
     """
-    where = _where(schema)
-    about, columns = session.query(
-        f"""
-        {_NOTE_SCHEMA}; {PINNED};
-        SELECT {where},
-               EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = {where}),
-               pg_catalog.pg_backend_pid(),
-               pg_catalog.pg_postmaster_start_time(),
-               pg_catalog.pg_is_in_recovery(),
-               pg_catalog.current_setting('default_transaction_read_only');
-        {_columns_sql(where)}
-        """,
-        deadline,
-    )[-2:]
-    name, exists, backend_pid, server_start, standby, read_only = about[0]
-    if name is None:
+    about = (
+        "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_is_in_recovery(), "
+        "pg_catalog.current_setting('default_transaction_read_only')"
+    )
+    results = _in_transaction(
+        session, [about, *_walk(schema), _tables_sql(schema, role), _strangers_sql(schema, role)], deadline
+    )
+    backend_pid, server_start, standby, read_only = results[0][0]
+    relations, strangers = results[-2:]
+    if not relations and not schema:
         raise ConfigurationError(
             "The connection has no current schema, so there is no place for the ledger",
             remedy="Set MIGRATION_SCHEMA, or a search_path in which a schema exists.",
         )
-    tables = _tables(columns)
-    place = Place(
-        schema=name,
-        schema_exists=exists == "t",
-        ledger=tables["schema_migrations"],
-        lock=tables["migration_lock"],
+    place = _place(relations, schema)._replace(
+        schema_exists=bool(relations),
         backend_pid=int(backend_pid or 0),
         server_start=server_start or "",
         standby=standby == "t",
         read_only=read_only == "on",
     )
-    _refuse_foreign(place)
+    for table, what in strangers:
+        raise _foreign(place, f"The table {table} in schema {place.schema!r} has {what}")
     return place
 
 
-def find_tables(session: Connection, schema: str | None, deadline: Deadline) -> Place | None:
+def find_tables(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Place | None:
     """Find the tables alone, for a look that leads to nothing more. None if there is no ledger.
 
-    What `find` asks beside that takes a new server process a millisecond.
+    What `find` asks beside that takes a new server process some milliseconds.
     """
-    columns = session.query(f"{_NOTE_SCHEMA}; {PINNED}; {_columns_sql(_where(schema))}", deadline)[-1]
-    tables = _tables(columns)
-    if not tables["schema_migrations"]:
+    relations = _in_transaction(session, [*_walk(schema), _tables_sql(schema, role)], deadline)[-1]
+    if not relations or not _columns(relations)["schema_migrations"]:
         return None
-    place = Place(columns[0][0] or "", True, tables["schema_migrations"], tables["migration_lock"])  # noqa: FBT003
-    _refuse_foreign(place)
-    return place
+    return _place(relations, schema)
 
 
-def _where(schema: str | None) -> str:
-    return f"{literal(schema)}::name" if schema else "nullif(current_setting('entrypoint.schema', true), '')::name"
+def still_the_place(session: Connection, place: Place, role: str | None, deadline: Deadline) -> bool:
+    """Tell whether the search_path leads to `place` still, and no ledger is there. Asked in an open transaction."""
+    relations = session.query(";\n".join((*_walk(None), _tables_sql(None, role))), deadline)[-1]
+    return bool(relations) and _place(relations, None)[:4] == (place.schema, True, {}, place.lock)
 
 
-# The connection's current schema, for statements that are not to run with the connection's search_path. Not the
-# function `current_schema()`: what is built into the grammar needs no look into the catalogues.
-_NOTE_SCHEMA = "SELECT pg_catalog.set_config('entrypoint.schema', current_schema, true)"
+def _in_transaction(session: Connection, parts: Sequence[str], deadline: Deadline) -> list[list[Row]]:
+    """Run statements that only read, in one round trip and one transaction; return the rows of each."""
+    begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
+    try:
+        return session.query(";\n".join((begin, *parts, "COMMIT")), deadline)[1:-1]
+    except StatementError:
+        session.rollback(deadline.within(1))
+        raise
 
 
-def _columns_sql(where: str) -> str:
-    """Return the statement for the tables' columns. Types by their numbers: their names are looked up one by one."""
+def _walk(schema: str | None) -> tuple[str, ...]:
+    """Return the statements that come before those about the place: who asks, and where the search leads.
+
+    The path and the role are what the connection began with, whatever somebody before us, behind a pooler, has set in
+    this server session. The path is noted for the walk, which itself does not look for anything along it: an operator
+    that somebody put there would run as whoever is asking.
+    """
     return (
-        f"SELECT {where}, c.relname, a.attname, a.atttypid "
-        "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
-        f"WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = {where}) "
-        "AND c.relname IN ('schema_migrations', 'migration_lock') AND a.attnum > 0 AND NOT a.attisdropped "
+        "SET LOCAL SESSION AUTHORIZATION DEFAULT",
+        "SET LOCAL role TO DEFAULT",
+        *(
+            ()
+            if schema
+            else (
+                "SET LOCAL search_path TO DEFAULT",
+                "SELECT pg_catalog.set_config('entrypoint.path', pg_catalog.current_setting('search_path'), true)",
+            )
+        ),
+        PINNED,
+    )
+
+
+# The schemas of the search_path in their order, as PostgreSQL reads it, but without its own. The place is the first
+# that has a relation of that name, of any kind: `to_regclass` would find a temporary one. Without one, it is the first
+# that we may use. A schema that we may not use counts if a ledger may be in there, so that no other is taken for it.
+_ALONG_THE_PATH = """\
+SELECT n.oid, n.nspname, n.nspowner, usable
+FROM regexp_matches(current_setting('entrypoint.path'), '"(?:[^"]|"")*"|[^", ]+', 'g') WITH ORDINALITY AS p (part, rank)
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN part[1] LIKE '"%' THEN replace(substr(part[1], 2, length(part[1]) - 2), '""', '"')
+                ELSE lower(part[1]) END) AS q (name)
+JOIN pg_namespace n ON n.nspname = CASE name WHEN '$user' THEN current_user ELSE name::name END
+CROSS JOIN LATERAL (
+    SELECT has_schema_privilege(n.oid, 'USAGE'),
+           EXISTS (SELECT FROM pg_class c WHERE c.relname = 'schema_migrations' AND c.relnamespace = n.oid)
+    ) AS r (usable, taken)
+WHERE (usable OR taken) AND NOT starts_with(n.nspname::text, 'pg_') AND n.nspname <> 'information_schema'
+ORDER BY taken DESC, rank LIMIT 1"""
+
+
+def _place_sql(schema: str | None) -> str:
+    if schema is None:
+        return _ALONG_THE_PATH
+    return f"SELECT oid, nspname, nspowner, true AS usable FROM pg_namespace WHERE nspname = {literal(schema)}::name"
+
+
+def _tables_sql(schema: str | None, role: str | None) -> str:
+    """Return the statement for the place and the tables there: a row for each column.
+
+    Types by their numbers: their names are looked up one by one.
+    """
+    return (
+        f"WITH place AS MATERIALIZED ({_place_sql(schema)})\n"
+        "SELECT place.nspname, place.usable, c.relname, c.relkind, pg_get_userbyid(c.relowner), "
+        f"{_trusted('c.relowner', role)}, a.attname, a.atttypid\n"
+        "FROM place LEFT JOIN pg_class c ON c.relnamespace = place.oid "
+        "AND c.relname IN ('schema_migrations', 'migration_lock') "
+        "LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
         "ORDER BY a.attnum"
     )
 
 
-def _tables(columns: Iterable[Row]) -> dict[str, dict[str, str]]:
+def _trusted(owner: str, role: str | None) -> str:
+    """Return a condition: what that `owner` made does not run anybody's code on us that could not run its own anyway.
+
+    That is we, the roles that we are members of (of which a superuser is not one of all), superusers, and the owners of
+    the schema and of the database, who can do as they like with all that is in there. `place` is in the query.
+    """
+    return f"""\
+CASE WHEN pg_get_userbyid({owner}) IN (session_user, current_user{f", {literal(role)}" if role else ""})
+       OR {owner} = place.nspowner THEN true
+     ELSE {owner} = (SELECT datdba FROM pg_database WHERE datname = current_database())
+       OR EXISTS (SELECT FROM pg_roles WHERE oid = {owner} AND rolsuper)
+       OR EXISTS (WITH RECURSIVE granted (oid) AS (
+                      SELECT m.roleid FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member
+                      WHERE u.rolname IN (session_user, current_user)
+                      UNION SELECT m.roleid FROM pg_auth_members m JOIN granted g ON m.member = g.oid)
+                  SELECT FROM granted WHERE oid = {owner}) END"""
+
+
+def _strangers_sql(schema: str | None, role: str | None) -> str:
+    """Return the statement for what would run somebody else's code when a row of the tables is written: (table, what).
+
+    Triggers, rules, defaults, constraints and indexes depend on the functions that they call; those of PostgreSQL
+    itself are nobody's dependency.
+    """
+    return f"""\
+WITH place AS MATERIALIZED ({_place_sql(schema)}),
+tables AS MATERIALIZED (
+    SELECT c.oid, c.relname FROM pg_class c JOIN place ON c.relnamespace = place.oid
+    WHERE c.relname IN ('schema_migrations', 'migration_lock')),
+parts AS (
+    SELECT t.relname, 'pg_trigger'::regclass AS class, g.oid, 'the trigger ' || quote_ident(g.tgname) AS what
+    FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
+    UNION ALL
+    SELECT t.relname, 'pg_attrdef', d.oid, 'a default of column ' || quote_ident(a.attname)
+    FROM tables t JOIN pg_attrdef d ON d.adrelid = t.oid
+    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.adnum
+    UNION ALL
+    SELECT t.relname, 'pg_constraint', k.oid, 'the constraint ' || quote_ident(k.conname)
+    FROM tables t JOIN pg_constraint k ON k.conrelid = t.oid
+    UNION ALL
+    SELECT t.relname, 'pg_class', i.indexrelid, 'an index'
+    FROM tables t JOIN pg_index i ON i.indrelid = t.oid)
+SELECT relname, what || ', which calls ' || f.proname || ', a function of ' || pg_get_userbyid(f.proowner)
+FROM place CROSS JOIN parts JOIN pg_depend d ON d.classid = parts.class AND d.objid = parts.oid
+JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+WHERE NOT {_trusted("f.proowner", role)}
+UNION ALL
+SELECT t.relname, 'the rule ' || quote_ident(r.rulename)
+FROM tables t JOIN pg_rewrite r ON r.ev_class = t.oid AND r.rulename <> '_RETURN'
+UNION ALL
+SELECT t.relname, 'the column ' || quote_ident(a.attname) || ' of type ' || y.typname || ', which belongs to '
+       || pg_get_userbyid(y.typowner)
+FROM place CROSS JOIN tables t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type y ON y.oid = a.atttypid
+WHERE NOT {_trusted("y.typowner", role)}
+ORDER BY 1, 2"""
+
+
+def refuse_strangers(session: Connection, place: Place, role: str | None, deadline: Deadline) -> None:
+    """Raise ForeignLedgerError if something that is not ours has the name of what would be made or replaced.
+
+    Asked in an open transaction. What is ours, or the earlier system's, has the columns or the result that it always
+    had, and the functions name the lock's table.
+    """
+    parts = (*_walk(place.schema), _namesakes_sql(place.schema, role))
+    for (what,) in session.query(";\n".join(parts), deadline)[-1]:
+        raise _foreign(place, f"In schema {place.schema!r} there is {what}, which is not of this program's making")
+
+
+def _namesakes_sql(schema: str, role: str | None) -> str:
+    return f"""\
+WITH place AS MATERIALIZED ({_place_sql(schema)})
+SELECT 'something else named migration_status'
+FROM place JOIN pg_class c ON c.relnamespace = place.oid AND c.relname = 'migration_status'
+WHERE c.relkind <> 'v' OR NOT {_trusted("c.relowner", role)}
+OR ARRAY[{", ".join(map(literal, _VIEW_COLUMNS))}] <> ARRAY(
+    SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum)
+UNION ALL
+SELECT 'a type named ' || y.typname
+FROM place JOIN pg_type y ON y.typnamespace = place.oid
+WHERE y.typname IN ('schema_migrations', 'migration_lock', 'migration_status') AND y.typrelid = 0
+UNION ALL
+SELECT 'the function ' || f.proname || '(' || pg_get_function_identity_arguments(f.oid) || ')'
+FROM place JOIN pg_proc f ON f.pronamespace = place.oid
+JOIN (VALUES {", ".join(f"({literal(name)}, {literal(takes)}, {literal(gives)})" for name, takes, gives in _FUNCTIONS)})
+    AS ours (name, takes, gives)
+    ON f.proname = ours.name AND oidvectortypes(f.proargtypes) = ours.takes
+WHERE f.prokind <> 'f' OR format_type(f.prorettype, NULL) <> ours.gives OR f.proretset
+   OR f.prosrc !~ 'migration_lock\\M' OR NOT {_trusted("f.proowner", role)}"""
+
+
+_VIEW_COLUMNS = (
+    "total_migrations",
+    "latest_migration",
+    "last_migration_time",
+    "total_execution_time_ms",
+    "failed_migrations",
+)
+_FUNCTIONS = (
+    ("is_migration_locked", "", "boolean"),
+    ("acquire_migration_lock", "character varying, integer", "boolean"),
+    ("release_migration_lock", "", "void"),
+    ("release_stale_migration_locks", "", "integer"),
+)
+
+
+def _place(relations: Sequence[Row], schema: str | None) -> Place:
+    """Return the place as the rows of `_tables_sql` have it. Raises ConfigurationError and ForeignLedgerError."""
+    if not relations:
+        return Place(schema or "", False, {}, {})  # noqa: FBT003
+    name, usable = relations[0][0] or "", relations[0][1]
+    if usable != "t":
+        raise ConfigurationError(
+            f"The search_path names schema {name!r}, which has a table schema_migrations, but this user may not use it",
+            remedy=f"GRANT USAGE ON SCHEMA {identifier(name)} TO the migration user; or set MIGRATION_SCHEMA.",
+            schema=name,
+        )
+    columns = _columns(relations)
+    place = Place(name, True, columns["schema_migrations"], columns["migration_lock"])  # noqa: FBT003
+    for _schema, _usable, table, kind, owner, trusted, _column, _type in relations:
+        if table is not None and kind != "r":
+            raise _foreign(place, f"{table} in schema {name!r} is {_KINDS.get(kind or '', 'no table')}, not a table")
+        if table is not None and trusted != "t":
+            raise _foreign(place, f"The table {table} in schema {name!r} belongs to {owner}, whom this user is not")
+        if table is not None:
+            _refuse_foreign(place, table)
+    return place
+
+
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "p": "a partitioned table",
+    "f": "a foreign table",
+    "S": "a sequence",
+    "i": "an index",
+    "I": "an index",
+    "c": "a type",
+}
+
+
+def _columns(relations: Iterable[Row]) -> dict[str, dict[str, str]]:
     """Return the columns and their types by table."""
     tables: dict[str, dict[str, str]] = {"schema_migrations": {}, "migration_lock": {}}
-    for _schema, table, column, oid in columns:
-        tables[table or ""][column or ""] = _TYPES.get(oid or "", "another type")
+    for _schema, _usable, table, _kind, _owner, _trusted, column, oid in relations:
+        if table is not None and column is not None:
+            tables[table][column] = _TYPES.get(oid or "", "another type")
     return tables
 
 
@@ -359,11 +553,10 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
     them before the end of this transaction. Raises what `look` does.
     """
     recovery = "SELECT pg_catalog.pg_is_in_recovery()"
-    more = [_details_sql(place), "SET LOCAL ROLE NONE", _columns_sql(_where(schema)), recovery]
-    look, (details, _, columns, standby) = _look_for_more(session, place, role, deadline, place.unguarded, more)
-    tables = _tables(columns)
-    moved = (tables["schema_migrations"], tables["migration_lock"]) != (place.ledger, place.lock)
-    moved = moved or any(row[0] != place.schema for row in columns)
+    more = [_details_sql(place), *_walk(schema), _tables_sql(schema, role), recovery]
+    look, (details, *_, relations, standby) = _look_for_more(session, place, role, deadline, place.unguarded, more)
+    found = _place(relations, schema)
+    moved = (found.schema, found.ledger, found.lock) != (place.schema, place.ledger, place.lock)
     return Reading(look, {int(row[0] or 0): _detail(row) for row in details}, moved, standby[0][0] == "t")
 
 
@@ -398,7 +591,6 @@ def _look_for_more(
 def _begin_look(role: str | None, deadline: Deadline) -> list[str]:
     parts = [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
-        _NOTE_SCHEMA,
         PINNED,
         # The answer that a table is locked is to be here well before the deadline, after which there is none.
         f"SET LOCAL lock_timeout = {min(_LOOK_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1)}",
@@ -567,14 +759,20 @@ def owner_of(columns: frozenset[str]) -> str | None:
     return next((tool for theirs, tool in _OTHER_TOOLS if theirs == columns), "another tool")
 
 
-def _refuse_foreign(place: Place) -> None:
-    if not place.ledger:
-        return
-    owner = owner_of(frozenset(place.ledger))
+def _refuse_foreign(place: Place, table: str) -> None:
+    columns = frozenset(place.lock if table == "migration_lock" else place.ledger)
+    if table == "migration_lock":
+        owner = None if columns.issuperset(_LEAST_LOCK_COLUMNS) else "another tool"
+    else:
+        owner = owner_of(columns)
     if owner is not None:
-        raise ForeignLedgerError(
-            f"The table schema_migrations in schema {place.schema!r} belongs to {owner} "
-            f"(its columns: {', '.join(place.ledger)}); it was not touched",
-            remedy="Set MIGRATION_SCHEMA to a schema of its own for this program's ledger, for example entrypoint.",
-            schema=place.schema,
-        )
+        names = ", ".join(place.lock if table == "migration_lock" else place.ledger) or "none"
+        raise _foreign(place, f"The table {table} in schema {place.schema!r} belongs to {owner} (its columns: {names})")
+
+
+def _foreign(place: Place, message: str) -> ForeignLedgerError:
+    return ForeignLedgerError(
+        f"{message}; it was not touched",
+        remedy="Set MIGRATION_SCHEMA to a schema of its own for this program's ledger, for example entrypoint.",
+        schema=place.schema,
+    )

@@ -441,14 +441,21 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
             patience, server_version=worker.server_version, lock_timeout_ms=_SHORT_LOCK_TIMEOUT_MS, role=role
         )
         begin += _ON_THIS_SERVER
-        place = _find_beside_guard(worker, place, schema, patience)
+        found = _find_beside_guard(worker, place, schema, role, patience)
+        if found.schema != place.schema:
+            # The guard has the lock of another place.
+            return None
+        place = found
         if not place.complete:
             if _earlier_system_works(worker, place, role, policy, patience):
                 return None
             if rehearsal:
                 lease = Lease(guard, worker, place, token, role, ends, shown=False)
                 return lease
-            place = bookkeeping.ensure(worker, place, schema, begin, patience)
+            made = bookkeeping.ensure(worker, place, schema, role, begin, patience)
+            if made is None:
+                return None
+            place = made
             logs.event(
                 logs.INFO,
                 "ledger.created",
@@ -469,10 +476,15 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
             guard.release()
 
 
-def _find_beside_guard(worker: Session, place: Place, schema: str | None, deadline: Deadline) -> Place:
-    """Look again at what is there, as the first use of the second connection: here a pool of one shows itself."""
+def _find_beside_guard(
+    worker: Session, place: Place, schema: str | None, role: str | None, deadline: Deadline
+) -> Place:
+    """Look again at what is there, as the first use of the second connection: here a pool of one shows itself.
+
+    A ledger that was found stays the one; only where there was none, the search may lead elsewhere by now.
+    """
     try:
-        return ledger.find(worker, schema, deadline)
+        return ledger.find(worker, place.schema if place.ledger else schema, deadline, role)
     except ConnectionLostError as error:
         if worker.login_pid == place.backend_pid:
             raise

@@ -48,7 +48,7 @@ def _order(settings: Settings, directory: str) -> dump.Order:
     session = connect(whereabouts, settings.connect, start_clocks(settings))
     try:
         patience = Deadline(_PATIENCE)
-        place = ledger.find(session, settings.schema, patience)
+        place = ledger.find(session, settings.schema, patience, settings.role)
         program = dump.make_ready(session, place.backend_pid)
         look = ledger.look(session, place, settings.role, patience, contending=False)
         return dump.Order(

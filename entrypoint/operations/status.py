@@ -131,7 +131,7 @@ def read_ledger(session: Session, place: Place | None, settings: Settings, deadl
             else:
                 if not reading.moved:
                     return reading, place
-        place = ledger.find(session, settings.schema, deadline)
+        place = ledger.find(session, settings.schema, deadline, settings.role)
         return ledger.read(session, place, settings.schema, settings.role, deadline), place
     except StatementError as error:
         doing = "the ledger could not be read"

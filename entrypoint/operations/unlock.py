@@ -59,7 +59,7 @@ def look(settings: Settings) -> Unlock:
     """See who holds the lock. Changes nothing. Raises EntrypointError."""
     session = _connect(settings)
     try:
-        place = ledger.find(session, settings.schema, Deadline(_PATIENCE))
+        place = ledger.find(session, settings.schema, Deadline(_PATIENCE), settings.role)
         patience = Deadline(_INSTANT)
         sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
         while sight.held and sight.taken_by_another and not patience.passed():

@@ -102,7 +102,8 @@ class _Looker:
         place = self._place
         moved = session.login_pid != self._login_pid
         if place is None or moved or not place.ledger or not place.lock or place.outdated:
-            place, self._login_pid = ledger.find(session, self._settings.schema, patience), session.login_pid
+            place = ledger.find(session, self._settings.schema, patience, self._settings.role)
+            self._login_pid = session.login_pid
         # Until this look has succeeded, nobody knows whether it is still there.
         self._place = None
         look = ledger.look_on(session, place, self._settings.role, patience)
