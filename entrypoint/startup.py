@@ -120,8 +120,11 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
             tell_differences(directory, plan)
             return _nothing_to_do(plan, up_to)
     # Something is to be done, or was not as it nearly always is: from here on it is psycopg that asks.
+    from entrypoint.migration.ledger import refuse_intrusion
+
     survey = _survey(settings, directory, question, up_to)
     try:
+        refuse_intrusion(survey.place)
         tell_differences(survey.directory, survey.plan)
         if not survey.plan.pending and not _worth_upgrading(survey.place):
             return _nothing_to_do(survey.plan, up_to)

@@ -200,7 +200,9 @@ class Contender:
     def _look(self, session: Session, deadline: Deadline) -> Look:
         patience = Deadline(max(deadline.within(_LOOK_PATIENCE).remaining(), _LAST_LOOK))
         if not self._place.ledger or not self._place.lock or self._place.outdated:
-            self._place = ledger.find(session, self._assignment.schema, patience, self._assignment.role)
+            self._place = ledger.find_again(
+                session, self._place, self._assignment.schema, patience, self._assignment.role
+            )
         return ledger.look(session, self._place, self._assignment.role, patience, contending=True)
 
     def _try(self, session: Session, deadline: Deadline) -> Lease | None:

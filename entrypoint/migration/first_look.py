@@ -122,7 +122,7 @@ def _look(
         from entrypoint.migration import ledger  # Imported while the server is at work.
 
         place = ledger.find_tables(connection, schema, deadline, role)
-        if place is None or place.outdated:
+        if place is None or place.outdated or place.intrusion:
             return FirstLook()
         return FirstLook(ledger.look(connection, place, role, deadline, contending=False).rows)
     finally:

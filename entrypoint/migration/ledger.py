@@ -89,6 +89,8 @@ class Place(NamedTuple):
     standby: bool = False
     read_only: bool = False
     """Whether transactions are read-only by default."""
+    intrusion: str = ""
+    """What keeps us from writing into the tables: whom they belong to, or whose code would run. Reading runs none."""
 
     @property
     def complete(self) -> bool:
@@ -272,8 +274,29 @@ def find(session: Connection, schema: str | None, deadline: Deadline, role: str 
         read_only=read_only == "on",
     )
     for table, what in strangers:
-        raise _foreign(place, f"The table {table} in schema {place.schema!r} has {what}")
+        if not place.intrusion:
+            place = place._replace(intrusion=f"The table {table} in schema {place.schema!r} has {what}")
     return place
+
+
+def find_again(session: Connection, place: Place, schema: str | None, deadline: Deadline, role: str | None) -> Place:
+    """Look at `place` again. A ledger that was found stays the one; where there was none, the search begins anew."""
+    return find(session, place.schema if place.ledger else schema, deadline, role)
+
+
+def refuse_intrusion(place: Place) -> None:
+    """Raise ForeignLedgerError if somebody whom we have no reason to trust could decide what is applied, or run code.
+
+    For those who are about to rely on the ledger for a start, or to write into it.
+    """
+    if place.intrusion:
+        raise ForeignLedgerError(
+            f"{place.intrusion}, and this user is not a member of that role; nothing was touched",
+            remedy="Connect as the owner, or set MIGRATION_ROLE to it; or, if what is there is to be trusted, change "
+            "the owner with ALTER TABLE ... OWNER TO ...; or set MIGRATION_SCHEMA to a schema of its own. A login that "
+            f"is not to migrate needs no CREATE on schema {identifier(place.schema)}.",
+            schema=place.schema,
+        )
 
 
 def find_tables(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Place | None:
@@ -321,7 +344,8 @@ def _walk(schema: str | None) -> tuple[str, ...]:
                 "SELECT pg_catalog.set_config('entrypoint.path', pg_catalog.current_setting('search_path'), true)",
             )
         ),
-        PINNED,
+        # One by one, as what comes after is counted.
+        *PINNED.split("; "),
     )
 
 
@@ -357,7 +381,7 @@ def _tables_sql(schema: str | None, role: str | None) -> str:
     return (
         f"WITH place AS MATERIALIZED ({_place_sql(schema)})\n"
         "SELECT place.nspname, place.usable, c.relname, c.relkind, pg_get_userbyid(c.relowner), "
-        f"{_trusted('c.relowner', role)}, a.attname, a.atttypid\n"
+        f"{_harmless('c.relowner', role)}, a.attname, a.atttypid\n"
         "FROM place LEFT JOIN pg_class c ON c.relnamespace = place.oid "
         "AND c.relname IN ('schema_migrations', 'migration_lock') "
         "LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
@@ -381,6 +405,16 @@ CASE WHEN pg_get_userbyid({owner}) IN (session_user, current_user{f", {literal(r
                       WHERE u.rolname IN (session_user, current_user)
                       UNION SELECT m.roleid FROM pg_auth_members m JOIN granted g ON m.member = g.oid)
                   SELECT FROM granted WHERE oid = {owner}) END"""
+
+
+def _harmless(owner: str, role: str | None) -> str:
+    """Return a condition: that `owner` is trusted, or that we could not migrate anyway.
+
+    An application's own login, beside a Job that migrates, only reads what the Job has written.
+    """
+    chosen = f"EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(role)} AND {{}})" if role else "false"
+    able = "has_schema_privilege({}place.oid, 'CREATE')"
+    return f"({_trusted(owner, role)} OR NOT ({able.format('')} OR {chosen.format(able.format('oid, '))}))"
 
 
 def _strangers_sql(schema: str | None, role: str | None) -> str:
@@ -410,16 +444,18 @@ parts AS (
 SELECT relname, what || ', which calls ' || f.proname || ', a function of ' || pg_get_userbyid(f.proowner)
 FROM place CROSS JOIN parts JOIN pg_depend d ON d.classid = parts.class AND d.objid = parts.oid
 JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
-WHERE NOT {_trusted("f.proowner", role)}
+WHERE NOT {_harmless("f.proowner", role)}
 UNION ALL
 SELECT t.relname, 'the rule ' || quote_ident(r.rulename)
-FROM tables t JOIN pg_rewrite r ON r.ev_class = t.oid AND r.rulename <> '_RETURN'
+FROM place CROSS JOIN tables t JOIN pg_class c ON c.oid = t.oid
+JOIN pg_rewrite r ON r.ev_class = t.oid AND r.rulename <> '_RETURN'
+WHERE NOT {_harmless("c.relowner", role)}
 UNION ALL
 SELECT t.relname, 'the column ' || quote_ident(a.attname) || ' of type ' || y.typname || ', which belongs to '
        || pg_get_userbyid(y.typowner)
 FROM place CROSS JOIN tables t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_type y ON y.oid = a.atttypid
-WHERE NOT {_trusted("y.typowner", role)}
+WHERE NOT {_harmless("y.typowner", role)}
 ORDER BY 1, 2"""
 
 
@@ -487,10 +523,10 @@ def _place(relations: Sequence[Row], schema: str | None) -> Place:
     for _schema, _usable, table, kind, owner, trusted, _column, _type in relations:
         if table is not None and kind != "r":
             raise _foreign(place, f"{table} in schema {name!r} is {_KINDS.get(kind or '', 'no table')}, not a table")
-        if table is not None and trusted != "t":
-            raise _foreign(place, f"The table {table} in schema {name!r} belongs to {owner}, whom this user is not")
         if table is not None:
             _refuse_foreign(place, table)
+        if table is not None and trusted != "t" and not place.intrusion:
+            place = place._replace(intrusion=f"The table {table} in schema {name!r} belongs to {owner}")
     return place
 
 

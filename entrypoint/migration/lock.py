@@ -446,6 +446,7 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
             # The guard has the lock of another place.
             return None
         place = found
+        ledger.refuse_intrusion(place)
         if not place.complete:
             if _earlier_system_works(worker, place, role, policy, patience):
                 return None
@@ -479,12 +480,9 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
 def _find_beside_guard(
     worker: Session, place: Place, schema: str | None, role: str | None, deadline: Deadline
 ) -> Place:
-    """Look again at what is there, as the first use of the second connection: here a pool of one shows itself.
-
-    A ledger that was found stays the one; only where there was none, the search may lead elsewhere by now.
-    """
+    """Look again at what is there, as the first use of the second connection: here a pool of one shows itself."""
     try:
-        return ledger.find(worker, place.schema if place.ledger else schema, deadline, role)
+        return ledger.find_again(worker, place, schema, deadline, role)
     except ConnectionLostError as error:
         if worker.login_pid == place.backend_pid:
             raise

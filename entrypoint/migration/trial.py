@@ -179,6 +179,7 @@ class Trial:
         ours_first = session_state.ours(self._assignment.role)
         parts = (ours_first, setup, "RESET client_min_messages;", *session_state.FRESH)
         try:
+            ledger.refuse_strangers(self._worker, self._lease.place, self._assignment.role, task.patience)
             self._worker.query("\n".join(parts), task.patience)
         except StatementError as error:
             raise _judged(error, task, "the ledger could not be created or upgraded") from error

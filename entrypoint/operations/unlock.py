@@ -131,6 +131,7 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
 
     Raises LockHeldError if the lock is not free in the end, LedgerChangedError if the row is another's by now.
     """
+    ledger.refuse_intrusion(unlock.place)
     session = _connect(unlock.settings)
     try:
         _free_row(session, unlock, say)

@@ -1,0 +1,235 @@
+"""Where the ledger is, and whose: found once and by what a connection begins with, and never taken from a stranger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kit.pooler import pooler
+from scene import Gate, Scene, only_error, token_of, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+
+PASSWORD = "none-of-your-business"
+PLANS = {
+    "001_plan.sql": "CREATE SCHEMA IF NOT EXISTS app; CREATE TABLE IF NOT EXISTS app.plan (n text);",
+    "002_free.sql": "INSERT INTO app.plan VALUES ('free');",
+}
+ON_A_PATH = "-c search_path=app,public"
+GOOD = {"001_good.sql": "CREATE TABLE good ();"}
+
+
+@pytest.fixture
+def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
+    return Scene(database, migrations_dir, run_entrypoint)
+
+
+@pytest.fixture
+def intruder(scene: Scene) -> Iterator[str]:
+    """Return a role that may create things in `public`, and of which nobody is a member."""
+    name = f"intruder_{scene.database.name}"[:60]
+    scene.database.execute(f"CREATE ROLE {name}; GRANT CREATE, USAGE ON SCHEMA public TO {name}")
+    yield name
+    scene.database.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+
+
+@pytest.fixture
+def login(scene: Scene) -> Iterator[str]:
+    """Return a login that may create things in `public`, and is no superuser."""
+    name = f"login_{scene.database.name}"[:60]
+    scene.database.execute(
+        f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'; GRANT CREATE, USAGE ON SCHEMA public TO {name};"
+        f"GRANT CREATE ON DATABASE {scene.database.name} TO {name}"
+    )
+    yield name
+    scene.database.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+
+
+def address_of(scene: Scene, login: str) -> str:
+    return scene.database.server.url(scene.database.name, user=login, password=PASSWORD)
+
+
+# --- Where ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.case("A1")
+def test_a_schema_of_the_path_that_the_files_make(scene: Scene) -> None:
+    scene.write(PLANS)
+    url = scene.database.server.url(scene.database.name, options=ON_A_PATH)
+    assert scene.run(url=url)[:2] == ("migrated", "2")
+    assert scene.run(url=url)[:2] == ("up_to_date", "2")
+    assert scene.database.rows("SELECT n FROM app.plan") == [("free",)]
+    assert not scene.database.exists("app.schema_migrations")
+
+
+@pytest.mark.case("A2")
+def test_a_schema_with_the_logins_name(scene: Scene) -> None:
+    scene.write(
+        {"001_once.sql": "CREATE TABLE IF NOT EXISTS once (n int);", "002_one.sql": "INSERT INTO once VALUES (1);"}
+    )
+    scene.migrated()
+    user = scene.database.one("SELECT current_user::text")
+    scene.database.execute(f"CREATE SCHEMA {user}")
+    assert scene.run()[:2] == ("up_to_date", "2")
+    assert scene.database.rows("SELECT n FROM public.once") == [(1,)]
+
+
+@pytest.mark.case("A1", "A2")
+def test_one_lock_whatever_appears_on_the_path_meanwhile(scene: Scene) -> None:
+    """The first replica's own file makes a schema before `public`; the second starts after that is committed."""
+    scene.write({**PLANS, "003_gate.sql": Gate.PASS})
+    url = scene.database.server.url(scene.database.name, options=ON_A_PATH)
+    with Gate(scene.database) as gate:
+        first = scene.start(url=url)
+        token_of(first)
+        gate.arrival()
+        assert scene.database.exists("app.plan")
+        second = scene.start(url=url)
+        second.until("lock.waiting")
+        gate.open()
+        assert {told(first).outcome, told(second).outcome} == {"migrated", "waited"}
+    assert scene.database.rows("SELECT n FROM app.plan") == [("free",)]
+
+
+@pytest.mark.case("A1")
+def test_what_another_client_of_the_pooler_has_set_is_nothing_to_us(scene: Scene) -> None:
+    scene.write({"001_once.sql": "CREATE TABLE IF NOT EXISTS public.once ();"})
+    scene.database.execute("CREATE SCHEMA elsewhere")
+    with pooler(scene.database.server, pool_size=2) as port:
+        url = scene.database.url_at(port)
+        with scene.database.connect(port=port, sslmode="disable") as other, other.cursor() as cursor:
+            cursor.execute("SET search_path = elsewhere")
+        assert scene.run(url=url)[:2] == ("migrated", "1")
+        assert scene.run(url=url)[:2] == ("up_to_date", "1")
+    assert scene.database.exists("public.schema_migrations")
+    assert not scene.database.exists("elsewhere.schema_migrations")
+
+
+@pytest.mark.case("A1")
+def test_a_ledger_in_a_schema_that_may_not_be_used(scene: Scene, login: str) -> None:
+    scene.write(GOOD)
+    scene.migrated(MIGRATION_SCHEMA="app")
+    url = scene.database.server.url(scene.database.name, user=login, password=PASSWORD, options=ON_A_PATH)
+    run = scene.migrate(url=url)
+    assert run.code == 78, run.report()
+    assert 'GRANT USAGE ON SCHEMA "app"' in only_error(run)["remedy"]
+    assert not scene.database.exists("public.schema_migrations")
+
+
+# --- Whose ------------------------------------------------------------------------------------------------
+
+NAMESAKES = {
+    "a view": "CREATE VIEW migration_status AS SELECT 1 AS mine",
+    "a table": "CREATE TABLE migration_status (mine integer)",
+    "is_migration_locked": "CREATE FUNCTION is_migration_locked() RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+    "release_migration_lock": "CREATE FUNCTION release_migration_lock() RETURNS void LANGUAGE sql AS ''",
+    "migration_lock": "CREATE TABLE migration_lock (mine integer)",
+}
+
+
+@pytest.mark.case("A3")
+@pytest.mark.parametrize("command", [("migrate",), ("migrate", "--rehearse")], ids=["migrate", "rehearse"])
+@pytest.mark.parametrize("what", NAMESAKES)
+def test_what_has_the_name_of_ours_is_left_alone(scene: Scene, what: str, command: tuple[str, ...]) -> None:
+    scene.database.execute(NAMESAKES[what])
+    scene.write(GOOD)
+    before = scene.database.contents()
+    run = scene.start(*command)
+    assert run.wait() == 78, run.report()
+    assert "MIGRATION_SCHEMA" in only_error(run)["remedy"]
+    assert scene.database.contents() == before
+
+
+PREPARED = {
+    "a table": "CREATE TABLE schema_migrations AS SELECT 1 AS migration_number, '001_good.sql'::text AS filename,"
+    " 'completed'::text AS status, NULL::text AS checksum; ",
+    "a view": "CREATE VIEW schema_migrations AS SELECT 1 AS migration_number, '001_good.sql'::text AS filename; ",
+}
+
+
+@pytest.mark.case("C2")
+@pytest.mark.parametrize("what", PREPARED)
+def test_a_ledger_that_a_stranger_has_prepared(scene: Scene, intruder: str, login: str, what: str) -> None:
+    """Its rows would say that all is applied, and its triggers would run as whoever migrates."""
+    scene.database.execute(f"SET ROLE {intruder}; {PREPARED[what]} GRANT ALL ON schema_migrations TO public")
+    scene.write(GOOD)
+    for url in (address_of(scene, login), scene.database.url):
+        run = scene.migrate(url=url)
+        assert run.code == 78, run.report()
+        assert "schema_migrations" in only_error(run)["message"]
+        assert what == "a view" or intruder in only_error(run)["message"]
+    assert not scene.database.exists("good")
+    if what == "a table":
+        assert scene.start("version").ok().stdout.strip() == "1", "reading it runs nobody's code"
+
+
+@pytest.mark.case("C2")
+def test_a_strangers_trigger_on_our_table(scene: Scene, intruder: str) -> None:
+    scene.write(GOOD)
+    scene.migrated()
+    scene.database.execute(f"""
+        CREATE TABLE ran ();
+        GRANT TRIGGER ON schema_migrations TO {intruder}; SET ROLE {intruder};
+        CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO public.ran DEFAULT VALUES; RETURN NEW; END $$;
+        CREATE TRIGGER watching BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION theirs()""")
+    scene.write({"002_more.sql": "CREATE TABLE more ();"})
+    run = scene.migrate()
+    assert run.code == 78, run.report()
+    assert "the trigger watching" in only_error(run)["message"]
+    assert scene.database.rows("SELECT FROM ran") == []
+
+
+@pytest.mark.case("C2")
+def test_an_owners_own_trigger_is_let_through(scene: Scene) -> None:
+    scene.write(GOOD)
+    scene.migrated()
+    scene.database.execute("""
+        CREATE TABLE ran ();
+        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO public.ran DEFAULT VALUES; RETURN NEW; END $$;
+        CREATE TRIGGER watching BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION ours()""")
+    scene.write({"002_more.sql": "CREATE TABLE more ();"})
+    scene.migrated()
+    assert scene.database.rows("SELECT FROM ran") != []
+
+
+@pytest.mark.case("C2")
+def test_an_applications_own_login_beside_a_migrating_job(scene: Scene, login: str) -> None:
+    """It could not migrate, is no member of the owner, and goes on reading."""
+    scene.write(GOOD)
+    app = f"app_{scene.database.name}"[:60]
+    assert scene.run(url=address_of(scene, login)).outcome == "migrated"
+    scene.database.execute(
+        f"CREATE ROLE {app} LOGIN PASSWORD '{PASSWORD}'; REVOKE CREATE ON SCHEMA public FROM public;"
+        f"SET ROLE {login}; GRANT SELECT ON schema_migrations, migration_lock TO {app}"
+    )
+    try:
+        url = address_of(scene, app)
+        assert scene.run(url=url).outcome == "up_to_date"
+        scene.start("status", url=url).ok()
+        scene.start("wait", url=url).ok()
+        assert scene.start("version", url=url).ok().stdout.strip() == "1"
+    finally:
+        scene.database.execute(f"DROP OWNED BY {app}; DROP ROLE {app}")
+
+
+@pytest.mark.case("C2")
+@pytest.mark.parametrize("trusted", ["a member", "MIGRATION_ROLE", "a superuser's"])
+def test_an_owner_whom_we_trust(scene: Scene, intruder: str, login: str, trusted: str) -> None:
+    scene.write(GOOD)
+    env = {}
+    if trusted == "a superuser's":
+        scene.migrated()
+        scene.database.execute(f"GRANT ALL ON schema_migrations, migration_lock TO {login};")
+    else:
+        scene.database.execute(f"GRANT {intruder} TO {login}")
+        scene.migrated(url=address_of(scene, login), MIGRATION_ROLE=intruder)
+        env = {"MIGRATION_ROLE": intruder} if trusted == "MIGRATION_ROLE" else {}
+    assert scene.run(url=address_of(scene, login), **env).outcome == "up_to_date"
