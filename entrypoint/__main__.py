@@ -148,7 +148,7 @@ def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheri
     except handover.CannotExecute as error:
         from entrypoint import termination
 
-        said = str(error).replace(f": {command[0]}: ", f": {foreign(command[0])}: ")
+        said = f"Cannot start the application: {foreign(command[0])}: {error.reason}"
         logs.event(logs.ERROR, "start.cannot_execute", said)
         termination.tell(said)
         return error.exit_code

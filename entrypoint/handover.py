@@ -63,10 +63,10 @@ class CannotExecute(Exception):  # noqa: N818 - read as a statement of fact, and
         """Take the command's name and what the kernel said about it."""
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         self.exit_code = NOT_FOUND if missing else CANNOT_EXECUTE
-        reason = _what_is_missing(error.filename) if missing else (error.strerror or "cannot be executed")
+        self.reason = _what_is_missing(error.filename) if missing else (error.strerror or "cannot be executed")
         if error.errno == errno.ENOEXEC:
-            reason = "neither a program for this machine nor a script that begins with #!"
-        super().__init__(f"Cannot start the application: {command}: {reason}")
+            self.reason = "neither a program for this machine nor a script that begins with #!"
+        super().__init__(f"Cannot start the application: {command}: {self.reason}")
 
 
 def _what_is_missing(path: str | bytes | None) -> str:

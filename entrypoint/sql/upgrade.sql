@@ -1,5 +1,7 @@
 -- Make what an earlier system left like our own. Runs only where something differs; every statement may be repeated.
 -- PostgreSQL does not change a column's type under a view (0A000), so the view is made again afterwards.
+-- In the order in which a contender reads them: the other way round, the two would wait for each other (40P01).
+LOCK TABLE {schema}.migration_lock, {schema}.schema_migrations IN ACCESS EXCLUSIVE MODE;
 DROP VIEW IF EXISTS {schema}.migration_status;
 
 ALTER TABLE {schema}.schema_migrations
