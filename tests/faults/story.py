@@ -169,7 +169,9 @@ def _kill(scene: Telling, blow: Blow) -> None:
 def _signal(number: signal.Signals) -> Callable[[Telling, Blow], None]:
     def strike(scene: Telling, blow: Blow) -> None:
         replica = scene.replica(blow)
-        if replica.run.running and replica.signalled is None:
+        # While Python itself starts, SIGINT is Python's: the program's first lines have not run yet.
+        started = bool(replica.run.stderr)
+        if started and replica.run.running and replica.signalled is None:
             replica.signalled = time.time()
             replica.run.kill(number)
 
