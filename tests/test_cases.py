@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-from kit.cases import NAMES, holders_of_cases
+from kit.cases import FOLDER, NAMES, holders_of_cases, table
 
 
 def test_only_cases_that_there_are_are_named() -> None:
     assert set(holders_of_cases()) <= set(NAMES)
+
+
+def test_the_table_is_up_to_date() -> None:
+    """Renew it with `python -m tests.kit.cases > tests/CASES.md`. B21 has no test yet."""
+    assert (FOLDER / "CASES.md").read_text() == table() + "\n"
