@@ -115,6 +115,8 @@ def test_what_changing_another_roles_tables_takes_is_named(poor: Poor) -> None:
     scene.database.execute(
         f"GRANT USAGE, CREATE ON SCHEMA public TO {poor.login}; {ALL} {poor.login}; "
         "ALTER TABLE migration_lock DROP COLUMN guard_pid CASCADE; "
-        f"ALTER TABLE schema_migrations OWNER TO {poor.role}; ALTER TABLE migration_lock OWNER TO {poor.role}"
+        f"ALTER TABLE schema_migrations OWNER TO {poor.role}; ALTER TABLE migration_lock OWNER TO {poor.role}; "
+        # Whoever owns the schema is trusted; another owner's tables would not even be looked at.
+        f"ALTER SCHEMA public OWNER TO {poor.role}"
     )
     assert poor.told(poor.run("migrate", MIGRATION_SCHEMA="public")) == [f"GRANT {poor.role} TO {poor.login}"]
