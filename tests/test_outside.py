@@ -82,6 +82,29 @@ def test_all_kinds_run_in_order_without_any_directive(
     assert any_database.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
+@pytest.mark.parametrize(
+    "statement", ["REINDEX TABLE parted", "REINDEX INDEX parted_a", "CLUSTER parted USING parted_a"]
+)
+def test_what_the_server_refuses_for_a_partitioned_table_runs_as_the_message_says(
+    any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run], statement: str
+) -> None:
+    """Only the server knows which tables are partitioned; the file cannot be recognised by its text."""
+    base = (
+        "CREATE TABLE parted (a int) PARTITION BY RANGE (a); CREATE INDEX parted_a ON parted (a);\n"
+        "CREATE TABLE part PARTITION OF parted DEFAULT;"
+    )
+    rest = f"INSERT INTO parted VALUES (1);\n{statement};\nINSERT INTO parted VALUES (2);"
+    write_migrations(migrations_dir, {"001_base.sql": base, "002_rest.sql": rest})
+    env = {"DATABASE_URL": any_database.url}
+    refused = run_entrypoint("migrate", env=env)
+    assert refused.wait() == 70
+    assert "put `-- entrypoint: no-transaction` at the top of the file" in refused.stderr
+    write_migrations(migrations_dir, {"002_rest.sql": f"-- entrypoint: no-transaction\n{rest}"})
+    run_entrypoint("migrate", env=env).ok()
+    assert ledger(any_database) == [(1, "completed"), (2, "completed")]
+    assert any_database.one("SELECT array_agg(a ORDER BY a) FROM parted") == [1, 2]
+
+
 def test_a_failed_concurrent_build_leaves_no_invalid_index_and_can_be_mended(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:

@@ -28,6 +28,8 @@ _CREATE_INDEX = re.compile(
 _PLACE = re.compile(r"statement (\d+) of (\d+)(?=:|$)")
 # Running one of these again has the same result as running it once.
 _REPEATABLE = ("VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "REPACK", "DISCARD", "CHECKPOINT")
+# Refused in a transaction if the table is partitioned, which the text does not tell. All of them are repeatable.
+_PERHAPS_REFUSED = (("REINDEX",), ("CLUSTER",), ("REPACK",))
 # Begin statements that leave nothing in the session, unless something of `_OF_SESSION` is in them. Of a SELECT, DO or
 # CALL nobody knows.
 # fmt: off
@@ -121,7 +123,7 @@ def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
             continue
         if index not in idle:
             sql = text[first.start : first.end]
-            alone = index in outside or _may_commit(first.words, sql)
+            alone = index in outside or first.words[:1] in _PERHAPS_REFUSED or _may_commit(first.words, sql)
             units.append(Unit(index + 1, first.start, sql, "" if alone else "BEGIN", first.words, (first,)))
         index += 1
     return tuple(units)
