@@ -1,6 +1,6 @@
 """What PostgreSQL knows about a long statement: its command, its phase, and how much of that is done.
 
-Pure functions around the views `pg_stat_progress_*`. Of these only columns that PostgreSQL 14 to 18 have in common
+Pure functions around the views `pg_stat_progress_*`. Of these only columns that PostgreSQL 14 to 19 have in common
 are read (vacuum's counts of dead tuples, for example, have other names since 17).
 """
 
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
     from entrypoint.database.answers import Row
 
+_REWRITTEN = (
+    "CASE phase WHEN 'seq scanning heap' THEN heap_blks_scanned END",
+    "heap_blks_total",
+    "NULL::bigint",
+    "NULL::bigint",
+)
 # Each view with its command, phase, and up to two pairs of what is done and how much there is. The first pair that
 # is known and not finished counts.
 _VIEWS = (
@@ -47,17 +53,8 @@ _VIEWS = (
             "ext_stats_total",
         ),
     ),
-    (
-        "pg_stat_progress_cluster",
-        "command",
-        "phase",
-        (
-            "CASE phase WHEN 'seq scanning heap' THEN heap_blks_scanned END",
-            "heap_blks_total",
-            "NULL::bigint",
-            "NULL::bigint",
-        ),
-    ),
+    ("pg_stat_progress_cluster", "command", "phase", _REWRITTEN),
+    ("pg_stat_progress_repack", "command", "phase", _REWRITTEN),
     # COPY has no phases, and no total where it reads from a program.
     (
         "pg_stat_progress_copy",
@@ -66,7 +63,9 @@ _VIEWS = (
         ("bytes_processed", "bytes_total", "NULL::bigint", "NULL::bigint"),
     ),
 )
-_SINCE = {"pg_stat_progress_copy": 140000}
+_SINCE = {"pg_stat_progress_copy": 140000, "pg_stat_progress_repack": 190000}
+# Since then it shows what its successor shows, with a REPACK under an older command's name.
+_BEFORE = {"pg_stat_progress_cluster": 190000}
 
 # In these phases the counters are still those of the phase before.
 _UNCOUNTED = ("waiting", "sorting", "initializing")
@@ -102,7 +101,7 @@ def query(backend_pid: int, server_version: int) -> str:
             f"SELECT {command}, {session_state.shown('relid')}, {phase}, {', '.join(counters)} "
             f"FROM pg_catalog.{view} WHERE pid = {backend_pid}"
             for view, command, phase, counters in _VIEWS
-            if server_version >= _SINCE.get(view, 0)
+            if _SINCE.get(view, 0) <= server_version < _BEFORE.get(view, server_version + 1)
         )
         + " LIMIT 1"
     )
