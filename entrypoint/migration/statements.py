@@ -7,8 +7,8 @@ statement's first words do. Both give the same answer.
 
 The server refuses what calls `PreventInTransactionBlock`: most of the calls are in src/backend/tcop/utility.c
 and src/backend/commands/subscriptioncmds.c. Three are left to the server (SQLSTATE 25001), because only it
-knows its catalog and version: REINDEX and CLUSTER of a partitioned table, and ALTER TYPE ... ADD VALUE up to
-version 11.
+knows its catalog and version: REINDEX, CLUSTER and REPACK of a partitioned table, and ALTER TYPE ... ADD VALUE up
+to version 11.
 """
 
 from __future__ import annotations
