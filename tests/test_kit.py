@@ -88,6 +88,21 @@ def test_a_server_leaves_nothing_after_an_error() -> None:
     assert not directories[0].exists()
 
 
+@pytest.mark.skipif(Path("/usr/lib/postgresql/19").exists(), reason="an installed 19 is found in any home")
+@pytest.mark.parametrize("asked", [{}, {"ENTRYPOINT_TEST_PG": "19"}], ids=["in turn", "asked for"])
+def test_version_19_is_left_out_where_it_is_not_and_fails_if_asked_for(
+    run_program: Start, tmp_path: Path, asked: dict[str, str]
+) -> None:
+    env = {"HOME": str(tmp_path), "CI": "true", **asked}
+    test = f"{__file__}::test_every_version_answers_and_clones[pg19]"
+    argv = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", f"--rootdir={ROOT}", test]
+    run = run_program(argv, env=env)
+    assert run.wait(60) == (1 if asked else 0)
+    assert "PostgreSQL 19 is not installed (found: " in run.stdout
+    assert ("1 tests: PostgreSQL 19" in run.stdout) is not bool(asked)
+    assert ("`make test-pg19` installs it" in run.stdout) is not bool(asked)
+
+
 def test_a_killed_process_leaves_nothing(tmp_path: Path, run_program: Start) -> None:
     script = (
         "import time; from demo.postgres import *; s = Server(); s.start(); "
