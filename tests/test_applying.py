@@ -10,7 +10,18 @@ import pytest
 
 from kit.databases import server_errors
 from kit.processes import until
-from scene import Gate, Scene, application_of, errors, only_error, token_of, told, warnings
+from scene import (
+    Gate,
+    Scene,
+    application_of,
+    errors,
+    needs_odd_strings,
+    odd_strings,
+    only_error,
+    token_of,
+    told,
+    warnings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,7 +159,7 @@ def test_other_transaction_control_is_refused_before_anything_runs(scene: Scene,
 
 def test_a_hidden_commit_is_betrayed(scene: Scene) -> None:
     """With standard_conforming_strings off, strings end elsewhere than any parser thinks that is not told so."""
-    scene.database.execute(f"ALTER DATABASE {scene.database.name} SET standard_conforming_strings TO off")
+    odd_strings(scene.database)
     scene.write({**GOOD, "002_x.sql": "CREATE TABLE x ();\nSELECT '\\''; COMMIT; SELECT ' AS a -- '\n", **LAST})
     run = scene.migrate()
     assert run.code == 70, run.report()
@@ -164,9 +175,8 @@ def test_a_hidden_commit_is_betrayed(scene: Scene) -> None:
 
 
 def test_a_file_that_betrayed_us_is_not_run_again_by_every_replica(scene: Scene) -> None:
-    scene.database.execute(
-        f"ALTER DATABASE {scene.database.name} SET standard_conforming_strings TO off; CREATE TABLE effects (i integer)"
-    )
+    odd_strings(scene.database)
+    scene.database.execute("CREATE TABLE effects (i integer)")
     scene.write({"001_x.sql": "INSERT INTO effects VALUES (1);\nSELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
     for _ in range(3):
         assert scene.run().outcome == "failed"
@@ -174,7 +184,7 @@ def test_a_file_that_betrayed_us_is_not_run_again_by_every_replica(scene: Scene)
 
 
 def test_a_hidden_commit_and_begin_is_betrayed_too(scene: Scene) -> None:
-    scene.database.execute(f"ALTER DATABASE {scene.database.name} SET standard_conforming_strings TO off")
+    odd_strings(scene.database)
     hidden = "SELECT '\\''; COMMIT; BEGIN; CREATE TABLE y (); SELECT ' AS a -- '\n"
     scene.write({"002_x.sql": hidden, **LAST})
     run = scene.migrate()
@@ -550,6 +560,8 @@ OBSERVED = """
 
 @pytest.mark.parametrize("case", SESSION)
 def test_what_a_file_does_to_its_session_ends_with_it(scene: Scene, case: str) -> None:
+    if case == "odd strings":
+        needs_odd_strings(scene.database.server)
     role = f"role_{scene.database.name}"[:60]
     text = SESSION[case].format(role=role)
     # The observer before shows how it is to be for the observer after, and the tampering one finds it so itself.
@@ -697,7 +709,7 @@ def test_a_statement_at_a_border_is_counted_right(scene: Scene) -> None:
 
 
 def test_a_commit_that_is_hidden_in_a_large_file_is_betrayed(scene: Scene) -> None:
-    scene.database.execute(f"ALTER DATABASE {scene.database.name} SET standard_conforming_strings TO off")
+    odd_strings(scene.database)
     scene.write({"001_big.sql": LARGE + "SELECT '\\''; COMMIT; SELECT ' AS a -- ';\n" + ROW * 1500})
     run = scene.start("migrate")
     assert run.wait() == 70

@@ -706,7 +706,7 @@ def test_without_a_backup_nothing_is_migrated(
         assert error["event"] == "backup.failed"
         assert error["message"].startswith("Nothing was migrated, because the backup failed: ")
         if fault == "program":
-            assert f"{tmp_path}/alone/pg_dump {backups.database.server.version}." in error["message"]
+            assert f"{tmp_path}/alone/pg_dump {backups.database.server.version}" in error["message"]
             assert "no pg_restore" in error["message"]
         if fault == "pg_dump":
             assert "permission denied for table secret" in error["message"]

@@ -19,7 +19,7 @@ from faults.machinery import commits_wait
 from kit.databases import Database
 from kit.pooler import executable, pooler
 from kit.processes import until
-from scene import Gate, Scene, only_error
+from scene import Gate, Scene, odd_strings, only_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ def hidden(statements: str) -> str:
 @pytest.fixture
 def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
     database.execute("CREATE TABLE effects (i integer)")
-    database.execute(f"ALTER DATABASE {database.name} SET standard_conforming_strings TO off")
+    odd_strings(database)
     return Scene(database, migrations_dir, run_entrypoint)
 
 

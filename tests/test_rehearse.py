@@ -23,7 +23,7 @@ from kit.databases import server_errors
 from kit.migrations import non_idempotent
 from kit.pooler import executable, pooler
 from kit.processes import until
-from scene import LEGACY, Gate, Scene, load_legacy, lock_key, only_error, warnings
+from scene import LEGACY, Gate, Scene, load_legacy, lock_key, needs_odd_strings, odd_strings, only_error, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -213,6 +213,7 @@ def test_a_new_value_of_an_enumeration_needs_a_commit(scene: Scene) -> None:
 
 def test_a_commit_that_nobody_can_see_is_not_risked(scene: Scene) -> None:
     """With standard_conforming_strings off, strings end elsewhere than any parser thinks that is not told so."""
+    needs_odd_strings(scene.database.server)
     hidden = "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"
     scene.write({"001_a.sql": "CREATE TABLE a ();", "002_x.sql": hidden})
     url = f"{scene.database.url}?options=-cstandard_conforming_strings%3Doff"
@@ -226,7 +227,7 @@ def test_a_commit_that_nobody_can_see_is_not_risked(scene: Scene) -> None:
 def test_a_commit_that_happens_all_the_same_is_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last line of defence, without the one before it."""
     monkeypatch.setattr(Trial, "_trust_the_parser", lambda *_: None)
-    scene.database.execute(f"ALTER DATABASE {scene.database.name} SET standard_conforming_strings TO off")
+    odd_strings(scene.database)
     scene.write({"001_a.sql": "CREATE TABLE a ();", "002_x.sql": "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
     environment = {"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": str(scene.migrations)}
     output = io.StringIO()

@@ -135,10 +135,12 @@ def _file(head: str, name: str, text: Text) -> dict[str, str]:
 @mode
 @pytest.mark.case("B9", "B11")
 def test_each_statement_and_each_file_has_its_own_session(scene: Scene, head: str) -> None:
+    # Other strings than the standard's are an error since version 19.
+    texts = {name: text for name, text in TEXTS.items() if name != "strings" or scene.database.server.version < 19}
     files = {
         f"{number:03d}_{kind}.sql": sql
         for number, (kind, sql) in enumerate(
-            (file for name, text in TEXTS.items() for file in _file(head, name, text).items()), 1
+            (file for name, text in texts.items() for file in _file(head, name, text).items()), 1
         )
     }
     scene.write(files)
@@ -148,7 +150,7 @@ def test_each_statement_and_each_file_has_its_own_session(scene: Scene, head: st
     seen: dict[str, dict[str, str | None]] = {}
     for name, moment, what in scene.database.rows("SELECT name, moment, what FROM public.seen"):
         seen.setdefault(name, {})[moment] = what
-    for name, text in TEXTS.items():
+    for name, text in texts.items():
         finds = (text.outside or text.finds) if head else text.finds
         assert (seen[name]["1"] or "", seen[name]["2"] or "") == (finds, finds), name
         if text.outside or not head:
