@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kit.pooler import pooler
-from scene import Gate, Scene, only_error, token_of, told
+from scene import Gate, Scene, load_legacy, only_error, token_of, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -233,3 +233,21 @@ def test_an_owner_whom_we_trust(scene: Scene, intruder: str, login: str, trusted
         scene.migrated(url=address_of(scene, login), MIGRATION_ROLE=intruder)
         env = {"MIGRATION_ROLE": intruder} if trusted == "MIGRATION_ROLE" else {}
     assert scene.run(url=address_of(scene, login), **env).outcome == "up_to_date"
+
+
+def test_a_ledger_is_upgraded_where_a_backslash_in_a_string_is_an_escape(scene: Scene) -> None:
+    scene.database.execute(f"ALTER DATABASE {scene.database.name} SET standard_conforming_strings = off")
+    load_legacy(scene.database, rows=False)
+    scene.write(GOOD)
+    assert scene.run()[:2] == ("migrated", "1")
+
+
+def test_a_role_whose_name_has_braces(scene: Scene) -> None:
+    name = "{role}_" + scene.database.name[:50]
+    scene.database.execute(f'CREATE ROLE "{name}"; GRANT CREATE, USAGE ON SCHEMA public TO "{name}"')
+    try:
+        scene.write(GOOD)
+        assert scene.run(MIGRATION_ROLE=name)[:2] == ("migrated", "1")
+        assert scene.run(MIGRATION_ROLE=name)[:2] == ("up_to_date", "1")
+    finally:
+        scene.database.execute(f'DROP OWNED BY "{name}" CASCADE; DROP ROLE "{name}"')

@@ -412,9 +412,11 @@ def _harmless(owner: str, role: str | None) -> str:
 
     An application's own login, beside a Job that migrates, only reads what the Job has written.
     """
-    chosen = f"EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(role)} AND {{}})" if role else "false"
-    able = "has_schema_privilege({}place.oid, 'CREATE')"
-    return f"({_trusted(owner, role)} OR NOT ({able.format('')} OR {chosen.format(able.format('oid, '))}))"
+    able = "has_schema_privilege(place.oid, 'CREATE')"
+    if role:
+        chosen = "has_schema_privilege(oid, place.oid, 'CREATE')"
+        able += f" OR EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(role)} AND {chosen})"
+    return f"({_trusted(owner, role)} OR NOT ({able}))"
 
 
 def _strangers_sql(schema: str | None, role: str | None) -> str:
@@ -489,9 +491,11 @@ JOIN (VALUES {", ".join(f"({literal(name)}, {literal(takes)}, {literal(gives)})"
     AS ours (name, takes, gives)
     ON f.proname = ours.name AND oidvectortypes(f.proargtypes) = ours.takes
 WHERE f.prokind <> 'f' OR format_type(f.prorettype, NULL) <> ours.gives OR f.proretset
-   OR f.prosrc !~ 'migration_lock\\M' OR NOT {_trusted("f.proowner", role)}"""
+   OR f.prosrc !~ {literal(_NAMES_THE_LOCK)} OR NOT {_trusted("f.proowner", role)}"""
 
 
+# A regular expression: the lock's table, and not a name that only begins like it.
+_NAMES_THE_LOCK = r"migration_lock\M"
 _VIEW_COLUMNS = (
     "total_migrations",
     "latest_migration",
