@@ -111,6 +111,25 @@ def test_what_another_client_of_the_pooler_has_set_is_nothing_to_us(scene: Scene
     assert not scene.database.exists("elsewhere.schema_migrations")
 
 
+@pytest.mark.parametrize("setting", ["ROLE", "SESSION AUTHORIZATION"])
+def test_nor_is_whom_it_has_become(scene: Scene, intruder: str, setting: str) -> None:
+    scene.write(GOOD)
+    scene.migrated()
+    with pooler(scene.database.server, pool_size=2) as port:
+        url = scene.database.url_at(port)
+        through: dict[str, str | int] = {"port": port, "sslmode": "disable"}
+        with scene.database.connect(**through) as one, scene.database.connect(**through) as other:
+            for connection in (one, other):  # Each has a server session of its own now, and leaves it so.
+                connection.execute(f"BEGIN; SET {setting} {intruder}")
+            for connection in (one, other):
+                connection.execute("COMMIT")
+        assert scene.run(url=url)[:2] == ("up_to_date", "1")
+        for command in ("status", "wait", "unlock"):
+            scene.start(command, url=url).ok()
+        scene.write({"002_more.sql": "CREATE TABLE more ();"})
+        assert scene.run(url=url)[:2] == ("migrated", "2")
+
+
 @pytest.mark.case("A1")
 def test_a_ledger_in_a_schema_that_may_not_be_used(scene: Scene, login: str) -> None:
     scene.write(GOOD)

@@ -17,7 +17,7 @@ from entrypoint import logs
 from entrypoint.migration import blockers, ledger, progress
 from entrypoint.migration.board import Board
 from entrypoint.migration.contention import Contender
-from entrypoint.migration.session_state import PINNED_WITH_PATH
+from entrypoint.migration.session_state import OURS_WITH_PATH
 from kit.databases import Database
 from kit.processes import until
 from scene import Gate, Scene, errors, only_error, token_of, told
@@ -73,7 +73,7 @@ def at_work(database: Database, sql: str) -> Iterator[int]:
 def asked(connection: Connection[tuple[Any, ...]], query: str) -> list[tuple[Any, ...]]:
     """Return the answer to a question as the watcher asks it."""
     with connection.transaction():
-        connection.execute(PINNED_WITH_PATH.encode())
+        connection.execute(OURS_WITH_PATH.encode())
         return connection.execute(query.encode()).fetchall()
 
 
@@ -335,9 +335,8 @@ def test_a_blocker_with_parallel_workers_is_told_once(scene: Scene) -> None:
 
 def test_what_we_may_not_see_is_told_as_that(database: Database) -> None:
     role = f"poor_{database.name}"[:60]
-    database.execute(f"CREATE TABLE busy (); CREATE ROLE {role}")
-    with database.connect() as other, at_work_behind(database, other) as pid, database.connect() as eye:
-        eye.execute(f"SET ROLE {role}")
+    database.execute(f"CREATE TABLE busy (); CREATE ROLE {role} LOGIN")
+    with database.connect() as other, at_work_behind(database, other) as pid, database.connect(user=role) as eye:
         (found,) = blockers.read_blockers(texts(asked(eye, blockers.blocking(pid))))
         assert found.pid == other.info.backend_pid
         assert "our role may not see what it does" in found.words()

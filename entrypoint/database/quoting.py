@@ -13,6 +13,20 @@ rows would be an answer that looks like any other: `row_security = off` makes it
 """
 
 
+def our_state(role: str | None) -> tuple[str, ...]:
+    """Return the statements that make the session ours to the end of the transaction; all that they set is local.
+
+    `role`: MIGRATION_ROLE. Without it, whoever the connection is by default, which need not be the login user; nor
+    whoever another client of a pooler has left behind.
+    """
+    return (
+        "SET LOCAL SESSION AUTHORIZATION DEFAULT",
+        f"SET LOCAL role TO {identifier(role) if role else 'DEFAULT'}",
+        # One by one, as the answers are counted.
+        *PINNED.split("; "),
+    )
+
+
 def literal(value: str | None) -> str:
     """Return `value` as an SQL literal, whatever `standard_conforming_strings` is."""
     if value is None:

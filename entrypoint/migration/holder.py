@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import PINNED, identifier, literal
+from entrypoint.database.quoting import literal, our_state
 from entrypoint.migration import ledger, transactions
 
 TYPE_CHECKING = False
@@ -130,10 +130,9 @@ def observe(
     """
     begin = [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
-        PINNED,
+        *our_state(role),
         f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}",
         f"SET LOCAL statement_timeout = {deadline.milliseconds()}",
-        *([f"SET LOCAL ROLE {identifier(role)}"] if role else []),
         ledger.lock_query(place),
     ]
     try:
@@ -181,8 +180,10 @@ def end(session: Session, backend: Backend, deadline: Deadline) -> bool:
     """End a session of the server's; tell whether we have the right to."""
     try:
         # As the login user, whatever MIGRATION_ROLE is: the holder's sessions are most likely the same user's.
-        session.query(f"SELECT pg_catalog.pg_terminate_backend({backend.pid})", deadline)
+        state = "; ".join(our_state(None))
+        session.query(f"BEGIN; {state}; SELECT pg_catalog.pg_terminate_backend({backend.pid}); COMMIT", deadline)
     except StatementError as error:
+        session.rollback(deadline.within(1))
         if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
             raise
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from binascii import crc32
 
 from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import PINNED, identifier, literal
+from entrypoint.database.quoting import identifier, literal, our_state
 from entrypoint.errors import ConfigurationError, ForeignLedgerError
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, foreign_values
@@ -333,20 +333,11 @@ def _walk(schema: str | None) -> tuple[str, ...]:
     this server session. The path is noted for the walk, which itself does not look for anything along it: an operator
     that somebody put there would run as whoever is asking.
     """
-    return (
-        "SET LOCAL SESSION AUTHORIZATION DEFAULT",
-        "SET LOCAL role TO DEFAULT",
-        *(
-            ()
-            if schema
-            else (
-                "SET LOCAL search_path TO DEFAULT",
-                "SELECT pg_catalog.set_config('entrypoint.path', pg_catalog.current_setting('search_path'), true)",
-            )
-        ),
-        # One by one, as what comes after is counted.
-        *PINNED.split("; "),
+    noted = (
+        "SET LOCAL search_path TO DEFAULT",
+        "SELECT pg_catalog.set_config('entrypoint.path', pg_catalog.current_setting('search_path'), true)",
     )
+    return (*(() if schema else noted), *our_state(None))
 
 
 # The schemas of the search_path in their order, as PostgreSQL reads it, but without its own. The place is the first
@@ -629,16 +620,13 @@ def _look_for_more(
 
 
 def _begin_look(role: str | None, deadline: Deadline) -> list[str]:
-    parts = [
+    return [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
-        PINNED,
+        *our_state(role),
         # The answer that a table is locked is to be here well before the deadline, after which there is none.
         f"SET LOCAL lock_timeout = {min(_LOOK_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1)}",
         f"SET LOCAL statement_timeout = {deadline.milliseconds()}",
     ]
-    if role:
-        parts.append(f"SET LOCAL ROLE {identifier(role)}")
-    return parts
 
 
 def _ledger_sql(place: Place) -> str:

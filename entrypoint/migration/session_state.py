@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from entrypoint.database.quoting import PINNED, identifier, literal
+from entrypoint.database.quoting import PINNED, literal, our_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,24 +19,17 @@ CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE;"
 
 
 def ours(role: str | None) -> str:
-    """Return the statements that make the session ours to the end of the transaction; all that they set is local.
+    """Return `our_state` as one text, for what follows."""
+    return "\n".join(f"{statement};" for statement in our_state(role))
 
-    `role`: MIGRATION_ROLE. Without it, whoever the connection is by default, which need not be the login user.
-    """
-    return "\n".join(
-        (
-            "SET LOCAL SESSION AUTHORIZATION DEFAULT;",
-            f"SET LOCAL role TO {identifier(role) if role else 'DEFAULT'};",
-            f"{PINNED};",
-        )
+
+OURS_WITH_PATH = "; ".join(
+    (
+        "SELECT pg_catalog.set_config('entrypoint.path', pg_catalog.current_schemas(true)::pg_catalog.text, true)",
+        *our_state(None),
     )
-
-
-PINNED_WITH_PATH = (
-    "SELECT pg_catalog.set_config('entrypoint.path', pg_catalog.current_schemas(true)::pg_catalog.text, true); "
-    f"{PINNED}"
 )
-"""PINNED, for statements that show names of the user's relations by `shown`."""
+"""What `ours` says, for statements that show names of the user's relations by `shown`."""
 
 
 def shown(relation: str) -> str:

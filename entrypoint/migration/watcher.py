@@ -21,7 +21,7 @@ from entrypoint.errors import ConnectionLostError
 from entrypoint.migration import blockers, progress
 from entrypoint.migration.blockers import Waits
 from entrypoint.migration.board import Seen
-from entrypoint.migration.session_state import PINNED_WITH_PATH
+from entrypoint.migration.session_state import OURS_WITH_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _CANCEL = 0.5
 _STAND_DOWN = 1.5
 _NEVER = float("-inf")
 # How many results come before those of the first question.
-_BEGUN = 7
+_BEGUN = 9
 
 STANDBY_REMEDY = (
     "Bring the standby back, or take it out: ALTER SYSTEM SET synchronous_standby_names = …; SELECT pg_reload_conf()."
@@ -218,7 +218,7 @@ class Watcher:
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 4000; "
             # What is shown here need not be on a standby, which may be what the migration waits for.
             "SET LOCAL synchronous_commit = local; "
-            f"{PINNED_WITH_PATH};"
+            f"{OURS_WITH_PATH};"
         )
         # What a session does is shown to its own login; the lock's row, perhaps only to the role.
         known = progress.query(activity.backend_pid, session.server_version)
@@ -299,7 +299,7 @@ class Watcher:
         )
 
     def _ask(self, query: str, seconds: float = _PATIENCE) -> list[Row]:
-        return self._open_session().query(f"{PINNED_WITH_PATH}; {query}", Deadline(seconds))[-1]
+        return self._open_session().query(f"{OURS_WITH_PATH}; {query}", Deadline(seconds))[-1]
 
     def _open_session(self) -> Session:
         if self._session is None:
