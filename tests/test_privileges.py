@@ -64,6 +64,15 @@ def follow(poor: Poor, expected: list[list[str]], *command: str, **env: str) -> 
 
 
 @pytest.mark.case("D9")
+def test_it_is_about_the_schema_that_the_ledger_is_in(poor: Poor) -> None:
+    """The first one of the path has the login's name, and no ledger."""
+    login, database = poor.login, poor.scene.database
+    database.execute(f"CREATE SCHEMA {login}; GRANT USAGE ON SCHEMA {login}, public TO {login}")
+    poor.scene.migrated(MIGRATION_SCHEMA="public")
+    follow(poor, [[f"{ALL} {login}"]], "migrate")
+
+
+@pytest.mark.case("D9")
 def test_what_making_the_ledger_takes_is_named(poor: Poor) -> None:
     follow(poor, [[f"GRANT USAGE, CREATE ON SCHEMA public TO {poor.login}"]], "migrate", MIGRATION_SCHEMA="public")
 

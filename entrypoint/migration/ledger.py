@@ -257,7 +257,7 @@ def find(session: Connection, schema: str | None, deadline: Deadline, role: str 
         "pg_catalog.current_setting('default_transaction_read_only')"
     )
     results = _in_transaction(
-        session, [about, *_walk(schema), _tables_sql(schema, role), _strangers_sql(schema, role)], deadline
+        session, [about, *walk(schema), _tables_sql(schema, role), _strangers_sql(schema, role)], deadline
     )
     backend_pid, server_start, standby, read_only = results[0][0]
     relations, strangers = results[-2:]
@@ -304,7 +304,7 @@ def find_tables(session: Connection, schema: str | None, deadline: Deadline, rol
 
     What `find` asks beside that takes a new server process some milliseconds.
     """
-    relations = _in_transaction(session, [*_walk(schema), _tables_sql(schema, role)], deadline)[-1]
+    relations = _in_transaction(session, [*walk(schema), _tables_sql(schema, role)], deadline)[-1]
     if not relations or not _columns(relations)["schema_migrations"]:
         return None
     return _place(relations, schema)
@@ -312,7 +312,7 @@ def find_tables(session: Connection, schema: str | None, deadline: Deadline, rol
 
 def still_the_place(session: Connection, place: Place, role: str | None, deadline: Deadline) -> bool:
     """Tell whether the search_path leads to `place` still, and no ledger is there. Asked in an open transaction."""
-    relations = session.query(";\n".join((*_walk(None), _tables_sql(None, role))), deadline)[-1]
+    relations = session.query(";\n".join((*walk(None), _tables_sql(None, role))), deadline)[-1]
     return bool(relations) and _place(relations, None)[:4] == (place.schema, True, {}, place.lock)
 
 
@@ -326,7 +326,7 @@ def _in_transaction(session: Connection, parts: Sequence[str], deadline: Deadlin
         raise
 
 
-def _walk(schema: str | None) -> tuple[str, ...]:
+def walk(schema: str | None) -> tuple[str, ...]:
     """Return the statements that come before those about the place: who asks, and where the search leads.
 
     The path and the role are what the connection began with, whatever somebody before us, behind a pooler, has set in
@@ -358,7 +358,8 @@ WHERE (usable OR taken) AND NOT starts_with(n.nspname::text, 'pg_') AND n.nspnam
 ORDER BY taken DESC, rank LIMIT 1"""
 
 
-def _place_sql(schema: str | None) -> str:
+def place_sql(schema: str | None) -> str:
+    """Return the query for the place, behind `walk`: its number, name and owner, and whether we may use it."""
     if schema is None:
         return _ALONG_THE_PATH
     return f"SELECT oid, nspname, nspowner, true AS usable FROM pg_namespace WHERE nspname = {literal(schema)}::name"
@@ -370,7 +371,7 @@ def _tables_sql(schema: str | None, role: str | None) -> str:
     Types by their numbers: their names are looked up one by one.
     """
     return (
-        f"WITH place AS MATERIALIZED ({_place_sql(schema)})\n"
+        f"WITH place AS MATERIALIZED ({place_sql(schema)})\n"
         "SELECT place.nspname, place.usable, c.relname, c.relkind, pg_get_userbyid(c.relowner), "
         f"{_harmless('c.relowner', role)}, a.attname, a.atttypid\n"
         "FROM place LEFT JOIN pg_class c ON c.relnamespace = place.oid "
@@ -417,7 +418,7 @@ def _strangers_sql(schema: str | None, role: str | None) -> str:
     itself are nobody's dependency.
     """
     return f"""\
-WITH place AS MATERIALIZED ({_place_sql(schema)}),
+WITH place AS MATERIALIZED ({place_sql(schema)}),
 tables AS MATERIALIZED (
     SELECT c.oid, c.relname FROM pg_class c JOIN place ON c.relnamespace = place.oid
     WHERE c.relname IN ('schema_migrations', 'migration_lock')),
@@ -458,14 +459,14 @@ def refuse_strangers(session: Connection, place: Place, role: str | None, deadli
     Asked in an open transaction. What is ours, or the earlier system's, has the columns or the result that it always
     had, and the functions name the lock's table.
     """
-    parts = (*_walk(place.schema), _namesakes_sql(place.schema, role))
+    parts = (*walk(place.schema), _namesakes_sql(place.schema, role))
     for (what,) in session.query(";\n".join(parts), deadline)[-1]:
         raise _foreign(place, f"In schema {place.schema!r} there is {what}, which is not of this program's making")
 
 
 def _namesakes_sql(schema: str, role: str | None) -> str:
     return f"""\
-WITH place AS MATERIALIZED ({_place_sql(schema)})
+WITH place AS MATERIALIZED ({place_sql(schema)})
 SELECT 'something else named migration_status'
 FROM place JOIN pg_class c ON c.relnamespace = place.oid AND c.relname = 'migration_status'
 WHERE c.relkind <> 'v' OR NOT {_trusted("c.relowner", role)}
@@ -584,7 +585,7 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
     them before the end of this transaction. Raises what `look` does.
     """
     recovery = "SELECT pg_catalog.pg_is_in_recovery()"
-    more = [_details_sql(place), *_walk(schema), _tables_sql(schema, role), recovery]
+    more = [_details_sql(place), *walk(schema), _tables_sql(schema, role), recovery]
     look, (details, *_, relations, standby) = _look_for_more(session, place, role, deadline, place.unguarded, more)
     found = _place(relations, schema)
     moved = (found.schema, found.ledger, found.lock) != (place.schema, place.ledger, place.lock)

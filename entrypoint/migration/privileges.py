@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import PINNED, literal
+from entrypoint.database.quoting import literal
 from entrypoint.errors import ConnectionLostError
+from entrypoint.migration import ledger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,9 +82,8 @@ def ask(session: Session, schema: str | None, role: str | None, deadline: Deadli
     """Ask PostgreSQL, in a transaction of its own, after rolling back the one before; None if there is no answer."""
     try:
         session.rollback(deadline)
-        noted = "SELECT pg_catalog.set_config('entrypoint.schema', current_schema, true)"
-        query = f"BEGIN READ ONLY; {noted}; {PINNED}; {_query(schema, role, session.server_version, reading=reading)}"
-        row, *rest = session.query(f"{query}; COMMIT", deadline)[-2]
+        query = _query(schema, role, session.server_version, reading=reading)
+        row, *rest = session.query("; ".join(("BEGIN READ ONLY", *ledger.walk(schema), query, "COMMIT")), deadline)[-2]
     except (StatementError, ConnectionLostError, ValueError):
         # What PostgreSQL has refused before is the error, and not this.
         return None
@@ -101,7 +101,7 @@ def ask(session: Session, schema: str | None, role: str | None, deadline: Deadli
 
 def _query(schema: str | None, role: str | None, server_version: int, *, reading: bool) -> str:
     who = literal(role) if role else "current_user"
-    where = literal(schema) if schema else "nullif(pg_catalog.current_setting('entrypoint.schema', true), '')"
+    where = literal(schema) if schema else f"(SELECT nspname FROM ({ledger.place_sql(None)}) p)"
     takes = "SET" if server_version >= 160000 else "MEMBER"  # PostgreSQL 16 tells SET from MEMBER
     needed = " AND ".join(
         f"pg_catalog.has_table_privilege(w.who, c.oid, '{what}')" for what in (_READING if reading else _CHANGING)
