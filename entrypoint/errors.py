@@ -4,7 +4,8 @@
     ├── UsageError               the command line does not say what to do
     │   └── NotConfirmedError        nobody has agreed to what would be changed
     ├── ConfigurationError       a variable has a bad value; the address is malformed
-    │   └── ForeignLedgerError   `schema_migrations` belongs to another tool
+    │   ├── ForeignLedgerError   `schema_migrations` belongs to another tool
+    │   └── ClosedSchemaError    the ledger's schema may not be used
     ├── MigrationFilesError      the migration files cannot be used; lists every fault
     ├── DatabaseUnavailableError no connection, or not one that can be written to
     │   ├── ConnectionLostError  an open connection ended
@@ -67,6 +68,10 @@ class ForeignLedgerError(ConfigurationError):
     """The table `schema_migrations` belongs to another tool."""
 
     event = "ledger.foreign"
+
+
+class ClosedSchemaError(ConfigurationError):
+    """The `search_path` names a schema with a ledger that this user may not use, until somebody grants that."""
 
 
 class MigrationFilesError(EntrypointError):

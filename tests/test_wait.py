@@ -197,6 +197,24 @@ def test_the_right_to_read_the_ledger_may_come_later(scene: Scene) -> None:
     run.ok()
 
 
+def test_a_schema_that_may_not_be_used_yet(scene: Scene) -> None:
+    reader = f"reader_{scene.database.name}"[:60]
+    scene.write(non_idempotent(1))
+    scene.migrated(MIGRATION_SCHEMA="app")
+    scene.database.execute(f"CREATE ROLE {reader} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA app TO {reader}")
+    url = scene.database.server.url(scene.database.name, user=reader, options="-c search_path=app,public")
+    try:
+        refused = scene.start("wait", "--timeout", "0.1", url=url)
+        assert refused.wait() == 78, refused.report()
+        assert 'GRANT USAGE ON SCHEMA "app"' in only_error(refused)["remedy"]
+        run = scene.start("wait", "--timeout", "60", url=url)
+        assert "may not use it" in run.until("wait.waiting")["message"]
+        scene.database.execute(f"GRANT USAGE ON SCHEMA app TO {reader}")
+        run.ok()
+    finally:
+        scene.database.execute(f"DROP OWNED BY {reader}; DROP ROLE {reader}")
+
+
 def test_between_two_looks_it_holds_nothing(scene: Scene) -> None:
     scene.write(non_idempotent(1))
     scene.database.execute("CREATE TABLE big (id int)")

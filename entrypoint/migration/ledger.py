@@ -10,7 +10,7 @@ from binascii import crc32
 
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal, our_state
-from entrypoint.errors import ConfigurationError, ForeignLedgerError
+from entrypoint.errors import ClosedSchemaError, ConfigurationError, ForeignLedgerError
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, foreign_values
 
@@ -509,7 +509,7 @@ def _place(relations: Sequence[Row], schema: str | None) -> Place:
         return Place(schema or "", False, {}, {})  # noqa: FBT003
     name, usable = relations[0][0] or "", relations[0][1]
     if usable != "t":
-        raise ConfigurationError(
+        raise ClosedSchemaError(
             f"The search_path names schema {name!r}, which has a table schema_migrations, but this user may not use it",
             remedy=f"GRANT USAGE ON SCHEMA {identifier(name)} TO the migration user; or set MIGRATION_SCHEMA.",
             schema=name,

@@ -18,7 +18,7 @@ from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure, target, unavailable
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError, WaitTimeoutError
+from entrypoint.errors import ClosedSchemaError, ConnectionLostError, WaitTimeoutError
 from entrypoint.migration import files, ledger
 from entrypoint.migration.contention import describe_holder, held_back
 from entrypoint.migration.faults import refused_on
@@ -223,6 +223,9 @@ class _Waiter:
             self._drop_session()
             self._trouble = lost
             return Sight(there=False, words=lost.message, fields={})
+        except ClosedSchemaError as closed:  # Like the right to read: whoever migrates may grant it.
+            self._trouble = closed
+            return Sight(there=False, words=closed.message, fields={})
         except StatementError as error:
             return self._judge(error)
         self._trouble = None
