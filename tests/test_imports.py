@@ -208,6 +208,29 @@ def test_an_up_to_date_start_asks_twice_and_says_good_bye(
     assert not server_errors(up_to_date.server, mark)
 
 
+@pytest.mark.parametrize(("attribute", "questions"), [("IN ROLE {owner}", 2), ("SUPERUSER", 3)])
+def test_whom_to_trust_is_asked_in_full_only_where_a_glance_does_not_tell(
+    up_to_date: Database, proxy: Proxy, run_entrypoint: Callable[..., Run], attribute: str, questions: int
+) -> None:
+    """A superuser is a member of every role; here it is the owner of the database whom it trusts."""
+    owner, login = (f"{role}_{up_to_date.name}"[:60] for role in ("owner", "login"))
+    up_to_date.execute(
+        f"CREATE ROLE {owner}; CREATE ROLE {login} LOGIN {attribute.format(owner=owner)};"
+        f"GRANT CREATE ON SCHEMA public TO {owner}; ALTER DATABASE {up_to_date.name} OWNER TO {owner};"
+        f"ALTER TABLE schema_migrations OWNER TO {owner}; ALTER TABLE migration_lock OWNER TO {owner}"
+    )
+    try:
+        url = up_to_date.server.url(up_to_date.name, user=login, port=proxy.port, sslmode="disable")
+        run = run_entrypoint("run", "--", "true", env={"DATABASE_URL": url}).ok()
+        assert run.outcome == "up_to_date"
+        assert proxy.connections == 1
+        assert proxy.round_trips[0] == questions
+    finally:
+        up_to_date.execute(
+            f"REASSIGN OWNED BY {owner} TO postgres; DROP OWNED BY {owner}; DROP ROLE {login}; DROP ROLE {owner}"
+        )
+
+
 def test_a_start_without_migrations_asks_nobody(proxy: Proxy, run_entrypoint: Callable[..., Run]) -> None:
     url = f"postgresql://127.0.0.1:{proxy.port}/postgres?sslmode=disable"
     run_entrypoint("run", "--", "true", env={"AUTO_MIGRATE": "false", "DATABASE_URL": url}).ok()

@@ -302,12 +302,18 @@ def refuse_intrusion(place: Place) -> None:
 def find_tables(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Place | None:
     """Find the tables alone, for a look that leads to nothing more. None if there is no ledger.
 
-    What `find` asks beside that takes a new server process some milliseconds.
+    What `find` asks beside that takes a new server process some milliseconds. So does the whole question whom to trust:
+    it is asked only where a glance does not settle it.
     """
-    relations = _in_transaction(session, [*walk(schema), _tables_sql(schema, role)], deadline)[-1]
-    if not relations or not _columns(relations)["schema_migrations"]:
-        return None
-    return _place(relations, schema)
+    for glance in (True, False):
+        tables = _tables_sql(schema, role, glance=glance)
+        relations = _in_transaction(session, [*walk(schema), tables], deadline)[-1]
+        if not relations or not _columns(relations)["schema_migrations"]:
+            return None
+        place = _place(relations, schema)
+        if not place.intrusion:
+            break
+    return place
 
 
 def still_the_place(session: Connection, place: Place, role: str | None, deadline: Deadline) -> bool:
@@ -365,15 +371,15 @@ def place_sql(schema: str | None) -> str:
     return f"SELECT oid, nspname, nspowner, true AS usable FROM pg_namespace WHERE nspname = {literal(schema)}::name"
 
 
-def _tables_sql(schema: str | None, role: str | None) -> str:
+def _tables_sql(schema: str | None, role: str | None, *, glance: bool = False) -> str:
     """Return the statement for the place and the tables there: a row for each column.
 
-    Types by their numbers: their names are looked up one by one.
+    Types by their numbers: their names are looked up one by one. `glance`: trust fewer owners, and ask less.
     """
     return (
         f"WITH place AS MATERIALIZED ({place_sql(schema)})\n"
         "SELECT place.nspname, place.usable, c.relname, c.relkind, pg_get_userbyid(c.relowner), "
-        f"{_harmless('c.relowner', role)}, a.attname, a.atttypid\n"
+        f"{_harmless('c.relowner', role, glance=glance)}, a.attname, a.atttypid\n"
         "FROM place LEFT JOIN pg_class c ON c.relnamespace = place.oid "
         "AND c.relname IN ('schema_migrations', 'migration_lock') "
         "LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped "
@@ -388,8 +394,7 @@ def _trusted(owner: str, role: str | None) -> str:
     the schema and of the database, who can do as they like with all that is in there. `place` is in the query.
     """
     return f"""\
-CASE WHEN pg_get_userbyid({owner}) IN (session_user, current_user{f", {literal(role)}" if role else ""})
-       OR {owner} = place.nspowner THEN true
+CASE WHEN {_evident(owner, role)} THEN true
      ELSE {owner} = (SELECT datdba FROM pg_database WHERE datname = current_database())
        OR EXISTS (SELECT FROM pg_roles WHERE oid = {owner} AND rolsuper)
        OR EXISTS (WITH RECURSIVE granted (oid) AS (
@@ -399,7 +404,19 @@ CASE WHEN pg_get_userbyid({owner}) IN (session_user, current_user{f", {literal(r
                   SELECT FROM granted WHERE oid = {owner}) END"""
 
 
-def _harmless(owner: str, role: str | None) -> str:
+def _evident(owner: str, role: str | None) -> str:
+    ours = ", ".join(("session_user", "current_user", *([literal(role)] if role else ())))
+    return f"pg_get_userbyid({owner}) IN ({ours}) OR {owner} = place.nspowner"
+
+
+def _trusted_at_a_glance(owner: str, role: str | None) -> str:
+    """Return a condition that is never true where `_trusted` is not, and takes a third of the time to plan."""
+    return f"""\
+CASE WHEN {_evident(owner, role)} THEN true
+     ELSE current_setting('is_superuser') = 'off' AND pg_has_role({owner}, 'MEMBER') END"""
+
+
+def _harmless(owner: str, role: str | None, *, glance: bool = False) -> str:
     """Return a condition: that `owner` is trusted, or that we could not migrate anyway.
 
     An application's own login, beside a Job that migrates, only reads what the Job has written.
@@ -408,7 +425,8 @@ def _harmless(owner: str, role: str | None) -> str:
     if role:
         chosen = "has_schema_privilege(oid, place.oid, 'CREATE')"
         able += f" OR EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(role)} AND {chosen})"
-    return f"({_trusted(owner, role)} OR NOT ({able}))"
+    trusted = _trusted_at_a_glance if glance else _trusted
+    return f"({trusted(owner, role)} OR NOT ({able}))"
 
 
 def _strangers_sql(schema: str | None, role: str | None) -> str:
