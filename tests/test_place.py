@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -109,6 +110,15 @@ def test_what_another_client_of_the_pooler_has_set_is_nothing_to_us(scene: Scene
         assert scene.run(url=url)[:2] == ("up_to_date", "1")
     assert scene.database.exists("public.schema_migrations")
     assert not scene.database.exists("elsewhere.schema_migrations")
+
+
+@pytest.mark.parametrize("path", ["app", "elsewhere,\tapp", "elsewhere,\n app", '"app",elsewhere', " APP"], ids=repr)
+def test_a_path_is_read_as_postgresql_reads_it(scene: Scene, path: str) -> None:
+    scene.write(GOOD)
+    scene.database.execute("CREATE SCHEMA app")
+    options = "-csearch_path=" + re.sub(r"(\s)", r"\\\1", path)
+    scene.migrated(url=scene.database.server.url(scene.database.name, options=options))
+    assert scene.database.exists("app.schema_migrations")
 
 
 @pytest.mark.parametrize("setting", ["ROLE", "SESSION AUTHORIZATION"])

@@ -351,7 +351,8 @@ def walk(schema: str | None) -> tuple[str, ...]:
 # that we may use. A schema that we may not use counts if a ledger may be in there, so that no other is taken for it.
 _ALONG_THE_PATH = """\
 SELECT n.oid, n.nspname, n.nspowner, usable
-FROM regexp_matches(current_setting('entrypoint.path'), '"(?:[^"]|"")*"|[^", ]+', 'g') WITH ORDINALITY AS p (part, rank)
+FROM regexp_matches(current_setting('entrypoint.path'), '"(?:[^"]|"")*"|[^",[:space:]]+', 'g')
+    WITH ORDINALITY AS p (part, rank)
 CROSS JOIN LATERAL (
     SELECT CASE WHEN part[1] LIKE '"%' THEN replace(substr(part[1], 2, length(part[1]) - 2), '""', '"')
                 ELSE lower(part[1]) END) AS q (name)
