@@ -276,23 +276,10 @@ def tell_differences(directory: Directory, plan: Plan) -> None:
     """Log what is odd about the files and the ledger but does not keep anything from running."""
     for warning in directory.warnings:
         logs.event(logs.WARNING, "files.warning", warning)
-    for file in plan.changed:
-        logs.event(
-            logs.WARNING,
-            "files.changed",
-            f"{file.name} is not what was applied: its checksum differs from the ledger's",
-            version=file.number,
-            file=file.name,
-            remedy="Undo the change and write a new migration for it; or accept it: entrypoint repair --checksums.",
-        )
-    for row in plan.missing:
-        logs.event(
-            logs.WARNING,
-            "files.missing",
-            f"{row.filename} is applied, but there is no such file",
-            version=row.number,
-            file=row.filename,
-        )
+    if plan.changed or plan.missing:
+        from entrypoint.migration.differences import Differences
+
+        Differences().tell(plan)
 
 
 def internal_error(error: Exception) -> EntrypointError:
@@ -391,6 +378,7 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
     """Return all that whoever holds the lock needs to know."""
     from entrypoint.migration.board import Board
     from entrypoint.migration.contention import Assignment
+    from entrypoint.migration.differences import Differences
     from entrypoint.migration.losses import Losses
 
     return Assignment(
@@ -408,6 +396,7 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
         backup_dir=settings.backup_dir,
         board=Board(len(survey.plan.pending)),
         losses=Losses(),
+        differences=Differences.told_of(survey.plan),
     )
 
 

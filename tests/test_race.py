@@ -5,6 +5,7 @@ ENTRYPOINT_TEST_RACE_ROUNDS=50 races fifty times on every version of PostgreSQL.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import pytest
 
 from conftest import new_database
 from kit.databases import server_errors
-from kit.migrations import non_idempotent
+from kit.migrations import non_idempotent, write_migrations
 from kit.processes import peak_memory, until
 from scene import Gate, Scene, application_of, lock_key, token_of, told
 
@@ -209,3 +210,33 @@ def test_a_waiter_waits_for_a_locked_ledger_too(scene: Scene, early: bool) -> No
         assert told(leader).outcome == "migrated"
         # Whoever could not read the ledger before it was complete has never seen anything pending.
         assert told(waiter).outcome in ({"waited", "up_to_date"} if early else {"waited"}), waiter.report()
+
+
+# Between the two, at one gate each: the waiter has looked before 002 is applied, and the holder can be killed after it.
+_IMAGE = {
+    "001_a.sql": "SELECT pg_advisory_xact_lock(4711);",
+    "002_b.sql": "CREATE TABLE b ();",
+    "003_c.sql": "SELECT pg_advisory_xact_lock(4712);",
+}
+
+
+@pytest.mark.case("B21")
+@pytest.mark.parametrize("killed", [False, True], ids=["as waiter", "as holder"])
+def test_a_file_that_another_image_applied_meanwhile_is_told(scene: Scene, tmp_path: Path, killed: bool) -> None:  # noqa: FBT001
+    """At the first look nothing was different yet."""
+    scene.write(_IMAGE)
+    write_migrations(tmp_path / "other", _IMAGE | {"002_b.sql": "CREATE TABLE b (id integer);"})
+    with contextlib.closing(scene.database.connect()) as second:
+        second.execute("SELECT pg_advisory_lock(4712)")
+        with Gate(scene.database) as first:
+            holder = scene.start()
+            first.arrival()
+            late = scene.start(MIGRATIONS_DIR=str(tmp_path / "other"))
+            late.until("lock.waiting")
+        at_the_second = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4712 AND NOT granted"
+        until(lambda: scene.database.rows(at_the_second), 15, "the holder at the second gate")
+        if killed:
+            holder.kill()
+    assert told(late).outcome == ("migrated" if killed else "waited")
+    assert [record["file"] for record in late.logs("files.changed")] == ["002_b.sql"]
+    assert not holder.logs("files.changed")

@@ -45,7 +45,7 @@ def refusing(code: str, said: str) -> Iterator[int]:
         thread.join(6)
 
 
-@pytest.mark.case("D1", "D8")
+@pytest.mark.case("D1")
 @pytest.mark.parametrize("attempts", [1, 2])
 @pytest.mark.parametrize(
     ("code", "said", "cause"),
@@ -93,7 +93,6 @@ def test_an_unknown_service_is_not_tried_again(run_entrypoint: Callable[..., Run
     assert not run.logs("database.retry")
 
 
-@pytest.mark.case("D7")
 def test_a_role_that_is_read_only_by_default(
     database: Database, run_entrypoint: Callable[..., Run], migrations_dir: Path
 ) -> None:

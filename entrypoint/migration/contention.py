@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
     from entrypoint.migration.board import Board
+    from entrypoint.migration.differences import Differences
     from entrypoint.migration.files import Directory
     from entrypoint.migration.ledger import Guardian, LedgerRow, LockRow, Look, Place
     from entrypoint.migration.lock import Lease
@@ -70,6 +71,8 @@ class Assignment(NamedTuple):
     """Where to show what is going on."""
     losses: Losses
     """How often the connection was lost, over all that this start does under the lock."""
+    differences: Differences
+    """What the log has been told of files and ledger that do not agree."""
     rehearsal: bool = False
     """Whether nothing is to be left of it, not even the ledger's tables."""
 
@@ -135,8 +138,10 @@ class Contender:
             plan = decide(self._assignment.directory.files, look.rows, up_to=self._assignment.up_to)
             self._seen, self.current = look.lock, plan.current
             if not self._regardless and not plan.pending and not self._place.outdated:
+                self._assignment.differences.tell(plan)
                 return None, True
             if not self._regardless and plan.held_back and not plan.runnable:
+                self._assignment.differences.tell(plan)
                 raise held_back(plan.held_back)
             if look.lock_free and not self._of_the_earlier_system(look.lock):
                 lease = self._try(session, deadline)

@@ -156,6 +156,7 @@ class Leader:
     def _what_to_run(self) -> tuple[Plan, list[Prepared]]:
         """Survey again, now that nobody else can change it; return also the migrations that may run, in order."""
         plan = self._survey(self._clocks.turn_to())
+        self._assignment.differences.tell(plan)
         self._tell_out_of_order(plan)
         # Somebody may have deleted a failed row since the first survey.
         prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
