@@ -14,6 +14,8 @@ import pytest
 
 import entrypoint
 from demo.postgres import HOST, free_port
+from entrypoint.settings import read_settings
+from kit.manifests.program import variables_of
 from kit.migrations import write_migrations
 from kit.processes import until
 
@@ -263,30 +265,7 @@ def test_an_address_in_a_migration_that_fails(
 
 # --- The environment ------------------------------------------------------------------------------------
 
-VARIABLES = [
-    "DATABASE_URL",
-    "DATABASE_URL_FILE",
-    "MIGRATION_DATABASE_URL",
-    "MIGRATION_DATABASE_URL_FILE",
-    "MIGRATION_TIMEOUT_MS",
-    "MIGRATION_LOCK_TIMEOUT_MS",
-    "MIGRATION_LOCK_STALE_MS",
-    "MIGRATION_DDL_LOCK_TIMEOUT_MS",
-    "MIGRATION_ON_FAILURE",
-    "MIGRATIONS_DIR",
-    "MIGRATION_SCHEMA",
-    "MIGRATION_ROLE",
-    "DB_CONNECT_ATTEMPTS",
-    "DB_CONNECT_BACKOFF_MS",
-    "AUTO_MIGRATE",
-    "DB_CONNECT_TIMEOUT_MS",
-    "MIGRATION_BACKUP_DIR",
-    "MIGRATION_PROBE_PORT",
-    "LOG_FORMAT",
-    "LOG_LEVEL",
-    "APP_VERSION",
-    "npm_package_version",
-]
+VARIABLES = sorted(variables_of(read_settings))
 
 
 @pytest.mark.case("B14")
@@ -322,7 +301,7 @@ def test_an_address_in_another_variable(run_entrypoint: Start, migrations_dir: P
         run = run_entrypoint("migrate", env={**QUICK, "PGHOST": HOST, "PGPORT": str(free_port()), name: value})
         run.wait()
         assert not re.search("quo|kka", run.stdout + run.stderr, re.IGNORECASE), run.report()
-        if name.endswith(("_DIR", "_FILE", "_MS")):
+        if name.endswith(("_DIR", "_FILE", "_MB", "_MS")):
             assert run.wait() == 78, run.report()
             assert name in run.stderr
 

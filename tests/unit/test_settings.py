@@ -18,6 +18,7 @@ from entrypoint.settings import (
     read_secrets,
     read_settings,
 )
+from kit.manifests.program import program_variables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -229,3 +230,9 @@ def test_secrets_of_every_source(tmp_path: Path) -> None:
     }
     assert read_secrets(environ) == {"one", "two", "three", "four", "five"}
     assert read_secrets({}) == frozenset()
+
+
+@pytest.mark.parametrize("name", sorted(program_variables()))
+def test_an_address_is_secret_in_whatever_variable_somebody_puts_it(name: str) -> None:
+    found = read_secrets({name: "postgresql://app:Quokka@h/shop"})
+    assert any("Quokka" in secret for secret in found)

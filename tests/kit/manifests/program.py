@@ -10,7 +10,7 @@ from entrypoint.errors import ConfigurationError, UsageError
 from entrypoint.settings import read_service_settings, read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from kit.manifests.release import Release
 
@@ -28,13 +28,23 @@ class _Known(dict[str, str]):
         return super().get(key, default)
 
 
-def known_variables() -> set[str]:
-    """Return the variables that the program reads, by letting it read them."""
+def variables_of(*readers: Callable[[Mapping[str, str]], object]) -> set[str]:
+    """Return the variables that these parts of the program read, by letting them read."""
     environment = _Known()
     environment.asked = set()
-    read_settings(environment, asked_for=False)
-    read_service_settings(environment)
-    return environment.asked | NOT_OURS
+    for read in readers:
+        read(environment)
+    return environment.asked
+
+
+def program_variables() -> set[str]:
+    """Return the variables that the program reads."""
+    return variables_of(read_settings, read_service_settings)
+
+
+def known_variables() -> set[str]:
+    """Return the variables that our manifests and pages may name."""
+    return program_variables() | NOT_OURS
 
 
 def environment(release: Release) -> Iterator[str]:

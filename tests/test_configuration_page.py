@@ -1,0 +1,34 @@
+"""Each variable that the program reads is in the README's table and has its place in docs/configuration.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kit.manifests.program import program_variables
+
+pytestmark = pytest.mark.text
+
+ROOT = Path(__file__).parents[1]
+# Read where APP_VERSION is not set, and named beside it.
+NO_ROW_OF_ITS_OWN = {"npm_package_version"}
+
+
+def names(text: str) -> set[str]:
+    return set(re.findall(r"`([A-Z_]+)`", text))
+
+
+def test_the_readme_has_a_row_for_each_variable() -> None:
+    page = (ROOT / "README.md").read_text().partition("\n## Environment variables\n")[2].partition("\n`run` adds")[0]
+    first_columns = "\n".join(re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE))
+    assert names(first_columns) == program_variables() - NO_ROW_OF_ITS_OWN
+
+
+def test_the_page_about_configuration_tells_of_each_variable() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    headings = names("\n".join(re.findall(r"^### .*", page, re.MULTILINE)))
+    log = names(page.partition("\n## The log\n")[2].partition("\n## ")[0])
+    assert headings | log == program_variables() - NO_ROW_OF_ITS_OWN
+    assert "`npm_package_version`" in page
