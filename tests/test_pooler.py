@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+import threading
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
 from conftest import missing
+from demo.postgres import HOST
+from entrypoint.database.libpq import Connection, load
+from entrypoint.database.session import Session
+from entrypoint.deadline import Deadline
 from kit.databases import server_errors
 from kit.migrations import non_idempotent, write_migrations
 from kit.pooler import executable, pooler
+from scene import Gate, only_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,6 +137,82 @@ def test_statement_mode_is_named_at_once(
         run_entrypoint(
             "migrate", env={"DATABASE_URL": database.url_at(port), "MIGRATION_DATABASE_URL": database.url}
         ).ok()
+
+
+@pytest.mark.case("D13")
+def test_statement_mode_that_comes_during_a_migration_is_named(
+    database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    """The guard's ping meets it first, after 5 s at most."""
+    if executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    write_migrations(migrations_dir, {"001_a.sql": f"CREATE TABLE a (); {Gate.PASS} CREATE TABLE b ();"})
+    with pooler(database.server, pool_size=5) as port, Gate(database) as gate:
+        run = run_entrypoint("migrate", env={"DATABASE_URL": database.url_at(port)})
+        gate.arrival()
+        # PgBouncer's console, which speaks only the simple protocol.
+        with psycopg.connect(database.url_at(port), dbname="pgbouncer", autocommit=True) as console:
+            assert console.pgconn.exec_(b"SET pool_mode = 'statement'").error_message == b""
+        run.until("lock.guard_lost")
+        gate.open()
+        assert run.wait() == 78
+    error = only_error(run)
+    assert "statement mode" in error["message"]
+    assert "pool_mode" in error["remedy"]
+    assert not database.exists("a")
+
+
+def _message(kind: bytes, body: bytes = b"") -> bytes:
+    return kind + struct.pack("!i", 4 + len(body)) + body
+
+
+@pytest.fixture
+def turncoat() -> Iterator[str]:
+    """Return the address of something that answers BEGIN, and then says that it is in statement mode, and goes."""
+    fatal = b"SFATAL\0C08P01\0Mtransaction blocks not allowed in statement pooling mode\0\0"
+    login = (
+        _message(b"R", struct.pack("!i", 0))
+        + _message(b"S", b"client_encoding\0UTF8\0")
+        + _message(b"S", b"server_version\x0016.4\0")
+        + _message(b"Z", b"I")
+    )
+
+    def serve() -> None:
+        client, _ = listener.accept()
+        with client:
+            for answer in (login, _message(b"C", b"BEGIN\0") + _message(b"Z", b"T"), _message(b"E", fatal)):
+                client.recv(4096)
+                client.sendall(answer)
+
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"host={HOST} port={listener.getsockname()[1]} user=a dbname=a sslmode=disable gssencmode=disable"
+        thread.join()
+
+
+def _by_psycopg(address: str) -> Session:
+    return Session(psycopg.connect(address, autocommit=True))
+
+
+def _by_libpq(address: str) -> Connection:
+    library = load()
+    assert library is not None
+    connection = Connection(library, library.parse(address) or {})
+    connection.log_in(Deadline(5))
+    return connection
+
+
+@pytest.mark.parametrize("connect", [_by_psycopg, _by_libpq])
+def test_a_rollback_raises_nothing_in_statement_mode_either(
+    turncoat: str, connect: Callable[[str], Session | Connection]
+) -> None:
+    session = connect(turncoat)
+    try:
+        session.query("BEGIN", Deadline(5))
+        session.rollback(Deadline(5))
+    finally:
+        session.close()
 
 
 @pytest.mark.case("D13")

@@ -18,7 +18,7 @@ import sys
 from _ctypes import FUNCFLAG_CDECL, CFuncPtr, _SimpleCData, byref, dlopen, sizeof
 
 from entrypoint.database.answers import SILENCE, StatementError, connection_lost, no_answer
-from entrypoint.errors import ConnectionLostError
+from entrypoint.errors import EntrypointError
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -255,7 +255,7 @@ class Connection:
             return
         try:
             self.query("ROLLBACK", deadline)
-        except (StatementError, ConnectionLostError):
+        except (StatementError, EntrypointError):
             return  # The server ends the transaction by itself when the connection ends.
 
     def close(self) -> None:

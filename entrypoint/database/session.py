@@ -20,7 +20,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from entrypoint import signals
 from entrypoint.database.answers import Notice, StatementError, connection_lost, no_answer
 from entrypoint.deadline import SLICE, Deadline, joined
-from entrypoint.errors import ConnectionLostError
+from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -114,8 +114,8 @@ class Session:
         """Run one or more statements in one round trip; return the rows of each.
 
         Raises StatementError for the first that fails (the server skips the rest), ConnectionLostError when
-        the connection ends or `deadline` passes. After either of these last two, or a signal, the statement has
-        been cancelled if the server still answers.
+        the connection ends or `deadline` passes, ConfigurationError when a pooler ends it as it knows no transactions.
+        After either of these last three, or a signal, the statement has been cancelled if the server still answers.
         """
         results: list[list[Row]] = []
         self._ask(sql, deadline, lambda result: results.append(_rows(result)), keep_rows=True)
@@ -176,7 +176,7 @@ class Session:
             return
         try:
             self._run(b"ROLLBACK", deadline, lambda _result: None)
-        except (StatementError, ConnectionLostError, psycopg.Error):
+        except (StatementError, EntrypointError, psycopg.Error):
             # The server ends the transaction by itself when the connection ends.
             self.abandon()
 

@@ -24,7 +24,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.deadline import Deadline, joined, pause, sliced
-from entrypoint.errors import ConnectionLostError, LeaseLostError
+from entrypoint.errors import ConnectionLostError, EntrypointError, LeaseLostError
 from entrypoint.migration import bookkeeping, ledger, session_state, transactions
 
 TYPE_CHECKING = False
@@ -187,7 +187,7 @@ class Guard:
                 if time.monotonic() >= next_ping:
                     self._session.query("SELECT 1", Deadline(_PING_PATIENCE))
                     next_ping = time.monotonic() + PING_EVERY
-            except (StatementError, ConnectionLostError, Failure) as error:
+            except (StatementError, EntrypointError, Failure) as error:
                 self._session.abandon()
                 if self._held.is_set() and not self._released.is_set():
                     self._lost_at = time.monotonic()
@@ -314,7 +314,7 @@ class Lease:
                     f"WHERE id = 1 AND token = {literal(self.token)};\nCOMMIT",
                     patience,
                 )
-        except (StatementError, ConnectionLostError) as error:
+        except (StatementError, EntrypointError) as error:
             # Whoever waits learns it with our progress.
             self.worker.rollback(patience)
             logs.event(logs.DEBUG, "lock.row_not_written", f"the end of our time could not be shown: {error}")
@@ -368,7 +368,7 @@ class Lease:
                 # instance by its own time-out, it is this question that is cancelled: ask again.
                 if error.sqlstate != _QUERY_CANCELED:
                     return False
-            except ConnectionLostError:
+            except EntrypointError:
                 return False
             finally:
                 self.worker.rollback(deadline.within(1))
@@ -385,7 +385,7 @@ class Lease:
                     f"WHERE id = 1 AND token = {literal(self.token)};\nCOMMIT",
                     deadline,
                 )
-        except (StatementError, ConnectionLostError) as error:
+        except (StatementError, EntrypointError) as error:
             self.worker.rollback(deadline)
             logs.event(logs.DEBUG, "lock.row_not_freed", f"the lock's row could not be freed: {error}")
         self._guard.release()

@@ -13,7 +13,7 @@ from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.deadline import Deadline
-from entrypoint.errors import ConfigurationError, ConnectionLostError, MigrationFailedError
+from entrypoint.errors import ConfigurationError, EntrypointError, MigrationFailedError
 from entrypoint.migration import ledger, recording, session_state, transactions
 from entrypoint.migration.attempt import GRACE, Refused, ours
 from entrypoint.migration.session_state import Timeouts
@@ -101,7 +101,7 @@ class Steps:
         self._worker.rollback(Deadline(GRACE))
         try:
             self._worker.query("DISCARD ALL", Deadline(2 * GRACE))
-        except (StatementError, ConnectionLostError):
+        except (StatementError, EntrypointError):
             self._worker.abandon()
 
     # Where to begin.

@@ -10,7 +10,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
 from entrypoint.database.quoting import literal
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError, MigrationFailedError
+from entrypoint.errors import ConnectionLostError, EntrypointError, MigrationFailedError
 from entrypoint.migration.attempt import GRACE
 
 TYPE_CHECKING = False
@@ -71,7 +71,7 @@ def roll_back(worker: Session, trace: Trace) -> bool | None:
         question = f"ROLLBACK; {unlock}SELECT pg_catalog.pg_xact_status({literal(trace.transaction_id)})"
         try:
             status = worker.query(question, Deadline(2 * GRACE))[-1][0][0]
-        except (StatementError, ConnectionLostError):
+        except (StatementError, EntrypointError):
             # The server ends the transaction by itself when the connection ends.
             worker.abandon()
     return _verdict(trace, status)
@@ -115,7 +115,7 @@ def betrayed(task: Task, refusal: Refused | None = None) -> MigrationFailedError
     worker.rollback(Deadline(2 * GRACE))
     try:
         worker.query("RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL", Deadline(2 * GRACE))
-    except (StatementError, ConnectionLostError):
+    except (StatementError, EntrypointError):
         worker.abandon()
     unrecorded = task.still if task.reverse else "it is not recorded as applied"
     what = f"{BETRAYAL}; part of it is committed, and {unrecorded}"

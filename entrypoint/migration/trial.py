@@ -9,7 +9,7 @@ from entrypoint import logs
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
-from entrypoint.errors import ConfigurationError, ConnectionLostError
+from entrypoint.errors import ConfigurationError, EntrypointError
 from entrypoint.migration import bookkeeping, ledger, recording, session_state, standing, transactional, transactions
 from entrypoint.migration.attempt import GRACE, Refused, ours
 from entrypoint.migration.faults import refused
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from entrypoint.database.answers import Notice
-    from entrypoint.errors import EntrypointError, MigrationFailedError
+    from entrypoint.errors import MigrationFailedError
     from entrypoint.migration.attempt import Task
     from entrypoint.migration.contention import Assignment
     from entrypoint.migration.lock import Lease
@@ -210,7 +210,7 @@ class Trial:
         try:
             # In one message: a pooler may give the next one to another server session.
             self._worker.query("ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()", Deadline(2 * GRACE))
-        except (StatementError, ConnectionLostError):
+        except (StatementError, EntrypointError):
             # The server rolls back by itself when the connection ends.
             self._worker.abandon()
 

@@ -17,7 +17,7 @@ from entrypoint import logs, phase
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
 from entrypoint.deadline import Deadline, joined, sliced
-from entrypoint.errors import ConnectionLostError
+from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.migration import blockers, progress
 from entrypoint.migration.blockers import Waits
 from entrypoint.migration.board import Seen
@@ -140,7 +140,7 @@ class Watcher:
                 self._fail(error)
                 if self._session is not None:
                     self._session.rollback(Deadline(1.0))
-            except (Failure, ConnectionLostError) as error:
+            except (Failure, EntrypointError) as error:
                 self._fail(error)
                 self._close()
                 self._next_connect = time.monotonic() + _RECONNECT_AFTER

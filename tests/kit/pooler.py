@@ -50,6 +50,7 @@ def pooler(
             listen_addr = {HOST}
             listen_port = {port}
             auth_type = any
+            admin_users = postgres
             pool_mode = {mode}
             query_timeout = {query_timeout}
             default_pool_size = {pool_size}
