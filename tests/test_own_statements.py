@@ -244,6 +244,41 @@ def test_a_migration_that_removes_the_ledgers_rows_fails(scene: Scene, how: str,
     assert not scene.database.exists("c")
 
 
+@mode
+@pytest.mark.case("A11")
+def test_rows_that_somebody_else_removes_meanwhile_are_not_blamed_on_the_file(scene: Scene, head: str) -> None:
+    scene.write(
+        {
+            "001_a.sql": "CREATE TABLE a ();",
+            "002_b.sql": f"{head}BEGIN; CREATE TABLE b (); {Gate.PASS} COMMIT;",
+            "003_c.sql": "CREATE TABLE c ();",
+        }
+    )
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate")
+        gate.arrival()
+        scene.database.execute("DELETE FROM schema_migrations WHERE migration_number = 1")
+        gate.open()
+        assert run.wait() == 70
+    error = only_error(run)
+    assert error["file"] == "002_b.sql"
+    assert "another session" in error["message"]
+    assert "migration_number: 1" in error["message"]
+    assert "entrypoint baseline" in error["remedy"]
+    assert not scene.database.exists("b")
+    assert not scene.database.exists("c")
+    if head:
+        # One of its statements may have done it, and committed that. What it says is true in both cases.
+        assert "or another session" in error["message"]
+        return
+    assert error["event"] == "ledger.changed"
+    assert scene.ledger() == []
+    # The way that is named.
+    assert scene.start("baseline", "1", "--yes").wait() == 0
+    scene.migrated()
+    assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
+
+
 @pytest.mark.case("A11")
 def test_nothing_is_applied_twice_in_one_start(scene: Scene) -> None:
     """Where it cannot be rolled back: a block that commits within runs outside any transaction of ours."""

@@ -324,16 +324,56 @@ class Leader:
         )
 
     def _removed(self, task: Task) -> MigrationFailedError:
-        """Return the error for a file that has removed rows of ledger or lock."""
+        """Return the error for a file behind which rows of ledger or lock are gone.
+
+        Now that it is rolled back, what it had removed is there again. What is not was removed by somebody else, or by
+        a statement of the file's that commits by itself. Raises LedgerChangedError where it cannot have been the file.
+        """
         file = task.migration.file
+        spare = (
+            "Except those two tables from what the file truncates, deletes or drops; or keep them in a schema of their "
+            "own (MIGRATION_SCHEMA)."
+        )
+        gone = self._gone(task)
+        if gone == "":
+            return MigrationFailedError(
+                f"{file.name} removed rows of schema_migrations or migration_lock, in which this program keeps what is "
+                "applied and who holds the lock; it was rolled back and recorded as failed",
+                remedy=spare,
+                version=file.number,
+                file=file.name,
+            )
+        rows = "migrations that were applied were not recorded as completed any more"
+        rows += f" (migration_number: {gone})" if gone else ""
+        record = "The next start runs again what is not recorded: entrypoint baseline records it without running it."
+        if gone and task.migration.advice.transactional:
+            raise LedgerChangedError(
+                f"{file.name}: while it ran, another session changed schema_migrations: {rows}; what was not committed "
+                "is rolled back, and the file is still pending",
+                remedy=record,
+                version=file.number,
+                file=file.name,
+            )
         return MigrationFailedError(
-            f"{file.name} removed rows of schema_migrations or migration_lock, in which this program keeps what is "
-            "applied and who holds the lock; it was rolled back and recorded as failed",
-            remedy="Except those two tables from what the file truncates, deletes or drops; or keep them in a schema "
-            "of their own (MIGRATION_SCHEMA).",
+            f"{file.name}: while it ran, {rows}: the file changed schema_migrations, or another session did; the file "
+            "was recorded as failed",
+            remedy=f"{record} If it was the file: {spare[0].lower()}{spare[1:]}",
             version=file.number,
             file=file.name,
         )
+
+    def _gone(self, task: Task) -> str | None:
+        """Return the numbers of the migrations whose rows should be there and are not, as words; None if unknown."""
+        if not task.kept:
+            return ""
+        query = recording.gone(self._lease.place, task.kept)
+        ask = f"BEGIN READ ONLY; {session_state.ours(self._assignment.role)} {query}; COMMIT"
+        try:
+            return ", ".join(number or "" for (number,) in self._worker.query(ask, Deadline(2 * GRACE))[-2])
+        except StatementError:
+            # The table is locked, say.
+            self._worker.rollback(Deadline(GRACE))
+            return None
 
     def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         """Return a refusal as the failure that it is, with what became of the rest; name the ledger if it is that."""

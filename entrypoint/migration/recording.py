@@ -21,6 +21,8 @@ _SINCE_BEGIN = "extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.tra
 _NOT_WRITTEN = "entrypoint: rows of the ledger that were written: "
 _GONE = "entrypoint: rows of the ledger that are still there: "
 _INVALID_NUMBER = "22P02"
+# The earlier system's column may be NULL.
+_COMPLETED = f"coalesce(status, {literal(ledger.COMPLETED)}) = {literal(ledger.COMPLETED)}"
 
 
 def is_not_written(error: StatementError) -> bool:
@@ -42,6 +44,15 @@ def exactly_one(change: str) -> str:
     return f"WITH changed AS ({change} RETURNING 1) {_must_be(1, _NOT_WRITTEN)} FROM changed;"
 
 
+def gone(place: Place, numbers: Collection[int]) -> str:
+    """Return the query for those of these applied migrations that have no such row any more."""
+    return (
+        f"SELECT n FROM pg_catalog.unnest(ARRAY[{', '.join(map(str, sorted(numbers)))}]::pg_catalog.int4[]) AS n "
+        f"WHERE NOT EXISTS (SELECT FROM {place.table('schema_migrations')} "
+        f"WHERE {_COMPLETED} AND migration_number = n) ORDER BY n"
+    )
+
+
 def kept(place: Place, numbers: Collection[int]) -> str:
     """Return the statements that fail unless the lock's row is there, and a row for each of these applied migrations.
 
@@ -52,8 +63,7 @@ def kept(place: Place, numbers: Collection[int]) -> str:
         return lock
     return (
         f"{lock}\n{_must_be(len(numbers), _GONE)} FROM {place.table('schema_migrations')} "
-        f"WHERE coalesce(status, {literal(ledger.COMPLETED)}) = {literal(ledger.COMPLETED)} "
-        f"AND migration_number IN ({', '.join(map(str, sorted(numbers)))});"
+        f"WHERE {_COMPLETED} AND migration_number IN ({', '.join(map(str, sorted(numbers)))});"
     )
 
 
