@@ -106,8 +106,9 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
             )
         )
     section.notes.append(
-        f"All queries of {scale.runs} run(s) from the migration's begin to {CALM:.0f} s after its end, each from when "
-        "it was due: a client that is kept waiting asks late, and what it asks late counts as waiting."
+        f"All queries of {'one run' if scale.runs == 1 else f'{scale.runs} runs'} from the migration's begin to "
+        f"{CALM:.0f} s after its end, each from when it was due: a client that is "
+        "kept waiting asks late, and what it asks late counts as waiting."
     )
     return [section]
 

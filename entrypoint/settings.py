@@ -5,7 +5,7 @@ The variables and their defaults are documented to users and fixed (docs/configu
 
 from __future__ import annotations
 
-from entrypoint.database.policy import ConnectPolicy
+from entrypoint.database.policy import ATTEMPTS, ConnectPolicy
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration.policy import DEFAULT_LIMIT_MB, ApplyPolicy, LockPolicy
 from entrypoint.records import NamedTuple
@@ -131,7 +131,7 @@ def _settings(reader: _Reader, *, auto_migrate: bool) -> Settings:
         backup_dir=reader.path("MIGRATION_BACKUP_DIR"),
         probe_port=reader.port("MIGRATION_PROBE_PORT"),
         connect=ConnectPolicy(
-            attempts=reader.number("DB_CONNECT_ATTEMPTS", 5, unit="attempts", example="5"),
+            attempts=reader.number("DB_CONNECT_ATTEMPTS", ATTEMPTS, unit="attempts", example="5"),
             backoff=reader.seconds("DB_CONNECT_BACKOFF_MS", 1_000),
             timeout=reader.seconds("DB_CONNECT_TIMEOUT_MS", 5_000),
         ),

@@ -332,17 +332,18 @@ def _nothing_to_do(plan: Plan, up_to: int | None) -> Outcome:
 def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Display | None) -> Outcome:
     """Apply what is pending, or wait until somebody else has."""
     place, plan = survey.place, survey.plan
-    refuse_read_only(place, f"{len(plan.pending)} migration(s) are pending")
     from contextlib import nullcontext
 
     from entrypoint import phase
+    from entrypoint.counts import count
     from entrypoint.migration.migrator import migrate
 
+    refuse_read_only(place, f"{count(len(plan.pending), 'migration is', 'migrations are')} pending")
     phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
     logs.event(
         logs.INFO,
         "migration.pending",
-        f"{len(plan.pending)} migration(s) pending: {_range(plan)}"
+        f"{count(len(plan.pending), 'migration')} pending: {_range(plan)}"
         if plan.pending
         else "the ledger is an earlier system's",
         version=plan.current,
@@ -402,11 +403,13 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
 
 def _migrated(result: Result) -> Outcome:
     if result.applied:
+        from entrypoint.counts import count
+
         milliseconds = sum(migration.seconds for migration in result.applied) * 1000
         logs.event(
             logs.INFO,
             "schema.migrated",
-            f"applied {len(result.applied)} migration(s) in {milliseconds:.0f} ms; "
+            f"applied {count(len(result.applied), 'migration')} in {milliseconds:.0f} ms; "
             f"the schema is at version {result.current}",
             version=result.current,
             applied=len(result.applied),

@@ -57,6 +57,24 @@ def test_it_is_done_only_once(scene: Scene) -> None:
     assert scene.database.contents() == before
 
 
+@pytest.mark.case("D8")
+def test_one_is_spoken_of_as_one_and_two_as_two(scene: Scene) -> None:
+    run = baseline(scene, 0).ok()
+    assert "1 migration is to be recorded as completed in schema public, without running it:" in run.stdout
+    assert run.logs("ledger.baseline")[0]["message"] == "recorded 1 migration as completed, without running it"
+    assert "Recorded 1 migration; " in run.stdout
+
+    run = baseline(scene, 2).ok()
+    assert "2 migrations are to be recorded as completed in schema public, without running them:" in run.stdout
+    assert "1 row is there already and is kept." in run.stdout
+    assert run.logs("ledger.baseline")[0]["message"] == "recorded 2 migrations as completed, without running them"
+
+    baseline(scene, 5).ok()
+    run = scene.migrated()
+    assert run.logs("migration.pending")[0]["message"] == "1 migration pending: 006_t6.sql"
+    assert run.logs("schema.migrated")[0]["message"].startswith("applied 1 migration in ")
+
+
 def test_rows_that_are_there_are_kept(scene: Scene) -> None:
     scene.database.execute("DROP TABLE t0, t1, t2, t5")
     scene.migrated()
@@ -64,7 +82,7 @@ def test_rows_that_are_there_are_kept(scene: Scene) -> None:
     run = baseline(scene, 5).ok()
     assert "002_t2.sql" in run.stdout
     assert "001_t1.sql" not in run.stdout
-    assert "2 row(s) are there already" in run.stdout
+    assert "2 rows are there already" in run.stdout
     assert [number for number, _ in scene.ledger()] == [0, 1, 2, 5]
 
 

@@ -8,5 +8,5 @@ def test_only_cases_that_there_are_are_named() -> None:
 
 
 def test_the_table_is_up_to_date() -> None:
-    """Renew it with `python -m tests.kit.cases > tests/CASES.md`. D7 and D8 hold in part only, so no test bears their names."""
+    """Renew it with `python -m tests.kit.cases > tests/CASES.md`. D7 holds in part only, so no test bears its name."""
     assert (FOLDER / "CASES.md").read_text() == table() + "\n"

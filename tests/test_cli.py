@@ -368,7 +368,7 @@ def test_status(run_entrypoint: Start, database: Database, three: dict[str, str]
     }
     assert [line["state"] for line in answer["migrations"]] == ["applied", "applied", "pending"]
     table = run_entrypoint("status", env=three).ok().stdout
-    assert "1 migration(s) pending" in table
+    assert "1 migration pending" in table
     assert re.search(r"^003 +003_step\.sql +pending$", table, re.MULTILINE)
     assert "Lock: free." in table
     assert run_entrypoint("version", env=three).ok().stdout == "2\n"
@@ -437,7 +437,7 @@ def test_status_of_a_database_that_cannot_be_reached(run_entrypoint: Start, migr
     environment = {"DATABASE_URL": f"postgresql://a@{HOST}:{free_port()}/b", "DB_CONNECT_ATTEMPTS": "1"}
     answer = status_of(run_entrypoint, environment, 69)
     assert answer["status"] == "error"
-    assert "Database connection failed after 1 retries" in answer["error"]
+    assert "Database connection failed after 1 attempt" in answer["error"]
     run = run_entrypoint("status", env=environment)
     assert run.wait() == 69
     assert run.stdout == ""

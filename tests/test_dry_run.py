@@ -38,7 +38,7 @@ def test_statements_and_what_there_is_to_say_about_them(scene: Scene) -> None:
         }
     )
     assert shown(scene) == (
-        "5 migration(s) would run:\n"
+        "5 migrations would run:\n"
         "  002_two.sql  (2 statements, one transaction)\n"
         "      ALTER TABLE big …\n"
         "      SELECT 1\n"
@@ -52,14 +52,14 @@ def test_statements_and_what_there_is_to_say_about_them(scene: Scene) -> None:
         "      SELECT 3\n"
     )
     assert scene.ledger() == [(1, "completed")]
-    assert shown(scene, "--to", "2").startswith("1 migration(s) would run:\n")
+    assert shown(scene, "--to", "2").startswith("1 migration would run:\n")
 
 
 def test_what_the_parser_does_not_understand_is_left_to_the_server(scene: Scene) -> None:
     """As in a real run, which asks the server; but the person is told."""
     scene.write({"001_bad.sql": "SELECT 1;\nSELEC 2;"})
     assert shown(scene) == (
-        "1 migration(s) would run:\n"
+        "1 migration would run:\n"
         "  001_bad.sql  (2 statements, one transaction)\n"
         "      SELECT 1\n"
         "      SELEC 2\n"

@@ -175,7 +175,7 @@ def test_the_templates_have_no_faults_and_no_warnings(run_entrypoint: Start, mig
     """Squawk's included; so as not to answer for what people write into the files."""
     run_entrypoint("new", "--rollback", "First").ok()
     run = run_entrypoint("check", "--strict", "--lint", "--all").ok()
-    assert run.stdout == "1 migration(s) and 1 rollback(s) in migrations: no faults\n"
+    assert run.stdout == "1 migration and 1 rollback in migrations: no faults\n"
 
 
 def test_the_templates_can_run_twice(scene: Scene) -> None:

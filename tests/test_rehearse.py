@@ -65,7 +65,7 @@ def test_a_rehearsal_leaves_nothing_behind(any_database: Database, migrations_di
     scene.write(non_idempotent(3))
     run = rehearse(scene)
     assert names(run) == ["001_step.sql", "002_step.sql", "003_step.sql"]
-    assert "Rehearsed 3 of 3 migration(s) in one transaction, and rolled it back:" in run.stdout
+    assert "Rehearsed 3 of 3 migrations in one transaction, and rolled it back:" in run.stdout
     assert [record["file"] for record in run.logs("rehearsal.file")] == names(run)
     assert not any_database.exists("schema_migrations")
 
@@ -164,7 +164,7 @@ def test_it_stops_before_a_file_outside_a_transaction(scene: Scene) -> None:
     )
     run = rehearse(scene, code=10)
     assert names(run) == ["001_a.sql"]
-    assert "Rehearsed 1 of 3 migration(s) in one transaction, and rolled it back; 2 not rehearsed:" in run.stdout
+    assert "Rehearsed 1 of 3 migrations in one transaction, and rolled it back; 2 not rehearsed:" in run.stdout
     why = "002_index.sql runs outside a transaction (CREATE INDEX CONCURRENTLY); what comes after it may depend on it."
     assert f"Not rehearsed: 002_index.sql, 003_c.sql. {why}\n" in run.stdout
     (said,) = run.logs("rehearsal.incomplete")
@@ -186,7 +186,7 @@ def test_it_goes_on_after_an_index_that_no_later_file_names(scene: Scene) -> Non
     )
     run = rehearse(scene, code=10)
     assert names(run) == ["001_a.sql", "003_c.sql"]
-    assert "Rehearsed 2 of 5 migration(s) in one transaction, and rolled it back; 3 not rehearsed:" in run.stdout
+    assert "Rehearsed 2 of 5 migrations in one transaction, and rolled it back; 3 not rehearsed:" in run.stdout
     assert "Passed over: 002_index.sql runs outside a transaction (CREATE INDEX CONCURRENTLY, VACUUM)." in run.stdout
     assert "Not rehearsed: 004_d.sql, 005_e.sql. 004_d.sql names i, which 002_index.sql makes;" in run.stdout
     (said,) = run.logs("rehearsal.incomplete")
@@ -237,7 +237,7 @@ def test_a_commit_that_happens_all_the_same_is_told(scene: Scene, monkeypatch: p
     assert caught.value.message.endswith("what was rehearsed before it: 001_a.sql")
     assert "undo it by hand" in caught.value.remedy
     assert scene.database.exists("a")
-    assert "before it ended: 1 migration(s)" in output.getvalue()
+    assert "before it ended: 1 migration" in output.getvalue()
 
 
 def test_a_visible_commit_is_refused_before_anything_runs(scene: Scene) -> None:
@@ -297,12 +297,13 @@ def test_a_ledger_that_cannot_be_written_is_found_out(scene: Scene) -> None:
     assert error["message"].startswith("The ledger could not be written to: permission denied")
 
 
+@pytest.mark.case("D8")
 def test_a_server_that_takes_no_writes(scene: Scene) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ();"})
     url = f"{scene.database.url}?options=-cdefault_transaction_read_only%3Don"
     error = only_error(rehearse(scene, code=69, url=url))
     assert error["event"] == "database.read_only"
-    assert error["message"] == "1 migration(s) are pending, and the database is read-only by default; nothing was run"
+    assert error["message"] == "1 migration is pending, and the database is read-only by default; nothing was run"
 
 
 # --- Locks ----------------------------------------------------------------------------------------------

@@ -331,4 +331,4 @@ def test_a_password_that_is_an_ordinary_word_does_not_spoil_the_log(
     run = run_entrypoint(*APPLICATION, env={**QUICK, "DATABASE_URL": url}).ok()
     (record,) = run.logs("database.unavailable")
     assert record["cause"] == "wrong_password"
-    assert record["message"].startswith("Database connection failed after 2 retries: ")
+    assert record["message"].startswith("Database connection failed after 2 attempts: ")

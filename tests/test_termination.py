@@ -89,7 +89,7 @@ def test_a_failure(container: Container, message: Path, nowhere: str, command: t
     assert run.wait() == 69
     (error,) = errors(run)
     assert message.read_text() == f"{error['message']}\nWhat to do: {error['remedy']}"
-    assert error["message"].startswith("Database connection failed after 1 retries: connection refused")
+    assert error["message"].startswith("Database connection failed after 1 attempt: connection refused")
 
 
 def test_a_migration_that_fails(container: Container, message: Path, database: Database, migrations_dir: Path) -> None:

@@ -95,12 +95,12 @@ def test_nothing_to_wait_for(scene: Scene) -> None:
 def test_until_somebody_has_migrated(scene: Scene) -> None:
     scene.write(GATED)
     waiting = scene.start("wait")
-    assert "3 migration(s) are pending: 001_a.sql is next" in waiting.until("wait.waiting")["message"]
+    assert "3 migrations are pending: 001_a.sql is next" in waiting.until("wait.waiting")["message"]
     with Gate(scene.database) as gate:
         working = scene.start("migrate")
         gate.arrival()
         by_version = scene.start("wait", "--version", "3", MIGRATIONS_DIR="/nowhere")
-        for run, words in ((waiting, "2 migration(s) are pending"), (by_version, "and is to be at 3")):
+        for run, words in ((waiting, "2 migrations are pending"), (by_version, "and is to be at 3")):
             said = run.until(lambda record: record.get("process_id") == working.pid)
             assert said["event"] == "wait.waiting"
             assert said["file"] == "002_wait.sql"
@@ -120,7 +120,7 @@ def test_it_never_migrates(scene: Scene) -> None:
     assert run.wait() == 75
     error = only_error(run)
     assert error["event"] == "wait.timeout"
-    assert "Waited 2.5 s for the schema: it is empty, and 2 migration(s) are pending" in error["message"]
+    assert "Waited 2.5 s for the schema: it is empty, and 2 migrations are pending" in error["message"]
     assert "nobody migrates" in error["message"]
     assert scene.database.contents() == before
 

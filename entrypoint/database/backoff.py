@@ -103,7 +103,11 @@ def connect_again(
         sleep=pause,
         reraise=True,
     )
-    return retrying(attempt)
+    try:
+        return retrying(attempt)
+    except Failure as last:
+        last.attempts = spent + retrying.statistics["attempt_number"]
+        raise
 
 
 def _failure_of(state: tenacity.RetryCallState) -> Failure | None:

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.waiting import Wait
 
 from entrypoint import logs
+from entrypoint.counts import count
 from entrypoint.database.address import (
     has_bare_at_sign,
     is_plausible,
@@ -28,6 +29,7 @@ from entrypoint.database.address import (
 )
 from entrypoint.database.answers import SILENCE
 from entrypoint.database.classify import classify_connection_failure, without_codes
+from entrypoint.database.policy import ATTEMPTS
 from entrypoint.database.session import Session
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError
@@ -62,6 +64,8 @@ class Failure(Exception):  # noqa: N818 - one attempt's result; what leaves this
     def __init__(self, cause: Cause, text: str) -> None:
         """Take the cause and the text that it was told from."""
         super().__init__(text)
+        self.attempts = 1
+        """How many had been made when it was given up."""
         self.cause = cause
         self.text = text
 
@@ -166,8 +170,10 @@ def connect(
         try:
             return backoff.connect_again(target, policy, clocks, failure, spent)
         except Failure as last:
-            tried = f"{policy.attempts} retries"
-            raise unavailable(last, target, attempts=policy.attempts, tried=tried) from None
+            # The default has the documented sentence, by which runbooks and alerts know it.
+            default = policy.attempts == ATTEMPTS
+            tried = f"{ATTEMPTS} retries" if default else count(last.attempts, "attempt")
+            raise unavailable(last, target, attempts=last.attempts, tried=tried) from None
 
 
 def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str = "") -> EntrypointError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from entrypoint.records import NamedTuple
 
+# The default; operators look for the sentence `Database connection failed after 5 retries`, which belongs to it.
+ATTEMPTS = 5
 # The doubling of pauses ends here: a server that comes up late is to be noticed within half a minute all the same.
 LONGEST_PAUSE = 30.0
 # After so many, even the shortest first pause (1 ms) has grown to the longest.

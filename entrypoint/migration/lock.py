@@ -20,6 +20,7 @@ import threading
 import time
 
 from entrypoint import logs
+from entrypoint.counts import count
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure
 from entrypoint.database.quoting import identifier, literal
@@ -533,13 +534,14 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, fenced:
             f"the last holder of the migration lock does not answer any more, and its session cannot be ended: {error}",
         )
         return
-    found, ended = results[-4], results[-2][0][0]
-    for holder, process_id, _token in found if ended != "0" else ():
+    found, ended = results[-4], int(results[-2][0][0] or 0)
+    for holder, process_id, _token in found if ended else ():
         logs.event(
             logs.WARNING,
             "lock.ended_zombie",
             f"the last holder of the migration lock, {f'{holder} (process {process_id})' if holder else 'which an '}"
-            f"{'' if holder else 'operator has freed'}, does not answer any more; ended its {ended} session(s)",
+            f"{'' if holder else 'operator has freed'}, does not answer any more; ended "
+            f"its {count(ended, 'session')}",
             holder=holder,
             process_id=int(process_id) if process_id else None,
         )

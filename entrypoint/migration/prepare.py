@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from entrypoint.counts import count
 from entrypoint.errors import MigrationFilesError
 from entrypoint.migration import files as migration_files
 from entrypoint.migration.files import Flaw
@@ -65,7 +66,7 @@ def refuse_bad_names(directory: Directory) -> None:
 def bad_files(faults: Sequence[Flaw]) -> MigrationFilesError:
     """Return the error for bad files; the first of the `faults` is in its message, all are in its list."""
     return MigrationFilesError(
-        f"{len(faults)} fault(s) in the migration files; nothing was run: {faults[0]}",
+        f"{count(len(faults), 'fault')} in the migration files; nothing was run: {faults[0]}",
         faults=tuple(str(fault) for fault in faults),
         remedy="Correct the files; `entrypoint check` shows all faults without a database.",
     )

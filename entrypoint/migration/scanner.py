@@ -15,6 +15,8 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from entrypoint.counts import count
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -297,7 +299,7 @@ class _Scan:
         text, length = self.text, len(self.text)
         if nul := text.count("\0"):
             offset = text.index("\0")
-            message = f"{nul} NUL character(s): PostgreSQL's text has none; save the file as UTF-8"
+            message = f"{count(nul, 'NUL character')}: PostgreSQL's text has none; save the file as UTF-8"
             self.faults.append(Fault(offset, text.count("\n", 0, offset) + 1, message))
         pos = 0
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint import logs
+from entrypoint.counts import count
 from entrypoint.errors import MigrationError, UsageError
 from entrypoint.migration import ledger, recording
 from entrypoint.migration.amending import Amendment, amend
@@ -12,6 +13,8 @@ from entrypoint.startup import assign, refuse_read_only, survey_database, tell_d
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from entrypoint.migration.files import MigrationFile
     from entrypoint.settings import Settings
     from entrypoint.startup import Survey
@@ -40,7 +43,7 @@ def plan(settings: Settings, number: int) -> Baseline:
     applied = {row.number for row in survey.rows}
     files = tuple(file for file in survey.directory.files if file.number <= number and file.number not in applied)
     if files:
-        refuse_read_only(survey.place, f"{len(files)} migration(s) are to be recorded")
+        refuse_read_only(survey.place, f"{count(len(files), 'migration is', 'migrations are')} to be recorded")
     return Baseline(settings, survey, number, files)
 
 
@@ -48,10 +51,11 @@ def describe(baseline: Baseline) -> str:
     """Return what would be recorded, as a text for a person."""
     schema, files = baseline.survey.place.schema, baseline.files
     kept = len(baseline.survey.rows)
-    lines = [f"{len(files)} migration(s) are to be recorded as completed in schema {schema}, without running them:"]
+    these, them = count(len(files), "migration is", "migrations are"), _them(files)
+    lines = [f"{these} to be recorded as completed in schema {schema}, without running {them}:"]
     lines += [f"  {file.name}  (checksum {file.checksum[:12]}…)" for file in files]
     if kept:
-        lines.append(f"{kept} row(s) are there already and are kept.")
+        lines.append(f"{count(kept, 'row is there already and is', 'rows are there already and are')} kept.")
     return "\n".join(lines) + "\n"
 
 
@@ -73,11 +77,15 @@ def carry_out(baseline: Baseline) -> str:
     logs.event(
         logs.INFO,
         "ledger.baseline",
-        f"recorded {len(files)} migration(s) as completed, without running them",
+        f"recorded {count(len(files), 'migration')} as completed, without running {_them(files)}",
         version=baseline.number,
         applied=len(files),
     )
-    return f"Recorded {len(files)} migration(s); the schema is declared to be at version {baseline.number}.\n"
+    return f"Recorded {count(len(files), 'migration')}; the schema is declared to be at version {baseline.number}.\n"
+
+
+def _them(files: Sequence[MigrationFile]) -> str:
+    return "it" if len(files) == 1 else "them"
 
 
 def _refuse_contradictions(survey: Survey, number: int) -> None:

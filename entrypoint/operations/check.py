@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, EntrypointError, UsageError
 from entrypoint.migration.directives import spell_timeouts
 from entrypoint.migration.files import is_sql, load_directory
@@ -193,8 +194,9 @@ def _applied(settings: Settings, migrations: Directory) -> tuple[frozenset[int],
     survey.session.close()
     known = {file.number for file in migrations.files}
     applied = frozenset(row.number for row in survey.plan.applied) & known
-    message = f"{len(applied)} migration(s) are applied already; of these, only faults are told"
-    return applied, Finding("note", "database", message, remedy="--all tells everything." if applied else None)
+    already = f"{count(len(applied), 'migration is', 'migrations are')} applied already"
+    message = f"{already}; of applied files, only errors are shown"
+    return applied, Finding("note", "database", message, remedy="Use --all for everything." if applied else None)
 
 
 _LIBPQ_ADDRESSES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
@@ -268,7 +270,7 @@ def why_outside(prepared: Prepared) -> str:
 
 
 def _subject(directory: str, migrations: int, rollbacks: int) -> str:
-    subject = f"{migrations} migration(s)"
+    subject = count(migrations, "migration")
     if rollbacks:
-        subject += f" and {rollbacks} rollback(s)"
+        subject += f" and {count(rollbacks, 'rollback')}"
     return f"{subject} in {directory}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, UsageError
 from entrypoint.migration.contention import held_back
 from entrypoint.migration.directives import spell_timeouts
@@ -53,7 +54,7 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     # What runs outside a transaction is in each file's headline.
     looks = [look_at(file, notes=False) for file in plan.runnable]
     said, note = _lint(looks)
-    lines = [f"{len(plan.runnable)} migration(s) would run:"]
+    lines = [f"{count(len(plan.runnable), 'migration')} would run:"]
     for look in looks:
         migration = migrations[look.file.number]
         lines.append(f"  {look.file.name}  ({_describe(migration)})")
@@ -69,9 +70,8 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
 
 
 def _describe(migration: Prepared) -> str:
-    count = len(migration.advice.statements)
-    statements = "empty" if not count else "1 statement" if count == 1 else f"{count} statements"
     advice = migration.advice
+    statements = count(len(advice.statements), "statement") if advice.statements else "empty"
     if not advice.transactional:
         how = f"outside a transaction: {why_outside(migration)}"
     else:

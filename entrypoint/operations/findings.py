@@ -6,6 +6,7 @@ import json
 import os
 from typing import NamedTuple
 
+from entrypoint.counts import count
 from entrypoint.errors import MigrationFilesError
 from entrypoint.redaction import visible
 
@@ -44,7 +45,7 @@ class Report(NamedTuple):
 
     findings: tuple[Finding, ...]
     subject: str
-    """What was checked, in words: `12 migration(s) in migrations`."""
+    """What was checked, in words: `12 migrations in migrations`."""
 
     def count(self, level: Level) -> int:
         """Return how many findings are of this level."""
@@ -56,9 +57,9 @@ class Report(NamedTuple):
         if not faults and not (strict and warnings):
             return
         raise MigrationFilesError(
-            f"{faults} fault(s) in the migration files"
+            f"{count(faults, 'fault')} in the migration files"
             if faults
-            else f"{warnings} warning(s) about the migration files, and they count as faults (--strict)",
+            else f"{count(warnings, 'warning')} about the migration files, and warnings count as faults (--strict)",
             faults=(),
             remedy="Correct the files."
             if faults
@@ -76,8 +77,8 @@ def as_text(report: Report) -> str:
     """Return a line for each finding, with what belongs to it below, and the sum at the end."""
     lines = [line for finding in report.findings for line in describe(finding)]
     faults, warnings = report.count("error"), report.count("warning")
-    result = f"{faults} fault(s)" if faults else "no faults"
-    lines.append(f"{visible(report.subject)}: {result}" + (f", {warnings} warning(s)" if warnings else ""))
+    result = count(faults, "fault") if faults else "no faults"
+    lines.append(f"{visible(report.subject)}: {result}" + (f", {count(warnings, 'warning')}" if warnings else ""))
     return "\n".join(lines) + "\n"
 
 

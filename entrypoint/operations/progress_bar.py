@@ -14,6 +14,7 @@ import sys
 import time
 
 from entrypoint import logs
+from entrypoint.counts import count
 from entrypoint.redaction import visible
 
 TYPE_CHECKING = False
@@ -83,7 +84,7 @@ def _picture(board: Board, now: float, began: float) -> RenderableType:
 
     row = Table.grid(padding=(0, 1))
     row.add_row(
-        Text(f"{board.done} of {board.pending} migrations"),
+        Text(f"{board.done} of {count(board.pending, 'migration')}"),
         ProgressBar(total=board.pending, completed=board.done, width=_BAR_WIDTH),
         Text(_clock(now - began)),
     )

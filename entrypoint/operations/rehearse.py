@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from entrypoint import logs
+from entrypoint.counts import count
 from entrypoint.migration.contention import held_back
 from entrypoint.migration.rehearsal import MODES, rehearse
 from entrypoint.operations.display import clean, duration
@@ -42,13 +43,15 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) ->
     try:
         tell_differences(survey.directory, survey.plan)
         if survey.plan.pending:
-            refuse_read_only(survey.place, f"{len(survey.plan.pending)} migration(s) are pending")
+            refuse_read_only(
+                survey.place, f"{count(len(survey.plan.pending), 'migration is', 'migrations are')} pending"
+            )
             assignment = assign(settings, survey, up_to)
             result = rehearse(assignment, survey.plan, survey.session, survey.place, rehearsed)
     except BaseException:
         if rehearsed:
             output.write(
-                _list(f"Rehearsed and rolled back, before it ended: {len(rehearsed)} migration(s).", rehearsed)
+                _list(f"Rehearsed and rolled back, before it ended: {count(len(rehearsed), 'migration')}.", rehearsed)
             )
         raise
     finally:
@@ -62,7 +65,7 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) ->
         logs.event(
             logs.WARNING,
             "rehearsal.incomplete",
-            f"{len(result.left)} migration(s) were not rehearsed: {reasons}",
+            f"{count(len(result.left), 'migration was', 'migrations were')} not rehearsed: {reasons}",
             files=list(result.left),
         )
     if result.held_back:
@@ -73,9 +76,9 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) ->
 def as_text(result: Rehearsal, rehearsed: list[Rehearsed]) -> str:
     """Return the report."""
     if rehearsed:
-        count = f"{len(rehearsed)} of {len(rehearsed) + len(result.left)}"
+        these = f"{len(rehearsed)} of {count(len(rehearsed) + len(result.left), 'migration')}"
         rest = f"; {len(result.left)} not rehearsed" if result.left else ""
-        text = _list(f"Rehearsed {count} migration(s) in one transaction, and rolled it back{rest}:", rehearsed)
+        text = _list(f"Rehearsed {these} in one transaction, and rolled it back{rest}:", rehearsed)
     else:
         text = "Nothing could be rehearsed.\n"
     if result.passed_over:
@@ -97,7 +100,7 @@ def _list(headline: str, rehearsed: list[Rehearsed]) -> str:
     width = max(len(done.file) for done in rehearsed)
     lines = [headline, ""]
     for done in rehearsed:
-        statements = "empty" if not done.statements else f"{done.statements} statement(s)"
+        statements = count(done.statements, "statement") if done.statements else "empty"
         lines.append(f"  {done.file:{width}}  {duration(done.seconds * 1000):>6}  {statements}")
         lines += [f"      {notice.severity}: {clean(notice.message)}" for notice in done.notices]
     return "\n".join(lines) + "\n"

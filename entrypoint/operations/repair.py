@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint import logs
+from entrypoint.counts import count
 from entrypoint.database.quoting import literal
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration import ledger, recording
@@ -96,14 +97,14 @@ def plan(settings: Settings, kinds: Collection[str]) -> Repair:
     fixes = tuple(fix for fix in found.fixes if fix.kind in kinds)
     others = tuple(f"{fix.row.filename}  (--{fix.kind} would {fix.words})" for fix in found.fixes if fix not in fixes)
     if fixes:
-        refuse_read_only(survey.place, f"{len(fixes)} row(s) are to be repaired")
+        refuse_read_only(survey.place, f"{count(len(fixes), 'row is', 'rows are')} to be repaired")
     return Repair(settings, survey, fixes, (*others, *found.remarks))
 
 
 def describe(repair: Repair) -> str:
     """Return what would be done, or that nothing would, as a text for a person."""
     if repair.fixes:
-        lines = [f"{len(repair.fixes)} row(s) of the ledger are to be repaired:"]
+        lines = [f"{count(len(repair.fixes), 'row of the ledger is', 'rows of the ledger are')} to be repaired:"]
         lines += [f"  {fix.row.filename}  ({fix.words})" for fix in repair.fixes]
     else:
         lines = ["Nothing to repair."]
@@ -126,7 +127,7 @@ def carry_out(repair: Repair) -> str:
             version=fix.row.number,
             file=fix.row.filename,
         )
-    return f"Repaired {len(fixes)} row(s).\n"
+    return f"Repaired {count(len(fixes), 'row')}.\n"
 
 
 def _statement(place: Place, fix: Fix) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint import logs
+from entrypoint.counts import count
 from entrypoint.errors import UsageError
 from entrypoint.migration.reversal import plan_reversal, reverse
 from entrypoint.redaction import visible
@@ -35,7 +36,7 @@ def plan(settings: Settings, down_to: int) -> Rollback:
     _check_target(survey, down_to)
     steps = plan_reversal(survey.directory, survey.rows, down_to)
     if steps:
-        refuse_read_only(survey.place, f"{len(steps)} migration(s) are to be reversed")
+        refuse_read_only(survey.place, f"{count(len(steps), 'migration is', 'migrations are')} to be reversed")
     return Rollback(settings, survey, down_to, steps)
 
 
@@ -43,15 +44,14 @@ def describe(rollback: Rollback) -> str:
     """Return what would be reversed, as a text for a person; empty if there is nothing."""
     if not rollback.steps:
         return ""
-    lines = [f"{len(rollback.steps)} migration(s) are to be reversed, newest first:"]
+    lines = [f"{count(len(rollback.steps), 'migration is', 'migrations are')} to be reversed, newest first:"]
     for step in rollback.steps:
         if not step.reverse.file.path:
             how = "failed, so there is nothing to reverse; its row is removed"
         elif step.reverse.empty:
             how = f"{step.reverse.file.name} is empty; only its row is removed"
         else:
-            count = len(step.reverse.advice.statements)
-            how = f"{step.reverse.file.name}, {count} statement{'' if count == 1 else 's'}"
+            how = f"{step.reverse.file.name}, {count(len(step.reverse.advice.statements), 'statement')}"
         lines.append(f"  {visible(step.row.filename)}  ({how})")
     return "\n".join(lines) + "\n"
 
@@ -67,13 +67,13 @@ def carry_out(rollback: Rollback) -> str:
             logs.event(
                 logs.INFO,
                 "schema.rolled_back",
-                f"reversed {len(done)} of {len(rollback.steps)} migration(s)",
+                f"reversed {len(done)} of {count(len(rollback.steps), 'migration')}",
                 version=_version(rollback, len(done)),
                 applied=len(done),
                 duration_ms=round(sum(one.seconds for one in done) * 1000),
             )
     return (
-        f"Reversed {len(done)} migration(s); the schema is at version {_version(rollback, len(done))}.\n"
+        f"Reversed {count(len(done), 'migration')}; the schema is at version {_version(rollback, len(done))}.\n"
         "Whatever starts with these migration files now applies them again: deploy the image that belongs to this\n"
         "version, or set AUTO_MIGRATE=false, before a replica starts.\n"
     )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from entrypoint.counts import count
 from entrypoint.migration.ledger import BACKUP
 from entrypoint.operations.display import clean, duration
 from entrypoint.redaction import foreign_report
@@ -73,7 +74,7 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
 def _headline(status: Status) -> str:
     return {
         "up_to_date": f"Up to date at version {status.current}.",
-        "pending": f"At version {status.current}; {status.pending} migration(s) pending, up to {status.latest}.",
+        "pending": f"At version {status.current}; {count(status.pending, 'migration')} pending, up to {status.latest}.",
         "error": f"At version {status.current}; a migration has failed.",
     }[status.name]
 

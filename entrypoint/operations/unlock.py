@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 from entrypoint import logs
+from entrypoint.counts import count
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect, target
 from entrypoint.deadline import Deadline, pause
@@ -228,7 +229,7 @@ def _end_sessions(session: Session, unlock: Unlock, left: list[Backend], say: Ca
     logs.event(
         logs.WARNING,
         "lock.ended_holder",
-        f"ended {len(left)} session(s) of the migration lock's holder",
+        f"ended {count(len(left), 'session')} of the migration lock's holder",
         token=unlock.sight.row.token if unlock.sight.row else None,
     )
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.clocks import Clocks
+from entrypoint.counts import count
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure, target, unavailable
@@ -145,7 +146,8 @@ class _ByFiles(_Looker):
         fields: dict[str, object] = {"version": plan.current, "latest": plan.latest}
         if not plan.pending:
             return Sight(there=True, words=f"the schema is {version}; nothing is pending", fields=fields), None
-        words = f"it is {version}, and {len(plan.pending)} migration(s) are pending: {plan.pending[0].name} is next"
+        pending = count(len(plan.pending), "migration is", "migrations are")
+        words = f"it is {version}, and {pending} pending: {plan.pending[0].name} is next"
         return Sight(there=False, words=words, fields=fields | {"pending": len(plan.pending)}), plan.held_back
 
 
@@ -210,8 +212,7 @@ class _Waiter:
             sight = glance(self._connected(), patience)
         except Failure as failure:
             self._failures += 1
-            attempts = "1 attempt" if self._attempts == 1 else f"{self._attempts} attempts"
-            tried = f"{attempts} in {time.monotonic() - self._began:.0f} s"
+            tried = f"{count(self._attempts, 'attempt')} in {time.monotonic() - self._began:.0f} s"
             error = unavailable(failure, self._target, attempts=self._attempts, tried=tried)
             if not failure.cause.heals:
                 raise error from None

@@ -14,6 +14,7 @@ import time
 import uvicorn
 
 from entrypoint import logs, signals
+from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError
 from entrypoint.service import snapshot, tokens
 from entrypoint.service.access import Access
@@ -219,7 +220,6 @@ def _tell(about: ServiceSettings, listeners: Sequence[socket.socket]) -> None:
 
 
 def _door(about: ServiceSettings) -> str:
-    count = len(about.tokens)
-    if count == 0:
+    if not about.tokens:
         return "without a token: open to everybody on this machine"
-    return f"with {count} token(s)"
+    return f"with {count(len(about.tokens), 'token')}"

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
 
+from entrypoint.counts import count
 from entrypoint.migration.ledger import BACKUP
 from entrypoint.service import bars, wording
 from entrypoint.service.work import Work, at_work, work_of
@@ -213,7 +214,7 @@ def _poll(tone: Tone) -> int:
 def _verdict(status: Status) -> tuple[Tone, str, str]:
     """Return the banner: a tone, a headline that changes when something has happened, and a sentence."""
     at = f"At version {status.current}" if status.applied else "Nothing is applied yet"
-    todo = wording.count(status.pending, "migration")
+    todo = count(status.pending, "migration")
     if at_work(status) and status.pending:
         if status.lock is not None and status.lock.migration == BACKUP:
             return "working", "Taking a backup before migrating", f"{at}; {todo} to do, up to version {status.latest}."
@@ -329,7 +330,7 @@ def _days(lines: Sequence[Line], status: Status, scale: bars.Scale) -> Iterable[
 def _day_note(lines: Sequence[Line]) -> str:
     known = [line.milliseconds for line in lines if line.milliseconds is not None]
     lasting = f" in {wording.length(sum(known))}" if known else ""
-    return f"{wording.count(len(lines), 'migration')}{lasting}"
+    return f"{count(len(lines), 'migration')}{lasting}"
 
 
 def _scale_words(scale: bars.Scale) -> str:

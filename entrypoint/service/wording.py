@@ -101,8 +101,3 @@ def day(moment: datetime) -> str:
 def date(moment: datetime) -> str:
     """Return a date in short: 22 Nov 2026."""
     return f"{moment.day} {moment:%b} {moment.year}"
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: 1 migration, 2 migrations."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -268,7 +268,7 @@ def test_a_terminal_gets_its_table_and_its_bar(
     terminal = ["--tty", "--entrypoint=entrypoint", "--env=TERM=xterm", *options(database, migrations)]
     bar = engine.run("run", "--rm", *terminal, image, "migrate").stdout
     assert "━" in bar
-    assert "applied 3 migration(s)" in bar
+    assert "applied 3 migrations" in bar
     table = engine.run("run", "--rm", *terminal, image, "status").stdout
     assert "001_slow.sql" in table
     assert "─" in table

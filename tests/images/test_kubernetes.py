@@ -410,6 +410,6 @@ def test_a_pod_whose_job_was_forgotten_says_so(cluster: Cluster, database: Datab
     pod = cluster.pod("job", OLD, patches=patches)
     pod.played()
     assert pod.wait("wait-for-schema") == 75
-    assert "2 migration(s) are pending" in pod.message("wait-for-schema")
+    assert "2 migrations are pending" in pod.message("wait-for-schema")
     assert not pod.started("shop")
     assert ledger(database) == []

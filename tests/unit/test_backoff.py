@@ -184,7 +184,8 @@ def test_what_does_not_heal_is_told_at_once(pauses: list[float], before: list[st
         attempt(fake, 5, budget=60)
     assert fake.attempts == attempts
     assert caught.value.fields["cause"] == "no_password"
-    assert "retries" not in caught.value.message
+    assert caught.value.fields["attempts"] == attempts
+    assert "failed: " in caught.value.message
 
 
 def test_a_crowded_server_costs_no_attempts(pauses: list[float]) -> None:
@@ -196,8 +197,32 @@ def test_a_crowded_server_costs_no_attempts(pauses: list[float]) -> None:
 
 def test_the_last_failure_is_the_one_that_is_told(pauses: list[float]) -> None:
     fake = FakeTarget(REFUSED, "the database system is starting up")
-    with pytest.raises(DatabaseUnavailableError, match="after 2 retries: the server is starting up"):
+    with pytest.raises(DatabaseUnavailableError, match="after 2 attempts: the server is starting up"):
         attempt(fake, 2)
+
+
+@pytest.mark.case("D8")
+@pytest.mark.parametrize(
+    ("texts", "attempts", "said", "made"),
+    [
+        ([REFUSED], 1, "after 1 attempt: ", 1),
+        ([REFUSED] * 2, 2, "after 2 attempts: ", 2),
+        ([CROWDED, CROWDED, REFUSED], 1, "after 3 attempts: ", 3),
+        ([CROWDED, REFUSED, CROWDED, REFUSED], 2, "after 4 attempts: ", 4),
+        ([REFUSED] * 6, 6, "after 6 attempts: ", 6),
+        # The default has the documented sentence, whatever happened.
+        ([REFUSED] * 5, 5, "after 5 retries: ", 5),
+        ([CROWDED] + [REFUSED] * 5, 5, "after 5 retries: ", 6),
+    ],
+)
+def test_attempts_are_counted_as_they_were_made(
+    pauses: list[float], texts: list[str], attempts: int, said: str, made: int
+) -> None:
+    fake = FakeTarget(*texts)
+    with pytest.raises(DatabaseUnavailableError) as caught:
+        attempt(fake, attempts, budget=60)
+    assert f"Database connection failed {said}" in caught.value.message
+    assert fake.attempts == caught.value.fields["attempts"] == made
 
 
 def test_connect_again_counts_the_first_failure(pauses: list[float]) -> None:

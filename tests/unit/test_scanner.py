@@ -194,7 +194,7 @@ def test_lines_and_offsets() -> None:
         ("x;\n/* /* \n */", [(2, "this comment is never closed: end it with */")]),
         ("'", [(1, "this string is never closed")]),
         ("create /*", [(1, "this comment is never closed")]),
-        ("a\n\0b\0", [(2, "2 NUL character(s)")]),
+        ("a\n\0b\0", [(2, "2 NUL characters")]),
     ],
 )
 def test_faults(script: str, faults: list[tuple[int, str]]) -> None:
