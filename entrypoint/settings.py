@@ -5,9 +5,8 @@ The variables and their defaults are documented to users and fixed (docs/configu
 
 from __future__ import annotations
 
-from entrypoint.database.policy import ATTEMPTS, ConnectPolicy
 from entrypoint.errors import ConfigurationError
-from entrypoint.migration.policy import DEFAULT_LIMIT_MB, ApplyPolicy, LockPolicy
+from entrypoint.policy import ATTEMPTS, DEFAULT_LIMIT_MB, ApplyPolicy, ConnectPolicy, LockPolicy
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, secrets_of
 

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.board import Board
-    from entrypoint.migration.contention import Assignment
-    from entrypoint.migration.files import Directory
-    from entrypoint.migration.first_look import Question
-    from entrypoint.migration.ledger import LedgerRow, Look, Place
-    from entrypoint.migration.migrator import Result
-    from entrypoint.migration.plan import Plan
+    from entrypoint.migration.apply.migrator import Result
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.first_look import Question
+    from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.reading import LedgerRow, Look, Place
+    from entrypoint.migration.observe.board import Board
+    from entrypoint.migration.script.files import Directory
     from entrypoint.settings import Settings
 
     OutcomeName = Literal["up_to_date", "migrated", "waited", "ahead", "disabled", "failed"]
@@ -111,7 +111,7 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
     # The server is asked in a thread while the files are read here.
     question = _ask(settings)
     directory = load_files(settings)
-    from entrypoint.migration.plan import decide
+    from entrypoint.migration.ledger.plan import decide
 
     rows = None if question is None else question.answer().rows
     if rows is not None:
@@ -120,7 +120,7 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
             tell_differences(directory, plan)
             return _nothing_to_do(plan, up_to)
     # Something is to be done, or was not as it nearly always is: from here on it is psycopg that asks.
-    from entrypoint.migration.ledger import refuse_intrusion
+    from entrypoint.migration.ledger.reading import refuse_intrusion
 
     survey = _survey(settings, directory, question, up_to)
     try:
@@ -139,7 +139,7 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
 def _ask(settings: Settings) -> Question | None:
     """Begin to ask for the ledger without psycopg; None if this Python lacks what that takes."""
     try:
-        from entrypoint.migration.first_look import Question
+        from entrypoint.migration.ledger.first_look import Question
     except ImportError:
         return None
     return Question(settings.address.conninfo, settings.schema, settings.role, settings.connect.timeout)
@@ -155,11 +155,11 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
 
 def load_files(settings: Settings) -> Directory:
     """Read names and checksums of the migration files. Raises MigrationFilesError, ConfigurationError."""
-    from entrypoint.migration import files
+    from entrypoint.migration.script import files
 
     directory = files.load_directory(settings.migrations_dir, settings.file_limit)
     if directory.faults:
-        from entrypoint.migration.prepare import refuse_bad_names
+        from entrypoint.migration.script.prepare import refuse_bad_names
 
         refuse_bad_names(directory)
     return directory
@@ -171,8 +171,8 @@ def _survey(settings: Settings, directory: Directory, before: Question | None, u
     from entrypoint.database.answers import StatementError
     from entrypoint.database.connect import connect, failure_of, target
     from entrypoint.deadline import Deadline
-    from entrypoint.migration import ledger
-    from entrypoint.migration.plan import decide
+    from entrypoint.migration.ledger import reading
+    from entrypoint.migration.ledger.plan import decide
 
     gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
     token = os.urandom(8).hex() if before is None else before.token
@@ -198,10 +198,10 @@ def _survey(settings: Settings, directory: Directory, before: Question | None, u
         patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
         attempts += 1
         try:
-            place = ledger.find(session, settings.schema, patience, settings.role)
+            place = reading.find(session, settings.schema, patience, settings.role)
             look = _look(session, place, settings, clocks, patience)
         except StatementError as error:
-            from entrypoint.migration.faults import refused_on
+            from entrypoint.migration.ledger.refusal import refused_on
 
             doing = "the ledger could not be read"
             fault = refused_on(session, settings.schema, settings.role, error, doing, reading=False)
@@ -242,22 +242,22 @@ def _look(session: Session, place: Place, settings: Settings, clocks: Clocks, pa
     from entrypoint.clocks import CONNECTING, WAITING
     from entrypoint.database.answers import StatementError
     from entrypoint.deadline import Deadline
-    from entrypoint.migration import ledger
+    from entrypoint.migration.ledger import reading
 
     others = None
     while True:
         try:
-            look = ledger.look(session, place, settings.role, patience, contending=False)
+            look = reading.look(session, place, settings.role, patience, contending=False)
         except StatementError as error:
             waiting = clocks.turn_to(WAITING)
-            if error.sqlstate != ledger.LOCK_NOT_AVAILABLE or waiting.passed():
+            if error.sqlstate != reading.LOCK_NOT_AVAILABLE or waiting.passed():
                 raise
         else:
             clocks.turn_to(CONNECTING)
             return look
         logs.event(logs.INFO, "ledger.locked", "the ledger is locked, probably by a migration; looking again")
         if others is None:
-            from entrypoint.migration.patience import Patience
+            from entrypoint.migration.lock.patience import Patience
 
             others = Patience(clocks, settings.lock, settings.apply, settings.role)
         others.weigh(session, place)
@@ -277,7 +277,7 @@ def tell_differences(directory: Directory, plan: Plan) -> None:
     for warning in directory.warnings:
         logs.event(logs.WARNING, "files.warning", warning)
     if plan.changed or plan.missing:
-        from entrypoint.migration.differences import Differences
+        from entrypoint.migration.ledger.differences import Differences
 
         Differences().tell(plan)
 
@@ -336,7 +336,7 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
 
     from entrypoint import phase
     from entrypoint.counts import count
-    from entrypoint.migration.migrator import migrate
+    from entrypoint.migration.apply.migrator import migrate
 
     refuse_read_only(place, f"{count(len(plan.pending), 'migration is', 'migrations are')} pending")
     phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
@@ -368,7 +368,7 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
 def refuse_read_only(place: Place, what: str) -> None:
     """Raise ReadOnlyError if the server takes no writes; `what` says what there was to write, as a clause."""
     if place.standby or place.read_only:
-        from entrypoint.migration.faults import read_only, read_only_by_default
+        from entrypoint.migration.ledger.refusal import read_only, read_only_by_default
 
         if place.standby:
             raise read_only(f"{what}, and this server is a standby; nothing was run")
@@ -377,10 +377,10 @@ def refuse_read_only(place: Place, what: str) -> None:
 
 def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assignment:
     """Return all that whoever holds the lock needs to know."""
-    from entrypoint.migration.board import Board
-    from entrypoint.migration.contention import Assignment
-    from entrypoint.migration.differences import Differences
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.differences import Differences
     from entrypoint.migration.losses import Losses
+    from entrypoint.migration.observe.board import Board
 
     return Assignment(
         directory=survey.directory,

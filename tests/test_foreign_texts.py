@@ -407,9 +407,9 @@ def test_children_get_none_of_our_tokens(monkeypatch: pytest.MonkeyPatch) -> Non
 
 # There, `error_message` is the column, which `foreign_report` reads.
 ROWS = {
-    "migration/contention.py",
-    "migration/ledger.py",
-    "migration/reversal.py",
+    "migration/lock/contender.py",
+    "migration/ledger/reading.py",
+    "migration/operator/reversal.py",
     "operations/repair.py",
     "operations/status.py",
 }

@@ -13,8 +13,8 @@ import pytest
 from conftest import missing
 from entrypoint.database.connect import target
 from entrypoint.deadline import Deadline
-from entrypoint.migration import ledger, recording
-from entrypoint.migration.doubt import settle
+from entrypoint.migration.apply.doubt import settle
+from entrypoint.migration.ledger import reading, writing
 from faults.machinery import commits_wait
 from kit.databases import Database
 from kit.pooler import executable, pooler
@@ -189,7 +189,7 @@ def test_after_a_crash_somebody_elses_commit_is_not_taken_for_ours(
     database.execute("CHECKPOINT")
     address = target(database.url, "DATABASE_URL", "0")
     session = address.connect(5)
-    place = ledger.find(session, None, Deadline(5))
+    place = reading.find(session, None, Deadline(5))
     session.close()
     with contextlib.suppress(psycopg.OperationalError), database.connect() as ours:
         ours.execute("BEGIN")
@@ -201,11 +201,11 @@ def test_after_a_crash_somebody_elses_commit_is_not_taken_for_ours(
     for _ in range(50):
         database.execute("INSERT INTO others VALUES (1)")
     assert database.one(f"SELECT pg_xact_status('{number}')") == "committed", "the id was not given out again"
-    sign = recording.is_applied(place, 2)
+    sign = writing.is_applied(place, 2)
     assert settle(number, address, place, sign, None, Deadline(5)) == "aborted"
     # An id that has not been given out yet is refused by the server; then, too, the ledger tells.
     assert settle("99999999", address, place, sign, None, Deadline(5)) == "aborted"
-    assert settle("99999999", address, place, recording.is_applied(place, 1), None, Deadline(5)) == "committed"
+    assert settle("99999999", address, place, writing.is_applied(place, 1), None, Deadline(5)) == "committed"
 
 
 def ledger_start(database: Database) -> object:

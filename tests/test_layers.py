@@ -1,7 +1,6 @@
 """One direction of imports, downwards: who may know whom, read from the source.
 
-A room is a module or a package right under `entrypoint`, except that policies, which are plain values defined
-beside those who obey them, are a room of their own: `settings` assembles them and goes no deeper.
+A room is a module or a package right under `entrypoint`, and right under `entrypoint.migration`.
 """
 
 from __future__ import annotations
@@ -29,69 +28,112 @@ PACKAGE = Path(entrypoint.__file__).parent
 # From top to bottom; each room with those that it imports. What it names in annotations only (TYPE_CHECKING) may
 # be anywhere below it.
 ROOMS: dict[str, set[str]] = {
-    "__main__": {"cli", "startup", "settings", "handover", "signals", "termination", "logs", "redaction", "errors"},
+    "__main__": {"cli", "startup", "settings", "handover", "termination", "logs", "signals", "redaction", "errors"},
     "cli": {"commands", "redaction", "errors", "version"},
     "commands": {"service", "operations", "startup", "settings", "errors"},
     "service": {
-        "counts",
-        "version",
         "operations",
         "startup",
-        "signals",
-        "migration",
+        "migration.ledger",
+        "migration.observe",
         "backup",
         "database",
-        "deadline",
         "logs",
+        "deadline",
+        "signals",
         "redaction",
         "errors",
+        "counts",
+        "version",
     },
     "operations": {
-        "counts",
         "startup",
-        "migration",
+        "migration.operator",
+        "migration.lock",
+        "migration.ledger",
+        "migration.script",
         "backup",
         "database",
+        "logs",
         "clocks",
         "deadline",
-        "logs",
         "redaction",
         "errors",
+        "counts",
     },
     "startup": {
-        "counts",
         "settings",
-        "migration",
+        "migration.apply",
+        "migration.lock",
+        "migration.assignment",
+        "migration.losses",
+        "migration.ledger",
+        "migration.observe",
+        "migration.script",
         "database",
         "probe",
         "phase",
+        "logs",
         "clocks",
         "deadline",
-        "logs",
         "redaction",
         "errors",
         "records",
-    },
-    "settings": {"policies", "redaction", "errors", "records"},
-    "handover": {"signals", "records"},
-    "migration": {
         "counts",
+    },
+    "settings": {"policy", "redaction", "errors", "records"},
+    "handover": {"signals", "records"},
+    "migration.operator": {
+        "migration.apply",
+        "migration.lock",
+        "migration.ledger",
+        "migration.script",
+        "database",
+        "logs",
+        "clocks",
+        "deadline",
+        "redaction",
+        "errors",
+    },
+    "migration.apply": {
+        "migration.lock",
+        "migration.losses",
+        "migration.ledger",
+        "migration.observe",
+        "migration.script",
         "backup",
         "database",
         "phase",
-        "clocks",
-        "deadline",
         "logs",
+        "deadline",
+        "signals",
         "redaction",
         "errors",
-        "records",
-        "signals",
     },
-    "backup": {"database", "logs", "redaction", "errors", "signals"},
-    "database": {"counts", "policies", "clocks", "deadline", "logs", "redaction", "errors", "records", "signals"},
-    "policies": {"records"},
+    "migration.lock": {
+        "migration.ledger",
+        "migration.observe",
+        "database",
+        "phase",
+        "logs",
+        "clocks",
+        "deadline",
+        "signals",
+        "redaction",
+        "errors",
+        "counts",
+    },
+    "migration.assignment": set(),
+    "migration.losses": {"errors"},
+    "migration.ledger": {"database", "logs", "deadline", "redaction", "errors", "records"},
+    "migration.observe": {"database", "redaction"},
+    "migration.script": {"deadline", "redaction", "errors", "records", "counts"},
+    "migration": set(),
+    "backup": {"database", "logs", "signals", "redaction", "errors"},
+    "database": {"policy", "logs", "clocks", "deadline", "signals", "redaction", "errors", "records", "counts"},
+    "policy": {"records"},
     "termination": {"redaction"},
-    "probe": {"phase", "deadline", "logs", "redaction"},
+    "probe": {"phase", "logs", "deadline", "redaction"},
     "phase": set(),
     "logs": {"redaction", "records"},
     "clocks": {"deadline"},
@@ -101,7 +143,6 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "records": set(),
     "counts": set(),
-    "sql": set(),
     "version": set(),
 }
 
@@ -109,7 +150,7 @@ ROOMS: dict[str, set[str]] = {
 OUTSIDE = {
     "psycopg": {"entrypoint.database.connect", "entrypoint.database.session"},
     "tenacity": {"entrypoint.database.backoff"},
-    "pgparse": {"entrypoint.migration.statements"},
+    "pgparse": {"entrypoint.migration.script.statements"},
     "pythonjsonlogger": {"entrypoint.logs"},
     "rich": {"entrypoint.operations.progress_bar", "entrypoint.operations.status_table"},
     "starlette": {
@@ -192,9 +233,9 @@ def room_of(module: str) -> str:
     """Return the room that a module of ours is in."""
     if module == "entrypoint":
         return "version"
-    if module.endswith(".policy"):
-        return "policies"
-    return module.split(".")[1]
+    first, *rest = module.split(".")[1:]
+    # The package that only holds rooms is none itself.
+    return f"{first}.{rest[0]}" if first == "migration" and rest else first
 
 
 def cycle_in(imports: Iterable[Import]) -> list[str] | None:
@@ -267,7 +308,7 @@ def test_each_package_from_outside_has_its_importer() -> None:
     [
         ("entrypoint.logs", "from entrypoint.errors import EntrypointError", "at once"),
         ("entrypoint.deadline", "def f():\n    from entrypoint import logs", "later"),
-        ("entrypoint.migration.plan", "class A:\n    def f(self):\n        import entrypoint.settings", "later"),
+        ("entrypoint.migration.ledger.plan", "class A:\n    def f(self):\n        import entrypoint.settings", "later"),
         ("entrypoint.database.session", "TYPE_CHECKING = 0\nif TYPE_CHECKING:\n    import entrypoint.cli", "typing"),
         ("entrypoint.settings", "try:\n    import entrypoint.database.connect\nexcept E: pass", "at once"),
         ("entrypoint.operations.check", "from entrypoint import cli", "at once"),

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from conftest import new_database
+from entrypoint.database import transactions
 from entrypoint.database.connect import target
 from entrypoint.deadline import Deadline
-from entrypoint.migration import ledger, lock, recording, transactions
-from entrypoint.migration.doubt import settle
+from entrypoint.migration.apply.doubt import settle
+from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.lock.lease import Guard, Spell, _end_zombie
 from kit.databases import server_errors
 from kit.processes import until
 from scene import LEGACY, Gate, Scene, errors, load_legacy, lock_key, only_error, token_of, told, warnings
@@ -624,14 +626,14 @@ def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: 
     zombie = target(url, "DATABASE_URL", "f00d").connect(10)
     worker, guard = (target(url, "DATABASE_URL", "beef").connect(10) for _ in range(2))
     deadline = Deadline(10)
-    place = ledger.find(worker, None, deadline)
+    place = reading.find(worker, None, deadline)
     guard.query(f"BEGIN; SELECT pg_try_advisory_xact_lock({place.lock_key})", deadline)
     scene.database.execute(
         f"UPDATE migration_lock SET token = 'f00d.1', locked_at = {locked_at}, locked_by = NULL, progress_at = NULL"
     )
     begin = transactions.begin(deadline, server_version=worker.server_version, lock_timeout_ms=1000, role=owner)
-    guarded = cast("lock.Guard", SimpleNamespace(backend_pid=guard.login_pid))
-    lock._end_zombie(worker, place, begin, guarded, lock.Spell(), deadline)
+    guarded = cast("Guard", SimpleNamespace(backend_pid=guard.login_pid))
+    _end_zombie(worker, place, begin, guarded, Spell(), deadline)
     gone = "SELECT FROM pg_stat_activity WHERE pid = %s"
     until(lambda: not scene.database.rows(gone, (zombie.login_pid,)), 5, "the end of the frozen session")
     assert scene.database.rows(gone, (guard.login_pid,))
@@ -646,10 +648,10 @@ def test_a_commit_in_doubt_is_looked_up_as_the_role(scene: Scene, inherits: str)
     url = scene.database.server.url(scene.database.name, user=login)
     scene.write(GOOD)
     assert told(scene.start(url=url, MIGRATION_ROLE=owner)).outcome == "migrated"
-    place = ledger.Place("public", True, {}, {}, server_start="another")  # noqa: FBT003 - the schema exists
+    place = reading.Place("public", True, {}, {}, server_start="another")  # noqa: FBT003 - the schema exists
     address = target(url, "DATABASE_URL", "0")
     for number, verdict in ((1, "committed"), (2, "aborted")):
-        sign = recording.is_applied(place, number)
+        sign = writing.is_applied(place, number)
         assert settle("1", address, place, sign, owner, Deadline(10)) == verdict
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from entrypoint.clocks import Clocks
-from entrypoint.migration.contention import timed_out
+from entrypoint.migration.lock.contender import timed_out
 from entrypoint.settings import read_settings
 from kit.processes import until
 from scene import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from entrypoint.migration.contention import Assignment
+    from entrypoint.migration.assignment import Assignment
     from kit.databases import Database
     from kit.processes import Run
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from entrypoint.errors import ConfigurationError, UsageError
-from entrypoint.migration.files import slug
+from entrypoint.migration.script.files import slug
 from entrypoint.operations.new import _write, new, next_number, plain
 from kit.migrations import write_migrations
 from scene import Scene, only_error, warnings

@@ -11,10 +11,10 @@ import pytest
 
 from entrypoint.database.connect import target
 from entrypoint.deadline import Deadline
-from entrypoint.migration import ledger as ledger_module
-from entrypoint.migration.lock import Guard
-from entrypoint.migration.statements import advise
-from entrypoint.migration.units import Unit, cut, left_in_session, reached, repeatable
+from entrypoint.migration.ledger import reading as ledger_module
+from entrypoint.migration.lock.lease import Guard
+from entrypoint.migration.script.statements import advise
+from entrypoint.migration.script.units import Unit, cut, left_in_session, reached, repeatable
 from kit.migrations import write_migrations
 from kit.processes import open_fds, until
 from scene import lock_key

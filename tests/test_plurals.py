@@ -25,7 +25,12 @@ TEXTS = sorted(
 
 def test_there_are_texts() -> None:
     names = {str(path.relative_to(ROOT)) for path in TEXTS}
-    assert {"README.md", "docs/commands/check.md", "entrypoint/startup.py", "entrypoint/sql/tables.sql"} <= names
+    assert {
+        "README.md",
+        "docs/commands/check.md",
+        "entrypoint/startup.py",
+        "entrypoint/migration/ledger/sql/tables.sql",
+    } <= names
 
 
 @pytest.mark.case("D8")

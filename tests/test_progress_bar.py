@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from entrypoint.migration.blockers import Blocker
-from entrypoint.migration.board import Activity, Board, Seen
-from entrypoint.migration.progress import Progress
+from entrypoint.migration.observe.blockers import Blocker
+from entrypoint.migration.observe.board import Activity, Board, Seen
+from entrypoint.migration.observe.progress import Progress
 from entrypoint.operations.progress_bar import describe
 from kit.processes import until
 from kit.screen import Terminal, render

@@ -11,12 +11,12 @@ import pytest
 
 from conftest import missing
 from entrypoint.errors import MigrationFailedError
-from entrypoint.migration import ledger
-from entrypoint.migration.files import MigrationFile
-from entrypoint.migration.prepare import Prepared
-from entrypoint.migration.rehearsal import HeldLock, select, strongest
-from entrypoint.migration.statements import advise
-from entrypoint.migration.trial import Trial
+from entrypoint.migration.ledger import reading
+from entrypoint.migration.operator.rehearsal import HeldLock, select, strongest
+from entrypoint.migration.operator.trial import Trial
+from entrypoint.migration.script.files import MigrationFile
+from entrypoint.migration.script.prepare import Prepared
+from entrypoint.migration.script.statements import advise
 from entrypoint.operations.rehearse import print_rehearsal
 from entrypoint.settings import read_settings
 from kit.databases import server_errors
@@ -587,7 +587,7 @@ def test_what_can_be_rehearsed(texts: tuple[str, ...], rehearsed: tuple[int, ...
 
 
 def test_the_strongest_lock_of_each_relation_that_is_there() -> None:
-    place = ledger.Place("app", True, {}, {})  # noqa: FBT003 - the schema exists
+    place = reading.Place("app", True, {}, {})  # noqa: FBT003 - the schema exists
     seen = {
         ("1", "RowExclusiveLock"): "001",
         ("1", "ShareLock"): "002",

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from conftest import new_database
-from entrypoint.migration.statements import advise
+from entrypoint.migration.script.statements import advise
 from kit.processes import until
 from scene import Scene
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from entrypoint.migration import recording
-from entrypoint.migration.files import checksum
+from entrypoint.migration.ledger import writing
+from entrypoint.migration.script.files import checksum
 from entrypoint.operations import repair as operation
 from entrypoint.settings import read_settings
 from kit.terminal import Terminal
@@ -205,5 +205,5 @@ def test_the_ledger_itself_tells_whether_a_repair_is_in(scene: Scene) -> None:
     assert scene.database.rows(sign) == [(1,)]
     place = planned.survey.place
     for number, applied, forgotten in ((1, True, False), (3, False, False), (4, False, True)):
-        assert bool(scene.database.rows(recording.is_applied(place, number))) == applied
-        assert bool(scene.database.rows(recording.is_forgotten(place, number))) == forgotten
+        assert bool(scene.database.rows(writing.is_applied(place, number))) == applied
+        assert bool(scene.database.rows(writing.is_forgotten(place, number))) == forgotten

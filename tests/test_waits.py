@@ -25,11 +25,11 @@ ALLOWED = {
     ("database/libpq.py", "_ready"): "a thread of its own, the first look's",
     ("database/session.py", "wait_for_end"): "the guard's thread",
     ("database/session.py", "_wait"): "a slice",
-    ("migration/first_look.py", "__init__"): "takes a lock that nobody else has; then waits for less than a slice",
-    ("migration/first_look.py", "answer"): "a slice",
-    ("migration/lock.py", "_keep_until_released"): "the guard's thread",
-    ("migration/watcher.py", "_watch"): "the watcher's thread",
-    ("migration/watcher.py", "stand_down"): "given to deadline.sliced",
+    ("migration/ledger/first_look.py", "__init__"): "a lock that nobody else has; then less than a slice",
+    ("migration/ledger/first_look.py", "answer"): "a slice",
+    ("migration/lock/lease.py", "_keep_until_released"): "the guard's thread",
+    ("migration/apply/watcher.py", "_watch"): "the watcher's thread",
+    ("migration/apply/watcher.py", "stand_down"): "given to deadline.sliced",
     ("backup/waiting.py", "sleep"): "a tick",
     ("backup/waiting.py", "run"): "a tick",
     ("backup/waiting.py", "_end"): "subprocess looks every 50 ms, and so lets signals through",
@@ -40,7 +40,8 @@ ALLOWED = {
     ("probe.py", "_accept"): "the probe's thread",
 }
 # No waits of the kernel, but functions of ours with such a name.
-OURS = {("migration/migrator.py", "under_lock"), ("migration/rehearsal.py", "rehearse"), ("backup/dump.py", "_dump")}
+OURS = {("migration/apply/migrator.py", "under_lock"), ("migration/operator/rehearsal.py", "rehearse")}
+OURS |= {("backup/dump.py", "_dump")}
 OURS |= {("operations/wait.py", "wait_for_database"), ("operations/wait.py", "wait_for_schema")}
 # The service has an event loop, which signals wake, and threads.
 ELSEWHERE = ("service/",)

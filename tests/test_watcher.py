@@ -14,10 +14,11 @@ import pytest
 
 from conftest import VERSIONS
 from entrypoint import logs
-from entrypoint.migration import blockers, ledger, progress
-from entrypoint.migration.board import Board
-from entrypoint.migration.contention import Contender
-from entrypoint.migration.session_state import OURS_WITH_PATH
+from entrypoint.database.session_state import OURS_WITH_PATH
+from entrypoint.migration.ledger import reading
+from entrypoint.migration.lock.contender import Contender
+from entrypoint.migration.observe import blockers, progress
+from entrypoint.migration.observe.board import Board
 from kit.databases import Database
 from kit.processes import until
 from scene import Gate, Scene, errors, only_error, token_of, told
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
     from conftest import ServerFactory
-    from entrypoint.migration.blockers import Wait
-    from entrypoint.migration.contention import Assignment
-    from entrypoint.migration.ledger import Look, Place
-    from entrypoint.migration.plan import Plan
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.reading import Look, Place
+    from entrypoint.migration.observe.blockers import Wait
     from kit.processes import Run
 
 ALTER = {"001_alter.sql": "ALTER TABLE busy ADD COLUMN b integer"}
@@ -181,11 +182,11 @@ def test_a_detail_that_another_holder_left_is_not_told(scene: Scene) -> None:
     )
     with scene.database.connect() as connection:
         place = cast("Place", _Place())
-        sql = ledger._lock_row_sql(place)
-        row = ledger._lock_row(texts(connection.execute(sql.encode()).fetchall())[0])
+        sql = reading._lock_row_sql(place)
+        row = reading._lock_row(texts(connection.execute(sql.encode()).fetchall())[0])
         assert row.detail == {}
         connection.execute("UPDATE migration_lock SET token = 'old'")
-        row = ledger._lock_row(texts(connection.execute(sql.encode()).fetchall())[0])
+        row = reading._lock_row(texts(connection.execute(sql.encode()).fetchall())[0])
         assert row.detail == {"percent": 5}
 
 
@@ -223,7 +224,7 @@ def test_a_waiter_tells_a_change_at_once_and_the_rest_now_and_then(monkeypatch: 
     contender = Contender(assignment, cast("Any", None), cast("Any", None))
 
     def look(file: str, holder: str = "t") -> None:
-        row = ledger.LockRow(True, None, 1.0, "pod-1", 7, holder, file, None, None, {})  # noqa: FBT003
+        row = reading.LockRow(True, None, 1.0, "pod-1", 7, holder, file, None, None, {})  # noqa: FBT003
         contender._tell_waiting(
             cast("Look", type("K", (), {"lock": row})), cast("Plan", type("P", (), {"pending": (), "current": None}))
         )

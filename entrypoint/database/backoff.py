@@ -7,8 +7,8 @@ import tenacity
 from entrypoint import logs
 from entrypoint.clocks import CONNECTING, WAITING
 from entrypoint.database.connect import LEAST, Failure
-from entrypoint.database.policy import DOUBLINGS, LONGEST_PAUSE
 from entrypoint.deadline import pause
+from entrypoint.policy import DOUBLINGS, LONGEST_PAUSE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from entrypoint.clocks import Clocks
     from entrypoint.database.connect import Target
-    from entrypoint.database.policy import ConnectPolicy
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
+    from entrypoint.policy import ConnectPolicy
 
 
 class Stop:

@@ -29,10 +29,10 @@ from entrypoint.database.address import (
 )
 from entrypoint.database.answers import SILENCE
 from entrypoint.database.classify import classify_connection_failure, without_codes
-from entrypoint.database.policy import ATTEMPTS
 from entrypoint.database.session import Session
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError
+from entrypoint.policy import ATTEMPTS
 from entrypoint.redaction import foreign, mask_quoted
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from entrypoint.clocks import Clocks
     from entrypoint.database.classify import Cause
     from entrypoint.database.libpq import Libpq
-    from entrypoint.database.policy import ConnectPolicy
+    from entrypoint.policy import ConnectPolicy
 
     _Answer = psycopg.Connection | BaseException
 

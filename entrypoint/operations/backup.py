@@ -9,9 +9,9 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect, target
 from entrypoint.deadline import Deadline
 from entrypoint.errors import UsageError
-from entrypoint.migration import ledger
-from entrypoint.migration.faults import refused_on
-from entrypoint.migration.plan import decide
+from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.startup import start_clocks
 
 TYPE_CHECKING = False
@@ -48,9 +48,9 @@ def _order(settings: Settings, directory: str) -> dump.Order:
     session = connect(whereabouts, settings.connect, start_clocks(settings))
     try:
         patience = Deadline(_PATIENCE)
-        place = ledger.find(session, settings.schema, patience, settings.role)
+        place = reading.find(session, settings.schema, patience, settings.role)
         program = dump.make_ready(session, place.backend_pid)
-        look = ledger.look(session, place, settings.role, patience, contending=False)
+        look = reading.look(session, place, settings.role, patience, contending=False)
         return dump.Order(
             directory=directory,
             parameters=session.parameters(),

@@ -7,15 +7,15 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.errors import MigrationError, UsageError
-from entrypoint.migration import ledger, recording
-from entrypoint.migration.amending import Amendment, amend
+from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.operator.amend import Amendment, amend
 from entrypoint.startup import assign, refuse_read_only, survey_database, tell_differences
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from entrypoint.migration.files import MigrationFile
+    from entrypoint.migration.script.files import MigrationFile
     from entrypoint.settings import Settings
     from entrypoint.startup import Survey
 
@@ -68,11 +68,11 @@ def carry_out(baseline: Baseline) -> str:
     """Write the rows; return what there is to say about it afterwards. Raises EntrypointError."""
     settings, survey, files = baseline.settings, baseline.survey, baseline.files
     rows = [
-        recording.row(survey.place, file, settings.app_version, status=ledger.COMPLETED, milliseconds=0)
+        writing.row(survey.place, file, settings.app_version, status=reading.COMPLETED, milliseconds=0)
         for file in files
     ]
     # All are written together, so one of them stands for all.
-    sign = recording.is_applied(survey.place, files[-1].number)
+    sign = writing.is_applied(survey.place, files[-1].number)
     amend(assign(settings, survey), survey.session, survey.place, Amendment(survey.rows, rows, sign))
     logs.event(
         logs.INFO,
@@ -91,7 +91,7 @@ def _them(files: Sequence[MigrationFile]) -> str:
 def _refuse_contradictions(survey: Survey, number: int) -> None:
     """Raise MigrationError if a row says that the schema is not at `number`."""
     above = [row for row in survey.rows if row.number > number]
-    unfinished = [row for row in survey.rows if row.number <= number and row.status != ledger.COMPLETED]
+    unfinished = [row for row in survey.rows if row.number <= number and row.status != reading.COMPLETED]
     for row in above:
         raise MigrationError(
             f"The ledger has a row above {number}: {row.filename} is {row.status}; nothing was recorded",

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, EntrypointError, UsageError
-from entrypoint.migration.directives import spell_timeouts
-from entrypoint.migration.files import is_sql, load_directory
-from entrypoint.migration.prepare import examine
-from entrypoint.migration.report import complain, spot
-from entrypoint.migration.statements import REPACK_CONCURRENTLY, blocks_that_commit
+from entrypoint.migration.script.directives import spell_timeouts
+from entrypoint.migration.script.files import is_sql, load_directory
+from entrypoint.migration.script.prepare import examine
+from entrypoint.migration.script.report import complain, spot
+from entrypoint.migration.script.statements import REPACK_CONCURRENTLY, blocks_that_commit
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
 from entrypoint.operations.lint import INSTALL, find_squawk, lint
 from entrypoint.redaction import foreign
@@ -20,8 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from entrypoint.migration.files import Directory, Flaw, MigrationFile
-    from entrypoint.migration.prepare import Prepared
+    from entrypoint.migration.script.files import Directory, Flaw, MigrationFile
+    from entrypoint.migration.script.prepare import Prepared
     from entrypoint.settings import Settings
 
 ROLLBACKS = "rollback"

@@ -6,11 +6,11 @@ import os
 
 from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, UsageError
-from entrypoint.migration.contention import held_back
-from entrypoint.migration.directives import spell_timeouts
-from entrypoint.migration.files import load_directory
-from entrypoint.migration.prepare import prepare
-from entrypoint.migration.report import outline
+from entrypoint.migration.lock.contender import held_back
+from entrypoint.migration.script.directives import spell_timeouts
+from entrypoint.migration.script.files import load_directory
+from entrypoint.migration.script.prepare import prepare
+from entrypoint.migration.script.report import outline
 from entrypoint.operations.check import lint_all, look_at, no_linter, why_outside
 from entrypoint.operations.findings import Finding, describe, in_order
 from entrypoint.operations.lint import find_squawk
@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from entrypoint.migration.prepare import Prepared
+    from entrypoint.migration.script.prepare import Prepared
     from entrypoint.operations.check import Look
     from entrypoint.settings import Settings
 

@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from entrypoint.migration.prepare import Prepared
+    from entrypoint.migration.script.prepare import Prepared
 
 INSTALL = "Install it with: pip install 'pg-entrypoint[lint]'"
 

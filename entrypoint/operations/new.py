@@ -9,7 +9,7 @@ import unicodedata
 
 from entrypoint import logs
 from entrypoint.errors import ConfigurationError, UsageError
-from entrypoint.migration.files import HIGHEST, is_sql, number_of, slug
+from entrypoint.migration.script.files import HIGHEST, is_sql, number_of, slug
 from entrypoint.operations.check import ROLLBACKS
 from entrypoint.redaction import foreign
 

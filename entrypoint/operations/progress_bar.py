@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from entrypoint.migration.board import Board
+    from entrypoint.migration.observe.board import Board
 
 _FRAMES_A_SECOND = 5
 _BAR_WIDTH = 30

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from entrypoint import logs
 from entrypoint.counts import count
-from entrypoint.migration.contention import held_back
-from entrypoint.migration.rehearsal import MODES, rehearse
+from entrypoint.migration.lock.contender import held_back
+from entrypoint.migration.operator.rehearsal import MODES, rehearse
 from entrypoint.operations.display import clean, duration
 from entrypoint.startup import assign, refuse_read_only, survey_database, tell_differences
 
@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
-    from entrypoint.migration.rehearsal import HeldLock, Rehearsal
-    from entrypoint.migration.trial import Rehearsed
+    from entrypoint.migration.operator.rehearsal import HeldLock, Rehearsal
+    from entrypoint.migration.operator.trial import Rehearsed
     from entrypoint.settings import Settings
 
 INCOMPLETE = 10

@@ -8,8 +8,8 @@ from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.database.quoting import literal
 from entrypoint.errors import ConfigurationError
-from entrypoint.migration import ledger, recording
-from entrypoint.migration.amending import Amendment, amend
+from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.operator.amend import Amendment, amend
 from entrypoint.redaction import foreign_report, visible
 from entrypoint.startup import assign, refuse_read_only, survey_database
 
@@ -17,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from entrypoint.migration.files import MigrationFile
-    from entrypoint.migration.ledger import LedgerRow, Place
+    from entrypoint.migration.ledger.reading import LedgerRow, Place
+    from entrypoint.migration.script.files import MigrationFile
     from entrypoint.settings import Settings
     from entrypoint.startup import Survey
 
@@ -69,12 +69,12 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
         if row.number > latest:
             words = f"forget it: {row.status}, and above the last file here, so a newer image wrote it"
             fixes.append(Fix(AHEAD, row, words))
-        elif row.status == ledger.FAILED:
+        elif row.status == reading.FAILED:
             then = "; the next start runs the file" if file is not None else "; its file is gone"
             fixes.append(Fix(FAILED, row, f"remove the failed row{then}"))
         elif file is None:
             fixes.append(Fix(MISSING, row, f"forget it: {row.status}, and its file is gone"))
-        elif row.status == ledger.RUNNING:
+        elif row.status == reading.RUNNING:
             at = (foreign_report(row.error_message or "", row.filename) or "an unknown statement").splitlines()[0]
             remarks.append(f"{row.filename}  (running, or interrupted, at {at}; entrypoint migrate goes on there)")
         elif not file.matches(row.checksum):
@@ -132,8 +132,8 @@ def carry_out(repair: Repair) -> str:
 
 def _statement(place: Place, fix: Fix) -> str:
     if fix.checksum is None:
-        return recording.removal(place, fix.row.number)
-    return recording.exactly_one(
+        return writing.removal(place, fix.row.number)
+    return writing.exactly_one(
         f"UPDATE {place.table('schema_migrations')} SET checksum = {literal(fix.checksum)} "
         f"WHERE migration_number = {fix.row.number}"
     )

@@ -7,14 +7,14 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.errors import UsageError
-from entrypoint.migration.reversal import plan_reversal, reverse
+from entrypoint.migration.operator.reversal import plan_reversal, reverse
 from entrypoint.redaction import visible
 from entrypoint.startup import assign, refuse_read_only, survey_database, tell_differences
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.migration.leader import Applied
-    from entrypoint.migration.reversal import Step
+    from entrypoint.migration.apply.leader import Applied
+    from entrypoint.migration.operator.reversal import Step
     from entrypoint.settings import Settings
     from entrypoint.startup import Survey
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
-from entrypoint.migration import ledger
-from entrypoint.migration.faults import refused_on
-from entrypoint.migration.plan import decide
+from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.redaction import foreign_report, visible_json
 from entrypoint.startup import survey_database
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Literal, TextIO
 
     from entrypoint.database.session import Session
-    from entrypoint.migration.ledger import Detail, LockRow, Place, Reading
-    from entrypoint.migration.plan import Plan
+    from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.reading import Detail, LockRow, Place, Reading
     from entrypoint.settings import Settings
 
     StatusName = Literal["up_to_date", "pending", "error"]
@@ -109,10 +109,10 @@ def read(settings: Settings) -> Status:
     """Read files and database. Raises EntrypointError."""
     survey = survey_database(settings)
     try:
-        reading, _ = read_ledger(survey.session, survey.place, settings, Deadline(_PATIENCE))
+        found, _ = read_ledger(survey.session, survey.place, settings, Deadline(_PATIENCE))
     finally:
         survey.session.close()
-    return summarise(decide(survey.directory.files, reading.look.rows), reading)
+    return summarise(decide(survey.directory.files, found.look.rows), found)
 
 
 def read_ledger(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> tuple[Reading, Place]:
@@ -124,23 +124,23 @@ def read_ledger(session: Session, place: Place | None, settings: Settings, deadl
     try:
         if place is not None:
             try:
-                reading = ledger.read(session, place, settings.schema, settings.role, deadline)
+                found = reading.read(session, place, settings.schema, settings.role, deadline)
             except StatementError as error:
                 if error.sqlstate not in _GONE:
                     raise
             else:
-                if not reading.moved:
-                    return reading, place
-        place = ledger.find(session, settings.schema, deadline, settings.role)
-        return ledger.read(session, place, settings.schema, settings.role, deadline), place
+                if not found.moved:
+                    return found, place
+        place = reading.find(session, settings.schema, deadline, settings.role)
+        return reading.read(session, place, settings.schema, settings.role, deadline), place
     except StatementError as error:
         doing = "the ledger could not be read"
         raise refused_on(session, settings.schema, settings.role, error, doing, reading=True) from error
 
 
-def summarise(plan: Plan, reading: Reading) -> Status:
+def summarise(plan: Plan, found: Reading) -> Status:
     """Put files and ledger, compared, together with the rows' details and what was seen of the lock."""
-    look, details = reading.look, reading.details
+    look, details = found.look, found.details
     changed = {file.number for file in plan.changed}
     missing = {row.number for row in plan.missing}
     ahead = {row.number for row in plan.ahead}
@@ -176,7 +176,7 @@ def summarise(plan: Plan, reading: Reading) -> Status:
         lines=tuple(lines),
         last=max(applied, key=lambda line: (line.applied_at or "", line.number), default=None),
         lock=look.lock,
-        guarded=None if reading.standby else not look.lock_free,
+        guarded=None if found.standby else not look.lock_free,
     )
 
 

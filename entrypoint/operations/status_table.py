@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from entrypoint.counts import count
-from entrypoint.migration.ledger import BACKUP
+from entrypoint.migration.ledger.reading import BACKUP
 from entrypoint.operations.display import clean, duration
 from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.migration.ledger import LockRow
+    from entrypoint.migration.ledger.reading import LockRow
     from entrypoint.operations.status import Line, Status
 
 _HEADER = ("number", "file", "state", "when", "took", "by version")

@@ -11,9 +11,10 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect, target
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import LedgerChangedError, LockHeldError
-from entrypoint.migration import holder, ledger
-from entrypoint.migration.contention import describe_holder
-from entrypoint.migration.faults import refused_on
+from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.lock import holder
+from entrypoint.migration.lock.contender import describe_holder
 from entrypoint.redaction import foreign, visible
 from entrypoint.startup import start_clocks
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from entrypoint.database.session import Session
-    from entrypoint.migration.holder import Backend, Sight
-    from entrypoint.migration.ledger import Place
+    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.lock.holder import Backend, Sight
     from entrypoint.settings import Settings
 
     Verdict = Literal["free", "dead", "alive", "unknown", "stranger"]
@@ -60,7 +61,7 @@ def look(settings: Settings) -> Unlock:
     """See who holds the lock. Changes nothing. Raises EntrypointError."""
     session = _connect(settings)
     try:
-        place = ledger.find(session, settings.schema, Deadline(_PATIENCE), settings.role)
+        place = reading.find(session, settings.schema, Deadline(_PATIENCE), settings.role)
         patience = Deadline(_INSTANT)
         sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
         while sight.held and sight.taken_by_another and not patience.passed():
@@ -132,7 +133,7 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
 
     Raises LockHeldError if the lock is not free in the end, LedgerChangedError if the row is another's by now.
     """
-    ledger.refuse_intrusion(unlock.place)
+    reading.refuse_intrusion(unlock.place)
     session = _connect(unlock.settings)
     try:
         _free_row(session, unlock, say)

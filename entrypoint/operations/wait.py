@@ -1,6 +1,6 @@
 """`wait`: until the database answers, or until others have brought the schema up to date.
 
-It looks as a waiter for the lock does (`migration.contention`): with one connection, which holds no transaction
+It looks as a waiter for the lock does (`migration.lock.contender`): with one connection, which holds no transaction
 between two looks, at irregular intervals, and through restarts of the server. But it never contends.
 """
 
@@ -20,12 +20,13 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import Failure, target, unavailable
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ClosedSchemaError, ConnectionLostError, WaitTimeoutError
-from entrypoint.migration import files, ledger
-from entrypoint.migration.contention import describe_holder, held_back
-from entrypoint.migration.faults import refused_on
-from entrypoint.migration.patience import Patience
-from entrypoint.migration.plan import decide
-from entrypoint.migration.prepare import refuse_bad_names
+from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.lock.contender import describe_holder, held_back
+from entrypoint.migration.lock.patience import Patience
+from entrypoint.migration.script import files
+from entrypoint.migration.script.prepare import refuse_bad_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from entrypoint.database.session import Session
     from entrypoint.errors import EntrypointError
-    from entrypoint.migration.ledger import LedgerRow, Look, Place
+    from entrypoint.migration.ledger.reading import LedgerRow, Look, Place
     from entrypoint.settings import Settings
 
     Glance = Callable[[Session, Deadline], "Sight"]
@@ -103,11 +104,11 @@ class _Looker:
         place = self._place
         moved = session.login_pid != self._login_pid
         if place is None or moved or not place.ledger or not place.lock or place.outdated:
-            place = ledger.find(session, self._settings.schema, patience, self._settings.role)
+            place = reading.find(session, self._settings.schema, patience, self._settings.role)
             self._login_pid = session.login_pid
         # Until this look has succeeded, nobody knows whether it is still there.
         self._place = None
-        look = ledger.look_on(session, place, self._settings.role, patience)
+        look = reading.look_on(session, place, self._settings.role, patience)
         self._place = place
         sight, failure = self._judge(look)
         if not sight.there:
@@ -162,7 +163,7 @@ class _ByVersion(_Looker):
         version = "empty" if current is None else f"at version {current}"
         if (current or 0) >= self._version:
             return Sight(there=True, words=f"the schema is {version}", fields=fields), None
-        failures = (row for row in look.rows if row.status == ledger.FAILED and row.number <= self._version)
+        failures = (row for row in look.rows if row.status == reading.FAILED and row.number <= self._version)
         words = f"it is {version}, and is to be at {self._version}"
         return Sight(there=False, words=words, fields=fields), next(failures, None)
 

@@ -11,7 +11,7 @@ from entrypoint import logs
 from entrypoint.database.connect import Failure, database_of, target, unavailable
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, EntrypointError
-from entrypoint.migration.plan import decide
+from entrypoint.migration.ledger.plan import decide
 from entrypoint.operations.status import read_ledger, summarise
 from entrypoint.service import snapshot
 from entrypoint.startup import internal_error, load_files
@@ -19,8 +19,8 @@ from entrypoint.startup import internal_error, load_files
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
-    from entrypoint.migration.files import MigrationFile
-    from entrypoint.migration.ledger import Place, Reading
+    from entrypoint.migration.ledger.reading import Place, Reading
+    from entrypoint.migration.script.files import MigrationFile
     from entrypoint.service.snapshot import Snapshot
     from entrypoint.settings import Settings
 

@@ -13,7 +13,7 @@ from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.migration.ledger import LockRow
+    from entrypoint.migration.ledger.reading import LockRow
     from entrypoint.operations.status import Line, Status, StatusName
 
 # States of a line that are not applied as the files have it, in the order in which somebody should look at them.

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from entrypoint.counts import count
-from entrypoint.migration.ledger import BACKUP
+from entrypoint.migration.ledger.reading import BACKUP
 from entrypoint.service import bars, wording
 from entrypoint.service.work import Work, at_work, work_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import isfinite
 from typing import NamedTuple
 
-from entrypoint.migration.ledger import BACKUP
-from entrypoint.migration.progress import Progress
+from entrypoint.migration.ledger.reading import BACKUP
+from entrypoint.migration.observe.progress import Progress
 from entrypoint.service import wording
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Literal
 
-    from entrypoint.migration.ledger import LockRow
+    from entrypoint.migration.ledger.reading import LockRow
     from entrypoint.operations.status import Status
 
 

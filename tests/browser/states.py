@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from entrypoint.migration.ledger import LockRow
+from entrypoint.migration.ledger.reading import LockRow
 from entrypoint.operations.status import Line, Status
 from entrypoint.service.snapshot import Failure, Snapshot
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from entrypoint.migration import bookkeeping
-from entrypoint.migration.ledger import Place
+from entrypoint.migration.ledger import tables
+from entrypoint.migration.ledger.reading import Place
 from faults.invariants import check_output, check_world
 from faults.machinery import STANDBY_WAITERS, commits_wait, let_commits_go
 from faults.stage import Budgets, Stage, pause
@@ -196,7 +196,7 @@ def test_a_replica_that_creates_the_ledger_beside_us_is_no_failure(stage: Stage)
     place = Place("public", True, {}, {})  # noqa: FBT003 - nothing is there yet
     with stage.database.connect() as other:
         other.execute("BEGIN")
-        other.execute(bookkeeping.ddl(place).encode())
+        other.execute(tables.ddl(place).encode())
         subject = stage.start_subject("exit")
         until(lambda: stage.database.rows(WAITING_FOR_A_TRANSACTION), 15, subject.report)
         other.execute("COMMIT")

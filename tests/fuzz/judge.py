@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from entrypoint.migration.statements import advise
+from entrypoint.migration.script.statements import advise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from entrypoint.migration.statements import Advice
+    from entrypoint.migration.script.statements import Advice
 
 READINGS = {"parser": 1_000_000, "words": -1}
 SLOW = 1.0

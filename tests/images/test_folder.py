@@ -231,7 +231,7 @@ def test_an_up_to_date_start_opens_no_more_than_it_must(
     modules = {name.replace("/", ".") for name in modules if not name.startswith("psycopg_binary.libs")}
     of_python = UP_TO_DATE | PYTHONS_UP_TO_DATE | PYTHONS_BY_SITE
     packing = {"", "__init__entrypoint", "__main__entrypoint"}
-    assert "entrypoint.migration.first_look" in modules
+    assert "entrypoint.migration.ledger.first_look" in modules
     assert {name for name in modules if not name.startswith("libffi")} <= of_python | packing
 
 

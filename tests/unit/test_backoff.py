@@ -12,8 +12,8 @@ from entrypoint.clocks import CONNECTING, Clocks
 from entrypoint.database.backoff import Stop, connect_again, pause_after
 from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.connect import Failure, Target, connect
-from entrypoint.database.policy import ConnectPolicy
 from entrypoint.errors import DatabaseUnavailableError
+from entrypoint.policy import ConnectPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.blockers import Blocker, Wait, Waits, read_blockers, without_literals
+from entrypoint.migration.observe.blockers import Blocker, Wait, Waits, read_blockers, without_literals
 
 LITERALS = {
     "a string": ("SELECT 'secret'", "SELECT ?"),

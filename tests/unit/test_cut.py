@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from entrypoint.migration.scanner import scan
-from entrypoint.migration.transactional import Piece, cut
+from entrypoint.migration.apply.transactional import Piece, cut
+from entrypoint.migration.script.scanner import scan
 
 STATEMENT = "SELECT 'a; b' /* ; */;\n"
 

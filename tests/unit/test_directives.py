@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.directives import Directives, read, spell, spell_timeouts
-from entrypoint.migration.statements import advise
+from entrypoint.migration.script.directives import Directives, read, spell, spell_timeouts
+from entrypoint.migration.script.statements import advise
 
 
 @pytest.mark.parametrize(

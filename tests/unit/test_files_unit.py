@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from entrypoint.errors import ConfigurationError, MigrationFilesError
-from entrypoint.migration.files import better_name, checksum, decode, load_directory, number_of, slug
-from entrypoint.migration.prepare import refuse_bad_names
+from entrypoint.migration.script.files import better_name, checksum, decode, load_directory, number_of, slug
+from entrypoint.migration.script.prepare import refuse_bad_names
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.foreign import mark_in
+from entrypoint.migration.script.foreign import mark_in
 
 MARKS = {
     "-- +goose Up\nSELECT 1;\n-- +goose Down\nDROP TABLE a;\n": (1, "goose"),

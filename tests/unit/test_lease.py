@@ -8,8 +8,8 @@ import pytest
 
 from entrypoint.database.answers import Row, StatementError
 from entrypoint.deadline import Deadline
-from entrypoint.migration.ledger import Place
-from entrypoint.migration.lock import Guard, Lease
+from entrypoint.migration.ledger.reading import Place
+from entrypoint.migration.lock.lease import Guard, Lease
 
 if TYPE_CHECKING:
     from entrypoint.database.session import Session

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
-from entrypoint.migration import bookkeeping, ledger, recording, session_state
-from entrypoint.migration.files import MigrationFile
-from entrypoint.migration.ledger import LockRow, Place, lock_key, owner_of
+from entrypoint.migration.ledger import reading, tables, writing
+from entrypoint.migration.ledger.reading import LockRow, Place, lock_key, owner_of
+from entrypoint.migration.script.files import MigrationFile
 
 LEDGER = {
     "id": "integer",
@@ -90,7 +91,7 @@ def test_owner_of(columns: tuple[str, ...]) -> None:
 
 def test_the_lock_key_never_changes() -> None:
     """Two releases must exclude each other: these numbers are for ever."""
-    assert ledger.LOCK_CLASS == 1885824368
+    assert reading.LOCK_CLASS == 1885824368
     assert lock_key("public") == 1001664029
     assert lock_key("ops") == 1526271103
     assert lock_key("Größe") == -1804693483
@@ -139,20 +140,20 @@ def test_who_is_of_the_earlier_system() -> None:
     ],
 )
 def test_mentions(text: str, expected: bool) -> None:  # noqa: FBT001
-    assert bookkeeping.mentions(text) is expected
+    assert tables.mentions(text) is expected
 
 
 @pytest.mark.parametrize("schema", ["public", 'Odd "one"', "it's", "{schema_literal}", "{lock_key}", "{schema}"])
 def test_the_ddl_names_the_schema_and_nothing_is_left_open(schema: str) -> None:
     where = place(schema=schema)
-    ddl = bookkeeping.ddl(where)
+    ddl = tables.ddl(where)
     assert f"CREATE TABLE IF NOT EXISTS {identifier(schema)}.schema_migrations" in ddl
     assert f"pg_try_advisory_xact_lock_shared({where.lock_key})" in ddl
 
 
 def test_a_row_is_never_written_over_one_that_is_completed() -> None:
     file = MigrationFile(7, "007_x.sql", "", "sum", "raw")
-    sql = recording.insert(place(), file, "it's", status="failed", message="no", milliseconds=0)
+    sql = writing.insert(place(), file, "it's", status="failed", message="no", milliseconds=0)
     assert sql.endswith("WHERE l.status IS DISTINCT FROM 'completed';")
     assert "'it''s'" in sql
     assert "(0)::integer" in sql

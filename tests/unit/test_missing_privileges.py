@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.privileges import Facts, Table, grants
+from entrypoint.migration.ledger.privileges import Facts, Table, grants
 
 LEDGER = Table("schema_migrations", "shop_owner", owned=True, permitted=True)
 LOCK = Table("migration_lock", "shop_owner", owned=True, permitted=True)

@@ -8,13 +8,13 @@ import pytest
 
 from browser import states
 from browser.states import FREE, line, snapshot, status
-from entrypoint.migration.ledger import BACKUP
+from entrypoint.migration.ledger.reading import BACKUP
 from entrypoint.service import view
 from entrypoint.service.view import show
 from entrypoint.service.work import Steps
 
 if TYPE_CHECKING:
-    from entrypoint.migration.ledger import LockRow
+    from entrypoint.migration.ledger.reading import LockRow
     from entrypoint.service.snapshot import Snapshot
 
 A = line(1, "a", applied_at="2026-11-02T06:12:20Z", milliseconds=10, application_version="1.0.0")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.ledger import Guardian, LockRow
-from entrypoint.migration.patience import time_left
+from entrypoint.migration.ledger.reading import Guardian, LockRow
+from entrypoint.migration.lock.patience import time_left
 
 ROW = LockRow(
     held=True,

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from entrypoint.migration.files import MigrationFile
-from entrypoint.migration.ledger import COMPLETED, FAILED, RUNNING, LedgerRow
-from entrypoint.migration.plan import Plan, decide
+from entrypoint.migration.ledger.plan import Plan, decide
+from entrypoint.migration.ledger.reading import COMPLETED, FAILED, RUNNING, LedgerRow
+from entrypoint.migration.script.files import MigrationFile
 
 
 def file(number: int, checksum: str = "") -> MigrationFile:

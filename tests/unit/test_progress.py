@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.progress import Progress, describe, percent, read
+from entrypoint.migration.observe.progress import Progress, describe, percent, read
 
 SCAN = "building index: scanning table"
 LOAD = "building index: loading tuples in tree"

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from entrypoint.migration.scanner import directives, scan, skip, words
+from entrypoint.migration.script.scanner import directives, scan, skip, words
 
 
 def texts(script: str) -> list[str]:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from entrypoint.errors import ConfigurationError, ConnectionLostError, DatabaseUnavailableError, MigrationFilesError
-from entrypoint.migration.ledger import LockRow
+from entrypoint.migration.ledger.reading import LockRow
 from entrypoint.operations.status import Line, Status
 from entrypoint.service import backups, snapshot
 from entrypoint.service.badge import Badge, Colour, as_svg, badge_of

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from entrypoint.database.policy import ConnectPolicy
 from entrypoint.errors import ConfigurationError
-from entrypoint.migration.policy import ApplyPolicy, LockPolicy
+from entrypoint.policy import ApplyPolicy, ConnectPolicy, LockPolicy
 from entrypoint.settings import (
     Address,
     LogSettings,

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from entrypoint.migration import statements
-from entrypoint.migration.statements import Advice, advise, blocks_that_commit
+from entrypoint.migration.script import statements
+from entrypoint.migration.script.statements import Advice, advise, blocks_that_commit
 
 BY_PARSER = 1_000_000
 BY_WORDS = -1

@@ -1,0 +1,116 @@
+"""What every transaction of ours begins and ends with. Pure functions that make SQL."""
+
+from __future__ import annotations
+
+from entrypoint.database import session_state
+from entrypoint.database.quoting import PINNED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.deadline import Deadline
+
+# A backend whose client has gone works on to the end of its statement, unless it looks at the socket now and then.
+_CLIENT_CHECK_MS = 1_000
+# Between two statements of one of our transactions the client does next to nothing; if it takes this long it is
+# frozen or its node is gone, and PostgreSQL ends the transaction.
+# A successor needs some seconds more, and has promised to be there within 35 s (docs/decisions/0009).
+IDLE_TIMEOUT_MS = 27_000
+
+READ_COMMITTED = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+# A condition: this version of a row was written in this transaction. A block with EXCEPTION is a subtransaction, with a
+# number of its own, higher than the transaction's. What is visible and of a transaction in progress is our own.
+_SINCE_OURS = "((xmin::text::bigint - pg_current_xact_id()::text::bigint) & 4294967295)"
+WRITTEN_HERE = (
+    f"CASE WHEN {_SINCE_OURS} < 2147483648 THEN pg_xact_status((pg_current_xact_id()::text::bigint + {_SINCE_OURS})"
+    "::text::xid8) = 'in progress' END"
+)
+
+# A client whose node has vanished says nothing at all; the kernel's probes find that out in 25 s. (On a Unix socket
+# they have no effect.)
+_KEEPALIVES = (
+    "SET LOCAL tcp_keepalives_idle = 10;",
+    "SET LOCAL tcp_keepalives_interval = 5;",
+    "SET LOCAL tcp_keepalives_count = 3;",
+)
+
+
+def begin(
+    deadline: Deadline,
+    *,
+    server_version: int,
+    lock_timeout_ms: int,
+    role: str | None,
+    statement: str = READ_COMMITTED,
+) -> str:
+    """Return the start of a transaction that changes something, with all its limits, and in our state.
+
+    `statement` is how it begins. A migration runs in the isolation level that its file or its database asks for;
+    what we do about lock and ledger must see what others have just committed. Everything is SET LOCAL, so that a
+    pooled server session is left as it was.
+    """
+    return "\n".join(
+        (
+            f"{statement};",
+            session_state.ours(role),
+            f"SET LOCAL statement_timeout = {deadline.milliseconds()};",
+            f"SET LOCAL lock_timeout = {lock_timeout_ms};",
+            _survival(server_version),
+        )
+    )
+
+
+def begin_guard(server_version: int) -> str:
+    """Return the start of the guard's transaction: open for as long as the lock is held, and idle.
+
+    The isolation level is stated because a database may default to `repeatable read`, where an idle transaction
+    keeps a snapshot, for which CREATE INDEX CONCURRENTLY would wait.
+    """
+    return f"{READ_COMMITTED} READ ONLY;\n{PINNED};\n{_survival(server_version)}"
+
+
+def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
+    """Return our own limits and state once more, for a transaction whose session is a file's or was put back."""
+    return "\n".join(
+        (
+            session_state.ours(role),
+            f"SET LOCAL statement_timeout = {deadline.milliseconds()};",
+            _survival(server_version),
+        )
+    )
+
+
+def session_survival(server_version: int) -> tuple[str, ...]:
+    """Return what bounds the life of a session that works outside a transaction, after its client has gone."""
+    settings = [setting.replace("SET LOCAL", "SET") for setting in _KEEPALIVES]
+    if server_version >= 170000:  # PostgreSQL 17 has transaction_timeout
+        # CREATE INDEX CONCURRENTLY and their like have transactions of their own.
+        settings.append("SET transaction_timeout = 0;")
+    if server_version >= 140000:  # PostgreSQL 14 has idle_session_timeout
+        settings += [f"{idle_session(server_version)};", _client_check(server_version, local=False)]
+    return tuple(settings)
+
+
+def idle_session(server_version: int) -> str:
+    """Return the statement that keeps a session which waits outside of any transaction, and not for ever."""
+    return f"SET idle_session_timeout = {IDLE_TIMEOUT_MS}" if server_version >= 140000 else ""
+
+
+def _client_check(server_version: int, *, local: bool) -> str:
+    """Return the statement that makes a backend notice, in the middle of a statement, that its client has gone."""
+    if server_version < 140000:  # PostgreSQL 14 has client_connection_check_interval
+        return ""
+    # Not every platform can; there, any value but 0 is an error.
+    return (
+        "SELECT CASE WHEN pg_catalog.version() ~ 'linux' THEN "
+        f"pg_catalog.set_config('client_connection_check_interval', '{_CLIENT_CHECK_MS}', {str(local).lower()}) END;"
+    )
+
+
+def _survival(server_version: int) -> str:
+    """Return what bounds the life of a transaction whose client has gone, and nothing else."""
+    settings = [f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};", *_KEEPALIVES]
+    if server_version >= 170000:  # PostgreSQL 17 has transaction_timeout
+        # An administrator's default must not end a long migration; MIGRATION_TIMEOUT_MS does that.
+        settings.append("SET LOCAL transaction_timeout = 0;")
+    return "\n".join((*settings, _client_check(server_version, local=True)))

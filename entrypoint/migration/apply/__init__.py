@@ -1,0 +1,1 @@
+"""Applying what is pending, under the lock."""

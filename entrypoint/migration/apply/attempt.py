@@ -1,0 +1,211 @@
+"""What every attempt at a migration (or at its reverse) is given, and how it reports that PostgreSQL refused it."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple, TypeVar
+
+from entrypoint import logs, phase
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import MigrationFailedError
+from entrypoint.migration.ledger import reading, tables, writing
+from entrypoint.migration.observe.board import Activity
+from entrypoint.migration.script.report import render
+from entrypoint.redaction import mask_quoted, may_hold_password
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from entrypoint.database.answers import Notice
+    from entrypoint.migration.apply.watcher import Watcher
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.lock.lease import Lease
+    from entrypoint.migration.script.prepare import Prepared
+
+_T = TypeVar("_T")
+
+# Beyond PostgreSQL's own time-outs, so that its answer, which says more than silence, comes first.
+GRACE = 0.5
+
+_NOTICE_LEVELS = {"WARNING": logs.WARNING, "DEBUG": logs.DEBUG}
+
+
+# What only the server knows: statements that need a transaction of their own for reasons that no parser sees.
+_NEEDS = {
+    "25001": "It cannot run inside a transaction: put `-- entrypoint: no-transaction` at the top of the file.",
+    "2D000": "A DO block or a procedure that ends transactions cannot run inside one: put "
+    "`-- entrypoint: no-transaction` at the top of the file.",
+    "55P04": "A new value of an enumeration can be used only after the transaction that adds it: use it in the next "
+    "migration, or put `-- entrypoint: no-transaction` at the top of the file.",
+}
+
+
+class Task(NamedTuple):
+    """One migration, and all that it takes to apply it."""
+
+    assignment: Assignment
+    lease: Lease
+    migration: Prepared
+    following: str | None
+    """The file that comes next, for the lock's row."""
+    deadline: Deadline
+    """For all migrations together, or for this one if it declares a time-out of its own."""
+    watcher: Watcher
+    lock_patience: float | None
+    """For how many seconds one transaction may wait for locks in all; None if the file has its own idea of that."""
+    reverse: bool = False
+    """Whether the file takes a migration back, and its row is to go."""
+    kept: frozenset[int] = frozenset()
+    """Migrations that are applied, have files, and must have their rows still when this one commits."""
+
+    @property
+    def patience(self) -> Deadline:
+        """How long to wait for the server's answers."""
+        return Deadline(self.deadline.remaining() + GRACE)
+
+    @property
+    def ddl_lock_timeout_ms(self) -> int:
+        """PostgreSQL's `lock_timeout` for an attempt."""
+        declared = self.migration.advice.directives.lock_timeout
+        return round((self.assignment.apply.ddl_lock_timeout if declared is None else declared) * 1000)
+
+    @property
+    def record(self) -> str:
+        """The statement that makes the ledger say what the file has done."""
+        place, file = self.lease.place, self.migration.file
+        if self.reverse:
+            return writing.removal(place, file.number)
+        return writing.row(place, file, self.assignment.app_version, status=reading.COMPLETED)
+
+    @property
+    def sign(self) -> str:
+        """The query that has a row if the ledger says so."""
+        is_in = writing.is_forgotten if self.reverse else writing.is_applied
+        return is_in(self.lease.place, self.migration.file.number)
+
+    @property
+    def still(self) -> str:
+        """What the migration is if this attempt does not get in."""
+        return f"migration {self.migration.file.number} is still applied" if self.reverse else "it is still pending"
+
+    def work_on(self, statement: int, backend_pid: int, *, transaction: int = 0, limited: bool = True) -> None:
+        """Tell the watcher which statement is next; it counts from 1.
+
+        `transaction` tells one transaction of an attempt from the next. `limited`: whether it may wait for locks only
+        for so long.
+        """
+        count = len(self.migration.advice.statements)
+        now = time.monotonic()
+        statement = min(statement, count)
+        board = self.assignment.board
+        before = board.activity
+        board.activity = Activity(
+            self.migration.file.name,
+            backend_pid,
+            now if before is None else before.began,
+            now,
+            statement,
+            count,
+            self.lock_patience if limited else None,
+            transaction,
+        )
+        phase.enter(phase.MIGRATING, file=self.migration.file.name, statement=statement, statements=count)
+
+    def log_notice(self, notice: Notice) -> None:
+        """Pass a message of the server's on to the log, as it comes."""
+        file = self.migration.file
+        logs.event(
+            _NOTICE_LEVELS.get(notice.severity, logs.INFO),
+            "migration.notice",
+            f"{file.name}: {notice.severity}: {notice.message}",
+            version=file.number,
+            file=file.name,
+            sqlstate=notice.sqlstate,
+            detail=notice.detail,
+            hint=notice.hint,
+        )
+
+
+class Refused(Exception):  # noqa: N818 - the result of one attempt, which the leader judges
+    """PostgreSQL refused something of a migration, for the reason in `error`."""
+
+    def __init__(
+        self,
+        migration: Prepared,
+        error: StatementError,
+        *,
+        statement_start: int | None = None,
+        offset: int | None = None,
+    ) -> None:
+        """Say where in the file it was, as far as that is known.
+
+        `statement_start`: where the statement that failed begins. `offset`: the character that the error points
+        at; both count in the file's text, and are None for a statement of our own.
+        """
+        super().__init__(str(error))
+        self._migration = migration
+        self.error = error
+        self._statement_start = statement_start
+        self._offset = offset
+        where = self._where
+        self._hidden = where is not None and may_hold_password(migration.statement_at(where))
+        if self._hidden:
+            # Now, as not only `failure` shows it.
+            error.hide(mask_quoted)
+
+    @property
+    def about_the_ledger(self) -> bool:
+        """Whether it was our own statement about ledger or lock that was refused, or one of the file's names them.
+
+        The first of ours behind the file has the file's deferred constraints checked, which are its own affair.
+        """
+        where = self._where
+        if where is not None:
+            return tables.mentions(self._migration.statement_at(where))
+        return self.error.statement > 0
+
+    @property
+    def _where(self) -> int | None:
+        return self._offset if self._offset is not None else self._statement_start
+
+    def failure(
+        self, *, undone: str = "It was rolled back and recorded as failed", remedy: str | None = None
+    ) -> MigrationFailedError:
+        """Return the error for the log and the ledger.
+
+        `undone` says what became of the migration's changes; `remedy` is said instead where nothing is recorded.
+        """
+        error, file, text = self.error, self._migration.file, self._migration.text
+        needs = _NEEDS.get(error.sqlstate)
+        remedy = remedy or (
+            f"{undone}. It is not tried again until its file changes or its row is deleted: "
+            "entrypoint repair --failed, or "
+            f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
+        )
+        remedy = f"{needs} {remedy}" if needs and self._migration.advice.transactional else remedy
+        where = self._where
+        line = None if where is None else text.count("\n", 0, where) + 1
+        return MigrationFailedError(
+            f"{file.name}{'' if line is None else f':{line}'}: {error.primary}",
+            report=render(
+                file.name, text, error, statement_start=self._statement_start, offset=self._offset, hidden=self._hidden
+            ),
+            remedy=remedy,
+            version=file.number,
+            file=file.name,
+            line=line,
+            sqlstate=error.sqlstate,
+            detail=error.detail,
+            hint=error.hint,
+            context=error.context,
+        )
+
+
+def ours(task: Task, act: Callable[[], _T]) -> _T:
+    """Run statements of our own around the file's; what PostgreSQL refuses has no place in the file."""
+    try:
+        return act()
+    except StatementError as error:
+        raise Refused(task.migration, error) from error

@@ -1,0 +1,107 @@
+"""The backup before the first migration: by the holder of the lock, and only if something is to run."""
+
+from __future__ import annotations
+
+from entrypoint import logs
+from entrypoint.backup import dump, store
+from entrypoint.database import transactions
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import BackupFailedError, ConnectionLostError, DatabaseUnavailableError
+from entrypoint.migration.ledger import reading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.backup.programs import Found
+    from entrypoint.database.session import Session
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.lock.lease import Lease
+
+# For a look at the row. The server's own limits come first, and then the next look is as good.
+_PATIENCE = 10.0
+_LOOK_STATEMENT = 4.0
+_LOOK_LOCK_TIMEOUT_MS = 1_000
+
+
+class Precaution:
+    """One backup for this process's whole run, even if it has to take the lock a second time."""
+
+    def __init__(self, assignment: Assignment, directory: str) -> None:
+        """Take backups into `directory`."""
+        self._assignment = assignment
+        self._directory = directory
+        self._program: Found | None = None
+        self._taken = False
+
+    def make_ready(self, session: Session, place: Place) -> Found:
+        """Find out what stands in a backup's way, before anything is taken. Raises BackupFailedError."""
+        try:
+            self._directory = store.check_directory(self._directory)
+            self._program = dump.make_ready(session, place.backend_pid)
+        except BackupFailedError as error:
+            raise _nothing_migrated(error) from error
+        return self._program
+
+    def take(self, lease: Lease, version: int | None, following: str, deadline: Deadline) -> None:
+        """Take the backup, unless it is there already; `following` is the migration that comes next.
+
+        Raises BackupFailedError or DatabaseUnavailableError if there is none; LeaseLostError or ConnectionLostError
+        if the lock was lost meanwhile: then nobody waits for the backup any more, and nothing of it is left.
+        """
+        if self._taken:
+            return
+        worker = lease.worker
+        program = self._program or self.make_ready(worker, lease.place)
+        order = dump.Order(
+            directory=self._directory,
+            parameters=worker.parameters(),
+            version=version or 0,
+            role=self._assignment.role,
+            program=program,
+        )
+        self._look(lease, reading.BACKUP)
+        try:
+            dump.take(order, deadline, lambda: self._look(lease, reading.BACKUP))
+        except ConnectionLostError:
+            raise  # The worker's: the lock is contended for again.
+        except (BackupFailedError, DatabaseUnavailableError) as error:
+            raise _nothing_migrated(error) from error
+        self._taken = True
+        self._look(lease, following)
+
+    def _look(self, lease: Lease, doing: str) -> None:
+        """See that the lock is still ours, and show in its row what we are `doing`.
+
+        Raises LeaseLostError if guard or row is lost, ConnectionLostError if the worker is.
+        """
+        lease.check_guard()
+        begin = transactions.begin(
+            Deadline(_LOOK_STATEMENT),
+            server_version=lease.worker.server_version,
+            lock_timeout_ms=_LOOK_LOCK_TIMEOUT_MS,
+            role=self._assignment.role,
+        )
+        try:
+            results = lease.worker.query(
+                f"{begin}\n{lease.still_ours()}\n{lease.progress(doing)}\nCOMMIT", Deadline(_PATIENCE)
+            )
+        except StatementError as error:
+            # Somebody holds a lock on the row, or the server is busy.
+            lease.worker.rollback(Deadline(1.0))
+            logs.event(logs.DEBUG, "backup.look_failed", f"cannot look at the migration lock's row: {error}")
+            return
+        if not results[-3]:
+            lease.revoked = True
+            logs.event(logs.WARNING, "lock.revoked", "an operator freed the migration lock; stopping the backup")
+            raise lease.lost()
+
+
+def _nothing_migrated(
+    error: BackupFailedError | DatabaseUnavailableError,
+) -> BackupFailedError | DatabaseUnavailableError:
+    """Return the same failure as what it means here."""
+    message = f"Nothing was migrated, because the backup failed: {error.message}"
+    if isinstance(error, BackupFailedError):
+        return BackupFailedError(message, report=error.report, remedy=error.remedy, **error.fields)
+    return DatabaseUnavailableError(message, remedy=error.remedy, **error.fields)

@@ -1,0 +1,106 @@
+"""Find out, after a connection has ended, whether the commit went through and who ended it."""
+
+from __future__ import annotations
+
+from entrypoint.database import session_state
+from entrypoint.database.answers import StatementError
+from entrypoint.database.connect import Failure
+from entrypoint.database.quoting import literal
+from entrypoint.deadline import Deadline, pause
+from entrypoint.errors import ConnectionLostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from entrypoint.database.connect import Target
+    from entrypoint.database.session import Session
+    from entrypoint.migration.ledger.reading import Place
+
+    Verdict = Literal["committed", "aborted", "unknown"]
+
+_PAUSE = 0.2
+_PATIENCE = 5.0
+# For asking after a time-out. A server that answers needs milliseconds, and an application waits meanwhile.
+_FLOOR = 1.0
+# What PostgreSQL says of an id that it has not given out yet.
+_IN_THE_FUTURE = "22023"
+
+
+class InDoubt(Exception):  # noqa: N818 - a state of knowledge, which the leader settles
+    """The connection ended while COMMIT was under way."""
+
+    def __init__(self, transaction_id: str, lost: ConnectionLostError) -> None:
+        """Take the transaction's id, and how the connection ended."""
+        super().__init__(str(lost))
+        self.transaction_id = transaction_id
+        self.lost = lost
+
+
+def settle(
+    transaction_id: str, target: Target, place: Place, sign: str, role: str | None, deadline: Deadline
+) -> Verdict:
+    """Find out whether a transaction was committed; wait for that while its backend still works on it.
+
+    A ledger that is read at once may say no, and a moment later yes: so the transaction's own state is asked for first.
+    But `committed` counts only together with the ledger: `sign` is the query that has a row if the change is in it, and
+    `role` who may ask it. After a failover, or a crash before which the id had not reached the disk, the id is somebody
+    else's, and so is what became of it. (A crash does not change the postmaster's start time.)
+
+    There is always time for one answer, even if the deadline has passed: a time-out is no reason not to ask.
+    """
+    deadline = Deadline(max(deadline.remaining(), _FLOOR))
+    while not deadline.passed():
+        try:
+            verdict = _ask(transaction_id, target, place, sign, role, deadline.within(_PATIENCE))
+        except (Failure, ConnectionLostError, StatementError):
+            verdict = None  # Not there at the moment.
+        if verdict is not None:
+            return verdict
+        pause(min(_PAUSE, deadline.remaining()))
+    return "unknown"
+
+
+def _ask(
+    transaction_id: str, target: Target, place: Place, sign: str, role: str | None, deadline: Deadline
+) -> Verdict | None:
+    session = target.connect(deadline.remaining())
+    try:
+        status = _status(session, transaction_id, place, deadline)
+        if status == "in progress":
+            return None
+        if status == "aborted":
+            return "aborted"  # Whoever has done it since, it was not this transaction.
+        found = session.query(f"BEGIN READ ONLY; {session_state.ours(role)} {sign}; COMMIT", deadline)[-2]
+        return "committed" if found else "aborted"
+    finally:
+        session.close()
+
+
+def _status(session: Session, transaction_id: str, place: Place, deadline: Deadline) -> str | None:
+    """Return the state of a transaction; None if the server does not know of it, or it is another server."""
+    start = session.query("SELECT pg_catalog.pg_postmaster_start_time()", deadline)[0][0][0]
+    if start != place.server_start:
+        return None
+    try:
+        return session.query(f"SELECT pg_catalog.pg_xact_status({literal(transaction_id)})", deadline)[0][0][0]
+    except StatementError as error:
+        if error.sqlstate != _IN_THE_FUTURE:
+            raise
+        return None
+
+
+def server_restarted(place: Place, target: Target, seconds: float) -> bool:
+    """Tell whether the server has restarted since `place` was found, or is about to."""
+    deadline = Deadline(seconds)
+    try:
+        session = target.connect(deadline.remaining())
+    except Failure:
+        return True
+    try:
+        now = session.query("SELECT pg_catalog.pg_postmaster_start_time()", deadline)[0][0][0]
+    except (ConnectionLostError, StatementError):
+        return True
+    finally:
+        session.close()
+    return now != place.server_start

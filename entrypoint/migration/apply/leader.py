@@ -1,0 +1,638 @@
+"""The holder of the lock, for as long as it holds it: survey again, apply what is pending, judge what fails."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from random import uniform
+from typing import NamedTuple
+
+from entrypoint import logs, phase, signals
+from entrypoint.database import classify, session_state, transactions
+from entrypoint.database.answers import StatementError
+from entrypoint.database.connect import Failure
+from entrypoint.deadline import Deadline, pause
+from entrypoint.errors import (
+    ConnectionLostError,
+    EntrypointError,
+    LedgerChangedError,
+    MigrationError,
+    MigrationFailedError,
+    MigrationPreventedError,
+    MigrationStoppedError,
+    MigrationTimeoutError,
+)
+from entrypoint.migration.apply import outside, standing, transactional
+from entrypoint.migration.apply.attempt import GRACE, Refused, Task
+from entrypoint.migration.apply.doubt import InDoubt, server_restarted, settle
+from entrypoint.migration.apply.standing import Trace, betrayed
+from entrypoint.migration.apply.watcher import STANDBY_REMEDY, Watcher, blocker_fields
+from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.ledger.refusal import read_only, refused
+from entrypoint.migration.lock.contender import held_back
+from entrypoint.migration.losses import Spot, too_many
+from entrypoint.migration.observe.board import Activity
+from entrypoint.migration.script.directives import spell
+from entrypoint.migration.script.prepare import prepare
+from entrypoint.redaction import foreign
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from entrypoint.clocks import Clocks
+    from entrypoint.database.classify import Trouble
+    from entrypoint.database.session import Session
+    from entrypoint.migration.apply.backup_first import Precaution
+    from entrypoint.migration.apply.watcher import Watched
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.lock.lease import Lease
+    from entrypoint.migration.observe.blockers import Blocker
+    from entrypoint.migration.script.prepare import Prepared
+
+# For the statements around a migration.
+_PATIENCE = 30.0
+# To find out whether the server has restarted.
+_RECONNECT_PATIENCE = 3.0
+# How much later than the worker the guard may notice that its session has ended, too.
+_NOTICE = 0.3
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 10.0
+_QUERY_CANCELED = "57014"
+_CONNECTION_EXCEPTION = "08"
+
+
+class Applied(NamedTuple):
+    """A migration that this process committed, or took back."""
+
+    version: int
+    file: str
+    seconds: float
+
+
+class Leader:
+    """Applies what is pending under one lease."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        lease: Lease,
+        prepared: dict[int, Prepared],
+        clocks: Clocks,
+        precaution: Precaution | None,
+    ) -> None:
+        """Take the `prepared` migrations by number, and the `clocks` that bound them.
+
+        `precaution` is what to do before the first.
+        """
+        self._assignment = assignment
+        self._lease = lease
+        self._worker = lease.worker
+        self._prepared = prepared
+        self._clocks = clocks
+        self._precaution = precaution
+        self._blocker: Blocker | None = None
+        """Who was in the way of the file's last attempt."""
+        self._why = ""
+        """How that attempt ended, in words."""
+        self._kept: frozenset[int] = frozenset()
+        """The migrations of our files whose rows say that they are applied."""
+
+    def run(self, applied: list[Applied]) -> int | None:
+        """Apply all that is still pending, now that nobody else can change that; append each to `applied`.
+
+        Returns the schema's version afterwards. Raises EntrypointError; what was committed before stays.
+        """
+        plan, runnable = self._what_to_run()
+        self._refuse_again(runnable, applied)
+        ours = {file.number for file in self._assignment.directory.files}
+        self._kept = frozenset(row.number for row in plan.applied if row.number in ours)
+        if runnable and self._precaution is not None:
+            phase.enter(phase.BACKING_UP)
+            self._precaution.take(self._lease, plan.current, runnable[0].file.name, self._clocks.running)
+        self._tell_declared(runnable)
+        phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
+        self.carry_out(runnable, applied)
+        if plan.held_back:
+            raise held_back(plan.held_back)
+        numbers = [migration.file.number for migration in runnable]
+        return max(numbers if plan.current is None else [plan.current, *numbers], default=None)
+
+    def carry_out(self, migrations: Sequence[Prepared], done: list[Applied], *, reverse: bool = False) -> None:
+        """Apply `migrations` in this order, or run them as reverse files; append each to `done`."""
+        assignment = self._assignment
+        assignment.board.pending = assignment.board.done + len(migrations)
+        declared = {one.file.number: one.advice.directives.timeout for one in migrations}
+        if own := {number: seconds for number, seconds in declared.items() if seconds is not None}:
+            self._lease.extend(self._clocks.work_left(own))
+        with self._watcher(migrations) as watcher:
+            for index, migration in enumerate(migrations):
+                phase.enter(phase.MIGRATING, file=migration.file.name)
+                following = migrations[index + 1].file.name if index + 1 < len(migrations) else None
+                deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
+                patience = self._lock_patience(migration)
+                task = Task(
+                    assignment, self._lease, migration, following, deadline, watcher, patience, reverse, self._kept
+                )
+                done.append(self._until_it_is_in(task))
+                if not reverse:
+                    self._kept |= {migration.file.number}
+                    phase.one_more(migration.file.number)
+
+    def _watcher(self, migrations: Iterable[Prepared]) -> Watcher:
+        assignment = self._assignment
+        declared = [one.advice.directives.lock_timeout or math.inf for one in migrations]
+        shortest = min([assignment.apply.ddl_lock_timeout, *declared])
+        return Watcher(self._lease, assignment.target, assignment.board, assignment.connect_timeout, shortest)
+
+    def _lock_patience(self, migration: Prepared) -> float | None:
+        """Return for how long one transaction may wait for locks in all; None if the file itself sets a time-out."""
+        if _sets(migration, "lock_timeout"):
+            return None
+        return migration.advice.directives.lock_timeout or self._assignment.apply.ddl_lock_timeout
+
+    def _what_to_run(self) -> tuple[Plan, list[Prepared]]:
+        """Survey again, now that nobody else can change it; return also the migrations that may run, in order."""
+        plan = self._survey(self._clocks.turn_to())
+        self._assignment.differences.tell(plan)
+        self._tell_out_of_order(plan)
+        # Somebody may have deleted a failed row since the first survey.
+        prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
+        return plan, [prepared[file.number] for file in plan.runnable]
+
+    def _refuse_again(self, runnable: Iterable[Prepared], applied: Iterable[Applied]) -> None:
+        """Raise LedgerChangedError if something is to run that has been applied already, by this very process."""
+        done = {one.version for one in applied}
+        again = [migration.file.name for migration in runnable if migration.file.number in done]
+        if again:
+            raise LedgerChangedError(
+                f"{', '.join(again)}: applied by this start, and its row in schema_migrations is gone; it was not run "
+                "again",
+                remedy="See what has removed rows of schema_migrations: a migration that truncates all tables, for "
+                "example. entrypoint baseline records again what is applied.",
+            )
+
+    def _survey(self, deadline: Deadline) -> Plan:
+        assignment = self._assignment
+        patience = deadline.within(_PATIENCE)
+        try:
+            look = reading.look(self._worker, self._lease.place, assignment.role, patience, contending=False)
+        except StatementError as error:
+            raise refused(error, "the ledger could not be read") from error
+        return decide(assignment.directory.files, look.rows, up_to=assignment.up_to)
+
+    def _until_it_is_in(self, task: Task) -> Applied:
+        """Apply one migration; again and again if what prevents it may pass, while the time lasts."""
+        if task.migration.advice.transactional:
+            trace = Trace()
+            return self._attempt_until(task, lambda: transactional.apply(task, trace), trace)
+        steps = outside.Steps(task)
+        try:
+            return self._attempt_until(task, steps.attempt, steps.trace)
+        finally:
+            steps.end()
+
+    def _attempt_until(self, task: Task, attempt_once: Callable[[], None], trace: Trace) -> Applied:
+        began = time.monotonic()
+        attempt = 1
+        self._blocker, self._why = None, ""
+        while True:
+            signals.raise_received()
+            if task.deadline.passed():
+                raise self._out_of_time(task)
+            try:
+                self._lease.check_guard()
+                attempt_once()
+            except InDoubt as doubt:
+                self._settle(task, doubt, task.watcher.stand_down())
+                return self._tell_done(task, began, attempt)
+            except Refused as refusal:
+                watched = task.watcher.stand_down()
+                self._roll_back(task, trace, refusal)
+                self._judge(task, refusal, attempt, watched)
+            except MigrationFailedError as failure:
+                self._record_failure(task, failure)
+                raise
+            except ConnectionLostError as lost:
+                spot = spot_of(task)
+                task.watcher.stand_down()
+                self._see_what_is_in(task, trace)
+                raise self._explain(task, lost, spot) from lost
+            else:
+                return self._tell_done(task, began, attempt)
+            finally:
+                task.watcher.stand_down()
+            attempt += 1
+
+    def _roll_back(self, task: Task, trace: Trace, refusal: Refused) -> None:
+        """Roll back what PostgreSQL refused. Raises MigrationFailedError if the file has committed something before."""
+        committed = standing.roll_back(self._worker, trace)
+        if committed is None:
+            self._see_what_is_in(task, trace)
+        if committed:
+            failure = self._betrayed(task, refusal)
+            self._record_failure(task, failure)
+            raise failure from refusal
+
+    def _see_what_is_in(self, task: Task, trace: Trace) -> None:
+        """Raise MigrationFailedError if the file has committed something, though the connection ended meanwhile.
+
+        Only while the guard's session lives: it shows that the server has not crashed, after which our id could be
+        somebody else's. Without it the ledger alone counts, as after a failover.
+        """
+        committed = None
+        if trace.transaction_id is not None and self._worker.usable:
+            committed = standing.roll_back(self._worker, trace)
+        if committed is None and trace.transaction_id is not None and not self._lease.guard_was_lost(_NOTICE):
+            committed = standing.ask_again(self._assignment.target, trace, task.deadline.within(_RECONNECT_PATIENCE))
+        if not committed:
+            return
+        failure = self._betrayed(task)
+        spare: Session | None = None
+        if not self._worker.usable:
+            with contextlib.suppress(Failure):
+                spare = self._assignment.target.connect(_RECONNECT_PATIENCE)
+                self._worker = self._lease.worker = spare
+        try:
+            self._record_failure(task, failure)
+        finally:
+            if spare is not None:
+                spare.close()
+        raise failure
+
+    def _betrayed(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
+        """Return the error for a file that has ended its transaction."""
+        return betrayed(task, refusal)
+
+    def _judge(self, task: Task, refusal: Refused, attempt: int, watched: Watched) -> None:
+        """Return after a pause if the migration is to be tried again; otherwise raise what became of it."""
+        error, file = refusal.error, task.migration.file
+        if self._lease.revoked:
+            raise self._lease.lost()
+        if task.deadline.passed():
+            if watched.blockers and (watched.waiting or error.sqlstate == reading.LOCK_NOT_AVAILABLE):
+                self._blocker = watched.blockers[0]
+            raise self._out_of_time(task)
+        if watched.gave_up is not None and error.sqlstate == _QUERY_CANCELED:
+            # The watcher's own cancel, for what PostgreSQL has no time-out for.
+            why = (
+                f"waited for locks for {watched.gave_up.seconds:.1f} s in all, longer than the "
+                f"{watched.gave_up.allowed * 1000:.0f} ms of {_lock_timeout_of(task.migration)}"
+            )
+            waited_ms = round(watched.gave_up.seconds * 1000)
+            self._pause(task, why, reading.LOCK_NOT_AVAILABLE, attempt, watched, lock_wait_ms=waited_ms)
+            return
+        # Our own connection is well, as there is an answer: 08… is about one of the statement's to elsewhere.
+        if classify.may_pass(error.sqlstate) and not error.sqlstate.startswith(_CONNECTION_EXCEPTION):
+            self._pause(task, error.primary, error.sqlstate, attempt, watched)
+            return
+        if classify.stopped_by_operator(error.sqlstate) and not _sets(task.migration, "statement_timeout"):
+            raise self._stopped(task, error.primary, error.sqlstate)
+        if classify.is_read_only(error.sqlstate):
+            raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
+        if writing.is_not_written(error):
+            raise self._not_written(task)
+        failure = self._removed(task) if writing.are_gone(error) else self._failure(task, refusal)
+        if trouble := classify.trouble(error.sqlstate):
+            raise prevented(failure, trouble, task.still)
+        self._record_failure(task, failure)
+        raise failure
+
+    def _not_written(self, task: Task) -> EntrypointError:
+        """Return the error for a migration whose row could not be written, though nothing was refused."""
+        file, place = task.migration.file, self._lease.place
+        undone = "what was not committed is rolled back"
+        facts = {"version": file.number, "file": file.name}
+        ask = f"BEGIN READ ONLY; {session_state.ours(self._assignment.role)} {writing.is_applied(place, file.number)}"
+        try:
+            recorded = bool(self._worker.query(f"{ask}; COMMIT", Deadline(2 * GRACE))[-2])
+        except StatementError as error:
+            return refused(error, "the ledger could not be read")
+        if recorded:
+            return LedgerChangedError(
+                f"{file.name}: somebody else recorded it as completed while it ran; {undone}",
+                remedy="entrypoint status shows the ledger. If the row is right, start again: the file is passed by.",
+                **facts,
+            )
+        return LedgerChangedError(
+            f"{file.name}: its row in schema_migrations was not written, though PostgreSQL reported no error; {undone}",
+            remedy="A trigger or a rule on schema_migrations keeps the row out, or the row was deleted: see \\d "
+            "schema_migrations in psql, drop what is in the way, and start again.",
+            **facts,
+        )
+
+    def _removed(self, task: Task) -> MigrationFailedError:
+        """Return the error for a file behind which rows of ledger or lock are gone.
+
+        Now that it is rolled back, what it had removed is there again. What is not was removed by somebody else, or by
+        a statement of the file's that commits by itself. Raises LedgerChangedError where it cannot have been the file.
+        """
+        file = task.migration.file
+        spare = (
+            "Except those two tables from what the file truncates, deletes or drops; or keep them in a schema of their "
+            "own (MIGRATION_SCHEMA)."
+        )
+        gone = self._gone(task)
+        if gone == "":
+            return MigrationFailedError(
+                f"{file.name} removed rows of schema_migrations or migration_lock, in which this program keeps what is "
+                "applied and who holds the lock; it was rolled back and recorded as failed",
+                remedy=spare,
+                version=file.number,
+                file=file.name,
+            )
+        rows = "migrations that were applied were not recorded as completed any more"
+        rows += f" (migration_number: {gone})" if gone else ""
+        record = "The next start runs again what is not recorded: entrypoint baseline records it without running it."
+        if gone and task.migration.advice.transactional:
+            raise LedgerChangedError(
+                f"{file.name}: while it ran, another session changed schema_migrations: {rows}; what was not committed "
+                "is rolled back, and the file is still pending",
+                remedy=record,
+                version=file.number,
+                file=file.name,
+            )
+        return MigrationFailedError(
+            f"{file.name}: while it ran, {rows}: the file changed schema_migrations, or another session did; the file "
+            "was recorded as failed",
+            remedy=f"{record} If it was the file: {spare[0].lower()}{spare[1:]}",
+            version=file.number,
+            file=file.name,
+        )
+
+    def _gone(self, task: Task) -> str | None:
+        """Return the numbers of the migrations whose rows should be there and are not, as words; None if unknown."""
+        if not task.kept:
+            return ""
+        query = writing.gone(self._lease.place, task.kept)
+        ask = f"BEGIN READ ONLY; {session_state.ours(self._assignment.role)} {query}; COMMIT"
+        try:
+            return ", ".join(number or "" for (number,) in self._worker.query(ask, Deadline(2 * GRACE))[-2])
+        except StatementError:
+            # The table is locked, say.
+            self._worker.rollback(Deadline(GRACE))
+            return None
+
+    def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
+        """Return a refusal as the failure that it is, with what became of the rest; name the ledger if it is that."""
+        failure = self._plain_failure(task, refusal)
+        if refusal.about_the_ledger and not classify.trouble(refusal.error.sqlstate):
+            where, name = foreign(self._lease.place.schema), task.migration.file.name
+            failure.message += (
+                f"; schema_migrations and migration_lock in schema {where} are this program's own, and it writes them "
+                f"after {name}"
+            )
+            failure.remedy = (
+                "Leave those two tables out of what the file makes, changes or drops, or puts triggers on; or keep "
+                f"them in a schema of their own (MIGRATION_SCHEMA). {failure.remedy}"
+            )
+        return failure
+
+    def _plain_failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
+        if task.reverse:
+            again = "Correct the file, or what it stumbled over, and start again"
+            return refusal.failure(remedy=f"It was rolled back, and {task.still}. {again}.")
+        if task.migration.advice.transactional:
+            return refusal.failure()
+        return refusal.failure(
+            undone="What came before that statement is committed: take it out of the file, or make it repeatable. "
+            "The failure was recorded"
+        )
+
+    def _settle(self, task: Task, doubt: InDoubt, watched: Watched) -> None:
+        """Return if a migration is in after all, though the connection ended during COMMIT; otherwise raise."""
+        file = task.migration.file
+        verdict = settle(
+            doubt.transaction_id,
+            self._assignment.target,
+            self._lease.place,
+            task.sign,
+            self._assignment.role,
+            task.deadline.within(_PATIENCE),
+        )
+        ended = f"the connection ended during COMMIT ({doubt})"
+        if watched.standby:
+            ended = f"COMMIT waited for a synchronous standby (synchronous_standby_names = '{watched.standby}')"
+            self._why = f"{file.name}: {ended}"
+        logs.event(
+            logs.WARNING,
+            "migration.commit_in_doubt",
+            f"{file.name}: {ended}; the server says: {verdict}",
+            version=file.number,
+            file=file.name,
+            verdict=verdict,
+            remedy=STANDBY_REMEDY if watched.standby else None,
+        )
+        if verdict == "unknown":
+            raise MigrationError(
+                f"{file.name}: {ended}, and it is unknown whether it was committed"
+                if watched.standby
+                else f"{file.name}: the connection ended during COMMIT, and it is unknown whether it was committed",
+                remedy=f"{STANDBY_REMEDY} " * bool(watched.standby)
+                + "The next start finds out: the ledger's row is committed with the migration or not at all.",
+                version=file.number,
+                file=file.name,
+            )
+        if verdict == "aborted":
+            raise self._explain(task, doubt.lost, Spot(file.number, file.name, 0, "COMMIT", None))
+
+    def _explain(self, task: Task, lost: ConnectionLostError, spot: Spot) -> EntrypointError:
+        """Return what a lost connection means for this run: it goes on with a new one, or it ends here."""
+        if task.deadline.passed():
+            return self._out_of_time(task)
+        if lost.sqlstate is None or not classify.stopped_by_operator(lost.sqlstate):
+            too_often = self._assignment.losses.note(spot, lost)
+            return too_many(spot, lost, task.still) if too_often else lost
+        if self._lease.guard_lost_lately(_NOTICE):
+            return self._lease.lost()
+        patience = task.deadline.within(_RECONNECT_PATIENCE).remaining()
+        if server_restarted(self._lease.place, self._assignment.target, patience):
+            return lost
+        return self._stopped(task, lost.message, lost.sqlstate)
+
+    def _stopped(self, task: Task, why: str, sqlstate: str) -> MigrationStoppedError:
+        file = task.migration.file
+        return MigrationStoppedError(
+            f"{file.name} was stopped by an operator: {why}; what was not committed is rolled back, and {task.still}",
+            remedy="Start again when it may run.",
+            version=file.number,
+            file=file.name,
+            sqlstate=sqlstate,
+        )
+
+    def _pause(
+        self, task: Task, why: str, sqlstate: str, attempt: int, watched: Watched, *, lock_wait_ms: int | None = None
+    ) -> None:
+        """Wait before the next attempt, longer each time, and never in step with others."""
+        longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
+        seconds = min(uniform(longest / 2, longest), task.deadline.remaining())
+        file = task.migration.file
+        blocker = watched.blockers[0] if watched.blockers and sqlstate == reading.LOCK_NOT_AVAILABLE else None
+        behind = f", behind {blocker.short}" if blocker else ""
+        self._blocker, self._why = blocker, f"{file.name}: {why}"
+        logs.event(
+            logs.WARNING,
+            "migration.retry",
+            f"{file.name}: {why}{behind}; trying again in {seconds:.1f} s",
+            version=file.number,
+            file=file.name,
+            sqlstate=sqlstate,
+            attempt=attempt,
+            pause_ms=round(seconds * 1000),
+            lock_wait_ms=lock_wait_ms,
+            **(blocker_fields(blocker) if blocker else {}),
+        )
+        now = time.monotonic()
+        retry = f"attempt {attempt} ended ({why}{behind}), and the next one begins in {seconds:.1f} s"
+        count = len(task.migration.advice.statements)
+        self._assignment.board.activity = Activity(file.name, 0, now, now, 1, count, None, retry=retry)
+        if task.migration.advice.transactional and self._worker.login_pid == self._lease.place.backend_pid:
+            # Between two attempts the session is idle; an administrator's default must not end it.
+            self._worker.query(transactions.idle_session(self._worker.server_version), task.patience)
+        pause(seconds)
+        self._assignment.board.activity = None
+
+    def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
+        """Write a `failed` row, under the same fence, and never over one that is completed.
+
+        Where that does not work, say so in the failure's remedy: then the next start tries again. A reverse file has
+        no row of its own: its migration is applied, as before.
+        """
+        if task.reverse:
+            return
+        lease, file = self._lease, task.migration.file
+        # What is left of the migrations' time, as nobody else can have the lock meanwhile.
+        deadline = Deadline(max(task.deadline.within(_PATIENCE).remaining(), GRACE))
+        begin = transactions.begin(
+            deadline,
+            server_version=self._worker.server_version,
+            lock_timeout_ms=deadline.milliseconds() // 2 + 1,
+            role=self._assignment.role,
+        )
+        message = failure.report or failure.message
+        row = writing.row(
+            lease.place, file, self._assignment.app_version, status=reading.FAILED, message=message, milliseconds=0
+        )
+        try:
+            lease.open(begin, deadline)
+            self._worker.query(f"{row}\nCOMMIT", deadline)
+        except (StatementError, EntrypointError) as error:
+            self._worker.rollback(Deadline(GRACE))
+            failure.remedy = "Its failure could not be recorded, so the next start tries it again."
+            logs.event(
+                logs.WARNING,
+                "ledger.failure_not_recorded",
+                f"the failure of {file.name} could not be recorded: {error}",
+                file=file.name,
+            )
+
+    def _out_of_time(self, task: Task) -> MigrationTimeoutError:
+        file, declared = task.migration.file, task.migration.advice.directives.timeout
+        undone = "what was not committed is rolled back"
+        why = self._why or self._assignment.losses.last
+        if self._blocker is not None:
+            undone = f"{undone}. {file.name} waited behind {self._blocker.words()}"
+        elif why:
+            undone = f"{undone}. The last attempt ended so: {why}"
+        shorter = "or make the migration shorter, for example by working in batches."
+        if declared is not None:
+            own = f"-- entrypoint: timeout = {spell(declared)}"
+            message = f"{file.name} took longer than it declares ({own}); it was not finished, and {undone}"
+            remedy = f"Raise the time in the line `{own}` at the top of the file; {shorter}"
+        else:
+            budget = round(self._assignment.apply.timeout * 1000)
+            message = f"The migrations took longer than {budget}ms; {file.name} was not finished, and {undone}"
+            remedy = (
+                "Raise MIGRATION_TIMEOUT_MS; give the file a time of its own, with a line like "
+                f"`-- entrypoint: timeout = 30min` at its top; {shorter}"
+            )
+        remedy = f"{self._blocker.remedy()} Or: {remedy[0].lower()}{remedy[1:]}" if self._blocker else remedy
+        known = blocker_fields(self._blocker) if self._blocker else {}
+        return MigrationTimeoutError(message, remedy=remedy, version=file.number, file=file.name, **known)
+
+    def _tell_declared(self, runnable: list[Prepared]) -> None:
+        """Say by how much this start may take longer than MIGRATION_TIMEOUT_MS, and why."""
+        declared = {one.file.name: one.advice.directives.timeout for one in runnable}
+        own = {name: seconds for name, seconds in declared.items() if seconds is not None}
+        if own:
+            total = self._assignment.apply.timeout + sum(own.values())
+            logs.event(
+                logs.INFO,
+                "migration.declared_timeout",
+                f"{', '.join(f'{name} has {spell(seconds)}' for name, seconds in own.items())} for itself, beside "
+                f"MIGRATION_TIMEOUT_MS for the others: {spell(total)} in all at most",
+                timeout_ms=round(total * 1000),
+            )
+
+    def _tell_out_of_order(self, plan: Plan) -> None:
+        for file in plan.out_of_order:
+            logs.event(
+                logs.WARNING,
+                "migration.out_of_order",
+                f"{file.name} comes after {plan.current:03d} was applied; it runs now all the same",
+                version=file.number,
+                file=file.name,
+            )
+
+    def _tell_done(self, task: Task, began: float, attempt: int) -> Applied:
+        file, empty = task.migration.file, task.migration.empty
+        seconds = time.monotonic() - began
+        self._assignment.board.done += 1
+        milliseconds = round(seconds * 1000)
+        if task.reverse:
+            level, name = logs.INFO, "migration.reversed"
+            message = (
+                f"removed the row of migration {file.number}; there was nothing to run"
+                if empty
+                else f"reversed migration {file.number} with {file.name} in {milliseconds} ms"
+            )
+        else:
+            level, name = (logs.WARNING if empty else logs.INFO), "migration.applied"
+            message = (
+                f"{file.name} is empty; recorded as applied" if empty else f"applied {file.name} in {milliseconds} ms"
+            )
+        logs.event(
+            level,
+            name,
+            message,
+            version=file.number,
+            file=file.name,
+            duration_ms=milliseconds,
+            statements=len(task.migration.advice.statements),
+            attempt=attempt,
+        )
+        return Applied(file.number, file.name, seconds)
+
+
+def prevented(failure: MigrationFailedError, trouble: Trouble, still: str) -> MigrationPreventedError:
+    """Return a failure as one that is not the file's: it is not recorded, so that the next start tries it again."""
+    return MigrationPreventedError(
+        f"{failure.message} ({trouble.words})",
+        report=failure.report,
+        remedy=f"{trouble.remedy} The cause is not the file: what was not committed is rolled back, and {still}. "
+        "The next start tries it again.",
+        **failure.fields,
+    )
+
+
+def spot_of(task: Task) -> Spot:
+    """Return where in its file a migration is."""
+    file, activity = task.migration.file, task.assignment.board.activity
+    if activity is None or not activity.statements:
+        return Spot(file.number, file.name, 0, "what comes before its statements", None)
+    start = task.migration.advice.statements[activity.statement - 1].start
+    line = task.migration.text.count("\n", 0, start) + 1
+    return Spot(file.number, file.name, activity.statement, activity.words(), line)
+
+
+def _lock_timeout_of(migration: Prepared) -> str:
+    """Return where the file's lock time-out is set."""
+    return "MIGRATION_DDL_LOCK_TIMEOUT_MS" if migration.advice.directives.lock_timeout is None else "its lock-timeout"
+
+
+def _sets(migration: Prepared, setting: str) -> bool:
+    """Tell whether the file may have its own idea of a time-out: PostgreSQL's answer is the same, whoever set it."""
+    return setting in migration.text.lower()

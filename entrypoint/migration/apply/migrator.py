@@ -1,0 +1,100 @@
+"""Bring the schema up to date: contend for the lock, and lead if it is ours."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+from entrypoint import logs
+from entrypoint.deadline import pause
+from entrypoint.errors import ConnectionLostError, EntrypointError, LeaseLostError
+from entrypoint.migration.apply.leader import Applied, Leader
+from entrypoint.migration.apply.outside import refuse_behind_pooler
+from entrypoint.migration.lock.contender import Contender
+from entrypoint.migration.script.prepare import prepare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from entrypoint.clocks import Clocks
+    from entrypoint.database.session import Session
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.lock.lease import Lease
+
+_T = TypeVar("_T")
+
+
+class Result(NamedTuple):
+    """How it went."""
+
+    applied: tuple[Applied, ...]
+    waited: bool
+    """Whether somebody else had the lock while we wanted it."""
+    current: int | None
+    """The schema's version afterwards."""
+
+
+def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) -> Result:
+    """Apply what is pending, or wait while somebody else does.
+
+    `plan`, `session` and `place` come from the first survey. Raises EntrypointError; what was committed before
+    stays. All waiting together is bounded by `assignment.lock`, all work by `assignment.apply` and by what the files
+    declare for themselves.
+    """
+    prepared = prepare(plan.runnable)
+    refuse_behind_pooler(prepared.values(), session, place)
+    precaution = None
+    if assignment.backup_dir is not None:
+        from entrypoint.migration.apply.backup_first import Precaution
+
+        precaution = Precaution(assignment, assignment.backup_dir)
+        if plan.runnable:
+            precaution.make_ready(session, place)
+    contender = Contender(assignment, session, place)
+    applied: list[Applied] = []
+
+    def lead(lease: Lease, clocks: Clocks) -> Result:
+        current = Leader(assignment, lease, prepared, clocks, precaution).run(applied)
+        return Result(tuple(applied), contender.waited, current)
+
+    try:
+        result = under_lock(contender, assignment, lead)
+        return result or Result(tuple(applied), contender.waited, contender.current)
+    except EntrypointError as error:
+        known = [migration.version for migration in applied]
+        error.schema_version = max([*known, contender.current or 0]) or None
+        raise
+    finally:
+        contender.close()
+
+
+def under_lock(contender: Contender, assignment: Assignment, work: Callable[[Lease, Clocks], _T]) -> _T | None:
+    """Do the `work` that needs the lock, within the time that the clocks give it; return what it returns.
+
+    Where the lock or a connection is lost without an operator's doing, contend again and call `work` once more: it
+    looks for itself how far it came. Returns None if somebody else has left nothing to do.
+    """
+    clocks = assignment.clocks
+    while (lease := contender.acquire()) is not None:
+        clocks.turn_to()
+        lost = False
+        logs.event(logs.INFO, "lock.acquired", "acquired the migration lock", token=lease.token)
+        try:
+            return work(lease, clocks)
+        except LeaseLostError as error:
+            if error.by_operator:
+                raise
+            logs.failure(error, level=logs.WARNING)
+        except ConnectionLostError as error:
+            if clocks.running.passed():
+                raise
+            logs.failure(error, level=logs.WARNING)
+            lost = True
+        finally:
+            lease.release()
+        if lost:
+            pause(min(assignment.losses.pause(), clocks.running.remaining()))
+        contender.waited = True  # Whatever comes next, it is not our turn alone.
+    return None

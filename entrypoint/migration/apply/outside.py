@@ -1,0 +1,417 @@
+"""Apply a migration that cannot run in one transaction: unit by unit, on a direct connection.
+
+There is no fence around such a statement. Instead the worker's session holds a second advisory lock, shared, and
+whoever takes the migration lock over first sees that it is free. And a `running` row names the statement before it is
+sent, so that a crash in the middle is known for what it is.
+"""
+
+from __future__ import annotations
+
+import time
+
+from entrypoint import logs
+from entrypoint.database import session_state, transactions
+from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import identifier, literal
+from entrypoint.database.session_state import Timeouts
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConfigurationError, EntrypointError, MigrationFailedError
+from entrypoint.migration.apply.attempt import GRACE, Refused, ours
+from entrypoint.migration.apply.standing import Trace, betrayed
+from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.script.units import Setting, Unit, cut, left_in_session, reached, repeatable
+from entrypoint.redaction import foreign
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from psycopg.pq.abc import PGresult
+
+    from entrypoint.database.session import Session
+    from entrypoint.migration.apply.attempt import Task
+    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.script.prepare import Prepared
+
+_DUPLICATE_TABLE = "42P07"
+_OUR_ENCODING = "UTF8"
+
+
+def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: Place) -> None:
+    """Raise ConfigurationError if a pooler stands between us and a server that must remember our session.
+
+    It shows itself: the process that answers a query is not the one that answered the login.
+    """
+    if session.login_pid == place.backend_pid:
+        return
+    names = [one.file.name for one in prepared if not one.advice.transactional]
+    if names:
+        raise ConfigurationError(
+            f"{', '.join(names)} must run outside a transaction, which needs a direct connection, and there is a "
+            "pooler in between; nothing was run",
+            remedy="Set MIGRATION_DATABASE_URL to the server itself; DATABASE_URL can stay as it is.",
+        )
+
+
+class Steps:
+    """A migration, unit by unit: what this process knows of it, over all its attempts on one session.
+
+    Between the units the session is as the file has made it, also while an attempt waits for the next one. Whatever
+    we have to say ourselves is said in transactions whose settings are local to them (`session_state`).
+    """
+
+    def __init__(self, task: Task) -> None:
+        """Take what there is to do; nothing is sent yet."""
+        self._task = task
+        self._worker = task.lease.worker
+        self._place = task.lease.place
+        self._count = len(task.migration.advice.statements)
+        self._units = cut(task.migration.text, task.migration.advice)
+        self._began = time.monotonic()
+        self._started = False
+        self._next = 0
+        """The index of the first unit that has not run."""
+        self._named: int | None = None
+        """The index of the unit that the ledger's row names as next; None while there is no row."""
+        self._refused: int | None = None
+        """The index of the unit that PostgreSQL refused last, in this session."""
+        self._lent: Timeouts | None = None
+        """Time-outs that the session has from us, for a statement outside any transaction."""
+        self.trace = Trace(session_lasts=True)
+        """What is known of the transaction that a unit runs in."""
+        self._encoding: str | None = None
+        """The file's own client_encoding. Ours is in effect whenever a message begins."""
+
+    def attempt(self) -> None:
+        """Run what is left, and record the migration as completed with the last unit.
+
+        Raises Refused (what came before stays, and the next attempt goes on there), MigrationFailedError if nobody can
+        know how far an earlier run came or what it left in a session that is gone, LeaseLostError, ConnectionLostError.
+        """
+        if not self._started:
+            self._start()
+        while self._next < len(self._units):
+            self._step(self._units[self._next])
+        if self._named != self._next:
+            self._record()
+
+    def end(self) -> None:
+        """Leave nothing of the file's session to the next file, our lock included. Never raises."""
+        if not self._worker.usable:
+            return
+        self._worker.rollback(Deadline(GRACE))
+        try:
+            self._worker.query("DISCARD ALL", Deadline(2 * GRACE))
+        except (StatementError, EntrypointError):
+            self._worker.abandon()
+
+    # Where to begin.
+
+    def _start(self) -> None:
+        """Take the second advisory lock, and find out where to begin."""
+        file = self._task.migration.file
+        # After an earlier file's transaction, PostgreSQL takes the database's own defaults for ones set in the session.
+        self._query("RESET lock_timeout; RESET statement_timeout")
+        self._open(transactions.READ_COMMITTED)
+        rows = self._query(
+            f"SELECT error_message, checksum = {literal(file.checksum)} FROM {self._place.table('schema_migrations')} "
+            f"WHERE migration_number = {file.number} AND status = {literal(reading.RUNNING)}; {self._as_role} COMMIT"
+        )[0]
+        if rows:
+            self._resume(rows[0][0] or "an unknown statement", unchanged=rows[0][1] == "t")
+        self._started = True
+
+    def _resume(self, message: str, *, unchanged: bool) -> None:
+        """Go on where an earlier run was interrupted, which its row's `message` tells."""
+        number = reached(message, self._count)
+        place, colon, statement = message.partition(":")
+        message = foreign(message) if number is None else f"{place}{colon}{foreign(statement)}"
+        if not unchanged:
+            raise self._in_the_dark(f"was interrupted at {message}, and has changed since")
+        index = next((i for i, unit in enumerate(self._units) if unit.number == number), None)
+        if index is None:
+            raise self._in_the_dark(f"was interrupted at {message}; it cannot be known which of its statements that is")
+        left = left_in_session(self._task.migration.text, self._units[:index])
+        if left.unknown is not None:
+            raise self._in_the_dark(
+                f"was interrupted at {message}; what statement {left.unknown} did to its session is lost, and "
+                "what comes after it may depend on that"
+            )
+        for setting in left.settings:
+            self._send(setting, number)
+        self._named = self._next = index
+        if not self._units[index].begin and self._finished(index):
+            self._next += 1
+        logs.event(
+            logs.WARNING,
+            "migration.resumed",
+            f"{self._task.migration.file.name} was interrupted at {message}; going on from there",
+            file=self._task.migration.file.name,
+            statement=number,
+        )
+
+    def _finished(self, index: int) -> bool:
+        """Tell whether a unit that was begun ran to its end; if it did not, prepare for running it again.
+
+        Raises MigrationFailedError if nobody can know, or if running it again could do harm.
+        """
+        unit = self._units[index]
+        if unit.built_index is not None:
+            valid = self._index_is_valid(unit)
+            if valid is False:
+                self._drop_index(unit)
+            return valid is True
+        refused = self._refused == index and unit.words[:1] not in (("CALL",), ("DO",))
+        if not (refused or repeatable(unit)):
+            raise self._in_the_dark(
+                f"was interrupted at {self._progress(unit)}; it cannot be known whether that took effect"
+            )
+        return False
+
+    def _in_the_dark(self, why: str) -> MigrationFailedError:
+        """Return the error for a file that a person has to look at."""
+        file = self._task.migration.file
+        return MigrationFailedError(
+            f"{file.name} {why}",
+            remedy="Look which of its statements took effect. Then finish it by hand and set its row's status to "
+            "'completed', or take what took effect out of the file, or undo it, and delete the row.",
+            version=file.number,
+            file=file.name,
+        )
+
+    # Running.
+
+    def _step(self, unit: Unit) -> None:
+        """Run the next unit."""
+        if unit.begin:
+            if self._named is not None and self._named != self._next:
+                self._record()
+            self._run_inside(unit)
+            return
+        if self._refused != self._next or not self._finished(self._next):
+            self._record(lend=self._timeouts(concurrently=unit.concurrently))
+            self._run_alone(unit)
+        self._next += 1
+
+    def _run_inside(self, unit: Unit) -> None:
+        """Run a unit in a transaction of its own, behind the fence, with the row that says what comes next."""
+        task = self._task
+        transaction_id = self._open(unit.begin)
+        self.trace.opened(transaction_id)
+        if self._send(unit, unit.number, inside=True) != transaction_id:
+            raise betrayed(task)
+        # From here on it is committed by us or not at all, and its row with it.
+        self.trace.closed()
+        limits = transactions.limits(
+            task.patience, server_version=self._worker.server_version, role=task.assignment.role
+        )
+        parts = (
+            # While the state is the file's: its triggers may need it.
+            session_state.CHECK_CONSTRAINTS,
+            limits,
+            f"SET LOCAL lock_timeout = {task.patience.milliseconds()};",
+            # Before the fence goes: the unit may have let it go.
+            self._session_lock,
+            task.lease.reassert(),
+            writing.kept(self._place, task.kept),
+            self._row(self._next + 1),
+            "COMMIT",
+        )
+        try:
+            self._worker.query("\n".join(parts), task.patience)
+        except StatementError as error:
+            raise Refused(task.migration, error, statement_start=unit.start) from error
+        self._next += 1
+        self._named, self._lent, self._encoding = self._next, None, None
+        self._keep_our_encoding()
+
+    def _run_alone(self, unit: Unit) -> None:
+        try:
+            self._send(unit, unit.number)
+        except Refused as refusal:
+            self._refused = self._next
+            if unit.built_index is not None and refusal.error.sqlstate != _DUPLICATE_TABLE:
+                # What a failed concurrent build leaves behind would stand in the way of the next attempt.
+                self._drop_invalid(unit)
+            raise
+        if self._worker.in_transaction:
+            file = self._task.migration.file
+            self._worker.rollback(Deadline(2 * GRACE))
+            raise MigrationFailedError(
+                f"{file.name} leaves a transaction open; that transaction was rolled back",
+                remedy="End it with COMMIT in the same file.",
+                version=file.number,
+                file=file.name,
+            )
+        if unit.words[:2] == ("DISCARD", "ALL"):
+            self._encoding = None
+            if self._as_role:
+                self._query(self._as_role)
+
+    def _send(self, piece: Unit | Setting, number: int | None, *, inside: bool = False) -> str | None:
+        """Send the file's own statements, and watch them; return the transaction that they ended in, if `inside` one.
+
+        One statement more tells that, as in a file in one transaction: no parser can promise that they have not ended
+        ours. And both our messages, before and after, are read in our encoding, whatever the file's is.
+        """
+        task, worker = self._task, self._worker
+        before = after = ""
+        if inside:
+            encoding = f"SET client_encoding = {literal(self._encoding)}; " if self._encoding else ""
+            before = f"{session_state.back()} {encoding}"
+            after = (
+                f"\n;SET LOCAL client_encoding = '{_OUR_ENCODING}'; "
+                "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
+            )
+        last: PGresult | None = None
+
+        def on_result(result: PGresult) -> None:
+            nonlocal last
+            last = result
+            if inside:
+                self.trace.note(result)
+
+        # A unit that runs alone may commit within, or wait for others without being in anybody's way.
+        task.work_on(number or 1, task.lease.place.backend_pid, transaction=number or 1, limited=inside)
+        worker.on_notice = task.log_notice
+        try:
+            worker.script(f"{before}{piece.sql}{after}", task.patience, on_result)
+        except StatementError as error:
+            offset = None if error.position is None else max(piece.start + error.position - len(before), piece.start)
+            raise Refused(task.migration, error, statement_start=piece.start, offset=offset) from error
+        finally:
+            worker.on_notice = None
+            if not inside:
+                self._keep_our_encoding()
+        value = last.get_value(0, 0) if inside and last is not None else None
+        return None if value is None else value.decode()
+
+    # The row.
+
+    def _record(self, lend: Timeouts | None = None) -> None:
+        """Commit, behind the fence, which unit is next; without one, that the file is completed."""
+        self._open(transactions.READ_COMMITTED, lend=lend, lock_timeout_ms=self._task.patience.milliseconds())
+        self._query(f"{self._row(self._next)}\nCOMMIT")
+        self._named, self._lent = self._next, lend
+
+    def _row(self, index: int) -> str:
+        """Return the statements that write the row; the unit at `index` is next, or there is none left."""
+        task = self._task
+        following = self._units[index] if index < len(self._units) else None
+        progress = task.lease.progress(task.following) if following is None else ""
+        return (
+            writing.row(
+                self._place,
+                task.migration.file,
+                task.assignment.app_version,
+                status=reading.COMPLETED if following is None else reading.RUNNING,
+                message=None if following is None else self._progress(following),
+                milliseconds=round((time.monotonic() - self._began) * 1000),
+            )
+            + progress
+        )
+
+    def _progress(self, unit: Unit) -> str:
+        """Return what the row says while `unit` is next: for `reached`, and behind the colon for people."""
+        return f"{unit.place(self._count)}: {foreign(unit.shown)}"
+
+    # The session.
+
+    def _open(self, begin: str, *, lend: Timeouts | None = None, lock_timeout_ms: int | None = None) -> str:
+        """Open a transaction of ours behind the fence, with the file's state put aside; return its id.
+
+        Each takes the second advisory lock anew, as the file can let it go: so nobody takes over between two of its
+        statements. `lend`: time-outs that stay when the transaction has ended.
+        """
+        task, version = self._task, self._worker.server_version
+        opening = transactions.begin(
+            task.deadline,
+            server_version=version,
+            lock_timeout_ms=task.ddl_lock_timeout_ms if lock_timeout_ms is None else lock_timeout_ms,
+            role=task.assignment.role,
+            statement=session_state.aside(begin, self._timeouts(), self._lent, lend),
+        )
+        then = (self._session_lock, *transactions.session_survival(version))
+        return ours(task, lambda: task.lease.open(opening, task.patience, then))[0]
+
+    def _timeouts(self, *, concurrently: bool = False) -> Timeouts:
+        """Return what bounds a statement of the file that has set nothing itself."""
+        return Timeouts(0 if concurrently else self._task.ddl_lock_timeout_ms, self._task.deadline.milliseconds())
+
+    @property
+    def _session_lock(self) -> str:
+        # Who tests it holds it for an instant, and takes nothing: the fence stands before the row.
+        return f"SELECT pg_catalog.pg_advisory_lock_shared({self._place.session_key});"
+
+    @property
+    def _as_role(self) -> str:
+        role = self._task.assignment.role
+        return f"SET ROLE {identifier(role)};" if role else ""
+
+    def _keep_our_encoding(self) -> None:
+        """Have the next message read as it is written; what the file has set is set again for its own statements."""
+        encoding = self._worker.parameter("client_encoding") if self._worker.usable else None
+        if encoding in (None, _OUR_ENCODING) or self._worker.in_transaction:
+            return
+        self._encoding = encoding
+        self._query(f"SET client_encoding = '{_OUR_ENCODING}'")
+
+    # Indexes that were left half built.
+
+    def _index_is_valid(self, unit: Unit) -> bool | None:
+        """Tell whether the unit's index is there and valid; None if it is not there, or somebody is building it now."""
+        if unit.built_index is None:
+            return None
+        name, table = unit.built_index
+        rows = self._ask(
+            "SELECT i.indisvalid FROM pg_catalog.pg_class t "
+            "JOIN pg_catalog.pg_index i ON i.indrelid = t.oid JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "
+            f"WHERE t.oid = {self._oid(table)} AND c.relname = {literal(_plain(name))} "
+            "AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)"
+        )
+        return rows[0][0] == "t" if rows else None
+
+    def _oid(self, table: str) -> str:
+        """Return the number of a table that is named as the file names it; of none if it is not there."""
+        found = self._query(f"SELECT pg_catalog.to_regclass({literal(table)})::pg_catalog.oid")[0][0][0]
+        return found or "0"
+
+    def _ask(self, query: str) -> list[tuple[str | None, ...]]:
+        """Ask the catalogue, as ourselves."""
+        return self._query(f"BEGIN; {session_state.ours(self._task.assignment.role)} {query}; COMMIT")[-2]
+
+    def _drop_index(self, unit: Unit) -> None:
+        if unit.built_index is None:
+            return
+        name, table = unit.built_index
+        schema = table.rpartition(".")[0].strip()
+        if not schema:
+            rows = self._ask(
+                "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_class t "
+                f"JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace WHERE t.oid = {self._oid(table)}"
+            )
+            schema = (rows[0][0] if rows else None) or ""
+        qualified = f"{schema}.{name}" if schema else name
+        logs.event(
+            logs.WARNING,
+            "migration.invalid_index",
+            f"dropping the invalid index {qualified} that an unfinished build left",
+            file=self._task.migration.file.name,
+            index=qualified,
+        )
+        self._query(f"DROP INDEX CONCURRENTLY IF EXISTS {qualified}")
+
+    def _drop_invalid(self, unit: Unit) -> None:
+        try:
+            if self._index_is_valid(unit) is False:
+                self._drop_index(unit)
+        except Refused as refusal:
+            logs.event(logs.WARNING, "migration.invalid_index", f"an invalid index was left: {refusal}")
+
+    def _query(self, sql: str) -> list[list[tuple[str | None, ...]]]:
+        return ours(self._task, lambda: self._worker.query(sql, self._task.patience))
+
+
+def _plain(name: str) -> str:
+    """Return an identifier as the catalogue has it."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()

@@ -1,0 +1,198 @@
+"""Apply one migration, or take it back, in one transaction: BEGIN and the fence, the file, its ledger row and COMMIT.
+
+Three round trips; more if the file is large. The ledger row is written, or removed, with what the file does or not at
+all.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from entrypoint.database import session_state, transactions
+from entrypoint.database.answers import StatementError
+from entrypoint.errors import ConnectionLostError
+from entrypoint.migration.apply.attempt import Refused, ours
+from entrypoint.migration.apply.doubt import InDoubt
+from entrypoint.migration.apply.standing import betrayed
+from entrypoint.migration.ledger import tables, writing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from psycopg.pq.abc import PGresult
+
+    from entrypoint.database.answers import Notice
+    from entrypoint.migration.apply.attempt import Task
+    from entrypoint.migration.apply.standing import Trace
+    from entrypoint.migration.script.scanner import Statement
+
+# Characters of a file that go into one message.
+_PIECE = 1 << 20
+# By these the server reads a message. What a file sets has no effect on a message that has arrived, so it must have
+# none on the next one either: a file in several messages is read as in one.
+_READ_BY = (("client_encoding", "UTF8"), ("standard_conforming_strings", "on"))
+
+
+def apply(task: Task, trace: Trace) -> None:
+    """Commit a file with what it means for the ledger.
+
+    Raises Refused, LeaseLostError or ConnectionLostError; then nothing is in, unless the file has committed something
+    itself, of which the `trace` tells. Raises InDoubt if the connection ended while COMMIT was under way.
+    """
+    transaction_id, backend_pid = begin(task, trace)
+    if not execute(task, trace, backend_pid):
+        raise betrayed(task)
+    _commit(task, transaction_id)
+
+
+def begin(task: Task, trace: Trace) -> tuple[str, int]:
+    """Open the transaction behind the fence; return its id and the backend that works on it."""
+    lease = task.lease
+    opening = transactions.begin(
+        task.deadline,
+        server_version=lease.worker.server_version,
+        lock_timeout_ms=task.ddl_lock_timeout_ms,
+        role=task.assignment.role,
+        statement=task.migration.advice.begin,
+    )
+    transaction_id, backend_pid = ours(task, lambda: lease.open(opening, task.patience, then=session_state.FRESH))
+    trace.opened(transaction_id)
+    return transaction_id, backend_pid
+
+
+def execute(
+    task: Task,
+    trace: Trace,
+    backend_pid: int,
+    on_notice: Callable[[Notice], None] | None = None,
+    *,
+    rehearsal: bool = False,
+) -> bool:
+    """Send the file; tell whether the session is still in the transaction that it was in before.
+
+    It goes as one simple query, or a large one as several; statement by statement where it is doubtful what its
+    statements are. In a `rehearsal`, which must not commit, what the parser has not read is doubtful, too. `on_notice`:
+    what to do with the server's messages, other than to log them.
+    """
+    worker, advice = task.lease.worker, task.migration.advice
+    body, statements = advice.body, advice.statements
+    worker.on_notice = on_notice or task.log_notice
+    try:
+        # With other strings than usual, the statements may end elsewhere than the scanner thinks.
+        usual = worker.parameter("standard_conforming_strings") == "on"
+        doubtful = advice.disputed or (rehearsal and not advice.parsed)
+        if doubtful and (usual or rehearsal):
+            return _send_one_by_one(task, trace, backend_pid)
+        pieces = cut(body, statements, _PIECE if usual and not rehearsal else len(body))
+        return all(_send(task, piece, trace, backend_pid) == trace.transaction_id for piece in pieces)
+    finally:
+        worker.on_notice = None
+
+
+def _send_one_by_one(task: Task, trace: Trace, backend_pid: int) -> bool:
+    """Send each statement as a message that the server takes for one or refuses; tell what `execute` does.
+
+    So no COMMIT can hide behind another statement: none begins with it, as those have been refused beforehand.
+    """
+    worker, migration = task.lease.worker, task.migration
+    for index, statement in enumerate(migration.advice.statements):
+        task.work_on(index + 1, backend_pid)
+        try:
+            worker.statement(migration.advice.body[statement.start : statement.end], task.patience, trace.note)
+        except StatementError as error:
+            offset = None if error.position is None else statement.start + error.position
+            raise Refused(migration, error, statement_start=statement.start, offset=offset) from error
+        for name, value in _READ_BY:
+            if worker.parameter(name) != value:
+                ours(task, lambda sql=f"SET {name} = {value}": worker.query(sql, task.patience))  # type: ignore[misc]
+    question = "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
+    return bool(ours(task, lambda: worker.query(question, task.patience))[0][0][0] == trace.transaction_id)
+
+
+def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | None:
+    """Send a piece of the file as one simple query; return the transaction that the session is in after it, if any."""
+    migration = task.migration
+    statements = migration.advice.statements
+    done = piece.first
+    last: PGresult | None = None
+
+    def on_result(result: PGresult) -> None:
+        nonlocal done, last
+        last = result
+        trace.note(result)
+        if done < piece.after:
+            done += 1
+            task.work_on(done + 1, backend_pid)
+
+    task.work_on(done + 1, backend_pid)
+    # One more statement behind the file's own tells whether the file has ended our transaction: no parser can
+    # promise that it has not. And the next message must be read as it is written, before it can say so itself.
+    ahead = _READ_BY if piece.end < len(migration.advice.body) else _READ_BY[:1]
+    settings = " ".join(f"SET {name} = {value};" for name, value in ahead)
+    script = (
+        f"{migration.advice.body[piece.start : piece.end]}\n;{settings} "
+        "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
+    )
+    try:
+        task.lease.worker.script(script, task.patience, on_result)
+    except StatementError as error:
+        start = statements[done].start if done < len(statements) else None
+        offset = None if error.position is None else piece.start + error.position
+        raise Refused(migration, error, statement_start=start, offset=offset) from error
+    value = last.get_value(0, 0) if last is not None else None
+    return None if value is None else value.decode()
+
+
+class Piece(NamedTuple):
+    """A part of a file that is sent as one message: characters from `start` to `end`."""
+
+    start: int
+    end: int
+    first: int
+    """How many statements come before it."""
+    after: int
+    """How many statements there are up to its end."""
+
+
+def cut(body: str, statements: Sequence[Statement], size: int = _PIECE) -> tuple[Piece, ...]:
+    """Cut a file between its statements into pieces of about `size` characters.
+
+    The server splits all of a message into statements, and keeps them, before it runs the first: with 200 MB in one
+    message that took it 1.7 times as long as the same from psql, and this program 1 GB.
+    From where a file says how strings are to be read it is one piece, so that its dynamic SQL is still read so.
+    """
+    pieces, start, first = [], 0, 0
+    for index, statement in enumerate(statements):
+        if statement.start - start >= size and index > first:
+            if _reads_strings_otherwise(body[start : statement.start]):
+                break
+            pieces.append(Piece(start, statement.start, first, index))
+            start, first = statement.start, index
+    return (*pieces, Piece(start, len(body), first, len(statements)))
+
+
+def _reads_strings_otherwise(text: str) -> bool:
+    name = "standard_conforming_strings"
+    text = text.lower()
+    mentioned = text.count(name)
+    return mentioned > 0 and mentioned > len(re.findall(rf"\b{name}\s*(?:=|\bto\b)\s*'?on\b", text))
+
+
+def _commit(task: Task, transaction_id: str) -> None:
+    """Put the session back, write or remove the row, show in the lock what comes next, and commit."""
+    lease, assignment = task.lease, task.assignment
+    parts = [
+        session_state.restore(pooled=lease.worker.login_pid != lease.place.backend_pid),
+        transactions.limits(task.patience, server_version=lease.worker.server_version, role=assignment.role),
+    ]
+    if tables.mentions(task.migration.text):
+        # It may have replaced our functions, as the earlier system's own script does.
+        parts += ["SET LOCAL client_min_messages = warning;", tables.ddl(lease.place)]
+    kept = writing.kept(lease.place, task.kept)
+    parts += [lease.reassert(), kept, task.record, lease.progress(task.following), "COMMIT"]
+    try:
+        ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
+    except ConnectionLostError as lost:
+        raise InDoubt(transaction_id, lost) from lost

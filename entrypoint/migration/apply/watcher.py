@@ -1,0 +1,338 @@
+"""Keep an eye on a statement that takes long: publish progress, name who blocks it, notice that the lock was freed.
+
+And end an attempt that has waited for locks for too long in all: PostgreSQL's `lock_timeout` counts for each lock
+by itself, and somebody waits behind every lock that the migration holds already.
+
+Runs in a thread with a connection of its own, opened only when there is something to watch. If it cannot be
+had, nothing else suffers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import NamedTuple
+
+from entrypoint import logs, phase
+from entrypoint.database.answers import StatementError
+from entrypoint.database.connect import Failure
+from entrypoint.database.session_state import OURS_WITH_PATH
+from entrypoint.deadline import Deadline, joined, sliced
+from entrypoint.errors import ConnectionLostError, EntrypointError
+from entrypoint.migration.observe import blockers, progress
+from entrypoint.migration.observe.blockers import Waits
+from entrypoint.migration.observe.board import Seen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from entrypoint.database.answers import Row
+    from entrypoint.database.connect import Target
+    from entrypoint.database.session import Session
+    from entrypoint.migration.lock.lease import Lease
+    from entrypoint.migration.observe.blockers import Blocker, Wait
+    from entrypoint.migration.observe.board import Activity, Board
+
+# How often a wait for a lock is looked for: often enough for the sum of all waits, and rarely enough for the server.
+_TICK = 0.25
+# How often everything else is looked at and written into the lock's row.
+_LOOK_EVERY = 1.0
+_REPORT_EVERY = 5.0
+_TELL_AGAIN = 10.0
+_PATIENCE = 5.0
+_RECONNECT_AFTER = 10.0
+# To send a cancel; the leader may be waiting for it.
+_CANCEL = 0.5
+# How long the leader waits for a cancel that is on its way: longer than that takes, however it ends.
+_STAND_DOWN = 1.5
+_NEVER = float("-inf")
+# How many results come before those of the first question.
+_BEGUN = 9
+
+STANDBY_REMEDY = (
+    "Bring the standby back, or take it out: ALTER SYSTEM SET synchronous_standby_names = …; SELECT pg_reload_conf()."
+)
+
+
+class GaveUp(NamedTuple):
+    """An attempt was ended, because it had waited for locks for too long in all."""
+
+    seconds: float
+    allowed: float
+
+
+class Watched(NamedTuple):
+    """What was seen of an attempt that is over."""
+
+    gave_up: GaveUp | None
+    blockers: tuple[Blocker, ...]
+    """Who was last seen to block it."""
+    waiting: bool = False
+    """Whether it still waited for them when it was last looked at."""
+    standby: str = ""
+    """`synchronous_standby_names`, if its COMMIT was seen to wait for one of them."""
+
+
+class Watcher:
+    """Watches one lease's worker from its first migration to its last."""
+
+    def __init__(
+        self, lease: Lease, target: Target, board: Board, connect_timeout: float, ddl_lock_timeout: float
+    ) -> None:
+        """Watch what takes longer than a second, and in any case before `ddl_lock_timeout` ends it."""
+        self._lease = lease
+        self._target = target
+        self._board = board
+        self._connect_timeout = connect_timeout
+        # From when on there is a connection, and a wait for a lock is worth telling.
+        self._early = min(1.0, ddl_lock_timeout / 5)
+        # From when on there is something to report, and an operator's release is looked for.
+        self._patience = min(3.0, ddl_lock_timeout / 2)
+        self._tick = max(0.02, min(_TICK, ddl_lock_timeout / 20))
+        self._session: Session | None = None
+        self._stopped = threading.Event()
+        # Held while a cancel is on its way, so that an attempt's end can wait for it: it must not hit the next one.
+        self._cancelling = threading.Lock()
+        self._gave_up: GaveUp | None = None
+        self._standby = ""
+        self._attempt: Activity | None = None
+        self._waits = Waits()
+        self._wait: Wait | None = None
+        self._blockers: tuple[Blocker, ...] = ()
+        self._asked = self._looked = self._reported = self._told = _NEVER
+        self._next_connect = 0.0
+        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        joined(self._thread, 0.5)
+
+    def stand_down(self) -> Watched:
+        """Return what was seen of the attempt that has just ended. No cancel of the watcher's comes after this."""
+        # If the server does not even answer the watcher within this time, a late cancel is the least of all worries.
+        locked = sliced(lambda seconds: self._cancelling.acquire(timeout=seconds), _STAND_DOWN)
+        try:
+            activity, self._board.activity = self._board.activity, None
+            mine = activity is not None and self._attempt is not None and activity.began == self._attempt.began
+            blockers_, waiting = (self._blockers, self._wait is not None) if mine else ((), False)
+            watched = Watched(self._gave_up, blockers_, waiting, self._standby)
+            self._gave_up, self._standby = None, ""
+        finally:
+            if locked:
+                self._cancelling.release()
+        return watched
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._tick):
+            activity = self._board.activity
+            if activity is None:
+                continue
+            try:
+                if self._connected(activity):
+                    self._look(activity)
+            except StatementError as error:
+                # The migration may hold a lock on the very row that is to show its progress.
+                self._fail(error)
+                if self._session is not None:
+                    self._session.rollback(Deadline(1.0))
+            except (Failure, EntrypointError) as error:
+                self._fail(error)
+                self._close()
+                self._next_connect = time.monotonic() + _RECONNECT_AFTER
+        self._close()
+
+    def _fail(self, error: Exception) -> None:
+        logs.event(logs.DEBUG, "watcher.failed", f"cannot watch the long statement: {error}")
+
+    def _connected(self, activity: Activity) -> bool:
+        if self._session is None:
+            now = time.monotonic()
+            if now - activity.began < self._early or now < self._next_connect:
+                return False
+            self._session = self._target.connect(self._connect_timeout)
+        return True
+
+    def _look(self, activity: Activity) -> None:
+        """Look for a wait at each tick, and at everything now and then."""
+        self._turn_to(activity)
+        if not activity.retry:
+            self._look_for_wait(activity)
+        now = time.monotonic()
+        due = activity.retry or now - activity.began >= self._patience
+        if due and now - self._looked >= _LOOK_EVERY:
+            self._looked = now
+            self._look_at_everything(activity)
+
+    def _turn_to(self, activity: Activity) -> None:
+        """Forget what was seen of an earlier transaction."""
+        if not activity.same_transaction(self._attempt):
+            self._waits, self._wait = Waits(), None
+            phase.blocked(activity.file, activity.statement, ())
+            if self._attempt is None or activity.began != self._attempt.began:
+                self._blockers = ()
+        self._attempt = activity
+
+    def _look_for_wait(self, activity: Activity) -> None:
+        session = self._open_session()
+        rows = self._ask(blockers.waiting(activity.backend_pid, session.server_version))
+        now = time.monotonic()
+        before, self._wait = self._wait, blockers.read_wait(rows)
+        self._waits.seen(self._wait, now)
+        if self._wait is None:
+            if before is not None:
+                phase.blocked(activity.file, activity.statement, ())
+            return
+        if before is None or before.began != self._wait.began:
+            self._asked = self._told = _NEVER
+        length = self._wait.seconds if self._wait.began else now - max(activity.since, activity.began)
+        if length >= self._early and now - self._asked >= _LOOK_EVERY:
+            self._asked = now
+            found = blockers.read_blockers(self._ask(blockers.blocking(activity.backend_pid)))
+            if found and activity.same_transaction(self._board.activity):
+                self._blockers = found
+                phase.blocked(activity.file, activity.statement, [blocker.pid for blocker in found])
+                self._tell_blocked(activity, self._wait, length)
+        if activity.lock_patience is not None and self._waits.seconds > activity.lock_patience:
+            self._give_up(activity, self._wait, activity.lock_patience)
+
+    def _give_up(self, activity: Activity, wait: Wait, allowed: float) -> None:
+        """Cancel the statement, if it still waits for that lock."""
+        with self._cancelling:
+            if not activity.same_transaction(self._board.activity):
+                return
+            # Before the signal is sent, as the leader hears of its effect at any moment from then on.
+            self._gave_up = GaveUp(self._waits.seconds, allowed)
+            rows = self._ask(blockers.cancel(activity.backend_pid, wait), _CANCEL)
+            if not rows:
+                self._gave_up = None
+
+    def _look_at_everything(self, activity: Activity) -> None:
+        session = self._open_session()
+        lease = self._lease
+        begin = (
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 4000; "
+            # What is shown here need not be on a standby, which may be what the migration waits for.
+            "SET LOCAL synchronous_commit = local; "
+            f"{OURS_WITH_PATH};"
+        )
+        # What a session does is shown to its own login; the lock's row, perhaps only to the role.
+        known = progress.query(activity.backend_pid, session.server_version)
+        results = session.query(
+            f"{begin} {known}; {progress.standby(activity.backend_pid)}; {lease.as_role} {lease.still_ours()} COMMIT",
+            Deadline(_PATIENCE),
+        )
+        reported, standby, ours = results[_BEGUN], results[_BEGUN + 1], results[-2]
+        current = self._board.activity
+        if current is None or current.file != activity.file:
+            return  # That file has ended meanwhile.
+        if not ours:
+            lease.revoked = True
+            logs.event(
+                logs.WARNING, "lock.revoked", "an operator freed the migration lock; stopping", file=activity.file
+            )
+            lease.worker.cancel()
+            return
+        if standby and not self._standby:
+            self._standby = standby[0][0] or ""
+            logs.event(
+                logs.WARNING,
+                "migration.commit_waits",
+                f"{activity.file}: COMMIT waits for a synchronous standby (synchronous_standby_names = "
+                f"'{self._standby}')",
+                file=activity.file,
+                remedy=STANDBY_REMEDY,
+            )
+        seen = Seen(
+            activity,
+            None if activity.retry else progress.read(reported),
+            self._blockers if self._wait is not None else (),
+        )
+        self._board.seen = seen
+        self._report(seen)
+        detail = _detail(seen, time.monotonic())
+        update = lease.progress(activity.file, activity.statement, activity.statements, detail)
+        session.query(f"{begin} {lease.as_role} {update} COMMIT", Deadline(_PATIENCE))
+
+    def _tell_blocked(self, activity: Activity, wait: Wait, length: float) -> None:
+        now = time.monotonic()
+        if now - self._told < _TELL_AGAIN:
+            return
+        self._told = now
+        for blocker in self._blockers:
+            logs.event(
+                logs.WARNING,
+                "migration.blocked",
+                f"{activity.file} has waited for {length:.1f} s for {wait.mode} on {wait.target}, behind "
+                f"{blocker.words()}",
+                file=activity.file,
+                statement=activity.statement,
+                statements=activity.statements,
+                duration_ms=round(length * 1000),
+                lock_mode=wait.mode,
+                lock_target=wait.target,
+                **blocker_fields(blocker),
+                remedy=blocker.remedy(),
+            )
+
+    def _report(self, seen: Seen) -> None:
+        now = time.monotonic()
+        activity, known = seen.activity, seen.progress
+        if activity.retry or now - self._reported < _REPORT_EVERY:
+            return
+        self._reported = now
+        seconds = now - activity.since
+        logs.event(
+            logs.INFO,
+            "migration.progress",
+            f"still at {activity.file}, {activity.words()}, for {seconds:.0f} s"
+            + (f": {known.words()}" if known else ""),
+            file=activity.file,
+            statement=activity.statement,
+            statements=activity.statements,
+            duration_ms=round(seconds * 1000),
+            **(known._asdict() if known else {}),
+        )
+
+    def _ask(self, query: str, seconds: float = _PATIENCE) -> list[Row]:
+        return self._open_session().query(f"{OURS_WITH_PATH}; {query}", Deadline(seconds))[-1]
+
+    def _open_session(self) -> Session:
+        if self._session is None:
+            raise ConnectionLostError("the watcher has no connection")
+        return self._session
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+def blocker_fields(blocker: Blocker) -> dict[str, object]:
+    """Return the log's fields about who blocks a migration."""
+    return {
+        "blocker": blocker.pid or None,
+        "blocker_prepared": blocker.gid,
+        "blocker_user": blocker.user,
+        "blocker_application": blocker.application,
+        "blocker_transaction_s": blocker.transaction_s,
+    }
+
+
+def _detail(seen: Seen, now: float) -> dict[str, object]:
+    """Return what the lock's row tells beside file and statement; `progress.describe` puts it into words."""
+    detail: dict[str, object] = {}
+    if seen.activity.retry:
+        detail["retry"] = seen.activity.retry
+    else:
+        detail["seconds"] = round(now - seen.activity.since)
+        detail["or_later"] = seen.activity.or_later or None
+    if seen.progress is not None:
+        detail |= seen.progress._asdict()
+    if seen.blockers:
+        detail["blocked_by"] = " and ".join(blocker.short for blocker in seen.blockers)
+    return {name: value for name, value in detail.items() if value is not None}

@@ -1,0 +1,43 @@
+"""What whoever holds the lock is to do, where and as whom: handed from room to room."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.clocks import Clocks
+    from entrypoint.database.connect import Target
+    from entrypoint.migration.ledger.differences import Differences
+    from entrypoint.migration.losses import Losses
+    from entrypoint.migration.observe.board import Board
+    from entrypoint.migration.script.files import Directory
+    from entrypoint.policy import ApplyPolicy, LockPolicy
+
+
+class Assignment(NamedTuple):
+    """What is to be done, where and as whom."""
+
+    directory: Directory
+    up_to: int | None
+    target: Target
+    schema: str | None
+    """As configured; None for the connection's current schema."""
+    role: str | None
+    app_version: str | None
+    token: str
+    connect_timeout: float
+    lock: LockPolicy
+    apply: ApplyPolicy
+    clocks: Clocks
+    """All the time of this start."""
+    backup_dir: str | None
+    """Where a backup is to be taken before anything pending runs; None for nowhere."""
+    board: Board
+    """Where to show what is going on."""
+    losses: Losses
+    """How often the connection was lost, over all that this start does under the lock."""
+    differences: Differences
+    """What the log has been told of files and ledger that do not agree."""
+    rehearsal: bool = False
+    """Whether nothing is to be left of it, not even the ledger's tables."""

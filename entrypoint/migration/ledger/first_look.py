@@ -1,0 +1,137 @@
+"""The first look at the ledger, without psycopg: for the starts that find nothing to do, which are nearly all."""
+
+from __future__ import annotations
+
+import _thread
+import os
+
+from entrypoint import logs
+from entrypoint.database import libpq
+from entrypoint.database.address import (
+    has_bare_at_sign,
+    is_plausible,
+    leave_out_time_zone,
+    of_this_program,
+)
+from entrypoint.database.answers import SILENCE
+from entrypoint.deadline import SLICE, Deadline
+from entrypoint.errors import ConnectionLostError
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from entrypoint.migration.ledger.reading import LedgerRow
+
+
+# Seconds: for the connection to be under way before anything else is done here.
+_HEAD_START = 0.005
+
+
+class FirstLook(NamedTuple):
+    """What the first look found, or why it found nothing."""
+
+    rows: tuple[LedgerRow, ...] | None = None
+    """None if anything was not as it nearly always is: then the same is to be asked again, through psycopg."""
+    connecting_failed: str | None = None
+    """libpq's text, if it did not come so far as to ask: then this was an attempt to connect like any other."""
+    lost: ConnectionLostError | None = None
+    """How the connection ended after that, if it did."""
+
+
+class Question:
+    """A first look under way, in a thread, so that the migration files can be read meanwhile."""
+
+    def __init__(self, address: str, schema: str | None, role: str | None, timeout: float) -> None:
+        """Begin to connect to `address`, once, and to read the ledger, all within `timeout` seconds.
+
+        `schema` and `role` are as they are set. Raises nothing.
+        """
+        self.token = os.urandom(8).hex()
+        """Tells this process's connections from others'."""
+        self._deadline = Deadline(timeout)
+        self._found = FirstLook()
+        self._begun = _thread.allocate_lock()
+        self._done = _thread.allocate_lock()
+        self._answer: FirstLook | None = None
+        library = libpq.load()
+        parameters = library.parse(address) if library is not None and not has_bare_at_sign(address) else None
+        if library is None or parameters is None or not is_plausible(parameters) or _several_hosts(parameters):
+            return
+        leave_out_time_zone()
+        connect_as = of_this_program(parameters, self.token)
+        self._found = FirstLook(connecting_failed=f"{SILENCE} {timeout:g} s")
+        self._begun.acquire()
+        self._done.acquire()
+        try:
+            # Not `threading`, which is not imported otherwise.
+            _thread.start_new_thread(self._work, (library, connect_as, schema, role))
+        except RuntimeError:  # No thread is to be had.
+            self._found = FirstLook()
+            self._done.release()
+        else:
+            # The server works in parallel with us, so it is to know of us first; but a name server may be slow.
+            self._begun.acquire(timeout=_HEAD_START)
+
+    def answer(self) -> FirstLook:
+        """Wait for the answer, until the deadline; it does not change any more. Raises nothing but signals."""
+        if self._answer is None:
+            while not self._done.acquire(timeout=min(self._deadline.remaining(), SLICE)):
+                if self._deadline.passed():
+                    break
+            self._answer = self._found
+        return self._answer
+
+    def seconds(self) -> float:
+        """Return how long it has taken so far."""
+        return self._deadline.budget - self._deadline.remaining()
+
+    def _work(
+        self,
+        library: libpq.Libpq,
+        parameters: Mapping[str, str | int | None],
+        schema: str | None,
+        role: str | None,
+    ) -> None:
+        try:
+            self._found = _look(library, parameters, schema, role, self._deadline, self._begun)
+        except libpq.NotConnected as error:
+            self._found = FirstLook(connecting_failed=str(error))
+        except ConnectionLostError as lost:
+            self._found = FirstLook(lost=lost)
+        except Exception:  # noqa: BLE001 - whatever it was, psycopg's way will meet it again and say it well
+            self._found = FirstLook()
+        finally:
+            self._done.release()
+
+
+def _look(
+    library: libpq.Libpq,
+    parameters: Mapping[str, str | int | None],
+    schema: str | None,
+    role: str | None,
+    deadline: Deadline,
+    begun: _thread.LockType,
+) -> FirstLook:
+    connection = libpq.Connection(library, parameters)
+    begun.release()
+    try:
+        connection.log_in(deadline)
+        logs.event(logs.DEBUG, "database.connected", f"connected to {connection}", backend=connection.backend_pid)
+        from entrypoint.migration.ledger import reading  # Imported while the server is at work.
+
+        place = reading.find_tables(connection, schema, deadline, role)
+        if place is None or place.outdated or place.intrusion:
+            return FirstLook()
+        return FirstLook(reading.look(connection, place, role, deadline, contending=False).rows)
+    finally:
+        connection.close()
+
+
+def _several_hosts(parameters: Mapping[str, str]) -> bool:
+    """Tell whether there are hosts to be tried one after the other, each with a time-out of its own."""
+    return any(
+        "," in (parameters.get(name) or os.environ.get(variable, ""))
+        for name, variable in (("host", "PGHOST"), ("hostaddr", "PGHOSTADDR"))
+    )

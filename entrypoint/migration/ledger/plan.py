@@ -1,0 +1,84 @@
+"""What is to be done: pure functions over the files and the ledger's rows."""
+
+from __future__ import annotations
+
+from entrypoint.migration.ledger.reading import COMPLETED, FAILED, RUNNING
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.migration.ledger.reading import LedgerRow
+    from entrypoint.migration.script.files import MigrationFile
+
+
+class Plan(NamedTuple):
+    """The difference between files and ledger."""
+
+    current: int | None
+    """The highest number that is applied; None if nothing is."""
+    latest: int | None
+    """The highest number among the files; None if there are none."""
+    applied: tuple[LedgerRow, ...]
+    pending: tuple[MigrationFile, ...]
+    """Not applied yet, in the order in which they are to run."""
+    runnable: tuple[MigrationFile, ...]
+    """What of that may run now: all before the one that is held back."""
+    held_back: LedgerRow | None
+    """The failure of the first pending migration that failed earlier and whose file has not changed since."""
+    failed: tuple[LedgerRow, ...]
+    running: tuple[LedgerRow, ...]
+    """Outside a transaction: running now, or interrupted."""
+    changed: tuple[MigrationFile, ...]
+    """Applied, and not the same text any more."""
+    missing: tuple[LedgerRow, ...]
+    """Applied, within the range of the files, and without a file."""
+    ahead: tuple[LedgerRow, ...]
+    """Applied, and beyond the last file: a newer image has been here."""
+    out_of_order: tuple[MigrationFile, ...]
+    """Pending, and before one that is applied."""
+
+
+def decide(files: Sequence[MigrationFile], rows: Sequence[LedgerRow], *, up_to: int | None = None) -> Plan:
+    """Compare the files with the ledger. `up_to` leaves later files out of what is pending."""
+    by_number = {file.number: file for file in files}
+    applied = {row.number: row for row in rows if row.status == COMPLETED}
+    failed = {row.number: row for row in rows if row.status == FAILED}
+    current = max(applied, default=None)
+    latest = max(by_number, default=None)
+    pending = tuple(file for file in files if file.number not in applied and (up_to is None or file.number <= up_to))
+    stop, held_back = _held_back(pending, failed)
+    return Plan(
+        current=current,
+        latest=latest,
+        applied=tuple(applied.values()),
+        pending=pending,
+        runnable=pending[:stop],
+        held_back=held_back,
+        failed=tuple(failed.values()),
+        running=tuple(row for row in rows if row.status == RUNNING),
+        changed=tuple(
+            file for file in files if file.number in applied and not file.matches(applied[file.number].checksum)
+        ),
+        missing=tuple(
+            row
+            for row in applied.values()
+            if row.number not in by_number and latest is not None and row.number < latest
+        ),
+        ahead=tuple(row for row in applied.values() if latest is not None and row.number > latest),
+        out_of_order=tuple(file for file in pending if current is not None and file.number < current),
+    )
+
+
+def _held_back(pending: Sequence[MigrationFile], failed: dict[int, LedgerRow]) -> tuple[int, LedgerRow | None]:
+    """Return how many of `pending` may run, and the failure that stands before the rest.
+
+    A migration that failed is not tried again by every replica in turn: it waits until its file changes or
+    somebody deletes the row. One that failed without a checksum cannot be seen to have changed.
+    """
+    for index, file in enumerate(pending):
+        row = failed.get(file.number)
+        if row is not None and file.matches(row.checksum):
+            return index, row
+    return len(pending), None

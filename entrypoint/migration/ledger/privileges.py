@@ -1,0 +1,123 @@
+"""Which privileges on the bookkeeping are missing, and the GRANT to type. Asked of PostgreSQL after it has refused us.
+
+Not read from its message, which may be in any language.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import literal
+from entrypoint.errors import ConnectionLostError
+from entrypoint.migration.ledger.reading import place_sql, walk
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import Session
+    from entrypoint.deadline import Deadline
+
+_CHANGING = ("SELECT", "INSERT", "UPDATE", "DELETE")
+_READING = ("SELECT",)
+_TABLES = ("schema_migrations", "migration_lock")
+
+
+class Table(NamedTuple):
+    """One of our tables that is there."""
+
+    name: str
+    owner: str
+    owned: bool
+    """Whether the role is its owner, or has the owner's privileges."""
+    permitted: bool
+    """Whether the role has every privilege on it that it needs."""
+
+
+class Facts(NamedTuple):
+    """What PostgreSQL says about a role and the bookkeeping. All names are quoted where they must be."""
+
+    login: str
+    role: str
+    """Whose privileges count: MIGRATION_ROLE, else the login user."""
+    takes_role: bool
+    """Whether the login user may do `SET ROLE` to it."""
+    database: str
+    creates_schemas: bool
+    schema: str
+    """Empty if there is none to speak of."""
+    schema_exists: bool
+    uses: bool
+    creates: bool
+    tables: tuple[Table, ...]
+
+
+def grants(facts: Facts, *, reading: bool) -> list[str]:
+    """Return the statements that give the role what it lacks; nothing if it lacks nothing that we know of.
+
+    `reading`: whether it is to read only.
+    """
+    if not facts.takes_role:
+        return [f"GRANT {facts.role} TO {facts.login}"]
+    if not facts.schema:
+        return []
+    if not facts.schema_exists:
+        return [] if facts.creates_schemas else [f"GRANT CREATE ON DATABASE {facts.database} TO {facts.role}"]
+    found = []
+    makes = not reading and len(facts.tables) < len(_TABLES)
+    if lacking := [
+        what for what, lacks in (("USAGE", not facts.uses), ("CREATE", makes and not facts.creates)) if lacks
+    ]:
+        found.append(f"GRANT {', '.join(lacking)} ON SCHEMA {facts.schema} TO {facts.role}")
+    if shut := [f"{facts.schema}.{table.name}" for table in facts.tables if not table.permitted]:
+        what = ", ".join(_READING if reading else _CHANGING)
+        found.append(f"GRANT {what} ON {', '.join(shut)} TO {facts.role}")
+    if not found and not reading:
+        # To change a table takes its owner.
+        owners = sorted({table.owner for table in facts.tables if not table.owned})
+        found += [f"GRANT {owner} TO {facts.role}" for owner in owners]
+    return found
+
+
+def ask(session: Session, schema: str | None, role: str | None, deadline: Deadline, *, reading: bool) -> Facts | None:
+    """Ask PostgreSQL, in a transaction of its own, after rolling back the one before; None if there is no answer."""
+    try:
+        session.rollback(deadline)
+        query = _query(schema, role, session.server_version, reading=reading)
+        row, *rest = session.query("; ".join(("BEGIN READ ONLY", *walk(schema), query, "COMMIT")), deadline)[-2]
+    except (StatementError, ConnectionLostError, ValueError):
+        # What PostgreSQL has refused before is the error, and not this.
+        return None
+    tables = tuple(
+        Table(name or "", owner or "", owned == "t", permitted == "t")
+        for *_, name, owner, owned, permitted in (row, *rest)
+        if name
+    )
+    login, who, takes, database, creates_schemas, name, exists, uses, creates = row[:9]
+    return Facts(
+        login or "", who or "", takes == "t", database or "", creates_schemas == "t",
+        name or "", exists == "t", uses == "t", creates == "t", tables,
+    )  # fmt: skip
+
+
+def _query(schema: str | None, role: str | None, server_version: int, *, reading: bool) -> str:
+    who = literal(role) if role else "current_user"
+    where = literal(schema) if schema else f"(SELECT nspname FROM ({place_sql(None)}) p)"
+    takes = "SET" if server_version >= 160000 else "MEMBER"  # PostgreSQL 16 tells SET from MEMBER
+    needed = " AND ".join(
+        f"pg_catalog.has_table_privilege(w.who, c.oid, '{what}')" for what in (_READING if reading else _CHANGING)
+    )
+    tables = ", ".join(map(literal, _TABLES))
+    return f"""
+        SELECT pg_catalog.quote_ident(session_user), pg_catalog.quote_ident(w.who),
+               pg_catalog.pg_has_role(session_user, w.who, '{takes}'),
+               pg_catalog.quote_ident(pg_catalog.current_database()),
+               pg_catalog.has_database_privilege(w.who, pg_catalog.current_database(), 'CREATE'),
+               pg_catalog.quote_ident(w.place), n.oid IS NOT NULL,
+               pg_catalog.has_schema_privilege(w.who, n.oid, 'USAGE'),
+               pg_catalog.has_schema_privilege(w.who, n.oid, 'CREATE'),
+               c.relname, pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)),
+               pg_catalog.pg_has_role(w.who, c.relowner, 'USAGE'), {needed}
+        FROM (SELECT {who}::name AS who, {where}::name AS place) w
+        LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.place
+        LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname IN ({tables})
+        ORDER BY c.relname DESC"""

@@ -1,0 +1,96 @@
+"""Create the bookkeeping, upgrade what an earlier system left, and put right what a migration replaced.
+
+All of it runs under the guard's lock, so that cold starts do not collide. The DDL is in `sql`, beside this module.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from entrypoint.database import session_state
+from entrypoint.database.quoting import identifier, literal
+from entrypoint.migration.ledger import reading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import Session
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.ledger.reading import Place
+
+_SQL = os.path.join(os.path.dirname(__file__), "sql")
+
+# The names by which a migration can reach our objects. `schema_migrations` counts too: a script of the earlier
+# system may bring its own idea of the table's columns. In lower case, and no regular expression: in 200 MB of SQL that
+# would look for four seconds.
+_OURS = (
+    "schema_migrations",
+    "migration_lock",  # ... and is_migration_locked, acquire_migration_lock, release_migration_lock
+    "migration_status",
+    "release_stale_migration_locks",
+)
+
+_PLACEHOLDER = re.compile(r"\{(schema|schema_literal|lock_key|session_key)\}")
+
+
+def mentions(text: str) -> bool:
+    """Tell whether a migration's text names something of the bookkeeping, so that it may have replaced it."""
+    text = text.lower()
+    return any(name in text for name in _OURS)
+
+
+def ddl(place: Place) -> str:
+    """Return the statements that make the bookkeeping in `place` complete, whatever is there already.
+
+    The view and the functions are always among them, as a migration can replace those without any trace.
+    """
+    schema = identifier(place.schema)
+    values = {
+        "schema": schema,
+        "schema_literal": literal(schema),
+        "lock_key": place.lock_key,
+        "session_key": place.session_key,
+    }
+    # In one pass: a schema may be called anything.
+    return _PLACEHOLDER.sub(
+        lambda match: values[match[1]], "".join(map(_read, ("tables.sql", "upgrade.sql", "functions.sql")))
+    )
+
+
+def setup(place: Place, schema: str | None) -> str:
+    """Return the statements that create or upgrade the bookkeeping in an open transaction, without a notice.
+
+    `schema` is the one that was asked for: it is created if it does not exist.
+    """
+    create = f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)};\n" if schema and not place.schema_exists else ""
+    # Else every statement about a table that is there already would send a notice.
+    return f"{create}SET LOCAL client_min_messages = warning;\n{ddl(place)}"
+
+
+def ensure(
+    session: Session, place: Place, schema: str | None, role: str | None, prologue: str, deadline: Deadline
+) -> Place | None:
+    """Create or upgrade the bookkeeping in one transaction; return the place as it is afterwards.
+
+    `prologue` is what every transaction of ours begins with. `schema` is the one that was asked for. Returns None if
+    somebody else is making a ledger at this moment, or if this is not the place for it any more: look again.
+    Raises ForeignLedgerError if something else has the name of what would be made.
+    """
+    making = not place.ledger
+    opening = f"SELECT pg_catalog.pg_try_advisory_xact_lock({reading.MAKING_KEY})" if making else "SELECT 't'"
+    try:
+        if session.query(f"{prologue}\n{opening}", deadline)[-1][0][0] != "t":
+            return None
+        if making and schema is None and not reading.still_the_place(session, place, role, deadline):
+            return None
+        reading.refuse_strangers(session, place, role, deadline)
+        session.query(f"{session_state.ours(role)}\n{setup(place, schema)}\nCOMMIT", deadline)
+    finally:
+        session.rollback(deadline.within(1))
+    # There, and nowhere else, whatever somebody has changed about the search_path meanwhile.
+    return reading.find(session, place.schema, deadline, role)
+
+
+def _read(name: str) -> str:
+    with open(os.path.join(_SQL, name), encoding="utf-8") as file:
+        return file.read()

@@ -1,0 +1,134 @@
+"""The statements that write a migration's row into the ledger. Pure functions that make SQL."""
+
+from __future__ import annotations
+
+from entrypoint.database import transactions
+from entrypoint.database.quoting import literal
+from entrypoint.migration.ledger import reading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from entrypoint.database.answers import StatementError
+    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.script.files import MigrationFile
+
+# Of a migration in one transaction, measured by the server's clock from its BEGIN.
+_SINCE_BEGIN = "extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.transaction_timestamp()) * 1000"
+
+# A trigger, a rule, or somebody else can make a statement do nothing without any error. Then what we say in SQL is
+# refused as a number, and with it the whole transaction is. These words are in that refusal.
+_NOT_WRITTEN = "entrypoint: rows of the ledger that were written: "
+_GONE = "entrypoint: rows of the ledger that are still there: "
+_INVALID_NUMBER = "22P02"
+# The earlier system's column may be NULL.
+_COMPLETED = f"coalesce(status, {literal(reading.COMPLETED)}) = {literal(reading.COMPLETED)}"
+
+
+def is_not_written(error: StatementError) -> bool:
+    """Tell whether PostgreSQL refused our transaction because a row of the ledger was not written."""
+    return error.sqlstate == _INVALID_NUMBER and _NOT_WRITTEN in error.primary
+
+
+def are_gone(error: StatementError) -> bool:
+    """Tell whether PostgreSQL refused our transaction because rows are gone that should have been `kept`."""
+    return error.sqlstate == _INVALID_NUMBER and _GONE in error.primary
+
+
+def _must_be(count: int, words: str) -> str:
+    return f"SELECT CASE count(*) WHEN {count} THEN 0 ELSE ({literal(words)} || count(*))::integer END"
+
+
+def exactly_one(change: str) -> str:
+    """Return an UPDATE or a DELETE as a statement that fails unless it changes one row."""
+    return f"WITH changed AS ({change} RETURNING 1) {_must_be(1, _NOT_WRITTEN)} FROM changed;"
+
+
+def gone(place: Place, numbers: Collection[int]) -> str:
+    """Return the query for those of these applied migrations that have no such row any more."""
+    return (
+        f"SELECT n FROM pg_catalog.unnest(ARRAY[{', '.join(map(str, sorted(numbers)))}]::pg_catalog.int4[]) AS n "
+        f"WHERE NOT EXISTS (SELECT FROM {place.table('schema_migrations')} "
+        f"WHERE {_COMPLETED} AND migration_number = n) ORDER BY n"
+    )
+
+
+def kept(place: Place, numbers: Collection[int]) -> str:
+    """Return the statements that fail unless the lock's row is there, and a row for each of these applied migrations.
+
+    A file can remove them without naming them: by truncating all tables of a schema, say.
+    """
+    lock = f"{_must_be(1, _GONE)} FROM {place.table('migration_lock')} WHERE id = 1;"
+    if not numbers:
+        return lock
+    return (
+        f"{lock}\n{_must_be(len(numbers), _GONE)} FROM {place.table('schema_migrations')} "
+        f"WHERE {_COMPLETED} AND migration_number IN ({', '.join(map(str, sorted(numbers)))});"
+    )
+
+
+def row(
+    place: Place,
+    file: MigrationFile,
+    app_version: str | None,
+    *,
+    status: str,
+    message: str | None = None,
+    milliseconds: int | None = None,
+) -> str:
+    """Return the statements that write a migration's row, and fail if it is not there afterwards, written by us.
+
+    It takes what `insert` takes.
+    """
+    write = insert(place, file, app_version, status=status, message=message, milliseconds=milliseconds)
+    return (
+        f"{write}\n{_must_be(1, _NOT_WRITTEN)} FROM {place.table('schema_migrations')} "
+        f"WHERE migration_number = {file.number} AND status = {literal(status)} AND {transactions.WRITTEN_HERE};"
+    )
+
+
+def insert(
+    place: Place,
+    file: MigrationFile,
+    app_version: str | None,
+    *,
+    status: str,
+    message: str | None = None,
+    milliseconds: int | None = None,
+) -> str:
+    """Return the statement that writes a migration's row. What is completed stays completed.
+
+    `milliseconds`: how long it took; without it, since the transaction began.
+    """
+    elapsed = _SINCE_BEGIN if milliseconds is None else str(milliseconds)
+    return (
+        f"INSERT INTO {place.table('schema_migrations')} AS l (migration_number, filename, applied_at, "
+        "application_version, execution_time_ms, status, error_message, checksum) VALUES ("
+        f"{file.number}, {literal(file.name)}, pg_catalog.clock_timestamp(), {literal(app_version)}, "
+        f"({elapsed})::integer, {literal(status)}, {literal(message)}, {literal(file.checksum)}) "
+        "ON CONFLICT (migration_number) DO UPDATE SET filename = excluded.filename, applied_at = excluded.applied_at, "
+        "application_version = excluded.application_version, execution_time_ms = excluded.execution_time_ms, "
+        "status = excluded.status, error_message = excluded.error_message, checksum = excluded.checksum "
+        f"WHERE l.status IS DISTINCT FROM {literal(reading.COMPLETED)};"
+    )
+
+
+def removal(place: Place, number: int) -> str:
+    """Return the statement that removes a migration's row."""
+    return exactly_one(f"DELETE FROM {place.table('schema_migrations')} WHERE migration_number = {number}")
+
+
+def is_applied(place: Place, number: int) -> str:
+    """Return the query that has a row if a migration is recorded as completed."""
+    return (
+        f"SELECT 1 FROM {place.table('schema_migrations')} "
+        f"WHERE migration_number = {number} AND status = {literal(reading.COMPLETED)}"
+    )
+
+
+def is_forgotten(place: Place, number: int) -> str:
+    """Return the query that has a row if a migration has none in the ledger."""
+    return (
+        f"SELECT 1 WHERE NOT EXISTS (SELECT FROM {place.table('schema_migrations')} WHERE migration_number = {number})"
+    )

@@ -1,0 +1,332 @@
+"""Take the lock, or wait until somebody else has left nothing to do. Either door leads on.
+
+A waiter never blocks in the server, and holds no lock and no snapshot there: it looks, and sleeps, and looks again.
+"""
+
+from __future__ import annotations
+
+import time
+from random import uniform
+
+from entrypoint import logs, phase, signals
+from entrypoint.clocks import WAITING
+from entrypoint.database import classify
+from entrypoint.database.answers import LARGER_POOL, StatementError
+from entrypoint.database.connect import Failure
+from entrypoint.deadline import Deadline, pause
+from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
+from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.lock.lease import Spell, try_acquire
+from entrypoint.migration.lock.patience import Patience
+from entrypoint.migration.observe import progress
+from entrypoint.redaction import foreign, foreign_report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import Session
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.reading import Guardian, LedgerRow, LockRow, Look, Place
+    from entrypoint.migration.lock.lease import Lease
+
+_LOOK_PATIENCE = 5.0
+# The last look comes when the time is over, and needs a little of its own.
+_LAST_LOOK = 0.5
+_PAUSE = (0.25, 1.0)
+# While only a fence stands in the way, whose holder may be gone.
+_SHORT_PAUSE = 0.25
+# A change of holder or file is told at once, other news after some seconds.
+_REPORT_EVERY = 5.0
+# Somebody who has just lost its guard created the same tables at the same moment; IF NOT EXISTS does not look at
+# what is not committed yet.
+_CREATED_BESIDE_US = ("23505", "42P06", "42P07", "42710", "42723")
+
+
+class Contender:
+    """Races for the lock, for this process. Keeps its connection between two looks."""
+
+    def __init__(self, assignment: Assignment, session: Session, place: Place, *, regardless: bool = False) -> None:
+        """Go on with the `session` and the `place` of the first survey; a `session` that is closed is opened again.
+
+        `regardless`: the lock is wanted whatever is pending, as an operator has something to do with the ledger.
+        """
+        self._assignment = assignment
+        self._session: Session | None = session
+        self._place = place
+        self._regardless = regardless
+        self._clocks = assignment.clocks
+        self._pooled = place is not None and 0 != place.backend_pid != session.login_pid
+        self._patience = Patience(assignment.clocks, assignment.lock, assignment.apply, assignment.role)
+        self._short_of_connections = False
+        self._last_report = float("-inf")
+        self._last_told: tuple[str | None, str | None] | None = None
+        self._seen: LockRow | None = None
+        self._fenced = Spell()
+        self._tries = 0
+        self._in_vain = 0
+        """How often the lock was not to be had since it last looked taken."""
+        self._trouble: ConnectionLostError | None = None
+        """How the last look or attempt ended, if it was by a lost connection."""
+        self.waited = False
+        """Whether somebody else had the lock while we wanted it."""
+        self.current: int | None = None
+        """The schema's version when it was last looked at."""
+
+    def acquire(self) -> Lease | None:
+        """Return the lease, or None when nothing is pending any more.
+
+        Raises LockTimeoutError after all waiting of this start together has taken `MIGRATION_LOCK_TIMEOUT_MS`, and
+        MigrationHeldBackError when what is pending waits for a person.
+        """
+        deadline = self._clocks.turn_to(WAITING)
+        try:
+            while True:
+                signals.raise_received()
+                lease, done = self._look_and_try(deadline)
+                if lease is not None or done:
+                    return lease
+                if deadline.passed():
+                    raise self._trouble or timed_out(self._seen, self._assignment, self._patience.stranger)
+                self.waited = True
+                if self._short_of_connections:
+                    self._drop_session()
+                seconds = _SHORT_PAUSE if self._fenced.seconds() > 0 else uniform(*_PAUSE)
+                pause(min(seconds, deadline.remaining()))
+        finally:
+            self._assignment.board.waiting_for = ""
+
+    def _look_and_try(self, deadline: Deadline) -> tuple[Lease | None, bool]:
+        """Look once, and contend if the lock is free. Return the lease if that went well, and whether all is done."""
+        try:
+            session = self._connected(deadline)
+            look = self._look(session, deadline)
+            plan = decide(self._assignment.directory.files, look.rows, up_to=self._assignment.up_to)
+            self._seen, self.current = look.lock, plan.current
+            if not self._regardless and not plan.pending and not self._place.outdated:
+                self._assignment.differences.tell(plan)
+                return None, True
+            if not self._regardless and plan.held_back and not plan.runnable:
+                self._assignment.differences.tell(plan)
+                raise held_back(plan.held_back)
+            if look.lock_free and not self._of_the_earlier_system(look.lock):
+                lease = self._try(session, deadline)
+                if lease is not None:
+                    return lease, False
+            self._weigh(session, look, plan)
+            self._trouble = None
+            self._tell_waiting(look, plan)
+        except Failure as failure:
+            self._stand_back(failure, deadline)
+        except ConnectionLostError as error:
+            self._drop_session()
+            if error.starved and self._pooled:
+                error.message = f"The pooler may have no server connection for us: {error.message}"
+                error.remedy = LARGER_POOL
+            self._trouble = error
+            logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
+        except StatementError as error:
+            # A migration holds a lock on the ledger itself, or the server is busy: that is waiting, too.
+            if not (classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)) and (
+                error.sqlstate not in _CREATED_BESIDE_US
+            ):
+                doing, schema, role = (
+                    "the ledger could not be read or set up",
+                    self._assignment.schema,
+                    self._assignment.role,
+                )
+                raise refused_on(self._session, schema, role, error, doing, reading=False) from error
+            self._weigh_locked()
+        return None, False
+
+    def _weigh(self, session: Session, look: Look, plan: Plan) -> None:
+        """Let the clock stand beside a living holder, if we want more than to upgrade the ledger.
+
+        The lock may look free again and again and not be: whoever has its key shared does not keep us from looking.
+        """
+        self._in_vain = self._in_vain + 1 if look.lock_free else 0
+        if self._in_vain == 1 or not (plan.pending or self._regardless):
+            self._patience.forget()
+        else:
+            self._patience.weigh(session, self._place, look.lock.token if look.lock else None)
+
+    def _weigh_locked(self) -> None:
+        """Do the same where the ledger could not be read: whoever has locked it may be the holder."""
+        try:
+            if self._session is not None and self._session.usable:
+                self._patience.weigh(self._session, self._place, self._seen.token if self._seen else None)
+        except ConnectionLostError:
+            self._drop_session()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._drop_session()
+
+    def _connected(self, deadline: Deadline) -> Session:
+        if self._session is None or not self._session.usable:
+            patience = min(self._assignment.connect_timeout, max(deadline.remaining(), _LAST_LOOK))
+            self._session = self._assignment.target.connect(patience)
+        return self._session
+
+    def _look(self, session: Session, deadline: Deadline) -> Look:
+        patience = Deadline(max(deadline.within(_LOOK_PATIENCE).remaining(), _LAST_LOOK))
+        if not self._place.ledger or not self._place.lock or self._place.outdated:
+            self._place = reading.find_again(
+                session, self._place, self._assignment.schema, patience, self._assignment.role
+            )
+        return reading.look(session, self._place, self._assignment.role, patience, contending=True)
+
+    def _try(self, session: Session, deadline: Deadline) -> Lease | None:
+        assignment = self._assignment
+        self._tries += 1
+        lease = try_acquire(
+            session,
+            assignment.target,
+            self._place,
+            # One for each lease: a late statement about an earlier one must not be about this one.
+            f"{assignment.token}.{self._tries}",
+            assignment.lock,
+            schema=assignment.schema,
+            role=assignment.role,
+            connect_timeout=assignment.connect_timeout,
+            fenced=self._fenced,
+            ends=Deadline(self._clocks.work_left({})),
+            # Enough to finish what has begun, even if the waiting is over meanwhile.
+            deadline=Deadline(max(deadline.remaining(), 0.5)),
+            rehearsal=assignment.rehearsal,
+        )
+        if lease is not None:
+            self._place = lease.place
+        return lease
+
+    def _of_the_earlier_system(self, row: LockRow | None) -> bool:
+        """Tell whether a replica of the earlier system holds the row, and is to be believed."""
+        return row is not None and row.legacy and (row.seconds is None or row.seconds < self._assignment.lock.stale)
+
+    def _stand_back(self, failure: Failure, deadline: Deadline) -> None:
+        """After a refused connection, leave the place that we have to whoever can use it."""
+        self._drop_session()
+        if not failure.cause.heals or deadline.passed():
+            raise DatabaseUnavailableError(
+                f"Database connection failed while waiting for the migration lock: {failure.cause.words} "
+                f"({failure.text})",
+                remedy=failure.cause.remedy,
+                cause=failure.cause.name,
+            )
+        self._short_of_connections = failure.cause.name == "too_many_clients"
+        logs.event(
+            logs.INFO,
+            "lock.no_connection",
+            f"no connection to contend with yet: {failure.cause.words}",
+            cause=failure.cause.name,
+        )
+
+    def _drop_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _tell_waiting(self, look: Look, plan: Plan) -> None:
+        now, row = time.monotonic(), look.lock
+        who = describe_holder(row, self._patience.stranger)
+        phase.enter(phase.WAITING, held_by=who, pending=len(plan.pending), version=plan.current)
+        self._assignment.board.waiting_for = who
+        news = (row.token, row.migration) if row else (None, None)
+        if news == self._last_told and now - self._last_report < _REPORT_EVERY:
+            return
+        self._last_report, self._last_told = now, news
+        logs.event(
+            logs.INFO,
+            "lock.waiting",
+            f"waiting for the migration lock: {who}"
+            + ("" if self._regardless else f"; {len(plan.pending)} still pending"),
+            holder=row.who if row else None,
+            process_id=row.process_id if row else None,
+            since=row.since if row else None,
+            file=row.migration if row else None,
+            statement=row.statement if row else None,
+            statements=row.statements if row else None,
+            **_known_of_statement(row),
+            pending=len(plan.pending),
+        )
+
+
+def describe_holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
+    """Return who holds the lock, since when, and what it is doing, as one clause.
+
+    `stranger`: who has its advisory lock, if that is not the holder that the row names.
+    """
+    if stranger is not None:
+        named = f" ({foreign(stranger.application)})" if stranger.application else ""
+        return f"server process {stranger.pid}{named} has its key, and is not the holder that migration_lock names"
+    if row is None or not row.held:
+        return "somebody has just taken it"
+    who = f"{row.who or 'somebody'} (process {row.process_id})" if row.process_id else f"{row.who or 'somebody'}"
+    since = " holds it for ever (since infinity)"
+    if row.seconds is not None:
+        since = f" has held it since {row.since} ({row.seconds:.0f} s)"
+    if row.legacy:
+        return f"{who}, a replica of the earlier migration system,{since}"
+    doing = f" and is at {row.migration}" if row.migration else ""
+    if row.migration == reading.BACKUP:
+        doing = " and is taking a backup"
+    if row.statement and row.statements:
+        doing += f", statement {row.statement} of {row.statements}{progress.describe(row.told)}"
+    return f"{who}{since}{doing}"
+
+
+def _known_of_statement(row: LockRow | None) -> dict[str, object]:
+    """Return the log's fields about the holder's statement."""
+    detail = row.told if row else {}
+    seconds = detail.get("seconds")
+    return {
+        "duration_ms": seconds * 1000 if isinstance(seconds, int) else None,
+        **{name: detail.get(name) for name in ("command", "relation", "phase", "percent", "blocked_by", "retry")},
+    }
+
+
+def timed_out(row: LockRow | None, assignment: Assignment, stranger: Guardian | None = None) -> LockTimeoutError:
+    """Return the error for a wait that took too long. Its first words are documented to users."""
+    waited_ms = round((assignment.lock.timeout + assignment.clocks.stood) * 1000)
+    apply_ms = round(assignment.apply.timeout * 1000)
+    by_hand = "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
+    if stranger is not None:
+        remedy = (
+            f"If it is not a replica that is about to migrate: SELECT pg_terminate_backend({stranger.pid}). The key is "
+            "this program's own; see docs/lock.md."
+        )
+    elif row is not None and row.legacy:
+        remedy = (
+            "If that replica is gone: entrypoint unlock --force; or SELECT release_stale_migration_locks(), which "
+            f"frees a lock older than 10 minutes; or {by_hand}."
+        )
+    elif waited_ms < apply_ms:
+        remedy = (
+            f"The holder is alive and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to "
+            f"at least as much, or leave it unset. To stop it: entrypoint unlock --force; or {by_hand}."
+        )
+    else:
+        remedy = f"The holder is alive. To stop it: entrypoint unlock --force; or {by_hand}."
+    return LockTimeoutError(
+        f"Failed to acquire migration lock after {waited_ms}ms: {describe_holder(row, stranger)}",
+        remedy=remedy,
+        holder=row.who if row else None,
+        process_id=row.process_id if row else None,
+        since=row.since if row else None,
+        file=row.migration if row else None,
+    )
+
+
+def held_back(row: LedgerRow) -> MigrationHeldBackError:
+    """Return the error for a migration that failed earlier and waits for a person."""
+    said = row.error_message and foreign_report(row.error_message, row.filename)
+    return MigrationHeldBackError(
+        f"{row.filename} failed at an earlier start and was not tried again: "
+        f"{(said or 'no message was recorded').splitlines()[0]}",
+        report=said,
+        remedy="Correct the file and deploy it; or, if the cause was elsewhere: entrypoint repair --failed; or DELETE "
+        f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'.",
+        version=row.number,
+        file=row.filename,
+    )

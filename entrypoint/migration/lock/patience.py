@@ -1,0 +1,74 @@
+"""For how long others are waited for: whether they show that they live, and the clock that stands meanwhile."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from entrypoint import logs
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.migration.ledger import reading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.clocks import Clocks
+    from entrypoint.database.session import Session
+    from entrypoint.migration.ledger.reading import Guardian, LockRow, Place
+    from entrypoint.policy import ApplyPolicy, LockPolicy
+
+# `pg_locks` is asked no more often: beside thousands of locks that takes a while.
+_ASK_EVERY = 3.0
+# For so long the answer is believed, if no other is to be had.
+_BELIEVE = 10.0
+_PATIENCE = 5.0
+
+
+class Patience:
+    """Lets the clock stand while a holder of ours lives and is within its time, unless the time-out was set."""
+
+    def __init__(self, clocks: Clocks, lock: LockPolicy, apply: ApplyPolicy, role: str | None) -> None:
+        """`clocks`: those of the start, of which the one for waiting runs."""
+        self._clocks = clocks
+        self._lock = lock
+        self._apply = apply
+        self._role = role
+        self._asked = float("-inf")
+        self._token: str | None = None
+        self.stranger: Guardian | None = None
+        """Who was seen to hold the guard's lock without being the holder that the row names."""
+
+    def forget(self) -> None:
+        """Let the clock run: the lock is free, or there is nothing to wait for that long."""
+        self._asked, self.stranger = float("-inf"), None
+        self._clocks.stand(0.0)
+
+    def weigh(self, session: Session, place: Place, token: str | None = None) -> None:
+        """Ask who holds the guard's lock, every few seconds at most, or if the row's `token` is another one.
+
+        Raises ConnectionLostError.
+        """
+        now = monotonic()
+        if not place.lock or (now - self._asked < _ASK_EVERY and token == self._token):
+            return
+        self._asked, self._token = now, token
+        try:
+            row, guardian = reading.look_at_holder(session, place, self._role, Deadline(_PATIENCE))
+        except StatementError as error:
+            logs.event(logs.DEBUG, "lock.holder_not_seen", f"cannot see who holds the migration lock: {error}")
+            return
+        left = time_left(row, guardian, self._apply.timeout)
+        self.stranger = guardian if left is None and (row is None or not row.legacy) else None
+        self._clocks.stand(0.0 if left is None or self._lock.hard else min(left, _BELIEVE))
+
+
+def time_left(row: LockRow | None, guardian: Guardian | None, apply_timeout: float) -> float | None:
+    """Return for how many seconds the holder that the `row` names may go on; None if it does not show that it lives.
+
+    The sign is that its guard holds the lock: PostgreSQL ends that of a dead or frozen holder. A holder of an earlier
+    release does not say which is its guard, nor when its time ends; it is taken to have as much as we have.
+    """
+    if guardian is None or row is None or not row.held or row.legacy:
+        return None
+    if row.guard_pid is None:
+        return max(0.0, apply_timeout - (row.seconds or 0.0))
+    return max(0.0, row.left or 0.0) if row.guard_pid == guardian.pid else None

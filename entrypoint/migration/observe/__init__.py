@@ -1,0 +1,1 @@
+"""What PostgreSQL says of a statement that runs, and where that is shown."""

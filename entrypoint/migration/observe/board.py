@@ -1,0 +1,68 @@
+"""What is going on at this moment, for whoever shows it: the leader and the watcher write, a progress bar reads.
+
+Each value is replaced as a whole, so that another thread always reads a consistent one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.migration.observe.blockers import Blocker
+    from entrypoint.migration.observe.progress import Progress
+
+
+class Activity(NamedTuple):
+    """What the worker is doing."""
+
+    file: str
+    backend_pid: int
+    began: float
+    """`time.monotonic()` when this attempt at the file began."""
+    since: float
+    """`time.monotonic()` when the current statement began."""
+    statement: int
+    """Counted from 1."""
+    statements: int
+    lock_patience: float | None
+    """For how many seconds the transaction may wait for locks in all; None if nobody has set a limit to that."""
+    transaction: int = 0
+    """Tells one transaction of an attempt from the next; 0 if the file is sent as a whole, in one."""
+    retry: str = ""
+    """Nothing is being done, until the next attempt: why, and when that will be."""
+
+    @property
+    def or_later(self) -> bool:
+        """Whether it may be a later statement: PostgreSQL sends the small results of a whole file together."""
+        return self.transaction == 0 and self.statement < self.statements
+
+    def words(self) -> str:
+        """Return which statement it is, of how many."""
+        return f"statement {self.statement}{' or later' if self.or_later else ''} of {self.statements}"
+
+    def same_transaction(self, other: Activity | None) -> bool:
+        """Tell whether `other` is about the same transaction."""
+        return other is not None and (self.began, self.transaction) == (other.began, other.transaction)
+
+
+class Seen(NamedTuple):
+    """What the watcher has last seen of an activity."""
+
+    activity: Activity
+    progress: Progress | None
+    blockers: tuple[Blocker, ...]
+
+
+class Board:
+    """One process's migrations, from the first to the last."""
+
+    def __init__(self, pending: int) -> None:
+        """Begin with so many files pending, and none done."""
+        self.done = 0
+        self.pending = pending
+        """How many there are to do, with those that are done."""
+        self.activity: Activity | None = None
+        self.seen: Seen | None = None
+        self.waiting_for = ""
+        """Who holds the migration lock, while that is somebody else."""

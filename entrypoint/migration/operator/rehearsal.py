@@ -1,0 +1,292 @@
+"""Rehearse what is pending: all of it in one transaction on the real database, which is then rolled back.
+
+It is done under the migration lock and by the code that does it in earnest, up to the commit that never comes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.clocks import Clocks
+from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import PINNED
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConnectionLostError
+from entrypoint.migration.apply.attempt import Refused, Task
+from entrypoint.migration.apply.leader import Leader, spot_of
+from entrypoint.migration.apply.outside import refuse_behind_pooler
+from entrypoint.migration.apply.standing import betrayed
+from entrypoint.migration.ledger.refusal import refused
+from entrypoint.migration.lock.contender import Contender, held_back
+from entrypoint.migration.operator.trial import NeedsCommitError, Trial
+from entrypoint.migration.script.prepare import prepare
+from entrypoint.migration.script.units import cut
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.database.answers import Row
+    from entrypoint.database.session import Session
+    from entrypoint.errors import MigrationFailedError
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.reading import LedgerRow, Place
+    from entrypoint.migration.operator.trial import Rehearsed, Seen
+    from entrypoint.migration.script.prepare import Prepared
+
+_PATIENCE = 10.0
+
+# From the weakest to the strongest, as pg_locks calls them and as the documentation does: "Explicit Locking".
+MODES = {
+    "AccessShareLock": "ACCESS SHARE",
+    "RowShareLock": "ROW SHARE",
+    "RowExclusiveLock": "ROW EXCLUSIVE",
+    "ShareUpdateExclusiveLock": "SHARE UPDATE EXCLUSIVE",
+    "ShareLock": "SHARE",
+    "ShareRowExclusiveLock": "SHARE ROW EXCLUSIVE",
+    "ExclusiveLock": "EXCLUSIVE",
+    "AccessExclusiveLock": "ACCESS EXCLUSIVE",
+}
+_STRENGTH = {mode: strength for strength, mode in enumerate(MODES)}
+# Reading a table, and writing to it as every application does: on an index or on a table of ours not worth a word.
+_ORDINARY = _STRENGTH["RowExclusiveLock"]
+_INDEXES = ("i", "I")
+# Begin statements that change nothing that another file could need.
+_LEAVE_NOTHING = (("VACUUM",), ("ANALYZE",), ("REINDEX",), ("CHECKPOINT",), ("SET",), ("RESET",))
+_SEQUENCE = "S"
+
+
+class HeldLock(NamedTuple):
+    """A lock that was held at the end, on a relation that is there without the rehearsal."""
+
+    relation: str
+    """With its schema."""
+    kind: str
+    """As in pg_class.relkind."""
+    mode: str
+    """As in pg_locks."""
+    file: str
+    """The migration that took it first."""
+
+
+class Rehearsal(NamedTuple):
+    """How it went."""
+
+    left: tuple[str, ...]
+    """The files that could not be rehearsed."""
+    why: str
+    """Why it stopped; empty if it did not."""
+    passed_over: tuple[str, ...]
+    """Why each of those could not that did not stop it."""
+    locks: tuple[HeldLock, ...]
+    """For each relation the strongest, and the strongest first."""
+    sequences: tuple[str, ...]
+    """Of which values were taken, which no rollback gives back."""
+    held_back: LedgerRow | None
+    """An earlier failure, before which a start would stop after all these."""
+
+
+def rehearse(
+    assignment: Assignment, plan: Plan, session: Session, place: Place, rehearsed: list[Rehearsed]
+) -> Rehearsal | None:
+    """Take the lock as `migrator.migrate` does, and rehearse; return None if nothing is pending any more.
+
+    `rehearsed` holds what went well, even if an EntrypointError is raised because something did not. A lost lock or
+    connection ends it: whoever asked for a rehearsal is there to ask again.
+    """
+    prepared = prepare(plan.runnable)
+    if plan.held_back and not plan.runnable:
+        raise held_back(plan.held_back)
+    refuse_behind_pooler(prepared.values(), session, place)
+    contender = Contender(assignment._replace(rehearsal=True), session, place)
+    try:
+        lease = contender.acquire()
+        if lease is None:
+            return None
+        logs.event(logs.INFO, "lock.acquired", "acquired the migration lock", token=lease.token)
+        try:
+            # One transaction for all, and so one clock, with what the files declare for themselves.
+            declared = sum(one.advice.directives.timeout or 0 for one in prepared.values())
+            clocks = Clocks(assignment.apply.timeout + declared)
+            if declared:
+                lease.extend(clocks.work_left({}))
+            return Rehearser(assignment, lease, prepared, clocks, None).rehearse(rehearsed)
+        finally:
+            lease.release()
+    finally:
+        contender.close()
+
+
+class Selection(NamedTuple):
+    """What of the pending migrations can be rehearsed."""
+
+    rehearsed: tuple[int, ...]
+    """The places in the list of those that can."""
+    passed_over: tuple[str, ...]
+    """Why each of those cannot after which it can go on all the same."""
+    why: str
+    """Why it stops before the end, if it does."""
+
+
+def select(migrations: Sequence[Prepared]) -> Selection:
+    """Choose the migrations that can run in one transaction, up to one that cannot and on which others may depend."""
+    chosen: list[int] = []
+    passed: list[str] = []
+    missing: dict[str, str] = {}
+    for index, migration in enumerate(migrations):
+        name, advice = migration.file.name, migration.advice
+        needed = next((made for made in missing if _names(migration.text, made)), None)
+        if not advice.transactional:
+            what = ", ".join(sorted({outside.what for outside in advice.outside})) or "it says so"
+            why = f"{name} runs outside a transaction ({what})"
+            made = _known_by_name(migration)
+            if made is None or needed is not None:
+                return Selection(tuple(chosen), tuple(passed), why)
+            passed.append(why)
+            missing |= dict.fromkeys(made, name)
+        elif needed is not None:
+            return Selection(tuple(chosen), tuple(passed), f"{name} names {needed}, which {missing[needed]} makes")
+        elif chosen and advice.begin != migrations[chosen[0]].advice.begin:
+            first = migrations[chosen[0]]
+            return Selection(
+                tuple(chosen),
+                tuple(passed),
+                f"{name} begins its transaction in another way ({advice.begin}) than {first.file.name} "
+                f"({first.advice.begin})",
+            )
+        else:
+            chosen.append(index)
+    return Selection(tuple(chosen), tuple(passed), "")
+
+
+def _known_by_name(migration: Prepared) -> tuple[str, ...] | None:
+    """Return the names of all that a file makes, if no other can depend on it but by such a name; else None.
+
+    Of a unique index more is known than its name: ON CONFLICT and foreign keys need it.
+    """
+    made: list[str] = []
+    for unit in cut(migration.text, migration.advice):
+        if unit.words[:3] == ("CREATE", "INDEX", "CONCURRENTLY") and unit.built_index is not None:
+            made.append(unit.built_index[0].strip('"'))
+        elif unit.words[:1] not in _LEAVE_NOTHING:
+            return None
+    return tuple(made)
+
+
+def _names(text: str, name: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def strongest(seen: Seen, relations: Sequence[Row], place: Place) -> list[HeldLock]:
+    """Return the strongest lock on each relation, the strongest first.
+
+    `seen`: the file that took it first, by the relation's number and the mode. `relations`: number, schema, name and
+    kind of those that are there without the rehearsal; locks on others stand in nobody's way.
+    """
+    found = []
+    for oid, schema, name, kind in relations:
+        mode = max((mode for number, mode in seen if number == oid), key=_STRENGTH.__getitem__)
+        ours = schema == place.schema and name in {"schema_migrations", "migration_lock"}
+        if _STRENGTH[mode] <= _ORDINARY and (ours or kind in _INDEXES):
+            continue
+        found.append(HeldLock(f"{schema}.{name}", kind or "", mode, seen[oid or "", mode]))
+    return sorted(found, key=lambda lock: (-_STRENGTH[lock.mode], lock.relation))
+
+
+class Rehearser(Leader):
+    """A leader that commits nothing and records nothing."""
+
+    _trial: Trial | None = None
+
+    def rehearse(self, rehearsed: list[Rehearsed]) -> Rehearsal:
+        """Rehearse all that can be; fill `rehearsed` with what went well. Raises EntrypointError."""
+        plan, runnable = self._what_to_run()
+        selection = select(runnable)
+        places, why = selection.rehearsed, selection.why
+        assignment, lease = self._assignment, self._lease
+        with self._watcher(runnable) as watcher:
+            tasks = [
+                Task(assignment, lease, one, None, self._clocks.running, watcher, self._lock_patience(one))
+                for one in (runnable[place] for place in places)
+            ]
+            seen: Seen = {}
+            while tasks:
+                try:
+                    seen = self._until_it_ran(tasks, rehearsed)
+                    break
+                except NeedsCommitError as needs:
+                    needing = tasks[needs.index].migration.file.name
+                    tasks = tasks[: needs.index]
+                    why = f"{needing} uses a value of an enumeration that an earlier one adds"
+        done = {task.migration.file.number for task in tasks}
+        left = tuple(one.file.name for one in runnable if one.file.number not in done)
+        relations = self._relations(seen)
+        return Rehearsal(
+            left=left,
+            why=why,
+            passed_over=selection.passed_over,
+            locks=tuple(strongest(seen, [row for row in relations if row[3] != _SEQUENCE], lease.place)),
+            sequences=tuple(
+                f"{schema}.{name}"
+                for oid, schema, name, kind in relations
+                if kind == _SEQUENCE and (oid, "RowExclusiveLock") in seen
+            ),
+            held_back=plan.held_back,
+        )
+
+    def _until_it_ran(self, tasks: list[Task], rehearsed: list[Rehearsed]) -> Seen:
+        """Rehearse, from the beginning again if what prevents it may pass; return the locks and who took them first."""
+        attempt = 1
+        while True:
+            trial = self._trial = Trial(self._lease, self._assignment, rehearsed)
+            if self._clocks.running.passed():
+                raise self._out_of_time(tasks[0])
+            try:
+                self._lease.check_guard()
+                return trial.through(tasks)
+            except NeedsCommitError as needs:
+                tasks[0].watcher.stand_down()
+                self._roll_back(trial.task or tasks[0], trial.trace, needs.refusal)
+                raise
+            except Refused as refusal:
+                watched = tasks[0].watcher.stand_down()
+                self._roll_back(trial.task or tasks[0], trial.trace, refusal)
+                self._judge(trial.task or tasks[0], refusal, attempt, watched)
+            except ConnectionLostError as lost:
+                spot = spot_of(trial.task or tasks[0])
+                tasks[0].watcher.stand_down()
+                self._see_what_is_in(trial.task or tasks[0], trial.trace)
+                raise self._explain(trial.task or tasks[0], lost, spot) from lost
+            finally:
+                trial.undo()
+                tasks[0].watcher.stand_down()
+            attempt += 1
+
+    def _failure(self, _task: Task, refusal: Refused) -> MigrationFailedError:
+        return refusal.failure(
+            remedy="Correct it and rehearse again; the rehearsal is rolled back and nothing is recorded."
+        )
+
+    def _betrayed(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
+        return betrayed(task, refusal) if self._trial is None else self._trial.betrayed(task, refusal)
+
+    def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
+        """Leave the ledger alone: a real start may try it."""
+
+    def _relations(self, seen: Seen) -> list[Row]:
+        """Return number, schema, name and kind of those that exist, now that all is rolled back."""
+        numbers = ", ".join(sorted({oid for oid, mode in seen if mode != "AccessShareLock"}))
+        if not numbers:
+            return []
+        try:
+            return self._worker.query(
+                f"{PINNED}; SELECT c.oid, n.nspname, c.relname, c.relkind "
+                "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+                f"WHERE c.oid IN ({numbers}) AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')",
+                Deadline(_PATIENCE),
+            )[-1]
+        except StatementError as error:
+            raise refused(error, "the names of what was locked could not be read") from error

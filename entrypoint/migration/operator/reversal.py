@@ -1,0 +1,177 @@
+"""Take migrations back: what their reverse files are, and running them under the lock, newest first.
+
+A reverse file is `rollback/NNN_description.sql` beside the migrations. It runs as a migration does, by the leader's
+machinery: one transaction behind the fence, in which the ledger's row goes.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from entrypoint.database.answers import StatementError
+from entrypoint.errors import ConfigurationError, LedgerChangedError, MigrationError
+from entrypoint.migration.apply.leader import Leader
+from entrypoint.migration.apply.migrator import under_lock
+from entrypoint.migration.apply.standing import BETRAYAL
+from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.refusal import refused
+from entrypoint.migration.lock.contender import Contender
+from entrypoint.migration.script.files import Flaw, MigrationFile, load_directory
+from entrypoint.migration.script.prepare import Prepared, bad_files, examine
+from entrypoint.migration.script.statements import advise
+from entrypoint.redaction import foreign_report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.clocks import Clocks
+    from entrypoint.database.session import Session
+    from entrypoint.migration.apply.leader import Applied
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.reading import LedgerRow, Place
+    from entrypoint.migration.lock.lease import Lease
+    from entrypoint.migration.script.files import Directory
+
+FOLDER = "rollback"
+"""Where reverse files are, in the directory of the migrations."""
+
+
+# For reading the ledger under the lock.
+_PATIENCE = 30.0
+
+
+class Step(NamedTuple):
+    """One row of the ledger, and what takes its migration back: a text without statements if nothing has to run."""
+
+    row: LedgerRow
+    reverse: Prepared
+
+
+def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int) -> tuple[Step, ...]:
+    """Return the steps that take back every row above `down_to`, newest first.
+
+    Raises MigrationFilesError with every fault of every reverse file that is needed, missing ones included, and
+    MigrationError if a row is in a state that no file can take back.
+    """
+    above = sorted((row for row in rows if row.number > down_to), reverse=True)
+    if not above:
+        return ()
+    reverses, faults = _reverse_files(directory)
+    migrations = {file.number: file for file in directory.files}
+    steps: list[Step] = []
+    for row in above:
+        if row.status == reading.FAILED and _left_nothing(row, migrations.get(row.number)):
+            steps.append(Step(row, _nothing_for(row)))
+            continue
+        if row.status != reading.COMPLETED:
+            raise _half_applied(row)
+        file = reverses.get(row.number)
+        if file is None:
+            newer = "" if row.number in migrations else ", nor is the migration itself there: a newer image applied it"
+            lacks = f"has no reverse file {FOLDER}/{row.number:03d}_….sql in {directory.path}{newer}"
+            faults.append(Flaw((row.filename,), "rollback", lacks))
+            continue
+        reverse, found = examine(file)
+        faults += found or _not_in_one_transaction(reverse)
+        if reverse is not None:
+            steps.append(Step(row, reverse))
+    if faults:
+        raise bad_files(faults)
+    return tuple(steps)
+
+
+def reverse(
+    assignment: Assignment,
+    session: Session,
+    place: Place,
+    down_to: int,
+    steps: Sequence[Step],
+    done: list[Applied],
+) -> None:
+    """Take `steps` back under the lock; append each to `done`. Raises EntrypointError; what is done stays done.
+
+    The rows above `down_to` must be those that `steps` were made of, which an operator was shown. Raises
+    LedgerChangedError else.
+    """
+
+    def work(lease: Lease, clocks: Clocks) -> None:
+        finished = {one.version for one in done}
+        left = [step for step in steps if step.row.number not in finished]
+        try:
+            look = reading.look(
+                lease.worker, lease.place, assignment.role, clocks.turn_to().within(_PATIENCE), contending=False
+            )
+        except StatementError as error:
+            raise refused(error, "the ledger could not be read") from error
+        now = [row for row in look.rows if row.number > down_to]
+        if now != sorted(step.row for step in left):
+            raise LedgerChangedError(
+                "The ledger has changed since it was shown; nothing more was reversed",
+                remedy="entrypoint status shows how it is now. Start again.",
+            )
+        Leader(assignment, lease, {}, clocks, None).carry_out([step.reverse for step in left], done, reverse=True)
+
+    contender = Contender(assignment, session, place, regardless=True)
+    try:
+        under_lock(contender, assignment, work)
+    finally:
+        contender.close()
+
+
+def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], list[Flaw]]:
+    """Return the reverse files by number, and the faults of their names; no folder is no file."""
+    path = os.path.join(migrations.path, FOLDER)
+    if not os.path.isdir(path):
+        return {}, []
+    try:
+        found = load_directory(path, migrations.limit)
+    except ConfigurationError as error:
+        return {}, [Flaw((FOLDER,), "unreadable", error.message)]
+    files = {file.number: file._replace(name=f"{FOLDER}/{file.name}") for file in found.files}
+    return files, [fault._replace(names=tuple(f"{FOLDER}/{name}" for name in fault.names)) for fault in found.faults]
+
+
+def _left_nothing(row: LedgerRow, migration: MigrationFile | None) -> bool:
+    """Tell whether a migration that failed left nothing behind, as one that runs in a transaction does."""
+    if migration is None or BETRAYAL in (row.error_message or ""):
+        return False
+    prepared, _ = examine(migration)
+    return prepared is not None and prepared.advice.transactional
+
+
+def _nothing_for(row: LedgerRow) -> Prepared:
+    """Return what runs for a row that has nothing to take back."""
+    return Prepared(MigrationFile(row.number, row.filename, "", "", ""), "", advise(""))
+
+
+def _half_applied(row: LedgerRow) -> MigrationError:
+    what = (foreign_report(row.error_message or "", row.filename) or "no message was recorded").splitlines()[0]
+    number = f"migration_number = {row.number}"
+    return MigrationError(
+        f"{row.filename} is {row.status} in the ledger ({what}), and part of it may have taken effect; nothing was "
+        "reversed",
+        remedy="Look which of its statements took effect. If its reverse file is right for that: UPDATE "
+        f"schema_migrations SET status = 'completed' WHERE {number}, and start again. If you undid it by hand: DELETE "
+        f"FROM schema_migrations WHERE {number}.",
+        version=row.number,
+        file=row.filename,
+    )
+
+
+def _not_in_one_transaction(reverse: Prepared | None) -> list[Flaw]:
+    if reverse is None or reverse.advice.transactional:
+        return []
+    names, advice = (reverse.file.name,), reverse.advice
+    if not advice.outside:
+        return [Flaw(names, "rollback", "a reverse file is one transaction; remove the directive no-transaction")]
+    why = (
+        "cannot run inside a transaction, and a reverse file is one, so that the ledger's row goes with it; leave out "
+        "CONCURRENTLY or its like, or run the file with psql and then DELETE FROM schema_migrations WHERE "
+        f"migration_number = {reverse.file.number}"
+    )
+    return [
+        Flaw(names, "rollback", f"{outside.what} {why}", advice.statements[outside.statement].line)
+        for outside in advice.outside
+    ]

@@ -1,0 +1,221 @@
+"""One trial: all that is pending in one transaction, which never sees its commit."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.database import classify, session_state, transactions
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConfigurationError, EntrypointError
+from entrypoint.migration.apply import standing, transactional
+from entrypoint.migration.apply.attempt import GRACE, Refused, ours
+from entrypoint.migration.apply.standing import Trace
+from entrypoint.migration.ledger import reading, tables, writing
+from entrypoint.migration.ledger.refusal import refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.database.answers import Notice
+    from entrypoint.errors import MigrationFailedError
+    from entrypoint.migration.apply.attempt import Task
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.lock.lease import Lease
+
+    Seen = dict[tuple[str, str], str]
+    """Locks by relation (its number) and mode, each with the file that took it first."""
+
+# PostgreSQL refuses a new value of an enumeration in the transaction that adds it.
+_UNSAFE_NEW_ENUM_VALUE = "55P04"
+
+# Each migration begins with these constraints deferred, and the one before it has ended with all of them checked. A
+# name that also stands for a constraint that is not deferred is left alone.
+_DEFERRED = """
+SELECT pg_catalog.string_agg(name, ', ') FROM (
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.conname) AS name
+    FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+    WHERE NOT pg_catalog.pg_is_other_temp_schema(n.oid) AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+    GROUP BY n.nspname, c.conname HAVING pg_catalog.bool_and(c.condeferred)) AS deferred;"""
+
+_LOCKS = """
+SELECT l.relation, l.mode FROM pg_catalog.pg_locks l
+WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.granted AND l.database =
+    (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database());"""
+
+
+class Rehearsed(NamedTuple):
+    """A migration that went well, as far as it went."""
+
+    version: int
+    file: str
+    seconds: float
+    statements: int
+    notices: tuple[Notice, ...]
+
+
+class NeedsCommitError(Exception):
+    """A migration uses something that an earlier one has to commit first."""
+
+    def __init__(self, index: int, refusal: Refused) -> None:
+        """Take the migration's place in the list, and what PostgreSQL said."""
+        super().__init__(index)
+        self.index = index
+        self.refusal = refusal
+
+
+class Trial:
+    """One transaction with all the migrations in it."""
+
+    def __init__(self, lease: Lease, assignment: Assignment, rehearsed: list[Rehearsed]) -> None:
+        """Work under `lease`; what goes well is put into `rehearsed`."""
+        self._lease = lease
+        self._worker = lease.worker
+        self._assignment = assignment
+        self._rehearsed = rehearsed
+        self._seen: Seen = {}
+        self.trace = Trace()
+        self.task: Task | None = None
+        """What it is at, or was when it failed."""
+
+    def through(self, tasks: Sequence[Task]) -> Seen:
+        """Run all migrations; return the locks at the end. Raises Refused, ConnectionLostError, or a final error."""
+        self._rehearsed.clear()
+        self.task = tasks[0]
+        _, backend_pid = transactional.begin(tasks[0], self.trace)
+        self._trust_the_parser(tasks[0])
+        place = self._lease.place
+        # Where an earlier system's tables are used, everybody who starts would have to wait while they are upgraded:
+        # so at the end, and for the blink of an eye, if the migrations have nothing to do with them.
+        early = not place.complete and (not place.ledger or any(tables.mentions(task.migration.text) for task in tasks))
+        if early:
+            self._set_up(tasks[0])
+        for index, task in enumerate(tasks):
+            self.task = task
+            self._one(task, backend_pid, index)
+        if not place.complete and not early:
+            self._set_up(tasks[-1])
+        self._plan_row(tasks[-1])
+        return self._seen
+
+    def _trust_the_parser(self, task: Task) -> None:
+        """Raise ConfigurationError where strings may end elsewhere than the parser thinks, so that a COMMIT could hide.
+
+        In earnest that is found out afterwards. Here nothing must be committed, on no account. What a migration sets
+        has no effect on itself, as the server splits it before it runs any of it; and is put back before the next.
+        """
+        setting = "SELECT pg_catalog.current_setting('standard_conforming_strings')"
+        if ours(task, lambda: self._worker.query(setting, task.patience))[0][0][0] != "on":
+            raise ConfigurationError(
+                "standard_conforming_strings is off in this database, so nobody can promise that there is no COMMIT in "
+                "a migration; nothing was rehearsed",
+                remedy="Set it to on for this user or database; or add options=-cstandard_conforming_strings%3Don to "
+                "MIGRATION_DATABASE_URL.",
+            )
+
+    def _one(self, task: Task, backend_pid: int, index: int) -> None:
+        migration = task.migration
+        notices: list[Notice] = []
+
+        def on_notice(notice: Notice) -> None:
+            notices.append(notice)
+            task.log_notice(notice)
+
+        began = time.monotonic()
+        self._assignment.board.activity = None
+        try:
+            still_in = transactional.execute(task, self.trace, backend_pid, on_notice, rehearsal=True)
+        except Refused as refusal:
+            if refusal.error.sqlstate == _UNSAFE_NEW_ENUM_VALUE and index:
+                raise NeedsCommitError(index, refusal) from refusal
+            raise
+        if not still_in:
+            raise self.betrayed(task)
+        deferred = self._put_back(task)
+        if deferred:
+            ours(task, lambda: self._worker.query(f"SET CONSTRAINTS {deferred} DEFERRED", task.patience))
+        done = Rehearsed(
+            migration.file.number,
+            migration.file.name,
+            time.monotonic() - began,
+            len(migration.advice.statements),
+            tuple(notices),
+        )
+        self._rehearsed.append(done)
+        logs.event(
+            logs.INFO,
+            "rehearsal.file",
+            f"rehearsed {done.file} in {done.seconds * 1000:.0f} ms",
+            version=done.version,
+            file=done.file,
+            duration_ms=round(done.seconds * 1000),
+            statements=done.statements,
+        )
+
+    def _put_back(self, task: Task) -> str | None:
+        """Do what is done before a commit; see which locks are held; return the constraints to be deferred again."""
+        lease = self._lease
+        parts = [
+            session_state.restore(pooled=self._worker.login_pid != lease.place.backend_pid),
+            transactions.limits(task.patience, server_version=self._worker.server_version, role=self._assignment.role),
+            f"SET LOCAL lock_timeout = {task.ddl_lock_timeout_ms};",
+        ]
+        if tables.mentions(task.migration.text):
+            parts += [tables.setup(lease.place, None), "RESET client_min_messages;"]
+        parts += [_LOCKS, _DEFERRED, *session_state.FRESH]
+        results = ours(task, lambda: self._worker.query("\n".join(parts), task.patience))
+        locks, deferred = results[-2 - len(session_state.FRESH) : -len(session_state.FRESH)]
+        for oid, mode in locks:
+            self._seen.setdefault((oid or "", mode or ""), task.migration.file.name)
+        return deferred[0][0]
+
+    def _set_up(self, task: Task) -> None:
+        """Create or upgrade the bookkeeping, to be rolled back with the rest."""
+        setup = tables.setup(self._lease.place, self._assignment.schema)
+        ours_first = session_state.ours(self._assignment.role)
+        parts = (ours_first, setup, "RESET client_min_messages;", *session_state.FRESH)
+        try:
+            reading.refuse_strangers(self._worker, self._lease.place, self._assignment.role, task.patience)
+            self._worker.query("\n".join(parts), task.patience)
+        except StatementError as error:
+            raise _judged(error, task, "the ledger could not be created or upgraded") from error
+
+    def _plan_row(self, task: Task) -> None:
+        """See that a row could be written into the ledger. It is not: that would take a number from its sequence."""
+        row = writing.insert(
+            self._lease.place, task.migration.file, self._assignment.app_version, status=reading.COMPLETED
+        )
+        try:
+            self._worker.query(f"{session_state.ours(self._assignment.role)}\nEXPLAIN {row}", task.patience)
+        except StatementError as error:
+            raise _judged(error, task, "the ledger could not be written to") from error
+
+    def betrayed(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
+        """Return the error for the one thing that must not happen: a COMMIT that no parser has seen."""
+        failure = standing.betrayed(task, refusal)
+        before = ", ".join(done.file for done in self._rehearsed)
+        if before:
+            failure.message += f"; so is, in the same transaction, what was rehearsed before it: {before}"
+            failure.remedy = "Look what is there now, undo it by hand or record it, and remove COMMIT from the file."
+        return failure
+
+    def undo(self) -> None:
+        """Roll everything back, with the locks of the session, which no rollback frees. Never raises."""
+        if not self._worker.usable or not self._worker.in_transaction:
+            return
+        try:
+            # In one message: a pooler may give the next one to another server session.
+            self._worker.query("ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()", Deadline(2 * GRACE))
+        except (StatementError, EntrypointError):
+            # The server rolls back by itself when the connection ends.
+            self._worker.abandon()
+
+
+def _judged(error: StatementError, task: Task, doing: str) -> EntrypointError | Refused:
+    """Return a refused statement about the ledger; as a migration's if it says nothing about the ledger itself."""
+    if classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate):
+        return Refused(task.migration, error)
+    return refused(error, doing)

@@ -1,0 +1,268 @@
+"""The migration files: their names, their text, their checksums. Every fault is found before anything runs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from itertools import pairwise
+
+from entrypoint.errors import ConfigurationError
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Protocol
+
+    class Hash(Protocol):
+        """What `hashlib` makes."""
+
+        def hexdigest(self) -> str:
+            """Return it as text."""
+
+    Sha256 = Callable[[bytes], Hash]
+
+_SUFFIX = ".sql"
+_DIGITS = "0123456789"
+_OF_A_DESCRIPTION = "abcdefghijklmnopqrstuvwxyz0123456789_"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# `migration_number` is a 32 bit integer.
+HIGHEST = 2**31 - 1
+# NAME_MAX of Linux's file systems; and Python refuses to make a number of more than 4300 digits.
+_LONGEST_NAME = 255
+# From here on OpenSSL's SHA-256, several times as fast, has earned what it costs to load.
+_MUCH_TO_HASH = 2**20
+_LIMIT = "(MIGRATION_FILE_LIMIT_MB)"
+_NOT_REGULAR = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_BUILTIN_HASH = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
+
+
+class MigrationFile(NamedTuple):
+    """One file, known by number, name and checksum; its text is read when it is pending."""
+
+    number: int
+    name: str
+    path: str
+    checksum: str
+    """SHA-256 of the text without a byte-order mark and with LF line ends."""
+    raw_checksum: str
+    """SHA-256 of the file's bytes, which is what the earlier system recorded."""
+
+    def matches(self, checksum: str | None) -> bool:
+        """Tell whether a `checksum` from the ledger is this file's. Without one, nothing can be said against it."""
+        return checksum is None or checksum in (self.checksum, self.raw_checksum)
+
+
+class Flaw(NamedTuple):
+    """Something that is wrong with a file, or with several that have one number; as text, a line for the log."""
+
+    names: tuple[str, ...]
+    rule: str
+    """What kind of fault it is, in a word."""
+    message: str
+    line: int | None = None
+    """Counted from 1; None if it is not about a place in the text."""
+    offset: int | None = None
+    """The character in the text."""
+
+    def __str__(self) -> str:
+        return f"{' and '.join(self.names)}{'' if self.line is None else f':{self.line}'}: {self.message}"
+
+
+class Directory(NamedTuple):
+    """A directory of migrations, in order of their numbers."""
+
+    path: str
+    files: tuple[MigrationFile, ...]
+    warnings: tuple[str, ...]
+    faults: tuple[Flaw, ...]
+    """What is wrong with the names; the contents are looked at when a file is pending."""
+    limit: int | None
+    """How many bytes a file in it may have."""
+
+
+def load_directory(path: str, limit: int | None = None) -> Directory:
+    """Read the names and checksums of all migrations in `path`, of which none may have more than `limit` bytes.
+
+    What does not end in `.sql`, and what begins with a dot, is not looked at. Raises ConfigurationError if there
+    is no such directory.
+    """
+    try:
+        names = sorted(name for name in os.listdir(path) if is_sql(name))
+    except OSError as error:
+        raise ConfigurationError(
+            f"The migrations directory {path!r} cannot be read: {error.strerror}",
+            remedy="Set MIGRATIONS_DIR to where the image has its migrations, or AUTO_MIGRATE=false if it has none.",
+        ) from None
+    numbers = {name: number_of(name) for name in names}
+    faults = [*_bad_names(name for name, number in numbers.items() if number is None), *_doubled_numbers(numbers)]
+    files = []
+    total = 0
+    for name, number in numbers.items():
+        if number is None:
+            continue
+        file = os.path.join(path, name)
+        try:
+            content = read_bytes(file, limit)
+        except OSError as error:
+            faults.append(Flaw((name,), "unreadable", f"cannot be read: {error.strerror}"))
+            continue
+        total += len(content)
+        sha256 = sha256_for(total)
+        raw, text = sha256(content).hexdigest(), _normalised(content)
+        normal = raw if text is content else sha256(text).hexdigest()
+        files.append(MigrationFile(number, name, file, normal, raw))
+    files.sort()
+    return Directory(path, tuple(files), tuple(_warnings(path, files)), tuple(faults), limit)
+
+
+def read_bytes(path: str, limit: int | None = None) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes, if there is one. Never waits.
+
+    Raises OSError, also for what is no regular file: a pipe would keep us waiting for whoever writes into it, and
+    /dev/zero has no end.
+    """
+    # O_NONBLOCK: else to open a pipe would be to wait already.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            kind = next((words for is_one, words in _NOT_REGULAR if is_one(found.st_mode)), "something else")
+            raise OSError(errno.EINVAL, f"it is no regular file, but {kind}")
+        if limit is not None and found.st_size > limit:
+            raise OSError(errno.EFBIG, f"it has {found.st_size >> 20} MB, and the limit is {limit >> 20} MB {_LIMIT}")
+        # One more than it had, so that the end is seen; what is written to it meanwhile is of no interest.
+        left, parts = found.st_size + 1, []
+        while left > 0 and (part := os.read(descriptor, left)):
+            parts.append(part)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(content: bytes) -> str:
+    """Return the SHA-256 of the text: no byte-order mark, LF line ends. `sha256sum` says the same of most files."""
+    return sha256_for(len(content))(_normalised(content)).hexdigest()
+
+
+def sha256_for(size: int) -> Sha256:
+    """Return SHA-256 as it is best had for so many bytes.
+
+    `hashlib` loads OpenSSL for it, which takes 3 ms of a start (docs/startup-cost.md). What it falls back to itself,
+    where there is no OpenSSL, is there at once.
+    """
+    if size <= _MUCH_TO_HASH:
+        try:
+            builtin: Sha256 = __import__(_BUILTIN_HASH).sha256
+        except ImportError:
+            pass
+        else:
+            return builtin
+    from hashlib import sha256
+
+    return sha256
+
+
+def decode(content: bytes) -> str:
+    """Return the text of a migration as it is sent. Raises UnicodeDecodeError for what is not UTF-8."""
+    return _normalised(content).decode("utf-8")
+
+
+def _normalised(content: bytes) -> bytes:
+    content = content.removeprefix(_BYTE_ORDER_MARK)
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in content else content
+
+
+def number_of(name: str) -> int | None:
+    """Return the number of a well-formed file name, NNN_description.sql, or None."""
+    digits, _, rest = name.partition("_")
+    description = rest.removesuffix(_SUFFIX)
+    if not _is_number(digits) or description in ("", rest) or description.strip(_OF_A_DESCRIPTION):
+        return None
+    number = int(digits)
+    return number if number <= HIGHEST else None
+
+
+def _is_number(digits: str) -> bool:
+    """Tell whether there are three digits or more, and not more than a file name can have of them."""
+    return 3 <= len(digits) <= _LONGEST_NAME and not digits.strip(_DIGITS)
+
+
+def slug(words: str) -> str:
+    """Return `words` as a file name spells them: lower case, digits and underscores."""
+    import re
+
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", words)
+    return re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
+
+
+def better_name(name: str) -> str:
+    """Return what a badly named file should be called."""
+    import re
+
+    stem = name[: -len(_SUFFIX)]
+    match = re.fullmatch(r"(\d+)[\W_]*(.*)", stem, re.ASCII)
+    number, words = (match[1], match[2]) if match else ("NNN", stem)
+    return f"{number.zfill(3) if match else number}_{slug(words) or 'description'}.sql"
+
+
+def is_sql(name: str) -> bool:
+    """Tell whether a file of this name is looked at, as a migration or as a badly named one."""
+    return name.lower().endswith(_SUFFIX) and not name.startswith(".")
+
+
+def _bad_names(names: Iterable[str]) -> list[Flaw]:
+    return [Flaw((name,), "name", _fault_of_name(name)) for name in names]
+
+
+def _fault_of_name(name: str) -> str:
+    """Return what is wrong with a bad name, and what to do: no way back is to become a migration by a better name."""
+    if number_of(f"000{name.lstrip(_DIGITS)}") is not None and _is_number(name.partition("_")[0]):
+        return f"the number is higher than {HIGHEST}"
+    from entrypoint.migration.script.foreign import of_another_tool
+
+    foreign = of_another_tool(name)
+    if foreign is None:
+        return f"must be NNN_description.sql, for example {better_name(name)}"
+    ours = f"{foreign.digits.zfill(3) if foreign.digits else 'NNN'}_{slug(foreign.words) or 'description'}.sql"
+    if foreign.kind == "down":
+        return f"is the way back of a migration of {foreign.tool}'s, and no migration: here it is rollback/{ours}"
+    if foreign.kind == "repeatable":
+        return (
+            f"is a repeatable migration of {foreign.tool}'s, which runs again with each change; here each migration "
+            "runs once: write each version into a migration with a number"
+        )
+    return f"is a migration of {foreign.tool}'s: here it is called {ours}"
+
+
+def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[Flaw]:
+    by_number: dict[int, list[str]] = {}
+    for name, number in numbers.items():
+        if number is not None:
+            by_number.setdefault(number, []).append(name)
+    return [
+        Flaw(tuple(same), "number", f"{len(same)} files have the number {number}; give each its own")
+        for number, same in sorted(by_number.items())
+        if len(same) > 1
+    ]
+
+
+def _warnings(path: str, files: list[MigrationFile]) -> list[str]:
+    if not files:
+        return [f"there are no migrations in {path!r}"]
+    missing = [
+        f"{before.number + 1:03d}"
+        if after.number - before.number == 2
+        else f"{before.number + 1:03d} to {after.number - 1:03d}"
+        for before, after in pairwise(files)
+        if after.number - before.number > 1
+    ]
+    return [f"there is a gap in the numbers: no migration {', '.join(missing)}"] if missing else []

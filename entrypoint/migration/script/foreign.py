@@ -1,0 +1,61 @@
+"""Files that were written for another migration tool: known by their marks or by their names, and refused.
+
+To us another tool's marks are comments, so the way back below them would run as a part of the migration; and the way
+back in a file of its own would be a migration like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from entrypoint.migration.script.scanner import Fault, line_comments
+
+# As each tool reads its marks: at the beginning of a line. Liquibase's `--rollback` is none without its first line.
+_MARK = re.compile(
+    r"^--[ \t]*+(?:(\+goose)[ \t]|(migrate:(?:up|down))\b|(\+migrate)[ \t]|(liquibase[ \t]++formatted[ \t]++sql)\b)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_TOOLS = ("goose", "dbmate", "sql-migrate", "Liquibase")
+
+_SPLIT = re.compile(r"(\d+)_(.+)\.(up|down)\.sql", re.IGNORECASE | re.DOTALL)
+_FLYWAY = re.compile(r"(?:([VU])(\d[\d._]*?)|(R))__(.+)\.sql", re.IGNORECASE | re.DOTALL)
+
+
+class ForeignName(NamedTuple):
+    """What another tool calls its files: which tool, what the file is there, and the name of it here."""
+
+    tool: str
+    kind: str
+    """`up`, `down` or `repeatable`."""
+    digits: str
+    """The file's number, if it is one that we have, too."""
+    words: str
+
+
+def mark_in(text: str) -> Fault | None:
+    """Return the first mark of another tool's, if the file has one outside of strings and bodies."""
+    if _MARK.search(text) is None:
+        return None
+    for start, stop in line_comments(text):
+        if found := _MARK.search(text, start, stop):
+            line = text[found.start() : text.find("\n", found.start()) % (len(text) + 1)].rstrip()
+            tool = _TOOLS[(found.lastindex or 1) - 1]
+            message = (
+                f"{line[:60]}: this file is written for {tool}, whose marks are only comments here, so its way back "
+                "would run, too. Keep only the way forward in this file, without the marks; the way back, if you want "
+                "it, goes into a file of the same name in rollback/"
+            )
+            return Fault(found.start(), text.count("\n", 0, found.start()) + 1, message)
+    return None
+
+
+def of_another_tool(name: str) -> ForeignName | None:
+    """Return what the `name` of a file says if it is one that another tool gives."""
+    if found := _SPLIT.fullmatch(name):
+        return ForeignName("golang-migrate or sqlx", found[3].lower(), found[1], found[2])
+    if found := _FLYWAY.fullmatch(name):
+        kind = {"V": "up", "U": "down"}.get((found[1] or "").upper(), "repeatable")
+        digits = found[2] or ""
+        return ForeignName("Flyway", kind, digits if digits.isdecimal() else "", found[4])
+    return None

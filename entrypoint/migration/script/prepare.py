@@ -1,0 +1,91 @@
+"""Read and check what is pending, before the lock is taken and before anything runs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from entrypoint.counts import count
+from entrypoint.errors import MigrationFilesError
+from entrypoint.migration.script import files as migration_files
+from entrypoint.migration.script.files import Flaw
+from entrypoint.migration.script.statements import advise
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from entrypoint.migration.script.files import Directory, MigrationFile
+    from entrypoint.migration.script.statements import Advice
+
+
+# Beyond this many characters the first words of each statement decide, and not the parser: its tree takes up to 240
+# bytes for each character (measured), and a waiting replica is to stay below 60 MB.
+_PARSE_LIMIT = 100_000
+
+
+class Prepared(NamedTuple):
+    """A migration that may run: its file, its text, and what the adviser says about it."""
+
+    file: MigrationFile
+    text: str
+    advice: Advice
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no statement in it."""
+        return not self.advice.statements
+
+    def statement_at(self, offset: int) -> str:
+        """Return the statement that the character at `offset` belongs to; all of the file if that is not known."""
+        for statement in self.advice.statements:
+            if statement.start <= offset <= statement.end:
+                return self.text[statement.start : statement.end]
+        return self.text
+
+
+def prepare(pending: Iterable[MigrationFile]) -> dict[int, Prepared]:
+    """Return the migrations by number. Raises MigrationFilesError with every fault of every file."""
+    prepared: dict[int, Prepared] = {}
+    faults: list[Flaw] = []
+    for file in pending:
+        one, found = examine(file)
+        faults += found
+        if one is not None:
+            prepared[file.number] = one
+    if faults:
+        raise bad_files(faults)
+    return prepared
+
+
+def refuse_bad_names(directory: Directory) -> None:
+    """Raise MigrationFilesError if a name is bad, with the faults inside the other files beside it."""
+    if directory.faults:
+        raise bad_files([*directory.faults, *(fault for file in directory.files for fault in examine(file)[1])])
+
+
+def bad_files(faults: Sequence[Flaw]) -> MigrationFilesError:
+    """Return the error for bad files; the first of the `faults` is in its message, all are in its list."""
+    return MigrationFilesError(
+        f"{count(len(faults), 'fault')} in the migration files; nothing was run: {faults[0]}",
+        faults=tuple(str(fault) for fault in faults),
+        remedy="Correct the files; `entrypoint check` shows all faults without a database.",
+    )
+
+
+def examine(file: MigrationFile) -> tuple[Prepared | None, list[Flaw]]:
+    """Return a migration and everything that is wrong with it, each with its line."""
+    names = (file.name,)
+    try:
+        content = migration_files.read_bytes(file.path)
+        text = migration_files.decode(content)
+    except OSError as error:
+        return None, [Flaw(names, "unreadable", f"cannot be read: {error.strerror}")]
+    except UnicodeDecodeError as error:
+        byte, line = error.object[error.start], error.object.count(10, 0, error.start) + 1
+        message = f"is not UTF-8: byte 0x{byte:02x} at offset {error.start}; save the file as UTF-8"
+        return None, [Flaw(names, "encoding", message, line)]
+    if migration_files.checksum(content) != file.checksum:
+        return None, [Flaw(names, "unreadable", "changed while it was read; start again")]
+    advice = advise(text, parse_limit=_PARSE_LIMIT)
+    faults = [Flaw(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
+    return Prepared(file, text, advice), faults

@@ -1,0 +1,576 @@
+"""Say how a migration file is to be run: as one transaction, statement by statement, or not at all.
+
+The server is the judge; this is the adviser. It knows two things about each statement: whether it begins or
+ends a transaction, and whether the server refuses it inside one. PostgreSQL's own parser (`pgparse`) answers
+where it understands the file; where it does not (a newer syntax, a mistake), or the file is large, the
+statement's first words do. Both give the same answer.
+
+The server refuses what calls `PreventInTransactionBlock`: most of the calls are in src/backend/tcop/utility.c
+and src/backend/commands/subscriptioncmds.c. Three are left to the server (SQLSTATE 25001), because only it
+knows its catalog and version: REINDEX, CLUSTER and REPACK of a partitioned table, and ALTER TYPE ... ADD VALUE up
+to version 11.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from entrypoint.deadline import SLICE, joined
+from entrypoint.migration.script import directives
+from entrypoint.migration.script.foreign import mark_in
+from entrypoint.migration.script.scanner import Fault, Statement, scan, skip, words
+from entrypoint.redaction import foreign
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from entrypoint.migration.script.directives import Directives
+
+# PostgreSQL's parser recurses on the C stack, and here does not look at its size: an overflow ends the
+# process (seen with 65,000 terms in a chain of additions and 8 MB of stack: 65 bytes for each character). So
+# it gets a thread with four times as much. What is not touched costs no memory.
+_STACK_BASE = 1 << 20
+_STACK_PER_CHARACTER = 256
+_STACK_UNIT = 1 << 16
+
+_REMEDY = 'leave transactions to the program, or write "-- entrypoint: no-transaction" above the first statement'
+
+# What is looked at here is a statement's first words, joined by spaces.
+_BEGINNING = re.compile(r"(BEGIN|START TRANSACTION|PREPARE TRANSACTION(?! AS\b| \())\b")
+_ENDING = re.compile(r"(COMMIT|END|ROLLBACK|ABORT)\b(?: WORK\b| TRANSACTION\b)?(?: AND NO CHAIN\b)?(.*)")
+_MODES = re.compile(
+    r"(?:BEGIN(?: WORK| TRANSACTION)?|START TRANSACTION|SET TRANSACTION(?! SNAPSHOT))"
+    r"((?: ISOLATION LEVEL (?:SERIALIZABLE|REPEATABLE READ|READ COMMITTED|READ UNCOMMITTED)"
+    r"| READ WRITE| READ ONLY| NOT DEFERRABLE| DEFERRABLE| ,)*)"
+)
+_LAST_NAME = re.compile(r'("(?:[^"]|"")*"|[^\s"]+)$')
+_OUTSIDE = {
+    "VACUUM": r"VACUUM\b",
+    "ALTER SYSTEM": r"ALTER SYSTEM\b",
+    "DISCARD ALL": r"DISCARD ALL\b",
+    "CREATE DATABASE": r"CREATE DATABASE\b",
+    "DROP DATABASE": r"DROP DATABASE\b",
+    "ALTER DATABASE ... SET TABLESPACE": r"ALTER DATABASE \S+ (?:SET |WITH )?TABLESPACE\b",
+    "CREATE TABLESPACE": r"CREATE TABLESPACE\b",
+    "DROP TABLESPACE": r"DROP TABLESPACE\b",
+    "DROP SUBSCRIPTION": r"DROP SUBSCRIPTION\b",
+    "CREATE INDEX CONCURRENTLY": r"CREATE (?:UNIQUE )?INDEX CONCURRENTLY\b",
+    "DROP INDEX CONCURRENTLY": r"DROP INDEX CONCURRENTLY\b",
+    "ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY": r"ALTER TABLE .* DETACH PARTITION .* CONCURRENTLY$",
+    "CLUSTER": r"CLUSTER(?: VERBOSE| \(.*\))?$",
+}
+_OUTSIDE_WORDS = re.compile("|".join(f"({pattern})" for pattern in _OUTSIDE.values()))
+_REINDEX = re.compile(r"REINDEX (?:\(.*?\) )?(INDEX|TABLE|SCHEMA|DATABASE|SYSTEM)( CONCURRENTLY)?\b")
+_REPACK_ALL = re.compile(r"REPACK(?: \(.*?\))?(?: USING INDEX)?")
+_SUBSCRIPTION = re.compile(r"(CREATE|ALTER) SUBSCRIPTION \S+ (\S+(?: PUBLICATION)?)")
+
+# After these a statement of PL/pgSQL can begin.
+_BEFORE_PLPGSQL = (";", "BEGIN", "THEN", "ELSE", "LOOP", ">")
+
+# What PostgreSQL has, and the parser's version of it has not yet. To the parser it is shown as a SELECT of nothing.
+_NEWER = (("REPACK",),)
+
+_TREE_CONTROL = {
+    "TRANS_STMT_BEGIN": "BEGIN",
+    "TRANS_STMT_START": "START TRANSACTION",
+    "TRANS_STMT_COMMIT": "COMMIT",
+    "TRANS_STMT_ROLLBACK": "ROLLBACK",
+    "TRANS_STMT_PREPARE": "PREPARE TRANSACTION",
+    "TRANS_STMT_COMMIT_PREPARED": "COMMIT PREPARED",
+    "TRANS_STMT_ROLLBACK_PREPARED": "ROLLBACK PREPARED",
+}
+
+
+REPACK_CONCURRENTLY = "REPACK (CONCURRENTLY)"
+ADD_VALUE = "ALTER TYPE ... ADD VALUE"
+_ADD_VALUE = re.compile(r"\badd\s+value\s+(?:if\s+not\s+exists\s+)?('(?:[^']|'')*')", re.IGNORECASE)
+
+
+class Outside(NamedTuple):
+    """A statement that the server refuses inside a transaction: its place in the list, and its name."""
+
+    statement: int
+    what: str
+
+
+class SyntaxComplaint(NamedTuple):
+    """What PostgreSQL's parser says of a text that it does not understand. The server may know better."""
+
+    message: str
+    offset: int
+    line: int
+
+
+class Advice(NamedTuple):
+    """How to run a file; with faults, only why not to.
+
+    `body` is the text to send: a BEGIN and COMMIT around the whole file are replaced by spaces, so that
+    offsets and lines stay true, and `wrapped` is set; `statements`, and the numbers in `outside`, leave those
+    two out. `begin` is the statement that begins the transaction, with the file's own options.
+    """
+
+    statements: tuple[Statement, ...]
+    body: str
+    begin: str
+    wrapped: bool
+    outside: tuple[Outside, ...]
+    faults: tuple[Fault, ...]
+    parsed: bool
+    disputed: bool
+    """Whether the parser takes other parts of the text for statements than the scanner, whose reading this is."""
+    directives: Directives
+    syntax: SyntaxComplaint | None
+    blocks: tuple[tuple[int, int], ...] = ()
+    """Of a file that runs statement by statement: each BEGIN and its COMMIT, by their places in the list."""
+    idle: tuple[int, ...] = ()
+    """The same for each COMMIT and ROLLBACK without a BEGIN, which do nothing."""
+
+    @property
+    def no_transaction(self) -> bool:
+        """Whether the file says that it is to run statement by statement."""
+        return self.directives.no_transaction
+
+    @property
+    def transactional(self) -> bool:
+        """Whether the whole file runs in one transaction, with its ledger row."""
+        return not self.no_transaction and not self.outside
+
+
+class _Kind(NamedTuple):
+    """What a statement is: transaction control, something that cannot run in a transaction, or neither."""
+
+    control: str
+    outside: str
+
+
+def advise(text: str, *, parse_limit: int = 1_000_000) -> Advice:
+    """Return how to run `text`, whatever it holds. Above `parse_limit` characters the parser is not asked."""
+    script = scan(text)
+    declared, faults = directives.read(text)
+    statements = script.statements
+    advice = Advice(
+        statements=statements,
+        body=text,
+        begin="BEGIN",
+        wrapped=False,
+        outside=(),
+        faults=(),
+        parsed=False,
+        disputed=False,
+        directives=declared,
+        syntax=None,
+    )
+    mark = mark_in(text)
+    faults += () if mark is None else (mark,)
+    if faults := script.faults + faults + _misplaced_directives(text, statements):
+        return advice._replace(faults=tuple(sorted(faults)))
+
+    known = _as_the_parser_knows_it(text, statements)
+    parsed = _parse(known) if len(text) <= parse_limit else None
+    seen = _from_trees(known, statements, parsed) if isinstance(parsed, list) else None
+    advice = advice._replace(parsed=seen is not None, syntax=parsed if isinstance(parsed, SyntaxComplaint) else None)
+    if seen is not None and seen[0] is statements:
+        return _with_kinds(advice, seen[1])
+    by_words = _with_kinds(advice, [_kind_of_words(text, statement) for statement in statements])
+    if seen is None:
+        return by_words
+    # Which of the two the server agrees with is not known for certain, so what either finds counts.
+    by_parser = _with_kinds(advice._replace(statements=seen[0]), seen[1])
+    return by_words._replace(disputed=True, faults=tuple(sorted({*by_words.faults, *by_parser.faults})))
+
+
+def _with_kinds(advice: Advice, kinds: list[_Kind]) -> Advice:
+    """Say how to run the statements of a text, which are of these kinds."""
+    text = advice.body
+    kinds = [
+        _kind_of_words(text, statement) if statement.words[:1] in _NEWER else kind
+        for statement, kind in zip(advice.statements, kinds, strict=True)
+    ]
+    outside = tuple(Outside(index, kind.outside) for index, kind in enumerate(kinds) if kind.outside)
+    advice = advice._replace(outside=outside)
+    return _in_units(advice, kinds) if advice.no_transaction else _in_one_transaction(advice, kinds)
+
+
+def _in_units(advice: Advice, kinds: list[_Kind]) -> Advice:
+    """Find the blocks of a file that runs statement by statement, and what no block of ours can be.
+
+    Each runs in a transaction of the program's, with the fence at its beginning and the ledger's row at its end.
+    """
+    text = advice.body
+    blocks: list[tuple[int, int]] = []
+    idle: list[int] = []
+    faults: list[Fault] = []
+    opened: int | None = None
+    savepoints: list[str] = []
+    for index, (statement, kind) in enumerate(zip(advice.statements, kinds, strict=True)):
+        verb = kind.control.partition(" ")[0]
+        if trouble := _trouble_in_units(kind, statement, in_block=opened is not None):
+            pass
+        elif verb in ("BEGIN", "START"):
+            opened, savepoints = (index if opened is None else opened), []
+        elif verb and opened is None:
+            idle.append(index)
+        elif verb == "COMMIT" and opened is not None:
+            blocks.append((opened, index))
+        elif statement.words[:1] in (("SAVEPOINT",), ("RELEASE",), ("ROLLBACK",)):
+            name = _last_name(text, statement)
+            if statement.words[0] == "SAVEPOINT":
+                savepoints.append(name)
+            elif name not in savepoints:
+                trouble = f"there is no savepoint {name} in this block"
+            else:
+                place = len(savepoints) - savepoints[::-1].index(name)
+                del savepoints[place if statement.words[0] == "ROLLBACK" else place - 1 :]
+        if trouble:
+            shown = " ".join(text[statement.start : statement.end].split())[:60]
+            faults.append(Fault(statement.start, statement.line, f"{shown}: {trouble}"))
+        if verb in ("COMMIT", "ROLLBACK", "PREPARE"):
+            opened = None
+    if opened is not None:
+        begin = advice.statements[opened]
+        faults.append(Fault(begin.start, begin.line, "this block is never ended: write COMMIT after it"))
+    return advice._replace(blocks=tuple(blocks), idle=tuple(idle), faults=tuple(sorted(faults)))
+
+
+def _trouble_in_units(kind: _Kind, statement: Statement, *, in_block: bool) -> str:
+    """Return why a statement cannot be where it is in a file that runs statement by statement, if so."""
+    if kind.control == "PREPARE TRANSACTION" or kind.control.endswith(" PREPARED"):
+        return "a prepared transaction outlives the migration and keeps its locks; run it by hand"
+    if kind.control.endswith(" AND CHAIN"):
+        return "the ledger's row could not be written between the two transactions; write COMMIT and BEGIN"
+    if kind.control.startswith("ROLLBACK") and in_block:
+        return "a block that is rolled back changes nothing, and cannot be recorded; leave the block out"
+    if in_block and kind.outside:
+        return "cannot run inside BEGIN ... COMMIT: write it outside of the block"
+    if (in_block or kind.control) and "READ ONLY" in (_modes(statement) or ""):
+        return "the ledger's row could not be written; remove READ ONLY"
+    return ""
+
+
+def _last_name(text: str, statement: Statement) -> str:
+    """Return the name that a statement ends with, as PostgreSQL has it."""
+    found = _LAST_NAME.search(text, statement.start, statement.end)
+    name = found[1] if found else ""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+
+
+def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
+    """Take the file's own BEGIN and COMMIT off, and find what would break the program's transaction."""
+    text, statements, outside = advice.body, advice.statements, advice.outside
+    wrapped = (
+        len(kinds) > 1
+        and kinds[0].control in ("BEGIN", "START TRANSACTION")
+        and kinds[-1].control == "COMMIT"
+        and _modes(statements[0]) is not None
+    )
+    modes = [_modes(statements[0])] if wrapped else []
+    pair = {0, len(kinds) - 1} if wrapped else set()
+    faults: list[Fault] = []
+    for index, (statement, kind) in enumerate(zip(statements, kinds, strict=True)):
+        shown = foreign(" ".join(text[statement.start : statement.end].split()))[:60]
+        options = _modes(statement) or ""
+        if index not in pair and kind.control:
+            message = f"{shown}: begins or ends a transaction, and the migration is in the program's own; {_REMEDY}"
+        elif kind.outside and wrapped:
+            message = f"{kind.outside} cannot run inside BEGIN ... COMMIT: remove those two"
+        elif "READ ONLY" in options:
+            message = f"{shown}: the ledger's row could not be written; remove READ ONLY"
+        else:
+            # SET TRANSACTION has to come first, but the program's own statements do: so BEGIN says it.
+            if index == len(modes) and statement.words[:1] == ("SET",):
+                modes.append(options)
+            continue
+        faults.append(Fault(statement.start, statement.line, message))
+    if wrapped:
+        text = _blank(_blank(text, statements[0]), statements[-1])
+        statements = statements[1:-1]
+        outside = tuple(Outside(index - 1, what) for index, what in outside)
+    elif not faults:
+        outside = tuple(sorted((*outside, *_values_used_at_once(text, statements))))
+    begin = " ".join(filter(None, ["BEGIN", *modes]))
+    return advice._replace(
+        statements=statements, body=text, begin=begin, wrapped=wrapped, outside=outside, faults=tuple(faults)
+    )
+
+
+def _values_used_at_once(text: str, statements: tuple[Statement, ...]) -> list[Outside]:
+    """Find each ALTER TYPE that adds a value of an enumeration which the rest of the file names.
+
+    PostgreSQL refuses to use a new value in the transaction that adds it (55P04).
+    """
+    found = []
+    for index, statement in enumerate(statements):
+        if statement.words[:2] != ("ALTER", "TYPE"):
+            continue
+        value = _ADD_VALUE.search(text, statement.start, statement.end)
+        if value and value[1] in text[statement.end :]:
+            found.append(Outside(index, ADD_VALUE))
+    return found
+
+
+def blocks_that_commit(text: str, advice: Advice) -> tuple[Statement, ...]:
+    """Return each DO block whose own text has a COMMIT or ROLLBACK, which the server refuses in a transaction (2D000).
+
+    It is no fault: that branch may never be reached.
+    """
+    return tuple(
+        statement
+        for statement in advice.statements
+        if statement.words[:1] == ("DO",) and _commits(text[statement.start : statement.end])
+    )
+
+
+def _commits(block: str) -> bool:
+    if "LANGUAGE" in (head := words(block, 0, len(block))) and "PLPGSQL" not in head:
+        return False
+    opened = re.search(r"\$\w*\$|'", block)
+    if opened is None:
+        return False
+    body = block[opened.end() : block.rfind(opened[0])]
+    if opened[0] == "'":
+        body = body.replace("''", "'")
+    tokens = words(body, 0, len(body), limit=len(body))
+    return any(
+        token in ("COMMIT", "ROLLBACK") and before in _BEFORE_PLPGSQL and after in (";", "AND")
+        for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False)
+    )
+
+
+def _modes(statement: Statement) -> str | None:
+    """Return the transaction modes of a BEGIN, START TRANSACTION or SET TRANSACTION, None for all else."""
+    if statement.words[:1] not in (("BEGIN",), ("START",), ("SET",)):
+        return None
+    found = _MODES.fullmatch(" ".join(statement.words))
+    return found[1].strip().replace(" ,", ",") if found else None
+
+
+def _blank(text: str, statement: Statement) -> str:
+    """Replace a statement and its semicolon by spaces, and leave line breaks where they are."""
+    stop = statement.end
+    after = skip(text, stop)
+    if text.startswith(";", after):
+        text = f"{text[:after]} {text[after + 1 :]}"
+    return text[: statement.start] + re.sub(r"[^\r\n]", " ", text[statement.start : stop]) + text[stop:]
+
+
+def _as_the_parser_knows_it(text: str, statements: Sequence[Statement]) -> str:
+    """Return `text` with a SELECT of nothing, of the same length, for each statement that the parser does not know."""
+    for statement in statements:
+        if statement.words[:1] in _NEWER:
+            blank = "SELECT".ljust(statement.end - statement.start)
+            text = text[: statement.start] + blank + text[statement.end :]
+    return text
+
+
+def _misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[Fault, ...]:
+    """Return a fault for each directive between or after statements, where it would say nothing."""
+    faults = []
+    following = iter(statements)
+    statement = next(following, None)
+    before = 0
+    for found in re.finditer(r"^[ \t]*+--[ \t]*+entrypoint[ \t]*+:", text, re.MULTILINE):
+        while statement is not None and statement.end <= found.start():
+            before, statement = before + 1, next(following, None)
+        if before and (statement is None or found.end() <= statement.start):
+            line = text.count("\n", 0, found.start()) + 1
+            faults.append(
+                Fault(found.start(), line, "a directive counts only above the first statement: move it there")
+            )
+    return tuple(faults)
+
+
+def _kind_of_words(text: str, statement: Statement) -> _Kind:
+    tokens = statement.words
+    if tokens[1:2] == ("SUBSCRIPTION",):  # its options stand at its end
+        tokens = words(text, statement.start, statement.end, limit=statement.end)
+    line = " ".join(tokens)
+    if found := _BEGINNING.match(line):
+        return _Kind(found[1], "")
+    if found := _ENDING.match(line):
+        verb = {"END": "COMMIT", "ABORT": "ROLLBACK"}.get(found[1], found[1])
+        if found[2].startswith(" PREPARED"):
+            return _Kind(f"{verb} PREPARED", "")
+        return _Kind("" if verb == "ROLLBACK" and found[2].startswith(" TO ") else verb + found[2], "")
+    if found := _REINDEX.match(line):
+        options = _word_options(line) | ({"CONCURRENTLY": "TRUE"} if found[2] else {})
+        return _Kind("", _reindex(found[1], options))
+    if found := _SUBSCRIPTION.match(line):
+        return _Kind("", _subscription(found[1], found[2], _word_options(line)))
+    found = _OUTSIDE_WORDS.match(line)
+    return _Kind("", list(_OUTSIDE)[found.lastindex - 1] if found and found.lastindex else _repack(line))
+
+
+def _reindex(kind: str, options: dict[str, str]) -> str:
+    if _is_on(options.get("CONCURRENTLY", "FALSE")):
+        return f"REINDEX {kind} CONCURRENTLY"
+    return f"REINDEX {kind}" if kind in ("SCHEMA", "DATABASE", "SYSTEM") else ""
+
+
+def _repack(line: str) -> str:
+    """Return what a REPACK (version 19) is, if it is one that commits in between: of all tables, as CLUSTER, or online.
+
+    With ANALYZE it is refused only since the last betas; before, it could end the server process.
+    """
+    if line.partition(" ")[0] != "REPACK":
+        return ""
+    options = _word_options(line) if line.startswith("REPACK (") else {}
+    for name in ("CONCURRENTLY", "ANALYZE", "ANALYSE"):
+        if _is_on(options.get(name, "FALSE")):
+            return f"REPACK ({name})"
+    return "REPACK" if _REPACK_ALL.fullmatch(line) else ""
+
+
+def _subscription(verb: str, action: str, options: dict[str, str]) -> str:
+    """Return what a CREATE or ALTER SUBSCRIPTION is, if it makes or changes something on the other server."""
+    if verb == "CREATE":
+        wanted = _is_on(options.get("CONNECT", "TRUE")) and _is_on(options.get("CREATE_SLOT", "TRUE"))
+        return "CREATE SUBSCRIPTION" if wanted else ""
+    refused = (
+        action == "REFRESH PUBLICATION"
+        or (
+            action in ("SET PUBLICATION", "ADD PUBLICATION", "DROP PUBLICATION")
+            and _is_on(options.get("REFRESH", "TRUE"))
+        )
+        or (action in ("SET", "OPTIONS") and options.keys() & {"FAILOVER", "TWO_PHASE"})  # versions 17 and 18
+    )
+    return f"ALTER SUBSCRIPTION ... {action.replace('OPTIONS', 'SET')}" if refused else ""
+
+
+def _is_on(value: str) -> bool:
+    """Read a boolean option as commands/define.c, defGetBoolean does."""
+    return value not in ("FALSE", "OFF", "0")
+
+
+def _word_options(line: str) -> dict[str, str]:
+    """Return the options in the first parentheses: `( CONNECT = FALSE , BINARY )`."""
+    options = {}
+    for option in line.partition("( ")[2].partition(" )")[0].split(" , "):
+        name, _, value = option.partition(" ")
+        options[name] = value.removeprefix("= ").strip("'") or "TRUE"
+    return options
+
+
+def _tree_options(elements: Sequence[dict[str, Any]]) -> dict[str, str]:
+    options = {}
+    for element in elements:
+        option = element["DefElem"]
+        value = "TRUE"
+        for kind, argument in option.get("arg", {}).items():
+            if kind == "TypeName":  # a bare word that is no keyword
+                value = argument["names"][-1]["String"]["sval"]
+            else:
+                value = str(argument.get("sval", argument.get("ival", 0)))
+        options[option["defname"].upper()] = value.upper()
+    return options
+
+
+def _detaches_concurrently(tree: dict[str, Any]) -> bool:
+    commands = (command.get("AlterTableCmd", {}) for command in tree.get("cmds", ()))
+    return any(command.get("def", {}).get("PartitionCmd", {}).get("concurrent") for command in commands)
+
+
+def _alter_subscription(tree: dict[str, Any]) -> str:
+    action = tree["kind"].removeprefix("ALTER_SUBSCRIPTION_").replace("_", " ")
+    action = "REFRESH PUBLICATION" if action == "REFRESH" else action
+    return _subscription("ALTER", action, _tree_options(tree.get("options", ())))
+
+
+_TREE_OUTSIDE: dict[str, Callable[[dict[str, Any]], str]] = {
+    "VacuumStmt": lambda tree: "VACUUM" if tree.get("is_vacuumcmd") else "",
+    "AlterSystemStmt": lambda _: "ALTER SYSTEM",
+    "DiscardStmt": lambda tree: "DISCARD ALL" if tree.get("target") == "DISCARD_ALL" else "",
+    "CreatedbStmt": lambda _: "CREATE DATABASE",
+    "DropdbStmt": lambda _: "DROP DATABASE",
+    "AlterDatabaseStmt": lambda tree: (
+        "ALTER DATABASE ... SET TABLESPACE" if "TABLESPACE" in _tree_options(tree.get("options", ())) else ""
+    ),
+    "CreateTableSpaceStmt": lambda _: "CREATE TABLESPACE",
+    "DropTableSpaceStmt": lambda _: "DROP TABLESPACE",
+    "IndexStmt": lambda tree: "CREATE INDEX CONCURRENTLY" if tree.get("concurrent") else "",
+    "DropStmt": lambda tree: "DROP INDEX CONCURRENTLY" if tree.get("concurrent") else "",
+    "AlterTableStmt": lambda tree: (
+        "ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY" if _detaches_concurrently(tree) else ""
+    ),
+    "ClusterStmt": lambda tree: "" if "relation" in tree else "CLUSTER",
+    "ReindexStmt": lambda tree: _reindex(
+        tree["kind"].removeprefix("REINDEX_OBJECT_"), _tree_options(tree.get("params", ()))
+    ),
+    "CreateSubscriptionStmt": lambda tree: _subscription("CREATE", "", _tree_options(tree.get("options", ()))),
+    "AlterSubscriptionStmt": _alter_subscription,
+    "DropSubscriptionStmt": lambda _: "DROP SUBSCRIPTION",
+}
+
+
+def _kind_of_tree(tree: dict[str, Any]) -> _Kind:
+    name, fields = next(iter(tree.items()))
+    if name == "TransactionStmt":
+        control = _TREE_CONTROL.get(fields["kind"], "")
+        return _Kind(f"{control} AND CHAIN" if fields.get("chain") else control, "")
+    outside = _TREE_OUTSIDE.get(name)
+    return _Kind("", outside(fields) if outside else "")
+
+
+def _from_trees(
+    text: str, scanned: tuple[Statement, ...], trees: list[dict[str, Any]]
+) -> tuple[tuple[Statement, ...], list[_Kind]] | None:
+    """Return the parser's statements and their kinds; None if its answer makes no sense (never seen).
+
+    The parser counts in bytes, and counts white space and comments before a statement as part of it.
+    """
+    data = text.encode()
+    spans = []
+    seen = offset = 0  # the same place, in bytes and in characters
+    try:
+        for tree in trees:
+            begin = tree.get("stmt_location", 0)
+            stop = begin + tree["stmt_len"] if "stmt_len" in tree else len(data)
+            start = offset + len(data[seen:begin].decode())
+            seen, offset = stop, start + len(data[begin:stop].decode())
+            spans.append((skip(text, start), offset))
+        kinds = [_kind_of_tree(tree["stmt"]) for tree in trees]
+    except (LookupError, TypeError, AttributeError, ValueError, StopIteration):
+        return None
+    if [start for start, _ in spans] == [statement.start for statement in scanned]:
+        return scanned, kinds
+    # The parser's lexer is not quite the server's: it takes a comment between two parts of a string for its end.
+    return tuple(_statement(text, start, stop) for start, stop in spans), kinds
+
+
+def _statement(text: str, start: int, stop: int) -> Statement:
+    end = start + len(text[start:stop].rstrip(" \t\n\r\f\v"))
+    return Statement(start, end, text.count("\n", 0, start) + 1, words(text, start, end))
+
+
+def _parse(text: str) -> list[dict[str, Any]] | SyntaxComplaint | None:
+    """Return what PostgreSQL's parser makes of a text: statements, a complaint, or None if it cannot say."""
+    import threading  # not needed to become the application
+
+    answers: list[list[dict[str, Any]] | SyntaxComplaint] = []
+
+    def parse() -> None:
+        try:
+            import pgparse  # 11 MB
+        except ImportError:
+            return
+        try:
+            answers.append(pgparse.parse(text))
+        except pgparse.PGQueryError as error:
+            offset = max(error.position - 1, 0)
+            answers.append(SyntaxComplaint(error.message, offset, text.count("\n", 0, offset) + 1))
+        except Exception:  # noqa: BLE001, S110 - an adviser may fail: RecursionError at a depth of a thousand, seen
+            pass
+
+    size = _STACK_BASE + _STACK_PER_CHARACTER * len(text)
+    try:
+        before = threading.stack_size(size + -size % _STACK_UNIT)
+        try:
+            thread = threading.Thread(target=parse, name="pgparse", daemon=True)
+            thread.start()
+        finally:
+            threading.stack_size(before)
+    except (RuntimeError, ValueError):  # no memory or no process left for it
+        return None
+    while not joined(thread, SLICE):
+        pass
+    return answers[0] if answers else None

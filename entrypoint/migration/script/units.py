@@ -1,0 +1,170 @@
+"""Cut a file that runs outside a transaction into the pieces that run one by one, and say where to go on after a crash.
+
+Pure functions. Most statements of such a file can run in a transaction all the same, and do, each with the
+ledger's row: then a crash leaves no doubt. Only for those that cannot is there something to decide.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from entrypoint.migration.script.statements import ADD_VALUE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.migration.script.scanner import Statement
+    from entrypoint.migration.script.statements import Advice
+
+_NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
+_CREATE_INDEX = re.compile(
+    rf"create\s+(?:unique\s+)?index\s+concurrently\s+(?:if\s+not\s+exists\s+)?({_NAME})\s+on\s+(?:only\s+)?"
+    rf"({_NAME}(?:\s*\.\s*{_NAME})?)",
+    re.IGNORECASE,
+)
+# How every release has begun it: older ones read ours, and we read theirs.
+_PLACE = re.compile(r"statement (\d+) of (\d+)(?=:|$)")
+# Running one of these again has the same result as running it once.
+_REPEATABLE = ("VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "REPACK", "DISCARD", "CHECKPOINT")
+# Refused in a transaction if the table is partitioned, which the text does not tell. All of them are repeatable.
+_PERHAPS_REFUSED = (("REINDEX",), ("CLUSTER",), ("REPACK",))
+# Begin statements that leave nothing in the session, unless something of `_OF_SESSION` is in them. Of a SELECT, DO or
+# CALL nobody knows.
+# fmt: off
+_NOT_OF_SESSION = frozenset((
+    "ALTER", "ANALYSE", "ANALYZE", "CHECKPOINT", "CLUSTER", "COMMENT", "COPY", "CREATE", "DELETE", "DROP",
+    "GRANT", "IMPORT", "INSERT", "LOCK", "MERGE", "NOTIFY", "REASSIGN", "REFRESH", "REINDEX", "RELEASE",
+    "REPACK", "REVOKE", "SAVEPOINT", "SECURITY", "SHOW", "TRUNCATE", "UPDATE", "VACUUM",
+))
+# fmt: on
+_OF_SESSION = re.compile(r"set_config|\btemp(?:orary)?\b|pg_temp|advisory", re.IGNORECASE)
+# A SELECT that says the same as a SET, as pg_dump writes it.
+_SET_CONFIG = re.compile(
+    r"select\s+(?:pg_catalog\s*\.\s*)?set_config\s*\(\s*'[^'\\]*'\s*,\s*'[^'\\]*'\s*,\s*(?:true|false)\s*\)",
+    re.IGNORECASE,
+)
+_TRANSACTIONS_OWN = ("LOCAL", "CONSTRAINTS", "TRANSACTION")
+
+
+class Unit(NamedTuple):
+    """What is run at one go."""
+
+    number: int
+    """Of its first statement in the file, counted from 1."""
+    start: int
+    """Where it begins in the file's text."""
+    sql: str
+    begin: str
+    """How its transaction begins; empty if it cannot run in one."""
+    words: tuple[str, ...]
+    statements: tuple[Statement, ...]
+    """Without the BEGIN and COMMIT around them."""
+
+    @property
+    def concurrently(self) -> bool:
+        """Whether it works without queueing anybody, so that it may wait for locks as long as it likes.
+
+        Not so REPACK, whose last step waits for an ACCESS EXCLUSIVE lock.
+        """
+        return not self.begin and "CONCURRENTLY" in self.words and self.words[:1] != ("REPACK",)
+
+    @property
+    def built_index(self) -> tuple[str, str] | None:
+        """The name, and the table, of the index that it builds concurrently; both as they are written."""
+        match = _CREATE_INDEX.match(self.sql)
+        return (match[1], match[2]) if match else None
+
+    def place(self, count: int) -> str:
+        """Return where in the file it is: `count` statements in all. The ledger's row begins with it."""
+        return f"statement {self.number} of {count}"
+
+    @property
+    def shown(self) -> str:
+        """The beginning of its text, on one line."""
+        text = " ".join(self.sql.split())
+        return text if len(text) <= 200 else text[:197] + "..."
+
+
+class Setting(NamedTuple):
+    """A SET or RESET of the file's, and where it begins in the text."""
+
+    start: int
+    sql: str
+
+
+class LeftInSession(NamedTuple):
+    """What some units have left in their session."""
+
+    settings: tuple[Setting, ...]
+    """To be sent again, in this order, in another session."""
+    unknown: int | None
+    """The number of the first statement of which nobody knows what it left."""
+
+
+def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
+    """Return the units of a file in order. A BEGIN … COMMIT of the file's own is one unit."""
+    # A new value of an enumeration only needs a transaction of its own.
+    outside = {entry.statement for entry in advice.outside if entry.what != ADD_VALUE}
+    statements = advice.statements
+    blocks, idle = dict(advice.blocks), frozenset(advice.idle)
+    units: list[Unit] = []
+    index = 0
+    while index < len(statements):
+        first = statements[index]
+        if index in blocks:
+            last = blocks[index]
+            body = text[first.end : statements[last].start].lstrip("; \t\n")
+            start = statements[last].start - len(body)
+            begin = text[first.start : first.end]
+            units.append(Unit(index + 1, start, body, begin, first.words, statements[index + 1 : last]))
+            index = last + 1
+            continue
+        if index not in idle:
+            sql = text[first.start : first.end]
+            alone = index in outside or first.words[:1] in _PERHAPS_REFUSED or _may_commit(first.words, sql)
+            units.append(Unit(index + 1, first.start, sql, "" if alone else "BEGIN", first.words, (first,)))
+        index += 1
+    return tuple(units)
+
+
+def reached(message: str, count: int) -> int | None:
+    """Return the number of the statement that a `running` row names; None if it does not, of so many statements."""
+    match = _PLACE.match(message)
+    return int(match[1]) if match and int(match[2]) == count else None
+
+
+def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
+    """Return what `units`, all of which have run, left in their session for those that follow."""
+    settings: list[Setting] = []
+    unknown = None
+    for unit in units:
+        first = unit.number + (1 if unit.words[:1] in (("BEGIN",), ("START",)) else 0)
+        for number, statement in enumerate(unit.statements, first):
+            sql, words = text[statement.start : statement.end], statement.words
+            if words[:2] == ("DISCARD", "ALL"):
+                settings, unknown = [], None
+            elif words[:1] in (("SET",), ("RESET",)) or _SET_CONFIG.fullmatch(sql):
+                if not words[1:2] or words[1] not in _TRANSACTIONS_OWN:
+                    settings.append(Setting(statement.start, sql))
+            elif unknown is None and (not _NOT_OF_SESSION.issuperset(words[:1]) or _OF_SESSION.search(sql)):
+                unknown = number
+    return LeftInSession(tuple(settings), unknown)
+
+
+def repeatable(unit: Unit) -> bool:
+    """Tell whether running `unit` again is harmless, though nobody knows whether it ran to its end."""
+    words = unit.words
+    if words[:1] and words[0] in _REPEATABLE:
+        return True
+    if words[:2] == ("ALTER", "SYSTEM"):
+        return True
+    return words[:1] == ("DROP",) and "EXISTS" in words
+
+
+def _may_commit(words: tuple[str, ...], sql: str) -> bool:
+    """Tell whether a statement may end transactions by itself: a procedure, or an anonymous block that says so."""
+    if words[:1] == ("CALL",):
+        return True
+    return words[:1] == ("DO",) and re.search(r"\b(?:commit|rollback)\b", sql, re.IGNORECASE) is not None

@@ -1,1 +1,0 @@
-"""The DDL of the bookkeeping."""
