@@ -169,7 +169,7 @@ import sys
 for name in {[name.partition("-")[0] for name in sorted(LEFT_OUT)]} + ["markdown_it"]:
     sys.modules[name] = None  # as if it were not installed
 import io, time
-from entrypoint.migration.board import Board
+from entrypoint.migration.observe.board import Board
 from entrypoint.operations import status_table
 from entrypoint.operations.progress_bar import progress_bar
 with progress_bar(Board(3)):
