@@ -89,6 +89,8 @@ class Start(NamedTuple):
     """Whether SIGKILL was among what struck it."""
     signalled: float | None = None
     """When it got SIGTERM or SIGINT; its promise counts from there."""
+    stopped: float = 0.0
+    """For how many seconds it was stopped (SIGSTOP) after that, which its promise does not count."""
     log: str = ""
 
 
@@ -201,7 +203,7 @@ def _start(history: History, start: Start) -> Iterator[str]:
     if start.signalled is not None and start.ended > start.signalled:
         if start.code == 0 or start.code < 0:
             return  # It had become the application by then, or was in the last instant before.
-        if start.ended > start.signalled + SIGNAL_PROMISE + SLACK:
+        if start.ended > start.signalled + start.stopped + SIGNAL_PROMISE + SLACK:
             yield f"start {start.pid} took {start.ended - start.signalled:.1f} s to end by a signal"
         if start.output:
             yield f"start {start.pid} got a signal, and the application was started: {start.output}"

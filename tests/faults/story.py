@@ -136,12 +136,30 @@ class Replica:
         self.ended: float | None = None
         self.killed = False
         self.signalled: float | None = None
+        self.stopped = 0.0
+        """For how long it stands still after it was signalled."""
+        self._goes_on = 0.0
         # In a thread, so that the end is seen at once whatever else is going on.
         threading.Thread(target=self._await_end, name=f"end of {run.pid}", daemon=True).start()
 
     def _await_end(self) -> None:
         self.run.process.wait()
         self.ended = time.time()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal that is to end it."""
+        self.signalled = time.time()
+        self.stopped = max(self._goes_on - self.signalled, 0.0)
+        self.run.kill(number)
+
+    def stop(self, seconds: float) -> None:
+        """Stop it; it is to go on after so many seconds."""
+        self.run.kill(signal.SIGSTOP)
+        self._goes_on = max(self._goes_on, time.time() + seconds)
+        self.due += seconds
+        # Not by moving the time of the signal: it may have ended by it in this very instant.
+        if self.signalled is not None:
+            self.stopped += seconds
 
     def story(self) -> Start:
         """Return what became of it."""
@@ -155,6 +173,7 @@ class Replica:
             self.run.stdout,
             self.killed,
             self.signalled,
+            self.stopped,
             self.run.stderr,
         )
 
@@ -172,8 +191,7 @@ def _signal(number: signal.Signals) -> Callable[[Telling, Blow], None]:
         # While Python itself starts, SIGINT is Python's: the program's first lines have not run yet.
         started = bool(replica.run.stderr)
         if started and replica.run.running and replica.signalled is None:
-            replica.signalled = time.time()
-            replica.run.kill(number)
+            replica.signal(number)
 
     return strike
 
@@ -181,10 +199,7 @@ def _signal(number: signal.Signals) -> Callable[[Telling, Blow], None]:
 def _freeze(scene: Telling, blow: Blow) -> None:
     replica = scene.replica(blow)
     if replica.run.running:
-        replica.run.kill(signal.SIGSTOP)
-        replica.due += blow.duration
-        if replica.signalled is not None:
-            replica.signalled += blow.duration
+        replica.stop(blow.duration)
         scene.later(blow.duration, lambda: replica.run.kill(signal.SIGCONT))
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import secrets
+import time
 from random import Random
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from faults import story
 from faults.history import History, Mark, Row, Sample, Script, Start, violations
+from kit.processes import Run, until
+from kit.proxy import Proxy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +26,22 @@ def test_a_story_ends_well(machinery: Machinery, tmp_path: Path, seed: str) -> N
     seed = seed or f"random/{secrets.randbelow(10**9)}"
     violation, _ = story.tell(machinery, tmp_path, story.draw(Random(seed)))
     assert not violation, f"the story of {seed}: {violation}"
+
+
+def test_who_is_stopped_in_the_instant_of_its_end_has_ended_by_the_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["sh", "-c", "echo ready >&2; exec sleep 60"]
+    with Run(argv, directory=tmp_path) as run, Proxy(1) as proxy:
+        replica = story.Replica(run, proxy, time.time() + 20)
+        scene = cast("story.Telling", SimpleNamespace(replica=lambda _: replica, later=lambda *_: None))
+        until(lambda: run.stderr, 10, "its first words")
+        story.FAULTS["SIGTERM"](scene, story.Blow(0.0, "SIGTERM", 0, 0.0))
+        until(lambda: replica.ended is not None, 10, "the end")
+        monkeypatch.setattr(Run, "running", True)  # as it was a moment before
+        story.FAULTS["SIGSTOP for a while"](scene, story.Blow(0.0, "SIGSTOP for a while", 0, 3.0))
+        start = replica.story()._replace(code=143)
+        assert violations(GOOD._replace(starts=(start,))) == []
 
 
 # Two transactional migrations by one holder, then one outside by another, which has two steps.
@@ -42,6 +62,7 @@ GOOD = History(
         Start(103, 9.0, 20.0, 13.0, 75, ""),
         Start(104, 9.0, 20.0, 12.0, 143, "", signalled=11.0),
         Start(105, 9.0, 20.0, 12.0, 0, "failed||105|The lock was lost"),
+        Start(106, 9.0, 20.0, 15.0, 143, "", signalled=11.0, stopped=2.0),
     ),
     ledger=(Row(1, "completed"), Row(2, "completed"), Row(3, "completed")),
 )
