@@ -122,6 +122,19 @@ def test_a_clock_stands_for_as_long_as_was_last_said(hand: Hand) -> None:
     assert waiting.passed()
 
 
+def test_each_holder_that_is_waited_for_comes_on_top(hand: Hand) -> None:
+    """The sum that docs/configuration.md states: what each of them has left, and the time-out itself once."""
+    clocks = Clocks(300, hand, waiting=30)
+    clocks.turn_to(WAITING)
+    began, holders = hand.now, (300.0, 120.0)
+    for left in holders:
+        clocks.stand(left)
+        hand.now += left
+        assert not clocks.running.passed()
+    hand.now += clocks.running.remaining()
+    assert hand.now - began == sum(holders) + 30
+
+
 def test_it_is_only_the_clock_that_runs_which_stands(hand: Hand) -> None:
     clocks = start(hand)
     clocks.turn_to(WAITING)
