@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.first_look import Question
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import LedgerRow, Look, Place
+    from entrypoint.migration.observe.blockers import Blocker
     from entrypoint.migration.observe.board import Board
     from entrypoint.migration.script.files import Directory
     from entrypoint.settings import Settings
@@ -238,24 +239,34 @@ def start_clocks(settings: Settings, *, spent: float = 0.0) -> Clocks:
 
 
 def _look(session: Session, place: Place, settings: Settings, clocks: Clocks, patience: Deadline) -> Look:
-    """Read the ledger; wait for it, if a migration holds a lock on it, as one waits for the migration lock."""
+    """Read the ledger; wait for it, if somebody has locked it, as one waits for the migration lock.
+
+    Raises LockTimeoutError.
+    """
     from entrypoint.clocks import CONNECTING, WAITING
     from entrypoint.database.answers import StatementError
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger import reading
 
     others = None
+    blockers: tuple[Blocker, ...] = ()
     while True:
         try:
             look = reading.look(session, place, settings.role, patience, contending=False)
         except StatementError as error:
             waiting = clocks.turn_to(WAITING)
-            if error.sqlstate != reading.LOCK_NOT_AVAILABLE or waiting.passed():
+            if error.sqlstate != reading.LOCK_NOT_AVAILABLE:
                 raise
+            from entrypoint.migration.lock import locked
+
+            # Whoever was seen at an earlier look may have gone in the very moment of the last question.
+            blockers = locked.who_locks(session, place) or blockers
+            if waiting.passed():
+                raise locked.timed_out(blockers, settings.lock.timeout + clocks.stood) from error
         else:
             clocks.turn_to(CONNECTING)
             return look
-        logs.event(logs.INFO, "ledger.locked", "the ledger is locked, probably by a migration; looking again")
+        logs.event(logs.INFO, "ledger.locked", f"{locked.describe(blockers)}; looking again")
         if others is None:
             from entrypoint.migration.lock.patience import Patience
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kit.databases import Database
 from kit.processes import until
 from scene import Gate, Scene, errors, lock_key, only_error, told
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from kit.databases import Database
+    import psycopg
+
+    from demo.postgres import Server
     from kit.processes import Record, Run
 
 MARGIN = 2.0
@@ -150,6 +153,112 @@ def test_the_worst_of_each_step_one_after_the_other(scene: Scene, crowded: Calla
         took = time.monotonic() - began
         locking.execute("ROLLBACK")
     assert took < bound, f"{took:.1f} s of {bound:.1f}\n{run.report()}"
+
+
+# --- Somebody has locked the ledger's tables ------------------------------------------------------------
+
+
+def named(record: Record, pid: int, ms: int) -> bool:
+    """Tell whether an error says all that there is to know about the session of `pid`, and what to type."""
+    assert record["event"] == "lock.timeout"
+    assert f"Failed to acquire migration lock after {ms}ms: the ledger is locked by " in record["message"]
+    for part in (f"backend {pid} (postgres, a person's psql, idle in transaction, transaction open for", "LOCK TABLE"):
+        assert part in record["message"], record
+    assert f"SELECT pg_terminate_backend({pid})" in record["remedy"]
+    return bool(record["blocker"] == pid)
+
+
+@pytest.fixture
+def person(scene: Scene) -> Iterator[psycopg.Connection]:
+    """Return a session with a name, in a transaction."""
+    connection = scene.database.connect()
+    connection.execute("SET application_name = 'a person''s psql'")
+    connection.execute("BEGIN")
+    yield connection
+    connection.close()
+
+
+@pytest.mark.case("B16")
+def test_who_locks_the_ledger_is_named_when_the_time_is_over(scene: Scene, person: psycopg.Connection) -> None:
+    person.execute("LOCK TABLE schema_migrations")
+    pid = person.info.backend_pid
+    scene.write({"002_b.sql": "CREATE TABLE b ()"})
+    run = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=1500)
+    assert run.wait() == 75
+    assert named(only_error(run), pid, 1500)
+    assert f"backend {pid} " in run.logs("ledger.locked")[0]["message"]
+    begun = scene.start(MIGRATION_LOCK_TIMEOUT_MS=1500)
+    outcome = told(begun)
+    assert outcome.outcome == "failed"
+    assert f"the ledger is locked by backend {pid} (" in outcome.error
+    assert named(only_error(begun), pid, 1500)
+    status = scene.start("status", MIGRATION_LOCK_TIMEOUT_MS=1500)
+    assert status.wait() == 75
+    assert named(only_error(status), pid, 1500)
+    # What the message says.
+    scene.database.execute("SELECT pg_terminate_backend(%s)", (pid,))
+    scene.migrated()
+
+
+@pytest.mark.case("B16")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "LOCK TABLE schema_migrations",
+        "LOCK TABLE migration_lock",
+        # Now the ledger can be read, and the lock not be taken.
+        "LOCK TABLE migration_lock IN SHARE MODE",
+    ],
+)
+def test_who_locks_the_ledger_while_we_wait_for_the_lock_is_named(
+    scene: Scene, person: psycopg.Connection, statement: str
+) -> None:
+    pid = person.info.backend_pid
+    scene.write(GATED)
+    with scene.database.connect() as holding:
+        holding.execute(f"SELECT pg_advisory_lock({lock_key()})")
+        run = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=5000)
+        run.until("lock.waiting")
+        person.execute(statement)
+        holding.execute(f"SELECT pg_advisory_unlock({lock_key()})")
+        assert run.wait() == 75
+    assert named(only_error(run), pid, 5000)
+    assert f"backend {pid} " in run.logs("ledger.locked")[0]["message"]
+
+
+def test_who_stands_in_line_for_the_ledger_and_behind_whom_is_named(scene: Scene, person: psycopg.Connection) -> None:
+    person.execute("SELECT FROM schema_migrations")
+    pid = person.info.backend_pid
+    with scene.database.connect() as queued:
+        queued.pgconn.send_query(b"SET application_name = 'a cleanup'; BEGIN; LOCK TABLE schema_migrations")
+        queued.pgconn.flush()
+        waits = "SELECT FROM pg_locks WHERE relation = 'schema_migrations'::regclass AND NOT granted"
+        until(lambda: scene.database.rows(waits), 15, "somebody in line")
+        run = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=1500)
+        assert run.wait() == 75
+        error = only_error(run)
+        # It is the one in front that is in the way.
+        assert f"is locked by backend {pid} (postgres, a person's psql, idle in transaction" in error["message"]
+        assert f"and backend {queued.info.backend_pid} (postgres, a cleanup, active" in error["message"]
+        assert "itself waiting for a lock" in error["message"]
+        assert f"SELECT pg_terminate_backend({pid})" in error["remedy"]
+        queued.pgconn.finish()
+
+
+def test_a_prepared_transaction_that_locks_the_ledger_is_named(
+    fresh_server: Callable[..., Server], migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    database = Database(fresh_server(16, settings={"max_prepared_transactions": 4}), "prepared")
+    database.server.create_database(database.name)
+    scene = Scene(database, migrations_dir, run_entrypoint)
+    scene.write({"001_a.sql": "CREATE TABLE a ()"})
+    scene.migrated()
+    database.execute("BEGIN; LOCK TABLE schema_migrations; PREPARE TRANSACTION 'of old'")
+    run = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=1500)
+    assert run.wait() == 75
+    error = only_error(run)
+    assert "the ledger is locked by prepared transaction 'of old' (postgres, prepared " in error["message"]
+    assert "ROLLBACK PREPARED 'of old'" in error["remedy"]
 
 
 # --- Few attempts, and a ledger that is locked ----------------------------------------------------------

@@ -327,6 +327,10 @@ def test_the_ledger_may_be_another_roles(scene: Scene) -> None:
         scene.database.execute(f"DROP OWNED BY {owner}; DROP ROLE {login}, {stranger}, {owner}")
 
 
+# docs/lock.md, "The keys": while a ledger is made.
+MAKING_KEY = "1885824370, 0"
+
+
 # No session of ours holds the first key shared, nor the second one exclusively; but anybody may.
 @pytest.mark.case("C9")
 @pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
@@ -362,6 +366,44 @@ def test_a_stranger_that_holds_a_key_is_named_and_ended_by_force(
         assert f"Ended backend {pid}." in run.stdout
         assert run.stdout.endswith("The lock is free.\n")
         assert bystander.execute("SELECT 1").fetchone() == (1,), "it has the same name, and nothing to do with the key"
+
+
+@pytest.mark.case("C9")
+@pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
+def test_a_stranger_that_keeps_the_ledger_from_being_made_is_named_and_ended_by_force(scene: Scene, mode: str) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ()"})
+    with scene.database.connect() as stranger:
+        stranger.execute("SET application_name = 'a curious person'")
+        stranger.execute(f"SELECT pg_advisory_lock{mode}({MAKING_KEY})")
+        pid = stranger.info.backend_pid
+        run = unlock(scene)
+        assert run.wait() == 75
+        error = only_error(run)
+        assert "The key under which the ledger is to be made is held by a session that is not" in error["message"]
+        assert f"backend {pid} of postgres (a curious person), connected since" in error["message"]
+        assert f"pg_terminate_backend({pid})" in error["remedy"]
+        assert f"Stranger: backend {pid} of postgres, application a curious person" in run.stdout
+        waiting = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=3000)
+        assert waiting.wait() == 75
+        who = f"server process {pid} (a curious person) has the key under which the ledger is to be made"
+        assert who in only_error(waiting)["message"]
+        assert f"pg_terminate_backend({pid})" in only_error(waiting)["remedy"]
+        assert any(who in record["message"] for record in waiting.logs("lock.waiting")), waiting.report()
+        run = unlock(scene, "--force", "--yes").ok()
+        assert f"Ended backend {pid}." in run.stdout
+        assert run.stdout.endswith("The lock is free.\n")
+    scene.migrated()
+
+
+@pytest.mark.case("C9")
+def test_where_there_is_a_ledger_nobody_needs_the_key_under_which_it_was_made(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ()"})
+    scene.migrated()
+    scene.write({"002_b.sql": "CREATE TABLE b ()"})
+    with scene.database.connect() as stranger:
+        stranger.execute(f"SELECT pg_advisory_lock({MAKING_KEY})")
+        assert "Stranger" not in unlock(scene).ok().stdout
+        scene.migrated()
 
 
 @pytest.mark.case("C9")

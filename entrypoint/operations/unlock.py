@@ -113,6 +113,8 @@ def refuse(unlock: Unlock) -> LockHeldError:
 
 def _held_by_strangers(sight: Sight, outcome: str) -> LockHeldError:
     strangers = sight.strangers
+    making = all(backend.makes and not (backend.guards or backend.outside) for backend in strangers)
+    key = "key under which the ledger is to be made" if making else "key of the migration lock"
     named = "; ".join(
         f"backend {backend.pid} of {foreign(backend.user)}"
         + (f" ({foreign(backend.application)})" if backend.application else "")
@@ -121,7 +123,7 @@ def _held_by_strangers(sight: Sight, outcome: str) -> LockHeldError:
     )
     ends = ", ".join(f"pg_terminate_backend({backend.pid})" for backend in strangers)
     return LockHeldError(
-        f"The key of the migration lock is held by a session that is not a holder of ours: {named}; {outcome}",
+        f"The {key} is held by a session that is not a holder of ours: {named}; {outcome}",
         remedy=f"Find out what it is; the key is this program's own (docs/lock.md). To end it: SELECT {ends}; or "
         "entrypoint unlock --force.",
         backends=[backend.pid for backend in strangers],
@@ -264,6 +266,7 @@ def _describe_backend(backend: Backend, *, strange: bool) -> str:
         for words, true in (
             ("the guard's advisory lock", backend.guards),
             ("the advisory lock of a session outside a transaction", backend.outside),
+            ("the advisory lock under which the ledger is made", backend.makes),
             ("the fence", backend.fences),
         )
         if true

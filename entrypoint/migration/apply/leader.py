@@ -27,12 +27,13 @@ from entrypoint.migration.apply import outside, standing, transactional
 from entrypoint.migration.apply.attempt import GRACE, Refused, Task
 from entrypoint.migration.apply.doubt import InDoubt, server_restarted, settle
 from entrypoint.migration.apply.standing import Trace, betrayed
-from entrypoint.migration.apply.watcher import STANDBY_REMEDY, Watcher, blocker_fields
+from entrypoint.migration.apply.watcher import STANDBY_REMEDY, Watcher
 from entrypoint.migration.ledger import reading, writing
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import read_only, refused
 from entrypoint.migration.lock.contender import held_back
 from entrypoint.migration.losses import Spot, too_many
+from entrypoint.migration.observe.blockers import blocker_fields
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.directives import spell
 from entrypoint.migration.script.prepare import prepare

@@ -20,7 +20,7 @@ from entrypoint.database.session_state import OURS_WITH_PATH
 from entrypoint.deadline import Deadline, joined, sliced
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.migration.observe import blockers, progress
-from entrypoint.migration.observe.blockers import Waits
+from entrypoint.migration.observe.blockers import Waits, blocker_fields
 from entrypoint.migration.observe.board import Seen
 
 TYPE_CHECKING = False
@@ -310,17 +310,6 @@ class Watcher:
         if self._session is not None:
             self._session.close()
             self._session = None
-
-
-def blocker_fields(blocker: Blocker) -> dict[str, object]:
-    """Return the log's fields about who blocks a migration."""
-    return {
-        "blocker": blocker.pid or None,
-        "blocker_prepared": blocker.gid,
-        "blocker_user": blocker.user,
-        "blocker_application": blocker.application,
-        "blocker_transaction_s": blocker.transaction_s,
-    }
 
 
 def _detail(seen: Seen, now: float) -> dict[str, object]:

@@ -42,6 +42,8 @@ LOCK_CLASS = 0x70676570
 
 # Held while a ledger is made, by one in the whole database: until it is there, others may look for it elsewhere.
 MAKING_KEY = f"{LOCK_CLASS + 2}, 0"
+# A condition: the lock `g` is that one.
+MAKES = f"g.classid = {LOCK_CLASS + 2} AND g.objid = 0"
 
 # For one look: a migration may hold a lock on the ledger itself, and whoever looks must not queue behind it.
 _LOOK_LOCK_TIMEOUT_MS = 2_000
@@ -70,6 +72,12 @@ OURS = "entrypoint:"
 _NOT_OURS = (
     "NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(g.pid) o "
     f"WHERE pg_catalog.starts_with(o.application_name, '{OURS}'))"
+)
+
+# All advisory locks `g` of this database that have two keys.
+_ADVISORY = (
+    "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.objsubid = 2 AND g.database = "
+    "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
 )
 
 
@@ -130,12 +138,15 @@ class Place(NamedTuple):
     def guardian(self) -> str:
         """The query for who holds the guard's advisory lock: the pid, and what its session calls itself.
 
-        After it, who holds the other one and is no session of ours by its name: that keeps us from the row as well.
+        After it, who holds the other one and is no session of ours by its name: that keeps us from the row as well. And
+        where there is no ledger yet, who holds in the same way the one under which it is made.
         """
         name = "(SELECT a.application_name FROM pg_catalog.pg_stat_activity a WHERE a.pid = g.pid)"
         return (
             f"SELECT g.pid, {name}, 1 {self._guards} UNION ALL "
-            f"SELECT g.pid, {name}, 2 {self._keyed(LOCK_CLASS + 1)} AND {_NOT_OURS} ORDER BY 3, 1"
+            f"SELECT g.pid, {name}, 2 {self._keyed(LOCK_CLASS + 1)} AND {_NOT_OURS}"
+            + ("" if self.ledger else f" UNION ALL SELECT g.pid, {name}, 3 {_ADVISORY} AND {MAKES} AND {_NOT_OURS}")
+            + " ORDER BY 3, 1"
         )
 
     @property
@@ -144,12 +155,7 @@ class Place(NamedTuple):
         return f"{self._keyed(LOCK_CLASS)} AND (g.mode = 'ExclusiveLock' OR {_NOT_OURS})"
 
     def _keyed(self, first_key: int) -> str:
-        return (
-            "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted "
-            f"AND g.objsubid = 2 AND g.classid = {first_key} "
-            f"AND g.objid = {lock_key(self.schema) % 2**32} AND g.database = "
-            "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
-        )
+        return f"{_ADVISORY} AND g.classid = {first_key} AND g.objid = {lock_key(self.schema) % 2**32}"
 
     def table(self, name: str) -> str:
         """Return a table's name with its schema, quoted."""
@@ -208,6 +214,8 @@ class Guardian(NamedTuple):
 
     pid: int
     application: str
+    makes: bool = False
+    """Whether it is another lock that it holds: the one under which a ledger is made."""
 
 
 class Look(NamedTuple):
@@ -593,7 +601,7 @@ def look_at_holder(
     except StatementError:
         session.rollback(deadline.within(1))
         raise
-    found = [Guardian(int(pid or 0), application or "") for pid, application, _ in guardians]
+    found = [Guardian(int(pid or 0), application or "", key == "3") for pid, application, key in guardians]
     return as_lock(rows), found[0] if found else None
 
 

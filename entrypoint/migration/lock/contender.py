@@ -18,6 +18,7 @@ from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, Loc
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.lease import Spell, try_acquire
 from entrypoint.migration.lock.patience import Patience
 from entrypoint.migration.observe import progress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import Guardian, LedgerRow, LockRow, Look, Place
     from entrypoint.migration.lock.lease import Lease
+    from entrypoint.migration.observe.blockers import Blocker
 
 _LOOK_PATIENCE = 5.0
 # The last look comes when the time is over, and needs a little of its own.
@@ -61,7 +63,7 @@ class Contender:
         self._patience = Patience(assignment.clocks, assignment.lock, assignment.apply, assignment.role)
         self._short_of_connections = False
         self._last_report = float("-inf")
-        self._last_told: tuple[str | None, str | None] | None = None
+        self._last_told: tuple[object, ...] | None = None
         self._seen: LockRow | None = None
         self._fenced = Spell()
         self._tries = 0
@@ -69,6 +71,8 @@ class Contender:
         """How often the lock was not to be had since it last looked taken."""
         self._trouble: ConnectionLostError | None = None
         """How the last look or attempt ended, if it was by a lost connection."""
+        self._locked: tuple[Blocker, ...] | None = None
+        """Who has locked the ledger's tables, as far as that is known; None if the last look has met no such lock."""
         self.waited = False
         """Whether somebody else had the lock while we wanted it."""
         self.current: int | None = None
@@ -88,7 +92,7 @@ class Contender:
                 if lease is not None or done:
                     return lease
                 if deadline.passed():
-                    raise self._trouble or timed_out(self._seen, self._assignment, self._patience.stranger)
+                    raise self._trouble or self._timed_out()
                 self.waited = True
                 if self._short_of_connections:
                     self._drop_session()
@@ -115,7 +119,7 @@ class Contender:
                 if lease is not None:
                     return lease, False
             self._weigh(session, look, plan)
-            self._trouble = None
+            self._trouble, self._locked = None, None
             self._tell_waiting(look, plan)
         except Failure as failure:
             self._stand_back(failure, deadline)
@@ -137,8 +141,13 @@ class Contender:
                     self._assignment.role,
                 )
                 raise refused_on(self._session, schema, role, error, doing, reading=False) from error
-            self._weigh_locked()
+            self._weigh_locked(error)
         return None, False
+
+    def _timed_out(self) -> LockTimeoutError:
+        if self._locked is not None:
+            return locked.timed_out(self._locked, self._assignment.lock.timeout + self._clocks.stood)
+        return timed_out(self._seen, self._assignment, self._patience.stranger)
 
     def _weigh(self, session: Session, look: Look, plan: Plan) -> None:
         """Let the clock stand beside a living holder, if we want more than to upgrade the ledger.
@@ -151,10 +160,14 @@ class Contender:
         else:
             self._patience.weigh(session, self._place, look.lock.token if look.lock else None)
 
-    def _weigh_locked(self) -> None:
-        """Do the same where the ledger could not be read: whoever has locked it may be the holder."""
+    def _weigh_locked(self, error: StatementError) -> None:
+        """Do the same where the ledger could not be read or written: whoever has locked it may be the holder."""
         try:
             if self._session is not None and self._session.usable:
+                if error.sqlstate == reading.LOCK_NOT_AVAILABLE:
+                    self._trouble = None
+                    self._locked = locked.who_locks(self._session, self._place) or self._locked or ()
+                    self._tell_locked(self._locked)
                 self._patience.weigh(self._session, self._place, self._seen.token if self._seen else None)
         except ConnectionLostError:
             self._drop_session()
@@ -227,12 +240,20 @@ class Contender:
             self._session.close()
             self._session = None
 
+    def _tell_locked(self, found: tuple[Blocker, ...]) -> None:
+        now, news = time.monotonic(), (found[0].name if found else None,)
+        if news == self._last_told and now - self._last_report < _REPORT_EVERY:
+            return
+        self._last_report, self._last_told = now, news
+        logs.event(logs.INFO, "ledger.locked", f"{locked.describe(found)}; looking again")
+
     def _tell_waiting(self, look: Look, plan: Plan) -> None:
         now, row = time.monotonic(), look.lock
-        who = describe_holder(row, self._patience.stranger)
+        stranger = self._patience.stranger
+        who = describe_holder(row, stranger)
         phase.enter(phase.WAITING, held_by=who, pending=len(plan.pending), version=plan.current)
         self._assignment.board.waiting_for = who
-        news = (row.token, row.migration) if row else (None, None)
+        news = (row and row.token, row and row.migration, stranger and stranger.pid)
         if news == self._last_told and now - self._last_report < _REPORT_EVERY:
             return
         self._last_report, self._last_told = now, news
@@ -259,7 +280,10 @@ def describe_holder(row: LockRow | None, stranger: Guardian | None = None) -> st
     """
     if stranger is not None:
         named = f" ({foreign(stranger.application)})" if stranger.application else ""
-        return f"server process {stranger.pid}{named} has its key, and is not the holder that migration_lock names"
+        who = f"server process {stranger.pid}{named}"
+        if stranger.makes:
+            return f"{who} has the key under which the ledger is to be made, and is not about to make it"
+        return f"{who} has its key, and is not the holder that migration_lock names"
     if row is None or not row.held:
         return "somebody has just taken it"
     who = f"{row.who or 'somebody'} (process {row.process_id})" if row.process_id else f"{row.who or 'somebody'}"

@@ -45,13 +45,20 @@ class Backend(NamedTuple):
     """Whether its transaction stands before the lock's row."""
     since: str = ""
     """When it connected; empty if we may not see that."""
+    makes: bool = False
+    """Whether it holds the advisory lock under which the ledger is to be made; not asked where there is one."""
     unlike_ours: bool = False
     """Whether it holds a key as no session of ours does: the guard's shared, or the other one exclusively."""
 
     @property
+    def keyed(self) -> bool:
+        """Whether it holds one of the advisory locks."""
+        return self.guards or self.outside or self.makes
+
+    @property
     def holds(self) -> bool:
         """Whether it keeps others from taking over."""
-        return self.guards or self.outside or self.fences
+        return self.keyed or self.fences
 
 
 class Sight(NamedTuple):
@@ -67,8 +74,8 @@ class Sight(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """Whether somebody holds one of the two advisory locks."""
-        return any(backend.guards or backend.outside for backend in self.backends)
+        """Whether somebody holds one of the advisory locks."""
+        return any(backend.keyed for backend in self.backends)
 
     @property
     def application(self) -> str | None:
@@ -86,11 +93,11 @@ class Sight(NamedTuple):
 
         A migration may change the name of its session, which may hold the second key; it never runs in the guard's.
         """
-        if not (backend.guards or backend.outside):
+        if not backend.keyed:
             return False
         if backend.application.startswith(reading.OURS):
             return False
-        if backend.unlike_ours or self.row is None or not self.row.held:
+        if backend.makes or backend.unlike_ours or self.row is None or not self.row.held:
             return True
         # A holder of an earlier release does not say which its guard is.
         return backend.guards and (self.row.legacy or self.row.guard_pid not in (None, backend.pid))
@@ -103,9 +110,7 @@ class Sight(NamedTuple):
     @property
     def only_strangers(self) -> bool:
         """Whether somebody holds a key, and nobody of ours does."""
-        return self.alive and not any(
-            (backend.guards or backend.outside) and not self.is_strange(backend) for backend in self.backends
-        )
+        return self.alive and not any(backend.keyed and not self.is_strange(backend) for backend in self.backends)
 
     @property
     def taken_by_another(self) -> bool:
@@ -205,35 +210,41 @@ def _backends_query(place: Place, names: Sequence[str]) -> str:
     )
     guard, guard_shared = (_holds(place, reading.LOCK_CLASS, mode) for mode in ("ExclusiveLock", "ShareLock"))
     session, session_alone = (_holds(place, reading.LOCK_CLASS + 1, mode) for mode in ("ShareLock", "ExclusiveLock"))
+    makes = "false" if place.ledger else f"EXISTS (SELECT {_LOCKS} AND {reading.MAKES})"
     # Ours have these for an instant only: when they look whether the lock is free, and when they take the row.
     not_ours = f"NOT pg_catalog.starts_with(coalesce(a.application_name, ''), {literal(reading.OURS)})"
     return f"""
         SELECT b.pid, b.application_name, b.usename, CASE WHEN b.state IS NULL THEN ''
                     ELSE coalesce(pg_catalog.host(b.client_addr), 'the local socket') END,
                b.state, extract(epoch FROM pg_catalog.clock_timestamp() - b.xact_start), b.guards, b.outside, b.fences,
-               pg_catalog.to_char(b.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), b.unlike_ours
+               pg_catalog.to_char(b.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), b.makes,
+               b.unlike_ours
         FROM (
             SELECT a.*, {guard} OR ({not_ours} AND {guard_shared}) AS guards,
                    {session} OR ({not_ours} AND {session_alone}) AS outside, {fence} AS fences,
-                   {guard_shared} OR {session_alone} AS unlike_ours
+                   {makes} AS makes, {guard_shared} OR {session_alone} AS unlike_ours
             FROM pg_catalog.pg_stat_activity a
             WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
         ) b
-        WHERE b.guards OR b.outside OR b.fences OR b.application_name IN ({named})
+        WHERE b.guards OR b.outside OR b.fences OR b.makes OR b.application_name IN ({named})
         ORDER BY b.guards DESC, b.pid"""
 
 
 def _holds(place: Place, first_key: int, mode: str) -> str:
     """Return a condition: the backend `a.pid` holds that advisory lock (docs/lock.md, "The keys")."""
-    return (
-        "EXISTS (SELECT FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.pid = a.pid "
-        f"AND g.mode = '{mode}' AND g.objsubid = 2 AND g.classid = {first_key} "
-        f"AND g.objid = {reading.lock_key(place.schema) % 2**32} AND g.database = a.datid)"
-    )
+    key = f"g.classid = {first_key} AND g.objid = {reading.lock_key(place.schema) % 2**32}"
+    return f"EXISTS (SELECT {_LOCKS} AND g.mode = '{mode}' AND {key})"
+
+
+# The advisory locks `g` of the backend `a`, of those that have two keys.
+_LOCKS = (
+    "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.pid = a.pid AND g.objsubid = 2 "
+    "AND g.database = a.datid"
+)
 
 
 def _backend(row: Row) -> Backend:
-    pid, application, user, client, state, seconds, guards, outside, fences, since, unlike_ours = row
+    pid, application, user, client, state, seconds, guards, outside, fences, since, makes, unlike_ours = row
     return Backend(
         pid=int(pid or 0),
         application=application or "",
@@ -245,5 +256,6 @@ def _backend(row: Row) -> Backend:
         outside=outside == "t",
         fences=fences == "t",
         since=since or "",
+        makes=makes == "t",
         unlike_ours=unlike_ours == "t",
     )

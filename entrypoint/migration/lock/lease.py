@@ -402,8 +402,7 @@ class Lease:
         begin = transactions.begin(
             deadline,
             server_version=self.worker.server_version,
-            # Well before the deadline, after which there is no answer.
-            lock_timeout_ms=min(_SHORT_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1),
+            lock_timeout_ms=_lock_timeout_ms(deadline),
             role=self._role,
         )
         return begin + _ON_THIS_SERVER
@@ -440,7 +439,7 @@ def try_acquire(  # noqa: PLR0913 - what a lease is made of
             return None
         # Only now may the tables be created or changed; and not beside a living replica of the earlier system.
         begin = transactions.begin(
-            patience, server_version=worker.server_version, lock_timeout_ms=_SHORT_LOCK_TIMEOUT_MS, role=role
+            patience, server_version=worker.server_version, lock_timeout_ms=_lock_timeout_ms(patience), role=role
         )
         begin += _ON_THIS_SERVER
         found = _find_beside_guard(worker, place, schema, role, patience)
@@ -608,6 +607,11 @@ def _life(guard: Guard, token: str, ends: Deadline) -> str:
         f"guard_pid = {guard.backend_pid}, guard_token = {literal(token)}, "
         f"until = pg_catalog.clock_timestamp() + interval '{ends.remaining():.3f} seconds'"
     )
+
+
+def _lock_timeout_ms(deadline: Deadline) -> int:
+    """Return a time-out that passes well before the deadline, after which there is no answer."""
+    return min(_SHORT_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1)
 
 
 def _number(value: int | None) -> str:

@@ -48,7 +48,7 @@ class Patience:
         Raises ConnectionLostError.
         """
         now = monotonic()
-        if not place.lock or (now - self._asked < _ASK_EVERY and token == self._token):
+        if now - self._asked < _ASK_EVERY and token == self._token:
             return
         self._asked, self._token = now, token
         try:
@@ -56,6 +56,8 @@ class Patience:
         except StatementError as error:
             logs.event(logs.DEBUG, "lock.holder_not_seen", f"cannot see who holds the migration lock: {error}")
             return
+        if row is None and guardian is not None and guardian.application.startswith(reading.OURS):
+            guardian = None  # It is about to make the ledger.
         left = time_left(row, guardian, self._apply.timeout)
         self.stranger = guardian if left is None and (row is None or not row.legacy) else None
         self._clocks.stand(0.0 if left is None or self._lock.hard else min(left, _BELIEVE))

@@ -9,10 +9,13 @@ import re
 from typing import NamedTuple
 
 from entrypoint.database import session_state
+from entrypoint.database.quoting import literal
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from entrypoint.database.answers import Row
 
 _QUERY_WIDTH = 120
@@ -203,6 +206,41 @@ def blocking(backend_pid: int) -> str:
         ORDER BY seconds DESC NULLS LAST LIMIT {_MOST}"""
 
 
+def locking(schema: str, tables: Sequence[str]) -> str:
+    """Return the query for who keeps others out of these tables, for `read_blockers`.
+
+    That is whoever has a strong lock on one of them, or stands in line for it, and who keeps those waiting. Whoever
+    does not wait for others comes first, and of those the longest transaction.
+    """
+    named = ", ".join(map(literal, tables))
+    return f"""
+        WITH strong AS MATERIALIZED (
+            SELECT l.pid, l.virtualtransaction, l.granted
+            FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE l.locktype = 'relation' AND l.mode IN {_STRONG} AND n.nspname = {literal(schema)}
+                AND c.relname IN ({named}) AND l.database = (
+                    SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+        ), found AS (
+            SELECT s.pid FROM strong s
+            UNION SELECT b.pid FROM strong s CROSS JOIN LATERAL
+                pg_catalog.unnest(pg_catalog.pg_blocking_pids(s.pid)) AS b(pid) WHERE NOT s.granted
+        )
+        SELECT a.pid, a.usename, a.application_name,
+               extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::bigint AS seconds,
+               a.state, a.wait_event_type = 'Lock' AS waits, a.query, a.backend_type, NULL
+        FROM found f JOIN pg_catalog.pg_stat_activity a ON a.pid = f.pid
+        UNION ALL
+        SELECT 0, p.owner, NULL, extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::bigint,
+               NULL, false, NULL, NULL, p.gid
+        FROM strong s
+        JOIN pg_catalog.pg_locks x ON x.virtualtransaction = s.virtualtransaction AND x.pid IS NULL
+            AND x.locktype = 'transactionid'
+        JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
+        WHERE s.pid IS NULL
+        ORDER BY waits, seconds DESC NULLS LAST LIMIT {_MOST}"""
+
+
 def read_blockers(rows: list[Row]) -> tuple[Blocker, ...]:
     """Return what `blocking` has found."""
     return tuple(
@@ -219,6 +257,17 @@ def read_blockers(rows: list[Row]) -> tuple[Blocker, ...]:
         )
         for pid, user, application, seconds, state, waits, query, kind, gid in rows
     )
+
+
+def blocker_fields(blocker: Blocker) -> dict[str, object]:
+    """Return the log's fields about who blocks a migration."""
+    return {
+        "blocker": blocker.pid or None,
+        "blocker_prepared": blocker.gid,
+        "blocker_user": blocker.user,
+        "blocker_application": blocker.application,
+        "blocker_transaction_s": blocker.transaction_s,
+    }
 
 
 # What has to be known of PostgreSQL's lexical rules (scan.l) to tell values from the rest. The server cuts a long

@@ -1,0 +1,60 @@
+"""Somebody has locked the ledger's tables: who that is, and the error when the time for waiting is over."""
+
+from __future__ import annotations
+
+from entrypoint.database import session_state
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import LockTimeoutError
+from entrypoint.migration.ledger import reading
+from entrypoint.migration.observe import blockers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.database.session import Session
+    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.observe.blockers import Blocker
+
+_PATIENCE = 2.0
+_TABLES = ("schema_migrations", "migration_lock")
+
+
+def who_locks(session: Session, place: Place) -> tuple[Blocker, ...]:
+    """Ask PostgreSQL who keeps others out of the ledger's tables; whoever is most in the way comes first.
+
+    Empty if nobody does any more, or if it does not say. Raises ConnectionLostError.
+    """
+    ask = f"BEGIN READ ONLY; {session_state.ours(None)} {blockers.locking(place.schema, _TABLES)}; COMMIT"
+    try:
+        return blockers.read_blockers(session.query(ask, Deadline(_PATIENCE))[-2])
+    except StatementError:
+        session.rollback(Deadline(1.0))
+        return ()
+
+
+def describe(found: Sequence[Blocker]) -> str:
+    """Return that the ledger is locked, and by whom, as one clause."""
+    if not found:
+        return "the ledger is locked, and it is not known by whom"
+    return f"the ledger is locked by {' and '.join(blocker.words() for blocker in found)}"
+
+
+def timed_out(found: Sequence[Blocker], seconds: float) -> LockTimeoutError:
+    """Return the error for a ledger that was locked for longer than we may wait, which was so many `seconds`."""
+    what = describe(found)
+    if milliseconds := round(seconds * 1000):
+        what = f"Failed to acquire migration lock after {milliseconds}ms: {what}"
+    blocker = found[0] if found else None
+    if blocker is None:
+        remedy = "SELECT * FROM pg_locks WHERE relation = 'schema_migrations'::regclass shows who holds a lock on it."
+    elif (blocker.application or "").startswith(reading.OURS):
+        remedy = (
+            "That is a replica that migrates: set MIGRATION_LOCK_TIMEOUT_MS to at least its MIGRATION_TIMEOUT_MS, or "
+            "leave it unset. To stop it: entrypoint unlock --force."
+        )
+    else:
+        remedy = blocker.remedy()
+    known = {} if blocker is None else blockers.blocker_fields(blocker)
+    return LockTimeoutError(f"{what[0].upper()}{what[1:]}", remedy=remedy, **known)
