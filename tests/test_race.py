@@ -18,7 +18,7 @@ from kit.processes import peak_memory, until
 from scene import Gate, Scene, application_of, lock_key, token_of, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from demo.postgres import Server
@@ -64,6 +64,68 @@ def race(server: Server, scene: Scene) -> None:
     until(lambda: scene.database.sessions() == 0, 5, "the end of all sessions")
     assert scene.lock_is_free(), scene.lock()
     assert server_errors(server, mark) == []
+
+
+@pytest.mark.case("A1", "A2")
+@pytest.mark.timeout(60 + 15 * ROUNDS)
+@pytest.mark.parametrize("held", [True, False], ids=["let loose at one moment", "started together"])
+def test_eight_replicas_that_look_in_different_places_make_one_ledger(
+    server: Server, migrations_dir: Path, run_entrypoint: Callable[..., Run], *, held: bool
+) -> None:
+    """Of two users and two search_paths: the guard's keys differ, so it is the making lock that keeps them apart."""
+    for _ in range(ROUNDS):
+        with new_database(server, "making") as database, two_logins(database) as logins:
+            paths = ("one,two", "two,one")
+            addresses = [
+                server.url(database.name, user=login, options=f"-csearch_path={path}")
+                for login in logins
+                for path in paths
+            ]
+            race_to_make(Scene(database, migrations_dir, run_entrypoint), addresses, logins[0][:-2], held=held)
+
+
+@contextlib.contextmanager
+def two_logins(database: Database) -> Iterator[tuple[str, str]]:
+    """Make two schemas that belong to a role, and yield two logins that are members of it."""
+    team = f"team_{database.name}"[:60]
+    logins = (f"{team}_a", f"{team}_b")
+    database.execute(
+        f"CREATE ROLE {team}; CREATE ROLE {logins[0]} LOGIN IN ROLE {team}; CREATE ROLE {logins[1]} LOGIN IN ROLE {team};"
+        f"CREATE SCHEMA one AUTHORIZATION {team}; CREATE SCHEMA two AUTHORIZATION {team};"
+    )
+    yield logins
+    database.execute(f"DROP OWNED BY {team} CASCADE; DROP ROLE {logins[0]}, {logins[1]}, {team}")
+
+
+def race_to_make(scene: Scene, addresses: Sequence[str], role: str, *, held: bool) -> None:
+    scene.write({f"00{n}_once.sql": f"CREATE TABLE one.once_{n} ();" for n in (1, 2, 3)})
+    database, mark = scene.database, scene.database.server.log_size()
+    ledgers = "SELECT count(*) FROM pg_class WHERE relname = 'schema_migrations'"
+    names = "SELECT count(DISTINCT application_name) FROM pg_stat_activity WHERE application_name LIKE 'entrypoint:%'"
+    with database.connect() as maker:
+        if held:
+            # As one of ours, which everybody waits for.
+            maker.execute("SET application_name = 'entrypoint:another replica'")
+            maker.execute("SELECT pg_advisory_lock(1885824370, 0)")
+        replicas = [
+            scene.start(url=addresses[n % len(addresses)], MIGRATION_ROLE=role, MIGRATION_LOCK_TIMEOUT_MS=60000)
+            for n in range(REPLICAS)
+        ]
+        if held:
+            for replica in replicas:  # Each has tried once.
+                replica.until("lock.waiting", timeout=30)
+            query = f"{names} AND datname = '{database.name}'"
+            until(lambda: database.one(query) == REPLICAS + 1, 15, "all replicas")
+            assert database.one(ledgers) == 0
+            maker.execute("SELECT pg_advisory_unlock_all()")
+        everybody = [told(replica) for replica in replicas]
+    stories = "\n".join(replica.report() for replica in replicas)
+    assert database.one(ledgers) == 1, stories
+    outcomes = [one.outcome for one in everybody]
+    assert outcomes.count("migrated") == 1, stories
+    assert set(outcomes) <= {"migrated", "waited", "up_to_date"}, stories
+    assert {(one.version, one.error) for one in everybody} == {("3", "")}, stories
+    assert server_errors(database.server, mark) == []
 
 
 def test_a_second_wave_changes_nothing(scene: Scene) -> None:
