@@ -81,7 +81,7 @@ def test_eight_replicas_that_look_in_different_places_make_one_ledger(
                 for login in logins
                 for path in paths
             ]
-            race_to_make(Scene(database, migrations_dir, run_entrypoint), addresses, logins[0][:-2], held=held)
+            race_to_make(Scene(database, migrations_dir, run_entrypoint), addresses, held=held)
 
 
 @contextlib.contextmanager
@@ -90,14 +90,16 @@ def two_logins(database: Database) -> Iterator[tuple[str, str]]:
     team = f"team_{database.name}"[:60]
     logins = (f"{team}_a", f"{team}_b")
     database.execute(
-        f"CREATE ROLE {team}; CREATE ROLE {logins[0]} LOGIN IN ROLE {team}; CREATE ROLE {logins[1]} LOGIN IN ROLE {team};"
+        f"CREATE ROLE {team}; CREATE ROLE {logins[0]} LOGIN IN ROLE {team};"
+        f"CREATE ROLE {logins[1]} LOGIN IN ROLE {team};"
         f"CREATE SCHEMA one AUTHORIZATION {team}; CREATE SCHEMA two AUTHORIZATION {team};"
     )
     yield logins
     database.execute(f"DROP OWNED BY {team} CASCADE; DROP ROLE {logins[0]}, {logins[1]}, {team}")
 
 
-def race_to_make(scene: Scene, addresses: Sequence[str], role: str, *, held: bool) -> None:
+def race_to_make(scene: Scene, addresses: Sequence[str], *, held: bool) -> None:
+    role = str(scene.database.one("SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'one'"))
     scene.write({f"00{n}_once.sql": f"CREATE TABLE one.once_{n} ();" for n in (1, 2, 3)})
     database, mark = scene.database, scene.database.server.log_size()
     ledgers = "SELECT count(*) FROM pg_class WHERE relname = 'schema_migrations'"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import Place
     from entrypoint.migration.observe.blockers import Blocker
 
-_PATIENCE = 2.0
+_PATIENCE = 1.0
 _TABLES = ("schema_migrations", "migration_lock")
 
 
