@@ -74,7 +74,8 @@ def work(order: Order, results: Queue[Played | None]) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name,
         Machinery(Path(name), order.version) as machinery,
-        pooler(machinery.server, pool_size=_POOL) if order.pooler else contextlib.nullcontext() as port,
+        # With the pooler's own 15 s, starts would give up after each crash of the server, and have nothing to show.
+        pooler(machinery.server, pool_size=_POOL, login_retry=1) if order.pooler else contextlib.nullcontext() as port,
     ):
         Path(name).chmod(0o755)
         number = order.first

@@ -25,12 +25,19 @@ def executable() -> str | None:
 
 @contextlib.contextmanager
 def pooler(
-    server: Server, *, pool_size: int, mode: str = "transaction", patience: int = 2, query_timeout: int = 0
+    server: Server,
+    *,
+    pool_size: int,
+    mode: str = "transaction",
+    patience: int = 2,
+    query_timeout: int = 0,
+    login_retry: int = 15,
 ) -> Iterator[int]:
     """Run PgBouncer with `pool_size` server connections for each database; yield its port.
 
     `patience`: after so many seconds it turns away a client for which it has no connection; its own default is 120.
     `query_timeout`: it ends a session whose statement takes so many seconds; 0 for never, as is its default.
+    `login_retry`: for so many seconds after a login that failed it refuses all clients; 15 is its default.
     """
     program = executable()
     if program is None:
@@ -53,6 +60,7 @@ def pooler(
             admin_users = postgres
             pool_mode = {mode}
             query_timeout = {query_timeout}
+            server_login_retry = {login_retry}
             default_pool_size = {pool_size}
             unix_socket_dir =
             # Fail soon where a pool is too small, so that a test need not wait for the default of two minutes.
