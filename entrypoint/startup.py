@@ -223,10 +223,21 @@ def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings,
     """Return after a pause if there is to be another attempt after so many; otherwise raise `lost`."""
     if attempts >= settings.connect.attempts or arrival.passed():
         raise lost
+    from random import uniform
+
+    from entrypoint.database.backoff import pause_after
     from entrypoint.deadline import pause
 
-    logs.event(logs.WARNING, "database.retry", f"{lost.message}; connecting again", attempt=attempts)
-    pause(min(settings.connect.backoff, arrival.remaining()))
+    # Growing, as where nobody lets us in: PgBouncer does, while it cannot log in itself, and refuses the first query.
+    seconds = min(pause_after(attempts - 1, settings.connect.backoff, uniform), arrival.remaining())
+    logs.event(
+        logs.WARNING,
+        "database.retry",
+        f"{lost.message}; connecting again",
+        attempt=attempts,
+        pause_ms=round(seconds * 1000),
+    )
+    pause(seconds)
 
 
 def start_clocks(settings: Settings, *, spent: float = 0.0) -> Clocks:

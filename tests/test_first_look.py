@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -206,6 +208,28 @@ def test_a_connection_that_is_cut_counts_as_an_attempt(
     assert run.wait() == 69
     assert proxy.connections == 3
     assert "database.lost" in run.events()
+
+
+def test_the_pauses_grow_where_the_connection_is_lost_each_time(
+    up_to_date: Database, proxy: Proxy, run_entrypoint: Start
+) -> None:
+    """As behind PgBouncer, which lets clients in while its own logins at the server fail."""
+
+    def cut(proxy: Proxy) -> None:
+        proxy.cut()
+        proxy.when_client_sends(b"place.nspname", cut)
+
+    proxy.when_client_sends(b"place.nspname", cut)
+    env = {"DATABASE_URL": up_to_date.url_at(proxy.port), "DB_CONNECT_BACKOFF_MS": "100", "DB_CONNECT_ATTEMPTS": "4"}
+    run = run_entrypoint("migrate", env=env)
+    assert run.wait() == 69
+    assert proxy.connections == 4
+    pauses = [record["pause_ms"] for record in run.logs("database.retry")]
+    assert all(longest / 2 <= pause <= longest for pause, longest in zip(pauses, (100, 200, 400), strict=True)), pauses
+    times = [record["time"] for record in (*run.logs("database.retry"), *run.logs("database.lost"))]
+    moments = [datetime.fromisoformat(time) for time in times]
+    waited = [(after - before).total_seconds() for before, after in itertools.pairwise(moments)]
+    assert all(seconds >= pause / 1000 for seconds, pause in zip(waited, pauses, strict=True)), waited
 
 
 def test_a_server_that_refuses_counts_as_an_attempt(run_entrypoint: Start, migrations_dir: Path) -> None:
