@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def refusing(code: str, said: str) -> Iterator[int]:
+def refusing(code: str, said: str, file: str = "proc.c") -> Iterator[int]:
     """Serve what speaks as much of PostgreSQL's protocol as it takes to refuse everybody; return its port."""
-    fields = {"S": "FATAL", "V": "FATAL", "C": code, "M": said, "F": "proc.c", "L": "361", "R": "InitProcess"}
+    fields = {"S": "FATAL", "V": "FATAL", "C": code, "M": said, "F": file, "L": "361", "R": "InitProcess"}
     body = b"".join(f"{name}{value}\0".encode() for name, value in fields.items()) + b"\0"
     answer = b"E" + (len(body) + 4).to_bytes(4, "big") + body
 
@@ -93,14 +93,63 @@ def test_an_unknown_service_is_not_tried_again(run_entrypoint: Callable[..., Run
     assert not run.logs("database.retry")
 
 
-def test_a_role_that_is_read_only_by_default(
-    database: Database, run_entrypoint: Callable[..., Run], migrations_dir: Path
+OPTIONS = {
+    "unknown": ("-cno_such_parameter%3D1", "no_such_parameter"),
+    "a bad value": ("-cwork_mem%3Dplenty", "work_mem"),
+    "not for a session": ("-cshared_buffers%3D1GB", "shared_buffers"),
+    "not for this user": ("-clog_statement%3Dall", "log_statement"),
+    "no option": ("--nonsense", "nonsense"),
+}
+
+
+@pytest.mark.case("D2")
+@pytest.mark.parametrize("command", ["migrate", "status", "wait"])
+@pytest.mark.parametrize(("options", "named"), OPTIONS.values(), ids=OPTIONS.keys())
+def test_an_option_that_the_server_does_not_take(
+    any_database: Database,
+    run_entrypoint: Callable[..., Run],
+    migrations_dir: Path,
+    options: str,
+    named: str,
+    command: str,
+) -> None:
+    """The first attempt of `migrate` is made without psycopg."""
+    (migrations_dir / "001_a.sql").write_text("SELECT 1")
+    login = f"nobody_{any_database.name}"[:60]
+    any_database.execute(f"CREATE ROLE {login} LOGIN")
+    try:
+        url = any_database.server.url(any_database.name, user=login)
+        run = run_entrypoint(command, env={"DATABASE_URL": f"{url}?options={options}"})
+        assert run.wait() == 78, run.report()
+    finally:
+        any_database.execute(f"DROP ROLE {login}")
+    error = only_error(run)
+    assert error["event"] == "configuration.invalid"
+    assert error["cause"] == "option"
+    assert named in error["message"]
+    assert "`options`" in error["remedy"]
+    assert not run.logs("database.retry")
+
+
+@pytest.mark.case("D1", "D2")
+@pytest.mark.parametrize(
+    ("code", "said", "file"),
+    [
+        ("42704", "unbekannter Konfigurationsparameter »foo«", "guc.c"),
+        ("22023", "ungültiger Wert für Parameter »foo«: »bar«", "../src/backend/utils/misc/guc.c"),
+        ("55P02", "Parameter »foo« kann jetzt nicht geändert werden", "guc.c"),
+        ("42501", "keine Berechtigung, um Parameter »foo« zu setzen", "guc.c"),
+        ("42501", "keine Berechtigung, um Parameter »foo« zu setzen", "guc_funcs.c"),
+        ("42601", "ungültiges Kommandozeilenargument für Serverprozess: --foo", "postgres.c"),
+    ],
+)
+def test_an_option_in_german(
+    run_entrypoint: Callable[..., Run], migrations_dir: Path, code: str, said: str, file: str
 ) -> None:
     (migrations_dir / "001_a.sql").write_text("SELECT 1")
-    database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
-    run = run_entrypoint("migrate", env={"DATABASE_URL": database.url})
-    assert run.wait() == 69, run.report()
-    remedy = only_error(run)["remedy"]
-    assert "ALTER DATABASE name RESET" in remedy
-    assert "ALTER ROLE name RESET default_transaction_read_only" in remedy
-    assert "target_session_attrs" not in remedy
+    with refusing(code, said, file) as port:
+        url = f"postgresql://u@127.0.0.1:{port}/d?sslmode=disable&gssencmode=disable"
+        run = run_entrypoint("migrate", env={"DATABASE_URL": url})
+        assert run.wait() == 78, run.report()
+    assert "foo" in only_error(run)["message"]
+    assert not run.logs("database.retry")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         "no_user",
         "channel_binding",
         "startup_parameter",
+        "option",
         "other",
     ]
 
@@ -128,6 +129,21 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ),
     ),
     (
+        (
+            "unrecognized configuration parameter",
+            "invalid value for parameter",
+            "permission denied to set parameter",
+            "invalid command-line argument for server process",
+        ),
+        Cause(
+            "option",
+            "the server does not take one of the connection's options",
+            "Correct or remove the parameter that is named: in DATABASE_URL, most likely in its `options`, or in "
+            "PGOPTIONS.",
+            heals=False,
+        ),
+    ),
+    (
         ("no password supplied",),
         Cause(
             "no_password", "the server wants a password and none was given", "Put one into DATABASE_URL.", heals=False
@@ -179,7 +195,8 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         Cause(
             "no_primary",
             "none of the hosts is of the kind that target_session_attrs asks for",
-            "Check the hosts and target_session_attrs in DATABASE_URL.",
+            "Check the hosts and target_session_attrs in DATABASE_URL. A primary counts as read-only, too, where "
+            "default_transaction_read_only is on: for the login, the database, the server or in `options`.",
             heals=True,
         ),
     ),
@@ -207,6 +224,9 @@ _OTHER = Cause("other", "the server did not let us in", "Look into the server's 
 # Verbose, libpq writes `FATAL:  53300: sorry, too many clients already`, whatever the language, and another line for
 # the place in the server's source.
 _SQLSTATE = re.compile(r"(?<=:  )([0-9A-Z]{5}): ")
+_PERMISSION = "42501"
+# What may not be set and what may not be entered have the same code; the place in the server's source tells them apart.
+_IN_SETTINGS = re.compile(r"^[^\s:]+:  (?:\w+, )?(?:[\w./-]+/)?guc\w*\.c:\d+\s*$", re.MULTILINE)
 _LOCATION = re.compile(r"^[^\s:]+:  (?:\w+, )?[\w./-]+\.\w+:\d+\s*$\n?", re.MULTILINE)
 
 
@@ -220,7 +240,11 @@ def classify_connection_failure(text: str) -> Cause:
     cause = _by_words(without_codes(text))
     # The last is of the server that was reached last; an earlier one may have been an attempt without TLS.
     codes = _SQLSTATE.findall(text)
-    return _BY_SQLSTATE.get(codes[-1], cause) if codes and cause is _OTHER else cause
+    if not codes or cause is not _OTHER:
+        return cause
+    if codes[-1] == _PERMISSION and _IN_SETTINGS.search(text):
+        return _known("option")
+    return _BY_SQLSTATE.get(codes[-1], cause)
 
 
 def _by_words(text: str) -> Cause:
@@ -256,8 +280,13 @@ _BY_SQLSTATE = {
     "28000": _known("not_permitted")._replace(
         words="this user may not connect from here, or there is no such user", heals=True
     ),
-    "42501": _known("not_permitted"),
+    _PERMISSION: _known("not_permitted"),
     "3D000": _NO_DATABASE,
+    # No such parameter, no such value, not to be set by a session, not an option at all.
+    "42704": _known("option"),
+    "22023": _known("option"),
+    "55P02": _known("option"),
+    "42601": _known("option"),
 }
 
 

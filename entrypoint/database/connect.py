@@ -181,6 +181,9 @@ def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str =
     cause = failure.cause
     if cause.name == "address":
         return ConfigurationError(f"The address of the database is malformed: {failure.text}", remedy=cause.remedy)
+    if cause.name == "option":
+        message = f"The server refused an option of the connection: {failure.text}"
+        return ConfigurationError(message, remedy=cause.remedy, cause=cause.name)
     after = f" after {tried}" if cause.heals and tried else ""
     message = f"Database connection failed{after}: {cause.words} ({failure.text})"
     remedy = cause.remedy if target.configured else f"DATABASE_URL is not set; it was libpq's default. {cause.remedy}"

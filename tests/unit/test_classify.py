@@ -133,6 +133,12 @@ def test_a_refusal_in_another_language(code: str, said: str, cause: str, heals: 
             "SCRAM",
         ),
         (FATAL + "unsupported startup parameter: options", "startup_parameter", "ignore_startup_parameters"),
+        (FATAL + 'unrecognized configuration parameter "work_men"', "option", "PGOPTIONS"),
+        (FATAL + 'invalid value for parameter "work_mem": "no such file or directory"', "option", "PGOPTIONS"),
+        (FATAL + 'permission denied to set parameter "log_statement"', "option", "PGOPTIONS"),
+        (FATAL + "42704: unbekannter Konfigurationsparameter »a«\nLOCATION:  f, guc.c:1", "option", "PGOPTIONS"),
+        (FATAL + "42501: verboten\nORT:  f, guc.c:1", "option", "PGOPTIONS"),
+        (FATAL + "42501: verboten\nORT:  f, postinit.c:1", "not_permitted", "pg_hba.conf"),
     ],
 )
 def test_what_no_other_attempt_changes(text: str, cause: str, remedy: str) -> None:
