@@ -360,7 +360,7 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
     from entrypoint.counts import count
     from entrypoint.migration.apply.migrator import migrate
 
-    refuse_read_only(place, f"{count(len(plan.pending), 'migration is', 'migrations are')} pending")
+    refuse_read_only(survey, f"{count(len(plan.pending), 'migration is', 'migrations are')} pending")
     phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
     logs.event(
         logs.INFO,
@@ -387,14 +387,15 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
     return _migrated(result)
 
 
-def refuse_read_only(place: Place, what: str) -> None:
+def refuse_read_only(survey: Survey, what: str) -> None:
     """Raise ReadOnlyError if the server takes no writes; `what` says what there was to write, as a clause."""
+    place = survey.place
     if place.standby or place.read_only:
         from entrypoint.migration.ledger.refusal import read_only, read_only_by_default
 
         if place.standby:
             raise read_only(f"{what}, and this server is a standby; nothing was run")
-        raise read_only_by_default(f"{what}, and the database is read-only by default; nothing was run")
+        raise read_only_by_default(survey.session, f"{what}, and the database is read-only by default; nothing was run")
 
 
 def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assignment:

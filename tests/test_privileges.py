@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from scene import Scene, only_error
+from scene import Scene, load_legacy, only_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,3 +129,91 @@ def test_what_changing_another_roles_tables_takes_is_named(poor: Poor) -> None:
         f"ALTER SCHEMA public OWNER TO {poor.role}"
     )
     assert poor.told(poor.run("migrate", MIGRATION_SCHEMA="public")) == [f"GRANT {poor.role} TO {poor.login}"]
+
+
+@pytest.mark.case("D9")
+@pytest.mark.parametrize("head", ["", "-- entrypoint: no-transaction\n"], ids=["inside", "outside"])
+def test_what_writing_the_row_takes_is_named_and_the_file_has_not_failed(poor: Poor, head: str) -> None:
+    scene, login = poor.scene, poor.login
+    scene.migrated()
+    scene.write({"002_b.sql": f"{head}CREATE TABLE b ();"})
+    scene.database.execute(
+        f"GRANT USAGE, CREATE ON SCHEMA public TO {login}; GRANT ALL ON migration_lock TO {login}; "
+        f"GRANT SELECT, UPDATE, DELETE ON schema_migrations TO {login}"
+    )
+    follow(
+        poor,
+        [[f"GRANT SELECT, INSERT, UPDATE, DELETE ON public.schema_migrations TO {login}"]],
+        "migrate",
+        MIGRATION_SCHEMA="public",
+    )
+    assert scene.ledger() == [(1, "completed"), (2, "completed")]
+
+
+@pytest.mark.case("D9")
+def test_what_rehearsing_takes_is_named(poor: Poor) -> None:
+    poor.scene.migrated()
+    poor.scene.write({"002_b.sql": "SELECT pg_advisory_lock(1);"})
+    poor.scene.database.execute(
+        f"GRANT USAGE ON SCHEMA public TO {poor.login}; GRANT ALL ON migration_lock TO {poor.login}; "
+        f"GRANT SELECT, UPDATE, DELETE ON schema_migrations TO {poor.login}"
+    )
+    follow(
+        poor,
+        [[f"GRANT SELECT, INSERT, UPDATE, DELETE ON public.schema_migrations TO {poor.login}"]],
+        *("migrate", "--rehearse"),
+        MIGRATION_SCHEMA="public",
+    )
+
+
+@pytest.mark.case("D9")
+def test_what_taking_back_takes_is_named(poor: Poor) -> None:
+    (poor.scene.migrations / "rollback").mkdir()
+    poor.scene.write({"002_b.sql": "SELECT 2", "rollback/002_b.sql": "SELECT 3"})
+    poor.scene.migrated()
+    poor.scene.database.execute(
+        f"GRANT USAGE ON SCHEMA public TO {poor.login}; GRANT ALL ON migration_lock TO {poor.login}; "
+        f"GRANT SELECT, INSERT, UPDATE ON schema_migrations TO {poor.login}"
+    )
+    follow(
+        poor,
+        [[f"GRANT SELECT, INSERT, UPDATE, DELETE ON public.schema_migrations TO {poor.login}"]],
+        *("rollback", "--to", "1", "--yes"),
+        MIGRATION_SCHEMA="public",
+    )
+    assert poor.scene.ledger() == [(1, "completed")]
+
+
+@pytest.mark.case("D9")
+def test_the_sequence_of_an_earlier_systems_table_is_named(poor: Poor) -> None:
+    scene, login = poor.scene, poor.login
+    load_legacy(scene.database, rows=False)
+    scene.migrated()
+    scene.write({"002_b.sql": "SELECT 2"})
+    scene.database.execute(f"GRANT USAGE ON SCHEMA public TO {login}; {ALL} {login}")
+    follow(
+        poor,
+        [[f"GRANT USAGE ON SEQUENCE public.schema_migrations_id_seq TO {login}"]],
+        "migrate",
+        MIGRATION_SCHEMA="public",
+    )
+
+
+@pytest.mark.case("D9")
+def test_a_file_that_lacks_a_privilege_has_failed(poor: Poor) -> None:
+    """Also where it is the ledger that it is about; so has one that takes a privilege from us."""
+    scene, login = poor.scene, poor.login
+    scene.migrated()
+    scene.database.execute(f"GRANT USAGE ON SCHEMA public TO {login}; {ALL} {login}")
+    scene.write({"002_b.sql": "ALTER TABLE public.schema_migrations ADD COLUMN more text"})
+    run = poor.run("migrate", MIGRATION_SCHEMA="public")
+    assert run.wait() == 70, run.report()
+    assert scene.ledger() == [(1, "completed"), (2, "failed")]
+
+
+@pytest.mark.case("D9")
+def test_a_role_that_does_not_exist_is_told_from_what_exists(poor: Poor) -> None:
+    run = poor.run("migrate", MIGRATION_SCHEMA="public", MIGRATION_ROLE="nobody here")
+    assert run.wait() == 78, run.report()
+    error = only_error(run)
+    assert error["message"].startswith("MIGRATION_ROLE cannot be used: ")

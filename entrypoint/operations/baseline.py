@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import NamedTuple
 
 from entrypoint import logs
@@ -33,17 +34,17 @@ class Baseline(NamedTuple):
 def plan(settings: Settings, number: int) -> Baseline:
     """Compare the files up to `number` with the ledger. Changes nothing. Raises EntrypointError."""
     survey = survey_database(settings)
-    survey.session.close()
-    numbers = [file.number for file in survey.directory.files]
-    if number not in numbers:
-        known = f"they go from {numbers[0]} to {numbers[-1]}" if numbers else "there are none"
-        raise UsageError(f"There is no migration number {number}: {known}", remedy="entrypoint baseline N")
-    tell_differences(survey.directory, survey.plan)
-    _refuse_contradictions(survey, number)
-    applied = {row.number for row in survey.rows}
-    files = tuple(file for file in survey.directory.files if file.number <= number and file.number not in applied)
-    if files:
-        refuse_read_only(survey.place, f"{count(len(files), 'migration is', 'migrations are')} to be recorded")
+    with closing(survey.session):
+        numbers = [file.number for file in survey.directory.files]
+        if number not in numbers:
+            known = f"they go from {numbers[0]} to {numbers[-1]}" if numbers else "there are none"
+            raise UsageError(f"There is no migration number {number}: {known}", remedy="entrypoint baseline N")
+        tell_differences(survey.directory, survey.plan)
+        _refuse_contradictions(survey, number)
+        applied = {row.number for row in survey.rows}
+        files = tuple(file for file in survey.directory.files if file.number <= number and file.number not in applied)
+        if files:
+            refuse_read_only(survey, f"{count(len(files), 'migration is', 'migrations are')} to be recorded")
     return Baseline(settings, survey, number, files)
 
 

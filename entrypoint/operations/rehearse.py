@@ -43,9 +43,7 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) ->
     try:
         tell_differences(survey.directory, survey.plan)
         if survey.plan.pending:
-            refuse_read_only(
-                survey.place, f"{count(len(survey.plan.pending), 'migration is', 'migrations are')} pending"
-            )
+            refuse_read_only(survey, f"{count(len(survey.plan.pending), 'migration is', 'migrations are')} pending")
             assignment = assign(settings, survey, up_to)
             result = rehearse(assignment, survey.plan, survey.session, survey.place, rehearsed)
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import NamedTuple
 
 from entrypoint import logs
@@ -86,18 +87,20 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
 def plan(settings: Settings, kinds: Collection[str]) -> Repair:
     """Compare files and ledger. Changes nothing. Raises EntrypointError."""
     survey = survey_database(settings)
-    survey.session.close()
-    if not survey.directory.files:
-        # A wrong MIGRATIONS_DIR is likelier than a project that has deleted all its migrations.
-        raise ConfigurationError(
-            f"There are no migrations in {settings.migrations_dir!r} to compare the ledger with",
-            remedy="Set MIGRATIONS_DIR to where the image has its migrations.",
+    with closing(survey.session):
+        if not survey.directory.files:
+            # A wrong MIGRATIONS_DIR is likelier than a project that has deleted all its migrations.
+            raise ConfigurationError(
+                f"There are no migrations in {settings.migrations_dir!r} to compare the ledger with",
+                remedy="Set MIGRATIONS_DIR to where the image has its migrations.",
+            )
+        found = diagnose(survey.directory.files, survey.rows)
+        fixes = tuple(fix for fix in found.fixes if fix.kind in kinds)
+        others = tuple(
+            f"{fix.row.filename}  (--{fix.kind} would {fix.words})" for fix in found.fixes if fix not in fixes
         )
-    found = diagnose(survey.directory.files, survey.rows)
-    fixes = tuple(fix for fix in found.fixes if fix.kind in kinds)
-    others = tuple(f"{fix.row.filename}  (--{fix.kind} would {fix.words})" for fix in found.fixes if fix not in fixes)
-    if fixes:
-        refuse_read_only(survey.place, f"{count(len(fixes), 'row is', 'rows are')} to be repaired")
+        if fixes:
+            refuse_read_only(survey, f"{count(len(fixes), 'row is', 'rows are')} to be repaired")
     return Repair(settings, survey, fixes, (*others, *found.remarks))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import NamedTuple
 
 from entrypoint import logs
@@ -31,12 +32,12 @@ class Rollback(NamedTuple):
 def plan(settings: Settings, down_to: int) -> Rollback:
     """Look what is above `down_to`, and check the reverse files. Changes nothing. Raises EntrypointError."""
     survey = survey_database(settings)
-    survey.session.close()
-    tell_differences(survey.directory, survey.plan)
-    _check_target(survey, down_to)
-    steps = plan_reversal(survey.directory, survey.rows, down_to)
-    if steps:
-        refuse_read_only(survey.place, f"{count(len(steps), 'migration is', 'migrations are')} to be reversed")
+    with closing(survey.session):
+        tell_differences(survey.directory, survey.plan)
+        _check_target(survey, down_to)
+        steps = plan_reversal(survey.directory, survey.rows, down_to)
+        if steps:
+            refuse_read_only(survey, f"{count(len(steps), 'migration is', 'migrations are')} to be reversed")
     return Rollback(settings, survey, down_to, steps)
 
 

@@ -55,6 +55,12 @@ CHANGE = "GRANT SELECT, INSERT, UPDATE, DELETE ON"
             id="one table",
         ),
         pytest.param(
+            ALL._replace(tables=(LEDGER._replace(owned=False, sequence="s.ids"), LOCK)),
+            ["GRANT USAGE ON SEQUENCE s.ids TO shop"],
+            [],
+            id="an earlier system's sequence",
+        ),
+        pytest.param(
             ALL._replace(tables=(LEDGER._replace(owned=False), LOCK._replace(owned=False))),
             ["GRANT shop_owner TO shop"],
             [],

@@ -138,17 +138,20 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         *,
         statement_start: int | None = None,
         offset: int | None = None,
+        behind: bool = False,
     ) -> None:
         """Say where in the file it was, as far as that is known.
 
         `statement_start`: where the statement that failed begins. `offset`: the character that the error points
-        at; both count in the file's text, and are None for a statement of our own.
+        at; both count in the file's text, and are None for a statement of our own. `behind`: it was one of our own,
+        behind the file's statement that begins there.
         """
         super().__init__(str(error))
         self._migration = migration
         self.error = error
         self._statement_start = statement_start
         self._offset = offset
+        self._behind = behind
         where = self._where
         self._hidden = where is not None and may_hold_password(migration.statement_at(where))
         if self._hidden:
@@ -157,14 +160,17 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
     @property
     def about_the_ledger(self) -> bool:
-        """Whether it was our own statement about ledger or lock that was refused, or one of the file's names them.
+        """Whether it was our own statement about ledger or lock that was refused, or one of the file's names them."""
+        where = self._where
+        return self.of_our_own or (where is not None and tables.mentions(self._migration.statement_at(where)))
+
+    @property
+    def of_our_own(self) -> bool:
+        """Whether it was our own statement about ledger or lock that was refused.
 
         The first of ours behind the file has the file's deferred constraints checked, which are its own affair.
         """
-        where = self._where
-        if where is not None:
-            return tables.mentions(self._migration.statement_at(where))
-        return self.error.statement > 0
+        return (self._behind or self._where is None) and self.error.statement > 0
 
     @property
     def _where(self) -> int | None:

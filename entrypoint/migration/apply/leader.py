@@ -30,7 +30,7 @@ from entrypoint.migration.apply.standing import Trace, betrayed
 from entrypoint.migration.apply.watcher import STANDBY_REMEDY, Watcher
 from entrypoint.migration.ledger import reading, writing
 from entrypoint.migration.ledger.plan import decide
-from entrypoint.migration.ledger.refusal import read_only, refused
+from entrypoint.migration.ledger.refusal import lacking, refused_on, takes_no_writes
 from entrypoint.migration.lock.contender import held_back
 from entrypoint.migration.losses import Spot, too_many
 from entrypoint.migration.observe.blockers import blocker_fields
@@ -64,6 +64,10 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
 _QUERY_CANCELED = "57014"
 _CONNECTION_EXCEPTION = "08"
+_OWN_DOING = (
+    "The server takes writes: the file has made its transaction or session read-only, or writes to another server that "
+    "takes none."
+)
 
 
 class Applied(NamedTuple):
@@ -182,8 +186,12 @@ class Leader:
         try:
             look = reading.look(self._worker, self._lease.place, assignment.role, patience, contending=False)
         except StatementError as error:
-            raise refused(error, "the ledger could not be read") from error
+            raise self._refused(error, "the ledger could not be read") from error
         return decide(assignment.directory.files, look.rows, up_to=assignment.up_to)
+
+    def _refused(self, error: StatementError, doing: str) -> EntrypointError:
+        schema, role = self._lease.place.schema, self._assignment.role
+        return refused_on(self._worker, schema, role, error, doing, reading=False)
 
     def _until_it_is_in(self, task: Task) -> Applied:
         """Apply one migration; again and again if what prevents it may pass, while the time lasts."""
@@ -292,13 +300,21 @@ class Leader:
             return
         if classify.stopped_by_operator(error.sqlstate) and not _sets(task.migration, "statement_timeout"):
             raise self._stopped(task, error.primary, error.sqlstate)
-        if classify.is_read_only(error.sqlstate):
-            raise read_only(f"{file.name}: {error.primary}", error.sqlstate)
+        place = self._lease.place
+        own_doing = classify.is_read_only(error.sqlstate)
+        if own_doing:
+            pooled = self._worker.login_pid != place.backend_pid
+            message = f"{file.name}: {error.primary}"
+            if fault := takes_no_writes(self._worker, message, error.sqlstate, pooled=pooled):
+                raise fault
         if writing.is_not_written(error):
             raise self._not_written(task)
+        lacks = lacking(self._worker, place.schema, self._assignment.role, error) if refusal.of_our_own else None
+        if trouble := classify.trouble(error.sqlstate) or lacks:
+            raise prevented(self._plain_failure(task, refusal), trouble, task.still)
         failure = self._removed(task) if writing.are_gone(error) else self._failure(task, refusal)
-        if trouble := classify.trouble(error.sqlstate):
-            raise prevented(failure, trouble, task.still)
+        if own_doing:
+            failure.remedy = f"{_OWN_DOING} {failure.remedy}"
         self._record_failure(task, failure)
         raise failure
 
@@ -311,7 +327,7 @@ class Leader:
         try:
             recorded = bool(self._worker.query(f"{ask}; COMMIT", Deadline(2 * GRACE))[-2])
         except StatementError as error:
-            return refused(error, "the ledger could not be read")
+            return self._refused(error, "the ledger could not be read")
         if recorded:
             return LedgerChangedError(
                 f"{file.name}: somebody else recorded it as completed while it ran; {undone}",
@@ -512,6 +528,8 @@ class Leader:
             server_version=self._worker.server_version,
             lock_timeout_ms=deadline.milliseconds() // 2 + 1,
             role=self._assignment.role,
+            # A file that runs outside a transaction may have made its session read-only.
+            statement=f"{transactions.READ_COMMITTED} READ WRITE",
         )
         message = failure.report or failure.message
         row = writing.row(

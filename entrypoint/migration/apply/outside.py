@@ -220,7 +220,7 @@ class Steps:
         try:
             self._worker.query("\n".join(parts), task.patience)
         except StatementError as error:
-            raise Refused(task.migration, error, statement_start=unit.start) from error
+            raise Refused(task.migration, error, statement_start=unit.start, behind=True) from error
         self._next += 1
         self._named, self._lent, self._encoding = self._next, None, None
         self._keep_our_encoding()

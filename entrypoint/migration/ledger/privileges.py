@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 _CHANGING = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _READING = ("SELECT",)
 _TABLES = ("schema_migrations", "migration_lock")
+# That of a `serial` column. An identity's, as ours is, asks for no privilege of its own.
+_SEQUENCE = """(
+    SELECT pg_catalog.format('%I.%I', x.nspname, s.relname)
+    FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+    JOIN pg_catalog.pg_namespace x ON x.oid = s.relnamespace
+    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refclassid = d.classid AND d.deptype = 'a'
+      AND d.refobjid = c.oid AND NOT pg_catalog.has_sequence_privilege(w.who, s.oid, 'USAGE, UPDATE') LIMIT 1)"""
 
 
 class Table(NamedTuple):
@@ -31,6 +38,8 @@ class Table(NamedTuple):
     """Whether the role is its owner, or has the owner's privileges."""
     permitted: bool
     """Whether the role has every privilege on it that it needs."""
+    sequence: str = ""
+    """The sequence of an earlier system's column that counts by itself, if the role may not use it; with its schema."""
 
 
 class Facts(NamedTuple):
@@ -71,6 +80,9 @@ def grants(facts: Facts, *, reading: bool) -> list[str]:
     if shut := [f"{facts.schema}.{table.name}" for table in facts.tables if not table.permitted]:
         what = ", ".join(_READING if reading else _CHANGING)
         found.append(f"GRANT {what} ON {', '.join(shut)} TO {facts.role}")
+    if not reading:
+        sequences = [table.sequence for table in facts.tables if table.sequence]
+        found += [f"GRANT USAGE ON SEQUENCE {sequence} TO {facts.role}" for sequence in sequences]
     if not found and not reading:
         # To change a table takes its owner.
         owners = sorted({table.owner for table in facts.tables if not table.owned})
@@ -88,8 +100,8 @@ def ask(session: Session, schema: str | None, role: str | None, deadline: Deadli
         # What PostgreSQL has refused before is the error, and not this.
         return None
     tables = tuple(
-        Table(name or "", owner or "", owned == "t", permitted == "t")
-        for *_, name, owner, owned, permitted in (row, *rest)
+        Table(name or "", owner or "", owned == "t", permitted == "t", sequence or "")
+        for *_, name, owner, owned, permitted, sequence in (row, *rest)
         if name
     )
     login, who, takes, database, creates_schemas, name, exists, uses, creates = row[:9]
@@ -97,6 +109,16 @@ def ask(session: Session, schema: str | None, role: str | None, deadline: Deadli
         login or "", who or "", takes == "t", database or "", creates_schemas == "t",
         name or "", exists == "t", uses == "t", creates == "t", tables,
     )  # fmt: skip
+
+
+def role_exists(session: Session, role: str, deadline: Deadline) -> bool | None:
+    """Ask PostgreSQL, after rolling back the transaction before; None if there is no answer."""
+    try:
+        session.rollback(deadline)
+        found = session.query(f"SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal(role)}::name", deadline)
+    except (StatementError, ConnectionLostError):
+        return None
+    return bool(found[-1])
 
 
 def _query(schema: str | None, role: str | None, server_version: int, *, reading: bool) -> str:
@@ -116,7 +138,7 @@ def _query(schema: str | None, role: str | None, server_version: int, *, reading
                pg_catalog.has_schema_privilege(w.who, n.oid, 'USAGE'),
                pg_catalog.has_schema_privilege(w.who, n.oid, 'CREATE'),
                c.relname, pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)),
-               pg_catalog.pg_has_role(w.who, c.relowner, 'USAGE'), {needed}
+               pg_catalog.pg_has_role(w.who, c.relowner, 'USAGE'), {needed}, {_SEQUENCE}
         FROM (SELECT {who}::name AS who, {where}::name AS place) w
         LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.place
         LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname IN ({tables})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from entrypoint.database import classify
+from entrypoint.database.classify import Trouble
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, EntrypointError, MigrationError, ReadOnlyError
-from entrypoint.migration.ledger import privileges, writing
+from entrypoint.migration.ledger import privileges, readonly, writing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,14 +20,103 @@ _IN_THE_WAY = ("0A000", "2BP01")
 _NO_SUCH_ROLE = ("22023", "42704")
 
 
-def refused(error: StatementError, doing: str) -> EntrypointError:
-    """Return what a refused statement of our own means; `doing` says what failed, as a clause."""
-    facts = {"sqlstate": error.sqlstate, "detail": error.detail, "hint": error.hint}
+def refused_on(
+    session: Session | None, schema: str | None, role: str | None, error: StatementError, doing: str, *, reading: bool
+) -> EntrypointError:
+    """Return what a refused statement of our own means; `doing` says what failed, as a clause.
+
+    PostgreSQL is asked for the facts: which privilege is missing, what is read-only, whether the role exists. For that
+    the open transaction of `session` is rolled back. `schema` and `role`: what was set, if anything. `reading`: whether
+    the ledger was to be read, and never is to be written.
+    """
     message = f"{doing[0].upper()}{doing[1:]}: {error.primary}"
+    if session is not None and not session.usable:
+        session = None
     if classify.is_read_only(error.sqlstate):
-        return read_only(f"{message}", error.sqlstate)
+        facts = None if session is None else readonly.ask(session, Deadline(_PATIENCE))
+        return _read_only(facts, message, error.sqlstate)
+    if error.sqlstate in _NO_SUCH_ROLE and role and _lacks_role(session, role):
+        return ConfigurationError(
+            f"MIGRATION_ROLE cannot be used: {error.primary}", remedy="Check its name.", **_facts(error)
+        )
+    fault = _refused(error, message)
+    if error.sqlstate == _PERMISSION and not error.hides_rows:
+        remedy = None if session is None else _grants(session, schema, role, reading=reading)
+        fault.remedy = remedy or fault.remedy
+    return fault
+
+
+def lacking(session: Session, schema: str, role: str | None, error: StatementError) -> Trouble | None:
+    """Return which privilege on the ledger is missing, if it is that for which a statement of ours was refused."""
+    if error.sqlstate != _PERMISSION or error.hides_rows or not session.usable:
+        return None
+    remedy = _grants(session, schema, role, reading=False)
+    return None if remedy is None else Trouble("this user lacks a privilege on the ledger", remedy)
+
+
+def takes_no_writes(session: Session, message: str, sqlstate: str, *, pooled: bool) -> ReadOnlyError | None:
+    """Return the error for a file that was refused a write, if it is the server that takes none; None: it is the file.
+
+    A file can make its own transaction or session read-only, and can write to another server, which then says the same.
+    `pooled`: whether the session may have its settings from another client.
+    """
+    facts = readonly.ask(session, Deadline(_PATIENCE)) if session.usable else None
+    if facts is not None and not facts.standby and (not facts.on or (facts.set_in_session and not pooled)):
+        return None
+    return _read_only(facts, message, sqlstate)
+
+
+def read_only_by_default(session: Session, message: str) -> ReadOnlyError:
+    """Return the error for a primary whose sessions, like this one, are read-only because somebody has set them so."""
+    return _read_only(readonly.ask(session, Deadline(_PATIENCE)), message, None)
+
+
+def read_only(message: str, sqlstate: str | None = None) -> ReadOnlyError:
+    """Return the error for a server that accepts no writes."""
+    return ReadOnlyError(
+        message,
+        remedy="Migrations run on the primary: set MIGRATION_DATABASE_URL to it, or add "
+        "target_session_attrs=read-write to a URL with several hosts.",
+        sqlstate=sqlstate,
+    )
+
+
+def _read_only(facts: readonly.Facts | None, message: str, sqlstate: str | None) -> ReadOnlyError:
+    fault = read_only(message, sqlstate)
+    if facts is None:
+        name = readonly.SETTING
+        fault.remedy += f" Or {name} is on: SELECT source FROM pg_settings WHERE name = '{name}'."
+    elif facts.on and not facts.standby:
+        fault.remedy = readonly.remedy(facts)
+    return fault
+
+
+def _lacks_role(session: Session | None, role: str) -> bool:
+    """Tell whether there is no such role; without an answer, what was refused was taken for that already."""
+    exists = None if session is None else privileges.role_exists(session, role, Deadline(_PATIENCE))
+    return not exists
+
+
+def _grants(session: Session, schema: str | None, role: str | None, *, reading: bool) -> str | None:
+    """Return the remedy with the GRANT to type, if we know of one."""
+    facts = privileges.ask(session, schema, role, Deadline(_PATIENCE), reading=reading)
+    if facts is None or not (grants := privileges.grants(facts, reading=reading)):
+        return None
+    other = "MIGRATION_ROLE" if facts.takes_role else "another MIGRATION_ROLE"
+    return (
+        f"As the owner, or as a superuser: {'; '.join(grants)}. Or set MIGRATION_DATABASE_URL to a user that has "
+        f"these privileges, or {other} to a role that has."
+    )
+
+
+def _facts(error: StatementError) -> dict[str, str | None]:
+    return {"sqlstate": error.sqlstate, "detail": error.detail, "hint": error.hint}
+
+
+def _refused(error: StatementError, message: str) -> MigrationError:
+    """Return what can be told without asking."""
     if writing.is_not_written(error):
-        message = f"{doing[0].upper()}{doing[1:]}: PostgreSQL reported no error, and did not write the row"
+        message = f"{message.removesuffix(error.primary)}PostgreSQL reported no error, and did not write the row"
         remedy = "A trigger or a rule on schema_migrations keeps it out: drop it, and start again."
     elif error.hides_rows:
         remedy = (
@@ -39,8 +129,6 @@ def refused(error: StatementError, doing: str) -> EntrypointError:
             "Give the migration user the right to create and change the ledger in that schema, or set "
             "MIGRATION_DATABASE_URL to a user that owns it, or MIGRATION_ROLE to a role that does."
         )
-    elif error.sqlstate in _NO_SUCH_ROLE and "role" in error.primary:
-        return ConfigurationError(f"MIGRATION_ROLE cannot be used: {error.primary}", remedy="Check its name.", **facts)
     elif error.sqlstate in _IN_THE_WAY:
         remedy = (
             "A view or another object depends on the earlier system's tables. Drop it, start, and create it again: "
@@ -50,50 +138,4 @@ def refused(error: StatementError, doing: str) -> EntrypointError:
         message, remedy = f"{message} ({trouble.words})", trouble.remedy
     else:
         remedy = "Look into the server's log."
-    return MigrationError(message, remedy=remedy, **facts)
-
-
-def refused_on(
-    session: Session | None, schema: str | None, role: str | None, error: StatementError, doing: str, *, reading: bool
-) -> EntrypointError:
-    """Return what `refused` does; where a privilege is missing, ask PostgreSQL which, and name the GRANT to type.
-
-    The open transaction of `session` is rolled back. `schema` and `role`: what was set, if anything. `reading`:
-    whether the ledger was to be read, and never is to be written.
-    """
-    fault = refused(error, doing)
-    if error.sqlstate != _PERMISSION or error.hides_rows or session is None or not session.usable:
-        return fault
-    facts = privileges.ask(session, schema, role, Deadline(_PATIENCE), reading=reading)
-    if facts is not None and (grants := privileges.grants(facts, reading=reading)):
-        other = "MIGRATION_ROLE" if facts.takes_role else "another MIGRATION_ROLE"
-        fault.remedy = (
-            f"As the owner, or as a superuser: {'; '.join(grants)}. Or set MIGRATION_DATABASE_URL to a user that has "
-            f"these privileges, or {other} to a role that has."
-        )
-    return fault
-
-
-def read_only_by_default(message: str) -> ReadOnlyError:
-    """Return the error for a primary whose sessions are read-only because somebody has set them so.
-
-    There are four places for that setting, and the one that counts is in `pg_settings` and `pg_db_role_setting`.
-    """
-    return ReadOnlyError(
-        message,
-        remedy="default_transaction_read_only is on. Find where it is set: "
-        "SELECT source, sourcefile FROM pg_settings WHERE name = 'default_transaction_read_only'. Then, for the source "
-        "user: ALTER ROLE name RESET default_transaction_read_only; database: ALTER DATABASE name RESET …; database "
-        "user: ALTER ROLE name IN DATABASE name RESET …; client: remove it from options in the address or PGOPTIONS; "
-        "configuration file: set it in postgresql.conf. Or set MIGRATION_DATABASE_URL to an address without it.",
-    )
-
-
-def read_only(message: str, sqlstate: str | None = None) -> ReadOnlyError:
-    """Return the error for a server that accepts no writes."""
-    return ReadOnlyError(
-        message,
-        remedy="Migrations run on the primary: set MIGRATION_DATABASE_URL to it, or add "
-        "target_session_attrs=read-write to a URL with several hosts.",
-        sqlstate=sqlstate,
-    )
+    return MigrationError(message, remedy=remedy, **_facts(error))

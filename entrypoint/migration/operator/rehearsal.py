@@ -18,7 +18,6 @@ from entrypoint.migration.apply.attempt import Refused, Task
 from entrypoint.migration.apply.leader import Leader, spot_of
 from entrypoint.migration.apply.outside import refuse_behind_pooler
 from entrypoint.migration.apply.standing import betrayed
-from entrypoint.migration.ledger.refusal import refused
 from entrypoint.migration.lock.contender import Contender, held_back
 from entrypoint.migration.operator.trial import NeedsCommitError, Trial
 from entrypoint.migration.script.prepare import prepare
@@ -289,4 +288,4 @@ class Rehearser(Leader):
                 Deadline(_PATIENCE),
             )[-1]
         except StatementError as error:
-            raise refused(error, "the names of what was locked could not be read") from error
+            raise self._refused(error, "the names of what was locked could not be read") from error

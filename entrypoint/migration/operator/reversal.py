@@ -15,7 +15,7 @@ from entrypoint.migration.apply.leader import Leader
 from entrypoint.migration.apply.migrator import under_lock
 from entrypoint.migration.apply.standing import BETRAYAL
 from entrypoint.migration.ledger import reading
-from entrypoint.migration.ledger.refusal import refused
+from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.script.files import Flaw, MigrationFile, load_directory
 from entrypoint.migration.script.prepare import Prepared, bad_files, examine
@@ -104,7 +104,8 @@ def reverse(
                 lease.worker, lease.place, assignment.role, clocks.turn_to().within(_PATIENCE), contending=False
             )
         except StatementError as error:
-            raise refused(error, "the ledger could not be read") from error
+            doing, schema = "the ledger could not be read", lease.place.schema
+            raise refused_on(lease.worker, schema, assignment.role, error, doing, reading=False) from error
         now = [row for row in look.rows if row.number > down_to]
         if now != sorted(step.row for step in left):
             raise LedgerChangedError(

@@ -14,7 +14,7 @@ from entrypoint.migration.apply import standing, transactional
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace
 from entrypoint.migration.ledger import reading, tables, writing
-from entrypoint.migration.ledger.refusal import refused
+from entrypoint.migration.ledger.refusal import refused_on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Trial:
             reading.refuse_strangers(self._worker, self._lease.place, self._assignment.role, task.patience)
             self._worker.query("\n".join(parts), task.patience)
         except StatementError as error:
-            raise _judged(error, task, "the ledger could not be created or upgraded") from error
+            raise self._judged(error, task, "the ledger could not be created or upgraded") from error
 
     def _plan_row(self, task: Task) -> None:
         """See that a row could be written into the ledger. It is not: that would take a number from its sequence."""
@@ -191,7 +191,7 @@ class Trial:
         try:
             self._worker.query(f"{session_state.ours(self._assignment.role)}\nEXPLAIN {row}", task.patience)
         except StatementError as error:
-            raise _judged(error, task, "the ledger could not be written to") from error
+            raise self._judged(error, task, "the ledger could not be written to") from error
 
     def betrayed(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
         """Return the error for the one thing that must not happen: a COMMIT that no parser has seen."""
@@ -213,9 +213,11 @@ class Trial:
             # The server rolls back by itself when the connection ends.
             self._worker.abandon()
 
-
-def _judged(error: StatementError, task: Task, doing: str) -> EntrypointError | Refused:
-    """Return a refused statement about the ledger; as a migration's if it says nothing about the ledger itself."""
-    if classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate):
-        return Refused(task.migration, error)
-    return refused(error, doing)
+    def _judged(self, error: StatementError, task: Task, doing: str) -> EntrypointError | Refused:
+        """Return a refused statement about the ledger; as a migration's if it says nothing about the ledger itself."""
+        if classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate):
+            return Refused(task.migration, error)
+        # Here, as what is asked next ends the transaction, but not what the session has locked.
+        self.undo()
+        schema, role = self._lease.place.schema, self._assignment.role
+        return refused_on(self._worker, schema, role, error, doing, reading=False)

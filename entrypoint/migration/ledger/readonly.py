@@ -1,0 +1,159 @@
+"""Where it comes from that PostgreSQL takes no writes from us, and what to type.
+
+Asked of PostgreSQL, not read from its message, which may be in any language.
+"""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import NamedTuple
+
+from entrypoint.database import session_state
+from entrypoint.database.answers import StatementError
+from entrypoint.database.transactions import READ_COMMITTED
+from entrypoint.errors import ConnectionLostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import Session
+    from entrypoint.deadline import Deadline
+
+SETTING = "default_transaction_read_only"
+_OFF = "options=-cdefault_transaction_read_only%3Doff"
+
+# By pg_settings.source, the strongest first: who may change it, and with what.
+_RESETS = {
+    "database user": ("As {login} or a superuser", "ALTER ROLE {login} IN DATABASE {database} RESET"),
+    "user": ("As {login} or a superuser", "ALTER ROLE {login} RESET"),
+    "database": ("As the database's owner or a superuser", "ALTER DATABASE {database} RESET"),
+    "global": ("As a superuser", "ALTER ROLE ALL RESET"),
+}
+_FOR_WHOM = {
+    "database user": "for the login {login} in the database {database}",
+    "user": "for the login {login}",
+    "database": "for the database {database}",
+    "global": "for all logins",
+}
+# What ALTER SYSTEM writes.
+_AUTO_CONF = "postgresql.auto.conf"
+
+
+class Stored(NamedTuple):
+    """A value of the setting in pg_db_role_setting that counts for this login in this database."""
+
+    source: str
+    """As pg_settings calls it."""
+    on: bool
+
+
+class Facts(NamedTuple):
+    """What PostgreSQL says about itself and our session. Names are quoted where they must be."""
+
+    standby: bool
+    on: bool
+    """Whether the session's transactions are read-only by default."""
+    source: str
+    """Where that comes from: pg_settings.source."""
+    file: str
+    line: str
+    """Where in the server's configuration; empty to those who may not know."""
+    login: str
+    database: str
+    stored: tuple[Stored, ...]
+    """The strongest first."""
+
+    @property
+    def set_in_session(self) -> bool:
+        """Whether it is on because somebody said SET in this very session."""
+        return self.on and self.source == "session"
+
+
+def remedy(facts: Facts) -> str:
+    """Return where the setting that is on comes from, and what to do about it."""
+    # Under one that is reset the next one counts.
+    resets = [stored.source for stored in takewhile(lambda stored: stored.on, facts.stored)]
+    stored = _stored_remedy(facts, resets) if resets else ""
+    if facts.source == "client":
+        removal = (
+            f"{SETTING} is on by the options of the connection: remove it from `options` in the address, or from "
+            "PGOPTIONS if the address has none."
+        )
+        return f"{removal} Then: {stored}" if stored else removal
+    if stored:
+        return stored
+    if facts.source in _RESETS:
+        return (
+            f"{SETTING} was on {_FOR_WHOM[facts.source].format(**facts._asdict())} when this session began, and is not "
+            "any more: start again. Behind a pooler, have it make new connections (PgBouncer: RECONNECT)."
+        )
+    instead = f"Or, if migrations may write all the same, add {_OFF} to MIGRATION_DATABASE_URL."
+    if facts.source == "command line":
+        return f"The server was started with {SETTING} on its command line: start it without. {instead}"
+    if facts.source == "configuration file":
+        return f"{_configured(facts)}. {instead}"
+    return (
+        f"{SETTING} is on in the server's session (source: {facts.source}): set by the file, by another client of a "
+        "pooler, or by a trigger on login. Have it not set there, and the pooler make new connections (PgBouncer: "
+        "RECONNECT); or set MIGRATION_DATABASE_URL to the server itself."
+    )
+
+
+def _stored_remedy(facts: Facts, sources: list[str]) -> str:
+    names = {"login": facts.login, "database": facts.database}
+    places = " and ".join(_FOR_WHOM[source].format(**names) for source in sources)
+    # Who may change the weakest may, as a superuser, change all.
+    who = _RESETS[sources[0]][0].format(**names) if len(sources) == 1 else "As a superuser"
+    statements = "; ".join(f"{_RESETS[source][1].format(**names)} {SETTING}" for source in sources)
+    return (
+        f"{SETTING} is on {places}. {who}: {statements}. If that session is read-only itself, type SET {SETTING} = off "
+        f"first. Or, if migrations may write all the same, add {_OFF} to MIGRATION_DATABASE_URL."
+    )
+
+
+def _configured(facts: Facts) -> str:
+    reload = "SELECT pg_reload_conf()"
+    if not facts.file:
+        # What ALTER SYSTEM writes is stronger than postgresql.conf.
+        return (
+            f"{SETTING} is on in the server's configuration. As a superuser: ALTER SYSTEM SET {SETTING} = off; {reload}"
+        )
+    if facts.file.endswith(_AUTO_CONF):
+        return (
+            f"{SETTING} is on in the server's configuration, by ALTER SYSTEM. As a superuser: ALTER SYSTEM RESET "
+            f"{SETTING}; {reload}"
+        )
+    return f"{SETTING} is on in {facts.file}, line {facts.line}: set it to off there, and as a superuser: {reload}"
+
+
+def ask(session: Session, deadline: Deadline) -> Facts | None:
+    """Ask PostgreSQL, in a transaction of its own, after rolling back the one before; None if there is no answer."""
+    try:
+        session.rollback(deadline)
+        parts = (f"{READ_COMMITTED} READ ONLY;", session_state.ours(None), f"{_QUERY};", "COMMIT")
+        row, *rest = session.query("\n".join(parts), deadline)[-2]
+    except (StatementError, ConnectionLostError, ValueError):
+        # What PostgreSQL has refused before is the error, and not this.
+        return None
+    standby, setting, source, file, line, login, database = row[:7]
+    stored = tuple(Stored(where, on == "t") for *_, where, on in (row, *rest) if where)
+    return Facts(
+        standby == "t", setting == "on", source or "", file or "", line or "", login or "", database or "", stored
+    )
+
+
+# What is stored for MIGRATION_ROLE does not count: SET ROLE changes no settings.
+_QUERY = f"""\
+SELECT pg_is_in_recovery(), s.setting, s.source, s.sourcefile, s.sourceline, quote_ident(session_user),
+       quote_ident(current_database()), r.source, r.value
+FROM pg_settings s
+LEFT JOIN (
+    SELECT CASE WHEN d.setrole <> 0 AND d.setdatabase <> 0 THEN 'database user' WHEN d.setrole <> 0 THEN 'user'
+                WHEN d.setdatabase <> 0 THEN 'database' ELSE 'global' END,
+           substr(c.line, length('{SETTING}=') + 1)::boolean, d.setrole <> 0, d.setdatabase <> 0
+    FROM pg_db_role_setting d CROSS JOIN LATERAL unnest(d.setconfig) AS c (line)
+    WHERE starts_with(c.line, '{SETTING}=')
+      AND d.setrole IN (0, (SELECT u.oid FROM pg_roles u WHERE u.rolname = session_user))
+      AND d.setdatabase IN (0, (SELECT b.oid FROM pg_database b WHERE b.datname = current_database()))
+) AS r (source, value, of_role, of_database) ON true
+WHERE s.name = '{SETTING}'
+ORDER BY r.of_role DESC, r.of_database DESC"""
