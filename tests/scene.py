@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import binascii
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from kit.migrations import write_migrations
-from kit.processes import until
+from kit.processes import PROGRAM, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from kit.databases import Database
     from kit.processes import Record, Run
 
+BLIND = Path(__file__).parent / "kit" / "blind"
 LEGACY = Path(__file__).parent / "fixtures" / "legacy"
 
 # What stands in for the application: it tells what it was told, and under which pid.
@@ -65,9 +67,21 @@ def needs_odd_strings(server: Server) -> None:
 
 
 def odd_strings(database: Database) -> None:
-    r"""Have this database read \' in a string, so that a COMMIT can hide from every parser; or skip the test."""
+    r"""Have this database read \' in a string; or skip the test."""
     needs_odd_strings(database.server)
     database.execute(f"ALTER DATABASE {database.name} SET standard_conforming_strings TO off")
+
+
+def blind(scene: Scene) -> Scene:
+    """Return a scene whose program does not see how its database's strings are read, so that a COMMIT can hide."""
+    if PROGRAM[0] != sys.executable:
+        pytest.skip("another build of the program cannot be made blind")
+    odd_strings(scene.database)
+
+    def launch(*args: str, env: Mapping[str, str], **options: Any) -> Run:
+        return scene.launch(*args, env={**env, "PYTHONPATH": str(BLIND)}, **options)
+
+    return replace(scene, launch=launch)
 
 
 class Gate:

@@ -14,9 +14,9 @@ from scene import (
     Gate,
     Scene,
     application_of,
+    blind,
     errors,
     needs_odd_strings,
-    odd_strings,
     only_error,
     token_of,
     told,
@@ -158,8 +158,7 @@ def test_other_transaction_control_is_refused_before_anything_runs(scene: Scene,
 
 
 def test_a_hidden_commit_is_betrayed(scene: Scene) -> None:
-    """With standard_conforming_strings off, strings end elsewhere than any parser thinks that is not told so."""
-    odd_strings(scene.database)
+    scene = blind(scene)
     scene.write({**GOOD, "002_x.sql": "CREATE TABLE x ();\nSELECT '\\''; COMMIT; SELECT ' AS a -- '\n", **LAST})
     run = scene.migrate()
     assert run.code == 70, run.report()
@@ -175,7 +174,7 @@ def test_a_hidden_commit_is_betrayed(scene: Scene) -> None:
 
 
 def test_a_file_that_betrayed_us_is_not_run_again_by_every_replica(scene: Scene) -> None:
-    odd_strings(scene.database)
+    scene = blind(scene)
     scene.database.execute("CREATE TABLE effects (i integer)")
     scene.write({"001_x.sql": "INSERT INTO effects VALUES (1);\nSELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
     for _ in range(3):
@@ -184,7 +183,7 @@ def test_a_file_that_betrayed_us_is_not_run_again_by_every_replica(scene: Scene)
 
 
 def test_a_hidden_commit_and_begin_is_betrayed_too(scene: Scene) -> None:
-    odd_strings(scene.database)
+    scene = blind(scene)
     hidden = "SELECT '\\''; COMMIT; BEGIN; CREATE TABLE y (); SELECT ' AS a -- '\n"
     scene.write({"002_x.sql": hidden, **LAST})
     run = scene.migrate()
@@ -709,7 +708,7 @@ def test_a_statement_at_a_border_is_counted_right(scene: Scene) -> None:
 
 
 def test_a_commit_that_is_hidden_in_a_large_file_is_betrayed(scene: Scene) -> None:
-    odd_strings(scene.database)
+    scene = blind(scene)
     scene.write({"001_big.sql": LARGE + "SELECT '\\''; COMMIT; SELECT ' AS a -- ';\n" + ROW * 1500})
     run = scene.start("migrate")
     assert run.wait() == 70

@@ -19,7 +19,7 @@ from faults.machinery import commits_wait
 from kit.databases import Database
 from kit.pooler import executable, pooler
 from kit.processes import until
-from scene import Gate, Scene, odd_strings, only_error
+from scene import Gate, Scene, blind, only_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ LEFT = "part of it is committed"
 def hidden(statements: str) -> str:
     """Return a file with `statements` that neither parser nor scanner sees: they take them for a string.
 
-    In this database, which `scene` tells to read backslashes in strings, the server does not.
+    The server does not, as `scene` is a blind one.
     """
     return f"INSERT INTO effects VALUES (1);\nSELECT '\\''; {statements}; SELECT ' AS a -- ';\n"
 
@@ -42,8 +42,7 @@ def hidden(statements: str) -> str:
 @pytest.fixture
 def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
     database.execute("CREATE TABLE effects (i integer)")
-    odd_strings(database)
-    return Scene(database, migrations_dir, run_entrypoint)
+    return blind(Scene(database, migrations_dir, run_entrypoint))
 
 
 def effects(scene: Scene) -> int:
@@ -92,7 +91,7 @@ def test_what_is_committed_is_told_and_not_tried_again(scene: Scene, statements:
 @pytest.mark.parametrize("statements", ["COMMIT; SELECT 1/0", f"COMMIT; {RAISE_40001}", "COMMIT", "COMMIT; BEGIN"])
 def test_a_statement_that_runs_in_a_transaction_of_its_own_and_ends_that(scene: Scene, statements: str) -> None:
     """In a file outside a transaction."""
-    says = "SET standard_conforming_strings = off;\nINSERT INTO effects SELECT 1 WHERE '\\'' <> '';"
+    says = "INSERT INTO effects SELECT 1 WHERE '\\'' <> '';"
     scene.write({"001_x.sql": f"-- entrypoint: no-transaction\n{says} {statements}; SELECT 1 /* ' */;\n"})
     run = scene.migrate()
     assert run.code == 70, run.report()

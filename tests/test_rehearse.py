@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from conftest import missing
+from entrypoint.database.session import Session
 from entrypoint.errors import MigrationFailedError
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.operator.rehearsal import HeldLock, select, strongest
-from entrypoint.migration.operator.trial import Trial
 from entrypoint.migration.script.files import MigrationFile
 from entrypoint.migration.script.prepare import Prepared
 from entrypoint.migration.script.statements import advise
@@ -23,7 +23,7 @@ from kit.databases import server_errors
 from kit.migrations import non_idempotent
 from kit.pooler import executable, pooler
 from kit.processes import until
-from scene import LEGACY, Gate, Scene, load_legacy, lock_key, needs_odd_strings, odd_strings, only_error, warnings
+from scene import LEGACY, Gate, Scene, load_legacy, lock_key, odd_strings, only_error, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,22 +211,18 @@ def test_a_new_value_of_an_enumeration_needs_a_commit(scene: Scene) -> None:
     scene.migrated()
 
 
-def test_a_commit_that_nobody_can_see_is_not_risked(scene: Scene) -> None:
-    """With standard_conforming_strings off, strings end elsewhere than any parser thinks that is not told so."""
-    needs_odd_strings(scene.database.server)
-    hidden = "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"
-    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_x.sql": hidden})
-    url = f"{scene.database.url}?options=-cstandard_conforming_strings%3Doff"
-    error = only_error(rehearse(scene, code=78, url=url))
-    assert "standard_conforming_strings" in error["message"]
-    # What a file sets itself has no effect on how it is split, nor on the next.
-    scene.write({"001_a.sql": "SET standard_conforming_strings = off;\n" + hidden})
+def test_where_strings_have_escapes_a_commit_behind_one_is_found(scene: Scene) -> None:
+    odd_strings(scene.database)
+    scene.write({"001_a.sql": "CREATE TABLE a (t text);", "002_x.sql": "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
+    assert "002_x.sql:1: COMMIT" in only_error(rehearse(scene, code=65))["faults"][0]
+    scene.write({"002_x.sql": "INSERT INTO a VALUES ('a\\'; COMMIT; --');\n"})
     assert names(rehearse(scene)) == ["001_a.sql", "002_x.sql"]
+    assert not scene.database.exists("a")
 
 
 def test_a_commit_that_happens_all_the_same_is_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last line of defence, without the one before it."""
-    monkeypatch.setattr(Trial, "_trust_the_parser", lambda *_: None)
+    monkeypatch.setattr(Session, "parameter", lambda *_: "on")
     odd_strings(scene.database)
     scene.write({"001_a.sql": "CREATE TABLE a ();", "002_x.sql": "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
     environment = {"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": str(scene.migrations)}

@@ -10,7 +10,7 @@ from kit.migrations import write_migrations
 from kit.processes import until
 from kit.proxy import Proxy
 from kit.terminal import Terminal
-from scene import Gate, Scene, errors, load_legacy, odd_strings, only_error, token_of, told
+from scene import Gate, Scene, blind, errors, load_legacy, only_error, token_of, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -231,7 +231,7 @@ def test_a_file_that_failed_outside_a_transaction_is_a_persons_business(scene: S
 
 
 def test_a_file_that_committed_its_first_half_is_a_persons_business(scene: Scene) -> None:
-    odd_strings(scene.database)
+    scene = blind(scene)
     scene.write({"004_x.sql": "CREATE TABLE x ();\nSELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
     assert scene.migrate().code == 70
     assert scene.database.exists("x")
@@ -267,7 +267,7 @@ def test_a_reverse_that_fails_leaves_its_migration_applied(scene: Scene) -> None
 
 
 def test_a_reverse_that_ends_the_transaction_is_betrayed(scene: Scene) -> None:
-    odd_strings(scene.database)
+    scene = blind(scene)
     reverses(scene, {"003_t3.sql": "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
     run = rollback(scene, 2)
     assert run.wait() == 70

@@ -110,6 +110,11 @@ class Session:
         value = self._pgconn.parameter_status(name.encode())
         return None if value is None else value.decode()
 
+    @property
+    def escapes(self) -> bool:
+        """Whether the server takes a backslash in an ordinary string for the beginning of an escape."""
+        return self.parameter("standard_conforming_strings") == "off"
+
     def query(self, sql: str, deadline: Deadline) -> list[list[Row]]:
         """Run one or more statements in one round trip; return the rows of each.
 

@@ -67,11 +67,12 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     if not wishes.names:
         general += [Finding("note", "directory", warning) for warning in migrations.warnings]
     applied: frozenset[int] = frozenset()
+    escapes = False
     if not wishes.names and not wishes.everything and migrations.files:
-        applied, told = _applied(settings, migrations)
+        applied, escapes, told = _applied(settings, migrations)
         general.append(told)
-    looks = [look_at(file, notes=file.number not in applied) for file in chosen[0]]
-    reverses = [look_at(file, notes=False) for file in chosen[1]]
+    looks = [look_at(file, notes=file.number not in applied, escapes=escapes) for file in chosen[0]]
+    reverses = [look_at(file, notes=False, escapes=escapes) for file in chosen[1]]
 
     known = [*general, *(finding for look in (*looks, *reverses) for finding in look.findings)]
     said, note = _ask(linter, [look for look in looks if look.file.number not in applied], known)
@@ -90,13 +91,13 @@ class Look(NamedTuple):
     migration: Prepared | None
 
 
-def look_at(file: MigrationFile, *, notes: bool) -> Look:
+def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> Look:
     """Return what there is to say about one file, without the linter.
 
     The parser's complaints count here, though not at a start: there the server is the judge.
     """
     shown = shown_path(file.path, os.getcwd())
-    prepared, flaws = examine(file)
+    prepared, flaws = examine(file, escapes=escapes)
     if prepared is None or flaws:
         text = prepared.text if prepared else None
         return Look(file, shown, [_error(flaw, shown, text) for flaw in flaws], None)
@@ -177,26 +178,34 @@ def _directory_of(name: str) -> str:
     return os.path.realpath(os.path.dirname(os.path.abspath(name)))
 
 
-def _applied(settings: Settings, migrations: Directory) -> tuple[frozenset[int], Finding]:
-    """Ask the database, if one is known and quick to answer, what is applied. The note says how that went."""
+def _applied(settings: Settings, migrations: Directory) -> tuple[frozenset[int], bool, Finding]:
+    """Ask the database, if one is known and quick to answer, what is applied. The note says how that went.
+
+    The answer in between: whether strings have escapes there (`Session.escapes`).
+    """
     every = "every file was looked at as if it were pending"
     if migrations.faults:
-        return frozenset(), Finding("note", "database", f"the database was not asked: names come first; {every}")
+        return frozenset(), False, Finding("note", "database", f"the database was not asked: names come first; {every}")
     if not settings.address.conninfo and not any(os.environ.get(name) for name in _LIBPQ_ADDRESSES):
-        return frozenset(), Finding("note", "database", f"no database is configured; {every}")
+        return frozenset(), False, Finding("note", "database", f"no database is configured; {every}")
     from entrypoint.startup import survey_database
 
     once = settings.connect._replace(attempts=1, timeout=min(_QUICK, settings.connect.timeout))
     try:
         survey = survey_database(settings._replace(connect=once, lock=settings.lock._replace(timeout=0.0, hard=True)))
     except EntrypointError as error:
-        return frozenset(), Finding("note", "database", f"the database was not asked: {error.message}; {every}")
+        return frozenset(), False, Finding("note", "database", f"the database was not asked: {error.message}; {every}")
+    escapes = survey.session.escapes
     survey.session.close()
     known = {file.number for file in migrations.files}
     applied = frozenset(row.number for row in survey.plan.applied) & known
     already = f"{count(len(applied), 'migration is', 'migrations are')} applied already"
     message = f"{already}; of applied files, only errors are shown"
-    return applied, Finding("note", "database", message, remedy="Use --all for everything." if applied else None)
+    return (
+        applied,
+        escapes,
+        Finding("note", "database", message, remedy="Use --all for everything." if applied else None),
+    )
 
 
 _LIBPQ_ADDRESSES = ("PGHOST", "PGHOSTADDR", "PGSERVICE")

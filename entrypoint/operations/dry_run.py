@@ -43,16 +43,17 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     Raises what a real run would raise before it runs anything.
     """
     survey = survey_database(settings, up_to=up_to)
+    escapes = survey.session.escapes
     survey.session.close()
     tell_differences(survey.directory, survey.plan)
     plan = survey.plan
-    migrations = prepare(plan.runnable)
+    migrations = prepare(plan.runnable, escapes=escapes)
     if plan.held_back and not plan.runnable:
         raise held_back(plan.held_back)
     if not plan.pending:
         return "Nothing is pending.\n"
     # What runs outside a transaction is in each file's headline.
-    looks = [look_at(file, notes=False) for file in plan.runnable]
+    looks = [look_at(file, notes=False, escapes=escapes) for file in plan.runnable]
     said, note = _lint(looks)
     lines = [f"{count(len(plan.runnable), 'migration')} would run:"]
     for look in looks:

@@ -8,14 +8,16 @@ import pytest
 
 from entrypoint.migration.apply.transactional import Piece, cut
 from entrypoint.migration.script.scanner import scan
+from entrypoint.migration.script.strings import by_the_standard
 
 STATEMENT = "SELECT 'a; b' /* ; */;\n"
 
 
 def pieces(text: str, size: int) -> list[str]:
     """Return the pieces as text, having seen that nothing is lost and each begins where it says."""
-    statements = scan(text).statements
-    found = cut(text, statements, size)
+    standard, readings = by_the_standard(text, escapes=False)
+    statements = scan(standard).statements
+    found = cut(text, statements, readings, size)
     assert found[0].start == 0
     assert found[-1].end == len(text)
     for before, after in pairwise(found):
@@ -45,18 +47,24 @@ def test_a_statement_is_never_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "whole"),
+    ("setting", "count"),
     [
-        ("SET standard_conforming_strings = on", False),
-        ("set Standard_Conforming_Strings to 'on'", False),
-        ("SET standard_conforming_strings = off", True),
-        ("SELECT set_config('standard_conforming_strings', 'off', false)", True),
-        ("SET standard_conforming_strings = on; SET standard_conforming_strings = 'off'", True),
+        ("SET standard_conforming_strings = on", 4),
+        ("set Standard_Conforming_Strings to 'on'", 4),
+        ("SELECT set_config('standard_conforming_strings', 'off', false)", 2),
+        ("DO $$ BEGIN SET standard_conforming_strings = off; END $$", 2),
     ],
 )
-def test_a_file_that_changes_how_strings_are_read_is_whole_from_there_on(setting: str, whole: bool) -> None:  # noqa: FBT001
-    text = f"{STATEMENT}{setting};\n{STATEMENT}{STATEMENT}"
-    found = pieces(text, 1)
+def test_a_file_that_changes_unseen_how_strings_are_read_is_whole_from_there_on(setting: str, count: int) -> None:
+    found = pieces(f"{STATEMENT}{setting};\n{STATEMENT}{STATEMENT}", 1)
     assert found[0] == STATEMENT
-    assert ("off" in found[-1]) is whole
-    assert len(found) == (len(scan(text).statements) if not whole else 2 + setting.count(";"))
+    assert len(found) == count
+
+
+def test_a_small_file_is_cut_where_it_says_how_strings_are_read() -> None:
+    first, second = (
+        "SELECT 1;\nSET standard_conforming_strings = off;\n",
+        "SELECT 'a\\'b';\nSELECT set_config('', '');\n",
+    )
+    third = "RESET standard_conforming_strings;\n"
+    assert pieces(f"{first}{second}{third}{STATEMENT}", 1000) == [first, second + third, STATEMENT]

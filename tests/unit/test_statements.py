@@ -283,7 +283,7 @@ def test_an_end_that_is_a_name_does_not_end_a_function(limit: int) -> None:
 def test_a_deep_expression_does_not_end_the_process(expression: str) -> None:
     """Run in a child: overflowing the C stack would take the tests along."""
     code = (
-        "from entrypoint.migration.statements import advise\n"
+        "from entrypoint.migration.script.statements import advise\n"
         f"advice = advise('select 1' + {expression!r} * (900_000 // {len(expression)}))\n"
         "assert advice.transactional and advice.faults == ()\n"
     )

@@ -165,7 +165,8 @@ class Leader:
         self._assignment.differences.tell(plan)
         self._tell_out_of_order(plan)
         # Somebody may have deleted a failed row since the first survey.
-        prepared = self._prepared | prepare(file for file in plan.runnable if file.number not in self._prepared)
+        others = (file for file in plan.runnable if file.number not in self._prepared)
+        prepared = self._prepared | prepare(others, escapes=self._lease.worker.escapes)
         return plan, [prepared[file.number] for file in plan.runnable]
 
     def _refuse_again(self, runnable: Iterable[Prepared], applied: Iterable[Applied]) -> None:

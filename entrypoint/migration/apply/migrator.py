@@ -43,7 +43,7 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     stays. All waiting together is bounded by `assignment.lock`, all work by `assignment.apply` and by what the files
     declare for themselves.
     """
-    prepared = prepare(plan.runnable)
+    prepared = prepare(plan.runnable, escapes=session.escapes)
     refuse_behind_pooler(prepared.values(), session, place)
     precaution = None
     if assignment.backup_dir is not None:

@@ -19,6 +19,7 @@ from entrypoint.errors import ConfigurationError, EntrypointError, MigrationFail
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace, betrayed
 from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.script import strings
 from entrypoint.migration.script.units import Setting, Unit, cut, left_in_session, reached, repeatable
 from entrypoint.redaction import foreign
 
@@ -252,9 +253,13 @@ class Steps:
         """Send the file's own statements, and watch them; return the transaction that they ended in, if `inside` one.
 
         One statement more tells that, as in a file in one transaction: no parser can promise that they have not ended
-        ours. And both our messages, before and after, are read in our encoding, whatever the file's is.
+        ours. And both our messages, before and after, are read in our encoding, whatever the file's is; the
+        file's own with its strings as the scanner reads them.
         """
         task, worker = self._task, self._worker
+        setting = strings.setting(task.migration.advice.readings, piece.start)
+        if worker.parameter(strings.SETTING) != setting:
+            self._query(f"SET {strings.SETTING} = {setting}")
         before = after = ""
         if inside:
             encoding = f"SET client_encoding = {literal(self._encoding)}; " if self._encoding else ""

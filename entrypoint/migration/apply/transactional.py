@@ -6,7 +6,6 @@ all.
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from entrypoint.database import session_state, transactions
@@ -16,6 +15,7 @@ from entrypoint.migration.apply.attempt import Refused, ours
 from entrypoint.migration.apply.doubt import InDoubt
 from entrypoint.migration.apply.standing import betrayed
 from entrypoint.migration.ledger import tables, writing
+from entrypoint.migration.script import strings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,12 +27,10 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.attempt import Task
     from entrypoint.migration.apply.standing import Trace
     from entrypoint.migration.script.scanner import Statement
+    from entrypoint.migration.script.strings import Reading
 
 # Characters of a file that go into one message.
 _PIECE = 1 << 20
-# By these the server reads a message. What a file sets has no effect on a message that has arrived, so it must have
-# none on the next one either: a file in several messages is read as in one.
-_READ_BY = (("client_encoding", "UTF8"), ("standard_conforming_strings", "on"))
 
 
 def apply(task: Task, trace: Trace) -> None:
@@ -73,19 +71,16 @@ def execute(
     """Send the file; tell whether the session is still in the transaction that it was in before.
 
     It goes as one simple query, or a large one as several; statement by statement where it is doubtful what its
-    statements are. In a `rehearsal`, which must not commit, what the parser has not read is doubtful, too. `on_notice`:
-    what to do with the server's messages, other than to log them.
+    statements are, or where they end elsewhere than by the standard. In a `rehearsal`, which must not commit, what the
+    parser has not read is doubtful, too. `on_notice`: what to do with the server's messages, other than to log them.
     """
     worker, advice = task.lease.worker, task.migration.advice
     body, statements = advice.body, advice.statements
     worker.on_notice = on_notice or task.log_notice
     try:
-        # With other strings than usual, the statements may end elsewhere than the scanner thinks.
-        usual = worker.parameter("standard_conforming_strings") == "on"
-        doubtful = advice.disputed or (rehearsal and not advice.parsed)
-        if doubtful and (usual or rehearsal):
+        if advice.disputed or advice.odd or (rehearsal and not advice.parsed):
             return _send_one_by_one(task, trace, backend_pid)
-        pieces = cut(body, statements, _PIECE if usual and not rehearsal else len(body))
+        pieces = cut(body, statements, advice.readings, len(body) if rehearsal else _PIECE)
         return all(_send(task, piece, trace, backend_pid) == trace.transaction_id for piece in pieces)
     finally:
         worker.on_notice = None
@@ -98,17 +93,33 @@ def _send_one_by_one(task: Task, trace: Trace, backend_pid: int) -> bool:
     """
     worker, migration = task.lease.worker, task.migration
     for index, statement in enumerate(migration.advice.statements):
+        _have_read(task, statement.start)
         task.work_on(index + 1, backend_pid)
         try:
             worker.statement(migration.advice.body[statement.start : statement.end], task.patience, trace.note)
         except StatementError as error:
             offset = None if error.position is None else statement.start + error.position
             raise Refused(migration, error, statement_start=statement.start, offset=offset) from error
-        for name, value in _READ_BY:
-            if worker.parameter(name) != value:
-                ours(task, lambda sql=f"SET {name} = {value}": worker.query(sql, task.patience))  # type: ignore[misc]
+    _have_read(task, len(migration.advice.body))
     question = "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
     return bool(ours(task, lambda: worker.query(question, task.patience))[0][0][0] == trace.transaction_id)
+
+
+def _have_read(task: Task, place: int) -> None:
+    """Have the server read the next message as the file is read at this place, whatever the file has set meanwhile.
+
+    What a file sets has no effect on a message that has arrived, so it must have none on the next one either: a file in
+    several messages is read as in one. The exception is a SET of `strings.SETTING`, which the scanner has followed.
+    """
+    worker = task.lease.worker
+    for name, value in _read_by(task, place):
+        if worker.parameter(name) != value:
+            ours(task, lambda sql=f"SET {name} = {value}": worker.query(sql, task.patience))  # type: ignore[misc]
+
+
+def _read_by(task: Task, place: int) -> tuple[tuple[str, str], ...]:
+    """Return the settings by which the server reads a message, as they are to be at this place of the file."""
+    return ("client_encoding", "UTF8"), (strings.SETTING, strings.setting(task.migration.advice.readings, place))
 
 
 def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | None:
@@ -126,10 +137,11 @@ def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | Non
             done += 1
             task.work_on(done + 1, backend_pid)
 
+    _have_read(task, piece.start)
     task.work_on(done + 1, backend_pid)
     # One more statement behind the file's own tells whether the file has ended our transaction: no parser can
     # promise that it has not. And the next message must be read as it is written, before it can say so itself.
-    ahead = _READ_BY if piece.end < len(migration.advice.body) else _READ_BY[:1]
+    ahead = _read_by(task, piece.end)[: 2 if piece.end < len(migration.advice.body) else 1]
     settings = " ".join(f"SET {name} = {value};" for name, value in ahead)
     script = (
         f"{migration.advice.body[piece.start : piece.end]}\n;{settings} "
@@ -156,28 +168,29 @@ class Piece(NamedTuple):
     """How many statements there are up to its end."""
 
 
-def cut(body: str, statements: Sequence[Statement], size: int = _PIECE) -> tuple[Piece, ...]:
-    """Cut a file between its statements into pieces of about `size` characters.
+def cut(
+    body: str, statements: Sequence[Statement], readings: Sequence[Reading] = strings.STANDARD, size: int = _PIECE
+) -> tuple[Piece, ...]:
+    """Cut a file between its statements into pieces of about `size` characters, each with one reading of its strings.
 
     The server splits all of a message into statements, and keeps them, before it runs the first: with 200 MB in one
     message that took it 1.7 times as long as the same from psql, and this program 1 GB.
-    From where a file says how strings are to be read it is one piece, so that its dynamic SQL is still read so.
+    From where a file sets the reading in a way that is not followed, its size does not matter any more, so that its
+    dynamic SQL is still read so.
     """
-    pieces, start, first = [], 0, 0
+    turns = [reading.start for reading in readings[1:]]
+    pieces, start, first, whole = [], 0, 0, False
     for index, statement in enumerate(statements):
-        if statement.start - start >= size and index > first:
-            if _reads_strings_otherwise(body[start : statement.start]):
-                break
+        turned = bool(turns) and turns[0] <= statement.start
+        while turns and turns[0] <= statement.start:
+            turns.pop(0)
+        full = not whole and statement.start - start >= size
+        if full and strings.is_set_unseen(body, statements[first:index]):
+            whole, full = True, False
+        if index > first and (full or turned):
             pieces.append(Piece(start, statement.start, first, index))
             start, first = statement.start, index
     return (*pieces, Piece(start, len(body), first, len(statements)))
-
-
-def _reads_strings_otherwise(text: str) -> bool:
-    name = "standard_conforming_strings"
-    text = text.lower()
-    mentioned = text.count(name)
-    return mentioned > 0 and mentioned > len(re.findall(rf"\b{name}\s*(?:=|\bto\b)\s*'?on\b", text))
 
 
 def _commit(task: Task, transaction_id: str) -> None:

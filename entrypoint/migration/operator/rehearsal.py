@@ -96,7 +96,7 @@ def rehearse(
     `rehearsed` holds what went well, even if an EntrypointError is raised because something did not. A lost lock or
     connection ends it: whoever asked for a rehearsal is there to ask again.
     """
-    prepared = prepare(plan.runnable)
+    prepared = prepare(plan.runnable, escapes=session.escapes)
     if plan.held_back and not plan.runnable:
         raise held_back(plan.held_back)
     refuse_behind_pooler(prepared.values(), session, place)

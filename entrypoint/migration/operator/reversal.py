@@ -49,11 +49,11 @@ class Step(NamedTuple):
     reverse: Prepared
 
 
-def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int) -> tuple[Step, ...]:
+def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int, *, escapes: bool) -> tuple[Step, ...]:
     """Return the steps that take back every row above `down_to`, newest first.
 
     Raises MigrationFilesError with every fault of every reverse file that is needed, missing ones included, and
-    MigrationError if a row is in a state that no file can take back.
+    MigrationError if a row is in a state that no file can take back. `escapes`: what the session says of strings.
     """
     above = sorted((row for row in rows if row.number > down_to), reverse=True)
     if not above:
@@ -62,7 +62,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int)
     migrations = {file.number: file for file in directory.files}
     steps: list[Step] = []
     for row in above:
-        if row.status == reading.FAILED and _left_nothing(row, migrations.get(row.number)):
+        if row.status == reading.FAILED and _left_nothing(row, migrations.get(row.number), escapes=escapes):
             steps.append(Step(row, _nothing_for(row)))
             continue
         if row.status != reading.COMPLETED:
@@ -73,7 +73,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int)
             lacks = f"has no reverse file {FOLDER}/{row.number:03d}_….sql in {directory.path}{newer}"
             faults.append(Flaw((row.filename,), "rollback", lacks))
             continue
-        reverse, found = examine(file)
+        reverse, found = examine(file, escapes=escapes)
         faults += found or _not_in_one_transaction(reverse)
         if reverse is not None:
             steps.append(Step(row, reverse))
@@ -134,11 +134,11 @@ def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], lis
     return files, [fault._replace(names=tuple(f"{FOLDER}/{name}" for name in fault.names)) for fault in found.faults]
 
 
-def _left_nothing(row: LedgerRow, migration: MigrationFile | None) -> bool:
+def _left_nothing(row: LedgerRow, migration: MigrationFile | None, *, escapes: bool) -> bool:
     """Tell whether a migration that failed left nothing behind, as one that runs in a transaction does."""
     if migration is None or BETRAYAL in (row.error_message or ""):
         return False
-    prepared, _ = examine(migration)
+    prepared, _ = examine(migration, escapes=escapes)
     return prepared is not None and prepared.advice.transactional
 
 

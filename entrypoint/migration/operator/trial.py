@@ -9,7 +9,7 @@ from entrypoint import logs
 from entrypoint.database import classify, session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
-from entrypoint.errors import ConfigurationError, EntrypointError
+from entrypoint.errors import EntrypointError
 from entrypoint.migration.apply import standing, transactional
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace
@@ -86,7 +86,6 @@ class Trial:
         self._rehearsed.clear()
         self.task = tasks[0]
         _, backend_pid = transactional.begin(tasks[0], self.trace)
-        self._trust_the_parser(tasks[0])
         place = self._lease.place
         # Where an earlier system's tables are used, everybody who starts would have to wait while they are upgraded:
         # so at the end, and for the blink of an eye, if the migrations have nothing to do with them.
@@ -100,21 +99,6 @@ class Trial:
             self._set_up(tasks[-1])
         self._plan_row(tasks[-1])
         return self._seen
-
-    def _trust_the_parser(self, task: Task) -> None:
-        """Raise ConfigurationError where strings may end elsewhere than the parser thinks, so that a COMMIT could hide.
-
-        In earnest that is found out afterwards. Here nothing must be committed, on no account. What a migration sets
-        has no effect on itself, as the server splits it before it runs any of it; and is put back before the next.
-        """
-        setting = "SELECT pg_catalog.current_setting('standard_conforming_strings')"
-        if ours(task, lambda: self._worker.query(setting, task.patience))[0][0][0] != "on":
-            raise ConfigurationError(
-                "standard_conforming_strings is off in this database, so nobody can promise that there is no COMMIT in "
-                "a migration; nothing was rehearsed",
-                remedy="Set it to on for this user or database; or add options=-cstandard_conforming_strings%3Don to "
-                "MIGRATION_DATABASE_URL.",
-            )
 
     def _one(self, task: Task, backend_pid: int, index: int) -> None:
         migration = task.migration

@@ -43,12 +43,15 @@ class Prepared(NamedTuple):
         return self.text
 
 
-def prepare(pending: Iterable[MigrationFile]) -> dict[int, Prepared]:
-    """Return the migrations by number. Raises MigrationFilesError with every fault of every file."""
+def prepare(pending: Iterable[MigrationFile], *, escapes: bool) -> dict[int, Prepared]:
+    """Return the migrations by number. Raises MigrationFilesError with every fault of every file.
+
+    `escapes`: what the session says of strings (`Session.escapes`).
+    """
     prepared: dict[int, Prepared] = {}
     faults: list[Flaw] = []
     for file in pending:
-        one, found = examine(file)
+        one, found = examine(file, escapes=escapes)
         faults += found
         if one is not None:
             prepared[file.number] = one
@@ -72,8 +75,11 @@ def bad_files(faults: Sequence[Flaw]) -> MigrationFilesError:
     )
 
 
-def examine(file: MigrationFile) -> tuple[Prepared | None, list[Flaw]]:
-    """Return a migration and everything that is wrong with it, each with its line."""
+def examine(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[Flaw]]:
+    """Return a migration and everything that is wrong with it, each with its line.
+
+    `escapes`: whether the server reads its strings with escapes, where a server is known.
+    """
     names = (file.name,)
     try:
         content = migration_files.read_bytes(file.path)
@@ -86,6 +92,6 @@ def examine(file: MigrationFile) -> tuple[Prepared | None, list[Flaw]]:
         return None, [Flaw(names, "encoding", message, line)]
     if migration_files.checksum(content) != file.checksum:
         return None, [Flaw(names, "unreadable", "changed while it was read; start again")]
-    advice = advise(text, parse_limit=_PARSE_LIMIT)
+    advice = advise(text, parse_limit=_PARSE_LIMIT, escapes=escapes)
     faults = [Flaw(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
     return Prepared(file, text, advice), faults

@@ -2,7 +2,7 @@
 
 The rules are those of the documentation's chapter 4.1 "Lexical Structure" and of `src/backend/parser/scan.l`;
 where a statement ends is decided as psql does it (`src/fe_utils/psqlscan.l`). `standard_conforming_strings`
-is taken to be on, as it is by default since version 9.1.
+is taken to be on, as it is by default since version 9.1; `strings` makes such a text of one that is read otherwise.
 
 One regular expression swallows whatever cannot end a statement, in long runs; Python looks only at what is
 left: semicolons, deep parentheses, comments, dollar quotes, strings with escapes. Every quantifier in it is
@@ -80,6 +80,12 @@ _ESCAPE_STRING = re.compile(r"[eE]'(?:[^'\\]++|\\.|'')*+'", re.DOTALL)
 # Strings with only a line break between them are one, of the first one's kind: scan.l, {quotecontinue}.
 _CONTINUED = re.compile(r"(?:[ \t\f\v]++|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]++|--[^\n\r]*+[\n\r])*+(?=')")
 _CONTINUATION = re.compile(r"'(?:[^'\\]++|\\.|'')*+'", re.DOTALL)
+# Whatever holds no string, where strings have backslashes: not even B'…' and X'…' begin in it, which never have.
+_BETWEEN_STRINGS = re.compile(
+    rf"(?:[{_ascii(lambda c: not c.isalpha() and c not in _STARTS)}]++|(?![eEbBxX]'){_IDENTIFIER}|{_QUOTED_NAME}"
+    r"|-(?!-)|/(?!\*)|\$[0-9]++)*+"
+)
+_BIT_STRING = re.compile(rf"[bBxX]{_PLAIN_STRING}(?:{_CONTINUED.pattern}{_PLAIN_STRING})*+")
 _ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
 _META_COMMAND = re.compile(r"\\([A-Za-z_]++[+]?|[^\s])?+")
 _COPY_END = re.compile(r"^\\\.[ \t]*+\r?$", re.MULTILINE)
@@ -210,6 +216,28 @@ def line_comments(text: str) -> Iterator[tuple[int, int]]:
             else:
                 run = _end(_RUN, text, pos)
                 pos = run if run > pos else _token_end(text, pos)
+    except UnterminatedError:  # `scan` reports it
+        pass
+
+
+def strings_with_escapes(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where the ordinary strings of a text are, quotes included, if a backslash in them begins an escape.
+
+    One that is never closed ends with the text.
+    """
+    pos, length = 0, len(text)
+    try:
+        while (pos := skip(text, _end(_BETWEEN_STRINGS, text, pos))) < length:
+            if text[pos] != "'":
+                pos = max(_end(_BIT_STRING, text, pos), _token_end(text, pos))
+                continue
+            while text.startswith("'", pos):
+                stop = _end(_CONTINUATION, text, pos)
+                if stop == pos:
+                    yield pos, length
+                    return
+                yield pos, stop
+                pos = _end(_CONTINUED, text, stop)
     except UnterminatedError:  # `scan` reports it
         pass
 

@@ -20,6 +20,7 @@ from entrypoint.deadline import SLICE, joined
 from entrypoint.migration.script import directives
 from entrypoint.migration.script.foreign import mark_in
 from entrypoint.migration.script.scanner import Fault, Statement, scan, skip, words
+from entrypoint.migration.script.strings import STANDARD, Reading, by_the_standard, escapes_at
 from entrypoint.redaction import foreign
 
 if TYPE_CHECKING:
@@ -125,6 +126,10 @@ class Advice(NamedTuple):
     """Of a file that runs statement by statement: each BEGIN and its COMMIT, by their places in the list."""
     idle: tuple[int, ...] = ()
     """The same for each COMMIT and ROLLBACK without a BEGIN, which do nothing."""
+    readings: tuple[Reading, ...] = STANDARD
+    """How its strings are read, from where on."""
+    odd: bool = False
+    r"""Whether some of its strings do not end where they would by the standard: `'it\\'s'`."""
 
     @property
     def no_transaction(self) -> bool:
@@ -144,8 +149,25 @@ class _Kind(NamedTuple):
     outside: str
 
 
-def advise(text: str, *, parse_limit: int = 1_000_000) -> Advice:
-    """Return how to run `text`, whatever it holds. Above `parse_limit` characters the parser is not asked."""
+def advise(text: str, *, parse_limit: int = 1_000_000, escapes: bool = False) -> Advice:
+    """Return how to run `text`, whatever it holds. Above `parse_limit` characters the parser is not asked.
+
+    `escapes`: whether the server takes a backslash in an ordinary string for the beginning of an escape.
+    """
+    declared, _ = directives.read(text)
+    standard, readings = by_the_standard(text, escapes=escapes, alone=declared.no_transaction)
+    advice = _advise(standard, parse_limit)._replace(readings=readings)
+    if declared.no_transaction:
+        advice = advice._replace(faults=tuple(sorted((*advice.faults, *_read_otherwise_within(advice)))))
+    if standard is text:
+        return advice
+    as_written = (
+        blank if blank != mended else char for char, mended, blank in zip(text, standard, advice.body, strict=True)
+    )
+    return advice._replace(body="".join(as_written), odd=True)
+
+
+def _advise(text: str, parse_limit: int) -> Advice:
     script = scan(text)
     declared, faults = directives.read(text)
     statements = script.statements
@@ -231,6 +253,17 @@ def _in_units(advice: Advice, kinds: list[_Kind]) -> Advice:
         begin = advice.statements[opened]
         faults.append(Fault(begin.start, begin.line, "this block is never ended: write COMMIT after it"))
     return advice._replace(blocks=tuple(blocks), idle=tuple(idle), faults=tuple(sorted(faults)))
+
+
+def _read_otherwise_within(advice: Advice) -> list[Fault]:
+    """Return a fault for each block that sets how its strings are read: the server has read all of it by then."""
+    faults = []
+    for first, last in advice.blocks:
+        begin, end = advice.statements[first], advice.statements[last]
+        if escapes_at(advice.readings, begin.start) != escapes_at(advice.readings, end.start):
+            message = "standard_conforming_strings is set within this block; set it above BEGIN"
+            faults.append(Fault(begin.start, begin.line, message))
+    return faults
 
 
 def _trouble_in_units(kind: _Kind, statement: Statement, *, in_block: bool) -> str:

@@ -1,0 +1,141 @@
+"""How the strings of a file are read: by the standard, or with a backslash as the beginning of an escape.
+
+The server does the latter where `standard_conforming_strings` is off: for a database or a role, as it was everywhere
+before version 9.1, or because the file says so, as converted dumps of other systems do. Version 19 has only the
+standard. Scanner and parser know it alone, so they get a text of the same length whose strings end, by the standard,
+where the server ends those of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from entrypoint.migration.script.scanner import scan, skip, strings_with_escapes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.migration.script.scanner import Statement
+
+SETTING = "standard_conforming_strings"
+
+_AS_USUAL = re.compile(rf"\b{SETTING}\s*(?:=|\bto\b)\s*'?on\b", re.IGNORECASE)
+_MENTIONED = re.compile(SETTING, re.IGNORECASE)
+# A string or a word, as the scanner shows it, to what the setting is then; PostgreSQL takes the beginnings, too.
+_VALUES = {
+    **dict.fromkeys(("ON", "1", *("TRUE"[:length] for length in range(1, 5)), "Y", "YE", "YES"), False),
+    **dict.fromkeys(("OF", "OFF", "0", *("FALSE"[:length] for length in range(1, 6)), "N", "NO"), True),
+}
+
+
+class Reading(NamedTuple):
+    """How the strings are read from a place of the file on."""
+
+    start: int
+    escapes: bool
+    """Whether a backslash in an ordinary string begins an escape."""
+
+
+STANDARD = (Reading(0, escapes=False),)
+
+
+def escapes_at(readings: Sequence[Reading], place: int) -> bool:
+    """Tell how a string at this place is read."""
+    return next(reading.escapes for reading in reversed(readings) if reading.start <= place)
+
+
+def setting(readings: Sequence[Reading], place: int) -> str:
+    """Return what `SETTING` is to be while the server reads what begins at this place."""
+    return "off" if escapes_at(readings, place) else "on"
+
+
+def by_the_standard(text: str, *, escapes: bool, alone: bool = False) -> tuple[str, tuple[Reading, ...]]:
+    """Return a text of the same length that reads by the standard as `text` does with its readings; and those.
+
+    `escapes`: how the session reads before the file says anything. `alone`: whether each statement of the file has a
+    transaction of its own, so that SET LOCAL is over at once. The text itself is returned where it makes no difference.
+    """
+    initial = Reading(0, escapes)
+    if not escapes and not _is_set(text):
+        return text, (initial,)
+    parts: list[str] = []
+    readings = [initial]
+    while True:
+        begin, now = readings[-1]
+        rest = _without_escapes(text[begin:]) if now else text[begin:]
+        end = _turn(rest, now=now, initial=escapes, alone=alone)
+        parts.append(rest[:end])
+        if end is None:
+            break
+        readings.append(Reading(begin + end, not now))
+    standard = "".join(parts)
+    return (text if standard == text else standard), tuple(readings)
+
+
+def is_set_unseen(text: str, statements: Sequence[Statement]) -> bool:
+    """Tell whether some of the statements may set it in a way that is not followed here: `set_config`, say."""
+    if not statements or not _MENTIONED.search(text, statements[0].start, statements[-1].end):
+        return False
+    return any(
+        statement.words[:1] not in (("SET",), ("RESET",)) and _MENTIONED.search(text, statement.start, statement.end)
+        for statement in statements
+    )
+
+
+def _is_set(text: str) -> bool:
+    mentioned = len(_MENTIONED.findall(text))
+    return mentioned > 0 and mentioned > len(_AS_USUAL.findall(text))
+
+
+def _without_escapes(text: str) -> str:
+    """Return a text whose strings end by the standard where those of `text` do with escapes."""
+    if r"\'" not in text:
+        return text
+    parts: list[str] = []
+    done = 0
+    for start, stop in strings_with_escapes(text):
+        if text.find(r"\'", start, stop) < 0:
+            continue
+        parts.append(text[done:start])
+        string = text[start:stop]
+        closed = stop - start > 1 and re.fullmatch(r"'(?:[^'\\]|\\.|'')*+'", string, re.DOTALL)
+        parts.append(re.sub(r"\\(.)", _harmless, string, flags=re.DOTALL) if closed else _unclosed(string))
+        done = stop
+    return "".join((*parts, text[done:]))
+
+
+def _harmless(escape: re.Match[str]) -> str:
+    return "x" + (escape[1] if escape[1] in "\r\n" else "x")
+
+
+def _unclosed(string: str) -> str:
+    return "'" + re.sub(r"[^\r\n]", "x", string[1:])
+
+
+def _turn(text: str, *, now: bool, initial: bool, alone: bool) -> int | None:
+    """Return the offset after the first statement that has the rest read otherwise than `now`; None without one."""
+    if not _MENTIONED.search(text) and now == initial:
+        return None
+    for statement in scan(text).statements:
+        if _after(statement.words, now=now, initial=initial, alone=alone) != now:
+            end = skip(text, statement.end)
+            return end + 1 if text.startswith(";", end) else None
+    return None
+
+
+def _after(words: tuple[str, ...], *, now: bool, initial: bool, alone: bool) -> bool:
+    """Return how strings are read after a statement that begins with these words."""
+    match words:
+        case ("RESET", "STANDARD_CONFORMING_STRINGS" | "ALL") | ("DISCARD", "ALL"):
+            return initial
+        case ("SET", "LOCAL", *_) if alone:
+            return now
+        case ("SET", "LOCAL" | "SESSION", *rest) | ("SET", *rest):
+            match rest:
+                case ["STANDARD_CONFORMING_STRINGS", "=" | "TO", "DEFAULT"]:
+                    return initial
+                case ["STANDARD_CONFORMING_STRINGS", "=" | "TO", value]:
+                    return _VALUES.get(value.strip("'"), now)
+    return now

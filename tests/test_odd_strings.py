@@ -1,0 +1,121 @@
+r"""A file in a database where a backslash in a string begins an escape: it is read as the server reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scene import Scene, odd_strings, only_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kit.databases import Database
+    from kit.processes import Run
+
+OFF = "SET standard_conforming_strings = off;\n"
+ON = "SET standard_conforming_strings = on;\n"
+ALONE = "-- entrypoint: no-transaction\n"
+FILLER = f"-- {'x' * 100_001}\n"
+
+
+@pytest.fixture
+def plain(any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
+    """Return a scene in a database as PostgreSQL makes it."""
+    any_database.execute("CREATE TABLE effects (t text)")
+    return Scene(any_database, migrations_dir, run_entrypoint)
+
+
+@pytest.fixture
+def scene(plain: Scene) -> Scene:
+    """Return a scene in a database with escapes in its strings."""
+    odd_strings(plain.database)
+    return plain
+
+
+def effects(scene: Scene) -> list[object]:
+    return [value for (value,) in scene.database.rows("SELECT t FROM effects")]
+
+
+def insert(value: str) -> str:
+    return f"INSERT INTO effects VALUES ({value});\n"
+
+
+@pytest.mark.case("A6")
+@pytest.mark.parametrize("filler", ["", FILLER])
+@pytest.mark.parametrize("option", [(), ("--rehearse",)])
+def test_a_commit_that_looks_like_part_of_a_string_is_refused(
+    scene: Scene, filler: str, option: tuple[str, ...]
+) -> None:
+    scene.write({"001_x.sql": filler + insert("'one'") + "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
+    run = scene.start("migrate", *option)
+    assert run.wait() == 65, run.report()
+    assert "begins or ends a transaction" in only_error(run)["message"]
+    assert effects(scene) == []
+
+
+@pytest.mark.case("A6")
+@pytest.mark.parametrize("head", ["", FILLER, ALONE, f"{ALONE}BEGIN;\n", "BEGIN;\n"])
+def test_a_string_with_escapes_is_what_it_is_for_psql(scene: Scene, head: str) -> None:
+    tail = "COMMIT;\n" if "BEGIN" in head else ""
+    scene.write({"001_x.sql": head + insert(r"'it\'s'") + insert(r"'a\'; COMMIT; --'") + insert(r"'a\tb'") + tail})
+    scene.migrated()
+    assert effects(scene) == ["it's", "a'; COMMIT; --", "a\tb"]
+    assert scene.ledger() == [(1, "completed")]
+
+
+@pytest.mark.case("A6")
+@pytest.mark.parametrize("head", ["", ALONE, "SELECT 1;\n"])
+def test_a_file_that_says_how_it_is_read_is_read_so(scene: Scene, head: str) -> None:
+    r"""As pg_dump's do: with a backslash at a string's end, where \' would be an escape."""
+    scene.write(
+        {"001_x.sql": head + ON + insert(r"'C:\new\'") + OFF + insert(r"'it\'s'"), "002_y.sql": insert(r"'\''")}
+    )
+    scene.migrated()
+    assert effects(scene) == ["C:\\new\\", "it's", "'"]
+
+
+@pytest.mark.case("A6")
+@pytest.mark.parametrize("head", ["", ALONE])
+def test_a_converted_dump_is_read_as_it_says(plain: Scene, head: str) -> None:
+    if plain.database.server.version >= 19:
+        pytest.skip("refused since PostgreSQL 19")
+    scene = plain
+    scene.write({"001_x.sql": head + OFF + insert(r"'it\'s'") + insert(r"'a\nb'"), "002_y.sql": insert(r"'\n'")})
+    scene.start("migrate", "--dry-run").ok()
+    scene.migrated()
+    assert effects(scene) == ["it's", "a\nb", "\\n"]
+
+
+@pytest.mark.case("A6")
+def test_what_a_file_sets_unseen_has_no_effect_on_how_it_is_read(scene: Scene) -> None:
+    """Nor in a file outside a transaction, of which each statement is a message."""
+    sets = "SELECT set_config('standard_conforming' || '_strings', 'on', false);\n"
+    scene.write(
+        {"001_x.sql": ALONE + sets + insert(r"'it\'s'"), "002_y.sql": FILLER + sets + insert(r"'\'; COMMIT; --'")}
+    )
+    scene.migrated()
+    assert effects(scene) == ["it's", "'; COMMIT; --"]
+
+
+def test_an_error_is_shown_in_its_place(scene: Scene) -> None:
+    scene.write({"001_x.sql": insert(r"'it\'s'") + r"SELECT 'a\'b', nonsense;"})
+    told = only_error(scene.migrate())
+    assert told["line"] == 2
+    assert "LINE 2: SELECT 'a\\'b', nonsense;\n                       ^" in told["report"], told["report"]
+
+
+def test_a_down_migration_is_read_so_too(scene: Scene) -> None:
+    scene.write({"001_x.sql": insert(r"'it\'s'")})
+    scene.migrated()
+    (scene.migrations / "rollback").mkdir()
+    (scene.migrations / "rollback" / "001_x.sql").write_text(r"DELETE FROM effects WHERE t = 'it\'s';")
+    scene.start("rollback", "--to", "0", "--yes").ok()
+    assert effects(scene) == []
+
+
+def test_check_knows_it_from_the_database(scene: Scene) -> None:
+    scene.write({"001_x.sql": insert(r"'it\'s'")})
+    scene.start("check", "--no-lint").ok()
