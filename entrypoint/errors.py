@@ -120,6 +120,9 @@ class MigrationError(EntrypointError):
 class MigrationFailedError(MigrationError):
     """PostgreSQL refused the migration; `report` shows it as psql would."""
 
+    change = ""
+    """What to change about the file, as the beginning of a remedy, whatever becomes of the record of its failure."""
+
     def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
         """Take the one-line `message` and the `report` of several lines."""
         super().__init__(message, remedy=remedy, **fields)

@@ -312,20 +312,18 @@ DO $$ DECLARE t regclass; BEGIN
         EXECUTE format('CREATE TRIGGER mine BEFORE INSERT ON %s FOR EACH ROW EXECUTE FUNCTION mine()', t);
     END LOOP;
 END $$"""
+IN_THE_WAY = {
+    "made again": "CREATE TABLE public.schema_migrations (version text)",
+    "schema dropped": "DROP SCHEMA public CASCADE",
+    "a trigger on every table": EVERY_TABLE,
+    "column renamed": "ALTER TABLE schema_migrations RENAME COLUMN filename TO file",
+    "table renamed": "ALTER TABLE schema_migrations RENAME TO old_migrations",
+    "lock dropped": "DROP TABLE migration_lock CASCADE",
+}
 
 
 @pytest.mark.case("D11")
-@pytest.mark.parametrize(
-    "sql",
-    [
-        pytest.param("CREATE TABLE public.schema_migrations (version text)", id="made again"),
-        pytest.param("DROP SCHEMA public CASCADE", id="schema dropped"),
-        pytest.param(EVERY_TABLE, id="a trigger on every table"),
-        pytest.param("ALTER TABLE schema_migrations RENAME COLUMN filename TO file", id="column renamed"),
-        pytest.param("ALTER TABLE schema_migrations RENAME TO old_migrations", id="table renamed"),
-        pytest.param("DROP TABLE migration_lock CASCADE", id="lock dropped"),
-    ],
-)
+@pytest.mark.parametrize("sql", IN_THE_WAY.values(), ids=IN_THE_WAY.keys())
 def test_a_file_that_is_in_the_ledgers_way_is_told_so(scene: Scene, sql: str) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ()"})
     scene.migrated()
@@ -345,6 +343,49 @@ def test_a_file_that_is_in_the_ledgers_way_is_told_so(scene: Scene, sql: str) ->
     assert scene.database.exists("a")
     assert not scene.database.exists("b")
     assert scene.ledger() == [(1, "completed"), (2, "failed")]
+
+
+@pytest.mark.case("D11")
+@pytest.mark.parametrize("block", [True, False], ids=["in a block", "alone"])
+@pytest.mark.parametrize("sql", IN_THE_WAY.values(), ids=IN_THE_WAY.keys())
+def test_a_file_outside_a_transaction_that_is_in_the_ledgers_way_is_told_so(
+    scene: Scene,
+    sql: str,
+    block: bool,  # noqa: FBT001
+) -> None:
+    """What its earlier statements did is committed; what stands in the way is not, as the row goes with it."""
+    scene.write({"001_a.sql": "CREATE TABLE a ()"})
+    scene.migrated()
+    text = f"BEGIN;\n{sql};\nCOMMIT;" if block else f"{sql};"
+    scene.write({"002_b.sql": f"-- entrypoint: no-transaction\nCREATE TABLE b ();\n{text}\nCREATE TABLE c ();"})
+    run = scene.migrate()
+    assert run.code == 70, run.report()
+    told = only_error(run)
+    for part in ("002_b.sql", "schema_migrations"):
+        assert part in told["message"], told
+    assert "in schema public" in told["message"] or "removed rows of" in told["message"], told
+    assert "MIGRATION_SCHEMA" in told["remedy"]
+    assert scene.database.exists("a")
+    assert not scene.database.exists("c")
+    assert scene.lock_is_free()
+    # As it says: mended, it goes on, or the row is deleted.
+    scene.write({"002_b.sql": "CREATE TABLE c ()"})
+    scene.migrated()
+
+
+@pytest.mark.case("D11")
+@pytest.mark.parametrize("sql", ["DROP SCHEMA public CASCADE", "ALTER TABLE schema_migrations RENAME TO old"])
+def test_a_block_that_commits_the_ledgers_end_is_told_so(scene: Scene, sql: str) -> None:
+    """What stands outside any transaction is committed when it is found out."""
+    scene.write({"001_a.sql": "CREATE TABLE a ()"})
+    scene.migrated()
+    scene.write({"002_b.sql": f"-- entrypoint: no-transaction\nDO $$ BEGIN {sql}; COMMIT; END $$;\nCREATE TABLE c ();"})
+    run = scene.migrate()
+    assert run.code == 70, run.report()
+    told = errors(run)[-1]
+    for part in ("002_b.sql", "schema_migrations"):
+        assert part in told["message"], run.report()
+    assert "MIGRATION_SCHEMA" in told["remedy"], run.report()
 
 
 @pytest.mark.case("D11")

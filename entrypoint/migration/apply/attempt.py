@@ -143,8 +143,8 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         """Say where in the file it was, as far as that is known.
 
         `statement_start`: where the statement that failed begins. `offset`: the character that the error points
-        at; both count in the file's text, and are None for a statement of our own. `behind`: it was one of our own,
-        behind the file's statement that begins there.
+        at; both count in the file's text, and are None for a statement of our own. `behind`: whether it was one of our
+        own behind a part of the file, which begins at `statement_start` if that is known.
         """
         super().__init__(str(error))
         self._migration = migration
@@ -170,7 +170,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
         The first of ours behind the file has the file's deferred constraints checked, which are its own affair.
         """
-        return (self._behind or self._where is None) and self.error.statement > 0
+        return self._behind or (self._where is None and self.error.statement > 0)
 
     @property
     def _where(self) -> int | None:

@@ -403,10 +403,11 @@ class Leader:
                 f"; schema_migrations and migration_lock in schema {where} are this program's own, and it writes them "
                 f"after {name}"
             )
-            failure.remedy = (
+            failure.change = (
                 "Leave those two tables out of what the file makes, changes or drops, or puts triggers on; or keep "
-                f"them in a schema of their own (MIGRATION_SCHEMA). {failure.remedy}"
+                "them in a schema of their own (MIGRATION_SCHEMA). "
             )
+            failure.remedy = failure.change + failure.remedy
         return failure
 
     def _plain_failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
@@ -541,7 +542,7 @@ class Leader:
             self._worker.query(f"{row}\nCOMMIT", deadline)
         except (StatementError, EntrypointError) as error:
             self._worker.rollback(Deadline(GRACE))
-            failure.remedy = "Its failure could not be recorded, so the next start tries it again."
+            failure.remedy = f"{failure.change}Its failure could not be recorded, so the next start tries it again."
             logs.event(
                 logs.WARNING,
                 "ledger.failure_not_recorded",

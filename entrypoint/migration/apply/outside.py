@@ -221,7 +221,8 @@ class Steps:
         try:
             self._worker.query("\n".join(parts), task.patience)
         except StatementError as error:
-            raise Refused(task.migration, error, statement_start=unit.start, behind=True) from error
+            # The first of these is the file's own affair: its deferred constraints.
+            raise Refused(task.migration, error, statement_start=unit.start, behind=error.statement > 0) from error
         self._next += 1
         self._named, self._lent, self._encoding = self._next, None, None
         self._keep_our_encoding()
@@ -296,7 +297,10 @@ class Steps:
     def _record(self, lend: Timeouts | None = None) -> None:
         """Commit, behind the fence, which unit is next; without one, that the file is completed."""
         self._open(transactions.READ_COMMITTED, lend=lend, lock_timeout_ms=self._task.patience.milliseconds())
-        self._query(f"{self._row(self._next)}\nCOMMIT")
+        try:
+            self._worker.query(f"{self._row(self._next)}\nCOMMIT", self._task.patience)
+        except StatementError as error:
+            raise Refused(self._task.migration, error, behind=True) from error
         self._named, self._lent = self._next, lend
 
     def _row(self, index: int) -> str:
