@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fuzz.hunt import KNOWN, corpus, hunt
+from conftest import missing
+from fuzz.hunt import KNOWN, corpus, hunt, sample
 from fuzz.judge import Judge
+from fuzz.whole import Whole, psql
 from scene import Scene
 
 if TYPE_CHECKING:
@@ -40,6 +42,21 @@ def test_random_texts(judge: Judge, seed: str | None) -> None:
     result = hunt(judge, seed, SECONDS)
     assert [found for found in result.found if not found.known] == []
     assert judge.ran > judge.texts / 2, "most texts are syntax errors, which test nothing"
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(600)
+def test_files_have_the_same_effect_as_with_psql(database: Database, tmp_path: Path) -> None:
+    if (beside := psql(database.server)) is None:
+        missing("no psql (Debian's package postgresql-client)")
+    seed = secrets.token_hex(4)
+    print(f"seed {seed}: make fuzz SEED={seed}")  # noqa: T201
+    whole = Whole(database.server, tmp_path, beside, prefix=database.name[:50])
+    try:
+        assert sample(whole, seed, 10) == []
+    finally:
+        whole.close()
+    assert whole.applied > 0
 
 
 @pytest.mark.thorough

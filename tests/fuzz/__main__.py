@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 
 from demo.postgres import Server
-from fuzz.hunt import Found, hunt
+from fuzz.hunt import Found, hunt, sample
 from fuzz.judge import Judge
+from fuzz.whole import Whole, psql
 
 
 def main() -> int:
@@ -24,6 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", default="")
+    parser.add_argument("--whole", type=int, default=None, help="how many texts go through the whole program")
     parser.add_argument("--pg", type=int, default=16)
     parser.add_argument("--save", type=Path, default=None)
     options = parser.parse_args()
@@ -43,13 +45,24 @@ def main() -> int:
         judge = Judge(lambda: server.connect("fuzz"))
         result = hunt(judge, seed, options.seconds, tell)
         judge.close()
+        count = round(options.seconds / 3) if options.whole is None else options.whole
+        beside = psql(server)
+        whole = None if beside is None or not count else Whole(server, Path(tempfile.mkdtemp(prefix="fuzz-")), beside)
+        strays = [] if whole is None else sample(whole, seed, count, tell)
     print(
         f"{judge.texts} texts in {result.seconds:.0f} s, {judge.texts / result.seconds:.0f}/s, "
         f"{judge.ran / judge.texts:.0%} without a syntax error"
     )
     for shape, count in sorted(result.counts.items()):
         print(f"{count:7} {shape}")
-    return 1 if any(not found.known for found in result.found) else 0
+    if whole is None:
+        print("no text went through the whole program" + ("" if count == 0 else ": no psql on this machine"))
+    else:
+        print(
+            f"{whole.texts} texts through the whole program, beside psql: {whole.applied} applied, "
+            f"{whole.failed} failed, {whole.refused} refused"
+        )
+    return 1 if any(not found.known for found in (*result.found, *strays)) else 0
 
 
 sys.exit(main())

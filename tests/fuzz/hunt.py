@@ -14,6 +14,8 @@ from fuzz.texts import make, mutate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fuzz.whole import Whole
+
 CORPUS = Path(__file__).parent / "corpus"
 
 KNOWN = {
@@ -28,6 +30,20 @@ class Found(NamedTuple):
     difference: Difference
     text: str
     known: str
+
+
+def sample(whole: Whole, seed: str, count: int, tell: Callable[[Found], None] = lambda _: None) -> list[Found]:
+    """Have the whole program apply so many random texts; return the first of each class of differences."""
+    random = Random(seed)
+    pool = list(corpus().values())
+    found: dict[str, Found] = {}
+    for _ in range(count):
+        text = mutate(pool, random) if random.random() < 0.25 else make(random)
+        difference = whole.difference(text, escapes=random.random() < 0.3)
+        if difference is not None and difference.shape not in found:
+            found[difference.shape] = Found(difference, text, KNOWN.get(difference.shape, ""))
+            tell(found[difference.shape])
+    return list(found.values())
 
 
 class Result(NamedTuple):

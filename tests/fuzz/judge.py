@@ -9,17 +9,32 @@ from typing import TYPE_CHECKING, NamedTuple
 import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
+from entrypoint.migration.apply.transactional import cut
 from entrypoint.migration.script.statements import advise
+from entrypoint.migration.script.strings import SETTING, setting
+from entrypoint.migration.script.units import cut as cut_in_units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from entrypoint.migration.script.statements import Advice
 
 READINGS = {"parser": 1_000_000, "words": -1}
 SLOW = 1.0
+SEVERAL = "42601 several"
+"""What the server says of two statements in a message of which it takes one."""
 
 _CONTROL = re.compile(r"BEGIN|START TRANSACTION|COMMIT|ROLLBACK|PREPARE TRANSACTION|(COMMIT|ROLLBACK) PREPARED")
+# Of faults that the server knows nothing of.
+_NOT_OF_SQL = (
+    "READ ONLY",
+    "directive",
+    " is said in line ",
+    "entrypoint:",
+    " is not a time",
+    " has no unit",
+    " is too ",
+)
 _DONE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.EMPTY_QUERY)
 _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 
@@ -47,6 +62,22 @@ class Taken(NamedTuple):
     ended: bool
     """Whether the transaction in which the message was sent had ended after it."""
     copied: bool
+    ran: bool = True
+    """Whether anything of the last message ran: a syntax error anywhere in it comes before all of it."""
+
+
+NOT_BEGUN = Taken((), "42601", 0, ended=False, copied=False)
+
+
+class Message(NamedTuple):
+    """What is sent at one go, and where it begins in the text."""
+
+    sql: str
+    start: int
+    strings: str
+    """What `standard_conforming_strings` is while the server reads it."""
+    single: bool = False
+    """Whether it is sent in the way in which the server refuses two statements."""
 
 
 class Judge:
@@ -57,6 +88,8 @@ class Judge:
         self._connect = connect
         self._open()
         self.texts = self.ran = 0
+        self._taken: dict[object, Taken] = {}
+        """What the server has made of the messages of the text that it is at."""
 
     def _open(self) -> None:
         self._connection = self._connect()
@@ -74,34 +107,98 @@ class Judge:
 
     def differences(self, text: str) -> list[Difference]:
         """Return every difference between a reading of `text` and what the server makes of it."""
-        found = []
-        taken: dict[tuple[str, str], Taken] = {}
+        found: list[Difference] = []
+        self._taken = {}
         self.texts += 1
         for reading, limit in READINGS.items():
-            began = time.process_time()
-            try:
-                advice = advise(text, parse_limit=limit)
-            except Exception as error:  # noqa: BLE001 - whatever it raises is what is looked for
-                found.append(Difference("raised", reading, repr(error)))
-                continue
-            if (seconds := time.process_time() - began) > SLOW:
-                found.append(Difference("slow", reading, f"{seconds:.1f} s"))
-            if "\0" in text or not (advice.faults or advice.transactional):
-                continue
-            sent = ("BEGIN", text) if advice.faults else (advice.begin, advice.body)
-            if sent not in taken:
-                taken[sent] = self._send(*sent)
-            if difference := compare(advice, taken[sent]):
-                found.append(Difference(difference[0], reading, difference[1]))
-        self.ran += any(not each.sqlstate.startswith("42601") for each in taken.values())
+            for escapes in (False, True)[: 1 if self._connection.info.server_version >= 190000 else 2]:
+                found += self._differences(text, reading, limit, escapes=escapes)
+        self.ran += any(not each.sqlstate.startswith("42601") for each in self._taken.values())
         return found
 
-    def _send(self, begin: str, body: str) -> Taken:
+    def _differences(self, text: str, reading: str, limit: int, *, escapes: bool) -> Iterator[Difference]:
+        name = f"{reading}, escapes" if escapes else reading
+        began = time.process_time()
+        try:
+            advice = advise(text, parse_limit=limit, escapes=escapes)
+        except Exception as error:  # noqa: BLE001 - whatever it raises is what is looked for
+            yield Difference("raised", name, repr(error))
+            return
+        if (seconds := time.process_time() - began) > SLOW:
+            yield Difference("slow", name, f"{seconds:.1f} s")
+        if "\0" in text:
+            return
+        if advice.faults:
+            # One message, for which it must be read in one way.
+            whole = Message(text, 0, "off" if escapes else "on")
+            alike = not advice.no_transaction and len(advice.readings) == 1
+            if alike and (difference := _false_alarm(advice, self._send("BEGIN", whole))):
+                yield Difference(difference[0], name, difference[1])
+        elif advice.transactional:
+            for difference in self._in_one_transaction(advice):
+                yield Difference(difference[0], name, difference[1])
+        else:
+            for difference in self._in_units(text, advice):
+                yield Difference(difference[0], f"{name}, units", difference[1])
+
+    def _in_one_transaction(self, advice: Advice) -> Iterator[tuple[str, str]]:
+        """Compare as one message, or one for each piece; and as the program sends what it does not trust."""
+
+        def message(start: int, end: int, *, single: bool) -> Message:
+            return Message(advice.body[start:end], start, setting(advice.readings, start), single)
+
+        pieces = cut(advice.body, advice.statements, advice.readings)
+        taken = self._send(advice.begin, *(message(each.start, each.end, single=False) for each in pieces))
+        if difference := compare(advice, taken):
+            yield difference
+        if advice.disputed or advice.odd:
+            taken = self._send(
+                advice.begin, *(message(each.start, each.end, single=True) for each in advice.statements)
+            )
+            if taken.ended:
+                yield "TRANSACTION ENDED one by one", f"after {taken.tags}"
+            elif taken.sqlstate == SEVERAL:
+                yield "several in one" + (" where disputed" if advice.disputed else ""), f"after {taken.tags}"
+
+    def _in_units(self, text: str, advice: Advice) -> Iterator[tuple[str, str]]:
+        """Send the units of a file outside a transaction one after the other, as the program does."""
+        for unit in cut_in_units(text, advice):
+            taken = self._send(unit.begin, Message(unit.sql, unit.start, setting(advice.readings, unit.start)))
+            if taken.ended and unit.begin:
+                yield "TRANSACTION ENDED", f"unit {unit.number}, after {taken.tags}"
+            count, done = len(unit.statements), len(taken.tags)
+            if taken is not NOT_BEGUN and (done != count if not taken.sqlstate else done >= count):
+                yield "count", f"unit {unit.number} has {count} statements, and the server did {done}"
+
+    def _send(self, begin: str, *messages: Message) -> Taken:
+        """Send messages in a transaction that begins so and is rolled back; or, without `begin`, outside of any."""
+        if (begin, messages) not in self._taken:
+            self._taken[begin, messages] = self._inside(begin, messages) if begin else self._alone(messages[0])
+        return self._taken[begin, messages]
+
+    def _inside(self, begin: str, messages: Sequence[Message]) -> Taken:
         connection = self._connection
-        connection.execute(begin.encode())
+        try:
+            connection.execute(begin.encode())
+        except psycopg.Error:
+            return NOT_BEGUN
         connection.execute("INSERT INTO public.fuzz_marker VALUES (1)")
         mine = self._transaction()
-        taken = self._results(body)
+        taken = Taken((), "", 0, ended=False, copied=False)
+        for message in messages:
+            self._read_as(message)
+            more = self._results(message)
+            position = message.start + more.position if more.position else 0
+            taken = Taken(
+                taken.tags + more.tags,
+                more.sqlstate,
+                position,
+                ended=False,
+                copied=taken.copied or more.copied,
+                ran=bool(more.tags),
+            )
+            if taken.sqlstate:
+                break
         status = connection.pgconn.transaction_status
         ended = status == TransactionStatus.IDLE or (
             status == TransactionStatus.INTRANS and self._transaction() != mine
@@ -114,6 +211,21 @@ class Judge:
         connection.execute("DISCARD ALL")
         connection.execute("SET client_min_messages = error")
         return taken
+
+    def _alone(self, message: Message) -> Taken:
+        self._read_as(message)
+        taken = self._results(message)
+        if self._connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            self._connection.execute("ROLLBACK")
+        self._clean()
+        return taken
+
+    def _read_as(self, message: Message) -> None:
+        if self._connection.pgconn.transaction_status == TransactionStatus.INERROR:
+            return
+        for name, value in (("client_encoding", "UTF8"), (SETTING, message.strings)):
+            if self._connection.info.parameter_status(name) != value:
+                self._connection.execute(f"SET {name} = {value}".encode())
 
     def _transaction(self) -> object:
         return self._connection.execute("SELECT pg_catalog.pg_current_xact_id_if_assigned()::text").fetchone()
@@ -129,9 +241,12 @@ class Judge:
         self._connection.close()
         self._open()
 
-    def _results(self, body: str) -> Taken:
+    def _results(self, message: Message) -> Taken:
         pgconn = self._connection.pgconn
-        pgconn.send_query(body.encode())
+        if message.single:
+            pgconn.send_query_params(message.sql.encode(), None)
+        else:
+            pgconn.send_query(message.sql.encode())
         tags: list[str] = []
         sqlstate, position, copied = "", 0, False
         while (result := pgconn.get_result()) is not None:
@@ -147,6 +262,8 @@ class Judge:
                         pass
             else:
                 sqlstate = (result.error_field(psycopg.pq.DiagnosticField.SQLSTATE) or b"").decode()
+                if b"multiple commands" in (result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY) or b""):
+                    sqlstate = SEVERAL
                 position = int(result.error_field(psycopg.pq.DiagnosticField.STATEMENT_POSITION) or 0)
         return Taken(tuple(tags), sqlstate, position, ended=False, copied=copied)
 
@@ -160,7 +277,7 @@ def compare(advice: Advice, taken: Taken) -> tuple[str, str] | None:
     count, done = len(advice.statements), len(taken.tags)
     if done != count if not taken.sqlstate else done >= count:
         return "count", f"{count} statements, and the server did {done}; {taken.sqlstate or 'all of them'}"
-    if done and taken.position:
+    if done and taken.ran and taken.position:
         at = advice.statements[done]
         if not at.start < taken.position <= at.end + 1:
             return "position", f"character {taken.position}, and the statement is {at.start}..{at.end}"
@@ -170,8 +287,8 @@ def compare(advice: Advice, taken: Taken) -> tuple[str, str] | None:
 def _false_alarm(advice: Advice, taken: Taken) -> tuple[str, str] | None:
     """Return what a reading refuses and the server takes, without an end of the transaction, and without a client."""
     control = any(_CONTROL.fullmatch(tag) for tag in taken.tags)
-    read_only = "READ ONLY" in advice.faults[0].message
-    if taken.sqlstate or taken.ended or taken.copied or control or read_only:
+    not_of_sql = any(word in advice.faults[0].message for word in _NOT_OF_SQL)
+    if taken.sqlstate or taken.ended or taken.copied or control or not_of_sql:
         return None
     return "false alarm where disputed" if advice.disputed else "false alarm", advice.faults[0].message
 

@@ -9,12 +9,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
+ALONE = "-- entrypoint: no-transaction\n"
+
 _VALUES = (
     *("1", "'a'", "'it''s; COMMIT;'", "E'\\';COMMIT;--'", "e'a\\\\'", "U&'\\0041;'", "B'10'", "X'1F'", "N'n;'"),
     *("$$;COMMIT;$$", "$a$ $$ ; $b$ ' $a$", "$é$;'$é$", "'\\'", "'a'\n';b'", "E'a'\n'\\';'", "'a' -- c\n '\n;'"),
     *("E'a' -- c'\n'\\';COMMIT;--'", "'a'\r'b'", "'a'\f\n'b'", "1.5e3", "0x1F", "1_000", "(SELECT 1)", "- -1", "1+-1"),
     *("1 -/* c */1", "1-- c;\n", "CASE WHEN true THEN 1 ELSE 2 END", "(1)::int", "'{}'::jsonb", "ARRAY[1,2]", "NULL"),
     *("U&'d!0061' UESCAPE '!'", "'a' || 'b'", "1 <> 2", "5 @ 3", "2 * -1", "abs(-1)", "'\t'", "'é\u2028\u00a0'"),
+    *(r"'\'' AS a -- '", r"'a\'; COMMIT; --'", r"'\\'", "'a'\n'\\';'", "B'1'\n'0'", r"n'\''", r"'\''';'", "'\\\n'"),
     *("('x' ~ '\\;')", "E'\\x41'", "$1$1$".replace("$1$1$", "$_1$;$_1$"), "E'\\\\'';'", "' -- '", "'/*'", "'*/'"),
 )
 _NAMES = (
@@ -58,7 +61,10 @@ _STATEMENTS = (
     *("SELECT 1 WHERE 1 <{s}2", "TABLE pg_catalog.pg_am", "WITH w AS (SELECT {v}) SELECT * FROM w", "SELECT"),
     *(
         "SET LOCAL standard_conforming_strings = off",
-        "SET standard_conforming_strings = on",
+        "SET standard_conforming_strings{s}={s}on",
+        "SET{s}standard_conforming_strings TO 'off'",
+        "RESET standard_conforming_strings",
+        "SELECT set_config('standard_conforming_strings', 'off', false)",
         "SET search_path = public",
     ),
     *(
@@ -104,6 +110,7 @@ _STATEMENTS = (
         "DECLARE c{i} CURSOR FOR SELECT {v}",
         "CREATE OPERATOR @-{i}0".replace("{i}0", "") + "(leftarg=int,rightarg=int,procedure=int4pl)",
     ),
+    *("CREATE TABLE t{i} AS SELECT{s}{v}::text AS{s}c", "CREATE TABLE t{i} AS VALUES ({v}::text),{s}({v}::text)"),
     *("", "SELECT 1 WHERE (1{s}=ANY(ARRAY[1]))", "MERGE INTO t USING t x ON false WHEN MATCHED THEN DO NOTHING"),
 )
 _CONTROLS = (
@@ -154,8 +161,13 @@ def make(random: Random) -> str:
         parts.append(random.choice(_GAPS))
     if random.random() < 0.3:
         parts.pop(-2)
-    if random.random() < 0.1:
+    chance = random.random()
+    if chance < 0.1:
         parts = ["BEGIN;", *parts, ";COMMIT"]
+    elif chance < 0.2:
+        parts = [ALONE, *parts]
+    elif chance < 0.25:
+        parts = [ALONE, "BEGIN;", *parts, ";COMMIT;", make(random)]
     return "".join(parts)
 
 

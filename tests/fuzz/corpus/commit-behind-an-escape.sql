@@ -1,0 +1,1 @@
+SELECT '\''; COMMIT; SELECT ' AS a -- ';
