@@ -13,7 +13,7 @@ from entrypoint.database.connect import target
 from entrypoint.deadline import Deadline
 from entrypoint.migration.apply.doubt import settle
 from entrypoint.migration.ledger import reading, writing
-from entrypoint.migration.lock.lease import Guard, Spell, _end_zombie
+from entrypoint.migration.lock.takeover import Streak, _end_zombie
 from kit.databases import server_errors
 from kit.processes import until
 from scene import LEGACY, Gate, Scene, errors, load_legacy, lock_key, only_error, token_of, told, warnings
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from conftest import ServerFactory
     from demo.postgres import Server
+    from entrypoint.migration.lock.guard import Guard
     from kit.databases import Database
     from kit.processes import Run
 
@@ -633,7 +634,7 @@ def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: 
     )
     begin = transactions.begin(deadline, server_version=worker.server_version, lock_timeout_ms=1000, role=owner)
     guarded = cast("Guard", SimpleNamespace(backend_pid=guard.login_pid))
-    _end_zombie(worker, place, begin, guarded, Spell(), deadline)
+    _end_zombie(worker, place, begin, guarded, Streak(), deadline)
     gone = "SELECT FROM pg_stat_activity WHERE pid = %s"
     until(lambda: not scene.database.rows(gone, (zombie.login_pid,)), 5, "the end of the frozen session")
     assert scene.database.rows(gone, (guard.login_pid,))

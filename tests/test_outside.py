@@ -12,7 +12,7 @@ import pytest
 from entrypoint.database.connect import target
 from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger import reading as ledger_module
-from entrypoint.migration.lock.lease import Guard
+from entrypoint.migration.lock.guard import Guard
 from entrypoint.migration.script.statements import advise
 from entrypoint.migration.script.units import Unit, cut, left_in_session, reached, repeatable
 from kit.migrations import write_migrations

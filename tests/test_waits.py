@@ -27,7 +27,7 @@ ALLOWED = {
     ("database/session.py", "_wait"): "a slice",
     ("migration/ledger/first_look.py", "__init__"): "a lock that nobody else has; then less than a slice",
     ("migration/ledger/first_look.py", "answer"): "a slice",
-    ("migration/lock/lease.py", "_keep_until_released"): "the guard's thread",
+    ("migration/lock/guard.py", "_keep_until_released"): "the guard's thread",
     ("migration/apply/watcher.py", "_watch"): "the watcher's thread",
     ("migration/apply/watcher.py", "stand_down"): "given to deadline.sliced",
     ("backup/waiting.py", "sleep"): "a tick",

@@ -9,10 +9,11 @@ import pytest
 from entrypoint.database.answers import Row, StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger.reading import Place
-from entrypoint.migration.lock.lease import Guard, Lease
+from entrypoint.migration.lock.lease import Lease
 
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
+    from entrypoint.migration.lock.guard import Guard
 
 PLACE = Place("public", True, {}, {})  # noqa: FBT003 - as it reads the catalogues
 

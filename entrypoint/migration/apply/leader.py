@@ -525,20 +525,17 @@ class Leader:
         lease, file = self._lease, task.migration.file
         # What is left of the migrations' time, as nobody else can have the lock meanwhile.
         deadline = Deadline(max(task.deadline.within(_PATIENCE).remaining(), GRACE))
-        begin = transactions.begin(
-            deadline,
-            server_version=self._worker.server_version,
-            lock_timeout_ms=deadline.milliseconds() // 2 + 1,
-            role=self._assignment.role,
-            # A file that runs outside a transaction may have made its session read-only.
-            statement=f"{transactions.READ_COMMITTED} READ WRITE",
-        )
         message = failure.report or failure.message
         row = writing.row(
             lease.place, file, self._assignment.app_version, status=reading.FAILED, message=message, milliseconds=0
         )
         try:
-            lease.open(begin, deadline)
+            lease.open(
+                deadline,
+                lock_timeout_ms=deadline.milliseconds() // 2 + 1,
+                # A file that runs outside a transaction may have made its session read-only.
+                statement=f"{transactions.READ_COMMITTED} READ WRITE",
+            )
             self._worker.query(f"{row}\nCOMMIT", deadline)
         except (StatementError, EntrypointError) as error:
             self._worker.rollback(Deadline(GRACE))

@@ -332,16 +332,18 @@ class Steps:
         Each takes the second advisory lock anew, as the file can let it go: so nobody takes over between two of its
         statements. `lend`: time-outs that stay when the transaction has ended.
         """
-        task, version = self._task, self._worker.server_version
-        opening = transactions.begin(
-            task.deadline,
-            server_version=version,
-            lock_timeout_ms=task.ddl_lock_timeout_ms if lock_timeout_ms is None else lock_timeout_ms,
-            role=task.assignment.role,
-            statement=session_state.aside(begin, self._timeouts(), self._lent, lend),
+        task = self._task
+        transaction_id, _ = ours(
+            task,
+            lambda: task.lease.open(
+                task.deadline,
+                lock_timeout_ms=task.ddl_lock_timeout_ms if lock_timeout_ms is None else lock_timeout_ms,
+                patience=task.patience,
+                statement=session_state.aside(begin, self._timeouts(), self._lent, lend),
+                then=(self._session_lock, *transactions.session_survival(self._worker.server_version)),
+            ),
         )
-        then = (self._session_lock, *transactions.session_survival(version))
-        return ours(task, lambda: task.lease.open(opening, task.patience, then))[0]
+        return transaction_id
 
     def _timeouts(self, *, concurrently: bool = False) -> Timeouts:
         """Return what bounds a statement of the file that has set nothing itself."""

@@ -47,15 +47,16 @@ def apply(task: Task, trace: Trace) -> None:
 
 def begin(task: Task, trace: Trace) -> tuple[str, int]:
     """Open the transaction behind the fence; return its id and the backend that works on it."""
-    lease = task.lease
-    opening = transactions.begin(
-        task.deadline,
-        server_version=lease.worker.server_version,
-        lock_timeout_ms=task.ddl_lock_timeout_ms,
-        role=task.assignment.role,
-        statement=task.migration.advice.begin,
+    transaction_id, backend_pid = ours(
+        task,
+        lambda: task.lease.open(
+            task.deadline,
+            lock_timeout_ms=task.ddl_lock_timeout_ms,
+            patience=task.patience,
+            statement=task.migration.advice.begin,
+            then=session_state.FRESH,
+        ),
     )
-    transaction_id, backend_pid = ours(task, lambda: lease.open(opening, task.patience, then=session_state.FRESH))
     trace.opened(transaction_id)
     return transaction_id, backend_pid
 

@@ -19,8 +19,8 @@ from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import locked
-from entrypoint.migration.lock.lease import Spell, try_acquire
 from entrypoint.migration.lock.patience import Patience
+from entrypoint.migration.lock.takeover import Streak, try_acquire
 from entrypoint.migration.observe import progress
 from entrypoint.redaction import foreign, foreign_report
 
@@ -65,7 +65,7 @@ class Contender:
         self._last_report = float("-inf")
         self._last_told: tuple[object, ...] | None = None
         self._seen: LockRow | None = None
-        self._fenced = Spell()
+        self._fenced = Streak()
         self._tries = 0
         self._in_vain = 0
         """How often the lock was not to be had since it last looked taken."""
@@ -191,23 +191,16 @@ class Contender:
         return reading.look(session, self._place, self._assignment.role, patience, contending=True)
 
     def _try(self, session: Session, deadline: Deadline) -> Lease | None:
-        assignment = self._assignment
         self._tries += 1
         lease = try_acquire(
+            self._assignment,
             session,
-            assignment.target,
             self._place,
             # One for each lease: a late statement about an earlier one must not be about this one.
-            f"{assignment.token}.{self._tries}",
-            assignment.lock,
-            schema=assignment.schema,
-            role=assignment.role,
-            connect_timeout=assignment.connect_timeout,
-            fenced=self._fenced,
-            ends=Deadline(self._clocks.work_left({})),
+            f"{self._assignment.token}.{self._tries}",
+            self._fenced,
             # Enough to finish what has begun, even if the waiting is over meanwhile.
-            deadline=Deadline(max(deadline.remaining(), 0.5)),
-            rehearsal=assignment.rehearsal,
+            Deadline(max(deadline.remaining(), 0.5)),
         )
         if lease is not None:
             self._place = lease.place

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint import logs
-from entrypoint.database import classify, transactions
+from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, LedgerChangedError, MigrationError
@@ -78,10 +78,7 @@ def _until_it_is_in(assignment: Assignment, lease: Lease, amendment: Amendment, 
 
 def _attempt(assignment: Assignment, lease: Lease, amendment: Amendment, patience: Deadline) -> None:
     worker, place = lease.worker, lease.place
-    begin = transactions.begin(
-        patience, server_version=worker.server_version, lock_timeout_ms=_LOCK_TIMEOUT_MS, role=assignment.role
-    )
-    transaction_id, _ = lease.open(begin, patience)
+    transaction_id, _ = lease.open(patience, lock_timeout_ms=_LOCK_TIMEOUT_MS)
     # Not even a person may change it between the comparison and the change. Reading is not disturbed.
     lock = f"LOCK TABLE {place.table('schema_migrations')} IN SHARE ROW EXCLUSIVE MODE"
     now = reading.as_ledger(worker.query(f"{lock}; {reading.ledger_query(place)}", patience)[-1])

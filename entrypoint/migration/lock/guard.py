@@ -1,0 +1,138 @@
+"""The guard: the connection that holds the advisory lock, for as long as this process lives and answers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from entrypoint import logs
+from entrypoint.database import transactions
+from entrypoint.database.answers import StatementError
+from entrypoint.database.connect import Failure
+from entrypoint.deadline import Deadline, joined, pause, sliced
+from entrypoint.errors import ConnectionLostError, EntrypointError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.connect import Target
+    from entrypoint.migration.ledger.reading import Place
+
+PING_EVERY = 5.0
+# Between two attempts to win a lost guard back.
+_WIN_BACK_PAUSE = 0.2
+# How long the guard's thread may take to stop.
+_STOP = 0.5
+_PING_PATIENCE = 10.0
+# What ended the guard's session and what ended the worker's are one and the same if there is no more between them.
+_LATELY = 1.0
+_NEVER = float("-inf")
+
+
+class Guard:
+    """The connection that holds the advisory lock, and the thread that keeps it alive and wins it back."""
+
+    def __init__(self, target: Target, place: Place, connect_timeout: float) -> None:
+        """Open the connection; it holds nothing yet. Raises `database.connect.Failure`."""
+        self._target = target
+        self._place = place
+        self._connect_timeout = connect_timeout
+        self._session = target.connect(connect_timeout)
+        self._released = threading.Event()
+        # Written to on release, as the thread waits on its connection.
+        self._wakened, self._waker = os.pipe()
+        self._held = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="guard", daemon=True)
+        self.backend_pid = 0
+        """Which server process holds the lock, once it is taken."""
+        self.was_lost = threading.Event()
+        """Whether the lock was lost, even if it has been won back."""
+        self._lost_at = _NEVER
+
+    def try_lock(self, deadline: Deadline) -> bool:
+        """Take the lock if nobody holds it; do not wait."""
+        if not self._lock(deadline):
+            return False
+        self._held.set()
+        self._thread.start()
+        return True
+
+    def held_within(self, seconds: float) -> bool:
+        """Tell whether the lock is held, or is won back within so many seconds."""
+        return sliced(self._held.wait, seconds)
+
+    def lost_lately(self, seconds: float) -> bool:
+        """Tell whether the lock is lost, or was a moment ago, or is within so many seconds."""
+
+        def wait(slice_: float) -> bool:
+            pause(slice_)
+            return lost()
+
+        def lost() -> bool:
+            return not self._held.is_set() or time.monotonic() - self._lost_at < _LATELY
+
+        return lost() or sliced(wait, seconds)
+
+    def release(self) -> None:
+        """Let the lock go, at once if the server answers; otherwise it ends with the connection."""
+        self._released.set()
+        if self._thread.ident is None:
+            self._end()
+        else:
+            os.write(self._waker, b"!")
+            # Not for ever: a thread that waits for the server's answer ends when it has it, or with the process.
+            joined(self._thread, _STOP)
+        if not self._thread.is_alive():
+            os.close(self._waker)
+            os.close(self._wakened)
+
+    def _end(self) -> None:
+        self._session.rollback(Deadline(0.3))
+        self._session.close()
+
+    def _lock(self, deadline: Deadline) -> bool:
+        results = self._session.query(
+            f"{transactions.begin_guard(self._session.server_version)}\n"
+            f"SELECT pg_catalog.pg_try_advisory_xact_lock({self._place.lock_key}), pg_catalog.pg_backend_pid()",
+            deadline,
+        )
+        locked, backend_pid = results[-1][0]
+        self.backend_pid = int(backend_pid or 0)
+        return locked == "t"
+
+    def _keep(self) -> None:
+        try:
+            self._keep_until_released()
+        finally:
+            self._end()
+
+    def _keep_until_released(self) -> None:
+        """Ping now and then, notice the connection's end at once, and win the lock back if it was lost.
+
+        The ping touches no table: a lock on one would block the migration itself. Whoever has won the lock
+        meanwhile keeps it; the fence decides who may commit.
+        """
+        next_ping = time.monotonic() + PING_EVERY
+        while not self._released.is_set():
+            try:
+                if not self._held.is_set():
+                    self._win_back()
+                self._session.wait_for_end(max(next_ping - time.monotonic(), 0.0), self._wakened)
+                if time.monotonic() >= next_ping:
+                    self._session.query("SELECT 1", Deadline(_PING_PATIENCE))
+                    next_ping = time.monotonic() + PING_EVERY
+            except (StatementError, EntrypointError, Failure) as error:
+                self._session.abandon()
+                if self._held.is_set() and not self._released.is_set():
+                    self._lost_at = time.monotonic()
+                    self._held.clear()
+                    self.was_lost.set()
+                    logs.event(logs.WARNING, "lock.guard_lost", f"the guard of the migration lock is gone: {error}")
+                self._released.wait(_WIN_BACK_PAUSE)
+
+    def _win_back(self) -> None:
+        self._session = self._target.connect(self._connect_timeout)
+        if not self._lock(Deadline(_PING_PATIENCE)):
+            raise ConnectionLostError("somebody else holds the migration lock")
+        self._held.set()
+        logs.event(logs.INFO, "lock.guard_regained", "the guard of the migration lock is back")

@@ -1,0 +1,71 @@
+"""What a holder writes into the row `migration_lock`. Pure functions that make SQL."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from entrypoint.database.quoting import literal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from entrypoint.deadline import Deadline
+
+NO_PROGRESS = (
+    "progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL, "
+    "progress_detail = NULL"
+)
+FREE = (
+    f"locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL, {NO_PROGRESS}, "
+    "guard_pid = NULL, guard_token = NULL, until = NULL"
+)
+
+
+def holder_name() -> str:
+    """Return this host's name, which in a container is the pod's or the container's."""
+    return os.uname().nodename
+
+
+def held_by_us(token: str) -> str:
+    """Return what the row says about who holds the lock."""
+    return (
+        f"locked_at = pg_catalog.clock_timestamp(), locked_by = {literal(holder_name())}, "
+        f"process_id = {os.getpid()}, token = {literal(token)}"
+    )
+
+
+def life(guard_pid: int, token: str, ends: Deadline) -> str:
+    """Return what the row says about who guards for us and for how long we may go on.
+
+    With our token, as a holder of an earlier release does not know these columns, and leaves in them what was there.
+    """
+    return (
+        f"guard_pid = {guard_pid}, guard_token = {literal(token)}, "
+        f"until = pg_catalog.clock_timestamp() + interval '{ends.remaining():.3f} seconds'"
+    )
+
+
+def progress(
+    token: str,
+    migration: str | None,
+    statement: int | None,
+    statements: int | None,
+    detail: Mapping[str, object] | None,
+) -> str:
+    """Return what the row says about what is being worked on.
+
+    The `detail` carries our token: a holder of an earlier release does not know that column, and leaves in it what was
+    there.
+    """
+    text = None if detail is None else json.dumps({**detail, "token": token})
+    return (
+        f"progress_migration = {literal(migration)}, progress_statement = {_number(statement)}, "
+        f"progress_statements = {_number(statements)}, progress_detail = {literal(text)}, "
+        "progress_at = pg_catalog.clock_timestamp()"
+    )
+
+
+def _number(value: int | None) -> str:
+    return "NULL" if value is None else str(value)

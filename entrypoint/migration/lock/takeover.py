@@ -1,0 +1,222 @@
+"""Take the lock: the guard first, then the tables if they are missing, then the row, if no fence stands before it."""
+
+from __future__ import annotations
+
+import time
+
+from entrypoint import logs
+from entrypoint.counts import count
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConnectionLostError
+from entrypoint.migration.ledger import reading, tables
+from entrypoint.migration.lock import row
+from entrypoint.migration.lock.guard import Guard
+from entrypoint.migration.lock.lease import Lease, begin_short
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from entrypoint.database.session import Session
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.policy import LockPolicy
+
+# The guard's lock was to be had again and again for so long, and the row was not: nobody won the guard back.
+_ZOMBIE_AFTER = 2.0
+# A holder that lives shows its progress every second while a migration takes long.
+_SILENT = 10
+# Longer than a contender's pause, so that "again and again" means at each of its looks.
+_BREAK = 2.5
+# To open the guard's connection, even if the waiting is nearly over.
+_LEAST_CONNECT = 0.5
+# For each of our own short statements about the lock.
+_PATIENCE = 10.0
+
+
+class Streak:
+    """For how long something has been seen again and again, without a break."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Count by a `clock` in seconds."""
+        self._clock = clock
+        self.told = False
+        """Whether the log has been told what cannot be done about it."""
+        self._first = self._last = float("-inf")
+
+    def seen(self) -> None:
+        """Say that it is seen now."""
+        now = self._clock()
+        if now - self._last > _BREAK:
+            self._first = now
+        self._last = now
+
+    def seconds(self) -> float:
+        """Return for how long it has been seen, up to now; 0 after a break."""
+        now = self._clock()
+        return now - self._first if now - self._last <= _BREAK else 0.0
+
+
+def try_acquire(
+    assignment: Assignment, worker: Session, place: Place, token: str, streak: Streak, deadline: Deadline
+) -> Lease | None:
+    """Try once to take the lock; return the lease, or None if somebody else has it.
+
+    Both connections are there before anything is taken: `worker` is open already, the guard's is opened first.
+    `streak`: for how long an earlier holder's fence has been all that stands in the way.
+    A rehearsal creates and upgrades nothing; where there are no tables of ours, it takes the guard's lock alone.
+    Raises `database.connect.Failure` if the guard's connection is refused.
+    """
+    patience = deadline.within(_PATIENCE)
+    target, role = assignment.target, assignment.role
+    ends = Deadline(assignment.clocks.work_left({}))
+    guard = Guard(target, place, min(assignment.connect_timeout, max(deadline.remaining(), _LEAST_CONNECT)))
+    lease = None
+    try:
+        if not guard.try_lock(patience):
+            return None
+        # Only now may the tables be created or changed; and not beside a living replica of the earlier system.
+        begin = begin_short(worker, role, patience)
+        found = _find_beside_guard(worker, place, assignment.schema, role, patience)
+        if found.schema != place.schema:
+            # The guard has the lock of another place.
+            return None
+        place = found
+        reading.refuse_intrusion(place)
+        if not place.complete:
+            if _earlier_system_works(worker, place, role, assignment.lock, patience):
+                return None
+            if assignment.rehearsal:
+                lease = Lease(guard, worker, place, token, role, ends, shown=False)
+                return lease
+            made = tables.ensure(worker, place, assignment.schema, role, begin, patience)
+            if made is None:
+                return None
+            place = made
+            logs.event(
+                logs.INFO,
+                "ledger.created",
+                f"created or upgraded the ledger in schema {place.schema}",
+                schema=place.schema,
+            )
+        ours = f"{row.held_by_us(token)}, {row.NO_PROGRESS}, {row.life(guard.backend_pid, token, ends)}"
+        if _take_row(worker, place, ours, begin, assignment.lock, guard, patience):
+            lease = Lease(guard, worker, place, token, role, ends)
+        elif guard.held_within(0):
+            streak.seen()
+            if streak.seconds() >= _ZOMBIE_AFTER:
+                _end_zombie(worker, place, begin, guard, streak, patience)
+        return lease
+    finally:
+        if lease is None:
+            worker.rollback(patience.within(1))
+            guard.release()
+
+
+def _find_beside_guard(
+    worker: Session, place: Place, schema: str | None, role: str | None, deadline: Deadline
+) -> Place:
+    """Look again at what is there, as the first use of the second connection: here a pool of one shows itself."""
+    try:
+        return reading.find_again(worker, place, schema, deadline, role)
+    except ConnectionLostError as error:
+        if worker.login_pid == place.backend_pid:
+            raise
+        raise ConnectionLostError(
+            f"The pooler gave us no second server connection beside the guard's: {error.message}",
+            remedy="The pool must allow two server connections at least (PgBouncer: default_pool_size); or set "
+            "MIGRATION_DATABASE_URL to the server itself.",
+        ) from error
+
+
+def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak: Streak, deadline: Deadline) -> None:
+    """End the sessions of a holder whose guard is gone for good, and whose transaction still stands before the row.
+
+    Its process is frozen or its node has vanished: it has not pinged for longer than PostgreSQL lets a guard be
+    idle, nor won the guard back, nor shown any progress. Without this, its statement would keep everybody waiting
+    to its end. All is asked in one message, and who has the guard's lock in the very statement that acts, as this
+    process may freeze between two. The row is read as the role; sessions are ended as the login user, who is most
+    likely the same as theirs.
+    """
+    try:
+        results = worker.query(
+            f"""{begin}
+            SELECT l.locked_by, l.process_id,
+                   pg_catalog.set_config('entrypoint.zombie', pg_catalog.split_part(l.token, '.', 1), true)
+            FROM {place.table("migration_lock")} l
+            WHERE l.id = 1
+                -- Neither is known of one that an operator has freed before it showed any progress.
+                AND coalesce(greatest(l.locked_at, l.progress_at), '-infinity')
+                    < pg_catalog.clock_timestamp() - interval '{_SILENT} seconds';
+            SET LOCAL ROLE NONE;
+            SELECT count(pg_catalog.pg_terminate_backend(a.pid))
+            FROM pg_catalog.pg_stat_activity a
+            WHERE a.application_name =
+                    'entrypoint:' || nullif(pg_catalog.current_setting('entrypoint.zombie', true), '')
+                AND a.datname = pg_catalog.current_database() AND {place.guarded_by(guard.backend_pid)}
+                -- An old session of this very process may be the one.
+                AND a.pid NOT IN (pg_catalog.pg_backend_pid(), {guard.backend_pid});
+            COMMIT""",
+            deadline,
+        )
+    except StatementError as error:
+        # Replicas may log in as different users. Then its statement's end has to be waited for.
+        worker.rollback(deadline)
+        level, streak.told = (logs.DEBUG if streak.told else logs.WARNING), True
+        logs.event(
+            level,
+            "lock.zombie_left",
+            f"the last holder of the migration lock does not answer any more, and its session cannot be ended: {error}",
+        )
+        return
+    found, ended = results[-4], int(results[-2][0][0] or 0)
+    for holder, process_id, _token in found if ended else ():
+        logs.event(
+            logs.WARNING,
+            "lock.ended_zombie",
+            f"the last holder of the migration lock, {f'{holder} (process {process_id})' if holder else 'which an '}"
+            f"{'' if holder else 'operator has freed'}, does not answer any more; ended "
+            f"its {count(ended, 'session')}",
+            holder=holder,
+            process_id=int(process_id) if process_id else None,
+        )
+
+
+def _earlier_system_works(
+    worker: Session, place: Place, role: str | None, policy: LockPolicy, deadline: Deadline
+) -> bool:
+    row = reading.look(worker, place, role, deadline, contending=True).lock
+    return row is not None and row.legacy and (row.seconds is None or row.seconds < policy.stale)
+
+
+def _take_row(
+    worker: Session, place: Place, ours: str, begin: str, policy: LockPolicy, guard: Guard, deadline: Deadline
+) -> bool:
+    """Write our name into the row, unless a replica of the earlier system holds it or a fence stands before it.
+
+    A row with a token belongs to a guard that is gone, whatever its age, if ours holds the guard's lock: that is
+    asked once more when the row is locked, as this process may have been frozen since. SKIP LOCKED: a transaction
+    that is still fenced by an earlier holder's token ends first.
+    """
+    table = place.table("migration_lock")
+    results = worker.query(
+        f"""{begin}
+        INSERT INTO {table} (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
+        WITH candidate AS (
+            SELECT id FROM {table}
+            WHERE id = 1 AND (locked_at IS NULL OR token IS NOT NULL
+                OR locked_at < pg_catalog.clock_timestamp() - interval '{policy.stale:.3f} seconds')
+                -- Held, shared, by a session that still works outside a transaction for an earlier holder.
+                AND pg_catalog.pg_try_advisory_xact_lock({place.session_key})
+            FOR UPDATE SKIP LOCKED
+        )
+        UPDATE {table} AS l SET {ours}
+        FROM candidate
+        -- As a subquery of its own, which refers to the candidate, it is asked after the row is locked.
+        WHERE l.id = candidate.id AND CASE WHEN candidate.id = 1 THEN {place.guarded_by(guard.backend_pid)} END
+        RETURNING l.id;
+        COMMIT""",
+        deadline,
+    )
+    return bool(results[-2])
