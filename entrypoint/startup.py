@@ -6,11 +6,10 @@ is imported where it turns out to be needed (docs/startup-cost.md; tests/test_im
 
 from __future__ import annotations
 
-import gc
 import os
 
 from entrypoint import logs
-from entrypoint.errors import ConfigurationError, ConnectionLostError, EntrypointError
+from entrypoint.errors import ConfigurationError, EntrypointError
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, visible
 
@@ -20,26 +19,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Literal
 
-    from entrypoint.clocks import Clocks
-    from entrypoint.database.connect import Target
-    from entrypoint.database.session import Session
-    from entrypoint.deadline import Deadline
     from entrypoint.migration.apply.migrator import Result
-    from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.first_look import Question
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import LedgerRow, Look, Place
-    from entrypoint.migration.observe.blockers import Blocker
+    from entrypoint.migration.ledger.reading import Place
     from entrypoint.migration.observe.board import Board
     from entrypoint.migration.script.files import Directory
     from entrypoint.settings import Settings
+    from entrypoint.survey import Survey
 
     OutcomeName = Literal["up_to_date", "migrated", "waited", "ahead", "disabled", "failed"]
     # Shows a board for as long as its context is open.
     Display = Callable[[Board], AbstractContextManager[None]]
-
-# At least so long for the first survey, whatever connecting has left of its time.
-_SURVEY_PATIENCE = 1.0
 
 
 class Outcome(NamedTuple):
@@ -57,19 +48,6 @@ class Outcome(NamedTuple):
             "ENTRYPOINT_SCHEMA_VERSION": "" if self.schema_version is None else str(self.schema_version),
             "ENTRYPOINT_ERROR": visible(" ".join(self.error.message.split())) if failed and self.error else None,
         }
-
-
-class Survey(NamedTuple):
-    """What was found before anything is done."""
-
-    session: Session
-    target: Target
-    place: Place
-    directory: Directory
-    plan: Plan
-    rows: tuple[LedgerRow, ...]
-    clocks: Clocks
-    """What the start has left of its time."""
 
 
 def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
@@ -111,7 +89,13 @@ def bring_up_to_date(settings: Settings, *, up_to: int | None = None, display: D
 def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | None) -> Outcome:
     # The server is asked in a thread while the files are read here.
     question = _ask(settings)
-    directory = load_files(settings)
+    from entrypoint.migration.script import files
+
+    directory = files.load_directory(settings.migrations_dir, settings.file_limit)
+    if directory.faults:
+        from entrypoint.migration.script.prepare import refuse_bad_names
+
+        refuse_bad_names(directory)
     from entrypoint.migration.ledger.plan import decide
 
     rows = None if question is None else question.answer().rows
@@ -122,8 +106,9 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
             return _nothing_to_do(plan, up_to)
     # Something is to be done, or was not as it nearly always is: from here on it is psycopg that asks.
     from entrypoint.migration.ledger.reading import refuse_intrusion
+    from entrypoint.survey import survey_beside
 
-    survey = _survey(settings, directory, question, up_to)
+    survey = survey_beside(question, settings, directory, up_to)
     try:
         refuse_intrusion(survey.place)
         tell_differences(survey.directory, survey.plan)
@@ -144,154 +129,6 @@ def _ask(settings: Settings) -> Question | None:
     except ImportError:
         return None
     return Question(settings.address.conninfo, settings.schema, settings.role, settings.connect.timeout)
-
-
-def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
-    """Read the files, connect, and compare the files with the ledger: two round trips after the login.
-
-    The caller closes the session. Raises EntrypointError.
-    """
-    return _survey(settings, load_files(settings), None, up_to)
-
-
-def load_files(settings: Settings) -> Directory:
-    """Read names and checksums of the migration files. Raises MigrationFilesError, ConfigurationError."""
-    from entrypoint.migration.script import files
-
-    directory = files.load_directory(settings.migrations_dir, settings.file_limit)
-    if directory.faults:
-        from entrypoint.migration.script.prepare import refuse_bad_names
-
-        refuse_bad_names(directory)
-    return directory
-
-
-def _survey(settings: Settings, directory: Directory, before: Question | None, up_to: int | None) -> Survey:
-    """Connect and compare; what came of the question `before`, if there was one, counts as the first attempt."""
-    from entrypoint.clocks import CONNECTING
-    from entrypoint.database.answers import StatementError
-    from entrypoint.database.connect import connect, failure_of, target
-    from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger import reading
-    from entrypoint.migration.ledger.plan import decide
-
-    gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
-    token = os.urandom(8).hex() if before is None else before.token
-    whereabouts = target(settings.address.conninfo, settings.address.variable, token)
-    # A server that lets us in and then freezes, or goes, is to cost no more time than one that does not let us in.
-    clocks = start_clocks(settings, spent=0.0 if before is None else before.seconds())
-    attempts = 0
-    begun = 0.0
-    failed = None
-    if before is not None:
-        first = before.answer()
-        begun = before.seconds()
-        failed = None if first.connecting_failed is None else failure_of(first.connecting_failed)
-        if first.lost is not None:
-            attempts, begun = 1, 0.0
-            _connect_again(first.lost, attempts, settings, clocks.running)
-    while True:
-        _enter_phase(settings, "connecting")
-        session = connect(whereabouts, settings.connect, clocks, spent=attempts, failed=failed, begun=begun)
-        arrival = clocks.turn_to(CONNECTING)
-        failed, begun = None, 0.0
-        _enter_phase(settings, "surveying")
-        patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
-        attempts += 1
-        try:
-            place = reading.find(session, settings.schema, patience, settings.role)
-            look = _look(session, place, settings, clocks, patience)
-        except StatementError as error:
-            from entrypoint.migration.ledger.refusal import refused_on
-
-            doing = "the ledger could not be read"
-            fault = refused_on(session, settings.schema, settings.role, error, doing, reading=False)
-            session.close()
-            raise fault from error
-        except ConnectionLostError as lost:
-            session.close()
-            _connect_again(lost, attempts, settings, clocks.turn_to(CONNECTING))
-        except BaseException:
-            session.close()
-            raise
-        else:
-            plan = decide(directory.files, look.rows, up_to=up_to)
-            return Survey(session, whereabouts, place, directory, plan, look.rows, clocks)
-
-
-def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings, arrival: Deadline) -> None:
-    """Return after a pause if there is to be another attempt after so many; otherwise raise `lost`."""
-    if attempts >= settings.connect.attempts or arrival.passed():
-        raise lost
-    from random import uniform
-
-    from entrypoint.database.backoff import pause_after
-    from entrypoint.deadline import pause
-
-    # Growing, as where nobody lets us in: PgBouncer does, while it cannot log in itself, and refuses the first query.
-    seconds = min(pause_after(attempts - 1, settings.connect.backoff, uniform), arrival.remaining())
-    logs.event(
-        logs.WARNING,
-        "database.retry",
-        f"{lost.message}; connecting again",
-        attempt=attempts,
-        pause_ms=round(seconds * 1000),
-    )
-    pause(seconds)
-
-
-def start_clocks(settings: Settings, *, spent: float = 0.0) -> Clocks:
-    """Return the clocks of a start; that for connecting runs, of which `spent` seconds are over."""
-    from entrypoint.clocks import CONNECTING, Clocks
-
-    clocks = Clocks(settings.apply.timeout, connecting=settings.connect.longest - spent, waiting=settings.lock.timeout)
-    clocks.turn_to(CONNECTING)
-    return clocks
-
-
-def _look(session: Session, place: Place, settings: Settings, clocks: Clocks, patience: Deadline) -> Look:
-    """Read the ledger; wait for it, if somebody has locked it, as one waits for the migration lock.
-
-    Raises LockTimeoutError.
-    """
-    from entrypoint.clocks import CONNECTING, WAITING
-    from entrypoint.database.answers import StatementError
-    from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger import reading
-
-    others = None
-    blockers: tuple[Blocker, ...] = ()
-    while True:
-        try:
-            look = reading.look(session, place, settings.role, patience, contending=False)
-        except StatementError as error:
-            waiting = clocks.turn_to(WAITING)
-            if error.sqlstate != reading.LOCK_NOT_AVAILABLE:
-                raise
-            from entrypoint.migration.lock import locked
-
-            # Whoever was seen at an earlier look may have gone in the very moment of the last question.
-            blockers = locked.who_locks(session, place) or blockers
-            if waiting.passed():
-                raise locked.timed_out(blockers, settings.lock.timeout + clocks.stood) from error
-        else:
-            clocks.turn_to(CONNECTING)
-            return look
-        logs.event(logs.INFO, "ledger.locked", f"{locked.describe(blockers)}; looking again")
-        if others is None:
-            from entrypoint.migration.lock.patience import Patience
-
-            others = Patience(clocks, settings.lock, settings.apply, settings.role)
-        others.weigh(session, place)
-        patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, waiting.remaining())))
-
-
-def _enter_phase(settings: Settings, name: str) -> None:
-    """Say where we are, if somebody may ask; nobody else pays for the module."""
-    if settings.probe_port is not None:
-        from entrypoint import phase
-
-        phase.enter(name)
 
 
 def tell_differences(directory: Directory, plan: Plan) -> None:
@@ -359,6 +196,7 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
     from entrypoint import phase
     from entrypoint.counts import count
     from entrypoint.migration.apply.migrator import migrate
+    from entrypoint.survey import assign, refuse_read_only
 
     refuse_read_only(survey, f"{count(len(plan.pending), 'migration is', 'migrations are')} pending")
     phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
@@ -385,43 +223,6 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
         logs.failure(error, level=logs.WARNING)
         return _nothing_to_do(plan, up_to)
     return _migrated(result)
-
-
-def refuse_read_only(survey: Survey, what: str) -> None:
-    """Raise ReadOnlyError if the server takes no writes; `what` says what there was to write, as a clause."""
-    place = survey.place
-    if place.standby or place.read_only:
-        from entrypoint.migration.ledger.refusal import read_only, read_only_by_default
-
-        if place.standby:
-            raise read_only(f"{what}, and this server is a standby; nothing was run")
-        raise read_only_by_default(survey.session, f"{what}, and the database is read-only by default; nothing was run")
-
-
-def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assignment:
-    """Return all that whoever holds the lock needs to know."""
-    from entrypoint.migration.assignment import Assignment
-    from entrypoint.migration.ledger.differences import Differences
-    from entrypoint.migration.losses import Losses
-    from entrypoint.migration.observe.board import Board
-
-    return Assignment(
-        directory=survey.directory,
-        up_to=up_to,
-        target=survey.target,
-        schema=settings.schema,
-        role=settings.role,
-        app_version=settings.app_version,
-        token=survey.target.token,
-        connect_timeout=settings.connect.timeout,
-        lock=settings.lock,
-        apply=settings.apply,
-        clocks=survey.clocks,
-        backup_dir=settings.backup_dir,
-        board=Board(len(survey.plan.pending)),
-        losses=Losses(),
-        differences=Differences.told_of(survey.plan),
-    )
 
 
 def _migrated(result: Result) -> Outcome:

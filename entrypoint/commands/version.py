@@ -24,7 +24,7 @@ def add_options(_parser: argparse.ArgumentParser) -> None:
 
 def execute(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print it."""
-    from entrypoint.startup import survey_database
+    from entrypoint.survey import survey_database
 
     survey = survey_database(read_settings(environ, asked_for=True))
     survey.session.close()

@@ -12,7 +12,7 @@ from entrypoint.errors import UsageError
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
-from entrypoint.startup import start_clocks
+from entrypoint.survey import start_clocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

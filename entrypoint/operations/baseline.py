@@ -10,7 +10,8 @@ from entrypoint.counts import count
 from entrypoint.errors import MigrationError, UsageError
 from entrypoint.migration.ledger import reading, writing
 from entrypoint.migration.operator.amend import Amendment, amend
-from entrypoint.startup import assign, refuse_read_only, survey_database, tell_differences
+from entrypoint.startup import tell_differences
+from entrypoint.survey import assign, refuse_read_only, survey_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.files import MigrationFile
     from entrypoint.settings import Settings
-    from entrypoint.startup import Survey
+    from entrypoint.survey import Survey
 
 
 class Baseline(NamedTuple):

@@ -188,7 +188,7 @@ def _applied(settings: Settings, migrations: Directory) -> tuple[frozenset[int],
         return frozenset(), False, Finding("note", "database", f"the database was not asked: names come first; {every}")
     if not settings.address.conninfo and not any(os.environ.get(name) for name in _LIBPQ_ADDRESSES):
         return frozenset(), False, Finding("note", "database", f"no database is configured; {every}")
-    from entrypoint.startup import survey_database
+    from entrypoint.survey import survey_database
 
     once = settings.connect._replace(attempts=1, timeout=min(_QUICK, settings.connect.timeout))
     try:

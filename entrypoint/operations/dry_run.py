@@ -15,7 +15,8 @@ from entrypoint.operations.check import lint_all, look_at, no_linter, why_outsid
 from entrypoint.operations.findings import Finding, describe, in_order
 from entrypoint.operations.lint import find_squawk
 from entrypoint.redaction import visible
-from entrypoint.startup import survey_database, tell_differences
+from entrypoint.startup import tell_differences
+from entrypoint.survey import survey_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

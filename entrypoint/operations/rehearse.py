@@ -7,7 +7,8 @@ from entrypoint.counts import count
 from entrypoint.migration.lock.contender import held_back
 from entrypoint.migration.operator.rehearsal import MODES, rehearse
 from entrypoint.operations.display import clean, duration
-from entrypoint.startup import assign, refuse_read_only, survey_database, tell_differences
+from entrypoint.startup import tell_differences
+from entrypoint.survey import assign, refuse_read_only, survey_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from entrypoint.errors import ConfigurationError
 from entrypoint.migration.ledger import reading, writing
 from entrypoint.migration.operator.amend import Amendment, amend
 from entrypoint.redaction import foreign_report, visible
-from entrypoint.startup import assign, refuse_read_only, survey_database
+from entrypoint.survey import assign, refuse_read_only, survey_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import LedgerRow, Place
     from entrypoint.migration.script.files import MigrationFile
     from entrypoint.settings import Settings
-    from entrypoint.startup import Survey
+    from entrypoint.survey import Survey
 
 CHECKSUMMED = "checksums"
 FAILED = "failed"

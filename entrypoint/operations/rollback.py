@@ -10,14 +10,15 @@ from entrypoint.counts import count
 from entrypoint.errors import UsageError
 from entrypoint.migration.operator.reversal import plan_reversal, reverse
 from entrypoint.redaction import visible
-from entrypoint.startup import assign, refuse_read_only, survey_database, tell_differences
+from entrypoint.startup import tell_differences
+from entrypoint.survey import assign, refuse_read_only, survey_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.migration.apply.leader import Applied
     from entrypoint.migration.operator.reversal import Step
     from entrypoint.settings import Settings
-    from entrypoint.startup import Survey
+    from entrypoint.survey import Survey
 
 
 class Rollback(NamedTuple):

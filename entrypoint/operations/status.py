@@ -12,7 +12,7 @@ from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.redaction import foreign_report, visible_json
-from entrypoint.startup import survey_database
+from entrypoint.survey import survey_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import holder
 from entrypoint.migration.lock.contender import describe_holder
 from entrypoint.redaction import foreign, visible
-from entrypoint.startup import start_clocks
+from entrypoint.survey import start_clocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

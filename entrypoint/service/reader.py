@@ -12,9 +12,10 @@ from entrypoint.database.connect import Failure, database_of, target, unavailabl
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.script.prepare import load_files
 from entrypoint.operations.status import read_ledger, summarise
 from entrypoint.service import snapshot
-from entrypoint.startup import internal_error, load_files
+from entrypoint.startup import internal_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ class Reader:
         """Return the migration files, read again only if one of them is not what it was. Raises EntrypointError."""
         signature = _signature(self._settings.migrations_dir)
         if self._files is None or signature is None or self._files.signature != signature:
-            self._files = _Files(signature or (), load_files(self._settings).files)
+            self._files = _Files(
+                signature or (), load_files(self._settings.migrations_dir, self._settings.file_limit).files
+            )
         return self._files.files
 
     def leave(self) -> None:

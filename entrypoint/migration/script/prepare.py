@@ -60,6 +60,14 @@ def prepare(pending: Iterable[MigrationFile], *, escapes: bool) -> dict[int, Pre
     return prepared
 
 
+def load_files(path: str, limit: int) -> Directory:
+    """Read names and checksums of the migration files. Raises MigrationFilesError, for wrong names as well."""
+    directory = migration_files.load_directory(path, limit)
+    if directory.faults:
+        refuse_bad_names(directory)
+    return directory
+
+
 def refuse_bad_names(directory: Directory) -> None:
     """Raise MigrationFilesError if a name is bad, with the faults inside the other files beside it."""
     if directory.faults:
