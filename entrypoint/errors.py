@@ -5,6 +5,7 @@
     │   └── NotConfirmedError        nobody has agreed to what would be changed
     ├── ConfigurationError       a variable has a bad value; the address is malformed
     │   ├── ForeignLedgerError   `schema_migrations` belongs to another tool
+    │   ├── SecondLedgerError    another schema records these migrations already
     │   └── ClosedSchemaError    the ledger's schema may not be used
     ├── MigrationFilesError      the migration files cannot be used; lists every fault
     ├── DatabaseUnavailableError no connection, or not one that can be written to
@@ -68,6 +69,12 @@ class ForeignLedgerError(ConfigurationError):
     """The table `schema_migrations` belongs to another tool."""
 
     event = "ledger.foreign"
+
+
+class SecondLedgerError(ConfigurationError):
+    """Another schema's ledger has these migrations already, so that a new one would have them run again."""
+
+    event = "ledger.elsewhere"
 
 
 class ClosedSchemaError(ConfigurationError):

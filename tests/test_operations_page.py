@@ -619,6 +619,18 @@ def test_another_tools_table(scene: Scene, typist: Typist) -> None:
     assert scene.database.rows("SELECT * FROM schema_migrations") == before
 
 
+@types("These migrations are recorded in schema … already", "MIGRATION_SCHEMA=public", "CREATE SCHEMA IF NOT EXISTS")
+def test_a_ledger_in_another_schema(scene: Scene, typist: Typist) -> None:
+    scene.write(GOOD)
+    scene.migrated()
+    url = scene.database.server.url(scene.database.name, options="-c search_path=app")
+    assert only_error(scene.migrate(url=url, MIGRATION_SCHEMA="app"))["event"] == "ledger.elsewhere"
+    typist.type("MIGRATION_SCHEMA=public")
+    typist.type("CREATE SCHEMA IF NOT EXISTS")
+    scene.migrated(url=url, MIGRATION_SCHEMA="app")
+    assert scene.database.exists("app.good")
+
+
 @types("An invalid index", "SELECT c.oid::regclass", "DROP INDEX CONCURRENTLY")
 def test_an_invalid_index(scene: Scene, typist: Typist) -> None:
     scene.database.execute("CREATE TABLE orders (total integer); INSERT INTO orders VALUES (1), (1)")

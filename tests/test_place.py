@@ -280,3 +280,102 @@ def test_a_role_whose_name_has_braces(scene: Scene) -> None:
         assert scene.run(MIGRATION_ROLE=name)[:2] == ("up_to_date", "1")
     finally:
         scene.database.execute(f'DROP OWNED BY "{name}" CASCADE; DROP ROLE "{name}"')
+
+
+# --- The same application in another schema ---------------------------------------------------------------
+
+TWICE = {"001_init.sql": "CREATE TABLE once (n int);", "002_one.sql": "INSERT INTO once VALUES (1);"}
+NAMES_APP = {"001_init.sql": "CREATE SCHEMA IF NOT EXISTS app; CREATE TABLE app.once (n int);"}
+
+
+def with_path(scene: Scene, path: str) -> str:
+    return scene.database.server.url(scene.database.name, options=f"-c search_path={path}")
+
+
+@pytest.mark.case("A1")
+@pytest.mark.parametrize("command", ["migrate", "migrate --dry-run", "migrate --rehearse"])
+def test_migrations_that_another_schema_records_are_not_run_again(scene: Scene, command: str) -> None:
+    scene.write(TWICE)
+    scene.migrated()
+    scene.database.execute("CREATE SCHEMA app")
+    before = scene.database.contents()
+    for env in ({"url": with_path(scene, "app")}, {"MIGRATION_SCHEMA": "app"}, {"MIGRATION_SCHEMA": "new"}):
+        run = scene.start(*command.split(), **env)
+        assert run.wait() == 78, run.report()
+        error = only_error(run)
+        assert error["event"] == "ledger.elsewhere"
+        assert "recorded in schema 'public' already" in error["message"]
+        assert "MIGRATION_SCHEMA=public" in error["remedy"]
+        assert scene.database.contents() == before
+    scene.migrated(url=with_path(scene, "app"), MIGRATION_SCHEMA="public")
+    assert scene.database.rows("SELECT n FROM public.once") == [(1,)]
+
+
+@pytest.mark.case("A1")
+def test_a_schema_that_the_files_name_is_no_tenants(scene: Scene) -> None:
+    scene.write(NAMES_APP)
+    scene.migrated(MIGRATION_SCHEMA="app")
+    run = scene.migrate()
+    assert run.code == 78, run.report()
+    assert "recorded in schema 'app' already" in only_error(run)["message"]
+
+
+@pytest.mark.case("A1")
+def test_a_schema_of_the_path_is_no_tenants(scene: Scene) -> None:
+    scene.write(TWICE)
+    scene.database.execute("CREATE SCHEMA app; CREATE SCHEMA other")
+    scene.migrated(MIGRATION_SCHEMA="app")
+    run = scene.migrate(url=with_path(scene, "other,app"), MIGRATION_SCHEMA="other")
+    assert run.code == 78, run.report()
+    assert scene.migrate(url=with_path(scene, "other"), MIGRATION_SCHEMA="other").code == 0
+
+
+def test_a_schema_for_each_tenant(scene: Scene) -> None:
+    scene.write(TWICE)
+    for tenant in ("one", "two", "three"):
+        scene.database.execute(f"CREATE SCHEMA {tenant}")
+        run = scene.migrated(url=with_path(scene, tenant))
+        said = [record for record in run.logs("ledger.elsewhere") if record["level"] == "warning"]
+        assert len(said) == (tenant != "one"), run.report()
+        assert scene.database.rows(f"SELECT n FROM {tenant}.once") == [(1,)]
+        assert not scene.migrated(url=with_path(scene, tenant)).logs("ledger.elsewhere"), "said once"
+
+
+def test_the_way_that_the_remedy_names(scene: Scene) -> None:
+    scene.write(TWICE)
+    scene.migrated()
+    scene.database.execute("CREATE SCHEMA app")
+    url = with_path(scene, "app")
+    remedy = only_error(scene.migrate(url=url))["remedy"]
+    scene.database.execute(remedy[remedy.index("CREATE SCHEMA") :].rstrip("."))
+    scene.migrated(url=url)
+    assert scene.database.rows("SELECT n FROM app.once") == [(1,)]
+    assert scene.run(url=url)[:2] == ("up_to_date", "2")
+    assert scene.run()[:2] == ("up_to_date", "2")
+
+
+OTHERS = {
+    "another text": "UPDATE schema_migrations SET checksum = 'another'",
+    "another name": "UPDATE schema_migrations SET filename = '002_two.sql' WHERE migration_number = 2",
+    "nothing applied": "UPDATE schema_migrations SET status = 'failed'",
+    "no number of ours": "UPDATE schema_migrations SET migration_number = migration_number + 100",
+    "another tool's": "ALTER TABLE schema_migrations DROP COLUMN migration_number CASCADE",
+    "types of somebody's": "CREATE DOMAIN words AS text; ALTER TABLE schema_migrations ALTER filename TYPE words",
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_applications_ledger_is_nothing_to_us(scene: Scene, what: str) -> None:
+    scene.write(TWICE)
+    scene.migrated()
+    scene.database.execute(f"CREATE SCHEMA app; {OTHERS[what]}")
+    run = scene.migrated(url=with_path(scene, "app"))
+    assert not run.logs("ledger.elsewhere"), run.report()
+
+
+def test_a_ledger_that_cannot_be_read_is_nothing_to_us(scene: Scene, login: str) -> None:
+    scene.write(TWICE)
+    scene.migrated()
+    scene.database.execute(f"CREATE SCHEMA app AUTHORIZATION {login}")
+    url = scene.database.server.url(scene.database.name, user=login, password=PASSWORD, options="-c search_path=app")
+    scene.migrated(url=url)

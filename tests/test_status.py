@@ -16,7 +16,7 @@ from demo.postgres import HOST, free_port
 from entrypoint.operations.display import clean, duration
 from kit.migrations import non_idempotent, write_migrations
 from kit.processes import Run, until
-from scene import Gate, Scene, token_of
+from scene import Gate, Scene, lock_key, token_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -256,3 +256,79 @@ def test_durations(milliseconds: float, words: str) -> None:
 def test_clean() -> None:
     assert clean("a\r\n\tb\x00\x7f\x85c\u200bd\ud800e") == "a b cde"
     assert clean("日本 ä €") == "日本 ä €"
+
+
+# --- Who keeps everybody out, and whose the ledger is -----------------------------------------------------
+
+
+@pytest.mark.case("C9")
+@pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
+@pytest.mark.parametrize("second", [False, True], ids=["guard's key", "session's key"])
+@pytest.mark.parametrize("dead", [False, True], ids=["row free", "row of a dead holder"])
+def test_a_stranger_that_holds_a_key_is_named(scene: Scene, mode: str, *, second: bool, dead: bool) -> None:
+    if second and dead and mode:
+        pytest.skip("that is what a session of that holder looks like which has another name meanwhile")
+    scene.write({"001_a.sql": ""})
+    scene.migrated()
+    if dead:
+        scene.database.execute(
+            "UPDATE migration_lock SET locked_at = now(), locked_by = 'dead', token = 'dead.1', "
+            "guard_token = 'dead.1', guard_pid = 1"
+        )
+    first, key = lock_key().split(", ")
+    with scene.database.connect() as stranger:
+        stranger.execute("SET application_name = 'a \\curious\\ person'")
+        stranger.execute(f"SELECT pg_advisory_lock{mode}({int(first) + second}, {key})")
+        pid = stranger.info.backend_pid
+        said = table(scene)[-1]
+        named = rf"backend {pid} of postgres (a \curious\ person)"
+        assert f"its key is taken by {named}, and nobody can migrate until it lets go" in said
+        assert said.startswith("Lock: held by dead, since" if dead else "Lock: held by no migration, but")
+        answer = json.loads(scene.start("status", "--json").ok().stdout)
+        assert answer["strangers"] == [{"pid": pid, "user": "postgres", "application": r"a \curious\ person"}]
+        assert answer["lock"]["alive"] is False, "the stranger is no holder"
+    until(lambda: "strangers" not in table(scene)[-1] and "its key" not in table(scene)[-1], what="its end")
+    assert json.loads(scene.start("status", "--json").ok().stdout)["strangers"] == []
+
+
+def test_a_holder_and_who_contends_are_no_strangers(scene: Scene) -> None:
+    scene.write({"001_wait.sql": Gate.PASS, "002_b.sql": "-- entrypoint: no-transaction\nSET application_name = 'x'"})
+    with Gate(scene.database) as gate:
+        working = scene.start("migrate")
+        gate.arrival()
+        waiting = scene.start("migrate")
+        waiting.until("lock.waiting")
+        for _ in range(10):
+            answer = json.loads(scene.start("status", "--json").ok().stdout)
+            assert (answer["strangers"], answer["untrusted"], answer["lock"]["alive"]) == ([], None, True)
+    working.ok()
+    waiting.ok()
+
+
+@pytest.mark.case("C2")
+def test_a_ledger_on_which_no_start_relies_is_shown_as_one(scene: Scene) -> None:
+    scene.write({"001_a.sql": ""})
+    scene.migrated()
+    intruder = f"intruder_{scene.database.name}"[:60]
+    scene.database.execute(f"CREATE ROLE {intruder}; ALTER TABLE schema_migrations OWNER TO {intruder}")
+    try:
+        (warning,) = (line for line in table(scene) if line.startswith("Warning: "))
+        assert f"The table schema_migrations in schema 'public' belongs to {intruder}" in warning
+        untrusted = json.loads(scene.start("status", "--json").ok().stdout)["untrusted"]
+        assert intruder in untrusted
+        dry = scene.start("migrate", "--dry-run")
+        assert dry.wait() == 78, dry.report()
+    finally:
+        scene.database.execute(f"REASSIGN OWNED BY {intruder} TO postgres; DROP ROLE {intruder}")
+    assert not [line for line in table(scene) if line.startswith("Warning: ")]
+
+
+@pytest.mark.case("C9")
+def test_who_keeps_a_ledger_from_being_made_is_named(scene: Scene) -> None:
+    scene.write({"001_a.sql": ""})
+    first = int(lock_key().split(", ")[0])
+    with scene.database.connect() as stranger:
+        stranger.execute(f"SELECT pg_advisory_lock({first + 2}, 0)")
+        pid = stranger.info.backend_pid
+        assert f"its key is taken by backend {pid} of postgres" in table(scene)[-1]
+        assert [one["pid"] for one in json.loads(scene.start("status", "--json").ok().stdout)["strangers"]] == [pid]

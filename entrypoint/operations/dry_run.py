@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 
 from entrypoint.counts import count
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, UsageError
+from entrypoint.migration.ledger.elsewhere import refuse_second
+from entrypoint.migration.ledger.reading import refuse_intrusion
+from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock.contender import held_back
 from entrypoint.migration.script.directives import spell_timeouts
 from entrypoint.migration.script.files import load_directory
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 # Of a file with more statements, as those with sample data have, only so many are shown.
 _SHOWN = 20
+# For looking at the other schemas.
+_PATIENCE = 5.0
 
 
 def check_target(settings: Settings, number: int) -> None:
@@ -45,7 +52,15 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     """
     survey = survey_database(settings, up_to=up_to)
     escapes = survey.session.escapes
-    survey.session.close()
+    try:
+        refuse_intrusion(survey.place)
+        if survey.plan.pending and not survey.place.ledger:
+            refuse_second(survey.session, survey.place, survey.directory.files, settings.role, Deadline(_PATIENCE))
+    except StatementError as error:
+        doing = "other schemas' ledgers could not be looked for"
+        raise refused_on(survey.session, settings.schema, settings.role, error, doing, reading=True) from error
+    finally:
+        survey.session.close()
     tell_differences(survey.directory, survey.plan)
     plan = survey.plan
     migrations = prepare(plan.runnable, escapes=escapes)

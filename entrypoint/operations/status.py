@@ -11,7 +11,8 @@ from entrypoint.errors import EntrypointError
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
-from entrypoint.redaction import foreign_report, visible_json
+from entrypoint.migration.lock import holder
+from entrypoint.redaction import foreign, foreign_report, visible_json
 from entrypoint.survey import survey_database
 
 TYPE_CHECKING = False
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from entrypoint.database.session import Session
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import Detail, LockRow, Place, Reading
+    from entrypoint.migration.ledger.reading import Detail, KeyHolder, LockRow, Place, Reading
     from entrypoint.settings import Settings
 
     StatusName = Literal["up_to_date", "pending", "error"]
@@ -60,6 +61,10 @@ class Status(NamedTuple):
     lock: LockRow | None
     guarded: bool | None
     """Whether the lock's guard is alive: the row alone does not tell. None on a standby, where nobody can know."""
+    strangers: tuple[KeyHolder, ...] = ()
+    """Who holds one of the lock's keys and is no holder of ours: nobody can migrate meanwhile."""
+    untrusted: str | None = None
+    """Why a start would not rely on this ledger, if it would not."""
 
     @property
     def exit_code(self) -> int:
@@ -90,6 +95,11 @@ class Status(NamedTuple):
                 "alive": None if lock.legacy else self.guarded,
                 "progress": _progress(lock.told),
             },
+            "strangers": [
+                {"pid": one.pid, "user": foreign(one.user), "application": foreign(one.application)}
+                for one in self.strangers
+            ],
+            "untrusted": self.untrusted,
             "migrations": [
                 {
                     "number": line.number,
@@ -109,20 +119,20 @@ def read(settings: Settings) -> Status:
     """Read files and database. Raises EntrypointError."""
     survey = survey_database(settings)
     try:
-        found, _ = read_ledger(survey.session, survey.place, settings, Deadline(_PATIENCE))
+        found, place = read_ledger(survey.session, survey.place, settings, Deadline(_PATIENCE))
     finally:
         survey.session.close()
-    return summarise(decide(survey.directory.files, found.look.rows), found)
+    return summarise(decide(survey.directory.files, found.rows), found, place)
 
 
 def read_ledger(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> tuple[Reading, Place]:
     """Read the bookkeeping at `place`, in one round trip; return where it is, too.
 
-    It is searched for first if `place` is None, and again if it is not there, or not the same, any more. Raises
-    EntrypointError.
+    It is searched for first if `place` is None, and again if it is not there any more. Where it is not the same any
+    more, or was not to be trusted, it is looked at again. Raises EntrypointError.
     """
     try:
-        if place is not None:
+        if place is not None and not place.intrusion:
             try:
                 found = reading.read(session, place, settings.schema, settings.role, deadline)
             except StatementError as error:
@@ -131,16 +141,30 @@ def read_ledger(session: Session, place: Place | None, settings: Settings, deadl
             else:
                 if not found.moved:
                     return found, place
-        place = reading.find(session, settings.schema, deadline, settings.role)
+        place = _find(session, place, settings, deadline)
         return reading.read(session, place, settings.schema, settings.role, deadline), place
     except StatementError as error:
-        doing = "the ledger could not be read"
-        raise refused_on(session, settings.schema, settings.role, error, doing, reading=True) from error
+        doing, schema = "the ledger could not be read", _pinned(place, settings)
+        raise refused_on(session, schema, settings.role, error, doing, reading=True) from error
 
 
-def summarise(plan: Plan, found: Reading) -> Status:
+def _find(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> Place:
+    """Look for the ledger; a `place` where it was is looked at first, whatever the search_path says by now."""
+    pinned = _pinned(place, settings)
+    found = reading.find(session, pinned, deadline, settings.role)
+    if found.ledger or pinned == settings.schema:
+        return found
+    return reading.find(session, settings.schema, deadline, settings.role)
+
+
+def _pinned(place: Place | None, settings: Settings) -> str | None:
+    return place.schema if place is not None and place.ledger else settings.schema
+
+
+def summarise(plan: Plan, found: Reading, place: Place) -> Status:
     """Put files and ledger, compared, together with the rows' details and what was seen of the lock."""
-    look, details = found.look, found.details
+    details = found.details
+    strangers = tuple(one for one in found.holders if holder.is_strange(one, found.lock))
     changed = {file.number for file in plan.changed}
     missing = {row.number for row in plan.missing}
     ahead = {row.number for row in plan.ahead}
@@ -175,8 +199,13 @@ def summarise(plan: Plan, found: Reading) -> Status:
         pending=len(plan.pending),
         lines=tuple(lines),
         last=max(applied, key=lambda line: (line.applied_at or "", line.number), default=None),
-        lock=look.lock,
-        guarded=None if found.standby else not look.lock_free,
+        lock=found.lock,
+        # Who contends has the guard's key for an instant, shared.
+        guarded=None
+        if found.standby
+        else any(one.guards and one.exclusive and one not in strangers for one in found.holders),
+        strangers=strangers,
+        untrusted=foreign(place.untrusted) or None,
     )
 
 

@@ -20,7 +20,6 @@ from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.migration.ledger.reading import LockRow
     from entrypoint.operations.status import Line, Status
 
 _HEADER = ("number", "file", "state", "when", "took", "by version")
@@ -38,6 +37,9 @@ _COLOURS = {
     "missing": "magenta",
     "ahead": "cyan",
 }
+
+
+_NO_START = "No start relies on this ledger (exit code 78): connect as the owner, or set MIGRATION_ROLE to it."
 
 
 def as_text(status: Status, *, width: int | None, colours: bool) -> str:
@@ -67,7 +69,9 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
             for text in foreign_report(line.error, line.filename).splitlines():
                 console.print(Text(f"  {_clean_report(text)}"), soft_wrap=True)
     console.print()
-    console.print(Text(_describe(status.lock, guarded=status.guarded)), soft_wrap=True)
+    if status.untrusted:
+        console.print(Text(f"Warning: {clean(status.untrusted)}. {_NO_START}"), soft_wrap=True)
+    console.print(Text(_describe(status)), soft_wrap=True)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
@@ -112,9 +116,13 @@ def _clean_report(text: str) -> str:
     return indentation + " ".join(clean(word) for word in text[len(indentation) :].split(" "))
 
 
-def _describe(lock: LockRow | None, *, guarded: bool | None) -> str:
-    """Return who holds the lock, since when, for how long, and at what, as one sentence."""
+def _describe(status: Status) -> str:
+    """Return who holds the lock, since when, for how long, and at what, in one sentence; and who else keeps us out."""
+    lock, guarded = status.lock, status.guarded
+    strangers = _strangers(status)
     if lock is None or not lock.held:
+        if strangers and not guarded:
+            return f"Lock: held by no migration, but {strangers}."
         return "Lock: just taken by somebody who is not in its row (yet)." if guarded else "Lock: free."
     process = f" (process {lock.process_id})" if lock.process_id else ""
     words = [f"Lock: held by {clean(lock.who or 'somebody')}{process}"]
@@ -129,7 +137,19 @@ def _describe(lock: LockRow | None, *, guarded: bool | None) -> str:
         words.append(f"statement {lock.statement} of {lock.statements}")
     text = ", ".join(words)
     if lock.legacy:
-        return f"{text}; a replica of the earlier migration system."
-    if guarded is None:
-        return f"{text}; whether that process lives cannot be seen from a standby."
-    return f"{text}." if guarded else f"{text}; that process is gone, and the next start takes the lock over."
+        text = f"{text}; a replica of the earlier migration system"
+    elif guarded is None:
+        text = f"{text}; whether that process lives cannot be seen from a standby"
+    elif not guarded:
+        if strangers:
+            return f"{text}; that process is gone, but {strangers}."
+        text = f"{text}; that process is gone, and the next start takes the lock over"
+    return f"{text}; {strangers}." if strangers else f"{text}."
+
+
+def _strangers(status: Status) -> str:
+    if not status.strangers:
+        return ""
+    named = " and ".join(clean(one.words) for one in status.strangers)
+    end = "it lets go" if len(status.strangers) == 1 else "they let go"
+    return f"its key is taken by {named}, and nobody can migrate until {end} (see entrypoint unlock)"

@@ -116,8 +116,7 @@ def _held_by_strangers(sight: Sight, outcome: str) -> LockHeldError:
     making = all(backend.makes and not (backend.guards or backend.outside) for backend in strangers)
     key = "key under which the ledger is to be made" if making else "key of the migration lock"
     named = "; ".join(
-        f"backend {backend.pid} of {foreign(backend.user)}"
-        + (f" ({foreign(backend.application)})" if backend.application else "")
+        reading.session_in_words(backend.pid, backend.user, backend.application)
         + (f", connected since {backend.since}" if backend.since else "")
         for backend in strangers
     )

@@ -103,9 +103,11 @@ class _Looker:
         """Look once. Raises MigrationHeldBackError if waiting cannot help."""
         place = self._place
         moved = session.login_pid != self._login_pid
-        if place is None or moved or not place.ledger or not place.lock or place.outdated:
+        if place is None or moved:
             place = reading.find(session, self._settings.schema, patience, self._settings.role)
             self._login_pid = session.login_pid
+        elif not place.ledger or not place.lock or place.outdated:
+            place = reading.find_again(session, place, self._settings.schema, patience, self._settings.role)
         # Until this look has succeeded, nobody knows whether it is still there.
         self._place = None
         look = reading.look_on(session, place, self._settings.role, patience)

@@ -57,7 +57,8 @@ class _Snapshots(Collector):
         yield self._gauge("migrations_failed", "How many have failed and not been settled.", len(snapshot.failed))
         yield self._gauge("migrations_changed", "How many applied files have another text now.", len(snapshot.changed))
         lock = snapshot.lock
-        held = True if lock is not None and lock.legacy else status.guarded
+        # A stranger keeps everybody out as well as a holder does.
+        held = True if (lock is not None and lock.legacy) or status.strangers else status.guarded
         if held is not None:  # On a standby nobody knows.
             yield self._gauge("lock_held", "Whether somebody holds the migration lock.", held)
             seconds = 0.0

@@ -91,6 +91,16 @@ _SCHEMAS: dict[str, object] = {
             "status": {"enum": ["up_to_date", "pending", "error"]},
             "lastMigration": _nullable(_object({"number": _COUNT, "filename": _TEXT, "appliedAt": _nullable(_TIME)})),
             "lock": _nullable({"$ref": "#/components/schemas/Lock"}),
+            "strangers": {
+                "type": "array",
+                "items": _object({"pid": _COUNT, "user": _TEXT, "application": _TEXT}),
+                "description": "Who holds the lock's key and is no holder of this program's: nobody can migrate "
+                "meanwhile.",
+            },
+            "untrusted": {
+                **_nullable(_TEXT),
+                "description": "Why a start would not rely on this ledger; null if it would.",
+            },
             "migrations": {"type": "array", "items": {"$ref": "#/components/schemas/Migration"}},
             "database": {**_TEXT, "description": "Its name."},
             "takenAt": _TIME,

@@ -52,6 +52,7 @@ class Reader:
         """The database's name."""
         self._session: Session | None = None
         self._place: Place | None = None
+        """Where the ledger was found on this connection."""
         self._files: _Files | None = None
         self._trouble: str | None = None
         self._reading_now = threading.Lock()
@@ -72,8 +73,8 @@ class Reader:
         self.reads += 1
         taken = time.time()
         try:
-            reading = self._reading()
-            status = summarise(decide(self.files(), reading.look.rows), reading)
+            reading, place = self._reading()
+            status = summarise(decide(self.files(), reading.rows), reading, place)
         except EntrypointError as error:
             found = snapshot.of_failure(error, database=self.database, taken=taken)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the service
@@ -104,7 +105,7 @@ class Reader:
         if session is not None:
             session.close()
 
-    def _reading(self) -> Reading:
+    def _reading(self) -> tuple[Reading, Place]:
         if self._session is not None:
             patience = Deadline(_PATIENCE)
             try:
@@ -120,13 +121,13 @@ class Reader:
         self._place = None
         return self._read_on(self._session, Deadline(_PATIENCE))
 
-    def _read_on(self, session: Session, patience: Deadline) -> Reading:
+    def _read_on(self, session: Session, patience: Deadline) -> tuple[Reading, Place]:
         try:
             reading, self._place = read_ledger(session, self._place, self._settings, patience)
         finally:
             if not session.usable:
                 self.close()
-        return reading
+        return reading, self._place
 
     def _tell(self, found: Snapshot) -> None:
         """Log that there is no answer, and that there is one again; not every second."""

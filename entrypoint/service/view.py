@@ -213,6 +213,9 @@ def _poll(tone: Tone) -> int:
 
 def _verdict(status: Status) -> tuple[Tone, str, str]:
     """Return the banner: a tone, a headline that changes when something has happened, and a sentence."""
+    if status.untrusted:
+        remedy = "No start relies on it: connect as the owner, or set MIGRATION_ROLE to it."
+        return "bad", "The migration history is not to be trusted", f"{wording.report(status.untrusted)}. {remedy}"
     at = f"At version {status.current}" if status.applied else "Nothing is applied yet"
     todo = count(status.pending, "migration")
     if at_work(status) and status.pending:
@@ -260,6 +263,8 @@ def _facts(status: Status, done: Sequence[Line], lock: str) -> tuple[Fact, ...]:
 def _lock_word(status: Status, work: Work | None) -> str:
     if work is None:
         return "free"
+    if status.strangers and not at_work(status):
+        return "taken by a stranger"
     if status.guarded is None and not at_work(status):
         return "unknown"
     return "held" if work.tone == "working" else "left behind"

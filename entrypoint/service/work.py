@@ -58,11 +58,15 @@ def work_of(status: Status) -> Work | None:
     """Return who holds the lock; None if nobody does and nobody has left its row behind."""
     lock, guarded = status.lock, status.guarded
     if lock is None or not lock.held:
-        return _nobody("The lock has just been taken") if guarded else None
+        if status.strangers and not guarded:
+            return _nobody("Nobody can migrate: the lock's key is taken", "pending", _strangers(status))
+        return _nobody("The lock has just been taken", "working", _strangers(status)) if guarded else None
     if lock.legacy:
         title = "A replica of the earlier migration system holds the lock"
     elif guarded is None:
         title = "Whether the lock's holder lives cannot be seen from a standby"
+    elif not guarded and status.strangers:
+        title = "The lock's holder is gone, and its key is taken by somebody else"
     elif not guarded:
         title = "The lock's holder is gone; the next start takes the lock over"
     else:
@@ -81,7 +85,7 @@ def work_of(status: Status) -> Work | None:
         share=Steps(percent, 100, f"{percent} % of this phase" if phase else f"{percent} %")
         if isinstance(percent, int)
         else None,
-        notes=tuple(_notes(detail)),
+        notes=(*_notes(detail), *_strangers(status)),
         holder=wording.name(lock.holder) if lock.holder else None,
         process=lock.process_id,
         since=wording.time(wording.moment(lock.since)),
@@ -90,9 +94,9 @@ def work_of(status: Status) -> Work | None:
     )
 
 
-def _nobody(title: str) -> Work:
+def _nobody(title: str, tone: Literal["working", "pending"], notes: Iterable[str]) -> Work:
     return Work(
-        title=title, tone="working", file=None, steps=None, activity=None, share=None, notes=(),
+        title=title, tone=tone, file=None, steps=None, activity=None, share=None, notes=tuple(notes),
         holder=None, process=None, since=None, held_for=None,
     )  # fmt: skip
 
@@ -120,6 +124,14 @@ def _notes(detail: Mapping[str, object]) -> Iterable[str]:
         yield f"It waits for a lock that {wording.name(blocker)} holds."
     if retry := _text(detail, "retry"):
         yield f"{wording.name(retry)}."
+
+
+def _strangers(status: Status) -> Iterable[str]:
+    for stranger in status.strangers:
+        yield (
+            f"{wording.name(stranger.words)} has the lock's key, and nobody can migrate until it lets go: "
+            "entrypoint unlock shows it, and with --force ends it."
+        )
 
 
 def _text(detail: Mapping[str, object], name: str) -> str | None:

@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conftest import missing
+from entrypoint.database.session import Session
+from entrypoint.service import sessions
+from entrypoint.service.reader import Reader
+from entrypoint.settings import read_settings
 from kit.databases import Database
 from kit.migrations import non_idempotent, write_migrations
 from kit.pooler import executable, pooler
 from kit.processes import until
-from scene import Gate, Scene, load_legacy
+from kit.web import TOKEN
+from scene import Gate, Scene, load_legacy, lock_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from conftest import ServerFactory
+    from entrypoint.database.answers import Row
+    from entrypoint.deadline import Deadline
     from kit.processes import Run
     from kit.web import Serving
 
@@ -39,6 +46,12 @@ DOCUMENTED = (
 @pytest.fixture
 def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Scene:
     return Scene(database, migrations_dir, run_entrypoint)
+
+
+def page_of(serving: Serving) -> str:
+    """Return the page as somebody sees it who has logged in."""
+    cookie = f"{sessions.COOKIE}={sessions.issue(TOKEN)}"
+    return serving.ask("/admin", token=None, headers={"Cookie": cookie}).body.decode()
 
 
 def numbers(data: dict[str, Any]) -> tuple[Any, ...]:
@@ -160,6 +173,96 @@ def test_tables_that_come_change_and_go_under_a_connection_that_is_kept(scene: S
     scene.database.execute("DROP TABLE schema_migrations CASCADE")
     assert serving.data_when(lambda data: data["currentVersion"] == 0)["lastMigration"] is None
     assert scene.database.sessions() == 1, "all on one connection"
+
+
+@pytest.mark.case("A1")
+def test_the_ledger_that_was_found_stays_the_one(scene: Scene, serve: Serve) -> None:
+    """Whatever appears on the search_path meanwhile: only when it is gone, it is looked for again."""
+    scene.write(non_idempotent(2))
+    scene.migrated()
+    serving = serve(scene.database.server.url(scene.database.name, options="-c search_path=app,public"))
+    assert serving.data()["currentVersion"] == 2
+    scene.database.execute("CREATE SCHEMA app; CREATE TABLE app.schema_migrations (version text)")
+    scene.database.execute("UPDATE schema_migrations SET application_version = 'later' WHERE migration_number = 2")
+    later = serving.data_when(lambda data: data["migrations"][1]["applicationVersion"] == "later")
+    assert later["currentVersion"] == 2
+    scene.database.execute("ALTER TABLE schema_migrations DROP COLUMN execution_time_ms CASCADE")
+    serving.data_when(lambda data: data["migrations"][0]["executionTimeMs"] is None)
+    scene.database.execute(
+        "DROP TABLE app.schema_migrations; CREATE TABLE app.schema_migrations (LIKE schema_migrations INCLUDING ALL);"
+        "INSERT INTO app.schema_migrations SELECT * FROM public.schema_migrations WHERE migration_number = 1;"
+        "DROP TABLE schema_migrations CASCADE"
+    )
+    serving.data_when(lambda data: data["currentVersion"] == 1)
+    assert scene.database.sessions() == 1, "all on one connection"
+
+
+def test_a_ledger_that_is_made_later_is_found(scene: Scene, serve: Serve) -> None:
+    scene.write({"001_app.sql": "CREATE SCHEMA app"})
+    serving = serve(scene.database.server.url(scene.database.name, options="-c search_path=app,public"))
+    assert serving.data()["currentVersion"] == 0
+    scene.database.execute("CREATE SCHEMA app")
+    scene.write({"001_app.sql": ""})
+    scene.migrated(MIGRATION_SCHEMA="app")
+    serving.data_when(lambda data: data["currentVersion"] == 1)
+
+
+@pytest.mark.case("C2")
+def test_whose_the_ledger_is_is_told_and_asked_again(scene: Scene, serve: Serve) -> None:
+    scene.write({"001_a.sql": ""})
+    scene.migrated()
+    serving = serve(scene.database.url)
+    assert serving.data()["untrusted"] is None
+    intruder = f"intruder_{scene.database.name}"[:60]
+    scene.database.execute(f"CREATE ROLE {intruder}; ALTER TABLE schema_migrations OWNER TO {intruder}")
+    try:
+        data = serving.data_when(lambda data: data["untrusted"])
+        assert f"belongs to {intruder}" in data["untrusted"]
+        assert "The migration history is not to be trusted" in page_of(serving)
+    finally:
+        scene.database.execute(f"REASSIGN OWNED BY {intruder} TO postgres; DROP ROLE {intruder}")
+    serving.data_when(lambda data: data["untrusted"] is None)
+
+
+@pytest.mark.case("C9")
+def test_a_stranger_that_holds_the_key_is_named(scene: Scene, serve: Serve) -> None:
+    scene.write({"001_a.sql": ""})
+    scene.migrated()
+    serving = serve(scene.database.url)
+    assert serving.data()["strangers"] == []
+    with scene.database.connect() as stranger:
+        stranger.execute("SET application_name = 'a <b>curious</b> person'")
+        stranger.execute(f"SELECT pg_advisory_lock_shared({lock_key()})")
+        pid = stranger.info.backend_pid
+        (told,) = serving.data_when(lambda data: data["strangers"])["strangers"]
+        assert told == {"pid": pid, "user": "postgres", "application": "a <b>curious</b> person"}
+        page = page_of(serving)
+        assert f"backend {pid} of postgres (a &lt;b&gt;curious&lt;/b&gt; person) has the lock&#39;s key" in page
+        assert "taken by a stranger" in page
+        metrics = serving.ask("/metrics").body.decode()
+        assert re.search(r"^pg_entrypoint_lock_held\{.*\} 1\.0$", metrics, re.MULTILINE), metrics
+    serving.data_when(lambda data: not data["strangers"])
+
+
+def test_a_reading_is_one_message(scene: Scene, migrations_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.write({"001_a.sql": ""})
+    scene.migrated()
+    asked: list[str] = []
+    query = Session.query
+
+    def counted(self: Session, sql: str, deadline: Deadline) -> list[list[Row]]:
+        asked.append(sql)
+        return query(self, sql, deadline)
+
+    monkeypatch.setattr(Session, "query", counted)
+    reader = Reader(read_settings({"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": str(migrations_dir)}))
+    try:
+        for messages in (2, 1, 1):
+            asked.clear()
+            assert reader.read().status
+            assert len(asked) == messages, asked
+    finally:
+        reader.close()
 
 
 def test_a_role_that_may_only_read_is_enough(scene: Scene, serve: Serve) -> None:

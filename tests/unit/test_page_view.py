@@ -8,7 +8,7 @@ import pytest
 
 from browser import states
 from browser.states import FREE, line, snapshot, status
-from entrypoint.migration.ledger.reading import BACKUP
+from entrypoint.migration.ledger.reading import BACKUP, KeyHolder
 from entrypoint.service import view
 from entrypoint.service.view import show
 from entrypoint.service.work import Steps
@@ -115,6 +115,26 @@ def test_the_lock(case: str) -> None:
     page = show(snapshot(status(A, B, lock=lock, guarded=guarded)))
     assert {fact.label: fact.value for fact in page.facts}["Lock"] == word
     assert (page.work.title if page.work else None) == title
+
+
+@pytest.mark.case("C9")
+@pytest.mark.parametrize(
+    ("lock", "guarded", "word", "title"),
+    [
+        (FREE, False, "taken by a stranger", "Nobody can migrate: the lock's key is taken"),
+        (None, False, "taken by a stranger", "Nobody can migrate: the lock's key is taken"),
+        (HELD, False, "taken by a stranger", "The lock's holder is gone, and its key is taken by somebody else"),
+        (HELD, True, "held", "Running now"),
+        (LEGACY, False, "held", "A replica of the earlier migration system holds the lock"),
+    ],
+)
+def test_a_stranger_that_has_the_key(lock: LockRow | None, *, guarded: bool, word: str, title: str) -> None:
+    stranger = KeyHolder(4711, "p\u202esql", "ann", guards=True, makes=False, exclusive=False)
+    page = show(snapshot(status(A, B, lock=lock, guarded=guarded)._replace(strangers=(stranger,))))
+    assert {fact.label: fact.value for fact in page.facts}["Lock"] == word
+    assert page.work
+    assert page.work.title == title
+    assert page.work.notes[-1].startswith("backend 4711 of ann (p⟨U+202E⟩sql) has the lock's key")
 
 
 DETAILS: dict[str, tuple[dict[str, object], tuple[Steps | None, str | None, Steps | None, tuple[str, ...]]]] = {

@@ -101,6 +101,11 @@ class Place(NamedTuple):
     """What keeps us from writing into the tables: whom they belong to, or whose code would run. Reading runs none."""
 
     @property
+    def untrusted(self) -> str:
+        """The same as a clause that says what is wrong with it; empty if nothing is."""
+        return self.intrusion and f"{self.intrusion}, and this user is not a member of that role"
+
+    @property
     def complete(self) -> bool:
         """Whether ledger and lock are there as this release makes them."""
         return bool(self.ledger) and bool(self.lock) and not self.outdated
@@ -150,12 +155,30 @@ class Place(NamedTuple):
         )
 
     @property
+    def holders(self) -> str:
+        """The query for all who hold one of the two advisory locks, in whatever mode; `_key_holder` reads its rows.
+
+        Where there is no ledger, also who holds the lock under which one is made.
+        """
+        keys = self._key_is(LOCK_CLASS, LOCK_CLASS + 1)
+        activity = "FROM pg_catalog.pg_stat_get_activity(g.pid) a"
+        return (
+            f"SELECT g.pid, (SELECT a.application_name {activity}), "
+            f"(SELECT pg_catalog.pg_get_userbyid(a.usesysid) {activity}), "
+            f"g.classid = {LOCK_CLASS}, g.classid = {LOCK_CLASS + 2}, g.mode = 'ExclusiveLock' "
+            f"{_ADVISORY} AND ({keys if self.ledger else f'{keys} OR {MAKES}'}) ORDER BY 1"
+        )
+
+    @property
     def _guards(self) -> str:
         # A contender that looks has the lock for an instant, shared. Who else has it shared, keeps everybody away.
         return f"{self._keyed(LOCK_CLASS)} AND (g.mode = 'ExclusiveLock' OR {_NOT_OURS})"
 
-    def _keyed(self, first_key: int) -> str:
-        return f"{_ADVISORY} AND g.classid = {first_key} AND g.objid = {lock_key(self.schema) % 2**32}"
+    def _keyed(self, *first_keys: int) -> str:
+        return f"{_ADVISORY} AND {self._key_is(*first_keys)}"
+
+    def _key_is(self, *first_keys: int) -> str:
+        return f"g.classid IN ({', '.join(map(str, first_keys))}) AND g.objid = {lock_key(self.schema) % 2**32}"
 
     def table(self, name: str) -> str:
         """Return a table's name with its schema, quoted."""
@@ -218,6 +241,34 @@ class Guardian(NamedTuple):
     """Whether it is another lock that it holds: the one under which a ledger is made."""
 
 
+class KeyHolder(NamedTuple):
+    """A session that holds one of the lock's keys, as PostgreSQL has it."""
+
+    pid: int
+    application: str
+    user: str
+    guards: bool
+    """Whether it is the guard's key; else that of a session that works outside a transaction."""
+    makes: bool
+    """Whether it is neither, but the one under which a ledger is made."""
+    exclusive: bool
+
+    @property
+    def unlike_ours(self) -> bool:
+        """Whether no session of ours holds it so: the guard's shared, or the other one exclusively."""
+        return self.guards is not self.exclusive
+
+    @property
+    def words(self) -> str:
+        """The session as it may be shown."""
+        return session_in_words(self.pid, self.user, self.application)
+
+
+def session_in_words(pid: int, user: str, application: str) -> str:
+    """Return a session of somebody else's as it may be shown."""
+    return f"backend {pid} of {foreign(user)}" + (f" ({foreign(application)})" if application else "")
+
+
 class Look(NamedTuple):
     """What one look saw."""
 
@@ -239,13 +290,17 @@ class Detail(NamedTuple):
 class Reading(NamedTuple):
     """All that the bookkeeping tells, read in one round trip."""
 
-    look: Look
+    rows: tuple[LedgerRow, ...]
+    lock: LockRow | None
     details: dict[int, Detail]
     """By number."""
     moved: bool
-    """Whether the tables are not any more what they were taken for: then the rest is not to be relied upon."""
+    """Whether the tables are not any more what they were taken for, or another's: then the rest is not to be relied
+    upon."""
     standby: bool
-    """Whether the server is one at this moment: there the lock always looks free, as the primary's cannot be seen."""
+    """Whether the server is one at this moment: there nobody holds the lock, as the primary's cannot be seen."""
+    holders: tuple[KeyHolder, ...]
+    """Who holds the lock's keys; who contends has the guard's for an instant, shared."""
 
 
 def lock_key(schema: str) -> int:
@@ -299,7 +354,7 @@ def refuse_intrusion(place: Place) -> None:
     """
     if place.intrusion:
         raise ForeignLedgerError(
-            f"{place.intrusion}, and this user is not a member of that role; nothing was touched",
+            f"{place.untrusted}; nothing was touched",
             remedy="Connect as the owner, or set MIGRATION_ROLE to it; or, if what is there is to be trusted, change "
             "the owner with ALTER TABLE ... OWNER TO ...; or set MIGRATION_SCHEMA to a schema of its own. A login that "
             f"is not to migrate needs no CREATE on schema {identifier(place.schema)}.",
@@ -357,7 +412,8 @@ def walk(schema: str | None) -> tuple[str, ...]:
 # The schemas of the search_path in their order, as PostgreSQL reads it, but without its own. The place is the first
 # that has a relation of that name, of any kind: `to_regclass` would find a temporary one. Without one, it is the first
 # that we may use. A schema that we may not use counts if a ledger may be in there, so that no other is taken for it.
-_ALONG_THE_PATH = """\
+# Not EXISTS, for which PostgreSQL may read the names of all relations, or of all tenants' ledgers, and hash them.
+_PATH = """\
 SELECT n.oid, n.nspname, n.nspowner, usable
 FROM regexp_matches(current_setting('entrypoint.path'), '"(?:[^"]|"")*"|[^",[:space:]]+', 'g')
     WITH ORDINALITY AS p (part, rank)
@@ -367,10 +423,10 @@ CROSS JOIN LATERAL (
 JOIN pg_namespace n ON n.nspname = CASE name WHEN '$user' THEN current_user ELSE name::name END
 CROSS JOIN LATERAL (
     SELECT has_schema_privilege(n.oid, 'USAGE'),
-           EXISTS (SELECT FROM pg_class c WHERE c.relname = 'schema_migrations' AND c.relnamespace = n.oid)
+           (SELECT c.oid FROM pg_class c WHERE c.relname = 'schema_migrations' AND c.relnamespace = n.oid) IS NOT NULL
     ) AS r (usable, taken)
-WHERE (usable OR taken) AND NOT starts_with(n.nspname::text, 'pg_') AND n.nspname <> 'information_schema'
-ORDER BY taken DESC, rank LIMIT 1"""
+WHERE (usable OR taken) AND NOT starts_with(n.nspname::text, 'pg_') AND n.nspname <> 'information_schema'"""
+_ALONG_THE_PATH = f"{_PATH}\nORDER BY taken DESC, rank LIMIT 1"
 
 
 def place_sql(schema: str | None) -> str:
@@ -378,6 +434,11 @@ def place_sql(schema: str | None) -> str:
     if schema is None:
         return _ALONG_THE_PATH
     return f"SELECT oid, nspname, nspowner, true AS usable FROM pg_namespace WHERE nspname = {literal(schema)}::name"
+
+
+def path_sql() -> str:
+    """Return the query for the names of all schemas of the search_path, behind `walk(None)`."""
+    return f"SELECT nspname FROM ({_PATH}) AS path"
 
 
 def _tables_sql(schema: str | None, role: str | None, *, glance: bool = False) -> str:
@@ -595,12 +656,7 @@ def look_at_holder(
     session: Connection, place: Place, role: str | None, deadline: Deadline
 ) -> tuple[LockRow | None, Guardian | None]:
     """Read the lock's row, and who holds the guard's lock, if anybody does. Raises what `look` does."""
-    parts = [*_begin_look(role, deadline), _lock_row_sql(place), place.guardian, "COMMIT"]
-    try:
-        rows, guardians, _ = session.query(";\n".join(parts), deadline)[-3:]
-    except StatementError:
-        session.rollback(deadline.within(1))
-        raise
+    rows, guardians = ask(session, role, deadline, (_lock_row_sql(place), place.guardian))
     found = [Guardian(int(pid or 0), application or "", key == "3") for pid, application, key in guardians]
     return as_lock(rows), found[0] if found else None
 
@@ -608,43 +664,48 @@ def look_at_holder(
 def read(session: Connection, place: Place, schema: str | None, role: str | None, deadline: Deadline) -> Reading:
     """Read what `look_on` does and all details, and see whether the tables are still as `place` has them.
 
-    `schema` is what `find` was given. The tables are looked at after they were read, and by then nobody can change
-    them before the end of this transaction. Raises what `look` does.
+    `schema` is what `find` was given: where there was no ledger, it is looked for along the whole way. The tables are
+    looked at after they were read, and by then nobody can change them before the end of this transaction. Raises what
+    `look` does.
     """
-    recovery = "SELECT pg_catalog.pg_is_in_recovery()"
-    more = [_details_sql(place), *walk(schema), _tables_sql(schema, role), recovery]
-    look, (details, *_, relations, standby) = _look_for_more(session, place, role, deadline, place.unguarded, more)
-    found = _place(relations, schema)
+    pinned = place.schema if place.ledger else schema
+    parts = (
+        # First the row, then who holds the keys: so a holder that comes meanwhile looks alive.
+        *(_lock_row_sql(place), place.holders, _ledger_sql(place), _details_sql(place)),
+        *(*walk(pinned), _tables_sql(pinned, role), "SELECT pg_catalog.pg_is_in_recovery()"),
+    )
+    locks, keys, rows, details, *_, relations, standby = ask(session, role, deadline, parts)
+    found = _place(relations, pinned)
     moved = (found.schema, found.ledger, found.lock) != (place.schema, place.ledger, place.lock)
-    return Reading(look, {int(row[0] or 0): _detail(row) for row in details}, moved, standby[0][0] == "t")
+    return Reading(
+        as_ledger(rows),
+        as_lock(locks),
+        {int(row[0] or 0): _detail(row) for row in details},
+        moved or (bool(found.intrusion) and not place.intrusion),
+        standby[0][0] == "t",
+        tuple(map(_key_holder, keys)),
+    )
 
 
 def _look(session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None) -> Look:
     """Read the ledger; if there is a condition for "the lock is `free`", also the lock's row and that condition."""
-    return _look_for_more(session, place, role, deadline, free, ())[0]
+    about_lock = () if free is None else (_lock_row_sql(place), f"SELECT {free}")
+    *found, rows = ask(session, role, deadline, (*about_lock, _ledger_sql(place)))
+    if not found:
+        return Look(as_ledger(rows), None, lock_free=False)
+    locks, answer = found
+    return Look(as_ledger(rows), as_lock(locks), lock_free=answer[0][0] == "t")
 
 
-def _look_for_more(
-    session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None, more: Sequence[str]
-) -> tuple[Look, list[list[Row]]]:
-    """Do what `_look` does, and run the statements `more` in the same transaction; return the rows of each."""
-    parts = _begin_look(role, deadline)
-    if free is not None:
-        parts += [_lock_row_sql(place), f"SELECT {free}"]
-    parts += [_ledger_sql(place), *more, "COMMIT"]
+def ask(session: Connection, role: str | None, deadline: Deadline, parts: Sequence[str]) -> list[list[Row]]:
+    """Run statements in one round trip and one transaction that may wait for nobody; return the rows of each."""
     try:
-        results = session.query(";\n".join(parts), deadline)
+        return session.query(";\n".join((*_begin_look(role, deadline), *parts, "COMMIT")), deadline)[
+            -len(parts) - 1 : -1
+        ]
     except StatementError:
         session.rollback(deadline.within(1))
         raise
-    results.pop()
-    found = results[len(results) - len(more) :]
-    results = results[: len(results) - len(more)]
-    rows = tuple(map(_ledger_row, results[-1]))
-    if free is None:
-        return Look(rows, None, lock_free=False), found
-    locks, answer = results[-3], results[-2]
-    return Look(rows, _lock_row(locks[0]) if locks else None, lock_free=answer[0][0] == "t"), found
 
 
 def _begin_look(role: str | None, deadline: Deadline) -> list[str]:
@@ -762,6 +823,11 @@ def _lock_row(row: Row) -> LockRow:
         guard_pid=number(guard_pid),
         left=None if left is None else float(left),
     )
+
+
+def _key_holder(row: Row) -> KeyHolder:
+    pid, application, user, guards, makes, exclusive = row
+    return KeyHolder(int(pid or 0), application or "", user or "", guards == "t", makes == "t", exclusive == "t")
 
 
 def _parsed(detail: str | None) -> Mapping[str, object]:

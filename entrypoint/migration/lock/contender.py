@@ -67,6 +67,7 @@ class Contender:
         self._seen: LockRow | None = None
         self._fenced = Streak()
         self._tries = 0
+        self._no_other_ledger = False
         self._in_vain = 0
         """How often the lock was not to be had since it last looked taken."""
         self._trouble: ConnectionLostError | None = None
@@ -115,6 +116,7 @@ class Contender:
                 self._assignment.differences.tell(plan)
                 raise held_back(plan.held_back)
             if look.lock_free and not self._of_the_earlier_system(look.lock):
+                self._refuse_second_ledger(session, deadline)
                 lease = self._try(session, deadline)
                 if lease is not None:
                     return lease, False
@@ -189,6 +191,16 @@ class Contender:
                 session, self._place, self._assignment.schema, patience, self._assignment.role
             )
         return reading.look(session, self._place, self._assignment.role, patience, contending=True)
+
+    def _refuse_second_ledger(self, session: Session, deadline: Deadline) -> None:
+        """Look once, before a ledger is made, whether this application has one in another schema."""
+        if self._place.ledger or self._regardless or self._no_other_ledger:
+            return
+        from entrypoint.migration.ledger.elsewhere import refuse_second
+
+        files, role = self._assignment.directory.files, self._assignment.role
+        refuse_second(session, self._place, files, role, Deadline(max(deadline.remaining(), _LOOK_PATIENCE)))
+        self._no_other_ledger = True
 
     def _try(self, session: Session, deadline: Deadline) -> Lease | None:
         self._tries += 1

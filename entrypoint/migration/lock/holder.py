@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import Row
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.reading import LockRow, Place
+    from entrypoint.migration.ledger.reading import KeyHolder, LockRow, Place
 
 _LOCK_TIMEOUT_MS = 2_000
 _INSUFFICIENT_PRIVILEGE = "42501"
@@ -95,12 +95,7 @@ class Sight(NamedTuple):
         """
         if not backend.keyed:
             return False
-        if backend.application.startswith(reading.OURS):
-            return False
-        if backend.makes or backend.unlike_ours or self.row is None or not self.row.held:
-            return True
-        # A holder of an earlier release does not say which its guard is.
-        return backend.guards and (self.row.legacy or self.row.guard_pid not in (None, backend.pid))
+        return is_strange(backend, self.row)
 
     @property
     def strangers(self) -> tuple[Backend, ...]:
@@ -123,6 +118,16 @@ class Sight(NamedTuple):
         if self.row is None or not self.row.held or self.alive:
             return False
         return not self.row.legacy or (self.row.seconds is not None and self.row.seconds > _STALE)
+
+
+def is_strange(one: Backend | KeyHolder, row: LockRow | None) -> bool:
+    """Tell whether a session that holds one of the keys is no holder of ours; `row` is the lock's."""
+    if one.application.startswith(reading.OURS):
+        return False
+    if one.makes or one.unlike_ours or row is None or not row.held:
+        return True
+    # A holder of an earlier release does not say which its guard is.
+    return one.guards and (row.legacy or row.guard_pid not in (None, one.pid))
 
 
 def observe(

@@ -1,0 +1,154 @@
+"""Whether another schema records these migrations already. Asked before a ledger is made.
+
+The search_path or MIGRATION_SCHEMA may have changed since: then a second ledger would have everything run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import identifier, literal, our_state
+from entrypoint.errors import SecondLedgerError
+from entrypoint.migration.ledger import reading
+from entrypoint.redaction import foreign
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from entrypoint.database.answers import Row
+    from entrypoint.database.session import Session
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.script.files import MigrationFile
+
+# With a schema for each tenant there may be thousands; so many of them are read for a warning.
+_ENOUGH = 10
+
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_NAME = r'(?<![\w$"])("(?:[^"]|""){1,63}"|[^\W\d][\w$]{0,62})'
+# Before a dot; behind the word SCHEMA; and, in a list, behind `search_path`.
+_NAMED = re.compile(
+    rf"{_NAME}\.(?=[\w\"])|\bschema\s+(?:if\s+(?:not\s+)?exists\s+)?{_NAME}|\bsearch_path\b([^;]*)",
+    re.IGNORECASE,
+)
+_EACH = re.compile(_NAME)
+
+
+class Others(NamedTuple):
+    """The schemas that have a table `schema_migrations` with our columns, which we may read."""
+
+    near: tuple[str, ...]
+    """`public`, and those of the connection's search_path."""
+    far: tuple[str, ...]
+
+
+def refuse_second(
+    session: Session, place: Place, files: Sequence[MigrationFile], role: str | None, deadline: Deadline
+) -> None:
+    """Raise SecondLedgerError if a ledger at `place` would be this application's second one. Holds nothing afterwards.
+
+    Where the other one is neither near nor named in the files, this is a schema for a tenant: then only a warning is
+    logged. Raises StatementError.
+    """
+    others = find(session, place, role, deadline)
+    named = mentioned(_texts(files)) if others.far else frozenset[str]()
+    for schema in (*others.near, *(schema for schema in others.far if schema in named)):
+        if same_application(files, _rows(session, schema, role, deadline)):
+            raise _second(schema, place)
+    for schema in [schema for schema in others.far if schema not in named][:_ENOUGH]:
+        if same_application(files, _rows(session, schema, role, deadline)):
+            logs.event(
+                logs.WARNING,
+                "ledger.elsewhere",
+                f"the same migrations are recorded in schema {schema!r}, too; taking schema {place.schema!r} for "
+                "another tenant's, where all of them are to run",
+                schema=place.schema,
+                other_schema=schema,
+            )
+            return
+
+
+def same_application(files: Iterable[MigrationFile], rows: Iterable[Row]) -> bool:
+    """Tell whether `rows` (number, name, checksum) record these files.
+
+    All numbers that both have bear the same name, and at least one has the same text: many projects have a
+    `001_init.sql`.
+    """
+    known = {str(file.number): file for file in files}
+    shared = [(known[number or ""], name, checksum) for number, name, checksum in rows if number in known]
+    return all(file.name == name for file, name, _ in shared) and any(
+        checksum is not None and file.matches(checksum) for file, _, checksum in shared
+    )
+
+
+def mentioned(texts: Iterable[str]) -> frozenset[str]:
+    """Return what is named in SQL where a schema may be named, comments left out; some of it is no schema."""
+    found = set()
+    for text in texts:
+        for before_dot, after_word, path in _NAMED.findall(_COMMENT.sub(" ", text)):
+            found |= {_folded(name) for name in (before_dot, after_word, *_EACH.findall(path)) if name}
+    return frozenset(found)
+
+
+def _folded(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+
+
+def _texts(files: Iterable[MigrationFile]) -> Iterable[str]:
+    for file in files:
+        # What cannot be read is refused elsewhere, if it is to run.
+        with contextlib.suppress(OSError), open(file.path, encoding="utf-8", errors="replace") as opened:
+            yield opened.read()
+
+
+def find(session: Session, place: Place, role: str | None, deadline: Deadline) -> Others:
+    """Return where else there are ledgers that can be read, without reading them."""
+    path, *_, tables = reading.ask(
+        session, role, deadline, (*reading.walk(None), reading.path_sql(), *our_state(role), _tables_sql(place.schema))
+    )[len(reading.walk(None)) :]
+    near = {"public", *(name for (name,) in path)}
+    schemas = [name or "" for (name,) in tables]
+    return Others(tuple(name for name in schemas if name in near), tuple(name for name in schemas if name not in near))
+
+
+def _tables_sql(ours: str) -> str:
+    # The columns are of PostgreSQL's own types: another one's output function would run as whoever reads it.
+    return f"""\
+SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = 'schema_migrations' AND c.relkind = 'r' AND n.nspname <> {literal(ours)}::name
+AND NOT starts_with(n.nspname::text, 'pg_') AND has_schema_privilege(n.oid, 'USAGE')
+AND has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid)
+AND 4 = (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.atttypid < 16384
+         AND a.attname IN ('migration_number', 'filename', 'status', 'checksum') AND NOT a.attisdropped)
+ORDER BY 1"""
+
+
+def _rows(session: Session, schema: str, role: str | None, deadline: Deadline) -> list[Row]:
+    """Return what is applied by the ledger in `schema`; nothing if it is locked, or gone meanwhile."""
+    query = (
+        f"SELECT migration_number::text, filename::text, checksum::text FROM {identifier(schema)}.schema_migrations "
+        f"WHERE coalesce(status::text, 'completed') = {literal(reading.COMPLETED)}"
+    )
+    try:
+        return reading.ask(session, role, deadline, (query,))[0]
+    except StatementError as error:
+        logs.event(logs.DEBUG, "ledger.not_readable", f"the ledger in schema {schema!r} was not read: {error}")
+        return []
+
+
+def _second(schema: str, place: Place) -> SecondLedgerError:
+    ours, theirs = identifier(place.schema), identifier(schema)
+    return SecondLedgerError(
+        f"These migrations are recorded in schema {foreign(schema)!r} already, but the place for the ledger is schema "
+        f"{place.schema!r}, where all of them would run again; nothing was run",
+        remedy=f"To go on with that ledger, set MIGRATION_SCHEMA={foreign(schema)}. If all of them are to run for "
+        f"schema {place.schema!r} as well, make its ledger first: CREATE SCHEMA IF NOT EXISTS {ours}; CREATE TABLE "
+        f"{ours}.schema_migrations (LIKE {theirs}.schema_migrations INCLUDING ALL).",
+        schema=place.schema,
+        other_schema=foreign(schema),
+    )
