@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic, sleep
 
 from entrypoint import signals
+from entrypoint.policy import MOST_MILLISECONDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ SLICE = 0.2
 A signal that comes between the interpreter's last look for signals and such a call does not end the call. Its handler
 would run when the wait is over, and SIGTERM has to end the program within two seconds.
 """
-
-# PostgreSQL's time-outs are 32 bit integers.
-_MOST_MILLISECONDS = 2**31 - 1
 
 
 class Deadline:
@@ -48,7 +46,7 @@ class Deadline:
 
     def milliseconds(self, at_least: int = 1) -> int:
         """Return what is left in whole milliseconds, for PostgreSQL's time-outs, where 0 would mean never."""
-        return min(max(at_least, int(self.remaining() * 1000)), _MOST_MILLISECONDS)
+        return min(max(at_least, int(self.remaining() * 1000)), MOST_MILLISECONDS)
 
 
 def pause(seconds: float) -> None:

@@ -11,6 +11,9 @@ LONGEST_PAUSE = 30.0
 # After so many, even the shortest first pause (1 ms) has grown to the longest.
 DOUBLINGS = 15
 
+MOST_MILLISECONDS = 2**31 - 1
+"""PostgreSQL's own limit for its time-outs, which are 32 bit integers."""
+
 DEFAULT_LIMIT_MB = 512
 """How large a migration file may be, if nothing else is set."""
 

@@ -6,7 +6,7 @@ The variables and their defaults are documented to users and fixed (docs/configu
 from __future__ import annotations
 
 from entrypoint.errors import ConfigurationError
-from entrypoint.policy import ATTEMPTS, DEFAULT_LIMIT_MB, ApplyPolicy, ConnectPolicy, LockPolicy
+from entrypoint.policy import ATTEMPTS, DEFAULT_LIMIT_MB, MOST_MILLISECONDS, ApplyPolicy, ConnectPolicy, LockPolicy
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, secrets_of
 
@@ -14,8 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# PostgreSQL's own limit for its time-outs, which are 32 bit integers of milliseconds.
-_MOST_MILLISECONDS = 2**31 - 1
 # NAMEDATALEN - 1
 _LONGEST_NAME = 63
 _LAST_PORT = 2**16 - 1
@@ -277,10 +275,10 @@ class _Reader:
         value = self.text(name)
         if value is None:
             return default
-        if value.isascii() and value.isdecimal() and len(value) <= 10 and 0 < int(value) <= _MOST_MILLISECONDS:
+        if value.isascii() and value.isdecimal() and len(value) <= 10 and 0 < int(value) <= MOST_MILLISECONDS:
             return int(value)
         self.faults.append(
-            f"{name} is {_shown(value)}; it must be a whole number of {unit} from 1 to {_MOST_MILLISECONDS}, "
+            f"{name} is {_shown(value)}; it must be a whole number of {unit} from 1 to {MOST_MILLISECONDS}, "
             f"like {example}"
         )
         return default

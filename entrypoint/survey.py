@@ -12,7 +12,10 @@ from random import uniform
 from entrypoint import logs
 from entrypoint.clocks import CONNECTING, WAITING, Clocks
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import connect, failure_of, target
+from entrypoint.database.connect import connect
+from entrypoint.database.login import failure_of
+from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
+from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.assignment import Assignment
@@ -26,8 +29,8 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
+    from entrypoint.database.target import Target
     from entrypoint.migration.ledger.first_look import Question
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import LedgerRow, Look, Place
@@ -143,7 +146,7 @@ def _look(session: Session, place: Place, settings: Settings, clocks: Clocks, pa
             look = reading.look(session, place, settings.role, patience, contending=False)
         except StatementError as error:
             waiting = clocks.turn_to(WAITING)
-            if error.sqlstate != reading.LOCK_NOT_AVAILABLE:
+            if error.sqlstate != LOCK_NOT_AVAILABLE:
                 raise
             from entrypoint.migration.lock import locked
 

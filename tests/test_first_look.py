@@ -14,7 +14,7 @@ import pytest
 from demo.postgres import HOST, free_port
 from entrypoint.database import libpq
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import target
+from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 from kit.migrations import non_idempotent, write_migrations

@@ -476,5 +476,5 @@ def test_the_servers_words_are_read_in_one_place() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in readers and not isinstance(node.ctx, ast.Store)
     }
-    # connect.py raises it as psycopg would, with the SQLSTATE in it; failure_of then takes it as foreign.
-    assert users <= {"database/answers.py", "database/connect.py", "database/libpq.py", *ROWS}
+    # login.py raises it as psycopg would, with the SQLSTATE in it; failure_of then takes it as foreign.
+    assert users <= {"database/answers.py", "database/login.py", "database/libpq.py", *ROWS}

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from conftest import missing
-from entrypoint.database.connect import target
+from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from entrypoint.migration.apply.doubt import settle
 from entrypoint.migration.ledger import reading, writing

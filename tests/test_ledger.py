@@ -9,7 +9,7 @@ import pytest
 
 from conftest import new_database
 from entrypoint.database import transactions
-from entrypoint.database.connect import target
+from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from entrypoint.migration.apply.doubt import settle
 from entrypoint.migration.ledger import reading, writing

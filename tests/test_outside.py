@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from entrypoint.database.connect import target
+from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger import reading as ledger_module
 from entrypoint.migration.lock.guard import Guard

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import missing
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import target
+from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from kit.migrations import write_migrations
 from kit.pooler import executable, pooler

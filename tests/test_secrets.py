@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from demo.postgres import HOST, Server, free_port
 from entrypoint import redaction, settings
-from entrypoint.database.connect import target
+from entrypoint.database.target import target
 from entrypoint.errors import ConfigurationError
 from kit.databases import Database
 from kit.migrations import write_migrations

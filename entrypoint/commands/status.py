@@ -32,5 +32,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         found = status.print_json(lambda: read_settings(environ, asked_for=True), sys.stdout)
     else:
         found = status.read(read_settings(environ, asked_for=True))
-        status.print_table(found, sys.stdout, environ)
+        from entrypoint.operations.status_table import print_table  # Its rich is not for programs.
+
+        print_table(found, sys.stdout, environ)
     return found.exit_code if arguments.exit_code else 0

@@ -36,10 +36,6 @@ _POSITION = ord("P")
 _CONTEXT = ord("W")
 _ROUTINE = ord("R")
 
-_SYNTAX_ERROR = "42601"
-_CONNECTION_EXCEPTION = "08"
-_PERMISSION = "42501"
-
 
 class Notice(NamedTuple):
     """A message that the server sent beside a result."""
@@ -77,7 +73,10 @@ class StatementError(Exception):
         self.position = int(position) - 1 if position else None
         """Offset in characters in the text that was sent."""
         self.statement = statement
-        self.hides_rows = self.sqlstate == _PERMISSION and _field(result, _ROUTINE) == "check_enable_rls"
+        # Not for the start that is up to date: it meets no errors.
+        from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
+
+        self.hides_rows = self.sqlstate == INSUFFICIENT_PRIVILEGE and _field(result, _ROUTINE) == "check_enable_rls"
         """Whether row-level security would have left rows out, and `row_security` is off."""
         super().__init__(self.primary)
 
@@ -86,7 +85,9 @@ class StatementError(Exception):
 
         Where it was to connect elsewhere, as CREATE SUBSCRIPTION is, the word may be a host that is half a password.
         """
-        if self.sqlstate == _SYNTAX_ERROR or self.sqlstate.startswith(_CONNECTION_EXCEPTION):
+        from entrypoint.database.sqlstate import CONNECTION_EXCEPTIONS, SYNTAX_ERROR
+
+        if self.sqlstate == SYNTAX_ERROR or self.sqlstate.startswith(CONNECTION_EXCEPTIONS):
             self.primary = mask(self.primary)
         self.detail, self.hint, self.context = (
             None if text is None else mask(text) for text in (self.detail, self.hint, self.context)

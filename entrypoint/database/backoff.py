@@ -6,7 +6,7 @@ import tenacity
 
 from entrypoint import logs
 from entrypoint.clocks import CONNECTING, WAITING
-from entrypoint.database.connect import LEAST, Failure
+from entrypoint.database.login import LEAST, Failure
 from entrypoint.deadline import pause
 from entrypoint.policy import DOUBLINGS, LONGEST_PAUSE
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from entrypoint.clocks import Clocks
-    from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
+    from entrypoint.database.target import Target
     from entrypoint.deadline import Deadline
     from entrypoint.policy import ConnectPolicy
 

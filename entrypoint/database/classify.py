@@ -11,6 +11,35 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from entrypoint.database.sqlstate import (
+    ADMIN_SHUTDOWN,
+    CANNOT_CONNECT_NOW,
+    CANT_CHANGE_RUNTIME_PARAM,
+    CONFIGURATION_LIMIT_EXCEEDED,
+    CONNECTION_EXCEPTIONS,
+    CRASH_SHUTDOWN,
+    DATA_CORRUPTED,
+    DEADLOCK_DETECTED,
+    DISK_FULL,
+    INDEX_CORRUPTED,
+    INSUFFICIENT_PRIVILEGE,
+    INSUFFICIENT_RESOURCES,
+    INVALID_AUTHORIZATION_SPECIFICATION,
+    INVALID_CATALOG_NAME,
+    INVALID_PARAMETER_VALUE,
+    INVALID_PASSWORD,
+    IO_ERROR,
+    LOCK_NOT_AVAILABLE,
+    OUT_OF_MEMORY,
+    QUERY_CANCELED,
+    READ_ONLY_SQL_TRANSACTION,
+    SERIALIZATION_FAILURE,
+    SYNTAX_ERROR,
+    SYSTEM_ERROR,
+    TOO_MANY_CONNECTIONS,
+    UNDEFINED_OBJECT,
+)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
@@ -224,7 +253,6 @@ _OTHER = Cause("other", "the server did not let us in", "Look into the server's 
 # Verbose, libpq writes `FATAL:  53300: sorry, too many clients already`, whatever the language, and another line for
 # the place in the server's source.
 _SQLSTATE = re.compile(r"(?<=:  )([0-9A-Z]{5}): ")
-_PERMISSION = "42501"
 # What may not be set and what may not be entered have the same code; the place in the server's source tells them apart.
 _IN_SETTINGS = re.compile(r"^[^\s:]+:  (?:\w+, )?(?:[\w./-]+/)?guc\w*\.c:\d+\s*$", re.MULTILINE)
 _LOCATION = re.compile(r"^[^\s:]+:  (?:\w+, )?[\w./-]+\.\w+:\d+\s*$\n?", re.MULTILINE)
@@ -242,7 +270,7 @@ def classify_connection_failure(text: str) -> Cause:
     codes = _SQLSTATE.findall(text)
     if not codes or cause is not _OTHER:
         return cause
-    if codes[-1] == _PERMISSION and _IN_SETTINGS.search(text):
+    if codes[-1] == INSUFFICIENT_PRIVILEGE and _IN_SETTINGS.search(text):
         return _known("option")
     return _BY_SQLSTATE.get(codes[-1], cause)
 
@@ -260,11 +288,16 @@ def _by_words(text: str) -> Cause:
     return _OTHER
 
 
-# What may go away by itself: connection exceptions, serialization failures, deadlocks, too many connections,
-# a lock not available, a crash, a server that cannot connect now.
-_PASSING = ("40001", "40P01", "53300", "55P03", "57P02", "57P03")
-_STOPPED_BY_OPERATOR = ("57014", "57P01")
-_READ_ONLY = "25006"
+# What may go away by itself, beside connection exceptions.
+_PASSING = (
+    SERIALIZATION_FAILURE,
+    DEADLOCK_DETECTED,
+    TOO_MANY_CONNECTIONS,
+    LOCK_NOT_AVAILABLE,
+    CRASH_SHUTDOWN,
+    CANNOT_CONNECT_NOW,
+)
+_STOPPED_BY_OPERATOR = (QUERY_CANCELED, ADMIN_SHUTDOWN)
 
 
 def _known(name: CauseName) -> Cause:
@@ -273,20 +306,20 @@ def _known(name: CauseName) -> Cause:
 
 # For what is said in another language. Several refusals share a code: those are told as far as the code goes.
 _BY_SQLSTATE = {
-    "53300": _known("too_many_clients"),
-    "57P03": _known("starting_up"),
-    "57P01": _known("shutting_down"),
-    "28P01": _known("wrong_password"),
-    "28000": _known("not_permitted")._replace(
+    TOO_MANY_CONNECTIONS: _known("too_many_clients"),
+    CANNOT_CONNECT_NOW: _known("starting_up"),
+    ADMIN_SHUTDOWN: _known("shutting_down"),
+    INVALID_PASSWORD: _known("wrong_password"),
+    INVALID_AUTHORIZATION_SPECIFICATION: _known("not_permitted")._replace(
         words="this user may not connect from here, or there is no such user", heals=True
     ),
-    _PERMISSION: _known("not_permitted"),
-    "3D000": _NO_DATABASE,
+    INSUFFICIENT_PRIVILEGE: _known("not_permitted"),
+    INVALID_CATALOG_NAME: _NO_DATABASE,
     # No such parameter, no such value, not to be set by a session, not an option at all.
-    "42704": _known("option"),
-    "22023": _known("option"),
-    "55P02": _known("option"),
-    "42601": _known("option"),
+    UNDEFINED_OBJECT: _known("option"),
+    INVALID_PARAMETER_VALUE: _known("option"),
+    CANT_CHANGE_RUNTIME_PARAM: _known("option"),
+    SYNTAX_ERROR: _known("option"),
 }
 
 
@@ -315,14 +348,14 @@ _OWN = Trouble(
 # Not here: class 54, a limit that no configuration raises and only another statement keeps; 58P01 and 58P02, as the
 # path is the statement's; XX000, which may be anything.
 _OUTSIDE_THE_FILE = {
-    "53000": _LIMIT,
-    "53100": _DISK,
-    "53200": _MEMORY,
-    "53400": _LIMIT,
-    "58000": _STORAGE,
-    "58030": _STORAGE,
-    "XX001": _DAMAGE,
-    "XX002": _DAMAGE,
+    INSUFFICIENT_RESOURCES: _LIMIT,
+    DISK_FULL: _DISK,
+    OUT_OF_MEMORY: _MEMORY,
+    CONFIGURATION_LIMIT_EXCEEDED: _LIMIT,
+    SYSTEM_ERROR: _STORAGE,
+    IO_ERROR: _STORAGE,
+    DATA_CORRUPTED: _DAMAGE,
+    INDEX_CORRUPTED: _DAMAGE,
     "": _OWN,
 }
 
@@ -334,7 +367,7 @@ def trouble(sqlstate: str) -> Trouble | None:
 
 def may_pass(sqlstate: str) -> bool:
     """Tell whether a statement that failed with `sqlstate` may succeed if it is tried again."""
-    return sqlstate.startswith("08") or sqlstate in _PASSING
+    return sqlstate.startswith(CONNECTION_EXCEPTIONS) or sqlstate in _PASSING
 
 
 def stopped_by_operator(sqlstate: str) -> bool:
@@ -344,4 +377,4 @@ def stopped_by_operator(sqlstate: str) -> bool:
 
 def is_read_only(sqlstate: str) -> bool:
     """Tell whether the server accepts no writes."""
-    return sqlstate == _READ_ONLY
+    return sqlstate == READ_ONLY_SQL_TRANSACTION

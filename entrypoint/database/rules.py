@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from entrypoint.database.sqlstate import (
+    IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+    IDLE_SESSION_TIMEOUT,
+    PROTOCOL_VIOLATION,
+    TRANSACTION_TIMEOUT,
+)
+
 # PostgreSQL's documentation, appendix A.
 _POSTGRESQL = {
-    "25P03": "idle_in_transaction_session_timeout",
-    "25P04": "transaction_timeout",
-    "57P05": "idle_session_timeout",
+    IDLE_IN_TRANSACTION_SESSION_TIMEOUT: "idle_in_transaction_session_timeout",
+    TRANSACTION_TIMEOUT: "transaction_timeout",
+    IDLE_SESSION_TIMEOUT: "idle_session_timeout",
 }
 # PgBouncer's texts, as its clients get them.
 _PGBOUNCER = (
@@ -31,7 +38,7 @@ def ended_by(text: str, sqlstate: str | None) -> tuple[str, str] | None:
             f"The server ended the session by its {setting}: raise that for this role, with ALTER ROLE … SET.",
         )
     # PgBouncer's own words bear 08P01, the code of every error of its own.
-    if sqlstate in (None, "08P01"):
+    if sqlstate in (None, PROTOCOL_VIOLATION):
         for words, setting in _PGBOUNCER:
             if words in text:
                 return setting, (

@@ -7,7 +7,7 @@ from typing import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.clocks import Clocks
-    from entrypoint.database.connect import Target
+    from entrypoint.database.target import Target
     from entrypoint.migration.ledger.differences import Differences
     from entrypoint.migration.losses import Losses
     from entrypoint.migration.observe.board import Board

@@ -6,7 +6,8 @@ import os
 
 from entrypoint.backup import dump, store
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import connect, target
+from entrypoint.database.connect import connect
+from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from entrypoint.errors import UsageError
 from entrypoint.migration.ledger import reading

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, EntrypointError, UsageError
 from entrypoint.migration.script.directives import spell_timeouts
-from entrypoint.migration.script.files import is_sql, load_directory
+from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
 from entrypoint.migration.script.prepare import examine
 from entrypoint.migration.script.report import complain, spot
 from entrypoint.migration.script.statements import REPACK_CONCURRENTLY, blocks_that_commit
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.files import Directory, Flaw, MigrationFile
     from entrypoint.migration.script.prepare import Prepared
     from entrypoint.settings import Settings
-
-ROLLBACKS = "rollback"
-"""The directory below the migrations' in which `new` puts their reverses."""
 
 # What a look at the database may cost a person who only wants files checked, in seconds.
 _QUICK = 2.0

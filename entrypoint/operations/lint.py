@@ -16,6 +16,7 @@ from typing import Any
 
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConfigurationError
+from entrypoint.migration.script.files import BYTE_ORDER_MARK
 from entrypoint.operations.findings import Finding
 from entrypoint.redaction import foreign
 
@@ -29,7 +30,6 @@ INSTALL = "Install it with: pip install 'pg-entrypoint[lint]'"
 
 # A hundred files take it a tenth of a second.
 _PATIENCE = 60.0
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _TIMEOUTS = "every attempt has a lock_timeout and a statement_timeout, which the program sets"
 _TRANSACTIONS = "the program's own check knows how the file will be run"
@@ -116,7 +116,7 @@ def holds(rule: str, migration: Prepared) -> bool:
 def _mark(migration: Prepared) -> int:
     """Return the length of the file's byte-order mark, which is not in its text."""
     with open(migration.file.path, "rb") as file:
-        return len(_BYTE_ORDER_MARK) if file.read(len(_BYTE_ORDER_MARK)) == _BYTE_ORDER_MARK else 0
+        return len(BYTE_ORDER_MARK) if file.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
 
 
 def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]:

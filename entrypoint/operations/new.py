@@ -9,8 +9,7 @@ import unicodedata
 
 from entrypoint import logs
 from entrypoint.errors import ConfigurationError, UsageError
-from entrypoint.migration.script.files import HIGHEST, is_sql, number_of, slug
-from entrypoint.operations.check import ROLLBACKS
+from entrypoint.migration.script.files import HIGHEST, ROLLBACKS, is_sql, number_of, slug
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False

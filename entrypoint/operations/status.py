@@ -1,4 +1,4 @@
-"""`status`: the documented answer about files and database, as JSON and, through `status_table`, as a table."""
+"""`status`: the documented answer about files and database, for programs as JSON; `status_table` is for a person."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
+from entrypoint.database.sqlstate import UNDEFINED_COLUMN, UNDEFINED_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration.ledger import reading
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 5.0
 # A table or a column that is not there any more.
-_GONE = ("42P01", "42703")
+_GONE = (UNDEFINED_TABLE, UNDEFINED_COLUMN)
 # Exit codes, for scripts that ask for them.
 PENDING = 10
 FAILED = 11
@@ -219,20 +220,6 @@ def print_json(settings: Callable[[], Settings], output: TextIO) -> Status:
         raise
     _write_json(status.documented(), output)
     return status
-
-
-def print_table(status: Status, output: TextIO, environ: Mapping[str, str]) -> None:
-    """Print the answer for a person, as wide as `output` is; in colours if it is a terminal that wants them."""
-    from shutil import get_terminal_size
-
-    from entrypoint.operations.status_table import as_text
-
-    terminal = output.isatty()
-    colours = terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") not in {"", "dumb"}
-    text = as_text(status, width=get_terminal_size().columns if terminal else None, colours=colours)
-    # A locale that lacks a letter of a file's name is no reason to say nothing.
-    encoding = output.encoding or "utf-8"
-    output.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _write_json(answer: dict[str, object], output: TextIO) -> None:

@@ -7,6 +7,7 @@ a terminal would obey is left out.
 from __future__ import annotations
 
 from io import StringIO
+from shutil import get_terminal_size
 
 from rich import box
 from rich.console import Console
@@ -20,6 +21,9 @@ from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TextIO
+
     from entrypoint.operations.status import Line, Status
 
 _HEADER = ("number", "file", "state", "when", "took", "by version")
@@ -37,9 +41,17 @@ _COLOURS = {
     "missing": "magenta",
     "ahead": "cyan",
 }
-
-
 _NO_START = "No start relies on this ledger (exit code 78): connect as the owner, or set MIGRATION_ROLE to it."
+
+
+def print_table(status: Status, output: TextIO, environ: Mapping[str, str]) -> None:
+    """Print the answer for a person, as wide as `output` is; in colours if it is a terminal that wants them."""
+    terminal = output.isatty()
+    colours = terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") not in {"", "dumb"}
+    text = as_text(status, width=get_terminal_size().columns if terminal else None, colours=colours)
+    # A locale that lacks a letter of a file's name is no reason to say nothing.
+    encoding = output.encoding or "utf-8"
+    output.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def as_text(status: Status, *, width: int | None, colours: bool) -> str:

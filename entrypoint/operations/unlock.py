@@ -8,7 +8,8 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import connect, target
+from entrypoint.database.connect import connect
+from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import LedgerChangedError, LockHeldError
 from entrypoint.migration.ledger import reading

@@ -17,7 +17,10 @@ from entrypoint.clocks import Clocks
 from entrypoint.counts import count
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import Failure, target, unavailable
+from entrypoint.database.connect import unavailable
+from entrypoint.database.login import Failure
+from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE, INVALID_SCHEMA_NAME, UNDEFINED_COLUMN, UNDEFINED_TABLE
+from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ClosedSchemaError, ConnectionLostError, WaitTimeoutError
 from entrypoint.migration.ledger import reading
@@ -47,9 +50,9 @@ _LOOK_PATIENCE = 5.0
 # For the last look or attempt, when the time is nearly over.
 _LEAST = 0.5
 # The ledger or its schema is not there (any more), or not as it was: look for it again.
-_MOVED = ("3F000", "42703", "42P01")
+_MOVED = (INVALID_SCHEMA_NAME, UNDEFINED_COLUMN, UNDEFINED_TABLE)
 # Whoever migrates may grant the right to read the ledger later on.
-_NOT_YET_PERMITTED = "42501"
+_NOT_YET_PERMITTED = INSUFFICIENT_PRIVILEGE
 
 
 class Sight(NamedTuple):

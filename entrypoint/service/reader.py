@@ -8,7 +8,9 @@ import time
 from typing import NamedTuple
 
 from entrypoint import logs
-from entrypoint.database.connect import Failure, database_of, target, unavailable
+from entrypoint.database.connect import unavailable
+from entrypoint.database.login import Failure
+from entrypoint.database.target import database_of, target
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.migration.ledger.plan import decide

@@ -11,7 +11,8 @@ import tenacity
 from entrypoint.clocks import CONNECTING, Clocks
 from entrypoint.database.backoff import Stop, connect_again, pause_after
 from entrypoint.database.classify import classify_connection_failure
-from entrypoint.database.connect import Failure, Target, connect
+from entrypoint.database.connect import connect
+from entrypoint.database.login import Failure
 from entrypoint.errors import DatabaseUnavailableError
 from entrypoint.policy import ConnectPolicy
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from entrypoint.database.session import Session
+    from entrypoint.database.target import Target
 
 REFUSED = "Connection refused"
 CROWDED = "sorry, too many clients already"

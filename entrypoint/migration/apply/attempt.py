@@ -7,6 +7,11 @@ from typing import NamedTuple, TypeVar
 
 from entrypoint import logs, phase
 from entrypoint.database.answers import StatementError
+from entrypoint.database.sqlstate import (
+    ACTIVE_SQL_TRANSACTION,
+    INVALID_TRANSACTION_TERMINATION,
+    UNSAFE_NEW_ENUM_VALUE_USAGE,
+)
 from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
 from entrypoint.migration.ledger import reading, tables, writing
@@ -34,11 +39,12 @@ _NOTICE_LEVELS = {"WARNING": logs.WARNING, "DEBUG": logs.DEBUG}
 
 # What only the server knows: statements that need a transaction of their own for reasons that no parser sees.
 _NEEDS = {
-    "25001": "It cannot run inside a transaction: put `-- entrypoint: no-transaction` at the top of the file.",
-    "2D000": "A DO block or a procedure that ends transactions cannot run inside one: put "
+    ACTIVE_SQL_TRANSACTION: "It cannot run inside a transaction: put `-- entrypoint: no-transaction` at the top of the "
+    "file.",
+    INVALID_TRANSACTION_TERMINATION: "A DO block or a procedure that ends transactions cannot run inside one: put "
     "`-- entrypoint: no-transaction` at the top of the file.",
-    "55P04": "A new value of an enumeration can be used only after the transaction that adds it: use it in the next "
-    "migration, or put `-- entrypoint: no-transaction` at the top of the file.",
+    UNSAFE_NEW_ENUM_VALUE_USAGE: "A new value of an enumeration can be used only after the transaction that adds it: "
+    "use it in the next migration, or put `-- entrypoint: no-transaction` at the top of the file.",
 }
 
 

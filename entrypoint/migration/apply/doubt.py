@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from entrypoint.database import session_state
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import Failure
+from entrypoint.database.login import Failure
 from entrypoint.database.quoting import literal
+from entrypoint.database.sqlstate import INVALID_PARAMETER_VALUE
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError
 
@@ -13,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
+    from entrypoint.database.target import Target
     from entrypoint.migration.ledger.reading import Place
 
     Verdict = Literal["committed", "aborted", "unknown"]
@@ -24,7 +25,7 @@ _PATIENCE = 5.0
 # For asking after a time-out. A server that answers needs milliseconds, and an application waits meanwhile.
 _FLOOR = 1.0
 # What PostgreSQL says of an id that it has not given out yet.
-_IN_THE_FUTURE = "22023"
+_IN_THE_FUTURE = INVALID_PARAMETER_VALUE
 
 
 class InDoubt(Exception):  # noqa: N818 - a state of knowledge, which the leader settles

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from entrypoint import logs, phase, signals
 from entrypoint.database import classify, session_state, transactions
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import Failure
+from entrypoint.database.login import Failure
+from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import (
     ConnectionLostError,
@@ -62,7 +63,6 @@ _RECONNECT_PATIENCE = 3.0
 _NOTICE = 0.3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
-_QUERY_CANCELED = "57014"
 _CONNECTION_EXCEPTION = "08"
 _OWN_DOING = (
     "The server takes writes: the file has made its transaction or session read-only, or writes to another server that "
@@ -283,17 +283,17 @@ class Leader:
         if self._lease.revoked:
             raise self._lease.lost()
         if task.deadline.passed():
-            if watched.blockers and (watched.waiting or error.sqlstate == reading.LOCK_NOT_AVAILABLE):
+            if watched.blockers and (watched.waiting or error.sqlstate == LOCK_NOT_AVAILABLE):
                 self._blocker = watched.blockers[0]
             raise self._out_of_time(task)
-        if watched.gave_up is not None and error.sqlstate == _QUERY_CANCELED:
+        if watched.gave_up is not None and error.sqlstate == QUERY_CANCELED:
             # The watcher's own cancel, for what PostgreSQL has no time-out for.
             why = (
                 f"waited for locks for {watched.gave_up.seconds:.1f} s in all, longer than the "
                 f"{watched.gave_up.allowed * 1000:.0f} ms of {_lock_timeout_of(task.migration)}"
             )
             waited_ms = round(watched.gave_up.seconds * 1000)
-            self._pause(task, why, reading.LOCK_NOT_AVAILABLE, attempt, watched, lock_wait_ms=waited_ms)
+            self._pause(task, why, LOCK_NOT_AVAILABLE, attempt, watched, lock_wait_ms=waited_ms)
             return
         # Our own connection is well, as there is an answer: 08… is about one of the statement's to elsewhere.
         if classify.may_pass(error.sqlstate) and not error.sqlstate.startswith(_CONNECTION_EXCEPTION):
@@ -489,7 +489,7 @@ class Leader:
         longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
         seconds = min(uniform(longest / 2, longest), task.deadline.remaining())
         file = task.migration.file
-        blocker = watched.blockers[0] if watched.blockers and sqlstate == reading.LOCK_NOT_AVAILABLE else None
+        blocker = watched.blockers[0] if watched.blockers and sqlstate == LOCK_NOT_AVAILABLE else None
         behind = f", behind {blocker.short}" if blocker else ""
         self._blocker, self._why = blocker, f"{file.name}: {why}"
         logs.event(

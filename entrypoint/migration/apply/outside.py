@@ -14,6 +14,7 @@ from entrypoint.database import session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.database.session_state import Timeouts
+from entrypoint.database.sqlstate import DUPLICATE_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, EntrypointError, MigrationFailedError
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import Place
     from entrypoint.migration.script.prepare import Prepared
 
-_DUPLICATE_TABLE = "42P07"
 _OUR_ENCODING = "UTF8"
 
 
@@ -232,7 +232,7 @@ class Steps:
             self._send(unit, unit.number)
         except Refused as refusal:
             self._refused = self._next
-            if unit.built_index is not None and refusal.error.sqlstate != _DUPLICATE_TABLE:
+            if unit.built_index is not None and refusal.error.sqlstate != DUPLICATE_TABLE:
                 # What a failed concurrent build leaves behind would stand in the way of the next attempt.
                 self._drop_invalid(unit)
             raise

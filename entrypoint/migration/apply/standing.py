@@ -7,7 +7,7 @@ parser has seen, and what it committed is in, whatever the statement behind that
 from __future__ import annotations
 
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import Failure
+from entrypoint.database.login import Failure
 from entrypoint.database.quoting import literal
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, EntrypointError, MigrationFailedError
@@ -17,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
-    from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
+    from entrypoint.database.target import Target
     from entrypoint.migration.apply.attempt import Refused, Task
 
 BETRAYAL = "ended the transaction that it ran in"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from entrypoint import logs, phase
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import Failure
+from entrypoint.database.login import Failure
 from entrypoint.database.session_state import OURS_WITH_PATH
 from entrypoint.deadline import Deadline, joined, sliced
 from entrypoint.errors import ConnectionLostError, EntrypointError
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from entrypoint.database.answers import Row
-    from entrypoint.database.connect import Target
     from entrypoint.database.session import Session
+    from entrypoint.database.target import Target
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.observe.blockers import Blocker, Wait
     from entrypoint.migration.observe.board import Activity, Board

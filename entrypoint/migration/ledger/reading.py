@@ -47,7 +47,6 @@ MAKES = f"g.classid = {LOCK_CLASS + 2} AND g.objid = 0"
 
 # For one look: a migration may hold a lock on the ledger itself, and whoever looks must not queue behind it.
 _LOOK_LOCK_TIMEOUT_MS = 2_000
-LOCK_NOT_AVAILABLE = "55P03"
 
 _OUR_LOCK_COLUMNS = frozenset(
     (

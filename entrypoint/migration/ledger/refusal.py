@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from entrypoint.database import classify
 from entrypoint.database.classify import Trouble
+from entrypoint.database.sqlstate import (
+    DEPENDENT_OBJECTS_STILL_EXIST,
+    FEATURE_NOT_SUPPORTED,
+    INSUFFICIENT_PRIVILEGE,
+    INVALID_PARAMETER_VALUE,
+    UNDEFINED_OBJECT,
+)
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, EntrypointError, MigrationError, ReadOnlyError
 from entrypoint.migration.ledger import privileges, readonly, writing
@@ -13,11 +20,10 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import StatementError
     from entrypoint.database.session import Session
 
-_PERMISSION = "42501"
 # For the question what is missing.
 _PATIENCE = 5.0
-_IN_THE_WAY = ("0A000", "2BP01")
-_NO_SUCH_ROLE = ("22023", "42704")
+_IN_THE_WAY = (FEATURE_NOT_SUPPORTED, DEPENDENT_OBJECTS_STILL_EXIST)
+_NO_SUCH_ROLE = (INVALID_PARAMETER_VALUE, UNDEFINED_OBJECT)
 
 
 def refused_on(
@@ -40,7 +46,7 @@ def refused_on(
             f"MIGRATION_ROLE cannot be used: {error.primary}", remedy="Check its name.", **_facts(error)
         )
     fault = _refused(error, message)
-    if error.sqlstate == _PERMISSION and not error.hides_rows:
+    if error.sqlstate == INSUFFICIENT_PRIVILEGE and not error.hides_rows:
         remedy = None if session is None else _grants(session, schema, role, reading=reading)
         fault.remedy = remedy or fault.remedy
     return fault
@@ -48,7 +54,7 @@ def refused_on(
 
 def lacking(session: Session, schema: str, role: str | None, error: StatementError) -> Trouble | None:
     """Return which privilege on the ledger is missing, if it is that for which a statement of ours was refused."""
-    if error.sqlstate != _PERMISSION or error.hides_rows or not session.usable:
+    if error.sqlstate != INSUFFICIENT_PRIVILEGE or error.hides_rows or not session.usable:
         return None
     remedy = _grants(session, schema, role, reading=False)
     return None if remedy is None else Trouble("this user lacks a privilege on the ledger", remedy)
@@ -124,7 +130,7 @@ def _refused(error: StatementError, message: str) -> MigrationError:
             "SECURITY; or, as a superuser: ALTER ROLE … BYPASSRLS; or set MIGRATION_DATABASE_URL or MIGRATION_ROLE to "
             "its owner."
         )
-    elif error.sqlstate == _PERMISSION:
+    elif error.sqlstate == INSUFFICIENT_PRIVILEGE:
         remedy = (
             "Give the migration user the right to create and change the ledger in that schema, or set "
             "MIGRATION_DATABASE_URL to a user that owns it, or MIGRATION_ROLE to a role that does."

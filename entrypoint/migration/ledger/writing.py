@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from entrypoint.database import transactions
 from entrypoint.database.quoting import literal
+from entrypoint.database.sqlstate import INVALID_TEXT_REPRESENTATION
 from entrypoint.migration.ledger import reading
 
 TYPE_CHECKING = False
@@ -21,19 +22,18 @@ _SINCE_BEGIN = "extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.tra
 # refused as a number, and with it the whole transaction is. These words are in that refusal.
 _NOT_WRITTEN = "entrypoint: rows of the ledger that were written: "
 _GONE = "entrypoint: rows of the ledger that are still there: "
-_INVALID_NUMBER = "22P02"
 # The earlier system's column may be NULL.
 _COMPLETED = f"coalesce(status, {literal(reading.COMPLETED)}) = {literal(reading.COMPLETED)}"
 
 
 def is_not_written(error: StatementError) -> bool:
     """Tell whether PostgreSQL refused our transaction because a row of the ledger was not written."""
-    return error.sqlstate == _INVALID_NUMBER and _NOT_WRITTEN in error.primary
+    return error.sqlstate == INVALID_TEXT_REPRESENTATION and _NOT_WRITTEN in error.primary
 
 
 def are_gone(error: StatementError) -> bool:
     """Tell whether PostgreSQL refused our transaction because rows are gone that should have been `kept`."""
-    return error.sqlstate == _INVALID_NUMBER and _GONE in error.primary
+    return error.sqlstate == INVALID_TEXT_REPRESENTATION and _GONE in error.primary
 
 
 def _must_be(count: int, words: str) -> str:

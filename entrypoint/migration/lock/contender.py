@@ -12,7 +12,15 @@ from entrypoint import logs, phase, signals
 from entrypoint.clocks import WAITING
 from entrypoint.database import classify
 from entrypoint.database.answers import LARGER_POOL, StatementError
-from entrypoint.database.connect import Failure
+from entrypoint.database.login import Failure
+from entrypoint.database.sqlstate import (
+    DUPLICATE_FUNCTION,
+    DUPLICATE_OBJECT,
+    DUPLICATE_SCHEMA,
+    DUPLICATE_TABLE,
+    LOCK_NOT_AVAILABLE,
+    UNIQUE_VIOLATION,
+)
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
 from entrypoint.migration.ledger import reading
@@ -43,7 +51,7 @@ _SHORT_PAUSE = 0.25
 _REPORT_EVERY = 5.0
 # Somebody who has just lost its guard created the same tables at the same moment; IF NOT EXISTS does not look at
 # what is not committed yet.
-_CREATED_BESIDE_US = ("23505", "42P06", "42P07", "42710", "42723")
+_CREATED_BESIDE_US = (UNIQUE_VIOLATION, DUPLICATE_SCHEMA, DUPLICATE_TABLE, DUPLICATE_OBJECT, DUPLICATE_FUNCTION)
 
 
 class Contender:
@@ -166,7 +174,7 @@ class Contender:
         """Do the same where the ledger could not be read or written: whoever has locked it may be the holder."""
         try:
             if self._session is not None and self._session.usable:
-                if error.sqlstate == reading.LOCK_NOT_AVAILABLE:
+                if error.sqlstate == LOCK_NOT_AVAILABLE:
                     self._trouble = None
                     self._locked = locked.who_locks(self._session, self._place) or self._locked or ()
                     self._tell_locked(self._locked)

@@ -9,13 +9,13 @@ import time
 from entrypoint import logs
 from entrypoint.database import transactions
 from entrypoint.database.answers import StatementError
-from entrypoint.database.connect import Failure
+from entrypoint.database.login import Failure
 from entrypoint.deadline import Deadline, joined, pause, sliced
 from entrypoint.errors import ConnectionLostError, EntrypointError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.database.connect import Target
+    from entrypoint.database.target import Target
     from entrypoint.migration.ledger.reading import Place
 
 PING_EVERY = 5.0
@@ -33,7 +33,7 @@ class Guard:
     """The connection that holds the advisory lock, and the thread that keeps it alive and wins it back."""
 
     def __init__(self, target: Target, place: Place, connect_timeout: float) -> None:
-        """Open the connection; it holds nothing yet. Raises `database.connect.Failure`."""
+        """Open the connection; it holds nothing yet. Raises `database.login.Failure`."""
         self._target = target
         self._place = place
         self._connect_timeout = connect_timeout

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from entrypoint.database import transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state
+from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
 from entrypoint.migration.ledger import reading
 
 TYPE_CHECKING = False
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import KeyHolder, LockRow, Place
 
 _LOCK_TIMEOUT_MS = 2_000
-_INSUFFICIENT_PRIVILEGE = "42501"
 
 # As `release_stale_migration_locks()` has it, which is what operators know; not MIGRATION_LOCK_STALE_MS.
 _STALE = 600.0
@@ -195,7 +195,7 @@ def end(session: Session, backend: Backend, deadline: Deadline) -> bool:
         session.query(f"BEGIN; {state}; SELECT pg_catalog.pg_terminate_backend({backend.pid}); COMMIT", deadline)
     except StatementError as error:
         session.rollback(deadline.within(1))
-        if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
+        if error.sqlstate != INSUFFICIENT_PRIVILEGE:
             raise
         return False
     return True

@@ -18,6 +18,7 @@ from entrypoint import logs
 from entrypoint.database import session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal
+from entrypoint.database.sqlstate import QUERY_CANCELED
 from entrypoint.deadline import Deadline, sliced
 from entrypoint.errors import EntrypointError, LeaseLostError
 from entrypoint.migration.lock import row
@@ -35,7 +36,6 @@ _WIN_BACK = 2.0
 # For each of our own short statements about the lock.
 _PATIENCE = 10.0
 _SHORT_LOCK_TIMEOUT_MS = 2_000
-_QUERY_CANCELED = "57014"
 
 # Who holds the lock need not be known to a standby: where one is missing, only a migration's own COMMIT waits for it.
 _ON_THIS_SERVER = "\nSET LOCAL synchronous_commit = local;"
@@ -216,7 +216,7 @@ class Lease:
             except StatementError as error:
                 # The watcher cancels the statement that it saw. If that ended by itself a moment before, for
                 # instance by its own time-out, it is this question that is cancelled: ask again.
-                if error.sqlstate != _QUERY_CANCELED:
+                if error.sqlstate != QUERY_CANCELED:
                     return False
             except EntrypointError:
                 return False

@@ -66,7 +66,7 @@ def try_acquire(
     Both connections are there before anything is taken: `worker` is open already, the guard's is opened first.
     `streak`: for how long an earlier holder's fence has been all that stands in the way.
     A rehearsal creates and upgrades nothing; where there are no tables of ours, it takes the guard's lock alone.
-    Raises `database.connect.Failure` if the guard's connection is refused.
+    Raises `database.login.Failure` if the guard's connection is refused.
     """
     patience = deadline.within(_PATIENCE)
     target, role = assignment.target, assignment.role

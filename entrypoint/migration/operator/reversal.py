@@ -17,7 +17,7 @@ from entrypoint.migration.apply.standing import BETRAYAL
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock.contender import Contender
-from entrypoint.migration.script.files import Flaw, MigrationFile, load_directory
+from entrypoint.migration.script.files import ROLLBACKS, Flaw, MigrationFile, load_directory
 from entrypoint.migration.script.prepare import Prepared, bad_files, examine
 from entrypoint.migration.script.statements import advise
 from entrypoint.redaction import foreign_report
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import LedgerRow, Place
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.script.files import Directory
-
-FOLDER = "rollback"
-"""Where reverse files are, in the directory of the migrations."""
-
 
 # For reading the ledger under the lock.
 _PATIENCE = 30.0
@@ -70,7 +66,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int,
         file = reverses.get(row.number)
         if file is None:
             newer = "" if row.number in migrations else ", nor is the migration itself there: a newer image applied it"
-            lacks = f"has no reverse file {FOLDER}/{row.number:03d}_….sql in {directory.path}{newer}"
+            lacks = f"has no reverse file {ROLLBACKS}/{row.number:03d}_….sql in {directory.path}{newer}"
             faults.append(Flaw((row.filename,), "rollback", lacks))
             continue
         reverse, found = examine(file, escapes=escapes)
@@ -123,15 +119,15 @@ def reverse(
 
 def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], list[Flaw]]:
     """Return the reverse files by number, and the faults of their names; no folder is no file."""
-    path = os.path.join(migrations.path, FOLDER)
+    path = os.path.join(migrations.path, ROLLBACKS)
     if not os.path.isdir(path):
         return {}, []
     try:
         found = load_directory(path, migrations.limit)
     except ConfigurationError as error:
-        return {}, [Flaw((FOLDER,), "unreadable", error.message)]
-    files = {file.number: file._replace(name=f"{FOLDER}/{file.name}") for file in found.files}
-    return files, [fault._replace(names=tuple(f"{FOLDER}/{name}" for name in fault.names)) for fault in found.faults]
+        return {}, [Flaw((ROLLBACKS,), "unreadable", error.message)]
+    files = {file.number: file._replace(name=f"{ROLLBACKS}/{file.name}") for file in found.files}
+    return files, [fault._replace(names=tuple(f"{ROLLBACKS}/{name}" for name in fault.names)) for fault in found.faults]
 
 
 def _left_nothing(row: LedgerRow, migration: MigrationFile | None, *, escapes: bool) -> bool:

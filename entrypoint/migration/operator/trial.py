@@ -8,6 +8,7 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.database import classify, session_state, transactions
 from entrypoint.database.answers import StatementError
+from entrypoint.database.sqlstate import UNSAFE_NEW_ENUM_VALUE_USAGE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration.apply import standing, transactional
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     """Locks by relation (its number) and mode, each with the file that took it first."""
 
 # PostgreSQL refuses a new value of an enumeration in the transaction that adds it.
-_UNSAFE_NEW_ENUM_VALUE = "55P04"
 
 # Each migration begins with these constraints deferred, and the one before it has ended with all of them checked. A
 # name that also stands for a constraint that is not deferred is left alone.
@@ -113,7 +113,7 @@ class Trial:
         try:
             still_in = transactional.execute(task, self.trace, backend_pid, on_notice, rehearsal=True)
         except Refused as refusal:
-            if refusal.error.sqlstate == _UNSAFE_NEW_ENUM_VALUE and index:
+            if refusal.error.sqlstate == UNSAFE_NEW_ENUM_VALUE_USAGE and index:
                 raise NeedsCommitError(index, refusal) from refusal
             raise
         if not still_in:

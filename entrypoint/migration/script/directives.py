@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from entrypoint.migration.script import scanner
 from entrypoint.migration.script.scanner import Fault
+from entrypoint.policy import MOST_MILLISECONDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ LOCK_TIMEOUT = "lock-timeout"
 _EXAMPLES = {NO_TRANSACTION: NO_TRANSACTION, TIMEOUT: "timeout = 30min", LOCK_TIMEOUT: "lock-timeout = 1s"}
 # In milliseconds, from the longest; spelled as PostgreSQL spells them.
 _UNITS = {"h": 3_600_000, "min": 60_000, "s": 1_000, "ms": 1}
-# PostgreSQL's own limit for its time-outs.
-_MOST_MILLISECONDS = 2**31 - 1
 
 _PARTS = re.compile(r"([\w-]*)\s*(=?)\s*(.*)", re.DOTALL)
 _TIME = re.compile(r"([0-9]+)\s*([a-z]*)", re.ASCII)
@@ -91,8 +90,8 @@ def _parse_time(name: str, value: str) -> tuple[float, str]:
     if not unit:
         return 0.0, f"{shown} has no unit: write {number}ms, {number}s, {number}min or {number}h"
     # A number of more digits than that is too large, and may be too long to be converted.
-    milliseconds = int(number[-20:]) * _UNITS[unit] if len(number.lstrip("0")) <= 10 else _MOST_MILLISECONDS + 1
-    if not 0 < milliseconds <= _MOST_MILLISECONDS:
+    milliseconds = int(number[-20:]) * _UNITS[unit] if len(number.lstrip("0")) <= 10 else MOST_MILLISECONDS + 1
+    if not 0 < milliseconds <= MOST_MILLISECONDS:
         return 0.0, f"{shown} is too {'long' if milliseconds else 'short'}: it must be from 1ms to 596h"
     return milliseconds / 1000, ""
 

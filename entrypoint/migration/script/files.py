@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 _SUFFIX = ".sql"
 _DIGITS = "0123456789"
 _OF_A_DESCRIPTION = "abcdefghijklmnopqrstuvwxyz0123456789_"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # `migration_number` is a 32 bit integer.
 HIGHEST = 2**31 - 1
+ROLLBACKS = "rollback"
+"""The folder below the migrations' in which their reverse files are."""
 # NAME_MAX of Linux's file systems; and Python refuses to make a number of more than 4300 digits.
 _LONGEST_NAME = 255
 # From here on OpenSSL's SHA-256, several times as fast, has earned what it costs to load.
@@ -177,7 +179,7 @@ def decode(content: bytes) -> str:
 
 
 def _normalised(content: bytes) -> bytes:
-    content = content.removeprefix(_BYTE_ORDER_MARK)
+    content = content.removeprefix(BYTE_ORDER_MARK)
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in content else content
 
 
