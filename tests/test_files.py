@@ -75,7 +75,12 @@ def test_a_fault_is_told_and_nothing_is_run(scene: Scene, case: str) -> None:
 @pytest.mark.case("A4")
 @pytest.mark.parametrize(
     ("up", "down", "tool"),
-    [("-- +goose Up", "-- +goose Down", "goose"), ("-- migrate:up", "-- migrate:down", "dbmate")],
+    [
+        ("-- +goose Up", "-- +goose Down", "goose"),
+        ("-- migrate:up", "-- migrate:down", "dbmate"),
+        ("-- Up Migration", "-- Down Migration", "node-pg-migrate"),
+        ("", "---- create above / drop below ----", "tern"),
+    ],
 )
 def test_another_tools_way_back_is_not_run(scene: Scene, up: str, down: str, tool: str) -> None:
     scene.database.execute("CREATE TABLE customers (id integer)")

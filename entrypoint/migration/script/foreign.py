@@ -11,12 +11,25 @@ from typing import NamedTuple
 
 from entrypoint.migration.script.scanner import Fault, line_comments
 
-# As each tool reads its marks: at the beginning of a line. Liquibase's `--rollback` is none without its first line.
-_MARK = re.compile(
-    r"^--[ \t]*+(?:(\+goose)[ \t]|(migrate:(?:up|down))\b|(\+migrate)[ \t]|(liquibase[ \t]++formatted[ \t]++sql)\b)",
-    re.MULTILINE | re.IGNORECASE,
-)
-_TOOLS = ("goose", "dbmate", "sql-migrate", "Liquibase")
+# As each tool reads its marks: at the beginning of a line, where some allow blanks before them. Liquibase's `--rollback`
+# is none without its first line. What could also be said to a reader ("-- Down migration: see rollback/") is a mark only
+# if the line ends with it.
+_MARKS = {
+    "goose": r"--[ \t]*+\+goose[ \t]",
+    "dbmate": r"--[ \t]*+migrate:(?:up|down)\b",
+    "sql-migrate": r"--[ \t]*+\+migrate[ \t]",
+    "Liquibase": r"--[ \t]*+liquibase[ \t]++formatted[ \t]++sql\b",
+    "tern": r"[ \t]*+----[ \t]*+(?:create above / drop below|tern: disable-tx)[ \t]*+----",
+    "node-pg-migrate": r"[ \t]*+--[ \t-]*+(?:up|down)[ \t]++migration[ \t:-]*+\r?$",
+    "rambler": r"--[ \t]*+rambler[ \t]++(?:up|down)\b",
+    "MyBatis Migrations": r"[ \t]*+--[ \t]*+//.*@undo\b",
+    "Play": r"--[ \t-]*+!(?:ups|downs)\b",
+    "shmig": r"--[ \t]*+=++[ \t]*+(?:up|down)[ \t]*+=",
+    "micrate": r"--[ \t]*+\+micrate[ \t]",
+    "Mojo::Pg::Migrations": r"[ \t]*+--[ \t]*+\d++[ \t]*+(?:up|down)[ \t]*+(?:\(.*)?\r?$",
+}
+_TOOLS = tuple(_MARKS)
+_MARK = re.compile("^(?:" + "|".join(f"({mark})" for mark in _MARKS.values()) + ")", re.MULTILINE | re.IGNORECASE)
 
 _SPLIT = re.compile(r"(\d+)_(.+)\.(up|down)\.sql", re.IGNORECASE | re.DOTALL)
 _FLYWAY = re.compile(r"(?:([VU])(\d[\d._]*?)|(R))__(.+)\.sql", re.IGNORECASE | re.DOTALL)
@@ -39,7 +52,7 @@ def mark_in(text: str) -> Fault | None:
         return None
     for start, stop in line_comments(text):
         if found := _MARK.search(text, start, stop):
-            line = text[found.start() : text.find("\n", found.start()) % (len(text) + 1)].rstrip()
+            line = text[found.start() : text.find("\n", found.start()) % (len(text) + 1)].strip()
             tool = _TOOLS[(found.lastindex or 1) - 1]
             message = (
                 f"{line[:60]}: this file is written for {tool}, whose marks are only comments here, so its way back "
