@@ -407,6 +407,7 @@ def test_waiters_do_not_stop_a_concurrent_build(
         ("\nROLLBACK;", 3, "a block that is rolled back"),
         ("\nCOMMIT AND CHAIN; COMMIT;", 3, "write COMMIT and BEGIN"),
         ("\nSELECT 1;", 2, "never ended"),
+        ("COMMIT; SAVEPOINT s; INSERT INTO t VALUES (2, 2);\nROLLBACK TO s;", 3, "there is no savepoint here"),
     ],
 )
 def test_a_block_that_cannot_be_is_refused_before_anything_runs(
@@ -425,6 +426,25 @@ def test_a_block_that_cannot_be_is_refused_before_anything_runs(
         assert run.wait() == 65, run.report()
         assert re.search(rf"002_block\.sql:{line}:.*{says}", run.stdout + run.stderr), run.report()
     assert not database.exists("t")
+
+
+@pytest.mark.case("A7")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-- entrypoint: no-transaction\nSAVEPOINT s; INSERT INTO t VALUES (1, 1);\n{};",
+        "-- entrypoint: no-transaction\nBEGIN; SAVEPOINT s; COMMIT;\n{};",
+        "VACUUM t; SAVEPOINT s; INSERT INTO t VALUES (1, 1);\n{};",
+        "CREATE TYPE e AS ENUM (); ALTER TYPE e ADD VALUE 'a'; SAVEPOINT s; SELECT 'a'::e;\n{};",
+    ],
+    ids=["no block", "another block", "not asked for", "a value of an enumeration"],
+)
+@pytest.mark.parametrize("back", ["ROLLBACK TO s", "ROLLBACK WORK TO SAVEPOINT s", "RELEASE s", "RELEASE SAVEPOINT s"])
+def test_there_are_no_savepoints_where_each_statement_is_its_own_transaction(text: str, back: str) -> None:
+    (fault,) = advise(text.format(back)).faults
+    assert (fault.line, fault.message.partition(":")[0]) == (text.format(back).count("\n") + 1, back)
+    assert "there is no savepoint here" in fault.message
+    (fault,) = advise(text.format(back), parse_limit=0).faults
 
 
 def _units(text: str) -> tuple[Unit, ...]:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from entrypoint.migration.script.scanner import Fault, line_comments
 
-# As each tool reads its marks: at the beginning of a line, where some allow blanks before them. Liquibase's `--rollback`
-# is none without its first line. What could also be said to a reader ("-- Down migration: see rollback/") is a mark only
-# if the line ends with it.
+# As each tool reads its marks: at the beginning of a line, where some allow blanks before them. Liquibase's
+# `--rollback` is none without its first line. What could also be said to a reader ("-- Down migration: see rollback/")
+# is a mark only if the line ends with it.
 _MARKS = {
     "goose": r"--[ \t]*+\+goose[ \t]",
     "dbmate": r"--[ \t]*+migrate:(?:up|down)\b",

@@ -278,7 +278,17 @@ def _trouble_in_units(kind: _Kind, statement: Statement, *, in_block: bool) -> s
         return "cannot run inside BEGIN ... COMMIT: write it outside of the block"
     if (in_block or kind.control) and "READ ONLY" in (_modes(statement) or ""):
         return "the ledger's row could not be written; remove READ ONLY"
-    return ""
+    return "" if in_block else _lost_savepoint(kind, statement)
+
+
+def _lost_savepoint(kind: _Kind, statement: Statement) -> str:
+    """Return why a statement about a savepoint cannot be where each statement is a transaction of its own, if so."""
+    if kind.control or statement.words[:1] not in (("RELEASE",), ("ROLLBACK",)):
+        return ""
+    return (
+        "there is no savepoint here, as each statement of this file runs in a transaction of its own; write BEGIN "
+        "before the savepoint and COMMIT after this, and -- entrypoint: no-transaction at the top of the file"
+    )
 
 
 def _last_name(text: str, statement: Statement) -> str:
@@ -321,10 +331,20 @@ def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
         outside = tuple(Outside(index - 1, what) for index, what in outside)
     elif not faults:
         outside = tuple(sorted((*outside, *_values_used_at_once(text, statements))))
+        faults += _lost_savepoints(text, statements, kinds) if outside else []
     begin = " ".join(filter(None, ["BEGIN", *modes]))
     return advice._replace(
         statements=statements, body=text, begin=begin, wrapped=wrapped, outside=outside, faults=tuple(faults)
     )
+
+
+def _lost_savepoints(text: str, statements: tuple[Statement, ...], kinds: list[_Kind]) -> list[Fault]:
+    """Find what a file that turns out to run statement by statement says about savepoints."""
+    return [
+        Fault(statement.start, statement.line, f"{text[statement.start : statement.end]}: {trouble}")
+        for statement, kind in zip(statements, kinds, strict=True)
+        if (trouble := _lost_savepoint(kind, statement))
+    ]
 
 
 def _values_used_at_once(text: str, statements: tuple[Statement, ...]) -> list[Outside]:
