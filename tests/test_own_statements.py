@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kit.processes import until
 from scene import Gate, Scene, errors, only_error
 
 if TYPE_CHECKING:
@@ -146,6 +147,61 @@ def test_an_operator_who_frees_it_meanwhile_is_heard(scene: Scene) -> None:
     assert errors(run)
 
 
+OUTSIDE = "-- entrypoint: no-transaction\n"
+COMMITTED_WAYS = {
+    "in a block": f"DO $$ BEGIN {RELEASE}; COMMIT; END $$;",
+    "in a procedure": f"CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN {RELEASE}; COMMIT; END $$; CALL p();",
+    "token and all": "DO $$ BEGIN UPDATE migration_lock SET locked_at = NULL, token = NULL; COMMIT; END $$;",
+    "as the last statement": f"DO $$ BEGIN {RELEASE}; COMMIT; END $$; --",
+    "by deleting it": "DO $$ BEGIN EXECUTE 'DELETE FROM migration' || '_lock'; COMMIT; END $$;",
+    "in a session that reads only": f"DO $$ BEGIN {RELEASE}; COMMIT; SET default_transaction_read_only = on; END $$;",
+}
+
+
+@pytest.mark.case("A10")
+@pytest.mark.parametrize("way", COMMITTED_WAYS.values(), ids=COMMITTED_WAYS.keys())
+def test_a_migration_that_frees_the_lock_and_commits_that_goes_on(scene: Scene, way: str) -> None:
+    scene.write(
+        {
+            "001_a.sql": "CREATE TABLE a (id integer);",
+            "002_b.sql": f"{OUTSIDE}{way} INSERT INTO a VALUES (1);\nVACUUM a;",
+            "003_c.sql": "CREATE TABLE c (id integer);",
+        }
+    )
+    scene.migrated()
+    assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
+    assert scene.lock_is_free()
+
+
+@pytest.mark.case("A10")
+def test_a_long_statement_that_has_freed_the_lock_is_not_stopped(scene: Scene) -> None:
+    wait = f"PERFORM {Gate.PASS.removeprefix('SELECT ')}"
+    scene.write({"001_a.sql": f"{OUTSIDE}DO $$ BEGIN {RELEASE}; COMMIT; {wait} END $$;\nCREATE TABLE a ();"})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=60_000)
+        gate.arrival()
+        # By then somebody has looked whether the row is still ours.
+        run.until("migration.blocked", 30)
+        gate.open()
+        run.ok()
+    assert scene.ledger() == [(1, "completed")]
+    assert scene.database.exists("a")
+
+
+@pytest.mark.case("A10")
+def test_an_operator_who_frees_it_during_a_procedure_is_heard(scene: Scene) -> None:
+    procedure = "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN COMMIT; PERFORM pg_advisory_lock(4711); END $$;"
+    scene.write({"001_a.sql": f"{OUTSIDE}{procedure} CALL p();\nCREATE TABLE b ();"})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate")
+        gate.arrival()
+        scene.database.execute(RELEASE)
+        gate.open()
+        assert run.wait() == 75
+    assert "An operator freed the migration lock" in run.stderr
+    assert not scene.database.exists("b")
+
+
 # --- Rows that are not written, and rows that are gone -----------------------------------------------------
 
 OUT_OF_THE_WAY = """
@@ -279,19 +335,62 @@ def test_rows_that_somebody_else_removes_meanwhile_are_not_blamed_on_the_file(sc
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
 
 
+EMPTIES = "DELETE FROM schema_migrations; DELETE FROM migration_lock"
+BEYOND_A_ROLLBACK = {
+    "truncates all tables": TRUNCATE_ALL.replace("END $$", "COMMIT; END $$"),
+    "deletes rows": "DO $$ BEGIN DELETE FROM schema_migrations; COMMIT; END $$;",
+    "and goes on": "DO $$ BEGIN DELETE FROM schema_migrations; COMMIT; END $$; VACUUM a;",
+    "in a procedure": "CALL p();",
+    "in a procedure, and goes on": "CALL p();\nINSERT INTO a VALUES (2);",
+    "and fails": "DO $$ BEGIN DELETE FROM schema_migrations; COMMIT; PERFORM 1 / 0; END $$;",
+}
+
+
 @pytest.mark.case("A11")
-def test_nothing_is_applied_twice_in_one_start(scene: Scene) -> None:
-    """Where it cannot be rolled back: a block that commits within runs outside any transaction of ours."""
-    truncate = TRUNCATE_ALL.replace("END $$", "COMMIT; END $$")
+@pytest.mark.parametrize("how", BEYOND_A_ROLLBACK.values(), ids=BEYOND_A_ROLLBACK.keys())
+def test_a_migration_that_removes_the_ledgers_rows_and_commits_that_fails_itself(scene: Scene, how: str) -> None:
+    procedure = "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN TRUNCATE schema_migrations; COMMIT; END $$;"
     scene.write(
         {
-            "001_a.sql": "CREATE TABLE a (id integer);",
-            "002_b.sql": f"-- entrypoint: no-transaction\n{truncate}",
+            "001_a.sql": f"CREATE TABLE a (id integer); {procedure}",
+            "002_b.sql": f"{OUTSIDE}{how}",
             "003_c.sql": "CREATE TABLE c (id integer);",
         }
     )
     run = scene.migrate()
     assert run.wait() == 70
+    error = only_error(run)
+    assert error["file"] == "002_b.sql"
+    assert "schema_migrations" in error["message"]
+    assert "(migration_number: 1)" in error["message"]
+    assert "entrypoint repair --failed, then entrypoint baseline 1." in error["remedy"]
+    assert scene.ledger() == [(2, "failed")]
+    assert not scene.database.exists("c")
+    # The way that is named.
+    scene.write({"002_b.sql": "INSERT INTO a VALUES (1);"})
+    scene.start("repair", "--failed", "--yes").ok()
+    scene.start("baseline", "1", "--yes").ok()
+    scene.migrated()
+    assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
+
+
+@pytest.mark.case("A11")
+def test_nothing_is_applied_twice_in_one_start(scene: Scene) -> None:
+    scene.write(
+        {
+            "001_a.sql": "CREATE TABLE a (id integer);",
+            "002_b.sql": "CREATE INDEX CONCURRENTLY a_id ON a (id);",
+            "003_c.sql": "CREATE TABLE c (id integer);",
+        }
+    )
+    with scene.database.connect() as other:
+        # An index that is built concurrently waits for every snapshot that is older.
+        other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        run = scene.start("migrate")
+        until(lambda: scene.database.exists("schema_migrations") and (2, "running") in scene.ledger(), what="002")
+        scene.database.execute(EMPTIES)
+        other.execute("ROLLBACK")
+        assert run.wait() == 70
     assert "001_a.sql: applied by this start, and its row in schema_migrations is gone" in errors(run)[-1]["message"]
     assert not scene.database.exists("c")
 

@@ -63,6 +63,8 @@ _RECONNECT_PATIENCE = 3.0
 _NOTICE = 0.3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
+_NO_LONGER_RECORDED = "migrations that were applied were not recorded as completed any more"
+_RECORD_AGAIN = "The next start runs again what is not recorded: entrypoint baseline records it without running it."
 _CONNECTION_EXCEPTION = "08"
 _OWN_DOING = (
     "The server takes writes: the file has made its transaction or session read-only, or writes to another server that "
@@ -362,21 +364,19 @@ class Leader:
                 version=file.number,
                 file=file.name,
             )
-        rows = "migrations that were applied were not recorded as completed any more"
-        rows += f" (migration_number: {gone})" if gone else ""
-        record = "The next start runs again what is not recorded: entrypoint baseline records it without running it."
+        rows = _NO_LONGER_RECORDED + (f" (migration_number: {gone})" if gone else "")
         if gone and task.migration.advice.transactional:
             raise LedgerChangedError(
                 f"{file.name}: while it ran, another session changed schema_migrations: {rows}; what was not committed "
                 "is rolled back, and the file is still pending",
-                remedy=record,
+                remedy=_RECORD_AGAIN,
                 version=file.number,
                 file=file.name,
             )
         return MigrationFailedError(
             f"{file.name}: while it ran, {rows}: the file changed schema_migrations, or another session did; the file "
             "was recorded as failed",
-            remedy=f"{record} If it was the file: {spare[0].lower()}{spare[1:]}",
+            remedy=f"{_record_again(gone)} If it was the file: {spare[0].lower()}{spare[1:]}",
             version=file.number,
             file=file.name,
         )
@@ -416,10 +416,14 @@ class Leader:
             return refusal.failure(remedy=f"It was rolled back, and {task.still}. {again}.")
         if task.migration.advice.transactional:
             return refusal.failure()
-        return refusal.failure(
+        failure = refusal.failure(
             undone="What came before that statement is committed: take it out of the file, or make it repeatable. "
             "The failure was recorded"
         )
+        if gone := self._gone(task):
+            failure.message += f"; meanwhile {_NO_LONGER_RECORDED} (migration_number: {gone})"
+            failure.remedy = f"{_record_again(gone)} {failure.remedy}"
+        return failure
 
     def _settle(self, task: Task, doubt: InDoubt, watched: Watched) -> None:
         """Return if a migration is in after all, though the connection ended during COMMIT; otherwise raise."""
@@ -623,6 +627,15 @@ class Leader:
             attempt=attempt,
         )
         return Applied(file.number, file.name, seconds)
+
+
+def _record_again(gone: str | None) -> str:
+    """Return what to do about rows that are gone, beside a `failed` row: a baseline is refused above it."""
+    number = gone.rpartition(" ")[2] if gone else "N"
+    return (
+        "The next start runs again what is not recorded. To record it without running it: entrypoint repair --failed, "
+        f"then entrypoint baseline {number}."
+    )
 
 
 def prevented(failure: MigrationFailedError, trouble: Trouble, still: str) -> MigrationPreventedError:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.prepare import Prepared
 
 _OUR_ENCODING = "UTF8"
+_LOCK_TABLE = "migration_lock"
+_COMMIT_BY_THEMSELVES = (("CALL",), ("DO",))
 
 
 def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: Place) -> None:
@@ -162,7 +164,7 @@ class Steps:
             if valid is False:
                 self._drop_index(unit)
             return valid is True
-        refused = self._refused == index and unit.words[:1] not in (("CALL",), ("DO",))
+        refused = self._refused == index and unit.words[:1] not in _COMMIT_BY_THEMSELVES
         if not (refused or repeatable(unit)):
             raise self._in_the_dark(
                 f"was interrupted at {self._progress(unit)}; it cannot be known whether that took effect"
@@ -228,6 +230,9 @@ class Steps:
         self._keep_our_encoding()
 
     def _run_alone(self, unit: Unit) -> None:
+        if unit.words[:1] in _COMMIT_BY_THEMSELVES:
+            # The row may be named in a procedure that the file makes before.
+            self._task.lease.lend_row(freed=_LOCK_TABLE in self._task.migration.text.lower())
         try:
             self._send(unit, unit.number)
         except Refused as refusal:
@@ -297,8 +302,10 @@ class Steps:
     def _record(self, lend: Timeouts | None = None) -> None:
         """Commit, behind the fence, which unit is next; without one, that the file is completed."""
         self._open(transactions.READ_COMMITTED, lend=lend, lock_timeout_ms=self._task.patience.milliseconds())
+        # Before the first of its statements it cannot have been the file that removed anything.
+        kept = "" if self._named is None else writing.kept(self._place, self._task.kept)
         try:
-            self._worker.query(f"{self._row(self._next)}\nCOMMIT", self._task.patience)
+            self._worker.query(f"{kept}{self._row(self._next)}\nCOMMIT", self._task.patience)
         except StatementError as error:
             raise Refused(self._task.migration, error, behind=True) from error
         self._named, self._lent = self._next, lend

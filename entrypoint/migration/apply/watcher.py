@@ -230,7 +230,7 @@ class Watcher:
         current = self._board.activity
         if current is None or current.file != activity.file:
             return  # That file has ended meanwhile.
-        if not ours:
+        if not ours and not lease.row_freed_by_file:
             lease.revoked = True
             logs.event(
                 logs.WARNING, "lock.revoked", "an operator freed the migration lock; stopping", file=activity.file

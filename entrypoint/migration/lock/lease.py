@@ -65,6 +65,9 @@ class Lease:
         self._shown = shown
         self.revoked = False
         """Whether the watcher has seen that the row is not ours any more."""
+        self.row_freed_by_file = False
+        """Whether the statement that runs may free the row itself, so that it need not be an operator who does."""
+        self._row_lent = False
 
     def guard_was_lost(self, seconds: float) -> bool:
         """Tell whether the guard was lost, now or earlier; give its thread so many seconds to notice."""
@@ -103,6 +106,8 @@ class Lease:
         `statement`: how it begins. `then`: statements that follow in the same round trip.
         Raises LeaseLostError if the lease is not ours any more, StatementError and ConnectionLostError.
         """
+        if self._row_lent:
+            self._write_again(patience or deadline)
         begin = transactions.begin(
             deadline,
             server_version=self.worker.server_version,
@@ -116,6 +121,27 @@ class Lease:
             raise self.lost()
         transaction_id, backend_pid = rows[0]
         return transaction_id or "", int(backend_pid or 0)
+
+    def lend_row(self, *, freed: bool) -> None:
+        """Say that the next statement may commit changes of its own to the row, and perhaps frees it.
+
+        Before the next transaction the row is written again if it is gone, or if it is `freed`.
+        """
+        self._row_lent, self.row_freed_by_file = self._shown, freed
+
+    def _write_again(self, deadline: Deadline) -> None:
+        """Write the row that was lent, while the guard still has its lock: so nobody can have taken it meanwhile."""
+        table, guarded = self.place.table("migration_lock"), self.place.guarded_by(self._guard.backend_pid)
+        which = "" if self.row_freed_by_file else f" AND {transactions.WRITTEN_HERE}"
+        self.worker.query(
+            # The file may have made transactions read-only by default.
+            f"{begin_short(self.worker, self._role, deadline, f'{transactions.READ_COMMITTED} READ WRITE')}\n"
+            f"INSERT INTO {table} (id) SELECT 1 WHERE {guarded} ON CONFLICT (id) DO NOTHING;\n"
+            f"UPDATE {table} SET {row.held_by_us(self.token)}, {self._life} "
+            f"WHERE id = 1 AND locked_at IS NULL AND {guarded}{which};\nCOMMIT",
+            deadline,
+        )
+        self._row_lent = self.row_freed_by_file = False
 
     def still_ours(self) -> str:
         """Return the statement that finds a row if ours is still there. Unlike the fence, it holds nothing."""
@@ -250,12 +276,15 @@ class Lease:
         return begin_short(self.worker, self._role, deadline)
 
 
-def begin_short(session: Session, role: str | None, deadline: Deadline) -> str:
+def begin_short(
+    session: Session, role: str | None, deadline: Deadline, statement: str = transactions.READ_COMMITTED
+) -> str:
     """Return the start of a short transaction about the lock, which fails well before the `deadline`, if it does."""
     begin = transactions.begin(
         deadline,
         server_version=session.server_version,
         lock_timeout_ms=min(_SHORT_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1),
         role=role,
+        statement=statement,
     )
     return begin + _ON_THIS_SERVER
