@@ -375,3 +375,46 @@ def test_an_earlier_systems_ledger_is_upgraded_on_the_way(
     rollback(scene, 0).ok()
     assert scene.ledger() == []
     assert not database.exists("t1")
+
+
+@pytest.mark.case("A11")
+@pytest.mark.parametrize(
+    "how",
+    [
+        "DELETE FROM schema_migrations WHERE migration_number = 3;",
+        "DELETE FROM schema_migrations WHERE filename = '003_t3.sql' AND status = 'completed';",
+    ],
+)
+def test_a_reverse_file_may_remove_its_own_row(scene: Scene, how: str) -> None:
+    reverses(scene, {"003_t3.sql": f"{REVERSE['003_t3.sql']} {how}"})
+    rollback(scene, 1).ok()
+    assert undone(scene) == [3, 2]
+    assert scene.ledger() == [(1, "completed")]
+
+
+@pytest.mark.case("A11")
+@pytest.mark.parametrize("number", [1, 2], ids=["one that stays", "one that is taken back next"])
+def test_a_reverse_file_may_not_remove_other_rows(scene: Scene, number: int) -> None:
+    delete = f"DELETE FROM schema_migrations WHERE migration_number IN (3, {number});"
+    reverses(scene, {"003_t3.sql": f"{REVERSE['003_t3.sql']} {delete}"})
+    run = rollback(scene, 1)
+    assert run.wait() == 70
+    error = only_error(run)
+    assert "rollback/003_t3.sql removed rows of schema_migrations" in error["message"]
+    assert "migration 3 is still applied" in error["message"]
+    assert undone(scene) == []
+    assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
+
+
+@pytest.mark.case("A14")
+def test_a_row_that_cannot_be_removed_is_named(scene: Scene) -> None:
+    scene.database.execute("""
+        CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+        CREATE TRIGGER keep BEFORE DELETE ON schema_migrations FOR EACH ROW EXECUTE FUNCTION nothing()""")
+    run = rollback(scene, 2)
+    assert run.wait() == 70
+    error = only_error(run)
+    assert "the row of migration 3 in schema_migrations was not removed" in error["message"]
+    assert "trigger" in error["remedy"]
+    assert undone(scene) == []
+    assert scene.database.exists("t3")

@@ -82,7 +82,7 @@ class Task(NamedTuple):
         """The statement that makes the ledger say what the file has done."""
         place, file = self.lease.place, self.migration.file
         if self.reverse:
-            return writing.removal(place, file.number)
+            return writing.reversal(place, file.number)
         return writing.row(place, file, self.assignment.app_version, status=reading.COMPLETED)
 
     @property

@@ -63,6 +63,7 @@ _RECONNECT_PATIENCE = 3.0
 _NOTICE = 0.3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
+_LOOK_AT_IT = "see \\d schema_migrations in psql, drop what is in the way, and start again."
 _NO_LONGER_RECORDED = "migrations that were applied were not recorded as completed any more"
 _RECORD_AGAIN = "The next start runs again what is not recorded: entrypoint baseline records it without running it."
 _CONNECTION_EXCEPTION = "08"
@@ -128,8 +129,19 @@ class Leader:
         numbers = [migration.file.number for migration in runnable]
         return max(numbers if plan.current is None else [plan.current, *numbers], default=None)
 
-    def carry_out(self, migrations: Sequence[Prepared], done: list[Applied], *, reverse: bool = False) -> None:
-        """Apply `migrations` in this order, or run them as reverse files; append each to `done`."""
+    def carry_out(
+        self,
+        migrations: Sequence[Prepared],
+        done: list[Applied],
+        *,
+        reverse: bool = False,
+        kept: frozenset[int] = frozenset(),
+    ) -> None:
+        """Apply `migrations` in this order, or run them as reverse files; append each to `done`.
+
+        `kept`: whose rows must be there as long as they are not taken back.
+        """
+        self._kept |= kept
         assignment = self._assignment
         assignment.board.pending = assignment.board.done + len(migrations)
         declared = {one.file.number: one.advice.directives.timeout for one in migrations}
@@ -141,6 +153,8 @@ class Leader:
                 following = migrations[index + 1].file.name if index + 1 < len(migrations) else None
                 deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
                 patience = self._lock_patience(migration)
+                if reverse:
+                    self._kept -= {migration.file.number}
                 task = Task(
                     assignment, self._lease, migration, following, deadline, watcher, patience, reverse, self._kept
                 )
@@ -326,6 +340,13 @@ class Leader:
         file, place = task.migration.file, self._lease.place
         undone = "what was not committed is rolled back"
         facts = {"version": file.number, "file": file.name}
+        if task.reverse:
+            return LedgerChangedError(
+                f"{file.name}: the row of migration {file.number} in schema_migrations was not removed, though "
+                f"PostgreSQL reported no error; {undone}",
+                remedy=f"A trigger or a rule on schema_migrations keeps the row: {_LOOK_AT_IT}",
+                **facts,
+            )
         ask = f"BEGIN READ ONLY; {session_state.ours(self._assignment.role)} {writing.is_applied(place, file.number)}"
         try:
             recorded = bool(self._worker.query(f"{ask}; COMMIT", Deadline(2 * GRACE))[-2])
@@ -339,8 +360,7 @@ class Leader:
             )
         return LedgerChangedError(
             f"{file.name}: its row in schema_migrations was not written, though PostgreSQL reported no error; {undone}",
-            remedy="A trigger or a rule on schema_migrations keeps the row out, or the row was deleted: see \\d "
-            "schema_migrations in psql, drop what is in the way, and start again.",
+            remedy=f"A trigger or a rule on schema_migrations keeps the row out, or the row was deleted: {_LOOK_AT_IT}",
             **facts,
         )
 
@@ -355,11 +375,12 @@ class Leader:
             "Except those two tables from what the file truncates, deletes or drops; or keep them in a schema of their "
             "own (MIGRATION_SCHEMA)."
         )
+        fate = f", and {task.still}" if task.reverse else " and recorded as failed"
         gone = self._gone(task)
         if gone == "":
             return MigrationFailedError(
                 f"{file.name} removed rows of schema_migrations or migration_lock, in which this program keeps what is "
-                "applied and who holds the lock; it was rolled back and recorded as failed",
+                f"applied and who holds the lock; it was rolled back{fate}",
                 remedy=spare,
                 version=file.number,
                 file=file.name,
@@ -368,7 +389,7 @@ class Leader:
         if gone and task.migration.advice.transactional:
             raise LedgerChangedError(
                 f"{file.name}: while it ran, another session changed schema_migrations: {rows}; what was not committed "
-                "is rolled back, and the file is still pending",
+                f"is rolled back, and {task.still if task.reverse else 'the file is still pending'}",
                 remedy=_RECORD_AGAIN,
                 version=file.number,
                 file=file.name,

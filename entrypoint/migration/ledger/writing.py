@@ -119,6 +119,15 @@ def removal(place: Place, number: int) -> str:
     return exactly_one(f"DELETE FROM {place.table('schema_migrations')} WHERE migration_number = {number}")
 
 
+def reversal(place: Place, number: int) -> str:
+    """Return the statements that remove the row of a migration that was taken back, and fail if it is still there.
+
+    Its reverse file may have removed it already.
+    """
+    row = f"FROM {place.table('schema_migrations')} WHERE migration_number = {number}"
+    return f"DELETE {row};\n{_must_be(0, _NOT_WRITTEN)} {row};"
+
+
 def is_applied(place: Place, number: int) -> str:
     """Return the query that has a row if a migration is recorded as completed."""
     return (

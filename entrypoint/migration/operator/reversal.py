@@ -108,7 +108,10 @@ def reverse(
                 "The ledger has changed since it was shown; nothing more was reversed",
                 remedy="entrypoint status shows how it is now. Start again.",
             )
-        Leader(assignment, lease, {}, clocks, None).carry_out([step.reverse for step in left], done, reverse=True)
+        files = {file.number for file in assignment.directory.files}
+        kept = frozenset(row.number for row in look.rows if row.status == reading.COMPLETED and row.number in files)
+        leader = Leader(assignment, lease, {}, clocks, None)
+        leader.carry_out([step.reverse for step in left], done, reverse=True, kept=kept)
 
     contender = Contender(assignment, session, place, regardless=True)
     try:
