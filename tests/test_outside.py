@@ -287,6 +287,16 @@ SELECT set_config('search_path', 'app', false);
 CREATE INDEX CONCURRENTLY orders_id ON orders (id);
 ALTER TABLE orders ADD COLUMN extra int;
 """
+FUNCTIONS = """
+CREATE TABLE log (says text);
+CREATE TABLE app.log_of_triggers (a timestamptz);
+CREATE FUNCTION use(t text) RETURNS text LANGUAGE sql AS $$ SELECT set_config('search_path', t, false) $$;
+CREATE FUNCTION hidden(a text, b uuid) RETURNS text LANGUAGE sql STABLE AS $$ SELECT a || b $$;
+CREATE FUNCTION log_of_triggers() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+CREATE VIEW using_view AS SELECT use('app') AS says;
+CREATE VIEW over_that AS SELECT * FROM using_view;
+CREATE MATERIALIZED VIEW used_by_view AS SELECT * FROM over_that WITH NO DATA;
+"""
 WITH_EXTRA = "SELECT table_schema FROM information_schema.columns WHERE column_name = 'extra'"
 
 
@@ -317,6 +327,15 @@ def test_an_attempt_after_a_lock_time_out_has_the_session_of_the_first(
         ("SELECT set_config('search_path', 'app', false)", True),
         ("SELECT set_config('search_path', 'a' || 'pp', false)", False),
         ("SET search_path = app; DO $$ BEGIN END $$", False),
+        ("INSERT INTO log SELECT use('app')", False),
+        ("INSERT INTO log VALUES ('a'); UPDATE log SET says = use('app')", False),
+        ("CREATE TABLE used AS SELECT public.use('app')", False),
+        ("INSERT INTO log VALUES ('a'); ALTER TABLE log ADD COLUMN used text DEFAULT use('app')", False),
+        ("SET search_path = app; REFRESH MATERIALIZED VIEW public.used_by_view", True),
+        ("INSERT INTO log SELECT says FROM over_that", False),
+        ("SET search_path = app; INSERT INTO public.log SELECT public.hidden(lower('A'), gen_random_uuid())", True),
+        ("SET search_path = app, pg_temp; INSERT INTO log_of_triggers (a) VALUES (now())", True),
+        ("SET search_path = app; CREATE FUNCTION f(a int) RETURNS int LANGUAGE sql AS 'SELECT a'", True),
     ],
 )
 def test_a_new_session_has_what_the_old_one_had_or_the_file_is_not_gone_on_with(
@@ -328,7 +347,7 @@ def test_a_new_session_has_what_the_old_one_had_or_the_file_is_not_gone_on_with(
     goes_on: bool,
 ) -> None:
     text = PATH_BY_SELECT.replace("SELECT set_config('search_path', 'app', false)", says)
-    write_migrations(migrations_dir, {"001_orders.sql": ORDERS, "002_extra.sql": text})
+    write_migrations(migrations_dir, {"001_orders.sql": f"{ORDERS} {FUNCTIONS}", "002_extra.sql": text})
     env = {"DATABASE_URL": database.url}
     run_entrypoint("migrate", "--to", "1", env=env).ok()
     with database.connect() as other:
@@ -524,6 +543,13 @@ def test_what_may_run_again(sql: str, index: tuple[str, str] | None, *, again: b
         ("DECLARE c CURSOR WITH HOLD FOR SELECT 1;", [], 1),
         ("LOAD 'x';", [], 1),
         ("SET a = 1; SELECT 1; DISCARD ALL; SET b = 1; VACUUM;", ["SET b = 1"], None),
+        ("SET search_path = pg_temp; CREATE TABLE t ();", 1, 1),
+        ("SET search_path TO 'pg_temp', public; CREATE TABLE t ();", 1, 1),
+        ("SELECT set_config('search_path', 'pg_temp', false);", 1, 1),
+        ("SET SCHEMA 'pg_temp';", 1, 1),
+        ("SET search_path = public, pg_temp; CREATE TABLE t ();", 1, None),
+        ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'x'; INSERT INTO t SELECT f(); DROP FUNCTION f();", [], 2),
+        ("CREATE FUNCTION f() RETURNS int IMMUTABLE LANGUAGE sql AS 'x'; UPDATE t SET a = f();", [], None),
     ],
 )
 def test_what_a_file_leaves_in_its_session(text: str, settings: list[str] | int, unknown: int | None) -> None:
@@ -533,6 +559,32 @@ def test_what_a_file_leaves_in_its_session(text: str, settings: list[str] | int,
     assert (len(found) if isinstance(settings, int) else found) == settings
     assert left.unknown == unknown
     assert all(text[setting.start :].startswith(setting.sql) for setting in left.settings)
+
+
+@pytest.mark.case("A13")
+@pytest.mark.parametrize(
+    ("text", "calls", "names"),
+    [
+        ("INSERT INTO s.t (a) SELECT f(1), G ('h(2)'), \"I\"() FROM v;", {"f", "g", "I"}, {"t", "v"}),
+        ("UPDATE t SET a = s.f(b) WHERE c IN (1);", {"f", "in"}, {"t", "b"}),
+        ("CREATE TABLE t AS SELECT f();", {"f"}, {"t"}),
+        ("DELETE FROM v;", set(), {"v"}),
+        ("REFRESH MATERIALIZED VIEW CONCURRENTLY v;", None, None),
+        ("CREATE TABLE t (a int DEFAULT f());", None, None),
+        ("CREATE INDEX i ON t (f(a));", None, None),
+        ("GRANT EXECUTE ON FUNCTION f() TO r; COMMENT ON FUNCTION f() IS 'f';", None, None),
+        ("INSERT INTO t SELECT f(); DISCARD ALL;", None, None),
+    ],
+)
+def test_what_a_statement_may_have_run(text: str, calls: set[str] | None, names: set[str] | None) -> None:
+    text = f"-- entrypoint: no-transaction\n{text}"
+    runs = left_in_session(text, _units(text)).runs
+    if calls is None or names is None:
+        assert runs == ()
+    else:
+        ((_, called, named),) = runs
+        assert called == calls
+        assert named >= calls | names
 
 
 def test_the_row_names_the_statement() -> None:

@@ -12,7 +12,7 @@ from entrypoint.database.quoting import PINNED, literal, our_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE;"
 """Fires deferred triggers, while role and `search_path` are still those that the file chose."""
@@ -66,6 +66,45 @@ def restore(*, pooled: bool) -> str:
     `pooled`: a pooler keeps prepared statements of its own in the server's session, which must stay.
     """
     return _RESTORE if pooled else f"{_RESTORE}\nDEALLOCATE ALL;"
+
+
+# Of two extensions whose functions are volatile because what they return is random.
+_RANDOM = "('uuid-ossp', 'pgcrypto')"
+
+
+def changing(functions: Collection[str], views: Collection[str]) -> str:
+    """Return the query for what may change its session when it is run: which of these functions and of these views.
+
+    Those are the volatile functions that are not PostgreSQL's own, and the views that call one, by way of others, too.
+    """
+    return f"""WITH RECURSIVE suspect AS (
+            SELECT p.oid, p.proname FROM pg_catalog.pg_proc p
+            JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+            WHERE p.provolatile = 'v' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+                -- These cannot be called by name.
+                AND p.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
+                AND NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+                    WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+                        AND d.refclassid = 'pg_extension'::regclass AND e.extname IN {_RANDOM})
+        ), uses (named, oid) AS (
+            SELECT c.relname, c.oid FROM pg_catalog.pg_class c
+            WHERE c.relkind IN ('v', 'm') AND c.relname = ANY ({_names(views)})
+            UNION
+            SELECT u.named, d.refobjid FROM uses u JOIN pg_catalog.pg_rewrite r ON r.ev_class = u.oid
+            JOIN pg_catalog.pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                AND d.refclassid = 'pg_class'::regclass
+        )
+        SELECT 'function', s.proname FROM suspect s WHERE s.proname = ANY ({_names(functions)})
+        UNION
+        SELECT 'view', u.named FROM uses u JOIN pg_catalog.pg_rewrite r ON r.ev_class = u.oid
+        JOIN pg_catalog.pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+            AND d.refclassid = 'pg_proc'::regclass
+        JOIN suspect s ON s.oid = d.refobjid"""
+
+
+def _names(names: Collection[str]) -> str:
+    return f"ARRAY[{', '.join(map(literal, sorted(names)))}]::pg_catalog.name[]"
 
 
 # A file outside a transaction has many of ours between its statements, and its state lives on from one to the next.

@@ -21,7 +21,7 @@ from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace, betrayed
 from entrypoint.migration.ledger import reading, writing
 from entrypoint.migration.script import strings
-from entrypoint.migration.script.units import Setting, Unit, cut, left_in_session, reached, repeatable
+from entrypoint.migration.script.units import Runs, Setting, Unit, cut, left_in_session, plain, reached, repeatable
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -135,9 +135,10 @@ class Steps:
         if index is None:
             raise self._in_the_dark(f"was interrupted at {message}; it cannot be known which of its statements that is")
         left = left_in_session(self._task.migration.text, self._units[:index])
-        if left.unknown is not None:
+        unknown = min(filter(None, (left.unknown, self._changed_by_function(left.runs))), default=None)
+        if unknown is not None:
             raise self._in_the_dark(
-                f"was interrupted at {message}; what statement {left.unknown} did to its session is lost, and "
+                f"was interrupted at {message}; what statement {unknown} did to its session is lost, and "
                 "what comes after it may depend on that"
             )
         for setting in left.settings:
@@ -152,6 +153,18 @@ class Steps:
             file=self._task.migration.file.name,
             statement=number,
         )
+
+    def _changed_by_function(self, runs: Iterable[Runs]) -> int | None:
+        """Return the first statement that has called a function which may have changed the session."""
+        runs = [run for run in runs if run.calls or run.names]
+        if not runs:
+            return None
+        calls = frozenset[str]().union(*(run.calls for run in runs))
+        names = frozenset[str]().union(*(run.names for run in runs))
+        rows = self._ask(session_state.changing(calls, names))
+        functions = {name for kind, name in rows if kind == "function"}
+        views = {name for kind, name in rows if kind == "view"}
+        return next((run.number for run in runs if functions & run.calls or views & run.names), None)
 
     def _finished(self, index: int) -> bool:
         """Tell whether a unit that was begun ran to its end; if it did not, prepare for running it again.
@@ -384,7 +397,7 @@ class Steps:
         rows = self._ask(
             "SELECT i.indisvalid FROM pg_catalog.pg_class t "
             "JOIN pg_catalog.pg_index i ON i.indrelid = t.oid JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "
-            f"WHERE t.oid = {self._oid(table)} AND c.relname = {literal(_plain(name))} "
+            f"WHERE t.oid = {self._oid(table)} AND c.relname = {literal(plain(name))} "
             "AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)"
         )
         return rows[0][0] == "t" if rows else None
@@ -428,8 +441,3 @@ class Steps:
 
     def _query(self, sql: str) -> list[list[tuple[str | None, ...]]]:
         return ours(self._task, lambda: self._worker.query(sql, self._task.patience))
-
-
-def _plain(name: str) -> str:
-    """Return an identifier as the catalogue has it."""
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()

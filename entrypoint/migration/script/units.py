@@ -45,6 +45,23 @@ _SET_CONFIG = re.compile(
     r"select\s+(?:pg_catalog\s*\.\s*)?set_config\s*\(\s*'[^'\\]*'\s*,\s*'[^'\\]*'\s*,\s*(?:true|false)\s*\)",
     re.IGNORECASE,
 )
+# New tables are temporary then.
+_TEMPORARY_FIRST = re.compile(
+    r"(?:search_path[\"']?\s*(?:=|,|\bto\b)|\bset\s+(?:session\s+)?schema)\s*[\"']?\s*pg_temp", re.IGNORECASE
+)
+# Run functions that they name. Not CREATE FUNCTION, GRANT or COMMENT; what an index calls has to be immutable. What the
+# query of a materialized view sets is undone by PostgreSQL itself.
+_RUNS_FUNCTIONS = re.compile(
+    r"insert|update|delete|merge|copy|alter\s+(?:table|domain)|create\s+(?:unlogged\s+)?table\b(?=.*?\bas\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+_MAKES_FUNCTION = re.compile(
+    rf"create\s+(?:or\s+replace\s+)?function\s+(?:{_NAME}\s*\.\s*)?({_NAME})(?!.*\b(?:immutable|stable)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+_NO_NAMES = re.compile(r"'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_NAME_AND_CALL = re.compile(rf"({_NAME})(\s*\()?")
+_INTO = re.compile(rf"\binto\s+(?:{_NAME}\s*\.\s*)?{_NAME}", re.IGNORECASE)
 _TRANSACTIONS_OWN = ("LOCAL", "CONSTRAINTS", "TRANSACTION")
 
 
@@ -94,6 +111,16 @@ class Setting(NamedTuple):
     sql: str
 
 
+class Runs(NamedTuple):
+    """What a statement of the file may have run beside itself; names as the catalogue has them, without schemas."""
+
+    number: int
+    calls: frozenset[str]
+    """What stands before an opening parenthesis: functions, and other things."""
+    names: frozenset[str]
+    """All names: views may be among them, which call functions."""
+
+
 class LeftInSession(NamedTuple):
     """What some units have left in their session."""
 
@@ -101,6 +128,8 @@ class LeftInSession(NamedTuple):
     """To be sent again, in this order, in another session."""
     unknown: int | None
     """The number of the first statement of which nobody knows what it left."""
+    runs: tuple[Runs, ...]
+    """What the others have run: it depends on that whether they have left something, too."""
 
 
 def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
@@ -138,19 +167,44 @@ def reached(message: str, count: int) -> int | None:
 def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
     """Return what `units`, all of which have run, left in their session for those that follow."""
     settings: list[Setting] = []
+    runs: list[Runs] = []
+    made: set[str] = set()
     unknown = None
     for unit in units:
         first = unit.number + (1 if unit.words[:1] in (("BEGIN",), ("START",)) else 0)
         for number, statement in enumerate(unit.statements, first):
             sql, words = text[statement.start : statement.end], statement.words
+            leaves = False
             if words[:2] == ("DISCARD", "ALL"):
-                settings, unknown = [], None
+                settings, runs, unknown = [], [], None
             elif words[:1] in (("SET",), ("RESET",)) or _SET_CONFIG.fullmatch(sql):
+                leaves = _TEMPORARY_FIRST.search(sql) is not None
                 if not words[1:2] or words[1] not in _TRANSACTIONS_OWN:
                     settings.append(Setting(statement.start, sql))
-            elif unknown is None and (not _NOT_OF_SESSION.issuperset(words[:1]) or _OF_SESSION.search(sql)):
+            elif not _NOT_OF_SESSION.issuperset(words[:1]) or _OF_SESSION.search(sql):
+                leaves = True
+            elif _RUNS_FUNCTIONS.match(sql):
+                run = _run_by(sql, number)
+                # It may be gone again when the catalogue is asked.
+                leaves = not made.isdisjoint(run.calls)
+                runs.append(run)
+            elif found := _MAKES_FUNCTION.match(sql):
+                made.add(plain(found[1]))
+            if leaves and unknown is None:
                 unknown = number
-    return LeftInSession(tuple(settings), unknown)
+    return LeftInSession(tuple(settings), unknown, tuple(runs))
+
+
+def _run_by(sql: str, number: int) -> Runs:
+    sql = _NO_NAMES.sub(" ", sql)
+    names = frozenset(plain(found[1]) for found in _NAME_AND_CALL.finditer(sql))
+    calls = frozenset(plain(found[1]) for found in _NAME_AND_CALL.finditer(_INTO.sub(";", sql)) if found[2])
+    return Runs(number, calls, names)
+
+
+def plain(name: str) -> str:
+    """Return an identifier as the catalogue has it."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
 def repeatable(unit: Unit) -> bool:
