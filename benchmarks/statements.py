@@ -15,6 +15,7 @@ from demo.postgres import Server
 from entrypoint.database.quoting import PINNED
 from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.ledger.place import Place, find_tables
 from entrypoint.migration.ledger.tables import setup
 from entrypoint.migration.script.files import MigrationFile
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 RUNS = 50
 SCHEMAS, TABLES = 2_000, 10
 APPLIED = 100
-PLACE = reading.Place("public", True, {"status": "text"}, {"id": "another type"})  # noqa: FBT003
+PLACE = Place("public", True, {"status": "text"}, {"id": "another type"})  # noqa: FBT003
 
 
 class _Listener:
@@ -68,7 +69,7 @@ def _crowd(connection: Connection[TupleRow]) -> None:
 
 def _first_looks(server: Server) -> None:
     listener = _Listener()
-    reading.find_tables(listener, None, Deadline(5))
+    find_tables(listener, None, Deadline(5))
     cases = {
         "plain": "only public",
         "crowded": f"{SCHEMAS} schemas with {SCHEMAS * TABLES} tables",

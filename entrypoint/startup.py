@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.apply.migrator import Result
     from entrypoint.migration.ledger.first_look import Question
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import Place
     from entrypoint.migration.observe.board import Board
     from entrypoint.migration.script.files import Directory
     from entrypoint.settings import Settings
@@ -105,7 +105,7 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
             tell_differences(directory, plan)
             return _nothing_to_do(plan, up_to)
     # Something is to be done, or was not as it nearly always is: from here on it is psycopg that asks.
-    from entrypoint.migration.ledger.reading import refuse_intrusion
+    from entrypoint.migration.ledger.finding import refuse_intrusion
     from entrypoint.survey import survey_beside
 
     survey = survey_beside(question, settings, directory, up_to)

@@ -21,6 +21,7 @@ from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.assignment import Assignment
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.differences import Differences
+from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.losses import Losses
 from entrypoint.migration.observe.board import Board
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.database.target import Target
     from entrypoint.migration.ledger.first_look import Question
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import LedgerRow, Look, Place
+    from entrypoint.migration.ledger.reading import LedgerRow, Look
     from entrypoint.migration.observe.blockers import Blocker
     from entrypoint.migration.script.files import Directory
     from entrypoint.settings import Settings
@@ -89,7 +91,7 @@ def survey_beside(before: Question | None, settings: Settings, directory: Direct
         patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
         attempts += 1
         try:
-            place = reading.find(session, settings.schema, patience, settings.role)
+            place = find(session, settings.schema, patience, settings.role)
             look = _look(session, place, settings, clocks, patience)
         except StatementError as error:
             from entrypoint.migration.ledger.refusal import refused_on

@@ -68,8 +68,10 @@ UP_TO_DATE = AT_EVERY_START | {
     "entrypoint.migration",
     "entrypoint.migration.ledger",
     "entrypoint.migration.ledger.first_look",
+    "entrypoint.migration.ledger.place",
     "entrypoint.migration.ledger.plan",
     "entrypoint.migration.ledger.reading",
+    "entrypoint.migration.ledger.trust",
     "entrypoint.migration.script",
     "entrypoint.migration.script.files",
 }

@@ -14,7 +14,8 @@ from conftest import missing
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from entrypoint.migration.apply.doubt import settle
-from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.ledger import writing
+from entrypoint.migration.ledger.finding import find
 from faults.machinery import commits_wait
 from kit.databases import Database
 from kit.pooler import executable, pooler
@@ -188,7 +189,7 @@ def test_after_a_crash_somebody_elses_commit_is_not_taken_for_ours(
     database.execute("CHECKPOINT")
     address = target(database.url, "DATABASE_URL", "0")
     session = address.connect(5)
-    place = reading.find(session, None, Deadline(5))
+    place = find(session, None, Deadline(5))
     session.close()
     with contextlib.suppress(psycopg.OperationalError), database.connect() as ours:
         ours.execute("BEGIN")

@@ -12,7 +12,9 @@ from entrypoint.database import transactions
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from entrypoint.migration.apply.doubt import settle
-from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.ledger import writing
+from entrypoint.migration.ledger.finding import find
+from entrypoint.migration.ledger.place import Place
 from entrypoint.migration.lock.takeover import Streak, _end_zombie
 from kit.databases import server_errors
 from kit.processes import until
@@ -627,7 +629,7 @@ def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: 
     zombie = target(url, "DATABASE_URL", "f00d").connect(10)
     worker, guard = (target(url, "DATABASE_URL", "beef").connect(10) for _ in range(2))
     deadline = Deadline(10)
-    place = reading.find(worker, None, deadline)
+    place = find(worker, None, deadline)
     guard.query(f"BEGIN; SELECT pg_try_advisory_xact_lock({place.lock_key})", deadline)
     scene.database.execute(
         f"UPDATE migration_lock SET token = 'f00d.1', locked_at = {locked_at}, locked_by = NULL, progress_at = NULL"
@@ -649,7 +651,7 @@ def test_a_commit_in_doubt_is_looked_up_as_the_role(scene: Scene, inherits: str)
     url = scene.database.server.url(scene.database.name, user=login)
     scene.write(GOOD)
     assert told(scene.start(url=url, MIGRATION_ROLE=owner)).outcome == "migrated"
-    place = reading.Place("public", True, {}, {}, server_start="another")  # noqa: FBT003 - the schema exists
+    place = Place("public", True, {}, {}, server_start="another")  # noqa: FBT003 - the schema exists
     address = target(url, "DATABASE_URL", "0")
     for number, verdict in ((1, "committed"), (2, "aborted")):
         sign = writing.is_applied(place, number)

@@ -11,7 +11,7 @@ import pytest
 
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
-from entrypoint.migration.ledger import reading as ledger_module
+from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.lock.guard import Guard
 from entrypoint.migration.script.statements import advise
 from entrypoint.migration.script.units import Unit, cut, left_in_session, reached, repeatable
@@ -620,7 +620,7 @@ def test_a_files_own_time_out_is_its_own_failure(
 def test_an_attempt_to_take_the_lock_leaves_no_descriptor(database: Database) -> None:
     where = target(database.url, "DATABASE_URL", token="t")
     session = where.connect(5)
-    place = ledger_module.find(session, None, Deadline(5))
+    place = find(session, None, Deadline(5))
     before = set(open_fds(os.getpid()))
     for rival_has_it in (False, True, False):
         rival = Guard(where, place, 5)

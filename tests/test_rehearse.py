@@ -12,7 +12,7 @@ import pytest
 from conftest import missing
 from entrypoint.database.session import Session
 from entrypoint.errors import MigrationFailedError
-from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.place import Place
 from entrypoint.migration.operator.rehearsal import HeldLock, select, strongest
 from entrypoint.migration.script.files import MigrationFile
 from entrypoint.migration.script.prepare import Prepared
@@ -583,7 +583,7 @@ def test_what_can_be_rehearsed(texts: tuple[str, ...], rehearsed: tuple[int, ...
 
 
 def test_the_strongest_lock_of_each_relation_that_is_there() -> None:
-    place = reading.Place("app", True, {}, {})  # noqa: FBT003 - the schema exists
+    place = Place("app", True, {}, {})  # noqa: FBT003 - the schema exists
     seen = {
         ("1", "RowExclusiveLock"): "001",
         ("1", "ShareLock"): "002",

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from conftest import ServerFactory
     from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import Look, Place
+    from entrypoint.migration.ledger.reading import Look
     from entrypoint.migration.observe.blockers import Wait
     from kit.processes import Run
 

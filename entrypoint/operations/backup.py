@@ -11,6 +11,7 @@ from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from entrypoint.errors import UsageError
 from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.survey import start_clocks
@@ -49,7 +50,7 @@ def _order(settings: Settings, directory: str) -> dump.Order:
     session = connect(whereabouts, settings.connect, start_clocks(settings))
     try:
         patience = Deadline(_PATIENCE)
-        place = reading.find(session, settings.schema, patience, settings.role)
+        place = find(session, settings.schema, patience, settings.role)
         program = dump.make_ready(session, place.backend_pid)
         look = reading.look(session, place, settings.role, patience, contending=False)
         return dump.Order(

@@ -9,7 +9,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, UsageError
 from entrypoint.migration.ledger.elsewhere import refuse_second
-from entrypoint.migration.ledger.reading import refuse_intrusion
+from entrypoint.migration.ledger.finding import refuse_intrusion
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock.contender import held_back
 from entrypoint.migration.script.directives import spell_timeouts

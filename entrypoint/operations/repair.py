@@ -18,7 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from entrypoint.migration.ledger.reading import LedgerRow, Place
+    from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.ledger.reading import LedgerRow
     from entrypoint.migration.script.files import MigrationFile
     from entrypoint.settings import Settings
     from entrypoint.survey import Survey

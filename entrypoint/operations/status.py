@@ -10,6 +10,7 @@ from entrypoint.database.sqlstate import UNDEFINED_COLUMN, UNDEFINED_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import holder
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from typing import Literal, TextIO
 
     from entrypoint.database.session import Session
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import Detail, KeyHolder, LockRow, Place, Reading
+    from entrypoint.migration.ledger.reading import Detail, KeyHolder, LockRow, Reading
     from entrypoint.settings import Settings
 
     StatusName = Literal["up_to_date", "pending", "error"]
@@ -152,10 +154,10 @@ def read_ledger(session: Session, place: Place | None, settings: Settings, deadl
 def _find(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> Place:
     """Look for the ledger; a `place` where it was is looked at first, whatever the search_path says by now."""
     pinned = _pinned(place, settings)
-    found = reading.find(session, pinned, deadline, settings.role)
+    found = find(session, pinned, deadline, settings.role)
     if found.ledger or pinned == settings.schema:
         return found
-    return reading.find(session, settings.schema, deadline, settings.role)
+    return find(session, settings.schema, deadline, settings.role)
 
 
 def _pinned(place: Place | None, settings: Settings) -> str | None:

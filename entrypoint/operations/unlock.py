@@ -13,6 +13,7 @@ from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import LedgerChangedError, LockHeldError
 from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.finding import find, refuse_intrusion
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import holder
 from entrypoint.migration.lock.contender import describe_holder
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from entrypoint.database.session import Session
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.lock.holder import Backend, Sight
     from entrypoint.settings import Settings
 
@@ -62,7 +63,7 @@ def look(settings: Settings) -> Unlock:
     """See who holds the lock. Changes nothing. Raises EntrypointError."""
     session = _connect(settings)
     try:
-        place = reading.find(session, settings.schema, Deadline(_PATIENCE), settings.role)
+        place = find(session, settings.schema, Deadline(_PATIENCE), settings.role)
         patience = Deadline(_INSTANT)
         sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
         while sight.held and sight.taken_by_another and not patience.passed():
@@ -135,7 +136,7 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
 
     Raises LockHeldError if the lock is not free in the end, LedgerChangedError if the row is another's by now.
     """
-    reading.refuse_intrusion(unlock.place)
+    refuse_intrusion(unlock.place)
     session = _connect(unlock.settings)
     try:
         _free_row(session, unlock, say)

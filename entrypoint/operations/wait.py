@@ -24,6 +24,7 @@ from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ClosedSchemaError, ConnectionLostError, WaitTimeoutError
 from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.finding import find, find_again
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock.contender import describe_holder, held_back
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
     from entrypoint.database.session import Session
     from entrypoint.errors import EntrypointError
-    from entrypoint.migration.ledger.reading import LedgerRow, Look, Place
+    from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.ledger.reading import LedgerRow, Look
     from entrypoint.settings import Settings
 
     Glance = Callable[[Session, Deadline], "Sight"]
@@ -107,10 +109,10 @@ class _Looker:
         place = self._place
         moved = session.login_pid != self._login_pid
         if place is None or moved:
-            place = reading.find(session, self._settings.schema, patience, self._settings.role)
+            place = find(session, self._settings.schema, patience, self._settings.role)
             self._login_pid = session.login_pid
         elif not place.ledger or not place.lock or place.outdated:
-            place = reading.find_again(session, place, self._settings.schema, patience, self._settings.role)
+            place = find_again(session, place, self._settings.schema, patience, self._settings.role)
         # Until this look has succeeded, nobody knows whether it is still there.
         self._place = None
         look = reading.look_on(session, place, self._settings.role, patience)

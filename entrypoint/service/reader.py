@@ -22,7 +22,8 @@ from entrypoint.startup import internal_error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
-    from entrypoint.migration.ledger.reading import Place, Reading
+    from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.ledger.reading import Reading
     from entrypoint.migration.script.files import MigrationFile
     from entrypoint.service.snapshot import Snapshot
     from entrypoint.settings import Settings

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from entrypoint.migration.ledger import tables
-from entrypoint.migration.ledger.reading import Place
+from entrypoint.migration.ledger.place import Place
 from faults.invariants import check_output, check_world
 from faults.machinery import STANDBY_WAITERS, commits_wait, let_commits_go
 from faults.stage import Budgets, Stage, pause

@@ -8,7 +8,7 @@ import pytest
 
 from entrypoint.database.answers import Row, StatementError
 from entrypoint.deadline import Deadline
-from entrypoint.migration.ledger.reading import Place
+from entrypoint.migration.ledger.place import Place
 from entrypoint.migration.lock.lease import Lease
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ import pytest
 
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
-from entrypoint.migration.ledger import reading, tables, writing
-from entrypoint.migration.ledger.reading import LockRow, Place, lock_key, owner_of
+from entrypoint.migration.ledger import tables, writing
+from entrypoint.migration.ledger.place import LOCK_CLASS, Place, lock_key, owner_of
+from entrypoint.migration.ledger.reading import LockRow
 from entrypoint.migration.script.files import MigrationFile
 
 LEDGER = {
@@ -91,7 +92,7 @@ def test_owner_of(columns: tuple[str, ...]) -> None:
 
 def test_the_lock_key_never_changes() -> None:
     """Two releases must exclude each other: these numbers are for ever."""
-    assert reading.LOCK_CLASS == 1885824368
+    assert LOCK_CLASS == 1885824368
     assert lock_key("public") == 1001664029
     assert lock_key("ops") == 1526271103
     assert lock_key("Größe") == -1804693483

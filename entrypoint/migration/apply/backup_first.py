@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from entrypoint.backup.programs import Found
     from entrypoint.database.session import Session
     from entrypoint.migration.assignment import Assignment
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.lock.lease import Lease
 
 # For a look at the row. The server's own limits come first, and then the next look is as good.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from entrypoint.database.session import Session
     from entrypoint.database.target import Target
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
 
     Verdict = Literal["committed", "aborted", "unknown"]
 

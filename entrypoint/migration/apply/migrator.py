@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from entrypoint.clocks import Clocks
     from entrypoint.database.session import Session
     from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import Place
     from entrypoint.migration.lock.lease import Lease
 
 _T = TypeVar("_T")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from entrypoint.database.session import Session
     from entrypoint.migration.apply.attempt import Task
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.script.prepare import Prepared
 
 _OUR_ENCODING = "UTF8"

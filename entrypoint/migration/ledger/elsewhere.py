@@ -14,6 +14,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal, our_state
 from entrypoint.errors import SecondLedgerError
 from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.place import path_sql, walk
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import Row
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.script.files import MigrationFile
 
 # With a schema for each tenant there may be thousands; so many of them are read for a warning.
@@ -109,8 +110,8 @@ def _texts(files: Iterable[MigrationFile]) -> Iterable[str]:
 def find(session: Session, place: Place, role: str | None, deadline: Deadline) -> Others:
     """Return where else there are ledgers that can be read, without reading them."""
     path, *_, tables = reading.ask(
-        session, role, deadline, (*reading.walk(None), reading.path_sql(), *our_state(role), _tables_sql(place.schema))
-    )[len(reading.walk(None)) :]
+        session, role, deadline, (*walk(None), path_sql(), *our_state(role), _tables_sql(place.schema))
+    )[len(walk(None)) :]
     near = {"public", *(name for (name,) in path)}
     schemas = [name or "" for (name,) in tables]
     return Others(tuple(name for name in schemas if name in near), tuple(name for name in schemas if name not in near))

@@ -120,8 +120,9 @@ def _look(
         connection.log_in(deadline)
         logs.event(logs.DEBUG, "database.connected", f"connected to {connection}", backend=connection.backend_pid)
         from entrypoint.migration.ledger import reading  # Imported while the server is at work.
+        from entrypoint.migration.ledger.place import find_tables
 
-        place = reading.find_tables(connection, schema, deadline, role)
+        place = find_tables(connection, schema, deadline, role)
         if place is None or place.outdated or place.intrusion:
             return FirstLook()
         return FirstLook(reading.look(connection, place, role, deadline, contending=False).rows)

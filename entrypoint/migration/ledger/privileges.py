@@ -10,7 +10,7 @@ from typing import NamedTuple
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal
 from entrypoint.errors import ConnectionLostError
-from entrypoint.migration.ledger.reading import place_sql, walk
+from entrypoint.migration.ledger.place import place_sql, walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,13 +10,14 @@ import re
 
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
-from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.finding import find, refuse_strangers
+from entrypoint.migration.ledger.place import MAKING_KEY, still_the_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
 
 _SQL = os.path.join(os.path.dirname(__file__), "sql")
 
@@ -77,18 +78,18 @@ def ensure(
     Raises ForeignLedgerError if something else has the name of what would be made.
     """
     making = not place.ledger
-    opening = f"SELECT pg_catalog.pg_try_advisory_xact_lock({reading.MAKING_KEY})" if making else "SELECT 't'"
+    opening = f"SELECT pg_catalog.pg_try_advisory_xact_lock({MAKING_KEY})" if making else "SELECT 't'"
     try:
         if session.query(f"{prologue}\n{opening}", deadline)[-1][0][0] != "t":
             return None
-        if making and schema is None and not reading.still_the_place(session, place, role, deadline):
+        if making and schema is None and not still_the_place(session, place, role, deadline):
             return None
-        reading.refuse_strangers(session, place, role, deadline)
+        refuse_strangers(session, place, role, deadline)
         session.query(f"{session_state.ours(role)}\n{setup(place, schema)}\nCOMMIT", deadline)
     finally:
         session.rollback(deadline.within(1))
     # There, and nowhere else, whatever somebody has changed about the search_path meanwhile.
-    return reading.find(session, place.schema, deadline, role)
+    return find(session, place.schema, deadline, role)
 
 
 def _read(name: str) -> str:

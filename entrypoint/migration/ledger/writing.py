@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from entrypoint.database.answers import StatementError
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.script.files import MigrationFile
 
 # Of a migration in one transaction, measured by the server's clock from its BEGIN.

@@ -24,6 +24,7 @@ from entrypoint.database.sqlstate import (
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
 from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.finding import find_again
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import locked
@@ -36,8 +37,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import Guardian, LedgerRow, LockRow, Look, Place
+    from entrypoint.migration.ledger.reading import Guardian, LedgerRow, LockRow, Look
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.observe.blockers import Blocker
 
@@ -195,9 +197,7 @@ class Contender:
     def _look(self, session: Session, deadline: Deadline) -> Look:
         patience = Deadline(max(deadline.within(_LOOK_PATIENCE).remaining(), _LAST_LOOK))
         if not self._place.ledger or not self._place.lock or self._place.outdated:
-            self._place = reading.find_again(
-                session, self._place, self._assignment.schema, patience, self._assignment.role
-            )
+            self._place = find_again(session, self._place, self._assignment.schema, patience, self._assignment.role)
         return reading.look(session, self._place, self._assignment.role, patience, contending=True)
 
     def _refuse_second_ledger(self, session: Session, deadline: Deadline) -> None:

@@ -16,7 +16,7 @@ from entrypoint.errors import ConnectionLostError, EntrypointError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.target import Target
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
 
 PING_EVERY = 5.0
 # Between two attempts to win a lost guard back.

@@ -9,6 +9,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state
 from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
 from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.place import LOCK_CLASS, MAKES, OURS, lock_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import Row
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.reading import KeyHolder, LockRow, Place
+    from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.ledger.reading import KeyHolder, LockRow
 
 _LOCK_TIMEOUT_MS = 2_000
 
@@ -122,7 +124,7 @@ class Sight(NamedTuple):
 
 def is_strange(one: Backend | KeyHolder, row: LockRow | None) -> bool:
     """Tell whether a session that holds one of the keys is no holder of ours; `row` is the lock's."""
-    if one.application.startswith(reading.OURS):
+    if one.application.startswith(OURS):
         return False
     if one.makes or one.unlike_ours or row is None or not row.held:
         return True
@@ -202,7 +204,7 @@ def end(session: Session, backend: Backend, deadline: Deadline) -> bool:
 
 
 def _application(token: str) -> str:
-    return f"{reading.OURS}{token.partition('.')[0]}"
+    return f"{OURS}{token.partition('.')[0]}"
 
 
 def _backends_query(place: Place, names: Sequence[str]) -> str:
@@ -213,11 +215,11 @@ def _backends_query(place: Place, names: Sequence[str]) -> str:
         "AND f.granted AND f.mode = 'RowShareLock' AND c.relname = 'migration_lock' "
         f"AND n.nspname = {literal(place.schema)})"
     )
-    guard, guard_shared = (_holds(place, reading.LOCK_CLASS, mode) for mode in ("ExclusiveLock", "ShareLock"))
-    session, session_alone = (_holds(place, reading.LOCK_CLASS + 1, mode) for mode in ("ShareLock", "ExclusiveLock"))
-    makes = "false" if place.ledger else f"EXISTS (SELECT {_LOCKS} AND {reading.MAKES})"
+    guard, guard_shared = (_holds(place, LOCK_CLASS, mode) for mode in ("ExclusiveLock", "ShareLock"))
+    session, session_alone = (_holds(place, LOCK_CLASS + 1, mode) for mode in ("ShareLock", "ExclusiveLock"))
+    makes = "false" if place.ledger else f"EXISTS (SELECT {_LOCKS} AND {MAKES})"
     # Ours have these for an instant only: when they look whether the lock is free, and when they take the row.
-    not_ours = f"NOT pg_catalog.starts_with(coalesce(a.application_name, ''), {literal(reading.OURS)})"
+    not_ours = f"NOT pg_catalog.starts_with(coalesce(a.application_name, ''), {literal(OURS)})"
     return f"""
         SELECT b.pid, b.application_name, b.usename, CASE WHEN b.state IS NULL THEN ''
                     ELSE coalesce(pg_catalog.host(b.client_addr), 'the local socket') END,
@@ -237,7 +239,7 @@ def _backends_query(place: Place, names: Sequence[str]) -> str:
 
 def _holds(place: Place, first_key: int, mode: str) -> str:
     """Return a condition: the backend `a.pid` holds that advisory lock (docs/lock.md, "The keys")."""
-    key = f"g.classid = {first_key} AND g.objid = {reading.lock_key(place.schema) % 2**32}"
+    key = f"g.classid = {first_key} AND g.objid = {lock_key(place.schema) % 2**32}"
     return f"EXISTS (SELECT {_LOCKS} AND g.mode = '{mode}' AND {key})"
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from entrypoint.database.session import Session
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.lock.guard import Guard
 
 # A holder that lives wins a lost guard back well within this; one that does not is frozen, or its node is gone.

@@ -6,7 +6,7 @@ from entrypoint.database import session_state
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import LockTimeoutError
-from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.place import OURS
 from entrypoint.migration.observe import blockers
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from entrypoint.database.session import Session
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.observe.blockers import Blocker
 
 _PATIENCE = 1.0
@@ -49,7 +49,7 @@ def timed_out(found: Sequence[Blocker], seconds: float) -> LockTimeoutError:
     blocker = found[0] if found else None
     if blocker is None:
         remedy = "SELECT * FROM pg_locks WHERE relation = 'schema_migrations'::regclass shows who holds a lock on it."
-    elif (blocker.application or "").startswith(reading.OURS):
+    elif (blocker.application or "").startswith(OURS):
         remedy = (
             "That is a replica that migrates: set MIGRATION_LOCK_TIMEOUT_MS to at least its MIGRATION_TIMEOUT_MS, or "
             "leave it unset. To stop it: entrypoint unlock --force."

@@ -8,12 +8,14 @@ from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.place import OURS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.clocks import Clocks
     from entrypoint.database.session import Session
-    from entrypoint.migration.ledger.reading import Guardian, LockRow, Place
+    from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.ledger.reading import Guardian, LockRow
     from entrypoint.policy import ApplyPolicy, LockPolicy
 
 # `pg_locks` is asked no more often: beside thousands of locks that takes a while.
@@ -56,7 +58,7 @@ class Patience:
         except StatementError as error:
             logs.event(logs.DEBUG, "lock.holder_not_seen", f"cannot see who holds the migration lock: {error}")
             return
-        if row is None and guardian is not None and guardian.application.startswith(reading.OURS):
+        if row is None and guardian is not None and guardian.application.startswith(OURS):
             guardian = None  # It is about to make the ledger.
         left = time_left(row, guardian, self._apply.timeout)
         self.stranger = guardian if left is None and (row is None or not row.legacy) else None

@@ -10,6 +10,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.ledger import reading, tables
+from entrypoint.migration.ledger.finding import find_again, refuse_intrusion
 from entrypoint.migration.lock import row
 from entrypoint.migration.lock.guard import Guard
 from entrypoint.migration.lock.lease import Lease, begin_short
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from entrypoint.database.session import Session
     from entrypoint.migration.assignment import Assignment
-    from entrypoint.migration.ledger.reading import Place
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.policy import LockPolicy
 
 # The guard's lock was to be had again and again for so long, and the row was not: nobody won the guard back.
@@ -83,7 +84,7 @@ def try_acquire(
             # The guard has the lock of another place.
             return None
         place = found
-        reading.refuse_intrusion(place)
+        refuse_intrusion(place)
         if not place.complete:
             if _earlier_system_works(worker, place, role, assignment.lock, patience):
                 return None
@@ -119,7 +120,7 @@ def _find_beside_guard(
 ) -> Place:
     """Look again at what is there, as the first use of the second connection: here a pool of one shows itself."""
     try:
-        return reading.find_again(worker, place, schema, deadline, role)
+        return find_again(worker, place, schema, deadline, role)
     except ConnectionLostError as error:
         if worker.login_pid == place.backend_pid:
             raise

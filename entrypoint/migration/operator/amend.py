@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from entrypoint.database.session import Session
     from entrypoint.migration.assignment import Assignment
-    from entrypoint.migration.ledger.reading import LedgerRow, Place
+    from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.ledger.reading import LedgerRow
     from entrypoint.migration.lock.lease import Lease
 
 _PATIENCE = 30.0

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.errors import MigrationFailedError
     from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import LedgerRow, Place
+    from entrypoint.migration.ledger.reading import LedgerRow
     from entrypoint.migration.operator.trial import Rehearsed, Seen
     from entrypoint.migration.script.prepare import Prepared
 

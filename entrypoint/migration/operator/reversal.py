@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.migration.apply.leader import Applied
     from entrypoint.migration.assignment import Assignment
-    from entrypoint.migration.ledger.reading import LedgerRow, Place
+    from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.ledger.reading import LedgerRow
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.script.files import Directory
 

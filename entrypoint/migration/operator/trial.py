@@ -15,6 +15,7 @@ from entrypoint.migration.apply import standing, transactional
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace
 from entrypoint.migration.ledger import reading, tables, writing
+from entrypoint.migration.ledger.finding import refuse_strangers
 from entrypoint.migration.ledger.refusal import refused_on
 
 TYPE_CHECKING = False
@@ -162,7 +163,7 @@ class Trial:
         ours_first = session_state.ours(self._assignment.role)
         parts = (ours_first, setup, "RESET client_min_messages;", *session_state.FRESH)
         try:
-            reading.refuse_strangers(self._worker, self._lease.place, self._assignment.role, task.patience)
+            refuse_strangers(self._worker, self._lease.place, self._assignment.role, task.patience)
             self._worker.query("\n".join(parts), task.patience)
         except StatementError as error:
             raise self._judged(error, task, "the ledger could not be created or upgraded") from error

@@ -1,0 +1,168 @@
+"""Find the ledger's place, and refuse what somebody has put there whom there is no reason to trust."""
+
+from __future__ import annotations
+
+from entrypoint.database.quoting import identifier, literal
+from entrypoint.errors import ConfigurationError, ForeignLedgerError
+from entrypoint.migration.ledger.place import (
+    Place,
+    foreign_ledger,
+    in_transaction,
+    place_of,
+    place_sql,
+    tables_sql,
+    walk,
+)
+from entrypoint.migration.ledger.trust import harmless, trusted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.ledger.place import Connection
+
+
+def find(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Place:
+    """Find the bookkeeping: in `schema`, or along the search_path that the connection has by default.
+
+    A `role` is trusted with the tables, as it is we who chose it. Raises ConfigurationError if there is no place for
+    them, ForeignLedgerError if what stands there is not ours.
+    """
+    about = (
+        "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_is_in_recovery(), "
+        "pg_catalog.current_setting('default_transaction_read_only')"
+    )
+    results = in_transaction(
+        session, [about, *walk(schema), tables_sql(schema, role), _strangers_sql(schema, role)], deadline
+    )
+    backend_pid, server_start, standby, read_only = results[0][0]
+    relations, strangers = results[-2:]
+    if not relations and not schema:
+        raise ConfigurationError(
+            "The connection has no current schema, so there is no place for the ledger",
+            remedy="Set MIGRATION_SCHEMA, or a search_path in which a schema exists.",
+        )
+    place = place_of(relations, schema)._replace(
+        schema_exists=bool(relations),
+        backend_pid=int(backend_pid or 0),
+        server_start=server_start or "",
+        standby=standby == "t",
+        read_only=read_only == "on",
+    )
+    for table, what in strangers:
+        if not place.intrusion:
+            place = place._replace(intrusion=f"The table {table} in schema {place.schema!r} has {what}")
+    return place
+
+
+def find_again(session: Connection, place: Place, schema: str | None, deadline: Deadline, role: str | None) -> Place:
+    """Look at `place` again. A ledger that was found stays the one; where there was none, the search begins anew."""
+    return find(session, place.schema if place.ledger else schema, deadline, role)
+
+
+def refuse_intrusion(place: Place) -> None:
+    """Raise ForeignLedgerError if somebody whom we have no reason to trust could decide what is applied, or run code.
+
+    For those who are about to rely on the ledger for a start, or to write into it.
+    """
+    if place.intrusion:
+        raise ForeignLedgerError(
+            f"{place.untrusted}; nothing was touched",
+            remedy="Connect as the owner, or set MIGRATION_ROLE to it; or, if what is there is to be trusted, change "
+            "the owner with ALTER TABLE ... OWNER TO ...; or set MIGRATION_SCHEMA to a schema of its own. A login that "
+            f"is not to migrate needs no CREATE on schema {identifier(place.schema)}.",
+            schema=place.schema,
+        )
+
+
+def _strangers_sql(schema: str | None, role: str | None) -> str:
+    """Return the statement for what would run somebody else's code when a row of the tables is written: (table, what).
+
+    Triggers, rules, defaults, constraints and indexes depend on the functions that they call; those of PostgreSQL
+    itself are nobody's dependency.
+    """
+    return f"""\
+WITH place AS MATERIALIZED ({place_sql(schema)}),
+tables AS MATERIALIZED (
+    SELECT c.oid, c.relname FROM pg_class c JOIN place ON c.relnamespace = place.oid
+    WHERE c.relname IN ('schema_migrations', 'migration_lock')),
+parts AS (
+    SELECT t.relname, 'pg_trigger'::regclass AS class, g.oid, 'the trigger ' || quote_ident(g.tgname) AS what
+    FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
+    UNION ALL
+    SELECT t.relname, 'pg_attrdef', d.oid, 'a default of column ' || quote_ident(a.attname)
+    FROM tables t JOIN pg_attrdef d ON d.adrelid = t.oid
+    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.adnum
+    UNION ALL
+    SELECT t.relname, 'pg_constraint', k.oid, 'the constraint ' || quote_ident(k.conname)
+    FROM tables t JOIN pg_constraint k ON k.conrelid = t.oid
+    UNION ALL
+    SELECT t.relname, 'pg_class', i.indexrelid, 'an index'
+    FROM tables t JOIN pg_index i ON i.indrelid = t.oid)
+SELECT relname, what || ', which calls ' || f.proname || ', a function of ' || pg_get_userbyid(f.proowner)
+FROM place CROSS JOIN parts JOIN pg_depend d ON d.classid = parts.class AND d.objid = parts.oid
+JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+WHERE NOT {harmless("f.proowner", role)}
+UNION ALL
+SELECT t.relname, 'the rule ' || quote_ident(r.rulename)
+FROM place CROSS JOIN tables t JOIN pg_class c ON c.oid = t.oid
+JOIN pg_rewrite r ON r.ev_class = t.oid AND r.rulename <> '_RETURN'
+WHERE NOT {harmless("c.relowner", role)}
+UNION ALL
+SELECT t.relname, 'the column ' || quote_ident(a.attname) || ' of type ' || y.typname || ', which belongs to '
+       || pg_get_userbyid(y.typowner)
+FROM place CROSS JOIN tables t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_type y ON y.oid = a.atttypid
+WHERE NOT {harmless("y.typowner", role)}
+ORDER BY 1, 2"""
+
+
+def refuse_strangers(session: Connection, place: Place, role: str | None, deadline: Deadline) -> None:
+    """Raise ForeignLedgerError if something that is not ours has the name of what would be made or replaced.
+
+    Asked in an open transaction. What is ours, or the earlier system's, has the columns or the result that it always
+    had, and the functions name the lock's table.
+    """
+    parts = (*walk(place.schema), _namesakes_sql(place.schema, role))
+    for (what,) in session.query(";\n".join(parts), deadline)[-1]:
+        raise foreign_ledger(
+            place, f"In schema {place.schema!r} there is {what}, which is not of this program's making"
+        )
+
+
+def _namesakes_sql(schema: str, role: str | None) -> str:
+    return f"""\
+WITH place AS MATERIALIZED ({place_sql(schema)})
+SELECT 'something else named migration_status'
+FROM place JOIN pg_class c ON c.relnamespace = place.oid AND c.relname = 'migration_status'
+WHERE c.relkind <> 'v' OR NOT {trusted("c.relowner", role)}
+OR ARRAY[{", ".join(map(literal, _VIEW_COLUMNS))}] <> ARRAY(
+    SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum)
+UNION ALL
+SELECT 'a type named ' || y.typname
+FROM place JOIN pg_type y ON y.typnamespace = place.oid
+WHERE y.typname IN ('schema_migrations', 'migration_lock', 'migration_status') AND y.typrelid = 0
+UNION ALL
+SELECT 'the function ' || f.proname || '(' || pg_get_function_identity_arguments(f.oid) || ')'
+FROM place JOIN pg_proc f ON f.pronamespace = place.oid
+JOIN (VALUES {", ".join(f"({literal(name)}, {literal(takes)}, {literal(gives)})" for name, takes, gives in _FUNCTIONS)})
+    AS ours (name, takes, gives)
+    ON f.proname = ours.name AND oidvectortypes(f.proargtypes) = ours.takes
+WHERE f.prokind <> 'f' OR format_type(f.prorettype, NULL) <> ours.gives OR f.proretset
+   OR f.prosrc !~ {literal(_NAMES_THE_LOCK)} OR NOT {trusted("f.proowner", role)}"""
+
+
+# A regular expression: the lock's table, and not a name that only begins like it.
+_NAMES_THE_LOCK = r"migration_lock\M"
+_VIEW_COLUMNS = (
+    "total_migrations",
+    "latest_migration",
+    "last_migration_time",
+    "total_execution_time_ms",
+    "failed_migrations",
+)
+_FUNCTIONS = (
+    ("is_migration_locked", "", "boolean"),
+    ("acquire_migration_lock", "character varying, integer", "boolean"),
+    ("release_migration_lock", "", "void"),
+    ("release_stale_migration_locks", "", "integer"),
+)
