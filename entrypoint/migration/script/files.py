@@ -234,15 +234,18 @@ def _fault_of_name(name: str) -> str:
     foreign = of_another_tool(name)
     if foreign is None:
         return f"must be NNN_description.sql, for example {better_name(name)}"
+    whose = f" of {foreign.tool}'s" if foreign.tool else ""
     ours = f"{foreign.digits.zfill(3) if foreign.digits else 'NNN'}_{slug(foreign.words) or 'description'}.sql"
+    if foreign.kind == "perhaps down":
+        return f"must be rollback/{ours} if it is the way back of a migration, or else NNN_description.sql"
     if foreign.kind == "down":
-        return f"is the way back of a migration of {foreign.tool}'s, and no migration: here it is rollback/{ours}"
+        return f"is the way back of a migration{whose}, and no migration: here it is rollback/{ours}"
     if foreign.kind == "repeatable":
         return (
-            f"is a repeatable migration of {foreign.tool}'s, which runs again with each change; here each migration "
+            f"is a repeatable migration{whose}, which runs again with each change; here each migration "
             "runs once: write each version into a migration with a number"
         )
-    return f"is a migration of {foreign.tool}'s: here it is called {ours}"
+    return f"is a migration{whose}: here it is called {ours}" if whose else f"must be called {ours}"
 
 
 def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[Flaw]:

@@ -32,6 +32,13 @@ _TOOLS = tuple(_MARKS)
 _MARK = re.compile("^(?:" + "|".join(f"({mark})" for mark in _MARKS.values()) + ")", re.MULTILINE | re.IGNORECASE)
 
 _SPLIT = re.compile(r"(\d+)_(.+)\.(up|down)\.sql", re.IGNORECASE | re.DOTALL)
+# No one tool's. Behind a dot, or alone, the word says what the file is; as the first or last of several it may be one
+# of a description.
+_BACK = "down|undo|rollback|revert|reverse"
+_LABELLED = re.compile(rf"(?:(\d+)[\W_]*)?+(?:(.*)\.)?(?:(up)|{_BACK})\.sql", re.IGNORECASE | re.DOTALL)
+_PERHAPS = re.compile(
+    rf"(\d*+)[\W_]*(?:(?:{_BACK})[\W_]+(.+)|(.+?)[\W_]+(?:{_BACK}))\.sql", re.IGNORECASE | re.DOTALL
+)
 _FLYWAY = re.compile(r"(?:([VU])(\d[\d._]*?)|(R))__(.+)\.sql", re.IGNORECASE | re.DOTALL)
 
 
@@ -39,8 +46,9 @@ class ForeignName(NamedTuple):
     """What another tool calls its files: which tool, what the file is there, and the name of it here."""
 
     tool: str
+    """Empty if several have such names."""
     kind: str
-    """`up`, `down` or `repeatable`."""
+    """`up`, `down`, `repeatable`, or `perhaps down` where the words may as well be a description's."""
     digits: str
     """The file's number, if it is one that we have, too."""
     words: str
@@ -71,4 +79,8 @@ def of_another_tool(name: str) -> ForeignName | None:
         kind = {"V": "up", "U": "down"}.get((found[1] or "").upper(), "repeatable")
         digits = found[2] or ""
         return ForeignName("Flyway", kind, digits if digits.isdecimal() else "", found[4])
+    if found := _LABELLED.fullmatch(name):
+        return ForeignName("", "up" if found[3] else "down", found[1] or "", found[2] or "")
+    if found := _PERHAPS.fullmatch(name):
+        return ForeignName("", "perhaps down", found[1], found[2] or found[3])
     return None
