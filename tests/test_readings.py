@@ -140,6 +140,36 @@ def test_the_way_out_for_what_commits_within_is_named_and_works(scene: Scene, te
     scene.migrated()
 
 
+IN_A_BLOCK = "take it out from between BEGIN and COMMIT"
+PROCEDURE = "CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END';\n"
+ONLY_ONE = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1 connect_timeout=1' PUBLICATION p"
+
+
+@pytest.mark.case("D5", "B4")
+@pytest.mark.parametrize(
+    ("text", "before", "ways_out"),
+    [
+        (f"BEGIN; {COMMITS} COMMIT;", False, [IN_A_BLOCK, "nothing of the file was committed before"]),
+        (f"SELECT 1; BEGIN; {COMMITS} COMMIT;", True, [IN_A_BLOCK]),
+        (f"{PROCEDURE}DO $$ BEGIN CALL p(); END $$;", True, ["call the procedure by CALL"]),
+        (ONLY_ONE, False, ["Nothing of the file was committed before that statement"]),
+        ("DO $$ BEGIN COMMIT; PERFORM 1/0; END $$;", False, ["what it has committed itself stays"]),
+    ],
+)
+def test_what_came_before_is_told_only_where_something_did(
+    scene: Scene,
+    text: str,
+    before: bool,  # noqa: FBT001 - a column of the table
+    ways_out: list[str],
+) -> None:
+    scene.write({"001_x.sql": f"-- entrypoint: no-transaction\n{text}"})
+    told = only_error(scene.migrate())
+    assert ("What came before that statement is committed" in told["remedy"]) == before
+    for way_out in ways_out:
+        assert way_out in told["remedy"]
+    assert "put `-- entrypoint: no-transaction`" not in told["remedy"]
+
+
 @pytest.mark.case("D5")
 def test_a_block_that_commits_is_found_beforehand(run_entrypoint: Callable[..., Run], migrations_dir: Path) -> None:
     write_migrations(

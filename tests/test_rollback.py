@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -41,6 +41,11 @@ def reverses(scene: Scene, files: dict[str, str] | dict[str, bytes]) -> None:
 
 def rollback(scene: Scene, to: int, *, url: str = "", **env: str | int) -> Run:
     return scene.start("rollback", "--to", str(to), "--yes", url=url, **env)
+
+
+def refusal_of(run: Run, code: int) -> dict[str, Any]:
+    assert run.wait() == code, run.report()
+    return only_error(run)
 
 
 def undone(scene: Scene) -> list[int]:
@@ -418,3 +423,42 @@ def test_a_row_that_cannot_be_removed_is_named(scene: Scene) -> None:
     assert "trigger" in error["remedy"]
     assert undone(scene) == []
     assert scene.database.exists("t3")
+
+
+@pytest.mark.case("D5")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("-- entrypoint: no-transaction\nDROP TABLE t3;", "a reverse file is one transaction; remove the directive"),
+        ("DROP INDEX CONCURRENTLY i;", "DROP INDEX CONCURRENTLY cannot run inside a transaction, and a reverse file"),
+    ],
+)
+def test_check_finds_what_it_would_refuse(scene: Scene, text: str, told: str) -> None:
+    reverses(scene, {"003_t3.sql": text})
+    refused = refusal_of(rollback(scene, 2), 65)
+    assert told in refused["faults"][0]
+    assert "`entrypoint check` shows all faults" in refused["remedy"]
+    run = scene.start("check", "--no-lint")
+    assert run.wait() == 65, run.report()
+    assert told in run.stdout
+
+
+@pytest.mark.case("D5")
+def test_a_missing_reverse_file_is_nothing_that_check_could_show(scene: Scene) -> None:
+    (scene.migrations / "rollback" / "003_t3.sql").unlink()
+    refused = refusal_of(rollback(scene, 2), 65)
+    assert "has no reverse file rollback/003_" in refused["message"]
+    assert "check" not in refused["remedy"]
+    assert "Write each reverse file that is missing" in refused["remedy"]
+
+
+@pytest.mark.case("D5")
+def test_a_block_that_commits_is_not_told_to_leave_the_transaction(scene: Scene) -> None:
+    reverses(scene, {"003_t3.sql": "DO $$ BEGIN COMMIT; END $$"})
+    told = refusal_of(rollback(scene, 2), 70)
+    assert told["sqlstate"] == "2D000"
+    checked = scene.start("check", "--no-lint").ok().stdout
+    assert "rollback/003_t3.sql:1: warning: this DO block" in checked
+    for remedy in (told["remedy"], checked):
+        assert "no-transaction" not in remedy
+        assert "run the file with psql and then DELETE FROM schema_migrations WHERE migration_number = 3" in remedy

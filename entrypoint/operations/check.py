@@ -9,7 +9,7 @@ from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, EntrypointError, UsageError
 from entrypoint.migration.script.directives import spell_timeouts
 from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
-from entrypoint.migration.script.prepare import examine
+from entrypoint.migration.script.prepare import examine, examine_reverse
 from entrypoint.migration.script.report import complain, spot
 from entrypoint.migration.script.statements import REPACK_CONCURRENTLY, blocks_that_commit
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
@@ -69,7 +69,7 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
         applied, escapes, told = _applied(settings, migrations)
         general.append(told)
     looks = [look_at(file, notes=file.number not in applied, escapes=escapes) for file in chosen[0]]
-    reverses = [look_at(file, notes=False, escapes=escapes) for file in chosen[1]]
+    reverses = [look_at_reverse(file, escapes=escapes) for file in chosen[1]]
 
     known = [*general, *(finding for look in (*looks, *reverses) for finding in look.findings)]
     said, note = _ask(linter, [look for look in looks if look.file.number not in applied], known)
@@ -96,15 +96,41 @@ def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> Look:
     shown = shown_path(file.path, os.getcwd())
     prepared, flaws = examine(file, escapes=escapes)
     if prepared is None or flaws:
-        text = prepared.text if prepared else None
-        return Look(file, shown, [_error(flaw, shown, text) for flaw in flaws], None)
-    syntax = prepared.advice.syntax
+        return _faulty(file, shown, prepared, flaws)
+    syntax = _syntax(prepared, shown)
     if syntax is not None:
-        message, lines = complain(prepared.text, prepared.statement_at(syntax.offset), syntax)
-        column = spot(prepared.text, syntax.offset).column + 1
-        finding = Finding("error", "syntax", message, shown, syntax.line, column, excerpt=tuple(lines))
-        return Look(file, shown, [finding], None)
+        return Look(file, shown, [syntax], None)
     return Look(file, shown, _notes(prepared, shown) if notes else [], prepared)
+
+
+def look_at_reverse(file: MigrationFile, *, escapes: bool) -> Look:
+    """Return what there is to say about one file that takes a migration back: what `rollback` would refuse, too."""
+    shown = shown_path(file.path, os.getcwd())
+    prepared, flaws = examine_reverse(file, escapes=escapes)
+    if prepared is None or flaws:
+        return _faulty(file, shown, prepared, flaws)
+    syntax = _syntax(prepared, shown)
+    if syntax is not None:
+        return Look(file, shown, [syntax], None)
+    remedy = (
+        "Leave it out: a reverse file is one transaction, so that the ledger's row goes with it. Or run the file with "
+        f"psql and then DELETE FROM schema_migrations WHERE migration_number = {file.number}."
+    )
+    return Look(file, shown, _about_blocks(prepared, shown, remedy), prepared)
+
+
+def _faulty(file: MigrationFile, shown: str, prepared: Prepared | None, flaws: Sequence[Flaw]) -> Look:
+    text = prepared.text if prepared else None
+    return Look(file, shown, [_error(flaw, shown, text) for flaw in flaws], None)
+
+
+def _syntax(prepared: Prepared, shown: str) -> Finding | None:
+    syntax = prepared.advice.syntax
+    if syntax is None:
+        return None
+    message, lines = complain(prepared.text, prepared.statement_at(syntax.offset), syntax)
+    column = spot(prepared.text, syntax.offset).column + 1
+    return Finding("error", "syntax", message, shown, syntax.line, column, excerpt=tuple(lines))
 
 
 def lint_all(squawk: str, looks: Iterable[Look]) -> dict[str, list[Finding]]:
@@ -255,19 +281,23 @@ def _warnings(prepared: Prepared, shown: str) -> list[Finding]:
         if outside.what == REPACK_CONCURRENTLY
     ]
     if advice.transactional:
-        found += [
-            Finding(
-                "warning",
-                "commit-in-block",
-                "this DO block has a COMMIT or ROLLBACK, which PostgreSQL refuses inside a transaction, and the "
-                "migration is in the program's own",
-                shown,
-                block.line,
-                remedy="Put `-- entrypoint: no-transaction` at the top of the file.",
-            )
-            for block in blocks_that_commit(advice.body, advice)
-        ]
+        found += _about_blocks(prepared, shown, "Put `-- entrypoint: no-transaction` at the top of the file.")
     return found
+
+
+def _about_blocks(prepared: Prepared, shown: str, remedy: str) -> list[Finding]:
+    return [
+        Finding(
+            "warning",
+            "commit-in-block",
+            "this DO block has a COMMIT or ROLLBACK, which PostgreSQL refuses inside a transaction, and the "
+            "migration is in the program's own",
+            shown,
+            block.line,
+            remedy=remedy,
+        )
+        for block in blocks_that_commit(prepared.advice.body, prepared.advice)
+    ]
 
 
 def why_outside(prepared: Prepared) -> str:

@@ -16,7 +16,9 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
 from entrypoint.migration.ledger import reading, tables, writing
 from entrypoint.migration.observe.board import Activity
+from entrypoint.migration.script.prepare import not_in_a_reverse_file
 from entrypoint.migration.script.report import render
+from entrypoint.migration.script.units import cut
 from entrypoint.redaction import mask_quoted, may_hold_password
 
 TYPE_CHECKING = False
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.script.prepare import Prepared
+    from entrypoint.migration.script.units import Unit
 
 _T = TypeVar("_T")
 
@@ -39,12 +42,19 @@ _NOTICE_LEVELS = {"WARNING": logs.WARNING, "DEBUG": logs.DEBUG}
 
 # What only the server knows: statements that need a transaction of their own for reasons that no parser sees.
 _NEEDS = {
-    ACTIVE_SQL_TRANSACTION: "It cannot run inside a transaction: put `-- entrypoint: no-transaction` at the top of the "
-    "file.",
-    INVALID_TRANSACTION_TERMINATION: "A DO block or a procedure that ends transactions cannot run inside one: put "
-    "`-- entrypoint: no-transaction` at the top of the file.",
-    UNSAFE_NEW_ENUM_VALUE_USAGE: "A new value of an enumeration can be used only after the transaction that adds it: "
-    "use it in the next migration, or put `-- entrypoint: no-transaction` at the top of the file.",
+    ACTIVE_SQL_TRANSACTION: "It cannot run inside a transaction",
+    INVALID_TRANSACTION_TERMINATION: "A DO block or a procedure that ends transactions cannot run inside one",
+    UNSAFE_NEW_ENUM_VALUE_USAGE: "A new value of an enumeration can be used only after the transaction that adds it",
+}
+_IN_A_MIGRATION = {
+    ACTIVE_SQL_TRANSACTION: ": put `-- entrypoint: no-transaction` at the top of the file.",
+    INVALID_TRANSACTION_TERMINATION: ": put `-- entrypoint: no-transaction` at the top of the file.",
+    UNSAFE_NEW_ENUM_VALUE_USAGE: ": use it in the next migration, or put `-- entrypoint: no-transaction` at the top of the file.",
+}
+# In a file that runs outside a transaction: between its own BEGIN and COMMIT, or in a transaction of ours.
+_IN_A_BLOCK = ": take it out from between BEGIN and COMMIT."
+_IN_A_UNIT = {
+    INVALID_TRANSACTION_TERMINATION: ", and every other statement of this file does: call the procedure by CALL, as a statement of its own.",
 }
 
 
@@ -145,12 +155,14 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         statement_start: int | None = None,
         offset: int | None = None,
         behind: bool = False,
+        unit: Unit | None = None,
     ) -> None:
         """Say where in the file it was, as far as that is known.
 
         `statement_start`: where the statement that failed begins. `offset`: the character that the error points
         at; both count in the file's text, and are None for a statement of our own. `behind`: whether it was one of our
-        own behind a part of the file, which begins at `statement_start` if that is known.
+        own behind a part of the file, which begins at `statement_start` if that is known. `unit`: which part of a
+        file it was that runs outside a transaction.
         """
         super().__init__(str(error))
         self._migration = migration
@@ -158,6 +170,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         self._statement_start = statement_start
         self._offset = offset
         self._behind = behind
+        self._unit = unit
         where = self._where
         self._hidden = where is not None and may_hold_password(migration.statement_at(where))
         if self._hidden:
@@ -182,21 +195,19 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
     def _where(self) -> int | None:
         return self._offset if self._offset is not None else self._statement_start
 
-    def failure(
-        self, *, undone: str = "It was rolled back and recorded as failed", remedy: str | None = None
-    ) -> MigrationFailedError:
+    def failure(self, *, reverse: bool = False, remedy: str | None = None) -> MigrationFailedError:
         """Return the error for the log and the ledger.
 
-        `undone` says what became of the migration's changes; `remedy` is said instead where nothing is recorded.
+        `reverse`: whether the file takes a migration back. `remedy` is said instead where nothing is recorded.
         """
         error, file, text = self.error, self._migration.file, self._migration.text
-        needs = _NEEDS.get(error.sqlstate)
         remedy = remedy or (
-            f"{undone}. It is not tried again until its file changes or its row is deleted: "
+            f"{self._undone}. It is not tried again until its file changes or its row is deleted: "
             "entrypoint repair --failed, or "
             f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
         )
-        remedy = f"{needs} {remedy}" if needs and self._migration.advice.transactional else remedy
+        if way_out := self._way_out(reverse=reverse):
+            remedy = f"{way_out} {remedy}"
         where = self._where
         line = None if where is None else text.count("\n", 0, where) + 1
         return MigrationFailedError(
@@ -213,6 +224,42 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             hint=error.hint,
             context=error.context,
         )
+
+    @property
+    def _undone(self) -> str:
+        """What became of the migration's changes, as the beginning of a sentence."""
+        unit, advice = self._unit, self._migration.advice
+        if advice.transactional:
+            return "It was rolled back and recorded as failed"
+        if unit is None or cut(self._migration.text, advice)[0].number < unit.number:
+            return (
+                "What came before that statement is committed: take it out of the file, or make it repeatable. The "
+                "failure was recorded"
+            )
+        if unit.begin:
+            return "It was rolled back, nothing of the file was committed before, and the failure was recorded"
+        if unit.words[:1] in (("CALL",), ("DO",)):
+            return (
+                "Nothing came before that statement; what it has committed itself stays: make it repeatable. The "
+                "failure was recorded"
+            )
+        return "Nothing of the file was committed before that statement. The failure was recorded"
+
+    def _way_out(self, *, reverse: bool) -> str | None:
+        """Return what to do about a statement that cannot run in the transaction that it is in."""
+        sqlstate, unit, file = self.error.sqlstate, self._unit, self._migration.file
+        why = _NEEDS.get(sqlstate)
+        if why is None:
+            return None
+        if reverse:
+            return f"{why}, {not_in_a_reverse_file(file.number)}."
+        if self._migration.advice.transactional:
+            return why + _IN_A_MIGRATION[sqlstate]
+        if unit is None or not unit.begin:
+            return None
+        if unit.brought:
+            return why + _IN_A_BLOCK
+        return why + _IN_A_UNIT[sqlstate] if sqlstate in _IN_A_UNIT else None
 
 
 def ours(task: Task, act: Callable[[], _T]) -> _T:

@@ -434,14 +434,9 @@ class Leader:
     def _plain_failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         if task.reverse:
             again = "Correct the file, or what it stumbled over, and start again"
-            return refusal.failure(remedy=f"It was rolled back, and {task.still}. {again}.")
-        if task.migration.advice.transactional:
-            return refusal.failure()
-        failure = refusal.failure(
-            undone="What came before that statement is committed: take it out of the file, or make it repeatable. "
-            "The failure was recorded"
-        )
-        if gone := self._gone(task):
+            return refusal.failure(reverse=True, remedy=f"It was rolled back, and {task.still}. {again}.")
+        failure = refusal.failure()
+        if not task.migration.advice.transactional and (gone := self._gone(task)):
             failure.message += f"; meanwhile {_NO_LONGER_RECORDED} (migration_number: {gone})"
             failure.remedy = f"{_record_again(gone)} {failure.remedy}"
         return failure

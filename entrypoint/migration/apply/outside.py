@@ -237,7 +237,8 @@ class Steps:
             self._worker.query("\n".join(parts), task.patience)
         except StatementError as error:
             # The first of these is the file's own affair: its deferred constraints.
-            raise Refused(task.migration, error, statement_start=unit.start, behind=error.statement > 0) from error
+            behind = error.statement > 0
+            raise Refused(task.migration, error, statement_start=unit.start, behind=behind, unit=unit) from error
         self._next += 1
         self._named, self._lent, self._encoding = self._next, None, None
         self._keep_our_encoding()
@@ -302,7 +303,8 @@ class Steps:
             worker.script(f"{before}{piece.sql}{after}", task.patience, on_result)
         except StatementError as error:
             offset = None if error.position is None else max(piece.start + error.position - len(before), piece.start)
-            raise Refused(task.migration, error, statement_start=piece.start, offset=offset) from error
+            unit = piece if isinstance(piece, Unit) else None
+            raise Refused(task.migration, error, statement_start=piece.start, offset=offset, unit=unit) from error
         finally:
             worker.on_notice = None
             if not inside:

@@ -18,7 +18,7 @@ from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.script.files import ROLLBACKS, Flaw, MigrationFile, load_directory
-from entrypoint.migration.script.prepare import Prepared, bad_files, examine
+from entrypoint.migration.script.prepare import Prepared, bad_files, examine, examine_reverse
 from entrypoint.migration.script.statements import advise
 from entrypoint.redaction import foreign_report
 
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.script.files import Directory
 
+
+# `check` says nothing of them: a migration may do without.
+_WRITE = (
+    "Write each reverse file that is missing, or use the image that has it; or take that migration back by hand, and then DELETE FROM "
+    "schema_migrations WHERE migration_number = its number."
+)
 # For reading the ledger under the lock.
 _PATIENCE = 30.0
 
@@ -57,6 +63,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int,
         return ()
     reverses, faults = _reverse_files(directory)
     migrations = {file.number: file for file in directory.files}
+    missing: list[Flaw] = []
     steps: list[Step] = []
     for row in above:
         if row.status == reading.FAILED and _left_nothing(row, migrations.get(row.number), escapes=escapes):
@@ -68,12 +75,14 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int,
         if file is None:
             newer = "" if row.number in migrations else ", nor is the migration itself there: a newer image applied it"
             lacks = f"has no reverse file {ROLLBACKS}/{row.number:03d}_….sql in {directory.path}{newer}"
-            faults.append(Flaw((row.filename,), "rollback", lacks))
+            missing.append(Flaw((row.filename,), "rollback", lacks))
             continue
-        reverse, found = examine(file, escapes=escapes)
-        faults += found or _not_in_one_transaction(reverse)
+        reverse, found = examine_reverse(file, escapes=escapes)
+        faults += found
         if reverse is not None:
             steps.append(Step(row, reverse))
+    if missing:
+        raise bad_files([*missing, *faults], _WRITE)
     if faults:
         raise bad_files(faults)
     return tuple(steps)
@@ -159,20 +168,3 @@ def _half_applied(row: LedgerRow) -> MigrationError:
         version=row.number,
         file=row.filename,
     )
-
-
-def _not_in_one_transaction(reverse: Prepared | None) -> list[Flaw]:
-    if reverse is None or reverse.advice.transactional:
-        return []
-    names, advice = (reverse.file.name,), reverse.advice
-    if not advice.outside:
-        return [Flaw(names, "rollback", "a reverse file is one transaction; remove the directive no-transaction")]
-    why = (
-        "cannot run inside a transaction, and a reverse file is one, so that the ledger's row goes with it; leave out "
-        "CONCURRENTLY or its like, or run the file with psql and then DELETE FROM schema_migrations WHERE "
-        f"migration_number = {reverse.file.number}"
-    )
-    return [
-        Flaw(names, "rollback", f"{outside.what} {why}", advice.statements[outside.statement].line)
-        for outside in advice.outside
-    ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Beyond this many characters the first words of each statement decide, and not the parser: its tree takes up to 240
 # bytes for each character (measured), and a waiting replica is to stay below 60 MB.
 _PARSE_LIMIT = 100_000
+_CORRECT = "Correct the files; `entrypoint check` shows all faults without a database."
 
 
 class Prepared(NamedTuple):
@@ -74,12 +75,41 @@ def refuse_bad_names(directory: Directory) -> None:
         raise bad_files([*directory.faults, *(fault for file in directory.files for fault in examine(file)[1])])
 
 
-def bad_files(faults: Sequence[Flaw]) -> MigrationFilesError:
+def bad_files(faults: Sequence[Flaw], remedy: str = _CORRECT) -> MigrationFilesError:
     """Return the error for bad files; the first of the `faults` is in its message, all are in its list."""
     return MigrationFilesError(
         f"{count(len(faults), 'fault')} in the migration files; nothing was run: {faults[0]}",
         faults=tuple(str(fault) for fault in faults),
-        remedy="Correct the files; `entrypoint check` shows all faults without a database.",
+        remedy=remedy,
+    )
+
+
+def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[Flaw]]:
+    """Return a file that takes a migration back, and everything that is wrong with it: it must be one transaction."""
+    reverse, faults = examine(file, escapes=escapes)
+    if reverse is None or faults or reverse.advice.transactional:
+        return reverse, faults
+    names, advice = (file.name,), reverse.advice
+    if not advice.outside:
+        message = "a reverse file is one transaction; remove the directive no-transaction"
+        return reverse, [Flaw(names, "rollback", message)]
+    return reverse, [
+        Flaw(
+            names,
+            "rollback",
+            f"{outside.what} cannot run inside a transaction, {not_in_a_reverse_file(file.number)}",
+            advice.statements[outside.statement].line,
+        )
+        for outside in advice.outside
+    ]
+
+
+def not_in_a_reverse_file(number: int) -> str:
+    """Return, as the end of a sentence, what to do about a statement that cannot run in a transaction."""
+    return (
+        "and a reverse file is one, so that the ledger's row goes with it; leave out the statement, or its "
+        "CONCURRENTLY, or run the file with psql and then DELETE FROM schema_migrations WHERE migration_number = "
+        f"{number}"
     )
 
 

@@ -80,6 +80,11 @@ class Unit(NamedTuple):
     """Without the BEGIN and COMMIT around them."""
 
     @property
+    def brought(self) -> bool:
+        """Whether its BEGIN and COMMIT are the file's own."""
+        return self.words[:1] in (("BEGIN",), ("START",))
+
+    @property
     def concurrently(self) -> bool:
         """Whether it works without queueing anybody, so that it may wait for locks as long as it likes.
 
@@ -171,7 +176,7 @@ def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
     made: set[str] = set()
     unknown = None
     for unit in units:
-        first = unit.number + (1 if unit.words[:1] in (("BEGIN",), ("START",)) else 0)
+        first = unit.number + (1 if unit.brought else 0)
         for number, statement in enumerate(unit.statements, first):
             sql, words = text[statement.start : statement.end], statement.words
             leaves = False
