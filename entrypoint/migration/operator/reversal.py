@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 # `check` says nothing of them: a migration may do without.
 _WRITE = (
-    "Write each reverse file that is missing, or use the image that has it; or take that migration back by hand, and then DELETE FROM "
-    "schema_migrations WHERE migration_number = its number."
+    "Write each reverse file that is missing, or use the image that has it; or take that migration back by hand, and "
+    "then DELETE FROM schema_migrations WHERE migration_number = its number."
 )
 # For reading the ledger under the lock.
 _PATIENCE = 30.0
