@@ -49,12 +49,14 @@ _NEEDS = {
 _IN_A_MIGRATION = {
     ACTIVE_SQL_TRANSACTION: ": put `-- entrypoint: no-transaction` at the top of the file.",
     INVALID_TRANSACTION_TERMINATION: ": put `-- entrypoint: no-transaction` at the top of the file.",
-    UNSAFE_NEW_ENUM_VALUE_USAGE: ": use it in the next migration, or put `-- entrypoint: no-transaction` at the top of the file.",
+    UNSAFE_NEW_ENUM_VALUE_USAGE: ": use it in the next migration, or put `-- entrypoint: no-transaction` at the top of "
+    "the file.",
 }
 # In a file that runs outside a transaction: between its own BEGIN and COMMIT, or in a transaction of ours.
 _IN_A_BLOCK = ": take it out from between BEGIN and COMMIT."
 _IN_A_UNIT = {
-    INVALID_TRANSACTION_TERMINATION: ", and every other statement of this file does: call the procedure by CALL, as a statement of its own.",
+    INVALID_TRANSACTION_TERMINATION: ", and every other statement of this file does: call the procedure by CALL, as a "
+    "statement of its own.",
 }
 
 
