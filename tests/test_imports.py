@@ -71,7 +71,6 @@ UP_TO_DATE = AT_EVERY_START | {
     "entrypoint.migration.ledger.place",
     "entrypoint.migration.ledger.plan",
     "entrypoint.migration.ledger.reading",
-    "entrypoint.migration.ledger.trust",
     "entrypoint.migration.script",
     "entrypoint.migration.script.files",
 }

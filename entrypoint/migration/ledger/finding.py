@@ -7,13 +7,14 @@ from entrypoint.errors import ConfigurationError, ForeignLedgerError
 from entrypoint.migration.ledger.place import (
     Place,
     foreign_ledger,
+    harmless,
     in_transaction,
     place_of,
     place_sql,
     tables_sql,
+    trusted,
     walk,
 )
-from entrypoint.migration.ledger.trust import harmless, trusted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
