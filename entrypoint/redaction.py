@@ -35,12 +35,47 @@ _IN_QUERY = r"(?i)[?&](?:ssl)?password=([^&\s]*)"
 _IN_CONNINFO = r"""(?i)(?:^|\s)(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)"""
 # What `report.render`, and a file outside a transaction, write beside the server's words.
 _OF_REPORTS = r"^(?:LINE \d+: |SQLSTATE:  \w+$|(?:DETAIL|HINT|CONTEXT):  )|\bstatement \d+ of \d+\b"
-# Somebody's password in a URL, to the last @ of the word. In SQL, a quote is written twice.
-_IN_URL = r"""(://[^\s:/@'"]*:)\S+@"""
-# ... PASSWORD 'x', E'x\'y', $$x$$, ''x'' inside another string, and a conninfo string's password=x.
-_IN_SQL = r"""(?isx)
-        (\bpassword\s*=?\s*(?:e|u&)?)
-        (?: ''[^']+'' | '(?:[^'\\]|''|\\.)*'? | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z) | (?<==)[^\s'"$]+ )"""
+# Somebody's password in a URL, to the last @ of the word; if there is none, to the next @, unless it is a port.
+_IN_URL = r"""(://[^\s:/@'"]*:)(?:\S+@|(?!\d{1,5}(?!\w))[^@]{1,2000}+@)"""
+# What SQL, libpq, .NET and people call a password, and what makes something else of one.
+_NAME = r"(?:passw(?:or)?d|passphrase|pwd)"
+_FUNCTION = r"\b(?:crypt|hmac|pgp_\w+|(?:en|de)crypt(?:_iv)?)\s*\("
+# One of these is in every text in which one of those is.
+_SIGNS = ("passw", "passphrase", "pwd", "crypt", "hmac", "pgp_")
+# Blanks and comments. Here as below nothing can be read in two ways, and
+# what is looked for has an end, so that no text takes long.
+_GAP = r"(?:\s|/\*(?:[^*]|\*(?!/))*\*/|--[^\n]{0,500}+(?:\n|\Z))*+"
+_NAMED = rf"(?isx)({_NAME}\\*[\"'`]{{0,2}}{_GAP}"
+_LITERAL = r"'(?:[^'\\]|''|\\.)*(?:'|\Z)"
+# PASSWORD 'x', 'password', 'x', password => E'x\'y', $$x$$, ''x'' inside another string, and what continues it.
+_IN_SQL = (
+    rf"{_NAMED}(?:(?:=[=>]?|:=?(?!:)|,|\bto\b){_GAP})?(?:e|u&|n)?)"
+    rf"(?:''(?:[^'\\]|\\''|\\[^'])+(?:''|\Z)|{_LITERAL}|\$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z))"
+    rf"(?:{_GAP},?{_GAP}{_LITERAL})*"
+)
+# "password": "x", and the same inside another string.
+_IN_JSON = (
+    rf"{_NAMED}(?:=>?|:){_GAP})"
+    r"""(?:"(?:[^"\\]|\\.)*(?:"|\Z)|\\+(?P<quote>["'])(?:(?!\\+(?P=quote)).)*(?:\\+(?P=quote)|\Z))\w*"""
+)
+# password = x, to the word's end, and password: x, to the line's: without what closes something around it.
+_AFTER_EQUALS = rf"""{_NAMED}=>?{_GAP})(?!['"]|\$\d+(?!\w))(?:\\.|[^\s\\]|\\\Z)+?(?=["');,\]}}]*(?:\s|\Z))"""
+_AFTER_COLON = rf"""{_NAMED}:(?!:){_GAP})(?!['"])[^\s:][^\n]*?(?=["'}})\]]*\s*(?:\n|\Z))"""
+# Key (email, password)=(x, y) already exists.
+_IN_KEY = rf"(?is)(\([^()]{{0,1000}}{_NAME}[^()]{{0,1000}}\)\s*=\s*\().*\)"
+# crypt('x', …), to the parenthesis that closes it.
+_IN_CALL = (
+    rf"(?is)({_FUNCTION})(?=[^)]{{0,1000}}['$])"
+    r"(?:[^'()]|'[^']*(?:'|\Z)|\((?:[^'()]|'[^']*(?:'|\Z))*(?:\)|\Z))*"
+)
+_BY_NAME = (
+    (_IN_SQL, rf"\1'{MASK}'"),
+    (_IN_JSON, rf'\1"{MASK}"'),
+    (_AFTER_EQUALS, rf"\1{MASK}"),
+    (_AFTER_COLON, rf"\1{MASK}"),
+    (_IN_KEY, rf"\1{MASK})"),
+    (_IN_CALL, rf"\1{MASK}"),
+)
 
 
 def secrets_of(address: str) -> frozenset[str]:
@@ -76,9 +111,19 @@ def mask_quoted(text: str) -> str:
     return text if first == last else f'{text[:first]}"{MASK}"{text[last + 1 :]}'
 
 
-# A password by its name, and an address with one, whose password may hold anything.
-_BY_NAME = r"(?i)\b(?:ssl|pg)?password\b"
-_IN_ADDRESS = r"(?i)://[^\s/@']*:(?:[^@']|'')*@|\b(?:ssl)?password\s*=\s*(?:[^\s'=]|'')"
+def mask_values(text: str) -> str:
+    """Replace what a detail of the server's quotes, and the values of a row, which it has in parentheses."""
+    text = mask_quoted(text)
+    first, last = text.find("("), text.rfind(")")
+    return f"{text[:first]}({MASK}{text[last:]}" if 0 <= first < last else text
+
+
+# An address with a password, which may hold anything, or that is put together; a value that is called a password.
+_IN_ADDRESS = (
+    rf"(?i)://[^\s:/@']*:(?:(?:[^@']|''){{0,2000}}+@|'(?!'))|{_NAME}(?:\s*=\s*(?:[^\s'=]|'')|\\*[\"']?\s*:(?!:))"
+    rf"|{_FUNCTION}[^)]{{0,1000}}['$]"
+)
+_NAMES_IT = rf"(?i){_NAME}\b"
 _ABOUT_COLUMNS = (
     r"(?i)(?:create\s+(?:unlogged\s+|temp\s+|temporary\s+)?table|alter\s+table|comment\s+on|"
     r"create\s+(?:unique\s+)?index)\b"
@@ -94,7 +139,7 @@ def may_hold_password(statement: str) -> bool:
 
     if re.search(_IN_ADDRESS, statement):
         return True
-    return re.search(_BY_NAME, statement) is not None and re.match(_ABOUT_COLUMNS, statement) is None
+    return re.search(_NAMES_IT, statement) is not None and re.match(_ABOUT_COLUMNS, statement) is None
 
 
 def know(secrets: Iterable[str]) -> None:
@@ -194,10 +239,12 @@ class Redactor:
             import re
 
             text = re.sub(_IN_URL, rf"\1{MASK}@", text)
-        if "password" in text.lower():
+        lowered = text.lower()
+        if any(sign in lowered for sign in _SIGNS):
             import re
 
-            text = re.sub(_IN_SQL, rf"\1'{MASK}'", text)
+            for pattern, replacement in _BY_NAME:
+                text = re.sub(pattern, replacement, text)
         return text
 
     def value(self, value: object, redact: Callable[[str], str] | None = None) -> object:

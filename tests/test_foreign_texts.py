@@ -242,6 +242,20 @@ ADDRESSES_IN_SQL = {
     "executed": "DO $$ BEGIN EXECUTE 'SELECT dblink(''postgresql://u:Quokka@h/d'')'; END $$;",
     "notice": "DO $$ BEGIN RAISE NOTICE 'postgresql://u:Quokka@h/d'; END $$; SELECT no_such;",
     "mapping": "CREATE USER MAPPING FOR public SERVER no_such OPTIONS (sslpassword 'Quokka');",
+    "mapping-quoted": "CREATE USER MAPPING FOR public SERVER no_such OPTIONS (\"password\" 'Quokka');",
+    "conninfo-blanks": "SELECT 'host=h password = Quokka'::int;",
+    "conninfo-blanks-quotes": "SELECT 'host=h password = ''my Quokka'''::int;",
+    "line-end": "SELECT 'postgresql://u:Quo\nkka@h/d'::int;",
+    "put-together": "SELECT ('postgresql://u:' || 'Quokka' || '@h/d')::int;",
+    "json": 'SELECT \'{"password": "Quokka"}\'::int;',
+    "yaml": "SELECT 'password: Quokka'::int;",
+    "dotnet": "SELECT 'Server=h;Pwd=Quokka'::int;",
+    "crypt": "SELECT crypt('Quokka', gen_salt('bf'));",
+    "row-by-name": "CREATE TABLE t (password text CHECK (password = '')); INSERT INTO t (password) VALUES ('Quokka');",
+    "key-by-name": "CREATE TABLE t (password text UNIQUE); DO $$ DECLARE i int; BEGIN FOR i IN 1..2 LOOP "
+    "INSERT INTO t VALUES (convert_from('\\x51756f6b6b61', 'utf8')); END LOOP; END $$;",
+    "notice-by-name": "DO $$ BEGIN RAISE NOTICE 'password: my Quokka'; END $$; SELECT no_such;",
+    "subscription-blanks": "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1 password = Quokka' PUBLICATION p;",
 }
 
 
@@ -261,6 +275,39 @@ def test_an_address_in_a_migration_that_fails(
     said += str(database.rows("SELECT s::text FROM schema_migrations s"))
     assert "001_a.sql" in said
     assert not [line for line in said.splitlines() if re.search("quok|kka", line, re.IGNORECASE)]
+
+
+WHILE_IT_RUNS = {
+    "subscription": "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port={port} sslpassword=Quokka' PUBLICATION p",
+    "blanks": "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port={port} password = Quokka' PUBLICATION p",
+    "url": "CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:Quo kka@127.0.0.1:{port}/d' PUBLICATION p",
+    "set": "CALL waits(set_config('app.password', 'Quokka', false))",
+    "continued": "CALL waits('host=h password=''Quo'\n'kka''')",
+    "long": "CALL waits('" + "x" * 150 + " postgresql://u:Quokka" + "y" * 50 + "@h')",
+    "block": "BEGIN; CREATE TABLE t (); SELECT set_config('app.password', 'Quokka', false), pg_sleep(30); COMMIT",
+}
+
+
+@pytest.mark.case("C3")
+@pytest.mark.parametrize("name", WHILE_IT_RUNS)
+def test_a_statement_that_is_under_way(
+    run_entrypoint: Start, database: Database, migrations_dir: Path, name: str
+) -> None:
+    """Its beginning is in the ledger, for people."""
+    database.execute("CREATE PROCEDURE waits(text) LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(30); END'")
+    with socket.create_server((HOST, 0)) as silent:
+        statement = WHILE_IT_RUNS[name].format(port=silent.getsockname()[1])
+        write_migrations(migrations_dir, {"001_a.sql": f"-- entrypoint: no-transaction\nSELECT 1;\n{statement};"})
+        env = {"DATABASE_URL": database.url, "LOG_LEVEL": "debug", "MIGRATION_TIMEOUT_MS": "9000"}
+        run = run_entrypoint("migrate", env=env)
+        query = "SELECT error_message FROM schema_migrations WHERE error_message LIKE 'statement 2 of%'"
+        shown = until(
+            lambda: database.exists("schema_migrations") and database.rows(query), 10, "the statement in the ledger"
+        )
+        said = output(run_entrypoint("status", env=env)) + output(run_entrypoint("status", "--json", env=env))
+        run.kill()
+        said += output(run)
+    assert not re.search("quo|kka", str(shown) + said, re.IGNORECASE)
 
 
 # --- The environment ------------------------------------------------------------------------------------

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from entrypoint.errors import ConfigurationError, ConnectionLostError
 from entrypoint.records import NamedTuple
-from entrypoint.redaction import foreign
+from entrypoint.redaction import foreign, mask_quoted, mask_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Protocol, Self
 
     class Answer(Protocol):
@@ -80,18 +79,18 @@ class StatementError(Exception):
         """Whether row-level security would have left rows out, and `row_security` is off."""
         super().__init__(self.primary)
 
-    def hide(self, mask: Callable[[str], str]) -> None:
+    def hide(self) -> None:
         """Mask what the server quotes of the statement: in a syntax error a word of it, in the context all of it.
 
-        Where it was to connect elsewhere, as CREATE SUBSCRIPTION is, the word may be a host that is half a password.
+        Where a value is wrong, it is the value. Where the statement was to connect elsewhere, as CREATE SUBSCRIPTION
+        is, the word may be a host that is half a password.
         """
-        from entrypoint.database.sqlstate import CONNECTION_EXCEPTIONS, SYNTAX_ERROR
+        from entrypoint.database.sqlstate import CONNECTION_EXCEPTIONS, DATA_EXCEPTIONS, SYNTAX_ERROR
 
-        if self.sqlstate == SYNTAX_ERROR or self.sqlstate.startswith(CONNECTION_EXCEPTIONS):
-            self.primary = mask(self.primary)
-        self.detail, self.hint, self.context = (
-            None if text is None else mask(text) for text in (self.detail, self.hint, self.context)
-        )
+        if self.sqlstate == SYNTAX_ERROR or self.sqlstate.startswith((CONNECTION_EXCEPTIONS, DATA_EXCEPTIONS)):
+            self.primary = mask_quoted(self.primary)
+        self.detail = self.detail and mask_values(self.detail)
+        self.hint, self.context = self.hint and mask_quoted(self.hint), self.context and mask_quoted(self.context)
 
 
 # What PgBouncer says when it closes a connection; it has no other language.

@@ -19,7 +19,7 @@ from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.prepare import not_in_a_reverse_file
 from entrypoint.migration.script.report import render
 from entrypoint.migration.script.units import cut
-from entrypoint.redaction import mask_quoted, may_hold_password
+from entrypoint.redaction import may_hold_password
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         self._hidden = where is not None and may_hold_password(migration.statement_at(where))
         if self._hidden:
             # Now, as not only `failure` shows it.
-            error.hide(mask_quoted)
+            error.hide()
 
     @property
     def about_the_ledger(self) -> bool:

@@ -344,7 +344,7 @@ class Steps:
 
     def _progress(self, unit: Unit) -> str:
         """Return what the row says while `unit` is next: for `reached`, and behind the colon for people."""
-        return f"{unit.place(self._count)}: {foreign(unit.shown)}"
+        return f"{unit.place(self._count)}: {unit.shown}"
 
     # The session.
 

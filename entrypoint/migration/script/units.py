@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from entrypoint.migration.script.report import outline
 from entrypoint.migration.script.statements import ADD_VALUE
+from entrypoint.redaction import foreign, may_hold_password
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,8 +106,13 @@ class Unit(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The beginning of its text, on one line."""
-        text = " ".join(self.sql.split())
+        """The beginning of its text, on one line; only its first word if it may contain a password."""
+        for statement in self.statements:
+            sql = self.sql[statement.start - self.start : statement.end - self.start]
+            if may_hold_password(sql):
+                return outline(sql)
+        # Before it is cut: of half a password nobody could tell that it is one.
+        text = " ".join(foreign(self.sql).split())
         return text if len(text) <= 200 else text[:197] + "..."
 
 
