@@ -374,6 +374,17 @@ def test_a_migration_that_removes_the_ledgers_rows_and_commits_that_fails_itself
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
 
 
+@mode
+@pytest.mark.case("A11")
+def test_a_password_in_the_file_does_not_hide_what_became_of_the_rows(scene: Scene, head: str) -> None:
+    block = "BEGIN; SELECT 'password: x'; DELETE FROM schema_migrations WHERE migration_number = 1; COMMIT;"
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": f"{head}{block}"})
+    run = scene.migrate()
+    assert run.wait() == 70
+    assert "002_b.sql removed rows of schema_migrations" in only_error(run)["message"]
+    assert scene.ledger() == [(1, "completed"), (2, "failed")]
+
+
 @pytest.mark.case("A11")
 def test_nothing_is_applied_twice_in_one_start(scene: Scene) -> None:
     scene.write(

@@ -174,7 +174,9 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         self._behind = behind
         self._unit = unit
         where = self._where
-        self._hidden = where is not None and may_hold_password(migration.statement_at(where))
+        # What our own statements say of the ledger's rows is decided by, and quotes nothing of the file.
+        ours = writing.is_not_written(error) or writing.are_gone(error)
+        self._hidden = where is not None and not ours and may_hold_password(migration.statement_at(where))
         if self._hidden:
             # Now, as not only `failure` shows it.
             error.hide()
