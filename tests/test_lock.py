@@ -6,13 +6,11 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
-from entrypoint.clocks import Clocks
-from entrypoint.migration.lock.contender import timed_out
+from entrypoint.migration.ledger import words
 from entrypoint.settings import read_settings
 from kit.processes import until
 from scene import (
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from entrypoint.migration.assignment import Assignment
     from kit.databases import Database
     from kit.processes import Run
 
@@ -97,8 +94,7 @@ def test_the_application_is_started_after_a_time_out(scene: Scene) -> None:
 def test_by_default_it_is_thirty_seconds() -> None:
     """Said by the error as documented, without waiting for it: the number is worked out from the settings."""
     settings = read_settings({})
-    assignment = cast("Assignment", SimpleNamespace(lock=settings.lock, apply=settings.apply, clocks=Clocks(1)))
-    message = timed_out(None, assignment).message
+    message = words.timed_out(None, settings.lock.timeout, settings.apply.timeout).message
     assert message.startswith("Failed to acquire migration lock after 30000ms")
 
 

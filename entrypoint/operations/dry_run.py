@@ -8,10 +8,10 @@ from entrypoint.counts import count
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, UsageError
+from entrypoint.migration.ledger import words
 from entrypoint.migration.ledger.elsewhere import refuse_second
 from entrypoint.migration.ledger.finding import refuse_intrusion
 from entrypoint.migration.ledger.refusal import refused_on
-from entrypoint.migration.lock.contender import held_back
 from entrypoint.migration.script.directives import spell_timeouts
 from entrypoint.migration.script.files import load_directory
 from entrypoint.migration.script.prepare import prepare
@@ -65,7 +65,7 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     plan = survey.plan
     migrations = prepare(plan.runnable, escapes=escapes)
     if plan.held_back and not plan.runnable:
-        raise held_back(plan.held_back)
+        raise words.held_back(plan.held_back)
     if not plan.pending:
         return "Nothing is pending.\n"
     # What runs outside a transaction is in each file's headline.
@@ -80,7 +80,7 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
             place = None if finding.line is None else f"line {finding.line}"
             lines += [f"    {line}" for line in describe(finding, place=place)]
     if plan.held_back:
-        lines.append(f"Then it would stop: {visible(held_back(plan.held_back).message)}")
+        lines.append(f"Then it would stop: {visible(words.held_back(plan.held_back).message)}")
     if note is not None:
         lines += describe(note)
     return "\n".join(lines) + "\n"

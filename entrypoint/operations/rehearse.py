@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from entrypoint import logs
 from entrypoint.counts import count
-from entrypoint.migration.lock.contender import held_back
+from entrypoint.migration.ledger import words
 from entrypoint.migration.operator.rehearsal import MODES, rehearse
 from entrypoint.operations.display import clean, duration
 from entrypoint.startup import tell_differences
@@ -68,7 +68,7 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) ->
             files=list(result.left),
         )
     if result.held_back:
-        raise held_back(result.held_back)
+        raise words.held_back(result.held_back)
     return INCOMPLETE if result.left else 0
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from entrypoint.counts import count
+from entrypoint.migration.ledger import words
 from entrypoint.migration.ledger.reading import BACKUP
 from entrypoint.operations.display import clean, duration
 from entrypoint.redaction import foreign_report
@@ -136,18 +137,17 @@ def _describe(status: Status) -> str:
         if strangers and not guarded:
             return f"Lock: held by no migration, but {strangers}."
         return "Lock: just taken by somebody who is not in its row (yet)." if guarded else "Lock: free."
-    process = f" (process {lock.process_id})" if lock.process_id else ""
-    words = [f"Lock: held by {clean(lock.who or 'somebody')}{process}"]
+    parts = [f"Lock: held by {clean(words.named(lock))}"]
     if lock.since:
         how_long = "for ever" if lock.seconds is None else duration(lock.seconds * 1000)
-        words.append(f"since {lock.since} ({how_long})")
+        parts.append(f"since {lock.since} ({how_long})")
     if lock.migration == BACKUP:
-        words.append("taking a backup before it migrates")
+        parts.append("taking a backup before it migrates")
     elif lock.migration:
-        words.append(f"at {clean(lock.migration)}")
-    if lock.statement and lock.statements:
-        words.append(f"statement {lock.statement} of {lock.statements}")
-    text = ", ".join(words)
+        parts.append(f"at {clean(lock.migration)}")
+    if at := words.statement(lock):
+        parts.append(at)
+    text = ", ".join(parts)
     if lock.legacy:
         text = f"{text}; a replica of the earlier migration system"
     elif guarded is None:

@@ -12,11 +12,10 @@ from entrypoint.database.connect import connect
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import LedgerChangedError, LockHeldError
-from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, refuse_intrusion
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import holder
-from entrypoint.migration.lock.contender import describe_holder
 from entrypoint.redaction import foreign, visible
 from entrypoint.survey import start_clocks
 
@@ -82,7 +81,7 @@ def describe(unlock: Unlock) -> str:
     sight = unlock.sight
     row = sight.row
     if row is not None and row.held:
-        lines = [f"Row: {visible(describe_holder(row))}."]
+        lines = [f"Row: {visible(words.holder(row))}."]
         lines += [f"Token: {visible(row.token)}"] if row.token else []
     else:
         lines = ["Row: free."]
@@ -106,10 +105,7 @@ def refuse(unlock: Unlock) -> LockHeldError:
     return LockHeldError(
         f"{message}; nothing was changed",
         remedy=remedy,
-        holder=row.who if row else None,
-        process_id=row.process_id if row else None,
-        since=row.since if row else None,
-        file=row.migration if row else None,
+        **words.facts(row),
     )
 
 
@@ -243,7 +239,7 @@ def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> Non
     now = holder.observe(session, unlock.place, unlock.settings.role, Deadline(_PATIENCE), unlock.sight.application)
     before = unlock.sight.row.token if unlock.sight.row else None
     if now.row is not None and now.row.held and (now.row.token != before or now.row.legacy):
-        say(f"Somebody else has taken the lock since: {visible(describe_holder(now.row))}.")
+        say(f"Somebody else has taken the lock since: {visible(words.holder(now.row))}.")
         return
     if now.strangers:
         raise _held_by_strangers(now, "the row is free")

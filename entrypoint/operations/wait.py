@@ -23,11 +23,10 @@ from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE, INVALID_SCHEMA_
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ClosedSchemaError, ConnectionLostError, WaitTimeoutError
-from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, find_again
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
-from entrypoint.migration.lock.contender import describe_holder, held_back
 from entrypoint.migration.lock.patience import Patience
 from entrypoint.migration.script import files
 from entrypoint.migration.script.prepare import refuse_bad_names
@@ -126,11 +125,11 @@ class _Looker:
                 self._others.forget()
             # While somebody is at work, a failed migration may be the very one that is tried again.
             if failure is not None and not busy:
-                raise held_back(failure)
+                raise words.held_back(failure)
             sight = sight._replace(
                 words=f"{sight.words}; "
-                + (f"the migration lock: {describe_holder(look.lock)}" if busy else "nobody migrates at the moment"),
-                fields=sight.fields | (_holder(look) if busy else {}),
+                + (f"the migration lock: {words.holder(look.lock)}" if busy else "nobody migrates at the moment"),
+                fields=sight.fields | (words.facts(look.lock) if busy else {}),
             )
         return sight
 
@@ -289,10 +288,3 @@ def _busy(look: Look, *, standby: bool) -> bool:
     """Tell whether somebody migrates: the guard's lock is held; or the row says so, and has no guard to be seen."""
     row = look.lock
     return not look.lock_free or (row is not None and row.held and (row.legacy or standby))
-
-
-def _holder(look: Look) -> dict[str, object]:
-    row = look.lock
-    if row is None:
-        return {}
-    return {"holder": row.who, "process_id": row.process_id, "since": row.since, "file": row.migration}

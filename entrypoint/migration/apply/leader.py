@@ -29,10 +29,9 @@ from entrypoint.migration.apply.attempt import GRACE, Refused, Task
 from entrypoint.migration.apply.doubt import InDoubt, server_restarted, settle
 from entrypoint.migration.apply.standing import Trace, betrayed
 from entrypoint.migration.apply.watcher import STANDBY_REMEDY, Watcher
-from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.ledger import reading, words, writing
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import lacking, refused_on, takes_no_writes
-from entrypoint.migration.lock.contender import held_back
 from entrypoint.migration.losses import Spot, too_many
 from entrypoint.migration.observe.blockers import blocker_fields
 from entrypoint.migration.observe.board import Activity
@@ -125,7 +124,7 @@ class Leader:
         phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
         self.carry_out(runnable, applied)
         if plan.held_back:
-            raise held_back(plan.held_back)
+            raise words.held_back(plan.held_back)
         numbers = [migration.file.number for migration in runnable]
         return max(numbers if plan.current is None else [plan.current, *numbers], default=None)
 

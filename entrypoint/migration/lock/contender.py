@@ -22,24 +22,23 @@ from entrypoint.database.sqlstate import (
     UNIQUE_VIOLATION,
 )
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError, LockTimeoutError, MigrationHeldBackError
-from entrypoint.migration.ledger import reading
+from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError
+from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find_again
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.patience import Patience
 from entrypoint.migration.lock.takeover import Streak, try_acquire
-from entrypoint.migration.observe import progress
-from entrypoint.redaction import foreign, foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
+    from entrypoint.errors import LockTimeoutError
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import Guardian, LedgerRow, LockRow, Look
+    from entrypoint.migration.ledger.reading import LockRow, Look
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.observe.blockers import Blocker
 
@@ -124,7 +123,7 @@ class Contender:
                 return None, True
             if not self._regardless and plan.held_back and not plan.runnable:
                 self._assignment.differences.tell(plan)
-                raise held_back(plan.held_back)
+                raise words.held_back(plan.held_back)
             if look.lock_free and not self._of_the_earlier_system(look.lock):
                 self._refuse_second_ledger(session, deadline)
                 lease = self._try(session, deadline)
@@ -157,9 +156,10 @@ class Contender:
         return None, False
 
     def _timed_out(self) -> LockTimeoutError:
+        waited = self._assignment.lock.timeout + self._clocks.stood
         if self._locked is not None:
-            return locked.timed_out(self._locked, self._assignment.lock.timeout + self._clocks.stood)
-        return timed_out(self._seen, self._assignment, self._patience.stranger)
+            return locked.timed_out(self._locked, waited)
+        return words.timed_out(self._seen, waited, self._assignment.apply.timeout, self._patience.stranger)
 
     def _weigh(self, session: Session, look: Look, plan: Plan) -> None:
         """Let the clock stand beside a living holder, if we want more than to upgrade the ledger.
@@ -263,7 +263,7 @@ class Contender:
     def _tell_waiting(self, look: Look, plan: Plan) -> None:
         now, row = time.monotonic(), look.lock
         stranger = self._patience.stranger
-        who = describe_holder(row, stranger)
+        who = words.holder(row, stranger)
         phase.enter(phase.WAITING, held_by=who, pending=len(plan.pending), version=plan.current)
         self._assignment.board.waiting_for = who
         news = (row and row.token, row and row.migration, stranger and stranger.pid)
@@ -275,95 +275,9 @@ class Contender:
             "lock.waiting",
             f"waiting for the migration lock: {who}"
             + ("" if self._regardless else f"; {len(plan.pending)} still pending"),
-            holder=row.who if row else None,
-            process_id=row.process_id if row else None,
-            since=row.since if row else None,
-            file=row.migration if row else None,
+            **words.facts(row),
             statement=row.statement if row else None,
             statements=row.statements if row else None,
-            **_known_of_statement(row),
+            **words.statement_facts(row),
             pending=len(plan.pending),
         )
-
-
-def describe_holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
-    """Return who holds the lock, since when, and what it is doing, as one clause.
-
-    `stranger`: who has its advisory lock, if that is not the holder that the row names.
-    """
-    if stranger is not None:
-        named = f" ({foreign(stranger.application)})" if stranger.application else ""
-        who = f"server process {stranger.pid}{named}"
-        if stranger.makes:
-            return f"{who} has the key under which the ledger is to be made, and is not about to make it"
-        return f"{who} has its key, and is not the holder that migration_lock names"
-    if row is None or not row.held:
-        return "somebody has just taken it"
-    who = f"{row.who or 'somebody'} (process {row.process_id})" if row.process_id else f"{row.who or 'somebody'}"
-    since = " holds it for ever (since infinity)"
-    if row.seconds is not None:
-        since = f" has held it since {row.since} ({row.seconds:.0f} s)"
-    if row.legacy:
-        return f"{who}, a replica of the earlier migration system,{since}"
-    doing = f" and is at {row.migration}" if row.migration else ""
-    if row.migration == reading.BACKUP:
-        doing = " and is taking a backup"
-    if row.statement and row.statements:
-        doing += f", statement {row.statement} of {row.statements}{progress.describe(row.told)}"
-    return f"{who}{since}{doing}"
-
-
-def _known_of_statement(row: LockRow | None) -> dict[str, object]:
-    """Return the log's fields about the holder's statement."""
-    detail = row.told if row else {}
-    seconds = detail.get("seconds")
-    return {
-        "duration_ms": seconds * 1000 if isinstance(seconds, int) else None,
-        **{name: detail.get(name) for name in ("command", "relation", "phase", "percent", "blocked_by", "retry")},
-    }
-
-
-def timed_out(row: LockRow | None, assignment: Assignment, stranger: Guardian | None = None) -> LockTimeoutError:
-    """Return the error for a wait that took too long. Its first words are documented to users."""
-    waited_ms = round((assignment.lock.timeout + assignment.clocks.stood) * 1000)
-    apply_ms = round(assignment.apply.timeout * 1000)
-    by_hand = "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
-    if stranger is not None:
-        remedy = (
-            f"If it is not a replica that is about to migrate: SELECT pg_terminate_backend({stranger.pid}). The key is "
-            "this program's own; see docs/lock.md."
-        )
-    elif row is not None and row.legacy:
-        remedy = (
-            "If that replica is gone: entrypoint unlock --force; or SELECT release_stale_migration_locks(), which "
-            f"frees a lock older than 10 minutes; or {by_hand}."
-        )
-    elif waited_ms < apply_ms:
-        remedy = (
-            f"The holder is alive and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to "
-            f"at least as much, or leave it unset. To stop it: entrypoint unlock --force; or {by_hand}."
-        )
-    else:
-        remedy = f"The holder is alive. To stop it: entrypoint unlock --force; or {by_hand}."
-    return LockTimeoutError(
-        f"Failed to acquire migration lock after {waited_ms}ms: {describe_holder(row, stranger)}",
-        remedy=remedy,
-        holder=row.who if row else None,
-        process_id=row.process_id if row else None,
-        since=row.since if row else None,
-        file=row.migration if row else None,
-    )
-
-
-def held_back(row: LedgerRow) -> MigrationHeldBackError:
-    """Return the error for a migration that failed earlier and waits for a person."""
-    said = row.error_message and foreign_report(row.error_message, row.filename)
-    return MigrationHeldBackError(
-        f"{row.filename} failed at an earlier start and was not tried again: "
-        f"{(said or 'no message was recorded').splitlines()[0]}",
-        report=said,
-        remedy="Correct the file and deploy it; or, if the cause was elsewhere: entrypoint repair --failed; or DELETE "
-        f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'.",
-        version=row.number,
-        file=row.filename,
-    )

@@ -18,7 +18,8 @@ from entrypoint.migration.apply.attempt import Refused, Task
 from entrypoint.migration.apply.leader import Leader, spot_of
 from entrypoint.migration.apply.outside import refuse_behind_pooler
 from entrypoint.migration.apply.standing import betrayed
-from entrypoint.migration.lock.contender import Contender, held_back
+from entrypoint.migration.ledger import words
+from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.operator.trial import NeedsCommitError, Trial
 from entrypoint.migration.script.prepare import prepare
 from entrypoint.migration.script.units import cut
@@ -99,7 +100,7 @@ def rehearse(
     """
     prepared = prepare(plan.runnable, escapes=session.escapes)
     if plan.held_back and not plan.runnable:
-        raise held_back(plan.held_back)
+        raise words.held_back(plan.held_back)
     refuse_behind_pooler(prepared.values(), session, place)
     contender = Contender(assignment._replace(rehearsal=True), session, place)
     try:

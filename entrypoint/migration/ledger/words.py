@@ -1,0 +1,117 @@
+"""The rows of ledger and lock in words, for messages, and as the log's fields."""
+
+from __future__ import annotations
+
+from entrypoint.errors import LockTimeoutError, MigrationHeldBackError
+from entrypoint.migration.ledger.reading import BACKUP
+from entrypoint.migration.observe import progress
+from entrypoint.redaction import foreign, foreign_report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.migration.ledger.reading import Guardian, LedgerRow, LockRow
+
+
+def holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
+    """Return who holds the lock, since when, and what it is doing, as one clause.
+
+    `stranger`: who has its advisory lock, if that is not the holder that the row names.
+    """
+    if stranger is not None:
+        called = f" ({foreign(stranger.application)})" if stranger.application else ""
+        who = f"server process {stranger.pid}{called}"
+        if stranger.makes:
+            return f"{who} has the key under which the ledger is to be made, and is not about to make it"
+        return f"{who} has its key, and is not the holder that migration_lock names"
+    if row is None or not row.held:
+        return "somebody has just taken it"
+    who = named(row)
+    since = " holds it for ever (since infinity)"
+    if row.seconds is not None:
+        since = f" has held it since {row.since} ({row.seconds:.0f} s)"
+    if row.legacy:
+        return f"{who}, a replica of the earlier migration system,{since}"
+    doing = f" and is at {row.migration}" if row.migration else ""
+    if row.migration == BACKUP:
+        doing = " and is taking a backup"
+    if at := statement(row):
+        doing += f", {at}{progress.describe(row.told)}"
+    return f"{who}{since}{doing}"
+
+
+def named(row: LockRow) -> str:
+    """Return the holder's name, and which process it is."""
+    return f"{row.who or 'somebody'}" + (f" (process {row.process_id})" if row.process_id else "")
+
+
+def statement(row: LockRow) -> str:
+    """Return at which statement of its file the holder is, of how many; empty if it has not told."""
+    return f"statement {row.statement} of {row.statements}" if row.statement and row.statements else ""
+
+
+def facts(row: LockRow | None) -> dict[str, str | int | None]:
+    """Return the log's fields about the holder."""
+    return {
+        "holder": row.who if row else None,
+        "process_id": row.process_id if row else None,
+        "since": row.since if row else None,
+        "file": row.migration if row else None,
+    }
+
+
+def statement_facts(row: LockRow | None) -> dict[str, object]:
+    """Return the log's fields about the holder's statement."""
+    detail = row.told if row else {}
+    seconds = detail.get("seconds")
+    return {
+        "duration_ms": seconds * 1000 if isinstance(seconds, int) else None,
+        **{name: detail.get(name) for name in ("command", "relation", "phase", "percent", "blocked_by", "retry")},
+    }
+
+
+def timed_out(
+    row: LockRow | None, waited: float, may_take: float, stranger: Guardian | None = None
+) -> LockTimeoutError:
+    """Return the error for a wait that took too long. Its first words are documented to users.
+
+    `waited`: for how many seconds. `may_take`: how many all migrations together may.
+    """
+    waited_ms = round(waited * 1000)
+    apply_ms = round(may_take * 1000)
+    by_hand = "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
+    if stranger is not None:
+        remedy = (
+            f"If it is not a replica that is about to migrate: SELECT pg_terminate_backend({stranger.pid}). The key is "
+            "this program's own; see docs/lock.md."
+        )
+    elif row is not None and row.legacy:
+        remedy = (
+            "If that replica is gone: entrypoint unlock --force; or SELECT release_stale_migration_locks(), which "
+            f"frees a lock older than 10 minutes; or {by_hand}."
+        )
+    elif waited_ms < apply_ms:
+        remedy = (
+            f"The holder is alive and may take {apply_ms} ms (MIGRATION_TIMEOUT_MS): set MIGRATION_LOCK_TIMEOUT_MS to "
+            f"at least as much, or leave it unset. To stop it: entrypoint unlock --force; or {by_hand}."
+        )
+    else:
+        remedy = f"The holder is alive. To stop it: entrypoint unlock --force; or {by_hand}."
+    return LockTimeoutError(
+        f"Failed to acquire migration lock after {waited_ms}ms: {holder(row, stranger)}",
+        remedy=remedy,
+        **facts(row),
+    )
+
+
+def held_back(row: LedgerRow) -> MigrationHeldBackError:
+    """Return the error for a migration that failed earlier and waits for a person."""
+    said = row.error_message and foreign_report(row.error_message, row.filename)
+    return MigrationHeldBackError(
+        f"{row.filename} failed at an earlier start and was not tried again: "
+        f"{(said or 'no message was recorded').splitlines()[0]}",
+        report=said,
+        remedy="Correct the file and deploy it; or, if the cause was elsewhere: entrypoint repair --failed; or DELETE "
+        f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'.",
+        version=row.number,
+        file=row.filename,
+    )
