@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple, TypeVar
 
-from entrypoint import logs, phase
+from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import (
     ACTIVE_SQL_TRANSACTION,
@@ -119,17 +119,18 @@ class Task(NamedTuple):
         statement = min(statement, count)
         board = self.assignment.board
         before = board.activity
-        board.activity = Activity(
-            self.migration.file.name,
-            backend_pid,
-            now if before is None else before.began,
-            now,
-            statement,
-            count,
-            self.lock_patience if limited else None,
-            transaction,
+        board.work_on(
+            Activity(
+                self.migration.file.name,
+                backend_pid,
+                now if before is None else before.began,
+                now,
+                statement,
+                count,
+                self.lock_patience if limited else None,
+                transaction,
+            )
         )
-        phase.enter(phase.MIGRATING, file=self.migration.file.name, statement=statement, statements=count)
 
     def log_notice(self, notice: Notice) -> None:
         """Pass a message of the server's on to the log, as it comes."""

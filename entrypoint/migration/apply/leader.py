@@ -8,7 +8,7 @@ import time
 from random import uniform
 from typing import NamedTuple
 
-from entrypoint import logs, phase, signals
+from entrypoint import logs, signals
 from entrypoint.database import classify, session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.database.login import Failure
@@ -118,10 +118,10 @@ class Leader:
         ours = {file.number for file in self._assignment.directory.files}
         self._kept = frozenset(row.number for row in plan.applied if row.number in ours)
         if runnable and self._precaution is not None:
-            phase.enter(phase.BACKING_UP)
+            self._assignment.board.back_up()
             self._precaution.take(self._lease, plan.current, runnable[0].file.name, self._clocks.running)
         self._tell_declared(runnable)
-        phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
+        self._assignment.board.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
         self.carry_out(runnable, applied)
         if plan.held_back:
             raise words.held_back(plan.held_back)
@@ -148,7 +148,7 @@ class Leader:
             self._lease.extend(self._clocks.work_left(own))
         with self._watcher(migrations) as watcher:
             for index, migration in enumerate(migrations):
-                phase.enter(phase.MIGRATING, file=migration.file.name)
+                assignment.board.begin(migration.file.name)
                 following = migrations[index + 1].file.name if index + 1 < len(migrations) else None
                 deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
                 patience = self._lock_patience(migration)
@@ -160,7 +160,6 @@ class Leader:
                 done.append(self._until_it_is_in(task))
                 if not reverse:
                     self._kept |= {migration.file.number}
-                    phase.one_more(migration.file.number)
 
     def _watcher(self, migrations: Iterable[Prepared]) -> Watcher:
         assignment = self._assignment
@@ -617,7 +616,7 @@ class Leader:
     def _tell_done(self, task: Task, began: float, attempt: int) -> Applied:
         file, empty = task.migration.file, task.migration.empty
         seconds = time.monotonic() - began
-        self._assignment.board.done += 1
+        self._assignment.board.finish(None if task.reverse else file.number)
         milliseconds = round(seconds * 1000)
         if task.reverse:
             level, name = logs.INFO, "migration.reversed"

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import NamedTuple
 
-from entrypoint import logs, phase
+from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.login import Failure
 from entrypoint.database.session_state import OURS_WITH_PATH
@@ -172,7 +172,7 @@ class Watcher:
         """Forget what was seen of an earlier transaction."""
         if not activity.same_transaction(self._attempt):
             self._waits, self._wait = Waits(), None
-            phase.blocked(activity.file, activity.statement, ())
+            self._board.block(activity, ())
             if self._attempt is None or activity.began != self._attempt.began:
                 self._blockers = ()
         self._attempt = activity
@@ -185,7 +185,7 @@ class Watcher:
         self._waits.seen(self._wait, now)
         if self._wait is None:
             if before is not None:
-                phase.blocked(activity.file, activity.statement, ())
+                self._board.block(activity, ())
             return
         if before is None or before.began != self._wait.began:
             self._asked = self._told = _NEVER
@@ -195,7 +195,7 @@ class Watcher:
             found = blockers.read_blockers(self._ask(blockers.blocking(activity.backend_pid)))
             if found and activity.same_transaction(self._board.activity):
                 self._blockers = found
-                phase.blocked(activity.file, activity.statement, [blocker.pid for blocker in found])
+                self._board.block(activity, [blocker.pid for blocker in found])
                 self._tell_blocked(activity, self._wait, length)
         if activity.lock_patience is not None and self._waits.seconds > activity.lock_patience:
             self._give_up(activity, self._wait, activity.lock_patience)

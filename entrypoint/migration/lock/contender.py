@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from random import uniform
 
-from entrypoint import logs, phase, signals
+from entrypoint import logs, signals
 from entrypoint.clocks import WAITING
 from entrypoint.database import classify
 from entrypoint.database.answers import LARGER_POOL, StatementError
@@ -264,8 +264,7 @@ class Contender:
         now, row = time.monotonic(), look.lock
         stranger = self._patience.stranger
         who = words.holder(row, stranger)
-        phase.enter(phase.WAITING, held_by=who, pending=len(plan.pending), version=plan.current)
-        self._assignment.board.waiting_for = who
+        self._assignment.board.wait_for(who, pending=len(plan.pending), version=plan.current)
         news = (row and row.token, row and row.migration, stranger and stranger.pid)
         if news == self._last_told and now - self._last_report < _REPORT_EVERY:
             return

@@ -1,14 +1,19 @@
-"""What is going on at this moment, for whoever shows it: the leader and the watcher write, a progress bar reads.
+"""What is going on at this moment, for whoever shows it: those who migrate and the watcher write, a progress bar reads.
 
-Each value is replaced as a whole, so that another thread always reads a consistent one.
+A probe's answer is brought up to date with it (`entrypoint.phase`). Each value is replaced as a whole, so that another
+thread always reads a consistent one.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from entrypoint import phase
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from entrypoint.migration.observe.blockers import Blocker
     from entrypoint.migration.observe.progress import Progress
 
@@ -66,3 +71,35 @@ class Board:
         self.seen: Seen | None = None
         self.waiting_for = ""
         """Who holds the migration lock, while that is somebody else."""
+
+    def wait_for(self, holder: str, *, pending: int, version: int | None) -> None:
+        """Say who holds the lock while we wait, in words, and what is known of the schema meanwhile."""
+        phase.enter(phase.WAITING, held_by=holder, pending=pending, version=version)
+        self.waiting_for = holder
+
+    def back_up(self) -> None:
+        """Say that a backup is taken."""
+        phase.enter(phase.BACKING_UP)
+
+    def know(self, *, version: int | None, latest: int | None, pending: int) -> None:
+        """Say what is known of the schema, now that nobody else can change it."""
+        phase.know(version=version, latest=latest, pending=pending)
+
+    def begin(self, file: str) -> None:
+        """Say which file is next."""
+        phase.enter(phase.MIGRATING, file=file)
+
+    def work_on(self, activity: Activity) -> None:
+        """Say which statement is next."""
+        self.activity = activity
+        phase.enter(phase.MIGRATING, file=activity.file, statement=activity.statement, statements=activity.statements)
+
+    def block(self, activity: Activity, backends: Sequence[int]) -> None:
+        """Say which backends hold the lock that a statement waits for; none if it does not wait."""
+        phase.blocked(activity.file, activity.statement, backends)
+
+    def finish(self, version: int | None) -> None:
+        """Say that one more file is done; with the migration's number, if it is one that is in now."""
+        self.done += 1
+        if version is not None:
+            phase.one_more(version)
