@@ -1,6 +1,6 @@
 """`wait`: until the database answers, or until others have brought the schema up to date.
 
-It looks as a waiter for the lock does (`migration.lock.contender`): with one connection, which holds no transaction
+It looks as a waiter for the lock does (`migration.lock.waiting`): with one connection, which holds no transaction
 between two looks, at irregular intervals, and through restarts of the server. But it never contends.
 """
 
@@ -28,6 +28,7 @@ from entrypoint.migration.ledger.finding import find, find_again
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock.patience import Patience
+from entrypoint.migration.lock.waiting import LEAST, Line, News, pause_between_looks, time_for_a_look
 from entrypoint.migration.script import files
 from entrypoint.migration.script.prepare import refuse_bad_names
 
@@ -43,13 +44,8 @@ if TYPE_CHECKING:
 
     Glance = Callable[[Session, Deadline], "Sight"]
 
-_PAUSE = (0.25, 1.0)
 # Between two attempts to connect, after some.
 _LONGEST_PAUSE = 5.0
-_REPORT_EVERY = 5.0
-_LOOK_PATIENCE = 5.0
-# For the last look or attempt, when the time is nearly over.
-_LEAST = 0.5
 # The ledger or its schema is not there (any more), or not as it was: look for it again.
 _MOVED = (INVALID_SCHEMA_NAME, UNDEFINED_COLUMN, UNDEFINED_TABLE)
 # Whoever migrates may grant the right to read the ledger later on.
@@ -184,15 +180,12 @@ class _Waiter:
         self._target = target(address.conninfo, address.variable, token=os.urandom(8).hex())
         self.clocks = Clocks(timeout)
         self._deadline = self.clocks.running
-        self._least = _LEAST if timeout else settings.connect.timeout
+        self._least = LEAST if timeout else settings.connect.timeout
         self._began = time.monotonic()
-        self._session: Session | None = None
-        self._failures = 0
-        """How many attempts to connect have failed in a row."""
-        self._attempts = 0
+        self._line = Line(self._target, settings.connect.timeout)
+        self._news = News()
         self._trouble: EntrypointError | None = None
         """Why the last look saw nothing."""
-        self._last_report = 0.0
 
     def wait(self, glance: Glance) -> None:
         """Look until what we wait for is there; raise an error when the time is over."""
@@ -210,17 +203,16 @@ class _Waiter:
                 self._tell(sight)
                 pause(min(self._pause(), self._deadline.remaining()))
         finally:
-            self._drop_session()
+            self._line.drop()
 
     def _look(self, glance: Glance) -> Sight:
         """Look once, connecting first if need be. Raises what waiting cannot heal."""
-        patience = Deadline(max(self._least, min(_LOOK_PATIENCE, self._deadline.remaining())))
+        patience = time_for_a_look(self._deadline, self._least)
         try:
-            sight = glance(self._connected(), patience)
+            sight = glance(self._line.connected(self._deadline, self._least), patience)
         except Failure as failure:
-            self._failures += 1
-            tried = f"{count(self._attempts, 'attempt')} in {time.monotonic() - self._began:.0f} s"
-            error = unavailable(failure, self._target, attempts=self._attempts, tried=tried)
+            tried = f"{count(self._line.attempts, 'attempt')} in {time.monotonic() - self._began:.0f} s"
+            error = unavailable(failure, self._target, attempts=self._line.attempts, tried=tried)
             if not failure.cause.heals:
                 raise error from None
             self._trouble = error
@@ -228,7 +220,7 @@ class _Waiter:
                 there=False, words=f"no connection yet: {failure.cause.words}", fields={"cause": failure.cause.name}
             )
         except ConnectionLostError as lost:
-            self._drop_session()
+            self._line.drop()
             self._trouble = lost
             return Sight(there=False, words=lost.message, fields={})
         except ClosedSchemaError as closed:  # Like the right to read: whoever migrates may grant it.
@@ -242,37 +234,21 @@ class _Waiter:
     def _judge(self, error: StatementError) -> Sight:
         """Return what a refused look says, if it may be different next time."""
         doing = "the ledger could not be read"
-        fault = refused_on(self._session, self._settings.schema, self._settings.role, error, doing, reading=True)
+        fault = refused_on(self._line.session, self._settings.schema, self._settings.role, error, doing, reading=True)
         passing = classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)
         if not passing and error.sqlstate not in {*_MOVED, _NOT_YET_PERMITTED}:
             raise fault from error
         self._trouble = fault if error.sqlstate == _NOT_YET_PERMITTED else None
         return Sight(there=False, words=fault.message, fields={"sqlstate": error.sqlstate})
 
-    def _connected(self) -> Session:
-        if self._session is None or not self._session.usable:
-            self._drop_session()
-            self._attempts += 1
-            timeout = min(self._settings.connect.timeout, max(self._least, self._deadline.remaining()))
-            self._session = self._target.connect(timeout)
-            self._failures = 0
-        return self._session
-
-    def _drop_session(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-
     def _pause(self) -> float:
-        if not self._failures:
-            return uniform(*_PAUSE)
-        longest = min(self._settings.connect.backoff * 2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE)
+        if not self._line.failures:
+            return pause_between_looks()
+        longest = min(self._settings.connect.backoff * 2.0 ** min(self._line.failures - 1, 10), _LONGEST_PAUSE)
         return uniform(longest / 2, longest)
 
     def _tell(self, sight: Sight) -> None:
-        now = time.monotonic()
-        if not self._last_report or now - self._last_report >= _REPORT_EVERY:
-            self._last_report = now
+        if self._news.worth_telling():
             logs.event(logs.INFO, "wait.waiting", f"waiting for {self._what}: {sight.words}", **sight.fields)
 
     def _too_late(self, sight: Sight) -> WaitTimeoutError:

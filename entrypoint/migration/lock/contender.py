@@ -5,9 +5,6 @@ A waiter never blocks in the server, and holds no lock and no snapshot there: it
 
 from __future__ import annotations
 
-import time
-from random import uniform
-
 from entrypoint import logs, signals
 from entrypoint.clocks import WAITING
 from entrypoint.database import classify
@@ -30,6 +27,7 @@ from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.patience import Patience
 from entrypoint.migration.lock.takeover import Streak, try_acquire
+from entrypoint.migration.lock.waiting import LOOK_PATIENCE, Line, News, pause_between_looks, time_for_a_look
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,14 +40,8 @@ if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.observe.blockers import Blocker
 
-_LOOK_PATIENCE = 5.0
-# The last look comes when the time is over, and needs a little of its own.
-_LAST_LOOK = 0.5
-_PAUSE = (0.25, 1.0)
 # While only a fence stands in the way, whose holder may be gone.
 _SHORT_PAUSE = 0.25
-# A change of holder or file is told at once, other news after some seconds.
-_REPORT_EVERY = 5.0
 # Somebody who has just lost its guard created the same tables at the same moment; IF NOT EXISTS does not look at
 # what is not committed yet.
 _CREATED_BESIDE_US = (UNIQUE_VIOLATION, DUPLICATE_SCHEMA, DUPLICATE_TABLE, DUPLICATE_OBJECT, DUPLICATE_FUNCTION)
@@ -64,15 +56,14 @@ class Contender:
         `regardless`: the lock is wanted whatever is pending, as an operator has something to do with the ledger.
         """
         self._assignment = assignment
-        self._session: Session | None = session
+        self._line = Line(assignment.target, assignment.connect_timeout, session)
         self._place = place
         self._regardless = regardless
         self._clocks = assignment.clocks
         self._pooled = place is not None and 0 != place.backend_pid != session.login_pid
         self._patience = Patience(assignment.clocks, assignment.lock, assignment.apply, assignment.role)
         self._short_of_connections = False
-        self._last_report = float("-inf")
-        self._last_told: tuple[object, ...] | None = None
+        self._news = News()
         self._seen: LockRow | None = None
         self._fenced = Streak()
         self._tries = 0
@@ -105,8 +96,8 @@ class Contender:
                     raise self._trouble or self._timed_out()
                 self.waited = True
                 if self._short_of_connections:
-                    self._drop_session()
-                seconds = _SHORT_PAUSE if self._fenced.seconds() > 0 else uniform(*_PAUSE)
+                    self._line.drop()
+                seconds = _SHORT_PAUSE if self._fenced.seconds() > 0 else pause_between_looks()
                 pause(min(seconds, deadline.remaining()))
         finally:
             self._assignment.board.waiting_for = ""
@@ -114,7 +105,7 @@ class Contender:
     def _look_and_try(self, deadline: Deadline) -> tuple[Lease | None, bool]:
         """Look once, and contend if the lock is free. Return the lease if that went well, and whether all is done."""
         try:
-            session = self._connected(deadline)
+            session = self._line.connected(deadline)
             look = self._look(session, deadline)
             plan = decide(self._assignment.directory.files, look.rows, up_to=self._assignment.up_to)
             self._seen, self.current = look.lock, plan.current
@@ -135,7 +126,7 @@ class Contender:
         except Failure as failure:
             self._stand_back(failure, deadline)
         except ConnectionLostError as error:
-            self._drop_session()
+            self._line.drop()
             if error.starved and self._pooled:
                 error.message = f"The pooler may have no server connection for us: {error.message}"
                 error.remedy = LARGER_POOL
@@ -151,7 +142,7 @@ class Contender:
                     self._assignment.schema,
                     self._assignment.role,
                 )
-                raise refused_on(self._session, schema, role, error, doing, reading=False) from error
+                raise refused_on(self._line.session, schema, role, error, doing, reading=False) from error
             self._weigh_locked(error)
         return None, False
 
@@ -174,28 +165,23 @@ class Contender:
 
     def _weigh_locked(self, error: StatementError) -> None:
         """Do the same where the ledger could not be read or written: whoever has locked it may be the holder."""
+        session = self._line.session
         try:
-            if self._session is not None and self._session.usable:
+            if session is not None and session.usable:
                 if error.sqlstate == LOCK_NOT_AVAILABLE:
                     self._trouble = None
-                    self._locked = locked.who_locks(self._session, self._place) or self._locked or ()
+                    self._locked = locked.who_locks(session, self._place) or self._locked or ()
                     self._tell_locked(self._locked)
-                self._patience.weigh(self._session, self._place, self._seen.token if self._seen else None)
+                self._patience.weigh(session, self._place, self._seen.token if self._seen else None)
         except ConnectionLostError:
-            self._drop_session()
+            self._line.drop()
 
     def close(self) -> None:
         """Close the connection."""
-        self._drop_session()
-
-    def _connected(self, deadline: Deadline) -> Session:
-        if self._session is None or not self._session.usable:
-            patience = min(self._assignment.connect_timeout, max(deadline.remaining(), _LAST_LOOK))
-            self._session = self._assignment.target.connect(patience)
-        return self._session
+        self._line.drop()
 
     def _look(self, session: Session, deadline: Deadline) -> Look:
-        patience = Deadline(max(deadline.within(_LOOK_PATIENCE).remaining(), _LAST_LOOK))
+        patience = time_for_a_look(deadline)
         if not self._place.ledger or not self._place.lock or self._place.outdated:
             self._place = find_again(session, self._place, self._assignment.schema, patience, self._assignment.role)
         return reading.look(session, self._place, self._assignment.role, patience, contending=True)
@@ -207,7 +193,7 @@ class Contender:
         from entrypoint.migration.ledger.elsewhere import refuse_second
 
         files, role = self._assignment.directory.files, self._assignment.role
-        refuse_second(session, self._place, files, role, Deadline(max(deadline.remaining(), _LOOK_PATIENCE)))
+        refuse_second(session, self._place, files, role, Deadline(max(deadline.remaining(), LOOK_PATIENCE)))
         self._no_other_ledger = True
 
     def _try(self, session: Session, deadline: Deadline) -> Lease | None:
@@ -232,7 +218,7 @@ class Contender:
 
     def _stand_back(self, failure: Failure, deadline: Deadline) -> None:
         """After a refused connection, leave the place that we have to whoever can use it."""
-        self._drop_session()
+        self._line.drop()
         if not failure.cause.heals or deadline.passed():
             raise DatabaseUnavailableError(
                 f"Database connection failed while waiting for the migration lock: {failure.cause.words} "
@@ -248,27 +234,19 @@ class Contender:
             cause=failure.cause.name,
         )
 
-    def _drop_session(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
-
     def _tell_locked(self, found: tuple[Blocker, ...]) -> None:
-        now, news = time.monotonic(), (found[0].name if found else None,)
-        if news == self._last_told and now - self._last_report < _REPORT_EVERY:
-            return
-        self._last_report, self._last_told = now, news
-        logs.event(logs.INFO, "ledger.locked", f"{locked.describe(found)}; looking again")
+        if self._news.worth_telling((found[0].name if found else None,)):
+            logs.event(logs.INFO, "ledger.locked", f"{locked.describe(found)}; looking again")
 
     def _tell_waiting(self, look: Look, plan: Plan) -> None:
-        now, row = time.monotonic(), look.lock
+        row = look.lock
         stranger = self._patience.stranger
         who = words.holder(row, stranger)
         self._assignment.board.wait_for(who, pending=len(plan.pending), version=plan.current)
         news = (row and row.token, row and row.migration, stranger and stranger.pid)
-        if news == self._last_told and now - self._last_report < _REPORT_EVERY:
+        # A change of holder or file is told at once.
+        if not self._news.worth_telling(news):
             return
-        self._last_report, self._last_told = now, news
         logs.event(
             logs.INFO,
             "lock.waiting",
