@@ -34,16 +34,20 @@ LOCK_CLASS = 0x70676570
 MAKING_KEY = f"{LOCK_CLASS + 2}, 0"
 # A condition: the lock `g` is that one.
 MAKES = f"g.classid = {LOCK_CLASS + 2} AND g.objid = 0"
-_OUR_LOCK_COLUMNS = frozenset(
-    (
-        *("token", "progress_migration", "progress_statement", "progress_statements", "progress_at", "progress_detail"),
-        *("guard_pid", "guard_token", "until"),
-    )
-)
 LEGACY_TIME = "timestamp without time zone"
 _TEXT = "text"
-# What every lock table has had: the earlier system's, and those of all our releases.
-_LEAST_LOCK_COLUMNS = ("id", "locked_at", "locked_by", "process_id")
+# The columns of `migration_lock` beside `id`, and their types. First those that it has always had: the earlier system's
+# table, and those of all our releases.
+HOLDER_COLUMNS = {"locked_at": "timestamptz", "locked_by": _TEXT, "process_id": "integer"}
+PROGRESS_COLUMNS = {
+    "progress_migration": _TEXT,
+    "progress_statement": "integer",
+    "progress_statements": "integer",
+    "progress_at": "timestamptz",
+    "progress_detail": "jsonb",
+}
+LIFE_COLUMNS = {"guard_pid": "integer", "guard_token": _TEXT, "until": "timestamptz"}
+ADDED_COLUMNS = {"token": _TEXT} | PROGRESS_COLUMNS | LIFE_COLUMNS
 # Those that make a difference here; pg_type.dat, where the numbers of built-in types are fixed.
 _TYPES = {"25": _TEXT, "1114": LEGACY_TIME}
 # How the names of our sessions begin; after it comes the token of the process.
@@ -93,7 +97,7 @@ class Place(NamedTuple):
     def outdated(self) -> bool:
         """Whether an earlier system, or an earlier release, left tables that are not as ours are now."""
         return bool(self.ledger) and (
-            not self.lock.keys() >= _OUR_LOCK_COLUMNS
+            not self.lock.keys() >= ADDED_COLUMNS.keys()
             or LEGACY_TIME in (self.ledger.get("applied_at"), self.lock.get("locked_at"))
             or self.ledger.get("application_version") != _TEXT
             or not self.ledger.keys() >= {"status", "checksum", "error_message", "execution_time_ms"}
@@ -330,7 +334,7 @@ def owner_of(columns: frozenset[str]) -> str | None:
 def _refuse_foreign(place: Place, table: str) -> None:
     columns = frozenset(place.lock if table == "migration_lock" else place.ledger)
     if table == "migration_lock":
-        owner = None if columns.issuperset(_LEAST_LOCK_COLUMNS) else "another tool"
+        owner = None if columns.issuperset(("id", *HOLDER_COLUMNS)) else "another tool"
     else:
         owner = owner_of(columns)
     if owner is not None:

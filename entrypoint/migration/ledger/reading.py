@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state
-from entrypoint.migration.ledger.place import LEGACY_TIME, Place, place_of, tables_sql, walk
+from entrypoint.migration.ledger.place import LEGACY_TIME, LIFE_COLUMNS, Place, place_of, tables_sql, walk
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, foreign_values
 
@@ -273,7 +273,7 @@ def _lock_row_sql(place: Place) -> str:
     # A holder of an earlier release does not know this column, and has left in it what an earlier holder wrote.
     detail = "CASE WHEN progress_detail ->> 'token' = token THEN progress_detail - 'token' END"
     life = "NULL, NULL"
-    if place.lock.keys() >= {"guard_pid", "guard_token", "until"}:
+    if place.lock.keys() >= LIFE_COLUMNS.keys():
         # So with these.
         life = (
             "CASE WHEN guard_token = token THEN guard_pid END, "

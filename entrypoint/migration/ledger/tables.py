@@ -11,7 +11,8 @@ import re
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.migration.ledger.finding import find, refuse_strangers
-from entrypoint.migration.ledger.place import MAKING_KEY, still_the_place
+from entrypoint.migration.ledger.place import ADDED_COLUMNS, HOLDER_COLUMNS, MAKING_KEY, still_the_place
+from entrypoint.migration.ledger.writing import nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _OURS = (
     "release_stale_migration_locks",
 )
 
-_PLACEHOLDER = re.compile(r"\{(schema|schema_literal|lock_key|session_key)\}")
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
 def mentions(text: str) -> bool:
@@ -51,6 +52,10 @@ def ddl(place: Place) -> str:
         "schema_literal": literal(schema),
         "lock_key": place.lock_key,
         "session_key": place.session_key,
+        "holder_columns": _definitions("", HOLDER_COLUMNS),
+        "added_columns": _definitions("ADD COLUMN IF NOT EXISTS ", ADDED_COLUMNS),
+        "no_holder": nothing(HOLDER_COLUMNS),
+        "nothing_added": nothing(ADDED_COLUMNS),
     }
     # In one pass: a schema may be called anything.
     return _PLACEHOLDER.sub(
@@ -90,6 +95,10 @@ def ensure(
         session.rollback(deadline.within(1))
     # There, and nowhere else, whatever somebody has changed about the search_path meanwhile.
     return find(session, place.schema, deadline, role)
+
+
+def _definitions(prefix: str, columns: dict[str, str]) -> str:
+    return ",\n    ".join(f"{prefix}{name} {type_}" for name, type_ in columns.items())
 
 
 def _read(name: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from entrypoint.errors import LockTimeoutError, MigrationHeldBackError
+from entrypoint.migration.ledger.place import HOLDER_COLUMNS
 from entrypoint.migration.ledger.reading import BACKUP
+from entrypoint.migration.ledger.writing import nothing
 from entrypoint.migration.observe import progress
 from entrypoint.redaction import foreign, foreign_report
 
@@ -78,7 +80,7 @@ def timed_out(
     """
     waited_ms = round(waited * 1000)
     apply_ms = round(may_take * 1000)
-    by_hand = "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
+    by_hand = f"UPDATE migration_lock SET {nothing(HOLDER_COLUMNS)} WHERE id = 1"
     if stranger is not None:
         remedy = (
             f"If it is not a replica that is about to migrate: SELECT pg_terminate_backend({stranger.pid}). The key is "

@@ -9,7 +9,7 @@ from entrypoint.migration.ledger import reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from entrypoint.database.answers import StatementError
     from entrypoint.migration.ledger.place import Place
@@ -24,6 +24,11 @@ _NOT_WRITTEN = "entrypoint: rows of the ledger that were written: "
 _GONE = "entrypoint: rows of the ledger that are still there: "
 # The earlier system's column may be NULL.
 _COMPLETED = f"coalesce(status, {literal(reading.COMPLETED)}) = {literal(reading.COMPLETED)}"
+
+
+def nothing(columns: Iterable[str]) -> str:
+    """Return the assignments, for UPDATE, that leave nothing in these columns."""
+    return ", ".join(f"{name} = NULL" for name in columns)
 
 
 def is_not_written(error: StatementError) -> bool:

@@ -9,7 +9,8 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state
 from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
 from entrypoint.migration.ledger import reading
-from entrypoint.migration.ledger.place import LOCK_CLASS, MAKES, OURS, lock_key
+from entrypoint.migration.ledger.place import HOLDER_COLUMNS, LOCK_CLASS, MAKES, OURS, lock_key
+from entrypoint.migration.ledger.writing import nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def free(session: Session, place: Place, row: LockRow, role: str | None, deadlin
     )
     try:
         results = session.query(
-            f"{begin}\nUPDATE {table} SET locked_at = NULL, locked_by = NULL, process_id = NULL "
+            f"{begin}\nUPDATE {table} SET {nothing(HOLDER_COLUMNS)} "
             f"WHERE id = 1 AND locked_at IS NOT NULL AND {' AND '.join(same)} RETURNING id;\nCOMMIT",
             deadline,
         )

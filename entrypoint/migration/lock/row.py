@@ -6,6 +6,8 @@ import json
 import os
 
 from entrypoint.database.quoting import literal
+from entrypoint.migration.ledger.place import ADDED_COLUMNS, HOLDER_COLUMNS, PROGRESS_COLUMNS
+from entrypoint.migration.ledger.writing import nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,14 +15,8 @@ if TYPE_CHECKING:
 
     from entrypoint.deadline import Deadline
 
-NO_PROGRESS = (
-    "progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL, "
-    "progress_detail = NULL"
-)
-FREE = (
-    f"locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL, {NO_PROGRESS}, "
-    "guard_pid = NULL, guard_token = NULL, until = NULL"
-)
+NO_PROGRESS = nothing(PROGRESS_COLUMNS)
+FREE = nothing(HOLDER_COLUMNS | ADDED_COLUMNS)
 
 
 def holder_name() -> str:

@@ -38,9 +38,8 @@ BEGIN
         RETURN false;
     END IF;
     UPDATE {schema}.migration_lock
-    SET locked_at = pg_catalog.clock_timestamp(), locked_by = lock_holder, process_id = pid, token = NULL,
-        progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL,
-        progress_detail = NULL, guard_pid = NULL, guard_token = NULL, until = NULL
+    SET locked_at = pg_catalog.clock_timestamp(), locked_by = lock_holder, process_id = pid,
+        {nothing_added}
     WHERE id = 1;
     RETURN true;
 END
@@ -52,7 +51,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
     PERFORM FROM {schema}.migration_lock WHERE id = 1 AND token IS NULL FOR UPDATE SKIP LOCKED;
     IF FOUND THEN
-        UPDATE {schema}.migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1;
+        UPDATE {schema}.migration_lock SET {no_holder} WHERE id = 1;
     END IF;
 END
 $function$;
@@ -76,9 +75,7 @@ BEGIN
         RETURN 0;
     END IF;
     UPDATE {schema}.migration_lock
-    SET locked_at = NULL, locked_by = NULL, process_id = NULL, token = NULL,
-        progress_migration = NULL, progress_statement = NULL, progress_statements = NULL, progress_at = NULL,
-        progress_detail = NULL, guard_pid = NULL, guard_token = NULL, until = NULL
+    SET {no_holder}, {nothing_added}
     WHERE id = 1;
     RETURN 1;
 END

@@ -15,7 +15,5 @@ CREATE TABLE IF NOT EXISTS {schema}.schema_migrations (
 -- lock of PostgreSQL's (docs/lock.md).
 CREATE TABLE IF NOT EXISTS {schema}.migration_lock (
     id integer PRIMARY KEY DEFAULT 1 CONSTRAINT single_lock_row CHECK (id = 1),
-    locked_at timestamptz,
-    locked_by text,
-    process_id integer
+    {holder_columns}
 );

@@ -12,15 +12,7 @@ ALTER TABLE {schema}.schema_migrations
     ADD COLUMN IF NOT EXISTS checksum varchar(64);
 
 ALTER TABLE {schema}.migration_lock
-    ADD COLUMN IF NOT EXISTS token text,
-    ADD COLUMN IF NOT EXISTS progress_migration text,
-    ADD COLUMN IF NOT EXISTS progress_statement integer,
-    ADD COLUMN IF NOT EXISTS progress_statements integer,
-    ADD COLUMN IF NOT EXISTS progress_at timestamptz,
-    ADD COLUMN IF NOT EXISTS progress_detail jsonb,
-    ADD COLUMN IF NOT EXISTS guard_pid integer,
-    ADD COLUMN IF NOT EXISTS guard_token text,
-    ADD COLUMN IF NOT EXISTS until timestamptz;
+    {added_columns};
 
 INSERT INTO {schema}.migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
 
