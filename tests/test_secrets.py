@@ -258,6 +258,15 @@ IN_SQL = {
     "do-block-inline": "DO $$ BEGIN ALTER ROLE no_such_role PASSWORD 'Quokka'; END $$;",
     "user-mapping": "CREATE USER MAPPING FOR public SERVER no_such OPTIONS (user 'x', password 'Quokka');",
     "subscription": "CREATE SUBSCRIPTION s CONNECTION 'host=h user=u password=Quokka' PUBLICATION p nonsense;",
+    "subscription-file": "CREATE SUBSCRIPTION s CONNECTION 'host=h sslpassword=Quokka' PUBLICATION p nonsense;",
+    "conninfo-with-blanks": "SELECT 'host=h password = Quokka'::int;",
+    "conninfo-with-quotes": "SELECT 'host=h password = ''Quokka Wombat'' '::int;",
+    "conninfo-in-a-notice": "DO $$ BEGIN RAISE NOTICE 'host=h password = Quokka'; PERFORM 1 / 0; END $$;",
+    "url-in-pieces": "SELECT ('postgresql://u:' || 'Quokka' || '@h/d')::int;",
+    "url-with-a-line-end": "SELECT E'postgresql://u:Quokka\\n@h/d'::int;",
+    "json": 'SELECT \'{"password": "Quokka"}\'::int;',
+    "yaml": "SELECT 'password: Quokka'::int;",
+    "setting": "SELECT set_config('app.password', 'Quokka', false)::int;",
     "subscription-url": "CREATE SUBSCRIPTION s CONNECTION 'postgresql://u:Quokka@h/d' PUBLICATION p nonsense;",
 }
 
