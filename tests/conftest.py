@@ -2,7 +2,8 @@
 
 `ENTRYPOINT_TEST_PG=15|16|18|19` chooses the PostgreSQL of the fixture `server`. What cannot be tested on this
 machine is skipped and listed at the end of the run; where `CI=true` it fails instead. A run of the whole suite leaves
-out what is marked `thorough`, unless it has `--thorough` or `CI=true`; so it is short enough to come before a commit.
+out what is marked `thorough`, takes a sample of the cases of what is `sampled`, and gives each test one version of
+`any_server`, unless it has `--thorough` or `CI=true`; so it is short enough to come before a commit.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
 
-from demo.postgres import PostgresMissingError, Server, free_port
+from demo.postgres import PostgresMissingError, Server, free_port, installations
 from kit.databases import Database
 from kit.processes import Run, compile_look, entrypoint
 from kit.proxy import Proxy
 from kit.web import TOKEN, Serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 # The last of these comes from a suite of Debian's that changes from day to day, so CI does not depend on it.
@@ -54,14 +55,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is `thorough` from a run of the whole suite, unless it is wanted; whoever names a file gets it."""
+    """Make a run of the whole suite a quick one, unless all of it is wanted; whoever names a file gets all of that."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     if not whole or config.getoption("--thorough") or os.environ.get("CI") == "true":
         return
-    left_out = [item for item in items if item.get_closest_marker("thorough")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    chosen = os.environ.get("ENTRYPOINT_TEST_PG")
+    versions = [int(chosen)] if chosen else [version for version in VERSIONS if version in installations()]
+    quick = list(of_a_quick_run(items, versions or VERSIONS))
+    if len(quick) < len(items):
+        kept = set(quick)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = quick
+
+
+def of_a_quick_run(items: Iterable[pytest.Item], versions: Sequence[int]) -> Iterator[pytest.Item]:
+    """Choose what a quick run of the whole suite has: it is the same in every run, until somebody adds a test.
+
+    Nothing that is `thorough`. Of what is `sampled(n)` the first case, and each nth after it. Of `any_server` one
+    version for each test, in turn, so that a file with several tests meets all of them; but `every_version` is all.
+    """
+    cases: dict[str, dict[str, int]] = {}
+    turns: dict[tuple[str, str], int] = {}
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        version = callspec.params.get("any_server") if callspec else None
+        function = item.nodeid.partition("[")[0]
+        case = callspec.id.replace(f"pg{version}", "") if callspec else ""
+        of_function = cases.setdefault(function, {})
+        place = of_function.setdefault(case, len(of_function))
+        sampled = item.get_closest_marker("sampled")
+        if item.get_closest_marker("thorough") or (sampled and place % sampled.args[0]):
+            continue
+        if version is not None and not item.get_closest_marker("every_version"):
+            turn = turns.setdefault((function, case), len(turns))
+            if version != versions[turn % len(versions)]:
+                continue
+        yield item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -190,6 +190,7 @@ BODIES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", BODIES)
 def test_what_is_not_the_form(service: Serving, case: str) -> None:
     body, status = BODIES[case]

@@ -147,6 +147,7 @@ CONTROL = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("control", CONTROL)
 def test_other_transaction_control_is_refused_before_anything_runs(scene: Scene, control: str) -> None:
     scene.write({**GOOD, "002_x.sql": f"CREATE TABLE x ();\n  {control};\nCREATE TABLE y ();"})
@@ -294,6 +295,7 @@ REPORTS: dict[str, tuple[str, str, int | None]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", REPORTS)
 def test_an_error_is_shown_as_psql_shows_it(scene: Scene, case: str) -> None:
     text, report, line = REPORTS[case]
@@ -557,6 +559,7 @@ OBSERVED = """
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", SESSION)
 def test_what_a_file_does_to_its_session_ends_with_it(scene: Scene, case: str) -> None:
     if case == "odd strings":

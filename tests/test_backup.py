@@ -556,6 +556,7 @@ def filled_in(strict_server: Server, tmp_path: Path) -> Callable[[dict[str, str]
     return lambda env: {name: value.format(**facts) for name, value in env.items()}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("spelling", ADDRESSES)
 def test_addresses_of_every_spelling(
     backups: Backups, filled_in: Callable[[dict[str, str]], dict[str, str]], spelling: str
@@ -668,6 +669,7 @@ def test_none_where_only_the_ledger_is_upgraded(backups: Backups) -> None:
     assert backups.files() == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("on_failure", ["start", "exit"])
 @pytest.mark.parametrize("fault", ["pg_dump", "directory", "program"])
 def test_without_a_backup_nothing_is_migrated(
@@ -858,6 +860,7 @@ def interrupted(run: Run, number: signal.Signals, pg_dump: int, *, pid: int | No
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.sampled(2)
 @BOTH
 @pytest.mark.parametrize(
     "command", [("run", "--", *APPLICATION), ("migrate",), ("backup",)], ids=["run", "migrate", "backup"]

@@ -41,6 +41,7 @@ def when(record: Record) -> float:
 # --- A failure that cannot be recorded ------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("B15")
 @pytest.mark.parametrize(
     "statement",
@@ -264,6 +265,7 @@ def test_a_prepared_transaction_that_locks_the_ledger_is_named(
 # --- Few attempts, and a ledger that is locked ----------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("B17")
 @pytest.mark.parametrize(
     "env",

@@ -50,6 +50,7 @@ def error_of(run: Run, code: int) -> dict[str, Any]:
 # --- Help and usage -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(run_entrypoint: Start, command: str) -> None:
     run = run_entrypoint(command, "--help").ok()
@@ -73,6 +74,7 @@ def test_the_programs_own_version(run_entrypoint: Start) -> None:
     assert run_entrypoint("--version").ok().stdout == f"entrypoint {__version__}\n"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -130,6 +132,7 @@ BAD_SETTINGS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", sorted(set(BAD_SETTINGS) - {"AUTO_MIGRATE"}))
 def test_a_bad_setting_is_named_with_what_would_be_right(
     run_entrypoint: Start, migrations_dir: Path, name: str

@@ -57,6 +57,7 @@ FAULTS: dict[str, tuple[dict[str, str | bytes], list[list[str]]]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", FAULTS)
 def test_a_fault_is_told_and_nothing_is_run(scene: Scene, case: str) -> None:
     files, expected = FAULTS[case]
@@ -163,6 +164,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.case("B7")
 @pytest.mark.parametrize("kind", ODD)
 def test_a_file_that_cannot_be_read(scene: Scene, kind: str) -> None:
@@ -257,6 +259,7 @@ def test_a_checksum_of_the_raw_bytes_is_accepted(scene: Scene) -> None:
     assert warnings(again) == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "content", [b"", b"\n", b"-- later\n/* perhaps */ ;;\n", b"\xef\xbb\xbf", b"BEGIN;\nCOMMIT;\n"]
 )

@@ -57,6 +57,7 @@ def unseen(text: str) -> list[str]:
 # --- Ours -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("C5")
 @pytest.mark.parametrize("password", ["postgres", "orders", "migration", "1", "right", "failed", "statement", "wrong"])
 def test_no_password_punches_holes_into_our_own_words(
@@ -74,6 +75,7 @@ def test_no_password_punches_holes_into_our_own_words(
     assert "***" not in str(message["remedy"])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("C5")
 @pytest.mark.parametrize("password", ["migration", "application", "number", "choice", "invalid", "migrate", "file"])
 def test_no_password_punches_holes_into_what_is_said_of_the_command_line(
@@ -259,6 +261,7 @@ ADDRESSES_IN_SQL = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.case("C3")
 @pytest.mark.parametrize("name", ADDRESSES_IN_SQL)
 def test_an_address_in_a_migration_that_fails(
@@ -315,6 +318,7 @@ def test_a_statement_that_is_under_way(
 VARIABLES = sorted(variables_of(read_settings))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.case("B14")
 @pytest.mark.parametrize("name", VARIABLES)
 def test_bytes_that_are_not_utf_8(run_entrypoint: Start, migrations_dir: Path, name: str) -> None:
@@ -329,6 +333,7 @@ def test_bytes_that_are_not_utf_8(run_entrypoint: Start, migrations_dir: Path, n
     assert "Internal error" not in run.stderr
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.case("C8")
 @pytest.mark.parametrize(
     "value",
@@ -353,6 +358,7 @@ def test_an_address_in_another_variable(run_entrypoint: Start, migrations_dir: P
             assert name in run.stderr
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.case("C4")
 @pytest.mark.parametrize(
     "address",
@@ -385,6 +391,7 @@ def test_an_at_sign_in_its_place(run_entrypoint: Start, migrations_dir: Path, ad
     assert run_entrypoint("migrate", env={**QUICK, "DATABASE_URL": address.format(port=free_port())}).wait() == 69
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("C6")
 @pytest.mark.parametrize(
     ("address", "words", "remedy"),

@@ -223,6 +223,7 @@ ARGUMENTS: list[bytes] = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C"}, {"LC_ALL": ""}, {"LC_ALL": "C.UTF-8"}, {"LANG": "C"}], ids=str)
 def test_arguments_and_environment_byte_for_byte(
     both: Both, look: Path, database: Database, migrations_dir: Path, locale: dict[str, str]
@@ -328,6 +329,7 @@ def test_a_signal_between_the_last_look_and_exec_is_not_lost(run_entrypoint: Sta
 # --- What cannot be executed ----------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
     """Return a directory of things that look like commands."""
@@ -345,6 +347,7 @@ def commands(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("command", "code", "says"),
     [

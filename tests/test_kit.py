@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import psycopg
 import pytest
 
+from conftest import of_a_quick_run
 from demo.postgres import HOST, PostgresMissingError, Server, ServerError, family, free_port, workspace
 from kit.databases import Database, server_errors
 from kit.migrations import non_idempotent, write_migrations
@@ -33,7 +36,7 @@ from kit.processes import (
 from kit.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from conftest import ServerFactory
     from kit.processes import Run
@@ -50,6 +53,51 @@ def gone(*pids: int) -> bool:
 # --- Server and databases -------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Item:
+    """As much of pytest's as it takes to choose it."""
+
+    nodeid: str
+    callspec: SimpleNamespace | None = None
+    markers: Mapping[str, SimpleNamespace] = field(default_factory=dict)
+
+    def get_closest_marker(self, name: str) -> SimpleNamespace | None:
+        return self.markers.get(name)
+
+
+def cases(name: str, ids: Sequence[str], versions: Sequence[int] = (), **markers: SimpleNamespace) -> list[Item]:
+    params = [(f"{version}", {"any_server": version}) for version in versions] or [("", {})]
+    return [
+        Item(
+            f"{name}[{case}{version and '-pg'}{version}]",
+            SimpleNamespace(id=f"{case}-pg{version}", params=given),
+            markers,
+        )
+        for case in ids
+        for version, given in params
+    ]
+
+
+def test_a_quick_run_has_something_of_everything() -> None:
+    items = [
+        Item("plain"),
+        *cases("in turn", "abcd", (15, 18)),
+        *cases("sampled", "abcde", sampled=SimpleNamespace(args=(3,))),
+    ]
+    items += [Item("long", markers={"thorough": SimpleNamespace()})]
+    items += cases("both", "abc", (15, 18), sampled=SimpleNamespace(args=(2,)))
+    items += cases("versions", "a", (15, 18), every_version=SimpleNamespace())
+    chosen = [item.nodeid for item in of_a_quick_run(cast("list[pytest.Item]", items), [15, 18])]
+    assert chosen == [
+        "plain",
+        *("in turn[a-pg15]", "in turn[b-pg18]", "in turn[c-pg15]", "in turn[d-pg18]"),
+        *("sampled[a]", "sampled[d]"),
+        *("both[a-pg15]", "both[c-pg18]"),
+        *("versions[a-pg15]", "versions[a-pg18]"),
+    ]
+
+
+@pytest.mark.every_version
 def test_every_version_answers_and_clones(any_server: Server, any_database: Database) -> None:
     version = any_database.one("SHOW server_version_num")
     assert int(version) // 10000 == any_server.version

@@ -130,6 +130,7 @@ def test_a_holder_that_has_locked_the_ledger_is_waited_for(scene: Scene) -> None
         assert told(late).outcome in ("waited", "up_to_date")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.case("B13", "C9")
 @pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
 @pytest.mark.parametrize("second", [False, True], ids=["guard's key", "session's key"])
@@ -149,6 +150,7 @@ def test_a_stranger_that_holds_the_key_is_named(scene: Scene, mode: str, *, seco
         assert f"pg_terminate_backend({other.info.backend_pid})" in error["remedy"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("B13")
 @pytest.mark.parametrize(
     ("guard_token", "ends", "seconds"),

@@ -110,6 +110,7 @@ ZONES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("upgraded", [False, True], ids=["its own table", "upgraded table"])
 def test_a_fresh_row_of_the_earlier_system_is_respected(scene: Scene, zone: str, upgraded: bool) -> None:  # noqa: FBT001
@@ -136,6 +137,7 @@ def test_a_fresh_row_of_the_earlier_system_is_respected(scene: Scene, zone: str,
     assert scene.database.contents() == before
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("zone", ZONES)
 def test_a_stale_row_of_the_earlier_system_is_taken_over(scene: Scene, zone: str) -> None:
     server_zone, client = ZONES[zone]

@@ -56,6 +56,7 @@ def test_a_commit_that_looks_like_part_of_a_string_is_refused(
     assert effects(scene) == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.case("A6")
 @pytest.mark.parametrize("head", ["", FILLER, ALONE, f"{ALONE}BEGIN;\n", "BEGIN;\n"])
 def test_a_string_with_escapes_is_what_it_is_for_psql(scene: Scene, head: str) -> None:

@@ -123,6 +123,7 @@ WAYS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.case("A10")
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_a_migration_that_frees_the_lock_does_not_stop_the_next(scene: Scene, way: str) -> None:
@@ -218,6 +219,7 @@ MODES = {"inside": "", "outside": "-- entrypoint: no-transaction\n"}
 mode = pytest.mark.parametrize("head", MODES.values(), ids=MODES.keys())
 
 
+@pytest.mark.sampled(2)
 @mode
 @pytest.mark.case("A14")
 @pytest.mark.parametrize("way", KEPT_OUT.values(), ids=KEPT_OUT.keys())
@@ -278,6 +280,7 @@ REMOVES = {
 }
 
 
+@pytest.mark.sampled(2)
 @mode
 @pytest.mark.case("A11")
 @pytest.mark.parametrize("how", REMOVES.values(), ids=REMOVES.keys())
@@ -432,6 +435,7 @@ IN_THE_WAY = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.case("D11")
 @pytest.mark.parametrize("sql", IN_THE_WAY.values(), ids=IN_THE_WAY.keys())
 def test_a_file_that_is_in_the_ledgers_way_is_told_so(scene: Scene, sql: str) -> None:
@@ -455,6 +459,7 @@ def test_a_file_that_is_in_the_ledgers_way_is_told_so(scene: Scene, sql: str) ->
     assert scene.ledger() == [(1, "completed"), (2, "failed")]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.case("D11")
 @pytest.mark.parametrize("block", [True, False], ids=["in a block", "alone"])
 @pytest.mark.parametrize("sql", IN_THE_WAY.values(), ids=IN_THE_WAY.keys())

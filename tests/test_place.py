@@ -112,6 +112,7 @@ def test_what_another_client_of_the_pooler_has_set_is_nothing_to_us(scene: Scene
     assert not scene.database.exists("elsewhere.schema_migrations")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("path", ["app", "elsewhere,\tapp", "elsewhere,\n app", '"app",elsewhere', " APP"], ids=repr)
 def test_a_path_is_read_as_postgresql_reads_it(scene: Scene, path: str) -> None:
     scene.write(GOOD)
@@ -162,6 +163,7 @@ NAMESAKES = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("A3")
 @pytest.mark.parametrize("command", [("migrate",), ("migrate", "--rehearse")], ids=["migrate", "rehearse"])
 @pytest.mark.parametrize("what", NAMESAKES)

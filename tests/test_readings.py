@@ -47,6 +47,7 @@ def insert(then: str) -> str:
     return f"INSERT INTO effects VALUES ('one');\n{then}"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("A5")
 @pytest.mark.case("A6")
 @pytest.mark.parametrize("option", [(), ("--rehearse",)])

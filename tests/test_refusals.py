@@ -45,6 +45,7 @@ def refusing(code: str, said: str, file: str = "proc.c") -> Iterator[int]:
         thread.join(6)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("D1")
 @pytest.mark.parametrize("attempts", [1, 2])
 @pytest.mark.parametrize(
@@ -102,6 +103,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.case("D2")
 @pytest.mark.parametrize("command", ["migrate", "status", "wait"])
 @pytest.mark.parametrize(("options", "named"), OPTIONS.values(), ids=OPTIONS.keys())
@@ -131,6 +133,7 @@ def test_an_option_that_the_server_does_not_take(
     assert not run.logs("database.retry")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.case("D1", "D2")
 @pytest.mark.parametrize(
     ("code", "said", "file"),

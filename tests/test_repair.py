@@ -76,6 +76,7 @@ def test_then_there_is_nothing_to_repair(scene: Scene) -> None:
     assert scene.database.contents() == before
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("options", "left", "accepted"),
     [

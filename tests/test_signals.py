@@ -509,6 +509,7 @@ except signals.Interrupted as interrupted:
 """
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("B1")
 @pytest.mark.parametrize("then", ["pause(1.2)", "signals.raise_received()"], ids=["slice", "hand-over"])
 @pytest.mark.parametrize(
@@ -591,6 +592,7 @@ except signals.Interrupted as interrupted:
 COMMAND = Path(__file__).parents[1] / "bin" / "entrypoint"
 
 
+@pytest.mark.sampled(3)
 @BOTH
 @pytest.mark.case("D14")
 @pytest.mark.parametrize("module", ["entrypoint", "entrypoint.__main__", "entrypoint.handover", "entrypoint.signals"])

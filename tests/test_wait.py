@@ -289,6 +289,7 @@ def test_through_a_pooler(scene: Scene) -> None:
 # --- Usage ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -104,6 +104,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_postgresql_knows_of_a_statement(any_database: Database, command: str, tmp_path: Path) -> None:
     sql, phase, counted = COMMANDS[command]
@@ -269,7 +270,9 @@ def test_an_idle_session_is_told_as_such(scene: Scene) -> None:
     assert f"pg_terminate_backend({blocker})" in blocked["remedy"]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "version", [pytest.param(version, marks=() if version == 18 else pytest.mark.thorough) for version in VERSIONS]
+)
 def test_a_prepared_transaction_is_told_by_its_name(
     version: int, fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
@@ -424,6 +427,7 @@ IN_THE_WAY = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", IN_THE_WAY)
 def test_a_wait_counts_only_if_others_wait_behind_it(database: Database, case: str) -> None:
     """A long data migration that meets other people's rows now and then must not be begun again and again."""

@@ -215,6 +215,7 @@ def test_a_text_log_keeps_its_lines(database: Database, run_entrypoint: Start) -
     assert "all is well" in serving.run.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("environ", "faults"),
     [
