@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Leave some of the machine to PostgreSQL, which the tests keep busy.
 WORKERS ?= 3
+# What pytest has made of the tests' assertions is kept: to make it takes each worker five seconds.
+unexport PYTHONDONTWRITEBYTECODE
 RUNS ?= 100
 SECONDS ?= 60
 PG ?= 16

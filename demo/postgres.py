@@ -696,7 +696,8 @@ class Server:
 
     def create_database(self, name: str, *, template: str = "template0") -> None:
         """Create a database as a copy of `template`."""
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        # Since 15, the other strategy writes all of it into the WAL, which takes twice as long.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}" + (" STRATEGY file_copy" if self.version >= 15 else ""))
         with self.connect() as connection:
             connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
 

@@ -669,7 +669,6 @@ def test_none_where_only_the_ledger_is_upgraded(backups: Backups) -> None:
     assert backups.files() == []
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.parametrize("on_failure", ["start", "exit"])
 @pytest.mark.parametrize("fault", ["pg_dump", "directory", "program"])
 def test_without_a_backup_nothing_is_migrated(
@@ -860,7 +859,6 @@ def interrupted(run: Run, number: signal.Signals, pg_dump: int, *, pid: int | No
     assert "Traceback" not in run.stderr
 
 
-@pytest.mark.sampled(2)
 @BOTH
 @pytest.mark.parametrize(
     "command", [("run", "--", *APPLICATION), ("migrate",), ("backup",)], ids=["run", "migrate", "backup"]

@@ -329,7 +329,6 @@ def test_a_signal_between_the_last_look_and_exec_is_not_lost(run_entrypoint: Sta
 # --- What cannot be executed ----------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(2)
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
     """Return a directory of things that look like commands."""

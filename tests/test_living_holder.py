@@ -130,7 +130,7 @@ def test_a_holder_that_has_locked_the_ledger_is_waited_for(scene: Scene) -> None
         assert told(late).outcome in ("waited", "up_to_date")
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.case("B13", "C9")
 @pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
 @pytest.mark.parametrize("second", [False, True], ids=["guard's key", "session's key"])

@@ -219,7 +219,6 @@ MODES = {"inside": "", "outside": "-- entrypoint: no-transaction\n"}
 mode = pytest.mark.parametrize("head", MODES.values(), ids=MODES.keys())
 
 
-@pytest.mark.sampled(2)
 @mode
 @pytest.mark.case("A14")
 @pytest.mark.parametrize("way", KEPT_OUT.values(), ids=KEPT_OUT.keys())
@@ -280,7 +279,6 @@ REMOVES = {
 }
 
 
-@pytest.mark.sampled(2)
 @mode
 @pytest.mark.case("A11")
 @pytest.mark.parametrize("how", REMOVES.values(), ids=REMOVES.keys())

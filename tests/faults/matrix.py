@@ -441,8 +441,9 @@ def cells() -> list[Cell]:
 
 
 def cells_by_diagonal() -> list[tuple[Cell, int]]:
-    """Return the cells, each with the number of its diagonal: every third diagonal meets each phase and each fault.
+    """Return the cells, each with the number of its diagonal.
 
+    The first diagonal and every seventh after it meet each phase and each fault.
     What happens on failure alternates, so that both kinds of end are seen in each phase and with each fault.
     """
     found = []
