@@ -57,7 +57,7 @@ def unseen(text: str) -> list[str]:
 # --- Ours -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.case("C5")
 @pytest.mark.parametrize("password", ["postgres", "orders", "migration", "1", "right", "failed", "statement", "wrong"])
 def test_no_password_punches_holes_into_our_own_words(

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from kit.databases import Database
     from kit.processes import Run
 
-SECONDS = 15
-
 
 @pytest.fixture
 def judge(database: Database) -> Iterator[Judge]:
@@ -35,11 +33,13 @@ def test_what_it_found(judge: Judge) -> None:
     assert {name: found for name, found in differences.items() if any(each.shape not in KNOWN for each in found)} == {}
 
 
-@pytest.mark.parametrize("seed", ["pg-entrypoint", None])
-def test_random_texts(judge: Judge, seed: str | None) -> None:
+@pytest.mark.parametrize(
+    ("seed", "seconds"), [("pg-entrypoint", 5), pytest.param(None, 25, marks=pytest.mark.thorough)]
+)
+def test_random_texts(judge: Judge, seed: str | None, seconds: int) -> None:
     seed = seed or secrets.token_hex(4)
     print(f"seed {seed}: make fuzz SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
-    result = hunt(judge, seed, SECONDS)
+    result = hunt(judge, seed, seconds)
     assert [found for found in result.found if not found.known] == []
     assert judge.ran > judge.texts / 2, "most texts are syntax errors, which test nothing"
 

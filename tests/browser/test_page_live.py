@@ -315,6 +315,7 @@ def test_a_cookie_that_is_not_valid_ends_the_visit(visitor: Visitor, case: str) 
     assert visitor.complaints == []
 
 
+@pytest.mark.thorough
 def test_a_link_on_another_site_leads_to_the_page(visitor: Visitor) -> None:
     page = visitor.page
     with PageServer(states.UP_TO_DATE, PAGE_TOKEN) as server:
@@ -364,6 +365,7 @@ FOCUSED = """() => {
 }"""
 
 
+@pytest.mark.thorough
 def test_everything_can_be_done_with_the_keyboard(visitor: Visitor) -> None:
     page = visitor.page
     with PageServer(states.FAILED, PAGE_TOKEN) as server:
@@ -392,6 +394,7 @@ def test_everything_can_be_done_with_the_keyboard(visitor: Visitor) -> None:
     assert visitor.complaints == []
 
 
+@pytest.mark.thorough
 def test_it_can_be_paused(visitor: Visitor) -> None:
     page = visitor.page
     with PageServer(states.MIGRATING) as server:
@@ -430,6 +433,7 @@ def test_without_javascript_all_is_there_but_the_live_part(visit: Visit) -> None
 INKS = "[document.body, document.querySelector('h1')].map((it) => getComputedStyle(it).color)"
 
 
+@pytest.mark.thorough
 def test_on_paper_there_are_no_buttons_and_no_darkness(visit: Visit) -> None:
     page = visit(color_scheme="dark").page
     with PageServer(states.FAILED, PAGE_TOKEN) as server:
@@ -444,6 +448,7 @@ def test_on_paper_there_are_no_buttons_and_no_darkness(visit: Visit) -> None:
         assert page.pdf(format="A4").startswith(b"%PDF")
 
 
+@pytest.mark.thorough
 def test_a_violation_of_the_policy_would_be_seen(visitor: Visitor) -> None:
     page = visitor.page
     with PageServer(states.UP_TO_DATE) as server:

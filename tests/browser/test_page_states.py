@@ -50,6 +50,7 @@ def test_each_state_is_accessible_and_fits_a_small_screen(visit: Visit, state: s
             assert faults(page) == [], width
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_logging_in_is_accessible(visit: Visit, scheme: str) -> None:
     page = visit(color_scheme=scheme, bypass_csp=True, viewport={"width": 360, "height": 700}).page
@@ -67,6 +68,7 @@ def test_logging_in_is_accessible(visit: Visit, scheme: str) -> None:
         assert faults(page) == []
 
 
+@pytest.mark.thorough
 def test_an_inaccessible_page_would_be_found(visit: Visit) -> None:
     page = visit(bypass_csp=True).page
     with PageServer(states.UP_TO_DATE) as server:

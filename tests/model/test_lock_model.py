@@ -101,6 +101,7 @@ def test_a_slow_win_back_costs_a_living_holder_its_work_and_nothing_else() -> No
     assert found.counterexample is None, str(found)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("piece", "scenario", "violation", "last"),
     [

@@ -96,6 +96,7 @@ def test_the_description_is_true(scene: Scene, serve: Serve, tmp_path: Path) -> 
     assert not [record for record in serving.run.logs() if "Internal error" in record["message"]]
 
 
+@pytest.mark.thorough
 def test_it_would_be_seen_if_it_were_not(scene: Scene, serve: Serve, tmp_path: Path) -> None:
     """A description that promises something else is found out."""
     scene.write(non_idempotent(1))
