@@ -32,7 +32,9 @@ _HARMLESS = "\t\u00a0\u2002\u2003\u2009\u202f\u3000"
 
 # In a URL's query, and in a conninfo string (libpq documentation, "Connection Strings").
 _IN_QUERY = r"(?i)[?&](?:ssl)?password=([^&\s]*)"
-_IN_CONNINFO = r"""(?i)(?:^|\s)(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)"""
+_IN_CONNINFO = (
+    r"""(?i)(?:^|[\s;])(?:ssl)?(?:password|passwd|pwd)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)"""
+)
 # What `report.render`, and a file outside a transaction, write beside the server's words.
 _OF_REPORTS = r"^(?:LINE \d+: |SQLSTATE:  \w+$|(?:DETAIL|HINT|CONTEXT):  )|\bstatement \d+ of \d+\b"
 # Somebody's password in a URL, to the last @ of the word; if there is none, to the next @, unless it is a port.
@@ -81,7 +83,8 @@ _BY_NAME = (
 def secrets_of(address: str) -> frozenset[str]:
     """Return every form in which the password of a URL or conninfo string could turn up in a text."""
     _, is_url, rest = address.partition("://")
-    by_keyword = "password" in address.lower()
+    lowered = address.lower()
+    by_keyword = "password" in lowered or "passwd" in lowered or "pwd" in lowered
     found: set[str] = set()
     if is_url:
         if by_keyword:
@@ -102,7 +105,19 @@ def secrets_of(address: str) -> frozenset[str]:
 
         written = [match[1:-1] if match.startswith("'") else match for match in re.findall(_IN_CONNINFO, address)]
         found.update(re.sub(r"\\(.)", r"\1", secret) for secret in written)
+        if re.search(r";\s*[\w ]+=", address):  # As .NET writes it.
+            found.update(secret.partition(";")[0] for secret in written)
+    elif lacks_scheme(address):
+        found.add(address.rpartition("@")[0].partition(":")[2])
     return frozenset(secret for secret in found if secret)
+
+
+def lacks_scheme(address: str) -> bool:
+    """Tell whether this may be a URL with a password that does not begin with postgresql://, and is no image's name."""
+    user, colon, rest = address.partition(":")
+    if "@sha256:" in rest:
+        return False
+    return bool(colon) and "@" in rest and not any(one in "/@=" or one.isspace() for one in user)
 
 
 def mask_quoted(text: str) -> str:
@@ -167,6 +182,11 @@ def foreign_report(text: str, filename: str) -> str:
 def foreign_values(values: Mapping[str, object]) -> dict[str, object]:
     """Return `values` with every text in them as `foreign` returns it."""
     return _known.mapping(values)
+
+
+def without_addresses(text: str) -> str:
+    """Return a `text` without passwords that the words around them betray: where a known one may be a part of ours."""
+    return Redactor().text(text)
 
 
 def catch(text: str) -> str:

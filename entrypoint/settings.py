@@ -8,7 +8,7 @@ from __future__ import annotations
 from entrypoint.errors import ConfigurationError
 from entrypoint.policy import ATTEMPTS, DEFAULT_LIMIT_MB, MOST_MILLISECONDS, ApplyPolicy, ConnectPolicy, LockPolicy
 from entrypoint.records import NamedTuple
-from entrypoint.redaction import foreign, secrets_of
+from entrypoint.redaction import foreign, lacks_scheme, secrets_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _settings(reader: _Reader, *, auto_migrate: bool) -> Settings:
         file_limit=reader.number("MIGRATION_FILE_LIMIT_MB", DEFAULT_LIMIT_MB, unit="megabytes", example="1024") << 20,
         schema=reader.name("MIGRATION_SCHEMA"),
         role=reader.name("MIGRATION_ROLE"),
-        app_version=reader.text("APP_VERSION") or reader.text("npm_package_version"),
+        app_version=reader.version("APP_VERSION") or reader.version("npm_package_version"),
         backup_dir=reader.path("MIGRATION_BACKUP_DIR"),
         probe_port=reader.port("MIGRATION_PROBE_PORT"),
         connect=ConnectPolicy(
@@ -191,9 +191,9 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
     for word in words:
         if "://" in word:
             found |= secrets_of(word)
-    for name in _VARIABLES:
-        # Some day somebody puts the address into another variable.
-        if value := environ.get(name):
+    for name, value in environ.items():
+        # Some day somebody puts the address into another variable, of ours or of libpq's.
+        if name in _VARIABLES or name.startswith("PG"):
             found |= secrets_of(value)
     for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):
         if path := environ.get(f"{name}_FILE"):
@@ -239,10 +239,15 @@ class _Reader:
     def path(self, name: str) -> str | None:
         """Return the name of a file or a directory; some day somebody puts an address there."""
         value = self.text(name)
-        if value is not None and _is_address(value):
+        if value is not None and (_is_address(value) or (_holds_password(value) and not _exists(value))):
             self._blame(f"{name} holds an address; it must be a path")
             return None
         return value
+
+    def version(self, name: str) -> str | None:
+        """Return what the ledger is to say of the application; everybody who may read it does."""
+        value = self.text(name)
+        return "(an address)" if value is not None and (_is_address(value) or lacks_scheme(value)) else value
 
     def _blame(self, fault: str) -> None:
         # A variable may be looked at twice.
@@ -351,7 +356,18 @@ def _is_address(value: str) -> bool:
 
 def _shown(value: str) -> str:
     """Return a value as it may be quoted. An address is not: of a badly escaped one nobody knows where it is secret."""
-    return "an address" if _is_address(value) else repr(foreign(value))
+    return "an address" if _holds_password(value) else repr(foreign(value))
+
+
+def _holds_password(value: str) -> bool:
+    """Tell whether a value may be an address with a password, however it is written."""
+    return _is_address(value) or "@" in value.partition(":")[2]
+
+
+def _exists(path: str) -> bool:
+    from os.path import exists  # Imported already: `os` has brought it.
+
+    return exists(path)
 
 
 def _is_loopback(host: str) -> bool:

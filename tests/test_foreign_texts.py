@@ -344,6 +344,9 @@ def test_bytes_that_are_not_utf_8(run_entrypoint: Start, migrations_dir: Path, n
         "postgres://app:Quokka@127.0.0.1/shop",
         "host=127.0.0.1 password='Quo\\'kka'",
         "host=127.0.0.1 password = Quokka",
+        "app:Quokka@127.0.0.1/shop",
+        "//app:Quokka@127.0.0.1/shop",
+        "/run/postgresql:%2f%2fapp:Quokka@127.0.0.1",
     ],
 )
 def test_an_address_in_another_variable(run_entrypoint: Start, migrations_dir: Path, value: str) -> None:
@@ -356,6 +359,49 @@ def test_an_address_in_another_variable(run_entrypoint: Start, migrations_dir: P
         if name.endswith(("_DIR", "_FILE", "_MB", "_MS")):
             assert run.wait() == 78, run.report()
             assert name in run.stderr
+
+
+@pytest.mark.case("C8")
+@pytest.mark.parametrize("name", ["APP_VERSION", "npm_package_version"])
+@pytest.mark.parametrize(
+    "value", ["postgresql://u:Quokka@127.0.0.1/db", "host=h password = Quokka", "u:Quokka@127.0.0.1/db"]
+)
+def test_an_address_for_a_version(
+    run_entrypoint: Start, database: Database, migrations_dir: Path, name: str, value: str
+) -> None:
+    """The ledger is read by many."""
+    write_migrations(migrations_dir, {"001_a.sql": "SELECT 1;", "002_b.sql": "SELECT no_such;"})
+    env = {"DATABASE_URL": database.url, name: value}
+    said = output(run_entrypoint("migrate", env=env))
+    said += str(database.rows("SELECT s::text FROM schema_migrations s"))
+    # As an earlier release has written it.
+    with database.connect() as connection:
+        connection.execute(
+            "UPDATE schema_migrations SET application_version = %s WHERE migration_number = 1",
+            ["postgresql://u:Quokka@h"],
+        )
+    said += output(run_entrypoint("status", env=env)) + output(run_entrypoint("status", "--json", env=env))
+    assert "(an address)" in said
+    assert "Quokka" not in said
+
+
+@pytest.mark.case("C8")
+@pytest.mark.parametrize("name", ["PGPORT", "PGSERVICE", "PGSSLMODE", "PGHOST", "PGDATABASE", "PGUSER", "PGTZ"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "host=h password = Quokka",
+        "host=h password = 'my Quokka'",
+        "postgresql://u:my Quokka@h/d",
+        "u:Quokka@127.0.0.1/db",
+        "Server=h;Pwd=Quokka;Database=d",
+    ],
+)
+def test_an_address_in_a_variable_of_libpqs(
+    run_entrypoint: Start, database: Database, migrations_dir: Path, name: str, value: str
+) -> None:
+    env = {"PGHOST": HOST, "PGPORT": str(database.server.port), **QUICK, name: value, "LOG_LEVEL": "debug"}
+    assert "Quokka" not in output(run_entrypoint(*APPLICATION, env=env))
 
 
 @pytest.mark.sampled(2)

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
         ("host=h sslpassword=secret", {"secret"}),
         ("host=h passfile=/a/file", set()),
         ("host=h nopassword=x", set()),
+        ("u:secret@h/d", {"secret"}),
+        ("Host=h;Username=u;Password=secret;Database=d", {"secret", "secret;Database=d"}),
+        ("Server=h;Pwd = secret", {"secret"}),
+        ("registry:5000/shop:1.4.0@sha256:0a1b", set()),
+        ("shop:1.4.0@sha256:0a1b", set()),
     ],
 )
 def test_secrets_of_an_address(address: str, secrets: set[str]) -> None:

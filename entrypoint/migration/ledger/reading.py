@@ -6,7 +6,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state
 from entrypoint.migration.ledger.place import LEGACY_TIME, LIFE_COLUMNS, Place, place_of, tables_sql, walk
 from entrypoint.records import NamedTuple
-from entrypoint.redaction import foreign, foreign_values
+from entrypoint.redaction import foreign, foreign_values, without_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -258,7 +258,10 @@ def _details_sql(place: Place) -> str:
 
 def _detail(row: Row) -> Detail:
     _, applied_at, milliseconds, version = row
-    return Detail(applied_at, None if milliseconds is None else int(milliseconds), version)
+    # An earlier release has recorded whatever APP_VERSION was.
+    return Detail(
+        applied_at, None if milliseconds is None else int(milliseconds), version and without_addresses(version)
+    )
 
 
 def _lock_row_sql(place: Place) -> str:
