@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 import struct
 import threading
@@ -232,3 +233,48 @@ def test_a_pool_of_one_is_told_plainly_to_each_replica(
             assert "default_pool_size" in error["remedy"], replica.report()
             assert "MIGRATION_DATABASE_URL" in error["remedy"], replica.report()
     assert not database.exists("a")
+
+
+@pytest.mark.case("D13", "D2")
+def test_a_pooler_that_reaches_no_such_database_is_named(
+    server: Server, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    """It keeps us waiting, and then says only that it has waited."""
+    if executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    write_migrations(migrations_dir, non_idempotent(1))
+    with pooler(server, pool_size=2, patience=1) as port:
+        environment = {
+            "DATABASE_URL": f"postgresql://postgres@{HOST}:{port}/no_such_database",
+            "DB_CONNECT_ATTEMPTS": "3",
+            "DB_CONNECT_BACKOFF_MS": "50",
+        }
+        run = run_entrypoint("migrate", env=environment)
+        assert run.wait() == 69, run.report()
+    causes = {record["cause"] for record in run.logs("database.retry")} | {only_error(run)["cause"]}
+    assert causes <= {"no_server_connection", "no_such_database"}
+
+
+@pytest.mark.case("D13", "D2")
+def test_a_pooler_whose_server_is_down_is_named(
+    migrations_dir: Path, run_entrypoint: Callable[..., Run], server: Server
+) -> None:
+    if executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    write_migrations(migrations_dir, non_idempotent(1))
+    with socket.create_server((HOST, 0)) as nobody:
+        closed = nobody.getsockname()[1]
+    down = copy.copy(server)
+    down.port = closed
+    with pooler(down, pool_size=2, patience=1) as port:
+        environment = {
+            "DATABASE_URL": f"postgresql://postgres@{HOST}:{port}/any",
+            "DB_CONNECT_ATTEMPTS": "2",
+            "DB_CONNECT_BACKOFF_MS": "50",
+        }
+        run = run_entrypoint("migrate", env=environment)
+        assert run.wait() == 69, run.report()
+    error = only_error(run)
+    assert error["cause"] == "no_server_connection"
+    assert "the pooler had no server connection for us" in error["message"]
+    assert "Look whether the server behind the pooler is running" in error["remedy"]

@@ -7,6 +7,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from scene import only_error
@@ -156,3 +157,86 @@ def test_an_option_in_german(
         assert run.wait() == 78, run.report()
     assert "foo" in only_error(run)["message"]
     assert not run.logs("database.retry")
+
+
+REQUIREMENTS = {
+    "an authentication that is not asked for": ("require_auth=scram-sha-256", "require_auth"),
+    "an encryption that nobody has": ("gssencmode=require", "gssencmode"),
+}
+
+
+@pytest.mark.case("D2")
+@pytest.mark.parametrize(("parameter", "cause"), REQUIREMENTS.values(), ids=REQUIREMENTS.keys())
+def test_a_requirement_that_cannot_be_met_is_not_tried_again(
+    database: Database, run_entrypoint: Callable[..., Run], migrations_dir: Path, parameter: str, cause: str
+) -> None:
+    (migrations_dir / "001_a.sql").write_text("SELECT 1")
+    run = run_entrypoint("migrate", env={"DATABASE_URL": f"{database.url}?{parameter}"})
+    assert run.wait() == 69, run.report()
+    assert only_error(run)["cause"] == cause
+    assert not run.logs("database.retry")
+
+
+@pytest.mark.case("D2")
+def test_a_session_for_replication_is_not_asked_for(
+    database: Database, run_entrypoint: Callable[..., Run], migrations_dir: Path
+) -> None:
+    (migrations_dir / "001_a.sql").write_text("CREATE TABLE a (i integer)")
+    for value in ("true", "database"):
+        run_entrypoint("migrate", env={"DATABASE_URL": f"{database.url}?replication={value}"}).ok()
+    assert database.exists("a")
+
+
+CLOSED = {
+    "to all": ('ALTER DATABASE "{0}" ALLOW_CONNECTIONS false', "database_closed", "ALLOW_CONNECTIONS true"),
+    "to this user": (
+        'REVOKE CONNECT ON DATABASE "{0}" FROM PUBLIC',
+        "not_permitted",
+        'GRANT CONNECT ON DATABASE "{0}" TO',
+    ),
+    "beyond the role's limit": (
+        'ALTER ROLE "{1}" CONNECTION LIMIT 0',
+        "too_many_clients",
+        'ALTER ROLE "{1}" CONNECTION LIMIT',
+    ),
+    "beyond the database's limit": (
+        'ALTER DATABASE "{0}" CONNECTION LIMIT 0',
+        "too_many_clients",
+        'ALTER DATABASE "{0}" CONNECTION LIMIT',
+    ),
+}
+
+
+@pytest.mark.case("D9", "D1", "D2")
+@pytest.mark.parametrize(("statement", "cause", "remedy"), CLOSED.values(), ids=CLOSED.keys())
+def test_a_closed_door_is_named_with_what_opens_it(
+    any_database: Database,
+    run_entrypoint: Callable[..., Run],
+    migrations_dir: Path,
+    statement: str,
+    cause: str,
+    remedy: str,
+) -> None:
+    (migrations_dir / "001_a.sql").write_text("SELECT 1")
+    name, login = any_database.name, f"nobody_{any_database.name}"[:60]
+    any_database.execute(f"CREATE ROLE {login} LOGIN")
+    try:
+        with psycopg.connect(any_database.server.url("postgres"), autocommit=True) as other:
+            other.execute(statement.format(name, login))
+        run = run_entrypoint(
+            "migrate",
+            env={
+                "DATABASE_URL": any_database.server.url(name, user=login),
+                "MIGRATION_LOCK_TIMEOUT_MS": "300",
+                "DB_CONNECT_BACKOFF_MS": "50",
+            },
+        )
+        assert run.wait() == 69, run.report()
+    finally:
+        with psycopg.connect(any_database.server.url("postgres"), autocommit=True) as other:
+            other.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+            other.execute(f"DROP ROLE {login}")
+    error = only_error(run)
+    assert error["cause"] == cause
+    assert remedy.format(name, login) in error["remedy"]
+    assert bool(run.logs("database.retry")) == (cause == "too_many_clients")

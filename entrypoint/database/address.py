@@ -52,6 +52,8 @@ def of_this_program(parameters: Mapping[str, str | int | None], token: str) -> d
     return {
         **_KEEPALIVES,
         **parameters,
+        # In a session for replication no migration can run.
+        **({"replication": ""} if "replication" in parameters else {}),
         "application_name": f"entrypoint:{token}",
         "client_encoding": "utf8",
     }

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from entrypoint.database.answers import LARGER_POOL
+from entrypoint.database.quoting import identifier
 from entrypoint.database.sqlstate import (
     ADMIN_SHUTDOWN,
     CANNOT_CONNECT_NOW,
@@ -30,6 +32,7 @@ from entrypoint.database.sqlstate import (
     INVALID_PASSWORD,
     IO_ERROR,
     LOCK_NOT_AVAILABLE,
+    OBJECT_NOT_IN_PREREQUISITE_STATE,
     OUT_OF_MEMORY,
     QUERY_CANCELED,
     READ_ONLY_SQL_TRANSACTION,
@@ -39,6 +42,7 @@ from entrypoint.database.sqlstate import (
     TOO_MANY_CONNECTIONS,
     UNDEFINED_OBJECT,
 )
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +70,12 @@ if TYPE_CHECKING:
         "channel_binding",
         "startup_parameter",
         "option",
+        "no_server_connection",
+        "require_auth",
+        "gssencmode",
+        "requirepeer",
+        "os_user",
+        "database_closed",
         "other",
     ]
 
@@ -84,6 +94,66 @@ _CHECK_ADDRESS = "Check host and port in DATABASE_URL, and that PostgreSQL is ru
 
 # In this order: the first cause of which one of the texts occurs. All lower case.
 _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
+    (
+        # PgBouncer's.
+        ("query_wait_timeout", "server_login_retry", "server login has been failing", "cannot connect to server"),
+        Cause(
+            "no_server_connection",
+            "the pooler had no server connection for us",
+            "Look whether the server behind the pooler is running, and has this database and this user. If it has: "
+            f"{LARGER_POOL}",
+            heals=True,
+        ),
+    ),
+    (
+        ("authentication method requirement",),
+        Cause(
+            "require_auth",
+            "require_auth cannot be met",
+            "The server asks for another proof than require_auth allows: change what pg_hba.conf asks of this user, or "
+            "require_auth in DATABASE_URL, or PGREQUIREAUTH.",
+            heals=False,
+        ),
+    ),
+    (
+        ("gssapi encryption required", "gssapi encryption, but it was required", 'gssencmode value "" invalid'),
+        Cause(
+            "gssencmode",
+            "gssencmode=require cannot be met",
+            "It needs a Kerberos ticket here, and a server that supports GSSAPI, over TCP. Otherwise remove "
+            "gssencmode=require from DATABASE_URL, or PGGSSENCMODE.",
+            heals=False,
+        ),
+    ),
+    (
+        ("requirepeer specifies",),
+        Cause(
+            "requirepeer",
+            "the server behind the socket does not run as the user that requirepeer names",
+            "Correct or remove requirepeer in DATABASE_URL, or PGREQUIREPEER; or check which server has the socket.",
+            heals=False,
+        ),
+    ),
+    (
+        ("peer authentication failed", "ident authentication failed"),
+        Cause(
+            "os_user",
+            "the operating system's user that this runs as may not log in as this database user",
+            "Name another user in DATABASE_URL, run this as the user of that name, map one to the other "
+            "(pg_ident.conf), or let pg_hba.conf ask for a password in place of peer or ident.",
+            heals=False,
+        ),
+    ),
+    (
+        ("is not currently accepting connections", "cannot connect to invalid database"),
+        Cause(
+            "database_closed",
+            "the database takes no connections",
+            "ALTER DATABASE … ALLOW_CONNECTIONS true, with its name. One that an interrupted DROP DATABASE has left "
+            "invalid can only be dropped.",
+            heals=False,
+        ),
+    ),
     (
         (
             "sorry, too many clients",
@@ -243,6 +313,10 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
     ),
 )
 
+# Limits that are the role's or the database's own, not the server's.
+_ONES_OWN_LIMIT = re.compile(r'too many connections for (role|database) "(.*)"', re.IGNORECASE)
+_MAY_NOT_CONNECT = re.compile(r'permission denied for database "(.*)"', re.IGNORECASE)
+
 _NAMES = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _NO_DATABASE = Cause(
     "no_such_database", "no such database", "Create it, or check the name in DATABASE_URL.", heals=True
@@ -255,6 +329,7 @@ _OTHER = Cause("other", "the server did not let us in", "Look into the server's 
 _SQLSTATE = re.compile(r"(?<=:  )([0-9A-Z]{5}): ")
 # What may not be set and what may not be entered have the same code; the place in the server's source tells them apart.
 _IN_SETTINGS = re.compile(r"^[^\s:]+:  (?:\w+, )?(?:[\w./-]+/)?guc\w*\.c:\d+\s*$", re.MULTILINE)
+_ROUTINE = re.compile(r"^[^\s:]+:  (\w+), [\w./-]+\.\w+:\d+\s*$", re.MULTILINE)
 _LOCATION = re.compile(r"^[^\s:]+:  (?:\w+, )?[\w./-]+\.\w+:\d+\s*$\n?", re.MULTILINE)
 
 
@@ -267,15 +342,41 @@ def classify_connection_failure(text: str) -> Cause:
     """Return the cause that libpq's `text` about a failed connection stands for."""
     cause = _by_words(without_codes(text))
     # The last is of the server that was reached last; an earlier one may have been an attempt without TLS.
-    codes = _SQLSTATE.findall(text)
+    codes, routines = _SQLSTATE.findall(text), _ROUTINE.findall(text)
     if not codes or cause is not _OTHER:
         return cause
+    if routines and (codes[-1], routines[-1]) in _BY_ROUTINE:
+        return _BY_ROUTINE[codes[-1], routines[-1]]
     if codes[-1] == INSUFFICIENT_PRIVILEGE and _IN_SETTINGS.search(text):
         return _known("option")
     return _BY_SQLSTATE.get(codes[-1], cause)
 
 
+def _limit_of(kind: str, name: str | None) -> Cause:
+    kind = kind.lower()
+    return _known("too_many_clients")._replace(
+        words=f"as many clients as the {kind}'s CONNECTION LIMIT allows are there already",
+        remedy=f"ALTER {kind.upper()} {_shown(name)} CONNECTION LIMIT -1, or another number; or start fewer replicas "
+        "at once.",
+    )
+
+
+def _may_not_connect(database: str | None) -> Cause:
+    return _known("not_permitted")._replace(
+        words="this user has no privilege to connect to the database",
+        remedy=f"GRANT CONNECT ON DATABASE {_shown(database)} TO … with the user's name, as the database's owner.",
+    )
+
+
+def _shown(name: str | None) -> str:
+    return "…" if name is None else foreign(identifier(name))
+
+
 def _by_words(text: str) -> Cause:
+    if found := _ONES_OWN_LIMIT.search(text):
+        return _limit_of(found[1], found[2])
+    if found := _MAY_NOT_CONNECT.search(text):
+        return _may_not_connect(found[1])
     # What somebody called a host, a role or a database says nothing about what went wrong.
     lower = _NAMES.sub('""', text.lower())
     if 'role "" does not exist' in lower:
@@ -314,12 +415,28 @@ _BY_SQLSTATE = {
         words="this user may not connect from here, or there is no such user", heals=True
     ),
     INSUFFICIENT_PRIVILEGE: _known("not_permitted"),
+    OBJECT_NOT_IN_PREREQUISITE_STATE: _known("database_closed"),
     INVALID_CATALOG_NAME: _NO_DATABASE,
     # No such parameter, no such value, not to be set by a session, not an option at all.
     UNDEFINED_OBJECT: _known("option"),
     INVALID_PARAMETER_VALUE: _known("option"),
     CANT_CHANGE_RUNTIME_PARAM: _known("option"),
     SYNTAX_ERROR: _known("option"),
+}
+
+# Where the code is several refusals', the server's routine tells them apart: the same from 13 to 19.
+_BY_ROUTINE = {
+    (TOO_MANY_CONNECTIONS, "InitializeSessionUserId"): _limit_of("role", None),
+    (TOO_MANY_CONNECTIONS, "CheckMyDatabase"): _limit_of("database", None),
+    (INSUFFICIENT_PRIVILEGE, "CheckMyDatabase"): _may_not_connect(None),
+    (INVALID_AUTHORIZATION_SPECIFICATION, "ClientAuthentication"): _known("not_permitted"),
+    (INVALID_AUTHORIZATION_SPECIFICATION, "auth_failed"): Cause(
+        "not_permitted",
+        "the server does not take us for this user",
+        "pg_hba.conf says what it asks for: the operating system's user (peer, ident), a certificate, or a password "
+        "that another service knows.",
+        heals=True,
+    ),
 }
 
 

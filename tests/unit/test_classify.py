@@ -66,7 +66,10 @@ CASES = [
     (FATAL + "no more connections allowed (max_client_conn)", "too_many_clients", True),
     (FATAL + "no such database: shop", "no_such_database", True),
     (FATAL + "SASL authentication failed", "wrong_password", True),
-    (FATAL + "query_wait_timeout", "other", True),
+    (FATAL + "query_wait_timeout", "no_server_connection", True),
+    (FATAL + "server login has been failing, try again later (server_login_retry)", "no_server_connection", True),
+    (FATAL + "pgbouncer cannot connect to server", "no_server_connection", True),
+    (FATAL + 'server login has been failing, cached error: database "x" does not exist', "no_such_database", True),
     (AT + 'root certificate file "/root/.postgresql/root.crt" does not exist', "certificate", False),
     (AT + "SSL error: certificate verify failed", "certificate", False),
     (AT + 'server certificate for "a" does not match host name "db"', "certificate", False),
@@ -145,6 +148,49 @@ def test_what_no_other_attempt_changes(text: str, cause: str, remedy: str) -> No
     found = classify_connection_failure(text)
     assert (found.name, found.heals) == (cause, False)
     assert remedy in found.remedy
+
+
+@pytest.mark.case("D2")
+@pytest.mark.parametrize(
+    ("text", "cause", "remedy"),
+    [
+        ('authentication method requirement "scram-sha-256" failed: server did not complete', "require_auth", "PGREQ"),
+        ('authentication method requirement "!password" failed: server requested a', "require_auth", "pg_hba.conf"),
+        ("GSSAPI encryption required but no credential cache", "gssencmode", "PGGSSENCMODE"),
+        ("server doesn't support GSSAPI encryption, but it was required", "gssencmode", "gssencmode=require"),
+        ('requirepeer specifies "nobody", but actual peer user name is "postgres"', "requirepeer", "PGREQUIREPEER"),
+        ('FATAL:  Peer authentication failed for user "app"', "os_user", "peer"),
+        ('FATAL:  Ident authentication failed for user "app"', "os_user", "pg_ident.conf"),
+        ('FATAL:  database "shop" is not currently accepting connections', "database_closed", "ALLOW_CONNECTIONS true"),
+        ("FATAL:  55000: Datenbank zu\nORT:  CheckMyDatabase, postinit.c:1", "database_closed", "ALTER"),
+        ('FATAL:  cannot connect to invalid database "shop"', "database_closed", "DROP DATABASE"),
+        ('FATAL:  permission denied for database "shop"', "not_permitted", 'GRANT CONNECT ON DATABASE "shop" TO'),
+        ("FATAL:  42501: nein\nORT:  CheckMyDatabase, postinit.c:1", "not_permitted", "GRANT CONNECT ON DATABASE"),
+        ("FATAL:  28000: pg_hba.conf lehnt ab\nORT:  ClientAuthentication, auth.c:1", "not_permitted", "pg_hba.conf"),
+    ],
+)
+def test_causes_that_need_somebodys_hand(text: str, cause: str, remedy: str) -> None:
+    found = classify_connection_failure(AT + text)
+    assert (found.name, found.heals) == (cause, False)
+    assert remedy in found.remedy
+    assert "user or password" not in found.words
+
+
+@pytest.mark.case("D9", "D1")
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ('too many connections for role "app"', 'ALTER ROLE "app" CONNECTION LIMIT'),
+        ('too many connections for database "a"b"', 'ALTER DATABASE "a""b" CONNECTION LIMIT'),
+        ("53300: zu viele\nORT:  InitializeSessionUserId, miscinit.c:1", "ALTER ROLE … CONNECTION LIMIT"),
+        ("53300: zu viele\nORT:  CheckMyDatabase, postinit.c:1", "ALTER DATABASE … CONNECTION LIMIT"),
+    ],
+)
+def test_a_limit_of_ones_own_is_named(text: str, remedy: str) -> None:
+    found = classify_connection_failure(FATAL + text)
+    assert (found.name, found.heals) == ("too_many_clients", True)
+    assert remedy in found.remedy
+    assert "max_connections" not in found.remedy
 
 
 NAMED = 'connection to server at "{name}" (10.0.0.7), port 5432 failed: '
