@@ -40,15 +40,16 @@ def until(condition: Callable[[], T], timeout: float = 10, what: str | Callable[
     deadline = time.monotonic() + timeout
     while True:
         # The time is read first: a condition that became true at the last moment counts.
-        late = time.monotonic() > deadline
+        asked = time.monotonic()
         result = condition()
         if result:
             return result
-        if late:
+        if asked > deadline:
             awaited = what() if callable(what) else what
             msg = f"not within {timeout:g} s: {awaited or getattr(condition, '__name__', condition)}"
             raise StillWaitingError(msg)
-        time.sleep(0.005)
+        # Some conditions take a connection to the database: leave the processor to those that are waited for.
+        time.sleep(min(max(0.005, 4 * (time.monotonic() - asked)), 0.05))
 
 
 # --- /proc ----------------------------------------------------------------------------------------------
@@ -140,9 +141,9 @@ def processes() -> Iterator[Stat]:
             yield found
 
 
-def descendants(pid: int) -> list[int]:
+def descendants(pid: int, everybody: Sequence[Stat] = ()) -> list[int]:
     """Return the children of a process, their children, and so on, zombies included."""
-    everybody = list(processes())
+    everybody = everybody or list(processes())
     found = [pid]
     for member in found:  # grows while we walk
         found += [other.pid for other in everybody if other.parent == member]
@@ -263,7 +264,8 @@ class Run:
 
     def leftovers(self) -> list[int]:
         """Return the processes of its session, and descendants, that live; itself is not among them."""
-        own = {other.pid for other in processes() if other.session == self.pid} | set(descendants(self.pid))
+        everybody = list(processes())
+        own = {other.pid for other in everybody if other.session == self.pid} | set(descendants(self.pid, everybody))
         return sorted(pid for pid in own - {self.pid} if alive(pid))
 
     def close(self) -> None:
