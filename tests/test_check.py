@@ -320,6 +320,7 @@ def test_the_linter_is_found_on_the_path(elsewhere: Callable[..., Run], migratio
     assert "[ban-drop-column]" in run.stdout
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("squawk", "says"),
     [

@@ -139,6 +139,7 @@ def test_unknown_host(connecting: Callable[..., Run]) -> None:
     assert time.monotonic() - began < 3 * 2 + 0.06 + 2
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("fatal", "cause", "words"),
     [
@@ -192,6 +193,7 @@ def strict_server() -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("user", "password", "dbname", "cause", "words", "tried"),
     [
@@ -254,6 +256,7 @@ def test_a_server_without_tls(connecting: Callable[..., Run]) -> None:
     assert fake.connections == 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "address",
     [

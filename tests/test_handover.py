@@ -118,6 +118,7 @@ def close_stdin_and_set_limits() -> None:
     resource.setrlimit(resource.RLIMIT_STACK, (4 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
 
 
+@pytest.mark.sampled(3)
 def test_nothing_shows(both: Both, look: Path, way: dict[str, str]) -> None:
     direct, ours = both(look, env=way)
     assert ours.comparable() == direct.comparable()
@@ -134,6 +135,7 @@ def test_nothing_shows(both: Both, look: Path, way: dict[str, str]) -> None:
         assert "\n" not in error
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("signals", [ignore_and_block, ignore_and_block_what_we_handle])
 def test_ignored_and_blocked_signals_stay_so(
     both: Both, look: Path, way: dict[str, str], signals: Callable[[], None]
@@ -144,6 +146,7 @@ def test_ignored_and_blocked_signals_stay_so(
     assert ours.comparable() == direct.comparable()
 
 
+@pytest.mark.sampled(3)
 def test_closed_stdin_descriptors_directory_umask_limits_and_nice(
     both: Both, look: Path, way: dict[str, str], tmp_path: Path, migrations_dir: Path
 ) -> None:
@@ -171,12 +174,14 @@ def test_closed_stdin_descriptors_directory_umask_limits_and_nice(
     assert ours.comparable() == direct.comparable()
 
 
+@pytest.mark.sampled(3)
 def test_closed_stderr(both: Both, look: Path, way: dict[str, str]) -> None:
     direct, ours = both(look, env=way, before_exec=lambda: os.close(2))
     assert [fd["fd"] for fd in direct.facts["fds"]] == [0, 1]
     assert ours.comparable() == direct.comparable()
 
 
+@pytest.mark.sampled(3)
 def test_closed_stdout(run_entrypoint: Start, look: Path, way: dict[str, str], tmp_path: Path) -> None:
     """Without a stdout `look` has to write elsewhere; nothing of ours may have taken the place meanwhile."""
     seen = tmp_path / "fds"
@@ -264,6 +269,7 @@ def test_an_environment_entry_without_a_name(both: Both, look: Path) -> None:
     assert [entry for entry in ours.environ if not entry.startswith(OURS)] == direct.environ
 
 
+@pytest.mark.sampled(3)
 def test_stdin_and_stdout_are_the_applications(run_entrypoint: Start, way: dict[str, str]) -> None:
     reading, writing = os.pipe()
     try:

@@ -89,6 +89,7 @@ def test_what_is_committed_is_told_and_not_tried_again(scene: Scene, statements:
     assert effects(scene) == 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("A5")
 @pytest.mark.parametrize("statements", ["COMMIT; SELECT 1/0", f"COMMIT; {RAISE_40001}", "COMMIT", "COMMIT; BEGIN"])
 def test_a_statement_that_runs_in_a_transaction_of_its_own_and_ends_that(scene: Scene, statements: str) -> None:

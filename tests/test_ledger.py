@@ -620,6 +620,7 @@ def test_a_login_without_rights_of_its_own_is_watched(scene: Scene) -> None:
         assert told(run).outcome == "failed"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("B12")
 @pytest.mark.parametrize("locked_at", ["now() - interval '1 minute'", "NULL"], ids=["held", "freed by an operator"])
 @pytest.mark.parametrize("inherits", ["NOINHERIT", "INHERIT"])

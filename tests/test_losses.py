@@ -81,6 +81,7 @@ def test_an_operator_ends_the_worker_after_the_guard_was_won_back(scene: Scene) 
 # --- The statement's own connections --------------------------------------------------------------------
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("B4")
 @pytest.mark.parametrize("sqlstate", ["08001", "08006"])
 @pytest.mark.parametrize("directive", ["", "-- entrypoint: no-transaction\n"], ids=["inside", "outside"])

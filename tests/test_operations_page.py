@@ -303,6 +303,7 @@ def test_failed_and_the_cause_was_elsewhere(failed: Scene, typist: Typist) -> No
     is_well(failed, [1, 2, 3])
 
 
+@pytest.mark.thorough
 @types(FAILED, "DELETE FROM schema_migrations")
 def test_failed_and_the_row_is_deleted_in_sql(failed: Scene, typist: Typist) -> None:
     failed.database.execute("CREATE TABLE needed (id integer)")
@@ -310,6 +311,7 @@ def test_failed_and_the_row_is_deleted_in_sql(failed: Scene, typist: Typist) -> 
     is_well(failed, [1, 2, 3])
 
 
+@pytest.mark.thorough
 @types(FAILED, "UPDATE schema_migrations SET status = 'completed'")
 def test_failed_and_done_by_hand(failed: Scene, typist: Typist) -> None:
     assert "UPDATE 1" in typist.type("UPDATE schema_migrations SET status = 'completed'")
@@ -377,6 +379,7 @@ def test_locked_and_the_holder_is_to_stop(scene: Scene, typist: Typist) -> None:
         is_well(scene, [1])
 
 
+@pytest.mark.thorough
 @types(LOCKED, "UPDATE migration_lock")
 def test_locked_and_the_holder_is_to_stop_in_sql(scene: Scene, typist: Typist) -> None:
     scene.write(GATED)
@@ -390,6 +393,7 @@ def test_locked_and_the_holder_is_to_stop_in_sql(scene: Scene, typist: Typist) -
         is_well(scene, [1])
 
 
+@pytest.mark.thorough
 @types(LOCKED, "SELECT release_stale_migration_locks();")
 def test_locked_by_the_earlier_system(scene: Scene, typist: Typist) -> None:
     scene.write(GOOD)
@@ -404,6 +408,7 @@ def test_locked_by_the_earlier_system(scene: Scene, typist: Typist) -> None:
     assert scene.run(MIGRATION_LOCK_STALE_MS=3_600_000).outcome == "migrated"
 
 
+@pytest.mark.thorough
 @types(LOCKED, "SELECT pg_terminate_backend(a.pid)")
 def test_locked_by_a_frozen_holder(scene: Scene, typist: Typist) -> None:
     scene.write(GATED)
@@ -443,6 +448,7 @@ def test_unreachable(scene: Scene, typist: Typist, proxy: Proxy) -> None:
     assert scene.run(url=url).outcome == "migrated"
 
 
+@pytest.mark.thorough
 @types(UNREACHABLE, "entrypoint wait")
 def test_unreachable_for_a_while(scene: Scene, typist: Typist, proxy: Proxy) -> None:
     typist.needs("wait")
@@ -487,6 +493,7 @@ def test_no_writes(scene: Scene, typist: Typist) -> None:
 # --- Time -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @types("The migrations took longer than …ms", "MIGRATION_TIMEOUT_MS=3600000")
 def test_too_long(scene: Scene, typist: Typist) -> None:
     scene.write({"001_long.sql": "SELECT pg_sleep(1.5); CREATE TABLE a ()"})
@@ -518,6 +525,7 @@ def test_waiting_behind_somebody(scene: Scene, typist: Typist) -> None:
     other.close()
 
 
+@pytest.mark.thorough
 @types(WAITING, "SELECT pg_cancel_backend(23456);")
 def test_waiting_and_to_be_stopped(scene: Scene, typist: Typist) -> None:
     scene.write(GATED)
@@ -548,6 +556,7 @@ def test_changed(scene: Scene, typist: Typist) -> None:
     is_well(scene, [1])
 
 
+@pytest.mark.thorough
 @types("… is applied, but there is no such file", "entrypoint repair --missing")
 def test_gone(scene: Scene, typist: Typist) -> None:
     scene.write({**GOOD, "002_b.sql": "CREATE TABLE b ()"})
@@ -580,6 +589,7 @@ def test_ahead_and_to_go_back(ahead: Scene, typist: Typist) -> None:
     assert not ahead.database.exists("c")
 
 
+@pytest.mark.thorough
 @types(AHEAD, "entrypoint backup")
 def test_a_backup_before_that(ahead: Scene, typist: Typist, tmp_path: Path) -> None:
     typist.needs("backup")
@@ -590,6 +600,7 @@ def test_a_backup_before_that(ahead: Scene, typist: Typist, tmp_path: Path) -> N
     assert ahead.database.exists("c")
 
 
+@pytest.mark.thorough
 @types(AHEAD, "entrypoint repair --ahead")
 def test_ahead_and_undone_by_hand(ahead: Scene, typist: Typist) -> None:
     ahead.database.execute("DROP TABLE c")
@@ -608,6 +619,7 @@ def test_tables_without_a_ledger(scene: Scene, typist: Typist) -> None:
     is_well(scene, [1, 2, 3])
 
 
+@pytest.mark.thorough
 @types("The table schema_migrations … belongs to …", "MIGRATION_SCHEMA=entrypoint")
 def test_another_tools_table(scene: Scene, typist: Typist) -> None:
     scene.write(GOOD)
@@ -619,6 +631,7 @@ def test_another_tools_table(scene: Scene, typist: Typist) -> None:
     assert scene.database.rows("SELECT * FROM schema_migrations") == before
 
 
+@pytest.mark.thorough
 @types("These migrations are recorded in schema … already", "MIGRATION_SCHEMA=public", "CREATE SCHEMA IF NOT EXISTS")
 def test_a_ledger_in_another_schema(scene: Scene, typist: Typist) -> None:
     scene.write(GOOD)
@@ -631,6 +644,7 @@ def test_a_ledger_in_another_schema(scene: Scene, typist: Typist) -> None:
     assert scene.database.exists("app.good")
 
 
+@pytest.mark.thorough
 @types("An invalid index", "SELECT c.oid::regclass", "DROP INDEX CONCURRENTLY")
 def test_an_invalid_index(scene: Scene, typist: Typist) -> None:
     scene.database.execute("CREATE TABLE orders (total integer); INSERT INTO orders VALUES (1), (1)")
@@ -644,6 +658,7 @@ def test_an_invalid_index(scene: Scene, typist: Typist) -> None:
 # --- Rights and ways ------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @types("… must run outside a transaction, and there is a pooler in between", "MIGRATION_DATABASE_URL=")
 def test_a_pooler_in_between(scene: Scene, typist: Typist) -> None:
     if executable() is None:
@@ -675,6 +690,7 @@ def test_a_right_is_missing(scene: Scene, typist: Typist) -> None:
         scene.database.execute(f"DROP OWNED BY {owner}; DROP ROLE {owner}")
 
 
+@pytest.mark.thorough
 @types("An internal error", "LOG_LEVEL=debug")
 def test_a_debug_log(scene: Scene, typist: Typist) -> None:
     scene.write(GOOD)

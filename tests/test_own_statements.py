@@ -159,6 +159,7 @@ COMMITTED_WAYS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("A10")
 @pytest.mark.parametrize("way", COMMITTED_WAYS.values(), ids=COMMITTED_WAYS.keys())
 def test_a_migration_that_frees_the_lock_and_commits_that_goes_on(scene: Scene, way: str) -> None:
@@ -347,6 +348,7 @@ BEYOND_A_ROLLBACK = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("A11")
 @pytest.mark.parametrize("how", BEYOND_A_ROLLBACK.values(), ids=BEYOND_A_ROLLBACK.keys())
 def test_a_migration_that_removes_the_ledgers_rows_and_commits_that_fails_itself(scene: Scene, how: str) -> None:

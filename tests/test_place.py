@@ -366,6 +366,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("what", OTHERS)
 def test_another_applications_ledger_is_nothing_to_us(scene: Scene, what: str) -> None:
     scene.write(TWICE)

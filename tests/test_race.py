@@ -66,6 +66,7 @@ def race(server: Server, scene: Scene) -> None:
     assert server_errors(server, mark) == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.case("A1", "A2")
 @pytest.mark.timeout(60 + 15 * ROUNDS)
 @pytest.mark.parametrize("held", [True, False], ids=["let loose at one moment", "started together"])
@@ -244,6 +245,7 @@ def test_a_waiter_whose_session_is_ended_connects_again(scene: Scene) -> None:
         assert told(waiter).outcome == "waited"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("early", [True, False], ids=["at its first look", "at a later look"])
 def test_a_waiter_waits_for_a_locked_ledger_too(scene: Scene, early: bool) -> None:  # noqa: FBT001
     """A migration may lock the ledger itself; whoever wants to read it then has to wait like everybody else."""
@@ -284,6 +286,7 @@ _IMAGE = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.case("B21")
 @pytest.mark.parametrize("killed", [False, True], ids=["as waiter", "as holder"])
 def test_a_file_that_another_image_applied_meanwhile_is_told(scene: Scene, tmp_path: Path, killed: bool) -> None:  # noqa: FBT001

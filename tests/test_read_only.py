@@ -84,6 +84,7 @@ RESETS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("D7")
 @pytest.mark.parametrize("whose", RESETS.values(), ids=RESETS.keys())
 def test_what_is_set_for_a_login_or_a_database(shop: Shop, whose: list[str]) -> None:

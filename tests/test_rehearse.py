@@ -552,6 +552,7 @@ def prepared_of(number: int, text: str) -> Prepared:
     return Prepared(MigrationFile(number, f"{number:03d}_x.sql", "", "", ""), text, advise(text))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("texts", "rehearsed", "passed", "why"),
     [

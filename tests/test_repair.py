@@ -76,7 +76,7 @@ def test_then_there_is_nothing_to_repair(scene: Scene) -> None:
     assert scene.database.contents() == before
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("options", "left", "accepted"),
     [
@@ -145,6 +145,7 @@ def test_it_needs_consent(scene: Scene) -> None:
     assert numbers(scene) == [1, 3, 7, 8]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "change",
     [

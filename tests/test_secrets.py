@@ -79,6 +79,7 @@ UNESCAPED = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("password", UNESCAPED)
 def test_unescaped_characters_in_a_url(outputs: Callable[..., None], password: str) -> None:
     outputs({"DATABASE_URL": f"postgresql://app:{password}@{HOST}:{free_port()}/shop"})
@@ -111,6 +112,7 @@ ADDRESSES = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_every_pair_of_special_characters(address: str) -> None:
     """What is refused is refused in silence; what is accepted has the password nowhere but in the password.
@@ -134,6 +136,7 @@ def test_every_pair_of_special_characters(address: str) -> None:
     assert not leaks, f"{len(leaks)} of {len(PAIRS) + len(CUNNING)}:\n" + "\n".join(leaks[:20])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "address",
     [

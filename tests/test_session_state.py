@@ -159,6 +159,7 @@ def test_each_statement_and_each_file_has_its_own_session(scene: Scene, head: st
             assert seen[name][CLEAN] != finds, name
 
 
+@pytest.mark.sampled(3)
 @mode
 @pytest.mark.parametrize("block", ["%s", "BEGIN; %s COMMIT;"], ids=["alone", "block"])
 @pytest.mark.case("B10")

@@ -139,6 +139,7 @@ def test_it_finishes_what_it_is_doing_before_it_ends(
     assert "shop: finished" in replica.run.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("content", "status"),
     [

@@ -161,6 +161,7 @@ def test_between_attempts(run_entrypoint: Start, migrations_dir: Path, number: s
     assert record["signal"] == number.name
 
 
+@pytest.mark.sampled(3)
 @BOTH
 @pytest.mark.parametrize("command", [application(), ("migrate",)], ids=["run", "migrate"])
 def test_while_waiting_for_the_lock(
@@ -213,6 +214,7 @@ def test_other_signals_do_no_harm(
     assert run.outcome == "migrated"
 
 
+@pytest.mark.sampled(3)
 @BOTH
 @pytest.mark.parametrize("command", [application(), ("migrate",)], ids=["run", "migrate"])
 def test_in_the_middle_of_a_statement(

@@ -177,6 +177,7 @@ def test_nothing_from_a_terminal(container: Container, message: Path) -> None:
     assert untouched(message)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["absent", "fifo", "device", "directory", "read-only"])
 def test_a_file_that_cannot_be_written_is_let_be(container: Container, message: Path, nowhere: str, kind: str) -> None:
     run = container("migrate", kind=kind, DATABASE_URL=nowhere, DB_CONNECT_ATTEMPTS="1")

@@ -168,6 +168,7 @@ def test_a_guard_that_is_lost_while_its_holder_stands_still_robs_nobody(stage: S
 CONTENDED_FOR = 5.0
 
 
+@pytest.mark.thorough
 def test_a_living_holder_that_gets_no_new_connection_is_not_robbed(stage: Stage) -> None:
     """Its guard is lost and the server takes nobody in; but its worker works, and its watcher says so in the row."""
     other = at_the_gate(stage)
@@ -259,6 +260,7 @@ def test_a_commit_that_is_still_under_way_is_waited_for(stage: Stage) -> None:
     check_world(stage)
 
 
+@pytest.mark.thorough
 def test_a_commit_that_nobody_can_know_about_in_time_is_called_unknown(stage: Stage) -> None:
     stage.budgets = stage.budgets._replace(migration=2500)
     subject = committing(stage)
@@ -278,6 +280,7 @@ def test_a_commit_that_nobody_can_know_about_in_time_is_called_unknown(stage: St
     check_world(stage)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("arrived", [True, False], ids=["it was on disk", "it never arrived"])
 def test_a_commit_during_which_the_server_was_killed(stage: Stage, arrived: bool) -> None:  # noqa: FBT001
     """After a restart the transaction's number is not asked about; the ledger tells."""

@@ -135,6 +135,7 @@ def test_a_time_that_python_does_not_know_is_left_out(scene: Scene, serve: Serve
     assert "last_migration_timestamp_seconds" not in found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "accept",
     [
