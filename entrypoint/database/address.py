@@ -8,6 +8,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+OURS = "entrypoint:"
+"""How the names of our sessions begin; after it comes the token of the process."""
+
 # A link that has died without a word, as when a router forgets it, is found out in 25 s.
 _KEEPALIVES = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3"}
 
@@ -54,7 +57,7 @@ def of_this_program(parameters: Mapping[str, str | int | None], token: str) -> d
         **parameters,
         # In a session for replication no migration can run.
         **({"replication": ""} if "replication" in parameters else {}),
-        "application_name": f"entrypoint:{token}",
+        "application_name": f"{OURS}{token}",
         "client_encoding": "utf8",
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from binascii import crc32
 
+from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal, our_state
 from entrypoint.errors import ClosedSchemaError, ForeignLedgerError
@@ -50,8 +51,6 @@ LIFE_COLUMNS = {"guard_pid": "integer", "guard_token": _TEXT, "until": "timestam
 ADDED_COLUMNS = {"token": _TEXT} | PROGRESS_COLUMNS | LIFE_COLUMNS
 # Those that make a difference here; pg_type.dat, where the numbers of built-in types are fixed.
 _TYPES = {"25": _TEXT, "1114": LEGACY_TIME}
-# How the names of our sessions begin; after it comes the token of the process.
-OURS = "entrypoint:"
 # A condition: the session that has the lock `g` does not have such a name.
 _NOT_OURS = (
     "NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(g.pid) o "

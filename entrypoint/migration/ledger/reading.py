@@ -61,6 +61,10 @@ class LockRow(NamedTuple):
         """Whether a replica of the earlier system holds it: those know of no token."""
         return self.held and self.token is None
 
+    def keeps_us_out(self, stale: float) -> bool:
+        """Tell whether a replica of the earlier system holds it, and has done so for less than `stale` seconds."""
+        return self.legacy and (self.seconds is None or self.seconds < stale)
+
     @property
     def who(self) -> str | None:
         """The holder as it may be shown: anybody may have written the row."""

@@ -115,7 +115,7 @@ class Contender:
             if not self._regardless and plan.held_back and not plan.runnable:
                 self._assignment.differences.tell(plan)
                 raise words.held_back(plan.held_back)
-            if look.lock_free and not self._of_the_earlier_system(look.lock):
+            if look.lock_free and not (look.lock and look.lock.keeps_us_out(self._assignment.lock.stale)):
                 self._refuse_second_ledger(session, deadline)
                 lease = self._try(session, deadline)
                 if lease is not None:
@@ -211,10 +211,6 @@ class Contender:
         if lease is not None:
             self._place = lease.place
         return lease
-
-    def _of_the_earlier_system(self, row: LockRow | None) -> bool:
-        """Tell whether a replica of the earlier system holds the row, and is to be believed."""
-        return row is not None and row.legacy and (row.seconds is None or row.seconds < self._assignment.lock.stale)
 
     def _stand_back(self, failure: Failure, deadline: Deadline) -> None:
         """After a refused connection, leave the place that we have to whoever can use it."""

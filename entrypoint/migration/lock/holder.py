@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint.database import transactions
+from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state
 from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
 from entrypoint.migration.ledger import reading
-from entrypoint.migration.ledger.place import HOLDER_COLUMNS, LOCK_CLASS, MAKES, OURS, lock_key
+from entrypoint.migration.ledger.place import HOLDER_COLUMNS, LOCK_CLASS, MAKES, lock_key
 from entrypoint.migration.ledger.writing import nothing
 
 TYPE_CHECKING = False

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from entrypoint.database import session_state
+from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import LockTimeoutError
-from entrypoint.migration.ledger.place import OURS
 from entrypoint.migration.observe import blockers
 
 TYPE_CHECKING = False

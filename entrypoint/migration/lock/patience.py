@@ -5,10 +5,10 @@ from __future__ import annotations
 from time import monotonic
 
 from entrypoint import logs
+from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger import reading
-from entrypoint.migration.ledger.place import OURS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

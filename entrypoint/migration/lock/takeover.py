@@ -6,6 +6,7 @@ import time
 
 from entrypoint import logs
 from entrypoint.counts import count
+from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
@@ -154,7 +155,7 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
             SELECT count(pg_catalog.pg_terminate_backend(a.pid))
             FROM pg_catalog.pg_stat_activity a
             WHERE a.application_name =
-                    'entrypoint:' || nullif(pg_catalog.current_setting('entrypoint.zombie', true), '')
+                    '{OURS}' || nullif(pg_catalog.current_setting('entrypoint.zombie', true), '')
                 AND a.datname = pg_catalog.current_database() AND {place.guarded_by(guard.backend_pid)}
                 -- An old session of this very process may be the one.
                 AND a.pid NOT IN (pg_catalog.pg_backend_pid(), {guard.backend_pid});
@@ -188,7 +189,7 @@ def _earlier_system_works(
     worker: Session, place: Place, role: str | None, policy: LockPolicy, deadline: Deadline
 ) -> bool:
     row = reading.look(worker, place, role, deadline, contending=True).lock
-    return row is not None and row.legacy and (row.seconds is None or row.seconds < policy.stale)
+    return row is not None and row.keeps_us_out(policy.stale)
 
 
 def _take_row(
