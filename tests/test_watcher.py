@@ -221,7 +221,10 @@ def test_a_waiter_tells_a_change_at_once_and_the_rest_now_and_then(monkeypatch: 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     board = Board(3)
     assignment = cast(
-        "Assignment", type("A", (), dict.fromkeys(("lock", "apply", "role", "clocks")) | {"board": board})
+        "Assignment",
+        type(
+            "A", (), dict.fromkeys(("lock", "apply", "role", "clocks", "target", "connect_timeout")) | {"board": board}
+        ),
     )
     contender = Contender(assignment, cast("Any", None), cast("Any", None))
 
