@@ -261,7 +261,7 @@ ADDRESSES_IN_SQL = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.case("C3")
 @pytest.mark.parametrize("name", ADDRESSES_IN_SQL)
 def test_an_address_in_a_migration_that_fails(
@@ -291,6 +291,7 @@ WHILE_IT_RUNS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("C3")
 @pytest.mark.parametrize("name", WHILE_IT_RUNS)
 def test_a_statement_that_is_under_way(
@@ -333,7 +334,7 @@ def test_bytes_that_are_not_utf_8(run_entrypoint: Start, migrations_dir: Path, n
     assert "Internal error" not in run.stderr
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.case("C8")
 @pytest.mark.parametrize(
     "value",
@@ -361,6 +362,7 @@ def test_an_address_in_another_variable(run_entrypoint: Start, migrations_dir: P
             assert name in run.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.case("C8")
 @pytest.mark.parametrize("name", ["APP_VERSION", "npm_package_version"])
 @pytest.mark.parametrize(
@@ -385,6 +387,7 @@ def test_an_address_for_a_version(
     assert "Quokka" not in said
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.case("C8")
 @pytest.mark.parametrize("name", ["PGPORT", "PGSERVICE", "PGSSLMODE", "PGHOST", "PGDATABASE", "PGUSER", "PGTZ"])
 @pytest.mark.parametrize(
