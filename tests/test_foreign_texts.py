@@ -460,6 +460,30 @@ def test_an_at_sign_in_its_place(run_entrypoint: Start, migrations_dir: Path, ad
         ("'host=h password=Quokka'", "quotation mark", "without quotation marks"),
         ("${DB_URL}", "${DB_URL}", "the address itself"),
         ("$(DB_URL)", "$(DB_URL)", "the address itself"),
+        ("$DB_URL", "a placeholder", "the address itself"),
+        ("{{ .Values.url }}", "a placeholder", "the address itself"),
+        ("postgresql://u:Quokka@${DB_HOST}:${DB_PORT}/db", "a placeholder in place of a host", "Compose"),
+        ("postgresql://u:Quokka@${DB_HOST}:5432/db", "a placeholder in place of a host", "Compose"),
+        ("POSTGRESQL://u:Quokka@h/d", "capital letters", "postgresql:// in small letters"),
+        ("u:Quokka@127.0.0.1:1/d", "does not begin with postgresql://", "postgresql://user"),
+        ("psql 'postgresql://u:Quokka@h/d'", "psql", "only the address"),
+        (
+            "\N{LEFT DOUBLE QUOTATION MARK}postgresql://u:Quokka@h/d\N{RIGHT DOUBLE QUOTATION MARK}",
+            "quotation mark",
+            "without quotation marks",
+        ),
+        ("DATABASE_URL=postgresql://u:Quokka@h/d", "the name of a variable", "behind the ="),
+        ("Host=127.0.0.1;Port=1;Username=u;Password=Quokka", ".NET", "dbname="),
+        ("host=127.0.0.1;port=1;username=u;password=Quokka", ".NET", "dbname="),
+        ("Server=127.0.0.1;User Id=u;Password=Quokka;", ".NET", "dbname="),
+        ("jdbc:mysql://h/d?user=u&password=Quokka", "jdbc:mysql://", "postgresql://user"),
+        ("dbname=d host=h password=Quokka pool_size=5", "the parameter pool_size", "MIGRATION_DATABASE_URL"),
+        ("dbname=d host=h pasword=Quokka", "number 3", "spelt"),
+        ("dbname=d host=h pasword=Quokka", "almost password", "spelt"),
+        ("host=h password=my Quokka=1", "number 3", "single quotation marks"),
+        ("postgresql://u:Quokka@h/d?SSLMODE=require", "the parameter sslmode in capital letters", "sslmode"),
+        ("postgresql://u:Quokka@h/d?Quokka=1", "number 1", "not shown"),
+        ('{"username": "u", "password": "Quokka"}', "JSON", "the address alone"),
     ],
 )
 def test_addresses_of_other_programs(
@@ -473,6 +497,7 @@ def test_addresses_of_other_programs(
     assert remedy in record["remedy"]
     assert "ercent" not in record["remedy"]
     assert "Quokka" not in run.stderr
+    assert "***" not in record["message"]
 
 
 # --- The service, and children --------------------------------------------------------------------------

@@ -47,7 +47,10 @@ def is_plausible(parameters: Mapping[str, object]) -> bool:
     ports = str(parameters.get("port") or "").split(",")
     # A name that begins with an @ is that of an abstract socket.
     hosts = str(parameters.get("host") or "").split(",")
-    return all(not port or port.isdecimal() for port in ports) and not any("@" in host[1:] for host in hosts)
+    return all(not port or port.isdecimal() for port in ports) and not any(
+        "@" in host[1:] or (host[:1] not in "/@" and any(sign in host for sign in ("${", "$(", "{{", ";")))
+        for host in hosts
+    )
 
 
 def of_this_program(parameters: Mapping[str, str | int | None], token: str) -> dict[str, str | int | None]:

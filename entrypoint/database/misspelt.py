@@ -14,8 +14,29 @@ _DRIVERS = (
 _PREFIX = re.compile(
     rf"(?i)(jdbc:postgres(?:ql)?|postgres(?:ql)?\+(?:{_DRIVERS})|postgis|pgsql|psql|ecto|pg|asyncpg)://"
 )
-_OTHER_DATABASE = re.compile(r"(?i)(mysql2?|mariadb|sqlite3?|mongodb(?:\+srv)?|redis|sqlserver|oracle|https?)://")
+_OTHER_DATABASE = re.compile(
+    r"(?i)((?:jdbc:)?(?:mysql2?|mariadb|sqlite3?|mongodb(?:\+srv)?|redis|sqlserver|oracle|https?))://"
+)
 _VARIABLE = re.compile(r"\$(?:\{[A-Za-z_]\w*\}|\([A-Za-z_]\w*\))")
+# Not quoted: it may be a password.
+_PLACEHOLDER = re.compile(r"(?:\$\w+|\$?\{\{.*\}\}|<%.*%>|<[\w -]+>|%\w+%|\$\{[^{}]*\})\Z", re.DOTALL)
+_IN_PLACE = re.compile(r"postgres(?:ql)?://(?:[^?]*@)?[^@?]*(?:\$[{(]|\{\{)")
+_CAPITALS = re.compile(r"(?!postgres(?:ql)?://)(?i:postgres(?:ql)?://)")
+_JSON = re.compile(r"\{")
+_SCHEME = re.compile(r"(?i)postgres(?:ql)?://")
+_QUOTES = "'\"`\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
+_ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Za-z_]\w*=\s*[" + _QUOTES + r"]*[A-Za-z][\w+.:-]*://")
+_PSQL = re.compile(r"(?:\S*/)?psql\s")
+# .NET: names may have blanks in them, and the case of their letters does not matter.
+_DOTNET = re.compile(
+    r"(?i)\s*(?:host|server|data source|address|port|database|initial catalog|user ?id|user ?name|uid|user|password|"
+    r"pwd)\s*=[^;]*;"
+)
+# With a user, or a port and a database.
+_WITHOUT_SCHEME = re.compile(
+    r"(?!postgres(?:ql)?://)(?://)?(?:[^\s/@=:]+:\S*@\S+|[^\s/@=:]+@[\w.-]+|[\w.-]+:\d+/\S*)\Z"
+)
+_IN_CONNINFO = re.compile(r"(\w+)\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)\s*", re.DOTALL)
 
 # By their lower-case names: those of Prisma, SQLAlchemy's drivers, node-postgres, JDBC, Npgsql, pgx.
 _PARAMETERS = (
@@ -75,9 +96,53 @@ class Reading(NamedTuple):
     remedy: str
 
 
+_LIKE = "postgresql://user:password@host:5432/database"
+
+# What an address that begins so, or is so, is; in this order.
+_KINDS = (
+    (
+        _PLACEHOLDER,
+        Reading(
+            "is a placeholder, which nobody has replaced by a value",
+            "Set it to the address itself. A shell and Compose replace ${NAME}, Kubernetes replaces $(NAME), Helm and "
+            "others replace {{ … }}, each only in its own files.",
+        ),
+    ),
+    (
+        _ASSIGNMENT,
+        Reading(
+            "begins with the name of a variable and a =", "Write only what comes behind the =, without quotation marks."
+        ),
+    ),
+    (
+        _PSQL,
+        Reading("is a command line for psql", f"Write only the address, without psql and quotation marks: {_LIKE}."),
+    ),
+    (_CAPITALS, Reading("begins with capital letters", "Write postgresql:// in small letters.")),
+    (
+        _IN_PLACE,
+        Reading(
+            "has a placeholder in place of a host, a port or a database, which nobody has replaced by a value",
+            "Set the variables that it is made of where the value is written. A shell and Compose replace ${NAME}, "
+            "Kubernetes replaces $(NAME), and only for variables that are set there.",
+        ),
+    ),
+    (_JSON, Reading("is JSON", f"Write the address alone: {_LIKE}.")),
+    (
+        _DOTNET,
+        Reading(
+            "is a connection string of .NET, with semicolons",
+            "The application may keep it: set MIGRATION_DATABASE_URL to the same as "
+            f"{_LIKE}, or as host=… port=… dbname=… user=… password=… with blanks between.",
+        ),
+    ),
+    (_WITHOUT_SCHEME, Reading("does not begin with postgresql://", f"Write it as {_LIKE}.")),
+)
+
+
 def read(address: str, understood: frozenset[str]) -> Reading | None:
     """Return what is wrong with `address`; None if it is of no kind that is known. libpq knows what is `understood`."""
-    if address[:1] in "'\"`":
+    if address[:1] in _QUOTES:
         return Reading(
             "begins with a quotation mark",
             "Write the value without quotation marks around it: Docker's --env-file, and quotation marks within a "
@@ -99,9 +164,16 @@ def read(address: str, understood: frozenset[str]) -> Reading | None:
             f"begins with {found[1]}://, and is no address of PostgreSQL",
             "It must be like postgresql://user:password@host:5432/database.",
         )
+    for kind, reading in _KINDS:
+        if kind.match(address):
+            return reading
+    return _about_parameters(address, understood)
+
+
+def _about_parameters(address: str, understood: frozenset[str]) -> Reading | None:
     names = _parameters(address, understood)
     if not names:
-        return None
+        return _unknown(address, understood)
     if any(name in _SCHEMA for name in names):
         remedy = (
             f"{_WITHOUT} with options=-csearch_path%3DNAME in place of the schema's; MIGRATION_SCHEMA=NAME says where "
@@ -114,6 +186,44 @@ def read(address: str, understood: frozenset[str]) -> Reading | None:
 
 
 _WITHOUT = "The application may keep its DATABASE_URL: set MIGRATION_DATABASE_URL to the same address,"
+
+
+def _unknown(address: str, understood: frozenset[str]) -> Reading | None:
+    """Return what is wrong with the first parameter that libpq does not know; it may be a piece of a password."""
+    for number, name in enumerate(_names(address), start=1):
+        if name in understood:
+            continue
+        if name.lower() in understood:
+            return Reading(
+                f"has the parameter {name.lower()} in capital letters", f"Write it in small letters: {name.lower()}."
+            )
+        meant = [like for like in sorted(understood) if name in (like[:at] + like[at + 1 :] for at in range(len(like)))]
+        if name.lower() in _KNOWN:
+            return Reading(
+                f"has the parameter {_KNOWN[name.lower()]}, which PostgreSQL's libpq does not know",
+                f"{_WITHOUT} without what is for another driver.",
+            )
+        return Reading(
+            f"has a parameter, number {number}, that PostgreSQL's libpq does not know"
+            + (f"; it is almost {meant[0]}" if meant else ""),
+            "See how it is spelt. It is not shown, as it may be a piece of a password: in host=… password='…' a value "
+            "with blanks must be in single quotation marks; in a URL, & is %26 and ? is %3F.",
+        )
+    return None
+
+
+def _names(address: str) -> list[str]:
+    """Return the names of the parameters in a URL's query, or of a conninfo string; none if it is neither."""
+    if _SCHEME.match(address):
+        return [part.partition("=")[0] for part in address.partition("?")[2].split("&") if "=" in part]
+    names, at = [], 0
+    while at < len(address):
+        found = _IN_CONNINFO.match(address, at)
+        if found is None:
+            return []
+        names.append(found[1])
+        at = found.end()
+    return names
 
 
 def _parameters(address: str, understood: frozenset[str]) -> list[str]:

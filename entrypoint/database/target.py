@@ -16,6 +16,7 @@ from entrypoint.redaction import foreign, mask_quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from entrypoint.database.misspelt import Reading
     from entrypoint.database.session import Session
 
 
@@ -33,6 +34,13 @@ class Target(NamedTuple):
         return attempt(self.conninfo, Deadline(timeout))
 
 
+def _misspelt(address: str) -> Reading | None:
+    from entrypoint.database import misspelt
+
+    understood = frozenset(option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults())
+    return misspelt.read(address, understood)
+
+
 def target(address: str, variable: str, token: str) -> Target:
     """Check an address before it is used.
 
@@ -48,12 +56,7 @@ def target(address: str, variable: str, token: str) -> Target:
     try:
         parameters = conninfo_to_dict(address)
     except psycopg.ProgrammingError as error:
-        from entrypoint.database import misspelt
-
-        reading = misspelt.read(
-            address, frozenset(option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults())
-        )
-        if reading is not None:
+        if reading := _misspelt(address):
             raise ConfigurationError(
                 f"{named} {reading.fault}", remedy=reading.remedy, variable=variable or None
             ) from None
@@ -64,6 +67,8 @@ def target(address: str, variable: str, token: str) -> Target:
             variable=variable or None,
         ) from None
     if not is_plausible(parameters):
+        if reading := _misspelt(address):
+            raise ConfigurationError(f"{named} {reading.fault}", remedy=reading.remedy, variable=variable or None)
         raise ConfigurationError(
             f"{named} is malformed: its host or port cannot be one",
             remedy="Percent-encode the password's special characters: @ is %40, / is %2F, ? is %3F, % is %25.",
