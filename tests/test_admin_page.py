@@ -96,19 +96,16 @@ def test_a_session_is_good_for_the_page_and_nothing_else(service: Serving) -> No
         assert look(service, path).status == 401
 
 
-@pytest.mark.parametrize(
-    ("headers", "secure"),
-    [({}, False), ({"X-Forwarded-Proto": "https"}, True), ({"X-Forwarded-Proto": "http"}, False)],
-)
-def test_the_cookie(service: Serving, headers: dict[str, str], secure: bool) -> None:  # noqa: FBT001 - a case
-    answer = log_in(service, TOKEN, headers)
-    assert (answer.status, answer.headers["location"]) == (303, "/admin")
-    value, *attributes = answer.headers["set-cookie"].split("; ")
-    assert set(attributes) == {
-        *("HttpOnly", "SameSite=strict", "Path=/admin", f"Max-Age={sessions.LIFETIME}"),
-        *(["Secure"] if secure else []),
-    }
-    assert look(service, cookie=value.partition("=")[2].strip('"')).status == 200
+def test_the_cookie(service: Serving) -> None:
+    for forwarded, secure in ((None, False), ("https", True), ("http", False)):
+        answer = log_in(service, TOKEN, {"X-Forwarded-Proto": forwarded} if forwarded else None)
+        assert (answer.status, answer.headers["location"]) == (303, "/admin"), forwarded
+        value, *attributes = answer.headers["set-cookie"].split("; ")
+        assert set(attributes) == {
+            *("HttpOnly", "SameSite=strict", "Path=/admin", f"Max-Age={sessions.LIFETIME}"),
+            *(["Secure"] if secure else []),
+        }, forwarded
+        assert look(service, cookie=value.partition("=")[2].strip('"')).status == 200, forwarded
 
 
 def test_a_session_ends_with_its_token(scene: Scene, serve: Serve) -> None:
@@ -200,12 +197,12 @@ def test_what_is_not_the_form(service: Serving, case: str) -> None:
     assert log_in(service, TOKEN).status == 303
 
 
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_a_form_from_elsewhere_is_refused(service: Serving, site: str) -> None:
-    answer = log_in(service, TOKEN, {"Sec-Fetch-Site": site})
-    assert (answer.status, "set-cookie" in answer.headers) == (403, False)
-    answer = service.ask("/admin/logout", token=None, method="POST", headers={"Sec-Fetch-Site": site}, body=b"")
-    assert "set-cookie" not in answer.headers
+def test_a_form_from_elsewhere_is_refused(service: Serving) -> None:
+    for site in ("cross-site", "same-site"):
+        answer = log_in(service, TOKEN, {"Sec-Fetch-Site": site})
+        assert (answer.status, "set-cookie" in answer.headers) == (403, False), site
+        answer = service.ask("/admin/logout", token=None, method="POST", headers={"Sec-Fetch-Site": site}, body=b"")
+        assert "set-cookie" not in answer.headers, site
 
 
 # --- How it is sent ---------------------------------------------------------------------------------------
