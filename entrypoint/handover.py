@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
+# The kernel follows no more interpreters of interpreters (fs/exec.c).
+_DEEPEST = 5
 
 
 class Inheritance(NamedTuple):
@@ -63,29 +65,52 @@ class CannotExecute(Exception):  # noqa: N818 - read as a statement of fact, and
         """Take the command's name and what the kernel said about it."""
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         self.exit_code = NOT_FOUND if missing else CANNOT_EXECUTE
-        self.reason = _what_is_missing(error.filename) if missing else (error.strerror or "cannot be executed")
+        self.reason = error.strerror or "cannot be executed"
+        if missing:
+            self.reason = _what_failed(error.filename, missing=True) or "not found"
+        elif error.errno == errno.EACCES and os.access(error.filename or "", os.X_OK):
+            self.reason = _what_failed(error.filename, missing=False) or self.reason
         if error.errno == errno.ENOEXEC:
             self.reason = "neither a program for this machine nor a script that begins with #!"
         super().__init__(f"Cannot start the application: {command}: {self.reason}")
 
 
-def _what_is_missing(path: str | bytes | None) -> str:
-    """Return what the kernel did not find: the program itself, or the interpreter that it asks for."""
+def _first_line(path: str | bytes | None) -> bytes | None:
+    """Return the first line of a program, as far as the kernel reads it; None if it cannot be read."""
     try:
         descriptor = os.open(path or "", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            beginning = os.read(descriptor, 4096)
+            return os.read(descriptor, 4096).partition(b"\n")[0]
         finally:
             os.close(descriptor)
     except OSError:
-        return "not found"
-    if not beginning.startswith(b"#!"):
-        return "its dynamic loader is not found; it was built for another system, as for glibc where there is musl"
-    first = beginning[2:].partition(b"\n")[0]
-    interpreter = os.fsdecode(first.strip(b" \t").partition(b" ")[0])
-    if first.endswith(b"\r"):
-        return f"its interpreter {interpreter!r} is not found; the file has Windows line ends: save it with LF alone"
-    return f"its interpreter {interpreter!r}, named in its first line, is not found"
+        return None
+
+
+def _what_failed(path: str | bytes | None, *, missing: bool) -> str | None:
+    """Return what the kernel did not find or may not execute, if it is not the program itself but what that asks for.
+
+    An interpreter may be a script that has one itself.
+    """
+    whose, first = "its", _first_line(path)
+    for _ in range(_DEEPEST):
+        if first is None or not first.startswith(b"#!"):
+            break
+        interpreter = os.fsdecode(first[2:].strip(b" \t").partition(b" ")[0].partition(b"\t")[0])
+        named = f"{whose} interpreter {interpreter!r}, named in its first line,"
+        if not os.path.exists(interpreter):
+            if first.endswith(b"\r"):
+                windows = "the file has Windows line ends: save it with LF alone"
+                return f"{whose} interpreter {interpreter!r} is not found; {windows}"
+            return f"{named} is not found"
+        if os.path.isdir(interpreter):
+            return f"{named} is a directory"
+        if not os.access(interpreter, os.X_OK):
+            return f"{named} may not be executed"
+        whose, first = f"{interpreter!r} is its interpreter, whose", _first_line(interpreter)
+    if not missing or first is None or first.startswith(b"#!"):
+        return None
+    return f"{whose} dynamic loader is not found; it was built for another system, as for glibc where there is musl"
 
 
 def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: Inheritance) -> None:

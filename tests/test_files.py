@@ -160,6 +160,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "pipe": (os.mkfifo, "no regular file, but a named pipe"),
     "endless": (lambda path: path.symlink_to("/dev/zero"), "no regular file, but a device"),
     "socket": (lambda path: os.mknod(path, 0o600 | stat.S_IFSOCK), "cannot be read"),
+    "made up while it is read": (lambda path: path.symlink_to("/proc/self/environ"), "does not have its size"),
     "too large": (lambda path: subprocess.run(["truncate", "-s", "2G", path], check=True), "2048 MB, and the limit is"),
 }
 

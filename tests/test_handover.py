@@ -349,6 +349,9 @@ def commands(tmp_path: Path) -> Path:
     (path / "empty").touch(mode=0o755)
     (path / "windows").write_bytes(b"#!/bin/sh\r\necho no\r\n")
     (path / "windows").chmod(0o755)
+    for name, interpreter in (("data", path / "plain"), ("folder", path / "directory"), ("second", path / "orphan")):
+        (path / name).write_text(f"#!{interpreter}\n")
+        (path / name).chmod(0o755)
     return path
 
 
@@ -363,6 +366,14 @@ def commands(tmp_path: Path) -> Path:
         pytest.param("{bin}/orphan", 127, "'/no/such/interpreter'", marks=pytest.mark.case("D4")),
         pytest.param("orphan", 127, "'/no/such/interpreter'", marks=pytest.mark.case("D4")),
         pytest.param("{bin}/windows", 127, "'/bin/sh\\r' is not found; the file has", marks=pytest.mark.case("D4")),
+        pytest.param("{bin}/data", 126, "/plain', named in its first line, may not", marks=pytest.mark.case("D4")),
+        pytest.param("{bin}/folder", 126, "/directory', named in its first line, is a", marks=pytest.mark.case("D4")),
+        pytest.param(
+            "{bin}/second",
+            127,
+            "/orphan' is its interpreter, whose interpreter '/no/such/interpreter', named in its first line, is not",
+            marks=pytest.mark.case("D4"),
+        ),
         ("{bin}/plain", 126, "Permission denied"),
         ("plain", 126, "Permission denied"),
         ("{bin}/directory", 126, "Permission denied"),

@@ -231,3 +231,10 @@ def test_the_documentation_shows_the_templates(tmp_path: Path) -> None:
     (tmp_path / "012_tokens.sql").write_text("")
     written = [Path(path).read_text() for path in new(str(tmp_path), "Add users table", rollback=True)]
     assert shown == written
+
+
+def test_a_name_that_is_not_utf8_is_refused(run_entrypoint: Start, migrations_dir: Path) -> None:
+    run = run_entrypoint("new", b"caf\xe9".decode("utf-8", "surrogateescape"))
+    assert run.wait() == 64, run.report()
+    assert "is not UTF-8" in only_error(run)["message"]
+    assert not files_in(migrations_dir)

@@ -107,6 +107,22 @@ def test_a_lock_that_is_held_for_ever_is_shown_and_freed(
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.case("B18")
+@pytest.mark.parametrize(
+    ("moment", "told"),
+    [("now() + interval '1 year'", "in the future, by the server's clock"), ("'-infinity'", "for ever")],
+)
+def test_a_time_that_is_none_is_not_counted_from(scene: Scene, moment: str, told: str) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a (id integer);"})
+    scene.migrated()
+    hold = f"UPDATE migration_lock SET locked_at = {moment}, locked_by = 'tomorrow', process_id = 1 WHERE id = 1"
+    scene.database.execute(hold)
+    for command in (["status"], ["unlock", "--yes"]):
+        run = scene.start(*command)
+        run.wait()
+        assert f"({told})" in run.stdout, run.report()
+
+
 # --- A migration that changes the lock's row --------------------------------------------------------------
 
 RELEASE = "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"

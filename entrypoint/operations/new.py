@@ -87,6 +87,11 @@ def new(directory: str, title: str, *, rollback: bool) -> list[str]:
     Returns their paths. Either all are written or none is, and none is overwritten. Raises UsageError for a title
     that makes no file name, ConfigurationError if the directory cannot be written to.
     """
+    if not _is_text(title):
+        raise UsageError(
+            f"{foreign(title)!r} is not UTF-8",
+            remedy='Set the terminal to UTF-8, or spell the name in ASCII: entrypoint new "Add cafe table"',
+        )
     title = " ".join(_printable(title).split())
     words = slug(plain(title))
     if not words:
@@ -137,6 +142,11 @@ def plain(title: str) -> str:
     """Return `title` without accents and ligatures: é is e, ß is ss. What has no letter of ASCII in it stays."""
     decomposed = unicodedata.normalize("NFKD", title.replace("ß", "ss"))
     return "".join(character for character in decomposed if not unicodedata.combining(character))
+
+
+def _is_text(title: str) -> bool:
+    """Tell whether an argument could be decoded: Python keeps bytes that are no UTF-8 as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in title)
 
 
 def _printable(title: str) -> str:

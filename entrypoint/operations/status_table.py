@@ -139,7 +139,7 @@ def _describe(status: Status) -> str:
         return "Lock: just taken by somebody who is not in its row (yet)." if guarded else "Lock: free."
     parts = [f"Lock: held by {clean(words.named(lock))}"]
     if lock.since:
-        how_long = "for ever" if lock.seconds is None else duration(lock.seconds * 1000)
+        how_long = words.lasting(lock.seconds, duration(max(0.0, lock.seconds or 0.0) * 1000))
         parts.append(f"since {lock.since} ({how_long})")
     if lock.migration == BACKUP:
         parts.append("taking a backup before it migrates")

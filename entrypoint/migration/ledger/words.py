@@ -13,6 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import Guardian, LedgerRow, LockRow
 
+# A century: `-infinity`, and what else nobody can have held. And what clocks of server and host may differ by.
+_LONGEST = 100 * 365 * 86_400.0
+_CLOCKS_DIFFER = 1.0
+
 
 def holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
     """Return who holds the lock, since when, and what it is doing, as one clause.
@@ -30,7 +34,7 @@ def holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
     who = named(row)
     since = " holds it for ever (since infinity)"
     if row.seconds is not None:
-        since = f" has held it since {row.since} ({row.seconds:.0f} s)"
+        since = f" has held it since {row.since} ({lasting(row.seconds, f'{row.seconds:.0f} s')})"
     if row.legacy:
         return f"{who}, a replica of the earlier migration system,{since}"
     doing = f" and is at {row.migration}" if row.migration else ""
@@ -39,6 +43,13 @@ def holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
     if at := statement(row):
         doing += f", {at}{progress.describe(row.told)}"
     return f"{who}{since}{doing}"
+
+
+def lasting(seconds: float | None, spelt: str) -> str:
+    """Return for how long a lock has been held: as it is `spelt`, unless somebody wrote a time that is none."""
+    if seconds is None or seconds > _LONGEST:
+        return "for ever"
+    return "in the future, by the server's clock" if seconds < -_CLOCKS_DIFFER else spelt
 
 
 def named(row: LockRow) -> str:

@@ -74,5 +74,5 @@ def time_left(row: LockRow | None, guardian: Guardian | None, apply_timeout: flo
     if guardian is None or row is None or not row.held or row.legacy:
         return None
     if row.guard_pid is None:
-        return max(0.0, apply_timeout - (row.seconds or 0.0))
+        return max(0.0, apply_timeout - max(0.0, row.seconds or 0.0))
     return max(0.0, row.left or 0.0) if row.guard_pid == guardian.pid else None

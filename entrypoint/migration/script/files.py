@@ -36,6 +36,7 @@ ROLLBACKS = "rollback"
 _LONGEST_NAME = 255
 # From here on OpenSSL's SHA-256, several times as fast, has earned what it costs to load.
 _MUCH_TO_HASH = 2**20
+_MADE_UP = "it is no ordinary file, or somebody is writing to it"
 _LIMIT = "(MIGRATION_FILE_LIMIT_MB)"
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a directory"),
@@ -140,11 +141,14 @@ def read_bytes(path: str, limit: int | None = None) -> bytes:
             raise OSError(errno.EINVAL, f"it is no regular file, but {kind}")
         if limit is not None and found.st_size > limit:
             raise OSError(errno.EFBIG, f"it has {found.st_size >> 20} MB, and the limit is {limit >> 20} MB {_LIMIT}")
-        # One more than it had, so that the end is seen; what is written to it meanwhile is of no interest.
+        # One more than it has, so that the end is seen.
         left, parts = found.st_size + 1, []
         while left > 0 and (part := os.read(descriptor, left)):
             parts.append(part)
             left -= len(part)
+        if left != 1:
+            # As in /proc and /sys, where contents are made up while they are read, perhaps of secrets.
+            raise OSError(errno.EINVAL, f"its content does not have its size, {found.st_size} bytes: {_MADE_UP}")
         return parts[0] if len(parts) == 1 else b"".join(parts)
     finally:
         os.close(descriptor)
