@@ -34,7 +34,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     robs = seen.verdict in ("alive", "unknown", "stranger")
     if robs and arguments.force:
         strange = seen.verdict == "stranger"
-        question = "End the sessions that hold the key?" if strange else "Free the lock from its holder?"
+        what = "hold the key" if seen.sight.alive else "have locked migration_lock"
+        question = f"End the sessions that {what}?" if strange else "Free the lock from its holder?"
         consent.obtain(shown, question, yes=arguments.yes)
     else:
         say(shown.rstrip("\n"))

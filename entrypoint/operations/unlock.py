@@ -11,11 +11,12 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import LedgerChangedError, LockHeldError
+from entrypoint.errors import LedgerChangedError, LockHeldError, LockTimeoutError
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, refuse_intrusion
+from entrypoint.migration.ledger.place import OURS
 from entrypoint.migration.ledger.refusal import refused_on
-from entrypoint.migration.lock import holder
+from entrypoint.migration.lock import holder, locked
 from entrypoint.redaction import foreign, visible
 from entrypoint.survey import start_clocks
 
@@ -54,13 +55,13 @@ class Unlock(NamedTuple):
         if self.sight.alive:
             return "stranger" if self.sight.only_strangers else "alive"
         if not self.sight.held:
-            return "free"
+            return "stranger" if self.sight.strangers else "free"
         return "dead" if self.sight.stale else "unknown"
 
 
 def look(settings: Settings) -> Unlock:
     """See who holds the lock. Changes nothing. Raises EntrypointError."""
-    session = _connect(settings)
+    session, place = _connect(settings), None
     try:
         place = find(session, settings.schema, Deadline(_PATIENCE), settings.role)
         patience = Deadline(_INSTANT)
@@ -70,6 +71,8 @@ def look(settings: Settings) -> Unlock:
             sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
     except StatementError as error:
         doing = "the lock could not be looked at"
+        if place is not None and error.sqlstate == reading.LOCK_NOT_AVAILABLE:
+            raise _locked(session, place) from error
         raise refused_on(session, settings.schema, settings.role, error, doing, reading=False) from error
     finally:
         session.close()
@@ -111,6 +114,7 @@ def refuse(unlock: Unlock) -> LockHeldError:
 
 def _held_by_strangers(sight: Sight, outcome: str) -> LockHeldError:
     strangers = sight.strangers
+    keyed = any(backend.keyed for backend in strangers)
     making = all(backend.makes and not (backend.guards or backend.outside) for backend in strangers)
     key = "key under which the ledger is to be made" if making else "key of the migration lock"
     named = "; ".join(
@@ -119,6 +123,13 @@ def _held_by_strangers(sight: Sight, outcome: str) -> LockHeldError:
         for backend in strangers
     )
     ends = ", ".join(f"pg_terminate_backend({backend.pid})" for backend in strangers)
+    if not keyed:
+        return LockHeldError(
+            f"migration_lock is locked by a session that is not a holder of ours: {named}; {outcome}",
+            remedy=f"The lock can be taken when that transaction ends. To end it: SELECT {ends}; or entrypoint unlock "
+            "--force.",
+            backends=[backend.pid for backend in strangers],
+        )
     return LockHeldError(
         f"The {key} is held by a session that is not a holder of ours: {named}; {outcome}",
         remedy=f"Find out what it is; the key is this program's own (docs/lock.md). To end it: SELECT {ends}; or "
@@ -141,7 +152,8 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
         if left and force:
             if unlock.verdict == "stranger":
                 # It does not look at the row, so it has nothing to notice.
-                say("Ending the session that holds the key.")
+                keyed = any(backend.keyed for backend in left)
+                say(f"Ending the session that {'holds the key' if keyed else 'has locked migration_lock'}.")
             else:
                 left = _wait_until_gone(session, unlock, suspects, Deadline(_NOTICE))
                 if left:
@@ -153,10 +165,17 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
             say("What is left of its sessions ends by itself, or the next holder ends it; --force ends it now.")
         _verify(session, unlock, say)
     except StatementError as error:
+        if error.sqlstate == reading.LOCK_NOT_AVAILABLE:
+            raise _locked(session, unlock.place) from error
         schema, role = unlock.settings.schema, unlock.settings.role
         raise refused_on(session, schema, role, error, "the lock could not be freed", reading=False) from error
     finally:
         session.close()
+
+
+def _locked(session: Session, place: Place) -> LockTimeoutError:
+    """Return the error for tables, or a row, that somebody has locked."""
+    return locked.timed_out(locked.who_locks(session, place, locked.TABLES[1:]), 0)
 
 
 def _connect(settings: Settings) -> Session:
@@ -251,7 +270,7 @@ def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> Non
 def _describe_backend(backend: Backend, *, strange: bool) -> str:
     role = "Stranger" if strange else "Guard" if backend.guards else "Worker" if backend.holds else "Session"
     what = f"{role}: backend {backend.pid} of {visible(foreign(backend.user))}, "
-    if strange and backend.application:
+    if (strange or not backend.application.startswith(OURS)) and backend.application:
         what += f"application {visible(foreign(backend.application))}, "
     what += f"from {backend.client}, {backend.state}" if backend.state else "doing what this user may not see"
     if backend.seconds is not None:
@@ -264,7 +283,7 @@ def _describe_backend(backend: Backend, *, strange: bool) -> str:
             ("the guard's advisory lock", backend.guards),
             ("the advisory lock of a session outside a transaction", backend.outside),
             ("the advisory lock under which the ledger is made", backend.makes),
-            ("the fence", backend.fences),
+            ("a lock on migration_lock" if strange else "the fence", backend.fences),
         )
         if true
     ]

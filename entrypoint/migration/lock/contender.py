@@ -121,8 +121,11 @@ class Contender:
                 if lease is not None:
                     return lease, False
             self._weigh(session, look, plan)
-            self._trouble, self._locked = None, None
-            self._tell_waiting(look, plan)
+            self._trouble, self._locked = None, self._who_locks_the_row(session)
+            if self._locked is None:
+                self._tell_waiting(look, plan)
+            else:
+                self._tell_locked(self._locked)
         except Failure as failure:
             self._stand_back(failure, deadline)
         except ConnectionLostError as error:
@@ -163,6 +166,15 @@ class Contender:
         else:
             self._patience.weigh(session, self._place, look.lock.token if look.lock else None)
 
+    def _who_locks_the_row(self, session: Session) -> tuple[Blocker, ...] | None:
+        """Return who has locked the row of `migration_lock`, if the lock is free and was not to be had again and again.
+
+        Whoever contends steps over a locked row, as an earlier holder's transaction may stand before it.
+        """
+        if self._in_vain <= 1 or self._patience.stranger is not None:
+            return None
+        return locked.who_locks(session, self._place, locked.TABLES[1:]) or None
+
     def _weigh_locked(self, error: StatementError) -> None:
         """Do the same where the ledger could not be read or written: whoever has locked it may be the holder."""
         session = self._line.session
@@ -170,7 +182,7 @@ class Contender:
             if session is not None and session.usable:
                 if error.sqlstate == LOCK_NOT_AVAILABLE:
                     self._trouble = None
-                    self._locked = locked.who_locks(session, self._place) or self._locked or ()
+                    self._locked = locked.who_locks(session, self._place, locked.TABLES[1:]) or self._locked or ()
                     self._tell_locked(self._locked)
                 self._patience.weigh(session, self._place, self._seen.token if self._seen else None)
         except ConnectionLostError:

@@ -96,20 +96,24 @@ class Sight(NamedTuple):
         """Tell whether a session holds one of the keys without being a holder of ours, nor one that contends.
 
         A migration may change the name of its session, which may hold the second key; it never runs in the guard's.
+        Nor does it stand before a row that bears no holder's token: that is somebody who has locked the row.
         """
         if not backend.keyed:
-            return False
+            ours = backend.application.startswith(OURS)
+            return backend.fences and not ours and (self.row is None or self.row.token is None)
         return is_strange(backend, self.row)
 
     @property
     def strangers(self) -> tuple[Backend, ...]:
-        """The sessions that hold a key and have no business with it."""
+        """The sessions that hold a key, or have locked the row, and have no business with it."""
         return tuple(filter(self.is_strange, self.backends))
 
     @property
     def only_strangers(self) -> bool:
-        """Whether somebody holds a key, and nobody of ours does."""
-        return self.alive and not any(backend.keyed and not self.is_strange(backend) for backend in self.backends)
+        """Whether somebody holds a key or has locked the row, and nobody of ours holds a key."""
+        return bool(self.strangers) and not any(
+            backend.keyed and not self.is_strange(backend) for backend in self.backends
+        )
 
     @property
     def taken_by_another(self) -> bool:
@@ -211,17 +215,17 @@ def _application(token: str) -> str:
 
 def _backends_query(place: Place, names: Sequence[str]) -> str:
     named = ", ".join(map(literal, names)) or "NULL"
+    # Ours have these for an instant only: when they look whether the lock is free, and when they take the row.
+    not_ours = f"NOT pg_catalog.starts_with(coalesce(a.application_name, ''), {literal(OURS)})"
     fence = (
         "EXISTS (SELECT FROM pg_catalog.pg_locks f JOIN pg_catalog.pg_class c ON c.oid = f.relation "
         "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE f.pid = a.pid AND f.database = a.datid "
-        "AND f.granted AND f.mode = 'RowShareLock' AND c.relname = 'migration_lock' "
-        f"AND n.nspname = {literal(place.schema)})"
+        f"AND f.granted AND (f.mode = 'RowShareLock' OR {not_ours} AND f.mode IN {_KEEPS_OUT}) "
+        f"AND c.relname = 'migration_lock' AND n.nspname = {literal(place.schema)})"
     )
     guard, guard_shared = (_holds(place, LOCK_CLASS, mode) for mode in ("ExclusiveLock", "ShareLock"))
     session, session_alone = (_holds(place, LOCK_CLASS + 1, mode) for mode in ("ShareLock", "ExclusiveLock"))
     makes = "false" if place.ledger else f"EXISTS (SELECT {_LOCKS} AND {MAKES})"
-    # Ours have these for an instant only: when they look whether the lock is free, and when they take the row.
-    not_ours = f"NOT pg_catalog.starts_with(coalesce(a.application_name, ''), {literal(OURS)})"
     return f"""
         SELECT b.pid, b.application_name, b.usename, CASE WHEN b.state IS NULL THEN ''
                     ELSE coalesce(pg_catalog.host(b.client_addr), 'the local socket') END,
@@ -244,6 +248,9 @@ def _holds(place: Place, first_key: int, mode: str) -> str:
     key = f"g.classid = {first_key} AND g.objid = {lock_key(place.schema) % 2**32}"
     return f"EXISTS (SELECT {_LOCKS} AND g.mode = '{mode}' AND {key})"
 
+
+# Held by others, these keep us from taking the row. Not the one that autovacuum has.
+_KEEPS_OUT = "('RowExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
 
 # The advisory locks `g` of the backend `a`, of those that have two keys.
 _LOCKS = (

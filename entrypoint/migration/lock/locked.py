@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from entrypoint.migration.observe.blockers import Blocker
 
 _PATIENCE = 1.0
-_TABLES = ("schema_migrations", "migration_lock")
+TABLES = ("schema_migrations", "migration_lock")
 
 
-def who_locks(session: Session, place: Place) -> tuple[Blocker, ...]:
+def who_locks(session: Session, place: Place, rows_of: Sequence[str] = ()) -> tuple[Blocker, ...]:
     """Ask PostgreSQL who keeps others out of the ledger's tables; whoever is most in the way comes first.
 
+    `rows_of`: also who has locked or changed a row of one of these, and is no session of ours.
     Empty if nobody does any more, or if it does not say. Raises ConnectionLostError.
     """
-    ask = f"BEGIN READ ONLY; {session_state.ours(None)} {blockers.locking(place.schema, _TABLES)}; COMMIT"
+    query = blockers.locking(place.schema, TABLES, rows_of, OURS)
+    ask = f"BEGIN READ ONLY; {session_state.ours(None)} {query}; COMMIT"
     try:
         return blockers.read_blockers(session.query(ask, Deadline(_PATIENCE))[-2])
     except StatementError:

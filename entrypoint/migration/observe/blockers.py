@@ -24,6 +24,9 @@ _MOST = 5
 # Whoever holds one of these, or stands in line for it, keeps others from reading or writing the table.
 _STRONG = "('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
 
+# Whoever has locked or changed a row holds one of these.
+_WEAK = "('RowShareLock', 'RowExclusiveLock')"
+
 
 class Wait(NamedTuple):
     """A backend's wait for a lock, as it was seen at one moment."""
@@ -206,20 +209,30 @@ def blocking(backend_pid: int) -> str:
         ORDER BY seconds DESC NULLS LAST LIMIT {_MOST}"""
 
 
-def locking(schema: str, tables: Sequence[str]) -> str:
+def locking(schema: str, tables: Sequence[str], rows_of: Sequence[str] = (), ours: str = "") -> str:
     """Return the query for who keeps others out of these tables, for `read_blockers`.
 
-    That is whoever has a strong lock on one of them, or stands in line for it, and who keeps those waiting. Whoever
-    does not wait for others comes first, and of those the longest transaction.
+    That is whoever has a strong lock on one of them, or stands in line for it, and who keeps those waiting. With
+    `rows_of`, also who has locked or changed a row of one of those; sessions whose names begin with `ours` do that all
+    the time, and do not count there. Whoever does not wait for others comes first, and of those the longest
+    transaction.
     """
     named = ", ".join(map(literal, tables))
+    rows = ""
+    if rows_of:
+        rows = f"""
+                OR l.mode IN {_WEAK} AND l.granted AND c.relname IN ({", ".join(map(literal, rows_of))})
+                AND NOT EXISTS (
+                    SELECT FROM pg_catalog.pg_stat_activity o WHERE o.pid = l.pid
+                        AND pg_catalog.starts_with(o.application_name, {literal(ours)}))"""
     return f"""
         WITH strong AS MATERIALIZED (
             SELECT l.pid, l.virtualtransaction, l.granted
             FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE l.locktype = 'relation' AND l.mode IN {_STRONG} AND n.nspname = {literal(schema)}
-                AND c.relname IN ({named}) AND l.database = (
+            WHERE l.locktype = 'relation' AND n.nspname = {literal(schema)}
+                AND (l.mode IN {_STRONG} AND c.relname IN ({named}){rows})
+                AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() AND l.database = (
                     SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
         ), found AS (
             SELECT s.pid FROM strong s
