@@ -126,6 +126,14 @@ def connection_lost(reason: str, sqlstate: str | None = None) -> ConnectionLostE
     return lost
 
 
+def gave_standby_up(result: Answer) -> bool:
+    """Tell whether a notice says that a commit has waited for a synchronous standby, and has been cancelled in that.
+
+    It is committed, and only here. The text may be in any language, and the code is that of any warning.
+    """
+    return _field(result, _ROUTINE) == "SyncRepWaitForLSN"
+
+
 def no_answer(seconds: float) -> ConnectionLostError:
     """Return the error for an open connection on which there was no answer for so long."""
     lost = ConnectionLostError(

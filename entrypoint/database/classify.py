@@ -487,6 +487,24 @@ def may_pass(sqlstate: str) -> bool:
     return sqlstate.startswith(CONNECTION_EXCEPTIONS) or sqlstate in _PASSING
 
 
+# What to do where it has not passed, again and again. For the others, the time was too short for what others do.
+_NOT_PASSED = {
+    SERIALIZATION_FAILURE: "Others change meanwhile what the statement reads or writes: run it when they are quiet, or "
+    "in a weaker isolation level.",
+    DEADLOCK_DETECTED: "Others take the same locks in another order: run it when they are quiet, or let it take its "
+    "locks at once, with LOCK TABLE.",
+    TOO_MANY_CONNECTIONS: "Too many clients are connected to the server that the statement needs: let fewer connect, "
+    "or raise its max_connections.",
+    CRASH_SHUTDOWN: "Look into the server's log for what has ended it.",
+    CANNOT_CONNECT_NOW: "See that the server which the statement needs is running, and into its log.",
+}
+
+
+def remedy_of_passing(sqlstate: str) -> str:
+    """Return what to do about a statement that failed again and again with what may pass; nothing for other codes."""
+    return _NOT_PASSED.get(sqlstate, "")
+
+
 def stopped_by_operator(sqlstate: str) -> bool:
     """Tell whether somebody cancelled the statement (or its time-out did) or ended the session."""
     return sqlstate in _STOPPED_BY_OPERATOR

@@ -18,7 +18,7 @@ import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from entrypoint import signals
-from entrypoint.database.answers import Notice, StatementError, connection_lost, no_answer
+from entrypoint.database.answers import Notice, StatementError, connection_lost, gave_standby_up, no_answer
 from entrypoint.deadline import SLICE, Deadline, joined
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.redaction import foreign
@@ -73,6 +73,8 @@ class Session:
         """As in 160014 for 16.14."""
         self.on_notice: Callable[[Notice], None] | None = None
         """What to do with the server's notices; without it they are dropped."""
+        self.gave_standby_up = False
+        """Whether a commit here has waited for a synchronous standby, and was cancelled: for its time was over."""
         self._notices: deque[Notice] = deque()
         """What libpq has handed over and nobody has seen yet."""
         self._pgconn.notice_handler = self._receive_notice
@@ -313,6 +315,8 @@ class Session:
         return answer
 
     def _receive_notice(self, result: PGresult) -> None:
+        if gave_standby_up(result):
+            self.gave_standby_up = True
         if self.on_notice is not None:
             self._notices.append(Notice.of(result))
 

@@ -42,10 +42,12 @@ class Losses:
         self._latest = 0
         self.last = ""
         """How the connection was lost the last time."""
+        self.remedy = ""
+        """What to do about that."""
 
     def note(self, spot: Spot, lost: ConnectionLostError) -> bool:
         """Count a loss; tell whether it was one too many."""
-        self.last = lost.message
+        self.last, self.remedy = lost.message, lost.remedy
         self._counts[spot.number, spot.statement] += 1
         self._latest = self._counts[spot.number, spot.statement]
         return self._latest >= MOST
@@ -56,16 +58,20 @@ class Losses:
         return uniform(longest / 2, longest)
 
 
-def too_many(spot: Spot, lost: ConnectionLostError, still: str) -> MigrationLostError:
-    """Return the error for a statement at which the connection was lost too often; `still`: what the file is now."""
+def too_many(spot: Spot, lost: ConnectionLostError, still: str, again: str) -> MigrationLostError:
+    """Return the error for a statement at which the connection was lost too often.
+
+    `still`: what the file is now. `again`: who tries it again, as a sentence.
+    """
     rule = lost.fields.get("setting")
+    stop = "" if lost.message.endswith((".", "?", "!")) else "."
     return MigrationLostError(
         f"{spot.file}{'' if spot.line is None else f':{spot.line}'}: the connection was lost {MOST} times at "
-        f"{spot.words}; the last time: {lost.message}. What was not committed is rolled back, and {still}",
-        remedy=f"{lost.remedy} Nothing is recorded as failed: the next start tries again."
+        f"{spot.words}; the last time: {lost.message}{stop} What was not committed is rolled back, and {still}",
+        remedy=f"{lost.remedy} {again}"
         if rule
         else "The server's log says why the process behind the connection ended, for example killed by the kernel for "
-        "want of memory. Nothing is recorded as failed: the next start tries again.",
+        f"want of memory. {again}",
         version=spot.number,
         file=spot.file,
         line=spot.line,

@@ -9,6 +9,7 @@ from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect
+from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import LedgerChangedError, LockHeldError, LockTimeoutError
@@ -71,7 +72,7 @@ def look(settings: Settings) -> Unlock:
             sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
     except StatementError as error:
         doing = "the lock could not be looked at"
-        if place is not None and error.sqlstate == reading.LOCK_NOT_AVAILABLE:
+        if place is not None and error.sqlstate == LOCK_NOT_AVAILABLE:
             raise _locked(session, place) from error
         raise refused_on(session, settings.schema, settings.role, error, doing, reading=False) from error
     finally:
@@ -165,7 +166,7 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
             say("What is left of its sessions ends by itself, or the next holder ends it; --force ends it now.")
         _verify(session, unlock, say)
     except StatementError as error:
-        if error.sqlstate == reading.LOCK_NOT_AVAILABLE:
+        if error.sqlstate == LOCK_NOT_AVAILABLE:
             raise _locked(session, unlock.place) from error
         schema, role = unlock.settings.schema, unlock.settings.role
         raise refused_on(session, schema, role, error, "the lock could not be freed", reading=False) from error

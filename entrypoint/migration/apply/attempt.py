@@ -84,6 +84,11 @@ class Task(NamedTuple):
         return Deadline(self.deadline.remaining() + GRACE)
 
     @property
+    def limit(self) -> Deadline:
+        """How long the server may take for our statements behind the file's: less, so that its answer comes first."""
+        return Deadline(self.deadline.remaining() + GRACE / 2)
+
+    @property
     def ddl_lock_timeout_ms(self) -> int:
         """PostgreSQL's `lock_timeout` for an attempt."""
         declared = self.migration.advice.directives.lock_timeout
@@ -107,6 +112,13 @@ class Task(NamedTuple):
     def still(self) -> str:
         """What the migration is if this attempt does not get in."""
         return f"migration {self.migration.file.number} is still applied" if self.reverse else "it is still pending"
+
+    @property
+    def again(self) -> str:
+        """Who tries it again, as a sentence: no start takes a migration back."""
+        if self.reverse:
+            return "No start runs it: when the cause is mended, run entrypoint rollback again."
+        return "The next start tries it again."
 
     def work_on(self, statement: int, backend_pid: int, *, transaction: int = 0, limited: bool = True) -> None:
         """Tell the watcher which statement is next; it counts from 1.

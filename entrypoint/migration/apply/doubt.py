@@ -28,6 +28,25 @@ _FLOOR = 1.0
 _IN_THE_FUTURE = INVALID_PARAMETER_VALUE
 
 
+STANDBY_REMEDY = (
+    "Bring the standby back, or take it out: ALTER SYSTEM SET synchronous_standby_names = …; SELECT pg_reload_conf()."
+)
+
+
+def waited_for_standby(names: str, verb: str = "waited") -> str:
+    """Return that a commit waited, or does, for a standby of these `names`; they may be unknown."""
+    setting = "synchronous_standby_names" + (f" = '{names}'" if names else "")
+    return f"COMMIT {verb} for a synchronous standby ({setting})"
+
+
+def standby_names(session: Session) -> str:
+    """Return `synchronous_standby_names`; nothing if the session does not tell."""
+    try:
+        return session.query("SHOW synchronous_standby_names", Deadline(_FLOOR))[0][0][0] or ""
+    except (ConnectionLostError, StatementError):
+        return ""
+
+
 class InDoubt(Exception):  # noqa: N818 - a state of knowledge, which the leader settles
     """The connection ended while COMMIT was under way."""
 

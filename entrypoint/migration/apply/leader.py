@@ -26,12 +26,20 @@ from entrypoint.errors import (
 )
 from entrypoint.migration.apply import outside, standing, transactional
 from entrypoint.migration.apply.attempt import GRACE, Refused, Task
-from entrypoint.migration.apply.doubt import InDoubt, server_restarted, settle
+from entrypoint.migration.apply.doubt import (
+    STANDBY_REMEDY,
+    InDoubt,
+    server_restarted,
+    settle,
+    standby_names,
+    waited_for_standby,
+)
 from entrypoint.migration.apply.standing import Trace, betrayed
-from entrypoint.migration.apply.watcher import STANDBY_REMEDY, Watcher
+from entrypoint.migration.apply.watcher import Watcher
 from entrypoint.migration.ledger import reading, words, writing
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import lacking, refused_on, takes_no_writes
+from entrypoint.migration.lock import locked
 from entrypoint.migration.losses import Spot, too_many
 from entrypoint.migration.observe.blockers import blocker_fields
 from entrypoint.migration.observe.board import Activity
@@ -103,8 +111,14 @@ class Leader:
         self._precaution = precaution
         self._blocker: Blocker | None = None
         """Who was in the way of the file's last attempt."""
+        self._lock = ""
+        """Which lock that was, as in `ShareLock on orders`."""
+        self._standby: str | None = None
+        """`synchronous_standby_names`, if a commit waited for one of them until the time was over."""
         self._why = ""
         """How that attempt ended, in words."""
+        self._passing = ""
+        """The SQLSTATE with which it ended, if that is one that may pass."""
         self._kept: frozenset[int] = frozenset()
         """The migrations of our files whose rows say that they are applied."""
 
@@ -222,7 +236,9 @@ class Leader:
     def _attempt_until(self, task: Task, attempt_once: Callable[[], None], trace: Trace) -> Applied:
         began = time.monotonic()
         attempt = 1
-        self._blocker, self._why = None, ""
+        self._blocker, self._why, self._passing = None, "", ""
+        if not task.deadline.passed():
+            self._standby, self._worker.gave_standby_up = None, False
         while True:
             signals.raise_received()
             if task.deadline.passed():
@@ -231,7 +247,8 @@ class Leader:
                 self._lease.check_guard()
                 attempt_once()
             except InDoubt as doubt:
-                self._settle(task, doubt, task.watcher.stand_down())
+                self._remember(task.watcher.stand_down())
+                self._settle(task, doubt)
                 return self._tell_done(task, began, attempt)
             except Refused as refusal:
                 watched = task.watcher.stand_down()
@@ -242,7 +259,7 @@ class Leader:
                 raise
             except ConnectionLostError as lost:
                 spot = spot_of(task)
-                task.watcher.stand_down()
+                self._remember(task.watcher.stand_down())
                 self._see_what_is_in(task, trace)
                 raise self._explain(task, lost, spot) from lost
             else:
@@ -297,8 +314,11 @@ class Leader:
         if self._lease.revoked:
             raise self._lease.lost()
         if task.deadline.passed():
-            if watched.blockers and (watched.waiting or error.sqlstate == LOCK_NOT_AVAILABLE):
-                self._blocker = watched.blockers[0]
+            self._remember(watched, error.sqlstate)
+            self._passing = error.sqlstate if classify.may_pass(error.sqlstate) else ""
+            self._why = f"{file.name}: {error.primary}" if self._passing else self._why
+            if self._blocker is None:
+                self._blocker, self._lock = self._who_locks_the_ledger(refusal), "a lock on the ledger's tables"
             raise self._out_of_time(task)
         if watched.gave_up is not None and error.sqlstate == QUERY_CANCELED:
             # The watcher's own cancel, for what PostgreSQL has no time-out for.
@@ -311,7 +331,7 @@ class Leader:
             return
         # Our own connection is well, as there is an answer: 08… is about one of the statement's to elsewhere.
         if classify.may_pass(error.sqlstate) and not error.sqlstate.startswith(_CONNECTION_EXCEPTION):
-            self._pause(task, error.primary, error.sqlstate, attempt, watched)
+            self._pause(task, error.primary, error.sqlstate, attempt, watched, refusal=refusal)
             return
         if classify.stopped_by_operator(error.sqlstate) and not _sets(task.migration, "statement_timeout"):
             raise self._stopped(task, error.primary, error.sqlstate)
@@ -326,12 +346,28 @@ class Leader:
             raise self._not_written(task)
         lacks = lacking(self._worker, place.schema, self._assignment.role, error) if refusal.of_our_own else None
         if trouble := classify.trouble(error.sqlstate) or lacks:
-            raise prevented(self._plain_failure(task, refusal), trouble, task.still)
+            raise prevented(self._plain_failure(task, refusal), trouble, task)
         failure = self._removed(task) if writing.are_gone(error) else self._failure(task, refusal)
         if own_doing:
             failure.remedy = f"{_OWN_DOING} {failure.remedy}"
         self._record_failure(task, failure)
         raise failure
+
+    def _remember(self, watched: Watched, sqlstate: str = "") -> None:
+        """Keep what an attempt waited for that is over, for when the time is over, too."""
+        if watched.standby or self._worker.gave_standby_up:
+            self._standby = watched.standby or standby_names(self._worker)
+        if watched.blockers and (watched.waiting or sqlstate == LOCK_NOT_AVAILABLE):
+            self._blocker, self._lock = watched.blockers[0], watched.lock
+
+    def _who_locks_the_ledger(self, refusal: Refused) -> Blocker | None:
+        """Return who has locked the ledger, if that kept a statement of ours from running and nobody has seen it."""
+        if not refusal.of_our_own or refusal.error.sqlstate not in (LOCK_NOT_AVAILABLE, QUERY_CANCELED):
+            return None
+        try:
+            return next(iter(locked.who_locks(self._worker, self._lease.place, locked.TABLES)), None)
+        except ConnectionLostError:
+            return None
 
     def _not_written(self, task: Task) -> EntrypointError:
         """Return the error for a migration whose row could not be written, though nothing was refused."""
@@ -439,7 +475,7 @@ class Leader:
             failure.remedy = f"{_record_again(gone)} {failure.remedy}"
         return failure
 
-    def _settle(self, task: Task, doubt: InDoubt, watched: Watched) -> None:
+    def _settle(self, task: Task, doubt: InDoubt) -> None:
         """Return if a migration is in after all, though the connection ended during COMMIT; otherwise raise."""
         file = task.migration.file
         verdict = settle(
@@ -451,8 +487,9 @@ class Leader:
             task.deadline.within(_PATIENCE),
         )
         ended = f"the connection ended during COMMIT ({doubt})"
-        if watched.standby:
-            ended = f"COMMIT waited for a synchronous standby (synchronous_standby_names = '{watched.standby}')"
+        standby = self._standby is not None
+        if self._standby is not None:
+            ended = waited_for_standby(self._standby)
             self._why = f"{file.name}: {ended}"
         logs.event(
             logs.WARNING,
@@ -461,15 +498,19 @@ class Leader:
             version=file.number,
             file=file.name,
             verdict=verdict,
-            remedy=STANDBY_REMEDY if watched.standby else None,
+            remedy=STANDBY_REMEDY if standby else None,
         )
         if verdict == "unknown":
             raise MigrationError(
                 f"{file.name}: {ended}, and it is unknown whether it was committed"
-                if watched.standby
+                if standby
                 else f"{file.name}: the connection ended during COMMIT, and it is unknown whether it was committed",
-                remedy=f"{STANDBY_REMEDY} " * bool(watched.standby)
-                + "The next start finds out: the ledger's row is committed with the migration or not at all.",
+                remedy=f"{STANDBY_REMEDY} " * standby
+                + (
+                    "entrypoint status finds out: the ledger's row is gone with the migration or not at all."
+                    if task.reverse
+                    else "The next start finds out: the ledger's row is committed with the migration or not at all."
+                ),
                 version=file.number,
                 file=file.name,
             )
@@ -482,7 +523,8 @@ class Leader:
             return self._out_of_time(task)
         if lost.sqlstate is None or not classify.stopped_by_operator(lost.sqlstate):
             too_often = self._assignment.losses.note(spot, lost)
-            return too_many(spot, lost, task.still) if too_often else lost
+            again = task.again if task.reverse else "Nothing is recorded as failed: the next start tries again."
+            return too_many(spot, lost, task.still, again) if too_often else lost
         if self._lease.guard_lost_lately(_NOTICE):
             return self._lease.lost()
         patience = task.deadline.within(_RECONNECT_PATIENCE).remaining()
@@ -501,15 +543,26 @@ class Leader:
         )
 
     def _pause(
-        self, task: Task, why: str, sqlstate: str, attempt: int, watched: Watched, *, lock_wait_ms: int | None = None
+        self,
+        task: Task,
+        why: str,
+        sqlstate: str,
+        attempt: int,
+        watched: Watched,
+        *,
+        refusal: Refused | None = None,
+        lock_wait_ms: int | None = None,
     ) -> None:
         """Wait before the next attempt, longer each time, and never in step with others."""
         longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
         seconds = min(uniform(longest / 2, longest), task.deadline.remaining())
         file = task.migration.file
         blocker = watched.blockers[0] if watched.blockers and sqlstate == LOCK_NOT_AVAILABLE else None
+        self._lock = watched.lock
+        if blocker is None and refusal is not None:
+            blocker, self._lock = self._who_locks_the_ledger(refusal), "a lock on the ledger's tables"
         behind = f", behind {blocker.short}" if blocker else ""
-        self._blocker, self._why = blocker, f"{file.name}: {why}"
+        self._blocker, self._why, self._passing = blocker, f"{file.name}: {why}", sqlstate
         logs.event(
             logs.WARNING,
             "migration.retry",
@@ -569,8 +622,13 @@ class Leader:
         file, declared = task.migration.file, task.migration.advice.directives.timeout
         undone = "what was not committed is rolled back"
         why = self._why or self._assignment.losses.last
-        if self._blocker is not None:
+        if self._standby is None and self._worker.gave_standby_up:
+            self._standby = standby_names(self._worker)
+        if self._standby is not None:
+            undone = f"{undone}. {waited_for_standby(self._standby)} until the time was over"
+        elif self._blocker is not None:
             undone = f"{undone}. {file.name} waited behind {self._blocker.words()}"
+            undone += f". It wanted {self._lock}" if self._lock else ""
         elif why:
             undone = f"{undone}. The last attempt ended so: {why}"
         shorter = "or make the migration shorter, for example by working in batches."
@@ -587,6 +645,12 @@ class Leader:
             )
         remedy = f"{self._blocker.remedy()} Or: {remedy[0].lower()}{remedy[1:]}" if self._blocker else remedy
         known = blocker_fields(self._blocker) if self._blocker else {}
+        if self._blocker is None and why and (cause := classify.remedy_of_passing(self._passing)):
+            remedy = f"{cause} Then start again."
+        elif self._blocker is None and why and not self._why:
+            remedy = f"{self._assignment.losses.remedy} Or: {remedy[0].lower()}{remedy[1:]}"
+        if self._standby is not None:
+            remedy, known = f"{STANDBY_REMEDY} Then start again.", {}
         return MigrationTimeoutError(message, remedy=remedy, version=file.number, file=file.name, **known)
 
     def _tell_declared(self, runnable: list[Prepared]) -> None:
@@ -652,13 +716,13 @@ def _record_again(gone: str | None) -> str:
     )
 
 
-def prevented(failure: MigrationFailedError, trouble: Trouble, still: str) -> MigrationPreventedError:
+def prevented(failure: MigrationFailedError, trouble: Trouble, task: Task) -> MigrationPreventedError:
     """Return a failure as one that is not the file's: it is not recorded, so that the next start tries it again."""
     return MigrationPreventedError(
         f"{failure.message} ({trouble.words})",
         report=failure.report,
-        remedy=f"{trouble.remedy} The cause is not the file: what was not committed is rolled back, and {still}. "
-        "The next start tries it again.",
+        remedy=f"{trouble.remedy} The cause is not the file: what was not committed is rolled back, and {task.still}. "
+        f"{task.again}",
         **failure.fields,
     )
 

@@ -218,14 +218,12 @@ class Steps:
             raise betrayed(task)
         # From here on it is committed by us or not at all, and its row with it.
         self.trace.closed()
-        limits = transactions.limits(
-            task.patience, server_version=self._worker.server_version, role=task.assignment.role
-        )
+        limits = transactions.limits(task.limit, server_version=self._worker.server_version, role=task.assignment.role)
         parts = (
             # While the state is the file's: its triggers may need it.
             session_state.CHECK_CONSTRAINTS,
             limits,
-            f"SET LOCAL lock_timeout = {task.patience.milliseconds()};",
+            f"SET LOCAL lock_timeout = {task.limit.milliseconds()};",
             # Before the fence goes: the unit may have let it go.
             self._session_lock,
             task.lease.reassert(),

@@ -199,7 +199,7 @@ def _commit(task: Task, transaction_id: str) -> None:
     lease, assignment = task.lease, task.assignment
     parts = [
         session_state.restore(pooled=lease.worker.login_pid != lease.place.backend_pid),
-        transactions.limits(task.patience, server_version=lease.worker.server_version, role=assignment.role),
+        transactions.limits(task.limit, server_version=lease.worker.server_version, role=assignment.role),
     ]
     if tables.mentions(task.migration.text):
         # It may have replaced our functions, as the earlier system's own script does.

@@ -19,6 +19,7 @@ from entrypoint.database.login import Failure
 from entrypoint.database.session_state import OURS_WITH_PATH
 from entrypoint.deadline import Deadline, joined, sliced
 from entrypoint.errors import ConnectionLostError, EntrypointError
+from entrypoint.migration.apply.doubt import STANDBY_REMEDY, waited_for_standby
 from entrypoint.migration.observe import blockers, progress
 from entrypoint.migration.observe.blockers import Waits, blocker_fields
 from entrypoint.migration.observe.board import Seen
@@ -42,6 +43,8 @@ _REPORT_EVERY = 5.0
 _TELL_AGAIN = 10.0
 _PATIENCE = 5.0
 _RECONNECT_AFTER = 10.0
+# A statement that waited so shortly before its attempt ended was ended for that; it may be cleaned up after it.
+_MOMENT = 1.0
 # To send a cancel; the leader may be waiting for it.
 _CANCEL = 0.5
 # How long the leader waits for a cancel that is on its way: longer than that takes, however it ends.
@@ -49,10 +52,6 @@ _STAND_DOWN = 1.5
 _NEVER = float("-inf")
 # How many results come before those of the first question.
 _BEGUN = 9
-
-STANDBY_REMEDY = (
-    "Bring the standby back, or take it out: ALTER SYSTEM SET synchronous_standby_names = …; SELECT pg_reload_conf()."
-)
 
 
 class GaveUp(NamedTuple):
@@ -69,7 +68,9 @@ class Watched(NamedTuple):
     blockers: tuple[Blocker, ...]
     """Who was last seen to block it."""
     waiting: bool = False
-    """Whether it still waited for them when it was last looked at."""
+    """Whether it still waited for them when it was last looked at, or until a moment before."""
+    lock: str = ""
+    """What it waited for, as in `ShareLock on orders`."""
     standby: str = ""
     """`synchronous_standby_names`, if its COMMIT was seen to wait for one of them."""
 
@@ -100,7 +101,8 @@ class Watcher:
         self._waits = Waits()
         self._wait: Wait | None = None
         self._blockers: tuple[Blocker, ...] = ()
-        self._asked = self._looked = self._reported = self._told = _NEVER
+        self._lock = ""
+        self._waited = self._asked = self._looked = self._reported = self._told = _NEVER
         self._next_connect = 0.0
         self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
 
@@ -119,8 +121,9 @@ class Watcher:
         try:
             activity, self._board.activity = self._board.activity, None
             mine = activity is not None and self._attempt is not None and activity.began == self._attempt.began
-            blockers_, waiting = (self._blockers, self._wait is not None) if mine else ((), False)
-            watched = Watched(self._gave_up, blockers_, waiting, self._standby)
+            waiting = self._wait is not None or time.monotonic() - self._waited < _MOMENT
+            blockers_, waiting, lock = (self._blockers, waiting, self._lock) if mine else ((), False, "")
+            watched = Watched(self._gave_up, blockers_, waiting, lock, self._standby)
             self._gave_up, self._standby = None, ""
         finally:
             if locked:
@@ -174,7 +177,7 @@ class Watcher:
             self._waits, self._wait = Waits(), None
             self._board.block(activity, ())
             if self._attempt is None or activity.began != self._attempt.began:
-                self._blockers = ()
+                self._blockers, self._waited = (), _NEVER
         self._attempt = activity
 
     def _look_for_wait(self, activity: Activity) -> None:
@@ -187,6 +190,7 @@ class Watcher:
             if before is not None:
                 self._board.block(activity, ())
             return
+        self._waited, self._lock = now, f"{self._wait.mode} on {self._wait.target}"
         if before is None or before.began != self._wait.began:
             self._asked = self._told = _NEVER
         length = self._wait.seconds if self._wait.began else now - max(activity.since, activity.began)
@@ -242,8 +246,7 @@ class Watcher:
             logs.event(
                 logs.WARNING,
                 "migration.commit_waits",
-                f"{activity.file}: COMMIT waits for a synchronous standby (synchronous_standby_names = "
-                f"'{self._standby}')",
+                f"{activity.file}: {waited_for_standby(self._standby, 'waits')}",
                 file=activity.file,
                 remedy=STANDBY_REMEDY,
             )

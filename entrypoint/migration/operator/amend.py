@@ -7,12 +7,14 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
+from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, LedgerChangedError, MigrationError
-from entrypoint.migration.apply.doubt import settle
+from entrypoint.migration.apply.doubt import STANDBY_REMEDY, settle, standby_names, waited_for_standby
 from entrypoint.migration.apply.migrator import under_lock
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.contender import Contender
 
 TYPE_CHECKING = False
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _PATIENCE = 30.0
 _LOCK_TIMEOUT_MS = 2_000
 _PAUSE = 0.5
+# For one attempt, even if the time is nearly over: so that it ends with the server's answer, and not without one.
+_LEAST = 1.0
 
 
 class Amendment(NamedTuple):
@@ -57,19 +61,25 @@ def amend(assignment: Assignment, session: Session, place: Place, amendment: Ame
 def _until_it_is_in(assignment: Assignment, lease: Lease, amendment: Amendment, deadline: Deadline) -> None:
     """Try; again and again if what prevents it may pass, while the time lasts."""
     while True:
-        patience = deadline.within(_PATIENCE)
+        patience = Deadline(max(deadline.within(_PATIENCE).remaining(), _LEAST))
         try:
             lease.check_guard()
             _attempt(assignment, lease, amendment, patience)
         except StatementError as error:
             lease.worker.rollback(Deadline(1.0))
+            why = error.primary
+            if error.sqlstate == LOCK_NOT_AVAILABLE:
+                blockers = locked.who_locks(lease.worker, lease.place, locked.TABLES)
+                why = locked.describe(blockers)
+                if deadline.passed():
+                    raise locked.timed_out(blockers, 0) from error
             if not classify.may_pass(error.sqlstate) or deadline.passed():
                 doing, schema = "the ledger could not be changed", lease.place.schema
                 raise refused_on(lease.worker, schema, assignment.role, error, doing, reading=False) from error
             logs.event(
                 logs.WARNING,
                 "ledger.locked",
-                f"the ledger could not be changed yet: {error.primary}; trying again",
+                f"the ledger could not be changed yet: {why}; trying again",
                 sqlstate=error.sqlstate,
             )
             pause(min(_PAUSE, deadline.remaining()))
@@ -79,7 +89,7 @@ def _until_it_is_in(assignment: Assignment, lease: Lease, amendment: Amendment, 
 
 def _attempt(assignment: Assignment, lease: Lease, amendment: Amendment, patience: Deadline) -> None:
     worker, place = lease.worker, lease.place
-    transaction_id, _ = lease.open(patience, lock_timeout_ms=_LOCK_TIMEOUT_MS)
+    transaction_id, _ = lease.open(patience, lock_timeout_ms=min(_LOCK_TIMEOUT_MS, patience.milliseconds() // 2 + 1))
     # Not even a person may change it between the comparison and the change. Reading is not disturbed.
     lock = f"LOCK TABLE {place.table('schema_migrations')} IN SHARE ROW EXCLUSIVE MODE"
     now = reading.as_ledger(worker.query(f"{lock}; {reading.ledger_query(place)}", patience)[-1])
@@ -102,16 +112,20 @@ def _settle(
     verdict = settle(
         transaction_id, assignment.target, lease.place, amendment.sign, assignment.role, Deadline(_PATIENCE)
     )
+    ended, remedy = f"the connection ended during COMMIT ({lost})", ""
+    if lease.worker.gave_standby_up:
+        ended, remedy = waited_for_standby(standby_names(lease.worker)), f"{STANDBY_REMEDY} "
     logs.event(
         logs.WARNING,
         "ledger.commit_in_doubt",
-        f"the connection ended during COMMIT ({lost}); the server says: {verdict}",
+        f"{ended}; the server says: {verdict}",
         verdict=verdict,
+        remedy=remedy.strip() or None,
     )
     if verdict == "aborted":
         raise lost
     if verdict == "unknown":
         raise MigrationError(
-            "The connection ended during COMMIT, and it is unknown whether the ledger was changed",
-            remedy="entrypoint status shows how it is now.",
+            f"{ended[0].upper()}{ended[1:]}, and it is unknown whether the ledger was changed",
+            remedy=f"{remedy}entrypoint status shows how it is now.",
         )
