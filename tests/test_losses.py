@@ -161,6 +161,18 @@ def test_a_poolers_rule_is_named_and_not_tried_for_ever(scene: Scene) -> None:
     assert "MIGRATION_DATABASE_URL" in error["remedy"]
 
 
+@pytest.mark.case("B3")
+def test_a_rule_that_ends_the_guard_is_named(scene: Scene) -> None:
+    if executable() is None:
+        missing("no PgBouncer")
+    scene.write({"001_long.sql": "SELECT pg_sleep(3);"})
+    with pooler(scene.database.server, pool_size=5, idle_transaction_timeout=1) as port:
+        run = scene.migrated(url=scene.database.url_at(port))
+    lost = run.logs("lock.guard_lost")[0]
+    assert lost["setting"] == "idle_transaction_timeout", run.report()
+    assert "PgBouncer ended the session by its idle_transaction_timeout: raise that" in lost["remedy"]
+
+
 # --- Waits that are told ---------------------------------------------------------------------------------
 
 

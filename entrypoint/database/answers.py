@@ -56,6 +56,11 @@ class Notice(NamedTuple):
             hint=_words(result, _HINT),
         )
 
+    @property
+    def is_error(self) -> bool:
+        """Whether it is an error, by its code: those of success, warnings and notices begin otherwise."""
+        return self.sqlstate[:2] not in ("", "00", "01", "02")
+
 
 class StatementError(Exception):
     """PostgreSQL refused a statement. All that it said about it, and which statement it was."""

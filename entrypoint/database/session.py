@@ -77,6 +77,8 @@ class Session:
         """Whether a commit here has waited for a synchronous standby, and was cancelled: for its time was over."""
         self._notices: deque[Notice] = deque()
         """What libpq has handed over and nobody has seen yet."""
+        self._farewell: Notice | None = None
+        """Why the server, or a pooler, is about to close a connection that is idle: libpq takes that for a notice."""
         self._pgconn.notice_handler = self._receive_notice
 
     @property
@@ -200,8 +202,12 @@ class Session:
         try:
             self._pgconn.consume_input()
         except psycopg.OperationalError as error:
+            self._parse(self._pgconn.is_busy)
             self.abandon()
+            if self._farewell is not None:
+                raise connection_lost(self._farewell.message, self._farewell.sqlstate) from None
             raise connection_lost(foreign(" ".join(str(error).split()))) from None
+        self._parse(self._pgconn.is_busy)
 
     def close(self) -> None:
         """Say good-bye to the server and close. Does not wait for an answer."""
@@ -315,10 +321,13 @@ class Session:
         return answer
 
     def _receive_notice(self, result: PGresult) -> None:
+        notice = Notice.of(result)
+        if notice.is_error:
+            self._farewell = notice
         if gave_standby_up(result):
             self.gave_standby_up = True
         if self.on_notice is not None:
-            self._notices.append(Notice.of(result))
+            self._notices.append(notice)
 
 
 def _take_rows_in_parts(pgconn: PGconn) -> None:

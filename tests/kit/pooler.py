@@ -31,12 +31,14 @@ def pooler(
     mode: str = "transaction",
     patience: int = 2,
     query_timeout: int = 0,
+    idle_transaction_timeout: int = 0,
     login_retry: int = 15,
 ) -> Iterator[int]:
     """Run PgBouncer with `pool_size` server connections for each database; yield its port.
 
     `patience`: after so many seconds it turns away a client for which it has no connection; its own default is 120.
     `query_timeout`: it ends a session whose statement takes so many seconds; 0 for never, as is its default.
+    `idle_transaction_timeout`: the same for one that is idle in a transaction for so long.
     `login_retry`: for so many seconds after a login that failed it refuses all clients; 15 is its default.
     """
     program = executable()
@@ -60,6 +62,7 @@ def pooler(
             admin_users = postgres
             pool_mode = {mode}
             query_timeout = {query_timeout}
+            idle_transaction_timeout = {idle_transaction_timeout}
             server_login_retry = {login_retry}
             default_pool_size = {pool_size}
             unix_socket_dir =

@@ -127,7 +127,7 @@ class Guard:
                     self._lost_at = time.monotonic()
                     self._held.clear()
                     self.was_lost.set()
-                    logs.event(logs.WARNING, "lock.guard_lost", f"the guard of the migration lock is gone: {error}")
+                    _tell_lost(error)
                 self._released.wait(_WIN_BACK_PAUSE)
 
     def _win_back(self) -> None:
@@ -136,3 +136,15 @@ class Guard:
             raise ConnectionLostError("somebody else holds the migration lock")
         self._held.set()
         logs.event(logs.INFO, "lock.guard_regained", "the guard of the migration lock is back")
+
+
+def _tell_lost(error: Exception) -> None:
+    """Log that the guard is gone, and by which setting, if it is known that it was one."""
+    setting = error.fields.get("setting") if isinstance(error, EntrypointError) else None
+    logs.event(
+        logs.WARNING,
+        "lock.guard_lost",
+        f"the guard of the migration lock is gone: {error}",
+        setting=setting,
+        remedy=error.remedy if setting and isinstance(error, EntrypointError) else None,
+    )
