@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from conftest import new_database
+from kit.processes import until
 from scene import Scene, errors, only_error, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    import psycopg
 
     from conftest import ServerFactory
     from kit.databases import Database
@@ -81,6 +82,18 @@ def test_a_change_of_the_ledger_that_waits_for_a_standby_says_so(alone: Scene) -
         assert "waited for a synchronous standby (synchronous_standby_names = 'far_away')" in doubt["message"]
         assert "Bring the standby back" in doubt["remedy"]
         assert "no answer" not in run.stderr, run.report()
+
+
+@pytest.mark.case("D3")
+def test_what_need_not_be_on_a_standby_waits_for_none(alone: Scene) -> None:
+    alone.write({"002_b.sql": "SELECT 1/0"})
+    run = alone.migrate(MIGRATION_TIMEOUT_MS=20000)
+    assert only_error(run)["event"] == "migration.failed"
+    assert not run.logs("ledger.failure_not_recorded"), run.report()
+    assert alone.ledger() == [(1, "completed"), (2, "failed")]
+    dead = "UPDATE migration_lock SET locked_at = now(), locked_by = 'dead', token = 'dead.1'"
+    alone.database.execute(f"SET synchronous_commit = local; {dead}")
+    assert alone.start("unlock").ok().stdout.endswith("Freed the row.\nThe lock is free.\n")
 
 
 # --- Somebody has locked the ledger ---------------------------------------------------------------------
@@ -202,6 +215,12 @@ def test_the_writer_that_a_concurrent_build_waits_for_is_named(scene: Scene, bud
     scene.migrated()
 
 
+def answers(database: Database) -> bool:
+    with contextlib.suppress(psycopg.OperationalError):
+        return bool(database.one("SELECT true"))
+    return False
+
+
 # --- What was refused again and again -------------------------------------------------------------------
 
 
@@ -235,3 +254,5 @@ def test_no_start_tries_a_way_back_again(
         assert "next start" not in error["remedy"]
         assert "run entrypoint rollback again" in error["remedy"]
         assert ".." not in error["message"]
+        # The last crash may not be got over yet.
+        until(lambda: answers(database), 30, "the server's recovery")

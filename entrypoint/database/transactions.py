@@ -16,6 +16,9 @@ _CLIENT_CHECK_MS = 1_000
 # A successor needs some seconds more, and has promised to be there within 35 s (docs/decisions/0009).
 IDLE_TIMEOUT_MS = 27_000
 
+ON_THIS_SERVER = "SET LOCAL synchronous_commit = local;"
+"""For what need not be known to a standby, so that nobody waits for one that is missing."""
+
 READ_COMMITTED = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 # A condition: this version of a row was written in this transaction. A block with EXCEPTION is a subtransaction, with a

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.counts import count
+from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
@@ -15,7 +16,6 @@ from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import LedgerChangedError, LockHeldError, LockTimeoutError
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, refuse_intrusion
-from entrypoint.migration.ledger.place import OURS
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import holder, locked
 from entrypoint.redaction import foreign, visible

@@ -607,7 +607,8 @@ class Leader:
                 # A file that runs outside a transaction may have made its session read-only.
                 statement=f"{transactions.READ_COMMITTED} READ WRITE",
             )
-            self._worker.query(f"{row}\nCOMMIT", deadline)
+            # A row that a failover loses makes the next start try the file again, and no more.
+            self._worker.query(f"{transactions.ON_THIS_SERVER}\n{row}\nCOMMIT", deadline)
         except (StatementError, EntrypointError) as error:
             self._worker.rollback(Deadline(GRACE))
             failure.remedy = f"{failure.change}Its failure could not be recorded, so the next start tries it again."

@@ -185,7 +185,7 @@ def free(session: Session, place: Place, row: LockRow, role: str | None, deadlin
     )
     try:
         results = session.query(
-            f"{begin}\nUPDATE {table} SET {nothing(HOLDER_COLUMNS)} "
+            f"{begin}\n{transactions.ON_THIS_SERVER}\nUPDATE {table} SET {nothing(HOLDER_COLUMNS)} "
             f"WHERE id = 1 AND locked_at IS NOT NULL AND {' AND '.join(same)} RETURNING id;\nCOMMIT",
             deadline,
         )

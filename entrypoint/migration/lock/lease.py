@@ -37,9 +37,6 @@ _WIN_BACK = 2.0
 _PATIENCE = 10.0
 _SHORT_LOCK_TIMEOUT_MS = 2_000
 
-# Who holds the lock need not be known to a standby: where one is missing, only a migration's own COMMIT waits for it.
-_ON_THIS_SERVER = "\nSET LOCAL synchronous_commit = local;"
-
 
 class Lease:
     """The lock, held: guard, row and fence, and the connection on which the work is done."""
@@ -287,4 +284,5 @@ def begin_short(
         role=role,
         statement=statement,
     )
-    return begin + _ON_THIS_SERVER
+    # Who holds the lock need not be known to a standby: where one is missing, only a migration's own COMMIT waits.
+    return f"{begin}\n{transactions.ON_THIS_SERVER}"
