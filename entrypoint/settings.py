@@ -193,7 +193,7 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
             found |= secrets_of(word)
     for name, value in environ.items():
         # Some day somebody puts the address into another variable, of ours or of libpq's.
-        if name in _VARIABLES or name.startswith("PG"):
+        if name in _VARIABLES or (name.startswith("PG") and "PASSWORD" not in name):
             found |= secrets_of(value)
     for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):
         if path := environ.get(f"{name}_FILE"):
