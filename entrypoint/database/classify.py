@@ -355,7 +355,7 @@ def classify_connection_failure(text: str) -> Cause:
 def _limit_of(kind: str, name: str | None) -> Cause:
     kind = kind.lower()
     return _known("too_many_clients")._replace(
-        words=f"as many clients as the {kind}'s CONNECTION LIMIT allows are there already",
+        words=f"there are too many clients for the {kind}'s CONNECTION LIMIT",
         remedy=f"ALTER {kind.upper()} {_shown(name)} CONNECTION LIMIT -1, or another number; or start fewer replicas "
         "at once.",
     )
