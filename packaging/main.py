@@ -2,11 +2,11 @@
 
 import sys
 
-if sys.argv[1:2] == ["--leash"]:
-    # As the only Python in the folder it is what runs leash.py, too: see entrypoint/backup/waiting.py.
-    from entrypoint.backup import leash
+if sys.argv[1:2] == ["--die-with-parent"]:
+    # As the only Python in the folder it is what runs die_with_parent.py, too: see entrypoint/backup/waiting.py.
+    from entrypoint.backup import die_with_parent
 
-    leash.main(sys.argv[2:])
+    die_with_parent.main(sys.argv[2:])
 
 from entrypoint.__main__ import main
 

@@ -30,7 +30,7 @@ _KILLED = 0.2
 _LONGEST_COMPLAINT = 16_384
 # linux/memfd.h
 _MFD_CLOEXEC = 1
-_LEASH = os.path.join(os.path.dirname(__file__), "leash.py")
+_DIE_WITH_PARENT = os.path.join(os.path.dirname(__file__), "die_with_parent.py")
 
 
 class OutOfTime(Exception):  # noqa: N818 - a result, which becomes an error with words where they are known
@@ -107,8 +107,8 @@ def run(
 def leashed(argv: Sequence[str]) -> list[str]:
     """Return the command that starts `argv` as a child of this process which ends when this process does."""
     # The only program in the self-contained folder is ours: packaging/main.py.
-    leash = ["--leash"] if getattr(sys, "frozen", False) else ["-I", "-S", _LEASH]
-    return [sys.executable, *leash, str(os.getpid()), *argv]
+    die_with_parent = ["--die-with-parent"] if getattr(sys, "frozen", False) else ["-I", "-S", _DIE_WITH_PARENT]
+    return [sys.executable, *die_with_parent, str(os.getpid()), *argv]
 
 
 def file_in_memory(name: str) -> int:

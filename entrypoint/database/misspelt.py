@@ -89,7 +89,7 @@ _KNOWN = {name.lower(): name for name in _PARAMETERS}
 _SCHEMA = ("schema", "currentSchema", "search_path")
 
 
-class Reading(NamedTuple):
+class Misspelt(NamedTuple):
     """What is wrong, as a clause about the variable, and what to write instead."""
 
     fault: str
@@ -102,7 +102,7 @@ _LIKE = "postgresql://user:password@host:5432/database"
 _KINDS = (
     (
         _PLACEHOLDER,
-        Reading(
+        Misspelt(
             "is a placeholder, which nobody has replaced by a value",
             "Set it to the address itself. A shell and Compose replace ${NAME}, Kubernetes replaces $(NAME), Helm and "
             "others replace {{ … }}, each only in its own files.",
@@ -110,57 +110,57 @@ _KINDS = (
     ),
     (
         _ASSIGNMENT,
-        Reading(
+        Misspelt(
             "begins with the name of a variable and a =", "Write only what comes behind the =, without quotation marks."
         ),
     ),
     (
         _PSQL,
-        Reading("is a command line for psql", f"Write only the address, without psql and quotation marks: {_LIKE}."),
+        Misspelt("is a command line for psql", f"Write only the address, without psql and quotation marks: {_LIKE}."),
     ),
-    (_CAPITALS, Reading("begins with capital letters", "Write postgresql:// in small letters.")),
+    (_CAPITALS, Misspelt("begins with capital letters", "Write postgresql:// in small letters.")),
     (
         _IN_PLACE,
-        Reading(
+        Misspelt(
             "has a placeholder in place of a host, a port or a database, which nobody has replaced by a value",
             "Set the variables that it is made of where the value is written. A shell and Compose replace ${NAME}, "
             "Kubernetes replaces $(NAME), and only for variables that are set there.",
         ),
     ),
-    (_JSON, Reading("is JSON", f"Write the address alone: {_LIKE}.")),
+    (_JSON, Misspelt("is JSON", f"Write the address alone: {_LIKE}.")),
     (
         _DOTNET,
-        Reading(
+        Misspelt(
             "is a connection string of .NET, with semicolons",
             "The application may keep it: set MIGRATION_DATABASE_URL to the same as "
             f"{_LIKE}, or as host=… port=… dbname=… user=… password=… with blanks between.",
         ),
     ),
-    (_WITHOUT_SCHEME, Reading("does not begin with postgresql://", f"Write it as {_LIKE}.")),
+    (_WITHOUT_SCHEME, Misspelt("does not begin with postgresql://", f"Write it as {_LIKE}.")),
 )
 
 
-def read(address: str, understood: frozenset[str]) -> Reading | None:
+def read(address: str, understood: frozenset[str]) -> Misspelt | None:
     """Return what is wrong with `address`; None if it is of no kind that is known. libpq knows what is `understood`."""
     if address[:1] in _QUOTES:
-        return Reading(
+        return Misspelt(
             "begins with a quotation mark",
             "Write the value without quotation marks around it: Docker's --env-file, and quotation marks within a "
             "manifest's, hand them on as part of it.",
         )
     if _VARIABLE.fullmatch(address):
-        return Reading(
+        return Misspelt(
             f"is {address}: the name of a variable, which nobody has replaced by its value",
             "Set it to the address itself. A shell and Compose replace ${NAME}, Kubernetes replaces $(NAME), and only "
             "if that variable is set where the value is written.",
         )
     if found := _PREFIX.match(address):
-        return Reading(
+        return Misspelt(
             f"begins with {found[1]}://, as another driver writes it",
             f"{_WITHOUT} like postgresql://user:password@host:5432/database.",
         )
     if found := _OTHER_DATABASE.match(address):
-        return Reading(
+        return Misspelt(
             f"begins with {found[1]}://, and is no address of PostgreSQL",
             "It must be like postgresql://user:password@host:5432/database.",
         )
@@ -170,7 +170,7 @@ def read(address: str, understood: frozenset[str]) -> Reading | None:
     return _about_parameters(address, understood)
 
 
-def _about_parameters(address: str, understood: frozenset[str]) -> Reading | None:
+def _about_parameters(address: str, understood: frozenset[str]) -> Misspelt | None:
     names = _parameters(address, understood)
     if not names:
         return _unknown(address, understood)
@@ -182,28 +182,28 @@ def _about_parameters(address: str, understood: frozenset[str]) -> Reading | Non
     else:
         remedy = f"{_WITHOUT} without what is for another driver."
     parameters = "the parameter" if len(names) == 1 else "the parameters"
-    return Reading(f"has {parameters} {', '.join(names)}, which PostgreSQL's libpq does not know", remedy)
+    return Misspelt(f"has {parameters} {', '.join(names)}, which PostgreSQL's libpq does not know", remedy)
 
 
 _WITHOUT = "The application may keep its DATABASE_URL: set MIGRATION_DATABASE_URL to the same address,"
 
 
-def _unknown(address: str, understood: frozenset[str]) -> Reading | None:
+def _unknown(address: str, understood: frozenset[str]) -> Misspelt | None:
     """Return what is wrong with the first parameter that libpq does not know; it may be a piece of a password."""
     for number, name in enumerate(_names(address), start=1):
         if name in understood:
             continue
         if name.lower() in understood:
-            return Reading(
+            return Misspelt(
                 f"has the parameter {name.lower()} in capital letters", f"Write it in small letters: {name.lower()}."
             )
         meant = [like for like in sorted(understood) if name in (like[:at] + like[at + 1 :] for at in range(len(like)))]
         if name.lower() in _KNOWN:
-            return Reading(
+            return Misspelt(
                 f"has the parameter {_KNOWN[name.lower()]}, which PostgreSQL's libpq does not know",
                 f"{_WITHOUT} without what is for another driver.",
             )
-        return Reading(
+        return Misspelt(
             f"has a parameter, number {number}, that PostgreSQL's libpq does not know"
             + (f"; it is almost {meant[0]}" if meant else ""),
             "See how it is spelt. It is not shown, as it may be a piece of a password: in host=… password='…' a value "

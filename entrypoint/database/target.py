@@ -16,7 +16,7 @@ from entrypoint.redaction import foreign, mask_quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.database.misspelt import Reading
+    from entrypoint.database.misspelt import Misspelt
     from entrypoint.database.session import Session
 
 
@@ -34,7 +34,7 @@ class Target(NamedTuple):
         return attempt(self.conninfo, Deadline(timeout))
 
 
-def _misspelt(address: str) -> Reading | None:
+def _misspelt(address: str) -> Misspelt | None:
     from entrypoint.database import misspelt
 
     understood = frozenset(option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults())

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from entrypoint.migration.script.files import Directory, Flaw, MigrationFile
+    from entrypoint.migration.script.files import Directory, FileFault, MigrationFile
     from entrypoint.migration.script.prepare import Prepared
     from entrypoint.settings import Settings
 
@@ -79,7 +79,7 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     return Report(tuple(findings), _subject(settings.migrations_dir, *map(len, chosen)))
 
 
-class Look(NamedTuple):
+class FileReport(NamedTuple):
     """One file, what there is to say about it, and, if nothing is wrong with it, what is in it."""
 
     file: MigrationFile
@@ -88,7 +88,7 @@ class Look(NamedTuple):
     migration: Prepared | None
 
 
-def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> Look:
+def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> FileReport:
     """Return what there is to say about one file, without the linter.
 
     The parser's complaints count here, though not at a start: there the server is the judge.
@@ -99,11 +99,11 @@ def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> Look:
         return _faulty(file, shown, prepared, flaws)
     syntax = _syntax(prepared, shown)
     if syntax is not None:
-        return Look(file, shown, [syntax], None)
-    return Look(file, shown, _notes(prepared, shown) if notes else [], prepared)
+        return FileReport(file, shown, [syntax], None)
+    return FileReport(file, shown, _notes(prepared, shown) if notes else [], prepared)
 
 
-def look_at_reverse(file: MigrationFile, *, escapes: bool) -> Look:
+def look_at_reverse(file: MigrationFile, *, escapes: bool) -> FileReport:
     """Return what there is to say about one file that takes a migration back: what `rollback` would refuse, too."""
     shown = shown_path(file.path, os.getcwd())
     prepared, flaws = examine_reverse(file, escapes=escapes)
@@ -111,17 +111,17 @@ def look_at_reverse(file: MigrationFile, *, escapes: bool) -> Look:
         return _faulty(file, shown, prepared, flaws)
     syntax = _syntax(prepared, shown)
     if syntax is not None:
-        return Look(file, shown, [syntax], None)
+        return FileReport(file, shown, [syntax], None)
     remedy = (
         "Leave it out: a reverse file is one transaction, so that the ledger's row goes with it. Or run the file with "
         f"psql and then DELETE FROM schema_migrations WHERE migration_number = {file.number}."
     )
-    return Look(file, shown, _about_blocks(prepared, shown, remedy), prepared)
+    return FileReport(file, shown, _about_blocks(prepared, shown, remedy), prepared)
 
 
-def _faulty(file: MigrationFile, shown: str, prepared: Prepared | None, flaws: Sequence[Flaw]) -> Look:
+def _faulty(file: MigrationFile, shown: str, prepared: Prepared | None, flaws: Sequence[FileFault]) -> FileReport:
     text = prepared.text if prepared else None
-    return Look(file, shown, [_error(flaw, shown, text) for flaw in flaws], None)
+    return FileReport(file, shown, [_error(flaw, shown, text) for flaw in flaws], None)
 
 
 def _syntax(prepared: Prepared, shown: str) -> Finding | None:
@@ -133,13 +133,13 @@ def _syntax(prepared: Prepared, shown: str) -> Finding | None:
     return Finding("error", "syntax", message, shown, syntax.line, column, excerpt=tuple(lines))
 
 
-def lint_all(squawk: str, looks: Iterable[Look]) -> dict[str, list[Finding]]:
+def lint_all(squawk: str, looks: Iterable[FileReport]) -> dict[str, list[Finding]]:
     """Return what the linter says about the good files among `looks`, by the paths that are shown."""
     return lint(squawk, {look.shown: look.migration for look in looks if look.migration is not None})
 
 
 def _ask(
-    linter: _Linter, looks: Sequence[Look], known: Sequence[Finding]
+    linter: _Linter, looks: Sequence[FileReport], known: Sequence[Finding]
 ) -> tuple[dict[str, list[Finding]], Finding | None]:
     """Return what the linter says about each file, and a note if it was not asked."""
     if linter.squawk is None:
@@ -242,7 +242,7 @@ def _about_directory(directory: Directory) -> list[Finding]:
     ]
 
 
-def _error(flaw: Flaw, shown: str, text: str | None) -> Finding:
+def _error(flaw: FileFault, shown: str, text: str | None) -> Finding:
     column = None if flaw.offset is None or text is None else spot(text, flaw.offset).column + 1
     message = flaw.message if len(flaw.names) == 1 else f"{' and '.join(flaw.names)}: {flaw.message}"
     return Finding("error", flaw.rule, message, shown, flaw.line, column)

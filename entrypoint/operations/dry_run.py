@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from entrypoint.migration.script.prepare import Prepared
-    from entrypoint.operations.check import Look
+    from entrypoint.operations.check import FileReport
     from entrypoint.settings import Settings
 
 # Of a file with more statements, as those with sample data have, only so many are shown.
@@ -103,7 +103,7 @@ def _statements(migration: Prepared) -> list[str]:
     return shown if len(statements) <= _SHOWN else [*shown, f"… and {len(statements) - _SHOWN} more"]
 
 
-def _lint(looks: Sequence[Look]) -> tuple[dict[str, list[Finding]], Finding | None]:
+def _lint(looks: Sequence[FileReport]) -> tuple[dict[str, list[Finding]], Finding | None]:
     """Ask the linter, if there is one; that it cannot be asked is no reason to show less of the rest."""
     squawk = find_squawk(os.environ.get("PATH", os.defpath))
     if squawk is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from entrypoint.database.session import Session
     from entrypoint.migration.ledger.place import Place
-    from entrypoint.migration.lock.holder import Backend, Sight
+    from entrypoint.migration.lock.holder import Backend, Observed
     from entrypoint.settings import Settings
 
     Verdict = Literal["free", "dead", "alive", "unknown", "stranger"]
@@ -48,7 +48,7 @@ class Unlock(NamedTuple):
 
     settings: Settings
     place: Place
-    sight: Sight
+    sight: Observed
 
     @property
     def verdict(self) -> Verdict:
@@ -113,7 +113,7 @@ def refuse(unlock: Unlock) -> LockHeldError:
     )
 
 
-def _held_by_strangers(sight: Sight, outcome: str) -> LockHeldError:
+def _held_by_strangers(sight: Observed, outcome: str) -> LockHeldError:
     strangers = sight.strangers
     keyed = any(backend.keyed for backend in strangers)
     making = all(backend.makes and not (backend.guards or backend.outside) for backend in strangers)

@@ -24,7 +24,7 @@ _LOOK_STATEMENT = 4.0
 _LOOK_LOCK_TIMEOUT_MS = 1_000
 
 
-class Precaution:
+class BackupFirst:
     """One backup for this process's whole run, even if it has to take the lock a second time."""
 
     def __init__(self, assignment: Assignment, directory: str) -> None:

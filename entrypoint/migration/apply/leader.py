@@ -34,7 +34,7 @@ from entrypoint.migration.apply.doubt import (
     standby_names,
     waited_for_standby,
 )
-from entrypoint.migration.apply.standing import Trace, betrayed
+from entrypoint.migration.apply.standing import Trace, file_ended_transaction
 from entrypoint.migration.apply.watcher import Watcher
 from entrypoint.migration.ledger import reading, words, writing
 from entrypoint.migration.ledger.plan import decide
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from entrypoint.clocks import Clocks
     from entrypoint.database.classify import Trouble
     from entrypoint.database.session import Session
-    from entrypoint.migration.apply.backup_first import Precaution
+    from entrypoint.migration.apply.backup_first import BackupFirst
     from entrypoint.migration.apply.watcher import Watched
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.plan import Plan
@@ -97,18 +97,18 @@ class Leader:
         lease: Lease,
         prepared: dict[int, Prepared],
         clocks: Clocks,
-        precaution: Precaution | None,
+        backup_first: BackupFirst | None,
     ) -> None:
         """Take the `prepared` migrations by number, and the `clocks` that bound them.
 
-        `precaution` is what to do before the first.
+        `backup_first` is what to do before the first.
         """
         self._assignment = assignment
         self._lease = lease
         self._worker = lease.worker
         self._prepared = prepared
         self._clocks = clocks
-        self._precaution = precaution
+        self._backup_first = backup_first
         self._blocker: Blocker | None = None
         """Who was in the way of the file's last attempt."""
         self._lock = ""
@@ -131,9 +131,9 @@ class Leader:
         self._refuse_again(runnable, applied)
         ours = {file.number for file in self._assignment.directory.files}
         self._kept = frozenset(row.number for row in plan.applied if row.number in ours)
-        if runnable and self._precaution is not None:
+        if runnable and self._backup_first is not None:
             self._assignment.board.back_up()
-            self._precaution.take(self._lease, plan.current, runnable[0].file.name, self._clocks.running)
+            self._backup_first.take(self._lease, plan.current, runnable[0].file.name, self._clocks.running)
         self._tell_declared(runnable)
         self._assignment.board.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
         self.carry_out(runnable, applied)
@@ -171,7 +171,7 @@ class Leader:
                 task = Task(
                     assignment, self._lease, migration, following, deadline, watcher, patience, reverse, self._kept
                 )
-                done.append(self._until_it_is_in(task))
+                done.append(self._apply_with_retries(task))
                 if not reverse:
                     self._kept |= {migration.file.number}
 
@@ -222,7 +222,7 @@ class Leader:
         schema, role = self._lease.place.schema, self._assignment.role
         return refused_on(self._worker, schema, role, error, doing, reading=False)
 
-    def _until_it_is_in(self, task: Task) -> Applied:
+    def _apply_with_retries(self, task: Task) -> Applied:
         """Apply one migration; again and again if what prevents it may pass, while the time lasts."""
         if task.migration.advice.transactional:
             trace = Trace()
@@ -274,7 +274,7 @@ class Leader:
         if committed is None:
             self._see_what_is_in(task, trace)
         if committed:
-            failure = self._betrayed(task, refusal)
+            failure = self._file_ended_transaction(task, refusal)
             self._record_failure(task, failure)
             raise failure from refusal
 
@@ -291,7 +291,7 @@ class Leader:
             committed = standing.ask_again(self._assignment.target, trace, task.deadline.within(_RECONNECT_PATIENCE))
         if not committed:
             return
-        failure = self._betrayed(task)
+        failure = self._file_ended_transaction(task)
         spare: Session | None = None
         if not self._worker.usable:
             with contextlib.suppress(Failure):
@@ -304,9 +304,9 @@ class Leader:
                 spare.close()
         raise failure
 
-    def _betrayed(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
+    def _file_ended_transaction(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
         """Return the error for a file that has ended its transaction."""
-        return betrayed(task, refusal)
+        return file_ended_transaction(task, refusal)
 
     def _judge(self, task: Task, refusal: Refused, attempt: int, watched: Watched) -> None:
         """Return after a pause if the migration is to be tried again; otherwise raise what became of it."""

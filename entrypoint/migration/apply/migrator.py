@@ -45,18 +45,18 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     """
     prepared = prepare(plan.runnable, escapes=session.escapes)
     refuse_behind_pooler(prepared.values(), session, place)
-    precaution = None
+    backup_first = None
     if assignment.backup_dir is not None:
-        from entrypoint.migration.apply.backup_first import Precaution
+        from entrypoint.migration.apply.backup_first import BackupFirst
 
-        precaution = Precaution(assignment, assignment.backup_dir)
+        backup_first = BackupFirst(assignment, assignment.backup_dir)
         if plan.runnable:
-            precaution.make_ready(session, place)
+            backup_first.make_ready(session, place)
     contender = Contender(assignment, session, place)
     applied: list[Applied] = []
 
     def lead(lease: Lease, clocks: Clocks) -> Result:
-        current = Leader(assignment, lease, prepared, clocks, precaution).run(applied)
+        current = Leader(assignment, lease, prepared, clocks, backup_first).run(applied)
         return Result(tuple(applied), contender.waited, current)
 
     try:

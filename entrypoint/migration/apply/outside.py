@@ -18,7 +18,7 @@ from entrypoint.database.sqlstate import DUPLICATE_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, EntrypointError, MigrationFailedError
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
-from entrypoint.migration.apply.standing import Trace, betrayed
+from entrypoint.migration.apply.standing import Trace, file_ended_transaction
 from entrypoint.migration.ledger import reading, writing
 from entrypoint.migration.script import strings
 from entrypoint.migration.script.units import Runs, Setting, Unit, cut, left_in_session, plain, reached, repeatable
@@ -130,14 +130,16 @@ class Steps:
         place, colon, statement = message.partition(":")
         message = foreign(message) if number is None else f"{place}{colon}{foreign(statement)}"
         if not unchanged:
-            raise self._in_the_dark(f"was interrupted at {message}, and has changed since")
+            raise self._unknown_outcome(f"was interrupted at {message}, and has changed since")
         index = next((i for i, unit in enumerate(self._units) if unit.number == number), None)
         if index is None:
-            raise self._in_the_dark(f"was interrupted at {message}; it cannot be known which of its statements that is")
+            raise self._unknown_outcome(
+                f"was interrupted at {message}; it cannot be known which of its statements that is"
+            )
         left = left_in_session(self._task.migration.text, self._units[:index])
         unknown = min(filter(None, (left.unknown, self._changed_by_function(left.runs))), default=None)
         if unknown is not None:
-            raise self._in_the_dark(
+            raise self._unknown_outcome(
                 f"was interrupted at {message}; what statement {unknown} did to its session is lost, and "
                 "what comes after it may depend on that"
             )
@@ -179,12 +181,12 @@ class Steps:
             return valid is True
         refused = self._refused == index and unit.words[:1] not in _COMMIT_BY_THEMSELVES
         if not (refused or repeatable(unit)):
-            raise self._in_the_dark(
+            raise self._unknown_outcome(
                 f"was interrupted at {self._progress(unit)}; it cannot be known whether that took effect"
             )
         return False
 
-    def _in_the_dark(self, why: str) -> MigrationFailedError:
+    def _unknown_outcome(self, why: str) -> MigrationFailedError:
         """Return the error for a file that a person has to look at."""
         file = self._task.migration.file
         return MigrationFailedError(
@@ -215,7 +217,7 @@ class Steps:
         transaction_id = self._open(unit.begin)
         self.trace.opened(transaction_id)
         if self._send(unit, unit.number, inside=True) != transaction_id:
-            raise betrayed(task)
+            raise file_ended_transaction(task)
         # From here on it is committed by us or not at all, and its row with it.
         self.trace.closed()
         limits = transactions.limits(task.limit, server_version=self._worker.server_version, role=task.assignment.role)

@@ -104,7 +104,7 @@ def _verdict(trace: Trace, status: str | None) -> bool | None:
     return {"aborted": False, "committed": True}.get(status or "")
 
 
-def betrayed(task: Task, refusal: Refused | None = None) -> MigrationFailedError:
+def file_ended_transaction(task: Task, refusal: Refused | None = None) -> MigrationFailedError:
     """Return the error for a file that ended our transaction: what it did before that is in, and not recorded.
 
     `refusal`: what PostgreSQL said of a statement behind that, if it said anything.

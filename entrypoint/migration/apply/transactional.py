@@ -13,7 +13,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.apply.attempt import Refused, ours
 from entrypoint.migration.apply.doubt import InDoubt
-from entrypoint.migration.apply.standing import betrayed
+from entrypoint.migration.apply.standing import file_ended_transaction
 from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.script import strings
 
@@ -41,7 +41,7 @@ def apply(task: Task, trace: Trace) -> None:
     """
     transaction_id, backend_pid = begin(task, trace)
     if not execute(task, trace, backend_pid):
-        raise betrayed(task)
+        raise file_ended_transaction(task)
     _commit(task, transaction_id)
 
 

@@ -1,4 +1,4 @@
-"""Take the lock, or wait until somebody else has left nothing to do. Either door leads on.
+"""Take the lock, or wait until nothing is pending any more.
 
 A waiter never blocks in the server, and holds no lock and no snapshot there: it looks, and sleeps, and looks again.
 """

@@ -65,7 +65,7 @@ class Backend(NamedTuple):
         return self.keyed or self.fences
 
 
-class Sight(NamedTuple):
+class Observed(NamedTuple):
     """What one look saw."""
 
     row: LockRow | None
@@ -140,7 +140,7 @@ def is_strange(one: Backend | KeyHolder, row: LockRow | None) -> bool:
 
 def observe(
     session: Session, place: Place, role: str | None, deadline: Deadline, application: str | None = None
-) -> Sight:
+) -> Observed:
     """Look at the lock's row, and at the sessions that hold the lock or have the name of the row's holder.
 
     `application` is a name to look for as well: that of an earlier holder. First the row, then the sessions: so
@@ -162,7 +162,7 @@ def observe(
     except StatementError:
         session.rollback(deadline.within(1))
         raise
-    return Sight(row, tuple(map(_backend, backends)))
+    return Observed(row, tuple(map(_backend, backends)))
 
 
 def free(session: Session, place: Place, row: LockRow, role: str | None, deadline: Deadline) -> bool:

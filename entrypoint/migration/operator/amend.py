@@ -52,13 +52,15 @@ def amend(assignment: Assignment, session: Session, place: Place, amendment: Ame
     contender = Contender(assignment, session, place, regardless=True)
     try:
         under_lock(
-            contender, assignment, lambda lease, clocks: _until_it_is_in(assignment, lease, amendment, clocks.turn_to())
+            contender,
+            assignment,
+            lambda lease, clocks: _amend_with_retries(assignment, lease, amendment, clocks.turn_to()),
         )
     finally:
         contender.close()
 
 
-def _until_it_is_in(assignment: Assignment, lease: Lease, amendment: Amendment, deadline: Deadline) -> None:
+def _amend_with_retries(assignment: Assignment, lease: Lease, amendment: Amendment, deadline: Deadline) -> None:
     """Try; again and again if what prevents it may pass, while the time lasts."""
     while True:
         patience = Deadline(max(deadline.within(_PATIENCE).remaining(), _LEAST))

@@ -17,7 +17,7 @@ from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.apply.attempt import Refused, Task
 from entrypoint.migration.apply.leader import Leader, spot_of
 from entrypoint.migration.apply.outside import refuse_behind_pooler
-from entrypoint.migration.apply.standing import betrayed
+from entrypoint.migration.apply.standing import file_ended_transaction
 from entrypoint.migration.ledger import words
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.operator.trial import NeedsCommitError, Trial
@@ -271,8 +271,9 @@ class Rehearser(Leader):
             remedy="Correct it and rehearse again; the rehearsal is rolled back and nothing is recorded."
         )
 
-    def _betrayed(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
-        return betrayed(task, refusal) if self._trial is None else self._trial.betrayed(task, refusal)
+    def _file_ended_transaction(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
+        ended = file_ended_transaction if self._trial is None else self._trial.file_ended_transaction
+        return ended(task, refusal)
 
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
         """Leave the ledger alone: a real start may try it."""

@@ -17,7 +17,7 @@ from entrypoint.migration.apply.standing import BETRAYAL
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock.contender import Contender
-from entrypoint.migration.script.files import ROLLBACKS, Flaw, MigrationFile, load_directory
+from entrypoint.migration.script.files import ROLLBACKS, FileFault, MigrationFile, load_directory
 from entrypoint.migration.script.prepare import Prepared, bad_files, examine, examine_reverse
 from entrypoint.migration.script.statements import advise
 from entrypoint.redaction import foreign_report
@@ -63,7 +63,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int,
         return ()
     reverses, faults = _reverse_files(directory)
     migrations = {file.number: file for file in directory.files}
-    missing: list[Flaw] = []
+    missing: list[FileFault] = []
     steps: list[Step] = []
     for row in above:
         if row.status == reading.FAILED and _left_nothing(row, migrations.get(row.number), escapes=escapes):
@@ -75,7 +75,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int,
         if file is None:
             newer = "" if row.number in migrations else ", nor is the migration itself there: a newer image applied it"
             lacks = f"has no reverse file {ROLLBACKS}/{row.number:03d}_….sql in {directory.path}{newer}"
-            missing.append(Flaw((row.filename,), "rollback", lacks))
+            missing.append(FileFault((row.filename,), "rollback", lacks))
             continue
         reverse, found = examine_reverse(file, escapes=escapes)
         faults += found
@@ -130,7 +130,7 @@ def reverse(
         contender.close()
 
 
-def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], list[Flaw]]:
+def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], list[FileFault]]:
     """Return the reverse files by number, and the faults of their names; no folder is no file."""
     path = os.path.join(migrations.path, ROLLBACKS)
     if not os.path.isdir(path):
@@ -138,7 +138,7 @@ def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], lis
     try:
         found = load_directory(path, migrations.limit)
     except ConfigurationError as error:
-        return {}, [Flaw((ROLLBACKS,), "unreadable", error.message)]
+        return {}, [FileFault((ROLLBACKS,), "unreadable", error.message)]
     files = {file.number: file._replace(name=f"{ROLLBACKS}/{file.name}") for file in found.files}
     return files, [fault._replace(names=tuple(f"{ROLLBACKS}/{name}" for name in fault.names)) for fault in found.faults]
 

@@ -118,7 +118,7 @@ class Trial:
                 raise NeedsCommitError(index, refusal) from refusal
             raise
         if not still_in:
-            raise self.betrayed(task)
+            raise self.file_ended_transaction(task)
         deferred = self._put_back(task)
         if deferred:
             ours(task, lambda: self._worker.query(f"SET CONSTRAINTS {deferred} DEFERRED", task.patience))
@@ -178,9 +178,9 @@ class Trial:
         except StatementError as error:
             raise self._judged(error, task, "the ledger could not be written to") from error
 
-    def betrayed(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
+    def file_ended_transaction(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
         """Return the error for the one thing that must not happen: a COMMIT that no parser has seen."""
-        failure = standing.betrayed(task, refusal)
+        failure = standing.file_ended_transaction(task, refusal)
         before = ", ".join(done.file for done in self._rehearsed)
         if before:
             failure.message += f"; so is, in the same transaction, what was rehearsed before it: {before}"

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from entrypoint.migration.script import scanner
-from entrypoint.migration.script.scanner import Fault
+from entrypoint.migration.script.scanner import ScriptFault
 from entrypoint.policy import MOST_MILLISECONDS
 
 TYPE_CHECKING = False
@@ -35,17 +35,17 @@ class Directives(NamedTuple):
     """Instead of MIGRATION_DDL_LOCK_TIMEOUT_MS."""
 
 
-def read(text: str) -> tuple[Directives, tuple[Fault, ...]]:
+def read(text: str) -> tuple[Directives, tuple[ScriptFault, ...]]:
     """Return the directives of a file, and a fault for each that is unknown, malformed or said twice."""
     values: dict[str, float] = {}
     lines: dict[str, int] = {}
-    faults: list[Fault] = []
+    faults: list[ScriptFault] = []
     for found in scanner.directives(text):
         name, value, complaint = _parse(found)
         if not complaint and name in lines:
             complaint = f"{name} is said in line {lines[name]} already: leave one of the two"
         if complaint:
-            faults.append(Fault(found.offset, found.line, complaint))
+            faults.append(ScriptFault(found.offset, found.line, complaint))
             continue
         lines[name], values[name] = found.line, value
     return (

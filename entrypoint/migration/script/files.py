@@ -63,7 +63,7 @@ class MigrationFile(NamedTuple):
         return checksum is None or checksum in (self.checksum, self.raw_checksum)
 
 
-class Flaw(NamedTuple):
+class FileFault(NamedTuple):
     """Something that is wrong with a file, or with several that have one number; as text, a line for the log."""
 
     names: tuple[str, ...]
@@ -85,7 +85,7 @@ class Directory(NamedTuple):
     path: str
     files: tuple[MigrationFile, ...]
     warnings: tuple[str, ...]
-    faults: tuple[Flaw, ...]
+    faults: tuple[FileFault, ...]
     """What is wrong with the names; the contents are looked at when a file is pending."""
     limit: int | None
     """How many bytes a file in it may have."""
@@ -115,7 +115,7 @@ def load_directory(path: str, limit: int | None = None) -> Directory:
         try:
             content = read_bytes(file, limit)
         except OSError as error:
-            faults.append(Flaw((name,), "unreadable", f"cannot be read: {error.strerror}"))
+            faults.append(FileFault((name,), "unreadable", f"cannot be read: {error.strerror}"))
             continue
         total += len(content)
         sha256 = sha256_for(total)
@@ -225,8 +225,8 @@ def is_sql(name: str) -> bool:
     return name.lower().endswith(_SUFFIX) and not name.startswith(".")
 
 
-def _bad_names(names: Iterable[str]) -> list[Flaw]:
-    return [Flaw((name,), "name", _fault_of_name(name)) for name in names]
+def _bad_names(names: Iterable[str]) -> list[FileFault]:
+    return [FileFault((name,), "name", _fault_of_name(name)) for name in names]
 
 
 def _fault_of_name(name: str) -> str:
@@ -252,13 +252,13 @@ def _fault_of_name(name: str) -> str:
     return f"is a migration{whose}: here it is called {ours}" if whose else f"must be called {ours}"
 
 
-def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[Flaw]:
+def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[FileFault]:
     by_number: dict[int, list[str]] = {}
     for name, number in numbers.items():
         if number is not None:
             by_number.setdefault(number, []).append(name)
     return [
-        Flaw(tuple(same), "number", f"{len(same)} files have the number {number}; give each its own")
+        FileFault(tuple(same), "number", f"{len(same)} files have the number {number}; give each its own")
         for number, same in sorted(by_number.items())
         if len(same) > 1
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from entrypoint.migration.script.scanner import Fault, line_comments
+from entrypoint.migration.script.scanner import ScriptFault, line_comments
 
 # As each tool reads its marks: at the beginning of a line, where some allow blanks before them. Liquibase's
 # `--rollback` is none without its first line. What could also be said to a reader ("-- Down migration: see rollback/")
@@ -52,7 +52,7 @@ class ForeignName(NamedTuple):
     words: str
 
 
-def mark_in(text: str) -> Fault | None:
+def mark_in(text: str) -> ScriptFault | None:
     """Return the first mark of another tool's, if the file has one outside of strings and bodies."""
     if _MARK.search(text) is None:
         return None
@@ -65,7 +65,7 @@ def mark_in(text: str) -> Fault | None:
                 "would run, too. Keep only the way forward in this file, without the marks; the way back, if you want "
                 "it, goes into a file of the same name in rollback/"
             )
-            return Fault(found.start(), text.count("\n", 0, found.start()) + 1, message)
+            return ScriptFault(found.start(), text.count("\n", 0, found.start()) + 1, message)
     return None
 
 

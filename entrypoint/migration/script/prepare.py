@@ -7,7 +7,7 @@ from typing import NamedTuple
 from entrypoint.counts import count
 from entrypoint.errors import MigrationFilesError
 from entrypoint.migration.script import files as migration_files
-from entrypoint.migration.script.files import Flaw
+from entrypoint.migration.script.files import FileFault
 from entrypoint.migration.script.statements import advise
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ def prepare(pending: Iterable[MigrationFile], *, escapes: bool) -> dict[int, Pre
     `escapes`: what the session says of strings (`Session.escapes`).
     """
     prepared: dict[int, Prepared] = {}
-    faults: list[Flaw] = []
+    faults: list[FileFault] = []
     for file in pending:
         one, found = examine(file, escapes=escapes)
         faults += found
@@ -75,7 +75,7 @@ def refuse_bad_names(directory: Directory) -> None:
         raise bad_files([*directory.faults, *(fault for file in directory.files for fault in examine(file)[1])])
 
 
-def bad_files(faults: Sequence[Flaw], remedy: str = _CORRECT) -> MigrationFilesError:
+def bad_files(faults: Sequence[FileFault], remedy: str = _CORRECT) -> MigrationFilesError:
     """Return the error for bad files; the first of the `faults` is in its message, all are in its list."""
     return MigrationFilesError(
         f"{count(len(faults), 'fault')} in the migration files; nothing was run: {faults[0]}",
@@ -84,7 +84,7 @@ def bad_files(faults: Sequence[Flaw], remedy: str = _CORRECT) -> MigrationFilesE
     )
 
 
-def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[Flaw]]:
+def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[FileFault]]:
     """Return a file that takes a migration back, and everything that is wrong with it: it must be one transaction."""
     reverse, faults = examine(file, escapes=escapes)
     if reverse is None or faults or reverse.advice.transactional:
@@ -92,9 +92,9 @@ def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prep
     names, advice = (file.name,), reverse.advice
     if not advice.outside:
         message = "a reverse file is one transaction; remove the directive no-transaction"
-        return reverse, [Flaw(names, "rollback", message)]
+        return reverse, [FileFault(names, "rollback", message)]
     return reverse, [
-        Flaw(
+        FileFault(
             names,
             "rollback",
             f"{outside.what} cannot run inside a transaction, {not_in_a_reverse_file(file.number)}",
@@ -113,7 +113,7 @@ def not_in_a_reverse_file(number: int) -> str:
     )
 
 
-def examine(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[Flaw]]:
+def examine(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[FileFault]]:
     """Return a migration and everything that is wrong with it, each with its line.
 
     `escapes`: whether the server reads its strings with escapes, where a server is known.
@@ -123,13 +123,13 @@ def examine(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | N
         content = migration_files.read_bytes(file.path)
         text = migration_files.decode(content)
     except OSError as error:
-        return None, [Flaw(names, "unreadable", f"cannot be read: {error.strerror}")]
+        return None, [FileFault(names, "unreadable", f"cannot be read: {error.strerror}")]
     except UnicodeDecodeError as error:
         byte, line = error.object[error.start], error.object.count(10, 0, error.start) + 1
         message = f"is not UTF-8: byte 0x{byte:02x} at offset {error.start}; save the file as UTF-8"
-        return None, [Flaw(names, "encoding", message, line)]
+        return None, [FileFault(names, "encoding", message, line)]
     if migration_files.checksum(content) != file.checksum:
-        return None, [Flaw(names, "unreadable", "changed while it was read; start again")]
+        return None, [FileFault(names, "unreadable", "changed while it was read; start again")]
     advice = advise(text, parse_limit=_PARSE_LIMIT, escapes=escapes)
-    faults = [Flaw(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
+    faults = [FileFault(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
     return Prepared(file, text, advice), faults

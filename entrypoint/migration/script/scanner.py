@@ -118,7 +118,7 @@ class Statement(NamedTuple):
     words: tuple[str, ...]
 
 
-class Fault(NamedTuple):
+class ScriptFault(NamedTuple):
     """Something that cannot work, found before anything runs: where it is, what it is and what to do."""
 
     offset: int
@@ -138,7 +138,7 @@ class Script(NamedTuple):
     """What `scan` found in a text."""
 
     statements: tuple[Statement, ...]
-    faults: tuple[Fault, ...]
+    faults: tuple[ScriptFault, ...]
 
 
 class UnterminatedError(ValueError):
@@ -305,7 +305,7 @@ class _Scan:
     def __init__(self, text: str) -> None:
         self.text = text
         self.statements: list[Statement] = []
-        self.faults: list[Fault] = []
+        self.faults: list[ScriptFault] = []
         self.counted = 0  # the lines before this offset are counted
         self.line = 1
         self.copy_data = True  # cleared when no end of COPY data is left in the text
@@ -328,7 +328,7 @@ class _Scan:
         if nul := text.count("\0"):
             offset = text.index("\0")
             message = f"{count(nul, 'NUL character')}: PostgreSQL's text has none; save the file as UTF-8"
-            self.faults.append(Fault(offset, text.count("\n", 0, offset) + 1, message))
+            self.faults.append(ScriptFault(offset, text.count("\n", 0, offset) + 1, message))
         pos = 0
         try:
             while (pos := skip(text, pos)) < length:
@@ -416,10 +416,10 @@ class _Scan:
         way = _copy_way(words(text, start, end, limit=end - start))
         if way == "FROM":
             message = "COPY FROM STDIN: nobody sends it data here; use INSERT, or COPY FROM a file on the server"
-            self.faults.append(Fault(start, line, message))
+            self.faults.append(ScriptFault(start, line, message))
         elif way == "TO":
             message = "COPY TO STDOUT: nobody reads what it sends; remove it, or COPY TO a file on the server"
-            self.faults.append(Fault(start, line, message))
+            self.faults.append(ScriptFault(start, line, message))
         return way == "FROM"
 
     def meta_command(self, pos: int) -> int:
@@ -435,7 +435,7 @@ class _Scan:
         return _end(_LINE, self.text, pos)
 
     def fault(self, offset: int, message: str) -> None:
-        self.faults.append(Fault(offset, self.line_at(offset), message))
+        self.faults.append(ScriptFault(offset, self.line_at(offset), message))
 
     def line_at(self, offset: int) -> int:
         """Return the line of an offset. Asked in ascending order, all answers together read the text once."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from entrypoint.deadline import SLICE, joined
 from entrypoint.migration.script import directives
 from entrypoint.migration.script.foreign import mark_in
-from entrypoint.migration.script.scanner import Fault, Statement, scan, skip, words
+from entrypoint.migration.script.scanner import ScriptFault, Statement, scan, skip, words
 from entrypoint.migration.script.strings import STANDARD, Reading, by_the_standard, escapes_at
 from entrypoint.redaction import foreign
 
@@ -116,7 +116,7 @@ class Advice(NamedTuple):
     begin: str
     wrapped: bool
     outside: tuple[Outside, ...]
-    faults: tuple[Fault, ...]
+    faults: tuple[ScriptFault, ...]
     parsed: bool
     disputed: bool
     """Whether the parser takes other parts of the text for statements than the scanner, whose reading this is."""
@@ -222,7 +222,7 @@ def _in_units(advice: Advice, kinds: list[_Kind]) -> Advice:
     text = advice.body
     blocks: list[tuple[int, int]] = []
     idle: list[int] = []
-    faults: list[Fault] = []
+    faults: list[ScriptFault] = []
     opened: int | None = None
     savepoints: list[str] = []
     for index, (statement, kind) in enumerate(zip(advice.statements, kinds, strict=True)):
@@ -246,23 +246,23 @@ def _in_units(advice: Advice, kinds: list[_Kind]) -> Advice:
                 del savepoints[place if statement.words[0] == "ROLLBACK" else place - 1 :]
         if trouble:
             shown = " ".join(text[statement.start : statement.end].split())[:60]
-            faults.append(Fault(statement.start, statement.line, f"{shown}: {trouble}"))
+            faults.append(ScriptFault(statement.start, statement.line, f"{shown}: {trouble}"))
         if verb in ("COMMIT", "ROLLBACK", "PREPARE"):
             opened = None
     if opened is not None:
         begin = advice.statements[opened]
-        faults.append(Fault(begin.start, begin.line, "this block is never ended: write COMMIT after it"))
+        faults.append(ScriptFault(begin.start, begin.line, "this block is never ended: write COMMIT after it"))
     return advice._replace(blocks=tuple(blocks), idle=tuple(idle), faults=tuple(sorted(faults)))
 
 
-def _read_otherwise_within(advice: Advice) -> list[Fault]:
+def _read_otherwise_within(advice: Advice) -> list[ScriptFault]:
     """Return a fault for each block that sets how its strings are read: the server has read all of it by then."""
     faults = []
     for first, last in advice.blocks:
         begin, end = advice.statements[first], advice.statements[last]
         if escapes_at(advice.readings, begin.start) != escapes_at(advice.readings, end.start):
             message = "standard_conforming_strings is set within this block; set it above BEGIN"
-            faults.append(Fault(begin.start, begin.line, message))
+            faults.append(ScriptFault(begin.start, begin.line, message))
     return faults
 
 
@@ -309,7 +309,7 @@ def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
     )
     modes = [_modes(statements[0])] if wrapped else []
     pair = {0, len(kinds) - 1} if wrapped else set()
-    faults: list[Fault] = []
+    faults: list[ScriptFault] = []
     for index, (statement, kind) in enumerate(zip(statements, kinds, strict=True)):
         shown = foreign(" ".join(text[statement.start : statement.end].split()))[:60]
         options = _modes(statement) or ""
@@ -324,7 +324,7 @@ def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
             if index == len(modes) and statement.words[:1] == ("SET",):
                 modes.append(options)
             continue
-        faults.append(Fault(statement.start, statement.line, message))
+        faults.append(ScriptFault(statement.start, statement.line, message))
     if wrapped:
         text = _blank(_blank(text, statements[0]), statements[-1])
         statements = statements[1:-1]
@@ -338,10 +338,10 @@ def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
     )
 
 
-def _lost_savepoints(text: str, statements: tuple[Statement, ...], kinds: list[_Kind]) -> list[Fault]:
+def _lost_savepoints(text: str, statements: tuple[Statement, ...], kinds: list[_Kind]) -> list[ScriptFault]:
     """Find what a file that turns out to run statement by statement says about savepoints."""
     return [
-        Fault(statement.start, statement.line, f"{text[statement.start : statement.end]}: {trouble}")
+        ScriptFault(statement.start, statement.line, f"{text[statement.start : statement.end]}: {trouble}")
         for statement, kind in zip(statements, kinds, strict=True)
         if (trouble := _lost_savepoint(kind, statement))
     ]
@@ -416,7 +416,7 @@ def _as_the_parser_knows_it(text: str, statements: Sequence[Statement]) -> str:
     return text
 
 
-def _misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[Fault, ...]:
+def _misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[ScriptFault, ...]:
     """Return a fault for each directive between or after statements, where it would say nothing."""
     faults = []
     following = iter(statements)
@@ -428,7 +428,7 @@ def _misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[F
         if before and (statement is None or found.end() <= statement.start):
             line = text.count("\n", 0, found.start()) + 1
             faults.append(
-                Fault(found.start(), line, "a directive counts only above the first statement: move it there")
+                ScriptFault(found.start(), line, "a directive counts only above the first statement: move it there")
             )
     return tuple(faults)
 

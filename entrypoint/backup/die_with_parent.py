@@ -1,10 +1,10 @@
 """Run as a script of its own: become another program, which ends when the process that started it does.
 
-    python -I -S leash.py PARENT PROGRAM [ARGUMENT ...]
+    python -I -S die_with_parent.py PARENT PROGRAM [ARGUMENT ...]
 
 `pg_dump` must not outlive us, even if we are killed: its locks would hold up whoever migrates next. prctl(2) has to
 be called in the child, and between fork and exec of a process with threads no Python may run; hence a script. What
-it asks for survives the exec. Without ctypes the program runs all the same, without the leash.
+it asks for survives the exec. Without ctypes the program runs all the same, without the die_with_parent.
 """
 
 import os
