@@ -46,7 +46,7 @@ _FUNCTION = r"\b(?:crypt|hmac|pgp_\w+|(?:en|de)crypt(?:_iv)?)\s*\("
 _SIGNS = ("passw", "passphrase", "pwd", "crypt", "hmac", "pgp_")
 # Blanks and comments. Here as below nothing can be read in two ways, and
 # what is looked for has an end, so that no text takes long.
-_GAP = r"(?:\s|/\*(?:[^*]|\*(?!/))*\*/|--[^\n]{0,500}+(?:\n|\Z))*+"
+_GAP = r"(?:\s|/\*(?:[^*]|\*(?!/))*\*/|--[^\n]{0,500}+(?:\n|\Z)|(?!))*+"
 _NAMED = rf"(?isx)({_NAME}\\*[\"'`]{{0,2}}{_GAP}"
 _LITERAL = r"'(?:[^'\\]|''|\\.)*(?:'|\Z)"
 # PASSWORD 'x', 'password', 'x', password => E'x\'y', $$x$$, ''x'' inside another string, and what continues it.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+from pathlib import Path
 
 import pytest
 
+import entrypoint
 from entrypoint.migration.script.scanner import directives, scan, skip, words
 
 
@@ -338,3 +341,32 @@ def test_time_is_linear(unit: str) -> None:
     scan(text)
     # A second is what the slowest takes on a slow machine; were it quadratic, it would be hours.
     assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("script", "statements"),
+    [
+        ("DO $$ BEGIN IF true THEN SELECT 1; END IF; END $$;", 1),
+        ("SELECT (1 /* ( ; */); SELECT 2;", 2),
+        ("SELECT (a -- ;\n); SELECT 2;", 2),
+        ("SELECT $1 - -1; SELECT $a$;$a$;", 2),
+        ("SELECT B'1' x, E'\\';'; SELECT ('a''b;');", 2),
+    ],
+)
+def test_what_only_looks_like_the_beginning_of_something(script: str, statements: int) -> None:
+    """Before Python 3.11.5 what an alternative had consumed before it failed was kept."""
+    assert len(scan(script).statements) == statements
+
+
+@pytest.mark.text
+def test_groups_that_are_repeated_possessively_work_in_every_python() -> None:
+    """They end with an alternative that matches nothing (scanner.py says why)."""
+    package = Path(entrypoint.__file__).parent
+    repeated = [
+        f"{path.relative_to(package)}:{number}"
+        for path in sorted(package.rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for found in re.finditer(r"\)(?:[*?+]|\{[0-9,]+\})\+", line)
+        if not line[: found.start()].endswith("|(?!)")
+    ]
+    assert repeated == []

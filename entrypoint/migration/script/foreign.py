@@ -35,7 +35,7 @@ _SPLIT = re.compile(r"(\d+)_(.+)\.(up|down)\.sql", re.IGNORECASE | re.DOTALL)
 # No one tool's. Behind a dot, or alone, the word says what the file is; as the first or last of several it may be one
 # of a description.
 _BACK = "down|undo|rollback|revert|reverse"
-_LABELLED = re.compile(rf"(?:(\d+)[\W_]*)?+(?:(.*)\.)?(?:(up)|{_BACK})\.sql", re.IGNORECASE | re.DOTALL)
+_LABELLED = re.compile(rf"(?:(\d++)[\W_]*+|(?!\d))(?:(.*)\.)?(?:(up)|{_BACK})\.sql", re.IGNORECASE | re.DOTALL)
 _PERHAPS = re.compile(rf"(\d*+)[\W_]*(?:(?:{_BACK})[\W_]+(.+)|(.+?)[\W_]+(?:{_BACK}))\.sql", re.IGNORECASE | re.DOTALL)
 _FLYWAY = re.compile(r"(?:([VU])(\d[\d._]*?)|(R))__(.+)\.sql", re.IGNORECASE | re.DOTALL)
 

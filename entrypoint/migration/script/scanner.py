@@ -45,8 +45,10 @@ def _ascii(keep: Callable[[str], bool]) -> str:
 _LETTER = f"[^{_ascii(lambda c: not c.isalpha() and c != '_')}]"
 _LETTER_OR_DIGIT = f"[^{_ascii(lambda c: not c.isalnum() and c != '_')}]"
 _IDENTIFIER = rf"{_LETTER}[^{_ascii(lambda c: not c.isalnum() and c not in '_$')}]*+"
-_PLAIN_STRING = r"'(?:[^']++|'')*+'"
-_QUOTED_NAME = r'"(?:[^"]++|"")*+"'
+# `(?!)` matches nothing. It ends each group that is repeated possessively, as before Python 3.11.5 (gh-106052) such a
+# group kept what its last alternative had consumed before that failed.
+_PLAIN_STRING = r"'(?:[^']++|''|(?!))*+'"
+_QUOTED_NAME = r'"(?:[^"]++|""|(?!))*+"'
 # E'…' is left out: only in it does a backslash hide a quote. The prefixes B, X, N and U& read as an
 # identifier before a string, which ends at the same place.
 _PIECE = (
@@ -58,9 +60,9 @@ _PIECE = (
     r"|/(?!\*)"
     r"|\$[0-9]++"
 )
-_GROUP = rf"\((?:{_PIECE}|\((?:{_PIECE}|\((?:{_PIECE})*+\))*+\))*+\)"
-_RUN = re.compile(rf"(?:{_PIECE}|{_GROUP})*+")
-_ONE_PIECE = re.compile(rf"(?:{_PIECE})?+")
+_GROUP = rf"\((?:{_PIECE}|\((?:{_PIECE}|\((?:{_PIECE}|(?!))*+\)|(?!))*+\)|(?!))*+\)"
+_RUN = re.compile(rf"(?:{_PIECE}|{_GROUP}|(?!))*+")
+_ONE_PIECE = re.compile(rf"(?:{_PIECE}|(?!))?+")
 _WORD = re.compile(rf"(?![eE]'){_IDENTIFIER}")
 # Nearly every token, after white space: a bare word, or a number or punctuation that begins nothing longer.
 _EASY_TOKEN = re.compile(
@@ -73,21 +75,21 @@ _QUOTED_IDENTIFIER = re.compile(_QUOTED_NAME)
 _LINE = re.compile(r"[^\n\r]*+")
 _LINE_COMMENT = re.compile(r"--[^\n\r]*+")
 _WHITE = re.compile(rf"[{_SPACE}]*+")
-_BLANK = re.compile(rf"(?:[{_SPACE}]++|--[^\n\r]*+)*+")
+_BLANK = re.compile(rf"(?:[{_SPACE}]++|--[^\n\r]*+|(?!))*+")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
-_DOLLAR_QUOTE = re.compile(rf"\$(?:{_LETTER}{_LETTER_OR_DIGIT}*+)?+\$")
-_ESCAPE_STRING = re.compile(r"[eE]'(?:[^'\\]++|\\.|'')*+'", re.DOTALL)
+_DOLLAR_QUOTE = re.compile(rf"\$(?:{_LETTER}{_LETTER_OR_DIGIT}*+|(?!))?+\$")
+_ESCAPE_STRING = re.compile(r"[eE]'(?:[^'\\]++|\\.|''|(?!))*+'", re.DOTALL)
 # Strings with only a line break between them are one, of the first one's kind: scan.l, {quotecontinue}.
-_CONTINUED = re.compile(r"(?:[ \t\f\v]++|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]++|--[^\n\r]*+[\n\r])*+(?=')")
-_CONTINUATION = re.compile(r"'(?:[^'\\]++|\\.|'')*+'", re.DOTALL)
+_CONTINUED = re.compile(r"(?:[ \t\f\v]++|--[^\n\r]*+|(?!))*+[\n\r](?:[ \t\n\r\f\v]++|--[^\n\r]*+[\n\r]|(?!))*+(?=')")
+_CONTINUATION = re.compile(r"'(?:[^'\\]++|\\.|''|(?!))*+'", re.DOTALL)
 # Whatever holds no string, where strings have backslashes: not even B'…' and X'…' begin in it, which never have.
 _BETWEEN_STRINGS = re.compile(
     rf"(?:[{_ascii(lambda c: not c.isalpha() and c not in _STARTS)}]++|(?![eEbBxX]'){_IDENTIFIER}|{_QUOTED_NAME}"
-    r"|-(?!-)|/(?!\*)|\$[0-9]++)*+"
+    r"|-(?!-)|/(?!\*)|\$[0-9]++|(?!))*+"
 )
-_BIT_STRING = re.compile(rf"[bBxX]{_PLAIN_STRING}(?:{_CONTINUED.pattern}{_PLAIN_STRING})*+")
+_BIT_STRING = re.compile(rf"[bBxX]{_PLAIN_STRING}(?:{_CONTINUED.pattern}{_PLAIN_STRING}|(?!))*+")
 _ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
-_META_COMMAND = re.compile(r"\\([A-Za-z_]++[+]?|[^\s])?+")
+_META_COMMAND = re.compile(r"\\([A-Za-z_]++[+]?|[^\s])?")
 _COPY_END = re.compile(r"^\\\.[ \t]*+\r?$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"--[ \t]*+entrypoint[ \t]*+:([^\n\r]*+)")
 

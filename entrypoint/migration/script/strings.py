@@ -100,7 +100,7 @@ def _without_escapes(text: str) -> str:
             continue
         parts.append(text[done:start])
         string = text[start:stop]
-        closed = stop - start > 1 and re.fullmatch(r"'(?:[^'\\]|\\.|'')*+'", string, re.DOTALL)
+        closed = stop - start > 1 and re.fullmatch(r"'(?:[^'\\]|\\.|''|(?!))*+'", string, re.DOTALL)
         parts.append(re.sub(r"\\(.)", _harmless, string, flags=re.DOTALL) if closed else _unclosed(string))
         done = stop
     return "".join((*parts, text[done:]))
