@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from demo.postgres import Server
 from entrypoint.database.quoting import PINNED
 from entrypoint.deadline import Deadline
-from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.place import Place, find_tables
+from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.ledger.tables import setup
 from entrypoint.migration.script.files import MigrationFile
 
@@ -90,9 +91,9 @@ def _own_statements(server: Server) -> None:
     with server.connect("plain") as connection:
         connection.execute(setup(PLACE, None))
         for number in range(APPLIED):
-            connection.execute(writing.insert(PLACE, file._replace(number=number + 1), None, status=reading.COMPLETED))
-        write = writing.insert(PLACE, file, None, status=reading.COMPLETED)
-        checked = writing.row(PLACE, file, None, status=reading.COMPLETED)
+            connection.execute(writing.insert(PLACE, file._replace(number=number + 1), None, status=COMPLETED))
+        write = writing.insert(PLACE, file, None, status=COMPLETED)
+        checked = writing.row(PLACE, file, None, status=COMPLETED)
         kept = writing.kept(PLACE, range(1, APPLIED + 1))
         read = writing.is_applied(PLACE, 1)
         pairs = {

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.first_look import Question
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import LedgerRow, Look
+    from entrypoint.migration.ledger.reading import Look
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.observe.blockers import Blocker
     from entrypoint.migration.script.files import Directory
     from entrypoint.settings import Settings

@@ -70,7 +70,7 @@ UP_TO_DATE = AT_EVERY_START | {
     "entrypoint.migration.ledger.first_look",
     "entrypoint.migration.ledger.place",
     "entrypoint.migration.ledger.plan",
-    "entrypoint.migration.ledger.reading",
+    "entrypoint.migration.ledger.rows",
     "entrypoint.migration.script",
     "entrypoint.migration.script.files",
 }

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.errors import MigrationError, UsageError
-from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.ledger import writing
+from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.operator.amend import Amendment, amend
 from entrypoint.startup import tell_differences
 from entrypoint.survey import assign, refuse_read_only, survey_database
@@ -69,10 +70,7 @@ def nothing(baseline: Baseline) -> str:
 def carry_out(baseline: Baseline) -> str:
     """Write the rows; return what there is to say about it afterwards. Raises EntrypointError."""
     settings, survey, files = baseline.settings, baseline.survey, baseline.files
-    rows = [
-        writing.row(survey.place, file, settings.app_version, status=reading.COMPLETED, milliseconds=0)
-        for file in files
-    ]
+    rows = [writing.row(survey.place, file, settings.app_version, status=COMPLETED, milliseconds=0) for file in files]
     # All are written together, so one of them stands for all.
     sign = writing.is_applied(survey.place, files[-1].number)
     amend(assign(settings, survey), survey.session, survey.place, Amendment(survey.rows, rows, sign))
@@ -93,7 +91,7 @@ def _them(files: Sequence[MigrationFile]) -> str:
 def _refuse_contradictions(survey: Survey, number: int) -> None:
     """Raise MigrationError if a row says that the schema is not at `number`."""
     above = [row for row in survey.rows if row.number > number]
-    unfinished = [row for row in survey.rows if row.number <= number and row.status != reading.COMPLETED]
+    unfinished = [row for row in survey.rows if row.number <= number and row.status != COMPLETED]
     for row in above:
         raise MigrationError(
             f"The ledger has a row above {number}: {row.filename} is {row.status}; nothing was recorded",

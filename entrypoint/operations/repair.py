@@ -9,7 +9,9 @@ from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.database.quoting import literal
 from entrypoint.errors import ConfigurationError
-from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.ledger import writing
+from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
+from entrypoint.migration.ledger.rows import RUNNING
 from entrypoint.migration.operator.amend import Amendment, amend
 from entrypoint.redaction import foreign_report, visible
 from entrypoint.survey import assign, refuse_read_only, survey_database
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from entrypoint.migration.ledger.place import Place
-    from entrypoint.migration.ledger.reading import LedgerRow
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.script.files import MigrationFile
     from entrypoint.settings import Settings
     from entrypoint.survey import Survey
@@ -71,12 +73,12 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
         if row.number > latest:
             words = f"forget it: {row.status}, and above the last file here, so a newer image wrote it"
             fixes.append(Fix(AHEAD, row, words))
-        elif row.status == reading.FAILED:
+        elif row.status == HAS_FAILED:
             then = "; the next start runs the file" if file is not None else "; its file is gone"
             fixes.append(Fix(FAILED, row, f"remove the failed row{then}"))
         elif file is None:
             fixes.append(Fix(MISSING, row, f"forget it: {row.status}, and its file is gone"))
-        elif row.status == reading.RUNNING:
+        elif row.status == RUNNING:
             at = (foreign_report(row.error_message or "", row.filename) or "an unknown statement").splitlines()[0]
             remarks.append(f"{row.filename}  (running, or interrupted, at {at}; entrypoint migrate goes on there)")
         elif not file.matches(row.checksum):

@@ -27,6 +27,7 @@ from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, find_again
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.rows import FAILED
 from entrypoint.migration.lock.patience import Patience
 from entrypoint.migration.lock.waiting import LEAST, Line, News, pause_between_looks, time_for_a_look
 from entrypoint.migration.script import files
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.errors import EntrypointError
     from entrypoint.migration.ledger.place import Place
-    from entrypoint.migration.ledger.reading import LedgerRow, Look
+    from entrypoint.migration.ledger.reading import Look
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.settings import Settings
 
     Glance = Callable[[Session, Deadline], "Sight"]
@@ -165,7 +167,7 @@ class _ByVersion(_Looker):
         version = "empty" if current is None else f"at version {current}"
         if (current or 0) >= self._version:
             return Sight(there=True, words=f"the schema is {version}", fields=fields), None
-        failures = (row for row in look.rows if row.status == reading.FAILED and row.number <= self._version)
+        failures = (row for row in look.rows if row.status == FAILED and row.number <= self._version)
         words = f"it is {version}, and is to be at {self._version}"
         return Sight(there=False, words=words, fields=fields), next(failures, None)
 

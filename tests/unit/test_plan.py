@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from entrypoint.migration.ledger.plan import Plan, decide
-from entrypoint.migration.ledger.reading import COMPLETED, FAILED, RUNNING, LedgerRow
+from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING, LedgerRow
 from entrypoint.migration.script.files import MigrationFile
 
 

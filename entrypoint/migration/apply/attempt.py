@@ -14,7 +14,8 @@ from entrypoint.database.sqlstate import (
 )
 from entrypoint.deadline import Deadline
 from entrypoint.errors import MigrationFailedError
-from entrypoint.migration.ledger import reading, tables, writing
+from entrypoint.migration.ledger import tables, writing
+from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.prepare import not_in_a_reverse_file
 from entrypoint.migration.script.report import render
@@ -100,7 +101,7 @@ class Task(NamedTuple):
         place, file = self.lease.place, self.migration.file
         if self.reverse:
             return writing.reversal(place, file.number)
-        return writing.row(place, file, self.assignment.app_version, status=reading.COMPLETED)
+        return writing.row(place, file, self.assignment.app_version, status=COMPLETED)
 
     @property
     def sign(self) -> str:

@@ -39,6 +39,7 @@ from entrypoint.migration.apply.watcher import Watcher
 from entrypoint.migration.ledger import reading, words, writing
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import lacking, refused_on, takes_no_writes
+from entrypoint.migration.ledger.rows import FAILED
 from entrypoint.migration.lock import locked
 from entrypoint.migration.losses import Spot, too_many
 from entrypoint.migration.observe.blockers import blocker_fields
@@ -598,7 +599,7 @@ class Leader:
         deadline = Deadline(max(task.deadline.within(_PATIENCE).remaining(), GRACE))
         message = failure.report or failure.message
         row = writing.row(
-            lease.place, file, self._assignment.app_version, status=reading.FAILED, message=message, milliseconds=0
+            lease.place, file, self._assignment.app_version, status=FAILED, message=message, milliseconds=0
         )
         try:
             lease.open(

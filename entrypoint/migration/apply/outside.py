@@ -19,7 +19,8 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, EntrypointError, MigrationFailedError
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace, file_ended_transaction
-from entrypoint.migration.ledger import reading, writing
+from entrypoint.migration.ledger import writing
+from entrypoint.migration.ledger.rows import COMPLETED, RUNNING
 from entrypoint.migration.script import strings
 from entrypoint.migration.script.units import Runs, Setting, Unit, cut, left_in_session, plain, reached, repeatable
 from entrypoint.redaction import foreign
@@ -118,7 +119,7 @@ class Steps:
         self._open(transactions.READ_COMMITTED)
         rows = self._query(
             f"SELECT error_message, checksum = {literal(file.checksum)} FROM {self._place.table('schema_migrations')} "
-            f"WHERE migration_number = {file.number} AND status = {literal(reading.RUNNING)}; {self._as_role} COMMIT"
+            f"WHERE migration_number = {file.number} AND status = {literal(RUNNING)}; {self._as_role} COMMIT"
         )[0]
         if rows:
             self._resume(rows[0][0] or "an unknown statement", unchanged=rows[0][1] == "t")
@@ -335,7 +336,7 @@ class Steps:
                 self._place,
                 task.migration.file,
                 task.assignment.app_version,
-                status=reading.COMPLETED if following is None else reading.RUNNING,
+                status=COMPLETED if following is None else RUNNING,
                 message=None if following is None else self._progress(following),
                 milliseconds=round((time.monotonic() - self._began) * 1000),
             )

@@ -13,8 +13,8 @@ from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal, our_state
 from entrypoint.errors import SecondLedgerError
-from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.place import path_sql, walk
+from entrypoint.migration.ledger.rows import COMPLETED, ask
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -109,7 +109,7 @@ def _texts(files: Iterable[MigrationFile]) -> Iterable[str]:
 
 def find(session: Session, place: Place, role: str | None, deadline: Deadline) -> Others:
     """Return where else there are ledgers that can be read, without reading them."""
-    path, *_, tables = reading.ask(
+    path, *_, tables = ask(
         session, role, deadline, (*walk(None), path_sql(), *our_state(role), _tables_sql(place.schema))
     )[len(walk(None)) :]
     near = {"public", *(name for (name,) in path)}
@@ -133,10 +133,10 @@ def _rows(session: Session, schema: str, role: str | None, deadline: Deadline) -
     """Return what is applied by the ledger in `schema`; nothing if it is locked, or gone meanwhile."""
     query = (
         f"SELECT migration_number::text, filename::text, checksum::text FROM {identifier(schema)}.schema_migrations "
-        f"WHERE coalesce(status::text, 'completed') = {literal(reading.COMPLETED)}"
+        f"WHERE coalesce(status::text, 'completed') = {literal(COMPLETED)}"
     )
     try:
-        return reading.ask(session, role, deadline, (query,))[0]
+        return ask(session, role, deadline, (query,))[0]
     except StatementError as error:
         logs.event(logs.DEBUG, "ledger.not_readable", f"the ledger in schema {schema!r} was not read: {error}")
         return []

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from entrypoint.migration.ledger.reading import LedgerRow
+    from entrypoint.migration.ledger.rows import LedgerRow
 
 
 # Seconds: for the connection to be under way before anything else is done here.
@@ -119,13 +119,14 @@ def _look(
     try:
         connection.log_in(deadline)
         logs.event(logs.DEBUG, "database.connected", f"connected to {connection}", backend=connection.backend_pid)
-        from entrypoint.migration.ledger import reading  # Imported while the server is at work.
+        # Imported while the server is at work.
         from entrypoint.migration.ledger.place import find_tables
+        from entrypoint.migration.ledger.rows import as_ledger, ask, ledger_query
 
         place = find_tables(connection, schema, deadline, role)
         if place is None or place.outdated or place.intrusion:
             return FirstLook()
-        return FirstLook(reading.look(connection, place, role, deadline, contending=False).rows)
+        return FirstLook(as_ledger(*ask(connection, role, deadline, (ledger_query(place),))))
     finally:
         connection.close()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from entrypoint.migration.ledger.reading import COMPLETED, FAILED, RUNNING
+from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from entrypoint.migration.ledger.reading import LedgerRow
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.script.files import MigrationFile
 
 

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import literal, our_state
 from entrypoint.migration.ledger.place import LEGACY_TIME, LIFE_COLUMNS, Place, place_of, tables_sql, walk
+from entrypoint.migration.ledger.rows import LedgerRow, as_ledger, ask, ledger_query
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, foreign_values, without_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger.place import Connection
 
-COMPLETED = "completed"
-FAILED = "failed"
-RUNNING = "running"
-# For one look: a migration may hold a lock on the ledger itself, and whoever looks must not queue behind it.
-_LOOK_LOCK_TIMEOUT_MS = 2_000
 # What the lock's row shows instead of a file's name while the holder takes a backup.
 BACKUP = "backup"
-
-
-class LedgerRow(NamedTuple):
-    """One row of `schema_migrations`."""
-
-    number: int
-    filename: str
-    status: str
-    checksum: str | None
-    error_message: str | None
 
 
 class LockRow(NamedTuple):
@@ -183,7 +167,7 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
     pinned = place.schema if place.ledger else schema
     parts = (
         # First the row, then who holds the keys: so a holder that comes meanwhile looks alive.
-        *(_lock_row_sql(place), place.holders, _ledger_sql(place), _details_sql(place)),
+        *(_lock_row_sql(place), place.holders, ledger_query(place), _details_sql(place)),
         *(*walk(pinned), tables_sql(pinned, role), "SELECT pg_catalog.pg_is_in_recovery()"),
     )
     locks, keys, rows, details, *_, relations, standby = ask(session, role, deadline, parts)
@@ -202,53 +186,11 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
 def _look(session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None) -> Look:
     """Read the ledger; if there is a condition for "the lock is `free`", also the lock's row and that condition."""
     about_lock = () if free is None else (_lock_row_sql(place), f"SELECT {free}")
-    *found, rows = ask(session, role, deadline, (*about_lock, _ledger_sql(place)))
+    *found, rows = ask(session, role, deadline, (*about_lock, ledger_query(place)))
     if not found:
         return Look(as_ledger(rows), None, lock_free=False)
     locks, answer = found
     return Look(as_ledger(rows), as_lock(locks), lock_free=answer[0][0] == "t")
-
-
-def ask(session: Connection, role: str | None, deadline: Deadline, parts: Sequence[str]) -> list[list[Row]]:
-    """Run statements in one round trip and one transaction that may wait for nobody; return the rows of each."""
-    try:
-        return session.query(";\n".join((*_begin_look(role, deadline), *parts, "COMMIT")), deadline)[
-            -len(parts) - 1 : -1
-        ]
-    except StatementError:
-        session.rollback(deadline.within(1))
-        raise
-
-
-def _begin_look(role: str | None, deadline: Deadline) -> list[str]:
-    return [
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
-        *our_state(role),
-        # The answer that a table is locked is to be here well before the deadline, after which there is none.
-        f"SET LOCAL lock_timeout = {min(_LOOK_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1)}",
-        f"SET LOCAL statement_timeout = {deadline.milliseconds()}",
-    ]
-
-
-def _ledger_sql(place: Place) -> str:
-    if not place.ledger:
-        return "SELECT 1 WHERE false"
-
-    def column(name: str, default: str) -> str:
-        return f"{name}::text" if name in place.ledger else default
-
-    return (
-        f"SELECT migration_number, filename, {column('status', literal(COMPLETED))}, {column('checksum', 'NULL')}, "
-        # The text is wanted only where a failure holds a migration back, or one was interrupted.
-        f"CASE WHEN {column('status', literal(COMPLETED))} <> 'completed' THEN {column('error_message', 'NULL')} END "
-        f"FROM {place.table('schema_migrations')} ORDER BY migration_number"
-    )
-
-
-def _ledger_row(row: Row) -> LedgerRow:
-    number, filename, status, checksum, error_message = row
-    # The earlier system's column had a default but no NOT NULL; no status meant that it went well.
-    return LedgerRow(int(number or 0), filename or "", status or COMPLETED, checksum, error_message)
 
 
 def _details_sql(place: Place) -> str:
@@ -355,16 +297,6 @@ def _parsed(detail: str | None) -> Mapping[str, object]:
     except (ValueError, RecursionError):  # PostgreSQL takes more than Python does: a number of 5000 digits, for one.
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def ledger_query(place: Place) -> str:
-    """Return the query for all rows of the ledger; `as_ledger` reads its answer."""
-    return _ledger_sql(place)
-
-
-def as_ledger(rows: list[Row]) -> tuple[LedgerRow, ...]:
-    """Return the answer to `ledger_query`, in the order of the numbers."""
-    return tuple(map(_ledger_row, rows))
 
 
 def lock_query(place: Place) -> str:

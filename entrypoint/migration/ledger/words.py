@@ -11,7 +11,8 @@ from entrypoint.redaction import foreign, foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.migration.ledger.reading import Guardian, LedgerRow, LockRow
+    from entrypoint.migration.ledger.reading import Guardian, LockRow
+    from entrypoint.migration.ledger.rows import LedgerRow
 
 # A century: `-infinity`, and what else nobody can have held. And what clocks of server and host may differ by.
 _LONGEST = 100 * 365 * 86_400.0

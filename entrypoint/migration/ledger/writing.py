@@ -5,7 +5,7 @@ from __future__ import annotations
 from entrypoint.database import transactions
 from entrypoint.database.quoting import literal
 from entrypoint.database.sqlstate import INVALID_TEXT_REPRESENTATION
-from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger.rows import COMPLETED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _SINCE_BEGIN = "extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.tra
 _NOT_WRITTEN = "entrypoint: rows of the ledger that were written: "
 _GONE = "entrypoint: rows of the ledger that are still there: "
 # The earlier system's column may be NULL.
-_COMPLETED = f"coalesce(status, {literal(reading.COMPLETED)}) = {literal(reading.COMPLETED)}"
+_COMPLETED = f"coalesce(status, {literal(COMPLETED)}) = {literal(COMPLETED)}"
 
 
 def nothing(columns: Iterable[str]) -> str:
@@ -115,7 +115,7 @@ def insert(
         "ON CONFLICT (migration_number) DO UPDATE SET filename = excluded.filename, applied_at = excluded.applied_at, "
         "application_version = excluded.application_version, execution_time_ms = excluded.execution_time_ms, "
         "status = excluded.status, error_message = excluded.error_message, checksum = excluded.checksum "
-        f"WHERE l.status IS DISTINCT FROM {literal(reading.COMPLETED)};"
+        f"WHERE l.status IS DISTINCT FROM {literal(COMPLETED)};"
     )
 
 
@@ -137,7 +137,7 @@ def is_applied(place: Place, number: int) -> str:
     """Return the query that has a row if a migration is recorded as completed."""
     return (
         f"SELECT 1 FROM {place.table('schema_migrations')} "
-        f"WHERE migration_number = {number} AND status = {literal(reading.COMPLETED)}"
+        f"WHERE migration_number = {number} AND status = {literal(COMPLETED)}"
     )
 
 

@@ -12,8 +12,8 @@ from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, LedgerChangedError, MigrationError
 from entrypoint.migration.apply.doubt import STANDBY_REMEDY, settle, standby_names, waited_for_standby
 from entrypoint.migration.apply.migrator import under_lock
-from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.rows import as_ledger, ledger_query
 from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.contender import Contender
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
-    from entrypoint.migration.ledger.reading import LedgerRow
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.lock.lease import Lease
 
 _PATIENCE = 30.0
@@ -94,7 +94,7 @@ def _attempt(assignment: Assignment, lease: Lease, amendment: Amendment, patienc
     transaction_id, _ = lease.open(patience, lock_timeout_ms=min(_LOCK_TIMEOUT_MS, patience.milliseconds() // 2 + 1))
     # Not even a person may change it between the comparison and the change. Reading is not disturbed.
     lock = f"LOCK TABLE {place.table('schema_migrations')} IN SHARE ROW EXCLUSIVE MODE"
-    now = reading.as_ledger(worker.query(f"{lock}; {reading.ledger_query(place)}", patience)[-1])
+    now = as_ledger(worker.query(f"{lock}; {ledger_query(place)}", patience)[-1])
     if now != amendment.shown:
         raise LedgerChangedError(
             "The ledger has changed since it was shown; nothing was changed",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.reading import LedgerRow
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.operator.trial import Rehearsed, Seen
     from entrypoint.migration.script.prepare import Prepared
 

@@ -16,6 +16,7 @@ from entrypoint.migration.apply.migrator import under_lock
 from entrypoint.migration.apply.standing import BETRAYAL
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.rows import COMPLETED, FAILED
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.script.files import ROLLBACKS, FileFault, MigrationFile, load_directory
 from entrypoint.migration.script.prepare import Prepared, bad_files, examine, examine_reverse
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.leader import Applied
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
-    from entrypoint.migration.ledger.reading import LedgerRow
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.script.files import Directory
 
@@ -66,10 +67,10 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int,
     missing: list[FileFault] = []
     steps: list[Step] = []
     for row in above:
-        if row.status == reading.FAILED and _left_nothing(row, migrations.get(row.number), escapes=escapes):
+        if row.status == FAILED and _left_nothing(row, migrations.get(row.number), escapes=escapes):
             steps.append(Step(row, _nothing_for(row)))
             continue
-        if row.status != reading.COMPLETED:
+        if row.status != COMPLETED:
             raise _half_applied(row)
         file = reverses.get(row.number)
         if file is None:
@@ -119,7 +120,7 @@ def reverse(
                 remedy="entrypoint status shows how it is now. Start again.",
             )
         files = {file.number for file in assignment.directory.files}
-        kept = frozenset(row.number for row in look.rows if row.status == reading.COMPLETED and row.number in files)
+        kept = frozenset(row.number for row in look.rows if row.status == COMPLETED and row.number in files)
         leader = Leader(assignment, lease, {}, clocks, None)
         leader.carry_out([step.reverse for step in left], done, reverse=True, kept=kept)
 

@@ -14,9 +14,10 @@ from entrypoint.errors import EntrypointError
 from entrypoint.migration.apply import standing, transactional
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace
-from entrypoint.migration.ledger import reading, tables, writing
+from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.ledger.finding import refuse_strangers
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.rows import COMPLETED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,9 +171,7 @@ class Trial:
 
     def _plan_row(self, task: Task) -> None:
         """See that a row could be written into the ledger. It is not: that would take a number from its sequence."""
-        row = writing.insert(
-            self._lease.place, task.migration.file, self._assignment.app_version, status=reading.COMPLETED
-        )
+        row = writing.insert(self._lease.place, task.migration.file, self._assignment.app_version, status=COMPLETED)
         try:
             self._worker.query(f"{session_state.ours(self._assignment.role)}\nEXPLAIN {row}", task.patience)
         except StatementError as error:

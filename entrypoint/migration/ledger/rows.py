@@ -1,0 +1,79 @@
+"""The rows of `schema_migrations`, as every start reads them."""
+
+from __future__ import annotations
+
+from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import literal, our_state
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.database.answers import Row
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.ledger.place import Connection, Place
+
+COMPLETED = "completed"
+FAILED = "failed"
+RUNNING = "running"
+# For one look: a migration may hold a lock on the ledger itself, and whoever looks must not queue behind it.
+_LOOK_LOCK_TIMEOUT_MS = 2_000
+
+
+class LedgerRow(NamedTuple):
+    """One row of `schema_migrations`."""
+
+    number: int
+    filename: str
+    status: str
+    checksum: str | None
+    error_message: str | None
+
+
+def ask(session: Connection, role: str | None, deadline: Deadline, parts: Sequence[str]) -> list[list[Row]]:
+    """Run statements in one round trip and one transaction that may wait for nobody; return the rows of each."""
+    try:
+        return session.query(";\n".join((*_begin_look(role, deadline), *parts, "COMMIT")), deadline)[
+            -len(parts) - 1 : -1
+        ]
+    except StatementError:
+        session.rollback(deadline.within(1))
+        raise
+
+
+def _begin_look(role: str | None, deadline: Deadline) -> list[str]:
+    return [
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
+        *our_state(role),
+        # The answer that a table is locked is to be here well before the deadline, after which there is none.
+        f"SET LOCAL lock_timeout = {min(_LOOK_LOCK_TIMEOUT_MS, deadline.milliseconds() // 2 + 1)}",
+        f"SET LOCAL statement_timeout = {deadline.milliseconds()}",
+    ]
+
+
+def ledger_query(place: Place) -> str:
+    """Return the query for all rows of the ledger; `as_ledger` reads its answer."""
+    if not place.ledger:
+        return "SELECT 1 WHERE false"
+
+    def column(name: str, default: str) -> str:
+        return f"{name}::text" if name in place.ledger else default
+
+    return (
+        f"SELECT migration_number, filename, {column('status', literal(COMPLETED))}, {column('checksum', 'NULL')}, "
+        # The text is wanted only where a failure holds a migration back, or one was interrupted.
+        f"CASE WHEN {column('status', literal(COMPLETED))} <> 'completed' THEN {column('error_message', 'NULL')} END "
+        f"FROM {place.table('schema_migrations')} ORDER BY migration_number"
+    )
+
+
+def as_ledger(rows: list[Row]) -> tuple[LedgerRow, ...]:
+    """Return the answer to `ledger_query`, in the order of the numbers."""
+    return tuple(map(_ledger_row, rows))
+
+
+def _ledger_row(row: Row) -> LedgerRow:
+    number, filename, status, checksum, error_message = row
+    # The earlier system's column had a default but no NOT NULL; no status meant that it went well.
+    return LedgerRow(int(number or 0), filename or "", status or COMPLETED, checksum, error_message)
