@@ -150,9 +150,8 @@ def _is_text(title: str) -> bool:
 
 
 def _printable(title: str) -> str:
-    """Return `title` as it can be written into a comment: no line ends, no control characters, valid UTF-8."""
-    text = title.encode("utf-8", "replace").decode()
-    return "".join(character if character.isprintable() else " " for character in text)
+    """Return `title` as it can be written into a comment: no line ends, no control characters."""
+    return "".join(character if character.isprintable() else " " for character in title)
 
 
 def _write(files: dict[str, str]) -> None:

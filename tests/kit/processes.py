@@ -226,7 +226,9 @@ class Run:
     def __repr__(self) -> str:
         """Return what a failed assertion should show."""
         code = self.process.poll()
-        return f"<Run {self.pid} {'running' if code is None else f'exit {code}'}: {shlex.join(self.argv)}>"
+        # Without lone surrogates, which pytest-xdist cannot send: a failed assertion would end the whole run.
+        command = shlex.join(self.argv).encode(errors="backslashreplace").decode()
+        return f"<Run {self.pid} {'running' if code is None else f'exit {code}'}: {command}>"
 
     # Its end
 
