@@ -165,7 +165,7 @@ def test_a_title_stays_within_its_comment(run_entrypoint: Start, migrations_dir:
     run_entrypoint("new", "--rollback", title, "--", "-x").ok()
     run_entrypoint("check", "--strict").ok()
     [text] = [path.read_text() for path in migrations_dir.glob("*.sql")]
-    assert "-- Migration 001: Users; \\! rm -rf */ {name}  [0m -x\n" in text
+    assert "-- Migration 001: Users; \\! rm -rf */ {name} [0m -x\n" in text
 
 
 # --- What is written runs -------------------------------------------------------------------------------
