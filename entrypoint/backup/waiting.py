@@ -83,7 +83,7 @@ def run(
     complaints = file_in_memory("stderr")
     try:
         process = subprocess.Popen(  # noqa: S603 - PostgreSQL's programs, by their full paths
-            leashed(argv),
+            dying_with_us(argv),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=complaints,
@@ -104,7 +104,7 @@ def run(
         os.close(complaints)
 
 
-def leashed(argv: Sequence[str]) -> list[str]:
+def dying_with_us(argv: Sequence[str]) -> list[str]:
     """Return the command that starts `argv` as a child of this process which ends when this process does."""
     # The only program in the self-contained folder is ours: packaging/main.py.
     die_with_parent = ["--die-with-parent"] if getattr(sys, "frozen", False) else ["-I", "-S", _DIE_WITH_PARENT]

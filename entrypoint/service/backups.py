@@ -14,7 +14,7 @@ import time
 from typing import NamedTuple
 
 from entrypoint import logs
-from entrypoint.backup.waiting import leashed
+from entrypoint.backup.waiting import dying_with_us
 from entrypoint.errors import BackupFailedError
 from entrypoint.redaction import foreign
 
@@ -127,7 +127,7 @@ class Backups:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("STATUS_")}
         environment = {**kept, "LOG_FORMAT": "json", "LOG_LEVEL": "info"}
         child = self._child = await asyncio.create_subprocess_exec(
-            *leashed(_command()),
+            *dying_with_us(_command()),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
