@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.script.directives import Directives, read, spell, spell_timeouts
+from entrypoint.migration.script.directives import Directives, Origin, read, spell, spell_origin, spell_timeouts
 from entrypoint.migration.script.statements import advise
 
 
@@ -18,6 +18,11 @@ from entrypoint.migration.script.statements import advise
         ("timeout = 0005s", Directives(timeout=5)),
         ("timeout = 2147483647ms", Directives(timeout=2147483.647)),
         ("lock-timeout =1s", Directives(lock_timeout=1)),
+        ("origin = goose 20210101120000", Directives(origin=Origin("goose", "20210101120000"))),
+        ("origin=flyway 2.1", Directives(origin=Origin("flyway", "2.1"))),
+        ("origin = dbmate   001", Directives(origin=Origin("dbmate", "001"))),
+        ("origin = sql-migrate 2021 a = b.sql", Directives(origin=Origin("sql-migrate", "2021 a = b.sql"))),
+        ("origin = drizzle 0001_x 1700000000000", Directives(origin=Origin("drizzle", "0001_x 1700000000000"))),
     ],
 )
 def test_a_good_one(line: str, expected: Directives) -> None:
@@ -31,7 +36,7 @@ def test_several() -> None:
     assert advise(text).no_transaction
 
 
-KNOWN = "this program knows no-transaction, timeout, lock-timeout"
+KNOWN = "this program knows no-transaction, timeout, lock-timeout, origin"
 FORM = "write a whole number and ms, s, min or h, like timeout = 30min"
 RANGE = "it must be from 1ms to 596h"
 
@@ -52,6 +57,15 @@ RANGE = "it must be from 1ms to 596h"
         ("timeout =", '"timeout =" has no "=" and a time after it'),
         ("timeout: 30min", '"timeout: 30min" has no "=" and a time after it'),
         ("timeout 30min", '"timeout 30min" has no "=" and a time after it'),
+        (
+            "origin",
+            '"origin" has no "=" and a tool with its version after it: write "-- entrypoint: origin = goose 2021',
+        ),
+        ("origin goose 1", '"origin goose 1" has no "=" and a tool with its version after it'),
+        ("origin = tern 1", "origin = tern 1 does not begin with a tool that this program knows: goose, dbmate, sql-"),
+        ("origin = Goose 1", "origin = Goose 1 does not begin with a tool that this program knows"),
+        ("origin = goose", "origin = goose does not say which of goose's migrations it was, like origin = goose 2021"),
+        ("origin = goose1", "origin = goose1 does not begin with a tool"),
         ("timeout = 30", "timeout = 30 has no unit: write 30ms, 30s, 30min or 30h"),
         ("lock-timeout = 0", "lock-timeout = 0 has no unit"),
         ("timeout = 30m", f"timeout = 30m is not a time: {FORM}"),
@@ -96,3 +110,14 @@ def test_times_are_spelled_as_one_would_write_them(seconds: float, text: str) ->
 def test_what_a_file_declares_in_words() -> None:
     assert spell_timeouts(Directives(timeout=60, lock_timeout=0.5)) == "timeout 1min, lock-timeout 500ms"
     assert spell_timeouts(Directives(no_transaction=True)) == ""
+
+
+def test_an_origin_is_spelled_as_it_is_read() -> None:
+    origin = Origin("drizzle", "0001_x 1700000000000")
+    assert read(spell_origin(origin))[0].origin == origin
+
+
+def test_a_second_origin() -> None:
+    directives, (fault,) = read("-- entrypoint: origin = goose 1\n-- entrypoint: origin = goose 2")
+    assert directives.origin == Origin("goose", "1")
+    assert "origin is said in line 1 already" in fault.message

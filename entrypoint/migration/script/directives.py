@@ -16,13 +16,53 @@ if TYPE_CHECKING:
 NO_TRANSACTION = "no-transaction"
 TIMEOUT = "timeout"
 LOCK_TIMEOUT = "lock-timeout"
+ORIGIN = "origin"
 
-_EXAMPLES = {NO_TRANSACTION: NO_TRANSACTION, TIMEOUT: "timeout = 30min", LOCK_TIMEOUT: "lock-timeout = 1s"}
+_EXAMPLES = {
+    NO_TRANSACTION: NO_TRANSACTION,
+    TIMEOUT: "timeout = 30min",
+    LOCK_TIMEOUT: "lock-timeout = 1s",
+    ORIGIN: "origin = goose 20210101120000",
+}
 # In milliseconds, from the longest; spelled as PostgreSQL spells them.
 _UNITS = {"h": 3_600_000, "min": 60_000, "s": 1_000, "ms": 1}
 
 _PARTS = re.compile(r"([\w-]*)\s*(=?)\s*(.*)", re.DOTALL)
 _TIME = re.compile(r"([0-9]+)\s*([a-z]*)", re.ASCII)
+
+
+TOOLS = (
+    "goose",
+    "dbmate",
+    "sql-migrate",
+    "golang-migrate",
+    "flyway",
+    "sqlx",
+    "diesel",
+    "prisma",
+    "drizzle",
+    "supabase",
+)
+"""The tools whose files can be taken over, as they are written in an `origin`."""
+
+
+class Origin(NamedTuple):
+    """The migration of another tool that a file was made of."""
+
+    tool: str
+    """One of `TOOLS`."""
+    version: str
+    """What the tool records when it has applied the migration, as it spells it in its own table:
+
+    goose, golang-migrate, sqlx   the number, without leading zeros: 1, 20210101120000
+    dbmate, supabase              the digits of the file's name, leading zeros kept: 001
+    diesel                        the directory's name up to its first _, without -: 20210101120000
+    flyway                        the version with dots: 2.1; of a repeatable migration, R__ and its description
+    sql-migrate                   the file's name: 20210101-users.sql
+    prisma                        the directory's name: 20240101120000_init
+    drizzle                       the journal's tag and, after a blank, its `when`: 0001_x 1700000000000; without a
+                                  journal, the directory's name
+    """
 
 
 class Directives(NamedTuple):
@@ -33,25 +73,36 @@ class Directives(NamedTuple):
     """For this file alone, all attempts together; instead of MIGRATION_TIMEOUT_MS."""
     lock_timeout: float | None = None
     """Instead of MIGRATION_DDL_LOCK_TIMEOUT_MS."""
+    origin: Origin | None = None
+    """Where it comes from, if another tool had it first. It changes nothing about how the file runs."""
 
 
 def read(text: str) -> tuple[Directives, tuple[ScriptFault, ...]]:
     """Return the directives of a file, and a fault for each that is unknown, malformed or said twice."""
-    values: dict[str, float] = {}
+    times: dict[str, float] = {}
+    origin = None
     lines: dict[str, int] = {}
     faults: list[ScriptFault] = []
     for found in scanner.directives(text):
-        name, value, complaint = _parse(found)
+        name, value, complaint = _split(found)
+        time, came_from = 0.0, None
+        if not complaint and name == ORIGIN:
+            came_from, complaint = _parse_origin(value)
+        elif not complaint and name != NO_TRANSACTION:
+            time, complaint = _parse_time(name, value)
         if not complaint and name in lines:
             complaint = f"{name} is said in line {lines[name]} already: leave one of the two"
         if complaint:
             faults.append(ScriptFault(found.offset, found.line, complaint))
             continue
-        lines[name], values[name] = found.line, value
-    return (
-        Directives(NO_TRANSACTION in values, values.get(TIMEOUT), values.get(LOCK_TIMEOUT)),
-        tuple(faults),
-    )
+        lines[name], times[name] = found.line, time
+        origin = came_from or origin
+    return Directives(NO_TRANSACTION in lines, times.get(TIMEOUT), times.get(LOCK_TIMEOUT), origin), tuple(faults)
+
+
+def spell_origin(origin: Origin) -> str:
+    """Return the line that says where a file comes from."""
+    return f"-- entrypoint: {ORIGIN} = {origin.tool} {origin.version}"
 
 
 def spell(seconds: float) -> str:
@@ -67,18 +118,29 @@ def spell_timeouts(directives: Directives) -> str:
     return ", ".join(f"{name} {spell(seconds)}" for name, seconds in times if seconds is not None)
 
 
-def _parse(found: Directive) -> tuple[str, float, str]:
-    """Return a directive's name, its value in seconds (0 if it has none), and what is wrong with it."""
+def _split(found: Directive) -> tuple[str, str, str]:
+    """Return a directive's name, what stands after its `=`, and what is wrong with the two."""
     parts = _PARTS.fullmatch(found.text)
     name, equals, value = parts.groups() if parts else ("", "", "")
     if name not in _EXAMPLES:
-        return name, 0.0, _unknown(found.text if not equals else name)
+        return name, "", _unknown(found.text if not equals else name)
     right = f'write "-- entrypoint: {_EXAMPLES[name]}"'
     if name == NO_TRANSACTION:
-        return name, 0.0, f"{name} stands alone in its line: {right}" if equals or value else ""
+        return name, "", f"{name} stands alone in its line: {right}" if equals or value else ""
     if not equals or not value:
-        return name, 0.0, f'"{found.text}" has no "=" and a time after it: {right}'
-    return name, *_parse_time(name, value)
+        wanted = "a tool with its version" if name == ORIGIN else "a time"
+        return name, "", f'"{found.text}" has no "=" and {wanted} after it: {right}'
+    return name, value, ""
+
+
+def _parse_origin(value: str) -> tuple[Origin | None, str]:
+    tool, _, version = value.partition(" ")
+    version = version.strip()
+    if tool not in TOOLS:
+        return None, f"{ORIGIN} = {value} does not begin with a tool that this program knows: {', '.join(TOOLS)}"
+    if not version:
+        return None, f"{ORIGIN} = {value} does not say which of {tool}'s migrations it was, like {_EXAMPLES[ORIGIN]}"
+    return Origin(tool, version), ""
 
 
 def _parse_time(name: str, value: str) -> tuple[float, str]:
