@@ -68,6 +68,7 @@ UP_TO_DATE = AT_EVERY_START | {
     "entrypoint.migration",
     "entrypoint.migration.ledger",
     "entrypoint.migration.ledger.first_look",
+    "entrypoint.migration.ledger.glance",
     "entrypoint.migration.ledger.place",
     "entrypoint.migration.ledger.plan",
     "entrypoint.migration.ledger.rows",
@@ -231,6 +232,18 @@ def test_whom_to_trust_is_asked_in_full_only_where_a_glance_does_not_tell(
         up_to_date.execute(
             f"REASSIGN OWNED BY {owner} TO postgres; DROP OWNED BY {owner}; DROP ROLE {login}; DROP ROLE {owner}"
         )
+
+
+def test_among_many_ledgers_the_server_is_asked_to_search(
+    up_to_date: Database, proxy: Proxy, run_entrypoint: Callable[..., Run]
+) -> None:
+    up_to_date.execute(
+        "DO $$ BEGIN FOR n IN 1 .. 20 LOOP EXECUTE format('CREATE SCHEMA s%s', n); EXECUTE "
+        "format('CREATE TABLE s%s.schema_migrations (migration_number integer, filename text)', n); END LOOP; END $$"
+    )
+    run = run_entrypoint("run", "--", "true", env={"DATABASE_URL": up_to_date.url_at(proxy.port)}).ok()
+    assert run.outcome == "up_to_date"
+    assert (proxy.connections, proxy.round_trips[0]) == (1, 3)
 
 
 def test_a_start_without_migrations_asks_nobody(proxy: Proxy, run_entrypoint: Callable[..., Run]) -> None:

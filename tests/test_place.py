@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from entrypoint.deadline import Deadline
+from entrypoint.migration.ledger import search
+from entrypoint.migration.ledger.glance import find_tables
 from kit.pooler import pooler
 from scene import Gate, Scene, load_legacy, only_error, token_of, told
 
@@ -14,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from psycopg import Connection
+    from psycopg.rows import TupleRow
+
+    from entrypoint.database.answers import Row
     from kit.databases import Database
     from kit.processes import Run
 
@@ -382,3 +389,76 @@ def test_a_ledger_that_cannot_be_read_is_nothing_to_us(scene: Scene, login: str)
     scene.database.execute(f"CREATE SCHEMA app AUTHORIZATION {login}")
     url = scene.database.server.url(scene.database.name, user=login, password=PASSWORD, options="-c search_path=app")
     scene.migrated(url=url)
+
+
+# --- At a glance ------------------------------------------------------------------------------------------
+
+
+class Asker:
+    """Asks a server, as the first look does."""
+
+    def __init__(self, connection: Connection[TupleRow]) -> None:
+        self._connection = connection
+
+    def query(self, sql: str, _deadline: Deadline, /) -> list[list[Row]]:
+        cursor = self._connection.execute(sql.encode())
+        results = []
+        while True:
+            rows = cursor.fetchall() if cursor.description else []
+            results.append([tuple(None if value is None else as_text(value) for value in row) for row in rows])
+            if not cursor.nextset():
+                return results
+
+    def rollback(self, _deadline: Deadline, /) -> None:
+        self._connection.rollback()
+
+
+def as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    if isinstance(value, list):
+        return "{" + ",".join(f'"{one}"' for one in value) + "}"
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+OURS = "migration_number integer, filename text"
+LOCK = "id integer, locked_at timestamptz, locked_by text, process_id integer"
+LEDGER = f"CREATE TABLE public.schema_migrations ({OURS});"
+IN_APP = f"CREATE SCHEMA app; CREATE TABLE app.schema_migrations ({OURS});"
+MANY = "".join(f"CREATE SCHEMA s{n}; CREATE TABLE s{n}.schema_migrations ({OURS});" for n in range(25))
+GLANCES = {
+    "nothing": ("", "public", None),
+    "a ledger": (LEDGER, "public", "public"),
+    "with its lock": (f"{LEDGER} CREATE TABLE public.migration_lock ({LOCK})", "public", "public"),
+    "behind an empty schema": (f"{LEDGER} CREATE SCHEMA app", "app, public", "public"),
+    "the first of two": (f"{LEDGER} {IN_APP}", '"app", public', "app"),
+    "behind what is not there": (LEDGER, '"$user", "nowhere", public', "public"),
+    "an odd name": (
+        f'CREATE SCHEMA "A ""b"; CREATE TABLE "A ""b".schema_migrations ({OURS})',
+        '"A ""b", public',
+        'A "b',
+    ),
+    "folded": (IN_APP, "APP, public", "app"),
+    "off the path": (IN_APP, "public", None),
+    "odd columns": (
+        f'CREATE TABLE public.schema_migrations ({OURS}, "odd\\" text, "a,b" text, "c""d" text)',
+        "public",
+        "public",
+    ),
+    "among many": (f"{MANY} {LEDGER}", "public", "public"),
+    "many others": (MANY, "public", None),
+    "a temporary one": (f"CREATE TEMPORARY TABLE schema_migrations ({OURS})", "pg_temp, public", None),
+}
+
+
+@pytest.mark.parametrize("name", GLANCES)
+def test_a_glance_finds_what_the_search_finds(database: Database, name: str) -> None:
+    made, path, where = GLANCES[name]
+    with database.connect(options="-csearch_path=" + path.replace(" ", "\\ ")) as connection:
+        if made:
+            connection.execute(made.encode())
+        asker = Asker(connection)
+        place, sure = find_tables(asker, None, Deadline(5))
+        found = search.find_tables(asker, None, Deadline(5))
+        assert found == (place if sure else found)
+        assert (found and found.schema) == where

@@ -7,8 +7,9 @@ import pytest
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.migration.ledger import tables, writing
-from entrypoint.migration.ledger.place import LOCK_CLASS, Place, lock_key, owner_of
+from entrypoint.migration.ledger.place import LOCK_CLASS, Place, lock_key
 from entrypoint.migration.ledger.reading import LockRow
+from entrypoint.migration.ledger.search import owner_of
 from entrypoint.migration.script.files import MigrationFile
 
 LEDGER = {

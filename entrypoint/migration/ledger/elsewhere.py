@@ -13,8 +13,9 @@ from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal, our_state
 from entrypoint.errors import SecondLedgerError
-from entrypoint.migration.ledger.place import path_sql, walk
+from entrypoint.migration.ledger.glance import walk
 from entrypoint.migration.ledger.rows import COMPLETED, ask
+from entrypoint.migration.ledger.search import path_sql
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.errors import ConfigurationError, ForeignLedgerError
-from entrypoint.migration.ledger.place import (
-    Place,
+from entrypoint.migration.ledger.glance import walk
+from entrypoint.migration.ledger.search import (
     foreign_ledger,
     harmless,
     in_transaction,
@@ -13,13 +13,12 @@ from entrypoint.migration.ledger.place import (
     place_sql,
     tables_sql,
     trusted,
-    walk,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
-    from entrypoint.migration.ledger.place import Connection
+    from entrypoint.migration.ledger.place import Connection, Place
 
 
 def find(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Place:

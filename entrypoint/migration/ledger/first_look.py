@@ -120,10 +120,14 @@ def _look(
         connection.log_in(deadline)
         logs.event(logs.DEBUG, "database.connected", f"connected to {connection}", backend=connection.backend_pid)
         # Imported while the server is at work.
-        from entrypoint.migration.ledger.place import find_tables
+        from entrypoint.migration.ledger.glance import find_tables
         from entrypoint.migration.ledger.rows import as_ledger, ask, ledger_query
 
-        place = find_tables(connection, schema, deadline, role)
+        place, sure = find_tables(connection, schema, deadline, role)
+        if not sure:
+            from entrypoint.migration.ledger import search
+
+            place = search.find_tables(connection, schema, deadline, role)
         if place is None or place.outdated or place.intrusion:
             return FirstLook()
         return FirstLook(as_ledger(*ask(connection, role, deadline, (ledger_query(place),))))

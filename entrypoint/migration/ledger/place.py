@@ -1,18 +1,16 @@
-"""Where the ledger is: one value, found along the default search_path, with what the catalogues say of its tables."""
+"""Where the ledger is: one value, with what the catalogues say of its tables, and the keys of its lock."""
 
 from __future__ import annotations
 
 from binascii import crc32
 
 from entrypoint.database.address import OURS
-from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import identifier, literal, our_state
-from entrypoint.errors import ClosedSchemaError, ForeignLedgerError
+from entrypoint.database.quoting import identifier
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from typing import Protocol
 
     from entrypoint.database.answers import Row
@@ -49,6 +47,9 @@ PROGRESS_COLUMNS = {
 }
 LIFE_COLUMNS = {"guard_pid": "integer", "guard_token": _TEXT, "until": "timestamptz"}
 ADDED_COLUMNS = {"token": _TEXT} | PROGRESS_COLUMNS | LIFE_COLUMNS
+# The columns by which our tables are known, and those of the earlier system.
+LEDGER_SIGN = frozenset(("migration_number", "filename"))
+LOCK_SIGN = frozenset(("id", *HOLDER_COLUMNS))
 # Those that make a difference here; pg_type.dat, where the numbers of built-in types are fixed.
 _TYPES = {"25": _TEXT, "1114": LEGACY_TIME}
 # A condition: the session that has the lock `g` does not have such a name.
@@ -173,220 +174,7 @@ def lock_key(schema: str) -> int:
     return value - 2**32 if value >= 2**31 else value
 
 
-def find_tables(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Place | None:
-    """Find the tables alone, for a look that leads to nothing more. None if there is no ledger.
-
-    What `find` asks beside that takes a new server process some milliseconds. So does the whole question whom to trust:
-    it is asked only where a glance does not settle it.
-    """
-    for glance in (True, False):
-        tables = tables_sql(schema, role, glance=glance)
-        relations = in_transaction(session, [*walk(schema), tables], deadline)[-1]
-        if not any(row[2] == "schema_migrations" for row in relations):
-            return None
-        place = place_of(relations, schema)
-        if not place.intrusion:
-            break
-    return place
-
-
-def still_the_place(session: Connection, place: Place, role: str | None, deadline: Deadline) -> bool:
-    """Tell whether the search_path leads to `place` still, and no ledger is there. Asked in an open transaction."""
-    relations = session.query(";\n".join((*walk(None), tables_sql(None, role))), deadline)[-1]
-    return bool(relations) and place_of(relations, None)[:4] == (place.schema, True, {}, place.lock)
-
-
-def in_transaction(session: Connection, parts: Sequence[str], deadline: Deadline) -> list[list[Row]]:
-    """Run statements that only read, in one round trip and one transaction; return the rows of each."""
-    begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
-    try:
-        return session.query(";\n".join((begin, *parts, "COMMIT")), deadline)[1:-1]
-    except StatementError:
-        session.rollback(deadline.within(1))
-        raise
-
-
-def walk(schema: str | None) -> tuple[str, ...]:
-    """Return the statements that come before those about the place: who asks, and where the search leads.
-
-    The path and the role are what the connection began with, whatever somebody before us, behind a pooler, has set in
-    this server session. The path is noted for the walk, which itself does not look for anything along it: an operator
-    that somebody put there would run as whoever is asking.
-    """
-    noted = (
-        "SET LOCAL search_path TO DEFAULT",
-        "SELECT pg_catalog.set_config('entrypoint.path', pg_catalog.current_setting('search_path'), true)",
-    )
-    return (*(() if schema else noted), *our_state(None))
-
-
-# The schemas of the search_path in their order, as PostgreSQL reads it, but without its own. The place is the first
-# that has a relation of that name, of any kind: `to_regclass` would find a temporary one. Without one, it is the first
-# that we may use. A schema that we may not use counts if a ledger may be in there, so that no other is taken for it.
-# Not EXISTS, for which PostgreSQL may read the names of all relations, or of all tenants' ledgers, and hash them.
-_PATH = """\
-SELECT n.oid, n.nspname, n.nspowner, usable
-FROM regexp_matches(current_setting('entrypoint.path'), '"(?:[^"]|"")*"|[^",[:space:]]+', 'g')
-    WITH ORDINALITY AS p (part, rank)
-CROSS JOIN LATERAL (
-    SELECT CASE WHEN part[1] LIKE '"%' THEN replace(substr(part[1], 2, length(part[1]) - 2), '""', '"')
-                ELSE lower(part[1]) END) AS q (name)
-JOIN pg_namespace n ON n.nspname = CASE name WHEN '$user' THEN current_user ELSE name::name END
-CROSS JOIN LATERAL (
-    SELECT has_schema_privilege(n.oid, 'USAGE'),
-           (SELECT c.oid FROM pg_class c WHERE c.relname = 'schema_migrations' AND c.relnamespace = n.oid) IS NOT NULL
-    ) AS r (usable, taken)
-WHERE (usable OR taken) AND NOT starts_with(n.nspname::text, 'pg_') AND n.nspname <> 'information_schema'"""
-_ALONG_THE_PATH = f"{_PATH}\nORDER BY taken DESC, rank LIMIT 1"
-
-
-def place_sql(schema: str | None) -> str:
-    """Return the query for the place, behind `walk`: its number, name and owner, and whether we may use it."""
-    if schema is None:
-        return _ALONG_THE_PATH
-    return f"SELECT oid, nspname, nspowner, true AS usable FROM pg_namespace WHERE nspname = {literal(schema)}::name"
-
-
-def path_sql() -> str:
-    """Return the query for the names of all schemas of the search_path, behind `walk(None)`."""
-    return f"SELECT nspname FROM ({_PATH}) AS path"
-
-
-def tables_sql(schema: str | None, role: str | None, *, glance: bool = False) -> str:
-    """Return the statement for the place and the tables there: a row for each table, or one without.
-
-    A table's columns are one text, as each value of an answer costs every start some microseconds. Types by their
-    numbers: their names are looked up one by one. `glance`: trust fewer owners, and ask less.
-    """
-    return (
-        f"WITH place AS MATERIALIZED ({place_sql(schema)})\n"
-        "SELECT place.nspname, place.usable, c.relname, c.relkind, pg_get_userbyid(c.relowner), "
-        f"{harmless('c.relowner', role, glance=glance)}, "
-        "(SELECT string_agg(a.atttypid::text || ' ' || a.attname::text, chr(10) ORDER BY a.attnum) FROM pg_attribute a "
-        "WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)\n"
-        "FROM place LEFT JOIN pg_class c ON c.relnamespace = place.oid "
-        "AND c.relname IN ('schema_migrations', 'migration_lock') ORDER BY c.relname DESC"
-    )
-
-
-def place_of(relations: Sequence[Row], schema: str | None) -> Place:
-    """Return the place as the rows of `tables_sql` have it. Raises ConfigurationError and ForeignLedgerError."""
-    if not relations:
-        return Place(schema or "", False, {}, {})  # noqa: FBT003
-    name, usable = relations[0][0] or "", relations[0][1]
-    if usable != "t":
-        raise ClosedSchemaError(
-            f"The search_path names schema {name!r}, which has a table schema_migrations, but this user may not use it",
-            remedy=f"GRANT USAGE ON SCHEMA {identifier(name)} TO the migration user; or set MIGRATION_SCHEMA.",
-            schema=name,
-        )
-    tables = {row[2]: row[3:] for row in relations if row[2] is not None}
-    columns = {table: _columns(found[3]) for table, found in tables.items()}
-    place = Place(name, True, columns.get("schema_migrations", {}), columns.get("migration_lock", {}))  # noqa: FBT003
-    for table, (kind, owner, trusted, _) in tables.items():
-        if kind != "r":
-            raise foreign_ledger(
-                place, f"{table} in schema {name!r} is {_KINDS.get(kind or '', 'no table')}, not a table"
-            )
-        _refuse_foreign(place, table)
-        if trusted != "t" and not place.intrusion:
-            place = place._replace(intrusion=f"The table {table} in schema {name!r} belongs to {owner}")
-    return place
-
-
-_KINDS = {
-    "v": "a view",
-    "m": "a materialized view",
-    "p": "a partitioned table",
-    "f": "a foreign table",
-    "S": "a sequence",
-    "i": "an index",
-    "I": "an index",
-    "c": "a type",
-}
-
-
-def _columns(text: str | None) -> dict[str, str]:
-    """Return the names and the types of the columns that one text of `tables_sql` lists."""
-    pairs = [line.split(" ", 1) for line in text.split("\n")] if text else []
+def columns_of(listed: Iterable[str]) -> dict[str, str]:
+    """Return the names and the types of columns, each listed as its type's number and its name."""
+    pairs = [column.split(" ", 1) for column in listed if column]
     return {name: _TYPES.get(oid, "another type") for oid, name in pairs}
-
-
-# The columns by which the ledgers of other tools are known. Their tables have the same name as ours.
-_OTHER_TOOLS = (
-    ({"version"}, "Rails or dbmate"),
-    ({"version", "dirty"}, "golang-migrate"),
-    ({"version", "inserted_at"}, "Ecto"),
-    ({"filename"}, "Sequel"),
-)
-
-
-def owner_of(columns: frozenset[str]) -> str | None:
-    """Return whose ledger a `schema_migrations` with these columns is: None for ours or the earlier system's."""
-    if {"migration_number", "filename"} <= columns:
-        return None
-    return next((tool for theirs, tool in _OTHER_TOOLS if theirs == columns), "another tool")
-
-
-def _refuse_foreign(place: Place, table: str) -> None:
-    columns = frozenset(place.lock if table == "migration_lock" else place.ledger)
-    if table == "migration_lock":
-        owner = None if columns.issuperset(("id", *HOLDER_COLUMNS)) else "another tool"
-    else:
-        owner = owner_of(columns)
-    if owner is not None:
-        names = ", ".join(place.lock if table == "migration_lock" else place.ledger) or "none"
-        raise foreign_ledger(
-            place, f"The table {table} in schema {place.schema!r} belongs to {owner} (its columns: {names})"
-        )
-
-
-def foreign_ledger(place: Place, message: str) -> ForeignLedgerError:
-    """Return the error for what stands in the ledger's place and is not ours; `message` says what, as a clause."""
-    return ForeignLedgerError(
-        f"{message}; it was not touched",
-        remedy="Set MIGRATION_SCHEMA to a schema of its own for this program's ledger, for example entrypoint.",
-        schema=place.schema,
-    )
-
-
-def trusted(owner: str, role: str | None) -> str:
-    """Return a condition: what that `owner` made does not run anybody's code on us that could not run its own anyway.
-
-    That is we, the roles that we are members of (of which a superuser is not one of all), superusers, and the owners of
-    the schema and of the database, who can do as they like with all that is in there. `place` is in the query.
-    """
-    return f"""\
-CASE WHEN {_evident(owner, role)} THEN true
-     ELSE {owner} = (SELECT datdba FROM pg_database WHERE datname = current_database())
-       OR EXISTS (SELECT FROM pg_roles WHERE oid = {owner} AND rolsuper)
-       OR EXISTS (WITH RECURSIVE granted (oid) AS (
-                      SELECT m.roleid FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member
-                      WHERE u.rolname IN (session_user, current_user)
-                      UNION SELECT m.roleid FROM pg_auth_members m JOIN granted g ON m.member = g.oid)
-                  SELECT FROM granted WHERE oid = {owner}) END"""
-
-
-def _evident(owner: str, role: str | None) -> str:
-    ours = ", ".join(("session_user", "current_user", *([literal(role)] if role else ())))
-    return f"pg_get_userbyid({owner}) IN ({ours}) OR {owner} = place.nspowner"
-
-
-def _trusted_at_a_glance(owner: str, role: str | None) -> str:
-    """Return a condition that is never true where `trusted` is not, and takes a third of the time to plan."""
-    return f"""\
-CASE WHEN {_evident(owner, role)} THEN true
-     ELSE current_setting('is_superuser') = 'off' AND pg_has_role({owner}, 'MEMBER') END"""
-
-
-def harmless(owner: str, role: str | None, *, glance: bool = False) -> str:
-    """Return a condition: that `owner` is trusted, or that we could not migrate anyway.
-
-    An application's own login, beside a Job that migrates, only reads what the Job has written.
-    """
-    able = "has_schema_privilege(place.oid, 'CREATE')"
-    if role:
-        chosen = "has_schema_privilege(oid, place.oid, 'CREATE')"
-        able += f" OR EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(role)} AND {chosen})"
-    rely = _trusted_at_a_glance if glance else trusted
-    return f"({rely(owner, role)} OR NOT ({able}))"

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal
 from entrypoint.errors import ConnectionLostError
-from entrypoint.migration.ledger.place import place_sql, walk
+from entrypoint.migration.ledger.glance import walk
+from entrypoint.migration.ledger.search import place_sql
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

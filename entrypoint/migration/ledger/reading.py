@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from entrypoint.migration.ledger.place import LEGACY_TIME, LIFE_COLUMNS, Place, place_of, tables_sql, walk
+from entrypoint.migration.ledger.glance import walk
+from entrypoint.migration.ledger.place import LEGACY_TIME, LIFE_COLUMNS, Place
 from entrypoint.migration.ledger.rows import LedgerRow, as_ledger, ask, ledger_query
+from entrypoint.migration.ledger.search import place_of, tables_sql
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, foreign_values, without_addresses
 

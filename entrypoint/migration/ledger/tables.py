@@ -11,7 +11,8 @@ import re
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.migration.ledger.finding import find, refuse_strangers
-from entrypoint.migration.ledger.place import ADDED_COLUMNS, HOLDER_COLUMNS, MAKING_KEY, still_the_place
+from entrypoint.migration.ledger.place import ADDED_COLUMNS, HOLDER_COLUMNS, MAKING_KEY
+from entrypoint.migration.ledger.search import still_the_place
 from entrypoint.migration.ledger.writing import nothing
 
 TYPE_CHECKING = False

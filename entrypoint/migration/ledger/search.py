@@ -1,0 +1,185 @@
+"""Find the ledger's place along the default search_path, and say whether what stands there can be ours."""
+
+from __future__ import annotations
+
+from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import identifier, literal
+from entrypoint.errors import ClosedSchemaError, ForeignLedgerError
+from entrypoint.migration.ledger.glance import evident, unless_able, walk
+from entrypoint.migration.ledger.place import LEDGER_SIGN, LOCK_SIGN, Place, columns_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.database.answers import Row
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.ledger.place import Connection
+
+
+def find_tables(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Place | None:
+    """Find the tables alone, for a look that leads to nothing more. None if there is no ledger.
+
+    What `find` asks beside that takes a new server process some milliseconds. Raises what `place_of` does.
+    """
+    relations = in_transaction(session, [*walk(schema), tables_sql(schema, role)], deadline)[-1]
+    if not any(row[2] == "schema_migrations" for row in relations):
+        return None
+    return place_of(relations, schema)
+
+
+def still_the_place(session: Connection, place: Place, role: str | None, deadline: Deadline) -> bool:
+    """Tell whether the search_path leads to `place` still, and no ledger is there. Asked in an open transaction."""
+    relations = session.query(";\n".join((*walk(None), tables_sql(None, role))), deadline)[-1]
+    return bool(relations) and place_of(relations, None)[:4] == (place.schema, True, {}, place.lock)
+
+
+def in_transaction(session: Connection, parts: Sequence[str], deadline: Deadline) -> list[list[Row]]:
+    """Run statements that only read, in one round trip and one transaction; return the rows of each."""
+    begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
+    try:
+        return session.query(";\n".join((begin, *parts, "COMMIT")), deadline)[1:-1]
+    except StatementError:
+        session.rollback(deadline.within(1))
+        raise
+
+
+# The schemas of the search_path in their order, as PostgreSQL reads it, but without its own. The place is the first
+# that has a relation of that name, of any kind: `to_regclass` would find a temporary one. Without one, it is the first
+# that we may use. A schema that we may not use counts if a ledger may be in there, so that no other is taken for it.
+# Not EXISTS, for which PostgreSQL may read the names of all relations, or of all tenants' ledgers, and hash them.
+_PATH = """\
+SELECT n.oid, n.nspname, n.nspowner, usable
+FROM regexp_matches(current_setting('entrypoint.path'), '"(?:[^"]|"")*"|[^",[:space:]]+', 'g')
+    WITH ORDINALITY AS p (part, rank)
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN part[1] LIKE '"%' THEN replace(substr(part[1], 2, length(part[1]) - 2), '""', '"')
+                ELSE lower(part[1]) END) AS q (name)
+JOIN pg_namespace n ON n.nspname = CASE name WHEN '$user' THEN current_user ELSE name::name END
+CROSS JOIN LATERAL (
+    SELECT has_schema_privilege(n.oid, 'USAGE'),
+           (SELECT c.oid FROM pg_class c WHERE c.relname = 'schema_migrations' AND c.relnamespace = n.oid) IS NOT NULL
+    ) AS r (usable, taken)
+WHERE (usable OR taken) AND NOT starts_with(n.nspname::text, 'pg_') AND n.nspname <> 'information_schema'"""
+_ALONG_THE_PATH = f"{_PATH}\nORDER BY taken DESC, rank LIMIT 1"
+
+
+def place_sql(schema: str | None) -> str:
+    """Return the query for the place, behind `walk`: its number, name and owner, and whether we may use it."""
+    if schema is None:
+        return _ALONG_THE_PATH
+    return f"SELECT oid, nspname, nspowner, true AS usable FROM pg_namespace WHERE nspname = {literal(schema)}::name"
+
+
+def path_sql() -> str:
+    """Return the query for the names of all schemas of the search_path, behind `walk(None)`."""
+    return f"SELECT nspname FROM ({_PATH}) AS path"
+
+
+def tables_sql(schema: str | None, role: str | None) -> str:
+    """Return the statement for the place and the tables there: a row for each table, or one without."""
+    return (
+        f"WITH place AS MATERIALIZED ({place_sql(schema)})\n"
+        "SELECT place.nspname, place.usable, c.relname, c.relkind, pg_get_userbyid(c.relowner), "
+        f"{harmless('c.relowner', role)}, "
+        "(SELECT string_agg(a.atttypid::text || ' ' || a.attname::text, chr(10) ORDER BY a.attnum) FROM pg_attribute a "
+        "WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)\n"
+        "FROM place LEFT JOIN pg_class c ON c.relnamespace = place.oid "
+        "AND c.relname IN ('schema_migrations', 'migration_lock') ORDER BY c.relname DESC"
+    )
+
+
+def place_of(relations: Sequence[Row], schema: str | None) -> Place:
+    """Return the place as the rows of `tables_sql` have it. Raises ConfigurationError and ForeignLedgerError."""
+    if not relations:
+        return Place(schema or "", False, {}, {})  # noqa: FBT003
+    name, usable = relations[0][0] or "", relations[0][1]
+    if usable != "t":
+        raise ClosedSchemaError(
+            f"The search_path names schema {name!r}, which has a table schema_migrations, but this user may not use it",
+            remedy=f"GRANT USAGE ON SCHEMA {identifier(name)} TO the migration user; or set MIGRATION_SCHEMA.",
+            schema=name,
+        )
+    tables = {row[2]: row[3:] for row in relations if row[2] is not None}
+    columns = {table: columns_of((found[3] or "").split("\n")) for table, found in tables.items()}
+    place = Place(name, True, columns.get("schema_migrations", {}), columns.get("migration_lock", {}))  # noqa: FBT003
+    for table, (kind, owner, trusted, _) in tables.items():
+        if kind != "r":
+            raise foreign_ledger(
+                place, f"{table} in schema {name!r} is {_KINDS.get(kind or '', 'no table')}, not a table"
+            )
+        _refuse_foreign(place, table, columns[table])
+        if trusted != "t" and not place.intrusion:
+            place = place._replace(intrusion=f"The table {table} in schema {name!r} belongs to {owner}")
+    return place
+
+
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "p": "a partitioned table",
+    "f": "a foreign table",
+    "S": "a sequence",
+    "i": "an index",
+    "I": "an index",
+    "c": "a type",
+}
+
+
+# The columns by which the ledgers of other tools are known. Their tables have the same name as ours.
+_OTHER_TOOLS = (
+    ({"version"}, "Rails or dbmate"),
+    ({"version", "dirty"}, "golang-migrate"),
+    ({"version", "inserted_at"}, "Ecto"),
+    ({"filename"}, "Sequel"),
+)
+
+
+def owner_of(columns: frozenset[str]) -> str | None:
+    """Return whose ledger a `schema_migrations` with these columns is: None for ours or the earlier system's."""
+    if columns >= LEDGER_SIGN:
+        return None
+    return next((tool for theirs, tool in _OTHER_TOOLS if theirs == columns), "another tool")
+
+
+def _refuse_foreign(place: Place, table: str, columns: dict[str, str]) -> None:
+    if table == "migration_lock":
+        owner = None if columns.keys() >= LOCK_SIGN else "another tool"
+    else:
+        owner = owner_of(frozenset(columns))
+    if owner is not None:
+        names = ", ".join(columns) or "none"
+        raise foreign_ledger(
+            place, f"The table {table} in schema {place.schema!r} belongs to {owner} (its columns: {names})"
+        )
+
+
+def foreign_ledger(place: Place, message: str) -> ForeignLedgerError:
+    """Return the error for what stands in the ledger's place and is not ours; `message` says what, as a clause."""
+    return ForeignLedgerError(
+        f"{message}; it was not touched",
+        remedy="Set MIGRATION_SCHEMA to a schema of its own for this program's ledger, for example entrypoint.",
+        schema=place.schema,
+    )
+
+
+def trusted(owner: str, role: str | None) -> str:
+    """Return a condition: what that `owner` made does not run anybody's code on us that could not run its own anyway.
+
+    That is we, the roles that we are members of (of which a superuser is not one of all), superusers, and the owners of
+    the schema and of the database, who can do as they like with all that is in there. `place` is in the query.
+    """
+    return f"""\
+CASE WHEN {evident(owner, role)} THEN true
+     ELSE {owner} = (SELECT datdba FROM pg_database WHERE datname = current_database())
+       OR EXISTS (SELECT FROM pg_roles WHERE oid = {owner} AND rolsuper)
+       OR EXISTS (WITH RECURSIVE granted (oid) AS (
+                      SELECT m.roleid FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member
+                      WHERE u.rolname IN (session_user, current_user)
+                      UNION SELECT m.roleid FROM pg_auth_members m JOIN granted g ON m.member = g.oid)
+                  SELECT FROM granted WHERE oid = {owner}) END"""
+
+
+def harmless(owner: str, role: str | None) -> str:
+    """Return a condition: that `owner` is trusted, or that we could not migrate anyway."""
+    return unless_able(trusted(owner, role), role)
