@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import select
 import sys
-from _ctypes import FUNCFLAG_CDECL, CFuncPtr, _SimpleCData, byref, dlopen, sizeof
+from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_PYTHONAPI, CFuncPtr, _SimpleCData, byref, dlopen, sizeof
 
 from entrypoint.database.answers import SILENCE, StatementError, connection_lost, no_answer
 from entrypoint.errors import EntrypointError
@@ -71,6 +71,16 @@ class _Function(CFuncPtr):
     _restype_ = c_int
 
 
+class _Quick(CFuncPtr):
+    """A C function that never waits, so that the other thread need not be given its turn meanwhile.
+
+    An answer takes some hundred calls; with each of them the two threads would contend for the interpreter.
+    """
+
+    _flags_ = FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI
+    _restype_ = c_int
+
+
 # PQconninfoOption: keyword, envvar, compiled, val, label, dispchar, and a number that takes the room of an address.
 _ADDRESS = sizeof(c_void_p)
 _KEYWORD, _VALUE, _OPTION = 0, 3 * _ADDRESS, 7 * _ADDRESS
@@ -83,38 +93,42 @@ class Libpq:
         """Load it in a `mode` of dlopen(3). Raises OSError, or AttributeError if it lacks a function."""
         self._handle = dlopen(path, mode)
 
-        def function(name: str, result: type | None, *arguments: type) -> Any:
-            found = _Function((name, self))  # type: ignore[arg-type]  # all that it reads is `_handle`
+        def function(name: str, result: type | None, *arguments: type, kind: type[CFuncPtr] = _Function) -> Any:
+            found = kind((name, self))  # type: ignore[arg-type]  # all that it reads is `_handle`
             found.restype, found.argtypes = result, arguments
             return found
 
-        self.conninfo_parse = function("PQconninfoParse", c_void_p, c_char_p, c_void_p)
-        self.conninfo_free = function("PQconninfoFree", None, c_void_p)
-        self.freemem = function("PQfreemem", None, c_void_p)
+        def quick(name: str, result: type | None, *arguments: type) -> Any:
+            return function(name, result, *arguments, kind=_Quick)
+
+        self.conninfo_parse = quick("PQconninfoParse", c_void_p, c_char_p, c_void_p)
+        self.conninfo_free = quick("PQconninfoFree", None, c_void_p)
+        self.freemem = quick("PQfreemem", None, c_void_p)
         self.connect_start = function("PQconnectStartParams", c_void_p, c_void_p, c_void_p, c_int)
         self.connect_poll = function("PQconnectPoll", c_int, c_void_p)
-        self.status = function("PQstatus", c_int, c_void_p)
-        self.socket = function("PQsocket", c_int, c_void_p)
-        self.transaction_status = function("PQtransactionStatus", c_int, c_void_p)
-        self.error_message = function("PQerrorMessage", c_char_p, c_void_p)
-        self.host = function("PQhost", c_char_p, c_void_p)
-        self.database = function("PQdb", c_char_p, c_void_p)
-        self.backend_pid = function("PQbackendPID", c_int, c_void_p)
+        self.status = quick("PQstatus", c_int, c_void_p)
+        self.socket = quick("PQsocket", c_int, c_void_p)
+        self.transaction_status = quick("PQtransactionStatus", c_int, c_void_p)
+        self.error_message = quick("PQerrorMessage", c_char_p, c_void_p)
+        self.host = quick("PQhost", c_char_p, c_void_p)
+        self.database = quick("PQdb", c_char_p, c_void_p)
+        self.backend_pid = quick("PQbackendPID", c_int, c_void_p)
         self.send_query = function("PQsendQuery", c_int, c_void_p, c_char_p)
         self.consume_input = function("PQconsumeInput", c_int, c_void_p)
-        self.is_busy = function("PQisBusy", c_int, c_void_p)
-        self.get_result = function("PQgetResult", c_void_p, c_void_p)
-        self.result_status = function("PQresultStatus", c_int, c_void_p)
-        self.result_error_field = function("PQresultErrorField", c_char_p, c_void_p, c_int)
-        self.result_error_message = function("PQresultErrorMessage", c_char_p, c_void_p)
-        self.ntuples = function("PQntuples", c_int, c_void_p)
-        self.nfields = function("PQnfields", c_int, c_void_p)
-        self.getvalue = function("PQgetvalue", c_char_p, c_void_p, c_int, c_int)
-        self.getisnull = function("PQgetisnull", c_int, c_void_p, c_int, c_int)
-        self.clear = function("PQclear", None, c_void_p)
-        self.set_error_verbosity = function("PQsetErrorVerbosity", c_int, c_void_p, c_int)
+        self.is_busy = quick("PQisBusy", c_int, c_void_p)
+        # Called only when it need not wait: when `is_busy` has said no.
+        self.get_result = quick("PQgetResult", c_void_p, c_void_p)
+        self.result_status = quick("PQresultStatus", c_int, c_void_p)
+        self.result_error_field = quick("PQresultErrorField", c_char_p, c_void_p, c_int)
+        self.result_error_message = quick("PQresultErrorMessage", c_char_p, c_void_p)
+        self.ntuples = quick("PQntuples", c_int, c_void_p)
+        self.nfields = quick("PQnfields", c_int, c_void_p)
+        self.getvalue = quick("PQgetvalue", c_char_p, c_void_p, c_int, c_int)
+        self.getisnull = quick("PQgetisnull", c_int, c_void_p, c_int, c_int)
+        self.clear = quick("PQclear", None, c_void_p)
+        self.set_error_verbosity = quick("PQsetErrorVerbosity", c_int, c_void_p, c_int)
         self.finish = function("PQfinish", None, c_void_p)
-        self.set_notice_processor = function("PQsetNoticeProcessor", c_void_p, c_void_p, c_void_p, c_void_p)
+        self.set_notice_processor = quick("PQsetNoticeProcessor", c_void_p, c_void_p, c_void_p, c_void_p)
 
     def parse(self, address: str) -> dict[str, str] | None:
         """Return the parameters in an address, without those that it does not set; None if it is malformed."""
