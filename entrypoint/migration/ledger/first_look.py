@@ -73,6 +73,8 @@ class Question:
         else:
             # The server works in parallel with us, so it is to know of us first; but a name server may be slow.
             self._begun.acquire(timeout=_HEAD_START)
+            # Imported by this thread while the other one logs in, which is to ask as soon as it has.
+            from entrypoint.migration.ledger import glance, rows  # noqa: F401
 
     def answer(self) -> FirstLook:
         """Wait for the answer, until the deadline; it does not change any more. Raises nothing but signals."""
