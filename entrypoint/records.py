@@ -10,6 +10,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
 else:
+    try:
+        # What `collections.namedtuple` takes, and falls back from in the same way.
+        from _collections import _tuplegetter
+    except ImportError:
+
+        def _tuplegetter(index, _doc):  # noqa: ANN001, ANN202 - type checkers do not look here
+            return property(lambda self: tuple.__getitem__(self, index))
 
     class NamedTuple(tuple):
         """Base of an immutable record; its annotations name its fields, in their order."""
@@ -22,9 +29,9 @@ else:
             cls._fields = tuple(cls.__annotations__)
             cls._defaults = {name: cls.__dict__[name] for name in cls._fields if name in cls.__dict__}
             for index, name in enumerate(cls._fields):
-                setattr(cls, name, property(lambda self, index=index: tuple.__getitem__(self, index)))
+                setattr(cls, name, _tuplegetter(index, None))
 
-        def __new__(cls, *values, **named):  # noqa: ANN002, ANN003, ANN204 - type checkers do not look here
+        def __new__(cls, *values, **named):  # noqa: ANN002, ANN003, ANN204 - the same
             """Take the fields' values by position or by name."""
             if missing := cls._fields[len(values) :]:
                 try:

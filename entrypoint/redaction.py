@@ -10,7 +10,8 @@ turns up, raw or percent-decoded. libpq's complaints about an address that it ca
 piece that surprised it, which in a badly escaped URL is a piece of the password, so everything between
 quotation marks goes. And SQL and addresses in foreign texts, with passwords of their own.
 
-Regular expressions are imported where a text may have something to hide: most have not, and `re` takes 7 ms of a start.
+Regular expressions (`secret_patterns`) are imported where a text may have something to hide: most have not, and `re`
+takes 7 ms of a start.
 """
 
 from __future__ import annotations
@@ -21,63 +22,14 @@ if TYPE_CHECKING:
 
 MASK = "***"
 
-# Below this length a secret is replaced only where it stands alone; otherwise a password "a" would leave
-# nothing readable.
-_SHORT = 4
 # From this length on a secret of small and capital letters and digits is none of our words.
 _LONG = 12
 _VERY_LONG = 24
 # White space that does as it looks.
 _HARMLESS = "\t\u00a0\u2002\u2003\u2009\u202f\u3000"
 
-# In a URL's query, and in a conninfo string (libpq documentation, "Connection Strings").
-_IN_QUERY = r"(?i)[?&](?:ssl)?password=([^&\s]*)"
-_IN_CONNINFO = (
-    r"""(?i)(?:^|[\s;])(?:ssl)?(?:password|passwd|pwd)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)"""
-)
-# What `report.render`, and a file outside a transaction, write beside the server's words.
-_OF_REPORTS = r"^(?:LINE \d+: |SQLSTATE:  \w+$|(?:DETAIL|HINT|CONTEXT):  )|\bstatement \d+ of \d+\b"
-# Somebody's password in a URL, to the last @ of the word; if there is none, to the next @, unless it is a port.
-_IN_URL = r"""(://[^\s:/@'"]*:)(?:\S+@|(?!\d{1,5}(?!\w))[^@]{1,2000}+@)"""
-# What SQL, libpq, .NET and people call a password, and what makes something else of one.
-_NAME = r"(?:passw(?:or)?d|passphrase|pwd)"
-_FUNCTION = r"\b(?:crypt|hmac|pgp_\w+|(?:en|de)crypt(?:_iv)?)\s*\("
-# One of these is in every text in which one of those is.
+# One of these is in every text in which `secret_patterns` finds something by its name.
 _SIGNS = ("passw", "passphrase", "pwd", "crypt", "hmac", "pgp_")
-# Blanks and comments. Here as below nothing can be read in two ways, and
-# what is looked for has an end, so that no text takes long.
-_GAP = r"(?:\s|/\*(?:[^*]|\*(?!/))*\*/|--[^\n]{0,500}+(?:\n|\Z)|(?!))*+"
-_NAMED = rf"(?isx)({_NAME}\\*[\"'`]{{0,2}}{_GAP}"
-_LITERAL = r"'(?:[^'\\]|''|\\.)*(?:'|\Z)"
-# PASSWORD 'x', 'password', 'x', password => E'x\'y', $$x$$, ''x'' inside another string, and what continues it.
-_IN_SQL = (
-    rf"{_NAMED}(?:(?:=[=>]?|:=?(?!:)|,|\bto\b){_GAP})?(?:e|u&|n)?)"
-    rf"(?:''(?:[^'\\]|\\''|\\[^'])+(?:''|\Z)|{_LITERAL}|\$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z))"
-    rf"(?:{_GAP},?{_GAP}{_LITERAL})*"
-)
-# "password": "x", and the same inside another string.
-_IN_JSON = (
-    rf"{_NAMED}(?:=>?|:){_GAP})"
-    r"""(?:"(?:[^"\\]|\\.)*(?:"|\Z)|\\+(?P<quote>["'])(?:(?!\\+(?P=quote)).)*(?:\\+(?P=quote)|\Z))\w*"""
-)
-# password = x, to the word's end, and password: x, to the line's: without what closes something around it.
-_AFTER_EQUALS = rf"""{_NAMED}=>?{_GAP})(?!['"]|\$\d+(?!\w))(?:\\.|[^\s\\]|\\\Z)+?(?=["');,\]}}]*(?:\s|\Z))"""
-_AFTER_COLON = rf"""{_NAMED}:(?!:){_GAP})(?!['"])[^\s:][^\n]*?(?=["'}})\]]*\s*(?:\n|\Z))"""
-# Key (email, password)=(x, y) already exists.
-_IN_KEY = rf"(?is)(\([^()]{{0,1000}}{_NAME}[^()]{{0,1000}}\)\s*=\s*\().*\)"
-# crypt('x', …), to the parenthesis that closes it.
-_IN_CALL = (
-    rf"(?is)({_FUNCTION})(?=[^)]{{0,1000}}['$])"
-    r"(?:[^'()]|'[^']*(?:'|\Z)|\((?:[^'()]|'[^']*(?:'|\Z))*(?:\)|\Z))*"
-)
-_BY_NAME = (
-    (_IN_SQL, rf"\1'{MASK}'"),
-    (_IN_JSON, rf'\1"{MASK}"'),
-    (_AFTER_EQUALS, rf"\1{MASK}"),
-    (_AFTER_COLON, rf"\1{MASK}"),
-    (_IN_KEY, rf"\1{MASK})"),
-    (_IN_CALL, rf"\1{MASK}"),
-)
 
 
 def secrets_of(address: str) -> frozenset[str]:
@@ -88,9 +40,9 @@ def secrets_of(address: str) -> frozenset[str]:
     found: set[str] = set()
     if is_url:
         if by_keyword:
-            import re
+            from entrypoint import secret_patterns
 
-            found.update(re.findall(_IN_QUERY, address))
+            found.update(secret_patterns.in_query(address))
         # To the last @: where the password has an @ of its own, that is too much, which is the safe side.
         userinfo, _, _ = rest.rpartition("@")
         found.add(userinfo.partition(":")[2])
@@ -101,12 +53,9 @@ def secrets_of(address: str) -> frozenset[str]:
 
             found |= {unquote(secret) for secret in found}
     elif by_keyword:
-        import re
+        from entrypoint import secret_patterns
 
-        written = [match[1:-1] if match.startswith("'") else match for match in re.findall(_IN_CONNINFO, address)]
-        found.update(re.sub(r"\\(.)", r"\1", secret) for secret in written)
-        if re.search(r";\s*[\w ]+=", address):  # As .NET writes it.
-            found.update(secret.partition(";")[0] for secret in written)
+        found |= secret_patterns.in_conninfo(address)
     elif lacks_scheme(address):
         found.add(address.rpartition("@")[0].partition(":")[2])
     return frozenset(secret for secret in found if secret)
@@ -133,30 +82,6 @@ def mask_values(text: str) -> str:
     return f"{text[:first]}({MASK}{text[last:]}" if 0 <= first < last else text
 
 
-# An address with a password, which may hold anything, or that is put together; a value that is called a password.
-_IN_ADDRESS = (
-    rf"(?i)://[^\s:/@']*:(?:(?:[^@']|''){{0,2000}}+@|'(?!'))|{_NAME}(?:\s*=\s*(?:[^\s'=]|'')|\\*[\"']?\s*:(?!:))"
-    rf"|{_FUNCTION}[^)]{{0,1000}}['$]"
-)
-_NAMES_IT = rf"(?i){_NAME}\b"
-_ABOUT_COLUMNS = (
-    r"(?i)(?:create\s+(?:unlogged\s+|temp\s+|temporary\s+)?table|alter\s+table|comment\s+on|"
-    r"create\s+(?:unique\s+)?index)\b"
-)
-
-
-def may_hold_password(statement: str) -> bool:
-    """Tell whether a text of SQL may contain a password, so that nothing of it should be quoted.
-
-    Where `password` can only be the name of a column, nothing is hidden; an address may be a column's default.
-    """
-    import re
-
-    if re.search(_IN_ADDRESS, statement):
-        return True
-    return re.search(_NAMES_IT, statement) is not None and re.match(_ABOUT_COLUMNS, statement) is None
-
-
 def know(secrets: Iterable[str]) -> None:
     """Remember what `foreign` is to look for from now on."""
     global _known, _net
@@ -173,10 +98,10 @@ def foreign_report(text: str, filename: str) -> str:
     """Return what the ledger says of a migration that failed like `foreign`; what `report.render` writes is ours."""
     if foreign(text) == text:
         return text
-    import re
+    from entrypoint import secret_patterns
 
-    ours = re.split(rf"(?m)({re.escape(filename)}(?::\d+)?(?:: [A-Z]+:  )?|{_OF_REPORTS})", text)
-    return "".join(piece if index % 2 else foreign(piece) for index, piece in enumerate(ours))
+    pieces = secret_patterns.pieces_of_report(text, filename)
+    return "".join(piece if index % 2 else foreign(piece) for index, piece in enumerate(pieces))
 
 
 def foreign_values(values: Mapping[str, object]) -> dict[str, object]:
@@ -247,24 +172,23 @@ class Redactor:
     def known(self, text: str) -> str:
         """Return `text` without a known secret in it."""
         if any(secret in text for secret in self._secrets):
-            import re
+            from entrypoint import secret_patterns
 
-            text = re.sub("|".join(map(_pattern, self._secrets)), MASK, text)
+            text = secret_patterns.mask(text, self._secrets)
         return text
 
     def text(self, text: str) -> str:
         """Return `text` without a known secret in it, nor one that the words around it betray."""
         text = self.known(text)
         if "://" in text and "@" in text:
-            import re
+            from entrypoint import secret_patterns
 
-            text = re.sub(_IN_URL, rf"\1{MASK}@", text)
+            text = secret_patterns.mask_in_urls(text)
         lowered = text.lower()
         if any(sign in lowered for sign in _SIGNS):
-            import re
+            from entrypoint import secret_patterns
 
-            for pattern, replacement in _BY_NAME:
-                text = re.sub(pattern, replacement, text)
+            text = secret_patterns.mask_by_name(text)
         return text
 
     def value(self, value: object, redact: Callable[[str], str] | None = None) -> object:
@@ -285,9 +209,3 @@ class Redactor:
 
 _known = Redactor()
 _net = Redactor()
-
-
-def _pattern(secret: str) -> str:
-    import re
-
-    return re.escape(secret) if len(secret) >= _SHORT else rf"(?<!\w){re.escape(secret)}(?!\w)"

@@ -191,10 +191,10 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
     for word in words:
         if "://" in word:
             found |= secrets_of(word)
-    for name, value in environ.items():
+    for name in environ:
         # Some day somebody puts the address into another variable, of ours or of libpq's.
         if name in _VARIABLES or (name.startswith("PG") and "PASSWORD" not in name):
-            found |= secrets_of(value)
+            found |= secrets_of(environ[name])
     for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):
         if path := environ.get(f"{name}_FILE"):
             try:

@@ -77,7 +77,8 @@ UP_TO_DATE = AT_EVERY_START | {
 }
 
 # Of Python's own. What is written in C and built in costs next to nothing, but is listed all the same.
-PYTHONS_AT_EVERY_START = {"__future__", "errno", "gc"}
+# `_collections` is a part of the interpreter, not a file.
+PYTHONS_AT_EVERY_START = {"__future__", "_collections", "errno", "gc"}
 # `os` and what it brings along, which `site` has imported already at an ordinary start.
 PYTHONS_BY_SITE = {
     "_abc",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from entrypoint import redaction
-from entrypoint.redaction import Redactor, mask_quoted, may_hold_password, secrets_of, visible, visible_json
+from entrypoint.redaction import Redactor, mask_quoted, secrets_of, visible, visible_json
+from entrypoint.secret_patterns import may_hold_password
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.prepare import not_in_a_reverse_file
 from entrypoint.migration.script.report import render
 from entrypoint.migration.script.units import cut
-from entrypoint.redaction import may_hold_password
+from entrypoint.secret_patterns import may_hold_password
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -146,6 +146,8 @@ def read_bytes(path: str, limit: int | None = None) -> bytes:
         while left > 0 and (part := os.read(descriptor, left)):
             parts.append(part)
             left -= len(part)
+            if left == 1:  # All of it, and less than was asked for: no look is needed to know that this was the end.
+                break
         if left != 1:
             # As in /proc and /sys, where contents are made up while they are read, perhaps of secrets.
             raise OSError(errno.EINVAL, f"its content does not have its size, {found.st_size} bytes: {_MADE_UP}")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from entrypoint.redaction import foreign, mask_quoted, may_hold_password
+from entrypoint.redaction import foreign, mask_quoted
+from entrypoint.secret_patterns import may_hold_password
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from entrypoint.migration.script.report import outline
 from entrypoint.migration.script.statements import ADD_VALUE
-from entrypoint.redaction import foreign, may_hold_password
+from entrypoint.redaction import foreign
+from entrypoint.secret_patterns import may_hold_password
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
