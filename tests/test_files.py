@@ -44,7 +44,7 @@ FAULTS: dict[str, tuple[dict[str, str | bytes], list[list[str]]]] = {
     "not UTF-8": ({"002_x.sql": b"SELECT 1;\nSELECT 'gr\xfc\xdfe'"}, [["002_x.sql:2", "UTF-8", "0xfc", "offset 20"]]),
     "UTF-16": ({"002_x.sql": "SELECT 1".encode("utf-16")}, [["002_x.sql:1", "UTF-8", "offset 0"]]),
     "a NUL": ({"002_x.sql": "SELECT 1;\nSELECT '\0'"}, [["002_x.sql:2", "NUL"]]),
-    "a command of psql's": ({"002_x.sql": "SELECT 1;\n\\set ON_ERROR_STOP on\n"}, [["002_x.sql:2", "\\set", "psql"]]),
+    "a command of psql's": ({"002_x.sql": "SELECT 1;\n\\set name value\n"}, [["002_x.sql:2", "\\set", "psql"]]),
     "data for COPY": (
         {"002_x.sql": "CREATE TABLE x (a text);\nCOPY x (a) FROM stdin;\none\n\\.\n"},
         [["002_x.sql:2", "COPY"]],

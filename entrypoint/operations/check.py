@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import NamedTuple
 
 from entrypoint.counts import count
@@ -116,7 +117,7 @@ def look_at_reverse(file: MigrationFile, *, escapes: bool) -> FileReport:
         "Leave it out: a reverse file is one transaction, so that the ledger's row goes with it. Or run the file with "
         f"psql and then DELETE FROM schema_migrations WHERE migration_number = {file.number}."
     )
-    return FileReport(file, shown, _about_blocks(prepared, shown, remedy), prepared)
+    return FileReport(file, shown, _about_commands(prepared, shown) + _about_blocks(prepared, shown, remedy), prepared)
 
 
 def _faulty(file: MigrationFile, shown: str, prepared: Prepared | None, flaws: Sequence[FileFault]) -> FileReport:
@@ -261,7 +262,22 @@ def _notes(prepared: Prepared, shown: str) -> list[Finding]:
         notes.append(("timeouts", declared))
     if not advice.transactional:
         notes.append(("outside", f"runs outside a transaction, statement by statement ({why_outside(prepared)})"))
-    return [Finding("note", rule, message, shown) for rule, message in notes] + _warnings(prepared, shown)
+    found = [Finding("note", rule, message, shown) for rule, message in notes]
+    return found + _about_commands(prepared, shown) + _warnings(prepared, shown)
+
+
+def _about_commands(prepared: Prepared, shown: str) -> list[Finding]:
+    """Return what there is to say about psql's commands that are left out: each once."""
+    commands = prepared.advice.commands
+    times = Counter(command.shown for command in commands)
+    found = []
+    for command in commands:
+        if count_of_it := times.pop(command.shown, 0):
+            often = f" ({count_of_it} times)" if count_of_it > 1 else ""
+            message = f"psql's command {command.shown} is left out{often}: {command.why}"
+            column = spot(prepared.text, command.start).column + 1
+            found.append(Finding("note", "psql-command", message, shown, command.line, column))
+    return found
 
 
 def _warnings(prepared: Prepared, shown: str) -> list[Finding]:

@@ -93,13 +93,15 @@ def _describe(migration: Prepared) -> str:
         how = f"outside a transaction: {why_outside(migration)}"
     else:
         how = f"one transaction{', without its own BEGIN and COMMIT' if advice.wrapped else ''}"
-    return ", ".join(filter(None, (statements, how, spell_timeouts(advice.directives))))
+    left_out = ", ".join(dict.fromkeys(command.shown for command in advice.commands))
+    without = f"without psql's {left_out}" if left_out else ""
+    return ", ".join(filter(None, (statements, how, without, spell_timeouts(advice.directives))))
 
 
 def _statements(migration: Prepared) -> list[str]:
     """Return each statement's first line, as far as there is room."""
     statements = migration.advice.statements
-    shown = [outline(migration.text[statement.start : statement.end]) for statement in statements[:_SHOWN]]
+    shown = [outline(migration.advice.body[statement.start : statement.end]) for statement in statements[:_SHOWN]]
     return shown if len(statements) <= _SHOWN else [*shown, f"… and {len(statements) - _SHOWN} more"]
 
 

@@ -138,7 +138,7 @@ class Judge:
             for difference in self._in_one_transaction(advice):
                 yield Difference(difference[0], name, difference[1])
         else:
-            for difference in self._in_units(text, advice):
+            for difference in self._in_units(advice):
                 yield Difference(difference[0], f"{name}, units", difference[1])
 
     def _in_one_transaction(self, advice: Advice) -> Iterator[tuple[str, str]]:
@@ -160,9 +160,9 @@ class Judge:
             elif taken.sqlstate == SEVERAL:
                 yield "several in one" + (" where disputed" if advice.disputed else ""), f"after {taken.tags}"
 
-    def _in_units(self, text: str, advice: Advice) -> Iterator[tuple[str, str]]:
+    def _in_units(self, advice: Advice) -> Iterator[tuple[str, str]]:
         """Send the units of a file outside a transaction one after the other, as the program does."""
-        for unit in cut_in_units(text, advice):
+        for unit in cut_in_units(advice.body, advice):
             taken = self._send(unit.begin, Message(unit.sql, unit.start, setting(advice.readings, unit.start)))
             if taken.ended and unit.begin:
                 yield "TRANSACTION ENDED", f"unit {unit.number}, after {taken.tags}"

@@ -54,6 +54,7 @@ _GAPS = (
         "/* /* ' */ $$ */",
     ),
     *("/*/**/*/", " -- /*\n", "/* -- */", "--;COMMIT\r\n", " /***/ ", " --\\\n"),
+    *("\n\\echo 'a;' \"it's\" -- /* $$\n", " \\timing off\\pset null '\\';' \\\\ ", "\n\\set ON_ERROR_STOP on\n"),
 )
 # {v}: a value, {n}: a name, {s}: white space or a comment.
 _STATEMENTS = (
@@ -136,6 +137,10 @@ _CONTROLS = (
 _RARE = (
     "SELECT 1{n}",
     "\\echo x\n",
+    "\\echo it's\n",
+    "\\connect\n",
+    "\\echo `true`\n",
+    "\\encoding UTF8\n",
     "\\;",
     "COPY t FROM STDIN;\n1\n\\.\n",
     "COPY t TO STDOUT",

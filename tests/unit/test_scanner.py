@@ -172,6 +172,11 @@ def test_lines_and_offsets() -> None:
     [
         ("select 1;\n\\connect other\nselect 2", [(2, r"psql's command \connect: the server does not understand it")]),
         ("\\restrict abc'\nselect 2;\n\\unrestrict abc'", [(1, r"\restrict"), (3, r"\unrestrict")]),
+        ("\\echo it's\nselect 2", [(1, "close its quote on the same line")]),
+        (
+            "select 1;\n\\echo `date`",
+            [(2, r"psql's command \echo: the server does not understand it; remove it: psql would")],
+        ),
         ("select 1 \\gset pre'\nselect 2", [(1, r"\gset")]),
         ("\\i other.sql", [(1, "put the other file's text here")]),
         ("select 1\\; select 2;", [(1, r"psql's command \;")]),
@@ -289,7 +294,7 @@ def test_statements_cover_all_but_space_and_comments_of_any_text(seed: int) -> N
     chance = random.Random(seed)  # seeded, to repeat a failure
     for _ in range(200):
         text = "".join(chance.choices(FRAGMENTS, k=chance.randrange(40)))
-        statements, faults = scan(text)
+        statements, faults, _ = scan(text)
         directives(text)
         assert [list(statement[:2]) for statement in statements] == sorted(list(found[:2]) for found in statements)
         for statement in statements:

@@ -249,7 +249,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         unit, advice = self._unit, self._migration.advice
         if advice.transactional:
             return "It was rolled back and recorded as failed"
-        if unit is None or cut(self._migration.text, advice)[0].number < unit.number:
+        if unit is None or cut(advice.body, advice)[0].number < unit.number:
             return (
                 "What came before that statement is committed: take it out of the file, or make it repeatable. The "
                 "failure was recorded"

@@ -70,7 +70,7 @@ class Steps:
         self._worker = task.lease.worker
         self._place = task.lease.place
         self._count = len(task.migration.advice.statements)
-        self._units = cut(task.migration.text, task.migration.advice)
+        self._units = cut(task.migration.advice.body, task.migration.advice)
         self._began = time.monotonic()
         self._started = False
         self._next = 0
@@ -137,7 +137,7 @@ class Steps:
             raise self._unknown_outcome(
                 f"was interrupted at {message}; it cannot be known which of its statements that is"
             )
-        left = left_in_session(self._task.migration.text, self._units[:index])
+        left = left_in_session(self._task.migration.advice.body, self._units[:index])
         unknown = min(filter(None, (left.unknown, self._changed_by_function(left.runs))), default=None)
         if unknown is not None:
             raise self._unknown_outcome(

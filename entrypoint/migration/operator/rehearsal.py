@@ -169,7 +169,7 @@ def _known_by_name(migration: Prepared) -> tuple[str, ...] | None:
     Of a unique index more is known than its name: ON CONFLICT and foreign keys need it.
     """
     made: list[str] = []
-    for unit in cut(migration.text, migration.advice):
+    for unit in cut(migration.advice.body, migration.advice):
         if unit.words[:3] == ("CREATE", "INDEX", "CONCURRENTLY") and unit.built_index is not None:
             made.append(unit.built_index[0].strip('"'))
         elif unit.words[:1] not in _LEAVE_NOTHING:

@@ -16,9 +16,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from entrypoint.counts import count
+from entrypoint.migration.script import psql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from entrypoint.migration.script.psql import Command
 
 # Enough for the longest beginning that anybody asks about, which has 19:
 # ALTER TABLE IF EXISTS ONLY a.b.c * DETACH PARTITION a.b.c CONCURRENTLY
@@ -84,25 +87,14 @@ _CONTINUED = re.compile(r"(?:[ \t\f\v]++|--[^\n\r]*+|(?!))*+[\n\r](?:[ \t\n\r\f\
 _CONTINUATION = re.compile(r"'(?:[^'\\]++|\\.|''|(?!))*+'", re.DOTALL)
 # Whatever holds no string, where strings have backslashes: not even B'…' and X'…' begin in it, which never have.
 _BETWEEN_STRINGS = re.compile(
-    rf"(?:[{_ascii(lambda c: not c.isalpha() and c not in _STARTS)}]++|(?![eEbBxX]'){_IDENTIFIER}|{_QUOTED_NAME}"
+    rf"(?:[{_ascii(lambda c: not c.isalpha() and c not in _STARTS + chr(92))}]++"
+    rf"|(?![eEbBxX]'){_IDENTIFIER}|{_QUOTED_NAME}"
     r"|-(?!-)|/(?!\*)|\$[0-9]++|(?!))*+"
 )
 _BIT_STRING = re.compile(rf"[bBxX]{_PLAIN_STRING}(?:{_CONTINUED.pattern}{_PLAIN_STRING}|(?!))*+")
 _ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
-_META_COMMAND = re.compile(r"\\([A-Za-z_]++[+]?|[^\s])?")
 _COPY_END = re.compile(r"^\\\.[ \t]*+\r?$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"--[ \t]*+entrypoint[ \t]*+:([^\n\r]*+)")
-
-_META_REMEDIES = {
-    "i": "put the other file's text here",
-    "ir": "put the other file's text here",
-    "include": "put the other file's text here",
-    "include_relative": "put the other file's text here",
-    "copy": "use INSERT, or COPY FROM a file on the server",
-    "gexec": "use a DO block with EXECUTE",
-    "set": "write the value where it is used",
-    ";": "write a plain semicolon",
-}
 
 
 class Statement(NamedTuple):
@@ -141,6 +133,8 @@ class Script(NamedTuple):
 
     statements: tuple[Statement, ...]
     faults: tuple[ScriptFault, ...]
+    commands: tuple[Command, ...]
+    """Those of psql's that the file can do without."""
 
 
 class UnterminatedError(ValueError):
@@ -158,15 +152,30 @@ def scan(text: str) -> Script:
     return _Scan(text).run()
 
 
+def scan_without_commands(text: str) -> tuple[str, Script]:
+    """Return `text` with spaces for those of psql's commands that it can do without, and what is found in it then."""
+    script = scan(text)
+    if not script.commands:
+        return text, script
+    text = psql.blank(text, script.commands)
+    return text, scan(text)._replace(commands=script.commands)
+
+
 def directives(text: str) -> tuple[Directive, ...]:
     """Return what stands after `-- entrypoint:` above the first statement."""
     directives: list[Directive] = []
     pos = _end(_WHITE, text, 0)
-    while text.startswith(("--", "/*"), pos):
+    while text.startswith(("--", "/*", "\\"), pos):
         if found := _DIRECTIVE.match(text, pos):
             directives.append(Directive(pos, text.count("\n", 0, pos) + 1, found[1].strip()))
         try:
-            pos = _end(_LINE_COMMENT, text, pos) if text[pos] == "-" else _comment_end(text, pos)
+            match text[pos]:
+                case "-":
+                    pos = _end(_LINE_COMMENT, text, pos)
+                case "/":
+                    pos = _comment_end(text, pos)
+                case _:
+                    pos = psql.read(text, pos, 0, first=True).end
         except UnterminatedError:  # `scan` reports it
             break
         pos = _end(_WHITE, text, pos)
@@ -230,6 +239,9 @@ def strings_with_escapes(text: str) -> Iterator[tuple[int, int]]:
     pos, length = 0, len(text)
     try:
         while (pos := skip(text, _end(_BETWEEN_STRINGS, text, pos))) < length:
+            if text[pos] == "\\":
+                pos = psql.read(text, pos, 0, first=False).end
+                continue
             if text[pos] != "'":
                 pos = max(_end(_BIT_STRING, text, pos), _token_end(text, pos))
                 continue
@@ -308,6 +320,7 @@ class _Scan:
         self.text = text
         self.statements: list[Statement] = []
         self.faults: list[ScriptFault] = []
+        self.commands: list[Command] = []
         self.counted = 0  # the lines before this offset are counted
         self.line = 1
         self.copy_data = True  # cleared when no end of COPY data is left in the text
@@ -348,7 +361,7 @@ class _Scan:
             self.last = length
         if self.start >= 0:
             self.close()
-        return Script(tuple(self.statements), tuple(sorted(self.faults)))
+        return Script(tuple(self.statements), tuple(sorted(self.faults)), tuple(self.commands))
 
     def open(self, pos: int) -> None:
         self.start, self.start_line = pos, self.line_at(pos)
@@ -417,7 +430,10 @@ class _Scan:
             return False
         way = _copy_way(words(text, start, end, limit=end - start))
         if way == "FROM":
-            message = "COPY FROM STDIN: nobody sends it data here; use INSERT, or COPY FROM a file on the server"
+            message = (
+                "COPY FROM STDIN: nobody sends it data here; use INSERT, or COPY FROM a file on the server "
+                "(pg_dump --inserts writes a dump with INSERT)"
+            )
             self.faults.append(ScriptFault(start, line, message))
         elif way == "TO":
             message = "COPY TO STDOUT: nobody reads what it sends; remove it, or COPY TO a file on the server"
@@ -425,16 +441,26 @@ class _Scan:
         return way == "FROM"
 
     def meta_command(self, pos: int) -> int:
-        """Report a backslash outside quotes, which is never SQL, and skip the rest of its line."""
-        found = _META_COMMAND.match(self.text, pos)
-        name = (found[1] if found else None) or ""
-        remedy = _META_REMEDIES.get(name, "remove it")
-        self.fault(pos, f"psql's command \\{name}: the server does not understand it; {remedy}")
-        if name == ";":
+        """Take a backslash outside quotes, which is never SQL, and what belongs to it; report it if it is needed."""
+        command = psql.read(self.text, pos, self.line_at(pos), first=self.start < 0 and not self.statements)
+        if not command.remedy and self.in_a_string(command.end):
+            command = command._replace(remedy="write it above the statement")
+        if not command.remedy:
+            self.commands.append(command)
+            return command.end
+        self.fault(pos, f"psql's command {command.shown}: the server does not understand it; {command.remedy}")
+        if command.name == ";":
             return self.semicolon(pos + 1)
-        if self.start >= 0 and name.startswith(("g", "crosstabview", "watch")):  # these send what came before
+        if self.start >= 0 and command.sends:
             self.close()
-        return _end(_LINE, self.text, pos)
+        return command.end
+
+    def in_a_string(self, end: int) -> bool:
+        r"""Tell whether a string may go on behind a command that ends there: E'a' and '\'' on two lines are one."""
+        last = self.last
+        while last > self.start >= 0 and self.text[last - 1] in _SPACE:
+            last -= 1
+        return self.start >= 0 and self.text[last - 1] == "'" and self.text.startswith("'", skip(self.text, end))
 
     def fault(self, offset: int, message: str) -> None:
         self.faults.append(ScriptFault(offset, self.line_at(offset), message))

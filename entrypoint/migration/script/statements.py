@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from entrypoint.deadline import SLICE, joined
 from entrypoint.migration.script import directives
 from entrypoint.migration.script.foreign import mark_in
-from entrypoint.migration.script.scanner import ScriptFault, Statement, scan, skip, words
+from entrypoint.migration.script.scanner import ScriptFault, Statement, scan_without_commands, skip, words
 from entrypoint.migration.script.strings import STANDARD, Reading, by_the_standard, escapes_at
 from entrypoint.redaction import foreign
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from entrypoint.migration.script.directives import Directives
+    from entrypoint.migration.script.psql import Command
 
 # PostgreSQL's parser recurses on the C stack, and here does not look at its size: an overflow ends the
 # process (seen with 65,000 terms in a chain of additions and 8 MB of stack: 65 bytes for each character). So
@@ -106,9 +107,9 @@ class SyntaxComplaint(NamedTuple):
 class Advice(NamedTuple):
     """How to run a file; with faults, only why not to.
 
-    `body` is the text to send: a BEGIN and COMMIT around the whole file are replaced by spaces, so that
-    offsets and lines stay true, and `wrapped` is set; `statements`, and the numbers in `outside`, leave those
-    two out. `begin` is the statement that begins the transaction, with the file's own options.
+    `body` is the text to send: a BEGIN and COMMIT around the whole file, and commands of psql's, are replaced by
+    spaces, so that offsets and lines stay true. For BEGIN and COMMIT `wrapped` is set; `statements`, and the numbers in
+    `outside`, leave those two out. `begin` is the statement that begins the transaction, with the file's own options.
     """
 
     statements: tuple[Statement, ...]
@@ -130,6 +131,8 @@ class Advice(NamedTuple):
     """How its strings are read, from where on."""
     odd: bool = False
     r"""Whether some of its strings do not end where they would by the standard: `'it\\'s'`."""
+    commands: tuple[Command, ...] = ()
+    """The commands of psql's that are left out."""
 
     @property
     def no_transaction(self) -> bool:
@@ -168,7 +171,7 @@ def advise(text: str, *, parse_limit: int = 1_000_000, escapes: bool = False) ->
 
 
 def _advise(text: str, parse_limit: int) -> Advice:
-    script = scan(text)
+    text, script = scan_without_commands(text)
     declared, faults = directives.read(text)
     statements = script.statements
     advice = Advice(
@@ -182,6 +185,7 @@ def _advise(text: str, parse_limit: int) -> Advice:
         disputed=False,
         directives=declared,
         syntax=None,
+        commands=script.commands,
     )
     mark = mark_in(text)
     faults += () if mark is None else (mark,)

@@ -1,0 +1,170 @@
+r"""psql's backslash commands: where each ends, and which of them a file can do without.
+
+A dump begins with `\restrict`, and many a script with `\set ON_ERROR_STOP on`. Such a command changes nothing about
+what the server is asked, so it is left out. Any other does, or there is nothing here that could carry it out.
+
+Where a command ends is decided as psql does it (`src/bin/psql/psqlscanslash.l`): with its line, or where a backslash
+begins the next command; two backslashes lead back to SQL. There are no comments in it, and quotes end on its line.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_NAME = re.compile(r"[^ \t\n\r\f\v\\]*+")
+# What of a name is shown: `\c'postgres://…'` is a name to psql.
+_SHOWN = re.compile(r"(?:[A-Za-z_]++[+]?|[^ \t\n\r\f\v]|(?!))?+")
+# `(?!)`: see scanner.py.
+_QUOTED = r"""'(?:[^'\\\n\r]++|\\[^\n\r]|''|(?!))*+'|"[^"\n\r]*+\""""
+_ARGUMENTS = re.compile(rf"""(?:[^\n\r\\'"`]++|{_QUOTED}|(?!))*+""")
+_ARGUMENT = re.compile(rf"""(?:[^ \t\f\v\n\r\\'"`]++|{_QUOTED}|(?!))++""")
+# An argument that means what it looks like: no quotes within, and no variables.
+_PLAIN = re.compile(r"""'([^'\\]*+)'|([^'":]++)""")
+_LINE = re.compile(r"[^\n\r]*+")
+
+# As psql reads a boolean: ParseVariableBool in src/bin/psql/variables.c. No value at all is `on` to `\set`.
+_ON = ("", "1", "on", *("true"[:length] for length in range(1, 5)), *("yes"[:length] for length in range(1, 4)))
+_OFF = ("0", "of", "off", "n", "no", *("false"[:length] for length in range(1, 6)))
+# Names of UTF-8 to PostgreSQL, without what it does not look at.
+_UTF8 = ("utf8", "unicode")
+# Without these, psql goes on after an error, or waits for a COMMIT.
+_MEANINGFUL = ("ON_ERROR_STOP", "AUTOCOMMIT")
+
+_KEY = "it keeps psql from running commands that dumped data may contain, and nothing runs those here"
+_PRINTS = "it prints a text of its own; RAISE NOTICE writes to the log"
+_OUTPUT = "it is about how psql shows results"
+_WHATEVER_FOLLOWS = {
+    "restrict": _KEY,
+    "unrestrict": _KEY,
+    "echo": _PRINTS,
+    "qecho": _PRINTS,
+    "timing": _OUTPUT,
+    "pset": _OUTPUT,
+}
+
+_REMOVE = "remove it"
+_STOPS = "remove it: a migration ends at its first error"
+_REMEDIES = {
+    **dict.fromkeys(("i", "ir", "include", "include_relative"), "put the other file's text here"),
+    **dict.fromkeys(
+        ("c", "connect"),
+        "remove it: a migration stays in the database, and in the session, that it begins in; what needs others goes "
+        "into a file of its own",
+    ),
+    "copy": "use INSERT, or COPY FROM a file on the server",
+    "gexec": "use a DO block with EXECUTE",
+    "set": "write the value where it is used",
+    "encoding": "remove it, and save the file as UTF-8",
+    ";": "write a plain semicolon",
+}
+
+
+class Command(NamedTuple):
+    """A backslash command, and what becomes of it: left out, or refused."""
+
+    start: int
+    end: int
+    line: int
+    name: str
+    remedy: str
+    """What to do about it; empty if the file can do without it."""
+    why: str
+    """Why it can."""
+
+    @property
+    def sends(self) -> bool:
+        """Whether it sends the statement before it."""
+        return self.name.startswith(("g", "crosstabview", "watch"))
+
+    @property
+    def shown(self) -> str:
+        """The command for a person to see; without its arguments, which may hold a password."""
+        return f"\\{self.name} ON_ERROR_STOP" if self.name == "set" and not self.remedy else f"\\{self.name}"
+
+
+def read(text: str, start: int, line: int, *, first: bool) -> Command:
+    """Return the command whose backslash is at `start`. `first`: whether no SQL comes before it."""
+    named = _end(_NAME, text, start + 1)
+    name, shown = text[start + 1 : named], text[start + 1 : _end(_SHOWN, text, start + 1)]
+    if shown in (";", ":"):  # no commands: a semicolon, or a colon, that psql does not look at
+        return Command(start, start + 2, line, shown, _REMEDIES.get(shown, _REMOVE), "")
+    end = _end(_ARGUMENTS, text, named)
+    values = [_plain(argument) for argument in _ARGUMENT.findall(text, named, end)]
+    if why := _why_not_needed(name, values, first=first):
+        back = text.startswith("\\\\", end)
+        remedy = _trouble_behind(text[end : end + 1], text[end + 2 : end + 3] if back else "")
+        end += 2 if back else 0
+    else:
+        remedy = _remedy(name, values)
+    if remedy:
+        return Command(start, _end(_LINE, text, start), line, shown, remedy, "")
+    return Command(start, end, line, shown, "", why)
+
+
+def blank(text: str, commands: Iterable[Command]) -> str:
+    """Return `text` with spaces for the commands, so that offsets and lines stay true."""
+    parts: list[str] = []
+    done = 0
+    for command in commands:
+        parts += text[done : command.start], " " * (command.end - command.start)
+        done = command.end
+    return "".join((*parts, text[done:]))
+
+
+def _trouble_behind(stop: str, glued: str) -> str:
+    """Return what to do about a harmless command that ends as it should not.
+
+    `stop`: the character that ends its arguments. `glued`: what two backslashes lead back to.
+    """
+    if stop == "`":
+        return "remove it: psql would run what is in backquotes as a command of the shell"
+    if stop in ("'", '"'):
+        return f"close its quote on the same line, with {stop}, or remove it"
+    return "write it in a line of its own" if glued.strip() else ""
+
+
+def _why_not_needed(name: str, values: Sequence[str | None], *, first: bool) -> str:
+    """Return why the file can do without a command; nothing if it cannot."""
+    why = _WHATEVER_FOLLOWS.get(name, "")
+    match name, *values:
+        case "set", "ON_ERROR_STOP", *value if _joined(value) in _ON:
+            why = "a migration ends at its first error anyway"
+        case "unset", *names if not {None, *_MEANINGFUL} & {*names}:
+            why = "there are no variables of psql's here"
+        case "encoding", str(encoding), *_ if re.sub("[^a-z0-9]", "", encoding.lower()) in _UTF8:
+            why = "a migration is UTF-8 anyway"
+        case "x", str(value), *_ if value.rstrip(";").lower() in _OFF:
+            why = _OUTPUT
+        case (("c" | "connect"), *places) if first and {*places} <= {"-"}:
+            why = "it connects to where the migration runs anyway"
+    return why
+
+
+def _remedy(name: str, values: Sequence[str | None]) -> str:
+    """Return what to do about a command that the file cannot do without."""
+    match name, *values:
+        case ("set", "ON_ERROR_STOP", *_):
+            return _STOPS
+        case ("unset", *names) if "ON_ERROR_STOP" in names:
+            return _STOPS
+    return _REMEDIES.get(name, _REMOVE)
+
+
+def _joined(values: Sequence[str | None]) -> str | None:
+    r"""Return the value that `\set` makes of several; None if psql would have to be asked."""
+    return None if None in values else "".join(filter(None, values)).lower()
+
+
+def _plain(argument: str) -> str | None:
+    """Return the value of an argument; None if psql would have to be asked."""
+    found = _PLAIN.fullmatch(argument)
+    return (found[1] or found[2] or "") if found else None
+
+
+def _end(pattern: re.Pattern[str], text: str, pos: int) -> int:
+    found = pattern.match(text, pos)
+    return found.end() if found else pos
