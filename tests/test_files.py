@@ -36,7 +36,10 @@ FAULTS: dict[str, tuple[dict[str, str | bytes], list[list[str]]]] = {
     "upper case": ({"002_Add_Users.SQL": ""}, [["002_Add_Users.SQL", "002_add_users.sql"]]),
     "no description": ({"002.sql": ""}, [["002.sql", "002_description.sql"]]),
     "a letter beyond ASCII": ({"002_größe.sql": ""}, [["002_größe.sql", "002_gr_e.sql"]]),
-    "a number that is no integer": ({"2147483648_x.sql": ""}, [["2147483648_x.sql", "2147483647"]]),
+    "a number of 19 digits": (
+        {"2026112710150000001_x.sql": ""},
+        [["2026112710150000001_x.sql", "the number has 19 digits; 18 are the most"]],
+    ),
     "one number twice": (
         {"001_other.sql": "", "0001_third.sql": ""},
         [["001_good.sql", "001_other.sql", "0001_third.sql", "3 files", "number 1"]],

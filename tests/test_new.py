@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Start = Callable[..., Run]
 
 ROOT = Path(__file__).parent.parent
+NOW = datetime(2026, 11, 27, 10, 15, 0, 678901, UTC)
 
 
 @pytest.fixture
@@ -52,17 +54,49 @@ def files_in(directory: Path) -> set[str]:
         # A bad name will be corrected, and will have that number.
         (["001_a.sql", "4-Foo.sql"], "005"),
         (["001_a.sql", "00004-Foo.sql"], "005"),
-        (["001_a.sql", "20240131120000_a.sql"], "002"),
-        (["2147483646_a.sql"], "2147483647"),
+        (["001_a.sql", "9999999_b.sql"], "10000000"),
+        (["000000000000000001_a.sql"], "000000000000000002"),
+        # No number of ours has so many digits.
+        (["001_a.sql", "0202401311200001234_a.sql"], "002"),
+        # The newest file has a timestamp: as many digits, and never at or below it.
+        (["001_a.sql", "20240131120000_a.sql"], "20261127101500"),
+        (["20240131120000_a.sql", "20240201-b.sql"], "20261127101500"),
+        (["20261127101500_a.sql"], "20261127101501"),
+        (["20261127101559_a.sql"], "20261127101560"),
+        (["20991231235959_from_a_wrong_clock.sql"], "20991231235960"),
+        (["20240131_a.sql"], "20261127"),
+        (["20261127_a.sql"], "20261128"),
+        (["1706702400_a.sql"], "1795774500"),
+        (["202401311200_a.sql"], "202611271015"),
+        (["1706702400123_a.sql"], "1795774500678"),
+        (["20240131120000123_a.sql"], "20261127101500678"),
+        # Not a form of which we know how to go on.
+        (["202401311200001_a.sql"], "202401311200002"),
+        (["2026112701_a.sql"], "2026112702"),
     ],
 )
 def test_next_number(names: list[str], expected: str) -> None:
-    assert next_number(names) == expected
+    assert next_number(names, NOW) == expected
 
 
-def test_there_is_a_last_number() -> None:
-    with pytest.raises(UsageError, match="2147483647"):
-        next_number(["2147483647_a.sql"])
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([], "20261127101500"),
+        (["001_a.sql", "002_b.sql"], "20261127101500"),
+        (["1706702400_a.sql"], "20261127101500"),
+        (["20261127101500_a.sql"], "20261127101501"),
+        (["20240131120000123_a.sql"], "20240131120000124"),
+    ],
+)
+def test_a_timestamp_can_be_asked_for(names: list[str], expected: str) -> None:
+    assert next_number(names, NOW, timestamp=True) == expected
+
+
+@pytest.mark.parametrize("timestamp", [False, True])
+def test_there_is_a_last_number(timestamp: bool) -> None:  # noqa: FBT001
+    with pytest.raises(UsageError, match="999999999999999999"):
+        next_number(["999999999999999999_a.sql"], NOW, timestamp=timestamp)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +139,24 @@ def test_a_rollback(run_entrypoint: Start, migrations_dir: Path) -> None:
     assert files_in(migrations_dir) == {"001_add_users_table.sql", "rollback/001_add_users_table.sql"}
     text = (migrations_dir / "rollback" / "001_add_users_table.sql").read_text()
     assert "\n-- Rollback of migration 001: Add users table\n" in text
+
+
+def test_timestamps(run_entrypoint: Start, migrations_dir: Path) -> None:
+    """The first one is asked for. The others follow it, however many are made in one second, and by whomever."""
+    write_migrations(migrations_dir, {"012_tokens.sql": ""})
+    before = f"{datetime.now(UTC):%Y%m%d%H%M%S}"
+    (first,) = run_entrypoint("new", "--timestamp", "First", env={"TZ": "Asia/Tokyo"}).ok().stdout.split()
+    after = f"{datetime.now(UTC):%Y%m%d%H%M%S}"
+    number = first.removeprefix("migrations/").removesuffix("_first.sql")
+    assert before <= number <= after
+    assert f"\n-- Migration {number}: First\n" in (migrations_dir / f"{number}_first.sql").read_text()
+    together = [run_entrypoint("new", "--rollback", f"At once {n}") for n in range(6)]
+    for run in together:
+        run.ok()
+    numbers = [int(path.name.partition("_")[0]) for path in migrations_dir.glob("*.sql")]
+    assert len(set(numbers)) == 8
+    assert sorted(numbers)[1] == int(number)
+    run_entrypoint("check", "--no-lint").ok()
 
 
 def test_a_missing_directory_is_made(run_entrypoint: Start, tmp_path: Path) -> None:

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 SUMMARY = "write the file for the next migration"
 DESCRIPTION = """\
 Write a file with the next number, the name in the form that a file name has, and examples to be filled in.
-Nothing is ever overwritten. The paths that were written are printed."""
+If the newest file's number is a timestamp, the new one's is the time now, in UTC. Nothing is ever overwritten.
+The paths that were written are printed."""
 EXAMPLE = 'entrypoint new "Add users table" --rollback'
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the name and `--rollback`."""
+    """Add the name, `--rollback` and `--timestamp`."""
     parser.add_argument("name", nargs="+", metavar="NAME", help="what the migration does, in a few words")
     parser.add_argument("--rollback", action="store_true", help="also write the file that takes it back")
+    parser.add_argument("--timestamp", action="store_true", help="number it with the time in UTC, as in 20261127101500")
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -29,6 +31,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from entrypoint.operations.new import new
 
     settings = read_settings(environ, asked_for=True)
-    paths = new(settings.migrations_dir, " ".join(arguments.name), rollback=arguments.rollback)
+    title = " ".join(arguments.name)
+    paths = new(settings.migrations_dir, title, rollback=arguments.rollback, timestamp=arguments.timestamp)
     sys.stdout.write("".join(f"{path}\n" for path in paths))
     return 0

@@ -73,7 +73,8 @@ def carry_out(baseline: Baseline) -> str:
     rows = [writing.row(survey.place, file, settings.app_version, status=COMPLETED, milliseconds=0) for file in files]
     # All are written together, so one of them stands for all.
     sign = writing.is_applied(survey.place, files[-1].number)
-    amend(assign(settings, survey), survey.session, survey.place, Amendment(survey.rows, rows, sign))
+    numbers = tuple(file.number for file in files)
+    amend(assign(settings, survey), survey.session, survey.place, Amendment(survey.rows, rows, sign, numbers))
     logs.event(
         logs.INFO,
         "ledger.baseline",

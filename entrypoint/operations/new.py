@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import unicodedata
+from datetime import UTC, datetime
 
 from entrypoint import logs
 from entrypoint.errors import ConfigurationError, UsageError
-from entrypoint.migration.script.files import HIGHEST, ROLLBACKS, is_sql, number_of, slug
+from entrypoint.migration.script.files import HIGHEST, MOST_DIGITS, ROLLBACKS, is_sql, is_timestamp, number_of, slug
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 # NAME_MAX on every Linux file system, in bytes; file names are ASCII here.
 _LONGEST_NAME = 255
 _FEWEST_DIGITS = 3
+# As most tools that have timestamps write them.
+_USUAL_DIGITS = 14
 
 # No date: version control knows when it was written, and the ledger when it was applied.
 _TEMPLATE = """\
@@ -81,11 +85,12 @@ DROP TABLE IF EXISTS example;
 """
 
 
-def new(directory: str, title: str, *, rollback: bool) -> list[str]:
+def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False) -> list[str]:
     """Write the files for a migration called `title` into `directory`, which is made if need be.
 
-    Returns their paths. Either all are written or none is, and none is overwritten. Raises UsageError for a title
-    that makes no file name, ConfigurationError if the directory cannot be written to.
+    `timestamp`: its number is the time, whatever the other files have. Returns their paths. Either all are written or
+    none is, and none is overwritten. Raises UsageError for a title that makes no file name, ConfigurationError if the
+    directory cannot be written to.
     """
     if not _is_text(title):
         raise UsageError(
@@ -103,39 +108,75 @@ def new(directory: str, title: str, *, rollback: bool) -> list[str]:
     below = os.path.join(directory, ROLLBACKS)
     try:
         os.makedirs(below if rollback else directory, exist_ok=True)
-        number = next_number(os.listdir(directory))
     except OSError as error:
         raise _cannot_write(directory, error) from error
     if made:
         logs.event(logs.INFO, "files.directory_made", f"made the directory {directory!r}")
-    name = f"{number}_{words}.sql"
-    if len(name) > _LONGEST_NAME:
-        raise UsageError(
-            f"The file's name would have {len(name)} characters; {_LONGEST_NAME} is the most",
-            remedy="Say it in fewer words; the rest belongs into the file.",
-        )
-    files = {os.path.join(directory, name): _TEMPLATE}
-    if rollback:
-        files[os.path.join(below, name)] = _ROLLBACK_TEMPLATE
-    _write({path: template.format(number=number, title=title, name=name) for path, template in files.items()})
+    with _alone_in(directory):
+        number = next_number(os.listdir(directory), datetime.now(UTC), timestamp=timestamp)
+        name = f"{number}_{words}.sql"
+        if len(name) > _LONGEST_NAME:
+            raise UsageError(
+                f"The file's name would have {len(name)} characters; {_LONGEST_NAME} is the most",
+                remedy="Say it in fewer words; the rest belongs into the file.",
+            )
+        files = {os.path.join(directory, name): _TEMPLATE}
+        if rollback:
+            files[os.path.join(below, name)] = _ROLLBACK_TEMPLATE
+        _write({path: template.format(number=number, title=title, name=name) for path, template in files.items()})
     return list(files)
 
 
-def next_number(names: Sequence[str]) -> str:
-    """Return the number after the highest among file `names`, with as many digits as the longest, three at least.
+@contextlib.contextmanager
+def _alone_in(directory: str) -> Iterator[None]:
+    """Keep others who do the same out of `directory`, so that no two of them take one number."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _cannot_write(directory, error) from error
+    try:
+        # Some network file systems cannot; then two at the same moment are what they were.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
+
+def next_number(names: Sequence[str], now: datetime, *, timestamp: bool = False) -> str:
+    """Return a number above the highest among file `names`.
+
+    It is the time `now`, in UTC, if a `timestamp` is asked for or if the highest number is one; else the next number.
     Badly named files count as well: their names will be corrected, and their numbers are taken. Raises UsageError
     if there is no higher number.
     """
     highest, width = 0, _FEWEST_DIGITS
     for name in filter(is_sql, names):
         digits = re.match(r"[0-9]*", name)[0]  # type: ignore[index]  # it matches the empty string, too
-        if digits and int(digits) <= HIGHEST:
+        if digits and len(digits) <= MOST_DIGITS:
             highest = max(highest, int(digits))
             width = max(width, len(digits) if number_of(name) is not None else 0)
     if highest == HIGHEST:
         raise UsageError(f"There is no number after {HIGHEST}, which is taken", remedy="Give that file a lower number.")
+    if timestamp:
+        return str(max(_time(now, _USUAL_DIGITS), highest + 1))
+    if is_timestamp(highest):
+        return str(max(_time(now, len(str(highest))), highest + 1))
     return f"{highest + 1:0{width}d}"
+
+
+def _time(now: datetime, digits: int) -> int:
+    """Return a time in the form in which it has so many digits; 0 if it has none."""
+    seconds = int(now.timestamp())
+    milliseconds = now.microsecond // 1000
+    return {
+        8: int(f"{now:%Y%m%d}"),
+        10: seconds,
+        12: int(f"{now:%Y%m%d%H%M}"),
+        13: seconds * 1000 + milliseconds,
+        14: int(f"{now:%Y%m%d%H%M%S}"),
+        17: int(f"{now:%Y%m%d%H%M%S}{milliseconds:03d}"),
+    }.get(digits, 0)
 
 
 def plain(title: str) -> str:

@@ -19,9 +19,14 @@ NAMES = {
     "000_a.sql": 0,
     "012_add_users_2.sql": 12,
     "1234_a.sql": 1234,
-    "20240131120000_a.sql": None,  # beyond 32 bits
+    "20240131120000_a.sql": 20240131120000,
     "2147483647_a.sql": 2147483647,
-    "2147483648_a.sql": None,
+    "2147483648_a.sql": 2147483648,
+    "999999999999999999_a.sql": 999999999999999999,
+    "1000000000000000000_a.sql": None,
+    "000000000000000001_a.sql": 1,
+    "0000000000000000001_a.sql": None,
+    f"{'9' * 250}_a.sql": None,
     "0000000001_a.sql": 1,
     "001_.sql": None,
     "001__.sql": 1,
@@ -170,6 +175,27 @@ def test_a_directory(tmp_path: Path) -> None:
     assert {file.checksum for file in directory.files} == {sha256(b"SELECT 1").hexdigest()}
     (warning,) = directory.warnings
     assert "003 to 009, 011 to 999" in warning
+
+
+@pytest.mark.parametrize(
+    ("names", "gaps"),
+    [
+        (("001_a.sql", "003_b.sql", "20240131120000_c.sql", "20240302080000_d.sql"), "no migration 002"),
+        (("001_a.sql", "002_b.sql", "20240131_c.sql", "20240302_d.sql", "1706702400_e.sql"), ""),
+        (("9999997_a.sql", "9999999_b.sql", "10000001_c.sql"), "no migration 9999998"),
+        (("9999998_a.sql", "9999999_b.sql", "10000001_c.sql"), ""),
+    ],
+)
+def test_there_are_no_gaps_among_timestamps(tmp_path: Path, names: tuple[str, ...], gaps: str) -> None:
+    warnings = load_directory(write(tmp_path, *names)).warnings
+    assert [text.partition(": ")[2] for text in warnings] == ([gaps] if gaps else [])
+
+
+@pytest.mark.parametrize("digits", ["2" * 19, "0" * 18 + "1", "9" * 200])
+def test_a_number_with_too_many_digits_is_told_so(tmp_path: Path, digits: str) -> None:
+    (fault,) = load_directory(write(tmp_path, f"{digits}_a.sql")).faults
+    assert fault.rule == "name"
+    assert fault.message == f"the number has {len(digits)} digits; 18 are the most, leading zeros included"
 
 
 def test_what_is_before_the_first_number_is_no_gap(tmp_path: Path) -> None:

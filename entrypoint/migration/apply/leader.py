@@ -36,10 +36,12 @@ from entrypoint.migration.apply.doubt import (
 )
 from entrypoint.migration.apply.standing import Trace, file_ended_transaction
 from entrypoint.migration.apply.watcher import Watcher
+from entrypoint.migration.apply.widen import make_room
 from entrypoint.migration.ledger import reading, words, writing
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import lacking, refused_on, takes_no_writes
 from entrypoint.migration.ledger.rows import FAILED
+from entrypoint.migration.ledger.widening import are_long
 from entrypoint.migration.lock import locked
 from entrypoint.migration.losses import Spot, too_many
 from entrypoint.migration.observe.blockers import blocker_fields
@@ -122,6 +124,8 @@ class Leader:
         """The SQLSTATE with which it ended, if that is one that may pass."""
         self._kept: frozenset[int] = frozenset()
         """The migrations of our files whose rows say that they are applied."""
+        self._has_room = False
+        """Whether the ledger is known to take long numbers."""
 
     def run(self, applied: list[Applied]) -> int | None:
         """Apply all that is still pending, now that nobody else can change that; append each to `applied`.
@@ -165,6 +169,8 @@ class Leader:
             for index, migration in enumerate(migrations):
                 assignment.board.begin(migration.file.name)
                 following = migrations[index + 1].file.name if index + 1 < len(migrations) else None
+                if not reverse:
+                    self._make_room(migration.file.number)
                 deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
                 patience = self._lock_patience(migration)
                 if reverse:
@@ -175,6 +181,12 @@ class Leader:
                 done.append(self._apply_with_retries(task))
                 if not reverse:
                     self._kept |= {migration.file.number}
+
+    def _make_room(self, number: int) -> None:
+        """See that this number can be written; asked of the database at the first one that is long."""
+        if not self._has_room and are_long([number]):
+            make_room(self._assignment, self._lease, [number], self._clocks.turn_to())
+            self._has_room = True
 
     def _watcher(self, migrations: Iterable[Prepared]) -> Watcher:
         assignment = self._assignment

@@ -135,7 +135,7 @@ WITH place AS MATERIALIZED ({place_sql(schema)})
 SELECT 'something else named migration_status'
 FROM place JOIN pg_class c ON c.relnamespace = place.oid AND c.relname = 'migration_status'
 WHERE c.relkind <> 'v' OR NOT {trusted("c.relowner", role)}
-OR ARRAY[{", ".join(map(literal, _VIEW_COLUMNS))}] <> ARRAY(
+OR ARRAY[{", ".join(map(literal, VIEW_COLUMNS))}] <> ARRAY(
     SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum)
 UNION ALL
 SELECT 'a type named ' || y.typname
@@ -153,7 +153,7 @@ WHERE f.prokind <> 'f' OR format_type(f.prorettype, NULL) <> ours.gives OR f.pro
 
 # A regular expression: the lock's table, and not a name that only begins like it.
 _NAMES_THE_LOCK = r"migration_lock\M"
-_VIEW_COLUMNS = (
+VIEW_COLUMNS = (
     "total_migrations",
     "latest_migration",
     "last_migration_time",

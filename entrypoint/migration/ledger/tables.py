@@ -47,6 +47,15 @@ def ddl(place: Place) -> str:
 
     The view and the functions are always among them, as a migration can replace those without any trace.
     """
+    return _filled(place, "tables.sql", "upgrade.sql", "view.sql", "functions.sql")
+
+
+def view(place: Place) -> str:
+    """Return the statement that makes the view, or replaces it."""
+    return _filled(place, "view.sql")
+
+
+def _filled(place: Place, *names: str) -> str:
     schema = identifier(place.schema)
     values = {
         "schema": schema,
@@ -59,9 +68,7 @@ def ddl(place: Place) -> str:
         "nothing_added": nothing(ADDED_COLUMNS),
     }
     # In one pass: a schema may be called anything.
-    return _PLACEHOLDER.sub(
-        lambda match: values[match[1]], "".join(map(_read, ("tables.sql", "upgrade.sql", "functions.sql")))
-    )
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], "".join(map(_read, names)))
 
 
 def setup(place: Place, schema: str | None) -> str:

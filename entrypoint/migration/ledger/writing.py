@@ -53,7 +53,7 @@ def exactly_one(change: str) -> str:
 def gone(place: Place, numbers: Collection[int]) -> str:
     """Return the query for those of these applied migrations that have no such row any more."""
     return (
-        f"SELECT n FROM pg_catalog.unnest(ARRAY[{', '.join(map(str, sorted(numbers)))}]::pg_catalog.int4[]) AS n "
+        f"SELECT n FROM pg_catalog.unnest(ARRAY[{', '.join(map(str, sorted(numbers)))}]::pg_catalog.int8[]) AS n "
         f"WHERE NOT EXISTS (SELECT FROM {place.table('schema_migrations')} "
         f"WHERE {_COMPLETED} AND migration_number = n) ORDER BY n"
     )

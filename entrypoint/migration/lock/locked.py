@@ -21,13 +21,16 @@ _PATIENCE = 1.0
 TABLES = ("schema_migrations", "migration_lock")
 
 
-def who_locks(session: Session, place: Place, rows_of: Sequence[str] = ()) -> tuple[Blocker, ...]:
+def who_locks(
+    session: Session, place: Place, rows_of: Sequence[str] = (), *, readers: bool = False
+) -> tuple[Blocker, ...]:
     """Ask PostgreSQL who keeps others out of the ledger's tables; whoever is most in the way comes first.
 
-    `rows_of`: also who has locked or changed a row of one of these, and is no session of ours.
+    `rows_of`: also who has locked or changed a row of one of these, and is no session of ours. `readers`: also who has
+    one of the tables locked in whatever way, and is none: so they may not be altered.
     Empty if nobody does any more, or if it does not say. Raises ConnectionLostError.
     """
-    query = blockers.locking(place.schema, TABLES, rows_of, OURS)
+    query = blockers.locking(place.schema, TABLES, TABLES if readers else rows_of, OURS, readers=readers)
     ask = f"BEGIN READ ONLY; {session_state.ours(None)} {query}; COMMIT"
     try:
         return blockers.read_blockers(session.query(ask, Deadline(_PATIENCE))[-2])

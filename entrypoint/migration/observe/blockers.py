@@ -26,6 +26,7 @@ _STRONG = "('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclus
 
 # Whoever has locked or changed a row holds one of these.
 _WEAK = "('RowShareLock', 'RowExclusiveLock')"
+_ANY = "('AccessShareLock', 'RowShareLock', 'RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock')"
 
 
 class Wait(NamedTuple):
@@ -209,19 +210,22 @@ def blocking(backend_pid: int) -> str:
         ORDER BY seconds DESC NULLS LAST LIMIT {_MOST}"""
 
 
-def locking(schema: str, tables: Sequence[str], rows_of: Sequence[str] = (), ours: str = "") -> str:
+def locking(
+    schema: str, tables: Sequence[str], rows_of: Sequence[str] = (), ours: str = "", *, readers: bool = False
+) -> str:
     """Return the query for who keeps others out of these tables, for `read_blockers`.
 
     That is whoever has a strong lock on one of them, or stands in line for it, and who keeps those waiting. With
     `rows_of`, also who has locked or changed a row of one of those; sessions whose names begin with `ours` do that all
-    the time, and do not count there. Whoever does not wait for others comes first, and of those the longest
-    transaction.
+    the time, and do not count there. `readers`: who only reads them counts as well. Whoever does not wait for others
+    comes first, and of those the longest transaction.
     """
     named = ", ".join(map(literal, tables))
     rows = ""
     if rows_of:
+        others = ", ".join(map(literal, rows_of))
         rows = f"""
-                OR l.mode IN {_WEAK} AND l.granted AND c.relname IN ({", ".join(map(literal, rows_of))})
+                OR l.mode IN {_ANY if readers else _WEAK} AND l.granted AND c.relname IN ({others})
                 AND NOT EXISTS (
                     SELECT FROM pg_catalog.pg_stat_activity o WHERE o.pid = l.pid
                         AND pg_catalog.starts_with(o.application_name, {literal(ours)}))"""

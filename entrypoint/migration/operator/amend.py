@@ -12,6 +12,7 @@ from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, LedgerChangedError, MigrationError
 from entrypoint.migration.apply.doubt import STANDBY_REMEDY, settle, standby_names, waited_for_standby
 from entrypoint.migration.apply.migrator import under_lock
+from entrypoint.migration.apply.widen import make_room
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import as_ledger, ledger_query
 from entrypoint.migration.lock import locked
@@ -42,6 +43,8 @@ class Amendment(NamedTuple):
     statements: Sequence[str]
     sign: str
     """The query that has a row if the change is in: for a commit in doubt, after a failover."""
+    numbers: tuple[int, ...] = ()
+    """Those for which rows are added."""
 
 
 def amend(assignment: Assignment, session: Session, place: Place, amendment: Amendment) -> None:
@@ -62,6 +65,7 @@ def amend(assignment: Assignment, session: Session, place: Place, amendment: Ame
 
 def _amend_with_retries(assignment: Assignment, lease: Lease, amendment: Amendment, deadline: Deadline) -> None:
     """Try; again and again if what prevents it may pass, while the time lasts."""
+    make_room(assignment, lease, amendment.numbers, deadline)
     while True:
         patience = Deadline(max(deadline.within(_PATIENCE).remaining(), _LEAST))
         try:

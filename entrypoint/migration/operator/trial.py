@@ -14,7 +14,7 @@ from entrypoint.errors import EntrypointError
 from entrypoint.migration.apply import standing, transactional
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace
-from entrypoint.migration.ledger import tables, writing
+from entrypoint.migration.ledger import tables, widening, writing
 from entrypoint.migration.ledger.finding import refuse_strangers
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED
@@ -99,6 +99,7 @@ class Trial:
             self._one(task, backend_pid, index)
         if not place.complete and not early:
             self._set_up(tasks[-1])
+        self._make_room(tasks)
         self._plan_row(tasks[-1])
         return self._seen
 
@@ -168,6 +169,22 @@ class Trial:
             self._worker.query("\n".join(parts), task.patience)
         except StatementError as error:
             raise self._judged(error, task, "the ledger could not be created or upgraded") from error
+
+    def _make_room(self, tasks: Sequence[Task]) -> None:
+        """See that long numbers could be written, as is done in earnest before the first of them."""
+        if not widening.are_long(task.migration.file.number for task in tasks):
+            return
+        place, task = self._lease.place, tasks[-1]
+        ours_first = session_state.ours(self._assignment.role)
+        try:
+            column = widening.read_column(
+                self._worker.query(f"{ours_first}\n{widening.question(place)}", task.patience)[-1]
+            )
+            if column.narrow:
+                widening.refuse_what_is_in_the_way(place, column)
+                self._worker.query(widening.change(place, column), task.patience)
+        except StatementError as error:
+            raise self._judged(error, task, "the column migration_number could not be made bigint") from error
 
     def _plan_row(self, task: Task) -> None:
         """See that a row could be written into the ledger. It is not: that would take a number from its sequence."""

@@ -28,12 +28,14 @@ _SUFFIX = ".sql"
 _DIGITS = "0123456789"
 _OF_A_DESCRIPTION = "abcdefghijklmnopqrstuvwxyz0123456789_"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# `migration_number` is a 32 bit integer.
-HIGHEST = 2**31 - 1
+# So many digits fit into PostgreSQL's bigint, whatever they are.
+MOST_DIGITS = 18
+_FEWEST_DIGITS = 3
+HIGHEST = 10**MOST_DIGITS - 1
 ROLLBACKS = "rollback"
 """The folder below the migrations' in which their reverse files are."""
-# NAME_MAX of Linux's file systems; and Python refuses to make a number of more than 4300 digits.
-_LONGEST_NAME = 255
+# Nobody counts so far: dates begin here (20261127), seconds since 1970 (1795772100) and times (20261127101500) go on.
+_FIRST_TIMESTAMP = 10**7
 # From here on OpenSSL's SHA-256, several times as fast, has earned what it costs to load.
 _MUCH_TO_HASH = 2**20
 _MADE_UP = "it is no ordinary file, or somebody is writing to it"
@@ -195,13 +197,17 @@ def number_of(name: str) -> int | None:
     description = rest.removesuffix(_SUFFIX)
     if not _is_number(digits) or description in ("", rest) or description.strip(_OF_A_DESCRIPTION):
         return None
-    number = int(digits)
-    return number if number <= HIGHEST else None
+    return int(digits)
 
 
 def _is_number(digits: str) -> bool:
-    """Tell whether there are three digits or more, and not more than a file name can have of them."""
-    return 3 <= len(digits) <= _LONGEST_NAME and not digits.strip(_DIGITS)
+    """Tell whether there are as many digits as a number has, its leading zeros among them."""
+    return _FEWEST_DIGITS <= len(digits) <= MOST_DIGITS and not digits.strip(_DIGITS)
+
+
+def is_timestamp(number: int) -> bool:
+    """Tell whether a number is taken for a date or a time: it has eight digits or more, leading zeros not counted."""
+    return number >= _FIRST_TIMESTAMP
 
 
 def slug(words: str) -> str:
@@ -233,8 +239,9 @@ def _bad_names(names: Iterable[str]) -> list[FileFault]:
 
 def _fault_of_name(name: str) -> str:
     """Return what is wrong with a bad name, and what to do: no way back is to become a migration by a better name."""
-    if number_of(f"000{name.lstrip(_DIGITS)}") is not None and _is_number(name.partition("_")[0]):
-        return f"the number is higher than {HIGHEST}"
+    digits = len(name) - len(name.lstrip(_DIGITS))
+    if digits > MOST_DIGITS and number_of(f"000{name[digits:]}") is not None:
+        return f"the number has {digits} digits; {MOST_DIGITS} are the most, leading zeros included"
     from entrypoint.migration.script.foreign import of_another_tool
 
     foreign = of_another_tool(name)
@@ -274,6 +281,7 @@ def _warnings(path: str, files: list[MigrationFile]) -> list[str]:
         if after.number - before.number == 2
         else f"{before.number + 1:03d} to {after.number - 1:03d}"
         for before, after in pairwise(files)
-        if after.number - before.number > 1
+        # Between timestamps, and before the first of them, no number is missing.
+        if after.number - before.number > 1 and not is_timestamp(after.number)
     ]
     return [f"there is a gap in the numbers: no migration {', '.join(missing)}"] if missing else []

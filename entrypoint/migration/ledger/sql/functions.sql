@@ -1,17 +1,9 @@
 -- What operators and replicas of the earlier system use. Our own program calls none of it, because a migration may
--- replace it. Names, parameters and columns are exactly the earlier system's: its own script, run as a migration,
--- says CREATE OR REPLACE, which fails where they differ (42P13, 42P16).
+-- replace it. Names and parameters are exactly the earlier system's: its own script, run as a migration, says CREATE OR
+-- REPLACE, which fails where they differ (42P13).
 --
 -- {lock_key} is the key of the guard's advisory lock, {session_key} that of a session that works outside a transaction.
 -- Taking them for an instant tells whether the holder lives.
-
-CREATE OR REPLACE VIEW {schema}.migration_status AS
-SELECT count(*) AS total_migrations,
-       max(migration_number) AS latest_migration,
-       max(applied_at) AS last_migration_time,
-       coalesce(sum(execution_time_ms), 0) AS total_execution_time_ms,
-       coalesce(sum(CASE WHEN status = 'failed' THEN 1 ELSE 0 END), 0) AS failed_migrations
-FROM {schema}.schema_migrations;
 
 CREATE OR REPLACE FUNCTION {schema}.is_migration_locked() RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
