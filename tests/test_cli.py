@@ -31,6 +31,7 @@ COMMANDS = (
     "wait",
     "check",
     "new",
+    "import",
     "backup",
     "rollback",
     "baseline",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.script.foreign import mark_in
+from entrypoint.migration.script.foreign import import_command, mark_in
 
 MARKS = {
     "-- +goose Up\nSELECT 1;\n-- +goose Down\nDROP TABLE a;\n": (1, "goose"),
@@ -63,3 +63,19 @@ def test_marks(text: str) -> None:
     else:
         assert fault is not None
         assert (fault.line, f"written for {expected[1]}," in fault.message) == (expected[0], True)
+
+
+@pytest.mark.parametrize("text", [text for text, expected in MARKS.items() if expected])
+def test_the_one_line_that_helps_where_there_is_one(text: str) -> None:
+    fault, expected = mark_in(text), MARKS[text]
+    assert fault is not None
+    assert expected is not None
+    importing = f"entrypoint import --from {expected[1]} DIR takes over all files of a directory; or keep only"
+    assert (importing in fault.message) == (expected[1] in ("goose", "dbmate", "sql-migrate"))
+    assert ("import --from" in fault.message) == (expected[1] in ("goose", "dbmate", "sql-migrate"))
+
+
+def test_commands_for_tools_that_are_known_by_their_names() -> None:
+    assert import_command("Flyway") == "entrypoint import --from flyway DIR"
+    assert import_command("golang-migrate or sqlx") == "entrypoint import --from golang-migrate|sqlx DIR"
+    assert not import_command("tern")

@@ -242,23 +242,25 @@ def _fault_of_name(name: str) -> str:
     digits = len(name) - len(name.lstrip(_DIGITS))
     if digits > MOST_DIGITS and number_of(f"000{name[digits:]}") is not None:
         return f"the number has {digits} digits; {MOST_DIGITS} are the most, leading zeros included"
-    from entrypoint.migration.script.foreign import of_another_tool
+    from entrypoint.migration.script.foreign import import_command, of_another_tool
 
     foreign = of_another_tool(name)
     if foreign is None:
         return f"must be NNN_description.sql, for example {better_name(name)}"
     whose = f" of {foreign.tool}'s" if foreign.tool else ""
+    importing = import_command(foreign.tool)
+    takes = f"; {importing} takes over all files of a directory" if importing else ""
     ours = f"{foreign.digits.zfill(3) if foreign.digits else 'NNN'}_{slug(foreign.words) or 'description'}.sql"
     if foreign.kind == "perhaps down":
         return f"must be rollback/{ours} if it is the way back of a migration, or else NNN_description.sql"
     if foreign.kind == "down":
-        return f"is the way back of a migration{whose}, and no migration: here it is rollback/{ours}"
+        return f"is the way back of a migration{whose}, and no migration: here it is rollback/{ours}{takes}"
     if foreign.kind == "repeatable":
         return (
             f"is a repeatable migration{whose}, which runs again with each change; here each migration "
-            "runs once: write each version into a migration with a number"
+            f"runs once: write each version into a migration with a number{takes}"
         )
-    return f"is a migration{whose}: here it is called {ours}" if whose else f"must be called {ours}"
+    return f"is a migration{whose}: here it is called {ours}{takes}" if whose else f"must be called {ours}"
 
 
 def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[FileFault]:

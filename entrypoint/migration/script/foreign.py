@@ -29,6 +29,14 @@ _MARKS = {
     "Mojo::Pg::Migrations": r"[ \t]*+--[ \t]*+\d++[ \t]*+(?:up|down)[ \t]*+(?:\(.*)?\r?$",
 }
 _TOOLS = tuple(_MARKS)
+# As `import` calls those that it knows.
+_IMPORTED = {
+    "goose": "goose",
+    "dbmate": "dbmate",
+    "sql-migrate": "sql-migrate",
+    "golang-migrate or sqlx": "golang-migrate|sqlx",
+    "Flyway": "flyway",
+}
 _MARK = re.compile("^(?:" + "|".join(f"({mark})" for mark in _MARKS.values()) + ")", re.MULTILINE | re.IGNORECASE)
 
 _SPLIT = re.compile(r"(\d+)_(.+)\.(up|down)\.sql", re.IGNORECASE | re.DOTALL)
@@ -52,21 +60,50 @@ class ForeignName(NamedTuple):
     words: str
 
 
-def mark_in(text: str) -> ScriptFault | None:
-    """Return the first mark of another tool's, if the file has one outside of strings and bodies."""
+class Mark(NamedTuple):
+    """A line by which another tool knows its files."""
+
+    tool: str
+    line: str
+    """As it is written, without blanks around it."""
+    offset: int
+    number: int
+    """The line's, counted from 1."""
+
+
+def find_mark(text: str) -> Mark | None:
+    """Return the first mark of another tool's, if the text has one outside of strings and bodies."""
     if _MARK.search(text) is None:
         return None
     for start, stop in line_comments(text):
         if found := _MARK.search(text, start, stop):
             line = text[found.start() : text.find("\n", found.start()) % (len(text) + 1)].strip()
             tool = _TOOLS[(found.lastindex or 1) - 1]
-            message = (
-                f"{line[:60]}: this file is written for {tool}, whose marks are only comments here, so its way back "
-                "would run, too. Keep only the way forward in this file, without the marks; the way back, if you want "
-                "it, goes into a file of the same name in rollback/"
-            )
-            return ScriptFault(found.start(), text.count("\n", 0, found.start()) + 1, message)
+            return Mark(tool, line[:60], found.start(), text.count("\n", 0, found.start()) + 1)
     return None
+
+
+def mark_in(text: str) -> ScriptFault | None:
+    """Return what is wrong with a text that has a mark of another tool's, and what helps."""
+    mark = find_mark(text)
+    if mark is None:
+        return None
+    keep = (
+        "eep only the way forward in this file, without the marks; the way back, if you want it, goes into a file of "
+        "the same name in rollback/"
+    )
+    importing = import_command(mark.tool)
+    message = (
+        f"{mark.line}: this file is written for {mark.tool}, whose marks are only comments here, so its way back "
+        f"would run, too. {f'{importing} takes over all files of a directory; or k' if importing else 'K'}{keep}"
+    )
+    return ScriptFault(mark.offset, mark.number, message)
+
+
+def import_command(tool: str) -> str:
+    """Return the command that takes over the files of `tool`, as it is called here; empty if there is none."""
+    name = _IMPORTED.get(tool)
+    return f"entrypoint import --from {name} DIR" if name else ""
 
 
 def of_another_tool(name: str) -> ForeignName | None:

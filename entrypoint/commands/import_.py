@@ -1,0 +1,42 @@
+"""`import`: another tool's migrations become files of ours."""
+
+from __future__ import annotations
+
+import sys
+
+from entrypoint.settings import read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SUMMARY = "write another tool's migrations as files of this program"
+DESCRIPTION = """\
+Take over a directory of goose, dbmate, sql-migrate, golang-migrate, Flyway, sqlx, diesel, Prisma, Drizzle or
+Supabase: the SQL byte for byte, ways back into rollback/, and above each file the version that it had there.
+Nothing is overwritten, and DIR stays as it is. What could not be taken over is listed, and the result is checked."""
+EXAMPLE = "entrypoint import --from goose db/migrations --into migrations"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add where from, where to, and `--dry-run`."""
+    from entrypoint.operations.importing import TOOLS
+
+    parser.add_argument("--from", dest="tool", required=True, choices=TOOLS, metavar="TOOL", help=", ".join(TOOLS))
+    parser.add_argument("directory", metavar="DIR", help="the directory in which the tool has its migrations")
+    parser.add_argument("--into", metavar="DIR", help="where to write them; MIGRATIONS_DIR unless it is said")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Write the files and print the report; what is missing or wrong raises MigrationFilesError."""
+    from entrypoint.operations.import_ import Wishes, import_directory
+    from entrypoint.operations.importing.report import render
+
+    settings = read_settings(environ, asked_for=True)
+    into = arguments.into or settings.migrations_dir
+    imported = import_directory(settings, Wishes(arguments.tool, arguments.directory, into, arguments.dry_run))
+    sys.stdout.write(render(imported))
+    imported.judge()
+    return 0

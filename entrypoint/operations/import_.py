@@ -1,0 +1,285 @@
+"""`import`: what another tool's directory holds, written as files of ours."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from typing import NamedTuple
+
+from entrypoint.counts import count
+from entrypoint.errors import ConfigurationError, MigrationFilesError, UsageError
+from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
+from entrypoint.migration.script.prepare import examine_reverse
+from entrypoint.operations.check import Wishes as Checking
+from entrypoint.operations.check import check
+from entrypoint.operations.findings import Report, shown_path
+from entrypoint.operations.importing import naming, tools
+from entrypoint.operations.importing.folder import Folder
+from entrypoint.operations.importing.values import Fault, Left, Reading, UnreadableError, Why
+from entrypoint.operations.importing.writing import move, staged
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from entrypoint.operations.importing.naming import Plan, Target
+    from entrypoint.operations.importing.tools import Sign, Tool
+    from entrypoint.operations.importing.values import Source
+    from entrypoint.settings import Settings
+
+
+class Wishes(NamedTuple):
+    """What the command line asks for."""
+
+    tool: str
+    directory: str
+    into: str
+    dry_run: bool = False
+
+
+class Imported(NamedTuple):
+    """What was taken over, or would be, and what was not."""
+
+    wishes: Wishes
+    plan: Plan
+    left: tuple[Left, ...]
+    report: Report
+    """What `check` says of the result."""
+
+    def judge(self) -> None:
+        """Raise MigrationFilesError if `check` finds faults, or somebody has to write a migration by hand."""
+        self.report.judge(strict=False)
+        if missing := self.plan.unwritten:
+            total = len(missing) + sum(not target.path.startswith(naming.REPEATABLES) for target in self.plan.files)
+            raise MigrationFilesError(
+                f"{len(missing)} of {count(total, 'migration')} could not be taken over",
+                faults=(),
+                remedy="Write what is missing by hand, as it is said above; then run entrypoint check.",
+            )
+
+
+def import_directory(settings: Settings, wishes: Wishes) -> Imported:
+    """Write the files, unless it is a dry run: all that can be taken over, or nothing.
+
+    Raises UsageError if there is nothing of the tool's, MigrationFilesError for what has to be mended in its directory
+    first and for files that would be overwritten, ConfigurationError if nothing can be written.
+    """
+    tool = tools.BY_NAME[wishes.tool]
+    _refuse_same_directory(wishes)
+    folder = _folder(wishes, tool, settings.file_limit)
+    reading = _read(wishes, tool, folder, settings.file_limit)
+    plan = naming.plan(reading, wishes.tool)
+    _refuse_overwriting(wishes.into, [*plan.files, *plan.backs])
+    parent = tempfile.gettempdir() if wishes.dry_run else _existing(wishes.into)
+    with staged(parent, [*plan.files, *plan.backs], folder) as stage:
+        impossible = dict(_impossible_backs(stage, wishes.into, plan.backs))
+        plan = plan._replace(backs=tuple(back for back in plan.backs if back.path not in impossible))
+        checked = check(settings._replace(migrations_dir=stage), Checking(lint=False, everything=True), "")
+        report = _as_if_in(wishes.into, stage, checked)
+        if not wishes.dry_run:
+            move(stage, wishes.into, [target.path for target in (*plan.files, *plan.backs)])
+    return Imported(wishes, plan, (*reading.left, *impossible.values()), report)
+
+
+# --- What is there ------------------------------------------------------------------------------------------
+
+
+def _refuse_same_directory(wishes: Wishes) -> None:
+    if (
+        os.path.isdir(wishes.into)
+        and os.path.isdir(wishes.directory)
+        and os.path.samefile(wishes.into, wishes.directory)
+    ):
+        raise UsageError(
+            f"{wishes.directory!r} is where the files would be written, too",
+            remedy=f"Write them elsewhere: entrypoint import --from {wishes.tool} {wishes.directory} --into DIRECTORY. "
+            f"Or move {tools.shown(wishes.tool)}'s files away first.",
+        )
+
+
+def _folder(wishes: Wishes, tool: Tool, limit: int) -> Folder:
+    """Return the directory; two levels of it at least, so that another tool's is known."""
+    try:
+        return Folder(wishes.directory, tool.depth and max(tool.depth, 2), limit)
+    except OSError as error:
+        raise UsageError(
+            f"{wishes.directory!r} cannot be read: {error.strerror}",
+            remedy=f"entrypoint import --from {wishes.tool} DIR, where DIR is the directory of its migrations.",
+        ) from error
+
+
+class _Recording:
+    """A source that keeps what cannot be read for later, so that all of it is told together."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.paths = source.paths
+        self.unreadable: dict[str, str] = {}
+
+    def content(self, path: str) -> bytes:
+        try:
+            return self._source.content(path)
+        except UnreadableError as error:
+            self.unreadable[path] = str(error.args[1])
+            return b""
+
+
+def _read(wishes: Wishes, tool: Tool, folder: Folder, limit: int) -> Reading:
+    """Return what the tool sees there. Raises for what has to be mended first."""
+    source = _Recording(folder)
+    reading = tool.read(source)
+    used = _used(reading)
+    strangers = {path: sign for path, sign in _signs(folder, used) if wishes.tool not in sign.tools}
+    if strangers:
+        _refuse_strangers(wishes, strangers, used)
+    if reading.empty:
+        raise _nothing(wishes, tool, limit)
+    faults = [Fault((path,), f"cannot be read: {why}") for path, why in sorted(source.unreadable.items())]
+    faults += [fault for fault in reading.faults if not set(fault.sources) & set(source.unreadable)]
+    faults += _unspeakable(reading)
+    faults += _not_utf8(folder, sorted(used - set(source.unreadable)))
+    if faults:
+        raise MigrationFilesError(
+            f"{count(len(faults), 'fault')} in {wishes.directory!r}; nothing was written: {faults[0]}",
+            faults=tuple(str(fault) for fault in faults),
+            remedy="Correct these files, and import again.",
+        )
+    return reading
+
+
+def _used(reading: Reading) -> set[str]:
+    """Return the files of which something is taken over."""
+    parts = [part for one in reading.migrations for part in (one.forward, one.back)]
+    parts += [one.forward for one in reading.repeatables]
+    return {part.path for part in parts if part is not None}
+
+
+def _signs(folder: Folder, used: set[str]) -> Iterator[tuple[str, Sign]]:
+    """Yield the files of which can be told whose they are: by their marks, and without these by their names."""
+    for path in folder.paths:
+        sign = None
+        if is_sql(path.rpartition("/")[2]) and (path in used or "/" not in path):
+            try:
+                sign = tools.sign_in_text(folder.content(path).decode("utf-8", "replace"))
+            except UnreadableError:
+                sign = None
+        if sign := sign or tools.sign_in_name(path):
+            yield path, sign
+
+
+def _refuse_strangers(wishes: Wishes, strangers: Mapping[str, Sign], used: set[str]) -> None:
+    """Raise MigrationFilesError for another tool's files."""
+    faults = tuple(
+        str(Fault((path,), f"is {_whose(sign)}, known by {sign.what}", sign.line)) for path, sign in strangers.items()
+    )
+    ours = tools.shown(wishes.tool)
+    others = sorted({tool for sign in strangers.values() for tool in sign.tools} & set(tools.BY_NAME))
+    if used - set(strangers):
+        message = f"{wishes.directory!r} has files of another tool beside those of {ours}"
+        remedy = "Move those of the other tool into a directory of their own, and import each directory by itself."
+    else:
+        message = f"{wishes.directory!r} has files of another tool, and none of {ours}"
+        commands = " or ".join(f"entrypoint import --from {tool} {wishes.directory}" for tool in others)
+        remedy = f"{commands}." if commands else "`import` does not know these; see docs/commands/import.md."
+    raise MigrationFilesError(f"{message}; nothing was written: {faults[0]}", faults=faults, remedy=remedy)
+
+
+def _whose(sign: Sign) -> str:
+    return f"a file of {' or '.join(tools.shown(tool) for tool in sorted(sign.tools))}"
+
+
+def _nothing(wishes: Wishes, tool: Tool, limit: int) -> UsageError:
+    """Return the error for a directory without any migration, which may be the one above."""
+    names = [*tool.usual, *sorted(entry.name for entry in os.scandir(wishes.directory) if entry.is_dir())]
+    for path in (os.path.join(wishes.directory, name) for name in names):
+        if os.path.isdir(path) and tool.read(_Recording(Folder(path, tool.depth, limit))).migrations:
+            remedy = f"Did you mean the directory below? entrypoint import --from {wishes.tool} {path}"
+            break
+    else:
+        remedy = "Name the directory in which they are; docs/commands/import.md says what they look like."
+    return UsageError(f"{wishes.directory!r} has no migrations of {tools.shown(wishes.tool)}", remedy=remedy)
+
+
+def _unspeakable(reading: Reading) -> Iterator[Fault]:
+    """Yield a fault for each version that cannot be written into a line."""
+    versions = [(one.source, one.version) for one in reading.migrations]
+    versions += [(one.source, one.version) for one in reading.repeatables]
+    for source, version in versions:
+        if not version.isprintable() or version != version.strip() or not version:
+            yield Fault((source,), "its name cannot be written into a line of text: rename it there first")
+
+
+def _not_utf8(folder: Folder, used: Iterable[str]) -> Iterator[Fault]:
+    for path in used:
+        content = folder.content(path)
+        try:
+            content.decode()
+        except UnicodeDecodeError as error:
+            message = f"is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}; save it as UTF-8"
+            yield Fault((path,), message, content.count(b"\n", 0, error.start) + 1)
+
+
+# --- Where it goes ------------------------------------------------------------------------------------------
+
+
+def _refuse_overwriting(into: str, targets: Sequence[Target]) -> None:
+    """Raise MigrationFilesError if a file is there already, or another one with its number."""
+    faults = [
+        f"{os.path.join(into, target.path)}: exists already"
+        for target in targets
+        if os.path.lexists(os.path.join(into, target.path))
+    ]
+    new = {int(target.path.partition("_")[0]): target.path for target in targets if target.path[0].isdigit()}
+    try:
+        there = sorted(os.listdir(into))
+    except FileNotFoundError:
+        there = []
+    except OSError as error:
+        raise ConfigurationError(f"{into!r} cannot be read: {error.strerror}", remedy="Name a directory.") from error
+    for name in filter(is_sql, there):
+        digits = re.match("[0-9]*", name)[0]  # type: ignore[index]  # it matches the empty string, too
+        target = new.get(int(digits)) if digits else None
+        if target not in (None, name):
+            faults.append(f"{os.path.join(into, name)}: has the number that {target} would have")
+    if faults:
+        raise MigrationFilesError(
+            f"{into!r} has files that are in the way; nothing was written: {faults[0]}",
+            faults=tuple(faults),
+            remedy="Import into a directory that is empty or not there yet: --into DIRECTORY.",
+        )
+
+
+def _existing(directory: str) -> str:
+    """Return the nearest directory that is there, at or above this one."""
+    path = os.path.abspath(directory)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _impossible_backs(stage: str, into: str, backs: Sequence[Target]) -> Iterator[tuple[str, Left]]:
+    """Remove the ways back that cannot be one transaction, as each has to be here, and yield why."""
+    if not backs:
+        return
+    sources = {target.path: target.part.path for target in backs}
+    for file in load_directory(os.path.join(stage, ROLLBACKS)).files:
+        _, faults = examine_reverse(file)
+        if any(fault.rule == "rollback" for fault in faults):
+            path = f"{ROLLBACKS}/{file.name}"
+            os.unlink(file.path)
+            what = faults[0].message.partition(" cannot run")[0]
+            reason = f"its way back has {what}, which cannot run inside a transaction, as a file in rollback/ does"
+            remedy = f"Write {os.path.join(into, path)} without that, if you want to roll back."
+            yield path, Left(sources[path], Why(reason, remedy))
+
+
+def _as_if_in(into: str, stage: str, report: Report) -> Report:
+    """Return what was said of the files where they were looked at, as of where they belong."""
+    current = os.getcwd()
+    before, after = shown_path(stage, current), shown_path(into, current)
+    findings = tuple(
+        finding._replace(file=None if finding.file is None else finding.file.replace(before, after, 1))
+        for finding in report.findings
+    )
+    return Report(findings, report.subject.replace(stage, into))

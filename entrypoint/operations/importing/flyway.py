@@ -1,0 +1,188 @@
+"""Flyway: `V2_1__name.sql`, `U2_1__name.sql` for the way back, `R__name.sql` to be repeated, in all subdirectories.
+
+Names: `ResourceNameParser` and `MigrationVersion` in Flyway's core, and "Migrations" in its documentation; where it
+looks: `FileSystemScanner` (not in hidden directories, which is how Kubernetes mounts files twice);
+`V2_1__name.sql.conf` beside a file: `SqlScriptMetadata`, and "Script configuration files". A version has parts, of
+which 1 and 1.0 are the same. `${name}` is replaced anywhere in a file, also in strings and comments, unless
+`placeholderReplacement=false`. Prefixes, separator and suffixes are the default ones.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from entrypoint.operations.importing import texts
+from entrypoint.operations.importing.values import Fault, Left, Migration, Part, Reading, Repeatable, Why
+from entrypoint.redaction import foreign
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from entrypoint.operations.importing.values import Source
+
+DEPTH: int | None = None
+
+_NAME = re.compile(
+    r"(?:([VUB])([0-9][0-9._]*?)(?:__(.*))?|R__(.*))\.(sql|java|kt|class|groovy|sh|bash|ps1|bat|cmd|py)", re.DOTALL
+)
+_VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+_CALLBACK = re.compile(r"(?:before|after|create)[A-Z]\w*?(?:__.*)?\.\w+", re.DOTALL)
+_PLACEHOLDER = re.compile(rb"\$\{[^}]*\}")
+_LANGUAGES = {"java": "Java", "kt": "Kotlin", "class": "Java", "groovy": "Groovy"}
+
+
+class _File(NamedTuple):
+    path: str
+    kind: str
+    """V, U, B or R."""
+    version: str
+    description: str
+    suffix: str
+
+
+class _Script(NamedTuple):
+    """What a file's `.conf` says."""
+
+    no_transaction: bool
+    placeholders: bool
+    conditional: bool
+
+
+def read(source: Source) -> Reading:
+    """Return Flyway's migrations in the order of their versions, and the repeatable ones in that of their names."""
+    files: list[_File] = []
+    left: list[Left] = []
+    others: list[str] = []
+    for path in source.paths:
+        base = path.rpartition("/")[2]
+        if file := _named(path, base):
+            files.append(file)
+        elif _CALLBACK.fullmatch(base) and not base.endswith(".conf"):
+            reason = "it is a callback, which Flyway runs at a certain moment of each run"
+            left.append(Left(path, Why(reason, "If it has to run once, write it into a migration of its own.")))
+        elif texts.looks_like_sql(base):
+            others.append(path)
+    forwards = [file for file in files if file.kind == "V"]
+    forwards += _baselines(files, left)
+    faults = _doubled(forwards) + _doubled([file for file in files if file.kind == "U"])
+    backs = {parts_of(file.version): file for file in files if file.kind == "U"}
+    found = []
+    for file in sorted(forwards, key=lambda one: parts_of(one.version)):
+        undo = backs.pop(parts_of(file.version), None)
+        back = None if undo is None else _way_back(source, undo, left)
+        forward, why = _part(source, file)
+        digits = file.version if file.version.isdecimal() else ""
+        found.append(Migration(file.path, file.version, digits, file.description, forward, back, why))
+    alone = Why("it is a way back without a way forward", "Nothing is to be done; there is nothing to take back.")
+    left += [Left(file.path, alone) for file in backs.values()]
+    repeated = sorted((file for file in files if file.kind == "R"), key=lambda one: one.description)
+    repeatables = []
+    for file in repeated:
+        part, why = _part(source, file)
+        if part is not None:
+            repeatables.append(Repeatable(file.path, f"R__{file.description}", file.description, part))
+        elif why is not None:
+            left.append(Left(file.path, why._replace(remedy=f"{why.remedy}, as a file in repeatable/.")))
+    left += texts.not_looked_at(others, "Flyway", "V1__description.sql or R__description.sql")
+    return Reading(tuple(found), tuple(repeatables), tuple(left), tuple(faults))
+
+
+def parts_of(version: str) -> tuple[int, ...]:
+    """Return a version as Flyway compares it: zeros at the end do not count."""
+    parts = [int(part) for part in version.split(".")]
+    while len(parts) > 1 and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)
+
+
+def _named(path: str, base: str) -> _File | None:
+    found = _NAME.fullmatch(base)
+    if found is None:
+        return None
+    version = (found[2] or "").replace("_", ".")
+    if found[1] and not _VERSION.fullmatch(version):
+        return None
+    # As Flyway writes it into its table.
+    description = (found[3] if found[1] else found[4]) or ""
+    return _File(path, found[1] or "R", version, description.replace("_", " "), found[5])
+
+
+def _way_back(source: Source, file: _File, left: list[Left]) -> Part | None:
+    """Return the SQL of an undo migration, or leave it with the reason."""
+    back, why = _part(source, file)
+    if why is not None:
+        left.append(Left(file.path, why._replace(remedy=f"{why.remedy}, as a file in rollback/.")))
+    elif back is not None and not texts.has_statements(source.content(file.path), back.pieces):
+        left.append(texts.no_way_back(file.path))
+        return None
+    return back
+
+
+def _baselines(files: list[_File], left: list[Left]) -> list[_File]:
+    """Return the baseline migrations that stand for others which are gone, and leave the rest."""
+    versions = [parts_of(file.version) for file in files if file.kind == "V"]
+    needed = []
+    for file in files:
+        if file.kind == "B" and any(version <= parts_of(file.version) for version in versions):
+            why = (
+                f"on a new database it stands for the migrations up to {file.version}, which are taken over themselves"
+            )
+            left.append(Left(file.path, Why(why, "Nothing is to be done.")))
+        elif file.kind == "B":
+            needed.append(file)
+    return needed
+
+
+def _doubled(files: Iterable[_File]) -> list[Fault]:
+    by_version: dict[tuple[int, ...], list[_File]] = {}
+    for file in files:
+        by_version.setdefault(parts_of(file.version), []).append(file)
+    return [
+        Fault(
+            tuple(file.path for file in same),
+            f"{len(same)} files have the version {' and '.join(sorted({file.version for file in same}))}, "
+            "which Flyway refuses, too: give each its own",
+        )
+        for same in by_version.values()
+        if len(same) > 1
+    ]
+
+
+def _part(source: Source, file: _File) -> tuple[Part | None, Why | None]:
+    """Return the SQL of a file, or why it cannot be taken over."""
+    if file.suffix != "sql":
+        language = _LANGUAGES.get(file.suffix)
+        what = f"it is written in {language}" if language else f"it is a script (.{file.suffix})"
+        return None, Why(what, "Write what it does in SQL")
+    script = _configuration(source, file.path)
+    content = source.content(file.path)
+    if script.conditional:
+        return None, Why("its .conf has shouldExecute", "Decide whether it is to run, and write it")
+    if script.placeholders and (found := _PLACEHOLDER.search(content)):
+        shown = foreign(found[0][:60].decode("utf-8", "replace"))
+        line = texts.line_of(content, found.start())
+        return None, Why(
+            f"it has a placeholder, {shown} in line {line}",
+            "If Flyway runs with placeholderReplacement=false, write that into "
+            f"{file.path}.conf and import again; otherwise write it with the values in their places",
+        )
+    return texts.whole(file.path, content, no_transaction=script.no_transaction), None
+
+
+def _configuration(source: Source, path: str) -> _Script:
+    """Return what a script configuration file says: Java's properties, of which only a few are known to Flyway."""
+    conf = f"{path}.conf"
+    if conf not in source.paths:
+        return _Script(no_transaction=False, placeholders=True, conditional=False)
+    said = {}
+    for line in source.content(conf).decode("utf-8", "replace").splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not name.lstrip().startswith("#"):
+            said[name.strip()] = value.strip().lower()
+    return _Script(
+        said.get("executeInTransaction") == "false",
+        said.get("placeholderReplacement", "true") == "true",
+        "shouldExecute" in said,
+    )

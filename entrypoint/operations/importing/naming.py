@@ -1,0 +1,116 @@
+"""Which numbers and names imported migrations have here. Pure functions."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+from entrypoint.migration.script.directives import NO_TRANSACTION, Origin, spell_origin
+from entrypoint.migration.script.files import MOST_DIGITS, ROLLBACKS, slug
+from entrypoint.operations.new import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.operations.importing.values import Migration, Part, Reading
+
+REPEATABLES = "repeatable"
+"""The folder below the migrations' in which those are that are repeated."""
+_FEWEST_DIGITS = 3
+# Of 255 bytes that a file's name may have, with room for the number and for `.sql`.
+_LONGEST_WORDS = 200
+
+
+class Numbering(NamedTuple):
+    """The number of each migration, as a file's name has it, and why they are not the tool's own."""
+
+    numbers: tuple[str, ...]
+    anew: str
+    """Empty if they are as they were."""
+
+
+class Target(NamedTuple):
+    """A file that is to be written."""
+
+    path: str
+    """Below the directory of the migrations."""
+    part: Part
+    header: tuple[str, ...]
+    """The lines above what is taken over."""
+
+
+class Unwritten(NamedTuple):
+    """A migration that somebody has to write, and where it belongs."""
+
+    migration: Migration
+    path: str
+    header: tuple[str, ...]
+
+
+class Plan(NamedTuple):
+    """What becomes of a directory."""
+
+    files: tuple[Target, ...]
+    """The ways forward, and those that are repeated."""
+    backs: tuple[Target, ...]
+    unwritten: tuple[Unwritten, ...]
+    anew: str
+
+
+def plan(reading: Reading, tool: str) -> Plan:
+    """Give every migration its number and name."""
+    numbering = number(reading.migrations)
+    files, backs, unwritten = [], [], []
+    for one, digits in zip(reading.migrations, numbering.numbers, strict=True):
+        name = f"{digits}_{_words(one.words)}.sql"
+        origin = spell_origin(Origin(tool, one.version))
+        if one.forward is None:
+            unwritten.append(Unwritten(one, name, (origin,)))
+            continue
+        files.append(Target(name, one.forward, (origin, *_no_transaction(one.forward))))
+        if one.back is not None:
+            # A way back is always one transaction here, so the tool's own word on it is not taken over.
+            backs.append(Target(f"{ROLLBACKS}/{name}", one.back, (origin,)))
+    names: set[str] = set()
+    for repeatable in reading.repeatables:
+        stem = name = _words(repeatable.words)
+        count = 1
+        while name in names:
+            count += 1
+            name = f"{stem}_{count}"
+        names.add(name)
+        header = (spell_origin(Origin(tool, repeatable.version)), *_no_transaction(repeatable.forward))
+        files.append(Target(f"{REPEATABLES}/{name}.sql", repeatable.forward, header))
+    return Plan(tuple(files), tuple(backs), tuple(unwritten), numbering.anew)
+
+
+def number(migrations: Sequence[Migration]) -> Numbering:
+    """Return the tool's own numbers if ours can be the same, in the same order; else 001, 002 and so on."""
+    anew = _why_anew(migrations)
+    if not anew:
+        return Numbering(tuple(one.digits.zfill(_FEWEST_DIGITS) for one in migrations), "")
+    width = max(_FEWEST_DIGITS, len(str(len(migrations))))
+    return Numbering(tuple(f"{position:0{width}d}" for position in range(1, len(migrations) + 1)), anew)
+
+
+def _why_anew(migrations: Sequence[Migration]) -> str:
+    for one in migrations:
+        if not one.digits:
+            return f"{one.source} has no whole number"
+        if len(one.digits) > MOST_DIGITS:
+            return f"{one.source} has a number of more than {MOST_DIGITS} digits"
+    for before, after in pairwise(migrations):
+        if int(before.digits) == int(after.digits):
+            return f"{before.source} and {after.source} have the same number"
+        if int(before.digits) > int(after.digits):
+            return f"{before.source} runs before {after.source}, whose number is lower"
+    return ""
+
+
+def _words(words: str) -> str:
+    return slug(plain(words))[:_LONGEST_WORDS].strip("_") or "migration"
+
+
+def _no_transaction(part: Part) -> tuple[str, ...]:
+    return (f"-- entrypoint: {NO_TRANSACTION}",) if part.no_transaction else ()

@@ -1,0 +1,65 @@
+"""What `import` prints: what was taken over, what was not and why, and what `check` says of the result. Pure."""
+
+from __future__ import annotations
+
+import os
+
+from entrypoint.counts import count
+from entrypoint.operations.findings import describe
+from entrypoint.operations.importing import naming, tools
+from entrypoint.redaction import visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from entrypoint.operations.import_ import Imported
+
+
+def render(imported: Imported) -> str:
+    """Return the report as text."""
+    text = "\n".join(_lines(imported)) + "\n"
+    # A file's name may bring lone surrogates, which no output takes.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _lines(imported: Imported) -> Iterator[str]:
+    wishes, plan = imported.wishes, imported.plan
+    tool = tools.shown(wishes.tool)
+    backs = {os.path.basename(target.path): target.path for target in plan.backs}
+    for target in plan.files:
+        to = [os.path.join(wishes.into, path) for path in (target.path, backs.get(target.path)) if path]
+        how = " (outside a transaction)" if target.part.no_transaction else ""
+        yield visible(f"{os.path.join(wishes.directory, target.part.path)} -> {', '.join(to)}{how}")
+    if plan.anew:
+        yield visible(f"Numbered anew, in the order in which {tool} runs them: {plan.anew}.")
+    if plan.unwritten:
+        yield "To be written by hand:"
+    for missing in plan.unwritten:
+        why = missing.migration.why
+        where = os.path.join(wishes.into, missing.path)
+        if why is not None:
+            yield visible(f"  {os.path.join(wishes.directory, missing.migration.source)}: {why.reason}")
+            yield visible(f"    {why.remedy}, into {where}, below the line: {missing.header[0]}")
+    if imported.left:
+        yield "Not taken over:"
+    for left in imported.left:
+        yield visible(f"  {os.path.join(wishes.directory, left.source)}: {left.why.reason}")
+        yield visible(f"    {left.why.remedy}")
+    if repeated := sum(target.path.startswith(f"{naming.REPEATABLES}/") for target in plan.files):
+        yield visible(
+            f"Not run by this release: {count(repeated, 'file')} in {os.path.join(wishes.into, naming.REPEATABLES)}. "
+            "Write each change of what is there into a migration with a number."
+        )
+    for finding in imported.report.findings:
+        if finding.level != "note":
+            yield from describe(finding)
+    yield visible(_sum(imported))
+
+
+def _sum(imported: Imported) -> str:
+    report = imported.report
+    faults, warnings = report.count("error"), report.count("warning")
+    result = count(faults, "fault") if faults else "no faults"
+    said = f"{report.subject}: {result}" + (f", {count(warnings, 'warning')}" if warnings else "")
+    return f"{said}; nothing was written (--dry-run)" if imported.wishes.dry_run else said

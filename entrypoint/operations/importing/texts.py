@@ -1,0 +1,106 @@
+"""What several tools' files have in common, as bytes: lines, statements' ends, names. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from entrypoint.operations.importing.values import Fault, Left, Part, Piece, Why
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from entrypoint.operations.importing.values import Migration
+
+_STATEMENT = re.compile(rb"^(?![ \t\r\f\v]*(?:--|$))", re.MULTILINE)
+HIGHEST_64 = 2**63 - 1
+
+
+def line_of(content: bytes, offset: int) -> int:
+    """Return the number of the line in which a byte is, counted from 1."""
+    return content.count(b"\n", 0, offset) + 1
+
+
+def first_statement(content: bytes, start: int, stop: int) -> int | None:
+    """Return where the first line begins that is neither blank nor a comment of `--`; None if there is none."""
+    found = _STATEMENT.search(content, start, stop)
+    return found.start() if found and found.start() < stop else None
+
+
+def has_statements(content: bytes, pieces: Iterable[Piece]) -> bool:
+    """Tell whether there is more in these stretches than blanks and comments of `--`."""
+    return any(first_statement(content, piece.start, piece.stop) is not None for piece in pieces)
+
+
+def closed(content: bytes, start: int, stop: int) -> Piece:
+    """Return a stretch that a tool sends by itself, with a semicolon behind it if it has none at its end."""
+    if first_statement(content, start, stop) is None:
+        return Piece(start, stop)
+    tail = _last_line(content, start, stop)
+    if tail.endswith(b";") and b"--" not in tail:
+        return Piece(start, stop)
+    return Piece(start, stop, after=b";\n" if content.endswith(b"\n", start, stop) else b"\n;\n")
+
+
+def _last_line(content: bytes, start: int, stop: int) -> bytes:
+    """Return the last line of a stretch that is neither blank nor a comment."""
+    while True:
+        begin = content.rfind(b"\n", start, stop) + 1 or start
+        line = content[begin:stop].strip()
+        if line and not line.startswith(b"--"):
+            return line
+        if begin <= start:
+            return line
+        stop = begin - 1
+
+
+def whole(path: str, content: bytes, *, no_transaction: bool = False) -> Part:
+    """Return all of a file."""
+    return Part(path, (Piece(0, len(content)),), no_transaction)
+
+
+def way_back(path: str, content: bytes, *, no_transaction: bool = False) -> Part | None:
+    """Return all of a file that takes a migration back; None if there is no statement in it."""
+    part = whole(path, content, no_transaction=no_transaction)
+    return part if has_statements(content, part.pieces) else None
+
+
+def no_way_back(source: str) -> Left:
+    """Return the remark about a way back that does nothing."""
+    return Left(
+        source,
+        Why(
+            "its way back has no statement",
+            "Nothing is to be done; rollback refuses to take this migration back, as there is no file in rollback/.",
+        ),
+    )
+
+
+def doubled(migrations: Sequence[Migration], tool: str) -> list[Fault]:
+    """Return a fault for each version that several migrations have: a version is known by its text."""
+    counts = Counter(migration.version for migration in migrations)
+    return [
+        Fault(
+            tuple(one.source for one in migrations if one.version == version),
+            f"{many} migrations have the version {version}, which {tool} refuses, too: give each its own",
+        )
+        for version, many in counts.items()
+        if many > 1
+    ]
+
+
+def not_looked_at(paths: Iterable[str], tool: str, form: str) -> list[Left]:
+    """Return a remark for each of these files, whose names say nothing to the tool."""
+    why = Why(f"{tool} does not look at it: a migration is called {form}", "Nothing is to be done, unless it should be")
+    return [Left(path, why._replace(remedy=f"{why.remedy} one: then rename it.")) for path in paths]
+
+
+def in_the_directory(paths: Iterable[str]) -> list[str]:
+    """Return the files that are in the directory itself."""
+    return [path for path in paths if "/" not in path]
+
+
+def looks_like_sql(path: str) -> bool:
+    """Tell whether a file's suffix is .sql, in any case."""
+    return path.lower().endswith(".sql")

@@ -1,0 +1,84 @@
+"""The tools whose directories can be imported: how to read each, and how to know a file of each."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from entrypoint.migration.script.foreign import find_mark
+from entrypoint.migration.script.scanner import directives
+from entrypoint.operations.importing import dbmate, drizzle, flyway, folders, goose, pairs, sql_migrate, supabase
+from entrypoint.redaction import foreign
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from entrypoint.operations.importing.values import Reading, Source
+
+
+class Tool(NamedTuple):
+    """How a tool's directory is read."""
+
+    read: Callable[[Source], Reading]
+    depth: int | None
+    """How many levels of directories are looked at; None: all of them."""
+    usual: tuple[str, ...]
+    """Where its projects have their migrations, for somebody who named a directory above."""
+
+
+BY_NAME = {
+    "goose": Tool(goose.read, 1, ("migrations", "db/migrations", "sql/migrations")),
+    "dbmate": Tool(dbmate.read, 1, ("db/migrations", "migrations")),
+    "sql-migrate": Tool(sql_migrate.read, 1, ("migrations", "migrations/postgres")),
+    "golang-migrate": Tool(pairs.read_golang_migrate, 1, ("migrations", "db/migrations")),
+    "flyway": Tool(flyway.read, None, ()),
+    "sqlx": Tool(pairs.read_sqlx, 1, ("migrations",)),
+    "diesel": Tool(folders.read_diesel, 2, ("migrations",)),
+    "prisma": Tool(folders.read_prisma, 2, ("migrations", "prisma/migrations")),
+    "drizzle": Tool(drizzle.read, 2, ("drizzle", "migrations", "drizzle/migrations")),
+    "supabase": Tool(supabase.read, 1, ("migrations", "supabase/migrations")),
+}
+
+_PAIR = re.compile(r"[0-9]+_.*\.(?:up|down)\.sql", re.DOTALL)
+_FLYWAY = re.compile(r"(?:[VUB][0-9][0-9._]*|R)__.*\.sql", re.DOTALL)
+_IN_FOLDERS = (
+    (re.compile(r"[^/.][^/]*/up\.sql"), frozenset({"diesel"})),
+    (re.compile(r"[^/.][^/]*/migration\.sql"), frozenset({"prisma", "drizzle"})),
+    (re.compile(r"[^/.][^/]*/snapshot\.json|meta/_journal\.json"), frozenset({"drizzle"})),
+    (re.compile(r"migration_lock\.toml"), frozenset({"prisma"})),
+)
+_OURS = "entrypoint"
+_SHOWN = {_OURS: "this program", "flyway": "Flyway", "prisma": "Prisma", "drizzle": "Drizzle", "supabase": "Supabase"}
+
+
+class Sign(NamedTuple):
+    """Whose a file is, if that can be told, and by what."""
+
+    tools: frozenset[str]
+    """One of them; in lower case."""
+    what: str
+    line: int | None = None
+
+
+def shown(tool: str) -> str:
+    """Return a tool's name as its users write it."""
+    return _SHOWN.get(tool, tool)
+
+
+def sign_in_name(path: str) -> Sign | None:
+    """Return whose file this is by its name, or by the directory that it is in."""
+    by_name = "its name"
+    if "/" not in path and _PAIR.fullmatch(path):
+        return Sign(frozenset({"golang-migrate", "sqlx"}), by_name)
+    if "/" not in path and _FLYWAY.fullmatch(path):
+        return Sign(frozenset({"flyway"}), by_name)
+    return next((Sign(tools, by_name) for form, tools in _IN_FOLDERS if form.fullmatch(path)), None)
+
+
+def sign_in_text(text: str) -> Sign | None:
+    """Return whose file this is by the first mark in it."""
+    if ours := directives(text):
+        return Sign(frozenset({_OURS}), f"-- entrypoint: {foreign(ours[0].text[:60])}", ours[0].line)
+    mark = find_mark(text)
+    return None if mark is None else Sign(frozenset({mark.tool.lower()}), foreign(mark.line), mark.number)
