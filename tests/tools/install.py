@@ -1,0 +1,211 @@
+"""Install the tools at fixed versions into .tools/, each by the ordinary client of the registry that carries it.
+
+    python -m tests.tools.install           all of them
+    python -m tests.tools.install --quick   those that take seconds, as CI does
+
+What is there in the right version stays. Exits with 1 if something could not be had, and says what.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tools import HOME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+RECORD = "installed.json"
+"""The versions that are there, by what was asked of the registry."""
+
+# Without the drivers of other databases, which take a compiler minutes.
+_GOOSE_WITHOUT = "clickhouse libsql mssql mysql sqlite3 vertica ydb duckdb spanner starrocks"
+GO = {
+    "github.com/pressly/goose/v3/cmd/goose@v3.30.0": " ".join(f"no_{name}" for name in _GOOSE_WITHOUT.split()),
+    "github.com/golang-migrate/migrate/v4/cmd/migrate@v4.20.1": "postgres",
+    "github.com/rubenv/sql-migrate/sql-migrate@v1.8.1": "",
+}
+
+# Prisma's engine as WebAssembly comes in its package and reaches the server through the adapter; the native engine is
+# a download of its own. Drizzle 1.0 keeps another history than 0.x, and cannot stand in one folder with it.
+NPM = {
+    "node": (
+        "dbmate@2.36.0",
+        "drizzle-kit@0.31.11",
+        "drizzle-orm@0.45.4",
+        "prisma@6.19.3",
+        "@prisma/adapter-pg@6.19.3",
+        "pg@8.23.1",
+        "supabase@2.117.0",
+    ),
+    "node-drizzle-1": ("drizzle-kit@1.0.0-rc.5", "drizzle-orm@1.0.0-rc.5", "pg@8.23.1"),
+}
+
+# Flyway's own command line, and of the hundreds of jars that it comes with, those that PostgreSQL needs.
+MAVEN = {
+    "org.flywaydb:flyway-commandline": "11.20.3",
+    "org.flywaydb:flyway-core": "11.20.3",
+    "org.flywaydb:flyway-database-postgresql": "11.20.3",
+    "org.postgresql:postgresql": "42.7.8",
+    "com.fasterxml.jackson.core:jackson-databind": "2.19.1",
+    "com.fasterxml.jackson.dataformat:jackson-dataformat-toml": "2.19.1",
+}
+
+# Minutes each.
+CARGO = {
+    "sqlx-cli@0.9.0": ("--no-default-features", "--features", "postgres,rustls"),
+    "diesel_cli@2.3.14": ("--no-default-features", "--features", "postgres"),
+}
+
+
+# goose 2.1.0 adds a row for each way back, too, and its tables are still out there.
+GOOSE_2 = Path(__file__).parent / "files" / "goose2"
+
+
+class InstallationError(Exception):
+    """A tool could not be installed; the message says which and why."""
+
+
+class Part(NamedTuple):
+    """Something to be installed: where to, and what may be left as it is if the record says that it is there."""
+
+    folder: str
+    wanted: str
+    install: Callable[[Path], None]
+
+
+def parts(*, quick: bool) -> list[list[Part]]:
+    """Return what is to be installed: the lists beside each other, the parts of a list one after the other."""
+    go = [Part("go", f"{package} [{tags}]", _go(package, tags)) for package, tags in GO.items()]
+    go.append(Part("goose2", "goose2@2.1.0", _goose2))
+    npm = [Part(folder, " ".join(packages), _npm(packages)) for folder, packages in NPM.items()]
+    maven = [Part("flyway", " ".join(":".join(pair) for pair in MAVEN.items()), _maven)]
+    cargo = [Part("cargo", f"{package} {' '.join(flags)}", _cargo(package, flags)) for package, flags in CARGO.items()]
+    return [go, npm + maven] if quick else [go, npm + maven, cargo]
+
+
+def install(home: Path, *, quick: bool = False) -> list[str]:
+    """Install what is not there yet into `home`; return what could not be installed, and why."""
+    home.mkdir(parents=True, exist_ok=True)
+    record = home / RECORD
+    there = set(json.loads(record.read_text())) if record.exists() else set()
+    problems: list[str] = []
+
+    def work(series: list[Part]) -> list[str]:
+        done = []
+        for part in series:
+            started = time.monotonic()
+            try:
+                if part.wanted not in there:
+                    part.install(home / part.folder)
+                    print(f"{time.monotonic() - started:5.1f} s  {part.wanted}", flush=True)
+                done.append(part.wanted)
+            except InstallationError as error:
+                problems.append(str(error))
+        return done
+
+    series = parts(quick=quick)
+    with ThreadPoolExecutor(len(series)) as pool:
+        installed = [wanted for done in pool.map(work, series) for wanted in done]
+    record.write_text(json.dumps(sorted(there | set(installed)), indent=1) + "\n")
+    return problems
+
+
+def _go(package: str, tags: str) -> Callable[[Path], None]:
+    def run(folder: Path) -> None:
+        environment = {**os.environ, "GOBIN": str(folder), "GOTOOLCHAIN": "local"}
+        _run([_client("go", package), "install", "-tags", tags, package], environment)
+
+    return run
+
+
+def _goose2(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    _run([_client("go", "goose 2"), "build", "-C", GOOSE_2, "-o", folder / "goose2", "."])
+
+
+def _npm(packages: Sequence[str]) -> Callable[[Path], None]:
+    def run(folder: Path) -> None:
+        npm = _client("npm", ", ".join(packages))
+        # No script of a package's own: Prisma's would download what is not on the registry.
+        _run([npm, "install", "--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund", "--exact", *packages])
+
+    return run
+
+
+def _maven(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    project = folder / "pom.xml"
+    project.write_text(_pom(MAVEN))
+    jars = folder / "jars"
+    maven = _client("mvn", "Flyway")
+    _run([maven, "-q", "-B", "-f", project, "dependency:copy-dependencies", f"-DoutputDirectory={jars}"])
+
+
+def _pom(packages: Mapping[str, str]) -> str:
+    def dependency(package: str, version: str) -> str:
+        group, artifact = package.split(":")
+        all_databases = "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>"
+        return (
+            f"<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version>"
+            f"{all_databases if artifact == 'flyway-commandline' else ''}</dependency>"
+        )
+
+    return (
+        "<project><modelVersion>4.0.0</modelVersion><groupId>tools</groupId><artifactId>flyway</artifactId>"
+        "<version>1</version><dependencies>"
+        + "\n".join(dependency(*pair) for pair in packages.items())
+        + "</dependencies></project>\n"
+    )
+
+
+def _cargo(package: str, flags: Sequence[str]) -> Callable[[Path], None]:
+    def run(folder: Path) -> None:
+        _run([_client("cargo", package), "install", "--quiet", "--locked", "--root", folder, *flags, package])
+
+    return run
+
+
+def _client(name: str, wanted: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise InstallationError(f"no `{name}` here, so without {wanted}")
+    return found
+
+
+def _run(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        command = " ".join(map(str, argv))
+        raise InstallationError(f"{command} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+def version_of(package: str) -> str:
+    """Return the version of what is known here by a part of its name: `drizzle-kit@1` for one of two."""
+    maven = [f"{name}@{version}" for name, version in MAVEN.items()]
+    names = [*GO, "goose2@2.1.0", *(name for names in NPM.values() for name in names), *maven, *CARGO]
+    return next(name.rpartition("@")[2].removeprefix("v") for name in names if package in name)
+
+
+def main() -> int:
+    """Return 0, or 1 if something could not be installed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.install", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="without those that take minutes")
+    problems = install(HOME, quick=parser.parse_args().quick)
+    for problem in problems:
+        print(f"NOT INSTALLED: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
