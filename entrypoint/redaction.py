@@ -38,8 +38,8 @@ def secrets_of(address: str) -> frozenset[str]:
     lowered = address.lower()
     by_keyword = "password" in lowered or "passwd" in lowered or "pwd" in lowered
     found: set[str] = set()
-    if is_url:
-        if by_keyword:
+    if is_url or address.startswith("jdbc:"):
+        if by_keyword or any("%" in part.partition("=")[0] for part in address.partition("?")[2].split("&")):
             from entrypoint import secret_patterns
 
             found.update(secret_patterns.in_query(address))

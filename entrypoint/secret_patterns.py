@@ -74,8 +74,16 @@ _ABOUT_COLUMNS = (
 
 
 def in_query(address: str) -> frozenset[str]:
-    """Return the passwords that a URL has in its query."""
-    return frozenset(re.findall(_IN_QUERY, address))
+    """Return the passwords that a URL has in its query, whose names may be escaped there."""
+    found = set(re.findall(_IN_QUERY, address))
+    query = address.partition("?")[2]
+    if "%" in query:
+        from urllib.parse import unquote
+
+        pairs = (part.partition("=") for part in query.split("&"))
+        found.update(value for name, _, value in pairs if unquote(name).lower() in ("password", "sslpassword"))
+    # To JDBC and others a + is a blank there.
+    return frozenset(found | {secret.replace("+", " ") for secret in found})
 
 
 def in_conninfo(address: str) -> frozenset[str]:

@@ -189,7 +189,7 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
     """
     found: set[str] = set()
     for word in words:
-        if "://" in word:
+        if "://" in word or word.startswith("jdbc:"):
             found |= secrets_of(word)
     for name in environ:
         # Some day somebody puts the address into another variable, of ours or of libpq's.

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
         ("Server=h;Pwd = secret", {"secret"}),
         ("registry:5000/shop:1.4.0@sha256:0a1b", set()),
         ("shop:1.4.0@sha256:0a1b", set()),
+        ("jdbc:postgresql://h/d?user=u&password=a+b%26", {"a+b%26", "a+b&", "a b%26", "a b&"}),
+        ("jdbc:postgresql:d?user=u&password=secret", {"secret"}),
+        ("postgresql+asyncpg://u:secret@h/d", {"secret"}),
+        ("postgresql+pg8000://h/d?pass%77ord=secret", {"secret"}),
     ],
 )
 def test_secrets_of_an_address(address: str, secrets: set[str]) -> None:
