@@ -33,6 +33,7 @@ def pooler(
     query_timeout: int = 0,
     idle_transaction_timeout: int = 0,
     login_retry: int = 15,
+    ignored: str = "",
 ) -> Iterator[int]:
     """Run PgBouncer with `pool_size` server connections for each database; yield its port.
 
@@ -40,6 +41,7 @@ def pooler(
     `query_timeout`: it ends a session whose statement takes so many seconds; 0 for never, as is its default.
     `idle_transaction_timeout`: the same for one that is idle in a transaction for so long.
     `login_retry`: for so many seconds after a login that failed it refuses all clients; 15 is its default.
+    `ignored`: the start-up parameters that it drops, where it would refuse a client that has them.
     """
     program = executable()
     if program is None:
@@ -64,6 +66,7 @@ def pooler(
             query_timeout = {query_timeout}
             idle_transaction_timeout = {idle_transaction_timeout}
             server_login_retry = {login_retry}
+            ignore_startup_parameters = {ignored}
             default_pool_size = {pool_size}
             unix_socket_dir =
             # Fail soon where a pool is too small, so that a test need not wait for the default of two minutes.
