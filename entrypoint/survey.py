@@ -70,7 +70,8 @@ def survey_beside(before: Question | None, settings: Settings, directory: Direct
     """Connect and compare; what came of the question `before`, if there was one, counts as the first attempt."""
     gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
     token = os.urandom(8).hex() if before is None else before.token
-    whereabouts = target(settings.address.conninfo, settings.address.variable, token)
+    noted = before is not None and before.noted
+    whereabouts = target(settings.address.conninfo, settings.address.variable, token, noted=noted)
     # A server that lets us in and then freezes, or goes, is to cost no more time than one that does not let us in.
     clocks = start_clocks(settings, spent=0.0 if before is None else before.seconds())
     attempts = 0

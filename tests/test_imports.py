@@ -163,6 +163,15 @@ def test_a_secret_costs_no_more(up_to_date: Database, imported_by: Callable[[Map
     assert "urllib.parse" in imported_by({"DATABASE_URL": url.replace("-horse", "%20horse")})
 
 
+def test_another_drivers_address_costs_two_modules(
+    up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
+) -> None:
+    names = imported_by({"DATABASE_URL": f"{up_to_date.url}?schema=public&connection_limit=5"})
+    assert ours(names) == UP_TO_DATE | {"entrypoint.database.drivers", "entrypoint.database.translation"}
+    assert pythons(names) <= PYTHONS_UP_TO_DATE
+    assert not others(names)
+
+
 def test_a_probe_costs_two_modules_where_it_is_asked_for(
     up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:

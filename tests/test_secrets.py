@@ -109,6 +109,16 @@ ADDRESSES = [
     "postgresql://127.0.0.1/shop?user=app&password={password}",
     "app:{password}@127.0.0.1/shop",
     "mysql://app:{password}@127.0.0.1/shop",
+    "postgresql+asyncpg://app:{password}@127.0.0.1/shop?ssl=require",
+    "postgresql+psycopg2://app:{password}@/shop?host=127.0.0.1:5432",
+    "postgresql://app:{password}@127.0.0.1/shop?schema=public&connection_limit=5",
+    "jdbc:postgresql://127.0.0.1/shop?user=app&password={password}",
+    "jdbc:postgresql://127.0.0.1/shop?password={password}&user=app&currentSchema=shop",
+    "jdbc:postgresql:shop?user=app&password={password}",
+    "jdbc:postgresql://app:{password}@127.0.0.1/shop",
+    "postgis://127.0.0.1/shop?user=app&pass%77ord={password}",
+    "host=127.0.0.1 user=app password={password} dbname=shop pool_max_conns=5",
+    "host=127.0.0.1 user=app password='{password}' dbname=shop search_path=shop",
 ]
 
 

@@ -53,6 +53,14 @@ def is_plausible(parameters: Mapping[str, object]) -> bool:
     )
 
 
+def is_libpqs_own(parameters: Mapping[str, object]) -> bool:
+    """Tell whether what libpq has read of an address means to libpq what it means to whoever wrote it.
+
+    node-postgres has one more `sslmode`, and libpq looks at its value only when it connects.
+    """
+    return parameters.get("sslmode") != "no-verify"
+
+
 def of_this_program(parameters: Mapping[str, str | int | None], token: str) -> dict[str, str | int | None]:
     """Return `parameters` with what every connection of this program has; `token` tells its process from others."""
     return {

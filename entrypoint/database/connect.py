@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from entrypoint.counts import count
 from entrypoint.database.login import LEAST, Failure
+from entrypoint.database.target import DIRECTLY
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError
 from entrypoint.policy import ATTEMPTS
 
@@ -62,7 +63,10 @@ def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str =
     if cause.name == "option":
         message = f"The server refused an option of the connection: {failure.text}"
         return ConfigurationError(message, remedy=cause.remedy, cause=cause.name)
+    # To ignore the parameter, PgBouncer's remedy, is none where it carries the schema.
+    remedy = DIRECTLY if cause.name == "startup_parameter" and target.path else cause.remedy
     after = f" after {tried}" if cause.heals and tried else ""
     message = f"Database connection failed{after}: {cause.words} ({failure.text})"
-    remedy = cause.remedy if target.configured else f"DATABASE_URL is not set; it was libpq's default. {cause.remedy}"
+    if not target.configured:
+        remedy = f"DATABASE_URL is not set; it was libpq's default. {remedy}"
     return DatabaseUnavailableError(message, remedy=remedy, cause=cause.name, attempts=attempts)

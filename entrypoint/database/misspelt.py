@@ -38,56 +38,6 @@ _WITHOUT_SCHEME = re.compile(
 )
 _IN_CONNINFO = re.compile(r"(\w+)\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)\s*", re.DOTALL)
 
-# By their lower-case names: those of Prisma, SQLAlchemy's drivers, node-postgres, JDBC, Npgsql, pgx.
-_PARAMETERS = (
-    "schema",
-    "currentSchema",
-    "search_path",
-    "pgbouncer",
-    "connection_limit",
-    "pool_timeout",
-    "socket_timeout",
-    "statement_cache_size",
-    "prepared_statement_cache_size",
-    "prepared_statement_name_func",
-    "sslidentity",
-    "sslaccept",
-    "ssl",
-    "sslfactory",
-    "uselibpqcompat",
-    "pool_size",
-    "pool_max_conns",
-    "pool_min_conns",
-    "pool_max_conn_lifetime",
-    "default_query_exec_mode",
-    "max_overflow",
-    "pool",
-    "max",
-    "timeout",
-    "command_timeout",
-    "statement_timeout",
-    "server_settings",
-    "async_fallback",
-    "serverVersion",
-    "charset",
-    "encoding",
-    "ApplicationName",
-    "prepareThreshold",
-    "preparedStatementCacheQueries",
-    "reWriteBatchedInserts",
-    "loginTimeout",
-    "socketTimeout",
-    "connectTimeout",
-    "tcpKeepAlive",
-    "targetServerType",
-    "loadBalanceHosts",
-    "stringtype",
-    "supa",
-    "workaround",
-)
-_KNOWN = {name.lower(): name for name in _PARAMETERS}
-_SCHEMA = ("schema", "currentSchema", "search_path")
-
 
 class Misspelt(NamedTuple):
     """What is wrong, as a clause about the variable, and what to write instead."""
@@ -141,7 +91,10 @@ _KINDS = (
 
 
 def read(address: str, understood: frozenset[str]) -> Misspelt | None:
-    """Return what is wrong with `address`; None if it is of no kind that is known. libpq knows what is `understood`."""
+    """Return what is wrong with `address`; None if it is of no kind that is known.
+
+    `understood` are the names of the parameters that libpq knows, and of those that are translated for it.
+    """
     if address[:1] in _QUOTES:
         return Misspelt(
             "begins with a quotation mark",
@@ -167,22 +120,7 @@ def read(address: str, understood: frozenset[str]) -> Misspelt | None:
     for kind, reading in _KINDS:
         if kind.match(address):
             return reading
-    return _about_parameters(address, understood)
-
-
-def _about_parameters(address: str, understood: frozenset[str]) -> Misspelt | None:
-    names = _parameters(address, understood)
-    if not names:
-        return _unknown(address, understood)
-    if any(name in _SCHEMA for name in names):
-        remedy = (
-            f"{_WITHOUT} with options=-csearch_path%3DNAME in place of the schema's; MIGRATION_SCHEMA=NAME says where "
-            "the migration history is."
-        )
-    else:
-        remedy = f"{_WITHOUT} without what is for another driver."
-    parameters = "the parameter" if len(names) == 1 else "the parameters"
-    return Misspelt(f"has {parameters} {', '.join(names)}, which PostgreSQL's libpq does not know", remedy)
+    return _unknown(address, understood)
 
 
 _WITHOUT = "The application may keep its DATABASE_URL: set MIGRATION_DATABASE_URL to the same address,"
@@ -197,12 +135,9 @@ def _unknown(address: str, understood: frozenset[str]) -> Misspelt | None:
             return Misspelt(
                 f"has the parameter {name.lower()} in capital letters", f"Write it in small letters: {name.lower()}."
             )
+        if known := next((like for like in understood if like.lower() == name.lower()), None):
+            return Misspelt(f"has the parameter {known} in other capital or small letters", f"Write it as {known}.")
         meant = [like for like in sorted(understood) if name in (like[:at] + like[at + 1 :] for at in range(len(like)))]
-        if name.lower() in _KNOWN:
-            return Misspelt(
-                f"has the parameter {_KNOWN[name.lower()]}, which PostgreSQL's libpq does not know",
-                f"{_WITHOUT} without what is for another driver.",
-            )
         return Misspelt(
             f"has a parameter, number {number}, that PostgreSQL's libpq does not know"
             + (f"; it is almost {meant[0]}" if meant else ""),
@@ -224,12 +159,3 @@ def _names(address: str) -> list[str]:
         names.append(found[1])
         at = found.end()
     return names
-
-
-def _parameters(address: str, understood: frozenset[str]) -> list[str]:
-    """Return the parameters in a URL's query that are another driver's, in their order."""
-    if not re.match("postgres(?:ql)?://", address):
-        return []
-    query = address.partition("?")[2]
-    names = [part.partition("=")[0] for part in query.split("&")]
-    return [_KNOWN[name.lower()] for name in dict.fromkeys(names) if name not in understood and name.lower() in _KNOWN]

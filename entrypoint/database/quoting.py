@@ -12,6 +12,12 @@ With another path an operator, function or type that somebody made in `public` w
 rows would be an answer that looks like any other: `row_security = off` makes it an error.
 """
 
+DEFAULT_PATH = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL search_path TO DEFAULT; "
+    "SELECT pg_catalog.current_setting('search_path'); COMMIT"
+)
+"""Asks for the search_path that the connection began with: the only row of the third result has it."""
+
 
 def our_state(role: str | None) -> tuple[str, ...]:
     """Return the statements that make the session ours to the end of the transaction; all that they set is local.

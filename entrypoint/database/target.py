@@ -8,16 +8,21 @@ from typing import NamedTuple
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from entrypoint.database.address import has_bare_at_sign, is_plausible, of_this_program
-from entrypoint.database.login import attempt
+from entrypoint.database.address import has_bare_at_sign, is_libpqs_own, is_plausible, of_this_program
+from entrypoint.database.answers import StatementError
+from entrypoint.database.login import attempt, failure_of
+from entrypoint.database.quoting import DEFAULT_PATH
 from entrypoint.deadline import Deadline
-from entrypoint.errors import ConfigurationError
+from entrypoint.errors import ConfigurationError, ConnectionLostError
 from entrypoint.redaction import foreign, mask_quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from entrypoint.database.misspelt import Misspelt
     from entrypoint.database.session import Session
+    from entrypoint.database.translation import Translation
 
 
 class Target(NamedTuple):
@@ -29,20 +34,53 @@ class Target(NamedTuple):
     configured: bool
     """Whether somebody has said where to; otherwise it is libpq's own defaults."""
 
+    path: str = ""
+    """The search_path that another driver's address asks for."""
+
     def connect(self, timeout: float) -> Session:
-        """Try once to connect, for `timeout` seconds. Raises Failure."""
-        return attempt(self.conninfo, Deadline(timeout))
+        """Try once to connect, for `timeout` seconds. Raises Failure.
+
+        Raises ConfigurationError if a pooler has dropped the search_path on the way.
+        """
+        deadline = Deadline(timeout)
+        session = attempt(self.conninfo, deadline)
+        if self.path:
+            try:
+                _refuse_another_path(session, self.path, deadline)
+            except BaseException:
+                session.close()
+                raise
+        return session
+
+
+def _refuse_another_path(session: Session, path: str, deadline: Deadline) -> None:
+    try:
+        found = session.query(DEFAULT_PATH, deadline)[2][0][0]
+    except (StatementError, ConnectionLostError) as error:
+        raise failure_of(str(error)) from error
+    if found != path:
+        raise ConfigurationError(
+            "The address sets the search_path, but a pooler on the way drops it (PgBouncer: `options` in "
+            "ignore_startup_parameters)",
+            remedy=DIRECTLY,
+        )
+
+
+DIRECTLY = (
+    "Set MIGRATION_DATABASE_URL to an address that leads to the server directly. Or leave the schema out there, "
+    "and set it for the role: ALTER ROLE … SET search_path = …"
+)
 
 
 def _misspelt(address: str) -> Misspelt | None:
-    from entrypoint.database import misspelt
+    from entrypoint.database import drivers, misspelt
 
-    understood = frozenset(option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults())
-    return misspelt.read(address, understood)
+    libpqs = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+    return misspelt.read(address, frozenset(libpqs | drivers.PARAMETERS.keys()))
 
 
-def target(address: str, variable: str, token: str) -> Target:
-    """Check an address before it is used.
+def target(address: str, variable: str, token: str, *, noted: bool = False) -> Target:
+    """Check an address before it is used; `noted`: what is another driver's in it has been logged already.
 
     Raises ConfigurationError, without libpq's text where that could quote a piece of a password.
     """
@@ -53,29 +91,52 @@ def target(address: str, variable: str, token: str) -> Target:
             remedy="Percent-encode it: @ is %40, / is %2F, % is %25.",
             variable=variable or None,
         )
+    parameters, translation = _read(address, named, variable)
+    if translation is not None and not noted:
+        from entrypoint.database.translation import note
+
+        note(translation)
+    configured = bool(address) or any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
+    conninfo = make_conninfo("", **of_this_program(parameters, token))
+    return Target(conninfo, token, configured, "" if translation is None else translation.path)
+
+
+def _read(address: str, named: str, variable: str) -> tuple[dict[str, Any], Translation | None]:
+    """Return libpq's parameters in an address, and how it was translated if it had to be."""
+    translation, whole, fault = None, address, None
     try:
         parameters = conninfo_to_dict(address)
     except psycopg.ProgrammingError as error:
-        if reading := _misspelt(address):
-            raise ConfigurationError(
-                f"{named} {reading.fault}", remedy=reading.remedy, variable=variable or None
-            ) from None
+        parameters, fault = {}, error
+    if fault or not is_libpqs_own(parameters):
+        from entrypoint.database.translation import Untranslatable, translate
+
+        try:
+            translation = translate(address)
+        except Untranslatable as error:
+            raise ConfigurationError(f"{named} {error.fault}", remedy=error.remedy, variable=variable or None) from None
+        if translation is not None:
+            whole = translation.whole
+            try:
+                parameters, fault = translation.complete(conninfo_to_dict(translation.address), os.environ), None
+            except psycopg.ProgrammingError as error:
+                fault = error
+    if (fault or not is_plausible(parameters)) and (reading := _misspelt(whole)):
+        raise ConfigurationError(f"{named} {reading.fault}", remedy=reading.remedy, variable=variable or None)
+    if fault:
         raise ConfigurationError(
-            f"{named} is malformed: {foreign(mask_quoted(str(error).strip()))}",
+            f"{named} is malformed: {foreign(mask_quoted(str(fault).strip()))}",
             remedy="It must be like postgresql://user:password@host:5432/database, with special characters "
             "percent-encoded, or like: host=… port=… user=… password=… dbname=…",
             variable=variable or None,
-        ) from None
+        )
     if not is_plausible(parameters):
-        if reading := _misspelt(address):
-            raise ConfigurationError(f"{named} {reading.fault}", remedy=reading.remedy, variable=variable or None)
         raise ConfigurationError(
             f"{named} is malformed: its host or port cannot be one",
             remedy="Percent-encode the password's special characters: @ is %40, / is %2F, ? is %3F, % is %25.",
             variable=variable or None,
         )
-    configured = bool(address) or any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
-    return Target(make_conninfo("", **of_this_program(parameters, token)), token, configured)
+    return parameters, translation
 
 
 def database_of(target: Target) -> str:

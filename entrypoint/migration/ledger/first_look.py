@@ -9,11 +9,13 @@ from entrypoint import logs
 from entrypoint.database import libpq
 from entrypoint.database.address import (
     has_bare_at_sign,
+    is_libpqs_own,
     is_plausible,
     leave_out_time_zone,
     of_this_program,
 )
 from entrypoint.database.answers import SILENCE
+from entrypoint.database.quoting import DEFAULT_PATH
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.records import NamedTuple
@@ -55,8 +57,11 @@ class Question:
         self._begun = _thread.allocate_lock()
         self._done = _thread.allocate_lock()
         self._answer: FirstLook | None = None
+        self.noted = False
+        """Whether it has been logged that the address is another driver's."""
+        self._path = ""
         library = libpq.load()
-        parameters = library.parse(address) if library is not None and not has_bare_at_sign(address) else None
+        parameters = self._read(library, address) if library is not None and not has_bare_at_sign(address) else None
         if library is None or parameters is None or not is_plausible(parameters) or _several_hosts(parameters):
             return
         leave_out_time_zone()
@@ -75,6 +80,24 @@ class Question:
             self._begun.acquire(timeout=_HEAD_START)
             # Imported by this thread while the other one logs in, which is to ask as soon as it has.
             from entrypoint.migration.ledger import glance, rows  # noqa: F401
+
+    def _read(self, library: libpq.Libpq, address: str) -> dict[str, str] | None:
+        """Return libpq's parameters; None if the address is none that can be read."""
+        parameters = library.parse(address)
+        if parameters is not None and is_libpqs_own(parameters):
+            return parameters
+        from entrypoint.database.translation import Untranslatable, note, translate
+
+        try:
+            translation = translate(address)
+        except Untranslatable:
+            return None
+        parsed = None if translation is None else library.parse(translation.address)
+        if translation is None or parsed is None:
+            return None
+        note(translation)
+        self.noted, self._path = True, translation.path
+        return translation.complete(parsed, os.environ)
 
     def answer(self) -> FirstLook:
         """Wait for the answer, until the deadline; it does not change any more. Raises nothing but signals."""
@@ -97,7 +120,7 @@ class Question:
         role: str | None,
     ) -> None:
         try:
-            self._found = _look(library, parameters, schema, role, self._deadline, self._begun)
+            self._found = _look(library, parameters, self._path, schema, role, self._deadline, self._begun)
         except libpq.NotConnected as error:
             self._found = FirstLook(connecting_failed=str(error))
         except ConnectionLostError as lost:
@@ -111,6 +134,7 @@ class Question:
 def _look(
     library: libpq.Libpq,
     parameters: Mapping[str, str | int | None],
+    path: str,
     schema: str | None,
     role: str | None,
     deadline: Deadline,
@@ -121,6 +145,8 @@ def _look(
     try:
         connection.log_in(deadline)
         logs.event(logs.DEBUG, "database.connected", f"connected to {connection}", backend=connection.backend_pid)
+        if path and connection.query(DEFAULT_PATH, deadline)[2][0][0] != path:
+            return FirstLook()
         # Imported while the server is at work.
         from entrypoint.migration.ledger.glance import find_tables
         from entrypoint.migration.ledger.rows import as_ledger, ask, ledger_query
