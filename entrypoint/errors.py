@@ -8,6 +8,7 @@
     │   ├── SecondLedgerError    another schema records these migrations already
     │   └── ClosedSchemaError    the ledger's schema may not be used
     ├── MigrationFilesError      the migration files cannot be used; lists every fault
+    │   └── OutOfOrderError          a pending one comes before what is applied, and that is to be refused
     ├── DatabaseUnavailableError no connection, or not one that can be written to
     │   ├── ConnectionLostError  an open connection ended
     │   └── ReadOnlyError        a standby, or a database that is set to read-only
@@ -90,6 +91,12 @@ class MigrationFilesError(EntrypointError):
         """Take all `faults` at once: whoever mends the files wants to see them together. None if that is done."""
         super().__init__(message, remedy=remedy, faults=list(faults) or None)
         self.faults = faults
+
+
+class OutOfOrderError(MigrationFilesError):
+    """A pending migration has a lower number than the newest applied one, and MIGRATION_OUT_OF_ORDER is `refuse`."""
+
+    event = "migration.out_of_order"
 
 
 class DatabaseUnavailableError(EntrypointError):

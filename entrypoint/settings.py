@@ -30,6 +30,7 @@ _VARIABLES = (
     "MIGRATION_LOCK_STALE_MS",
     "MIGRATION_DDL_LOCK_TIMEOUT_MS",
     "MIGRATION_ON_FAILURE",
+    "MIGRATION_OUT_OF_ORDER",
     "MIGRATIONS_DIR",
     "MIGRATION_FILE_LIMIT_MB",
     "MIGRATION_SCHEMA",
@@ -66,6 +67,8 @@ class Settings(NamedTuple):
 
     auto_migrate: bool
     exit_on_failure: bool
+    refuse_out_of_order: bool
+    """Whether a pending migration below the newest applied one ends a run."""
     address: Address
     migrations_dir: str
     file_limit: int
@@ -119,6 +122,7 @@ def _settings(reader: _Reader, *, auto_migrate: bool) -> Settings:
     return Settings(
         auto_migrate=auto_migrate,
         exit_on_failure=reader.choice("MIGRATION_ON_FAILURE", ("start", "exit")) == "exit",
+        refuse_out_of_order=reader.choice("MIGRATION_OUT_OF_ORDER", ("warn", "refuse")) == "refuse",
         address=reader.address("MIGRATION_DATABASE_URL", "DATABASE_URL"),
         migrations_dir=reader.path("MIGRATIONS_DIR") or "migrations",
         file_limit=reader.number("MIGRATION_FILE_LIMIT_MB", DEFAULT_LIMIT_MB, unit="megabytes", example="1024") << 20,

@@ -206,5 +206,6 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
         backup_dir=settings.backup_dir,
         board=Board(len(survey.plan.pending)),
         losses=Losses(),
+        refuse_out_of_order=settings.refuse_out_of_order,
         differences=Differences.told_of(survey.plan),
     )

@@ -37,6 +37,8 @@ class Assignment(NamedTuple):
     """Where to show what is going on."""
     losses: Losses
     """How often the connection was lost, over all that this start does under the lock."""
+    refuse_out_of_order: bool
+    """Whether a pending migration below the newest applied one ends it before anything runs."""
     differences: Differences
     """What the log has been told of files and ledger that do not agree."""
     rehearsal: bool = False

@@ -63,6 +63,8 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
         survey.session.close()
     tell_differences(survey.directory, survey.plan)
     plan = survey.plan
+    if settings.refuse_out_of_order and plan.out_of_order:
+        raise words.out_of_order(plan)
     migrations = prepare(plan.runnable, escapes=escapes)
     if plan.held_back and not plan.runnable:
         raise words.held_back(plan.held_back)
@@ -74,7 +76,8 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     lines = [f"{count(len(plan.runnable), 'migration')} would run:"]
     for look in looks:
         migration = migrations[look.file.number]
-        lines.append(f"  {look.file.name}  ({_describe(migration)})")
+        order = f", after {plan.current:03d} was applied" if look.file in plan.out_of_order else ""
+        lines.append(f"  {look.file.name}  ({_describe(migration)}{order})")
         lines += [f"      {line}" for line in _statements(migration)]
         for finding in in_order([*look.findings, *said.get(look.shown, ())]):
             place = None if finding.line is None else f"line {finding.line}"

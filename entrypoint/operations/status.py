@@ -9,7 +9,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import UNDEFINED_COLUMN, UNDEFINED_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
-from entrypoint.migration.ledger import reading
+from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
@@ -68,6 +68,8 @@ class Status(NamedTuple):
     """Who holds one of the lock's keys and is no holder of ours: nobody can migrate meanwhile."""
     untrusted: str | None = None
     """Why a start would not rely on this ledger, if it would not."""
+    refused: str | None = None
+    """Why a start would not run what is pending, though nothing of it has failed, if it would not."""
 
     @property
     def exit_code(self) -> int:
@@ -103,6 +105,7 @@ class Status(NamedTuple):
                 for one in self.strangers
             ],
             "untrusted": self.untrusted,
+            "refused": self.refused,
             "migrations": [
                 {
                     "number": line.number,
@@ -125,7 +128,8 @@ def read(settings: Settings) -> Status:
         found, place = read_ledger(survey.session, survey.place, settings, Deadline(_PATIENCE))
     finally:
         survey.session.close()
-    return summarise(decide(survey.directory.files, found.rows), found, place)
+    plan = decide(survey.directory.files, found.rows)
+    return summarise(plan, found, place, refuse_out_of_order=settings.refuse_out_of_order)
 
 
 def read_ledger(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> tuple[Reading, Place]:
@@ -164,7 +168,7 @@ def _pinned(place: Place | None, settings: Settings) -> str | None:
     return place.schema if place is not None and place.ledger else settings.schema
 
 
-def summarise(plan: Plan, found: Reading, place: Place) -> Status:
+def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: bool) -> Status:
     """Put files and ledger, compared, together with the rows' details and what was seen of the lock."""
     details = found.details
     strangers = tuple(one for one in found.holders if holder.is_strange(one, found.lock))
@@ -209,6 +213,7 @@ def summarise(plan: Plan, found: Reading, place: Place) -> Status:
         else any(one.guards and one.exclusive and one not in strangers for one in found.holders),
         strangers=strangers,
         untrusted=foreign(place.untrusted) or None,
+        refused="; ".join(words.out_of_order(plan).faults) if refuse_out_of_order and plan.out_of_order else None,
     )
 
 

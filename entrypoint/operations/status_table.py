@@ -44,6 +44,8 @@ _COLOURS = {
 }
 _NO_START = "No start relies on this ledger (exit code 78): connect as the owner, or set MIGRATION_ROLE to it."
 
+_REFUSED = "A start refuses that (exit code 65): rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
+
 
 def print_table(status: Status, output: TextIO, environ: Mapping[str, str]) -> None:
     """Print the answer for a person, as wide as `output` is; in colours if it is a terminal that wants them."""
@@ -84,6 +86,8 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
     console.print()
     if status.untrusted:
         console.print(Text(f"Warning: {clean(status.untrusted)}. {_NO_START}"), soft_wrap=True)
+    if status.refused:
+        console.print(Text(f"Warning: {clean(status.refused)}. {_REFUSED}"), soft_wrap=True)
     console.print(Text(_describe(status)), soft_wrap=True)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 

@@ -101,6 +101,10 @@ _SCHEMAS: dict[str, object] = {
                 **_nullable(_TEXT),
                 "description": "Why a start would not rely on this ledger; null if it would.",
             },
+            "refused": {
+                **_nullable(_TEXT),
+                "description": "Why a start would not run what is pending (MIGRATION_OUT_OF_ORDER=refuse); else null.",
+            },
             "migrations": {"type": "array", "items": {"$ref": "#/components/schemas/Migration"}},
             "database": {**_TEXT, "description": "Its name."},
             "takenAt": _TIME,

@@ -77,7 +77,8 @@ class Reader:
         taken = time.time()
         try:
             reading, place = self._reading()
-            status = summarise(decide(self.files(), reading.rows), reading, place)
+            plan = decide(self.files(), reading.rows)
+            status = summarise(plan, reading, place, refuse_out_of_order=self._settings.refuse_out_of_order)
         except EntrypointError as error:
             found = snapshot.of_failure(error, database=self.database, taken=taken)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the service

@@ -213,9 +213,8 @@ def _poll(tone: Tone) -> int:
 
 def _verdict(status: Status) -> tuple[Tone, str, str]:
     """Return the banner: a tone, a headline that changes when something has happened, and a sentence."""
-    if status.untrusted:
-        remedy = "No start relies on it: connect as the owner, or set MIGRATION_ROLE to it."
-        return "bad", "The migration history is not to be trusted", f"{wording.report(status.untrusted)}. {remedy}"
+    if status.untrusted or status.refused:
+        return _no_start(status)
     at = f"At version {status.current}" if status.applied else "Nothing is applied yet"
     todo = count(status.pending, "migration")
     if at_work(status) and status.pending:
@@ -230,6 +229,14 @@ def _verdict(status: Status) -> tuple[Tone, str, str]:
         verb = "is" if status.pending == 1 else "are"
         return "pending", f"{todo} {verb} pending", f"{at}; the files go up to version {status.latest}."
     return _fine(status)
+
+
+def _no_start(status: Status) -> tuple[Tone, str, str]:
+    if status.untrusted:
+        remedy = "No start relies on it: connect as the owner, or set MIGRATION_ROLE to it."
+        return "bad", "The migration history is not to be trusted", f"{wording.report(status.untrusted)}. {remedy}"
+    remedy = "Rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
+    return "bad", "A start refuses what is pending", f"{wording.report(status.refused or '')}. {remedy}"
 
 
 def _fine(status: Status) -> tuple[Tone, str, str]:

@@ -207,6 +207,17 @@ def test_a_ledger_that_is_made_later_is_found(scene: Scene, serve: Serve) -> Non
     serving.data_when(lambda data: data["currentVersion"] == 1)
 
 
+def test_what_a_start_would_refuse_is_told(scene: Scene, serve: Serve) -> None:
+    scene.write({"001_a.sql": "", "003_c.sql": ""})
+    scene.migrated()
+    serving = serve(scene.database.url, MIGRATION_OUT_OF_ORDER="refuse")
+    assert serving.data()["refused"] is None
+    scene.write({"002_b.sql": ""})
+    data = serving.data_when(lambda data: data["refused"])
+    assert data["refused"] == "002_b.sql is not applied, and 003_c.sql is, which comes after it"
+    assert "A start refuses what is pending" in page_of(serving)
+
+
 @pytest.mark.case("C2")
 def test_whose_the_ledger_is_is_told_and_asked_again(scene: Scene, serve: Serve) -> None:
     scene.write({"001_a.sql": ""})

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULTS = Settings(
     auto_migrate=True,
     exit_on_failure=False,
+    refuse_out_of_order=False,
     address=Address("", ""),
     migrations_dir="migrations",
     schema=None,
@@ -74,6 +75,8 @@ def test_the_documented_defaults() -> None:
         ({"MIGRATION_PROBE_PORT": "8081"}, {"probe_port": 8081}),
         ({"MIGRATION_ON_FAILURE": "EXIT"}, {"exit_on_failure": True}),
         ({"MIGRATION_ON_FAILURE": "start"}, {}),
+        ({"MIGRATION_OUT_OF_ORDER": "Refuse"}, {"refuse_out_of_order": True}),
+        ({"MIGRATION_OUT_OF_ORDER": "warn"}, {}),
         ({"DB_CONNECT_ATTEMPTS": "1"}, {"connect": ConnectPolicy(1, 1.0, 5.0)}),
         ({"DB_CONNECT_BACKOFF_MS": "250"}, {"connect": ConnectPolicy(5, 0.25, 5.0)}),
         ({"DB_CONNECT_TIMEOUT_MS": "1"}, {"connect": ConnectPolicy(5, 1.0, 0.001)}),
@@ -126,12 +129,13 @@ def test_every_fault_is_listed() -> None:
     environ = {
         "DB_CONNECT_ATTEMPTS": "x",
         "MIGRATION_ON_FAILURE": "x",
+        "MIGRATION_OUT_OF_ORDER": "x",
         "MIGRATION_LOCK_STALE_MS": "x",
         "DATABASE_URL": "host=a",
         "DATABASE_URL_FILE": "/no/such/file",
     }
-    assert len(faults(environ)) == 4
-    assert len(faults(environ, asked_for=True)) == 4
+    assert len(faults(environ)) == 5
+    assert len(faults(environ, asked_for=True)) == 5
 
 
 def test_without_migrations_nothing_else_is_looked_at() -> None:

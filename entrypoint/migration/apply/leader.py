@@ -204,6 +204,8 @@ class Leader:
         """Survey again, now that nobody else can change it; return also the migrations that may run, in order."""
         plan = self._survey(self._clocks.turn_to())
         self._assignment.differences.tell(plan)
+        if self._assignment.refuse_out_of_order and plan.out_of_order:
+            raise words.out_of_order(plan)
         self._tell_out_of_order(plan)
         # Somebody may have deleted a failed row since the first survey.
         others = (file for file in plan.runnable if file.number not in self._prepared)

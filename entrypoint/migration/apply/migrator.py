@@ -9,6 +9,7 @@ from entrypoint.deadline import pause
 from entrypoint.errors import ConnectionLostError, EntrypointError, LeaseLostError
 from entrypoint.migration.apply.leader import Applied, Leader
 from entrypoint.migration.apply.outside import refuse_behind_pooler
+from entrypoint.migration.ledger import words
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.script.prepare import prepare
 
@@ -43,6 +44,8 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     stays. All waiting together is bounded by `assignment.lock`, all work by `assignment.apply` and by what the files
     declare for themselves.
     """
+    if assignment.refuse_out_of_order and plan.out_of_order:
+        raise words.out_of_order(plan)
     prepared = prepare(plan.runnable, escapes=session.escapes)
     refuse_behind_pooler(prepared.values(), session, place)
     backup_first = None

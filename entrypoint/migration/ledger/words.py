@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoint.errors import LockTimeoutError, MigrationHeldBackError
+from entrypoint.errors import LockTimeoutError, MigrationHeldBackError, OutOfOrderError
 from entrypoint.migration.ledger.place import HOLDER_COLUMNS
 from entrypoint.migration.ledger.reading import BACKUP
 from entrypoint.migration.ledger.writing import nothing
@@ -11,6 +11,7 @@ from entrypoint.redaction import foreign, foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import Guardian, LockRow
     from entrypoint.migration.ledger.rows import LedgerRow
 
@@ -128,4 +129,20 @@ def held_back(row: LedgerRow) -> MigrationHeldBackError:
         f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'.",
         version=row.number,
         file=row.filename,
+    )
+
+
+def out_of_order(plan: Plan) -> OutOfOrderError:
+    """Return the error for pending migrations that come before the newest applied one, where that is refused."""
+    newest = max(plan.applied, key=lambda row: row.number)
+    faults = tuple(
+        f"{file.name} is not applied, and {foreign(newest.filename)} is, which comes after it"
+        for file in plan.out_of_order
+    )
+    return OutOfOrderError(
+        f"{faults[0]}{f' (and {len(faults) - 1} more like it)' if faults[1:] else ''}; it was not run "
+        "(MIGRATION_OUT_OF_ORDER=refuse)",
+        faults=faults,
+        remedy=f"Rename it: give it a number above {newest.number:03d}, as `entrypoint new` would. Or set "
+        "MIGRATION_OUT_OF_ORDER=warn to run it all the same.",
     )

@@ -98,6 +98,8 @@ def rehearse(
     `rehearsed` holds what went well, even if an EntrypointError is raised because something did not. A lost lock or
     connection ends it: whoever asked for a rehearsal is there to ask again.
     """
+    if assignment.refuse_out_of_order and plan.out_of_order:
+        raise words.out_of_order(plan)
     prepared = prepare(plan.runnable, escapes=session.escapes)
     if plan.held_back and not plan.runnable:
         raise words.held_back(plan.held_back)
