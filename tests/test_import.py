@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from entrypoint.errors import ConfigurationError
-from entrypoint.operations.importing.writing import move
-from scene import Scene, only_error
+from entrypoint.operations.importing import texts
+from entrypoint.operations.importing.naming import Target
+from entrypoint.operations.importing.values import UnreadableError
+from entrypoint.operations.importing.writing import move, staged
+from scene import Scene, only_error, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -371,6 +374,23 @@ def test_a_wrong_command_line(words: tuple[str, ...], run_entrypoint: Start) -> 
     assert "import" in only_error(run)["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("name", "tool", "other", "whose"),
+    [
+        ("a/up.sql", "diesel", "", "diesel"),
+        ("a/migration.sql", "prisma", " (or drizzle)", "Prisma or Drizzle"),
+        ("a/x.sql", "", "", ""),
+    ],
+)
+def test_another_tools_directories_are_known_where_there_is_nothing_else(
+    name: str, tool: str, other: str, whose: str, there: Path, database: Database, run_entrypoint: Start
+) -> None:
+    write(there, {name: "SELECT 1;"})
+    run = run_entrypoint("migrate", env={"DATABASE_URL": database.url, "MIGRATIONS_DIR": str(there)}).ok()
+    helps = f"; entrypoint import --from {tool} {there}{other} takes over those of {whose} in its subdirectories"
+    assert f"there are no migrations in {str(there)!r}{helps if tool else ''}" in warnings(run)
+
+
 # --- On the disk ----------------------------------------------------------------------------------------
 
 
@@ -380,6 +400,22 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written"):
         move(str(stage), str(into), ["001_a.sql", "rollback/001_a.sql", "002_gone.sql"])
     assert not into.parent.exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UnreadableError("001_a.sql", "gone")])
+def test_an_interruption_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
+    class Source:
+        paths = ("001_a.sql", "002_b.sql")
+
+        def content(self, path: str) -> bytes:
+            if path == "002_b.sql":
+                raise error
+            return b"SELECT 1;"
+
+    targets = [Target(path, texts.whole(path, b"SELECT 1;"), ()) for path in Source.paths]
+    with pytest.raises((KeyboardInterrupt, ConfigurationError)), staged(str(tmp_path), targets, Source()):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_was_made_a_moment_ago_stays(tmp_path: Path) -> None:

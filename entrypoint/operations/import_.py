@@ -192,13 +192,19 @@ def _whose(sign: Sign) -> str:
 def _nothing(wishes: Wishes, tool: Tool, limit: int) -> UsageError:
     """Return the error for a directory without any migration, which may be the one above."""
     names = [*tool.usual, *sorted(entry.name for entry in os.scandir(wishes.directory) if entry.is_dir())]
-    for path in (os.path.join(wishes.directory, name) for name in names):
-        if os.path.isdir(path) and tool.read(_Recording(Folder(path, tool.depth, limit))).migrations:
-            remedy = f"Did you mean the directory below? entrypoint import --from {wishes.tool} {path}"
-            break
+    below = next((path for name in names if _has_some(path := os.path.join(wishes.directory, name), tool, limit)), None)
+    if below is not None:
+        remedy = f"Did you mean the directory below? entrypoint import --from {wishes.tool} {below}"
     else:
         remedy = "Name the directory in which they are; docs/commands/import.md says what they look like."
     return UsageError(f"{wishes.directory!r} has no migrations of {tools.shown(wishes.tool)}", remedy=remedy)
+
+
+def _has_some(path: str, tool: Tool, limit: int) -> bool:
+    try:
+        return bool(tool.read(_Recording(Folder(path, tool.depth, limit))).migrations)
+    except OSError:
+        return False
 
 
 def _unspeakable(reading: Reading) -> Iterator[Fault]:

@@ -77,5 +77,5 @@ def test_the_one_line_that_helps_where_there_is_one(text: str) -> None:
 
 def test_commands_for_tools_that_are_known_by_their_names() -> None:
     assert import_command("Flyway") == "entrypoint import --from flyway DIR"
-    assert import_command("golang-migrate or sqlx") == "entrypoint import --from golang-migrate|sqlx DIR"
+    assert import_command("golang-migrate or sqlx") == "entrypoint import --from golang-migrate DIR (or sqlx)"
     assert not import_command("tern")

@@ -158,6 +158,13 @@ def test_goose_numbers_twice() -> None:
     assert said.startswith("00001_b.sql and 1_a.sql: 2 migrations have the version 1")
 
 
+def test_goose_loses_a_line_after_an_empty_block() -> None:
+    text = f"{UP}{BEGIN}-- SELECT 0;\n{END}SELECT 1;\nSELECT 2;\n"
+    reading, source = read("goose", {"001_a.sql": text})
+    assert source.taken(reading.migrations[0].forward) == "-- SELECT 0;\nSELECT 1;\nSELECT 2;\n"
+    assert reasons(reading)["001_a.sql"].startswith("goose passes over the line after 4, as the block that ends there")
+
+
 def test_what_goose_has_and_we_have_not() -> None:
     files = {
         "1_a.go": "package x",

@@ -277,7 +277,7 @@ def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[FileFault]:
 
 def _warnings(path: str, files: list[MigrationFile]) -> list[str]:
     if not files:
-        return [f"there are no migrations in {path!r}"]
+        return [f"there are no migrations in {path!r}{_subdirectories_of_another_tool(path)}"]
     missing = [
         f"{before.number + 1:03d}"
         if after.number - before.number == 2
@@ -287,3 +287,11 @@ def _warnings(path: str, files: list[MigrationFile]) -> list[str]:
         if after.number - before.number > 1 and not is_timestamp(after.number)
     ]
     return [f"there is a gap in the numbers: no migration {', '.join(missing)}"] if missing else []
+
+
+def _subdirectories_of_another_tool(path: str) -> str:
+    """Return, as the end of a sentence, whose migrations are in directories of their own below this one."""
+    from entrypoint.migration.script.foreign import import_command, of_directories
+
+    tool = of_directories(path)
+    return f"; {import_command(tool, path)} takes over those of {tool} in its subdirectories" if tool else ""

@@ -6,6 +6,8 @@ back in a file of its own would be a migration like any other.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from typing import NamedTuple
 
@@ -34,9 +36,12 @@ _IMPORTED = {
     "goose": "goose",
     "dbmate": "dbmate",
     "sql-migrate": "sql-migrate",
-    "golang-migrate or sqlx": "golang-migrate|sqlx",
+    "golang-migrate or sqlx": "golang-migrate",
     "Flyway": "flyway",
+    "diesel": "diesel",
+    "Prisma or Drizzle": "prisma",
 }
+_IN_DIRECTORIES = {"up.sql": "diesel", "migration.sql": "Prisma or Drizzle"}
 _MARK = re.compile("^(?:" + "|".join(f"({mark})" for mark in _MARKS.values()) + ")", re.MULTILINE | re.IGNORECASE)
 
 _SPLIT = re.compile(r"(\d+)_(.+)\.(up|down)\.sql", re.IGNORECASE | re.DOTALL)
@@ -100,10 +105,21 @@ def mark_in(text: str) -> ScriptFault | None:
     return ScriptFault(mark.offset, mark.number, message)
 
 
-def import_command(tool: str) -> str:
+def import_command(tool: str, directory: str = "DIR") -> str:
     """Return the command that takes over the files of `tool`, as it is called here; empty if there is none."""
     name = _IMPORTED.get(tool)
-    return f"entrypoint import --from {name} DIR" if name else ""
+    other = tool.partition(" or ")[2].lower()
+    return f"entrypoint import --from {name} {directory}{f' (or {other})' if other else ''}" if name else ""
+
+
+def of_directories(path: str) -> str:
+    """Return which tool has a directory for each migration below `path`; empty if none has."""
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            for name, tool in _IN_DIRECTORIES.items():
+                if os.path.isfile(os.path.join(entry.path, name)):
+                    return tool
+    return ""
 
 
 def of_another_tool(name: str) -> ForeignName | None:

@@ -50,6 +50,9 @@ def read(source: Source) -> Reading:
             reason = f"it takes values from the environment (ENVSUB ON) in line {file.substituted}"
             found.append(one._replace(why=Why(reason, "Write it with the values in their places")))
             continue
+        if file.lost:
+            reason = f"goose passes over the line after {file.lost}, as the block that ends there has no statement"
+            left.append(Left(path, Why(reason, "The line is taken over: remove it here if it is not to run.")))
         back = Part(path, file.back, file.no_transaction) if texts.has_statements(content, file.back) else None
         if back is None and file.has_back:
             left.append(texts.no_way_back(path))
@@ -81,6 +84,8 @@ class _File:
         # The line of the StatementBegin that is open; 0 if none is.
         self._block = 0
         self.no_transaction = False
+        self.lost = 0
+        """The first StatementEnd of a block without a statement: goose passes over the line after it."""
         self.substituted = 0
         """The first line with a variable that goose would replace; 0 if there is none."""
         begin = 0
@@ -129,6 +134,9 @@ class _File:
             return allowed
         else:
             opens = command == "statementbegin"
+            block = self._pieces[self._direction][-1:]
+            if not opens and not self.lost and not texts.has_statements(self._content, block):
+                self.lost = line
             allowed = bool(self._direction) and bool(self._block) != opens
             self._block = line if opens else 0
             return allowed

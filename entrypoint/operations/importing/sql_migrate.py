@@ -75,9 +75,9 @@ def _parse(content: bytes) -> _File | Fault:
         line = texts.line_of(content, mark.start())
         if not command:
             return Fault((), "sql-migrate refuses it, too: a mark without a command", line)
-        pieces[direction].append(
-            texts.closed(content, begin, mark.start()) if command == "StatementEnd" else Piece(begin, mark.start())
-        )
+        closes = block and command == "StatementEnd"
+        piece = texts.closed(content, begin, mark.start()) if closes else Piece(begin, mark.start())
+        pieces[direction].append(piece)
         begin = mark.end()
         if command in outside:
             direction = command

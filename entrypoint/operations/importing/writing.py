@@ -8,6 +8,7 @@ import secrets
 import shutil
 
 from entrypoint.errors import ConfigurationError
+from entrypoint.operations.importing.values import UnreadableError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ def staged(parent: str, targets: Iterable[Target], source: Source) -> Iterator[s
             os.makedirs(os.path.dirname(path), exist_ok=True)
             _write(path, target, source.content(target.part.path))
         yield stage
+    except UnreadableError as error:
+        raise ConfigurationError(
+            f"{error.args[0]!r} cannot be read any more: {error.args[1]}; nothing was written", remedy="Import again."
+        ) from error
     except OSError as error:
         raise _cannot_write(error.filename or parent, error) from error
     finally:
