@@ -12,13 +12,13 @@ RUNS ?= 100
 SECONDS ?= 60
 PG ?= 16
 
-.PHONY: demo test test-pg19 test-images requirements check format bench bench-peers bench-images folder soak fuzz screenshots clean
+.PHONY: demo test test-pg19 test-images tools test-tools requirements check format bench bench-peers bench-images folder soak fuzz screenshots clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
 
 test: $(VENV)/test.done  ## against real servers; THOROUGH=1 or CI=true for all of it, TESTS=tests/test_lock.py for a part
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not text" --ignore=tests/images $(if $(THOROUGH),--thorough) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not text" --ignore=tests/images --ignore=tests/tools $(if $(THOROUGH),--thorough) $(TESTS)
 
 test-pg19: $(VENV)/test.done  ## install PostgreSQL 19 for the tests, by mmdebstrap, and run them against it
 	.ci/install-postgresql-19
@@ -27,13 +27,19 @@ test-pg19: $(VENV)/test.done  ## install PostgreSQL 19 for the tests, by mmdebst
 test-images: $(VENV)/test.done  ## the container images, with an engine of our own; needs root, see CONTRIBUTING.md
 	$(BIN)/python -m pytest $(or $(TESTS),tests/images)
 
+tools: $(VENV)/test.done  ## the migration tools that test-tools needs, into .tools; QUICK=1: those that take seconds
+	$(BIN)/python -m tests.tools.install $(if $(QUICK),--quick)
+
+test-tools: tools  ## other migration tools make migrations and a history, and ours goes on; see CONTRIBUTING.md
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(or $(TESTS),tests/tools)
+
 check: $(VENV)/check.done $(VENV)/test.done  ## types, lint, format, and the tests that only read texts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy compose/shop/version1
 	$(BIN)/mypy compose/shop/version2
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m text --ignore=tests/images
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m text --ignore=tests/images --ignore=tests/tools
 
 format: $(VENV)/check.done
 	$(BIN)/ruff check --fix .

@@ -17,6 +17,9 @@ _HEAD = re.compile(
     re.MULTILINE,
 )
 
+# It writes these where the first object comes that needs them.
+_SETTING = re.compile(r"^SET default_\w+ = .*\n", re.MULTILINE)
+
 OURS = frozenset(
     {
         "schema_migrations",
@@ -43,7 +46,7 @@ def contents(database: Database, without: Collection[str]) -> str:
         words = {re.sub(r"\(.*", "", word) for word in head["name"].split()} | {head["schema"]}
         of_theirs = words & set(without) or any(word.startswith(f"{name}_") for word in words for name in without)
         if not of_theirs:
-            kept.append(text[head.start() : end].strip())
+            kept.append(_SETTING.sub("", text[head.start() : end]).strip())
     return "\n\n".join(kept) + "\n"
 
 

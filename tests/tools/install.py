@@ -106,7 +106,7 @@ def install(home: Path, *, quick: bool = False) -> list[str]:
             started = time.monotonic()
             try:
                 if part.wanted not in there:
-                    part.install(home / part.folder)
+                    _twice(part.install, home / part.folder)
                     print(f"{time.monotonic() - started:5.1f} s  {part.wanted}", flush=True)
                 done.append(part.wanted)
             except InstallationError as error:
@@ -118,6 +118,14 @@ def install(home: Path, *, quick: bool = False) -> list[str]:
         installed = [wanted for done in pool.map(work, series) for wanted in done]
     record.write_text(json.dumps(sorted(there | set(installed)), indent=1) + "\n")
     return problems
+
+
+def _twice(install: Callable[[Path], None], folder: Path) -> None:
+    """Install; once more if that fails, as a registry may be out of sorts for a moment."""
+    try:
+        install(folder)
+    except InstallationError:
+        install(folder)
 
 
 def _go(package: str, tags: str) -> Callable[[Path], None]:

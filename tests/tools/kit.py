@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -101,6 +102,10 @@ class Tool(ABC):
         yield
         for path, content in hidden:
             path.write_bytes(content)
+
+    def take(self, directory: Path) -> None:
+        """Take migrations that somebody else has written."""
+        shutil.copytree(directory, self.directory)
 
     @abstractmethod
     def up(self, url: str) -> str:

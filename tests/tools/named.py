@@ -149,7 +149,7 @@ class Diesel(Tool):
         before = set(self.directory.glob("*")) if self.directory.exists() else set()
         self._run("postgres://nowhere/none", "generate", step.name)
         created = only(sorted(set(self.directory.glob("*")) - before))
-        version = f"2024-01-01-00{number:02d}00"
+        version = f"2024-01-01-00{number:02d}00-0000"
         created = created.rename(created.with_name(f"{version}_{step.name}"))
         (created / "up.sql").write_text(step.up)
         (created / "down.sql").write_text(step.down)

@@ -54,6 +54,10 @@ class Prisma(NodeTool):
         (self.directory / version / "migration.sql").write_text(step.up)
         return version
 
+    def take(self, directory: Path) -> None:
+        super().take(directory)
+        shutil.copy(FILES / "schema.prisma", self.directory.parent)
+
     def path(self, version: str) -> Path:
         return self.directory / version / "migration.sql"
 

@@ -1,0 +1,33 @@
+"""What the tests of the tools have in common."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import missing
+from tools import HOME
+
+if TYPE_CHECKING:
+    from tools.kit import Tool
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give these tests time: each starts other people's programs a dozen times, some of them on Java or Node.js."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(600))
+
+
+def need(kind: type[Tool], project: Path) -> Tool:
+    """Return the tool; skip the test if it is not here, or fail in CI if it is one that CI must have."""
+    tool = kind(HOME, project)
+    reason = tool.missing()
+    if reason and not kind.quick and os.environ.get("CI") == "true":
+        pytest.skip(f"{reason}; to build it takes minutes, so CI does not")
+    if reason:
+        missing(reason)
+    return tool

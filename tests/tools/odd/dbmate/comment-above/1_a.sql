@@ -1,0 +1,5 @@
+-- what it is
+
+-- migrate:up
+create table a (i int);
+-- migrate:down

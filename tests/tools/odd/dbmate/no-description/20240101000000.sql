@@ -1,0 +1,3 @@
+-- migrate:up
+create table a (i int);
+-- migrate:down

@@ -1,0 +1,4 @@
+-- migrate:up
+create table a (i int);
+-- migrate:down
+drop table a;

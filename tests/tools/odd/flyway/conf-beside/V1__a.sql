@@ -1,0 +1,2 @@
+CREATE TABLE a (i int);
+CREATE INDEX ai ON a (i);

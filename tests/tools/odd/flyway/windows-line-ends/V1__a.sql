@@ -1,0 +1,4 @@
+﻿CREATE TABLE a (i int);
+CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+ RETURN 1;
+END $$;

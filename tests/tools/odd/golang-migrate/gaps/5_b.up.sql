@@ -1,0 +1,2 @@
+CREATE TABLE b (i int);
+-- the end

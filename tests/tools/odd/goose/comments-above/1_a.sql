@@ -1,0 +1,5 @@
+-- goose postgres://me:{password}@host/x
+-- what; it is
+
+-- +goose Up
+CREATE TABLE a (i int);

@@ -1,0 +1,7 @@
+-- +goose Up
+-- +goose StatementBegin
+DO $$ BEGIN
+  PERFORM 1; -- + goose
+  CREATE TABLE b (x text);
+END $$;
+-- +goose StatementEnd

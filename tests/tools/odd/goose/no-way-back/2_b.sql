@@ -1,0 +1,3 @@
+-- +goose Up
+CREATE TABLE b (i int);
+-- +goose Down

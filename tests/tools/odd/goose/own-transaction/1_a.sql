@@ -1,0 +1,6 @@
+-- +goose NO TRANSACTION
+-- +goose Up
+BEGIN;
+CREATE TABLE a (i int);
+COMMIT;
+CREATE INDEX CONCURRENTLY ai ON a (i);

@@ -1,0 +1,9 @@
+-- +migrate Up notransaction
+-- +migrate StatementBegin
+BEGIN;
+CREATE TABLE a (i int);
+COMMIT;
+-- +migrate StatementEnd
+
+-- +migrate Down notransaction
+DROP TABLE a;

@@ -1,0 +1,4 @@
+-- +migrate Up
+CREATE TABLE c (i int);
+-- +migrate Down
+DROP TABLE c;

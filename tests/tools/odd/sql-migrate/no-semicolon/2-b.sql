@@ -1,0 +1,4 @@
+-- +migrate Up
+CREATE TABLE b (i int);
+-- +migrate Down
+DROP TABLE b;

@@ -1,0 +1,7 @@
+-- squawk-ignore-file
+/* what
+   it is */
+-- +migrate Up
+CREATE TABLE a (i int);
+-- +migrate Down
+DROP TABLE a;

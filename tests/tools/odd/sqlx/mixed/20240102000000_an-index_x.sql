@@ -1,0 +1,2 @@
+-- no-transaction
+CREATE INDEX CONCURRENTLY ai ON a (i);

@@ -1,0 +1,2 @@
+create index concurrently ai on a (i);
+create table b (i int);

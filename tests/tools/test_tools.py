@@ -1,0 +1,128 @@
+"""From ten tools to this program: the tool itself makes the migrations and the history, and ours goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from kit.databases import Database
+from tools.conftest import need
+from tools.dumps import OURS, contents
+from tools.everyone import TOOLS
+from tools.steps import five
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import Servers
+    from demo.postgres import Server
+    from kit.processes import Run
+    from tools.kit import Tool
+
+
+def kinds(*wanted: type[Tool]) -> pytest.MarkDecorator:
+    """Run a test with each of these tools, all tests of one in one process (`--dist loadgroup`)."""
+    cases = [pytest.param(kind, id=kind.__name__, marks=pytest.mark.xdist_group(kind.__name__)) for kind in wanted]
+    return pytest.mark.parametrize("kind", cases)
+
+
+any_tool = kinds(*TOOLS)
+
+
+class Prepared(NamedTuple):
+    """A tool with five migrations, and two databases to be copied: where it applied three of them, and all."""
+
+    tool: Tool
+    three: Database
+    five: Database
+
+
+@pytest.fixture(scope="session")
+def prepare(
+    servers_by_version: Servers, _chosen_version: int, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[type[Tool]], Prepared]:
+    """Return a function that lets a tool do its part; once for all tests of this process."""
+    server = servers_by_version[_chosen_version]
+    done: dict[type[Tool], Prepared] = {}
+
+    def three_of_five(kind: type[Tool]) -> Prepared:
+        tool = need(kind, tmp_path_factory.mktemp(kind.__name__))
+        three, all_five = (Database(server, f"{kind.__name__}_{part}".lower()) for part in ("three", "five"))
+        for database in (three, all_five):
+            server.create_database(database.name)
+        steps = five(alone=tool.can_be_alone)
+        for step in steps[:3]:
+            tool.add(step)
+        tool.up(three.url)
+        for step in steps[3:]:
+            tool.add(step)
+        tool.up(all_five.url)
+        return Prepared(tool, three, all_five)
+
+    def prepare(kind: type[Tool]) -> Prepared:
+        if kind not in done:
+            done[kind] = three_of_five(kind)
+        return done[kind]
+
+    return prepare
+
+
+class Road(NamedTuple):
+    """A tool's migrations as files of ours, a database where it applied three of them, and one where it applied all."""
+
+    tool: Tool
+    ours: Database
+    theirs: Database
+    run: Callable[..., Run]
+
+    def start(self, *command: str, **more: str) -> Run:
+        """Start the program; where the tool's table has the name of ours, it has a schema of its own."""
+        apart = {"MIGRATION_SCHEMA": "entrypoint"} if self.tool.shares_our_name else {}
+        return self.run(*command, env={"DATABASE_URL": self.ours.url, **apart, **more})
+
+    def contents(self, database: Database) -> str:
+        """Return what is in a database, but for what the tool and this program keep for themselves."""
+        kept = contents(database, OURS | set(self.tool.table.split(".")))
+        assert "CREATE TABLE public.account" in kept, "nothing is left to compare"
+        return kept
+
+    def ledger(self) -> list[tuple[int, str]]:
+        """Return numbers and states of ours."""
+        schema = "entrypoint" if self.tool.shares_our_name else "public"
+        return self.ours.rows(f"SELECT migration_number, status FROM {schema}.schema_migrations ORDER BY 1")
+
+
+@pytest.fixture
+def road(
+    kind: type[Tool],
+    prepare: Callable[[type[Tool]], Prepared],
+    server: Server,
+    run_entrypoint: Callable[..., Run],
+) -> Iterator[Road]:
+    """Copy what the tool has done, and import its migrations."""
+    tool, three, all_five = prepare(kind)
+    ours, theirs = Database(server, "ours"), Database(server, "theirs")
+    for copy, template in ((ours, three), (theirs, all_five)):
+        copy.drop()
+        server.create_database(copy.name, template=template.name)
+        copy.execute("CREATE SCHEMA entrypoint")
+    run_entrypoint("import", "--from", tool.name, tool.directory, "--into", "migrations").ok()
+    yield Road(tool, ours, theirs, run_entrypoint)
+    for copy in (ours, theirs):
+        copy.drop()
+
+
+def empty_database(database: Database) -> None:
+    """Make a database anew, with the schema that some tests have the ledger in."""
+    database.drop()
+    database.server.create_database(database.name)
+    database.execute("CREATE SCHEMA entrypoint")
+
+
+@any_tool
+def test_import_makes_files_that_do_what_the_tool_does(road: Road) -> None:
+    empty_database(road.ours)
+    road.start("migrate").ok()
+    assert [status for _, status in road.ledger()] == ["completed"] * 5
+    assert road.contents(road.ours) == road.contents(road.theirs)
