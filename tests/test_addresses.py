@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -11,14 +15,13 @@ import psycopg
 import pytest
 
 from conftest import missing
-from demo.postgres import HOST, Server
+from demo.postgres import HOST, Owner, Server, installations
 from entrypoint.database.quoting import identifier
 from kit.migrations import write_migrations
 from kit.pooler import executable, pooler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from kit.databases import Database
     from kit.processes import Run
@@ -254,3 +257,96 @@ def test_a_pooler_that_drops_the_schema(
         run_entrypoint("migrate", env={"DATABASE_URL": database.url}).ok()
         start = run_entrypoint("run", "--", "true", env={"DATABASE_URL": url}).ok()
         assert start.outcome == "failed", start.report()
+
+
+# --- TLS ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encrypted() -> Iterator[tuple[Server, Path, Path]]:
+    """Return a server with TLS, the file of its certificate, which nobody has signed, and another certificate's."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        missing("no openssl, to make a certificate")
+    if 15 not in installations():
+        missing("no PostgreSQL 15, as the embedded one knows no TLS")
+    owner = Owner.choose()
+    # Not below pytest's own folder, which only our account may enter.
+    with tempfile.TemporaryDirectory(prefix="certificates-") as name:
+        folder = Path(name)
+        for label in ("server", "other"):
+            command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+            files = ["-keyout", f"{folder}/{label}.key", "-out", f"{folder}/{label}.crt"]
+            subprocess.run([*command, *files], capture_output=True, check=True)
+        key = folder / "server.key"
+        key.chmod(0o600)
+        for path in (folder, *folder.iterdir()):
+            owner.take(path)
+        own = folder / "server.crt"
+        with Server(15, settings={"ssl": "on", "ssl_cert_file": str(own), "ssl_key_file": str(key)}) as server:
+            yield server, own, folder / "other.crt"
+
+
+URL = "://postgres@localhost:{port}/postgres?hostaddr=127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "verified"),
+    [
+        ("postgresql" + URL + "&sslmode=no-verify", False),
+        ("postgresql" + URL + "&ssl=true&max=5", False),
+        ("postgresql" + URL + "&sslaccept=accept_invalid_certs&sslmode=require&sslcert=/no/such.pem", False),
+        ("postgresql" + URL + "&sslaccept=strict&sslcert={authority}", True),
+        ("postgresql+asyncpg" + URL + "&ssl=require", False),
+        ("postgresql+asyncpg" + URL + "&ssl=verify-full&sslrootcert={authority}", True),
+        ("postgresql+asyncpg" + URL + "&ssl=true&sslrootcert={authority}", True),
+        ("postgres+ssl" + URL + "&ssl-mode=verify-ca&ssl-ca={authority}", True),
+        ("jdbc:postgresql" + URL.replace("postgres@", "") + "&user=postgres&ssl=true&sslrootcert={authority}", True),
+        ("jdbc:postgresql" + URL.replace("postgres@", "") + "&user=postgres&ssl=true&sslmode=require", False),
+    ],
+)
+def test_the_server_is_verified_where_the_driver_verifies_it(
+    encrypted: tuple[Server, Path, Path],
+    run_entrypoint: Start,
+    migrations_dir: Path,
+    tmp_path: Path,
+    address: str,
+    verified: bool,  # noqa: FBT001
+) -> None:
+    del migrations_dir  # empty, and there
+    server, own, other = encrypted
+
+    def version(url: str) -> Run:
+        return run_entrypoint("version", env={"DB_CONNECT_ATTEMPTS": "1", "HOME": str(tmp_path), "DATABASE_URL": url})
+
+    right = address.format(port=server.port, authority=own)
+    version(right).ok()
+    stranger = version(right.replace(str(own), str(other)))
+    assert stranger.wait() == (69 if verified else 0), stranger.report()
+    renamed = version(right.replace("localhost", "elsewhere.invalid"))
+    assert renamed.wait() == (69 if verified and "verify-ca" not in address else 0), renamed.report()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql" + URL + "&sslaccept=strict",
+        "postgresql+asyncpg" + URL + "&ssl=true",
+        "ecto" + URL + "&ssl=true",
+        "jdbc:postgresql" + URL.replace("postgres@", "") + "&user=postgres&ssl=true",
+        "jdbc:postgresql" + URL.replace("postgres@", "") + "&user=postgres&sslmode=require&sslfactory="
+        "org.postgresql.ssl.DefaultJavaSSLFactory",
+    ],
+)
+def test_without_an_authority_nobody_is_trusted(
+    encrypted: tuple[Server, Path, Path], run_entrypoint: Start, migrations_dir: Path, tmp_path: Path, address: str
+) -> None:
+    del migrations_dir  # empty, and there
+    server, own, _ = encrypted
+    env = {"DB_CONNECT_ATTEMPTS": "1", "HOME": str(tmp_path), "DATABASE_URL": address.format(port=server.port)}
+    run = run_entrypoint("version", env=env)
+    assert run.wait() == 69
+    assert run.logs("database.unavailable")[0]["cause"] == "certificate"
+    # JDBC's default is libpq's: a file. The others' is the system's, which OpenSSL finds by a variable.
+    named = "PGSSLROOTCERT" if "&ssl=true" in address and "jdbc" in address else "SSL_CERT_FILE"
+    run_entrypoint("version", env={**env, named: str(own)}).ok()

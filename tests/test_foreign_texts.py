@@ -453,6 +453,8 @@ def test_an_at_sign_in_its_place(run_entrypoint: Start, migrations_dir: Path, ad
         ("jdbc:postgresql://h/d?user=u&password=Quokka&applicationname=a", "ApplicationName", "ApplicationName"),
         ("JDBC:postgresql://h/d?user=u&password=Quokka", "JDBC:postgresql://", "postgresql://user"),
         ("jdbc:postgresql://h/d?user=u&password=Quokka&socketFactory=a.Wombat", "socketFactory", "MIGRATION_DATABASE_"),
+        ("postgresql://u:Quokka%b0@h/d", "is not UTF-8", "%C3%A4"),
+        ("prisma+postgres://h/?api_key=Quokka", "prisma+postgres://", "postgresql://user"),
         ("mysql://u:Quokka@h/d", "mysql://", "postgresql://user"),
         ('"postgresql://u:Quokka@h/d"', "quotation mark", "without quotation marks"),
         ("'host=h password=Quokka'", "quotation mark", "without quotation marks"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from random import Random
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -11,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from demo.postgres import HOST, Server, free_port
 from entrypoint import redaction, settings
+from entrypoint.database import drivers
 from entrypoint.database.target import target
 from entrypoint.errors import ConfigurationError
 from kit.databases import Database
@@ -107,6 +109,7 @@ ADDRESSES = [
     "host=127.0.0.1 user=app password='{password}' dbname=shop",
     "host=127.0.0.1 user=app password='{password} dbname=shop",
     "postgresql://127.0.0.1/shop?user=app&password={password}",
+    "postgresql://127.0.0.1?user=app&password={password}",
     "app:{password}@127.0.0.1/shop",
     "mysql://app:{password}@127.0.0.1/shop",
     "postgresql+asyncpg://app:{password}@127.0.0.1/shop?ssl=require",
@@ -144,6 +147,49 @@ def test_every_pair_of_special_characters(address: str) -> None:
         if fragments_in(redactor.text(said)):
             leaks.append(f"{configured}  gave  {redactor.text(said)}")
     assert not leaks, f"{len(leaks)} of {len(PAIRS) + len(CUNNING)}:\n" + "\n".join(leaks[:20])
+
+
+PIECES = "ab@/:#%?&+ '\"=[],\\;.{}$<>\n\t\x01\N{EURO SIGN}"
+AT_RANDOM = [
+    "{scheme}://u:{password}@{host}/d?{query}",
+    "{scheme}://{host}/d?user=u&password={password}&{query}",
+    "{scheme}://{host}?password={password}&{query}",
+    "jdbc:postgresql:d?password={password}&{query}",
+    "host=h password={password} {query}",
+]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("seed", range(6))
+def test_other_drivers_addresses_at_random(seed: int) -> None:
+    random = Random(seed)
+    schemes = [*drivers.SCHEMES, "postgresql+psycopg", "jdbc:mysql", "x"]
+    names = [*drivers.PARAMETERS, "sslmode", "host", "port", "options", "sslcert", "nope", "PASSWORD"]
+    hosts = ["h", "h:1", "[::1]", "a,b", ""]
+    leaks = []
+    for _ in range(2000):
+
+        def word(most: int) -> str:
+            return "".join(random.choices([*PIECES, "%41", "%00", "%b0", "%zz"], k=random.randrange(most)))
+
+        query = "&".join(f"{random.choice(names)}={random.choice([word(6), 'true', 'a', '/x'])}" for _ in range(2))
+        password = f"{word(4)}Quokka{word(6)}"
+        configured = random.choice(AT_RANDOM).format(
+            scheme=random.choice(schemes),
+            password=password,
+            host=random.choice(hosts),
+            query=query,
+        )
+        redactor = redaction.Redactor(settings.read_secrets({"DATABASE_URL": configured}))
+        try:
+            accepted = conninfo_to_dict(target(configured, "DATABASE_URL", "token").conninfo)
+        except ConfigurationError as error:
+            said = f"{error.message} {error.remedy} {error.fields}"
+        else:
+            said = redactor.text(" ".join(f"{name}={value}" for name, value in accepted.items() if name != "password"))
+        if fragments_in(said):
+            leaks.append(f"{configured!r}  gave  {said}")
+    assert not leaks, "\n".join(leaks[:20])
 
 
 @pytest.mark.sampled(3)

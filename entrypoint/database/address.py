@@ -27,13 +27,19 @@ def has_bare_at_sign(address: str) -> bool:
     libpq ends the user information at the first @ or / (fe-connect.c, conninfo_uri_parse_options), whatever comes
     before: a ? does not end it. It would take the rest of a badly escaped password for a host name, and say so.
     """
-    _, is_url, rest = address.partition("://")
+    scheme, is_url, rest = address.partition("://")
     if not is_url or "@" not in rest:
         return False
+    if scheme.startswith("jdbc:"):
+        # The first ? ends the hosts there, also where no / comes before; `translation` puts one in for libpq.
+        hosts, question, query = rest.partition("?")
+        rest = f"{hosts}{'' if '/' in hosts else '/'}{question}{query}"
     userinfo, _, remainder = rest.partition("@")
     if "/" in userinfo:
         # No user information, then: the @ is in the query, or in a password.
         return "@" in rest.partition("?")[0]
+    if "password=" in userinfo.partition("?")[2].lower():
+        return True
     hosts, _, query = remainder.partition("?")
     if "@" in hosts:
         return True

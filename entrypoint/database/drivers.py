@@ -21,7 +21,6 @@ SCHEMES = {
     "postgresql": LIBPQ,
     "postgres": LIBPQ,
     "jdbc:postgresql": JDBC,
-    "jdbc:postgres": JDBC,
     # Django and dj-database-url, Rails' activerecord-postgis-adapter, environ.
     "postgis": LIBPQ,
     "timescale": LIBPQ,

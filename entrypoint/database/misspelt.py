@@ -15,7 +15,7 @@ _PREFIX = re.compile(
     rf"(?i)(jdbc:postgres(?:ql)?|postgres(?:ql)?\+(?:{_DRIVERS})|postgis|pgsql|psql|ecto|pg|asyncpg)://"
 )
 _OTHER_DATABASE = re.compile(
-    r"(?i)((?:jdbc:)?(?:mysql2?|mariadb|sqlite3?|mongodb(?:\+srv)?|redis|sqlserver|oracle|https?))://"
+    r"(?i)((?:jdbc:)?(?:mysql2?|mariadb|sqlite3?|mongodb(?:\+srv)?|redis|sqlserver|oracle|prisma(?:\+postgres)?|https?))://"
 )
 _VARIABLE = re.compile(r"\$(?:\{[A-Za-z_]\w*\}|\([A-Za-z_]\w*\))")
 # Not quoted: it may be a password.

@@ -103,10 +103,11 @@ def target(address: str, variable: str, token: str, *, noted: bool = False) -> T
 
 def _read(address: str, named: str, variable: str) -> tuple[dict[str, Any], Translation | None]:
     """Return libpq's parameters in an address, and how it was translated if it had to be."""
-    translation, whole, fault = None, address, None
+    translation, whole = None, address
+    fault: psycopg.ProgrammingError | UnicodeDecodeError | None = None
     try:
         parameters = conninfo_to_dict(address)
-    except psycopg.ProgrammingError as error:
+    except (psycopg.ProgrammingError, UnicodeDecodeError) as error:
         parameters, fault = {}, error
     if fault or not is_libpqs_own(parameters):
         from entrypoint.database.translation import Untranslatable, translate
@@ -119,8 +120,14 @@ def _read(address: str, named: str, variable: str) -> tuple[dict[str, Any], Tran
             whole = translation.whole
             try:
                 parameters, fault = translation.complete(conninfo_to_dict(translation.address), os.environ), None
-            except psycopg.ProgrammingError as error:
+            except (psycopg.ProgrammingError, UnicodeDecodeError) as error:
                 fault = error
+    if isinstance(fault, UnicodeDecodeError):
+        raise ConfigurationError(
+            f"{named} is malformed: a percent-encoded character is not UTF-8",
+            remedy="Encode the UTF-8 bytes of it: \N{LATIN SMALL LETTER A WITH DIAERESIS} is %C3%A4.",
+            variable=variable or None,
+        ) from None
     if (fault or not is_plausible(parameters)) and (reading := _misspelt(whole)):
         raise ConfigurationError(f"{named} {reading.fault}", remedy=reading.remedy, variable=variable or None)
     if fault:

@@ -157,7 +157,8 @@ def _split(address: str) -> tuple[str, str | None, str, str]:
     if address.startswith(_JDBC):
         rest = address.removeprefix(_JDBC)
         base, _, query = (rest.removeprefix("//") if rest.startswith("//") else f"/{rest.lstrip('/')}").partition("?")
-        return _JDBC[:-1], drivers.JDBC, base, query
+        # Without a / libpq would take all before an @ in the query for a user.
+        return _JDBC[:-1], drivers.JDBC, base if "/" in base else f"{base}/", query
     scheme, found, rest = address.partition("://")
     if not found:
         return "", None, address, ""

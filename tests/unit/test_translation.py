@@ -61,6 +61,7 @@ ADDRESSES: dict[str, dict[str, str]] = {
     "jdbc:postgresql://[::1]:1/d?user=u": {"host": "::1", "port": "1"},
     "jdbc:postgresql:d?user=u": {"host": "localhost"},
     "jdbc:postgresql:/": {"host": "localhost"},
+    "jdbc:postgresql://h?user=a@b&password=c@/d": {"user": "a@b", "password": "c@/d"},
     "jdbc:postgresql://u:p@h/d": {"password": "p"},
     JDBC + "service=s": {"service": "s"},
     "jdbc:postgresql:///d?service=s&user=u": {"service": "s"},
