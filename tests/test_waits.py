@@ -34,8 +34,8 @@ ALLOWED = {
     ("backup/waiting.py", "run"): "a tick",
     ("backup/waiting.py", "_end"): "subprocess looks every 50 ms, and so lets signals through",
     ("backup/store.py", "reserve"): "a millisecond",
-    ("operations/lint.py", "_output_of"): "a slice",
-    ("operations/lint.py", "_run"): "after SIGKILL",
+    ("operations/child.py", "_output_of"): "a slice",
+    ("operations/child.py", "run"): "after SIGKILL",
     ("probe.py", "_turn"): "the probe's thread",
     ("probe.py", "_accept"): "the probe's thread",
 }

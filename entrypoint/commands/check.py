@@ -31,6 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="insist on the linter squawk, or do without; by default it is asked if it is installed",
     )
+    parser.add_argument(
+        "--against",
+        metavar="REF",
+        help="compare with another branch, as git knows it (origin/main): a number that it has for another file is a "
+        "fault, and so is a file that it has with another content",
+    )
     parser.add_argument("--all", action="store_true", help="tell everything about files that are applied already, too")
     parser.add_argument("--strict", action="store_true", help="let warnings count as faults (exit code 65)")
     parser.add_argument(
@@ -47,7 +53,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from entrypoint.operations.findings import render
 
     settings = read_settings(environ, asked_for=True)
-    wishes = Wishes(tuple(arguments.files), arguments.lint, arguments.all)
+    wishes = Wishes(tuple(arguments.files), arguments.lint, arguments.all, arguments.against)
     report = check(settings, wishes, environ.get("PATH", os.defpath))
     sys.stdout.write(render(report, arguments.format))
     report.judge(strict=arguments.strict)

@@ -38,6 +38,8 @@ class Wishes(NamedTuple):
     """Whether to ask the linter; None: if it is there."""
     everything: bool = False
     """Whether to tell everything about applied files too."""
+    against: str | None = None
+    """A branch, or another name of a commit, whose files are compared with ours."""
 
 
 class _Linter(NamedTuple):
@@ -64,6 +66,10 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     general = [finding for each in directories for finding in _about_directory(each)]
     if not wishes.names:
         general += [Finding("note", "directory", warning) for warning in migrations.warnings]
+    if wishes.against is not None:
+        from entrypoint.operations.against import against
+
+        general += against(migrations, wishes.against, os.environ)
     applied: frozenset[int] = frozenset()
     escapes = False
     if not wishes.names and not wishes.everything and migrations.files:

@@ -5,24 +5,22 @@ What it is told, and which of its rules say nothing here, is for users to read i
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from typing import Any
 
-from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration.script.files import BYTE_ORDER_MARK
+from entrypoint.operations import child
 from entrypoint.operations.findings import Finding
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from entrypoint.migration.script.prepare import Prepared
 
@@ -124,7 +122,8 @@ def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]
         return []
     command = [squawk, "--reporter", "json", "--no-error-on-unmatched-pattern", option, "--", *map(_literally, paths)]
     try:
-        code, output, errors = _run(command)
+        # Without GITHUB_ACTIONS, which makes some versions write more than JSON, and without the database's address.
+        code, output, errors = child.run(command, {"PATH": os.environ.get("PATH", os.defpath)}, _PATIENCE)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _cannot(squawk, foreign(str(error))) from error
     try:
@@ -136,58 +135,6 @@ def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]
         said = errors.decode(errors="replace").strip().splitlines()
         raise _cannot(squawk, foreign(said[0]) if said else f"it ended with code {code}")
     return answers
-
-
-def _run(command: Sequence[str]) -> tuple[int, bytes, bytes]:
-    """Run `command` and return its exit code, its output and its errors; it does not outlive this call."""
-    process = None
-    try:
-        # A signal in the middle of Popen would raise before anybody knows the child.
-        with _signals_held_back():
-            process = subprocess.Popen(  # noqa: S603 - no shell; the paths follow a `--`
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                # Without GITHUB_ACTIONS, which makes some versions write more than JSON, and without the
-                # database's address.
-                env={"PATH": os.environ.get("PATH", os.defpath)},
-            )
-        output, errors = _output_of(process, Deadline(_PATIENCE))
-    except BaseException:
-        if process is not None:
-            process.kill()
-            process.wait()
-        raise
-    return process.returncode, output, errors
-
-
-def _output_of(process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[bytes, bytes]:
-    """Read both to their ends, in slices. Raises subprocess.TimeoutExpired."""
-    while True:
-        try:
-            return process.communicate(timeout=min(deadline.remaining(), SLICE))
-        except subprocess.TimeoutExpired:
-            if deadline.passed():
-                raise
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Let the signals that would raise here (see signals.py) raise at the end."""
-    arrived: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number, handler in handlers.items():
-        if callable(handler):
-            signal.signal(number, lambda signum, _frame: arrived.append(signum))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            if callable(handler):
-                signal.signal(number, handler)
-        for signum in arrived:
-            signal.raise_signal(signum)
 
 
 def _literally(path: str) -> str:

@@ -1,0 +1,199 @@
+"""`check --against REF`: the migration files beside those that another branch has.
+
+git is asked, by its own command, for names and contents; nothing is checked out, and no history is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from hashlib import new as new_hash
+from typing import NamedTuple
+
+from entrypoint.errors import ConfigurationError, UsageError
+from entrypoint.migration.script.files import checksum, is_sql, number_of
+from entrypoint.operations import child
+from entrypoint.operations.findings import Finding, shown_path
+from entrypoint.redaction import foreign
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from entrypoint.migration.script.files import Directory, MigrationFile
+
+# git may have to fetch what a partial clone lacks.
+_PATIENCE = 60.0
+# What git sets for a hook, about the repository that the hook belongs to: it need not be that of the migrations, and a
+# relative path would be looked for in their directory.
+_OF_A_REPOSITORY = frozenset((
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX",
+    "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
+))  # fmt: skip
+_HASHES = {40: "sha1", 64: "sha256"}
+_SYMLINK = "120000"
+
+
+class Theirs(NamedTuple):
+    """A migration file of the other branch."""
+
+    number: int
+    name: str
+    content: str
+    """git's name for it; empty where that is no file's content."""
+
+
+def against(directory: Directory, ref: str, environ: Mapping[str, str]) -> list[Finding]:
+    """Return what there is to say about the files of a directory beside those of the commit that `ref` names.
+
+    Raises UsageError if there is no such commit, ConfigurationError if git cannot be asked.
+    """
+    git = _Git(directory.path, environ)
+    theirs = git.files(git.commit(ref))
+    if not theirs:
+        shown = shown_path(os.path.abspath(directory.path), os.getcwd())
+        return [Finding("note", "against", f"{ref} has no migrations in {shown}: there is nothing to compare with")]
+    return compare(directory.files, theirs, git.changed(directory.files, theirs), ref)
+
+
+def compare(ours: Sequence[MigrationFile], theirs: Sequence[Theirs], changed: Iterable[str], ref: str) -> list[Finding]:
+    """Return what there is to say about our files. `changed`: the names under which the branch has another content."""
+    names = {file.name for file in theirs}
+    by_number = {file.number: file.name for file in theirs}
+    newest = max(theirs)
+    changed = frozenset(changed)
+    current = os.getcwd()
+    findings = []
+    for file in ours:
+        shown = shown_path(file.path, current)
+        if file.name in changed:
+            message = f"is not as {ref} has it: where that is applied already, the change would never run"
+            remedy = f"Leave the file as it is in {ref}, and put the change into a new migration."
+            findings.append(Finding("error", "changed", message, shown, remedy=remedy))
+        elif file.name in names:
+            continue
+        elif file.number in by_number:
+            message = f"{ref} has another file with the number {file.number:03d}: {by_number[file.number]}"
+            findings.append(Finding("error", "number-taken", message, shown, remedy=_rename(newest)))
+        elif file.number < newest.number:
+            message = f"comes before {newest.name}, which {ref} has: where that is applied already, this one is late"
+            findings.append(Finding("warning", "out-of-order", message, shown, remedy=_rename(newest)))
+    return findings
+
+
+def _rename(newest: Theirs) -> str:
+    return f"Rename it, and its file in rollback/ if it has one: give it a number above {newest.number:03d}."
+
+
+class _Git:
+    """git, asked in the directory of the migrations."""
+
+    def __init__(self, directory: str, environ: Mapping[str, str]) -> None:
+        """Find the program. Raises ConfigurationError."""
+        program = shutil.which("git", path=environ.get("PATH", os.defpath))
+        if program is None:
+            raise ConfigurationError(
+                "--against needs git, and there is none on PATH", remedy="Install git, or leave out --against."
+            )
+        self._program = os.path.abspath(program)
+        self._directory = directory
+        kept = {name: value for name, value in environ.items() if name.startswith("GIT_")}
+        kept |= {name: environ[name] for name in ("PATH", "HOME", "XDG_CONFIG_HOME") if name in environ}
+        self._environ = {name: value for name, value in kept.items() if name not in _OF_A_REPOSITORY}
+        self._environ |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+
+    def commit(self, ref: str) -> str:
+        """Return the commit that `ref` names. Raises UsageError if it names none."""
+        remotes = self._answer("remote").decode(errors="replace").split("\n")
+        # A name that begins with a dash would be an option, and is none that git gives.
+        if not ref.startswith("-"):
+            code, answer, _ = self._ask("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+            if code == 0:
+                return answer.decode().strip()
+        remote, _, branch = ref.partition("/")
+        fetch = f"git fetch --depth=1 {remote} +refs/heads/{branch}:refs/remotes/{ref}"
+        where = foreign(os.path.abspath(self._directory))
+        raise UsageError(
+            f"There is no commit {foreign(ref)!r} in the git repository of {where!r}",
+            remedy=f"A clone of a single branch, as CI makes it, lacks the others. Fetch it first: {foreign(fetch)}"
+            if remote in remotes and branch
+            else "Name a branch, such as origin/main, a tag or a commit.",
+        )
+
+    def files(self, commit: str) -> list[Theirs]:
+        """Return the migrations that a commit has in this directory; what is badly named there is left out."""
+        found = []
+        for entry in self._answer("ls-tree", "-z", commit).split(b"\0"):
+            kind, _, name_in_bytes = entry.partition(b"\t")
+            name = os.fsdecode(name_in_bytes)
+            number = number_of(name) if is_sql(name) else None
+            if number is not None:
+                mode, what, content = kind.decode().split()
+                if what == "blob":
+                    found.append(Theirs(number, name, "" if mode == _SYMLINK else content))
+        return found
+
+    def changed(self, ours: Iterable[MigrationFile], theirs: Iterable[Theirs]) -> list[str]:
+        """Return the names of those files that both have and that differ in more than line ends."""
+        contents = {file.name: file.content for file in theirs if file.content}
+        # Nearly all are the same to the byte, and need not be asked for.
+        doubtful = [file for file in ours if file.name in contents and not _is(file.path, contents[file.name])]
+        if not doubtful:
+            return []
+        output = self._answer(
+            "cat-file", "--batch", data="".join(f"{contents[file.name]}\n" for file in doubtful).encode()
+        )
+        changed = []
+        at = 0
+        for file in doubtful:
+            end = output.index(b"\n", at)
+            header = output[at:end].decode(errors="replace")
+            if not header.endswith(tuple("0123456789")):
+                raise self._cannot(header.encode())
+            size = int(header.rpartition(" ")[2])
+            if not file.matches(checksum(output[end + 1 : end + 1 + size])):
+                changed.append(file.name)
+            at = end + 1 + size + 1
+        return changed
+
+    def _answer(self, *arguments: str, data: bytes | None = None) -> bytes:
+        code, output, errors = self._ask(*arguments, data=data)
+        if code != 0:
+            raise self._cannot(errors)
+        return output
+
+    def _ask(self, *arguments: str, data: bytes | None = None) -> tuple[int, bytes, bytes]:
+        command = [self._program, *arguments]
+        try:
+            return child.run(command, self._environ, _PATIENCE, directory=self._directory, data=data)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise self._cannot(str(error).encode()) from error
+
+    def _cannot(self, said: bytes) -> ConfigurationError:
+        """Return the error for a question that git did not answer."""
+        lines = said.decode(errors="replace").strip().splitlines()
+        why = next((line for line in lines if line.startswith("fatal: ")), lines[0] if lines else "it did not say why")
+        text = foreign(why.removeprefix("fatal: "))
+        directory = foreign(os.path.abspath(self._directory))
+        if "not a git repository" in text:
+            return ConfigurationError(
+                f"--against needs a git repository, and {directory!r} is in none",
+                remedy="Set MIGRATIONS_DIR to the migrations of the checkout, or leave out --against.",
+            )
+        remedy = (
+            "The checkout belongs to another user: git config --global --add safe.directory PATH, with its path."
+            if "dubious ownership" in text
+            else "See what `git status` says in that directory; or leave out --against."
+        )
+        return ConfigurationError(f"git could not be asked about {directory!r}: {text}", remedy=remedy)
+
+
+def _is(path: str, content: str) -> bool:
+    """Tell whether a file has the content of this name, which is git's hash of it."""
+    with open(path, "rb") as file:
+        data = file.read()
+    digest = new_hash(_HASHES[len(content)], b"blob %d\0" % len(data), usedforsecurity=False)
+    digest.update(data)
+    return digest.hexdigest() == content

@@ -1,0 +1,74 @@
+"""Run another program to its end, within a time, and read what it writes; it does not outlive us."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+
+from entrypoint.deadline import SLICE, Deadline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+def run(
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    patience: float,
+    *,
+    directory: str | None = None,
+    data: bytes | None = None,
+) -> tuple[int, bytes, bytes]:
+    """Run `command` and return its exit code, its output and its errors; it does not outlive this call.
+
+    `data`: what it reads. Raises OSError, and subprocess.TimeoutExpired after `patience` seconds.
+    """
+    process = None
+    try:
+        # A signal in the middle of Popen would raise before anybody knows the child.
+        with _signals_held_back():
+            process = subprocess.Popen(  # noqa: S603 - no shell, and no program that a file names
+                command,
+                stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=directory,
+                env=dict(environ),
+            )
+        output, errors = _output_of(process, Deadline(patience), data)
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.wait()
+        raise
+    return process.returncode, output, errors
+
+
+def _output_of(process: subprocess.Popen[bytes], deadline: Deadline, data: bytes | None) -> tuple[bytes, bytes]:
+    """Write `data` and read both outputs to their ends, in slices. Raises subprocess.TimeoutExpired."""
+    while True:
+        try:
+            return process.communicate(data, timeout=min(deadline.remaining(), SLICE))
+        except subprocess.TimeoutExpired:
+            if deadline.passed():
+                raise
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let the signals that would raise here (see signals.py) raise at the end."""
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, lambda signum, _frame: arrived.append(signum))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+        for signum in arrived:
+            signal.raise_signal(signum)
