@@ -180,6 +180,7 @@ def test_a_schema_that_is_not_there(database: Database, run_entrypoint: Start, m
     write_migrations(migrations_dir, THING)
     run = run_entrypoint("migrate", env={"DATABASE_URL": f"{database.url}?schema=shop"})
     assert run.wait() == 78
+    assert "create it" in run.stderr
     assert not database.exists("thing")
 
 

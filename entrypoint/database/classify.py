@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         "no_user",
         "channel_binding",
         "startup_parameter",
+        "search_path",
         "option",
         "no_server_connection",
         "require_auth",

@@ -63,6 +63,9 @@ def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str =
     if cause.name == "option":
         message = f"The server refused an option of the connection: {failure.text}"
         return ConfigurationError(message, remedy=cause.remedy, cause=cause.name)
+    if cause.name == "search_path":
+        message = f"The connection is not as the address says: {cause.words} ({failure.text})"
+        return ConfigurationError(message, remedy=cause.remedy, cause=cause.name)
     # To ignore the parameter, PgBouncer's remedy, is none where it carries the schema.
     remedy = DIRECTLY if cause.name == "startup_parameter" and target.path else cause.remedy
     after = f" after {tried}" if cause.heals and tried else ""

@@ -10,7 +10,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from entrypoint.database.address import has_bare_at_sign, is_libpqs_own, is_plausible, of_this_program
 from entrypoint.database.answers import StatementError
-from entrypoint.database.login import attempt, failure_of
+from entrypoint.database.classify import Cause
+from entrypoint.database.login import Failure, attempt, failure_of
 from entrypoint.database.quoting import DEFAULT_PATH
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, ConnectionLostError
@@ -38,37 +39,34 @@ class Target(NamedTuple):
     """The search_path that another driver's address asks for."""
 
     def connect(self, timeout: float) -> Session:
-        """Try once to connect, for `timeout` seconds. Raises Failure.
-
-        Raises ConfigurationError if a pooler has dropped the search_path on the way.
-        """
+        """Try once to connect, for `timeout` seconds. Raises Failure, also if the search_path was lost on the way."""
         deadline = Deadline(timeout)
         session = attempt(self.conninfo, deadline)
         if self.path:
             try:
-                _refuse_another_path(session, self.path, deadline)
+                _compare(session, self.path, deadline)
             except BaseException:
                 session.close()
                 raise
         return session
 
 
-def _refuse_another_path(session: Session, path: str, deadline: Deadline) -> None:
+def _compare(session: Session, path: str, deadline: Deadline) -> None:
+    """Raise Failure unless the connection began with the search_path that the address sets."""
     try:
         found = session.query(DEFAULT_PATH, deadline)[2][0][0]
     except (StatementError, ConnectionLostError) as error:
         raise failure_of(str(error)) from error
     if found != path:
-        raise ConfigurationError(
-            "The address sets the search_path, but a pooler on the way drops it (PgBouncer: `options` in "
-            "ignore_startup_parameters)",
-            remedy=DIRECTLY,
-        )
+        raise Failure(_DROPPED, "PgBouncer does so with `options` in ignore_startup_parameters")
 
 
 DIRECTLY = (
     "Set MIGRATION_DATABASE_URL to an address that leads to the server directly. Or leave the schema out there, "
     "and set it for the role: ALTER ROLE … SET search_path = …"
+)
+_DROPPED = Cause(
+    "search_path", "a pooler on the way drops the search_path that the address sets", DIRECTLY, heals=False
 )
 
 

@@ -4,7 +4,8 @@ Imported only where libpq cannot read an address as it is. What libpq can read s
 decodes it: the user information, hosts, ports, the database and its own parameters. What is for another driver is taken
 out of that text, and is left out, translated, or refused: see `drivers`.
 
-TLS is never made weaker than the application's driver would have it: docs/decisions/0036-addresses-of-other-drivers.md.
+Where the address shows whose it is, TLS is not made weaker than that driver would have it; where it does not, it is
+libpq's reading that counts: docs/decisions/0036-addresses-of-other-drivers.md.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ def _decoded(text: str) -> str:
         from urllib.parse import unquote
 
         text = unquote(text)
-    return text.replace("\0", "")
+    return text
 
 
 def _escaped_again(part: str, *, foreign: bool) -> str:
@@ -239,7 +240,9 @@ class _Reading:
         self._names.append(name)
         fate = drivers.PARAMETERS.get(name)
         if fate is None:
-            return not alone and self._take_libpqs(name, value)
+            return not alone and "\0" not in value and self._take_libpqs(name, value)
+        if "\0" in value:
+            raise _bad_value(name, "text without zero bytes")
         if fate == drivers.REFUSED_ONE:
             raise _refusal(name, drivers.REFUSED[name])
         if fate == drivers.LEFT_OUT:

@@ -71,7 +71,7 @@ ADDRESSES: dict[str, dict[str, str]] = {
     JDBC + "targetServerType=preferSecondary": {"target_session_attrs": "prefer-standby"},
     JDBC + "readOnly=false": {},
     JDBC + "kerberosServerName=pg&gssEncMode=disable": {"krbsrvname": "pg", "gssencmode": "disable"},
-    # TLS: never weaker than the driver would have it.
+    # TLS: not weaker than the driver would have it, where one is known.
     JDBC + "ssl=true": {"sslmode": "verify-full"},
     JDBC + "ssl": {"sslmode": "verify-full"},
     JDBC + "ssl=false": {},
@@ -192,6 +192,7 @@ def test_what_is_no_other_drivers_is_left_alone(address: str) -> None:
         (JDBC + "readOnly=true", "readOnly"),
         (JDBC + "ssl=sometimes", "ssl"),
         (PLAIN + "role=owner", "role"),
+        (PLAIN + "schema=a%00b", "schema"),
         ("host=h role=owner", "role"),
         (PLAIN + "sslinline=true", "sslinline"),
         (ASYNCPG + "server_settings=x", "server_settings"),

@@ -39,7 +39,8 @@ def find(session: Connection, schema: str | None, deadline: Deadline, role: str 
     if not relations and not schema:
         raise ConfigurationError(
             "The connection has no current schema, so there is no place for the ledger",
-            remedy="Set MIGRATION_SCHEMA, or a search_path in which a schema exists.",
+            remedy="Set MIGRATION_SCHEMA, or a search_path in which a schema exists. If the address names a schema "
+            "(schema=…), create it.",
         )
     place = place_of(relations, schema)._replace(
         schema_exists=bool(relations),
