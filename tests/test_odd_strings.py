@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scene import Scene, odd_strings, only_error
+from scene import Scene, needs_odd_strings, odd_strings, only_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from kit.databases import Database
@@ -41,6 +41,54 @@ def effects(scene: Scene) -> list[object]:
 
 def insert(value: str) -> str:
     return f"INSERT INTO effects VALUES ({value});\n"
+
+
+@pytest.fixture(params=["database", "role", "role in the database", "address"])
+def odd_login(plain: Scene, request: pytest.FixtureRequest) -> Iterator[str]:
+    r"""Return an address with which a session reads \' in a string, whoever says that it does."""
+    needs_odd_strings(plain.database.server)
+    database, server = plain.database, plain.database.server
+    name, setting = f"odd_{database.name}"[:60], "SET standard_conforming_strings = off"
+    database.execute(f"CREATE ROLE {name} LOGIN SUPERUSER")
+    where = {
+        "database": f"ALTER DATABASE {database.name} {setting}",
+        "role": f"ALTER ROLE {name} {setting}",
+        "role in the database": f"ALTER ROLE {name} IN DATABASE {database.name} {setting}",
+    }
+    options = {}
+    if request.param in where:
+        database.execute(where[request.param])
+    else:
+        options["options"] = "-c standard_conforming_strings=off"
+    yield server.url(database.name, user=name, **options)
+    database.execute(f"REASSIGN OWNED BY {name} TO postgres; DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+# A COMMIT that is one only where a backslash begins an escape.
+HIDDEN = {
+    "behind a quote": r"SELECT '\''; COMMIT; SELECT ' AS a -- '",
+    "behind a bit string": r"SELECT B'0', '\''; COMMIT; SELECT ' --'",
+    "behind a string in two parts": "SELECT 'a'\n'\\''; COMMIT; SELECT ' -- '",
+    "behind a comment and a name": "SELECT 1 AS \"'\", /* ' */ '\\'' -- '\n; COMMIT; SELECT ' --'",
+    "behind a national string": r"SELECT n'\\\''; COMMIT; SELECT '--'",
+    "behind a command of psql's": "\\echo \"'\" -- \\\\ SELECT '\\''; COMMIT; SELECT ' -- '",
+}
+
+
+@pytest.mark.case("A6")
+@pytest.mark.sampled(5)
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_wherever_the_setting_comes_from_no_commit_hides(plain: Scene, odd_login: str, hidden: str) -> None:
+    scene = plain
+    scene.write({"001_x.sql": insert("'one'") + HIDDEN[hidden] + ";\n"})
+    before = scene.database.contents()
+    run = scene.migrate(url=odd_login)
+    assert run.wait() == 65, run.report()
+    assert "COMMIT: begins or ends a transaction" in only_error(run)["message"]
+    assert scene.database.contents() == before
+    scene.write({"001_x.sql": insert(r"'it\'s; COMMIT;'") + insert(r"E'\\' || '\\'")})
+    scene.migrated(url=odd_login)
+    assert effects(scene) == ["it's; COMMIT;", "\\\\"]
 
 
 @pytest.mark.case("A6")
