@@ -276,6 +276,26 @@ def test_two_tools_in_one_directory(bring: Callable[..., Run], there: Path, into
     ]
 
 
+@pytest.mark.parametrize("tool", ["supabase", "sqlx"])
+def test_files_that_drizzle_writes_and_another_tool_applies(
+    tool: str, bring: Callable[..., Run], there: Path, into: Path
+) -> None:
+    write(there, {"20240101120000_a.sql": "SELECT 1;--> statement-breakpoint\nSELECT 2;\n", "meta/_journal.json": "{}"})
+    bring(tool)
+    text = f"-- entrypoint: origin = {tool} 20240101120000\nSELECT 1;--> statement-breakpoint\nSELECT 2;\n"
+    assert tree(into) == {"20240101120000_a.sql": text}
+
+
+def test_prisma_and_drizzle_are_told_apart_by_what_is_beside(
+    bring: Callable[..., Run], there: Path, into: Path
+) -> None:
+    write(there, {"20240101120000_a/migration.sql": "SELECT 1;", "20240101120000_a/snapshot.json": "{}"})
+    assert "a file of Drizzle" in refusal(bring("prisma", code=65), into)["message"]
+    (there / "20240101120000_a/snapshot.json").unlink()
+    write(there, {"migration_lock.toml": 'provider = "postgresql"'})
+    assert "a file of Prisma" in refusal(bring("drizzle", code=65), into)["message"]
+
+
 @pytest.mark.parametrize("tool", SAMPLES)
 def test_another_tools_directory(tool: str, bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, SAMPLES[tool])

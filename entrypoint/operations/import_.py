@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from entrypoint.settings import Settings
 
 
+# Their directories differ only by what is beside the SQL.
+_ALIKE = ("prisma", "drizzle")
+
+
 class Wishes(NamedTuple):
     """What the command line asks for."""
 
@@ -131,6 +135,9 @@ def _read(wishes: Wishes, tool: Tool, folder: Folder, limit: int) -> Reading:
     reading = tool.read(source)
     used = _used(reading)
     strangers = {path: sign for path, sign in _signs(folder, used) if wishes.tool not in sign.tools}
+    if wishes.tool not in _ALIKE and used - set(strangers):
+        # What another tool keeps for itself beside files that are ours: Drizzle writes what Supabase or sqlx applies.
+        strangers = {path: sign for path, sign in strangers.items() if is_sql(path.rpartition("/")[2])}
     if strangers:
         _refuse_strangers(wishes, strangers, used)
     if reading.empty:
