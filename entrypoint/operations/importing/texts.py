@@ -72,7 +72,7 @@ def no_way_back(source: str) -> Left:
         source,
         Why(
             "its way back has no statement",
-            "Nothing is to be done; rollback refuses to take this migration back, as there is no file in rollback/.",
+            "Without a file, rollback refuses. If there is nothing to undo, put an empty one into rollback/.",
         ),
     )
 
