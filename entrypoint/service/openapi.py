@@ -76,6 +76,8 @@ def _object(properties: Mapping[str, object], *, optional: tuple[str, ...] = ())
 
 
 _COUNT = {"type": "integer", "minimum": 0}
+# Of up to 18 digits. Many programs read all numbers as floating-point, which keeps 15.
+_VERSION = {**_COUNT, "format": "int64"}
 _TEXT = {"type": "string"}
 
 _SCHEMAS: dict[str, object] = {
@@ -84,12 +86,12 @@ _SCHEMAS: dict[str, object] = {
     "StatusAnswer": _object({"success": {"const": True}, "data": {"$ref": "#/components/schemas/Status"}}),
     "Status": _object(
         {
-            "currentVersion": {**_COUNT, "description": "The highest migration that is applied, 0 if none is."},
-            "latestVersion": {**_COUNT, "description": "The highest number among the files."},
+            "currentVersion": {**_VERSION, "description": "The highest migration that is applied, 0 if none is."},
+            "latestVersion": {**_VERSION, "description": "The highest number among the files."},
             "appliedMigrations": _COUNT,
             "pendingMigrations": {**_COUNT, "description": "Failed ones included."},
             "status": {"enum": ["up_to_date", "pending", "error"]},
-            "lastMigration": _nullable(_object({"number": _COUNT, "filename": _TEXT, "appliedAt": _nullable(_TIME)})),
+            "lastMigration": _nullable(_object({"number": _VERSION, "filename": _TEXT, "appliedAt": _nullable(_TIME)})),
             "lock": _nullable({"$ref": "#/components/schemas/Lock"}),
             "strangers": {
                 "type": "array",
@@ -112,7 +114,7 @@ _SCHEMAS: dict[str, object] = {
     ),
     "Migration": _object(
         {
-            "number": _COUNT,
+            "number": _VERSION,
             "filename": _TEXT,
             "state": {"enum": ["applied", "pending", "failed", "running", "changed", "missing", "ahead"]},
             "appliedAt": _nullable(_TIME),

@@ -150,6 +150,19 @@ BAD_FILES = snapshot(
 )
 LEFT_BEHIND = snapshot(status(*BEGUN, lock=MIGRATING.status.lock, guarded=False))  # type: ignore[union-attr]
 EMPTY = snapshot(status())
+# As many digits as a number may have.
+LONG_NUMBERS = snapshot(
+    status(
+        *APPLIED[:3],
+        line(
+            20261127101500, "stamped", applied_at="2026-11-27T10:20:00Z", milliseconds=12, application_version="1.4.0"
+        ),
+        line(
+            999999999999999998, "nines", applied_at="2026-11-27T10:20:01Z", milliseconds=7, application_version="1.4.0"
+        ),
+        line(999999999999999999, "highest", "failed", error="division by zero"),
+    )
+)
 
 # What the ledger's text columns may hold. Each would do something if it were taken for more than text.
 RIGHT_TO_LEFT = "\u202e"
@@ -215,5 +228,6 @@ ALL = {
     "bad-files": BAD_FILES,
     "left-behind": LEFT_BEHIND,
     "empty": EMPTY,
+    "long-numbers": LONG_NUMBERS,
     "hostile": HOSTILE,
 }

@@ -302,7 +302,7 @@ POLLS = {"migrating": 1_000, "blocked": 1_000, "pending": 2_000, "failed": 2_000
 
 @pytest.mark.parametrize("state", states.ALL)
 def test_an_open_page_looks_again_sooner_when_something_may_happen(state: str) -> None:
-    working = {"hostile": 1_000, "left-behind": 2_000, "bad-files": 2_000}
+    working = {"hostile": 1_000, "left-behind": 2_000, "bad-files": 2_000, "long-numbers": 2_000}
     assert show(states.ALL[state]).poll == (POLLS | working).get(state, 4_000)
 
 

@@ -62,7 +62,7 @@ def make_room(assignment: Assignment, lease: Lease, numbers: Iterable[int], dead
 def _attempt(assignment: Assignment, lease: Lease, patience: Deadline) -> bool:
     """Try once; tell whether anything was changed."""
     worker, place = lease.worker, lease.place
-    timeout = min(_LOCK_TIMEOUT, assignment.apply.ddl_lock_timeout)
+    timeout = min(_LOCK_TIMEOUT, assignment.apply.ddl_lock_timeout, patience.remaining() / 2)
     try:
         lease.open(patience, lock_timeout_ms=max(1, round(timeout * 1000)))
         column = widening.read_column(worker.query(widening.question(place), patience)[-1])
