@@ -38,6 +38,8 @@ class Tool(ABC):
     """As `import --from` and `origin` spell it."""
     quick: ClassVar[bool] = True
     """It is installed in seconds, and so in CI, too."""
+    layout: ClassVar[str] = ""
+    """How its files lie, where that is not as other versions of it have them."""
     package: ClassVar[str]
     """By which install.py knows its version."""
     table: ClassVar[str]

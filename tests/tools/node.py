@@ -117,6 +117,7 @@ class Drizzle1(Drizzle):
 
     folder = "node-drizzle-1"
     package = "drizzle-kit@1"
+    layout = "drizzle-1"
 
     def upgrade(self) -> None:
         """Turn the folder of an older version into its own."""

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 ODD = Path(__file__).parent / "odd"
 
 CASES = [
-    pytest.param(kind, case, id=f"{kind.name}-{case.name}", marks=pytest.mark.xdist_group(kind.__name__))
+    pytest.param(kind, case, id=f"{kind.layout or kind.name}-{case.name}", marks=pytest.mark.xdist_group(kind.__name__))
     for kind in TOOLS
-    for case in sorted(ODD.glob(f"{kind.name}/*"))
+    for case in sorted((ODD / (kind.layout or kind.name)).glob("*"))
 ]
 
 
