@@ -55,12 +55,11 @@ def odd_login(plain: Scene, request: pytest.FixtureRequest) -> Iterator[str]:
         "role": f"ALTER ROLE {name} {setting}",
         "role in the database": f"ALTER ROLE {name} IN DATABASE {database.name} {setting}",
     }
-    options = {}
     if request.param in where:
         database.execute(where[request.param])
+        yield server.url(database.name, user=name)
     else:
-        options["options"] = "-c standard_conforming_strings=off"
-    yield server.url(database.name, user=name, **options)
+        yield server.url(database.name, user=name, options="-c standard_conforming_strings=off")
     database.execute(f"REASSIGN OWNED BY {name} TO postgres; DROP OWNED BY {name}; DROP ROLE {name}")
 
 
