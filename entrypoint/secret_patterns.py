@@ -42,8 +42,10 @@ _IN_JSON = (
     rf"{_NAMED}(?:=>?|:){_GAP})"
     r"""(?:"(?:[^"\\]|\\.)*(?:"|\Z)|\\+(?P<quote>["'])(?:(?!\\+(?P=quote)).)*(?:\\+(?P=quote)|\Z))\w*"""
 )
+# $1 is where a value goes, unless more comes behind it.
+_PARAMETER = r"\$\d+(?:::\w+)?[),;]*(?:\s|\Z)"
 # password = x, to the word's end, and password: x, to the line's: without what closes something around it.
-_AFTER_EQUALS = rf"""{_NAMED}=>?{_GAP})(?!['"]|\$\d+(?!\w))(?:\\.|[^\s\\]|\\\Z)+?(?=["');,\]}}]*(?:\s|\Z))"""
+_AFTER_EQUALS = rf"""{_NAMED}=>?{_GAP})(?!['"]|{_PARAMETER})(?:\\.|[^\s\\]|\\\Z)+?(?=["');,\]}}]*(?:\s|\Z))"""
 _AFTER_COLON = rf"""{_NAMED}:(?!:){_GAP})(?!['"])[^\s:][^\n]*?(?=["'}})\]]*\s*(?:\n|\Z))"""
 # Key (email, password)=(x, y) already exists.
 _IN_KEY = rf"(?is)(\([^()]{{0,1000}}{_NAME}[^()]{{0,1000}}\)\s*=\s*\().*\)"
@@ -52,6 +54,8 @@ _IN_CALL = (
     rf"(?is)({_FUNCTION})(?=[^)]{{0,1000}}['$])"
     r"(?:[^'()]|'[^']*(?:'|\Z)|\((?:[^'()]|'[^']*(?:'|\Z))*(?:\)|\Z))*"
 )
+# In an address --x is no comment. After all others, as a comment may be in the way to a literal.
+_LIKE_A_COMMENT = rf"(?i)({_NAME}=)--\S+"
 _BY_NAME = (
     (_IN_SQL, rf"\1'{MASK}'"),
     (_IN_JSON, rf'\1"{MASK}"'),
@@ -59,6 +63,7 @@ _BY_NAME = (
     (_AFTER_COLON, rf"\1{MASK}"),
     (_IN_KEY, rf"\1{MASK})"),
     (_IN_CALL, rf"\1{MASK}"),
+    (_LIKE_A_COMMENT, rf"\1{MASK}"),
 )
 
 # An address with a password, which may hold anything, or that is put together; a value that is called a password.
