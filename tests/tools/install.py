@@ -130,7 +130,8 @@ def _twice(install: Callable[[Path], None], folder: Path) -> None:
 
 def _go(package: str, tags: str) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
-        environment = {**os.environ, "GOBIN": str(folder), "GOTOOLCHAIN": "local"}
+        # Without C: sql-migrate would have SQLite compiled.
+        environment = {**os.environ, "GOBIN": str(folder), "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
         _run([_client("go", package), "install", "-tags", tags, package], environment)
 
     return run
