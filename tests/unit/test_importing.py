@@ -357,6 +357,8 @@ def test_diesel() -> None:
         "20220101000000_c/metadata.toml": "# says nothing",
         "20220101000001_d/up.sql": "SELECT 2;",
         "20220101000001_d/metadata.toml": "run_in_transaction = ",
+        "20220101000002_f/up.sql": "SELECT 2;",
+        "20220101000002_f/metadata.toml": f"run_in_transaction = {'[' * 100_000}",
         ".hidden/x.sql": "",
         "README.md": "",
     }
@@ -368,8 +370,9 @@ def test_diesel() -> None:
         ("20210101120000", "b", True),
         ("20220101000000", "c", True),
         ("20220101000001", "d", False),
+        ("20220101000002", "f", False),
     ]
-    assert [source.taken(one.back) for one in reading.migrations] == [None, "SELECT -1;", None, None]
+    assert [source.taken(one.back) for one in reading.migrations] == [None, "SELECT -1;", None, None, None]
     files["20230101000000_e/down.sql"] = ""
     assert complaints("diesel", files) == ["20230101000000_e: diesel refuses it, too: there is no up.sql in it"]
     assert read("diesel", {"a/down.sql": "", "b/x": ""})[0].empty
@@ -432,6 +435,7 @@ def test_drizzle() -> None:
         ("{", "it is not a journal of Drizzle's"),
         ('{"entries": [{"tag": 1, "when": 2}]}', "it is not a journal of Drizzle's"),
         ('{"entries": 5}', "it is not a journal of Drizzle's"),
+        pytest.param('{"entries": ' + "[" * 100_000, "it is not a journal of Drizzle's", id="nested"),
     ],
 )
 def test_a_bad_journal(text: str, complaint: str) -> None:

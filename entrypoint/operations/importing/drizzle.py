@@ -74,7 +74,7 @@ def _entries(content: bytes) -> list[tuple[str, int]] | str:
         journal: Any = json.loads(content)
         entries = [(entry["tag"], entry["when"]) for entry in journal["entries"]]
         dialect = journal.get("dialect", "postgresql")
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "it is not a journal of Drizzle's"
     if not all(isinstance(tag, str) and type(when) is int for tag, when in entries):
         return "it is not a journal of Drizzle's"

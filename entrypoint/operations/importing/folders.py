@@ -72,7 +72,7 @@ def _in_transaction(content: bytes) -> bool:
     """Return what a metadata.toml says, as diesel takes it: one that is malformed says nothing."""
     try:
         return bool(tomllib.loads(content.decode()).get("run_in_transaction", False))
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
 
 
@@ -105,7 +105,7 @@ def read_prisma(source: Source) -> Reading:
 def _provider(content: bytes) -> str:
     try:
         return str(tomllib.loads(content.decode()).get("provider", "another database"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return "another database"
 
 
