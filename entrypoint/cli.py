@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from entrypoint import __version__
 from entrypoint.commands import (
+    adopt,
     backup,
     baseline,
     check,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "check": check,
     "new": new,
     "import": import_,
+    "adopt": adopt,
     "backup": backup,
     "rollback": rollback,
     "baseline": baseline,

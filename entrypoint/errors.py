@@ -15,6 +15,7 @@
     ├── MigrationError           a migration did not get in
     │   ├── MigrationFailedError       PostgreSQL refused it; recorded as `failed`
     │   ├── MigrationHeldBackError     it failed earlier and nobody has changed that
+    │   ├── HistoryRefusedError        another tool's history is in a state from which nobody should go on
     │   ├── MigrationTimeoutError      the time for all migrations ran out
     │   ├── MigrationStoppedError      an operator cancelled it
     │   ├── MigrationPreventedError    the server's disk, memory or the like did not let it run
@@ -147,6 +148,12 @@ class MigrationHeldBackError(MigrationError):
     """A migration failed at an earlier start, and nothing has changed since."""
 
     event = "migration.held_back"
+
+
+class HistoryRefusedError(MigrationError):
+    """The history of another tool has a migration that failed or is not finished."""
+
+    event = "adopt.refused"
 
 
 class MigrationTimeoutError(MigrationError):

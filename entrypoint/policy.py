@@ -1,4 +1,7 @@
-"""How patiently to connect, to wait for the lock, and to work under it: plain values, which the settings fill."""
+"""How patiently to connect, to wait for the lock, and to work under it, and whose history to take over.
+
+Plain values, which the settings fill.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,30 @@ MOST_MILLISECONDS = 2**31 - 1
 
 DEFAULT_LIMIT_MB = 512
 """How large a migration file may be, if nothing else is set."""
+
+TOOLS = (
+    "goose",
+    "dbmate",
+    "sql-migrate",
+    "golang-migrate",
+    "flyway",
+    "sqlx",
+    "diesel",
+    "prisma",
+    "drizzle",
+    "supabase",
+)
+"""The tools whose files and whose histories can be taken over, as they are written in an `origin`."""
+
+
+class Adopt(NamedTuple):
+    """Whose history is to be taken over."""
+
+    tool: str
+    """One of `TOOLS`."""
+    schema: str | None = None
+    table: str | None = None
+    """Where it is, if not where the tool has it by default."""
 
 
 class ConnectPolicy(NamedTuple):

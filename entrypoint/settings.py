@@ -6,7 +6,16 @@ The variables and their defaults are documented to users and fixed (docs/configu
 from __future__ import annotations
 
 from entrypoint.errors import ConfigurationError
-from entrypoint.policy import ATTEMPTS, DEFAULT_LIMIT_MB, MOST_MILLISECONDS, ApplyPolicy, ConnectPolicy, LockPolicy
+from entrypoint.policy import (
+    ATTEMPTS,
+    DEFAULT_LIMIT_MB,
+    MOST_MILLISECONDS,
+    TOOLS,
+    Adopt,
+    ApplyPolicy,
+    ConnectPolicy,
+    LockPolicy,
+)
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, lacks_scheme, secrets_of
 
@@ -35,6 +44,7 @@ _VARIABLES = (
     "MIGRATION_FILE_LIMIT_MB",
     "MIGRATION_SCHEMA",
     "MIGRATION_ROLE",
+    "MIGRATION_ADOPT",
     "DB_CONNECT_ATTEMPTS",
     "DB_CONNECT_BACKOFF_MS",
     "DB_CONNECT_TIMEOUT_MS",
@@ -78,6 +88,8 @@ class Settings(NamedTuple):
     app_version: str | None
     backup_dir: str | None
     probe_port: int | None
+    adopt: Adopt | None
+    """The tool whose history is taken over, if anything is pending."""
     connect: ConnectPolicy
     lock: LockPolicy
     apply: ApplyPolicy
@@ -131,6 +143,7 @@ def _settings(reader: _Reader, *, auto_migrate: bool) -> Settings:
         app_version=reader.version("APP_VERSION") or reader.version("npm_package_version"),
         backup_dir=reader.path("MIGRATION_BACKUP_DIR"),
         probe_port=reader.port("MIGRATION_PROBE_PORT"),
+        adopt=reader.adopt("MIGRATION_ADOPT"),
         connect=ConnectPolicy(
             attempts=reader.number("DB_CONNECT_ATTEMPTS", ATTEMPTS, unit="attempts", example="5"),
             backoff=reader.seconds("DB_CONNECT_BACKOFF_MS", 1_000),
@@ -166,6 +179,21 @@ def read_service_settings(environ: Mapping[str, str]) -> tuple[Settings, Service
     reader.faults += read_log_settings(environ, terminal=False)[1]
     reader.raise_faults()
     return settings, service
+
+
+def adopt_from(tool: str, table: str | None) -> Adopt:
+    """Return a tool with its table, `[SCHEMA.]TABLE`. Raises ValueError with what is wrong, as a clause."""
+    name = tool.strip().lower()
+    if name not in TOOLS:
+        from entrypoint.migration.adoption.others import what_instead
+
+        raise ValueError(what_instead(name) or f"it must be one of: {', '.join(TOOLS)}")
+    schema, _, relation = (table or "").strip().rpartition(".")
+    if table is not None and (not relation or table.strip().startswith(".")):
+        raise ValueError("the table must be given as SCHEMA.TABLE")
+    if max(len(part.encode(errors="surrogateescape")) for part in (schema, relation)) > _LONGEST_NAME:
+        raise ValueError(f"a name in PostgreSQL has {_LONGEST_NAME} bytes at most")
+    return Adopt(name, schema or None, relation or None)
 
 
 def exits_on_failure(environ: Mapping[str, str]) -> bool:
@@ -264,6 +292,18 @@ class _Reader:
         if value is not None and len(value.encode(errors="surrogateescape")) > _LONGEST_NAME:
             self.faults.append(f"{name} is {_shown(value)}; a name in PostgreSQL has {_LONGEST_NAME} bytes at most")
         return value
+
+    def adopt(self, name: str) -> Adopt | None:
+        """Return the tool that a variable names, and its table, if that has another name: `TOOL:SCHEMA.TABLE`."""
+        value = self.text(name)
+        if value is None:
+            return None
+        tool, _, table = value.partition(":")
+        try:
+            return adopt_from(tool, table if ":" in value else None)
+        except ValueError as error:
+            self.faults.append(f"{name} is {_shown(value)}; {error}")
+            return None
 
     def yes_or_no(self, name: str, *, default: bool) -> bool:
         value = self.text(name)

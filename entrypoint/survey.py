@@ -208,4 +208,5 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
         losses=Losses(),
         refuse_out_of_order=settings.refuse_out_of_order,
         differences=Differences.told_of(survey.plan),
+        adopt=settings.adopt,
     )

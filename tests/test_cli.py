@@ -32,6 +32,7 @@ COMMANDS = (
     "check",
     "new",
     "import",
+    "adopt",
     "backup",
     "rollback",
     "baseline",

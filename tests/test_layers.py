@@ -51,7 +51,9 @@ ROOMS: dict[str, set[str]] = {
         "startup",
         "survey",
         "migration.operator",
+        "migration.apply",
         "migration.lock",
+        "migration.adoption",
         "migration.ledger",
         "migration.script",
         "backup",
@@ -92,7 +94,7 @@ ROOMS: dict[str, set[str]] = {
         "errors",
         "records",
     },
-    "settings": {"policy", "redaction", "errors", "records"},
+    "settings": {"migration.adoption", "policy", "redaction", "errors", "records"},
     "handover": {"signals", "records"},
     "migration.operator": {
         "migration.apply",
@@ -108,6 +110,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "migration.apply": {
         "migration.lock",
+        "migration.adoption",
         "migration.losses",
         "migration.ledger",
         "migration.observe",
@@ -120,6 +123,7 @@ ROOMS: dict[str, set[str]] = {
         "redaction",
         "secret_patterns",
         "errors",
+        "counts",
     },
     "migration.lock": {
         "migration.ledger",
@@ -132,6 +136,7 @@ ROOMS: dict[str, set[str]] = {
         "errors",
         "counts",
     },
+    "migration.adoption": {"migration.ledger", "migration.script", "database", "redaction", "errors"},
     "migration.assignment": set(),
     "migration.losses": {"errors"},
     "migration.ledger": {"migration.observe", "database", "logs", "deadline", "redaction", "errors", "records"},

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.losses import Losses
     from entrypoint.migration.observe.board import Board
     from entrypoint.migration.script.files import Directory
-    from entrypoint.policy import ApplyPolicy, LockPolicy
+    from entrypoint.policy import Adopt, ApplyPolicy, LockPolicy
 
 
 class Assignment(NamedTuple):
@@ -41,5 +41,7 @@ class Assignment(NamedTuple):
     """Whether a pending migration below the newest applied one ends it before anything runs."""
     differences: Differences
     """What the log has been told of files and ledger that do not agree."""
+    adopt: Adopt | None = None
+    """The tool whose history is taken over, if anything is pending."""
     rehearsal: bool = False
     """Whether nothing is to be left of it, not even the ledger's tables."""

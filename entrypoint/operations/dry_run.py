@@ -16,6 +16,7 @@ from entrypoint.migration.script.directives import spell_timeouts
 from entrypoint.migration.script.files import load_directory
 from entrypoint.migration.script.prepare import prepare
 from entrypoint.migration.script.report import outline
+from entrypoint.operations.adopt import foresee
 from entrypoint.operations.check import lint_all, look_at, no_linter, why_outside
 from entrypoint.operations.findings import Finding, describe, in_order
 from entrypoint.operations.lint import find_squawk
@@ -52,8 +53,11 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     """
     survey = survey_database(settings, up_to=up_to)
     escapes = survey.session.escapes
+    adopted: list[str] = []
     try:
         refuse_intrusion(survey.place)
+        if settings.adopt is not None and survey.plan.pending:
+            survey, adopted = foresee(settings, settings.adopt, survey, up_to)
         if survey.plan.pending and not survey.place.ledger:
             refuse_second(survey.session, survey.place, survey.directory.files, settings.role, Deadline(_PATIENCE))
     except StatementError as error:
@@ -69,11 +73,11 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     if plan.held_back and not plan.runnable:
         raise words.held_back(plan.held_back)
     if not plan.pending:
-        return "Nothing is pending.\n"
+        return "".join(f"{line}\n" for line in adopted) + "Nothing is pending.\n"
     # What runs outside a transaction is in each file's headline.
     looks = [look_at(file, notes=False, escapes=escapes) for file in plan.runnable]
     said, note = _lint(looks)
-    lines = [f"{count(len(plan.runnable), 'migration')} would run:"]
+    lines = [*adopted, f"{count(len(plan.runnable), 'migration')} would run:"]
     for look in looks:
         migration = migrations[look.file.number]
         order = f", after {plan.current:03d} was applied" if look.file in plan.out_of_order else ""

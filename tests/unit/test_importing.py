@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from entrypoint import policy
+from entrypoint.migration.adoption.flyway import parts_of
+from entrypoint.migration.adoption.tools import BY_NAME as ADOPTED
 from entrypoint.migration.script import directives
 from entrypoint.migration.script.directives import Origin
 from entrypoint.operations.importing import TOOLS, naming, texts, tools
-from entrypoint.operations.importing.flyway import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +70,7 @@ def versions(tool: str, files: Mapping[str, str | bytes]) -> list[tuple[str, str
 
 
 def test_the_tools_are_the_same_everywhere() -> None:
-    assert TOOLS == directives.TOOLS == tuple(tools.BY_NAME)
+    assert TOOLS == policy.TOOLS == tuple(tools.BY_NAME) == tuple(ADOPTED)
 
 
 # --- goose ----------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ DEFAULTS = Settings(
     backup_dir=None,
     file_limit=512 << 20,
     probe_port=None,
+    adopt=None,
     connect=ConnectPolicy(attempts=5, backoff=1.0, timeout=5.0),
     lock=LockPolicy(timeout=30.0, stale=600.0),
     apply=ApplyPolicy(timeout=300.0, ddl_lock_timeout=5.0),

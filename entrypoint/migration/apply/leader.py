@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from entrypoint.clocks import Clocks
     from entrypoint.database.classify import Trouble
     from entrypoint.database.session import Session
+    from entrypoint.migration.apply.adopting import Adopter
     from entrypoint.migration.apply.backup_first import BackupFirst
     from entrypoint.migration.apply.watcher import Watched
     from entrypoint.migration.assignment import Assignment
@@ -101,10 +102,11 @@ class Leader:
         prepared: dict[int, Prepared],
         clocks: Clocks,
         backup_first: BackupFirst | None,
+        adopter: Adopter | None = None,
     ) -> None:
         """Take the `prepared` migrations by number, and the `clocks` that bound them.
 
-        `backup_first` is what to do before the first.
+        `backup_first` is what to do before the first, and `adopter` records what another tool has applied.
         """
         self._assignment = assignment
         self._lease = lease
@@ -112,6 +114,7 @@ class Leader:
         self._prepared = prepared
         self._clocks = clocks
         self._backup_first = backup_first
+        self._adopter = adopter
         self._blocker: Blocker | None = None
         """Who was in the way of the file's last attempt."""
         self._lock = ""
@@ -203,6 +206,8 @@ class Leader:
     def _what_to_run(self) -> tuple[Plan, list[Prepared]]:
         """Survey again, now that nobody else can change it; return also the migrations that may run, in order."""
         plan = self._survey(self._clocks.turn_to())
+        if self._adopter is not None:
+            plan = self._adopt(self._adopter, plan)
         self._assignment.differences.tell(plan)
         if self._assignment.refuse_out_of_order and plan.out_of_order:
             raise words.out_of_order(plan)
@@ -210,7 +215,16 @@ class Leader:
         # Somebody may have deleted a failed row since the first survey.
         others = (file for file in plan.runnable if file.number not in self._prepared)
         prepared = self._prepared | prepare(others, escapes=self._lease.worker.escapes)
+        if self._adopter is not None:
+            runnable = (prepared[file.number] for file in plan.runnable)
+            outside.refuse_behind_pooler(runnable, self._worker, self._lease.place)
         return plan, [prepared[file.number] for file in plan.runnable]
+
+    def _adopt(self, adopter: Adopter, plan: Plan) -> Plan:
+        """Record what another tool has applied; return the plan without it."""
+        return (
+            self._survey(self._clocks.turn_to()) if adopter.record(self._lease, plan, self._clocks.turn_to()) else plan
+        )
 
     def _refuse_again(self, runnable: Iterable[Prepared], applied: Iterable[Applied]) -> None:
         """Raise LedgerChangedError if something is to run that has been applied already, by this very process."""

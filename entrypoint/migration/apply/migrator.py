@@ -44,6 +44,13 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     stays. All waiting together is bounded by `assignment.lock`, all work by `assignment.apply` and by what the files
     declare for themselves.
     """
+    adopter = None
+    if assignment.adopt is not None:
+        from entrypoint.migration.apply.adopting import Adopter
+
+        adopter = Adopter(assignment, assignment.adopt)
+        # What is to be recorded will not run, so it need not be fit to.
+        plan = adopter.foresee(session, plan) or plan._replace(runnable=(), out_of_order=())
     if assignment.refuse_out_of_order and plan.out_of_order:
         raise words.out_of_order(plan)
     prepared = prepare(plan.runnable, escapes=session.escapes)
@@ -59,7 +66,7 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     applied: list[Applied] = []
 
     def lead(lease: Lease, clocks: Clocks) -> Result:
-        current = Leader(assignment, lease, prepared, clocks, backup_first).run(applied)
+        current = Leader(assignment, lease, prepared, clocks, backup_first, adopter).run(applied)
         return Result(tuple(applied), contender.waited, current)
 
     try:

@@ -34,7 +34,7 @@ class LedgerRow(NamedTuple):
 def ask(session: Connection, role: str | None, deadline: Deadline, parts: Sequence[str]) -> list[list[Row]]:
     """Run statements in one round trip and one transaction that may wait for nobody; return the rows of each."""
     try:
-        return session.query(";\n".join((*_begin_look(role, deadline), *parts, "COMMIT")), deadline)[
+        return session.query(";\n".join((*begin_look(role, deadline), *parts, "COMMIT")), deadline)[
             -len(parts) - 1 : -1
         ]
     except StatementError:
@@ -42,7 +42,8 @@ def ask(session: Connection, role: str | None, deadline: Deadline, parts: Sequen
         raise
 
 
-def _begin_look(role: str | None, deadline: Deadline) -> list[str]:
+def begin_look(role: str | None, deadline: Deadline) -> list[str]:
+    """Return the statements that begin a transaction of ours which only reads, and may wait for nobody."""
     return [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY",
         *our_state(role),

@@ -72,8 +72,8 @@ def place_sql(schema: str | None) -> str:
 
 
 def path_sql() -> str:
-    """Return the query for the names of all schemas of the search_path, behind `walk(None)`."""
-    return f"SELECT nspname FROM ({_PATH}) AS path"
+    """Return the query for the names of all schemas of the search_path, in its order, behind `walk(None)`."""
+    return f"SELECT nspname FROM ({_PATH}\nORDER BY rank) AS path"
 
 
 def tables_sql(schema: str | None, role: str | None) -> str:

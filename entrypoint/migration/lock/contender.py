@@ -112,7 +112,9 @@ class Contender:
             if not self._regardless and not plan.pending and not self._place.outdated:
                 self._assignment.differences.tell(plan)
                 return None, True
-            if not self._regardless and plan.held_back and not plan.runnable:
+            # What failed may be what another tool has applied: then whoever has the lock records it.
+            stuck = not plan.runnable and self._assignment.adopt is None
+            if not self._regardless and plan.held_back and stuck:
                 self._assignment.differences.tell(plan)
                 raise words.held_back(plan.held_back)
             if look.lock_free and not (look.lock and look.lock.keeps_us_out(self._assignment.lock.stale)):

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from entrypoint import logs
-from entrypoint.database import classify
-from entrypoint.database.answers import StatementError
-from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
-from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError, LedgerChangedError, MigrationError
-from entrypoint.migration.apply.doubt import STANDBY_REMEDY, settle, standby_names, waited_for_standby
+from entrypoint.errors import LedgerChangedError
+from entrypoint.migration.apply.ledger_change import Change, change_ledger
 from entrypoint.migration.apply.migrator import under_lock
-from entrypoint.migration.apply.widen import make_room
-from entrypoint.migration.ledger.refusal import refused_on
-from entrypoint.migration.ledger.rows import as_ledger, ledger_query
-from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.contender import Contender
 
 TYPE_CHECKING = False
@@ -23,16 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from entrypoint.database.session import Session
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.apply.ledger_change import Decide
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.rows import LedgerRow
-    from entrypoint.migration.lock.lease import Lease
-
-_PATIENCE = 30.0
-_LOCK_TIMEOUT_MS = 2_000
-_PAUSE = 0.5
-# For one attempt, even if the time is nearly over: so that it ends with the server's answer, and not without one.
-_LEAST = 1.0
 
 
 class Amendment(NamedTuple):
@@ -52,86 +38,31 @@ def amend(assignment: Assignment, session: Session, place: Place, amendment: Ame
 
     The ledger is created or upgraded first, if need be. Raises LedgerChangedError if it is not what was shown.
     """
+
+    def decide(_session: Session, rows: tuple[LedgerRow, ...], _patience: Deadline) -> Change:
+        refuse_changed(amendment.shown, rows)
+        return Change(amendment.statements, amendment.sign)
+
+    change(assignment, session, place, decide, amendment.numbers)
+
+
+def change(assignment: Assignment, session: Session, place: Place, decide: Decide, numbers: Sequence[int]) -> None:
+    """Take the lock, and let `decide` say, with the ledger before it, what to change. Raises what `amend` does."""
     contender = Contender(assignment, session, place, regardless=True)
     try:
         under_lock(
             contender,
             assignment,
-            lambda lease, clocks: _amend_with_retries(assignment, lease, amendment, clocks.turn_to()),
+            lambda lease, clocks: change_ledger(assignment, lease, decide, numbers, clocks.turn_to()),
         )
     finally:
         contender.close()
 
 
-def _amend_with_retries(assignment: Assignment, lease: Lease, amendment: Amendment, deadline: Deadline) -> None:
-    """Try; again and again if what prevents it may pass, while the time lasts."""
-    make_room(assignment, lease, amendment.numbers, deadline)
-    while True:
-        patience = Deadline(max(deadline.within(_PATIENCE).remaining(), _LEAST))
-        try:
-            lease.check_guard()
-            _attempt(assignment, lease, amendment, patience)
-        except StatementError as error:
-            lease.worker.rollback(Deadline(1.0))
-            why = error.primary
-            if error.sqlstate == LOCK_NOT_AVAILABLE:
-                blockers = locked.who_locks(lease.worker, lease.place, locked.TABLES)
-                why = locked.describe(blockers)
-                if deadline.passed():
-                    raise locked.timed_out(blockers, 0) from error
-            if not classify.may_pass(error.sqlstate) or deadline.passed():
-                doing, schema = "the ledger could not be changed", lease.place.schema
-                raise refused_on(lease.worker, schema, assignment.role, error, doing, reading=False) from error
-            logs.event(
-                logs.WARNING,
-                "ledger.locked",
-                f"the ledger could not be changed yet: {why}; trying again",
-                sqlstate=error.sqlstate,
-            )
-            pause(min(_PAUSE, deadline.remaining()))
-        else:
-            return
-
-
-def _attempt(assignment: Assignment, lease: Lease, amendment: Amendment, patience: Deadline) -> None:
-    worker, place = lease.worker, lease.place
-    transaction_id, _ = lease.open(patience, lock_timeout_ms=min(_LOCK_TIMEOUT_MS, patience.milliseconds() // 2 + 1))
-    # Not even a person may change it between the comparison and the change. Reading is not disturbed.
-    lock = f"LOCK TABLE {place.table('schema_migrations')} IN SHARE ROW EXCLUSIVE MODE"
-    now = as_ledger(worker.query(f"{lock}; {ledger_query(place)}", patience)[-1])
-    if now != amendment.shown:
+def refuse_changed(shown: object, now: object) -> None:
+    """Raise LedgerChangedError unless what an operator was shown is what is there now."""
+    if now != shown:
         raise LedgerChangedError(
             "The ledger has changed since it was shown; nothing was changed",
             remedy="entrypoint status shows how it is now. Start again.",
-        )
-    worker.query("\n".join(amendment.statements), patience)
-    try:
-        worker.query("COMMIT", patience)
-    except ConnectionLostError as lost:
-        _settle(assignment, lease, transaction_id, amendment, lost)
-
-
-def _settle(
-    assignment: Assignment, lease: Lease, transaction_id: str, amendment: Amendment, lost: ConnectionLostError
-) -> None:
-    """Return if the change is in after all, though the connection ended during COMMIT; otherwise raise."""
-    verdict = settle(
-        transaction_id, assignment.target, lease.place, amendment.sign, assignment.role, Deadline(_PATIENCE)
-    )
-    ended, remedy = f"the connection ended during COMMIT ({lost})", ""
-    if lease.worker.gave_standby_up:
-        ended, remedy = waited_for_standby(standby_names(lease.worker)), f"{STANDBY_REMEDY} "
-    logs.event(
-        logs.WARNING,
-        "ledger.commit_in_doubt",
-        f"{ended}; the server says: {verdict}",
-        verdict=verdict,
-        remedy=remedy.strip() or None,
-    )
-    if verdict == "aborted":
-        raise lost
-    if verdict == "unknown":
-        raise MigrationError(
-            f"{ended[0].upper()}{ended[1:]}, and it is unknown whether the ledger was changed",
-            remedy=f"{remedy}entrypoint status shows how it is now.",
         )

@@ -14,6 +14,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import PINNED
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
+from entrypoint.migration.apply.adopting import Adopter
 from entrypoint.migration.apply.attempt import Refused, Task
 from entrypoint.migration.apply.leader import Leader, spot_of
 from entrypoint.migration.apply.outside import refuse_behind_pooler
@@ -98,6 +99,12 @@ def rehearse(
     `rehearsed` holds what went well, even if an EntrypointError is raised because something did not. A lost lock or
     connection ends it: whoever asked for a rehearsal is there to ask again.
     """
+    adopter = None
+    if assignment.adopt is not None:
+        adopter = Adopter(assignment, assignment.adopt)
+        plan = adopter.foresee(session, plan) or plan._replace(runnable=(), out_of_order=())
+        if not plan.pending:
+            return None
     if assignment.refuse_out_of_order and plan.out_of_order:
         raise words.out_of_order(plan)
     prepared = prepare(plan.runnable, escapes=session.escapes)
@@ -116,7 +123,7 @@ def rehearse(
             clocks = Clocks(assignment.apply.timeout + declared)
             if declared:
                 lease.extend(clocks.work_left({}))
-            return Rehearser(assignment, lease, prepared, clocks, None).rehearse(rehearsed)
+            return Rehearser(assignment, lease, prepared, clocks, None, adopter).rehearse(rehearsed)
         finally:
             lease.release()
     finally:
@@ -239,6 +246,10 @@ class Rehearser(Leader):
             ),
             held_back=plan.held_back,
         )
+
+    def _adopt(self, adopter: Adopter, plan: Plan) -> Plan:
+        """Leave out what a real start would record; record nothing."""
+        return adopter.foresee(self._worker, plan) or plan
 
     def _until_it_ran(self, tasks: list[Task], rehearsed: list[Rehearsed]) -> Seen:
         """Rehearse, from the beginning again if what prevents it may pass; return the locks and who took them first."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from entrypoint.migration.script import scanner
 from entrypoint.migration.script.scanner import ScriptFault
-from entrypoint.policy import MOST_MILLISECONDS
+from entrypoint.policy import MOST_MILLISECONDS, TOOLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,21 +29,6 @@ _UNITS = {"h": 3_600_000, "min": 60_000, "s": 1_000, "ms": 1}
 
 _PARTS = re.compile(r"([\w-]*)\s*(=?)\s*(.*)", re.DOTALL)
 _TIME = re.compile(r"([0-9]+)\s*([a-z]*)", re.ASCII)
-
-
-TOOLS = (
-    "goose",
-    "dbmate",
-    "sql-migrate",
-    "golang-migrate",
-    "flyway",
-    "sqlx",
-    "diesel",
-    "prisma",
-    "drizzle",
-    "supabase",
-)
-"""The tools whose files can be taken over, as they are written in an `origin`."""
 
 
 class Origin(NamedTuple):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from entrypoint.migration.adoption.flyway import parts_of
 from entrypoint.operations.importing import texts
 from entrypoint.operations.importing.values import Fault, Left, Migration, Part, Reading, Repeatable, Why
 from entrypoint.redaction import foreign
@@ -87,14 +88,6 @@ def read(source: Source) -> Reading:
             left.append(Left(file.path, why._replace(remedy=f"{why.remedy}, as a file in repeatable/.")))
     left += texts.not_looked_at(others, "Flyway", "V1__description.sql or R__description.sql")
     return Reading(tuple(found), tuple(repeatables), tuple(left), tuple(faults))
-
-
-def parts_of(version: str) -> tuple[int, ...]:
-    """Return a version as Flyway compares it: zeros at the end do not count."""
-    parts = [int(part) for part in version.split(".")]
-    while len(parts) > 1 and parts[-1] == 0:
-        parts.pop()
-    return tuple(parts)
 
 
 def _named(path: str, base: str) -> _File | None:

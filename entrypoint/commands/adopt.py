@@ -1,0 +1,46 @@
+"""`adopt`: record what another migration tool has applied here."""
+
+from __future__ import annotations
+
+import sys
+
+from entrypoint.commands import consent
+from entrypoint.settings import adopt_from, read_settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SUMMARY = "record what another tool has applied, by its own history"
+DESCRIPTION = """\
+Record as completed what goose, dbmate, sql-migrate, golang-migrate, Flyway, sqlx, diesel, Prisma, Drizzle or Supabase
+has applied to this database, for the files that `import` wrote: by the origin in their first line, never by number.
+The tool's table is only read. Shows what would be recorded first, and asks."""
+EXAMPLE = "entrypoint adopt --from goose --dry-run"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add whose history it is, where it is, `--dry-run` and `--yes`."""
+    parser.add_argument("--from", dest="tool", required=True, metavar="TOOL", help="the tool, as in import --from")
+    parser.add_argument("--table", metavar="SCHEMA.TABLE", help="the tool's table, if it has another name or place")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be recorded, and change nothing")
+    consent.add_yes(parser)
+
+
+def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Show, ask, and record."""
+    from entrypoint.errors import UsageError
+    from entrypoint.operations import adopt
+
+    try:
+        wanted = adopt_from(arguments.tool, arguments.table)
+    except ValueError as error:
+        raise UsageError(f"--from {arguments.tool}: {error}", remedy="entrypoint adopt --from TOOL") from None
+    planned = adopt.plan(read_settings(environ, asked_for=True), wanted)
+    if arguments.dry_run or not planned.something:
+        sys.stdout.write(adopt.describe(planned))
+        return 0
+    consent.obtain(adopt.describe(planned), "Record them?", yes=arguments.yes)
+    sys.stdout.write(adopt.carry_out(planned))
+    return 0

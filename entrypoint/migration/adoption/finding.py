@@ -1,0 +1,199 @@
+"""Find the table in which another tool keeps its history, and read it. Nothing of it is ever written.
+
+Whoever can write that table decides what is not run here, so it must belong to somebody whom there is reason to trust,
+as the ledger does (docs/decisions/0022).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from entrypoint.database.quoting import identifier, literal, our_state
+from entrypoint.errors import ConfigurationError, ForeignLedgerError
+from entrypoint.migration.adoption.tools import BY_NAME
+from entrypoint.migration.ledger.glance import walk
+from entrypoint.migration.ledger.place import LEDGER_SIGN
+from entrypoint.migration.ledger.search import owner_of, path_sql, trusted
+from entrypoint.redaction import foreign
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from entrypoint.database.answers import Row
+    from entrypoint.database.session import Session
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.adoption.tools import Tool
+    from entrypoint.policy import Adopt
+
+# Of the schemas that the search_path does not name: there may be one for each tenant.
+_MOST = 50
+_RAILS = "ar_internal_metadata"
+
+
+class Table(NamedTuple):
+    """A table that has a name by which a tool's is known."""
+
+    schema: str
+    name: str
+    plain: bool
+    """Whether it is a table, and its columns are of PostgreSQL's own types."""
+    usable: bool
+    """Whether we may use the schema."""
+    readable: bool
+    owner: str
+    trusted: bool
+    columns: frozenset[str]
+
+    @property
+    def shown(self) -> str:
+        """The name as a message has it."""
+        return foreign(f"{self.schema}.{self.name}")
+
+    @property
+    def quoted(self) -> str:
+        """The name as SQL has it."""
+        return f"{identifier(self.schema)}.{identifier(self.name)}"
+
+
+def find(session: Session, adopt: Adopt, role: str | None, deadline: Deadline) -> Table | None:
+    """Return the tool's table; None if there is no trace of it. Asked in an open transaction of ours.
+
+    Raises ConfigurationError if what is there cannot be the tool's, or cannot be read.
+    """
+    tool = BY_NAME[adopt.tool]
+    names = (*(one.table for one in BY_NAME.values()), _RAILS, *filter(None, (adopt.table,)))
+    path = [row[0] or "" for row in session.query(";\n".join((*walk(None), path_sql())), deadline)[-1]]
+    mine = adopt.schema or (tool.schema if adopt.table is None else None)
+    always = {adopt.schema, *(one.schema for one in BY_NAME.values())} - {None}
+    sql = ";\n".join((*our_state(role), _tables_sql(names, [*path, *sorted(filter(None, always))], role)))
+    tables = [_table(row) for row in session.query(sql, deadline)[-1]]
+    return choose(adopt, tables, [mine] if mine else path)
+
+
+def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table | None:
+    """Return the first table along the `path` that has the tool's name. Raises ConfigurationError, as `find` does."""
+    tool = BY_NAME[adopt.tool]
+    name = adopt.table or tool.table
+    by_place = {(table.schema, table.name): table for table in tables}
+    # Our own ledger may have the same name.
+    along = [by_place[schema, name] for schema in path if (schema, name) in by_place]
+    found = next((table for table in along if not table.columns >= LEDGER_SIGN), None)
+    if found is not None:
+        _refuse_unfit(tool, found, by_place)
+        return found
+    if adopt.table is None:
+        _refuse_other_place(adopt, tool, tables)
+        _refuse_other_tool(adopt, tool, tables, path)
+    return None
+
+
+def read(session: Session, adopt: Adopt, table: Table, deadline: Deadline) -> list[Row]:
+    """Return the rows of the tool's table, as its `decide` takes them. Asked in an open transaction of ours."""
+    return session.query(BY_NAME[adopt.tool].sql(table.quoted, table.columns), deadline)[-1]
+
+
+def _tables_sql(names: Collection[str], schemas: Sequence[str], role: str | None) -> str:
+    def listed(values: Collection[str]) -> str:
+        return f"ARRAY[{', '.join(map(literal, sorted(values)))}]::pg_catalog.name[]"
+
+    near = f"place.nspname = ANY ({listed(set(schemas))})"
+    columns = "FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+    names_of = f"SELECT string_agg(a.attname::text, chr(10)) {columns}"
+    # Another type's output function would run as whoever reads it.
+    foreign_types = f"SELECT count(*) {columns} AND a.atttypid >= 16384"
+    return (
+        f"SELECT place.nspname, c.relname, c.relkind IN ('r', 'p') AND ({foreign_types}) = 0, "
+        "has_schema_privilege(place.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT'), pg_get_userbyid(c.relowner), "
+        f"{trusted('c.relowner', role)}, ({names_of}) "
+        "FROM pg_class c JOIN pg_namespace place ON place.oid = c.relnamespace "
+        f"WHERE c.relname = ANY ({listed(names)}) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') "
+        f"AND NOT starts_with(place.nspname::text, 'pg_') "
+        f"ORDER BY {near} DESC, place.nspname LIMIT {_MOST + len(names) * (len(schemas) + 1)}"
+    )
+
+
+def _table(row: Row) -> Table:
+    schema, name, plain, usable, readable, owner, is_trusted, columns = row
+    yes = "t"
+    return Table(
+        schema or "",
+        name or "",
+        plain == yes,
+        usable == yes,
+        readable == yes,
+        owner or "",
+        is_trusted == yes,
+        frozenset((columns or "").split("\n")),
+    )
+
+
+def _refuse_unfit(tool: Tool, table: Table, by_place: dict[tuple[str, str], Table]) -> None:
+    """Raise ConfigurationError if the table cannot be the tool's, or is not to be relied upon."""
+    whose = None
+    if not tool.knows(table.columns) or not table.plain:
+        other = owner_of(table.columns) if tool.table == "schema_migrations" else None
+        columns = foreign(", ".join(sorted(table.columns)[:12]))
+        whose = f"belongs to {other}" if other else f"is not {tool.shown}'s"
+        whose += f" (its columns: {columns})" if table.plain else " (it is no table, or has columns of other types)"
+    elif tool.exactly and (table.schema, _RAILS) in by_place:
+        whose = f"belongs to Rails, as there is {_RAILS} beside it"
+    if whose:
+        raise ForeignLedgerError(
+            f"The table {table.shown} {whose}; nothing was adopted and nothing was run",
+            remedy=f"Name the tool that it belongs to, or {tool.shown}'s own table: {_ELSEWHERE}",
+            schema=table.schema,
+        )
+    if not table.trusted:
+        raise ForeignLedgerError(
+            f"The table {table.shown}, in which {tool.shown} keeps its history, belongs to {foreign(table.owner)}, "
+            "whom there is no reason to trust with what is run; nothing was run",
+            remedy=f"Connect as that user, or set MIGRATION_ROLE to it; or ALTER TABLE {table.quoted} OWNER TO …; or "
+            f"name another table: {_ELSEWHERE}",
+            schema=table.schema,
+        )
+    if not table.usable or not table.readable:
+        grant = (
+            f"GRANT SELECT ON {table.quoted}" if table.usable else f"GRANT USAGE ON SCHEMA {identifier(table.schema)}"
+        )
+        raise ConfigurationError(
+            f"This user may not read {table.shown}, in which {tool.shown} keeps its history; nothing was run",
+            remedy=f"{grant} TO the migration user; or set MIGRATION_DATABASE_URL or MIGRATION_ROLE to its owner.",
+        )
+
+
+_ELSEWHERE = "MIGRATION_ADOPT=TOOL:SCHEMA.TABLE, or entrypoint adopt --from TOOL --table SCHEMA.TABLE."
+
+
+def _refuse_other_place(adopt: Adopt, tool: Tool, tables: Sequence[Table]) -> None:
+    """Raise ConfigurationError if there is such a table where the connection's search_path does not lead."""
+    others = [table for table in tables if table.name == tool.table and table.plain and tool.knows(table.columns)]
+    others = [table for table in others if table.schema not in {one.schema for one in BY_NAME.values()}]
+    if others and tool.schema is None:
+        raise ConfigurationError(
+            f"{tool.shown}'s table {tool.table} is not in a schema of the connection's search_path, but there is "
+            f"{', '.join(table.shown for table in others[:3])}; nothing was run",
+            remedy=f"If that is this application's, say so: MIGRATION_ADOPT={adopt.tool}:{others[0].shown} (or --table "
+            f"{others[0].shown}), and see that the search_path is the one that {tool.shown} had. If this schema is a "
+            f"new one, unset MIGRATION_ADOPT.",
+        )
+
+
+def _refuse_other_tool(adopt: Adopt, tool: Tool, tables: Sequence[Table], path: Sequence[str]) -> None:
+    """Raise ConfigurationError if the history that is there is another tool's."""
+    for name, other in BY_NAME.items():
+        places = (other.schema,) if other.schema else path
+        for table in tables:
+            if (
+                name != adopt.tool
+                and table.name == other.table
+                and table.schema in places
+                and other.knows(table.columns)
+            ):
+                raise ConfigurationError(
+                    f"{tool.shown} has no table {tool.table} here, but {other.shown} has one, {table.shown}; nothing "
+                    "was run",
+                    remedy=f"If {other.shown} made this schema: entrypoint import --from {name} DIR, and then "
+                    f"MIGRATION_ADOPT={name} or entrypoint adopt --from {name}. If it is to be made here anew, unset "
+                    "MIGRATION_ADOPT.",
+                )

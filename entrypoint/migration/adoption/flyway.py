@@ -1,0 +1,65 @@
+"""Flyway: `flyway_schema_history`, in `JdbcTableSchemaHistory` and `MigrationInfoServiceImpl` of its core.
+
+Rows are never changed but by `repair`; what counts is the newest row of a version (by `installed_rank`). `UNDO_…` has
+taken it back, `DELETE` is what `repair` writes for one whose file is gone. A `BASELINE` stands for every version up to
+its own. `SCHEMA` and repeatable migrations have no version. Any other type (SQL, JDBC, SCRIPT, …) is a migration that
+ran, and can have a file here that was written by hand. Versions have parts: 1 and 1.0 are the same.
+"""
+
+from __future__ import annotations
+
+from entrypoint.migration.adoption.history import History, Refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from entrypoint.database.answers import Row
+
+QUERY = "SELECT version, type, script, success, checksum FROM {table} ORDER BY installed_rank"
+_BASELINE = "BASELINE"
+
+
+def decide(rows: Sequence[Row], here: Collection[str]) -> History:
+    """Return what is applied by the newest row of each version."""
+    failed = [version or script for version, _, script, success, _ in rows if success != "t"]
+    if failed:
+        return History(
+            refusal=Refusal(
+                f"{failed[0]} is recorded there without success",
+                "See what that migration has done, put the schema right, and have Flyway forget the attempt: flyway "
+                "repair. Then start again.",
+            )
+        )
+    newest = {parts_of(version): (version, kind or "", checksum) for version, kind, _, _, checksum in rows if version}
+    done = {
+        parts: (version, checksum)
+        for parts, (version, kind, checksum) in newest.items()
+        if kind not in (_BASELINE, "DELETE") and not kind.startswith("UNDO")
+    }
+    baselines = [parts for parts, (_, kind, _) in newest.items() if kind == _BASELINE]
+    files = {version: parts_of(version) for version in here if _has_parts(version)}
+    applied = {
+        version: parts
+        for version, parts in files.items()
+        if parts in done or any(parts <= baseline for baseline in baselines)
+    }
+    checksums = {version: done[parts][1] for version, parts in applied.items() if parts in done}
+    return History(
+        frozenset(applied),
+        tuple(version for parts, (version, _) in done.items() if parts not in set(files.values())),
+        checksums={version: checksum for version, checksum in checksums.items() if checksum is not None},
+    )
+
+
+def parts_of(version: str) -> tuple[int, ...]:
+    """Return a version as Flyway compares it: zeros at the end do not count."""
+    parts = [int(part) for part in version.replace("_", ".").split(".")]
+    while len(parts) > 1 and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)
+
+
+def _has_parts(version: str) -> bool:
+    """Tell whether it is the version of a migration that is not to be repeated."""
+    return all(part.isdecimal() for part in version.split("."))

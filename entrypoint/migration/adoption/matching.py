@@ -1,0 +1,128 @@
+"""Which of our files another tool has applied already: by their `origin`, never by their numbers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from entrypoint.errors import HistoryRefusedError, MigrationFilesError
+from entrypoint.migration.adoption import checksums
+from entrypoint.migration.adoption.history import named
+from entrypoint.migration.adoption.tools import BY_NAME
+from entrypoint.migration.ledger.rows import COMPLETED
+from entrypoint.migration.script import directives
+from entrypoint.migration.script import files as migration_files
+from entrypoint.migration.script.files import FileFault
+from entrypoint.migration.script.prepare import bad_files
+from entrypoint.redaction import foreign
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from entrypoint.database.answers import Row
+    from entrypoint.migration.adoption.finding import Table
+    from entrypoint.migration.adoption.history import History
+    from entrypoint.migration.ledger.rows import LedgerRow
+    from entrypoint.migration.script.files import MigrationFile
+
+
+class Origins(NamedTuple):
+    """The files that come from one tool."""
+
+    tool: str
+    files: Mapping[str, MigrationFile]
+    """By the version that they had there."""
+
+    def worth_a_look(self, rows: Sequence[LedgerRow]) -> bool:
+        """Tell whether the tool's table can have news for us.
+
+        A ledger without a completed row is about to have every file run; later it is only those of the tool's that are
+        pending: somebody may have gone on with it.
+        """
+        done = {row.number for row in rows if row.status == COMPLETED}
+        return not done or any(file.number not in done for file in self.files.values())
+
+
+class Adoption(NamedTuple):
+    """What is to be recorded."""
+
+    table: Table
+    files: tuple[MigrationFile, ...]
+    """Applied there, and not recorded as completed here."""
+    recorded: int
+    """How many are applied there, and recorded here already."""
+    differing: tuple[MigrationFile, ...]
+    """Those of `files` whose text is not the one that the tool recorded."""
+
+
+def origins(tool: str, files: Iterable[MigrationFile]) -> Origins:
+    """Return the files that come from `tool`. Raises MigrationFilesError if two come from one migration."""
+    found: dict[str, MigrationFile] = {}
+    faults: list[FileFault] = []
+    for file in files:
+        try:
+            text = migration_files.decode(migration_files.read_bytes(file.path))
+        except OSError as error:
+            faults.append(FileFault((file.name,), "unreadable", f"cannot be read: {error.strerror}"))
+            continue
+        except UnicodeDecodeError:
+            continue  # It is refused where it is to run.
+        origin = directives.read(text)[0].origin
+        if origin is None or origin.tool != tool:
+            continue
+        other = found.setdefault(origin.version, file)
+        if other is not file:
+            what = f"both say that they were {tool} {foreign(origin.version)}; remove that line from the newer one"
+            faults.append(FileFault((other.name, file.name), "origin", what))
+    if faults:
+        raise bad_files(faults)
+    return Origins(tool, found)
+
+
+def weigh(here: Origins, table: Table, theirs: Sequence[Row], ours: Sequence[LedgerRow]) -> Adoption:
+    """Return what is to be recorded, from the rows of the tool's table and of our ledger.
+
+    Raises HistoryRefusedError if nobody should go on from there, MigrationFilesError if there is no file here for what
+    is applied there.
+    """
+    history = BY_NAME[here.tool].decide(theirs, here.files)
+    if history.refusal is not None:
+        raise HistoryRefusedError(
+            f"{table.shown}: {foreign(history.refusal.message)}; nothing was adopted and nothing was run",
+            remedy=foreign(history.refusal.remedy),
+        )
+    if history.unknown:
+        raise _without_files(here, table, history)
+    done = {row.number for row in ours if row.status == COMPLETED}
+    applied = sorted(here.files[version] for version in history.applied)
+    new = tuple(file for file in applied if file.number not in done)
+    return Adoption(table, new, len(applied) - len(new), _differing(here, history, new))
+
+
+def _without_files(here: Origins, table: Table, history: History) -> MigrationFilesError:
+    tool, shown = here.tool, BY_NAME[here.tool].shown
+    versions = tuple(map(foreign, history.unknown))
+    if not here.files:
+        what = (
+            f"{shown} has applied {named(versions)} here ({table.shown}), and no file says that it comes from {shown}"
+        )
+        remedy = f"entrypoint import --from {tool} DIR writes its migrations as files, each with its origin."
+    else:
+        what = f"{shown} has applied {named(versions)} ({table.shown}), of which there is no file here"
+        remedy = (
+            f"Import its newest directory (entrypoint import --from {tool} DIR), or write the file by hand with the "
+            f'line "-- entrypoint: origin = {tool} {versions[0]}". If they are gone on purpose, and what was applied '
+            "is recorded here, unset MIGRATION_ADOPT."
+        )
+    faults = tuple(f"{version}: applied by {shown}, and no file with origin = {tool} {version}" for version in versions)
+    return MigrationFilesError(f"{what}; nothing was run", faults=faults, remedy=remedy)
+
+
+def _differing(here: Origins, history: History, files: Iterable[MigrationFile]) -> tuple[MigrationFile, ...]:
+    versions = {file.number: version for version, file in here.files.items()}
+    found = []
+    for file in files:
+        recorded = history.checksums.get(versions[file.number])
+        if recorded is not None and checksums.differs(here.tool, migration_files.read_bytes(file.path), recorded):
+            found.append(file)
+    return tuple(found)

@@ -1,0 +1,81 @@
+"""Tools whose versions are whole numbers: goose, golang-migrate and sqlx.
+
+goose: `goose_db_version (id, version_id, is_applied, tstamp)`, in `internal/dialect/dialectquery/postgres.go`. Version
+0 is its own. Releases before 3 add a row for each way back, too: the newest row of a version counts.
+
+golang-migrate: `schema_migrations (version, dirty)` with one row at most, in `database/postgres/postgres.go`: the
+newest version. It is dirty from the moment that a migration begins, either way, until it has gone well. -1 stands for
+"none".
+
+sqlx: `_sqlx_migrations (version, description, installed_on, success, checksum, execution_time)`, in
+`sqlx-postgres/src/migrate.rs`; the checksum is SHA-384 of the file.
+"""
+
+from __future__ import annotations
+
+from entrypoint.migration.adoption.history import History, Refusal, matched
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from entrypoint.database.answers import Row
+
+GOOSE = "SELECT version_id, is_applied FROM {table} ORDER BY id"
+GOLANG_MIGRATE = "SELECT version, dirty FROM {table} ORDER BY 1"
+SQLX = "SELECT version, success, pg_catalog.encode(checksum, 'hex') FROM {table} ORDER BY 1"
+
+
+def decide_goose(rows: Sequence[Row], here: Collection[str]) -> History:
+    """Return what is applied by the newest row of each version."""
+    newest = {version or "0": applied == "t" for version, applied in rows}
+    return matched((version for version, applied in newest.items() if applied and int(version) > 0), here)
+
+
+def decide_golang_migrate(rows: Sequence[Row], here: Collection[str]) -> History:
+    """Return what is applied: every file up to the one version in the table."""
+    if not rows:
+        return History()
+    if len(rows) > 1:
+        return History(
+            refusal=Refusal(
+                f"its table has {len(rows)} rows, and golang-migrate keeps one",
+                "Find out which version the schema is at, and say so to golang-migrate: migrate force VERSION.",
+            )
+        )
+    version, dirty = int(rows[0][0] or 0), rows[0][1] == "t"
+    if dirty:
+        return History(
+            refusal=Refusal(
+                f"version {version} is dirty: golang-migrate began a migration there, forward or back, and did not "
+                "finish it",
+                "If golang-migrate is running, wait for its end. Otherwise see what it has done, put the schema right, "
+                "and say which version it is at: migrate force VERSION. Then start again.",
+            )
+        )
+    below = frozenset(one for one in here if _number(one) <= version)
+    known = any(_number(one) == version for one in below)
+    return History(below, () if known or version < 0 else (str(version),))
+
+
+def decide_sqlx(rows: Sequence[Row], here: Collection[str]) -> History:
+    """Return what is applied: every row, unless one has not gone well."""
+    failed = [version for version, success, _ in rows if success != "t"]
+    if failed:
+        return History(
+            refusal=Refusal(
+                f"version {failed[0]} is recorded there without success",
+                "If sqlx is running, wait for its end. Otherwise see what that migration has done, put the schema "
+                f"right, and then either DELETE FROM _sqlx_migrations WHERE version = {failed[0]}, if it is to run "
+                "again, or set success = true there. Then start again.",
+            )
+        )
+    return matched(
+        (version or "" for version, _, _ in rows),
+        here,
+        {version or "": checksum or "" for version, _, checksum in rows},
+    )
+
+
+def _number(version: str) -> int:
+    return int(version) if version.isdecimal() else 2**63

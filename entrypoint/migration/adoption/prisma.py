@@ -1,0 +1,36 @@
+"""Prisma: `_prisma_migrations`, in `schema-engine/connectors/sql-schema-connector` of prisma-engines.
+
+A migration may have several rows. One counts that has `finished_at` and not `rolled_back_at`. One that has neither has
+begun: it failed, or runs at this moment; `migrate resolve` says which. The checksum is SHA-256 of the file.
+"""
+
+from __future__ import annotations
+
+from entrypoint.migration.adoption.history import History, Refusal, matched
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from entrypoint.database.answers import Row
+
+QUERY = (
+    "SELECT migration_name, finished_at IS NOT NULL, rolled_back_at IS NOT NULL, checksum FROM {table} "
+    "ORDER BY started_at, migration_name"
+)
+
+
+def decide(rows: Sequence[Row], here: Collection[str]) -> History:
+    """Return what is applied: what has been finished, and was not rolled back."""
+    failed = [name for name, finished, back, _ in rows if finished != "t" and back != "t"]
+    if failed:
+        return History(
+            refusal=Refusal(
+                f"{failed[0]} has begun there, and has neither finished nor been rolled back",
+                "If Prisma is running, wait for its end. Otherwise see what that migration has done, put the schema "
+                f"right, and say so to Prisma: prisma migrate resolve --applied {failed[0]}, or --rolled-back "
+                f"{failed[0]}. Then start again.",
+            )
+        )
+    done = {name or "": checksum or "" for name, finished, back, checksum in rows if finished == "t" and back != "t"}
+    return matched(done, here, done)

@@ -1,0 +1,180 @@
+"""Record what another tool has applied, before anything of ours runs.
+
+The tool's table is read in the transaction that writes the ledger's rows. The tool itself takes no lock of ours: what
+it applies afterwards is seen by the next start that has something of the tool's pending.
+"""
+
+from __future__ import annotations
+
+from entrypoint import logs
+from entrypoint.counts import count
+from entrypoint.database import classify
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline, pause
+from entrypoint.errors import ConnectionLostError
+from entrypoint.migration.adoption import finding
+from entrypoint.migration.adoption.matching import origins, weigh
+from entrypoint.migration.adoption.tools import BY_NAME
+from entrypoint.migration.apply.ledger_change import Change, change_ledger
+from entrypoint.migration.ledger import writing
+from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.rows import COMPLETED, LedgerRow, begin_look
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from entrypoint.database.session import Session
+    from entrypoint.migration.adoption.matching import Adoption
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.lock.lease import Lease
+    from entrypoint.policy import Adopt
+
+# For reading the tool's table, if it is locked.
+_PATIENCE = 30.0
+_PAUSE = 0.5
+
+
+class Adopter:
+    """Takes over a tool's history. It reads the files once, for all its looks at the database."""
+
+    def __init__(self, assignment: Assignment, adopt: Adopt) -> None:
+        """Read where the files come from. Raises MigrationFilesError if two come from one migration."""
+        self._assignment = assignment
+        self._adopt = adopt
+        self._origins = origins(adopt.tool, assignment.directory.files)
+
+    @property
+    def tool(self) -> str:
+        """The tool's name as its users write it."""
+        return BY_NAME[self._adopt.tool].shown
+
+    def look(self, session: Session, rows: Sequence[LedgerRow]) -> Adoption | None:
+        """Return what would be recorded, and change nothing. None if there is no table of the tool's.
+
+        Raises EntrypointError for what is refused.
+        """
+        deadline = Deadline(_PATIENCE)
+        while True:
+            try:
+                session.query(";\n".join(begin_look(self._assignment.role, deadline)), deadline)
+                return self.weigh(session, rows, deadline)
+            except StatementError as error:
+                session.rollback(Deadline(1.0))
+                if not classify.may_pass(error.sqlstate) or deadline.passed():
+                    raise self._unreadable(session, error) from error
+                pause(min(_PAUSE, deadline.remaining()))
+            finally:
+                session.rollback(Deadline(1.0))
+
+    def foresee(self, session: Session, plan: Plan) -> Plan | None:
+        """Return the plan as it will be when what is there has been recorded; None if the server does not say."""
+        rows = rows_of(plan)
+        if not plan.pending or not self._origins.worth_a_look(rows):
+            return plan
+        try:
+            adoption = self.look(session, rows)
+        except ConnectionLostError as lost:
+            # Whoever contends for the lock connects again.
+            logs.event(logs.DEBUG, "adopt.not_foreseen", f"the history of {self.tool} was not read yet: {lost.message}")
+            return None
+        if adoption is None or not adoption.files:
+            return plan
+        recorded = [LedgerRow(file.number, file.name, COMPLETED, file.checksum, None) for file in adoption.files]
+        others = [row for row in rows if row.number not in {file.number for file in adoption.files}]
+        files = self._assignment.directory.files
+        return decide(files, sorted([*others, *recorded]), up_to=self._assignment.up_to)
+
+    def record(self, lease: Lease, plan: Plan, deadline: Deadline) -> bool:
+        """Record what is applied there, under the lock; tell whether there was anything. Raises EntrypointError."""
+        if not plan.pending or not self._origins.worth_a_look(rows_of(plan)):
+            return False
+        found: list[Adoption | None] = []
+
+        def choose(session: Session, rows: tuple[LedgerRow, ...], patience: Deadline) -> Change | None:
+            found[:] = [self.weigh(session, rows, patience)]
+            return self.change(lease.place, found[0])
+
+        change_ledger(self._assignment, lease, choose, self.numbers, deadline)
+        self.tell(found[0])
+        return bool(found[0] and found[0].files)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers for which rows may be added."""
+        return tuple(file.number for file in self._origins.files.values())
+
+    def change(self, place: Place, adoption: Adoption | None) -> Change | None:
+        """Return the change of the ledger that an adoption is, if it is one."""
+        if adoption is None or not adoption.files:
+            return None
+        version = self._assignment.app_version
+        rows = [writing.row(place, file, version, status=COMPLETED, milliseconds=0) for file in adoption.files]
+        # All are written together, so one of them stands for all.
+        return Change(rows, writing.is_applied(place, adoption.files[-1].number))
+
+    def tell(self, adoption: Adoption | None) -> None:
+        """Log what was recorded, or why nothing was."""
+        if adoption is None:
+            name = self._adopt.table or BY_NAME[self._adopt.tool].table
+            logs.event(
+                logs.INFO,
+                "adopt.nothing",
+                f"there is no table {name} of {self.tool} here, so there is nothing to adopt",
+                tool=self._adopt.tool,
+            )
+            return
+        tell_differing(self.tool, adoption)
+        if not adoption.files:
+            logs.event(
+                logs.INFO,
+                "adopt.nothing",
+                f"{self.tool} has applied nothing that is not recorded here ({adoption.table.shown})",
+                tool=self._adopt.tool,
+                table=adoption.table.shown,
+            )
+            return
+        logs.event(
+            logs.INFO,
+            "adopt.recorded",
+            f"recorded {count(len(adoption.files), 'migration')} as completed that {self.tool} has applied "
+            f"({adoption.table.shown}), without running {'it' if len(adoption.files) == 1 else 'them'}",
+            tool=self._adopt.tool,
+            table=adoption.table.shown,
+            applied=len(adoption.files),
+            version=adoption.files[-1].number,
+        )
+
+    def weigh(self, session: Session, rows: Iterable[LedgerRow], patience: Deadline) -> Adoption | None:
+        """Do what `look` does in an open transaction of ours. Raises StatementError, too."""
+        role = self._assignment.role
+        table = finding.find(session, self._adopt, role, patience)
+        if table is None:
+            return None
+        return weigh(self._origins, table, finding.read(session, self._adopt, table, patience), tuple(rows))
+
+    def _unreadable(self, session: Session, error: StatementError) -> Exception:
+        schema, role = self._assignment.schema, self._assignment.role
+        doing = f"the history of {self.tool} could not be read"
+        return refused_on(session, schema, role, error, doing, reading=True)
+
+
+def rows_of(plan: Plan) -> tuple[LedgerRow, ...]:
+    """Return the ledger's rows that a plan was made of."""
+    return (*plan.applied, *plan.failed, *plan.running)
+
+
+def tell_differing(tool: str, adoption: Adoption) -> None:
+    """Log which files are not what the tool applied, by its own checksum."""
+    names = [file.name for file in adoption.differing]
+    if names:
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        logs.event(
+            logs.WARNING,
+            "adopt.differs",
+            f"{shown}: not the text that {tool} applied, by its own checksum; recorded all the same, as it is now",
+            files=names,
+        )

@@ -1,0 +1,120 @@
+"""`adopt`: record what another migration tool has applied, by its own history."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import NamedTuple
+
+from entrypoint.counts import count
+from entrypoint.errors import LedgerChangedError
+from entrypoint.migration.apply.adopting import Adopter
+from entrypoint.migration.ledger.finding import refuse_intrusion
+from entrypoint.migration.operator import amend
+from entrypoint.redaction import visible
+from entrypoint.startup import tell_differences
+from entrypoint.survey import assign, refuse_read_only, survey_database
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import Session
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.adoption.matching import Adoption
+    from entrypoint.migration.apply.ledger_change import Change
+    from entrypoint.migration.ledger.rows import LedgerRow
+    from entrypoint.policy import Adopt
+    from entrypoint.settings import Settings
+    from entrypoint.survey import Survey
+
+
+class Planned(NamedTuple):
+    """What is to be recorded. The connection is closed while somebody thinks about it."""
+
+    settings: Settings
+    survey: Survey
+    adopter: Adopter
+    adoption: Adoption | None
+    """None if the tool has no table here."""
+
+    @property
+    def something(self) -> bool:
+        """Whether there is anything to record."""
+        return bool(self.adoption and self.adoption.files)
+
+
+def plan(settings: Settings, adopt: Adopt) -> Planned:
+    """Compare the tool's history with files and ledger. Changes nothing. Raises EntrypointError."""
+    survey = survey_database(settings)
+    with closing(survey.session):
+        refuse_intrusion(survey.place)
+        tell_differences(survey.directory, survey.plan)
+        adopter = Adopter(assign(settings, survey), adopt)
+        adoption = adopter.look(survey.session, survey.rows)
+        planned = Planned(settings, survey, adopter, adoption)
+        if planned.something and adoption:
+            these = count(len(adoption.files), "migration is", "migrations are")
+            refuse_read_only(survey, f"{these} to be recorded")
+    return planned
+
+
+def describe(planned: Planned) -> str:
+    """Return what would be recorded, as a text for a person."""
+    adoption, tool = planned.adoption, planned.adopter.tool
+    if adoption is None:
+        return f"Nothing to adopt: there is no table of {tool}'s history here.\n"
+    if not adoption.files:
+        return f"Nothing to adopt: {_what_is_there(adoption, tool)}.\n"
+    schema = planned.survey.place.schema
+    statuses = {row.number: row.status for row in planned.survey.rows}
+    these, them = count(len(adoption.files), "migration is", "migrations are"), _them(len(adoption.files))
+    lines = [f"{these} to be recorded as completed in schema {schema}, as {tool} has applied {them}"]
+    lines[0] = f"{lines[0]} ({adoption.table.shown}):"
+    for file in adoption.files:
+        said = [f"checksum {file.checksum[:12]}…"]
+        said += [f"instead of {statuses[file.number]}"] if file.number in statuses else []
+        said += [f"not the text that {tool} applied, by its checksum"] if file in adoption.differing else []
+        lines.append(f"  {file.name}  ({'; '.join(said)})")
+    if adoption.recorded:
+        lines.append(f"{count(adoption.recorded, 'more is', 'more are')} recorded as completed already.")
+    return "\n".join(map(visible, lines)) + "\n"
+
+
+def carry_out(planned: Planned) -> str:
+    """Write the rows; return what there is to say about it afterwards. Raises EntrypointError."""
+    survey, adopter, shown = planned.survey, planned.adopter, planned.adoption
+
+    def decide(session: Session, rows: tuple[LedgerRow, ...], patience: Deadline) -> Change | None:
+        amend.refuse_changed(survey.rows, rows)
+        now = adopter.weigh(session, rows, patience)
+        if now != shown:
+            raise LedgerChangedError(
+                f"The history of {adopter.tool} has changed since it was shown; nothing was recorded",
+                remedy="Start again.",
+            )
+        return adopter.change(survey.place, now)
+
+    amend.change(assign(planned.settings, survey), survey.session, survey.place, decide, adopter.numbers)
+    adopter.tell(shown)
+    done = len(shown.files) if shown else 0
+    return f"Recorded {count(done, 'migration')}; {adopter.tool}'s table was not touched.\n"
+
+
+def foresee(settings: Settings, adopt: Adopt, survey: Survey, up_to: int | None) -> tuple[Survey, list[str]]:
+    """Return a survey as it will be when a start has adopted what MIGRATION_ADOPT names, and what that will record."""
+    adopter = Adopter(assign(settings, survey, up_to), adopt)
+    foreseen = adopter.foresee(survey.session, survey.plan) or survey.plan
+    known = {row.number for row in survey.plan.applied}
+    new = [row for row in foreseen.applied if row.number not in known]
+    these, them = count(len(new), "migration"), _them(len(new))
+    lines = [f"{these} would be recorded as completed, as {adopter.tool} has applied {them}:"]
+    lines += [f"  {visible(row.filename)}" for row in new]
+    return survey._replace(plan=foreseen), lines if new else []
+
+
+def _them(number: int) -> str:
+    return "it" if number == 1 else "them"
+
+
+def _what_is_there(adoption: Adoption, tool: str) -> str:
+    if not adoption.recorded:
+        return f"{tool} has applied nothing here ({adoption.table.shown} says so)"
+    return f"what {tool} has applied ({count(adoption.recorded, 'migration')}) is recorded as completed already"
