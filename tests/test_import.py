@@ -189,30 +189,30 @@ def test_the_report(bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, {**GOOSE, "003_c.go": "package x", "notes.sql": ""})
     write(there, {"004_d.sql": f"{UP}VACUUM;\n{DOWN}VACUUM;\n"})
     run = bring("goose", code=65)
-    vacuum = "its way back has VACUUM, which cannot run inside a transaction, as a file in rollback/ does"
+    vacuum = "its down migration has VACUUM, which cannot run in a transaction; files in rollback/ always do"
     assert run.stdout.splitlines() == [
         f"{there}/001_a.sql -> {into}/001_a.sql, {into}/rollback/001_a.sql",
         f"{there}/002_b.sql -> {into}/002_b.sql, {into}/rollback/002_b.sql (outside a transaction)",
         f"{there}/004_d.sql -> {into}/004_d.sql",
-        "To be written by hand:",
+        "Write by hand:",
         f"  {there}/003_c.go: it is written in Go",
         f"    Write what it does in SQL, into {into}/003_c.sql, below the line: -- entrypoint: origin = goose 3",
-        "Not taken over:",
-        f"  {there}/notes.sql: goose does not look at it: a migration is called NUMBER_description.sql",
-        "    Nothing is to be done, unless it should be one: then rename it.",
+        "Not imported:",
+        f"  {there}/notes.sql: goose ignores it: a migration is called NUMBER_description.sql",
+        "    Nothing to do, unless it should be a migration: then rename it.",
         f"  {there}/004_d.sql: {vacuum}",
-        f"    Write {into}/rollback/004_d.sql without that, if you want to roll back.",
+        f"    To be able to roll back, write {into}/rollback/004_d.sql without it.",
         f"3 migrations and 2 rollbacks in {into}: no faults",
     ]
-    assert only_error(run)["message"] == "1 of 4 migrations could not be taken over"
+    assert only_error(run)["message"] == "1 of 4 migrations could not be imported"
     assert set(tree(into)) == {"001_a.sql", "002_b.sql", "004_d.sql", "rollback/001_a.sql", "rollback/002_b.sql"}
 
 
 def test_repeatable_ones_are_written_and_said_not_to_run(bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, SAMPLES["flyway"])
     run = bring("flyway")
-    assert f"Not run by this release: 1 file in {into}/repeatable." in run.stdout
-    assert "Numbered anew, in the order in which Flyway runs them: sub/V1_1__t.sql has no whole number." in run.stdout
+    assert f"This release does not run repeatable migrations: 1 file in {into}/repeatable. Put each" in run.stdout
+    assert "Renumbered in the order Flyway runs them: sub/V1_1__t.sql has no whole number." in run.stdout
     text = "-- entrypoint: origin = flyway R__v\nCREATE OR REPLACE VIEW v AS SELECT 1;\n"
     assert tree(into)["repeatable/v.sql"] == text
     assert set(tree(into)) > {"001_t.sql", "002_t.sql", "003_i.sql", "rollback/002_t.sql"}
@@ -268,11 +268,11 @@ def test_a_second_time(bring: Callable[..., Run], there: Path, into: Path) -> No
 def test_two_tools_in_one_directory(bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, {**GOOSE, "003_c.sql": "SELECT 1;\n-- migrate:up\nSELECT 2;", "V4__d.sql": "", "5_e/up.sql": ""})
     error = refusal(bring("goose", code=65), into)
-    assert error["message"].startswith(f"{str(there)!r} has files of another tool beside those of goose; nothing was")
+    assert error["message"].startswith(f"{str(there)!r} has files of another tool besides those of goose; nothing was")
     assert error["faults"] == [
-        "003_c.sql:2: is a file of dbmate, known by -- migrate:up",
-        "5_e/up.sql: is a file of diesel, known by its name",
-        "V4__d.sql: is a file of Flyway, known by its name",
+        "003_c.sql:2: is a file of dbmate, recognized by -- migrate:up",
+        "5_e/up.sql: is a file of diesel, recognized by its name",
+        "V4__d.sql: is a file of Flyway, recognized by its name",
     ]
 
 
@@ -312,7 +312,7 @@ def test_another_tools_directory(tool: str, bring: Callable[..., Run], there: Pa
 def test_files_of_our_own(bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, {"001_a.sql": "-- entrypoint: timeout = 5s\nSELECT 1;"})
     error = refusal(bring("sqlx", code=65), into)
-    assert error["faults"] == ["001_a.sql:1: is a file of this program, known by -- entrypoint: timeout = 5s"]
+    assert error["faults"] == ["001_a.sql:1: is a file of this program, recognized by -- entrypoint: timeout = 5s"]
 
 
 def test_every_fault_is_told(bring: Callable[..., Run], there: Path, into: Path) -> None:
@@ -329,8 +329,8 @@ def test_every_fault_is_told(bring: Callable[..., Run], there: Path, into: Path)
     assert error["faults"] == [
         "005_huge.sql: cannot be read: it has 1 MB, and the limit is 1 MB (MIGRATION_FILE_LIMIT_MB)",
         "006_lost.sql: cannot be read: No such file or directory",
-        "003_c.sql: goose refuses it, too: it has no line `-- +goose Up`",
-        "002_b.sql and 002_e.sql: 2 migrations have the version 2, which goose refuses, too: give each its own",
+        "003_c.sql: goose rejects it too: it has no line `-- +goose Up`",
+        "002_b.sql and 002_e.sql: 2 migrations have the version 2, which goose rejects too; give each its own",
         "004_d.sql:2: is not UTF-8: byte 0xfc at offset 23; save it as UTF-8",
     ]
 
@@ -340,7 +340,7 @@ def test_names_that_cannot_be_written_into_a_line(bring: Callable[..., Run], the
     (there / os.fsdecode(b"003_\xff.sql")).write_text("-- +migrate Up\n")
     error = refusal(bring("sql-migrate", code=65), into)
     assert [fault.partition(": ")[2] for fault in error["faults"]] == [
-        "its name cannot be written into a line of text: rename it there first"
+        "its name has characters that a comment line cannot hold; rename it first"
     ] * 2
 
 
@@ -375,7 +375,7 @@ def test_a_directory_that_is_not_there(bring: Callable[..., Run], there: Path, i
 def test_the_same_directory(bring: Callable[..., Run], into: Path) -> None:
     before = tree(write(into, GOOSE))
     error = only_error(bring("goose", code=64, directory=into))
-    assert "is where the files would be written, too" in error["message"]
+    assert "is also where the files would be written" in error["message"]
     assert tree(into) == before
 
 
@@ -407,7 +407,7 @@ def test_another_tools_directories_are_known_where_there_is_nothing_else(
 ) -> None:
     write(there, {name: "SELECT 1;"})
     run = run_entrypoint("migrate", env={"DATABASE_URL": database.url, "MIGRATIONS_DIR": str(there)}).ok()
-    helps = f"; entrypoint import --from {tool} {there}{other} takes over those of {whose} in its subdirectories"
+    helps = f"; entrypoint import --from {tool} {there}{other} imports those of {whose} in its subdirectories"
     assert f"there are no migrations in {str(there)!r}{helps if tool else ''}" in warnings(run)
 
 

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-SUMMARY = "write another tool's migrations as files of this program"
+SUMMARY = "import another tool's migrations"
 DESCRIPTION = """\
-Take over a directory of goose, dbmate, sql-migrate, golang-migrate, Flyway, sqlx, diesel, Prisma, Drizzle or
-Supabase: the SQL byte for byte, ways back into rollback/, and above each file the version that it had there.
-Nothing is overwritten, and DIR stays as it is. What could not be taken over is listed, and the result is checked."""
+Import a migrations directory of goose, dbmate, sql-migrate, golang-migrate, Flyway, sqlx, diesel, Prisma, Drizzle
+or Supabase: the SQL byte for byte, down migrations into rollback/, and above each file the version it had there.
+Nothing is overwritten, and DIR is not changed. What could not be imported is listed, and the result is checked."""
 EXAMPLE = "entrypoint import --from goose db/migrations --into migrations"
 
 
@@ -24,8 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     from entrypoint.operations.importing import TOOLS
 
     parser.add_argument("--from", dest="tool", required=True, choices=TOOLS, metavar="TOOL", help=", ".join(TOOLS))
-    parser.add_argument("directory", metavar="DIR", help="the directory in which the tool has its migrations")
-    parser.add_argument("--into", metavar="DIR", help="where to write them; MIGRATIONS_DIR unless it is said")
+    parser.add_argument("directory", metavar="DIR", help="the directory that contains the tool's migrations")
+    parser.add_argument("--into", metavar="DIR", help="where to write the files; MIGRATIONS_DIR by default")
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
 
 

@@ -57,9 +57,9 @@ class Imported(NamedTuple):
         if missing := self.plan.unwritten:
             total = len(missing) + sum(not target.path.startswith(naming.REPEATABLES) for target in self.plan.files)
             raise MigrationFilesError(
-                f"{len(missing)} of {count(total, 'migration')} could not be taken over",
+                f"{len(missing)} of {count(total, 'migration')} could not be imported",
                 faults=(),
-                remedy="Write what is missing by hand, as it is said above; then run entrypoint check.",
+                remedy="Write the missing files by hand, as listed above, then run entrypoint check.",
             )
 
 
@@ -96,7 +96,7 @@ def _refuse_same_directory(wishes: Wishes) -> None:
         and os.path.samefile(wishes.into, wishes.directory)
     ):
         raise UsageError(
-            f"{wishes.directory!r} is where the files would be written, too",
+            f"{wishes.directory!r} is also where the files would be written",
             remedy=f"Write them elsewhere: entrypoint import --from {wishes.tool} {wishes.directory} --into DIRECTORY. "
             f"Or move {tools.shown(wishes.tool)}'s files away first.",
         )
@@ -148,9 +148,9 @@ def _read(wishes: Wishes, tool: Tool, folder: Folder, limit: int) -> Reading:
     faults += _not_utf8(folder, sorted(used - set(source.unreadable)))
     if faults:
         raise MigrationFilesError(
-            f"{count(len(faults), 'fault')} in {wishes.directory!r}; nothing was written: {faults[0]}",
+            f"{count(len(faults), 'error')} in {wishes.directory!r}; nothing was written: {faults[0]}",
             faults=tuple(str(fault) for fault in faults),
-            remedy="Correct these files, and import again.",
+            remedy="Correct these files and import again.",
         )
     return reading
 
@@ -178,17 +178,18 @@ def _signs(folder: Folder, used: set[str]) -> Iterator[tuple[str, Sign]]:
 def _refuse_strangers(wishes: Wishes, strangers: Mapping[str, Sign], used: set[str]) -> None:
     """Raise MigrationFilesError for another tool's files."""
     faults = tuple(
-        str(Fault((path,), f"is {_whose(sign)}, known by {sign.what}", sign.line)) for path, sign in strangers.items()
+        str(Fault((path,), f"is {_whose(sign)}, recognized by {sign.what}", sign.line))
+        for path, sign in strangers.items()
     )
     ours = tools.shown(wishes.tool)
     others = sorted({tool for sign in strangers.values() for tool in sign.tools} & set(tools.BY_NAME))
     if used - set(strangers):
-        message = f"{wishes.directory!r} has files of another tool beside those of {ours}"
-        remedy = "Move those of the other tool into a directory of their own, and import each directory by itself."
+        message = f"{wishes.directory!r} has files of another tool besides those of {ours}"
+        remedy = "Move the other tool's files into their own directory, and import each directory separately."
     else:
         message = f"{wishes.directory!r} has files of another tool, and none of {ours}"
         commands = " or ".join(f"entrypoint import --from {tool} {wishes.directory}" for tool in others)
-        remedy = f"{commands}." if commands else "`import` does not know these; see docs/commands/import.md."
+        remedy = f"{commands}." if commands else "`import` does not support that tool; see docs/commands/import.md."
     raise MigrationFilesError(f"{message}; nothing was written: {faults[0]}", faults=faults, remedy=remedy)
 
 
@@ -203,7 +204,7 @@ def _nothing(wishes: Wishes, tool: Tool, limit: int) -> UsageError:
     if below is not None:
         remedy = f"Did you mean the directory below? entrypoint import --from {wishes.tool} {below}"
     else:
-        remedy = "Name the directory in which they are; docs/commands/import.md says what they look like."
+        remedy = "Name the directory that contains them; docs/commands/import.md shows what they look like."
     return UsageError(f"{wishes.directory!r} has no migrations of {tools.shown(wishes.tool)}", remedy=remedy)
 
 
@@ -220,7 +221,7 @@ def _unspeakable(reading: Reading) -> Iterator[Fault]:
     versions += [(one.source, one.version) for one in reading.repeatables]
     for source, version in versions:
         if not version.isprintable() or version != version.strip() or not version:
-            yield Fault((source,), "its name cannot be written into a line of text: rename it there first")
+            yield Fault((source,), "its name has characters that a comment line cannot hold; rename it first")
 
 
 def _not_utf8(folder: Folder, used: Iterable[str]) -> Iterator[Fault]:
@@ -257,9 +258,9 @@ def _refuse_overwriting(into: str, targets: Sequence[Target]) -> None:
             faults.append(f"{os.path.join(into, name)}: has the number that {target} would have")
     if faults:
         raise MigrationFilesError(
-            f"{into!r} has files that are in the way; nothing was written: {faults[0]}",
+            f"{into!r} has files that clash with the new ones; nothing was written: {faults[0]}",
             faults=tuple(faults),
-            remedy="Import into a directory that is empty or not there yet: --into DIRECTORY.",
+            remedy="Import into an empty or new directory: --into DIRECTORY.",
         )
 
 
@@ -282,8 +283,8 @@ def _impossible_backs(stage: str, into: str, backs: Sequence[Target]) -> Iterato
             path = f"{ROLLBACKS}/{file.name}"
             os.unlink(file.path)
             what = faults[0].message.partition(" cannot run")[0]
-            reason = f"its way back has {what}, which cannot run inside a transaction, as a file in rollback/ does"
-            remedy = f"Write {os.path.join(into, path)} without that, if you want to roll back."
+            reason = f"its down migration has {what}, which cannot run in a transaction; files in rollback/ always do"
+            remedy = f"To be able to roll back, write {os.path.join(into, path)} without it."
             yield path, Left(sources[path], Why(reason, remedy))
 
 

@@ -70,7 +70,7 @@ def test_the_one_line_that_helps_where_there_is_one(text: str) -> None:
     fault, expected = mark_in(text), MARKS[text]
     assert fault is not None
     assert expected is not None
-    importing = f"entrypoint import --from {expected[1]} DIR takes over all files of a directory; or keep only"
+    importing = f"entrypoint import --from {expected[1]} DIR imports a whole directory; or keep only"
     assert (importing in fault.message) == (expected[1] in ("goose", "dbmate", "sql-migrate"))
     assert ("import --from" in fault.message) == (expected[1] in ("goose", "dbmate", "sql-migrate"))
 

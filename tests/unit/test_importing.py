@@ -114,17 +114,17 @@ def test_goose_has_no_transaction_wherever_it_says_so(mark: str, where: str) -> 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("SELECT 1;", "001_a.sql: goose refuses it, too: it has no line `-- +goose Up`"),
-        (f"SELECT 1;\n{UP}", "001_a.sql:1: goose refuses it, too: this stands before `-- +goose Up`"),
-        (f"{DOWN}SELECT 1;", "001_a.sql:1: goose refuses it, too: `-- +goose Down` is not allowed here"),
-        (f"{UP}{UP}SELECT 1;", "001_a.sql:2: goose refuses it, too: `-- +goose Up` is not allowed here"),
-        (f"{UP}{BEGIN}{DOWN}", "001_a.sql:3: goose refuses it, too: `-- +goose Down` is not allowed here"),
-        (f"{UP}{BEGIN}SELECT 1;", "001_a.sql:2: goose refuses it, too: this `-- +goose StatementBegin` has no Statem"),
-        (f"{UP}{END}", "001_a.sql:2: goose refuses it, too: `-- +goose StatementEnd` is not allowed here"),
-        (f"{UP}SELECT 1;\n {DOWN}", "001_a.sql:3: goose refuses it, too: `-- +goose Down` is no mark as goose wants"),
-        (f"{UP}-- +goose Sideways\n", "001_a.sql:2: goose refuses it, too: `-- +goose Sideways` is no mark as goose"),
+        ("SELECT 1;", "001_a.sql: goose rejects it too: it has no line `-- +goose Up`"),
+        (f"SELECT 1;\n{UP}", "001_a.sql:1: goose rejects it too: this comes before `-- +goose Up`"),
+        (f"{DOWN}SELECT 1;", "001_a.sql:1: goose rejects it too: `-- +goose Down` is not allowed here"),
+        (f"{UP}{UP}SELECT 1;", "001_a.sql:2: goose rejects it too: `-- +goose Up` is not allowed here"),
+        (f"{UP}{BEGIN}{DOWN}", "001_a.sql:3: goose rejects it too: `-- +goose Down` is not allowed here"),
+        (f"{UP}{BEGIN}SELECT 1;", "001_a.sql:2: goose rejects it too: this `-- +goose StatementBegin` has no Statem"),
+        (f"{UP}{END}", "001_a.sql:2: goose rejects it too: `-- +goose StatementEnd` is not allowed here"),
+        (f"{UP}SELECT 1;\n {DOWN}", "001_a.sql:3: goose rejects it too: `-- +goose Down` is not a valid goose ann"),
+        (f"{UP}-- +goose Sideways\n", "001_a.sql:2: goose rejects it too: `-- +goose Sideways` is not a valid goose"),
         # It reads lines, also in a function's body.
-        (f"{UP}{BEGIN}DO $$\n{DOWN}$$;\n{END}", "001_a.sql:4: goose refuses it, too: `-- +goose Down` is not allowed"),
+        (f"{UP}{BEGIN}DO $$\n{DOWN}$$;\n{END}", "001_a.sql:4: goose rejects it too: `-- +goose Down` is not allowed"),
     ],
 )
 def test_goose_refuses(text: str, complaint: str) -> None:
@@ -164,7 +164,9 @@ def test_goose_loses_a_line_after_an_empty_block() -> None:
     text = f"{UP}{BEGIN}-- SELECT 0;\n{END}SELECT 1;\nSELECT 2;\n"
     reading, source = read("goose", {"001_a.sql": text})
     assert source.taken(reading.migrations[0].forward) == "-- SELECT 0;\nSELECT 1;\nSELECT 2;\n"
-    assert reasons(reading)["001_a.sql"].startswith("goose passes over the line after 4, as the block that ends there")
+    assert reasons(reading)["001_a.sql"].startswith(
+        "goose skips the line after line 4, because the block that ends there"
+    )
 
 
 def test_what_goose_has_and_we_have_not() -> None:
@@ -216,12 +218,12 @@ def test_dbmate_takes_what_is_below_the_marks(text: str, ahead: str, behind: str
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("SELECT 1;", "dbmate refuses it, too: its first mark must be `-- migrate:up`"),
-        (f"{MDOWN}SELECT 1;\n{MUP}", "dbmate refuses it, too: its first mark must be `-- migrate:up`"),
-        (f"SELECT 1;\n{MUP}", ":1: dbmate refuses it, too: this stands before `-- migrate:up`"),
-        (f"{MUP}{MDOWN}{MDOWN}", ":3: dbmate refuses it, too: a second `-- migrate:down`"),
-        (" -- migrate:up\n", "dbmate refuses it, too: its first mark"),
-        ("-- migrate:upwards\n", "dbmate refuses it, too: its first mark"),
+        ("SELECT 1;", "dbmate rejects it too: its first mark must be `-- migrate:up`"),
+        (f"{MDOWN}SELECT 1;\n{MUP}", "dbmate rejects it too: its first mark must be `-- migrate:up`"),
+        (f"SELECT 1;\n{MUP}", ":1: dbmate rejects it too: this comes before `-- migrate:up`"),
+        (f"{MUP}{MDOWN}{MDOWN}", ":3: dbmate rejects it too: a second `-- migrate:down`"),
+        (" -- migrate:up\n", "dbmate rejects it too: its first mark"),
+        ("-- migrate:upwards\n", "dbmate rejects it too: its first mark"),
     ],
 )
 def test_dbmate_refuses(text: str, complaint: str) -> None:
@@ -268,7 +270,7 @@ def test_sql_migrate(text: str, ahead: str, behind: str | None, outside: bool) -
 def test_sql_migrate_passes_over_what_is_above() -> None:
     reading, source = read("sql-migrate", {"a.sql": "SELECT 0;\n-- +migrate Up\nSELECT 1;\n"})
     assert source.taken(reading.migrations[0].forward) == "SELECT 1;\n"
-    assert "passes over" in reasons(reading)["a.sql"]
+    assert "skips everything above" in reasons(reading)["a.sql"]
 
 
 def test_sql_migrate_refuses() -> None:
@@ -308,8 +310,8 @@ def test_golang_migrate() -> None:
 def test_a_pair_with_two_of_a_kind(tool: str) -> None:
     files = {"1_a.up.sql": "", "001_b.up.sql": "", "2_a.down.sql": "", "2_b.down.sql": ""}
     assert complaints(tool, files) == [
-        f"001_b.up.sql and 1_a.up.sql: 2 files have the version 1, which {tool} refuses, too",
-        f"2_a.down.sql and 2_b.down.sql: 2 files have the version 2, which {tool} refuses, too",
+        f"001_b.up.sql and 1_a.up.sql: 2 files have the version 1, which {tool} rejects too",
+        f"2_a.down.sql and 2_b.down.sql: 2 files have the version 2, which {tool} rejects too",
     ]
 
 
@@ -338,11 +340,11 @@ def test_sqlx() -> None:
 
 def test_sqlx_refuses_what_is_no_number() -> None:
     assert complaints("sqlx", {"a_b.sql": ""}) == [
-        "a_b.sql: sqlx refuses it, too: 'a' before the first _ is not a number"
+        "a_b.sql: sqlx rejects it too: 'a' before the first _ is not a number"
     ]
     assert len(complaints("sqlx", {"99999999999999999999_b.sql": ""})) == 1
     mixed = {"1_a.sql": "", "1_a.up.sql": ""}
-    assert complaints("sqlx", mixed) == ["1_a.sql and 1_a.up.sql: 2 files have the version 1, which sqlx refuses, too"]
+    assert complaints("sqlx", mixed) == ["1_a.sql and 1_a.up.sql: 2 files have the version 1, which sqlx rejects too"]
 
 
 # --- diesel, Prisma -------------------------------------------------------------------------------------
@@ -376,7 +378,7 @@ def test_diesel() -> None:
     ]
     assert [source.taken(one.back) for one in reading.migrations] == [None, "SELECT -1;", None, None, None]
     files["20230101000000_e/down.sql"] = ""
-    assert complaints("diesel", files) == ["20230101000000_e: diesel refuses it, too: there is no up.sql in it"]
+    assert complaints("diesel", files) == ["20230101000000_e: diesel rejects it too: there is no up.sql in it"]
     assert read("diesel", {"a/down.sql": "", "b/x": ""})[0].empty
 
 
@@ -393,13 +395,9 @@ def test_prisma() -> None:
     assert found == [("0_init", "0", "_init"), ("20240101120000_a_b", "20240101120000", "_a_b")]
     assert source.taken(reading.migrations[1].back) == "SELECT -1;"
     missing = {**files, "20240102000000_c/x.txt": ""}
-    assert complaints("prisma", missing) == [
-        "20240102000000_c: Prisma refuses it, too: there is no migration.sql in it"
-    ]
+    assert complaints("prisma", missing) == ["20240102000000_c: Prisma rejects it too: there is no migration.sql in it"]
     mysql = {**files, "migration_lock.toml": 'provider = "mysql"'}
-    assert complaints("prisma", mysql) == [
-        "migration_lock.toml: these migrations are for mysql, and not for PostgreSQL"
-    ]
+    assert complaints("prisma", mysql) == ["migration_lock.toml: these migrations are for mysql, not PostgreSQL"]
 
 
 # --- Drizzle, Supabase ----------------------------------------------------------------------------------
@@ -431,13 +429,13 @@ def test_drizzle() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (journal("0000_a"), "it has an entry for 0000_a.sql, which is not there; Drizzle refuses that, too"),
-        (journal(dialect="mysql"), "these migrations are for mysql, and not for PostgreSQL"),
-        ("[]", "it is not a journal of Drizzle's"),
-        ("{", "it is not a journal of Drizzle's"),
-        ('{"entries": [{"tag": 1, "when": 2}]}', "it is not a journal of Drizzle's"),
-        ('{"entries": 5}', "it is not a journal of Drizzle's"),
-        pytest.param('{"entries": ' + "[" * 100_000, "it is not a journal of Drizzle's", id="nested"),
+        (journal("0000_a"), "it has an entry for 0000_a.sql, which does not exist; Drizzle rejects that too"),
+        (journal(dialect="mysql"), "these migrations are for mysql, not PostgreSQL"),
+        ("[]", "it is not a Drizzle journal"),
+        ("{", "it is not a Drizzle journal"),
+        ('{"entries": [{"tag": 1, "when": 2}]}', "it is not a Drizzle journal"),
+        ('{"entries": 5}', "it is not a Drizzle journal"),
+        pytest.param('{"entries": ' + "[" * 100_000, "it is not a Drizzle journal", id="nested"),
     ],
 )
 def test_a_bad_journal(text: str, complaint: str) -> None:
@@ -517,7 +515,7 @@ def test_flyway_versions_that_are_equal() -> None:
     assert sorted(["2.10", "2.9", "10", "2"], key=parts_of) == ["2", "2.9", "2.10", "10"]
     files = {"V1__a.sql": "", "V1_0__b.sql": "", "R__x.sql": ""}
     assert complaints("flyway", files) == [
-        "V1_0__b.sql and V1__a.sql: 2 files have the version 1 and 1.0, which Flyway refuses, too: give each its own"
+        "V1_0__b.sql and V1__a.sql: 2 files have the version 1 and 1.0, which Flyway rejects too; give each its own"
     ]
 
 
@@ -543,7 +541,7 @@ def test_what_flyway_has_and_we_have_not() -> None:
     ]
     assert source.taken(reading.migrations[2].forward) == "SELECT '${x}';"
     assert reasons(reading) == {
-        "B3__h.sql": "on a new database it stands for the migrations up to 3, which are taken over themselves",
+        "B3__h.sql": "it replaces the migrations up to 3 on a new database, and those are imported",
         "R__f.sql": "it has a placeholder, ${g} in line 1",
     }
 

@@ -249,7 +249,7 @@ def _fault_of_name(name: str) -> str:
         return f"must be NNN_description.sql, for example {better_name(name)}"
     whose = f" of {foreign.tool}'s" if foreign.tool else ""
     importing = import_command(foreign.tool)
-    takes = f"; {importing} takes over all files of a directory" if importing else ""
+    takes = f"; {importing} imports a whole directory" if importing else ""
     ours = f"{foreign.digits.zfill(3) if foreign.digits else 'NNN'}_{slug(foreign.words) or 'description'}.sql"
     if foreign.kind == "perhaps down":
         return f"must be rollback/{ours} if it is the way back of a migration, or else NNN_description.sql"
@@ -294,4 +294,4 @@ def _subdirectories_of_another_tool(path: str) -> str:
     from entrypoint.migration.script.foreign import import_command, of_directories
 
     tool = of_directories(path)
-    return f"; {import_command(tool, path)} takes over those of {tool} in its subdirectories" if tool else ""
+    return f"; {import_command(tool, path)} imports those of {tool} in its subdirectories" if tool else ""

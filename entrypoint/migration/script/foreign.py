@@ -100,7 +100,7 @@ def mark_in(text: str) -> ScriptFault | None:
     importing = import_command(mark.tool)
     message = (
         f"{mark.line}: this file is written for {mark.tool}, whose marks are only comments here, so its way back "
-        f"would run, too. {f'{importing} takes over all files of a directory; or k' if importing else 'K'}{keep}"
+        f"would run, too. {f'{importing} imports a whole directory; or k' if importing else 'K'}{keep}"
     )
     return ScriptFault(mark.offset, mark.number, message)
 

@@ -68,17 +68,17 @@ class _File(NamedTuple):
 def _parse(content: bytes) -> _File | Fault:
     marks = list(_MARK.finditer(content))
     if not marks or marks[0][1] != b"up":
-        return Fault((), "dbmate refuses it, too: its first mark must be `-- migrate:up`")
+        return Fault((), "dbmate rejects it too: its first mark must be `-- migrate:up`")
     above = Piece(0, marks[0].start())
     if (early := texts.first_statement(content, 0, marks[0].start())) is not None:
         where = texts.line_of(content, early)
-        return Fault((), "dbmate refuses it, too: this stands before `-- migrate:up`", where)
+        return Fault((), "dbmate rejects it too: this comes before `-- migrate:up`", where)
     blocks: dict[bytes, list[_Block]] = {b"up": [], b"down": []}
     ends = [*(mark.start() for mark in marks[1:]), len(content)]
     for number, (mark, end) in enumerate(zip(marks, ends, strict=True)):
         if number and mark[1] == b"down" == marks[number - 1][1]:
             where = texts.line_of(content, mark.start())
-            return Fault((), "dbmate refuses it, too: a second `-- migrate:down` after one `-- migrate:up`", where)
+            return Fault((), "dbmate rejects it too: a second `-- migrate:down` after one `-- migrate:up`", where)
         options = (mark[2] or b"").split()
         blocks[mark[1]].append(_Block(texts.closed(content, mark.end(), end), b"transaction:false" not in options))
     return _File(above, blocks[b"up"], blocks[b"down"])

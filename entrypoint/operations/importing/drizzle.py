@@ -55,7 +55,7 @@ def _read_journal(source: Source) -> Reading:
             found.append(_migration(source, path, path, f"{tag} {when}"))
         else:
             faults.append(
-                Fault((_JOURNAL,), f"it has an entry for {path}, which is not there; Drizzle refuses that, too")
+                Fault((_JOURNAL,), f"it has an entry for {path}, which does not exist; Drizzle rejects that too")
             )
     tags = {tag for tag, _ in entries}
     faults += texts.doubled(found, "Drizzle")
@@ -75,11 +75,11 @@ def _entries(content: bytes) -> list[tuple[str, int]] | str:
         entries = [(entry["tag"], entry["when"]) for entry in journal["entries"]]
         dialect = journal.get("dialect", "postgresql")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return "it is not a journal of Drizzle's"
+        return "it is not a Drizzle journal"
     if not all(isinstance(tag, str) and type(when) is int for tag, when in entries):
-        return "it is not a journal of Drizzle's"
+        return "it is not a Drizzle journal"
     if dialect not in ("postgresql", "pg"):
-        return f"these migrations are for {dialect}, and not for PostgreSQL"
+        return f"these migrations are for {dialect}, not PostgreSQL"
     return entries
 
 

@@ -61,8 +61,8 @@ def read(source: Source) -> Reading:
         if file := _named(path, base):
             files.append(file)
         elif _CALLBACK.fullmatch(base) and not base.endswith(".conf"):
-            reason = "it is a callback, which Flyway runs at a certain moment of each run"
-            left.append(Left(path, Why(reason, "If it has to run once, write it into a migration of its own.")))
+            reason = "it is a callback, which Flyway runs with each migrate command"
+            left.append(Left(path, Why(reason, "If it has to run once, put it into a migration.")))
         elif texts.looks_like_sql(base):
             others.append(path)
     forwards = [file for file in files if file.kind == "V"]
@@ -76,7 +76,7 @@ def read(source: Source) -> Reading:
         forward, why = _part(source, file)
         digits = file.version if file.version.isdecimal() else ""
         found.append(Migration(file.path, file.version, digits, file.description, forward, back, why))
-    alone = Why("it is a way back without a way forward", "Nothing is to be done; there is nothing to take back.")
+    alone = Why("it is a down migration without an up migration", "Nothing to do: there is nothing to roll back.")
     left += [Left(file.path, alone) for file in backs.values()]
     repeated = sorted((file for file in files if file.kind == "R"), key=lambda one: one.description)
     repeatables = []
@@ -119,10 +119,8 @@ def _baselines(files: list[_File], left: list[Left]) -> list[_File]:
     needed = []
     for file in files:
         if file.kind == "B" and any(version <= parts_of(file.version) for version in versions):
-            why = (
-                f"on a new database it stands for the migrations up to {file.version}, which are taken over themselves"
-            )
-            left.append(Left(file.path, Why(why, "Nothing is to be done.")))
+            why = f"it replaces the migrations up to {file.version} on a new database, and those are imported"
+            left.append(Left(file.path, Why(why, "Nothing to do.")))
         elif file.kind == "B":
             needed.append(file)
     return needed
@@ -136,7 +134,7 @@ def _doubled(files: Iterable[_File]) -> list[Fault]:
         Fault(
             tuple(file.path for file in same),
             f"{len(same)} files have the version {' and '.join(sorted({file.version for file in same}))}, "
-            "which Flyway refuses, too: give each its own",
+            "which Flyway rejects too; give each its own",
         )
         for same in by_version.values()
         if len(same) > 1
@@ -152,14 +150,14 @@ def _part(source: Source, file: _File) -> tuple[Part | None, Why | None]:
     script = _configuration(source, file.path)
     content = source.content(file.path)
     if script.conditional:
-        return None, Why("its .conf has shouldExecute", "Decide whether it is to run, and write it")
+        return None, Why("its .conf has shouldExecute", "Decide whether it should run, and write it")
     if script.placeholders and (found := _PLACEHOLDER.search(content)):
         shown = foreign(found[0][:60].decode("utf-8", "replace"))
         line = texts.line_of(content, found.start())
         return None, Why(
             f"it has a placeholder, {shown} in line {line}",
             "If Flyway runs with placeholderReplacement=false, write that into "
-            f"{file.path}.conf and import again; otherwise write it with the values in their places",
+            f"{file.path}.conf and import again; otherwise write it with the actual values",
         )
     return texts.whole(file.path, content, no_transaction=script.no_transaction), None
 

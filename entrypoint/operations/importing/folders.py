@@ -48,7 +48,7 @@ def read_diesel(source: Source) -> Reading:
         return Reading(left=tuple(_outside_of_folders(source, "diesel", "NUMBER_name/up.sql")))
     for folder, names in folders.items():
         if "up.sql" not in names:
-            faults.append(Fault((folder,), "diesel refuses it, too: there is no up.sql in it"))
+            faults.append(Fault((folder,), "diesel rejects it too: there is no up.sql in it"))
             continue
         path = f"{folder}/up.sql"
         outside = "metadata.toml" in names and not _in_transaction(source.content(f"{folder}/metadata.toml"))
@@ -85,11 +85,11 @@ def read_prisma(source: Source) -> Reading:
     if not any("migration.sql" in names for names in folders.values()):
         return Reading(left=tuple(_outside_of_folders(source, "Prisma", "TIMESTAMP_name/migration.sql")))
     if _LOCK in source.paths and (provider := _provider(source.content(_LOCK))) not in _POSTGRESQL:
-        return Reading(faults=(Fault((_LOCK,), f"these migrations are for {provider}, and not for PostgreSQL"),))
+        return Reading(faults=(Fault((_LOCK,), f"these migrations are for {provider}, not PostgreSQL"),))
     for folder, names in folders.items():
         path, below = f"{folder}/migration.sql", f"{folder}/down.sql"
         if "migration.sql" not in names:
-            faults.append(Fault((folder,), "Prisma refuses it, too: there is no migration.sql in it"))
+            faults.append(Fault((folder,), "Prisma rejects it too: there is no migration.sql in it"))
             continue
         back = None
         if "down.sql" in names:

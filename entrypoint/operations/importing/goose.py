@@ -44,15 +44,15 @@ def read(source: Source) -> Reading:
         try:
             file = _File(content)
         except _RefusedError as refused:
-            faults.append(Fault((path,), f"goose refuses it, too: {refused.reason}", refused.line))
+            faults.append(Fault((path,), f"goose rejects it too: {refused.reason}", refused.line))
             continue
         if file.substituted:
             reason = f"it takes values from the environment (ENVSUB ON) in line {file.substituted}"
-            found.append(one._replace(why=Why(reason, "Write it with the values in their places")))
+            found.append(one._replace(why=Why(reason, "Write it with the actual values")))
             continue
         if file.lost:
-            reason = f"goose passes over the line after {file.lost}, as the block that ends there has no statement"
-            left.append(Left(path, Why(reason, "The line is taken over: remove it here if it is not to run.")))
+            reason = f"goose skips the line after line {file.lost}, because the block that ends there has no statements"
+            left.append(Left(path, Why(reason, "The line is imported; remove it here if it should not run.")))
         back = Part(path, file.back, file.no_transaction) if texts.has_statements(content, file.back) else None
         if back is None and file.has_back:
             left.append(texts.no_way_back(path))
@@ -93,7 +93,7 @@ class _File:
             command = _command(mark[0])
             line = texts.line_of(content, mark.start())
             if command not in _KNOWN:
-                raise _RefusedError(f"{_shown(mark[0])} is no mark as goose wants them", line)
+                raise _RefusedError(f"{_shown(mark[0])} is not a valid goose annotation", line)
             self._take(begin, mark.start(), closed=command == "statementend")
             begin = mark.end()
             if not self._obey(command, line):
@@ -150,7 +150,7 @@ class _File:
         for piece in self._pieces[""]:
             early = texts.first_statement(self._content, piece.start, piece.stop)
             if early is not None:
-                raise _RefusedError("this stands before `-- +goose Up`", texts.line_of(self._content, early))
+                raise _RefusedError("this comes before `-- +goose Up`", texts.line_of(self._content, early))
 
 
 def _command(line: bytes) -> str:

@@ -42,7 +42,7 @@ def read_golang_migrate(source: Source) -> Reading:
         if name is None or int(name[1][-21:]) >= 2**64:
             others += [path] if texts.looks_like_sql(path) else []
         elif name[4] != "sql":
-            left.append(Left(path, Why("its suffix is not .sql", "If it is SQL, rename it, and import again.")))
+            left.append(Left(path, Why("its suffix is not .sql", "If it is SQL, rename it and import again.")))
         else:
             halves[name[3]].append(_Half(path, name[1], name[2]))
     left += texts.not_looked_at(others, "golang-migrate", "NUMBER_description.up.sql or NUMBER_description.down.sql")
@@ -59,7 +59,7 @@ def read_sqlx(source: Source) -> Reading:
         if name is None:
             others += [path] if texts.looks_like_sql(path) else []
         elif not re.fullmatch(r"\+?[0-9]+", name[1], re.ASCII) or int(name[1][-21:]) > texts.HIGHEST_64:
-            faults.append(Fault((path,), f"sqlx refuses it, too: {name[1]!r} before the first _ is not a number"))
+            faults.append(Fault((path,), f"sqlx rejects it too: {name[1]!r} before the first _ is not a number"))
         else:
             halves["down" if name[3] == ".down" else "up"].append(_Half(path, name[1].lstrip("+"), name[2]))
     left = texts.not_looked_at(others, "sqlx", "NUMBER_description.sql")
@@ -73,7 +73,7 @@ def _join(source: Source, halves: dict[str, list[_Half]], left: list[Left], faul
         for half in way:
             counted.setdefault(int(half.digits), []).append(half.path)
         faults += [
-            Fault(tuple(paths), f"{len(paths)} files have the version {version}, which {tool} refuses, too")
+            Fault(tuple(paths), f"{len(paths)} files have the version {version}, which {tool} rejects too")
             for version, paths in counted.items()
             if len(paths) > 1
         ]
@@ -90,7 +90,7 @@ def _join(source: Source, halves: dict[str, list[_Half]], left: list[Left], faul
             left += [] if back else [texts.no_way_back(other.path)]
         version = half.digits.lstrip("0") or "0"
         found.append(Migration(half.path, version, half.digits, half.words, forward, back))
-    alone = Why("it is a way back without a way forward", "Nothing is to be done; there is nothing to take back.")
+    alone = Why("it is a down migration without an up migration", "Nothing to do: there is nothing to roll back.")
     left += [Left(half.path, alone) for half in backs.values()]
     return Reading(tuple(found), left=tuple(left))
 

@@ -32,9 +32,9 @@ def _lines(imported: Imported) -> Iterator[str]:
         how = " (outside a transaction)" if target.part.no_transaction else ""
         yield visible(f"{os.path.join(wishes.directory, target.part.path)} -> {', '.join(to)}{how}")
     if plan.anew:
-        yield visible(f"Numbered anew, in the order in which {tool} runs them: {plan.anew}.")
+        yield visible(f"Renumbered in the order {tool} runs them: {plan.anew}.")
     if plan.unwritten:
-        yield "To be written by hand:"
+        yield "Write by hand:"
     for missing in plan.unwritten:
         why = missing.migration.why
         where = os.path.join(wishes.into, missing.path)
@@ -42,14 +42,14 @@ def _lines(imported: Imported) -> Iterator[str]:
             yield visible(f"  {os.path.join(wishes.directory, missing.migration.source)}: {why.reason}")
             yield visible(f"    {why.remedy}, into {where}, below the line: {missing.header[0]}")
     if imported.left:
-        yield "Not taken over:"
+        yield "Not imported:"
     for left in imported.left:
         yield visible(f"  {os.path.join(wishes.directory, left.source)}: {left.why.reason}")
         yield visible(f"    {left.why.remedy}")
     if repeated := sum(target.path.startswith(f"{naming.REPEATABLES}/") for target in plan.files):
         yield visible(
-            f"Not run by this release: {count(repeated, 'file')} in {os.path.join(wishes.into, naming.REPEATABLES)}. "
-            "Write each change of what is there into a migration with a number."
+            f"This release does not run repeatable migrations: {count(repeated, 'file')} in "
+            f"{os.path.join(wishes.into, naming.REPEATABLES)}. Put each change into a numbered migration."
         )
     for finding in imported.report.findings:
         if finding.level != "note":

@@ -45,8 +45,8 @@ def read(source: Source) -> Reading:
         elif file.has_back:
             left.append(texts.no_way_back(path))
         if file.passed_over:
-            why = f"sql-migrate passes over what stands before the first mark (line {file.passed_over})"
-            left.append(Left(path, Why(why, "Nothing is to be done; the rest of the file is taken over.")))
+            why = f"sql-migrate skips everything above the first mark (line {file.passed_over})"
+            left.append(Left(path, Why(why, "Nothing to do; the rest of the file is imported.")))
         digits = _NUMBER.match(path)[0]  # type: ignore[index]  # it matches the empty string, too
         words = path[len(digits) : -len(".sql")]
         found.append(Migration(path, path, digits, words, Part(path, tuple(file.forward), file.outside), back))
@@ -74,7 +74,7 @@ def _parse(content: bytes) -> _File | Fault:
         command, *options = mark[0][len(b"-- +migrate ") :].decode("utf-8", "replace").split() or [""]
         line = texts.line_of(content, mark.start())
         if not command:
-            return Fault((), "sql-migrate refuses it, too: a mark without a command", line)
+            return Fault((), "sql-migrate rejects it too: a mark without a command", line)
         closes = block and command == "StatementEnd"
         piece = texts.closed(content, begin, mark.start()) if closes else Piece(begin, mark.start())
         pieces[direction].append(piece)
@@ -89,9 +89,9 @@ def _parse(content: bytes) -> _File | Fault:
             block = 0
     pieces[direction].append(Piece(begin, len(content)))
     if not named:
-        return Fault((), "sql-migrate refuses it, too: it has neither `-- +migrate Up` nor `-- +migrate Down`")
+        return Fault((), "sql-migrate rejects it too: it has neither `-- +migrate Up` nor `-- +migrate Down`")
     if block:
-        return Fault((), "sql-migrate refuses it, too: this StatementBegin has no StatementEnd", block)
+        return Fault((), "sql-migrate rejects it too: this StatementBegin has no StatementEnd", block)
     early = next(
         (at for one in pieces[""] if (at := texts.first_statement(content, one.start, one.stop)) is not None), None
     )

@@ -31,8 +31,8 @@ def read(source: Source) -> Reading:
     for number, path in enumerate(sorted(texts.in_the_directory(source.paths))):
         if number == 0 and (init := _INIT.fullmatch(path)) and int(init[1]) < _FIRST_THAT_COUNTS:
             why = Why(
-                "Supabase passes it over: older releases of its command line made such a file",
-                'If it is to be applied, call it something else than "init", there, too.',
+                "Supabase skips it: older releases of its CLI created such files",
+                'To apply it, give it a name other than "init", there as well.',
             )
             left.append(Left(path, why))
         elif name := _NAME.fullmatch(path):

@@ -71,8 +71,8 @@ def no_way_back(source: str) -> Left:
     return Left(
         source,
         Why(
-            "its way back has no statement",
-            "Without a file, rollback refuses. If there is nothing to undo, put an empty one into rollback/.",
+            "its down migration has no statements",
+            "To roll back this migration, you need a file in rollback/; an empty one if there is nothing to undo.",
         ),
     )
 
@@ -83,7 +83,7 @@ def doubled(migrations: Sequence[Migration], tool: str) -> list[Fault]:
     return [
         Fault(
             tuple(one.source for one in migrations if one.version == version),
-            f"{many} migrations have the version {version}, which {tool} refuses, too: give each its own",
+            f"{many} migrations have the version {version}, which {tool} rejects too; give each its own",
         )
         for version, many in counts.items()
         if many > 1
@@ -92,8 +92,11 @@ def doubled(migrations: Sequence[Migration], tool: str) -> list[Fault]:
 
 def not_looked_at(paths: Iterable[str], tool: str, form: str) -> list[Left]:
     """Return a remark for each of these files, whose names say nothing to the tool."""
-    why = Why(f"{tool} does not look at it: a migration is called {form}", "Nothing is to be done, unless it should be")
-    return [Left(path, why._replace(remedy=f"{why.remedy} one: then rename it.")) for path in paths]
+    why = Why(
+        f"{tool} ignores it: a migration is called {form}",
+        "Nothing to do, unless it should be a migration: then rename it.",
+    )
+    return [Left(path, why) for path in paths]
 
 
 def in_the_directory(paths: Iterable[str]) -> list[str]:

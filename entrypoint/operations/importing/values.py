@@ -51,7 +51,7 @@ class Part(NamedTuple):
 
 
 class Why(NamedTuple):
-    """Why something could not be taken over, and what to do about it."""
+    """Why something could not be imported, and what to do about it."""
 
     reason: str
     remedy: str

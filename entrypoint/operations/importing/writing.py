@@ -36,7 +36,7 @@ def staged(parent: str, targets: Iterable[Target], source: Source) -> Iterator[s
         yield stage
     except UnreadableError as error:
         raise ConfigurationError(
-            f"{error.args[0]!r} cannot be read any more: {error.args[1]}; nothing was written", remedy="Import again."
+            f"{error.args[0]!r} can no longer be read: {error.args[1]}; nothing was written", remedy="Import again."
         ) from error
     except OSError as error:
         raise _cannot_write(error.filename or parent, error) from error
