@@ -146,9 +146,10 @@ class Diesel(Tool):
         return self.run(self.program, "migration", "--migration-dir", self.directory, *arguments, DATABASE_URL=url)
 
     def _add(self, step: Step, number: int) -> str:
-        before = set(self.directory.glob("*")) if self.directory.exists() else set()
+        # Beside them it keeps a lock of its own, .diesel_lock.
+        before = set(self.directory.glob("2*"))
         self._run("postgres://nowhere/none", "generate", step.name)
-        created = only(sorted(set(self.directory.glob("*")) - before))
+        created = only(sorted(set(self.directory.glob("2*")) - before))
         version = f"2024-01-01-00{number:02d}00-0000"
         created = created.rename(created.with_name(f"{version}_{step.name}"))
         (created / "up.sql").write_text(step.up)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kit.processes import Run
     from tools.kit import Tool
 
+REPLICAS = 8
+
 
 def kinds(*wanted: type[Tool]) -> pytest.MarkDecorator:
     """Run a test with each of these tools, all tests of one in one process (`--dist loadgroup`)."""
@@ -125,4 +127,35 @@ def test_import_makes_files_that_do_what_the_tool_does(road: Road) -> None:
     empty_database(road.ours)
     road.start("migrate").ok()
     assert [status for _, status in road.ledger()] == ["completed"] * 5
+    assert road.contents(road.ours) == road.contents(road.theirs)
+
+
+@any_tool
+def test_adopt_and_go_on(road: Road) -> None:
+    before = road.contents(road.ours)
+    road.start("adopt", "--from", road.tool.name, "--yes").ok()
+    assert [status for _, status in road.ledger()] == ["completed"] * 3
+    assert road.contents(road.ours) == before
+    road.start("migrate").ok()
+    assert [status for _, status in road.ledger()] == ["completed"] * 5
+    assert road.contents(road.ours) == road.contents(road.theirs)
+
+
+@any_tool
+def test_a_fleet_adopts_itself(road: Road) -> None:
+    more = {"MIGRATION_ADOPT": road.tool.name, "MIGRATION_ON_FAILURE": "exit"}
+    for replica in [road.start("run", "--", "true", **more) for _ in range(REPLICAS)]:
+        replica.ok(60)
+    assert [status for _, status in road.ledger()] == ["completed"] * 5
+    assert road.contents(road.ours) == road.contents(road.theirs)
+
+
+@kinds(*(kind for kind in TOOLS if kind.goes_back))
+def test_the_way_back_is_the_tools(road: Road) -> None:
+    road.start("adopt", "--from", road.tool.name, "--yes").ok()
+    road.start("migrate").ok()
+    (before, _), (newest, _) = road.ledger()[-2:]
+    road.start("rollback", "--to", str(before), "--yes").ok()
+    assert newest not in dict(road.ledger())
+    road.tool.down(road.theirs.url)
     assert road.contents(road.ours) == road.contents(road.theirs)
