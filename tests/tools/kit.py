@@ -101,9 +101,11 @@ class Tool(ABC):
         hidden = [(path, path.read_bytes()) for path in map(self.path, versions)]
         for path, _ in hidden:
             path.unlink()
-        yield
-        for path, content in hidden:
-            path.write_bytes(content)
+        try:
+            yield
+        finally:
+            for path, content in hidden:
+                path.write_bytes(content)
 
     def take(self, directory: Path) -> None:
         """Take migrations that somebody else has written."""

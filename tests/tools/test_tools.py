@@ -10,6 +10,8 @@ from kit.databases import Database
 from tools.conftest import need
 from tools.dumps import OURS, contents
 from tools.everyone import TOOLS
+from tools.marked import Dbmate, Goose
+from tools.named import Flyway
 from tools.steps import five
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Prepared(NamedTuple):
     """A tool with five migrations, and two databases to be copied: where it applied three of them, and all."""
 
     tool: Tool
+    versions: list[str]
     three: Database
     five: Database
 
@@ -54,13 +57,11 @@ def prepare(
         for database in (three, all_five):
             server.create_database(database.name)
         steps = five(alone=tool.can_be_alone)
-        for step in steps[:3]:
-            tool.add(step)
+        versions = [tool.add(step) for step in steps[:3]]
         tool.up(three.url)
-        for step in steps[3:]:
-            tool.add(step)
+        versions += [tool.add(step) for step in steps[3:]]
         tool.up(all_five.url)
-        return Prepared(tool, three, all_five)
+        return Prepared(tool, versions, three, all_five)
 
     def prepare(kind: type[Tool]) -> Prepared:
         if kind not in done:
@@ -74,6 +75,7 @@ class Road(NamedTuple):
     """A tool's migrations as files of ours, a database where it applied three of them, and one where it applied all."""
 
     tool: Tool
+    versions: list[str]
     ours: Database
     theirs: Database
     run: Callable[..., Run]
@@ -103,14 +105,14 @@ def road(
     run_entrypoint: Callable[..., Run],
 ) -> Iterator[Road]:
     """Copy what the tool has done, and import its migrations."""
-    tool, three, all_five = prepare(kind)
+    tool, versions, three, all_five = prepare(kind)
     ours, theirs = Database(server, "ours"), Database(server, "theirs")
     for copy, template in ((ours, three), (theirs, all_five)):
         copy.drop()
         server.create_database(copy.name, template=template.name)
         copy.execute("CREATE SCHEMA entrypoint")
     run_entrypoint("import", "--from", tool.name, tool.directory, "--into", "migrations").ok()
-    yield Road(tool, ours, theirs, run_entrypoint)
+    yield Road(tool, versions, ours, theirs, run_entrypoint)
     for copy in (ours, theirs):
         copy.drop()
 
@@ -146,6 +148,16 @@ def test_a_fleet_adopts_itself(road: Road) -> None:
     more = {"MIGRATION_ADOPT": road.tool.name, "MIGRATION_ON_FAILURE": "exit"}
     for replica in [road.start("run", "--", "true", **more) for _ in range(REPLICAS)]:
         replica.ok(60)
+    assert [status for _, status in road.ledger()] == ["completed"] * 5
+    assert road.contents(road.ours) == road.contents(road.theirs)
+
+
+@kinds(Goose, Dbmate, Flyway)
+def test_what_an_older_image_applied_with_the_tool_meanwhile_is_adopted_too(road: Road) -> None:
+    road.start("adopt", "--from", road.tool.name, "--yes").ok()
+    with road.tool.without(road.versions[4]):
+        road.tool.up(road.ours.url)
+    road.start("run", "--", "true", MIGRATION_ADOPT=road.tool.name, MIGRATION_ON_FAILURE="exit").ok()
     assert [status for _, status in road.ledger()] == ["completed"] * 5
     assert road.contents(road.ours) == road.contents(road.theirs)
 
