@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 from psycopg.errors import DependentObjectsStillExist, FeatureNotSupported
 
-from conftest import new_database
+from conftest import missing, new_database
 from entrypoint.migration.ledger import widening
 from entrypoint.migration.ledger.place import Place
 from entrypoint.service import sessions
 from kit.databases import server_errors
 from kit.migrations import write_migrations
+from kit.pooler import executable, pooler
+from kit.processes import until
 from kit.web import TOKEN
 from scene import LEGACY, Scene, errors, load_legacy, only_error, told
 
@@ -283,6 +286,48 @@ def test_a_reader_that_never_ends(scene: Scene) -> None:
     assert scene.lock_is_free()
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_whoever_is_ended_meanwhile_leaves_nothing_behind(scene: Scene, end: signal.Signals) -> None:
+    scene.write(SHORT)
+    scene.migrated()
+    scene.write(LONG)
+    with scene.database.connect(application_name="a dump") as reader, reader.transaction():
+        reader.execute("SELECT FROM schema_migrations")
+        run = scene.start()
+        run.until("ledger.locked")
+        run.kill(end)
+        assert run.wait(timeout=2.5) in (128 + signal.SIGTERM, -signal.SIGKILL)
+        until(lambda: scene.database.sessions() == 1, 5, "the end of its sessions")
+        assert type_of(scene) == "integer"
+    assert scene.run()[:2] == ("migrated", str(HIGHEST))
+
+
+def test_an_operator_who_frees_the_lock_is_heard(scene: Scene) -> None:
+    scene.write(SHORT)
+    scene.migrated()
+    scene.write(LONG)
+    with scene.database.connect(application_name="a dump") as reader, reader.transaction():
+        reader.execute("SELECT FROM schema_migrations")
+        run = scene.start("migrate")
+        run.until("ledger.locked")
+        scene.database.execute("UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL")
+        assert run.wait() == 75, run.report()
+        assert "An operator freed the migration lock" in only_error(run)["message"]
+    assert type_of(scene) == "integer"
+
+
+def test_through_a_pooler(scene: Scene) -> None:
+    if executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    scene.write(SHORT)
+    scene.migrated()
+    scene.write(LONG)
+    with pooler(scene.database.server, pool_size=2) as port:
+        assert scene.run(url=scene.database.url_at(port))[:2] == ("migrated", str(HIGHEST))
+        assert scene.run(url=scene.database.url_at(port))[:2] == ("up_to_date", str(HIGHEST))
+    assert type_of(scene) == "bigint"
+
+
 # --- The earlier system ---------------------------------------------------------------------------------
 
 
@@ -360,6 +405,18 @@ def test_the_service_takes_it(scene: Scene, serve: Callable[..., Serving]) -> No
     cookie = f"{sessions.COOKIE}={sessions.issue(TOKEN)}"
     page = serving.ask("/admin", token=None, headers={"Cookie": cookie}).body.decode()
     assert f"At version 20261127101500; the files go up to version {HIGHEST}." in page
+
+
+def test_an_image_with_short_numbers_only_on_a_wide_column(scene: Scene, tmp_path: Path) -> None:
+    scene.write({**SHORT, **LONG})
+    scene.migrated()
+    older = tmp_path / "older"
+    write_migrations(older, SHORT)
+    assert scene.run(MIGRATIONS_DIR=str(older))[:2] == ("ahead", str(HIGHEST))
+    script = (LEGACY / "migrations" / "000_migration_system.sql").read_bytes()
+    write_migrations(older, {"000_migration_system.sql": script, "002_more.sql": "CREATE TABLE more ()"})
+    assert scene.run(MIGRATIONS_DIR=str(older))[:2] == ("migrated", str(HIGHEST))
+    assert type_of(scene) == type_of(scene, "migration_status", "latest_migration") == "bigint"
 
 
 def test_a_failure_is_recorded_and_repaired(scene: Scene) -> None:

@@ -191,9 +191,10 @@ def test_there_are_no_gaps_among_timestamps(tmp_path: Path, names: tuple[str, ..
     assert [text.partition(": ")[2] for text in warnings] == ([gaps] if gaps else [])
 
 
+@pytest.mark.parametrize("rest", ["_a.sql", "-A b.sql", ".sql", "_a.down.sql"])
 @pytest.mark.parametrize("digits", ["2" * 19, "0" * 18 + "1", "9" * 200])
-def test_a_number_with_too_many_digits_is_told_so(tmp_path: Path, digits: str) -> None:
-    (fault,) = load_directory(write(tmp_path, f"{digits}_a.sql")).faults
+def test_a_number_with_too_many_digits_is_told_so(tmp_path: Path, digits: str, rest: str) -> None:
+    (fault,) = load_directory(write(tmp_path, f"{digits}{rest}")).faults
     assert fault.rule == "name"
     assert fault.message == f"the number has {len(digits)} digits; 18 are the most, leading zeros included"
 
