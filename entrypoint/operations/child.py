@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
+import tempfile
 
 from entrypoint.deadline import SLICE, Deadline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import IO
 
 
 def run(
@@ -26,31 +28,47 @@ def run(
     `data`: what it reads. Raises OSError, and subprocess.TimeoutExpired after `patience` seconds.
     """
     process = None
-    try:
-        # A signal in the middle of Popen would raise before anybody knows the child.
-        with _signals_held_back():
-            process = subprocess.Popen(  # noqa: S603 - no shell, and no program that a file names
-                command,
-                stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=directory,
-                env=dict(environ),
-            )
-        output, errors = _output_of(process, Deadline(patience), data)
-    except BaseException:
-        if process is not None:
-            process.kill()
-            process.wait()
-        raise
+    # Not through a pipe: called again, `communicate` does not go on with its input (Python 3.11).
+    with _file_of(data) as source:
+        try:
+            # A signal in the middle of Popen would raise before anybody knows the child.
+            with _signals_held_back():
+                process = subprocess.Popen(  # noqa: S603 - no shell, and no program that a file names
+                    command,
+                    stdin=source,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    cwd=directory,
+                    env=dict(environ),
+                )
+            output, errors = _output_of(process, Deadline(patience))
+        except BaseException:
+            if process is not None:
+                process.kill()
+                process.wait()
+                for pipe in filter(None, (process.stdout, process.stderr)):
+                    pipe.close()
+            raise
     return process.returncode, output, errors
 
 
-def _output_of(process: subprocess.Popen[bytes], deadline: Deadline, data: bytes | None) -> tuple[bytes, bytes]:
-    """Write `data` and read both outputs to their ends, in slices. Raises subprocess.TimeoutExpired."""
+@contextlib.contextmanager
+def _file_of(data: bytes | None) -> Iterator[IO[bytes] | int]:
+    """Return what a child may read `data` from."""
+    if data is None:
+        yield subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        yield file
+
+
+def _output_of(process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[bytes, bytes]:
+    """Read both outputs to their ends, in slices. Raises subprocess.TimeoutExpired."""
     while True:
         try:
-            return process.communicate(data, timeout=min(deadline.remaining(), SLICE))
+            return process.communicate(timeout=min(deadline.remaining(), SLICE))
         except subprocess.TimeoutExpired:
             if deadline.passed():
                 raise

@@ -1,0 +1,35 @@
+"""Another program, run to its end: what it reads and writes, however slowly, and that it does not outlive us."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+import pytest
+
+from entrypoint.operations.child import run
+
+ENVIRON = {"PATH": os.environ["PATH"]}
+
+
+def test_one_that_reads_late_and_writes_much() -> None:
+    """More than a pipe holds, in both directions, and over several slices of our waiting."""
+    data = os.urandom(1 << 20)
+    code, output, errors = run(["sh", "-c", "sleep 0.6; cat; sleep 0.4; echo x >&2; exit 3"], ENVIRON, 30, data=data)
+    assert (code, output, errors) == (3, data, b"x\n")
+
+
+def test_one_that_does_not_read_what_there_is() -> None:
+    assert run(["true"], ENVIRON, 30, data=b"x" * (1 << 20)) == (0, b"", b"")
+
+
+def test_without_data_there_is_nothing_to_read() -> None:
+    assert run(["cat"], ENVIRON, 30) == (0, b"", b"")
+
+
+def test_one_that_takes_too_long_is_gone() -> None:
+    began = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired):
+        run(["sh", "-c", "exec sleep 30"], ENVIRON, 0.3, data=b"x")
+    assert time.monotonic() - began < 10
