@@ -138,6 +138,9 @@ class MigrationFailedError(MigrationError):
     change = ""
     """What to change about the file, as the beginning of a remedy, whatever becomes of the record of its failure."""
 
+    place = ""
+    """Where in the file to go on when it is mended, as the last line of the record; empty if at its beginning."""
+
     def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
         """Take the one-line `message` and the `report` of several lines."""
         super().__init__(message, remedy=remedy, **fields)

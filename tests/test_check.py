@@ -64,7 +64,7 @@ def notes(findings: list[dict[str, Any]], rule: str) -> list[str]:
 
 BAD: dict[str, str | bytes] = {
     "003_syntax.sql": "SELECT 1;\nSELECT 'é', FROM;\n",
-    "004_commit.sql": "SELECT 1; COMMIT; SELECT 2;",
+    "004_commit.sql": "SELECT 1; COMMIT AND CHAIN; SELECT 2;",
     "005_latin.sql": b"SELECT 1;\nSELECT 'gr\xfc\xdfe'",
     "Six.sql": "",
     "007_a.sql": "",

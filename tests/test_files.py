@@ -53,7 +53,7 @@ FAULTS: dict[str, tuple[dict[str, str | bytes], list[list[str]]]] = {
         [["002_x.sql:2", "COPY"]],
     ),
     "a COMMIT in the middle": (
-        {"002_x.sql": "SELECT 1;\nCOMMIT;\nSELECT 2"},
+        {"002_x.sql": "SELECT 1;\nCOMMIT AND CHAIN;\nSELECT 2"},
         [["002_x.sql:2", "COMMIT", "transaction"]],
     ),
     "a quote that does not end": ({"002_x.sql": "SELECT 1;\nSELECT 'oh\n"}, [["002_x.sql:2", "never closed"]]),
@@ -107,7 +107,7 @@ def test_all_faults_of_all_files_are_told_together(scene: Scene) -> None:
             "002_x.sql": "COMMIT;\n\\i other.sql\nCOPY a FROM stdin;\n",
             "003_y.sql": b"\xff",
             "004_z.sql": "SELECT 1",
-            "005_z.sql": "ROLLBACK; SAVEPOINT a; COMMIT AND CHAIN",
+            "005_z.sql": "ROLLBACK AND CHAIN; SAVEPOINT a; COMMIT AND CHAIN",
         }
     )
     before = scene.database.contents()
@@ -120,7 +120,7 @@ def test_all_faults_of_all_files_are_told_together(scene: Scene) -> None:
 
 
 def test_bad_names_do_not_hide_bad_contents(scene: Scene) -> None:
-    scene.write({**GOOD, "001_other.sql": "", "2_b.sql": "", "003_c.sql": b"\xff", "004_d.sql": "COMMIT"})
+    scene.write({**GOOD, "001_other.sql": "", "2_b.sql": "", "003_c.sql": b"\xff", "004_d.sql": "COMMIT AND CHAIN"})
     run = scene.migrate()
     assert run.code == 65
     faults = only_error(run)["faults"]

@@ -96,10 +96,10 @@ def test_wherever_the_setting_comes_from_no_commit_hides(plain: Scene, odd_login
 def test_a_commit_that_looks_like_part_of_a_string_is_refused(
     scene: Scene, filler: str, option: tuple[str, ...]
 ) -> None:
-    scene.write({"001_x.sql": filler + insert("'one'") + "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
+    scene.write({"001_x.sql": filler + insert("'one'") + "SELECT '\\''; COMMIT AND CHAIN; SELECT ' AS a -- '\n"})
     run = scene.start("migrate", *option)
     assert run.wait() == 65, run.report()
-    assert "begins or ends a transaction" in only_error(run)["message"]
+    assert "COMMIT AND CHAIN: the ledger's row could not be written" in only_error(run)["message"]
     assert effects(scene) == []
 
 

@@ -213,8 +213,10 @@ def test_a_new_value_of_an_enumeration_needs_a_commit(scene: Scene) -> None:
 
 def test_where_strings_have_escapes_a_commit_behind_one_is_found(scene: Scene) -> None:
     odd_strings(scene.database)
-    scene.write({"001_a.sql": "CREATE TABLE a (t text);", "002_x.sql": "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
-    assert "002_x.sql:1: COMMIT" in only_error(rehearse(scene, code=65))["faults"][0]
+    scene.write(
+        {"001_a.sql": "CREATE TABLE a (t text);", "002_x.sql": "SELECT '\\''; ABORT AND CHAIN; SELECT ' AS a -- '\n"}
+    )
+    assert "002_x.sql:1: ABORT" in only_error(rehearse(scene, code=65))["faults"][0]
     scene.write({"002_x.sql": "INSERT INTO a VALUES ('a\\'; COMMIT; --');\n"})
     assert names(rehearse(scene)) == ["001_a.sql", "002_x.sql"]
     assert not scene.database.exists("a")
@@ -237,7 +239,9 @@ def test_a_commit_that_happens_all_the_same_is_told(scene: Scene, monkeypatch: p
 
 
 def test_a_visible_commit_is_refused_before_anything_runs(scene: Scene) -> None:
-    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b (); COMMIT; CREATE TABLE c ();"})
+    scene.write(
+        {"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "BEGIN; CREATE TABLE b (); ROLLBACK; CREATE TABLE c ();"}
+    )
     run = rehearse(scene, code=65)
     assert run.stdout == ""
     assert not run.logs("lock.acquired")

@@ -122,7 +122,7 @@ def test_a_row_of_a_newer_image_cannot_be_taken_back_by_an_older_one(scene: Scen
 
 
 def test_all_faults_of_reverse_files_are_listed(scene: Scene) -> None:
-    reverses(scene, {"003_t3.sql": "DROP TABLE t3;\nCOMMIT;\nDROP INDEX CONCURRENTLY i;"})
+    reverses(scene, {"003_t3.sql": "DROP TABLE t3;\nCOMMIT AND CHAIN;\nDROP INDEX CONCURRENTLY i;"})
     (scene.migrations / "rollback" / "002_t2.sql").write_bytes(b"SELECT '\xff';")
     reverses(scene, {"1-Bad.sql": "", "001_again.sql": ""})
     before = scene.database.contents()

@@ -13,6 +13,7 @@ from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
 from entrypoint.migration.script.prepare import examine, examine_reverse
 from entrypoint.migration.script.report import complain, spot
 from entrypoint.migration.script.statements import REPACK_CONCURRENTLY, blocks_that_commit
+from entrypoint.migration.script.units import cut
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
 from entrypoint.operations.lint import INSTALL, find_squawk, lint
 from entrypoint.redaction import foreign
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.files import Directory, FileFault, MigrationFile
     from entrypoint.migration.script.prepare import Prepared
+    from entrypoint.migration.script.statements import Advice
     from entrypoint.settings import Settings
 
+# So many lines of transaction control are named.
+_MANY = 6
 # What a look at the database may cost a person who only wants files checked, in seconds.
 _QUICK = 2.0
 
@@ -266,7 +270,13 @@ def _notes(prepared: Prepared, shown: str) -> list[Finding]:
         )
     if declared := spell_timeouts(advice.directives):
         notes.append(("timeouts", declared))
-    if not advice.transactional:
+    if advice.units:
+        notes.append(("units", f"runs as {describe_units(prepared)}, as psql would run it: {advice.units}"))
+    elif advice.merged:
+        notes.append(
+            ("merged", f"{describe_left_out(prepared)}, because the whole file can be one transaction{unless(advice)}")
+        )
+    elif not advice.transactional:
         notes.append(("outside", f"runs outside a transaction, statement by statement ({why_outside(prepared)})"))
     found = [Finding("note", rule, message, shown) for rule, message in notes]
     return found + _about_commands(prepared, shown) + _warnings(prepared, shown)
@@ -302,7 +312,18 @@ def _warnings(prepared: Prepared, shown: str) -> list[Finding]:
         for outside in advice.outside
         if outside.what == REPACK_CONCURRENTLY
     ]
-    if advice.transactional:
+    found += [
+        Finding(
+            "warning",
+            "idle-commit",
+            f"this {one.what} ends nothing, as there is no BEGIN before it; it is left out, as psql would pass it by",
+            shown,
+            one.line,
+        )
+        for one in advice.left_out
+        if one.idle
+    ]
+    if advice.transactional and not advice.merged:
         found += _about_blocks(prepared, shown, "Put `-- entrypoint: no-transaction` at the top of the file.")
     return found
 
@@ -325,6 +346,29 @@ def _about_blocks(prepared: Prepared, shown: str, remedy: str) -> list[Finding]:
 def why_outside(prepared: Prepared) -> str:
     """Return why a file does not run in a transaction: the statements that cannot, or that it says so."""
     return ", ".join(sorted({outside.what for outside in prepared.advice.outside})) or "it says so"
+
+
+def describe_units(prepared: Prepared) -> str:
+    """Return how many units a file has, and where they run."""
+    units = cut(prepared.advice.body, prepared.advice)
+    alone = sum(not unit.begin for unit in units)
+    outside = f", {alone} of them outside of any" if alone else ""
+    return f"{count(len(units), 'unit')}, each in a transaction of its own{outside}"
+
+
+def describe_left_out(prepared: Prepared) -> str:
+    """Return which of a file's transaction control is left out: of much of it, only how much."""
+    found = [f"{one.what} in line {one.line}" for one in prepared.advice.left_out if not one.idle]
+    if not found:
+        return "what ends no transaction is left out"
+    if len(found) > _MANY:
+        found = [*found[:_MANY], f"{len(found) - _MANY} more"]
+    return f"left out: {', '.join(found[:-1])} and {found[-1]}"
+
+
+def unless(advice: Advice) -> str:
+    """Return what only a database can tell of a file that is one transaction."""
+    return ", unless the database has a constraint that is INITIALLY DEFERRED: then it runs as units" * advice.asks
 
 
 def _subject(directory: str, migrations: int, rollbacks: int) -> str:

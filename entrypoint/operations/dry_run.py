@@ -17,7 +17,15 @@ from entrypoint.migration.script.files import load_directory
 from entrypoint.migration.script.prepare import prepare
 from entrypoint.migration.script.report import outline
 from entrypoint.operations.adopt import foresee
-from entrypoint.operations.check import lint_all, look_at, no_linter, why_outside
+from entrypoint.operations.check import (
+    describe_left_out,
+    describe_units,
+    lint_all,
+    look_at,
+    no_linter,
+    unless,
+    why_outside,
+)
 from entrypoint.operations.findings import Finding, describe, in_order
 from entrypoint.operations.lint import find_squawk
 from entrypoint.redaction import visible
@@ -96,7 +104,11 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
 def _describe(migration: Prepared) -> str:
     advice = migration.advice
     statements = count(len(advice.statements), "statement") if advice.statements else "empty"
-    if not advice.transactional:
+    if advice.units:
+        how = f"{describe_units(migration)}: {advice.units}"
+    elif advice.merged:
+        how = f"one transaction, {describe_left_out(migration)}{unless(advice)}"
+    elif not advice.transactional:
         how = f"outside a transaction: {why_outside(migration)}"
     else:
         how = f"one transaction{', without its own BEGIN and COMMIT' if advice.wrapped else ''}"

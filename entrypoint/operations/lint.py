@@ -76,7 +76,8 @@ def lint(squawk: str, files: Mapping[str, Prepared]) -> dict[str, list[Finding]]
 
 def assumed_in_transaction(migration: Prepared) -> bool:
     """Tell whether squawk is to suppose a transaction around a file; where the file brings its own, it sees that."""
-    return migration.advice.transactional and not migration.advice.wrapped
+    advice = migration.advice
+    return advice.transactional and not (advice.wrapped or advice.merged)
 
 
 def read(answer: Mapping[str, Any], shown: str, migration: Prepared) -> Finding | None:

@@ -13,6 +13,7 @@ from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
 from entrypoint.migration.ledger.rows import RUNNING
 from entrypoint.migration.operator.amend import Amendment, amend
+from entrypoint.migration.script.units import stopped_at
 from entrypoint.redaction import foreign_report, visible
 from entrypoint.survey import assign, refuse_read_only, survey_database
 
@@ -30,6 +31,9 @@ CHECKSUMMED = "checksums"
 FAILED = "failed"
 MISSING = "missing"
 AHEAD = "ahead"
+
+# What no file has, so that the row holds its migration back no longer.
+_NO_CHECKSUM = ""
 
 BY_DEFAULT = frozenset((CHECKSUMMED, FAILED, MISSING))
 """What is repaired unless something is chosen. Rows above the last file are a newer image's: only if chosen."""
@@ -74,8 +78,14 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
             words = f"forget it: {row.status}, and above the last file here, so a newer image wrote it"
             fixes.append(Fix(AHEAD, row, words))
         elif row.status == HAS_FAILED:
+            stopped = stopped_at(row.error_message or "")
             then = "; the next start runs the file" if file is not None else "; its file is gone"
-            fixes.append(Fix(FAILED, row, f"remove the failed row{then}"))
+            if file is None or stopped is None:
+                fixes.append(Fix(FAILED, row, f"remove the failed row{then}"))
+            else:
+                # Without the row it would begin again, with what is committed already.
+                words = f"have the next start go on at line {stopped.line}; what comes before it is committed"
+                fixes.append(Fix(FAILED, row, words, _NO_CHECKSUM))
         elif file is None:
             fixes.append(Fix(MISSING, row, f"forget it: {row.status}, and its file is gone"))
         elif row.status == RUNNING:
@@ -129,11 +139,17 @@ def carry_out(repair: Repair) -> str:
         logs.event(
             logs.INFO,
             "ledger.repaired",
-            f"{fix.row.filename}: {'accepted its checksum' if fix.checksum else 'removed its row'} ({fix.kind})",
+            f"{fix.row.filename}: {_done(fix)} ({fix.kind})",
             version=fix.row.number,
             file=fix.row.filename,
         )
     return f"Repaired {count(len(fixes), 'row')}.\n"
+
+
+def _done(fix: Fix) -> str:
+    if fix.checksum is None:
+        return "removed its row"
+    return "accepted its checksum" if fix.checksum else "the next start goes on with it"
 
 
 def _statement(place: Place, fix: Fix) -> str:

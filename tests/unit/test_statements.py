@@ -189,18 +189,18 @@ def test_set_transaction_comes_first_without_begin_too() -> None:
 @pytest.mark.parametrize(
     ("text", "faults"),
     [
-        ("select 1;\nCOMMIT;\nselect 2", [(2, "COMMIT: begins or ends a transaction")]),
-        ("begin; select 1", [(1, "begin: begins or ends")]),
-        ("select 1;\nend", [(2, "-- entrypoint: no-transaction")]),
-        ("begin;\nselect 1;\nrollback", [(1, "begin"), (3, "rollback")]),
-        ("begin;\nselect 1;\nabort work", [(1, "begin"), (3, "abort work")]),
-        ("begin;\ncommit;\nbegin;\ncommit;", [(2, "commit"), (3, "begin")]),
-        ("begin;\nselect 1;\ncommit and chain;", [(1, "begin"), (3, "commit and chain")]),
-        ("begin;\nselect 1;\nprepare transaction 'x';", [(1, "begin"), (3, "prepare transaction 'x'")]),
+        ("begin; select 1", [(1, "this block is never ended")]),
+        ("begin; select 1; commit;\nbegin; select 1", [(2, "this block is never ended")]),
+        ("begin;\nselect 1;\nrollback", [(3, "a block that is rolled back")]),
+        ("begin;\nselect 1;\nabort work", [(3, "a block that is rolled back")]),
+        ("begin;\nselect 1;\ncommit and chain;", [(3, "write COMMIT and BEGIN")]),
+        ("begin;\nselect 1;\nprepare transaction 'x';", [(3, "outlives the migration")]),
+        ("begin; savepoint a; commit;\nbegin;\nrollback to a; commit", [(3, "there is no savepoint a in this block")]),
+        ("begin; savepoint a; commit;\nbegin;\nrelease a; commit", [(3, "there is no savepoint a in this block")]),
+        ("begin; savepoint a; commit;\nrelease a", [(2, "there is no savepoint here")]),
         ("commit prepared 'x'", [(1, "commit prepared 'x'")]),
         ("rollback prepared 'x'", [(1, "rollback prepared 'x'")]),
         ("rollback and chain", [(1, "rollback and chain")]),
-        ("select 1;\ncommit;\nvacuum", [(2, "commit")]),
         (
             "begin;\nselect 1;\ncreate index\nconcurrently i on t (a);\ncommit",
             [

@@ -82,9 +82,9 @@ def test_set_local_is_over_at_once_where_each_statement_is_on_its_own() -> None:
 
 
 def test_a_commit_in_what_looks_like_a_string_is_found_and_one_in_a_string_is_not() -> None:
-    hides = r"SELECT '\''; COMMIT; SELECT ' AS a -- '"
+    hides = r"SELECT '\''; COMMIT AND CHAIN; SELECT ' AS a -- '"
     assert [advise(hides, escapes=escapes).faults == () for escapes in (False, True)] == [True, False]
-    shows = r"SELECT 'a\'; COMMIT; --'"
+    shows = r"SELECT 'a\'; COMMIT AND CHAIN; --'"
     assert [advise(shows, escapes=escapes).faults == () for escapes in (False, True)] == [False, True]
 
 

@@ -10,6 +10,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import (
     ACTIVE_SQL_TRANSACTION,
     INVALID_TRANSACTION_TERMINATION,
+    OBJECT_IN_USE,
     UNSAFE_NEW_ENUM_VALUE_USAGE,
 )
 from entrypoint.deadline import Deadline
@@ -19,7 +20,7 @@ from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.prepare import not_in_a_reverse_file
 from entrypoint.migration.script.report import render
-from entrypoint.migration.script.units import cut
+from entrypoint.migration.script.units import cut, stop
 from entrypoint.secret_patterns import may_hold_password
 
 TYPE_CHECKING = False
@@ -47,6 +48,8 @@ _NEEDS = {
     INVALID_TRANSACTION_TERMINATION: "A DO block or a procedure that ends transactions cannot run inside one",
     UNSAFE_NEW_ENUM_VALUE_USAGE: "A new value of an enumeration can be used only after the transaction that adds it",
 }
+ONLY_APART = (*_NEEDS, OBJECT_IN_USE)
+"""What a file in one transaction is refused that would not be refused in several."""
 _IN_A_MIGRATION = {
     ACTIVE_SQL_TRANSACTION: ": put `-- entrypoint: no-transaction` at the top of the file.",
     INVALID_TRANSACTION_TERMINATION: ": put `-- entrypoint: no-transaction` at the top of the file.",
@@ -228,7 +231,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             remedy = f"{way_out} {remedy}"
         where = self._where
         line = None if where is None else text.count("\n", 0, where) + 1
-        return MigrationFailedError(
+        failure = MigrationFailedError(
             f"{file.name}{'' if line is None else f':{line}'}: {error.primary}",
             report=render(
                 file.name, text, error, statement_start=self._statement_start, offset=self._offset, hidden=self._hidden
@@ -242,6 +245,24 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             hint=error.hint,
             context=error.context,
         )
+        failure.place = self.place
+        return failure
+
+    @property
+    def place(self) -> str:
+        """Where the file can go on when it is mended, for its row; empty if nothing of it is committed."""
+        index, units = self._units
+        advice = self._migration.advice
+        return stop(advice.body, advice, units, index) if index else ""
+
+    @property
+    def _units(self) -> tuple[int, tuple[Unit, ...]]:
+        """The place of the unit among all of the file's, and those."""
+        advice = self._migration.advice
+        if self._unit is None or advice.transactional:
+            return 0, ()
+        units = cut(advice.body, advice)
+        return next(index for index, unit in enumerate(units) if unit.number == self._unit.number), units
 
     @property
     def _undone(self) -> str:
@@ -249,10 +270,22 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         unit, advice = self._unit, self._migration.advice
         if advice.transactional:
             return "It was rolled back and recorded as failed"
-        if unit is None or cut(advice.body, advice)[0].number < unit.number:
+        index, units = self._units
+        if unit is None:
             return (
                 "What came before that statement is committed: take it out of the file, or make it repeatable. The "
                 "failure was recorded"
+            )
+        if index:
+            text, statements = self._migration.text, advice.statements
+            line = statements[unit.number - 1].line
+            last = text.count("\n", 0, statements[unit.number - 2].end) + 1
+            fate = "was rolled back" if unit.begin else "failed"
+            return (
+                f"What came before that statement is committed: {spelt_units(index)} of {len(units)} (lines "
+                f"{statements[0].line} to {last}); unit {index + 1} (line {line}) {fate}. When the file is mended, and "
+                f"the statements above line {line} are as they were, it goes on there; if they are not, or the row is "
+                "deleted by hand, it runs from its first statement. The failure was recorded"
             )
         if unit.begin:
             return "It was rolled back, nothing of the file was committed before, and the failure was recorded"
@@ -278,6 +311,11 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         if unit.brought:
             return why + _IN_A_BLOCK
         return why + _IN_A_UNIT[sqlstate] if sqlstate in _IN_A_UNIT else None
+
+
+def spelt_units(count: int) -> str:
+    """Return the first units of a file in words."""
+    return "unit 1" if count == 1 else f"units 1 to {count}"
 
 
 def ours(task: Task, act: Callable[[], _T]) -> _T:

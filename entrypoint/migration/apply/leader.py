@@ -20,12 +20,13 @@ from entrypoint.errors import (
     LedgerChangedError,
     MigrationError,
     MigrationFailedError,
+    MigrationFilesError,
     MigrationPreventedError,
     MigrationStoppedError,
     MigrationTimeoutError,
 )
 from entrypoint.migration.apply import outside, standing, transactional
-from entrypoint.migration.apply.attempt import GRACE, Refused, Task
+from entrypoint.migration.apply.attempt import GRACE, ONLY_APART, Refused, Task
 from entrypoint.migration.apply.doubt import (
     STANDBY_REMEDY,
     InDoubt,
@@ -40,7 +41,7 @@ from entrypoint.migration.apply.widen import make_room
 from entrypoint.migration.ledger import reading, words, writing
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import lacking, refused_on, takes_no_writes
-from entrypoint.migration.ledger.rows import FAILED
+from entrypoint.migration.ledger.rows import FAILED, RUNNING
 from entrypoint.migration.ledger.widening import are_long
 from entrypoint.migration.lock import locked
 from entrypoint.migration.losses import Spot, too_many
@@ -48,6 +49,7 @@ from entrypoint.migration.observe.blockers import blocker_fields
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.directives import spell
 from entrypoint.migration.script.prepare import prepare
+from entrypoint.migration.script.units import stopped_at
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.watcher import Watched
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.observe.blockers import Blocker
     from entrypoint.migration.script.prepare import Prepared
@@ -82,6 +85,15 @@ _OWN_DOING = (
     "The server takes writes: the file has made its transaction or session read-only, or writes to another server that "
     "takes none."
 )
+
+
+class _NeedsUnitsError(Exception):
+    """A file can only run as psql runs it, and nothing of it is committed."""
+
+    def __init__(self, refusal: Refused) -> None:
+        """Take what PostgreSQL said."""
+        super().__init__(str(refusal))
+        self.refusal = refusal
 
 
 class Applied(NamedTuple):
@@ -127,6 +139,8 @@ class Leader:
         """The SQLSTATE with which it ended, if that is one that may pass."""
         self._kept: frozenset[int] = frozenset()
         """The migrations of our files whose rows say that they are applied."""
+        self._unfinished: dict[int, LedgerRow] = {}
+        """The rows of migrations that failed, or that run unit by unit and were interrupted."""
         self._has_room = False
         """Whether the ledger is known to take long numbers."""
 
@@ -176,6 +190,7 @@ class Leader:
                     self._make_room(migration.file.number)
                 deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
                 patience = self._lock_patience(migration)
+                _tell_idle(migration)
                 if reverse:
                     self._kept -= {migration.file.number}
                 task = Task(
@@ -212,6 +227,7 @@ class Leader:
         if self._assignment.refuse_out_of_order and plan.out_of_order:
             raise words.out_of_order(plan)
         self._tell_out_of_order(plan)
+        self._unfinished = {row.number: row for row in (*plan.failed, *plan.running)}
         # Somebody may have deleted a failed row since the first survey.
         others = (file for file in plan.runnable if file.number not in self._prepared)
         prepared = self._prepared | prepare(others, escapes=self._lease.worker.escapes)
@@ -253,14 +269,65 @@ class Leader:
 
     def _apply_with_retries(self, task: Task) -> Applied:
         """Apply one migration; again and again if what prevents it may pass, while the time lasts."""
+        if not task.reverse and (why := self._why_as_units(task)):
+            task = self._as_units(task, why)
         if task.migration.advice.transactional:
             trace = Trace()
-            return self._attempt_until(task, lambda: transactional.apply(task, trace), trace)
+            try:
+                return self._attempt_until(task, lambda: transactional.apply(task, trace), trace)
+            except _NeedsUnitsError as needs:
+                file, error = task.migration.file, needs.refusal.error
+                logs.event(
+                    logs.WARNING,
+                    "migration.as_units",
+                    f"{file.name}: {error.primary} ({error.sqlstate}); nothing of it is committed, and it runs again "
+                    "with its own BEGIN and COMMIT, unit by unit, as psql would run it",
+                    version=file.number,
+                    file=file.name,
+                    sqlstate=error.sqlstate,
+                )
+                task = self._as_units(task, f"PostgreSQL refused it as one transaction, {error.sqlstate}")
         steps = outside.Steps(task)
         try:
             return self._attempt_until(task, steps.attempt, steps.trace)
         finally:
             steps.end()
+
+    def _why_as_units(self, task: Task) -> str:
+        """Return why a file runs as units that could be one transaction; empty if it does not.
+
+        What has begun so goes on so. Whether a trigger is deferred is asked now, as an earlier file may have made it.
+        """
+        advice, row = task.migration.advice, self._unfinished.get(task.migration.file.number)
+        if not advice.transactional:
+            return ""
+        if row is not None and (row.status == RUNNING or stopped_at(row.error_message or "")):
+            return "an earlier start has committed some of them"
+        if advice.asks and self._has_deferred_triggers(task):
+            return "the database has a trigger that is INITIALLY DEFERRED, and the file changes rows before a COMMIT"
+        return ""
+
+    def _has_deferred_triggers(self, task: Task) -> bool:
+        query = "SELECT FROM pg_catalog.pg_trigger WHERE tginitdeferred LIMIT 1"
+        ask = f"BEGIN READ ONLY; {session_state.ours(self._assignment.role)} {query}; COMMIT"
+        try:
+            return bool(self._worker.query(ask, task.patience)[-2])
+        except StatementError as error:
+            raise self._refused(error, "the database's triggers could not be read") from error
+
+    def _as_units(self, task: Task, why: str) -> Task:
+        """Return the same task for a file that is to run unit by unit. Raises EntrypointError if it cannot."""
+        migration = task.migration.as_units(why)
+        if migration.advice.faults:
+            fault, file = migration.advice.faults[0], migration.file
+            raise MigrationFilesError(
+                f"{file.name} has to run as units ({why}), and cannot: line {fault.line}: {fault.message}",
+                faults=(f"{file.name}:{fault.line}: {fault.message}",),
+                remedy="Change that line; or look which of its units took effect, take them out of the file, and "
+                "delete its row.",
+            )
+        outside.refuse_behind_pooler([migration], self._worker, self._lease.place)
+        return task._replace(migration=migration)
 
     def _attempt_until(self, task: Task, attempt_once: Callable[[], None], trace: Trace) -> Applied:
         began = time.monotonic()
@@ -281,7 +348,9 @@ class Leader:
                 return self._tell_done(task, began, attempt)
             except Refused as refusal:
                 watched = task.watcher.stand_down()
-                self._roll_back(task, trace, refusal)
+                certain = self._roll_back(task, trace, refusal)
+                if certain and _needs_units(task, refusal):
+                    raise _NeedsUnitsError(refusal) from refusal
                 self._judge(task, refusal, attempt, watched)
             except MigrationFailedError as failure:
                 self._record_failure(task, failure)
@@ -297,8 +366,11 @@ class Leader:
                 task.watcher.stand_down()
             attempt += 1
 
-    def _roll_back(self, task: Task, trace: Trace, refusal: Refused) -> None:
-        """Roll back what PostgreSQL refused. Raises MigrationFailedError if the file has committed something before."""
+    def _roll_back(self, task: Task, trace: Trace, refusal: Refused) -> bool:
+        """Roll back what PostgreSQL refused; tell whether the server says that nothing is committed.
+
+        Raises MigrationFailedError if the file has committed something before.
+        """
         committed = standing.roll_back(self._worker, trace)
         if committed is None:
             self._see_what_is_in(task, trace)
@@ -306,6 +378,7 @@ class Leader:
             failure = self._file_ended_transaction(task, refusal)
             self._record_failure(task, failure)
             raise failure from refusal
+        return committed is False
 
     def _see_what_is_in(self, task: Task, trace: Trace) -> None:
         """Raise MigrationFailedError if the file has committed something, though the connection ended meanwhile.
@@ -625,7 +698,7 @@ class Leader:
         lease, file = self._lease, task.migration.file
         # What is left of the migrations' time, as nobody else can have the lock meanwhile.
         deadline = Deadline(max(task.deadline.within(_PATIENCE).remaining(), GRACE))
-        message = failure.report or failure.message
+        message = "\n".join(filter(None, (failure.report or failure.message, failure.place)))
         row = writing.row(
             lease.place, file, self._assignment.app_version, status=FAILED, message=message, milliseconds=0
         )
@@ -735,6 +808,25 @@ class Leader:
             attempt=attempt,
         )
         return Applied(file.number, file.name, seconds)
+
+
+def _needs_units(task: Task, refusal: Refused) -> bool:
+    """Tell whether a file was refused for being one transaction, which it is not to psql."""
+    reason = refusal.error.sqlstate in ONLY_APART and not refusal.of_our_own
+    return reason and task.migration.advice.merged and not task.reverse
+
+
+def _tell_idle(migration: Prepared) -> None:
+    """Warn of what ends no transaction, which may not be what somebody meant."""
+    lines = [f"{one.what} in line {one.line}" for one in migration.advice.left_out if one.idle]
+    if lines:
+        logs.event(
+            logs.WARNING,
+            "migration.idle_commit",
+            f"{migration.file.name}: {', '.join(lines)} without a BEGIN: left out, as psql would pass it by",
+            version=migration.file.number,
+            file=migration.file.name,
+        )
 
 
 def _record_again(gone: str | None) -> str:

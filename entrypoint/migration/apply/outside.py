@@ -20,9 +20,24 @@ from entrypoint.errors import ConfigurationError, EntrypointError, MigrationFail
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace, file_ended_transaction
 from entrypoint.migration.ledger import writing
-from entrypoint.migration.ledger.rows import COMPLETED, RUNNING
+from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING
 from entrypoint.migration.script import strings
-from entrypoint.migration.script.units import Runs, Setting, Unit, cut, left_in_session, plain, reached, repeatable
+from entrypoint.migration.script.calls import plain
+from entrypoint.migration.script.units import (
+    Runs,
+    Setting,
+    Stop,
+    Unit,
+    cut,
+    goes_on_at,
+    left_in_session,
+    needs_its_session,
+    reached,
+    repeatable,
+    stop,
+    stopped_at,
+    without_stop,
+)
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -38,6 +53,7 @@ if TYPE_CHECKING:
 
 _OUR_ENCODING = "UTF8"
 _LOCK_TABLE = "migration_lock"
+_DIRECTLY = "Set MIGRATION_DATABASE_URL to the server itself; DATABASE_URL can stay as it is."
 _COMMIT_BY_THEMSELVES = (("CALL",), ("DO",))
 
 
@@ -48,13 +64,21 @@ def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: 
     """
     if session.login_pid == place.backend_pid:
         return
-    names = [one.file.name for one in prepared if not one.advice.transactional]
+    others = [one for one in prepared if not one.advice.transactional]
+    names = [one.file.name for one in others if one.advice.no_transaction or one.advice.outside]
     if names:
         raise ConfigurationError(
             f"{', '.join(names)} must run outside a transaction, which needs a direct connection, and there is a "
             "pooler in between; nothing was run",
-            remedy="Set MIGRATION_DATABASE_URL to the server itself; DATABASE_URL can stay as it is.",
+            remedy=_DIRECTLY,
         )
+    for one in others:
+        if why := needs_its_session(one.advice.body, cut(one.advice.body, one.advice)):
+            raise ConfigurationError(
+                f"{one.file.name} runs as units ({one.advice.units}), and {why}, which needs a direct connection; "
+                "there is a pooler in between, and nothing of the file was run",
+                remedy=_DIRECTLY,
+            )
 
 
 class Steps:
@@ -81,7 +105,10 @@ class Steps:
         """The index of the unit that PostgreSQL refused last, in this session."""
         self._lent: Timeouts | None = None
         """Time-outs that the session has from us, for a statement outside any transaction."""
-        self.trace = Trace(session_lasts=True)
+        self._pooled = self._worker.login_pid != self._place.backend_pid
+        """Whether nothing of a session lasts beyond a transaction; then each unit begins in a fresh one."""
+        self._backend_pid = self._place.backend_pid
+        self.trace = Trace(session_lasts=not self._pooled)
         """What is known of the transaction that a unit runs in."""
         self._encoding: str | None = None
         """The file's own client_encoding. Ours is in effect whenever a message begins."""
@@ -104,6 +131,8 @@ class Steps:
         if not self._worker.usable:
             return
         self._worker.rollback(Deadline(GRACE))
+        if self._pooled:
+            return
         try:
             self._worker.query("DISCARD ALL", Deadline(2 * GRACE))
         except (StatementError, EntrypointError):
@@ -114,38 +143,62 @@ class Steps:
     def _start(self) -> None:
         """Take the second advisory lock, and find out where to begin."""
         file = self._task.migration.file
-        # After an earlier file's transaction, PostgreSQL takes the database's own defaults for ones set in the session.
-        self._query("RESET lock_timeout; RESET statement_timeout")
+        if not self._pooled:
+            # After an earlier file's transaction, PostgreSQL takes the database's own defaults for ones set in the
+            # session.
+            self._query("RESET lock_timeout; RESET statement_timeout")
         self._open(transactions.READ_COMMITTED)
         rows = self._query(
-            f"SELECT error_message, checksum = {literal(file.checksum)} FROM {self._place.table('schema_migrations')} "
-            f"WHERE migration_number = {file.number} AND status = {literal(RUNNING)}; {self._as_role} COMMIT"
+            f"SELECT status, error_message, checksum = {literal(file.checksum)} "
+            f"FROM {self._place.table('schema_migrations')} WHERE migration_number = {file.number} "
+            f"AND status IN ({literal(RUNNING)}, {literal(FAILED)}); {self._as_role} COMMIT"
         )[0]
-        if rows:
-            self._resume(rows[0][0] or "an unknown statement", unchanged=rows[0][1] == "t")
+        for status, message, unchanged in rows:
+            stopped = stopped_at(message or "")
+            if status == RUNNING:
+                self._resume(message or "an unknown statement", unchanged=unchanged == "t")
+            elif stopped is not None:
+                self._go_on(stopped, message or "")
         self._started = True
 
-    def _resume(self, message: str, *, unchanged: bool) -> None:
-        """Go on where an earlier run was interrupted, which its row's `message` tells."""
+    def _go_on(self, stopped: Stop, message: str) -> None:
+        """Go on where the file failed, now that it is mended; from its beginning if what came before has changed."""
+        advice, file = self._task.migration.advice, self._task.migration.file
+        index = goes_on_at(advice.body, advice, self._units, stopped)
+        if index is None:
+            logs.event(
+                logs.WARNING,
+                "migration.begun_again",
+                f"{file.name} failed at line {stopped.line}, and the statements before that have changed since; it "
+                "runs from its first statement",
+                file=file.name,
+                statement=stopped.statement,
+            )
+            return
+        self._restore_session(index, f"failed at line {stopped.line}", message)
+        self._next = index
+        logs.event(
+            logs.WARNING,
+            "migration.resumed",
+            f"{file.name} failed at line {stopped.line}, and the statements before that are the same; going on there",
+            file=file.name,
+            statement=stopped.statement,
+        )
+
+    def _resume(self, row: str, *, unchanged: bool) -> None:
+        """Go on where an earlier run was interrupted, which its `row` tells."""
+        message = without_stop(row)
         number = reached(message, self._count)
         place, colon, statement = message.partition(":")
         message = foreign(message) if number is None else f"{place}{colon}{foreign(statement)}"
         if not unchanged:
-            raise self._unknown_outcome(f"was interrupted at {message}, and has changed since")
+            raise self._unknown_outcome(f"was interrupted at {message}, and has changed since", row)
         index = next((i for i, unit in enumerate(self._units) if unit.number == number), None)
         if index is None:
             raise self._unknown_outcome(
-                f"was interrupted at {message}; it cannot be known which of its statements that is"
+                f"was interrupted at {message}; it cannot be known which of its statements that is", row
             )
-        left = left_in_session(self._task.migration.advice.body, self._units[:index])
-        unknown = min(filter(None, (left.unknown, self._changed_by_function(left.runs))), default=None)
-        if unknown is not None:
-            raise self._unknown_outcome(
-                f"was interrupted at {message}; what statement {unknown} did to its session is lost, and "
-                "what comes after it may depend on that"
-            )
-        for setting in left.settings:
-            self._send(setting, number)
+        self._restore_session(index, f"was interrupted at {message}", row)
         self._named = self._next = index
         if not self._units[index].begin and self._finished(index):
             self._next += 1
@@ -156,6 +209,19 @@ class Steps:
             file=self._task.migration.file.name,
             statement=number,
         )
+
+    def _restore_session(self, index: int, what: str, row: str) -> None:
+        """Make this session what the units before `index` made of theirs. Raises MigrationFailedError if nobody can."""
+        left = left_in_session(self._task.migration.advice.body, self._units[:index])
+        unknown = min(filter(None, (left.unknown, self._changed_by_function(left.runs))), default=None)
+        if unknown is not None:
+            raise self._unknown_outcome(
+                f"{what}; what statement {unknown} did to its session is lost, and what comes after it may depend on "
+                "that",
+                row,
+            )
+        for setting in left.settings:
+            self._send(setting, self._units[index].number)
 
     def _changed_by_function(self, runs: Iterable[Runs]) -> int | None:
         """Return the first statement that has called a function which may have changed the session."""
@@ -182,21 +248,25 @@ class Steps:
             return valid is True
         refused = self._refused == index and unit.words[:1] not in _COMMIT_BY_THEMSELVES
         if not (refused or repeatable(unit)):
+            row = self._progress(index)
             raise self._unknown_outcome(
-                f"was interrupted at {self._progress(unit)}; it cannot be known whether that took effect"
+                f"was interrupted at {without_stop(row)}; it cannot be known whether that took effect", row
             )
         return False
 
-    def _unknown_outcome(self, why: str) -> MigrationFailedError:
-        """Return the error for a file that a person has to look at."""
+    def _unknown_outcome(self, why: str, row: str) -> MigrationFailedError:
+        """Return the error for a file that a person has to look at, whose `row` says where it stopped."""
         file = self._task.migration.file
-        return MigrationFailedError(
+        failure = MigrationFailedError(
             f"{file.name} {why}",
             remedy="Look which of its statements took effect. Then finish it by hand and set its row's status to "
             "'completed', or take what took effect out of the file, or undo it, and delete the row.",
             version=file.number,
             file=file.name,
         )
+        if (stopped := stopped_at(row)) is not None and stopped.unit > 1:
+            failure.place = row.rpartition("\n")[2]
+        return failure
 
     # Running.
 
@@ -215,7 +285,7 @@ class Steps:
     def _run_inside(self, unit: Unit) -> None:
         """Run a unit in a transaction of its own, behind the fence, with the row that says what comes next."""
         task = self._task
-        transaction_id = self._open(unit.begin)
+        transaction_id = self._open(unit.begin, inside=True)
         self.trace.opened(transaction_id)
         if self._send(unit, unit.number, inside=True) != transaction_id:
             raise file_ended_transaction(task)
@@ -223,19 +293,20 @@ class Steps:
         self.trace.closed()
         limits = transactions.limits(task.limit, server_version=self._worker.server_version, role=task.assignment.role)
         parts = (
-            # While the state is the file's: its triggers may need it.
-            session_state.CHECK_CONSTRAINTS,
+            # While the state is the file's: its triggers may need it. What the file has changed of its session lives
+            # on, but not behind a pooler, where others would get it.
+            session_state.restore(pooled=True) if self._pooled else session_state.CHECK_CONSTRAINTS,
             limits,
             f"SET LOCAL lock_timeout = {task.limit.milliseconds()};",
             # Before the fence goes: the unit may have let it go.
-            self._session_lock,
+            "" if self._pooled else self._session_lock,
             task.lease.reassert(),
             writing.kept(self._place, task.kept),
             self._row(self._next + 1),
             "COMMIT",
         )
         try:
-            self._worker.query("\n".join(parts), task.patience)
+            self._worker.query("\n".join(filter(None, parts)), task.patience)
         except StatementError as error:
             # The first of these is the file's own affair: its deferred constraints.
             behind = error.statement > 0
@@ -284,7 +355,7 @@ class Steps:
         before = after = ""
         if inside:
             encoding = f"SET client_encoding = {literal(self._encoding)}; " if self._encoding else ""
-            before = f"{session_state.back()} {encoding}"
+            before = "" if self._pooled else f"{session_state.back()} {encoding}"
             after = (
                 f"\n;SET LOCAL client_encoding = '{_OUR_ENCODING}'; "
                 "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
@@ -298,7 +369,7 @@ class Steps:
                 self.trace.note(result)
 
         # A unit that runs alone may commit within, or wait for others without being in anybody's way.
-        task.work_on(number or 1, task.lease.place.backend_pid, transaction=number or 1, limited=inside)
+        task.work_on(number or 1, self._backend_pid, transaction=number or 1, limited=inside)
         worker.on_notice = task.log_notice
         try:
             worker.script(f"{before}{piece.sql}{after}", task.patience, on_result)
@@ -337,33 +408,47 @@ class Steps:
                 task.migration.file,
                 task.assignment.app_version,
                 status=COMPLETED if following is None else RUNNING,
-                message=None if following is None else self._progress(following),
+                message=None if following is None else self._progress(index),
                 milliseconds=round((time.monotonic() - self._began) * 1000),
             )
             + progress
         )
 
-    def _progress(self, unit: Unit) -> str:
-        """Return what the row says while `unit` is next: for `reached`, and behind the colon for people."""
-        return f"{unit.place(self._count)}: {unit.shown}"
+    def _progress(self, index: int) -> str:
+        """Return what the row says while the unit at `index` is next.
+
+        What stands before the colon is for `reached`, what stands behind it for people, and the last line for
+        `stopped_at`.
+        """
+        unit, advice = self._units[index], self._task.migration.advice
+        return f"{unit.place(self._count)}: {unit.shown}\n{stop(advice.body, advice, self._units, index)}"
 
     # The session.
 
-    def _open(self, begin: str, *, lend: Timeouts | None = None, lock_timeout_ms: int | None = None) -> str:
+    def _open(
+        self, begin: str, *, lend: Timeouts | None = None, lock_timeout_ms: int | None = None, inside: bool = False
+    ) -> str:
         """Open a transaction of ours behind the fence, with the file's state put aside; return its id.
 
         Each takes the second advisory lock anew, as the file can let it go: so nobody takes over between two of its
-        statements. `lend`: time-outs that stay when the transaction has ended.
+        statements. `lend`: time-outs that stay when the transaction has ended. `inside`: whether a unit follows in it.
+
+        Behind a pooler there is nothing to put aside, and the fence is enough: the session is another's between two
+        transactions, and every unit runs in one.
         """
         task = self._task
-        transaction_id, _ = ours(
+        statement = session_state.aside(begin, self._timeouts(), self._lent, lend)
+        then = (self._session_lock, *transactions.session_survival(self._worker.server_version))
+        if self._pooled:
+            statement, then = begin, session_state.FRESH if inside else ()
+        transaction_id, self._backend_pid = ours(
             task,
             lambda: task.lease.open(
                 task.deadline,
                 lock_timeout_ms=task.ddl_lock_timeout_ms if lock_timeout_ms is None else lock_timeout_ms,
                 patience=task.patience,
-                statement=session_state.aside(begin, self._timeouts(), self._lent, lend),
-                then=(self._session_lock, *transactions.session_survival(self._worker.server_version)),
+                statement=statement,
+                then=then,
             ),
         )
         return transaction_id
@@ -379,7 +464,7 @@ class Steps:
 
     @property
     def _as_role(self) -> str:
-        role = self._task.assignment.role
+        role = None if self._pooled else self._task.assignment.role
         return f"SET ROLE {identifier(role)};" if role else ""
 
     def _keep_our_encoding(self) -> None:

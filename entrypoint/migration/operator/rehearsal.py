@@ -151,6 +151,7 @@ def select(migrations: Sequence[Prepared]) -> Selection:
         needed = next((made for made in missing if _names(migration.text, made)), None)
         if not advice.transactional:
             what = ", ".join(sorted({outside.what for outside in advice.outside})) or "it says so"
+            what = advice.units or what
             why = f"{name} runs outside a transaction ({what})"
             made = _known_by_name(migration)
             if made is None or needed is not None:
@@ -230,7 +231,7 @@ class Rehearser(Leader):
                 except NeedsCommitError as needs:
                     needing = tasks[needs.index].migration.file.name
                     tasks = tasks[: needs.index]
-                    why = f"{needing} uses a value of an enumeration that an earlier one adds"
+                    why = f"{needing} {needs.why}"
         done = {task.migration.file.number for task in tasks}
         left = tuple(one.file.name for one in runnable if one.file.number not in done)
         relations = self._relations(seen)

@@ -21,6 +21,7 @@ from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.script.files import ROLLBACKS, FileFault, MigrationFile, load_directory
 from entrypoint.migration.script.prepare import Prepared, bad_files, examine, examine_reverse
 from entrypoint.migration.script.statements import advise
+from entrypoint.migration.script.units import stopped_at
 from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
@@ -146,7 +147,7 @@ def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], lis
 
 def _left_nothing(row: LedgerRow, migration: MigrationFile | None, *, escapes: bool) -> bool:
     """Tell whether a migration that failed left nothing behind, as one that runs in a transaction does."""
-    if migration is None or BETRAYAL in (row.error_message or ""):
+    if migration is None or BETRAYAL in (row.error_message or "") or stopped_at(row.error_message or ""):
         return False
     prepared, _ = examine(migration, escapes=escapes)
     return prepared is not None and prepared.advice.transactional

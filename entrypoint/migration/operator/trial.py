@@ -12,7 +12,7 @@ from entrypoint.database.sqlstate import UNSAFE_NEW_ENUM_VALUE_USAGE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration.apply import standing, transactional
-from entrypoint.migration.apply.attempt import GRACE, Refused, ours
+from entrypoint.migration.apply.attempt import GRACE, ONLY_APART, Refused, ours
 from entrypoint.migration.apply.standing import Trace
 from entrypoint.migration.ledger import tables, widening, writing
 from entrypoint.migration.ledger.finding import refuse_strangers
@@ -60,13 +60,14 @@ class Rehearsed(NamedTuple):
 
 
 class NeedsCommitError(Exception):
-    """A migration uses something that an earlier one has to commit first."""
+    """A migration uses something that an earlier one, or a part of itself, has to commit first."""
 
-    def __init__(self, index: int, refusal: Refused) -> None:
-        """Take the migration's place in the list, and what PostgreSQL said."""
+    def __init__(self, index: int, refusal: Refused, why: str) -> None:
+        """Take the migration's place in the list, what PostgreSQL said, and what that means."""
         super().__init__(index)
         self.index = index
         self.refusal = refusal
+        self.why = why
 
 
 class Trial:
@@ -116,8 +117,13 @@ class Trial:
         try:
             still_in = transactional.execute(task, self.trace, backend_pid, on_notice, rehearsal=True)
         except Refused as refusal:
-            if refusal.error.sqlstate == UNSAFE_NEW_ENUM_VALUE_USAGE and index:
-                raise NeedsCommitError(index, refusal) from refusal
+            sqlstate = refusal.error.sqlstate
+            if migration.advice.merged and sqlstate in ONLY_APART:
+                why = f"cannot be one transaction ({sqlstate})"
+                raise NeedsCommitError(index, refusal, why) from refusal
+            if sqlstate == UNSAFE_NEW_ENUM_VALUE_USAGE and index:
+                why = "uses a value of an enumeration that an earlier one adds"
+                raise NeedsCommitError(index, refusal, why) from refusal
             raise
         if not still_in:
             raise self.file_ended_transaction(task)

@@ -36,6 +36,11 @@ class Prepared(NamedTuple):
         """Whether there is no statement in it."""
         return not self.advice.statements
 
+    def as_units(self, why: str) -> Prepared:
+        """Return the same migration, to be run unit by unit; with faults in its advice if it cannot be."""
+        escapes = self.advice.readings[0].escapes
+        return self._replace(advice=advise(self.text, parse_limit=_PARSE_LIMIT, escapes=escapes, units=why))
+
     def statement_at(self, offset: int) -> str:
         """Return the statement that the character at `offset` belongs to; all of the file if that is not known."""
         for statement in self.advice.statements:
@@ -90,6 +95,9 @@ def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prep
     if reverse is None or faults or reverse.advice.transactional:
         return reverse, faults
     names, advice = (file.name,), reverse.advice
+    if advice.units:
+        message = f"a reverse file is one transaction, and this one cannot be: {advice.units}"
+        return reverse, [FileFault(names, "rollback", message)]
     if not advice.outside:
         message = "a reverse file is one transaction; remove the directive no-transaction"
         return reverse, [FileFault(names, "rollback", message)]

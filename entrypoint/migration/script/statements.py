@@ -17,9 +17,10 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from entrypoint.deadline import SLICE, joined
-from entrypoint.migration.script import directives
+from entrypoint.migration.script import directives, shapes
 from entrypoint.migration.script.foreign import mark_in
 from entrypoint.migration.script.scanner import ScriptFault, Statement, scan_without_commands, skip, words
+from entrypoint.migration.script.shapes import Kind, LeftOut
 from entrypoint.migration.script.strings import STANDARD, Reading, by_the_standard, escapes_at
 from entrypoint.redaction import foreign
 
@@ -84,6 +85,9 @@ _TREE_CONTROL = {
 }
 
 
+_BEGINS = ("BEGIN", "START TRANSACTION")
+_ENDS = ("COMMIT", "ROLLBACK")
+
 REPACK_CONCURRENTLY = "REPACK (CONCURRENTLY)"
 ADD_VALUE = "ALTER TYPE ... ADD VALUE"
 _ADD_VALUE = re.compile(r"\badd\s+value\s+(?:if\s+not\s+exists\s+)?('(?:[^']|'')*')", re.IGNORECASE)
@@ -133,6 +137,12 @@ class Advice(NamedTuple):
     r"""Whether some of its strings do not end where they would by the standard: `'it\\'s'`."""
     commands: tuple[Command, ...] = ()
     """The commands of psql's that are left out."""
+    units: str = ""
+    """Why a file runs as units that has transaction control of its own, and does not ask for it; else empty."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What of its transaction control is left out, beside the pair of a file that is `wrapped`."""
+    asks: bool = False
+    """Whether it runs as units after all where the database has a trigger that is deferred from the beginning."""
 
     @property
     def no_transaction(self) -> bool:
@@ -142,25 +152,27 @@ class Advice(NamedTuple):
     @property
     def transactional(self) -> bool:
         """Whether the whole file runs in one transaction, with its ledger row."""
-        return not self.no_transaction and not self.outside
+        return not (self.no_transaction or self.outside or self.units)
+
+    @property
+    def merged(self) -> bool:
+        """Whether COMMITs were left out between its statements, which psql would have had committed."""
+        return self.transactional and bool(self.left_out)
 
 
-class _Kind(NamedTuple):
-    """What a statement is: transaction control, something that cannot run in a transaction, or neither."""
-
-    control: str
-    outside: str
-
-
-def advise(text: str, *, parse_limit: int = 1_000_000, escapes: bool = False) -> Advice:
+def advise(text: str, *, parse_limit: int = 1_000_000, escapes: bool = False, units: str = "") -> Advice:
     """Return how to run `text`, whatever it holds. Above `parse_limit` characters the parser is not asked.
 
-    `escapes`: whether the server takes a backslash in an ordinary string for the beginning of an escape.
+    `escapes`: whether the server takes a backslash in an ordinary string for the beginning of an escape. `units`: why
+    it is to run as units, whatever it looks like.
     """
     declared, _ = directives.read(text)
-    standard, readings = by_the_standard(text, escapes=escapes, alone=declared.no_transaction)
-    advice = _advise(standard, parse_limit)._replace(readings=readings)
-    if declared.no_transaction:
+    alone = declared.no_transaction or bool(units)
+    standard, readings = by_the_standard(text, escapes=escapes, alone=alone)
+    advice = _advise(standard, parse_limit, units)._replace(readings=readings)
+    if advice.units and not alone and len(readings) > 1:
+        return advise(text, parse_limit=parse_limit, escapes=escapes, units=advice.units)
+    if alone:
         advice = advice._replace(faults=tuple(sorted((*advice.faults, *_read_otherwise_within(advice)))))
     if standard is text:
         return advice
@@ -170,7 +182,7 @@ def advise(text: str, *, parse_limit: int = 1_000_000, escapes: bool = False) ->
     return advice._replace(body="".join(as_written), odd=True)
 
 
-def _advise(text: str, parse_limit: int) -> Advice:
+def _advise(text: str, parse_limit: int, units: str) -> Advice:
     text, script = scan_without_commands(text)
     declared, faults = directives.read(text)
     statements = script.statements
@@ -197,17 +209,22 @@ def _advise(text: str, parse_limit: int) -> Advice:
     seen = _from_trees(known, statements, parsed) if isinstance(parsed, list) else None
     advice = advice._replace(parsed=seen is not None, syntax=parsed if isinstance(parsed, SyntaxComplaint) else None)
     if seen is not None and seen[0] is statements:
-        return _with_kinds(advice, seen[1])
-    by_words = _with_kinds(advice, [_kind_of_words(text, statement) for statement in statements])
+        return _with_kinds(advice, seen[1], units)
+    of_words = [_kind_of_words(text, statement) for statement in statements]
     if seen is None:
-        return by_words
-    # Which of the two the server agrees with is not known for certain, so what either finds counts.
-    by_parser = _with_kinds(advice._replace(statements=seen[0]), seen[1])
+        return _with_kinds(advice, of_words, units)
+    # Which of the two the server agrees with is not known for certain, so what either finds counts, and there is no
+    # transaction control to be left out but a pair around all.
+    by_words = _with_kinds(advice, of_words, units, simple=True)
+    by_parser = _with_kinds(advice._replace(statements=seen[0]), seen[1], units, simple=True)
     return by_words._replace(disputed=True, faults=tuple(sorted({*by_words.faults, *by_parser.faults})))
 
 
-def _with_kinds(advice: Advice, kinds: list[_Kind]) -> Advice:
-    """Say how to run the statements of a text, which are of these kinds."""
+def _with_kinds(advice: Advice, kinds: list[Kind], units: str, *, simple: bool = False) -> Advice:
+    """Say how to run the statements of a text, which are of these kinds.
+
+    `units`: why it is to run as units. `simple`: whether all transaction control is refused, but a pair around all.
+    """
     text = advice.body
     kinds = [
         _kind_of_words(text, statement) if statement.words[:1] in _NEWER else kind
@@ -215,10 +232,68 @@ def _with_kinds(advice: Advice, kinds: list[_Kind]) -> Advice:
     ]
     outside = tuple(Outside(index, kind.outside) for index, kind in enumerate(kinds) if kind.outside)
     advice = advice._replace(outside=outside)
-    return _in_units(advice, kinds) if advice.no_transaction else _in_one_transaction(advice, kinds)
+    if advice.no_transaction or units:
+        return _in_units(advice, kinds)._replace(units="" if advice.no_transaction else units)
+    if simple or _is_simple(advice, kinds):
+        return _in_one_transaction(advice, kinds)
+    return _in_its_shape(advice, kinds)
 
 
-def _in_units(advice: Advice, kinds: list[_Kind]) -> Advice:
+def _is_simple(advice: Advice, kinds: list[Kind]) -> bool:
+    """Tell whether a file has no transaction control, or a pair around all of it, or some that is no valid SQL."""
+    places = [index for index, kind in enumerate(kinds) if kind.control]
+    broken = any(
+        modes_of(advice.statements[index]) is None
+        if kinds[index].control in _BEGINS
+        else kinds[index].control not in _ENDS
+        and kinds[index].control.partition(" ")[0] in _ENDS
+        and not kinds[index].control.endswith((" AND CHAIN", " PREPARED"))
+        for index in places
+    )
+    around_all = places == [0, len(kinds) - 1] and kinds[0].control in _BEGINS and kinds[-1].control == "COMMIT"
+    return not places or broken or around_all
+
+
+def _in_its_shape(advice: Advice, kinds: list[Kind]) -> Advice:
+    """Leave the transaction control of a file out, if it can be one transaction all the same; else find its units."""
+    text, statements = advice.body, advice.statements
+    in_units = _in_units(advice, kinds)
+    if in_units.faults:
+        return in_units
+    idle = tuple(LeftOut(statements[index].line, kinds[index].control, idle=True) for index in in_units.idle)
+    begins = [statement for statement, kind in zip(statements, kinds, strict=True) if kind.control in _BEGINS]
+    blocks = dict(in_units.blocks)
+    shape = shapes.decide(text, statements, kinds, blocks, modes=any(map(modes_of, begins)))
+    why = shape.units
+    if advice.outside:
+        what = advice.outside[0].what
+        why = f"{what} in line {statements[advice.outside[0].statement].line} cannot run inside a transaction"
+    elif not why and (values := _values_used_at_once(text, statements)):
+        why = f"line {statements[values[0].statement].line} adds a value to an enumeration, and the file names it again"
+    if why:
+        return in_units._replace(units=why, left_out=idle)
+    kept = tuple(statement for statement, kind in zip(statements, kinds, strict=True) if not kind.control)
+    modes = [modes_of(statement) for statement in begins]
+    if kept and kept[0].words[:1] == ("SET",):
+        # It has to come first, but the program's own statements do: so BEGIN says it.
+        modes.append(modes_of(kept[0]))
+    for statement, kind in zip(statements, kinds, strict=True):
+        if kind.control:
+            text = _blank(text, statement)
+    return advice._replace(
+        statements=kept,
+        body=text,
+        begin=" ".join(filter(None, ["BEGIN", *modes])),
+        left_out=tuple(
+            LeftOut(statement.line, kind.control, idle=index in in_units.idle)
+            for index, (statement, kind) in enumerate(zip(statements, kinds, strict=True))
+            if kind.control
+        ),
+        asks=shape.asks,
+    )
+
+
+def _in_units(advice: Advice, kinds: list[Kind]) -> Advice:
     """Find the blocks of a file that runs statement by statement, and what no block of ours can be.
 
     Each runs in a transaction of the program's, with the fence at its beginning and the ledger's row at its end.
@@ -270,7 +345,7 @@ def _read_otherwise_within(advice: Advice) -> list[ScriptFault]:
     return faults
 
 
-def _trouble_in_units(kind: _Kind, statement: Statement, *, in_block: bool) -> str:
+def _trouble_in_units(kind: Kind, statement: Statement, *, in_block: bool) -> str:
     """Return why a statement cannot be where it is in a file that runs statement by statement, if so."""
     if kind.control == "PREPARE TRANSACTION" or kind.control.endswith(" PREPARED"):
         return "a prepared transaction outlives the migration and keeps its locks; run it by hand"
@@ -280,12 +355,12 @@ def _trouble_in_units(kind: _Kind, statement: Statement, *, in_block: bool) -> s
         return "a block that is rolled back changes nothing, and cannot be recorded; leave the block out"
     if in_block and kind.outside:
         return "cannot run inside BEGIN ... COMMIT: write it outside of the block"
-    if (in_block or kind.control) and "READ ONLY" in (_modes(statement) or ""):
+    if (in_block or kind.control) and "READ ONLY" in (modes_of(statement) or ""):
         return "the ledger's row could not be written; remove READ ONLY"
     return "" if in_block else _lost_savepoint(kind, statement)
 
 
-def _lost_savepoint(kind: _Kind, statement: Statement) -> str:
+def _lost_savepoint(kind: Kind, statement: Statement) -> str:
     """Return why a statement about a savepoint cannot be where each statement is a transaction of its own, if so."""
     if kind.control or statement.words[:1] not in (("RELEASE",), ("ROLLBACK",)):
         return ""
@@ -302,21 +377,21 @@ def _last_name(text: str, statement: Statement) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
-def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
+def _in_one_transaction(advice: Advice, kinds: list[Kind]) -> Advice:
     """Take the file's own BEGIN and COMMIT off, and find what would break the program's transaction."""
     text, statements, outside = advice.body, advice.statements, advice.outside
     wrapped = (
         len(kinds) > 1
-        and kinds[0].control in ("BEGIN", "START TRANSACTION")
+        and kinds[0].control in _BEGINS
         and kinds[-1].control == "COMMIT"
-        and _modes(statements[0]) is not None
+        and modes_of(statements[0]) is not None
     )
-    modes = [_modes(statements[0])] if wrapped else []
+    modes = [modes_of(statements[0])] if wrapped else []
     pair = {0, len(kinds) - 1} if wrapped else set()
     faults: list[ScriptFault] = []
     for index, (statement, kind) in enumerate(zip(statements, kinds, strict=True)):
         shown = foreign(" ".join(text[statement.start : statement.end].split()))[:60]
-        options = _modes(statement) or ""
+        options = modes_of(statement) or ""
         if index not in pair and kind.control:
             message = f"{shown}: begins or ends a transaction, and the migration is in the program's own; {_REMEDY}"
         elif kind.outside and wrapped:
@@ -342,7 +417,7 @@ def _in_one_transaction(advice: Advice, kinds: list[_Kind]) -> Advice:
     )
 
 
-def _lost_savepoints(text: str, statements: tuple[Statement, ...], kinds: list[_Kind]) -> list[ScriptFault]:
+def _lost_savepoints(text: str, statements: tuple[Statement, ...], kinds: list[Kind]) -> list[ScriptFault]:
     """Find what a file that turns out to run statement by statement says about savepoints."""
     return [
         ScriptFault(statement.start, statement.line, f"{text[statement.start : statement.end]}: {trouble}")
@@ -394,7 +469,7 @@ def _commits(block: str) -> bool:
     )
 
 
-def _modes(statement: Statement) -> str | None:
+def modes_of(statement: Statement) -> str | None:
     """Return the transaction modes of a BEGIN, START TRANSACTION or SET TRANSACTION, None for all else."""
     if statement.words[:1] not in (("BEGIN",), ("START",), ("SET",)):
         return None
@@ -437,25 +512,25 @@ def _misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[S
     return tuple(faults)
 
 
-def _kind_of_words(text: str, statement: Statement) -> _Kind:
+def _kind_of_words(text: str, statement: Statement) -> Kind:
     tokens = statement.words
     if tokens[1:2] == ("SUBSCRIPTION",):  # its options stand at its end
         tokens = words(text, statement.start, statement.end, limit=statement.end)
     line = " ".join(tokens)
     if found := _BEGINNING.match(line):
-        return _Kind(found[1], "")
+        return Kind(found[1], "")
     if found := _ENDING.match(line):
         verb = {"END": "COMMIT", "ABORT": "ROLLBACK"}.get(found[1], found[1])
         if found[2].startswith(" PREPARED"):
-            return _Kind(f"{verb} PREPARED", "")
-        return _Kind("" if verb == "ROLLBACK" and found[2].startswith(" TO ") else verb + found[2], "")
+            return Kind(f"{verb} PREPARED", "")
+        return Kind("" if verb == "ROLLBACK" and found[2].startswith(" TO ") else verb + found[2], "")
     if found := _REINDEX.match(line):
         options = _word_options(line) | ({"CONCURRENTLY": "TRUE"} if found[2] else {})
-        return _Kind("", _reindex(found[1], options))
+        return Kind("", _reindex(found[1], options))
     if found := _SUBSCRIPTION.match(line):
-        return _Kind("", _subscription(found[1], found[2], _word_options(line)))
+        return Kind("", _subscription(found[1], found[2], _word_options(line)))
     found = _OUTSIDE_WORDS.match(line)
-    return _Kind("", list(_OUTSIDE)[found.lastindex - 1] if found and found.lastindex else _repack(line))
+    return Kind("", list(_OUTSIDE)[found.lastindex - 1] if found and found.lastindex else _repack(line))
 
 
 def _reindex(kind: str, options: dict[str, str]) -> str:
@@ -559,18 +634,18 @@ _TREE_OUTSIDE: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def _kind_of_tree(tree: dict[str, Any]) -> _Kind:
+def _kind_of_tree(tree: dict[str, Any]) -> Kind:
     name, fields = next(iter(tree.items()))
     if name == "TransactionStmt":
         control = _TREE_CONTROL.get(fields["kind"], "")
-        return _Kind(f"{control} AND CHAIN" if fields.get("chain") else control, "")
+        return Kind(f"{control} AND CHAIN" if fields.get("chain") else control, "")
     outside = _TREE_OUTSIDE.get(name)
-    return _Kind("", outside(fields) if outside else "")
+    return Kind("", outside(fields) if outside else "")
 
 
 def _from_trees(
     text: str, scanned: tuple[Statement, ...], trees: list[dict[str, Any]]
-) -> tuple[tuple[Statement, ...], list[_Kind]] | None:
+) -> tuple[tuple[Statement, ...], list[Kind]] | None:
     """Return the parser's statements and their kinds; None if its answer makes no sense (never seen).
 
     The parser counts in bytes, and counts white space and comments before a statement as part of it.

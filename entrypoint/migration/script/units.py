@@ -1,4 +1,4 @@
-"""Cut a file that runs outside a transaction into the pieces that run one by one, and say where to go on after a crash.
+"""Cut a file that does not run in one transaction into the units that run one by one, and say where to go on.
 
 Pure functions. Most statements of such a file can run in a transaction all the same, and do, each with the
 ledger's row: then a crash leaves no doubt. Only for those that cannot is there something to decide.
@@ -6,11 +6,13 @@ ledger's row: then a crash leaves no doubt. Only for those that cannot is there 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import NamedTuple
 
+from entrypoint.migration.script.calls import NAME, called, named, plain
 from entrypoint.migration.script.report import outline
-from entrypoint.migration.script.statements import ADD_VALUE
+from entrypoint.migration.script.statements import ADD_VALUE, modes_of
 from entrypoint.redaction import foreign
 from entrypoint.secret_patterns import may_hold_password
 
@@ -21,14 +23,17 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.scanner import Statement
     from entrypoint.migration.script.statements import Advice
 
-_NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
 _CREATE_INDEX = re.compile(
-    rf"create\s+(?:unique\s+)?index\s+concurrently\s+(?:if\s+not\s+exists\s+)?({_NAME})\s+on\s+(?:only\s+)?"
-    rf"({_NAME}(?:\s*\.\s*{_NAME})?)",
+    rf"create\s+(?:unique\s+)?index\s+concurrently\s+(?:if\s+not\s+exists\s+)?({NAME})\s+on\s+(?:only\s+)?"
+    rf"({NAME}(?:\s*\.\s*{NAME})?)",
     re.IGNORECASE,
 )
 # How every release has begun it: older ones read ours, and we read theirs.
 _PLACE = re.compile(r"statement (\d+) of (\d+)(?=:|$)")
+# The last line of a row's message.
+_STOP = re.compile(
+    r"\nunit (\d+) of (\d+), statement (\d+), line (\d+); sha256 of the statements before it: ([0-9a-f]{64})$"
+)
 # Running one of these again has the same result as running it once.
 _REPEATABLE = ("VACUUM", "ANALYZE", "REINDEX", "CLUSTER", "REPACK", "DISCARD", "CHECKPOINT")
 # Refused in a transaction if the table is partitioned, which the text does not tell. All of them are repeatable.
@@ -59,12 +64,9 @@ _RUNS_FUNCTIONS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _MAKES_FUNCTION = re.compile(
-    rf"create\s+(?:or\s+replace\s+)?function\s+(?:{_NAME}\s*\.\s*)?({_NAME})(?!.*\b(?:immutable|stable)\b)",
+    rf"create\s+(?:or\s+replace\s+)?function\s+(?:{NAME}\s*\.\s*)?({NAME})(?!.*\b(?:immutable|stable)\b)",
     re.IGNORECASE | re.DOTALL,
 )
-_NO_NAMES = re.compile(r"'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/", re.DOTALL)
-_NAME_AND_CALL = re.compile(rf"({_NAME})(\s*\()?")
-_INTO = re.compile(rf"\binto\s+(?:{_NAME}\s*\.\s*)?{_NAME}", re.IGNORECASE)
 _TRANSACTIONS_OWN = ("LOCAL", "CONSTRAINTS", "TRANSACTION")
 
 
@@ -159,22 +161,88 @@ def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
             last = blocks[index]
             body = text[first.end : statements[last].start].lstrip("; \t\n")
             start = statements[last].start - len(body)
-            begin = text[first.start : first.end]
+            begin = text[first.start : first.end] + _said_first(statements[index + 1 : last])
             units.append(Unit(index + 1, start, body, begin, first.words, statements[index + 1 : last]))
             index = last + 1
             continue
         if index not in idle:
             sql = text[first.start : first.end]
             alone = index in outside or first.words[:1] in _PERHAPS_REFUSED or _may_commit(first.words, sql)
-            units.append(Unit(index + 1, first.start, sql, "" if alone else "BEGIN", first.words, (first,)))
+            begin = "" if alone else "BEGIN" + _said_first((first,))
+            units.append(Unit(index + 1, first.start, sql, begin, first.words, (first,)))
         index += 1
     return tuple(units)
+
+
+def _said_first(statements: Sequence[Statement]) -> str:
+    """Return what SET TRANSACTION says, if it comes first: the program's own statements do, so BEGIN has to say it."""
+    modes = modes_of(statements[0]) if statements and statements[0].words[:1] == ("SET",) else None
+    return f" {modes}" if modes else ""
 
 
 def reached(message: str, count: int) -> int | None:
     """Return the number of the statement that a `running` row names; None if it does not, of so many statements."""
     match = _PLACE.match(message)
     return int(match[1]) if match and int(match[2]) == count else None
+
+
+class Stop(NamedTuple):
+    """Where a file stopped whose units before that are committed."""
+
+    unit: int
+    """Counted from 1, as all of them are."""
+    units: int
+    statement: int
+    line: int
+    sha256: str
+    """Of the statements before it."""
+
+
+def stop(text: str, advice: Advice, units: Sequence[Unit], index: int) -> str:
+    """Return the line of a row's message that says that the unit at `index` is next; `stopped_at` reads it."""
+    number = units[index].number
+    return (
+        f"unit {index + 1} of {len(units)}, statement {number}, line {advice.statements[number - 1].line}; "
+        f"sha256 of the statements before it: {fingerprint(text, advice.statements[: number - 1])}"
+    )
+
+
+def stopped_at(message: str) -> Stop | None:
+    """Return where a row's `message` says that its file stopped; None if it does not."""
+    found = _STOP.search(message)
+    return Stop(int(found[1]), int(found[2]), int(found[3]), int(found[4]), found[5]) if found else None
+
+
+def without_stop(message: str) -> str:
+    """Return a row's message for a person."""
+    return _STOP.sub("", message)
+
+
+def fingerprint(text: str, statements: Sequence[Statement]) -> str:
+    """Return the SHA-256 of some statements, whatever comments and directives are between and above them."""
+    said = "\n;\n".join(text[statement.start : statement.end] for statement in statements)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def goes_on_at(text: str, advice: Advice, units: Sequence[Unit], stopped: Stop) -> int | None:
+    """Return the unit at which a file goes on that stopped there; None if the statements before it are others."""
+    before = advice.statements[: stopped.statement - 1]
+    if fingerprint(text, before) != stopped.sha256:
+        return None
+    return next((index for index, unit in enumerate(units) if unit.number == stopped.statement), None)
+
+
+def needs_its_session(text: str, units: Sequence[Unit]) -> str:
+    """Return why the units have to run in one session, which a pooler does not promise; empty if they need not."""
+    if any(not unit.begin for unit in units):
+        return "a statement cannot run inside a transaction"
+    left = left_in_session(text, units[:-1])
+    if left.unknown is not None:
+        return f"what statement {left.unknown} does to its session may be needed after its transaction"
+    if left.settings:
+        line = text.count("\n", 0, left.settings[0].start) + 1
+        return f"what line {line} sets may be needed after its transaction"
+    return ""
 
 
 def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
@@ -197,7 +265,7 @@ def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
             elif not _NOT_OF_SESSION.issuperset(words[:1]) or _OF_SESSION.search(sql):
                 leaves = True
             elif _RUNS_FUNCTIONS.match(sql):
-                run = _run_by(sql, number)
+                run = Runs(number, called(sql), named(sql))
                 # It may be gone again when the catalogue is asked.
                 leaves = not made.isdisjoint(run.calls)
                 runs.append(run)
@@ -206,18 +274,6 @@ def left_in_session(text: str, units: Sequence[Unit]) -> LeftInSession:
             if leaves and unknown is None:
                 unknown = number
     return LeftInSession(tuple(settings), unknown, tuple(runs))
-
-
-def _run_by(sql: str, number: int) -> Runs:
-    sql = _NO_NAMES.sub(" ", sql)
-    names = frozenset(plain(found[1]) for found in _NAME_AND_CALL.finditer(sql))
-    calls = frozenset(plain(found[1]) for found in _NAME_AND_CALL.finditer(_INTO.sub(";", sql)) if found[2])
-    return Runs(number, calls, names)
-
-
-def plain(name: str) -> str:
-    """Return an identifier as the catalogue has it."""
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
 def repeatable(unit: Unit) -> bool:

@@ -1,0 +1,151 @@
+"""Whether a file with transaction control of its own can be one transaction, or runs as units. Pure functions.
+
+psql commits after each of the file's blocks, and after each statement outside of one. Left out, those commits make the
+file one transaction with its ledger row, which is what a migration should be; but only where the result is the same.
+So the rule is strict: what is not known to be the same in both runs as units, which is what psql does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from entrypoint.migration.script.calls import called
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from entrypoint.migration.script.scanner import Statement
+
+_GAP = r"(?:\s|--[^\n]*\n|/\*.*?\*/)+"
+# What ends with its transaction, or does nothing outside of one. A false hit only means units.
+_ENDS_WITH_TRANSACTION = re.compile(
+    rf"\bset{_GAP}local\b|set_config|constraints|\bon{_GAP}commit\b|\bset{_GAP}transaction\b"
+    rf"|\bsession{_GAP}characteristics\b|default_transaction_",
+    re.IGNORECASE | re.DOTALL,
+)
+# As pg_dump has it: for the session, and so the same in both.
+_FOR_THE_SESSION = re.compile(r"set_config\s*\(\s*'[^'\\]*'\s*,\s*'[^'\\]*'\s*,\s*false\s*\)", re.IGNORECASE)
+_DEFERRED = re.compile(rf"\binitially{_GAP}deferred\b", re.IGNORECASE | re.DOTALL)
+_NOT_VALID = re.compile(rf"\bnot{_GAP}valid\b", re.IGNORECASE | re.DOTALL)
+_VALIDATE = re.compile(r"\bvalidate\b", re.IGNORECASE)
+_WRITES_ROWS = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "WITH"))
+_MAY_CALL = _WRITES_ROWS | {"SELECT", "VALUES", "TABLE"}
+# These do the same whether what comes before them is committed already or not; of all others nobody knows.
+_THE_SAME = _MAY_CALL | {
+    *("ALTER", "ANALYSE", "ANALYZE", "COMMENT", "CREATE", "DROP", "GRANT", "LOCK", "REASSIGN", "RESET", "REVOKE"),
+    *("RELEASE", "ROLLBACK", "SAVEPOINT", "SECURITY", "SET", "TRUNCATE"),
+}
+# PostgreSQL's own functions in migrations, and what else can stand before a parenthesis.
+_KNOWN = frozenset(
+    """
+    abs age all and any array array_agg array_append array_length array_remove array_to_string as between bigint
+    btrim by case cast ceil char char_length character coalesce concat concat_ws conflict count currval date_part
+    date_trunc decimal distinct do else end exists extract filter float floor format from gen_random_uuid
+    generate_series greatest having in initcap interval is json_agg json_build_array json_build_object jsonb_agg
+    jsonb_array_elements jsonb_build_array jsonb_build_object jsonb_set jsonb_strip_nulls lateral least left length
+    like limit lower lpad ltrim make_date max md5 min mod nextval not now nullif numeric on or over partition
+    pg_get_serial_sequence position random regexp_replace replace returning right round row row_number rtrim select
+    set set_config setval sha256 split_part string_agg string_to_array substr substring sum then time timestamp
+    timestamptz to_char to_date to_json to_jsonb to_regclass to_timestamp translate trim unnest update upper using
+    uuid_generate_v4 values varchar varying when where
+    """.split()  # noqa: SIM905 - a list of strings would take a page
+)
+
+
+class Kind(NamedTuple):
+    """What a statement is: transaction control, something that cannot run in a transaction, or neither."""
+
+    control: str
+    outside: str
+
+
+class LeftOut(NamedTuple):
+    """A statement that is left out of the text that is sent: BEGIN or COMMIT, say."""
+
+    line: int
+    what: str
+    idle: bool
+    """Whether there is nothing for it to end."""
+
+
+class Shape(NamedTuple):
+    """How a file with transaction control of its own is to run."""
+
+    units: str
+    """Why it runs as units; empty if it is one transaction."""
+    asks: bool
+    """Whether it is one transaction only in a database without a trigger that is deferred from the beginning."""
+
+
+def decide(
+    text: str, statements: Sequence[Statement], kinds: Sequence[Kind], blocks: Mapping[int, int], *, modes: bool
+) -> Shape:
+    """Return how the statements of a text run, which has these `blocks`: each BEGIN and its COMMIT, by their places.
+
+    `modes`: whether some BEGIN has modes. All other transaction control is a COMMIT or ROLLBACK that ends nothing, or
+    a BEGIN within a block.
+    """
+
+    def said(indices: Iterable[int]) -> list[tuple[Statement, str]]:
+        there = (statements[index] for index in indices if not kinds[index].control)
+        return [(statement, text[statement.start : statement.end]) for statement in there]
+
+    count = len(statements)
+    idle = _idle(kinds, blocks)
+    while count - 1 in idle:
+        count -= 1
+    alone = blocks.get(0) == count - 1
+    # Where the last of psql's commits begins that comes before the file's end: all before it is committed by then.
+    last = next((begin for begin, end in blocks.items() if end == count - 1), None)
+    inner = max((end for end in (*blocks.values(), *idle) if end < count), default=-1) + 1 if last is None else last
+    before, behind = said(range(inner)), said(range(inner, count)) if last is None else []
+    units = _nested(statements, kinds, blocks)
+    if modes and not alone:
+        units = units or "one of its blocks has a transaction mode of its own"
+    units = units or _ends_with_transaction([*before, *behind]) or _of_nobody_knows(before)
+    everything = " ".join(sql for _, sql in said(range(count)))
+    if not alone and _NOT_VALID.search(everything) and _VALIDATE.search(everything):
+        units = units or "it adds a constraint that is NOT VALID, and validates one"
+    writes = any(statement.words[:1] and statement.words[0] in _WRITES_ROWS for statement, _ in [*before, *behind[:-1]])
+    if writes and _DEFERRED.search(everything):
+        units = units or "it has constraints that are INITIALLY DEFERRED, and changes rows before its last COMMIT"
+    return Shape(units, writes and not units)
+
+
+def _idle(kinds: Sequence[Kind], blocks: Mapping[int, int]) -> frozenset[int]:
+    """Return the places of what ends a transaction where none is."""
+    inside = {index for begin, end in blocks.items() for index in range(begin, end + 1)}
+    return frozenset(index for index, kind in enumerate(kinds) if kind.control and index not in inside)
+
+
+def _nested(statements: Sequence[Statement], kinds: Sequence[Kind], blocks: Mapping[int, int]) -> str:
+    for begin, end in blocks.items():
+        for index in range(begin + 1, end):
+            if kinds[index].control:
+                return f"line {statements[index].line} has a BEGIN within a block"
+    return ""
+
+
+def _ends_with_transaction(said: Iterable[tuple[Statement, str]]) -> str:
+    for statement, sql in said:
+        sql = _FOR_THE_SESSION.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), sql)
+        if found := _ENDS_WITH_TRANSACTION.search(sql):
+            line = statement.line + sql.count("\n", 0, found.start())
+            return f"what {' '.join(found[0].split())} in line {line} says is over with its own transaction"
+    return ""
+
+
+def _of_nobody_knows(said: Iterable[tuple[Statement, str]]) -> str:
+    """Return why what is committed before the file's end may depend on that, if so."""
+    for statement, sql in said:
+        word = statement.words[0] if statement.words else ""
+        makes_table = word == "CREATE" and re.search(r"\bas\b", sql, re.IGNORECASE) and "TABLE" in statement.words
+        unknown = called(sql) - _KNOWN if word in _MAY_CALL or (makes_table and "(" in sql) else frozenset()
+        if word not in _THE_SAME:
+            return f"what {word or 'a statement'} in line {statement.line} does may depend on the COMMIT after it"
+        if unknown:
+            name = min(unknown)
+            return f"what {name}() in line {statement.line} does may depend on the COMMIT after it"
+    return ""
