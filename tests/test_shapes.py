@@ -49,7 +49,9 @@ SHAPES = {
         "BEGIN; SET LOCAL a.b = 'x'; INSERT INTO seen VALUES (1, current_setting('a.b')); COMMIT;\n"
         "INSERT INTO seen VALUES (2, current_setting('a.b', true));"
     ),
-    "SET lasts": "SET a.b = 'x'; BEGIN; SET LOCAL a.c = 'y'; COMMIT; INSERT INTO seen VALUES (1, current_setting('a.b'));",
+    "SET lasts": (
+        "SET a.b = 'x'; BEGIN; SET LOCAL a.c = 'y'; COMMIT; INSERT INTO seen VALUES (1, current_setting('a.b'));"
+    ),
     "a temporary table lasts": (
         "BEGIN; CREATE TEMP TABLE x AS SELECT 1 AS i; SET LOCAL a.b = 'x'; COMMIT; INSERT INTO t SELECT i FROM x;"
     ),
@@ -69,8 +71,8 @@ SHAPES = {
     ),
 }
 STATE = """
-    SELECT relname::text, relkind::text FROM pg_class WHERE relnamespace IN ('app'::regnamespace, 'public'::regnamespace)
-        AND relname !~ 'migration'
+    SELECT relname::text, relkind::text FROM pg_class
+    WHERE relnamespace IN ('app'::regnamespace, 'public'::regnamespace) AND relname !~ 'migration'
     UNION ALL SELECT 't', i::text FROM t UNION ALL SELECT 'moods', m::text FROM moods
     UNION ALL SELECT 'seen', concat(i, ' ', setting) FROM seen ORDER BY 1, 2
 """

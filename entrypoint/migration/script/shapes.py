@@ -130,8 +130,8 @@ def _nested(statements: Sequence[Statement], kinds: Sequence[Kind], blocks: Mapp
 
 def _ends_with_transaction(said: Iterable[tuple[Statement, str]]) -> str:
     for statement, sql in said:
-        sql = _FOR_THE_SESSION.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), sql)
-        if found := _ENDS_WITH_TRANSACTION.search(sql):
+        others = _FOR_THE_SESSION.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), sql)
+        if found := _ENDS_WITH_TRANSACTION.search(others):
             line = statement.line + sql.count("\n", 0, found.start())
             return f"what {' '.join(found[0].split())} in line {line} says is over with its own transaction"
     return ""
