@@ -330,7 +330,10 @@ def _in_units(advice: Advice, kinds: list[Kind]) -> Advice:
             opened = None
     if opened is not None:
         begin = advice.statements[opened]
-        faults.append(ScriptFault(begin.start, begin.line, "this block is never ended: write COMMIT after it"))
+        shown = " ".join(text[begin.start : begin.end].split())[:60]
+        faults.append(
+            ScriptFault(begin.start, begin.line, f"{shown}: this block is never ended: write COMMIT after it")
+        )
     return advice._replace(blocks=tuple(blocks), idle=tuple(idle), faults=tuple(sorted(faults)))
 
 
