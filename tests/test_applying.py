@@ -136,10 +136,6 @@ def test_a_file_may_bring_its_own_begin_and_commit(scene: Scene) -> None:
 
 
 CONTROL = [
-    "COMMIT",
-    "ROLLBACK",
-    "END",
-    "ABORT",
     "BEGIN",
     "START TRANSACTION",
     "COMMIT AND CHAIN",

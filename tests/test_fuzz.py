@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from conftest import missing
+from entrypoint.migration.script.statements import advise
 from fuzz.hunt import KNOWN, corpus, hunt, sample
 from fuzz.judge import Judge
+from fuzz.shapes import Shapes
 from fuzz.whole import Whole, psql
 from scene import Scene
 
@@ -70,4 +73,27 @@ def test_the_program_applies_what_it_found_whole_or_not_at_all(
     scene.write({"002_b.sql": f"INSERT INTO marker VALUES (2);\n{corpus()[name]}"})
     scene.start("migrate").wait()
     done = (2, "completed") in scene.ledger()
-    assert database.rows("SELECT a FROM public.marker") == ([(2,)] if done else [])
+    units = bool(advise(f"INSERT INTO marker VALUES (2);\n{corpus()[name]}").units)
+    assert units or database.rows("SELECT a FROM public.marker") == ([(2,)] if done else [])
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"), [("pg-entrypoint", 24), pytest.param(None, 200, marks=pytest.mark.thorough)]
+)
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.timeout(600)
+def test_files_with_transaction_control_of_their_own(
+    database: Database, seed: str | None, count: int, *, deferred: bool
+) -> None:
+    if (beside := psql(database.server)) is None:
+        missing("no psql (Debian's package postgresql-client)")
+    seed = seed or secrets.token_hex(4)
+    print(f"seed {seed}: python -m tests.fuzz --seconds 0 --shapes {count} --seed {seed}")  # noqa: T201
+    shapes = Shapes(database.server, beside, deferred=deferred, prefix=database.name[:40])
+    try:
+        shapes.run(Random(seed), count)
+    finally:
+        shapes.close()
+    assert shapes.found == []
+    assert shapes.counts["merged"] > 0
+    assert shapes.counts["units"] > 0

@@ -13,10 +13,12 @@ import secrets
 import sys
 import tempfile
 from pathlib import Path
+from random import Random
 
 from demo.postgres import Server
 from fuzz.hunt import Found, hunt, sample
-from fuzz.judge import Judge
+from fuzz.judge import Difference, Judge
+from fuzz.shapes import Shapes
 from fuzz.whole import Whole, psql
 
 
@@ -26,6 +28,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", default="")
     parser.add_argument("--whole", type=int, default=None, help="how many texts go through the whole program")
+    parser.add_argument("--shapes", type=int, default=0, help="how many files with BEGIN and COMMIT are tried")
     parser.add_argument("--pg", type=int, default=16)
     parser.add_argument("--save", type=Path, default=None)
     options = parser.parse_args()
@@ -49,9 +52,10 @@ def main() -> int:
         beside = psql(server)
         whole = None if beside is None or not count else Whole(server, Path(tempfile.mkdtemp(prefix="fuzz-")), beside)
         strays = [] if whole is None else sample(whole, seed, count, tell)
+        odd = [] if beside is None else _shapes(server, beside, seed, options.shapes, save)
     print(
-        f"{judge.texts} texts in {result.seconds:.0f} s, {judge.texts / result.seconds:.0f}/s, "
-        f"{judge.ran / judge.texts:.0%} without a syntax error"
+        f"{judge.texts} texts in {result.seconds:.0f} s, {judge.texts / max(result.seconds, 1):.0f}/s, "
+        f"{judge.ran / max(judge.texts, 1):.0%} without a syntax error"
     )
     for shape, count in sorted(result.counts.items()):
         print(f"{count:7} {shape}")
@@ -62,7 +66,26 @@ def main() -> int:
             f"{whole.texts} texts through the whole program, beside psql: {whole.applied} applied, "
             f"{whole.failed} failed, {whole.refused} refused"
         )
-    return 1 if any(not found.known for found in (*result.found, *strays)) else 0
+    return 1 if odd or any(not found.known for found in (*result.found, *strays)) else 0
+
+
+def _shapes(server: Server, beside: str, seed: str, count: int, save: Path) -> list[tuple[Difference, str]]:
+    """Try files with transaction control of their own; return what differs."""
+    found: list[tuple[Difference, str]] = []
+
+    def tell(difference: Difference, text: str) -> None:
+        path = save / f"shape-{len(found)}.sql"
+        path.write_text(text)
+        found.append((difference, text))
+        print(f"{difference.shape}: {difference.detail}\n  {text!r}\n  NEW, saved as {path}", flush=True)
+
+    for deferred in (False, True) if count else ():
+        shapes = Shapes(server, beside, deferred=deferred)
+        shapes.run(Random(f"{seed} {deferred}"), count // 2, tell)
+        shapes.close()
+        counts = ", ".join(f"{number} {what}" for what, number in sorted(shapes.counts.items()))
+        print(f"files with BEGIN and COMMIT{', deferred triggers' * deferred}, beside psql: {counts}", flush=True)
+    return found
 
 
 sys.exit(main())

@@ -1,8 +1,8 @@
 """Files with transaction control of their own: two blocks and statements around them, with psql as the judge.
 
 Each file works in a schema of its own, in one database for the program and one for psql. What psql takes is applied in
-batches, by one start each; what it refuses has a start of its own. Then what is in the schemas has to be the same, which
-shows how far the file's settings reached, too. A file in one transaction that fails has to leave nothing.
+batches, by one start each; what it refuses has a start of its own. Then what is in the schemas has to be the same,
+which shows how far the file's settings reached, too. A file in one transaction that fails has to leave nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 from collections import Counter
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from entrypoint.migration.script.statements import advise
@@ -22,6 +21,7 @@ from kit.processes import PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from random import Random
 
     from demo.postgres import Server
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from entrypoint.database.quoting import identifier
+from entrypoint.migration.script.statements import advise
 from fuzz.judge import Difference
 from fuzz.texts import ALONE
 from kit.processes import PROGRAM
 
 if TYPE_CHECKING:
     from demo.postgres import Server
+    from entrypoint.migration.script.statements import Advice
 
 _SEED = """
     CREATE TABLE t (a int);
@@ -85,13 +87,13 @@ class Whole:
                 with self._server.connect(name) as connection:
                     connection.execute(f"ALTER DATABASE {name} SET standard_conforming_strings = off".encode())
         try:
-            found = self._compare(text)
+            found = self._compare(text, advise(text, escapes=escapes))
             return None if found is None else Difference(found[0], "whole", found[1])
         finally:
             for name in (self._ours, self._theirs):
                 self._server.drop_database(name)
 
-    def _compare(self, text: str) -> tuple[str, str] | None:
+    def _compare(self, text: str, advice: Advice) -> tuple[str, str] | None:
         file = self._directory / "001_x.sql"
         file.write_text(text, newline="")
         environment = {
@@ -108,7 +110,9 @@ class Whole:
             return ("refused, with an effect", ours.output) if row or ours.state != self._before else None
         if ours.code not in (0, 70):
             return f"exit {ours.code}", ours.output
-        alone = text.startswith(ALONE)
+        # With transaction control of its own it is not to be in a transaction of psql's.
+        alone = text.startswith(ALONE) or bool(advice.units or advice.left_out)
+        units = not advice.merged or "migration.as_units" in ours.output
         command = [self._psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", *(() if alone else ("-1",)), "-f", str(file)]
         theirs = self._run([*command, self._server.url(self._theirs)], {"PATH": os.environ["PATH"]}, self._theirs)
         good = ours.code == 0
@@ -123,7 +127,7 @@ class Whole:
             pass
         elif (theirs.code == 0) != good:
             found = ("only psql fails", theirs.output) if good else ("only psql succeeds", ours.output)
-        elif ours.state != (expected := theirs.state if good or alone else self._before):
+        elif ours.state != (expected := theirs.state if good or (alone and units) else self._before):
             found = "other effect" if good else "other effect of a failure", _apart(ours.state, expected)
         return found
 
