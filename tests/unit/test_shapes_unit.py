@@ -111,7 +111,7 @@ def test_the_database_is_asked_about_deferred_triggers_only_if_rows_change_befor
 def test_a_units_transaction_has_its_modes() -> None:
     text = (
         "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;"
-        "BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 2; COMMIT; SELECT 3"
+        "BEGIN; SET a.b = '1'; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 2; COMMIT; SELECT 3"
     )
     assert [unit.begin for unit in cut(text, advise(text))] == [
         "BEGIN ISOLATION LEVEL SERIALIZABLE",

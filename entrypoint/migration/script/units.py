@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from itertools import takewhile
 from typing import NamedTuple
 
 from entrypoint.migration.script.calls import NAME, called, named, plain
@@ -175,8 +176,9 @@ def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
 
 
 def _said_first(statements: Sequence[Statement]) -> str:
-    """Return what SET TRANSACTION says, if it comes first: the program's own statements do, so BEGIN has to say it."""
-    modes = modes_of(statements[0]) if statements and statements[0].words[:1] == ("SET",) else None
+    """Return what SET TRANSACTION says before any query: the program's own come before it, so BEGIN has to say it."""
+    settings = takewhile(lambda statement: statement.words[:1] == ("SET",), statements)
+    modes = ", ".join(filter(None, map(modes_of, settings)))
     return f" {modes}" if modes else ""
 
 
