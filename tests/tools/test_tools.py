@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -10,6 +11,7 @@ from kit.databases import Database
 from tools.conftest import need
 from tools.dumps import OURS, contents
 from tools.everyone import TOOLS
+from tools.install import version_of
 from tools.marked import Dbmate, Goose
 from tools.named import Flyway
 from tools.steps import five
@@ -122,6 +124,11 @@ def empty_database(database: Database) -> None:
     database.drop()
     database.server.create_database(database.name)
     database.execute("CREATE SCHEMA entrypoint")
+
+
+def test_the_documentation_says_which_versions_these_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "coming-from" / "README.md").read_text()
+    assert ", ".join(f"{kind.name} {version_of(kind.package)}" for kind in TOOLS) in " ".join(page.split())
 
 
 @any_tool
