@@ -202,6 +202,7 @@ def test_the_report(bring: Callable[..., Run], there: Path, into: Path) -> None:
         "    Nothing to do, unless it should be a migration: then rename it.",
         f"  {there}/004_d.sql: {vacuum}",
         f"    To be able to roll back, write {into}/rollback/004_d.sql without it.",
+        "For a database that goose has migrated: entrypoint adopt --from goose",
         f"3 migrations and 2 rollbacks in {into}: no faults",
     ]
     assert only_error(run)["message"] == "1 of 4 migrations could not be imported"
@@ -224,7 +225,10 @@ def test_a_dry_run_says_the_same_and_writes_nothing(bring: Callable[..., Run], t
     assert not into.exists()
     real = bring("goose", code=65)
     assert f"{into.name}/003_c.sql:3:1: error: syntax error" in real.stdout
-    assert dry.stdout == real.stdout.replace("1 fault\n", "1 fault; nothing was written (--dry-run)\n")
+    hint = "For a database that goose has migrated: entrypoint adopt --from goose\n"
+    assert hint in real.stdout
+    said = real.stdout.replace(hint, "")
+    assert dry.stdout == said.replace("1 fault\n", "1 fault; nothing was written (--dry-run)\n")
     assert only_error(dry)["message"] == only_error(real)["message"]
     assert len(tree(into)) == 5
 
@@ -377,6 +381,18 @@ def test_the_same_directory(bring: Callable[..., Run], into: Path) -> None:
     error = only_error(bring("goose", code=64, directory=into))
     assert "is also where the files would be written" in error["message"]
     assert tree(into) == before
+
+
+def test_a_tool_without_sql_files_is_named_with_what_works(bring: Callable[..., Run], there: Path, into: Path) -> None:
+    error = refusal(bring("Alembic", code=64), into)
+    assert "migrations are programs" in error["message"]
+    assert "it must be one of: goose, dbmate" in refusal(bring("tern", code=64), into)["message"]
+
+
+def test_the_case_of_the_tools_name_does_not_matter(bring: Callable[..., Run], there: Path, into: Path) -> None:
+    write(there, GOOSE)
+    bring("Goose")
+    assert tree(into)["001_a.sql"].startswith("-- entrypoint: origin = goose 1\n")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from entrypoint.settings import read_settings
+from entrypoint.policy import TOOLS
+from entrypoint.settings import adopt_from, read_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ EXAMPLE = "entrypoint import --from goose db/migrations --into migrations"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add where from, where to, and `--dry-run`."""
-    from entrypoint.operations.importing import TOOLS
-
-    parser.add_argument("--from", dest="tool", required=True, choices=TOOLS, metavar="TOOL", help=", ".join(TOOLS))
+    parser.add_argument("--from", dest="tool", required=True, metavar="TOOL", help=", ".join(TOOLS))
     parser.add_argument("directory", metavar="DIR", help="the directory that contains the tool's migrations")
     parser.add_argument("--into", metavar="DIR", help="where to write the files; MIGRATIONS_DIR by default")
     parser.add_argument("--dry-run", action="store_true", help="show what would be written, and write nothing")
@@ -31,12 +30,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Write the files and print the report; what is missing or wrong raises MigrationFilesError."""
+    from entrypoint.errors import UsageError
     from entrypoint.operations.import_ import Wishes, import_directory
     from entrypoint.operations.importing.report import render
 
+    try:
+        tool = adopt_from(arguments.tool, None).tool
+    except ValueError as error:
+        raise UsageError(f"--from: {error}", remedy="entrypoint import --from TOOL DIR") from None
     settings = read_settings(environ, asked_for=True)
     into = arguments.into or settings.migrations_dir
-    imported = import_directory(settings, Wishes(arguments.tool, arguments.directory, into, arguments.dry_run))
+    imported = import_directory(settings, Wishes(tool, arguments.directory, into, arguments.dry_run))
     sys.stdout.write(render(imported))
     imported.judge()
     return 0

@@ -12,7 +12,7 @@ from entrypoint.migration.adoption.flyway import parts_of
 from entrypoint.migration.adoption.tools import BY_NAME as ADOPTED
 from entrypoint.migration.script import directives
 from entrypoint.migration.script.directives import Origin
-from entrypoint.operations.importing import TOOLS, naming, texts, tools
+from entrypoint.operations.importing import naming, texts, tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ def versions(tool: str, files: Mapping[str, str | bytes]) -> list[tuple[str, str
 
 
 def test_the_tools_are_the_same_everywhere() -> None:
-    assert TOOLS == policy.TOOLS == tuple(tools.BY_NAME) == tuple(ADOPTED)
+    assert policy.TOOLS == tuple(tools.BY_NAME) == tuple(ADOPTED)
 
 
 # --- goose ----------------------------------------------------------------------------------------------
@@ -677,7 +677,7 @@ def test_origins_are_spelled_as_the_tools_record_them() -> None:
         "drizzle": {"meta/_journal.json": journal("0007_a"), "0007_a.sql": ""},
         "supabase": {"007_a.sql": ""},
     }
-    assert tuple(files) == TOOLS
+    assert tuple(files) == policy.TOOLS
     spelled = {tool: migration_of(tool, there).version for tool, there in files.items()}
     assert spelled == {
         "goose": "7",

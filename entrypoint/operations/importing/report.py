@@ -54,6 +54,8 @@ def _lines(imported: Imported) -> Iterator[str]:
     for finding in imported.report.findings:
         if finding.level != "note":
             yield from describe(finding)
+    if imported.plan.files and not wishes.dry_run:
+        yield f"For a database that {tool} has migrated: entrypoint adopt --from {wishes.tool}"
     yield visible(_sum(imported))
 
 
