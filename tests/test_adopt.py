@@ -72,6 +72,16 @@ def test_what_the_tool_has_applied_is_recorded_and_the_rest_stays_pending(scene:
     assert "files.changed" not in scene.migrated().events()
 
 
+@pytest.mark.sampled(2)
+def test_on_each_version_of_postgresql(
+    any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    scene = Scene(any_database, migrations_dir, run_entrypoint)
+    scene.write(files(1, 2, 3))
+    any_database.execute(GOOSE)
+    assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
+
+
 def test_a_second_time_it_does_nothing(scene: Scene) -> None:
     adopt(scene, "--yes").ok()
     before = scene.database.contents()
@@ -159,6 +169,13 @@ def test_a_new_database_has_nothing_to_adopt(scene: Scene) -> None:
     assert adopt(scene).ok().stdout == "Nothing to adopt: there is no table of goose's history here.\n"
 
 
+def test_a_table_that_was_named_and_is_not_there_is_warned_of(scene: Scene) -> None:
+    scene.database.execute("DROP TABLE goose_db_version, t1, t2")
+    run = scene.start(MIGRATION_ADOPT="goose:ops.gose")
+    assert told(run)[:2] == ("migrated", "3")
+    assert warnings(run) == ["there is no table ops.gose of goose here, so there is nothing to adopt: a new database"]
+
+
 def test_a_tool_that_has_applied_nothing_is_no_reason_to_stop(scene: Scene) -> None:
     scene.database.execute("DELETE FROM goose_db_version WHERE version_id > 0; DROP TABLE t1, t2")
     assert "goose has applied nothing here" in adopt(scene).ok().stdout
@@ -193,7 +210,7 @@ def test_replicas_at_once_apply_only_what_is_pending_there(scene: Scene, replica
     """Each file makes a table, and fails where it runs twice."""
     runs = [scene.start(MIGRATION_ADOPT="goose") for _ in range(replicas)]
     outcomes = [told(run) for run in runs]
-    assert {outcome.version for outcome in outcomes} == {"3"}
+    assert {outcome.version for outcome in outcomes} == {"3"}, [run.report() for run in runs]
     assert [outcome.outcome for outcome in outcomes].count("migrated") == 1
     assert {outcome.outcome for outcome in outcomes} <= {"migrated", "waited", "up_to_date"}
     assert sum(len(run.logs("adopt.recorded")) for run in runs) == 1

@@ -172,6 +172,15 @@ def test_another_drivers_address_costs_two_modules(
     assert not others(names)
 
 
+def test_another_tools_history_costs_nothing_where_nothing_is_pending(
+    up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
+) -> None:
+    names = imported_by({"DATABASE_URL": up_to_date.url, "MIGRATION_ADOPT": "goose:ops.versions"})
+    assert ours(names) == UP_TO_DATE
+    assert pythons(names) <= PYTHONS_UP_TO_DATE
+    assert not others(names)
+
+
 def test_a_probe_costs_two_modules_where_it_is_asked_for(
     up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:
@@ -197,7 +206,11 @@ def test_the_rest_is_imported_when_there_is_a_use_for_it(
     assert "pgparse" not in names
 
 
-@pytest.mark.parametrize("setting", [{}, {"MIGRATION_SCHEMA": "public"}, {"MIGRATION_ROLE": "postgres"}], ids=str)
+@pytest.mark.parametrize(
+    "setting",
+    [{}, {"MIGRATION_SCHEMA": "public"}, {"MIGRATION_ROLE": "postgres"}, {"MIGRATION_ADOPT": "goose"}],
+    ids=str,
+)
 def test_an_up_to_date_start_asks_twice_and_says_good_bye(
     up_to_date: Database, proxy: Proxy, run_entrypoint: Callable[..., Run], setting: dict[str, str]
 ) -> None:

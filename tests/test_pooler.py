@@ -54,6 +54,28 @@ def test_replicas_race_through_a_pool_of_two(
     assert server_errors(database.server, mark) == []
 
 
+def test_what_another_tool_has_applied_need_not_be_fit_for_a_pool(
+    database: Database, small_pool: int, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    """A file that would need a direct connection is adopted through a pooler; if it is to run, that is refused."""
+    origin = "-- entrypoint: origin = dbmate {}\n-- entrypoint: no-transaction\n"
+    write_migrations(
+        migrations_dir,
+        {
+            "001_index.sql": f"{origin.format('001')}CREATE INDEX CONCURRENTLY i ON t (n);",
+            "002_rest.sql": "CREATE TABLE rest ();",
+        },
+    )
+    database.execute("CREATE SCHEMA ops; CREATE TABLE ops.versions (version varchar); CREATE TABLE t (n integer)")
+    env = {"DATABASE_URL": database.url_at(small_pool), "MIGRATION_ADOPT": "dbmate:ops.versions"}
+    run = run_entrypoint("migrate", env=env)
+    assert run.wait() == 78
+    assert "001_index.sql must run outside a transaction" in only_error(run)["message"]
+    database.execute("INSERT INTO ops.versions VALUES ('001')")
+    run_entrypoint("migrate", env=env).ok()
+    assert database.rows("SELECT migration_number FROM schema_migrations ORDER BY 1") == [(1,), (2,)]
+
+
 def test_what_a_migration_does_to_its_session_reaches_no_other_client(
     database: Database, small_pool: int, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:

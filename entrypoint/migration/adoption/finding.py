@@ -83,8 +83,10 @@ def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table 
         _refuse_unfit(tool, found, by_place)
         return found
     if adopt.table is None:
-        _refuse_other_place(adopt, tool, tables)
-        _refuse_other_tool(adopt, tool, tables, path)
+        # Whoever names the table does so for a new database, too.
+        anew = f"MIGRATION_ADOPT={adopt.tool}:{foreign(path[0])}.{tool.table} (or unset it)." if path else "unset it."
+        _refuse_other_place(adopt, tool, tables, anew)
+        _refuse_other_tool(adopt, tool, tables, path, anew)
     return None
 
 
@@ -165,35 +167,37 @@ def _refuse_unfit(tool: Tool, table: Table, by_place: dict[tuple[str, str], Tabl
 _ELSEWHERE = "MIGRATION_ADOPT=TOOL:SCHEMA.TABLE, or entrypoint adopt --from TOOL --table SCHEMA.TABLE."
 
 
-def _refuse_other_place(adopt: Adopt, tool: Tool, tables: Sequence[Table]) -> None:
+def _refuse_other_place(adopt: Adopt, tool: Tool, tables: Sequence[Table], anew: str) -> None:
     """Raise ConfigurationError if there is such a table where the connection's search_path does not lead."""
-    others = [table for table in tables if table.name == tool.table and table.plain and tool.knows(table.columns)]
-    others = [table for table in others if table.schema not in {one.schema for one in BY_NAME.values()}]
+    always = {one.schema for one in BY_NAME.values()}
+    others = [
+        table
+        for table in tables
+        if table.name == tool.table and table.plain and tool.knows(table.columns) and table.schema not in always
+    ]
     if others and tool.schema is None:
+        first = others[0].shown
         raise ConfigurationError(
             f"{tool.shown}'s table {tool.table} is not in a schema of the connection's search_path, but there is "
             f"{', '.join(table.shown for table in others[:3])}; nothing was run",
-            remedy=f"If that is this application's, say so: MIGRATION_ADOPT={adopt.tool}:{others[0].shown} (or --table "
-            f"{others[0].shown}), and see that the search_path is the one that {tool.shown} had. If this schema is a "
-            f"new one, unset MIGRATION_ADOPT.",
+            remedy=f"If that is this application's, say so: MIGRATION_ADOPT={adopt.tool}:{first} (or --table {first}), "
+            f"and see that the search_path is the one that {tool.shown} had. If this schema is a new one: {anew}",
         )
 
 
-def _refuse_other_tool(adopt: Adopt, tool: Tool, tables: Sequence[Table], path: Sequence[str]) -> None:
+def _refuse_other_tool(adopt: Adopt, tool: Tool, tables: Sequence[Table], path: Sequence[str], anew: str) -> None:
     """Raise ConfigurationError if the history that is there is another tool's."""
+    names = {(table.schema, table.name) for table in tables}
     for name, other in BY_NAME.items():
         places = (other.schema,) if other.schema else path
         for table in tables:
-            if (
-                name != adopt.tool
-                and table.name == other.table
-                and table.schema in places
-                and other.knows(table.columns)
-            ):
-                raise ConfigurationError(
-                    f"{tool.shown} has no table {tool.table} here, but {other.shown} has one, {table.shown}; nothing "
-                    "was run",
-                    remedy=f"If {other.shown} made this schema: entrypoint import --from {name} DIR, and then "
-                    f"MIGRATION_ADOPT={name} or entrypoint adopt --from {name}. If it is to be made here anew, unset "
-                    "MIGRATION_ADOPT.",
-                )
+            its = table.name == other.table and table.schema in places and other.knows(table.columns)
+            # Rails has a table like dbmate's.
+            if not its or name == adopt.tool or (other.exactly and (table.schema, _RAILS) in names):
+                continue
+            raise ConfigurationError(
+                f"{tool.shown} has no table {tool.table} here, but {other.shown} has one, {table.shown}; nothing was "
+                "run",
+                remedy=f"If {other.shown} made this schema: entrypoint import --from {name} DIR, and then "
+                f"MIGRATION_ADOPT={name} or entrypoint adopt --from {name}. If it is to be made here anew: {anew}",
+            )

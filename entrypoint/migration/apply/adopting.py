@@ -20,6 +20,7 @@ from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED, LedgerRow, begin_look
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,11 +120,13 @@ class Adopter:
     def tell(self, adoption: Adoption | None) -> None:
         """Log what was recorded, or why nothing was."""
         if adoption is None:
-            name = self._adopt.table or BY_NAME[self._adopt.tool].table
+            # A name that somebody has typed may be mistyped.
+            own = self._adopt.table
+            name = foreign(".".join(filter(None, (self._adopt.schema, own)))) or BY_NAME[self._adopt.tool].table
             logs.event(
-                logs.INFO,
+                logs.INFO if own is None else logs.WARNING,
                 "adopt.nothing",
-                f"there is no table {name} of {self.tool} here, so there is nothing to adopt",
+                f"there is no table {name} of {self.tool} here, so there is nothing to adopt: a new database",
                 tool=self._adopt.tool,
             )
             return
