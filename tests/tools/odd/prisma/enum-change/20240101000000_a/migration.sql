@@ -1,0 +1,2 @@
+-- CreateEnum
+CREATE TYPE "T" AS ENUM ('x');
