@@ -137,7 +137,7 @@ def _refused(error: StatementError, message: str) -> MigrationError:
         )
     elif error.sqlstate in _IN_THE_WAY:
         remedy = (
-            "A view or another object depends on the earlier system's tables. Drop it, start, and create it again: "
+            "A view or another object depends on the ledger's tables. Drop it, start, and create it again: "
             "PostgreSQL does not change a column under it."
         )
     elif trouble := classify.trouble(error.sqlstate):
