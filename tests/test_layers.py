@@ -30,7 +30,16 @@ PACKAGE = Path(entrypoint.__file__).parent
 ROOMS: dict[str, set[str]] = {
     "__main__": {"cli", "startup", "settings", "handover", "termination", "logs", "signals", "redaction", "errors"},
     "cli": {"commands", "redaction", "errors", "version"},
-    "commands": {"service", "operations", "startup", "survey", "settings", "policy", "errors"},
+    "commands": {
+        "service",
+        "operations",
+        "startup",
+        "survey",
+        "settings",
+        "migration.script",
+        "policy",
+        "errors",
+    },
     "service": {
         "operations",
         "startup",

@@ -519,3 +519,11 @@ def race(scene: Scene) -> None:
     assert {count for count, _ in seen} <= {2, 3, 4}
     assert {latest for _, latest in seen} <= {2147483647, 20261127101500, HIGHEST}
     assert server_errors(scene.database.server, mark) == []
+
+
+@pytest.mark.parametrize("command", [["wait", "--version"], ["migrate", "--to"], ["baseline"], ["rollback", "--to"]])
+def test_a_number_that_no_file_can_have_is_a_mistake(run_entrypoint: Callable[..., Run], command: list[str]) -> None:
+    """To wait for it would take all the time there is."""
+    run = run_entrypoint(*command, "1" * 19)
+    assert run.wait() == 64
+    assert "up to 18 digits" in only_error(run)["message"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 
+from entrypoint.migration.script.files import MOST_DIGITS
+
 
 def migration_number(text: str) -> int:
     """Return the number of a migration, which may have leading zeros."""
-    if not (text.isascii() and text.isdecimal()):
-        msg = f"{text!r} is not the number of a migration"
+    if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
+        msg = f"{text!r} is not the number of a migration, which has up to {MOST_DIGITS} digits"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
 
