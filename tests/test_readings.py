@@ -65,7 +65,6 @@ def test_a_commit_that_only_one_reading_finds_is_refused(scene: Scene, option: t
 @pytest.mark.parametrize(
     "text",
     [
-        insert(FILLER + DISPUTED.format("COMMIT; SELECT 1/0")),
         insert(FILLER + ATOMIC.format("SELECT 1 case;")),
         insert(FILLER + ATOMIC.format("SELECT CASE WHEN true THEN 1. END;")),
     ],
@@ -78,6 +77,15 @@ def test_a_commit_without_begin_that_the_scanner_alone_finds_commits_nothing(
     assert run.wait() == 70, run.report()
     assert only_error(run)["sqlstate"] == "22012"
     assert effects(scene) == []
+
+
+@pytest.mark.case("A5")
+def test_a_commit_without_begin_that_the_scanner_alone_finds_may_mean_units(scene: Scene) -> None:
+    scene.write({"001_x.sql": insert(FILLER + DISPUTED.format("COMMIT; SELECT 1/0"))})
+    run = scene.start("migrate")
+    assert run.wait() == 70, run.report()
+    assert "What came before that statement is committed" in only_error(run)["remedy"]
+    assert effects(scene) == ["one"]
 
 
 @pytest.mark.case("A5")
