@@ -176,7 +176,8 @@ def test_it_is_named_before_anything_is_changed(scene: Scene) -> None:
         assert run.wait() == 78, run.report()
         error = only_error(run)
         assert (
-            "the policy few on public.schema_migrations, the view public.mine; nothing was changed" in error["message"]
+            "the policy few on public.schema_migrations, the view public.mine; the column was left as it is"
+            in error["message"]
         )
         assert scene.ledger() == [(1, "completed"), (2147483647, "completed")]
         assert type_of(scene) == "integer"

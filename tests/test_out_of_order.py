@@ -101,6 +101,12 @@ def test_status_says_so(scene: Scene) -> None:
     assert json.loads(scene.start("status", "--json").ok().stdout)["refused"] is None
 
 
+def test_nobody_waits_for_what_nobody_runs(scene: Scene) -> None:
+    run = scene.start("wait", **REFUSE)
+    assert run.wait() == 65, run.report()
+    assert FIRST in only_error(run)["message"]
+
+
 def test_a_row_that_was_deleted_is_late(scene: Scene) -> None:
     scene.migrated()
     scene.database.execute("DELETE FROM schema_migrations WHERE migration_number = 3")

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from entrypoint.errors import EntrypointError
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.reading import Look
-    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.settings import Settings
 
     Glance = Callable[[Session, Deadline], "Sight"]
@@ -114,7 +113,7 @@ class _Looker:
         self._place = None
         look = reading.look_on(session, place, self._settings.role, patience)
         self._place = place
-        sight, failure = self._judge(look)
+        sight, hopeless = self._judge(look)
         if not sight.there:
             busy = _busy(look, standby=place.standby)
             if busy and not place.standby:
@@ -122,8 +121,8 @@ class _Looker:
             else:
                 self._others.forget()
             # While somebody is at work, a failed migration may be the very one that is tried again.
-            if failure is not None and not busy:
-                raise words.held_back(failure)
+            if hopeless is not None and not busy:
+                raise hopeless
             sight = sight._replace(
                 words=f"{sight.words}; "
                 + (f"the migration lock: {words.holder(look.lock)}" if busy else "nobody migrates at the moment"),
@@ -131,8 +130,8 @@ class _Looker:
             )
         return sight
 
-    def _judge(self, look: Look) -> tuple[Sight, LedgerRow | None]:
-        """Tell whether all is there; and, if not, which failed migration stands in the way."""
+    def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
+        """Tell whether all is there; and, if not, what no waiting helps against: a failed migration, say."""
         raise NotImplementedError
 
 
@@ -145,15 +144,18 @@ class _ByFiles(_Looker):
             logs.event(logs.WARNING, "files.warning", warning)
         self._files = directory.files
 
-    def _judge(self, look: Look) -> tuple[Sight, LedgerRow | None]:
+    def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
         plan = decide(self._files, look.rows)
         version = "empty" if plan.current is None else f"at version {plan.current}"
         fields: dict[str, object] = {"version": plan.current, "latest": plan.latest}
         if not plan.pending:
             return Sight(there=True, words=f"the schema is {version}; nothing is pending", fields=fields), None
         pending = count(len(plan.pending), "migration is", "migrations are")
-        words = f"it is {version}, and {pending} pending: {plan.pending[0].name} is next"
-        return Sight(there=False, words=words, fields=fields | {"pending": len(plan.pending)}), plan.held_back
+        state = f"it is {version}, and {pending} pending: {plan.pending[0].name} is next"
+        hopeless: EntrypointError | None = words.held_back(plan.held_back) if plan.held_back else None
+        if self._settings.refuse_out_of_order and plan.out_of_order:
+            hopeless = words.out_of_order(plan)
+        return Sight(there=False, words=state, fields=fields | {"pending": len(plan.pending)}), hopeless
 
 
 class _ByVersion(_Looker):
@@ -161,15 +163,15 @@ class _ByVersion(_Looker):
         super().__init__(settings, others)
         self._version = version
 
-    def _judge(self, look: Look) -> tuple[Sight, LedgerRow | None]:
+    def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
         current = decide((), look.rows).current
         fields: dict[str, object] = {"version": current}
         version = "empty" if current is None else f"at version {current}"
         if (current or 0) >= self._version:
             return Sight(there=True, words=f"the schema is {version}", fields=fields), None
-        failures = (row for row in look.rows if row.status == FAILED and row.number <= self._version)
-        words = f"it is {version}, and is to be at {self._version}"
-        return Sight(there=False, words=words, fields=fields), next(failures, None)
+        failure = next((row for row in look.rows if row.status == FAILED and row.number <= self._version), None)
+        state = f"it is {version}, and is to be at {self._version}"
+        return Sight(there=False, words=state, fields=fields), words.held_back(failure) if failure else None
 
 
 class _Waiter:

@@ -65,6 +65,7 @@ CASES = [
     ),
     ("flyway", [(None, "SCHEMA", '"shop"', "t", None), (None, "SQL", "R__v.sql", "t", "7")], "1 R__v", "", ""),
     ("flyway", [("3", "JDBC", "db.V3__Seed", "t", None), ("4", "JDBC", "db.V4__X", "t", None)], "3", "3", "4"),
+    ("flyway", [("1.x", "SQL", "by hand", "t", None), ("1_1", "SQL", "b", "t", None)], "1.1 2", "1.1", "1.x"),
     ("sqlx", [("1", "t", "aa"), ("3", "t", "bb")], "1 2 3", "1 3", ""),
     ("prisma", [("1_a", "t", "f", "x"), ("2_b", "f", "t", "y")], "1_a 2_b", "1_a", ""),
     ("prisma", [("1_a", "f", "t", "x"), ("1_a", "t", "f", "y")], "1_a", "1_a", ""),

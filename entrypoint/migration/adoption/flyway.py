@@ -31,7 +31,13 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
                 "repair. Then start again.",
             )
         )
-    newest = {parts_of(version): (version, kind or "", checksum) for version, kind, _, _, checksum in rows if version}
+    # Written by hand, as Flyway would not.
+    odd = tuple(version for version, *_ in rows if version and not _has_parts(version))
+    newest = {
+        parts_of(version): (version, kind or "", checksum)
+        for version, kind, _, _, checksum in rows
+        if version and version not in odd
+    }
     done = {
         parts: (version, checksum)
         for parts, (version, kind, checksum) in newest.items()
@@ -47,7 +53,7 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
     checksums = {version: done[parts][1] for version, parts in applied.items() if parts in done}
     return History(
         frozenset(applied),
-        tuple(version for parts, (version, _) in done.items() if parts not in set(files.values())),
+        (*odd, *(version for parts, (version, _) in done.items() if parts not in set(files.values()))),
         checksums={version: checksum for version, checksum in checksums.items() if checksum is not None},
     )
 
@@ -62,4 +68,4 @@ def parts_of(version: str) -> tuple[int, ...]:
 
 def _has_parts(version: str) -> bool:
     """Tell whether it is the version of a migration that is not to be repeated."""
-    return all(part.isdecimal() for part in version.split("."))
+    return version.isascii() and all(part.isdecimal() for part in version.replace("_", ".").split("."))
