@@ -65,12 +65,12 @@ def odd_login(plain: Scene, request: pytest.FixtureRequest) -> Iterator[str]:
 
 # A COMMIT that is one only where a backslash begins an escape.
 HIDDEN = {
-    "behind a quote": r"SELECT '\''; COMMIT; SELECT ' AS a -- '",
-    "behind a bit string": r"SELECT B'0', '\''; COMMIT; SELECT ' --'",
-    "behind a string in two parts": "SELECT 'a'\n'\\''; COMMIT; SELECT ' -- '",
-    "behind a comment and a name": "SELECT 1 AS \"'\", /* ' */ '\\'' -- '\n; COMMIT; SELECT ' --'",
-    "behind a national string": r"SELECT n'\\\''; COMMIT; SELECT '--'",
-    "behind a command of psql's": "\\echo \"'\" -- \\\\ SELECT '\\''; COMMIT; SELECT ' -- '",
+    "behind a quote": r"SELECT '\''; COMMIT AND CHAIN; SELECT ' AS a -- '",
+    "behind a bit string": r"SELECT B'0', '\''; COMMIT AND CHAIN; SELECT ' --'",
+    "behind a string in two parts": "SELECT 'a'\n'\\''; COMMIT AND CHAIN; SELECT ' -- '",
+    "behind a comment and a name": "SELECT 1 AS \"'\", /* ' */ '\\'' -- '\n; COMMIT AND CHAIN; SELECT ' --'",
+    "behind a national string": r"SELECT n'\\\''; COMMIT AND CHAIN; SELECT '--'",
+    "behind a command of psql's": "\\echo \"'\" -- \\\\ SELECT '\\''; COMMIT AND CHAIN; SELECT ' -- '",
 }
 
 
@@ -83,7 +83,7 @@ def test_wherever_the_setting_comes_from_no_commit_hides(plain: Scene, odd_login
     before = scene.database.contents()
     run = scene.migrate(url=odd_login)
     assert run.wait() == 65, run.report()
-    assert "COMMIT: begins or ends a transaction" in only_error(run)["message"]
+    assert "COMMIT AND CHAIN: the ledger" in only_error(run)["message"]
     assert scene.database.contents() == before
     scene.write({"001_x.sql": insert(r"'it\'s; COMMIT;'") + insert(r"E'\\' || '\\'")})
     scene.migrated(url=odd_login)

@@ -177,7 +177,7 @@ def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
 
 def _said_first(statements: Sequence[Statement]) -> str:
     """Return what SET TRANSACTION says before any query: the program's own come before it, so BEGIN has to say it."""
-    settings = takewhile(lambda statement: statement.words[:1] == ("SET",), statements)
+    settings = takewhile(lambda statement: statement.words[:1] in (("SET",), ("BEGIN",), ("START",)), statements)
     modes = ", ".join(filter(None, map(modes_of, settings)))
     return f" {modes}" if modes else ""
 
