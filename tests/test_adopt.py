@@ -176,6 +176,29 @@ def test_a_table_that_was_named_and_is_not_there_is_warned_of(scene: Scene) -> N
     assert warnings(run) == ["there is no table ops.gose of goose here, so there is nothing to adopt: a new database"]
 
 
+def test_a_table_that_is_misnamed_does_not_run_everything_again(scene: Scene) -> None:
+    for named in ("typo", "public.typo"):
+        run = scene.start(MIGRATION_ADOPT=f"goose:{named}")
+        assert told(run)[0] == "failed"
+        message = only_error(run)["message"]
+        assert (
+            message == "There is no table typo, but goose has its history in public.goose_db_version; nothing was run"
+        )
+    assert scene.database.one("SELECT to_regclass('t3')") is None
+    gone = adopt(scene, "--table", "ops.goose_db_version")
+    assert gone.wait() == 78, gone.report()
+    assert "There is no table goose_db_version of goose's history here" in only_error(gone)["message"]
+
+
+def test_a_history_that_is_locked_is_waited_for_as_long_as_the_migrations_may_take(scene: Scene) -> None:
+    with scene.database.connect() as other:
+        other.execute("BEGIN; LOCK TABLE goose_db_version")
+        run = scene.start("migrate", MIGRATION_ADOPT="goose", MIGRATION_TIMEOUT_MS="1000")
+        assert run.wait() == 75, run.report()
+        assert "somebody has locked its table goose_db_version" in only_error(run)["message"]
+    assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
+
+
 def test_a_tool_that_has_applied_nothing_is_no_reason_to_stop(scene: Scene) -> None:
     scene.database.execute("DELETE FROM goose_db_version WHERE version_id > 0; DROP TABLE t1, t2")
     assert "goose has applied nothing here" in adopt(scene).ok().stdout

@@ -6,11 +6,11 @@ from contextlib import closing
 from typing import NamedTuple
 
 from entrypoint.counts import count
-from entrypoint.errors import LedgerChangedError
+from entrypoint.errors import ConfigurationError, LedgerChangedError
 from entrypoint.migration.apply.adopting import Adopter
 from entrypoint.migration.ledger.finding import refuse_intrusion
 from entrypoint.migration.operator import amend
-from entrypoint.redaction import visible
+from entrypoint.redaction import foreign, visible
 from entrypoint.startup import tell_differences
 from entrypoint.survey import assign, refuse_read_only, survey_database
 
@@ -49,6 +49,11 @@ def plan(settings: Settings, adopt: Adopt) -> Planned:
         tell_differences(survey.directory, survey.plan)
         adopter = Adopter(assign(settings, survey), adopt)
         adoption = adopter.look(survey.session, survey.rows)
+        if adoption is None and adopt.table is not None:
+            raise ConfigurationError(
+                f"There is no table {foreign(adopt.table)} of {adopter.tool}'s history here; nothing was recorded",
+                remedy="Correct --table, or leave it out: the usual name is looked for along the search_path.",
+            )
         planned = Planned(settings, survey, adopter, adoption)
         if planned.something and adoption:
             these = count(len(adoption.files), "migration is", "migrations are")

@@ -95,6 +95,10 @@ def test_what_is_applied(tool: str, rows: list[tuple[str | None, ...]], here: st
     [
         ("golang-migrate", [("3", "t")], "1 2 3", "version 3 is dirty", "migrate force VERSION"),
         ("golang-migrate", [("1", "f"), ("2", "f")], "1 2", "2 rows", "migrate force VERSION"),
+        ("golang-migrate", [(None, "f")], "1 2", "(NULL, f), which golang-migrate does not write", "put the row right"),
+        ("golang-migrate", [("1", None)], "1 2", "(1, NULL)", "put the row right"),
+        ("goose", [("0", "t"), ("abc", "t")], "1 2", "(abc, t), which goose does not write", "put the row right"),
+        ("goose", [("0", "t"), ("1", None)], "1 2", "(1, NULL)", "put the row right"),
         ("flyway", [("2", "SQL", "V2__b.sql", "f", None)], "1 2", "2 is recorded", "flyway repair"),
         ("flyway", [(None, "SQL", "R__v.sql", "f", None)], "1 2", "R__v.sql is recorded", "flyway repair"),
         ("sqlx", [("1", "t", "aa"), ("2", "f", "bb")], "1 2", "version 2", "version = 2"),

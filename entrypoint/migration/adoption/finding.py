@@ -82,7 +82,9 @@ def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table 
     if found is not None:
         _refuse_unfit(tool, found, by_place)
         return found
-    if adopt.table is None:
+    if adopt.table is not None:
+        _refuse_misnamed(tool, adopt.table, [by_place.get((schema, tool.table)) for schema in path])
+    else:
         # Whoever names the table does so for a new database, too.
         anew = f"MIGRATION_ADOPT={adopt.tool}:{foreign(path[0])}.{tool.table} (or unset it)." if path else "unset it."
         _refuse_other_place(adopt, tool, tables, anew)
@@ -165,6 +167,19 @@ def _refuse_unfit(tool: Tool, table: Table, by_place: dict[tuple[str, str], Tabl
 
 
 _ELSEWHERE = "MIGRATION_ADOPT=TOOL:SCHEMA.TABLE, or entrypoint adopt --from TOOL --table SCHEMA.TABLE."
+
+
+def _refuse_misnamed(tool: Tool, name: str, usual: Sequence[Table | None]) -> None:
+    """Raise ConfigurationError if a table that was named is not there, but the tool's usual one is, in the same place.
+
+    A new schema has neither, whatever name the tool was told to give it.
+    """
+    found = next((table for table in usual if table is not None and table.plain and tool.knows(table.columns)), None)
+    if found is not None and name != tool.table:
+        raise ConfigurationError(
+            f"There is no table {foreign(name)}, but {tool.shown} has its history in {found.shown}; nothing was run",
+            remedy=f"Correct the name of the table, or leave it out. {_ELSEWHERE}",
+        )
 
 
 def _refuse_other_place(adopt: Adopt, tool: Tool, tables: Sequence[Table], anew: str) -> None:

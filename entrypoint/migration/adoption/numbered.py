@@ -28,6 +28,8 @@ SQLX = "SELECT version, success, pg_catalog.encode(checksum, 'hex') FROM {table}
 
 def decide_goose(rows: Sequence[Row], here: Collection[str]) -> History:
     """Return what is applied by the newest row of each version."""
+    if odd := _odd(rows, "goose"):
+        return odd
     newest = {version or "0": applied == "t" for version, applied in rows}
     return matched((version for version, applied in newest.items() if applied and int(version) > 0), here)
 
@@ -43,6 +45,8 @@ def decide_golang_migrate(rows: Sequence[Row], here: Collection[str]) -> History
                 "Find out which version the schema is at, and say so to golang-migrate: migrate force VERSION.",
             )
         )
+    if odd := _odd(rows, "golang-migrate"):
+        return odd
     version, dirty = int(rows[0][0] or 0), rows[0][1] == "t"
     if dirty:
         return History(
@@ -75,6 +79,21 @@ def decide_sqlx(rows: Sequence[Row], here: Collection[str]) -> History:
         here,
         {version or "": checksum or "" for version, _, checksum in rows},
     )
+
+
+def _odd(rows: Sequence[Row], tool: str) -> History | None:
+    """Return a refusal if a row is none that the tool could have written: a version and whether, in a boolean."""
+    for version, flag in rows:
+        if flag not in ("t", "f") or not (version or "").removeprefix("-").isdecimal():
+            shown = ", ".join("NULL" if value is None else value for value in (version, flag))
+            return History(
+                refusal=Refusal(
+                    f"its table has a row ({shown}), which {tool} does not write",
+                    f"See what has happened to that table, and put the row right as {tool} would have it. Then start "
+                    "again.",
+                )
+            )
+    return None
 
 
 def _number(version: str) -> int:

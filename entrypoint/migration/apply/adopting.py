@@ -10,8 +10,9 @@ from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
+from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError
+from entrypoint.errors import ConnectionLostError, LockTimeoutError
 from entrypoint.migration.adoption import finding
 from entrypoint.migration.adoption.matching import origins, weigh
 from entrypoint.migration.adoption.tools import BY_NAME
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 # For reading the tool's table, if it is locked.
 _PATIENCE = 30.0
+_LEAST = 1.0
 _PAUSE = 0.5
 
 
@@ -58,7 +60,10 @@ class Adopter:
 
         Raises EntrypointError for what is refused.
         """
-        deadline = Deadline(_PATIENCE)
+        # A part of the start's time, whoever's turn it is; and no longer than the migrations may take.
+        running, most = self._assignment.clocks.running, self._assignment.apply.timeout
+        deadline = Deadline(max(min(_PATIENCE, most, running.remaining()), _LEAST))
+        told = False
         while True:
             try:
                 session.query(";\n".join(begin_look(self._assignment.role, deadline)), deadline)
@@ -67,9 +72,29 @@ class Adopter:
                 session.rollback(Deadline(1.0))
                 if not classify.may_pass(error.sqlstate) or deadline.passed():
                     raise self._unreadable(session, error) from error
+                if not told:
+                    self._tell_in_the_way(error)
+                told = True
                 pause(min(_PAUSE, deadline.remaining()))
             finally:
                 session.rollback(Deadline(1.0))
+
+    def _locked(self) -> LockTimeoutError:
+        name = self._adopt.table or BY_NAME[self._adopt.tool].table
+        return LockTimeoutError(
+            f"The history of {self.tool} could not be read in time: somebody has locked its table {foreign(name)}",
+            remedy="SELECT * FROM pg_locks WHERE NOT granted OR mode = 'AccessExclusiveLock' shows who; end that "
+            "session, or wait for it, and start again.",
+        )
+
+    def _tell_in_the_way(self, error: StatementError) -> None:
+        logs.event(
+            logs.WARNING,
+            "adopt.waiting",
+            f"the history of {self.tool} could not be read yet: {error.primary}; trying again",
+            tool=self._adopt.tool,
+            sqlstate=error.sqlstate,
+        )
 
     def foresee(self, session: Session, plan: Plan) -> Plan | None:
         """Return the plan as it will be when what is there has been recorded; None if the server does not say."""
@@ -94,12 +119,22 @@ class Adopter:
         if not plan.pending or not self._origins.worth_a_look(rows_of(plan)):
             return False
         found: list[Adoption | None] = []
+        theirs = False
 
         def choose(session: Session, rows: tuple[LedgerRow, ...], patience: Deadline) -> Change | None:
-            found[:] = [self.weigh(session, rows, patience)]
+            nonlocal theirs
+            try:
+                found[:] = [self.weigh(session, rows, patience)]
+            except StatementError as error:
+                theirs = error.sqlstate == LOCK_NOT_AVAILABLE
+                raise
+            theirs = False
             return self.change(lease.place, found[0])
 
-        change_ledger(self._assignment, lease, choose, self.numbers, deadline)
+        try:
+            change_ledger(self._assignment, lease, choose, self.numbers, deadline)
+        except LockTimeoutError as error:
+            raise (self._locked() if theirs else error) from error
         self.tell(found[0])
         return bool(found[0] and found[0].files)
 
@@ -160,6 +195,8 @@ class Adopter:
         return weigh(self._origins, table, finding.read(session, self._adopt, table, patience), tuple(rows))
 
     def _unreadable(self, session: Session, error: StatementError) -> Exception:
+        if error.sqlstate == LOCK_NOT_AVAILABLE:
+            return self._locked()
         schema, role = self._assignment.schema, self._assignment.role
         doing = f"the history of {self.tool} could not be read"
         return refused_on(session, schema, role, error, doing, reading=True)
