@@ -557,3 +557,13 @@ def test_it_warns_of_what_repack_does_to_running_transactions(check: Check, migr
     assert [(one["line"], one["rule"]) for one in warnings] == [(2, "repack-concurrently")], found
     assert "snapshot" in warnings[0]["message"]
     assert not [finding for finding in found if finding["level"] == "error"]
+
+
+def test_two_files_of_one_origin(run_entrypoint: Callable[..., Run], migrations_dir: Path) -> None:
+    """`adopt` could not tell which of them is applied."""
+    line = "-- entrypoint: origin = goose 7\nSELECT 1;\n"
+    write_migrations(migrations_dir, {"001_a.sql": line, "002_b.sql": line})
+    run = run_entrypoint("check", "--no-lint")
+    assert run.wait() == 65, run.report()
+    assert "002_b.sql" in run.stdout
+    assert "has the same origin as 001_a.sql" in run.stdout

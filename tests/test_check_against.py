@@ -135,6 +135,21 @@ def test_line_ends_and_a_mark_are_no_change(migrations: Path, check: Check) -> N
     assert check() == []
 
 
+def test_what_git_converts_is_no_change(migrations: Path, check: Check) -> None:
+    """`$Id$`, and a filter as of LFS or git-crypt: what is stored is not what is checked out."""
+    git(migrations, "config", "filter.upper.clean", "tr a-z A-Z")
+    git(migrations, "config", "filter.upper.smudge", "tr A-Z a-z")
+    attributes = "*.sql ident\n002_b.sql filter=upper\n"
+    commit(migrations, {".gitattributes": attributes, "001_a.sql": "-- $Id$\nSELECT 1;\n", "002_b.sql": "select 2;\n"})
+    for name in ("001_a.sql", "002_b.sql"):
+        (migrations / name).unlink()
+    git(migrations, "checkout", "--", ".")
+    assert "$Id: " in (migrations / "001_a.sql").read_text()
+    assert check("HEAD") == []
+    (migrations / "002_b.sql").write_text("select 3;\n")
+    assert [(file[-9:], rule) for file, _, rule in check("HEAD", code=65)] == [("002_b.sql", "changed")]
+
+
 def test_all_files_are_compared_whichever_are_named(migrations: Path, check: Check) -> None:
     (migrations / "004_mine.sql").write_text("SELECT 1;\n")
     found = check("main", "migrations/001_a.sql", code=65)

@@ -251,12 +251,15 @@ def test_into_a_folder_that_has_others(bring: Callable[..., Run], there: Path, i
 
 def test_nothing_is_overwritten(bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, GOOSE)
-    before = tree(write(into, {"rollback/002_b.sql": "SELECT 1;", "0001_other.sql": "SELECT 2;"}))
+    others = {"rollback/001_leftover.sql": "SELECT 3;", "rollback/2_bad.sql": "SELECT 4;"}
+    before = tree(write(into, {"rollback/002_b.sql": "SELECT 1;", "0001_other.sql": "SELECT 2;", **others}))
     run = bring("goose", code=65)
     assert tree(into) == before
     assert only_error(run)["faults"] == [
         f"{into}/rollback/002_b.sql: exists already",
         f"{into}/0001_other.sql: has the number that 001_a.sql would have",
+        f"{into}/rollback/001_leftover.sql: has the number that 001_a.sql would have",
+        f"{into}/rollback/2_bad.sql: has the number that 002_b.sql would have",
     ]
     assert not run.stdout
 

@@ -34,6 +34,8 @@ _OF_A_REPOSITORY = frozenset((
 ))  # fmt: skip
 _HASHES = {40: "sha1", 64: "sha256"}
 _SYMLINK = "120000"
+# File names on one command line.
+_AT_ONCE = 500
 
 
 class Theirs(NamedTuple):
@@ -136,7 +138,10 @@ class _Git:
         return found
 
     def changed(self, ours: Iterable[MigrationFile], theirs: Iterable[Theirs]) -> list[str]:
-        """Return the names of those files that both have and that differ in more than line ends."""
+        """Return the names of those files that both have and that git would store with another content.
+
+        Line ends do not count.
+        """
         contents = {file.name: file.content for file in theirs if file.content}
         # Nearly all are the same to the byte, and need not be asked for.
         doubtful = [file for file in ours if file.name in contents and not _is(file.path, contents[file.name])]
@@ -156,7 +161,18 @@ class _Git:
             if not file.matches(checksum(output[end + 1 : end + 1 + size])):
                 changed.append(file.name)
             at = end + 1 + size + 1
-        return changed
+        # What is checked out may be converted: by a filter as of LFS or git-crypt, an encoding, $Id$.
+        stored = self._stored(changed)
+        return [name for name in changed if stored[name] != contents[name]]
+
+    def _stored(self, names: Sequence[str]) -> dict[str, str]:
+        """Return git's names for the contents of our files as it would store them."""
+        stored: dict[str, str] = {}
+        for at in range(0, len(names), _AT_ONCE):
+            some = names[at : at + _AT_ONCE]
+            # Not --stdin-paths, which counts from the top of the checkout.
+            stored.update(zip(some, self._answer("hash-object", "--", *some).decode().split(), strict=True))
+        return stored
 
     def _answer(self, *arguments: str, data: bytes | None = None) -> bytes:
         code, output, errors = self._ask(*arguments, data=data)

@@ -20,7 +20,7 @@ from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from entrypoint.migration.script.files import Directory, FileFault, MigrationFile
     from entrypoint.migration.script.prepare import Prepared
@@ -81,6 +81,7 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
         general.append(told)
     looks = [look_at(file, notes=file.number not in applied, escapes=escapes) for file in chosen[0]]
     reverses = [look_at_reverse(file, escapes=escapes) for file in chosen[1]]
+    general += _of_one_origin(looks)
 
     known = [*general, *(finding for look in (*looks, *reverses) for finding in look.findings)]
     said, note = _ask(linter, [look for look in looks if look.file.number not in applied], known)
@@ -97,6 +98,16 @@ class FileReport(NamedTuple):
     shown: str
     findings: list[Finding]
     migration: Prepared | None
+
+
+def _of_one_origin(looks: Sequence[FileReport]) -> Iterator[Finding]:
+    """Yield a finding for each file that says that it comes from a migration from which another one comes."""
+    first: dict[object, str] = {}
+    for look in looks:
+        origin = look.migration.advice.directives.origin if look.migration else None
+        if origin is not None and (other := first.setdefault(origin, look.file.name)) != look.file.name:
+            message = f"has the same origin as {other}: adopt could not tell which of them is applied"
+            yield Finding("error", "origin", message, look.shown, remedy="Remove that line from the newer of the two.")
 
 
 def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> FileReport:

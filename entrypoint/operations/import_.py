@@ -245,23 +245,30 @@ def _refuse_overwriting(into: str, targets: Sequence[Target]) -> None:
         if os.path.lexists(os.path.join(into, target.path))
     ]
     new = {int(target.path.partition("_")[0]): target.path for target in targets if target.path[0].isdigit()}
-    try:
-        there = sorted(os.listdir(into))
-    except FileNotFoundError:
-        there = []
-    except OSError as error:
-        raise ConfigurationError(f"{into!r} cannot be read: {error.strerror}", remedy="Name a directory.") from error
-    for name in filter(is_sql, there):
-        digits = re.match("[0-9]*", name)[0]  # type: ignore[index]  # it matches the empty string, too
-        target = new.get(int(digits)) if digits else None
-        if target not in (None, name):
-            faults.append(f"{os.path.join(into, name)}: has the number that {target} would have")
+    written = {target.path for target in targets}
+    for below in ("", ROLLBACKS):
+        for name in filter(is_sql, _listed(os.path.join(into, below))):
+            digits = re.match("[0-9]*", name)[0]  # type: ignore[index]  # it matches the empty string, too
+            target = new.get(int(digits)) if digits else None
+            if target is not None and os.path.join(below, name) not in written:
+                faults.append(f"{os.path.join(into, below, name)}: has the number that {target} would have")
     if faults:
         raise MigrationFilesError(
             f"{into!r} has files that clash with the new ones; nothing was written: {faults[0]}",
             faults=tuple(faults),
             remedy="Import into an empty or new directory: --into DIRECTORY.",
         )
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigurationError(
+            f"{directory!r} cannot be read: {error.strerror}", remedy="Name a directory."
+        ) from error
 
 
 def _existing(directory: str) -> str:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.files import MigrationFile
 
 
+# Of thousands, no log takes all of them.
+_MOST_TOLD = 100
+
+
 class Origins(NamedTuple):
     """The files that come from one tool."""
 
@@ -114,7 +118,10 @@ def _without_files(here: Origins, table: Table, history: History) -> MigrationFi
             f'line "-- entrypoint: origin = {tool} {versions[0]}". If they are gone on purpose, and what was applied '
             "is recorded here, unset MIGRATION_ADOPT."
         )
-    faults = tuple(f"{version}: applied by {shown}, and no file with origin = {tool} {version}" for version in versions)
+    faults = tuple(
+        f"{version}: applied by {shown}, and no file with origin = {tool} {version}"
+        for version in versions[:_MOST_TOLD]
+    )
     return MigrationFilesError(f"{what}; nothing was run", faults=faults, remedy=remedy)
 
 
