@@ -302,7 +302,7 @@ class _Reader:
         try:
             return adopt_from(tool, table if ":" in value else None)
         except ValueError as error:
-            self.faults.append(f"{name} is {_shown(value)}; {error}")
+            self.faults.append(f"{name} is {_shown(value)}; {foreign(str(error))}")
             return None
 
     def yes_or_no(self, name: str, *, default: bool) -> bool:

@@ -38,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
         "settings",
         "migration.script",
         "policy",
+        "redaction",
         "errors",
     },
     "service": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from entrypoint.commands import consent
+from entrypoint.redaction import foreign
 from entrypoint.settings import adopt_from, read_settings
 
 TYPE_CHECKING = False
@@ -36,7 +37,9 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         wanted = adopt_from(arguments.tool, arguments.table)
     except ValueError as error:
-        raise UsageError(f"--from {arguments.tool}: {error}", remedy="entrypoint adopt --from TOOL") from None
+        raise UsageError(
+            f"--from {arguments.tool}: {foreign(str(error))}", remedy="entrypoint adopt --from TOOL"
+        ) from None
     planned = adopt.plan(read_settings(environ, asked_for=True), wanted)
     if arguments.dry_run or not planned.something:
         sys.stdout.write(adopt.describe(planned))

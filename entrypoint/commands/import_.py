@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from entrypoint.policy import TOOLS
+from entrypoint.redaction import foreign
 from entrypoint.settings import adopt_from, read_settings
 
 TYPE_CHECKING = False
@@ -37,7 +38,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         tool = adopt_from(arguments.tool, None).tool
     except ValueError as error:
-        raise UsageError(f"--from: {error}", remedy="entrypoint import --from TOOL DIR") from None
+        raise UsageError(f"--from: {foreign(str(error))}", remedy="entrypoint import --from TOOL DIR") from None
     settings = read_settings(environ, asked_for=True)
     into = arguments.into or settings.migrations_dir
     imported = import_directory(settings, Wishes(tool, arguments.directory, into, arguments.dry_run))

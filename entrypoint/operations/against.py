@@ -185,7 +185,7 @@ class _Git:
         try:
             return child.run(command, self._environ, _PATIENCE, directory=self._directory, data=data)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise self._cannot(str(error).encode()) from error
+            raise self._cannot(foreign(str(error)).encode()) from error
 
     def _cannot(self, said: bytes) -> ConfigurationError:
         """Return the error for a question that git did not answer."""

@@ -6,6 +6,7 @@ import os
 
 from entrypoint.migration.script.files import BYTE_ORDER_MARK, read_bytes
 from entrypoint.operations.importing.values import UnreadableError
+from entrypoint.redaction import foreign
 
 # As deep as directories are looked into that lead nowhere else.
 _DEEPEST = 32
@@ -25,7 +26,7 @@ class Folder:
         try:
             return read_bytes(os.path.join(self._path, path), self._limit).removeprefix(BYTE_ORDER_MARK)
         except OSError as error:
-            raise UnreadableError(path, error.strerror or str(error)) from error
+            raise UnreadableError(path, error.strerror or foreign(str(error))) from error
 
     def _list(self, below: str, depth: int, above: frozenset[tuple[int, int]]) -> list[str]:
         here = os.path.join(self._path, below)
