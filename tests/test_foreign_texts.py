@@ -535,6 +535,7 @@ def test_children_get_none_of_our_tokens(monkeypatch: pytest.MonkeyPatch) -> Non
 
 # There, `error_message` is the column, which `foreign_report` reads.
 ROWS = {
+    "migration/apply/leader.py",
     "migration/ledger/words.py",
     "migration/ledger/reading.py",
     "migration/operator/reversal.py",
