@@ -4,7 +4,8 @@ Run while the image is built, as root, by the Python that the program is to run 
 themselves write nothing). Without it every start would compile those modules again: a user who may not write into
 /usr keeps nothing, and the official python images come without bytecode of the standard library.
 
-What the program does not import, two fifths of its libraries and nearly all of the standard library, stays source.
+What the program does not import, two fifths of its libraries and nearly all of the standard library, stays source. So
+do its own modules for what is done at a desk, before there is an image, and those of an extra that is not in this one.
 """
 
 from __future__ import annotations
@@ -24,21 +25,39 @@ from py_compile import PycInvalidationMode
 SITE_PACKAGES = sysconfig.get_path("purelib") + os.sep
 STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 OURS = Path(SITE_PACKAGES, "entrypoint")
+# Migrations are written, imported, checked and rehearsed by those who write the image.
+AT_A_DESK = ("commands/check.py", "commands/import_.py", "commands/new.py", "migration/operator/rehearsal.py",
+             "migration/operator/trial.py", "operations/against.py", "operations/check.py", "operations/child.py",
+             "operations/findings.py", "operations/import_.py", "operations/importing", "operations/lint.py",
+             "operations/new.py", "operations/rehearse.py")  # fmt: skip
+# Each with a package that only its extra brings.
+EXTRAS = {"service": "starlette"}
 
 
 def main() -> int:
     """Return the exit code."""
-    for path in sorted(OURS.rglob("*.py")):
+    ours = [path for path in sorted(OURS.rglob("*.py")) if is_used(path)]
+    for path in ours:
         for name in sorted(imports(path)):
             # An extra that is not in this image; or not a module but something in it.
             with contextlib.suppress(ImportError), warnings.catch_warnings(action="ignore"):
                 importlib.import_module(name)
     written = 0
     sources = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    for source in sorted(sources | {str(path) for path in OURS.rglob("*.py")}):
+    unused = {str(path) for path in OURS.rglob("*.py")} - set(map(str, ours))
+    for source in sorted((sources | set(map(str, ours))) - unused):
         written += compile_one(source)
     print(f"bytecode: {written / 1e6:.1f} MB")
     return 0
+
+
+def is_used(path: Path) -> bool:
+    """Tell whether a module of ours is of use in this image."""
+    place = path.relative_to(OURS).as_posix()
+    extra = EXTRAS.get(place.partition("/")[0])
+    if extra is not None and importlib.util.find_spec(extra) is None:
+        return False
+    return not any(place == one or place.startswith(f"{one}/") for one in AT_A_DESK)
 
 
 def imports(path: Path) -> set[str]:
