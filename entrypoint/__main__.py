@@ -80,17 +80,17 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
 
 def exit_code_of(error: EntrypointError) -> int:
     """Return the documented exit code for an error."""
-    from entrypoint import errors
+    from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, migration, operator
 
     codes = (
-        (errors.UsageError, USAGE),
-        (errors.MigrationFilesError, BAD_FILES),
-        (errors.ConfigurationError, BAD_CONFIGURATION),
-        (errors.DatabaseUnavailableError, UNAVAILABLE),
-        (errors.LockTimeoutError, LOCK_TIMEOUT),
-        (errors.WaitTimeoutError, LOCK_TIMEOUT),
-        (errors.LeaseLostError, LOCK_TIMEOUT),
-        (errors.LockHeldError, LOCK_TIMEOUT),
+        (operator.UsageError, USAGE),
+        (migration.MigrationFilesError, BAD_FILES),
+        (ConfigurationError, BAD_CONFIGURATION),
+        (DatabaseUnavailableError, UNAVAILABLE),
+        (migration.LockTimeoutError, LOCK_TIMEOUT),
+        (operator.WaitTimeoutError, LOCK_TIMEOUT),
+        (migration.LeaseLostError, LOCK_TIMEOUT),
+        (operator.LockHeldError, LOCK_TIMEOUT),
     )
     return next((code for kind, code in codes if isinstance(error, kind)), FAILED)
 
@@ -116,7 +116,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
     bad_log_settings = _start_logging(words, environ)
     command = words[1:] if words[:1] == ["--"] else words
     if not command or (words[0] != "--" and words[0].startswith("-")):
-        from entrypoint.errors import UsageError
+        from entrypoint.errors.operator import UsageError
 
         problem = f"run has no option {foreign(words[0])}" if command else "run needs the application's command"
         return _fail(UsageError(problem, remedy="entrypoint run -- COMMAND [ARGUMENT ...]"), ["run"])

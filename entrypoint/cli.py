@@ -24,7 +24,7 @@ from entrypoint.commands import (
     version,
     wait,
 )
-from entrypoint.errors import UsageError
+from entrypoint.errors.operator import UsageError
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ import pytest
 
 from conftest import missing, new_database
 from entrypoint.database import answers
-from entrypoint.errors import MigrationPreventedError
+from entrypoint.errors.migration import MigrationPreventedError
 from entrypoint.settings import read_settings
 from entrypoint.startup import bring_up_to_date
 from faults.machinery import Disk, UnavailableError

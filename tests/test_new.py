@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from entrypoint.errors import ConfigurationError, UsageError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.files import slug
 from entrypoint.operations.new import _write, new, next_number, plain
 from kit.migrations import write_migrations

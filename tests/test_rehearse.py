@@ -11,7 +11,7 @@ import pytest
 
 from conftest import missing
 from entrypoint.database.session import Session
-from entrypoint.errors import MigrationFailedError
+from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.ledger.place import Place
 from entrypoint.migration.operator.rehearsal import HeldLock, select, strongest
 from entrypoint.migration.script.files import MigrationFile

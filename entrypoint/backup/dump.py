@@ -16,7 +16,8 @@ from entrypoint import logs
 from entrypoint.backup import programs, store, waiting
 from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.quoting import conninfo
-from entrypoint.errors import BackupFailedError, ConfigurationError, DatabaseUnavailableError, EntrypointError
+from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError
+from entrypoint.errors.operator import BackupFailedError
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False

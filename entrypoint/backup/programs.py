@@ -8,7 +8,7 @@ import re
 import subprocess
 from typing import NamedTuple
 
-from entrypoint.errors import BackupFailedError
+from entrypoint.errors.operator import BackupFailedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.backup import names
-from entrypoint.errors import BackupFailedError
+from entrypoint.errors.operator import BackupFailedError
 
 _DAY = 86_400.0
 

@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Show, ask, and record."""
-    from entrypoint.errors import UsageError
+    from entrypoint.errors.operator import UsageError
     from entrypoint.operations import adopt
 
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from entrypoint.errors import NotConfirmedError
+from entrypoint.errors.operator import NotConfirmedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

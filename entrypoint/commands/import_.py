@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Write the files and print the report; what is missing or wrong raises MigrationFilesError."""
-    from entrypoint.errors import UsageError
+    from entrypoint.errors.operator import UsageError
     from entrypoint.operations.import_ import Wishes, import_directory
     from entrypoint.operations.importing.report import render
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoint.errors import UsageError
+from entrypoint.errors.operator import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

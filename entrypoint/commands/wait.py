@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from entrypoint.commands.values import migration_number, seconds
-from entrypoint.errors import UsageError
+from entrypoint.errors.operator import UsageError
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False

@@ -10,7 +10,7 @@ from collections import Counter
 from random import uniform
 from typing import NamedTuple
 
-from entrypoint.errors import MigrationLostError
+from entrypoint.errors.migration import MigrationLostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from contextlib import closing
 from typing import NamedTuple
 
 from entrypoint.counts import count
-from entrypoint.errors import ConfigurationError, LedgerChangedError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.operator import LedgerChangedError
 from entrypoint.migration.apply.adopting import Adopter
 from entrypoint.migration.ledger.finding import refuse_intrusion
 from entrypoint.migration.operator import amend

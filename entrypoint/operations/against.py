@@ -11,7 +11,8 @@ import subprocess
 from hashlib import new as new_hash
 from typing import NamedTuple
 
-from entrypoint.errors import ConfigurationError, UsageError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.files import checksum, is_sql, number_of
 from entrypoint.operations import child
 from entrypoint.operations.findings import Finding, shown_path

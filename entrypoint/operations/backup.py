@@ -9,7 +9,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
-from entrypoint.errors import UsageError
+from entrypoint.errors.operator import UsageError
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.plan import decide

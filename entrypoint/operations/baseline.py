@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.counts import count
-from entrypoint.errors import MigrationError, UsageError
+from entrypoint.errors.migration import MigrationError
+from entrypoint.errors.operator import UsageError
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.operator.amend import Amendment, amend

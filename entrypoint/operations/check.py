@@ -7,7 +7,8 @@ from collections import Counter
 from typing import NamedTuple
 
 from entrypoint.counts import count
-from entrypoint.errors import ConfigurationError, EntrypointError, UsageError
+from entrypoint.errors import ConfigurationError, EntrypointError
+from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.directives import spell_timeouts
 from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
 from entrypoint.migration.script.prepare import examine, examine_reverse

@@ -7,7 +7,8 @@ import os
 from entrypoint.counts import count
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
-from entrypoint.errors import ConfigurationError, UsageError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.operator import UsageError
 from entrypoint.migration.ledger import words
 from entrypoint.migration.ledger.elsewhere import refuse_second
 from entrypoint.migration.ledger.finding import refuse_intrusion

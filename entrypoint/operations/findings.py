@@ -7,7 +7,7 @@ import os
 from typing import NamedTuple
 
 from entrypoint.counts import count
-from entrypoint.errors import MigrationFilesError
+from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.redaction import visible
 
 TYPE_CHECKING = False

@@ -8,7 +8,9 @@ import tempfile
 from typing import NamedTuple
 
 from entrypoint.counts import count
-from entrypoint.errors import ConfigurationError, MigrationFilesError, UsageError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.migration import MigrationFilesError
+from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
 from entrypoint.migration.script.prepare import examine_reverse
 from entrypoint.operations.check import Wishes as Checking

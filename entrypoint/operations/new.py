@@ -10,7 +10,8 @@ import unicodedata
 from datetime import UTC, datetime
 
 from entrypoint import logs
-from entrypoint.errors import ConfigurationError, UsageError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.files import HIGHEST, MOST_DIGITS, ROLLBACKS, is_sql, is_timestamp, number_of, slug
 from entrypoint.redaction import foreign
 

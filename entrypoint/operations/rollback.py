@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.counts import count
-from entrypoint.errors import UsageError
+from entrypoint.errors.operator import UsageError
 from entrypoint.migration.operator.reversal import plan_reversal, reverse
 from entrypoint.redaction import visible
 from entrypoint.startup import tell_differences

@@ -13,7 +13,7 @@ from entrypoint.database.connect import connect
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import LedgerChangedError, LockHeldError, LockTimeoutError
+from entrypoint.errors.operator import LedgerChangedError, LockHeldError
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, refuse_intrusion
 from entrypoint.migration.ledger.refusal import refused_on
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from entrypoint.database.session import Session
+    from entrypoint.errors.migration import LockTimeoutError
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.lock.holder import Backend, Observed
     from entrypoint.settings import Settings

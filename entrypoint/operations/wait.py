@@ -22,7 +22,9 @@ from entrypoint.database.login import Failure
 from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE, INVALID_SCHEMA_NAME, UNDEFINED_COLUMN, UNDEFINED_TABLE
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ClosedSchemaError, ConnectionLostError, WaitTimeoutError
+from entrypoint.errors import ConnectionLostError
+from entrypoint.errors.migration import ClosedSchemaError
+from entrypoint.errors.operator import WaitTimeoutError
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, find_again
 from entrypoint.migration.ledger.plan import decide

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.backup.waiting import dying_with_us
-from entrypoint.errors import BackupFailedError
+from entrypoint.errors.operator import BackupFailedError
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False

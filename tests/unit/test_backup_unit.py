@@ -13,7 +13,8 @@ from entrypoint.backup.dump import _failure
 from entrypoint.backup.programs import Found, candidates, choose, missing
 from entrypoint.backup.waiting import Ended
 from entrypoint.database.quoting import conninfo
-from entrypoint.errors import BackupFailedError, DatabaseUnavailableError
+from entrypoint.errors import DatabaseUnavailableError
+from entrypoint.errors.operator import BackupFailedError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from entrypoint.errors import ConfigurationError, MigrationFilesError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.migration.script.files import better_name, checksum, decode, load_directory, number_of, slug
 from entrypoint.migration.script.prepare import refuse_bad_names
 

@@ -10,7 +10,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from entrypoint.errors import ConfigurationError, ConnectionLostError, DatabaseUnavailableError, MigrationFilesError
+from entrypoint.errors import ConfigurationError, ConnectionLostError, DatabaseUnavailableError
+from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.migration.ledger.reading import LockRow
 from entrypoint.operations.status import Line, Status
 from entrypoint.service import backups, snapshot

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint.database.quoting import identifier, literal, our_state
-from entrypoint.errors import ConfigurationError, ForeignLedgerError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.migration import ForeignLedgerError
 from entrypoint.migration.adoption.tools import BY_NAME
 from entrypoint.migration.ledger.glance import walk
 from entrypoint.migration.ledger.place import LEDGER_SIGN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from entrypoint.errors import HistoryRefusedError, MigrationFilesError
+from entrypoint.errors.migration import HistoryRefusedError, MigrationFilesError
 from entrypoint.migration.adoption import checksums
 from entrypoint.migration.adoption.history import named
 from entrypoint.migration.adoption.tools import BY_NAME

@@ -12,7 +12,8 @@ from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError, LockTimeoutError
+from entrypoint.errors import ConnectionLostError
+from entrypoint.errors.migration import LockTimeoutError
 from entrypoint.migration.adoption import finding
 from entrypoint.migration.adoption.matching import origins, weigh
 from entrypoint.migration.adoption.tools import BY_NAME

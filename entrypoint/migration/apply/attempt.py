@@ -14,7 +14,7 @@ from entrypoint.database.sqlstate import (
     UNSAFE_NEW_ENUM_VALUE_USAGE,
 )
 from entrypoint.deadline import Deadline
-from entrypoint.errors import MigrationFailedError
+from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.observe.board import Activity

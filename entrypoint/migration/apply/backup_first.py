@@ -7,7 +7,8 @@ from entrypoint.backup import dump, store
 from entrypoint.database import transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
-from entrypoint.errors import BackupFailedError, ConnectionLostError, DatabaseUnavailableError
+from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError
+from entrypoint.errors.operator import BackupFailedError
 from entrypoint.migration.ledger import reading
 
 TYPE_CHECKING = False

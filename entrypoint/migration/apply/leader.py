@@ -14,10 +14,8 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.login import Failure
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import (
-    ConnectionLostError,
-    EntrypointError,
-    LedgerChangedError,
+from entrypoint.errors import ConnectionLostError, EntrypointError
+from entrypoint.errors.migration import (
     MigrationError,
     MigrationFailedError,
     MigrationFilesError,
@@ -25,6 +23,7 @@ from entrypoint.errors import (
     MigrationStoppedError,
     MigrationTimeoutError,
 )
+from entrypoint.errors.operator import LedgerChangedError
 from entrypoint.migration.apply import outside, standing, transactional
 from entrypoint.migration.apply.attempt import GRACE, ONLY_APART, Refused, Task
 from entrypoint.migration.apply.doubt import (

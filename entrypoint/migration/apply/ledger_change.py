@@ -9,7 +9,8 @@ from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError, MigrationError
+from entrypoint.errors import ConnectionLostError
+from entrypoint.errors.migration import MigrationError
 from entrypoint.migration.apply.doubt import STANDBY_REMEDY, settle, standby_names, waited_for_standby
 from entrypoint.migration.apply.widen import make_room
 from entrypoint.migration.ledger.refusal import refused_on

@@ -6,7 +6,8 @@ from typing import NamedTuple, TypeVar
 
 from entrypoint import logs
 from entrypoint.deadline import pause
-from entrypoint.errors import ConnectionLostError, EntrypointError, LeaseLostError
+from entrypoint.errors import ConnectionLostError, EntrypointError
+from entrypoint.errors.migration import LeaseLostError
 from entrypoint.migration.apply.leader import Applied, Leader
 from entrypoint.migration.apply.outside import refuse_behind_pooler
 from entrypoint.migration.ledger import words

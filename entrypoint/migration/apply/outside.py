@@ -16,7 +16,8 @@ from entrypoint.database.quoting import identifier, literal
 from entrypoint.database.session_state import Timeouts
 from entrypoint.database.sqlstate import DUPLICATE_TABLE
 from entrypoint.deadline import Deadline
-from entrypoint.errors import ConfigurationError, EntrypointError, MigrationFailedError
+from entrypoint.errors import ConfigurationError, EntrypointError
+from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace, file_ended_transaction
 from entrypoint.migration.ledger import writing

@@ -10,7 +10,8 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.login import Failure
 from entrypoint.database.quoting import literal
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError, EntrypointError, MigrationFailedError
+from entrypoint.errors import ConnectionLostError, EntrypointError
+from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.apply.attempt import GRACE
 
 TYPE_CHECKING = False

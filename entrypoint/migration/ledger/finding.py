@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from entrypoint.database.quoting import identifier, literal
-from entrypoint.errors import ConfigurationError, ForeignLedgerError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.migration import ForeignLedgerError
 from entrypoint.migration.ledger.glance import walk
 from entrypoint.migration.ledger.search import (
     foreign_ledger,

@@ -12,7 +12,8 @@ from entrypoint.database.sqlstate import (
     UNDEFINED_OBJECT,
 )
 from entrypoint.deadline import Deadline
-from entrypoint.errors import ConfigurationError, EntrypointError, MigrationError, ReadOnlyError
+from entrypoint.errors import ConfigurationError, EntrypointError
+from entrypoint.errors.migration import MigrationError, ReadOnlyError
 from entrypoint.migration.ledger import privileges, readonly, writing
 
 TYPE_CHECKING = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal
-from entrypoint.errors import ClosedSchemaError, ForeignLedgerError
+from entrypoint.errors.migration import ClosedSchemaError, ForeignLedgerError
 from entrypoint.migration.ledger.glance import evident, unless_able, walk
 from entrypoint.migration.ledger.place import LEDGER_SIGN, LOCK_SIGN, Place, columns_of
 

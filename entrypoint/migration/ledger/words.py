@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoint.errors import LockTimeoutError, MigrationHeldBackError, OutOfOrderError
+from entrypoint.errors.migration import LockTimeoutError, MigrationHeldBackError, OutOfOrderError
 from entrypoint.migration.ledger.place import HOLDER_COLUMNS
 from entrypoint.migration.ledger.reading import BACKUP
 from entrypoint.migration.ledger.writing import nothing

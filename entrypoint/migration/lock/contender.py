@@ -32,7 +32,7 @@ from entrypoint.migration.lock.waiting import LOOK_PATIENCE, Line, News, pause_b
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
-    from entrypoint.errors import LockTimeoutError
+    from entrypoint.errors.migration import LockTimeoutError
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan

@@ -20,7 +20,8 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.database.sqlstate import QUERY_CANCELED
 from entrypoint.deadline import Deadline, sliced
-from entrypoint.errors import EntrypointError, LeaseLostError
+from entrypoint.errors import EntrypointError
+from entrypoint.errors.migration import LeaseLostError
 from entrypoint.migration.lock import row
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ from entrypoint.database import session_state
 from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
-from entrypoint.errors import LockTimeoutError
+from entrypoint.errors.migration import LockTimeoutError
 from entrypoint.migration.observe import blockers
 
 TYPE_CHECKING = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from entrypoint.errors import LedgerChangedError
+from entrypoint.errors.operator import LedgerChangedError
 from entrypoint.migration.apply.ledger_change import Change, change_ledger
 from entrypoint.migration.apply.migrator import under_lock
 from entrypoint.migration.lock.contender import Contender

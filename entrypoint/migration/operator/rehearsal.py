@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from entrypoint.database.answers import Row
     from entrypoint.database.session import Session
-    from entrypoint.errors import MigrationFailedError
+    from entrypoint.errors.migration import MigrationFailedError
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan

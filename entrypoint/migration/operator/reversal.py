@@ -10,7 +10,9 @@ import os
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
-from entrypoint.errors import ConfigurationError, LedgerChangedError, MigrationError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.migration import MigrationError
+from entrypoint.errors.operator import LedgerChangedError
 from entrypoint.migration.apply.leader import Leader
 from entrypoint.migration.apply.migrator import under_lock
 from entrypoint.migration.apply.standing import BETRAYAL

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from entrypoint.database.answers import Notice
-    from entrypoint.errors import MigrationFailedError
+    from entrypoint.errors.migration import MigrationFailedError
     from entrypoint.migration.apply.attempt import Task
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.lock.lease import Lease

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint.counts import count
-from entrypoint.errors import MigrationFilesError
+from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.migration.script import files as migration_files
 from entrypoint.migration.script.files import FileFault
 from entrypoint.migration.script.statements import advise

@@ -6,7 +6,8 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from entrypoint import cli
-from entrypoint.errors import ConfigurationError, UsageError
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.operator import UsageError
 from entrypoint.settings import read_service_settings, read_settings
 
 if TYPE_CHECKING:

@@ -1,0 +1,46 @@
+"""What can end a command that an operator has typed, and no start."""
+
+from __future__ import annotations
+
+from entrypoint.errors import EntrypointError
+
+
+class UsageError(EntrypointError):
+    """The command line does not say what to do."""
+
+    event = "usage"
+
+
+class NotConfirmedError(UsageError):
+    """A change needs somebody's consent, and nobody gave it."""
+
+    event = "not_confirmed"
+
+
+class BackupFailedError(EntrypointError):
+    """There is no backup; `report` is all that the program which was to make it said."""
+
+    event = "backup.failed"
+
+    def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
+        """Take the one-line `message` and the `report` of several lines, if there is more to say."""
+        super().__init__(message, remedy=remedy, **fields)
+        self.report = report
+
+
+class LedgerChangedError(EntrypointError):
+    """Somebody changed the ledger between what an operator was shown and the change itself."""
+
+    event = "ledger.changed"
+
+
+class LockHeldError(EntrypointError):
+    """The migration lock has a living holder, and was to be freed."""
+
+    event = "lock.held"
+
+
+class WaitTimeoutError(EntrypointError):
+    """The schema was not there in time, and nobody asked us to do anything but wait."""
+
+    event = "wait.timeout"
