@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from entrypoint.errors import ConfigurationError
-from entrypoint.settings import read_service_settings
+from entrypoint.settings.service import read_service_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from entrypoint.service.snapshot import Snapshot
-    from entrypoint.settings import ServiceSettings, Settings
+    from entrypoint.settings import Settings
+    from entrypoint.settings.service import ServiceSettings
 
 _BACKLOG = 128
 # An address that is not this machine's, though its name is: /etc/hosts has ::1 where IPv6 is switched off.

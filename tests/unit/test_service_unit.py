@@ -18,7 +18,8 @@ from entrypoint.service import backups, snapshot
 from entrypoint.service.badge import Badge, Colour, as_svg, badge_of
 from entrypoint.service.metrics import expose
 from entrypoint.service.tokens import Tokens
-from entrypoint.settings import ServiceSettings, read_secrets, read_service_settings
+from entrypoint.settings import read_secrets
+from entrypoint.settings.service import ServiceSettings, read_service_settings
 
 if TYPE_CHECKING:
     from pathlib import Path

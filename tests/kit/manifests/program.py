@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from entrypoint import cli
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import UsageError
-from entrypoint.settings import read_service_settings, read_settings
+from entrypoint.settings import read_settings
+from entrypoint.settings.service import read_service_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

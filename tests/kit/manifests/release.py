@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from entrypoint import cli
-from entrypoint.settings import Settings, read_service_settings, read_settings
+from entrypoint.settings import Settings, read_settings
+from entrypoint.settings.service import read_service_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

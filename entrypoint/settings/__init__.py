@@ -102,16 +102,6 @@ class LogSettings(NamedTuple):
     level: str
 
 
-class ServiceSettings(NamedTuple):
-    """How the status service is reached, and by whom."""
-
-    host: str
-    port: int
-    tokens: tuple[str, ...]
-    """Each of them opens the door; none: it is open to whoever is on this machine."""
-    public_badge: bool
-
-
 def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Settings:
     """Read the environment.
 
@@ -119,18 +109,19 @@ def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Set
     ConfigurationError with every fault in its field `faults`. With `AUTO_MIGRATE=false` nothing else is looked at,
     as the program then only starts the application.
     """
-    reader = _Reader(environ)
+    reader = Reader(environ)
     auto_migrate = asked_for or reader.yes_or_no("AUTO_MIGRATE", default=True)
     if not auto_migrate and not reader.faults:
-        reader = _Reader({})
-    settings = _settings(reader, auto_migrate=auto_migrate)
+        reader = Reader({})
+    settings = settings_of(reader, auto_migrate=auto_migrate)
     if auto_migrate:
         reader.faults += read_log_settings(environ, terminal=False)[1]
     reader.raise_faults()
     return settings
 
 
-def _settings(reader: _Reader, *, auto_migrate: bool) -> Settings:
+def settings_of(reader: Reader, *, auto_migrate: bool) -> Settings:
+    """Return all settings; what is wrong with them is the reader's to raise."""
     return Settings(
         auto_migrate=auto_migrate,
         exit_on_failure=reader.choice("MIGRATION_ON_FAILURE", ("start", "exit")) == "exit",
@@ -161,26 +152,6 @@ def _settings(reader: _Reader, *, auto_migrate: bool) -> Settings:
     )
 
 
-def read_service_settings(environ: Mapping[str, str]) -> tuple[Settings, ServiceSettings]:
-    """Read what `serve` needs. Raises ConfigurationError with every fault in its field `faults`."""
-    reader = _Reader(environ)
-    settings = _settings(reader, auto_migrate=True)
-    service = ServiceSettings(
-        host=reader.text("STATUS_HOST") or "127.0.0.1",
-        port=reader.port("STATUS_PORT") or 3001,
-        tokens=reader.tokens("STATUS_TOKEN"),
-        public_badge=reader.yes_or_no("STATUS_PUBLIC_BADGE", default=False),
-    )
-    if not reader.faults and not service.tokens and not _is_loopback(service.host):
-        reader.faults.append(
-            f"STATUS_HOST is {_shown(service.host)}, which others can reach, and there is no token; set STATUS_TOKEN "
-            "or STATUS_TOKEN_FILE, or leave STATUS_HOST at 127.0.0.1"
-        )
-    reader.faults += read_log_settings(environ, terminal=False)[1]
-    reader.raise_faults()
-    return settings, service
-
-
 def adopt_from(tool: str, table: str | None) -> Adopt:
     """Return a tool with its table, `[SCHEMA.]TABLE`. Raises ValueError with what is wrong, as a clause."""
     name = tool.strip().lower()
@@ -206,7 +177,7 @@ def read_log_settings(environ: Mapping[str, str], *, terminal: bool) -> tuple[Lo
 
     `terminal`: whether the log goes to one.
     """
-    reader = _Reader(environ)
+    reader = Reader(environ)
     settings = LogSettings(
         style=reader.choice("LOG_FORMAT", ("json", "text"), default="text" if terminal else "json"),
         level=reader.choice("LOG_LEVEL", ("info", "debug", "warning", "error")),
@@ -244,7 +215,7 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
     return frozenset(found)
 
 
-class _Reader:
+class Reader:
     """Reads variables one by one and collects what is wrong with them."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -264,24 +235,25 @@ class _Reader:
         value = self._environ.get(name, "").strip()
         if not value.isascii() and any("\udc80" <= character <= "\udcff" for character in value):
             # Python's way of showing a byte that is none of UTF-8. Never quoted: it may be a password's.
-            self._blame(f"{name} is not text in UTF-8")
+            self.blame(f"{name} is not text in UTF-8")
             return None
         return value or None
 
     def path(self, name: str) -> str | None:
         """Return the name of a file or a directory; some day somebody puts an address there."""
         value = self.text(name)
-        if value is not None and (_is_address(value) or (_holds_password(value) and not _exists(value))):
-            self._blame(f"{name} holds an address; it must be a path")
+        if value is not None and (is_address(value) or (_holds_password(value) and not _exists(value))):
+            self.blame(f"{name} holds an address; it must be a path")
             return None
         return value
 
     def version(self, name: str) -> str | None:
         """Return what the ledger is to say of the application; everybody who may read it does."""
         value = self.text(name)
-        return "(an address)" if value is not None and (_is_address(value) or lacks_scheme(value)) else value
+        return "(an address)" if value is not None and (is_address(value) or lacks_scheme(value)) else value
 
-    def _blame(self, fault: str) -> None:
+    def blame(self, fault: str) -> None:
+        """Take down what is wrong."""
         # A variable may be looked at twice.
         if fault not in self.faults:
             self.faults.append(fault)
@@ -290,7 +262,7 @@ class _Reader:
         """Return the name of something in the database; PostgreSQL would silently cut a longer one."""
         value = self.text(name)
         if value is not None and len(value.encode(errors="surrogateescape")) > _LONGEST_NAME:
-            self.faults.append(f"{name} is {_shown(value)}; a name in PostgreSQL has {_LONGEST_NAME} bytes at most")
+            self.faults.append(f"{name} is {shown(value)}; a name in PostgreSQL has {_LONGEST_NAME} bytes at most")
         return value
 
     def adopt(self, name: str) -> Adopt | None:
@@ -302,43 +274,47 @@ class _Reader:
         try:
             return adopt_from(tool, table if ":" in value else None)
         except ValueError as error:
-            self.faults.append(f"{name} is {_shown(value)}; {foreign(str(error))}")
+            self.faults.append(f"{name} is {shown(value)}; {foreign(str(error))}")
             return None
 
     def yes_or_no(self, name: str, *, default: bool) -> bool:
+        """Return what a switch is set to."""
         value = self.text(name)
         if value is None or value.lower() in _YES + _NO:
             return default if value is None else value.lower() in _YES
-        self.faults.append(f"{name} is {_shown(value)}; it must be true or false")
+        self.faults.append(f"{name} is {shown(value)}; it must be true or false")
         return default
 
     def choice(self, name: str, choices: tuple[str, ...], *, default: str | None = None) -> str:
+        """Return one of the `choices`; the first unless another is the default."""
         value = self.text(name)
         if value is not None and value.lower() in choices:
             return value.lower()
         if value is not None:
-            self.faults.append(f"{name} is {_shown(value)}; it must be one of: {', '.join(choices)}")
+            self.faults.append(f"{name} is {shown(value)}; it must be one of: {', '.join(choices)}")
         return default or choices[0]
 
     def number(self, name: str, default: int, *, unit: str, example: str) -> int:
+        """Return a whole number above 0; `unit`, in the plural, and `example` are for the message."""
         value = self.text(name)
         if value is None:
             return default
         if value.isascii() and value.isdecimal() and len(value) <= 10 and 0 < int(value) <= MOST_MILLISECONDS:
             return int(value)
         self.faults.append(
-            f"{name} is {_shown(value)}; it must be a whole number of {unit} from 1 to {MOST_MILLISECONDS}, "
+            f"{name} is {shown(value)}; it must be a whole number of {unit} from 1 to {MOST_MILLISECONDS}, "
             f"like {example}"
         )
         return default
 
     def port(self, name: str) -> int | None:
+        """Return a TCP port."""
         value = self.text(name)
         if value is None:
             return None
         if value.isascii() and value.isdecimal() and len(value) <= 5 and 0 < int(value) <= _LAST_PORT:
             return int(value)
-        self.faults.append(f"{name} is {_shown(value)}; it must be a port from 1 to {_LAST_PORT}, like 8081")
+        self.faults.append(f"{name} is {shown(value)}; it must be a port from 1 to {_LAST_PORT}, like 8081")
         return None
 
     def seconds(self, name: str, default_ms: int) -> float:
@@ -349,81 +325,51 @@ class _Reader:
         """Return the first address that is set, directly or by file."""
         for name in names:
             direct, file = self.text(name), self.text(f"{name}_FILE")
-            if file and _is_address(file):
-                self._blame(f"{name}_FILE holds an address; it must be the path of a file that holds one")
+            if file and is_address(file):
+                self.blame(f"{name}_FILE holds an address; it must be the path of a file that holds one")
                 continue
             if direct and file:
                 self.faults.append(f"{name} and {name}_FILE are both set; set one of them")
             if direct:
                 return Address(direct, name)
             if file:
-                return Address(self._from_file(f"{name}_FILE", file), f"{name}_FILE")
+                return Address(self.from_file(f"{name}_FILE", file), f"{name}_FILE")
         return Address("", "")
 
-    def tokens(self, name: str) -> tuple[str, ...]:
-        """Return the tokens that are set, directly or by file, a line each; none of them is ever quoted."""
-        direct, file = self.text(name), self.text(f"{name}_FILE")
-        if direct and file:
-            self.faults.append(f"{name} and {name}_FILE are both set; set one of them")
-        elif file and _is_address(file):
-            self._blame(f"{name}_FILE holds an address; it must be the path of a file that holds a token in each line")
-        elif file:
-            name = f"{name}_FILE"
-            direct = self._from_file(name, file, "a token in each line")
-        found = tuple(dict.fromkeys(filter(None, map(str.strip, (direct or "").splitlines()))))
-        for number, token in enumerate(found, start=1):
-            if not all("!" <= character <= "~" for character in token):
-                self.faults.append(
-                    f"{name}: token {number} has a character that an Authorization header cannot carry; "
-                    "it must be of visible ASCII characters, like the output of: openssl rand -hex 32"
-                )
-        return found
-
-    def _from_file(self, name: str, path: str, wanted: str = "a database URL") -> str:
+    def from_file(self, name: str, path: str, wanted: str = "a database URL") -> str:
+        """Return what the file at `path`, which the variable `name` is set to, holds; empty if that is nothing."""
         try:
             content = _read_text(path).strip()
         except OSError as error:
-            self.faults.append(f"{name} is {_shown(path)}, which cannot be read: {error.strerror}")
+            self.faults.append(f"{name} is {shown(path)}, which cannot be read: {error.strerror}")
         except ValueError:
-            self.faults.append(f"{name} is {_shown(path)}, which is not text in UTF-8")
+            self.faults.append(f"{name} is {shown(path)}, which is not text in UTF-8")
         else:
             if content:
                 return content
-            self.faults.append(f"{name} is {_shown(path)}, which is empty; it must hold {wanted}")
+            self.faults.append(f"{name} is {shown(path)}, which is empty; it must hold {wanted}")
         return ""
 
 
-def _is_address(value: str) -> bool:
+def is_address(value: str) -> bool:
     """Tell whether a value is an address of a database that got into another variable."""
     return "://" in value or "password=" in value.lower().replace(" ", "")
 
 
-def _shown(value: str) -> str:
+def shown(value: str) -> str:
     """Return a value as it may be quoted. An address is not: of a badly escaped one nobody knows where it is secret."""
     return "an address" if _holds_password(value) else repr(foreign(value))
 
 
 def _holds_password(value: str) -> bool:
     """Tell whether a value may be an address with a password, however it is written."""
-    return _is_address(value) or "@" in value.partition(":")[2]
+    return is_address(value) or "@" in value.partition(":")[2]
 
 
 def _exists(path: str) -> bool:
     from os.path import exists  # Imported already: `os` has brought it.
 
     return exists(path)
-
-
-def _is_loopback(host: str) -> bool:
-    """Tell whether only this machine, or this pod, can reach a listener on `host`."""
-    from ipaddress import ip_address
-
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # Another name.
-        return False
 
 
 def _read_text(path: str) -> str:
