@@ -94,7 +94,6 @@ PYTHONS_BY_SITE = {
 }
 PYTHONS_UP_TO_DATE = PYTHONS_AT_EVERY_START | {
     "_ctypes",
-    "binascii",
     "itertools",
     "select",
     # SHA-256, from Python 3.12 on and in 3.11.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from binascii import crc32
-
 from entrypoint.database.address import OURS
 from entrypoint.database.quoting import identifier
 from entrypoint.records import NamedTuple
@@ -170,6 +168,8 @@ class Place(NamedTuple):
 
 def lock_key(schema: str) -> int:
     """Return the second half of the advisory lock's key: the CRC-32 of the schema's name, as a signed integer."""
+    from binascii import crc32  # Only now: a first look takes no lock, and this is a file of its own in some Pythons.
+
     value = crc32(schema.encode())
     return value - 2**32 if value >= 2**31 else value
 
