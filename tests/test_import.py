@@ -322,6 +322,22 @@ def test_files_of_our_own(bring: Callable[..., Run], there: Path, into: Path) ->
     assert error["faults"] == ["001_a.sql:1: is a file of this program, recognized by -- entrypoint: timeout = 5s"]
 
 
+def test_a_line_of_ours_in_another_tools_file_is_obeyed_here(
+    bring: Callable[..., Run], there: Path, into: Path
+) -> None:
+    write(there, {"001_a.sql": f"{UP}-- entrypoint: timeout = 5s\nSELECT 1;\n{DOWN}SELECT 2;\n"})
+    bring("goose")
+    assert tree(into)["001_a.sql"] == "-- entrypoint: origin = goose 1\n-- entrypoint: timeout = 5s\nSELECT 1;\n"
+
+
+def test_an_empty_directory_beside_others(bring: Callable[..., Run], there: Path, into: Path) -> None:
+    write(there, {"20240101000000_a/migration.sql": "SELECT 1;", "20240101000000_a/README.md": ""})
+    (there / "20240102000000_b").mkdir()
+    (there / ".hidden").mkdir()
+    error = refusal(bring("prisma", code=65), into)
+    assert error["faults"] == ["20240102000000_b: Prisma rejects it too: there is no migration.sql in it"]
+
+
 def test_every_fault_is_told(bring: Callable[..., Run], there: Path, into: Path) -> None:
     bad: dict[str, str | bytes] = {
         "003_c.sql": "SELECT 1;",
@@ -445,6 +461,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:
 def test_an_interruption_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
     class Source:
         paths = ("001_a.sql", "002_b.sql")
+        folders = ()
 
         def content(self, path: str) -> bytes:
             if path == "002_b.sql":
@@ -484,6 +501,17 @@ def test_a_directory_that_leads_back_to_itself(bring: Callable[..., Run], there:
     (there / "sub" / "loop").symlink_to(there)
     bring("flyway")
     assert set(tree(into)) == {"001_a.sql"}
+
+
+@pytest.mark.parametrize("below", ["", "sub/dir"])
+def test_a_link_that_leads_nowhere(below: str, there: Path, into: Path, run_entrypoint: Start) -> None:
+    write(there, GOOSE)
+    into.symlink_to("gone")
+    run = run_entrypoint("import", "--from", "goose", there, "--into", into / below)
+    assert run.wait() == 78
+    error = only_error(run)
+    assert error["message"] == f"'{into}' is a symbolic link to 'gone', which does not exist; nothing was written"
+    assert error["remedy"] == "Create that directory, or name another one: --into DIRECTORY."
 
 
 def test_a_place_that_cannot_be_written_to(bring: Callable[..., Run], there: Path, into: Path) -> None:

@@ -73,6 +73,7 @@ def import_directory(settings: Settings, wishes: Wishes) -> Imported:
     """
     tool = tools.BY_NAME[wishes.tool]
     _refuse_same_directory(wishes)
+    _refuse_dangling(wishes.into)
     folder = _folder(wishes, tool, settings.file_limit)
     reading = _read(wishes, tool, folder, settings.file_limit)
     plan = naming.plan(reading, wishes.tool)
@@ -104,6 +105,18 @@ def _refuse_same_directory(wishes: Wishes) -> None:
         )
 
 
+def _refuse_dangling(into: str) -> None:
+    """Raise ConfigurationError if a link leads to where nothing is, so that no directory can be made there."""
+    path = os.path.abspath(into)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    if not os.path.exists(path):
+        raise ConfigurationError(
+            f"{path!r} is a symbolic link to {os.readlink(path)!r}, which does not exist; nothing was written",
+            remedy="Create that directory, or name another one: --into DIRECTORY.",
+        )
+
+
 def _folder(wishes: Wishes, tool: Tool, limit: int) -> Folder:
     """Return the directory; two levels of it at least, so that another tool's is known."""
     try:
@@ -121,6 +134,7 @@ class _Recording:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.paths = source.paths
+        self.folders = source.folders
         self.unreadable: dict[str, str] = {}
 
     def content(self, path: str) -> bytes:

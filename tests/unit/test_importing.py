@@ -15,7 +15,7 @@ from entrypoint.migration.script.directives import Origin
 from entrypoint.operations.importing import naming, texts, tools
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from entrypoint.operations.importing.values import Migration, Part, Reading
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 class Files:
     """A directory that is none."""
 
-    def __init__(self, files: Mapping[str, str | bytes]) -> None:
+    def __init__(self, files: Mapping[str, str | bytes], empty: Sequence[str] = ()) -> None:
         self._files = {name: text if isinstance(text, bytes) else text.encode() for name, text in files.items()}
         self.paths = tuple(sorted(self._files))
+        self.folders = tuple(sorted({*empty, *(path.partition("/")[0] for path in self.paths if "/" in path)}))
 
     def content(self, path: str) -> bytes:
         return self._files[path]
@@ -400,6 +401,13 @@ def test_prisma() -> None:
     assert complaints("prisma", mysql) == ["migration_lock.toml: these migrations are for mysql, not PostgreSQL"]
 
 
+@pytest.mark.parametrize(("tool", "file"), [("diesel", "up.sql"), ("prisma", "migration.sql")])
+def test_a_directory_without_any_file(tool: str, file: str) -> None:
+    source = Files({f"20240101000000_a/{file}": "SELECT 1;"}, empty=["20240102000000_b", ".git"])
+    faults = [str(fault) for fault in tools.BY_NAME[tool].read(source).faults]
+    assert faults == [f"20240102000000_b: {tools.shown(tool)} rejects it too: there is no {file} in it"]
+
+
 # --- Drizzle, Supabase ----------------------------------------------------------------------------------
 
 
@@ -435,11 +443,13 @@ def test_drizzle() -> None:
         ("{", "it is not a Drizzle journal"),
         ('{"entries": [{"tag": 1, "when": 2}]}', "it is not a Drizzle journal"),
         ('{"entries": 5}', "it is not a Drizzle journal"),
+        (journal("0000_a", "0000_a"), "it has 2 entries for 0000_a.sql, so Drizzle would run it 2 times; keep one"),
         pytest.param('{"entries": ' + "[" * 100_000, "it is not a Drizzle journal", id="nested"),
     ],
 )
 def test_a_bad_journal(text: str, complaint: str) -> None:
-    assert complaints("drizzle", {"meta/_journal.json": text}) == [f"meta/_journal.json: {complaint}"]
+    files = {"meta/_journal.json": text} | ({"0000_a.sql": ""} if "2 entries" in complaint else {})
+    assert complaints("drizzle", files) == [f"meta/_journal.json: {complaint}"]
 
 
 def test_drizzle_without_a_journal() -> None:
@@ -519,6 +529,12 @@ def test_flyway_versions_that_are_equal() -> None:
     ]
 
 
+def test_flyway_repeatable_ones_that_are_equal() -> None:
+    files = {"R__a b.sql": "SELECT 1;", "x/R__a_b.sql": "SELECT 2;", "R__c.sql": "SELECT 3;"}
+    (complaint,) = complaints("flyway", files)
+    assert complaint.startswith("R__a b.sql and x/R__a_b.sql: 2 repeatable migrations have the description 'a b',")
+
+
 def test_what_flyway_has_and_we_have_not() -> None:
     files = {
         "V1__a.java": "",
@@ -584,6 +600,8 @@ def test_signs_in_names(path: str, expected: set[str] | None) -> None:
         ("-- +migrate Up", ("sql-migrate", "-- +migrate Up", 1)),
         ("--liquibase formatted sql", ("liquibase", "--liquibase formatted sql", 1)),
         ("\n-- entrypoint: origin = goose 1\n", ("entrypoint", "-- entrypoint: origin = goose 1", 2)),
+        ("-- +goose Up\n-- entrypoint: timeout = 5s\n", ("goose", "-- +goose Up", 1)),
+        ("-- entrypoint: timeout = 5s\n-- +goose Up\n", ("goose", "-- +goose Up", 2)),
         ("SELECT 1;--> statement-breakpoint", None),
     ],
 )

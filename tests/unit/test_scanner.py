@@ -190,7 +190,7 @@ def test_lines_and_offsets() -> None:
             ],
         ),
         ('COPY t FROM STDIN WITH (FORMAT csv);\r\n"a\n\\.\r\nselect 1;', [(1, "use INSERT, or COPY FROM a file")]),
-        ("copy t from stdin;\nselect 1;\n\\x", [(1, "COPY FROM STDIN"), (3, r"\x")]),
+        ("copy t from stdin;\nselect 1;\n\\i", [(1, "COPY FROM STDIN"), (3, r"\i")]),
         ("copy binary t from stdin", [(1, "COPY FROM STDIN")]),
         ("copy (select a from stdin) to stdout", [(1, "COPY TO STDOUT")]),
         ("copy t to stdin", [(1, "COPY TO STDOUT")]),
@@ -271,7 +271,7 @@ FRAGMENTS = (
     *(
         "\\",
         "\\.",
-        "\\x",
+        "\\i",
         " ",
         "\n",
         "\r",

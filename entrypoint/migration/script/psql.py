@@ -31,6 +31,13 @@ _ON = ("", "1", "on", *("true"[:length] for length in range(1, 5)), *("yes"[:len
 _OFF = ("0", "of", "off", "n", "no", *("false"[:length] for length in range(1, 6)))
 # Names of UTF-8 to PostgreSQL, without what it does not look at.
 _UTF8 = ("utf8", "unicode")
+# Variables that only say what psql prints, each with the values that it takes.
+_FOR_PRINTING = {
+    "VERBOSITY": ("default", "verbose", "terse", "sqlstate"),
+    "SHOW_CONTEXT": ("never", "errors", "always"),
+    "ECHO": ("none", "errors", "queries", "all"),
+    "QUIET": (*_ON, *_OFF),
+}
 # Without these, psql goes on after an error, or waits for a COMMIT.
 _MEANINGFUL = ("ON_ERROR_STOP", "AUTOCOMMIT")
 
@@ -42,6 +49,7 @@ _WHATEVER_FOLLOWS = {
     "unrestrict": _KEY,
     "echo": _PRINTS,
     "qecho": _PRINTS,
+    "warn": _PRINTS,
     "timing": _OUTPUT,
     "pset": _OUTPUT,
 }
@@ -53,7 +61,7 @@ _REMEDIES = {
     **dict.fromkeys(
         ("c", "connect"),
         "remove it: a migration stays in the database, and in the session, that it begins in; what needs others goes "
-        "into a file of its own",
+        "into a file of its own. If pg_dump wrote the file, write it again without --create (-C)",
     ),
     "copy": "use INSERT, or COPY FROM a file on the server",
     "gexec": "use a DO block with EXECUTE",
@@ -74,6 +82,8 @@ class Command(NamedTuple):
     """What to do about it; empty if the file can do without it."""
     why: str
     """Why it can."""
+    variable: str = ""
+    r"""Which one `\set` sets, where the file can do without."""
 
     @property
     def sends(self) -> bool:
@@ -83,7 +93,7 @@ class Command(NamedTuple):
     @property
     def shown(self) -> str:
         """The command for a person to see; without its arguments, which may hold a password."""
-        return f"\\{self.name} ON_ERROR_STOP" if self.name == "set" and not self.remedy else f"\\{self.name}"
+        return f"\\{self.name} {self.variable}".rstrip()
 
 
 def read(text: str, start: int, line: int, *, first: bool) -> Command:
@@ -102,7 +112,8 @@ def read(text: str, start: int, line: int, *, first: bool) -> Command:
         remedy = _remedy(name, values)
     if remedy:
         return Command(start, _end(_LINE, text, start), line, shown, remedy, "")
-    return Command(start, end, line, shown, "", why)
+    variable = next(iter(values), None) if name == "set" else None
+    return Command(start, end, line, shown, "", why, variable or "")
 
 
 def blank(text: str, commands: Iterable[Command]) -> str:
@@ -137,7 +148,11 @@ def _why_not_needed(name: str, values: Sequence[str | None], *, first: bool) -> 
             why = "there are no variables of psql's here"
         case "encoding", str(encoding), *_ if re.sub("[^a-z0-9]", "", encoding.lower()) in _UTF8:
             why = "a migration is UTF-8 anyway"
-        case "x", str(value), *_ if value.rstrip(";").lower() in _OFF:
+        case (("encoding" | "x" | "set"),):
+            why = _OUTPUT
+        case "x", str(value), *_ if value.rstrip(";").lower() in (*_ON, *_OFF, "auto"):
+            why = _OUTPUT
+        case "set", str(variable), *value if _joined(value) in _FOR_PRINTING.get(variable, ()):
             why = _OUTPUT
         case (("c" | "connect"), *places) if first and {*places} <= {"-"}:
             why = "it connects to where the migration runs anyway"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 from entrypoint.operations.importing import texts
@@ -57,8 +58,12 @@ def _read_journal(source: Source) -> Reading:
             faults.append(
                 Fault((_JOURNAL,), f"it has an entry for {path}, which does not exist; Drizzle rejects that too")
             )
-    tags = {tag for tag, _ in entries}
-    faults += texts.doubled(found, "Drizzle")
+    tags = Counter(tag for tag, _ in entries)
+    faults += [
+        Fault((_JOURNAL,), f"it has {many} entries for {tag}.sql, so Drizzle would run it {many} times; keep one")
+        for tag, many in tags.items()
+        if many > 1
+    ]
     others = [
         path
         for path in texts.in_the_directory(source.paths)

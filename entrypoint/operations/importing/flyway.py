@@ -79,6 +79,7 @@ def read(source: Source) -> Reading:
     alone = Why("it is a down migration without an up migration", "Nothing to do: there is nothing to roll back.")
     left += [Left(file.path, alone) for file in backs.values()]
     repeated = sorted((file for file in files if file.kind == "R"), key=lambda one: one.description)
+    faults += _same_descriptions(repeated)
     repeatables = []
     for file in repeated:
         part, why = _part(source, file)
@@ -138,6 +139,22 @@ def _doubled(files: Iterable[_File]) -> list[Fault]:
         )
         for same in by_version.values()
         if len(same) > 1
+    ]
+
+
+def _same_descriptions(files: Iterable[_File]) -> list[Fault]:
+    """Return a fault for each description that several repeatable migrations have: Flyway knows them by that alone."""
+    by_description: dict[str, list[str]] = {}
+    for file in files:
+        by_description.setdefault(file.description, []).append(file.path)
+    return [
+        Fault(
+            tuple(paths),
+            f"{len(paths)} repeatable migrations have the description {foreign(description)!r}, which Flyway rejects "
+            "too; give each its own",
+        )
+        for description, paths in by_description.items()
+        if len(paths) > 1
     ]
 
 

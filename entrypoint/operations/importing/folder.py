@@ -15,11 +15,16 @@ _DEEPEST = 32
 class Folder:
     """The files of a directory, without what begins with a dot. Links are followed, as the tools do."""
 
+    paths: tuple[str, ...]
+    folders: tuple[str, ...]
+
     def __init__(self, path: str, depth: int | None, limit: int) -> None:
         """List the files, as many levels deep as `depth` says. Raises OSError if there is no such directory."""
         self._path = path
         self._limit = limit
         self.paths = tuple(sorted(self._list("", _DEEPEST if depth is None else depth, frozenset())))
+        names = (name for name in os.listdir(path) if not name.startswith("."))
+        self.folders = tuple(sorted(name for name in names if os.path.isdir(os.path.join(path, name))))
 
     def content(self, path: str) -> bytes:
         """Return a file's bytes, without a byte-order mark. Raises UnreadableError."""

@@ -29,13 +29,13 @@ _POSTGRESQL = ("postgresql", "postgres", "cockroachdb")
 
 
 def folders_in(source: Source) -> dict[str, set[str]]:
-    """Return the files of each directory."""
-    folders: dict[str, set[str]] = {}
+    """Return the files of each directory, of an empty one, too."""
+    folders: dict[str, set[str]] = {folder: set() for folder in source.folders if not folder.startswith(".")}
     for path in source.paths:
         folder, slash, name = path.partition("/")
-        if slash and not folder.startswith("."):
-            folders.setdefault(folder, set()).add(name)
-    return dict(sorted(folders.items()))
+        if slash and folder in folders:
+            folders[folder].add(name)
+    return folders
 
 
 def read_diesel(source: Source) -> Reading:

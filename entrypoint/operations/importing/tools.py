@@ -77,8 +77,12 @@ def sign_in_name(path: str) -> Sign | None:
 
 
 def sign_in_text(text: str) -> Sign | None:
-    """Return whose file this is by the first mark in it."""
-    if ours := directives(text):
-        return Sign(frozenset({_OURS}), f"-- entrypoint: {foreign(ours[0].text[:60])}", ours[0].line)
-    mark = find_mark(text)
-    return None if mark is None else Sign(frozenset({mark.tool.lower()}), foreign(mark.line), mark.number)
+    """Return whose file this is by the first mark in it.
+
+    A line of ours beside another tool's mark is only a directive that the file will have here, and is taken over with
+    the rest: files of ours have no such marks.
+    """
+    if mark := find_mark(text):
+        return Sign(frozenset({mark.tool.lower()}), foreign(mark.line), mark.number)
+    ours = directives(text)
+    return Sign(frozenset({_OURS}), f"-- entrypoint: {foreign(ours[0].text[:60])}", ours[0].line) if ours else None

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
         def paths(self) -> Sequence[str]:
             """Every file below the directory, sorted, with / between the names."""
 
+        @property
+        def folders(self) -> Sequence[str]:
+            """Every directory in the directory itself, sorted; an empty one, too."""
+
         def content(self, path: str) -> bytes:
             """Return a file's bytes, without a byte-order mark. Raises UnreadableError."""
 
