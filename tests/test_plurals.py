@@ -18,6 +18,8 @@ TEXTS = sorted(
             for folder in ("entrypoint", "demo", "benchmarks")
             for path in (ROOT / folder).rglob("*")
             if path.suffix in {".py", ".sql", ".html", ".js", ".md"}
+            # Other people's: what `make bench-peers` and `make tools` install.
+            and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
         ),
     ]
 )

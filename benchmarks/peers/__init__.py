@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.peers.tools import Alembic, Dbmate, Liquibase, NodePgMigrate, Peer, Sqitch, Yoyo
+from benchmarks.peers.compiled import GolangMigrate, Goose, Sqlx, Tern
+from benchmarks.peers.frameworks import Django, Prisma
+from benchmarks.peers.tools import Alembic, Dbmate, Flyway, Liquibase, NodePgMigrate, Peer, Sqitch, Yoyo
 
 HOME = Path(__file__).parents[1] / ".peers"
 # Written by the installation: the versions that are there, by package.
@@ -20,11 +22,18 @@ class Peers:
         self.home = home
         self.all: list[Peer] = [
             Dbmate(home),
+            Goose(home),
+            GolangMigrate(home),
+            Tern(home),
+            Sqlx(home),
             NodePgMigrate(home),
             Yoyo(home),
             Alembic(home),
+            Django(home),
+            Prisma(home),
             Sqitch(home, psql),
             Liquibase(home),
+            Flyway(home),
         ]
 
     @property

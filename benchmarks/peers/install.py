@@ -18,8 +18,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # `pg` is node-pg-migrate's driver. Liquibase's package brings its jars, and the PostgreSQL driver among them.
-NPM = {"dbmate": "2.36.0", "node-pg-migrate": "9.0.0", "pg": "8.23.1", "liquibase": "4.28.1"}
-PIP = {"yoyo-migrations": "9.0.0", "alembic": "1.20.1", "SQLAlchemy": "2.1.9", "psycopg[binary]": "3.3.9"}
+NPM = {
+    "dbmate": "2.36.0",
+    "node-pg-migrate": "9.0.0",
+    "pg": "8.23.1",
+    "liquibase": "4.28.1",
+    "prisma": "6.19.3",
+    "@prisma/adapter-pg": "6.19.3",
+}
+PIP = {
+    "yoyo-migrations": "9.0.0",
+    "alembic": "1.20.1",
+    "SQLAlchemy": "2.1.9",
+    "Django": "5.2.19",
+    "psycopg[binary]": "3.3.9",
+}
+# By package: its version, and the tags that leave the drivers of other databases out.
+GO = {
+    "goose": (
+        "github.com/pressly/goose/v3/cmd/goose@v3.30.0",
+        "no_clickhouse no_libsql no_mssql no_mysql no_sqlite3 no_vertica no_ydb no_duckdb no_spanner no_starrocks",
+    ),
+    "golang-migrate": ("github.com/golang-migrate/migrate/v4/cmd/migrate@v4.20.1", "postgres"),
+    "tern": ("github.com/jackc/tern/v2@v2.3.4", ""),
+}
+SQLX = "0.9.0"
+FLYWAY = "11.20.3"
 # Debian's release says which version; without the second package sqitch cannot reach PostgreSQL.
 APT = ("sqitch", "libdbd-pg-perl")
 
@@ -33,7 +57,7 @@ def install(home: Path) -> list[str]:
     home.mkdir(parents=True, exist_ok=True)
     versions: dict[str, str] = {}
     problems = []
-    for step in (_npm, _pip, _sqitch):
+    for step in (_npm, _pip, _sqitch, _go, _flyway, _sqlx):
         try:
             versions |= step(home)
         except InstallationError as error:
@@ -83,6 +107,31 @@ def _sqitch(home: Path) -> dict[str, str]:
     link.symlink_to(program)
     # It says: sqitch (App::Sqitch) v1.3.1.
     return {"sqitch": _run([program, "--version"]).split()[-1].removeprefix("v")}
+
+
+def _go(home: Path) -> dict[str, str]:
+    go = shutil.which("go")
+    if go is None:
+        raise InstallationError(f"no `go` here, so without {', '.join(GO)}")
+    environment = {**os.environ, "GOBIN": str(home / "go"), "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
+    for package, tags in GO.values():
+        _run([go, "install", "-tags", tags, package], environment)
+    return {name: package.rpartition("@v")[2] for name, (package, _) in GO.items()}
+
+
+def _flyway(home: Path) -> dict[str, str]:
+    # As the tests of other tools install it, into a place of the same shape.
+    _run([sys.executable, "-m", "tests.tools.install", "--home", home, "--only", "flyway"])
+    return {"flyway": FLYWAY}
+
+
+def _sqlx(home: Path) -> dict[str, str]:
+    cargo = shutil.which("cargo")
+    if cargo is None:
+        raise InstallationError("no `cargo` here, so without sqlx-cli")
+    features = ["--no-default-features", "--features", "postgres,rustls"]
+    _run([cargo, "install", "--quiet", "--locked", "--root", home / "cargo", *features, f"sqlx-cli@{SQLX}"])
+    return {"sqlx-cli": SQLX}
 
 
 def _run(argv: Sequence[str | Path], env: dict[str, str] | None = None) -> str:

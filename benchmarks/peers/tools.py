@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 # The scripts of alembic are Python; SQL longer than this stands in a file beside.
-_LONGEST_LITERAL = 1_000_000
+LONGEST_LITERAL = 1_000_000
 
 _ALEMBIC_INI = """\
 [alembic]
@@ -102,7 +102,8 @@ class Peer(ABC):
         """Return what applies them. Raises NotPossibleError if it cannot reach the database that way."""
 
 
-def _environment(folder: Path, **more: str) -> dict[str, str]:
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Return what a tool finds in its environment: little, `more`, and nothing of whoever measures."""
     return {"PATH": PATH, "HOME": str(folder), "LANG": "C.UTF-8", **more}
 
 
@@ -126,7 +127,7 @@ class Dbmate(Peer):
     def command(self, folder: Path, target: Target) -> Command:
         """Leave the dump of the schema away: it is for a developer."""
         argv = [str(self.program), "--migrations-dir", str(folder), "--no-dump-schema", "up"]
-        return Command(argv, _environment(folder, DATABASE_URL=target.url_as("postgres")))
+        return Command(argv, environment(folder, DATABASE_URL=target.url_as("postgres")))
 
 
 class NodePgMigrate(Peer):
@@ -154,7 +155,7 @@ class NodePgMigrate(Peer):
         # Its own reading of sslmode=require asks for a certificate that an authority has signed.
         url = target.url_as("postgres", **({"uselibpqcompat": "true"} if target.tls else {}))
         argv = [shutil.which("node") or "node", str(self.program), "up", "-m", str(folder), "--no-verbose"]
-        return Command(argv, _environment(folder, DATABASE_URL=url))
+        return Command(argv, environment(folder, DATABASE_URL=url))
 
 
 class Yoyo(Peer):
@@ -177,7 +178,7 @@ class Yoyo(Peer):
         """Ask nothing."""
         url = target.url_as("postgresql+psycopg")
         argv = [str(self.program), "apply", "--batch", "--no-config-file", "--database", url, str(folder)]
-        return Command(argv, _environment(folder))
+        return Command(argv, environment(folder))
 
 
 class Alembic(Peer):
@@ -201,7 +202,7 @@ class Alembic(Peer):
         for name, sql in files.items():
             stem = name.removesuffix(".sql")
             expression = repr(sql)
-            if len(sql) > _LONGEST_LITERAL:
+            if len(sql) > LONGEST_LITERAL:
                 (versions / name).write_text(sql)
                 expression = f"Path(__file__).with_name({name!r}).read_text()"
             script = _ALEMBIC_SCRIPT.format(revision=stem, before=before, sql=expression)
@@ -211,7 +212,7 @@ class Alembic(Peer):
     def command(self, folder: Path, target: Target) -> Command:
         """Return the command."""
         argv = [str(self.program), "-c", str(folder / "alembic.ini"), "upgrade", "head"]
-        return Command(argv, _environment(folder, BENCHMARK_URL=target.url_as("postgresql+psycopg")))
+        return Command(argv, environment(folder, BENCHMARK_URL=target.url_as("postgresql+psycopg")))
 
 
 class Sqitch(Peer):
@@ -251,7 +252,7 @@ class Sqitch(Peer):
         argv = [str(self.program), "--chdir", str(folder), "--quiet", "deploy", "--client", str(self._psql)]
         argv += ["--target", f"db:pg:{target.database}"]
         who = {"SQITCH_FULLNAME": "Benchmark", "SQITCH_EMAIL": "benchmark@localhost"}
-        return Command(argv, _environment(folder, **who, **target.environment))
+        return Command(argv, environment(folder, **who, **target.environment))
 
 
 class Liquibase(Peer):
@@ -294,4 +295,36 @@ class Liquibase(Peer):
         argv = [java, "-jar", str(self.program), "--show-banner=false", f"--search-path={folder}"]
         argv += ["--changelog-file=changelog.yaml", f"--url={url}", f"--username={target.user}"]
         argv += [f"--password={target.password or 'none'}", "update"]
-        return Command(argv, _environment(folder, LIQUIBASE_HOME=str(self._libraries)))
+        return Command(argv, environment(folder, LIQUIBASE_HOME=str(self._libraries)))
+
+
+class Flyway(Peer):
+    """Runs in Java; of the jars that it comes with, those that PostgreSQL needs."""
+
+    name = "flyway migrate"
+    package = "flyway"
+
+    @property
+    def program(self) -> Path:
+        """Return the folder of its jars."""
+        return self.home / "flyway" / "jars"
+
+    def missing(self) -> str | None:
+        """Look for Java, too."""
+        return super().missing() or (None if shutil.which("java") else f"{self.name}: no `java` here")
+
+    def write(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Call each as it wants it."""
+        for name, sql in files.items():
+            (folder / f"V{name.replace('_', '__', 1)}").write_text(sql)
+
+    def command(self, folder: Path, target: Target) -> Command:
+        """Start Java with the options of Flyway's own shell script."""
+        if target.socket:
+            raise NotPossibleError(f"{self.name}: its driver knows no unix sockets")
+        url = f"jdbc:postgresql://{target.host}:{target.port}/{target.database}?sslmode={target.sslmode}"
+        java = os.fspath(shutil.which("java") or "java")
+        argv = [java, "-XX:TieredStopAtLevel=1", "-cp", f"{self.program}/*", "org.flywaydb.commandline.Main", "-q"]
+        argv += ["-skipCheckForUpdate", "-placeholderReplacement=false", f"-locations=filesystem:{folder}"]
+        argv += [f"-url={url}", f"-user={target.user}", f"-password={target.password or 'none'}", "migrate"]
+        return Command(argv, environment(folder))

@@ -93,8 +93,8 @@ def parts(*, quick: bool) -> list[list[Part]]:
     return [go, npm + maven] if quick else [go, npm + maven, cargo]
 
 
-def install(home: Path, *, quick: bool = False) -> list[str]:
-    """Install what is not there yet into `home`; return what could not be installed, and why."""
+def install(home: Path, *, quick: bool = False, only: str | None = None) -> list[str]:
+    """Install what is not there yet into `home`, or of it `only` one folder; return what could not be, and why."""
     home.mkdir(parents=True, exist_ok=True)
     record = home / RECORD
     there = set(json.loads(record.read_text())) if record.exists() else set()
@@ -105,6 +105,8 @@ def install(home: Path, *, quick: bool = False) -> list[str]:
         for part in series:
             started = time.monotonic()
             try:
+                if only not in (None, part.folder):
+                    continue
                 if part.wanted not in there:
                     _twice(part.install, home / part.folder)
                     print(f"{time.monotonic() - started:5.1f} s  {part.wanted}", flush=True)
@@ -210,7 +212,10 @@ def main() -> int:
     """Return 0, or 1 if something could not be installed."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.install", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="without those that take minutes")
-    problems = install(HOME, quick=parser.parse_args().quick)
+    parser.add_argument("--home", type=Path, default=HOME, help="where to (default: .tools)")
+    parser.add_argument("--only", metavar="FOLDER", help="only what goes into this folder, such as flyway")
+    wanted = parser.parse_args()
+    problems = install(wanted.home, quick=wanted.quick, only=wanted.only)
     for problem in problems:
         print(f"NOT INSTALLED: {problem}", file=sys.stderr)
     return 1 if problems else 0

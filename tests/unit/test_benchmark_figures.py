@@ -209,7 +209,9 @@ def test_peers_that_are_not_installed_are_named(tmp_path: Path) -> None:
     assert peers.versions() == {}
     named = [reason.partition(":")[0] for reason in peers.missing]
     assert named == [
-        "dbmate up", "node-pg-migrate up", "yoyo apply", "alembic upgrade head", "sqitch deploy", "liquibase update",
+        "dbmate up", "goose up", "migrate up", "tern migrate", "sqlx migrate run", "node-pg-migrate up", "yoyo apply",
+        "alembic upgrade head", "manage.py migrate", "prisma migrate deploy", "sqitch deploy", "liquibase update",
+        "flyway migrate",
     ]  # fmt: skip
 
 

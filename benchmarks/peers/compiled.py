@@ -1,0 +1,101 @@
+"""Other tools that are one binary: goose, golang-migrate and tern in Go, sqlx in Rust."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.peers.tools import Command, Peer, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from benchmarks.target import Target
+
+
+class Goose(Peer):
+    """Built without the drivers of other databases."""
+
+    name = "goose up"
+    package = "goose"
+
+    @property
+    def program(self) -> Path:
+        """Return the binary."""
+        return self.home / "go" / "goose"
+
+    def write(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Put its marks around each, so that it is sent in one piece."""
+        for name, sql in files.items():
+            (folder / name).write_text(f"-- +goose Up\n-- +goose StatementBegin\n{sql}\n-- +goose StatementEnd\n")
+
+    def command(self, folder: Path, target: Target) -> Command:
+        """Return the command."""
+        argv = [str(self.program), "-dir", str(folder), "postgres", target.url_as("postgres"), "up"]
+        return Command(argv, environment(folder))
+
+
+class GolangMigrate(Peer):
+    """Built with the driver of PostgreSQL alone. It sends a file as it is, and not in a transaction of its own."""
+
+    name = "migrate up"
+    package = "golang-migrate"
+
+    @property
+    def program(self) -> Path:
+        """Return the binary."""
+        return self.home / "go" / "migrate"
+
+    def write(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Call each as it wants it."""
+        for name, sql in files.items():
+            (folder / f"{name.removesuffix('.sql')}.up.sql").write_text(sql)
+
+    def command(self, folder: Path, target: Target) -> Command:
+        """Return the command."""
+        argv = [str(self.program), "-path", str(folder), "-database", target.url_as("postgres"), "up"]
+        return Command(argv, environment(folder))
+
+
+class Tern(Peer):
+    """For PostgreSQL alone, by pgx's author."""
+
+    name = "tern migrate"
+    package = "tern"
+
+    @property
+    def program(self) -> Path:
+        """Return the binary."""
+        return self.home / "go" / "tern"
+
+    def write(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Write them as they are; it would take `{{` for a template."""
+        for name, sql in files.items():
+            (folder / name).write_text(sql)
+
+    def command(self, folder: Path, target: Target) -> Command:
+        """Return the command."""
+        argv = [str(self.program), "migrate", "--migrations", str(folder), "--conn-string", target.url_as("postgres")]
+        return Command(argv, environment(folder))
+
+
+class Sqlx(Peer):
+    """sqlx's command line, with the driver of PostgreSQL alone. Cargo takes a quarter of an hour to build it."""
+
+    name = "sqlx migrate run"
+    package = "sqlx-cli"
+
+    @property
+    def program(self) -> Path:
+        """Return the binary."""
+        return self.home / "cargo" / "bin" / "sqlx"
+
+    def write(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Write them as they are."""
+        for name, sql in files.items():
+            (folder / name).write_text(sql)
+
+    def command(self, folder: Path, target: Target) -> Command:
+        """Let it not look for a file of variables."""
+        argv = [str(self.program), "migrate", "run", "--no-dotenv", "--source", str(folder)]
+        return Command([*argv, "--database-url", target.url_as("postgres")], environment(folder))

@@ -1,0 +1,139 @@
+"""Migrations of frameworks: Django's, and Prisma's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.peers.tools import LONGEST_LITERAL, Command, Peer, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from benchmarks.target import Target
+
+# Prisma's engine as WebAssembly comes in its package, and this leads it to the server; the native one is a download.
+_CONFIGURATION = Path(__file__).parents[2] / "tests" / "tools" / "files"
+
+_DJANGO = """\
+import os
+import sys
+
+import django
+from django.conf import settings
+from django.core.management import execute_from_command_line
+
+settings.configure(
+    INSTALLED_APPS=["shop"],
+    DATABASES={
+        "default": {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": os.environ["PGDATABASE"],
+            "HOST": os.environ["PGHOST"],
+            "PORT": os.environ["PGPORT"],
+            "USER": os.environ["PGUSER"],
+            "PASSWORD": os.environ.get("PGPASSWORD", ""),
+            "OPTIONS": {"sslmode": os.environ["PGSSLMODE"]},
+        }
+    },
+    USE_TZ=True,
+)
+django.setup()
+execute_from_command_line(sys.argv)
+"""
+
+_DJANGO_MIGRATION = """\
+from pathlib import Path
+
+from django.db import migrations
+
+
+class Migration(migrations.Migration):
+    dependencies = {dependencies!r}
+    operations = [migrations.RunSQL({sql})]
+"""
+
+
+class Django(Peer):
+    """Runs in Python, in the peers' virtual environment; a project of one application without models."""
+
+    name = "manage.py migrate"
+    package = "Django"
+
+    @property
+    def _python(self) -> Path:
+        return self.home / "venv" / "bin" / "python"
+
+    @property
+    def program(self) -> Path:
+        """Return the script that pip made."""
+        return self.home / "venv" / "bin" / "django-admin"
+
+    def write(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Write a migration for each that runs the SQL."""
+        (folder / "manage.py").write_text(_DJANGO)
+        migrations = folder / "shop" / "migrations"
+        migrations.mkdir(parents=True)
+        for package in (migrations, migrations.parent):
+            (package / "__init__.py").write_text("")
+        before = None
+        for name, sql in files.items():
+            stem = name.removesuffix(".sql")
+            expression = repr(sql)
+            if len(sql) > LONGEST_LITERAL:
+                (migrations / name).write_text(sql)
+                expression = f"Path(__file__).with_name({name!r}).read_text()"
+            dependencies: list[tuple[str, str]] = [("shop", before)] if before else []
+            (migrations / f"{stem}.py").write_text(_DJANGO_MIGRATION.format(dependencies=dependencies, sql=expression))
+            before = stem
+
+    def command(self, folder: Path, target: Target) -> Command:
+        """Run the project's script, as it is typed everywhere."""
+        argv = [str(self._python), str(folder / "manage.py"), "migrate", "--verbosity", "0"]
+        return Command(argv, environment(folder, **target.environment))
+
+
+class Prisma(Peer):
+    """Runs in Node.js."""
+
+    name = "prisma migrate deploy"
+    package = "prisma"
+
+    @property
+    def program(self) -> Path:
+        """Return its script."""
+        return self.home / "node_modules" / "prisma" / "build" / "index.js"
+
+    def missing(self) -> str | None:
+        """Look for Node.js, too."""
+        return super().missing() or (None if shutil.which("node") else f"{self.name}: no `node` here")
+
+    def write(self, folder: Path, files: Mapping[str, str]) -> None:
+        """Write a folder for each."""
+        migrations = folder / "prisma" / "migrations"
+        migrations.mkdir(parents=True)
+        shutil.copy(_CONFIGURATION / "schema.prisma", migrations.parent)
+        shutil.copy(_CONFIGURATION / "prisma.config.mjs", folder)
+        (folder / "node_modules").symlink_to(self.home / "node_modules")
+        (migrations / "migration_lock.toml").write_text('provider = "postgresql"\n')
+        for name, sql in files.items():
+            number, _, rest = name.removesuffix(".sql").partition("_")
+            place = migrations / f"{20240101000000 + int(number)}_{rest}"
+            place.mkdir()
+            (place / "migration.sql").write_text(sql)
+
+    def command(self, folder: Path, target: Target) -> Command:
+        """Let it neither download its native engines nor look for news."""
+        # Its driver's own reading of sslmode=require asks for a certificate that an authority has signed.
+        url = target.url_as("postgres", **({"uselibpqcompat": "true"} if target.tls else {}))
+        more = {
+            "PRISMA_QUERY_ENGINE_LIBRARY": "/bin/true",
+            "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true",
+            "CHECKPOINT_DISABLE": "1",
+            "PRISMA_HIDE_UPDATE_MESSAGE": "1",
+        }
+        # It looks for its configuration where it is started.
+        node = [shutil.which("node") or "node", str(self.program), "migrate", "deploy"]
+        argv = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', str(folder), *node]
+        return Command(argv, environment(folder, DATABASE_URL=url, **more))
