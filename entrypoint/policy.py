@@ -43,6 +43,8 @@ class Adopt(NamedTuple):
     schema: str | None = None
     table: str | None = None
     """Where it is, if not where the tool has it by default."""
+    by_hand: bool = False
+    """Whether the command `adopt` asks for it; else MIGRATION_ADOPT is set."""
 
 
 class ConnectPolicy(NamedTuple):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from kit.processes import until
 from scene import Gate, Scene, errors, only_error, told, warnings
 
 if TYPE_CHECKING:
@@ -251,12 +252,34 @@ def test_an_adopter_that_is_killed_is_replaced(scene: Scene) -> None:
     )
     with Gate(scene.database) as gate:
         victim = scene.start(MIGRATION_ADOPT="goose")
-        gate.arrival()
+        backend = gate.arrival()
+        # In its own transaction: the fence, the ledger locked against others' writing, the tool's table read.
+        held = scene.database.rows(
+            "SELECT relation::regclass::text, mode FROM pg_locks WHERE granted AND relation IN"
+            f" ('schema_migrations'::regclass, 'goose_db_version'::regclass) AND pid = {backend}"
+        )
+        assert {("schema_migrations", "ShareRowExclusiveLock"), ("goose_db_version", "AccessShareLock")} <= set(held)
         victim.kill()
+        gone = f"SELECT count(*) FROM pg_stat_activity WHERE pid = {backend}"
+        until(lambda: scene.database.one(gone) == 0, 10, "the end of its backend, which nobody answers any more")
         assert scene.ledger() == []
+        assert scene.database.rows("SELECT version_id FROM goose_db_version ORDER BY 1") == [(0,), (1,), (2,)]
         others = [scene.start(MIGRATION_ADOPT="goose") for _ in range(3)]
     assert {told(run).version for run in others} == {"3"}
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
+
+
+def test_status_says_that_another_tool_was_here_first(scene: Scene) -> None:
+    said = "Note: goose has migrated this database (public.goose_db_version), and nothing is recorded here."
+    assert said in scene.start("status").ok().stdout
+    assert "goose" not in scene.start("status", MIGRATION_ADOPT="goose").ok().stdout
+    adopt(scene, "--yes").ok()
+    assert "goose" not in scene.start("status").ok().stdout
+
+
+def test_status_says_nothing_of_other_tools_where_there_is_none(scene: Scene) -> None:
+    scene.database.execute("DROP TABLE goose_db_version; CREATE SCHEMA x; CREATE TABLE x.goose_db_version (id int)")
+    assert "Note:" not in scene.start("status").ok().stdout
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------
@@ -288,6 +311,21 @@ def test_files_without_an_origin_are_refused(scene: Scene) -> None:
     refused(scene, 65, "no file says that it comes from goose", "entrypoint import --from goose DIR")
 
 
+@pytest.mark.parametrize("origin", ["Goose 2", "goos 2", "goose", "= goose 2"])
+def test_an_origin_that_cannot_be_read_is_named(scene: Scene, origin: str) -> None:
+    scene.write({"002_t2.sql": f"-- entrypoint: origin = {origin}\nCREATE TABLE t2 ();\n"})
+    refused(scene, 65, "goose has applied 2", "1 line at the top of files cannot be read: 002_t2.sql:1: origin = ")
+    scene.write({"001_t1.sql": "-- entrypoint: orign = goose 1\n", "003_t3.sql": ""})
+    refused(scene, 65, "2 lines", 'unknown directive "orign": did you mean origin?', "-- entrypoint: origin = goose 1")
+
+
+def test_only_the_variable_is_to_be_unset(scene: Scene) -> None:
+    scene.database.execute("INSERT INTO goose_db_version (version_id, is_applied) VALUES (7, true)")
+    for run, said in ((adopt(scene, "--yes"), False), (scene.start("migrate", MIGRATION_ADOPT="goose"), True)):
+        assert run.wait() == 65
+        assert ("unset MIGRATION_ADOPT" in only_error(run)["remedy"]) is said
+
+
 def test_two_files_of_one_origin_are_refused(scene: Scene) -> None:
     scene.write(file(4, version="2"))
     refused(scene, 65, "002_t2.sql", "004_t4.sql", "both say that they were goose 2")
@@ -316,6 +354,37 @@ def test_a_table_with_another_name_is_named_by_the_user(scene: Scene) -> None:
     scene.database.execute('ALTER TABLE goose_db_version RENAME TO "My Goose"')
     assert "2 migrations are to be" in adopt(scene, "--table", "public.My Goose", "--dry-run").ok().stdout
     assert "2 migrations are to be" in adopt(scene, "--table", "My Goose", "--dry-run").ok().stdout
+
+
+def test_a_name_with_a_dot_is_quoted(scene: Scene) -> None:
+    scene.database.execute(
+        'CREATE SCHEMA "Ops.X"; ALTER TABLE goose_db_version RENAME TO "My.Goose"; '
+        'ALTER TABLE "My.Goose" SET SCHEMA "Ops.X"'
+    )
+    assert "2 migrations are to be" in adopt(scene, "--table", '"Ops.X"."My.Goose"', "--dry-run").ok().stdout
+    assert scene.run(MIGRATION_ADOPT='goose:"Ops.X"."My.Goose"')[:2] == ("migrated", "3")
+
+
+def test_a_history_whose_rows_are_hidden_is_refused(scene: Scene) -> None:
+    role = f"migrator_{scene.database.name}"
+    scene.database.execute(
+        f'CREATE ROLE "{role}"; GRANT CREATE ON SCHEMA public TO "{role}"; '
+        f'ALTER TABLE goose_db_version OWNER TO "{role}"; '
+        "ALTER TABLE goose_db_version ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+    )
+    try:
+        refused(
+            scene,
+            78,
+            "Row-level security may hide rows of public.goose_db_version",
+            'ALTER TABLE "public"."goose_db_version" DISABLE ROW LEVEL SECURITY',
+            MIGRATION_ROLE=role,
+        )
+        # Nothing is hidden from its owner.
+        scene.database.execute("ALTER TABLE goose_db_version NO FORCE ROW LEVEL SECURITY")
+        assert "2 migrations are to be" in adopt(scene, "--dry-run", MIGRATION_ROLE=role).ok().stdout
+    finally:
+        scene.database.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
 @pytest.mark.parametrize(

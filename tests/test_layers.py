@@ -146,7 +146,7 @@ ROOMS: dict[str, set[str]] = {
         "errors",
         "counts",
     },
-    "migration.adoption": {"migration.ledger", "migration.script", "database", "redaction", "errors"},
+    "migration.adoption": {"migration.ledger", "migration.script", "database", "redaction", "errors", "counts"},
     "migration.assignment": set(),
     "migration.losses": {"errors"},
     "migration.ledger": {"migration.observe", "database", "logs", "deadline", "redaction", "errors", "records"},

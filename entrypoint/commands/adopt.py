@@ -35,7 +35,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from entrypoint.operations import adopt
 
     try:
-        wanted = adopt_from(arguments.tool, arguments.table)
+        wanted = adopt_from(arguments.tool, arguments.table)._replace(by_hand=True)
     except ValueError as error:
         raise UsageError(
             f"--from {arguments.tool}: {foreign(str(error))}", remedy="entrypoint adopt --from TOOL"

@@ -9,10 +9,13 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import UNDEFINED_COLUMN, UNDEFINED_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
+from entrypoint.migration.adoption.finding import known
+from entrypoint.migration.adoption.tools import BY_NAME
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.lock import holder
 from entrypoint.redaction import foreign, foreign_report, visible_json
 from entrypoint.survey import survey_database
@@ -70,6 +73,8 @@ class Status(NamedTuple):
     """Why a start would not rely on this ledger, if it would not."""
     refused: str | None = None
     """Why a start would not run what is pending, though nothing of it has failed, if it would not."""
+    unadopted: str | None = None
+    """Which other tool has migrated this database, where nothing of ours is and nothing says what to do about it."""
 
     @property
     def exit_code(self) -> int:
@@ -126,10 +131,27 @@ def read(settings: Settings) -> Status:
     survey = survey_database(settings)
     try:
         found, place = read_ledger(survey.session, survey.place, settings, Deadline(_PATIENCE))
+        unadopted = None if found.rows or settings.adopt else _unadopted(survey.session, settings.role)
     finally:
         survey.session.close()
     plan = decide(survey.directory.files, found.rows)
-    return summarise(plan, found, place, refuse_out_of_order=settings.refuse_out_of_order)
+    status = summarise(plan, found, place, refuse_out_of_order=settings.refuse_out_of_order)
+    return status._replace(unadopted=unadopted)
+
+
+def _unadopted(session: Session, role: str | None) -> str | None:
+    """Return which other tool keeps a history here, as a clause; it is only a hint, so no answer is none."""
+    patience = Deadline(_PATIENCE)
+    try:
+        session.query(";\n".join(begin_look(role, patience)), patience)
+        found = known(session, role, patience)
+        session.rollback(patience)
+    except (StatementError, EntrypointError):
+        return None
+    if found is None:
+        return None
+    tool, table = found
+    return f"{BY_NAME[tool].shown} has migrated this database ({table.shown}), and nothing is recorded here"
 
 
 def read_ledger(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> tuple[Reading, Place]:

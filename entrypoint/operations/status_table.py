@@ -45,6 +45,7 @@ _COLOURS = {
 _NO_START = "No start relies on this ledger (exit code 78): connect as the owner, or set MIGRATION_ROLE to it."
 
 _REFUSED = "A start refuses that (exit code 65): rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
+_ADOPT = "A start would run every file. To take that history over: docs/commands/adopt.md."
 
 
 def print_table(status: Status, output: TextIO, environ: Mapping[str, str]) -> None:
@@ -88,6 +89,8 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
         console.print(Text(f"Warning: {clean(status.untrusted)}. {_NO_START}"), soft_wrap=True)
     if status.refused:
         console.print(Text(f"Warning: {clean(status.refused)}. {_REFUSED}"), soft_wrap=True)
+    if status.unadopted:
+        console.print(Text(f"Note: {clean(status.unadopted)}. {_ADOPT}"), soft_wrap=True)
     console.print(Text(_describe(status)), soft_wrap=True)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 

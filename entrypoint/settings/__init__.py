@@ -153,15 +153,23 @@ def settings_of(reader: Reader, *, auto_migrate: bool) -> Settings:
 
 
 def adopt_from(tool: str, table: str | None) -> Adopt:
-    """Return a tool with its table, `[SCHEMA.]TABLE`. Raises ValueError with what is wrong, as a clause."""
+    """Return a tool with its table, `[SCHEMA.]TABLE`. Raises ValueError with what is wrong, as a clause.
+
+    A name with a dot in it is put in double quotes, as in SQL; others may be. Without quotes the last dot counts.
+    """
     name = tool.strip().lower()
     if name not in TOOLS:
         from entrypoint.migration.adoption.others import what_instead
 
         raise ValueError(what_instead(name) or f"it must be one of: {', '.join(TOOLS)}")
-    schema, _, relation = (table or "").strip().rpartition(".")
-    if table is not None and (not relation or table.strip().startswith(".")):
-        raise ValueError("the table must be given as SCHEMA.TABLE")
+    said = (table or "").strip()
+    schema, _, relation = said.rpartition(".")
+    if '"' in said:
+        from entrypoint.migration.adoption.names import unquoted
+
+        *_, schema, relation = "", *(unquoted(said) or ("",))
+    if table is not None and (not relation or said.startswith(".")):
+        raise ValueError('the table must be given as SCHEMA.TABLE, or "SCHEMA"."TABLE" if a name has a dot or a quote')
     if max(len(part.encode(errors="surrogateescape")) for part in (schema, relation)) > _LONGEST_NAME:
         raise ValueError(f"a name in PostgreSQL has {_LONGEST_NAME} bytes at most")
     return Adopt(name, schema or None, relation or None)

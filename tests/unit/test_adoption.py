@@ -94,6 +94,9 @@ def test_what_is_applied(tool: str, rows: list[tuple[str | None, ...]], here: st
     ("tool", "rows", "here", "says", "do"),
     [
         ("golang-migrate", [("3", "t")], "1 2 3", "version 3 is dirty", "migrate force VERSION"),
+        ("golang-migrate", [("3", "t")], "1 2 3", "has not finished it (yet)", "running at this moment: wait for"),
+        ("sqlx", [("2", "f", "bb")], "1 2", "without success (yet)", "running it at this moment: wait for"),
+        ("prisma", [("1_a", "f", "f", "x")], "1_a", "has begun", "running it at this moment: wait for"),
         ("golang-migrate", [("1", "f"), ("2", "f")], "1 2", "2 rows", "migrate force VERSION"),
         ("golang-migrate", [(None, "f")], "1 2", "(NULL, f), which golang-migrate does not write", "put the row right"),
         ("golang-migrate", [("1", None)], "1 2", "(1, NULL)", "put the row right"),
@@ -218,6 +221,7 @@ def test_the_table_is_found(adopt: str, tables: list[Table], path: str, found: T
         ("goose", [GOOSE._replace(trusted=False)], "belongs to o"),
         ("goose", [GOOSE._replace(readable=False)], "may not read"),
         ("goose", [GOOSE._replace(usable=False)], "may not read"),
+        ("goose", [GOOSE._replace(filtered=True)], "Row-level security may hide rows of app.goose_db_version"),
         ("goose", [GOOSE._replace(schema="elsewhere")], "elsewhere.goose_db_version"),
         ("goose", [DBMATE], "dbmate has one"),
         ("goose", [DRIZZLE], "Drizzle has one"),
@@ -230,6 +234,20 @@ def test_what_cannot_be_the_tools_is_refused(tool: str, tables: list[Table], say
     assert raised.value.remedy
 
 
+def test_a_remedy_names_a_table_as_it_is_to_be_typed() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        finding.choose(Adopt("goose"), [GOOSE._replace(schema="else.where")], ["app"])
+    assert 'MIGRATION_ADOPT=goose:"else.where".goose_db_version' in str(raised.value.remedy)
+
+
+@pytest.mark.parametrize("tables", [[DBMATE], [GOOSE._replace(schema="elsewhere")]])
+def test_a_variable_that_is_not_set_is_not_to_be_unset(tables: list[Table]) -> None:
+    for by_hand in (False, True):
+        with pytest.raises(ConfigurationError) as raised:
+            finding.choose(Adopt("goose", by_hand=by_hand), tables, ["app"])
+        assert ("unset it" in str(raised.value.remedy)) is not by_hand
+
+
 @pytest.mark.parametrize(
     ("tool", "named_table", "adopt"),
     [
@@ -238,6 +256,11 @@ def test_what_cannot_be_the_tools_is_refused(tool: str, tables: list[Table], say
         ("goose", "ops.mine", Adopt("goose", "ops", "mine")),
         ("goose", "mine", Adopt("goose", None, "mine")),
         ("goose", "a.b.c", Adopt("goose", "a.b", "c")),
+        ("goose", '"a.b"', Adopt("goose", None, "a.b")),
+        ("goose", '"Ops X"."My.Goose"', Adopt("goose", "Ops X", "My.Goose")),
+        ("goose", 'ops."a.b"', Adopt("goose", "ops", "a.b")),
+        ("goose", '"o.p".mine', Adopt("goose", "o.p", "mine")),
+        ("goose", '"say ""hi""."', Adopt("goose", None, 'say "hi".')),
     ],
 )
 def test_a_tool_and_its_table_are_read(tool: str, named_table: str | None, adopt: Adopt) -> None:
@@ -253,6 +276,11 @@ def test_a_tool_and_its_table_are_read(tool: str, named_table: str | None, adopt
         ("goose", "", "SCHEMA.TABLE"),
         ("goose", ".x", "SCHEMA.TABLE"),
         ("goose", "x.", "SCHEMA.TABLE"),
+        ("goose", '"x', "SCHEMA.TABLE"),
+        ("goose", 'x"y', "SCHEMA.TABLE"),
+        ("goose", '""', "SCHEMA.TABLE"),
+        ("goose", '"a"."b"."c"', "SCHEMA.TABLE"),
+        ("goose", 'a.b."c"', "SCHEMA.TABLE"),
         ("goose", "x" * 64, "63 bytes"),
     ],
 )

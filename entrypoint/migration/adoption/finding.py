@@ -45,6 +45,13 @@ class Table(NamedTuple):
     owner: str
     trusted: bool
     columns: frozenset[str]
+    filtered: bool = False
+    """Whether row-level security hides rows from us."""
+
+    @property
+    def spelled(self) -> str:
+        """The name as MIGRATION_ADOPT and --table take it."""
+        return foreign(".".join(identifier(name) if set(name) & {".", '"'} else name for name in self[:2]))
 
     @property
     def shown(self) -> str:
@@ -63,13 +70,45 @@ def find(session: Session, adopt: Adopt, role: str | None, deadline: Deadline) -
     Raises ConfigurationError if what is there cannot be the tool's, or cannot be read.
     """
     tool = BY_NAME[adopt.tool]
-    names = (*(one.table for one in BY_NAME.values()), _RAILS, *filter(None, (adopt.table,)))
-    path = [row[0] or "" for row in session.query(";\n".join((*walk(None), path_sql())), deadline)[-1]]
+    path = _path(session, deadline)
     mine = adopt.schema or (tool.schema if adopt.table is None else None)
-    always = {adopt.schema, *(one.schema for one in BY_NAME.values())} - {None}
-    sql = ";\n".join((*our_state(role), _tables_sql(names, [*path, *sorted(filter(None, always))], role)))
-    tables = [_table(row) for row in session.query(sql, deadline)[-1]]
+    named = [name for name in (adopt.table,) if name]
+    near = [*path, adopt.schema] if adopt.schema else path
+    tables = _tables(session, [*_names(), *named], near, role, deadline)
     return choose(adopt, tables, [mine] if mine else path)
+
+
+def _names() -> list[str]:
+    """Return the names by which tools' tables are known."""
+    return [*(one.table for one in BY_NAME.values()), _RAILS]
+
+
+def _path(session: Session, deadline: Deadline) -> list[str]:
+    """Return the schemas that the connection's search_path leads to."""
+    return [row[0] or "" for row in session.query(";\n".join((*walk(None), path_sql())), deadline)[-1]]
+
+
+def _tables(
+    session: Session, names: Sequence[str], near: Sequence[str], role: str | None, deadline: Deadline
+) -> list[Table]:
+    """Return the tables with these names, those in the schemas that are `near` and in the tools' own first."""
+    own = sorted({one.schema for one in BY_NAME.values() if one.schema})
+    sql = ";\n".join((*our_state(role), _tables_sql(names, [*near, *own], role)))
+    return [_table(row) for row in session.query(sql, deadline)[-1]]
+
+
+def known(session: Session, role: str | None, deadline: Deadline) -> tuple[str, Table] | None:
+    """Return which tool has its history in the database, and where; None if none has. Asked in an open transaction."""
+    path = _path(session, deadline)
+    tables = _tables(session, _names(), path, role, deadline)
+    rails = {table.schema for table in tables if table.name == _RAILS}
+    for name, tool in BY_NAME.items():
+        places = [tool.schema] if tool.schema else path
+        for table in tables:
+            its = table.name == tool.table and table.schema in places and table.plain and tool.knows(table.columns)
+            if its and not (tool.exactly and table.schema in rails):
+                return name, table
+    return None
 
 
 def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table | None:
@@ -87,10 +126,17 @@ def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table 
         _refuse_misnamed(tool, adopt.table, [by_place.get((schema, tool.table)) for schema in path])
     else:
         # Whoever names the table does so for a new database, too.
-        anew = f"MIGRATION_ADOPT={adopt.tool}:{foreign(path[0])}.{tool.table} (or unset it)." if path else "unset it."
+        anew = _for_a_new_schema(adopt, tool, path)
         _refuse_other_place(adopt, tool, tables, anew)
         _refuse_other_tool(adopt, tool, tables, path, anew)
     return None
+
+
+def _for_a_new_schema(adopt: Adopt, tool: Tool, path: Sequence[str]) -> str:
+    """Return, as the end of a sentence, what to do if there is nothing of the tool's here yet."""
+    if adopt.by_hand:
+        return "there is nothing to adopt; just start."
+    return f"MIGRATION_ADOPT={adopt.tool}:{foreign(path[0])}.{tool.table} (or unset it)." if path else "unset it."
 
 
 def read(session: Session, adopt: Adopt, table: Table, deadline: Deadline) -> list[Row]:
@@ -110,7 +156,7 @@ def _tables_sql(names: Collection[str], schemas: Sequence[str], role: str | None
     return (
         f"SELECT place.nspname, c.relname, c.relkind IN ('r', 'p') AND ({foreign_types}) = 0, "
         "has_schema_privilege(place.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT'), pg_get_userbyid(c.relowner), "
-        f"{trusted('c.relowner', role)}, ({names_of}) "
+        f"{trusted('c.relowner', role)}, ({names_of}), row_security_active(c.oid) "
         "FROM pg_class c JOIN pg_namespace place ON place.oid = c.relnamespace "
         f"WHERE c.relname = ANY ({listed(names)}) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') "
         f"AND NOT starts_with(place.nspname::text, 'pg_') "
@@ -119,7 +165,7 @@ def _tables_sql(names: Collection[str], schemas: Sequence[str], role: str | None
 
 
 def _table(row: Row) -> Table:
-    schema, name, plain, usable, readable, owner, is_trusted, columns = row
+    schema, name, plain, usable, readable, owner, is_trusted, columns, filtered = row
     yes = "t"
     return Table(
         schema or "",
@@ -130,6 +176,7 @@ def _table(row: Row) -> Table:
         owner or "",
         is_trusted == yes,
         frozenset((columns or "").split("\n")),
+        filtered == yes,
     )
 
 
@@ -165,6 +212,13 @@ def _refuse_unfit(tool: Tool, table: Table, by_place: dict[tuple[str, str], Tabl
             f"This user may not read {table.shown}, in which {tool.shown} keeps its history; nothing was run",
             remedy=f"{grant} TO the migration user; or set MIGRATION_DATABASE_URL or MIGRATION_ROLE to its owner.",
         )
+    if table.filtered:
+        raise ConfigurationError(
+            f"Row-level security may hide rows of {table.shown}, in which {tool.shown} keeps its history, from this "
+            "user; nothing was run",
+            remedy=f"As its owner: ALTER TABLE {table.quoted} DISABLE ROW LEVEL SECURITY; or set "
+            "MIGRATION_DATABASE_URL or MIGRATION_ROLE to its owner; or, as a superuser: ALTER ROLE … BYPASSRLS.",
+        )
 
 
 _ELSEWHERE = "MIGRATION_ADOPT=TOOL:SCHEMA.TABLE, or entrypoint adopt --from TOOL --table SCHEMA.TABLE."
@@ -192,7 +246,7 @@ def _refuse_other_place(adopt: Adopt, tool: Tool, tables: Sequence[Table], anew:
         if table.name == tool.table and table.plain and tool.knows(table.columns) and table.schema not in always
     ]
     if others and tool.schema is None:
-        first = others[0].shown
+        first = others[0].spelled
         raise ConfigurationError(
             f"{tool.shown}'s table {tool.table} is not in a schema of the connection's search_path, but there is "
             f"{', '.join(table.shown for table in others[:3])}; nothing was run",

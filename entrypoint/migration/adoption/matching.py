@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from entrypoint.counts import count
 from entrypoint.errors.migration import HistoryRefusedError, MigrationFilesError
 from entrypoint.migration.adoption import checksums
 from entrypoint.migration.adoption.history import named
@@ -36,6 +37,10 @@ class Origins(NamedTuple):
     tool: str
     files: Mapping[str, MigrationFile]
     """By the version that they had there."""
+    faulty: tuple[FileFault, ...] = ()
+    """What is wrong with the lines of files that do not say where they come from, and perhaps meant to."""
+    by_hand: bool = False
+    """Whether the command `adopt` asks."""
 
     def worth_a_look(self, rows: Sequence[LedgerRow]) -> bool:
         """Tell whether the tool's table can have news for us.
@@ -59,10 +64,11 @@ class Adoption(NamedTuple):
     """Those of `files` whose text is not the one that the tool recorded."""
 
 
-def origins(tool: str, files: Iterable[MigrationFile]) -> Origins:
+def origins(tool: str, files: Iterable[MigrationFile], *, by_hand: bool = False) -> Origins:
     """Return the files that come from `tool`. Raises MigrationFilesError if two come from one migration."""
     found: dict[str, MigrationFile] = {}
     faults: list[FileFault] = []
+    faulty: list[FileFault] = []
     for file in files:
         try:
             text = migration_files.decode(migration_files.read_bytes(file.path))
@@ -71,7 +77,10 @@ def origins(tool: str, files: Iterable[MigrationFile]) -> Origins:
             continue
         except UnicodeDecodeError:
             continue  # It is refused where it is to run.
-        origin = directives.read(text)[0].origin
+        said, wrong = directives.read(text)
+        origin = said.origin
+        if origin is None:
+            faulty += [FileFault((file.name,), "content", fault.message, fault.line) for fault in wrong]
         if origin is None or origin.tool != tool:
             continue
         other = found.setdefault(origin.version, file)
@@ -80,7 +89,7 @@ def origins(tool: str, files: Iterable[MigrationFile]) -> Origins:
             faults.append(FileFault((other.name, file.name), "origin", what))
     if faults:
         raise bad_files(faults)
-    return Origins(tool, found)
+    return Origins(tool, found, tuple(faulty), by_hand)
 
 
 def weigh(here: Origins, table: Table, theirs: Sequence[Row], ours: Sequence[LedgerRow]) -> Adoption:
@@ -106,7 +115,13 @@ def weigh(here: Origins, table: Table, theirs: Sequence[Row], ours: Sequence[Led
 def _without_files(here: Origins, table: Table, history: History) -> MigrationFilesError:
     tool, shown = here.tool, BY_NAME[here.tool].shown
     versions = tuple(map(foreign, history.unknown))
-    if not here.files:
+    if here.faulty:
+        what = (
+            f"{shown} has applied {named(versions)} ({table.shown}), and no file says that it comes from there; but "
+            f"{count(len(here.faulty), 'line', 'lines')} at the top of files cannot be read: {here.faulty[0]}"
+        )
+        remedy = f"Correct that, and start again; it should read like: -- entrypoint: origin = {tool} {versions[0]}"
+    elif not here.files:
         what = (
             f"{shown} has applied {named(versions)} here ({table.shown}), and no file says that it comes from {shown}"
         )
@@ -115,10 +130,11 @@ def _without_files(here: Origins, table: Table, history: History) -> MigrationFi
         what = f"{shown} has applied {named(versions)} ({table.shown}), of which there is no file here"
         remedy = (
             f"Import its newest directory (entrypoint import --from {tool} DIR), or write the file by hand with the "
-            f'line "-- entrypoint: origin = {tool} {versions[0]}". If they are gone on purpose, and what was applied '
-            "is recorded here, unset MIGRATION_ADOPT."
+            f'line "-- entrypoint: origin = {tool} {versions[0]}".'
         )
-    faults = tuple(
+        if not here.by_hand:
+            remedy += " If they are gone on purpose, and what was applied is recorded here, unset MIGRATION_ADOPT."
+    faults = tuple(map(str, here.faulty[:_MOST_TOLD])) + tuple(
         f"{version}: applied by {shown}, and no file with origin = {tool} {version}"
         for version in versions[:_MOST_TOLD]
     )

@@ -51,10 +51,10 @@ def decide_golang_migrate(rows: Sequence[Row], here: Collection[str]) -> History
     if dirty:
         return History(
             refusal=Refusal(
-                f"version {version} is dirty: golang-migrate began a migration there, forward or back, and did not "
-                "finish it",
-                "If golang-migrate is running, wait for its end. Otherwise see what it has done, put the schema right, "
-                "and say which version it is at: migrate force VERSION. Then start again.",
+                f"version {version} is dirty: golang-migrate began a migration there, forward or back, and has not "
+                "finished it (yet)",
+                "It may be running at this moment: wait for its end, and start again. If it is not, see what it has "
+                "done, put the schema right, and say which version it is at: migrate force VERSION. Then start again.",
             )
         )
     below = frozenset(one for one in here if _number(one) <= version)
@@ -68,10 +68,10 @@ def decide_sqlx(rows: Sequence[Row], here: Collection[str]) -> History:
     if failed:
         return History(
             refusal=Refusal(
-                f"version {failed[0]} is recorded there without success",
-                "If sqlx is running, wait for its end. Otherwise see what that migration has done, put the schema "
-                f"right, and then either DELETE FROM _sqlx_migrations WHERE version = {failed[0]}, if it is to run "
-                "again, or set success = true there. Then start again.",
+                f"version {failed[0]} is recorded there without success (yet)",
+                "sqlx may be running it at this moment: wait for its end, and start again. If it is not, see what that "
+                "migration has done, put the schema right, and then either DELETE FROM _sqlx_migrations WHERE version "
+                f"= {failed[0]}, if it is to run again, or set success = true there. Then start again.",
             )
         )
     return matched(

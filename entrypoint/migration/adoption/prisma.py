@@ -27,9 +27,9 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
         return History(
             refusal=Refusal(
                 f"{failed[0]} has begun there, and has neither finished nor been rolled back",
-                "If Prisma is running, wait for its end. Otherwise see what that migration has done, put the schema "
-                f"right, and say so to Prisma: prisma migrate resolve --applied {failed[0]}, or --rolled-back "
-                f"{failed[0]}. Then start again.",
+                "Prisma may be running it at this moment: wait for its end, and start again. If it is not, see what "
+                "that migration has done, put the schema right, and say so to Prisma: prisma migrate resolve "
+                f"--applied {failed[0]}, or --rolled-back {failed[0]}. Then start again.",
             )
         )
     done = {name or "": checksum or "" for name, finished, back, checksum in rows if finished == "t" and back != "t"}

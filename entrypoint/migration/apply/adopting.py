@@ -49,7 +49,7 @@ class Adopter:
         """Read where the files come from. Raises MigrationFilesError if two come from one migration."""
         self._assignment = assignment
         self._adopt = adopt
-        self._origins = origins(adopt.tool, assignment.directory.files)
+        self._origins = origins(adopt.tool, assignment.directory.files, by_hand=adopt.by_hand)
 
     @property
     def tool(self) -> str:

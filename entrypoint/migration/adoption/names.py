@@ -1,0 +1,16 @@
+"""The name of a table as a person types it."""
+
+from __future__ import annotations
+
+import re
+
+
+def unquoted(text: str) -> tuple[str, ...] | None:
+    """Return the one or two names of a text that has each as it is or in double quotes; None if it is none such."""
+    quoted = r'"((?:[^"]|"")+)"|([^".]+)'
+    found = re.fullmatch(rf"(?:(?:{quoted})\.)?(?:{quoted})", text)
+    if found is None:
+        return None
+    groups = found.groups("")
+    names = (inner.replace('""', '"') or plain for inner, plain in (groups[:2], groups[2:]))
+    return tuple(name for name in names if name)
