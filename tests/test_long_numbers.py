@@ -111,6 +111,8 @@ OBSTACLES = {
     "CREATE FUNCTION newest() RETURNS integer LANGUAGE sql"
     " BEGIN ATOMIC SELECT max(migration_number) FROM schema_migrations; END": "the function public.newest()",
     "CREATE PUBLICATION few FOR TABLE schema_migrations WHERE (migration_number > 0)": "the publication few",
+    "CREATE TABLE noted (relation regclass DEFAULT 'migration_status'::regclass)":
+        "the default of the column relation of public.noted",
     "CREATE TABLE copies (id integer, row schema_migrations)": "column row of table public.copies",
     "CREATE FUNCTION shown() RETURNS SETOF migration_status LANGUAGE sql AS 'SELECT * FROM migration_status'":
         "the function public.shown()",
@@ -123,6 +125,7 @@ HARMLESS = (
     "ALTER TABLE schema_migrations ALTER migration_number SET DEFAULT 0",
     "CREATE TABLE notes (number integer REFERENCES schema_migrations (migration_number))",
     "CREATE VIEW names AS SELECT filename FROM schema_migrations",
+    "ALTER VIEW migration_status ALTER COLUMN latest_migration SET DEFAULT 0",
     "CREATE FUNCTION all_of_them() RETURNS SETOF schema_migrations LANGUAGE sql AS 'SELECT * FROM schema_migrations'",
 )
 
@@ -189,6 +192,51 @@ def test_it_is_named_before_anything_is_changed(scene: Scene) -> None:
     assert scene.run()[:2] == ("migrated", str(HIGHEST))
 
 
+def test_a_dry_run_foresees_it(scene: Scene) -> None:
+    scene.write(SHORT)
+    scene.migrated()
+    scene.write(LONG)
+    assert "20261127101500_stamped.sql" in scene.start("migrate", "--dry-run").ok().stdout
+    scene.database.execute("CREATE VIEW mine AS SELECT max(migration_number) FROM schema_migrations")
+    run = scene.start("migrate", "--dry-run")
+    assert run.wait() == 78, run.report()
+    assert "under the view public.mine; the column was left as it is" in only_error(run)["message"]
+    # What has a short number still runs.
+    scene.write({"002_second.sql": "CREATE TABLE second ()"})
+    shown = scene.start("migrate", "--dry-run").ok().stdout
+    assert "002_second.sql" in shown
+    assert "It would stop before 20261127101500_stamped.sql: Numbers above 2147483647 need the column" in shown
+    assert "  What to do: Drop what is named, start again" in shown
+    assert scene.migrate().code == 78
+    assert scene.ledger() == [(1, "completed"), (2, "completed"), (2147483647, "completed")]
+
+
+def test_what_depends_on_the_view_is_only_in_the_way_where_it_has_to_be_made_again(scene: Scene) -> None:
+    """A file that names the ledger has the bookkeeping put right behind it."""
+    scene.write(
+        {
+            "001_report.sql": "CREATE VIEW report AS SELECT latest_migration FROM migration_status;"
+            "GRANT SELECT ON migration_status TO public;",
+            "002_reader.sql": "CREATE TABLE copy AS SELECT migration_number FROM schema_migrations;",
+        }
+    )
+    scene.migrated()
+    assert scene.database.one("SELECT latest_migration FROM report") == 2
+    assert scene.database.one("SELECT relacl::text FROM pg_class WHERE oid = 'migration_status'::regclass")
+    # Here it has: the view is not ours any more, and cannot be made so under another.
+    scene.write(
+        {
+            "003_other.sql": "DROP VIEW report, migration_status; CREATE VIEW migration_status AS SELECT 1 AS other;"
+            "CREATE VIEW report AS TABLE migration_status;"
+        }
+    )
+    run = scene.migrate()
+    assert run.code == 70, run.report()
+    told_all = json.dumps(only_error(run))
+    assert "that is in the way: view public.report depends on view public.migration_status" in told_all
+    assert "Drop what depends on the view migration_status" in told_all
+
+
 def test_the_view_keeps_its_owner_privileges_options_and_comments(scene: Scene) -> None:
     scene.write(SHORT)
     scene.migrated()
@@ -233,9 +281,11 @@ def test_without_the_view_there_is_none_afterwards(scene: Scene) -> None:
 def test_it_takes_the_owner(scene: Scene) -> None:
     scene.write(SHORT)
     scene.migrated()
-    login = f"login_{scene.database.name}"
+    login, owner = f"login_{scene.database.name}", f"owner_{scene.database.name}"
     scene.database.execute(
-        f"CREATE ROLE {login} LOGIN; GRANT CREATE ON SCHEMA public TO {login};"
+        f"CREATE ROLE {owner}; CREATE ROLE {login} LOGIN; GRANT CREATE ON SCHEMA public TO {login}, {owner};"
+        f"ALTER SCHEMA public OWNER TO {owner};"
+        f"ALTER TABLE schema_migrations OWNER TO {owner}; ALTER TABLE migration_lock OWNER TO {owner};"
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON schema_migrations, migration_lock TO {login}"
     )
     try:
@@ -244,8 +294,40 @@ def test_it_takes_the_owner(scene: Scene) -> None:
         assert run.code == 70, run.report()
         error = only_error(run)
         assert error["message"].startswith("The column migration_number could not be made bigint: must be owner of ")
-        assert f"GRANT {scene.database.one('SELECT current_user')} TO {login}" in error["remedy"]
+        assert f"GRANT {owner} TO {login}" in error["remedy"]
         assert scene.ledger() == [(1, "completed"), (2147483647, "completed")]
+    finally:
+        scene.database.execute(
+            "ALTER SCHEMA public OWNER TO pg_database_owner; DROP VIEW migration_status;"
+            f"DROP OWNED BY {login}, {owner}; DROP ROLE {login}, {owner}"
+        )
+
+
+def test_nobody_is_told_to_become_a_superuser(scene: Scene) -> None:
+    """The ledger belongs to one, as the first start was run as one."""
+    scene.write(SHORT)
+    scene.migrated()
+    login = f"login_{scene.database.name}"
+    scene.database.execute(
+        f"CREATE ROLE {login} LOGIN; GRANT CREATE ON SCHEMA public TO {login};"
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON schema_migrations, migration_lock TO {login}"
+    )
+    url = scene.database.server.url(scene.database.name, user=login)
+    try:
+        scene.write(LONG)
+        run = scene.migrate(url=url)
+        assert run.code == 70, run.report()
+        remedy = only_error(run)["remedy"]
+        owned = f"ALTER TABLE public.schema_migrations OWNER TO {login}; ALTER TABLE public.migration_lock OWNER TO"
+        assert owned in remedy
+        assert "GRANT" not in remedy
+        # What it says helps.
+        for statement in remedy.partition(": ")[2].partition(". Or")[0].split("; "):
+            scene.database.execute(statement)
+        assert scene.migrate(url=url).code == 0
+        superuser = str(scene.database.one("SELECT current_user"))
+        run = scene.migrate(url=url, MIGRATION_ROLE=superuser)
+        assert "GRANT " + superuser not in json.dumps(errors(run))
     finally:
         scene.database.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")
 

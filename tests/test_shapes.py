@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from conftest import missing
 from fuzz.whole import psql
 from kit.pooler import executable, pooler
 from kit.processes import until
-from scene import Gate, Scene, only_error, warnings
+from scene import Gate, Scene, errors, only_error, warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,6 +194,49 @@ def test_a_trigger_that_is_deferred_makes_it_units(scene: Scene) -> None:
     assert run.code == 70, "as with psql, the first block's COMMIT checks it"
     assert only_error(run)["sqlstate"] == "23503"
     assert scene.database.one("SELECT count(*) FROM t") == 0
+
+
+def test_a_rehearsal_asks_for_such_a_trigger_too(scene: Scene) -> None:
+    """What would run as units is not rehearsed as one transaction, whoever has made the trigger."""
+    deferred = "CREATE TABLE c (i int REFERENCES t (i) DEFERRABLE INITIALLY DEFERRED);"
+    text = "BEGIN; INSERT INTO c VALUES (1); COMMIT; INSERT INTO t VALUES (1);"
+    scene.write({"001_base.sql": BASE, "002_c.sql": deferred, "003_x.sql": text, "004_y.sql": "SELECT 1;"})
+    for rehearsed in ("Rehearsed 2 of 4", "Nothing could be rehearsed."):
+        run = scene.start("migrate", "--rehearse")
+        assert run.wait() == 10, run.report()
+        assert rehearsed in run.stdout, run.stdout
+        assert "003_x.sql runs unit by unit, each in a transaction of its own: the database has a trigger" in run.stdout
+        scene.start("migrate", "--to", "2").ok()
+    assert scene.ledger() == [(1, "completed"), (2, "completed")]
+
+
+def test_a_rehearsal_does_not_merge_what_has_begun_as_units(scene: Scene) -> None:
+    scene.write({"001_base.sql": BASE, "002_x.sql": FAILS})
+    scene.migrate()
+    scene.write({"002_x.sql": FAILS.replace("SET LOCAL a.b = 'x';\n", "").replace("1/0", "1")})
+    run = scene.start("migrate", "--rehearse")
+    assert run.wait() == 10, run.report()
+    assert "002_x.sql runs outside a transaction (an earlier start has committed some of them)" in run.stdout
+
+
+def test_a_down_migration_that_would_run_as_units_is_refused(scene: Scene) -> None:
+    scene.write({"001_base.sql": BASE, "002_x.sql": "CREATE TABLE x ();"})
+    scene.migrated()
+    (scene.migrations / "rollback").mkdir()
+    scene.write({"rollback/002_x.sql": "BEGIN; SET LOCAL a.b = 'x'; DROP TABLE x; COMMIT; SELECT 1;"})
+    said = "a reverse file is one transaction, and this one cannot be: what SET LOCAL"
+    run = scene.start("rollback", "--to", "1", "--yes")
+    assert run.wait() == 65, run.report()
+    assert said in json.dumps(errors(run))
+    assert scene.database.exists("x")
+    assert scene.ledger() == [(1, "completed"), (2, "completed")]
+    check = scene.start("check")
+    assert check.wait() == 65
+    assert said in check.stdout
+    # One pair around all is what every file may have.
+    scene.write({"rollback/002_x.sql": "BEGIN; SET LOCAL a.b = 'x'; DROP TABLE x; COMMIT;"})
+    scene.start("rollback", "--to", "1", "--yes").ok()
+    assert not scene.database.exists("x")
 
 
 FAILS = """BEGIN;

@@ -9,10 +9,11 @@ from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import UsageError
-from entrypoint.migration.ledger import words
+from entrypoint.migration.ledger import widening, words
 from entrypoint.migration.ledger.elsewhere import refuse_second
 from entrypoint.migration.ledger.finding import refuse_intrusion
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.script.directives import spell_timeouts
 from entrypoint.migration.script.files import load_directory
 from entrypoint.migration.script.prepare import prepare
@@ -37,9 +38,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from entrypoint.database.session import Session
+    from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.script.files import MigrationFile
     from entrypoint.migration.script.prepare import Prepared
     from entrypoint.operations.check import FileReport
     from entrypoint.settings import Settings
+    from entrypoint.survey import Survey
 
 # Of a file with more statements, as those with sample data have, only so many are shown.
 _SHOWN = 20
@@ -62,16 +67,8 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     """
     survey = survey_database(settings, up_to=up_to)
     escapes = survey.session.escapes
-    adopted: list[str] = []
     try:
-        refuse_intrusion(survey.place)
-        if settings.adopt is not None and survey.plan.pending:
-            survey, adopted = foresee(settings, settings.adopt, survey, up_to)
-        if survey.plan.pending and not survey.place.ledger:
-            refuse_second(survey.session, survey.place, survey.directory.files, settings.role, Deadline(_PATIENCE))
-    except StatementError as error:
-        doing = "other schemas' ledgers could not be looked for"
-        raise refused_on(survey.session, settings.schema, settings.role, error, doing, reading=True) from error
+        survey, adopted, obstacle = _foresee(settings, survey, up_to)
     finally:
         survey.session.close()
     tell_differences(survey.directory, survey.plan)
@@ -81,6 +78,7 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
     migrations = prepare(plan.runnable, escapes=escapes)
     if plan.held_back and not plan.runnable:
         raise words.held_back(plan.held_back)
+    stop = _where_it_stops(plan.runnable, obstacle, at_once=bool(adopted))
     if not plan.pending:
         return "".join(f"{line}\n" for line in adopted) + "Nothing is pending.\n"
     # What runs outside a transaction is in each file's headline.
@@ -95,11 +93,61 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
         for finding in in_order([*look.findings, *said.get(look.shown, ())]):
             place = None if finding.line is None else f"line {finding.line}"
             lines += [f"    {line}" for line in describe(finding, place=place)]
+    lines += stop
     if plan.held_back:
         lines.append(f"Then it would stop: {visible(words.held_back(plan.held_back).message)}")
     if note is not None:
         lines += describe(note)
     return "\n".join(lines) + "\n"
+
+
+def _foresee(
+    settings: Settings, survey: Survey, up_to: int | None
+) -> tuple[Survey, list[str], ConfigurationError | None]:
+    """Return the survey after what a start adopts, that in words, and what stands in the way of long numbers."""
+    session, place, role = survey.session, survey.place, settings.role
+    adopted: list[str] = []
+    obstacle = None
+    try:
+        refuse_intrusion(place)
+        if settings.adopt is not None and survey.plan.pending:
+            survey, adopted = foresee(settings, settings.adopt, survey, up_to)
+        if survey.plan.pending and not place.ledger:
+            refuse_second(session, place, survey.directory.files, role, Deadline(_PATIENCE))
+        if place.ledger and widening.are_long(file.number for file in survey.plan.pending):
+            obstacle = _in_the_way_of_long_numbers(session, place, role)
+    except StatementError as error:
+        doing = "the database could not be asked what would stand in the way"
+        raise refused_on(session, settings.schema, role, error, doing, reading=True) from error
+    return survey, adopted, obstacle
+
+
+def _where_it_stops(
+    runnable: Sequence[MigrationFile], obstacle: ConfigurationError | None, *, at_once: bool
+) -> list[str]:
+    """Return before which file a start would stop, if it would; raise the `obstacle` if nothing would run before it."""
+    first = next((file for file in runnable if widening.are_long([file.number])), None)
+    if obstacle is None or first is None:
+        return []
+    if at_once or first == runnable[0]:
+        raise obstacle
+    return [
+        f"It would stop before {first.name}: {visible(obstacle.message)}",
+        f"  What to do: {visible(obstacle.remedy or '')}",
+    ]
+
+
+def _in_the_way_of_long_numbers(session: Session, place: Place, role: str | None) -> ConfigurationError | None:
+    """Return what a start would end with before it writes its first long number into the ledger, if it would."""
+    patience = Deadline(_PATIENCE)
+    session.query(";\n".join(begin_look(role, patience)), patience)
+    column = widening.read_column(session.query(widening.question(place), patience)[-1])
+    session.rollback(patience)
+    try:
+        widening.refuse_what_is_in_the_way(place, column)
+    except ConfigurationError as error:
+        return error
+    return None
 
 
 def _describe(migration: Prepared) -> str:

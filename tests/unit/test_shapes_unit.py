@@ -38,6 +38,14 @@ UNITS = {
     "ON COMMIT": ("BEGIN; CREATE TEMP TABLE x (i int) ON COMMIT DROP; COMMIT; SELECT 1", "ON COMMIT"),
     "a mode": ("SELECT 1; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT", "transaction mode"),
     "the first block's mode": ("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT; SELECT 1", "transaction mode"),
+    "the second block's mode": (
+        "BEGIN; SELECT 1; COMMIT; BEGIN ISOLATION LEVEL SERIALIZABLE; COMMIT",
+        "transaction mode",
+    ),
+    "BEGIN twice, with a mode": (
+        "BEGIN; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT",
+        "a BEGIN within a block",
+    ),
     "a function": ("BEGIN; SELECT unknown(); COMMIT; SELECT 1", "unknown()"),
     "a function in a row": ("BEGIN; INSERT INTO a SELECT unknown(); COMMIT; SELECT 1", "unknown()"),
     "a function for a table": ("BEGIN; CREATE TABLE a AS SELECT unknown(); COMMIT; SELECT 1", "unknown()"),
@@ -119,6 +127,23 @@ def test_a_units_transaction_has_its_modes() -> None:
         "BEGIN ISOLATION LEVEL SERIALIZABLE",
         "BEGIN",
     ]
+
+
+def test_a_second_begin_in_a_block_sets_the_modes_of_its_transaction() -> None:
+    """As the server takes it: it warns, and sets them."""
+    text = (
+        "BEGIN; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT;"
+        "BEGIN ISOLATION LEVEL SERIALIZABLE; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 2; COMMIT;"
+        "BEGIN; SELECT 3; COMMIT; SELECT 4"
+    )
+    assert [unit.begin for unit in cut(text, advise(text))] == [
+        "BEGIN ISOLATION LEVEL SERIALIZABLE",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE ISOLATION LEVEL REPEATABLE READ",  # the last one counts
+        "BEGIN",
+        "BEGIN",
+    ]
+    text = "BEGIN; BEGIN READ ONLY; SELECT 1; COMMIT; SELECT 2"
+    assert "the ledger's row could not be written" in advise(text).faults[0].message
 
 
 def test_a_row_says_where_to_go_on_and_comments_do_not_matter() -> None:

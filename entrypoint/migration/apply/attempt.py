@@ -64,6 +64,12 @@ _IN_A_UNIT = {
 }
 
 
+DEFERRED_TRIGGERS = "SELECT FROM pg_catalog.pg_trigger WHERE tginitdeferred LIMIT 1"
+"""Has a row if a file that `asks` runs as units. Asked just before it, as an earlier file may have made such a trigger.
+"""
+AS_DEFERRED = "the database has a trigger that is INITIALLY DEFERRED, and the file changes rows before a COMMIT"
+
+
 class Task(NamedTuple):
     """One migration, and all that it takes to apply it."""
 

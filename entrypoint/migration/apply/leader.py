@@ -12,7 +12,7 @@ from entrypoint import logs, signals
 from entrypoint.database import classify, session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.database.login import Failure
-from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE, QUERY_CANCELED
+from entrypoint.database.sqlstate import DEPENDENT_OBJECTS_STILL_EXIST, LOCK_NOT_AVAILABLE, QUERY_CANCELED
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.errors.migration import (
@@ -25,7 +25,7 @@ from entrypoint.errors.migration import (
 )
 from entrypoint.errors.operator import LedgerChangedError
 from entrypoint.migration.apply import outside, standing, transactional
-from entrypoint.migration.apply.attempt import GRACE, ONLY_APART, Refused, Task
+from entrypoint.migration.apply.attempt import AS_DEFERRED, DEFERRED_TRIGGERS, GRACE, ONLY_APART, Refused, Task
 from entrypoint.migration.apply.doubt import (
     STANDBY_REMEDY,
     InDoubt,
@@ -80,6 +80,7 @@ _LOOK_AT_IT = "see \\d schema_migrations in psql, drop what is in the way, and s
 _NO_LONGER_RECORDED = "migrations that were applied were not recorded as completed any more"
 _RECORD_AGAIN = "The next start runs again what is not recorded: entrypoint baseline records it without running it."
 _CONNECTION_EXCEPTION = "08"
+BEGAN_AS_UNITS = "an earlier start has committed some of them"
 _OWN_DOING = (
     "The server takes writes: the file has made its transaction or session read-only, or writes to another server that "
     "takes none."
@@ -295,20 +296,21 @@ class Leader:
     def _why_as_units(self, task: Task) -> str:
         """Return why a file runs as units that could be one transaction; empty if it does not.
 
-        What has begun so goes on so. Whether a trigger is deferred is asked now, as an earlier file may have made it.
+        What has begun so goes on so.
         """
-        advice, row = task.migration.advice, self._unfinished.get(task.migration.file.number)
-        if not advice.transactional:
+        if not task.migration.advice.transactional:
             return ""
-        if row is not None and (row.status == RUNNING or stopped_at(row.error_message or "")):
-            return "an earlier start has committed some of them"
-        if advice.asks and self._has_deferred_triggers(task):
-            return "the database has a trigger that is INITIALLY DEFERRED, and the file changes rows before a COMMIT"
-        return ""
+        if self._began_as_units(task.migration):
+            return BEGAN_AS_UNITS
+        return AS_DEFERRED if task.migration.advice.asks and self._has_deferred_triggers(task) else ""
+
+    def _began_as_units(self, migration: Prepared) -> bool:
+        """Tell whether an earlier start has run a part of the file, unit by unit."""
+        row = self._unfinished.get(migration.file.number)
+        return row is not None and (row.status == RUNNING or bool(stopped_at(row.error_message or "")))
 
     def _has_deferred_triggers(self, task: Task) -> bool:
-        query = "SELECT FROM pg_catalog.pg_trigger WHERE tginitdeferred LIMIT 1"
-        ask = f"BEGIN READ ONLY; {session_state.ours(self._assignment.role)} {query}; COMMIT"
+        ask = f"BEGIN READ ONLY; {session_state.ours(self._assignment.role)} {DEFERRED_TRIGGERS}; COMMIT"
         try:
             return bool(self._worker.query(ask, task.patience)[-2])
         except StatementError as error:
@@ -553,7 +555,17 @@ class Leader:
     def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         """Return a refusal as the failure that it is, with what became of the rest; name the ledger if it is that."""
         failure = self._plain_failure(task, refusal)
-        if refusal.about_the_ledger and not classify.trouble(refusal.error.sqlstate):
+        if refusal.of_our_own and refusal.error.sqlstate == DEPENDENT_OBJECTS_STILL_EXIST:
+            name, obstacle = task.migration.file.name, refusal.error.detail or refusal.error.primary
+            failure.message += (
+                f"; the program makes its own view again after {name}, and that is in the way: {obstacle}"
+            )
+            failure.change = (
+                "Drop what depends on the view migration_status, and make it again afterwards; or leave the view out "
+                "of what the file makes, changes or drops. "
+            )
+            failure.remedy = failure.change + failure.remedy
+        elif refusal.about_the_ledger and not classify.trouble(refusal.error.sqlstate):
             where, name = foreign(self._lease.place.schema), task.migration.file.name
             failure.message += (
                 f"; schema_migrations and migration_lock in schema {where} are this program's own, and it writes them "

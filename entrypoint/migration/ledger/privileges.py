@@ -41,6 +41,8 @@ class Table(NamedTuple):
     """Whether the role has every privilege on it that it needs."""
     sequence: str = ""
     """The sequence of an earlier system's column that counts by itself, if the role may not use it; with its schema."""
+    of_superuser: bool = False
+    """Whether its owner is a superuser, whose role nobody should be given."""
 
 
 class Facts(NamedTuple):
@@ -59,6 +61,8 @@ class Facts(NamedTuple):
     uses: bool
     creates: bool
     tables: tuple[Table, ...]
+    superuser: bool = False
+    """Whether the role is a superuser."""
 
 
 def grants(facts: Facts, *, reading: bool) -> list[str]:
@@ -67,7 +71,7 @@ def grants(facts: Facts, *, reading: bool) -> list[str]:
     `reading`: whether it is to read only.
     """
     if not facts.takes_role:
-        return [f"GRANT {facts.role} TO {facts.login}"]
+        return [] if facts.superuser else [f"GRANT {facts.role} TO {facts.login}"]
     if not facts.schema:
         return []
     if not facts.schema_exists:
@@ -86,8 +90,13 @@ def grants(facts: Facts, *, reading: bool) -> list[str]:
         found += [f"GRANT USAGE ON SEQUENCE {sequence} TO {facts.role}" for sequence in sequences]
     if not found and not reading:
         # To change a table takes its owner.
-        owners = sorted({table.owner for table in facts.tables if not table.owned})
-        found += [f"GRANT {owner} TO {facts.role}" for owner in owners]
+        foreign = [table for table in facts.tables if not table.owned]
+        found += [
+            f"GRANT {owner} TO {facts.role}" for owner in sorted({t.owner for t in foreign if not t.of_superuser})
+        ]
+        theirs = [f"TABLE {facts.schema}.{table.name}" for table in foreign if table.of_superuser]
+        views = [f"VIEW IF EXISTS {facts.schema}.migration_status"] if theirs else []
+        found += [f"ALTER {what} OWNER TO {facts.role}" for what in (*theirs, *views)]
     return found
 
 
@@ -101,14 +110,14 @@ def ask(session: Session, schema: str | None, role: str | None, deadline: Deadli
         # What PostgreSQL has refused before is the error, and not this.
         return None
     tables = tuple(
-        Table(name or "", owner or "", owned == "t", permitted == "t", sequence or "")
-        for *_, name, owner, owned, permitted, sequence in (row, *rest)
+        Table(name or "", owner or "", owned == "t", permitted == "t", sequence or "", of_superuser == "t")
+        for *_, name, owner, owned, permitted, sequence, of_superuser in (row, *rest)
         if name
     )
-    login, who, takes, database, creates_schemas, name, exists, uses, creates = row[:9]
+    login, who, takes, database, creates_schemas, name, exists, uses, creates, superuser = row[:10]
     return Facts(
         login or "", who or "", takes == "t", database or "", creates_schemas == "t",
-        name or "", exists == "t", uses == "t", creates == "t", tables,
+        name or "", exists == "t", uses == "t", creates == "t", tables, superuser == "t",
     )  # fmt: skip
 
 
@@ -138,8 +147,10 @@ def _query(schema: str | None, role: str | None, server_version: int, *, reading
                pg_catalog.quote_ident(w.place), n.oid IS NOT NULL,
                pg_catalog.has_schema_privilege(w.who, n.oid, 'USAGE'),
                pg_catalog.has_schema_privilege(w.who, n.oid, 'CREATE'),
+               (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = w.who),
                c.relname, pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)),
-               pg_catalog.pg_has_role(w.who, c.relowner, 'USAGE'), {needed}, {_SEQUENCE}
+               pg_catalog.pg_has_role(w.who, c.relowner, 'USAGE'), {needed}, {_SEQUENCE},
+               (SELECT rolsuper FROM pg_catalog.pg_roles WHERE oid = c.relowner)
         FROM (SELECT {who}::name AS who, {where}::name AS place) w
         LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.place
         LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname IN ({tables})

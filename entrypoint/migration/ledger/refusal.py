@@ -107,6 +107,11 @@ def _lacks_role(session: Session | None, role: str) -> bool:
 def _grants(session: Session, schema: str | None, role: str | None, *, reading: bool) -> str | None:
     """Return the remedy with the GRANT to type, if we know of one."""
     facts = privileges.ask(session, schema, role, Deadline(_PATIENCE), reading=reading)
+    if facts is not None and facts.superuser and not facts.takes_role:
+        return (
+            f"MIGRATION_ROLE is a superuser, {facts.role}, and {facts.login} should not become one: set it to the role "
+            "that is to own the ledger, and GRANT that one; or set MIGRATION_DATABASE_URL to its owner."
+        )
     if facts is None or not (grants := privileges.grants(facts, reading=reading)):
         return None
     other = "MIGRATION_ROLE" if facts.takes_role else "another MIGRATION_ROLE"

@@ -33,7 +33,7 @@ class Column(NamedTuple):
     has_view: bool
     """Whether there is our own view of it."""
     afterwards: tuple[str, ...]
-    """The statements that give the view, made again, what the old one had: owner, options, comments, privileges."""
+    """The statements that give the view, made again, what the old one had: owner, options, privileges and so on."""
 
 
 def are_long(numbers: Iterable[int]) -> bool:
@@ -112,7 +112,9 @@ used AS (
     -- What the view cannot be dropped under, or would take with it.
     SELECT d.classid, d.objid, d.objsubid FROM ledger CROSS JOIN status s JOIN pg_type t ON t.oid = s.reltype
     JOIN pg_depend d ON d.deptype <> 'i' AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = s.oid
-        OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (t.oid, t.typarray))),
+        OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (t.oid, t.typarray))
+    WHERE NOT EXISTS (
+        SELECT FROM pg_attrdef f WHERE d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid AND f.adrelid = s.oid)),
 named AS (
     SELECT CASE u.classid
         WHEN 'pg_rewrite'::regclass THEN (
@@ -130,7 +132,9 @@ named AS (
             SELECT 'the publication ' || quote_ident(b.pubname)
             FROM pg_publication_rel m JOIN pg_publication b ON b.oid = m.prpubid WHERE m.oid = u.objid)
         WHEN 'pg_attrdef'::regclass THEN (
-            SELECT 'the generated column ' || quote_ident(a.attname)
+            SELECT CASE a.attgenerated
+                WHEN '' THEN 'the default of the column ' || quote_ident(a.attname) || ' of ' || f.adrelid::regclass
+                ELSE 'the generated column ' || quote_ident(a.attname) END
             FROM pg_attrdef f JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
             WHERE f.oid = u.objid)
         ELSE pg_describe_object(u.classid, u.objid, u.objsubid) END AS what
@@ -149,6 +153,10 @@ again AS (
     UNION ALL
     SELECT 2, format('ALTER VIEW %s SET (%s)', s.name, array_to_string(s.reloptions, ', '))
     FROM status s WHERE s.reloptions IS NOT NULL
+    UNION ALL
+    SELECT 2, format('ALTER VIEW %s ALTER COLUMN %I SET DEFAULT %s', s.name, a.attname, pg_get_expr(f.adbin, f.adrelid))
+    FROM status s JOIN pg_attrdef f ON f.adrelid = s.oid
+    JOIN pg_attribute a ON a.attrelid = s.oid AND a.attnum = f.adnum
     UNION ALL
     SELECT 3, format('COMMENT ON %s IS %L', CASE d.objsubid WHEN 0 THEN 'VIEW ' || s.name
         ELSE 'COLUMN ' || s.name || '.' || quote_ident(a.attname) END, d.description)

@@ -16,7 +16,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.apply.adopting import Adopter
 from entrypoint.migration.apply.attempt import Refused, Task
-from entrypoint.migration.apply.leader import Leader, spot_of
+from entrypoint.migration.apply.leader import BEGAN_AS_UNITS, Leader, spot_of
 from entrypoint.migration.apply.outside import refuse_behind_pooler
 from entrypoint.migration.apply.standing import file_ended_transaction
 from entrypoint.migration.ledger import words
@@ -215,6 +215,7 @@ class Rehearser(Leader):
     def rehearse(self, rehearsed: list[Rehearsed]) -> Rehearsal:
         """Rehearse all that can be; fill `rehearsed` with what went well. Raises EntrypointError."""
         plan, runnable = self._what_to_run()
+        runnable = [one.as_units(BEGAN_AS_UNITS) if self._began_as_units(one) else one for one in runnable]
         selection = select(runnable)
         places, why = selection.rehearsed, selection.why
         assignment, lease = self._assignment, self._lease
@@ -264,7 +265,8 @@ class Rehearser(Leader):
                 return trial.through(tasks)
             except NeedsCommitError as needs:
                 tasks[0].watcher.stand_down()
-                self._roll_back(trial.task or tasks[0], trial.trace, needs.refusal)
+                if needs.refusal is not None:
+                    self._roll_back(trial.task or tasks[0], trial.trace, needs.refusal)
                 raise
             except Refused as refusal:
                 watched = tasks[0].watcher.stand_down()

@@ -12,7 +12,7 @@ from entrypoint.database.sqlstate import UNSAFE_NEW_ENUM_VALUE_USAGE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration.apply import standing, transactional
-from entrypoint.migration.apply.attempt import GRACE, ONLY_APART, Refused, ours
+from entrypoint.migration.apply.attempt import AS_DEFERRED, DEFERRED_TRIGGERS, GRACE, ONLY_APART, Refused, ours
 from entrypoint.migration.apply.standing import Trace
 from entrypoint.migration.ledger import tables, widening, writing
 from entrypoint.migration.ledger.finding import refuse_strangers
@@ -62,8 +62,8 @@ class Rehearsed(NamedTuple):
 class NeedsCommitError(Exception):
     """A migration uses something that an earlier one, or a part of itself, has to commit first."""
 
-    def __init__(self, index: int, refusal: Refused, why: str) -> None:
-        """Take the migration's place in the list, what PostgreSQL said, and what that means."""
+    def __init__(self, index: int, refusal: Refused | None, why: str) -> None:
+        """Take the migration's place in the list, what PostgreSQL said, if it did, and what that means."""
         super().__init__(index)
         self.index = index
         self.refusal = refusal
@@ -112,6 +112,8 @@ class Trial:
             notices.append(notice)
             task.log_notice(notice)
 
+        if migration.advice.asks and ours(task, lambda: self._worker.query(DEFERRED_TRIGGERS, task.patience))[-1]:
+            raise NeedsCommitError(index, None, f"runs unit by unit, each in a transaction of its own: {AS_DEFERRED}")
         began = time.monotonic()
         self._assignment.board.activity = None
         try:

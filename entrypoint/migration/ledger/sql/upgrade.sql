@@ -1,8 +1,31 @@
 -- Make what an earlier system left like our own. Runs only where something differs; every statement may be repeated.
--- PostgreSQL does not change a column's type under a view (0A000), so the view is made again afterwards.
 -- In the order in which a contender reads them: the other way round, the two would wait for each other (40P01).
 LOCK TABLE {schema}.migration_lock, {schema}.schema_migrations IN ACCESS EXCLUSIVE MODE;
-DROP VIEW IF EXISTS {schema}.migration_status;
+
+-- PostgreSQL does not change a column's type under a view (0A000), nor the columns of a view (42P16), so the view is made
+-- again afterwards where that is needed; and only there, as the privileges on it would be lost, and what depends on it
+-- would stand in the way (2BP01).
+DO $view$
+DECLARE
+    ledger CONSTANT oid := ({schema_literal} || '.schema_migrations')::regclass;
+    number_type CONSTANT text := (SELECT atttypid::regtype FROM pg_catalog.pg_attribute
+                                  WHERE attrelid = ledger AND attname = 'migration_number');
+    sum_type CONSTANT text := (SELECT CASE WHEN atttypid IN ('int2'::regtype, 'int4'::regtype) THEN 'bigint' ELSE 'numeric' END
+                               FROM pg_catalog.pg_attribute WHERE attrelid = ledger AND attname = 'execution_time_ms');
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = ledger AND attname = 'applied_at'
+                                                     AND atttypid <> 'timestamptz'::regtype)
+       OR ARRAY['total_migrations bigint', 'latest_migration ' || number_type,
+                'last_migration_time timestamp with time zone', 'total_execution_time_ms ' || coalesce(sum_type, 'bigint'),
+                'failed_migrations bigint']
+          IS DISTINCT FROM ARRAY(SELECT attname || ' ' || atttypid::regtype FROM pg_catalog.pg_attribute
+                                 WHERE attrelid = to_regclass({schema_literal} || '.migration_status') AND attnum > 0
+                                 ORDER BY attnum)
+    THEN
+        DROP VIEW IF EXISTS {schema}.migration_status;
+    END IF;
+END
+$view$;
 
 ALTER TABLE {schema}.schema_migrations
     ADD COLUMN IF NOT EXISTS application_version text,
