@@ -1,4 +1,4 @@
-"""The first look through libpq itself: it says what psycopg would say, or leaves the question to psycopg."""
+"""The first look: it says what a session would say, or leaves the question to one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
-# Runs the program, with something done to the first look before; then tells whether psycopg was needed.
+# Runs the program, with something done to the first look before; then tells what was needed.
 PROGRAM = """\
 import sys
 from entrypoint.database import libpq
@@ -38,11 +38,14 @@ from entrypoint.database import libpq
 def tell(event, arguments, seen=[]):
     if event == "os.exec" and not seen:
         seen.append(event)
-        print("psycopg" if "psycopg" in sys.modules else "libpq", flush=True)
+        needed = ("psycopg", "entrypoint.database.session")
+        print(next((name for name in needed if name in sys.modules), "first look"), flush=True)
 sys.addaudithook(tell)
 from entrypoint.__main__ import main
 main()
 """
+
+SESSION = "entrypoint.database.session"
 
 
 @pytest.fixture
@@ -154,41 +157,42 @@ def test_addresses(address: str, found: dict[str, str] | None) -> None:
 # --- Which way ------------------------------------------------------------------------------------------
 
 
-def test_the_usual_way_is_without_psycopg(up_to_date: Database, way: Callable[..., tuple[str, Run]]) -> None:
-    assert way(up_to_date.url)[0] == "libpq"
-    assert way(up_to_date.url, MIGRATION_ROLE="postgres", MIGRATION_SCHEMA="public")[0] == "libpq"
+def test_the_usual_way_is_without_a_session(up_to_date: Database, way: Callable[..., tuple[str, Run]]) -> None:
+    assert way(up_to_date.url)[0] == "first look"
+    assert way(up_to_date.url, MIGRATION_ROLE="postgres", MIGRATION_SCHEMA="public")[0] == "first look"
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "needed"),
     [
-        pytest.param("libpq.load = lambda: None", id="no libpq"),
+        pytest.param("libpq.load = lambda: None", "psycopg", id="no libpq"),
         pytest.param(
             "import _ctypes, ctypes, entrypoint.database as room\n"
             "del sys.modules[libpq.__name__], room.libpq, _ctypes.byref",
+            "psycopg",
             id="another _ctypes",
         ),
-        pytest.param("libpq._bundled = lambda: 'libc.so.6'", id="a library that is not libpq"),
-        pytest.param("libpq._bundled = lambda: '/no/such/libpq.so'", id="a libpq that cannot be loaded"),
-        pytest.param("libpq.Connection.query = lambda *_: 1 / 0", id="a mistake of ours"),
-        pytest.param("libpq.Connection.query = lambda *_: []", id="an answer that makes no sense"),
+        pytest.param("libpq._bundled = lambda: 'libc.so.6'", "psycopg", id="a library that is not libpq"),
+        pytest.param("libpq._bundled = lambda: '/no/such/libpq.so'", "psycopg", id="a libpq that cannot be loaded"),
+        pytest.param("libpq.Connection.query = lambda *_: 1 / 0", SESSION, id="a mistake of ours"),
+        pytest.param("libpq.Connection.query = lambda *_: []", SESSION, id="an answer that makes no sense"),
     ],
 )
-def test_psycopg_is_asked_where_libpq_has_no_answer(
-    up_to_date: Database, way: Callable[..., tuple[str, Run]], change: str
+def test_a_session_is_asked_where_the_first_look_has_no_answer(
+    up_to_date: Database, way: Callable[..., tuple[str, Run]], change: str, needed: str
 ) -> None:
     which, run = way(up_to_date.url, change)
-    assert which == "psycopg"
+    assert which == needed
     assert [event for event in run.events() if event != "schema.up_to_date"] == []
 
 
-def test_several_hosts_are_psycopgs(up_to_date: Database, way: Callable[..., tuple[str, Run]]) -> None:
+def test_several_hosts_are_a_sessions(up_to_date: Database, way: Callable[..., tuple[str, Run]]) -> None:
     """Each has a time-out of its own, and libpq's calls that do not block leave that to their caller."""
     url = f"host={HOST},{HOST} port={free_port()},{up_to_date.server.port} user=postgres dbname={up_to_date.name}"
-    assert way(url)[0] == "psycopg"
+    assert way(url)[0] == SESSION
     own = up_to_date.server
     variables = {"PGHOST": f"{HOST},{HOST}", "PGPORT": f"{own.port},{own.port}", "PGUSER": "postgres"}
-    assert way(f"dbname={up_to_date.name}", **variables)[0] == "psycopg"
+    assert way(f"dbname={up_to_date.name}", **variables)[0] == SESSION
 
 
 # --- Faults in the middle of it -------------------------------------------------------------------------

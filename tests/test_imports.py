@@ -195,7 +195,8 @@ def test_the_rest_is_imported_when_there_is_a_use_for_it(
     write_migrations(migrations_dir, non_idempotent(1))
     names = imported_by({"DATABASE_URL": database.url})
     assert {"entrypoint.migration.lock.lease", "entrypoint.migration.script.statements"} <= ours(names) - UP_TO_DATE
-    assert {"pgparse", "psycopg"} <= others(names)
+    assert "pgparse" in others(names)
+    assert "psycopg" not in names
     assert "tenacity" not in names
 
     nobody = f"postgresql://127.0.0.1:{free_port()}/nowhere"

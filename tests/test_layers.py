@@ -171,9 +171,9 @@ ROOMS: dict[str, set[str]] = {
     "version": set(),
 }
 
-# The only module that imports a package which is neither ours nor Python's. psycopg is a room's, database's.
+# The only module that imports a package which is neither ours nor Python's.
 OUTSIDE = {
-    "psycopg": {"entrypoint.database.login", "entrypoint.database.session", "entrypoint.database.target"},
+    "psycopg": {"entrypoint.database.pq_psycopg"},
     "tenacity": {"entrypoint.database.backoff"},
     "pgparse": {"entrypoint.migration.script.statements"},
     "pythonjsonlogger": {"entrypoint.logs"},

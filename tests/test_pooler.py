@@ -14,7 +14,7 @@ import pytest
 from conftest import missing
 from demo.postgres import HOST
 from entrypoint.database.libpq import Connection, load
-from entrypoint.database.session import Session
+from entrypoint.database.login import attempt
 from entrypoint.deadline import Deadline
 from kit.databases import server_errors
 from kit.migrations import non_idempotent, write_migrations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from demo.postgres import Server
+    from entrypoint.database.session import Session
     from kit.databases import Database
     from kit.processes import Run
 
@@ -214,8 +215,8 @@ def turncoat() -> Iterator[str]:
         thread.join()
 
 
-def _by_psycopg(address: str) -> Session:
-    return Session(psycopg.connect(address, autocommit=True))
+def _by_session(address: str) -> Session:
+    return attempt(address, Deadline(5))
 
 
 def _by_libpq(address: str) -> Connection:
@@ -226,7 +227,7 @@ def _by_libpq(address: str) -> Connection:
     return connection
 
 
-@pytest.mark.parametrize("connect", [_by_psycopg, _by_libpq])
+@pytest.mark.parametrize("connect", [_by_session, _by_libpq])
 def test_a_rollback_raises_nothing_in_statement_mode_either(
     turncoat: str, connect: Callable[[str], Session | Connection]
 ) -> None:

@@ -79,12 +79,11 @@ def of_this_program(parameters: Mapping[str, str | int | None], token: str) -> d
     }
 
 
-def timeout_for_each_host(parameters: Mapping[str, object], seconds: float) -> int:
-    """Return libpq's `connect_timeout` (whole seconds, for each host) so that every host of a list has its turn."""
-    hosts = str(parameters.get("host") or parameters.get("hostaddr") or "").count(",") + 1
-    each = max(_LEAST_TIMEOUT, int(seconds / hosts))
+def timeout_for_each_host(parameters: Mapping[str, object], attempts: int, seconds: float) -> int:
+    """Return libpq's `connect_timeout` (whole seconds, for each host) so that each of the `attempts` has its turn."""
+    each = max(_LEAST_TIMEOUT, int(seconds / attempts))
     asked = str(parameters.get("connect_timeout") or "")
-    return min(each, int(asked)) if asked.isdecimal() and int(asked) > 0 else each
+    return min(each, max(_LEAST_TIMEOUT, int(asked))) if asked.isdecimal() and int(asked) > 0 else each
 
 
 def leave_out_time_zone() -> None:

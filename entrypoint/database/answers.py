@@ -11,13 +11,35 @@ if TYPE_CHECKING:
     from typing import Protocol, Self
 
     class Answer(Protocol):
-        """A result of libpq's, as psycopg has it."""
+        """What libpq says of an error or a notice, as psycopg has it."""
 
         def error_field(self, fieldcode: int, /) -> bytes | None:
             """Return a field of an error or a notice."""
 
         def get_error_message(self) -> str:
             """Return all of it as a text."""
+
+    class Result(Answer, Protocol):
+        """A result of libpq's, as psycopg has it."""
+
+        @property
+        def status(self) -> int:
+            """Return what kind of result it is: one of ExecStatusType."""
+
+        @property
+        def command_status(self) -> bytes | None:
+            """Return the command's tag."""
+
+        @property
+        def ntuples(self) -> int:
+            """Return the number of its rows."""
+
+        @property
+        def nfields(self) -> int:
+            """Return the number of its columns."""
+
+        def get_value(self, row_number: int, column_number: int, /) -> bytes | None:
+            """Return a value as text, None for NULL or if there is no such row or column."""
 
 
 Row = tuple[str | None, ...]
@@ -34,6 +56,10 @@ _HINT = ord("H")
 _POSITION = ord("P")
 _CONTEXT = ord("W")
 _ROUTINE = ord("R")
+
+
+class NotConnected(Exception):  # noqa: N818 - an answer, which the caller passes on
+    """The server, or the way to it, said no; the text is libpq's."""
 
 
 class Notice(NamedTuple):

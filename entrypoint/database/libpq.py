@@ -1,9 +1,8 @@
-"""The few calls of libpq that a first look at the ledger needs, through `_ctypes` and without psycopg.
+"""libpq through `_ctypes`, without psycopg: finding it, connecting, and the few calls that the first look needs.
 
-psycopg's import is nine tenths of what an up-to-date start would cost with it (docs/startup-cost.md). So the first
-look does without. It is no second driver: it asks a question or two and goes, and whatever surprises it, psycopg is
-asked the same from the beginning. It is used in a thread of its own, because name resolution and TLS cannot be
-interrupted; every other wait here ends by its deadline.
+psycopg's import is nine tenths of what an up-to-date start would cost with it (docs/startup-cost.md). The rest of what
+a session needs is in `pq_ctypes`, which the first look does not import. Connecting happens in a thread of its own,
+because name resolution and TLS cannot be interrupted; every other wait here ends by its deadline.
 Every function here is described in PostgreSQL's documentation, chapter "libpq - C Library".
 
 `_ctypes` is what `ctypes` is made of. The package around it takes 2 ms of every start, and 4 with Python 3.14, for what
@@ -17,7 +16,8 @@ import select
 import sys
 from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_PYTHONAPI, CFuncPtr, _SimpleCData, byref, dlopen, sizeof
 
-from entrypoint.database.answers import SILENCE, StatementError, connection_lost, no_answer
+from entrypoint.database.answers import SILENCE, NotConnected, StatementError, connection_lost, no_answer
+from entrypoint.database.quoting import conninfo
 from entrypoint.errors import EntrypointError
 from entrypoint.redaction import foreign
 
@@ -40,10 +40,6 @@ _COMMAND_OK, _TUPLES_OK = 1, 2
 _IDLE, _UNKNOWN = 0, 4
 # PGVerbosity: verbose, the text about a failed login has the server's SQLSTATE in it, which is in no other place.
 _DEFAULT, _VERBOSE = 1, 2
-
-
-class NotConnected(Exception):  # noqa: N818 - an answer, which the caller passes on
-    """The server, or the way to it, said no; the text is libpq's."""
 
 
 class c_int(_Simple):  # noqa: N801 - as in ctypes
@@ -82,8 +78,8 @@ class _Quick(CFuncPtr):
 
 
 # PQconninfoOption: keyword, envvar, compiled, val, label, dispchar, and a number that takes the room of an address.
-_ADDRESS = sizeof(c_void_p)
-_KEYWORD, _VALUE, _OPTION = 0, 3 * _ADDRESS, 7 * _ADDRESS
+ADDRESS = sizeof(c_void_p)
+KEYWORD, VALUE, OPTION = 0, 3 * ADDRESS, 7 * ADDRESS
 
 
 class Libpq:
@@ -93,18 +89,11 @@ class Libpq:
         """Load it in a `mode` of dlopen(3). Raises OSError, or AttributeError if it lacks a function."""
         self._handle = dlopen(path, mode)
 
-        def function(name: str, result: type | None, *arguments: type, kind: type[CFuncPtr] = _Function) -> Any:
-            found = kind((name, self))  # type: ignore[arg-type]  # all that it reads is `_handle`
-            found.restype, found.argtypes = result, arguments
-            return found
-
-        def quick(name: str, result: type | None, *arguments: type) -> Any:
-            return function(name, result, *arguments, kind=_Quick)
-
+        function, quick = self.function, self.quick
         self.conninfo_parse = quick("PQconninfoParse", c_void_p, c_char_p, c_void_p)
         self.conninfo_free = quick("PQconninfoFree", None, c_void_p)
         self.freemem = quick("PQfreemem", None, c_void_p)
-        self.connect_start = function("PQconnectStartParams", c_void_p, c_void_p, c_void_p, c_int)
+        self.connect_start = function("PQconnectStart", c_void_p, c_char_p)
         self.connect_poll = function("PQconnectPoll", c_int, c_void_p)
         self.status = quick("PQstatus", c_int, c_void_p)
         self.socket = quick("PQsocket", c_int, c_void_p)
@@ -130,6 +119,16 @@ class Libpq:
         self.finish = function("PQfinish", None, c_void_p)
         self.set_notice_processor = quick("PQsetNoticeProcessor", c_void_p, c_void_p, c_void_p, c_void_p)
 
+    def function(self, name: str, result: type | None, *arguments: type, kind: type[CFuncPtr] = _Function) -> Any:
+        """Return a function by its name. Raises AttributeError if there is none."""
+        found = kind((name, self))  # type: ignore[arg-type]  # all that it reads is `_handle`
+        found.restype, found.argtypes = result, arguments
+        return found
+
+    def quick(self, name: str, result: type | None, *arguments: type) -> Any:
+        """Return a function that never waits."""
+        return self.function(name, result, *arguments, kind=_Quick)
+
     def parse(self, address: str) -> dict[str, str] | None:
         """Return the parameters in an address, without those that it does not set; None if it is malformed."""
         message = c_void_p()
@@ -139,11 +138,11 @@ class Libpq:
             return None
         found = {}
         option = options
-        while keyword := c_char_p.from_address(option + _KEYWORD).value:
-            value = c_char_p.from_address(option + _VALUE).value
+        while keyword := c_char_p.from_address(option + KEYWORD).value:
+            value = c_char_p.from_address(option + VALUE).value
             if value is not None:
                 found[keyword.decode()] = value.decode(errors="surrogateescape")
-            option += _OPTION
+            option += OPTION
         self.conninfo_free(options)
         return found
 
@@ -155,15 +154,6 @@ def load() -> Libpq | None:
         # The wheel's libraries belong together: what is not called need not be looked up, which would take 0.6 ms. In
         # others a function that is missing is to be found out now, not in the middle of a call.
         return Libpq(bundled, os.RTLD_LAZY) if bundled else Libpq("libpq.so.5", os.RTLD_NOW)
-    except (OSError, AttributeError):
-        return None
-
-
-def loaded(*, bundled: bool) -> Libpq | None:
-    """Return the libpq that psycopg has loaded already, its wheel's own or the system's; None if it is not that one."""
-    path = _bundled() if bundled else "libpq.so.5"
-    try:
-        return Libpq(path, os.RTLD_LAZY | os.RTLD_NOLOAD) if path else None
     except (OSError, AttributeError):
         return None
 
@@ -188,11 +178,8 @@ class Connection:
     def __init__(self, libpq: Libpq, parameters: Mapping[str, object]) -> None:
         """Begin to connect: look the name up, which may take long, and knock at the door."""
         self._libpq = libpq
-        names = (c_char_p * (len(parameters) + 1))(*map(str.encode, parameters), None)
-        values = (c_char_p * (len(parameters) + 1))(
-            *(str(value).encode(errors="surrogateescape") for value in parameters.values()), None
-        )
-        self._connection: int | None = libpq.connect_start(names, values, 0)
+        address = conninfo({name: str(value) for name, value in parameters.items() if value is not None})
+        self._connection: int | None = libpq.connect_start(address.encode(errors="surrogateescape"))
         # libpq's own way would be to print them; a server may have one to say with the login.
         # PQfreemem is the function that does nothing, with the NULL that it gets as its first argument: a callback of
         # Python's would cost a millisecond, and memory that is writable and executable, which some systems refuse.
@@ -271,6 +258,12 @@ class Connection:
             self.query("ROLLBACK", deadline)
         except (StatementError, EntrypointError):
             return  # The server ends the transaction by itself when the connection ends.
+
+    def taken(self) -> int:
+        """Hand the connection over, as its address in memory: whoever takes it closes it."""
+        pointer, self._connection = self._connection, None
+        assert pointer is not None  # noqa: S101 - it is logged in
+        return pointer
 
     def close(self) -> None:
         """Say good-bye to the server and close. Does not wait for an answer."""

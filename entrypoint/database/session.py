@@ -1,47 +1,42 @@
 """One connection on which every wait ends: with an answer, by its deadline, or by a signal.
 
-psycopg opens the connection and wraps libpq. The waiting is our own, because each wait here needs a deadline
-that the main thread can keep whatever the server does, and each statement's result and notice is wanted when
-it arrives, not when the last one has. Almost everything is sent as a simple query: several statements cost one round
-trip, nothing is prepared (transaction poolers cannot do that), and error positions count in the text as sent. The
-exception is `statement`, which prepares nothing that outlasts it either.
+The waiting is our own, because each wait here needs a deadline that the main thread can keep whatever the server does,
+and each statement's result and notice is wanted when it arrives, not when the last one has. Almost everything is sent
+as a simple query: several statements cost one round trip, nothing is prepared (transaction poolers cannot do that), and
+error positions count in the text as sent. The exception is `statement`, which prepares nothing that outlasts it either.
 """
 
 from __future__ import annotations
 
 import select
-import threading
 from collections import deque
-from typing import NamedTuple, TypeVar
-
-import psycopg
-from psycopg.pq import ExecStatus, TransactionStatus
 
 from entrypoint import signals
+from entrypoint.database import pq
 from entrypoint.database.answers import Notice, StatementError, connection_lost, gave_standby_up, no_answer
+from entrypoint.database.pq import PqError
 from entrypoint.deadline import SLICE, Deadline, joined
 from entrypoint.errors import ConnectionLostError, EntrypointError
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
-    from psycopg.pq.abc import PGconn, PGresult
+    from entrypoint.database.answers import Answer, Result, Row
 
-    from entrypoint.database.answers import Row
-
-_T = TypeVar("_T")
+    _T = TypeVar("_T")
 
 # How long a cancelled statement may take to end before its connection is abandoned, the request included.
 _SETTLE = 0.8
 
-_COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
-_PARTS = (ExecStatus.TUPLES_CHUNK, ExecStatus.SINGLE_TUPLE)
+_COPY = (pq.COPY_IN, pq.COPY_OUT, pq.COPY_BOTH)
+_PARTS = (pq.TUPLES_CHUNK, pq.SINGLE_TUPLE)
 # How many rows libpq hands over at once: few enough for a little memory, many enough for little work.
 _ROWS = 500
-_FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
-
+_FAILED = (pq.FATAL_ERROR, pq.BAD_RESPONSE, pq.PIPELINE_ABORTED)
 
 # Set by libpq itself where nobody has set it; a libpq before 16 does not know it.
 _DEFAULTS_OF_ITS_OWN = {"sslcertmode": "allow"}
@@ -61,15 +56,14 @@ class Parameters(NamedTuple):
 class Session:
     """A connection to PostgreSQL, and the waits on it."""
 
-    def __init__(self, connection: psycopg.Connection) -> None:
+    def __init__(self, connection: pq.Connection) -> None:
         """Take a connection that nobody else uses."""
-        self._connection = connection
-        self._pgconn: PGconn = connection.pgconn
+        self._pgconn = connection
         self._poll = select.poll()
         self._abandoned = False
-        self.login_pid: int = connection.info.backend_pid
+        self.login_pid: int = connection.backend_pid
         """The server process that answered the login. Behind a pooler, others do the work."""
-        self.server_version: int = connection.info.server_version
+        self.server_version: int = connection.server_version
         """As in 160014 for 16.14."""
         self.on_notice: Callable[[Notice], None] | None = None
         """What to do with the server's notices; without it they are dropped."""
@@ -84,35 +78,35 @@ class Session:
     @property
     def usable(self) -> bool:
         """Whether the connection is still there, as far as is known without asking the server."""
-        return not self._abandoned and self._pgconn.transaction_status != TransactionStatus.UNKNOWN
+        return not self._abandoned and self._pgconn.transaction_status != pq.UNKNOWN
 
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, be it a failed one."""
-        return self._pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+        return self._pgconn.transaction_status in (pq.INTRANS, pq.INERROR)
 
     def parameters(self) -> Parameters:
         """Return what was in effect when the connection was made: the address, `PG*` variables, a service, a passfile.
 
-        Of several hosts it is the one that let us in: psycopg tries them one by one.
+        Of several hosts it is the one that let us in.
         """
         public: dict[str, str] = {}
         secret: dict[str, str] = {}
-        for option in self._pgconn.info:
-            name = option.keyword.decode()
-            if option.val is None or option.val == option.compiled or name in _OURS:
-                continue
-            value = option.val.decode(errors="surrogateescape")
-            if value and _DEFAULTS_OF_ITS_OWN.get(name) != value:
-                (secret if option.dispchar == b"*" else public)[name] = value
-        if password := self._connection.info.password:
+        for name, value, compiled, is_secret in self._pgconn.options():
+            if value and value != compiled and name not in _OURS and _DEFAULTS_OF_ITS_OWN.get(name) != value:
+                (secret if is_secret else public)[name] = value
+        for name, value in (("host", self._pgconn.host()), ("port", self._pgconn.port())):
+            if "," in public.get(name, ""):
+                public[name] = value
+        if address := self._pgconn.address():
+            public["hostaddr"] = address
+        if password := self._pgconn.password():
             secret["password"] = password  # That of a passfile is not among the options.
         return Parameters(public, secret)
 
     def parameter(self, name: str) -> str | None:
         """Return a setting as the server has reported it, without asking."""
-        value = self._pgconn.parameter_status(name.encode())
-        return None if value is None else value.decode()
+        return self._pgconn.parameter_status(name)
 
     @property
     def escapes(self) -> bool:
@@ -130,14 +124,14 @@ class Session:
         self._ask(sql, deadline, lambda result: results.append(_rows(result)), keep_rows=True)
         return results
 
-    def script(self, sql: str, deadline: Deadline, on_result: Callable[[PGresult], None]) -> None:
+    def script(self, sql: str, deadline: Deadline, on_result: Callable[[Result], None]) -> None:
         """Run statements in one round trip like `query`, but hand over each result as soon as it is there.
 
         Of rows only the last few are in it: nobody wants those of a migration, and there may be millions.
         """
         self._ask(sql, deadline, on_result, keep_rows=False)
 
-    def statement(self, sql: str, deadline: Deadline, on_result: Callable[[PGresult], None]) -> None:
+    def statement(self, sql: str, deadline: Deadline, on_result: Callable[[Result], None]) -> None:
         """Run one statement like `script`; if the server finds more than one in `sql`, it runs none (42601).
 
         That is a rule of the extended protocol (postgres.c, exec_parse_message).
@@ -148,7 +142,7 @@ class Session:
         self,
         sql: str,
         deadline: Deadline,
-        on_result: Callable[[PGresult], None],
+        on_result: Callable[[Result], None],
         *,
         keep_rows: bool,
         single: bool = False,
@@ -157,7 +151,7 @@ class Session:
             self._run(sql.encode(), deadline, on_result, keep_rows=keep_rows, single=single)
         except StatementError:
             raise
-        except psycopg.OperationalError as error:
+        except PqError as error:
             self.abandon()
             raise connection_lost(foreign(" ".join(str(error).split()))) from None
         except BaseException:
@@ -167,25 +161,20 @@ class Session:
 
     def cancel(self, seconds: float = _SETTLE) -> None:
         """Ask the server to cancel what this session is doing. May be called from another thread. Never raises."""
+        import threading
 
-        def work() -> None:
-            try:
-                self._connection.cancel_safe(timeout=seconds)
-            except (psycopg.Error, OSError):
-                return  # Then it is the caller's deadline that ends the wait.
-
-        # In a thread, because libpq before 17 cannot cancel without blocking.
-        thread = threading.Thread(target=work, name="cancel", daemon=True)
+        # In a thread, as it may block; if it takes too long, it is the caller's deadline that ends the wait.
+        thread = threading.Thread(target=self._pgconn.cancelling(), name="cancel", daemon=True)
         thread.start()
         joined(thread, seconds)
 
     def rollback(self, deadline: Deadline) -> None:
         """End the transaction, if one is open. If that does not work the connection is abandoned; never raises."""
-        if not self.usable or self._pgconn.transaction_status == TransactionStatus.IDLE:
+        if not self.usable or self._pgconn.transaction_status == pq.IDLE:
             return
         try:
             self._run(b"ROLLBACK", deadline, lambda _result: None)
-        except (StatementError, EntrypointError, psycopg.Error):
+        except (StatementError, EntrypointError, PqError):
             # The server ends the transaction by itself when the connection ends.
             self.abandon()
 
@@ -201,7 +190,7 @@ class Session:
             return
         try:
             self._pgconn.consume_input()
-        except psycopg.OperationalError as error:
+        except PqError as error:
             self._parse(self._pgconn.is_busy)
             self.abandon()
             if self._farewell is not None:
@@ -212,7 +201,7 @@ class Session:
     def close(self) -> None:
         """Say good-bye to the server and close. Does not wait for an answer."""
         self._abandoned = True
-        self._connection.close()
+        self._pgconn.finish()
 
     abandon = close
 
@@ -220,7 +209,7 @@ class Session:
         self,
         sql: bytes,
         deadline: Deadline,
-        on_result: Callable[[PGresult], None],
+        on_result: Callable[[Result], None],
         *,
         keep_rows: bool = True,
         single: bool = False,
@@ -229,17 +218,17 @@ class Session:
         if not self.usable:
             raise connection_lost("it is closed")
         if single:
-            pgconn.send_query_params(sql, None)
+            pgconn.send_single(sql)
         else:
             pgconn.send_query(sql)
         if not keep_rows:
-            _take_rows_in_parts(pgconn)
+            pgconn.take_rows_in_parts(_ROWS)
         while pgconn.flush():
             # The server may have to be listened to before it takes more (libpq documentation, PQflush).
             if self._wait(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
                 pgconn.consume_input()
         failed = self._read_results(deadline, on_result)
-        if pgconn.transaction_status == TransactionStatus.UNKNOWN:
+        if pgconn.transaction_status == pq.UNKNOWN:
             self.abandon()
             raise connection_lost(
                 failed.primary if failed else "the server closed it", failed.sqlstate if failed else None
@@ -247,26 +236,26 @@ class Session:
         if failed is not None:
             raise failed
 
-    def _read_results(self, deadline: Deadline, on_result: Callable[[PGresult], None]) -> StatementError | None:
+    def _read_results(self, deadline: Deadline, on_result: Callable[[Result], None]) -> StatementError | None:
         """Read results until the server is ready for the next query; return the first error among them."""
         pgconn = self._pgconn
         failed: StatementError | None = None
         statement = 0
-        rows: PGresult | None = None
+        rows: Result | None = None
         while True:
             try:
                 while self._parse(pgconn.is_busy):
                     self._wait(select.POLLIN, deadline)
                     pgconn.consume_input()
                 result = self._parse(pgconn.get_result)
-            except psycopg.OperationalError:
+            except PqError:
                 if failed is None:
                     raise
                 return failed  # What the server said before it closed the connection tells more.
             if result is None:
                 return failed
             if result.status in _COPY:
-                self._refuse_copy(ExecStatus(result.status))
+                self._refuse_copy(result.status)
             elif result.status in _FAILED:
                 failed = failed or StatementError(result, statement)
             elif result.status in _PARTS:
@@ -288,23 +277,22 @@ class Session:
             if passed:
                 raise no_answer(deadline.budget)
 
-    def _refuse_copy(self, status: ExecStatus) -> None:
+    def _refuse_copy(self, status: int) -> None:
         """Get out of the COPY sub-protocol: there is no client here that data could come from or go to."""
-        if status == ExecStatus.COPY_IN:
-            self._pgconn.put_copy_end(b"pg-entrypoint has no data to send")
+        if status == pq.COPY_IN:
+            self._pgconn.put_copy_end("pg-entrypoint has no data to send")
         else:
-            msg = "COPY TO STDOUT has nowhere to write to"
-            raise psycopg.OperationalError(msg)
+            raise PqError("COPY TO STDOUT has nowhere to write to")
 
-    def _settle(self, on_result: Callable[[PGresult], None]) -> None:
+    def _settle(self, on_result: Callable[[Result], None]) -> None:
         """Cancel what is running and wait a moment for the server to say so; otherwise abandon the connection."""
-        if self._abandoned or self._pgconn.transaction_status != TransactionStatus.ACTIVE:
+        if self._abandoned or self._pgconn.transaction_status != pq.ACTIVE:
             return
         bound = Deadline(_SETTLE)
         self.cancel(_SETTLE / 2)
         try:
             self._read_results(bound, on_result)
-        except (psycopg.OperationalError, ConnectionLostError):
+        except (PqError, ConnectionLostError):
             self.abandon()
 
     def _parse(self, step: Callable[[], _T]) -> _T:
@@ -320,7 +308,7 @@ class Session:
                 self.on_notice(notice)
         return answer
 
-    def _receive_notice(self, result: PGresult) -> None:
+    def _receive_notice(self, result: Answer) -> None:
         notice = Notice.of(result)
         if notice.is_error:
             self._farewell = notice
@@ -330,15 +318,7 @@ class Session:
             self._notices.append(notice)
 
 
-def _take_rows_in_parts(pgconn: PGconn) -> None:
-    """Let libpq hand over the rows of what has just been sent as they come; all that it keeps is in memory."""
-    try:
-        pgconn.set_chunked_rows_mode(_ROWS)
-    except psycopg.NotSupportedError:  # libpq before 17
-        pgconn.set_single_row_mode()
-
-
-def _rows(result: PGresult) -> list[Row]:
+def _rows(result: Result) -> list[Row]:
     def text(row: int, column: int) -> str | None:
         value = result.get_value(row, column)
         return None if value is None else value.decode()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
-
-import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from entrypoint.database.address import has_bare_at_sign, is_libpqs_own, is_plausible, of_this_program
 from entrypoint.database.answers import StatementError
+from entrypoint.database.binding import binding
 from entrypoint.database.classify import Cause
 from entrypoint.database.login import Failure, attempt, failure_of
-from entrypoint.database.quoting import DEFAULT_PATH
+from entrypoint.database.pq import PqError
+from entrypoint.database.quoting import DEFAULT_PATH, conninfo
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, ConnectionLostError
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, mask_quoted
 
 TYPE_CHECKING = False
@@ -73,8 +72,7 @@ _DROPPED = Cause(
 def _misspelt(address: str) -> Misspelt | None:
     from entrypoint.database import drivers, misspelt
 
-    libpqs = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
-    return misspelt.read(address, frozenset(libpqs | drivers.PARAMETERS.keys()))
+    return misspelt.read(address, frozenset(binding().defaults().keys() | drivers.PARAMETERS.keys()))
 
 
 def target(address: str, variable: str, token: str, *, noted: bool = False) -> Target:
@@ -95,17 +93,32 @@ def target(address: str, variable: str, token: str, *, noted: bool = False) -> T
 
         note(translation)
     configured = bool(address) or any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
-    conninfo = make_conninfo("", **of_this_program(parameters, token))
-    return Target(conninfo, token, configured, "" if translation is None else translation.path)
+    ours = of_this_program(parameters, token)
+    whole = conninfo({name: str(value) for name, value in ours.items() if value is not None})
+    return Target(whole, token, configured, "" if translation is None else translation.path)
+
+
+class _NotUtf8Error(Exception):
+    """An address has something in it that is not UTF-8."""
+
+
+def _parse(address: str) -> dict[str, Any]:
+    """Return libpq's parameters in an address. Raises PqError or _NotUtf8Error."""
+    parameters = binding().parse(address)
+    try:
+        "".join(parameters.values()).encode()
+    except UnicodeEncodeError:
+        raise _NotUtf8Error from None
+    return dict(parameters)
 
 
 def _read(address: str, named: str, variable: str) -> tuple[dict[str, Any], Translation | None]:
     """Return libpq's parameters in an address, and how it was translated if it had to be."""
     translation, whole = None, address
-    fault: psycopg.ProgrammingError | UnicodeDecodeError | None = None
+    fault: PqError | _NotUtf8Error | None = None
     try:
-        parameters = conninfo_to_dict(address)
-    except (psycopg.ProgrammingError, UnicodeDecodeError) as error:
+        parameters = _parse(address)
+    except (PqError, _NotUtf8Error) as error:
         parameters, fault = {}, error
     if fault or not is_libpqs_own(parameters):
         from entrypoint.database.translation import Untranslatable, translate
@@ -117,10 +130,10 @@ def _read(address: str, named: str, variable: str) -> tuple[dict[str, Any], Tran
         if translation is not None:
             whole = translation.whole
             try:
-                parameters, fault = translation.complete(conninfo_to_dict(translation.address), os.environ), None
-            except (psycopg.ProgrammingError, UnicodeDecodeError) as error:
+                parameters, fault = translation.complete(_parse(translation.address), os.environ), None
+            except (PqError, _NotUtf8Error) as error:
                 fault = error
-    if isinstance(fault, UnicodeDecodeError):
+    if isinstance(fault, _NotUtf8Error):
         raise ConfigurationError(
             f"{named} is malformed: a percent-encoded character is not UTF-8",
             remedy="Encode the UTF-8 bytes of it: \N{LATIN SMALL LETTER A WITH DIAERESIS} is %C3%A4.",
@@ -146,9 +159,8 @@ def _read(address: str, named: str, variable: str) -> tuple[dict[str, Any], Tran
 
 def database_of(target: Target) -> str:
     """Return the name of the database that a target leads to, as libpq will find it, without asking anybody."""
-    parameters = conninfo_to_dict(target.conninfo)
-    defaults = {option.keyword.decode(): option.val for option in psycopg.pq.Conninfo.get_defaults()}
+    parameters, defaults = binding().parse(target.conninfo), binding().defaults()
     for name in ("dbname", "user"):  # libpq: the database is called like its user unless told otherwise
-        if value := parameters.get(name) or (defaults.get(name) or b"").decode(errors="replace"):
-            return str(value)
+        if value := parameters.get(name) or defaults.get(name):
+            return value.encode(errors="surrogateescape").decode(errors="replace")
     return ""

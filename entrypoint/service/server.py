@@ -50,6 +50,7 @@ _SAY_AGAIN = 60.0
 def serve(settings: Settings, service: ServiceSettings) -> None:
     """Answer until SIGTERM or SIGINT. Raises EntrypointError if it cannot begin."""
     gc.enable()  # Off since the first line of __main__.
+    logs.adopt_other_packages()
     reader = Reader(settings)
     reader.files()
     listeners = listen(service.host, service.port)

@@ -45,8 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from psycopg.pq.abc import PGresult
-
+    from entrypoint.database.answers import Result
     from entrypoint.database.session import Session
     from entrypoint.migration.apply.attempt import Task
     from entrypoint.migration.ledger.place import Place
@@ -361,9 +360,9 @@ class Steps:
                 f"\n;SET LOCAL client_encoding = '{_OUR_ENCODING}'; "
                 "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
             )
-        last: PGresult | None = None
+        last: Result | None = None
 
-        def on_result(result: PGresult) -> None:
+        def on_result(result: Result) -> None:
             nonlocal last
             last = result
             if inside:

@@ -16,8 +16,7 @@ from entrypoint.migration.apply.attempt import GRACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from psycopg.pq.abc import PGresult
-
+    from entrypoint.database.answers import Result
     from entrypoint.database.session import Session
     from entrypoint.database.target import Target
     from entrypoint.migration.apply.attempt import Refused, Task
@@ -49,7 +48,7 @@ class Trace:
         """Forget our transaction: it has stood to the file's end, and what becomes of it now is our doing."""
         self.transaction_id = None
 
-    def note(self, result: PGresult) -> None:
+    def note(self, result: Result) -> None:
         """Look at the result of one of the file's statements."""
         tag = (result.command_status or b"").decode()
         if tag.startswith(("COMMIT", "PREPARE TRANSACTION")):

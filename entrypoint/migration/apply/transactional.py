@@ -21,9 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from psycopg.pq.abc import PGresult
-
-    from entrypoint.database.answers import Notice
+    from entrypoint.database.answers import Notice, Result
     from entrypoint.migration.apply.attempt import Task
     from entrypoint.migration.apply.standing import Trace
     from entrypoint.migration.script.scanner import Statement
@@ -128,9 +126,9 @@ def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | Non
     migration = task.migration
     statements = migration.advice.statements
     done = piece.first
-    last: PGresult | None = None
+    last: Result | None = None
 
-    def on_result(result: PGresult) -> None:
+    def on_result(result: Result) -> None:
         nonlocal done, last
         last = result
         trace.note(result)

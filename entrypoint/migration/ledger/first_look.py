@@ -14,7 +14,7 @@ from entrypoint.database.address import (
     leave_out_time_zone,
     of_this_program,
 )
-from entrypoint.database.answers import SILENCE
+from entrypoint.database.answers import SILENCE, NotConnected
 from entrypoint.database.quoting import DEFAULT_PATH
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConnectionLostError
@@ -121,7 +121,7 @@ class Question:
     ) -> None:
         try:
             self._found = _look(library, parameters, self._path, schema, role, self._deadline, self._begun)
-        except libpq.NotConnected as error:
+        except NotConnected as error:
             self._found = FirstLook(connecting_failed=str(error))
         except ConnectionLostError as lost:
             self._found = FirstLook(lost=lost)

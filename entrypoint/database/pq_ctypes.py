@@ -1,0 +1,335 @@
+"""Our own binding of libpq, as far as only sessions need it; the rest is in `libpq`.
+
+A call of a function that may take long lets other threads have their turn; the others keep the interpreter, as there
+are several hundred of them for an answer (`libpq.Libpq.quick`). Notices come by a callback, the only one here: libpq
+calls it in the middle of a call of ours, in the thread that made that, and it takes the interpreter if that thread has
+let it go. Where the system forbids the memory that it takes, which is writable and executable, `load` finds nothing.
+"""
+
+from __future__ import annotations
+
+from _ctypes import FUNCFLAG_CDECL, CFuncPtr, byref
+from _weakref import ref
+
+from entrypoint.database import libpq
+from entrypoint.database.answers import NotConnected
+from entrypoint.database.libpq import ADDRESS, KEYWORD, OPTION, VALUE, c_char_p, c_int, c_void_p
+from entrypoint.database.pq import Option, PqError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from entrypoint.database.answers import Answer, Result
+    from entrypoint.deadline import Deadline
+
+# PQconninfoOption, beside what `libpq` knows of it.
+_COMPILED, _DISPLAY = 2 * ADDRESS, 5 * ADDRESS
+_SECRET = b"*"
+
+
+class _Receiver(CFuncPtr):
+    """PQnoticeReceiver: a function of Python's that C can call."""
+
+    _flags_ = FUNCFLAG_CDECL
+    _argtypes_ = (c_void_p, c_void_p)
+    _restype_ = None
+
+
+class Binding:
+    """A libpq that has been loaded, with all that a session calls."""
+
+    def __init__(self, library: libpq.Libpq) -> None:
+        """Look the functions up. Raises AttributeError if one is missing, MemoryError if no callback is allowed."""
+        self.library = library
+        function, quick = library.function, library.quick
+        self.conndefaults = quick("PQconndefaults", c_void_p)
+        self.conninfo = quick("PQconninfo", c_void_p, c_void_p)
+        self.server_version = quick("PQserverVersion", c_int, c_void_p)
+        self.parameter_status = quick("PQparameterStatus", c_char_p, c_void_p, c_char_p)
+        self.password = quick("PQpass", c_char_p, c_void_p)
+        self.port = quick("PQport", c_char_p, c_void_p)
+        self.address = quick("PQhostaddr", c_char_p, c_void_p)
+        self.set_nonblocking = quick("PQsetnonblocking", c_int, c_void_p, c_int)
+        self.send_query_params = function(
+            "PQsendQueryParams", c_int, c_void_p, c_char_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int
+        )
+        self.flush = function("PQflush", c_int, c_void_p)
+        self.put_copy_end = function("PQputCopyEnd", c_int, c_void_p, c_char_p)
+        self.set_single_row_mode = quick("PQsetSingleRowMode", c_int, c_void_p)
+        self.set_notice_receiver = quick("PQsetNoticeReceiver", c_void_p, c_void_p, c_void_p, c_void_p)
+        self.command_status = quick("PQcmdStatus", c_char_p, c_void_p)
+        self.set_chunked_rows_mode: Any = None
+        try:  # From libpq 17 on.
+            self.set_chunked_rows_mode = quick("PQsetChunkedRowsMode", c_int, c_void_p, c_int)
+            self.cancel_create = quick("PQcancelCreate", c_void_p, c_void_p)
+            self.cancel_blocking = function("PQcancelBlocking", c_int, c_void_p)
+            self.cancel_finish = function("PQcancelFinish", None, c_void_p)
+        except AttributeError:
+            self.cancel_create = quick("PQgetCancel", c_void_p, c_void_p)
+            by_pid = function("PQcancel", c_int, c_void_p, c_void_p, c_int)
+            self.cancel_blocking = lambda request: by_pid(request, (c_char_p * 32)(), 32 * ADDRESS)
+            self.cancel_finish = quick("PQfreeCancel", None, c_void_p)
+        self.receiver = _Receiver(_receive)
+
+    def parse(self, address: str) -> dict[str, str]:
+        """Return the parameters in an address. Raises PqError; what is not UTF-8 is in surrogates."""
+        message = c_void_p()
+        library = self.library
+        options = library.conninfo_parse(_bytes(address), byref(message))
+        if not options:
+            text = _text(c_char_p.from_buffer(message).value)
+            library.freemem(message)
+            raise PqError(text)
+        return {name: value for name, value, *_ in self.read(options) if value is not None}
+
+    def defaults(self) -> dict[str, str | None]:
+        """Return all parameters that there are, with their values where an address sets none."""
+        return {name: value for name, value, *_ in self.read(self.conndefaults())}
+
+    def connect(self, parameters: Mapping[str, object], deadline: Deadline) -> Connection:
+        """Connect. Blocks, as long as name resolution takes. Raises NotConnected."""
+        connection = libpq.Connection(self.library, parameters)
+        try:
+            connection.log_in(deadline)
+        except NotConnected:
+            connection.close()
+            raise
+        return Connection(self, connection.taken())
+
+    def read(self, options: int | None) -> list[Option]:
+        """Return a list of options of libpq's, and free it."""
+        if not options:
+            raise PqError("out of memory")
+        try:
+            return list(_options(options))
+        finally:
+            self.library.conninfo_free(options)
+
+
+def load() -> Binding | None:
+    """Return the binding; None if there can be none."""
+    library = libpq.load()
+    try:
+        return None if library is None else Binding(library)
+    except (AttributeError, MemoryError):
+        return None
+
+
+def _options(option: int) -> Iterator[Option]:
+    while keyword := c_char_p.from_address(option + KEYWORD).value:
+        value = c_char_p.from_address(option + VALUE).value
+        compiled = c_char_p.from_address(option + _COMPILED).value
+        yield Option(
+            keyword.decode(),
+            None if value is None else value.decode(errors="surrogateescape"),
+            None if compiled is None else compiled.decode(errors="surrogateescape"),
+            c_char_p.from_address(option + _DISPLAY).value == _SECRET,
+        )
+        option += OPTION
+
+
+class Connection:
+    """A connection of libpq's."""
+
+    def __init__(self, binding: Binding, pointer: int) -> None:
+        """Take a connection that is logged in, by its address in memory."""
+        self.notice_handler: Callable[[Answer], None] | None = None
+        self._binding = binding
+        self._library = binding.library
+        self._pointer: int | None = pointer
+        _connections[pointer] = ref(self)
+        binding.set_nonblocking(pointer, 1)
+        binding.set_notice_receiver(pointer, binding.receiver, pointer)
+
+    @property
+    def backend_pid(self) -> int:
+        """The server process that answered the login."""
+        return int(self._library.backend_pid(self._pointer))
+
+    @property
+    def server_version(self) -> int:
+        """As in 160014 for 16.14."""
+        return int(self._binding.server_version(self._pointer))
+
+    @property
+    def transaction_status(self) -> int:
+        """One of the transaction states; UNKNOWN for a connection that is no more."""
+        return int(self._library.transaction_status(self._pointer))
+
+    @property
+    def socket(self) -> int:
+        """The descriptor to wait on. Raises PqError if there is none any more."""
+        descriptor = int(self._library.socket(self._pointer))
+        if descriptor < 0:
+            raise PqError("the connection is lost")
+        return descriptor
+
+    def host(self) -> str:
+        """Return the host that let us in, or the directory of its socket."""
+        return _text(self._library.host(self._pointer))
+
+    def address(self) -> str:
+        """Return that host's numeric address, "" for a socket of Unix."""
+        return _text(self._binding.address(self._pointer))
+
+    def port(self) -> str:
+        """Return its port."""
+        return _text(self._binding.port(self._pointer))
+
+    def database(self) -> str:
+        """Return the database's name."""
+        return _text(self._library.database(self._pointer))
+
+    def password(self) -> str:
+        """Return the password that was used, wherever it came from."""
+        value: bytes | None = self._binding.password(self._pointer)
+        return (value or b"").decode(errors="surrogateescape")
+
+    def options(self) -> list[Option]:
+        """Return what was in effect when the connection was made."""
+        return self._binding.read(self._binding.conninfo(self._pointer))
+
+    def parameter_status(self, name: str) -> str | None:
+        """Return a setting as the server has reported it."""
+        value = self._binding.parameter_status(self._pointer, name.encode())
+        return None if value is None else value.decode()
+
+    def send_query(self, sql: bytes) -> None:
+        """Begin to send one or more statements."""
+        self._succeeded(self._library.send_query(self._pointer, sql))
+
+    def send_single(self, sql: bytes) -> None:
+        """Begin to send what the server is to take for one statement or refuse."""
+        self._succeeded(self._binding.send_query_params(self._pointer, sql, 0, None, None, None, None, 0))
+
+    def take_rows_in_parts(self, rows: int) -> None:
+        """Let libpq hand over the rows of what has just been sent as they come, so many at once if it can."""
+        if self._binding.set_chunked_rows_mode is not None:
+            self._succeeded(self._binding.set_chunked_rows_mode(self._pointer, rows))
+        else:
+            self._succeeded(self._binding.set_single_row_mode(self._pointer))
+
+    def flush(self) -> bool:
+        """Send on; return whether something is left to send."""
+        left = self._binding.flush(self._pointer)
+        self._succeeded(left >= 0)
+        return bool(left)
+
+    def consume_input(self) -> None:
+        """Read what has arrived."""
+        self._succeeded(self._library.consume_input(self._pointer))
+
+    def is_busy(self) -> bool:
+        """Return whether `get_result` would have to wait."""
+        return bool(self._library.is_busy(self._pointer))
+
+    def get_result(self) -> Result | None:
+        """Return the next result; None at the end. To be called only when it need not wait."""
+        pointer = self._library.get_result(self._pointer)
+        return _OwnResult(self._binding, pointer) if pointer else None
+
+    def put_copy_end(self, reason: str) -> None:
+        """End a COPY FROM STDIN, as failed for a `reason`."""
+        self._succeeded(self._binding.put_copy_end(self._pointer, reason.encode()) >= 0)
+
+    def cancelling(self) -> Callable[[], None]:
+        """Return what asks the server to cancel; it may wait, in any thread, and raises nothing.
+
+        What it needs is copied now, so the connection may be closed meanwhile.
+        """
+        binding = self._binding
+        request = binding.cancel_create(self._pointer) if self._pointer else None
+
+        def cancel() -> None:
+            if request:
+                binding.cancel_blocking(request)
+                binding.cancel_finish(request)
+
+        return cancel
+
+    def finish(self) -> None:
+        """Say good-bye to the server and close."""
+        pointer, self._pointer = self._pointer, None
+        if pointer:
+            self._library.finish(pointer)
+            # Now, as its place in memory may be another's next.
+            _connections.pop(pointer, None)
+
+    def _succeeded(self, answer: int) -> None:
+        if not answer:
+            raise PqError(_text(self._library.error_message(self._pointer)))
+
+
+_connections: dict[int, ref[Connection]] = {}
+"""By their address in memory, with which libpq calls `_receive`."""
+
+
+def _receive(connection: int | None, result: int | None) -> None:
+    """Hand a notice over. libpq frees the result afterwards."""
+    known = _connections.get(connection or 0)
+    found = None if known is None else known()
+    if found is not None and found.notice_handler is not None and result:
+        found.notice_handler(_Result(found._binding, result))  # noqa: SLF001 - of this module
+
+
+class _Result:
+    """A result that is libpq's, or was."""
+
+    __slots__ = ("_binding", "_library", "_pointer")
+
+    def __init__(self, binding: Binding, pointer: int) -> None:
+        self._binding = binding
+        self._library = binding.library
+        self._pointer: int | None = pointer
+
+    @property
+    def status(self) -> int:
+        return int(self._library.result_status(self._pointer))
+
+    @property
+    def command_status(self) -> bytes | None:
+        value: bytes | None = self._binding.command_status(self._pointer)
+        return value
+
+    @property
+    def ntuples(self) -> int:
+        return int(self._library.ntuples(self._pointer))
+
+    @property
+    def nfields(self) -> int:
+        return int(self._library.nfields(self._pointer))
+
+    def get_value(self, row_number: int, column_number: int, /) -> bytes | None:
+        # libpq would send a notice about one that is not there.
+        if not (0 <= row_number < self.ntuples and 0 <= column_number < self.nfields):
+            return None
+        value: bytes = self._library.getvalue(self._pointer, row_number, column_number)
+        return None if not value and self._library.getisnull(self._pointer, row_number, column_number) else value
+
+    def error_field(self, fieldcode: int, /) -> bytes | None:
+        value: bytes | None = self._library.result_error_field(self._pointer, fieldcode)
+        return value
+
+    def get_error_message(self) -> str:
+        return _text(self._library.result_error_message(self._pointer))
+
+
+class _OwnResult(_Result):
+    """A result that goes with the last of who look at it."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        pointer, self._pointer = self._pointer, None
+        if pointer:
+            self._library.clear(pointer)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
