@@ -25,6 +25,7 @@ ALLOWED = {
     ("database/libpq.py", "_ready"): "a thread of its own, the first look's or an attempt's to connect",
     ("database/pq_psycopg.py", "_log_in"): "a thread of its own, an attempt's to connect",
     ("database/pq_psycopg.py", "cancel"): "a thread of its own, a cancel's",
+    ("database/login.py", "__init__"): "a lock that nobody else has",
     ("database/login.py", "taken"): "given to sliced",
     ("database/session.py", "wait_for_end"): "the guard's thread",
     ("database/session.py", "_wait"): "a slice",

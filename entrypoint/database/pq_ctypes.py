@@ -253,9 +253,9 @@ class Connection:
         """Say good-bye to the server and close."""
         pointer, self._pointer = self._pointer, None
         if pointer:
-            self._library.finish(pointer)
-            # Now, as its place in memory may be another's next.
+            # Before its place in memory can be another's, which is as soon as libpq has freed it.
             _connections.pop(pointer, None)
+            self._library.finish(pointer)
 
     def _succeeded(self, answer: int) -> None:
         if not answer:
