@@ -10,6 +10,7 @@ import _socket  # `socket` adds enumerations and selectors to it.
 import os
 
 from entrypoint.database.answers import NotConnected
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def attempts(parameters: Parameters) -> list[dict[str, str]]:
         try:
             found += _resolved(one, os.environ)
         except OSError as error:
-            unknown.append(f"failed to resolve host '{_get(one, 'host', os.environ)}': {error}")
+            unknown.append(f"failed to resolve host '{_get(one, 'host', os.environ)}': {foreign(str(error))}")
     if not found:
         raise NotConnected("\n".join(unknown))
     if len(found) > 1 and _get(parameters, "load_balance_hosts", os.environ) == "random":

@@ -12,6 +12,7 @@ from entrypoint import logs
 from entrypoint.database.answers import SILENCE, NotConnected
 from entrypoint.database.pq import Option, PqError
 from entrypoint.database.quoting import conninfo
+from entrypoint.redaction import foreign
 
 logs.adopt_other_packages()
 
@@ -222,7 +223,7 @@ def _call(step: Callable[[], _T]) -> _T:
     try:
         return step()
     except psycopg.Error as error:
-        raise PqError(str(error)) from None
+        raise PqError(foreign(str(error))) from None
 
 
 def _bytes(text: str) -> bytes:
