@@ -1,0 +1,173 @@
+"""Run another migration tool to its end, for as long as the lock is ours; nothing of it is left afterwards."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import time
+from typing import NamedTuple
+
+from entrypoint import logs, signals
+from entrypoint.database import transactions
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import SLICE, Deadline
+from entrypoint.tool.environment import environment
+from entrypoint.tool.kept import Kept
+from entrypoint.tool.output import Output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from entrypoint.migration.lock.lease import Lease
+    from entrypoint.migration.observe.board import Board
+
+    class Address(Protocol):
+        """Where the database is, and which variable says so."""
+
+        @property
+        def conninfo(self) -> str:
+            """The address as it was given; empty for libpq's variables and defaults."""
+
+        @property
+        def variable(self) -> str:
+            """The variable that it came from; empty if from none."""
+
+
+# How often the row is looked at: an operator may have freed it.
+_LOOK_EVERY = 1.0
+_LOOK_PATIENCE = 5.0
+# Between SIGTERM and SIGKILL: when the time is over, and when we have to end ourselves within two seconds.
+_GRACE = 3.0
+_SHORT_GRACE = 0.8
+# For the keeper to kill all, which takes it milliseconds.
+_KILLING = 5.0
+_SHORT_KILLING = 0.4
+
+
+class Order(NamedTuple):
+    """What is to be run, and how."""
+
+    argv: tuple[str, ...]
+    environ: dict[bytes, bytes]
+    """The application's, as we were started with it."""
+    address: Address
+    token: str
+    """The lock's, which tells the tool's sessions from others."""
+    pooled: bool
+    """Whether there is a pooler on the way."""
+    terminal: bool
+    """Whether a person looks on at a terminal."""
+
+
+class Ended(NamedTuple):
+    """How it ended."""
+
+    exit_code: int | None
+    signal: int | None
+    seconds: float
+    tail: tuple[str, ...]
+    """The last lines that it printed, without secrets."""
+    timed_out: bool
+    cannot_start: str
+
+
+def run_tool(order: Order, lease: Lease, deadline: Deadline, _board: Board | None = None) -> Ended:
+    """Run the tool; it and all its descendants are gone when this returns or raises.
+
+    Raises LeaseLostError, ConnectionLostError, and what a signal raises.
+    """
+    began = time.monotonic()
+    secrets = lease.worker.parameters().secret
+    environ = environment(order.environ, order.address, order.token)
+    output = Output(terminal=order.terminal, secrets=secrets.values())
+    try:
+        try:
+            kept = Kept([_found(order), *order.argv[1:]], environ, *output.write_ends)
+        except OSError as error:
+            return Ended(None, None, 0.0, (), timed_out=False, cannot_start=error.strerror or str(error))
+        output.let_go()
+        try:
+            timed_out = _attend(kept, output, lease, deadline)
+        except (signals.Interrupted, KeyboardInterrupt):
+            _end(kept, _SHORT_GRACE, _SHORT_KILLING)
+            raise
+        except BaseException:
+            _end(kept, 0, _KILLING)
+            raise
+        finally:
+            kept.close()
+        output.finish()
+    finally:
+        output.close()
+    code = kept.code if kept.code is not None else 0
+    return Ended(
+        exit_code=code if code >= 0 and not kept.errno else None,
+        signal=-code if code < 0 else None,
+        seconds=time.monotonic() - began,
+        tail=tuple(output.tail),
+        timed_out=timed_out,
+        cannot_start=os.strerror(kept.errno) if kept.errno else "",
+    )
+
+
+def _attend(kept: Kept, output: Output, lease: Lease, deadline: Deadline) -> bool:
+    """Stay with the tool until nothing is left of it; tell whether its time ran out."""
+    look = time.monotonic() + _LOOK_EVERY
+    grace: Deadline | None = None
+    while not kept.over:
+        for descriptor in select.select([kept.status, *output.descriptors], (), (), SLICE)[0]:
+            if descriptor == kept.status:
+                kept.listen()
+            else:
+                output.read(descriptor)
+        signals.raise_lost()
+        kept.beat()
+        if deadline.passed() and grace is None:
+            kept.terminate()
+            grace = Deadline(_GRACE)
+        if grace is not None and grace.passed():
+            kept.kill()
+        lease.check_guard()
+        if time.monotonic() >= look:
+            _look(lease)
+            look = time.monotonic() + _LOOK_EVERY
+    return grace is not None
+
+
+def _end(kept: Kept, grace: float, killing: float) -> None:
+    """See that nothing is left, gently first if there is time for that."""
+    if grace:
+        kept.terminate()
+        kept.wait(grace)
+    kept.kill()
+    if not kept.wait(killing):
+        logs.event(logs.WARNING, "command.left", "the command's processes have not all ended yet; they were killed")
+
+
+def _found(order: Order) -> str:
+    """Return the program's path, as the tool's own PATH leads to it."""
+    path = order.environ.get(b"PATH")
+    return shutil.which(order.argv[0], path=None if path is None else os.fsdecode(path)) or order.argv[0]
+
+
+def _look(lease: Lease) -> None:
+    """See that the row is still ours. Raises LeaseLostError if an operator has freed it, and ConnectionLostError."""
+    patience = Deadline(_LOOK_PATIENCE)
+    begin = transactions.begin(
+        patience,
+        server_version=lease.worker.server_version,
+        lock_timeout_ms=patience.milliseconds() // 4 + 1,
+        role=None,
+    )
+    try:
+        results = lease.worker.query(f"{begin}\n{lease.as_role}\n{lease.still_ours()}\nCOMMIT", patience)
+    except StatementError as error:
+        # The tool may have locked the row's table, or the server is busy.
+        lease.worker.rollback(Deadline(1.0))
+        logs.event(logs.DEBUG, "command.look_failed", f"cannot look at the migration lock's row: {error}")
+        return
+    if not results[-2]:
+        lease.revoked = True
+        raise lease.lost()
