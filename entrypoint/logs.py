@@ -73,16 +73,6 @@ def event(level: int, name: str, message: str, **fields: object) -> None:
         return
 
 
-def pass_on(text: str) -> None:
-    """Write what another program shows on a terminal, as it is. Never raises."""
-    try:
-        if _configuration.stream is not None:
-            _configuration.stream.write(text)
-            _configuration.stream.flush()
-    except (OSError, ValueError):
-        return
-
-
 def failure(error: EntrypointError, *, level: int = ERROR) -> None:
     """Log an error with its cause, its remedy and its facts."""
     report = getattr(error, "report", "")

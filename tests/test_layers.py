@@ -135,16 +135,6 @@ ROOMS: dict[str, set[str]] = {
         "errors",
         "counts",
     },
-    "tool": {
-        "migration.lock",
-        "migration.observe",
-        "database",
-        "logs",
-        "deadline",
-        "signals",
-        "redaction",
-        "errors",
-    },
     "migration.lock": {
         "migration.ledger",
         "migration.observe",
