@@ -46,6 +46,9 @@ RUN SOURCE_DATE_EPOCH=315532800 tools/bin/pip wheel --no-deps --no-build-isolati
         --no-index --find-links dist pg-entrypoint
 # -I: what the application's environment says to its own Python (PYTHONPATH, PYTHONHOME) is not for this one.
 RUN sed -i '1s/$/ -I/' /usr/local/lib/pg-entrypoint/bin/entrypoint
+# What a start imports, in one file.
+COPY packaging packaging
+RUN /usr/local/lib/pg-entrypoint/bin/python -IB packaging/bundle.py /usr/local/lib/pg-entrypoint
 
 
 FROM program AS program-full

@@ -6,6 +6,7 @@ themselves write nothing). Without it every start would compile those modules ag
 
 What the program does not import, two fifths of its libraries and nearly all of the standard library, stays source. So
 do its own modules for what is done at a desk, before there is an image, and those of an extra that is not in this one.
+The modules of a start are in one file already (packaging/bundle.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ast
 import contextlib
 import importlib
 import importlib.util
+import marshal
 import os
 import py_compile
 import sys
@@ -30,6 +32,7 @@ AT_A_DESK = ("commands/check.py", "commands/import_.py", "commands/new.py", "mig
              "migration/operator/trial.py", "operations/against.py", "operations/check.py", "operations/child.py",
              "operations/findings.py", "operations/import_.py", "operations/importing", "operations/lint.py",
              "operations/new.py", "operations/rehearse.py")  # fmt: skip
+BUNDLE = OURS / "start.bundle"
 # Each with a package that only its extra brings.
 EXTRAS = {"service": "starlette"}
 
@@ -44,11 +47,17 @@ def main() -> int:
                 importlib.import_module(name)
     written = 0
     sources = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    unused = {str(path) for path in OURS.rglob("*.py")} - set(map(str, ours))
+    unused = ({str(path) for path in OURS.rglob("*.py")} - set(map(str, ours))) | bundled()
     for source in sorted((sources | set(map(str, ours))) - unused):
         written += compile_one(source)
     print(f"bytecode: {written / 1e6:.1f} MB")
     return 0
+
+
+def bundled() -> set[str]:
+    """Return the files whose bytecode is in the bundle."""
+    _, modules = marshal.loads(BUNDLE.read_bytes())  # noqa: S302 - this build has written it
+    return {str(OURS.parent / place) for _, _, place in modules.values()}
 
 
 def is_used(path: Path) -> bool:

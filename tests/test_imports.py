@@ -6,7 +6,10 @@ paid for by everybody, and belongs into docs/startup-cost.md as well.
 
 from __future__ import annotations
 
+import runpy
+import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,11 +22,13 @@ from kit.proxy import TERMINATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from kit.databases import Database
     from kit.processes import Run
     from kit.proxy import Proxy
+
+ROOT = Path(__file__).parents[1]
+BUNDLE = runpy.run_path(str(ROOT / "packaging" / "bundle.py"))
 
 # What the command's own script does, on a bare interpreter: without site-packages' start-up files, of which an
 # editable installation has some that import a lot. In the last instant before the application is executed, an
@@ -273,3 +278,31 @@ def test_a_start_without_migrations_asks_nobody(proxy: Proxy, run_entrypoint: Ca
     url = f"postgresql://127.0.0.1:{proxy.port}/postgres?sslmode=disable"
     run_entrypoint("run", "--", "true", env={"AUTO_MIGRATE": "false", "DATABASE_URL": url}).ok()
     assert proxy.connections == 0
+
+
+# --- Image and folder have these modules in one file
+
+
+def test_the_bundle_holds_what_an_up_to_date_start_imports() -> None:
+    assert sorted(BUNDLE["START"]) == sorted(UP_TO_DATE)
+
+
+def test_a_start_imports_from_the_bundle_and_the_rest_from_files(
+    tmp_path: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
+) -> None:
+    packages = tmp_path / "packages"
+    shutil.copytree(ROOT / "entrypoint", packages / "entrypoint", ignore=shutil.ignore_patterns("__pycache__"))
+    BUNDLE["write"](packages, packages, optimize=0)
+    for name in BUNDLE["START"]:
+        BUNDLE["source_of"](name, packages).write_text("raise SystemExit('imported from a file')\n")
+    script = tmp_path / "entrypoint"
+    # Of the environment it needs psycopg and the like, but not the editable installation of this program.
+    path = [entry for entry in sys.path if entry.endswith("site-packages")]
+    before = f"import sys\nsys.path[:0] = [{str(packages)!r}]\nsys.path += {path!r}\n"
+    command = (ROOT / "bin" / "entrypoint").read_text()
+    script.write_text(BUNDLE["with_bundle"](before + command, repr(str(packages))))
+    write_migrations(migrations_dir, non_idempotent(3))
+    for outcome in ("migrated", "up_to_date"):
+        argv = [sys.executable, "-I", "-S", script, "run", "--", "sh", "-c", 'echo "$ENTRYPOINT_OUTCOME"']
+        run = run_program(argv, env={"MIGRATIONS_DIR": str(migrations_dir), "DATABASE_URL": database.url}).ok()
+        assert run.stdout.strip() == outcome, run.report()
