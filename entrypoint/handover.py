@@ -29,10 +29,10 @@ class Inheritance(NamedTuple):
 
 def inherit() -> Inheritance:
     """Record what the application is to find again. Call it first of all."""
-    return Inheritance(_open_descriptors(), signals.blocked(), tuple(_initial_environment()))
+    return Inheritance(_open_descriptors(), signals.blocked(), tuple(initial_environment()))
 
 
-def _initial_environment() -> list[bytes]:
+def initial_environment() -> list[bytes]:
     """Return the environment as this process received it: its entries byte for byte and in their order.
 
     `os.environ` is not that: under an empty or C locale CPython sets LC_CTYPE (PEP 538), and a dictionary has no

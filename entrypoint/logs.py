@@ -80,6 +80,11 @@ def failure(error: EntrypointError, *, level: int = ERROR) -> None:
     event(level, error.event, error.message, **fields)
 
 
+def on_terminal() -> bool:
+    """Tell whether a person reads the log as it is written."""
+    return _configuration.colours
+
+
 def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterable[str] = ()) -> None:
     """Send the log to `stream`: `style` is `json` or `text`, `level` one of `LEVELS`.
 

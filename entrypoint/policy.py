@@ -1,4 +1,4 @@
-"""How patiently to connect, to wait for the lock, and to work under it, and whose history to take over.
+"""How patiently to connect, to wait for the lock, and to work under it, and whose history to take over; where.
 
 Plain values, which the settings fill.
 """
@@ -33,6 +33,15 @@ TOOLS = (
     "supabase",
 )
 """The tools whose files and whose histories can be taken over, as they are written in an `origin`."""
+
+
+class Address(NamedTuple):
+    """Where the database is."""
+
+    conninfo: str
+    """A libpq URL or conninfo string; empty for libpq's own `PG*` variables."""
+    variable: str
+    """The variable that it came from, for messages; empty if none was set."""
 
 
 class Adopt(NamedTuple):

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Literal
 
+    from entrypoint.command import Command
     from entrypoint.migration.apply.migrator import Result
     from entrypoint.migration.ledger.first_look import Question
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.runs import Runs
+    from entrypoint.migration.ledger.verdict import Verdict, Wanted
     from entrypoint.migration.observe.board import Board
     from entrypoint.migration.script.files import Directory
     from entrypoint.settings import Settings
@@ -98,22 +101,25 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
         refuse_bad_names(directory)
     from entrypoint.migration.ledger.plan import decide
 
-    rows = None if question is None else question.answer().rows
+    wanted = None if settings.command is None or up_to is not None else _want(settings.command)
+    rows, runs = (None, None) if question is None else question.answer()[:2]
     if rows is not None:
         plan = decide(directory.files, rows, up_to=up_to)
-        if not plan.pending:
+        verdict = None if wanted is None or runs is None else _judge(wanted, runs)
+        if not plan.pending and (verdict is None or not verdict.pending):
             tell_differences(directory, plan)
-            return _nothing_to_do(plan, up_to)
+            return _nothing_to_do(plan, up_to, wanted, verdict)
     # Something is to be done, or was not as it nearly always is: from here on it is psycopg that asks.
     from entrypoint.migration.ledger.finding import refuse_intrusion
     from entrypoint.survey import survey_beside
 
-    survey = survey_beside(question, settings, directory, up_to)
+    survey = survey_beside(question, settings, directory, up_to, wanted)
     try:
         refuse_intrusion(survey.place)
         tell_differences(survey.directory, survey.plan)
-        if not survey.plan.pending and not _worth_upgrading(survey.place):
-            return _nothing_to_do(survey.plan, up_to)
+        commanded = survey.verdict is not None and survey.verdict.pending
+        if not survey.plan.pending and not commanded and not _worth_upgrading(survey.place):
+            return _nothing_to_do(survey.plan, up_to, survey.wanted, survey.verdict)
         return _migrate(settings, survey, up_to, display)
     except EntrypointError as error:
         error.schema_version = survey.plan.current if error.schema_version is None else error.schema_version
@@ -128,7 +134,22 @@ def _ask(settings: Settings) -> Question | None:
         from entrypoint.migration.ledger.first_look import Question
     except ImportError:
         return None
-    return Question(settings.address.conninfo, settings.schema, settings.role, settings.connect.timeout)
+    address, schema, role = settings.address.conninfo, settings.schema, settings.role
+    return Question(address, schema, role, settings.connect.timeout, settings.command)
+
+
+def _want(command: Command) -> Wanted:
+    """Digest what another migration tool reads."""
+    from entrypoint.tool.inputs import want
+
+    return want(command)
+
+
+def _judge(wanted: Wanted, runs: Runs) -> Verdict:
+    """Decide whether that tool has anything to do, as far as a first look tells."""
+    from entrypoint.migration.ledger.verdict import judge
+
+    return judge(wanted, runs)
 
 
 def tell_differences(directory: Directory, plan: Plan) -> None:
@@ -167,8 +188,15 @@ def _worth_upgrading(place: Place) -> bool:
     return place.outdated and not place.standby and not place.read_only
 
 
-def _nothing_to_do(plan: Plan, up_to: int | None) -> Outcome:
+def _nothing_to_do(
+    plan: Plan, up_to: int | None, wanted: Wanted | None = None, verdict: Verdict | None = None
+) -> Outcome:
     version = plan.current
+    if wanted is not None and verdict is not None and verdict.name == "ahead":
+        from entrypoint.migration.ledger.judging import tell_if_ahead
+
+        tell_if_ahead(verdict, wanted)
+        return Outcome("ahead", version)
     if plan.ahead:
         logs.event(
             logs.INFO,
@@ -198,8 +226,35 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
     from entrypoint.migration.apply.migrator import migrate
     from entrypoint.survey import assign, refuse_read_only
 
-    refuse_read_only(survey, f"{count(len(plan.pending), 'migration is', 'migrations are')} pending")
+    verdict = survey.verdict
+    commanded = verdict is not None and verdict.pending
+    what = f"{count(len(plan.pending), 'migration is', 'migrations are')} pending"
+    refuse_read_only(survey, what if plan.pending or not commanded else "MIGRATION_COMMAND is to run")
     phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
+    if plan.pending or not commanded:
+        _tell_pending(plan)
+    if commanded and survey.wanted is not None and verdict is not None:
+        from entrypoint.migration.ledger.judging import tell_pending
+
+        tell_pending(verdict, survey.wanted)
+    try:
+        assignment = assign(settings, survey, up_to)
+        with display(assignment.board) if display is not None and (plan.pending or commanded) else nullcontext():
+            result = migrate(assignment, plan, survey.session, place)
+    except ConfigurationError:
+        raise
+    except EntrypointError as error:
+        if plan.pending or commanded:
+            raise
+        # Only the ledger was to be upgraded, and it can be read as it is.
+        logs.failure(error, level=logs.WARNING)
+        return _nothing_to_do(plan, up_to, survey.wanted, verdict)
+    return _migrated(result)
+
+
+def _tell_pending(plan: Plan) -> None:
+    from entrypoint.counts import count
+
     logs.event(
         logs.INFO,
         "migration.pending",
@@ -210,22 +265,18 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
         latest=plan.latest,
         pending=len(plan.pending),
     )
-    try:
-        assignment = assign(settings, survey, up_to)
-        with display(assignment.board) if display is not None and plan.pending else nullcontext():
-            result = migrate(assignment, plan, survey.session, place)
-    except ConfigurationError:
-        raise
-    except EntrypointError as error:
-        if plan.pending:
-            raise
-        # Only the ledger was to be upgraded, and it can be read as it is.
-        logs.failure(error, level=logs.WARNING)
-        return _nothing_to_do(plan, up_to)
-    return _migrated(result)
 
 
 def _migrated(result: Result) -> Outcome:
+    if result.commanded is not None and not result.applied:
+        logs.event(
+            logs.INFO,
+            "schema.migrated",
+            f"{result.commanded.command} brought the schema up to date in {result.commanded.seconds * 1000:.0f} ms",
+            version=result.current,
+            duration_ms=round(result.commanded.seconds * 1000),
+        )
+        return Outcome("migrated", result.current)
     if result.applied:
         from entrypoint.counts import count
 
@@ -240,22 +291,29 @@ def _migrated(result: Result) -> Outcome:
             duration_ms=round(milliseconds),
         )
         return Outcome("migrated", result.current)
+    if result.verdict is not None and result.verdict.name == "ahead":
+        return Outcome("ahead", result.current)
     if not result.waited:
         # Somebody else was done between our first look and our turn; or only the ledger was to be upgraded.
         logs.event(
             logs.INFO,
             "schema.up_to_date",
-            f"the schema is up to date at version {result.current}",
+            "the schema is up to date" + _at(result.current),
             version=result.current,
         )
         return Outcome("up_to_date", result.current)
     logs.event(
         logs.INFO,
         "schema.waited",
-        f"another replica brought the schema to version {result.current}",
+        "another replica brought the schema "
+        + ("up to date" if result.current is None else f"to version {result.current}"),
         version=result.current,
     )
     return Outcome("waited", result.current)
+
+
+def _at(version: int | None) -> str:
+    return "" if version is None else f" at version {version}"
 
 
 def _range(plan: Plan) -> str:

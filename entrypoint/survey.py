@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import Look
     from entrypoint.migration.ledger.rows import LedgerRow
+    from entrypoint.migration.ledger.verdict import Verdict, Wanted
     from entrypoint.migration.observe.blockers import Blocker
     from entrypoint.migration.script.files import Directory
     from entrypoint.settings import Settings
@@ -54,6 +55,10 @@ class Survey(NamedTuple):
     directory: Directory
     plan: Plan
     rows: tuple[LedgerRow, ...]
+    wanted: Wanted | None
+    """Another migration tool, with what was seen of it at this look."""
+    verdict: Verdict | None
+    """Whether that has anything to do."""
     clocks: Clocks
     """What the start has left of its time."""
 
@@ -63,10 +68,18 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
 
     The caller closes the session. Raises EntrypointError.
     """
-    return survey_beside(None, settings, load_files(settings.migrations_dir, settings.file_limit), up_to)
+    wanted = None
+    if settings.command is not None:
+        from entrypoint.tool.inputs import want
+
+        wanted = want(settings.command)
+    directory = load_files(settings.migrations_dir, settings.file_limit)
+    return survey_beside(None, settings, directory, up_to, wanted)
 
 
-def survey_beside(before: Question | None, settings: Settings, directory: Directory, up_to: int | None) -> Survey:
+def survey_beside(
+    before: Question | None, settings: Settings, directory: Directory, up_to: int | None, wanted: Wanted | None = None
+) -> Survey:
     """Connect and compare; what came of the question `before`, if there was one, counts as the first attempt."""
     gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
     token = os.urandom(8).hex() if before is None else before.token
@@ -93,8 +106,14 @@ def survey_beside(before: Question | None, settings: Settings, directory: Direct
         patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, arrival.remaining())))
         attempts += 1
         try:
-            place = find(session, settings.schema, patience, settings.role)
+            place = find(session, settings.schema, patience, settings.role, settings.command)
             look = _look(session, place, settings, clocks, patience)
+            verdict = None
+            if wanted is not None and up_to is None:
+                from entrypoint.migration.ledger.judging import judge_on
+
+                verdict, runs = judge_on(session, place, wanted, settings.role, patience)
+                wanted = wanted._replace(seen=runs.ended)
         except StatementError as error:
             from entrypoint.migration.ledger.refusal import refused_on
 
@@ -110,7 +129,7 @@ def survey_beside(before: Question | None, settings: Settings, directory: Direct
             raise
         else:
             plan = decide(directory.files, look.rows, up_to=up_to)
-            return Survey(session, whereabouts, place, directory, plan, look.rows, clocks)
+            return Survey(session, whereabouts, place, directory, plan, look.rows, wanted, verdict, clocks)
 
 
 def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings, arrival: Deadline) -> None:
@@ -209,4 +228,7 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
         refuse_out_of_order=settings.refuse_out_of_order,
         differences=Differences.told_of(survey.plan),
         adopt=settings.adopt,
+        # With --to, only files of ours are asked for.
+        wanted=survey.wanted if up_to is None else None,
+        address=settings.address,
     )

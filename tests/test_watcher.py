@@ -231,7 +231,9 @@ def test_a_waiter_tells_a_change_at_once_and_the_rest_now_and_then(monkeypatch: 
     def look(file: str, holder: str = "t") -> None:
         row = reading.LockRow(True, None, 1.0, "pod-1", 7, holder, file, None, None, {})  # noqa: FBT003
         contender._tell_waiting(
-            cast("Look", type("K", (), {"lock": row})), cast("Plan", type("P", (), {"pending": (), "current": None}))
+            cast("Look", type("K", (), {"lock": row})),
+            cast("Plan", type("P", (), {"pending": (), "current": None})),
+            commanded=False,
         )
 
     look("001_a.sql")

@@ -15,6 +15,7 @@
     ├── MigrationError           a migration did not get in
     │   ├── MigrationFailedError       PostgreSQL refused it; recorded as `failed`
     │   ├── MigrationHeldBackError     it failed earlier and nobody has changed that
+    │   ├── CommandFailedError         another migration tool has failed
     │   ├── HistoryRefusedError        another tool's history is in a state from which nobody should go on
     │   ├── MigrationTimeoutError      the time for all migrations ran out
     │   ├── MigrationStoppedError      an operator cancelled it

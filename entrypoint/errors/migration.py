@@ -71,6 +71,17 @@ class MigrationHeldBackError(MigrationError):
     event = "migration.held_back"
 
 
+class CommandFailedError(MigrationError):
+    """Another migration tool (MIGRATION_COMMAND) has failed; `report` is the end of what it printed."""
+
+    event = "command.failed"
+
+    def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
+        """Take the one-line `message` and the `report` of several lines."""
+        super().__init__(message, remedy=remedy, **fields)
+        self.report = report
+
+
 class HistoryRefusedError(MigrationError):
     """The history of another tool has a migration that failed or is not finished."""
 

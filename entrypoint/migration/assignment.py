@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from entrypoint.clocks import Clocks
     from entrypoint.database.target import Target
     from entrypoint.migration.ledger.differences import Differences
+    from entrypoint.migration.ledger.verdict import Wanted
     from entrypoint.migration.losses import Losses
     from entrypoint.migration.observe.board import Board
     from entrypoint.migration.script.files import Directory
-    from entrypoint.policy import Adopt, ApplyPolicy, LockPolicy
+    from entrypoint.policy import Address, Adopt, ApplyPolicy, LockPolicy
 
 
 class Assignment(NamedTuple):
@@ -43,5 +44,9 @@ class Assignment(NamedTuple):
     """What the log has been told of files and ledger that do not agree."""
     adopt: Adopt | None = None
     """The tool whose history is taken over, if anything is pending."""
+    wanted: Wanted | None = None
+    """Another migration tool that is to run after our files, if it has anything to do."""
+    address: Address | None = None
+    """Where the database is, as that tool is to be told."""
     rehearsal: bool = False
     """Whether nothing is to be left of it, not even the ledger's tables."""

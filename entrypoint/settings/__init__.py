@@ -11,6 +11,7 @@ from entrypoint.policy import (
     DEFAULT_LIMIT_MB,
     MOST_MILLISECONDS,
     TOOLS,
+    Address,
     Adopt,
     ApplyPolicy,
     ConnectPolicy,
@@ -22,6 +23,8 @@ from entrypoint.redaction import foreign, lacks_scheme, secrets_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from entrypoint.command import Command
 
 # NAMEDATALEN - 1
 _LONGEST_NAME = 63
@@ -45,6 +48,9 @@ _VARIABLES = (
     "MIGRATION_SCHEMA",
     "MIGRATION_ROLE",
     "MIGRATION_ADOPT",
+    "MIGRATION_COMMAND",
+    "MIGRATION_COMMAND_INPUTS",
+    "MIGRATION_COMMAND_STATE",
     "DB_CONNECT_ATTEMPTS",
     "DB_CONNECT_BACKOFF_MS",
     "DB_CONNECT_TIMEOUT_MS",
@@ -63,15 +69,6 @@ _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
 
 
-class Address(NamedTuple):
-    """Where the database is."""
-
-    conninfo: str
-    """A libpq URL or conninfo string; empty for libpq's own `PG*` variables."""
-    variable: str
-    """The variable that it came from, for messages; empty if none was set."""
-
-
 class Settings(NamedTuple):
     """All that can be set from outside."""
 
@@ -81,6 +78,7 @@ class Settings(NamedTuple):
     """Whether a pending migration below the newest applied one ends a run."""
     address: Address
     migrations_dir: str
+    """Empty if all migrations are another tool's."""
     file_limit: int
     """How many bytes a migration file may have."""
     schema: str | None
@@ -90,6 +88,8 @@ class Settings(NamedTuple):
     probe_port: int | None
     adopt: Adopt | None
     """The tool whose history is taken over, if anything is pending."""
+    command: Command | None
+    """Another migration tool, which runs after our files."""
     connect: ConnectPolicy
     lock: LockPolicy
     apply: ApplyPolicy
@@ -122,12 +122,13 @@ def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Set
 
 def settings_of(reader: Reader, *, auto_migrate: bool) -> Settings:
     """Return all settings; what is wrong with them is the reader's to raise."""
+    command = reader.command("MIGRATION_COMMAND")
     return Settings(
         auto_migrate=auto_migrate,
         exit_on_failure=reader.choice("MIGRATION_ON_FAILURE", ("start", "exit")) == "exit",
         refuse_out_of_order=reader.choice("MIGRATION_OUT_OF_ORDER", ("warn", "refuse")) == "refuse",
         address=reader.address("MIGRATION_DATABASE_URL", "DATABASE_URL"),
-        migrations_dir=reader.path("MIGRATIONS_DIR") or "migrations",
+        migrations_dir=reader.path("MIGRATIONS_DIR") or ("migrations" if command is None else ""),
         file_limit=reader.number("MIGRATION_FILE_LIMIT_MB", DEFAULT_LIMIT_MB, unit="megabytes", example="1024") << 20,
         schema=reader.name("MIGRATION_SCHEMA"),
         role=reader.name("MIGRATION_ROLE"),
@@ -135,6 +136,7 @@ def settings_of(reader: Reader, *, auto_migrate: bool) -> Settings:
         backup_dir=reader.path("MIGRATION_BACKUP_DIR"),
         probe_port=reader.port("MIGRATION_PROBE_PORT"),
         adopt=reader.adopt("MIGRATION_ADOPT"),
+        command=command,
         connect=ConnectPolicy(
             attempts=reader.number("DB_CONNECT_ATTEMPTS", ATTEMPTS, unit="attempts", example="5"),
             backoff=reader.seconds("DB_CONNECT_BACKOFF_MS", 1_000),
@@ -199,7 +201,8 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
     Files that cannot be read have nothing to give away.
     """
     found: set[str] = set()
-    for word in words:
+    of_command = environ.get("MIGRATION_COMMAND", "").replace("'", " ").replace('"', " ").split()
+    for word in (*words, *of_command):
         if "://" in word or word.startswith("jdbc:"):
             found |= secrets_of(word)
     for name in environ:
@@ -284,6 +287,22 @@ class Reader:
         except ValueError as error:
             self.faults.append(f"{name} is {shown(value)}; {foreign(str(error))}")
             return None
+
+    def command(self, name: str) -> Command | None:
+        """Return the migration tool that a variable holds, with what other variables say of it."""
+        parts = (name, f"{name}_INPUTS", f"{name}_STATE")
+        found = [part for part in parts if self._environ.get(part) and self.text(part) is not None]
+        if name not in found:
+            # An image's own command may be switched off by an empty one.
+            if found and name not in self._environ:
+                self.blame(f"{found[0]} is set, and {name} is not; it says what {name} reads and keeps")
+            return None
+        from entrypoint.command import read
+
+        command, faults = read(self._environ)
+        for fault in faults:
+            self.blame(fault)
+        return command
 
     def yes_or_no(self, name: str, *, default: bool) -> bool:
         """Return what a switch is set to."""

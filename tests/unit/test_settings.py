@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from entrypoint.errors import ConfigurationError
-from entrypoint.policy import ApplyPolicy, ConnectPolicy, LockPolicy
+from entrypoint.policy import Address, ApplyPolicy, ConnectPolicy, LockPolicy
 from entrypoint.settings import (
-    Address,
     LogSettings,
     Settings,
     exits_on_failure,
@@ -35,6 +34,7 @@ DEFAULTS = Settings(
     file_limit=512 << 20,
     probe_port=None,
     adopt=None,
+    command=None,
     connect=ConnectPolicy(attempts=5, backoff=1.0, timeout=5.0),
     lock=LockPolicy(timeout=30.0, stale=600.0),
     apply=ApplyPolicy(timeout=300.0, ddl_lock_timeout=5.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple, TypeVar
 
 from entrypoint import logs
@@ -10,7 +11,8 @@ from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.errors.migration import LeaseLostError
 from entrypoint.migration.apply.leader import Applied, Leader
 from entrypoint.migration.apply.outside import refuse_behind_pooler
-from entrypoint.migration.ledger import words
+from entrypoint.migration.ledger import reading, words
+from entrypoint.migration.ledger.judging import tell_if_ahead
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.script.prepare import prepare
 
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.verdict import Verdict
     from entrypoint.migration.lock.lease import Lease
+    from entrypoint.tool.leading import Performed
 
 _T = TypeVar("_T")
 
@@ -36,6 +40,10 @@ class Result(NamedTuple):
     """Whether somebody else had the lock while we wanted it."""
     current: int | None
     """The schema's version afterwards."""
+    commanded: Performed | None = None
+    """The run of another migration tool, if it was this process that ran it."""
+    verdict: Verdict | None = None
+    """What was found of that tool's last; None without one, or if something else was still to be done."""
 
 
 def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) -> Result:
@@ -61,18 +69,36 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
         from entrypoint.migration.apply.backup_first import BackupFirst
 
         backup_first = BackupFirst(assignment, assignment.backup_dir)
-        if plan.runnable:
+        if plan.runnable or assignment.wanted is not None:
             backup_first.make_ready(session, place)
+    if assignment.wanted is not None:
+        from entrypoint.tool.leading import find_program
+
+        find_program(assignment.wanted.command.words, os.environ.get("PATH"))
     contender = Contender(assignment, session, place)
     applied: list[Applied] = []
 
     def lead(lease: Lease, clocks: Clocks) -> Result:
         current = Leader(assignment, lease, prepared, clocks, backup_first, adopter).run(applied)
-        return Result(tuple(applied), contender.waited, current)
+        if assignment.wanted is None or assignment.address is None:
+            return Result(tuple(applied), contender.waited, current)
+        from entrypoint.tool.leading import Tool
+
+        def back_up() -> None:
+            if backup_first is not None:
+                assignment.board.back_up()
+                backup_first.take(lease, current, reading.BACKUP, clocks.running)
+
+        performed, verdict = Tool(assignment, assignment.wanted, assignment.address, lease).perform(
+            clocks.turn_to(), back_up
+        )
+        return Result(tuple(applied), contender.waited, current, performed, verdict)
 
     try:
         result = under_lock(contender, assignment, lead)
-        return result or Result(tuple(applied), contender.waited, contender.current)
+        if result is None and contender.verdict is not None and assignment.wanted is not None:
+            tell_if_ahead(contender.verdict, assignment.wanted)
+        return result or Result(tuple(applied), contender.waited, contender.current, None, contender.verdict)
     except EntrypointError as error:
         known = [migration.version for migration in applied]
         error.schema_version = max([*known, contender.current or 0]) or None

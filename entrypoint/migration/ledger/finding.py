@@ -6,6 +6,7 @@ from entrypoint.database.quoting import identifier, literal
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import ForeignLedgerError
 from entrypoint.migration.ledger.glance import walk
+from entrypoint.migration.ledger.place import tables_of
 from entrypoint.migration.ledger.search import (
     foreign_ledger,
     harmless,
@@ -18,14 +19,18 @@ from entrypoint.migration.ledger.search import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from entrypoint.command import Command
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger.place import Connection, Place
 
 
-def find(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Place:
+def find(
+    session: Connection, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
+) -> Place:
     """Find the bookkeeping: in `schema`, or along the search_path that the connection has by default.
 
-    A `role` is trusted with the tables, as it is we who chose it. Raises ConfigurationError if there is no place for
+    A `role` is trusted with the tables, as it is we who chose it. `command`: another migration tool, whose runs are
+    recorded there. Raises ConfigurationError if there is no place for
     them, ForeignLedgerError if what stands there is not ours.
     """
     about = (
@@ -33,7 +38,9 @@ def find(session: Connection, schema: str | None, deadline: Deadline, role: str 
         "pg_catalog.current_setting('default_transaction_read_only')"
     )
     results = in_transaction(
-        session, [about, *walk(schema), tables_sql(schema, role), _strangers_sql(schema, role)], deadline
+        session,
+        [about, *walk(schema), tables_sql(schema, role, command), _strangers_sql(schema, role, command)],
+        deadline,
     )
     backend_pid, server_start, standby, read_only = results[0][0]
     relations, strangers = results[-2:]
@@ -43,7 +50,7 @@ def find(session: Connection, schema: str | None, deadline: Deadline, role: str 
             remedy="Set MIGRATION_SCHEMA, or a search_path in which a schema exists. If the address names a schema "
             "(schema=…), create it.",
         )
-    place = place_of(relations, schema)._replace(
+    place = place_of(relations, schema, command)._replace(
         schema_exists=bool(relations),
         backend_pid=int(backend_pid or 0),
         server_start=server_start or "",
@@ -58,7 +65,7 @@ def find(session: Connection, schema: str | None, deadline: Deadline, role: str 
 
 def find_again(session: Connection, place: Place, schema: str | None, deadline: Deadline, role: str | None) -> Place:
     """Look at `place` again. A ledger that was found stays the one; where there was none, the search begins anew."""
-    return find(session, place.schema if place.ledger else schema, deadline, role)
+    return find(session, place.schema if place.founded else schema, deadline, role, place.command)
 
 
 def refuse_intrusion(place: Place) -> None:
@@ -76,17 +83,17 @@ def refuse_intrusion(place: Place) -> None:
         )
 
 
-def _strangers_sql(schema: str | None, role: str | None) -> str:
+def _strangers_sql(schema: str | None, role: str | None, command: Command | None) -> str:
     """Return the statement for what would run somebody else's code when a row of the tables is written: (table, what).
 
     Triggers, rules, defaults, constraints and indexes depend on the functions that they call; those of PostgreSQL
     itself are nobody's dependency.
     """
     return f"""\
-WITH place AS MATERIALIZED ({place_sql(schema)}),
+WITH place AS MATERIALIZED ({place_sql(schema, command)}),
 tables AS MATERIALIZED (
     SELECT c.oid, c.relname FROM pg_class c JOIN place ON c.relnamespace = place.oid
-    WHERE c.relname IN ('schema_migrations', 'migration_lock')),
+    WHERE c.relname IN ({", ".join(map(literal, tables_of(command)))})),
 parts AS (
     SELECT t.relname, 'pg_trigger'::regclass AS class, g.oid, 'the trigger ' || quote_ident(g.tgname) AS what
     FROM tables t JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal
@@ -124,25 +131,26 @@ def refuse_strangers(session: Connection, place: Place, role: str | None, deadli
     Asked in an open transaction. What is ours, or the earlier system's, has the columns or the result that it always
     had, and the functions name the lock's table.
     """
-    parts = (*walk(place.schema), _namesakes_sql(place.schema, role))
+    parts = (*walk(place.schema), _namesakes_sql(place, role))
     for (what,) in session.query(";\n".join(parts), deadline)[-1]:
         raise foreign_ledger(
             place, f"In schema {place.schema!r} there is {what}, which is not of this program's making"
         )
 
 
-def _namesakes_sql(schema: str, role: str | None) -> str:
+def _namesakes_sql(place: Place, role: str | None) -> str:
+    names = (*tables_of(place.command), *(("migration_status",) if place.with_files else ()))
     return f"""\
-WITH place AS MATERIALIZED ({place_sql(schema)})
+WITH place AS MATERIALIZED ({place_sql(place.schema)})
 SELECT 'something else named migration_status'
 FROM place JOIN pg_class c ON c.relnamespace = place.oid AND c.relname = 'migration_status'
-WHERE c.relkind <> 'v' OR NOT {trusted("c.relowner", role)}
+WHERE {str(place.with_files).lower()} AND (c.relkind <> 'v' OR NOT {trusted("c.relowner", role)}
 OR ARRAY[{", ".join(map(literal, VIEW_COLUMNS))}] <> ARRAY(
-    SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum)
+    SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY a.attnum))
 UNION ALL
 SELECT 'a type named ' || y.typname
 FROM place JOIN pg_type y ON y.typnamespace = place.oid
-WHERE y.typname IN ('schema_migrations', 'migration_lock', 'migration_status') AND y.typrelid = 0
+WHERE y.typname IN ({", ".join(map(literal, names))}) AND y.typrelid = 0
 UNION ALL
 SELECT 'the function ' || f.proname || '(' || pg_get_function_identity_arguments(f.oid) || ')'
 FROM place JOIN pg_proc f ON f.pronamespace = place.oid

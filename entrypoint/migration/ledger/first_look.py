@@ -24,7 +24,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from entrypoint.command import Command
     from entrypoint.migration.ledger.rows import LedgerRow
+    from entrypoint.migration.ledger.runs import Runs
 
 
 # Seconds: for the connection to be under way before anything else is done here.
@@ -36,6 +38,8 @@ class FirstLook(NamedTuple):
 
     rows: tuple[LedgerRow, ...] | None = None
     """None if anything was not as it nearly always is: then the same is to be asked again, through psycopg."""
+    runs: Runs | None = None
+    """What is recorded of another migration tool, if there is one."""
     connecting_failed: str | None = None
     """libpq's text, if it did not come so far as to ask: then this was an attempt to connect like any other."""
     lost: ConnectionLostError | None = None
@@ -45,10 +49,12 @@ class FirstLook(NamedTuple):
 class Question:
     """A first look under way, in a thread, so that the migration files can be read meanwhile."""
 
-    def __init__(self, address: str, schema: str | None, role: str | None, timeout: float) -> None:
+    def __init__(
+        self, address: str, schema: str | None, role: str | None, timeout: float, command: Command | None = None
+    ) -> None:
         """Begin to connect to `address`, once, and to read the ledger, all within `timeout` seconds.
 
-        `schema` and `role` are as they are set. Raises nothing.
+        `schema`, `role` and `command` are as they are set. Raises nothing.
         """
         self.token = os.urandom(8).hex()
         """Tells this process's connections from others'."""
@@ -71,7 +77,7 @@ class Question:
         self._done.acquire()
         try:
             # Not `threading`, which is not imported otherwise.
-            _thread.start_new_thread(self._work, (library, connect_as, schema, role))
+            _thread.start_new_thread(self._work, (library, connect_as, (schema, role, command)))
         except RuntimeError:  # No thread is to be had.
             self._found = FirstLook()
             self._done.release()
@@ -116,11 +122,10 @@ class Question:
         self,
         library: libpq.Libpq,
         parameters: Mapping[str, str | int | None],
-        schema: str | None,
-        role: str | None,
+        where: tuple[str | None, str | None, Command | None],
     ) -> None:
         try:
-            self._found = _look(library, parameters, self._path, schema, role, self._deadline, self._begun)
+            self._found = _look(library, parameters, self._path, where, self._deadline, self._begun)
         except NotConnected as error:
             self._found = FirstLook(connecting_failed=str(error))
         except ConnectionLostError as lost:
@@ -135,11 +140,11 @@ def _look(
     library: libpq.Libpq,
     parameters: Mapping[str, str | int | None],
     path: str,
-    schema: str | None,
-    role: str | None,
+    where: tuple[str | None, str | None, Command | None],
     deadline: Deadline,
     begun: _thread.LockType,
 ) -> FirstLook:
+    schema, role, command = where
     connection = libpq.Connection(library, parameters)
     begun.release()
     try:
@@ -151,14 +156,19 @@ def _look(
         from entrypoint.migration.ledger.glance import find_tables
         from entrypoint.migration.ledger.rows import as_ledger, ask, ledger_query
 
-        place, sure = find_tables(connection, schema, deadline, role)
+        place, sure = find_tables(connection, schema, deadline, role, command)
         if not sure:
             from entrypoint.migration.ledger import search
 
-            place = search.find_tables(connection, schema, deadline, role)
+            place = search.find_tables(connection, schema, deadline, role, command)
         if place is None or place.outdated or place.intrusion:
             return FirstLook()
-        return FirstLook(as_ledger(*ask(connection, role, deadline, (ledger_query(place),))))
+        if command is None:
+            return FirstLook(as_ledger(*ask(connection, role, deadline, (ledger_query(place),))))
+        from entrypoint.migration.ledger.runs import as_runs, queries
+
+        rows, *answers = ask(connection, role, deadline, (ledger_query(place), *queries(place, command)))
+        return FirstLook(as_ledger(rows), as_runs(answers))
     finally:
         connection.close()
 

@@ -8,13 +8,14 @@ search.
 from __future__ import annotations
 
 from entrypoint.database.quoting import literal, our_state
-from entrypoint.migration.ledger.place import LEDGER_SIGN, LOCK_SIGN, Place, columns_of
+from entrypoint.migration.ledger.place import COMMAND_SIGN, LEDGER_SIGN, LOCK_SIGN, Place, columns_of, tables_of
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from entrypoint.command import Command
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger.place import Connection
@@ -34,16 +35,19 @@ class Glance(NamedTuple):
     """Whether that is so. If not, it takes a search."""
 
 
-def find_tables(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Glance:
+def find_tables(
+    session: Connection, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
+) -> Glance:
     """Find the tables alone, in `schema` or along the path, for a look that leads to nothing more.
 
     Raises StatementError.
     """
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
-    sql = ";\n".join((begin, *walk(schema), _tables_sql(schema, role), "COMMIT"))
+    sql = ";\n".join((begin, *walk(schema), _tables_sql(schema, role, command), "COMMIT"))
     relations = session.query(sql, deadline)[-2]
-    nothing = len(relations) < _MOST and not any(row[1] == "schema_migrations" for row in relations)
-    place = None if nothing else _place_of(relations, schema)
+    sign = tables_of(command)[0]
+    nothing = len(relations) < _MOST and not any(row[1] == sign for row in relations)
+    place = None if nothing else _place_of(relations, schema, command)
     return Glance(place, sure=nothing or place is not None)
 
 
@@ -79,7 +83,7 @@ def unless_able(trust: str, role: str | None) -> str:
     return f"({trust} OR NOT ({able}))"
 
 
-def _tables_sql(schema: str | None, role: str | None) -> str:
+def _tables_sql(schema: str | None, role: str | None, command: Command | None) -> str:
     """Return the statement for all tables of our names, each with its schema, or for those in `schema`.
 
     A table's columns are one value, as each takes every start some microseconds. Types by their numbers: their names
@@ -96,12 +100,12 @@ def _tables_sql(schema: str | None, role: str | None) -> str:
         f"{unless_able(trust, role)}, ARRAY(SELECT a.atttypid::text || ' ' || a.attname FROM pg_attribute a "
         f"WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum), {path}, current_user "
         "FROM pg_class c JOIN pg_namespace place ON place.oid = c.relnamespace "
-        "WHERE c.relname IN ('schema_migrations', 'migration_lock')"
+        f"WHERE c.relname IN ({', '.join(map(literal, tables_of(command)))})"
         + (f" AND place.nspname = {literal(schema)}::name" if schema else f" LIMIT {_MOST}")
     )
 
 
-def _place_of(relations: Sequence[Row], schema: str | None) -> Place | None:
+def _place_of(relations: Sequence[Row], schema: str | None, command: Command | None) -> Place | None:
     """Return the place with its tables; None if that takes a search, or if something about them is not as it should be.
 
     What that is, the search says.
@@ -110,7 +114,8 @@ def _place_of(relations: Sequence[Row], schema: str | None) -> Place | None:
     names = (schema,) if schema else along(path or "", user or "")
     if names is None or (len(relations) == _MOST and not schema):
         return None
-    ledgers = {row[0] for row in relations if row[1] == "schema_migrations"}
+    sign = tables_of(command)[0]
+    ledgers = {row[0] for row in relations if row[1] == sign}
     name = next((name for name in names if name in ledgers), None)
     columns: dict[str | None, dict[str, str]] = {}
     for _, table, usable, kind, trusted, listed, *_ in (row for row in relations if row[0] == name):
@@ -119,9 +124,13 @@ def _place_of(relations: Sequence[Row], schema: str | None) -> Place | None:
             return None
         columns[table] = columns_of(listed.removeprefix('{"').removesuffix('"}').split('","'))
     ledger, lock = columns.get("schema_migrations", {}), columns.get("migration_lock", {})
-    if name is None or not ledger.keys() >= LEDGER_SIGN or (lock and not lock.keys() >= LOCK_SIGN):
+    commands = columns.get("migration_commands", {})
+    if name is None or (lock and not lock.keys() >= LOCK_SIGN) or (commands and not commands.keys() >= COMMAND_SIGN):
         return None
-    return Place(name, True, ledger, lock)  # noqa: FBT003
+    if sign == "schema_migrations" and not ledger.keys() >= LEDGER_SIGN:
+        return None
+    place = Place(name, True, ledger, lock)  # noqa: FBT003
+    return place if command is None else place._replace(command=command, commands=commands)
 
 
 def along(path: str, user: str) -> tuple[str, ...] | None:

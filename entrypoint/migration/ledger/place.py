@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Protocol
 
+    from entrypoint.command import Command
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
 
@@ -31,6 +32,7 @@ LOCK_CLASS = 0x70676570
 MAKING_KEY = f"{LOCK_CLASS + 2}, 0"
 # A condition: the lock `g` is that one.
 MAKES = f"g.classid = {LOCK_CLASS + 2} AND g.objid = 0"
+_TABLES = ("schema_migrations", "migration_lock")
 LEGACY_TIME = "timestamp without time zone"
 _TEXT = "text"
 # The columns of `migration_lock` beside `id`, and their types. First those that it has always had: the earlier system's
@@ -48,6 +50,22 @@ ADDED_COLUMNS = {"token": _TEXT} | PROGRESS_COLUMNS | LIFE_COLUMNS
 # The columns by which our tables are known, and those of the earlier system.
 LEDGER_SIGN = frozenset(("migration_number", "filename"))
 LOCK_SIGN = frozenset(("id", *HOLDER_COLUMNS))
+COMMAND_SIGN = frozenset(("command", "fingerprint"))
+# Those of `migration_commands` beside `id`: each run of another migration tool.
+COMMAND_COLUMNS = {
+    "command": _TEXT,
+    "fingerprint": _TEXT,
+    "inputs": "jsonb",
+    "before": _TEXT,
+    "after": _TEXT,
+    "status": _TEXT,
+    "application_version": _TEXT,
+    "started_at": "timestamptz",
+    "finished_at": "timestamptz",
+    "exit_code": "integer",
+    "output": _TEXT,
+    "holder": _TEXT,
+}
 # Those that make a difference here; pg_type.dat, where the numbers of built-in types are fixed.
 _TYPES = {"25": _TEXT, "1114": LEGACY_TIME}
 # A condition: the session that has the lock `g` does not have such a name.
@@ -78,6 +96,10 @@ class Place(NamedTuple):
     standby: bool = False
     read_only: bool = False
     """Whether transactions are read-only by default."""
+    command: Command | None = None
+    """Another migration tool whose runs are recorded there as well, or instead."""
+    commands: dict[str, str] | None = None
+    """The columns of `migration_commands`; empty without it, None if nobody has asked."""
     intrusion: str = ""
     """What keeps us from writing into the tables: whom they belong to, or whose code would run. Reading runs none."""
 
@@ -89,11 +111,27 @@ class Place(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether ledger and lock are there as this release makes them."""
-        return bool(self.ledger) and bool(self.lock) and not self.outdated
+        recorded = self.command is None or bool(self.commands)
+        return self.founded and bool(self.lock) and recorded and not self.outdated
+
+    @property
+    def founded(self) -> bool:
+        """Whether the table is there by which the place is found: then it stays this one."""
+        return bool(self.ledger) if self.with_files else bool(self.commands)
+
+    @property
+    def with_files(self) -> bool:
+        """Whether migration files of ours are recorded there."""
+        return self.command is None or self.command.with_files
 
     @property
     def outdated(self) -> bool:
         """Whether an earlier system, or an earlier release, left tables that are not as ours are now."""
+        if self.commands and not self.commands.keys() >= COMMAND_COLUMNS.keys():
+            return True
+        if not self.with_files:
+            lacking = not self.lock.keys() >= ADDED_COLUMNS.keys()
+            return bool(self.commands) and (lacking or self.lock.get("locked_at") == LEGACY_TIME)
         return bool(self.ledger) and (
             not self.lock.keys() >= ADDED_COLUMNS.keys()
             or LEGACY_TIME in (self.ledger.get("applied_at"), self.lock.get("locked_at"))
@@ -131,7 +169,7 @@ class Place(NamedTuple):
         return (
             f"SELECT g.pid, {name}, 1 {self._guards} UNION ALL "
             f"SELECT g.pid, {name}, 2 {self._keyed(LOCK_CLASS + 1)} AND {_NOT_OURS}"
-            + ("" if self.ledger else f" UNION ALL SELECT g.pid, {name}, 3 {_ADVISORY} AND {MAKES} AND {_NOT_OURS}")
+            + ("" if self.founded else f" UNION ALL SELECT g.pid, {name}, 3 {_ADVISORY} AND {MAKES} AND {_NOT_OURS}")
             + " ORDER BY 3, 1"
         )
 
@@ -147,7 +185,7 @@ class Place(NamedTuple):
             f"SELECT g.pid, (SELECT a.application_name {activity}), "
             f"(SELECT pg_catalog.pg_get_userbyid(a.usesysid) {activity}), "
             f"g.classid = {LOCK_CLASS}, g.classid = {LOCK_CLASS + 2}, g.mode = 'ExclusiveLock' "
-            f"{_ADVISORY} AND ({keys if self.ledger else f'{keys} OR {MAKES}'}) ORDER BY 1"
+            f"{_ADVISORY} AND ({keys if self.founded else f'{keys} OR {MAKES}'}) ORDER BY 1"
         )
 
     @property
@@ -164,6 +202,13 @@ class Place(NamedTuple):
     def table(self, name: str) -> str:
         """Return a table's name with its schema, quoted."""
         return f"{identifier(self.schema)}.{name}"
+
+
+def tables_of(command: Command | None) -> tuple[str, ...]:
+    """Return the tables of the bookkeeping. The first is that by which its place is found."""
+    if command is None:
+        return _TABLES
+    return (*_TABLES, "migration_commands") if command.with_files else ("migration_commands", "migration_lock")
 
 
 def lock_key(schema: str) -> int:

@@ -166,15 +166,20 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
     looked at after they were read, and by then nobody can change them before the end of this transaction. Raises what
     `look` does.
     """
-    pinned = place.schema if place.ledger else schema
+    pinned = place.schema if place.founded else schema
     parts = (
         # First the row, then who holds the keys: so a holder that comes meanwhile looks alive.
         *(_lock_row_sql(place), place.holders, ledger_query(place), _details_sql(place)),
-        *(*walk(pinned), tables_sql(pinned, role), "SELECT pg_catalog.pg_is_in_recovery()"),
+        *(*walk(pinned), tables_sql(pinned, role, place.command), "SELECT pg_catalog.pg_is_in_recovery()"),
     )
     locks, keys, rows, details, *_, relations, standby = ask(session, role, deadline, parts)
-    found = place_of(relations, pinned)
-    moved = (found.schema, found.ledger, found.lock) != (place.schema, place.ledger, place.lock)
+    found = place_of(relations, pinned, place.command)
+    moved = (found.schema, found.ledger, found.lock, found.commands) != (
+        place.schema,
+        place.ledger,
+        place.lock,
+        place.commands,
+    )
     return Reading(
         as_ledger(rows),
         as_lock(locks),

@@ -6,32 +6,37 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.errors.migration import ClosedSchemaError, ForeignLedgerError
 from entrypoint.migration.ledger.glance import evident, unless_able, walk
-from entrypoint.migration.ledger.place import LEDGER_SIGN, LOCK_SIGN, Place, columns_of
+from entrypoint.migration.ledger.place import COMMAND_SIGN, LEDGER_SIGN, LOCK_SIGN, Place, columns_of, tables_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from entrypoint.command import Command
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger.place import Connection
 
 
-def find_tables(session: Connection, schema: str | None, deadline: Deadline, role: str | None = None) -> Place | None:
+def find_tables(
+    session: Connection, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
+) -> Place | None:
     """Find the tables alone, for a look that leads to nothing more. None if there is no ledger.
 
     What `find` asks beside that takes a new server process some milliseconds. Raises what `place_of` does.
     """
-    relations = in_transaction(session, [*walk(schema), tables_sql(schema, role)], deadline)[-1]
-    if not any(row[2] == "schema_migrations" for row in relations):
+    relations = in_transaction(session, [*walk(schema), tables_sql(schema, role, command)], deadline)[-1]
+    if not any(row[2] == tables_of(command)[0] for row in relations):
         return None
-    return place_of(relations, schema)
+    return place_of(relations, schema, command)
 
 
 def still_the_place(session: Connection, place: Place, role: str | None, deadline: Deadline) -> bool:
     """Tell whether the search_path leads to `place` still, and no ledger is there. Asked in an open transaction."""
-    relations = session.query(";\n".join((*walk(None), tables_sql(None, role))), deadline)[-1]
-    return bool(relations) and place_of(relations, None)[:4] == (place.schema, True, {}, place.lock)
+    sql = tables_sql(None, role, place.command)
+    relations = session.query(";\n".join((*walk(None), sql)), deadline)[-1]
+    found = place_of(relations, None, place.command) if relations else None
+    return found is not None and not found.founded and (found.schema, found.lock) == (place.schema, place.lock)
 
 
 def in_transaction(session: Connection, parts: Sequence[str], deadline: Deadline) -> list[list[Row]]:
@@ -64,10 +69,10 @@ WHERE (usable OR taken) AND NOT starts_with(n.nspname::text, 'pg_') AND n.nspnam
 _ALONG_THE_PATH = f"{_PATH}\nORDER BY taken DESC, rank LIMIT 1"
 
 
-def place_sql(schema: str | None) -> str:
+def place_sql(schema: str | None, command: Command | None = None) -> str:
     """Return the query for the place, behind `walk`: its number, name and owner, and whether we may use it."""
     if schema is None:
-        return _ALONG_THE_PATH
+        return _ALONG_THE_PATH.replace("schema_migrations", tables_of(command)[0])
     return f"SELECT oid, nspname, nspowner, true AS usable FROM pg_namespace WHERE nspname = {literal(schema)}::name"
 
 
@@ -76,33 +81,37 @@ def path_sql() -> str:
     return f"SELECT nspname FROM ({_PATH}\nORDER BY rank) AS path"
 
 
-def tables_sql(schema: str | None, role: str | None) -> str:
+def tables_sql(schema: str | None, role: str | None, command: Command | None = None) -> str:
     """Return the statement for the place and the tables there: a row for each table, or one without."""
     return (
-        f"WITH place AS MATERIALIZED ({place_sql(schema)})\n"
+        f"WITH place AS MATERIALIZED ({place_sql(schema, command)})\n"
         "SELECT place.nspname, place.usable, c.relname, c.relkind, pg_get_userbyid(c.relowner), "
         f"{harmless('c.relowner', role)}, "
         "(SELECT string_agg(a.atttypid::text || ' ' || a.attname::text, chr(10) ORDER BY a.attnum) FROM pg_attribute a "
         "WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)\n"
         "FROM place LEFT JOIN pg_class c ON c.relnamespace = place.oid "
-        "AND c.relname IN ('schema_migrations', 'migration_lock') ORDER BY c.relname DESC"
+        f"AND c.relname IN ({', '.join(map(literal, tables_of(command)))}) ORDER BY c.relname DESC"
     )
 
 
-def place_of(relations: Sequence[Row], schema: str | None) -> Place:
+def place_of(relations: Sequence[Row], schema: str | None, command: Command | None = None) -> Place:
     """Return the place as the rows of `tables_sql` have it. Raises ConfigurationError and ForeignLedgerError."""
     if not relations:
-        return Place(schema or "", False, {}, {})  # noqa: FBT003
+        nothing = Place(schema or "", False, {}, {})  # noqa: FBT003
+        return nothing if command is None else nothing._replace(command=command, commands={})
     name, usable = relations[0][0] or "", relations[0][1]
     if usable != "t":
         raise ClosedSchemaError(
-            f"The search_path names schema {name!r}, which has a table schema_migrations, but this user may not use it",
+            f"The search_path names schema {name!r}, which has a table {tables_of(command)[0]}, but this user may not "
+            "use it",
             remedy=f"GRANT USAGE ON SCHEMA {identifier(name)} TO the migration user; or set MIGRATION_SCHEMA.",
             schema=name,
         )
     tables = {row[2]: row[3:] for row in relations if row[2] is not None}
     columns = {table: columns_of((found[3] or "").split("\n")) for table, found in tables.items()}
     place = Place(name, True, columns.get("schema_migrations", {}), columns.get("migration_lock", {}))  # noqa: FBT003
+    if command is not None:
+        place = place._replace(command=command, commands=columns.get("migration_commands", {}))
     for table, (kind, owner, trusted, _) in tables.items():
         if kind != "r":
             raise foreign_ledger(
@@ -143,8 +152,9 @@ def owner_of(columns: frozenset[str]) -> str | None:
 
 
 def _refuse_foreign(place: Place, table: str, columns: dict[str, str]) -> None:
-    if table == "migration_lock":
-        owner = None if columns.keys() >= LOCK_SIGN else "another tool"
+    if table != "schema_migrations":
+        ours = LOCK_SIGN if table == "migration_lock" else COMMAND_SIGN
+        owner = None if columns.keys() >= ours else "another tool"
     else:
         owner = owner_of(frozenset(columns))
     if owner is not None:

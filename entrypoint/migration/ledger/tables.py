@@ -11,7 +11,7 @@ import re
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.migration.ledger.finding import find, refuse_strangers
-from entrypoint.migration.ledger.place import ADDED_COLUMNS, HOLDER_COLUMNS, MAKING_KEY
+from entrypoint.migration.ledger.place import ADDED_COLUMNS, COMMAND_COLUMNS, HOLDER_COLUMNS, MAKING_KEY
 from entrypoint.migration.ledger.search import still_the_place
 from entrypoint.migration.ledger.writing import nothing
 
@@ -28,6 +28,7 @@ _SQL = os.path.join(os.path.dirname(__file__), "sql")
 # would look for four seconds.
 _OURS = (
     "schema_migrations",
+    "migration_commands",
     "migration_lock",  # ... and is_migration_locked, acquire_migration_lock, release_migration_lock
     "migration_status",
     "release_stale_migration_locks",
@@ -47,7 +48,10 @@ def ddl(place: Place) -> str:
 
     The view and the functions are always among them, as a migration can replace those without any trace.
     """
-    return _filled(place, "tables.sql", "upgrade.sql", "view.sql", "functions.sql")
+    files = (
+        ("tables.sql", "lock.sql", "upgrade.sql", "view.sql") if place.with_files else ("lock.sql", "upgrade_lock.sql")
+    )
+    return _filled(place, *files, *(("commands.sql",) if place.command else ()), "functions.sql")
 
 
 def view(place: Place) -> str:
@@ -64,6 +68,7 @@ def _filled(place: Place, *names: str) -> str:
         "session_key": place.session_key,
         "holder_columns": _definitions("", HOLDER_COLUMNS),
         "added_columns": _definitions("ADD COLUMN IF NOT EXISTS ", ADDED_COLUMNS),
+        "command_columns": _definitions("ADD COLUMN IF NOT EXISTS ", COMMAND_COLUMNS),
         "no_holder": nothing(HOLDER_COLUMNS),
         "nothing_added": nothing(ADDED_COLUMNS),
     }
@@ -90,7 +95,7 @@ def ensure(
     somebody else is making a ledger at this moment, or if this is not the place for it any more: look again.
     Raises ForeignLedgerError if something else has the name of what would be made.
     """
-    making = not place.ledger
+    making = not place.founded
     opening = f"SELECT pg_catalog.pg_try_advisory_xact_lock({MAKING_KEY})" if making else "SELECT 't'"
     try:
         if session.query(f"{prologue}\n{opening}", deadline)[-1][0][0] != "t":
@@ -102,7 +107,7 @@ def ensure(
     finally:
         session.rollback(deadline.within(1))
     # There, and nowhere else, whatever somebody has changed about the search_path meanwhile.
-    return find(session, place.schema, deadline, role)
+    return find(session, place.schema, deadline, role, place.command)
 
 
 def _definitions(prefix: str, columns: dict[str, str]) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import LockRow, Look
+    from entrypoint.migration.ledger.verdict import Verdict
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.observe.blockers import Blocker
 
@@ -76,6 +77,8 @@ class Contender:
         """Who has locked the ledger's tables, as far as that is known; None if the last look has met no such lock."""
         self.waited = False
         """Whether somebody else had the lock while we wanted it."""
+        self.verdict: Verdict | None = None
+        """Whether another migration tool has anything to do, when the lock was last free."""
         self.current: int | None = None
         """The schema's version when it was last looked at."""
 
@@ -109,7 +112,8 @@ class Contender:
             look = self._look(session, deadline)
             plan = decide(self._assignment.directory.files, look.rows, up_to=self._assignment.up_to)
             self._seen, self.current = look.lock, plan.current
-            if not self._regardless and not plan.pending and not self._place.outdated:
+            commanded = self._command_is_pending(session, look, plan)
+            if not self._regardless and not plan.pending and not commanded and not self._place.outdated:
                 self._assignment.differences.tell(plan)
                 return None, True
             # What failed may be what another tool has applied: then whoever has the lock records it.
@@ -122,10 +126,10 @@ class Contender:
                 lease = self._try(session, deadline)
                 if lease is not None:
                     return lease, False
-            self._weigh(session, look, plan)
+            self._weigh(session, look, wanted=bool(plan.pending) or commanded)
             self._trouble, self._locked = None, self._who_locks_the_row(session)
             if self._locked is None:
-                self._tell_waiting(look, plan)
+                self._tell_waiting(look, plan, commanded=commanded)
             else:
                 self._tell_locked(self._locked)
         except Failure as failure:
@@ -157,13 +161,32 @@ class Contender:
             return locked.timed_out(self._locked, waited)
         return words.timed_out(self._seen, waited, self._assignment.apply.timeout, self._patience.stranger)
 
-    def _weigh(self, session: Session, look: Look, plan: Plan) -> None:
+    def _command_is_pending(self, session: Session, look: Look, plan: Plan) -> bool:
+        """Tell whether another migration tool may have something to do, if one is wanted.
+
+        It may as long as somebody else has the lock: only then is its history at rest. Raises CommandFailedError if it
+        failed meanwhile, with the same inputs.
+        """
+        assignment = self._assignment
+        if assignment.wanted is None:
+            return False
+        if plan.pending or not look.lock_free:
+            return True
+        from entrypoint.migration.ledger.judging import failed_elsewhere, judge_on
+
+        patience = time_for_a_look(self._clocks.running)
+        self.verdict, _ = judge_on(session, self._place, assignment.wanted, assignment.role, patience)
+        if self.verdict.failed is not None:
+            raise failed_elsewhere(assignment.wanted, self.verdict.failed)
+        return self.verdict.pending
+
+    def _weigh(self, session: Session, look: Look, *, wanted: bool) -> None:
         """Let the clock stand beside a living holder, if we want more than to upgrade the ledger.
 
         The lock may look free again and again and not be: whoever has its key shared does not keep us from looking.
         """
         self._in_vain = self._in_vain + 1 if look.lock_free else 0
-        if self._in_vain == 1 or not (plan.pending or self._regardless):
+        if self._in_vain == 1 or not (wanted or self._regardless):
             self._patience.forget()
         else:
             self._patience.weigh(session, self._place, look.lock.token if look.lock else None)
@@ -196,13 +219,13 @@ class Contender:
 
     def _look(self, session: Session, deadline: Deadline) -> Look:
         patience = time_for_a_look(deadline)
-        if not self._place.ledger or not self._place.lock or self._place.outdated:
+        if not self._place.complete:
             self._place = find_again(session, self._place, self._assignment.schema, patience, self._assignment.role)
         return reading.look(session, self._place, self._assignment.role, patience, contending=True)
 
     def _refuse_second_ledger(self, session: Session, deadline: Deadline) -> None:
         """Look once, before a ledger is made, whether this application has one in another schema."""
-        if self._place.ledger or self._regardless or self._no_other_ledger:
+        if self._place.founded or self._regardless or self._no_other_ledger or not self._place.with_files:
             return
         from entrypoint.migration.ledger.elsewhere import refuse_second
 
@@ -248,7 +271,7 @@ class Contender:
         if self._news.worth_telling((found[0].name if found else None,)):
             logs.event(logs.INFO, "ledger.locked", f"{locked.describe(found)}; looking again")
 
-    def _tell_waiting(self, look: Look, plan: Plan) -> None:
+    def _tell_waiting(self, look: Look, plan: Plan, *, commanded: bool) -> None:
         row = look.lock
         stranger = self._patience.stranger
         who = words.holder(row, stranger)
@@ -261,7 +284,7 @@ class Contender:
             logs.INFO,
             "lock.waiting",
             f"waiting for the migration lock: {who}"
-            + ("" if self._regardless else f"; {len(plan.pending)} still pending"),
+            + ("" if self._regardless or commanded > bool(plan.pending) else f"; {len(plan.pending)} still pending"),
             **words.facts(row),
             statement=row.statement if row else None,
             statements=row.statements if row else None,

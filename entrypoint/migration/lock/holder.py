@@ -225,7 +225,7 @@ def _backends_query(place: Place, names: Sequence[str]) -> str:
     )
     guard, guard_shared = (_holds(place, LOCK_CLASS, mode) for mode in ("ExclusiveLock", "ShareLock"))
     session, session_alone = (_holds(place, LOCK_CLASS + 1, mode) for mode in ("ShareLock", "ExclusiveLock"))
-    makes = "false" if place.ledger else f"EXISTS (SELECT {_LOCKS} AND {MAKES})"
+    makes = "false" if place.founded else f"EXISTS (SELECT {_LOCKS} AND {MAKES})"
     return f"""
         SELECT b.pid, b.application_name, b.usename, CASE WHEN b.state IS NULL THEN ''
                     ELSE coalesce(pg_catalog.host(b.client_addr), 'the local socket') END,

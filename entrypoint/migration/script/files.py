@@ -96,9 +96,11 @@ class Directory(NamedTuple):
 def load_directory(path: str, limit: int | None = None) -> Directory:
     """Read the names and checksums of all migrations in `path`, of which none may have more than `limit` bytes.
 
-    What does not end in `.sql`, and what begins with a dot, is not looked at. Raises ConfigurationError if there
-    is no such directory.
+    What does not end in `.sql`, and what begins with a dot, is not looked at. An empty `path` is no directory at all,
+    where another tool has all migrations. Raises ConfigurationError if there is no such directory.
     """
+    if not path:
+        return Directory(path, (), (), (), limit)
     try:
         names = sorted(name for name in os.listdir(path) if is_sql(name))
     except OSError as error:

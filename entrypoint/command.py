@@ -1,0 +1,80 @@
+"""Another migration tool's command line, as `MIGRATION_COMMAND` has it: words, and what they read and keep.
+
+Imported only where it is set, and at every such start: so `shlex`, which brings `re` along, is left to quoted ones.
+"""
+
+from __future__ import annotations
+
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What `shlex` gives a meaning to, beside blanks.
+_QUOTING = "'\"\\"
+_BLANKS = " \t\r\n"
+
+
+class Command(NamedTuple):
+    """Another migration tool, and what is known of it."""
+
+    line: str
+    """As it is set."""
+    words: tuple[str, ...]
+    inputs: tuple[str, ...]
+    """The files that it reads: paths, directories and patterns."""
+    state: tuple[str, ...]
+    """The tables in which it keeps its history; none: those that are known by name."""
+    with_files: bool
+    """Whether there are migration files of ours as well, which come first."""
+
+
+def split(line: str) -> tuple[str, ...]:
+    """Return a line's words as a POSIX shell splits them, without running one: nothing is expanded.
+
+    Raises ValueError with what is wrong, as a clause.
+    """
+    if any(character in line for character in _QUOTING):
+        import shlex
+
+        try:
+            return tuple(shlex.split(line))
+        except ValueError as error:
+            what = "a quotation mark is not closed" if "quotation" in str(error) else "it ends with a backslash"
+            raise ValueError(what) from None
+    words = [line]
+    for blank in _BLANKS:
+        words = [part for word in words for part in word.split(blank)]
+    return tuple(filter(None, words))
+
+
+def read(environ: Mapping[str, str]) -> tuple[Command, list[str]]:
+    """Read MIGRATION_COMMAND and what belongs to it; return also what is wrong, without quoting anything.
+
+    What is quoted may be an address.
+    """
+    faults: list[str] = []
+
+    def words(name: str) -> tuple[str, ...]:
+        try:
+            return split(environ.get(name, ""))
+        except ValueError as error:
+            faults.append(f"{name} cannot be split into words: {error}")
+            return ()
+
+    line = environ["MIGRATION_COMMAND"].strip()
+    found = words("MIGRATION_COMMAND")
+    if not faults and not (found and found[0]):
+        faults.append("MIGRATION_COMMAND has no program in it; it must be a command line, like alembic upgrade head")
+    inputs = words("MIGRATION_COMMAND_INPUTS")
+    if any("://" in one or "password=" in one.lower() for one in inputs):
+        faults.append("MIGRATION_COMMAND_INPUTS holds an address; it must be paths and patterns, separated by blanks")
+    state = words("MIGRATION_COMMAND_STATE")
+    if any("://" in one for one in state):
+        faults.append("MIGRATION_COMMAND_STATE holds an address; it must be the name of a table")
+    for one in state:
+        schema, _, table = one.rpartition(".")
+        if "://" not in one and (not table or one.startswith(".") or "." in schema):
+            faults.append("MIGRATION_COMMAND_STATE must be the name of a table: TABLE or SCHEMA.TABLE")
+    return Command(line, found, inputs, state, bool(environ.get("MIGRATIONS_DIR", "").strip())), faults

@@ -1,0 +1,62 @@
+"""Whether another migration tool is to run, asked of the database; and what there is to say about it."""
+
+from __future__ import annotations
+
+from entrypoint import logs
+from entrypoint.errors.migration import CommandFailedError
+from entrypoint.migration.ledger import runs
+from entrypoint.migration.ledger.verdict import AHEAD, judge, standing
+from entrypoint.redaction import foreign, without_addresses
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.ledger.place import Connection, Place
+    from entrypoint.migration.ledger.runs import Runs
+    from entrypoint.migration.ledger.verdict import Verdict, Wanted
+
+
+def judge_on(
+    session: Connection, place: Place, wanted: Wanted, role: str | None, deadline: Deadline
+) -> tuple[Verdict, Runs]:
+    """Read what is recorded of the tool, and judge whether it is to run. Raises StatementError."""
+    found = runs.read(session, place, wanted.command, role, deadline)
+    verdict = judge(wanted, found)
+    result = standing(found)
+    if verdict.pending and not verdict.always and result is not None and result.fingerprint != wanted.fingerprint:
+        verdict = judge(wanted, found, standing_names=runs.names_of(session, place, result.id, role, deadline))
+    return verdict, found
+
+
+def shown(wanted: Wanted) -> str:
+    """Return the command's line as it may be shown and stored."""
+    return without_addresses(foreign(wanted.command.line))
+
+
+def tell_if_ahead(verdict: Verdict, wanted: Wanted) -> None:
+    """Log that a newer image has been here, if one has, and whether that is beyond doubt."""
+    if verdict.name != AHEAD:
+        return
+    logs.event(
+        logs.WARNING if verdict.doubt else logs.INFO,
+        "command.ahead",
+        f"{shown(wanted)} was not run: {verdict.why}" + (f"; {verdict.doubt}" if verdict.doubt else ""),
+        command=shown(wanted),
+    )
+
+
+def failed_elsewhere(wanted: Wanted, number: int) -> CommandFailedError:
+    """Return the error for a run that failed with the same inputs while this start waited."""
+    return CommandFailedError(
+        f"{shown(wanted)} failed in another replica with the same inputs, and was not run again by this start "
+        f"(run {number} in migration_commands)",
+        remedy="entrypoint status shows the end of its output. The next start runs it again.",
+        command=shown(wanted),
+        run=number,
+    )
+
+
+def tell_pending(verdict: Verdict, wanted: Wanted) -> None:
+    """Log that the tool is to run, and why."""
+    command = shown(wanted)
+    logs.event(logs.INFO, "command.pending", f"{command} is to run: {verdict.why}", command=command)

@@ -1,0 +1,192 @@
+"""The rows of `migration_commands`, each a run of another migration tool, and what that tool's own history is now."""
+
+from __future__ import annotations
+
+from entrypoint.database.quoting import PINNED, literal
+from entrypoint.migration.ledger.rows import RUNNING, ask
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.command import Command
+    from entrypoint.database.answers import Row
+    from entrypoint.deadline import Deadline
+    from entrypoint.migration.ledger.place import Connection, Place
+
+NOTHING = "none"
+"""The digest where none of the tool's tables is there."""
+UNKNOWN = "unknown"
+"""The digest where they cannot be read."""
+
+# The tables in which tools keep their history, along the search_path.
+KNOWN = (
+    "alembic_version",
+    "django_migrations",
+    "_prisma_migrations",
+    "ar_internal_metadata",
+    "schema_migrations",
+    "knex_migrations",
+    "pgmigrations",
+    "goose_db_version",
+    "flyway_schema_history",
+    "databasechangelog",
+    "SequelizeMeta",
+    "migrations",
+    "atlas_schema_revisions",
+)
+# Those that have a schema of their own.
+_ELSEWHERE = (("drizzle", "__drizzle_migrations"), ("atlas_schema_revisions", "atlas_schema_revisions"))
+# So many runs are looked at: of an image that is older than all of them nobody knows any more what it has done.
+MOST = 500
+
+# Bytes: a larger table is no history, but some application's own that has such a name.
+_LARGEST = 2**25
+
+
+class Run(NamedTuple):
+    """One run of the tool, as far as a decision needs it."""
+
+    id: int
+    fingerprint: str
+    before: str
+    """The digest of the tool's history before it."""
+    after: str
+    """... and after it; empty until then."""
+    status: str
+
+
+class Runs(NamedTuple):
+    """What is recorded of the tool, and what its history is at this moment."""
+
+    rows: tuple[Run, ...]
+    """In their order."""
+    digest: str
+    """Of the tool's history: NOTHING, UNKNOWN, or one that only the same rows have."""
+    problem: str = ""
+    """Why it is unknown, in the server's words."""
+
+    @property
+    def ended(self) -> int:
+        """The id of the newest run that is not under way; 0 if there is none."""
+        return max((run.id for run in self.rows if run.status != RUNNING), default=0)
+
+
+def queries(place: Place, command: Command) -> tuple[str, ...]:
+    """Return the statements that read the runs and the digest, in a transaction; `as_runs` reads the answers.
+
+    First the digest: what is recorded after it was taken cannot make an older history look like that of the new run.
+    """
+    return (*digest_statements(command), runs_query(place))
+
+
+def as_runs(answers: Sequence[list[Row]]) -> Runs:
+    """Return the answers to `queries`."""
+    digest, problem = answers[-2][0]
+    rows = [
+        Run(int(number or 0), fingerprint or "", before or "", after or "", status or "")
+        for number, fingerprint, before, after, status in reversed(answers[-1])
+    ]
+    return Runs(tuple(rows), digest or UNKNOWN, problem or "")
+
+
+def runs_query(place: Place) -> str:
+    """Return the query for the runs, the newest first."""
+    if not place.commands:
+        return "SELECT 1 WHERE false"
+    columns = ", ".join(
+        name if name in place.commands else "NULL" for name in ("fingerprint", "before", "after", "status")
+    )
+    return f"SELECT id, {columns} FROM {place.table('migration_commands')} ORDER BY id DESC LIMIT {MOST}"
+
+
+def digest_statements(command: Command) -> tuple[str, ...]:
+    """Return the statements that digest the tool's history: two columns, the digest and why it is unknown.
+
+    They leave settings behind, all of them local: the last in a transaction that only reads.
+    """
+    return (
+        # The tool's own path; ours is pinned. Only what is there, and what this user may use.
+        "SET LOCAL search_path TO DEFAULT",
+        "SELECT pg_catalog.set_config('entrypoint.schemas', pg_catalog.current_schemas(false)::pg_catalog.text, true)",
+        *PINNED.split("; "),
+        # What a row looks like as text depends on them.
+        "SET LOCAL TimeZone TO 'UTC'",
+        "SET LOCAL DateStyle TO 'ISO, YMD'",
+        "SET LOCAL IntervalStyle TO 'iso_8601'",
+        "SET LOCAL extra_float_digits TO 1",
+        "SET LOCAL bytea_output TO 'hex'",
+        _digest(command.state),
+        "SELECT current_setting('entrypoint.digest'), current_setting('entrypoint.problem')",
+    )
+
+
+def _digest(state: Sequence[str]) -> str:
+    """Return the DO that digests each of the tool's tables, row by row, whatever their order in the table.
+
+    A table that may not be read, that filters its rows for us or that somebody has locked leaves it unknown: never an
+    error, as that would end a start. Only tables: a view could run somebody's code.
+    """
+    # `sha256`, as `md5` is refused where only what FIPS has may be used.
+    rows = (
+        "SELECT encode(sha256(convert_to(coalesce(string_agg(line, chr(10) ORDER BY line COLLATE \"C\"), ''''), "
+        "''UTF8'')), ''hex'') FROM (SELECT entrypoint_row::text AS line FROM %I.%I AS entrypoint_row) AS lines"
+    )
+    return f"""\
+DO $digest$
+DECLARE
+    found record;
+    one text;
+    whole text := '';
+BEGIN
+    PERFORM set_config('entrypoint.problem', '', true);
+    FOR found IN
+        SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND ({_which(state)}) ORDER BY 1, 2
+    LOOP
+        IF pg_relation_size(found.oid) > {_LARGEST} THEN
+            RAISE program_limit_exceeded USING MESSAGE = format('table %s is too large for a history', found.relname);
+        END IF;
+        EXECUTE format('{rows}', found.nspname, found.relname) INTO one;
+        whole := whole || format('%s.%s %s;', found.nspname, found.relname, one);
+    END LOOP;
+    PERFORM set_config('entrypoint.digest', CASE whole WHEN '' THEN '{NOTHING}'
+                       ELSE encode(sha256(convert_to(whole, 'UTF8')), 'hex') END, true);
+EXCEPTION WHEN insufficient_privilege OR lock_not_available OR undefined_table OR invalid_schema_name
+               OR program_limit_exceeded OR untranslatable_character THEN
+    PERFORM set_config('entrypoint.digest', '{UNKNOWN}', true), set_config('entrypoint.problem', SQLERRM, true);
+END
+$digest$"""
+
+
+def _which(state: Sequence[str]) -> str:
+    along = "n.nspname = ANY (current_setting('entrypoint.schemas')::name[])"
+    if state:
+        named = [one.rpartition(".") for one in state]
+        return " OR ".join(
+            f"c.relname = {literal(table)} AND {f'n.nspname = {literal(schema)}' if schema else along}"
+            for schema, _, table in named
+        )
+    ours = "SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'migration_number'"
+    elsewhere = " OR ".join(
+        f"n.nspname = {literal(schema)} AND c.relname = {literal(table)}" for schema, table in _ELSEWHERE
+    )
+    return (
+        f"{along} AND c.relname IN ({', '.join(map(literal, KNOWN))}) "
+        f"AND (c.relname <> 'schema_migrations' OR NOT EXISTS ({ours})) OR {elsewhere}"
+    )
+
+
+def read(session: Connection, place: Place, command: Command, role: str | None, deadline: Deadline) -> Runs:
+    """Read what is recorded of the tool, and its history's digest, in one round trip. Raises StatementError."""
+    return as_runs(ask(session, role, deadline, queries(place, command)))
+
+
+def names_of(session: Connection, place: Place, number: int, role: str | None, deadline: Deadline) -> frozenset[str]:
+    """Return the names of a run's inputs. Raises StatementError."""
+    query = (
+        "SELECT name FROM pg_catalog.jsonb_array_elements_text("
+        f"(SELECT inputs FROM {place.table('migration_commands')} WHERE id = {number})) AS name"
+    )
+    return frozenset(row[0] or "" for row in ask(session, role, deadline, (query,))[0])

@@ -1,0 +1,19 @@
+
+-- As in upgrade.sql, where the lock's table is all that there is. An earlier system's has times without zone, in the time
+-- zone that sessions have by default.
+ALTER TABLE {schema}.migration_lock
+    {added_columns};
+
+INSERT INTO {schema}.migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
+
+DO $upgrade$
+DECLARE
+    relation CONSTANT regclass := {schema_literal} || '.migration_lock';
+BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_attribute a
+               WHERE a.attrelid = relation AND a.attname = 'locked_at' AND a.atttypid = 'timestamp'::regtype) THEN
+        EXECUTE pg_catalog.format('ALTER TABLE %s ALTER COLUMN locked_at TYPE timestamptz USING locked_at AT TIME ZONE %L',
+                                  relation, (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'));
+    END IF;
+END
+$upgrade$;

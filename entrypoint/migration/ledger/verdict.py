@@ -1,0 +1,131 @@
+"""Whether another migration tool has anything to do: pure functions over what is recorded of its runs.
+
+The tool itself is the only one that really knows, but asking it costs more than a start may take. So what it read
+(the inputs) and what it left behind (its history's digest) are compared with those of earlier runs.
+"""
+
+from __future__ import annotations
+
+from entrypoint.migration.ledger.rows import COMPLETED, FAILED
+from entrypoint.migration.ledger.runs import NOTHING, UNKNOWN
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from entrypoint.command import Command
+    from entrypoint.migration.ledger.runs import Run, Runs
+
+UP_TO_DATE = "up_to_date"
+AHEAD = "ahead"
+PENDING = "pending"
+
+
+class Wanted(NamedTuple):
+    """What this image's command is, and what it reads."""
+
+    command: Command
+    fingerprint: str
+    """The command line and all its inputs, digested."""
+    names: frozenset[str]
+    """The inputs' names; none if nobody has said which they are."""
+    seen: int | None = None
+    """The newest run that had ended at this start's first look; None if there has been none."""
+
+
+class Verdict(NamedTuple):
+    """Whether the tool is to run, and why."""
+
+    name: str
+    why: str
+    """A clause for the log."""
+    always: bool = False
+    """Whether nobody can know, so that it runs at each start."""
+    doubt: str = ""
+    """What is to be said beside AHEAD, as a clause; empty if an unbroken chain of runs shows it."""
+    failed: int | None = None
+    """The run with the same inputs that failed since the first look: a start does not repeat it."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is to run."""
+        return self.name == PENDING
+
+
+def judge(wanted: Wanted, runs: Runs, *, standing_names: Collection[str] | None = None) -> Verdict:
+    """Decide whether the tool is to run.
+
+    `standing_names`: the inputs of the run whose result stands (`standing`), if it was read.
+    """
+    failed = _failed_since(wanted, runs.rows)
+    completed = [run for run in runs.rows if run.status == COMPLETED]
+    ours = [run for run in completed if run.fingerprint == wanted.fingerprint]
+    if why := _unknowable(wanted, runs, ours):
+        return Verdict(PENDING, why, always=True, failed=failed)
+    if ours and ours[-1].after == runs.digest:
+        return Verdict(UP_TO_DATE, "its inputs and its history are as the last run left them")
+    if ours and leads_to(ours[-1], completed, runs.digest):
+        return Verdict(AHEAD, "a newer image's run has continued from where this image's ended")
+    result = standing(runs)
+    if result is not None and standing_names is not None and wanted.names < frozenset(standing_names):
+        more = len(standing_names) - len(wanted.names)
+        return Verdict(
+            AHEAD,
+            "a newer image's run left the history as it is",
+            doubt=f"this image has all its inputs but {more}, and its own content was never run here",
+        )
+    return Verdict(PENDING, _why(wanted, runs.rows, ours), failed=failed)
+
+
+def standing(runs: Runs) -> Run | None:
+    """Return the run whose result the tool's history is at this moment; None if it is none's."""
+    if runs.digest in (NOTHING, UNKNOWN):
+        return None
+    return next((run for run in reversed(runs.rows) if run.status == COMPLETED and run.after == runs.digest), None)
+
+
+def leads_to(run: Run, completed: Sequence[Run], digest: str) -> bool:
+    """Tell whether later runs, each of which began where the one before ended, lead from a `run` to this `digest`.
+
+    By time alone an older image would be taken for one that is behind, though somebody went back by hand since.
+    """
+    reached = run.after
+    for later in completed:
+        if later.id > run.id:
+            if later.before != reached:
+                return False
+            reached = later.after
+    return reached == digest
+
+
+def _unknowable(wanted: Wanted, runs: Runs, ours: Sequence[Run]) -> str:
+    """Return why nobody can know whether there is anything to do; empty if that can be known."""
+    if not wanted.names:
+        return "MIGRATION_COMMAND_INPUTS is not set, so nobody can tell whether it has anything to do"
+    if runs.digest == UNKNOWN:
+        return f"its history cannot be read: {runs.problem}"
+    if runs.digest == NOTHING and ours and ours[-1].after == NOTHING:
+        return (
+            f"{' or '.join(wanted.command.state)}, which MIGRATION_COMMAND_STATE names, is not there"
+            if wanted.command.state
+            else "it keeps its history in no table that is known by name; set MIGRATION_COMMAND_STATE to that table"
+        )
+    return ""
+
+
+def _failed_since(wanted: Wanted, rows: Sequence[Run]) -> int | None:
+    """Return the run that failed with the same inputs after this start's first look."""
+    if wanted.seen is None:
+        return None
+    after = [run for run in rows if run.id > wanted.seen and run.fingerprint == wanted.fingerprint]
+    return after[-1].id if after and after[-1].status == FAILED else None
+
+
+def _why(wanted: Wanted, rows: Sequence[Run], ours: Sequence[Run]) -> str:
+    if ours:
+        return "its history is not as its last run left it"
+    same = [run for run in rows if run.fingerprint == wanted.fingerprint]
+    if same:
+        return "the last run was interrupted" if same[-1].status != FAILED else "the last run failed"
+    return "its command line or its inputs have changed" if rows else "it has not run here yet"

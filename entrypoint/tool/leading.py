@@ -1,0 +1,219 @@
+"""The holder of the lock runs another migration tool, if it has anything to do: once, recorded before and after."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import NamedTuple
+
+from entrypoint import handover, logs
+from entrypoint.database import transactions
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.migration import CommandFailedError, MigrationTimeoutError
+from entrypoint.migration.ledger import run_rows, runs
+from entrypoint.migration.ledger.judging import failed_elsewhere, judge_on, shown, tell_if_ahead
+from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.rows import COMPLETED, FAILED
+from entrypoint.migration.lock import row
+from entrypoint.redaction import foreign
+from entrypoint.tool.running import Order, run_tool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.runs import Runs
+    from entrypoint.migration.ledger.verdict import Verdict, Wanted
+    from entrypoint.migration.lock.lease import Lease
+    from entrypoint.policy import Address
+    from entrypoint.tool.running import Ended
+
+# For each of our own statements about it.
+_PATIENCE = 30.0
+_SHELL = "no shell is run: for one, write sh -c '…'"
+# What a tool says in its output, or is called, and what to do about it.
+_KNOWN_CAUSES = (
+    ("P3005", "It wants a schema without other tables: set MIGRATION_SCHEMA=entrypoint, for ours."),
+    ("non-empty schema", "It wants a schema without other tables: set MIGRATION_SCHEMA=entrypoint, for ours."),
+)
+_UNLOCKING = (("knex", "knex migrate:unlock"), ("liquibase", "liquibase release-locks"))
+
+
+class Performed(NamedTuple):
+    """A run of the tool that ended well."""
+
+    command: str
+    seconds: float
+
+
+def find_program(words: Sequence[str], path: str | None) -> None:
+    """Raise ConfigurationError unless the command's program is there and can be executed, by this `PATH`."""
+    program = foreign(words[0])
+    if shutil.which(words[0], path=path) is not None:
+        return
+    if os.sep in words[0]:
+        there = os.path.exists(words[0])
+        what = f"{program!r} {'cannot be executed' if there else 'is not there'}"
+    else:
+        what = f"there is no {program!r} in PATH ({foreign(path or '')})"
+        there = False
+    remedy = (
+        "Make it executable (chmod +x)." if there else f"Install it in the image, or give its whole path; {_SHELL}."
+    )
+    raise ConfigurationError(f"MIGRATION_COMMAND cannot be run: {what}", remedy=remedy)
+
+
+class Tool:
+    """Runs the tool under one lease."""
+
+    def __init__(self, assignment: Assignment, wanted: Wanted, address: Address, lease: Lease) -> None:
+        """Take what is wanted, where the tool is to find the database, and the lease under which it is done."""
+        self._assignment = assignment
+        self._wanted = wanted
+        self._address = address
+        self._lease = lease
+        self._worker = lease.worker
+
+    def perform(self, deadline: Deadline, back_up: Callable[[], None]) -> tuple[Performed | None, Verdict]:
+        """Run it if it has anything to do; return how, and why. `back_up` comes before that.
+
+        Raises CommandFailedError, MigrationTimeoutError, LeaseLostError and ConnectionLostError.
+        """
+        self._tell_interrupted(self._write(run_rows.interrupt(self._lease.place)))
+        verdict, before = self._judge()
+        if not verdict.pending:
+            tell_if_ahead(verdict, self._wanted)
+            return None, verdict
+        if verdict.failed is not None:
+            raise failed_elsewhere(self._wanted, verdict.failed)
+        back_up()
+        return self._run(verdict, before, deadline), verdict
+
+    def _judge(self) -> tuple[Verdict, Runs]:
+        role = self._assignment.role
+        try:
+            return judge_on(self._worker, self._lease.place, self._wanted, role, Deadline(_PATIENCE))
+        except StatementError as error:
+            self._worker.rollback(Deadline(1.0))
+            doing, schema = "migration_commands could not be read", self._lease.place.schema
+            raise refused_on(self._worker, schema, role, error, doing, reading=True) from error
+
+    def _run(self, verdict: Verdict, before: Runs, deadline: Deadline) -> Performed:
+        assignment, command = self._assignment, shown(self._wanted)
+        beginning = run_rows.Beginning(
+            command,
+            self._wanted.fingerprint,
+            self._wanted.names,
+            before.digest,
+            assignment.app_version,
+            row.holder_name(),
+        )
+        number = int(self._write(run_rows.begin_run(self._lease.place, beginning), progress=command)[0][0] or 0)
+        assignment.board.begin(command)
+        logs.event(logs.INFO, "command.started", f"running {command}: {verdict.why}", command=command, run=number)
+        order = Order(
+            argv=self._wanted.command.words,
+            environ={name: value for name, _, value in (one.partition(b"=") for one in handover.initial_environment())},
+            address=self._address,
+            token=self._lease.token,
+            pooled=0 != self._lease.place.backend_pid != self._worker.login_pid,
+            terminal=logs.on_terminal(),
+        )
+        ended = run_tool(order, self._lease, deadline, assignment.board)
+        well = ended.exit_code == 0 and not ended.timed_out and not ended.cannot_start
+        _, after = self._judge()
+        end = run_rows.End(COMPLETED if well else FAILED, after.digest, ended.exit_code, "\n".join(ended.tail))
+        self._record(number, end)
+        assignment.board.finish(None)
+        if not well:
+            raise self._failure(ended, command, number)
+        milliseconds = round(ended.seconds * 1000)
+        logs.event(
+            logs.INFO,
+            "command.completed",
+            f"{command} ended well in {milliseconds} ms",
+            command=command,
+            run=number,
+            duration_ms=milliseconds,
+        )
+        if verdict.always or after.digest in (runs.NOTHING, runs.UNKNOWN):
+            self._tell_always()
+        return Performed(command, ended.seconds)
+
+    def _tell_always(self) -> None:
+        verdict, _ = self._judge()
+        if verdict.always:
+            logs.event(
+                logs.WARNING,
+                "command.always",
+                f"it runs at each start: {verdict.why}",
+                command=shown(self._wanted),
+            )
+
+    def _record(self, number: int, end: run_rows.End) -> None:
+        try:
+            self._write(run_rows.end_run(self._lease.place, number, end))
+        except StatementError as error:
+            raise CommandFailedError(
+                f"{shown(self._wanted)} ended, and that could not be recorded in migration_commands: {error}",
+                remedy="See whether the tool itself changes tables of ours (migration_commands, migration_lock), and "
+                "have it leave them alone; or give ours a schema of their own with MIGRATION_SCHEMA.",
+                command=shown(self._wanted),
+            ) from error
+
+    def _write(self, statement: str, *, progress: str | None = None) -> list[tuple[str | None, ...]]:
+        """Run a statement of ours behind the fence; return its rows."""
+        deadline = Deadline(_PATIENCE)
+        shows = (self._lease.progress(progress),) if progress else ()
+        try:
+            self._lease.open(deadline, lock_timeout_ms=deadline.milliseconds() // 2 + 1)
+            results = self._worker.query(
+                "\n".join((transactions.ON_THIS_SERVER, *shows, statement, "COMMIT")), deadline
+            )
+        except StatementError:
+            self._worker.rollback(Deadline(1.0))
+            raise
+        return next(reversed(results[:-1]), [])
+
+    def _tell_interrupted(self, rows: Sequence[Sequence[str | None]]) -> None:
+        for number, since, holder in rows:
+            logs.event(
+                logs.WARNING,
+                "command.interrupted",
+                f"the run of {foreign(holder or 'somebody')} that began at {since} was interrupted",
+                run=int(number or 0),
+                holder=foreign(holder or ""),
+            )
+
+    def _failure(self, ended: Ended, command: str, number: int) -> CommandFailedError | MigrationTimeoutError:
+        last = foreign(ended.tail[-1]) if ended.tail else ""
+        unlock = next((one for name, one in _UNLOCKING if name in command), None)
+        beside = f" If it says that it is locked, and nobody else runs it: {unlock}." if unlock else ""
+        if ended.timed_out:
+            budget = round(self._assignment.apply.timeout * 1000)
+            return MigrationTimeoutError(
+                f"{command} took longer than {budget}ms and was ended; what it had committed by then stays",
+                remedy=f"Raise MIGRATION_TIMEOUT_MS.{beside}",
+                command=command,
+                run=number,
+            )
+        printed = "\n".join(ended.tail)
+        cause = next((words for sign, words in _KNOWN_CAUSES if sign in printed), "See what it printed.")
+        if ended.cannot_start:
+            how = f"could not be started: {ended.cannot_start}"
+        elif ended.signal is not None:
+            how = f"was ended by signal {ended.signal}"
+        else:
+            how = f"failed with exit code {ended.exit_code}"
+        return CommandFailedError(
+            f"{command} {how}" + (f": {last}" if last else ""),
+            report=printed,
+            remedy=f"{cause} The next start runs it again.{beside}",
+            command=command,
+            run=number,
+            exit_code=ended.exit_code,
+            signal=ended.signal,
+        )

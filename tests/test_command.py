@@ -1,0 +1,284 @@
+"""MIGRATION_COMMAND: another migration tool under our lock, skipped where it has nothing to do.
+
+The tool here is a small one like many, `kit/programs/tool.py`. ENTRYPOINT_TEST_RACE_ROUNDS=50 races fifty times.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import new_database
+from kit.migrations import write_migrations
+from kit.processes import until
+from scene import APPLICATION, Gate, only_error, token_of, told
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from demo.postgres import Server
+    from kit.databases import Database
+    from kit.processes import Record, Run
+    from scene import Told
+
+ROUNDS = int(os.environ.get("ENTRYPOINT_TEST_RACE_ROUNDS", "1"))
+TOOL = Path(__file__).parent / "kit" / "programs" / "tool.py"
+COMMAND = f"{sys.executable} {TOOL} steps"
+
+
+@dataclass(frozen=True)
+class Project:
+    """An application with a migration tool of its own."""
+
+    database: Database
+    directory: Path
+    launch: Callable[..., Run]
+
+    def write(self, **steps: str) -> None:
+        """Write steps of the tool's, by name."""
+        (self.directory / "steps").mkdir(exist_ok=True)
+        for name, sql in steps.items():
+            (self.directory / "steps" / f"{name}.sql").write_text(sql)
+
+    def start(self, *command: str, **env: str) -> Run:
+        """Start `run` with an application that tells what it was told, or another `command`; do not wait."""
+        environment = {
+            "DATABASE_URL": self.database.url,
+            "MIGRATION_COMMAND": COMMAND,
+            "MIGRATION_COMMAND_INPUTS": "steps",
+            **env,
+        }
+        return self.launch(*(command or ("run", "--", *APPLICATION)), env=environment, directory=self.directory)
+
+    def run(self, **env: str) -> Told:
+        """Start, wait, and return what the application was told."""
+        return told(self.start(**env))
+
+    def times(self) -> int:
+        """Return how often the tool has run."""
+        log = self.directory / "ran.log"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    def statuses(self) -> list[str]:
+        """Return how each recorded run ended."""
+        return [str(row[0]) for row in self.database.rows("SELECT status FROM migration_commands ORDER BY id")]
+
+
+@pytest.fixture
+def project(database: Database, tmp_path: Path, run_entrypoint: Callable[..., Run]) -> Project:
+    project = Project(database, tmp_path, run_entrypoint)
+    project.write(a="CREATE TABLE a (id int)")
+    return project
+
+
+def event(run: Run, name: str) -> Record:
+    found = [record for record in run.logs() if record["event"] == name]
+    assert len(found) == 1, run.report()
+    return found[0]
+
+
+def test_it_runs_once_and_then_is_skipped(project: Project) -> None:
+    first = project.start()
+    assert told(first)[:2] == ("migrated", ""), first.report()
+    assert "has not run here yet" in event(first, "command.started")["message"]
+    assert [record["message"] for record in first.logs() if record["event"] == "command.output"] == ["applied a.sql"]
+    assert event(first, "command.completed")["run"] == 1
+    assert project.run()[:2] == ("up_to_date", "")
+    assert project.times() == 1
+    row = project.database.one("SELECT to_jsonb(c) FROM migration_commands c")
+    assert isinstance(row, dict)
+    assert (row["status"], row["exit_code"], row["inputs"], row["before"]) == ("completed", 0, ["steps/a.sql"], "none")
+    assert row["output"] == "applied a.sql"
+    assert row["command"] == COMMAND
+
+
+def test_without_files_of_ours_none_of_our_ledger_is_made(project: Project) -> None:
+    project.run()
+    tables = project.database.rows(
+        "SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') AND relnamespace = 'public'::regnamespace ORDER BY 1"
+    )
+    assert [name for (name,) in tables] == ["a", "knex_migrations", "migration_commands", "migration_lock"]
+
+
+def test_a_new_step_runs_it_again(project: Project) -> None:
+    project.run()
+    project.write(b="CREATE TABLE b (id int)")
+    run = project.start()
+    assert told(run).outcome == "migrated"
+    assert "inputs have changed" in event(run, "command.started")["message"]
+    assert project.run().outcome == "up_to_date"
+    assert project.times() == 2
+
+
+def test_files_of_ours_come_first(project: Project, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"001_first.sql": "CREATE TABLE a_before (id int)"})
+    project.write(a="INSERT INTO a_before VALUES (1)")
+    assert project.run(MIGRATIONS_DIR=str(migrations_dir))[:2] == ("migrated", "1")
+    assert project.run(MIGRATIONS_DIR=str(migrations_dir))[:2] == ("up_to_date", "1")
+    assert project.database.one("SELECT count(*) FROM a_before") == 1
+    write_migrations(migrations_dir, {"002_second.sql": "CREATE TABLE second (id int)"})
+    assert project.run(MIGRATIONS_DIR=str(migrations_dir))[:2] == ("migrated", "2")
+    assert project.times() == 1
+
+
+@pytest.mark.timeout(60 + 15 * ROUNDS)
+def test_eight_replicas_run_it_once(any_server: Server, tmp_path: Path, run_entrypoint: Callable[..., Run]) -> None:
+    for number in range(ROUNDS):
+        with new_database(any_server, "race") as database:
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            project = Project(database, directory, run_entrypoint)
+            project.write(a="CREATE TABLE a (id int); SELECT pg_sleep(0.3)", b="INSERT INTO a VALUES (1)")
+            replicas = [project.start() for _ in range(8)]
+            outcomes = sorted(told(replica).outcome for replica in replicas)
+            stories = "\n".join(replica.report() for replica in replicas)
+            assert outcomes.count("migrated") == 1, stories
+            assert set(outcomes) <= {"migrated", "waited", "up_to_date"}, stories
+            assert project.times() == 1, stories
+            assert database.one("SELECT count(*) FROM a") == 1
+            assert project.statuses() == ["completed"]
+
+
+def test_an_older_image_does_not_run_it(project: Project, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    older.mkdir()
+    old = Project(project.database, older, project.launch)
+    old.write(a="CREATE TABLE a (id int)")
+    assert old.run().outcome == "migrated"
+    project.write(b="CREATE TABLE b (id int)")
+    assert project.run().outcome == "migrated"
+    again = old.start()
+    assert told(again).outcome == "ahead"
+    assert "continued" in event(again, "command.ahead")["message"]
+    assert (old.times(), project.times()) == (1, 1)
+
+
+def test_a_rebuilt_older_image_does_not_run_it_and_says_so(project: Project, tmp_path: Path) -> None:
+    project.write(b="CREATE TABLE b (id int)")
+    assert project.run().outcome == "migrated"
+    older = tmp_path / "older"
+    older.mkdir()
+    old = Project(project.database, older, project.launch)
+    old.write(a="CREATE TABLE a (id int) -- as it was before")
+    run = old.start()
+    assert told(run).outcome == "ahead"
+    assert event(run, "command.ahead")["level"] == "warning"
+    assert old.times() == 0
+
+
+def test_after_a_downgrade_by_hand_it_runs(project: Project) -> None:
+    project.run()
+    project.database.execute("DELETE FROM knex_migrations; DROP TABLE a")
+    run = project.start()
+    assert told(run).outcome == "migrated"
+    assert "not as its last run left it" in event(run, "command.started")["message"]
+    assert project.times() == 2
+
+
+def test_without_inputs_it_runs_at_each_start_and_says_so(project: Project) -> None:
+    for _ in range(2):
+        run = project.start(MIGRATION_COMMAND_INPUTS="")
+        assert told(run).outcome == "migrated"
+        assert "MIGRATION_COMMAND_INPUTS" in event(run, "command.always")["message"]
+    assert project.times() == 2
+
+
+def test_a_table_that_nobody_knows_has_to_be_named(project: Project) -> None:
+    command = f"{COMMAND} my_history"
+    for _ in range(2):
+        run = project.start(MIGRATION_COMMAND=command)
+        assert told(run).outcome == "migrated"
+        assert "MIGRATION_COMMAND_STATE" in event(run, "command.always")["message"]
+    for state in ("my_history", "public.my_history"):
+        assert project.run(MIGRATION_COMMAND=command, MIGRATION_COMMAND_STATE=state).outcome in (
+            "migrated",
+            "up_to_date",
+        )
+        assert project.run(MIGRATION_COMMAND=command, MIGRATION_COMMAND_STATE=state).outcome == "up_to_date"
+
+
+def test_a_failure_is_told_and_tried_again_by_the_next_start(project: Project) -> None:
+    project.write(b="SELECT 1/0")
+    run = project.start()
+    assert told(run)[:2] == ("failed", "")
+    error = only_error(run)
+    assert error["event"] == "command.failed"
+    assert "exit code 1" in error["message"]
+    assert "division by zero" in error["report"]
+    assert project.start(MIGRATION_ON_FAILURE="exit").wait() == 70
+    assert project.statuses() == ["failed", "failed"]
+    project.write(b="SELECT 1")
+    assert project.run().outcome == "migrated"
+
+
+def test_who_waited_does_not_repeat_a_failure(project: Project) -> None:
+    with Gate(project.database) as gate:
+        project.write(b=f"{Gate.PASS} SELECT 1/0")
+        holder = project.start()
+        token_of(holder)
+        gate.arrival()
+        waiters = [project.start() for _ in range(3)]
+        for waiter in waiters:
+            waiter.until("lock.waiting")
+    assert told(holder).outcome == "failed"
+    for waiter in waiters:
+        assert told(waiter).outcome == "failed"
+        assert "failed in another replica" in only_error(waiter)["message"]
+    assert project.times() == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"MIGRATION_COMMAND": "no-such-program up"}, "no-such-program"),
+        ({"MIGRATION_COMMAND": "./steps/a.sql"}, "cannot be executed"),
+        ({"MIGRATION_COMMAND": "./nothing"}, "is not there"),
+        ({"MIGRATION_COMMAND": "sh -c 'true"}, "quotation mark"),
+        ({"MIGRATION_COMMAND": "''"}, "no program"),
+        ({"MIGRATION_COMMAND_INPUTS": "steps/*.rb"}, "matches no file"),
+        ({"MIGRATION_COMMAND_INPUTS": "elsewhere"}, "No such file"),
+        ({"MIGRATION_COMMAND_INPUTS": "postgresql://u:hunter2@h/db"}, "address"),
+        ({"MIGRATION_COMMAND_STATE": "a.b.c"}, "SCHEMA.TABLE"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_lock_is_taken(project: Project, env: dict[str, str], said: str) -> None:
+    run = project.start(**env, MIGRATION_ON_FAILURE="exit")
+    assert run.wait() == 78, run.report()
+    assert said in run.stderr
+    assert "hunter2" not in run.stderr
+    assert "lock.acquired" not in run.stderr
+    assert project.database.one("SELECT to_regclass('migration_lock')") is None
+
+
+def test_an_address_in_the_command_is_hidden(project: Project) -> None:
+    url = project.database.url.replace("postgres@", "postgres:hunter2-s3cret@")
+    assert "hunter2" in url
+    run = project.start(MIGRATION_COMMAND=f"{COMMAND} knex_migrations {url}")
+    run.wait()
+    assert "hunter2" not in run.stderr + run.stdout
+    assert "hunter2" not in str(project.database.rows("SELECT c::text FROM migration_commands c"))
+
+
+def test_a_holder_that_was_killed_is_replaced(project: Project) -> None:
+    with Gate(project.database) as gate:
+        project.write(b=f"{Gate.PASS} CREATE TABLE b (id int)")
+        holder = project.start()
+        token_of(holder)
+        gate.arrival()
+        waiter = project.start()
+        waiter.until("lock.waiting")
+        holder.kill()
+        project.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks "
+            "WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
+        )
+        until(lambda: "interrupted" in project.statuses(), what="the killed run to be marked")
+    assert told(waiter).outcome == "migrated"
+    assert project.statuses() == ["interrupted", "completed"]
+    assert project.database.one("SELECT count(*) FROM knex_migrations") == 2
+    event(waiter, "command.interrupted")
