@@ -73,6 +73,16 @@ def event(level: int, name: str, message: str, **fields: object) -> None:
         return
 
 
+def pass_on(text: str) -> None:
+    """Write what another program shows on a terminal, as it is. Never raises."""
+    try:
+        if _configuration.stream is not None:
+            _configuration.stream.write(text)
+            _configuration.stream.flush()
+    except (OSError, ValueError):
+        return
+
+
 def failure(error: EntrypointError, *, level: int = ERROR) -> None:
     """Log an error with its cause, its remedy and its facts."""
     report = getattr(error, "report", "")
@@ -81,8 +91,9 @@ def failure(error: EntrypointError, *, level: int = ERROR) -> None:
 
 
 def on_terminal() -> bool:
-    """Tell whether a person reads the log as it is written."""
-    return _configuration.colours
+    """Tell whether a person reads the log as it is written, on a terminal that nobody else draws on."""
+    stream = _configuration.stream
+    return _configuration.colours and stream is not None and getattr(stream, "isatty", bool)()
 
 
 def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterable[str] = ()) -> None:

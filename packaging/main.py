@@ -7,6 +7,12 @@ if sys.argv[1:2] == ["--die-with-parent"]:
     from entrypoint.backup import die_with_parent
 
     die_with_parent.main(sys.argv[2:])
+if sys.argv[1:2] == ["--keeper"]:
+    # ... and keeper.py: see entrypoint/tool/kept.py.
+    from entrypoint.tool import keeper
+
+    keeper.main(sys.argv[2:])
+    sys.exit()
 
 from entrypoint.__main__ import main
 

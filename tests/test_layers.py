@@ -138,7 +138,6 @@ ROOMS: dict[str, set[str]] = {
         "counts",
     },
     "tool": {
-        "backup",
         "migration.lock",
         "migration.ledger",
         "migration.script",
@@ -146,6 +145,7 @@ ROOMS: dict[str, set[str]] = {
         "database",
         "logs",
         "deadline",
+        "signals",
         "redaction",
         "errors",
     },

@@ -1,40 +1,37 @@
-"""Run another migration tool to its end, for as long as the lock is ours, and pass on what it prints."""
+"""Run another migration tool to its end, for as long as the lock is ours; nothing of it is left afterwards."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import signal
-import subprocess
+import shutil
 import time
-from collections import deque
 from typing import NamedTuple
 
-from entrypoint import logs
-from entrypoint.backup.waiting import dying_with_us
+from entrypoint import logs, signals
 from entrypoint.database import transactions
 from entrypoint.database.answers import StatementError
-from entrypoint.deadline import SLICE, Deadline, pause
-from entrypoint.redaction import foreign
+from entrypoint.deadline import SLICE, Deadline
+from entrypoint.tool.environment import environment
+from entrypoint.tool.kept import Kept
+from entrypoint.tool.output import Output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from entrypoint.migration.lock.lease import Lease
+    from entrypoint.migration.observe.board import Board
     from entrypoint.policy import Address
 
-_LONGEST_LINE = 8_192
-_LAST_LINES = 20
+
 # How often the row is looked at: an operator may have freed it.
 _LOOK_EVERY = 1.0
-_LOOK_STATEMENT = 4.0
-_PATIENCE = 10.0
-# After the tool's end, somebody else may hold its output open.
-_LINGER = 0.3
-# Between SIGTERM and SIGKILL.
-_GRACE = 1.0
+_LOOK_PATIENCE = 5.0
+# Between SIGTERM and SIGKILL: when the time is over, and when we have to end ourselves within two seconds.
+_GRACE = 3.0
+_SHORT_GRACE = 0.8
+# For the keeper to kill all, which takes it milliseconds.
+_KILLING = 5.0
+_SHORT_KILLING = 0.4
 
 
 class Order(NamedTuple):
@@ -44,10 +41,12 @@ class Order(NamedTuple):
     environ: dict[bytes, bytes]
     """The application's, as we were started with it."""
     address: Address
-    """Where the database is, and which variable says so."""
     token: str
+    """The lock's, which tells the tool's sessions from others."""
     pooled: bool
+    """Whether there is a pooler on the way."""
     terminal: bool
+    """Whether a person looks on at a terminal."""
 
 
 class Ended(NamedTuple):
@@ -62,164 +61,98 @@ class Ended(NamedTuple):
     cannot_start: str
 
 
-class _Output:
-    """What the tool prints: each line an event, the last ones kept. Bounded, whatever comes."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._cut = False
-        self.tail: deque[str] = deque(maxlen=_LAST_LINES)
-
-    def take(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._tell(line)
-        if len(self._rest) > _LONGEST_LINE:
-            self._tell(self._rest[:_LONGEST_LINE])
-            self._rest, self._cut = b"", True
-
-    def end(self) -> None:
-        if self._rest:
-            self._tell(self._rest)
-
-    def _tell(self, line: bytes) -> None:
-        # What follows in a line that was too long is left out, to its end.
-        cut, self._cut = self._cut, False
-        text = foreign(_without_escapes(line.decode("utf-8", "replace")).rstrip())
-        if text and not cut:
-            self.tail.append(text)
-            logs.event(logs.INFO, "command.output", text)
-
-
-def _without_escapes(text: str) -> str:
-    """Return a line without what moves a terminal's cursor or changes its colours."""
-    if "\x1b" in text:
-        import re
-
-        text = re.sub(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])", "", text)
-    return "".join(character for character in text if character == "\t" or character.isprintable())
-
-
-def run_tool(order: Order, lease: Lease, deadline: Deadline, _board: object = None) -> Ended:
-    """Run the tool; it and its process group are gone when this returns or raises.
+def run_tool(order: Order, lease: Lease, deadline: Deadline, _board: Board | None = None) -> Ended:
+    """Run the tool; it and all its descendants are gone when this returns or raises.
 
     Raises LeaseLostError, ConnectionLostError, and what a signal raises.
     """
     began = time.monotonic()
-    output = _Output()
+    secrets = lease.worker.parameters().secret
+    environ = environment(order.environ, order.address, order.token)
+    output = Output(terminal=order.terminal, secrets=secrets.values())
     try:
-        process = subprocess.Popen(  # noqa: S603 - that is what it is for, and no shell is involved
-            dying_with_us([_found(order), *order.argv[1:]]),
-            env=_environment(order),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        return Ended(None, None, 0.0, (), timed_out=False, cannot_start=error.strerror or str(error))
-    timed_out = False
-    with _ended(process):
-        looked = time.monotonic()
-        while process.poll() is None:
-            if _read(process, output):
-                break
-            if deadline.passed():
-                timed_out = True
-                break
-            lease.check_guard()
-            if time.monotonic() - looked > _LOOK_EVERY:
-                _look(lease)
-                looked = time.monotonic()
-        rest = Deadline(_LINGER)
-        while not timed_out and not rest.passed() and not _read(process, output, 0.02):
-            pass
-        if process.poll() is None and not timed_out:
-            # It has closed its output, and goes on.
-            timed_out = not _wait(process, lease, deadline)
-    code = process.wait()
-    output.end()
+        try:
+            kept = Kept([_found(order), *order.argv[1:]], environ, *output.write_ends)
+        except OSError as error:
+            return Ended(None, None, 0.0, (), timed_out=False, cannot_start=error.strerror or str(error))
+        output.let_go()
+        try:
+            timed_out = _attend(kept, output, lease, deadline)
+        except (signals.Interrupted, KeyboardInterrupt):
+            _end(kept, _SHORT_GRACE, _SHORT_KILLING)
+            raise
+        except BaseException:
+            _end(kept, 0, _KILLING)
+            raise
+        finally:
+            kept.close()
+        output.finish()
+    finally:
+        output.close()
+    code = kept.code if kept.code is not None else 0
     return Ended(
-        exit_code=code if code >= 0 else None,
+        exit_code=code if code >= 0 and not kept.errno else None,
         signal=-code if code < 0 else None,
         seconds=time.monotonic() - began,
         tail=tuple(output.tail),
         timed_out=timed_out,
-        cannot_start="",
+        cannot_start=os.strerror(kept.errno) if kept.errno else "",
     )
 
 
-def _wait(process: subprocess.Popen[bytes], lease: Lease, deadline: Deadline) -> bool:
-    """Wait for the end of a tool that prints nothing any more; tell whether it came in time."""
-    while process.poll() is None:
-        if deadline.passed():
-            return False
-        pause(min(SLICE, deadline.remaining()))
+def _attend(kept: Kept, output: Output, lease: Lease, deadline: Deadline) -> bool:
+    """Stay with the tool until nothing is left of it; tell whether its time ran out."""
+    look = time.monotonic() + _LOOK_EVERY
+    grace: Deadline | None = None
+    while not kept.over:
+        for descriptor in select.select([kept.status, *output.descriptors], (), (), SLICE)[0]:
+            if descriptor == kept.status:
+                kept.listen()
+            else:
+                output.read(descriptor)
+        signals.raise_lost()
+        kept.beat()
+        if deadline.passed() and grace is None:
+            kept.terminate()
+            grace = Deadline(_GRACE)
+        if grace is not None and grace.passed():
+            kept.kill()
         lease.check_guard()
-    return True
+        if time.monotonic() >= look:
+            _look(lease)
+            look = time.monotonic() + _LOOK_EVERY
+    return grace is not None
+
+
+def _end(kept: Kept, grace: float, killing: float) -> None:
+    """See that nothing is left, gently first if there is time for that."""
+    if grace:
+        kept.terminate()
+        kept.wait(grace)
+    kept.kill()
+    if not kept.wait(killing):
+        logs.event(logs.WARNING, "command.left", "the command's processes have not all ended yet; they were killed")
 
 
 def _found(order: Order) -> str:
-    import shutil
-
+    """Return the program's path, as the tool's own PATH leads to it."""
     path = order.environ.get(b"PATH")
     return shutil.which(order.argv[0], path=None if path is None else os.fsdecode(path)) or order.argv[0]
 
 
-def _environment(order: Order) -> dict[bytes, bytes]:
-    """Return the application's environment, with the address for migrations where the tool looks for one."""
-    environ = dict(order.environ)
-    if order.address.variable.startswith("MIGRATION_"):
-        environ[b"DATABASE_URL"] = os.fsencode(order.address.conninfo)
-        environ.pop(b"DATABASE_URL_FILE", None)
-    elif order.address.variable.endswith("_FILE"):
-        environ[b"DATABASE_URL"] = os.fsencode(order.address.conninfo)
-    if not order.pooled:
-        environ.setdefault(b"PGAPPNAME", f"entrypoint:{order.token.partition('.')[0]}:tool".encode())
-    return environ
-
-
-def _read(process: subprocess.Popen[bytes], output: _Output, seconds: float = SLICE) -> bool:
-    """Pass on what has come, waiting for so long; tell whether that was the end."""
-    pipe = process.stdout
-    if pipe is None or not select.select([pipe], [], [], seconds)[0]:
-        return False
-    data = os.read(pipe.fileno(), 1 << 16)
-    output.take(data)
-    return not data
-
-
-@contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """See at the end that the tool's process group is gone, gently unless it does not listen."""
-    output = _Output()
-    try:
-        yield
-    finally:
-        grace = Deadline(_GRACE)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGTERM)
-        while process.poll() is None and not grace.passed():
-            _read(process, output, 0.02)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
 def _look(lease: Lease) -> None:
-    """See that the row is still ours. Raises LeaseLostError if an operator has freed it."""
+    """See that the row is still ours. Raises LeaseLostError if an operator has freed it, and ConnectionLostError."""
+    patience = Deadline(_LOOK_PATIENCE)
     begin = transactions.begin(
-        Deadline(_LOOK_STATEMENT),
+        patience,
         server_version=lease.worker.server_version,
-        lock_timeout_ms=1_000,
+        lock_timeout_ms=patience.milliseconds() // 4 + 1,
         role=None,
     )
     try:
-        results = lease.worker.query(f"{begin}\n{lease.as_role}\n{lease.still_ours()}\nCOMMIT", Deadline(_PATIENCE))
+        results = lease.worker.query(f"{begin}\n{lease.as_role}\n{lease.still_ours()}\nCOMMIT", patience)
     except StatementError as error:
-        # The tool may have a lock on the row, or the server is busy.
+        # The tool may have locked the row's table, or the server is busy.
         lease.worker.rollback(Deadline(1.0))
         logs.event(logs.DEBUG, "command.look_failed", f"cannot look at the migration lock's row: {error}")
         return

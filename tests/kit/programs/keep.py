@@ -1,0 +1,40 @@
+"""Run a command as another migration tool is run, under a lease that is always ours; print how it ended as JSON.
+
+keep.py SECONDS COMMAND [ARGUMENT ...]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from types import SimpleNamespace
+from typing import Any, cast
+
+from entrypoint import logs, signals
+from entrypoint.database.session import Parameters
+from entrypoint.deadline import Deadline
+from entrypoint.policy import Address
+from entrypoint.tool import running
+
+
+def main(seconds: str, *argv: str) -> None:
+    """Be the holder."""
+    signals.install()
+    logs.configure(style="json", level="info", stream=sys.stderr, secrets=["a-known-secret"])
+    worker = SimpleNamespace(
+        parameters=lambda: Parameters({}, {"password": "hush-hush"}),
+        server_version=160000,
+        query=lambda *_: [[("1",)], []],
+    )
+    lease = SimpleNamespace(worker=worker, check_guard=lambda: None, as_role="", still_ours=lambda: "SELECT;")
+    address = Address("postgresql://here/it", "DATABASE_URL")
+    order = running.Order(argv, dict(os.environb), address, "0123456789abcdef.1", pooled=True, terminal=os.isatty(2))
+    try:
+        ended = running.run_tool(order, cast("Any", lease), Deadline(float(seconds)))
+    except signals.Interrupted as interrupted:
+        sys.exit(interrupted.exit_code)
+    print(json.dumps(ended._asdict()))
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,182 @@
+"""Another migration tool's processes: what they get, what they print, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kit.processes import alive, descendants, open_fds, status, until, without_internal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kit.processes import Run
+
+KEEP = Path(__file__).parent / "kit/programs/keep.py"
+# They have left their parents, in sessions of their own: as `npm run`, a shell's `&` and a daemon leave them.
+SCATTER = "setsid sh -c 'sleep 300 & sleep 300' & (sleep 300 &) ; echo scattered; "
+
+
+@pytest.fixture
+def keep(run_program: Callable[..., Run]) -> Callable[..., Run]:
+    """Start a holder that runs a command line of the shell, for so many seconds at most."""
+
+    def start(script: str, *, seconds: float = 60, **options: Any) -> Run:
+        return run_program([sys.executable, str(KEEP), str(seconds), "sh", "-c", script], **options)
+
+    return start
+
+
+def ended(run: Run) -> dict[str, Any]:
+    """Return how the command ended."""
+    run.wait()
+    answer: dict[str, Any] = json.loads(run.stdout)
+    return answer
+
+
+def output(run: Run) -> list[str]:
+    """Return the lines that were logged."""
+    return [str(record["message"]) for record in run.logs("command.output")]
+
+
+def marked(value: str) -> list[int]:
+    """Return the processes that have `MARK` with this value in their environment, whoever their parents are."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"MARK={value}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_line_is_an_event_of_its_stream_and_the_exit_code_is_told(keep: Callable[..., Run]) -> None:
+    run = keep("echo one; echo two >&2; printf three; exit 7")
+    told = ended(run)
+    assert (told["exit_code"], told["signal"], told["timed_out"], told["cannot_start"]) == (7, None, False, "")
+    assert {(one["message"], one["stream"]) for one in run.logs("command.output")} == {
+        ("one", "stdout"),
+        ("two", "stderr"),
+        ("three", "stdout"),
+    }
+    assert sorted(told["tail"]) == ["one", "three", "two"]
+
+
+def test_a_signal_is_told_as_one(keep: Callable[..., Run]) -> None:
+    assert ended(keep("kill -SEGV $$"))["signal"] == signal.SIGSEGV
+
+
+def test_what_cannot_be_executed_is_told(run_program: Callable[..., Run], tmp_path: Path) -> None:
+    script = tmp_path / "tool"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    run = run_program([sys.executable, str(KEEP), "10", str(script)])
+    assert ended(run)["cannot_start"] == os.strerror(2)
+
+
+def test_secrets_escapes_and_nul_are_not_in_the_log(keep: Callable[..., Run]) -> None:
+    run = keep(r"printf '\033[31ma-known-secret\033[0m and hush-hush\000!\n10%%\r20%%\r100%%\n'")
+    assert ended(run)["tail"] == ["*** and ***!", "100%"]
+    assert output(run) == ["*** and ***!", "100%"]
+
+
+def test_the_tool_finds_what_the_application_would(keep: Callable[..., Run], tmp_path: Path) -> None:
+    run = keep("env > env; echo $$; exec sleep 300", env={"LC_ALL": "C", "MINE": "yes"})
+    pid = int(run.until("command.output")["message"])
+    # Until then it may have a library open that it loads.
+    until(lambda: status(pid)["State"].startswith("S") and open_fds(pid).keys() == {0, 1, 2})
+    shown = status(pid)
+    assert open_fds(pid)[0] == "/dev/null"
+    assert int(shown["SigBlk"], 16) == 0
+    assert int(without_internal(shown["SigIgn"]), 16) == 0
+    assert os.getsid(pid) == pid
+    run.terminate()
+    run.wait()
+    names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert {"MINE", "DATABASE_URL", "PGAPPNAME"} <= names
+    assert "LC_CTYPE" not in names
+
+
+def test_it_reads_nothing_and_has_no_terminal(keep: Callable[..., Run]) -> None:
+    told = ended(keep("cat; cat </dev/tty || exit 3"))
+    assert told["exit_code"] == 3
+
+
+def test_nothing_is_left_after_a_normal_end(keep: Callable[..., Run]) -> None:
+    run = keep(SCATTER + "exit 0", env={"MARK": "normal-end"})
+    assert ended(run)["exit_code"] == 0
+    assert marked("normal-end") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_when_the_holder_is_ended(keep: Callable[..., Run], number: signal.Signals) -> None:
+    # Of itself it would not end: it ignores the signal.
+    run = keep("trap '' TERM INT; " + SCATTER + "while :; do sleep 300; done")
+    run.until("command.output")
+    until(lambda: len(descendants(run.pid)) >= 6)
+    family = descendants(run.pid)
+    began = time.monotonic()
+    run.kill(number)
+    run.wait()
+    assert time.monotonic() - began < 2.0
+    until(lambda: not any(alive(pid) for pid in family), timeout=1.0)
+
+
+def test_the_tool_may_end_gently(keep: Callable[..., Run], tmp_path: Path) -> None:
+    run = keep("trap 'echo undone > gone; exit' TERM; echo ready; while :; do sleep 0.05; done")
+    run.until("command.output")
+    run.terminate()
+    assert run.wait() == 128 + signal.SIGTERM
+    assert (tmp_path / "gone").read_text() == "undone\n"
+
+
+def test_the_time_is_bounded(keep: Callable[..., Run]) -> None:
+    began = time.monotonic()
+    run = keep("trap '' TERM; " + SCATTER + "while :; do sleep 300; done", seconds=0.5, env={"MARK": "time"})
+    told = ended(run)
+    assert told["timed_out"]
+    assert told["signal"] == signal.SIGKILL
+    assert time.monotonic() - began < 8
+    assert marked("time") == []
+
+
+def test_whoever_kills_the_keeper_ends_the_tool(keep: Callable[..., Run]) -> None:
+    run = keep("echo ready; exec sleep 300")
+    run.until("command.output")
+    keeper = next(pid for pid in descendants(run.pid) if b"keeper.py" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(keeper, signal.SIGKILL)
+    assert ended(run)["signal"] == signal.SIGKILL
+
+
+def test_a_gigabyte_without_a_newline_takes_no_memory(keep: Callable[..., Run]) -> None:
+    run = keep("head -c 1000000000 /dev/zero | tr '\\0' x; echo; echo after")
+    told = ended(run)
+    assert told["exit_code"] == 0
+    first, last = told["tail"]
+    assert last == "after"
+    assert first == "x" * 1000
+    assert len(output(run)[0]) < 9_000
+
+
+def test_more_lines_than_anybody_reads_keep_their_order(keep: Callable[..., Run]) -> None:
+    run = keep("seq 1 20000")
+    assert ended(run)["tail"] == [str(number) for number in range(19981, 20001)]
+    assert output(run) == [str(number) for number in range(1, 20001)]
+
+
+def test_whoever_holds_the_output_open_keeps_nobody(keep: Callable[..., Run], tmp_path: Path) -> None:
+    # Another process, which is not the tool's, opens the pipe for itself.
+    run = keep("echo $$; while [ ! -e go ]; do sleep 0.05; done; echo last")
+    pid = int(run.until("command.output")["message"])
+    with Path(f"/proc/{pid}/fd/1").open("wb"):
+        began = time.monotonic()
+        (tmp_path / "go").touch()
+        assert ended(run)["tail"][-1] == "last"
+        assert time.monotonic() - began < 3
