@@ -42,14 +42,17 @@ EXTRAS = {"service": "starlette"}
 def main() -> int:
     """Return the exit code."""
     ours = [path for path in sorted(OURS.rglob("*.py")) if is_used(path)]
+    unused = ({str(path) for path in OURS.rglob("*.py")} - set(map(str, ours))) | bundled()
     for path in ours:
         for name in sorted(imports(path)):
+            # What only unused modules import is not imported by anybody.
+            if not is_used(OURS.parent.joinpath(*name.split(".")).with_suffix(".py")):
+                continue
             # An extra that is not in this image; or not a module but something in it.
             with contextlib.suppress(ImportError), warnings.catch_warnings(action="ignore"):
                 importlib.import_module(name)
     written = 0
     sources = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    unused = ({str(path) for path in OURS.rglob("*.py")} - set(map(str, ours))) | bundled()
     for source in sorted((sources | set(map(str, ours))) - unused):
         written += compile_one(source)
     print(f"bytecode: {written / 1e6:.1f} MB")
@@ -64,6 +67,8 @@ def bundled() -> set[str]:
 
 def is_used(path: Path) -> bool:
     """Tell whether a module of ours is of use in this image, at the speed that bytecode gives it."""
+    if not path.is_relative_to(OURS):
+        return True
     place = path.relative_to(OURS).as_posix()
     extra = EXTRAS.get(place.partition("/")[0])
     if extra is not None and importlib.util.find_spec(extra) is None:
