@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kit.processes import alive, descendants, open_fds, status, until, without_internal
+from conftest import missing
+from kit.processes import alive, descendants, open_fds, peak_memory, status, until, without_internal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,3 +182,64 @@ def test_whoever_holds_the_output_open_keeps_nobody(keep: Callable[..., Run], tm
         (tmp_path / "go").touch()
         assert ended(run)["tail"][-1] == "last"
         assert time.monotonic() - began < 3
+
+
+def test_a_gigabyte_takes_the_holder_no_memory(keep: Callable[..., Run]) -> None:
+    run = keep("head -c 300000000 /dev/zero | tr '\\0' x; echo; echo after; exec sleep 300")
+    run.until(lambda record: record["message"] == "after", timeout=60)
+    # An interpreter with all that a start imports; not what has gone through it.
+    assert peak_memory(run.pid) < 80_000_000
+
+
+def test_a_terminal_gets_the_output_as_it_is(keep: Callable[..., Run]) -> None:
+    ours, its = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        run = keep(
+            r"test -t 1 && test -t 2 || echo no terminal; printf '\033[32mgreen\033[0m a-known-secret\n'; "
+            "cat </dev/tty || stty size",
+            stderr=its,
+        )
+        told = ended(run)
+        os.close(its)
+        shown = b""
+        with contextlib.suppress(OSError):  # The end of a terminal.
+            while piece := screen.read(4096):
+                shown += piece
+    assert b"\x1b[32mgreen\x1b[0m a-known-secret\r\n" in shown
+    assert b"no terminal" not in shown
+    # What is kept of it goes into a row of the database, and into the message of a failure.
+    assert "green ***" in told["tail"]
+
+
+def test_no_zombie_is_left_while_the_tool_runs(keep: Callable[..., Run]) -> None:
+    run = keep("(sh -c 'echo $$' &); exec sleep 300")
+    orphan = int(run.until("command.output")["message"])
+    until(lambda: not Path(f"/proc/{orphan}").exists())
+    assert run.running
+
+
+def test_as_pid_1_it_keeps_all_the_same(run_program: Callable[..., Run]) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
+        missing("no permission to make a pid namespace (unshare --pid)")
+    argv = [sys.executable, str(KEEP), "60", "sh", "-c", f"trap '' TERM; {SCATTER} while :; do sleep 300; done"]
+    run = run_program([*unshare, "--mount-proc", *argv], env={"MARK": "pid-1"})
+    run.until("command.output")
+    first = descendants(run.pid)[0]
+    assert status(first)["NSpid"].split()[-1] == "1"
+    os.kill(first, signal.SIGTERM)
+    assert run.wait(3) == 128 + signal.SIGTERM
+    until(lambda: marked("pid-1") == [], timeout=2)
+
+
+@pytest.mark.thorough
+def test_a_frozen_holder_keeps_nothing_alive_for_long(keep: Callable[..., Run]) -> None:
+    """Before PostgreSQL gives the lock to somebody else, after 25 s at the earliest."""
+    run = keep(f"{SCATTER} exec sleep 300", env={"MARK": "frozen"})
+    run.until("command.output")
+    began = time.monotonic()
+    os.kill(run.pid, signal.SIGSTOP)
+    until(lambda: marked("frozen") == [run.pid], timeout=25)
+    assert time.monotonic() - began > 10
+    os.kill(run.pid, signal.SIGCONT)
+    assert ended(run)["signal"] == signal.SIGKILL

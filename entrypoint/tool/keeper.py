@@ -6,7 +6,7 @@ CONTROL is the read end of a pipe from us. A dot on it says that we are alive, a
 however that comes about, and after a while without a dot, all descendants of this process are killed. The same happens
 when the program has ended by itself. What the kernel takes from its parent becomes a child of this process, as that
 is a subreaper; so killing and reaping go on until there is no child left, and nothing can get away by `setsid` or a
-second fork (docs/decisions/0041-a-keeper-and-a-relay.md).
+second fork (docs/decisions/0041-a-keeper-for-another-tool.md).
 
 STATUS is the write end of a pipe to us: `pid N`, then `exit N` or `signal N` when nothing is left, or `errno N` if
 the program could not be executed. One process without threads: so it can fork, and Python may run before the exec.
@@ -61,10 +61,11 @@ def _environment() -> dict[bytes, bytes]:
 
 
 def _descendants() -> list[int]:
-    """Return the process ids of all below this process, as far as /proc shows them."""
+    """Return the process ids of all below this process; none where /proc is missing, or another namespace's."""
     children: dict[int, list[int]] = {}
     try:
-        names = [name for name in os.listdir("/proc") if name.isdigit()]
+        here = os.readlink("/proc/self") == str(os.getpid())
+        names = [name for name in os.listdir("/proc") if name.isdigit()] if here else []
     except OSError:
         return []
     for name in names:
@@ -134,7 +135,7 @@ class Keeper:
                 self._begin_to_kill()
             self._reap()
             if self._killing_since is not None:
-                _send(signal.SIGKILL, _descendants())
+                self._kill()
                 self._reap()
         code = self._code or 0
         self._say("signal" if code < 0 else "exit", abs(code))
@@ -169,6 +170,13 @@ class Keeper:
         if self._code is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._pid, signal.SIGTERM)
+
+    def _kill(self) -> None:
+        _send(signal.SIGKILL, _descendants())
+        if self._code is None:
+            # Its number is still its own, as nobody has reaped it.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
 
     def _begin_to_kill(self) -> None:
         if self._killing_since is None:

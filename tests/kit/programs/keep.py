@@ -21,7 +21,8 @@ from entrypoint.tool import running
 def main(seconds: str, *argv: str) -> None:
     """Be the holder."""
     signals.install()
-    logs.configure(style="json", level="info", stream=sys.stderr, secrets=["a-known-secret"])
+    style = "text" if os.isatty(2) else "json"
+    logs.configure(style=style, level="info", stream=sys.stderr, secrets=["a-known-secret"])
     worker = SimpleNamespace(
         parameters=lambda: Parameters({}, {"password": "hush-hush"}),
         server_version=160000,
@@ -29,7 +30,8 @@ def main(seconds: str, *argv: str) -> None:
     )
     lease = SimpleNamespace(worker=worker, check_guard=lambda: None, as_role="", still_ours=lambda: "SELECT;")
     address = Address("postgresql://here/it", "DATABASE_URL")
-    order = running.Order(argv, dict(os.environb), address, "0123456789abcdef.1", pooled=True, terminal=os.isatty(2))
+    token, terminal = "0123456789abcdef.1", logs.on_terminal()
+    order = running.Order(argv, dict(os.environb), address, token, pooled=True, terminal=terminal)
     try:
         ended = running.run_tool(order, cast("Any", lease), Deadline(float(seconds)))
     except signals.Interrupted as interrupted:
