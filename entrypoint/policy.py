@@ -17,6 +17,9 @@ DOUBLINGS = 15
 MOST_MILLISECONDS = 2**31 - 1
 """PostgreSQL's own limit for its time-outs, which are 32 bit integers."""
 
+LONGEST_AFTER = 20 * 86_400.0
+"""Seconds for all that runs after the rollout: as good as no limit, and one that every clock can count."""
+
 DEFAULT_LIMIT_MB = 512
 """How large a migration file may be, if nothing else is set."""
 

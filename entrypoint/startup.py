@@ -73,23 +73,26 @@ def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
         return Outcome("failed", error=unexpected), exit_on_failure
 
 
-def bring_up_to_date(settings: Settings, *, up_to: int | None = None, display: Display | None = None) -> Outcome:
+def bring_up_to_date(
+    settings: Settings, *, up_to: int | None = None, after: bool = False, display: Display | None = None
+) -> Outcome:
     """Bring the schema up to date, or find that it is. Raises EntrypointError.
 
-    `up_to`: the number of the last migration to apply. `display`: shows what is going on, if something is pending.
+    `up_to`: the number of the last migration to apply. `after`: whether the rollout is over. `display`: shows what is
+    going on, if something is pending.
     """
     if not settings.auto_migrate:
         logs.event(logs.INFO, "start.disabled", "AUTO_MIGRATE is false: the database was not touched")
         return Outcome("disabled")
     if settings.probe_port is None:
-        return _bring_up_to_date(settings, up_to, display)
+        return _bring_up_to_date(settings, up_to, after, display)
     from entrypoint.probe import Probe
 
     with Probe(settings.probe_port):
-        return _bring_up_to_date(settings, up_to, display)
+        return _bring_up_to_date(settings, up_to, after, display)
 
 
-def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | None) -> Outcome:
+def _bring_up_to_date(settings: Settings, up_to: int | None, after: bool, display: Display | None) -> Outcome:  # noqa: FBT001 - an option's value
     # The server is asked in a thread while the files are read here.
     question = _ask(settings)
     from entrypoint.migration.script import files
@@ -99,28 +102,29 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, display: Display | 
         from entrypoint.migration.script.prepare import refuse_bad_names
 
         refuse_bad_names(directory)
-    from entrypoint.migration.ledger.plan import decide
+    from entrypoint.migration.ledger.plan import plan_of
 
     wanted = None if settings.command is None or up_to is not None else _want(settings.command)
     rows, runs = (None, None) if question is None else question.answer()[:2]
     if rows is not None:
-        plan = decide(directory.files, rows, up_to=up_to)
+        plan = plan_of(directory.files, rows, up_to=up_to, after=after)
         verdict = None if wanted is None or runs is None else _judge(wanted, runs)
-        if not plan.pending and (verdict is None or not verdict.pending):
+        if not (plan.pending or plan.below) and (verdict is None or not verdict.pending):
             tell_differences(directory, plan)
             return _nothing_to_do(plan, up_to, wanted, verdict)
     # Something is to be done, or was not as it nearly always is: from here on it is psycopg that asks.
     from entrypoint.migration.ledger.finding import refuse_intrusion
     from entrypoint.survey import survey_beside
 
-    survey = survey_beside(question, settings, directory, up_to, wanted)
+    survey = survey_beside(question, settings, directory, up_to, wanted, after=after)
     try:
         refuse_intrusion(survey.place)
+        refuse_below_floor(survey.plan)
         tell_differences(survey.directory, survey.plan)
         commanded = survey.verdict is not None and survey.verdict.pending
         if not survey.plan.pending and not commanded and not _worth_upgrading(survey.place):
             return _nothing_to_do(survey.plan, up_to, survey.wanted, survey.verdict)
-        return _migrate(settings, survey, up_to, display)
+        return _migrate(settings, survey, up_to, after, display)
     except EntrypointError as error:
         error.schema_version = survey.plan.current if error.schema_version is None else error.schema_version
         raise
@@ -162,6 +166,14 @@ def tell_differences(directory: Directory, plan: Plan) -> None:
         Differences().tell(plan)
 
 
+def refuse_below_floor(plan: Plan) -> None:
+    """Raise BelowFloorError if something is applied that lets only newer files than these start."""
+    if plan.below:
+        from entrypoint.migration.ledger.words import below_floor
+
+        raise below_floor(plan)
+
+
 def internal_error(error: Exception) -> EntrypointError:
     """Return a mistake of this program as an error with a place; the traceback goes to the log at level debug."""
     logs.event(
@@ -188,9 +200,26 @@ def _worth_upgrading(place: Place) -> bool:
     return place.outdated and not place.standby and not place.read_only
 
 
+def _tell_outstanding(plan: Plan) -> None:
+    from entrypoint.counts import count
+
+    names = ", ".join(file.name for file in plan.outstanding)
+    logs.event(
+        logs.INFO,
+        "migration.outstanding",
+        f"{count(len(plan.outstanding), 'migration waits', 'migrations wait')} for the end of the rollout: {names}; "
+        "apply with entrypoint migrate --phase after",
+        version=plan.current,
+        outstanding=len(plan.outstanding),
+        files=[file.name for file in plan.outstanding],
+    )
+
+
 def _nothing_to_do(
     plan: Plan, up_to: int | None, wanted: Wanted | None = None, verdict: Verdict | None = None
 ) -> Outcome:
+    if plan.outstanding:
+        _tell_outstanding(plan)
     version = plan.current
     if wanted is not None and verdict is not None and verdict.name == "ahead":
         from entrypoint.migration.ledger.judging import tell_if_ahead
@@ -216,7 +245,13 @@ def _nothing_to_do(
     return Outcome("up_to_date", version)
 
 
-def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Display | None) -> Outcome:
+def _migrate(
+    settings: Settings,
+    survey: Survey,
+    up_to: int | None,
+    after: bool,  # noqa: FBT001 - an option's value
+    display: Display | None,
+) -> Outcome:
     """Apply what is pending, or wait until somebody else has."""
     place, plan = survey.place, survey.plan
     from contextlib import nullcontext
@@ -230,6 +265,8 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
     commanded = verdict is not None and verdict.pending
     what = f"{count(len(plan.pending), 'migration is', 'migrations are')} pending"
     refuse_read_only(survey, what if plan.pending or not commanded else "MIGRATION_COMMAND is to run")
+    if (plan.pending or commanded) and plan.outstanding:
+        _tell_outstanding(plan)
     phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
     if plan.pending or not commanded:
         _tell_pending(plan)
@@ -238,7 +275,7 @@ def _migrate(settings: Settings, survey: Survey, up_to: int | None, display: Dis
 
         tell_pending(verdict, survey.wanted)
     try:
-        assignment = assign(settings, survey, up_to)
+        assignment = assign(settings, survey, up_to, after=after)
         with display(assignment.board) if display is not None and (plan.pending or commanded) else nullcontext():
             result = migrate(assignment, plan, survey.session, place)
     except ConfigurationError:

@@ -22,7 +22,7 @@ from entrypoint.migration.assignment import Assignment
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.differences import Differences
 from entrypoint.migration.ledger.finding import find
-from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.ledger.plan import plan_of
 from entrypoint.migration.losses import Losses
 from entrypoint.migration.observe.board import Board
 from entrypoint.migration.script.prepare import load_files
@@ -63,10 +63,10 @@ class Survey(NamedTuple):
     """What the start has left of its time."""
 
 
-def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
+def survey_database(settings: Settings, *, up_to: int | None = None, after: bool = False) -> Survey:
     """Read the files, connect, and compare the files with the ledger: two round trips after the login.
 
-    The caller closes the session. Raises EntrypointError.
+    `after`: whether the rollout is over. The caller closes the session. Raises EntrypointError.
     """
     wanted = None
     if settings.command is not None:
@@ -74,11 +74,17 @@ def survey_database(settings: Settings, *, up_to: int | None = None) -> Survey:
 
         wanted = want(settings.command)
     directory = load_files(settings.migrations_dir, settings.file_limit)
-    return survey_beside(None, settings, directory, up_to, wanted)
+    return survey_beside(None, settings, directory, up_to, wanted, after=after)
 
 
 def survey_beside(
-    before: Question | None, settings: Settings, directory: Directory, up_to: int | None, wanted: Wanted | None = None
+    before: Question | None,
+    settings: Settings,
+    directory: Directory,
+    up_to: int | None,
+    wanted: Wanted | None = None,
+    *,
+    after: bool = False,
 ) -> Survey:
     """Connect and compare; what came of the question `before`, if there was one, counts as the first attempt."""
     gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
@@ -128,7 +134,7 @@ def survey_beside(
             session.close()
             raise
         else:
-            plan = decide(directory.files, look.rows, up_to=up_to)
+            plan = plan_of(directory.files, look.rows, up_to=up_to, after=after)
             return Survey(session, whereabouts, place, directory, plan, look.rows, wanted, verdict, clocks)
 
 
@@ -208,7 +214,7 @@ def refuse_read_only(survey: Survey, what: str) -> None:
         raise read_only_by_default(survey.session, f"{what}, and the database is read-only by default; nothing was run")
 
 
-def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assignment:
+def assign(settings: Settings, survey: Survey, up_to: int | None = None, *, after: bool = False) -> Assignment:
     """Return all that whoever holds the lock needs to know."""
     return Assignment(
         directory=survey.directory,
@@ -231,4 +237,5 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None) -> Assi
         # With --to, only files of ours are asked for.
         wanted=survey.wanted if up_to is None else None,
         address=settings.address,
+        after=after,
     )

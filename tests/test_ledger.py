@@ -60,6 +60,8 @@ LEDGER_COLUMNS = {
     "status": "text",
     "error_message": "text",
     "checksum": "character varying(64)",
+    "floor": "text",
+    "initial_up_to": "bigint",
 }
 LOCK_COLUMNS = {
     "id": "integer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from entrypoint.commands.values import migration_number
+from entrypoint.policy import LONGEST_AFTER
 from entrypoint.settings import read_log_settings, read_settings
 
 TYPE_CHECKING = False
@@ -18,18 +19,27 @@ EXAMPLE = "entrypoint migrate --dry-run"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--dry-run`, `--rehearse` and `--to`."""
+    """Add `--dry-run`, `--rehearse`, `--to` and `--phase`."""
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="show what would run, in order, and change nothing")
     instead.add_argument(
         "--rehearse", action="store_true", help="run all that is pending in one transaction, and roll it back"
     )
     parser.add_argument("--to", type=migration_number, metavar="N", help="stop after migration number N")
+    parser.add_argument(
+        "--phase",
+        choices=("after",),
+        help="after: the rollout is over, so apply the files with `-- entrypoint: phase = after`, too",
+    )
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Migrate, show what would run, or rehearse it."""
     settings = read_settings(environ, asked_for=True)
+    after = arguments.phase is not None
+    if after:
+        # Nobody waits for it before it serves.
+        settings = settings._replace(apply=settings.apply._replace(timeout=LONGEST_AFTER))
     if arguments.to is not None:
         from entrypoint.operations.dry_run import check_target
 
@@ -37,12 +47,12 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if arguments.dry_run:
         from entrypoint.operations.dry_run import dry_run
 
-        sys.stdout.write(dry_run(settings, up_to=arguments.to))
+        sys.stdout.write(dry_run(settings, up_to=arguments.to, after=after))
         return 0
     if arguments.rehearse:
         from entrypoint.operations.rehearse import print_rehearsal
 
-        return print_rehearsal(settings, sys.stdout, up_to=arguments.to)
+        return print_rehearsal(settings, sys.stdout, up_to=arguments.to, after=after)
     from entrypoint.startup import bring_up_to_date
 
     display = None
@@ -50,7 +60,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         from entrypoint.operations.progress_bar import progress_bar
 
         display = progress_bar
-    bring_up_to_date(settings, up_to=arguments.to, display=display)
+    bring_up_to_date(settings, up_to=arguments.to, after=after, display=display)
     return 0
 
 

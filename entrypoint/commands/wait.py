@@ -32,7 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--version",
         type=migration_number,
         metavar="N",
-        help="wait until the schema is at version N at least; no migration files are needed",
+        help="wait until the schema is at version N at least, and N itself is applied if the files have it; "
+        "no migration files are needed",
     )
     parser.add_argument(
         "--timeout",

@@ -6,7 +6,8 @@
     ├── ConfigurationError       a variable has a bad value; the address is malformed
     │   ├── ForeignLedgerError   `schema_migrations` belongs to another tool
     │   ├── SecondLedgerError    another schema records these migrations already
-    │   └── ClosedSchemaError    the ledger's schema may not be used
+    │   ├── ClosedSchemaError    the ledger's schema may not be used
+    │   └── BelowFloorError      this image is older than the schema lets start
     ├── MigrationFilesError      the migration files cannot be used; lists every fault
     │   └── OutOfOrderError          a pending one comes before what is applied, and that is to be refused
     ├── DatabaseUnavailableError no connection, or not one that can be written to
@@ -16,6 +17,7 @@
     │   ├── MigrationFailedError       PostgreSQL refused it; recorded as `failed`
     │   ├── MigrationHeldBackError     it failed earlier and nobody has changed that
     │   ├── CommandFailedError         another migration tool has failed
+    │   ├── MigrationRequiresError     it needs another one completed before it
     │   ├── HistoryRefusedError        another tool's history is in a state from which nobody should go on
     │   ├── MigrationTimeoutError      the time for all migrations ran out
     │   ├── MigrationStoppedError      an operator cancelled it

@@ -21,6 +21,12 @@ class ClosedSchemaError(ConfigurationError):
     """The `search_path` names a schema with a ledger that this user may not use, until somebody grants that."""
 
 
+class BelowFloorError(ConfigurationError):
+    """The image lacks a migration that every image must have, since one with a floor was applied."""
+
+    event = "schema.below_floor"
+
+
 class MigrationFilesError(EntrypointError):
     """The migration files cannot be used as they are; `faults` lists every reason, a line each."""
 
@@ -80,6 +86,12 @@ class CommandFailedError(MigrationError):
         """Take the one-line `message` and the `report` of several lines."""
         super().__init__(message, remedy=remedy, **fields)
         self.report = report
+
+
+class MigrationRequiresError(MigrationError):
+    """A migration needs another one completed before it, and that is not."""
+
+    event = "migration.requires"
 
 
 class HistoryRefusedError(MigrationError):

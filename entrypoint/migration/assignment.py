@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from entrypoint.migration.ledger.plan import plan_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from entrypoint.clocks import Clocks
     from entrypoint.database.target import Target
     from entrypoint.migration.ledger.differences import Differences
+    from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.ledger.verdict import Wanted
     from entrypoint.migration.losses import Losses
     from entrypoint.migration.observe.board import Board
@@ -48,5 +54,11 @@ class Assignment(NamedTuple):
     """Another migration tool that is to run after our files, if it has anything to do."""
     address: Address | None = None
     """Where the database is, as that tool is to be told."""
+    after: bool = False
+    """Whether the rollout is over: what was to wait for that is pending, too, and no common time-out holds."""
     rehearsal: bool = False
     """Whether nothing is to be left of it, not even the ledger's tables."""
+
+    def plan(self, rows: Sequence[LedgerRow]) -> Plan:
+        """Return what is to be done where the ledger has these `rows`."""
+        return plan_of(self.directory.files, rows, up_to=self.up_to, after=self.after)

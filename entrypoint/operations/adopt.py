@@ -104,9 +104,11 @@ def carry_out(planned: Planned) -> str:
     return f"Recorded {count(done, 'migration')}; {adopter.tool}'s table was not touched.\n"
 
 
-def foresee(settings: Settings, adopt: Adopt, survey: Survey, up_to: int | None) -> tuple[Survey, list[str]]:
+def foresee(
+    settings: Settings, adopt: Adopt, survey: Survey, up_to: int | None, *, after: bool
+) -> tuple[Survey, list[str]]:
     """Return a survey as it will be when a start has adopted what MIGRATION_ADOPT names, and what that will record."""
-    adopter = Adopter(assign(settings, survey, up_to), adopt)
+    adopter = Adopter(assign(settings, survey, up_to, after=after), adopt)
     foreseen = adopter.foresee(survey.session, survey.plan) or survey.plan
     known = {row.number for row in survey.plan.applied}
     new = [row for row in foreseen.applied if row.number not in known]

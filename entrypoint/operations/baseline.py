@@ -12,6 +12,8 @@ from entrypoint.errors.operator import UsageError
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.operator.amend import Amendment, amend
+from entrypoint.migration.script.directives import spell_rollout
+from entrypoint.migration.script.rollout import rollout_of
 from entrypoint.startup import tell_differences
 from entrypoint.survey import assign, refuse_read_only, survey_database
 
@@ -57,7 +59,7 @@ def describe(baseline: Baseline) -> str:
     kept = len(baseline.survey.rows)
     these, them = count(len(files), "migration is", "migrations are"), _them(files)
     lines = [f"{these} to be recorded as completed in schema {schema}, without running {them}:"]
-    lines += [f"  {file.name}  (checksum {file.checksum[:12]}…)" for file in files]
+    lines += [f"  {file.name}  ({_facts(file)})" for file in files]
     if kept:
         lines.append(f"{count(kept, 'row is there already and is', 'rows are there already and are')} kept.")
     return "\n".join(lines) + "\n"
@@ -71,7 +73,12 @@ def nothing(baseline: Baseline) -> str:
 def carry_out(baseline: Baseline) -> str:
     """Write the rows; return what there is to say about it afterwards. Raises EntrypointError."""
     settings, survey, files = baseline.settings, baseline.survey, baseline.files
-    rows = [writing.row(survey.place, file, settings.app_version, status=COMPLETED, milliseconds=0) for file in files]
+    place = survey.place
+    rows = [
+        writing.row(place, file, settings.app_version, status=COMPLETED, milliseconds=0)
+        + writing.rollout(place, file.number, rollout_of(file).floor, None)
+        for file in files
+    ]
     # All are written together, so one of them stands for all.
     sign = writing.is_applied(survey.place, files[-1].number)
     numbers = tuple(file.number for file in files)
@@ -84,6 +91,11 @@ def carry_out(baseline: Baseline) -> str:
         applied=len(files),
     )
     return f"Recorded {count(len(files), 'migration')}; the schema is declared to be at version {baseline.number}.\n"
+
+
+def _facts(file: MigrationFile) -> str:
+    said = spell_rollout(rollout_of(file))
+    return f"checksum {file.checksum[:12]}…{f', {said}' if said else ''}"
 
 
 def _them(files: Sequence[MigrationFile]) -> str:

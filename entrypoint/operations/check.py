@@ -9,10 +9,11 @@ from typing import NamedTuple
 from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, EntrypointError
 from entrypoint.errors.operator import UsageError
-from entrypoint.migration.script.directives import spell_timeouts
+from entrypoint.migration.script.directives import spell_rollout, spell_timeouts
 from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
-from entrypoint.migration.script.prepare import examine, examine_reverse
+from entrypoint.migration.script.prepare import examine, examine_reverse, faults_between
 from entrypoint.migration.script.report import complain, spot
+from entrypoint.migration.script.rollout import REQUIRES
 from entrypoint.migration.script.statements import REPACK_CONCURRENTLY, blocks_that_commit
 from entrypoint.migration.script.units import cut
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
@@ -83,6 +84,7 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     looks = [look_at(file, notes=file.number not in applied, escapes=escapes) for file in chosen[0]]
     reverses = [look_at_reverse(file, escapes=escapes) for file in chosen[1]]
     general += _of_one_origin(looks)
+    general += _about_others(looks, migrations.files)
 
     known = [*general, *(finding for look in (*looks, *reverses) for finding in look.findings)]
     said, note = _ask(linter, [look for look in looks if look.file.number not in applied], known)
@@ -109,6 +111,21 @@ def _of_one_origin(looks: Sequence[FileReport]) -> Iterator[Finding]:
         if origin is not None and (other := first.setdefault(origin, look.file.name)) != look.file.name:
             message = f"has the same origin as {other}: adopt could not tell which of them is applied"
             yield Finding("error", "origin", message, look.shown, remedy="Remove that line from the newer of the two.")
+
+
+def _about_others(looks: Sequence[FileReport], among: Sequence[MigrationFile]) -> Iterator[Finding]:
+    """Yield what is wrong or doubtful about what files say of other migrations."""
+    numbers = {file.number for file in among}
+    for look in looks:
+        if look.migration is None:
+            continue
+        for fault in faults_between([look.migration], among):
+            yield Finding("error", fault.rule, fault.message, look.shown)
+        required = look.migration.advice.directives.rollout.requires
+        if required is not None and required not in numbers:
+            message = f"requires {required:03d}, and there is no such file: on a new database it would never run"
+            remedy = "Take the line out, or require the migration that stands for it."
+            yield Finding("warning", REQUIRES, message, look.shown, remedy=remedy)
 
 
 def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> FileReport:
@@ -282,6 +299,8 @@ def _notes(prepared: Prepared, shown: str) -> list[Finding]:
         )
     if declared := spell_timeouts(advice.directives):
         notes.append(("timeouts", declared))
+    if rollout := spell_rollout(advice.directives.rollout):
+        notes.append(("rollout", rollout))
     if advice.units:
         notes.append(("units", f"runs as {describe_units(prepared)}, as psql would run it: {advice.units}"))
     elif advice.merged:

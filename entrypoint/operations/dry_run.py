@@ -14,7 +14,7 @@ from entrypoint.migration.ledger.elsewhere import refuse_second
 from entrypoint.migration.ledger.finding import refuse_intrusion
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import begin_look
-from entrypoint.migration.script.directives import spell_timeouts
+from entrypoint.migration.script.directives import spell_rollout, spell_timeouts
 from entrypoint.migration.script.files import load_directory
 from entrypoint.migration.script.prepare import prepare
 from entrypoint.migration.script.report import outline
@@ -31,7 +31,7 @@ from entrypoint.operations.check import (
 from entrypoint.operations.findings import Finding, describe, in_order
 from entrypoint.operations.lint import find_squawk
 from entrypoint.redaction import visible
-from entrypoint.startup import tell_differences
+from entrypoint.startup import refuse_below_floor, tell_differences
 from entrypoint.survey import survey_database
 
 TYPE_CHECKING = False
@@ -60,27 +60,31 @@ def check_target(settings: Settings, number: int) -> None:
         raise UsageError(f"There is no migration number {number}: {known}", remedy="entrypoint migrate --to N")
 
 
-def dry_run(settings: Settings, *, up_to: int | None) -> str:
+def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> str:
     """Return the pending migrations as a text for a person. Reads the database and changes nothing.
 
     Raises what a real run would raise before it runs anything.
     """
-    survey = survey_database(settings, up_to=up_to)
+    survey = survey_database(settings, up_to=up_to, after=after)
     escapes = survey.session.escapes
     try:
-        survey, adopted, obstacle = _foresee(settings, survey, up_to)
+        survey, adopted, narrow = _foresee(settings, survey, up_to, after=after)
     finally:
         survey.session.close()
     tell_differences(survey.directory, survey.plan)
     plan = survey.plan
     if settings.refuse_out_of_order and plan.out_of_order:
         raise words.out_of_order(plan)
-    migrations = prepare(plan.runnable, escapes=escapes)
-    if plan.held_back and not plan.runnable:
-        raise words.held_back(plan.held_back)
-    stop = _where_it_stops(plan.runnable, obstacle, at_once=bool(adopted))
+    among = survey.directory.files
+    prepare(plan.outstanding, escapes=escapes, among=among)
+    migrations = prepare(plan.runnable, escapes=escapes, among=among)
+    obstacle = words.obstacle(plan)
+    if obstacle is not None and not plan.runnable:
+        raise obstacle
+    stop = _where_it_stops(plan.runnable, narrow, at_once=bool(adopted))
+    later = [f"After the rollout (entrypoint migrate --phase after): {file.name}" for file in plan.outstanding]
     if not plan.pending:
-        return "".join(f"{line}\n" for line in adopted) + "Nothing is pending.\n"
+        return "".join(f"{line}\n" for line in [*adopted, "Nothing is pending.", *later])
     # What runs outside a transaction is in each file's headline.
     looks = [look_at(file, notes=False, escapes=escapes) for file in plan.runnable]
     said, note = _lint(looks)
@@ -94,15 +98,16 @@ def dry_run(settings: Settings, *, up_to: int | None) -> str:
             place = None if finding.line is None else f"line {finding.line}"
             lines += [f"    {line}" for line in describe(finding, place=place)]
     lines += stop
-    if plan.held_back:
-        lines.append(f"Then it would stop: {visible(words.held_back(plan.held_back).message)}")
+    if obstacle is not None:
+        lines.append(f"Then it would stop: {visible(obstacle.message)}")
+    lines += later
     if note is not None:
         lines += describe(note)
     return "\n".join(lines) + "\n"
 
 
 def _foresee(
-    settings: Settings, survey: Survey, up_to: int | None
+    settings: Settings, survey: Survey, up_to: int | None, *, after: bool
 ) -> tuple[Survey, list[str], ConfigurationError | None]:
     """Return the survey after what a start adopts, that in words, and what stands in the way of long numbers."""
     session, place, role = survey.session, survey.place, settings.role
@@ -110,8 +115,9 @@ def _foresee(
     obstacle = None
     try:
         refuse_intrusion(place)
+        refuse_below_floor(survey.plan)
         if settings.adopt is not None and survey.plan.pending:
-            survey, adopted = foresee(settings, settings.adopt, survey, up_to)
+            survey, adopted = foresee(settings, settings.adopt, survey, up_to, after=after)
         if survey.plan.pending and not place.ledger:
             refuse_second(session, place, survey.directory.files, role, Deadline(_PATIENCE))
         if place.ledger and widening.are_long(file.number for file in survey.plan.pending):
@@ -163,7 +169,12 @@ def _describe(migration: Prepared) -> str:
         how = f"one transaction{', without its own BEGIN and COMMIT' if advice.wrapped else ''}"
     left_out = ", ".join(dict.fromkeys(command.shown for command in advice.commands))
     without = f"without psql's {left_out}" if left_out else ""
-    return ", ".join(filter(None, (statements, how, without, spell_timeouts(advice.directives))))
+    return ", ".join(
+        filter(
+            None,
+            (statements, how, without, spell_timeouts(advice.directives), spell_rollout(advice.directives.rollout)),
+        )
+    )
 
 
 def _statements(migration: Prepared) -> list[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from entrypoint import logs
 from entrypoint.counts import count
-from entrypoint.migration.ledger import words
 from entrypoint.migration.operator.rehearsal import MODES, rehearse
 from entrypoint.operations.display import clean, duration
-from entrypoint.startup import tell_differences
+from entrypoint.startup import refuse_below_floor, tell_differences
 from entrypoint.survey import assign, refuse_read_only, survey_database
 
 TYPE_CHECKING = False
@@ -33,19 +32,20 @@ _BLOCKS = {
 }
 
 
-def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) -> int:
+def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None, after: bool = False) -> int:
     """Rehearse, print a report for a person, and return the exit code: `INCOMPLETE` if not all could be rehearsed.
 
     Raises EntrypointError for what a start would fail with.
     """
-    survey = survey_database(settings, up_to=up_to)
+    survey = survey_database(settings, up_to=up_to, after=after)
     rehearsed: list[Rehearsed] = []
     result = None
     try:
+        refuse_below_floor(survey.plan)
         tell_differences(survey.directory, survey.plan)
         if survey.plan.pending:
             refuse_read_only(survey, f"{count(len(survey.plan.pending), 'migration is', 'migrations are')} pending")
-            assignment = assign(settings, survey, up_to)
+            assignment = assign(settings, survey, up_to, after=after)
             result = rehearse(assignment, survey.plan, survey.session, survey.place, rehearsed)
     except BaseException:
         if rehearsed:
@@ -55,7 +55,7 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) ->
         raise
     finally:
         survey.session.close()
-    if result is None or not (rehearsed or result.left or result.held_back):
+    if result is None or not (rehearsed or result.left or result.obstacle):
         output.write("Nothing is pending: there is nothing to rehearse.\n")
         return 0
     output.write(as_text(result, rehearsed))
@@ -67,8 +67,8 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None) ->
             f"{count(len(result.left), 'migration was', 'migrations were')} not rehearsed: {reasons}",
             files=list(result.left),
         )
-    if result.held_back:
-        raise words.held_back(result.held_back)
+    if result.obstacle is not None:
+        raise result.obstacle
     return INCOMPLETE if result.left else 0
 
 

@@ -13,7 +13,7 @@ from entrypoint.migration.adoption.finding import known
 from entrypoint.migration.adoption.tools import BY_NAME
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find
-from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.ledger.plan import plan_of
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.lock import holder
@@ -47,7 +47,10 @@ class Line(NamedTuple):
     number: int
     filename: str
     state: str
-    """applied, pending, failed, changed, missing or ahead; `running` for one outside a transaction."""
+    """applied, pending, after, failed, changed, missing or ahead; `running` for one outside a transaction.
+
+    `after`: it runs after the rollout, and so is not pending.
+    """
     applied_at: str | None
     milliseconds: int | None
     application_version: str | None
@@ -75,6 +78,12 @@ class Status(NamedTuple):
     """Why a start would not run what is pending, though nothing of it has failed, if it would not."""
     unadopted: str | None = None
     """Which other tool has migrated this database, where nothing of ours is and nothing says what to do about it."""
+    outstanding: int = 0
+    """How many migrations wait for the end of the rollout, failed ones included."""
+    outstanding_since: str | None = None
+    """Since when nothing below the first of them is missing, as far as the ledger knows."""
+    below_floor: str | None = None
+    """Why these files are too old for the schema, if they are."""
 
     @property
     def exit_code(self) -> int:
@@ -111,6 +120,9 @@ class Status(NamedTuple):
             ],
             "untrusted": self.untrusted,
             "refused": self.refused,
+            "outstandingMigrations": self.outstanding,
+            "outstandingSince": self.outstanding_since,
+            "belowFloor": self.below_floor,
             "migrations": [
                 {
                     "number": line.number,
@@ -134,7 +146,7 @@ def read(settings: Settings) -> Status:
         unadopted = None if found.rows or settings.adopt else _unadopted(survey.session, settings.role)
     finally:
         survey.session.close()
-    plan = decide(survey.directory.files, found.rows)
+    plan = plan_of(survey.directory.files, found.rows)
     status = summarise(plan, found, place, refuse_out_of_order=settings.refuse_out_of_order)
     return status._replace(unadopted=unadopted)
 
@@ -207,9 +219,9 @@ def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: 
             else "applied"
         )  # fmt: skip
         lines.append(_line(row.number, row.filename, state, details.get(row.number), None))
-    for file in plan.pending:
+    for todo, file in [*(("pending", file) for file in plan.pending), *(("after", file) for file in plan.outstanding)]:
         earlier = unfinished.pop(file.number) if file.number in unfinished else None
-        state, error = (earlier.status, earlier.error_message) if earlier else ("pending", None)
+        state, error = (earlier.status, earlier.error_message) if earlier else (todo, None)
         lines.append(_line(file.number, file.name, state, details.get(file.number), error))
     # Their files are gone.
     lines += [
@@ -218,10 +230,12 @@ def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: 
     ]
     lines.sort()
     applied = [
-        line for line in lines if line.applied_at is not None and line.state not in ("failed", "running", "pending")
+        line
+        for line in lines
+        if line.applied_at is not None and line.state not in ("failed", "running", "pending", "after")
     ]
     return Status(
-        name="error" if plan.failed else "pending" if plan.pending else "up_to_date",
+        name="error" if plan.failed or plan.below else "pending" if plan.pending else "up_to_date",
         current=plan.current or 0,
         latest=plan.latest or 0,
         applied=len(plan.applied),
@@ -236,7 +250,19 @@ def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: 
         strangers=strangers,
         untrusted=foreign(place.untrusted) or None,
         refused="; ".join(words.out_of_order(plan).faults) if refuse_out_of_order and plan.out_of_order else None,
+        outstanding=len(plan.outstanding),
+        outstanding_since=_since(plan, details),
+        below_floor=words.below_floor(plan).message if plan.below else None,
     )
+
+
+def _since(plan: Plan, details: Mapping[int, Detail]) -> str | None:
+    """Return when the last migration before the first outstanding one was applied: since then, it could have been."""
+    if not plan.outstanding:
+        return None
+    first = plan.outstanding[0].number
+    times = [details[row.number].applied_at for row in plan.applied if row.number < first and row.number in details]
+    return max(filter(None, times), default=None)
 
 
 def print_json(settings: Callable[[], Settings], output: TextIO) -> Status:
@@ -257,7 +283,7 @@ def _write_json(answer: dict[str, object], output: TextIO) -> None:
 
 def _line(number: int, filename: str, state: str, detail: Detail | None, error: str | None) -> Line:
     applied_at, milliseconds, version = detail or (None, None, None)
-    if state == "pending":
+    if state in ("pending", "after"):
         applied_at = None
     return Line(number, filename, state, applied_at, milliseconds, version, error)
 

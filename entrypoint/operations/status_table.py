@@ -37,12 +37,15 @@ _COLOURS = {
     "applied": "green",
     "running": "blue",
     "pending": "yellow",
+    "after": "yellow",
     "failed": "bold red",
     "changed": "magenta",
     "missing": "magenta",
     "ahead": "cyan",
 }
 _NO_START = "No start relies on this ledger (exit code 78): connect as the owner, or set MIGRATION_ROLE to it."
+
+_TOO_OLD = "A start from these files is refused (exit code 78): deploy an image that has that file."
 
 _REFUSED = "A start refuses that (exit code 65): rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
 _ADOPT = "A start would run every file. To take that history over: docs/commands/adopt.md."
@@ -91,16 +94,24 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
         console.print(Text(f"Warning: {clean(status.refused)}. {_REFUSED}"), soft_wrap=True)
     if status.unadopted:
         console.print(Text(f"Note: {clean(status.unadopted)}. {_ADOPT}"), soft_wrap=True)
+    if status.below_floor:
+        console.print(Text(f"Warning: {clean(status.below_floor)}. {_TOO_OLD}"), soft_wrap=True)
     console.print(Text(_describe(status)), soft_wrap=True)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
 def _headline(status: Status) -> str:
-    return {
+    failed = any(line.state == "failed" for line in status.lines)
+    headline = {
         "up_to_date": f"Up to date at version {status.current}.",
         "pending": f"At version {status.current}; {count(status.pending, 'migration')} pending, up to {status.latest}.",
-        "error": f"At version {status.current}; a migration has failed.",
+        "error": f"At version {status.current}; {'a migration has failed' if failed else 'these files are too old'}.",
     }[status.name]
+    if status.outstanding:
+        since = f" (nothing before it is missing since {status.outstanding_since})" if status.outstanding_since else ""
+        these = count(status.outstanding, "migration waits", "migrations wait")
+        headline += f" {these} for the end of the rollout{since}: entrypoint migrate --phase after."
+    return headline
 
 
 def _table(status: Status, width: int | None) -> Table:

@@ -22,18 +22,19 @@ from entrypoint.database.login import Failure
 from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE, INVALID_SCHEMA_NAME, UNDEFINED_COLUMN, UNDEFINED_TABLE
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError
+from entrypoint.errors import ConfigurationError, ConnectionLostError
 from entrypoint.errors.migration import ClosedSchemaError
 from entrypoint.errors.operator import WaitTimeoutError
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, find_again
-from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.ledger.plan import decide, plan_of
 from entrypoint.migration.ledger.refusal import refused_on
-from entrypoint.migration.ledger.rows import FAILED
+from entrypoint.migration.ledger.rows import COMPLETED, FAILED
 from entrypoint.migration.lock.patience import Patience
 from entrypoint.migration.lock.waiting import LEAST, Line, News, pause_between_looks, time_for_a_look
 from entrypoint.migration.script import files
 from entrypoint.migration.script.prepare import refuse_bad_names
+from entrypoint.migration.script.rollout import rollouts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from entrypoint.errors import EntrypointError
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.reading import Look
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.settings import Settings
 
     Glance = Callable[[Session, Deadline], "Sight"]
@@ -147,14 +149,16 @@ class _ByFiles(_Looker):
         self._files = directory.files
 
     def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
-        plan = decide(self._files, look.rows)
+        plan = plan_of(self._files, look.rows)
+        if plan.below:
+            raise words.below_floor(plan)
         version = "empty" if plan.current is None else f"at version {plan.current}"
         fields: dict[str, object] = {"version": plan.current, "latest": plan.latest}
         if not plan.pending:
             return Sight(there=True, words=f"the schema is {version}; nothing is pending", fields=fields), None
         pending = count(len(plan.pending), "migration is", "migrations are")
         state = f"it is {version}, and {pending} pending: {plan.pending[0].name} is next"
-        hopeless: EntrypointError | None = words.held_back(plan.held_back) if plan.held_back else None
+        hopeless: EntrypointError | None = words.obstacle(plan)
         if self._settings.refuse_out_of_order and plan.out_of_order:
             hopeless = words.out_of_order(plan)
         return Sight(there=False, words=state, fields=fields | {"pending": len(plan.pending)}), hopeless
@@ -164,16 +168,36 @@ class _ByVersion(_Looker):
     def __init__(self, settings: Settings, others: Patience, version: int) -> None:
         super().__init__(settings, others)
         self._version = version
+        try:
+            files_here = files.load_directory(settings.migrations_dir, settings.file_limit).files
+        except ConfigurationError:
+            files_here = ()  # None are needed.
+        self._files = files_here
+        self._wanted = next((file for file in files_here if file.number == version), None)
 
     def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
         current = decide((), look.rows).current
         fields: dict[str, object] = {"version": current}
         version = "empty" if current is None else f"at version {current}"
-        if (current or 0) >= self._version:
+        applied = {row.number for row in look.rows if row.status == COMPLETED}
+        # What runs after the rollout, or out of order, may be missing below the highest number.
+        if (current or 0) >= self._version and (self._wanted is None or self._version in applied):
             return Sight(there=True, words=f"the schema is {version}", fields=fields), None
-        failure = next((row for row in look.rows if row.status == FAILED and row.number <= self._version), None)
+        failure = next((row for row in look.rows if self._stands_before(row)), None)
         state = f"it is {version}, and is to be at {self._version}"
+        if (current or 0) >= self._version:
+            state = f"it is {version}, and {self._wanted.name if self._wanted else self._version} is not applied"
         return Sight(there=False, words=state, fields=fields), words.held_back(failure) if failure else None
+
+    def _stands_before(self, row: LedgerRow) -> bool:
+        """Tell whether what we wait for does not come because of this row, as far as we know the files.
+
+        A failure of what runs after the rollout keeps only its like back.
+        """
+        if row.status != FAILED or row.number > self._version:
+            return False
+        late = {number for number, rollout in rollouts(self._files).items() if rollout.after}
+        return row.number not in late or self._version in late
 
 
 class _Waiter:

@@ -45,6 +45,10 @@ def badge_of(snapshot: Snapshot) -> Badge:
     if status is None:
         return Badge("unknown", "schema: unknown, the database cannot be read", RED)
     version = f"v{status.current}"
+    if status.below_floor is not None:
+        return Badge(
+            f"{version}, files too old", f"schema: version {status.current}, the files are too old for it", RED
+        )
     if status.name == "error":
         return Badge(f"{version} failed", f"schema: version {status.current}, a migration has failed", RED)
     if status.name == "pending":

@@ -54,6 +54,15 @@ class _Snapshots(Collector):
         yield self._gauge("schema_latest_version", "The highest number among the files.", status.latest)
         yield self._gauge("migrations_applied", "How many migrations are applied.", status.applied)
         yield self._gauge("migrations_pending", "How many are not applied yet, failed ones included.", status.pending)
+        about = "How many wait for the end of the rollout (phase = after); they are not pending."
+        yield self._gauge("migrations_outstanding", about, status.outstanding)
+        since = _timestamp(status.outstanding_since)
+        if since is not None:
+            about = "When the last migration below the first of those was applied, since 1970."
+            yield self._gauge("migrations_outstanding_since_timestamp_seconds", about, since)
+        yield self._gauge(
+            "below_floor", "Whether the files are too old for the schema.", status.below_floor is not None
+        )
         yield self._gauge("migrations_failed", "How many have failed and not been settled.", len(snapshot.failed))
         yield self._gauge("migrations_changed", "How many applied files have another text now.", len(snapshot.changed))
         lock = snapshot.lock

@@ -107,6 +107,18 @@ _SCHEMAS: dict[str, object] = {
                 **_nullable(_TEXT),
                 "description": "Why a start would not run what is pending (MIGRATION_OUT_OF_ORDER=refuse); else null.",
             },
+            "outstandingMigrations": {
+                **_COUNT,
+                "description": "Files with `phase = after` that are not applied, failed ones included; not pending.",
+            },
+            "outstandingSince": {
+                **_nullable(_TIME),
+                "description": "When the last migration below the first of those was applied; null without any.",
+            },
+            "belowFloor": {
+                **_nullable(_TEXT),
+                "description": "Why these files are too old for the schema to start; null if they are not.",
+            },
             "migrations": {"type": "array", "items": {"$ref": "#/components/schemas/Migration"}},
             "database": {**_TEXT, "description": "Its name."},
             "takenAt": _TIME,
@@ -116,7 +128,7 @@ _SCHEMAS: dict[str, object] = {
         {
             "number": _VERSION,
             "filename": _TEXT,
-            "state": {"enum": ["applied", "pending", "failed", "running", "changed", "missing", "ahead"]},
+            "state": {"enum": ["applied", "pending", "after", "failed", "running", "changed", "missing", "ahead"]},
             "appliedAt": _nullable(_TIME),
             "executionTimeMs": _nullable({"type": "integer"}),
             "applicationVersion": _nullable(_TEXT),

@@ -13,7 +13,7 @@ from entrypoint.database.login import Failure
 from entrypoint.database.target import database_of, target
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, EntrypointError
-from entrypoint.migration.ledger.plan import decide
+from entrypoint.migration.ledger.plan import plan_of
 from entrypoint.migration.script.prepare import load_files
 from entrypoint.operations.status import read_ledger, summarise
 from entrypoint.service import snapshot
@@ -77,7 +77,7 @@ class Reader:
         taken = time.time()
         try:
             reading, place = self._reading()
-            plan = decide(self.files(), reading.rows)
+            plan = plan_of(self.files(), reading.rows)
             status = summarise(plan, reading, place, refuse_out_of_order=self._settings.refuse_out_of_order)
         except EntrypointError as error:
             found = snapshot.of_failure(error, database=self.database, taken=taken)

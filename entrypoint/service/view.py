@@ -43,6 +43,7 @@ class State(NamedTuple):
 _STATES = {
     "applied": State("applied", "check", "good"),
     "pending": State("pending", "dots", "pending"),
+    "after": State("after the rollout", "dots", "pending"),
     "working": State("running now", "arrow", "working"),
     "running": State("interrupted", "cross", "bad"),
     "failed": State("failed", "cross", "bad"),
@@ -51,7 +52,7 @@ _STATES = {
     "ahead": State("newer than the files", "up", "good"),
 }
 _APPLIED = ("applied", "changed", "missing", "ahead")
-_NOT_APPLIED = ("pending", "running", "failed")
+_NOT_APPLIED = ("pending", "after", "running", "failed")
 
 # What each kind of problem means, and what to do about it.
 _PROBLEMS = {
@@ -213,7 +214,7 @@ def _poll(tone: Tone) -> int:
 
 def _verdict(status: Status) -> tuple[Tone, str, str]:
     """Return the banner: a tone, a headline that changes when something has happened, and a sentence."""
-    if status.untrusted or status.refused:
+    if status.untrusted or status.refused or status.below_floor:
         return _no_start(status)
     at = f"At version {status.current}" if status.applied else "Nothing is applied yet"
     todo = count(status.pending, "migration")
@@ -235,6 +236,9 @@ def _no_start(status: Status) -> tuple[Tone, str, str]:
     if status.untrusted:
         remedy = "No start relies on it: connect as the owner, or set MIGRATION_ROLE to it."
         return "bad", "The migration history is not to be trusted", f"{wording.report(status.untrusted)}. {remedy}"
+    if status.below_floor:
+        remedy = "Deploy an image that has that file."
+        return "bad", "The files are too old for the schema", f"{wording.report(status.below_floor)}. {remedy}"
     remedy = "Rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
     return "bad", "A start refuses what is pending", f"{wording.report(status.refused or '')}. {remedy}"
 
@@ -251,6 +255,11 @@ def _fine(status: Status) -> tuple[Tone, str, str]:
             "Up to date",
             f"{at}, and the newest file that this service sees is {status.latest}: a newer release has been here.",
         )
+    if status.outstanding:
+        since = wording.moment(status.outstanding_since)
+        these = count(status.outstanding, "migration waits", "migrations wait")
+        known = f"; nothing before it is missing since {wording.date(since)}, {since:%H:%M:%S} UTC" if since else ""
+        return "good", "Up to date", f"{at}; {these} for the end of the rollout{known}."
     return "good", "Up to date", f"{at}, and every migration file is applied."
 
 
@@ -261,7 +270,7 @@ def _facts(status: Status, done: Sequence[Line], lock: str) -> tuple[Fact, ...]:
         Fact("Schema version", str(status.current) if status.applied else "none"),
         Fact("Newest file", str(status.latest) if status.latest else "none"),
         Fact("Applied", str(status.applied), f"in {wording.length(sum(known))}" if known else ""),
-        Fact("Pending", str(status.pending)),
+        Fact("Pending", str(status.pending), f"{status.outstanding} after the rollout" if status.outstanding else ""),
         Fact("Last applied", wording.date(last) if last else "never", f"at {last:%H:%M:%S} UTC" if last else ""),
         Fact("Lock", lock),
     )

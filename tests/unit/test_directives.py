@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from entrypoint.migration.script.directives import Directives, Origin, read, spell, spell_origin, spell_timeouts
+from entrypoint.migration.script.rollout import Rollout, said_in
 from entrypoint.migration.script.statements import advise
 
 
@@ -18,6 +19,10 @@ from entrypoint.migration.script.statements import advise
         ("timeout = 0005s", Directives(timeout=5)),
         ("timeout = 2147483647ms", Directives(timeout=2147483.647)),
         ("lock-timeout =1s", Directives(lock_timeout=1)),
+        ("phase = after", Directives(rollout=Rollout(after=True))),
+        ("phase=after", Directives(rollout=Rollout(after=True))),
+        ("requires = 012", Directives(rollout=Rollout(requires=12))),
+        ("replaces = 012_x.sql", Directives(rollout=Rollout(replaces=("012_x.sql",)))),
         ("origin = goose 20210101120000", Directives(origin=Origin("goose", "20210101120000"))),
         ("origin=flyway 2.1", Directives(origin=Origin("flyway", "2.1"))),
         ("origin = dbmate   001", Directives(origin=Origin("dbmate", "001"))),
@@ -51,6 +56,16 @@ RANGE = "it must be from 1ms to 596h"
         ("No-Transaction", 'unknown directive "No-Transaction": did you mean no-transaction?'),
         ("lock_timeout = 1s", 'unknown directive "lock_timeout": did you mean lock-timeout?'),
         ("time-out = 1s", 'unknown directive "time-out": did you mean timeout?'),
+        (
+            "phase = before",
+            'phase = before is not a phase: write "-- entrypoint: phase = after", or leave the line out',
+        ),
+        ("phase", '"phase" has no "=" and `after` after it: write "-- entrypoint: phase = after"'),
+        ("requires = 2.1", "requires = 2.1 is not the number of a migration, like requires = 12"),
+        ("requires = 1234567890123456789", "is not the number of a migration"),
+        ("floor = 12", "floor = 12 is not the name of a migration's file, like floor = 012_drop_name.sql"),
+        ("floor = 012_x.sql", 'floor is for what runs after the rollout: write "-- entrypoint: phase = after" as well'),
+        ("replaces = 012", "replaces = 012 is not the name of a migration's file"),
         ("no-transaction = on", 'no-transaction stands alone in its line: write "-- entrypoint: no-transaction"'),
         ("no-transaction, timeout = 5s", "no-transaction stands alone in its line"),
         ("timeout", '"timeout" has no "=" and a time after it: write "-- entrypoint: timeout = 30min"'),
@@ -83,7 +98,8 @@ RANGE = "it must be from 1ms to 596h"
 )
 def test_a_bad_one(line: str, message: str) -> None:
     directives, (fault,) = read(f"\n-- entrypoint: {line}\nselect 1")
-    assert directives == Directives()
+    # With a fault, nothing of the file runs, whatever it says of the rollout.
+    assert directives._replace(rollout=Rollout()) == Directives()
     assert fault.line == 2
     assert message in fault.message
     assert advise(f"\n-- entrypoint: {line}\nselect 1").faults == (fault,)
@@ -121,3 +137,32 @@ def test_a_second_origin() -> None:
     directives, (fault,) = read("-- entrypoint: origin = goose 1\n-- entrypoint: origin = goose 2")
     assert directives.origin == Origin("goose", "1")
     assert "origin is said in line 1 already" in fault.message
+
+
+AFTER = "-- entrypoint: phase = after\n-- entrypoint: floor = 002_x.sql\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        AFTER,
+        f"-- Why.\n\n{AFTER}SELECT 1;",
+        f"/* Why. /* nested */ */ {AFTER}",
+        f"\\set ON_ERROR_STOP on\n{AFTER}",
+        "--entrypoint:phase=after\r\n-- entrypoint  :  floor=002_x.sql",
+        "-- entrypoint: phase = after\r-- entrypoint: floor = 002_x.sql\rSELECT 1",
+        f"SELECT 1;\n{AFTER}",
+        f"/* open\n{AFTER}",
+        f"-- Entrypoint: phase = after\n- {AFTER}",
+        "",
+    ],
+)
+def test_what_a_start_reads_of_the_rollout_is_what_is_declared(text: str) -> None:
+    assert said_in(text) == advise(text).directives.rollout
+    expected = Rollout(after=True, floor="002_x.sql")
+    assert said_in(text) == (Rollout() if text[:1] in ("S", "") or "open" in text or "- --" in text else expected)
+
+
+def test_several_replaces() -> None:
+    text = "-- entrypoint: replaces = 001_a.sql\n-- entrypoint: replaces = 002_b.sql"
+    assert read(text) == (Directives(rollout=Rollout(replaces=("001_a.sql", "002_b.sql"))), ())

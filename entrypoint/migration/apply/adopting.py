@@ -19,9 +19,9 @@ from entrypoint.migration.adoption.matching import origins, weigh
 from entrypoint.migration.adoption.tools import BY_NAME
 from entrypoint.migration.apply.ledger_change import Change, change_ledger
 from entrypoint.migration.ledger import writing
-from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED, LedgerRow, begin_look
+from entrypoint.migration.script.rollout import rollout_of
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -112,8 +112,7 @@ class Adopter:
             return plan
         recorded = [LedgerRow(file.number, file.name, COMPLETED, file.checksum, None) for file in adoption.files]
         others = [row for row in rows if row.number not in {file.number for file in adoption.files}]
-        files = self._assignment.directory.files
-        return decide(files, sorted([*others, *recorded]), up_to=self._assignment.up_to)
+        return self._assignment.plan(sorted([*others, *recorded]))
 
     def record(self, lease: Lease, plan: Plan, deadline: Deadline) -> bool:
         """Record what is applied there, under the lock; tell whether there was anything. Raises EntrypointError."""
@@ -149,7 +148,11 @@ class Adopter:
         if adoption is None or not adoption.files:
             return None
         version = self._assignment.app_version
-        rows = [writing.row(place, file, version, status=COMPLETED, milliseconds=0) for file in adoption.files]
+        rows = [
+            writing.row(place, file, version, status=COMPLETED, milliseconds=0)
+            + writing.rollout(place, file.number, rollout_of(file).floor, None)
+            for file in adoption.files
+        ]
         # All are written together, so one of them stands for all.
         return Change(rows, writing.is_applied(place, adoption.files[-1].number))
 

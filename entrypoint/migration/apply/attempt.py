@@ -87,6 +87,10 @@ class Task(NamedTuple):
     """Whether the file takes a migration back, and its row is to go."""
     kept: frozenset[int] = frozenset()
     """Migrations that are applied, have files, and must have their rows still when this one commits."""
+    initial: int | None = None
+    """In a new database, of the first migration: up to which number files with `phase = after` run with the others."""
+    ends_initial: bool = False
+    """Whether this is the last of those."""
 
     @property
     def patience(self) -> Deadline:
@@ -110,7 +114,14 @@ class Task(NamedTuple):
         place, file = self.lease.place, self.migration.file
         if self.reverse:
             return writing.reversal(place, file.number)
-        return writing.row(place, file, self.assignment.app_version, status=COMPLETED)
+        return writing.row(place, file, self.assignment.app_version, status=COMPLETED) + self.rollout
+
+    @property
+    def rollout(self) -> str:
+        """The statements that make the completed row say what it means for the rollout."""
+        place, floor = self.lease.place, self.migration.advice.directives.rollout.floor
+        said = writing.rollout(place, self.migration.file.number, floor, self.initial)
+        return f"{said}{writing.initial_is_done(place)}" if self.ends_initial else said
 
     @property
     def sign(self) -> str:

@@ -38,7 +38,6 @@ from entrypoint.migration.apply.standing import Trace, file_ended_transaction
 from entrypoint.migration.apply.watcher import Watcher
 from entrypoint.migration.apply.widen import make_room
 from entrypoint.migration.ledger import reading, words, writing
-from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import lacking, refused_on, takes_no_writes
 from entrypoint.migration.ledger.rows import FAILED, RUNNING
 from entrypoint.migration.ledger.widening import are_long
@@ -48,6 +47,7 @@ from entrypoint.migration.observe.blockers import blocker_fields
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.directives import spell
 from entrypoint.migration.script.prepare import prepare
+from entrypoint.migration.script.rollout import rollout_of
 from entrypoint.migration.script.units import stopped_at
 from entrypoint.redaction import foreign
 
@@ -141,6 +141,10 @@ class Leader:
         """The migrations of our files whose rows say that they are applied."""
         self._unfinished: dict[int, LedgerRow] = {}
         """The rows of migrations that failed, or that run unit by unit and were interrupted."""
+        self._initial: int | None = None
+        """What the first row is to say of what is initial."""
+        self._ends_initial = False
+        """Whether nothing initial is left after the last."""
         self._has_room = False
         """Whether the ledger is known to take long numbers."""
 
@@ -157,10 +161,12 @@ class Leader:
             self._assignment.board.back_up()
             self._backup_first.take(self._lease, plan.current, runnable[0].file.name, self._clocks.running)
         self._tell_declared(runnable)
+        self._tell_after(plan, runnable)
+        self._weigh_initial(plan)
         self._assignment.board.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
         self.carry_out(runnable, applied)
-        if plan.held_back:
-            raise words.held_back(plan.held_back)
+        if obstacle := words.obstacle(plan):
+            raise obstacle
         numbers = [migration.file.number for migration in runnable]
         return max(numbers if plan.current is None else [plan.current, *numbers], default=None)
 
@@ -194,11 +200,32 @@ class Leader:
                 if reverse:
                     self._kept -= {migration.file.number}
                 task = Task(
-                    assignment, self._lease, migration, following, deadline, watcher, patience, reverse, self._kept
+                    assignment,
+                    self._lease,
+                    migration,
+                    following,
+                    deadline,
+                    watcher,
+                    patience,
+                    reverse,
+                    self._kept,
+                    self._initial if index == 0 else None,
+                    self._ends_initial and following is None,
                 )
                 done.append(self._apply_with_retries(task))
                 if not reverse:
                     self._kept |= {migration.file.number}
+
+    def _weigh_initial(self, plan: Plan) -> None:
+        """See what the rows have to say so that the next start goes on with a new database as this one has begun.
+
+        It is said with the first file, and no more with the last; of one file alone, there is nothing to say.
+        """
+        late = {file.number for file in plan.pending if rollout_of(file).after and file.number <= (plan.initial or 0)}
+        begins = not plan.applied and bool(late) and len(plan.runnable) > 1
+        self._initial = plan.initial if begins else None
+        began = any(row.initial is not None for row in plan.applied)
+        self._ends_initial = (begins or began) and len(plan.runnable) == len(plan.pending)
 
     def _make_room(self, number: int) -> None:
         """See that this number can be written; asked of the database at the first one that is long."""
@@ -223,6 +250,8 @@ class Leader:
         plan = self._survey(self._clocks.turn_to())
         if self._adopter is not None:
             plan = self._adopt(self._adopter, plan)
+        if plan.below:
+            raise words.below_floor(plan)
         self._assignment.differences.tell(plan)
         if self._assignment.refuse_out_of_order and plan.out_of_order:
             raise words.out_of_order(plan)
@@ -261,7 +290,7 @@ class Leader:
             look = reading.look(self._worker, self._lease.place, assignment.role, patience, contending=False)
         except StatementError as error:
             raise self._refused(error, "the ledger could not be read") from error
-        return decide(assignment.directory.files, look.rows, up_to=assignment.up_to)
+        return assignment.plan(look.rows)
 
     def _refused(self, error: StatementError, doing: str) -> EntrypointError:
         schema, role = self._lease.place.schema, self._assignment.role
@@ -771,7 +800,7 @@ class Leader:
         """Say by how much this start may take longer than MIGRATION_TIMEOUT_MS, and why."""
         declared = {one.file.name: one.advice.directives.timeout for one in runnable}
         own = {name: seconds for name, seconds in declared.items() if seconds is not None}
-        if own:
+        if own and not self._assignment.after:
             total = self._assignment.apply.timeout + sum(own.values())
             logs.event(
                 logs.INFO,
@@ -779,6 +808,22 @@ class Leader:
                 f"{', '.join(f'{name} has {spell(seconds)}' for name, seconds in own.items())} for itself, beside "
                 f"MIGRATION_TIMEOUT_MS for the others: {spell(total)} in all at most",
                 timeout_ms=round(total * 1000),
+            )
+
+    def _tell_after(self, plan: Plan, runnable: list[Prepared]) -> None:
+        """Say what is about to run that no replica of an earlier release may live to see, and that nobody can see them.
+
+        An application's sessions do not say of which image they are, and behind a pooler not even how many they are.
+        """
+        late = [one.file.name for one in runnable if one.advice.directives.rollout.after]
+        if late and plan.initial is None:
+            logs.event(
+                logs.INFO,
+                "migration.after",
+                f"{', '.join(late)}: to run after the rollout. Whether replicas of an earlier release still run cannot "
+                "be seen from the database",
+                version=plan.current,
+                files=late,
             )
 
     def _tell_out_of_order(self, plan: Plan) -> None:

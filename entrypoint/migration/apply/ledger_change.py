@@ -85,7 +85,7 @@ def _attempt(assignment: Assignment, lease: Lease, decide: Decide, patience: Dea
     transaction_id, _ = lease.open(patience, lock_timeout_ms=min(_LOCK_TIMEOUT_MS, patience.milliseconds() // 2 + 1))
     # Not even a person may change it between the comparison and the change. Reading is not disturbed.
     lock = f"LOCK TABLE {place.table('schema_migrations')} IN SHARE ROW EXCLUSIVE MODE"
-    rows = as_ledger(worker.query(f"{lock}; {ledger_query(place)}", patience)[-1])
+    rows = as_ledger(worker.query(f"{lock}; {ledger_query(place, later=True)}", patience)[-1])
     change = decide(worker, rows, patience)
     if change is None:
         worker.query("ROLLBACK", patience)

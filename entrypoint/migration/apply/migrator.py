@@ -59,10 +59,13 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
 
         adopter = Adopter(assignment, assignment.adopt)
         # What is to be recorded will not run, so it need not be fit to.
-        plan = adopter.foresee(session, plan) or plan._replace(runnable=(), out_of_order=())
+        plan = adopter.foresee(session, plan) or plan._replace(runnable=(), out_of_order=(), outstanding=())
     if assignment.refuse_out_of_order and plan.out_of_order:
         raise words.out_of_order(plan)
-    prepared = prepare(plan.runnable, escapes=session.escapes)
+    # What is to run after the rollout had better be known to be good before the rollout.
+    among = assignment.directory.files
+    prepare(plan.outstanding, escapes=session.escapes, among=among)
+    prepared = prepare(plan.runnable, escapes=session.escapes, among=among)
     refuse_behind_pooler(prepared.values(), session, place)
     backup_first = None
     if assignment.backup_dir is not None:

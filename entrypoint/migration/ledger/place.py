@@ -47,6 +47,9 @@ PROGRESS_COLUMNS = {
 }
 LIFE_COLUMNS = {"guard_pid": "integer", "guard_token": _TEXT, "until": "timestamptz"}
 ADDED_COLUMNS = {"token": _TEXT} | PROGRESS_COLUMNS | LIFE_COLUMNS
+# The columns of `schema_migrations` that say which images may start, and what a new database still lacks. A ledger that
+# was made without them gets them when the first value is written (docs/decisions/0043).
+ROLLOUT_COLUMNS = {"floor": _TEXT, "initial_up_to": "bigint"}
 # The columns by which our tables are known, and those of the earlier system.
 LEDGER_SIGN = frozenset(("migration_number", "filename"))
 LOCK_SIGN = frozenset(("id", *HOLDER_COLUMNS))

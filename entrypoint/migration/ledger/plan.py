@@ -7,10 +7,11 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.script.files import MigrationFile
+    from entrypoint.migration.script.rollout import Rollout
 
 
 class Plan(NamedTuple):
@@ -24,7 +25,7 @@ class Plan(NamedTuple):
     pending: tuple[MigrationFile, ...]
     """Not applied yet, in the order in which they are to run."""
     runnable: tuple[MigrationFile, ...]
-    """What of that may run now: all before the one that is held back."""
+    """What of that may run now."""
     held_back: LedgerRow | None
     """The failure of the first pending migration that failed earlier and whose file has not changed since."""
     failed: tuple[LedgerRow, ...]
@@ -38,23 +39,81 @@ class Plan(NamedTuple):
     """Applied, and beyond the last file: a newer image has been here."""
     out_of_order: tuple[MigrationFile, ...]
     """Pending, and before one that is applied."""
+    outstanding: tuple[MigrationFile, ...] = ()
+    """Not applied and not pending: they run after the rollout."""
+    unmet: tuple[MigrationFile, int] | None = None
+    """The first pending migration that needs another one completed, and that one's number, if nothing has failed."""
+    below: tuple[LedgerRow, ...] = ()
+    """Applied, with a floor that no file meets: these files are not to start any more."""
+    initial: int | None = None
+    """In a new database: the number up to which files with `phase = after` run with the others."""
 
 
-def decide(files: Sequence[MigrationFile], rows: Sequence[LedgerRow], *, up_to: int | None = None) -> Plan:
-    """Compare the files with the ledger. `up_to` leaves later files out of what is pending."""
+def plan_of(
+    files: Sequence[MigrationFile], rows: Sequence[LedgerRow], *, up_to: int | None = None, after: bool = False
+) -> Plan:
+    """Compare the files with the ledger as `decide` does, and read of their texts what that takes: nearly always none.
+
+    Raises nothing: a file that cannot be read says nothing, and is refused where it is to run.
+    """
+    plan = decide(files, rows, up_to=up_to, after=after)
+    if not (plan.pending or plan.below):
+        return plan
+    from entrypoint.migration.script.rollout import rollouts
+
+    applied = {row.number for row in plan.applied}
+    said = rollouts(files if plan.below else [file for file in files if file.number not in applied])
+    return decide(files, rows, up_to=up_to, after=after, said=said) if said else plan
+
+
+def decide(
+    files: Sequence[MigrationFile],
+    rows: Sequence[LedgerRow],
+    *,
+    up_to: int | None = None,
+    after: bool = False,
+    said: Mapping[int, Rollout] | None = None,
+) -> Plan:
+    """Compare the files with the ledger.
+
+    `up_to` leaves later files out of what is pending. `after`: whether the rollout is over. `said`: what the files say
+    about it, by number.
+    """
     by_number = {file.number: file for file in files}
     applied = {row.number: row for row in rows if row.status == COMPLETED}
     failed = {row.number: row for row in rows if row.status == FAILED}
     current = max(applied, default=None)
     latest = max(by_number, default=None)
     pending = tuple(file for file in files if file.number not in applied and (up_to is None or file.number <= up_to))
-    stop, held_back = _held_back(pending, failed)
+    below = tuple(row for row in applied.values() if row.floor)
+    initial = None
+    outstanding: tuple[MigrationFile, ...] = ()
+    late: frozenset[int] = frozenset()
+    if below:
+        from entrypoint.migration.ledger.rollout import not_met
+
+        below = not_met(below, files, said or {})
+    if said:
+        from entrypoint.migration.ledger.rollout import what_may_run
+
+        late = frozenset(number for number, rollout in said.items() if rollout.after)
+        initial = max((row.initial for row in applied.values() if row.initial is not None), default=None)
+        initial = initial if applied else latest
+        if not after:
+            limit = -1 if initial is None else initial
+            outstanding = tuple(file for file in pending if file.number in late and file.number > limit)
+            pending = tuple(file for file in pending if file.number not in late or file.number <= limit)
+        numbers = {*by_number, *(row.number for row in rows)}
+        runnable, held_back, unmet = what_may_run(pending, numbers, applied, failed, said)
+    else:
+        stop, held_back = _held_back(pending, failed)
+        runnable, unmet = pending[:stop], None
     return Plan(
         current=current,
         latest=latest,
         applied=tuple(applied.values()),
         pending=pending,
-        runnable=pending[:stop],
+        runnable=runnable,
         held_back=held_back,
         failed=tuple(failed.values()),
         running=tuple(row for row in rows if row.status == RUNNING),
@@ -67,7 +126,13 @@ def decide(files: Sequence[MigrationFile], rows: Sequence[LedgerRow], *, up_to: 
             if row.number not in by_number and latest is not None and row.number < latest
         ),
         ahead=tuple(row for row in applied.values() if latest is not None and row.number > latest),
-        out_of_order=tuple(file for file in pending if current is not None and file.number < current),
+        out_of_order=tuple(
+            file for file in pending if current is not None and file.number < current and file.number not in late
+        ),
+        outstanding=outstanding,
+        unmet=unmet,
+        below=below,
+        initial=initial,
     )
 
 

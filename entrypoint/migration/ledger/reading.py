@@ -169,7 +169,7 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
     pinned = place.schema if place.founded else schema
     parts = (
         # First the row, then who holds the keys: so a holder that comes meanwhile looks alive.
-        *(_lock_row_sql(place), place.holders, ledger_query(place), _details_sql(place)),
+        *(_lock_row_sql(place), place.holders, ledger_query(place, later=True), _details_sql(place)),
         *(*walk(pinned), tables_sql(pinned, role, place.command), "SELECT pg_catalog.pg_is_in_recovery()"),
     )
     locks, keys, rows, details, *_, relations, standby = ask(session, role, deadline, parts)
@@ -193,7 +193,7 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
 def _look(session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None) -> Look:
     """Read the ledger; if there is a condition for "the lock is `free`", also the lock's row and that condition."""
     about_lock = () if free is None else (_lock_row_sql(place), f"SELECT {free}")
-    *found, rows = ask(session, role, deadline, (*about_lock, ledger_query(place)))
+    *found, rows = ask(session, role, deadline, (*about_lock, ledger_query(place, later=True)))
     if not found:
         return Look(as_ledger(rows), None, lock_free=False)
     locks, answer = found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state
+from entrypoint.migration.ledger.place import ROLLOUT_COLUMNS
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -29,6 +30,10 @@ class LedgerRow(NamedTuple):
     status: str
     checksum: str | None
     error_message: str | None
+    floor: str | None = None
+    """The name of a file that an image must have to start, since this migration is applied."""
+    initial: int | None = None
+    """In a new database: up to this number, files with `phase = after` run with the others; None when that is done."""
 
 
 def ask(session: Connection, role: str | None, deadline: Deadline, parts: Sequence[str]) -> list[list[Row]]:
@@ -53,8 +58,11 @@ def begin_look(role: str | None, deadline: Deadline) -> list[str]:
     ]
 
 
-def ledger_query(place: Place) -> str:
-    """Return the query for all rows of the ledger; `as_ledger` reads its answer."""
+def ledger_query(place: Place, *, later: bool = False) -> str:
+    """Return the query for all rows of the ledger; `as_ledger` reads its answer.
+
+    `later`: the catalogues were read some time ago, and somebody may have added `ROLLOUT_COLUMNS` since then.
+    """
     if not place.ledger:
         return "SELECT 1 WHERE false"
 
@@ -64,8 +72,28 @@ def ledger_query(place: Place) -> str:
     return (
         f"SELECT migration_number, filename, {column('status', literal(COMPLETED))}, {column('checksum', 'NULL')}, "
         # The text is wanted only where a failure holds a migration back, or one was interrupted.
-        f"CASE WHEN {column('status', literal(COMPLETED))} <> 'completed' THEN {column('error_message', 'NULL')} END "
-        f"FROM {place.table('schema_migrations')} ORDER BY migration_number"
+        f"CASE WHEN {column('status', literal(COMPLETED))} <> 'completed' THEN {column('error_message', 'NULL')}"
+        f"{_rollout(place, later=later)} END FROM {place.table('schema_migrations')} AS l ORDER BY migration_number"
+    )
+
+
+def _rollout(place: Place, *, later: bool) -> str:
+    """Return the branch of a CASE for what a completed row says of the rollout, in the place of an error's text.
+
+    One value for all, and only where there are such columns, as every start reads every row.
+    """
+    if place.ledger.keys() >= ROLLOUT_COLUMNS.keys():
+        return (
+            " WHEN floor IS NOT NULL OR initial_up_to IS NOT NULL THEN pg_catalog.concat_ws(' ', initial_up_to, floor)"
+        )
+    if not later:
+        return ""
+    # A name that the innermost query does not have is one of the query's around it. So this can be asked of a table
+    # with these columns, and of one without.
+    nothing = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in ROLLOUT_COLUMNS.items())
+    return (
+        " ELSE (SELECT (SELECT nullif(pg_catalog.concat_ws(' ', initial_up_to, floor), '') FROM (SELECT l.*) AS r) "
+        f"FROM (SELECT {nothing}) AS n)"
     )
 
 
@@ -77,4 +105,16 @@ def as_ledger(rows: list[Row]) -> tuple[LedgerRow, ...]:
 def _ledger_row(row: Row) -> LedgerRow:
     number, filename, status, checksum, error_message = row
     # The earlier system's column had a default but no NOT NULL; no status meant that it went well.
-    return LedgerRow(int(number or 0), filename or "", status or COMPLETED, checksum, error_message)
+    if error_message is None or status != COMPLETED:
+        return LedgerRow(int(number or 0), filename or "", status or COMPLETED, checksum, error_message, None, None)
+    first, _, rest = error_message.partition(" ")
+    initial, floor = (first, rest) if first.isdecimal() else (None, error_message)
+    return LedgerRow(
+        int(number or 0),
+        filename or "",
+        COMPLETED,
+        checksum,
+        None,
+        floor or None,
+        None if initial is None else int(initial),
+    )

@@ -11,9 +11,15 @@ import re
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.migration.ledger.finding import find, refuse_strangers
-from entrypoint.migration.ledger.place import ADDED_COLUMNS, COMMAND_COLUMNS, HOLDER_COLUMNS, MAKING_KEY
+from entrypoint.migration.ledger.place import (
+    ADDED_COLUMNS,
+    COMMAND_COLUMNS,
+    HOLDER_COLUMNS,
+    MAKING_KEY,
+    ROLLOUT_COLUMNS,
+)
 from entrypoint.migration.ledger.search import still_the_place
-from entrypoint.migration.ledger.writing import nothing
+from entrypoint.migration.ledger.writing import definitions, nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,9 +72,11 @@ def _filled(place: Place, *names: str) -> str:
         "schema_literal": literal(schema),
         "lock_key": place.lock_key,
         "session_key": place.session_key,
-        "holder_columns": _definitions("", HOLDER_COLUMNS),
-        "added_columns": _definitions("ADD COLUMN IF NOT EXISTS ", ADDED_COLUMNS),
-        "command_columns": _definitions("ADD COLUMN IF NOT EXISTS ", COMMAND_COLUMNS),
+        "holder_columns": definitions(HOLDER_COLUMNS),
+        "added_columns": definitions(ADDED_COLUMNS, "ADD COLUMN IF NOT EXISTS "),
+        "rollout_columns": definitions(ROLLOUT_COLUMNS),
+        "added_to_ledger": definitions(ROLLOUT_COLUMNS, "ADD COLUMN IF NOT EXISTS "),
+        "command_columns": definitions(COMMAND_COLUMNS, "ADD COLUMN IF NOT EXISTS "),
         "no_holder": nothing(HOLDER_COLUMNS),
         "nothing_added": nothing(ADDED_COLUMNS),
     }
@@ -108,10 +116,6 @@ def ensure(
         session.rollback(deadline.within(1))
     # There, and nowhere else, whatever somebody has changed about the search_path meanwhile.
     return find(session, place.schema, deadline, role, place.command)
-
-
-def _definitions(prefix: str, columns: dict[str, str]) -> str:
-    return ",\n    ".join(f"{prefix}{name} {type_}" for name, type_ in columns.items())
 
 
 def _read(name: str) -> str:

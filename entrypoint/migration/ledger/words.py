@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from entrypoint.errors.migration import LockTimeoutError, MigrationHeldBackError, OutOfOrderError
+from entrypoint.errors.migration import (
+    BelowFloorError,
+    LockTimeoutError,
+    MigrationHeldBackError,
+    MigrationRequiresError,
+    OutOfOrderError,
+)
 from entrypoint.migration.ledger.place import HOLDER_COLUMNS
 from entrypoint.migration.ledger.reading import BACKUP
 from entrypoint.migration.ledger.writing import nothing
@@ -11,6 +17,7 @@ from entrypoint.redaction import foreign, foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from entrypoint.errors.migration import MigrationError
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import Guardian, LockRow
     from entrypoint.migration.ledger.rows import LedgerRow
@@ -129,6 +136,37 @@ def held_back(row: LedgerRow) -> MigrationHeldBackError:
         f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'.",
         version=row.number,
         file=row.filename,
+    )
+
+
+def obstacle(plan: Plan) -> MigrationError | None:
+    """Return the error for what keeps a part of what is pending from running, if anything does."""
+    if plan.held_back is not None:
+        return held_back(plan.held_back)
+    if plan.unmet is None:
+        return None
+    file, number = plan.unmet
+    return MigrationRequiresError(
+        f"{file.name} needs migration {number:03d} completed before it, and that is not; it was not run",
+        remedy=f"Apply migration {number:03d} first: entrypoint status shows what it waits for. If it runs after the "
+        "rollout, entrypoint migrate --phase after applies it.",
+        version=file.number,
+        file=file.name,
+        requires=number,
+    )
+
+
+def below_floor(plan: Plan) -> BelowFloorError:
+    """Return the error for an image that is older than what has been applied lets start."""
+    row = plan.below[0]
+    more = f" (and {len(plan.below) - 1} more like it)" if plan.below[1:] else ""
+    return BelowFloorError(
+        f"This image is too old for the schema: it has no {foreign(row.floor or '')}, which every image needs since "
+        f"{foreign(row.filename)} was applied{more}; nothing was run",
+        remedy="Start an image that has that file. If the floor is wrong: UPDATE schema_migrations SET floor = NULL "
+        f"WHERE migration_number = {row.number}.",
+        version=plan.current,
+        file=row.floor,
     )
 
 

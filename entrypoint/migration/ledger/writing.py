@@ -5,11 +5,12 @@ from __future__ import annotations
 from entrypoint.database import transactions
 from entrypoint.database.quoting import literal
 from entrypoint.database.sqlstate import INVALID_TEXT_REPRESENTATION
+from entrypoint.migration.ledger.place import ROLLOUT_COLUMNS
 from entrypoint.migration.ledger.rows import COMPLETED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from entrypoint.database.answers import StatementError
     from entrypoint.migration.ledger.place import Place
@@ -29,6 +30,11 @@ _COMPLETED = f"coalesce(status, {literal(COMPLETED)}) = {literal(COMPLETED)}"
 def nothing(columns: Iterable[str]) -> str:
     """Return the assignments, for UPDATE, that leave nothing in these columns."""
     return ", ".join(f"{name} = NULL" for name in columns)
+
+
+def definitions(columns: Mapping[str, str], prefix: str = "") -> str:
+    """Return columns with their types, for CREATE TABLE or, each behind a `prefix`, for ALTER TABLE."""
+    return ",\n    ".join(f"{prefix}{name} {type_}" for name, type_ in columns.items())
 
 
 def is_not_written(error: StatementError) -> bool:
@@ -91,6 +97,34 @@ def row(
         f"{write}\n{_must_be(1, _NOT_WRITTEN)} FROM {place.table('schema_migrations')} "
         f"WHERE migration_number = {file.number} AND status = {literal(status)} AND {transactions.WRITTEN_HERE};"
     )
+
+
+def rollout(place: Place, number: int, floor: str | None, initial: int | None) -> str:
+    """Return the statements that say in a completed migration's row what an image must have, and what is still initial.
+
+    None if there is nothing to say. The columns are made first where the ledger was made without them.
+    """
+    values = {name: value for name, value in zip(ROLLOUT_COLUMNS, (floor, initial), strict=True) if value is not None}
+    if not values:
+        return ""
+    said = ", ".join(
+        f"{name} = {literal(value) if isinstance(value, str) else value}" for name, value in values.items()
+    )
+    change = f"UPDATE {place.table('schema_migrations')} SET {said} WHERE migration_number = {number}"
+    return f"{_with_rollout_columns(place)}{exactly_one(change)}"
+
+
+def initial_is_done(place: Place) -> str:
+    """Return the statement that says that nothing initial is left; only where a row says that there was."""
+    return f"UPDATE {place.table('schema_migrations')} SET initial_up_to = NULL WHERE initial_up_to IS NOT NULL;"
+
+
+def _with_rollout_columns(place: Place) -> str:
+    if place.ledger.keys() >= ROLLOUT_COLUMNS.keys():
+        return ""
+    added = definitions(ROLLOUT_COLUMNS, "ADD COLUMN IF NOT EXISTS ")
+    # It may have been added since the ledger was looked at, and a notice says so.
+    return f"SET LOCAL client_min_messages = warning;\nALTER TABLE {place.table('schema_migrations')} {added};\n"
 
 
 def insert(

@@ -22,7 +22,6 @@ from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find_again
-from entrypoint.migration.ledger.plan import decide
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.patience import Patience
@@ -110,17 +109,19 @@ class Contender:
         try:
             session = self._line.connected(deadline)
             look = self._look(session, deadline)
-            plan = decide(self._assignment.directory.files, look.rows, up_to=self._assignment.up_to)
+            plan = self._assignment.plan(look.rows)
             self._seen, self.current = look.lock, plan.current
+            if plan.below and not self._regardless:
+                raise words.below_floor(plan)
             commanded = self._command_is_pending(session, look, plan)
             if not self._regardless and not plan.pending and not commanded and not self._place.outdated:
                 self._assignment.differences.tell(plan)
                 return None, True
             # What failed may be what another tool has applied: then whoever has the lock records it.
             stuck = not plan.runnable and self._assignment.adopt is None
-            if not self._regardless and plan.held_back and stuck:
+            if not self._regardless and stuck and (obstacle := words.obstacle(plan)):
                 self._assignment.differences.tell(plan)
-                raise words.held_back(plan.held_back)
+                raise obstacle
             if look.lock_free and not (look.lock and look.lock.keeps_us_out(self._assignment.lock.stale)):
                 self._refuse_second_ledger(session, deadline)
                 lease = self._try(session, deadline)

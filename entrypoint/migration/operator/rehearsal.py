@@ -31,11 +31,10 @@ if TYPE_CHECKING:
 
     from entrypoint.database.answers import Row
     from entrypoint.database.session import Session
-    from entrypoint.errors.migration import MigrationFailedError
+    from entrypoint.errors.migration import MigrationError, MigrationFailedError
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
-    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.operator.trial import Rehearsed, Seen
     from entrypoint.migration.script.prepare import Prepared
 
@@ -87,8 +86,8 @@ class Rehearsal(NamedTuple):
     """For each relation the strongest, and the strongest first."""
     sequences: tuple[str, ...]
     """Of which values were taken, which no rollback gives back."""
-    held_back: LedgerRow | None
-    """An earlier failure, before which a start would stop after all these."""
+    obstacle: MigrationError | None
+    """Why a start would stop after all these, if it would: an earlier failure, say."""
 
 
 def rehearse(
@@ -102,14 +101,14 @@ def rehearse(
     adopter = None
     if assignment.adopt is not None:
         adopter = Adopter(assignment, assignment.adopt)
-        plan = adopter.foresee(session, plan) or plan._replace(runnable=(), out_of_order=())
+        plan = adopter.foresee(session, plan) or plan._replace(runnable=(), out_of_order=(), outstanding=())
         if not plan.pending:
             return None
     if assignment.refuse_out_of_order and plan.out_of_order:
         raise words.out_of_order(plan)
-    prepared = prepare(plan.runnable, escapes=session.escapes)
-    if plan.held_back and not plan.runnable:
-        raise words.held_back(plan.held_back)
+    prepared = prepare(plan.runnable, escapes=session.escapes, among=assignment.directory.files)
+    if not plan.runnable and (obstacle := words.obstacle(plan)):
+        raise obstacle
     refuse_behind_pooler(prepared.values(), session, place)
     contender = Contender(assignment._replace(rehearsal=True), session, place)
     try:
@@ -246,7 +245,7 @@ class Rehearser(Leader):
                 for oid, schema, name, kind in relations
                 if kind == _SEQUENCE and (oid, "RowExclusiveLock") in seen
             ),
-            held_back=plan.held_back,
+            obstacle=words.obstacle(plan),
         )
 
     def _adopt(self, adopter: Adopter, plan: Plan) -> Plan:

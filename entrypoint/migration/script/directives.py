@@ -6,6 +6,18 @@ import re
 from typing import NamedTuple
 
 from entrypoint.migration.script import scanner
+from entrypoint.migration.script.files import number_of
+from entrypoint.migration.script.rollout import (
+    AFTER,
+    FLOOR,
+    ORDINARY,
+    PHASE,
+    REPLACES,
+    REQUIRES,
+    Rollout,
+    is_number,
+    said_in,
+)
 from entrypoint.migration.script.scanner import ScriptFault
 from entrypoint.policy import MOST_MILLISECONDS, TOOLS
 
@@ -23,7 +35,21 @@ _EXAMPLES = {
     TIMEOUT: "timeout = 30min",
     LOCK_TIMEOUT: "lock-timeout = 1s",
     ORIGIN: "origin = goose 20210101120000",
+    PHASE: "phase = after",
+    REQUIRES: "requires = 12",
+    FLOOR: "floor = 012_drop_name.sql",
+    REPLACES: "replaces = 012_drop_name.sql",
 }
+# What has to stand behind the `=`.
+_WANTED = {
+    ORIGIN: "a tool with its version",
+    PHASE: f"`{AFTER}`",
+    REQUIRES: "a migration's number",
+    FLOOR: "a migration's file name",
+    REPLACES: "a migration's file name",
+}
+# May be said several times.
+_REPEATABLE = (REPLACES,)
 # In milliseconds, from the longest; spelled as PostgreSQL spells them.
 _UNITS = {"h": 3_600_000, "min": 60_000, "s": 1_000, "ms": 1}
 
@@ -60,6 +86,8 @@ class Directives(NamedTuple):
     """Instead of MIGRATION_DDL_LOCK_TIMEOUT_MS."""
     origin: Origin | None = None
     """Where it comes from, if another tool had it first. It changes nothing about how the file runs."""
+    rollout: Rollout = ORDINARY
+    """When it runs in the rollout of a release, and which images start after it."""
 
 
 def read(text: str) -> tuple[Directives, tuple[ScriptFault, ...]]:
@@ -67,22 +95,39 @@ def read(text: str) -> tuple[Directives, tuple[ScriptFault, ...]]:
     times: dict[str, float] = {}
     origin = None
     lines: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     faults: list[ScriptFault] = []
     for found in scanner.directives(text):
         name, value, complaint = _split(found)
         time, came_from = 0.0, None
         if not complaint and name == ORIGIN:
             came_from, complaint = _parse_origin(value)
+        elif not complaint and name in _WANTED:
+            complaint = _complaint_about_rollout(name, value)
         elif not complaint and name != NO_TRANSACTION:
             time, complaint = _parse_time(name, value)
-        if not complaint and name in lines:
+        if not complaint and name in lines and name not in _REPEATABLE:
             complaint = f"{name} is said in line {lines[name]} already: leave one of the two"
         if complaint:
             faults.append(ScriptFault(found.offset, found.line, complaint))
             continue
-        lines[name], times[name] = found.line, time
+        lines[name], offsets[name], times[name] = found.line, found.offset, time
         origin = came_from or origin
-    return Directives(NO_TRANSACTION in lines, times.get(TIMEOUT), times.get(LOCK_TIMEOUT), origin), tuple(faults)
+    rollout = said_in(text)
+    if FLOOR in lines and not rollout.after:
+        # In any other file it would stop the replicas beside which the rollout has only begun.
+        message = f'{FLOOR} is for what runs after the rollout: write "-- entrypoint: {_EXAMPLES[PHASE]}" as well'
+        faults.append(ScriptFault(offsets[FLOOR], lines[FLOOR], message))
+    directives = Directives(NO_TRANSACTION in lines, times.get(TIMEOUT), times.get(LOCK_TIMEOUT), origin, rollout)
+    return directives, tuple(faults)
+
+
+def spell_rollout(rollout: Rollout) -> str:
+    """Return what a file says about the rollout, as one clause; empty if it says nothing."""
+    said = [f"{PHASE} {AFTER}"] if rollout.after else []
+    said += [f"{REQUIRES} {rollout.requires:03d}"] if rollout.requires is not None else []
+    said += [f"{FLOOR} {rollout.floor}"] if rollout.floor else []
+    return ", ".join([*said, *(f"{REPLACES} {name}" for name in rollout.replaces)])
 
 
 def spell_origin(origin: Origin) -> str:
@@ -113,8 +158,7 @@ def _split(found: Directive) -> tuple[str, str, str]:
     if name == NO_TRANSACTION:
         return name, "", f"{name} stands alone in its line: {right}" if equals or value else ""
     if not equals or not value:
-        wanted = "a tool with its version" if name == ORIGIN else "a time"
-        return name, "", f'"{found.text}" has no "=" and {wanted} after it: {right}'
+        return name, "", f'"{found.text}" has no "=" and {_WANTED.get(name, "a time")} after it: {right}'
     return name, value, ""
 
 
@@ -126,6 +170,17 @@ def _parse_origin(value: str) -> tuple[Origin | None, str]:
     if not version:
         return None, f"{ORIGIN} = {value} does not say which of {tool}'s migrations it was, like {_EXAMPLES[ORIGIN]}"
     return Origin(tool, version), ""
+
+
+def _complaint_about_rollout(name: str, value: str) -> str:
+    shown = f"{name} = {value}"
+    if name == PHASE and value != AFTER:
+        return f'{shown} is not a phase: write "-- entrypoint: {_EXAMPLES[PHASE]}", or leave the line out'
+    if name == REQUIRES and not is_number(value):
+        return f"{shown} is not the number of a migration, like {_EXAMPLES[REQUIRES]}"
+    if name in (FLOOR, REPLACES) and number_of(value) is None:
+        return f"{shown} is not the name of a migration's file, like {_EXAMPLES[name]}"
+    return ""
 
 
 def _parse_time(name: str, value: str) -> tuple[float, str]:

@@ -8,6 +8,7 @@ from entrypoint.counts import count
 from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.migration.script import files as migration_files
 from entrypoint.migration.script.files import FileFault
+from entrypoint.migration.script.rollout import rollouts
 from entrypoint.migration.script.statements import advise
 
 TYPE_CHECKING = False
@@ -49,10 +50,13 @@ class Prepared(NamedTuple):
         return self.text
 
 
-def prepare(pending: Iterable[MigrationFile], *, escapes: bool) -> dict[int, Prepared]:
+def prepare(
+    pending: Iterable[MigrationFile], *, escapes: bool, among: Sequence[MigrationFile] = ()
+) -> dict[int, Prepared]:
     """Return the migrations by number. Raises MigrationFilesError with every fault of every file.
 
-    `escapes`: what the session says of strings (`Session.escapes`).
+    `escapes`: what the session says of strings (`Session.escapes`). `among`: all files, among which those have to be
+    that the pending ones name.
     """
     prepared: dict[int, Prepared] = {}
     faults: list[FileFault] = []
@@ -61,9 +65,30 @@ def prepare(pending: Iterable[MigrationFile], *, escapes: bool) -> dict[int, Pre
         faults += found
         if one is not None:
             prepared[file.number] = one
+    if among:
+        faults += faults_between(prepared.values(), among)
     if faults:
         raise bad_files(faults)
     return prepared
+
+
+def faults_between(migrations: Iterable[Prepared], among: Sequence[MigrationFile]) -> list[FileFault]:
+    """Return what is wrong with what these migrations say of others, of all those `among` which they stand."""
+    faults: list[FileFault] = []
+    names = {file.name for file in among}
+    for migration in migrations:
+        file, rollout = migration.file, migration.advice.directives.rollout
+        if rollout.floor is not None and rollout.floor not in names:
+            replaced = {name for other in rollouts(among).values() for name in other.replaces}
+            if rollout.floor not in replaced:
+                message = f"there is no file {rollout.floor}, which its floor names: this very image could not start"
+                faults.append(FileFault((file.name,), "floor", message))
+        faults += [
+            FileFault((file.name,), "replaces", f"replaces {name}, and that file is there as well: remove one of them")
+            for name in rollout.replaces
+            if name in names
+        ]
+    return faults
 
 
 def load_files(path: str, limit: int) -> Directory:
@@ -140,4 +165,8 @@ def examine(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | N
         return None, [FileFault(names, "unreadable", "changed while it was read; start again")]
     advice = advise(text, parse_limit=_PARSE_LIMIT, escapes=escapes)
     faults = [FileFault(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
+    requires = advice.directives.rollout.requires
+    if requires is not None and requires >= file.number:
+        what = "itself" if requires == file.number else f"{requires:03d}, which comes after it"
+        faults.append(FileFault(names, "requires", f"requires {what}: it can only require what has a lower number"))
     return Prepared(file, text, advice), faults

@@ -8,5 +8,6 @@ CREATE TABLE IF NOT EXISTS {schema}.schema_migrations (
     execution_time_ms integer,
     status text NOT NULL DEFAULT 'completed',
     error_message text,
-    checksum varchar(64)
+    checksum varchar(64),
+    {rollout_columns}
 );

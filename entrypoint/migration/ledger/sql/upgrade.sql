@@ -32,7 +32,8 @@ ALTER TABLE {schema}.schema_migrations
     ADD COLUMN IF NOT EXISTS execution_time_ms integer,
     ADD COLUMN IF NOT EXISTS status text DEFAULT 'completed',
     ADD COLUMN IF NOT EXISTS error_message text,
-    ADD COLUMN IF NOT EXISTS checksum varchar(64);
+    ADD COLUMN IF NOT EXISTS checksum varchar(64),
+    {added_to_ledger};
 
 ALTER TABLE {schema}.migration_lock
     {added_columns};
