@@ -122,6 +122,8 @@ def test_what_is_created(any_database: Database, migrations_dir: Path, run_entry
         "application_version": "1.0.0",
         "status": "completed",
         "error_message": None,
+        "floor": None,
+        "initial_up_to": None,
     }
     assert database.one(
         "SELECT applied_at BETWEEN now() - interval '1 minute' AND now() AND execution_time_ms BETWEEN 0 AND 60000"

@@ -39,6 +39,7 @@ from entrypoint.migration.apply.watcher import Watcher
 from entrypoint.migration.apply.widen import make_room
 from entrypoint.migration.ledger import reading, words, writing
 from entrypoint.migration.ledger.refusal import lacking, refused_on, takes_no_writes
+from entrypoint.migration.ledger.rollout import what_is_initial
 from entrypoint.migration.ledger.rows import FAILED, RUNNING
 from entrypoint.migration.ledger.widening import are_long
 from entrypoint.migration.lock import locked
@@ -217,15 +218,9 @@ class Leader:
                     self._kept |= {migration.file.number}
 
     def _weigh_initial(self, plan: Plan) -> None:
-        """See what the rows have to say so that the next start goes on with a new database as this one has begun.
-
-        It is said with the first file, and no more with the last; of one file alone, there is nothing to say.
-        """
-        late = {file.number for file in plan.pending if rollout_of(file).after and file.number <= (plan.initial or 0)}
-        begins = not plan.applied and bool(late) and len(plan.runnable) > 1
-        self._initial = plan.initial if begins else None
-        began = any(row.initial is not None for row in plan.applied)
-        self._ends_initial = (begins or began) and len(plan.runnable) == len(plan.pending)
+        """See what the rows have to say so that the next start goes on with a new database as this one has begun."""
+        late = frozenset(file.number for file in plan.pending if rollout_of(file).after)
+        self._initial, self._ends_initial = what_is_initial(plan, late)
 
     def _make_room(self, number: int) -> None:
         """See that this number can be written; asked of the database at the first one that is long."""

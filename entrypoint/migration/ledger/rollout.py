@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.script.files import MigrationFile
     from entrypoint.migration.script.rollout import Rollout
@@ -62,3 +63,13 @@ def not_met(
     names = {file.name for file in files}
     names.update(name for rollout in said.values() for name in rollout.replaces)
     return tuple(row for row in rows if row.floor not in names)
+
+
+def what_is_initial(plan: Plan, late: frozenset[int]) -> tuple[int | None, bool]:
+    """Return what the first row says of a new database, and whether the last is to take away what a row says of one.
+
+    `late`: which of the pending files say `phase = after`. If one file is all there is, there is nothing to say.
+    """
+    begins = not plan.applied and bool(late) and len(plan.runnable) > 1
+    began = any(row.initial is not None for row in plan.applied)
+    return plan.initial if begins else None, (begins or began) and len(plan.runnable) == len(plan.pending)
