@@ -10,7 +10,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from benchmarks import growth, peers, pending, replicas, report, service, storm, takeover, traffic, up_to_date, waiting
+from benchmarks import (
+    command,
+    growth,
+    peers,
+    pending,
+    replicas,
+    report,
+    service,
+    storm,
+    takeover,
+    traffic,
+    up_to_date,
+    waiting,
+)
 from benchmarks.measure import BenchmarkError
 from benchmarks.stage import FOLDER, Stage
 
@@ -21,6 +34,7 @@ if TYPE_CHECKING:
 
 SCENARIOS: dict[str, ModuleType] = {
     "up_to_date": up_to_date,
+    "command": command,
     "pending": pending,
     "replicas": replicas,
     "takeover": takeover,

@@ -53,6 +53,7 @@ class Spawner:
 
     def __init__(self, directory: Path) -> None:
         """Let the programs run in `directory`, and their output go to a file in it."""
+        self._directory = directory
         self._output = directory / "output"
         script = Path(__file__).with_name("spawner.py")
         self._process = subprocess.Popen(
@@ -60,7 +61,6 @@ class Spawner:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=directory,
         )
 
     def __enter__(self) -> Self:
@@ -79,13 +79,19 @@ class Spawner:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
             return file.read().decode(errors="replace")
 
-    def run(self, argv: Sequence[str | Path], env: Mapping[str, str], *, limit: float = LIMIT) -> Sample:
-        """Run a program to its end. Raises TooSlowError after `limit` seconds, BenchmarkError unless it ends with 0."""
+    def run(
+        self, argv: Sequence[str | Path], env: Mapping[str, str], *, limit: float = LIMIT, directory: Path | None = None
+    ) -> Sample:
+        """Run a program to its end, in `directory` if that is given.
+
+        Raises TooSlowError after `limit` seconds, BenchmarkError unless it ends with 0.
+        """
         words = [os.fsdecode(word) for word in argv]
         requests, answers = self._process.stdin, self._process.stdout
         if requests is None or answers is None:
             raise BenchmarkError("the spawner has no pipes")
-        request = {"argv": words, "env": dict(env), "output": str(self._output), "limit": limit}
+        place = str(directory or self._directory)
+        request = {"argv": words, "env": dict(env), "output": str(self._output), "limit": limit, "directory": place}
         requests.write(json.dumps(request) + "\n")
         requests.flush()
         answer = json.loads(answers.readline())

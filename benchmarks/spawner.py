@@ -3,8 +3,8 @@
 It is a process of its own because it is small: Linux counts the memory of whoever starts a program into the
 peak (`ru_maxrss`) of that program, so this one's, about 10 MB, is the least that can be measured.
 
-A line of JSON in, `{"argv", "env", "output", "limit"}`; a line out, `{"began", "wall", "cpu", "peak", "code",
-"limited"}`: nanoseconds of CLOCK_MONOTONIC, seconds, seconds of user and system time of the program and of all
+A line of JSON in, `{"argv", "env", "output", "limit", "directory"}`; a line out, `{"began", "wall", "cpu", "peak",
+"code", "limited"}`: nanoseconds of CLOCK_MONOTONIC, seconds, seconds of user and system time of the program and of all
 descendants that were waited for, bytes, exit code, and whether it was ended for taking longer than `limit` seconds.
 """
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-def spawn(argv: list[str], env: dict[str, str], output: str, limit: float) -> dict[str, float]:
-    """Run `argv` to its end, or to the limit; its stdout and stderr go to the file `output`."""
+def spawn(argv: list[str], env: dict[str, str], output: str, limit: float, directory: str) -> dict[str, float]:
+    """Run `argv` in `directory` to its end, or to the limit; its stdout and stderr go to the file `output`."""
+    os.chdir(directory)
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, output, OPEN_NEW, 0o600),

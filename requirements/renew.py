@@ -2,7 +2,7 @@
 
 image.txt is what the image has, full.txt what `--target full` has beside it, build.txt what builds the wheel,
 folder.txt what makes the self-contained folder of it; each with the hashes of all files that the index has for a
-version, and so for every Python and processor.
+version, and so for every Python and processor. The examples in Python have files of the same kind.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PYPROJECT = HERE.parent / "pyproject.toml"
+EXAMPLES = sorted(HERE.parent.glob("examples/*/requirements.in"))
 
 # What rich asks for, for highlighting source code and rendering Markdown. This program uses its tables and bars, which
 # need neither; with bytecode that is 9 MB. tests/test_requirements.py and the images' tests hold it to that.
@@ -30,6 +31,7 @@ def main() -> int:
     python = project["project"]["requires-python"].removeprefix(">=")
     common = ["--universal", "--python-version", python, "--generate-hashes", "--no-strip-markers", "--no-annotate"]
     common += ["--custom-compile-command", "make requirements", "--upgrade", "--quiet", "--no-config"]
+    complete = list(common)
     for name in (*LEFT_OUT, *FOREIGN):
         common += ["--no-emit-package", name]
     build = "\n".join(project["build-system"]["requires"])
@@ -39,6 +41,7 @@ def main() -> int:
         or _compile(["-", *common], HERE / "folder.txt", PACKER)
         or _compile([PYPROJECT, *common], image)
         or _compile([PYPROJECT, "--extra", "serve", "--constraint", image, *common], full)
+        or next((code for path in EXAMPLES if (code := _compile([path, *complete], path.with_suffix(".txt")))), 0)
     )
 
 

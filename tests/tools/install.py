@@ -9,12 +9,14 @@ What is there in the right version stays. Exits with 1 if something could not be
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -47,6 +49,14 @@ NPM = {
         "pg@8.23.1",
         "supabase@2.117.0",
     ),
+    "node-programs": (
+        "liquibase@4.28.1",
+        "node-pg-migrate@9.0.0",
+        "pg@8.23.1",
+        "sequelize-cli@6.6.5",
+        "sequelize@6.37.8",
+        "typeorm@1.1.1",
+    ),
     "node-drizzle-1": ("drizzle-kit@1.0.0-rc.5", "drizzle-orm@1.0.0-rc.5", "pg@8.23.1"),
 }
 
@@ -66,6 +76,16 @@ CARGO = {
     "diesel_cli@2.3.14": ("--no-default-features", "--features", "postgres"),
 }
 
+
+# The applications in examples/, with what each pins in a file of its own.
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PINNED = {
+    "fastapi-alembic": "requirements.txt",
+    "django": "requirements.txt",
+    "node-knex": "package.json",
+    "node-drizzle": "package.json",
+    "goose": "go.sum",
+}
 
 # goose 2.1.0 adds a row for each way back, too, and its tables are still out there.
 GOOSE_2 = Path(__file__).parent / "files" / "goose2"
@@ -89,8 +109,9 @@ def parts(*, quick: bool) -> list[list[Part]]:
     go.append(Part("goose2", "goose2@2.1.0", _goose2))
     npm = [Part(folder, " ".join(packages), _npm(packages)) for folder, packages in NPM.items()]
     maven = [Part("flyway", " ".join(":".join(pair) for pair in MAVEN.items()), _maven)]
+    examples = [Part(f"examples/{name}", *_example(name)) for name in PINNED]
     cargo = [Part("cargo", f"{package} {' '.join(flags)}", _cargo(package, flags)) for package, flags in CARGO.items()]
-    return [go, npm + maven] if quick else [go, npm + maven, cargo]
+    return [go, npm + maven, examples] if quick else [go, npm + maven, examples, cargo]
 
 
 def install(home: Path, *, quick: bool = False, only: str | None = None) -> list[str]:
@@ -183,6 +204,38 @@ def _pom(packages: Mapping[str, str]) -> str:
 def _cargo(package: str, flags: Sequence[str]) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
         _run([_client("cargo", package), "install", "--quiet", "--locked", "--root", folder, *flags, package])
+
+    return run
+
+
+def _example(name: str) -> tuple[str, Callable[[Path], None]]:
+    """Return what an example needs, by the sum of the file that pins it, and how that is installed."""
+    pinned = EXAMPLES / name / PINNED[name]
+    wanted = f"examples/{name} {hashlib.sha256(pinned.read_bytes()).hexdigest()}"
+    if pinned.suffix == ".json":
+        packages = json.loads(pinned.read_text())["dependencies"]
+        return wanted, _npm([f"{package}@{version}" for package, version in packages.items()])
+    if pinned.suffix == ".txt":
+        return wanted, _pip(pinned)
+    return wanted, _shop(pinned.parent)
+
+
+def _pip(requirements: Path) -> Callable[[Path], None]:
+    def run(folder: Path) -> None:
+        # Without pip and setuptools in it, which would put a file into every start of Python.
+        venv.EnvBuilder(symlinks=True, with_pip=False, clear=True).create(folder)
+        pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install"]
+        options = ("--quiet", "--disable-pip-version-check", "--require-hashes", "--requirement")
+        _run([*pip, *options, requirements])
+
+    return run
+
+
+def _shop(source: Path) -> Callable[[Path], None]:
+    def run(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
+        _run([_client("go", "examples/goose"), "build", "-C", source, "-o", folder / "shop", "."], environment)
 
     return run
 

@@ -1,0 +1,3 @@
+# Something for sale.
+class Product < ActiveRecord::Base
+end
