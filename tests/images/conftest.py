@@ -103,6 +103,13 @@ def image(engine: Engine, python_base: str, build_secrets: dict[str, Path]) -> s
 
 
 @pytest.fixture(scope="session")
+def folder_image(engine: Engine, python_base: str) -> str:
+    """Return the name of the image that the folder is copied from."""
+    base = bases.provide(engine, bases.PYTHON_OF_DEBIAN)
+    return engine.build(ROOT, tag="pg-entrypoint:folder", target="folder", arguments={"FOLDER_BASE": base})
+
+
+@pytest.fixture(scope="session")
 def full_image(engine: Engine, image: str, build_secrets: dict[str, Path]) -> str:
     """Return the name of our image with `--target full`, on the same base, with the pg_dump of that."""
     arguments = {"POSTGRES_MAJOR": bases.CLIENT_OF_PYTHON}

@@ -48,13 +48,6 @@ GLIBC = {"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "libutil.so.
 
 
 @pytest.fixture(scope="session")
-def folder_image(engine: Engine, python_base: str) -> str:
-    """Return the name of the image that the folder is copied from."""
-    base = bases.provide(engine, bases.PYTHON_OF_DEBIAN)
-    return engine.build(ROOT, tag="pg-entrypoint:folder", target="folder", arguments={"FOLDER_BASE": base})
-
-
-@pytest.fixture(scope="session")
 def folder(engine: Engine, folder_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the folder on this machine."""
     place = tmp_path_factory.mktemp("folder")
