@@ -104,6 +104,10 @@ class Session:
             secret["password"] = password  # That of a passfile is not among the options.
         return Parameters(public, secret)
 
+    def whereabouts(self) -> tuple[str, str, str]:
+        """Return the host that let us in (or the directory of its socket), its port, and the database's name."""
+        return self._pgconn.host(), self._pgconn.port(), self._pgconn.database()
+
     def parameter(self, name: str) -> str | None:
         """Return a setting as the server has reported it, without asking."""
         return self._pgconn.parameter_status(name)

@@ -12,9 +12,9 @@ from entrypoint import logs, signals
 from entrypoint.database import transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import SLICE, Deadline
-from entrypoint.tool.environment import environment
 from entrypoint.tool.kept import Kept
 from entrypoint.tool.output import Output
+from entrypoint.tool.relay import open_way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ _SHORT_GRACE = 0.8
 # For the keeper to kill all, which takes it milliseconds.
 _KILLING = 5.0
 _SHORT_KILLING = 0.4
+# For the server to end what the tool has left there.
+_SESSIONS = 2.0
 
 
 class Order(NamedTuple):
@@ -62,13 +64,30 @@ class Ended(NamedTuple):
 
 
 def run_tool(order: Order, lease: Lease, deadline: Deadline, _board: Board | None = None) -> Ended:
-    """Run the tool; it and all its descendants are gone when this returns or raises.
+    """Run the tool; it and all its descendants are gone when this returns or raises, and so are its sessions.
 
     Raises LeaseLostError, ConnectionLostError, and what a signal raises.
     """
+    way = open_way(order, lease)
+    if way.note:
+        logs.event(
+            logs.INFO,
+            "command.direct",
+            f"the command reaches the server by itself, and its sessions are known by their name alone: {way.note}",
+        )
+    patience = _SESSIONS
+    try:
+        return _run(order, way.environ, lease, deadline)
+    except (signals.Interrupted, KeyboardInterrupt):
+        patience = 0.0
+        raise
+    finally:
+        way.close(patience)
+
+
+def _run(order: Order, environ: dict[bytes, bytes], lease: Lease, deadline: Deadline) -> Ended:
     began = time.monotonic()
     secrets = lease.worker.parameters().secret
-    environ = environment(order.environ, order.address, order.token)
     output = Output(terminal=order.terminal, secrets=secrets.values())
     try:
         try:

@@ -61,6 +61,13 @@ class Guard:
         """Tell whether the lock is held, or is won back within so many seconds."""
         return sliced(self._held.wait, seconds)
 
+    def backend_within(self, seconds: float) -> int:
+        """Return which server process holds the lock, now or within so many seconds; 0 if none does.
+
+        For another thread than the main one, which has signals to look after.
+        """
+        return self.backend_pid if self._held.wait(seconds) else 0
+
     def lost_lately(self, seconds: float) -> bool:
         """Tell whether the lock is lost, or was a moment ago, or is within so many seconds."""
 

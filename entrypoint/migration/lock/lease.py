@@ -75,6 +75,10 @@ class Lease:
         """Tell whether the guard is lost, or was just now and is back; give its thread so many seconds to notice."""
         return self._guard.lost_lately(seconds)
 
+    def guard_backend(self) -> int:
+        """Return which server process holds the guard's lock; 0 if it is not won back soon. From any thread."""
+        return self._guard.backend_within(_WIN_BACK)
+
     def check_guard(self) -> None:
         """Give a guard that was lost a moment to be won back. Raises LeaseLostError if it is not."""
         if not self._guard.held_within(_WIN_BACK):
@@ -150,6 +154,16 @@ class Lease:
             f"FROM {self.place.table('migration_lock')} "
             f"WHERE id = 1 AND token = {literal(self.token)} AND locked_at IS NOT NULL"
         )
+
+    @property
+    def guard_pid(self) -> int:
+        """The server process that holds the guard's lock, or held it last."""
+        return self._guard.backend_pid
+
+    @property
+    def role(self) -> str | None:
+        """MIGRATION_ROLE."""
+        return self._role
 
     @property
     def as_role(self) -> str:

@@ -13,6 +13,7 @@ from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.ledger import reading, tables
 from entrypoint.migration.ledger.finding import find_again, refuse_intrusion
 from entrypoint.migration.lock import row
+from entrypoint.migration.lock.eviction import evict, left_behind
 from entrypoint.migration.lock.guard import Guard
 from entrypoint.migration.lock.lease import Lease, begin_short
 
@@ -103,7 +104,10 @@ def try_acquire(
                 schema=place.schema,
             )
         ours = f"{row.held_by_us(token)}, {row.NO_PROGRESS}, {row.life(guard.backend_pid, token, ends)}"
-        if _take_row(worker, place, ours, begin, assignment.lock, guard, patience):
+        if _take_row(worker, place, ours, begin, assignment.lock, guard, patience) or (
+            evict(worker, place, role, guard.backend_pid, patience)
+            and _take_row(worker, place, ours, begin, assignment.lock, guard, patience)
+        ):
             lease = Lease(guard, worker, place, token, role, ends)
         elif guard.held_within(0):
             streak.seen()
@@ -211,6 +215,8 @@ def _take_row(
                 OR locked_at < pg_catalog.clock_timestamp() - interval '{policy.stale:.3f} seconds')
                 -- Held, shared, by a session that still works outside a transaction for an earlier holder.
                 AND pg_catalog.pg_try_advisory_xact_lock({place.session_key})
+                -- Of another migration tool that an earlier holder ran.
+                AND NOT {left_behind("token")}
             FOR UPDATE SKIP LOCKED
         )
         UPDATE {table} AS l SET {ours}

@@ -1,0 +1,73 @@
+"""An address as its author wrote it, but for where it leads: to the relay, and there without encryption.
+
+A tool reads it with its own eyes: SQLAlchemy's scheme, Prisma's parameters, JDBC's. So nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+_WHERE = frozenset(("host", "hostaddr", "port"))
+# What is about encryption, or about who is at the other end, in whichever driver's words; compared in lower case.
+_GONE = frozenset(
+    (
+        *("ssl", "requiressl", "requirepeer", "gssencmode"),
+        *("sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslsni", "sslnegotiation"),
+        *("sslcertmode", "sslcompression", "ssl_min_protocol_version", "ssl_max_protocol_version"),
+        *("sslaccept", "sslidentity", "sslfactory", "sslfactoryarg", "sslhostnameverifier", "sslpasswordcallback"),
+    )
+)
+_MODE = "sslmode"
+# What is read from there may ask for encryption: the address itself comes first.
+_SERVICE = "service"
+# A name, and a value in quotation marks or without (libpq documentation, "Keyword/Value Connection Strings").
+_PAIR = re.compile(r"\s*([^\s=]+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)", re.DOTALL)
+
+
+def respelled(address: str, host: str, port: int) -> str:
+    """Return `address` with another host and port, and without encryption."""
+    scheme, is_url, rest = address.partition("://")
+    if is_url:
+        return f"{scheme}://{_url(rest, host, port, jdbc=scheme.startswith('jdbc:'))}"
+    if address.startswith("jdbc:"):
+        # Without a host it is the local one: jdbc:postgresql:database.
+        kind, name = address.rpartition(":")[::2]
+        return f"{kind}://{_url('/' + name.lstrip('/'), host, port, jdbc=True)}"
+    return _pairs(address, host, port)
+
+
+def _url(rest: str, host: str, port: int, *, jdbc: bool) -> str:
+    # As libpq does: a / ends the search for the user, a ? does not.
+    user = "" if jdbc else rest[: rest.find("@") + 1]
+    if "/" in user:
+        user = ""
+    hosts, question, query = rest[len(user) :].partition("?")
+    path = hosts[hosts.find("/") :] if "/" in hosts else ""
+    kept = []
+    names = set()
+    for part in query.split("&") if question else ():
+        name = unquote(part.partition("=")[0]).lower()
+        names.add(name)
+        if name == _MODE:
+            kept.append(f"{part.partition('=')[0]}=disable")
+        elif name not in _GONE and name not in _WHERE:
+            kept.append(part)
+    if _SERVICE in names and _MODE not in names:
+        kept.append(f"{_MODE}=disable")
+    return f"{user}{host}:{port}{path}{'?' if kept else ''}{'&'.join(kept)}"
+
+
+def _pairs(address: str, host: str, port: int) -> str:
+    kept = [f"host={host}", f"port={port}"]
+    found = {}
+    for match in _PAIR.finditer(address):
+        name, value = match.groups()
+        found[name.lower()] = value
+        if name.lower() == _MODE:
+            kept.append(f"{name}=disable")
+        elif name.lower() not in _GONE and name.lower() not in _WHERE:
+            kept.append(f"{name}={value}")
+    if _SERVICE in found and _MODE not in found:
+        kept.append(f"{_MODE}=disable")
+    return " ".join(kept)

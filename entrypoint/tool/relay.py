@@ -1,0 +1,317 @@
+"""The relay: a port of ours through which another migration tool reaches the server for as long as the lock is ours.
+
+It passes bytes on in both directions, and reads only how a session begins. There it gives the session its name, and has
+it take the locks by which a successor finds it (migration/lock/eviction.py), before the first query of the tool passes.
+It is made of threads and sockets of this process: when that ends, however it does, so does every way to the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+from typing import NamedTuple
+
+from entrypoint import logs
+from entrypoint.database.answers import StatementError
+from entrypoint.database.binding import binding
+from entrypoint.database.pq import PqError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import EntrypointError
+from entrypoint.migration.lock.eviction import admission, evict, session_name
+from entrypoint.redaction import foreign
+from entrypoint.tool import variables, wire
+from entrypoint.tool.pump import pump
+from entrypoint.tool.upstream import Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Protocol
+
+    from entrypoint.migration.lock.lease import Lease
+
+    class Address(Protocol):
+        """Where the database is."""
+
+        @property
+        def conninfo(self) -> str:
+            """As it was written; empty for libpq's `PG*` variables."""
+
+    class Order(Protocol):
+        """What the relay has to know of the tool that is to be run."""
+
+        @property
+        def environ(self) -> Mapping[bytes, bytes]:
+            """The application's environment."""
+
+        @property
+        def address(self) -> Address:
+            """The address for migrations."""
+
+        @property
+        def token(self) -> str:
+            """The lock's."""
+
+        @property
+        def pooled(self) -> bool:
+            """Whether there is a pooler on the way."""
+
+
+HOST = "127.0.0.1"
+_BACKLOG = 128
+# For a client to say who it is; for the server to be reached; for a login, in which the server may ask others.
+_STARTUP = 30.0
+_CONNECT = 10.0
+_LOGIN = 60.0
+# Our own statements, in the tool's session: another contender has the key for the instant in which it takes the row.
+_ADMISSION = 10.0
+_CHECKS_SINCE = 140_000
+
+_LOST = "the migration lock is not held any more, so this connection was closed"
+
+
+class Way(NamedTuple):
+    """How a tool reaches the server."""
+
+    environ: dict[bytes, bytes]
+    """The tool's environment."""
+    note: str
+    """Why there is no relay; empty if there is one."""
+    close: Callable[[float], None]
+    """Closes every connection, and takes so many seconds to see that nothing works on in the server. Never raises."""
+
+
+def open_way(order: Order, lease: Lease) -> Way:
+    """Open a way for a tool, through a relay if there can be one. Raises ConnectionLostError, OSError."""
+    name = session_name(order.token)
+    address = order.address.conninfo
+    public, secret = lease.worker.parameters()
+    checks = lease.worker.server_version >= _CHECKS_SINCE
+    note, encrypted = _unserved(order, lease, public)
+    if note:
+        environ = variables.named_only(order.environ, address, name, pooled=order.pooled, checks=checks)
+        return Way(environ, note, lambda seconds: _end_sessions(lease, order.token, seconds))
+    host, port, database = lease.worker.whereabouts()
+    server = Server(host, public.get("hostaddr", ""), port, public.get("sslmode", "prefer"), encrypted, public)
+    relay = Relay(server, lease, name, database, variables.CLIENT_CHECK if checks else "")
+    known = variables.Known(host, public.get("user", ""), database, _unspoken(address, secret))
+    environ, spelled = variables.direct(order.environ, address, name, known, (HOST, relay.port))
+    file = _in_memory(spelled) if spelled and variables.files_in(environ) else -1
+    for variable in variables.files_in(environ) if file >= 0 else ():
+        environ[variable] = f"/proc/{os.getpid()}/fd/{file}".encode()
+
+    def close(seconds: float) -> None:
+        if relay.close():
+            if file >= 0:
+                os.close(file)
+            _end_sessions(lease, order.token, seconds)
+
+    return Way(environ, "", close)
+
+
+def _unserved(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[str, bool]:
+    """Return why there can be no relay, and whether our own session is encrypted."""
+    if order.pooled:
+        return "a pooler is on the way to the server", False
+    if public.get("channel_binding") == "require":
+        return "channel_binding=require wants the tool's own encryption", False
+    try:
+        rows = lease.worker.query(
+            "SELECT a.ssl, a.gss_auth OR a.gss_enc FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a",
+            Deadline(_CONNECT),
+        )[-1]
+    except StatementError:
+        return "", False
+    encrypted, kerberos = rows[0]
+    return ("Kerberos lets nobody in by another host's name" if kerberos == "t" else ""), encrypted == "t"
+
+
+def _unspoken(address: str, secret: Mapping[str, str]) -> str:
+    """Return the password, if it is not in the address."""
+    try:
+        spoken = binding().parse(address).get("password") if address else None
+    except PqError:
+        spoken = address  # Another driver's spelling; those have no passfile.
+    return "" if spoken else secret.get("password", "")
+
+
+def _in_memory(text: str) -> int:
+    """Return a descriptor of a file that has `text` in it and is gone with us."""
+    file = os.memfd_create("entrypoint")
+    os.write(file, os.fsencode(text))
+    return file
+
+
+def _end_sessions(lease: Lease, token: str, seconds: float) -> None:
+    """End what the tool has left in the server: its process is gone, and a statement of it may still run."""
+    deadline = Deadline(seconds)
+    try:
+        if seconds and lease.worker.usable:
+            lease.worker.rollback(deadline)
+            evict(lease.worker, lease.place, lease.role, lease.guard_pid, deadline, token)
+    except EntrypointError as error:
+        logs.event(logs.DEBUG, "command.sessions_unknown", f"cannot look for the command's sessions: {error}")
+
+
+class Relay:
+    """Listens, and serves each client in a thread of its own."""
+
+    def __init__(self, server: Server, lease: Lease, name: str, database: str, setting: str) -> None:
+        """Begin to listen. Raises OSError."""
+        self._server = server
+        self._lease = lease
+        self._name = name
+        self._database = database
+        self._setting = setting
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server((HOST, 0), backlog=_BACKLOG)
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, name="relay", daemon=True).start()
+
+    def close(self) -> bool:
+        """Cut all connections; tell whether they were not yet."""
+        with self._lock:
+            if self._closed.is_set():
+                return False
+            self._closed.set()
+            cut = [self._listener, *self._open]
+        for sock in cut:
+            _cut(sock)
+        return True
+
+    def _accept(self) -> None:
+        with self._listener:
+            while not self._closed.is_set():
+                try:
+                    client, _ = self._listener.accept()
+                except OSError:
+                    if self._closed.is_set():
+                        return
+                    # No descriptor is left: some of the clients will go.
+                    select.select((), (), (), 0.1)
+                    continue
+                threading.Thread(target=self._serve, args=(client,), name="relayed", daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            with self._kept(client):
+                if _may_use(client):
+                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    client.settimeout(_STARTUP)
+                    self._begin(client)
+        except (OSError, ValueError, wire.ProtocolError) as error:
+            if not self._closed.is_set():
+                logs.event(
+                    logs.DEBUG, "command.connection", f"a connection of the command ended: {foreign(str(error))}"
+                )
+
+    @contextlib.contextmanager
+    def _kept(self, sock: socket.socket) -> Iterator[None]:
+        """Close a socket in the end, and see that `close` cuts it."""
+        with self._lock:
+            closed = self._closed.is_set()
+            self._open.add(sock)
+        try:
+            if closed:
+                raise wire.ProtocolError("closed")
+            yield
+        finally:
+            with self._lock:
+                self._open.discard(sock)
+            sock.close()
+
+    def _begin(self, client: socket.socket) -> None:
+        stream = wire.Stream(client)
+        code, body = stream.startup()
+        while code in (wire.SSL_REQUEST, wire.GSSENC_REQUEST):
+            client.sendall(wire.REFUSED)
+            code, body = stream.startup()
+        try:
+            upstream = self._server.connect(_CONNECT)
+        except (OSError, ValueError, wire.ProtocolError) as error:
+            client.sendall(wire.error("08001", f"entrypoint cannot reach the server: {error}"))
+            raise
+        with self._kept(upstream):
+            if code == wire.CANCEL_REQUEST:
+                upstream.sendall(wire.cancel_message(body))
+                # The server closes it when it has done so.
+                upstream.recv(1)
+                return
+            parameters = wire.named(wire.startup_parameters(body), self._name, self._setting)
+            client.settimeout(_LOGIN)
+            upstream.settimeout(_LOGIN)
+            upstream.sendall(wire.startup_message(code, parameters))
+            answers = wire.Stream(upstream)
+            ready = _logged_in(client, stream, upstream, answers)
+            if ready and self._admitted(client, upstream, answers):
+                client.sendall(ready + answers.rest)
+                upstream.sendall(stream.rest)
+                pump(client, upstream)
+
+    def _admitted(self, client: socket.socket, upstream: socket.socket, answers: wire.Stream) -> bool:
+        """Have the session take its locks; tell whether our guard has its own after that. Else the client is told."""
+        guard = self._lease.guard_backend()
+        granted, why = False, _LOST
+        if guard:
+            upstream.settimeout(_ADMISSION)
+            sql = admission(self._lease.place, self._database, guard)
+            upstream.sendall(wire.message(b"Q", sql.encode() + b"\0"))
+            while True:
+                kind, body = answers.message()
+                if kind == b"D":
+                    granted = wire.first_value(body) == b"t"
+                elif kind == b"E":
+                    granted, why = False, f"the session could not take its locks: {wire.error_text(body)}"
+                    client.sendall(wire.error("57P01", f"entrypoint: {why}"))
+                    return False
+                elif kind == b"S":
+                    client.sendall(wire.message(kind, body))
+                elif kind == b"Z":
+                    break
+        if not granted:
+            client.sendall(wire.error("57P01", f"entrypoint: {why}"))
+        return granted
+
+
+def _logged_in(client: socket.socket, stream: wire.Stream, upstream: socket.socket, answers: wire.Stream) -> bytes:
+    """Pass a login on, message by message; return the one that says that queries may come. Empty if it failed."""
+    while True:
+        kind, body = answers.message()
+        if kind == b"Z":
+            return wire.message(kind, body)
+        asks = wire.Authentication(body) if kind == b"R" else None
+        client.sendall(wire.message(kind, asks.body if asks else body))
+        if kind == b"E":
+            return b""
+        if asks and asks.awaits_answer:
+            answer, secret = stream.message()
+            # Nothing else may pass: the session has not taken its locks.
+            if answer != b"p":
+                return b""
+            upstream.sendall(wire.message(answer, secret))
+
+
+def _cut(sock: socket.socket) -> None:
+    """End a connection, in whichever thread it is waited for."""
+    with contextlib.suppress(OSError):
+        # Not the method of an encrypted one, which would wait for the other side.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _may_use(client: socket.socket) -> bool:
+    """Tell whether a client is of our user, as proc_net_tcp(5) has it: with our certificate, others would be us."""
+    if os.geteuid() == 0:
+        return True  # The tool may have become another user.
+    host, port = client.getpeername()
+    there = f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
+    try:
+        with open("/proc/net/tcp", encoding="ascii") as table:
+            users = [line.split()[7] for line in table if line.split()[1] == there]
+    except OSError:
+        return True
+    return all(user in ("0", str(os.geteuid())) for user in users)
