@@ -26,6 +26,7 @@ def main(seconds: str, *argv: str) -> None:
     worker = SimpleNamespace(
         parameters=lambda: Parameters({}, {"password": "hush-hush"}),
         server_version=160000,
+        usable=False,
         query=lambda *_: [[("1",)], []],
     )
     lease = SimpleNamespace(worker=worker, check_guard=lambda: None, as_role="", still_ours=lambda: "SELECT;")
