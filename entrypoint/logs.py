@@ -151,8 +151,9 @@ def _plain_json(line: Mapping[str, object]) -> str | None:
     """Return `line` as JSON if nothing in it needs a JSON library to be written: small numbers and printable text."""
     parts = []
     for key, value in line.items():
-        if isinstance(value, str) and value.isprintable() and '"' not in value and "\\" not in value:
-            parts.append(f'"{key}": "{value}"')
+        if isinstance(value, str) and value.isprintable():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            parts.append(f'"{key}": "{escaped}"')
         elif type(value) is int:
             parts.append(f'"{key}": {value}')
         else:

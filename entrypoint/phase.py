@@ -6,7 +6,8 @@ What is written is replaced as a whole, so that a reader always sees something t
 from __future__ import annotations
 
 from time import monotonic
-from typing import NamedTuple
+
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Named tuples without `typing` and `collections`, for the modules that every start imports.
 
 What a type checker sees is `typing.NamedTuple`. At run time that one costs 5 ms (docs/startup-cost.md), as it brings
-`re`, `enum` and `collections` along; this one is what a start needs of it: fields, defaults, `_replace`.
+`re`, `enum` and `collections` along; this one is what a start needs of it: fields, defaults, `_replace`, `_asdict`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ else:
 
         def _replace(self, **changed):  # noqa: ANN003, ANN202 - the same
             return type(self)(**dict(zip(self._fields, self, strict=True)) | changed)
+
+        def _asdict(self):  # noqa: ANN202 - the same
+            return dict(zip(self._fields, self, strict=True))
 
         def __repr__(self) -> str:
             pairs = ", ".join(f"{name}={value!r}" for name, value in zip(self._fields, self, strict=True))

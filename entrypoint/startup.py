@@ -95,6 +95,20 @@ def bring_up_to_date(
 def _bring_up_to_date(settings: Settings, up_to: int | None, after: bool, display: Display | None) -> Outcome:  # noqa: FBT001 - an option's value
     # The server is asked in a thread while the files are read here.
     question = _ask(settings)
+    try:
+        return _answer(question, settings, up_to, after, display)
+    finally:
+        if question is not None:
+            question.close()
+
+
+def _answer(
+    question: Question | None,
+    settings: Settings,
+    up_to: int | None,
+    after: bool,  # noqa: FBT001 - an option's value
+    display: Display | None,
+) -> Outcome:
     from entrypoint.migration.script import files
 
     directory = files.load_directory(settings.migrations_dir, settings.file_limit)
@@ -112,7 +126,7 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, after: bool, displa
         if not (plan.pending or plan.below) and (verdict is None or not verdict.pending):
             tell_differences(directory, plan)
             return _nothing_to_do(plan, up_to, wanted, verdict)
-    # Something is to be done, or was not as it nearly always is: from here on it is psycopg that asks.
+    # Something is to be done, or was not as it nearly always is: from here on it is a session that asks.
     from entrypoint.migration.ledger.finding import refuse_intrusion
     from entrypoint.survey import survey_beside
 
@@ -133,7 +147,7 @@ def _bring_up_to_date(settings: Settings, up_to: int | None, after: bool, displa
 
 
 def _ask(settings: Settings) -> Question | None:
-    """Begin to ask for the ledger without psycopg; None if this Python lacks what that takes."""
+    """Begin to ask for the ledger, without a session; None if this Python lacks what that takes."""
     try:
         from entrypoint.migration.ledger.first_look import Question
     except ImportError:

@@ -13,11 +13,11 @@ from entrypoint import logs
 from entrypoint.clocks import CONNECTING, WAITING, Clocks
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect
-from entrypoint.database.login import failure_of
+from entrypoint.database.login import failure_of, go_on
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError
+from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.migration.assignment import Assignment
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.differences import Differences
@@ -96,8 +96,10 @@ def survey_beside(
     attempts = 0
     begun = 0.0
     failed = None
+    kept, rows = None, None
     if before is not None:
         first = before.answer()
+        kept, rows = _kept(before), first.rows
         begun = before.seconds()
         failed = None if first.connecting_failed is None else failure_of(first.connecting_failed)
         if first.lost is not None:
@@ -105,7 +107,7 @@ def survey_beside(
             _connect_again(first.lost, attempts, settings, clocks.running)
     while True:
         _enter_phase(settings, "connecting")
-        session = connect(whereabouts, settings.connect, clocks, spent=attempts, failed=failed, begun=begun)
+        session = kept or connect(whereabouts, settings.connect, clocks, spent=attempts, failed=failed, begun=begun)
         arrival = clocks.turn_to(CONNECTING)
         failed, begun = None, 0.0
         _enter_phase(settings, "surveying")
@@ -113,7 +115,7 @@ def survey_beside(
         attempts += 1
         try:
             place = find(session, settings.schema, patience, settings.role, settings.command)
-            look = _look(session, place, settings, clocks, patience)
+            rows = rows or _look(session, place, settings, clocks, patience).rows
             verdict = None
             if wanted is not None and up_to is None:
                 from entrypoint.migration.ledger.judging import judge_on
@@ -121,21 +123,32 @@ def survey_beside(
                 verdict, runs = judge_on(session, place, wanted, settings.role, patience)
                 wanted = wanted._replace(seen=runs.ended)
         except StatementError as error:
-            from entrypoint.migration.ledger.refusal import refused_on
-
-            doing = "the ledger could not be read"
-            fault = refused_on(session, settings.schema, settings.role, error, doing, reading=False)
+            fault = _refused(session, settings, error)
             session.close()
             raise fault from error
         except ConnectionLostError as lost:
             session.close()
+            kept = rows = None  # What is asked next may be another server.
             _connect_again(lost, attempts, settings, clocks.turn_to(CONNECTING))
         except BaseException:
             session.close()
             raise
         else:
-            plan = plan_of(directory.files, look.rows, up_to=up_to, after=after)
-            return Survey(session, whereabouts, place, directory, plan, look.rows, wanted, verdict, clocks)
+            plan = plan_of(directory.files, rows, up_to=up_to, after=after)
+            return Survey(session, whereabouts, place, directory, plan, rows, wanted, verdict, clocks)
+
+
+def _refused(session: Session, settings: Settings, error: StatementError) -> EntrypointError:
+    from entrypoint.migration.ledger.refusal import refused_on
+
+    doing = "the ledger could not be read"
+    return refused_on(session, settings.schema, settings.role, error, doing, reading=False)
+
+
+def _kept(before: Question) -> Session | None:
+    """Return a session on the connection of the question `before`, if there is one to go on with."""
+    connection = before.connection()
+    return None if connection is None else go_on(connection)
 
 
 def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings, arrival: Deadline) -> None:

@@ -105,6 +105,17 @@ PYTHONS_UP_TO_DATE = PYTHONS_AT_EVERY_START | {
     "_sha2",
     "_sha256",
 }
+# What a start imports beside, which has ordinary files to apply and a direct connection. Of what is neither ours nor
+# Python's, the parser alone, and what that imports. The halves that are written in C are not listed.
+OTHERS_PENDING = {"pgparse"}
+PYTHONS_PENDING = {
+    *("binascii", "bisect", "collections", "contextlib", "copyreg", "enum", "errno", "fnmatch", "functools", "gc"),
+    *("itertools", "json", "keyword", "math", "operator", "random", "re", "reprlib", "select", "threading", "types"),
+    *("warnings", "zlib"),
+}
+PYTHONS_BY_THE_PARSER = {
+    *("annotationlib", "ast", "dis", "importlib", "inspect", "linecache", "opcode", "token", "tokenize", "typing"),
+}
 
 
 @pytest.fixture
@@ -193,6 +204,17 @@ def test_a_probe_costs_two_modules_where_it_is_asked_for(
     assert not others(names)
 
 
+def test_a_start_with_one_file_pending_imports_no_driver(
+    up_to_date: Database, migrations_dir: Path, imported_by: Callable[[Mapping[str, str]], set[str]]
+) -> None:
+    """Nor asyncio, logging, importlib.metadata and typing_extensions, which are most of what one costs."""
+    write_migrations(migrations_dir, {"031_notice.sql": """DO $$ BEGIN RAISE NOTICE 'a "quoted" one'; END $$;"""})
+    names = imported_by({"DATABASE_URL": up_to_date.url})
+    public = {name.partition(".")[0] for name in pythons(names) if not name.startswith("_")}
+    assert public - PYTHONS_PENDING - PYTHONS_BY_THE_PARSER - PYTHONS_BY_SITE == set()
+    assert {name for name in others(names) if "cython" not in name} == OTHERS_PENDING
+
+
 def test_the_rest_is_imported_when_there_is_a_use_for_it(
     database: Database, migrations_dir: Path, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:
@@ -201,7 +223,6 @@ def test_the_rest_is_imported_when_there_is_a_use_for_it(
     names = imported_by({"DATABASE_URL": database.url})
     assert {"entrypoint.migration.lock.lease", "entrypoint.migration.script.statements"} <= ours(names) - UP_TO_DATE
     assert "pgparse" in others(names)
-    assert "psycopg" not in names
     assert "tenacity" not in names
 
     nobody = f"postgresql://127.0.0.1:{free_port()}/nowhere"
@@ -236,6 +257,19 @@ def test_an_up_to_date_start_asks_twice_and_says_good_bye(
     # An end without Terminate, a reset, a transaction left open.
     assert "could not receive data" not in log
     assert "unexpected EOF" not in log
+    assert not server_errors(up_to_date.server, mark)
+
+
+def test_a_start_with_one_file_pending_goes_on_where_it_asked(
+    up_to_date: Database, proxy: Proxy, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    """Two connections, that and the guard's; the server hears a good-bye on each."""
+    write_migrations(migrations_dir, {"031_a.sql": "CREATE TABLE a ();"})
+    mark = up_to_date.server.log_size()
+    run = run_entrypoint("run", "--", "true", env={"DATABASE_URL": up_to_date.url_at(proxy.port)}).ok()
+    assert run.outcome == "migrated"
+    assert proxy.connections == 2
+    until(lambda: up_to_date.sessions() == 0, 5, "the end of the sessions")
     assert not server_errors(up_to_date.server, mark)
 
 

@@ -9,7 +9,6 @@ SQLSTATEs: PostgreSQL documentation, appendix A.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from entrypoint.database.answers import LARGER_POOL
 from entrypoint.database.quoting import identifier
@@ -42,6 +41,7 @@ from entrypoint.database.sqlstate import (
     TOO_MANY_CONNECTIONS,
     UNDEFINED_OBJECT,
 )
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False

@@ -19,7 +19,7 @@ from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from entrypoint.database import pq
+    from entrypoint.database import libpq, pq
     from entrypoint.database.classify import Cause
 
 # For an attempt whose time is over already, in seconds.
@@ -59,6 +59,12 @@ def attempt(conninfo: str, deadline: Deadline) -> Session:
         backend=connection.backend_pid,
     )
     return Session(connection)
+
+
+def go_on(connection: libpq.Connection) -> Session | None:
+    """Return a session on a connection that is there; None if that cannot be, and then the connection is closed."""
+    taken = binding().take(connection)
+    return None if taken is None else Session(taken)
 
 
 class _Attempt:

@@ -6,7 +6,8 @@ Only words from the lists below are ever quoted, and names of variables: any oth
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+
+from entrypoint.records import NamedTuple
 
 _DRIVERS = (
     "psycopg|psycopg2|psycopg2cffi|psycopg_async|asyncpg|aiopg|pg8000|pygresql|py-postgresql|pypostgresql|psycopgcffi"

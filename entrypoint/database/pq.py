@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Protocol
 
+    from entrypoint.database import libpq
     from entrypoint.database.answers import Answer, Result
     from entrypoint.deadline import Deadline
 
@@ -100,6 +101,9 @@ if TYPE_CHECKING:
 
         def connect(self, parameters: Mapping[str, object], deadline: Deadline) -> Connection:
             """Connect. Blocks, as long as name resolution takes. Raises NotConnected."""
+
+        def take(self, connection: libpq.Connection) -> Connection | None:
+            """Go on with a connection that is logged in; if that cannot be, close it and return None."""
 
 
 # From libpq-fe.h: ExecStatusType, PGTransactionStatusType.

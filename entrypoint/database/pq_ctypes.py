@@ -96,6 +96,10 @@ class Binding:
         except NotConnected:
             connection.close()
             raise
+        return self.take(connection)
+
+    def take(self, connection: libpq.Connection) -> Connection:
+        """Go on with a connection that is logged in."""
         return Connection(self, connection.taken())
 
     def read(self, options: int | None) -> list[Option]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGconn
 
+    from entrypoint.database import libpq
     from entrypoint.database.answers import Answer, Result
     from entrypoint.deadline import Deadline
 
@@ -59,6 +60,10 @@ class Binding:
             pgconn.finish()
             raise
         return Connection(pgconn)
+
+    def take(self, connection: libpq.Connection) -> None:
+        """Close a connection that psycopg has not made."""
+        connection.close()
 
 
 def _log_in(pgconn: PGconn, deadline: Deadline) -> None:

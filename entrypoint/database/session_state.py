@@ -6,9 +6,8 @@ file and, behind a pooler, other clients must find what they expect. Both ways o
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.database.quoting import PINNED, literal, our_state
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

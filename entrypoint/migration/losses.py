@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from random import uniform
-from typing import NamedTuple
 
 from entrypoint.errors.migration import MigrationLostError
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

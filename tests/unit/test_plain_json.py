@@ -8,8 +8,8 @@ import pytest
 
 from entrypoint import logs
 
-PLAIN = ["", "schema.up_to_date", "the schema is at version 30", "grün, 日本語", "it's <b>&amp;</b>", 0, -1, 2**70]
-NOT_PLAIN = ['"', "\\", "\n", "\0", "\x7f", "\u2028", "\ud800", "a\tb", True, None, 1.5, ["a"], {"a": 1}, b"x"]
+PLAIN = ["", "schema.up_to_date", "at version 30", "grün, 日本語", "it's <b>&amp;</b>", '\\ "x"', 0, -1, 2**70]
+NOT_PLAIN = ["\n", "\0", "\x7f", "\u2028", "\ud800", "a\tb", True, None, 1.5, ["a"], {"a": 1}, b"x"]
 
 
 @pytest.mark.parametrize("value", PLAIN)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.counts import count
 from entrypoint.errors.migration import HistoryRefusedError, MigrationFilesError
 from entrypoint.migration.adoption import checksums
@@ -14,6 +12,7 @@ from entrypoint.migration.script import directives
 from entrypoint.migration.script import files as migration_files
 from entrypoint.migration.script.files import FileFault
 from entrypoint.migration.script.prepare import bad_files
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False

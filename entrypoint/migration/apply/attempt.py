@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple, TypeVar
 
 from entrypoint import logs
 from entrypoint.database.answers import StatementError
@@ -21,11 +20,13 @@ from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.prepare import not_in_a_reverse_file
 from entrypoint.migration.script.report import render
 from entrypoint.migration.script.units import cut, stop
+from entrypoint.records import NamedTuple
 from entrypoint.secret_patterns import may_hold_password
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from entrypoint.database.answers import Notice
     from entrypoint.migration.apply.watcher import Watcher
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.prepare import Prepared
     from entrypoint.migration.script.units import Unit
 
-_T = TypeVar("_T")
+    _T = TypeVar("_T")
 
 # Beyond PostgreSQL's own time-outs, so that its answer, which says more than silence, comes first.
 GRACE = 0.5

@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from random import uniform
-from typing import NamedTuple
 
 from entrypoint import logs, signals
 from entrypoint.database import classify, session_state, transactions
@@ -50,6 +49,7 @@ from entrypoint.migration.script.directives import spell
 from entrypoint.migration.script.prepare import prepare
 from entrypoint.migration.script.rollout import rollout_of
 from entrypoint.migration.script.units import stopped_at
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint import logs
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
@@ -16,6 +14,7 @@ from entrypoint.migration.apply.widen import make_room
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import as_ledger, ledger_query
 from entrypoint.migration.lock import locked
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

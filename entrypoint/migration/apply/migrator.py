@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple, TypeVar
 
 from entrypoint import logs
 from entrypoint.deadline import pause
@@ -15,10 +14,12 @@ from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.judging import tell_if_ahead
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.script.prepare import prepare
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from entrypoint.clocks import Clocks
     from entrypoint.database.session import Session
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.tool.leading import Performed
 
-_T = TypeVar("_T")
+    _T = TypeVar("_T")
 
 
 class Result(NamedTuple):

@@ -6,8 +6,6 @@ all.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.database import session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.errors import ConnectionLostError
@@ -16,6 +14,7 @@ from entrypoint.migration.apply.doubt import InDoubt
 from entrypoint.migration.apply.standing import file_ended_transaction
 from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.script import strings
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

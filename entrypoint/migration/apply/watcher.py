@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.database.answers import StatementError
@@ -23,6 +22,7 @@ from entrypoint.migration.apply.doubt import STANDBY_REMEDY, waited_for_standby
 from entrypoint.migration.observe import blockers, progress
 from entrypoint.migration.observe.blockers import Waits, blocker_fields
 from entrypoint.migration.observe.board import Seen
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

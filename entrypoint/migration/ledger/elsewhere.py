@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.database.answers import StatementError
@@ -16,6 +15,7 @@ from entrypoint.errors.migration import SecondLedgerError
 from entrypoint.migration.ledger.glance import walk
 from entrypoint.migration.ledger.rows import COMPLETED, ask
 from entrypoint.migration.ledger.search import path_sql
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False

@@ -1,4 +1,7 @@
-"""The first look at the ledger, without psycopg: for the starts that find nothing to do, which are nearly all."""
+"""The first look at the ledger, without a session: for the starts that find nothing to do, which are nearly all.
+
+Where there is something to do, its connection becomes a session's.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from entrypoint.database.address import (
     is_plausible,
     leave_out_time_zone,
     of_this_program,
+    timeout_for_each_host,
 )
 from entrypoint.database.answers import SILENCE, NotConnected
 from entrypoint.database.quoting import DEFAULT_PATH
@@ -37,7 +41,7 @@ class FirstLook(NamedTuple):
     """What the first look found, or why it found nothing."""
 
     rows: tuple[LedgerRow, ...] | None = None
-    """None if anything was not as it nearly always is: then the same is to be asked again, through psycopg."""
+    """None if anything was not as it nearly always is: then the same is to be asked again, by a session."""
     runs: Runs | None = None
     """What is recorded of another migration tool, if there is one."""
     connecting_failed: str | None = None
@@ -63,6 +67,10 @@ class Question:
         self._begun = _thread.allocate_lock()
         self._done = _thread.allocate_lock()
         self._answer: FirstLook | None = None
+        self._connection: libpq.Connection | None = None
+        """Where it asked, if it can be asked more there."""
+        self._given_up = False
+        """Whether nobody will take the connection any more."""
         self.noted = False
         """Whether it has been logged that the address is another driver's."""
         self._path = ""
@@ -71,7 +79,8 @@ class Question:
         if library is None or parameters is None or not is_plausible(parameters) or _several_hosts(parameters):
             return
         leave_out_time_zone()
-        connect_as = of_this_program(parameters, self.token)
+        timeouts = {"connect_timeout": timeout_for_each_host(parameters, 1, timeout)}
+        connect_as = of_this_program({**parameters, **timeouts}, self.token)
         self._found = FirstLook(connecting_failed=f"{SILENCE} {timeout:g} s")
         self._begun.acquire()
         self._done.acquire()
@@ -110,9 +119,21 @@ class Question:
         if self._answer is None:
             while not self._done.acquire(timeout=min(self._deadline.remaining(), SLICE)):
                 if self._deadline.passed():
+                    self._given_up = True
                     break
             self._answer = self._found
         return self._answer
+
+    def connection(self) -> libpq.Connection | None:
+        """Hand over the connection behind the answer, if there is one; whoever takes it closes it."""
+        connection, self._connection = self._connection, None
+        return connection
+
+    def close(self) -> None:
+        """Say good-bye to the server, unless somebody has taken the connection."""
+        self._given_up = True
+        if connection := self.connection():
+            connection.close()
 
     def seconds(self) -> float:
         """Return how long it has taken so far."""
@@ -125,33 +146,32 @@ class Question:
         where: tuple[str | None, str | None, Command | None],
     ) -> None:
         try:
-            self._found = _look(library, parameters, self._path, where, self._deadline, self._begun)
-        except NotConnected as error:
-            self._found = FirstLook(connecting_failed=str(error))
-        except ConnectionLostError as lost:
-            self._found = FirstLook(lost=lost)
-        except Exception:  # noqa: BLE001 - whatever it was, psycopg's way will meet it again and say it well
+            connection = libpq.Connection(library, parameters)
+            self._begun.release()
+            self._found, kept = _look(connection, self._path, where, self._deadline)
+            if kept and not self._given_up:
+                self._connection = connection
+            else:
+                connection.close()
+        except Exception:  # noqa: BLE001 - as in `_look`
             self._found = FirstLook()
         finally:
             self._done.release()
 
 
 def _look(
-    library: libpq.Libpq,
-    parameters: Mapping[str, str | int | None],
+    connection: libpq.Connection,
     path: str,
     where: tuple[str | None, str | None, Command | None],
     deadline: Deadline,
-    begun: _thread.LockType,
-) -> FirstLook:
+) -> tuple[FirstLook, bool]:
+    """Ask; return the answer, and whether more can be asked on this connection."""
     schema, role, command = where
-    connection = libpq.Connection(library, parameters)
-    begun.release()
     try:
         connection.log_in(deadline)
         logs.event(logs.DEBUG, "database.connected", f"connected to {connection}", backend=connection.backend_pid)
         if path and connection.query(DEFAULT_PATH, deadline)[2][0][0] != path:
-            return FirstLook()
+            return FirstLook(), False
         # Imported while the server is at work.
         from entrypoint.migration.ledger.glance import find_tables
         from entrypoint.migration.ledger.rows import as_ledger, ask, ledger_query
@@ -162,15 +182,20 @@ def _look(
 
             place = search.find_tables(connection, schema, deadline, role, command)
         if place is None or place.outdated or place.intrusion:
-            return FirstLook()
+            return FirstLook(), True
         if command is None:
-            return FirstLook(as_ledger(*ask(connection, role, deadline, (ledger_query(place),))))
+            return FirstLook(as_ledger(*ask(connection, role, deadline, (ledger_query(place),)))), True
         from entrypoint.migration.ledger.runs import as_runs, queries
 
         rows, *answers = ask(connection, role, deadline, (ledger_query(place), *queries(place, command)))
-        return FirstLook(as_ledger(rows), as_runs(answers))
-    finally:
-        connection.close()
+        return FirstLook(as_ledger(rows), as_runs(answers)), True
+    except NotConnected as error:
+        found = FirstLook(connecting_failed=str(error))
+    except ConnectionLostError as lost:
+        found = FirstLook(lost=lost)
+    except Exception:  # noqa: BLE001 - whatever it was, a session will meet it again and say it well
+        found = FirstLook()
+    return found, False
 
 
 def _several_hosts(parameters: Mapping[str, str]) -> bool:

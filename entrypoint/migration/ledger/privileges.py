@@ -5,13 +5,12 @@ Not read from its message, which may be in any language.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.ledger.glance import walk
 from entrypoint.migration.ledger.search import place_sql
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

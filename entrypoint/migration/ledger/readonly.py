@@ -6,12 +6,12 @@ Asked of PostgreSQL, not read from its message, which may be in any language.
 from __future__ import annotations
 
 from itertools import takewhile
-from typing import NamedTuple
 
 from entrypoint.database import session_state
 from entrypoint.database.answers import StatementError
 from entrypoint.database.transactions import READ_COMMITTED
 from entrypoint.errors import ConnectionLostError
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

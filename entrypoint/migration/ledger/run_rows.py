@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.database.quoting import literal
 from entrypoint.migration.ledger.rows import RUNNING
 from entrypoint.migration.ledger.runs import MOST
 from entrypoint.migration.ledger.writing import exactly_one
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,12 +6,11 @@ replicas of the earlier system read this table (docs/decisions/0032).
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration.ledger.finding import VIEW_COLUMNS
 from entrypoint.migration.ledger.tables import view
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

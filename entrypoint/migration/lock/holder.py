@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.database import transactions
 from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
@@ -12,6 +10,7 @@ from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.place import HOLDER_COLUMNS, LOCK_CLASS, MAKES, lock_key
 from entrypoint.migration.ledger.writing import nothing
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

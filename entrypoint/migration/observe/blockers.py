@@ -6,10 +6,10 @@ Pure functions that make SQL and read rows. What others do is told without the v
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from entrypoint.database import session_state
 from entrypoint.database.quoting import literal
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False

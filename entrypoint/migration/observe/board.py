@@ -6,9 +6,8 @@ thread always reads a consistent one.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint import phase
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

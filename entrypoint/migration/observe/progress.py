@@ -6,9 +6,8 @@ are read (vacuum's counts of dead tuples, for example, have other names since 17
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.database import session_state
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

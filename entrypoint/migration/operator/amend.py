@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.errors.operator import LedgerChangedError
 from entrypoint.migration.apply.ledger_change import Change, change_ledger
 from entrypoint.migration.apply.migrator import under_lock
 from entrypoint.migration.lock.contender import Contender
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

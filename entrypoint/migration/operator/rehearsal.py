@@ -6,7 +6,6 @@ It is done under the migration lock and by the code that does it in earnest, up 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.clocks import Clocks
@@ -24,6 +23,7 @@ from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.operator.trial import NeedsCommitError, Trial
 from entrypoint.migration.script.prepare import prepare
 from entrypoint.migration.script.units import cut
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

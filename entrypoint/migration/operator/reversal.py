@@ -7,7 +7,6 @@ machinery: one transaction behind the fence, in which the ledger's row goes.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
 from entrypoint.errors import ConfigurationError
@@ -24,6 +23,7 @@ from entrypoint.migration.script.files import ROLLBACKS, FileFault, MigrationFil
 from entrypoint.migration.script.prepare import Prepared, bad_files, examine, examine_reverse
 from entrypoint.migration.script.statements import advise
 from entrypoint.migration.script.units import stopped_at
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.database import classify, session_state, transactions
@@ -18,6 +17,7 @@ from entrypoint.migration.ledger import tables, widening, writing
 from entrypoint.migration.ledger.finding import refuse_strangers
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

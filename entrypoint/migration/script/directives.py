@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from entrypoint.migration.script import scanner
 from entrypoint.migration.script.files import number_of
@@ -20,6 +19,7 @@ from entrypoint.migration.script.rollout import (
 )
 from entrypoint.migration.script.scanner import ScriptFault
 from entrypoint.policy import MOST_MILLISECONDS, TOOLS
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from typing import NamedTuple
 
 from entrypoint.migration.script.scanner import ScriptFault, line_comments
+from entrypoint.records import NamedTuple
 
 # As each tool reads its marks: at the beginning of a line, where some allow blanks before them. Liquibase's
 # `--rollback` is none without its first line. What could also be said to a reader ("-- Down migration: see rollback/")

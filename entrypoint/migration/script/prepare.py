@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from entrypoint.counts import count
 from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.migration.script import files as migration_files
 from entrypoint.migration.script.files import FileFault
 from entrypoint.migration.script.rollout import rollouts
 from entrypoint.migration.script.statements import advise
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,8 +10,10 @@ begins the next command; two backslashes lead back to SQL. There are no comments
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 

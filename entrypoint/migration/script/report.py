@@ -5,8 +5,7 @@ Pure functions from a text and an error to text.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, mask_quoted
 from entrypoint.secret_patterns import may_hold_password
 

@@ -8,9 +8,9 @@ So the rule is strict: what is not known to be the same in both runs as units, w
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from entrypoint.migration.script.calls import called
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ to version 11.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from entrypoint.deadline import SLICE, joined
 from entrypoint.migration.script import directives, shapes
@@ -22,10 +21,13 @@ from entrypoint.migration.script.foreign import mark_in
 from entrypoint.migration.script.scanner import ScriptFault, Statement, scan_without_commands, skip, words
 from entrypoint.migration.script.shapes import Kind, LeftOut
 from entrypoint.migration.script.strings import STANDARD, Reading, by_the_standard, escapes_at
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from entrypoint.migration.script.directives import Directives
     from entrypoint.migration.script.psql import Command

@@ -9,9 +9,9 @@ where the server ends those of the file.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from entrypoint.migration.script.scanner import scan, skip, strings_with_escapes
+from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ ledger's row: then a crash leaves no doubt. Only for those that cannot is there 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from itertools import takewhile
-from typing import NamedTuple
 
 from entrypoint.migration.script.calls import NAME, called, named, plain
+from entrypoint.migration.script.files import sha256_for
 from entrypoint.migration.script.report import outline
 from entrypoint.migration.script.statements import ADD_VALUE, modes_of
+from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 from entrypoint.secret_patterns import may_hold_password
 
@@ -223,7 +223,8 @@ def without_stop(message: str) -> str:
 def fingerprint(text: str, statements: Sequence[Statement]) -> str:
     """Return the SHA-256 of some statements, whatever comments and directives are between and above them."""
     said = "\n;\n".join(text[statement.start : statement.end] for statement in statements)
-    return hashlib.sha256(said.encode()).hexdigest()
+    content = said.encode()
+    return sha256_for(len(content))(content).hexdigest()
 
 
 def goes_on_at(text: str, advice: Advice, units: Sequence[Unit], stopped: Stop) -> int | None:
