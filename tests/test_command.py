@@ -5,6 +5,7 @@ The tool here is a small one like many, `kit/programs/tool.py`. ENTRYPOINT_TEST_
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conftest import new_database
+from demo.postgres import free_port
 from kit.migrations import write_migrations
 from kit.processes import until
+from kit.web import Serving
 from scene import APPLICATION, Gate, only_error, token_of, told
 
 if TYPE_CHECKING:
@@ -282,3 +285,123 @@ def test_a_holder_that_was_killed_is_replaced(project: Project) -> None:
     assert project.statuses() == ["interrupted", "completed"]
     assert project.database.one("SELECT count(*) FROM knex_migrations") == 2
     event(waiter, "command.interrupted")
+
+
+def test_a_dry_run_says_whether_it_would_run_and_why(project: Project) -> None:
+    assert "would run: it has not run here yet" in project.start("migrate", "--dry-run").ok().stdout
+    assert project.times() == 0
+    project.start("migrate").ok()
+    assert "would not run: its inputs and its history are as" in project.start("migrate", "--dry-run").ok().stdout
+    assert project.times() == 1
+
+
+def test_status_tells_of_it(project: Project) -> None:
+    def status(*options: str) -> Run:
+        return project.start("status", *options)
+
+    assert json.loads(status("--json").ok().stdout)["command"]["state"] == "pending"
+    assert status("--exit-code").wait() == 10
+    project.run()
+    answer = json.loads(status("--json").ok().stdout)
+    assert (answer["status"], answer["command"]["state"]) == ("up_to_date", "up_to_date")
+    assert answer["command"]["lastRun"] | {"startedAt": "", "finishedAt": "", "holder": ""} == {
+        "number": 1,
+        "status": "completed",
+        "startedAt": "",
+        "finishedAt": "",
+        "exitCode": 0,
+        "applicationVersion": None,
+        "holder": "",
+        "output": "applied a.sql",
+    }
+    assert "up to date" in status().ok().stdout
+    project.write(b="SELECT 1/0")
+    project.run()
+    assert status("--exit-code").wait() == 11
+    text = status().ok().stdout
+    assert "The migration command has failed." in text
+    assert "  b.sql: division by zero" in text
+    project.write(b="SELECT 1")
+    assert json.loads(status("--json").ok().stdout)["command"]["state"] == "pending"
+
+
+def test_wait_waits_for_it(project: Project) -> None:
+    with Gate(project.database) as gate:
+        project.write(b=f"{Gate.PASS} SELECT 1")
+        holder = project.start()
+        gate.arrival()
+        waiting = project.start("wait", "--for", "schema")
+        record = waiting.until("wait.waiting")
+        assert "is to run" in record["message"]
+        running = json.loads(project.start("status", "--json").ok().stdout)
+        assert running["command"]["state"] == "running"
+        assert running["lock"]["migration"] == COMMAND
+    assert told(holder).outcome == "migrated"
+    assert waiting.wait() == 0
+
+
+def test_the_other_commands_know_it(project: Project) -> None:
+    assert project.start("check").wait() == 0
+    assert project.start("check", MIGRATION_COMMAND_INPUTS="nothing/*.sql").wait() == 65
+    assert project.start("new", "Add users").wait() == 78
+    project.run()
+    assert "Lock" in project.start("status").ok().stdout
+    assert "Row: free." in project.start("unlock").ok().stdout
+    assert "the next start runs it again" in project.start("repair").ok().stdout
+    rehearsal = project.start("migrate", "--rehearse").ok()
+    assert "Nothing is pending" in rehearsal.stdout
+    project.write(b="SELECT 1")
+    event(project.start("migrate", "--rehearse").ok(), "rehearsal.command")
+    assert project.times() == 1
+
+
+def test_the_service_shows_it(project: Project) -> None:
+    port = free_port()
+    service = project.start("serve", STATUS_PORT=str(port))
+    service.until("service.listening")
+    web = Serving(service, port)
+    assert web.data()["command"]["state"] == "pending"
+    assert "The migration command is to run" in web.ask("/admin").body.decode()
+    assert "pg_entrypoint_command_pending{" in web.ask("/metrics").body.decode()
+
+
+def test_a_backup_comes_first(project: Project, tmp_path: Path) -> None:
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    env = {"MIGRATION_BACKUP_DIR": str(backups), "PATH": f"{project.database.server.bin}:{os.environ['PATH']}"}
+    assert project.run(**env).outcome == "migrated"
+    assert len(list(backups.iterdir())) == 1
+    assert project.run(**env).outcome == "up_to_date"
+    assert len(list(backups.iterdir())) == 1
+
+
+def test_a_tools_own_schema_migrations_is_left_alone(project: Project, migrations_dir: Path) -> None:
+    project.database.execute("CREATE TABLE schema_migrations (version text PRIMARY KEY)")
+    assert project.run().outcome == "migrated"
+    assert project.run().outcome == "up_to_date"
+    write_migrations(migrations_dir, {"001_first.sql": "SELECT 1"})
+    run = project.start(MIGRATIONS_DIR=str(migrations_dir), MIGRATION_ON_FAILURE="exit")
+    assert run.wait() == 78
+    assert "MIGRATION_SCHEMA" in run.stderr
+
+
+def test_a_history_that_may_not_be_read_is_unknown(project: Project) -> None:
+    project.database.execute(
+        "CREATE TABLE alembic_version (n int); ALTER TABLE alembic_version ENABLE ROW LEVEL SECURITY;"
+        "CREATE ROLE reader LOGIN; GRANT ALL ON SCHEMA public TO reader"
+    )
+    try:
+        url = project.database.url.replace("postgres@", "reader@")
+        assert "reader@" in url
+        run = project.start(DATABASE_URL=url)
+        assert told(run).outcome == "migrated", run.report()
+        assert "cannot be read" in event(run, "command.always")["message"]
+    finally:
+        project.database.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
+def test_an_older_releases_table_is_upgraded(project: Project) -> None:
+    project.run()
+    project.database.execute("ALTER TABLE migration_commands DROP COLUMN holder")
+    assert project.run().outcome == "up_to_date"
+    assert project.database.one("SELECT count(holder) FROM migration_commands") == 0

@@ -196,6 +196,27 @@ def test_another_tools_history_costs_nothing_where_nothing_is_pending(
     assert not others(names)
 
 
+def test_another_migration_tool_costs_five_modules(
+    up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]], migrations_dir: Path
+) -> None:
+    """Where it has nothing to do, with files of ours beside it or without."""
+    command = {"MIGRATION_COMMAND": "true", "MIGRATION_COMMAND_INPUTS": str(migrations_dir / "*.sql")}
+    up_to_date.execute("CREATE TABLE alembic_version (version_num text); INSERT INTO alembic_version VALUES ('a')")
+    for directory in (str(migrations_dir), ""):
+        env = {"DATABASE_URL": up_to_date.url, "MIGRATIONS_DIR": directory, **command}
+        imported_by(env)
+        names = imported_by(env)
+        assert ours(names) == UP_TO_DATE | {
+            "entrypoint.command",
+            "entrypoint.migration.ledger.runs",
+            "entrypoint.migration.ledger.verdict",
+            "entrypoint.tool",
+            "entrypoint.tool.inputs",
+        }
+        assert pythons(names) <= PYTHONS_UP_TO_DATE
+        assert not others(names)
+
+
 def test_a_probe_costs_two_modules_where_it_is_asked_for(
     up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:

@@ -60,6 +60,7 @@ ROOMS: dict[str, set[str]] = {
     "operations": {
         "startup",
         "survey",
+        "tool",
         "migration.operator",
         "migration.apply",
         "migration.lock",

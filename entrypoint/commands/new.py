@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from entrypoint.errors import ConfigurationError
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False
@@ -31,6 +32,11 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from entrypoint.operations.new import new
 
     settings = read_settings(environ, asked_for=True)
+    if not settings.migrations_dir:
+        raise ConfigurationError(
+            "MIGRATION_COMMAND is set and MIGRATIONS_DIR is not: all migrations are that tool's",
+            remedy="Write a migration with that tool; or set MIGRATIONS_DIR, to have files that run before it.",
+        )
     title = " ".join(arguments.name)
     paths = new(settings.migrations_dir, title, rollback=arguments.rollback, timestamp=arguments.timestamp)
     sys.stdout.write("".join(f"{path}\n" for path in paths))

@@ -50,7 +50,7 @@ def _order(settings: Settings, directory: str) -> dump.Order:
     session = connect(whereabouts, settings.connect, start_clocks(settings))
     try:
         patience = Deadline(_PATIENCE)
-        place = find(session, settings.schema, patience, settings.role)
+        place = find(session, settings.schema, patience, settings.role, settings.command)
         program = dump.make_ready(session, place.backend_pid)
         look = reading.look(session, place, settings.role, patience, contending=False)
         return dump.Order(

@@ -19,6 +19,8 @@ from entrypoint.migration.script.units import cut
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
 from entrypoint.operations.lint import INSTALL, find_squawk, lint
 from entrypoint.redaction import foreign
+from entrypoint.tool.inputs import want
+from entrypoint.tool.leading import find_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +63,9 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     Raises ConfigurationError for a directory that cannot be read or a linter that cannot be asked, UsageError for
     names of files that are no migrations.
     """
+    of_command = list(_about_command(settings, search_path))
+    if not settings.migrations_dir:
+        return Report(tuple(of_command), "MIGRATION_COMMAND")
     linter = _linter(wishes.lint, search_path)
     migrations = load_directory(settings.migrations_dir, settings.file_limit)
     below = os.path.join(settings.migrations_dir, ROLLBACKS)
@@ -69,7 +74,7 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     _refuse_others(wishes.names, [settings.migrations_dir, below])
 
     directories = [migrations] if rollbacks is None else [migrations, rollbacks]
-    general = [finding for each in directories for finding in _about_directory(each)]
+    general = [*of_command, *(finding for each in directories for finding in _about_directory(each))]
     if not wishes.names:
         general += [Finding("note", "directory", warning) for warning in migrations.warnings]
     if wishes.against is not None:
@@ -92,6 +97,23 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     for look in (*looks, *reverses):
         findings += in_order([*look.findings, *said.get(look.shown, ())])
     return Report(tuple(findings), _subject(settings.migrations_dir, *map(len, chosen)))
+
+
+def _about_command(settings: Settings, search_path: str) -> Iterator[Finding]:
+    """Yield what is wrong with another migration tool's command and its inputs, as far as they tell."""
+    if settings.command is None:
+        return
+    try:
+        find_program(settings.command.words, search_path)
+        wanted = want(settings.command)
+    except ConfigurationError as error:
+        faults = error.fields.get("faults")
+        for fault in faults if isinstance(faults, list) else [error.message]:
+            yield Finding("error", "command", str(fault), remedy=error.remedy)
+        return
+    if not wanted.names:
+        message = "MIGRATION_COMMAND_INPUTS is not set: the command runs at each start"
+        yield Finding("warning", "command", message, remedy="Set it to the files that the command reads.")
 
 
 class FileReport(NamedTuple):

@@ -12,6 +12,7 @@ from entrypoint.errors.operator import UsageError
 from entrypoint.migration.ledger import widening, words
 from entrypoint.migration.ledger.elsewhere import refuse_second
 from entrypoint.migration.ledger.finding import refuse_intrusion
+from entrypoint.migration.ledger.judging import shown
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.script.directives import spell_rollout, spell_timeouts
@@ -33,6 +34,7 @@ from entrypoint.operations.lint import find_squawk
 from entrypoint.redaction import visible
 from entrypoint.startup import refuse_below_floor, tell_differences
 from entrypoint.survey import survey_database
+from entrypoint.tool.leading import find_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,8 +85,9 @@ def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> st
         raise obstacle
     stop = _where_it_stops(plan.runnable, narrow, at_once=bool(adopted))
     later = [f"After the rollout (entrypoint migrate --phase after): {file.name}" for file in plan.outstanding]
+    command = _describe_command(survey)
     if not plan.pending:
-        return "".join(f"{line}\n" for line in [*adopted, "Nothing is pending.", *later])
+        return "".join(f"{line}\n" for line in [*adopted, *(command or ["Nothing is pending."]), *later])
     # What runs outside a transaction is in each file's headline.
     looks = [look_at(file, notes=False, escapes=escapes) for file in plan.runnable]
     said, note = _lint(looks)
@@ -100,6 +103,8 @@ def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> st
     lines += stop
     if obstacle is not None:
         lines.append(f"Then it would stop: {visible(obstacle.message)}")
+    elif command and not stop:
+        lines += ["Then:", *(f"  {line}" for line in command)]
     lines += later
     if note is not None:
         lines += describe(note)
@@ -118,7 +123,7 @@ def _foresee(
         refuse_below_floor(survey.plan)
         if settings.adopt is not None and survey.plan.pending:
             survey, adopted = foresee(settings, settings.adopt, survey, up_to, after=after)
-        if survey.plan.pending and not place.ledger:
+        if survey.plan.pending and not place.founded:
             refuse_second(session, place, survey.directory.files, role, Deadline(_PATIENCE))
         if place.ledger and widening.are_long(file.number for file in survey.plan.pending):
             obstacle = _in_the_way_of_long_numbers(session, place, role)
@@ -154,6 +159,19 @@ def _in_the_way_of_long_numbers(session: Session, place: Place, role: str | None
     except ConfigurationError as error:
         return error
     return None
+
+
+def _describe_command(survey: Survey) -> list[str]:
+    """Return whether another migration tool would run, and why; nothing without one."""
+    wanted, verdict = survey.wanted, survey.verdict
+    if wanted is None or verdict is None:
+        return []
+    find_program(wanted.command.words, os.environ.get("PATH"))
+    command = visible(shown(wanted))
+    if verdict.pending:
+        return [f"{command} would run: {visible(verdict.why)}."]
+    doubt = f"; {visible(verdict.doubt)}" if verdict.doubt else ""
+    return [f"{command} would not run: {visible(verdict.why)}{doubt}."]
 
 
 def _describe(migration: Prepared) -> str:

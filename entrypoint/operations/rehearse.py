@@ -38,6 +38,12 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None, af
     Raises EntrypointError for what a start would fail with.
     """
     survey = survey_database(settings, up_to=up_to, after=after)
+    if survey.verdict is not None and survey.verdict.pending:
+        logs.event(
+            logs.WARNING,
+            "rehearsal.command",
+            "MIGRATION_COMMAND is to run, and cannot be rehearsed: what it commits cannot be rolled back",
+        )
     rehearsed: list[Rehearsed] = []
     result = None
     try:

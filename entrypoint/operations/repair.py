@@ -101,6 +101,8 @@ def plan(settings: Settings, kinds: Collection[str]) -> Repair:
     """Compare files and ledger. Changes nothing. Raises EntrypointError."""
     survey = survey_database(settings)
     with closing(survey.session):
+        if not settings.migrations_dir:
+            return Repair(settings, survey, (), ())
         if not survey.directory.files:
             # A wrong MIGRATIONS_DIR is likelier than a project that has deleted all its migrations.
             raise ConfigurationError(
@@ -124,6 +126,8 @@ def describe(repair: Repair) -> str:
         lines += [f"  {fix.row.filename}  ({fix.words})" for fix in repair.fixes]
     else:
         lines = ["Nothing to repair."]
+        if repair.settings.command is not None:
+            lines.append("A run of MIGRATION_COMMAND that failed needs none: the next start runs it again.")
     if repair.left:
         lines += ["Left alone:", *(f"  {one}" for one in repair.left)]
     return "\n".join(map(visible, lines)) + "\n"

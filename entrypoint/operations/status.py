@@ -15,6 +15,7 @@ from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.plan import plan_of
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
 from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.lock import holder
 from entrypoint.redaction import foreign, foreign_report, visible_json
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import Detail, KeyHolder, LockRow, Reading
+    from entrypoint.operations.command_status import CommandStatus
     from entrypoint.settings import Settings
 
     StatusName = Literal["up_to_date", "pending", "error"]
@@ -76,6 +78,8 @@ class Status(NamedTuple):
     """Why a start would not rely on this ledger, if it would not."""
     refused: str | None = None
     """Why a start would not run what is pending, though nothing of it has failed, if it would not."""
+    command: CommandStatus | None = None
+    """Another migration tool that runs under the lock, if one is set."""
     unadopted: str | None = None
     """Which other tool has migrated this database, where nothing of ours is and nothing says what to do about it."""
     outstanding: int = 0
@@ -123,6 +127,7 @@ class Status(NamedTuple):
             "outstandingMigrations": self.outstanding,
             "outstandingSince": self.outstanding_since,
             "belowFloor": self.below_floor,
+            **({} if self.command is None else {"command": self.command.documented()}),
             "migrations": [
                 {
                     "number": line.number,
@@ -143,12 +148,30 @@ def read(settings: Settings) -> Status:
     survey = survey_database(settings)
     try:
         found, place = read_ledger(survey.session, survey.place, settings, Deadline(_PATIENCE))
-        unadopted = None if found.rows or settings.adopt else _unadopted(survey.session, settings.role)
+        command = None
+        if settings.command is not None:
+            from entrypoint.operations.command_status import read_command
+
+            guarded = is_guarded(found)
+            command = read_command(survey.session, place, settings, Deadline(_PATIENCE), guarded=guarded)
+        unadopted = (
+            None if found.rows or settings.adopt or settings.command else _unadopted(survey.session, settings.role)
+        )
     finally:
         survey.session.close()
     plan = plan_of(survey.directory.files, found.rows)
     status = summarise(plan, found, place, refuse_out_of_order=settings.refuse_out_of_order)
-    return status._replace(unadopted=unadopted)
+    return with_command(status, command)._replace(unadopted=unadopted)
+
+
+def with_command(status: Status, command: CommandStatus | None) -> Status:
+    """Return a status with what there is to say about another migration tool."""
+    if command is None:
+        return status
+    name = status.name
+    if name != "error" and command.pending:
+        name = "error" if command.state == HAS_FAILED else "pending"
+    return status._replace(name=name, command=command)
 
 
 def _unadopted(session: Session, role: str | None) -> str | None:
@@ -192,14 +215,14 @@ def read_ledger(session: Session, place: Place | None, settings: Settings, deadl
 def _find(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> Place:
     """Look for the ledger; a `place` where it was is looked at first, whatever the search_path says by now."""
     pinned = _pinned(place, settings)
-    found = find(session, pinned, deadline, settings.role)
-    if found.ledger or pinned == settings.schema:
+    found = find(session, pinned, deadline, settings.role, settings.command)
+    if found.founded or pinned == settings.schema:
         return found
-    return find(session, settings.schema, deadline, settings.role)
+    return find(session, settings.schema, deadline, settings.role, settings.command)
 
 
 def _pinned(place: Place | None, settings: Settings) -> str | None:
-    return place.schema if place is not None and place.ledger else settings.schema
+    return place.schema if place is not None and place.founded else settings.schema
 
 
 def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: bool) -> Status:
@@ -243,10 +266,7 @@ def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: 
         lines=tuple(lines),
         last=max(applied, key=lambda line: (line.applied_at or "", line.number), default=None),
         lock=found.lock,
-        # Who contends has the guard's key for an instant, shared.
-        guarded=None
-        if found.standby
-        else any(one.guards and one.exclusive and one not in strangers for one in found.holders),
+        guarded=is_guarded(found),
         strangers=strangers,
         untrusted=foreign(place.untrusted) or None,
         refused="; ".join(words.out_of_order(plan).faults) if refuse_out_of_order and plan.out_of_order else None,
@@ -263,6 +283,13 @@ def _since(plan: Plan, details: Mapping[int, Detail]) -> str | None:
     first = plan.outstanding[0].number
     times = [details[row.number].applied_at for row in plan.applied if row.number < first and row.number in details]
     return max(filter(None, times), default=None)
+
+
+def is_guarded(found: Reading) -> bool | None:
+    """Tell whether a holder of ours has the lock; None on a standby, where nobody can know."""
+    if found.standby:
+        return None
+    return any(one.guards and one.exclusive and not holder.is_strange(one, found.lock) for one in found.holders)
 
 
 def print_json(settings: Callable[[], Settings], output: TextIO) -> Status:

@@ -17,6 +17,7 @@ from rich.text import Text
 from entrypoint.counts import count
 from entrypoint.migration.ledger import words
 from entrypoint.migration.ledger.reading import BACKUP
+from entrypoint.operations.command_status import describe
 from entrypoint.operations.display import clean, duration
 from entrypoint.redaction import foreign_report
 
@@ -80,7 +81,8 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
     )
     console.print(Text(_headline(status)), soft_wrap=True)
     console.print()
-    console.print(_table(status, width))
+    if status.lines or status.command is None:
+        console.print(_table(status, width))
     for line in status.lines:
         if line.error:
             console.print()
@@ -96,11 +98,20 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
         console.print(Text(f"Note: {clean(status.unadopted)}. {_ADOPT}"), soft_wrap=True)
     if status.below_floor:
         console.print(Text(f"Warning: {clean(status.below_floor)}. {_TOO_OLD}"), soft_wrap=True)
+    if status.command is not None:
+        for text in describe(status.command):
+            console.print(Text(_clean_report(text)), soft_wrap=True)
     console.print(Text(_describe(status)), soft_wrap=True)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
 def _headline(status: Status) -> str:
+    command = status.command
+    if command is not None and command.pending and not status.pending:
+        at = f"At version {status.current}; the" if status.applied else "The"
+        return f"{at} migration command {'has failed' if command.state == 'failed' else 'is to run'}."
+    if command is not None and not status.applied and not status.pending:
+        return "Up to date."
     failed = any(line.state == "failed" for line in status.lines)
     headline = {
         "up_to_date": f"Up to date at version {status.current}.",

@@ -65,7 +65,7 @@ def look(settings: Settings) -> Unlock:
     """See who holds the lock. Changes nothing. Raises EntrypointError."""
     session, place = _connect(settings), None
     try:
-        place = find(session, settings.schema, Deadline(_PATIENCE), settings.role)
+        place = find(session, settings.schema, Deadline(_PATIENCE), settings.role, settings.command)
         patience = Deadline(_INSTANT)
         sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
         while sight.held and sight.taken_by_another and not patience.passed():

@@ -27,6 +27,7 @@ from entrypoint.errors.migration import ClosedSchemaError
 from entrypoint.errors.operator import WaitTimeoutError
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, find_again
+from entrypoint.migration.ledger.judging import judge_on, shown
 from entrypoint.migration.ledger.plan import decide, plan_of
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED
@@ -35,6 +36,7 @@ from entrypoint.migration.lock.waiting import LEAST, Line, News, pause_between_l
 from entrypoint.migration.script import files
 from entrypoint.migration.script.prepare import refuse_bad_names
 from entrypoint.migration.script.rollout import rollouts
+from entrypoint.tool.inputs import want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.reading import Look
     from entrypoint.migration.ledger.rows import LedgerRow
+    from entrypoint.migration.ledger.verdict import Wanted
     from entrypoint.settings import Settings
 
     Glance = Callable[[Session, Deadline], "Sight"]
@@ -103,21 +106,25 @@ class _Looker:
         self._others = others
         self._place: Place | None = None
         self._login_pid = 0
+        self._command: Wanted | None = None
+        """Another migration tool, which has to be done as well."""
 
     def glance(self, session: Session, patience: Deadline) -> Sight:
         """Look once. Raises MigrationHeldBackError if waiting cannot help."""
         place = self._place
         moved = session.login_pid != self._login_pid
         if place is None or moved:
-            place = find(session, self._settings.schema, patience, self._settings.role)
+            place = find(session, self._settings.schema, patience, self._settings.role, self._settings.command)
             self._login_pid = session.login_pid
-        elif not place.ledger or not place.lock or place.outdated:
+        elif not place.complete:
             place = find_again(session, place, self._settings.schema, patience, self._settings.role)
         # Until this look has succeeded, nobody knows whether it is still there.
         self._place = None
         look = reading.look_on(session, place, self._settings.role, patience)
         self._place = place
         sight, hopeless = self._judge(look)
+        if sight.there and self._command is not None:
+            sight = self._judge_command(self._command, sight, session, place, patience)
         if not sight.there:
             busy = _busy(look, standby=place.standby)
             if busy and not place.standby:
@@ -134,6 +141,14 @@ class _Looker:
             )
         return sight
 
+    def _judge_command(self, wanted: Wanted, sight: Sight, session: Session, place: Place, patience: Deadline) -> Sight:
+        """Tell whether another migration tool is done, too; where nobody can know, whether it has run at all."""
+        verdict, found = judge_on(session, place, wanted, self._settings.role, patience)
+        ran = any(run.status == COMPLETED and run.fingerprint == wanted.fingerprint for run in found.rows)
+        if not verdict.pending or (verdict.always and ran):
+            return sight
+        return sight._replace(there=False, words=f"{sight.words}, but {shown(wanted)} is to run: {verdict.why}")
+
     def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
         """Tell whether all is there; and, if not, what no waiting helps against: a failed migration, say."""
         raise NotImplementedError
@@ -147,12 +162,16 @@ class _ByFiles(_Looker):
         for warning in directory.warnings:
             logs.event(logs.WARNING, "files.warning", warning)
         self._files = directory.files
+        if settings.command is not None:
+            self._command = want(settings.command)
 
     def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
         plan = plan_of(self._files, look.rows)
         if plan.below:
             raise words.below_floor(plan)
         version = "empty" if plan.current is None else f"at version {plan.current}"
+        if not self._settings.migrations_dir:
+            return Sight(there=True, words="the schema is up to date", fields={}), None
         fields: dict[str, object] = {"version": plan.current, "latest": plan.latest}
         if not plan.pending:
             return Sight(there=True, words=f"the schema is {version}; nothing is pending", fields=fields), None

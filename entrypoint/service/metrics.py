@@ -65,6 +65,10 @@ class _Snapshots(Collector):
         )
         yield self._gauge("migrations_failed", "How many have failed and not been settled.", len(snapshot.failed))
         yield self._gauge("migrations_changed", "How many applied files have another text now.", len(snapshot.changed))
+        if status.command is not None:
+            pending, failed = status.command.pending, status.command.state == "failed"
+            yield self._gauge("command_pending", "Whether MIGRATION_COMMAND is to run.", pending)
+            yield self._gauge("command_failed", "Whether its last run with these inputs failed.", failed)
         lock = snapshot.lock
         # A stranger keeps everybody out as well as a holder does.
         held = True if (lock is not None and lock.legacy) or status.strangers else status.guarded

@@ -119,9 +119,33 @@ _SCHEMAS: dict[str, object] = {
                 **_nullable(_TEXT),
                 "description": "Why these files are too old for the schema to start; null if they are not.",
             },
+            "command": {"$ref": "#/components/schemas/Command"},
             "migrations": {"type": "array", "items": {"$ref": "#/components/schemas/Migration"}},
             "database": {**_TEXT, "description": "Its name."},
             "takenAt": _TIME,
+        },
+        # Only with MIGRATION_COMMAND.
+        optional=("command",),
+    ),
+    "Command": _object(
+        {
+            "command": {**_TEXT, "description": "Its command line, without passwords of addresses."},
+            "state": {"enum": ["up_to_date", "ahead", "pending", "failed", "running", "interrupted"]},
+            "why": _TEXT,
+            "lastRun": _nullable(
+                _object(
+                    {
+                        "number": _VERSION,
+                        "status": {"enum": ["running", "completed", "failed", "interrupted"]},
+                        "startedAt": _nullable(_TIME),
+                        "finishedAt": _nullable(_TIME),
+                        "exitCode": _nullable(_COUNT),
+                        "applicationVersion": _nullable(_TEXT),
+                        "holder": _nullable(_TEXT),
+                        "output": {**_TEXT, "description": "The last lines that it printed."},
+                    }
+                )
+            ),
         }
     ),
     "Migration": _object(

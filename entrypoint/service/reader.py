@@ -15,7 +15,8 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.migration.ledger.plan import plan_of
 from entrypoint.migration.script.prepare import load_files
-from entrypoint.operations.status import read_ledger, summarise
+from entrypoint.operations.command_status import read_command
+from entrypoint.operations.status import is_guarded, read_ledger, summarise, with_command
 from entrypoint.service import snapshot
 from entrypoint.startup import internal_error
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.reading import Reading
     from entrypoint.migration.script.files import MigrationFile
+    from entrypoint.operations.command_status import CommandStatus
     from entrypoint.service.snapshot import Snapshot
     from entrypoint.settings import Settings
 
@@ -76,9 +78,10 @@ class Reader:
         self.reads += 1
         taken = time.time()
         try:
-            reading, place = self._reading()
+            reading, place, command = self._reading()
             plan = plan_of(self.files(), reading.rows)
             status = summarise(plan, reading, place, refuse_out_of_order=self._settings.refuse_out_of_order)
+            status = with_command(status, command)
         except EntrypointError as error:
             found = snapshot.of_failure(error, database=self.database, taken=taken)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the service
@@ -109,7 +112,7 @@ class Reader:
         if session is not None:
             session.close()
 
-    def _reading(self) -> tuple[Reading, Place]:
+    def _reading(self) -> tuple[Reading, Place, CommandStatus | None]:
         if self._session is not None:
             patience = Deadline(_PATIENCE)
             try:
@@ -125,13 +128,14 @@ class Reader:
         self._place = None
         return self._read_on(self._session, Deadline(_PATIENCE))
 
-    def _read_on(self, session: Session, patience: Deadline) -> tuple[Reading, Place]:
+    def _read_on(self, session: Session, patience: Deadline) -> tuple[Reading, Place, CommandStatus | None]:
         try:
             reading, self._place = read_ledger(session, self._place, self._settings, patience)
+            command = read_command(session, self._place, self._settings, patience, guarded=is_guarded(reading))
         finally:
             if not session.usable:
                 self.close()
-        return reading, self._place
+        return reading, self._place, command
 
     def _tell(self, found: Snapshot) -> None:
         """Log that there is no answer, and that there is one again; not every second."""
@@ -146,7 +150,9 @@ class Reader:
 
 
 def _signature(path: str) -> tuple[tuple[str, int, int, int], ...] | None:
-    """Return names, times and sizes of all that is in a directory; None if it cannot be read."""
+    """Return names, times and sizes of all that is in a directory; None if it cannot be read, or if there is none."""
+    if not path:
+        return None
     try:
         with os.scandir(path) as entries:
             found = [(entry.name, entry.stat()) for entry in entries]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Literal
 
+    from entrypoint.operations.command_status import CommandStatus
     from entrypoint.operations.status import Line, Status
     from entrypoint.service.snapshot import Failure, Snapshot
 
@@ -214,8 +215,8 @@ def _poll(tone: Tone) -> int:
 
 def _verdict(status: Status) -> tuple[Tone, str, str]:
     """Return the banner: a tone, a headline that changes when something has happened, and a sentence."""
-    if status.untrusted or status.refused or status.below_floor:
-        return _no_start(status)
+    if (special := _no_start(status) or _about_command(status)) is not None:
+        return special
     at = f"At version {status.current}" if status.applied else "Nothing is applied yet"
     todo = count(status.pending, "migration")
     if at_work(status) and status.pending:
@@ -232,18 +233,38 @@ def _verdict(status: Status) -> tuple[Tone, str, str]:
     return _fine(status)
 
 
-def _no_start(status: Status) -> tuple[Tone, str, str]:
+def _about_command(status: Status) -> tuple[Tone, str, str] | None:
+    """Return the banner if another migration tool is to run, and nothing else is."""
+    command = status.command
+    if command is None or not command.pending or status.pending:
+        return None
+    line = wording.report(command.command)
+    if at_work(status):
+        return "working", "Running the migration command", f"{line}."
+    if command.state == "failed" and command.last is not None:
+        last = command.last.output.splitlines()[-1:]
+        said = f": {wording.report(last[0])}" if last else ""
+        return "bad", "The migration command has failed", f"{line}{said}. The next start runs it again."
+    return "pending", "The migration command is to run", f"{line}: {wording.report(command.why)}."
+
+
+def _no_start(status: Status) -> tuple[Tone, str, str] | None:
+    """Return the banner if no start would do anything."""
     if status.untrusted:
         remedy = "No start relies on it: connect as the owner, or set MIGRATION_ROLE to it."
         return "bad", "The migration history is not to be trusted", f"{wording.report(status.untrusted)}. {remedy}"
     if status.below_floor:
         remedy = "Deploy an image that has that file."
         return "bad", "The files are too old for the schema", f"{wording.report(status.below_floor)}. {remedy}"
+    if status.refused is None:
+        return None
     remedy = "Rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
-    return "bad", "A start refuses what is pending", f"{wording.report(status.refused or '')}. {remedy}"
+    return "bad", "A start refuses what is pending", f"{wording.report(status.refused)}. {remedy}"
 
 
 def _fine(status: Status) -> tuple[Tone, str, str]:
+    if status.command is not None and not status.lines:
+        return "good", "Up to date", f"{wording.report(status.command.command)}: {wording.report(status.command.why)}."
     if not status.lines:
         return "good", "There are no migrations", "No migration files, and nothing is applied."
     at = f"At version {status.current}"
@@ -272,8 +293,17 @@ def _facts(status: Status, done: Sequence[Line], lock: str) -> tuple[Fact, ...]:
         Fact("Applied", str(status.applied), f"in {wording.length(sum(known))}" if known else ""),
         Fact("Pending", str(status.pending), f"{status.outstanding} after the rollout" if status.outstanding else ""),
         Fact("Last applied", wording.date(last) if last else "never", f"at {last:%H:%M:%S} UTC" if last else ""),
+        *_command_facts(status.command),
         Fact("Lock", lock),
     )
+
+
+def _command_facts(command: CommandStatus | None) -> tuple[Fact, ...]:
+    if command is None:
+        return ()
+    last = command.last and wording.moment(command.last.finished_at or command.last.started_at)
+    note = f"last run on {wording.date(last)}, {last:%H:%M:%S} UTC" if last else ""
+    return (Fact("Command", command.state.replace("_", " "), note),)
 
 
 def _lock_word(status: Status, work: Work | None) -> str:

@@ -109,17 +109,14 @@ def _matches(directory: str, parts: list[str]) -> Iterator[str]:
     """Return the paths below a directory that match the parts of a pattern, as a shell has it with `globstar`."""
     part, rest = parts[0], parts[1:]
     if part == _ANY_DEPTH:
-        if rest:
-            yield from _matches(directory, rest)
-        elif directory:
-            yield directory
+        if not rest:
+            yield directory or "."
+            return
+        yield from _matches(directory, rest)
         for name in _names(directory):
             below = os.path.join(directory, name)
-            if name[0] != "." and name not in _LEFT_OUT_DIRECTORIES and os.path.isdir(below):
-                if not os.path.islink(below):
-                    yield from _matches(below, parts)
-            elif not rest and name[0] != ".":
-                yield below
+            if name[0] != "." and name not in _LEFT_OUT_DIRECTORIES and not os.path.islink(below):
+                yield from _matches(below, parts) if os.path.isdir(below) else ()
         return
     magic = any(character in part for character in _MAGIC)
     names = [name for name in _names(directory) if _is_like(name, part)] if magic else [part]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 # For each of our own statements about it.
 _PATIENCE = 30.0
+_LEAST = 1.0
 _SHELL = "no shell is run: for one, write sh -c '…'"
 # What a tool says in its output, or is called, and what to do about it.
 _KNOWN_CAUSES = (
@@ -76,12 +77,14 @@ class Tool:
         self._address = address
         self._lease = lease
         self._worker = lease.worker
+        self._deadline = Deadline(_PATIENCE)
 
     def perform(self, deadline: Deadline, back_up: Callable[[], None]) -> tuple[Performed | None, Verdict]:
         """Run it if it has anything to do; return how, and why. `back_up` comes before that.
 
         Raises CommandFailedError, MigrationTimeoutError, LeaseLostError and ConnectionLostError.
         """
+        self._deadline = deadline
         self._tell_interrupted(self._write(run_rows.interrupt(self._lease.place)))
         verdict, before = self._judge()
         if not verdict.pending:
@@ -92,10 +95,14 @@ class Tool:
         back_up()
         return self._run(verdict, before, deadline), verdict
 
+    def _patience(self) -> Deadline:
+        """Return by when a statement of ours is to be done: the tool may have used up all the time."""
+        return Deadline(max(_LEAST, min(_PATIENCE, self._deadline.remaining())))
+
     def _judge(self) -> tuple[Verdict, Runs]:
         role = self._assignment.role
         try:
-            return judge_on(self._worker, self._lease.place, self._wanted, role, Deadline(_PATIENCE))
+            return judge_on(self._worker, self._lease.place, self._wanted, role, self._patience())
         except StatementError as error:
             self._worker.rollback(Deadline(1.0))
             doing, schema = "migration_commands could not be read", self._lease.place.schema
@@ -166,7 +173,7 @@ class Tool:
 
     def _write(self, statement: str, *, progress: str | None = None) -> list[tuple[str | None, ...]]:
         """Run a statement of ours behind the fence; return its rows."""
-        deadline = Deadline(_PATIENCE)
+        deadline = self._patience()
         shows = (self._lease.progress(progress),) if progress else ()
         try:
             self._lease.open(deadline, lock_timeout_ms=deadline.milliseconds() // 2 + 1)

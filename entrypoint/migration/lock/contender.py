@@ -169,7 +169,7 @@ class Contender:
         failed meanwhile, with the same inputs.
         """
         assignment = self._assignment
-        if assignment.wanted is None:
+        if assignment.wanted is None or self._regardless or assignment.rehearsal:
             return False
         if plan.pending or not look.lock_free:
             return True
