@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import missing
+from demo.postgres import HOST, free_port
+from kit.pooler import executable, pooler
 from kit.processes import until
 from scene import lock_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from kit.databases import Database
     from kit.processes import Run
@@ -98,3 +102,96 @@ def test_what_a_tool_has_left_is_ended_before_the_next_one_begins(
     assert not first.logs("command.completed")
     assert database.rows("SELECT who FROM work") == [("second",)]
     assert second.logs("command.evicted")[0]["sessions"] == 1
+
+
+NAME = "SELECT current_setting('application_name'), inet_server_addr() IS NULL"
+
+
+@pytest.mark.parametrize("spelled", ["url", "conninfo", "variables"])
+def test_a_socket_of_unix(launch: Launch, database: Database, spelled: str) -> None:
+    folder, port = database.server.directory, database.server.port
+    url, text, env = f"postgresql://postgres@/{database.name}?host={folder}&port={port}", SHOW, {}
+    if spelled == "conninfo":
+        url = f"host={folder} port={port} user=postgres dbname={database.name}"
+    if spelled == "variables":
+        env = {"PGHOST": str(folder), "PGPORT": str(port), "PGUSER": "postgres", "PGDATABASE": database.name}
+        url, text = "", SHOW.replace('os.environ["DATABASE_URL"]', '""')
+    name, local = shown(launch(text, NAME, url=url or "", **({"DATABASE_URL": ""} | env if env else {})))
+    assert (name[-5:], local) == (":tool", "True")
+
+
+def test_of_several_hosts_it_is_ours(launch: Launch, database: Database) -> None:
+    url = f"postgresql://postgres@{HOST}:{free_port()},{HOST}:{database.server.port}/{database.name}"
+    assert shown(launch(SHOW, NAME, url=url))[0].endswith(":tool")
+
+
+def test_a_file_with_the_address_in_it(launch: Launch, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{database.url}\n")
+    text = SHOW.replace('os.environ["DATABASE_URL"]', 'open(os.environ["DATABASE_URL_FILE"]).read()')
+    env = {"DATABASE_URL_FILE": str(tmp_path / "secret"), "DATABASE_URL": ""}
+    assert shown(launch(text, NAME, **env))[0].endswith(":tool")
+
+
+def test_a_statement_is_cancelled_through_it(launch: Launch, database: Database) -> None:
+    text = """
+import os, sys, threading, psycopg
+with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+    threading.Timer(0.3, connection.cancel).start()
+    try:
+        connection.execute("SELECT pg_sleep(30)")
+    except psycopg.errors.QueryCanceled as error:
+        print("shown", error.sqlstate, sep="|")
+"""
+    assert shown(launch(text)) == ["57014"]
+    assert database.sessions() == 0
+
+
+def test_another_database_of_the_server_and_many_connections(launch: Launch, database: Database) -> None:
+    text = """
+import os, sys, psycopg
+url = os.environ["DATABASE_URL"]
+many = [psycopg.connect(url) for _ in range(30)] + [psycopg.connect(url, dbname="postgres")]
+counted = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE %s"
+print("shown", *many[-1].execute(counted, ("entrypoint:%:tool",)).fetchone(), many[-1].info.dbname, sep="|", flush=True)
+os._exit(0)
+"""
+    assert shown(launch(text)) == ["31", "postgres"]
+    # Nothing of it is left, though it has closed nothing.
+    assert database.one("SELECT count(*) FROM pg_stat_activity WHERE application_name ~ ':tool$'") == 0
+
+
+def test_a_session_that_lets_its_locks_go_is_found_by_its_name(launch: Launch, database: Database) -> None:
+    database.execute("CREATE TABLE work (who text, at timestamptz)")
+    url = f"{database.url}?options=-c%20client_connection_check_interval%3D0"
+    text = WORK.replace("sys.argv[2]", "'SELECT pg_advisory_unlock_all(), pg_sleep(30)'")
+    first = launch(text, "first", url=url)
+    until(lambda: database.one("SELECT count(*) FROM pg_stat_activity WHERE query ~ '^SELECT pg_advisory_unlock_all'"))
+    first.kill()
+    second = launch(WORK, "second", "SELECT 1").ok()
+    assert second.logs("command.evicted")[0]["sessions"] == 1
+    assert database.rows("SELECT who FROM work") == [("second",)]
+
+
+def test_behind_a_pooler_it_goes_by_itself_with_its_name(launch: Launch, database: Database) -> None:
+    if executable() is None:
+        missing("no pgbouncer")
+    with pooler(database.server, pool_size=4) as port:
+        run = launch(SHOW, NAME, url=database.url_at(port)).ok()
+    assert run.logs("command.direct")[0]["message"].endswith(": a pooler is on the way to the server")
+    assert shown(run)[0].endswith(":tool")
+
+
+def test_sessions_that_cannot_be_ended_keep_everybody_away(launch: Launch, database: Database) -> None:
+    database.execute("CREATE ROLE deployer LOGIN; GRANT ALL ON SCHEMA public TO deployer")
+    try:
+        url = database.server.url(database.name).replace("postgres@", "deployer@")
+        first = launch(SHOW, "SELECT 1", url=url)
+        shown(first)
+        # A superuser's session, as if the tool had logged in as another user than we do.
+        database.execute("UPDATE migration_lock SET token = '0123456789abcdef.1'")
+        with database.connect(application_name="entrypoint:0123456789abcdef:tool"):
+            second = launch(SHOW, "SELECT 2", url=url, MIGRATION_LOCK_TIMEOUT_MS="1000", MIGRATION_ON_FAILURE="exit")
+            assert second.wait() == 75
+        assert second.logs("command.sessions_left")
+    finally:
+        database.execute("DROP OWNED BY deployer; DROP ROLE deployer")

@@ -51,7 +51,7 @@ def _url(rest: str, host: str, port: int, *, jdbc: bool) -> str:
         names.add(name)
         if name == _MODE:
             kept.append(f"{part.partition('=')[0]}=disable")
-        elif name not in _GONE and name not in _WHERE:
+        elif part and name not in _GONE and name not in _WHERE:
             kept.append(part)
     if _SERVICE in names and _MODE not in names:
         kept.append(f"{_MODE}=disable")
