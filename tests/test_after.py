@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from conftest import missing
+from kit.pooler import executable, pooler
 from kit.processes import until
 from scene import Gate, Scene, only_error, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from demo.postgres import Server
     from kit.databases import Database
     from kit.processes import Record, Run
 
@@ -36,8 +39,10 @@ def expanded(scene: Scene, *releases: dict[str, str]) -> None:
         scene.write(files)
 
 
-def after(scene: Scene, *options: str, **env: str | int) -> Run:
-    run = scene.start("migrate", "--phase", "after", *options, **{name: str(value) for name, value in env.items()})
+def after(scene: Scene, *options: str, url: str = "", **env: str | int) -> Run:
+    run = scene.start(
+        "migrate", "--phase", "after", *options, url=url, **{name: str(value) for name, value in env.items()}
+    )
     run.wait()
     return run
 
@@ -246,6 +251,44 @@ def test_an_adopted_or_baselined_database_is_not_new(scene: Scene) -> None:
     scene.start("baseline", "1", "--yes").ok()
     assert scene.run()[:2] == ("migrated", "3")
     assert scene.ledger() == [(1, "completed"), (3, "completed")]
+
+
+def test_outside_a_transaction_it_has_its_floor_and_its_mark_as_well(scene: Scene) -> None:
+    scene.write(
+        {
+            "001_t.sql": "-- entrypoint: no-transaction\nCREATE TABLE t (id int);",
+            "002_i.sql": f"{AFTER}-- entrypoint: floor = 001_t.sql\nCREATE INDEX CONCURRENTLY i ON t (id);",
+            "003_gate.sql": f"{AFTER}{Gate.PASS}",
+        }
+    )
+    rows = "SELECT migration_number, floor, initial_up_to FROM schema_migrations ORDER BY 1"
+    with Gate(scene.database) as gate:
+        run = scene.start()
+        gate.arrival()
+        assert scene.database.rows(rows) == [(1, None, 3), (2, "001_t.sql", None)]
+    assert told(run)[:2] == ("migrated", "3")
+    assert scene.database.rows(rows) == [(1, None, None), (2, "001_t.sql", None), (3, None, None)]
+
+
+@pytest.fixture
+def pool(server: Server) -> Iterator[int]:
+    """Return the port of a pooler with as few server connections as a holder can do with."""
+    if executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    with pooler(server, pool_size=2) as port:
+        yield port
+
+
+def test_through_a_pooler_it_is_the_same(scene: Scene, pool: int) -> None:
+    scene.write({**EXPAND, **FLOOR, **NEXT})
+    url = scene.database.url_at(pool)
+    assert scene.run(url=url)[:2] == ("migrated", "3")
+    scene.write({"004_drop.sql": f"{AFTER}DROP TABLE more;"})
+    assert scene.run(url=url)[:2] == ("up_to_date", "3")
+    after(scene, url=url).ok()
+    older(scene)
+    (scene.migrations / "004_drop.sql").unlink()
+    assert scene.run(url=url).outcome == "failed"
 
 
 # The floor.

@@ -291,3 +291,19 @@ def test_a_name_that_is_not_utf8_is_refused(run_entrypoint: Start, migrations_di
     assert run.wait() == 64, run.report()
     assert "is not UTF-8" in only_error(run)["message"]
     assert not files_in(migrations_dir)
+
+
+def test_a_file_for_after_the_rollout(scene: Scene) -> None:
+    """It has the directives, it and its reverse have no faults, and both run."""
+    scene.write({"001_t.sql": "CREATE TABLE example (note text);"})
+    scene.migrated()
+    run = scene.start("new", "Drop the note", "--after", "--rollback").ok()
+    names = ["002_drop_the_note.sql", "rollback/002_drop_the_note.sql"]
+    assert [path.partition("migrations/")[2] for path in run.stdout.splitlines()] == names
+    scene.start("check", "--no-lint").ok()
+    assert "migration.applied" not in scene.migrated().events()
+    scene.start("migrate", "--phase", "after").ok()
+    floor = "SELECT floor FROM schema_migrations WHERE migration_number = 2"
+    assert scene.database.one(floor) == "002_drop_the_note.sql"
+    scene.start("rollback", "--to", "1", "--yes").ok()
+    assert scene.database.rows("SELECT note FROM example") == []

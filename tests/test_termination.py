@@ -100,6 +100,20 @@ def test_a_migration_that_fails(container: Container, message: Path, database: D
     assert "DELETE FROM schema_migrations" in message.read_text()
 
 
+def test_an_image_below_the_floor(
+    container: Container, message: Path, database: Database, migrations_dir: Path
+) -> None:
+    """What `kubectl describe` shows of an older image that somebody starts after the contract."""
+    drop = "-- entrypoint: phase = after\n-- entrypoint: floor = 002_drop.sql\nSELECT 1"
+    write_migrations(migrations_dir, {"001_a.sql": "SELECT 1", "002_drop.sql": drop})
+    assert container("migrate", "--phase", "after", DATABASE_URL=database.url).wait() == 0
+    (migrations_dir / "002_drop.sql").unlink()
+    assert container("run", "--", "true", DATABASE_URL=database.url, MIGRATION_ON_FAILURE="exit").wait() == 78
+    first, *_ = message.read_text().splitlines()
+    assert first.startswith("This image is too old for the schema: it has no 002_drop.sql")
+    assert "What to do: Start an image that has that file." in message.read_text()
+
+
 def test_all_faults_of_the_files_as_far_as_there_is_room(
     container: Container, message: Path, migrations_dir: Path
 ) -> None:

@@ -21,10 +21,13 @@ EXAMPLE = 'entrypoint new "Add users table" --rollback'
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the name, `--rollback` and `--timestamp`."""
+    """Add the name, `--rollback`, `--timestamp` and `--after`."""
     parser.add_argument("name", nargs="+", metavar="NAME", help="what the migration does, in a few words")
     parser.add_argument("--rollback", action="store_true", help="also write the file that takes it back")
     parser.add_argument("--timestamp", action="store_true", help="number it with the time in UTC, as in 20261127101500")
+    parser.add_argument(
+        "--after", action="store_true", help="have it run after the rollout (phase = after), with a floor"
+    )
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -38,6 +41,12 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
             remedy="Write a migration with that tool; or set MIGRATIONS_DIR, to have files that run before it.",
         )
     title = " ".join(arguments.name)
-    paths = new(settings.migrations_dir, title, rollback=arguments.rollback, timestamp=arguments.timestamp)
+    paths = new(
+        settings.migrations_dir,
+        title,
+        rollback=arguments.rollback,
+        timestamp=arguments.timestamp,
+        after=arguments.after,
+    )
     sys.stdout.write("".join(f"{path}\n" for path in paths))
     return 0

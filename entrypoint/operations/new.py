@@ -85,13 +85,41 @@ ALTER TABLE IF EXISTS example DROP COLUMN IF EXISTS note;
 DROP TABLE IF EXISTS example;
 """
 
+_AFTER_TEMPLATE = """\
+-- entrypoint: phase = after
+-- entrypoint: floor = {name}
+-- ============================================================================
+-- Migration {number}: {title}
+--
+-- Runs when the rollout is over: entrypoint migrate --phase after. From then on,
+-- an image without this file does not start any more (floor); leave that line out
+-- if older images can go on.
+--
+-- Explain why here; the SQL shows what. The whole file runs in one transaction,
+-- without BEGIN and COMMIT of its own. It is safe to run it twice.
+-- ============================================================================
 
-def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False) -> list[str]:
+ALTER TABLE IF EXISTS example DROP COLUMN IF EXISTS note;
+"""
+
+_AFTER_ROLLBACK_TEMPLATE = """\
+-- ============================================================================
+-- Rollback of migration {number}: {title}
+--
+-- Takes back what {name} does. What was dropped is lost.
+-- The floor goes with the migration.
+-- ============================================================================
+
+ALTER TABLE IF EXISTS example ADD COLUMN IF NOT EXISTS note text;
+"""
+
+
+def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, after: bool = False) -> list[str]:
     """Write the files for a migration called `title` into `directory`, which is made if need be.
 
-    `timestamp`: its number is the time, whatever the other files have. Returns their paths. Either all are written or
-    none is, and none is overwritten. Raises UsageError for a title that makes no file name, ConfigurationError if the
-    directory cannot be written to.
+    `timestamp`: its number is the time, whatever the other files have. `after`: it is to run after the rollout. Returns
+    their paths. Either all are written or none is, and none is overwritten. Raises
+    UsageError for a title that makes no file name, ConfigurationError if the directory cannot be written to.
     """
     if not _is_text(title):
         raise UsageError(
@@ -121,9 +149,9 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False) 
                 f"The file's name would have {len(name)} characters; {_LONGEST_NAME} is the most",
                 remedy="Say it in fewer words; the rest belongs into the file.",
             )
-        files = {os.path.join(directory, name): _TEMPLATE}
+        files = {os.path.join(directory, name): _AFTER_TEMPLATE if after else _TEMPLATE}
         if rollback:
-            files[os.path.join(below, name)] = _ROLLBACK_TEMPLATE
+            files[os.path.join(below, name)] = _AFTER_ROLLBACK_TEMPLATE if after else _ROLLBACK_TEMPLATE
         _write({path: template.format(number=number, title=title, name=name) for path, template in files.items()})
     return list(files)
 

@@ -62,6 +62,34 @@ def metrics(serving: Serving) -> dict[str, float]:
     return found
 
 
+def test_what_waits_for_the_end_of_the_rollout_is_counted(scene: Scene, serve: Serve) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();"})
+    scene.migrated()
+    late = "-- entrypoint: phase = after\n-- entrypoint: floor = 002_b.sql\nSELECT 1;"
+    scene.write({"002_b.sql": late})
+    serving = serve(scene.database.url)
+    data = serving.data()
+    assert (data["status"], data["pendingMigrations"], data["outstandingMigrations"]) == ("up_to_date", 0, 1)
+    assert data["migrations"][1]["state"] == "after"
+    found = metrics(serving)
+    assert (found["migrations_pending"], found["migrations_outstanding"], found["below_floor"]) == (0, 1, 0)
+    at = scene.database.one("SELECT extract(epoch FROM applied_at)::bigint FROM schema_migrations")
+    assert abs(found["migrations_outstanding_since_timestamp_seconds"] - at) <= 1
+    assert badge(serving)[2] == GREEN
+
+    scene.start("migrate", "--phase", "after").ok()
+    serving.data_when(lambda data: data["outstandingMigrations"] == 0)
+    found = metrics(serving)
+    assert found["migrations_outstanding"] == 0
+    assert "migrations_outstanding_since_timestamp_seconds" not in found
+
+    (scene.migrations / "002_b.sql").unlink()
+    data = serving.data_when(lambda data: data["belowFloor"])
+    assert data["status"] == "error"
+    assert metrics(serving)["below_floor"] == 1
+    assert badge(serving)[0] == "v2, files too old"
+
+
 def test_each_status_has_its_colour_and_its_numbers(scene: Scene, serve: Serve) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b ();"})
     serving = serve(scene.database.url)

@@ -32,6 +32,21 @@ VERDICTS = {
         "2 migrations are pending",
         "Nothing is applied yet; the files go up to version 3.",
     ),
+    "one after the rollout": (
+        status(A)._replace(outstanding=1, outstanding_since="2026-11-02T06:12:20Z"),
+        "good",
+        "Up to date",
+        (
+            "At version 1; 1 migration waits for the end of the rollout; nothing before it is missing since 2 Nov 2026, "
+            "06:12:20 UTC."
+        ),
+    ),
+    "below the floor": (
+        status(A)._replace(name="error", below_floor="This image is too old for the schema"),
+        "bad",
+        "The files are too old for the schema",
+        "This image is too old for the schema. Deploy an image that has that file.",
+    ),
     "failed": (
         status(A, line(2, "b", "failed")),
         "bad",
