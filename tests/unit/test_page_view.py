@@ -37,8 +37,8 @@ VERDICTS = {
         "good",
         "Up to date",
         (
-            "At version 1; 1 migration waits for the end of the rollout; nothing before it is missing since 2 Nov 2026, "
-            "06:12:20 UTC."
+            "At version 1; 1 migration waits for the end of the rollout; nothing before it is missing since "
+            "2 Nov 2026, 06:12:20 UTC."
         ),
     ),
     "below the floor": (

@@ -1,9 +1,11 @@
-"""What may run, and which files may start, where files say something about the rollout. Pure functions.
+"""What may run, and which files may start, where files say something about the rollout; and what rows say of it.
 
-A part of `plan.decide` that an up-to-date start does without.
+Pure functions: the part of `plan.decide` and of `rows.ledger_query` that an up-to-date start does without.
 """
 
 from __future__ import annotations
+
+from entrypoint.migration.ledger.place import ROLLOUT_COLUMNS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,3 +75,15 @@ def what_is_initial(plan: Plan, late: frozenset[int]) -> tuple[int | None, bool]
     begins = not plan.applied and bool(late) and len(plan.runnable) > 1
     began = any(row.initial is not None for row in plan.applied)
     return plan.initial if begins else None, (begins or began) and len(plan.runnable) == len(plan.pending)
+
+
+def if_there() -> str:
+    """Return the branch of a CASE for what a completed row says of the rollout, whether or not it has such columns.
+
+    A name that the innermost query does not have is one of the query's around it.
+    """
+    nothing = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in ROLLOUT_COLUMNS.items())
+    return (
+        " ELSE (SELECT (SELECT nullif(pg_catalog.concat_ws(' ', initial_up_to, floor), '') FROM (SELECT l.*) AS r) "
+        f"FROM (SELECT {nothing}) AS n)"
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state
-from entrypoint.migration.ledger.place import ROLLOUT_COLUMNS
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -66,6 +65,18 @@ def ledger_query(place: Place, *, later: bool = False) -> str:
     if not place.ledger:
         return "SELECT 1 WHERE false"
 
+    rollout = ""
+    # One value for all that a completed row says of the rollout, and only where there are such columns: every start
+    # reads every row.
+    if "initial_up_to" in place.ledger:
+        rollout = (
+            " WHEN floor IS NOT NULL OR initial_up_to IS NOT NULL THEN pg_catalog.concat_ws(' ', initial_up_to, floor)"
+        )
+    elif later:
+        from entrypoint.migration.ledger.rollout import if_there
+
+        rollout = if_there()
+
     def column(name: str, default: str) -> str:
         return f"{name}::text" if name in place.ledger else default
 
@@ -73,27 +84,7 @@ def ledger_query(place: Place, *, later: bool = False) -> str:
         f"SELECT migration_number, filename, {column('status', literal(COMPLETED))}, {column('checksum', 'NULL')}, "
         # The text is wanted only where a failure holds a migration back, or one was interrupted.
         f"CASE WHEN {column('status', literal(COMPLETED))} <> 'completed' THEN {column('error_message', 'NULL')}"
-        f"{_rollout(place, later=later)} END FROM {place.table('schema_migrations')} AS l ORDER BY migration_number"
-    )
-
-
-def _rollout(place: Place, *, later: bool) -> str:
-    """Return the branch of a CASE for what a completed row says of the rollout, in the place of an error's text.
-
-    One value for all, and only where there are such columns, as every start reads every row.
-    """
-    if place.ledger.keys() >= ROLLOUT_COLUMNS.keys():
-        return (
-            " WHEN floor IS NOT NULL OR initial_up_to IS NOT NULL THEN pg_catalog.concat_ws(' ', initial_up_to, floor)"
-        )
-    if not later:
-        return ""
-    # A name that the innermost query does not have is one of the query's around it. So this can be asked of a table
-    # with these columns, and of one without.
-    nothing = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in ROLLOUT_COLUMNS.items())
-    return (
-        " ELSE (SELECT (SELECT nullif(pg_catalog.concat_ws(' ', initial_up_to, floor), '') FROM (SELECT l.*) AS r) "
-        f"FROM (SELECT {nothing}) AS n)"
+        f"{rollout} END FROM {place.table('schema_migrations')} AS l ORDER BY migration_number"
     )
 
 
