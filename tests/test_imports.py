@@ -236,11 +236,20 @@ def test_a_start_with_one_file_pending_imports_no_driver(
     assert {name for name in others(names) if "cython" not in name} == OTHERS_PENDING
 
 
+def test_a_plain_file_does_without_the_parser(
+    up_to_date: Database, migrations_dir: Path, imported_by: Callable[[Mapping[str, str]], set[str]]
+) -> None:
+    write_migrations(migrations_dir, {"031_a.sql": "CREATE TABLE a (name text DEFAULT 'x'); CREATE INDEX ON a (name);"})
+    names = imported_by({"DATABASE_URL": up_to_date.url})
+    assert not others(names)
+    assert not names & PYTHONS_BY_THE_PARSER - {"importlib"}
+
+
 def test_the_rest_is_imported_when_there_is_a_use_for_it(
     database: Database, migrations_dir: Path, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:
     """Show that these tests would see it."""
-    write_migrations(migrations_dir, non_idempotent(1))
+    write_migrations(migrations_dir, {"001_a.sql": "DO $$ BEGIN END $$;"})
     names = imported_by({"DATABASE_URL": database.url})
     assert {"entrypoint.migration.lock.lease", "entrypoint.migration.script.statements"} <= ours(names) - UP_TO_DATE
     assert "pgparse" in others(names)

@@ -254,7 +254,7 @@ class Leader:
         self._unfinished = {row.number: row for row in (*plan.failed, *plan.running)}
         # Somebody may have deleted a failed row since the first survey.
         others = (file for file in plan.runnable if file.number not in self._prepared)
-        prepared = self._prepared | prepare(others, escapes=self._lease.worker.escapes)
+        prepared = self._prepared | prepare(others, escapes=self._lease.worker.escapes, in_doubt_only=True)
         if self._adopter is not None:
             runnable = (prepared[file.number] for file in plan.runnable)
             outside.refuse_behind_pooler(runnable, self._worker, self._lease.place)

@@ -65,8 +65,8 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
         raise words.out_of_order(plan)
     # What is to run after the rollout had better be known to be good before the rollout.
     among = assignment.directory.files
-    prepare(plan.outstanding, escapes=session.escapes, among=among)
-    prepared = prepare(plan.runnable, escapes=session.escapes, among=among)
+    prepare(plan.outstanding, escapes=session.escapes, among=among, in_doubt_only=True)
+    prepared = prepare(plan.runnable, escapes=session.escapes, among=among, in_doubt_only=True)
     refuse_behind_pooler(prepared.values(), session, place)
     backup_first = None
     if assignment.backup_dir is not None:

@@ -50,17 +50,21 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    pending: Iterable[MigrationFile], *, escapes: bool, among: Sequence[MigrationFile] = ()
+    pending: Iterable[MigrationFile],
+    *,
+    escapes: bool,
+    among: Sequence[MigrationFile] = (),
+    in_doubt_only: bool = False,
 ) -> dict[int, Prepared]:
     """Return the migrations by number. Raises MigrationFilesError with every fault of every file.
 
     `escapes`: what the session says of strings (`Session.escapes`). `among`: all files, among which those have to be
-    that the pending ones name.
+    that the pending ones name. `in_doubt_only`: as `advise` has it.
     """
     prepared: dict[int, Prepared] = {}
     faults: list[FileFault] = []
     for file in pending:
-        one, found = examine(file, escapes=escapes)
+        one, found = examine(file, escapes=escapes, in_doubt_only=in_doubt_only)
         faults += found
         if one is not None:
             prepared[file.number] = one
@@ -145,10 +149,12 @@ def not_in_a_reverse_file(number: int) -> str:
     )
 
 
-def examine(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[FileFault]]:
+def examine(
+    file: MigrationFile, *, escapes: bool = False, in_doubt_only: bool = False
+) -> tuple[Prepared | None, list[FileFault]]:
     """Return a migration and everything that is wrong with it, each with its line.
 
-    `escapes`: whether the server reads its strings with escapes, where a server is known.
+    `escapes`: whether the server reads its strings with escapes, where a server is known. `in_doubt_only`: as `advise`.
     """
     names = (file.name,)
     try:
@@ -162,7 +168,7 @@ def examine(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | N
         return None, [FileFault(names, "encoding", message, line)]
     if migration_files.checksum(content) != file.checksum:
         return None, [FileFault(names, "unreadable", "changed while it was read; start again")]
-    advice = advise(text, parse_limit=_PARSE_LIMIT, escapes=escapes)
+    advice = advise(text, parse_limit=_PARSE_LIMIT, escapes=escapes, in_doubt_only=in_doubt_only)
     faults = [FileFault(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
     requires = advice.directives.rollout.requires
     if requires is not None and requires >= file.number:

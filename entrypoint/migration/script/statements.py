@@ -18,6 +18,7 @@ import re
 from entrypoint.deadline import SLICE, joined
 from entrypoint.migration.script import directives, shapes
 from entrypoint.migration.script.foreign import mark_in
+from entrypoint.migration.script.plain import is_plain
 from entrypoint.migration.script.scanner import ScriptFault, Statement, scan_without_commands, skip, words
 from entrypoint.migration.script.shapes import Kind, LeftOut
 from entrypoint.migration.script.strings import STANDARD, Reading, by_the_standard, escapes_at
@@ -162,18 +163,21 @@ class Advice(NamedTuple):
         return self.transactional and bool(self.left_out)
 
 
-def advise(text: str, *, parse_limit: int = 1_000_000, escapes: bool = False, units: str = "") -> Advice:
+def advise(
+    text: str, *, parse_limit: int = 1_000_000, escapes: bool = False, units: str = "", in_doubt_only: bool = False
+) -> Advice:
     """Return how to run `text`, whatever it holds. Above `parse_limit` characters the parser is not asked.
 
+    `in_doubt_only`: nor is it about a text so plain that it could say nothing new but where a mistake is.
     `escapes`: whether the server takes a backslash in an ordinary string for the beginning of an escape. `units`: why
     it is to run as units, whatever it looks like.
     """
     declared, _ = directives.read(text)
     alone = declared.no_transaction or bool(units)
     standard, readings = by_the_standard(text, escapes=escapes, alone=alone)
-    advice = _advise(standard, parse_limit, units)._replace(readings=readings)
+    advice = _advise(standard, parse_limit, units, in_doubt_only=in_doubt_only)._replace(readings=readings)
     if advice.units and not alone and len(readings) > 1:
-        return advise(text, parse_limit=parse_limit, escapes=escapes, units=advice.units)
+        return advise(text, parse_limit=parse_limit, escapes=escapes, units=advice.units, in_doubt_only=in_doubt_only)
     if alone:
         advice = advice._replace(faults=tuple(sorted((*advice.faults, *_read_otherwise_within(advice)))))
     if standard is text:
@@ -184,7 +188,7 @@ def advise(text: str, *, parse_limit: int = 1_000_000, escapes: bool = False, un
     return advice._replace(body="".join(as_written), odd=True)
 
 
-def _advise(text: str, parse_limit: int, units: str) -> Advice:
+def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool) -> Advice:
     text, script = scan_without_commands(text)
     declared, faults = directives.read(text)
     statements = script.statements
@@ -207,7 +211,8 @@ def _advise(text: str, parse_limit: int, units: str) -> Advice:
         return advice._replace(faults=tuple(sorted(faults)))
 
     known = _as_the_parser_knows_it(text, statements)
-    parsed = _parse(known) if len(text) <= parse_limit else None
+    asked = len(text) <= parse_limit and not (in_doubt_only and is_plain(text, statements))
+    parsed = _parse(known) if asked else None
     seen = _from_trees(known, statements, parsed) if isinstance(parsed, list) else None
     advice = advice._replace(parsed=seen is not None, syntax=parsed if isinstance(parsed, SyntaxComplaint) else None)
     if seen is not None and seen[0] is statements:
