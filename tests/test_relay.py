@@ -172,6 +172,20 @@ def test_a_session_that_lets_its_locks_go_is_found_by_its_name(launch: Launch, d
     assert database.rows("SELECT who FROM work") == [("second",)]
 
 
+def test_unlock_tells_the_commands_session_from_ours(
+    launch: Launch, database: Database, run_entrypoint: Callable[..., Run]
+) -> None:
+    database.execute("CREATE TABLE work (who text, at timestamptz)")
+    first = launch(WORK, "first", "SELECT pg_sleep(30)")
+    until(lambda: database.one("SELECT count(*) FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep'") == 1)
+    pid = database.one("SELECT pid FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep'")
+    unlock = run_entrypoint("unlock", env={"DATABASE_URL": database.url})
+    assert unlock.wait() == 75
+    assert f"Command: backend {pid} of postgres" in unlock.stdout
+    first.terminate()
+    assert first.wait() == 143
+
+
 def test_behind_a_pooler_it_goes_by_itself_with_its_name(launch: Launch, database: Database) -> None:
     if executable() is None:
         missing("no pgbouncer")

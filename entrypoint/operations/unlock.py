@@ -18,6 +18,7 @@ from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find, refuse_intrusion
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import holder, locked
+from entrypoint.migration.lock.eviction import TOOL
 from entrypoint.redaction import foreign, visible
 from entrypoint.survey import start_clocks
 
@@ -269,9 +270,16 @@ def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> Non
     say("The lock is free.")
 
 
+def _role(backend: Backend, *, strange: bool) -> str:
+    if strange:
+        return "Stranger"
+    if backend.application.endswith(TOOL):
+        return "Command"
+    return "Guard" if backend.guards else "Worker" if backend.holds else "Session"
+
+
 def _describe_backend(backend: Backend, *, strange: bool) -> str:
-    role = "Stranger" if strange else "Guard" if backend.guards else "Worker" if backend.holds else "Session"
-    what = f"{role}: backend {backend.pid} of {visible(foreign(backend.user))}, "
+    what = f"{_role(backend, strange=strange)}: backend {backend.pid} of {visible(foreign(backend.user))}, "
     if (strange or not backend.application.startswith(OURS)) and backend.application:
         what += f"application {visible(foreign(backend.application))}, "
     what += f"from {backend.client}, {backend.state}" if backend.state else "doing what this user may not see"

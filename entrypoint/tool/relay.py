@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.database.answers import StatementError
-from entrypoint.database.binding import binding
-from entrypoint.database.pq import PqError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration.lock.eviction import admission, evict, session_name
@@ -97,7 +95,7 @@ def open_way(order: Order, lease: Lease) -> Way:
     host, port, database = lease.worker.whereabouts()
     server = Server(host, public.get("hostaddr", ""), port, public.get("sslmode", "prefer"), encrypted, public)
     relay = Relay(server, lease, name, database, variables.CLIENT_CHECK if checks else "")
-    known = variables.Known(host, public.get("user", ""), database, _unspoken(address, secret))
+    known = variables.Known(host, public.get("user", ""), database, secret.get("password", ""))
     environ, spelled = variables.direct(order.environ, address, name, known, (HOST, relay.port))
     file = _in_memory(spelled) if spelled and variables.files_in(environ) else -1
     for variable in variables.files_in(environ) if file >= 0 else ():
@@ -127,15 +125,6 @@ def _unserved(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[st
         return "", False
     encrypted, kerberos = rows[0]
     return ("Kerberos lets nobody in by another host's name" if kerberos == "t" else ""), encrypted == "t"
-
-
-def _unspoken(address: str, secret: Mapping[str, str]) -> str:
-    """Return the password, if it is not in the address."""
-    try:
-        spoken = binding().parse(address).get("password") if address else None
-    except PqError:
-        spoken = address  # Another driver's spelling; those have no passfile.
-    return "" if spoken else secret.get("password", "")
 
 
 def _in_memory(text: str) -> int:

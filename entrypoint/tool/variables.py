@@ -31,7 +31,7 @@ class Known(NamedTuple):
     user: str
     database: str
     password: str
-    """Empty if none was asked for, or if the address has it."""
+    """Empty if none was asked for."""
 
 
 def direct(
@@ -52,11 +52,11 @@ def direct(
             changed[b"PGUSER"] = os.fsencode(known.user)
         if not changed.get(b"PGDATABASE"):
             changed[b"PGDATABASE"] = os.fsencode(known.database)
+        # A passfile knows it by the server's name, which is no longer the tool's.
+        if known.password and not changed.get(b"PGPASSWORD"):
+            changed[b"PGPASSWORD"] = os.fsencode(known.password)
     # Where the address says nothing, Go's lib/pq insists on encryption, unless this does.
     changed |= {b"PGSSLMODE": b"disable", b"PGGSSENCMODE": b"disable"}
-    if known.password and not changed.get(b"PGPASSWORD"):
-        # A passfile knows it by the server's name, which is no longer the tool's.
-        changed[b"PGPASSWORD"] = os.fsencode(known.password)
     return changed, spelled
 
 

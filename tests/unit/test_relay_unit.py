@@ -77,6 +77,7 @@ def test_variables_of_libpq_that_lead_elsewhere_stay(given: dict[bytes, bytes], 
     changed = direct(given, "postgresql://u@db/shop")
     assert changed[b"DATABASE_URL"] == b"postgresql://u@127.0.0.1:7777/shop"
     assert changed[b"PGHOST"] == host
+    assert (b"PGPASSWORD" in changed) == (host == b"127.0.0.1")
 
 
 def test_the_address_for_migrations_is_in_both_variables() -> None:
