@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conftest import missing
-from kit.processes import alive, descendants, open_fds, peak_memory, status, until, without_internal
+from kit.processes import alive, command_line, descendants, open_fds, peak_memory, status, until, without_internal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kit.databases import Database
     from kit.processes import Run
 
 KEEP = Path(__file__).parent / "kit/programs/keep.py"
@@ -243,3 +244,29 @@ def test_a_frozen_holder_keeps_nothing_alive_for_long(keep: Callable[..., Run]) 
     assert time.monotonic() - began > 10
     os.kill(run.pid, signal.SIGCONT)
     assert ended(run)["signal"] == signal.SIGKILL
+
+
+def test_the_application_finds_no_child_and_no_descriptor_of_it(
+    database: Database, run_entrypoint: Callable[..., Run]
+) -> None:
+    env = {"DATABASE_URL": database.url, "MIGRATION_COMMAND": f"sh -c '{SCATTER.replace(chr(39), chr(34))} exit 0'"}
+    run = run_entrypoint("run", "--", "sleep", "300", env={**env, "MARK": "application"})
+    until(lambda: command_line(run.pid)[0] == "sleep", 20, run.report)
+    assert marked("application") == [run.pid]
+    assert descendants(run.pid) == []
+    assert open_fds(run.pid).keys() == {0, 1, 2}
+
+
+def test_sigterm_ends_all_within_two_seconds_and_its_sessions(
+    database: Database, run_entrypoint: Callable[..., Run]
+) -> None:
+    database.execute("CREATE TABLE begun (run text, seen int, at timestamptz); CREATE TABLE work (run text)")
+    stubborn = f"{sys.executable} {KEEP.with_name('stubborn.py')} psycopg 60"
+    env = {"DATABASE_URL": database.url, "MIGRATION_COMMAND": f"sh -c 'setsid {stubborn} & wait'"}
+    run = run_entrypoint("migrate", env={**env, "MARK": "two-seconds"})
+    until(lambda: database.one("SELECT count(*) FROM work"), 20, run.report)
+    began = time.monotonic()
+    run.terminate()
+    assert run.wait() == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 2
+    until(lambda: marked("two-seconds") == [] and database.sessions(ours=0) == 1, 3)

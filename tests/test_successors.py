@@ -32,6 +32,8 @@ ROUNDS = int(os.environ.get("ENTRYPOINT_TEST_KILL_ROUNDS", "1"))
 PROGRAMS = Path(__file__).parent / "kit/programs"
 # What `make tools` installs.
 NODE_PROGRAMS = Path(__file__).parents[1] / ".tools/node-programs"
+# It goes to the server by itself. Then a frozen holder's tool is ended by the keeper, before PostgreSQL ends the guard.
+ELSEWHERE = "elsewhere"
 PYTHON = f"{sys.executable} {PROGRAMS / 'stubborn.py'}"
 TABLES = """
     DROP TABLE IF EXISTS begun, work, finished, migration_commands, migration_lock;
@@ -51,6 +53,8 @@ def command_of(tool: str, directory: Path, seconds: float) -> str:
         script = f"node {PROGRAMS / 'stubborn.mjs'} {seconds}"
         (directory / "package.json").write_text(f'{{"scripts": {{"migrate": "{script}"}}}}')
         return "npm run migrate"
+    if tool == ELSEWHERE:
+        return f"sh -c 'DATABASE_URL=$DIRECTLY exec {PYTHON} psycopg {seconds}'"
     if tool == "sh":
         return f"sh -c '{PYTHON} psycopg {seconds} & wait'"
     if tool == "setsid":
@@ -58,10 +62,22 @@ def command_of(tool: str, directory: Path, seconds: float) -> str:
     return f"{PYTHON} {tool} {seconds}"
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize(
-    "tool",
-    ["psycopg", "sh", "setsid", "asyncpg", "npm"],
+    ("tool", "fault"),
+    [
+        ("psycopg", signal.SIGKILL),
+        ("psycopg", signal.SIGSTOP),
+        pytest.param("sh", signal.SIGKILL, marks=pytest.mark.thorough),
+        pytest.param("sh", signal.SIGSTOP, marks=pytest.mark.thorough),
+        ("setsid", signal.SIGKILL),
+        pytest.param("setsid", signal.SIGSTOP, marks=pytest.mark.thorough),
+        pytest.param("asyncpg", signal.SIGKILL, marks=pytest.mark.thorough),
+        pytest.param("asyncpg", signal.SIGSTOP, marks=pytest.mark.thorough),
+        pytest.param("npm", signal.SIGKILL, marks=pytest.mark.thorough),
+        pytest.param("npm", signal.SIGSTOP, marks=pytest.mark.thorough),
+        pytest.param(ELSEWHERE, signal.SIGKILL, marks=pytest.mark.thorough),
+        pytest.param(ELSEWHERE, signal.SIGSTOP, marks=pytest.mark.thorough),
+    ],
 )
 def test_no_commit_after_the_successor_began(
     database: Database, tmp_path: Path, run_entrypoint: Callable[..., Run], tool: str, fault: signal.Signals
@@ -85,6 +101,7 @@ def one_round(
             "DATABASE_URL": database.url,
             "MIGRATION_COMMAND": command_of(tool, directory, seconds),
             "MIGRATION_LOCK_TIMEOUT_MS": "60000",
+            "DIRECTLY": database.url,
             "NODE_PROGRAMS": str(NODE_PROGRAMS),
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "HOME": str(tmp_path),
@@ -99,10 +116,10 @@ def one_round(
             time.sleep(random.uniform(0, 0.3))
             struck = time.time()
             old.kill(fault)
-            if fault == signal.SIGSTOP:
+            if fault == signal.SIGSTOP and tool != ELSEWHERE:
                 # What PostgreSQL does after half a minute: see `idle_in_transaction_session_timeout` in guard.py.
                 database.execute(f"SELECT pg_terminate_backend({guard})")
-            until(lambda: database.one("SELECT count(*) FROM begun") > 1, 20, new.report)
+            until(lambda: database.one("SELECT count(*) FROM begun") > 1, 60, new.report)
             old.kill(signal.SIGCONT)
             new.ok()
         old.kill()
