@@ -62,6 +62,7 @@ def command_of(tool: str, directory: Path, seconds: float) -> str:
     return f"{PYTHON} {tool} {seconds}"
 
 
+@pytest.mark.timeout(60 + 60 * ROUNDS)
 @pytest.mark.parametrize(
     ("tool", "fault"),
     [
