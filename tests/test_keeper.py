@@ -50,12 +50,17 @@ def output(run: Run) -> list[str]:
     return [str(record["message"]) for record in run.logs("command.output")]
 
 
+def mark(value: str) -> str:
+    """Return a `MARK` that no other run of the tests has."""
+    return f"{value}-{os.getpid()}"
+
+
 def marked(value: str) -> list[int]:
     """Return the processes that have `MARK` with this value in their environment, whoever their parents are."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            if f"MARK={value}".encode() in path.read_bytes().split(b"\0"):
+            if f"MARK={mark(value)}".encode() in path.read_bytes().split(b"\0"):
                 found.append(int(path.parent.name))
     return found
 
@@ -91,7 +96,12 @@ def test_secrets_escapes_and_nul_are_not_in_the_log(keep: Callable[..., Run]) ->
 
 
 def test_the_tool_finds_what_the_application_would(keep: Callable[..., Run], tmp_path: Path) -> None:
-    run = keep("env > env; echo $$; exec sleep 300", env={"LC_ALL": "C", "MINE": "yes"})
+    run = keep(
+        "env > env; echo $$; exec sleep 300",
+        env={"LC_ALL": "C", "MINE": "yes"},
+        # As `nohup` leaves it, where the tests run in the background.
+        before_exec=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
     pid = int(run.until("command.output")["message"])
     # Until then it may have a library open that it loads.
     until(lambda: status(pid)["State"].startswith("S") and open_fds(pid).keys() == {0, 1, 2})
@@ -113,7 +123,7 @@ def test_it_reads_nothing_and_has_no_terminal(keep: Callable[..., Run]) -> None:
 
 
 def test_nothing_is_left_after_a_normal_end(keep: Callable[..., Run]) -> None:
-    run = keep(SCATTER + "exit 0", env={"MARK": "normal-end"})
+    run = keep(SCATTER + "exit 0", env={"MARK": mark("normal-end")})
     assert ended(run)["exit_code"] == 0
     assert marked("normal-end") == []
 
@@ -142,7 +152,7 @@ def test_the_tool_may_end_gently(keep: Callable[..., Run], tmp_path: Path) -> No
 
 def test_the_time_is_bounded(keep: Callable[..., Run]) -> None:
     began = time.monotonic()
-    run = keep("trap '' TERM; " + SCATTER + "while :; do sleep 300; done", seconds=0.5, env={"MARK": "time"})
+    run = keep("trap '' TERM; " + SCATTER + "while :; do sleep 300; done", seconds=0.5, env={"MARK": mark("time")})
     told = ended(run)
     assert told["timed_out"]
     assert told["signal"] == signal.SIGKILL
@@ -224,7 +234,7 @@ def test_as_pid_1_it_keeps_all_the_same(run_program: Callable[..., Run]) -> None
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
         missing("no permission to make a pid namespace (unshare --pid)")
     argv = [sys.executable, str(KEEP), "60", "sh", "-c", f"trap '' TERM; {SCATTER} while :; do sleep 300; done"]
-    run = run_program([*unshare, "--mount-proc", *argv], env={"MARK": "pid-1"})
+    run = run_program([*unshare, "--mount-proc", *argv], env={"MARK": mark("pid-1")})
     run.until("command.output")
     first = descendants(run.pid)[0]
     assert status(first)["NSpid"].split()[-1] == "1"
@@ -236,7 +246,7 @@ def test_as_pid_1_it_keeps_all_the_same(run_program: Callable[..., Run]) -> None
 @pytest.mark.thorough
 def test_a_frozen_holder_keeps_nothing_alive_for_long(keep: Callable[..., Run]) -> None:
     """Before PostgreSQL gives the lock to somebody else, after 25 s at the earliest."""
-    run = keep(f"{SCATTER} exec sleep 300", env={"MARK": "frozen"})
+    run = keep(f"{SCATTER} exec sleep 300", env={"MARK": mark("frozen")})
     run.until("command.output")
     began = time.monotonic()
     os.kill(run.pid, signal.SIGSTOP)
@@ -250,8 +260,8 @@ def test_the_application_finds_no_child_and_no_descriptor_of_it(
     database: Database, run_entrypoint: Callable[..., Run]
 ) -> None:
     env = {"DATABASE_URL": database.url, "MIGRATION_COMMAND": f"sh -c '{SCATTER.replace(chr(39), chr(34))} exit 0'"}
-    run = run_entrypoint("run", "--", "sleep", "300", env={**env, "MARK": "application"})
-    until(lambda: command_line(run.pid)[0] == "sleep", 20, run.report)
+    run = run_entrypoint("run", "--", "sleep", "300", env={**env, "MARK": mark("application")})
+    until(lambda: command_line(run.pid)[:1] == ["sleep"], 20, run.report)
     assert marked("application") == [run.pid]
     assert descendants(run.pid) == []
     assert open_fds(run.pid).keys() == {0, 1, 2}
@@ -263,7 +273,7 @@ def test_sigterm_ends_all_within_two_seconds_and_its_sessions(
     database.execute("CREATE TABLE begun (run text, seen int, at timestamptz); CREATE TABLE work (run text)")
     stubborn = f"{sys.executable} {KEEP.with_name('stubborn.py')} psycopg 60"
     env = {"DATABASE_URL": database.url, "MIGRATION_COMMAND": f"sh -c 'setsid {stubborn} & wait'"}
-    run = run_entrypoint("migrate", env={**env, "MARK": "two-seconds"})
+    run = run_entrypoint("migrate", env={**env, "MARK": mark("two-seconds")})
     until(lambda: database.one("SELECT count(*) FROM work"), 20, run.report)
     began = time.monotonic()
     run.terminate()
