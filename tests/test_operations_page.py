@@ -610,6 +610,46 @@ def test_ahead_and_undone_by_hand(ahead: Scene, typist: Typist) -> None:
     assert ahead.run()[:2] == ("up_to_date", "2")
 
 
+TOO_OLD = "This image is too old for the schema"
+AFTER = "A migration waits for the end of the rollout"
+
+
+@pytest.fixture
+def contracted(scene: Scene) -> Scene:
+    """Return a scene of which an older image, which ends at 13, may not start any more."""
+    drop = "-- entrypoint: phase = after\n-- entrypoint: floor = 014_drop.sql\nDROP TABLE good;"
+    scene.write({"013_good.sql": GOOD["001_good.sql"], "014_drop.sql": drop})
+    (scene.migrations / "rollback").mkdir()
+    (scene.migrations / "rollback" / "014_drop.sql").write_text(GOOD["001_good.sql"])
+    scene.start("migrate", "--phase", "after").ok()
+    return scene
+
+
+@types(TOO_OLD, "entrypoint rollback --to 13")
+def test_too_old_and_to_go_back(contracted: Scene, typist: Typist) -> None:
+    typist.type("entrypoint rollback --to 13")
+    (contracted.migrations / "014_drop.sql").unlink()
+    assert contracted.run()[:2] == ("up_to_date", "13")
+
+
+@types(TOO_OLD, "SET floor = NULL")
+def test_too_old_and_the_floor_is_wrong(contracted: Scene, typist: Typist) -> None:
+    (contracted.migrations / "014_drop.sql").unlink()
+    assert contracted.run().outcome == "failed"
+    typist.type("SET floor = NULL")
+    assert contracted.run()[:2] == ("ahead", "14")
+
+
+@types(AFTER, "entrypoint migrate --phase after")
+def test_after_the_rollout(scene: Scene, typist: Typist) -> None:
+    scene.write(GOOD)
+    scene.migrated()
+    scene.write({"002_drop.sql": "-- entrypoint: phase = after\nDROP TABLE good;"})
+    assert scene.run()[:2] == ("up_to_date", "1")
+    typist.type("entrypoint migrate --phase after")
+    assert scene.run()[:2] == ("up_to_date", "2")
+
+
 @types("The database has the tables, and no ledger", "entrypoint baseline 2")
 def test_tables_without_a_ledger(scene: Scene, typist: Typist) -> None:
     scene.write({**GOOD, "002_b.sql": "CREATE TABLE b ()", "003_c.sql": "CREATE TABLE c ()"})
