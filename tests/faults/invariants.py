@@ -25,6 +25,7 @@ def check_world(stage: Stage, *, disk_was_full: bool = False) -> None:
     """Fail unless each migration is in once or not at all, and the next start gets all of them in."""
     until(lambda: stage.ours() == 0, 6, lambda: f"the end of our sessions: {stage.report()}")
     _check_ledger(stage)
+    _check_tool(stage)
     failed = stage.database.exists("schema_migrations") and stage.database.rows(
         "SELECT migration_number, error_message FROM schema_migrations WHERE status = 'failed'"
     )
@@ -36,6 +37,7 @@ def check_world(stage: Stage, *, disk_was_full: bool = False) -> None:
     assert following.wait(10) == 0, stage.report()
     check_output(following)
     assert _check_ledger(stage) == list(VERSIONS), stage.report()
+    assert _check_tool(stage) == bool(stage.command), stage.report()
     until(lambda: stage.ours() == 0, 3, lambda: f"the end of our sessions: {stage.report()}")
     assert stage.database.one(f"SELECT pg_try_advisory_xact_lock({lock_key()})"), stage.report()
     if _holder(stage):
@@ -53,6 +55,17 @@ def _holder(stage: Stage) -> dict[str, object]:
     """Return what the lock's row shows, which is nothing if it is free."""
     row = stage.database.one("SELECT to_jsonb(l) FROM migration_lock l WHERE id = 1")
     return {name: value for name, value in row.items() if name != "id" and value is not None}
+
+
+def _check_tool(stage: Stage) -> bool:
+    """Return whether the tool's migration is in, after a comparison of its history with the schema."""
+    database = stage.database
+    steps = database.rows("SELECT number FROM tool_step") if database.exists("tool_step") else []
+    history = database.rows("SELECT version FROM tool_history") if database.exists("tool_history") else []
+    assert steps == history, f"the tool's history {history}, schema {steps}: {stage.report()}"
+    assert len(steps) < 2, f"{steps}: {stage.report()}"
+    assert database.exists("tool_thing") == bool(steps), stage.report()
+    return bool(steps)
 
 
 def _check_ledger(stage: Stage) -> list[int]:

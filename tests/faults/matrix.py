@@ -155,6 +155,27 @@ def _outside_beginning(stage: Stage, cell: Cell) -> None:
     _at(b"pg_advisory_lock_shared(")(stage, cell)
 
 
+def _running_the_tool(stage: Stage, cell: Cell) -> None:
+    """Stop the tool in the middle of its migration."""
+    _to_the_tool(stage, cell)
+
+
+def _recording_the_tool(stage: Stage, cell: Cell) -> None:
+    """Stop the statement that writes what came of the tool's run."""
+    step = _to_the_tool(stage, cell)
+    stage.hold("migration_commands")
+    step.close()
+    stage.await_queue("migration_commands")
+
+
+def _to_the_tool(stage: Stage, cell: Cell) -> contextlib.ExitStack:
+    stage.use_tool()
+    step = stage.hold("tool_step")
+    stage.start_subject(cell.on_failure)
+    stage.await_queue("tool_step")
+    return step
+
+
 def _at(pattern: bytes) -> Callable[[Stage, Cell], None]:
     def reach(stage: Stage, cell: Cell) -> None:
         held = cell.moment != "passing"
@@ -177,6 +198,8 @@ class Phase:
     """Whether there is a connection that has logged in."""
     guard: bool = True
     """Whether the guard is there."""
+    tool: bool = False
+    """Whether another migration tool runs, or has just run."""
 
 
 PHASES = {
@@ -201,6 +224,8 @@ PHASES = {
         Phase("outside, between two statements", _outside_between),
         Phase("outside, in a block", _outside_in_a_block),
         Phase("outside, in the last row", _outside_last_row),
+        Phase("running the tool", _running_the_tool, tool=True),
+        Phase("recording the tool's run", _recording_the_tool, tool=True),
         Phase("releasing", _at(b"token = NULL, progress_migration = NULL"), messages=True),
         Phase("handing over", _handing_over, session=False, guard=False),
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from demo.postgres import HOST
@@ -18,7 +20,6 @@ from scene import APPLICATION, Gate, lock_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -29,6 +30,7 @@ PASSWORD = "Quastenflosser@17/moorhuhn"
 SECRETS = ("Quastenflosser", "moorhuhn")
 
 VERSIONS = (1, 2, 3)
+TOOL = Path(__file__).with_name("tool.py")
 
 
 class Budgets(NamedTuple):
@@ -107,6 +109,8 @@ class Stage:
         self.budgets = USUAL
         self.environment: dict[str, str] = {}
         """For the subject alone."""
+        self.command: dict[str, str] = {}
+        """For every start: another migration tool, if the stage has one."""
         self.runs: list[Run] = []
         self.promises: dict[int, float] = {}
         """Until when each run must have come to its end, by its pid and as `time.monotonic()` counts."""
@@ -166,6 +170,7 @@ class Stage:
             "MIGRATION_DDL_LOCK_TIMEOUT_MS": "60000",  # a gate is a lock like any other
             "LOG_LEVEL": "debug",
             **(budgets or self.budgets).environment(),
+            **self.command,
             **(env or {}),
         }
         prefix = self.machinery.names.prefix if named else ()
@@ -217,6 +222,16 @@ class Stage:
     def go_outside(self) -> None:
         """Have the second migration run outside a transaction."""
         write_migrations(self.directory / "migrations", outside())
+
+    def use_tool(self) -> None:
+        """Have a tool run after the files, in every start from now on."""
+        self.database.execute("CREATE TABLE tool_step (number integer NOT NULL)")
+        self.command = {
+            "MIGRATIONS_DIR": str(self.directory / "migrations"),
+            "MIGRATION_COMMAND": shlex.join([sys.executable, str(TOOL)]),
+            "MIGRATION_COMMAND_INPUTS": str(TOOL),
+            "MIGRATION_COMMAND_STATE": "tool_history",
+        }
 
     def hold_index(self) -> contextlib.ExitStack:
         """Let every concurrent build that begins from now on wait in its last part, until the result is closed."""
