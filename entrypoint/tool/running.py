@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LOOK_EVERY = 1.0
 _LOOK_PATIENCE = 5.0
 # Between SIGTERM and SIGKILL: when the time is over, and when we have to end ourselves within two seconds.
-_GRACE = 3.0
+_GRACE = 1.0
 _SHORT_GRACE = 0.8
 # For the keeper to kill all, which takes it milliseconds.
 _KILLING = 5.0
@@ -137,8 +137,8 @@ def _attend(kept: Kept, output: Output, lease: Lease, deadline: Deadline) -> boo
         if grace is not None and grace.passed():
             kept.kill()
         lease.check_guard()
-        if time.monotonic() >= look:
-            _look(lease)
+        if grace is None and time.monotonic() >= look:
+            _look(lease, deadline)
             look = time.monotonic() + _LOOK_EVERY
     return grace is not None
 
@@ -159,9 +159,9 @@ def _found(order: Order) -> str:
     return shutil.which(order.argv[0], path=None if path is None else os.fsdecode(path)) or order.argv[0]
 
 
-def _look(lease: Lease) -> None:
+def _look(lease: Lease, deadline: Deadline) -> None:
     """See that the row is still ours. Raises LeaseLostError if an operator has freed it, and ConnectionLostError."""
-    patience = Deadline(_LOOK_PATIENCE)
+    patience = Deadline(max(_LOOK_EVERY, min(_LOOK_PATIENCE, deadline.remaining())))
     begin = transactions.begin(
         patience,
         server_version=lease.worker.server_version,
