@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kit.processes import Run
 
 SIGNAL_PROMISE = 2.0
+TOOL_STARTS = 12_000
 # The application's own end, and what this machine takes to start processes while others run.
 _SLACK = 1.0
 GOOD = {"migrated", "waited", "up_to_date"}
@@ -27,7 +28,11 @@ GOOD = {"migrated", "waited", "up_to_date"}
 def play(stage: Stage, cell: Cell) -> None:
     """Play a cell on a fresh stage, and check what must hold. Raises AssertionError."""
     phase, fault = PHASES[cell.phase], FAULTS[cell.fault]
-    stage.budgets = SHORT if fault.lasts and not fault.exit_codes else USUAL
+    stage.budgets = SHORT if _is_short(cell) else USUAL
+    if phase.tool:
+        # Another program has to start first, on a machine that is busy.
+        own = stage.budgets
+        stage.budgets = own._replace(lock=own.lock + TOOL_STARTS, migration=own.migration + TOOL_STARTS)
     fault.prepare(stage)
     phase.reach(stage, cell)
     if cell.beside and cell.moment != "passing":
@@ -47,6 +52,12 @@ def play(stage: Stage, cell: Cell) -> None:
         fault.heal(stage)
     check_takeover(stage, cell)
     check_world(stage, disk_was_full=fault.name == "disk full")
+
+
+def _is_short(cell: Cell) -> bool:
+    """Tell whether the fault lasts until the subject has given up, which then is to be soon."""
+    fault = FAULTS[cell.fault]
+    return fault.lasts and not fault.exit_codes
 
 
 def _let_go(stage: Stage) -> None:
@@ -110,7 +121,7 @@ def check_takeover(stage: Stage, cell: Cell) -> None:
         # A short budget may end while the subject holds the lock; that is a proper end, too.
         run.wait(max(left, 0.1))
         check_output(run)
-        if struck_too or stage.budgets is SHORT:
+        if struck_too or _is_short(cell):
             assert run.code in {0} | ENDED, run.report()
         elif PHASES[cell.phase].tool and stage.victim.outcome == "failed":
             # Who has waited for a tool that failed does not run it again; the next start does.
