@@ -17,7 +17,7 @@ from conftest import missing
 from demo.postgres import free_port
 from kit.processes import until
 from scene import APPLICATION, Gate, told
-from tools.examples import EXAMPLES, FastApi
+from tools.examples import EXAMPLES, FastApi, Knex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,6 +208,25 @@ def test_a_killed_holder(fleet: Fleet) -> None:
         gate.open()
         assert told(waiter).outcome == "migrated"
     assert not holder.leftovers()
+    assert (fleet.applied, fleet.tries) == (3, [3])
+
+
+@of(Knex)
+def test_a_lock_that_stays(fleet: Fleet) -> None:
+    """Outside a transaction knex commits its own lock first: nobody but a person frees it after a kill."""
+    fleet.prepare()
+    knex = fleet.example
+    assert isinstance(knex, Knex)
+    knex.outside(3, note(3, Gate.PASS))
+    with Gate(fleet.database) as gate:
+        holder = fleet.start()
+        gate.arrival()
+        holder.kill()
+        failed = fleet.start()
+        assert told(failed).outcome == "failed"
+    assert "knex migrate:unlock" in failure(failed)["remedy"]
+    knex.unlock(fleet.database.url)
+    assert fleet.run().outcome == "migrated"
     assert (fleet.applied, fleet.tries) == (3, [3])
 
 
