@@ -243,9 +243,10 @@ def test_a_frozen_holder(fleet: Fleet) -> None:
         waiter.until("lock.acquired", FROZEN)
         gate.arrival()
         holder.kill(signal.SIGCONT)
-        assert told(holder).outcome == "failed"
+        holder.until("lock.lost")
         gate.open()
         assert told(waiter).outcome == "migrated"
+        assert told(holder).outcome == "waited"
     assert (fleet.applied, fleet.tries) == (3, [3])
 
 
