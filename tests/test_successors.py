@@ -5,7 +5,6 @@ ENTRYPOINT_TEST_KILL_ROUNDS=50 plays each case fifty times, and prints how long 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import shutil
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 ROUNDS = int(os.environ.get("ENTRYPOINT_TEST_KILL_ROUNDS", "1"))
 PROGRAMS = Path(__file__).parent / "kit/programs"
-# What `make tools` installs.
+# What `make tools` installs; tests/tools/test_successor_of_npm.py plays the same with it.
 NODE_PROGRAMS = Path(__file__).parents[1] / ".tools/node-programs"
 # It goes to the server by itself. Then a frozen holder's tool is ended by the keeper, before PostgreSQL ends the guard.
 ELSEWHERE = "elsewhere"
@@ -45,8 +44,6 @@ TABLES = """
 
 def command_of(tool: str, directory: Path, seconds: float) -> str:
     """Return a command line that works for so long; skip what is not there."""
-    if tool == "asyncpg" and importlib.util.find_spec("asyncpg") is None:
-        missing("asyncpg is not installed")
     if tool == "npm":
         if not (shutil.which("npm") and (NODE_PROGRAMS / "node_modules/pg").is_dir()):
             missing("no npm, or no node-postgres (make tools)")
@@ -74,8 +71,6 @@ def command_of(tool: str, directory: Path, seconds: float) -> str:
         pytest.param("setsid", signal.SIGSTOP, marks=pytest.mark.thorough),
         pytest.param("asyncpg", signal.SIGKILL, marks=pytest.mark.thorough),
         pytest.param("asyncpg", signal.SIGSTOP, marks=pytest.mark.thorough),
-        pytest.param("npm", signal.SIGKILL, marks=pytest.mark.thorough),
-        pytest.param("npm", signal.SIGSTOP, marks=pytest.mark.thorough),
         pytest.param(ELSEWHERE, signal.SIGKILL, marks=pytest.mark.thorough),
         pytest.param(ELSEWHERE, signal.SIGSTOP, marks=pytest.mark.thorough),
     ],
