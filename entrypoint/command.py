@@ -70,6 +70,8 @@ def read(environ: Mapping[str, str]) -> tuple[Command, list[str]]:
     inputs = words("MIGRATION_COMMAND_INPUTS")
     if any("://" in one or "password=" in one.lower() for one in inputs):
         faults.append("MIGRATION_COMMAND_INPUTS holds an address; it must be paths and patterns, separated by blanks")
+    if "" in inputs:
+        faults.append("MIGRATION_COMMAND_INPUTS has an empty word in it; it must be paths and patterns")
     state = words("MIGRATION_COMMAND_STATE")
     if any("://" in one for one in state):
         faults.append("MIGRATION_COMMAND_STATE holds an address; it must be the name of a table")

@@ -67,15 +67,15 @@ class CannotExecute(Exception):  # noqa: N818 - read as a statement of fact, and
         self.exit_code = NOT_FOUND if missing else CANNOT_EXECUTE
         self.reason = error.strerror or "cannot be executed"
         if missing:
-            self.reason = _what_failed(error.filename, missing=True) or "not found"
+            self.reason = what_failed(error.filename, missing=True) or "not found"
         elif error.errno == errno.EACCES and os.access(error.filename or "", os.X_OK):
-            self.reason = _what_failed(error.filename, missing=False) or self.reason
+            self.reason = what_failed(error.filename, missing=False) or self.reason
         if error.errno == errno.ENOEXEC:
             self.reason = "neither a program for this machine nor a script that begins with #!"
         super().__init__(f"Cannot start the application: {command}: {self.reason}")
 
 
-def _first_line(path: str | bytes | None) -> bytes | None:
+def first_line(path: str | bytes | None) -> bytes | None:
     """Return the first line of a program, as far as the kernel reads it; None if it cannot be read."""
     try:
         descriptor = os.open(path or "", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -87,12 +87,12 @@ def _first_line(path: str | bytes | None) -> bytes | None:
         return None
 
 
-def _what_failed(path: str | bytes | None, *, missing: bool) -> str | None:
+def what_failed(path: str | bytes | None, *, missing: bool) -> str | None:
     """Return what the kernel did not find or may not execute, if it is not the program itself but what that asks for.
 
     An interpreter may be a script that has one itself.
     """
-    whose, first = "its", _first_line(path)
+    whose, first = "its", first_line(path)
     for _ in range(_DEEPEST):
         if first is None or not first.startswith(b"#!"):
             break
@@ -107,7 +107,7 @@ def _what_failed(path: str | bytes | None, *, missing: bool) -> str | None:
             return f"{named} is a directory"
         if not os.access(interpreter, os.X_OK):
             return f"{named} may not be executed"
-        whose, first = f"{interpreter!r} is its interpreter, whose", _first_line(interpreter)
+        whose, first = f"{interpreter!r} is its interpreter, whose", first_line(interpreter)
     if not missing or first is None or first.startswith(b"#!"):
         return None
     return f"{whose} dynamic loader is not found; it was built for another system, as for glibc where there is musl"

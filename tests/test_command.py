@@ -246,6 +246,7 @@ def test_who_waited_does_not_repeat_a_failure(project: Project) -> None:
         ({"MIGRATION_COMMAND_INPUTS": "steps/*.rb"}, "matches no file"),
         ({"MIGRATION_COMMAND_INPUTS": "elsewhere"}, "No such file"),
         ({"MIGRATION_COMMAND_INPUTS": "postgresql://u:hunter2@h/db"}, "address"),
+        ({"MIGRATION_COMMAND_INPUTS": '""'}, "empty word"),
         ({"MIGRATION_COMMAND_STATE": "a.b.c"}, "SCHEMA.TABLE"),
     ],
 )
@@ -256,6 +257,30 @@ def test_what_cannot_be_is_refused_before_the_lock_is_taken(project: Project, en
     assert "hunter2" not in run.stderr
     assert "lock.acquired" not in run.stderr
     assert project.database.one("SELECT to_regclass('migration_lock')") is None
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ("#!/no/such/interpreter", "'/no/such/interpreter'"),
+        ("#!/bin/sh\r", "Windows line ends"),
+        ("echo hello", "does not begin with #!"),
+    ],
+)
+def test_a_script_that_no_kernel_starts_is_refused_as_early(project: Project, first: str, said: str) -> None:
+    script = project.directory / "migrate"
+    script.write_text(f"{first}\n")
+    script.chmod(0o755)
+    run = project.start(MIGRATION_COMMAND="./migrate up", MIGRATION_ON_FAILURE="exit")
+    assert run.wait() == 78, run.report()
+    assert said in run.stderr
+    assert project.database.one("SELECT to_regclass('migration_lock')") is None
+
+
+def test_a_tool_that_fails_and_prints_nothing(project: Project) -> None:
+    run = project.start(MIGRATION_COMMAND="sh -c 'exit 3'", MIGRATION_ON_FAILURE="exit")
+    assert run.wait() == 70, run.report()
+    assert "It printed nothing" in only_error(run)["remedy"]
 
 
 def test_an_address_in_the_command_is_hidden(project: Project) -> None:

@@ -53,18 +53,32 @@ class Performed(NamedTuple):
 def find_program(words: Sequence[str], path: str | None) -> None:
     """Raise ConfigurationError unless the command's program is there and can be executed, by this `PATH`."""
     program = foreign(words[0])
-    if shutil.which(words[0], path=path) is not None:
-        return
-    if os.sep in words[0]:
-        there = os.path.exists(words[0])
-        what = f"{program!r} {'cannot be executed' if there else 'is not there'}"
-    else:
+    found = shutil.which(words[0], path=path)
+    remedy = f"Install it in the image, or give its whole path; {_SHELL}."
+    if found is not None:
+        why = why_not(found)
+        if not why:
+            return
+        what = f"{program!r}: {foreign(why)}"
+        remedy = "Mend the file's first line, or name its interpreter in MIGRATION_COMMAND: sh ./migrate.sh"
+    elif os.sep not in words[0]:
         what = f"there is no {program!r} in PATH ({foreign(path or '')})"
-        there = False
-    remedy = (
-        "Make it executable (chmod +x)." if there else f"Install it in the image, or give its whole path; {_SHELL}."
-    )
+    elif os.path.exists(words[0]):
+        what, remedy = f"{program!r} cannot be executed", "Make it executable (chmod +x)."
+    else:
+        what = f"{program!r} is not there"
     raise ConfigurationError(f"MIGRATION_COMMAND cannot be run: {what}", remedy=remedy)
+
+
+def why_not(path: str) -> str:
+    """Return why the kernel would not execute a file that may be executed; empty if nothing is known against it."""
+    if what := handover.what_failed(path, missing=False):
+        return what
+    first = handover.first_line(path) or b"#!"
+    # Not for what has a NUL in it, which may be a program, of a kind that only this kernel has been told of.
+    if first.startswith((b"#!", b"\x7fELF")) or b"\0" in first:
+        return ""
+    return "a script whose first line does not begin with #!"
 
 
 class Tool:
@@ -208,7 +222,8 @@ class Tool:
                 run=number,
             )
         printed = "\n".join(ended.tail)
-        cause = next((words for sign, words in _KNOWN_CAUSES if sign in printed), "See what it printed.")
+        looking = "See what it printed." if printed else "It printed nothing: run it by hand to see why."
+        cause = next((words for sign, words in _KNOWN_CAUSES if sign in printed), looking)
         if ended.cannot_start:
             how = f"could not be started: {ended.cannot_start}"
         elif ended.signal is not None:
