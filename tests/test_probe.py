@@ -127,6 +127,14 @@ def test_while_a_migration_runs(scene: Scene, port: int, command: tuple[str, ...
     assert scene.ledger()[-1] == (3, "completed")
 
 
+def test_while_a_migration_command_runs(scene: Scene, port: int, tmp_path: Path) -> None:
+    command = f"sh -c 'while [ ! -e {tmp_path}/go ]; do sleep 0.05; done'"
+    run = scene.start("migrate", MIGRATION_PROBE_PORT=port, MIGRATION_COMMAND=command)
+    assert in_phase(port, "migrating")["file"] == command
+    (tmp_path / "go").touch()
+    run.ok()
+
+
 def test_while_another_replica_has_the_lock(scene: Scene, port: int) -> None:
     scene.write(SLOW)
     with Gate(scene.database) as gate:

@@ -100,6 +100,17 @@ def test_a_migration_that_fails(container: Container, message: Path, database: D
     assert "DELETE FROM schema_migrations" in message.read_text()
 
 
+def test_a_migration_command_that_fails(container: Container, message: Path, database: Database) -> None:
+    command = "sh -c 'echo the disk of the tool is full; exit 3'"
+    run = container(
+        "run", "--", "true", DATABASE_URL=database.url, MIGRATION_COMMAND=command, MIGRATION_ON_FAILURE="exit"
+    )
+    assert run.wait() == 70
+    first, *_ = message.read_text().splitlines()
+    assert first.endswith("failed with exit code 3: the disk of the tool is full")
+    assert "The next start runs it again." in message.read_text()
+
+
 def test_an_image_below_the_floor(
     container: Container, message: Path, database: Database, migrations_dir: Path
 ) -> None:
