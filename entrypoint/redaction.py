@@ -175,6 +175,10 @@ class Redactor:
             from entrypoint import secret_patterns
 
             text = secret_patterns.mask(text, self._secrets)
+        if "%" in text and self._secrets:
+            from entrypoint import secret_patterns
+
+            text = secret_patterns.mask_encoded(text, self._secrets)
         return text
 
     def text(self, text: str) -> str:

@@ -110,6 +110,25 @@ def mask(text: str, secrets: Sequence[str]) -> str:
     return re.sub("|".join(map(_pattern, secrets)), MASK, text)
 
 
+def mask_encoded(text: str, secrets: Sequence[str]) -> str:
+    """Return `text` without these secrets as others encode them for a URL: drivers do not agree on what has to be."""
+    patterns = {_encoded(secret) for secret in secrets if not secret.isalnum()}
+    return re.sub("|".join(sorted(patterns, key=len, reverse=True)), MASK, text) if patterns else text
+
+
+def _encoded(secret: str) -> str:
+    """Return a pattern for a secret of which each character may be as it is or percent-encoded, if it is no letter."""
+
+    def either(character: str) -> str:
+        if character.isascii() and character.isalnum():
+            return character
+        encoded = "".join(f"%{byte:02x}" for byte in character.encode(errors="surrogateescape"))
+        blank = r"|\+" if character == " " else ""
+        return f"(?:{re.escape(character)}|(?i:{encoded}){blank})"
+
+    return "".join(map(either, secret))
+
+
 def _pattern(secret: str) -> str:
     return re.escape(secret) if len(secret) >= _SHORT else rf"(?<!\w){re.escape(secret)}(?!\w)"
 

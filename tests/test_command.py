@@ -430,3 +430,15 @@ def test_an_older_releases_table_is_upgraded(project: Project) -> None:
     project.database.execute("ALTER TABLE migration_commands DROP COLUMN holder")
     assert project.run().outcome == "up_to_date"
     assert project.database.one("SELECT count(holder) FROM migration_commands") == 0
+
+
+def test_status_while_it_runs(project: Project) -> None:
+    go = project.directory / "go"
+    command = f"sh -c 'while [ ! -e {go} ]; do sleep 0.05; done'"
+    run = project.start(MIGRATION_COMMAND=command)
+    run.until("command.started")
+    printed = project.start("status", MIGRATION_COMMAND=command).ok().stdout
+    assert "The migration command is running." in printed
+    assert "interrupted" not in printed
+    go.touch()
+    run.ok()

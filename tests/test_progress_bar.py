@@ -103,6 +103,16 @@ def test_it_goes_away_with_a_signal(scene: Scene, terminal: Terminal, number: si
     assert HIDE_CURSOR not in terminal.raw
 
 
+def test_a_migration_command_has_its_line_and_no_bar(scene: Scene, terminal: Terminal, tmp_path: Path) -> None:
+    command = f"sh -c 'while [ ! -e {tmp_path}/go ]; do sleep 0.05; done'"
+    run = start(scene, terminal, MIGRATION_COMMAND=command)
+    until(lambda: terminal.screen and "sh -c" in terminal.screen[-1], 20, lambda: str(terminal.screen))
+    assert not any("0 of 0" in line for line in terminal.screen)
+    (tmp_path / "go").touch()
+    run.ok()
+    assert not any(" of 0 migrations" in line for line in terminal.screen)
+
+
 def test_it_shows_who_is_waited_for(scene: Scene, terminal: Terminal) -> None:
     with Gate(scene.database) as gate:
         holder = scene.start("migrate")

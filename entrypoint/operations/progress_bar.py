@@ -83,6 +83,8 @@ def _picture(board: Board, now: float, began: float) -> RenderableType:
     from rich.text import Text
 
     row = Table.grid(padding=(0, 1))
+    if not board.pending:  # Only another tool has something to do, and how much that is it does not say.
+        return Text(f"{_clock(now - began)} {describe(board, now)}", no_wrap=True, overflow="ellipsis")
     row.add_row(
         Text(f"{board.done} of {count(board.pending, 'migration')}"),
         ProgressBar(total=board.pending, completed=board.done, width=_BAR_WIDTH),
@@ -97,7 +99,7 @@ def describe(board: Board, now: float) -> str:
         return f"waiting for the migration lock: {visible(board.waiting_for)}"
     activity, seen = board.activity, board.seen
     if activity is None:
-        return ""
+        return visible(board.running)
     if activity.retry:
         return f"{activity.file}: {activity.retry}"
     text = f"{activity.file}, {activity.words()}, {now - activity.since:.0f} s"

@@ -109,7 +109,8 @@ def _headline(status: Status) -> str:
     command = status.command
     if command is not None and command.pending and not status.pending:
         at = f"At version {status.current}; the" if status.applied else "The"
-        return f"{at} migration command {'has failed' if command.state == 'failed' else 'is to run'}."
+        state = {"failed": "has failed", "running": "is running"}.get(command.state, "is to run")
+        return f"{at} migration command {state}."
     if command is not None and not status.applied and not status.pending:
         return "Up to date."
     failed = any(line.state == "failed" for line in status.lines)

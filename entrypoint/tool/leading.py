@@ -133,7 +133,7 @@ class Tool:
             row.holder_name(),
         )
         number = int(self._write(run_rows.begin_run(self._lease.place, beginning), progress=command)[0][0] or 0)
-        assignment.board.begin(command)
+        assignment.board.run(command)
         logs.event(logs.INFO, "command.started", f"running {command}: {verdict.why}", command=command, run=number)
         order = Order(
             argv=self._wanted.command.words,
@@ -148,7 +148,6 @@ class Tool:
         _, after = self._judge()
         end = run_rows.End(COMPLETED if well else FAILED, after.digest, ended.exit_code, "\n".join(ended.tail))
         self._record(number, end)
-        assignment.board.finish(None)
         if not well:
             raise self._failure(ended, command, number)
         milliseconds = round(ended.seconds * 1000)

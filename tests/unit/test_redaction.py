@@ -298,3 +298,22 @@ def test_json_says_the_same() -> None:
     assert json.loads(shown) == {"a": value}
     assert all(line.isprintable() for line in shown.splitlines())
     assert "\N{EURO SIGN}" in shown
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "s3cr@t:/p+w é",
+        "s3cr%40t:%2Fp+w é",
+        "s3cr%40t%3A%2Fp%2Bw%20%C3%A9",
+        "s3cr%40t%3a%2fp%2bw+%c3%a9",
+        "s3cr%40t%3A/p%2Bw%20é",
+    ],
+)
+def test_a_password_is_found_however_it_is_percent_encoded(written: str) -> None:
+    known = Redactor(secrets_of("postgresql://u:s3cr%40t:%2Fp+w%20é@h/d"))
+    assert known.text(f"100 % of {written}, 50%") == "100 % of ***, 50%"
+
+
+def test_a_password_of_letters_alone_has_no_other_form() -> None:
+    assert Redactor({"hunter2"}).text("100% hunter, hunter%32") == "100% hunter, hunter%32"

@@ -6,7 +6,7 @@ The tool itself is the only one that really knows, but asking it costs more than
 
 from __future__ import annotations
 
-from entrypoint.migration.ledger.rows import COMPLETED, FAILED
+from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING
 from entrypoint.migration.ledger.runs import NOTHING, UNKNOWN
 from entrypoint.records import NamedTuple
 
@@ -127,5 +127,6 @@ def _why(wanted: Wanted, rows: Sequence[Run], ours: Sequence[Run]) -> str:
         return "its history is not as its last run left it"
     same = [run for run in rows if run.fingerprint == wanted.fingerprint]
     if same:
-        return "the last run was interrupted" if same[-1].status != FAILED else "the last run failed"
+        how = {FAILED: "failed", RUNNING: "has not ended"}
+        return f"the last run {how.get(same[-1].status, 'was interrupted')}"
     return "its command line or its inputs have changed" if rows else "it has not run here yet"

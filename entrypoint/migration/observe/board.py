@@ -68,6 +68,8 @@ class Board:
         """How many there are to do, with those that are done."""
         self.activity: Activity | None = None
         self.seen: Seen | None = None
+        self.running = ""
+        """The command line of another migration tool, while that runs."""
         self.waiting_for = ""
         """Who holds the migration lock, while that is somebody else."""
 
@@ -87,6 +89,11 @@ class Board:
     def begin(self, file: str) -> None:
         """Say which file is next."""
         phase.enter(phase.MIGRATING, file=file)
+
+    def run(self, command: str) -> None:
+        """Say that another migration tool runs, which comes after all files."""
+        self.activity, self.running = None, command
+        phase.enter(phase.MIGRATING, file=command)
 
     def work_on(self, activity: Activity) -> None:
         """Say which statement is next."""
