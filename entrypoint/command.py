@@ -6,6 +6,7 @@ Imported only where it is set, and at every such start: so `shlex`, which brings
 from __future__ import annotations
 
 from entrypoint.records import NamedTuple
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def split(line: str) -> tuple[str, ...]:
         try:
             return tuple(shlex.split(line))
         except ValueError as error:
-            what = "a quotation mark is not closed" if "quotation" in str(error) else "it ends with a backslash"
+            what = (
+                "a quotation mark is not closed" if "quotation" in foreign(str(error)) else "it ends with a backslash"
+            )
             raise ValueError(what) from None
     words = [line]
     for blank in _BLANKS:
@@ -60,7 +63,7 @@ def read(environ: Mapping[str, str]) -> tuple[Command, list[str]]:
         try:
             return split(environ.get(name, ""))
         except ValueError as error:
-            faults.append(f"{name} cannot be split into words: {error}")
+            faults.append(f"{name} cannot be split into words: {foreign(str(error))}")
             return ()
 
     line = environ["MIGRATION_COMMAND"].strip()

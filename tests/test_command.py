@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -442,3 +443,24 @@ def test_status_while_it_runs(project: Project) -> None:
     assert "interrupted" not in printed
     go.touch()
     run.ok()
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        (
+            "UPDATE migration_lock SET token = NULL, locked_at = NULL, locked_by = NULL; SELECT pg_sleep(60)",
+            "lost 3 times",
+        ),
+        ("DROP TABLE migration_commands", "migration_commands"),
+        ("DELETE FROM migration_commands", "its row is not there any more"),
+    ],
+)
+def test_a_tool_that_changes_our_tables_ends_the_start(project: Project, does: str, said: str) -> None:
+    script = "import os, psycopg; connection = psycopg.connect(os.environ['DATABASE_URL'], autocommit=True)"
+    script += "".join(f"; connection.execute({statement!r})" for statement in does.split("; "))
+    run = project.start(MIGRATION_COMMAND=shlex.join([sys.executable, "-c", script]), MIGRATION_ON_FAILURE="exit")
+    assert run.wait(60) == 70, run.report()
+    error = only_error(run)
+    assert said in error["message"]
+    assert "tables of ours" in error["remedy"]

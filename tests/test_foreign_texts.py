@@ -356,7 +356,8 @@ def test_an_address_in_another_variable(run_entrypoint: Start, migrations_dir: P
             continue
         run = run_entrypoint("migrate", env={**QUICK, "PGHOST": HOST, "PGPORT": str(free_port()), name: value})
         run.wait()
-        assert not re.search("quo|kka", run.stdout + run.stderr, re.IGNORECASE), run.report()
+        # A quotation mark may be named.
+        assert not re.search("quo(?!tation)|kka", run.stdout + run.stderr, re.IGNORECASE), run.report()
         if name.endswith(("_DIR", "_FILE", "_MB", "_MS")):
             assert run.wait() == 78, run.report()
             assert name in run.stderr

@@ -141,6 +141,7 @@ ROOMS: dict[str, set[str]] = {
         "counts",
     },
     "tool": {
+        "migration.losses",
         "migration.lock",
         "migration.ledger",
         "migration.script",
@@ -197,7 +198,7 @@ ROOMS: dict[str, set[str]] = {
     "logs": {"redaction", "records"},
     "clocks": {"deadline"},
     "deadline": {"policy", "signals"},
-    "command": {"records"},
+    "command": {"records", "redaction"},
     "policy": {"records"},
     "signals": set(),
     "redaction": {"secret_patterns"},

@@ -15,6 +15,7 @@ from entrypoint.records import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.errors import ConnectionLostError
+    from entrypoint.errors.migration import LeaseLostError
 
 MOST = 3
 """So many losses at the same statement are enough."""
@@ -45,7 +46,7 @@ class Losses:
         self.remedy = ""
         """What to do about that."""
 
-    def note(self, spot: Spot, lost: ConnectionLostError) -> bool:
+    def note(self, spot: Spot, lost: ConnectionLostError | LeaseLostError) -> bool:
         """Count a loss; tell whether it was one too many."""
         self.last, self.remedy = lost.message, lost.remedy
         self._counts[spot.number, spot.statement] += 1

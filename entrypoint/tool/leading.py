@@ -9,14 +9,16 @@ from typing import NamedTuple
 from entrypoint import handover, logs
 from entrypoint.database import transactions
 from entrypoint.database.answers import StatementError
+from entrypoint.database.sqlstate import INVALID_SCHEMA_NAME, UNDEFINED_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError
-from entrypoint.errors.migration import CommandFailedError, MigrationTimeoutError
-from entrypoint.migration.ledger import run_rows, runs
+from entrypoint.errors.migration import CommandFailedError, LeaseLostError, MigrationTimeoutError
+from entrypoint.migration.ledger import run_rows, runs, writing
 from entrypoint.migration.ledger.judging import failed_elsewhere, judge_on, shown, tell_if_ahead
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED
 from entrypoint.migration.lock import row
+from entrypoint.migration.losses import MOST, Spot
 from entrypoint.redaction import foreign
 from entrypoint.tool.running import Order, run_tool
 
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 # For each of our own statements about it.
 _PATIENCE = 30.0
 _LEAST = 1.0
+_LEAVE_OURS_ALONE = (
+    "See whether the tool itself changes tables of ours (migration_commands, migration_lock), and have it leave them "
+    "alone; or give ours a schema of their own with MIGRATION_SCHEMA."
+)
 _SHELL = "no shell is run: for one, write sh -c '…'"
 # What a tool says in its output, or is called, and what to do about it.
 _KNOWN_CAUSES = (
@@ -113,12 +119,15 @@ class Tool:
         """Return by when a statement of ours is to be done: the tool may have used up all the time."""
         return Deadline(max(_LEAST, min(_PATIENCE, self._deadline.remaining())))
 
-    def _judge(self) -> tuple[Verdict, Runs]:
+    def _judge(self, *, ended: bool = False) -> tuple[Verdict, Runs]:
+        """Judge whether it has anything to do; once it has `ended`, it may have dropped what is read here."""
         role = self._assignment.role
         try:
             return judge_on(self._worker, self._lease.place, self._wanted, role, self._patience())
         except StatementError as error:
             self._worker.rollback(Deadline(1.0))
+            if ended and error.sqlstate in (UNDEFINED_TABLE, INVALID_SCHEMA_NAME):
+                raise self._unrecorded(error) from error
             doing, schema = "migration_commands could not be read", self._lease.place.schema
             raise refused_on(self._worker, schema, role, error, doing, reading=True) from error
 
@@ -143,9 +152,16 @@ class Tool:
             pooled=0 != self._lease.place.backend_pid != self._worker.login_pid,
             terminal=logs.on_terminal(),
         )
-        ended = run_tool(order, self._lease, deadline, assignment.board)
-        well = ended.exit_code == 0 and not ended.timed_out and not ended.cannot_start
-        _, after = self._judge()
+        try:
+            ended = run_tool(order, self._lease, deadline, assignment.board)
+            well = ended.exit_code == 0 and not ended.timed_out and not ended.cannot_start
+            _, after = self._judge(ended=True)
+        except LeaseLostError as lost:
+            # From a living holder nobody takes it but an operator; and the tool, which would be run again for ever.
+            if not lost.by_operator and assignment.losses.note(Spot(0, command, 0, "", None), lost):
+                said = f"the migration lock was lost {MOST} times while {command} ran"
+                raise CommandFailedError(said, remedy=_LEAVE_OURS_ALONE, command=command, run=number) from lost
+            raise
         end = run_rows.End(COMPLETED if well else FAILED, after.digest, ended.exit_code, "\n".join(ended.tail))
         self._record(number, end)
         if not well:
@@ -177,12 +193,16 @@ class Tool:
         try:
             self._write(run_rows.end_run(self._lease.place, number, end))
         except StatementError as error:
-            raise CommandFailedError(
-                f"{shown(self._wanted)} ended, and that could not be recorded in migration_commands: {error}",
-                remedy="See whether the tool itself changes tables of ours (migration_commands, migration_lock), and "
-                "have it leave them alone; or give ours a schema of their own with MIGRATION_SCHEMA.",
-                command=shown(self._wanted),
-            ) from error
+            raise self._unrecorded(error) from error
+
+    def _unrecorded(self, error: StatementError) -> CommandFailedError:
+        command = shown(self._wanted)
+        why = "its row is not there any more" if writing.is_not_written(error) else str(error)
+        return CommandFailedError(
+            f"{command} ended, and that could not be recorded in migration_commands: {why}",
+            remedy=_LEAVE_OURS_ALONE,
+            command=command,
+        )
 
     def _write(self, statement: str, *, progress: str | None = None) -> list[tuple[str | None, ...]]:
         """Run a statement of ours behind the fence; return its rows."""

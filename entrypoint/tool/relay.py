@@ -223,7 +223,7 @@ class Relay:
         try:
             upstream = self._server.connect(_CONNECT)
         except (OSError, ValueError, wire.ProtocolError) as error:
-            client.sendall(wire.error("08001", f"entrypoint cannot reach the server: {error}"))
+            client.sendall(wire.error("08001", f"entrypoint cannot reach the server: {foreign(str(error))}"))
             raise
         with self._kept(upstream):
             if code == wire.CANCEL_REQUEST:

@@ -12,6 +12,7 @@ from entrypoint import logs, signals
 from entrypoint.database import transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import SLICE, Deadline
+from entrypoint.redaction import foreign
 from entrypoint.tool.kept import Kept
 from entrypoint.tool.output import Output
 from entrypoint.tool.relay import open_way
@@ -93,7 +94,7 @@ def _run(order: Order, environ: dict[bytes, bytes], lease: Lease, deadline: Dead
         try:
             kept = Kept([_found(order), *order.argv[1:]], environ, *output.write_ends)
         except OSError as error:
-            return Ended(None, None, 0.0, (), timed_out=False, cannot_start=error.strerror or str(error))
+            return Ended(None, None, 0.0, (), timed_out=False, cannot_start=error.strerror or foreign(str(error)))
         output.let_go()
         try:
             timed_out = _attend(kept, output, lease, deadline)
