@@ -61,7 +61,8 @@ def write(sources: Path, packages: Path, *, optimize: int) -> Path:
         modules[name] = (code, source.name == "__init__.py", place)
     loader = compile((HERE / "from_bundle.py").read_bytes(), "from_bundle.py", "exec", dont_inherit=True, optimize=2)
     bundle = packages / NAME
-    bundle.write_bytes(marshal.dumps((loader, modules)))
+    # Twice, as what is written depends on who else holds the same objects: a second build has to give the same bytes.
+    bundle.write_bytes(marshal.dumps(marshal.loads(marshal.dumps((loader, modules)))))
     return bundle
 
 

@@ -40,12 +40,20 @@ ALLOWED = {
     ("backup/store.py", "reserve"): "a millisecond",
     ("operations/child.py", "_output_of"): "a slice",
     ("operations/child.py", "run"): "after SIGKILL",
+    ("migration/lock/guard.py", "backend_within"): "the relay's threads",
+    ("tool/keeper.py", "run"): "a process of its own",
+    ("tool/kept.py", "wait"): "ticks",
+    ("tool/kept.py", "_end"): "the keeper has ended, or closed its end as the last thing that it does",
+    ("tool/output.py", "finish"): "less than a slice in all",
+    ("tool/pump.py", "_wait"): "the relay's threads",
+    ("tool/relay.py", "_accept"): "the relay's thread",
+    ("tool/running.py", "_attend"): "a slice",
     ("probe.py", "_turn"): "the probe's thread",
     ("probe.py", "_accept"): "the probe's thread",
 }
 # No waits of the kernel, but functions of ours with such a name.
 OURS = {("migration/apply/migrator.py", "under_lock"), ("migration/operator/rehearsal.py", "rehearse")}
-OURS |= {("backup/dump.py", "_dump")}
+OURS |= {("backup/dump.py", "_dump"), ("tool/running.py", "_end")}
 OURS |= {("operations/wait.py", "wait_for_database"), ("operations/wait.py", "wait_for_schema")}
 # The service has an event loop, which signals wake, and threads.
 ELSEWHERE = ("service/",)

@@ -222,9 +222,11 @@ def test_an_up_to_date_start_opens_no_more_than_it_must(
     opened = set(re.findall(rf'"{folder}/lib/([^"]*)", .*\) = \d', before_application))
     modules = {re.split(r"\.(?:pyc|cpython-|so)", path)[0].removesuffix("/__init__") for path in opened}
     modules = {name.replace("/", ".") for name in modules if not name.startswith("psycopg_binary.libs")}
-    of_python = UP_TO_DATE | PYTHONS_UP_TO_DATE | PYTHONS_BY_SITE
-    packing = {"", "__init__entrypoint", "__main__entrypoint"}
-    assert "entrypoint.migration.ledger.first_look" in modules
+    of_python = PYTHONS_UP_TO_DATE | PYTHONS_BY_SITE
+    # Our own are in one file.
+    packing = {"", "__init__entrypoint", "__main__entrypoint", "entrypoint.start.bundle"}
+    assert "entrypoint.start.bundle" in modules
+    assert not modules & UP_TO_DATE
     assert {name for name in modules if not name.startswith("libffi")} <= of_python | packing
 
 
