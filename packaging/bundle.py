@@ -62,7 +62,8 @@ def write(sources: Path, packages: Path, *, optimize: int) -> Path:
     loader = compile((HERE / "from_bundle.py").read_bytes(), "from_bundle.py", "exec", dont_inherit=True, optimize=2)
     bundle = packages / NAME
     # Twice, as what is written depends on who else holds the same objects: a second build has to give the same bytes.
-    bundle.write_bytes(marshal.dumps(marshal.loads(marshal.dumps((loader, modules)))))
+    contents = marshal.loads(marshal.dumps((loader, modules)))  # noqa: S302 - written in the same line
+    bundle.write_bytes(marshal.dumps(contents))
     return bundle
 
 
