@@ -56,7 +56,9 @@ def direct(
         if known.password and not changed.get(b"PGPASSWORD"):
             changed[b"PGPASSWORD"] = os.fsencode(known.password)
     # Where the address says nothing, Go's lib/pq insists on encryption, unless this does.
-    changed |= {b"PGSSLMODE": b"disable", b"PGGSSENCMODE": b"disable"}
+    changed[b"PGSSLMODE"] = b"disable"
+    # The relay says no to it. Not `disable`: lib/pq takes no variable of this name.
+    changed.pop(b"PGGSSENCMODE", None)
     return changed, spelled
 
 

@@ -53,6 +53,7 @@ def test_variables_of_libpq_lead_to_the_relay() -> None:
         b"PGHOST": b"db",
         b"PGHOSTADDR": b"10.1.1.1",
         b"PGSSLROOTCERT": b"system",
+        b"PGGSSENCMODE": b"require",
         b"PGUSER": b"me",
         b"OTHER": b"1",
     }
@@ -65,7 +66,6 @@ def test_variables_of_libpq_lead_to_the_relay() -> None:
         b"PGPASSWORD": b"hush",
         b"PGAPPNAME": b"entrypoint:t:tool",
         b"PGSSLMODE": b"disable",
-        b"PGGSSENCMODE": b"disable",
     }
 
 
