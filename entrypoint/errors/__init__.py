@@ -30,8 +30,8 @@
     ├── WaitTimeoutError         the schema was not there in time; `wait` does nothing about it
     └── LeaseLostError           we held the lock and do not hold it any more
 
-An error carries its facts (`fields`, for the log) and what to do about it (`remedy`). Which exit code it
-gets is decided in `entrypoint.__main__`, nowhere else.
+An error carries its facts (`fields`, for the log) and what to do about it (`remedy`); a ReportedError also what there
+is to say in several lines. Which exit code it gets is decided in `entrypoint.__main__`, nowhere else.
 
 Every start imports this module, so only what every start needs stands in it: a class costs more of its time than the
 rest of a small module (docs/startup-cost.md). The others are in `errors.migration`, which a start imports where it has

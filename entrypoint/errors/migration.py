@@ -50,13 +50,22 @@ class ReadOnlyError(DatabaseUnavailableError):
     event = "database.read_only"
 
 
+class ReportedError(EntrypointError):
+    """A failure of which there is more to say than fits in one line, such as what another program printed."""
+
+    def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
+        """Take the one-line `message` and the `report` of several lines, if there is one."""
+        super().__init__(message, remedy=remedy, **fields)
+        self.report = report
+
+
 class MigrationError(EntrypointError):
     """A migration did not get in."""
 
     event = "migration.failed"
 
 
-class MigrationFailedError(MigrationError):
+class MigrationFailedError(ReportedError, MigrationError):
     """PostgreSQL refused the migration; `report` shows it as psql would."""
 
     change = ""
@@ -65,11 +74,6 @@ class MigrationFailedError(MigrationError):
     place = ""
     """Where in the file to go on when it is mended, as the last line of the record; empty if at its beginning."""
 
-    def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
-        """Take the one-line `message` and the `report` of several lines."""
-        super().__init__(message, remedy=remedy, **fields)
-        self.report = report
-
 
 class MigrationHeldBackError(MigrationError):
     """A migration failed at an earlier start, and nothing has changed since."""
@@ -77,15 +81,10 @@ class MigrationHeldBackError(MigrationError):
     event = "migration.held_back"
 
 
-class CommandFailedError(MigrationError):
+class CommandFailedError(ReportedError, MigrationError):
     """Another migration tool (MIGRATION_COMMAND) has failed; `report` is the end of what it printed."""
 
     event = "command.failed"
-
-    def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
-        """Take the one-line `message` and the `report` of several lines."""
-        super().__init__(message, remedy=remedy, **fields)
-        self.report = report
 
 
 class MigrationRequiresError(MigrationError):
@@ -112,15 +111,10 @@ class MigrationStoppedError(MigrationError):
     event = "migration.stopped"
 
 
-class MigrationPreventedError(MigrationError):
+class MigrationPreventedError(ReportedError, MigrationError):
     """The environment kept a migration from running: nothing is wrong with it; `report` is as of one that failed."""
 
     event = "migration.prevented"
-
-    def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
-        """Take the one-line `message` and the `report` of several lines."""
-        super().__init__(message, remedy=remedy, **fields)
-        self.report = report
 
 
 class MigrationLostError(MigrationError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from entrypoint.errors import EntrypointError
+from entrypoint.errors.migration import ReportedError
 
 
 class UsageError(EntrypointError):
@@ -17,15 +18,10 @@ class NotConfirmedError(UsageError):
     event = "not_confirmed"
 
 
-class BackupFailedError(EntrypointError):
+class BackupFailedError(ReportedError):
     """There is no backup; `report` is all that the program which was to make it said."""
 
     event = "backup.failed"
-
-    def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
-        """Take the one-line `message` and the `report` of several lines, if there is more to say."""
-        super().__init__(message, remedy=remedy, **fields)
-        self.report = report
 
 
 class LedgerChangedError(EntrypointError):
