@@ -90,21 +90,22 @@ def why_not(path: str) -> str:
 class Tool:
     """Runs the tool under one lease."""
 
-    def __init__(self, assignment: Assignment, wanted: Wanted, address: Address, lease: Lease) -> None:
-        """Take what is wanted, where the tool is to find the database, and the lease under which it is done."""
+    def __init__(
+        self, assignment: Assignment, wanted: Wanted, address: Address, lease: Lease, deadline: Deadline
+    ) -> None:
+        """Take what is wanted, where the tool is to find the database, and lease and time for doing it."""
         self._assignment = assignment
         self._wanted = wanted
         self._address = address
         self._lease = lease
         self._worker = lease.worker
-        self._deadline = Deadline(_PATIENCE)
+        self._deadline = deadline
 
-    def perform(self, deadline: Deadline, back_up: Callable[[], None]) -> tuple[Performed | None, Verdict]:
+    def perform(self, back_up: Callable[[], None]) -> tuple[Performed | None, Verdict]:
         """Run it if it has anything to do; return how, and why. `back_up` comes before that.
 
         Raises CommandFailedError, MigrationTimeoutError, LeaseLostError and ConnectionLostError.
         """
-        self._deadline = deadline
         self._tell_interrupted(self._write(run_rows.interrupt(self._lease.place)))
         verdict, before = self._judge()
         if not verdict.pending:
@@ -113,7 +114,7 @@ class Tool:
         if verdict.failed is not None:
             raise failed_elsewhere(self._wanted, verdict.failed)
         back_up()
-        return self._run(verdict, before, deadline), verdict
+        return self._run(verdict, before), verdict
 
     def _patience(self) -> Deadline:
         """Return by when a statement of ours is to be done: the tool may have used up all the time."""
@@ -131,7 +132,7 @@ class Tool:
             doing, schema = "migration_commands could not be read", self._lease.place.schema
             raise refused_on(self._worker, schema, role, error, doing, reading=True) from error
 
-    def _run(self, verdict: Verdict, before: Runs, deadline: Deadline) -> Performed:
+    def _run(self, verdict: Verdict, before: Runs) -> Performed:
         assignment, command = self._assignment, shown(self._wanted)
         beginning = run_rows.Beginning(
             command,
@@ -153,7 +154,7 @@ class Tool:
             terminal=logs.on_terminal(),
         )
         try:
-            ended = run_tool(order, self._lease, deadline, assignment.board)
+            ended = run_tool(order, self._lease, self._deadline)
             well = ended.exit_code == 0 and not ended.timed_out and not ended.cannot_start
             _, after = self._judge(ended=True)
         except LeaseLostError as lost:
@@ -229,7 +230,7 @@ class Tool:
             )
 
     def _failure(self, ended: Ended, command: str, number: int) -> CommandFailedError | MigrationTimeoutError:
-        last = foreign(ended.tail[-1]) if ended.tail else ""
+        last = ended.tail[-1] if ended.tail else ""
         unlock = next((one for name, one in _UNLOCKING if name in command), None)
         beside = f" If it says that it is locked, and nobody else runs it: {unlock}." if unlock else ""
         if ended.timed_out:

@@ -9,8 +9,6 @@ import time
 from typing import NamedTuple
 
 from entrypoint import logs, signals
-from entrypoint.database import transactions
-from entrypoint.database.answers import StatementError
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.redaction import foreign
 from entrypoint.tool.kept import Kept
@@ -20,7 +18,6 @@ from entrypoint.tool.relay import open_way
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
-    from entrypoint.migration.observe.board import Board
     from entrypoint.policy import Address
 
 
@@ -64,7 +61,7 @@ class Ended(NamedTuple):
     cannot_start: str
 
 
-def run_tool(order: Order, lease: Lease, deadline: Deadline, _board: Board | None = None) -> Ended:
+def run_tool(order: Order, lease: Lease, deadline: Deadline) -> Ended:
     """Run the tool; it and all its descendants are gone when this returns or raises, and so are its sessions.
 
     Raises LeaseLostError, ConnectionLostError, and what a signal raises.
@@ -163,19 +160,7 @@ def _found(order: Order) -> str:
 def _look(lease: Lease, deadline: Deadline) -> None:
     """See that the row is still ours. Raises LeaseLostError if an operator has freed it, and ConnectionLostError."""
     patience = Deadline(max(_LOOK_EVERY, min(_LOOK_PATIENCE, deadline.remaining())))
-    begin = transactions.begin(
-        patience,
-        server_version=lease.worker.server_version,
-        lock_timeout_ms=patience.milliseconds() // 4 + 1,
-        role=None,
-    )
-    try:
-        results = lease.worker.query(f"{begin}\n{lease.as_role}\n{lease.still_ours()}\nCOMMIT", patience)
-    except StatementError as error:
-        # The tool may have locked the row's table, or the server is busy.
-        lease.worker.rollback(Deadline(1.0))
-        logs.event(logs.DEBUG, "command.look_failed", f"cannot look at the migration lock's row: {error}")
-        return
-    if not results[-2]:
-        lease.revoked = True
+    # The tool may have locked the row's table.
+    lock_timeout_ms = patience.milliseconds() // 4 + 1
+    if not lease.look("command.look_failed", patience, patience, lock_timeout_ms=lock_timeout_ms):
         raise lease.lost()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from entrypoint import logs
 from entrypoint.backup import dump, store
-from entrypoint.database import transactions
-from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError
 from entrypoint.errors.operator import BackupFailedError
@@ -77,23 +75,9 @@ class BackupFirst:
         Raises LeaseLostError if guard or row is lost, ConnectionLostError if the worker is.
         """
         lease.check_guard()
-        begin = transactions.begin(
-            Deadline(_LOOK_STATEMENT),
-            server_version=lease.worker.server_version,
-            lock_timeout_ms=_LOOK_LOCK_TIMEOUT_MS,
-            role=self._assignment.role,
-        )
-        try:
-            results = lease.worker.query(
-                f"{begin}\n{lease.still_ours()}\n{lease.progress(doing)}\nCOMMIT", Deadline(_PATIENCE)
-            )
-        except StatementError as error:
-            # Somebody holds a lock on the row, or the server is busy.
-            lease.worker.rollback(Deadline(1.0))
-            logs.event(logs.DEBUG, "backup.look_failed", f"cannot look at the migration lock's row: {error}")
-            return
-        if not results[-3]:
-            lease.revoked = True
+        statement, deadline = Deadline(_LOOK_STATEMENT), Deadline(_PATIENCE)
+        then = (lease.progress(doing),)
+        if not lease.look("backup.look_failed", statement, deadline, lock_timeout_ms=_LOOK_LOCK_TIMEOUT_MS, then=then):
             logs.event(logs.WARNING, "lock.revoked", "an operator freed the migration lock; stopping the backup")
             raise lease.lost()
 

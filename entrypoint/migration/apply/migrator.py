@@ -93,9 +93,8 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
                 assignment.board.back_up()
                 backup_first.take(lease, current, reading.BACKUP, clocks.running)
 
-        performed, verdict = Tool(assignment, assignment.wanted, assignment.address, lease).perform(
-            clocks.turn_to(), back_up
-        )
+        tool = Tool(assignment, assignment.wanted, assignment.address, lease, clocks.turn_to())
+        performed, verdict = tool.perform(back_up)
         return Result(tuple(applied), contender.waited, current, performed, verdict)
 
     try:

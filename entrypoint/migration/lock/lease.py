@@ -149,6 +149,31 @@ class Lease:
         """Return the statement that finds a row if ours is still there. Unlike the fence, it holds nothing."""
         return f"SELECT {self._ours()};" if self._shown else "SELECT;"
 
+    def look(
+        self, event: str, statement: Deadline, deadline: Deadline, *, lock_timeout_ms: int, then: Sequence[str] = ()
+    ) -> bool:
+        """Look at the row from the worker, and do what comes `then` with it; tell whether it is still ours.
+
+        `statement` bounds each statement, `deadline` the answer. Where the server does not say, as somebody has locked
+        the row, or it is busy, that is logged as `event`, and nobody has freed it as far as we know. Raises
+        ConnectionLostError.
+        """
+        begin = transactions.begin(
+            statement,
+            server_version=self.worker.server_version,
+            lock_timeout_ms=lock_timeout_ms,
+            role=self._role,
+        )
+        try:
+            sql = "\n".join((begin, self.still_ours(), *then, "COMMIT"))
+            found = bool(self.worker.query(sql, deadline)[-2 - len(then)])
+        except StatementError as error:
+            self.worker.rollback(Deadline(1.0))
+            logs.event(logs.DEBUG, event, f"cannot look at the migration lock's row: {error}")
+            return True
+        self.revoked = self.revoked or not found
+        return found
+
     def _ours(self) -> str:
         return (
             f"FROM {self.place.table('migration_lock')} "

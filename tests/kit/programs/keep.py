@@ -27,9 +27,8 @@ def main(seconds: str, *argv: str) -> None:
         parameters=lambda: Parameters({}, {"password": "hush-hush"}),
         server_version=160000,
         usable=False,
-        query=lambda *_: [[("1",)], []],
     )
-    lease = SimpleNamespace(worker=worker, check_guard=lambda: None, as_role="", still_ours=lambda: "SELECT;")
+    lease = SimpleNamespace(worker=worker, check_guard=lambda: None, look=lambda *_, **__: True)
     address = Address("postgresql://here/it", "DATABASE_URL")
     token, terminal = "0123456789abcdef.1", logs.on_terminal()
     order = running.Order(argv, dict(os.environb), address, token, pooled=True, terminal=terminal)
