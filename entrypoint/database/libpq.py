@@ -23,7 +23,7 @@ from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from entrypoint.database.answers import Row
@@ -79,7 +79,7 @@ class _Quick(CFuncPtr):
 
 # PQconninfoOption: keyword, envvar, compiled, val, label, dispchar, and a number that takes the room of an address.
 ADDRESS = sizeof(c_void_p)
-KEYWORD, VALUE, OPTION = 0, 3 * ADDRESS, 7 * ADDRESS
+_KEYWORD, _VALUE, _OPTION = 0, 3 * ADDRESS, 7 * ADDRESS
 
 
 class Libpq:
@@ -136,15 +136,22 @@ class Libpq:
         if not options:
             self.freemem(message)
             return None
-        found = {}
-        option = options
-        while keyword := c_char_p.from_address(option + KEYWORD).value:
-            value = c_char_p.from_address(option + VALUE).value
-            if value is not None:
-                found[keyword.decode()] = value.decode(errors="surrogateescape")
-            option += OPTION
+        found = {keyword: value for _, keyword, value in each(options) if value is not None}
         self.conninfo_free(options)
         return found
+
+
+def each(option: int) -> Iterator[tuple[int, str, str | None]]:
+    """Yield the options of a list of libpq's: where each is in memory, its keyword and its value."""
+    while keyword := c_char_p.from_address(option + _KEYWORD).value:
+        yield option, keyword.decode(), text_at(option + _VALUE)
+        option += _OPTION
+
+
+def text_at(place: int) -> str | None:
+    """Return the text to which a pointer in memory leads; what is not UTF-8 is in surrogates."""
+    value = c_char_p.from_address(place).value
+    return None if value is None else value.decode(errors="surrogateescape")
 
 
 def load() -> Libpq | None:
@@ -202,7 +209,7 @@ class Connection:
     def __str__(self) -> str:
         """Return where it leads, for the log."""
         host, database = self._libpq.host(self._connection), self._libpq.database(self._connection)
-        return f"{foreign(self._text(host)) or 'the local socket'}, database {foreign(self._text(database))}"
+        return f"{foreign(text_of(host)) or 'the local socket'}, database {foreign(text_of(database))}"
 
     @property
     def backend_pid(self) -> int:
@@ -225,7 +232,7 @@ class Connection:
                 if libpq.result_status(result) in (_TUPLES_OK, _COMMAND_OK):
                     results.append(self._rows(result))
                 else:
-                    failed = failed or StatementError(_Failed(libpq, result), len(results))
+                    failed = failed or StatementError(Answer(libpq, result), len(results))
             finally:
                 libpq.clear(result)
         if libpq.transaction_status(self._connection) == _UNKNOWN:
@@ -283,23 +290,27 @@ class Connection:
         return [tuple([text(row, column) for column in columns]) for row in range(libpq.ntuples(result))]
 
     def _error(self) -> str:
-        return self._text(self._libpq.error_message(self._connection))
-
-    @staticmethod
-    def _text(value: bytes | None) -> str:
-        return (value or b"").decode(errors="replace")
+        return text_of(self._libpq.error_message(self._connection))
 
 
-class _Failed:
-    """A result that is an error, as `StatementError` reads it."""
+class Answer:
+    """A result that is an error or a notice, as `answers` reads it."""
 
-    def __init__(self, libpq: Libpq, result: int) -> None:
-        self._libpq = libpq
-        self._result = result
+    def __init__(self, libpq: Libpq, pointer: int) -> None:
+        """Take a result by its address in memory."""
+        self._library = libpq
+        self._pointer: int | None = pointer
 
     def error_field(self, fieldcode: int, /) -> bytes | None:
-        value: bytes | None = self._libpq.result_error_field(self._result, fieldcode)
+        """Return one of the fields."""
+        value: bytes | None = self._library.result_error_field(self._pointer, fieldcode)
         return value
 
     def get_error_message(self) -> str:
-        return Connection._text(self._libpq.result_error_message(self._result))  # noqa: SLF001 - of this module
+        """Return all of it as a text."""
+        return text_of(self._library.result_error_message(self._pointer))
+
+
+def text_of(value: bytes | None) -> str:
+    """Return a text of libpq's, "" for none."""
+    return (value or b"").decode(errors="replace")

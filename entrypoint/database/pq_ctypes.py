@@ -13,7 +13,7 @@ from _weakref import ref
 
 from entrypoint.database import libpq
 from entrypoint.database.answers import NotConnected
-from entrypoint.database.libpq import ADDRESS, KEYWORD, OPTION, VALUE, c_char_p, c_int, c_void_p
+from entrypoint.database.libpq import ADDRESS, c_char_p, c_int, c_void_p, each, text_at, text_of
 from entrypoint.database.pq import Option, PqError
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ class Binding:
         library = self.library
         options = library.conninfo_parse(_bytes(address), byref(message))
         if not options:
-            text = _text(c_char_p.from_buffer(message).value)
+            text = text_of(c_char_p.from_buffer(message).value)
             library.freemem(message)
             raise PqError(text)
         return {name: value for name, value, *_ in self.read(options) if value is not None}
@@ -121,17 +121,10 @@ def load() -> Binding | None:
         return None
 
 
-def _options(option: int) -> Iterator[Option]:
-    while keyword := c_char_p.from_address(option + KEYWORD).value:
-        value = c_char_p.from_address(option + VALUE).value
-        compiled = c_char_p.from_address(option + _COMPILED).value
-        yield Option(
-            keyword.decode(),
-            None if value is None else value.decode(errors="surrogateescape"),
-            None if compiled is None else compiled.decode(errors="surrogateescape"),
-            c_char_p.from_address(option + _DISPLAY).value == _SECRET,
-        )
-        option += OPTION
+def _options(first: int) -> Iterator[Option]:
+    for option, keyword, value in each(first):
+        secret = c_char_p.from_address(option + _DISPLAY).value == _SECRET
+        yield Option(keyword, value, text_at(option + _COMPILED), secret)
 
 
 class Connection:
@@ -172,19 +165,19 @@ class Connection:
 
     def host(self) -> str:
         """Return the host that let us in, or the directory of its socket."""
-        return _text(self._library.host(self._pointer))
+        return text_of(self._library.host(self._pointer))
 
     def address(self) -> str:
         """Return that host's numeric address, "" for a socket of Unix."""
-        return _text(self._binding.address(self._pointer))
+        return text_of(self._binding.address(self._pointer))
 
     def port(self) -> str:
         """Return its port."""
-        return _text(self._binding.port(self._pointer))
+        return text_of(self._binding.port(self._pointer))
 
     def database(self) -> str:
         """Return the database's name."""
-        return _text(self._library.database(self._pointer))
+        return text_of(self._library.database(self._pointer))
 
     def password(self) -> str:
         """Return the password that was used, wherever it came from."""
@@ -263,7 +256,7 @@ class Connection:
 
     def _succeeded(self, answer: int) -> None:
         if not answer:
-            raise PqError(_text(self._library.error_message(self._pointer)))
+            raise PqError(text_of(self._library.error_message(self._pointer)))
 
 
 _connections: dict[int, ref[Connection]] = {}
@@ -278,15 +271,12 @@ def _receive(connection: int | None, result: int | None) -> None:
         found.notice_handler(_Result(found._binding, result))  # noqa: SLF001 - of this module
 
 
-class _Result:
+class _Result(libpq.Answer):
     """A result that is libpq's, or was."""
 
-    __slots__ = ("_binding", "_library", "_pointer")
-
     def __init__(self, binding: Binding, pointer: int) -> None:
+        super().__init__(binding.library, pointer)
         self._binding = binding
-        self._library = binding.library
-        self._pointer: int | None = pointer
 
     @property
     def status(self) -> int:
@@ -312,18 +302,9 @@ class _Result:
         value: bytes = self._library.getvalue(self._pointer, row_number, column_number)
         return None if not value and self._library.getisnull(self._pointer, row_number, column_number) else value
 
-    def error_field(self, fieldcode: int, /) -> bytes | None:
-        value: bytes | None = self._library.result_error_field(self._pointer, fieldcode)
-        return value
-
-    def get_error_message(self) -> str:
-        return _text(self._library.result_error_message(self._pointer))
-
 
 class _OwnResult(_Result):
     """A result that goes with the last of who look at it."""
-
-    __slots__ = ()
 
     def __del__(self) -> None:
         pointer, self._pointer = self._pointer, None
@@ -333,7 +314,3 @@ class _OwnResult(_Result):
 
 def _bytes(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode(errors="replace")
