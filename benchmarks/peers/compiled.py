@@ -22,7 +22,7 @@ class Goose(Peer):
     @property
     def program(self) -> Path:
         """Return the binary."""
-        return self.home / "go" / "goose"
+        return self.home / "tools" / "go" / "goose"
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
         """Put its marks around each, so that it is sent in one piece."""
@@ -44,7 +44,7 @@ class GolangMigrate(Peer):
     @property
     def program(self) -> Path:
         """Return the binary."""
-        return self.home / "go" / "migrate"
+        return self.home / "tools" / "go" / "migrate"
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
         """Call each as it wants it."""

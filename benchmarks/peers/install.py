@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -33,17 +34,10 @@ PIP = {
     "Django": "5.2.19",
     "psycopg[binary]": "3.3.9",
 }
-# By package: its version, and the tags that leave the drivers of other databases out.
-GO = {
-    "goose": (
-        "github.com/pressly/goose/v3/cmd/goose@v3.30.0",
-        "no_clickhouse no_libsql no_mssql no_mysql no_sqlite3 no_vertica no_ydb no_duckdb no_spanner no_starrocks",
-    ),
-    "golang-migrate": ("github.com/golang-migrate/migrate/v4/cmd/migrate@v4.20.1", "postgres"),
-    "tern": ("github.com/jackc/tern/v2@v2.3.4", ""),
-}
+TERN = "2.3.4"
+# What the tests of other tools install as well, by the part of it: where its version stands in what they have recorded.
+SHARED = {"go": {"goose": "/cmd/goose@v", "golang-migrate": "/cmd/migrate@v"}, "flyway": {"flyway": "flyway-core:"}}
 SQLX = "0.9.0"
-FLYWAY = "11.20.3"
 # Debian's release says which version; without the second package sqitch cannot reach PostgreSQL.
 APT = ("sqitch", "libdbd-pg-perl")
 
@@ -57,7 +51,7 @@ def install(home: Path) -> list[str]:
     home.mkdir(parents=True, exist_ok=True)
     versions: dict[str, str] = {}
     problems = []
-    for step in (_npm, _pip, _sqitch, _go, _flyway, _sqlx):
+    for step in (_npm, _pip, _sqitch, _shared, _tern, _sqlx):
         try:
             versions |= step(home)
         except InstallationError as error:
@@ -109,20 +103,23 @@ def _sqitch(home: Path) -> dict[str, str]:
     return {"sqitch": _run([program, "--version"]).split()[-1].removeprefix("v")}
 
 
-def _go(home: Path) -> dict[str, str]:
+def _shared(home: Path) -> dict[str, str]:
+    # Into a place of its own, as it keeps a record there of what need not be installed again.
+    place = home / "tools"
+    for part in SHARED:
+        _run([sys.executable, "-m", "tests.tools.install", "--home", place, "--only", part])
+    record = (place / RECORD).read_text()
+    marks = {package: mark for part in SHARED.values() for package, mark in part.items()}
+    return {package: re.split(r"[^\d.]", record.partition(mark)[2])[0] for package, mark in marks.items()}
+
+
+def _tern(home: Path) -> dict[str, str]:
     go = shutil.which("go")
     if go is None:
-        raise InstallationError(f"no `go` here, so without {', '.join(GO)}")
+        raise InstallationError("no `go` here, so without tern")
     environment = {**os.environ, "GOBIN": str(home / "go"), "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
-    for package, tags in GO.values():
-        _run([go, "install", "-tags", tags, package], environment)
-    return {name: package.rpartition("@v")[2] for name, (package, _) in GO.items()}
-
-
-def _flyway(home: Path) -> dict[str, str]:
-    # As the tests of other tools install it, into a place of the same shape.
-    _run([sys.executable, "-m", "tests.tools.install", "--home", home, "--only", "flyway"])
-    return {"flyway": FLYWAY}
+    _run([go, "install", f"github.com/jackc/tern/v2@v{TERN}"], environment)
+    return {"tern": TERN}
 
 
 def _sqlx(home: Path) -> dict[str, str]:

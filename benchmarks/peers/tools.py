@@ -307,7 +307,7 @@ class Flyway(Peer):
     @property
     def program(self) -> Path:
         """Return the folder of its jars."""
-        return self.home / "flyway" / "jars"
+        return self.home / "tools" / "flyway" / "jars"
 
     def missing(self) -> str | None:
         """Look for Java, too."""
