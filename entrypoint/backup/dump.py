@@ -18,6 +18,7 @@ from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.quoting import conninfo
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError
 from entrypoint.errors.operator import BackupFailedError
+from entrypoint.memory import file_in_memory
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -207,7 +208,7 @@ def _service_file(secret: dict[str, str]) -> int:
                 f"The address's {name} cannot be handed to pg_dump: it is too long, or has white space at an end",
                 remedy="Choose another one.",
             )
-    descriptor = waiting.file_in_memory("service")
+    descriptor = file_in_memory("service")
     lines = [f"[{_SERVICE}]", *(f"{name}={value}" for name, value in secret.items())]
     os.write(descriptor, "".join(f"{line}\n" for line in lines).encode())
     return descriptor

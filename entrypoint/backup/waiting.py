@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import queue
 import subprocess
@@ -12,6 +11,7 @@ import time
 from typing import NamedTuple, TypeVar
 
 from entrypoint import signals
+from entrypoint.memory import file_in_memory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ _KINDLY = 0.4
 _KILLED = 0.2
 # What a child complains about, at most.
 _LONGEST_COMPLAINT = 16_384
-# linux/memfd.h
-_MFD_CLOEXEC = 1
 _DIE_WITH_PARENT = os.path.join(os.path.dirname(__file__), "die_with_parent.py")
 
 
@@ -109,23 +107,6 @@ def dying_with_us(argv: Sequence[str]) -> list[str]:
     # The only program in the self-contained folder is ours: packaging/main.py.
     die_with_parent = ["--die-with-parent"] if getattr(sys, "frozen", False) else ["-I", "-S", _DIE_WITH_PARENT]
     return [sys.executable, *die_with_parent, str(os.getpid()), *argv]
-
-
-def file_in_memory(name: str) -> int:
-    """Return the descriptor of a new file that is in no directory; it is closed on exec. Raises OSError."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create(name)
-    # The Python of the self-contained folder is built for a glibc without it; the host's has it from 2.27 on.
-    import ctypes
-
-    try:
-        memfd_create = ctypes.CDLL(None, use_errno=True).memfd_create
-    except AttributeError:
-        raise OSError(errno.ENOSYS, "a backup needs glibc 2.27 or later here") from None
-    descriptor: int = memfd_create(name.encode(), _MFD_CLOEXEC)
-    if descriptor < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return descriptor
 
 
 def apart(work: Callable[[], _T], patience: Patience) -> _T:

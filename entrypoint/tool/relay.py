@@ -18,6 +18,7 @@ from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
+from entrypoint.memory import file_in_memory
 from entrypoint.migration.lock.eviction import admission, evict, session_name
 from entrypoint.redaction import foreign
 from entrypoint.tool import variables, wire
@@ -129,7 +130,7 @@ def _unserved(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[st
 
 def _in_memory(text: str) -> int:
     """Return a descriptor of a file that has `text` in it and is gone with us."""
-    file = os.memfd_create("entrypoint")
+    file = file_in_memory("entrypoint")
     os.write(file, os.fsencode(text))
     return file
 
