@@ -215,7 +215,7 @@ ROOMS: dict[str, set[str]] = {
 OUTSIDE = {
     "psycopg": {"entrypoint.database.pq_psycopg"},
     "tenacity": {"entrypoint.database.backoff"},
-    "pgparse": {"entrypoint.migration.script.statements"},
+    "pgparse": {"entrypoint.migration.script.parser"},
     "pythonjsonlogger": {"entrypoint.logs"},
     "rich": {"entrypoint.operations.progress_bar", "entrypoint.operations.status_table"},
     "starlette": {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from entrypoint.migration.script.parser import SyntaxComplaint
 from entrypoint.migration.script.report import Spot, complain, excerpt, outline, render, spot
-from entrypoint.migration.script.statements import SyntaxComplaint
 
 if TYPE_CHECKING:
     from entrypoint.database.answers import StatementError

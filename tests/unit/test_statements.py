@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from entrypoint.migration.script import statements
+from entrypoint.migration.script import parser
 from entrypoint.migration.script.statements import Advice, advise, blocks_that_commit
 
 BY_PARSER = 1_000_000
@@ -291,6 +291,38 @@ def test_a_deep_expression_does_not_end_the_process(expression: str) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_a_thousand_files_leave_openssl_what_it_needs() -> None:
+    """A thread that has called the parser keeps a pthread key, of which a process has 1,024."""
+    code = (
+        "import ctypes\n"
+        "from entrypoint.migration.script.statements import advise\n"
+        "library = ctypes.CDLL(None)\n"
+        "def free():\n"
+        "    keys = []\n"
+        "    while library.pthread_key_create(ctypes.byref(key := ctypes.c_uint()), None) == 0:\n"
+        "        keys.append(key)\n"
+        "    return len([library.pthread_key_delete(key) for key in keys])\n"
+        "before = free()\n"
+        "for number in range(1_100):\n"
+        "    assert advise('BEGIN; SELECT ' + '1' * number * 50).parsed\n"
+        "print(before - free())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert int(done.stdout) < 10
+
+
+def test_whoever_is_interrupted_leaves_no_answer_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_wait: object, _seconds: float) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parser, "sliced", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        advise("BEGIN; SELECT 1; COMMIT")
+    monkeypatch.undo()
+    assert [each.words[0] for each in advise("BEGIN; DELETE FROM a").statements] == ["BEGIN", "DELETE"]
+
+
 def test_without_the_parser_the_words_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pgparse", None)
     advice = advise("begin; select 1; commit")
@@ -300,7 +332,7 @@ def test_without_the_parser_the_words_decide(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("answer", [[{}], [{"stmt": {}}], [{"stmt": {"TransactionStmt": {}}}], [None]])
 def test_an_answer_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch, answer: list[object]) -> None:
-    monkeypatch.setattr(statements, "_parse", lambda _: answer)
+    monkeypatch.setattr(parser, "parse", lambda _: answer)
     advice = advise("begin; select 1; commit")
     assert not advice.parsed
     assert advice.wrapped

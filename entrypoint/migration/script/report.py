@@ -12,7 +12,7 @@ from entrypoint.secret_patterns import may_hold_password
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.answers import StatementError
-    from entrypoint.migration.script.statements import SyntaxComplaint
+    from entrypoint.migration.script.parser import SyntaxComplaint
 
 # psql cuts the line to about this width around the caret (fe-protocol3.c, reportErrorPosition).
 _WIDTH = 110

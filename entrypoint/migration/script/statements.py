@@ -1,7 +1,7 @@
 """Say how a migration file is to be run: as one transaction, statement by statement, or not at all.
 
 The server is the judge; this is the adviser. It knows two things about each statement: whether it begins or
-ends a transaction, and whether the server refuses it inside one. PostgreSQL's own parser (`pgparse`) answers
+ends a transaction, and whether the server refuses it inside one. PostgreSQL's own parser (`parser`) answers
 where it understands the file; where it does not (a newer syntax, a mistake), or the file is large, the
 statement's first words do. Both give the same answer.
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 
-from entrypoint.deadline import SLICE, joined
 from entrypoint.migration.script import directives, shapes
 from entrypoint.migration.script.foreign import mark_in
 from entrypoint.migration.script.plain import is_plain
@@ -31,14 +30,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from entrypoint.migration.script.directives import Directives
+    from entrypoint.migration.script.parser import SyntaxComplaint
     from entrypoint.migration.script.psql import Command
-
-# PostgreSQL's parser recurses on the C stack, and here does not look at its size: an overflow ends the
-# process (seen with 65,000 terms in a chain of additions and 8 MB of stack: 65 bytes for each character). So
-# it gets a thread with four times as much. What is not touched costs no memory.
-_STACK_BASE = 1 << 20
-_STACK_PER_CHARACTER = 256
-_STACK_UNIT = 1 << 16
 
 _REMEDY = 'leave transactions to the program, or write "-- entrypoint: no-transaction" above the first statement'
 
@@ -101,14 +94,6 @@ class Outside(NamedTuple):
 
     statement: int
     what: str
-
-
-class SyntaxComplaint(NamedTuple):
-    """What PostgreSQL's parser says of a text that it does not understand. The server may know better."""
-
-    message: str
-    offset: int
-    line: int
 
 
 class Advice(NamedTuple):
@@ -212,9 +197,13 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool) -> 
 
     known = _as_the_parser_knows_it(text, statements)
     asked = len(text) <= parse_limit and not (in_doubt_only and is_plain(text, statements))
-    parsed = _parse(known) if asked else None
+    parsed: list[dict[str, Any]] | SyntaxComplaint | None = None
+    if asked:
+        from entrypoint.migration.script import parser  # with threading, which the start of an application does without
+
+        parsed = parser.parse(known)
     seen = _from_trees(known, statements, parsed) if isinstance(parsed, list) else None
-    advice = advice._replace(parsed=seen is not None, syntax=parsed if isinstance(parsed, SyntaxComplaint) else None)
+    advice = advice._replace(parsed=seen is not None, syntax=None if isinstance(parsed, list) else parsed)
     if seen is not None and seen[0] is statements:
         return _with_kinds(advice, seen[1], units)
     of_words = [_kind_of_words(text, statement) for statement in statements]
@@ -682,37 +671,3 @@ def _from_trees(
 def _statement(text: str, start: int, stop: int) -> Statement:
     end = start + len(text[start:stop].rstrip(" \t\n\r\f\v"))
     return Statement(start, end, text.count("\n", 0, start) + 1, words(text, start, end))
-
-
-def _parse(text: str) -> list[dict[str, Any]] | SyntaxComplaint | None:
-    """Return what PostgreSQL's parser makes of a text: statements, a complaint, or None if it cannot say."""
-    import threading  # not needed to become the application
-
-    answers: list[list[dict[str, Any]] | SyntaxComplaint] = []
-
-    def parse() -> None:
-        try:
-            import pgparse  # 11 MB
-        except ImportError:
-            return
-        try:
-            answers.append(pgparse.parse(text))
-        except pgparse.PGQueryError as error:
-            offset = max(error.position - 1, 0)
-            answers.append(SyntaxComplaint(error.message, offset, text.count("\n", 0, offset) + 1))
-        except Exception:  # noqa: BLE001, S110 - an adviser may fail: RecursionError at a depth of a thousand, seen
-            pass
-
-    size = _STACK_BASE + _STACK_PER_CHARACTER * len(text)
-    try:
-        before = threading.stack_size(size + -size % _STACK_UNIT)
-        try:
-            thread = threading.Thread(target=parse, name="pgparse", daemon=True)
-            thread.start()
-        finally:
-            threading.stack_size(before)
-    except (RuntimeError, ValueError):  # no memory or no process left for it
-        return None
-    while not joined(thread, SLICE):
-        pass
-    return answers[0] if answers else None
