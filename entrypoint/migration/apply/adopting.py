@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _PATIENCE = 30.0
 _LEAST = 1.0
 _PAUSE = 0.5
+_LEAST_LOOK = 0.2
 
 
 class Adopter:
@@ -71,12 +72,13 @@ class Adopter:
                 return self.weigh(session, rows, deadline)
             except StatementError as error:
                 session.rollback(Deadline(1.0))
-                if not classify.may_pass(error.sqlstate) or deadline.passed():
+                # With less time another look would end by its own time-out, before it could say what is in the way.
+                if not classify.may_pass(error.sqlstate) or deadline.remaining() < _PAUSE + _LEAST_LOOK:
                     raise self._unreadable(session, error) from error
                 if not told:
                     self._tell_in_the_way(error)
                 told = True
-                pause(min(_PAUSE, deadline.remaining()))
+                pause(_PAUSE)
             finally:
                 session.rollback(Deadline(1.0))
 
