@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -43,6 +44,9 @@ _LENIENT = "can only be used in transaction blocks"
 # "end" it sends a half; and, unlike the server, ends a string at a comment between its parts. What the server makes of
 # the whole text is the judge's business.
 _CUT_OTHERWISE = ("syntax error", "unterminated")
+# And it asks how strings are to be read when it begins a line: what a SET in that line says, it knows only in the next.
+_SET_WITHIN_A_LINE = re.compile(r"standard_conforming_strings[^;\n]*;[^\n]*\S", re.IGNORECASE)
+_NO_COMMAND = "invalid command"
 _SECONDS = 300
 
 
@@ -121,9 +125,7 @@ class Whole:
         found: tuple[str, str] | None = None
         if (row == "completed") != good:
             found = f"exit {ours.code} with the row {row}", ours.output
-        elif (alone and _LENIENT in theirs.output) or (
-            good and any(words in theirs.output for words in _CUT_OTHERWISE)
-        ):
+        elif (alone and _LENIENT in theirs.output) or (good and _cut_otherwise(text, theirs.output)):
             pass
         elif (theirs.code == 0) != good:
             found = ("only psql fails", theirs.output) if good else ("only psql succeeds", ours.output)
@@ -159,6 +161,11 @@ class Whole:
                 return None
             found = connection.execute("SELECT status FROM ledger.schema_migrations").fetchone()
             return None if found is None else str(found[0])
+
+
+def _cut_otherwise(text: str, output: str) -> bool:
+    cut = _CUT_OTHERWISE + ((_NO_COMMAND,) if _SET_WITHIN_A_LINE.search(text) else ())
+    return any(words in output for words in cut)
 
 
 def _apart(ours: list[tuple[object, ...]], theirs: list[tuple[object, ...]]) -> str:
