@@ -7,12 +7,13 @@ import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Mapping, Sequence
 
 _CHUNK = 1 << 18
 # For the other side to take what is left when one has ended, and to read the last words of a server that has.
 _FLUSH = 5.0
 _LAST_WORDS = 1.0
+_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class _Flow:
@@ -25,29 +26,51 @@ class _Flow:
         self.broken = False
         """Whether nothing can be sent any more. Then what the other side has said last is still to be read."""
         self._blocked = blocked
+        # Of a socket that encrypts: how much it has decrypted and not handed over.
+        self._decrypted: Callable[[], int] | None = getattr(source, "pending", None)
         self._buffer = bytearray(_CHUNK)
 
-    def step(self) -> bool:
-        """Go on as far as one call goes; tell whether anything has moved."""
-        if self.broken:
-            return False
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will move."""
+        return self.ended or self.broken
+
+    @property
+    def awaited(self) -> tuple[int, int]:
+        """The descriptor that this waits for, and the event."""
+        if self.pending:
+            return self.sink.fileno(), select.POLLOUT
+        return self.source.fileno(), select.POLLIN
+
+    def step(self) -> None:
+        """Go on until a call would have to wait."""
+        while not self.over:
+            try:
+                if not self.pending:
+                    self._read()
+                if self.pending:
+                    self._send()
+            except self._blocked:
+                return
+            # What a socket has decrypted already, no poll tells of. From others a read too many is a call too many.
+            if not self.pending and not (self._decrypted and self._decrypted()):
+                return
+
+    def _read(self) -> None:
         try:
-            if not self.pending:
-                size = self.source.recv_into(self._buffer)
-                self.ended = size == 0
-                self.pending = memoryview(self._buffer)[:size]
-        except self._blocked:
-            return False
+            size = self.source.recv_into(self._buffer)
         except ConnectionError:
-            self.ended = True
+            size = 0
+        self.ended = size == 0
+        self.pending = memoryview(self._buffer)[:size]
+
+    def _send(self) -> None:
         try:
-            if self.pending:
-                self.pending = self.pending[self.sink.send(self.pending) :]
+            self.pending = self.pending[self.sink.send(self.pending) :]
         except self._blocked:
-            return False
+            raise
         except OSError:
             self.broken = True
-        return not self.ended
 
 
 def pump(client: socket.socket, server: socket.socket) -> None:
@@ -56,11 +79,7 @@ def pump(client: socket.socket, server: socket.socket) -> None:
     server.setblocking(False)  # noqa: FBT003
     blocked = _blocked(server)
     asked, answered = _Flow(client, server, blocked), _Flow(server, client, blocked)
-    flows = (asked, answered)
-    while not any(flow.ended for flow in flows) and not all(flow.broken for flow in flows):
-        moved = [flow.step() for flow in flows]
-        if not any(moved) and not any(flow.ended for flow in flows):
-            _wait([flow for flow in flows if not flow.broken])
+    _alternate((asked, answered))
     flow = answered if answered.ended else asked
     flow.sink.settimeout(_FLUSH)
     if flow.pending and not flow.broken:
@@ -82,13 +101,34 @@ def _blocked(server: socket.socket) -> tuple[type[OSError], ...]:
     return (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-def _wait(flows: Iterable[_Flow]) -> None:
+def _alternate(flows: Sequence[_Flow]) -> None:
+    """Let each flow step when what it waits for has come, until one has ended or all are broken.
+
+    A tool's round trip is two steps, each a poll, a read and a write; so what is waited for is told to the kernel only
+    when it changes, and whichever flow is not awaited is not asked.
+    """
     poll = select.poll()
-    events: dict[int, int] = {}
-    for flow in flows:
-        waited, event = (flow.sink, select.POLLOUT) if flow.pending else (flow.source, select.POLLIN)
-        events[waited.fileno()] = events.get(waited.fileno(), 0) | event
-    for descriptor, event in events.items():
-        poll.register(descriptor, event)
-    if events:
-        poll.poll()
+    for flow in flows:  # What a login has read too far.
+        flow.step()
+    told: dict[int, int] = {}
+    while not any(flow.ended for flow in flows) and not all(flow.broken for flow in flows):
+        wanted: dict[int, int] = {}
+        for flow in flows:
+            if not flow.broken:
+                descriptor, event = flow.awaited
+                wanted[descriptor] = wanted.get(descriptor, 0) | event
+        if wanted != told:
+            _tell(poll, told, wanted)
+            told = wanted
+        ready = dict(poll.poll())
+        for flow in flows:
+            descriptor, event = flow.awaited
+            if not flow.broken and ready.get(descriptor, 0) & (event | _GONE):
+                flow.step()
+
+
+def _tell(poll: select.poll, told: Mapping[int, int], wanted: Mapping[int, int]) -> None:
+    for descriptor in told.keys() - wanted.keys():
+        poll.unregister(descriptor)
+    for descriptor, events in wanted.items():
+        poll.register(descriptor, events)
