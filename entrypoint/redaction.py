@@ -28,6 +28,8 @@ _VERY_LONG = 24
 # White space that does as it looks.
 _HARMLESS = "\t\u00a0\u2002\u2003\u2009\u202f\u3000"
 
+# One of these is in every text in which a secret is spelled as URLs, strings of programs, HTML or SQL spell it.
+_ENCODED = ("%", "\\", "&", "''")
 # One of these is in every text in which `secret_patterns` finds something by its name.
 _SIGNS = ("passw", "passphrase", "pwd", "crypt", "hmac", "pgp_")
 
@@ -175,7 +177,7 @@ class Redactor:
             from entrypoint import secret_patterns
 
             text = secret_patterns.mask(text, self._secrets)
-        if "%" in text and self._secrets:
+        if self._secrets and any(sign in text for sign in _ENCODED):
             from entrypoint import secret_patterns
 
             text = secret_patterns.mask_encoded(text, self._secrets)

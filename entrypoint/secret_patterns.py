@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MASK = "***"
+_APOSTROPHE = "'"
+
+# What begins an escape in a string, or in a string of a string.
+_ESCAPE = r"\\{1,4}"
+_LETTERS = dict(zip("\a\b\t\n\v\f\r", "abtnvfr", strict=True))
+_ENTITIES = {_APOSTROPHE: "apos"}
 
 # Below this length a secret is replaced only where it stands alone; otherwise a password "a" would leave
 # nothing readable.
@@ -111,26 +117,48 @@ def mask(text: str, secrets: Sequence[str]) -> str:
 
 
 def mask_encoded(text: str, secrets: Sequence[str]) -> str:
-    """Return `text` without these secrets as others encode them for a URL: drivers do not agree on what has to be."""
-    patterns = {_encoded(secret) for secret in secrets if not secret.isalnum()}
+    """Return `text` without these secrets as URLs, JSON, HTML, SQL and programming languages spell them."""
+    patterns = {_encoded(secret) for secret in secrets if not (secret.isascii() and secret.isalnum())}
     return re.sub("|".join(sorted(patterns, key=len, reverse=True)), MASK, text) if patterns else text
 
 
 def _encoded(secret: str) -> str:
-    """Return a pattern for a secret of which each character may be as it is or percent-encoded, if it is no letter."""
+    """Return a pattern for a secret of which each character may be as it is or spelled otherwise, if it is no letter.
+
+    Drivers do not agree on what has to be percent-encoded, nor languages on what is escaped; and a log may have a
+    string of another log in it, with its escapes escaped.
+    """
+    from html.entities import codepoint2name
 
     def either(character: str) -> str:
         if character.isascii() and character.isalnum():
             return character
-        encoded = "".join(f"%{byte:02x}" for byte in character.encode(errors="surrogateescape"))
-        blank = r"|\+" if character == " " else ""
-        return f"(?:{re.escape(character)}|(?i:{encoded}){blank})"
+        code, utf8 = ord(character), character.encode(errors="surrogateescape")
+        utf16 = character.encode("utf-16-be", errors="surrogatepass")
+        units = [utf16[index : index + 2].hex() for index in range(0, len(utf16), 2)]
+        spellings = [
+            "".join(f"%{byte:02x}" for byte in utf8),
+            "".join(rf"{_ESCAPE}x{byte:02x}" for byte in utf8),
+            "".join(rf"{_ESCAPE}{byte:03o}" for byte in utf8),
+            "".join(rf"{_ESCAPE}u{unit}" for unit in units),
+            rf"{_ESCAPE}(?:x{code:02x}|u\{{0*{code:x}\}}|U{code:08x})",
+            rf"&#(?:0*{code}|x0*{code:x});",
+            *(rf"{_ESCAPE}{letter}" for letter in _LETTERS.get(character, "")),
+            *(f"&{name};" for name in (_ENTITIES.get(character) or codepoint2name.get(code),) if name),
+        ]
+        itself = rf"{_ESCAPE}" if character == "\\" else rf"\\{{0,4}}{re.escape(character)}"
+        special = {" ": r"|\+", _APOSTROPHE: r"""|''|'"'"'|'\\''"""}.get(character, "")
+        return f"(?:(?i:{'|'.join(spellings)}){special}|{itself})"
 
-    return "".join(map(either, secret))
+    return _alone_if_short("".join(map(either, secret)), secret)
 
 
 def _pattern(secret: str) -> str:
-    return re.escape(secret) if len(secret) >= _SHORT else rf"(?<!\w){re.escape(secret)}(?!\w)"
+    return _alone_if_short(re.escape(secret), secret)
+
+
+def _alone_if_short(pattern: str, secret: str) -> str:
+    return pattern if len(secret) >= _SHORT else rf"(?<!\w){pattern}(?!\w)"
 
 
 def mask_in_urls(text: str) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import shlex
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -313,6 +316,40 @@ def test_json_says_the_same() -> None:
 def test_a_password_is_found_however_it_is_percent_encoded(written: str) -> None:
     known = Redactor(secrets_of("postgresql://u:s3cr%40t:%2Fp+w%20é@h/d"))
     assert known.text(f"100 % of {written}, 50%") == "100 % of ***, 50%"
+
+
+ODD = """p"a'b\\c&<é\U0001f511>\n"""
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        json.dumps(ODD)[1:-1],
+        json.dumps(ODD, ensure_ascii=False)[1:-1],
+        json.dumps(json.dumps(ODD))[3:-3],
+        repr(ODD)[1:-1],
+        ascii(ODD)[1:-1],
+        repr(ODD.encode())[2:-1],
+        html.escape(ODD),
+        html.escape(ODD, quote=False),
+        ODD.replace("'", "''"),
+        ODD.replace("\\", "\\\\").replace("'", "\\'"),
+        shlex.quote(ODD)[1:-1],
+        ODD.replace("'", r"'\''"),
+        "".join(f"&#x{ord(one):X};" if not one.isalnum() else one for one in ODD),
+        r"p\"a'b\\c&<\303\251\360\237\224\221>\n",
+        r"p\"a'b\\c&<\u{e9}\u{1f511}>\n",
+    ],
+)
+def test_a_password_is_found_however_it_is_escaped(written: str) -> None:
+    assert Redactor({ODD}).text(f"<{written}> & \\") == "<***> & \\"
+
+
+def test_a_long_text_of_escapes_takes_no_long_time() -> None:
+    known = Redactor({ODD, "\\" * 12})
+    began = time.process_time()
+    known.text("\\" * 200_000 + "p" + "&#x0000000" * 20_000)
+    assert time.process_time() - began < 5
 
 
 def test_a_password_of_letters_alone_has_no_other_form() -> None:
