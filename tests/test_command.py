@@ -175,6 +175,27 @@ def test_a_rebuilt_older_image_does_not_run_it_and_says_so(project: Project, tmp
     assert old.times() == 0
 
 
+@pytest.mark.parametrize("first", ["older", "newer"])
+def test_an_older_and_a_newer_image_at_the_same_moment(project: Project, tmp_path: Path, first: str) -> None:
+    """Whoever comes second looks again under the lock: the newer one then runs its step, the older one nothing."""
+    older = tmp_path / "older"
+    older.mkdir()
+    images = {"older": Project(project.database, older, project.launch), "newer": project}
+    with Gate(project.database) as gate:
+        images["older"].write(a=f"{Gate.PASS} CREATE TABLE a (id int)")
+        images["newer"].write(a=f"{Gate.PASS} CREATE TABLE a (id int)", b="CREATE TABLE b (id int)")
+        second = "newer" if first == "older" else "older"
+        runs = {first: images[first].start()}
+        gate.arrival()
+        runs[second] = images[second].start()
+        runs[second].until("lock.waiting")
+    outcomes = {name: told(run).outcome for name, run in runs.items()}
+    assert outcomes == {"older": "migrated" if first == "older" else "ahead", "newer": "migrated"}
+    assert images["newer"].times() == 1
+    assert images["older"].times() == (first == "older")
+    assert project.database.rows("SELECT name FROM knex_migrations ORDER BY 1") == [("a.sql",), ("b.sql",)]
+
+
 def test_after_a_downgrade_by_hand_it_runs(project: Project) -> None:
     project.run()
     project.database.execute("DELETE FROM knex_migrations; DROP TABLE a")
