@@ -269,6 +269,26 @@ def test_an_adopter_that_is_killed_is_replaced(scene: Scene) -> None:
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
 
 
+def test_what_was_adopted_is_not_reversed_only_to_be_adopted_again(scene: Scene) -> None:
+    """Its row would come back, and its table would not."""
+    (scene.migrations / "rollback").mkdir()
+    scene.write({f"rollback/{number:03d}_t{number}.sql": f"DROP TABLE t{number}" for number in (2, 3)})
+    assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
+    refused = scene.start("rollback", "--to", "1", "--yes", MIGRATION_ADOPT="goose")
+    assert refused.wait() == 78, refused.report()
+    error = only_error(refused)
+    assert "goose's history (public.goose_db_version) has 002_t2.sql still" in error["message"]
+    assert "Unset MIGRATION_ADOPT" in error["remedy"]
+    assert scene.database.one("SELECT to_regclass('t2') IS NOT NULL") is True
+    warned = scene.start("rollback", "--to", "1", "--yes").ok()
+    assert "Note: goose's history (public.goose_db_version) has 002_t2.sql still" in warned.stdout
+    assert scene.ledger() == [(1, "completed")]
+    scene.database.execute("DELETE FROM goose_db_version WHERE version_id > 1")
+    assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
+    assert scene.database.one("SELECT to_regclass('t2') IS NOT NULL") is True
+    assert "Note" not in scene.start("rollback", "--to", "1", "--yes", MIGRATION_ADOPT="goose").ok().stdout
+
+
 def test_status_says_that_another_tool_was_here_first(scene: Scene) -> None:
     said = "Note: goose has migrated this database (public.goose_db_version), and nothing is recorded here."
     assert said in scene.start("status").ok().stdout

@@ -7,18 +7,33 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.counts import count
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import ConfigurationError
+from entrypoint.errors.migration import HistoryRefusedError, MigrationFilesError
 from entrypoint.errors.operator import UsageError
+from entrypoint.migration.adoption.finding import known
+from entrypoint.migration.adoption.history import named
+from entrypoint.migration.apply.adopting import Adopter
+from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.operator.reversal import plan_reversal, reverse
+from entrypoint.policy import Adopt
 from entrypoint.redaction import visible
 from entrypoint.startup import tell_differences
 from entrypoint.survey import assign, refuse_read_only, survey_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from entrypoint.migration.apply.leader import Applied
     from entrypoint.migration.operator.reversal import Step
     from entrypoint.settings import Settings
     from entrypoint.survey import Survey
+
+
+# For looking whether another tool has a history here.
+_PATIENCE = 5.0
 
 
 class Rollback(NamedTuple):
@@ -28,6 +43,8 @@ class Rollback(NamedTuple):
     survey: Survey
     down_to: int
     steps: tuple[Step, ...]
+    elsewhere: str
+    """What another tool's history still says of them, as a sentence; empty if nothing."""
 
 
 def plan(settings: Settings, down_to: int) -> Rollback:
@@ -39,7 +56,8 @@ def plan(settings: Settings, down_to: int) -> Rollback:
         steps = plan_reversal(survey.directory, survey.rows, down_to, escapes=survey.session.escapes)
         if steps:
             refuse_read_only(survey, f"{count(len(steps), 'migration is', 'migrations are')} to be reversed")
-    return Rollback(settings, survey, down_to, steps)
+        elsewhere = _in_another_history(settings, survey, steps)
+    return Rollback(settings, survey, down_to, steps, elsewhere)
 
 
 def describe(rollback: Rollback) -> str:
@@ -55,6 +73,8 @@ def describe(rollback: Rollback) -> str:
         else:
             how = f"{step.reverse.file.name}, {count(len(step.reverse.advice.statements), 'statement')}"
         lines.append(f"  {visible(step.row.filename)}  ({how})")
+    if rollback.elsewhere:
+        lines.append(f"Note: {rollback.elsewhere} See that no start has MIGRATION_ADOPT set.")
     return "\n".join(lines) + "\n"
 
 
@@ -84,6 +104,52 @@ def carry_out(rollback: Rollback) -> str:
 def nothing(rollback: Rollback) -> str:
     """Return what there is to say if there is nothing to reverse."""
     return f"Nothing to reverse: the schema is at version {rollback.survey.plan.current or 0}.\n"
+
+
+def _in_another_history(settings: Settings, survey: Survey, steps: Sequence[Step]) -> str:
+    """Return that a start which adopts another tool's history would record as completed what is to be reversed.
+
+    It would not run them, as that table has them still. Raises ConfigurationError if MIGRATION_ADOPT is set here, and
+    so in all likelihood where the application starts.
+    """
+    adopt = settings.adopt or (_known(settings, survey) if steps else None)
+    if adopt is None or not steps:
+        return ""
+    numbers = {step.row.number for step in steps}
+    adopter = Adopter(assign(settings, survey), adopt)
+    try:
+        adoption = adopter.look(survey.session, [row for row in survey.rows if row.number not in numbers])
+    except (HistoryRefusedError, MigrationFilesError):
+        return ""  # A start would be refused for it, too.
+    names = [visible(file.name) for file in adoption.files if file.number in numbers] if adoption else []
+    if not adoption or not names:
+        return ""
+    said = (
+        f"{adopter.tool}'s history ({adoption.table.shown}) has {named(names)} still: a start that adopts it records "
+        f"{'it' if len(names) == 1 else 'them'} as completed without running {'it' if len(names) == 1 else 'them'}."
+    )
+    if settings.adopt:
+        raise ConfigurationError(
+            f"MIGRATION_ADOPT is set, and {said} Nothing was reversed",
+            remedy="Unset MIGRATION_ADOPT, here and wherever the application starts: what was taken over stays "
+            f"recorded. Or delete those rows from {adoption.table.shown} first.",
+        )
+    return said
+
+
+def _known(settings: Settings, survey: Survey) -> Adopt | None:
+    """Return whose history there is; it is only for a note, so no answer is none."""
+    patience = Deadline(_PATIENCE)
+    try:
+        survey.session.query(";\n".join(begin_look(settings.role, patience)), patience)
+        found = known(survey.session, settings.role, patience)
+    except StatementError:
+        found = None
+    survey.session.rollback(patience)
+    if found is None or not found[1].readable or not found[1].trusted or found[1].filtered:
+        return None
+    tool, table = found
+    return Adopt(tool, table.schema, table.name, by_hand=True)
 
 
 def _version(rollback: Rollback, done: int) -> int:
