@@ -297,6 +297,26 @@ def test_status_says_that_another_tool_was_here_first(scene: Scene) -> None:
     assert "goose" not in scene.start("status").ok().stdout
 
 
+def test_whoever_forgets_to_adopt_is_told_before_and_after_it_fails(scene: Scene) -> None:
+    said = "goose has migrated this database (public.goose_db_version), and nothing is recorded here"
+    assert said in scene.start("migrate", "--dry-run").ok().stdout
+    run = scene.start("migrate")
+    assert run.wait() == 70, run.report()
+    [warning] = run.logs("adopt.missing")
+    assert (warning["tool"], warning["table"]) == ("goose", "public.goose_db_version")
+    assert "MIGRATION_ADOPT=goose" in warning["remedy"]
+    assert said in scene.start("status").ok().stdout
+    assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
+    assert said not in scene.start("status").ok().stdout
+
+
+def test_files_of_our_own_beside_another_tools_history_are_nobodys_business(scene: Scene) -> None:
+    for path in scene.migrations.glob("*.sql"):
+        path.unlink()
+    scene.write({"001_x.sql": "CREATE TABLE x ()"})
+    assert "adopt.missing" not in scene.start("migrate").ok().events()
+
+
 def test_status_says_nothing_of_other_tools_where_there_is_none(scene: Scene) -> None:
     scene.database.execute("DROP TABLE goose_db_version; CREATE SCHEMA x; CREATE TABLE x.goose_db_version (id int)")
     assert "Note:" not in scene.start("status").ok().stdout

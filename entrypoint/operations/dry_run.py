@@ -9,6 +9,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import UsageError
+from entrypoint.migration.adoption.unadopted import unadopted
 from entrypoint.migration.ledger import widening, words
 from entrypoint.migration.ledger.elsewhere import refuse_second
 from entrypoint.migration.ledger.finding import refuse_intrusion
@@ -71,6 +72,8 @@ def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> st
     escapes = survey.session.escapes
     try:
         survey, adopted, narrow = _foresee(settings, survey, up_to, after=after)
+        told = settings.adopt is not None or settings.command is not None
+        other = None if survey.plan.applied or told else unadopted(survey.session, settings.role)
     finally:
         survey.session.close()
     tell_differences(survey.directory, survey.plan)
@@ -108,6 +111,8 @@ def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> st
     lines += later
     if note is not None:
         lines += describe(note)
+    if other is not None:
+        lines.append(f"Note: {visible(other)}. If these files are its migrations, adopt that history first.")
     return "\n".join(lines) + "\n"
 
 

@@ -7,15 +7,12 @@ from typing import NamedTuple
 
 from entrypoint import logs
 from entrypoint.counts import count
-from entrypoint.database.answers import StatementError
-from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import HistoryRefusedError, MigrationFilesError
 from entrypoint.errors.operator import UsageError
-from entrypoint.migration.adoption.finding import known
 from entrypoint.migration.adoption.history import named
+from entrypoint.migration.adoption.unadopted import other_history
 from entrypoint.migration.apply.adopting import Adopter
-from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.operator.reversal import plan_reversal, reverse
 from entrypoint.policy import Adopt
 from entrypoint.redaction import visible
@@ -30,10 +27,6 @@ if TYPE_CHECKING:
     from entrypoint.migration.operator.reversal import Step
     from entrypoint.settings import Settings
     from entrypoint.survey import Survey
-
-
-# For looking whether another tool has a history here.
-_PATIENCE = 5.0
 
 
 class Rollback(NamedTuple):
@@ -139,13 +132,7 @@ def _in_another_history(settings: Settings, survey: Survey, steps: Sequence[Step
 
 def _known(settings: Settings, survey: Survey) -> Adopt | None:
     """Return whose history there is; it is only for a note, so no answer is none."""
-    patience = Deadline(_PATIENCE)
-    try:
-        survey.session.query(";\n".join(begin_look(settings.role, patience)), patience)
-        found = known(survey.session, settings.role, patience)
-    except StatementError:
-        found = None
-    survey.session.rollback(patience)
+    found = other_history(survey.session, settings.role)
     if found is None or not found[1].readable or not found[1].trusted or found[1].filtered:
         return None
     tool, table = found

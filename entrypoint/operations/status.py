@@ -9,14 +9,13 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import UNDEFINED_COLUMN, UNDEFINED_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
-from entrypoint.migration.adoption.finding import known
-from entrypoint.migration.adoption.tools import BY_NAME
+from entrypoint.migration.adoption.unadopted import unadopted
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.plan import plan_of
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
-from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.lock import holder
 from entrypoint.redaction import foreign, foreign_report, visible_json
 from entrypoint.survey import survey_database
@@ -154,14 +153,14 @@ def read(settings: Settings) -> Status:
 
             guarded = is_guarded(found)
             command = read_command(survey.session, place, settings, Deadline(_PATIENCE), guarded=guarded)
-        unadopted = (
-            None if found.rows or settings.adopt or settings.command else _unadopted(survey.session, settings.role)
-        )
+        recorded = any(row.status == COMPLETED for row in found.rows)
+        told = settings.adopt is not None or settings.command is not None
+        other = None if recorded or told else unadopted(survey.session, settings.role)
     finally:
         survey.session.close()
     plan = plan_of(survey.directory.files, found.rows)
     status = summarise(plan, found, place, refuse_out_of_order=settings.refuse_out_of_order)
-    return with_command(status, command)._replace(unadopted=unadopted)
+    return with_command(status, command)._replace(unadopted=other)
 
 
 def with_command(status: Status, command: CommandStatus | None) -> Status:
@@ -172,21 +171,6 @@ def with_command(status: Status, command: CommandStatus | None) -> Status:
     if name != "error" and command.pending:
         name = "error" if command.state == HAS_FAILED else "pending"
     return status._replace(name=name, command=command)
-
-
-def _unadopted(session: Session, role: str | None) -> str | None:
-    """Return which other tool keeps a history here, as a clause; it is only a hint, so no answer is none."""
-    patience = Deadline(_PATIENCE)
-    try:
-        session.query(";\n".join(begin_look(role, patience)), patience)
-        found = known(session, role, patience)
-        session.rollback(patience)
-    except (StatementError, EntrypointError):
-        return None
-    if found is None:
-        return None
-    tool, table = found
-    return f"{BY_NAME[tool].shown} has migrated this database ({table.shown}), and nothing is recorded here"
 
 
 def read_ledger(session: Session, place: Place | None, settings: Settings, deadline: Deadline) -> tuple[Reading, Place]:

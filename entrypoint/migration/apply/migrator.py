@@ -18,7 +18,7 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import TypeVar
 
     from entrypoint.clocks import Clocks
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.verdict import Verdict
     from entrypoint.migration.lock.lease import Lease
+    from entrypoint.migration.script.prepare import Prepared
     from entrypoint.tool.leading import Performed
 
     _T = TypeVar("_T")
@@ -45,6 +46,26 @@ class Result(NamedTuple):
     """The run of another migration tool, if it was this process that ran it."""
     verdict: Verdict | None = None
     """What was found of that tool's last; None without one, or if something else was still to be done."""
+
+
+def _warn_if_unadopted(assignment: Assignment, plan: Plan, prepared: Iterable[Prepared], session: Session) -> None:
+    """Say so if files came from a tool that has its history here, and nobody has adopted it."""
+    if assignment.adopt is not None or plan.applied or not any(one.advice.directives.origin for one in prepared):
+        return
+    from entrypoint.migration.adoption.unadopted import other_history
+
+    found = other_history(session, assignment.role)
+    if found is None:
+        return
+    tool, table = found
+    logs.event(
+        logs.WARNING,
+        "adopt.missing",
+        f"another tool has its history here ({table.shown}), and nothing is recorded: what it applied will run again",
+        remedy=f"MIGRATION_ADOPT={tool}, or entrypoint adopt --from {tool}, takes that history over first.",
+        tool=tool,
+        table=table.shown,
+    )
 
 
 def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) -> Result:
@@ -68,6 +89,7 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     prepare(plan.outstanding, escapes=session.escapes, among=among, in_doubt_only=True)
     prepared = prepare(plan.runnable, escapes=session.escapes, among=among, in_doubt_only=True)
     refuse_behind_pooler(prepared.values(), session, place)
+    _warn_if_unadopted(assignment, plan, prepared.values(), session)
     backup_first = None
     if assignment.backup_dir is not None:
         from entrypoint.migration.apply.backup_first import BackupFirst

@@ -22,7 +22,7 @@ _GAP = r"(?:\s|--[^\n]*\n|/\*.*?\*/)+"
 # What ends with its transaction, or does nothing outside of one. A false hit only means units.
 _ENDS_WITH_TRANSACTION = re.compile(
     rf"\bset{_GAP}local\b|set_config|constraints|\bon{_GAP}commit\b|\bset{_GAP}transaction\b"
-    rf"|\bsession{_GAP}characteristics\b|default_transaction_",
+    rf"|\bsession{_GAP}characteristics\b|(?:default_)?transaction_(?:isolation|read_only|deferrable)\b",
     re.IGNORECASE | re.DOTALL,
 )
 # As pg_dump has it: for the session, and so the same in both.

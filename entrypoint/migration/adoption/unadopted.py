@@ -1,0 +1,39 @@
+"""Whether another tool has migrated a database of which nothing is recorded: a hint for who forgot to adopt."""
+
+from __future__ import annotations
+
+from entrypoint.database.answers import StatementError
+from entrypoint.deadline import Deadline
+from entrypoint.errors import EntrypointError
+from entrypoint.migration.adoption.finding import known
+from entrypoint.migration.adoption.tools import BY_NAME
+from entrypoint.migration.ledger.rows import begin_look
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.session import Session
+    from entrypoint.migration.adoption.finding import Table
+
+_PATIENCE = 5.0
+
+
+def other_history(session: Session, role: str | None) -> tuple[str, Table] | None:
+    """Return which tool has its history here, and where. It is only for a hint, so no answer is none."""
+    patience = Deadline(_PATIENCE)
+    found = None
+    try:
+        session.query(";\n".join(begin_look(role, patience)), patience)
+        found = known(session, role, patience)
+    except (StatementError, EntrypointError):
+        pass
+    session.rollback(patience)
+    return found
+
+
+def unadopted(session: Session, role: str | None) -> str | None:
+    """Return whose history is here, as a clause."""
+    found = other_history(session, role)
+    if found is None:
+        return None
+    tool, table = found
+    return f"{BY_NAME[tool].shown} has migrated this database ({table.shown}), and nothing is recorded here"
