@@ -15,7 +15,7 @@ from entrypoint.redaction import foreign, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import Literal
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.first_look import Question
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.repeatables import Repeats, Text
     from entrypoint.migration.ledger.runs import Runs
     from entrypoint.migration.ledger.verdict import Verdict, Wanted
     from entrypoint.migration.observe.board import Board
@@ -74,29 +75,41 @@ def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
 
 
 def bring_up_to_date(
-    settings: Settings, *, up_to: int | None = None, after: bool = False, display: Display | None = None
+    settings: Settings,
+    *,
+    up_to: int | None = None,
+    after: bool = False,
+    display: Display | None = None,
+    forced: frozenset[str] = frozenset(),
 ) -> Outcome:
     """Bring the schema up to date, or find that it is. Raises EntrypointError.
 
-    `up_to`: the number of the last migration to apply. `after`: whether the rollout is over. `display`: shows what is
-    going on, if something is pending.
+    `up_to`: the number of the last migration to apply; then nothing in repeatable/ is. `after`: whether the rollout is
+    over. `display`: shows what is going on, if something is pending. `forced`: the names of files in repeatable/ to be
+    applied whatever was applied before.
     """
     if not settings.auto_migrate:
         logs.event(logs.INFO, "start.disabled", "AUTO_MIGRATE is false: the database was not touched")
         return Outcome("disabled")
     if settings.probe_port is None:
-        return _bring_up_to_date(settings, up_to, after, display)
+        return _bring_up_to_date(settings, up_to, after, display, forced)
     from entrypoint.probe import Probe
 
     with Probe(settings.probe_port):
-        return _bring_up_to_date(settings, up_to, after, display)
+        return _bring_up_to_date(settings, up_to, after, display, forced)
 
 
-def _bring_up_to_date(settings: Settings, up_to: int | None, after: bool, display: Display | None) -> Outcome:  # noqa: FBT001 - an option's value
+def _bring_up_to_date(
+    settings: Settings,
+    up_to: int | None,
+    after: bool,  # noqa: FBT001 - an option's value
+    display: Display | None,
+    forced: frozenset[str],
+) -> Outcome:
     # The server is asked in a thread while the files are read here.
     question = _ask(settings)
     try:
-        return _answer(question, settings, up_to, after, display)
+        return _answer(question, settings, up_to, after, display, forced)
     finally:
         if question is not None:
             question.close()
@@ -108,10 +121,12 @@ def _answer(
     up_to: int | None,
     after: bool,  # noqa: FBT001 - an option's value
     display: Display | None,
+    forced: frozenset[str],
 ) -> Outcome:
     from entrypoint.migration.script import files
 
-    directory = files.load_directory(settings.migrations_dir, settings.file_limit)
+    repeating = settings.command is None
+    directory = files.load_directory(settings.migrations_dir, settings.file_limit, repeating=repeating)
     if directory.faults:
         from entrypoint.migration.script.prepare import refuse_bad_names
 
@@ -119,11 +134,12 @@ def _answer(
     from entrypoint.migration.ledger.plan import plan_of
 
     wanted = None if settings.command is None or up_to is not None else _want(settings.command)
-    rows, runs = (None, None) if question is None else question.answer()[:2]
-    if rows is not None:
-        plan = plan_of(directory.files, rows, up_to=up_to, after=after)
-        verdict = None if wanted is None or runs is None else _judge(wanted, runs)
-        if not (plan.pending or plan.below) and (verdict is None or not verdict.pending):
+    first = None if question is None else question.answer()
+    if first is not None and first.rows is not None and not forced:
+        plan = plan_of(directory.files, first.rows, up_to=up_to, after=after)
+        verdict = None if wanted is None or first.runs is None else _judge(wanted, first.runs)
+        commanded = verdict is not None and verdict.pending
+        if not (plan.pending or plan.below or commanded) and not _due(directory, first.texts, up_to):
             tell_differences(directory, plan)
             return _nothing_to_do(plan, up_to, wanted, verdict)
     # Something is to be done, or was not as it nearly always is: from here on it is a session that asks.
@@ -135,10 +151,12 @@ def _answer(
         refuse_intrusion(survey.place)
         refuse_below_floor(survey.plan)
         tell_differences(survey.directory, survey.plan)
+        repeats = repeats_on(survey, settings, up_to, forced)
+        due = repeats is not None and bool(repeats.due)
         commanded = survey.verdict is not None and survey.verdict.pending
-        if not survey.plan.pending and not commanded and not _worth_upgrading(survey.place):
+        if not (survey.plan.pending or due or commanded) and not _worth_upgrading(survey.place):
             return _nothing_to_do(survey.plan, up_to, survey.wanted, survey.verdict)
-        return _migrate(settings, survey, up_to, after, display)
+        return _migrate(settings, survey, up_to, after, display, repeats)
     except EntrypointError as error:
         error.schema_version = survey.plan.current if error.schema_version is None else error.schema_version
         raise
@@ -153,7 +171,8 @@ def _ask(settings: Settings) -> Question | None:
     except ImportError:
         return None
     address, schema, role = settings.address.conninfo, settings.schema, settings.role
-    return Question(address, schema, role, settings.connect.timeout, settings.command)
+    repeating = settings.command is None and os.path.isdir(os.path.join(settings.migrations_dir, "repeatable"))
+    return Question(address, schema, role, settings.connect.timeout, settings.command, repeating=repeating)
 
 
 def _want(command: Command) -> Wanted:
@@ -168,6 +187,34 @@ def _judge(wanted: Wanted, runs: Runs) -> Verdict:
     from entrypoint.migration.ledger.verdict import judge
 
     return judge(wanted, runs)
+
+
+def _due(directory: Directory, texts: Sequence[Text], up_to: int | None) -> frozenset[str]:
+    """Return the names of the files in repeatable/ that are to be applied; log which are not, and why."""
+    if up_to is not None or not directory.repeatables:
+        return frozenset()
+    from entrypoint.migration.ledger.repeatables import judge, tell
+
+    judged = judge(directory.repeatables, texts, directory.newest)
+    tell(judged, directory.newest)
+    return frozenset(file.name for file in judged.due)
+
+
+def repeats_on(
+    survey: Survey, settings: Settings, up_to: int | None, forced: frozenset[str] = frozenset()
+) -> Repeats | None:
+    """Ask what was applied, and return what is to be done about the files in repeatable/; None if there are none.
+
+    `forced`: the names of those that are applied in any case. Raises EntrypointError.
+    """
+    if up_to is not None or not survey.directory.repeatables:
+        return None
+    from entrypoint.migration.ledger.repeatables import Repeats
+    from entrypoint.migration.ledger.repeated import read_known
+
+    known = read_known(survey.session, survey.place, settings.schema, settings.role)
+    seen = max((failure.id for failure in known.failures), default=0)
+    return Repeats(forced, seen, forced | _due(survey.directory, known.texts, up_to))
 
 
 def tell_differences(directory: Directory, plan: Plan) -> None:
@@ -265,9 +312,11 @@ def _migrate(
     up_to: int | None,
     after: bool,  # noqa: FBT001 - an option's value
     display: Display | None,
+    repeats: Repeats | None,
 ) -> Outcome:
-    """Apply what is pending, or wait until somebody else has."""
+    """Apply what is pending, and then the files in repeatable/; or wait until somebody else has."""
     place, plan = survey.place, survey.plan
+    due = frozenset() if repeats is None else repeats.due
     from contextlib import nullcontext
 
     from entrypoint import phase
@@ -278,24 +327,31 @@ def _migrate(
     verdict = survey.verdict
     commanded = verdict is not None and verdict.pending
     what = f"{count(len(plan.pending), 'migration is', 'migrations are')} pending"
-    refuse_read_only(survey, what if plan.pending or not commanded else "MIGRATION_COMMAND is to run")
+    if not plan.pending and (due or commanded):
+        what = f"repeatable/{min(due)}.sql is to be applied" if due else "MIGRATION_COMMAND is to run"
+    refuse_read_only(survey, what)
     if (plan.pending or commanded) and plan.outstanding:
         _tell_outstanding(plan)
     phase.know(version=plan.current, latest=plan.latest, pending=len(plan.pending))
-    if plan.pending or not commanded:
+    if plan.pending or not (due or commanded):
         _tell_pending(plan)
+    if due:
+        repeatable = f"{count(len(due), 'repeatable file')} to be applied: {', '.join(sorted(due))}"
+        logs.event(logs.INFO, "repeatable.pending", repeatable, files=sorted(due))
     if commanded and survey.wanted is not None and verdict is not None:
         from entrypoint.migration.ledger.judging import tell_pending
 
         tell_pending(verdict, survey.wanted)
     try:
-        assignment = assign(settings, survey, up_to, after=after)
+        # Where nothing is due, a migration may have to be looked for that says `refresh`.
+        wanted = repeats if due or plan.pending else None
+        assignment = assign(settings, survey, up_to, after=after, repeats=wanted)
         with display(assignment.board) if display is not None and (plan.pending or commanded) else nullcontext():
             result = migrate(assignment, plan, survey.session, place)
     except ConfigurationError:
         raise
     except EntrypointError as error:
-        if plan.pending or commanded:
+        if plan.pending or due or commanded:
             raise
         # Only the ledger was to be upgraded, and it can be read as it is.
         logs.failure(error, level=logs.WARNING)
@@ -344,6 +400,8 @@ def _migrated(result: Result) -> Outcome:
         return Outcome("migrated", result.current)
     if result.verdict is not None and result.verdict.name == "ahead":
         return Outcome("ahead", result.current)
+    if result.repeated:
+        return Outcome("migrated", result.current)
     if not result.waited:
         # Somebody else was done between our first look and our turn; or only the ledger was to be upgraded.
         logs.event(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import Look
+    from entrypoint.migration.ledger.repeatables import Repeats
     from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.ledger.verdict import Verdict, Wanted
     from entrypoint.migration.observe.blockers import Blocker
@@ -73,7 +74,7 @@ def survey_database(settings: Settings, *, up_to: int | None = None, after: bool
         from entrypoint.tool.inputs import want
 
         wanted = want(settings.command)
-    directory = load_files(settings.migrations_dir, settings.file_limit)
+    directory = load_files(settings.migrations_dir, settings.file_limit, repeating=settings.command is None)
     return survey_beside(None, settings, directory, up_to, wanted, after=after)
 
 
@@ -227,7 +228,14 @@ def refuse_read_only(survey: Survey, what: str) -> None:
         raise read_only_by_default(survey.session, f"{what}, and the database is read-only by default; nothing was run")
 
 
-def assign(settings: Settings, survey: Survey, up_to: int | None = None, *, after: bool = False) -> Assignment:
+def assign(
+    settings: Settings,
+    survey: Survey,
+    up_to: int | None = None,
+    *,
+    after: bool = False,
+    repeats: Repeats | None = None,
+) -> Assignment:
     """Return all that whoever holds the lock needs to know."""
     return Assignment(
         directory=survey.directory,
@@ -250,5 +258,6 @@ def assign(settings: Settings, survey: Survey, up_to: int | None = None, *, afte
         # With --to, only files of ours are asked for.
         wanted=survey.wanted if up_to is None else None,
         address=settings.address,
+        repeats=repeats,
         after=after,
     )

@@ -77,6 +77,19 @@ def directives(answer: Answer) -> dict[str, str]:
     return {name: value for name, _, value in (part.strip().partition(" ") for part in policy.split(";"))}
 
 
+def test_repeatable_files_and_what_failed_of_them(scene: Scene, serve: Serve) -> None:
+    (scene.migrations / "repeatable").mkdir()
+    scene.write({"repeatable/a.sql": "CREATE OR REPLACE VIEW v AS SELECT 1 AS one;", "repeatable/b.sql": "SELECT <b>;"})
+    scene.migrate(APP_VERSION="1.4.0")
+    text = text_with(serve(scene.database.url), "A repeatable file has failed").replace("<wbr>", "")
+    assert "repeatable/a.sql" in text
+    assert "SELECT &lt;b&gt;" in text
+    (scene.migrations / "repeatable" / "b.sql").unlink()
+    scene.migrated(APP_VERSION="1.4.0")
+    text = text_with(serve(scene.database.url), "in force since")
+    assert "by version <bdi>1.4.0</bdi>" in text
+
+
 # --- Who may see it ---------------------------------------------------------------------------------------
 
 

@@ -209,10 +209,10 @@ def test_the_report(bring: Callable[..., Run], there: Path, into: Path) -> None:
     assert set(tree(into)) == {"001_a.sql", "002_b.sql", "004_d.sql", "rollback/001_a.sql", "rollback/002_b.sql"}
 
 
-def test_repeatable_ones_are_written_and_said_not_to_run(bring: Callable[..., Run], there: Path, into: Path) -> None:
+def test_repeatable_ones_are_written_for_the_next_start(bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, SAMPLES["flyway"])
     run = bring("flyway")
-    assert f"This release does not run repeatable migrations: 1 file in {into}/repeatable. Put each" in run.stdout
+    assert f"1 file in {into}/repeatable: the next start applies it whatever Flyway has applied" in run.stdout
     assert "Renumbered in the order Flyway runs them: sub/V1_1__t.sql has no whole number." in run.stdout
     text = "-- entrypoint: origin = flyway R__v\nCREATE OR REPLACE VIEW v AS SELECT 1;\n"
     assert tree(into)["repeatable/v.sql"] == text

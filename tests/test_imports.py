@@ -217,6 +217,23 @@ def test_another_migration_tool_costs_five_modules(
         assert not others(names)
 
 
+def test_repeatable_files_cost_one_module_and_no_round_trip(
+    up_to_date: Database,
+    proxy: Proxy,
+    migrations_dir: Path,
+    imported_by: Callable[[Mapping[str, str]], set[str]],
+    run_entrypoint: Callable[..., Run],
+) -> None:
+    (migrations_dir / "repeatable").mkdir()
+    write_migrations(migrations_dir, {"repeatable/v.sql": "CREATE OR REPLACE VIEW v AS SELECT 1 AS one;"})
+    run_entrypoint("migrate", env={"DATABASE_URL": up_to_date.url}).ok()
+    names = imported_by({"DATABASE_URL": up_to_date.url_at(proxy.port)})
+    assert ours(names) == UP_TO_DATE | {"entrypoint.migration.ledger.repeatables"}
+    assert pythons(names) <= PYTHONS_UP_TO_DATE
+    assert not others(names)
+    assert (proxy.connections, proxy.round_trips[0]) == (1, 2)
+
+
 def test_a_probe_costs_two_modules_where_it_is_asked_for(
     up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:

@@ -233,7 +233,7 @@ def test_a_waiter_tells_a_change_at_once_and_the_rest_now_and_then(monkeypatch: 
         contender._tell_waiting(
             cast("Look", type("K", (), {"lock": row})),
             cast("Plan", type("P", (), {"pending": (), "current": None})),
-            commanded=False,
+            more=False,
         )
 
     look("001_a.sql")

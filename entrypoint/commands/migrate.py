@@ -19,7 +19,7 @@ EXAMPLE = "entrypoint migrate --dry-run"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--dry-run`, `--rehearse`, `--to` and `--phase`."""
+    """Add `--dry-run`, `--rehearse`, `--to`, `--phase` and `--repeatable`."""
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="show what would run, in order, and change nothing")
     instead.add_argument(
@@ -31,6 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=("after",),
         help="after: the rollout is over, so apply the files with `-- entrypoint: phase = after`, too",
     )
+    parser.add_argument(
+        "--repeatable",
+        action="append",
+        metavar="NAME",
+        help="also apply repeatable/NAME.sql, whatever was applied before; may be given several times",
+    )
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -40,6 +46,11 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if after:
         # Nobody waits for it before it serves.
         settings = settings._replace(apply=settings.apply._replace(timeout=LONGEST_AFTER))
+    forced = frozenset(arguments.repeatable or ())
+    if forced:
+        from entrypoint.operations.dry_run import check_repeatables
+
+        check_repeatables(settings, forced, beside=arguments.dry_run or arguments.rehearse or arguments.to is not None)
     if arguments.to is not None:
         from entrypoint.operations.dry_run import check_target
 
@@ -60,7 +71,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         from entrypoint.operations.progress_bar import progress_bar
 
         display = progress_bar
-    bring_up_to_date(settings, up_to=arguments.to, after=after, display=display)
+    bring_up_to_date(settings, up_to=arguments.to, after=after, display=display, forced=forced)
     return 0
 
 

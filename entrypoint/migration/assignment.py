@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from entrypoint.database.target import Target
     from entrypoint.migration.ledger.differences import Differences
     from entrypoint.migration.ledger.plan import Plan
+    from entrypoint.migration.ledger.repeatables import Repeats
     from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.ledger.verdict import Wanted
     from entrypoint.migration.losses import Losses
@@ -51,6 +52,8 @@ class Assignment(NamedTuple):
     """The tool whose history is taken over, if anything is pending."""
     wanted: Wanted | None = None
     """Another migration tool that is to run after our files, if it has anything to do."""
+    repeats: Repeats | None = None
+    """What is to be done behind the migrations about the files in repeatable/; None if they are not looked at."""
     address: Address | None = None
     """Where the database is, as that tool is to be told."""
     after: bool = False

@@ -11,7 +11,13 @@ from entrypoint.errors import ConfigurationError, EntrypointError
 from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.directives import spell_rollout, spell_timeouts
 from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
-from entrypoint.migration.script.prepare import examine, examine_reverse, faults_between
+from entrypoint.migration.script.prepare import (
+    examine,
+    examine_repeatables,
+    examine_reverse,
+    faults_between,
+    unknown_refresh,
+)
 from entrypoint.migration.script.report import complain, spot
 from entrypoint.migration.script.rollout import REQUIRES
 from entrypoint.migration.script.statements import REPACK_CONCURRENTLY, blocks_that_commit
@@ -67,7 +73,7 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     if not settings.migrations_dir:
         return Report(tuple(of_command), "MIGRATION_COMMAND")
     linter = _linter(wishes.lint, search_path)
-    migrations = load_directory(settings.migrations_dir, settings.file_limit)
+    migrations = load_directory(settings.migrations_dir, settings.file_limit, repeating=settings.command is None)
     below = os.path.join(settings.migrations_dir, ROLLBACKS)
     rollbacks = load_directory(below, settings.file_limit) if os.path.isdir(below) else None
     chosen = [_chosen(migrations, wishes.names), _chosen(rollbacks, wishes.names)]
@@ -90,6 +96,8 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     reverses = [look_at_reverse(file, escapes=escapes) for file in chosen[1]]
     general += _of_one_origin(looks)
     general += _about_others(looks, migrations.files)
+    if not wishes.names:
+        general += _about_repeatables(migrations, looks, escapes=escapes)
 
     known = [*general, *(finding for look in (*looks, *reverses) for finding in look.findings)]
     said, note = _ask(linter, [look for look in looks if look.file.number not in applied], known)
@@ -148,6 +156,19 @@ def _about_others(looks: Sequence[FileReport], among: Sequence[MigrationFile]) -
             message = f"requires {required:03d}, and there is no such file: on a new database it would never run"
             remedy = "Take the line out, or require the migration that stands for it."
             yield Finding("warning", REQUIRES, message, look.shown, remedy=remedy)
+
+
+def _about_repeatables(directory: Directory, looks: Sequence[FileReport], *, escapes: bool) -> Iterator[Finding]:
+    """Yield what is wrong with the files in repeatable/, and with what migrations say about them."""
+    prepared, faults = examine_repeatables(directory, escapes=escapes)
+    texts = {one.file.name: one.text for one in prepared}
+    for look in looks:
+        if look.migration is not None:
+            faults += unknown_refresh(look.migration, directory)
+            texts[look.file.name] = look.migration.text
+    for fault in faults:
+        shown = shown_path(os.path.join(directory.path, fault.names[0]), os.getcwd())
+        yield _error(fault, shown, texts.get(fault.names[0]))
 
 
 def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> FileReport:

@@ -10,15 +10,18 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import UsageError
 from entrypoint.migration.adoption.unadopted import unadopted
+from entrypoint.migration.apply.repeating import name_of
 from entrypoint.migration.ledger import widening, words
 from entrypoint.migration.ledger.elsewhere import refuse_second
 from entrypoint.migration.ledger.finding import refuse_intrusion
 from entrypoint.migration.ledger.judging import shown
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.repeatables import judge
+from entrypoint.migration.ledger.repeated import read_known
 from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.script.directives import spell_rollout, spell_timeouts
 from entrypoint.migration.script.files import load_directory
-from entrypoint.migration.script.prepare import prepare
+from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refuse_unknown_refresh
 from entrypoint.migration.script.report import outline
 from entrypoint.operations.adopt import foresee
 from entrypoint.operations.check import (
@@ -32,7 +35,7 @@ from entrypoint.operations.check import (
 )
 from entrypoint.operations.findings import Finding, describe, in_order
 from entrypoint.operations.lint import find_squawk
-from entrypoint.redaction import visible
+from entrypoint.redaction import foreign, visible
 from entrypoint.startup import refuse_below_floor, tell_differences
 from entrypoint.survey import survey_database
 from entrypoint.tool.leading import find_program
@@ -63,6 +66,19 @@ def check_target(settings: Settings, number: int) -> None:
         raise UsageError(f"There is no migration number {number}: {known}", remedy="entrypoint migrate --to N")
 
 
+def check_repeatables(settings: Settings, names: frozenset[str], *, beside: bool) -> None:
+    """Raise UsageError unless there is a file of each name, and nothing `beside` that does not go with it."""
+    usage = "entrypoint migrate --repeatable NAME"
+    if settings.command is not None:
+        raise UsageError("--repeatable does not go with MIGRATION_COMMAND", remedy=f"env -u MIGRATION_COMMAND {usage}")
+    if beside:
+        raise UsageError("--repeatable does not go with --dry-run, --rehearse or --to", remedy=usage)
+    known = {file.name for file in load_directory(settings.migrations_dir, settings.file_limit).repeatables}
+    for name in sorted(names - known):
+        listed = f"there are {', '.join(sorted(known))}" if known else "there are none"
+        raise UsageError(f"There is no repeatable/{foreign(name)}.sql: {listed}", remedy=usage)
+
+
 def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> str:
     """Return the pending migrations as a text for a person. Reads the database and changes nothing.
 
@@ -74,6 +90,7 @@ def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> st
         survey, adopted, narrow = _foresee(settings, survey, up_to, after=after)
         told = settings.adopt is not None or settings.command is not None
         other = None if survey.plan.applied or told else unadopted(survey.session, settings.role)
+        repeatables = _repeatables(settings, survey, up_to)
     finally:
         survey.session.close()
     tell_differences(survey.directory, survey.plan)
@@ -90,7 +107,8 @@ def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> st
     later = [f"After the rollout (entrypoint migrate --phase after): {file.name}" for file in plan.outstanding]
     command = _describe_command(survey)
     if not plan.pending:
-        return "".join(f"{line}\n" for line in [*adopted, *(command or ["Nothing is pending."]), *later])
+        nothing = [] if repeatables or command else ["Nothing is pending."]
+        return "".join(f"{line}\n" for line in [*adopted, *repeatables, *command, *nothing, *later])
     # What runs outside a transaction is in each file's headline.
     looks = [look_at(file, notes=False, escapes=escapes) for file in plan.runnable]
     said, note = _lint(looks)
@@ -106,7 +124,8 @@ def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> st
     lines += stop
     if obstacle is not None:
         lines.append(f"Then it would stop: {visible(obstacle.message)}")
-    elif command and not stop:
+    lines += repeatables
+    if obstacle is None and command and not stop:
         lines += ["Then:", *(f"  {line}" for line in command)]
     lines += later
     if note is not None:
@@ -136,6 +155,30 @@ def _foresee(
         doing = "the database could not be asked what would stand in the way"
         raise refused_on(session, settings.schema, role, error, doing, reading=True) from error
     return survey, adopted, obstacle
+
+
+def _repeatables(settings: Settings, survey: Survey, up_to: int | None) -> list[str]:
+    """Return which repeatable files would be applied, and which would not though they differ."""
+    directory, session = survey.directory, survey.session
+    if up_to is not None or not directory.repeatables:
+        return []
+    prepared = prepare_repeatables(directory, escapes=session.escapes)
+    judged = judge(
+        directory.repeatables,
+        read_known(session, survey.place, settings.schema, settings.role).texts,
+        directory.newest,
+    )
+    pending = prepare(survey.plan.runnable, escapes=session.escapes).values()
+    refuse_unknown_refresh(pending, directory)
+    due = {file.name for file in judged.due} | {name for one in pending for name in one.advice.directives.refresh}
+    lines = [f"  {one.file.name}  ({_describe(one)})" for one in prepared if name_of(one) in due]
+    if lines:
+        count_of_them = count(len(lines), "repeatable file")
+        lines = [f"{count_of_them} would be applied behind the migrations, in one transaction:", *lines]
+    lines += [f"{file.shown} would not be applied: its text was replaced before" for file in judged.superseded]
+    if judged.newer is not None:
+        lines.append(f"Nothing in repeatable/ would be applied: an image with migration {judged.newer} has been here")
+    return lines
 
 
 def _where_it_stops(

@@ -11,7 +11,7 @@ from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.errors.operator import UsageError
-from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
+from entrypoint.migration.script.files import REPEATABLES, ROLLBACKS, is_sql, load_directory
 from entrypoint.migration.script.prepare import examine_reverse
 from entrypoint.operations.check import Wishes as Checking
 from entrypoint.operations.check import check
@@ -57,7 +57,7 @@ class Imported(NamedTuple):
         """Raise MigrationFilesError if `check` finds faults, or somebody has to write a migration by hand."""
         self.report.judge(strict=False)
         if missing := self.plan.unwritten:
-            total = len(missing) + sum(not target.path.startswith(naming.REPEATABLES) for target in self.plan.files)
+            total = len(missing) + sum(not target.path.startswith(REPEATABLES) for target in self.plan.files)
             raise MigrationFilesError(
                 f"{len(missing)} of {count(total, 'migration')} could not be imported",
                 faults=(),

@@ -6,7 +6,7 @@ from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.migration.operator.rehearsal import MODES, rehearse
 from entrypoint.operations.display import clean, duration
-from entrypoint.startup import refuse_below_floor, tell_differences
+from entrypoint.startup import refuse_below_floor, repeats_on, tell_differences
 from entrypoint.survey import assign, refuse_read_only, survey_database
 
 TYPE_CHECKING = False
@@ -49,9 +49,10 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None, af
     try:
         refuse_below_floor(survey.plan)
         tell_differences(survey.directory, survey.plan)
-        if survey.plan.pending:
+        repeats = repeats_on(survey, settings, up_to)
+        if survey.plan.pending or (repeats is not None and repeats.due):
             refuse_read_only(survey, f"{count(len(survey.plan.pending), 'migration is', 'migrations are')} pending")
-            assignment = assign(settings, survey, up_to, after=after)
+            assignment = assign(settings, survey, up_to, after=after, repeats=repeats)
             result = rehearse(assignment, survey.plan, survey.session, survey.place, rehearsed)
     except BaseException:
         if rehearsed:

@@ -17,6 +17,7 @@ from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
 from entrypoint.migration.lock import holder
+from entrypoint.operations.repeatable_status import read_repetitions
 from entrypoint.redaction import foreign, foreign_report, visible_json
 from entrypoint.survey import survey_database
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import Detail, KeyHolder, LockRow, Reading
     from entrypoint.operations.command_status import CommandStatus
+    from entrypoint.operations.repeatable_status import Repetition
     from entrypoint.settings import Settings
 
     StatusName = Literal["up_to_date", "pending", "error"]
@@ -87,6 +89,8 @@ class Status(NamedTuple):
     """Since when nothing below the first of them is missing, as far as the ledger knows."""
     below_floor: str | None = None
     """Why these files are too old for the schema, if they are."""
+    repeatables: tuple[Repetition, ...] = ()
+    """The files in repeatable/, and those that were applied and are gone."""
 
     @property
     def exit_code(self) -> int:
@@ -127,6 +131,7 @@ class Status(NamedTuple):
             "outstandingSince": self.outstanding_since,
             "belowFloor": self.below_floor,
             **({} if self.command is None else {"command": self.command.documented()}),
+            "repeatables": [one.documented() for one in self.repeatables],
             "migrations": [
                 {
                     "number": line.number,
@@ -156,11 +161,24 @@ def read(settings: Settings) -> Status:
         recorded = any(row.status == COMPLETED for row in found.rows)
         told = settings.adopt is not None or settings.command is not None
         other = None if recorded or told else unadopted(survey.session, settings.role)
+        repetitions = read_repetitions(survey.session, place, survey.directory, settings)
     finally:
         survey.session.close()
     plan = plan_of(survey.directory.files, found.rows)
     status = summarise(plan, found, place, refuse_out_of_order=settings.refuse_out_of_order)
-    return with_command(status, command)._replace(unadopted=other)
+    status = with_repetitions(status._replace(unadopted=other), repetitions)
+    return with_command(status, command)
+
+
+def with_repetitions(status: Status, repetitions: tuple[Repetition, ...]) -> Status:
+    """Return a status with what there is to say about repeatable files."""
+    states = {one.state for one in repetitions}
+    name = status.name
+    if name != "error" and HAS_FAILED in states:
+        name = "error"
+    elif name == "up_to_date" and "pending" in states:
+        name = "pending"
+    return status._replace(name=name, repeatables=repetitions)
 
 
 def with_command(status: Status, command: CommandStatus | None) -> Status:

@@ -23,7 +23,7 @@ from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import TextIO
 
     from entrypoint.operations.status import Line, Status
@@ -42,6 +42,7 @@ _COLOURS = {
     "failed": "bold red",
     "changed": "magenta",
     "missing": "magenta",
+    "superseded": "magenta",
     "ahead": "cyan",
 }
 _NO_START = "No start relies on this ledger (exit code 78): connect as the owner, or set MIGRATION_ROLE to it."
@@ -86,23 +87,40 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
     for line in status.lines:
         if line.error:
             console.print()
-            console.print(Text(f"{clean(line.filename)} ({line.state}):"), soft_wrap=True)
-            for text in foreign_report(line.error, line.filename).splitlines():
-                console.print(Text(f"  {_clean_report(text)}"), soft_wrap=True)
+            _print_report(console, f"{clean(line.filename)} ({line.state}):", line.error, line.filename)
     console.print()
-    if status.untrusted:
-        console.print(Text(f"Warning: {clean(status.untrusted)}. {_NO_START}"), soft_wrap=True)
-    if status.refused:
-        console.print(Text(f"Warning: {clean(status.refused)}. {_REFUSED}"), soft_wrap=True)
-    if status.unadopted:
-        console.print(Text(f"Note: {clean(status.unadopted)}. {_ADOPT}"), soft_wrap=True)
-    if status.below_floor:
-        console.print(Text(f"Warning: {clean(status.below_floor)}. {_TOO_OLD}"), soft_wrap=True)
+    if status.repeatables:
+        console.print(_repeatables(status, width))
+        console.print()
+    for one in status.repeatables:
+        if one.error:
+            title = f"{one.shown} (failed at {one.failed_at}; the next start tries it again):"
+            _print_report(console, title, one.error, one.shown)
+            console.print()
+    for warning in _warnings(status):
+        console.print(Text(warning), soft_wrap=True)
     if status.command is not None:
         for text in describe(status.command):
             console.print(Text(_clean_report(text)), soft_wrap=True)
     console.print(Text(_describe(status)), soft_wrap=True)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
+
+
+def _print_report(console: Console, title: str, report: str, filename: str) -> None:
+    console.print(Text(title), soft_wrap=True)
+    for text in foreign_report(report, filename).splitlines():
+        console.print(Text(f"  {_clean_report(text)}"), soft_wrap=True)
+
+
+def _warnings(status: Status) -> Iterator[str]:
+    if status.untrusted:
+        yield f"Warning: {clean(status.untrusted)}. {_NO_START}"
+    if status.refused:
+        yield f"Warning: {clean(status.refused)}. {_REFUSED}"
+    if status.unadopted:
+        yield f"Note: {clean(status.unadopted)}. {_ADOPT}"
+    if status.below_floor:
+        yield f"Warning: {clean(status.below_floor)}. {_TOO_OLD}"
 
 
 def _headline(status: Status) -> str:
@@ -113,17 +131,29 @@ def _headline(status: Status) -> str:
         return f"{at} migration command {state}."
     if command is not None and not status.applied and not status.pending:
         return "Up to date."
-    failed = any(line.state == "failed" for line in status.lines)
     headline = {
         "up_to_date": f"Up to date at version {status.current}.",
-        "pending": f"At version {status.current}; {count(status.pending, 'migration')} pending, up to {status.latest}.",
-        "error": f"At version {status.current}; {'a migration has failed' if failed else 'these files are too old'}.",
+        "pending": f"At version {status.current}; {_what_is_pending(status)}.",
+        "error": f"At version {status.current}; {_what_is_wrong(status)}.",
     }[status.name]
     if status.outstanding:
         since = f" (nothing before it is missing since {status.outstanding_since})" if status.outstanding_since else ""
         these = count(status.outstanding, "migration waits", "migrations wait")
         headline += f" {these} for the end of the rollout{since}: entrypoint migrate --phase after."
     return headline
+
+
+def _what_is_pending(status: Status) -> str:
+    repeatables = count(sum(one.state == "pending" for one in status.repeatables), "repeatable file")
+    if not status.pending:
+        return f"{repeatables} to be applied"
+    return f"{count(status.pending, 'migration')} pending, up to {status.latest}"
+
+
+def _what_is_wrong(status: Status) -> str:
+    if any(line.state == "failed" for line in status.lines):
+        return "a migration has failed"
+    return "these files are too old" if status.below_floor else "a repeatable file has failed"
 
 
 def _table(status: Status, width: int | None) -> Table:
@@ -135,6 +165,20 @@ def _table(status: Status, width: int | None) -> Table:
     for line in status.lines:
         cells = [Text(cell) for cell in _cells(line)]
         cells[2].stylize(_COLOURS.get(line.state, ""))
+        table.add_row(*cells)
+    return table
+
+
+def _repeatables(status: Status, width: int | None) -> Table:
+    table = Table(box=None if width is None else box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    for name in ("repeatable", "state", "when", "by version"):
+        table.add_column(name, overflow="fold", no_wrap=width is None)
+    for one in status.repeatables:
+        cells = [
+            Text(cell)
+            for cell in (clean(one.name), one.state, one.applied_at or "-", clean(one.application_version or ""))
+        ]
+        cells[1].stylize(_COLOURS.get(one.state, ""))
         table.add_row(*cells)
     return table
 

@@ -25,7 +25,7 @@ from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConfigurationError, ConnectionLostError
 from entrypoint.errors.migration import ClosedSchemaError
 from entrypoint.errors.operator import WaitTimeoutError
-from entrypoint.migration.ledger import reading, words
+from entrypoint.migration.ledger import reading, repeatables, repeated, words
 from entrypoint.migration.ledger.finding import find, find_again
 from entrypoint.migration.ledger.judging import judge_on, shown
 from entrypoint.migration.ledger.plan import decide, plan_of
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import Look
     from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.ledger.verdict import Wanted
+    from entrypoint.migration.script.files import Directory
     from entrypoint.settings import Settings
 
     Glance = Callable[[Session, Deadline], "Sight"]
@@ -108,6 +109,8 @@ class _Looker:
         self._login_pid = 0
         self._command: Wanted | None = None
         """Another migration tool, which has to be done as well."""
+        self._directory: Directory | None = None
+        """Where the files are; None if only a version is awaited."""
 
     def glance(self, session: Session, patience: Deadline) -> Sight:
         """Look once. Raises MigrationHeldBackError if waiting cannot help."""
@@ -123,6 +126,8 @@ class _Looker:
         look = reading.look_on(session, place, self._settings.role, patience)
         self._place = place
         sight, hopeless = self._judge(look)
+        if sight.there and self._directory is not None and self._directory.repeatables:
+            sight = self._judge_repeatables(self._directory, sight, session, place, patience)
         if sight.there and self._command is not None:
             sight = self._judge_command(self._command, sight, session, place, patience)
         if not sight.there:
@@ -141,6 +146,27 @@ class _Looker:
             )
         return sight
 
+    def _judge_repeatables(
+        self, directory: Directory, sight: Sight, session: Session, place: Place, patience: Deadline
+    ) -> Sight:
+        """Tell whether everything in repeatable/ is applied, but for what a start of this image would not apply."""
+        known = repeated.read(session, place, self._settings.role, patience)
+        judged = repeatables.judge(directory.repeatables, known.texts, directory.newest)
+        if not judged.due:
+            repeatables.tell(judged, directory.newest)
+            return sight
+        first = judged.due[0]
+        state = f"{sight.words}, but {first.shown} is to be applied"
+        if len(judged.due) > 1:
+            state = f"{sight.words}, but {len(judged.due)} repeatable files are to be applied: {first.shown} is one"
+        for file in judged.due:
+            if (failure := known.failure_of(file)) is not None:
+                state += (
+                    f"; {file.shown} failed at {failure.at} (see entrypoint status), and the next start tries again"
+                )
+                break
+        return sight._replace(there=False, words=state)
+
     def _judge_command(self, wanted: Wanted, sight: Sight, session: Session, place: Place, patience: Deadline) -> Sight:
         """Tell whether another migration tool is done, too; where nobody can know, whether it has run at all."""
         verdict, found = judge_on(session, place, wanted, self._settings.role, patience)
@@ -157,11 +183,13 @@ class _Looker:
 class _ByFiles(_Looker):
     def __init__(self, settings: Settings, others: Patience) -> None:
         super().__init__(settings, others)
-        directory = files.load_directory(settings.migrations_dir, settings.file_limit)
+        repeating = settings.command is None
+        directory = files.load_directory(settings.migrations_dir, settings.file_limit, repeating=repeating)
         refuse_bad_names(directory)
         for warning in directory.warnings:
             logs.event(logs.WARNING, "files.warning", warning)
         self._files = directory.files
+        self._directory = directory
         if settings.command is not None:
             self._command = want(settings.command)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import NamedTuple
 
+from entrypoint.counts import count
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.service.snapshot import Snapshot
@@ -50,7 +52,13 @@ def badge_of(snapshot: Snapshot) -> Badge:
             f"{version}, files too old", f"schema: version {status.current}, the files are too old for it", RED
         )
     if status.name == "error":
-        return Badge(f"{version} failed", f"schema: version {status.current}, a migration has failed", RED)
+        failed = any(line.state == "failed" for line in status.lines)
+        what = "a migration has failed" if failed or status.command is not None else "a repeatable file has failed"
+        return Badge(f"{version} failed", f"schema: version {status.current}, {what}", RED)
+    repeatables = sum(one.state == "pending" for one in status.repeatables)
+    if status.name == "pending" and repeatables and not status.pending:
+        title = f"schema: version {status.current}, {count(repeatables, 'repeatable file')} to be applied"
+        return Badge(f"{version}, {repeatables} pending", title, YELLOW)
     if status.name == "pending":
         return Badge(
             f"{version}, {status.pending} pending",

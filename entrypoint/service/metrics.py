@@ -65,6 +65,11 @@ class _Snapshots(Collector):
         )
         yield self._gauge("migrations_failed", "How many have failed and not been settled.", len(snapshot.failed))
         yield self._gauge("migrations_changed", "How many applied files have another text now.", len(snapshot.changed))
+        if status.repeatables:
+            states = [one.state for one in status.repeatables]
+            about = "How many files in repeatable/ are to be applied, failed ones included."
+            yield self._gauge("repeatables_pending", about, states.count("pending") + states.count("failed"))
+            yield self._gauge("repeatables_failed", "How many of them failed last time.", states.count("failed"))
         if status.command is not None:
             pending, failed = status.command.pending, status.command.state == "failed"
             yield self._gauge("command_pending", "Whether MIGRATION_COMMAND is to run.", pending)

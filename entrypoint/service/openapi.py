@@ -120,6 +120,7 @@ _SCHEMAS: dict[str, object] = {
                 "description": "Why these files are too old for the schema to start; null if they are not.",
             },
             "command": {"$ref": "#/components/schemas/Command"},
+            "repeatables": {"type": "array", "items": {"$ref": "#/components/schemas/Repeatable"}},
             "migrations": {"type": "array", "items": {"$ref": "#/components/schemas/Migration"}},
             "database": {**_TEXT, "description": "Its name."},
             "takenAt": _TIME,
@@ -156,6 +157,16 @@ _SCHEMAS: dict[str, object] = {
             "appliedAt": _nullable(_TIME),
             "executionTimeMs": _nullable({"type": "integer"}),
             "applicationVersion": _nullable(_TEXT),
+            "error": _nullable(_TEXT),
+        }
+    ),
+    "Repeatable": _object(
+        {
+            "name": _TEXT,
+            "state": {"enum": ["applied", "pending", "failed", "superseded", "missing", "ahead"]},
+            "appliedAt": {**_nullable(_TIME), "description": "When the text was applied that is in force."},
+            "applicationVersion": _nullable(_TEXT),
+            "failedAt": _nullable(_TIME),
             "error": _nullable(_TEXT),
         }
     ),

@@ -14,9 +14,11 @@ from entrypoint.database.target import database_of, target
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.migration.ledger.plan import plan_of
+from entrypoint.migration.script.files import REPEATABLES
 from entrypoint.migration.script.prepare import load_files
 from entrypoint.operations.command_status import read_command
-from entrypoint.operations.status import is_guarded, read_ledger, summarise, with_command
+from entrypoint.operations.repeatable_status import read_repetitions
+from entrypoint.operations.status import is_guarded, read_ledger, summarise, with_command, with_repetitions
 from entrypoint.service import snapshot
 from entrypoint.startup import internal_error
 
@@ -25,10 +27,14 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.reading import Reading
-    from entrypoint.migration.script.files import MigrationFile
+    from entrypoint.migration.script.files import Directory
     from entrypoint.operations.command_status import CommandStatus
+    from entrypoint.operations.repeatable_status import Repetition
+    from entrypoint.operations.status import Status
     from entrypoint.service.snapshot import Snapshot
     from entrypoint.settings import Settings
+
+    _Answer = tuple[Reading, Place, CommandStatus | None, tuple[Repetition, ...]]
 
 # For reading the ledger, on a connection that is there.
 _PATIENCE = 2.0
@@ -42,7 +48,7 @@ class _Files(NamedTuple):
     """The migration files, and by what to see that they are the same still."""
 
     signature: tuple[tuple[str, int, int, int], ...]
-    files: tuple[MigrationFile, ...]
+    directory: Directory
 
 
 class Reader:
@@ -78,10 +84,7 @@ class Reader:
         self.reads += 1
         taken = time.time()
         try:
-            reading, place, command = self._reading()
-            plan = plan_of(self.files(), reading.rows)
-            status = summarise(plan, reading, place, refuse_out_of_order=self._settings.refuse_out_of_order)
-            status = with_command(status, command)
+            status = self._ask()
         except EntrypointError as error:
             found = snapshot.of_failure(error, database=self.database, taken=taken)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the service
@@ -92,14 +95,20 @@ class Reader:
         self._tell(found)
         return found
 
-    def files(self) -> tuple[MigrationFile, ...]:
+    def _ask(self) -> Status:
+        reading, place, command, repetitions = self._reading()
+        plan = plan_of(self.directory().files, reading.rows)
+        status = summarise(plan, reading, place, refuse_out_of_order=self._settings.refuse_out_of_order)
+        return with_command(with_repetitions(status, repetitions), command)
+
+    def directory(self) -> Directory:
         """Return the migration files, read again only if one of them is not what it was. Raises EntrypointError."""
-        signature = _signature(self._settings.migrations_dir)
+        path = self._settings.migrations_dir
+        signature = _signature(path)
         if self._files is None or signature is None or self._files.signature != signature:
-            self._files = _Files(
-                signature or (), load_files(self._settings.migrations_dir, self._settings.file_limit).files
-            )
-        return self._files.files
+            repeating = self._settings.command is None
+            self._files = _Files(signature or (), load_files(path, self._settings.file_limit, repeating=repeating))
+        return self._files.directory
 
     def leave(self) -> None:
         """Say good-bye to the server, unless another thread is still waiting for its answer; the process ends now."""
@@ -112,7 +121,7 @@ class Reader:
         if session is not None:
             session.close()
 
-    def _reading(self) -> tuple[Reading, Place, CommandStatus | None]:
+    def _reading(self) -> _Answer:
         if self._session is not None:
             patience = Deadline(_PATIENCE)
             try:
@@ -128,14 +137,15 @@ class Reader:
         self._place = None
         return self._read_on(self._session, Deadline(_PATIENCE))
 
-    def _read_on(self, session: Session, patience: Deadline) -> tuple[Reading, Place, CommandStatus | None]:
+    def _read_on(self, session: Session, patience: Deadline) -> _Answer:
         try:
             reading, self._place = read_ledger(session, self._place, self._settings, patience)
             command = read_command(session, self._place, self._settings, patience, guarded=is_guarded(reading))
+            repetitions = read_repetitions(session, self._place, self.directory(), self._settings)
         finally:
             if not session.usable:
                 self.close()
-        return reading, self._place, command
+        return reading, self._place, command, repetitions
 
     def _tell(self, found: Snapshot) -> None:
         """Log that there is no answer, and that there is one again; not every second."""
@@ -149,13 +159,22 @@ class Reader:
             logs.event(logs.WARNING, failure.event, failure.message, remedy=failure.remedy or None)
 
 
+def _listed(path: str) -> list[tuple[str, os.stat_result]]:
+    with os.scandir(path) as entries:
+        return [(entry.name, entry.stat()) for entry in entries]
+
+
 def _signature(path: str) -> tuple[tuple[str, int, int, int], ...] | None:
     """Return names, times and sizes of all that is in a directory; None if it cannot be read, or if there is none."""
     if not path:
         return None
     try:
-        with os.scandir(path) as entries:
-            found = [(entry.name, entry.stat()) for entry in entries]
+        found = _listed(path)
+        if any(name == REPEATABLES for name, _ in found):
+            below = os.path.join(path, REPEATABLES)
+            found += [(os.path.join(REPEATABLES, name), stat) for name, stat in _listed(below)]
+    except NotADirectoryError:
+        pass
     except OSError:
         return None
     return tuple(sorted((name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in found))

@@ -52,7 +52,7 @@ def serve(settings: Settings, service: ServiceSettings) -> None:
     gc.enable()  # Off since the first line of __main__.
     logs.adopt_other_packages()
     reader = Reader(settings)
-    reader.files()
+    reader.directory()
     listeners = listen(service.host, service.port)
     try:
         asyncio.run(_serve(settings, service, reader, listeners))

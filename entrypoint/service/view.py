@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from entrypoint.operations.command_status import CommandStatus
+    from entrypoint.operations.repeatable_status import Repetition
     from entrypoint.operations.status import Line, Status
     from entrypoint.service.snapshot import Failure, Snapshot
 
@@ -51,6 +52,14 @@ _STATES = {
     "changed": State("file changed", "delta", "doubtful"),
     "missing": State("file missing", "question", "doubtful"),
     "ahead": State("newer than the files", "up", "good"),
+}
+_REPEATABLE_STATES = {
+    "applied": State("applied", "check", "good"),
+    "pending": State("to be applied", "dots", "pending"),
+    "failed": State("failed", "cross", "bad"),
+    "superseded": State("replaced by another image", "delta", "doubtful"),
+    "missing": State("file missing", "question", "doubtful"),
+    "ahead": State("left to a newer image", "up", "good"),
 }
 _APPLIED = ("applied", "changed", "missing", "ahead")
 _NOT_APPLIED = ("pending", "after", "running", "failed")
@@ -103,6 +112,18 @@ class Problem(NamedTuple):
     report: str | None
 
 
+class Repeated(NamedTuple):
+    """One file in repeatable/."""
+
+    name: str
+    state: State
+    at: wording.Time | None
+    """When the text was applied that is in force."""
+    version: str | None
+    report: str | None
+    """What PostgreSQL said, if it has failed."""
+
+
 class Day(NamedTuple):
     """What was applied on one day, in UTC; without a date, what was applied nobody knows when."""
 
@@ -138,6 +159,7 @@ class Page(NamedTuple):
     work: Work | None
     problems: tuple[Problem, ...]
     pending: tuple[Entry, ...]
+    repeatables: tuple[Repeated, ...]
     days: tuple[Day, ...]
     scale: str
     older: int
@@ -181,6 +203,7 @@ def show(snapshot: Snapshot, known: Snapshot | None = None, *, full: bool = Fals
         work=work,
         problems=tuple(_problems(lines, status)),
         pending=tuple(_entry(line, status) for line in lines if line.state in _NOT_APPLIED),
+        repeatables=tuple(map(_repeatable, status.repeatables)),
         days=tuple(_days(shown, status, scale)),
         scale=_scale_words(scale),
         older=len(done) - len(shown),
@@ -197,7 +220,8 @@ def _nothing(failure: Failure | None) -> Page:
         fault=failure and wording.report(failure.message),
         remedy=wording.report(failure.remedy) if failure else "",
         poll=_poll("away"),
-        facts=(), strip=(), strip_label="", work=None, problems=(), pending=(), days=(), scale="", older=0, seen=None,
+        facts=(), strip=(), strip_label="", work=None, problems=(), pending=(),
+        repeatables=(), days=(), scale="", older=0, seen=None,
     )  # fmt: skip
 
 
@@ -215,7 +239,7 @@ def _poll(tone: Tone) -> int:
 
 def _verdict(status: Status) -> tuple[Tone, str, str]:
     """Return the banner: a tone, a headline that changes when something has happened, and a sentence."""
-    if (special := _no_start(status) or _about_command(status)) is not None:
+    if (special := _no_start(status) or _about_command(status) or _about_repeatables(status)) is not None:
         return special
     at = f"At version {status.current}" if status.applied else "Nothing is applied yet"
     todo = count(status.pending, "migration")
@@ -246,6 +270,27 @@ def _about_command(status: Status) -> tuple[Tone, str, str] | None:
         said = f": {wording.report(last[0])}" if last else ""
         return "bad", "The migration command has failed", f"{line}{said}. The next start runs it again."
     return "pending", "The migration command is to run", f"{line}: {wording.report(command.why)}."
+
+
+def _about_repeatables(status: Status) -> tuple[Tone, str, str] | None:
+    """Return the banner if there is something to do in repeatable/, and nothing else."""
+    if status.pending or any(line.state == "failed" for line in status.lines):
+        return None
+    at = f"At version {status.current}" if status.applied else "No migration is applied"
+    failed = next((one for one in status.repeatables if one.state == "failed"), None)
+    todo = sum(one.state in ("pending", "failed") for one in status.repeatables)
+    files = count(todo, "repeatable file")
+    if todo and at_work(status):
+        return "working", "Applying repeatable files", f"{at}; {files} to be applied."
+    if failed is not None:
+        return "bad", "A repeatable file has failed", f"{at}; {wording.name(failed.shown)} is to be corrected."
+    if not todo:
+        return None
+    return (
+        "pending",
+        f"{files} {'is' if todo == 1 else 'are'} to be applied",
+        f"{at}; the next start applies {'it' if todo == 1 else 'them'}.",
+    )
 
 
 def _no_start(status: Status) -> tuple[Tone, str, str] | None:
@@ -294,6 +339,7 @@ def _facts(status: Status, done: Sequence[Line], lock: str) -> tuple[Fact, ...]:
         Fact("Pending", str(status.pending), f"{status.outstanding} after the rollout" if status.outstanding else ""),
         Fact("Last applied", wording.date(last) if last else "never", f"at {last:%H:%M:%S} UTC" if last else ""),
         *_command_facts(status.command),
+        *_repeatable_facts(status.repeatables),
         Fact("Lock", lock),
     )
 
@@ -304,6 +350,25 @@ def _command_facts(command: CommandStatus | None) -> tuple[Fact, ...]:
     last = command.last and wording.moment(command.last.finished_at or command.last.started_at)
     note = f"last run on {wording.date(last)}, {last:%H:%M:%S} UTC" if last else ""
     return (Fact("Command", command.state.replace("_", " "), note),)
+
+
+def _repeatable_facts(repeatables: Sequence[Repetition]) -> tuple[Fact, ...]:
+    if not repeatables:
+        return ()
+    states = [one.state for one in repeatables]
+    others = {state: states.count(state) for state in dict.fromkeys(states) if state != "applied"}
+    note = ", ".join(f"{number} {_REPEATABLE_STATES[state].label}" for state, number in others.items())
+    return (Fact("Repeatable files", f"{states.count('applied')} applied", note),)
+
+
+def _repeatable(one: Repetition) -> Repeated:
+    return Repeated(
+        name=wording.name(one.shown),
+        state=_REPEATABLE_STATES[one.state],
+        at=wording.time(wording.moment(one.applied_at)),
+        version=wording.name(one.application_version) if one.application_version else None,
+        report=wording.report(one.error) if one.error else None,
+    )
 
 
 def _lock_word(status: Status, work: Work | None) -> str:

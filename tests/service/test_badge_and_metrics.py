@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,31 @@ def test_what_waits_for_the_end_of_the_rollout_is_counted(scene: Scene, serve: S
     assert data["status"] == "error"
     assert metrics(serving)["below_floor"] == 1
     assert badge(serving)[0] == "v2, files too old"
+
+
+def test_repeatable_files_are_counted_and_shown(scene: Scene, serve: Serve) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a (i int);"})
+    scene.migrated()
+    serving = serve(scene.database.url)
+    assert "repeatables_pending" not in metrics(serving)
+    (scene.migrations / "repeatable").mkdir()
+    scene.write({"repeatable/v.sql": "CREATE OR REPLACE VIEW v AS SELECT i FROM a;"})
+    assert serving.data_when(lambda data: data["status"] == "pending")["repeatables"][0]["state"] == "pending"
+    assert badge(serving) == ("v1, 1 pending", "schema: version 1, 1 repeatable file to be applied", YELLOW)
+    scene.migrated()
+    data = serving.data_when(lambda data: data["status"] == "up_to_date")
+    said = json.loads(scene.start("status", "--json").ok().stdout)
+    assert data["repeatables"] == said["repeatables"]
+    found = metrics(serving)
+    assert (found["repeatables_pending"], found["repeatables_failed"]) == (0, 0)
+    # A file is seen that changes where it is.
+    scene.write({"repeatable/v.sql": "SELECT <b>;"})
+    serving.data_when(lambda data: data["status"] == "pending")
+    scene.migrate()
+    serving.data_when(lambda data: data["status"] == "error")
+    found = metrics(serving)
+    assert (found["repeatables_pending"], found["repeatables_failed"], found["migrations_failed"]) == (1, 1, 0)
+    assert badge(serving) == ("v1 failed", "schema: version 1, a repeatable file has failed", RED)
 
 
 def test_each_status_has_its_colour_and_its_numbers(scene: Scene, serve: Serve) -> None:

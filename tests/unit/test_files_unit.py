@@ -88,7 +88,7 @@ def test_better_name(name: str) -> None:
         ("v20260101__Init.sql", "Flyway", "here it is called 20260101_init.sql"),
         ("V2.1__Add-Users.sql", "Flyway", "here it is called NNN_add_users.sql"),
         ("U1__init.sql", "Flyway", "here it is rollback/001_init.sql"),
-        ("R__views.sql", "Flyway", "a migration with a number"),
+        ("R__views.sql", "Flyway", "repeatable/views.sql"),
         ("004_x.rollback.sql", "the way back", "here it is rollback/004_x.sql"),
         ("005_y.revert.sql", "the way back", "here it is rollback/005_y.sql"),
         ("1_foo.undo.sql", "the way back", "here it is rollback/001_foo.sql"),

@@ -9,6 +9,7 @@ import pytest
 from browser import states
 from browser.states import FREE, line, snapshot, status
 from entrypoint.migration.ledger.reading import BACKUP, KeyHolder
+from entrypoint.operations.repeatable_status import Repetition
 from entrypoint.service import view
 from entrypoint.service.view import show
 from entrypoint.service.work import Steps
@@ -85,6 +86,32 @@ VERDICTS = {
     ),
     "the lock is held, and there is nothing to do": (
         status(A, lock=HELD, guarded=True),
+        "good",
+        "Up to date",
+        "At version 1, and every migration file is applied.",
+    ),
+    "a repeatable file is to be applied": (
+        status(A)._replace(name="pending", repeatables=(Repetition("v", "pending", None, None),)),
+        "pending",
+        "1 repeatable file is to be applied",
+        "At version 1; the next start applies it.",
+    ),
+    "repeatable files are being applied": (
+        status(A, lock=HELD, guarded=True)._replace(
+            name="pending", repeatables=(Repetition("v", "pending", None, None), Repetition("w", "failed", None, None))
+        ),
+        "working",
+        "Applying repeatable files",
+        "At version 1; 2 repeatable files to be applied.",
+    ),
+    "a repeatable file has failed": (
+        status(A)._replace(name="error", repeatables=(Repetition("v", "failed", None, None),)),
+        "bad",
+        "A repeatable file has failed",
+        "At version 1; repeatable/v.sql is to be corrected.",
+    ),
+    "one is left to a newer image": (
+        status(A)._replace(repeatables=(Repetition("v", "ahead", None, None),)),
         "good",
         "Up to date",
         "At version 1, and every migration file is applied.",

@@ -92,6 +92,8 @@ class Task(NamedTuple):
     """In a new database, of the first migration: up to which number files with `phase = after` run with the others."""
     ends_initial: bool = False
     """Whether this is the last of those."""
+    repeatable: str = ""
+    """The name of a file in repeatable/, if it is one."""
 
     @property
     def patience(self) -> Deadline:
@@ -115,7 +117,7 @@ class Task(NamedTuple):
         place, file = self.lease.place, self.migration.file
         if self.reverse:
             return writing.reversal(place, file.number)
-        return writing.row(place, file, self.assignment.app_version, status=COMPLETED) + self.rollout
+        return writing.row(place, file, self.assignment.app_version, status=COMPLETED) + self.rollout + self.refreshed
 
     @property
     def rollout(self) -> str:
@@ -125,8 +127,22 @@ class Task(NamedTuple):
         return f"{said}{writing.initial_is_done(place)}" if self.ends_initial else said
 
     @property
+    def refreshed(self) -> str:
+        """The statement that has the repeatable files applied again whose objects the file drops."""
+        names = self.migration.advice.directives.refresh
+        if not names:
+            return ""
+        from entrypoint.migration.ledger.repeated import dropped
+
+        return dropped(self.lease.place, names, self.assignment.directory.newest)
+
+    @property
     def sign(self) -> str:
         """The query that has a row if the ledger says so."""
+        if self.repeatable:
+            from entrypoint.migration.ledger.repeated import is_in_force
+
+            return is_in_force(self.lease.place, self.repeatable, self.migration.file.checksum)
         is_in = writing.is_forgotten if self.reverse else writing.is_applied
         return is_in(self.lease.place, self.migration.file.number)
 

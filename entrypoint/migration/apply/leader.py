@@ -171,6 +171,11 @@ class Leader:
         numbers = [migration.file.number for migration in runnable]
         return max(numbers if plan.current is None else [plan.current, *numbers], default=None)
 
+    @property
+    def kept(self) -> frozenset[int]:
+        """The migrations of our files whose rows say that they are applied, as far as this has come."""
+        return self._kept
+
     def carry_out(
         self,
         migrations: Sequence[Prepared],
@@ -734,9 +739,7 @@ class Leader:
         # What is left of the migrations' time, as nobody else can have the lock meanwhile.
         deadline = Deadline(max(task.deadline.within(_PATIENCE).remaining(), GRACE))
         message = "\n".join(filter(None, (failure.report or failure.message, failure.place)))
-        row = writing.row(
-            lease.place, file, self._assignment.app_version, status=FAILED, message=message, milliseconds=0
-        )
+        row = self._failed_row(task, message)
         try:
             lease.open(
                 deadline,
@@ -755,6 +758,11 @@ class Leader:
                 f"the failure of {file.name} could not be recorded: {error}",
                 file=file.name,
             )
+
+    def _failed_row(self, task: Task, message: str) -> str:
+        """Return the statements that record a failure."""
+        place, version = self._lease.place, self._assignment.app_version
+        return writing.row(place, task.migration.file, version, status=FAILED, message=message, milliseconds=0)
 
     def _out_of_time(self, task: Task) -> MigrationTimeoutError:
         file, declared = task.migration.file, task.migration.advice.directives.timeout

@@ -13,16 +13,18 @@ from entrypoint.migration.apply.outside import refuse_behind_pooler
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.judging import tell_if_ahead
 from entrypoint.migration.lock.contender import Contender
-from entrypoint.migration.script.prepare import prepare
+from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refuse_unknown_refresh
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TypeVar
 
     from entrypoint.clocks import Clocks
     from entrypoint.database.session import Session
+    from entrypoint.migration.apply.backup_first import BackupFirst
+    from entrypoint.migration.apply.repeating import Repeater
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
@@ -46,6 +48,8 @@ class Result(NamedTuple):
     """The run of another migration tool, if it was this process that ran it."""
     verdict: Verdict | None = None
     """What was found of that tool's last; None without one, or if something else was still to be done."""
+    repeated: tuple[str, ...] = ()
+    """The repeatable files that were applied."""
 
 
 def _warn_if_unadopted(assignment: Assignment, plan: Plan, prepared: Iterable[Prepared], session: Session) -> None:
@@ -88,26 +92,30 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
     among = assignment.directory.files
     prepare(plan.outstanding, escapes=session.escapes, among=among, in_doubt_only=True)
     prepared = prepare(plan.runnable, escapes=session.escapes, among=among, in_doubt_only=True)
+    repeatables: tuple[Prepared, ...] = ()
+    if assignment.repeats is not None:
+        repeatables = prepare_repeatables(assignment.directory, escapes=session.escapes)
+    refuse_unknown_refresh(prepared.values(), assignment.directory)
     refuse_behind_pooler(prepared.values(), session, place)
     _warn_if_unadopted(assignment, plan, prepared.values(), session)
-    backup_first = None
-    if assignment.backup_dir is not None:
-        from entrypoint.migration.apply.backup_first import BackupFirst
-
-        backup_first = BackupFirst(assignment, assignment.backup_dir)
-        if plan.runnable or assignment.wanted is not None:
-            backup_first.make_ready(session, place)
+    backup_first = _backup_first(assignment, plan, session, place)
     if assignment.wanted is not None:
         from entrypoint.tool.leading import find_program
 
         find_program(assignment.wanted.command.words, os.environ.get("PATH"))
     contender = Contender(assignment, session, place)
     applied: list[Applied] = []
+    repeated: list[str] = []
 
     def lead(lease: Lease, clocks: Clocks) -> Result:
-        current = Leader(assignment, lease, prepared, clocks, backup_first, adopter).run(applied)
+        repeater = _repeater(assignment, lease, clocks, prepared)
+        leader = Leader(assignment, lease, prepared, clocks, backup_first, adopter)
+        current = leader.run(applied)
+        if repeater is not None:
+            repeated.extend(repeater.repeat(repeatables, leader.kept).names)
+        result = Result(tuple(applied), contender.waited, current, repeated=tuple(repeated))
         if assignment.wanted is None or assignment.address is None:
-            return Result(tuple(applied), contender.waited, current)
+            return result
         from entrypoint.tool.leading import Tool
 
         def back_up() -> None:
@@ -117,19 +125,46 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
 
         tool = Tool(assignment, assignment.wanted, assignment.address, lease, clocks.turn_to())
         performed, verdict = tool.perform(back_up)
-        return Result(tuple(applied), contender.waited, current, performed, verdict)
+        return result._replace(commanded=performed, verdict=verdict)
 
     try:
         result = under_lock(contender, assignment, lead)
         if result is None and contender.verdict is not None and assignment.wanted is not None:
             tell_if_ahead(contender.verdict, assignment.wanted)
-        return result or Result(tuple(applied), contender.waited, contender.current, None, contender.verdict)
+        return result or Result(
+            tuple(applied), contender.waited, contender.current, None, contender.verdict, tuple(repeated)
+        )
     except EntrypointError as error:
         known = [migration.version for migration in applied]
         error.schema_version = max([*known, contender.current or 0]) or None
         raise
     finally:
         contender.close()
+
+
+def _repeater(
+    assignment: Assignment, lease: Lease, clocks: Clocks, prepared: Mapping[int, Prepared]
+) -> Repeater | None:
+    """Return who applies repeatable files; None if there is nothing to do with them. Raises EntrypointError."""
+    if assignment.repeats is None and not any(one.advice.directives.refresh for one in prepared.values()):
+        return None
+    from entrypoint.migration.apply.repeating import Repeater
+
+    repeater = Repeater(assignment, lease, {}, clocks, None)
+    # Before the migrations, as one of them may have to say there what it drops.
+    repeater.make_table()
+    return repeater
+
+
+def _backup_first(assignment: Assignment, plan: Plan, session: Session, place: Place) -> BackupFirst | None:
+    if assignment.backup_dir is None:
+        return None
+    from entrypoint.migration.apply.backup_first import BackupFirst
+
+    backup_first = BackupFirst(assignment, assignment.backup_dir)
+    if plan.runnable or assignment.wanted is not None:
+        backup_first.make_ready(session, place)
+    return backup_first
 
 
 def under_lock(contender: Contender, assignment: Assignment, work: Callable[[Lease, Clocks], _T]) -> _T | None:

@@ -411,7 +411,7 @@ class Steps:
                 message=None if following is None else self._progress(index),
                 milliseconds=round((time.monotonic() - self._began) * 1000),
             )
-            + (task.rollout if following is None else "")
+            + (task.rollout + task.refreshed if following is None else "")
             + progress
         )
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from entrypoint.command import Command
+    from entrypoint.migration.ledger.repeatables import Text
     from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.ledger.runs import Runs
 
@@ -48,17 +49,27 @@ class FirstLook(NamedTuple):
     """libpq's text, if it did not come so far as to ask: then this was an attempt to connect like any other."""
     lost: ConnectionLostError | None = None
     """How the connection ended after that, if it did."""
+    texts: tuple[Text, ...] = ()
+    """Those of repeatable files that were applied, if it was asked for them."""
 
 
 class Question:
     """A first look under way, in a thread, so that the migration files can be read meanwhile."""
 
     def __init__(
-        self, address: str, schema: str | None, role: str | None, timeout: float, command: Command | None = None
+        self,
+        address: str,
+        schema: str | None,
+        role: str | None,
+        timeout: float,
+        command: Command | None = None,
+        *,
+        repeating: bool = False,
     ) -> None:
         """Begin to connect to `address`, once, and to read the ledger, all within `timeout` seconds.
 
-        `schema`, `role` and `command` are as they are set. Raises nothing.
+        `schema`, `role` and `command` are as they are set. `repeating`: whether there are repeatable files. Raises
+        nothing.
         """
         self.token = os.urandom(8).hex()
         """Tells this process's connections from others'."""
@@ -74,6 +85,7 @@ class Question:
         self.noted = False
         """Whether it has been logged that the address is another driver's."""
         self._path = ""
+        self._repeating = repeating
         library = libpq.load()
         parameters = self._read(library, address) if library is not None and not has_bare_at_sign(address) else None
         if library is None or parameters is None or not is_plausible(parameters) or _several_hosts(parameters):
@@ -148,7 +160,7 @@ class Question:
         try:
             connection = libpq.Connection(library, parameters)
             self._begun.release()
-            self._found, kept = _look(connection, self._path, where, self._deadline)
+            self._found, kept = _look(connection, self._path, where, self._deadline, repeating=self._repeating)
             if kept and not self._given_up:
                 self._connection = connection
             else:
@@ -164,6 +176,8 @@ def _look(
     path: str,
     where: tuple[str | None, str | None, Command | None],
     deadline: Deadline,
+    *,
+    repeating: bool,
 ) -> tuple[FirstLook, bool]:
     """Ask; return the answer, and whether more can be asked on this connection."""
     schema, role, command = where
@@ -183,18 +197,35 @@ def _look(
             place = search.find_tables(connection, schema, deadline, role, command)
         if place is None or place.outdated or place.intrusion:
             return FirstLook(), True
-        if command is None:
+        if command is None and not repeating:
             return FirstLook(as_ledger(*ask(connection, role, deadline, (ledger_query(place),)))), True
-        from entrypoint.migration.ledger.runs import as_runs, queries
+        parts: tuple[str, ...] = (ledger_query(place),)
+        if repeating:
+            from entrypoint.migration.ledger import repeatables
 
-        rows, *answers = ask(connection, role, deadline, (ledger_query(place), *queries(place, command)))
-        return FirstLook(as_ledger(rows), as_runs(answers)), True
+            # Where there is no such table yet, the longer way knows what that means.
+            parts = (*parts, repeatables.query(place))
+        if command is not None:
+            from entrypoint.migration.ledger.runs import as_runs, queries
+
+            parts = (*parts, *queries(place, command))
+        rows, *answers = ask(connection, role, deadline, parts)
+        texts = answers.pop(0) if repeating else []
+        if repeating and not repeatables.evidently_ours(texts):
+            return FirstLook(), True
+        found = FirstLook(
+            as_ledger(rows),
+            None if command is None else as_runs(answers),
+            texts=repeatables.as_texts(texts) if repeating else (),
+        )
     except NotConnected as error:
         found = FirstLook(connecting_failed=str(error))
     except ConnectionLostError as lost:
         found = FirstLook(lost=lost)
     except Exception:  # noqa: BLE001 - whatever it was, a session will meet it again and say it well
         found = FirstLook()
+    else:
+        return found, True
     return found, False
 
 

@@ -51,6 +51,11 @@ def _must_be(count: int, words: str) -> str:
     return f"SELECT CASE count(*) WHEN {count} THEN 0 ELSE ({literal(words)} || count(*))::integer END"
 
 
+def must_be_written(count: int) -> str:
+    """Return the beginning of a query that fails unless it finds so many rows."""
+    return _must_be(count, _NOT_WRITTEN)
+
+
 def exactly_one(change: str) -> str:
     """Return an UPDATE or a DELETE as a statement that fails unless it changes one row."""
     return f"WITH changed AS ({change} RETURNING 1) {_must_be(1, _NOT_WRITTEN)} FROM changed;"

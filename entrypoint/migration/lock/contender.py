@@ -114,7 +114,9 @@ class Contender:
             if plan.below and not self._regardless:
                 raise words.below_floor(plan)
             commanded = self._command_is_pending(session, look, plan)
-            if not self._regardless and not plan.pending and not commanded and not self._place.outdated:
+            repeating = self._repeatables_are_due(session, look, plan)
+            wanted = self._regardless or repeating or commanded
+            if not wanted and not plan.pending and not self._place.outdated:
                 self._assignment.differences.tell(plan)
                 return None, True
             # What failed may be what another tool has applied: then whoever has the lock records it.
@@ -127,10 +129,10 @@ class Contender:
                 lease = self._try(session, deadline)
                 if lease is not None:
                     return lease, False
-            self._weigh(session, look, wanted=bool(plan.pending) or commanded)
+            self._weigh(session, look, wanted=bool(plan.pending) or commanded or repeating)
             self._trouble, self._locked = None, self._who_locks_the_row(session)
             if self._locked is None:
-                self._tell_waiting(look, plan, commanded=commanded)
+                self._tell_waiting(look, plan, more=commanded or repeating)
             else:
                 self._tell_locked(self._locked)
         except Failure as failure:
@@ -180,6 +182,22 @@ class Contender:
         if self.verdict.failed is not None:
             raise failed_elsewhere(assignment.wanted, self.verdict.failed)
         return self.verdict.pending
+
+    def _repeatables_are_due(self, session: Session, look: Look, plan: Plan) -> bool:
+        """Tell whether there may be something to do in repeatable/. Raises MigrationHeldBackError if it has failed.
+
+        As with another tool, only where nobody has the lock does it say anything that there is nothing to do.
+        """
+        repeats = self._assignment.repeats
+        if repeats is None or self._regardless:
+            return False
+        if repeats.forced or plan.pending or not look.lock_free:
+            return True
+        from entrypoint.migration.ledger import repeated
+
+        patience = time_for_a_look(self._clocks.running)
+        known = repeated.read(session, self._place, self._assignment.role, patience)
+        return bool(repeated.judge_meanwhile(known, self._assignment.directory, repeats).due)
 
     def _weigh(self, session: Session, look: Look, *, wanted: bool) -> None:
         """Let the clock stand beside a living holder, if we want more than to upgrade the ledger.
@@ -272,7 +290,7 @@ class Contender:
         if self._news.worth_telling((found[0].name if found else None,)):
             logs.event(logs.INFO, "ledger.locked", f"{locked.describe(found)}; looking again")
 
-    def _tell_waiting(self, look: Look, plan: Plan, *, commanded: bool) -> None:
+    def _tell_waiting(self, look: Look, plan: Plan, *, more: bool) -> None:
         row = look.lock
         stranger = self._patience.stranger
         who = words.holder(row, stranger)
@@ -285,7 +303,7 @@ class Contender:
             logs.INFO,
             "lock.waiting",
             f"waiting for the migration lock: {who}"
-            + ("" if self._regardless or commanded > bool(plan.pending) else f"; {len(plan.pending)} still pending"),
+            + ("" if self._regardless or more > bool(plan.pending) else f"; {len(plan.pending)} still pending"),
             **words.facts(row),
             statement=row.statement if row else None,
             statements=row.statements if row else None,

@@ -17,11 +17,14 @@ from entrypoint.migration.apply.adopting import Adopter
 from entrypoint.migration.apply.attempt import Refused, Task
 from entrypoint.migration.apply.leader import BEGAN_AS_UNITS, Leader, spot_of
 from entrypoint.migration.apply.outside import refuse_behind_pooler
+from entrypoint.migration.apply.repeating import name_of
 from entrypoint.migration.apply.standing import file_ended_transaction
 from entrypoint.migration.ledger import words
+from entrypoint.migration.ledger.repeatables import judge
+from entrypoint.migration.ledger.repeated import read_known
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.operator.trial import NeedsCommitError, Trial
-from entrypoint.migration.script.prepare import prepare
+from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refuse_unknown_refresh
 from entrypoint.migration.script.units import cut
 from entrypoint.records import NamedTuple
 
@@ -102,11 +105,15 @@ def rehearse(
     if assignment.adopt is not None:
         adopter = Adopter(assignment, assignment.adopt)
         plan = adopter.foresee(session, plan) or plan._replace(runnable=(), out_of_order=(), outstanding=())
-        if not plan.pending:
+        if not plan.pending and assignment.repeats is None:
             return None
     if assignment.refuse_out_of_order and plan.out_of_order:
         raise words.out_of_order(plan)
     prepared = prepare(plan.runnable, escapes=session.escapes, among=assignment.directory.files)
+    repeatables: tuple[Prepared, ...] = ()
+    if assignment.repeats is not None:
+        repeatables = prepare_repeatables(assignment.directory, escapes=session.escapes)
+    refuse_unknown_refresh(prepared.values(), assignment.directory)
     if not plan.runnable and (obstacle := words.obstacle(plan)):
         raise obstacle
     refuse_behind_pooler(prepared.values(), session, place)
@@ -122,7 +129,7 @@ def rehearse(
             clocks = Clocks(assignment.apply.timeout + declared)
             if declared:
                 lease.extend(clocks.work_left({}))
-            return Rehearser(assignment, lease, prepared, clocks, None, adopter).rehearse(rehearsed)
+            return Rehearser(assignment, lease, prepared, clocks, None, adopter).rehearse(rehearsed, repeatables)
         finally:
             lease.release()
     finally:
@@ -211,17 +218,24 @@ class Rehearser(Leader):
 
     _trial: Trial | None = None
 
-    def rehearse(self, rehearsed: list[Rehearsed]) -> Rehearsal:
-        """Rehearse all that can be; fill `rehearsed` with what went well. Raises EntrypointError."""
+    def rehearse(self, rehearsed: list[Rehearsed], repeatables: Sequence[Prepared] = ()) -> Rehearsal:
+        """Rehearse all that can be; fill `rehearsed` with what went well. Raises EntrypointError.
+
+        Of all `repeatables` those that are due, behind the migrations.
+        """
         plan, runnable = self._what_to_run()
         runnable = [one.as_units(BEGAN_AS_UNITS) if self._began_as_units(one) else one for one in runnable]
         selection = select(runnable)
-        places, why = selection.rehearsed, selection.why
+        why = selection.why
         assignment, lease = self._assignment, self._lease
-        with self._watcher(runnable) as watcher:
+        chosen = [runnable[place] for place in selection.rehearsed]
+        due = self._due(repeatables, runnable)
+        if len(chosen) == len(runnable) and not plan.held_back:
+            chosen += due
+        with self._watcher(chosen) as watcher:
             tasks = [
                 Task(assignment, lease, one, None, self._clocks.running, watcher, self._lock_patience(one))
-                for one in (runnable[place] for place in places)
+                for one in chosen
             ]
             seen: Seen = {}
             while tasks:
@@ -232,8 +246,8 @@ class Rehearser(Leader):
                     needing = tasks[needs.index].migration.file.name
                     tasks = tasks[: needs.index]
                     why = f"{needing} {needs.why}"
-        done = {task.migration.file.number for task in tasks}
-        left = tuple(one.file.name for one in runnable if one.file.number not in done)
+        done = {task.migration.file.name for task in tasks}
+        left = tuple(one.file.name for one in (*runnable, *due) if one.file.name not in done)
         relations = self._relations(seen)
         return Rehearsal(
             left=left,
@@ -247,6 +261,16 @@ class Rehearser(Leader):
             ),
             obstacle=words.obstacle(plan),
         )
+
+    def _due(self, repeatables: Sequence[Prepared], runnable: Sequence[Prepared]) -> list[Prepared]:
+        """Return the repeatable files that a start would apply behind these migrations."""
+        if not repeatables:
+            return []
+        assignment, place = self._assignment, self._lease.place
+        known = read_known(self._worker, place, assignment.schema, assignment.role)
+        judged = judge(assignment.directory.repeatables, known.texts, assignment.directory.newest)
+        due = {file.name for file in judged.due} | {name for one in runnable for name in one.advice.directives.refresh}
+        return [one for one in repeatables if name_of(one) in due]
 
     def _adopt(self, adopter: Adopter, plan: Plan) -> Plan:
         """Leave out what a real start would record; record nothing."""

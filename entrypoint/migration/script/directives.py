@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from entrypoint.migration.script import scanner
-from entrypoint.migration.script.files import number_of
+from entrypoint.migration.script.files import OF_A_DESCRIPTION, number_of
 from entrypoint.migration.script.rollout import (
     AFTER,
     FLOOR,
@@ -29,6 +29,8 @@ NO_TRANSACTION = "no-transaction"
 TIMEOUT = "timeout"
 LOCK_TIMEOUT = "lock-timeout"
 ORIGIN = "origin"
+REFRESH = "refresh"
+BEHIND = "after"
 
 _EXAMPLES = {
     NO_TRANSACTION: NO_TRANSACTION,
@@ -39,6 +41,8 @@ _EXAMPLES = {
     REQUIRES: "requires = 12",
     FLOOR: "floor = 012_drop_name.sql",
     REPLACES: "replaces = 012_drop_name.sql",
+    REFRESH: "refresh = active_users",
+    BEHIND: "after = active_users",
 }
 # What has to stand behind the `=`.
 _WANTED = {
@@ -47,9 +51,13 @@ _WANTED = {
     REQUIRES: "a migration's number",
     FLOOR: "a migration's file name",
     REPLACES: "a migration's file name",
+    REFRESH: "the name of a file in repeatable/",
+    BEHIND: "the name of a file in repeatable/",
 }
 # May be said several times.
-_REPEATABLE = (REPLACES,)
+_SEVERAL = (REPLACES, REFRESH, BEHIND)
+# A file in repeatable/ is one transaction with the others there.
+_OF_REPEATABLES = (BEHIND, ORIGIN)
 # In milliseconds, from the longest; spelled as PostgreSQL spells them.
 _UNITS = {"h": 3_600_000, "min": 60_000, "s": 1_000, "ms": 1}
 
@@ -88,25 +96,37 @@ class Directives(NamedTuple):
     """Where it comes from, if another tool had it first. It changes nothing about how the file runs."""
     rollout: Rollout = ORDINARY
     """When it runs in the rollout of a release, and which images start after it."""
+    refresh: tuple[str, ...] = ()
+    """The repeatable files whose objects it drops, so that they are to be applied again."""
+    behind: tuple[str, ...] = ()
+    """In a repeatable file: those behind which it runs."""
 
 
-def read(text: str) -> tuple[Directives, tuple[ScriptFault, ...]]:
-    """Return the directives of a file, and a fault for each that is unknown, malformed or said twice."""
+def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[ScriptFault, ...]]:
+    """Return the directives of a file, and a fault for each that is unknown, malformed, out of place or said twice.
+
+    `repeatable`: whether the file is in repeatable/.
+    """
     times: dict[str, float] = {}
     origin = None
     lines: dict[str, int] = {}
     offsets: dict[str, int] = {}
+    named: dict[str, list[str]] = {REFRESH: [], BEHIND: []}
     faults: list[ScriptFault] = []
     for found in scanner.directives(text):
         name, value, complaint = _split(found)
         time, came_from = 0.0, None
+        complaint = complaint or _out_of_place(name, repeatable=repeatable)
         if not complaint and name == ORIGIN:
             came_from, complaint = _parse_origin(value)
+        elif not complaint and name in named:
+            complaint = _name_of_repeatable(name, value)
+            named[name] += [] if complaint else [value]
         elif not complaint and name in _WANTED:
             complaint = _complaint_about_rollout(name, value)
         elif not complaint and name != NO_TRANSACTION:
             time, complaint = _parse_time(name, value)
-        if not complaint and name in lines and name not in _REPEATABLE:
+        if not complaint and name in lines and name not in _SEVERAL:
             complaint = f"{name} is said in line {lines[name]} already: leave one of the two"
         if complaint:
             faults.append(ScriptFault(found.offset, found.line, complaint))
@@ -118,7 +138,10 @@ def read(text: str) -> tuple[Directives, tuple[ScriptFault, ...]]:
         # In any other file it would stop the replicas beside which the rollout has only begun.
         message = f'{FLOOR} is for what runs after the rollout: write "-- entrypoint: {_EXAMPLES[PHASE]}" as well'
         faults.append(ScriptFault(offsets[FLOOR], lines[FLOOR], message))
-    directives = Directives(NO_TRANSACTION in lines, times.get(TIMEOUT), times.get(LOCK_TIMEOUT), origin, rollout)
+    refresh, behind = (tuple(dict.fromkeys(named[name])) for name in (REFRESH, BEHIND))
+    directives = Directives(
+        NO_TRANSACTION in lines, times.get(TIMEOUT), times.get(LOCK_TIMEOUT), origin, rollout, refresh, behind
+    )
     return directives, tuple(faults)
 
 
@@ -160,6 +183,22 @@ def _split(found: Directive) -> tuple[str, str, str]:
     if not equals or not value:
         return name, "", f'"{found.text}" has no "=" and {_WANTED.get(name, "a time")} after it: {right}'
     return name, value, ""
+
+
+def _out_of_place(name: str, *, repeatable: bool) -> str:
+    """Return why a directive cannot stand in this file; empty if it can."""
+    if repeatable and name not in _OF_REPEATABLES:
+        return f"{name} is for migrations with a number: all files in repeatable/ are one transaction"
+    if not repeatable and name == BEHIND:
+        return f"{BEHIND} is for files in repeatable/: migrations run in the order of their numbers"
+    return ""
+
+
+def _name_of_repeatable(name: str, value: str) -> str:
+    if value.strip(OF_A_DESCRIPTION):
+        right = f'write "-- entrypoint: {_EXAMPLES[name]}"'
+        return f"{name} = {value} is no name of a file in repeatable/, without .sql: {right}"
+    return ""
 
 
 def _parse_origin(value: str) -> tuple[Origin | None, str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".sql"
 _DIGITS = "0123456789"
-_OF_A_DESCRIPTION = "abcdefghijklmnopqrstuvwxyz0123456789_"
+OF_A_DESCRIPTION = "abcdefghijklmnopqrstuvwxyz0123456789_"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # So many digits fit into PostgreSQL's bigint, whatever they are.
 MOST_DIGITS = 18
@@ -34,6 +34,8 @@ _FEWEST_DIGITS = 3
 HIGHEST = 10**MOST_DIGITS - 1
 ROLLBACKS = "rollback"
 """The folder below the migrations' in which their reverse files are."""
+REPEATABLES = "repeatable"
+"""The folder below the migrations' in which those are that are applied whenever they have changed."""
 # Nobody counts so far: dates begin here (20261127), seconds since 1970 (1795772100) and times (20261127101500) go on.
 _FIRST_TIMESTAMP = 10**7
 # From here on OpenSSL's SHA-256, several times as fast, has earned what it costs to load.
@@ -65,6 +67,22 @@ class MigrationFile(NamedTuple):
         return checksum is None or checksum in (self.checksum, self.raw_checksum)
 
 
+class Repeatable(NamedTuple):
+    """A file that is applied whenever its text has changed; ordered by its name."""
+
+    name: str
+    """Without `.sql`: as `after` and `refresh` name it, and the table of what was applied."""
+    path: str
+    checksum: str
+    raw: str
+    """The checksum of the raw bytes."""
+
+    @property
+    def shown(self) -> str:
+        """The file as messages name it."""
+        return f"{REPEATABLES}/{self.name}{_SUFFIX}"
+
+
 class FileFault(NamedTuple):
     """Something that is wrong with a file, or with several that have one number; as text, a line for the log."""
 
@@ -91,23 +109,32 @@ class Directory(NamedTuple):
     """What is wrong with the names; the contents are looked at when a file is pending."""
     limit: int | None
     """How many bytes a file in it may have."""
+    repeatables: tuple[Repeatable, ...] = ()
+    """The files in repeatable/, in the order of their names."""
+
+    @property
+    def newest(self) -> int:
+        """The highest number among the files; 0 if there are none."""
+        return max((file.number for file in self.files), default=0)
 
 
-def load_directory(path: str, limit: int | None = None) -> Directory:
+def load_directory(path: str, limit: int | None = None, *, repeating: bool = True) -> Directory:
     """Read the names and checksums of all migrations in `path`, of which none may have more than `limit` bytes.
 
     What does not end in `.sql`, and what begins with a dot, is not looked at. An empty `path` is no directory at all,
-    where another tool has all migrations. Raises ConfigurationError if there is no such directory.
+    where another tool has all migrations. `repeating`: whether the files in repeatable/ are read. Raises
+    ConfigurationError if there is no such directory.
     """
     if not path:
         return Directory(path, (), (), (), limit)
     try:
-        names = sorted(name for name in os.listdir(path) if is_sql(name))
+        listed = os.listdir(path)
     except OSError as error:
         raise ConfigurationError(
             f"The migrations directory {path!r} cannot be read: {error.strerror}",
             remedy="Set MIGRATIONS_DIR to where the image has its migrations, or AUTO_MIGRATE=false if it has none.",
         ) from None
+    names = sorted(name for name in listed if is_sql(name))
     numbers = {name: number_of(name) for name in names}
     faults = [*_bad_names(name for name, number in numbers.items() if number is None), *_doubled_numbers(numbers)]
     files = []
@@ -122,12 +149,44 @@ def load_directory(path: str, limit: int | None = None) -> Directory:
             faults.append(FileFault((name,), "unreadable", f"cannot be read: {error.strerror}"))
             continue
         total += len(content)
-        sha256 = sha256_for(total)
-        raw, text = sha256(content).hexdigest(), _normalised(content)
-        normal = raw if text is content else sha256(text).hexdigest()
-        files.append(MigrationFile(number, name, file, normal, raw))
+        files.append(MigrationFile(number, name, file, *sums(content, total)))
     files.sort()
-    return Directory(path, tuple(files), tuple(_warnings(path, files)), tuple(faults), limit)
+    repeatables: tuple[Repeatable, ...] = ()
+    warnings = list(_warnings(path, files))
+    if REPEATABLES in listed:
+        repeatables, more = _load_repeatables(path, limit)
+        if repeating:
+            faults += more
+        elif repeatables:
+            repeatables = ()
+            warnings.append(f"the files in {REPEATABLES}/ are not applied, as MIGRATION_COMMAND is set")
+    return Directory(path, tuple(files), tuple(warnings), tuple(faults), limit, repeatables)
+
+
+def _load_repeatables(directory: str, limit: int | None) -> tuple[tuple[Repeatable, ...], list[FileFault]]:
+    """Return the repeatable files of a directory of migrations, in the order of their names, and what is wrong."""
+    folder = os.path.join(directory, REPEATABLES)
+    try:
+        names = sorted(name for name in os.listdir(folder) if is_sql(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return (), []
+    except OSError as error:
+        return (), [FileFault((REPEATABLES,), "unreadable", f"cannot be read: {error.strerror}")]
+    found: list[Repeatable] = []
+    faults: list[FileFault] = []
+    for file in names:
+        name = file.removesuffix(_SUFFIX)
+        if name == file or not name or name.strip(OF_A_DESCRIPTION):
+            better = slug(file[: -len(_SUFFIX)].removeprefix("R__")) or "name"
+            what = f"must be called {better}{_SUFFIX}: lower-case letters, digits and underscores"
+            faults.append(FileFault((f"{REPEATABLES}/{file}",), "name", what))
+            continue
+        path = os.path.join(folder, file)
+        try:
+            found.append(Repeatable(name, path, *sums(read_bytes(path, limit))))
+        except OSError as error:
+            faults.append(FileFault((f"{REPEATABLES}/{file}",), "unreadable", f"cannot be read: {error.strerror}"))
+    return tuple(found), faults
 
 
 def read_bytes(path: str, limit: int | None = None) -> bytes:
@@ -165,6 +224,13 @@ def checksum(content: bytes) -> str:
     return sha256_for(len(content))(_normalised(content)).hexdigest()
 
 
+def sums(content: bytes, size: int = 0) -> tuple[str, str]:
+    """Return the checksums of the text and of the raw bytes, as they are best had where `size` bytes are to be read."""
+    sha256 = sha256_for(size or len(content))
+    raw, text = sha256(content).hexdigest(), _normalised(content)
+    return raw if text is content else sha256(text).hexdigest(), raw
+
+
 def sha256_for(size: int) -> Sha256:
     """Return SHA-256 as it is best had for so many bytes.
 
@@ -197,7 +263,7 @@ def number_of(name: str) -> int | None:
     """Return the number of a well-formed file name, NNN_description.sql, or None."""
     digits, _, rest = name.partition("_")
     description = rest.removesuffix(_SUFFIX)
-    if not _is_number(digits) or description in ("", rest) or description.strip(_OF_A_DESCRIPTION):
+    if not _is_number(digits) or description in ("", rest) or description.strip(OF_A_DESCRIPTION):
         return None
     return int(digits)
 
@@ -258,10 +324,8 @@ def _fault_of_name(name: str) -> str:
     if foreign.kind == "down":
         return f"is the way back of a migration{whose}, and no migration: here it is rollback/{ours}{takes}"
     if foreign.kind == "repeatable":
-        return (
-            f"is a repeatable migration{whose}, which runs again with each change; here each migration "
-            f"runs once: write each version into a migration with a number{takes}"
-        )
+        name = slug(foreign.words) or "name"
+        return f"is a repeatable migration{whose}: here it is called {REPEATABLES}/{name}{_SUFFIX}{takes}"
     return f"is a migration{whose}: here it is called {ours}{takes}" if whose else f"must be called {ours}"
 
 

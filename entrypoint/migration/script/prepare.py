@@ -5,7 +5,7 @@ from __future__ import annotations
 from entrypoint.counts import count
 from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.migration.script import files as migration_files
-from entrypoint.migration.script.files import FileFault
+from entrypoint.migration.script.files import FileFault, MigrationFile
 from entrypoint.migration.script.rollout import rollouts
 from entrypoint.migration.script.statements import advise
 from entrypoint.records import NamedTuple
@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from entrypoint.migration.script.files import Directory, MigrationFile
+    from entrypoint.migration.script.files import Directory
     from entrypoint.migration.script.statements import Advice
 
 
@@ -94,9 +94,9 @@ def faults_between(migrations: Iterable[Prepared], among: Sequence[MigrationFile
     return faults
 
 
-def load_files(path: str, limit: int) -> Directory:
+def load_files(path: str, limit: int, *, repeating: bool) -> Directory:
     """Read names and checksums of the migration files. Raises MigrationFilesError, for wrong names as well."""
-    directory = migration_files.load_directory(path, limit)
+    directory = migration_files.load_directory(path, limit, repeating=repeating)
     if directory.faults:
         refuse_bad_names(directory)
     return directory
@@ -149,12 +149,75 @@ def not_in_a_reverse_file(number: int) -> str:
     )
 
 
+def prepare_repeatables(directory: Directory, *, escapes: bool) -> tuple[Prepared, ...]:
+    """Return all files in repeatable/ in the order in which they run. Raises MigrationFilesError with every fault."""
+    prepared, faults = examine_repeatables(directory, escapes=escapes)
+    if faults:
+        raise bad_files(faults)
+    return prepared
+
+
+def refuse_unknown_refresh(migrations: Iterable[Prepared], directory: Directory) -> None:
+    """Raise MigrationFilesError if a migration names a repeatable file to be refreshed that is not there."""
+    if faults := [fault for one in migrations for fault in unknown_refresh(one, directory)]:
+        raise bad_files(faults)
+
+
+def unknown_refresh(one: Prepared, directory: Directory) -> list[FileFault]:
+    """Return a fault for each repeatable file that a migration names and that is not there."""
+    known = {file.name for file in directory.repeatables}
+    return [
+        FileFault((one.file.name,), "refresh", f"refresh = {name}: there is no repeatable/{name}.sql")
+        for name in one.advice.directives.refresh
+        if name not in known
+    ]
+
+
+def examine_repeatables(directory: Directory, *, escapes: bool = False) -> tuple[tuple[Prepared, ...], list[FileFault]]:
+    """Return all files in repeatable/ in the order in which they run, and everything that is wrong with them."""
+    found: dict[str, Prepared] = {}
+    faults: list[FileFault] = []
+    for file in directory.repeatables:
+        as_migration = MigrationFile(directory.newest, file.shown, file.path, file.checksum, file.raw)
+        one, wrong = examine(as_migration, escapes=escapes, repeatable=True)
+        if one is not None and not wrong:
+            wrong = _not_with_the_others(one)
+        if one is not None:
+            found[file.name] = one
+        faults += wrong
+    from entrypoint.migration.script.repeatables import in_order
+
+    after = {name: one.advice.directives.behind for name, one in found.items()}
+    order, circular = in_order(found, after)
+    return tuple(found[name] for name in order), [*faults, *circular]
+
+
+def _not_with_the_others(one: Prepared) -> list[FileFault]:
+    """Return why a file cannot be in one transaction with others."""
+    advice, names = one.advice, (one.file.name,)
+    what = "all files in repeatable/ are one transaction"
+    if advice.units:
+        return [FileFault(names, "repeatable", f"{what}, and this one cannot be: {advice.units}")]
+    if advice.begin != "BEGIN":
+        return [FileFault(names, "repeatable", f"{what}, and {advice.begin} would begin another one")]
+    return [
+        FileFault(
+            names,
+            "repeatable",
+            f"{outside.what} cannot run inside a transaction, and {what}; put it into a migration",
+            advice.statements[outside.statement].line,
+        )
+        for outside in advice.outside
+    ]
+
+
 def examine(
-    file: MigrationFile, *, escapes: bool = False, in_doubt_only: bool = False
+    file: MigrationFile, *, escapes: bool = False, in_doubt_only: bool = False, repeatable: bool = False
 ) -> tuple[Prepared | None, list[FileFault]]:
     """Return a migration and everything that is wrong with it, each with its line.
 
     `escapes`: whether the server reads its strings with escapes, where a server is known. `in_doubt_only`: as `advise`.
+    `repeatable`: whether it is in repeatable/.
     """
     names = (file.name,)
     try:
@@ -168,7 +231,7 @@ def examine(
         return None, [FileFault(names, "encoding", message, line)]
     if migration_files.checksum(content) != file.checksum:
         return None, [FileFault(names, "unreadable", "changed while it was read; start again")]
-    advice = advise(text, parse_limit=_PARSE_LIMIT, escapes=escapes, in_doubt_only=in_doubt_only)
+    advice = advise(text, parse_limit=_PARSE_LIMIT, escapes=escapes, in_doubt_only=in_doubt_only, repeatable=repeatable)
     faults = [FileFault(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
     requires = advice.directives.rollout.requires
     if requires is not None and requires >= file.number:

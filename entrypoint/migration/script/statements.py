@@ -149,20 +149,34 @@ class Advice(NamedTuple):
 
 
 def advise(
-    text: str, *, parse_limit: int = 1_000_000, escapes: bool = False, units: str = "", in_doubt_only: bool = False
+    text: str,
+    *,
+    parse_limit: int = 1_000_000,
+    escapes: bool = False,
+    units: str = "",
+    in_doubt_only: bool = False,
+    repeatable: bool = False,
 ) -> Advice:
     """Return how to run `text`, whatever it holds. Above `parse_limit` characters the parser is not asked.
 
     `in_doubt_only`: nor is it about a text so plain that it could say nothing new but where a mistake is.
     `escapes`: whether the server takes a backslash in an ordinary string for the beginning of an escape. `units`: why
-    it is to run as units, whatever it looks like.
+    it is to run as units, whatever it looks like. `repeatable`: whether the file is in repeatable/.
     """
-    declared, _ = directives.read(text)
+    declared, _ = directives.read(text, repeatable=repeatable)
     alone = declared.no_transaction or bool(units)
     standard, readings = by_the_standard(text, escapes=escapes, alone=alone)
-    advice = _advise(standard, parse_limit, units, in_doubt_only=in_doubt_only)._replace(readings=readings)
+    advice = _advise(standard, parse_limit, units, in_doubt_only=in_doubt_only, repeatable=repeatable)
+    advice = advice._replace(readings=readings)
     if advice.units and not alone and len(readings) > 1:
-        return advise(text, parse_limit=parse_limit, escapes=escapes, units=advice.units, in_doubt_only=in_doubt_only)
+        return advise(
+            text,
+            parse_limit=parse_limit,
+            escapes=escapes,
+            units=advice.units,
+            in_doubt_only=in_doubt_only,
+            repeatable=repeatable,
+        )
     if alone:
         advice = advice._replace(faults=tuple(sorted((*advice.faults, *_read_otherwise_within(advice)))))
     if standard is text:
@@ -173,9 +187,9 @@ def advise(
     return advice._replace(body="".join(as_written), odd=True)
 
 
-def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool) -> Advice:
+def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, repeatable: bool) -> Advice:
     text, script = scan_without_commands(text)
-    declared, faults = directives.read(text)
+    declared, faults = directives.read(text, repeatable=repeatable)
     statements = script.statements
     advice = Advice(
         statements=statements,

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from entrypoint.migration.script.directives import NO_TRANSACTION, Origin, spell_origin
-from entrypoint.migration.script.files import MOST_DIGITS, ROLLBACKS, slug
+from entrypoint.migration.script.files import MOST_DIGITS, REPEATABLES, ROLLBACKS, slug
 from entrypoint.operations.new import plain
 
 TYPE_CHECKING = False
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from entrypoint.operations.importing.values import Migration, Part, Reading
 
-REPEATABLES = "repeatable"
-"""The folder below the migrations' in which those are that are repeated."""
 _FEWEST_DIGITS = 3
 # Of 255 bytes that a file's name may have, with room for the number and for `.sql`.
 _LONGEST_WORDS = 200

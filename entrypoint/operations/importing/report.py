@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from entrypoint.counts import count
+from entrypoint.migration.script.files import REPEATABLES
 from entrypoint.operations.findings import describe
-from entrypoint.operations.importing import naming, tools
+from entrypoint.operations.importing import tools
 from entrypoint.redaction import visible
 
 TYPE_CHECKING = False
@@ -46,10 +47,10 @@ def _lines(imported: Imported) -> Iterator[str]:
     for left in imported.left:
         yield visible(f"  {os.path.join(wishes.directory, left.source)}: {left.why.reason}")
         yield visible(f"    {left.why.remedy}")
-    if repeated := sum(target.path.startswith(f"{naming.REPEATABLES}/") for target in plan.files):
+    if repeated := sum(target.path.startswith(f"{REPEATABLES}/") for target in plan.files):
         yield visible(
-            f"This release does not run repeatable migrations: {count(repeated, 'file')} in "
-            f"{os.path.join(wishes.into, naming.REPEATABLES)}. Put each change into a numbered migration."
+            f"{count(repeated, 'file')} in {os.path.join(wishes.into, REPEATABLES)}: the next start applies "
+            f"{'it' if repeated == 1 else 'them'} whatever {tool} has applied, and again after each change."
         )
     for finding in imported.report.findings:
         if finding.level != "note":

@@ -45,7 +45,7 @@ def with_psycopg(seconds: float) -> None:
 
 async def with_asyncpg(seconds: float) -> None:
     """Work through a pool: between two uses it gives up every lock of the session, ours too."""
-    import asyncpg  # type: ignore[import-not-found]
+    import asyncpg  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     until = None
     while until is None or time.monotonic() < until:

@@ -1,0 +1,222 @@
+"""Apply the repeatable files that are due: all of them in one transaction, with what is recorded of them."""
+
+from __future__ import annotations
+
+import time
+
+from entrypoint import logs, signals
+from entrypoint.counts import count
+from entrypoint.database import session_state, transactions
+from entrypoint.database.answers import StatementError
+from entrypoint.database.sqlstate import (
+    DEPENDENT_OBJECTS_STILL_EXIST,
+    FEATURE_NOT_SUPPORTED,
+    INVALID_FUNCTION_DEFINITION,
+    INVALID_TABLE_DEFINITION,
+)
+from entrypoint.errors import ConnectionLostError
+from entrypoint.errors.migration import MigrationFailedError
+from entrypoint.migration.apply import transactional
+from entrypoint.migration.apply.attempt import Refused, Task, ours
+from entrypoint.migration.apply.doubt import InDoubt
+from entrypoint.migration.apply.leader import Leader, spot_of
+from entrypoint.migration.apply.standing import Trace
+from entrypoint.migration.ledger import repeated, tables, writing
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from entrypoint.migration.ledger.repeatables import Judged, Repeats
+    from entrypoint.migration.script.files import Repeatable
+    from entrypoint.migration.script.prepare import Prepared
+
+_PATIENCE = 30.0
+# What CREATE OR REPLACE is refused where the object has to be dropped first.
+_TO_BE_DROPPED = (
+    INVALID_TABLE_DEFINITION,
+    INVALID_FUNCTION_DEFINITION,
+    DEPENDENT_OBJECTS_STILL_EXIST,
+    FEATURE_NOT_SUPPORTED,
+)
+
+
+class Repeated(NamedTuple):
+    """What was applied in one transaction."""
+
+    names: tuple[str, ...]
+    seconds: float
+
+
+def name_of(migration: Prepared) -> str:
+    """Return the name of a repeatable file."""
+    return migration.file.name.rpartition("/")[2].removesuffix(".sql")
+
+
+class Repeater(Leader):
+    """A leader that applies repeatable files, behind the migrations."""
+
+    _files: Mapping[str, Repeatable] = {}
+
+    def repeat(self, prepared: Sequence[Prepared], kept: frozenset[int]) -> Repeated:
+        """Apply those of all `prepared` files that are due, in this order. Raises EntrypointError; then none is in.
+
+        `kept`: the migrations whose rows must be there still afterwards.
+        """
+        repeats, directory = self._assignment.repeats, self._assignment.directory
+        if repeats is None:
+            return Repeated((), 0.0)
+        due = {file.name: file for file in self._judged(repeats).due}
+        due |= {file.name: file for file in directory.repeatables if file.name in repeats.forced}
+        self._files, self._kept = due, kept
+        migrations = [one for one in prepared if name_of(one) in due]
+        if not migrations:
+            return Repeated((), 0.0)
+        began = time.monotonic()
+        self._assignment.board.pending = self._assignment.board.done + len(migrations)
+        with self._watcher(migrations) as watcher:
+            deadline = self._clocks.turn_to()
+            tasks = [
+                Task(
+                    self._assignment,
+                    self._lease,
+                    one,
+                    None,
+                    deadline,
+                    watcher,
+                    self._lock_patience(one),
+                    kept=kept,
+                    repeatable=name_of(one),
+                )
+                for one in migrations
+            ]
+            self._until_it_is_in(tasks)
+        done = Repeated(tuple(task.migration.file.name for task in tasks), time.monotonic() - began)
+        logs.event(
+            logs.INFO,
+            "repeatable.applied",
+            f"applied {count(len(tasks), 'repeatable file')} in {done.seconds * 1000:.0f} ms: {', '.join(done.names)}",
+            files=list(done.names),
+            duration_ms=round(done.seconds * 1000),
+        )
+        return done
+
+    def make_table(self) -> None:
+        """Make the table of the texts, if it is not there. Raises EntrypointError."""
+        place, role, patience = self._lease.place, self._assignment.role, self._clocks.turn_to().within(_PATIENCE)
+        try:
+            if not repeated.exists(self._worker, place, role, patience):
+                self._lease.open(patience, lock_timeout_ms=patience.milliseconds() // 2 + 1)
+                self._worker.query(f"SET LOCAL client_min_messages = warning; {repeated.ddl(place)}\nCOMMIT", patience)
+        except StatementError as error:
+            raise self._refused(error, "the table repeatable_migrations could not be made") from error
+        finally:
+            self._worker.rollback(patience)
+
+    def _judged(self, repeats: Repeats) -> Judged:
+        patience = self._clocks.turn_to().within(_PATIENCE)
+        try:
+            known = repeated.read(self._worker, self._lease.place, self._assignment.role, patience)
+        except StatementError as error:
+            raise self._refused(error, "the texts of repeatable files could not be read") from error
+        return repeated.judge_meanwhile(known, self._assignment.directory, repeats)
+
+    def _until_it_is_in(self, tasks: Sequence[Task]) -> None:
+        """Apply them; again if what prevents it may pass, while the time lasts."""
+        attempt = 1
+        self._blocker, self._why, self._passing = None, "", ""
+        while True:
+            trace = Trace()
+            one = _One(tasks[0])
+            signals.raise_received()
+            if one.task.deadline.passed():
+                raise self._out_of_time(one.task)
+            try:
+                self._lease.check_guard()
+                self._attempt(tasks, trace, one)
+            except InDoubt as doubt:
+                self._remember(one.task.watcher.stand_down())
+                self._settle(tasks[-1], doubt)
+                return
+            except Refused as refusal:
+                watched = one.task.watcher.stand_down()
+                self._roll_back(one.task, trace, refusal)
+                self._judge(one.task, refusal, attempt, watched)
+            except MigrationFailedError as failure:
+                self._record_failure(one.task, failure)
+                raise
+            except ConnectionLostError as lost:
+                spot = spot_of(one.task)
+                self._remember(one.task.watcher.stand_down())
+                self._see_what_is_in(one.task, trace)
+                raise self._explain(one.task, lost, spot) from lost
+            else:
+                return
+            finally:
+                one.task.watcher.stand_down()
+            attempt += 1
+
+    def _attempt(self, tasks: Sequence[Task], trace: Trace, one: _One) -> None:
+        lease, assignment = self._lease, self._assignment
+        transaction_id, backend_pid = transactional.begin(tasks[0], trace)
+        for index, task in enumerate(tasks):
+            one.task = task
+            if index:
+                self._between(task)
+            assignment.board.begin(task.migration.file.name)
+            if not transactional.execute(task, trace, backend_pid):
+                raise self._file_ended_transaction(task)
+        last = tasks[-1]
+        parts = [
+            session_state.restore(pooled=self._worker.login_pid != lease.place.backend_pid),
+            transactions.limits(last.limit, server_version=self._worker.server_version, role=assignment.role),
+        ]
+        if any(tables.mentions(task.migration.text) for task in tasks):
+            parts += ["SET LOCAL client_min_messages = warning;", tables.ddl(lease.place)]
+        newest, version = assignment.directory.newest, assignment.app_version
+        parts += [lease.reassert(), writing.kept(lease.place, self._kept)]
+        parts += [repeated.applied(lease.place, self._files[task.repeatable], newest, version) for task in tasks]
+        parts += [lease.progress(None), "COMMIT"]
+        try:
+            ours(last, lambda: self._worker.query("\n".join(parts), last.patience))
+        except ConnectionLostError as lost:
+            raise InDoubt(transaction_id, lost) from lost
+
+    def _between(self, task: Task) -> None:
+        """Put the session back behind one file, for the next one."""
+        parts = (
+            session_state.restore(pooled=self._worker.login_pid != self._lease.place.backend_pid),
+            transactions.limits(task.limit, server_version=self._worker.server_version, role=self._assignment.role),
+            f"SET LOCAL lock_timeout = {task.ddl_lock_timeout_ms};",
+            *session_state.FRESH,
+        )
+        ours(task, lambda: self._worker.query("\n".join(parts), task.patience))
+
+    def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
+        name = name_of(task.migration)
+        remedy = "All repeatable files were rolled back, and each start tries them again. Correct it."
+        if refusal.error.sqlstate in _TO_BE_DROPPED:
+            remedy = (
+                "PostgreSQL cannot replace it as it is: drop it in a new migration, with the line "
+                f"`-- entrypoint: refresh = {name}` at its top, so that this file is applied behind it. {remedy}"
+            )
+        failure = refusal.failure(remedy=remedy)
+        # Its number is the image's newest.
+        failure.fields.pop("version", None)
+        return failure
+
+    def _plain_failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
+        return self._failure(task, refusal)
+
+    def _failed_row(self, task: Task, message: str) -> str:
+        """Say it beside the texts, and not in the ledger: that has rows for migrations with a number."""
+        file, directory = self._files[task.repeatable], self._assignment.directory
+        return repeated.failed(self._lease.place, file, directory.newest, self._assignment.app_version, message)
+
+
+class _One:
+    """Which file an attempt is at."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
