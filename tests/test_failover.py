@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from demo.postgres import HOST, Server, workspace
+from demo.postgres import HOST
 from kit.migrations import write_migrations
 from kit.processes import until
+from kit.standby import Standby
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from conftest import ServerFactory
+    from demo.postgres import Server
     from kit.processes import Run
-
-
-class Standby(Server):
-    """A server that follows another one."""
-
-    def __init__(self, primary: Server) -> None:
-        super().__init__(primary.version, settings=primary.settings)
-        self._primary = primary
-
-    def _create(self) -> Path:
-        work = workspace()
-        directory = work.directory()
-        program = work.programs(self.installation) / "pg_basebackup"
-        address = ["-h", HOST, "-p", str(self._primary.port), "-U", "postgres"]
-        work.owner.run([program, *address, "-D", directory / "data", "-R", "-X", "stream", "-c", "fast"], cwd=directory)
-        subprocess.run(["chmod", "700", directory / "data"], check=True)
-        return directory
 
 
 @pytest.fixture

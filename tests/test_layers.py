@@ -188,6 +188,7 @@ ROOMS: dict[str, set[str]] = {
         "redaction",
         "errors",
         "records",
+        "counts",
     },
     "migration.observe": {"database", "phase", "redaction", "records"},
     "migration.script": {"deadline", "policy", "redaction", "secret_patterns", "errors", "records", "counts"},

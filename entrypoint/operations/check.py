@@ -9,7 +9,7 @@ from typing import NamedTuple
 from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, EntrypointError
 from entrypoint.errors.operator import UsageError
-from entrypoint.migration.script.directives import spell_rollout, spell_timeouts
+from entrypoint.migration.script.directives import spell_batch, spell_rollout, spell_timeouts
 from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
 from entrypoint.migration.script.prepare import (
     examine,
@@ -344,7 +344,9 @@ def _notes(prepared: Prepared, shown: str) -> list[Finding]:
         notes.append(("timeouts", declared))
     if rollout := spell_rollout(advice.directives.rollout):
         notes.append(("rollout", rollout))
-    if advice.units:
+    if batched := spell_batch(advice.directives):
+        notes.append(("batches", f"runs in {batched}"))
+    elif advice.units:
         notes.append(("units", f"runs as {describe_units(prepared)}, as psql would run it: {advice.units}"))
     elif advice.merged:
         notes.append(

@@ -19,7 +19,7 @@ from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.repeatables import judge
 from entrypoint.migration.ledger.repeated import read_known
 from entrypoint.migration.ledger.rows import begin_look
-from entrypoint.migration.script.directives import spell_rollout, spell_timeouts
+from entrypoint.migration.script.directives import spell_batch, spell_rollout, spell_timeouts
 from entrypoint.migration.script.files import load_directory
 from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refuse_unknown_refresh
 from entrypoint.migration.script.report import outline
@@ -225,7 +225,9 @@ def _describe_command(survey: Survey) -> list[str]:
 def _describe(migration: Prepared) -> str:
     advice = migration.advice
     statements = count(len(advice.statements), "statement") if advice.statements else "empty"
-    if advice.units:
+    if advice.batched:
+        how = spell_batch(advice.directives)
+    elif advice.units:
         how = f"{describe_units(migration)}: {advice.units}"
     elif advice.merged:
         how = f"one transaction, {describe_left_out(migration)}{unless(advice)}"

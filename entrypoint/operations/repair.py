@@ -12,6 +12,7 @@ from entrypoint.errors import ConfigurationError
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
 from entrypoint.migration.ledger.rows import RUNNING
+from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.operator.amend import Amendment, amend
 from entrypoint.migration.script.units import stopped_at
 from entrypoint.redaction import foreign_report, visible
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.rows import LedgerRow
+    from entrypoint.migration.ledger.walk import Walk
     from entrypoint.migration.script.files import MigrationFile
     from entrypoint.settings import Settings
     from entrypoint.survey import Survey
@@ -78,9 +80,11 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
             words = f"forget it: {row.status}, and above the last file here, so a newer image wrote it"
             fixes.append(Fix(AHEAD, row, words))
         elif row.status == HAS_FAILED:
-            stopped = stopped_at(row.error_message or "")
+            stopped, walk = stopped_at(row.error_message or ""), walk_in(row.error_message)
             then = "; the next start runs the file" if file is not None else "; its file is gone"
-            if file is None or stopped is None:
+            if file is not None and walk is not None:
+                fixes.append(_of_batches(file, row, walk))
+            elif file is None or stopped is None:
                 fixes.append(Fix(FAILED, row, f"remove the failed row{then}"))
             else:
                 # Without the row it would begin again, with what is committed already.
@@ -89,12 +93,23 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
         elif file is None:
             fixes.append(Fix(MISSING, row, f"forget it: {row.status}, and its file is gone"))
         elif row.status == RUNNING:
-            at = (foreign_report(row.error_message or "", row.filename) or "an unknown statement").splitlines()[0]
+            at = (
+                foreign_report(without_walk(row.error_message or ""), row.filename) or "an unknown statement"
+            ).splitlines()[0]
             remarks.append(f"{row.filename}  (running, or interrupted, at {at}; entrypoint migrate goes on there)")
         elif not file.matches(row.checksum):
             words = f"accept the file as it is: checksum {file.checksum[:12]}… instead of {(row.checksum or '')[:12]}…"
             fixes.append(Fix(CHECKSUMMED, row, words, file.checksum))
     return Diagnosis(tuple(fixes), tuple(remarks))
+
+
+def _of_batches(file: MigrationFile, row: LedgerRow, walk: Walk) -> Fix:
+    """Return what is done about a file that failed in the middle of its batches."""
+    if file.matches(walk.checksum):
+        words = f"have the next start go on with its batches: {walk.words()}"
+        return Fix(FAILED, row, words, _NO_CHECKSUM)
+    words = "remove the failed row; the next start runs the file, which has changed, from its first batch on, though "
+    return Fix(FAILED, row, f"{words}an earlier text of it has changed {count(walk.rows, 'row')}")
 
 
 def plan(settings: Settings, kinds: Collection[str]) -> Repair:

@@ -16,9 +16,10 @@ from entrypoint.migration.ledger.plan import plan_of
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
+from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.lock import holder
 from entrypoint.operations.repeatable_status import read_repetitions
-from entrypoint.redaction import foreign, foreign_report, visible_json
+from entrypoint.redaction import foreign, foreign_report, foreign_values, visible_json
 from entrypoint.survey import survey_database
 
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import Detail, KeyHolder, LockRow, Reading
+    from entrypoint.migration.ledger.walk import Walk
     from entrypoint.operations.command_status import CommandStatus
     from entrypoint.operations.repeatable_status import Repetition
     from entrypoint.settings import Settings
@@ -58,6 +60,8 @@ class Line(NamedTuple):
     milliseconds: int | None
     application_version: str | None
     error: str | None
+    walk: Walk | None = None
+    """How far it has come, if it runs in batches and is not through."""
 
 
 class Status(NamedTuple):
@@ -141,6 +145,7 @@ class Status(NamedTuple):
                     "executionTimeMs": line.milliseconds,
                     "applicationVersion": line.application_version,
                     "error": line.error and foreign_report(line.error, line.filename),
+                    **({} if line.walk is None else {"batches": foreign_values(line.walk.documented())}),
                 }
                 for line in self.lines
             ],
@@ -314,7 +319,8 @@ def _line(number: int, filename: str, state: str, detail: Detail | None, error: 
     applied_at, milliseconds, version = detail or (None, None, None)
     if state in ("pending", "after"):
         applied_at = None
-    return Line(number, filename, state, applied_at, milliseconds, version, error)
+    walk = walk_in(error)
+    return Line(number, filename, state, applied_at, milliseconds, version, error and without_walk(error), walk)
 
 
 def _progress(detail: Mapping[str, object]) -> dict[str, object] | None:

@@ -158,7 +158,13 @@ _SCHEMAS: dict[str, object] = {
             "executionTimeMs": _nullable({"type": "integer"}),
             "applicationVersion": _nullable(_TEXT),
             "error": _nullable(_TEXT),
-        }
+            "batches": {
+                "type": "object",
+                "description": "How far a file has come that runs in batches and is not through: key, cursor, last, "
+                "rows, batches, size, pass, passes, percent, seconds.",
+            },
+        },
+        optional=("batches",),
     ),
     "Repeatable": _object(
         {

@@ -16,6 +16,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.ledger.rows import COMPLETED
+from entrypoint.migration.ledger.walk import note
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.prepare import not_in_a_reverse_file
 from entrypoint.migration.script.report import render
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import Notice
     from entrypoint.migration.apply.watcher import Watcher
     from entrypoint.migration.assignment import Assignment
+    from entrypoint.migration.ledger.walk import Walk
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.script.prepare import Prepared
     from entrypoint.migration.script.units import Unit
@@ -108,7 +110,7 @@ class Task(NamedTuple):
     @property
     def ddl_lock_timeout_ms(self) -> int:
         """PostgreSQL's `lock_timeout` for an attempt."""
-        declared = self.migration.advice.directives.lock_timeout
+        declared = self.migration.advice.directives.lock_patience
         return round((self.assignment.apply.ddl_lock_timeout if declared is None else declared) * 1000)
 
     @property
@@ -158,7 +160,14 @@ class Task(NamedTuple):
             return "No start runs it: when the cause is mended, run entrypoint rollback again."
         return "The next start tries it again."
 
-    def work_on(self, statement: int, backend_pid: int, *, transaction: int = 0, limited: bool = True) -> None:
+    def work_on(
+        self,
+        statement: int,
+        backend_pid: int,
+        *,
+        transaction: int = 0,
+        limited: bool = True,
+    ) -> None:
         """Tell the watcher which statement is next; it counts from 1.
 
         `transaction` tells one transaction of an attempt from the next. `limited`: whether it may wait for locks only
@@ -209,13 +218,15 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         offset: int | None = None,
         behind: bool = False,
         unit: Unit | None = None,
+        walk: Walk | None = None,
     ) -> None:
         """Say where in the file it was, as far as that is known.
 
         `statement_start`: where the statement that failed begins. `offset`: the character that the error points
         at; both count in the file's text, and are None for a statement of our own. `behind`: whether it was one of our
         own behind a part of the file, which begins at `statement_start` if that is known. `unit`: which part of a
-        file it was that runs outside a transaction.
+        file it was that runs outside a transaction. `walk`: how far a file had come that runs in batches, if a batch is
+        committed.
         """
         super().__init__(str(error))
         self._migration = migration
@@ -224,6 +235,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         self._offset = offset
         self._behind = behind
         self._unit = unit
+        self._walk = walk
         where = self._where
         # What our own statements say of the ledger's rows is decided by, and quotes nothing of the file.
         ours = writing.is_not_written(error) or writing.are_gone(error)
@@ -256,10 +268,14 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         `reverse`: whether the file takes a migration back. `remedy` is said instead where nothing is recorded.
         """
         error, file, text = self.error, self._migration.file, self._migration.text
-        remedy = remedy or (
-            f"{self._undone}. It is not tried again until its file changes or its row is deleted: "
-            "entrypoint repair --failed, or "
-            f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
+        remedy = (
+            remedy
+            or self._of_a_batch
+            or (
+                f"{self._undone}. It is not tried again until its file changes or its row is deleted: "
+                "entrypoint repair --failed, or "
+                f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
+            )
         )
         if way_out := self._way_out(reverse=reverse):
             remedy = f"{way_out} {remedy}"
@@ -285,9 +301,29 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
     @property
     def place(self) -> str:
         """Where the file can go on when it is mended, for its row; empty if nothing of it is committed."""
+        if self._walk is not None:
+            return note(self._walk)
         index, units = self._units
         advice = self._migration.advice
         return stop(advice.body, advice, units, index) if index else ""
+
+    @property
+    def _of_a_batch(self) -> str:
+        """What became of a batch, and what to do; empty for a file without."""
+        advice, number = self._migration.advice, self._migration.file.number
+        if not advice.batched:
+            return ""
+        delete = f"DELETE FROM schema_migrations WHERE migration_number = {number} AND status = 'failed'"
+        if self._walk is None:
+            return (
+                "The batch was rolled back, none before it is committed, and the failure was recorded. It is not tried "
+                f"again until the file changes or the row is deleted: entrypoint repair --failed, or {delete}."
+            )
+        return (
+            f"The batch was rolled back, and those before it are committed: {self._walk.words()}. The failure was "
+            "recorded, and it is not tried again. When the cause is mended, entrypoint repair --failed lets the next "
+            f"run go on with that batch, if the file is as it was; {delete} lets it begin at the first one."
+        )
 
     @property
     def _units(self) -> tuple[int, tuple[Unit, ...]]:

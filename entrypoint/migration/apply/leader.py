@@ -235,7 +235,8 @@ class Leader:
 
     def _watcher(self, migrations: Iterable[Prepared]) -> Watcher:
         assignment = self._assignment
-        declared = [one.advice.directives.lock_timeout or math.inf for one in migrations]
+        # Who is in the way of a batch is looked for when it happens again and again.
+        declared = [(not one.advice.batched and one.advice.directives.lock_timeout) or math.inf for one in migrations]
         shortest = min([assignment.apply.ddl_lock_timeout, *declared])
         return Watcher(self._lease, assignment.target, assignment.board, assignment.connect_timeout, shortest)
 
@@ -243,7 +244,7 @@ class Leader:
         """Return for how long one transaction may wait for locks in all; None if the file itself sets a time-out."""
         if _sets(migration, "lock_timeout"):
             return None
-        return migration.advice.directives.lock_timeout or self._assignment.apply.ddl_lock_timeout
+        return migration.advice.directives.lock_patience or self._assignment.apply.ddl_lock_timeout
 
     def _what_to_run(self) -> tuple[Plan, list[Prepared]]:
         """Survey again, now that nobody else can change it; return also the migrations that may run, in order."""
@@ -316,6 +317,14 @@ class Leader:
                     sqlstate=error.sqlstate,
                 )
                 task = self._as_units(task, f"PostgreSQL refused it as one transaction, {error.sqlstate}")
+        if task.migration.advice.batched:
+            from entrypoint.migration.apply.batches import Batches  # only for such a file
+
+            batches = Batches(task, lambda: self._out_of_time(task))
+            try:
+                return self._attempt_until(task, batches.attempt, batches.trace)
+            finally:
+                batches.end()
         steps = outside.Steps(task)
         try:
             return self._attempt_until(task, steps.attempt, steps.trace)
@@ -778,6 +787,9 @@ class Leader:
         elif why:
             undone = f"{undone}. The last attempt ended so: {why}"
         shorter = "or make the migration shorter, for example by working in batches."
+        if task.migration.advice.batched:
+            undone = f"{undone}, and the next run goes on behind the batches that are committed"
+            shorter = "or let it run after the rollout, with no such limit: `-- entrypoint: phase = after`."
         if declared is not None:
             own = f"-- entrypoint: timeout = {spell(declared)}"
             message = f"{file.name} took longer than it declares ({own}); it was not finished, and {undone}"

@@ -64,7 +64,7 @@ def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: 
     """
     if session.login_pid == place.backend_pid:
         return
-    others = [one for one in prepared if not one.advice.transactional]
+    others = [one for one in prepared if not (one.advice.transactional or one.advice.batched)]
     names = [one.file.name for one in others if one.advice.no_transaction or one.advice.outside]
     if names:
         raise ConfigurationError(

@@ -41,6 +41,8 @@ _TICK = 0.25
 _LOOK_EVERY = 1.0
 _REPORT_EVERY = 5.0
 _TELL_AGAIN = 10.0
+# Batches wait shorter than that, time and again, and say themselves who is in the way.
+_WORTH_TELLING = 1.0
 _PATIENCE = 5.0
 _RECONNECT_AFTER = 10.0
 # A statement that waited so shortly before its attempt ended was ended for that; it may be cleaned up after it.
@@ -87,10 +89,11 @@ class Watcher:
         self._board = board
         self._connect_timeout = connect_timeout
         # From when on there is a connection, and a wait for a lock is worth telling.
-        self._early = min(1.0, ddl_lock_timeout / 5)
+        self._early = self._tick = 0.0
+        self._ddl_lock_timeout = ddl_lock_timeout
+        self.look_closely(None)
         # From when on there is something to report, and an operator's release is looked for.
         self._patience = min(3.0, ddl_lock_timeout / 2)
-        self._tick = max(0.02, min(_TICK, ddl_lock_timeout / 20))
         self._session: Session | None = None
         self._stopped = threading.Event()
         # Held while a cancel is on its way, so that an attempt's end can wait for it: it must not hit the next one.
@@ -113,6 +116,11 @@ class Watcher:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         joined(self._thread, 0.5)
+
+    def look_closely(self, lock_timeout: float | None) -> None:
+        """See waits for locks that end after so few seconds, from now on; None: as from the beginning."""
+        seconds = self._ddl_lock_timeout if lock_timeout is None else min(lock_timeout, self._ddl_lock_timeout)
+        self._early, self._tick = min(1.0, seconds / 5), max(0.02, min(_TICK, seconds / 20))
 
     def stand_down(self) -> Watched:
         """Return what was seen of the attempt that has just ended. No cancel of the watcher's comes after this."""
@@ -176,7 +184,7 @@ class Watcher:
         if not activity.same_transaction(self._attempt):
             self._waits, self._wait = Waits(), None
             self._board.block(activity, ())
-            if self._attempt is None or activity.began != self._attempt.began:
+            if self._attempt is None or activity.began != self._attempt.began or activity.walk is not None:
                 self._blockers, self._waited = (), _NEVER
         self._attempt = activity
 
@@ -252,7 +260,7 @@ class Watcher:
             )
         seen = Seen(
             activity,
-            None if activity.retry else progress.read(reported),
+            None if activity.retry else activity.walk or progress.read(reported),
             self._blockers if self._wait is not None else (),
         )
         self._board.seen = seen
@@ -263,7 +271,7 @@ class Watcher:
 
     def _tell_blocked(self, activity: Activity, wait: Wait, length: float) -> None:
         now = time.monotonic()
-        if now - self._told < _TELL_AGAIN:
+        if now - self._told < _TELL_AGAIN or (activity.walk is not None and length < _WORTH_TELLING):
             return
         self._told = now
         for blocker in self._blockers:

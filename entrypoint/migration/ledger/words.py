@@ -127,13 +127,23 @@ def timed_out(
 
 def held_back(row: LedgerRow) -> MigrationHeldBackError:
     """Return the error for a migration that failed earlier and waits for a person."""
-    said = row.error_message and foreign_report(row.error_message, row.filename)
+    from entrypoint.migration.ledger.walk import walk_in, without_walk  # only for what has failed
+
+    remedy = (
+        "Correct the file and deploy it; or, if the cause was elsewhere: entrypoint repair --failed; or DELETE "
+        f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'."
+    )
+    if walk_in(row.error_message) is not None:
+        remedy = (
+            "When the cause is mended, entrypoint repair --failed lets the next run go on with its batches, if the "
+            "file is as it was when they began; a file that has changed begins at the first one. See docs/batches.md."
+        )
+    said = row.error_message and foreign_report(without_walk(row.error_message), row.filename)
     return MigrationHeldBackError(
         f"{row.filename} failed at an earlier start and was not tried again: "
         f"{(said or 'no message was recorded').splitlines()[0]}",
         report=said,
-        remedy="Correct the file and deploy it; or, if the cause was elsewhere: entrypoint repair --failed; or DELETE "
-        f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'.",
+        remedy=remedy,
         version=row.number,
         file=row.filename,
     )

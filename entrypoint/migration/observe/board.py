@@ -35,6 +35,8 @@ class Activity(NamedTuple):
     """Tells one transaction of an attempt from the next; 0 if the file is sent as a whole, in one."""
     retry: str = ""
     """Nothing is being done, until the next attempt: why, and when that will be."""
+    walk: Progress | None = None
+    """Of a file that runs in batches: how far it is."""
 
     @property
     def or_later(self) -> bool:

@@ -159,6 +159,8 @@ def select(migrations: Sequence[Prepared]) -> Selection:
             what = ", ".join(sorted({outside.what for outside in advice.outside})) or "it says so"
             what = advice.units or what
             why = f"{name} runs outside a transaction ({what})"
+            if advice.batched:
+                why = f"{name} runs in batches, of which each is committed before the next"
             made = _known_by_name(migration)
             if made is None or needed is not None:
                 return Selection(tuple(chosen), tuple(passed), why)
@@ -224,7 +226,10 @@ class Rehearser(Leader):
         Of all `repeatables` those that are due, behind the migrations.
         """
         plan, runnable = self._what_to_run()
-        runnable = [one.as_units(BEGAN_AS_UNITS) if self._began_as_units(one) else one for one in runnable]
+        runnable = [
+            one.as_units(BEGAN_AS_UNITS) if one.advice.transactional and self._began_as_units(one) else one
+            for one in runnable
+        ]
         selection = select(runnable)
         why = selection.why
         assignment, lease = self._assignment, self._lease

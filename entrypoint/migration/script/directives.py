@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from entrypoint.migration.script import scanner
+from entrypoint.migration.script import batch, scanner
+from entrypoint.migration.script.batch import BATCH, FIXED, MAX_REPLICA_LAG, PASSES, PAUSE, TARGET
 from entrypoint.migration.script.files import OF_A_DESCRIPTION, number_of
 from entrypoint.migration.script.rollout import (
     AFTER,
@@ -23,6 +24,10 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from typing import Any
+
+    from entrypoint.migration.script.batch import Batch
     from entrypoint.migration.script.scanner import Directive
 
 NO_TRANSACTION = "no-transaction"
@@ -43,6 +48,7 @@ _EXAMPLES = {
     REPLACES: "replaces = 012_drop_name.sql",
     REFRESH: "refresh = active_users",
     BEHIND: "after = active_users",
+    **batch.EXAMPLES,
 }
 # What has to stand behind the `=`.
 _WANTED = {
@@ -53,7 +59,13 @@ _WANTED = {
     REPLACES: "a migration's file name",
     REFRESH: "the name of a file in repeatable/",
     BEHIND: "the name of a file in repeatable/",
+    BATCH: "a table with its key",
+    PASSES: "a number",
+    MAX_REPLICA_LAG: "a size",
 }
+# What is said of the batches, and means nothing without them.
+_OF_BATCHES = (TARGET, FIXED, PASSES, PAUSE, MAX_REPLICA_LAG)
+_ALONE = (NO_TRANSACTION, FIXED)
 # May be said several times.
 _SEVERAL = (REPLACES, REFRESH, BEHIND)
 # A file in repeatable/ is one transaction with the others there.
@@ -100,6 +112,13 @@ class Directives(NamedTuple):
     """The repeatable files whose objects it drops, so that they are to be applied again."""
     behind: tuple[str, ...] = ()
     """In a repeatable file: those behind which it runs."""
+    batch: Batch | None = None
+    """The table that its statement goes through in batches, each in a transaction of its own."""
+
+    @property
+    def lock_patience(self) -> float | None:
+        """How long one transaction may wait for locks; None for MIGRATION_DDL_LOCK_TIMEOUT_MS."""
+        return batch.DEFAULT_LOCK_TIMEOUT if self.lock_timeout is None and self.batch is not None else self.lock_timeout
 
 
 def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[ScriptFault, ...]]:
@@ -108,23 +127,30 @@ def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[Scri
     `repeatable`: whether the file is in repeatable/.
     """
     times: dict[str, float] = {}
+    of_batches: dict[str, Any] = {}
     origin = None
     lines: dict[str, int] = {}
     offsets: dict[str, int] = {}
     named: dict[str, list[str]] = {REFRESH: [], BEHIND: []}
+    mentioned: set[str] = set()
     faults: list[ScriptFault] = []
     for found in scanner.directives(text):
         name, value, complaint = _split(found)
+        mentioned.add(name)
         time, came_from = 0.0, None
         complaint = complaint or _out_of_place(name, repeatable=repeatable)
-        if not complaint and name == ORIGIN:
+        if complaint:
+            pass
+        elif name == ORIGIN:
             came_from, complaint = _parse_origin(value)
-        elif not complaint and name in named:
+        elif name in named:
             complaint = _name_of_repeatable(name, value)
             named[name] += [] if complaint else [value]
-        elif not complaint and name in _WANTED:
+        elif name in batch.PARSERS:
+            of_batches[name], complaint = batch.PARSERS[name](value)
+        elif name in _WANTED:
             complaint = _complaint_about_rollout(name, value)
-        elif not complaint and name != NO_TRANSACTION:
+        elif name not in _ALONE:
             time, complaint = _parse_time(name, value)
         if not complaint and name in lines and name not in _SEVERAL:
             complaint = f"{name} is said in line {lines[name]} already: leave one of the two"
@@ -133,6 +159,8 @@ def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[Scri
             continue
         lines[name], offsets[name], times[name] = found.line, found.offset, time
         origin = came_from or origin
+    faults += [ScriptFault(offsets[name], lines[name], message) for name, message in _at_odds(lines, mentioned)]
+    batches = batch.put_together({name: times[name] for name in lines if name in times} | of_batches)
     rollout = said_in(text)
     if FLOOR in lines and not rollout.after:
         # In any other file it would stop the replicas beside which the rollout has only begun.
@@ -140,9 +168,25 @@ def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[Scri
         faults.append(ScriptFault(offsets[FLOOR], lines[FLOOR], message))
     refresh, behind = (tuple(dict.fromkeys(named[name])) for name in (REFRESH, BEHIND))
     directives = Directives(
-        NO_TRANSACTION in lines, times.get(TIMEOUT), times.get(LOCK_TIMEOUT), origin, rollout, refresh, behind
+        NO_TRANSACTION in lines, times.get(TIMEOUT), times.get(LOCK_TIMEOUT), origin, rollout, refresh, behind, batches
     )
     return directives, tuple(faults)
+
+
+def _at_odds(lines: Mapping[str, int], mentioned: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield each directive that does not go with the others of the file, and why; `mentioned` are the bad ones, too."""
+    if BATCH not in mentioned:
+        for name in _OF_BATCHES:
+            if name in lines:
+                example = f'write "-- entrypoint: {_EXAMPLES[BATCH]}" as well, or leave the line out'
+                yield name, f"{name} is for a file that runs in batches: {example}"
+    if BATCH in lines and NO_TRANSACTION in lines:
+        yield NO_TRANSACTION, f"{NO_TRANSACTION} does not go with {BATCH}: each batch is a transaction; leave it out"
+    if FIXED in lines and TARGET in lines:
+        yield (
+            TARGET,
+            f"{TARGET} does not go with {FIXED}: it is what the size of a batch follows; leave out one of them",
+        )
 
 
 def spell_rollout(rollout: Rollout) -> str:
@@ -178,7 +222,7 @@ def _split(found: Directive) -> tuple[str, str, str]:
     if name not in _EXAMPLES:
         return name, "", _unknown(found.text if not equals else name)
     right = f'write "-- entrypoint: {_EXAMPLES[name]}"'
-    if name == NO_TRANSACTION:
+    if name in _ALONE:
         return name, "", f"{name} stands alone in its line: {right}" if equals or value else ""
     if not equals or not value:
         return name, "", f'"{found.text}" has no "=" and {_WANTED.get(name, "a time")} after it: {right}'
@@ -235,6 +279,19 @@ def _parse_time(name: str, value: str) -> tuple[float, str]:
     if not 0 < milliseconds <= MOST_MILLISECONDS:
         return 0.0, f"{shown} is too {'long' if milliseconds else 'short'}: it must be from 1ms to 596h"
     return milliseconds / 1000, ""
+
+
+def spell_batch(directives: Directives) -> str:
+    """Return how a file runs in batches, as one clause; empty if it does not."""
+    said = directives.batch
+    if said is None:
+        return ""
+    parts = [said.spelt]
+    parts += [] if said.fixed else [f"{TARGET} {spell(said.target)}"]
+    parts += [f"{PASSES} {said.passes}"] if said.passes > 1 else []
+    parts += [f"{PAUSE} {spell(said.pause)}"] if said.pause else []
+    parts += [f"{MAX_REPLICA_LAG} {batch.spell_bytes(said.max_replica_lag)}"] if said.max_replica_lag else []
+    return ", ".join(parts)
 
 
 def _unknown(name: str) -> str:

@@ -123,6 +123,9 @@ def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prep
     if reverse is None or faults or reverse.advice.transactional:
         return reverse, faults
     names, advice = (file.name,), reverse.advice
+    if advice.batched:
+        message = "a reverse file is one transaction, and this one runs in batches; remove the directive"
+        return reverse, [FileFault(names, "rollback", message)]
     if advice.units:
         message = f"a reverse file is one transaction, and this one cannot be: {advice.units}"
         return reverse, [FileFault(names, "rollback", message)]

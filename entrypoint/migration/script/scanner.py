@@ -214,6 +214,17 @@ def words(text: str, start: int, end: int, limit: int = WORD_LIMIT) -> tuple[str
     return tuple(found)
 
 
+def tokens(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield where each token between two offsets begins and ends; an operator is a token for each character."""
+    try:
+        while (start := skip(text, start)) < end:
+            stop = _token_end(text, start)
+            yield start, stop
+            start = stop
+    except UnterminatedError:  # `scan` reports it
+        pass
+
+
 def line_comments(text: str) -> Iterator[tuple[int, int]]:
     """Yield the stretches of white space and line comments between the tokens of a text."""
     pos = 0

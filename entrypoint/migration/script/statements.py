@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-from entrypoint.migration.script import directives, shapes
+from entrypoint.migration.script import batch, directives, shapes
 from entrypoint.migration.script.foreign import mark_in
 from entrypoint.migration.script.plain import is_plain
 from entrypoint.migration.script.scanner import ScriptFault, Statement, scan_without_commands, skip, words
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from entrypoint.migration.script.batch import Placeholder
     from entrypoint.migration.script.directives import Directives
     from entrypoint.migration.script.parser import SyntaxComplaint
     from entrypoint.migration.script.psql import Command
@@ -131,6 +132,8 @@ class Advice(NamedTuple):
     """What of its transaction control is left out, beside the pair of a file that is `wrapped`."""
     asks: bool = False
     """Whether it runs as units after all where the database has a trigger that is deferred from the beginning."""
+    placeholders: tuple[Placeholder, ...] = ()
+    """Of a file that runs in batches: where the keys of each go."""
 
     @property
     def no_transaction(self) -> bool:
@@ -140,7 +143,12 @@ class Advice(NamedTuple):
     @property
     def transactional(self) -> bool:
         """Whether the whole file runs in one transaction, with its ledger row."""
-        return not (self.no_transaction or self.outside or self.units)
+        return not (self.no_transaction or self.outside or self.units or self.batched)
+
+    @property
+    def batched(self) -> bool:
+        """Whether the file's statement runs in batches, each in a transaction with the ledger's row."""
+        return self.directives.batch is not None
 
     @property
     def merged(self) -> bool:
@@ -208,6 +216,10 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, rep
     faults += () if mark is None else (mark,)
     if faults := script.faults + faults + _misplaced_directives(text, statements):
         return advice._replace(faults=tuple(sorted(faults)))
+    if declared.batch is not None:
+        placeholders, faults = batch.examine(text, statements, declared.batch)
+        advice = advice._replace(placeholders=placeholders, faults=faults)
+        return advice if faults or in_doubt_only or len(text) > parse_limit else _parsed_batch(advice)
 
     known = _as_the_parser_knows_it(text, statements)
     asked = len(text) <= parse_limit and not (in_doubt_only and is_plain(text, statements))
@@ -228,6 +240,14 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, rep
     by_words = _with_kinds(advice, of_words, units, simple=True)
     by_parser = _with_kinds(advice._replace(statements=seen[0]), seen[1], units, simple=True)
     return by_words._replace(disputed=True, faults=tuple(sorted({*by_words.faults, *by_parser.faults})))
+
+
+def _parsed_batch(advice: Advice) -> Advice:
+    """Ask the parser about a statement that runs in batches; the server will take no more than one."""
+    from entrypoint.migration.script import parser
+
+    parsed = parser.parse(batch.as_the_parser_knows_it(advice.body, advice.placeholders))
+    return advice._replace(parsed=True) if isinstance(parsed, list) else advice._replace(syntax=parsed)
 
 
 def _with_kinds(advice: Advice, kinds: list[Kind], units: str, *, simple: bool = False) -> Advice:

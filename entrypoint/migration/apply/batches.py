@@ -1,0 +1,548 @@
+"""Apply a migration in batches: its statement goes through a table by a key, each batch in a transaction of its own.
+
+Each transaction is the fence, the lookup of where the batch ends, the statement, the row with that place, COMMIT. So a
+batch is in together with what says so, or not at all, whoever dies when. And as nothing but the row is needed to go on,
+the walk goes on under another holder, in another session, or behind a pooler.
+"""
+
+from __future__ import annotations
+
+import time
+from random import random
+
+from entrypoint import logs, signals
+from entrypoint.counts import count
+from entrypoint.database import session_state, transactions
+from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import literal
+from entrypoint.database.sqlstate import (
+    DEADLOCK_DETECTED,
+    LOCK_NOT_AVAILABLE,
+    QUERY_CANCELED,
+    SERIALIZATION_FAILURE,
+)
+from entrypoint.deadline import Deadline
+from entrypoint.deadline import pause as sleep
+from entrypoint.errors.migration import MigrationFailedError, MigrationPreventedError
+from entrypoint.migration.apply import keys, pace, standing
+from entrypoint.migration.apply.attempt import GRACE, Refused, ours
+from entrypoint.migration.apply.standing import Trace
+from entrypoint.migration.ledger import writing
+from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING
+from entrypoint.migration.ledger.walk import Walk, note, walk_in
+from entrypoint.migration.observe.blockers import blocker_fields
+from entrypoint.migration.observe.board import Activity
+from entrypoint.migration.observe.lag import Lag, lag_query, read_lag
+from entrypoint.migration.observe.progress import Progress
+from entrypoint.migration.script.batch import Batch, fill, spell_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from entrypoint.database.answers import Result, Row
+    from entrypoint.errors import EntrypointError
+    from entrypoint.migration.apply.attempt import Task
+    from entrypoint.migration.apply.keys import Key, Values
+    from entrypoint.migration.apply.watcher import Watched
+
+_IN_THE_WAY = (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, SERIALIZATION_FAILURE)
+# So often in a row, and it is said who is in the way.
+_OFTEN = 3
+# A batch that takes so many times its target, or so many seconds, is ended and tried again with half of it.
+_TOO_LONG, _AT_LEAST = 20, 10.0
+_LOOK_EVERY = 1.0
+_TELL_AGAIN = 10.0
+_LEFT_IDLE = 5.0
+
+
+class Batches:
+    """A migration, batch by batch: what this process knows of it, over all its attempts on one session."""
+
+    def __init__(self, task: Task, out_of_time: Callable[[], EntrypointError]) -> None:
+        """Take what there is to do, and what to raise when the time is over; nothing is sent yet."""
+        self._task = task
+        self._worker = task.lease.worker
+        self._place = task.lease.place
+        self._out_of_time = out_of_time
+        batch = task.migration.advice.directives.batch
+        assert batch is not None  # noqa: S101 - for whoever reads the types: it is what this class is for
+        self._batch: Batch = batch
+        self._walk = Walk(task.migration.file.checksum, batch.columns, batch.size, batch.passes)
+        self._key: Key | None = None
+        self.trace = Trace()
+        """What is known of the transaction that a batch runs in."""
+        self._attempts = 0
+        """How many batches were tried."""
+        self._failures = 0
+        """How many attempts at this batch have failed, as others were in the way."""
+        self._began = time.monotonic()
+        self._met = 0
+        """How many keys this process has met since then."""
+        self._told_of_lag = False
+
+    def attempt(self) -> None:
+        """Run what is left, and record the migration as completed.
+
+        Raises Refused (what came before stays, and the next attempt goes on there), MigrationFailedError if a person
+        has to look, MigrationPreventedError if the table cannot be gone through by that key, LeaseLostError,
+        ConnectionLostError.
+        """
+        if self._key is None:
+            self._key = self._start()
+        key = self._key
+        while True:
+            while not self._walk.over:
+                self._one(key)
+            if self._walk.turn >= self._batch.passes:
+                break
+            self._wait_for_writers(key)
+            self._turn(key)
+        self._complete()
+
+    def end(self) -> None:
+        """Leave no transaction open. Never raises."""
+        if self._worker.usable:
+            self._worker.rollback(Deadline(GRACE))
+
+    # Where to begin.
+
+    def _start(self) -> Key:
+        """Find out where to begin, and whether the table can be gone through by that key."""
+        task, file = self._task, self._task.migration.file
+        self._open(self._patience)
+        # As the file would find it, and not we.
+        found = self._query(
+            f"{session_state.FRESH[0]} SELECT pg_catalog.to_regclass({literal(self._batch.table)})::pg_catalog.oid; "
+            f"{session_state.ours(task.assignment.role)} {keys.AS_TEXT} "
+            f"SELECT status, error_message FROM {self._place.table('schema_migrations')} "
+            f"WHERE migration_number = {file.number} AND status IN ({literal(RUNNING)}, {literal(FAILED)})"
+        )
+        oid, rows = found[1][0][0], found[-1]
+        key = self._judged(oid)
+        earlier = self._earlier(*rows[0]) if rows else None
+        if earlier is None:
+            self._walk = self._first_turn(key, self._walk)
+            self._commit_walk(self._walk)
+        else:
+            self._walk = earlier
+            self._query("COMMIT")
+            logs.event(
+                logs.WARNING,
+                "migration.resumed",
+                f"{file.name} was interrupted at {earlier.words()}; going on from there",
+                version=file.number,
+                file=file.name,
+                **_fields(earlier),
+            )
+        return key
+
+    def _judged(self, oid: str | None) -> Key:
+        file, batch = self._task.migration.file, self._batch
+        if oid is None:
+            verdict: Key | keys.Unfit = keys.Unfit(
+                f"there is no table {batch.table}",
+                "Correct its name in the directive, write its schema before it, or make it in an earlier file.",
+            )
+        else:
+            answers = self._query(";\n".join(keys.questions(oid, batch.columns)))
+            verdict = keys.judge(*keys.read(oid, *answers))
+        if isinstance(verdict, keys.Unfit):
+            self._worker.rollback(Deadline(2 * GRACE))
+            raise MigrationPreventedError(
+                f"{file.name} cannot run in batches by {batch.table} ({', '.join(batch.columns)}): {verdict.reason}; "
+                "no batch was run",
+                remedy=f"{verdict.remedy} Nothing is recorded as failed: the next start tries again.",
+                version=file.number,
+                file=file.name,
+            )
+        return verdict
+
+    def _earlier(self, status: str | None, message: str | None) -> Walk | None:
+        """Return how far an earlier run came; None if it began none. Raises MigrationFailedError if it cannot go on."""
+        file = self._task.migration.file
+        walk = walk_in(message)
+        if walk is None:
+            if status == FAILED:
+                return None
+            raise MigrationFailedError(
+                f"{file.name} was interrupted when it did not run in batches yet, at "
+                f"{(message or 'an unknown statement').splitlines()[0]}; nothing of it was run now",
+                remedy="Look what of it took effect. If the statement may run for all rows: entrypoint repair "
+                "--failed, and it runs from the first batch.",
+                version=file.number,
+                file=file.name,
+            )
+        if file.matches(walk.checksum):
+            return walk
+        failure = MigrationFailedError(
+            f"{file.name} has changed since its first batch, and stands at {walk.words()}; nothing more of it was run",
+            remedy="If the file as it is now may run for all rows: entrypoint repair --failed, and it runs from the "
+            "first batch. Or deploy the file as it was, and it goes on where it was; then write what has changed as "
+            "another migration.",
+            version=file.number,
+            file=file.name,
+        )
+        failure.place = note(walk)
+        raise failure
+
+    def _first_turn(self, key: Key, walk: Walk) -> Walk:
+        """Return the walk with the key at which this turn through the table ends: what comes later is not met."""
+        rows = self._query(key.last())[-1]
+        return walk._replace(cursor=None, last=_values(rows[0]) if rows else None, met=0, total=key.table.rows)
+
+    def _turn(self, key: Key) -> None:
+        """Begin once more at the table's beginning."""
+        self._open(self._patience)
+        self._query(keys.AS_TEXT)
+        self._commit_walk(self._first_turn(key, self._walk._replace(turn=self._walk.turn + 1)))
+
+    # One batch.
+
+    def _one(self, key: Key) -> None:
+        """Run the next batch, or wait a moment if others are in the way, or a standby is behind."""
+        signals.raise_received()
+        self._wait_for_standbys()
+        if self._task.deadline.passed():
+            raise self._out_of_time()
+        self._task.lease.check_guard()
+        began = time.monotonic()
+        limit = self._limit()
+        try:
+            full = self._run(key, limit)
+        except Refused as refusal:
+            watched = self._watched(refusal, ended=limit.passed())
+            if watched is None:
+                raise
+            standing.roll_back(self._worker, self.trace)
+            self._give_way(refusal, watched)
+            return
+        elapsed = time.monotonic() - began
+        if self._failures:
+            self._failures = 0
+            self._task.watcher.look_closely(None)
+        if full and not self._batch.fixed:
+            batch = self._batch
+            size = pace.next_size(self._walk.size, elapsed=elapsed, target=batch.target, first=batch.size)
+            self._walk = self._walk._replace(size=size)
+        if self._batch.pause and not self._walk.over:
+            self._rest(self._batch.pause)
+
+    def _run(self, key: Key, limit: Deadline) -> bool:
+        """Commit one batch; tell whether it had as many keys as it was to have."""
+        walk, began = self._walk, time.monotonic()
+        if walk.last is None:
+            return False
+        transaction_id, backend_pid = self._open(limit)
+        self._show(key, backend_pid)
+        lookup = key.lookup(walk.cursor, walk.last, walk.size)
+        fresh = " ".join((keys.AS_BEFORE, *session_state.FRESH))
+        found = self._query(f"{keys.AS_TEXT} {key.path} {lookup}; {fresh}")
+        rows = found[-1 - fresh.count(";")]
+        full = len(rows) > 1
+        changed = 0
+        if rows:
+            self.trace.opened(transaction_id)
+            first, last = _values(rows[0]), _values(rows[1]) if full else walk.last
+            changed = self._change(key.value(first), key.value(last))
+            # From here on it is committed by us or not at all, and its row with it.
+            self.trace.closed()
+        else:
+            last = walk.last
+        self._commit_walk(
+            walk._replace(
+                cursor=last,
+                met=walk.met + (walk.size if full else len(rows)),
+                rows=walk.rows + changed,
+                batches=walk.batches + len(rows[:1]),
+                seconds=walk.seconds + time.monotonic() - began,
+            )
+        )
+        self._met += walk.size if full else len(rows)
+        return full
+
+    def _change(self, first: str, last: str) -> int:
+        """Run the file's statement for these keys; return how many rows it says that it has changed."""
+        task, worker, advice = self._task, self._worker, self._task.migration.advice
+        statement = advice.statements[0]
+        filled = fill(advice.body, statement, advice.placeholders, first, last)
+        changed = 0
+
+        def on_result(result: Result) -> None:
+            nonlocal changed
+            self.trace.note(result)
+            changed = _number_in((result.command_status or b"").decode())
+
+        worker.on_notice = task.log_notice
+        try:
+            # As one that the server takes for one statement or refuses.
+            worker.statement(filled.sql, task.patience, on_result)
+        except StatementError as error:
+            offset = None if error.position is None else filled.origin(error.position)
+            raise self._refused(error, statement_start=statement.start, offset=offset) from error
+        finally:
+            worker.on_notice = None
+        return changed
+
+    def _commit_walk(self, walk: Walk) -> None:
+        """Commit what this transaction has done together with how far the walk is then."""
+        self._commit(walk, status=RUNNING, message=note(walk))
+        self._walk = walk
+
+    def _commit(self, walk: Walk, *, status: str, message: str | None, then: str = "") -> None:
+        task, worker = self._task, self._worker
+        statement = task.migration.advice.statements[0]
+        parts = (
+            # A trigger may have changed the session, which behind a pooler is the next client's.
+            session_state.restore(pooled=worker.login_pid != self._place.backend_pid),
+            transactions.limits(task.limit, server_version=worker.server_version, role=task.assignment.role),
+            f"SET LOCAL lock_timeout = {task.ddl_lock_timeout_ms};",
+            task.lease.reassert(),
+            writing.kept(self._place, task.kept),
+            writing.row(
+                self._place,
+                task.migration.file,
+                task.assignment.app_version,
+                status=status,
+                message=message,
+                milliseconds=min(round(walk.seconds * 1000), 2**31 - 1),
+            ),
+            then,
+            "COMMIT",
+        )
+        try:
+            worker.query("\n".join(filter(None, parts)), task.patience)
+        except StatementError as error:
+            # The first of these is the file's own affair: its deferred constraints.
+            raise self._refused(error, statement_start=statement.start, behind=error.statement > 0) from error
+
+    def _complete(self) -> None:
+        task, walk, file = self._task, self._walk, self._task.migration.file
+        self._open(self._patience)
+        done = task.rollout + task.refreshed + task.lease.progress(task.following)
+        self._commit(walk, status=COMPLETED, message=None, then=done)
+        logs.event(
+            logs.INFO,
+            "migration.batches",
+            f"{file.name} changed {count(walk.rows, 'row')} in {count(walk.batches, 'batch', 'batches')}, in "
+            f"{walk.seconds:.1f} s",
+            version=file.number,
+            file=file.name,
+            rows=walk.rows,
+            batches=walk.batches,
+            size=walk.size,
+            duration_ms=round(walk.seconds * 1000),
+        )
+
+    # Others.
+
+    def _watched(self, refusal: Refused, *, ended: bool) -> Watched | None:
+        """Return what was seen of an attempt that is to be tried again with a smaller batch; None if it is not."""
+        code = refusal.error.sqlstate
+        if code not in (*_IN_THE_WAY, QUERY_CANCELED):
+            return None
+        watched = self._task.watcher.stand_down()
+        return watched if code in _IN_THE_WAY or watched.gave_up is not None or ended else None
+
+    def _give_way(self, refusal: Refused, watched: Watched) -> None:
+        """Halve the batch and let others go first; say who it is, if it happens again and again."""
+        task, file, size = self._task, self._task.migration.file, self._walk.size
+        self._failures += 1
+        if not self._batch.fixed:
+            self._walk = self._walk._replace(size=pace.halved(size, self._batch.size))
+        seconds = min(pace.pause(self._failures, random()), task.deadline.remaining())
+        often = self._failures >= _OFTEN
+        if self._failures == _OFTEN - 1:
+            # From now on, so that the next attempt's wait is seen in time.
+            task.watcher.look_closely(task.ddl_lock_timeout_ms / 1000)
+        blocker = watched.blockers[0] if often and watched.blockers else None
+        behind = f", behind {blocker.short}" if blocker else ""
+        why = refusal.error.primary
+        if watched.gave_up is not None:
+            why = f"waited for locks for {watched.gave_up.seconds:.1f} s in all"
+        logs.event(
+            logs.WARNING if often else logs.INFO,
+            "migration.batch_retry",
+            f"{file.name}: a batch of {size} was rolled back ({why}{behind}); trying again with {self._walk.size} in "
+            f"{seconds:.1f} s",
+            version=file.number,
+            file=file.name,
+            sqlstate=refusal.error.sqlstate,
+            attempt=self._failures,
+            size=self._walk.size,
+            pause_ms=round(seconds * 1000),
+            **(blocker_fields(blocker) if blocker else {}),
+            remedy=blocker.remedy() if blocker else None,
+        )
+        self._wait(f"a batch was rolled back ({why}{behind}), and the next one begins in {seconds:.1f} s")
+        sleep(seconds)
+        task.assignment.board.activity = None
+
+    def _wait_for_standbys(self) -> None:
+        """Wait while a standby is further behind than the file allows."""
+        allowed = self._batch.max_replica_lag
+        if allowed is None:
+            return
+        told = float("-inf")
+        file = self._task.migration.file
+        while (lag := self._lag()).known and lag.bytes_ > allowed:
+            signals.raise_received()
+            if self._task.deadline.passed():
+                raise self._out_of_time()
+            now = time.monotonic()
+            waits = f"{lag.name} is {lag.bytes_ >> 20} MB behind, and max-replica-lag is {spell_bytes(allowed)}"
+            if now - told >= _TELL_AGAIN:
+                told = now
+                logs.event(
+                    logs.INFO,
+                    "migration.replica_lag",
+                    f"{file.name} waits: {waits}",
+                    version=file.number,
+                    file=file.name,
+                    standby=lag.name,
+                    lag_bytes=lag.bytes_,
+                    max_lag_bytes=allowed,
+                )
+            self._wait(f"waits for a standby: {waits}")
+            sleep(min(_LOOK_EVERY, self._task.deadline.remaining()))
+        if not lag.known and not self._told_of_lag:
+            self._told_of_lag = True
+            logs.event(
+                logs.WARNING,
+                "migration.replica_lag_unknown",
+                f"{file.name}: how far standbys are behind is not shown to this user, so no batch waits for them",
+                version=file.number,
+                file=file.name,
+                remedy="GRANT pg_monitor TO the user that migrates, or take max-replica-lag out of the file.",
+            )
+
+    def _lag(self) -> Lag:
+        # As the login user, who may see more than the role.
+        return read_lag(self._query(f"BEGIN READ ONLY; {session_state.ours(None)} {lag_query()}; COMMIT")[-2])
+
+    def _wait_for_writers(self, key: Key) -> None:
+        """Wait for the transactions that may have rows behind the cursor which this turn could not see."""
+        ask = f"BEGIN READ ONLY; {session_state.ours(self._task.assignment.role)} {key.writers()}; COMMIT"
+        first = left = self._query(ask)[-2]
+        file, told = self._task.migration.file, time.monotonic()
+        while left:
+            signals.raise_received()
+            if self._task.deadline.passed():
+                raise self._out_of_time()
+            pids = ", ".join(sorted(pid or "a prepared transaction" for _, pid in left))
+            if time.monotonic() - told >= _TELL_AGAIN:
+                told = time.monotonic()
+                logs.event(
+                    logs.INFO,
+                    "migration.waits_for_writers",
+                    f"{file.name}: the next pass begins when these transactions are over, which have written to "
+                    f"{self._batch.table}: {pids}",
+                    version=file.number,
+                    file=file.name,
+                    pids=[int(pid) for _, pid in left if pid],
+                )
+            self._wait(f"the next pass begins when {pids} have ended their transactions")
+            sleep(min(_LOOK_EVERY / 4, self._task.deadline.remaining()))
+            now = self._query(ask)[-2]
+            left = [one for one in first if one in now]
+        self._task.assignment.board.activity = None
+
+    def _rest(self, seconds: float) -> None:
+        """Pause as the file wants it, without being taken for a session that nobody needs any more."""
+        self._wait(f"pauses for {seconds:.1f} s between batches")
+        end = self._task.deadline.within(seconds)
+        while not end.passed():
+            signals.raise_received()
+            sleep(min(end.remaining(), _LEFT_IDLE))
+            if not end.passed():
+                self._query("SELECT 1")
+
+    def _wait(self, why: str) -> None:
+        """Show that nothing is being done, and why."""
+        file, now = self._task.migration.file, time.monotonic()
+        self._task.assignment.board.activity = Activity(file.name, 0, self._began, now, 1, 1, None, retry=why)
+
+    def _show(self, key: Key, backend_pid: int) -> None:
+        """Show how far the walk is."""
+        walk, advice = self._walk, self._task.migration.advice
+        left = walk.seconds_left(self._met, time.monotonic() - self._began)
+        phase = f"{count(walk.rows, 'row')} in {count(walk.batches, 'batch', 'batches')}"
+        phase += f", pass {walk.turn} of {walk.passes}" if walk.passes > 1 else ""
+        phase += f", about {_spell(left)} left" if left is not None else ""
+        progress = Progress(advice.statements[0].words[0], key.table.name, phase, walk.percent)
+        self._attempts += 1
+        self._task.assignment.board.work_on(
+            Activity(
+                self._task.migration.file.name,
+                backend_pid,
+                self._began,
+                self._began,
+                1,
+                1,
+                self._task.lock_patience,
+                self._attempts,
+                walk=progress,
+            )
+        )
+
+    # The session.
+
+    @property
+    def _patience(self) -> Deadline:
+        return self._task.deadline.within(_AT_LEAST)
+
+    def _limit(self) -> Deadline:
+        """Return how long this batch may take: not for ever, as long as a smaller one could take less."""
+        smallest, _ = pace.bounds(self._batch.size)
+        if self._batch.fixed or self._walk.size <= smallest:
+            return self._task.deadline.within(self._task.deadline.remaining())
+        return self._task.deadline.within(max(_AT_LEAST, _TOO_LONG * self._batch.target))
+
+    def _open(self, limit: Deadline) -> tuple[str, int]:
+        """Open a transaction behind the fence; return its id and the backend that works on it."""
+        task = self._task
+        return ours(
+            task,
+            lambda: task.lease.open(limit, lock_timeout_ms=task.ddl_lock_timeout_ms, patience=task.patience),
+        )
+
+    def _query(self, sql: str) -> list[list[Row]]:
+        try:
+            return self._worker.query(sql, self._task.patience)
+        except StatementError as error:
+            raise self._refused(error) from error
+
+    def _refused(
+        self,
+        error: StatementError,
+        *,
+        statement_start: int | None = None,
+        offset: int | None = None,
+        behind: bool = False,
+    ) -> Refused:
+        walk = self._walk if self._walk.batches else None
+        return Refused(
+            self._task.migration, error, statement_start=statement_start, offset=offset, behind=behind, walk=walk
+        )
+
+
+def _values(row: Row) -> Values:
+    return tuple(value or "" for value in row)
+
+
+def _number_in(tag: str) -> int:
+    """Return how many rows a command tag tells of: `UPDATE 5`, `INSERT 0 5`."""
+    number = tag.rpartition(" ")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _spell(seconds: float) -> str:
+    """Return a time as precisely as an estimate is."""
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _fields(walk: Walk) -> dict[str, object]:
+    return {"rows": walk.rows, "batches": walk.batches, "size": walk.size, "percent": walk.percent}

@@ -1,0 +1,306 @@
+"""The key by which a file runs in batches: whether its table can be gone through by it, and where a batch ends.
+
+Pure functions around what the catalogue says. Two mistakes are easy here, and each orders otherwise than the index:
+`ORDER BY id` behind `SELECT id::text … ` sorts by the text, so columns have the table's alias before them; and with our
+search_path `>` may be another type's operator (citext's, for one), so it is the one of the index's operator class.
+"""
+
+from __future__ import annotations
+
+from entrypoint.database.quoting import identifier, literal
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.database.answers import Row
+
+    Values = tuple[str, ...]
+
+# Strategies of a btree.
+_NOT_GREATER, _GREATER = 2, 5
+_TABLES = ("r", "p", "m")
+_KINDS = {"v": "a view", "f": "a foreign table", "S": "a sequence", "i": "an index", "I": "an index", "c": "a type"}
+
+AS_TEXT = (
+    "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = iso_8601; SET LOCAL extra_float_digits = 1; "
+    "SET LOCAL row_security TO DEFAULT;"
+)
+"""So every key is written as any session reads it, whatever its own settings are; of the rows that the file sees."""
+AS_BEFORE = (
+    "SET LOCAL datestyle TO DEFAULT; SET LOCAL intervalstyle TO DEFAULT; SET LOCAL extra_float_digits TO DEFAULT;"
+)
+WRITES = "('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
+
+
+class Operator(NamedTuple):
+    """An operator, by its schema and its name."""
+
+    schema: str
+    name: str
+
+
+class Table(NamedTuple):
+    """The table that is gone through."""
+
+    oid: str
+    name: str
+    """With its schema, as SQL."""
+    kind: str
+    """As in pg_class.relkind."""
+    has_children: bool
+    """Whether other tables inherit from it, of which its indexes know nothing."""
+    rows: int | None
+    """How many it has, as PostgreSQL estimates it."""
+
+
+class Column(NamedTuple):
+    """A column of the key; all but its name is empty if there is none."""
+
+    name: str
+    number: str
+    type_: str
+    """With its schema, and without a length: a cast to it changes nothing."""
+    not_null: bool
+
+
+class Part(NamedTuple):
+    """What an index does with one of its columns."""
+
+    number: str
+    """The column's; 0 for an expression."""
+    default_class: bool
+    own_collation: bool
+    descending: bool
+    greater: Operator
+    not_greater: Operator
+
+
+class Index(NamedTuple):
+    """A btree of the table, with as many of its columns as the key has."""
+
+    name: str
+    valid: bool
+    partial: bool
+    parts: tuple[Part, ...]
+
+
+class Unfit(NamedTuple):
+    """Why the table cannot be gone through by that key."""
+
+    reason: str
+    remedy: str
+
+
+class Key(NamedTuple):
+    """A key that has passed, and all that its statements need."""
+
+    table: Table
+    columns: tuple[Column, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def path(self) -> str:
+        """The statement that lets operators of several schemas be found; empty where one is named."""
+        schemas = dict.fromkeys(part.greater.schema for part in self.parts)
+        if len(schemas) == 1:
+            return ""
+        # An operator of exactly these types is taken from the first of them that has it.
+        names = ", ".join(identifier(schema) for schema in schemas if schema != "pg_catalog")
+        return f"SET LOCAL search_path = pg_catalog, {names}, pg_temp;"
+
+    def last(self) -> str:
+        """Return the query for the largest key there is."""
+        return f"SELECT {self._texts} FROM {self.table.name} AS k ORDER BY {self._order(' DESC')} LIMIT 1"
+
+    def lookup(self, cursor: Values | None, last: Values, size: int) -> str:
+        """Return the query for a batch's first key, and for its last if it has so many (`size`) before `last`."""
+        limits = [self._compared(last, "not_greater")]
+        if cursor is not None:
+            limits.append(self._compared(cursor, "greater"))
+        query = (
+            f"SELECT {self._texts} FROM {self.table.name} AS k WHERE {' AND '.join(limits)} ORDER BY {self._order()}"
+        )
+        return f"({query} LIMIT 1) UNION ALL ({query} OFFSET {size - 1} LIMIT 1)"
+
+    def value(self, values: Values) -> str:
+        """Return a key as an expression, for a placeholder. A parameter would not do: `date_trunc('day', $1)`."""
+        casts = self._casts(values)
+        return f" ({casts[0]}) " if len(casts) == 1 else f" ROW({', '.join(casts)}) "
+
+    def writers(self) -> str:
+        """Return the query for the transactions that may have written to the table and are not over, with their pid."""
+        return (
+            "SELECT DISTINCT l.virtualtransaction, l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' "
+            "AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d "
+            "WHERE d.datname = pg_catalog.current_database()) "
+            f"AND (l.relation = {self.table.oid} OR l.relation IN "
+            f"(SELECT relid FROM pg_catalog.pg_partition_tree({self.table.oid}))) "
+            f"AND l.granted AND l.mode IN {WRITES} AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()"
+        )
+
+    def _compared(self, values: Values, operator: str) -> str:
+        found: list[Operator] = [getattr(part, operator) for part in self.parts]
+        sign = found[0].name if self.path else f"OPERATOR({identifier(found[0].schema)}.{found[0].name})"
+        columns, casts = [f"k.{identifier(column.name)}" for column in self.columns], self._casts(values)
+        if len(columns) == 1:
+            return f"{columns[0]} {sign} {casts[0]}"
+        return f"ROW({', '.join(columns)}) {sign} ROW({', '.join(casts)})"
+
+    def _casts(self, values: Values) -> list[str]:
+        return [f"{literal(value)}::{column.type_}" for value, column in zip(values, self.columns, strict=True)]
+
+    def _order(self, direction: str = "") -> str:
+        return ", ".join(f"k.{identifier(column.name)}{direction}" for column in self.columns)
+
+    @property
+    def _texts(self) -> str:
+        return ", ".join(f"k.{identifier(column.name)}::pg_catalog.text" for column in self.columns)
+
+
+# What the catalogue says.
+
+
+def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
+    """Return the queries about a table, the columns of a key, and the table's btrees; `read` reads their answers."""
+    count = len(columns)
+    names = ", ".join(literal(column) for column in columns)
+    table = (
+        "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), c.relkind, "
+        "c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid), "
+        "(SELECT pg_catalog.sum(l.reltuples) FILTER (WHERE l.reltuples > 0)::pg_catalog.int8 "
+        "FROM pg_catalog.pg_class l WHERE l.oid = c.oid AND c.relkind <> 'p' OR c.relkind = 'p' AND l.oid IN "
+        "(SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t WHERE t.isleaf)) "
+        "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        f"WHERE c.oid = {oid}"
+    )
+    key = (
+        "SELECT k.name, a.attnum, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname), "
+        # Since version 18 a constraint may be there that the rows of before do not meet yet.
+        "a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint c WHERE c.conrelid = a.attrelid "
+        "AND c.contype = 'n' AND NOT c.convalidated AND a.attnum = ANY (c.conkey)) "
+        f"FROM pg_catalog.unnest(ARRAY[{names}]::pg_catalog.text[]) WITH ORDINALITY AS k (name, place) "
+        f"LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = {oid} AND a.attname = k.name AND a.attnum > 0 "
+        "AND NOT a.attisdropped LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
+        "LEFT JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace ORDER BY k.place"
+    )
+    operators = " ".join(
+        f"JOIN LATERAL (SELECT o.oprname AS name, n.nspname AS schema FROM pg_catalog.pg_amop m "
+        "JOIN pg_catalog.pg_operator o ON o.oid = m.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace "
+        "WHERE m.amopfamily = oc.opcfamily AND m.amoplefttype = oc.opcintype AND m.amoprighttype = oc.opcintype "
+        f"AND m.amopstrategy = {strategy}) {alias} ON true"
+        for alias, strategy in (("g", _GREATER), ("ng", _NOT_GREATER))
+    )
+    indexes = (
+        "SELECT pg_catalog.quote_ident(c.relname), i.indisvalid AND i.indisready AND i.indislive, "
+        "i.indpred IS NOT NULL, i.indkey[p.place - 1], "
+        # That of another name may be the same order: varchar_ops is text_ops.
+        "EXISTS (SELECT FROM pg_catalog.pg_opclass d WHERE d.opcfamily = oc.opcfamily "
+        "AND d.opcintype = oc.opcintype AND d.opcdefault), "
+        "i.indcollation[p.place - 1] = coalesce((SELECT a.attcollation FROM pg_catalog.pg_attribute a "
+        "WHERE a.attrelid = i.indrelid AND a.attnum = i.indkey[p.place - 1]), 0), "
+        "i.indoption[p.place - 1] & 1 = 1, g.schema, g.name, ng.schema, ng.name "
+        "FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "
+        "JOIN pg_catalog.pg_am am ON am.oid = c.relam AND am.amname = 'btree' "
+        f"CROSS JOIN pg_catalog.generate_series(1, {count}) AS p (place) "
+        f"JOIN pg_catalog.pg_opclass oc ON oc.oid = i.indclass[p.place - 1] {operators} "
+        f"WHERE i.indrelid = {oid} AND i.indnkeyatts >= {count} ORDER BY c.relname, p.place"
+    )
+    return table, key, indexes
+
+
+def read(
+    oid: str, table: Sequence[Row], columns: Sequence[Row], indexes: Sequence[Row]
+) -> tuple[Table, tuple[Column, ...], tuple[Index, ...]]:
+    """Return what the answers to `questions` say."""
+    name, kind, has_children, rows = table[0]
+    found: dict[str, Index] = {}
+    for row in indexes:
+        index, valid, partial, number, default, own, descending, *operators = (value or "" for value in row)
+        before = found.get(index, Index(index, valid == "t", partial == "t", ()))
+        part = Part(
+            number,
+            default == "t",
+            own == "t",
+            descending == "t",
+            Operator(operators[0], operators[1]),
+            Operator(operators[2], operators[3]),
+        )
+        found[index] = before._replace(parts=(*before.parts, part))
+    return (
+        Table(oid, name or "", kind or "", has_children == "t", None if rows is None else int(rows)),
+        tuple(
+            Column(column or "", number or "", type_ or "", not_null == "t")
+            for column, number, type_, not_null in columns
+        ),
+        tuple(found.values()),
+    )
+
+
+def judge(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> Key | Unfit:
+    """Return the key by which a table is gone through, or why it cannot be."""
+    unfit = _unfit_table(table) or next(filter(None, (_unfit_column(table, column) for column in columns)), None)
+    if unfit is not None:
+        return unfit
+    names = ", ".join(identifier_shown(column.name) for column in columns)
+    build = f"Build one: CREATE INDEX CONCURRENTLY ON {table.name} ({names}), in a file before it."
+    numbers = [column.number for column in columns]
+    leading = {index: _fault(index) for index in indexes if [part.number for part in index.parts] == numbers}
+    if not leading:
+        return Unfit(f"no btree index of {table.name} begins with {names}", build)
+    fit = next((index for index, fault in leading.items() if not fault), None)
+    if fit is None:
+        index, fault = next(iter(leading.items()))
+        again = f"Build it again: REINDEX INDEX CONCURRENTLY {index.name}."
+        reason = f"the index {index.name} of {table.name} cannot be used: {fault}"
+        return Unfit(reason, build if index.valid else again)
+    for operators in ([part.greater for part in fit.parts], [part.not_greater for part in fit.parts]):
+        if len({operator.name for operator in operators}) > 1:
+            reason = f"the columns {names} are not compared by operators of one name"
+            return Unfit(reason, "Name one of these columns alone.")
+    return Key(table, tuple(columns), fit.parts)
+
+
+def _unfit_table(table: Table) -> Unfit | None:
+    if table.kind not in _TABLES:
+        kind = _KINDS.get(table.kind, "no table")
+        return Unfit(f"{table.name} is {kind}", "Name the table that the rows are in.")
+    if table.has_children:
+        reason = f"other tables inherit from {table.name}, and its indexes do not have their rows"
+        return Unfit(reason, "Write a file for each of these tables.")
+    return None
+
+
+def _unfit_column(table: Table, column: Column) -> Unfit | None:
+    name = identifier_shown(column.name)
+    if not column.number:
+        return Unfit(f"{table.name} has no column {name}", "Correct the directive.")
+    if not column.not_null:
+        return Unfit(
+            f"{name} may be NULL, and no batch would meet such a row",
+            f"Name a column that is NOT NULL, or make it so before: ALTER TABLE {table.name} ALTER COLUMN {name} SET "
+            "NOT NULL.",
+        )
+    return None
+
+
+def identifier_shown(name: str) -> str:
+    """Return a name as SQL, with quotes only where it needs them."""
+    ordinary = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower() and not name[0].isdigit()
+    return name if ordinary else identifier(name)
+
+
+def _fault(index: Index) -> str:
+    """Return why an index with the right columns cannot be used; empty if it can."""
+    if not index.valid:
+        return "it is not valid, as its build has failed or is under way"
+    if index.partial:
+        return "it has a WHERE, so some rows are not in it"
+    if not all(part.default_class for part in index.parts):
+        return "it has an operator class that orders otherwise than the type's own"
+    if not all(part.own_collation for part in index.parts):
+        return "it has another collation than its column"
+    if len({part.descending for part in index.parts}) > 1:
+        return "some of its columns are descending and others ascending"
+    return ""

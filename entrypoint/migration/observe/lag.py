@@ -1,0 +1,42 @@
+"""How far standbys are behind, in bytes that they have still to replay. Pure functions.
+
+What a replication slot says is not asked: it said 0 while 92 MB were still to be replayed.
+"""
+
+from __future__ import annotations
+
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.answers import Row
+
+
+class Lag(NamedTuple):
+    """The standby, or subscriber, that is furthest behind."""
+
+    known: bool
+    """Whether this user may see it; also true if there is none."""
+    name: str = ""
+    bytes_: int = 0
+
+
+def lag_query() -> str:
+    """Return the query for what follows this server; `read_lag` reads its answer.
+
+    Who may not see it gets rows of NULL. A backup that is being taken replays nothing.
+    """
+    return (
+        "SELECT r.state IS NOT NULL, coalesce(nullif(r.application_name, ''), 'a standby'), "
+        "pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), r.replay_lsn)::pg_catalog.int8 "
+        "FROM pg_catalog.pg_stat_replication r WHERE r.state IS DISTINCT FROM 'backup'"
+    )
+
+
+def read_lag(rows: list[Row]) -> Lag:
+    """Return what `lag_query` has found."""
+    if any(seen != "t" for seen, _, _ in rows):
+        return Lag(known=False)
+    behind = [(int(bytes_), name or "") for _, name, bytes_ in rows if bytes_ is not None]
+    bytes_, name = max(behind, default=(0, ""))
+    return Lag(known=True, name=name, bytes_=bytes_)

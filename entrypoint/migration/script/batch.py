@@ -1,0 +1,319 @@
+"""What a file says about running in batches, and its statement with a batch's keys in it. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from entrypoint.counts import count
+from entrypoint.migration.script import scanner
+from entrypoint.migration.script.calls import NAME, plain
+from entrypoint.migration.script.scanner import ScriptFault
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from entrypoint.migration.script.scanner import Statement
+
+BATCH = "batch"
+TARGET = "target"
+FIXED = "fixed"
+PASSES = "passes"
+PAUSE = "pause"
+MAX_REPLICA_LAG = "max-replica-lag"
+
+EXAMPLES = {
+    BATCH: "batch = orders(id) by 10000",
+    TARGET: "target = 500ms",
+    FIXED: FIXED,
+    PASSES: "passes = 2",
+    PAUSE: "pause = 100ms",
+    MAX_REPLICA_LAG: "max-replica-lag = 64MB",
+}
+
+DEFAULT_TARGET = 0.5
+"""How long a batch is to take, in seconds: one of a second cost writers 1.8 s at worst."""
+DEFAULT_LOCK_TIMEOUT = 0.5
+"""Seconds: with five, the application's transactions deadlocked with a batch again and again."""
+
+_FROM, _TO = "from", "to"
+_VERBS = ("INSERT", "UPDATE", "DELETE", "MERGE", "WITH")
+_CHANGING = ("INSERT", "UPDATE", "DELETE", "MERGE")
+_MOST_ROWS = 10_000_000
+_MOST_PASSES = 9
+_MOST_KEYS = 32
+# As PostgreSQL spells them.
+_BYTES = {"B": 1, "kB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
+
+_VALUE = re.compile(
+    rf"((?:{NAME}\s*\.\s*)?{NAME})\s*\(\s*({NAME}(?:\s*,\s*{NAME})*)\s*\)\s*by\s+([0-9]+)", re.IGNORECASE
+)
+_SIZE = re.compile(r"([0-9]+)\s*([A-Za-z]*)", re.ASCII)
+# What ends the assignments of an UPDATE, or of a MERGE or an INSERT that updates.
+_AFTER_SET = ("FROM", "WHERE", "RETURNING", "WHEN")
+
+
+class Batch(NamedTuple):
+    """How a file's statement goes through a table; times in seconds."""
+
+    table: str
+    """As the file writes it."""
+    columns: tuple[str, ...]
+    """The key, as the catalogue has the names."""
+    size: int
+    """How many keys the first batch has."""
+    target: float = DEFAULT_TARGET
+    """How long a batch is to take."""
+    fixed: bool = False
+    """Whether all batches are of that size."""
+    passes: int = 1
+    """How often it goes through the table."""
+    pause: float = 0.0
+    """Between two batches."""
+    max_replica_lag: int | None = None
+    """How many bytes a standby may be behind when a batch begins."""
+
+    @property
+    def spelt(self) -> str:
+        """What it goes through and how, as one clause."""
+        size = f"{self.size} at a time" if self.fixed else f"{self.size} at a time at first"
+        return f"batches by {self.table} ({', '.join(self.columns)}), {size}"
+
+
+class Placeholder(NamedTuple):
+    """A `:from` or `:to` of the statement, and where it is in the file."""
+
+    start: int
+    end: int
+    upper: bool
+    """Whether it is `:to`."""
+
+
+class Filled(NamedTuple):
+    """The statement with the keys of one batch."""
+
+    sql: str
+    pieces: tuple[tuple[int, int, int], ...]
+    """Where each piece begins in `sql` and in the file, and its length there."""
+
+    def origin(self, position: int) -> int:
+        """Return the place in the file of a character of `sql`."""
+        start, place, length = next(piece for piece in reversed(self.pieces) if piece[0] <= position)
+        return place + min(position - start, length)
+
+
+# The directive.
+
+
+def parse_batch(value: str) -> tuple[Batch | None, str]:
+    """Return what stands behind `batch =`, or what is wrong with it."""
+    shown = f"{BATCH} = {value}"
+    found = _VALUE.fullmatch(value)
+    if found is None:
+        return None, f"{shown} does not name a table, its key and a number of rows, like {EXAMPLES[BATCH]}"
+    table, key, rows = found.groups()
+    size = _number(rows, _MOST_ROWS)
+    if size is None:
+        return None, f"{shown}: a batch has from 1 to {_MOST_ROWS} rows"
+    columns = tuple(plain(name) for name in re.findall(NAME, key))
+    if len(set(columns)) < len(columns):
+        return None, f"{shown} names a column of the key twice"
+    if len(columns) > _MOST_KEYS:
+        return None, f"{shown}: an index has at most {_MOST_KEYS} columns"
+    return Batch(table, columns, size), ""
+
+
+def parse_passes(value: str) -> tuple[int, str]:
+    """Return how often to go through the table, or what is wrong with that."""
+    found = _number(value, _MOST_PASSES)
+    if found is None:
+        return 0, f"{PASSES} = {value} is not a whole number from 1 to {_MOST_PASSES}, like {EXAMPLES[PASSES]}"
+    return found, ""
+
+
+def parse_lag(value: str) -> tuple[int, str]:
+    """Return a number of bytes, or what is wrong with it."""
+    shown = f"{MAX_REPLICA_LAG} = {value}"
+    found = _SIZE.fullmatch(value)
+    if found is None or (found[2] and found[2] not in _BYTES):
+        units = ", ".join(list(_BYTES)[:-1])
+        return 0, f"{shown} is not a size: write a whole number and {units} or TB, like {EXAMPLES[MAX_REPLICA_LAG]}"
+    number, unit = found.groups()
+    if not unit:
+        return 0, f"{shown} has no unit: write {', '.join(f'{number}{unit}' for unit in ('kB', 'MB'))} or {number}GB"
+    size = _BYTES[unit]
+    bytes_ = (_number(number, 2**62 // size) or 0) * size
+    return bytes_, "" if bytes_ else f"{shown} is out of range: it must be from 1B to {2**62 // _BYTES['TB']}TB"
+
+
+PARSERS: dict[str, Callable[[str], tuple[Any, str]]] = {
+    BATCH: parse_batch,
+    PASSES: parse_passes,
+    MAX_REPLICA_LAG: parse_lag,
+}
+"""What reads the value of a directive that is no time; each returns also what is wrong with it."""
+
+
+def put_together(said: Mapping[str, Any]) -> Batch | None:
+    """Return what a file says about its batches, from the values of its directives; None if it has none."""
+    found: Batch | None = said.get(BATCH)
+    return found and found._replace(
+        target=said.get(TARGET, found.target),
+        fixed=FIXED in said,
+        passes=said.get(PASSES, found.passes),
+        pause=said.get(PAUSE, found.pause),
+        max_replica_lag=said.get(MAX_REPLICA_LAG),
+    )
+
+
+def spell_bytes(number: int) -> str:
+    """Return a number of bytes as one would write it: 67108864 is `64MB`."""
+    unit = next(unit for unit, size in reversed(_BYTES.items()) if number % size == 0)
+    return f"{number // _BYTES[unit]}{unit}"
+
+
+def _number(digits: str, most: int) -> int | None:
+    """Return a number from 1 to `most`; None for what is none. A long one may be too long to be converted."""
+    if not (digits.isascii() and digits.isdecimal()) or len(digits.lstrip("0")) > len(str(most)):
+        return None
+    number = int(digits)
+    return number if 1 <= number <= most else None
+
+
+# The statement.
+
+
+def examine(
+    text: str, statements: Sequence[Statement], batch: Batch
+) -> tuple[tuple[Placeholder, ...], tuple[ScriptFault, ...]]:
+    """Return the placeholders of a file that runs in batches, and what is wrong with it."""
+    if len(statements) != 1 or statements[0].words[0] not in _VERBS:
+        place = statements[1 if len(statements) > 1 and statements[0].words[0] in _VERBS else 0] if statements else None
+        start, line = (place.start, place.line) if place else (0, 1)
+        message = (
+            f"a file that runs in batches is one INSERT ... SELECT, UPDATE, DELETE, MERGE or WITH, and this one has "
+            f"{count(len(statements), 'statement')}: put anything else into a file of its own"
+        )
+        if len(statements) == 1:
+            message = (
+                "only INSERT ... SELECT, UPDATE, DELETE, MERGE and WITH run in batches: take the directive "
+                f'"{BATCH}" out, or write one of them'
+            )
+        return (), (ScriptFault(start, line, message),)
+    statement = statements[0]
+    tokens = [(text[start:end], start) for start, end in scanner.tokens(text, statement.start, statement.end)]
+    words = [token.upper() if token.isascii() else token for token, _ in tokens]
+    found: list[Placeholder] = []
+    faults: list[ScriptFault] = []
+
+    def fault(offset: int, message: str) -> None:
+        faults.append(ScriptFault(offset, text.count("\n", 0, offset) + 1, message))
+
+    for name, start, end in _names(tokens):
+        if name.lower() in (_FROM, _TO):
+            found.append(Placeholder(start, end, name.lower() == _TO))
+        else:
+            fault(start, f":{name} is not a placeholder: there are :from and :to; for part of an array, write a blank "
+                  "behind the colon")  # fmt: skip
+    missing = [f":{name}" for name, upper in ((_FROM, False), (_TO, True)) if all(one.upper != upper for one in found)]
+    key = batch.columns[0] if len(batch.columns) == 1 else f"({', '.join(batch.columns)})"
+    if missing and not faults:
+        each = "each batch would change all rows" if words[0] != "INSERT" else "each batch would read all rows"
+        fault(
+            statement.start,
+            f"the statement has no {' and no '.join(missing)}, so {each}: write WHERE {key} BETWEEN :from AND :to",
+        )
+    if words[0] == "INSERT" and not {"SELECT", "TABLE"} & set(words):
+        fault(statement.start, "this INSERT reads no table: in batches runs only INSERT ... SELECT")
+    if words[0] == "WITH" and not set(_CHANGING) & set(words):
+        fault(statement.start, "this WITH changes nothing: it needs an INSERT, UPDATE, DELETE or MERGE")
+    for column, offset in _assigned(tokens, batch.table):
+        if column in batch.columns:
+            fault(
+                offset,
+                f"this statement sets {column}, which is in the batches' key: a row would move ahead of the batch and "
+                "be changed again; batch by a key that stays",
+            )
+    return tuple(found), tuple(sorted(faults))
+
+
+def as_the_parser_knows_it(text: str, placeholders: Sequence[Placeholder]) -> str:
+    """Return `text` with a parameter, of the same length, for each placeholder."""
+    for one in placeholders:
+        text = text[: one.start] + ("$2" if one.upper else "$1").ljust(one.end - one.start) + text[one.end :]
+    return text
+
+
+def fill(text: str, statement: Statement, placeholders: Sequence[Placeholder], first: str, last: str) -> Filled:
+    """Return the statement with these expressions for the placeholders."""
+    sql, pieces, place = "", [], statement.start
+    for one in placeholders:
+        pieces.append((len(sql), place, one.start - place))
+        sql += text[place : one.start]
+        pieces.append((len(sql), one.start, 0))
+        sql += last if one.upper else first
+        place = one.end
+    pieces.append((len(sql), place, statement.end - place))
+    return Filled(sql + text[place : statement.end], tuple(pieces))
+
+
+def _names(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
+    """Yield each name that stands right behind a single colon, with its colon's place and its own end."""
+    second = -1
+    for (text, start), (following, after) in pairwise(tokens):
+        if text != ":" or start == second or after != start + 1:
+            continue
+        if following == ":":  # `a::b`
+            second = after
+        elif following[0].isalpha() or following[0] in "_\"'":
+            yield following, start, after + len(following)
+
+
+def _assigned(tokens: Sequence[tuple[str, int]], table: str) -> Iterator[tuple[str, int]]:
+    """Yield each column of `table` that a statement assigns to, and where."""
+    wanted = plain(re.findall(NAME, table)[-1])
+    target = ""
+    index = 0
+    while index < len(tokens):
+        word = tokens[index][0].upper()
+        if word in ("UPDATE", "INTO") and index + 1 < len(tokens) and tokens[index + 1][0].upper() != "SET":
+            target, index = _name_after(tokens, index + 1)
+            continue
+        if word == "SET" and target == wanted:
+            index += 1
+            yield from _in_clause(tokens, index)
+            continue
+        index += 1
+
+
+def _in_clause(tokens: Sequence[tuple[str, int]], index: int) -> Iterator[tuple[str, int]]:
+    """Yield the columns of the assignments that begin there: `a = 1, (b, c) = (2, 3)`."""
+    depth, named = 0, True
+    for text, offset in tokens[index:]:
+        if depth == 0 and (text == ")" or text.upper() in _AFTER_SET):
+            return
+        if text == "[" or (text == "=" and depth == 0):
+            named = False
+        elif text == "," and depth == 0:
+            named = True
+        elif named and re.fullmatch(NAME, text):
+            yield plain(text), offset
+        depth += (text in "([") - (text in ")]")
+
+
+def _name_after(tokens: Sequence[tuple[str, int]], index: int) -> tuple[str, int]:
+    """Return the last part of the table's name that stands there, and the place behind it."""
+    if tokens[index][0].upper() == "ONLY":
+        index += 1
+    name = ""
+    while index < len(tokens) and re.fullmatch(NAME, tokens[index][0]):
+        name = plain(tokens[index][0])
+        index += 1
+        if index < len(tokens) and tokens[index][0] == ".":
+            index += 1
+        else:
+            break
+    return name, index

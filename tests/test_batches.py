@@ -1,0 +1,676 @@
+"""Files that run in batches: each batch commits with what says so, and the walk goes on wherever it was ended."""
+
+from __future__ import annotations
+
+import json
+import signal
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from conftest import missing
+from entrypoint.migration.apply import keys
+from kit.databases import Database
+from kit.pooler import executable, pooler
+from kit.processes import until
+from kit.standby import Standby
+from scene import Gate, Scene, odd_strings, only_error, told, warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from conftest import ServerFactory
+    from demo.postgres import Server
+    from kit.processes import Run
+
+TABLE = (
+    "CREATE TABLE orders (id bigint PRIMARY KEY, euros int, cents int, times int NOT NULL DEFAULT 0);"
+    "INSERT INTO orders SELECT n, n FROM generate_series(1, 1000) n;"
+)
+FILL = "UPDATE orders SET cents = euros * 100, times = times + 1 WHERE id BETWEEN :from AND :to;\n"
+
+
+def by(size: int, *more: str, key: str = "orders(id)") -> str:
+    return "".join(f"-- entrypoint: {line}\n" for line in (f"batch = {key} by {size}", *more))
+
+
+@pytest.fixture
+def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
+    return Scene(database, migrations_dir, run_entrypoint)
+
+
+def test_each_row_is_met_once(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": by(64, "fixed") + FILL, "003_n.sql": "CREATE TABLE n ();"})
+    run = scene.migrated()
+    assert scene.database.rows("SELECT DISTINCT times, cents = euros * 100 FROM orders") == [(1, True)]
+    assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
+    (line,) = run.logs("migration.batches")
+    assert (line["rows"], line["batches"], line["size"]) == (1000, 16, 64)
+    assert scene.database.one("SELECT error_message FROM schema_migrations WHERE migration_number = 2") is None
+    assert scene.lock_is_free()
+    assert scene.migrated().logs("schema.up_to_date")
+
+
+# Types of keys, each with an expression of `n` that gives 40 of its values in another order than that of `n`.
+TYPES = {
+    "smallint": "(n - 20)::smallint",
+    "int": "n * 7919 % 1000 - 500",
+    "bigint": "n * 1000000007::bigint - 5",
+    "numeric": "CASE n WHEN 1 THEN 'NaN' WHEN 2 THEN '-Infinity' ELSE (n * 7919 % 1000)::text END::numeric / 3",
+    "real": "(sqrt(n) * 1e10)::real",
+    "float8": "CASE n WHEN 1 THEN 'NaN' WHEN 2 THEN 'Infinity' ELSE (sin(n) / 3)::text END::float8",
+    "text": "CASE n % 4 WHEN 0 THEN 'it''s \\ ' WHEN 1 THEN 'é:from' WHEN 2 THEN '$$' ELSE '' END || n",
+    'text COLLATE "C"': "CASE n % 2 WHEN 0 THEN 'a' ELSE 'B' END || n",
+    'text COLLATE "en-x-icu"': "CASE n % 2 WHEN 0 THEN 'a' ELSE 'B' END || n",
+    "varchar(10)": "'x' || n",
+    "char(10)": "'x' || n",
+    "name": "('x' || n)::name",
+    '"char"': 'chr(40 + n)::"char"',
+    "boolean": "n = 1",
+    "date": "CASE n WHEN 1 THEN '-infinity' WHEN 2 THEN '0044-03-15 BC' ELSE '0700-01-' || n % 28 + 1 END::date",
+    "time": "time '00:00' + n * interval '37 minutes'",
+    "timetz": "timetz '00:00+02' + n * interval '37 minutes'",
+    "timestamp": "timestamp '2000-01-01' + n * interval '1234567.891011 s'",
+    "timestamptz": "timestamptz '1890-01-01 UTC' + n * interval '1000 days 3.000001 s'",
+    "interval": "(n - 20) * interval '1 mon -3 days 04:05:06.789'",
+    "uuid": "md5(n::text)::uuid",
+    "bytea": "decode(md5(n::text), 'hex')",
+    "inet": "('10.0.0.' || n * 7 % 256 || '/24')::inet",
+    "macaddr": "('08:00:2b:01:02:' || lpad(to_hex(n), 2, '0'))::macaddr",
+    "bit(8)": "n::bit(8)",
+    "varbit": "n::bit(8)::varbit",
+    "oid": "n::oid",
+    "pg_lsn": "('0/' || to_hex(n * 1000))::pg_lsn",
+    "jsonb": "jsonb_build_object('a', n)",
+    "int[]": "ARRAY[n % 5, n]",
+    "int4range": "int4range(n % 5, n + 10)",
+    "shop.state": "(ARRAY['new', 'open', 'done']::shop.state[])[n % 3 + 1]",
+    "shop.amount": "(n * 7919 % 1000)::shop.amount",
+    "shop.pair": "ROW(n % 5, n)::shop.pair",
+    "tsvector": "to_tsvector('simple', n::text)",
+}
+KINDS = (
+    "CREATE SCHEMA shop; CREATE TYPE shop.state AS ENUM ('open', 'new', 'done'); "
+    "CREATE DOMAIN shop.amount AS int CHECK (VALUE >= 0); CREATE TYPE shop.pair AS (a int, b int);"
+)
+WALKED = "SELECT count(*) || ' of ' || count(*) FILTER (WHERE times = 1) FROM {}"
+
+
+def test_every_ordered_type_is_a_key(scene: Scene, any_database: Database) -> None:
+    """Whatever the session's settings are; equal keys are met together."""
+    scene = Scene(any_database, scene.migrations, scene.launch)
+    any_database.execute(
+        f"ALTER DATABASE {any_database.name} SET datestyle = 'SQL, DMY'; ALTER DATABASE {any_database.name} SET "
+        f"intervalstyle = sql_standard; ALTER DATABASE {any_database.name} SET timezone = 'Asia/Kathmandu'; "
+        f"ALTER DATABASE {any_database.name} SET extra_float_digits = -5; "
+        f"ALTER DATABASE {any_database.name} SET bytea_output = escape"
+    )
+    made, files = [KINDS], {}
+    types = dict(TYPES)
+    if not any_database.rows("SELECT FROM pg_collation WHERE collname = 'en-x-icu'"):
+        del types['text COLLATE "en-x-icu"']
+    for number, (type_, value) in enumerate(types.items(), 2):
+        made.append(
+            f"CREATE TABLE t{number} (n int, key {type_} NOT NULL, times int DEFAULT 0); INSERT INTO t{number} "
+            f"SELECT n, {value} FROM generate_series(1, 40) n; CREATE INDEX ON t{number} (key);"
+        )
+        files[f"{number:03d}_fill.sql"] = by(7, "fixed", key=f"t{number}(key)") + (
+            f"UPDATE t{number} SET times = times + 1 WHERE key BETWEEN :from AND :to;"
+        )
+    scene.write({"001_t.sql": "\n".join(made), **files})
+    run = scene.migrated()
+    found = {type_: any_database.one(WALKED.format(f"t{number}")) for number, type_ in enumerate(types, 2)}
+    assert found == dict.fromkeys(types, "40 of 40")
+    batches = {str(line["file"]): line["batches"] for line in run.logs("migration.batches")}
+    distinct = {
+        f"{number:03d}_fill.sql": any_database.one(f"SELECT count(DISTINCT key) FROM t{number}")
+        for number in range(2, len(types) + 2)
+    }
+    assert all(batches[file] == (6 if keys == 40 else batches[file]) for file, keys in distinct.items()), batches
+
+
+def test_a_key_of_several_columns(scene: Scene) -> None:
+    """Of several types, one of them with operators that are not PostgreSQL's own, under names that need quotes."""
+    own = (
+        'CREATE SCHEMA "Ops"; CREATE TYPE "Ops".upside;'
+        'CREATE FUNCTION "Ops".i(cstring) RETURNS "Ops".upside LANGUAGE internal IMMUTABLE STRICT AS \'int4in\';'
+        'CREATE FUNCTION "Ops".o("Ops".upside) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS \'int4out\';'
+        'CREATE TYPE "Ops".upside (INPUT = "Ops".i, OUTPUT = "Ops".o, LIKE = int4);'
+    )
+    # Greater is what is smaller as an integer.
+    for name, other in {"lt": "gt", "le": "ge", "eq": "eq", "ge": "le", "gt": "lt"}.items():
+        sign = {"lt": "<", "le": "<=", "eq": "=", "ge": ">=", "gt": ">"}[name]
+        own += (
+            f'CREATE FUNCTION "Ops".{name}("Ops".upside, "Ops".upside) RETURNS boolean LANGUAGE internal '
+            f'IMMUTABLE STRICT AS \'int4{other}\'; CREATE OPERATOR "Ops".{sign} (LEFTARG = "Ops".upside, '
+            f'RIGHTARG = "Ops".upside, FUNCTION = "Ops".{name});'
+        )
+    own += (
+        'CREATE CAST ("Ops".upside AS int) WITHOUT FUNCTION AS IMPLICIT;'
+        'CREATE FUNCTION "Ops".cmp("Ops".upside, "Ops".upside) RETURNS int LANGUAGE sql IMMUTABLE STRICT AS '
+        '$$ SELECT btint4cmp($2::int, $1::int) $$; CREATE OPERATOR CLASS "Ops".upside_ops DEFAULT FOR TYPE '
+        '"Ops".upside USING btree AS OPERATOR 1 "Ops".<, OPERATOR 2 "Ops".<=, OPERATOR 3 "Ops".=, '
+        'OPERATOR 4 "Ops".>=, OPERATOR 5 "Ops".>, FUNCTION 1 "Ops".cmp("Ops".upside, "Ops".upside);'
+    )
+    made = (
+        f'{own} CREATE TABLE "My Orders" ("Tenant" text, up "Ops".upside, id int, times int DEFAULT 0, '
+        'PRIMARY KEY ("Tenant", up, id));'
+        'INSERT INTO "My Orders" SELECT chr(65 + n % 3), (n % 7)::text::"Ops".upside, n FROM generate_series(1, 500) n;'
+        'CREATE TABLE alone (up "Ops".upside PRIMARY KEY, times int DEFAULT 0);'
+        'INSERT INTO alone SELECT n::text::"Ops".upside FROM generate_series(1, 100) n;'
+    )
+    where = 'UPDATE "My Orders" SET times = times + 1 WHERE ("Tenant", up, id) BETWEEN :from AND :to'
+    scene.database.execute(f'ALTER DATABASE {scene.database.name} SET search_path = public, "Ops"')
+    scene.write(
+        {
+            "001_t.sql": made,
+            "002_all.sql": by(23, "fixed", key='"My Orders"("Tenant", up, id)') + where,
+            "003_alone.sql": by(9, "fixed", key="alone(up)")
+            + 'UPDATE alone SET times = times + 1 WHERE up OPERATOR("Ops".>=) :from AND up OPERATOR("Ops".<=) :to',
+        }
+    )
+    run = scene.migrated()
+    assert scene.database.one(WALKED.format('"My Orders"')) == "500 of 500"
+    assert scene.database.one(WALKED.format("alone")) == "100 of 100"
+    assert [line["batches"] for line in run.logs("migration.batches")] == [22, 12]
+
+
+# Ended, and gone on with.
+
+# Stands at the gate with one row.
+STOP_AT = (
+    "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; "
+    "END $$; CREATE TRIGGER wait BEFORE UPDATE ON orders FOR EACH ROW WHEN (OLD.id = {}) EXECUTE FUNCTION wait();"
+)
+ALL = "SELECT count(*), sum(times), max(times) FROM orders"
+
+
+def state(scene: Scene, number: int = 2) -> dict[str, object]:
+    """Return what the row says of the walk."""
+    message = scene.database.one(f"SELECT error_message FROM schema_migrations WHERE migration_number = {number}")
+    answer = json.loads(str(message).splitlines()[-1])
+    assert isinstance(answer, dict)
+    return answer
+
+
+def line_of(scene: Scene, number: int = 2) -> dict[str, Any]:
+    """Return what `status --json` has of a migration."""
+    answer: dict[str, list[dict[str, Any]]] = json.loads(scene.start("status", "--json").ok().stdout)
+    return next(line for line in answer["migrations"] if line["number"] == number)
+
+
+def test_killed_again_and_again_it_meets_each_row_once(scene: Scene) -> None:
+    random = Random(20261128)
+    scene.write({"001_t.sql": TABLE.replace("1000)", "6000)"), "002_fill.sql": by(40, "fixed", "pause = 20ms") + FILL})
+    for _ in range(10):
+        run = scene.start("migrate")
+        run.until("lock.acquired")
+        # A moment that nothing of ours has chosen.
+        with scene.database.connect() as connection:
+            connection.execute("SELECT pg_sleep(%s)", (random.uniform(0.01, 0.25),))
+        run.kill()
+        run.wait()
+    rows = scene.database.rows("SELECT status, error_message FROM schema_migrations WHERE migration_number = 2")
+    assert rows == [] or rows[0][0] in ("running", "completed")
+    assert scene.database.one("SELECT max(times) FROM orders") == 1
+    run = scene.migrated()
+    assert run.logs("migration.resumed") or run.logs("schema.up_to_date")
+    assert scene.database.one(ALL) == (6000, 6000, 1)
+
+
+def test_another_replica_goes_on_where_the_first_one_was_killed(scene: Scene) -> None:
+    """What was done of the batch that it was in is gone with it."""
+    scene.write({"001_t.sql": TABLE + STOP_AT.format(500), "002_fill.sql": by(100, "fixed") + FILL})
+    with Gate(scene.database) as gate:
+        first = scene.start("migrate")
+        gate.arrival()
+        second = scene.start("migrate")
+        second.until("lock.waiting")
+        assert (state(scene)["cursor"], state(scene)["last"], state(scene)["rows"]) == (["400"], ["1000"], 400)
+        first.kill(signal.SIGKILL)
+    second.ok()
+    (line,) = second.logs("migration.resumed")
+    assert (line["rows"], line["batches"]) == (400, 4)
+    assert scene.database.one(ALL) == (1000, 1000, 1)
+    assert second.logs("migration.batches")[0]["rows"] == 1000
+
+
+def test_sigterm_ends_it_at_once_and_the_lock_is_free(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": by(100, "fixed", "pause = 1h") + FILL})
+    run = scene.start("migrate")
+    until(lambda: scene.database.one(ALL)[1] == 100 if scene.database.exists("orders") else None, what="a batch")
+    run.terminate()
+    assert run.wait(3) == 128 + 15
+    assert scene.lock_is_free()
+    assert state(scene)["cursor"] == ["100"]
+
+
+def test_its_time_ends_and_the_next_start_goes_on(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": by(300, "fixed", "pause = 1h") + FILL})
+    run = scene.migrate(MIGRATION_TIMEOUT_MS=1500)
+    assert run.wait() == 70, run.report()
+    error = only_error(run)
+    assert error["event"] == "migration.timeout"
+    assert "goes on behind the batches that are committed" in str(error["message"])
+    assert "`-- entrypoint: phase = after`" in str(error["remedy"])
+    assert scene.database.one(ALL)[1] == 300
+    run = scene.migrate(MIGRATION_TIMEOUT_MS=1500)
+    assert run.logs("migration.resumed")
+    assert scene.database.one(ALL)[1:] == (600, 1)
+
+
+def test_after_the_rollout_it_has_all_the_time(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE})
+    scene.migrated()
+    scene.write({"002_fill.sql": by(250, "phase = after", "pause = 500ms") + FILL})
+    assert scene.run()[:2] == ("up_to_date", "1")
+    assert scene.database.one(ALL)[1] == 0
+    scene.start("migrate", "--phase", "after", MIGRATION_TIMEOUT_MS="1000").ok()
+    assert scene.database.one(ALL) == (1000, 1000, 1)
+
+
+def test_a_table_without_rows_is_gone_through(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE.partition("INSERT")[0], "002_fill.sql": by(10) + FILL})
+    (line,) = scene.migrated().logs("migration.batches")
+    assert (line["rows"], line["batches"]) == (0, 0)
+
+
+MERGE = """MERGE INTO copy c USING (SELECT id FROM orders WHERE id BETWEEN :from AND :to) o ON o.id = c.id
+WHEN NOT MATCHED THEN INSERT VALUES (o.id);"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "rows", "left"),
+    [
+        ("DELETE FROM orders WHERE id BETWEEN :from AND :to AND id % 2 = 0;", 500, 500),
+        (
+            "INSERT INTO copy SELECT id FROM orders WHERE id BETWEEN :from AND :to ON CONFLICT DO NOTHING;",
+            1000,
+            1000,
+        ),
+        (
+            "WITH o AS (DELETE FROM orders WHERE id BETWEEN :from AND :to RETURNING id) INSERT INTO copy TABLE o;",
+            1000,
+            0,
+        ),
+        (
+            MERGE,
+            1000,
+            1000,
+        ),
+    ],
+)
+def test_statements(scene: Scene, statement: str, rows: int, left: int) -> None:
+    scene.write(
+        {"001_t.sql": f"{TABLE} CREATE TABLE copy (id bigint PRIMARY KEY);", "002_x.sql": by(99, "fixed") + statement}
+    )
+    (line,) = scene.migrated().logs("migration.batches")
+    assert (line["rows"], line["batches"]) == (rows, 11)
+    assert scene.database.one("SELECT count(*) FROM orders") == left
+
+
+# What fails.
+
+
+def test_a_batch_that_fails_is_gone_on_with_when_the_cause_is_mended(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": by(100, "fixed") + FILL.replace("* 100", "* 100 / (555 - id)")})
+    run = scene.migrate()
+    assert run.wait() == 70, run.report()
+    error = only_error(run)
+    assert (error["event"], error["sqlstate"], error["file"]) == ("migration.failed", "22012", "002_fill.sql")
+    assert "those before it are committed" in str(error["remedy"])
+    assert "500 rows in 5 batches, up to id 500 of 1000" in str(error["remedy"])
+    assert (state(scene)["cursor"], state(scene)["rows"]) == (["500"], 500)
+    line = line_of(scene)
+    assert line["state"] == "failed"
+    assert "Before that: " in str(line["error"])
+    assert '"batch"' not in str(line["error"])
+    # It is not tried again by itself, and what is said of it is for people.
+    run = scene.migrate()
+    assert (run.wait(), only_error(run)["event"]) == (70, "migration.held_back")
+    assert '"batch"' not in run.stderr
+    scene.database.execute("UPDATE orders SET id = 5550 WHERE id = 555")
+    repair = scene.start("repair", "--failed", "--yes").ok()
+    assert "have the next start go on with its batches" in repair.stdout
+    run = scene.migrated()
+    assert run.logs("migration.resumed")[0]["rows"] == 500
+    # The last key is that of the beginning.
+    assert scene.database.rows("SELECT id, times FROM orders WHERE times <> 1") == [(5550, 0)]
+
+
+def test_a_file_that_has_changed_is_for_a_person_to_look_at(scene: Scene) -> None:
+    first = by(100, "fixed") + FILL.replace("* 100", "* 100 / (555 - id)")
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": first})
+    scene.migrate()
+    scene.write({"002_fill.sql": by(100, "fixed") + FILL})
+    for event in ("migration.failed", "migration.held_back"):
+        run = scene.migrate()
+        assert (run.wait(), only_error(run)["event"]) == (70, event)
+    assert "has changed since its first batch" in str(only_error(run)["message"])
+    assert scene.database.one(ALL)[1] == 500
+    # As it was, it goes on where it was.
+    scene.write({"002_fill.sql": first})
+    run = scene.migrate()
+    assert (only_error(run)["sqlstate"], run.logs("migration.resumed")[0]["rows"]) == ("22012", 500)
+    # And the new one from the beginning, if somebody says so.
+    scene.write({"002_fill.sql": by(100, "fixed") + FILL})
+    scene.migrate()
+    assert "which has changed, from its first batch on" in scene.start("repair", "--failed", "--yes").ok().stdout
+    scene.migrated()
+    assert scene.database.rows("SELECT times, count(*) FROM orders GROUP BY 1 ORDER BY 1") == [(1, 500), (2, 500)]
+
+
+REFUSED = {
+    "orders(nothing)": "public.orders has no column nothing",
+    "nothing(id)": "there is no table nothing",
+    "orders(euros)": "euros may be NULL, and no batch would meet such a row",
+    "orders(day)": "no btree index of public.orders begins with day",
+    "seen(id)": "public.seen is a view",
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_a_key_that_does_not_fit_is_refused_before_anything_runs(scene: Scene, key: str) -> None:
+    scene.write(
+        {
+            "001_t.sql": f"{TABLE} ALTER TABLE orders ADD day int NOT NULL DEFAULT 0; CREATE VIEW seen AS SELECT 1;",
+            "002_fill.sql": by(100, key=key) + FILL,
+        }
+    )
+    run = scene.migrate()
+    assert run.wait() == 70, run.report()
+    error = only_error(run)
+    assert error["event"] == "migration.prevented"
+    assert REFUSED[key] in str(error["message"])
+    assert scene.ledger() == [(1, "completed")]
+    assert scene.database.one(ALL)[1] == 0
+
+
+VERDICTS = {
+    "CREATE TABLE t (id int PRIMARY KEY)": None,
+    "CREATE TABLE t (id int NOT NULL, b int); CREATE INDEX i ON t (id, b)": None,
+    "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t (id DESC NULLS LAST)": None,
+    "CREATE TABLE t (id varchar(9) NOT NULL); CREATE INDEX i ON t (id varchar_ops)": None,
+    "CREATE TABLE t (id int, PRIMARY KEY (id)) PARTITION BY RANGE (id)": None,
+    "CREATE MATERIALIZED VIEW t AS SELECT 1 AS id": "id may be NULL",
+    "CREATE TABLE t (id int UNIQUE)": "id may be NULL",
+    "CREATE TABLE t (id int NOT NULL)": "no btree index of public.t begins with id",
+    "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t USING hash (id)": "no btree index",
+    "CREATE TABLE t (id int NOT NULL, b int); CREATE INDEX i ON t (b, id)": "no btree index",
+    "CREATE TABLE t (id int NOT NULL, b int); CREATE INDEX i ON t (b) INCLUDE (id)": "no btree index",
+    "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t (abs(id))": "no btree index",
+    "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t (id) WHERE id > 5": "public.t cannot be used: it has a",
+    "CREATE TABLE t (id text NOT NULL); CREATE INDEX i ON t (id text_pattern_ops)": "an operator class that orders",
+    'CREATE TABLE t (id text NOT NULL); CREATE INDEX i ON t (id COLLATE "POSIX")': "another collation than its column",
+    "CREATE TABLE t (id int PRIMARY KEY); UPDATE pg_index SET indisvalid = false WHERE indrelid > 16383": "not valid",
+    "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE child () INHERITS (t)": "other tables inherit from public.t",
+    "CREATE TABLE t (i int PRIMARY KEY)": "public.t has no column id",
+    "CREATE VIEW t AS SELECT 1 AS id": "public.t is a view",
+    "CREATE SEQUENCE t": "public.t is a sequence",
+    "CREATE TABLE t (id point NOT NULL)": "no btree index",
+    # One that fits is enough.
+    "CREATE TABLE t (id int NOT NULL); CREATE INDEX a ON t (id) WHERE id > 5; CREATE INDEX b ON t (id)": None,
+}
+
+
+def test_which_keys_fit(database: Database) -> None:
+    found = {}
+    with database.connect() as connection:
+        for sql in VERDICTS:
+            connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public;")
+            connection.execute(sql)
+            oid = str(connection.execute("SELECT 't'::regclass::oid").fetchall()[0][0])
+            answers = [
+                [tuple(None if v is None else "t" if v is True else "f" if v is False else str(v) for v in row) for row
+                 in connection.execute(question).fetchall()]
+                for question in keys.questions(oid, ["id"])
+            ]  # fmt: skip
+            verdict = keys.judge(*keys.read(oid, *answers))
+            found[sql] = verdict.reason if isinstance(verdict, keys.Unfit) else None
+            assert not isinstance(verdict, keys.Unfit) or verdict.remedy
+    wrong = {sql: found[sql] for sql, wanted in VERDICTS.items() if (wanted or "") not in (found[sql] or "") or (
+        wanted is None) is not (found[sql] is None)}  # fmt: skip
+    assert not wrong
+
+
+def test_columns_of_one_index_have_one_direction(scene: Scene) -> None:
+    made = "CREATE TABLE t (a int NOT NULL, b int NOT NULL); CREATE INDEX i ON t (a, b DESC);"
+    scene.write(
+        {"001_t.sql": made, "002_x.sql": by(5, key="t(a, b)") + "DELETE FROM t WHERE (a, b) BETWEEN :from AND :to"}
+    )
+    error = only_error(scene.migrate())
+    assert "some of its columns are descending and others ascending" in str(error["message"])
+    assert "CREATE INDEX CONCURRENTLY ON public.t (a, b)" in str(error["remedy"])
+
+
+# Others.
+
+
+def test_who_is_in_the_way_gets_time_and_is_named(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE})
+    scene.migrated()
+    scene.write({"002_fill.sql": by(400, "lock-timeout = 100ms") + FILL})
+    with scene.database.connect(application_name="the shop") as other:
+        other.execute("BEGIN; UPDATE orders SET euros = 0 WHERE id = 600")
+        run = scene.start("migrate")
+        named = run.until(lambda line: line["event"] == "migration.batch_retry" and line.get("blocker"))
+        assert (named["level"], named["blocker"]) == ("warning", other.info.backend_pid)
+        assert "the shop" in str(named["message"])
+        assert named["attempt"] >= 3
+        other.execute("ROLLBACK")
+    run.ok()
+    retries = run.logs("migration.batch_retry")
+    assert [line["level"] for line in retries[:2]] == ["info", "info"]
+    assert "migration.blocked" not in run.events()
+    assert retries[1]["size"] < retries[0]["size"] < 600
+    assert scene.database.one(ALL) == (1000, 1000, 1)
+
+
+def test_a_deadlock_is_rolled_back_and_tried_again(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE})
+    scene.migrated()
+    scene.write({"002_fill.sql": by(1000, "fixed", "lock-timeout = 20s") + FILL})
+    with scene.database.connect(options="-c deadlock_timeout=10s") as other:
+        other.execute("BEGIN; UPDATE orders SET euros = 0 WHERE id = 900")
+        run = scene.start("migrate")
+        waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+        until(lambda: scene.database.rows(waiting), what="the batch to wait")
+        # The batch has this one already; whoever waits first finds the deadlock.
+        other.execute("UPDATE orders SET euros = 0 WHERE id = 1; ROLLBACK")
+    run.ok()
+    assert scene.database.one(ALL) == (1000, 1000, 1)
+
+
+def test_what_would_not_be_seen_is_met_by_a_second_pass(scene: Scene) -> None:
+    """A row of a transaction that is open while the walk passes."""
+    files = {"001_t.sql": TABLE.replace("generate_series(1, 1000) n", "generate_series(2, 1000) n")}
+    scene.write(files)
+    scene.migrated()
+    fill = FILL.replace(";", " AND cents IS NULL;")
+    scene.write({"002_once.sql": by(300) + fill})
+    for name, met in (("002_once.sql", None), ("003_twice.sql", 1)):
+        scene.write({name: by(300, *(["passes = 2"] if met else [])) + fill})
+        with scene.database.connect() as other:
+            other.execute("BEGIN; INSERT INTO orders VALUES (1, 5)")
+            run = scene.start("migrate")
+            if met:
+                until(lambda: "the next pass begins" in json.dumps(scene.lock()), what="the wait for the writer")
+                assert state(scene, 3)["turn"] == 1
+            else:
+                run.ok()
+            other.execute("COMMIT")
+        run.ok()
+        rows = scene.database.rows("SELECT times FROM orders WHERE id = 1")
+        assert rows == [(met or 0,)]
+        if not met:
+            scene.database.execute("DELETE FROM orders WHERE id = 1")
+    assert scene.database.one("SELECT max(times) FROM orders") == 1
+
+
+def test_inserts_at_its_end_do_not_keep_it_going(scene: Scene) -> None:
+    insert = (
+        "CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO orders SELECT max(id) + 1, 0 "
+        "FROM orders; RETURN NULL; END $$; CREATE TRIGGER more AFTER UPDATE ON orders FOR EACH STATEMENT "
+        "EXECUTE FUNCTION more();"
+    )
+    scene.write({"001_t.sql": TABLE + insert, "002_fill.sql": by(100, "fixed") + FILL})
+    scene.migrated()
+    assert scene.database.one(ALL) == (1010, 1000, 1)
+
+
+# What is said.
+
+
+def test_how_far_it_is_is_shown_everywhere(scene: Scene) -> None:
+    scene.write({"001_t.sql": f"{TABLE} ANALYZE orders;"})
+    scene.migrated()
+    scene.database.execute(STOP_AT.format(700))
+    scene.write({"002_fill.sql": by(100, "fixed", "lock-timeout = 60s") + FILL})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate")
+        gate.arrival()
+        progress = run.until("migration.progress")
+        assert (progress["command"], progress["relation"], progress["percent"]) == ("UPDATE", "public.orders", 60)
+        assert "600 rows in 6 batches" in str(progress["phase"])
+        text = scene.start("status").ok().stdout
+        assert "60 %, 600 rows in 6 batches, up to id 600 of 1000" in text
+        assert '"batch"' not in text
+        line = line_of(scene)
+        assert line["state"] == "running"
+        assert line["batches"] == {
+            "key": ["id"],
+            "cursor": ["600"],
+            "last": ["1000"],
+            "rows": 600,
+            "batches": 6,
+            "size": 100,
+            "pass": 1,
+            "passes": 1,
+            "percent": 60,
+            "seconds": line["batches"]["seconds"],
+        }
+        until(lambda: "600 rows in 6 batches" in json.dumps(scene.lock()), what="the lock's row")
+        waiter = scene.start("migrate")
+        until(lambda: "600 rows in 6 batches" in waiter.stderr, what="a waiter to say so")
+        assert "running, or interrupted, at 60 %, 600 rows" in scene.start("repair").ok().stdout
+    run.ok()
+    waiter.ok()
+
+
+def test_what_would_run_is_shown(scene: Scene) -> None:
+    said = by(100, "target = 200ms", "max-replica-lag = 16MB")
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": said + FILL, "003_n.sql": "CREATE TABLE n ();"})
+    clause = "batches by orders (id), 100 at a time at first, target 200ms, max-replica-lag 16MB"
+    assert f"002_fill.sql  (1 statement, {clause})" in scene.start("migrate", "--dry-run").ok().stdout
+    checked = scene.start("check", "--no-lint")
+    assert checked.wait() == 0, checked.report()
+    assert f"runs in {clause}" in checked.stdout
+    rehearsed = scene.start("migrate", "--rehearse")
+    rehearsed.wait()
+    assert "002_fill.sql runs in batches, of which each is committed before the next" in rehearsed.stdout
+    assert not scene.database.exists("orders")
+
+
+def test_what_is_wrong_is_found_before_anything_runs(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": by(100) + "UPDATE orders SET cents = 1;"})
+    run = scene.migrate()
+    assert run.wait() == 65
+    assert "write WHERE id BETWEEN :from AND :to" in str(only_error(run)["message"])
+    assert not scene.database.exists("orders")
+    scene.write({"002_fill.sql": by(100) + "UPDATE orders SET SET a = 1 WHERE id BETWEEN :from AND :to;"})
+    checked = scene.start("check", "--no-lint")
+    assert checked.wait() == 65
+    assert "syntax error" in checked.stdout
+
+
+def test_no_file_that_takes_a_migration_back_runs_in_batches(scene: Scene) -> None:
+    (scene.migrations / "rollback").mkdir()
+    (scene.migrations / "rollback" / "001_t.sql").write_text(by(5) + FILL)
+    scene.write({"001_t.sql": TABLE})
+    checked = scene.start("check", "--no-lint")
+    assert checked.wait() == 65
+    assert "and this one runs in batches; remove the directive" in checked.stdout
+
+
+# Where.
+
+
+@pytest.fixture
+def pool(server: Server) -> Iterator[int]:
+    """Return the port of a pooler with as few server connections as a holder can do with."""
+    if executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    with pooler(server, pool_size=2) as port:
+        yield port
+
+
+def test_through_a_pooler_it_is_the_same(scene: Scene, pool: int) -> None:
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": by(50, "fixed", "pause = 10ms") + FILL})
+    url = scene.database.url_at(pool)
+    run = scene.start("migrate", url=url)
+    until(lambda: scene.database.exists("orders") and scene.database.one(ALL)[1] > 100, what="some batches")
+    run.kill()
+    run.wait()
+    assert told(scene.start(url=url))[:2] == ("migrated", "2")
+    assert scene.database.one(ALL) == (1000, 1000, 1)
+
+
+def test_backslashes_where_strings_have_escapes(scene: Scene) -> None:
+    odd_strings(scene.database)
+    made = (
+        "CREATE TABLE orders (id text PRIMARY KEY, note text, times int DEFAULT 0); INSERT INTO orders "
+        "SELECT chr(92) || n || chr(39) FROM generate_series(1, 100) n;"
+    )
+    fill = "UPDATE orders SET times = times + 1, note = 'it\\'s :no' WHERE id BETWEEN :from AND :to;"
+    scene.write({"001_t.sql": made, "002_fill.sql": by(7, "fixed") + fill.replace("\\\\", "\\")})
+    scene.migrated()
+    assert scene.database.rows("SELECT DISTINCT note, times FROM orders") == [("it's :no", 1)]
+
+
+def test_a_role_owns_what_it_makes_and_the_log_has_no_warnings(scene: Scene) -> None:
+    role = f"owner_{scene.database.name}"[:60]
+    scene.database.execute(f'CREATE ROLE "{role}"; GRANT ALL ON SCHEMA public TO "{role}"')
+    try:
+        scene.write({"001_t.sql": TABLE, "002_fill.sql": by(300) + FILL})
+        run = scene.migrated(MIGRATION_ROLE=role)
+        assert warnings(run) == []
+        assert scene.database.one(ALL) == (1000, 1000, 1)
+    finally:
+        scene.database.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
+def test_no_batch_begins_while_a_standby_is_too_far_behind(
+    fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+) -> None:
+    primary = fresh_server(settings={"wal_level": "replica", "max_wal_senders": 4})
+    primary.create_database("app")
+    standby = Standby(primary)
+    try:
+        standby.start(standby=True)
+        scene = Scene(Database(primary, "app"), migrations_dir, run_entrypoint)
+        scene.write({"001_t.sql": TABLE})
+        scene.migrated()
+        with standby.connect("app") as connection:
+            connection.execute("SELECT pg_wal_replay_pause()")
+            scene.write({"002_fill.sql": by(100, "fixed", "max-replica-lag = 16kB") + FILL})
+            run = scene.start("migrate")
+            behind = run.until("migration.replica_lag")
+            assert behind["lag_bytes"] > behind["max_lag_bytes"] == 16384
+            until(lambda: "waits for a standby" in json.dumps(scene.lock()), what="the lock's row to say so")
+            assert 0 < scene.database.one(ALL)[1] < 1000
+            connection.execute("SELECT pg_wal_replay_resume()")
+        run.ok()
+        assert scene.database.one(ALL) == (1000, 1000, 1)
+        # Who may not see it is told so, once.
+        in_public = ("SCHEMA public", "ALL TABLES IN SCHEMA public", "ALL SEQUENCES IN SCHEMA public")
+        scene.database.execute(
+            "; ".join(["CREATE ROLE shop LOGIN", *(f"GRANT ALL ON {all_} TO shop" for all_ in in_public)])
+        )
+        scene.write({"003_fill.sql": by(100, "fixed", "max-replica-lag = 16kB") + FILL})
+        run = scene.migrated(url=primary.url("app", user="shop"))
+        assert len(run.logs("migration.replica_lag_unknown")) == 1
+    finally:
+        standby.close()
