@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from benchmarks import (
+    batches,
     command,
     growth,
     peers,
@@ -43,9 +44,10 @@ SCENARIOS: dict[str, ModuleType] = {
     "service": service,
     "storm": storm,
     "traffic": traffic,
+    "batches": batches,
 }
 # These take minutes by themselves, and have to be asked for.
-ON_DEMAND = ("storm", "traffic")
+ON_DEMAND = ("storm", "traffic", "batches")
 
 
 def main() -> int:

@@ -1,0 +1,159 @@
+"""A column filled under traffic, in batches and by one UPDATE: how long readers and writers wait meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import statistics
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import psycopg
+
+from benchmarks.measure import BenchmarkError
+from benchmarks.report import Section, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.stage import Stage
+    from benchmarks.target import Target
+
+
+class Scale(NamedTuple):
+    """How much of it."""
+
+    rows: int
+    calm: float
+    """For how many seconds the clients are measured without a migration."""
+
+
+FULL = Scale(rows=5_000_000, calm=20.0)
+QUICK = Scale(rows=20_000, calm=1.0)
+
+CLIENTS = 50
+PERIOD = 0.5  # Seconds between two statements of a client; half of the clients read, half of them write.
+LIMIT = 3_600.0
+
+FILL = "UPDATE orders SET cents = euros * 100, times = times + 1"
+ONE = {"001_fill.sql": f"{FILL};\n"}
+
+
+def _in_batches(*more: str) -> dict[str, str]:
+    said = "".join(f"-- entrypoint: {line}\n" for line in ("batch = orders(id) by 10000", *more))
+    return {"001_fill.sql": f"{said}{FILL} WHERE id BETWEEN :from AND :to;\n"}
+
+
+WAYS: dict[str, dict[str, str] | None] = {
+    "no migration": None,
+    "batches, target 500 ms (the default)": _in_batches(),
+    "batches, target 100 ms": _in_batches("target = 100ms"),
+    "batches, target 100 ms, pause 100 ms": _in_batches("target = 100ms", "pause = 100ms"),
+    "one UPDATE": ONE,
+}
+
+
+class Run(NamedTuple):
+    """What one way was like for the others."""
+
+    reads: list[float]
+    """Seconds that each took, from when it was due."""
+    writes: list[float]
+    migration: float
+    """Seconds until it was in."""
+    wal: int
+    """Bytes that were written meanwhile, those of the clients included."""
+
+
+def measure(stage: Stage, scale: Scale) -> list[Section]:
+    """Fill the same column in several ways, each in a table of its own, beside the same clients."""
+    section = Section(
+        f"A column of {scale.rows} rows filled under traffic: {CLIENTS} clients, {CLIENTS / PERIOD:.0f} statements a "
+        "second in all, half of them writes to random rows",
+        ("how", "in after", "reads: median", "p99", "worst", "writes: median", "p99", "worst", "WAL"),
+    )
+    for name, files in WAYS.items():
+        run = _beside_traffic(stage, files, scale)
+        section.values[name] = {
+            "reads": [round(wait, 6) for wait in run.reads],
+            "writes": [round(wait, 6) for wait in run.writes],
+            "migration": run.migration,
+            "wal": run.wal,
+        }
+        took = f"{run.migration:.1f} s" if files else "-"
+        wal = f"{run.wal / 2**20:.0f} MB"
+        section.rows.append((name, took, *_figures(run.reads), *_figures(run.writes), wal))
+    section.notes.append(
+        "Each statement is measured from when it was due: a client that is kept waiting asks late. The WAL is the "
+        "clients', too, and so is more where it takes longer."
+    )
+    return [section]
+
+
+def _figures(waits: list[float]) -> tuple[str, str, str]:
+    waits = sorted(waits)
+    return seconds(statistics.median(waits)), seconds(waits[int(len(waits) * 0.99)]), seconds(waits[-1])
+
+
+def _beside_traffic(stage: Stage, files: dict[str, str] | None, scale: Scale) -> Run:
+    with stage.database() as target, psycopg.connect(target.url, autocommit=True) as owner:
+        owner.execute(
+            "CREATE TABLE orders (id bigint PRIMARY KEY, euros int, cents int, times int NOT NULL DEFAULT 0, "
+            "note text NOT NULL DEFAULT repeat('x', 50))"
+        )
+        owner.execute(f"INSERT INTO orders SELECT n, n FROM generate_series(1, {scale.rows}) n".encode())
+        owner.execute("VACUUM ANALYZE orders")
+        owner.execute("CHECKPOINT")
+        with _clients(target, scale.rows) as (reads, writes):
+            time.sleep(1.0)
+            began, wal = time.monotonic(), _wal(owner)
+            if files is None:
+                time.sleep(scale.calm)
+            else:
+                stage.migrate(target, stage.folder(files), limit=LIMIT)
+            migration, wal = time.monotonic() - began, _wal(owner) - wal
+            waits = [[wait for due, wait in seen.copy() if due >= began] for seen in (reads, writes)]
+        if files is not None and owner.execute("SELECT FROM orders WHERE times <> 1 LIMIT 1").rowcount:
+            raise BenchmarkError("a row was not met exactly once")
+        return Run(waits[0], waits[1], migration, wal)
+
+
+def _wal(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint").fetchone()
+    return row[0] if row else 0
+
+
+@contextlib.contextmanager
+def _clients(target: Target, rows: int) -> Iterator[tuple[list[tuple[float, float]], list[tuple[float, float]]]]:
+    """Let the clients work for a while; yield two lists that grow: when each was due, and how long it took."""
+    reads: list[tuple[float, float]] = []
+    writes: list[tuple[float, float]] = []
+    stop = threading.Event()
+    connections = [psycopg.connect(target.url, autocommit=True) for _ in range(CLIENTS)]
+    origin = time.monotonic()
+
+    def work(number: int, connection: psycopg.Connection) -> None:
+        numbers = random.Random(number)
+        due = origin + PERIOD * number / CLIENTS
+        while not stop.wait(max(0.0, due - time.monotonic())):
+            row = (numbers.randint(1, rows),)
+            if number % 2:
+                connection.execute("SELECT note FROM orders WHERE id = %s", row).fetchall()
+                reads.append((due, time.monotonic() - due))
+            else:
+                connection.execute("UPDATE orders SET euros = euros + 1 WHERE id = %s", row)
+                writes.append((due, time.monotonic() - due))
+            due += PERIOD
+
+    threads = [threading.Thread(target=work, args=pair) for pair in enumerate(connections)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield reads, writes
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        for connection in connections:
+            connection.close()
