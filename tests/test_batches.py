@@ -553,6 +553,9 @@ def test_how_far_it_is_is_shown_everywhere(scene: Scene) -> None:
             "seconds": line["batches"]["seconds"],
         }
         until(lambda: "600 rows in 6 batches" in json.dumps(scene.lock()), what="the lock's row")
+        assert (progress["rows"], progress["batches"]) == (600, 6)
+        shown = json.loads(scene.start("status", "--json").ok().stdout)["lock"]["progress"]
+        assert (shown["percent"], shown["rows"], shown["batches"]) == (60, 600, 6)
         waiter = scene.start("migrate")
         until(lambda: "600 rows in 6 batches" in waiter.stderr, what="a waiter to say so")
         assert "running, or interrupted, at 60 %, 600 rows" in scene.start("repair").ok().stdout

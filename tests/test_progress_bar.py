@@ -10,7 +10,7 @@ import pytest
 
 from entrypoint.migration.observe.blockers import Blocker
 from entrypoint.migration.observe.board import Activity, Board, Seen
-from entrypoint.migration.observe.progress import Progress
+from entrypoint.migration.observe.progress import Progress, Walked
 from entrypoint.operations.progress_bar import describe
 from kit.processes import until
 from kit.screen import Terminal, render
@@ -172,6 +172,7 @@ def test_a_log_that_is_no_terminal_is_as_it_was(scene: Scene) -> None:
 
 AT = Activity("002_b.sql", 4, began=0.0, since=5.0, statement=2, statements=3, lock_patience=None, transaction=2)
 INDEX = Progress("CREATE INDEX", "orders", "building index: scanning table", 42)
+FILL = Progress("UPDATE", "orders", "600 rows in 6 batches, about 12 s left", 60)
 ANN = Blocker(7, "ann", "report", 42, "idle in transaction", waits=False, query="", kind="client backend", gid=None)
 
 LINES: dict[str, tuple[dict[str, Any], str]] = {
@@ -192,6 +193,10 @@ LINES: dict[str, tuple[dict[str, Any], str]] = {
     "its progress": (
         {"activity": AT, "seen": Seen(AT, INDEX, ())},
         "002_b.sql, statement 2 of 3, 7 s: CREATE INDEX on orders: building index: scanning table, 42 %",
+    ),
+    "how far its batches are, which it knows itself": (
+        {"activity": AT._replace(walk=Walked(FILL, 600, 6, 12)), "seen": Seen(AT._replace(transaction=1), None, ())},
+        "002_b.sql, statement 2 of 3, 7 s: UPDATE on orders: 600 rows in 6 batches, about 12 s left, 60 %",
     ),
     "its blocker, which is what matters": (
         {"activity": AT, "seen": Seen(AT, INDEX, (ANN,))},

@@ -103,11 +103,12 @@ def describe(board: Board, now: float) -> str:
     if activity.retry:
         return f"{activity.file}: {activity.retry}"
     text = f"{activity.file}, {activity.words()}, {now - activity.since:.0f} s"
-    if seen is None or not seen.activity.same_transaction(activity) or seen.activity.statement != activity.statement:
-        return text
-    if seen.blockers:
-        return f"{text}: waits for a lock that {seen.blockers[0].short} holds"
-    return f"{text}: {seen.progress.words()}" if seen.progress else text
+    known = activity.walk.progress if activity.walk else None
+    if seen is not None and seen.activity.same_transaction(activity) and seen.activity.statement == activity.statement:
+        if seen.blockers:
+            return f"{text}: waits for a lock that {seen.blockers[0].short} holds"
+        known = known or seen.progress
+    return f"{text}: {known.words()}" if known else text
 
 
 def _clock(seconds: float) -> str:

@@ -325,5 +325,5 @@ def _line(number: int, filename: str, state: str, detail: Detail | None, error: 
 
 def _progress(detail: Mapping[str, object]) -> dict[str, object] | None:
     """Return what the holder has told of its statement, under names as the other keys have them."""
-    names = {"or_later": "orLater", "blocked_by": "blockedBy"}
+    names = {"or_later": "orLater", "blocked_by": "blockedBy", "seconds_left": "secondsLeft"}
     return {names.get(name, name): value for name, value in detail.items()} or None

@@ -194,7 +194,7 @@ _SCHEMAS: dict[str, object] = {
             "progress": {
                 **_nullable({"type": "object"}),
                 "description": "What the holder tells of a long statement: seconds, command, relation, phase, percent, "
-                "blockedBy, retry.",
+                "blockedBy, retry; of a file that runs in batches also rows, batches, secondsLeft.",
             },
         }
     ),

@@ -82,7 +82,8 @@ def work_of(status: Status) -> Work | None:
         file="backup by pg_dump" if backup else wording.name(lock.migration) if lock.migration and live else None,
         steps=_steps(lock, detail) if live and not backup else None,
         activity=_activity(detail),
-        share=Steps(percent, 100, f"{percent} % of this phase" if phase else f"{percent} %")
+        # Of what runs in batches it is all of it.
+        share=Steps(percent, 100, f"{percent} % of this phase" if phase and "batches" not in detail else f"{percent} %")
         if isinstance(percent, int)
         else None,
         notes=(*_notes(detail), *_strangers(status)),

@@ -83,7 +83,7 @@ def test_what_is_no_walk(message: str | None) -> None:
 
 def test_what_a_person_is_told() -> None:
     assert WALK._replace(cursor=("a", "7"), last=("b", "9")).words() == (
-        "15 %, 290 rows in 3 batches, pass 1 of 2, up to tenant, id a, 7 of b, 9"
+        "15 %, 290 rows in 3 batches, pass 1 of 2, up to (tenant, id) (a, 7) of (b, 9)"
     )
     assert Walk("c", ("id",), 1).words() == "0 rows in 0 batches"
     assert without_walk("statement 1 of 2: SELECT 1") == "statement 1 of 2: SELECT 1"

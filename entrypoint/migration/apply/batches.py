@@ -26,15 +26,15 @@ from entrypoint.deadline import pause as sleep
 from entrypoint.errors.migration import MigrationFailedError, MigrationPreventedError
 from entrypoint.migration.apply import keys, pace, standing
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
+from entrypoint.migration.apply.between import Between
 from entrypoint.migration.apply.standing import Trace
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING
 from entrypoint.migration.ledger.walk import Walk, note, walk_in
 from entrypoint.migration.observe.blockers import blocker_fields
 from entrypoint.migration.observe.board import Activity
-from entrypoint.migration.observe.lag import Lag, lag_query, read_lag
-from entrypoint.migration.observe.progress import Progress
-from entrypoint.migration.script.batch import Batch, fill, spell_bytes
+from entrypoint.migration.observe.progress import Progress, Walked
+from entrypoint.migration.script.batch import Batch, fill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,9 +51,6 @@ _IN_THE_WAY = (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, SERIALIZATION_FAILURE)
 _OFTEN = 3
 # A batch that takes so many times its target, or so many seconds, is ended and tried again with half of it.
 _TOO_LONG, _AT_LEAST = 20, 10.0
-_LOOK_EVERY = 1.0
-_TELL_AGAIN = 10.0
-_LEFT_IDLE = 5.0
 
 
 class Batches:
@@ -79,7 +76,7 @@ class Batches:
         self._began = time.monotonic()
         self._met = 0
         """How many keys this process has met since then."""
-        self._told_of_lag = False
+        self._between = Between(task, self._began, out_of_time)
 
     def attempt(self) -> None:
         """Run what is left, and record the migration as completed.
@@ -96,7 +93,7 @@ class Batches:
                 self._one(key)
             if self._walk.turn >= self._batch.passes:
                 break
-            self._wait_for_writers(key)
+            self._between.writers(key, self._batch.table)
             self._turn(key)
         self._complete()
 
@@ -202,7 +199,7 @@ class Batches:
     def _one(self, key: Key) -> None:
         """Run the next batch, or wait a moment if others are in the way, or a standby is behind."""
         signals.raise_received()
-        self._wait_for_standbys()
+        self._between.standbys(self._batch.max_replica_lag)
         if self._task.deadline.passed():
             raise self._out_of_time()
         self._task.lease.check_guard()
@@ -226,7 +223,7 @@ class Batches:
             size = pace.next_size(self._walk.size, elapsed=elapsed, target=batch.target, first=batch.size)
             self._walk = self._walk._replace(size=size)
         if self._batch.pause and not self._walk.over:
-            self._rest(self._batch.pause)
+            self._between.rest(self._batch.pause)
 
     def _run(self, key: Key, limit: Deadline) -> bool:
         """Commit one batch; tell whether it had as many keys as it was to have."""
@@ -374,93 +371,9 @@ class Batches:
             **(blocker_fields(blocker) if blocker else {}),
             remedy=blocker.remedy() if blocker else None,
         )
-        self._wait(f"a batch was rolled back ({why}{behind}), and the next one begins in {seconds:.1f} s")
+        self._between.show(f"a batch was rolled back ({why}{behind}), and the next one begins in {seconds:.1f} s")
         sleep(seconds)
         task.assignment.board.activity = None
-
-    def _wait_for_standbys(self) -> None:
-        """Wait while a standby is further behind than the file allows."""
-        allowed = self._batch.max_replica_lag
-        if allowed is None:
-            return
-        told = float("-inf")
-        file = self._task.migration.file
-        while (lag := self._lag()).known and lag.bytes_ > allowed:
-            signals.raise_received()
-            if self._task.deadline.passed():
-                raise self._out_of_time()
-            now = time.monotonic()
-            waits = f"{lag.name} is {lag.bytes_ >> 20} MB behind, and max-replica-lag is {spell_bytes(allowed)}"
-            if now - told >= _TELL_AGAIN:
-                told = now
-                logs.event(
-                    logs.INFO,
-                    "migration.replica_lag",
-                    f"{file.name} waits: {waits}",
-                    version=file.number,
-                    file=file.name,
-                    standby=lag.name,
-                    lag_bytes=lag.bytes_,
-                    max_lag_bytes=allowed,
-                )
-            self._wait(f"waits for a standby: {waits}")
-            sleep(min(_LOOK_EVERY, self._task.deadline.remaining()))
-        if not lag.known and not self._told_of_lag:
-            self._told_of_lag = True
-            logs.event(
-                logs.WARNING,
-                "migration.replica_lag_unknown",
-                f"{file.name}: how far standbys are behind is not shown to this user, so no batch waits for them",
-                version=file.number,
-                file=file.name,
-                remedy="GRANT pg_monitor TO the user that migrates, or take max-replica-lag out of the file.",
-            )
-
-    def _lag(self) -> Lag:
-        # As the login user, who may see more than the role.
-        return read_lag(self._query(f"BEGIN READ ONLY; {session_state.ours(None)} {lag_query()}; COMMIT")[-2])
-
-    def _wait_for_writers(self, key: Key) -> None:
-        """Wait for the transactions that may have rows behind the cursor which this turn could not see."""
-        ask = f"BEGIN READ ONLY; {session_state.ours(self._task.assignment.role)} {key.writers()}; COMMIT"
-        first = left = self._query(ask)[-2]
-        file, told = self._task.migration.file, time.monotonic()
-        while left:
-            signals.raise_received()
-            if self._task.deadline.passed():
-                raise self._out_of_time()
-            pids = ", ".join(sorted(pid or "a prepared transaction" for _, pid in left))
-            if time.monotonic() - told >= _TELL_AGAIN:
-                told = time.monotonic()
-                logs.event(
-                    logs.INFO,
-                    "migration.waits_for_writers",
-                    f"{file.name}: the next pass begins when these transactions are over, which have written to "
-                    f"{self._batch.table}: {pids}",
-                    version=file.number,
-                    file=file.name,
-                    pids=[int(pid) for _, pid in left if pid],
-                )
-            self._wait(f"the next pass begins when {pids} have ended their transactions")
-            sleep(min(_LOOK_EVERY / 4, self._task.deadline.remaining()))
-            now = self._query(ask)[-2]
-            left = [one for one in first if one in now]
-        self._task.assignment.board.activity = None
-
-    def _rest(self, seconds: float) -> None:
-        """Pause as the file wants it, without being taken for a session that nobody needs any more."""
-        self._wait(f"pauses for {seconds:.1f} s between batches")
-        end = self._task.deadline.within(seconds)
-        while not end.passed():
-            signals.raise_received()
-            sleep(min(end.remaining(), _LEFT_IDLE))
-            if not end.passed():
-                self._query("SELECT 1")
-
-    def _wait(self, why: str) -> None:
-        """Show that nothing is being done, and why."""
-        file, now = self._task.migration.file, time.monotonic()
-        self._task.assignment.board.activity = Activity(file.name, 0, self._began, now, 1, 1, None, retry=why)
 
     def _show(self, key: Key, backend_pid: int) -> None:
         """Show how far the walk is."""
@@ -481,7 +394,7 @@ class Batches:
                 1,
                 self._task.lock_patience,
                 self._attempts,
-                walk=progress,
+                walk=Walked(progress, walk.rows, walk.batches, None if left is None else round(left)),
             )
         )
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.observe.blockers import Blocker, Wait
     from entrypoint.migration.observe.board import Activity, Board
+    from entrypoint.migration.observe.progress import Progress
 
 # How often a wait for a lock is looked for: often enough for the sum of all waits, and rarely enough for the server.
 _TICK = 0.25
@@ -260,7 +261,7 @@ class Watcher:
             )
         seen = Seen(
             activity,
-            None if activity.retry else activity.walk or progress.read(reported),
+            _known(activity, reported),
             self._blockers if self._wait is not None else (),
         )
         self._board.seen = seen
@@ -307,6 +308,7 @@ class Watcher:
             statements=activity.statements,
             duration_ms=round(seconds * 1000),
             **(known._asdict() if known else {}),
+            **(activity.walk.fields() if activity.walk else {}),
         )
 
     def _ask(self, query: str, seconds: float = _PATIENCE) -> list[Row]:
@@ -323,6 +325,13 @@ class Watcher:
             self._session = None
 
 
+def _known(activity: Activity, reported: list[Row]) -> Progress | None:
+    """Return how far a statement is: a file that runs in batches knows it itself."""
+    if activity.walk is not None:
+        return activity.walk.progress
+    return None if activity.retry else progress.read(reported)
+
+
 def _detail(seen: Seen, now: float) -> dict[str, object]:
     """Return what the lock's row tells beside file and statement; `progress.describe` puts it into words."""
     detail: dict[str, object] = {}
@@ -333,6 +342,8 @@ def _detail(seen: Seen, now: float) -> dict[str, object]:
         detail["or_later"] = seen.activity.or_later or None
     if seen.progress is not None:
         detail |= seen.progress._asdict()
+    if seen.activity.walk is not None:
+        detail |= seen.activity.walk.fields()
     if seen.blockers:
         detail["blocked_by"] = " and ".join(blocker.short for blocker in seen.blockers)
     return {name: value for name, value in detail.items() if value is not None}

@@ -12,7 +12,7 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     Key = tuple[str, ...]
@@ -75,7 +75,7 @@ class Walk(NamedTuple):
         parts.append(f"{count(self.rows, 'row')} in {count(self.batches, 'batch', 'batches')}")
         parts += [f"pass {self.turn} of {self.passes}"] if self.passes > 1 else []
         if self.cursor is not None and self.last is not None:
-            parts.append(f"up to {', '.join(self.columns)} {', '.join(self.cursor)} of {', '.join(self.last)}")
+            parts.append(f"up to {_one(self.columns)} {_one(self.cursor)} of {_one(self.last)}")
         return ", ".join(parts)
 
     def documented(self) -> dict[str, object]:
@@ -92,6 +92,11 @@ class Walk(NamedTuple):
             "percent": self.percent,
             "seconds": round(self.seconds, 3),
         }
+
+
+def _one(values: Sequence[str]) -> str:
+    """Return a key as one word: the value itself, or several in parentheses."""
+    return values[0] if len(values) == 1 else f"({', '.join(values)})"
 
 
 def note(walk: Walk) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from entrypoint.migration.observe.blockers import Blocker
-    from entrypoint.migration.observe.progress import Progress
+    from entrypoint.migration.observe.progress import Progress, Walked
 
 
 class Activity(NamedTuple):
@@ -35,7 +35,7 @@ class Activity(NamedTuple):
     """Tells one transaction of an attempt from the next; 0 if the file is sent as a whole, in one."""
     retry: str = ""
     """Nothing is being done, until the next attempt: why, and when that will be."""
-    walk: Progress | None = None
+    walk: Walked | None = None
     """Of a file that runs in batches: how far it is."""
 
     @property

@@ -90,6 +90,21 @@ class Progress(NamedTuple):
         return f"{name}: {rest}" if rest else name
 
 
+class Walked(NamedTuple):
+    """How far a file is that runs in batches."""
+
+    progress: Progress
+    """The percentage is of the whole file."""
+    rows: int
+    batches: int
+    seconds_left: int | None
+    """None if nobody knows."""
+
+    def fields(self) -> dict[str, object]:
+        """Return what the log and the lock's row say beside the progress."""
+        return {"rows": self.rows, "batches": self.batches, "seconds_left": self.seconds_left}
+
+
 def query(backend_pid: int, server_version: int) -> str:
     """Return the query for what a backend is at, of at most one row for `read`.
 

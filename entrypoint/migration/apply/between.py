@@ -1,0 +1,133 @@
+"""What is waited for between two batches: standbys, transactions that are open, and what the file itself wants."""
+
+from __future__ import annotations
+
+import time
+
+from entrypoint import logs, signals
+from entrypoint.database import session_state
+from entrypoint.deadline import pause as sleep
+from entrypoint.migration.apply.attempt import ours
+from entrypoint.migration.observe.board import Activity
+from entrypoint.migration.observe.lag import Lag, lag_query, read_lag
+from entrypoint.migration.script.batch import spell_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from entrypoint.database.answers import Row
+    from entrypoint.errors import EntrypointError
+    from entrypoint.migration.apply.attempt import Task
+    from entrypoint.migration.apply.keys import Key
+    from entrypoint.migration.observe.progress import Walked
+
+_LOOK_EVERY = 1.0
+_TELL_AGAIN = 10.0
+_LEFT_IDLE = 5.0
+
+
+class Between:
+    """The waits of one file, none of which holds a transaction open."""
+
+    def __init__(self, task: Task, began: float, out_of_time: Callable[[], EntrypointError]) -> None:
+        """Take when the walk began (`time.monotonic()`), and what to raise when the file's time is over."""
+        self._task = task
+        self._began = began
+        self._out_of_time = out_of_time
+        self._told_of_lag = False
+        self._walk: Walked | None = None
+        """How far it was when it was last shown."""
+
+    def standbys(self, allowed: int | None) -> None:
+        """Wait while a standby has more bytes to replay than are `allowed`; None: whatever it has."""
+        if allowed is None:
+            return
+        told = float("-inf")
+        file = self._task.migration.file
+        while (lag := self._lag()).known and lag.bytes_ > allowed:
+            self._see_whether_to_go_on()
+            now = time.monotonic()
+            waits = f"{lag.name} is {lag.bytes_ >> 20} MB behind, and max-replica-lag is {spell_bytes(allowed)}"
+            if now - told >= _TELL_AGAIN:
+                told = now
+                logs.event(
+                    logs.INFO,
+                    "migration.replica_lag",
+                    f"{file.name} waits: {waits}",
+                    version=file.number,
+                    file=file.name,
+                    standby=lag.name,
+                    lag_bytes=lag.bytes_,
+                    max_lag_bytes=allowed,
+                )
+            self.show(f"waits for a standby: {waits}")
+            sleep(min(_LOOK_EVERY, self._task.deadline.remaining()))
+        if not lag.known and not self._told_of_lag:
+            self._told_of_lag = True
+            logs.event(
+                logs.WARNING,
+                "migration.replica_lag_unknown",
+                f"{file.name}: how far standbys are behind is not shown to this user, so no batch waits for them",
+                version=file.number,
+                file=file.name,
+                remedy="GRANT pg_monitor TO the user that migrates, or take max-replica-lag out of the file.",
+            )
+
+    def _lag(self) -> Lag:
+        # As the login user, who may see more than the role.
+        return read_lag(self._query(f"BEGIN READ ONLY; {session_state.ours(None)} {lag_query()}; COMMIT")[-2])
+
+    def writers(self, key: Key, table: str) -> None:
+        """Wait for the transactions that may have rows behind the cursor which this turn could not see."""
+        ask = f"BEGIN READ ONLY; {session_state.ours(self._task.assignment.role)} {key.writers()}; COMMIT"
+        first = left = self._query(ask)[-2]
+        file, told = self._task.migration.file, time.monotonic()
+        while left:
+            self._see_whether_to_go_on()
+            pids = ", ".join(sorted(pid or "a prepared transaction" for _, pid in left))
+            if time.monotonic() - told >= _TELL_AGAIN:
+                told = time.monotonic()
+                logs.event(
+                    logs.INFO,
+                    "migration.waits_for_writers",
+                    f"{file.name}: the next pass begins when these transactions are over, which have written to "
+                    f"{table}: {pids}",
+                    version=file.number,
+                    file=file.name,
+                    pids=[int(pid) for _, pid in left if pid],
+                )
+            self.show(f"the next pass begins when {pids} have ended their transactions")
+            sleep(min(_LOOK_EVERY / 4, self._task.deadline.remaining()))
+            now = self._query(ask)[-2]
+            left = [one for one in first if one in now]
+        self._task.assignment.board.activity = None
+
+    def rest(self, seconds: float) -> None:
+        """Pause as the file wants it, without being taken for a session that nobody needs any more."""
+        if seconds >= _LOOK_EVERY:
+            self.show(f"pauses for {seconds:.1f} s between batches")
+        end = self._task.deadline.within(seconds)
+        while not end.passed():
+            self._see_whether_to_go_on()
+            sleep(min(end.remaining(), _LEFT_IDLE))
+            if not end.passed():
+                self._query("SELECT 1")
+
+    def show(self, why: str) -> None:
+        """Show that nothing is being done, and why."""
+        board, file, now = self._task.assignment.board, self._task.migration.file, time.monotonic()
+        if board.activity is not None and board.activity.walk is not None:
+            self._walk = board.activity.walk
+        board.activity = Activity(file.name, 0, self._began, now, 1, 1, None, retry=why, walk=self._walk)
+
+    def _see_whether_to_go_on(self) -> None:
+        signals.raise_received()
+        if self._task.deadline.passed():
+            raise self._out_of_time()
+        if self._task.lease.revoked:
+            raise self._task.lease.lost()
+        self._task.lease.check_guard()
+
+    def _query(self, sql: str) -> list[list[Row]]:
+        return ours(self._task, lambda: self._task.lease.worker.query(sql, self._task.patience))
