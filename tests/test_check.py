@@ -174,6 +174,106 @@ def test_warnings_end_with_65_only_if_asked(run_entrypoint: Start, migrations_di
     run_entrypoint("check", "--strict", "--no-lint").ok()
 
 
+# --- A release beside the one before ---------------------------------------------------------------------
+
+
+def test_the_linters_warning_has_our_recipe(check: Check, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, GOOD | DROPS)
+    (warning,) = [finding for finding in check() if finding["level"] == "warning"]
+    assert warning["rule"] == "ban-drop-column"
+    assert warning["remedy"] == (
+        "Stop using it in this release, and drop it in a file with `-- entrypoint: phase = after`."
+    )
+
+
+def test_after_the_rollout_there_is_nothing_to_say(check: Check, migrations_dir: Path) -> None:
+    drops = "-- entrypoint: phase = after\nALTER TABLE big DROP COLUMN x;\nTRUNCATE a;\n"
+    write_migrations(migrations_dir, GOOD | {"002_drops.sql": drops})
+    assert not of_level(check("--strict"), "warning")
+    write_migrations(migrations_dir, {"002_drops.sql": drops.replace("phase = after", "timeout = 5min")})
+    assert [rule for *_, rule in of_level(check(), "warning")] == ["ban-drop-column", "needs-phase-after"]
+
+
+def test_a_comment_excepts_a_statement_from_our_rule(check: Check, migrations_dir: Path) -> None:
+    """The linter does not know it, and its complaint about that is left out."""
+    write_migrations(migrations_dir, GOOD | {"002_empty.sql": "TRUNCATE a;\n"})
+    assert of_level(check(), "warning") == [("migrations/002_empty.sql", 1, 1, "needs-phase-after")]
+    write_migrations(migrations_dir, {"002_empty.sql": "-- squawk-ignore needs-phase-after\nTRUNCATE a;\n"})
+    assert not of_level(check("--strict"), "warning")
+
+
+def test_of_applied_files_and_of_another_tools_nothing_is_said(
+    check: Check, database: Database, migrations_dir: Path, run_entrypoint: Start
+) -> None:
+    write_migrations(
+        migrations_dir,
+        GOOD | {"002_a.sql": "TRUNCATE good;", "003_b.sql": "-- entrypoint: origin = goose 3\nTRUNCATE good;"},
+    )
+    assert of_level(check(), "warning") == [("migrations/002_a.sql", 1, 1, "needs-phase-after")]
+    env = {"DATABASE_URL": database.url}
+    run_entrypoint("migrate", "--to", "2", env=env).ok()
+    assert not of_level(check(env=env), "warning")
+
+
+def test_what_is_not_repeatable_in_repeatable_files(check: Check, migrations_dir: Path) -> None:
+    (migrations_dir / "repeatable").mkdir()
+    write_migrations(
+        migrations_dir,
+        GOOD
+        | {
+            "repeatable/a.sql": "CREATE OR REPLACE VIEW a AS SELECT 1;\n\nCREATE VIEW b AS SELECT 1;\n",
+            "repeatable/t.sql": "CREATE TABLE t ();",
+        },
+    )
+    found = check()
+    assert of_level(found, "warning") == [
+        ("migrations/repeatable/a.sql", 3, 1, "not-repeatable"),
+        ("migrations/repeatable/t.sql", 1, 1, "not-repeatable"),
+    ]
+    said = [(finding["message"], finding["remedy"]) for finding in found if finding["level"] == "warning"]
+    assert said[0] == ("CREATE VIEW without OR REPLACE: it fails the second time", "Write CREATE OR REPLACE VIEW.")
+    check("--strict", code=65)
+
+
+def test_a_migration_that_drops_what_a_repeatable_file_makes(check: Check, migrations_dir: Path) -> None:
+    (migrations_dir / "repeatable").mkdir()
+    drop = "DROP VIEW IF EXISTS v;\n"
+    write_migrations(
+        migrations_dir,
+        GOOD | {"repeatable/v.sql": "CREATE OR REPLACE VIEW v AS SELECT 1;", "002_drop.sql": f"SELECT 1;\n{drop}"},
+    )
+    (warning,) = [finding for finding in check("--no-lint") if finding["level"] == "warning"]
+    assert (warning["file"], warning["line"], warning["rule"]) == ("migrations/002_drop.sql", 2, "refresh")
+    assert warning["remedy"] == "Write `-- entrypoint: refresh = v` at the top of the file."
+    for text in (f"-- entrypoint: refresh = v\n{drop}", f"{drop}CREATE VIEW v AS SELECT 1;\n"):
+        write_migrations(migrations_dir, {"002_drop.sql": text})
+        assert not of_level(check("--no-lint"), "warning")
+
+
+def test_what_files_say_of_others_that_are_not_there(check: Check, migrations_dir: Path) -> None:
+    write_migrations(
+        migrations_dir,
+        GOOD
+        | {
+            "002_a.sql": "-- entrypoint: requires = 3\n",
+            "003_b.sql": "-- entrypoint: phase = after\n-- entrypoint: floor = 009_gone.sql\n",
+            "004_c.sql": "-- entrypoint: replaces = 001_good.sql\n",
+            "005_d.sql": "-- entrypoint: refresh = gone\n",
+        },
+    )
+    found = check(code=65)
+    assert [(file, rule) for file, _, _, rule in of_level(found, "error")] == [
+        ("migrations/003_b.sql", "floor"),
+        ("migrations/004_c.sql", "replaces"),
+        ("migrations/005_d.sql", "refresh"),
+        ("migrations/002_a.sql", "requires"),
+    ]
+    for file in ("002_a", "003_b", "004_c", "005_d"):
+        (migrations_dir / f"{file}.sql").unlink()
+    write_migrations(migrations_dir, {"008_a.sql": "-- entrypoint: requires = 7\nSELECT 1;"})
+    assert [rule for *_, rule in of_level(check(), "warning")] == ["requires"]
+
+
 def test_advice_is_told(check: Check, migrations_dir: Path) -> None:
     write_migrations(migrations_dir, {"001_index.sql": "CREATE INDEX i ON big (a);"})
     [warning] = [finding for finding in check() if finding["level"] == "warning"]
@@ -302,8 +402,11 @@ def elsewhere(run_program: Callable[..., Run], tmp_path: Path) -> Callable[..., 
 
 def test_without_the_linter_the_rest_is_done(elsewhere: Callable[..., Run], migrations_dir: Path) -> None:
     write_migrations(migrations_dir, GOOD | DROPS)
-    run = elsewhere("check", "--strict").ok()
+    run = elsewhere("check").ok()
     assert "note: the linter squawk is not installed" in run.stdout
+    assert "migrations/002_drops.sql:2:1: warning: drops a column" in run.stdout
+    assert elsewhere("check", "--strict").wait() == 65
+    elsewhere("check", "--strict", "--no-lint").ok()
     assert "pip install 'pg-entrypoint[lint]'" in run.stdout
     assert "squawk" not in elsewhere("check", "--no-lint").ok().stdout
     insisting = elsewhere("check", "--lint")

@@ -29,7 +29,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lint",
         action=argparse.BooleanOptionalAction,
-        help="insist on the linter squawk, or do without; by default it is asked if it is installed",
+        help="insist on the linter squawk, or leave out all that would hurt under traffic; by default the linter is "
+        "asked if it is installed",
     )
     parser.add_argument(
         "--against",

@@ -24,6 +24,7 @@ from entrypoint.migration.script.statements import REPACK_CONCURRENTLY, blocks_t
 from entrypoint.migration.script.units import cut
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
 from entrypoint.operations.lint import INSTALL, find_squawk, lint
+from entrypoint.operations.release import about_refresh, contracting, repeating, with_recipe
 from entrypoint.redaction import foreign
 from entrypoint.tool.inputs import want
 from entrypoint.tool.leading import find_program
@@ -49,7 +50,7 @@ class Wishes(NamedTuple):
     names: tuple[str, ...] = ()
     """Files to look at, and no others; all if there are none."""
     lint: bool | None = None
-    """Whether to ask the linter; None: if it is there."""
+    """Whether to ask the linter; None: if it is there. False: nothing is said about the rollout, either."""
     everything: bool = False
     """Whether to tell everything about applied files too."""
     against: str | None = None
@@ -101,9 +102,13 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
 
     known = [*general, *(finding for look in (*looks, *reverses) for finding in look.findings)]
     said, note = _ask(linter, [look for look in looks if look.file.number not in applied], known)
+    linted = linter.squawk is not None and note is None
     findings = general if note is None else [*general, note]
     for look in (*looks, *reverses):
-        findings += in_order([*look.findings, *said.get(look.shown, ())])
+        found = [*look.findings, *map(with_recipe, said.get(look.shown, ()))]
+        if look.new and look.migration is not None and wishes.lint is not False:
+            found += contracting(look.migration, look.shown, linted=linted)
+        findings += in_order(found)
     return Report(tuple(findings), _subject(settings.migrations_dir, *map(len, chosen)))
 
 
@@ -131,6 +136,8 @@ class FileReport(NamedTuple):
     shown: str
     findings: list[Finding]
     migration: Prepared | None
+    new: bool = False
+    """Whether more is said than what is wrong, as it is not applied yet."""
 
 
 def _of_one_origin(looks: Sequence[FileReport]) -> Iterator[Finding]:
@@ -166,6 +173,10 @@ def _about_repeatables(directory: Directory, looks: Sequence[FileReport], *, esc
         if look.migration is not None:
             faults += unknown_refresh(look.migration, directory)
             texts[look.file.name] = look.migration.text
+            if look.new:
+                yield from about_refresh(look.migration, look.shown, directory)
+    for one in prepared:
+        yield from repeating(one, shown_path(one.file.path, os.getcwd()))
     for fault in faults:
         shown = shown_path(os.path.join(directory.path, fault.names[0]), os.getcwd())
         yield _error(fault, shown, texts.get(fault.names[0]))
@@ -183,7 +194,9 @@ def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> FileR
     syntax = _syntax(prepared, shown)
     if syntax is not None:
         return FileReport(file, shown, [syntax], None)
-    return FileReport(file, shown, _notes(prepared, shown) if notes else [], prepared)
+    if not notes:
+        return FileReport(file, shown, [], prepared)
+    return FileReport(file, shown, _notes(prepared, shown), prepared, new=True)
 
 
 def look_at_reverse(file: MigrationFile, *, escapes: bool) -> FileReport:

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from entrypoint.errors import ConfigurationError
+from entrypoint.migration.script import contraction
 from entrypoint.migration.script.files import BYTE_ORDER_MARK
 from entrypoint.operations import child
 from entrypoint.operations.findings import Finding
@@ -41,6 +42,13 @@ NOT_REPORTED = {
     "ban-uncommitted-transaction": _TRANSACTIONS,
     "ban-concurrent-index-creation-in-transaction": _TRANSACTIONS,
 }
+# "May break existing clients": there are none left that need it where a file with `phase = after` runs.
+AFTER_THE_ROLLOUT = (
+    *("ban-drop-column", "ban-drop-constraint", "ban-drop-table", "ban-drop-view"),
+    *("ban-set-schema", "renaming-column", "renaming-object", "renaming-table"),
+)
+# What squawk says of a rule of ours in a comment.
+_UNKNOWN = ("unused-ignore", f"unknown name {contraction.RULE}")
 # "The migration can't be rerun if it fails part way through": true only of a file that can fail part way.
 _RERUN = "prefer-robust-stmts"
 # What squawk's own grammar does not know. PostgreSQL's is asked first.
@@ -87,7 +95,7 @@ def read(answer: Mapping[str, Any], shown: str, migration: Prepared) -> Finding 
     TypeError or ValueError for what is no violation.
     """
     rule = str(answer["rule_name"])
-    if not holds(rule, migration):
+    if not holds(rule, migration) or (rule, answer.get("message")) == _UNKNOWN:
         return None
     line, column = int(answer["line"]), int(answer["column"])
     lines = migration.text.split("\n")
@@ -109,6 +117,8 @@ def holds(rule: str, migration: Prepared) -> bool:
         return not migration.advice.transactional and len(migration.advice.statements) > 1
     if rule == _SYNTAX:
         return not migration.advice.parsed
+    if rule in AFTER_THE_ROLLOUT:
+        return not migration.advice.directives.rollout.after
     return rule not in NOT_REPORTED
 
 

@@ -1,0 +1,239 @@
+"""Statements that take away what replicas of the release before still use: their place is after the rollout.
+
+A release is rolled out while both run. What adds to the schema disturbs nobody; what drops, renames or narrows belongs
+into a file with `phase = after`. Pure functions over a file's text; DO blocks and functions are not looked into.
+"""
+
+from __future__ import annotations
+
+import re
+
+from entrypoint.migration.script.scanner import tokens
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from entrypoint.migration.script.scanner import Statement
+
+RULE = "needs-phase-after"
+_LATER = "`-- entrypoint: phase = after`"
+# What is renamed and then not found; an index, a constraint or a trigger is named by no statement of an application's.
+_RENAMED = (
+    "TABLE",
+    "VIEW",
+    "TYPE",
+    "SEQUENCE",
+    "SCHEMA",
+    "FUNCTION",
+    "PROCEDURE",
+    "MATERIALIZED VIEW",
+    "FOREIGN TABLE",
+)
+# As PostgreSQL names the constraints that ON CONFLICT goes by.
+_KEYS = ("_pkey", "_key")
+_MADE_AGAIN = ("VIEW", "FUNCTION", "PROCEDURE", "TRIGGER")
+_IGNORE = re.compile(r"--[ \t]*squawk-ignore(-file)?\b[ \t]*:?([\w\-, \t]*)")
+
+
+class Kind(NamedTuple):
+    """What such a statement does, the linter's rules that say so of each, and what to do instead."""
+
+    what: str
+    rules: tuple[str, ...]
+    recipe: str
+
+
+DROPS_TABLE = Kind(
+    "drops a table",
+    ("ban-drop-table",),
+    f"Stop using it in this release, and drop it in a file with {_LATER}.",
+)
+DROPS_COLUMN = Kind(
+    "drops a column",
+    ("ban-drop-column",),
+    f"Stop using it in this release, and drop it in a file with {_LATER}.",
+)
+CHANGES_TYPE = Kind(
+    "changes a column's type",
+    ("changing-column-type",),
+    f"Add a column of the new type, keep both alike, and drop the old one in a file with {_LATER}.",
+)
+RENAMES = Kind(
+    "renames a table or a column",
+    ("renaming-column", "renaming-table"),
+    f"Add the new name beside the old one (a column, a view), and drop the old one in a file with {_LATER}.",
+)
+MOVES = Kind(
+    "renames or moves an object",
+    ("renaming-object", "ban-set-schema"),
+    f"Make the object under the new name, too, and drop the old one in a file with {_LATER}.",
+)
+TRUNCATES = Kind(
+    "empties a table",
+    (),
+    f"Do it when nobody writes to the table any more, in a file with {_LATER}.",
+)
+FORBIDS_NULL = Kind(
+    "forbids NULL in a column",
+    ("adding-not-nullable-field",),
+    f"Write it in every release first; then SET NOT NULL in a file with {_LATER}, behind a validated CHECK.",
+)
+DROPS_KEY = Kind(
+    "drops a key",
+    ("ban-drop-constraint",),
+    f"ON CONFLICT and foreign keys go by it: make the new one first, and drop the old one in a file with {_LATER}.",
+)
+
+KINDS = (DROPS_TABLE, DROPS_COLUMN, CHANGES_TYPE, RENAMES, MOVES, TRUNCATES, FORBIDS_NULL, DROPS_KEY)
+
+
+class Contraction(NamedTuple):
+    """One such statement."""
+
+    statement: Statement
+    kind: Kind
+
+
+def contractions(text: str, statements: Sequence[Statement]) -> tuple[Contraction, ...]:
+    """Return the statements of a file that are to run after the rollout, each once for each kind.
+
+    What is about a table that the file itself creates is not: no other release knows it. Nor is what a comment
+    `-- squawk-ignore RULE` above it excepts, by our rule or by the linter's for the same.
+    """
+    found: list[Contraction] = []
+    created: set[str] = set()
+    everywhere = _ignored(text, 0, len(text), of_file=True)
+    before = 0
+    for statement in statements:
+        words = spelled(text, statement)
+        ignored = everywhere | _ignored(text, before, statement.end, of_file=False)
+        before = statement.end
+        created |= _created(words)
+        kinds = dict.fromkeys(kind for name, kind in _kinds(words) if name not in created)
+        found += [Contraction(statement, kind) for kind in kinds if not ignored & {RULE, "", *kind.rules}]
+    return tuple(found)
+
+
+def _ignored(text: str, start: int, end: int, *, of_file: bool) -> set[str]:
+    """Return the rules that comments in a part of the text except; an empty one stands for all."""
+    return {
+        rule.strip()
+        for found in _IGNORE.finditer(text, start, end)
+        if bool(found[1]) == of_file
+        for rule in found[2].split(",")
+    }
+
+
+def _created(words: tuple[str, ...]) -> set[str]:
+    if words[:1] != ("CREATE",):
+        return set()
+    for place, word in enumerate(words[1:5], start=1):
+        if word == "TABLE":
+            return {named(words, behind(words, place + 1, "IF", "NOT", "EXISTS"))[0]}
+    return set()
+
+
+def _kinds(words: tuple[str, ...]) -> Iterator[tuple[str, Kind]]:
+    """Yield what a statement does, with the name of the table that it does it to."""
+    if words[:2] == ("DROP", "TABLE"):
+        place = behind(words, 2, "IF", "EXISTS")
+        while place < len(words):
+            name, place = named(words, place)
+            yield name, DROPS_TABLE
+            if words[place : place + 1] != (",",):
+                break
+            place += 1
+    elif words[:1] == ("TRUNCATE",):
+        place = behind(words, behind(words, 1, "TABLE"), "ONLY")
+        yield named(words, place)[0], TRUNCATES
+    elif words[:1] == ("ALTER",):
+        yield from _altered(words)
+
+
+def _altered(words: tuple[str, ...]) -> Iterator[tuple[str, Kind]]:
+    size = 2 if words[1:2] in (("MATERIALIZED",), ("FOREIGN",)) else 1
+    what = " ".join(words[1 : 1 + size])
+    if what not in _RENAMED:
+        return
+    place = behind(words, behind(words, 1 + size, "IF", "EXISTS"), "ONLY")
+    name, place = named(words, place)
+    for action in actions(words[place:]):
+        kind = _kind(action)
+        if kind is RENAMES and what != "TABLE":
+            yield name, MOVES
+        elif kind is MOVES or (kind is not None and what.endswith("TABLE")):
+            yield name, kind
+
+
+def _kind(action: tuple[str, ...]) -> Kind | None:
+    """Return what one of the actions of an ALTER does, if it takes something away."""
+    if action[:1] == ("RENAME",):
+        return None if action[1:2] == ("CONSTRAINT",) else RENAMES
+    if action[:2] == ("SET", "SCHEMA"):
+        return MOVES
+    if action[:1] == ("ALTER",):
+        return _of_column(action[named(action, behind(action, 1, "COLUMN"))[1] :])
+    return _of_drop(action) if action[:1] == ("DROP",) else None
+
+
+def _of_column(rest: tuple[str, ...]) -> Kind | None:
+    if rest[:1] == ("TYPE",) or rest[:3] == ("SET", "DATA", "TYPE"):
+        return CHANGES_TYPE
+    return FORBIDS_NULL if rest[:3] == ("SET", "NOT", "NULL") else None
+
+
+def _of_drop(action: tuple[str, ...]) -> Kind | None:
+    if action[1:2] != ("CONSTRAINT",):
+        return DROPS_COLUMN
+    name, place = named(action, behind(action, 2, "IF", "EXISTS"))
+    return DROPS_KEY if name.endswith(_KEYS) or action[place : place + 1] == ("CASCADE",) else None
+
+
+def actions(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the parts of a list between its commas; those within parentheses do not count."""
+    depth = begin = 0
+    for place, word in enumerate(words):
+        depth += (word in ("(", "[")) - (word in (")", "]"))
+        if word == "," and depth == 0:
+            yield words[begin:place]
+            begin = place + 1
+    yield words[begin:]
+
+
+def spelled(text: str, statement: Statement) -> tuple[str, ...]:
+    """Return a statement's tokens: bare words in upper case, anything else as it is written."""
+    parts = (text[start:stop] for start, stop in tokens(text, statement.start, statement.end))
+    return tuple(part.upper() if part.isascii() and part[0] not in "\"'$" else part for part in parts)
+
+
+def behind(words: tuple[str, ...], place: int, *optional: str) -> int:
+    """Return the place behind these words, if they stand there."""
+    return place + len(optional) if words[place : place + len(optional)] == optional else place
+
+
+def named(words: tuple[str, ...], place: int) -> tuple[str, int]:
+    """Return the last part of a name, as the server has it, and the place behind the name."""
+    while words[place + 1 : place + 2] == (".",):
+        place += 2
+    if place >= len(words):
+        return "", place
+    word = words[place]
+    name = word[1:-1].replace('""', '"') if word.startswith('"') else word.lower()
+    return name, behind(words, place + 1, "*")
+
+
+def dropped(text: str, statements: Sequence[Statement]) -> Iterator[tuple[Statement, str]]:
+    """Yield the names of what a file drops and does not make again: views, functions, and anything else."""
+    found: dict[str, Statement] = {}
+    for statement in statements:
+        words = spelled(text, statement)
+        if words[:1] == ("DROP",):
+            place = behind(words, 3 if words[1:2] == ("MATERIALIZED",) else 2, "IF", "EXISTS")
+            for part in actions(words[place:]):
+                found.setdefault(named(part, 0)[0], statement)
+        elif words[:1] == ("CREATE",):
+            place = next((place for place, word in enumerate(words[:8]) if word in _MADE_AGAIN), len(words))
+            found.pop(named(words, place + 1)[0], None)
+    yield from ((statement, name) for name, statement in found.items())

@@ -1,0 +1,59 @@
+"""What `check` says about a release that is rolled out while the one before still runs, and about repeatable files."""
+
+from __future__ import annotations
+
+from entrypoint.migration.script import contraction, repetition
+from entrypoint.migration.script.report import spot
+from entrypoint.operations.findings import Finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from entrypoint.migration.script.files import Directory
+    from entrypoint.migration.script.prepare import Prepared
+    from entrypoint.migration.script.scanner import Statement
+
+_REFRESH = "refresh"
+
+
+def contracting(prepared: Prepared, shown: str, *, linted: bool) -> Iterator[Finding]:
+    """Yield what takes away what replicas of the release before still use, and does not say that it runs after them.
+
+    Not of a file that another tool had first: it was applied long ago. `linted`: whether the linter was asked. Then it
+    is left to say what it has a rule for, as a project may have told it not to.
+    """
+    directives = prepared.advice.directives
+    if directives.rollout.after or directives.origin is not None:
+        return
+    for statement, kind in contraction.contractions(prepared.text, prepared.advice.statements):
+        if not (linted and kind.rules):
+            message = f"{kind.what}, and replicas of the release before may still need it during the rollout"
+            yield _at(statement, prepared, contraction.RULE, message, shown, kind.recipe)
+
+
+def with_recipe(finding: Finding) -> Finding:
+    """Return what the linter says with what to do instead, if it says nothing of that itself."""
+    recipe = next((kind.recipe for kind in contraction.KINDS if finding.rule in kind.rules), None)
+    return finding._replace(remedy=finding.remedy or recipe)
+
+
+def repeating(prepared: Prepared, shown: str) -> Iterator[Finding]:
+    """Yield what of a repeatable file cannot be repeated."""
+    for statement, message, remedy in repetition.unrepeatable(prepared.text, prepared.advice.statements):
+        yield _at(statement, prepared, repetition.RULE, message, shown, remedy)
+
+
+def about_refresh(prepared: Prepared, shown: str, directory: Directory) -> Iterator[Finding]:
+    """Yield which objects of repeatable files a migration drops without saying so: nobody would make them again."""
+    names = {file.name for file in directory.repeatables} - {*prepared.advice.directives.refresh}
+    for statement, name in contraction.dropped(prepared.text, prepared.advice.statements):
+        if name in names:
+            message = f"drops {name}, which repeatable/{name}.sql makes, and nobody would make it again"
+            remedy = f"Write `-- entrypoint: {_REFRESH} = {name}` at the top of the file."
+            yield _at(statement, prepared, _REFRESH, message, shown, remedy)
+
+
+def _at(statement: Statement, prepared: Prepared, rule: str, message: str, shown: str, remedy: str) -> Finding:
+    column = spot(prepared.text, statement.start).column + 1
+    return Finding("warning", rule, message, shown, statement.line, column, remedy=remedy)
