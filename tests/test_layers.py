@@ -47,6 +47,7 @@ ROOMS: dict[str, set[str]] = {
         "migration.ledger",
         "migration.observe",
         "migration.script",
+        "tool",
         "backup",
         "database",
         "logs",

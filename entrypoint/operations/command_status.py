@@ -11,14 +11,13 @@ from entrypoint.migration.ledger.rows import FAILED, RUNNING, ask
 from entrypoint.migration.ledger.run_rows import INTERRUPTED
 from entrypoint.migration.ledger.verdict import PENDING
 from entrypoint.redaction import foreign
-from entrypoint.tool.inputs import want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger.place import Place
-    from entrypoint.settings import Settings
+    from entrypoint.migration.ledger.verdict import Wanted
 
 _MOMENT = '\'YYYY-MM-DD"T"HH24:MI:SS"Z"\''
 
@@ -74,18 +73,15 @@ class CommandStatus(NamedTuple):
 
 
 def read_command(
-    session: Session, place: Place, settings: Settings, deadline: Deadline, *, guarded: bool | None
-) -> CommandStatus | None:
-    """Read it; None without MIGRATION_COMMAND. `guarded`: whether somebody holds the lock. Raises EntrypointError."""
-    if settings.command is None:
-        return None
-    wanted = want(settings.command)
+    session: Session, place: Place, wanted: Wanted, role: str | None, deadline: Deadline, *, guarded: bool | None
+) -> CommandStatus:
+    """Read it. `guarded`: whether somebody holds the lock. Raises EntrypointError."""
     try:
-        verdict, found = judge_on(session, place, wanted, settings.role, deadline)
-        last = _last(session, place, settings.role, deadline, guarded=guarded)
+        verdict, found = judge_on(session, place, wanted, role, deadline)
+        last = _last(session, place, role, deadline, guarded=guarded)
     except StatementError as error:
         doing = "migration_commands could not be read"
-        raise refused_on(session, place.schema, settings.role, error, doing, reading=True) from error
+        raise refused_on(session, place.schema, role, error, doing, reading=True) from error
     state = verdict.name
     ours = [run for run in found.rows if run.fingerprint == wanted.fingerprint]
     if verdict.pending and last is not None and ours and ours[-1].id == last.number:

@@ -158,11 +158,11 @@ def read(settings: Settings) -> Status:
     try:
         found, place = read_ledger(survey.session, survey.place, settings, Deadline(_PATIENCE))
         command = None
-        if settings.command is not None:
+        if survey.wanted is not None:
             from entrypoint.operations.command_status import read_command
 
-            guarded = is_guarded(found)
-            command = read_command(survey.session, place, settings, Deadline(_PATIENCE), guarded=guarded)
+            patience, guarded = Deadline(_PATIENCE), is_guarded(found)
+            command = read_command(survey.session, place, survey.wanted, settings.role, patience, guarded=guarded)
         recorded = any(row.status == COMPLETED for row in found.rows)
         told = settings.adopt is not None or settings.command is not None
         other = None if recorded or told else unadopted(survey.session, settings.role)

@@ -21,6 +21,7 @@ from entrypoint.operations.repeatable_status import read_repetitions
 from entrypoint.operations.status import is_guarded, read_ledger, summarise, with_command, with_repetitions
 from entrypoint.service import snapshot
 from entrypoint.startup import internal_error
+from entrypoint.tool.inputs import want
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,7 +141,10 @@ class Reader:
     def _read_on(self, session: Session, patience: Deadline) -> _Answer:
         try:
             reading, self._place = read_ledger(session, self._place, self._settings, patience)
-            command = read_command(session, self._place, self._settings, patience, guarded=is_guarded(reading))
+            command = None
+            if self._settings.command is not None:
+                wanted, role, guarded = want(self._settings.command), self._settings.role, is_guarded(reading)
+                command = read_command(session, self._place, wanted, role, patience, guarded=guarded)
             repetitions = read_repetitions(session, self._place, self.directory(), self._settings)
         finally:
             if not session.usable:
