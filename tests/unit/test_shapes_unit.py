@@ -36,6 +36,14 @@ UNITS = {
     ),
     "defaults": ("SET default_transaction_isolation = serializable; BEGIN; SELECT 1; COMMIT", "default_transaction_"),
     "its settings": ("BEGIN; SET transaction_read_only = on; SELECT 1; COMMIT; SELECT 1", "transaction_read_only"),
+    "the clock": (
+        "BEGIN; INSERT INTO a VALUES (now()); COMMIT; UPDATE a SET old = true WHERE at < CURRENT_TIMESTAMP",
+        "has now()",
+    ),
+    "the clock in a default": (
+        "BEGIN; CREATE TABLE a (at timestamptz DEFAULT now(), i int); INSERT INTO a VALUES (); COMMIT; DELETE FROM a",
+        "has now()",
+    ),
     "ON COMMIT": ("BEGIN; CREATE TEMP TABLE x (i int) ON COMMIT DROP; COMMIT; SELECT 1", "ON COMMIT"),
     "a mode": ("SELECT 1; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT", "transaction mode"),
     "the first block's mode": ("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT; SELECT 1", "transaction mode"),

@@ -102,3 +102,18 @@ def test_a_block_cannot_say_how_it_is_read() -> None:
     assert "set it above BEGIN" in fault.message
     assert not advise(f"-- entrypoint: no-transaction\n{OFF} BEGIN; SELECT 1; COMMIT;\n").faults
     assert not advise(text.replace(OFF, ON)).faults
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        (f"{OFF} SAVEPOINT a; {ON} ROLLBACK TO a; CREATE TABLE b AS SELECT 'a\\'; CREATE TABLE c(); --' AS d", True),
+        (f"BEGIN; SAVEPOINT a; {OFF} ROLLBACK TO a; COMMIT; SELECT 'a\\n'", True),
+        (f"{OFF} SAVEPOINT a; ROLLBACK TO a; SELECT 'a\\';'", False),
+        (f"SAVEPOINT a; {OFF} SELECT 'a\\';'; ROLLBACK TO a; SELECT 1", False),
+    ],
+)
+def test_what_a_rollback_may_take_back_is_not_relied_upon(text: str, *, refused: bool) -> None:
+    faults = [fault.message for fault in advise(text).faults]
+    assert [fault for fault in faults if "may take that back" in fault] == (faults if refused else [])
+    assert bool(faults) == refused

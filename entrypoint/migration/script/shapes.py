@@ -30,6 +30,8 @@ _FOR_THE_SESSION = re.compile(r"set_config\s*\(\s*'[^'\\]*'\s*,\s*'[^'\\]*'\s*,\
 _DEFERRED = re.compile(rf"\binitially{_GAP}deferred\b", re.IGNORECASE | re.DOTALL)
 _NOT_VALID = re.compile(rf"\bnot{_GAP}valid\b", re.IGNORECASE | re.DOTALL)
 _VALIDATE = re.compile(r"\bvalidate\b", re.IGNORECASE)
+# When the transaction began. In a row it may be compared with another, or have to be unique.
+_CLOCK = re.compile(r"\bnow\s*\(|\bcurrent_time(?:stamp)?\b|\blocaltime(?:stamp)?\b", re.IGNORECASE)
 _WRITES_ROWS = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "WITH"))
 _MAY_CALL = _WRITES_ROWS | {"SELECT", "VALUES", "TABLE"}
 # These do the same whether what comes before them is committed already or not; of all others nobody knows.
@@ -108,10 +110,16 @@ def decide(
     everything = " ".join(sql for _, sql in said(range(count)))
     if not alone and _NOT_VALID.search(everything) and _VALIDATE.search(everything):
         units = units or "it adds a constraint that is NOT VALID, and validates one"
-    writes = any(statement.words[:1] and statement.words[0] in _WRITES_ROWS for statement, _ in [*before, *behind[:-1]])
+    if not alone and _CLOCK.search(everything) and any(map(_writes_rows, statements)):
+        units = units or "it changes rows, and has now() or its like, which says when the transaction began"
+    writes = any(_writes_rows(statement) for statement, _ in [*before, *behind[:-1]])
     if writes and _DEFERRED.search(everything):
         units = units or "it has constraints that are INITIALLY DEFERRED, and changes rows before its last COMMIT"
     return Shape(units, writes and not units)
+
+
+def _writes_rows(statement: Statement) -> bool:
+    return statement.words[:1] != () and statement.words[0] in _WRITES_ROWS
 
 
 def _idle(kinds: Sequence[Kind], blocks: Mapping[int, int]) -> frozenset[int]:

@@ -185,8 +185,9 @@ def advise(
             in_doubt_only=in_doubt_only,
             repeatable=repeatable,
         )
-    if alone:
-        advice = advice._replace(faults=tuple(sorted((*advice.faults, *_read_otherwise_within(advice)))))
+    found = _read_otherwise_within(advice) if alone else _taken_back(text, advice)
+    if found:
+        advice = advice._replace(faults=tuple(sorted((*advice.faults, *found))))
     if standard is text:
         return advice
     as_written = (
@@ -376,6 +377,25 @@ def _read_otherwise_within(advice: Advice) -> list[ScriptFault]:
             message = "standard_conforming_strings is set within this block; set it above BEGIN"
             faults.append(ScriptFault(begin.start, begin.line, message))
     return faults
+
+
+def _taken_back(text: str, advice: Advice) -> list[ScriptFault]:
+    """Return a fault if a ROLLBACK may take back how strings are read, and that makes a difference further down."""
+    turns = [reading.start for reading in advice.readings[1:]]
+    savepoint: int | None = None
+    for statement in advice.statements if turns else ():
+        if statement.words[:1] == ("SAVEPOINT",) and savepoint is None:
+            savepoint = statement.start
+        if statement.words[:1] != ("ROLLBACK",) or savepoint is None or "\\" not in text[statement.end :]:
+            continue
+        for turn in turns:
+            if savepoint < turn < statement.start:
+                line = text.count("\n", 0, turn) + 1
+                message = (
+                    f"standard_conforming_strings is set in line {line}, and this may take that back; set it above"
+                )
+                return [ScriptFault(statement.start, statement.line, f"{message} the SAVEPOINT")]
+    return []
 
 
 def _trouble_in_units(kind: Kind, statement: Statement, *, in_block: bool) -> str:
