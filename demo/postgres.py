@@ -316,7 +316,8 @@ class Workspace:
 
     def _make(self) -> Path:
         """Make the directory; TMPDIR may be one that the servers' account cannot enter."""
-        for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+        chosen = os.environ.get("ENTRYPOINT_SERVERS_DIR") or tempfile.gettempdir()
+        for parent in dict.fromkeys((chosen, "/tmp")):
             path = Path(tempfile.mkdtemp(prefix="pg-", dir=parent))
             path.chmod(0o755)
             try:
@@ -329,7 +330,7 @@ class Workspace:
                 raise ServerError(msg) from error
             else:
                 return path
-        msg = f"the account {self.owner} can enter neither {tempfile.gettempdir()} nor /tmp"
+        msg = f"the account {self.owner} can enter neither {chosen} nor /tmp"
         raise ServerError(msg)
 
     def close(self) -> None:

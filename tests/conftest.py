@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
@@ -25,7 +26,6 @@ from kit.web import TOKEN, Serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 # The last of these comes from a suite of Debian's that changes from day to day, so CI does not depend on it.
 MOVING = 19
@@ -47,6 +47,28 @@ def without_postgres(version: int, error: PostgresMissingError) -> NoReturn:
     if version == MOVING:
         pytest.skip(f"{NOT_TESTED}{error}; `make test-pg19` installs it")
     missing(str(error))
+
+
+MEMORY = Path("/dev/shm")
+ROOM = 8 << 30
+
+
+def servers_dir(memory: Path) -> Path | None:
+    """Return where servers keep their files: in memory, if there is plenty; creating a database takes a tenth there."""
+    with contextlib.suppress(OSError):
+        room = os.statvfs(memory)
+        available = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        # Where the servers' account cannot reach the programs, they are copied there, too.
+        executable = not room.f_flag & os.ST_NOEXEC
+        if executable and available and min(room.f_bavail * room.f_frsize, int(available[1]) << 10) >= ROOM:
+            return memory
+    return None
+
+
+def pytest_configure() -> None:
+    """Choose where the servers of this run keep their files, unless ENTRYPOINT_SERVERS_DIR says so."""
+    if "ENTRYPOINT_SERVERS_DIR" not in os.environ and (memory := servers_dir(MEMORY)):
+        os.environ["ENTRYPOINT_SERVERS_DIR"] = str(memory)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

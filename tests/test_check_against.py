@@ -188,8 +188,8 @@ def test_a_subdirectory_and_a_link_to_it(migrations: Path, check: Check, tmp_pat
     (migrations / "004_mine.sql").write_text("SELECT 1;\n")
     (tmp_path / "link").symlink_to("migrations")
     assert check(env={"MIGRATIONS_DIR": "link"}, code=65) == [("link/004_mine.sql", "error", "number-taken")]
-    assert check(directory=migrations, env={"MIGRATIONS_DIR": "."}, code=65)[0][0] == "004_mine.sql"
-    assert check(directory=Path("/"), env={"MIGRATIONS_DIR": str(migrations)}, code=65)[0][0].endswith("004_mine.sql")
+    assert check(cwd=migrations, env={"MIGRATIONS_DIR": "."}, code=65)[0][0] == "004_mine.sql"
+    assert check(cwd=Path("/"), env={"MIGRATIONS_DIR": str(migrations)}, code=65)[0][0].endswith("004_mine.sql")
 
 
 def test_the_migrations_may_be_the_top(migrations: Path, check: Check) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import psycopg
 import pytest
 
-from conftest import of_a_quick_run
+from conftest import of_a_quick_run, servers_dir
 from demo.postgres import HOST, PostgresMissingError, Server, ServerError, family, free_port, workspace
 from kit.databases import Database, server_errors
 from kit.migrations import non_idempotent, write_migrations
@@ -95,6 +95,13 @@ def test_a_quick_run_has_something_of_everything() -> None:
         *("both[a-pg15]", "both[c-pg18]"),
         *("versions[a-pg15]", "versions[a-pg18]"),
     ]
+
+
+def test_servers_are_where_their_files_may_be(tmp_path: Path) -> None:
+    assert servers_dir(tmp_path / "nowhere") is None
+    assert servers_dir(Path("/proc")) is None  # no room
+    chosen = os.environ.get("ENTRYPOINT_SERVERS_DIR")
+    assert chosen is None or workspace().path.parent in {Path(chosen), Path("/tmp")}
 
 
 @pytest.mark.every_version

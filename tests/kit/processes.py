@@ -114,13 +114,20 @@ class Stat:
 
 def stat(pid: int) -> Stat | None:
     """Return the head of /proc/PID/stat, None if there is no such process."""
+    # Without pathlib and decoding: the end of each run asks this about every process of the machine.
     try:
-        text = (PROC / str(pid) / "stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return None
+    try:
+        text = os.read(file, 4096)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(file)
     # The name stands in parentheses and may hold anything, parentheses too.
-    state_, parent, group, session = text.rpartition(")")[2].split()[:4]
-    return Stat(pid, state_, int(parent), int(group), int(session))
+    state_, parent, group, session = text[text.rindex(b")") + 1 :].split(None, 4)[:4]
+    return Stat(pid, state_.decode(), int(parent), int(group), int(session))
 
 
 def state(pid: int) -> str:
@@ -183,10 +190,11 @@ class Run:
         `before_exec` runs in the child: to ignore or block a signal, or to set a limit. SIGINT and SIGQUIT are at
         their defaults before that: a shell that starts the tests in the background has both ignored.
         """
+        ignored = [number for number in (signal.SIGINT, signal.SIGQUIT) if signal.getsignal(number) == signal.SIG_IGN]
 
         def prepare() -> None:
-            for ignored in (signal.SIGINT, signal.SIGQUIT):
-                signal.signal(ignored, signal.SIG_DFL)
+            for number in ignored:
+                signal.signal(number, signal.SIG_DFL)
             if before_exec is not None:
                 before_exec()
 
@@ -208,7 +216,8 @@ class Run:
                 stderr=err.fileno() if stderr is None else stderr,
                 pass_fds=pass_fds,
                 umask=umask,
-                preexec_fn=prepare,  # noqa: PLW1509 - see above
+                # Only where there is something to do: without it Popen need not copy our memory's tables (vfork).
+                preexec_fn=prepare if ignored or before_exec else None,  # noqa: PLW1509 - see above
                 start_new_session=True,
             )
         self.pid = self.process.pid
