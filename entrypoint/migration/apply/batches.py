@@ -21,8 +21,7 @@ from entrypoint.database.sqlstate import (
     QUERY_CANCELED,
     SERIALIZATION_FAILURE,
 )
-from entrypoint.deadline import Deadline
-from entrypoint.deadline import pause as sleep
+from entrypoint.deadline import Deadline, pause
 from entrypoint.errors.migration import MigrationFailedError, MigrationPreventedError
 from entrypoint.migration.apply import keys, pace, standing
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
@@ -372,7 +371,7 @@ class Batches:
             remedy=blocker.remedy() if blocker else None,
         )
         self._between.show(f"a batch was rolled back ({why}{behind}), and the next one begins in {seconds:.1f} s")
-        sleep(seconds)
+        pause(seconds)
         task.assignment.board.activity = None
 
     def _show(self, key: Key, backend_pid: int) -> None:

@@ -6,7 +6,7 @@ import time
 
 from entrypoint import logs, signals
 from entrypoint.database import session_state
-from entrypoint.deadline import pause as sleep
+from entrypoint.deadline import pause
 from entrypoint.migration.apply.attempt import ours
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.observe.lag import Lag, lag_query, read_lag
@@ -62,7 +62,7 @@ class Between:
                     max_lag_bytes=allowed,
                 )
             self.show(f"waits for a standby: {waits}")
-            sleep(min(_LOOK_EVERY, self._task.deadline.remaining()))
+            pause(min(_LOOK_EVERY, self._task.deadline.remaining()))
         if not lag.known and not self._told_of_lag:
             self._told_of_lag = True
             logs.event(
@@ -98,7 +98,7 @@ class Between:
                     pids=[int(pid) for _, pid in left if pid],
                 )
             self.show(f"the next pass begins when {pids} have ended their transactions")
-            sleep(min(_LOOK_EVERY / 4, self._task.deadline.remaining()))
+            pause(min(_LOOK_EVERY / 4, self._task.deadline.remaining()))
             now = self._query(ask)[-2]
             left = [one for one in first if one in now]
         self._task.assignment.board.activity = None
@@ -110,7 +110,7 @@ class Between:
         end = self._task.deadline.within(seconds)
         while not end.passed():
             self._see_whether_to_go_on()
-            sleep(min(end.remaining(), _LEFT_IDLE))
+            pause(min(end.remaining(), _LEFT_IDLE))
             if not end.passed():
                 self._query("SELECT 1")
 
