@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import statistics
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,7 @@ from benchmarks.report import Section, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from benchmarks.stage import Stage
     from benchmarks.target import Target
@@ -52,6 +54,9 @@ WAYS: dict[str, dict[str, str] | None] = {
     "batches, target 100 ms, pause 100 ms": _in_batches("target = 100ms", "pause = 100ms"),
     "one UPDATE": ONE,
 }
+# The same as in the third of these.
+KILLED = "target 100 ms, killed and started again ten times"
+TIMES = 10
 
 
 class Run(NamedTuple):
@@ -73,8 +78,8 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
         "second in all, half of them writes to random rows",
         ("how", "in after", "reads: median", "p99", "worst", "writes: median", "p99", "worst", "WAL"),
     )
-    for name, files in WAYS.items():
-        run = _beside_traffic(stage, files, scale)
+    for name, files in {**WAYS, KILLED: _in_batches("target = 100ms")}.items():
+        run = _beside_traffic(stage, files, scale, kill=name == KILLED)
         section.values[name] = {
             "reads": [round(wait, 6) for wait in run.reads],
             "writes": [round(wait, 6) for wait in run.writes],
@@ -96,7 +101,7 @@ def _figures(waits: list[float]) -> tuple[str, str, str]:
     return seconds(statistics.median(waits)), seconds(waits[int(len(waits) * 0.99)]), seconds(waits[-1])
 
 
-def _beside_traffic(stage: Stage, files: dict[str, str] | None, scale: Scale) -> Run:
+def _beside_traffic(stage: Stage, files: dict[str, str] | None, scale: Scale, *, kill: bool) -> Run:
     with stage.database() as target, psycopg.connect(target.url, autocommit=True) as owner:
         owner.execute(
             "CREATE TABLE orders (id bigint PRIMARY KEY, euros int, cents int, times int NOT NULL DEFAULT 0, "
@@ -111,12 +116,25 @@ def _beside_traffic(stage: Stage, files: dict[str, str] | None, scale: Scale) ->
             if files is None:
                 time.sleep(scale.calm)
             else:
-                stage.migrate(target, stage.folder(files), limit=LIMIT)
+                folder = stage.folder(files)
+                if kill:
+                    _start_and_kill(stage, target, folder)
+                stage.migrate(target, folder, limit=LIMIT)
             migration, wal = time.monotonic() - began, _wal(owner) - wal
             waits = [[wait for due, wait in seen.copy() if due >= began] for seen in (reads, writes)]
         if files is not None and owner.execute("SELECT FROM orders WHERE times <> 1 LIMIT 1").rowcount:
             raise BenchmarkError("a row was not met exactly once")
         return Run(waits[0], waits[1], migration, wal)
+
+
+def _start_and_kill(stage: Stage, target: Target, folder: Path) -> None:
+    """Start the migration and kill it, again and again, each time at another moment."""
+    moments = random.Random(TIMES)
+    for _ in range(TIMES):
+        environment = stage.environment(target, folder)
+        with subprocess.Popen([stage.entrypoint, "migrate"], env=environment, stderr=subprocess.DEVNULL) as run:
+            time.sleep(moments.uniform(0.3, 1.5))
+            run.kill()
 
 
 def _wal(connection: psycopg.Connection) -> int:

@@ -98,6 +98,7 @@ class Batches:
 
     def end(self) -> None:
         """Leave no transaction open. Never raises."""
+        self._task.watcher.look_closely(None)
         if self._worker.usable:
             self._worker.rollback(Deadline(GRACE))
 
