@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Leave some of the machine to PostgreSQL, which the tests keep busy.
-WORKERS ?= 3
+# Many tests wait for something: two cores are kept busy by four workers, and the servers that they talk to.
+WORKERS ?= 4
 # What pytest has made of the tests' assertions is kept: to make it takes each worker five seconds.
 unexport PYTHONDONTWRITEBYTECODE
 RUNS ?= 100

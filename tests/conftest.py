@@ -2,7 +2,7 @@
 
 `ENTRYPOINT_TEST_PG=15|16|18|19` chooses the PostgreSQL of the fixture `server`. What cannot be tested on this
 machine is skipped and listed at the end of the run; where `CI=true` it fails instead. A run of the whole suite leaves
-out what is marked `thorough`, takes a sample of the cases of what is `sampled`, and gives each test one version of
+out what is marked `thorough`, takes a sample of the cases of what starts processes, and gives each test one version of
 `any_server`, unless it has `--thorough` or `CI=true`; so it is short enough to come before a commit.
 """
 
@@ -93,26 +93,60 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def of_a_quick_run(items: Iterable[pytest.Item], versions: Sequence[int]) -> Iterator[pytest.Item]:
     """Choose what a quick run of the whole suite has: it is the same in every run, until somebody adds a test.
 
-    Nothing that is `thorough`. Of what is `sampled(n)` the first case, and each nth after it. Of `any_server` one
-    version for each test, in turn, so that a file with several tests meets all of them; but `every_version` is all.
+    Nothing that is `thorough`. Of what is `sampled(n)` the first case, and each nth after it. Of the cases of another
+    test that starts processes each third, or one of two; with which of them it begins goes round from test to test.
+    Of `any_server` one version for each test, in turn, so that a file with several tests meets all of them; but
+    `every_version` is all.
     """
+    items = list(items)
     cases: dict[str, dict[str, int]] = {}
+    for item in items:
+        of_function = cases.setdefault(_function(item), {})
+        of_function.setdefault(_case(item), len(of_function))
+    several = (function for function, of_function in cases.items() if len(of_function) > 1)
+    begins = {function: number for number, function in enumerate(several)}
     turns: dict[tuple[str, str], int] = {}
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        version = callspec.params.get("any_server") if callspec else None
-        function = item.nodeid.partition("[")[0]
-        case = callspec.id.replace(f"pg{version}", "") if callspec else ""
-        of_function = cases.setdefault(function, {})
-        place = of_function.setdefault(case, len(of_function))
+        function, case = _function(item), _case(item)
+        place = cases[function][case]
         sampled = item.get_closest_marker("sampled")
         if item.get_closest_marker("thorough") or (sampled and place % sampled.args[0]):
             continue
+        if not sampled and function in begins and _starts_processes(item):
+            step = min(_STEP, len(cases[function]))
+            if place % step != begins[function] % step:
+                continue
+        version = _version(item)
         if version is not None and not item.get_closest_marker("every_version"):
             turn = turns.setdefault((function, case), len(turns))
             if version != versions[turn % len(versions)]:
                 continue
         yield item
+
+
+_STEP = 3
+# What a process is started with. A case that costs no process is no case too many.
+_STARTERS = {"run_entrypoint", "run_program", "servers_by_version", "fresh_server"}
+
+
+def _starts_processes(item: pytest.Item) -> bool:
+    wanted = item.get_closest_marker("every_case") or item.get_closest_marker("every_version")
+    return not wanted and bool(_STARTERS & set(getattr(item, "fixturenames", ())))
+
+
+def _function(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
+
+
+def _version(item: pytest.Item) -> int | None:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("any_server") if callspec else None
+
+
+def _case(item: pytest.Item) -> str:
+    """Return the case without the version of PostgreSQL."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.id.replace(f"pg{_version(item)}", "") if callspec else ""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -47,7 +47,7 @@ PASSWORD = "Quo k+k&a=100%@/:?#'\"\\\N{EURO SIGN}"
 RAW = quote(PASSWORD, safe="")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.case("C6")
 @pytest.mark.parametrize(
     "address",

@@ -200,7 +200,7 @@ BODIES = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("case", BODIES)
 def test_what_is_not_the_form(service: Serving, case: str) -> None:
     body, status = BODIES[case]

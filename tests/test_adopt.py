@@ -534,7 +534,7 @@ def versions_of(name: str, applied: list[str]) -> list[str]:
     return [f"{tag} {times[tag]}" for tag in applied]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", sorted(path.stem for path in HISTORIES.glob("*.sql")))
 def test_a_history_that_a_real_tool_has_left(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run], name: str

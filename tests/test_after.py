@@ -229,6 +229,7 @@ def test_a_new_database_still_does_after_a_crash(scene: Scene) -> None:
     assert scene.database.one("SELECT count(*) FROM schema_migrations WHERE initial_up_to IS NOT NULL") == 0
 
 
+@pytest.mark.thorough
 def test_eight_replicas_on_a_new_database_of_which_one_is_killed_half_way(scene: Scene) -> None:
     scene.write({**EXPAND, "002_drop.sql": f"{AFTER}{Gate.PASS} ALTER TABLE t DROP COLUMN old;", **NEXT})
     with Gate(scene.database) as gate:

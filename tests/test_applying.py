@@ -291,7 +291,7 @@ REPORTS: dict[str, tuple[str, str, int | None]] = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("case", REPORTS)
 def test_an_error_is_shown_as_psql_shows_it(scene: Scene, case: str) -> None:
     text, report, line = REPORTS[case]
@@ -555,7 +555,7 @@ OBSERVED = """
 """
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("case", SESSION)
 def test_what_a_file_does_to_its_session_ends_with_it(scene: Scene, case: str) -> None:
     if case == "odd strings":

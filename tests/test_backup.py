@@ -946,6 +946,7 @@ def test_an_operator_ends_pg_dumps_session(with_one_pending: Backups) -> None:
 MOUNTED = 'mount -t tmpfs -o size=256k,"$1" tmpfs "$0" && shift && "$@"; code=$?; ls -A "$0"; exit "$code"'
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(("options", "says"), [("rw", "No space left on device"), ("ro", "not writable")])
 def test_a_disk_that_takes_nothing(with_one_pending: Backups, run_program: Start, options: str, says: str) -> None:
     backups = with_one_pending

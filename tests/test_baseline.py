@@ -86,7 +86,7 @@ def test_rows_that_are_there_are_kept(scene: Scene) -> None:
     assert [number for number, _ in scene.ledger()] == [0, 1, 2, 5]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("row", "says"),
     [

@@ -403,6 +403,7 @@ def make_read_only(database: Database, kind: str) -> None:
         database.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on')
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("kind", ["standby", "read-only"])
 def test_a_server_that_accepts_no_writes(
     connecting: Callable[..., Run],

@@ -68,7 +68,7 @@ def test_a_full_disk_is_not_the_files_failure(
         disk.close()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.case("B8")
 @pytest.mark.parametrize(
     ("sqlstate", "environment"),

@@ -168,7 +168,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.case("B7")
 @pytest.mark.parametrize("kind", ODD)
 def test_a_file_that_cannot_be_read(scene: Scene, kind: str) -> None:

@@ -75,7 +75,7 @@ def test_no_password_punches_holes_into_our_own_words(
     assert "***" not in str(message["remedy"])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.case("C5")
 @pytest.mark.parametrize("password", ["migration", "application", "number", "choice", "invalid", "migrate", "file"])
 def test_no_password_punches_holes_into_what_is_said_of_the_command_line(
@@ -261,7 +261,7 @@ ADDRESSES_IN_SQL = {
 }
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(15)
 @pytest.mark.case("C3")
 @pytest.mark.parametrize("name", ADDRESSES_IN_SQL)
 def test_an_address_in_a_migration_that_fails(
@@ -291,7 +291,7 @@ WHILE_IT_RUNS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.case("C3")
 @pytest.mark.parametrize("name", WHILE_IT_RUNS)
 def test_a_statement_that_is_under_way(
@@ -334,7 +334,7 @@ def test_bytes_that_are_not_utf_8(run_entrypoint: Start, migrations_dir: Path, n
     assert "Internal error" not in run.stderr
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(7)
 @pytest.mark.case("C8")
 @pytest.mark.parametrize(
     "value",
@@ -441,7 +441,7 @@ def test_an_at_sign_in_its_place(run_entrypoint: Start, migrations_dir: Path, ad
     assert run_entrypoint("migrate", env={**QUICK, "DATABASE_URL": address.format(port=free_port())}).wait() == 69
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(19)
 @pytest.mark.case("C6")
 @pytest.mark.parametrize(
     ("address", "words", "remedy"),

@@ -279,6 +279,7 @@ def test_the_rest_is_imported_when_there_is_a_use_for_it(
     assert "pgparse" not in names
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
     "setting",
     [{}, {"MIGRATION_SCHEMA": "public"}, {"MIGRATION_ROLE": "postgres"}, {"MIGRATION_ADOPT": "goose"}],

@@ -55,7 +55,7 @@ def effects(scene: Scene) -> int:
 RAISE_40001 = "DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$"
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.case("A5")
 @pytest.mark.case("A6")
 @pytest.mark.case("A17")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -60,6 +60,7 @@ class Item:
     nodeid: str
     callspec: SimpleNamespace | None = None
     markers: Mapping[str, SimpleNamespace] = field(default_factory=dict)
+    fixturenames: Sequence[str] = ()
 
     def get_closest_marker(self, name: str) -> SimpleNamespace | None:
         return self.markers.get(name)
@@ -87,6 +88,9 @@ def test_a_quick_run_has_something_of_everything() -> None:
     items += [Item("long", markers={"thorough": SimpleNamespace()})]
     items += cases("both", "abc", (15, 18), sampled=SimpleNamespace(args=(2,)))
     items += cases("versions", "a", (15, 18), every_version=SimpleNamespace())
+    by_process = [*cases("one", "abcd"), *cases("two", "abcd"), *cases("pair", "ab"), *cases("other", "ab")]
+    by_process += cases("every", "ab", every_case=SimpleNamespace())
+    items += [replace(item, fixturenames=["tmp_path", "run_entrypoint"]) for item in by_process]
     chosen = [item.nodeid for item in of_a_quick_run(cast("list[pytest.Item]", items), [15, 18])]
     assert chosen == [
         "plain",
@@ -94,6 +98,9 @@ def test_a_quick_run_has_something_of_everything() -> None:
         *("sampled[a]", "sampled[d]"),
         *("both[a-pg15]", "both[c-pg18]"),
         *("versions[a-pg15]", "versions[a-pg18]"),
+        *("one[a]", "one[d]", "two[b]"),
+        *("pair[b]", "other[a]"),
+        *("every[a]", "every[b]"),
     ]
 
 
@@ -143,6 +150,7 @@ def test_a_server_leaves_nothing_after_an_error() -> None:
     assert not directories[0].exists()
 
 
+@pytest.mark.every_case
 @pytest.mark.skipif(Path("/usr/lib/postgresql/19").exists(), reason="an installed 19 is found in any home")
 @pytest.mark.parametrize("asked", [{}, {"ENTRYPOINT_TEST_PG": "19"}], ids=["in turn", "asked for"])
 def test_version_19_is_left_out_where_it_is_not_and_fails_if_asked_for(

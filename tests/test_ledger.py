@@ -324,7 +324,7 @@ TAMPERING = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("case", TAMPERING)
 def test_what_a_migration_did_to_the_bookkeeping_is_put_right(scene: Scene, case: str) -> None:
     scene.write({**GOOD, "002_tamper.sql": TAMPERING[case], "003_last.sql": "CREATE TABLE last ()"})
@@ -530,7 +530,7 @@ def test_beside_another_tools_ledger(scene: Scene) -> None:
 # --- Where it lives -------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.parametrize("exists", [True, False], ids=["existing", "missing"])
 @pytest.mark.parametrize(
     "name", ["ops", 'Odd "quoted" Näme', "with.dot", "it's", "100%s", "back\\slash", "select", "{schema}"]

@@ -110,7 +110,7 @@ ZONES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("upgraded", [False, True], ids=["its own table", "upgraded table"])
 def test_a_fresh_row_of_the_earlier_system_is_respected(scene: Scene, zone: str, upgraded: bool) -> None:  # noqa: FBT001

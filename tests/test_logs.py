@@ -144,7 +144,7 @@ def test_text_lists_every_fault(run_entrypoint: Start, migrations_dir: Path) -> 
     assert "002_b.sql" in run.stderr
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("level", "seen"),
     [

@@ -556,6 +556,7 @@ ROUNDS = int(os.environ.get("ENTRYPOINT_TEST_RACE_ROUNDS", "1"))
 REPLICAS = 8
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(60 + 15 * ROUNDS)
 def test_eight_replicas_at_a_short_ledger(
     any_server: Server, migrations_dir: Path, run_entrypoint: Callable[..., Run]

@@ -75,7 +75,7 @@ HIDDEN = {
 
 
 @pytest.mark.case("A6")
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(13)
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_wherever_the_setting_comes_from_no_commit_hides(plain: Scene, odd_login: str, hidden: str) -> None:
     scene = plain

@@ -319,7 +319,7 @@ def test_an_attempt_after_a_lock_time_out_has_the_session_of_the_first(
     assert ledger(database) == [(1, "completed"), (2, "completed")]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.case("A13")
 @pytest.mark.parametrize(
     ("says", "goes_on"),

@@ -139,7 +139,7 @@ WAYS = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.case("A10")
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_a_migration_that_frees_the_lock_does_not_stop_the_next(scene: Scene, way: str) -> None:
@@ -451,7 +451,7 @@ IN_THE_WAY = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.case("D11")
 @pytest.mark.parametrize("sql", IN_THE_WAY.values(), ids=IN_THE_WAY.keys())
 def test_a_file_that_is_in_the_ledgers_way_is_told_so(scene: Scene, sql: str) -> None:
@@ -475,7 +475,7 @@ def test_a_file_that_is_in_the_ledgers_way_is_told_so(scene: Scene, sql: str) ->
     assert scene.ledger() == [(1, "completed"), (2, "failed")]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.case("D11")
 @pytest.mark.parametrize("block", [True, False], ids=["in a block", "alone"])
 @pytest.mark.parametrize("sql", IN_THE_WAY.values(), ids=IN_THE_WAY.keys())

@@ -170,7 +170,7 @@ NAMESAKES = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.case("A3")
 @pytest.mark.parametrize("command", [("migrate",), ("migrate", "--rehearse")], ids=["migrate", "rehearse"])
 @pytest.mark.parametrize("what", NAMESAKES)

@@ -116,7 +116,7 @@ def shown(run: Run) -> list[str]:
 CERTIFIED = {"sslcert": "{files}/client.crt", "sslkey": "{files}/client.key"}
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize(
     ("user", "parameters", "encrypted"),
     [

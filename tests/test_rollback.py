@@ -170,7 +170,7 @@ def test_without_a_terminal_it_shows_what_it_would_do_and_needs_yes(scene: Scene
     assert scene.database.contents() == before
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("YES\n", 0), ("n\n", 64), ("\n", 64), ("\x04", 64)])
 def test_on_a_terminal_it_asks(scene: Scene, answer: str, code: int) -> None:
     with Terminal() as terminal:

@@ -330,7 +330,7 @@ IN_SQL = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(19)
 @pytest.mark.parametrize("name", IN_SQL)
 def test_a_password_in_a_migration_that_fails(
     run_entrypoint: Start, database: Database, migrations_dir: Path, name: str

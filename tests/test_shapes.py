@@ -79,7 +79,7 @@ STATE = """
 """
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("case", SHAPES)
 def test_it_does_what_psql_does(scene: Scene, case: str) -> None:
     scene.write({"001_base.sql": BASE})

@@ -261,7 +261,7 @@ def test_clean() -> None:
 # --- Who keeps everybody out, and whose the ledger is -----------------------------------------------------
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.case("C9")
 @pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
 @pytest.mark.parametrize("second", [False, True], ids=["guard's key", "session's key"])

@@ -155,6 +155,7 @@ def test_bad_settings(container: Container, message: Path) -> None:
     assert "\n- LOG_LEVEL is 'loud'" in message.read_text()
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(("command", "code"), [("no-such-program", 127), ("/etc", 126)])
 def test_an_application_that_cannot_be_executed(container: Container, message: Path, command: str, code: int) -> None:
     assert container("run", "--", command, AUTO_MIGRATE="false").wait() == code

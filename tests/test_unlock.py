@@ -332,7 +332,7 @@ MAKING_KEY = "1885824370, 0"
 
 
 # No session of ours holds the first key shared, nor the second one exclusively; but anybody may.
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.case("C9")
 @pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
 @pytest.mark.parametrize("second", [False, True], ids=["guard's key", "session's key"])

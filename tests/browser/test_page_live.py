@@ -136,6 +136,7 @@ def test_pending_turns_to_up_to_date_while_a_migration_runs(scene: Scene, serve:
     assert visitor.hosts == {url_of(service).removeprefix("http://")}
 
 
+@pytest.mark.thorough
 def test_a_failure_is_shown_as_it_happens(scene: Scene, serve: Serve, visitor: Visitor) -> None:
     scene.write({"002_orders_by_id.sql": "SELECT 1;\nALTER TABLE customer ADD COLUMN name text;"})
     service, page = serve(scene.database.url), visitor.page
@@ -241,6 +242,7 @@ def test_open_pages_cost_the_database_one_question_a_second(
 # --- Logging in and out -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_logging_in_and_out(visitor: Visitor) -> None:
     page = visitor.page
     with PageServer(states.UP_TO_DATE, "another-token", PAGE_TOKEN) as server:

@@ -22,17 +22,14 @@ def identify(cell: matrix.Cell) -> str:
     return f"{cell.phase}, {cell.fault}"
 
 
-def in_each_run(index: int) -> bool:
-    """Tell whether a quick run plays a cell: a seventh of them, with each phase and each fault."""
-    return index % 7 == 0
-
-
+QUICK = matrix.quick_cells()
 CELLS = [
-    pytest.param(cell, id=identify(cell), marks=() if in_each_run(diagonal) else pytest.mark.thorough)
-    for cell, diagonal in matrix.cells_by_diagonal()
+    pytest.param(cell, id=identify(cell), marks=() if cell in QUICK else pytest.mark.thorough)
+    for cell in matrix.cells()
 ]
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("cell", CELLS)
 def test_cell(machinery: Machinery, tmp_path: Path, cell: matrix.Cell) -> None:
     try:
@@ -43,10 +40,9 @@ def test_cell(machinery: Machinery, tmp_path: Path, cell: matrix.Cell) -> None:
 
 
 def test_a_quick_run_has_each_phase_and_each_fault_with_both_policies() -> None:
-    quick = [cell for cell, diagonal in matrix.cells_by_diagonal() if in_each_run(diagonal)]
-    assert {cell.phase for cell in quick} == set(matrix.PHASES)
-    assert {cell.fault for cell in quick} == {name for name, fault in matrix.FAULTS.items() if fault.suite}
-    assert {cell.on_failure for cell in quick} == {"start", "exit"}
+    assert {cell.phase for cell in QUICK} == set(matrix.PHASES)
+    assert {cell.fault for cell in QUICK} == {name for name, fault in matrix.FAULTS.items() if fault.suite}
+    assert {cell.on_failure for cell in QUICK} == {"start", "exit"}
 
 
 def test_every_cell_is_played_or_has_a_reason() -> None:

@@ -136,7 +136,7 @@ def test_a_body_without_an_end_is_cut_off(serving: Serving) -> None:
     assert peak_memory(serving.run.pid) < 150e6
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "nonsense",
     [

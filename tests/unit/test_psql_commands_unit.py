@@ -133,6 +133,7 @@ def test_with_escapes_in_strings_too() -> None:
     assert advice.body == "\n".join((" " * len(text.split("\n")[0]), "select 'it\\'s';              select ';'", ""))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("unit", ["\\", "\\echo ", "\\echo\n", "\\echo '", "\\echo \\\\ a ", "a\\echo 'b'\n", "\\c\\"])
 def test_it_takes_no_more_than_linear_time(unit: str) -> None:
     began = time.process_time()

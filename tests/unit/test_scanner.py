@@ -318,6 +318,7 @@ def _is_filling(text: str) -> bool:
     return pos == len(text)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "unit",
     [
