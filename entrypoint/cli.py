@@ -66,7 +66,8 @@ class _Parser(argparse.ArgumentParser):
     """Complains with this program's own error, and so with its exit code."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message[:1].upper() + message[1:], remedy=self.format_usage().strip().removeprefix("usage: "))
+        usage = " ".join(self.format_usage().split())  # argparse folds it for a terminal
+        raise UsageError(message[:1].upper() + message[1:], remedy=usage.removeprefix("usage: "))
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -50,7 +50,7 @@ _NO_START = "No start relies on this ledger (exit code 78): connect as the owner
 _TOO_OLD = "A start from these files is refused (exit code 78): deploy an image that has that file."
 
 _REFUSED = "A start refuses that (exit code 65): rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
-_ADOPT = "A start would run every file. To take that history over: docs/commands/adopt.md."
+_ADOPT = "A start would run every file. `entrypoint adopt --from TOOL` takes that history over first."
 
 
 def print_table(status: Status, output: TextIO, environ: Mapping[str, str]) -> None:

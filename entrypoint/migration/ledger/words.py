@@ -191,6 +191,6 @@ def out_of_order(plan: Plan) -> OutOfOrderError:
         f"{faults[0]}{f' (and {len(faults) - 1} more like it)' if faults[1:] else ''}; it was not run "
         "(MIGRATION_OUT_OF_ORDER=refuse)",
         faults=faults,
-        remedy=f"Rename it: give it a number above {newest.number:03d}, as `entrypoint new` would. Or set "
-        "MIGRATION_OUT_OF_ORDER=warn to run it all the same.",
+        remedy=f"Rename it, and its file in rollback/ if it has one: give it a number above {newest.number:03d}, as "
+        "`entrypoint new` would. Or set MIGRATION_OUT_OF_ORDER=warn to run it all the same.",
     )
