@@ -260,6 +260,7 @@ def test_a_mended_file_goes_on_where_it_failed(scene: Scene) -> None:
     again = scene.migrate()
     assert (again.code, scene.database.one("SELECT count(*) FROM t")) == (70, 2), "not until the file changes"
     scene.write({"002_x.sql": "-- entrypoint: timeout = 1min\n" + FAILS.replace("1/0", "1")})
+    assert "it stopped at line 7, and would go on there" in scene.start("migrate", "--dry-run").ok().stdout
     run = scene.migrated()
     (record,) = run.logs("migration.resumed")
     assert "failed at line 7" in record["message"]
@@ -283,6 +284,8 @@ def test_other_statements_before_it_begin_again(scene: Scene) -> None:
     scene.migrate()
     # What took effect is taken out, as the message says.
     scene.write({"002_x.sql": "SET a.c = 'kept';\nINSERT INTO seen VALUES (1, current_setting('a.c'));\nSELECT 1;"})
+    dry = scene.start("migrate", "--dry-run").ok().stdout
+    assert "it stopped at line 7, and the statements before that have changed since" in dry
     run = scene.migrated()
     assert run.logs("migration.begun_again")
     assert scene.database.rows("SELECT i FROM t ORDER BY 1") == [(1,), (2,)]

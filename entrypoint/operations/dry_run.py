@@ -23,6 +23,7 @@ from entrypoint.migration.script.directives import spell_batch, spell_rollout, s
 from entrypoint.migration.script.files import load_directory
 from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refuse_unknown_refresh
 from entrypoint.migration.script.report import outline
+from entrypoint.migration.script.units import cut, goes_on_at, stopped_at
 from entrypoint.operations.adopt import foresee
 from entrypoint.operations.check import (
     describe_left_out,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from entrypoint.database.session import Session
     from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.script.files import MigrationFile
     from entrypoint.migration.script.prepare import Prepared
     from entrypoint.operations.check import FileReport
@@ -113,10 +115,12 @@ def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> st
     looks = [look_at(file, notes=False, escapes=escapes) for file in plan.runnable]
     said, note = _lint(looks)
     lines = [*adopted, f"{count(len(plan.runnable), 'migration')} would run:"]
+    begun = {row.number: row for row in (*plan.failed, *plan.running)}
     for look in looks:
         migration = migrations[look.file.number]
         order = f", after {plan.current:03d} was applied" if look.file in plan.out_of_order else ""
         lines.append(f"  {look.file.name}  ({_describe(migration)}{order})")
+        lines += [f"    {line}" for line in _goes_on(migration, begun.get(look.file.number))]
         lines += [f"      {line}" for line in _statements(migration)]
         for finding in in_order([*look.findings, *said.get(look.shown, ())]):
             place = None if finding.line is None else f"line {finding.line}"
@@ -243,6 +247,17 @@ def _describe(migration: Prepared) -> str:
             (statements, how, without, spell_timeouts(advice.directives), spell_rollout(advice.directives.rollout)),
         )
     )
+
+
+def _goes_on(migration: Prepared, row: LedgerRow | None) -> list[str]:
+    """Return at which statement a file goes on of which a part has taken effect, as far as the row tells."""
+    stopped = stopped_at((row and row.error_message) or "")
+    if stopped is None or stopped.unit == 1:
+        return []
+    units = cut(migration.advice.body, migration.advice)
+    if goes_on_at(migration.advice.body, migration.advice, units, stopped) is None:
+        return [f"it stopped at line {stopped.line}, and the statements before that have changed since:"]
+    return [f"it stopped at line {stopped.line}, and would go on there; what comes before has taken effect:"]
 
 
 def _statements(migration: Prepared) -> list[str]:
