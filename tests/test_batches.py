@@ -291,6 +291,33 @@ def test_sigterm_ends_it_at_once_and_the_lock_is_free(scene: Scene) -> None:
     assert state(scene)["cursor"] == ["100"]
 
 
+def test_an_operator_who_frees_the_lock_ends_it(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": by(100, "fixed", "pause = 1h") + FILL})
+    run = scene.start("migrate")
+    until(lambda: scene.database.one(ALL)[1] == 100 if scene.database.exists("orders") else None, what="a batch")
+    scene.database.execute(
+        "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
+    )
+    assert run.wait(20) == 75, run.report()
+    assert only_error(run)["event"] == "lock.lost"
+    assert scene.database.one(ALL)[1] == 100
+
+
+def test_a_partitioned_table_is_gone_through_as_one(scene: Scene) -> None:
+    parts = "".join(
+        f"CREATE TABLE orders_{part} PARTITION OF orders FOR VALUES FROM ({part * 100}) TO ({part * 100 + 100});"
+        for part in range(5)
+    )
+    made = (
+        "CREATE TABLE orders (id int PRIMARY KEY, euros int, cents int, times int DEFAULT 0) PARTITION BY RANGE (id);"
+        f"{parts} INSERT INTO orders SELECT n, n FROM generate_series(1, 499) n; ANALYZE orders;"
+    )
+    scene.write({"001_t.sql": made, "002_fill.sql": by(70, "fixed", "passes = 2") + FILL})
+    (line,) = scene.migrated().logs("migration.batches")
+    assert (line["rows"], line["batches"]) == (998, 16)
+    assert scene.database.one(ALL) == (499, 998, 2)
+
+
 def test_its_time_ends_and_the_next_start_goes_on(scene: Scene) -> None:
     scene.write({"001_t.sql": TABLE, "002_fill.sql": by(300, "fixed", "pause = 1h") + FILL})
     run = scene.migrate(MIGRATION_TIMEOUT_MS=1500)
@@ -312,6 +339,19 @@ def test_after_the_rollout_it_has_all_the_time(scene: Scene) -> None:
     assert scene.run()[:2] == ("up_to_date", "1")
     assert scene.database.one(ALL)[1] == 0
     scene.start("migrate", "--phase", "after", MIGRATION_TIMEOUT_MS="1000").ok()
+    assert scene.database.one(ALL) == (1000, 1000, 1)
+
+
+def test_replicas_start_beside_it(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE + STOP_AT.format(500)})
+    scene.migrated()
+    scene.write({"002_fill.sql": by(100, "fixed", "phase = after") + FILL})
+    with Gate(scene.database) as gate:
+        job = scene.start("migrate", "--phase", "after")
+        gate.arrival()
+        assert scene.run()[:2] == ("up_to_date", "1")
+        assert line_of(scene)["state"] == "running"
+    job.ok()
     assert scene.database.one(ALL) == (1000, 1000, 1)
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY = 1.0
 _TELL_AGAIN = 10.0
-_LEFT_IDLE = 5.0
 
 
 class Between:
@@ -110,7 +109,7 @@ class Between:
         end = self._task.deadline.within(seconds)
         while not end.passed():
             self._see_whether_to_go_on()
-            pause(min(end.remaining(), _LEFT_IDLE))
+            pause(min(end.remaining(), _LOOK_EVERY))
             if not end.passed():
                 self._query("SELECT 1")
 
