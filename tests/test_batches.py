@@ -327,6 +327,8 @@ def test_its_time_ends_and_the_next_start_goes_on(scene: Scene) -> None:
     assert "goes on behind the batches that are committed" in str(error["message"])
     assert "`-- entrypoint: phase = after`" in str(error["remedy"])
     assert scene.database.one(ALL)[1] == 300
+    shown = scene.start("migrate", "--dry-run").ok().stdout
+    assert "its batches would go on (300 rows in 1 batch, up to id 300 of 1000):" in shown
     run = scene.migrate(MIGRATION_TIMEOUT_MS=1500)
     assert run.logs("migration.resumed")
     assert scene.database.one(ALL)[1:] == (600, 1)
