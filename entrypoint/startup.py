@@ -171,8 +171,16 @@ def _ask(settings: Settings) -> Question | None:
     except ImportError:
         return None
     address, schema, role = settings.address.conninfo, settings.schema, settings.role
-    repeating = settings.command is None and os.path.isdir(os.path.join(settings.migrations_dir, "repeatable"))
+    repeating = settings.command is None and _has_repeatables(settings.migrations_dir)
     return Question(address, schema, role, settings.connect.timeout, settings.command, repeating=repeating)
+
+
+def _has_repeatables(path: str) -> bool:
+    """Tell whether there are files in repeatable/; what is wrong with it is found when they are read."""
+    try:
+        return any(name.endswith(".sql") for name in os.listdir(os.path.join(path, "repeatable")))
+    except OSError:
+        return False
 
 
 def _want(command: Command) -> Wanted:

@@ -433,18 +433,19 @@ def test_a_tools_own_schema_migrations_is_left_alone(project: Project, migration
 
 
 def test_a_history_that_may_not_be_read_is_unknown(project: Project) -> None:
+    reader = f"reader_{project.database.name}"[:60]
     project.database.execute(
         "CREATE TABLE alembic_version (n int); ALTER TABLE alembic_version ENABLE ROW LEVEL SECURITY;"
-        "CREATE ROLE reader LOGIN; GRANT ALL ON SCHEMA public TO reader"
+        f"CREATE ROLE {reader} LOGIN; GRANT ALL ON SCHEMA public TO {reader}"
     )
     try:
-        url = project.database.url.replace("postgres@", "reader@")
-        assert "reader@" in url
+        url = project.database.url.replace("postgres@", f"{reader}@")
+        assert f"{reader}@" in url
         run = project.start(DATABASE_URL=url)
         assert told(run).outcome == "migrated", run.report()
         assert "cannot be read" in event(run, "command.always")["message"]
     finally:
-        project.database.execute("DROP OWNED BY reader; DROP ROLE reader")
+        project.database.execute(f"DROP OWNED BY {reader}; DROP ROLE {reader}")
 
 
 def test_an_older_releases_table_is_upgraded(project: Project) -> None:

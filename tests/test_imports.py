@@ -225,6 +225,10 @@ def test_repeatable_files_cost_one_module_and_no_round_trip(
     run_entrypoint: Callable[..., Run],
 ) -> None:
     (migrations_dir / "repeatable").mkdir()
+    write_migrations(migrations_dir, {"repeatable/README.md": ""})
+    assert ours(imported_by({"DATABASE_URL": up_to_date.url})) == UP_TO_DATE, (
+        "a folder without such files costs nothing"
+    )
     write_migrations(migrations_dir, {"repeatable/v.sql": "CREATE OR REPLACE VIEW v AS SELECT 1 AS one;"})
     run_entrypoint("migrate", env={"DATABASE_URL": up_to_date.url}).ok()
     names = imported_by({"DATABASE_URL": up_to_date.url_at(proxy.port)})

@@ -459,6 +459,29 @@ def test_wait_says_what_a_start_of_this_image_would_not_apply(scene: Scene) -> N
     assert "another image with the same newest migration has replaced this text" in warnings(run)[0]
 
 
+def test_a_login_that_only_reads_sees_that_they_are_applied(scene: Scene) -> None:
+    """The application's, beside a Job that migrates as another one, of whom this one knows nothing."""
+    write(scene, v=VIEW)
+    owner, login = (f"{role}_{scene.database.name}"[:60] for role in ("owner", "login"))
+    scene.database.execute(
+        f"CREATE ROLE {owner} LOGIN; CREATE ROLE {login} LOGIN; REVOKE CREATE ON SCHEMA public FROM public;"
+        f"GRANT ALL ON SCHEMA public TO {owner}; GRANT USAGE ON SCHEMA public TO {login}"
+    )
+    url_of_owner, url = (scene.database.server.url(scene.database.name, user=role) for role in (owner, login))
+    try:
+        scene.migrated(url=url_of_owner)
+        scene.database.execute(f"GRANT SELECT ON schema_migrations, migration_lock TO {login}")
+        denied = scene.migrate(url=url)
+        assert denied.code == 70
+        assert "permission denied for table repeatable_migrations" in only_error(denied)["message"]
+        scene.database.execute(f"GRANT SELECT ON repeatable_migrations TO {login}")
+        assert scene.run(url=url)[:2] == ("up_to_date", "1")
+        scene.start("wait", "--timeout", "0", url=url).ok()
+        assert json.loads(scene.start("status", "--json", url=url).ok().stdout)["repeatables"][0]["state"] == "applied"
+    finally:
+        scene.database.execute(f"DROP OWNED BY {login}, {owner}; DROP ROLE {login}, {owner}")
+
+
 # --- What is shown ---------------------------------------------------------------------------------------
 
 

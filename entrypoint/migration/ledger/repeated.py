@@ -18,7 +18,7 @@ from entrypoint.migration.ledger.repeatables import (
     query,
 )
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED, ask
-from entrypoint.migration.ledger.search import foreign_ledger, trusted
+from entrypoint.migration.ledger.search import foreign_ledger, harmless
 from entrypoint.migration.ledger.writing import must_be_written
 from entrypoint.redaction import foreign
 
@@ -73,7 +73,7 @@ def exists(session: Session, place: Place, role: str | None, deadline: Deadline)
     """Tell whether there is the table. Raises ForeignLedgerError if it is not ours, or its owner is not trusted."""
     columns = "FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
     sql = (
-        f"SELECT c.relkind, {trusted('c.relowner', role)}, "
+        f"SELECT c.relkind, {harmless('c.relowner', role)}, "
         f"(SELECT string_agg(a.attname::text, chr(10)) {columns}), pg_get_userbyid(c.relowner) "
         "FROM pg_class c JOIN pg_namespace place ON place.oid = c.relnamespace "
         f"WHERE c.oid = to_regclass({literal(place.table(TABLE))})"
