@@ -85,6 +85,8 @@ def test_what_a_person_is_told() -> None:
     assert WALK._replace(cursor=("a", "7"), last=("b", "9")).words() == (
         "15 %, 290 rows in 3 batches, pass 1 of 2, up to (tenant, id) (a, 7) of (b, 9)"
     )
+    long = Walk("c", ("id",), 1, cursor=("a\n b",), last=("x" * 99,))
+    assert long.words() == f"0 rows in 0 batches, up to id a b of {'x' * 57}..."
     assert Walk("c", ("id",), 1).words() == "0 rows in 0 batches"
     assert without_walk("statement 1 of 2: SELECT 1") == "statement 1 of 2: SELECT 1"
     one = Walk("c", ("id",), 5, cursor=("5",), last=("9",), rows=1, batches=1)

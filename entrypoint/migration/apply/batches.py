@@ -172,6 +172,8 @@ class Batches:
             )
         if file.matches(walk.checksum):
             return walk
+        if not walk.batches:
+            return None
         failure = MigrationFailedError(
             f"{file.name} has changed since its first batch, and stands at {walk.words()}; nothing more of it was run",
             remedy="If the file as it is now may run for all rows: entrypoint repair --failed, and it runs from the "

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # The row of an earlier form is not gone on with by a program that does not know it.
 _FORM = 1
 _MARK = f'{{"batch": {_FORM}, '
+# So much of a key's value is shown to a person.
+_LONG = 60
 
 
 class Walk(NamedTuple):
@@ -95,8 +97,10 @@ class Walk(NamedTuple):
 
 
 def _one(values: Sequence[str]) -> str:
-    """Return a key as one word: the value itself, or several in parentheses."""
-    return values[0] if len(values) == 1 else f"({', '.join(values)})"
+    """Return a key on one line and not too long: the value itself, or several in parentheses."""
+    shown = [" ".join(value.split()) for value in values]
+    shown = [text if len(text) <= _LONG else f"{text[: _LONG - 3]}..." for text in shown]
+    return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
 
 
 def note(walk: Walk) -> str:
