@@ -245,6 +245,9 @@ def test_a_migration_that_drops_what_a_repeatable_file_makes(check: Check, migra
     (warning,) = [finding for finding in check("--no-lint") if finding["level"] == "warning"]
     assert (warning["file"], warning["line"], warning["rule"]) == ("migrations/002_drop.sql", 2, "refresh")
     assert warning["remedy"] == "Write `-- entrypoint: refresh = v` at the top of the file."
+    write_migrations(migrations_dir, {"002_drop.sql": "-- entrypoint: refresh = v\nDROP VIEW v;"})
+    (warning,) = [finding for finding in check("--no-lint") if finding["level"] == "warning"]
+    assert warning["message"].endswith("in a new database it is not there yet")
     for text in (f"-- entrypoint: refresh = v\n{drop}", f"{drop}CREATE VIEW v AS SELECT 1;\n"):
         write_migrations(migrations_dir, {"002_drop.sql": text})
         assert not of_level(check("--no-lint"), "warning")

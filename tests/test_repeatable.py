@@ -482,6 +482,79 @@ def test_a_login_that_only_reads_sees_that_they_are_applied(scene: Scene) -> Non
         scene.database.execute(f"DROP OWNED BY {login}, {owner}; DROP ROLE {login}, {owner}")
 
 
+# --- What a migration drops is not lost ------------------------------------------------------------------
+
+DROP = "-- entrypoint: refresh = v\nDROP VIEW IF EXISTS v;"
+
+
+def test_what_an_image_has_dropped_it_makes_again_though_its_text_was_replaced(scene: Scene) -> None:
+    """Its migration is late, out of order; the next image puts its own text in the place of this."""
+    scene.write({"003_n.sql": ""})
+    for text in (VIEW, OTHER):
+        write(scene, v=text)
+        scene.migrated()
+    write(scene, v=VIEW)
+    scene.write({"002_drop.sql": DROP})
+    assert "would not be applied" not in scene.start("migrate", "--dry-run").ok().stdout
+    assert scene.run()[:2] == ("migrated", "3")
+    assert columns(scene) == ["i"]
+    write(scene, v=OTHER)
+    scene.database.execute("DROP VIEW v")  # It has a column more, and could not be replaced by one that lacks it.
+    assert scene.run()[:2] == ("migrated", "3")
+    assert columns(scene) == ["i", "kind"]
+    write(scene, v=VIEW)
+    assert scene.run()[0] == "up_to_date"
+
+
+def test_a_late_job_makes_again_what_it_has_dropped(scene: Scene) -> None:
+    """A newer image has been here: that puts its text back at its next start."""
+    write(scene, v=VIEW)
+    scene.migrated()
+    late = f"-- entrypoint: phase = after\n{DROP}"
+    scene.write({"002_drop.sql": late, "003_n.sql": ""})
+    write(scene, v=THIRD)
+    scene.migrated()
+    (scene.migrations / "003_n.sql").unlink()
+    write(scene, v=OTHER)
+    scene.start("migrate", "--phase", "after").ok()
+    assert columns(scene) == ["i", "kind"]
+    scene.write({"003_n.sql": ""})
+    write(scene, v=THIRD)
+    assert scene.run()[:2] == ("migrated", "3")
+    assert "third" in str(scene.database.one("SELECT pg_get_viewdef('v'::regclass)"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sqlstate"),
+    [("ALTER TABLE t ALTER i TYPE bigint;", "0A000"), ("ALTER TABLE t DROP COLUMN i;", "2BP01")],
+)
+def test_a_migration_that_a_repeatable_object_stops_is_told_how_to_drop_it(
+    scene: Scene, change: str, sqlstate: str
+) -> None:
+    write(scene, v=VIEW)
+    scene.migrated()
+    scene.write({"002_change.sql": change})
+    run = scene.migrate()
+    error = only_error(run)
+    assert (run.code, error["sqlstate"]) == (70, sqlstate)
+    assert "with the line `-- entrypoint: refresh = NAME` at the top of this file" in error["remedy"]
+
+
+def test_a_down_migration_cannot_refresh(scene: Scene) -> None:
+    write(scene, v=VIEW)
+    scene.write({"002_n.sql": ""})
+    scene.migrated()
+    (scene.migrations / "rollback").mkdir()
+    scene.write({"rollback/002_n.sql": DROP})
+    run = scene.start("rollback", "--to", "1", "--yes")
+    assert run.wait() == 65
+    assert "refresh = v is for migrations" in json.dumps(only_error(run))
+    assert columns(scene) == ["i"]
+    check = scene.start("check", "--no-lint")
+    assert check.wait() == 65
+    assert "entrypoint migrate --repeatable v" in check.stdout
+
+
 # --- What is shown ---------------------------------------------------------------------------------------
 
 

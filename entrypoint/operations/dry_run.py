@@ -180,8 +180,12 @@ def _repeatables(settings: Settings, survey: Survey, up_to: int | None) -> list[
     if lines:
         count_of_them = count(len(lines), "repeatable file")
         lines = [f"{count_of_them} would be applied behind the migrations, in one transaction:", *lines]
-    lines += [f"{file.shown} would not be applied: its text was replaced before" for file in judged.superseded]
-    if judged.newer is not None:
+    lines += [
+        f"{file.shown} would not be applied: its text was replaced before"
+        for file in judged.superseded
+        if file.name not in due
+    ]
+    if judged.newer is not None and not due:
         lines.append(f"Nothing in repeatable/ would be applied: an image with migration {judged.newer} has been here")
     return lines
 

@@ -46,9 +46,12 @@ def repeating(prepared: Prepared, shown: str) -> Iterator[Finding]:
 
 def about_refresh(prepared: Prepared, shown: str, directory: Directory) -> Iterator[Finding]:
     """Yield which objects of repeatable files a migration drops without saying so: nobody would make them again."""
-    names = {file.name for file in directory.repeatables} - {*prepared.advice.directives.refresh}
-    for statement, name in contraction.dropped(prepared.text, prepared.advice.statements):
-        if name in names:
+    names, said = {file.name for file in directory.repeatables}, prepared.advice.directives.refresh
+    for statement, name, if_there in contraction.dropped(prepared.text, prepared.advice.statements):
+        if name in names and not if_there:
+            message = f"drops {name}, which repeatable/{name}.sql makes: in a new database it is not there yet"
+            yield _at(statement, prepared, _REFRESH, message, shown, "Write DROP … IF EXISTS.")
+        if name in names and name not in said:
             message = f"drops {name}, which repeatable/{name}.sql makes, and nobody would make it again"
             remedy = f"Write `-- entrypoint: {_REFRESH} = {name}` at the top of the file."
             yield _at(statement, prepared, _REFRESH, message, shown, remedy)

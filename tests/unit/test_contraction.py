@@ -89,7 +89,7 @@ def test_contractions(text: str, kinds: list[Kind]) -> None:
     ],
 )
 def test_what_is_dropped_and_not_made_again(text: str, names: list[str]) -> None:
-    assert [name for _, name in contraction.dropped(text, scan(text).statements)] == names
+    assert [name for _, name, _ in contraction.dropped(text, scan(text).statements)] == names
 
 
 REPEATABLE = (

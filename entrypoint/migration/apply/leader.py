@@ -11,7 +11,14 @@ from entrypoint import logs, signals
 from entrypoint.database import classify, session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.database.login import Failure
-from entrypoint.database.sqlstate import DEPENDENT_OBJECTS_STILL_EXIST, LOCK_NOT_AVAILABLE, QUERY_CANCELED
+from entrypoint.database.sqlstate import (
+    DEPENDENT_OBJECTS_STILL_EXIST,
+    FEATURE_NOT_SUPPORTED,
+    INVALID_FUNCTION_DEFINITION,
+    INVALID_TABLE_DEFINITION,
+    LOCK_NOT_AVAILABLE,
+    QUERY_CANCELED,
+)
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.errors.migration import (
@@ -81,6 +88,13 @@ _LOOK_AT_IT = "see \\d schema_migrations in psql, drop what is in the way, and s
 _NO_LONGER_RECORDED = "migrations that were applied were not recorded as completed any more"
 _RECORD_AGAIN = "The next start runs again what is not recorded: entrypoint baseline records it without running it."
 _CONNECTION_EXCEPTION = "08"
+# What is refused where an object, as one of a repeatable file, has to be dropped first.
+TO_BE_DROPPED = (
+    INVALID_TABLE_DEFINITION,
+    INVALID_FUNCTION_DEFINITION,
+    DEPENDENT_OBJECTS_STILL_EXIST,
+    FEATURE_NOT_SUPPORTED,
+)
 BEGAN_AS_UNITS = "an earlier start has committed some of them"
 _OWN_DOING = (
     "The server takes writes: the file has made its transaction or session read-only, or writes to another server that "
@@ -621,6 +635,12 @@ class Leader:
             again = "Correct the file, or what it stumbled over, and start again"
             return refusal.failure(reverse=True, remedy=f"It was rolled back, and {task.still}. {again}.")
         failure = refusal.failure()
+        if refusal.error.sqlstate in TO_BE_DROPPED and self._assignment.directory.repeatables:
+            failure.change = (
+                "If an object of repeatable/NAME.sql is in the way: drop it first (DROP ... IF EXISTS), with the line "
+                "`-- entrypoint: refresh = NAME` at the top of this file. "
+            )
+            failure.remedy = failure.change + failure.remedy
         if not task.migration.advice.transactional and (gone := self._gone(task)):
             failure.message += f"; meanwhile {_NO_LONGER_RECORDED} (migration_number: {gone})"
             failure.remedy = f"{_record_again(gone)} {failure.remedy}"

@@ -112,7 +112,7 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
         leader = Leader(assignment, lease, prepared, clocks, backup_first, adopter)
         current = leader.run(applied)
         if repeater is not None:
-            repeated.extend(repeater.repeat(repeatables, leader.kept).names)
+            repeated.extend(repeater.repeat(repeatables, leader.kept, _refreshed(applied, prepared)).names)
         result = Result(tuple(applied), contender.waited, current, repeated=tuple(repeated))
         if assignment.wanted is None or assignment.address is None:
             return result
@@ -140,6 +140,12 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
         raise
     finally:
         contender.close()
+
+
+def _refreshed(applied: Iterable[Applied], prepared: Mapping[int, Prepared]) -> set[str]:
+    """Return which repeatable files' objects the migrations of this run have dropped."""
+    done = (prepared[one.version] for one in applied if one.version in prepared)
+    return {name for one in done for name in one.advice.directives.refresh}
 
 
 def _repeater(

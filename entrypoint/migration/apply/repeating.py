@@ -8,38 +8,25 @@ from entrypoint import logs, signals
 from entrypoint.counts import count
 from entrypoint.database import session_state, transactions
 from entrypoint.database.answers import StatementError
-from entrypoint.database.sqlstate import (
-    DEPENDENT_OBJECTS_STILL_EXIST,
-    FEATURE_NOT_SUPPORTED,
-    INVALID_FUNCTION_DEFINITION,
-    INVALID_TABLE_DEFINITION,
-)
 from entrypoint.errors import ConnectionLostError
 from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.apply import transactional
 from entrypoint.migration.apply.attempt import Refused, Task, ours
 from entrypoint.migration.apply.doubt import InDoubt
-from entrypoint.migration.apply.leader import Leader, spot_of
+from entrypoint.migration.apply.leader import TO_BE_DROPPED, Leader, spot_of
 from entrypoint.migration.apply.standing import Trace
 from entrypoint.migration.ledger import repeated, tables, writing
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from entrypoint.migration.ledger.repeatables import Judged, Repeats
     from entrypoint.migration.script.files import Repeatable
     from entrypoint.migration.script.prepare import Prepared
 
 _PATIENCE = 30.0
-# What CREATE OR REPLACE is refused where the object has to be dropped first.
-_TO_BE_DROPPED = (
-    INVALID_TABLE_DEFINITION,
-    INVALID_FUNCTION_DEFINITION,
-    DEPENDENT_OBJECTS_STILL_EXIST,
-    FEATURE_NOT_SUPPORTED,
-)
 
 
 class Repeated(NamedTuple):
@@ -59,16 +46,19 @@ class Repeater(Leader):
 
     _files: Mapping[str, Repeatable] = {}
 
-    def repeat(self, prepared: Sequence[Prepared], kept: frozenset[int]) -> Repeated:
+    def repeat(self, prepared: Sequence[Prepared], kept: frozenset[int], refreshed: Collection[str]) -> Repeated:
         """Apply those of all `prepared` files that are due, in this order. Raises EntrypointError; then none is in.
 
-        `kept`: the migrations whose rows must be there still afterwards.
+        `kept`: the migrations whose rows must be there still afterwards. `refreshed`: what this run has dropped, and
+        nobody else makes again.
         """
         repeats, directory = self._assignment.repeats, self._assignment.directory
         if repeats is None:
             return Repeated((), 0.0)
         due = {file.name: file for file in self._judged(repeats).due}
-        due |= {file.name: file for file in directory.repeatables if file.name in repeats.forced}
+        due |= {
+            file.name: file for file in directory.repeatables if file.name in repeats.forced or file.name in refreshed
+        }
         self._files, self._kept = due, kept
         migrations = [one for one in prepared if name_of(one) in due]
         if not migrations:
@@ -196,9 +186,9 @@ class Repeater(Leader):
     def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         name = name_of(task.migration)
         remedy = "All repeatable files were rolled back, and each start tries them again. Correct it."
-        if refusal.error.sqlstate in _TO_BE_DROPPED:
+        if refusal.error.sqlstate in TO_BE_DROPPED:
             remedy = (
-                "PostgreSQL cannot replace it as it is: drop it in a new migration, with the line "
+                "PostgreSQL cannot replace it as it is: drop it (DROP ... IF EXISTS) in a new migration, with the line "
                 f"`-- entrypoint: refresh = {name}` at its top, so that this file is applied behind it. {remedy}"
             )
         failure = refusal.failure(remedy=remedy)

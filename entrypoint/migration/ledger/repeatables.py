@@ -95,9 +95,11 @@ def judge(files: Sequence[Repeatable], texts: Sequence[Text], mine: int) -> Judg
     differing = [file for file in files if in_force.get(file.name) not in (file.checksum, file.raw)]
     if mine < highest:
         return Judged(newer=highest) if differing else Judged()
-    # What a migration has dropped was not replaced by another text.
+    # What a migration has dropped was not replaced by another text; and where none is in force, any is better.
     barred = {
-        (text.name, text.checksum) for text in texts if text.replaced_under is not None and mine <= text.replaced_under
+        (text.name, text.checksum)
+        for text in texts
+        if text.replaced_under is not None and mine <= text.replaced_under and text.name in in_force
     }
     superseded = [file for file in differing if (file.name, file.checksum) in barred]
     return Judged(tuple(file for file in differing if file not in superseded), tuple(superseded))

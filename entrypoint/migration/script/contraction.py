@@ -224,16 +224,17 @@ def named(words: tuple[str, ...], place: int) -> tuple[str, int]:
     return name, behind(words, place + 1, "*")
 
 
-def dropped(text: str, statements: Sequence[Statement]) -> Iterator[tuple[Statement, str]]:
-    """Yield the names of what a file drops and does not make again: views, functions, and anything else."""
-    found: dict[str, Statement] = {}
+def dropped(text: str, statements: Sequence[Statement]) -> Iterator[tuple[Statement, str, bool]]:
+    """Yield the names of what a file drops and does not make again, and whether with IF EXISTS."""
+    found: dict[str, tuple[Statement, bool]] = {}
     for statement in statements:
         words = spelled(text, statement)
         if words[:1] == ("DROP",):
-            place = behind(words, 3 if words[1:2] == ("MATERIALIZED",) else 2, "IF", "EXISTS")
+            kind = 3 if words[1:2] == ("MATERIALIZED",) else 2
+            place = behind(words, kind, "IF", "EXISTS")
             for part in actions(words[place:]):
-                found.setdefault(named(part, 0)[0], statement)
+                found.setdefault(named(part, 0)[0], (statement, place > kind))
         elif words[:1] == ("CREATE",):
             place = next((place for place, word in enumerate(words[:8]) if word in _MADE_AGAIN), len(words))
             found.pop(named(words, place + 1)[0], None)
-    yield from ((statement, name) for name, statement in found.items())
+    yield from ((statement, name, if_there) for name, (statement, if_there) in found.items())

@@ -120,6 +120,12 @@ def bad_files(faults: Sequence[FileFault], remedy: str = _CORRECT) -> MigrationF
 def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prepared | None, list[FileFault]]:
     """Return a file that takes a migration back, and everything that is wrong with it: it must be one transaction."""
     reverse, faults = examine(file, escapes=escapes)
+    if reverse is not None and not faults and (names := reverse.advice.directives.refresh):
+        message = (
+            f"refresh = {names[0]} is for migrations: no start applies a repeatable file because of a rollback. Make "
+            f"the object again in this file, or afterwards by entrypoint migrate --repeatable {names[0]}"
+        )
+        return reverse, [FileFault((file.name,), "rollback", message)]
     if reverse is None or faults or reverse.advice.transactional:
         return reverse, faults
     names, advice = (file.name,), reverse.advice
