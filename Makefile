@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Leave some of the machine to PostgreSQL, which the tests keep busy; a quick run is short enough to take it all.
+# Whoever has finished its part takes over from others (worksteal): else the last one works on alone for minutes.
 WORKERS ?= $(if $(THOROUGH)$(filter true,$(CI)),3,4)
 # What pytest has made of the tests' assertions is kept: to make it takes each worker five seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,7 +19,7 @@ demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
 
 test: $(VENV)/test.done  ## against real servers; THOROUGH=1 or CI=true for all of it, TESTS=tests/test_lock.py for a part
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not text" --ignore=tests/images --ignore=tests/tools $(if $(THOROUGH),--thorough) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not text" --ignore=tests/images --ignore=tests/tools $(if $(THOROUGH),--thorough) $(TESTS)
 
 test-pg19: $(VENV)/test.done  ## install PostgreSQL 19 for the tests, by mmdebstrap, and run them against it
 	.ci/install-postgresql-19

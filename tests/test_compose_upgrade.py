@@ -97,6 +97,7 @@ def test_broken_replicas_are_replaced(upgrade: Callable[..., Upgrade], old: list
     assert project.replicas == ["new1", "new2", "new3"]
 
 
+@pytest.mark.thorough
 def test_a_balancer_that_still_counts_what_has_ended_is_asked_again(upgrade: Callable[..., Upgrade]) -> None:
     project = upgrade(HEALTHY, HEALTHY, lag=1)
     project.run().ok(60)

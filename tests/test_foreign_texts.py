@@ -57,7 +57,7 @@ def unseen(text: str) -> list[str]:
 # --- Ours -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(9)
 @pytest.mark.case("C5")
 @pytest.mark.parametrize("password", ["postgres", "orders", "migration", "1", "right", "failed", "statement", "wrong"])
 def test_no_password_punches_holes_into_our_own_words(
@@ -334,7 +334,7 @@ def test_bytes_that_are_not_utf_8(run_entrypoint: Start, migrations_dir: Path, n
     assert "Internal error" not in run.stderr
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(9)
 @pytest.mark.case("C8")
 @pytest.mark.parametrize(
     "value",

@@ -60,7 +60,6 @@ def made(scene: Scene) -> list[object]:
     return [value for (value,) in scene.database.rows("SELECT a FROM made ORDER BY a")]
 
 
-@pytest.mark.every_version
 @pytest.mark.parametrize("option", ["--schema-only", "--inserts"])
 def test_a_dump_is_a_migration_as_it_is(scene: Scene, any_server: Server, option: str) -> None:
     if not (any_server.bin / "pg_dump").exists():

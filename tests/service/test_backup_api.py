@@ -148,6 +148,7 @@ def test_one_at_a_time_and_everything_else_goes_on(backups: Backups) -> None:
     assert len(list(backups.directory.iterdir())) == 2
 
 
+@pytest.mark.thorough
 def test_a_hundred_at_once_are_one(backups: Backups) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -173,6 +174,7 @@ def test_one_that_fails_is_told_with_its_reason_and_does_not_stand_in_the_way(ba
     assert backups.report_when("succeeded")["error"] is None
 
 
+@pytest.mark.thorough
 def test_one_whose_program_is_killed(backups: Backups) -> None:
     backups.hold()
     backups.post()

@@ -78,6 +78,7 @@ def test_a_server_that_is_stopped_and_started_again(fresh_server: ServerFactory,
     assert events.count("service.recovered") == 2
 
 
+@pytest.mark.thorough
 def test_a_restart_between_two_questions_is_nobodys_business(fresh_server: ServerFactory, serve: Serve) -> None:
     """The old connection has ended; a new one is made for the same answer."""
     server = fresh_server()
