@@ -56,6 +56,10 @@ def when(record: Record) -> float:
 def test_a_failure_that_cannot_be_recorded_costs_no_more_than_the_budget(
     scene: Scene, statement: str, directive: str
 ) -> None:
+    arrived = (
+        "SELECT query = %s AND (state = 'idle in transaction' OR wait_event_type = 'Lock')"
+        " FROM pg_stat_activity WHERE pid = %s"
+    )
     scene.write({"002_gate.sql": directive + GATED["002_gate.sql"]})
     with scene.database.connect() as other, Gate(scene.database) as gate:
         run = scene.start(MIGRATION_TIMEOUT_MS=4000)
@@ -64,6 +68,7 @@ def test_a_failure_that_cannot_be_recorded_costs_no_more_than_the_budget(
         # The second one gets its lock when the migration has been rolled back.
         other.pgconn.send_query(statement.encode())
         other.pgconn.flush()
+        until(lambda: scene.database.one(arrived, (statement, other.info.backend_pid)), 2, "the statement's arrival")
         gate.open()
         began = time.monotonic()
         assert told(run).outcome == "failed"
