@@ -415,6 +415,16 @@ def test_a_file_that_ends_its_transaction_is_found_out(scene: Scene) -> None:
     assert json.loads(scene.start("status", "--json").ok().stdout)["repeatables"][0]["state"] == "failed"
 
 
+def test_a_file_that_takes_too_long_is_not_told_to_declare_its_time(scene: Scene) -> None:
+    scene.migrated()
+    write(scene, v="SELECT pg_sleep(60);")
+    run = scene.migrate(MIGRATION_TIMEOUT_MS=1500)
+    assert run.code == 70
+    error = only_error(run)
+    assert error["event"] == "migration.timeout"
+    assert error["remedy"].startswith("Raise MIGRATION_TIMEOUT_MS, or put what takes long into a migration.")
+
+
 def test_a_file_that_empties_the_ledger_is_rolled_back(scene: Scene) -> None:
     scene.migrated()
     write(scene, v="DELETE FROM schema_migrations;")
@@ -473,7 +483,9 @@ def test_a_login_that_only_reads_sees_that_they_are_applied(scene: Scene) -> Non
         scene.database.execute(f"GRANT SELECT ON schema_migrations, migration_lock TO {login}")
         denied = scene.migrate(url=url)
         assert denied.code == 70
-        assert "permission denied for table repeatable_migrations" in only_error(denied)["message"]
+        error = only_error(denied)
+        assert "permission denied for table repeatable_migrations" in error["message"]
+        assert "GRANT SELECT ON public.repeatable_migrations" in error["remedy"].replace('"', "")
         scene.database.execute(f"GRANT SELECT ON repeatable_migrations TO {login}")
         assert scene.run(url=url)[:2] == ("up_to_date", "1")
         scene.start("wait", "--timeout", "0", url=url).ok()

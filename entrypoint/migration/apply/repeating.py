@@ -9,7 +9,7 @@ from entrypoint.counts import count
 from entrypoint.database import session_state, transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.errors import ConnectionLostError
-from entrypoint.errors.migration import MigrationFailedError
+from entrypoint.errors.migration import MigrationFailedError, MigrationTimeoutError
 from entrypoint.migration.apply import transactional
 from entrypoint.migration.apply.attempt import Refused, Task, ours
 from entrypoint.migration.apply.doubt import InDoubt
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.prepare import Prepared
 
 _PATIENCE = 30.0
+_ITS_OWN_TIME = "-- entrypoint: timeout"
 
 
 class Repeated(NamedTuple):
@@ -195,6 +196,13 @@ class Repeater(Leader):
         # Its number is the image's newest.
         failure.fields.pop("version", None)
         return failure
+
+    def _out_of_time(self, task: Task) -> MigrationTimeoutError:
+        error = super()._out_of_time(task)
+        if _ITS_OWN_TIME in error.remedy:
+            # These files have no time of their own: they are one transaction.
+            error.remedy = "Raise MIGRATION_TIMEOUT_MS, or put what takes long into a migration. Then start again."
+        return error
 
     def _plain_failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         return self._failure(task, refusal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal
+from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
 from entrypoint.deadline import Deadline
 from entrypoint.errors.migration import MigrationHeldBackError
 from entrypoint.migration.ledger.refusal import refused_on
@@ -49,7 +50,13 @@ def read_known(session: Session, place: Place, schema: str | None, role: str | N
         return read(session, place, role, Deadline(_PATIENCE))
     except StatementError as error:
         doing = "the texts of repeatable files could not be read"
-        raise refused_on(session, schema, role, error, doing, reading=True) from error
+        refused = refused_on(session, schema, role, error, doing, reading=True)
+        if error.sqlstate == INSUFFICIENT_PRIVILEGE:
+            table = foreign(place.table(TABLE))
+            refused.remedy = (
+                f"GRANT SELECT ON {table} to this user, as on the ledger's other tables. Or: {refused.remedy}"
+            )
+        raise refused from error
 
 
 def judge_meanwhile(known: Known, directory: Directory, repeats: Repeats) -> Judged:
