@@ -485,7 +485,7 @@ def test_proc(run_program: Start, tmp_path: Path) -> None:
     assert int(status(run.pid)["SigIgn"], 16) & 1 << (signal.SIGUSR1 - 1)
     assert environ(run.pid)["A"] == "1=2"
     assert command_line(run.pid) == ["sleep", "60"]
-    assert set(open_fds(run.pid)) == {0, 1, 2}
+    until(lambda: set(open_fds(run.pid)) == {0, 1, 2}, 5, "the loader to close its library")
     assert open_fds(run.pid)[0] == "/dev/null"
     assert 0 < peak_memory(run.pid) < 60 << 20
     run.kill(signal.SIGSTOP)
