@@ -198,8 +198,10 @@ class Stage:
         shutil.copytree(ROOT / "entrypoint", site_packages / "entrypoint", ignore=ignored)
         compileall.compile_dir(site_packages, quiet=2)
         command = python.with_name("entrypoint")
-        command.write_text((ROOT / "bin" / "entrypoint").read_text().replace("#!python", f"#!{python}", 1))
+        command.write_text((ROOT / "bin" / "entrypoint").read_text().replace("#!python", f"#!{python} -I", 1))
         command.chmod(0o755)
+        # What a start imports, in one file, as in the image and the folder.
+        subprocess.run([python, "-IB", ROOT / "packaging" / "bundle.py", home], check=True, stdout=subprocess.DEVNULL)
         return python
 
 
