@@ -162,6 +162,7 @@ MOVES = "which is in the batches' key"
             2,
         ),
         ("UPDATE orders SET a = 1 WHERE id > :from", "the statement has no :to,", 2),
+        ("UPDATE orders SET a = 1 WHERE id not between :from AND :to", "all rows but its own", 2),
         ("UPDATE orders SET a = ':from' WHERE id < :to", "the statement has no :from,", 2),
         ("UPDATE orders SET a = 1\nWHERE id BETWEEN :from\nAND :until", ":until is not a placeholder: there are", 4),
         ("UPDATE orders SET a = :'x' WHERE id BETWEEN :from AND :to", ":'x' is not a placeholder", 2),

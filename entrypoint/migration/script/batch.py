@@ -226,6 +226,8 @@ def examine(
             statement.start,
             f"the statement has no {' and no '.join(missing)}, so {each}: write WHERE {key} BETWEEN :from AND :to",
         )
+    for offset in _turned_round(tokens):
+        fault(offset, f"each batch would change all rows but its own: write {key} BETWEEN :from AND :to")
     if words[0] == "INSERT" and not {"SELECT", "TABLE"} & set(words):
         fault(statement.start, "this INSERT reads no table: in batches runs only INSERT ... SELECT")
     if words[0] == "WITH" and not set(_CHANGING) & set(words):
@@ -270,6 +272,13 @@ def _names(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:
             second = after
         elif following[0].isalpha() or following[0] in "_\"'":
             yield following, start, after + len(following)
+
+
+def _turned_round(tokens: Sequence[tuple[str, int]]) -> Iterator[int]:
+    """Yield where a statement says NOT BETWEEN :from."""
+    for (first, offset), (second, _), (third, _) in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if (first.upper(), second.upper(), third) == ("NOT", "BETWEEN", ":"):
+            yield offset
 
 
 def _assigned(tokens: Sequence[tuple[str, int]], table: str) -> Iterator[tuple[str, int]]:
