@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import pytest
 
 from demo.postgres import PostgresMissingError, Server, free_port, installations
+from kit import pooler
 from kit.databases import Database
 from kit.processes import Run, compile_look, entrypoint
 from kit.proxy import Proxy
@@ -285,6 +286,15 @@ def new_database(server: Server, label: str = "test") -> Iterator[Database]:
         server.thaw()
         if server.running:
             database.drop()
+
+
+@pytest.fixture
+def small_pool(server: Server) -> Iterator[int]:
+    """Return the port of a pooler with two server connections: as few as the holder can do with."""
+    if pooler.executable() is None:
+        missing("no pgbouncer (Debian's package pgbouncer)")
+    with pooler.pooler(server, pool_size=2) as port:
+        yield port
 
 
 @pytest.fixture

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conftest import missing
-from kit.pooler import executable, pooler
 from kit.processes import until
 from scene import Gate, Scene, only_error, told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from demo.postgres import Server
     from kit.databases import Database
     from kit.processes import Record, Run
 
@@ -271,18 +268,9 @@ def test_outside_a_transaction_it_has_its_floor_and_its_mark_as_well(scene: Scen
     assert scene.database.rows(rows) == [(1, None, None), (2, "001_t.sql", None), (3, None, None)]
 
 
-@pytest.fixture
-def pool(server: Server) -> Iterator[int]:
-    """Return the port of a pooler with as few server connections as a holder can do with."""
-    if executable() is None:
-        missing("no pgbouncer (Debian's package pgbouncer)")
-    with pooler(server, pool_size=2) as port:
-        yield port
-
-
-def test_through_a_pooler_it_is_the_same(scene: Scene, pool: int) -> None:
+def test_through_a_pooler_it_is_the_same(scene: Scene, small_pool: int) -> None:
     scene.write({**EXPAND, **FLOOR, **NEXT})
-    url = scene.database.url_at(pool)
+    url = scene.database.url_at(small_pool)
     assert scene.run(url=url)[:2] == ("migrated", "3")
     scene.write({"004_drop.sql": f"{AFTER}DROP TABLE more;"})
     assert scene.run(url=url)[:2] == ("up_to_date", "3")

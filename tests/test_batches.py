@@ -9,21 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conftest import missing
 from entrypoint.migration.apply import keys
 from kit.databases import Database
-from kit.pooler import executable, pooler
 from kit.processes import until
 from kit.proxy import Proxy
 from kit.standby import Standby
 from scene import Gate, Scene, odd_strings, only_error, told, warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from conftest import ServerFactory
-    from demo.postgres import Server
     from kit.processes import Run
 
 TABLE = (
@@ -703,18 +700,9 @@ def test_no_file_that_takes_a_migration_back_runs_in_batches(scene: Scene) -> No
 # Where.
 
 
-@pytest.fixture
-def pool(server: Server) -> Iterator[int]:
-    """Return the port of a pooler with as few server connections as a holder can do with."""
-    if executable() is None:
-        missing("no pgbouncer (Debian's package pgbouncer)")
-    with pooler(server, pool_size=2) as port:
-        yield port
-
-
-def test_through_a_pooler_it_is_the_same(scene: Scene, pool: int) -> None:
+def test_through_a_pooler_it_is_the_same(scene: Scene, small_pool: int) -> None:
     scene.write({"001_t.sql": TABLE, "002_fill.sql": by(50, "fixed", "pause = 10ms") + FILL})
-    url = scene.database.url_at(pool)
+    url = scene.database.url_at(small_pool)
     run = scene.start("migrate", url=url)
     until(lambda: scene.database.exists("orders") and scene.database.one(ALL)[1] > 100, what="some batches")
     run.kill()

@@ -31,15 +31,6 @@ if TYPE_CHECKING:
     from kit.processes import Run
 
 
-@pytest.fixture
-def small_pool(server: Server) -> Iterator[int]:
-    """Return the port of a pooler with two server connections: as few as the holder can do with."""
-    if executable() is None:
-        missing("no pgbouncer (Debian's package pgbouncer)")
-    with pooler(server, pool_size=2) as port:
-        yield port
-
-
 def test_replicas_race_through_a_pool_of_two(
     database: Database, small_pool: int, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
