@@ -9,7 +9,6 @@ from entrypoint.database.answers import StatementError
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import UsageError
-from entrypoint.migration.adoption.unadopted import unadopted
 from entrypoint.migration.apply.repeating import name_of
 from entrypoint.migration.ledger import widening, words
 from entrypoint.migration.ledger.elsewhere import refuse_second
@@ -22,7 +21,7 @@ from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.ledger.walk import walk_in
 from entrypoint.migration.script.directives import spell_batch, spell_rollout, spell_timeouts
 from entrypoint.migration.script.files import load_directory
-from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refuse_unknown_refresh
+from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refreshed_by, refuse_unknown_refresh
 from entrypoint.migration.script.report import outline
 from entrypoint.migration.script.units import cut, goes_on_at, stopped_at
 from entrypoint.operations.adopt import foresee
@@ -37,6 +36,7 @@ from entrypoint.operations.check import (
 )
 from entrypoint.operations.findings import Finding, describe, in_order
 from entrypoint.operations.lint import find_squawk
+from entrypoint.operations.status import unadopted_hint
 from entrypoint.redaction import foreign, visible
 from entrypoint.startup import refuse_below_floor, tell_differences
 from entrypoint.survey import survey_database
@@ -91,8 +91,7 @@ def dry_run(settings: Settings, *, up_to: int | None, after: bool = False) -> st
     escapes = survey.session.escapes
     try:
         survey, adopted, narrow = _foresee(settings, survey, up_to, after=after)
-        told = settings.adopt is not None or settings.command is not None
-        other = None if survey.plan.applied or told else unadopted(survey.session, settings.role)
+        other = unadopted_hint(survey.session, settings, recorded=bool(survey.plan.applied))
         repeatables = _repeatables(settings, survey, up_to)
     finally:
         survey.session.close()
@@ -175,7 +174,7 @@ def _repeatables(settings: Settings, survey: Survey, up_to: int | None) -> list[
     )
     pending = prepare(survey.plan.runnable, escapes=session.escapes).values()
     refuse_unknown_refresh(pending, directory)
-    due = {file.name for file in judged.due} | {name for one in pending for name in one.advice.directives.refresh}
+    due = {file.name for file in judged.due} | refreshed_by(pending)
     lines = [f"  {one.file.name}  ({_describe(one)})" for one in prepared if name_of(one) in due]
     if lines:
         count_of_them = count(len(lines), "repeatable file")

@@ -164,8 +164,7 @@ def read(settings: Settings) -> Status:
             patience, guarded = Deadline(_PATIENCE), is_guarded(found)
             command = read_command(survey.session, place, survey.wanted, settings.role, patience, guarded=guarded)
         recorded = any(row.status == COMPLETED for row in found.rows)
-        told = settings.adopt is not None or settings.command is not None
-        other = None if recorded or told else unadopted(survey.session, settings.role)
+        other = unadopted_hint(survey.session, settings, recorded=recorded)
         repetitions = read_repetitions(survey.session, place, survey.directory, settings)
     finally:
         survey.session.close()
@@ -184,6 +183,13 @@ def with_repetitions(status: Status, repetitions: tuple[Repetition, ...]) -> Sta
     elif name == "up_to_date" and "pending" in states:
         name = "pending"
     return status._replace(name=name, repeatables=repetitions)
+
+
+def unadopted_hint(session: Session, settings: Settings, *, recorded: bool) -> str | None:
+    """Return whose history is here, as a clause, if nothing is `recorded` and nobody has said what is to be done."""
+    if recorded or settings.adopt is not None or settings.command is not None:
+        return None
+    return unadopted(session, settings.role)
 
 
 def with_command(status: Status, command: CommandStatus | None) -> Status:

@@ -13,7 +13,7 @@ from entrypoint.migration.apply.outside import refuse_behind_pooler
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.judging import tell_if_ahead
 from entrypoint.migration.lock.contender import Contender
-from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refuse_unknown_refresh
+from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refreshed_by, refuse_unknown_refresh
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -144,15 +144,14 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
 
 def _refreshed(applied: Iterable[Applied], prepared: Mapping[int, Prepared]) -> set[str]:
     """Return which repeatable files' objects the migrations of this run have dropped."""
-    done = (prepared[one.version] for one in applied if one.version in prepared)
-    return {name for one in done for name in one.advice.directives.refresh}
+    return refreshed_by(prepared[one.version] for one in applied if one.version in prepared)
 
 
 def _repeater(
     assignment: Assignment, lease: Lease, clocks: Clocks, prepared: Mapping[int, Prepared]
 ) -> Repeater | None:
     """Return who applies repeatable files; None if there is nothing to do with them. Raises EntrypointError."""
-    if assignment.repeats is None and not any(one.advice.directives.refresh for one in prepared.values()):
+    if assignment.repeats is None and not refreshed_by(prepared.values()):
         return None
     from entrypoint.migration.apply.repeating import Repeater
 

@@ -24,7 +24,7 @@ from entrypoint.migration.ledger.repeatables import judge
 from entrypoint.migration.ledger.repeated import read_known
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.operator.trial import NeedsCommitError, Trial
-from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refuse_unknown_refresh
+from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refreshed_by, refuse_unknown_refresh
 from entrypoint.migration.script.units import cut
 from entrypoint.records import NamedTuple
 
@@ -274,7 +274,7 @@ class Rehearser(Leader):
         assignment, place = self._assignment, self._lease.place
         known = read_known(self._worker, place, assignment.schema, assignment.role)
         judged = judge(assignment.directory.repeatables, known.texts, assignment.directory.newest)
-        due = {file.name for file in judged.due} | {name for one in runnable for name in one.advice.directives.refresh}
+        due = {file.name for file in judged.due} | refreshed_by(runnable)
         return [one for one in repeatables if name_of(one) in due]
 
     def _adopt(self, adopter: Adopter, plan: Plan) -> Plan:

@@ -172,6 +172,11 @@ def refuse_unknown_refresh(migrations: Iterable[Prepared], directory: Directory)
         raise bad_files(faults)
 
 
+def refreshed_by(migrations: Iterable[Prepared]) -> set[str]:
+    """Return the names of the repeatable files whose objects these migrations drop."""
+    return {name for one in migrations for name in one.advice.directives.refresh}
+
+
 def unknown_refresh(one: Prepared, directory: Directory) -> list[FileFault]:
     """Return a fault for each repeatable file that a migration names and that is not there."""
     known = {file.name for file in directory.repeatables}
