@@ -138,14 +138,45 @@ def test_a_converted_dump_is_read_as_it_says(plain: Scene, head: str) -> None:
 
 
 @pytest.mark.case("A6")
-def test_what_a_file_sets_unseen_has_no_effect_on_how_it_is_read(scene: Scene) -> None:
-    """Nor in a file outside a transaction, of which each statement is a message."""
-    sets = "SELECT set_config('standard_conforming' || '_strings', 'on', false);\n"
-    scene.write(
-        {"001_x.sql": ALONE + sets + insert(r"'it\'s'"), "002_y.sql": FILLER + sets + insert(r"'\'; COMMIT; --'")}
-    )
+@pytest.mark.parametrize("head", ["", ALONE])
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        "SELECT set_config('standard_conforming' || '_strings', '{}', false);\n",
+        "SELECT set_config('standard_conforming_strings', lower('{}'), false);\n",
+        "DO $$ BEGIN SET standard_conforming_strings = {}; END $$;\n",
+    ],
+)
+def test_a_file_that_sets_unseen_how_it_is_read_stops_before_that_matters(scene: Scene, unseen: str, head: str) -> None:
+    r"""As psql would store other strings from there on; not so without a backslash, or with one before that only."""
+    sets = unseen.format("on")
+    scene.write({"001_x.sql": head + sets + insert("'it''s'") + f"SELECT 1;\n{sets}"})
     scene.migrated()
-    assert effects(scene) == ["it's", "'; COMMIT; --"]
+    scene.write({"002_x.sql": head + insert(r"'it\'s'") + f"SELECT 1;\n{sets}" + insert(r"'\n'")})
+    run = scene.migrate()
+    assert run.wait() == 70, run.report()
+    told = only_error(run)
+    assert "standard_conforming_strings is set to on in a way that cannot be followed" in told["message"]
+    assert effects(scene) == (["it's", "it's"] if head else ["it's"])
+    assert told["line"] == len(head.splitlines()) + 3
+    followed = "SET standard_conforming_strings = on;\n"
+    assert followed.strip() in told["remedy"]
+    scene.database.execute("DELETE FROM effects")
+    scene.write({"002_x.sql": head + followed + insert(r"'\n'")})
+    scene.start("repair", "--failed", "--yes").ok()
+    scene.migrated()
+    assert effects(scene) == ["\\n"]
+
+
+@pytest.mark.case("A6")
+def test_a_block_that_sets_unseen_how_it_is_read_is_rolled_back(scene: Scene) -> None:
+    """The server has read all of it by then."""
+    sets = "SELECT set_config('standard_conforming' || '_strings', 'on', true);\n"
+    scene.write({"001_x.sql": ALONE + f"BEGIN;\n{sets}" + insert(r"'a\\b'") + "COMMIT;\n"})
+    run = scene.migrate()
+    assert run.wait() == 70, run.report()
+    assert "001_x.sql:3: here or below, standard_conforming_strings is set to on" in only_error(run)["message"]
+    assert effects(scene) == []
 
 
 def test_an_error_is_shown_in_its_place(scene: Scene) -> None:

@@ -66,6 +66,8 @@ _STATEMENTS = (
         "SET{s}standard_conforming_strings TO 'off'",
         "RESET standard_conforming_strings",
         "SELECT set_config('standard_conforming_strings', 'off', false)",
+        "SELECT pg_catalog.set_config('standard_conforming_strings',{s}'on', true)",
+        "DO $$BEGIN SET standard_conforming_strings = off; END$$",
         "SET search_path = public",
     ),
     *(

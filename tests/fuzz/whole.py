@@ -47,8 +47,9 @@ _CUT_OTHERWISE = ("syntax error", "unterminated")
 # And it asks how strings are to be read when it begins a line: what a SET in that line says, it knows only in the next.
 _SET_WITHIN_A_LINE = re.compile(r"standard_conforming_strings[^;\n]*;[^\n]*\S", re.IGNORECASE)
 _NO_COMMAND = "invalid command"
-# What a function sets has no effect on how the file is read here (docs/decisions/0031), and has in psql's next message.
-_SET_BY_A_FUNCTION = re.compile(r"set_config\s*\(\s*'standard_conforming_strings'", re.IGNORECASE)
+# What nobody can see in the file's text, and would have it read otherwise than it was read here: refused when it is
+# noticed, before it matters (docs/decisions/0031).
+_CANNOT_BE_FOLLOWED = "in a way that cannot be followed"
 _SECONDS = 300
 
 
@@ -127,12 +128,11 @@ class Whole:
         found: tuple[str, str] | None = None
         if (row == "completed") != good:
             found = f"exit {ours.code} with the row {row}", ours.output
-        elif (
-            (alone and _LENIENT in theirs.output)
-            or (good and _cut_otherwise(text, theirs.output))
-            or _SET_BY_A_FUNCTION.search(text)
-        ):
+        elif (alone and _LENIENT in theirs.output) or (good and _cut_otherwise(text, theirs.output)):
             pass
+        elif _CANNOT_BE_FOLLOWED in ours.output:
+            if not alone and ours.state != self._before:
+                found = "refused, with an effect", _apart(ours.state, self._before)
         elif (theirs.code == 0) != good:
             found = ("only psql fails", theirs.output) if good else ("only psql succeeds", ours.output)
         elif ours.state != (expected := theirs.state if good or (alone and units) else self._before):

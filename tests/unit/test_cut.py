@@ -46,21 +46,6 @@ def test_a_statement_is_never_cut() -> None:
     assert pieces(long + STATEMENT, 10) == [long, STATEMENT]
 
 
-@pytest.mark.parametrize(
-    ("setting", "count"),
-    [
-        ("SET standard_conforming_strings = on", 4),
-        ("set Standard_Conforming_Strings to 'on'", 4),
-        ("SELECT set_config('standard_conforming_strings', 'off', false)", 2),
-        ("DO $$ BEGIN SET standard_conforming_strings = off; END $$", 2),
-    ],
-)
-def test_a_file_that_changes_unseen_how_strings_are_read_is_whole_from_there_on(setting: str, count: int) -> None:
-    found = pieces(f"{STATEMENT}{setting};\n{STATEMENT}{STATEMENT}", 1)
-    assert found[0] == STATEMENT
-    assert len(found) == count
-
-
 def test_a_small_file_is_cut_where_it_says_how_strings_are_read() -> None:
     first, second = (
         "SELECT 1;\nSET standard_conforming_strings = off;\n",

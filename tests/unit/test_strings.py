@@ -59,7 +59,11 @@ def test_a_text_whose_strings_end_by_the_standard(text: str, shown: str) -> None
         (f"{OFF} SET standard_conforming_strings = maybe;", True),
         (f"SELECT '{OFF}';", False),
         (f"-- {OFF}\n", False),
-        ("SELECT set_config('standard_conforming_strings', 'off', false);", False),
+        ("SELECT set_config('standard_conforming_strings', 'off', false);", True),
+        ("select pg_catalog . Set_Config ( 'Standard_Conforming_Strings' , 'of' , TRUE ) ;", True),
+        (f"{OFF} SELECT set_config('standard_conforming_strings', 'on', false);", False),
+        ("SELECT set_config('standard_conforming_strings', 'off', false) WHERE false;", False),
+        ("DO $$ BEGIN SET standard_conforming_strings = off; END $$;", False),
         ("SET standard_conforming_strings.x = off;", False),
     ],
 )
@@ -77,8 +81,11 @@ def test_what_the_session_reads_is_what_a_reset_goes_back_to() -> None:
 
 
 def test_set_local_is_over_at_once_where_each_statement_is_on_its_own() -> None:
-    text = "SET LOCAL standard_conforming_strings = off; SELECT 1"
-    assert len(by_the_standard(text, escapes=False, alone=True)[1]) == 1
+    for local in (
+        "SET LOCAL standard_conforming_strings = off",
+        "SELECT set_config('standard_conforming_strings', 'off', true)",
+    ):
+        assert len(by_the_standard(f"{local}; SELECT 1", escapes=False, alone=True)[1]) == 1
 
 
 def test_a_commit_in_what_looks_like_a_string_is_found_and_one_in_a_string_is_not() -> None:

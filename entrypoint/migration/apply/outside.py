@@ -19,7 +19,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import ConfigurationError, EntrypointError
 from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
-from entrypoint.migration.apply.standing import Trace, file_ended_transaction
+from entrypoint.migration.apply.standing import Trace, file_ended_transaction, strings_read_otherwise
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING
 from entrypoint.migration.script import strings
@@ -276,11 +276,13 @@ class Steps:
             if self._named is not None and self._named != self._next:
                 self._record()
             self._run_inside(unit)
+            self._stop_if_misread(unit)
             return
         if self._refused != self._next or not self._finished(self._next):
             self._record(lend=self._timeouts(concurrently=unit.concurrently))
             self._run_alone(unit)
         self._next += 1
+        self._stop_if_misread(unit)
 
     def _run_inside(self, unit: Unit) -> None:
         """Run a unit in a transaction of its own, behind the fence, with the row that says what comes next."""
@@ -289,6 +291,7 @@ class Steps:
         self.trace.opened(transaction_id)
         if self._send(unit, unit.number, inside=True) != transaction_id:
             raise file_ended_transaction(task)
+        self._stop_if_misread(unit, within=True)
         # From here on it is committed by us or not at all, and its row with it.
         self.trace.closed()
         limits = transactions.limits(task.limit, server_version=self._worker.server_version, role=task.assignment.role)
@@ -314,6 +317,19 @@ class Steps:
         self._next += 1
         self._named, self._lent, self._encoding = self._next, None, None
         self._keep_our_encoding()
+
+    def _stop_if_misread(self, unit: Unit, *, within: bool = False) -> None:
+        """Raise MigrationFailedError if the unit has what follows read otherwise than it was read here.
+
+        `within`: has itself read so instead, as the server has read all of it before its first statement ran.
+        """
+        misread = None
+        if unit.statements and within:
+            misread = strings_read_otherwise(self._task, unit.statements[0], unit.start, unit.statements[-1].end)
+        elif unit.statements and self._next < len(self._units):
+            misread = strings_read_otherwise(self._task, unit.statements[-1], self._units[self._next].start)
+        if misread:
+            raise misread
 
     def _run_alone(self, unit: Unit) -> None:
         if unit.words[:1] in _COMMIT_BY_THEMSELVES:

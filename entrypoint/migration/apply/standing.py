@@ -13,6 +13,7 @@ from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.apply.attempt import GRACE
+from entrypoint.migration.script import strings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.database.target import Target
     from entrypoint.migration.apply.attempt import Refused, Task
+    from entrypoint.migration.script.scanner import Statement
 
 BETRAYAL = "ended the transaction that it ran in"
 """What a file has done that commits by a way which no parser sees; so the ledger says it."""
@@ -126,3 +128,30 @@ def file_ended_transaction(task: Task, refusal: Refused | None = None) -> Migrat
     failure.message = f"{failure.message}; before that the file {what}"
     failure.report = f"{failure.report}\nBefore that, {file.name} {what}."
     return failure
+
+
+def strings_read_otherwise(
+    task: Task, statement: Statement, place: int, stop: int | None = None
+) -> MigrationFailedError | None:
+    """Return the error for a file that has had the server read its strings otherwise than they are read here.
+
+    None if it has not, or if that makes no difference behind `statement`, since which it may have done so: whatever has
+    a backslash there, dynamic SQL too, may mean something else. `place`: where the server goes on to read; `stop`:
+    where it ends.
+    """
+    worker, advice, file = task.lease.worker, task.migration.advice, task.migration.file
+    value = worker.parameter(strings.SETTING)
+    # As before the statement: so it is behind a pooler, whose session is put back after each of them.
+    foreseen = (strings.setting(advice.readings, at) for at in (statement.start, place))
+    if value in (None, *foreseen) or advice.body.find("\\", statement.end, stop) < 0:
+        return None
+    worker.rollback(Deadline(2 * GRACE))
+    return MigrationFailedError(
+        f"{file.name}:{statement.line}: here or below, {strings.SETTING} is set to {value} in a way that cannot be "
+        "followed, and a backslash comes after it",
+        remedy=f"Write SET {strings.SETTING} = {value}; as a statement of its own, outside of any block, or strings "
+        "with a backslash as E'…'.",
+        version=file.number,
+        file=file.name,
+        line=statement.line,
+    )

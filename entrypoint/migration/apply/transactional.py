@@ -11,7 +11,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.apply.attempt import Refused, ours
 from entrypoint.migration.apply.doubt import InDoubt
-from entrypoint.migration.apply.standing import file_ended_transaction
+from entrypoint.migration.apply.standing import file_ended_transaction, strings_read_otherwise
 from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.script import strings
 from entrypoint.records import NamedTuple
@@ -69,14 +69,19 @@ def execute(
     """Send the file; tell whether the session is still in the transaction that it was in before.
 
     It goes as one simple query, or a large one as several; statement by statement where it is doubtful what its
-    statements are, or where they end elsewhere than by the standard. In a `rehearsal`, which must not commit, what the
-    parser has not read is doubtful, too. `on_notice`: what to do with the server's messages, other than to log them.
+    statements are, how their strings are read, or where they end elsewhere than by the standard. In a `rehearsal`,
+    which must not commit, what the parser has not read is doubtful, too. `on_notice`: what to do with the server's
+    messages, other than to log them.
+
+    Raises MigrationFailedError if the file has its strings read otherwise in a way that was not foreseen.
     """
     worker, advice = task.lease.worker, task.migration.advice
     body, statements = advice.body, advice.statements
     worker.on_notice = on_notice or task.log_notice
+    doubtful = advice.disputed or advice.odd or strings.may_be_set_unseen(body, statements)
+    _have_read(task, strings.SETTING, strings.setting(advice.readings, 0))
     try:
-        if advice.disputed or advice.odd or (rehearsal and not advice.parsed):
+        if doubtful or (rehearsal and not advice.parsed):
             return _send_one_by_one(task, trace, backend_pid)
         pieces = cut(body, statements, advice.readings, len(body) if rehearsal else _PIECE)
         return all(_send(task, piece, trace, backend_pid) == trace.transaction_id for piece in pieces)
@@ -90,34 +95,32 @@ def _send_one_by_one(task: Task, trace: Trace, backend_pid: int) -> bool:
     So no COMMIT can hide behind another statement: none begins with it, as those have been refused beforehand.
     """
     worker, migration = task.lease.worker, task.migration
-    for index, statement in enumerate(migration.advice.statements):
-        _have_read(task, statement.start)
+    statements = migration.advice.statements
+    for index, statement in enumerate(statements):
+        _have_read(task)
         task.work_on(index + 1, backend_pid)
         try:
             worker.statement(migration.advice.body[statement.start : statement.end], task.patience, trace.note)
         except StatementError as error:
             offset = None if error.position is None else statement.start + error.position
             raise Refused(migration, error, statement_start=statement.start, offset=offset) from error
-    _have_read(task, len(migration.advice.body))
+        following = statements[index + 1].start if index + 1 < len(statements) else len(migration.advice.body)
+        if misread := strings_read_otherwise(task, statement, following):
+            raise misread
+    _have_read(task)
     question = "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
     return bool(ours(task, lambda: worker.query(question, task.patience))[0][0][0] == trace.transaction_id)
 
 
-def _have_read(task: Task, place: int) -> None:
-    """Have the server read the next message as the file is read at this place, whatever the file has set meanwhile.
+def _have_read(task: Task, name: str = "client_encoding", value: str = "UTF8") -> None:
+    """Have the server read the next message as the file is read here, whatever the file has set meanwhile.
 
     What a file sets has no effect on a message that has arrived, so it must have none on the next one either: a file in
-    several messages is read as in one. The exception is a SET of `strings.SETTING`, which the scanner has followed.
+    several messages is read as in one. The exception is `strings.SETTING`, which is followed as psql follows it.
     """
     worker = task.lease.worker
-    for name, value in _read_by(task, place):
-        if worker.parameter(name) != value:
-            ours(task, lambda sql=f"SET {name} = {value}": worker.query(sql, task.patience))  # type: ignore[misc]
-
-
-def _read_by(task: Task, place: int) -> tuple[tuple[str, str], ...]:
-    """Return the settings by which the server reads a message, as they are to be at this place of the file."""
-    return ("client_encoding", "UTF8"), (strings.SETTING, strings.setting(task.migration.advice.readings, place))
+    if worker.parameter(name) != value:
+        ours(task, lambda: worker.query(f"SET {name} = {value}", task.patience))
 
 
 def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | None:
@@ -135,14 +138,12 @@ def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | Non
             done += 1
             task.work_on(done + 1, backend_pid)
 
-    _have_read(task, piece.start)
+    _have_read(task)
     task.work_on(done + 1, backend_pid)
     # One more statement behind the file's own tells whether the file has ended our transaction: no parser can
     # promise that it has not. And the next message must be read as it is written, before it can say so itself.
-    ahead = _read_by(task, piece.end)[: 2 if piece.end < len(migration.advice.body) else 1]
-    settings = " ".join(f"SET {name} = {value};" for name, value in ahead)
     script = (
-        f"{migration.advice.body[piece.start : piece.end]}\n;{settings} "
+        f"{migration.advice.body[piece.start : piece.end]}\n;SET client_encoding = UTF8; "
         "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
     )
     try:
@@ -151,6 +152,8 @@ def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | Non
         start = statements[done].start if done < len(statements) else None
         offset = None if error.position is None else piece.start + error.position
         raise Refused(migration, error, statement_start=start, offset=offset) from error
+    if statements and (misread := strings_read_otherwise(task, statements[piece.first], piece.end)):
+        raise misread
     value = last.get_value(0, 0) if last is not None else None
     return None if value is None else value.decode()
 
@@ -173,18 +176,14 @@ def cut(
 
     The server splits all of a message into statements, and keeps them, before it runs the first: with 200 MB in one
     message that took it 1.7 times as long as the same from psql, and this program 1 GB.
-    From where a file sets the reading in a way that is not followed, its size does not matter any more, so that its
-    dynamic SQL is still read so.
     """
     turns = [reading.start for reading in readings[1:]]
-    pieces, start, first, whole = [], 0, 0, False
+    pieces, start, first = [], 0, 0
     for index, statement in enumerate(statements):
         turned = bool(turns) and turns[0] <= statement.start
         while turns and turns[0] <= statement.start:
             turns.pop(0)
-        full = not whole and statement.start - start >= size
-        if full and strings.is_set_unseen(body, statements[first:index]):
-            whole, full = True, False
+        full = statement.start - start >= size
         if index > first and (full or turned):
             pieces.append(Piece(start, statement.start, first, index))
             start, first = statement.start, index

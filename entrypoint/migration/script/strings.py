@@ -23,6 +23,11 @@ SETTING = "standard_conforming_strings"
 
 _AS_USUAL = re.compile(rf"\b{SETTING}\s*(?:=|\bto\b)\s*'?on\b", re.IGNORECASE)
 _MENTIONED = re.compile(SETTING, re.IGNORECASE)
+# A SELECT that says the same as a SET.
+_BY_FUNCTION = re.compile(
+    rf"select\s+(?:pg_catalog\s*\.\s*)?set_config\s*\(\s*'{SETTING}'\s*,\s*('[^'\\]*')\s*,\s*(true|false)\s*\)",
+    re.IGNORECASE,
+)
 # A string or a word, as the scanner shows it, to what the setting is then; PostgreSQL takes the beginnings, too.
 _VALUES = {
     **dict.fromkeys(("ON", "1", *("TRUE"[:length] for length in range(1, 5)), "Y", "YE", "YES"), False),
@@ -74,12 +79,12 @@ def by_the_standard(text: str, *, escapes: bool, alone: bool = False) -> tuple[s
     return (text if standard == text else standard), tuple(readings)
 
 
-def is_set_unseen(text: str, statements: Sequence[Statement]) -> bool:
-    """Tell whether some of the statements may set it in a way that is not followed here: `set_config`, say."""
-    if not statements or not _MENTIONED.search(text, statements[0].start, statements[-1].end):
-        return False
-    return any(
-        statement.words[:1] not in (("SET",), ("RESET",)) and _MENTIONED.search(text, statement.start, statement.end)
+def may_be_set_unseen(text: str, statements: Sequence[Statement]) -> bool:
+    """Tell whether some of the statements may set it in a way that is not followed here: within a DO, say."""
+    return _MENTIONED.search(text) is not None and any(
+        _MENTIONED.search(text, statement.start, statement.end)
+        and statement.words[:1] not in (("SET",), ("RESET",))
+        and not _BY_FUNCTION.fullmatch(text, statement.start, statement.end)
         for statement in statements
     )
 
@@ -119,7 +124,11 @@ def _turn(text: str, *, now: bool, initial: bool, alone: bool) -> int | None:
     if not _MENTIONED.search(text) and now == initial:
         return None
     for statement in scan(text).statements:
-        if _after(statement.words, now=now, initial=initial, alone=alone) != now:
+        words = statement.words
+        if by_function := _BY_FUNCTION.fullmatch(text, statement.start, statement.end):
+            value, local = by_function.groups()
+            words = ("SET", *(("LOCAL",) if local.lower() == "true" else ()), SETTING.upper(), "=", value.upper())
+        if _after(words, now=now, initial=initial, alone=alone) != now:
             end = skip(text, statement.end)
             return end + 1 if text.startswith(";", end) else None
     return None
