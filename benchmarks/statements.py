@@ -15,8 +15,7 @@ from demo.postgres import Server
 from entrypoint.database.quoting import PINNED
 from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger import writing
-from entrypoint.migration.ledger.glance import find_tables
-from entrypoint.migration.ledger.place import Place
+from entrypoint.migration.ledger.place import Place, find_tables
 from entrypoint.migration.ledger.rows import COMPLETED
 from entrypoint.migration.ledger.tables import setup
 from entrypoint.migration.script.files import MigrationFile

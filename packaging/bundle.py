@@ -30,7 +30,6 @@ START = (
     "entrypoint.migration",
     "entrypoint.migration.ledger",
     "entrypoint.migration.ledger.first_look",
-    "entrypoint.migration.ledger.glance",
     "entrypoint.migration.ledger.place",
     "entrypoint.migration.ledger.plan",
     "entrypoint.migration.ledger.rows",

@@ -73,7 +73,6 @@ UP_TO_DATE = AT_EVERY_START | {
     "entrypoint.migration",
     "entrypoint.migration.ledger",
     "entrypoint.migration.ledger.first_look",
-    "entrypoint.migration.ledger.glance",
     "entrypoint.migration.ledger.place",
     "entrypoint.migration.ledger.plan",
     "entrypoint.migration.ledger.rows",

@@ -14,6 +14,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.migration.apply.doubt import settle
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.finding import find
+from entrypoint.migration.ledger.keys import guard_key
 from entrypoint.migration.ledger.place import Place
 from entrypoint.migration.lock.takeover import Streak, _end_zombie
 from kit.databases import server_errors
@@ -638,7 +639,7 @@ def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: 
     worker, guard = (target(url, "DATABASE_URL", "beef").connect(10) for _ in range(2))
     deadline = Deadline(10)
     place = find(worker, None, deadline)
-    guard.query(f"BEGIN; SELECT pg_try_advisory_xact_lock({place.lock_key})", deadline)
+    guard.query(f"BEGIN; SELECT pg_try_advisory_xact_lock({guard_key(place)})", deadline)
     scene.database.execute(
         f"UPDATE migration_lock SET token = 'f00d.1', locked_at = {locked_at}, locked_by = NULL, progress_at = NULL"
     )

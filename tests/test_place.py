@@ -9,7 +9,7 @@ import pytest
 
 from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger import search
-from entrypoint.migration.ledger.glance import find_tables
+from entrypoint.migration.ledger.place import find_tables
 from kit.pooler import pooler
 from scene import Gate, Scene, load_legacy, only_error, token_of, told
 

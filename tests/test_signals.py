@@ -17,7 +17,7 @@ import pytest
 
 from conftest import missing
 from demo.postgres import HOST, free_port
-from entrypoint.migration.ledger.place import LOCK_CLASS, lock_key
+from entrypoint.migration.ledger.keys import LOCK_CLASS, lock_key
 from kit.migrations import write_migrations
 from kit.processes import PROGRAM, descendants, status, until
 

@@ -7,7 +7,8 @@ import pytest
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.migration.ledger import tables, writing
-from entrypoint.migration.ledger.place import LOCK_CLASS, Place, lock_key
+from entrypoint.migration.ledger.keys import LOCK_CLASS, guard_key, lock_key
+from entrypoint.migration.ledger.place import Place
 from entrypoint.migration.ledger.reading import LockRow
 from entrypoint.migration.ledger.search import owner_of
 from entrypoint.migration.script.files import MigrationFile
@@ -97,7 +98,7 @@ def test_the_lock_key_never_changes() -> None:
     assert lock_key("public") == 1001664029
     assert lock_key("ops") == 1526271103
     assert lock_key("Größe") == -1804693483
-    assert place(schema="ops").lock_key == "1885824368, 1526271103"
+    assert guard_key(place(schema="ops")) == "1885824368, 1526271103"
 
 
 def test_the_lock_key_fits_a_signed_integer() -> None:
@@ -150,7 +151,7 @@ def test_the_ddl_names_the_schema_and_nothing_is_left_open(schema: str) -> None:
     where = place(schema=schema)
     ddl = tables.ddl(where)
     assert f"CREATE TABLE IF NOT EXISTS {identifier(schema)}.schema_migrations" in ddl
-    assert f"pg_try_advisory_xact_lock_shared({where.lock_key})" in ddl
+    assert f"pg_try_advisory_xact_lock_shared({guard_key(where)})" in ddl
 
 
 def test_a_row_is_never_written_over_one_that_is_completed() -> None:

@@ -10,8 +10,7 @@ from entrypoint.database.quoting import identifier, literal, our_state
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import ForeignLedgerError
 from entrypoint.migration.adoption.tools import BY_NAME
-from entrypoint.migration.ledger.glance import walk
-from entrypoint.migration.ledger.place import LEDGER_SIGN
+from entrypoint.migration.ledger.place import LEDGER_SIGN, walk
 from entrypoint.migration.ledger.search import owner_of, path_sql, trusted
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign

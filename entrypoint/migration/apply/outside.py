@@ -21,6 +21,7 @@ from entrypoint.errors.migration import MigrationFailedError
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.standing import Trace, file_ended_transaction, strings_read_otherwise
 from entrypoint.migration.ledger import writing
+from entrypoint.migration.ledger.keys import session_key
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING
 from entrypoint.migration.script import strings
 from entrypoint.migration.script.calls import plain
@@ -477,7 +478,7 @@ class Steps:
     @property
     def _session_lock(self) -> str:
         # Who tests it holds it for an instant, and takes nothing: the fence stands before the row.
-        return f"SELECT pg_catalog.pg_advisory_lock_shared({self._place.session_key});"
+        return f"SELECT pg_catalog.pg_advisory_lock_shared({session_key(self._place)});"
 
     @property
     def _as_role(self) -> str:

@@ -12,7 +12,7 @@ from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal, our_state
 from entrypoint.errors.migration import SecondLedgerError
-from entrypoint.migration.ledger.glance import walk
+from entrypoint.migration.ledger.place import walk
 from entrypoint.migration.ledger.rows import COMPLETED, ask
 from entrypoint.migration.ledger.search import path_sql
 from entrypoint.records import NamedTuple

@@ -5,8 +5,7 @@ from __future__ import annotations
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import ForeignLedgerError
-from entrypoint.migration.ledger.glance import walk
-from entrypoint.migration.ledger.place import tables_of
+from entrypoint.migration.ledger.place import tables_of, walk
 from entrypoint.migration.ledger.search import (
     foreign_ledger,
     harmless,

@@ -106,7 +106,7 @@ class Question:
             # The server works in parallel with us, so it is to know of us first; but a name server may be slow.
             self._begun.acquire(timeout=_HEAD_START)
             # Imported by this thread while the other one logs in, which is to ask as soon as it has.
-            from entrypoint.migration.ledger import glance, rows  # noqa: F401
+            from entrypoint.migration.ledger import place, rows  # noqa: F401
 
     def _read(self, library: libpq.Libpq, address: str) -> dict[str, str] | None:
         """Return libpq's parameters; None if the address is none that can be read."""
@@ -187,7 +187,7 @@ def _look(
         if path and connection.query(DEFAULT_PATH, deadline)[2][0][0] != path:
             return FirstLook(), False
         # Imported while the server is at work.
-        from entrypoint.migration.ledger.glance import find_tables
+        from entrypoint.migration.ledger.place import find_tables
         from entrypoint.migration.ledger.rows import as_ledger, ask, ledger_query
 
         place, sure = find_tables(connection, schema, deadline, role, command)

@@ -1,14 +1,18 @@
-"""Where the ledger is: one value, with what the catalogues say of its tables, and the keys of its lock."""
+"""Where the ledger is: one value, with what the catalogues say of its tables; and how it is found at a glance.
+
+At a glance: where it is as it nearly always is, without the search along the path. What the server has to plan, a new
+server process plans from empty caches: the whole search (`search`) takes it 1 ms more than this
+(`python -m benchmarks.statements`). So the path is walked here, and whatever is not plain is left to the search.
+"""
 
 from __future__ import annotations
 
-from entrypoint.database.address import OURS
-from entrypoint.database.quoting import identifier
+from entrypoint.database.quoting import identifier, literal, our_state
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Protocol
 
     from entrypoint.command import Command
@@ -25,13 +29,6 @@ if TYPE_CHECKING:
             """End the transaction, if one is open."""
 
 
-# The first half of the advisory lock's key: the letters "pgep". Documented in docs/lock.md; never change it, as
-# replicas of two releases must exclude each other.
-LOCK_CLASS = 0x70676570
-# Held while a ledger is made, by one in the whole database: until it is there, others may look for it elsewhere.
-MAKING_KEY = f"{LOCK_CLASS + 2}, 0"
-# A condition: the lock `g` is that one.
-MAKES = f"g.classid = {LOCK_CLASS + 2} AND g.objid = 0"
 _TABLES = ("schema_migrations", "migration_lock")
 LEGACY_TIME = "timestamp without time zone"
 _TEXT = "text"
@@ -69,18 +66,13 @@ COMMAND_COLUMNS = {
     "output": _TEXT,
     "holder": _TEXT,
 }
+# So many tables of these names, in whatever schemas, are looked at; with more of them the server is asked to search.
+_MOST = 20
+# `NAMEDATALEN - 1`: PostgreSQL cuts off what a name has beyond it.
+_LONGEST_NAME = 63
+
 # Those that make a difference here; pg_type.dat, where the numbers of built-in types are fixed.
 _TYPES = {"25": _TEXT, "1114": LEGACY_TIME}
-# A condition: the session that has the lock `g` does not have such a name.
-_NOT_OURS = (
-    "NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(g.pid) o "
-    f"WHERE pg_catalog.starts_with(o.application_name, '{OURS}'))"
-)
-# All advisory locks `g` of this database that have two keys.
-_ADVISORY = (
-    "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.objsubid = 2 AND g.database = "
-    "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
-)
 
 
 class Place(NamedTuple):
@@ -142,66 +134,6 @@ class Place(NamedTuple):
             or not self.ledger.keys() >= {"status", "checksum", "error_message", "execution_time_ms"}
         )
 
-    @property
-    def lock_key(self) -> str:
-        """The guard's advisory lock, as the arguments of PostgreSQL's functions."""
-        return f"{LOCK_CLASS}, {lock_key(self.schema)}"
-
-    @property
-    def session_key(self) -> str:
-        """The advisory lock that a session holds, shared, while it works outside a transaction."""
-        return f"{LOCK_CLASS + 1}, {lock_key(self.schema)}"
-
-    def guarded_by(self, backend_pid: int) -> str:
-        """Return a condition: that backend holds the guard's advisory lock at this moment."""
-        return f"(SELECT count(*) {self._guards} AND g.mode = 'ExclusiveLock' AND g.pid = {backend_pid}) = 1"
-
-    @property
-    def unguarded(self) -> str:
-        """A condition: nobody holds the guard's advisory lock at this moment. It is asked without touching the lock."""
-        return f"NOT EXISTS (SELECT {self._guards})"
-
-    @property
-    def guardian(self) -> str:
-        """The query for who holds the guard's advisory lock: the pid, and what its session calls itself.
-
-        After it, who holds the other one and is no session of ours by its name: that keeps us from the row as well. And
-        where there is no ledger yet, who holds in the same way the one under which it is made.
-        """
-        name = "(SELECT a.application_name FROM pg_catalog.pg_stat_activity a WHERE a.pid = g.pid)"
-        return (
-            f"SELECT g.pid, {name}, 1 {self._guards} UNION ALL "
-            f"SELECT g.pid, {name}, 2 {self._keyed(LOCK_CLASS + 1)} AND {_NOT_OURS}"
-            + ("" if self.founded else f" UNION ALL SELECT g.pid, {name}, 3 {_ADVISORY} AND {MAKES} AND {_NOT_OURS}")
-            + " ORDER BY 3, 1"
-        )
-
-    @property
-    def holders(self) -> str:
-        """The query for all who hold one of the two advisory locks, in whatever mode; `_key_holder` reads its rows.
-
-        Where there is no ledger, also who holds the lock under which one is made.
-        """
-        keys = self._key_is(LOCK_CLASS, LOCK_CLASS + 1)
-        activity = "FROM pg_catalog.pg_stat_get_activity(g.pid) a"
-        return (
-            f"SELECT g.pid, (SELECT a.application_name {activity}), "
-            f"(SELECT pg_catalog.pg_get_userbyid(a.usesysid) {activity}), "
-            f"g.classid = {LOCK_CLASS}, g.classid = {LOCK_CLASS + 2}, g.mode = 'ExclusiveLock' "
-            f"{_ADVISORY} AND ({keys if self.founded else f'{keys} OR {MAKES}'}) ORDER BY 1"
-        )
-
-    @property
-    def _guards(self) -> str:
-        # A contender that looks has the lock for an instant, shared. Who else has it shared, keeps everybody away.
-        return f"{self._keyed(LOCK_CLASS)} AND (g.mode = 'ExclusiveLock' OR {_NOT_OURS})"
-
-    def _keyed(self, *first_keys: int) -> str:
-        return f"{_ADVISORY} AND {self._key_is(*first_keys)}"
-
-    def _key_is(self, *first_keys: int) -> str:
-        return f"g.classid IN ({', '.join(map(str, first_keys))}) AND g.objid = {lock_key(self.schema) % 2**32}"
-
     def table(self, name: str) -> str:
         """Return a table's name with its schema, quoted."""
         return f"{identifier(self.schema)}.{name}"
@@ -214,15 +146,132 @@ def tables_of(command: Command | None) -> tuple[str, ...]:
     return (*_TABLES, "migration_commands") if command.with_files else ("migration_commands", "migration_lock")
 
 
-def lock_key(schema: str) -> int:
-    """Return the second half of the advisory lock's key: the CRC-32 of the schema's name, as a signed integer."""
-    from binascii import crc32  # Only now: a first look takes no lock, and this is a file of its own in some Pythons.
-
-    value = crc32(schema.encode())
-    return value - 2**32 if value >= 2**31 else value
-
-
 def columns_of(listed: Iterable[str]) -> dict[str, str]:
     """Return the names and the types of columns, each listed as its type's number and its name."""
     pairs = [column.split(" ", 1) for column in listed if column]
     return {name: _TYPES.get(oid, "another type") for oid, name in pairs}
+
+
+def find_tables(
+    session: Connection, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
+) -> tuple[Place | None, bool]:
+    """Find the tables alone, in `schema` or along the path, for a look that leads to nothing more.
+
+    Return the place, None if there is no ledger, and whether that is sure; if not, it takes a search. Raises
+    StatementError.
+    """
+    begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
+    sql = ";\n".join((begin, *walk(schema), _tables_sql(schema, role, command), "COMMIT"))
+    relations = session.query(sql, deadline)[-2]
+    sign = tables_of(command)[0]
+    nothing = len(relations) < _MOST and not any(row[1] == sign for row in relations)
+    place = None if nothing else _place_of(relations, schema, command)
+    return place, nothing or place is not None
+
+
+def walk(schema: str | None) -> tuple[str, ...]:
+    """Return the statements that come before those about the place: who asks, and where the search leads.
+
+    The path and the role are what the connection began with, whatever somebody before us, behind a pooler, has set in
+    this server session. The path is noted for the walk, which itself does not look for anything along it: an operator
+    that somebody put there would run as whoever is asking.
+    """
+    noted = (
+        "SET LOCAL search_path TO DEFAULT",
+        "SELECT pg_catalog.set_config('entrypoint.path', pg_catalog.current_setting('search_path'), true)",
+    )
+    return (*(() if schema else noted), *our_state(None))
+
+
+def evident(owner: str, schema_owner: str, role: str | None) -> str:
+    """Return a condition: that `owner` is we ourselves, or who owns the schema."""
+    ours = ", ".join(("session_user", "current_user", *([literal(role)] if role else ())))
+    return f"pg_get_userbyid({owner}) IN ({ours}) OR {owner} = {schema_owner}"
+
+
+def unless_able(trust: str, schema: str, role: str | None) -> str:
+    """Return a condition: `trust`, or that we could not migrate in `schema`, given by its number, anyway.
+
+    An application's own login, beside a Job that migrates, only reads what the Job has written.
+    """
+    able = f"has_schema_privilege({schema}, 'CREATE')"
+    if role:
+        chosen = f"has_schema_privilege(oid, {schema}, 'CREATE')"
+        able += f" OR EXISTS (SELECT FROM pg_roles WHERE rolname = {literal(role)} AND {chosen})"
+    return f"({trust} OR NOT ({able}))"
+
+
+def _tables_sql(schema: str | None, role: str | None, command: Command | None) -> str:
+    """Return the statement for all tables of our names, each with its schema, or for those in `schema`.
+
+    It asks for what a new server process plans in the least time: one table, without a join. A table's columns are one
+    value, in no order, and `concat` has no namesakes among which to choose, as `||` has. Types by their numbers: their
+    names are looked up one by one. Fewer owners are trusted than `search.trusted` does.
+    """
+    owner = "c.relowner"
+    schema_owner = "(SELECT n.nspowner FROM pg_namespace n WHERE n.oid = c.relnamespace)"
+    trust = (
+        f"CASE WHEN {evident(owner, schema_owner, role)} THEN true "
+        f"ELSE current_setting('is_superuser') = 'off' AND pg_has_role({owner}, 'MEMBER') END"
+    )
+    path = "NULL" if schema else "current_setting('entrypoint.path')"
+    return (
+        "SELECT c.relnamespace::regnamespace, c.relname, has_schema_privilege(c.relnamespace, 'USAGE'), c.relkind, "
+        f"{unless_able(trust, 'c.relnamespace', role)}, ARRAY(SELECT concat(a.atttypid, ' ', a.attname) "
+        f"FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), {path}, current_user "
+        f"FROM pg_class c WHERE c.relname IN ({', '.join(map(literal, tables_of(command)))})"
+        + (f" AND c.relnamespace = to_regnamespace({literal(identifier(schema))})" if schema else f" LIMIT {_MOST}")
+    )
+
+
+def _place_of(relations: Sequence[Row], schema: str | None, command: Command | None) -> Place | None:
+    """Return the place with its tables; None if that takes a search, or if something about them is not as it should be.
+
+    What that is, the search says.
+    """
+    path, user = relations[0][6:]
+    names = (schema,) if schema else along(path or "", user or "")
+    if names is None or (len(relations) == _MOST and not schema):
+        return None
+    sign = tables_of(command)[0]
+    ledgers = {_unquoted(row[0] or "") for row in relations if row[1] == sign}
+    name = next((name for name in names if name in ledgers), None)
+    columns: dict[str | None, dict[str, str]] = {}
+    for _, table, usable, kind, trusted, listed, *_ in (row for row in relations if _unquoted(row[0] or "") == name):
+        # A name with one of these is escaped in an array's text.
+        if (usable, kind, trusted) != ("t", "r", "t") or listed is None or "\\" in listed:
+            return None
+        columns[table] = columns_of(listed.removeprefix('{"').removesuffix('"}').split('","'))
+    ledger, lock = columns.get("schema_migrations", {}), columns.get("migration_lock", {})
+    commands = columns.get("migration_commands", {})
+    if name is None or (lock and not lock.keys() >= LOCK_SIGN) or (commands and not commands.keys() >= COMMAND_SIGN):
+        return None
+    if sign == "schema_migrations" and not ledger.keys() >= LEDGER_SIGN:
+        return None
+    place = Place(name, True, ledger, lock)  # noqa: FBT003
+    return place if command is None else place._replace(command=command, commands=commands)
+
+
+def _unquoted(name: str) -> str:
+    """Return the name of a schema as `regnamespace` shows it, which quotes those that SQL would not take for names."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def along(path: str, user: str) -> tuple[str, ...] | None:
+    """Return the schemas that a search_path names, in their order, without PostgreSQL's own.
+
+    None if it takes PostgreSQL to read the path: names with odd characters, or too long.
+    """
+    names = []
+    for part in path.split(","):
+        name = part.strip(" ")
+        if name[:1] == name[-1:] == '"':
+            name = name[1:-1]
+        elif name != name.lower():
+            return None
+        name = user if name == "$user" else name
+        if not name or not name.isascii() or not name.isprintable() or '"' in name or len(name) > _LONGEST_NAME:
+            return None
+        if not name.startswith("pg_") and name != "information_schema":
+            names.append(name)
+    return tuple(names)

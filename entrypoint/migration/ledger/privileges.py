@@ -8,7 +8,7 @@ from __future__ import annotations
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal
 from entrypoint.errors import ConnectionLostError
-from entrypoint.migration.ledger.glance import walk
+from entrypoint.migration.ledger.place import walk
 from entrypoint.migration.ledger.search import place_sql
 from entrypoint.records import NamedTuple
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from entrypoint.migration.ledger.glance import walk
-from entrypoint.migration.ledger.place import LEGACY_TIME, LIFE_COLUMNS, Place
+from entrypoint.migration.ledger.keys import guard_key, guardian, holders, unguarded
+from entrypoint.migration.ledger.place import LEGACY_TIME, LIFE_COLUMNS, Place, walk
 from entrypoint.migration.ledger.rows import LedgerRow, as_ledger, ask, ledger_query
 from entrypoint.migration.ledger.search import place_of, tables_sql
 from entrypoint.records import NamedTuple
@@ -138,7 +138,7 @@ def look(session: Connection, place: Place, role: str | None, deadline: Deadline
 
     Holds nothing afterwards. Raises StatementError with SQLSTATE 55P03 if somebody holds a lock on the tables.
     """
-    free = f"pg_catalog.pg_try_advisory_xact_lock_shared({place.lock_key})" if contending else None
+    free = f"pg_catalog.pg_try_advisory_xact_lock_shared({guard_key(place)})" if contending else None
     return _look(session, place, role, deadline, free)
 
 
@@ -147,14 +147,14 @@ def look_on(session: Connection, place: Place, role: str | None, deadline: Deadl
 
     On a standby the primary's lock cannot be seen, and looks free. Raises what `look` does.
     """
-    return _look(session, place, role, deadline, place.unguarded)
+    return _look(session, place, role, deadline, unguarded(place))
 
 
 def look_at_holder(
     session: Connection, place: Place, role: str | None, deadline: Deadline
 ) -> tuple[LockRow | None, Guardian | None]:
     """Read the lock's row, and who holds the guard's lock, if anybody does. Raises what `look` does."""
-    rows, guardians = ask(session, role, deadline, (_lock_row_sql(place), place.guardian))
+    rows, guardians = ask(session, role, deadline, (_lock_row_sql(place), guardian(place)))
     found = [Guardian(int(pid or 0), application or "", key == "3") for pid, application, key in guardians]
     return as_lock(rows), found[0] if found else None
 
@@ -169,7 +169,7 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
     pinned = place.schema if place.founded else schema
     parts = (
         # First the row, then who holds the keys: so a holder that comes meanwhile looks alive.
-        *(_lock_row_sql(place), place.holders, ledger_query(place, later=True), _details_sql(place)),
+        *(_lock_row_sql(place), holders(place), ledger_query(place, later=True), _details_sql(place)),
         *(*walk(pinned), tables_sql(pinned, role, place.command), "SELECT pg_catalog.pg_is_in_recovery()"),
     )
     locks, keys, rows, details, *_, relations, standby = ask(session, role, deadline, parts)

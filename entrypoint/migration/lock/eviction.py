@@ -13,7 +13,7 @@ from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import PINNED, literal
 from entrypoint.deadline import Deadline, pause
-from entrypoint.migration.ledger.place import LOCK_CLASS, lock_key
+from entrypoint.migration.ledger.keys import LOCK_CLASS, guarded_by, lock_key, session_key
 from entrypoint.migration.lock.lease import begin_short
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ def admission(place: Place, database: str, guard_pid: int) -> str:
     """
     locks = ", ".join(
         f"pg_catalog.pg_advisory_lock_shared({key})"
-        for key in (place.session_key, f"{_TOOL_CLASS}, {lock_key(place.schema)}")
+        for key in (session_key(place), f"{_TOOL_CLASS}, {lock_key(place.schema)}")
     )
     guards = (
         f"g.locktype = 'advisory' AND g.granted AND g.objsubid = 2 AND g.classid = {LOCK_CLASS} "
@@ -123,5 +123,5 @@ def _ending(
                 WHERE g.locktype = 'advisory' AND g.granted AND g.objsubid = 2 AND g.classid = {_TOOL_CLASS}
                     AND g.objid = {lock_key(place.schema) % 2**32} AND g.database = (
                         SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())))
-            AND o.pid <> pg_catalog.pg_backend_pid() AND {place.guarded_by(guard_pid)};
+            AND o.pid <> pg_catalog.pg_backend_pid() AND {guarded_by(place, guard_pid)};
         COMMIT"""

@@ -12,6 +12,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.login import Failure
 from entrypoint.deadline import Deadline, joined, pause, sliced
 from entrypoint.errors import ConnectionLostError, EntrypointError
+from entrypoint.migration.ledger.keys import guard_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Guard:
     def _lock(self, deadline: Deadline) -> bool:
         results = self._session.query(
             f"{transactions.begin_guard(self._session.server_version)}\n"
-            f"SELECT pg_catalog.pg_try_advisory_xact_lock({self._place.lock_key}), pg_catalog.pg_backend_pid()",
+            f"SELECT pg_catalog.pg_try_advisory_xact_lock({guard_key(self._place)}), pg_catalog.pg_backend_pid()",
             deadline,
         )
         locked, backend_pid = results[-1][0]

@@ -8,7 +8,8 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state
 from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
 from entrypoint.migration.ledger import reading
-from entrypoint.migration.ledger.place import HOLDER_COLUMNS, LOCK_CLASS, MAKES, lock_key
+from entrypoint.migration.ledger.keys import LOCK_CLASS, MAKES, lock_key
+from entrypoint.migration.ledger.place import HOLDER_COLUMNS
 from entrypoint.migration.ledger.writing import nothing
 from entrypoint.records import NamedTuple
 

@@ -22,6 +22,7 @@ from entrypoint.database.sqlstate import QUERY_CANCELED
 from entrypoint.deadline import Deadline, sliced
 from entrypoint.errors import EntrypointError
 from entrypoint.errors.migration import LeaseLostError
+from entrypoint.migration.ledger.keys import guarded_by
 from entrypoint.migration.lock import row
 
 TYPE_CHECKING = False
@@ -133,7 +134,7 @@ class Lease:
 
     def _write_again(self, deadline: Deadline) -> None:
         """Write the row that was lent, while the guard still has its lock: so nobody can have taken it meanwhile."""
-        table, guarded = self.place.table("migration_lock"), self.place.guarded_by(self._guard.backend_pid)
+        table, guarded = self.place.table("migration_lock"), guarded_by(self.place, self._guard.backend_pid)
         which = "" if self.row_freed_by_file else f" AND {transactions.WRITTEN_HERE}"
         self.worker.query(
             # The file may have made transactions read-only by default.

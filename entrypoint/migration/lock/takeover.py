@@ -12,6 +12,7 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.ledger import reading, tables
 from entrypoint.migration.ledger.finding import find_again, refuse_intrusion
+from entrypoint.migration.ledger.keys import guarded_by, session_key
 from entrypoint.migration.lock import row
 from entrypoint.migration.lock.eviction import evict, left_behind
 from entrypoint.migration.lock.guard import Guard
@@ -160,7 +161,7 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
             FROM pg_catalog.pg_stat_activity a
             WHERE a.application_name =
                     '{OURS}' || nullif(pg_catalog.current_setting('entrypoint.zombie', true), '')
-                AND a.datname = pg_catalog.current_database() AND {place.guarded_by(guard.backend_pid)}
+                AND a.datname = pg_catalog.current_database() AND {guarded_by(place, guard.backend_pid)}
                 -- An old session of this very process may be the one.
                 AND a.pid NOT IN (pg_catalog.pg_backend_pid(), {guard.backend_pid});
             COMMIT""",
@@ -214,7 +215,7 @@ def _take_row(
             WHERE id = 1 AND (locked_at IS NULL OR token IS NOT NULL
                 OR locked_at < pg_catalog.clock_timestamp() - interval '{policy.stale:.3f} seconds')
                 -- Held, shared, by a session that still works outside a transaction for an earlier holder.
-                AND pg_catalog.pg_try_advisory_xact_lock({place.session_key})
+                AND pg_catalog.pg_try_advisory_xact_lock({session_key(place)})
                 -- Of another migration tool that an earlier holder ran.
                 AND NOT {left_behind("token")}
             FOR UPDATE SKIP LOCKED
@@ -222,7 +223,7 @@ def _take_row(
         UPDATE {table} AS l SET {ours}
         FROM candidate
         -- As a subquery of its own, which refers to the candidate, it is asked after the row is locked.
-        WHERE l.id = candidate.id AND CASE WHEN candidate.id = 1 THEN {place.guarded_by(guard.backend_pid)} END
+        WHERE l.id = candidate.id AND CASE WHEN candidate.id = 1 THEN {guarded_by(place, guard.backend_pid)} END
         RETURNING l.id;
         COMMIT""",
         deadline,

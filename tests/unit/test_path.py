@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint.migration.ledger.glance import along
+from entrypoint.migration.ledger.place import along
 
 
 @pytest.mark.parametrize(
