@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic, sleep
 
 from entrypoint import signals
-from entrypoint.policy import MOST_MILLISECONDS
+from entrypoint.records import MOST_MILLISECONDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from entrypoint.policy import TOOLS
+from entrypoint.records import TOOLS
 from kit.pages import blocks
 from scene import Scene
 

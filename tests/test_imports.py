@@ -56,7 +56,6 @@ AT_EVERY_START = {
     "entrypoint.errors",
     "entrypoint.handover",
     "entrypoint.logs",
-    "entrypoint.policy",
     "entrypoint.records",
     "entrypoint.redaction",
     "entrypoint.settings",
@@ -66,7 +65,6 @@ AT_EVERY_START = {
 UP_TO_DATE = AT_EVERY_START | {
     "entrypoint.database",
     "entrypoint.database.address",
-    "entrypoint.database.answers",
     "entrypoint.database.libpq",
     "entrypoint.database.quoting",
     "entrypoint.deadline",

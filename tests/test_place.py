@@ -440,6 +440,7 @@ GLANCES = {
     ),
     "folded": (IN_APP, "APP, public", "app"),
     "off the path": (IN_APP, "public", None),
+    "a quoted name": (f'CREATE SCHEMA "App"; CREATE TABLE "App".schema_migrations ({OURS})', '"App", public', "App"),
     "odd columns": (
         f'CREATE TABLE public.schema_migrations ({OURS}, "odd\\" text, "a,b" text, "c""d" text)',
         "public",
@@ -462,3 +463,13 @@ def test_a_glance_finds_what_the_search_finds(database: Database, name: str) -> 
         found = search.find_tables(asker, None, Deadline(5))
         assert found == (place if sure else found)
         assert (found and found.schema) == where
+
+
+@pytest.mark.parametrize("schema", ["app", "App", 'odd " one', "größe"])
+def test_a_glance_into_a_schema_that_is_set_needs_no_search(database: Database, schema: str) -> None:
+    quoted = '"' + schema.replace('"', '""') + '"'
+    with database.connect() as connection:
+        connection.execute(f"CREATE SCHEMA {quoted}; CREATE TABLE {quoted}.schema_migrations ({OURS})".encode())
+        place, sure = find_tables(Asker(connection), schema, Deadline(5))
+        assert sure
+        assert place == search.find_tables(Asker(connection), schema, Deadline(5))

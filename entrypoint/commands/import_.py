@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from entrypoint.policy import TOOLS
+from entrypoint.records import TOOLS
 from entrypoint.redaction import foreign
 from entrypoint.settings import adopt_from, read_settings
 

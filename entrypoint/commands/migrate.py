@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from entrypoint.commands.values import migration_number
-from entrypoint.policy import LONGEST_AFTER
+from entrypoint.records import LONGEST_AFTER
 from entrypoint.settings import read_log_settings, read_settings
 
 TYPE_CHECKING = False

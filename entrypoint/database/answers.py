@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol, Self
 
+    from entrypoint.database.libpq import Libpq
+
     class Answer(Protocol):
         """What libpq says of an error or a notice, as psycopg has it."""
 
@@ -60,6 +62,23 @@ _ROUTINE = ord("R")
 
 class NotConnected(Exception):  # noqa: N818 - an answer, which the caller passes on
     """The server, or the way to it, said no; the text is libpq's."""
+
+
+class Refusal:
+    """A result of libpq's that is an error or a notice, known by its address in memory."""
+
+    def __init__(self, library: Libpq, pointer: int) -> None:
+        self._library = library
+        self._pointer: int | None = pointer
+
+    def error_field(self, fieldcode: int, /) -> bytes | None:
+        """Return one of the fields."""
+        value: bytes | None = self._library.result_error_field(self._pointer, fieldcode)
+        return value
+
+    def get_error_message(self) -> str:
+        """Return all of it as a text."""
+        return (self._library.result_error_message(self._pointer) or b"").decode(errors="replace")
 
 
 class Notice(NamedTuple):

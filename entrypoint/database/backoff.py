@@ -8,7 +8,7 @@ from entrypoint import logs
 from entrypoint.clocks import CONNECTING, WAITING
 from entrypoint.database.login import LEAST, Failure
 from entrypoint.deadline import pause
-from entrypoint.policy import DOUBLINGS, LONGEST_PAUSE
+from entrypoint.records import DOUBLINGS, LONGEST_PAUSE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.database.target import Target
     from entrypoint.deadline import Deadline
-    from entrypoint.policy import ConnectPolicy
+    from entrypoint.records import ConnectPolicy
 
 
 class Stop:

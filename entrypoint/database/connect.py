@@ -9,7 +9,7 @@ from entrypoint.counts import count
 from entrypoint.database.login import LEAST, Failure
 from entrypoint.database.target import DIRECTLY
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError
-from entrypoint.policy import ATTEMPTS
+from entrypoint.records import ATTEMPTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.database.target import Target
     from entrypoint.errors import EntrypointError
-    from entrypoint.policy import ConnectPolicy
+    from entrypoint.records import ConnectPolicy
 
 
 def connect(

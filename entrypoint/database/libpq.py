@@ -2,7 +2,8 @@
 
 psycopg's import is nine tenths of what an up-to-date start would cost with it (docs/startup-cost.md). The rest of what
 a session needs is in `pq_ctypes`, which the first look does not import. Connecting happens in a thread of its own,
-because name resolution and TLS cannot be interrupted; every other wait here ends by its deadline.
+because name resolution and TLS cannot be interrupted; every other wait here ends by its deadline. What says how a
+question failed (`answers`) is imported where one has.
 Every function here is described in PostgreSQL's documentation, chapter "libpq - C Library".
 
 `_ctypes` is what `ctypes` is made of. The package around it takes 2 ms of every start, and 4 with Python 3.14, for what
@@ -16,7 +17,6 @@ import select
 import sys
 from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_PYTHONAPI, CFuncPtr, _SimpleCData, byref, dlopen, sizeof
 
-from entrypoint.database.answers import SILENCE, NotConnected, StatementError, connection_lost, no_answer
 from entrypoint.database.quoting import conninfo
 from entrypoint.errors import EntrypointError
 from entrypoint.redaction import foreign
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from entrypoint.database.answers import Row
+    from entrypoint.database.answers import NotConnected, Row, StatementError
     from entrypoint.deadline import Deadline
 
     _Simple = _SimpleCData[Any]
@@ -200,9 +200,11 @@ class Connection:
         step = _POLLING_FAILED if libpq.status(self._connection) == _BAD else _POLLING_WRITING
         while step != _POLLING_OK:
             if step == _POLLING_FAILED:
-                raise NotConnected(self._error())
+                raise _not_connected(self._error())
             if not self._ready(select.POLLIN if step == _POLLING_READING else select.POLLOUT, deadline):
-                raise NotConnected(f"{SILENCE} {deadline.budget:g} s")
+                from entrypoint.database.answers import SILENCE
+
+                raise _not_connected(f"{SILENCE} {deadline.budget:g} s")
             step = libpq.connect_poll(self._connection)
         libpq.set_error_verbosity(self._connection, _DEFAULT)
 
@@ -224,7 +226,7 @@ class Connection:
         """
         libpq = self._libpq
         if not libpq.send_query(self._connection, sql.encode()):
-            raise connection_lost(foreign(self._error()))
+            raise self._lost()
         results: list[list[Row]] = []
         failed: StatementError | None = None
         while result := self._next_result(deadline):
@@ -232,11 +234,11 @@ class Connection:
                 if libpq.result_status(result) in (_TUPLES_OK, _COMMAND_OK):
                     results.append(self._rows(result))
                 else:
-                    failed = failed or StatementError(Answer(libpq, result), len(results))
+                    failed = failed or _refused(libpq, result, len(results))
             finally:
                 libpq.clear(result)
         if libpq.transaction_status(self._connection) == _UNKNOWN:
-            raise connection_lost(foreign(self._error()))
+            raise self._lost()
         if failed is not None:
             raise failed
         return results
@@ -245,9 +247,11 @@ class Connection:
         libpq = self._libpq
         while libpq.is_busy(self._connection):
             if not self._ready(select.POLLIN, deadline):
+                from entrypoint.database.answers import no_answer
+
                 raise no_answer(deadline.budget)
             if not libpq.consume_input(self._connection):
-                raise connection_lost(foreign(self._error()))
+                raise self._lost()
         result: int | None = libpq.get_result(self._connection)
         return result
 
@@ -261,6 +265,8 @@ class Connection:
         """End the transaction, if one is open; never raises."""
         if self._libpq.transaction_status(self._connection) in (_IDLE, _UNKNOWN):
             return
+        from entrypoint.database.answers import StatementError
+
         try:
             self.query("ROLLBACK", deadline)
         except (StatementError, EntrypointError):
@@ -292,23 +298,22 @@ class Connection:
     def _error(self) -> str:
         return text_of(self._libpq.error_message(self._connection))
 
+    def _lost(self) -> EntrypointError:
+        from entrypoint.database.answers import connection_lost
 
-class Answer:
-    """A result that is an error or a notice, as `answers` reads it."""
+        return connection_lost(foreign(self._error()))
 
-    def __init__(self, libpq: Libpq, pointer: int) -> None:
-        """Take a result by its address in memory."""
-        self._library = libpq
-        self._pointer: int | None = pointer
 
-    def error_field(self, fieldcode: int, /) -> bytes | None:
-        """Return one of the fields."""
-        value: bytes | None = self._library.result_error_field(self._pointer, fieldcode)
-        return value
+def _not_connected(text: str) -> NotConnected:
+    from entrypoint.database.answers import NotConnected
 
-    def get_error_message(self) -> str:
-        """Return all of it as a text."""
-        return text_of(self._library.result_error_message(self._pointer))
+    return NotConnected(text)
+
+
+def _refused(libpq: Libpq, result: int, statement: int) -> StatementError:
+    from entrypoint.database.answers import Refusal, StatementError
+
+    return StatementError(Refusal(libpq, result), statement)
 
 
 def text_of(value: bytes | None) -> str:

@@ -12,7 +12,7 @@ from _ctypes import FUNCFLAG_CDECL, CFuncPtr, byref
 from _weakref import ref
 
 from entrypoint.database import libpq
-from entrypoint.database.answers import NotConnected
+from entrypoint.database.answers import NotConnected, Refusal
 from entrypoint.database.libpq import ADDRESS, c_char_p, c_int, c_void_p, each, text_at, text_of
 from entrypoint.database.pq import Option, PqError
 
@@ -271,7 +271,7 @@ def _receive(connection: int | None, result: int | None) -> None:
         found.notice_handler(_Result(found._binding, result))  # noqa: SLF001 - of this module
 
 
-class _Result(libpq.Answer):
+class _Result(Refusal):
     """A result that is libpq's, or was."""
 
     def __init__(self, binding: Binding, pointer: int) -> None:

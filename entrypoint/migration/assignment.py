@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.losses import Losses
     from entrypoint.migration.observe.board import Board
     from entrypoint.migration.script.files import Directory
-    from entrypoint.policy import Address, Adopt, ApplyPolicy, LockPolicy
+    from entrypoint.records import Address, Adopt, ApplyPolicy, LockPolicy
 
 
 class Assignment(NamedTuple):

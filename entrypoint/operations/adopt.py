@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.adoption.matching import Adoption
     from entrypoint.migration.apply.ledger_change import Change
     from entrypoint.migration.ledger.rows import LedgerRow
-    from entrypoint.policy import Adopt
+    from entrypoint.records import Adopt
     from entrypoint.settings import Settings
     from entrypoint.survey import Survey
 

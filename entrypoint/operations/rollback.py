@@ -14,7 +14,7 @@ from entrypoint.migration.adoption.history import named
 from entrypoint.migration.adoption.unadopted import other_history
 from entrypoint.migration.apply.adopting import Adopter
 from entrypoint.migration.operator.reversal import plan_reversal, reverse
-from entrypoint.policy import Adopt
+from entrypoint.records import Adopt
 from entrypoint.redaction import visible
 from entrypoint.startup import tell_differences
 from entrypoint.survey import assign, refuse_read_only, survey_database

@@ -6,7 +6,7 @@ The variables and their defaults are documented to users and fixed (docs/configu
 from __future__ import annotations
 
 from entrypoint.errors import ConfigurationError
-from entrypoint.policy import (
+from entrypoint.records import (
     ATTEMPTS,
     DEFAULT_LIMIT_MB,
     MOST_MILLISECONDS,
@@ -16,8 +16,8 @@ from entrypoint.policy import (
     ApplyPolicy,
     ConnectPolicy,
     LockPolicy,
+    NamedTuple,
 )
-from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign, lacks_scheme, secrets_of
 
 TYPE_CHECKING = False

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.runs import Runs
     from entrypoint.migration.ledger.verdict import Verdict, Wanted
     from entrypoint.migration.lock.lease import Lease
-    from entrypoint.policy import Address
+    from entrypoint.records import Address
     from entrypoint.tool.running import Ended
 
 # For each of our own statements about it.

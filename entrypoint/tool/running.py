@@ -18,7 +18,7 @@ from entrypoint.tool.relay import open_way
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
-    from entrypoint.policy import Address
+    from entrypoint.records import Address
 
 
 # How often the row is looked at: an operator may have freed it.

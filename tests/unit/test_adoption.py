@@ -11,7 +11,7 @@ from entrypoint.migration.adoption import checksums, finding
 from entrypoint.migration.adoption.finding import Table
 from entrypoint.migration.adoption.history import named
 from entrypoint.migration.adoption.tools import BY_NAME
-from entrypoint.policy import Adopt
+from entrypoint.records import Adopt
 from entrypoint.settings import adopt_from
 from tools.steps import ACCOUNTS
 

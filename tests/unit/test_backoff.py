@@ -14,7 +14,7 @@ from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.connect import connect
 from entrypoint.database.login import Failure
 from entrypoint.errors import DatabaseUnavailableError
-from entrypoint.policy import ConnectPolicy
+from entrypoint.records import ConnectPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from entrypoint import policy
+from entrypoint import records
 from entrypoint.migration.adoption.flyway import parts_of
 from entrypoint.migration.adoption.tools import BY_NAME as ADOPTED
 from entrypoint.migration.script import directives
@@ -71,7 +71,7 @@ def versions(tool: str, files: Mapping[str, str | bytes]) -> list[tuple[str, str
 
 
 def test_the_tools_are_the_same_everywhere() -> None:
-    assert policy.TOOLS == tuple(tools.BY_NAME) == tuple(ADOPTED)
+    assert records.TOOLS == tuple(tools.BY_NAME) == tuple(ADOPTED)
 
 
 # --- goose ----------------------------------------------------------------------------------------------
@@ -695,7 +695,7 @@ def test_origins_are_spelled_as_the_tools_record_them() -> None:
         "drizzle": {"meta/_journal.json": journal("0007_a"), "0007_a.sql": ""},
         "supabase": {"007_a.sql": ""},
     }
-    assert tuple(files) == policy.TOOLS
+    assert tuple(files) == records.TOOLS
     spelled = {tool: migration_of(tool, there).version for tool, there in files.items()}
     assert spelled == {
         "goose": "7",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from entrypoint.errors import ConfigurationError
-from entrypoint.policy import Address, ApplyPolicy, ConnectPolicy, LockPolicy
+from entrypoint.records import Address, ApplyPolicy, ConnectPolicy, LockPolicy
 from entrypoint.settings import (
     LogSettings,
     Settings,

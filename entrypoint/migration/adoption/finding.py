@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
     from entrypoint.migration.adoption.tools import Tool
-    from entrypoint.policy import Adopt
+    from entrypoint.records import Adopt
 
 # Of the schemas that the search_path does not name: there may be one for each tenant.
 _MOST = 50

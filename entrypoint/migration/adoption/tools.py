@@ -91,4 +91,4 @@ BY_NAME = {
         schema="supabase_migrations",
     ),
 }
-"""By the names of `policy.TOOLS`."""
+"""By the names of `records.TOOLS`."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.lock.lease import Lease
-    from entrypoint.policy import Adopt
+    from entrypoint.records import Adopt
 
 # For reading the tool's table, if it is locked.
 _PATIENCE = 30.0

@@ -18,7 +18,6 @@ from entrypoint.database.address import (
     of_this_program,
     timeout_for_each_host,
 )
-from entrypoint.database.answers import SILENCE, NotConnected
 from entrypoint.database.quoting import DEFAULT_PATH
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConnectionLostError
@@ -93,14 +92,12 @@ class Question:
         leave_out_time_zone()
         timeouts = {"connect_timeout": timeout_for_each_host(parameters, 1, timeout)}
         connect_as = of_this_program({**parameters, **timeouts}, self.token)
-        self._found = FirstLook(connecting_failed=f"{SILENCE} {timeout:g} s")
         self._begun.acquire()
         self._done.acquire()
         try:
             # Not `threading`, which is not imported otherwise.
             _thread.start_new_thread(self._work, (library, connect_as, (schema, role, command)))
         except RuntimeError:  # No thread is to be had.
-            self._found = FirstLook()
             self._done.release()
         else:
             # The server works in parallel with us, so it is to know of us first; but a name server may be slow.
@@ -131,8 +128,11 @@ class Question:
         if self._answer is None:
             while not self._done.acquire(timeout=min(self._deadline.remaining(), SLICE)):
                 if self._deadline.passed():
+                    from entrypoint.database.answers import SILENCE
+
                     self._given_up = True
-                    break
+                    self._answer = FirstLook(connecting_failed=f"{SILENCE} {self._deadline.budget:g} s")
+                    return self._answer
             self._answer = self._found
         return self._answer
 
@@ -218,12 +218,12 @@ def _look(
             None if command is None else as_runs(answers),
             texts=repeatables.as_texts(texts) if repeating else (),
         )
-    except NotConnected as error:
-        found = FirstLook(connecting_failed=str(error))
     except ConnectionLostError as lost:
         found = FirstLook(lost=lost)
-    except Exception:  # noqa: BLE001 - whatever it was, a session will meet it again and say it well
-        found = FirstLook()
+    except Exception as error:  # noqa: BLE001 - whatever it was, a session will meet it again and say it well
+        from entrypoint.database.answers import NotConnected
+
+        found = FirstLook(connecting_failed=str(error) if isinstance(error, NotConnected) else None)
     else:
         return found, True
     return found, False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal, our_state
 from entrypoint.records import NamedTuple
 
@@ -41,8 +40,11 @@ def ask(session: Connection, role: str | None, deadline: Deadline, parts: Sequen
         return session.query(";\n".join((*begin_look(role, deadline), *parts, "COMMIT")), deadline)[
             -len(parts) - 1 : -1
         ]
-    except StatementError:
-        session.rollback(deadline.within(1))
+    except Exception as error:
+        from entrypoint.database.answers import StatementError  # Not for a start at which nothing fails.
+
+        if isinstance(error, StatementError):
+            session.rollback(deadline.within(1))
         raise
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.reading import Guardian, LockRow
-    from entrypoint.policy import ApplyPolicy, LockPolicy
+    from entrypoint.records import ApplyPolicy, LockPolicy
 
 # `pg_locks` is asked no more often: beside thousands of locks that takes a while.
 _ASK_EVERY = 3.0

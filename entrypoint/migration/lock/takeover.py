@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
-    from entrypoint.policy import LockPolicy
+    from entrypoint.records import LockPolicy
 
 # The guard's lock was to be had again and again for so long, and the row was not: nobody won the guard back.
 _ZOMBIE_AFTER = 2.0

@@ -19,8 +19,7 @@ from entrypoint.migration.script.rollout import (
     said_in,
 )
 from entrypoint.migration.script.scanner import ScriptFault
-from entrypoint.policy import MOST_MILLISECONDS, TOOLS
-from entrypoint.records import NamedTuple
+from entrypoint.records import MOST_MILLISECONDS, TOOLS, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

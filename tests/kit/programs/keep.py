@@ -14,7 +14,7 @@ from typing import Any, cast
 from entrypoint import logs, signals
 from entrypoint.database.session import Parameters
 from entrypoint.deadline import Deadline
-from entrypoint.policy import Address
+from entrypoint.records import Address
 from entrypoint.tool import running
 
 
