@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -535,6 +536,136 @@ def test_which_keys_fit(database: Database) -> None:
     assert not wrong
 
 
+ALL_OF_T = "SELECT count(*), sum(n) FROM t"
+STANDING = (
+    "CREATE TABLE t (x int, id int NOT NULL, n int DEFAULT 0); INSERT INTO t SELECT n, n FROM generate_series(1, 99) n;"
+)
+_ROOT = "(x int, id int NOT NULL, n int DEFAULT 0) PARTITION BY LIST (x)"
+_ROWS = "SELECT n, n FROM generate_series(1, 99) n"
+UNDER_A_ROOT = (
+    f"CREATE TABLE root {_ROOT}; CREATE TABLE t PARTITION OF root DEFAULT; INSERT INTO root {_ROWS}; "
+    "CREATE INDEX ON t (id);"
+)
+OVER_A_PART = f"{UNDER_A_ROOT.replace(' t ', ' part ').replace(' root ', ' t ')} CREATE INDEX ON t (id);"
+_MADE = "(x int, id int GENERATED ALWAYS AS (x * 2) STORED NOT NULL, n int DEFAULT 0)"
+MOVING = {
+    "a key made of what is set": (
+        f"CREATE TABLE t {_MADE}; INSERT INTO t SELECT n FROM generate_series(1, 99) n; CREATE INDEX ON t (id);",
+        "UPDATE t SET n = n + 1, x = x + 100 WHERE id BETWEEN :from AND :to",
+        "id is generated from other columns",
+    ),
+    "set through the root": (
+        UNDER_A_ROOT,
+        "UPDATE root SET n = n + 1, id = id + 100 WHERE id BETWEEN :from AND :to",
+        "the statement sets id by way of root",
+    ),
+    "set in a partition": (
+        OVER_A_PART,
+        "UPDATE part SET n = n + 1, id = id + 100 WHERE id BETWEEN :from AND :to",
+        "the statement sets id by way of part",
+    ),
+    "inserted through the root": (
+        UNDER_A_ROOT,
+        "INSERT INTO root SELECT x, id + 9, 0 FROM t WHERE id BETWEEN :from AND :to",
+        "the statement inserts rows by way of root",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MOVING)
+def test_a_statement_whose_rows_come_before_later_batches_is_refused(scene: Scene, what: str) -> None:
+    made, statement, reason = MOVING[what]
+    scene.write({"001_t.sql": made, "002_x.sql": by(7, "fixed", key="t(id)") + statement})
+    run = scene.migrate()
+    assert run.wait() == 70, run.report()
+    error = only_error(run)
+    assert (error["event"], reason in str(error["message"])) == ("migration.prevented", True), error
+    assert scene.database.rows(ALL_OF_T) == [(99, 0)]
+
+
+# As the extension citext is made, which the servers of these tests do not have.
+_SIGNS = {"lt": "<", "le": "<=", "eq": "=", "ge": ">=", "gt": ">"}
+_BOTH = 'lower($1::text COLLATE "C") {} lower($2::text COLLATE "C")'
+CASELESS = (
+    'CREATE SCHEMA "My Sch"; SET search_path = "My Sch", public; CREATE TYPE ci; '
+    "CREATE FUNCTION ci_in(cstring) RETURNS ci LANGUAGE internal IMMUTABLE STRICT AS 'textin'; "
+    "CREATE FUNCTION ci_out(ci) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout'; "
+    "CREATE TYPE ci (INPUT = ci_in, OUTPUT = ci_out, LIKE = text); "
+    "CREATE CAST (ci AS text) WITHOUT FUNCTION AS IMPLICIT; CREATE CAST (text AS ci) WITHOUT FUNCTION AS ASSIGNMENT; "
+    "CREATE FUNCTION cmp(ci, ci) RETURNS int LANGUAGE sql IMMUTABLE AS "
+    f"$$ SELECT CASE WHEN {_BOTH.format('<')} THEN -1 WHEN {_BOTH.format('>')} THEN 1 ELSE 0 END $$; "
+    + "".join(
+        f"CREATE FUNCTION {name}(ci, ci) RETURNS bool LANGUAGE sql IMMUTABLE AS $$ SELECT {_BOTH.format(sign)} $$; "
+        f"CREATE OPERATOR {sign} (LEFTARG = ci, RIGHTARG = ci, FUNCTION = {name}); "
+        for name, sign in _SIGNS.items()
+    )
+    + "CREATE OPERATOR CLASS ci_ops DEFAULT FOR TYPE ci USING btree AS "
+    + ", ".join(f"OPERATOR {number} {sign}" for number, sign in enumerate(_SIGNS.values(), 1))
+    + ", FUNCTION 1 cmp(ci, ci); RESET search_path; "
+)
+
+
+def test_a_key_that_the_statement_compares_otherwise_is_refused(scene: Scene) -> None:
+    """As citext outside of the search_path: the index orders by its operators, and BETWEEN would take those of text."""
+    made = (
+        CASELESS + 'CREATE TABLE t (id "My Sch".ci NOT NULL, n int DEFAULT 0); INSERT INTO t '
+        "SELECT (ARRAY['a', 'A', 'b', 'B'])[1 + g % 4] || g / 8 FROM generate_series(1, 99) g; CREATE INDEX ON t (id);"
+    )
+    statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
+    scene.write({"001_t.sql": made, "002_x.sql": by(7, "fixed", key="t(id)") + statement})
+    error = only_error(scene.migrate())
+    assert "BETWEEN would compare id otherwise than the index does" in str(error["message"])
+    assert scene.database.rows(ALL_OF_T) == [(99, 0)]
+    scene.database.execute(f'ALTER DATABASE {scene.database.name} SET search_path = public, "My Sch"')
+    assert 'ALTER ROLE ... SET search_path = public, "My Sch"' in str(error["remedy"])
+    scene.migrated()
+    assert scene.database.rows(ALL_OF_T) == [(99, 99)]
+
+
+OTHER_GROUND = {
+    "of another type": (
+        "ALTER TABLE t ALTER id TYPE text",
+        "the key of t was pg_catalog.int4 then, and is pg_catalog.text COLLATE",
+    ),
+    "of another table": (
+        "ALTER TABLE t RENAME TO old; CREATE TABLE t (LIKE old INCLUDING ALL); INSERT INTO t SELECT * FROM old",
+        "t is another table than it was then",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_GROUND)
+def test_a_place_in_another_table_or_order_is_not_gone_on_from(scene: Scene, what: str) -> None:
+    changed, reason = OTHER_GROUND[what]
+    stops = "CREATE INDEX ON t (id); ALTER TABLE t ADD CHECK (n = 0 OR id <> 50);"
+    statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
+    scene.write({"001_t.sql": STANDING + stops, "002_x.sql": by(7, "fixed", key="t(id)") + statement})
+    assert only_error(scene.migrate())["sqlstate"] == "23514"
+    scene.database.execute(f"ALTER TABLE t DROP CONSTRAINT t_check; {changed}")
+    scene.start("repair", "--failed", "--yes").ok()
+    error = only_error(scene.migrate())
+    assert reason in str(error["message"]), error
+    assert scene.database.rows(ALL_OF_T) == [(99, 49)]
+    (delete,) = re.findall(r"DELETE FROM .* AND status = 'failed'", str(error["remedy"]))
+    scene.database.execute(f"{delete}; UPDATE t SET n = 0")
+    scene.migrated()
+    assert scene.database.rows(ALL_OF_T) == [(99, 99)]
+
+
+@pytest.mark.parametrize("said", [("fixed", "timeout = 30min"), ("pause = 1ms",), ("target = 1s", "phase = after")])
+def test_with_other_directives_the_same_statement_goes_on(scene: Scene, said: tuple[str, ...]) -> None:
+    """As the remedies ask for more time, or another phase: nothing of that makes another statement."""
+    stops = "CREATE INDEX ON t (id); ALTER TABLE t ADD CHECK (n = 0 OR id <> 50);"
+    statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
+    scene.write({"001_t.sql": STANDING + stops, "002_x.sql": by(7, "fixed", key="t(id)") + statement})
+    assert only_error(scene.migrate())["sqlstate"] == "23514"
+    scene.database.execute("ALTER TABLE t DROP CONSTRAINT t_check")
+    scene.write({"002_x.sql": f"-- More time.\n{by(5, *said, key='t(id)')}{statement}"})
+    run = scene.start("migrate", *(("--phase", "after") if "phase = after" in said else ())).ok()
+    assert run.logs("migration.resumed")[0]["rows"] == 49
+    assert scene.database.rows(ALL_OF_T) == [(99, 99)]
+
+
 def test_columns_of_one_index_have_one_direction(scene: Scene) -> None:
     made = "CREATE TABLE t (a int NOT NULL, b int NOT NULL); CREATE INDEX i ON t (a, b DESC);"
     scene.write(
@@ -701,7 +832,7 @@ def test_no_file_that_takes_a_migration_back_runs_in_batches(scene: Scene) -> No
 
 
 def test_through_a_pooler_it_is_the_same(scene: Scene, small_pool: int) -> None:
-    scene.write({"001_t.sql": TABLE, "002_fill.sql": by(50, "fixed", "pause = 10ms") + FILL})
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": by(50, "fixed", "pause = 200ms") + FILL})
     url = scene.database.url_at(small_pool)
     run = scene.start("migrate", url=url)
     until(lambda: scene.database.exists("orders") and scene.database.one(ALL)[1] > 100, what="some batches")

@@ -142,6 +142,9 @@ def test_what_runs_in_batches(statement: str) -> None:
 
 ONE = "a file that runs in batches is one INSERT ... SELECT, UPDATE, DELETE, MERGE or WITH, and this one has"
 MOVES = "which is in the batches' key"
+INSERTS = "this statement inserts into orders, which the batches go through"
+TAKEN = "WITH d AS (DELETE FROM orders WHERE id BETWEEN :from AND :to RETURNING *)"
+OWN = "o.id = s.id AND s.id BETWEEN :from AND :to"
 
 
 @pytest.mark.parametrize(
@@ -170,6 +173,9 @@ MOVES = "which is in the batches' key"
         ("UPDATE orders SET id = 1 WHERE id BETWEEN :from AND :to", f"this statement sets id, {MOVES}", 2),
         ("UPDATE ONLY shop.Orders o SET a = 1,\nID = 2 WHERE id BETWEEN :from AND :to", f"sets id, {MOVES}", 3),
         ("UPDATE orders SET (a, id) = (1, 2) WHERE id BETWEEN :from AND :to", f"sets id, {MOVES}", 2),
+        ("INSERT INTO shop.Orders SELECT * FROM o WHERE id BETWEEN :from AND :to", INSERTS, 2),
+        (f"{TAKEN}\nINSERT INTO orders SELECT * FROM d", INSERTS, 3),
+        (f"MERGE INTO orders o USING s ON {OWN}\nWHEN NOT MATCHED THEN INSERT VALUES (1)", INSERTS, 2),
         ("WITH x AS (UPDATE orders SET id = 2 WHERE id BETWEEN :from AND :to RETURNING 1) SELECT 1", MOVES, 2),
         (
             "MERGE INTO orders o USING b ON o.id BETWEEN :from AND :to\nWHEN MATCHED THEN UPDATE SET id = 2",

@@ -8,6 +8,7 @@ the walk goes on under another holder, in another session, or behind a pooler.
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 from random import random
 
 from entrypoint import logs, signals
@@ -33,7 +34,7 @@ from entrypoint.migration.ledger.walk import Walk, note, walk_in
 from entrypoint.migration.observe.blockers import blocker_fields
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.observe.progress import Progress, Walked
-from entrypoint.migration.script.batch import Batch, fill
+from entrypoint.migration.script.batch import Batch, changes, fill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.attempt import Task
     from entrypoint.migration.apply.keys import Key, Values
     from entrypoint.migration.apply.watcher import Watched
+    from entrypoint.migration.script.statements import Advice
 
 _IN_THE_WAY = (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, SERIALIZATION_FAILURE)
 # So often in a row, and it is said who is in the way.
@@ -64,7 +66,13 @@ class Batches:
         batch = task.migration.advice.directives.batch
         assert batch is not None  # noqa: S101 - for whoever reads the types: it is what this class is for
         self._batch: Batch = batch
-        self._walk = Walk(task.migration.file.checksum, batch.columns, batch.size, batch.passes)
+        self._walk = Walk(
+            task.migration.file.checksum,
+            batch.columns,
+            batch.size,
+            batch.passes,
+            statement=digest(task.migration.advice),
+        )
         self._key: Key | None = None
         self.trace = Trace()
         """What is known of the transaction that a batch runs in."""
@@ -117,6 +125,7 @@ class Batches:
         )
         oid, rows = found[1][0][0], found[-1]
         key = self._judged(oid)
+        self._walk = self._walk._replace(ground=key.ground)
         earlier = self._earlier(*rows[0]) if rows else None
         if earlier is None:
             self._walk = self._first_turn(key, self._walk)
@@ -144,6 +153,8 @@ class Batches:
         else:
             answers = self._query(";\n".join(keys.questions(oid, batch.columns)))
             verdict = keys.judge(*keys.read(oid, *answers))
+        if isinstance(verdict, keys.Key):
+            verdict = self._unsuited(verdict) or verdict
         if isinstance(verdict, keys.Unfit):
             self._worker.rollback(Deadline(2 * GRACE))
             raise MigrationPreventedError(
@@ -154,6 +165,20 @@ class Batches:
                 file=file.name,
             )
         return verdict
+
+    def _unsuited(self, key: Key) -> keys.Unfit | None:
+        """Return why the file's statement cannot go through the table by that key, if so."""
+        advice, role = self._task.migration.advice, self._task.assignment.role
+        found = self._query(
+            f"{session_state.FRESH[0]} {key.visible}; {session_state.ours(role)} {keys.AS_TEXT} "
+            f"{keys.relatives(key.table.oid)}"
+        )
+        return keys.unsuited(
+            key,
+            visible=found[1][0][0] == "t",
+            relatives=[name or "" for (name,) in found[-1]],
+            changes=changes(advice.body, advice.statements[0]),
+        )
 
     def _earlier(self, status: str | None, message: str | None) -> Walk | None:
         """Return how far an earlier run came; None if it began none. Raises MigrationFailedError if it cannot go on."""
@@ -170,8 +195,20 @@ class Batches:
                 version=file.number,
                 file=file.name,
             )
-        if file.matches(walk.checksum):
-            return walk
+        if file.matches(walk.checksum) or (walk.statement, walk.columns) == (self._walk.statement, self._walk.columns):
+            if walk.ground not in (None, self._walk.ground) and walk.cursor is not None:
+                raise self._elsewhere(walk)
+            return self._walk._replace(
+                turn=walk.turn,
+                cursor=walk.cursor,
+                last=walk.last,
+                met=walk.met,
+                total=walk.total,
+                rows=walk.rows,
+                batches=walk.batches,
+                seconds=walk.seconds,
+                size=self._walk.size if self._batch.fixed else walk.size,
+            )
         if not walk.batches:
             return None
         failure = MigrationFailedError(
@@ -184,6 +221,22 @@ class Batches:
         )
         failure.place = note(walk)
         raise failure
+
+    def _elsewhere(self, walk: Walk) -> MigrationFailedError:
+        """Return the error for a walk whose table or key is not what it was: its place there says nothing here."""
+        file, ground, now = self._task.migration.file, walk.ground or ("",), self._walk.ground or ("",)
+        what = f"the key of {self._batch.table} was {', '.join(ground[1:])} then, and is {', '.join(now[1:])} now"
+        if ground[1:] == now[1:]:
+            what = f"{self._batch.table} is another table than it was then"
+        failure = MigrationFailedError(
+            f"{file.name} stands at {walk.words()}, but {what}; nothing more of it was run",
+            remedy="If the file may run for all rows, those too that it has met: delete its row, and it runs from the "
+            f"first batch: DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'.",
+            version=file.number,
+            file=file.name,
+        )
+        failure.place = note(walk)
+        return failure
 
     def _first_turn(self, key: Key, walk: Walk) -> Walk:
         """Return the walk with the key at which this turn through the table ends: what comes later is not met."""
@@ -439,6 +492,12 @@ class Batches:
         return Refused(
             self._task.migration, error, statement_start=statement_start, offset=offset, behind=behind, walk=walk
         )
+
+
+def digest(advice: Advice) -> str:
+    """Return what the statement of a file is known by, whatever the directives above it say."""
+    statement = advice.statements[0]
+    return sha256(advice.body[statement.start : statement.end].encode()).hexdigest()
 
 
 def _values(row: Row) -> Values:

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from entrypoint.database.answers import Row
+    from entrypoint.migration.script.batch import Changes
 
     Values = tuple[str, ...]
 
 # Strategies of a btree.
-_NOT_GREATER, _GREATER = 2, 5
+_NOT_GREATER, _NOT_LESS, _GREATER = 2, 4, 5
 _TABLES = ("r", "p", "m")
 _KINDS = {"v": "a view", "f": "a foreign table", "S": "a sequence", "i": "an index", "I": "an index", "c": "a type"}
 
@@ -39,6 +40,7 @@ class Operator(NamedTuple):
 
     schema: str
     name: str
+    oid: str = ""
 
 
 class Table(NamedTuple):
@@ -53,6 +55,8 @@ class Table(NamedTuple):
     """Whether other tables inherit from it, of which its indexes know nothing."""
     rows: int | None
     """How many it has, as PostgreSQL estimates it."""
+    identity: str = ""
+    """The oids of its database and its own, for a row of the ledger: a table of the same name has others."""
 
 
 class Column(NamedTuple):
@@ -63,6 +67,9 @@ class Column(NamedTuple):
     type_: str
     """With its schema, and without a length: a cast to it changes nothing."""
     not_null: bool
+    collation: str = ""
+    """With its schema; empty if the type has none."""
+    generated: bool = False
 
 
 class Part(NamedTuple):
@@ -75,6 +82,7 @@ class Part(NamedTuple):
     descending: bool
     greater: Operator
     not_greater: Operator
+    not_less: Operator = Operator("", "")
 
 
 class Index(NamedTuple):
@@ -99,6 +107,21 @@ class Key(NamedTuple):
     table: Table
     columns: tuple[Column, ...]
     parts: tuple[Part, ...]
+
+    @property
+    def ground(self) -> tuple[str, ...]:
+        """What a walk stands on, as its row says it: the table, then each column's order.
+
+        Where it is another one, the keys of before may be at another place.
+        """
+        orders = (f"{column.type_} COLLATE {column.collation}".removesuffix(" COLLATE ") for column in self.columns)
+        return self.table.identity, *orders
+
+    @property
+    def visible(self) -> str:
+        """The query that tells, with the file's search path, whether BETWEEN compares as the index does."""
+        operators = {one.oid: None for part in self.parts for one in (part.not_less, part.not_greater)}
+        return f"SELECT {' AND '.join(f'pg_catalog.pg_operator_is_visible({oid})' for oid in operators)}"
 
     @property
     def path(self) -> str:
@@ -171,7 +194,8 @@ def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
         "c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid), "
         "(SELECT pg_catalog.sum(l.reltuples) FILTER (WHERE l.reltuples > 0)::pg_catalog.int8 "
         "FROM pg_catalog.pg_class l WHERE l.oid = c.oid AND c.relkind <> 'p' OR c.relkind = 'p' AND l.oid IN "
-        "(SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t WHERE t.isleaf)) "
+        "(SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t WHERE t.isleaf)), "
+        "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) || '/' || c.oid "
         "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
         f"WHERE c.oid = {oid}"
     )
@@ -179,18 +203,21 @@ def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
         "SELECT k.name, a.attnum, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname), "
         # Since version 18 a constraint may be there that the rows of before do not meet yet.
         "a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint c WHERE c.conrelid = a.attrelid "
-        "AND c.contype = 'n' AND NOT c.convalidated AND a.attnum = ANY (c.conkey)) "
+        "AND c.contype = 'n' AND NOT c.convalidated AND a.attnum = ANY (c.conkey)), "
+        "(SELECT pg_catalog.quote_ident(s.nspname) || '.' || pg_catalog.quote_ident(o.collname) "
+        "FROM pg_catalog.pg_collation o JOIN pg_catalog.pg_namespace s ON s.oid = o.collnamespace "
+        "WHERE o.oid = a.attcollation), a.attgenerated <> '' "
         f"FROM pg_catalog.unnest(ARRAY[{names}]::pg_catalog.text[]) WITH ORDINALITY AS k (name, place) "
         f"LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = {oid} AND a.attname = k.name AND a.attnum > 0 "
         "AND NOT a.attisdropped LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
         "LEFT JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace ORDER BY k.place"
     )
     operators = " ".join(
-        f"JOIN LATERAL (SELECT o.oprname AS name, n.nspname AS schema FROM pg_catalog.pg_amop m "
+        f"JOIN LATERAL (SELECT o.oprname AS name, n.nspname AS schema, o.oid FROM pg_catalog.pg_amop m "
         "JOIN pg_catalog.pg_operator o ON o.oid = m.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace "
         "WHERE m.amopfamily = oc.opcfamily AND m.amoplefttype = oc.opcintype AND m.amoprighttype = oc.opcintype "
         f"AND m.amopstrategy = {strategy}) {alias} ON true"
-        for alias, strategy in (("g", _GREATER), ("ng", _NOT_GREATER))
+        for alias, strategy in (("g", _GREATER), ("ng", _NOT_GREATER), ("nl", _NOT_LESS))
     )
     indexes = (
         "SELECT pg_catalog.quote_ident(c.relname), i.indisvalid AND i.indisready AND i.indislive, "
@@ -200,7 +227,8 @@ def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
         "AND d.opcintype = oc.opcintype AND d.opcdefault), "
         "i.indcollation[p.place - 1] = coalesce((SELECT a.attcollation FROM pg_catalog.pg_attribute a "
         "WHERE a.attrelid = i.indrelid AND a.attnum = i.indkey[p.place - 1]), 0), "
-        "i.indoption[p.place - 1] & 1 = 1, g.schema, g.name, ng.schema, ng.name "
+        "i.indoption[p.place - 1] & 1 = 1, g.schema, g.name, g.oid, ng.schema, ng.name, ng.oid, nl.schema, nl.name, "
+        "nl.oid "
         "FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "
         "JOIN pg_catalog.pg_am am ON am.oid = c.relam AND am.amname = 'btree' "
         f"CROSS JOIN pg_catalog.generate_series(1, {count}) AS p (place) "
@@ -214,7 +242,7 @@ def read(
     oid: str, table: Sequence[Row], columns: Sequence[Row], indexes: Sequence[Row]
 ) -> tuple[Table, tuple[Column, ...], tuple[Index, ...]]:
     """Return what the answers to `questions` say."""
-    name, kind, has_children, rows = table[0]
+    name, kind, has_children, rows, identity = table[0]
     found: dict[str, Index] = {}
     for row in indexes:
         index, valid, partial, number, default, own, descending, *operators = (value or "" for value in row)
@@ -224,15 +252,16 @@ def read(
             default == "t",
             own == "t",
             descending == "t",
-            Operator(operators[0], operators[1]),
-            Operator(operators[2], operators[3]),
+            Operator(*operators[:3]),
+            Operator(*operators[3:6]),
+            Operator(*operators[6:]),
         )
         found[index] = before._replace(parts=(*before.parts, part))
     return (
-        Table(oid, name or "", kind or "", has_children == "t", None if rows is None else int(rows)),
+        Table(oid, name or "", kind or "", has_children == "t", None if rows is None else int(rows), identity or ""),
         tuple(
-            Column(column or "", number or "", type_ or "", not_null == "t")
-            for column, number, type_, not_null in columns
+            Column(column or "", number or "", type_ or "", not_null == "t", collation or "", generated == "t")
+            for column, number, type_, not_null, collation, generated in columns
         ),
         tuple(found.values()),
     )
@@ -260,6 +289,52 @@ def judge(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> 
             reason = f"the columns {names} are not compared by operators of one name"
             return Unfit(reason, "Name one of these columns alone.")
     return Key(table, tuple(columns), fit.parts)
+
+
+def relatives(oid: str) -> str:
+    """Return the query for the names of the tables through which the rows of a partitioned table can be changed."""
+    return (
+        "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.oid IN (SELECT t.relid FROM "
+        f"pg_catalog.pg_partition_ancestors({oid}) a, pg_catalog.pg_partition_tree(a.relid) t)"
+    )
+
+
+def unsuited(key: Key, *, visible: bool, relatives: Sequence[str], changes: Changes) -> Unfit | None:
+    """Return why a statement that does these `changes` cannot go through the table by that key, if so.
+
+    `visible`: whether what it compares with is what orders the index. `relatives`: the tables of one partitioned one.
+    """
+    names = ", ".join(identifier_shown(column.name) for column in key.columns)
+    if not visible:
+        schemas = {one.schema for part in key.parts for one in (part.not_less, part.not_greater)} - {"pg_catalog"}
+        where = ", ".join(map(identifier_shown, sorted(schemas)))
+        return Unfit(
+            f"BETWEEN would compare {names} otherwise than the index does, as the operators of its type are in the "
+            f"schema {where}, which is not in the search_path",
+            f"Add it to the search_path of this user or database: ALTER ROLE ... SET search_path = public, {where}.",
+        )
+    generated = [identifier_shown(column.name) for column in key.columns if column.generated]
+    if generated and changes.updates:
+        return Unfit(
+            f"{generated[0]} is generated from other columns, and if the statement changes those, a row would move "
+            "ahead of the batch and be changed again",
+            "Batch by a key that stays.",
+        )
+    columns = {column.name for column in key.columns}
+    moved = next((change for change in changes.assigned if change[0] in relatives and change[1] in columns), None)
+    if moved is not None:
+        return Unfit(
+            f"the statement sets {identifier_shown(moved[1])} by way of {identifier_shown(moved[0])}, and a row would "
+            "move ahead of the batch and be changed again",
+            "Batch by a key that stays.",
+        )
+    into = next((name for name in changes.inserted if name in relatives), None)
+    if into is not None:
+        return Unfit(
+            f"the statement inserts rows by way of {identifier_shown(into)}, and those may be ahead of the batch",
+            "Insert into another table, and move the rows from there.",
+        )
+    return None
 
 
 def _unfit_table(table: Table) -> Unfit | None:

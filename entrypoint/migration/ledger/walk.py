@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # The row of an earlier form is not gone on with by a program that does not know it.
 _FORM = 1
 _MARK = f'{{"batch": {_FORM}, '
+# What rows of before November 2026 do not have.
+_LATER = ("ground", "statement")
 # So much of a key's value is shown to a person.
 _LONG = 60
 
@@ -50,6 +52,10 @@ class Walk(NamedTuple):
     batches: int = 0
     seconds: float = 0.0
     """How long the batches have taken."""
+    ground: tuple[str, ...] | None = None
+    """The table and the order of its key when the walk began; None in rows that do not say it."""
+    statement: str | None = None
+    """A digest of the file's statement, without what stands above it; None in rows that do not say it."""
 
     @property
     def over(self) -> bool:
@@ -131,8 +137,9 @@ def without_walk(message: str) -> str:
 
 
 def _read(values: Mapping[str, Any]) -> Walk:
-    known = {name: values[name] for name in Walk._fields}
-    for name in ("columns", "cursor", "last"):
+    known = {name: values[name] for name in Walk._fields if name not in _LATER}
+    known.update((name, values.get(name)) for name in _LATER)
+    for name in ("columns", "cursor", "last", "ground"):
         known[name] = None if known[name] is None else tuple(map(str, known[name]))
     for name in ("size", "passes", "turn", "met", "rows", "batches"):
         known[name] = int(known[name])

@@ -186,6 +186,31 @@ def _number(digits: str, most: int) -> int | None:
 # The statement.
 
 
+class Changes(NamedTuple):
+    """What a statement may do to tables; names as the catalogue has them, without schemas."""
+
+    updates: bool
+    """Whether it may update anything."""
+    assigned: tuple[tuple[str, str], ...]
+    """A table and a column of it that is set."""
+    inserted: tuple[str, ...]
+    """Tables that get new rows."""
+
+
+def changes(text: str, statement: Statement) -> Changes:
+    """Return what a statement may do to tables."""
+    return _changes([(text[start:end], start) for start, end in scanner.tokens(text, statement.start, statement.end)])
+
+
+def _changes(tokens: Sequence[tuple[str, int]]) -> Changes:
+    words = {token.upper() for token, _ in tokens}
+    return Changes(
+        "UPDATE" in words,
+        tuple((table, column) for table, column, _ in _assigned(tokens)),
+        tuple(table for table, _ in _inserted(tokens)),
+    )
+
+
 def examine(
     text: str, statements: Sequence[Statement], batch: Batch
 ) -> tuple[tuple[Placeholder, ...], tuple[ScriptFault, ...]]:
@@ -232,13 +257,8 @@ def examine(
         fault(statement.start, "this INSERT reads no table: in batches runs only INSERT ... SELECT")
     if words[0] == "WITH" and not set(_CHANGING) & set(words):
         fault(statement.start, "this WITH changes nothing: it needs an INSERT, UPDATE, DELETE or MERGE")
-    for column, offset in _assigned(tokens, batch.table):
-        if column in batch.columns:
-            fault(
-                offset,
-                f"this statement sets {column}, which is in the batches' key: a row would move ahead of the batch and "
-                "be changed again; batch by a key that stays",
-            )
+    for offset, message in _moving(tokens, batch):
+        fault(offset, message)
     return tuple(found), tuple(sorted(faults))
 
 
@@ -281,9 +301,27 @@ def _turned_round(tokens: Sequence[tuple[str, int]]) -> Iterator[int]:
             yield offset
 
 
-def _assigned(tokens: Sequence[tuple[str, int]], table: str) -> Iterator[tuple[str, int]]:
-    """Yield each column of `table` that a statement assigns to, and where."""
-    wanted = plain(re.findall(NAME, table)[-1])
+def _moving(tokens: Sequence[tuple[str, int]], batch: Batch) -> Iterator[tuple[int, str]]:
+    """Yield where a statement has rows come before the batches that those have met already or never were to."""
+    walked = plain(re.findall(NAME, batch.table)[-1])
+    for table, column, offset in _assigned(tokens):
+        if table == walked and column in batch.columns:
+            yield (
+                offset,
+                f"this statement sets {column}, which is in the batches' key: a row would move ahead of the batch and "
+                "be changed again; batch by a key that stays",
+            )
+    for table, offset in _inserted(tokens):
+        if table == walked:
+            yield (
+                offset,
+                f"this statement inserts into {table}, which the batches go through: a new row may be ahead of the "
+                "batch, and would be met, too; insert into another table, and move the rows from there",
+            )
+
+
+def _assigned(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, str, int]]:
+    """Yield each table and column that a statement assigns to, and where."""
     target = ""
     index = 0
     while index < len(tokens):
@@ -291,11 +329,26 @@ def _assigned(tokens: Sequence[tuple[str, int]], table: str) -> Iterator[tuple[s
         if word in ("UPDATE", "INTO") and index + 1 < len(tokens) and tokens[index + 1][0].upper() != "SET":
             target, index = _name_after(tokens, index + 1)
             continue
-        if word == "SET" and target == wanted:
-            index += 1
-            yield from _in_clause(tokens, index)
-            continue
+        if word == "SET" and target:
+            for column, offset in _in_clause(tokens, index + 1):
+                yield target, column, offset
         index += 1
+
+
+def _inserted(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """Yield each table that a statement inserts into, and where: behind INSERT INTO, or in a MERGE that inserts."""
+    merged: tuple[str, int] | None = None
+    for index, (text, _) in enumerate(tokens[:-2]):
+        words = text.upper(), tokens[index + 1][0].upper()
+        if words[1] == "INTO" and words[0] in ("INSERT", "MERGE"):
+            table = _name_after(tokens, index + 2)[0], tokens[index + 2][1]
+            if words[0] == "INSERT":
+                yield table
+            else:
+                merged = table
+        elif words[0] == "THEN" and words[1] == "INSERT" and merged is not None:
+            yield merged
+            merged = None
 
 
 def _in_clause(tokens: Sequence[tuple[str, int]], index: int) -> Iterator[tuple[str, int]]:
