@@ -306,18 +306,18 @@ def _moving(tokens: Sequence[tuple[str, int]], batch: Batch) -> Iterator[tuple[i
     walked = plain(re.findall(NAME, batch.table)[-1])
     for table, column, offset in _assigned(tokens):
         if table == walked and column in batch.columns:
-            yield (
-                offset,
+            message = (
                 f"this statement sets {column}, which is in the batches' key: a row would move ahead of the batch and "
-                "be changed again; batch by a key that stays",
+                "be changed again; batch by a key that stays"
             )
+            yield offset, message
     for table, offset in _inserted(tokens):
         if table == walked:
-            yield (
-                offset,
+            message = (
                 f"this statement inserts into {table}, which the batches go through: a new row may be ahead of the "
-                "batch, and would be met, too; insert into another table, and move the rows from there",
+                "batch, and would be met, too; insert into another table, and move the rows from there"
             )
+            yield offset, message
 
 
 def _assigned(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, str, int]]:
