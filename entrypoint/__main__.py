@@ -12,7 +12,7 @@ import os  # noqa: E402 - after the line above, which is about the imports
 import sys  # noqa: E402
 
 from entrypoint import handover, signals  # noqa: E402
-from entrypoint.redaction import foreign  # noqa: E402
+from entrypoint.redaction import foreign, foreign_values, named  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,12 +158,16 @@ def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheri
 def _start_logging(words: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...]:
     """Start the log; return what is wrong with its settings. `words` may hold an address by mistake."""
     from entrypoint import logs
-    from entrypoint.settings import read_log_settings, read_secrets
+    from entrypoint.settings import read_log_settings, read_names, read_secrets
 
     stream = sys.stderr
     settings, faults = read_log_settings(environ, terminal=stream is not None and stream.isatty())
     secrets = read_secrets(environ, words)
     logs.configure(style=settings.style, level=settings.level, stream=stream, secrets=secrets)
+    names = {"host": os.uname().nodename, **read_names(environ)}
+    logs.describe(**{name: named(value) for name, value in names.items() if value})
+    if settings.fields:
+        logs.describe(**foreign_values(settings.fields))
     return faults
 
 

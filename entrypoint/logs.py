@@ -9,6 +9,7 @@ until there is a line that needs them: see `_plain_json` and `adopt_other_packag
 
 from __future__ import annotations
 
+import os
 import time
 
 from entrypoint.records import NamedTuple
@@ -49,6 +50,9 @@ class _Configuration(NamedTuple):
 
 
 _configuration = _Configuration("text", WARNING, None, colours=False)
+_run_id = ""
+# What every line of JSON says beside its own facts.
+_everywhere: dict[str, object] = {}
 _formatter: logging.Formatter | None = None
 
 
@@ -62,9 +66,11 @@ def event(level: int, name: str, message: str, **fields: object) -> None:
         return
     now = time.time()
     message = catch(message)
-    present = catch_values({key: value for key, value in fields.items() if value is not None})
+    present = {key: value for key, value in fields.items() if value is not None}
     line = (
-        _as_json(now, level, name, message, present) if to.style == "json" else _as_text(now, level, message, present)
+        _as_json(now, level, name, message, present)
+        if to.style == "json"
+        else _as_text(now, level, message, catch_values(present))
     )
     try:
         to.stream.write(line + "\n")
@@ -110,6 +116,19 @@ def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterabl
     know(secrets)
 
 
+def run_id() -> str:
+    """Return what tells this process's lines from others': its sessions and its row in the lock have it, too."""
+    global _run_id  # noqa: PLW0603 - a process has one
+    _run_id = _run_id or os.urandom(8).hex()
+    return _run_id
+
+
+def describe(**fields: object) -> None:
+    """Have every line of JSON say this from now on, behind its own facts, which win; what is empty is left out."""
+    global _everywhere  # noqa: PLW0603 - a process has one log
+    _everywhere = {**_everywhere, **{name: value for name, value in fields.items() if value not in (None, "")}}
+
+
 def send_to(stream: Output) -> Output | None:
     """Send the log's lines to another `stream` from now on, in the same style; return the one before, if any."""
     global _configuration  # noqa: PLW0603 - a process has one log
@@ -143,7 +162,9 @@ def adopt_other_packages() -> None:
 
 def _as_json(now: float, level: int, name: str, message: str, fields: Mapping[str, object]) -> str:
     moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
-    line = {"time": moment, "level": _level_name(level), "event": name, "message": message, **fields}
+    facts = {**fields, "severity": _severity(level), "run_id": run_id()}
+    facts = catch_values({**facts, **{one: value for one, value in _everywhere.items() if one not in facts}})
+    line = {"time": moment, "level": _level_name(level), "event": name, "message": message, **facts}
     return _plain_json(line) or _any_json(line)
 
 
@@ -151,6 +172,8 @@ def _plain_json(line: Mapping[str, object]) -> str | None:
     """Return `line` as JSON if nothing in it needs a JSON library to be written: small numbers and printable text."""
     parts = []
     for key, value in line.items():
+        if not key.isprintable() or '"' in key or "\\" in key:  # One of LOG_FIELDS.
+            return None
         if isinstance(value, str) and value.isprintable():
             escaped = value.replace("\\", "\\\\").replace('"', '\\"')
             parts.append(f'"{key}": "{escaped}"')
@@ -198,3 +221,10 @@ def _as_text(now: float, level: int, message: str, fields: Mapping[str, object])
 def _level_name(level: int) -> str:
     """Return a level's name; other packages have levels of their own."""
     return _NAMES.get(level) or ("critical" if level > ERROR else f"level {level}")
+
+
+def _severity(level: int) -> str:
+    """Return a level as Google Cloud and syslog's readers know it: a fixed word for each, other packages' included."""
+    if level > ERROR:
+        return "CRITICAL"
+    return _NAMES[max((number for number in _NAMES if number <= level), default=DEBUG)].upper()

@@ -106,6 +106,19 @@ def foreign_report(text: str, filename: str) -> str:
     return "".join(piece if index % 2 else foreign(piece) for index, piece in enumerate(pieces))
 
 
+def named(name: str, beside: str = "") -> str:
+    """Return a configured name as it is if it is a plain word, and else like `foreign`, or nothing of it.
+
+    A plain word is no address with a password in it, and with a hole `user: ***gres` would tell the password. It is
+    made of letters, digits, `_`, `-`, `.` and the characters `beside` these. What may be a piece of an address that
+    was read in another way than its author meant is not shown.
+    """
+    if "://" in name or "=" in name or "@" in name.partition(":")[2] or not name.isprintable():
+        return MASK
+    plain = all(one.isalnum() or one in "_-." or one in beside for one in name)
+    return name if plain else _known.text(name)
+
+
 def foreign_values(values: Mapping[str, object]) -> dict[str, object]:
     """Return `values` with every text in them as `foreign` returns it."""
     return _known.mapping(values)

@@ -6,7 +6,6 @@ An up-to-date start asks in a shorter way (`migration.ledger.first_look`), and n
 from __future__ import annotations
 
 import gc
-import os
 from random import uniform
 
 from entrypoint import logs
@@ -89,7 +88,7 @@ def survey_beside(
 ) -> Survey:
     """Connect and compare; what came of the question `before`, if there was one, counts as the first attempt."""
     gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
-    token = os.urandom(8).hex() if before is None else before.token
+    token = logs.run_id()
     noted = before is not None and before.noted
     whereabouts = target(settings.address.conninfo, settings.address.variable, token, noted=noted)
     # A server that lets us in and then freezes, or goes, is to cost no more time than one that does not let us in.

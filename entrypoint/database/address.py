@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+from entrypoint import logs
+from entrypoint.redaction import named
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +20,7 @@ _KEEPALIVES = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_
 # What leads to a host that is asked for, or is shown.
 _WHERETO = ("host", "hostaddr", "port", "dbname", "user")
 
+_PORT = "5432"
 # libpq's own least (fe-connect.c): a smaller connect_timeout is taken for this.
 _LEAST_TIMEOUT = 2
 
@@ -77,6 +81,29 @@ def of_this_program(parameters: Mapping[str, str | int | None], token: str) -> d
         "application_name": f"{OURS}{token}",
         "client_encoding": "utf8",
     }
+
+
+def describe_target(parameters: Mapping[str, object], environ: Mapping[str, str]) -> None:
+    """Have the log say where these parameters lead, as far as that can be told before libpq has connected."""
+
+    def get(name: str, variable: str) -> str:
+        return str(parameters.get(name) or environ.get(variable) or "")
+
+    user = get("user", "PGUSER")
+    describe_server(
+        get("host", "PGHOST") or get("hostaddr", "PGHOSTADDR"),
+        get("port", "PGPORT"),
+        get("dbname", "PGDATABASE") or user,
+        user,
+    )
+
+
+def describe_server(host: str, port: str, database: str, user: str) -> None:
+    """Have the log say which database it is about, and as whom; of a list of hosts, all."""
+    hosts, ports = host.split(","), (port or _PORT).split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    server = ",".join(f"[{one}]:{at}" if ":" in one else f"{one}:{at}" for one, at in zip(hosts, ports, strict=False))
+    logs.describe(server=host and named(server, "/:,[]"), database=named(database), user=named(user))
 
 
 def timeout_for_each_host(parameters: Mapping[str, object], attempts: int, seconds: float) -> int:

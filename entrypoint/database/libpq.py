@@ -17,6 +17,7 @@ import select
 import sys
 from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_PYTHONAPI, CFuncPtr, _SimpleCData, byref, dlopen, sizeof
 
+from entrypoint.database.address import describe_server
 from entrypoint.database.quoting import conninfo
 from entrypoint.errors import EntrypointError
 from entrypoint.redaction import foreign
@@ -100,7 +101,9 @@ class Libpq:
         self.transaction_status = quick("PQtransactionStatus", c_int, c_void_p)
         self.error_message = quick("PQerrorMessage", c_char_p, c_void_p)
         self.host = quick("PQhost", c_char_p, c_void_p)
+        self.port = quick("PQport", c_char_p, c_void_p)
         self.database = quick("PQdb", c_char_p, c_void_p)
+        self.user = quick("PQuser", c_char_p, c_void_p)
         self.backend_pid = quick("PQbackendPID", c_int, c_void_p)
         self.send_query = function("PQsendQuery", c_int, c_void_p, c_char_p)
         self.consume_input = function("PQconsumeInput", c_int, c_void_p)
@@ -207,6 +210,12 @@ class Connection:
                 raise _not_connected(f"{SILENCE} {deadline.budget:g} s")
             step = libpq.connect_poll(self._connection)
         libpq.set_error_verbosity(self._connection, _DEFAULT)
+
+    def describe(self) -> None:
+        """Have the log say where it leads."""
+        library = self._libpq
+        found = (library.host, library.port, library.database, library.user)
+        describe_server(*(text_of(function(self._connection)) for function in found))
 
     def __str__(self) -> str:
         """Return where it leads, for the log."""

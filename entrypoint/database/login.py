@@ -9,7 +9,7 @@ from __future__ import annotations
 import _thread
 
 from entrypoint import logs
-from entrypoint.database.address import leave_out_time_zone, timeout_for_each_host
+from entrypoint.database.address import describe_server, leave_out_time_zone, timeout_for_each_host
 from entrypoint.database.answers import SILENCE, NotConnected
 from entrypoint.database.binding import binding
 from entrypoint.database.classify import classify_connection_failure, without_codes
@@ -52,6 +52,7 @@ def attempt(conninfo: str, deadline: Deadline) -> Session:
     attempt = _Attempt(parameters, deadline)
     _thread.start_new_thread(attempt.run, ())
     connection = attempt.taken()
+    describe_server(connection.host(), connection.port(), connection.database(), connection.user())
     logs.event(
         logs.DEBUG,
         "database.connected",

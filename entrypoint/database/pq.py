@@ -51,6 +51,9 @@ if TYPE_CHECKING:
         def database(self) -> str:
             """Return the database's name."""
 
+        def user(self) -> str:
+            """Return the name of the user who logged in."""
+
         def password(self) -> str:
             """Return the password that was used, wherever it came from."""
 

@@ -49,7 +49,6 @@ class Binding:
         self.server_version = quick("PQserverVersion", c_int, c_void_p)
         self.parameter_status = quick("PQparameterStatus", c_char_p, c_void_p, c_char_p)
         self.password = quick("PQpass", c_char_p, c_void_p)
-        self.port = quick("PQport", c_char_p, c_void_p)
         self.address = quick("PQhostaddr", c_char_p, c_void_p)
         self.set_nonblocking = quick("PQsetnonblocking", c_int, c_void_p, c_int)
         self.send_query_params = function(
@@ -173,11 +172,15 @@ class Connection:
 
     def port(self) -> str:
         """Return its port."""
-        return text_of(self._binding.port(self._pointer))
+        return text_of(self._library.port(self._pointer))
 
     def database(self) -> str:
         """Return the database's name."""
         return text_of(self._library.database(self._pointer))
+
+    def user(self) -> str:
+        """Return the name of the user who logged in."""
+        return text_of(self._library.user(self._pointer))
 
     def password(self) -> str:
         """Return the password that was used, wherever it came from."""

@@ -127,6 +127,10 @@ class Connection:
         """Return the database's name."""
         return self._pgconn.db.decode(errors="replace")
 
+    def user(self) -> str:
+        """Return the name of the user who logged in."""
+        return self._pgconn.user.decode(errors="replace")
+
     def password(self) -> str:
         """Return the password that was used, wherever it came from."""
         return _value(self._pgconn.password)

@@ -60,6 +60,8 @@ _VARIABLES = (
     "npm_package_version",
     "LOG_FORMAT",
     "LOG_LEVEL",
+    "LOG_FIELDS",
+    "TRACEPARENT",
     "STATUS_HOST",
     "STATUS_PORT",
     "STATUS_TOKEN_FILE",
@@ -100,6 +102,8 @@ class LogSettings(NamedTuple):
 
     style: str
     level: str
+    fields: Mapping[str, object]
+    """What every line is to say beside what the program knows."""
 
 
 def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Settings:
@@ -191,8 +195,23 @@ def read_log_settings(environ: Mapping[str, str], *, terminal: bool) -> tuple[Lo
     settings = LogSettings(
         style=reader.choice("LOG_FORMAT", ("json", "text"), default="text" if terminal else "json"),
         level=reader.choice("LOG_LEVEL", ("info", "debug", "warning", "error")),
+        fields=reader.fields("LOG_FIELDS"),
     )
     return settings, tuple(reader.faults)
+
+
+def read_names(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Return what the environment says of this start for every line of the log; faults are found with the settings."""
+    reader = Reader(environ)
+    names = {
+        "app_version": reader.version("APP_VERSION") or reader.version("npm_package_version"),
+        "schema": reader.name("MIGRATION_SCHEMA"),
+    }
+    if environ.get("TRACEPARENT"):
+        from entrypoint.settings.log_fields import trace
+
+        names |= trace(environ["TRACEPARENT"])
+    return names
 
 
 def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> frozenset[str]:
@@ -207,7 +226,9 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
             found |= secrets_of(word)
     for name in environ:
         # Some day somebody puts the address into another variable, of ours or of libpq's.
-        if name in _VARIABLES or (name.startswith("PG") and "PASSWORD" not in name):
+        if (name in _VARIABLES and environ[name].lstrip()[:1] != "{") or (
+            name.startswith("PG") and "PASSWORD" not in name
+        ):
             found |= secrets_of(environ[name])
     for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):
         if path := environ.get(f"{name}_FILE"):
@@ -303,6 +324,19 @@ class Reader:
         for fault in faults:
             self.blame(fault)
         return command
+
+    def fields(self, name: str) -> Mapping[str, object]:
+        """Return the JSON object that a variable holds. What is wrong is not quoted: it may be anything."""
+        value = self.text(name)
+        if value is None:
+            return {}
+        from entrypoint.settings.log_fields import parse
+
+        try:
+            return parse(value)
+        except ValueError as error:
+            self.blame(f"{name} {foreign(str(error))}")
+            return {}
 
     def yes_or_no(self, name: str, *, default: bool) -> bool:
         """Return what a switch is set to."""

@@ -23,6 +23,12 @@ def test_not_plain(value: object) -> None:
     assert logs._plain_json({"event": "x", "value": value}) is None
 
 
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "\u202e", "service.name", "grün", "app/part-of"])
+def test_names_are_json_as_well(name: str) -> None:
+    line = logs._plain_json({name: 1}) or logs._any_json({name: 1})
+    assert json.loads(line) == {name: 1}
+
+
 def test_every_printable_character() -> None:
     for first in range(0, 0x11000, 64):
         text = "".join(map(chr, range(first, first + 64)))

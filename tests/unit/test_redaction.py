@@ -354,3 +354,21 @@ def test_a_long_text_of_escapes_takes_no_long_time() -> None:
 
 def test_a_password_of_letters_alone_has_no_other_form() -> None:
     assert Redactor({"hunter2"}).text("100% hunter, hunter%32") == "100% hunter, hunter%32"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        *((name, name) for name in ("", "postgres", "shop-1_2.x", "größe", "my database", "app@tenant", "a%b")),
+        *((name, "***") for name in ("://", "a:b@c", "//app:x@h/shop", "password = x", "shop\nWombat", "a\udcff")),
+        ("my quokka", "my ***"),
+        ("quokka", "quokka"),
+        ("quokka-1", "quokka-1"),
+    ],
+)
+def test_names(name: str, shown: str) -> None:
+    redaction.know(["quokka"])
+    try:
+        assert redaction.named(name) == shown
+    finally:
+        redaction.know([])

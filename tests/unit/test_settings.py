@@ -197,11 +197,11 @@ def test_files_that_hold_no_address(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "terminal", "expected"),
     [
-        ({}, False, LogSettings("json", "info")),
-        ({}, True, LogSettings("text", "info")),
-        ({"LOG_FORMAT": "json"}, True, LogSettings("json", "info")),
-        ({"LOG_FORMAT": "TEXT"}, False, LogSettings("text", "info")),
-        ({"LOG_LEVEL": "Debug"}, False, LogSettings("json", "debug")),
+        ({}, False, LogSettings("json", "info", {})),
+        ({}, True, LogSettings("text", "info", {})),
+        ({"LOG_FORMAT": "json"}, True, LogSettings("json", "info", {})),
+        ({"LOG_FORMAT": "TEXT"}, False, LogSettings("text", "info", {})),
+        ({"LOG_LEVEL": "Debug"}, False, LogSettings("json", "debug", {})),
     ],
 )
 def test_log_settings(environ: dict[str, str], terminal: bool, expected: LogSettings) -> None:  # noqa: FBT001
@@ -210,7 +210,7 @@ def test_log_settings(environ: dict[str, str], terminal: bool, expected: LogSett
 
 def test_bad_log_settings_are_replaced_and_told() -> None:
     found, faults = read_log_settings({"LOG_FORMAT": "xml", "LOG_LEVEL": "loud"}, terminal=True)
-    assert found == LogSettings("text", "info")
+    assert found == LogSettings("text", "info", {})
     assert faults == (
         "LOG_FORMAT is 'xml'; it must be one of: json, text",
         "LOG_LEVEL is 'loud'; it must be one of: info, debug, warning, error",

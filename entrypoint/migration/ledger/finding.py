@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from entrypoint import logs
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.migration import ForeignLedgerError
@@ -15,6 +16,7 @@ from entrypoint.migration.ledger.search import (
     tables_sql,
     trusted,
 )
+from entrypoint.redaction import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ def find(
         standby=standby == "t",
         read_only=read_only == "on",
     )
+    logs.describe(schema=named(place.schema))
     for table, what in strangers:
         if not place.intrusion:
             place = place._replace(intrusion=f"The table {table} in schema {place.schema!r} has {what}")

@@ -11,6 +11,7 @@ import os
 from entrypoint import logs
 from entrypoint.database import libpq
 from entrypoint.database.address import (
+    describe_target,
     has_bare_at_sign,
     is_libpqs_own,
     is_plausible,
@@ -22,6 +23,7 @@ from entrypoint.database.quoting import DEFAULT_PATH
 from entrypoint.deadline import SLICE, Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.records import NamedTuple
+from entrypoint.redaction import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class Question:
         `schema`, `role` and `command` are as they are set. `repeating`: whether there are repeatable files. Raises
         nothing.
         """
-        self.token = os.urandom(8).hex()
+        self.token = logs.run_id()
         """Tells this process's connections from others'."""
         self._deadline = Deadline(timeout)
         self._found = FirstLook()
@@ -89,6 +91,7 @@ class Question:
         parameters = self._read(library, address) if library is not None and not has_bare_at_sign(address) else None
         if library is None or parameters is None or not is_plausible(parameters) or _several_hosts(parameters):
             return
+        describe_target(parameters, os.environ)
         leave_out_time_zone()
         timeouts = {"connect_timeout": timeout_for_each_host(parameters, 1, timeout)}
         connect_as = of_this_program({**parameters, **timeouts}, self.token)
@@ -183,6 +186,7 @@ def _look(
     schema, role, command = where
     try:
         connection.log_in(deadline)
+        connection.describe()
         logs.event(logs.DEBUG, "database.connected", f"connected to {connection}", backend=connection.backend_pid)
         if path and connection.query(DEFAULT_PATH, deadline)[2][0][0] != path:
             return FirstLook(), False
@@ -195,6 +199,7 @@ def _look(
             from entrypoint.migration.ledger import search
 
             place = search.find_tables(connection, schema, deadline, role, command)
+        logs.describe(schema=place and named(place.schema))
         if place is None or place.outdated or place.intrusion:
             return FirstLook(), True
         if command is None and not repeating:

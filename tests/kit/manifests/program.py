@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from entrypoint import cli
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import UsageError
-from entrypoint.settings import read_settings
+from entrypoint.settings import read_names, read_settings
 from entrypoint.settings.service import read_service_settings
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def variables_of(*readers: Callable[[Mapping[str, str]], object]) -> set[str]:
 
 def program_variables() -> set[str]:
     """Return the variables that the program reads."""
-    return variables_of(read_settings, read_service_settings)
+    return variables_of(read_settings, read_service_settings, read_names)
 
 
 def known_variables() -> set[str]:

@@ -1,0 +1,56 @@
+"""What the environment has every line of the log say: LOG_FIELDS and TRACEPARENT. Imported where one of them is set."""
+
+from __future__ import annotations
+
+import json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_EXAMPLE = '{"service": "shop", "team": "checkout"}'
+# What the program itself says in every line (`logs`), and says better.
+_OURS = frozenset(
+    (
+        *("time", "level", "severity", "event", "message", "run_id", "host", "app_version"),
+        *("database", "server", "schema", "user", "traceparent", "trace_id", "span_id"),
+    )
+)
+# https://www.w3.org/TR/trace-context/: version, trace, parent, flags; a later version may have more behind.
+_LENGTHS = (2, 32, 16, 2)
+_HEXADECIMAL = frozenset("0123456789abcdef")
+
+
+def parse(value: str) -> dict[str, object]:
+    """Return the fields in LOG_FIELDS. Raises ValueError with what is wrong, as a clause, without quoting anything."""
+    try:
+        found = json.loads(value, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"is not JSON{where}; it must be an object, like {_EXAMPLE}") from None
+    if not isinstance(found, dict) or "" in found:
+        raise ValueError(f"must be a JSON object with a name for each field, like {_EXAMPLE}")
+    if taken := sorted(_OURS & found.keys()):
+        raise ValueError(f"must not have {', '.join(taken)}: the program says that itself")
+    return found
+
+
+def trace(traceparent: str) -> dict[str, str | None]:
+    """Return what a traceparent says, as the W3C has it; nothing if it is malformed: such a one is to be ignored."""
+    value = traceparent.strip()
+    parts = value.split("-")
+    version, trace_id, span_id, _ = (*parts, *[""] * 4)[:4]
+    if (
+        [len(part) for part in parts[:4]] != list(_LENGTHS)
+        or not set("".join(parts)) <= _HEXADECIMAL
+        or version == "ff"
+        or (version == "00" and len(parts) > len(_LENGTHS))
+        or not (trace_id.strip("0") and span_id.strip("0"))
+    ):
+        return {}
+    return {"traceparent": value, "trace_id": trace_id, "span_id": span_id}
+
+
+def _refuse(_: str) -> NoReturn:
+    """Refuse NaN and infinities, which Python reads and writes, and nobody else."""
+    raise ValueError
