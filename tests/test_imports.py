@@ -193,8 +193,8 @@ def test_another_tools_history_costs_nothing_where_nothing_is_pending(
     assert not others(names)
 
 
-def test_another_migration_tool_costs_five_modules(
-    up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]], migrations_dir: Path
+def test_another_migration_tool_costs_five_modules_and_no_round_trip(
+    up_to_date: Database, proxy: Proxy, imported_by: Callable[[Mapping[str, str]], set[str]], migrations_dir: Path
 ) -> None:
     """Where it has nothing to do, with files of ours beside it or without."""
     command = {"MIGRATION_COMMAND": "true", "MIGRATION_COMMAND_INPUTS": str(migrations_dir / "*.sql")}
@@ -202,7 +202,9 @@ def test_another_migration_tool_costs_five_modules(
     for directory in (str(migrations_dir), ""):
         env = {"DATABASE_URL": up_to_date.url, "MIGRATIONS_DIR": directory, **command}
         imported_by(env)
-        names = imported_by(env)
+        before = proxy.connections
+        names = imported_by({**env, "DATABASE_URL": up_to_date.url_at(proxy.port)})
+        assert (proxy.connections - before, proxy.round_trips[before]) == (1, 2)
         assert ours(names) == UP_TO_DATE | {
             "entrypoint.command",
             "entrypoint.migration.ledger.runs",

@@ -10,6 +10,7 @@ import pytest
 from entrypoint.deadline import Deadline
 from entrypoint.migration.ledger import search
 from entrypoint.migration.ledger.place import find_tables
+from kit.asker import Asker
 from kit.pooler import pooler
 from scene import Gate, Scene, load_legacy, only_error, token_of, told
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from psycopg import Connection
-    from psycopg.rows import TupleRow
-
-    from entrypoint.database.answers import Row
     from kit.databases import Database
     from kit.processes import Run
 
@@ -392,33 +389,6 @@ def test_a_ledger_that_cannot_be_read_is_nothing_to_us(scene: Scene, login: str)
 
 
 # --- At a glance ------------------------------------------------------------------------------------------
-
-
-class Asker:
-    """Asks a server, as the first look does."""
-
-    def __init__(self, connection: Connection[TupleRow]) -> None:
-        self._connection = connection
-
-    def query(self, sql: str, _deadline: Deadline, /) -> list[list[Row]]:
-        cursor = self._connection.execute(sql.encode())
-        results = []
-        while True:
-            rows = cursor.fetchall() if cursor.description else []
-            results.append([tuple(None if value is None else as_text(value) for value in row) for row in rows])
-            if not cursor.nextset():
-                return results
-
-    def rollback(self, _deadline: Deadline, /) -> None:
-        self._connection.rollback()
-
-
-def as_text(value: object) -> str:
-    if isinstance(value, bool):
-        return "t" if value else "f"
-    if isinstance(value, list):
-        return "{" + ",".join(f'"{one}"' for one in value) + "}"
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 OURS = "migration_number integer, filename text"

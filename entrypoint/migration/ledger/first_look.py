@@ -108,6 +108,9 @@ class Question:
             # Imported by this thread while the other one logs in, which is to ask as soon as it has.
             from entrypoint.migration.ledger import place, rows  # noqa: F401
 
+            if command is not None:
+                from entrypoint.migration.ledger import runs  # noqa: F401
+
     def _read(self, library: libpq.Libpq, address: str) -> dict[str, str] | None:
         """Return libpq's parameters; None if the address is none that can be read."""
         parameters = library.parse(address)
@@ -190,48 +193,66 @@ def _look(
         logs.event(logs.DEBUG, "database.connected", f"connected to {connection}", backend=connection.backend_pid)
         if path and connection.query(DEFAULT_PATH, deadline)[2][0][0] != path:
             return FirstLook(), False
-        # Imported while the server is at work.
-        from entrypoint.migration.ledger.place import find_tables
-        from entrypoint.migration.ledger.rows import as_ledger, ask, ledger_query
-
-        place, sure = find_tables(connection, schema, deadline, role, command)
-        if not sure:
-            from entrypoint.migration.ledger import search
-
-            place = search.find_tables(connection, schema, deadline, role, command)
-        logs.describe(schema=place and named(place.schema))
-        if place is None or place.outdated or place.intrusion:
-            return FirstLook(), True
-        if command is None and not repeating:
-            return FirstLook(as_ledger(*ask(connection, role, deadline, (ledger_query(place),)))), True
-        parts: tuple[str, ...] = (ledger_query(place),)
-        if repeating:
-            from entrypoint.migration.ledger import repeatables
-
-            # Where there is no such table yet, the longer way knows what that means.
-            parts = (*parts, repeatables.query(place))
         if command is not None:
-            from entrypoint.migration.ledger.runs import as_runs, queries
-
-            parts = (*parts, *queries(place, command))
-        rows, *answers = ask(connection, role, deadline, parts)
-        texts = answers.pop(0) if repeating else []
-        if repeating and not repeatables.evidently_ours(texts):
-            return FirstLook(), True
-        found = FirstLook(
-            as_ledger(rows),
-            None if command is None else as_runs(answers),
-            texts=repeatables.as_texts(texts) if repeating else (),
-        )
+            return _look_at_runs(connection, schema, role, command, deadline), True
+        return _look_at_ledger(connection, schema, role, deadline, repeating=repeating), True
     except ConnectionLostError as lost:
-        found = FirstLook(lost=lost)
+        return FirstLook(lost=lost), False
     except Exception as error:  # noqa: BLE001 - whatever it was, a session will meet it again and say it well
         from entrypoint.database.answers import NotConnected
 
-        found = FirstLook(connecting_failed=str(error) if isinstance(error, NotConnected) else None)
-    else:
-        return found, True
-    return found, False
+        return FirstLook(connecting_failed=str(error) if isinstance(error, NotConnected) else None), False
+
+
+def _look_at_ledger(
+    connection: libpq.Connection, schema: str | None, role: str | None, deadline: Deadline, *, repeating: bool
+) -> FirstLook:
+    """Ask for the ledger, and for the texts of repeatable files. Raises what `_look` catches."""
+    # Imported while the server was at work.
+    from entrypoint.migration.ledger.place import find_tables
+    from entrypoint.migration.ledger.rows import as_ledger, ask, ledger_query
+
+    place, sure = find_tables(connection, schema, deadline, role)
+    if not sure:
+        from entrypoint.migration.ledger import search
+
+        place = search.find_tables(connection, schema, deadline, role)
+    logs.describe(schema=place and named(place.schema))
+    if place is None or place.outdated or place.intrusion:
+        return FirstLook()
+    if not repeating:
+        return FirstLook(as_ledger(*ask(connection, role, deadline, (ledger_query(place),))))
+    from entrypoint.migration.ledger import repeatables
+
+    # Where there is no such table yet, the longer way knows what that means.
+    rows, texts = ask(connection, role, deadline, (ledger_query(place), repeatables.query(place)))
+    if not repeatables.evidently_ours(texts):
+        return FirstLook()
+    return FirstLook(as_ledger(rows), texts=repeatables.as_texts(texts))
+
+
+def _look_at_runs(
+    connection: libpq.Connection, schema: str | None, role: str | None, command: Command, deadline: Deadline
+) -> FirstLook:
+    """Ask for the ledger, and for the runs of another migration tool. Raises what `_look` catches."""
+    from entrypoint.migration.ledger import runs
+    from entrypoint.migration.ledger.rows import as_ledger, ask, ledger_query
+
+    place, histories = runs.find_tables(connection, schema, deadline, role, command)
+    if place is None:
+        from entrypoint.migration.ledger import search
+
+        place = search.find_tables(connection, schema, deadline, role, command)
+    logs.describe(schema=place and named(place.schema))
+    if place is None or place.outdated or place.intrusion:
+        return FirstLook()
+    if histories is None:
+        from entrypoint.migration.ledger import history
+
+        rows, *answers = ask(connection, role, deadline, (ledger_query(place), *history.queries(place, command)))
+        return FirstLook(as_ledger(rows), history.as_runs(answers))
+    rows, *answers = ask(connection, role, deadline, (ledger_query(place), *runs.queries(place, histories)))
+    return FirstLook(as_ledger(rows), runs.as_runs(answers, histories))
 
 
 def _several_hosts(parameters: Mapping[str, str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from entrypoint import logs
 from entrypoint.errors.migration import CommandFailedError
-from entrypoint.migration.ledger import runs
+from entrypoint.migration.ledger import history
 from entrypoint.migration.ledger.verdict import AHEAD, judge, standing
 from entrypoint.redaction import foreign, without_addresses
 
@@ -20,11 +20,11 @@ def judge_on(
     session: Connection, place: Place, wanted: Wanted, role: str | None, deadline: Deadline
 ) -> tuple[Verdict, Runs]:
     """Read what is recorded of the tool, and judge whether it is to run. Raises StatementError."""
-    found = runs.read(session, place, wanted.command, role, deadline)
+    found = history.read(session, place, wanted.command, role, deadline)
     verdict = judge(wanted, found)
     result = standing(found)
     if verdict.pending and not verdict.always and result is not None and result.fingerprint != wanted.fingerprint:
-        verdict = judge(wanted, found, standing_names=runs.names_of(session, place, result.id, role, deadline))
+        verdict = judge(wanted, found, standing_names=history.names_of(session, place, result.id, role, deadline))
     return verdict, found
 
 

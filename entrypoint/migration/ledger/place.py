@@ -67,7 +67,7 @@ COMMAND_COLUMNS = {
     "holder": _TEXT,
 }
 # So many tables of these names, in whatever schemas, are looked at; with more of them the server is asked to search.
-_MOST = 20
+MOST = 20
 # `NAMEDATALEN - 1`: PostgreSQL cuts off what a name has beyond it.
 _LONGEST_NAME = 63
 
@@ -152,20 +152,22 @@ def columns_of(listed: Iterable[str]) -> dict[str, str]:
     return {name: _TYPES.get(oid, "another type") for oid, name in pairs}
 
 
+def columns_in(array: str) -> dict[str, str]:
+    """Return the same of an array as `glance` has it; a name with a backslash or a quotation mark is escaped there."""
+    return columns_of(array.removeprefix('{"').removesuffix('"}').split('","'))
+
+
 def find_tables(
-    session: Connection, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
+    session: Connection, schema: str | None, deadline: Deadline, role: str | None = None
 ) -> tuple[Place | None, bool]:
     """Find the tables alone, in `schema` or along the path, for a look that leads to nothing more.
 
     Return the place, None if there is no ledger, and whether that is sure; if not, it takes a search. Raises
     StatementError.
     """
-    begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
-    sql = ";\n".join((begin, *walk(schema), _tables_sql(schema, role, command), "COMMIT"))
-    relations = session.query(sql, deadline)[-2]
-    sign = tables_of(command)[0]
-    nothing = len(relations) < _MOST and not any(row[1] == sign for row in relations)
-    place = None if nothing else _place_of(relations, schema, command)
+    relations = session.query(glance(schema, role, _TABLES), deadline)[-2]
+    nothing = len(relations) < MOST and not any(row[1] == _TABLES[0] for row in relations)
+    place = None if nothing or (len(relations) == MOST and not schema) else evident_place(relations, schema)
     return place, nothing or place is not None
 
 
@@ -201,8 +203,10 @@ def unless_able(trust: str, schema: str, role: str | None) -> str:
     return f"({trust} OR NOT ({able}))"
 
 
-def _tables_sql(schema: str | None, role: str | None, command: Command | None) -> str:
-    """Return the statement for all tables of our names, each with its schema, or for those in `schema`.
+def glance(schema: str | None, role: str | None, tables: Sequence[str], more: str = "") -> str:
+    """Return the statements for all tables of these names, each with its schema, or for those in `schema`.
+
+    The rows are in the last answer but one; `more` is asked of each as well.
 
     It asks for what a new server process plans in the least time: one table, without a join. A table's columns are one
     value, in no order, and `concat` has no namesakes among which to choose, as `||` has. Types by their numbers: their
@@ -215,33 +219,30 @@ def _tables_sql(schema: str | None, role: str | None, command: Command | None) -
         f"ELSE current_setting('is_superuser') = 'off' AND pg_has_role({owner}, 'MEMBER') END"
     )
     path = "NULL" if schema else "current_setting('entrypoint.path')"
-    return (
+    sql = (
         "SELECT c.relnamespace::regnamespace, c.relname, has_schema_privilege(c.relnamespace, 'USAGE'), c.relkind, "
         f"{unless_able(trust, 'c.relnamespace', role)}, ARRAY(SELECT concat(a.atttypid, ' ', a.attname) "
-        f"FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), {path}, current_user "
-        f"FROM pg_class c WHERE c.relname IN ({', '.join(map(literal, tables_of(command)))})"
-        + (f" AND c.relnamespace = to_regnamespace({literal(identifier(schema))})" if schema else f" LIMIT {_MOST}")
+        f"FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), {path}, "
+        f"current_user{more} FROM pg_class c WHERE c.relname IN ({', '.join(map(literal, tables))})"
+        + (f" AND c.relnamespace = to_regnamespace({literal(identifier(schema))})" if schema else f" LIMIT {MOST}")
     )
+    return ";\n".join(("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY", *walk(schema), sql, "COMMIT"))
 
 
-def _place_of(relations: Sequence[Row], schema: str | None, command: Command | None) -> Place | None:
-    """Return the place with its tables; None if that takes a search, or if something about them is not as it should be.
-
-    What that is, the search says.
-    """
-    path, user = relations[0][6:]
+def evident_place(relations: Sequence[Row], schema: str | None, command: Command | None = None) -> Place | None:
+    """Return the place with its tables, of which `glance` told; None if it takes a search to tell."""
+    path, user = relations[0][6:8]
     names = (schema,) if schema else along(path or "", user or "")
-    if names is None or (len(relations) == _MOST and not schema):
+    if names is None:
         return None
     sign = tables_of(command)[0]
-    ledgers = {_unquoted(row[0] or "") for row in relations if row[1] == sign}
+    ledgers = {unquoted(row[0] or "") for row in relations if row[1] == sign}
     name = next((name for name in names if name in ledgers), None)
     columns: dict[str | None, dict[str, str]] = {}
-    for _, table, usable, kind, trusted, listed, *_ in (row for row in relations if _unquoted(row[0] or "") == name):
-        # A name with one of these is escaped in an array's text.
+    for _, table, usable, kind, trusted, listed, *_ in (row for row in relations if unquoted(row[0] or "") == name):
         if (usable, kind, trusted) != ("t", "r", "t") or listed is None or "\\" in listed:
             return None
-        columns[table] = columns_of(listed.removeprefix('{"').removesuffix('"}').split('","'))
+        columns[table] = columns_in(listed)
     ledger, lock = columns.get("schema_migrations", {}), columns.get("migration_lock", {})
     commands = columns.get("migration_commands", {})
     if name is None or (lock and not lock.keys() >= LOCK_SIGN) or (commands and not commands.keys() >= COMMAND_SIGN):
@@ -252,7 +253,7 @@ def _place_of(relations: Sequence[Row], schema: str | None, command: Command | N
     return place if command is None else place._replace(command=command, commands=commands)
 
 
-def _unquoted(name: str) -> str:
+def unquoted(name: str) -> str:
     """Return the name of a schema as `regnamespace` shows it, which quotes those that SQL would not take for names."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from entrypoint.database.quoting import PINNED, literal
-from entrypoint.migration.ledger.rows import RUNNING, ask
+from entrypoint.database.quoting import identifier
+from entrypoint.migration.ledger.place import MOST as MOST_RELATIONS
+from entrypoint.migration.ledger.place import along, columns_in, evident_place, glance, tables_of, unquoted
+from entrypoint.migration.ledger.rows import RUNNING
+from entrypoint.migration.script.files import sha256_for
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger.place import Connection, Place
+
+    History = tuple[str, str]
+    """One of the tool's tables: its schema and its name."""
 
 NOTHING = "none"
 """The digest where none of the tool's tables is there."""
@@ -37,12 +43,22 @@ KNOWN = (
     "atlas_schema_revisions",
 )
 # Those that have a schema of their own.
-_ELSEWHERE = (("drizzle", "__drizzle_migrations"), ("atlas_schema_revisions", "atlas_schema_revisions"))
+ELSEWHERE = (("drizzle", "__drizzle_migrations"), ("atlas_schema_revisions", "atlas_schema_revisions"))
 # So many runs are looked at: of an image that is older than all of them nobody knows any more what it has done.
 MOST = 500
 
 # Bytes: a larger table is no history, but some application's own that has such a name.
-_LARGEST = 2**25
+LARGEST = 2**25
+# The same, at the size that nearly all servers have for a page.
+_MOST_PAGES = LARGEST // 8192
+# What a row looks like as text depends on them.
+AS_TEXT = (
+    "SET LOCAL TimeZone TO 'UTC'",
+    "SET LOCAL DateStyle TO 'ISO, YMD'",
+    "SET LOCAL IntervalStyle TO 'iso_8601'",
+    "SET LOCAL extra_float_digits TO 1",
+    "SET LOCAL bytea_output TO 'hex'",
+)
 
 
 class Run(NamedTuple):
@@ -73,24 +89,6 @@ class Runs(NamedTuple):
         return max((run.id for run in self.rows if run.status != RUNNING), default=0)
 
 
-def queries(place: Place, command: Command) -> tuple[str, ...]:
-    """Return the statements that read the runs and the digest, in a transaction; `as_runs` reads the answers.
-
-    First the digest: what is recorded after it was taken cannot make an older history look like that of the new run.
-    """
-    return (*digest_statements(command), runs_query(place))
-
-
-def as_runs(answers: Sequence[list[Row]]) -> Runs:
-    """Return the answers to `queries`."""
-    digest, problem = answers[-2][0]
-    rows = [
-        Run(int(number or 0), fingerprint or "", before or "", after or "", status or "")
-        for number, fingerprint, before, after, status in reversed(answers[-1])
-    ]
-    return Runs(tuple(rows), digest or UNKNOWN, problem or "")
-
-
 def runs_query(place: Place) -> str:
     """Return the query for the runs, the newest first."""
     if not place.commands:
@@ -101,92 +99,81 @@ def runs_query(place: Place) -> str:
     return f"SELECT id, {columns} FROM {place.table('migration_commands')} ORDER BY id DESC LIMIT {MOST}"
 
 
-def digest_statements(command: Command) -> tuple[str, ...]:
-    """Return the statements that digest the tool's history: two columns, the digest and why it is unknown.
-
-    They leave settings behind, all of them local: the last in a transaction that only reads.
-    """
-    return (
-        # The tool's own path; ours is pinned. Only what is there, and what this user may use.
-        "SET LOCAL search_path TO DEFAULT",
-        "SELECT pg_catalog.set_config('entrypoint.schemas', pg_catalog.current_schemas(false)::pg_catalog.text, true)",
-        *PINNED.split("; "),
-        # What a row looks like as text depends on them.
-        "SET LOCAL TimeZone TO 'UTC'",
-        "SET LOCAL DateStyle TO 'ISO, YMD'",
-        "SET LOCAL IntervalStyle TO 'iso_8601'",
-        "SET LOCAL extra_float_digits TO 1",
-        "SET LOCAL bytea_output TO 'hex'",
-        _digest(command.state),
-        "SELECT current_setting('entrypoint.digest'), current_setting('entrypoint.problem')",
+def as_rows(answer: Sequence[Row]) -> tuple[Run, ...]:
+    """Return the answer to `runs_query`, the oldest first."""
+    return tuple(
+        Run(int(number or 0), fingerprint or "", before or "", after or "", status or "")
+        for number, fingerprint, before, after, status in reversed(answer)
     )
 
 
-def _digest(state: Sequence[str]) -> str:
-    """Return the DO that digests each of the tool's tables, row by row, whatever their order in the table.
+def find_tables(
+    session: Connection, schema: str | None, deadline: Deadline, role: str | None, command: Command
+) -> tuple[Place | None, tuple[History, ...] | None]:
+    """Find the bookkeeping's tables as `place.find_tables` does, and in the same statement those of the tool's history.
 
-    A table that may not be read, that filters its rows for us or that somebody has locked leaves it unknown: never an
-    error, as that would end a start. Only tables: a view could run somebody's code.
+    No place if it takes a search; no histories if they take more than a plain SELECT. Raises StatementError.
     """
+    ours = tables_of(command)
+    theirs = [one.rpartition(".")[2] for one in command.state] or [*KNOWN, *(table for _, table in ELSEWHERE)]
+    plain = f"has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid) AND c.relpages <= {_MOST_PAGES}"
+    relations = session.query(glance(None, role, sorted({*ours, *theirs}), f", {plain}"), deadline)[-2]
+    known = [row for row in relations if row[1] in ours]
+    if not known or len(relations) == MOST_RELATIONS:
+        return None, None
+    # Another role has another path, and may read other tables.
+    return evident_place(known, schema, command), _histories(relations, command) if role is None else None
+
+
+def _histories(relations: Sequence[Row], command: Command) -> tuple[History, ...] | None:
+    path, user = relations[0][6:8]
+    names = along(path or "", user or "")
+    if names is None:
+        return None
+    found: list[History] = []
+    for place, name, usable, kind, _, columns, _, _, plain in relations:
+        schema, table = unquoted(place or ""), name or ""
+        on_path = schema in names and usable == "t" and _is_on_path(table, columns or "", command)
+        if kind in ("r", "p") and (on_path or _is_named(schema, table, command)):
+            if (usable, plain) != ("t", "t"):
+                return None
+            found.append((schema, table))
+    return tuple(sorted(found))
+
+
+def _is_named(schema: str, table: str, command: Command) -> bool:
+    """Tell whether a table is a history wherever the path leads."""
+    return f"{schema}.{table}" in command.state if command.state else (schema, table) in ELSEWHERE
+
+
+def _is_on_path(table: str, columns: str, command: Command) -> bool:
+    """Tell whether a table, which is on the path, is a history."""
+    if command.state:
+        return table in command.state
+    return table in KNOWN and (table != "schema_migrations" or "migration_number" not in columns_in(columns))
+
+
+def queries(place: Place, histories: Sequence[History]) -> tuple[str, ...]:
+    """Return the statements that read the runs and digest the histories, in a transaction; `as_runs` reads the answers.
+
+    First the histories: what is recorded after they were read cannot make an older one look like that of the new run.
+    """
+    tables = (f"{identifier(schema)}.{identifier(table)}" for schema, table in histories)
+    return (*AS_TEXT, *(f"SELECT {digest_of(table)}" for table in tables), runs_query(place))
+
+
+def digest_of(table: str) -> str:
+    """Return the expression that digests all rows of a table, whatever their order in it."""
     # `sha256`, as `md5` is refused where only what FIPS has may be used.
-    rows = (
-        "SELECT encode(sha256(convert_to(coalesce(string_agg(line, chr(10) ORDER BY line COLLATE \"C\"), ''''), "
-        "''UTF8'')), ''hex'') FROM (SELECT entrypoint_row::text AS line FROM %I.%I AS entrypoint_row) AS lines"
-    )
-    return f"""\
-DO $digest$
-DECLARE
-    found record;
-    one text;
-    whole text := '';
-BEGIN
-    PERFORM set_config('entrypoint.problem', '', true);
-    FOR found IN
-        SELECT n.nspname, c.relname, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p') AND ({_which(state)}) ORDER BY 1, 2
-    LOOP
-        IF pg_relation_size(found.oid) > {_LARGEST} THEN
-            RAISE program_limit_exceeded USING MESSAGE = format('table %s is too large for a history', found.relname);
-        END IF;
-        EXECUTE format('{rows}', found.nspname, found.relname) INTO one;
-        whole := whole || format('%s.%s %s;', found.nspname, found.relname, one);
-    END LOOP;
-    PERFORM set_config('entrypoint.digest', CASE whole WHEN '' THEN '{NOTHING}'
-                       ELSE encode(sha256(convert_to(whole, 'UTF8')), 'hex') END, true);
-EXCEPTION WHEN insufficient_privilege OR lock_not_available OR undefined_table OR invalid_schema_name
-               OR program_limit_exceeded OR untranslatable_character THEN
-    PERFORM set_config('entrypoint.digest', '{UNKNOWN}', true), set_config('entrypoint.problem', SQLERRM, true);
-END
-$digest$"""
-
-
-def _which(state: Sequence[str]) -> str:
-    along = "n.nspname = ANY (current_setting('entrypoint.schemas')::name[])"
-    if state:
-        named = [one.rpartition(".") for one in state]
-        return " OR ".join(
-            f"c.relname = {literal(table)} AND {f'n.nspname = {literal(schema)}' if schema else along}"
-            for schema, _, table in named
-        )
-    ours = "SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'migration_number'"
-    elsewhere = " OR ".join(
-        f"n.nspname = {literal(schema)} AND c.relname = {literal(table)}" for schema, table in _ELSEWHERE
-    )
     return (
-        f"{along} AND c.relname IN ({', '.join(map(literal, KNOWN))}) "
-        f"AND (c.relname <> 'schema_migrations' OR NOT EXISTS ({ours})) OR {elsewhere}"
+        'encode(sha256(convert_to(coalesce((SELECT string_agg(line, chr(10) ORDER BY line COLLATE "C") '
+        f"FROM (SELECT entrypoint_row::text AS line FROM {table} AS entrypoint_row) AS lines), ''), 'UTF8')), 'hex')"
     )
 
 
-def read(session: Connection, place: Place, command: Command, role: str | None, deadline: Deadline) -> Runs:
-    """Read what is recorded of the tool, and its history's digest, in one round trip. Raises StatementError."""
-    return as_runs(ask(session, role, deadline, queries(place, command)))
-
-
-def names_of(session: Connection, place: Place, number: int, role: str | None, deadline: Deadline) -> frozenset[str]:
-    """Return the names of a run's inputs. Raises StatementError."""
-    query = (
-        "SELECT name FROM pg_catalog.jsonb_array_elements_text("
-        f"(SELECT inputs FROM {place.table('migration_commands')} WHERE id = {number})) AS name"
-    )
-    return frozenset(row[0] or "" for row in ask(session, role, deadline, (query,))[0])
+def as_runs(answers: Sequence[list[Row]], histories: Sequence[History]) -> Runs:
+    """Return the answers to `queries`, with the digest that `history` has of the same tables."""
+    digests = (rows[0][0] for rows in answers[len(AS_TEXT) : -1])
+    parts = [f"{schema}.{table} {digest};" for (schema, table), digest in zip(histories, digests, strict=True)]
+    whole = "".join(parts).encode()
+    return Runs(as_rows(answers[-1]), sha256_for(len(whole))(whole).hexdigest() if whole else NOTHING)
