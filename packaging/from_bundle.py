@@ -1,5 +1,6 @@
 """Import the modules of a start from one file: bundle.py puts this into it, and the command's script executes it."""
 
+import marshal
 import sys
 from _frozen_importlib import ModuleSpec
 
@@ -7,9 +8,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
 
-    _Modules = dict[str, tuple[CodeType, bool, str]]
+    _Modules = dict[str, tuple[CodeType | bytes, bool, str]]
 
-# What the script knows: by name a module's code, whether it is a package, and its file, in the directory of packages.
+# What the script knows: by name a module's code, in bytes if not every start imports it, whether it is a package, and
+# its file, in the directory of packages.
 found: "_Modules" = globals()["modules"]
 packages: str = globals()["packages"]
 
@@ -39,6 +41,8 @@ class Bundle:
         """Run the module's code."""
         code, _, place = found[module.__name__]
         module.__file__ = f"{packages}/{place}"
+        if isinstance(code, bytes):  # Of a module that not every start imports.
+            code = marshal.loads(code)  # noqa: S302 - bundle.py has written it
         exec(code, module.__dict__)  # noqa: S102 - it was compiled from this program's own files
 
 

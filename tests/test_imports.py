@@ -62,6 +62,17 @@ AT_EVERY_START = {
     "entrypoint.signals",
     "entrypoint.startup",
 }
+# What is imported beside, where it is set.
+OF_A_DRIVERS_ADDRESS = {"entrypoint.database.drivers", "entrypoint.database.translation"}
+OF_A_COMMAND = {
+    "entrypoint.command",
+    "entrypoint.migration.ledger.runs",
+    "entrypoint.migration.ledger.verdict",
+    "entrypoint.tool",
+    "entrypoint.tool.inputs",
+}
+OF_REPEATABLES = {"entrypoint.migration.ledger.repeatables"}
+OF_A_PROBE = {"entrypoint.phase", "entrypoint.probe"}
 UP_TO_DATE = AT_EVERY_START | {
     "entrypoint.database",
     "entrypoint.database.address",
@@ -179,7 +190,7 @@ def test_another_drivers_address_costs_two_modules(
     up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:
     names = imported_by({"DATABASE_URL": f"{up_to_date.url}?schema=public&connection_limit=5"})
-    assert ours(names) == UP_TO_DATE | {"entrypoint.database.drivers", "entrypoint.database.translation"}
+    assert ours(names) == UP_TO_DATE | OF_A_DRIVERS_ADDRESS
     assert pythons(names) <= PYTHONS_UP_TO_DATE
     assert not others(names)
 
@@ -205,13 +216,7 @@ def test_another_migration_tool_costs_five_modules_and_no_round_trip(
         before = proxy.connections
         names = imported_by({**env, "DATABASE_URL": up_to_date.url_at(proxy.port)})
         assert (proxy.connections - before, proxy.round_trips[before]) == (1, 2)
-        assert ours(names) == UP_TO_DATE | {
-            "entrypoint.command",
-            "entrypoint.migration.ledger.runs",
-            "entrypoint.migration.ledger.verdict",
-            "entrypoint.tool",
-            "entrypoint.tool.inputs",
-        }
+        assert ours(names) == UP_TO_DATE | OF_A_COMMAND
         assert pythons(names) <= PYTHONS_UP_TO_DATE
         assert not others(names)
 
@@ -231,7 +236,7 @@ def test_repeatable_files_cost_one_module_and_no_round_trip(
     write_migrations(migrations_dir, {"repeatable/v.sql": "CREATE OR REPLACE VIEW v AS SELECT 1 AS one;"})
     run_entrypoint("migrate", env={"DATABASE_URL": up_to_date.url}).ok()
     names = imported_by({"DATABASE_URL": up_to_date.url_at(proxy.port)})
-    assert ours(names) == UP_TO_DATE | {"entrypoint.migration.ledger.repeatables"}
+    assert ours(names) == UP_TO_DATE | OF_REPEATABLES
     assert pythons(names) <= PYTHONS_UP_TO_DATE
     assert not others(names)
     assert (proxy.connections, proxy.round_trips[0]) == (1, 2)
@@ -241,7 +246,7 @@ def test_a_probe_costs_two_modules_where_it_is_asked_for(
     up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:
     names = imported_by({"DATABASE_URL": up_to_date.url, "MIGRATION_PROBE_PORT": str(free_port())})
-    assert ours(names) == UP_TO_DATE | {"entrypoint.phase", "entrypoint.probe"}
+    assert ours(names) == UP_TO_DATE | OF_A_PROBE
     assert not others(names)
 
 
@@ -370,6 +375,8 @@ def test_a_start_without_migrations_asks_nobody(proxy: Proxy, run_entrypoint: Ca
 
 def test_the_bundle_holds_what_an_up_to_date_start_imports() -> None:
     assert sorted(BUNDLE["START"]) == sorted(UP_TO_DATE)
+    beside = {*OF_A_DRIVERS_ADDRESS, *OF_A_COMMAND, *OF_REPEATABLES, *OF_A_PROBE}
+    assert sorted(BUNDLE["ON_DEMAND"]) == sorted(beside)
 
 
 def test_a_start_imports_from_the_bundle_and_the_rest_from_files(
@@ -378,7 +385,7 @@ def test_a_start_imports_from_the_bundle_and_the_rest_from_files(
     packages = tmp_path / "packages"
     shutil.copytree(ROOT / "entrypoint", packages / "entrypoint", ignore=shutil.ignore_patterns("__pycache__"))
     BUNDLE["write"](packages, packages, optimize=0)
-    for name in BUNDLE["START"]:
+    for name in (*BUNDLE["START"], *BUNDLE["ON_DEMAND"]):
         BUNDLE["source_of"](name, packages).write_text("raise SystemExit('imported from a file')\n")
     script = tmp_path / "entrypoint"
     # Of the environment it needs psycopg and the like, but not the editable installation of this program.
@@ -387,7 +394,16 @@ def test_a_start_imports_from_the_bundle_and_the_rest_from_files(
     command = (ROOT / "bin" / "entrypoint").read_text()
     script.write_text(BUNDLE["with_bundle"](before + command, repr(str(packages))))
     write_migrations(migrations_dir, non_idempotent(3))
+    database.execute("CREATE TABLE alembic_version (version_num text)")
+    # All that it may need is asked for, but what excludes each other.
+    env = {
+        "MIGRATIONS_DIR": str(migrations_dir),
+        "DATABASE_URL": f"{database.url}?schema=public",
+        "MIGRATION_PROBE_PORT": str(free_port()),
+        "MIGRATION_COMMAND": "true",
+        "MIGRATION_COMMAND_INPUTS": f"{migrations_dir}/*",
+    }
     for outcome in ("migrated", "up_to_date"):
         argv = [sys.executable, "-I", "-S", script, "run", "--", "sh", "-c", 'echo "$ENTRYPOINT_OUTCOME"']
-        run = run_program(argv, env={"MIGRATIONS_DIR": str(migrations_dir), "DATABASE_URL": database.url}).ok()
+        run = run_program(argv, env=env).ok()
         assert run.stdout.strip() == outcome, run.report()
