@@ -40,6 +40,7 @@ check: $(VENV)/check.done $(VENV)/test.done  ## types, lint, format, and the tes
 	$(BIN)/mypy
 	$(BIN)/mypy compose/shop/version1
 	$(BIN)/mypy compose/shop/version2
+	$(BIN)/mypy compose/shop/version3
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m text --ignore=tests/images --ignore=tests/tools
 
 format: $(VENV)/check.done

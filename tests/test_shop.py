@@ -3,79 +3,27 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from demo.postgres import HOST, free_port
-from kit.processes import Run, until
+from demo.postgres import HOST
+from kit.processes import until
+from kit.shop import KETTLE, Replica, make_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kit.databases import Database
-
-SHOP = Path(__file__).parents[1] / "compose" / "shop"
-KETTLE = {"product": 1, "quantity": 2}  # 69.80
-
-
-class Replica:
-    """One replica, started as the image does: `entrypoint run -- python server.py`."""
-
-    def __init__(self, start: Callable[..., Run], image: Path, database: Database, **variables: str) -> None:
-        """Start it in `image`, a folder with the version's files."""
-        self.port = free_port()
-        self.environment = {
-            "DATABASE_URL": database.url,
-            "PORT": str(self.port),
-            "MIGRATION_PROBE_PORT": str(self.port),
-            **variables,
-        }
-        self.image = image
-        self._start = start
-        self.run = start("run", "--", sys.executable, "server.py", env=self.environment, cwd=image)
-
-    def healthy(self) -> bool:
-        """Return what the healthcheck says."""
-        check = Run([sys.executable, "health.py"], directory=self.image, env=self.environment)
-        return check.wait() == 0
-
-    def serving(self) -> Replica:
-        """Wait until it is healthy, and return it."""
-        until(self.healthy, 30, self.run.report)
-        return self
-
-    def get(self, path: str = "/") -> tuple[int, dict[str, Any]]:
-        """Return status and page."""
-        return self.send(path, None)
-
-    def send(self, path: str, content: object) -> tuple[int, dict[str, Any]]:
-        """Post `content` unless it is None, and return status and page."""
-        body = None if content is None else json.dumps(content).encode()
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", body, timeout=10) as response:
-                return response.status, json.load(response)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
+    from kit.processes import Run
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that makes the folder of a version, as the Dockerfile does."""
-
-    def make(version: int, label: str = "") -> Path:
-        folder = tmp_path / f"image{version}{label}"
-        for earlier in range(1, version + 1):
-            shutil.copytree(SHOP / f"version{earlier}", folder, dirs_exist_ok=True)
-        return folder
-
-    return make
+    return lambda version: make_image(tmp_path / f"image{version}", version)
 
 
 def test_version_1_and_2_work_side_by_side(
@@ -84,25 +32,15 @@ def test_version_1_and_2_work_side_by_side(
     first = Replica(run_entrypoint, image(1), database).serving()
     assert first.send("/orders", KETTLE) == (201, {"order": 1})
     second = Replica(run_entrypoint, image(2), database).serving()
-    assert second.get()[1]["schema_version"] == 4
+    assert second.get()[1]["schema_version"] == 3
     assert first.send("/orders", KETTLE) == (201, {"order": 2})
     assert second.send("/orders", KETTLE) == (201, {"order": 3})
     for replica in (first, second):
         page = replica.get()[1]
         assert (page["orders"], page["turnover"]) == (3, "209.40")
-    assert database.rows("SELECT price::text, price_cents FROM orders") == [("34.90", 3490)] * 3
-
-
-def test_the_backfill_takes_several_batches(
-    run_entrypoint: Callable[..., Run], database: Database, image: Callable[..., Path]
-) -> None:
-    Replica(run_entrypoint, image(1), database).serving()
-    rows = (
-        "INSERT INTO orders (product_id, quantity, price) SELECT 1 + n % 3, 1, n / 100.0 FROM generate_series(1, %s) n"
-    )
-    database.execute(rows.replace("%s", "2500"))
-    Replica(run_entrypoint, image(2), database).serving()
-    assert database.one("SELECT count(*) FROM orders WHERE price_cents = price * 100") == 2500
+    # The first one is from before the upgrade; 004 fills it after the rollout.
+    rows = [("34.90", None), ("34.90", 3490), ("34.90", 3490)]
+    assert database.rows("SELECT price::text, price_cents FROM orders ORDER BY id") == rows
 
 
 def test_version_2_works_on_the_schema_of_version_1(
@@ -115,6 +53,32 @@ def test_version_2_works_on_the_schema_of_version_1(
     page = replica.get()[1]
     assert (page["version"], page["outcome"], page["schema_version"]) == (2, "failed", 2)
     assert page["turnover"] == "69.80"
+
+
+def test_version_3_does_not_serve_where_the_orders_are_not_filled(
+    run_entrypoint: Callable[..., Run], database: Database, image: Callable[..., Path]
+) -> None:
+    for version in (1, 2):
+        Replica(run_entrypoint, image(version), database).serving()
+    # By default the application is started all the same; this one says what it misses, and ends.
+    replica = Replica(run_entrypoint, image(3), database)
+    assert replica.run.wait() == 1
+    assert "shop: version 3 does not work on schema 3" in replica.run.stderr
+    assert "005_price_in_cents_is_there.sql needs migration 004 completed before it" in replica.run.stderr
+    # Where a failure ends the start, it does not come so far.
+    replica = Replica(run_entrypoint, image(3), database, MIGRATION_ON_FAILURE="exit")
+    assert replica.run.wait() == 70
+    assert replica.run.logs("migration.requires")
+
+
+def test_in_a_new_database_version_3_has_all_its_migrations_at_once(
+    run_entrypoint: Callable[..., Run], database: Database, image: Callable[..., Path]
+) -> None:
+    replica = Replica(run_entrypoint, image(3), database).serving()
+    assert replica.send("/orders", KETTLE)[0] == 201
+    page = replica.get()[1]
+    assert (page["outcome"], page["schema_version"], page["turnover"]) == ("migrated", 7, "69.80")
+    assert not replica.run.logs("migration.outstanding")
 
 
 def test_it_finishes_what_it_is_doing_before_it_ends(

@@ -1,8 +1,8 @@
-"""Version 2 of the shop: an order has its price in whole cents.
+"""Version 2 of the shop: it writes an order's price in whole cents, and still reads the old column.
 
-Its migrations, 003 and 004, add the new column and leave the old one, so that replicas of version 1 work on. The
-other way round, it also works on version 1's schema, for the case that the migrations failed and this application
-was started all the same (`MIGRATION_ON_FAILURE=start`): `entrypoint run` tells it how far the schema is.
+Its migration 003 adds the new column and leaves the old one, so that replicas of version 1 work on. The other way
+round, it also works on version 1's schema, for the case that the migration failed and this application was started all
+the same (`MIGRATION_ON_FAILURE=start`): `entrypoint run` tells it how far the schema is.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ if TYPE_CHECKING:
 
 VERSION = 2
 
-# 4 is the migration after which every order has `price_cents`. Without a number (the ledger could not be read) the
-# old column is the safe one: the trigger fills it, too.
-HAS_CENTS = int(os.environ.get("ENTRYPOINT_SCHEMA_VERSION") or 0) >= 4
+# 3 is the migration that adds `price_cents`. Without a number (somebody else migrates, or the ledger could not be read)
+# the old column is the safe one. A trigger fills the other one, whichever is written.
+HAS_CENTS = int(os.environ.get("ENTRYPOINT_SCHEMA_VERSION") or 0) >= 3
 
-TURNOVER = "sum(quantity * price_cents) / 100.0" if HAS_CENTS else "sum(quantity * price)"
-
-OVERVIEW = f"""
+OVERVIEW = """
     SELECT (SELECT json_agg(p ORDER BY id) FROM (SELECT id, name, price::text FROM products) AS p),
            (SELECT count(*) FROM orders),
-           (SELECT coalesce({TURNOVER}, 0)::numeric(20, 2)::text FROM orders)
+           (SELECT coalesce(sum(quantity * price), 0)::numeric(20, 2)::text FROM orders)
 """
 
 ORDER = f"""

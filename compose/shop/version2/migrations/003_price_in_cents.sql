@@ -1,7 +1,7 @@
 -- Prices of orders become whole cents. This is the first step, "expand": the new column stands beside the old one, and
 -- a trigger fills whichever of the two a replica leaves out. So version 1 goes on writing `price`, version 2 writes
--- `price_cents`, and both read what the other wrote. The last step, "contract", is for a version 3, when no replica of
--- version 1 is left: NOT NULL for the new column, and away with the trigger and the old column.
+-- `price_cents`, and both read `price`. The orders from before the trigger are filled by 004, and version 3 takes the
+-- old column away.
 ALTER TABLE orders ADD COLUMN price_cents bigint;
 
 CREATE FUNCTION orders_fill_both_prices() RETURNS trigger

@@ -1,23 +1,6 @@
--- The orders that were there before the trigger. In batches that commit, outside a transaction: no order is locked for
--- longer than its batch takes. It can be started again, as it looks only for what is still missing.
--- entrypoint: no-transaction
-DO $$
-DECLARE
-    batch_size CONSTANT integer := 1000;
-    last_id bigint := 0;
-    next_id bigint;
-BEGIN
-    LOOP
-        SELECT max(id) INTO next_id
-        FROM (
-            SELECT id FROM orders WHERE id > last_id AND price_cents IS NULL ORDER BY id LIMIT batch_size
-        ) AS batch;
-        EXIT WHEN next_id IS NULL;
-
-        UPDATE orders SET price_cents = price * 100
-        WHERE id > last_id AND id <= next_id AND price_cents IS NULL;
-        COMMIT;
-        last_id := next_id;
-    END LOOP;
-END
-$$;
+-- The orders from before the trigger. No replica waits for this: `entrypoint migrate --phase after` does it when the
+-- rollout is over, beside the replicas that serve. Each batch commits, so no order is locked for longer than one takes.
+-- entrypoint: phase = after
+-- entrypoint: batch = orders(id) by 1000
+UPDATE orders SET price_cents = price * 100
+WHERE id BETWEEN :from AND :to AND price_cents IS NULL;
