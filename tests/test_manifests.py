@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 ROOT = FOLDER.parent
 OVERLAYS = ("init-container", "entrypoint", "job", "job-argocd")
 STATUS = "status-service"
+# Beside any of them, and applied by itself.
+AFTER = "after"
 # An overlay with the component beside it, as a user combines them.
 COMBINED = tuple(f"{overlay}+{STATUS}" for overlay in OVERLAYS)
 # What each kustomization sets.
@@ -69,24 +71,32 @@ def faults_of(objects: Sequence[Manifest]) -> dict[str, list[str]]:
 
 
 def test_every_overlay_is_in_the_list() -> None:
-    assert {path.parent.name for path in FOLDER.glob("*/kustomization.yaml")} == {"base", *OVERLAYS, STATUS}
+    assert {path.parent.name for path in FOLDER.glob("*/kustomization.yaml")} == {"base", *OVERLAYS, AFTER, STATUS}
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-@pytest.mark.parametrize("overlay", [*OVERLAYS, *COMBINED])
+@pytest.mark.parametrize("overlay", [*OVERLAYS, AFTER, *COMBINED])
 def test_the_schemas_agree(overlay: str, version: str) -> None:
     for item in objects_of(overlay):
         kubernetes_validate.validate(item, version, strict=True)
 
 
-@pytest.mark.parametrize("overlay", [*OVERLAYS, *COMBINED])
+@pytest.mark.parametrize("overlay", [*OVERLAYS, AFTER, *COMBINED])
 def test_the_objects_fit(overlay: str) -> None:
     assert faults_of(objects_of(overlay)) == {}
 
 
+def test_what_runs_after_the_rollout_lets_the_old_pods_end() -> None:
+    pause, _ = Pod(Release.of(objects_of(AFTER)).one("Job")).containers
+    grace = Pod(Release.of(objects_of("init-container")).one("Deployment")).spec["terminationGracePeriodSeconds"]
+    assert pause.words == ["sleep", str(grace)]
+
+
 def test_all_overlays_have_one_tag() -> None:
     images = {
-        container.spec["image"] for overlay in OVERLAYS for container in Release.of(objects_of(overlay)).containers
+        container.spec["image"]
+        for overlay in (*OVERLAYS, AFTER)
+        for container in Release.of(objects_of(overlay)).containers
     }
     assert images == {"shop:1.4.0"}
 
@@ -254,6 +264,10 @@ MUTATIONS = (
     M(times.jobs, "job", "Job", "spec.podFailurePolicy.rules.0.onExitCodes.containerName", "main", "names the"),
     M(times.jobs, "job", "Job", "spec.podFailurePolicy.rules.1", DROP, "a drained node"),
     M(times.jobs, "job", "Job", "spec.ttlSecondsAfterFinished", 600, "takes its log away"),
+    M(times.jobs, AFTER, "Job", "spec.ttlSecondsAfterFinished", DROP, "is None; its log is to stay"),
+    M(times.jobs, AFTER, "Job", "spec.ttlSecondsAfterFinished", 600, "is 600; its log is to stay"),
+    M(times.jobs, AFTER, "Job", "metadata.annotations", {"argocd.argoproj.io/hook": "Sync"}, "old pods still run"),
+    M(times.deadlines, AFTER, "Job", "spec.activeDeadlineSeconds", 2100, "may take hours"),
     M(
         *(times.jobs, "job-argocd", "Job", "metadata.annotations", {"argocd.argoproj.io/hook": "PostSync"}),
         "so PostSync never comes",
@@ -394,6 +408,16 @@ def test_the_pages_name_commands_and_variables_that_exist(page: Path) -> None:
 def test_the_pages_name_folders_that_exist(page: Path) -> None:
     for name in re.findall(r"(?<![\w.])(?:\.\./)*(k8s/[a-z-]+)", page.read_text()):
         assert (ROOT / name).exists(), name
+
+
+def test_the_hook_in_the_page_of_the_job_for_after_the_rollout(tmp_path: Path) -> None:
+    (shown,) = blocks(FOLDER / AFTER / "README.md", "yaml")
+    try:
+        (job,) = build_upon(AFTER, tmp_path, shown)
+    except KustomizeMissingError as error:
+        missing(str(error))
+    assert job["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "PostSync"
+    assert faults_of([job]) == {}
 
 
 def test_the_times_in_the_page_are_those_in_the_manifests() -> None:

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from kit.manifests.release import Manifest
 
 SHOP = FOLDER.parent / "compose" / "shop"
-OLD, NEW = "1.4.0", "1.5.0"
+OLD, NEW, NEWEST = "1.4.0", "1.5.0", "1.6.0"
 # Which of the example's versions they are.
-VERSIONS = {OLD: "1", NEW: "2"}
+VERSIONS = {OLD: "1", NEW: "2", NEWEST: "3"}
 # Other releases after OLD: the one migration that each of them adds.
 VARIANTS = {
     "1.5.0-broken": ("003_note.sql", "ALTER TABLE orders ADD COLUMN note bigint REFERENCES nobody;\n"),
@@ -273,7 +273,7 @@ def test_a_release_and_the_way_back(cluster: Cluster, database: Database, overla
     assert new.played() == 0, new
     page = serves(cluster.port)
     assert (page["version"], page["outcome"]) == (2, OUTCOMES[overlay][0])
-    assert ledger(database) == [*V1, "3 completed", "4 completed"]
+    assert ledger(database) == [*V1, "3 completed"]
     assert serves(port)["version"] == 1, "the old one answers on the new schema"
     assert old.end("shop") < old.manifest["spec"]["terminationGracePeriodSeconds"]
     assert old.wait("shop") == 0
@@ -283,7 +283,80 @@ def test_a_release_and_the_way_back(cluster: Cluster, database: Database, overla
     assert back.played() == 0, back
     page = serves(cluster.port)
     assert (page["version"], page["outcome"]) == (1, OUTCOMES[overlay][1])
-    assert ledger(database) == [*V1, "3 completed", "4 completed"]
+    assert ledger(database) == [*V1, "3 completed"]
+
+
+# --- After the rollout ----------------------------------------------------------------------------------
+
+
+# Without the sleep, as a test has no old pods that are ending.
+AT_ONCE = yaml.safe_dump(
+    {
+        "patches": [
+            {
+                "target": {"kind": "Job"},
+                "patch": '[{"op": "replace", "path": "/spec/template/spec/initContainers/0/command/1", "value": "0"}]',
+            }
+        ]
+    }
+)
+
+
+def test_three_releases_and_then_the_first_one_by_mistake(cluster: Cluster, database: Database) -> None:
+    """What k8s/after/README.md tells, with the overlay that the page has, with one replica."""
+    running = None
+    for tag, rolled_out, afterwards in (
+        (OLD, V1, V1),
+        (NEW, [*V1, "3 completed"], [*V1, "3 completed", "4 completed"]),
+        (NEWEST, [f"{number} completed" for number in range(1, 7)], [f"{number} completed" for number in range(1, 8)]),
+    ):
+        new = cluster.pod("init-container", tag)
+        assert new.played() == 0, new
+        port = cluster.port
+        serves(port)
+        if running is not None:
+            running.end("shop")
+        running = new
+        assert ledger(database) == rolled_out
+        job = cluster.pod("after", tag, "Job", patches=AT_ONCE)
+        assert job.wait("migrate") == 0, job
+        assert ledger(database) == afterwards
+        assert serves(port)["version"] == int(VERSIONS[tag]), "it serves on"
+        if tag == OLD:
+            database.execute(
+                "INSERT INTO orders (product_id, quantity, price) SELECT 3, 1, 4.25 FROM generate_series(1, 5000)"
+            )
+    assert serves(port)["turnover"] == "21250.00"
+
+    for tag in (OLD, NEW):
+        mistake = cluster.pod("init-container", tag)
+        assert mistake.played() != 0
+        assert mistake.wait("migrate") == 78
+        assert not mistake.started("shop")
+        told = mistake.message("migrate")
+        assert told.startswith("This image is too old for the schema: it has no 007_drop_price.sql"), told
+        assert "What to do: Start an image that has that file." in told
+    # Where the application's own container migrates, under the policy that the page asks for.
+    (shown,) = blocks(FOLDER / "entrypoint" / "README.md", "yaml")
+    mistake = cluster.pod("entrypoint", OLD, patches=yaml.safe_dump(yaml.safe_load(shown)))
+    mistake.played()
+    assert mistake.wait("shop") == 78
+    assert mistake.message("shop").startswith("This image is too old for the schema")
+    assert serves(port)["version"] == 3
+
+
+def test_a_release_whose_job_was_forgotten_stops_the_next_rollout(cluster: Cluster, database: Database) -> None:
+    for tag in (OLD, NEW):
+        pod = cluster.pod("init-container", tag)
+        assert pod.played() == 0, pod
+        port = cluster.port
+        serves(port)
+    newest = cluster.pod("init-container", NEWEST)
+    assert newest.played() != 0
+    assert newest.wait("migrate") == 70
+    assert "needs migration 004 completed before it" in newest.message("migrate")
+    assert ledger(database) == [*V1, "3 completed"]
+    assert serves(port)["version"] == 2
 
 
 # --- (b) entrypoint in the application's container ------------------------------------------------------

@@ -189,7 +189,7 @@ def pod_of(owner: Manifest, name: str, files: Path, secrets: Mapping[str, Mappin
         message.touch()
         message.chmod(0o666)  # as the kubelet has it
         spec["volumes"].append({"name": message.name, "hostPath": {"path": str(message), "type": "File"}})
-        container["volumeMounts"].append({"name": message.name, "mountPath": "/dev/termination-log"})
+        container.setdefault("volumeMounts", []).append({"name": message.name, "mountPath": "/dev/termination-log"})
         for field in ("startupProbe", "livenessProbe", "readinessProbe", "ports"):
             container.pop(field, None)
     return {

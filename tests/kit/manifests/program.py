@@ -61,6 +61,8 @@ def environment(release: Release) -> Iterator[str]:
             yield f"{container.name}: {name} is set twice"
         if container.command != "run" and "MIGRATION_ON_FAILURE" in names:
             yield f"{container.name}: MIGRATION_ON_FAILURE is about starting an application, and this starts none"
+        if container.command == "sleep":
+            continue
         if "DATABASE_URL_FILE" not in names and "MIGRATION_DATABASE_URL_FILE" not in names:
             yield f"{container.name}: it does not know where the database is"
         try:
@@ -73,8 +75,8 @@ def environment(release: Release) -> Iterator[str]:
 def commands(release: Release) -> Iterator[str]:
     """Find command lines that the program does not understand."""
     for container in release.containers:
-        if not container.words:
-            continue  # the image's own
+        if not container.words or container.command == "sleep":
+            continue  # the image's own; or it waits for others, and does nothing
         if container.words[0] != "entrypoint":
             yield f"{container.name}: it does not start entrypoint but {container.words[0]}"
             continue

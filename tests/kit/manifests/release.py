@@ -40,9 +40,9 @@ class Container:
 
     @property
     def command(self) -> str:
-        """Return which of entrypoint's commands it runs: the image's own ENTRYPOINT is `entrypoint run --`."""
-        words = self.words
-        return words[1] if words[1:] and words[0] == "entrypoint" else "run"
+        """Return which of entrypoint's commands it runs, or of others': the image's own is `entrypoint run --`."""
+        words = self.words or ["entrypoint", "run"]
+        return words[1] if words[1:] and words[0] == "entrypoint" else words[0]
 
     @property
     def words(self) -> list[str]:
@@ -59,6 +59,11 @@ class Container:
         """Return whether it may migrate."""
         on = self.environment.get("AUTO_MIGRATE") != "false"
         return self.command == "migrate" or (self.command == "run" and on)
+
+    @property
+    def after_rollout(self) -> bool:
+        """Return whether it applies what waits for the end of a rollout; the program sets no bound to that."""
+        return self.command == "migrate" and "--phase" in self.words
 
     def settings(self) -> Settings:
         """Return what the program makes of its environment. Raises ConfigurationError."""

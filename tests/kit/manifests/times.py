@@ -20,6 +20,8 @@ APPLICATION_START = 30
 APPLICATION_END = 30
 # Exit codes that another attempt may not meet again: no database yet, the lock was held.
 CAN_HEAL = {69, 75}
+# For how long the log of a Job that takes itself away is to be had.
+LOG_KEPT = 24 * 3600
 EXIT_CODES = {64, 65, 69, 70, 75, 78}
 
 
@@ -78,7 +80,11 @@ def deadlines(release: Release) -> Iterator[str]:
         return
     of_jobs = 0
     for job in release.all("Job"):
-        (container,) = Pod(job).containers
+        (container,) = [container for container in Pod(job).containers if not container.init]
+        if container.after_rollout:
+            if "activeDeadlineSeconds" in job["spec"]:
+                yield f"Job {job['metadata']['name']}: activeDeadlineSeconds ends a walk that may take hours"
+            continue
         # After each failure the Job's controller waits: 10 s, doubling, six minutes at most.
         pauses = sum(min(10 * 2**number, 360) for number in range(job["spec"].get("backoffLimit", 6)))
         needed = (job["spec"].get("backoffLimit", 6) + 1) * container.budget + pauses
@@ -168,11 +174,17 @@ def jobs(release: Release) -> Iterator[str]:
         ]
         if ignored != ["DisruptionTarget"]:
             yield f"Job {name}: a drained node would count as an attempt"
-        if "ttlSecondsAfterFinished" in spec:
+        after = any(container.after_rollout for container in Pod(job).containers)
+        kept = spec.get("ttlSecondsAfterFinished")
+        if after and (kept is None or kept < LOG_KEPT):
+            yield f"Job {name}: ttlSecondsAfterFinished is {kept}; its log is to stay for a day, and then it is to go"
+        if not after and kept is not None:
             yield f"Job {name}: ttlSecondsAfterFinished takes its log away, and has GitOps tools make it anew"
         notes = job["metadata"].get("annotations", {})
         hook = "argocd.argoproj.io/hook"
         if hook in notes and notes.get(f"{hook}-delete-policy") != "BeforeHookCreation":
             yield f"Job {name}: as a hook it must be deleted before it is made again"
-        if notes.get(hook, "Sync") not in ("Sync", "PreSync"):
+        if after and notes.get(hook, "PostSync") != "PostSync":
+            yield f"Job {name}: at {notes[hook]} old pods still run"
+        if not after and notes.get(hook, "Sync") not in ("Sync", "PreSync"):
             yield f"Job {name}: pods wait for it, so {notes[hook]} never comes"
