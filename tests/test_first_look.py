@@ -202,12 +202,12 @@ def test_a_connection_that_is_cut_counts_as_an_attempt(
     up_to_date: Database, proxy: Proxy, run_entrypoint: Start
 ) -> None:
     env = {"DATABASE_URL": up_to_date.url_at(proxy.port), "DB_CONNECT_BACKOFF_MS": "1"}
-    proxy.when_client_sends(b"place.nspname", Proxy.cut)
+    proxy.when_client_sends(b"c.relkind", Proxy.cut)
     run = run_entrypoint("run", "--", "true", env=env).ok()
     assert (run.outcome, proxy.connections) == ("up_to_date", 2)
     assert "database.retry" in run.events()
 
-    proxy.when_client_sends(b"place.nspname", Proxy.cut)
+    proxy.when_client_sends(b"c.relkind", Proxy.cut)
     run = run_entrypoint("migrate", env={**env, "DB_CONNECT_ATTEMPTS": "1"})
     assert run.wait() == 69
     assert proxy.connections == 3
@@ -221,9 +221,9 @@ def test_the_pauses_grow_where_the_connection_is_lost_each_time(
 
     def cut(proxy: Proxy) -> None:
         proxy.cut()
-        proxy.when_client_sends(b"place.nspname", cut)
+        proxy.when_client_sends(b"c.relkind", cut)
 
-    proxy.when_client_sends(b"place.nspname", cut)
+    proxy.when_client_sends(b"c.relkind", cut)
     env = {"DATABASE_URL": up_to_date.url_at(proxy.port), "DB_CONNECT_BACKOFF_MS": "100", "DB_CONNECT_ATTEMPTS": "4"}
     run = run_entrypoint("migrate", env=env)
     assert run.wait() == 69
@@ -245,7 +245,7 @@ def test_a_server_that_refuses_counts_as_an_attempt(run_entrypoint: Start, migra
 
 
 def test_a_signal_while_the_server_is_silent(up_to_date: Database, proxy: Proxy, run_entrypoint: Start) -> None:
-    silent = proxy.when_client_sends(b"place.nspname", Proxy.deafen, deliver=False)
+    silent = proxy.when_client_sends(b"c.relkind", Proxy.deafen, deliver=False)
     run = run_entrypoint("run", "--", "true", env={"DATABASE_URL": up_to_date.url_at(proxy.port)})
     assert silent.wait(10)
     began = time.monotonic()

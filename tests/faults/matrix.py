@@ -209,7 +209,7 @@ PHASES = {
         Phase("connecting", _connecting, session=False, guard=False),
         Phase("logging in", _at(b"user\0"), messages=True, session=False, guard=False),
         # The first look, through libpq itself; then the survey, through psycopg, as something is pending.
-        Phase("looking", _at(b"SELECT place.nspname"), messages=True, guard=False),
+        Phase("looking", _at(b"c.relkind"), messages=True, guard=False),
         Phase("surveying", _at(b"pg_postmaster_start_time"), messages=True, guard=False),
         Phase("waiting", _waiting, guard=False),
         Phase("taking the guard", _at(b"SELECT pg_catalog.pg_try_advisory_xact_lock("), messages=True),
