@@ -11,7 +11,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 
 from entrypoint.migration.apply.transactional import cut
 from entrypoint.migration.script.statements import advise
-from entrypoint.migration.script.strings import SETTING, setting
+from entrypoint.migration.script.strings import SETTING, may_be_set_unseen, setting
 from entrypoint.migration.script.units import cut as cut_in_units
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Judge:
         taken = self._send(advice.begin, *(message(each.start, each.end, single=False) for each in pieces))
         if difference := compare(advice, taken):
             yield difference
-        if advice.disputed or advice.odd:
+        if advice.disputed or advice.odd or may_be_set_unseen(advice.body, advice.statements):
             taken = self._send(
                 advice.begin, *(message(each.start, each.end, single=True) for each in advice.statements)
             )
@@ -275,7 +275,8 @@ def compare(advice: Advice, taken: Taken) -> tuple[str, str] | None:
     if taken.ended:
         return "TRANSACTION ENDED", f"after {taken.tags}"
     count, done = len(advice.statements), len(taken.tags)
-    if done != count if not taken.sqlstate else done >= count:
+    # Before version 17 a vertical tab was no white space to the server, and with nothing else there it complains.
+    if done != count if not taken.sqlstate else done >= max(count, 1):
         return "count", f"{count} statements, and the server did {done}; {taken.sqlstate or 'all of them'}"
     if done and taken.ran and taken.position:
         at = advice.statements[done]

@@ -44,6 +44,7 @@ _LENIENT = "can only be used in transaction blocks"
 # "end" it sends a half; and, unlike the server, ends a string at a comment between its parts. What the server makes of
 # the whole text is the judge's business.
 _CUT_OTHERWISE = ("syntax error", "unterminated")
+_OPENING, _CLOSING = (re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for words in ("ATOMIC|CASE", "END"))
 # And it asks how strings are to be read when it begins a line: what a SET in that line says, it knows only in the next.
 _SET_WITHIN_A_LINE = re.compile(r"standard_conforming_strings[^;\n]*;[^\n]*\S", re.IGNORECASE)
 _NO_COMMAND = "invalid command"
@@ -170,6 +171,8 @@ class Whole:
 
 
 def _cut_otherwise(text: str, output: str) -> bool:
+    if "ATOMIC" in text and len(_OPENING.findall(text)) != len(_CLOSING.findall(text)):
+        return True
     cut = _CUT_OTHERWISE + ((_NO_COMMAND,) if _SET_WITHIN_A_LINE.search(text) else ())
     return any(words in output for words in cut)
 

@@ -14,6 +14,7 @@ to version 11.
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 
 from entrypoint.migration.script import batch, directives, shapes
 from entrypoint.migration.script.foreign import mark_in
@@ -39,6 +40,8 @@ _REMEDY = 'leave transactions to the program, or write "-- entrypoint: no-transa
 # What is looked at here is a statement's first words, joined by spaces.
 _BEGINNING = re.compile(r"(BEGIN|START TRANSACTION|PREPARE TRANSACTION(?! AS\b| \())\b")
 _ENDING = re.compile(r"(COMMIT|END|ROLLBACK|ABORT)\b(?: WORK\b| TRANSACTION\b)?(?: AND NO CHAIN\b)?(.*)")
+# What takes no snapshot, so that SET TRANSACTION may come behind it.
+_NO_QUERIES = (("SET",), ("RESET",), ("SHOW",), ("BEGIN",), ("START",))
 _MODES = re.compile(
     r"(?:BEGIN(?: WORK| TRANSACTION)?|START TRANSACTION|SET TRANSACTION(?! SNAPSHOT))"
     r"((?: ISOLATION LEVEL (?:SERIALIZABLE|REPEATABLE READ|READ COMMITTED|READ UNCOMMITTED)"
@@ -304,10 +307,7 @@ def _in_its_shape(advice: Advice, kinds: list[Kind]) -> Advice:
     if why:
         return in_units._replace(units=why, left_out=idle)
     kept = tuple(statement for statement, kind in zip(statements, kinds, strict=True) if not kind.control)
-    modes = [modes_of(statement) for statement in begins]
-    if kept and kept[0].words[:1] == ("SET",):
-        # It has to come first, but the program's own statements do: so BEGIN says it.
-        modes.append(modes_of(kept[0]))
+    modes = [*map(modes_of, begins), said_first(kept)]
     for statement, kind in zip(statements, kinds, strict=True):
         if kind.control:
             text = _blank(text, statement)
@@ -453,7 +453,7 @@ def _in_one_transaction(advice: Advice, kinds: list[Kind]) -> Advice:
             message = f"{shown}: the ledger's row could not be written; remove READ ONLY"
         else:
             # SET TRANSACTION has to come first, but the program's own statements do: so BEGIN says it.
-            if index == len(modes) and statement.words[:1] == ("SET",):
+            if index == len(modes) and statement.words[:1] in _NO_QUERIES:
                 modes.append(options)
             continue
         faults.append(ScriptFault(statement.start, statement.line, message))
@@ -528,6 +528,13 @@ def modes_of(statement: Statement) -> str | None:
         return None
     found = _MODES.fullmatch(" ".join(statement.words))
     return found[1].strip().replace(" ,", ",") if found else None
+
+
+def said_first(statements: Sequence[Statement]) -> str:
+    """Return what SET TRANSACTION says before any query: the program's own come before it, so BEGIN has to say it."""
+    settings = takewhile(lambda statement: statement.words[:1] in _NO_QUERIES, statements)
+    modes = ", ".join(filter(None, map(modes_of, settings)))
+    return f" {modes}" if modes else ""
 
 
 def _blank(text: str, statement: Statement) -> str:

@@ -7,12 +7,11 @@ ledger's row: then a crash leaves no doubt. Only for those that cannot is there 
 from __future__ import annotations
 
 import re
-from itertools import takewhile
 
 from entrypoint.migration.script.calls import NAME, called, named, plain
 from entrypoint.migration.script.files import sha256_for
 from entrypoint.migration.script.report import outline
-from entrypoint.migration.script.statements import ADD_VALUE, modes_of
+from entrypoint.migration.script.statements import ADD_VALUE, said_first
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 from entrypoint.secret_patterns import may_hold_password
@@ -162,24 +161,17 @@ def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
             last = blocks[index]
             body = text[first.end : statements[last].start].lstrip("; \t\n")
             start = statements[last].start - len(body)
-            begin = text[first.start : first.end] + _said_first(statements[index + 1 : last])
+            begin = text[first.start : first.end] + said_first(statements[index + 1 : last])
             units.append(Unit(index + 1, start, body, begin, first.words, statements[index + 1 : last]))
             index = last + 1
             continue
         if index not in idle:
             sql = text[first.start : first.end]
             alone = index in outside or first.words[:1] in _PERHAPS_REFUSED or _may_commit(first.words, sql)
-            begin = "" if alone else "BEGIN" + _said_first((first,))
+            begin = "" if alone else "BEGIN" + said_first((first,))
             units.append(Unit(index + 1, first.start, sql, begin, first.words, (first,)))
         index += 1
     return tuple(units)
-
-
-def _said_first(statements: Sequence[Statement]) -> str:
-    """Return what SET TRANSACTION says before any query: the program's own come before it, so BEGIN has to say it."""
-    settings = takewhile(lambda statement: statement.words[:1] in (("SET",), ("BEGIN",), ("START",)), statements)
-    modes = ", ".join(filter(None, map(modes_of, settings)))
-    return f" {modes}" if modes else ""
 
 
 def reached(message: str, count: int) -> int | None:
