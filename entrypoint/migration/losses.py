@@ -32,6 +32,8 @@ class Spot(NamedTuple):
     words: str
     """As in `statement 2 of 3`."""
     line: int | None
+    batches: int = 0
+    """How many batches of it are committed: behind another one it is another spot."""
 
 
 class Losses:
@@ -39,7 +41,7 @@ class Losses:
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._counts: Counter[tuple[int, int]] = Counter()
+        self._counts: Counter[tuple[int, int, int]] = Counter()
         self._latest = 0
         self.last = ""
         """How the connection was lost the last time."""
@@ -49,8 +51,9 @@ class Losses:
     def note(self, spot: Spot, lost: ConnectionLostError | LeaseLostError) -> bool:
         """Count a loss; tell whether it was one too many."""
         self.last, self.remedy = lost.message, lost.remedy
-        self._counts[spot.number, spot.statement] += 1
-        self._latest = self._counts[spot.number, spot.statement]
+        place = spot.number, spot.statement, spot.batches
+        self._counts[place] += 1
+        self._latest = self._counts[place]
         return self._latest >= MOST
 
     def pause(self) -> float:

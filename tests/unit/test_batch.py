@@ -120,6 +120,8 @@ def test_how_it_is_said() -> None:
         "INSERT INTO b SELECT * FROM orders WHERE id BETWEEN :from AND :to",
         "INSERT INTO b (x) (SELECT id FROM orders WHERE id BETWEEN :from AND :to) ON CONFLICT (x) DO UPDATE SET y = 1",
         "DELETE FROM orders WHERE id>=:from AND id<=:to",
+        "DELETE FROM orders WHERE :from<=id AND :to>=id",
+        'WITH a AS (DELETE FROM b.orders WHERE id BETWEEN :from AND :to) UPDATE o."orders" SET ids = 1',
         "WITH gone AS (DELETE FROM orders WHERE id BETWEEN :FROM AND :To RETURNING *) SELECT count(*) FROM gone",
         "MERGE INTO b USING orders o ON o.id = b.id AND o.id BETWEEN :from AND :to WHEN MATCHED THEN UPDATE SET id = 1",
         # Neither a cast nor a string nor a comment has a placeholder.
@@ -170,6 +172,9 @@ OWN = "o.id = s.id AND s.id BETWEEN :from AND :to"
         ("UPDATE orders SET a = 1\nWHERE id BETWEEN :from\nAND :until", ":until is not a placeholder: there are", 4),
         ("UPDATE orders SET a = :'x' WHERE id BETWEEN :from AND :to", ":'x' is not a placeholder", 2),
         ("UPDATE orders SET a = b[1:n] WHERE id BETWEEN :from AND :to", ":n is not a placeholder", 2),
+        ("DELETE FROM orders WHERE id > :from AND id <= :to", "each batch would leave out its first key: write id", 2),
+        ("DELETE FROM orders WHERE :from<=id AND\nid<:to", "each batch would leave out its last key", 3),
+        ("DELETE FROM orders WHERE :from<id AND :to>=id", "each batch would leave out its first key", 2),
         ("UPDATE orders SET id = 1 WHERE id BETWEEN :from AND :to", f"this statement sets id, {MOVES}", 2),
         ("UPDATE ONLY shop.Orders o SET a = 1,\nID = 2 WHERE id BETWEEN :from AND :to", f"sets id, {MOVES}", 3),
         ("UPDATE orders SET (a, id) = (1, 2) WHERE id BETWEEN :from AND :to", f"sets id, {MOVES}", 2),
@@ -208,3 +213,14 @@ def test_the_statement_with_its_keys() -> None:
         assert text[filled.origin(filled.sql.index(word)) :].startswith(word)
     assert text[filled.origin(filled.sql.index("'1'")) :].startswith(":from AND")
     assert filled.origin(len(filled.sql)) == advice.statements[0].end
+
+
+def test_a_key_of_several_columns_is_compared_in_its_order() -> None:
+    head = "-- entrypoint: batch = shop.t(a, b) by 10\n"
+    (fault,) = advise(f"{head}DELETE FROM shop.t WHERE x AND\n(b, a) BETWEEN :from AND :to").faults
+    assert (fault.line, fault.message) == (
+        3, "the batches are cut by (a, b), in this order: write (a, b) BETWEEN :from AND :to"
+    )  # fmt: skip
+    assert not advise(f"{head}DELETE FROM t WHERE (a, b) BETWEEN :from AND :to").faults
+    assert not advise(f"{head}UPDATE other.t SET a = 1 FROM shop.t WHERE (t.a, t.b) BETWEEN :from AND :to").faults
+    assert advise(f"{head}UPDATE t SET a = 1 FROM shop.t s WHERE (s.a, s.b) BETWEEN :from AND :to").faults

@@ -26,9 +26,12 @@ _KINDS = {"v": "a view", "f": "a foreign table", "S": "a sequence", "i": "an ind
 
 AS_TEXT = (
     "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = iso_8601; SET LOCAL extra_float_digits = 1; "
-    "SET LOCAL row_security TO DEFAULT;"
+    "SET LOCAL row_security TO DEFAULT; SET LOCAL array_nulls = on;"
 )
-"""So every key is written as any session reads it, whatever its own settings are; of the rows that the file sees."""
+"""So every key is written as any session reads it, whatever its own settings are; of the rows that the file sees.
+
+The last stays for the file's statement: a key with a NULL within could not be written otherwise.
+"""
 AS_BEFORE = (
     "SET LOCAL datestyle TO DEFAULT; SET LOCAL intervalstyle TO DEFAULT; SET LOCAL extra_float_digits TO DEFAULT;"
 )
@@ -292,10 +295,15 @@ def judge(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> 
 
 
 def relatives(oid: str) -> str:
-    """Return the query for the names of the tables through which the rows of a partitioned table can be changed."""
+    """Return the query for what else a table's rows can be changed through: partitions, their parents, and views."""
     return (
-        "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.oid IN (SELECT t.relid FROM "
-        f"pg_catalog.pg_partition_ancestors({oid}) a, pg_catalog.pg_partition_tree(a.relid) t)"
+        f"WITH RECURSIVE same AS ((SELECT {oid}::pg_catalog.oid AS oid UNION SELECT t.relid FROM (SELECT relid FROM "
+        f"pg_catalog.pg_partition_ancestors({oid}) UNION SELECT {oid}) a, pg_catalog.pg_partition_tree(a.relid) t) "
+        "UNION SELECT r.ev_class FROM same s JOIN pg_catalog.pg_depend d ON d.refobjid = s.oid "
+        "AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass "
+        "AND d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass "
+        "JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid) "
+        "SELECT DISTINCT c.relname FROM same s JOIN pg_catalog.pg_class c ON c.oid = s.oid"
     )
 
 

@@ -947,6 +947,9 @@ def spot_of(task: Task) -> Spot:
         return Spot(file.number, file.name, 0, "what comes before its statements", None)
     start = task.migration.advice.statements[activity.statement - 1].start
     line = task.migration.text.count("\n", 0, start) + 1
+    if activity.walk is not None:
+        batches = activity.walk.batches
+        return Spot(file.number, file.name, activity.statement, f"batch {batches + 1}", line, batches)
     return Spot(file.number, file.name, activity.statement, activity.words(), line)
 
 

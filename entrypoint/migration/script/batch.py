@@ -206,8 +206,8 @@ def _changes(tokens: Sequence[tuple[str, int]]) -> Changes:
     words = {token.upper() for token, _ in tokens}
     return Changes(
         "UPDATE" in words,
-        tuple((table, column) for table, column, _ in _assigned(tokens)),
-        tuple(table for table, _ in _inserted(tokens)),
+        tuple((table[-1], column) for table, column, _ in _assigned(tokens)),
+        tuple(table[-1] for table, _ in _inserted(tokens) if table),
     )
 
 
@@ -257,7 +257,8 @@ def examine(
         fault(statement.start, "this INSERT reads no table: in batches runs only INSERT ... SELECT")
     if words[0] == "WITH" and not set(_CHANGING) & set(words):
         fault(statement.start, "this WITH changes nothing: it needs an INSERT, UPDATE, DELETE or MERGE")
-    for offset, message in _moving(tokens, batch):
+    left_out = () if missing else _left_out(tokens, batch, key)
+    for offset, message in (*left_out, *_moving(tokens, batch)):
         fault(offset, message)
     return tuple(found), tuple(sorted(faults))
 
@@ -301,28 +302,48 @@ def _turned_round(tokens: Sequence[tuple[str, int]]) -> Iterator[int]:
             yield offset
 
 
+def _left_out(tokens: Sequence[tuple[str, int]], batch: Batch, key: str) -> Iterator[tuple[int, str]]:
+    """Yield where a statement compares with the ends of a batch otherwise than the batches are cut."""
+    words = [token.lower() for token, _ in tokens]
+    for index, (_, offset) in enumerate(tokens):
+        three = tuple(words[index : index + 3])
+        if three in ((">", ":", _FROM), (":", _FROM, "<"), ("<", ":", _TO), (":", _TO, ">")) and (
+            tuple(words[index + 3 : index + 4]) not in (("=",), (">",))
+        ):
+            end = "first" if _FROM in three else "last"
+            yield offset, f"each batch would leave out its {end} key: write {key} BETWEEN :from AND :to"
+    columns = [column for column in batch.columns for column in (column, ",")][:-1]
+    for index in range(len(tokens) - 2):
+        if words[index : index + 3] != ["between", ":", _FROM] or words[index - 1 : index] != [")"]:
+            continue
+        begin = index - len(columns) - 2
+        row = [plain(token) for token, _ in tokens[max(begin, 0) + 1 : index - 1]]
+        if row != columns and sorted(row) == sorted(columns) and words[begin] == "(":
+            yield tokens[begin][1], f"the batches are cut by {key}, in this order: write {key} BETWEEN :from AND :to"
+
+
 def _moving(tokens: Sequence[tuple[str, int]], batch: Batch) -> Iterator[tuple[int, str]]:
     """Yield where a statement has rows come before the batches that those have met already or never were to."""
-    walked = plain(re.findall(NAME, batch.table)[-1])
+    walked = tuple(plain(name) for name in re.findall(NAME, batch.table))
     for table, column, offset in _assigned(tokens):
-        if table == walked and column in batch.columns:
+        if _same(table, walked) and column in batch.columns:
             message = (
                 f"this statement sets {column}, which is in the batches' key: a row would move ahead of the batch and "
                 "be changed again; batch by a key that stays"
             )
             yield offset, message
     for table, offset in _inserted(tokens):
-        if table == walked:
+        if _same(table, walked):
             message = (
-                f"this statement inserts into {table}, which the batches go through: a new row may be ahead of the "
+                f"this statement inserts into {table[-1]}, which the batches go through: a new row may be ahead of the "
                 "batch, and would be met, too; insert into another table, and move the rows from there"
             )
             yield offset, message
 
 
-def _assigned(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, str, int]]:
+def _assigned(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[tuple[str, ...], str, int]]:
     """Yield each table and column that a statement assigns to, and where."""
-    target = ""
+    target: tuple[str, ...] = ()
     index = 0
     while index < len(tokens):
         word = tokens[index][0].upper()
@@ -335,9 +356,9 @@ def _assigned(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, str, int
         index += 1
 
 
-def _inserted(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+def _inserted(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[tuple[str, ...], int]]:
     """Yield each table that a statement inserts into, and where: behind INSERT INTO, or in a MERGE that inserts."""
-    merged: tuple[str, int] | None = None
+    merged: tuple[tuple[str, ...], int] | None = None
     for index, (text, _) in enumerate(tokens[:-2]):
         words = text.upper(), tokens[index + 1][0].upper()
         if words[1] == "INTO" and words[0] in ("INSERT", "MERGE"):
@@ -366,16 +387,21 @@ def _in_clause(tokens: Sequence[tuple[str, int]], index: int) -> Iterator[tuple[
         depth += (text in "([") - (text in ")]")
 
 
-def _name_after(tokens: Sequence[tuple[str, int]], index: int) -> tuple[str, int]:
-    """Return the last part of the table's name that stands there, and the place behind it."""
+def _name_after(tokens: Sequence[tuple[str, int]], index: int) -> tuple[tuple[str, ...], int]:
+    """Return the parts of the table's name that stands there, and the place behind it."""
     if tokens[index][0].upper() == "ONLY":
         index += 1
-    name = ""
+    names: list[str] = []
     while index < len(tokens) and re.fullmatch(NAME, tokens[index][0]):
-        name = plain(tokens[index][0])
+        names.append(plain(tokens[index][0]))
         index += 1
         if index < len(tokens) and tokens[index][0] == ".":
             index += 1
         else:
             break
-    return name, index
+    return tuple(names), index
+
+
+def _same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Tell whether two names may be of one table: a schema is only looked at where both have one."""
+    return one[-1:] == other[-1:] and (min(len(one), len(other)) < 2 or one[-2] == other[-2])
