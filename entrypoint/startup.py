@@ -219,8 +219,15 @@ def repeats_on(
         return None
     from entrypoint.migration.ledger.repeatables import Repeats
     from entrypoint.migration.ledger.repeated import read_known
+    from entrypoint.survey import until_unlocked
 
-    known = read_known(survey.session, survey.place, settings.schema, settings.role)
+    known = read_known(
+        survey.session,
+        survey.place,
+        settings.schema,
+        settings.role,
+        lambda read: until_unlocked(read, survey.session, survey.place, settings, survey.clocks),
+    )
     seen = max((failure.id for failure in known.failures), default=0)
     return Repeats(forced, seen, forced | _due(survey.directory, known.texts, up_to))
 

@@ -29,6 +29,9 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from entrypoint.database.session import Session
     from entrypoint.database.target import Target
     from entrypoint.migration.ledger.first_look import Question
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from entrypoint.migration.observe.blockers import Blocker
     from entrypoint.migration.script.files import Directory
     from entrypoint.settings import Settings
+
+    T = TypeVar("T")
 
 # At least so long for the first survey, whatever connecting has left of its time.
 _SURVEY_PATIENCE = 1.0
@@ -115,7 +120,7 @@ def survey_beside(
         attempts += 1
         try:
             place = find(session, settings.schema, patience, settings.role, settings.command)
-            rows = rows or _look(session, place, settings, clocks, patience).rows
+            rows = rows or _rows(session, place, settings, clocks)
             verdict = None
             if wanted is not None and up_to is None:
                 from entrypoint.migration.ledger.judging import judge_on
@@ -176,16 +181,31 @@ def start_clocks(settings: Settings, *, spent: float = 0.0) -> Clocks:
     return clocks
 
 
-def _look(session: Session, place: Place, settings: Settings, clocks: Clocks, patience: Deadline) -> Look:
-    """Read the ledger; wait for it, if somebody has locked it, as one waits for the migration lock.
+def _rows(session: Session, place: Place, settings: Settings, clocks: Clocks) -> tuple[LedgerRow, ...]:
+    def look(patience: Deadline) -> Look:
+        return reading.look(session, place, settings.role, patience, contending=False)
+
+    return until_unlocked(look, session, place, settings, clocks).rows
+
+
+def until_unlocked(
+    look: Callable[[Deadline], T],
+    session: Session,
+    place: Place,
+    settings: Settings,
+    clocks: Clocks,
+) -> T:
+    """Return what `look` reads of the ledger; wait, if somebody has locked it, as one waits for the migration lock.
 
     Raises LockTimeoutError.
     """
     others = None
     blockers: tuple[Blocker, ...] = ()
+    waiting = clocks.running
     while True:
+        patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, waiting.remaining())))
         try:
-            look = reading.look(session, place, settings.role, patience, contending=False)
+            found = look(patience)
         except StatementError as error:
             waiting = clocks.turn_to(WAITING)
             if error.sqlstate != LOCK_NOT_AVAILABLE:
@@ -198,14 +218,13 @@ def _look(session: Session, place: Place, settings: Settings, clocks: Clocks, pa
                 raise locked.timed_out(blockers, settings.lock.timeout + clocks.stood) from error
         else:
             clocks.turn_to(CONNECTING)
-            return look
+            return found
         logs.event(logs.INFO, "ledger.locked", f"{locked.describe(blockers)}; looking again")
         if others is None:
             from entrypoint.migration.lock.patience import Patience
 
             others = Patience(clocks, settings.lock, settings.apply, settings.role)
         others.weigh(session, place)
-        patience = Deadline(max(_SURVEY_PATIENCE, min(settings.connect.timeout, waiting.remaining())))
 
 
 def _enter_phase(settings: Settings, name: str) -> None:

@@ -389,6 +389,20 @@ def test_replicas_that_waited_do_not_try_again_what_has_failed(scene: Scene) -> 
         assert "lock.acquired" not in run.events()
 
 
+def test_whoever_has_locked_their_table_is_named_and_waited_for(scene: Scene) -> None:
+    """As with the ledger's other tables: VACUUM FULL of it is no reason for a start to fail."""
+    write(scene, v=VIEW)
+    scene.migrated()
+    other = scene.database.connect()
+    other.execute("BEGIN; LOCK TABLE repeatable_migrations")
+    run = scene.start("migrate")
+    run.until("ledger.locked", 20)
+    other.execute("COMMIT")
+    run.ok()
+    assert f"backend {other.info.backend_pid} " in str(run.logs("ledger.locked")[0]["message"])
+    other.close()
+
+
 def test_replicas_that_waited_need_no_lock_to_see_that_it_is_done(scene: Scene) -> None:
     scene.migrated()
     write(scene, a=Gate.PASS, v=VIEW)

@@ -25,7 +25,7 @@ from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from entrypoint.database.session import Session
     from entrypoint.migration.ledger.place import Place
@@ -44,10 +44,23 @@ def read(session: Session, place: Place, role: str | None, deadline: Deadline) -
     return Known(as_texts(texts), as_failures(failures))
 
 
-def read_known(session: Session, place: Place, schema: str | None, role: str | None) -> Known:
-    """Do what `read` does; raises EntrypointError for all that PostgreSQL refuses."""
+def read_known(
+    session: Session,
+    place: Place,
+    schema: str | None,
+    role: str | None,
+    patiently: Callable[[Callable[[Deadline], Known]], Known] = lambda read_within: read_within(Deadline(_PATIENCE)),
+) -> Known:
+    """Do what `read` does; raises EntrypointError for all that PostgreSQL refuses.
+
+    `patiently`: what to do with it where the table may be locked: it is to be called, with its time, until it works.
+    """
+
+    def read_within(patience: Deadline) -> Known:
+        return read(session, place, role, patience)
+
     try:
-        return read(session, place, role, Deadline(_PATIENCE))
+        return patiently(read_within)
     except StatementError as error:
         doing = "the texts of repeatable files could not be read"
         refused = refused_on(session, schema, role, error, doing, reading=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = 1.0
 TABLES = ("schema_migrations", "migration_lock")
+_REPEATABLES = "repeatable_migrations"
 
 
 def who_locks(
@@ -30,7 +31,8 @@ def who_locks(
     one of the tables locked in whatever way, and is none: so they may not be altered.
     Empty if nobody does any more, or if it does not say. Raises ConnectionLostError.
     """
-    query = blockers.locking(place.schema, TABLES, TABLES if readers else rows_of, OURS, readers=readers)
+    tables = (*TABLES, _REPEATABLES)
+    query = blockers.locking(place.schema, tables, tables if readers else rows_of, OURS, readers=readers)
     ask = f"BEGIN READ ONLY; {session_state.ours(None)} {query}; COMMIT"
     try:
         return blockers.read_blockers(session.query(ask, Deadline(_PATIENCE))[-2])
