@@ -277,6 +277,11 @@ def test_expand_fill_and_contract_lose_no_request_and_the_floor_stops_an_old_ima
     assert old.returncode == 1
     assert "This image is too old for the schema: it has no 007_drop_price.sql" in old.stderr
     assert {replica.name for replica in stack.replicas()} == before
+    # Where the application is started all the same, it is told, and ends.
+    old = stack.upgrade("1", check=False, MIGRATION_ON_FAILURE="start")
+    assert old.returncode == 1
+    assert "shop: version 1 does not work on schema 7: This image is too old" in old.stderr
+    assert {replica.name for replica in stack.replicas()} == before
     seen = visitors.result()
     assert seen["failures"] == [], stack.service("balancer").output()
     assert set(seen["versions"]) == {"3"}

@@ -342,6 +342,13 @@ def test_three_releases_and_then_the_first_one_by_mistake(cluster: Cluster, data
     mistake.played()
     assert mistake.wait("shop") == 78
     assert mistake.message("shop").startswith("This image is too old for the schema")
+    # As the overlay is, the application is started, and ends itself. Kubernetes shows the end of its log then.
+    mistake = cluster.pod("entrypoint", OLD)
+    mistake.played()
+    assert mistake.wait("shop") == 1
+    assert mistake.message("shop") == ""
+    last = mistake.log("shop").splitlines()[-1]
+    assert last.startswith("shop: version 1 does not work on schema 7: This image is too old for the schema"), last
     assert serves(port)["version"] == 3
 
 

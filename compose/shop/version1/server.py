@@ -36,6 +36,18 @@ def database_url() -> str:
     return Path(path).read_text(encoding="utf-8").strip() if path else os.environ.get("DATABASE_URL", "")
 
 
+def refuse_schema() -> None:
+    """End if this was started although something failed, and this version does not work on the schema as it is.
+
+    `MIGRATION_ON_FAILURE=start` leaves that to the application. A replica that ends does not get ready, so an upgrade
+    stops there. Without a number the schema is not known, and may be good.
+    """
+    schema = os.environ.get("ENTRYPOINT_SCHEMA_VERSION")
+    if os.environ.get("ENTRYPOINT_OUTCOME") == "failed" and schema and int(schema) not in shop.SCHEMAS:
+        reason = os.environ.get("ENTRYPOINT_ERROR")
+        sys.exit(f"shop: version {shop.VERSION} does not work on schema {schema}: {reason}")
+
+
 def with_database(work: Callable[[psycopg.Connection], Answer]) -> Answer:
     """Do `work` in a transaction on a connection of its own; answer 503 if the database is not to be had.
 
@@ -137,6 +149,7 @@ def main() -> None:
     First `/readyz` answers 503 while everything else goes on, for SHUTDOWN_DELAY_S: a load balancer looks, and sends
     no more requests. Then nothing new is accepted. Then what is being answered is finished, and the program ends.
     """
+    refuse_schema()
     # Blocked, for every thread to come, and fetched below. A handler would be called by the main thread, which does not
     # wake if the kernel gives the signal to another one.
     signals = {signal.SIGTERM, signal.SIGINT}

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     import psycopg
 
 VERSION = 1
+# The schemas that it knows and works on. `server.py` looks, if this is started although something failed.
+SCHEMAS = range(3)
 
 OVERVIEW = """
     SELECT (SELECT json_agg(p ORDER BY id) FROM (SELECT id, name, price::text FROM products) AS p),

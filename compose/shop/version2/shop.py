@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import psycopg
 
 VERSION = 2
+SCHEMAS = range(5)
 
 # 3 is the migration that adds `price_cents`. Without a number (somebody else migrates, or the ledger could not be read)
 # the old column is the safe one. A trigger fills the other one, whichever is written.
