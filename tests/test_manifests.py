@@ -399,7 +399,7 @@ def test_the_pages_name_commands_and_variables_that_exist(page: Path) -> None:
     text = page.read_text()
     for word in re.findall(r"`entrypoint ([a-z]+)\b", text):
         assert word in cli.COMMANDS, word
-    known = known_variables() | {"ENTRYPOINT_OUTCOME", "ENTRYPOINT_ERROR"}
+    known = known_variables() | {"ENTRYPOINT_OUTCOME", "ENTRYPOINT_SCHEMA_VERSION", "ENTRYPOINT_ERROR"}
     for name in re.findall(r"\b(?:MIGRATION|DB|DATABASE|ENTRYPOINT)_[A-Z_]+\b", text):
         assert name in known, name
 
