@@ -201,7 +201,7 @@ def _look(
     except Exception as error:  # noqa: BLE001 - whatever it was, a session will meet it again and say it well
         from entrypoint.database.answers import NotConnected
 
-        return FirstLook(connecting_failed=str(error) if isinstance(error, NotConnected) else None), False
+        return FirstLook(connecting_failed=error.args[0] if isinstance(error, NotConnected) else None), False
 
 
 def _look_at_ledger(
