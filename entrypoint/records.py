@@ -92,6 +92,10 @@ class Address(NamedTuple):
     """A libpq URL or conninfo string; empty for libpq's own `PG*` variables."""
     variable: str
     """The variable that it came from, for messages; empty if none was set."""
+    file: str = ""
+    """The file that holds it, which is read again for each connection; empty if it came from no file."""
+    password_command: tuple[str, ...] = ()
+    """What prints the password of each new connection; empty if nothing does."""
 
 
 class Adopt(NamedTuple):

@@ -25,6 +25,8 @@ MASK = "***"
 # From this length on a secret of small and capital letters and digits is none of our words.
 _LONG = 12
 _VERY_LONG = 24
+# Tokens that expire: more of them are not in use at once, nor in anybody's text.
+_MOST_PASSING = 64
 # White space that does as it looks.
 _HARMLESS = "\t\u00a0\u2002\u2003\u2009\u202f\u3000"
 
@@ -86,9 +88,17 @@ def mask_values(text: str) -> str:
 
 def know(secrets: Iterable[str]) -> None:
     """Remember what `foreign` is to look for from now on."""
-    global _known, _net
-    secrets = frozenset(secrets)
+    global _known, _net, _lasting  # noqa: PLW0603 - a process has one set of secrets
+    _lasting = secrets = frozenset(secrets)
     _known, _net = Redactor(secrets), Redactor(filter(_cannot_be_ours, secrets))
+
+
+def know_for_now(secrets: Iterable[str]) -> None:
+    """Remember secrets that others follow, beside those that last; the earliest of many are forgotten."""
+    global _known, _net, _passing  # noqa: PLW0603 - as above
+    _passing = tuple(dict.fromkeys((*_passing, *secrets)))[-_MOST_PASSING:]
+    known = _lasting.union(_passing)
+    _known, _net = Redactor(known), Redactor(filter(_cannot_be_ours, known))
 
 
 def foreign(text: str) -> str:
@@ -226,5 +236,7 @@ class Redactor:
         return {name: self.value(value) for name, value in values.items()}
 
 
+_lasting: frozenset[str] = frozenset()
+_passing: tuple[str, ...] = ()
 _known = Redactor()
 _net = Redactor()

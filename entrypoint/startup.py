@@ -165,7 +165,12 @@ def _answer(
 
 
 def _ask(settings: Settings) -> Question | None:
-    """Begin to ask for the ledger, without a session; None if this Python lacks what that takes."""
+    """Begin to ask for the ledger, without a session; None if this Python lacks what that takes.
+
+    Or if a password has to be asked for first: beside what that takes, a session costs nothing.
+    """
+    if settings.address.password_command:
+        return None
     try:
         from entrypoint.migration.ledger.first_look import Question
     except ImportError:

@@ -14,7 +14,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect
 from entrypoint.database.login import failure_of, go_on
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
-from entrypoint.database.target import target
+from entrypoint.database.target import target_of
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.migration.assignment import Assignment
@@ -95,7 +95,7 @@ def survey_beside(
     gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
     token = logs.run_id()
     noted = before is not None and before.noted
-    whereabouts = target(settings.address.conninfo, settings.address.variable, token, noted=noted)
+    whereabouts = target_of(settings.address, token, noted=noted)
     # A server that lets us in and then freezes, or goes, is to cost no more time than one that does not let us in.
     clocks = start_clocks(settings, spent=0.0 if before is None else before.seconds())
     attempts = 0

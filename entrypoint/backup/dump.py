@@ -58,6 +58,8 @@ class Order(NamedTuple):
     """The schema's, for the name."""
     role: str | None
     program: Found
+    password: Callable[[Deadline], str] | None = None
+    """Gives a new password for each connection, if there is a command for that; may raise EntrypointError."""
 
     @property
     def database(self) -> str:
@@ -183,11 +185,15 @@ def _run_pg_dump(order: Order, partial: Partial, patience: Patience) -> Ended:
     env = programs.environment()
     public, secret = dict(order.parameters.public), dict(order.parameters.secret)
     descriptors = []
-    if "password" in secret:
-        env["PGPASSWORD"] = secret.pop("password")
+    password = secret.pop("password", "")
+    if order.password is not None:
+        descriptors.append(_password_file(order.password(patience.deadline)))
+        env["PGPASSFILE"] = f"/proc/self/fd/{descriptors[-1]}"
+    elif password:
+        env["PGPASSWORD"] = password
     if secret:
         descriptors.append(_service_file(secret))
-        env["PGSERVICEFILE"] = f"/proc/self/fd/{descriptors[0]}"
+        env["PGSERVICEFILE"] = f"/proc/self/fd/{descriptors[-1]}"
         public["service"] = _SERVICE
     argv = [order.program.path, "--format=custom", "--no-password", f"--dbname={conninfo(public)}"]
     if order.role:
@@ -197,6 +203,15 @@ def _run_pg_dump(order: Order, partial: Partial, patience: Patience) -> Ended:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _password_file(password: str) -> int:
+    """Return the descriptor of a password file without a name, for a password that is in no environment."""
+    descriptor = file_in_memory("password")
+    os.fchmod(descriptor, 0o600)  # libpq takes no other
+    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+    os.write(descriptor, f"*:*:*:*:{escaped}\n".encode())
+    return descriptor
 
 
 def _service_file(secret: dict[str, str]) -> int:

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         "channel_binding",
         "startup_parameter",
         "search_path",
+        "password_command",
         "option",
         "no_server_connection",
         "require_auth",

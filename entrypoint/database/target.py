@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from entrypoint.database.address import describe_target, has_bare_at_sign, is_libpqs_own, is_plausible, of_this_program
@@ -18,11 +19,13 @@ from entrypoint.redaction import foreign, mask_quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from entrypoint.database.misspelt import Misspelt
     from entrypoint.database.session import Session
     from entrypoint.database.translation import Translation
+    from entrypoint.records import Address
 
 
 class Target(NamedTuple):
@@ -36,18 +39,68 @@ class Target(NamedTuple):
 
     path: str = ""
     """The search_path that another driver's address asks for."""
+    renewed: Address | None = None
+    """The address, if it or its password is to be asked for again for each connection."""
 
     def connect(self, timeout: float) -> Session:
         """Try once to connect, for `timeout` seconds. Raises Failure, also if the search_path was lost on the way."""
         deadline = Deadline(timeout)
-        session = attempt(self.conninfo, deadline)
-        if self.path:
+        now = self if self.renewed is None else self._now(self.renewed, deadline)
+        session = attempt(now.conninfo, deadline)
+        if now.path:
             try:
-                _compare(session, self.path, deadline)
+                _compare(session, now.path, deadline)
             except BaseException:
                 session.close()
                 raise
         return session
+
+    @property
+    def new_password(self) -> Callable[[Deadline], str] | None:
+        """What gives a new password to another program, if there is a command for that; it raises EntrypointError."""
+        command = self.renewed.password_command if self.renewed is not None else ()
+        if not command:
+            return None
+        from entrypoint.database import credentials
+
+        return lambda deadline: credentials.password_for_others(command, deadline)
+
+    def address_now(self, address: Address) -> str:
+        """Return an address as its file has it now, if it comes from one."""
+        if not address.file:
+            return address.conninfo
+        from entrypoint.database import credentials
+
+        return credentials.address_now(address)
+
+    def _now(self, address: Address, deadline: Deadline) -> Target:
+        """Return where to connect by what file and command say now. Raises Failure, ConfigurationError."""
+        from entrypoint.database import credentials
+
+        now, text = self, credentials.address_now(address)
+        if text != address.conninfo:
+            with contextlib.suppress(ConfigurationError):  # It may be in the middle of being written.
+                now = target(text, address.variable, self.token, noted=True)
+        if address.password_command:
+            try:
+                password = credentials.password(address.password_command, deadline)
+            except credentials.NoPassword as fault:
+                raise Failure(fault.cause, str(fault)) from None
+            parameters = refuse_two_passwords(binding().parse(now.conninfo), address)
+            now = now._replace(conninfo=conninfo({**parameters, "password": password}))
+        return now
+
+
+def refuse_two_passwords(parameters: dict[str, str], address: Address) -> dict[str, str]:
+    """Return the `parameters` of an address; raise ConfigurationError if it has a password and a command for one."""
+    if address.password_command and parameters.get("password"):
+        named = address.variable or "the connection's service"
+        raise ConfigurationError(
+            f"{named} has a password in it, and DATABASE_PASSWORD_COMMAND is set",
+            remedy=f"Remove the password from {named}, or unset DATABASE_PASSWORD_COMMAND.",
+            variable="DATABASE_PASSWORD_COMMAND",
+        )
+    return parameters
 
 
 def _compare(session: Session, path: str, deadline: Deadline) -> None:
@@ -97,6 +150,15 @@ def target(address: str, variable: str, token: str, *, noted: bool = False) -> T
     ours = of_this_program(parameters, token)
     whole = conninfo({name: str(value) for name, value in ours.items() if value is not None})
     return Target(whole, token, configured, "" if translation is None else translation.path)
+
+
+def target_of(address: Address, token: str, *, noted: bool = False) -> Target:
+    """Return the target for an address of the settings, as `target` does, with what is to be asked for again."""
+    found = target(address.conninfo, address.variable, token, noted=noted)
+    if not (address.file or address.password_command):
+        return found
+    refuse_two_passwords(binding().parse(found.conninfo), address)
+    return found._replace(renewed=address)
 
 
 class _NotUtf8Error(Exception):

@@ -7,7 +7,7 @@ import os
 from entrypoint.backup import dump, store
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect
-from entrypoint.database.target import target
+from entrypoint.database.target import target_of
 from entrypoint.deadline import Deadline
 from entrypoint.errors.operator import UsageError
 from entrypoint.migration.ledger import reading
@@ -46,7 +46,7 @@ def backup(settings: Settings, *, directory: str | None, keep: int | None) -> st
 
 def _order(settings: Settings, directory: str) -> dump.Order:
     """Look at the database, and at what there is to back it up with. The connection is closed afterwards."""
-    whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
+    whereabouts = target_of(settings.address, token=os.urandom(8).hex())
     session = connect(whereabouts, settings.connect, start_clocks(settings))
     try:
         patience = Deadline(_PATIENCE)
@@ -59,6 +59,7 @@ def _order(settings: Settings, directory: str) -> dump.Order:
             version=decide((), look.rows).current or 0,
             role=settings.role,
             program=program,
+            password=whereabouts.new_password,
         )
     except StatementError as error:
         doing = "the ledger could not be read"

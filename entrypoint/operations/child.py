@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 import tempfile
 
+from entrypoint.bounded import signals_held_back
 from entrypoint.deadline import SLICE, Deadline
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ def run(
     with _file_of(data) as source:
         try:
             # A signal in the middle of Popen would raise before anybody knows the child.
-            with _signals_held_back():
+            with signals_held_back():
                 process = subprocess.Popen(  # noqa: S603 - no shell, and no program that a file names
                     command,
                     stdin=source,
@@ -72,21 +72,3 @@ def _output_of(process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[by
         except subprocess.TimeoutExpired:
             if deadline.passed():
                 raise
-
-
-@contextlib.contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Let the signals that would raise here (see signals.py) raise at the end."""
-    arrived: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number, handler in handlers.items():
-        if callable(handler):
-            signal.signal(number, lambda signum, _frame: arrived.append(signum))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            if callable(handler):
-                signal.signal(number, handler)
-        for signum in arrived:
-            signal.raise_signal(signum)

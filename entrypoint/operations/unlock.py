@@ -11,7 +11,7 @@ from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
-from entrypoint.database.target import target
+from entrypoint.database.target import target_of
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors.operator import LedgerChangedError, LockHeldError
 from entrypoint.migration.ledger import reading, words
@@ -182,7 +182,7 @@ def _locked(session: Session, place: Place) -> LockTimeoutError:
 
 
 def _connect(settings: Settings) -> Session:
-    whereabouts = target(settings.address.conninfo, settings.address.variable, token=os.urandom(8).hex())
+    whereabouts = target_of(settings.address, token=os.urandom(8).hex())
     return connect(whereabouts, settings.connect, start_clocks(settings))
 
 

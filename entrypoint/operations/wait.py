@@ -20,7 +20,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import unavailable
 from entrypoint.database.login import Failure
 from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE, INVALID_SCHEMA_NAME, UNDEFINED_COLUMN, UNDEFINED_TABLE
-from entrypoint.database.target import target
+from entrypoint.database.target import target_of
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConfigurationError, ConnectionLostError
 from entrypoint.errors.migration import ClosedSchemaError
@@ -253,8 +253,7 @@ class _Waiter:
     def __init__(self, settings: Settings, what: str, timeout: float) -> None:
         self._settings = settings
         self._what = what
-        address = settings.address
-        self._target = target(address.conninfo, address.variable, token=os.urandom(8).hex())
+        self._target = target_of(settings.address, token=os.urandom(8).hex())
         self.clocks = Clocks(timeout)
         self._deadline = self.clocks.running
         self._least = LEAST if timeout else settings.connect.timeout

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.database.connect import unavailable
 from entrypoint.database.login import Failure
-from entrypoint.database.target import database_of, target
+from entrypoint.database.target import database_of, target_of
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.migration.ledger.plan import plan_of
@@ -58,8 +58,7 @@ class Reader:
     def __init__(self, settings: Settings) -> None:
         """Check the address. Raises ConfigurationError; connects to nobody yet."""
         self._settings = settings
-        address = settings.address
-        self._target = target(address.conninfo, address.variable, token=os.urandom(8).hex())
+        self._target = target_of(settings.address, token=os.urandom(8).hex())
         self.database = database_of(self._target)
         """The database's name."""
         self._session: Session | None = None

@@ -36,6 +36,7 @@ _VARIABLES = (
     "DATABASE_URL_FILE",
     "MIGRATION_DATABASE_URL",
     "MIGRATION_DATABASE_URL_FILE",
+    "DATABASE_PASSWORD_COMMAND",
     "AUTO_MIGRATE",
     "MIGRATION_TIMEOUT_MS",
     "MIGRATION_LOCK_TIMEOUT_MS",
@@ -67,6 +68,7 @@ _VARIABLES = (
     "STATUS_TOKEN_FILE",
     "STATUS_PUBLIC_BADGE",
 )
+_COMMANDS = ("MIGRATION_COMMAND", "DATABASE_PASSWORD_COMMAND")
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
 
@@ -220,8 +222,8 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
     Files that cannot be read have nothing to give away.
     """
     found: set[str] = set()
-    of_command = environ.get("MIGRATION_COMMAND", "").replace("'", " ").replace('"', " ").split()
-    for word in (*words, *of_command):
+    commands = " ".join(environ.get(name, "") for name in _COMMANDS)
+    for word in (*words, *commands.replace("'", " ").replace('"', " ").split()):
         if "://" in word or word.startswith("jdbc:"):
             found |= secrets_of(word)
     for name in environ:
@@ -383,7 +385,8 @@ class Reader:
         return self.number(name, default_ms, unit="milliseconds", example=str(default_ms)) / 1000
 
     def address(self, *names: str) -> Address:
-        """Return the first address that is set, directly or by file."""
+        """Return the first address that is set, directly or by file; with what prints the password for it."""
+        command = self.words("DATABASE_PASSWORD_COMMAND")
         for name in names:
             direct, file = self.text(name), self.text(f"{name}_FILE")
             if file and is_address(file):
@@ -392,10 +395,26 @@ class Reader:
             if direct and file:
                 self.faults.append(f"{name} and {name}_FILE are both set; set one of them")
             if direct:
-                return Address(direct, name)
+                return Address(direct, name, password_command=command)
             if file:
-                return Address(self.from_file(f"{name}_FILE", file), f"{name}_FILE")
-        return Address("", "")
+                return Address(self.from_file(f"{name}_FILE", file), f"{name}_FILE", file, command)
+        return Address("", "", password_command=command)
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """Return the words of a command line, which is not quoted: it may hold anything; none if it is not set."""
+        value = self.text(name)
+        if value is None:
+            return ()
+        from entrypoint.command import split
+
+        try:
+            found = split(value)
+        except ValueError as error:
+            self.blame(f"{name} cannot be split into words: {foreign(str(error))}")
+            return ()
+        if not (found and found[0]):
+            self.blame(f"{name} has no program in it; it must be a command line")
+        return found
 
     def from_file(self, name: str, path: str, wanted: str = "a database URL") -> str:
         """Return what the file at `path`, which the variable `name` is set to, holds; empty if that is nothing."""

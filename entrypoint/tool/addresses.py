@@ -37,6 +37,17 @@ def respelled(address: str, host: str, port: int) -> str:
     return _pairs(address, host, port)
 
 
+def with_password(address: str, password: str) -> str:
+    """Return an address that has no password, with this one, which is made of letters and digits."""
+    scheme, is_url, rest = address.partition("://")
+    user, at, _ = rest.partition("@")
+    if is_url and at and not scheme.startswith("jdbc:") and "/" not in user and "?" not in user:
+        return f"{scheme}://{user.rstrip(':')}:{password}{rest[len(user) :]}"
+    if is_url or address.startswith("jdbc:"):
+        return f"{address}{'&' if '?' in address else '?'}password={password}"
+    return f"{address} password={password}"
+
+
 def _url(rest: str, host: str, port: int, *, jdbc: bool) -> str:
     # As libpq does: a / ends the search for the user, a ? does not.
     user = "" if jdbc else rest[: rest.find("@") + 1]

@@ -148,7 +148,8 @@ class Tool:
         order = Order(
             argv=self._wanted.command.words,
             environ={name: value for name, _, value in (one.partition(b"=") for one in handover.initial_environment())},
-            address=self._address,
+            address=self._address._replace(conninfo=assignment.target.address_now(self._address)),
+            password=assignment.target.new_password,
             token=self._lease.token,
             pooled=0 != self._lease.place.backend_pid != self._worker.login_pid,
             terminal=logs.on_terminal(),

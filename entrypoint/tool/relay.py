@@ -20,8 +20,9 @@ from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.memory import file_in_memory
 from entrypoint.migration.lock.eviction import admission, evict, session_name
-from entrypoint.redaction import foreign
-from entrypoint.tool import variables, wire
+from entrypoint.redaction import foreign, know_for_now
+from entrypoint.tool import login, variables, wire
+from entrypoint.tool.addresses import with_password
 from entrypoint.tool.pump import pump
 from entrypoint.tool.upstream import Server
 
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
         @property
         def token(self) -> str:
             """The lock's."""
+
+        @property
+        def password(self) -> Callable[[Deadline], str] | None:
+            """Issues a password for each connection, if there is a command for that; may raise EntrypointError."""
 
         @property
         def pooled(self) -> bool:
@@ -95,8 +100,13 @@ def open_way(order: Order, lease: Lease) -> Way:
         return Way(environ, note, lambda seconds: _end_sessions(lease, order.token, seconds))
     host, port, database = lease.worker.whereabouts()
     server = Server(host, public.get("hostaddr", ""), port, public.get("sslmode", "prefer"), encrypted, public)
-    relay = Relay(server, lease, name, database, variables.CLIENT_CHECK if checks else "")
-    known = variables.Known(host, public.get("user", ""), database, secret.get("password", ""))
+    user = public.get("user", "")
+    issue = _issue(order, user)
+    relay = Relay(server, lease, name, database, variables.CLIENT_CHECK if checks else "", issue)
+    known = variables.Known(host, user, database, secret.get("password", ""))
+    if issue is not None:
+        known = known._replace(password=issue.key, issued=True)
+        address = with_password(address, issue.key) if address else ""
     environ, spelled = variables.direct(order.environ, address, name, known, (HOST, relay.port))
     file = _in_memory(spelled) if spelled and variables.files_in(environ) else -1
     for variable in variables.files_in(environ) if file >= 0 else ():
@@ -109,6 +119,16 @@ def open_way(order: Order, lease: Lease) -> Way:
             _end_sessions(lease, order.token, seconds)
 
     return Way(environ, "", close)
+
+
+def _issue(order: Order, user: str) -> login.Issue | None:
+    """Return what issues the passwords of the tool's connections, if there is a command for that."""
+    issuing = order.password
+    if issuing is None:
+        return None
+    key = os.urandom(16).hex()
+    know_for_now([key])
+    return login.Issue(user, lambda: issuing(Deadline(_CONNECT)), key)
 
 
 def _unserved(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[str, bool]:
@@ -149,8 +169,17 @@ def _end_sessions(lease: Lease, token: str, seconds: float) -> None:
 class Relay:
     """Listens, and serves each client in a thread of its own."""
 
-    def __init__(self, server: Server, lease: Lease, name: str, database: str, setting: str) -> None:
+    def __init__(
+        self,
+        server: Server,
+        lease: Lease,
+        name: str,
+        database: str,
+        setting: str,
+        issue: login.Issue | None,
+    ) -> None:
         """Begin to listen. Raises OSError."""
+        self._issue = issue
         self._server = server
         self._lease = lease
         self._name = name
@@ -235,8 +264,13 @@ class Relay:
             parameters = wire.named(wire.startup_parameters(body), self._name, self._setting)
             client.settimeout(_LOGIN)
             upstream.settimeout(_LOGIN)
-            upstream.sendall(wire.startup_message(code, parameters))
             answers = wire.Stream(upstream)
+            issue = self._issue
+            if issue is not None and parameters.get(b"user") == os.fsencode(issue.user):
+                if not _logged_in_for(client, stream, upstream, answers, wire.startup_message(code, parameters), issue):
+                    return
+            else:
+                upstream.sendall(wire.startup_message(code, parameters))
             ready = _logged_in(client, stream, upstream, answers)
             if ready and self._admitted(client, upstream, answers):
                 client.sendall(ready + answers.rest)
@@ -284,6 +318,33 @@ def _logged_in(client: socket.socket, stream: wire.Stream, upstream: socket.sock
             if answer != b"p":
                 return b""
             upstream.sendall(wire.message(answer, secret))
+
+
+def _logged_in_for(
+    client: socket.socket,
+    stream: wire.Stream,
+    upstream: socket.socket,
+    answers: wire.Stream,
+    beginning: bytes,
+    issue: login.Issue,
+) -> bool:
+    """Log in at the server with an issued password, for a client that shows the key; else tell that why not."""
+    if not login.shows_key(client, stream, issue.key):
+        client.sendall(wire.error("28P01", "entrypoint: the password must be the one in DATABASE_URL or PGPASSWORD"))
+        return False
+    try:
+        password = issue.password()
+        upstream.sendall(beginning)
+        login.log_in(upstream, answers, issue.user, password)
+    except EntrypointError as error:
+        client.sendall(wire.error("08001", f"entrypoint: {error.message}"))
+        logs.event(logs.WARNING, "command.no_password", f"a connection of the command was refused: {error.message}")
+        return False
+    except login.RefusedError as refused:
+        client.sendall(refused.message)
+        return False
+    client.sendall(wire.LET_IN)
+    return True
 
 
 def _cut(sock: socket.socket) -> None:

@@ -17,6 +17,8 @@ from entrypoint.tool.relay import open_way
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.records import Address
 
@@ -47,6 +49,8 @@ class Order(NamedTuple):
     """Whether there is a pooler on the way."""
     terminal: bool
     """Whether a person looks on at a terminal."""
+    password: Callable[[Deadline], str] | None = None
+    """Issues a password for each connection, if there is a command for that; may raise EntrypointError."""
 
 
 class Ended(NamedTuple):

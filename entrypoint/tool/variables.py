@@ -32,6 +32,8 @@ class Known(NamedTuple):
     database: str
     password: str
     """Empty if none was asked for."""
+    issued: bool = False
+    """Whether it only opens the relay, which logs in with passwords that are issued for each connection."""
 
 
 def direct(
@@ -53,7 +55,7 @@ def direct(
         if not changed.get(b"PGDATABASE"):
             changed[b"PGDATABASE"] = os.fsencode(known.database)
         # A passfile knows it by the server's name, which is no longer the tool's.
-        if known.password and not changed.get(b"PGPASSWORD"):
+        if known.password and (known.issued or not changed.get(b"PGPASSWORD")):
             changed[b"PGPASSWORD"] = os.fsencode(known.password)
     # Where the address says nothing, Go's lib/pq insists on encryption, unless this does.
     changed[b"PGSSLMODE"] = b"disable"

@@ -103,6 +103,10 @@ def named(parameters: Mapping[bytes, bytes], name: str, setting: str) -> dict[by
     return changed
 
 
+LET_IN = message(b"R", struct.pack("!i", _OK))
+"""What a server says to a client that it lets in."""
+
+
 class Authentication:
     """What a message of the server about the login asks for."""
 

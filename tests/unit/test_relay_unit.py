@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from entrypoint.tool import variables, wire
-from entrypoint.tool.addresses import respelled
+from entrypoint.tool import login, variables, wire
+from entrypoint.tool.addresses import respelled, with_password
 
 GIVEN_AND_SPELLED = [
     ("postgresql://u:p@db.example:5432/shop", "postgresql://u:p@127.0.0.1:7777/shop"),
@@ -127,3 +127,39 @@ def test_who_speaks_next(code: int, awaits: bool) -> None:  # noqa: FBT001
 def test_kerberos_does_not_pass() -> None:
     with pytest.raises(wire.ProtocolError):
         wire.Authentication(struct.pack("!i", 7))
+
+
+@pytest.mark.parametrize(
+    ("address", "with_it"),
+    [
+        ("postgresql://u@db/shop", "postgresql://u:key@db/shop"),
+        ("postgresql://u:@db/shop?a=b", "postgresql://u:key@db/shop?a=b"),
+        ("postgresql+psycopg://sa%40x@db", "postgresql+psycopg://sa%40x:key@db"),
+        ("postgresql://db/shop", "postgresql://db/shop?password=key"),
+        ("postgresql://db/shop?user=a@b", "postgresql://db/shop?user=a@b&password=key"),
+        ("postgresql://db?user=a@b", "postgresql://db?user=a@b&password=key"),
+        ("jdbc:postgresql://db/shop?user=u", "jdbc:postgresql://db/shop?user=u&password=key"),
+        ("jdbc:postgresql:shop", "jdbc:postgresql:shop?password=key"),
+        ("host=db user=u", "host=db user=u password=key"),
+    ],
+)
+def test_an_address_with_a_password_that_it_had_not(address: str, with_it: str) -> None:
+    assert with_password(address, "key") == with_it
+
+
+def test_scram_as_in_the_standards_example() -> None:
+    """RFC 7677, 3."""
+    challenge = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
+    final, proof = login.scram("n=user,r=rOprNGfwEbeRWgbNEkqO", challenge, b"pencil")
+    assert final == (
+        "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+    )
+    assert proof == "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+
+
+@pytest.mark.parametrize(
+    "challenge", ["", "r=x,s=aa==,i=1", "r=me,s=*,i=1", "r=me,s=aa==", "r=me,s=aa==,i=x", "r=me,s=aa==,i=0"]
+)
+def test_a_challenge_that_is_none(challenge: str) -> None:
+    with pytest.raises(wire.ProtocolError):
+        login.scram("n=,r=me", challenge, b"x")

@@ -164,7 +164,7 @@ def test_what_a_failure_leads_to(value: str, exits: bool) -> None:  # noqa: FBT0
 def test_an_address_in_a_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / "url"
     path.write_text(content)
-    expected = Address("host=a", "DATABASE_URL_FILE")
+    expected = Address("host=a", "DATABASE_URL_FILE", str(path))
     assert read_settings({"DATABASE_URL_FILE": str(path)}).address == expected
 
 
@@ -178,7 +178,7 @@ def test_a_file_for_migrations_goes_before_an_address_for_everything(tmp_path: P
     path = tmp_path / "url"
     path.write_text("host=b")
     environ = {"DATABASE_URL": "host=a", "MIGRATION_DATABASE_URL_FILE": str(path)}
-    assert read_settings(environ).address == Address("host=b", "MIGRATION_DATABASE_URL_FILE")
+    assert read_settings(environ).address == Address("host=b", "MIGRATION_DATABASE_URL_FILE", str(path))
 
 
 def test_files_that_hold_no_address(tmp_path: Path) -> None:

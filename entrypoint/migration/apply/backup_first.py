@@ -58,6 +58,7 @@ class BackupFirst:
             version=version or 0,
             role=self._assignment.role,
             program=program,
+            password=self._assignment.target.new_password,
         )
         self._look(lease, reading.BACKUP)
         try:

@@ -1,0 +1,98 @@
+"""Credentials that change while the program runs: DATABASE_URL_FILE read again, DATABASE_PASSWORD_COMMAND asked again.
+
+Both for each new connection. Imported only where one of them is set.
+"""
+
+from __future__ import annotations
+
+from entrypoint import bounded
+from entrypoint.database.classify import Cause
+from entrypoint.errors import ConfigurationError, DatabaseUnavailableError
+from entrypoint.redaction import foreign, know_for_now, secrets_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.deadline import Deadline
+    from entrypoint.records import Address
+
+VARIABLE = "DATABASE_PASSWORD_COMMAND"
+_CAUSE = Cause(
+    "password_command",
+    f"{VARIABLE} gave no password",
+    "Run the command in this image, with this environment. It must print the password alone, end with exit code 0, and "
+    "leave time to log in: it counts into DB_CONNECT_TIMEOUT_MS.",
+    heals=True,
+)
+# Of what the command complains about, the end; in characters.
+_MOST_SAID = 500
+# What is shorter and comes from a command that failed is a word like `error`, and no token.
+_LEAST_TOKEN = 12
+
+
+class NoPassword(Exception):  # noqa: N818 - becomes a Failure, one attempt's result
+    """The command gave no password; the text says why."""
+
+    cause = _CAUSE
+
+
+def address_now(address: Address) -> str:
+    """Return the address as its file has it now; as it was, if the file cannot be read or is empty.
+
+    Whoever replaces the file may have removed it for an instant: there is another attempt.
+    """
+    if not address.file:
+        return address.conninfo
+    try:
+        with open(address.file, encoding="utf-8-sig") as file:
+            found = file.read().strip()
+    except (OSError, ValueError):
+        return address.conninfo
+    if found and found != address.conninfo:
+        know_for_now(secrets_of(found))
+    return found or address.conninfo
+
+
+def password(command: tuple[str, ...], deadline: Deadline) -> str:
+    """Run DATABASE_PASSWORD_COMMAND and return what it prints. Raises NoPassword, ConfigurationError."""
+    try:
+        ended = bounded.run(command, deadline)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{VARIABLE} cannot be run: {error.strerror or foreign(str(error))}",
+            remedy="Install the program in this image, make it executable, or correct its path.",
+            variable=VARIABLE,
+        ) from None
+    except bounded.OutOfTime:
+        raise NoPassword(f"it did not end within {deadline.budget:g} s") from None
+    found, fault = read(ended.output)
+    if found and (ended.code == 0 or len(found) >= _LEAST_TOKEN):
+        know_for_now([found])
+    if ended.code != 0:
+        lines = ended.complaints.decode(errors="replace").splitlines()
+        said = "; ".join(filter(None, map(str.strip, lines)))
+        raise NoPassword(f"{ended.how}: {foreign(said)[-_MOST_SAID:]}" if said else ended.how)
+    if fault:
+        raise NoPassword(fault)
+    return found
+
+
+def password_for_others(command: tuple[str, ...], deadline: Deadline) -> str:
+    """Return a password for another program's connection. Raises DatabaseUnavailableError, ConfigurationError."""
+    try:
+        return password(command, deadline)
+    except NoPassword as fault:
+        message = f"{_CAUSE.words} ({fault})"
+        raise DatabaseUnavailableError(message, remedy=_CAUSE.remedy, cause=_CAUSE.name) from None
+
+
+def read(output: bytes) -> tuple[str, str]:
+    """Return the password in a command's output, without blanks around it, and what is wrong if it is none. Pure."""
+    try:
+        text = output.decode().strip()
+    except UnicodeDecodeError:
+        return "", "it printed what is not text in UTF-8"
+    if not text:
+        return "", "it printed nothing"
+    if not text.isprintable():
+        return "", "it printed more than one line" if "\n" in text else "it printed control characters"
+    return text, ""

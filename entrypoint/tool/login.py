@@ -1,0 +1,135 @@
+"""Log in at the server in the tool's place, where a password is issued for each connection.
+
+The relay does so after the tool has shown it the key to the relay, which opens nothing else: no password that the
+server takes is in the tool's environment. What a server can ask for: a password as it is, MD5, SCRAM-SHA-256
+(PostgreSQL documentation, "Message Flow", "SASL Authentication"; RFC 5802).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import struct
+from typing import NamedTuple
+
+from entrypoint.tool import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+_OK, _CLEARTEXT, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
+_MECHANISM = b"SCRAM-SHA-256"
+# Without channel binding; and the same in base64, as the last message has it.
+_HEADER, _BINDING = "n,,", "biws"
+
+
+class Issue(NamedTuple):
+    """Passwords that are issued for each connection."""
+
+    user: str
+    """Whose they are. Another user of the tool's has a password of its own, and logs in by itself."""
+    password: Callable[[], str]
+    """Issues one; may raise EntrypointError."""
+    key: str
+    """What the tool has in the password's place."""
+
+
+class RefusedError(Exception):
+    """The server refused the login; `message` is what it said, as it is passed on."""
+
+    def __init__(self, message: bytes) -> None:
+        """Take the server's message."""
+        super().__init__(wire.error_text(message[5:]))
+        self.message = message
+
+
+def shows_key(client: socket.socket, stream: wire.Stream, key: str) -> bool:
+    """Ask a client for the key; tell whether it has it."""
+    client.sendall(wire.message(b"R", struct.pack("!i", _CLEARTEXT)))
+    kind, body = stream.message()
+    return kind == b"p" and hmac.compare_digest(body.rstrip(b"\0"), key.encode())
+
+
+def log_in(server: socket.socket, answers: wire.Stream, user: str, password: str) -> None:
+    """Answer what the server asks until it lets us in. Raises RefusedError, wire.ProtocolError, OSError."""
+    secret = password.encode()
+    while True:
+        code, body = _asked(answers)
+        if code == _OK:
+            return
+        if code == _CLEARTEXT:
+            _answer(server, secret + b"\0")
+        elif code == _MD5:
+            inner = hashlib.md5(secret + user.encode(), usedforsecurity=False).hexdigest()
+            outer = hashlib.md5(inner.encode() + body[:4], usedforsecurity=False).hexdigest()
+            _answer(server, b"md5" + outer.encode() + b"\0")
+        elif code == _SASL and _MECHANISM in body.split(b"\0"):
+            _exchange(server, answers, secret)
+        else:
+            raise wire.ProtocolError("the server wants a proof that is no password")
+
+
+def _exchange(server: socket.socket, answers: wire.Stream, secret: bytes) -> None:
+    """Prove that we know the password, and see that the server does."""
+    # The server takes the name from the message that a session begins with.
+    bare = f"n=,r={base64.b64encode(os.urandom(18)).decode()}"
+    first = f"{_HEADER}{bare}".encode()
+    _answer(server, _MECHANISM + b"\0" + struct.pack("!i", len(first)) + first)
+    challenge = _expected(answers, _SASL_CONTINUE)
+    final, proof = scram(bare, challenge, secret)
+    _answer(server, final.encode())
+    said = _expected(answers, _SASL_FINAL)
+    if not hmac.compare_digest(said.encode(), f"v={proof}".encode()):
+        raise wire.ProtocolError("the server does not know the password")
+
+
+def scram(bare: str, challenge: str, secret: bytes) -> tuple[str, str]:
+    """Return the client's final message, and the signature that the server has to show. Pure.
+
+    `bare` is the client's first message without its header. Raises wire.ProtocolError.
+    """
+    said = dict(part.split("=", 1) for part in challenge.split(",") if "=" in part)
+    nonce = said.get("r", "")
+    try:
+        salt, rounds = base64.b64decode(said["s"], validate=True), int(said["i"])
+    except (KeyError, ValueError):
+        raise wire.ProtocolError("the server's challenge is malformed") from None
+    if not nonce.startswith(bare.partition("r=")[2]) or rounds < 1:
+        raise wire.ProtocolError("the server's challenge is not for us")
+    salted = hashlib.pbkdf2_hmac("sha256", secret, salt, rounds)
+    signed = f"{bare},{challenge},c={_BINDING},r={nonce}".encode()
+    key = _signature(salted, b"Client Key")
+    proof = bytes(a ^ b for a, b in zip(key, _signature(hashlib.sha256(key).digest(), signed), strict=True))
+    shown = _signature(_signature(salted, b"Server Key"), signed)
+    return f"c={_BINDING},r={nonce},p={base64.b64encode(proof).decode()}", base64.b64encode(shown).decode()
+
+
+def _signature(key: bytes, text: bytes) -> bytes:
+    return hmac.digest(key, text, "sha256")
+
+
+def _expected(answers: wire.Stream, wanted: int) -> str:
+    code, body = _asked(answers)
+    if code != wanted:
+        raise wire.ProtocolError("the server answers out of turn")
+    return body.decode()
+
+
+def _asked(answers: wire.Stream) -> tuple[int, bytes]:
+    """Return what the server's next message about the login asks for, and what it has with that."""
+    while True:
+        kind, body = answers.message()
+        if kind == b"E":
+            raise RefusedError(wire.message(kind, body))
+        if kind == b"R" and len(body) >= 4:
+            return struct.unpack("!i", body[:4])[0], body[4:]
+        if kind != b"N":
+            raise wire.ProtocolError("the server answers out of turn")
+
+
+def _answer(server: socket.socket, body: bytes) -> None:
+    server.sendall(wire.message(b"p", body))
