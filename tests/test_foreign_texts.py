@@ -559,6 +559,7 @@ OURS = {
     "LeaseLostError",
     "CannotExecute",
     "NotConnected",
+    "NoPassword",
 }
 
 
