@@ -145,13 +145,15 @@ def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheri
     logs.event(logs.DEBUG, "start.exec", f"executing {foreign(command[0])}")
     try:
         handover.hand_over(command, environment, inherited)
-    except handover.CannotExecute as error:
+    except OSError as error:
         from entrypoint import termination
+        from entrypoint.executable import why_not
 
-        said = f"Cannot start the application: {foreign(command[0])}: {error.reason}"
+        reason, exit_code = why_not(error)
+        said = f"Cannot start the application: {foreign(command[0])}: {reason}"
         logs.event(logs.ERROR, "start.cannot_execute", said)
         termination.tell(said)
-        return error.exit_code
+        return exit_code
     return USAGE  # Not reached: hand_over does not return.
 
 

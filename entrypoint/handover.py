@@ -12,11 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-CANNOT_EXECUTE = 126
-NOT_FOUND = 127
-# The kernel follows no more interpreters of interpreters (fs/exec.c).
-_DEEPEST = 5
-
 
 class Inheritance(NamedTuple):
     """What this process was started with, taken before anything could change it."""
@@ -58,63 +53,8 @@ def application_environment(initial: Sequence[bytes], additions: Mapping[str, st
     return environment
 
 
-class CannotExecute(Exception):  # noqa: N818 - read as a statement of fact, and turned into an exit code at once
-    """The application could not be executed; `exit_code` is 126 or 127, as a shell would have it."""
-
-    def __init__(self, command: str, error: OSError) -> None:
-        """Take the command's name and what the kernel said about it."""
-        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        self.exit_code = NOT_FOUND if missing else CANNOT_EXECUTE
-        self.reason = error.strerror or "cannot be executed"
-        if missing:
-            self.reason = what_failed(error.filename, missing=True) or "not found"
-        elif error.errno == errno.EACCES and os.access(error.filename or "", os.X_OK):
-            self.reason = what_failed(error.filename, missing=False) or self.reason
-        if error.errno == errno.ENOEXEC:
-            self.reason = "neither a program for this machine nor a script that begins with #!"
-        super().__init__(f"Cannot start the application: {command}: {self.reason}")
-
-
-def first_line(path: str | bytes | None) -> bytes | None:
-    """Return the first line of a program, as far as the kernel reads it; None if it cannot be read."""
-    try:
-        descriptor = os.open(path or "", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            return os.read(descriptor, 4096).partition(b"\n")[0]
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return None
-
-
-def what_failed(path: str | bytes | None, *, missing: bool) -> str | None:
-    """Return what the kernel did not find or may not execute, if it is not the program itself but what that asks for.
-
-    An interpreter may be a script that has one itself.
-    """
-    whose, first = "its", first_line(path)
-    for _ in range(_DEEPEST):
-        if first is None or not first.startswith(b"#!"):
-            break
-        interpreter = os.fsdecode(first[2:].strip(b" \t").partition(b" ")[0].partition(b"\t")[0])
-        named = f"{whose} interpreter {interpreter!r}, named in its first line,"
-        if not os.path.exists(interpreter):
-            if first.endswith(b"\r"):
-                windows = "the file has Windows line ends: save it with LF alone"
-                return f"{whose} interpreter {interpreter!r} is not found; {windows}"
-            return f"{named} is not found"
-        if os.path.isdir(interpreter):
-            return f"{named} is a directory"
-        if not os.access(interpreter, os.X_OK):
-            return f"{named} may not be executed"
-        whose, first = f"{interpreter!r} is its interpreter, whose", first_line(interpreter)
-    if not missing or first is None or first.startswith(b"#!"):
-        return None
-    return f"{whose} dynamic loader is not found; it was built for another system, as for glibc where there is musl"
-
-
 def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: Inheritance) -> None:
-    """Execute `command` in this process. Returns only by raising CannotExecute, or Interrupted.
+    """Execute `command` in this process. Returns only by raising OSError with the file that was tried, or Interrupted.
 
     A signal that comes in the last instant finds the default again, and ends the process as it would have ended
     the application. Not as pid 1: there the default is to ignore it, and a handler is as good as none.
@@ -132,9 +72,9 @@ def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: I
     words = [os.fsencode(word) for word in command]
     try:
         _execute(words, environment)
-    except OSError as error:
+    except OSError:
         signals.ignore_broken_pipes()
-        raise CannotExecute(command[0], error) from error
+        raise
 
 
 def _execute(words: Sequence[bytes], environment: Sequence[bytes]) -> None:

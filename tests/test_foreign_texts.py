@@ -557,7 +557,6 @@ OURS = {
     "UsageError",
     "ConfigurationError",
     "LeaseLostError",
-    "CannotExecute",
     "NotConnected",
     "NoPassword",
 }

@@ -28,7 +28,18 @@ PACKAGE = Path(entrypoint.__file__).parent
 # From top to bottom; each room with those that it imports. What it names in annotations only (TYPE_CHECKING) may
 # be anywhere below it.
 ROOMS: dict[str, set[str]] = {
-    "__main__": {"cli", "startup", "settings", "handover", "termination", "logs", "signals", "redaction", "errors"},
+    "__main__": {
+        "cli",
+        "startup",
+        "settings",
+        "handover",
+        "executable",
+        "termination",
+        "logs",
+        "signals",
+        "redaction",
+        "errors",
+    },
     "cli": {"commands", "redaction", "errors", "version"},
     "commands": {
         "service",
@@ -149,6 +160,7 @@ ROOMS: dict[str, set[str]] = {
         "migration.ledger",
         "migration.script",
         "handover",
+        "executable",
         "database",
         "memory",
         "logs",
@@ -198,6 +210,7 @@ ROOMS: dict[str, set[str]] = {
     "backup": {"database", "memory", "logs", "signals", "redaction", "errors"},
     "database": {"bounded", "logs", "clocks", "deadline", "signals", "redaction", "errors", "records", "counts"},
     "handover": {"signals", "records"},
+    "executable": set(),
     "termination": {"redaction"},
     "probe": {"phase", "logs", "deadline", "redaction"},
     "phase": {"records"},

@@ -6,7 +6,7 @@ import os
 import shutil
 from typing import NamedTuple
 
-from entrypoint import handover, logs
+from entrypoint import executable, handover, logs
 from entrypoint.database import transactions
 from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import INVALID_SCHEMA_NAME, UNDEFINED_TABLE
@@ -78,9 +78,9 @@ def find_program(words: Sequence[str], path: str | None) -> None:
 
 def why_not(path: str) -> str:
     """Return why the kernel would not execute a file that may be executed; empty if nothing is known against it."""
-    if what := handover.what_failed(path, missing=False):
+    if what := executable.what_failed(path, missing=False):
         return what
-    first = handover.first_line(path) or b"#!"
+    first = executable.first_line(path) or b"#!"
     # Not for what has a NUL in it, which may be a program, of a kind that only this kernel has been told of.
     if first.startswith((b"#!", b"\x7fELF")) or b"\0" in first:
         return ""

@@ -1,0 +1,61 @@
+"""Why a program cannot be executed, in words, and with the exit code that a shell would have."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+CANNOT_EXECUTE = 126
+NOT_FOUND = 127
+# The kernel follows no more interpreters of interpreters (fs/exec.c).
+_DEEPEST = 5
+
+
+def why_not(error: OSError) -> tuple[str, int]:
+    """Return what the kernel said of the program in `error`, and the exit code, 126 or 127."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return what_failed(error.filename, missing=True) or "not found", NOT_FOUND
+    reason = error.strerror or "cannot be executed"
+    if error.errno == errno.EACCES and os.access(error.filename or "", os.X_OK):
+        reason = what_failed(error.filename, missing=False) or reason
+    if error.errno == errno.ENOEXEC:
+        reason = "neither a program for this machine nor a script that begins with #!"
+    return reason, CANNOT_EXECUTE
+
+
+def first_line(path: str | bytes | None) -> bytes | None:
+    """Return the first line of a program, as far as the kernel reads it; None if it cannot be read."""
+    try:
+        descriptor = os.open(path or "", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, 4096).partition(b"\n")[0]
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+
+
+def what_failed(path: str | bytes | None, *, missing: bool) -> str | None:
+    """Return what the kernel did not find or may not execute, if it is not the program itself but what that asks for.
+
+    An interpreter may be a script that has one itself.
+    """
+    whose, first = "its", first_line(path)
+    for _ in range(_DEEPEST):
+        if first is None or not first.startswith(b"#!"):
+            break
+        interpreter = os.fsdecode(first[2:].strip(b" \t").partition(b" ")[0].partition(b"\t")[0])
+        named = f"{whose} interpreter {interpreter!r}, named in its first line,"
+        if not os.path.exists(interpreter):
+            if first.endswith(b"\r"):
+                windows = "the file has Windows line ends: save it with LF alone"
+                return f"{whose} interpreter {interpreter!r} is not found; {windows}"
+            return f"{named} is not found"
+        if os.path.isdir(interpreter):
+            return f"{named} is a directory"
+        if not os.access(interpreter, os.X_OK):
+            return f"{named} may not be executed"
+        whose, first = f"{interpreter!r} is its interpreter, whose", first_line(interpreter)
+    if not missing or first is None or first.startswith(b"#!"):
+        return None
+    return f"{whose} dynamic loader is not found; it was built for another system, as for glibc where there is musl"
