@@ -36,7 +36,8 @@ def main() -> NoReturn:
     inherited = handover.inherit()
     signals.install()
     try:
-        code = run_command(sys.argv[1:], os.environ, inherited)
+        # A copy: each look into `os.environ` itself encodes a name, and there are a hundred.
+        code = run_command(sys.argv[1:], dict(os.environ), inherited)
         signals.raise_received()  # Its exception may have been replaced by an error of the clean-up.
     except signals.Interrupted as interrupted:
         code = _interrupted(interrupted)

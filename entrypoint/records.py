@@ -34,13 +34,14 @@ else:
 
         def __new__(cls, *values, **named):  # noqa: ANN002, ANN003, ANN204 - the same
             """Take the fields' values by position or by name."""
-            if missing := cls._fields[len(values) :]:
+            if named or len(values) != len(cls._fields):
+                missing = cls._fields[len(values) :]
                 try:
                     values += tuple([named.pop(name) if name in named else cls._defaults[name] for name in missing])
                 except KeyError as error:
                     raise TypeError(f"{cls.__name__} needs {error}") from None
-            if named or len(values) > len(cls._fields):
-                raise TypeError(f"{cls.__name__} takes {', '.join(cls._fields)}")
+                if named or len(values) > len(cls._fields):
+                    raise TypeError(f"{cls.__name__} takes {', '.join(cls._fields)}")
             return tuple.__new__(cls, values)
 
         def _replace(self, **changed):  # noqa: ANN003, ANN202 - the same

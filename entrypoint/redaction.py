@@ -125,8 +125,10 @@ def named(name: str, beside: str = "") -> str:
     """
     if "://" in name or "=" in name or "@" in name.partition(":")[2] or not name.isprintable():
         return MASK
-    plain = all(one.isalnum() or one in "_-." or one in beside for one in name)
-    return name if plain else _known.text(name)
+    letters = name
+    for one in f"_-.{beside}":
+        letters = letters.replace(one, "")
+    return name if not letters or letters.isalnum() else _known.text(name)
 
 
 def foreign_values(values: Mapping[str, object]) -> dict[str, object]:
