@@ -676,9 +676,59 @@ def test_with_other_directives_the_same_statement_goes_on(scene: Scene, said: tu
     assert only_error(scene.migrate())["sqlstate"] == "23514"
     scene.database.execute("ALTER TABLE t DROP CONSTRAINT t_check")
     scene.write({"002_x.sql": f"-- More time.\n{by(5, *said, key='t(id)')}{statement}"})
+    repaired = scene.start("repair", "--failed", "--yes").ok()
+    assert "have the next start go on with its batches" in repaired.stdout
+    assert "Repaired: the next start goes on with it." in scene.start("status").ok().stdout
     run = scene.start("migrate", *(("--phase", "after") if "phase = after" in said else ())).ok()
-    assert run.logs("migration.resumed")[0]["rows"] == 49
+    (resumed,) = run.logs("migration.resumed")
+    assert (resumed["rows"], "002_x.sql failed at " in str(resumed["message"])) == (49, True)
     assert scene.database.rows(ALL_OF_T) == [(99, 99)]
+
+
+INDEXES = {
+    "of a table": "CREATE TABLE shop.t (id int NOT NULL)",
+    "of a partitioned table": "CREATE TABLE shop.t (id int NOT NULL) PARTITION BY LIST (id)",
+    "that is invalid": (
+        'CREATE TABLE shop.t (id int NOT NULL); CREATE INDEX "I x" ON shop.t (id); '
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'shop.\"I x\"'::regclass"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", INDEXES)
+def test_the_remedy_makes_the_index(scene: Scene, what: str) -> None:
+    statement = "DELETE FROM shop.t WHERE id BETWEEN :from AND :to"
+    scene.write({"001_t.sql": f"CREATE SCHEMA shop; {INDEXES[what]}", "002_x.sql": by(7, key="shop.t(id)") + statement})
+    error = only_error(scene.migrate())
+    (sql,) = re.findall(r"(?:CREATE INDEX|REINDEX) [^.]*[.][^.,]*?(?:\)|\"(?=[.]))", str(error["remedy"]))
+    for one in (scene.database.connect(),):
+        one.execute(sql)
+        one.close()
+    scene.migrated()
+
+
+def test_what_has_no_order_is_no_key(scene: Scene) -> None:
+    statement = "DELETE FROM t WHERE id BETWEEN :from AND :to"
+    scene.write({"001_t.sql": "CREATE TABLE t (id json NOT NULL)", "002_x.sql": by(7, key="t(id)") + statement})
+    assert "The type pg_catalog.json has no order" in str(only_error(scene.migrate())["remedy"])
+
+
+def test_a_walk_that_cannot_go_on_says_where_it_stands(scene: Scene) -> None:
+    stops = "CREATE INDEX ON t (id); ALTER TABLE t ADD CHECK (n = 0 OR id <> 50);"
+    statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
+    scene.write({"001_t.sql": STANDING + stops, "002_x.sql": by(7, "fixed", key="t(id)") + statement})
+    assert only_error(scene.migrate())["sqlstate"] == "23514"
+    scene.database.execute("ALTER TABLE t DROP CONSTRAINT t_check; DROP INDEX t_id_idx")
+    run = scene.start("baseline", "2", "--yes")
+    assert run.wait() == 70
+    (delete,) = re.findall(r"DELETE FROM .* AND status = 'failed'", str(only_error(run)["remedy"]))
+    scene.start("repair", "--failed", "--yes").ok()
+    message = str(only_error(scene.migrate())["message"])
+    assert re.search(
+        r"it stands at .*49 rows in 7 batches, up to id 49 of 99, and nothing more of it was run$", message
+    )
+    scene.database.execute(delete)
+    scene.start("baseline", "2", "--yes").ok()
 
 
 def test_columns_of_one_index_have_one_direction(scene: Scene) -> None:

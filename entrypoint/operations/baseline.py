@@ -11,9 +11,11 @@ from entrypoint.errors.migration import MigrationError
 from entrypoint.errors.operator import UsageError
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import COMPLETED
+from entrypoint.migration.ledger.walk import walk_in
 from entrypoint.migration.operator.amend import Amendment, amend
 from entrypoint.migration.script.directives import spell_rollout
 from entrypoint.migration.script.rollout import rollout_of
+from entrypoint.migration.script.units import stopped_at
 from entrypoint.startup import tell_differences
 from entrypoint.survey import assign, refuse_read_only, survey_database
 
@@ -114,9 +116,14 @@ def _refuse_contradictions(survey: Survey, number: int) -> None:
             file=row.filename,
         )
     for row in unfinished:
+        remove = "entrypoint repair --failed removes the row"
+        if walk_in(row.error_message) is not None or stopped_at(row.error_message or "") is not None:
+            # `repair` keeps it, for the place where the file goes on.
+            table = "DELETE FROM schema_migrations"
+            remove = f"{table} WHERE migration_number = {row.number} AND status = 'failed' removes the row"
         raise MigrationError(
             f"{row.filename} is {row.status} in the ledger, and not completed; nothing was recorded",
-            remedy="If it failed: entrypoint repair --failed removes the row, and then the baseline can be recorded. "
+            remedy=f"If it failed: {remove}, and then the baseline can be recorded. "
             "If it is running: wait for it, or let entrypoint migrate finish it.",
             version=row.number,
             file=row.filename,

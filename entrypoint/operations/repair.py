@@ -11,9 +11,11 @@ from entrypoint.database.quoting import literal
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
-from entrypoint.migration.ledger.rows import RUNNING
+from entrypoint.migration.ledger.rows import REPAIRED, RUNNING
 from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.operator.amend import Amendment, amend
+from entrypoint.migration.script import batch
+from entrypoint.migration.script.prepare import examine
 from entrypoint.migration.script.units import stopped_at
 from entrypoint.redaction import foreign_report, visible
 from entrypoint.survey import assign, refuse_read_only, survey_database
@@ -33,9 +35,6 @@ CHECKSUMMED = "checksums"
 FAILED = "failed"
 MISSING = "missing"
 AHEAD = "ahead"
-
-# What no file has, so that the row holds its migration back no longer.
-_NO_CHECKSUM = ""
 
 BY_DEFAULT = frozenset((CHECKSUMMED, FAILED, MISSING))
 """What is repaired unless something is chosen. Rows above the last file are a newer image's: only if chosen."""
@@ -89,7 +88,7 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
             else:
                 # Without the row it would begin again, with what is committed already.
                 words = f"have the next start go on at line {stopped.line}; what comes before it is committed"
-                fixes.append(Fix(FAILED, row, words, _NO_CHECKSUM))
+                fixes.append(Fix(FAILED, row, words, REPAIRED))
         elif file is None:
             fixes.append(Fix(MISSING, row, f"forget it: {row.status}, and its file is gone"))
         elif row.status == RUNNING:
@@ -105,11 +104,21 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
 
 def _of_batches(file: MigrationFile, row: LedgerRow, walk: Walk) -> Fix:
     """Return what is done about a file that failed in the middle of its batches."""
-    if file.matches(walk.checksum):
+    if file.matches(walk.checksum) or _has_statement(file, walk.statement):
         words = f"have the next start go on with its batches: {walk.words()}"
-        return Fix(FAILED, row, words, _NO_CHECKSUM)
+        return Fix(FAILED, row, words, REPAIRED)
     words = "remove the failed row; the next start runs the file, which has changed, from its first batch on, though "
     return Fix(FAILED, row, f"{words}an earlier text of it has changed {count(walk.rows, 'row')}")
+
+
+def _has_statement(file: MigrationFile, digest: str | None) -> bool:
+    """Tell whether a file still is the statement of this digest, below other directives."""
+    if digest is None:
+        return False
+    prepared, _ = examine(file, escapes=False, in_doubt_only=True)
+    return prepared is not None and any(
+        batch.digest(prepared.advice.body, statement) == digest for statement in prepared.advice.statements
+    )
 
 
 def plan(settings: Settings, kinds: Collection[str]) -> Repair:

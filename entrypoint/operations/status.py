@@ -14,7 +14,7 @@ from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.plan import plan_of
 from entrypoint.migration.ledger.refusal import refused_on
-from entrypoint.migration.ledger.rows import COMPLETED
+from entrypoint.migration.ledger.rows import COMPLETED, REPAIRED
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
 from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.lock import holder
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.ledger.plan import Plan
     from entrypoint.migration.ledger.reading import Detail, KeyHolder, LockRow, Reading
+    from entrypoint.migration.ledger.rows import LedgerRow
     from entrypoint.migration.ledger.walk import Walk
     from entrypoint.operations.command_status import CommandStatus
     from entrypoint.operations.repeatable_status import Repetition
@@ -257,7 +258,7 @@ def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: 
         lines.append(_line(row.number, row.filename, state, details.get(row.number), None))
     for todo, file in [*(("pending", file) for file in plan.pending), *(("after", file) for file in plan.outstanding)]:
         earlier = unfinished.pop(file.number) if file.number in unfinished else None
-        state, error = (earlier.status, earlier.error_message) if earlier else (todo, None)
+        state, error = (earlier.status, _said_of(earlier)) if earlier else (todo, None)
         lines.append(_line(file.number, file.name, state, details.get(file.number), error))
     # Their files are gone.
     lines += [
@@ -287,6 +288,13 @@ def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: 
         outstanding_since=_since(plan, details),
         below_floor=words.below_floor(plan).message if plan.below else None,
     )
+
+
+def _said_of(row: LedgerRow) -> str | None:
+    """Return what the row of an unfinished migration says; also that `repair` lets it go on."""
+    if row.status == HAS_FAILED and row.checksum == REPAIRED and row.error_message:
+        return f"Repaired: the next start goes on with it. It had failed:\n{row.error_message}"
+    return row.error_message
 
 
 def _since(plan: Plan, details: Mapping[int, Detail]) -> str | None:

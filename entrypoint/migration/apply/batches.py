@@ -8,7 +8,6 @@ the walk goes on under another holder, in another session, or behind a pooler.
 from __future__ import annotations
 
 import time
-from hashlib import sha256
 from random import random
 
 from entrypoint import logs, signals
@@ -34,7 +33,7 @@ from entrypoint.migration.ledger.walk import Walk, note, walk_in
 from entrypoint.migration.observe.blockers import blocker_fields
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.observe.progress import Progress, Walked
-from entrypoint.migration.script.batch import Batch, changes, fill
+from entrypoint.migration.script.batch import Batch, changes, digest, fill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.attempt import Task
     from entrypoint.migration.apply.keys import Key, Values
     from entrypoint.migration.apply.watcher import Watched
-    from entrypoint.migration.script.statements import Advice
 
 _IN_THE_WAY = (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, SERIALIZATION_FAILURE)
 # So often in a row, and it is said who is in the way.
@@ -71,7 +69,7 @@ class Batches:
             batch.columns,
             batch.size,
             batch.passes,
-            statement=digest(task.migration.advice),
+            statement=digest(task.migration.advice.body, task.migration.advice.statements[0]),
         )
         self._key: Key | None = None
         self.trace = Trace()
@@ -124,7 +122,7 @@ class Batches:
             f"WHERE migration_number = {file.number} AND status IN ({literal(RUNNING)}, {literal(FAILED)})"
         )
         oid, rows = found[1][0][0], found[-1]
-        key = self._judged(oid)
+        key = self._judged(oid, walk_in(rows[0][1]) if rows else None)
         self._walk = self._walk._replace(ground=key.ground)
         earlier = self._earlier(*rows[0]) if rows else None
         if earlier is None:
@@ -136,14 +134,15 @@ class Batches:
             logs.event(
                 logs.WARNING,
                 "migration.resumed",
-                f"{file.name} was interrupted at {earlier.words()}; going on from there",
+                f"{file.name} {'failed' if rows[0][0] == FAILED else 'was interrupted'} at {earlier.words()}; going on "
+                "from there",
                 version=file.number,
                 file=file.name,
                 **_fields(earlier),
             )
         return key
 
-    def _judged(self, oid: str | None) -> Key:
+    def _judged(self, oid: str | None, earlier: Walk | None) -> Key:
         file, batch = self._task.migration.file, self._batch
         if oid is None:
             verdict: Key | keys.Unfit = keys.Unfit(
@@ -157,9 +156,11 @@ class Batches:
             verdict = self._unsuited(verdict) or verdict
         if isinstance(verdict, keys.Unfit):
             self._worker.rollback(Deadline(2 * GRACE))
+            stands = f"it stands at {earlier.words()}, and" if earlier is not None and earlier.batches else "no batch"
+            what = "nothing more of it was run" if stands != "no batch" else "was run"
             raise MigrationPreventedError(
                 f"{file.name} cannot run in batches by {batch.table} ({', '.join(batch.columns)}): {verdict.reason}; "
-                "no batch was run",
+                f"{stands} {what}",
                 remedy=f"{verdict.remedy} Nothing is recorded as failed: the next start tries again.",
                 version=file.number,
                 file=file.name,
@@ -492,12 +493,6 @@ class Batches:
         return Refused(
             self._task.migration, error, statement_start=statement_start, offset=offset, behind=behind, walk=walk
         )
-
-
-def digest(advice: Advice) -> str:
-    """Return what the statement of a file is known by, whatever the directives above it say."""
-    statement = advice.statements[0]
-    return sha256(advice.body[statement.start : statement.end].encode()).hexdigest()
 
 
 def _values(row: Row) -> Values:

@@ -24,6 +24,11 @@ _NOT_GREATER, _NOT_LESS, _GREATER = 2, 4, 5
 _TABLES = ("r", "p", "m")
 _KINDS = {"v": "a view", "f": "a foreign table", "S": "a sequence", "i": "an index", "I": "an index", "c": "a type"}
 
+_UNORDERED = frozenset(
+    f"pg_catalog.{name}"
+    for name in ("json", "xml", "point", "lseg", "line", "box", "path", "polygon", "circle", "xid", "cid", "aclitem")
+)
+
 AS_TEXT = (
     "SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = iso_8601; SET LOCAL extra_float_digits = 1; "
     "SET LOCAL row_security TO DEFAULT; SET LOCAL array_nulls = on;"
@@ -223,7 +228,8 @@ def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
         for alias, strategy in (("g", _GREATER), ("ng", _NOT_GREATER), ("nl", _NOT_LESS))
     )
     indexes = (
-        "SELECT pg_catalog.quote_ident(c.relname), i.indisvalid AND i.indisready AND i.indislive, "
+        "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), "
+        "i.indisvalid AND i.indisready AND i.indislive, "
         "i.indpred IS NOT NULL, i.indkey[p.place - 1], "
         # That of another name may be the same order: varchar_ops is text_ops.
         "EXISTS (SELECT FROM pg_catalog.pg_opclass d WHERE d.opcfamily = oc.opcfamily "
@@ -233,6 +239,7 @@ def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
         "i.indoption[p.place - 1] & 1 = 1, g.schema, g.name, g.oid, ng.schema, ng.name, ng.oid, nl.schema, nl.name, "
         "nl.oid "
         "FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
         "JOIN pg_catalog.pg_am am ON am.oid = c.relam AND am.amname = 'btree' "
         f"CROSS JOIN pg_catalog.generate_series(1, {count}) AS p (place) "
         f"JOIN pg_catalog.pg_opclass oc ON oc.oid = i.indclass[p.place - 1] {operators} "
@@ -276,7 +283,7 @@ def judge(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> 
     if unfit is not None:
         return unfit
     names = ", ".join(identifier_shown(column.name) for column in columns)
-    build = f"Build one: CREATE INDEX CONCURRENTLY ON {table.name} ({names}), in a file before it."
+    build = _build(table, columns)
     numbers = [column.number for column in columns]
     leading = {index: _fault(index) for index in indexes if [part.number for part in index.parts] == numbers}
     if not leading:
@@ -285,6 +292,11 @@ def judge(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> 
     if fit is None:
         index, fault = next(iter(leading.items()))
         again = f"Build it again: REINDEX INDEX CONCURRENTLY {index.name}."
+        if table.kind == "p":
+            again = (
+                f"Give each partition an index of these columns, and attach it: ALTER INDEX {index.name} ATTACH "
+                "PARTITION ...; the last one makes it valid."
+            )
         reason = f"the index {index.name} of {table.name} cannot be used: {fault}"
         return Unfit(reason, build if index.valid else again)
     for operators in ([part.greater for part in fit.parts], [part.not_greater for part in fit.parts]):
@@ -292,6 +304,20 @@ def judge(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> 
             reason = f"the columns {names} are not compared by operators of one name"
             return Unfit(reason, "Name one of these columns alone.")
     return Key(table, tuple(columns), fit.parts)
+
+
+def _build(table: Table, columns: Sequence[Column]) -> str:
+    """Return how an index is made by which the table can be gone through, as a remedy."""
+    for column in columns:
+        if column.type_ in _UNORDERED:
+            return f"The type {column.type_} has no order: name columns of other types."
+    names = ", ".join(identifier_shown(column.name) for column in columns)
+    if table.kind == "p":
+        return (
+            f"Build one: CREATE INDEX ON {table.name} ({names}), in a file before it. On a partitioned table it cannot "
+            "be built CONCURRENTLY: nobody writes to it meanwhile."
+        )
+    return f"Build one: CREATE INDEX CONCURRENTLY ON {table.name} ({names}), in a file before it."
 
 
 def relatives(oid: str) -> str:
@@ -360,10 +386,14 @@ def _unfit_column(table: Table, column: Column) -> Unfit | None:
     if not column.number:
         return Unfit(f"{table.name} has no column {name}", "Correct the directive.")
     if not column.not_null:
+        remedy = (
+            f"Name a column that is NOT NULL, or make it so before: ALTER TABLE {table.name} ALTER COLUMN {name} SET "
+        )
         return Unfit(
             f"{name} may be NULL, and no batch would meet such a row",
-            f"Name a column that is NOT NULL, or make it so before: ALTER TABLE {table.name} ALTER COLUMN {name} SET "
-            "NOT NULL.",
+            f"{remedy}NOT NULL."
+            if table.kind != "m"
+            else "The columns of a materialized view always may: name the table that its rows come from.",
         )
     return None
 

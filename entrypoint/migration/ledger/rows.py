@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 COMPLETED = "completed"
 FAILED = "failed"
 RUNNING = "running"
+# Of a failed row that `repair` lets go on: no file has this checksum, so nothing is held back by it any longer.
+REPAIRED = ""
 # For one look: a migration may hold a lock on the ledger itself, and whoever looks must not queue behind it.
 _LOOK_LOCK_TIMEOUT_MS = 2_000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from itertools import pairwise
 
 from entrypoint.counts import count
@@ -268,6 +269,11 @@ def as_the_parser_knows_it(text: str, placeholders: Sequence[Placeholder]) -> st
     for one in placeholders:
         text = text[: one.start] + ("$2" if one.upper else "$1").ljust(one.end - one.start) + text[one.end :]
     return text
+
+
+def digest(text: str, statement: Statement) -> str:
+    """Return what a file's statement is known by, whatever the directives above it say."""
+    return sha256(text[statement.start : statement.end].encode()).hexdigest()
 
 
 def fill(text: str, statement: Statement, placeholders: Sequence[Placeholder], first: str, last: str) -> Filled:
