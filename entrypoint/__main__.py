@@ -72,11 +72,17 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
     try:
         return cli.main(argv, environ)
     except EntrypointError as error:
-        return _fail(error, argv)
+        failure = error
     except Exception as error:  # noqa: BLE001 - never a traceback
         from entrypoint.startup import internal_error
 
-        return _fail(internal_error(error), argv)
+        failure = internal_error(error)
+    code = _fail(failure, argv)
+    if code != USAGE and argv[0] == "migrate" and not {"--dry-run", "--rehearse"}.intersection(argv):
+        from entrypoint.startup import Outcome
+
+        _report(Outcome("failed", failure.schema_version, failure), "migrate", environ)
+    return code
 
 
 def exit_code_of(error: EntrypointError) -> int:
@@ -131,8 +137,19 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
         for fault in bad_log_settings:
             logs.event(logs.WARNING, "configuration.invalid", fault)
     if outcome.error is not None and exit_on_failure:
-        return _end_of_container(outcome.error, ["run"])
+        code = _end_of_container(outcome.error, ["run"])
+        _report(outcome, "run", environ)
+        return code
+    _report(outcome, "run", environ)
     return _become(command, outcome, inherited)
+
+
+def _report(outcome: Outcome, command: str, environ: Mapping[str, str]) -> None:
+    """Tell who wants to know of it beside the readers of the log; nobody else pays for the module."""
+    if environ.get("MIGRATION_FAILURE_COMMAND") or environ.get("MIGRATION_METRICS_FILE"):
+        from entrypoint.reporting import report
+
+        report(outcome, command, environ)
 
 
 def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheritance) -> int:

@@ -91,9 +91,23 @@ def pass_on(text: str) -> None:
 
 def failure(error: EntrypointError, *, level: int = ERROR) -> None:
     """Log an error with its cause, its remedy and its facts."""
+    event(level, error.event, error.message, **_facts_of(error))
+
+
+def failure_as_json(error: EntrypointError) -> str:
+    """Return an error as the JSON log has it, whatever the style of this log is."""
+    facts = {name: value for name, value in _facts_of(error).items() if value is not None}
+    return _as_json(time.time(), ERROR, error.event, catch(error.message), facts)
+
+
+def described(name: str) -> str:
+    """Return what every line says under this name; empty if that is not known."""
+    return str(_everywhere.get(name, ""))
+
+
+def _facts_of(error: EntrypointError) -> dict[str, object]:
     report = getattr(error, "report", "")
-    fields = {"report": report or None, **error.fields, "remedy": error.remedy or None}
-    event(level, error.event, error.message, **fields)
+    return {"report": report or None, **error.fields, "remedy": error.remedy or None}
 
 
 def on_terminal() -> bool:

@@ -29,6 +29,7 @@ PACKAGE = Path(entrypoint.__file__).parent
 # be anywhere below it.
 ROOMS: dict[str, set[str]] = {
     "__main__": {
+        "reporting",
         "cli",
         "startup",
         "settings",
@@ -42,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "cli": {"commands", "redaction", "errors", "version"},
     "commands": {
+        "reporting",
         "service",
         "operations",
         "startup",
@@ -90,6 +92,7 @@ ROOMS: dict[str, set[str]] = {
         "errors",
         "counts",
     },
+    "reporting": {"settings", "bounded", "logs", "deadline", "redaction"},
     "startup": {
         "survey",
         "tool",

@@ -71,7 +71,11 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         from entrypoint.operations.progress_bar import progress_bar
 
         display = progress_bar
-    bring_up_to_date(settings, up_to=arguments.to, after=after, display=display, forced=forced)
+    outcome = bring_up_to_date(settings, up_to=arguments.to, after=after, display=display, forced=forced)
+    if environ.get("MIGRATION_METRICS_FILE"):
+        from entrypoint.reporting import report
+
+        report(outcome, "migrate", environ)
     return 0
 
 

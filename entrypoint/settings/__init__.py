@@ -57,6 +57,8 @@ _VARIABLES = (
     "DB_CONNECT_TIMEOUT_MS",
     "MIGRATION_BACKUP_DIR",
     "MIGRATION_PROBE_PORT",
+    "MIGRATION_FAILURE_COMMAND",
+    "MIGRATION_METRICS_FILE",
     "APP_VERSION",
     "npm_package_version",
     "LOG_FORMAT",
@@ -68,7 +70,7 @@ _VARIABLES = (
     "STATUS_TOKEN_FILE",
     "STATUS_PUBLIC_BADGE",
 )
-_COMMANDS = ("MIGRATION_COMMAND", "DATABASE_PASSWORD_COMMAND")
+_COMMANDS = ("MIGRATION_COMMAND", "DATABASE_PASSWORD_COMMAND", "MIGRATION_FAILURE_COMMAND")
 _YES = ("true", "1", "yes", "on")
 _NO = ("false", "0", "no", "off")
 
@@ -97,6 +99,13 @@ class Settings(NamedTuple):
     connect: ConnectPolicy
     lock: LockPolicy
     apply: ApplyPolicy
+
+
+class Reports(NamedTuple):
+    """Who is told at the end of a start, beside the log. Not of the settings: bad ones are a failure to be told."""
+
+    failure_command: tuple[str, ...]
+    metrics_file: str | None
 
 
 class LogSettings(NamedTuple):
@@ -129,6 +138,7 @@ def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Set
 def settings_of(reader: Reader, *, auto_migrate: bool) -> Settings:
     """Return all settings; what is wrong with them is the reader's to raise."""
     command = reader.command("MIGRATION_COMMAND")
+    reader.reports()
     return Settings(
         auto_migrate=auto_migrate,
         exit_on_failure=reader.choice("MIGRATION_ON_FAILURE", ("start", "exit")) == "exit",
@@ -399,6 +409,14 @@ class Reader:
             if file:
                 return Address(self.from_file(f"{name}_FILE", file), f"{name}_FILE", file, command)
         return Address("", "", password_command=command)
+
+    def reports(self) -> Reports:
+        """Return who is told at the end."""
+        path = self.path("MIGRATION_METRICS_FILE")
+        if path is not None and not path.endswith(".prom"):
+            self.blame(f"MIGRATION_METRICS_FILE is {shown(path)}; its name must end in .prom, or nobody reads it")
+            path = None
+        return Reports(self.words("MIGRATION_FAILURE_COMMAND"), path)
 
     def words(self, name: str) -> tuple[str, ...]:
         """Return the words of a command line, which is not quoted: it may hold anything; none if it is not set."""
