@@ -75,19 +75,19 @@ class Target(NamedTuple):
 
     def _now(self, address: Address, deadline: Deadline) -> Target:
         """Return where to connect by what file and command say now. Raises Failure, ConfigurationError."""
-        from entrypoint.database import credentials
+        from entrypoint.database.credentials import NoPassword, password
 
-        now, text = self, credentials.address_now(address)
+        now, text = self, self.address_now(address)
         if text != address.conninfo:
             with contextlib.suppress(ConfigurationError):  # It may be in the middle of being written.
                 now = target(text, address.variable, self.token, noted=True)
         if address.password_command:
             try:
-                password = credentials.password(address.password_command, deadline)
-            except credentials.NoPassword as fault:
+                secret = password(address.password_command, deadline)
+            except NoPassword as fault:
                 raise Failure(fault.cause, str(fault)) from None
             parameters = refuse_two_passwords(binding().parse(now.conninfo), address)
-            now = now._replace(conninfo=conninfo({**parameters, "password": password}))
+            now = now._replace(conninfo=conninfo({**parameters, "password": secret}))
         return now
 
 
