@@ -294,15 +294,18 @@ class Connection:
             self._connection = None
 
     def _rows(self, result: int) -> list[Row]:
-        libpq = self._libpq
-
-        def text(row: int, column: int) -> str | None:
-            # An empty text and NULL look the same, but for this.
-            value = libpq.getvalue(result, row, column)
-            return None if not value and libpq.getisnull(result, row, column) else value.decode()
-
-        columns = range(libpq.nfields(result))
-        return [tuple([text(row, column) for column in columns]) for row in range(libpq.ntuples(result))]
+        get, is_null = self._libpq.getvalue, self._libpq.getisnull
+        columns = range(self._libpq.nfields(result))
+        return [
+            # An empty text and NULL look the same, but for `is_null`.
+            tuple(
+                [
+                    value.decode() if (value := get(result, row, column)) or not is_null(result, row, column) else None
+                    for column in columns
+                ]
+            )
+            for row in range(self._libpq.ntuples(result))
+        ]
 
     def _error(self) -> str:
         return text_of(self._libpq.error_message(self._connection))

@@ -134,15 +134,16 @@ def load_directory(path: str, limit: int | None = None, *, repeating: bool = Tru
             f"The migrations directory {path!r} cannot be read: {error.strerror}",
             remedy="Set MIGRATIONS_DIR to where the image has its migrations, or AUTO_MIGRATE=false if it has none.",
         ) from None
-    names = sorted(name for name in listed if is_sql(name))
+    names = sorted(filter(is_sql, listed))
     numbers = {name: number_of(name) for name in names}
     faults = [*_bad_names(name for name, number in numbers.items() if number is None), *_doubled_numbers(numbers)]
     files = []
     total = 0
+    folder = os.path.join(path, "")
     for name, number in numbers.items():
         if number is None:
             continue
-        file = os.path.join(path, name)
+        file = f"{folder}{name}"
         try:
             content = read_bytes(file, limit)
         except OSError as error:
@@ -204,17 +205,14 @@ def read_bytes(path: str, limit: int | None = None) -> bytes:
             raise OSError(errno.EINVAL, f"it is no regular file, but {kind}")
         if limit is not None and found.st_size > limit:
             raise OSError(errno.EFBIG, f"it has {found.st_size >> 20} MB, and the limit is {limit >> 20} MB {_LIMIT}")
-        # One more than it has, so that the end is seen.
-        left, parts = found.st_size + 1, []
-        while left > 0 and (part := os.read(descriptor, left)):
-            parts.append(part)
-            left -= len(part)
-            if left == 1:  # All of it, and less than was asked for: no look is needed to know that this was the end.
-                break
-        if left != 1:
+        # One more than it has, so that the end is seen without another look.
+        content = os.read(descriptor, found.st_size + 1)
+        while 0 < len(content) < found.st_size and (part := os.read(descriptor, found.st_size + 1 - len(content))):
+            content += part
+        if len(content) != found.st_size:
             # As in /proc and /sys, where contents are made up while they are read, perhaps of secrets.
             raise OSError(errno.EINVAL, f"its content does not have its size, {found.st_size} bytes: {_MADE_UP}")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return content
     finally:
         os.close(descriptor)
 
