@@ -764,6 +764,37 @@ def test_who_is_in_the_way_gets_time_and_is_named(scene: Scene) -> None:
     assert scene.database.one(ALL) == (1000, 1000, 1)
 
 
+@pytest.mark.parametrize("what", ["a row", "the table"])
+def test_who_was_in_the_way_to_the_end_is_named_there(scene: Scene, what: str) -> None:
+    scene.write({"001_t.sql": TABLE})
+    scene.migrated()
+    scene.write({"002_fill.sql": by(400, "lock-timeout = 300ms") + FILL})
+    with scene.database.connect(application_name="the shop") as other:
+        other.execute("BEGIN")
+        other.execute("LOCK TABLE orders" if what == "the table" else "UPDATE orders SET euros = 0 WHERE id = 600")
+        pid = other.info.backend_pid
+        run = scene.start("migrate", MIGRATION_TIMEOUT_MS=5000)
+        assert run.wait(30) == 70
+    error = only_error(run)
+    assert re.search(rf"waited behind backend {pid} \(.*the shop", str(error["message"]))
+    assert "The next run goes on behind the batches that are committed" in str(error["message"])
+    assert error["blocker"] == pid
+
+
+def test_who_keeps_the_second_pass_waiting_is_named_when_the_time_is_over(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE})
+    scene.migrated()
+    scene.write({"002_fill.sql": by(400, "passes = 2") + FILL})
+    with scene.database.connect() as other:
+        other.execute("BEGIN; UPDATE orders SET euros = 0 WHERE id = 2000; INSERT INTO orders VALUES (5000)")
+        run = scene.start("migrate", MIGRATION_TIMEOUT_MS=3000)
+        assert run.wait(30) == 70
+        pid = other.info.backend_pid
+    message = str(only_error(run)["message"])
+    assert f"The next pass was to begin when the transactions that have written to orders are over: {pid}" in message
+    assert run.logs("migration.waits_for_writers")[0]["pids"] == [pid]
+
+
 def test_a_deadlock_is_rolled_back_and_tried_again(scene: Scene) -> None:
     scene.write({"001_t.sql": TABLE})
     scene.migrated()

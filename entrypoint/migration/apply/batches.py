@@ -55,12 +55,18 @@ _TOO_LONG, _AT_LEAST = 20, 10.0
 class Batches:
     """A migration, batch by batch: what this process knows of it, over all its attempts on one session."""
 
-    def __init__(self, task: Task, out_of_time: Callable[[], EntrypointError]) -> None:
-        """Take what there is to do, and what to raise when the time is over; nothing is sent yet."""
+    def __init__(
+        self, task: Task, out_of_time: Callable[[str], EntrypointError], remember: Callable[[Watched, str], None]
+    ) -> None:
+        """Take what there is to do; nothing is sent yet.
+
+        `out_of_time`: what to raise when the time is over; it is told what was waited for. `remember`: what to do with
+        what was seen of a batch that was rolled back, and with its SQLSTATE.
+        """
         self._task = task
         self._worker = task.lease.worker
         self._place = task.lease.place
-        self._out_of_time = out_of_time
+        self._out_of_time, self._remember = out_of_time, remember
         batch = task.migration.advice.directives.batch
         assert batch is not None  # noqa: S101 - for whoever reads the types: it is what this class is for
         self._batch: Batch = batch
@@ -113,7 +119,7 @@ class Batches:
     def _start(self) -> Key:
         """Find out where to begin, and whether the table can be gone through by that key."""
         task, file = self._task, self._task.migration.file
-        self._open(self._patience)
+        _, backend_pid = self._open(self._patience)
         # As the file would find it, and not we.
         found = self._query(
             f"{session_state.FRESH[0]} SELECT pg_catalog.to_regclass({literal(self._batch.table)})::pg_catalog.oid; "
@@ -126,8 +132,12 @@ class Batches:
         self._walk = self._walk._replace(ground=key.ground)
         earlier = self._earlier(*rows[0]) if rows else None
         if earlier is None:
+            # Somebody may have locked the table: then that is seen before the wait for it is over.
+            task.watcher.look_closely(task.ddl_lock_timeout_ms / 1000)
+            self._show(key, backend_pid)
             self._walk = self._first_turn(key, self._walk)
             self._commit_walk(self._walk)
+            task.watcher.look_closely(None)
         else:
             self._walk = earlier
             self._query("COMMIT")
@@ -257,7 +267,7 @@ class Batches:
         signals.raise_received()
         self._between.standbys(self._batch.max_replica_lag)
         if self._task.deadline.passed():
-            raise self._out_of_time()
+            raise self._out_of_time("")
         self._task.lease.check_guard()
         began = time.monotonic()
         limit = self._limit()
@@ -400,6 +410,7 @@ class Batches:
     def _give_way(self, refusal: Refused, watched: Watched) -> None:
         """Halve the batch and let others go first; say who it is, if it happens again and again."""
         task, file, size = self._task, self._task.migration.file, self._walk.size
+        self._remember(watched, refusal.error.sqlstate)
         self._failures += 1
         if not self._batch.fixed:
             self._walk = self._walk._replace(size=pace.halved(size, self._batch.size))

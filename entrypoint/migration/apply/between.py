@@ -29,8 +29,8 @@ _TELL_AGAIN = 10.0
 class Between:
     """The waits of one file, none of which holds a transaction open."""
 
-    def __init__(self, task: Task, began: float, out_of_time: Callable[[], EntrypointError]) -> None:
-        """Take when the walk began (`time.monotonic()`), and what to raise when the file's time is over."""
+    def __init__(self, task: Task, began: float, out_of_time: Callable[[str], EntrypointError]) -> None:
+        """Take when the walk began (`time.monotonic()`), and what to raise when the time is over: it is told why."""
         self._task = task
         self._began = began
         self._out_of_time = out_of_time
@@ -45,7 +45,6 @@ class Between:
         told = float("-inf")
         file = self._task.migration.file
         while (lag := self._lag()).known and lag.bytes_ > allowed:
-            self._see_whether_to_go_on()
             now = time.monotonic()
             waits = f"{lag.name} is {lag.bytes_ >> 20} MB behind, and max-replica-lag is {spell_bytes(allowed)}"
             if now - told >= _TELL_AGAIN:
@@ -61,6 +60,7 @@ class Between:
                     max_lag_bytes=allowed,
                 )
             self.show(f"waits for a standby: {waits}")
+            self._see_whether_to_go_on(f"It waited for a standby: {waits}")
             pause(min(_LOOK_EVERY, self._task.deadline.remaining()))
         if not lag.known and not self._told_of_lag:
             self._told_of_lag = True
@@ -81,9 +81,8 @@ class Between:
         """Wait for the transactions that may have rows behind the cursor which this turn could not see."""
         ask = f"BEGIN READ ONLY; {session_state.ours(self._task.assignment.role)} {key.writers()}; COMMIT"
         first = left = self._query(ask)[-2]
-        file, told = self._task.migration.file, time.monotonic()
+        file, told = self._task.migration.file, time.monotonic() - _TELL_AGAIN + _LOOK_EVERY
         while left:
-            self._see_whether_to_go_on()
             pids = ", ".join(sorted(pid or "a prepared transaction" for _, pid in left))
             if time.monotonic() - told >= _TELL_AGAIN:
                 told = time.monotonic()
@@ -96,7 +95,9 @@ class Between:
                     file=file.name,
                     pids=[int(pid) for _, pid in left if pid],
                 )
-            self.show(f"the next pass begins when {pids} have ended their transactions")
+            left_open = f"when the transactions that have written to {table} are over: {pids}"
+            self.show(f"the next pass begins {left_open}")
+            self._see_whether_to_go_on(f"The next pass was to begin {left_open}")
             pause(min(_LOOK_EVERY / 4, self._task.deadline.remaining()))
             now = self._query(ask)[-2]
             left = [one for one in first if one in now]
@@ -120,10 +121,10 @@ class Between:
             self._walk = board.activity.walk
         board.activity = Activity(file.name, 0, self._began, now, 1, 1, None, retry=why, walk=self._walk)
 
-    def _see_whether_to_go_on(self) -> None:
+    def _see_whether_to_go_on(self, why: str = "") -> None:
         signals.raise_received()
         if self._task.deadline.passed():
-            raise self._out_of_time()
+            raise self._out_of_time(why)
         if self._task.lease.revoked:
             raise self._task.lease.lost()
         self._task.lease.check_guard()

@@ -334,7 +334,7 @@ class Leader:
         if task.migration.advice.batched:
             from entrypoint.migration.apply.batches import Batches  # only for such a file
 
-            batches = Batches(task, lambda: self._out_of_time(task))
+            batches = Batches(task, lambda waited: self._out_of_time(task, waited), self._remember)
             try:
                 return self._attempt_until(task, batches.attempt, batches.trace)
             finally:
@@ -793,13 +793,18 @@ class Leader:
         place, version = self._lease.place, self._assignment.app_version
         return writing.row(place, task.migration.file, version, status=FAILED, message=message, milliseconds=0)
 
-    def _out_of_time(self, task: Task) -> MigrationTimeoutError:
+    def _out_of_time(self, task: Task, waited: str = "") -> MigrationTimeoutError:
+        """Return the error for a file whose time is over; `waited`: for what it did, if that is known here."""
         file, declared = task.migration.file, task.migration.advice.directives.timeout
         undone = "what was not committed is rolled back"
+        if task.migration.advice.batched:
+            undone = f"{undone}. The next run goes on behind the batches that are committed"
         why = self._why or self._assignment.losses.last
         if self._standby is None and self._worker.gave_standby_up:
             self._standby = standby_names(self._worker)
-        if self._standby is not None:
+        if waited:
+            undone = f"{undone}. {waited}"
+        elif self._standby is not None:
             undone = f"{undone}. {waited_for_standby(self._standby)} until the time was over"
         elif self._blocker is not None:
             undone = f"{undone}. {file.name} waited behind {self._blocker.words()}"
@@ -808,7 +813,6 @@ class Leader:
             undone = f"{undone}. The last attempt ended so: {why}"
         shorter = "or make the migration shorter, for example by working in batches."
         if task.migration.advice.batched:
-            undone = f"{undone}, and the next run goes on behind the batches that are committed"
             shorter = "or let it run after the rollout, with no such limit: `-- entrypoint: phase = after`."
         if declared is not None:
             own = f"-- entrypoint: timeout = {spell(declared)}"

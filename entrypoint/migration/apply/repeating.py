@@ -197,8 +197,8 @@ class Repeater(Leader):
         failure.fields.pop("version", None)
         return failure
 
-    def _out_of_time(self, task: Task) -> MigrationTimeoutError:
-        error = super()._out_of_time(task)
+    def _out_of_time(self, task: Task, waited: str = "") -> MigrationTimeoutError:
+        error = super()._out_of_time(task, waited)
         if _ITS_OWN_TIME in error.remedy:
             # These files have no time of their own: they are one transaction.
             error.remedy = "Raise MIGRATION_TIMEOUT_MS, or put what takes long into a migration. Then start again."

@@ -246,7 +246,7 @@ class Watcher:
         if not ours and not lease.row_freed_by_file:
             lease.revoked = True
             logs.event(
-                logs.WARNING, "lock.revoked", "an operator freed the migration lock; stopping", file=activity.file
+                logs.WARNING, "lock.revoked", "the migration lock is no longer ours; stopping", file=activity.file
             )
             lease.worker.cancel()
             return
