@@ -5,12 +5,10 @@ Imported only where one of the two is set. Nothing here changes how the start en
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 
-from entrypoint import bounded, logs
-from entrypoint.deadline import Deadline
+from entrypoint import logs
 from entrypoint.redaction import foreign
 from entrypoint.settings import Reader
 
@@ -45,6 +43,9 @@ def report(outcome: Outcome, command: str, environ: Mapping[str, str]) -> None:
 
 def _run(argv: tuple[str, ...], record: str, environ: Mapping[str, str]) -> None:
     """Run MIGRATION_FAILURE_COMMAND with the failure on its stdin."""
+    from entrypoint import bounded  # Only now: it imports `subprocess`, and nearly every start has no failure.
+    from entrypoint.deadline import Deadline
+
     began = time.monotonic()
     said, complaints = "", b""
     try:
@@ -80,17 +81,16 @@ def _write_metrics(path: str, outcome: Outcome, command: str) -> None:
     # In the same directory, so that it can be renamed; and nobody reads what does not end in .prom.
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{logs.run_id()}")
     try:
-        try:
-            _write(temporary, text.encode(errors="backslashreplace"))
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+        _write(temporary, text.encode(errors="backslashreplace"))
+        os.replace(temporary, path)
     except OSError as error:
+        _remove(temporary)
         logs.event(
             logs.WARNING, "metrics_file.not_written", f"MIGRATION_METRICS_FILE cannot be written: {error.strerror}"
         )
+    except BaseException:
+        _remove(temporary)
+        raise
 
 
 def _write(path: str, content: bytes) -> None:
@@ -100,6 +100,13 @@ def _write(path: str, content: bytes) -> None:
         os.write(descriptor, content)
     finally:
         os.close(descriptor)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        return
 
 
 def exposition(outcome: Outcome, labels: Mapping[str, str], now: float, seconds: float, succeeded: float | None) -> str:

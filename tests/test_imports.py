@@ -242,6 +242,31 @@ def test_repeatable_files_cost_one_module_and_no_round_trip(
     assert (proxy.connections, proxy.round_trips[0]) == (1, 2)
 
 
+def test_fields_for_the_log_cost_one_module_and_json(
+    up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
+) -> None:
+    names = imported_by({"DATABASE_URL": up_to_date.url, "APP_VERSION": "1.4.0", "MIGRATION_SCHEMA": "public"})
+    assert ours(names) == UP_TO_DATE
+    names = imported_by({"DATABASE_URL": up_to_date.url, "LOG_FIELDS": '{"team": "checkout", "shard": 7}'})
+    assert ours(names) == UP_TO_DATE | {"entrypoint.settings.log_fields"}
+    assert {"json"} <= pythons(names) - PYTHONS_UP_TO_DATE
+    assert not {"logging", "pythonjsonlogger"} & names
+
+
+def test_metrics_cost_one_module_and_whom_to_tell_another(
+    up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]], tmp_path: Path
+) -> None:
+    """Where nothing failed, nobody is told, and nothing is imported to run a program."""
+    metrics = {"MIGRATION_METRICS_FILE": str(tmp_path / "shop.prom")}
+    names = imported_by({"DATABASE_URL": up_to_date.url, **metrics})
+    assert ours(names) == UP_TO_DATE | {"entrypoint.reporting"}
+    assert pythons(names) <= PYTHONS_UP_TO_DATE
+    assert not others(names)
+    names = imported_by({"DATABASE_URL": up_to_date.url, **metrics, "MIGRATION_FAILURE_COMMAND": "true"})
+    assert ours(names) == UP_TO_DATE | {"entrypoint.reporting", "entrypoint.command"}
+    assert pythons(names) <= PYTHONS_UP_TO_DATE
+
+
 def test_a_probe_costs_two_modules_where_it_is_asked_for(
     up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:
