@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from hashlib import sha256
 from itertools import pairwise
 
 from entrypoint.counts import count
@@ -273,6 +272,8 @@ def as_the_parser_knows_it(text: str, placeholders: Sequence[Placeholder]) -> st
 
 def digest(text: str, statement: Statement) -> str:
     """Return what a file's statement is known by, whatever the directives above it say."""
+    from hashlib import sha256
+
     return sha256(text[statement.start : statement.end].encode()).hexdigest()
 
 
