@@ -540,6 +540,7 @@ ROWS = {
     "migration/ledger/words.py",
     "migration/ledger/reading.py",
     "migration/operator/reversal.py",
+    "operations/baseline.py",
     "operations/dry_run.py",
     "operations/repair.py",
     "operations/status.py",
