@@ -731,6 +731,52 @@ def test_a_walk_that_cannot_go_on_says_where_it_stands(scene: Scene) -> None:
     scene.start("baseline", "2", "--yes").ok()
 
 
+LABELS = (
+    "CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd'); CREATE DOMAIN de AS e; "
+    "CREATE TABLE t (id {} NOT NULL, n int DEFAULT 0); CREATE INDEX ON t (id); "
+    "INSERT INTO t SELECT (ARRAY['a', 'b', 'c', 'd'])[1 + g % 4]::e FROM generate_series(1, 99) g;"
+)
+
+
+def test_a_place_that_cannot_be_read_any_more_is_told_as_that(scene: Scene) -> None:
+    stops = "ALTER TABLE t ADD CHECK (n = 0 OR id <> 'c');"
+    statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
+    scene.write({"001_t.sql": LABELS.format("e") + stops, "002_x.sql": by(7, "fixed", key="t(id)") + statement})
+    assert only_error(scene.migrate())["sqlstate"] == "23514"
+    scene.database.execute("ALTER TABLE t DROP CONSTRAINT t_check; ALTER TYPE e RENAME VALUE 'b' TO 'bb'")
+    scene.start("repair", "--failed", "--yes").ok()
+    run = scene.migrate()
+    assert run.wait() == 70, run.report()
+    error = only_error(run)
+    assert re.search(
+        r'stands at .*up to id b of d, but id can no longer be compared with that: invalid input value for enum .*"b"; '
+        "nothing more of it was run$",
+        str(error["message"]),
+    )
+    assert "migration_lock" not in str(error)
+    assert "Undo what was changed about t (id) or its type, and entrypoint repair --failed" in str(error["remedy"])
+    scene.database.execute("ALTER TYPE e RENAME VALUE 'bb' TO 'b'")
+    scene.start("repair", "--failed", "--yes").ok()
+    scene.migrated()
+    assert scene.database.rows(ALL_OF_T) == [(99, 99)]
+
+
+def test_a_key_whose_type_has_no_operators_is_refused_before_anything_runs(scene: Scene) -> None:
+    statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
+    scene.write({"001_t.sql": LABELS.format("de"), "002_x.sql": by(7, "fixed", key="t(id)") + statement})
+    run = scene.migrate()
+    assert run.wait() == 70, run.report()
+    error = only_error(run)
+    assert error["event"] == "migration.prevented"
+    assert "PostgreSQL cannot compare its values: operator does not exist" in str(error["message"])
+    assert str(error["message"]).endswith("; no batch was run")
+    assert scene.ledger() == [(1, "completed")]
+    assert "a domain over an enumeration, give it that type itself" in str(error["remedy"])
+    scene.database.execute("ALTER TABLE t ALTER id TYPE e")
+    scene.migrated()
+    assert scene.database.rows(ALL_OF_T) == [(99, 99)]
+
+
 def test_columns_of_one_index_have_one_direction(scene: Scene) -> None:
     made = "CREATE TABLE t (a int NOT NULL, b int NOT NULL); CREATE INDEX i ON t (a, b DESC);"
     scene.write(

@@ -17,13 +17,14 @@ from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import literal
 from entrypoint.database.sqlstate import (
     DEADLOCK_DETECTED,
+    INSUFFICIENT_PRIVILEGE,
     LOCK_NOT_AVAILABLE,
     QUERY_CANCELED,
     SERIALIZATION_FAILURE,
 )
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors.migration import MigrationFailedError, MigrationPreventedError
-from entrypoint.migration.apply import keys, pace, standing
+from entrypoint.errors.migration import MigrationFailedError
+from entrypoint.migration.apply import keys, obstacles, pace, standing
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.between import Between
 from entrypoint.migration.apply.standing import Trace
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.watcher import Watched
 
 _IN_THE_WAY = (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED, SERIALIZATION_FAILURE)
+# An error of data, or of what is not there: a value that is none of the key's type, an operator that it does not have.
+_INCOMPARABLE = ("22", "42")
 # So often in a row, and it is said who is in the way.
 _OFTEN = 3
 # A batch that takes so many times its target, or so many seconds, is ended and tried again with half of it.
@@ -136,6 +139,8 @@ class Batches:
             task.watcher.look_closely(task.ddl_lock_timeout_ms / 1000)
             self._show(key, backend_pid)
             self._walk = self._first_turn(key, self._walk)
+            if self._walk.last is not None:
+                self._ends(key, self._walk)
             self._commit_walk(self._walk)
             task.watcher.look_closely(None)
         else:
@@ -166,15 +171,7 @@ class Batches:
             verdict = self._unsuited(verdict) or verdict
         if isinstance(verdict, keys.Unfit):
             self._worker.rollback(Deadline(2 * GRACE))
-            stands = f"it stands at {earlier.words()}, and" if earlier is not None and earlier.batches else "no batch"
-            what = "nothing more of it was run" if stands != "no batch" else "was run"
-            raise MigrationPreventedError(
-                f"{file.name} cannot run in batches by {batch.table} ({', '.join(batch.columns)}): {verdict.reason}; "
-                f"{stands} {what}",
-                remedy=f"{verdict.remedy} Nothing is recorded as failed: the next start tries again.",
-                version=file.number,
-                file=file.name,
-            )
+            raise obstacles.unfit(file, batch, verdict, earlier)
         return verdict
 
     def _unsuited(self, key: Key) -> keys.Unfit | None:
@@ -208,7 +205,7 @@ class Batches:
             )
         if file.matches(walk.checksum) or (walk.statement, walk.columns) == (self._walk.statement, self._walk.columns):
             if walk.ground not in (None, self._walk.ground) and walk.cursor is not None:
-                raise self._elsewhere(walk)
+                raise obstacles.elsewhere(file, self._batch, walk, self._walk.ground or ("",))
             return self._walk._replace(
                 turn=walk.turn,
                 cursor=walk.cursor,
@@ -222,32 +219,7 @@ class Batches:
             )
         if not walk.batches:
             return None
-        failure = MigrationFailedError(
-            f"{file.name} has changed since its first batch, and stands at {walk.words()}; nothing more of it was run",
-            remedy="If the file as it is now may run for all rows: entrypoint repair --failed, and it runs from the "
-            "first batch. Or deploy the file as it was, and it goes on where it was; then write what has changed as "
-            "another migration.",
-            version=file.number,
-            file=file.name,
-        )
-        failure.place = note(walk)
-        raise failure
-
-    def _elsewhere(self, walk: Walk) -> MigrationFailedError:
-        """Return the error for a walk whose table or key is not what it was: its place there says nothing here."""
-        file, ground, now = self._task.migration.file, walk.ground or ("",), self._walk.ground or ("",)
-        what = f"the key of {self._batch.table} was {', '.join(ground[1:])} then, and is {', '.join(now[1:])} now"
-        if ground[1:] == now[1:]:
-            what = f"{self._batch.table} is another table than it was then"
-        failure = MigrationFailedError(
-            f"{file.name} stands at {walk.words()}, but {what}; nothing more of it was run",
-            remedy="If the file may run for all rows, those too that it has met: delete its row, and it runs from the "
-            f"first batch: DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'.",
-            version=file.number,
-            file=file.name,
-        )
-        failure.place = note(walk)
-        return failure
+        raise obstacles.changed(file, walk)
 
     def _first_turn(self, key: Key, walk: Walk) -> Walk:
         """Return the walk with the key at which this turn through the table ends: what comes later is not met."""
@@ -298,10 +270,7 @@ class Batches:
             return False
         transaction_id, backend_pid = self._open(limit)
         self._show(key, backend_pid)
-        lookup = key.lookup(walk.cursor, walk.last, walk.size)
-        fresh = " ".join((keys.AS_BEFORE, *session_state.FRESH))
-        found = self._query(f"{keys.AS_TEXT} {key.path} {lookup}; {fresh}")
-        rows = found[-1 - fresh.count(";")]
+        rows = self._ends(key, walk)
         full = len(rows) > 1
         changed = 0
         if rows:
@@ -323,6 +292,19 @@ class Batches:
         )
         self._met += walk.size if full else len(rows)
         return full
+
+    def _ends(self, key: Key, walk: Walk) -> list[Row]:
+        """Return the first and the last key of the next batch; one row, or none, if that is what is left."""
+        lookup = key.lookup(walk.cursor, walk.last or (), walk.size)
+        fresh = " ".join((keys.AS_BEFORE, *session_state.FRESH))
+        try:
+            found = self._query(f"{keys.AS_TEXT} {key.path} {lookup}; {fresh}")
+        except Refused as refusal:
+            if not refusal.error.sqlstate.startswith(_INCOMPARABLE) or refusal.error.sqlstate == INSUFFICIENT_PRIVILEGE:
+                raise
+            self._worker.rollback(Deadline(2 * GRACE))
+            raise obstacles.incomparable(self._task.migration.file, self._batch, walk, refusal.error) from refusal
+        return found[-1 - fresh.count(";")]
 
     def _change(self, first: str, last: str) -> int:
         """Run the file's statement for these keys; return how many rows it says that it has changed."""

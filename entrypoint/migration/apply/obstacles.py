@@ -1,0 +1,86 @@
+"""Why a file cannot run in batches, or not go on where it stands: as errors, each with what leads on from there."""
+
+from __future__ import annotations
+
+from entrypoint.errors.migration import MigrationFailedError, MigrationPreventedError
+from entrypoint.migration.apply.keys import Unfit
+from entrypoint.migration.ledger.walk import note
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from entrypoint.database.answers import StatementError
+    from entrypoint.migration.ledger.walk import Walk
+    from entrypoint.migration.script.batch import Batch
+    from entrypoint.migration.script.files import MigrationFile
+
+
+def unfit(file: MigrationFile, batch: Batch, verdict: Unfit, earlier: Walk | None) -> MigrationPreventedError:
+    """Return the error for a table that cannot be gone through by that key."""
+    done = "no batch was run"
+    if earlier is not None and earlier.batches:
+        done = f"it stands at {earlier.words()}, and nothing more of it was run"
+    return MigrationPreventedError(
+        f"{file.name} cannot run in batches by {batch.table} ({', '.join(batch.columns)}): {verdict.reason}; {done}",
+        remedy=f"{verdict.remedy} Nothing is recorded as failed: the next start tries again.",
+        version=file.number,
+        file=file.name,
+    )
+
+
+def elsewhere(file: MigrationFile, batch: Batch, walk: Walk, ground: tuple[str, ...]) -> MigrationFailedError:
+    """Return the error for a walk whose table or key is not what it was: its place there says nothing here."""
+    before = walk.ground or ("",)
+    what = f"the key of {batch.table} was {', '.join(before[1:])} then, and is {', '.join(ground[1:])} now"
+    if before[1:] == ground[1:]:
+        what = f"{batch.table} is another table than it was then"
+    return _stopped(
+        file,
+        walk,
+        f"{file.name} stands at {walk.words()}, but {what}; nothing more of it was run",
+        _from_the_first(file),
+    )
+
+
+def changed(file: MigrationFile, walk: Walk) -> MigrationFailedError:
+    """Return the error for a file that is not the one that began the walk."""
+    return _stopped(
+        file,
+        walk,
+        f"{file.name} has changed since its first batch, and stands at {walk.words()}; nothing more of it was run",
+        "If the file as it is now may run for all rows: entrypoint repair --failed, and it runs from the first batch. "
+        "Or deploy the file as it was, and it goes on where it was; then write what has changed as another migration.",
+    )
+
+
+def incomparable(
+    file: MigrationFile, batch: Batch, walk: Walk, error: StatementError
+) -> MigrationFailedError | MigrationPreventedError:
+    """Return the error for keys that PostgreSQL cannot compare with where the walk stands, or not at all."""
+    if walk.cursor is None:
+        verdict = Unfit(
+            f"PostgreSQL cannot compare its values: {error.primary}",
+            "Name other columns; or, where the column has a domain over an enumeration, give it that type itself.",
+        )
+        return unfit(file, batch, verdict, walk)
+    columns = ", ".join(batch.columns)
+    return _stopped(
+        file,
+        walk,
+        f"{file.name} stands at {walk.words()}, but {columns} can no longer be compared with that: {error.primary}; "
+        "nothing more of it was run",
+        f"Undo what was changed about {batch.table} ({columns}) or its type, and entrypoint repair --failed lets it go "
+        f"on where it stands. {_from_the_first(file)}",
+    )
+
+
+def _from_the_first(file: MigrationFile) -> str:
+    return (
+        "If the file may run for all rows, those too that it has met: delete its row, and it runs from the first "
+        f"batch: DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
+    )
+
+
+def _stopped(file: MigrationFile, walk: Walk, message: str, remedy: str) -> MigrationFailedError:
+    failure = MigrationFailedError(message, remedy=remedy, version=file.number, file=file.name)
+    failure.place = note(walk)
+    return failure
