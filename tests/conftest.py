@@ -23,15 +23,16 @@ from kit import pooler
 from kit.databases import Database
 from kit.processes import Run, compile_look, entrypoint
 from kit.proxy import Proxy
+from kit.quick import of_a_quick_run
+from kit.summary import NOT_TESTED, summarize
 from kit.web import TOKEN, Serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # The last of these comes from a suite of Debian's that changes from day to day, so CI does not depend on it.
 MOVING = 19
 VERSIONS = (15, 16, 18, MOVING)
-NOT_TESTED = "NOT TESTED HERE: "
 
 
 def missing(reason: str) -> NoReturn:
@@ -91,94 +92,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = quick
 
 
-def of_a_quick_run(items: Iterable[pytest.Item], versions: Sequence[int]) -> Iterator[pytest.Item]:
-    """Choose what a quick run of the whole suite has: it is the same in every run, until somebody adds a test.
-
-    Nothing that is `thorough`. Of what is `sampled(n)` the first case, and each nth after it. Of the cases of another
-    test that starts processes each third, or one of two; with which of them it begins goes round from test to test.
-    Of `any_server` one version for each test, in turn, so that a file with several tests meets all of them; but
-    `every_version` is all.
-    """
-    items = list(items)
-    cases: dict[str, dict[str, int]] = {}
-    for item in items:
-        of_function = cases.setdefault(_function(item), {})
-        of_function.setdefault(_case(item), len(of_function))
-    several = (function for function, of_function in cases.items() if len(of_function) > 1)
-    begins = {function: number for number, function in enumerate(several)}
-    turns: dict[tuple[str, str], int] = {}
-    for item in items:
-        function, case = _function(item), _case(item)
-        place = cases[function][case]
-        sampled = item.get_closest_marker("sampled")
-        if item.get_closest_marker("thorough") or (sampled and place % sampled.args[0]):
-            continue
-        if not sampled and function in begins and _starts_processes(item):
-            step = min(_STEP, len(cases[function]))
-            if place % step != begins[function] % step:
-                continue
-        version = _version(item)
-        if version is not None and not item.get_closest_marker("every_version"):
-            turn = turns.setdefault((function, case), len(turns))
-            if version != versions[turn % len(versions)]:
-                continue
-        yield item
-
-
-_STEP = 3
-# What a process is started with. A case that costs no process is no case too many.
-_STARTERS = {"run_entrypoint", "run_program", "servers_by_version", "fresh_server"}
-
-
-def _starts_processes(item: pytest.Item) -> bool:
-    wanted = item.get_closest_marker("every_case") or item.get_closest_marker("every_version")
-    return not wanted and bool(_STARTERS & set(getattr(item, "fixturenames", ())))
-
-
-def _function(item: pytest.Item) -> str:
-    return item.nodeid.partition("[")[0]
-
-
-def _version(item: pytest.Item) -> int | None:
-    callspec = getattr(item, "callspec", None)
-    return callspec.params.get("any_server") if callspec else None
-
-
-def _case(item: pytest.Item) -> str:
-    """Return the case without the version of PostgreSQL."""
-    callspec = getattr(item, "callspec", None)
-    return callspec.id.replace(f"pg{_version(item)}", "") if callspec else ""
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List what was skipped for want of something on this machine, and what the slowest tests are for."""
-    _list_slowest(terminalreporter)
-    gaps: dict[str, int] = {}
-    for report in terminalreporter.stats.get("skipped", []):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
-        if NOT_TESTED in reason:
-            cause = reason.partition(NOT_TESTED)[2]
-            gaps[cause] = gaps.get(cause, 0) + 1
-    if gaps:
-        terminalreporter.section("not tested on this machine", yellow=True, bold=True)
-        for cause, count in sorted(gaps.items()):
-            terminalreporter.line(f"{count:4} tests: {cause}", yellow=True)
-
-
-_SLOWEST = 20
-# With so few tests, everybody sees what takes time.
-_MANY = 500
-
-
-def _list_slowest(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
-    reports = [report for report in reports if report.when == "call"]
-    if len(reports) < _MANY:
-        return
-    terminalreporter.section(f"the slowest {_SLOWEST}, and what they are for")
-    for report in sorted(reports, key=lambda report: report.duration, reverse=True)[:_SLOWEST]:
-        purpose = dict(report.user_properties).get("purpose", "")
-        terminalreporter.line(f"{report.duration:6.1f} s  {report.nodeid.removeprefix('tests/')}: {purpose}")
+    """Say at the end of the run what it did not test and why, and what its slowest tests are for."""
+    summarize(terminalreporter)
 
 
 @pytest.fixture(autouse=True)

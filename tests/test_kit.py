@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, cast
 import psycopg
 import pytest
 
-from conftest import of_a_quick_run, servers_dir
+from conftest import servers_dir
 from demo.postgres import HOST, PostgresMissingError, Server, ServerError, family, free_port, workspace
+from kit.cases import holders_of_cases
 from kit.databases import Database, server_errors
 from kit.migrations import non_idempotent, write_migrations
 from kit.processes import (
@@ -34,6 +35,8 @@ from kit.processes import (
     until,
 )
 from kit.proxy import Proxy
+from kit.quick import of_a_quick_run
+from kit.summary import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -90,6 +93,7 @@ def test_a_quick_run_has_something_of_everything() -> None:
     items += cases("versions", "a", (15, 18), every_version=SimpleNamespace())
     by_process = [*cases("one", "abcd"), *cases("two", "abcd"), *cases("pair", "ab"), *cases("other", "ab")]
     by_process += cases("every", "ab", every_case=SimpleNamespace())
+    by_process += [*cases("small", "a"), *cases("small", "b", thorough=SimpleNamespace())]
     items += [replace(item, fixturenames=["tmp_path", "run_entrypoint"]) for item in by_process]
     chosen = [item.nodeid for item in of_a_quick_run(cast("list[pytest.Item]", items), [15, 18])]
     assert chosen == [
@@ -101,7 +105,32 @@ def test_a_quick_run_has_something_of_everything() -> None:
         *("one[a]", "one[d]", "two[b]"),
         *("pair[b]", "other[a]"),
         *("every[a]", "every[b]"),
+        "small[a]",
     ]
+
+
+# Nothing but random moments; what they meet is in test_signals.py.
+AT_RANDOM = {"test_signals_at_random.py"}
+
+
+@pytest.mark.text
+def test_a_quick_run_holds_each_case_and_has_something_of_each_file() -> None:
+    apart = ("images", "tools")
+    argv = [sys.executable, "-m", "pytest", "--collect-only", "-q", *(f"--ignore=tests/{folder}" for folder in apart)]
+    env = {name: value for name, value in os.environ.items() if name not in {"CI", "ENTRYPOINT_TEST_PG"}}
+    listing = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=100)
+    *lines, last = listing.stdout.splitlines()
+    assert "deselected" in last
+    chosen = {line.partition("[")[0].removeprefix("tests/") for line in lines if "::" in line}
+    paths = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    files = {str(path) for path in paths if path.parts[0] not in apart}
+    assert {test.partition("::")[0] for test in chosen} == files - AT_RANDOM
+    assert [case for case, holders in holders_of_cases().items() if not chosen & set(holders)] == []
+
+
+def test_what_was_skipped_is_counted_by_reason() -> None:
+    assert counted(["no psql", "since 19", "since 19"]) == ["   2 tests: since 19", "   1 tests: no psql"]
+    assert counted([]) == []
 
 
 def test_servers_are_where_their_files_may_be(tmp_path: Path) -> None:
@@ -179,6 +208,7 @@ def test_a_killed_process_leaves_nothing(tmp_path: Path, run_program: Start) -> 
     until(lambda: not Path(path).exists(), 15, f"the end of {path}")
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account for PostgreSQL")
 def test_binaries_that_the_account_cannot_reach_are_copied(run_program: Start, tmp_path: Path) -> None:
     package = workspace().path  # any world-readable place; what counts is the closed directory around
