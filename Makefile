@@ -4,10 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Leave some of the machine to PostgreSQL, which the tests keep busy; a quick run is short enough to take it all.
+# Leave some of the machine to PostgreSQL, which the tests keep busy. A quick run is short enough to take it all, and as
+# most tests wait for something most of the time, that takes three workers for each processor.
 # Whoever has finished its part takes over from others (worksteal): else the last one works on alone for minutes.
-WORKERS ?= $(if $(THOROUGH)$(filter true,$(CI)),3,4)
-# What pytest has made of the tests' assertions is kept: to make it takes each worker five seconds.
+WORKERS ?= $(if $(THOROUGH)$(filter true,$(CI)),3,6)
+# What pytest has made of the tests' assertions is kept: to make it takes five seconds.
 unexport PYTHONDONTWRITEBYTECODE
 RUNS ?= 100
 SECONDS ?= 60
@@ -18,7 +19,7 @@ PG ?= 16
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
 
-test: $(VENV)/test.done  ## against real servers; THOROUGH=1 or CI=true for all of it, TESTS=tests/test_lock.py for a part
+test: $(VENV)/assertions.done  ## against real servers; THOROUGH=1 or CI=true for all of it, TESTS=tests/test_lock.py for a part
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not text" --ignore=tests/images --ignore=tests/tools $(if $(THOROUGH),--thorough) $(TESTS)
 
 test-pg19: $(VENV)/test.done  ## install PostgreSQL 19 for the tests, by mmdebstrap, and run them against it
@@ -84,6 +85,11 @@ $(VENV)/python.done:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or later is needed; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Otherwise each worker of the first run would do it: all of them collect all tests.
+$(VENV)/assertions.done: $(VENV)/test.done
+	-@ls tests/test_*.py tests/*/test_*.py | xargs -P 2 -n 90 $(BIN)/python -m pytest --collect-only -qq >/dev/null
 	@touch $@
 
 $(VENV)/%.done: $(VENV)/python.done pyproject.toml

@@ -143,8 +143,8 @@ def alive(pid: int) -> bool:
 
 def processes() -> Iterator[Stat]:
     """Iterate over all processes of the machine."""
-    for entry in PROC.iterdir():
-        if entry.name.isdecimal() and (found := stat(int(entry.name))):
+    for name in os.listdir(PROC):  # noqa: PTH208 - for the same reason as in `stat`
+        if name.isdecimal() and (found := stat(int(name))):
             yield found
 
 
