@@ -229,7 +229,7 @@ def test_only_up_to_a_number_everything_is_adopted_all_the_same(scene: Scene) ->
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
-@pytest.mark.parametrize("replicas", [8])
+@pytest.mark.parametrize("replicas", [3, pytest.param(8, marks=pytest.mark.thorough)])
 def test_replicas_at_once_apply_only_what_is_pending_there(scene: Scene, replicas: int) -> None:
     """Each file makes a table, and fails where it runs twice."""
     runs = [scene.start(MIGRATION_ADOPT="goose") for _ in range(replicas)]
@@ -242,6 +242,7 @@ def test_replicas_at_once_apply_only_what_is_pending_there(scene: Scene, replica
     assert scene.lock_is_free()
 
 
+@pytest.mark.thorough
 def test_an_adopter_that_is_killed_is_replaced(scene: Scene) -> None:
     """All or nothing: its rows are one transaction, and the next one does it all."""
     adopt(scene, "--yes").ok()

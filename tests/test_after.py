@@ -226,11 +226,11 @@ def test_a_new_database_still_does_after_a_crash(scene: Scene) -> None:
     assert scene.database.one("SELECT count(*) FROM schema_migrations WHERE initial_up_to IS NOT NULL") == 0
 
 
-@pytest.mark.thorough
-def test_eight_replicas_on_a_new_database_of_which_one_is_killed_half_way(scene: Scene) -> None:
+@pytest.mark.parametrize("count", [3, pytest.param(8, marks=pytest.mark.thorough)])
+def test_replicas_on_a_new_database_of_which_one_is_killed_half_way(scene: Scene, count: int) -> None:
     scene.write({**EXPAND, "002_drop.sql": f"{AFTER}{Gate.PASS} ALTER TABLE t DROP COLUMN old;", **NEXT})
     with Gate(scene.database) as gate:
-        replicas = [scene.start() for _ in range(8)]
+        replicas = [scene.start() for _ in range(count)]
         gate.arrival()
         (holder,) = until(
             lambda: [run for run in replicas if run.logs("lock.acquired")], 15, "somebody who has the lock"

@@ -131,14 +131,17 @@ def test_files_of_ours_come_first(project: Project, migrations_dir: Path) -> Non
 
 
 @pytest.mark.timeout(60 + 15 * ROUNDS)
-def test_eight_replicas_run_it_once(any_server: Server, tmp_path: Path, run_entrypoint: Callable[..., Run]) -> None:
+@pytest.mark.parametrize("count", [3, pytest.param(8, marks=pytest.mark.thorough)])
+def test_replicas_run_it_once(
+    any_server: Server, tmp_path: Path, run_entrypoint: Callable[..., Run], count: int
+) -> None:
     for number in range(ROUNDS):
         with new_database(any_server, "race") as database:
             directory = tmp_path / str(number)
             directory.mkdir()
             project = Project(database, directory, run_entrypoint)
             project.write(a="CREATE TABLE a (id int); SELECT pg_sleep(0.3)", b="INSERT INTO a VALUES (1)")
-            replicas = [project.start() for _ in range(8)]
+            replicas = [project.start() for _ in range(count)]
             outcomes = sorted(told(replica).outcome for replica in replicas)
             stories = "\n".join(replica.report() for replica in replicas)
             assert outcomes.count("migrated") == 1, stories
@@ -162,6 +165,7 @@ def test_an_older_image_does_not_run_it(project: Project, tmp_path: Path) -> Non
     assert (old.times(), project.times()) == (1, 1)
 
 
+@pytest.mark.thorough
 def test_a_rebuilt_older_image_does_not_run_it_and_says_so(project: Project, tmp_path: Path) -> None:
     project.write(b="CREATE TABLE b (id int)")
     assert project.run().outcome == "migrated"
@@ -175,6 +179,7 @@ def test_a_rebuilt_older_image_does_not_run_it_and_says_so(project: Project, tmp
     assert old.times() == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("first", ["older", "newer"])
 def test_an_older_and_a_newer_image_at_the_same_moment(project: Project, tmp_path: Path, first: str) -> None:
     """Whoever comes second looks again under the lock: the newer one then runs its step, the older one nothing."""
@@ -196,6 +201,7 @@ def test_an_older_and_a_newer_image_at_the_same_moment(project: Project, tmp_pat
     assert project.database.rows("SELECT name FROM knex_migrations ORDER BY 1") == [("a.sql",), ("b.sql",)]
 
 
+@pytest.mark.thorough
 def test_after_a_downgrade_by_hand_it_runs(project: Project) -> None:
     project.run()
     project.database.execute("DELETE FROM knex_migrations; DROP TABLE a")
@@ -241,6 +247,7 @@ def test_a_failure_is_told_and_tried_again_by_the_next_start(project: Project) -
     assert project.run().outcome == "migrated"
 
 
+@pytest.mark.thorough
 def test_who_waited_does_not_repeat_a_failure(project: Project) -> None:
     with Gate(project.database) as gate:
         project.write(b=f"{Gate.PASS} SELECT 1/0")
@@ -314,6 +321,7 @@ def test_an_address_in_the_command_is_hidden(project: Project) -> None:
     assert "hunter2" not in str(project.database.rows("SELECT c::text FROM migration_commands c"))
 
 
+@pytest.mark.thorough
 def test_a_holder_that_was_killed_is_replaced(project: Project) -> None:
     with Gate(project.database) as gate:
         project.write(b=f"{Gate.PASS} CREATE TABLE b (id int)")

@@ -553,21 +553,20 @@ def test_a_rehearsal_leaves_the_column_as_it_is(scene: Scene) -> None:
 # --- Many at once ---------------------------------------------------------------------------------------
 
 ROUNDS = int(os.environ.get("ENTRYPOINT_TEST_RACE_ROUNDS", "1"))
-REPLICAS = 8
 
 
-@pytest.mark.thorough
+@pytest.mark.parametrize("replicas", [3, pytest.param(8, marks=pytest.mark.thorough)])
 @pytest.mark.timeout(60 + 15 * ROUNDS)
-def test_eight_replicas_at_a_short_ledger(
-    any_server: Server, migrations_dir: Path, run_entrypoint: Callable[..., Run]
+def test_replicas_at_a_short_ledger(
+    any_server: Server, migrations_dir: Path, run_entrypoint: Callable[..., Run], replicas: int
 ) -> None:
     """Beside a program that reads table and view all the time: it meets no error, and never an empty table."""
     for _ in range(ROUNDS):
         with new_database(any_server, "long") as database:
-            race(Scene(database, migrations_dir, run_entrypoint))
+            race(Scene(database, migrations_dir, run_entrypoint), replicas)
 
 
-def race(scene: Scene) -> None:
+def race(scene: Scene, count: int) -> None:
     for path in scene.migrations.iterdir():
         path.unlink()
     scene.write(SHORT)
@@ -588,7 +587,7 @@ def race(scene: Scene) -> None:
     with ThreadPoolExecutor() as pool:
         reading = pool.submit(read)
         try:
-            replicas = [scene.start() for _ in range(REPLICAS)]
+            replicas = [scene.start() for _ in range(count)]
             everybody = [told(replica) for replica in replicas]
         finally:
             over.set()

@@ -202,7 +202,7 @@ def test_with_to_they_wait(scene: Scene) -> None:
     assert columns(scene) == ["i"]
 
 
-@pytest.mark.parametrize("replicas", [8])
+@pytest.mark.parametrize("replicas", [3, pytest.param(8, marks=pytest.mark.thorough)])
 def test_replicas_at_once_apply_them_once(scene: Scene, replicas: int) -> None:
     write(scene, v=VIEW)
     for _ in range(2):
@@ -371,6 +371,7 @@ def test_a_failure_is_there_the_next_morning(scene: Scene) -> None:
     assert json.loads(scene.start("status", "--json").ok().stdout)["status"] == "up_to_date"
 
 
+@pytest.mark.thorough
 def test_replicas_that_waited_do_not_try_again_what_has_failed(scene: Scene) -> None:
     scene.migrated()
     write(scene, a=Gate.PASS, v="SELECT 1/0;")
@@ -403,6 +404,7 @@ def test_whoever_has_locked_their_table_is_named_and_waited_for(scene: Scene) ->
     other.close()
 
 
+@pytest.mark.thorough
 def test_replicas_that_waited_need_no_lock_to_see_that_it_is_done(scene: Scene) -> None:
     scene.migrated()
     write(scene, a=Gate.PASS, v=VIEW)
@@ -532,6 +534,7 @@ def test_what_an_image_has_dropped_it_makes_again_though_its_text_was_replaced(s
     assert scene.run()[0] == "up_to_date"
 
 
+@pytest.mark.thorough
 def test_a_late_job_makes_again_what_it_has_dropped(scene: Scene) -> None:
     """A newer image has been here: that puts its text back at its next start."""
     write(scene, v=VIEW)

@@ -261,6 +261,7 @@ def test_an_address_that_is_somebody_elses(database: Database, run_entrypoint: S
     assert only_error(run)["message"] == "Cannot listen on 192.0.2.1, port 3001: Cannot assign requested address"
 
 
+@pytest.mark.thorough
 def test_where_ipv6_is_switched_off_localhost_is_still_there(run_program: Start, tmp_path: Path) -> None:
     """Images have ::1 in /etc/hosts, whatever their network has."""
     hosts = tmp_path / "hosts"

@@ -183,6 +183,7 @@ def test_one_whose_program_is_killed(backups: Backups) -> None:
     assert not list(backups.directory.iterdir())
 
 
+@pytest.mark.thorough
 def test_one_that_is_killed_as_a_whole(backups: Backups) -> None:
     backups.hold()
     backups.post()
@@ -246,6 +247,7 @@ def test_a_backup_that_does_not_end_is_killed_in_time(backups: Backups) -> None:
     assert not backups.serving.run.leftovers()
 
 
+@pytest.mark.thorough
 def test_a_module_in_the_working_directory_is_not_taken_for_the_program(backups: Backups, tmp_path: Path) -> None:
     """An image's working directory is the application's, and so is an entrypoint.py in it."""
     for name in ("entrypoint.py", "json.py"):

@@ -132,6 +132,7 @@ def test_a_silent_address_holds_nobody_up(serve: Serve) -> None:
             assert answer.seconds < BOUND
 
 
+@pytest.mark.thorough
 def test_a_link_that_goes_deaf_and_hears_again(database: Database, proxy: Proxy, serve: Serve) -> None:
     serving = serve(database.url_at(proxy.port), **SHORT)
     serving.data()
@@ -148,6 +149,7 @@ def test_an_unknown_host(serve: Serve) -> None:
     is_failure(answer, "unknown host")
 
 
+@pytest.mark.thorough
 def test_a_wrong_password_and_then_the_right_one(fresh_server: ServerFactory, serve: Serve) -> None:
     server = fresh_server(hba=["host all shop 127.0.0.1/32 scram-sha-256"])
     with server.connect() as connection:

@@ -147,6 +147,7 @@ def test_a_migration_that_runs(scene: Scene, serve: Serve) -> None:
     assert (lock["held"], lock["progress"]) == (False, None)
 
 
+@pytest.mark.thorough
 def test_tables_that_come_change_and_go_under_a_connection_that_is_kept(scene: Scene, serve: Serve) -> None:
     """The columns are known from the first look: what was known is not believed for ever, times above all."""
     scene.write(non_idempotent(2))
@@ -218,6 +219,7 @@ def test_what_a_start_would_refuse_is_told(scene: Scene, serve: Serve) -> None:
     assert "A start refuses what is pending" in page_of(serving)
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C2")
 def test_whose_the_ledger_is_is_told_and_asked_again(scene: Scene, serve: Serve) -> None:
     scene.write({"001_a.sql": ""})
@@ -235,6 +237,7 @@ def test_whose_the_ledger_is_is_told_and_asked_again(scene: Scene, serve: Serve)
     serving.data_when(lambda data: data["untrusted"] is None)
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C9")
 def test_a_stranger_that_holds_the_key_is_named(scene: Scene, serve: Serve) -> None:
     scene.write({"001_a.sql": ""})
