@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from kit.cases import FOLDER, NAMES, holders_of_cases, table
+
+pytestmark = pytest.mark.text
 
 
 def test_only_cases_that_there_are_are_named() -> None:

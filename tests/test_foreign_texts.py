@@ -600,6 +600,7 @@ def test_the_search_for_forgotten_doors_finds_one() -> None:
     assert list(foreign_errors_shown("try:\n    f()\nexcept Exception as error:\n    say(foreign(str(error)))")) == []
 
 
+@pytest.mark.text
 def test_the_servers_words_are_read_in_one_place() -> None:
     readers = ("error_field", "get_error_message", "result_error_message", "error_message")
     users = {

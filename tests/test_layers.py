@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     When = Literal["at once", "later", "typing"]
 
+pytestmark = pytest.mark.text
+
 PACKAGE = Path(entrypoint.__file__).parent
 
 # From top to bottom; each room with those that it imports. What it names in annotations only (TYPE_CHECKING) may

@@ -13,12 +13,16 @@ import pytest
 
 import entrypoint
 
+pytestmark = pytest.mark.text
+
 PACKAGE = Path(entrypoint.__file__).parent
 
 WAITS = {"sleep", "wait", "join", "acquire", "poll", "communicate", "select"}
 
 # Where else something waits, and why that does no harm.
 ALLOWED = {
+    ("bounded.py", "_read"): "a slice",
+    ("bounded.py", "_end"): "after SIGKILL",
     ("deadline.py", "pause"): "a slice",
     ("deadline.py", "wait"): "given to sliced",
     ("signals.py", "_end_after_a_while"): "a thread of its own, the watchdog",
