@@ -731,6 +731,28 @@ def test_a_walk_that_cannot_go_on_says_where_it_stands(scene: Scene) -> None:
     scene.start("baseline", "2", "--yes").ok()
 
 
+def test_a_file_that_does_not_run_in_batches_any_more_says_what_it_did(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE, "002_fill.sql": by(300, "fixed", "pause = 1h") + FILL})
+    assert scene.migrate(MIGRATION_TIMEOUT_MS=1500).wait() == 70
+    (scene.migrations / "rollback").mkdir()
+    (scene.migrations / "rollback" / "002_fill.sql").write_text("UPDATE orders SET cents = NULL;")
+    run = scene.start("rollback", "--to", "1", "--yes")
+    assert run.wait() == 70, run.report()
+    message = str(only_error(run)["message"])
+    assert "002_fill.sql is running in the ledger (300 rows in 1 batch, up to id 300 of 1000), and part of" in message
+    scene.write({"002_fill.sql": "UPDATE orders SET cents = euros * 100, times = times + 1;"})
+    error = only_error(scene.migrate())
+    stands = "has changed since its first batch, and stands at 300 rows in 1 batch, up to id 300 of 1000; nothing more"
+    assert stands in str(error["message"])
+    assert "entrypoint repair --failed, and it runs from the first statement" in str(error["remedy"])
+    run = scene.start("rollback", "--to", "1", "--yes")
+    assert run.wait() == 70, run.report()
+    assert "002_fill.sql is failed in the ledger" in str(only_error(run)["message"])
+    assert "an earlier text of it has changed 300 rows" in scene.start("repair", "--failed", "--yes").ok().stdout
+    scene.migrated()
+    assert scene.database.one(ALL)[1] == 1300
+
+
 LABELS = (
     "CREATE TYPE e AS ENUM ('a', 'b', 'c', 'd'); CREATE DOMAIN de AS e; "
     "CREATE TABLE t (id {} NOT NULL, n int DEFAULT 0); CREATE INDEX ON t (id); "

@@ -41,13 +41,14 @@ def elsewhere(file: MigrationFile, batch: Batch, walk: Walk, ground: tuple[str, 
     )
 
 
-def changed(file: MigrationFile, walk: Walk) -> MigrationFailedError:
-    """Return the error for a file that is not the one that began the walk."""
+def changed(file: MigrationFile, walk: Walk, *, batched: bool = True) -> MigrationFailedError:
+    """Return the error for a file that is not the one that began the walk; `batched`: whether it is one still."""
+    first = "first batch" if batched else "first statement"
     return _stopped(
         file,
         walk,
         f"{file.name} has changed since its first batch, and stands at {walk.words()}; nothing more of it was run",
-        "If the file as it is now may run for all rows: entrypoint repair --failed, and it runs from the first batch. "
+        f"If the file as it is now may run for all rows: entrypoint repair --failed, and it runs from the {first}. "
         "Or deploy the file as it was, and it goes on where it was; then write what has changed as another migration.",
     )
 

@@ -23,6 +23,7 @@ from entrypoint.migration.apply.standing import Trace, file_ended_transaction, s
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.keys import session_key
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED, RUNNING
+from entrypoint.migration.ledger.walk import walk_in
 from entrypoint.migration.script import strings
 from entrypoint.migration.script.calls import plain
 from entrypoint.migration.script.units import (
@@ -188,6 +189,13 @@ class Steps:
 
     def _resume(self, row: str, *, unchanged: bool) -> None:
         """Go on where an earlier run was interrupted, which its `row` tells."""
+        walk = walk_in(row)
+        if walk is not None and walk.batches:
+            from entrypoint.migration.apply.obstacles import changed  # only for such a row
+
+            raise changed(self._task.migration.file, walk, batched=False)
+        if walk is not None:
+            return  # It ran in batches when it began, and none is committed.
         message = without_stop(row)
         number = reached(message, self._count)
         place, colon, statement = message.partition(":")

@@ -18,6 +18,7 @@ from entrypoint.migration.apply.standing import BETRAYAL
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import COMPLETED, FAILED
+from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.lock.contender import Contender
 from entrypoint.migration.script.files import ROLLBACKS, FileFault, MigrationFile, load_directory
 from entrypoint.migration.script.prepare import Prepared, bad_files, examine, examine_reverse
@@ -151,6 +152,9 @@ def _left_nothing(row: LedgerRow, migration: MigrationFile | None, *, escapes: b
     """Tell whether a migration that failed left nothing behind, as one that runs in a transaction does."""
     if migration is None or BETRAYAL in (row.error_message or "") or stopped_at(row.error_message or ""):
         return False
+    walk = walk_in(row.error_message)
+    if walk is not None and walk.batches:
+        return False
     prepared, _ = examine(migration, escapes=escapes)
     return prepared is not None and prepared.advice.transactional
 
@@ -161,7 +165,9 @@ def _nothing_for(row: LedgerRow) -> Prepared:
 
 
 def _half_applied(row: LedgerRow) -> MigrationError:
-    what = (foreign_report(row.error_message or "", row.filename) or "no message was recorded").splitlines()[0]
+    what = (
+        foreign_report(without_walk(row.error_message or ""), row.filename) or "no message was recorded"
+    ).splitlines()[0]
     number = f"migration_number = {row.number}"
     return MigrationError(
         f"{row.filename} is {row.status} in the ledger ({what}), and part of it may have taken effect; nothing was "
