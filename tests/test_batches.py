@@ -679,7 +679,9 @@ def test_with_other_directives_the_same_statement_goes_on(scene: Scene, said: tu
     repaired = scene.start("repair", "--failed", "--yes").ok()
     assert "have the next start go on with its batches" in repaired.stdout
     assert "Repaired: the next start goes on with it." in scene.start("status").ok().stdout
-    run = scene.start("migrate", *(("--phase", "after") if "phase = after" in said else ())).ok()
+    after = ("--phase", "after") if "phase = after" in said else ()
+    assert "its batches would go on (" in scene.start("migrate", "--dry-run", *after).ok().stdout
+    run = scene.start("migrate", *after).ok()
     (resumed,) = run.logs("migration.resumed")
     assert (resumed["rows"], "002_x.sql failed at " in str(resumed["message"])) == (49, True)
     assert scene.database.rows(ALL_OF_T) == [(99, 99)]

@@ -19,6 +19,7 @@ from entrypoint.migration.ledger.repeatables import judge
 from entrypoint.migration.ledger.repeated import read_known
 from entrypoint.migration.ledger.rows import begin_look
 from entrypoint.migration.ledger.walk import walk_in
+from entrypoint.migration.script.batch import digest
 from entrypoint.migration.script.directives import spell_batch, spell_rollout, spell_timeouts
 from entrypoint.migration.script.files import load_directory
 from entrypoint.migration.script.prepare import prepare, prepare_repeatables, refreshed_by, refuse_unknown_refresh
@@ -257,7 +258,12 @@ def _goes_on(migration: Prepared, row: LedgerRow | None) -> list[str]:
     """Return at which statement a file goes on of which a part has taken effect, as far as the row tells."""
     walk = walk_in(row and row.error_message)
     if walk is not None and walk.batches:
-        if migration.file.matches(walk.checksum):
+        advice, batch = migration.advice, migration.advice.directives.batch
+        same = batch is not None and (walk.statement, walk.columns) == (
+            digest(advice.body, advice.statements[0]),
+            batch.columns,
+        )
+        if same or migration.file.matches(walk.checksum):
             return [f"its batches would go on ({visible(walk.words())}):"]
         return [f"it has changed since its first batch, and would not go on ({visible(walk.words())}):"]
     stopped = stopped_at((row and row.error_message) or "")
