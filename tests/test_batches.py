@@ -709,6 +709,23 @@ def test_the_remedy_makes_the_index(scene: Scene, what: str) -> None:
     scene.migrated()
 
 
+def test_a_renumbered_file_does_not_begin_again(scene: Scene) -> None:
+    stops = "CREATE INDEX ON t (id); ALTER TABLE t ADD CHECK (n = 0 OR id <> 50);"
+    text = by(7, "fixed", key="t(id)") + "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
+    scene.write({"001_t.sql": STANDING + stops, "002_x.sql": text})
+    assert only_error(scene.migrate())["sqlstate"] == "23514"
+    scene.database.execute("ALTER TABLE t DROP CONSTRAINT t_check")
+    (scene.migrations / "002_x.sql").rename(scene.migrations / "003_x.sql")
+    error = only_error(scene.migrate())
+    assert "003_x.sql is the statement of 002_x.sql, which stands at" in str(error["message"])
+    assert scene.database.rows(ALL_OF_T) == [(99, 49)]
+    (follow,) = re.findall(r"UPDATE schema_migrations .*WHERE migration_number = 2", str(error["remedy"]))
+    scene.database.execute(follow)
+    scene.start("repair", "--failed", "--yes").ok()
+    scene.migrated()
+    assert scene.database.rows(ALL_OF_T) == [(99, 99)]
+
+
 def test_what_has_no_order_is_no_key(scene: Scene) -> None:
     statement = "DELETE FROM t WHERE id BETWEEN :from AND :to"
     scene.write({"001_t.sql": "CREATE TABLE t (id json NOT NULL)", "002_x.sql": by(7, key="t(id)") + statement})

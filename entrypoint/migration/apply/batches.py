@@ -127,10 +127,14 @@ class Batches:
         found = self._query(
             f"{session_state.FRESH[0]} SELECT pg_catalog.to_regclass({literal(self._batch.table)})::pg_catalog.oid; "
             f"{session_state.ours(task.assignment.role)} {keys.AS_TEXT} "
-            f"SELECT status, error_message FROM {self._place.table('schema_migrations')} "
-            f"WHERE migration_number = {file.number} AND status IN ({literal(RUNNING)}, {literal(FAILED)})"
+            "SELECT status, error_message, migration_number::pg_catalog.text, filename "
+            f"FROM {self._place.table('schema_migrations')} WHERE status IN ({literal(RUNNING)}, {literal(FAILED)})"
         )
-        oid, rows = found[1][0][0], found[-1]
+        oid = found[1][0][0]
+        rows = [(status, message) for status, message, number, _ in found[-1] if number == str(file.number)]
+        for _, message, number, name in found[-1]:
+            if number != str(file.number):
+                self._refuse_another(walk_in(message), number or "", name or "")
         key = self._judged(oid, walk_in(rows[0][1]) if rows else None)
         self._walk = self._walk._replace(ground=key.ground)
         earlier = self._earlier(*rows[0]) if rows else None
@@ -156,6 +160,12 @@ class Batches:
                 **_fields(earlier),
             )
         return key
+
+    def _refuse_another(self, walk: Walk | None, number: str, name: str) -> None:
+        """Raise MigrationPreventedError if the same statement stands half way under this number and name."""
+        if walk is not None and walk.batches and walk.statement == self._walk.statement:
+            self._worker.rollback(Deadline(2 * GRACE))
+            raise obstacles.renumbered(self._task.migration.file, walk, number, name)
 
     def _judged(self, oid: str | None, earlier: Walk | None) -> Key:
         file, batch = self._task.migration.file, self._batch

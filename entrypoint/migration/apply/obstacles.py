@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from entrypoint.database.quoting import literal
 from entrypoint.errors.migration import MigrationFailedError, MigrationPreventedError
 from entrypoint.migration.apply.keys import Unfit
 from entrypoint.migration.ledger.walk import note
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +52,18 @@ def changed(file: MigrationFile, walk: Walk, *, batched: bool = True) -> Migrati
         f"{file.name} has changed since its first batch, and stands at {walk.words()}; nothing more of it was run",
         f"If the file as it is now may run for all rows: entrypoint repair --failed, and it runs from the {first}. "
         "Or deploy the file as it was, and it goes on where it was; then write what has changed as another migration.",
+    )
+
+
+def renumbered(file: MigrationFile, walk: Walk, number: str, name: str) -> MigrationPreventedError:
+    """Return the error for a file whose statement has begun as another one, of this `number` and `name`."""
+    return MigrationPreventedError(
+        f"{file.name} is the statement of {foreign(name)}, which stands at {walk.words()}; nothing more of it was run",
+        remedy="Give the file its earlier name again, and it goes on there. Or have the row follow it: UPDATE "
+        f"schema_migrations SET migration_number = {file.number}, filename = {literal(file.name)} WHERE "
+        f"migration_number = {number}.",
+        version=file.number,
+        file=file.name,
     )
 
 
