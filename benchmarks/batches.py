@@ -14,6 +14,7 @@ import psycopg
 
 from benchmarks.measure import BenchmarkError
 from benchmarks.report import Section, seconds
+from demo.standby import Standby
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +70,8 @@ class Run(NamedTuple):
     """Seconds until it was in."""
     wal: int
     """Bytes that were written meanwhile, those of the clients included."""
+    lag: int
+    """How many bytes a standby had still to replay, at worst."""
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
@@ -76,22 +79,26 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
     section = Section(
         f"A column of {scale.rows} rows filled under traffic: {CLIENTS} clients, {CLIENTS / PERIOD:.0f} statements a "
         "second in all, half of them writes to random rows",
-        ("how", "in after", "reads: median", "p99", "worst", "writes: median", "p99", "worst", "WAL"),
+        ("how", "in after", "reads: median", "p99", "worst", "writes: median", "p99", "worst", "WAL", "lag, worst"),
     )
-    for name, files in {**WAYS, KILLED: _in_batches("target = 100ms")}.items():
-        run = _beside_traffic(stage, files, scale, kill=name == KILLED)
-        section.values[name] = {
-            "reads": [round(wait, 6) for wait in run.reads],
-            "writes": [round(wait, 6) for wait in run.writes],
-            "migration": run.migration,
-            "wal": run.wal,
-        }
-        took = f"{run.migration:.1f} s" if files else "-"
-        wal = f"{run.wal / 2**20:.0f} MB"
-        section.rows.append((name, took, *_figures(run.reads), *_figures(run.writes), wal))
+    with contextlib.closing(Standby(stage.server)) as standby:
+        standby.start(standby=True)
+        for name, files in {**WAYS, KILLED: _in_batches("target = 100ms")}.items():
+            run = _beside_traffic(stage, files, scale, kill=name == KILLED)
+            section.values[name] = {
+                "reads": [round(wait, 6) for wait in run.reads],
+                "writes": [round(wait, 6) for wait in run.writes],
+                "migration": run.migration,
+                "wal": run.wal,
+                "lag": run.lag,
+            }
+            took = f"{run.migration:.1f} s" if files else "-"
+            sizes = tuple(f"{size / 2**20:.0f} MB" for size in (run.wal, run.lag))
+            section.rows.append((name, took, *_figures(run.reads), *_figures(run.writes), *sizes))
     section.notes.append(
         "Each statement is measured from when it was due: a client that is kept waiting asks late. The WAL is the "
-        "clients', too, and so is more where it takes longer."
+        "clients', too, and so is more where it takes longer. A standby on the same machine follows all the time; its "
+        "lag is what it had still to replay, asked ten times a second."
     )
     return [section]
 
@@ -110,8 +117,10 @@ def _beside_traffic(stage: Stage, files: dict[str, str] | None, scale: Scale, *,
         owner.execute(f"INSERT INTO orders SELECT n, n FROM generate_series(1, {scale.rows}) n".encode())
         owner.execute("VACUUM ANALYZE orders")
         owner.execute("CHECKPOINT")
-        with _clients(target, scale.rows) as (reads, writes):
+        with _clients(target, scale.rows) as (reads, writes), _lag(target) as lags:
             time.sleep(1.0)
+            _caught_up(owner)
+            lags.clear()
             began, wal = time.monotonic(), _wal(owner)
             if files is None:
                 time.sleep(scale.calm)
@@ -124,7 +133,7 @@ def _beside_traffic(stage: Stage, files: dict[str, str] | None, scale: Scale, *,
             waits = [[wait for due, wait in seen.copy() if due >= began] for seen in (reads, writes)]
         if files is not None and owner.execute("SELECT FROM orders WHERE times <> 1 LIMIT 1").rowcount:
             raise BenchmarkError("a row was not met exactly once")
-        return Run(waits[0], waits[1], migration, wal)
+        return Run(waits[0], waits[1], migration, wal, max(lags, default=0))
 
 
 def _start_and_kill(stage: Stage, target: Target, folder: Path) -> None:
@@ -140,6 +149,39 @@ def _start_and_kill(stage: Stage, target: Target, folder: Path) -> None:
 def _wal(connection: psycopg.Connection) -> int:
     row = connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint").fetchone()
     return row[0] if row else 0
+
+
+_BEHIND = b"SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn))::bigint FROM pg_stat_replication"
+
+
+def _caught_up(connection: psycopg.Connection) -> None:
+    """Wait until the standby has what came before."""
+    end = time.monotonic() + 120
+    while (row := connection.execute(_BEHIND).fetchone()) is None or row[0] is None or row[0] > 1 << 20:
+        if time.monotonic() > end:
+            raise BenchmarkError("the standby does not follow")
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _lag(target: Target) -> Iterator[list[int]]:
+    """Yield a list that grows: how far the standby is behind."""
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def look() -> None:
+        with psycopg.connect(target.url, autocommit=True) as connection:
+            while not stop.wait(0.1):
+                row = connection.execute(_BEHIND).fetchone()
+                seen.append(row[0] or 0 if row else 0)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from demo.standby import Standby
 from entrypoint.migration.apply import keys
 from kit.databases import Database
 from kit.processes import until
 from kit.proxy import Proxy
-from kit.standby import Standby
 from scene import Gate, Scene, odd_strings, only_error, told, warnings
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from demo.postgres import HOST
+from demo.standby import Standby
 from kit.migrations import write_migrations
 from kit.processes import until
-from kit.standby import Standby
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
