@@ -23,8 +23,7 @@ from entrypoint.database.sqlstate import (
     SERIALIZATION_FAILURE,
 )
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors.migration import MigrationFailedError
-from entrypoint.migration.apply import keys, obstacles, pace, standing
+from entrypoint.migration.apply import beginning, keys, obstacles, pace, standing
 from entrypoint.migration.apply.attempt import GRACE, Refused, ours
 from entrypoint.migration.apply.between import Between
 from entrypoint.migration.apply.standing import Trace
@@ -34,7 +33,7 @@ from entrypoint.migration.ledger.walk import Walk, note, walk_in
 from entrypoint.migration.observe.blockers import blocker_fields
 from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.observe.progress import Progress, Walked
-from entrypoint.migration.script.batch import Batch, changes, digest, fill
+from entrypoint.migration.script.batch import Batch, digest, fill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,10 +133,10 @@ class Batches:
         rows = [(status, message) for status, message, number, _ in found[-1] if number == str(file.number)]
         for _, message, number, name in found[-1]:
             if number != str(file.number):
-                self._refuse_another(walk_in(message), number or "", name or "")
-        key = self._judged(oid, walk_in(rows[0][1]) if rows else None)
+                beginning.refuse_another(task, self._walk, walk_in(message), number or "", name or "")
+        key = beginning.judged(task, self._batch, self._query, oid, walk_in(rows[0][1]) if rows else None)
         self._walk = self._walk._replace(ground=key.ground)
-        earlier = self._earlier(*rows[0]) if rows else None
+        earlier = beginning.resumed(file, self._batch, self._walk, *rows[0]) if rows else None
         if earlier is None:
             # Somebody may have locked the table: then that is seen before the wait for it is over.
             task.watcher.look_closely(task.ddl_lock_timeout_ms / 1000)
@@ -160,76 +159,6 @@ class Batches:
                 **_fields(earlier),
             )
         return key
-
-    def _refuse_another(self, walk: Walk | None, number: str, name: str) -> None:
-        """Raise MigrationPreventedError if the same statement stands half way under this number and name."""
-        if walk is not None and walk.batches and walk.statement == self._walk.statement:
-            self._worker.rollback(Deadline(2 * GRACE))
-            raise obstacles.renumbered(self._task.migration.file, walk, number, name)
-
-    def _judged(self, oid: str | None, earlier: Walk | None) -> Key:
-        file, batch = self._task.migration.file, self._batch
-        if oid is None:
-            verdict: Key | keys.Unfit = keys.Unfit(
-                f"there is no table {batch.table}",
-                "Correct its name in the directive, write its schema before it, or make it in an earlier file.",
-            )
-        else:
-            answers = self._query(";\n".join(keys.questions(oid, batch.columns)))
-            verdict = keys.judge(*keys.read(oid, *answers))
-        if isinstance(verdict, keys.Key):
-            verdict = self._unsuited(verdict) or verdict
-        if isinstance(verdict, keys.Unfit):
-            self._worker.rollback(Deadline(2 * GRACE))
-            raise obstacles.unfit(file, batch, verdict, earlier)
-        return verdict
-
-    def _unsuited(self, key: Key) -> keys.Unfit | None:
-        """Return why the file's statement cannot go through the table by that key, if so."""
-        advice, role = self._task.migration.advice, self._task.assignment.role
-        found = self._query(
-            f"{session_state.FRESH[0]} {key.visible}; {session_state.ours(role)} {keys.AS_TEXT} "
-            f"{keys.relatives(key.table.oid)}"
-        )
-        return keys.unsuited(
-            key,
-            visible=found[1][0][0] == "t",
-            relatives=[name or "" for (name,) in found[-1]],
-            changes=changes(advice.body, advice.statements[0]),
-        )
-
-    def _earlier(self, status: str | None, message: str | None) -> Walk | None:
-        """Return how far an earlier run came; None if it began none. Raises MigrationFailedError if it cannot go on."""
-        file = self._task.migration.file
-        walk = walk_in(message)
-        if walk is None:
-            if status == FAILED:
-                return None
-            raise MigrationFailedError(
-                f"{file.name} was interrupted when it did not run in batches yet, at "
-                f"{(message or 'an unknown statement').splitlines()[0]}; nothing of it was run now",
-                remedy="Look what of it took effect. If the statement may run for all rows: entrypoint repair "
-                "--failed, and it runs from the first batch.",
-                version=file.number,
-                file=file.name,
-            )
-        if file.matches(walk.checksum) or (walk.statement, walk.columns) == (self._walk.statement, self._walk.columns):
-            if walk.ground not in (None, self._walk.ground) and walk.cursor is not None:
-                raise obstacles.elsewhere(file, self._batch, walk, self._walk.ground or ("",))
-            return self._walk._replace(
-                turn=walk.turn,
-                cursor=walk.cursor,
-                last=walk.last,
-                met=walk.met,
-                total=walk.total,
-                rows=walk.rows,
-                batches=walk.batches,
-                seconds=walk.seconds,
-                size=self._walk.size if self._batch.fixed else walk.size,
-            )
-        if not walk.batches:
-            return None
-        raise obstacles.changed(file, walk)
 
     def _first_turn(self, key: Key, walk: Walk) -> Walk:
         """Return the walk with the key at which this turn through the table ends: what comes later is not met."""

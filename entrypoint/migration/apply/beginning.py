@@ -1,0 +1,106 @@
+"""Where a file begins that runs in batches: by which key, and whether an earlier run is gone on with."""
+
+from __future__ import annotations
+
+from entrypoint.database import session_state
+from entrypoint.deadline import Deadline
+from entrypoint.errors.migration import MigrationFailedError
+from entrypoint.migration.apply import keys, obstacles
+from entrypoint.migration.apply.attempt import GRACE
+from entrypoint.migration.ledger.rows import FAILED
+from entrypoint.migration.ledger.walk import Walk, walk_in
+from entrypoint.migration.script.batch import Batch, changes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from entrypoint.database.answers import Row
+    from entrypoint.migration.apply.attempt import Task
+    from entrypoint.migration.apply.keys import Key
+    from entrypoint.migration.script.files import MigrationFile
+
+    Query = Callable[[str], list[list[Row]]]
+
+
+def judged(task: Task, batch: Batch, query: Query, oid: str | None, earlier: Walk | None) -> Key:
+    """Return the key by which the file goes through the table of this `oid`, as `query` finds it in the catalogue.
+
+    `earlier`: how far an earlier run came. Raises MigrationPreventedError if there is no such table, or the key will
+    not do.
+    """
+    if oid is None:
+        verdict: Key | keys.Unfit = keys.Unfit(
+            f"there is no table {batch.table}",
+            "Correct its name in the directive, write its schema before it, or make it in an earlier file.",
+        )
+    else:
+        answers = query(";\n".join(keys.questions(oid, batch.columns)))
+        verdict = keys.judge(*keys.read(oid, *answers))
+    if isinstance(verdict, keys.Key):
+        verdict = _unsuited(task, query, verdict) or verdict
+    if isinstance(verdict, keys.Unfit):
+        task.lease.worker.rollback(Deadline(2 * GRACE))
+        raise obstacles.unfit(task.migration.file, batch, verdict, earlier)
+    return verdict
+
+
+def _unsuited(task: Task, query: Query, key: Key) -> keys.Unfit | None:
+    """Return why the file's statement cannot go through the table by that key, if so."""
+    advice, role = task.migration.advice, task.assignment.role
+    found = query(
+        f"{session_state.FRESH[0]} {key.visible}; {session_state.ours(role)} {keys.AS_TEXT} "
+        f"{keys.relatives(key.table.oid)}"
+    )
+    return keys.unsuited(
+        key,
+        visible=found[1][0][0] == "t",
+        relatives=[name or "" for (name,) in found[-1]],
+        changes=changes(advice.body, advice.statements[0]),
+    )
+
+
+def refuse_another(task: Task, fresh: Walk, walk: Walk | None, number: str, name: str) -> None:
+    """Raise MigrationPreventedError if the statement of the walk that is to begin stands half way as another file.
+
+    `fresh`: the walk that is to begin; `walk`: what the row of the other `number` and `name` says.
+    """
+    if walk is not None and walk.batches and walk.statement == fresh.statement:
+        task.lease.worker.rollback(Deadline(2 * GRACE))
+        raise obstacles.renumbered(task.migration.file, walk, number, name)
+
+
+def resumed(file: MigrationFile, batch: Batch, fresh: Walk, status: str | None, message: str | None) -> Walk | None:
+    """Return the walk to go on with, as the file's row says; None if no batch is committed.
+
+    `fresh`: the walk that would begin otherwise. Raises MigrationFailedError if a person has to look.
+    """
+    walk = walk_in(message)
+    if walk is None:
+        if status == FAILED:
+            return None
+        raise MigrationFailedError(
+            f"{file.name} was interrupted when it did not run in batches yet, at "
+            f"{(message or 'an unknown statement').splitlines()[0]}; nothing of it was run now",
+            remedy="Look what of it took effect. If the statement may run for all rows: entrypoint repair "
+            "--failed, and it runs from the first batch.",
+            version=file.number,
+            file=file.name,
+        )
+    if file.matches(walk.checksum) or (walk.statement, walk.columns) == (fresh.statement, fresh.columns):
+        if walk.ground not in (None, fresh.ground) and walk.cursor is not None:
+            raise obstacles.elsewhere(file, batch, walk, fresh.ground or ("",))
+        return fresh._replace(
+            turn=walk.turn,
+            cursor=walk.cursor,
+            last=walk.last,
+            met=walk.met,
+            total=walk.total,
+            rows=walk.rows,
+            batches=walk.batches,
+            seconds=walk.seconds,
+            size=fresh.size if batch.fixed else walk.size,
+        )
+    if not walk.batches:
+        return None
+    raise obstacles.changed(file, walk)
