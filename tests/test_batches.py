@@ -562,7 +562,7 @@ MOVING = {
     "a key made of what is set": (
         f"CREATE TABLE t {_MADE}; INSERT INTO t SELECT n FROM generate_series(1, 99) n; CREATE INDEX ON t (id);",
         "UPDATE t SET n = n + 1, x = x + 100 WHERE id BETWEEN :from AND :to",
-        "id is generated from other columns",
+        "the statement sets x, which id is made from",
     ),
     "set through the root": (
         UNDER_A_ROOT,
@@ -724,6 +724,26 @@ def test_a_renumbered_file_does_not_begin_again(scene: Scene) -> None:
     scene.start("repair", "--failed", "--yes").ok()
     scene.migrated()
     assert scene.database.rows(ALL_OF_T) == [(99, 99)]
+
+
+def test_a_generated_key_stays_where_nothing_sets_what_it_is_made_of(scene: Scene) -> None:
+    made = MOVING["a key made of what is set"][0]
+    statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
+    scene.write({"001_t.sql": made, "002_x.sql": by(7, "fixed", key="t(id)") + statement})
+    scene.migrated()
+    assert scene.database.rows(ALL_OF_T) == [(99, 99)]
+
+
+def test_status_names_what_stands_half_way_and_has_no_file(scene: Scene) -> None:
+    scene.write({"001_t.sql": TABLE + STOP_AT.format(500), "002_fill.sql": by(100, "fixed") + FILL})
+    with Gate(scene.database) as gate:
+        run = scene.start("migrate")
+        gate.arrival()
+        run.kill()
+        run.wait()
+    (scene.migrations / "002_fill.sql").unlink()
+    shown = scene.start("status").ok().stdout
+    assert "Up to date at version 1. 002_fill.sql runs, or was interrupted half way." in shown
 
 
 def test_what_has_no_order_is_no_key(scene: Scene) -> None:

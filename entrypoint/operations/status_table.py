@@ -136,6 +136,9 @@ def _headline(status: Status) -> str:
         "pending": f"At version {status.current}; {_what_is_pending(status)}.",
         "error": f"At version {status.current}; {_what_is_wrong(status)}.",
     }[status.name]
+    half_way = [clean(line.filename) for line in status.lines if line.state == "running"]
+    if half_way and status.name == "up_to_date":
+        headline += f" {' and '.join(half_way)} {'runs' if len(half_way) == 1 else 'run'}, or was interrupted half way."
     if status.outstanding:
         since = f" (nothing before it is missing since {status.outstanding_since})" if status.outstanding_since else ""
         these = count(status.outstanding, "migration waits", "migrations wait")

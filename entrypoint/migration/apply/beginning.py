@@ -32,7 +32,8 @@ def judged(task: Task, batch: Batch, query: Query, oid: str | None, earlier: Wal
     if oid is None:
         verdict: Key | keys.Unfit = keys.Unfit(
             f"there is no table {batch.table}",
-            "Correct its name in the directive, write its schema before it, or make it in an earlier file.",
+            "Correct its name in the directive, write its schema before it, or make it in an earlier file. If it was "
+            "renamed after the first batch, give it back its name.",
         )
     else:
         answers = query(";\n".join(keys.questions(oid, batch.columns)))

@@ -77,7 +77,8 @@ class Column(NamedTuple):
     not_null: bool
     collation: str = ""
     """With its schema; empty if the type has none."""
-    generated: bool = False
+    made_of: tuple[str, ...] = ()
+    """The columns that it is generated from; empty if it is not."""
 
 
 class Part(NamedTuple):
@@ -214,7 +215,13 @@ def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
         "AND c.contype = 'n' AND NOT c.convalidated AND a.attnum = ANY (c.conkey)), "
         "(SELECT pg_catalog.quote_ident(s.nspname) || '.' || pg_catalog.quote_ident(o.collname) "
         "FROM pg_catalog.pg_collation o JOIN pg_catalog.pg_namespace s ON s.oid = o.collnamespace "
-        "WHERE o.oid = a.attcollation), a.attgenerated <> '' "
+        "WHERE o.oid = a.attcollation), "
+        # Names have no line feed in them, or are passed over.
+        "(SELECT pg_catalog.string_agg(b.attname, pg_catalog.chr(10)) FROM pg_catalog.pg_attrdef f "
+        "JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = f.oid "
+        "AND d.refobjid = f.adrelid AND d.refobjsubid <> f.adnum JOIN pg_catalog.pg_attribute b "
+        "ON b.attrelid = d.refobjid AND b.attnum = d.refobjsubid "
+        "WHERE a.attgenerated <> '' AND f.adrelid = a.attrelid AND f.adnum = a.attnum) "
         f"FROM pg_catalog.unnest(ARRAY[{names}]::pg_catalog.text[]) WITH ORDINALITY AS k (name, place) "
         f"LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = {oid} AND a.attname = k.name AND a.attnum > 0 "
         "AND NOT a.attisdropped LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
@@ -270,8 +277,15 @@ def read(
     return (
         Table(oid, name or "", kind or "", has_children == "t", None if rows is None else int(rows), identity or ""),
         tuple(
-            Column(column or "", number or "", type_ or "", not_null == "t", collation or "", generated == "t")
-            for column, number, type_, not_null, collation, generated in columns
+            Column(
+                column or "",
+                number or "",
+                type_ or "",
+                not_null == "t",
+                collation or "",
+                tuple((made_of or "").splitlines()),
+            )
+            for column, number, type_, not_null, collation, made_of in columns
         ),
         tuple(found.values()),
     )
@@ -347,13 +361,14 @@ def unsuited(key: Key, *, visible: bool, relatives: Sequence[str], changes: Chan
             f"schema {where}, which is not in the search_path",
             f"Add it to the search_path of this user or database: ALTER ROLE ... SET search_path = public, {where}.",
         )
-    generated = [identifier_shown(column.name) for column in key.columns if column.generated]
-    if generated and changes.updates:
-        return Unfit(
-            f"{generated[0]} is generated from other columns, and if the statement changes those, a row would move "
-            "ahead of the batch and be changed again",
-            "Batch by a key that stays.",
-        )
+    for column in key.columns:
+        base = next((change[1] for change in changes.assigned if change[1] in column.made_of), None)
+        if base is not None:
+            return Unfit(
+                f"the statement sets {identifier_shown(base)}, which {identifier_shown(column.name)} is made from, "
+                "and a row would move ahead of the batch and be changed again",
+                "Batch by a key that stays.",
+            )
     columns = {column.name for column in key.columns}
     moved = next((change for change in changes.assigned if change[0] in relatives and change[1] in columns), None)
     if moved is not None:
@@ -384,7 +399,8 @@ def _unfit_table(table: Table) -> Unfit | None:
 def _unfit_column(table: Table, column: Column) -> Unfit | None:
     name = identifier_shown(column.name)
     if not column.number:
-        return Unfit(f"{table.name} has no column {name}", "Correct the directive.")
+        remedy = "Correct the directive; if the column was renamed after the first batch, give it back its name."
+        return Unfit(f"{table.name} has no column {name}", remedy)
     if not column.not_null:
         remedy = (
             f"Name a column that is NOT NULL, or make it so before: ALTER TABLE {table.name} ALTER COLUMN {name} SET "

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 def unfit(file: MigrationFile, batch: Batch, verdict: Unfit, earlier: Walk | None) -> MigrationPreventedError:
     """Return the error for a table that cannot be gone through by that key."""
-    done = "no batch was run"
+    done, then = "no batch was run", "Nothing is recorded as failed: the next start tries again."
     if earlier is not None and earlier.batches:
+        then = "The next start tries again."
         done = f"it stands at {earlier.words()}, and nothing more of it was run"
     return MigrationPreventedError(
         f"{file.name} cannot run in batches by {batch.table} ({', '.join(batch.columns)}): {verdict.reason}; {done}",
-        remedy=f"{verdict.remedy} Nothing is recorded as failed: the next start tries again.",
+        remedy=f"{verdict.remedy} {then}",
         version=file.number,
         file=file.name,
     )
@@ -39,7 +40,8 @@ def elsewhere(file: MigrationFile, batch: Batch, walk: Walk, ground: tuple[str, 
         file,
         walk,
         f"{file.name} stands at {walk.words()}, but {what}; nothing more of it was run",
-        _from_the_first(file),
+        f"Undo what was changed about {batch.table}, and entrypoint repair --failed lets it go on there. "
+        f"{_from_the_first(file)}",
     )
 
 

@@ -159,7 +159,8 @@ def obstacle(plan: Plan) -> MigrationError | None:
     return MigrationRequiresError(
         f"{file.name} needs migration {number:03d} completed before it, and that is not; it was not run",
         remedy=f"Apply migration {number:03d} first: entrypoint status shows what it waits for. If it runs after the "
-        "rollout, entrypoint migrate --phase after applies it.",
+        "rollout, entrypoint migrate --phase after applies it, in the image of the release that brought it: this one "
+        "would run its own files of that phase, too, while the release before still serves.",
         version=file.number,
         file=file.name,
         requires=number,

@@ -189,8 +189,6 @@ def _number(digits: str, most: int) -> int | None:
 class Changes(NamedTuple):
     """What a statement may do to tables; names as the catalogue has them, without schemas."""
 
-    updates: bool
-    """Whether it may update anything."""
     assigned: tuple[tuple[str, str], ...]
     """A table and a column of it that is set."""
     inserted: tuple[str, ...]
@@ -203,9 +201,7 @@ def changes(text: str, statement: Statement) -> Changes:
 
 
 def _changes(tokens: Sequence[tuple[str, int]]) -> Changes:
-    words = {token.upper() for token, _ in tokens}
     return Changes(
-        "UPDATE" in words,
         tuple((table[-1], column) for table, column, _ in _assigned(tokens)),
         tuple(table[-1] for table, _ in _inserted(tokens) if table),
     )
