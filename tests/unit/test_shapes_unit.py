@@ -128,14 +128,18 @@ def test_the_database_is_asked_about_deferred_triggers_only_if_rows_change_befor
 def test_a_units_transaction_has_its_modes() -> None:
     text = (
         "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;"
-        "BEGIN; SET a.b = '1'; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 2; COMMIT; SELECT 3"
+        "BEGIN; SET a.b = '1'; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 2; COMMIT; SELECT 3;"
+        "BEGIN; RESET a.b; SHOW a.b; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 4; COMMIT"
     )
     assert [unit.begin for unit in cut(text, advise(text))] == [
         "BEGIN ISOLATION LEVEL SERIALIZABLE",
         "BEGIN ISOLATION LEVEL REPEATABLE READ",
         "BEGIN ISOLATION LEVEL SERIALIZABLE",
         "BEGIN",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE",
     ]
+    merged = "RESET a.b; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; SELECT 1"
+    assert advise(merged).begin == advise(f"BEGIN; {merged}; COMMIT").begin == "BEGIN ISOLATION LEVEL SERIALIZABLE"
 
 
 def test_a_second_begin_in_a_block_sets_the_modes_of_its_transaction() -> None:
