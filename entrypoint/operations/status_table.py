@@ -138,7 +138,8 @@ def _headline(status: Status) -> str:
     }[status.name]
     half_way = [clean(line.filename) for line in status.lines if line.state == "running"]
     if half_way and status.name == "up_to_date":
-        headline += f" {' and '.join(half_way)} {'runs' if len(half_way) == 1 else 'run'}, or was interrupted half way."
+        verbs = ("runs", "was") if len(half_way) == 1 else ("run", "were")
+        headline += f" {' and '.join(half_way)} {verbs[0]}, or {verbs[1]} interrupted half way."
     if status.outstanding:
         since = f" (nothing before it is missing since {status.outstanding_since})" if status.outstanding_since else ""
         these = count(status.outstanding, "migration waits", "migrations wait")

@@ -350,7 +350,8 @@ def relatives(oid: str) -> str:
 def unsuited(key: Key, *, visible: bool, relatives: Sequence[str], changes: Changes) -> Unfit | None:
     """Return why a statement that does these `changes` cannot go through the table by that key, if so.
 
-    `visible`: whether what it compares with is what orders the index. `relatives`: the tables of one partitioned one.
+    `visible`: whether what it compares with is what orders the index. `relatives`: what the query
+    of that name has found.
     """
     names = ", ".join(identifier_shown(column.name) for column in key.columns)
     if not visible:

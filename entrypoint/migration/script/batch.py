@@ -197,10 +197,7 @@ class Changes(NamedTuple):
 
 def changes(text: str, statement: Statement) -> Changes:
     """Return what a statement may do to tables."""
-    return _changes([(text[start:end], start) for start, end in scanner.tokens(text, statement.start, statement.end)])
-
-
-def _changes(tokens: Sequence[tuple[str, int]]) -> Changes:
+    tokens = _tokens(text, statement)
     return Changes(
         tuple((table[-1], column) for table, column, _ in _assigned(tokens)),
         tuple(table[-1] for table, _ in _inserted(tokens) if table),
@@ -225,7 +222,7 @@ def examine(
             )
         return (), (ScriptFault(start, line, message),)
     statement = statements[0]
-    tokens = [(text[start:end], start) for start, end in scanner.tokens(text, statement.start, statement.end)]
+    tokens = _tokens(text, statement)
     words = [token.upper() if token.isascii() else token for token, _ in tokens]
     found: list[Placeholder] = []
     faults: list[ScriptFault] = []
@@ -284,6 +281,11 @@ def fill(text: str, statement: Statement, placeholders: Sequence[Placeholder], f
         place = one.end
     pieces.append((len(sql), place, statement.end - place))
     return Filled(sql + text[place : statement.end], tuple(pieces))
+
+
+def _tokens(text: str, statement: Statement) -> list[tuple[str, int]]:
+    """Return the statement's tokens, each with its place in the text."""
+    return [(text[start:end], start) for start, end in scanner.tokens(text, statement.start, statement.end)]
 
 
 def _names(tokens: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, int]]:

@@ -439,22 +439,18 @@ def _in_one_transaction(advice: Advice, kinds: list[Kind]) -> Advice:
         and kinds[-1].control == "COMMIT"
         and modes_of(statements[0]) is not None
     )
-    modes = [modes_of(statements[0])] if wrapped else []
+    own = modes_of(statements[0]) if wrapped else None
     pair = {0, len(kinds) - 1} if wrapped else set()
     faults: list[ScriptFault] = []
     for index, (statement, kind) in enumerate(zip(statements, kinds, strict=True)):
         shown = foreign(" ".join(text[statement.start : statement.end].split()))[:60]
-        options = modes_of(statement) or ""
         if index not in pair and kind.control:
             message = f"{shown}: begins or ends a transaction, and the migration is in the program's own; {_REMEDY}"
         elif kind.outside and wrapped:
             message = f"{kind.outside} cannot run inside BEGIN ... COMMIT: remove those two"
-        elif "READ ONLY" in options:
+        elif "READ ONLY" in (modes_of(statement) or ""):
             message = f"{shown}: the ledger's row could not be written; remove READ ONLY"
         else:
-            # SET TRANSACTION has to come first, but the program's own statements do: so BEGIN says it.
-            if index == len(modes) and statement.words[:1] in _NO_QUERIES:
-                modes.append(options)
             continue
         faults.append(ScriptFault(statement.start, statement.line, message))
     if wrapped:
@@ -464,7 +460,7 @@ def _in_one_transaction(advice: Advice, kinds: list[Kind]) -> Advice:
     elif not faults:
         outside = tuple(sorted((*outside, *_values_used_at_once(text, statements))))
         faults += _lost_savepoints(text, statements, kinds) if outside else []
-    begin = " ".join(filter(None, ["BEGIN", *modes]))
+    begin = " ".join(filter(None, ["BEGIN", own, said_first(statements)]))
     return advice._replace(
         statements=statements, body=text, begin=begin, wrapped=wrapped, outside=outside, faults=tuple(faults)
     )
@@ -533,8 +529,7 @@ def modes_of(statement: Statement) -> str | None:
 def said_first(statements: Sequence[Statement]) -> str:
     """Return what SET TRANSACTION says before any query: the program's own come before it, so BEGIN has to say it."""
     settings = takewhile(lambda statement: statement.words[:1] in _NO_QUERIES, statements)
-    modes = ", ".join(filter(None, map(modes_of, settings)))
-    return f" {modes}" if modes else ""
+    return ", ".join(filter(None, map(modes_of, settings)))
 
 
 def _blank(text: str, statement: Statement) -> str:

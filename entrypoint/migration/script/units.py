@@ -161,14 +161,14 @@ def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
             last = blocks[index]
             body = text[first.end : statements[last].start].lstrip("; \t\n")
             start = statements[last].start - len(body)
-            begin = text[first.start : first.end] + said_first(statements[index + 1 : last])
+            begin = f"{text[first.start : first.end]} {said_first(statements[index + 1 : last])}".rstrip()
             units.append(Unit(index + 1, start, body, begin, first.words, statements[index + 1 : last]))
             index = last + 1
             continue
         if index not in idle:
             sql = text[first.start : first.end]
             alone = index in outside or first.words[:1] in _PERHAPS_REFUSED or _may_commit(first.words, sql)
-            begin = "" if alone else "BEGIN" + said_first((first,))
+            begin = "" if alone else f"BEGIN {said_first((first,))}".rstrip()
             units.append(Unit(index + 1, first.start, sql, begin, first.words, (first,)))
         index += 1
     return tuple(units)
