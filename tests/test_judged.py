@@ -193,12 +193,15 @@ def test_after_a_crash_somebody_elses_commit_is_not_taken_for_ours(
     session = address.connect(5)
     place = find(session, None, Deadline(5))
     session.close()
+    mark = server.log_size()
     with contextlib.suppress(psycopg.OperationalError), database.connect() as ours:
         ours.execute("BEGIN")
         number, pid = ours.execute("SELECT pg_current_xact_id()::text, pg_backend_pid()").fetchall()[0]
         os.kill(pid, signal.SIGKILL)
         ours.execute("COMMIT")
-    until(lambda: _answers(database), 20, "the end of the crash recovery")
+    # It may still answer before it has noticed.
+    ready = "ready to accept connections"
+    until(lambda: ready in server.log_text(mark) and _answers(database), 20, "the end of the crash recovery")
     assert ledger_start(database) == place.server_start
     for _ in range(50):
         database.execute("INSERT INTO others VALUES (1)")
