@@ -9,6 +9,7 @@ out what is marked `thorough`, takes a sample of the cases of what starts proces
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import re
@@ -20,7 +21,7 @@ import pytest
 
 from demo.postgres import PostgresMissingError, Server, free_port, installations
 from kit import pooler
-from kit.databases import Database
+from kit.databases import EMPTY, Database, make_template
 from kit.processes import Run, compile_look, entrypoint
 from kit.proxy import Proxy
 from kit.quick import of_a_quick_run
@@ -78,6 +79,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="also what a quick run of the whole suite leaves out")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect thousands of tests without looking for garbage among them, now and later: each worker does it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Make a run of the whole suite a quick one, unless all of it is wanted; whoever names a file gets all of that."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
@@ -125,6 +137,7 @@ class Servers:
             except PostgresMissingError as error:
                 without_postgres(version, error)
             self._servers[version] = self._stack.enter_context(server)
+            make_template(server)
         server = self._servers[version]
         server.thaw()
         if not server.running:
@@ -191,11 +204,11 @@ _numbers = itertools.count(1)
 
 
 @contextlib.contextmanager
-def new_database(server: Server, label: str = "test") -> Iterator[Database]:
-    """Clone the empty template for a while."""
+def new_database(server: Server, label: str = "test", template: str = "template0") -> Iterator[Database]:
+    """Clone an empty template for a while; nobody can be connected to `template0`, nor to `EMPTY`."""
     slug = re.sub(r"\W+", "_", label.lower()).strip("_")
     database = Database(server, f"t{next(_numbers)}_{slug}"[:60])
-    server.create_database(database.name)  # template0: empty, and nobody can be connected to it
+    server.create_database(database.name, template=template)
     try:
         yield database
     finally:
@@ -216,14 +229,14 @@ def small_pool(server: Server) -> Iterator[int]:
 @pytest.fixture
 def database(server: Server, request: pytest.FixtureRequest) -> Iterator[Database]:
     """Return an empty database of this test alone, on the shared server."""
-    with new_database(server, request.node.name) as database:
+    with new_database(server, request.node.name, EMPTY) as database:
         yield database
 
 
 @pytest.fixture
 def any_database(any_server: Server, request: pytest.FixtureRequest) -> Iterator[Database]:
     """Return an empty database of this test alone, on a server of each version in turn."""
-    with new_database(any_server, request.node.name) as database:
+    with new_database(any_server, request.node.name, EMPTY) as database:
         yield database
 
 

@@ -200,6 +200,7 @@ def test_an_up_to_date_start_asks_without_psycopg(
 # --- All that connects ----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_wait_status_backup_and_the_service(
     database: Database, run_entrypoint: Start, migrations_dir: Path, tmp_path: Path, serve: Callable[..., Serving]
 ) -> None:

@@ -121,6 +121,7 @@ def test_the_cookie(service: Serving) -> None:
         assert look(service, cookie=value.partition("=")[2].strip('"')).status == 200, forwarded
 
 
+@pytest.mark.thorough
 def test_a_session_ends_with_its_token(scene: Scene, serve: Serve) -> None:
     """Replicas with the same tokens agree, a restart ends nothing, and one token's end is not another's."""
     tokens = "the-old-token-0123456789", "the-new-token-0123456789"
@@ -146,6 +147,7 @@ def test_without_tokens_it_is_open_to_this_machine_only(scene: Scene, serve: Ser
 # --- Wrong tokens -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_wrong_token_takes_a_while_and_a_few_are_enough(service: Serving) -> None:
     for _ in range(5):
         answer = log_in(service, "wrong")
@@ -292,6 +294,7 @@ def test_who_has_the_page_already_gets_it_again_only_if_it_has_changed(scene: Sc
     assert b"Up to date" in changed.body
 
 
+@pytest.mark.thorough
 def test_an_open_page_does_not_fill_the_log(service: Serving) -> None:
     for _ in range(3):
         assert look(service, "/admin/live").status == 200

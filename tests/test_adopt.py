@@ -119,6 +119,7 @@ def test_a_command_line_that_says_nothing_of_use_is_refused(scene: Scene, words:
     assert says in only_error(run)["message"]
 
 
+@pytest.mark.thorough
 def test_what_failed_here_and_is_applied_there_is_recorded(scene: Scene) -> None:
     # A start before anybody thought of adopting.
     assert scene.run().outcome == "failed"
@@ -177,6 +178,7 @@ def test_a_table_that_was_named_and_is_not_there_is_warned_of(scene: Scene) -> N
     assert warnings(run) == ["there is no table ops.gose of goose here, so there is nothing to adopt: a new database"]
 
 
+@pytest.mark.thorough
 def test_a_table_that_is_misnamed_does_not_run_everything_again(scene: Scene) -> None:
     for named in ("typo", "public.typo"):
         run = scene.start(MIGRATION_ADOPT=f"goose:{named}")
@@ -206,6 +208,7 @@ def test_a_tool_that_has_applied_nothing_is_no_reason_to_stop(scene: Scene) -> N
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
 
 
+@pytest.mark.thorough
 def test_a_dry_run_of_migrate_and_a_rehearsal_know_it(scene: Scene) -> None:
     before = scene.database.contents()
     shown = scene.start("migrate", "--dry-run", MIGRATION_ADOPT="goose").ok().stdout
@@ -270,6 +273,7 @@ def test_an_adopter_that_is_killed_is_replaced(scene: Scene) -> None:
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
 
 
+@pytest.mark.thorough
 def test_what_was_adopted_is_not_reversed_only_to_be_adopted_again(scene: Scene) -> None:
     """Its row would come back, and its table would not."""
     (scene.migrations / "rollback").mkdir()
@@ -347,11 +351,13 @@ def test_what_has_no_file_is_refused_and_all_of_it_is_named(scene: Scene) -> Non
     refused(scene, 65, "goose has applied 7, 8", "8: applied by goose, and no file", "import --from goose DIR")
 
 
+@pytest.mark.thorough
 def test_files_without_an_origin_are_refused(scene: Scene) -> None:
     scene.write(files(1, 2, 3, tool=""))
     refused(scene, 65, "no file says that it comes from goose", "entrypoint import --from goose DIR")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("origin", ["Goose 2", "goos 2", "goose", "= goose 2"])
 def test_an_origin_that_cannot_be_read_is_named(scene: Scene, origin: str) -> None:
     scene.write({"002_t2.sql": f"-- entrypoint: origin = {origin}\nCREATE TABLE t2 ();\n"})
@@ -360,6 +366,7 @@ def test_an_origin_that_cannot_be_read_is_named(scene: Scene, origin: str) -> No
     refused(scene, 65, "2 lines", 'unknown directive "orign": did you mean origin?', "-- entrypoint: origin = goose 1")
 
 
+@pytest.mark.thorough
 def test_only_the_variable_is_to_be_unset(scene: Scene) -> None:
     scene.database.execute("INSERT INTO goose_db_version (version_id, is_applied) VALUES (7, true)")
     for run, said in ((adopt(scene, "--yes"), False), (scene.start("migrate", MIGRATION_ADOPT="goose"), True)):
@@ -367,6 +374,7 @@ def test_only_the_variable_is_to_be_unset(scene: Scene) -> None:
         assert ("unset MIGRATION_ADOPT" in only_error(run)["remedy"]) is said
 
 
+@pytest.mark.thorough
 def test_two_files_of_one_origin_are_refused(scene: Scene) -> None:
     scene.write(file(4, version="2"))
     refused(scene, 65, "002_t2.sql", "004_t4.sql", "both say that they were goose 2")
@@ -385,6 +393,7 @@ def test_the_wrong_tool_is_refused(scene: Scene) -> None:
     refused(scene, 78, "dbmate has no table schema_migrations here, but goose has one", "--from goose", tool="dbmate")
 
 
+@pytest.mark.thorough
 def test_a_table_of_the_same_name_in_another_schema_is_named(scene: Scene) -> None:
     scene.database.execute("CREATE SCHEMA app; ALTER TABLE goose_db_version SET SCHEMA app")
     refused(scene, 78, "not in a schema of the connection's search_path", "MIGRATION_ADOPT=goose:app.goose_db_version")
@@ -447,6 +456,7 @@ def test_a_table_with_our_name_needs_a_schema_for_ours(scene: Scene, tool: str, 
     assert scene.database.rows("SELECT version::text FROM public.schema_migrations") == [("1",)]
 
 
+@pytest.mark.thorough
 def test_rails_is_not_taken_for_dbmate(scene: Scene) -> None:
     scene.database.execute(
         "DROP TABLE goose_db_version; CREATE TABLE schema_migrations (version varchar PRIMARY KEY);"
@@ -456,6 +466,7 @@ def test_rails_is_not_taken_for_dbmate(scene: Scene) -> None:
     refused(scene, 78, "belongs to Rails", tool="dbmate", MIGRATION_SCHEMA="entrypoint")
 
 
+@pytest.mark.thorough
 def test_a_view_is_not_read(scene: Scene) -> None:
     scene.database.execute("ALTER TABLE goose_db_version RENAME TO g; CREATE VIEW goose_db_version AS SELECT * FROM g")
     refused(scene, 78, "public.goose_db_version is not goose's", "--table SCHEMA.TABLE")

@@ -106,6 +106,7 @@ def test_after_the_rollout_everything_pending_runs_in_the_order_of_numbers(scene
     assert after(scene).ok().logs("schema.up_to_date")
 
 
+@pytest.mark.thorough
 def test_applied_late_it_is_not_out_of_order(scene: Scene) -> None:
     expanded(scene, CONTRACT, NEXT)
     scene.run()
@@ -134,6 +135,7 @@ def test_it_never_overtakes_and_holds_back_only_its_like(scene: Scene) -> None:
     assert scene.database.one("SELECT to_jsonb(t) FROM t") == {"new": 1}
 
 
+@pytest.mark.thorough
 def test_a_required_migration_is_waited_for_without_a_failure(scene: Scene) -> None:
     expanded(scene, CONTRACT, NEXT, {"004_again.sql": "-- entrypoint: requires = 2\nALTER TABLE t ADD old text;"})
     run = scene.migrate()
@@ -147,6 +149,7 @@ def test_a_required_migration_is_waited_for_without_a_failure(scene: Scene) -> N
     assert scene.ledger()[-1] == (4, "completed")
 
 
+@pytest.mark.thorough
 def test_a_dry_run_and_a_rehearsal_know_it(scene: Scene) -> None:
     expanded(scene, CONTRACT)
     assert "After the rollout" in (shown := scene.start("migrate", "--dry-run").ok().stdout)
@@ -167,6 +170,7 @@ def test_the_last_number_and_a_baseline_count_it(scene: Scene) -> None:
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
 
 
+@pytest.mark.thorough
 def test_only_up_to_a_number(scene: Scene) -> None:
     expanded(scene, CONTRACT, NEXT)
     assert "migration.applied" not in scene.start("migrate", "--to", "2").ok().events()
@@ -174,6 +178,7 @@ def test_only_up_to_a_number(scene: Scene) -> None:
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.thorough
 def test_wait_for_a_version_waits_for_that_migration_itself(scene: Scene) -> None:
     expanded(scene, CONTRACT, NEXT)
     scene.run()
@@ -268,6 +273,7 @@ def test_outside_a_transaction_it_has_its_floor_and_its_mark_as_well(scene: Scen
     assert scene.database.rows(rows) == [(1, None, None), (2, "001_t.sql", None), (3, None, None)]
 
 
+@pytest.mark.thorough
 def test_through_a_pooler_it_is_the_same(scene: Scene, small_pool: int) -> None:
     scene.write({**EXPAND, **FLOOR, **NEXT})
     url = scene.database.url_at(small_pool)
@@ -346,6 +352,7 @@ def test_a_failed_file_sets_no_floor(scene: Scene) -> None:
     assert scene.run().outcome == "up_to_date"
 
 
+@pytest.mark.thorough
 def test_an_older_image_that_waits_meanwhile_is_stopped_too(scene: Scene) -> None:
     """It has read the ledger before there was a floor, and before there was a column for one."""
     expanded(scene, {"002_drop.sql": FLOOR["002_drop.sql"] + Gate.PASS})

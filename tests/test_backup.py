@@ -265,6 +265,7 @@ def test_no_database(backups: Backups) -> None:
     assert backups.files() == []
 
 
+@pytest.mark.thorough
 def test_of_a_standby(fresh_server: Callable[..., Server], backups: Backups) -> None:
     server = fresh_server()
     database = Database(server, "postgres")
@@ -277,6 +278,7 @@ def test_of_a_standby(fresh_server: Callable[..., Server], backups: Backups) -> 
         assert copy.contents() == before
 
 
+@pytest.mark.thorough
 def test_with_a_role(backups: Backups) -> None:
     """Short-lived logins may read nothing by themselves."""
     name = backups.database.name
@@ -641,6 +643,7 @@ def test_of_three_replicas_one_takes_a_backup(with_one_pending: Backups) -> None
         assert backups.scene.run(url=copy.url).outcome == "migrated"
 
 
+@pytest.mark.thorough
 def test_none_where_nothing_is_to_run(backups: Backups) -> None:
     backups.scene.write(FIRST)
     backups.start("migrate", "--dry-run").ok()
@@ -736,6 +739,7 @@ def test_it_counts_into_the_time_for_all_migrations(with_one_pending: Backups) -
     assert backups.files() == []
 
 
+@pytest.mark.thorough
 def test_others_see_that_a_backup_is_being_taken(with_one_pending: Backups) -> None:
     backups = with_one_pending
     with Held(backups.database) as held:
@@ -826,6 +830,7 @@ def test_a_second_lease_needs_no_second_backup(with_one_pending: Backups) -> Non
     backups.only()
 
 
+@pytest.mark.thorough
 def test_short_of_connections_it_is_tried_again(with_one_pending: Backups) -> None:
     backups = with_one_pending
     name = backups.database.name
@@ -875,6 +880,7 @@ def test_a_signal_ends_everything(with_one_pending: Backups, command: tuple[str,
     assert backups.scene.lock_is_free()
 
 
+@pytest.mark.thorough
 def test_a_signal_as_pid_1(with_one_pending: Backups, run_program: Start) -> None:
     backups = with_one_pending
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
@@ -920,6 +926,7 @@ def test_pg_dump_does_not_outlive_a_program_that_is_killed(with_one_pending: Bac
     assert len([name for name in backups.files() if NAME.fullmatch(name)]) == 1
 
 
+@pytest.mark.thorough
 def test_pg_dump_is_killed(with_one_pending: Backups) -> None:
     backups = with_one_pending
     with Held(backups.database) as held:
@@ -931,6 +938,7 @@ def test_pg_dump_is_killed(with_one_pending: Backups) -> None:
     assert backups.scene.ledger() == [(1, "completed")]
 
 
+@pytest.mark.thorough
 def test_an_operator_ends_pg_dumps_session(with_one_pending: Backups) -> None:
     backups = with_one_pending
     with Held(backups.database) as held:
@@ -946,6 +954,7 @@ def test_an_operator_ends_pg_dumps_session(with_one_pending: Backups) -> None:
 MOUNTED = 'mount -t tmpfs -o size=256k,"$1" tmpfs "$0" && shift && "$@"; code=$?; ls -A "$0"; exit "$code"'
 
 
+@pytest.mark.thorough
 @pytest.mark.every_case
 @pytest.mark.parametrize(("options", "says"), [("rw", "No space left on device"), ("ro", "not writable")])
 def test_a_disk_that_takes_nothing(with_one_pending: Backups, run_program: Start, options: str, says: str) -> None:

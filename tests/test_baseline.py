@@ -57,6 +57,7 @@ def test_it_is_done_only_once(scene: Scene) -> None:
     assert scene.database.contents() == before
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D8")
 def test_one_is_spoken_of_as_one_and_two_as_two(scene: Scene) -> None:
     run = baseline(scene, 0).ok()
@@ -119,6 +120,7 @@ def test_bad_files_are_refused(scene: Scene) -> None:
     assert not scene.database.exists("schema_migrations")
 
 
+@pytest.mark.thorough
 def test_it_needs_consent(scene: Scene) -> None:
     run = scene.start("baseline", "5")
     assert run.wait() == 64

@@ -277,6 +277,7 @@ def test_a_frozen_holder_is_replaced_and_commits_nothing_later(scene: Scene) -> 
     assert scene.database.one(ALL) == (1000, 1000, 1)
 
 
+@pytest.mark.thorough
 def test_rows_that_others_insert_and_delete_meanwhile_change_nothing_for_the_rest(scene: Scene) -> None:
     scene.write({"001_t.sql": TABLE.replace("SELECT n, n", "SELECT n * 10, n")})
     scene.migrated()
@@ -367,6 +368,7 @@ def test_after_the_rollout_it_has_all_the_time(scene: Scene) -> None:
     assert scene.database.one(ALL) == (1000, 1000, 1)
 
 
+@pytest.mark.thorough
 def test_replicas_start_beside_it(scene: Scene) -> None:
     scene.write({"001_t.sql": TABLE + STOP_AT.format(500)})
     scene.migrated()
@@ -424,6 +426,7 @@ def test_statements(scene: Scene, statement: str, rows: int, left: int) -> None:
 # What fails.
 
 
+@pytest.mark.thorough
 def test_a_batch_that_fails_is_gone_on_with_when_the_cause_is_mended(scene: Scene) -> None:
     scene.write({"001_t.sql": TABLE, "002_fill.sql": by(100, "fixed") + FILL.replace("* 100", "* 100 / (555 - id)")})
     run = scene.migrate()
@@ -450,6 +453,7 @@ def test_a_batch_that_fails_is_gone_on_with_when_the_cause_is_mended(scene: Scen
     assert scene.database.rows("SELECT id, times FROM orders WHERE times <> 1") == [(5550, 0)]
 
 
+@pytest.mark.thorough
 def test_a_file_that_has_changed_is_for_a_person_to_look_at(scene: Scene) -> None:
     first = by(100, "fixed") + FILL.replace("* 100", "* 100 / (555 - id)")
     scene.write({"001_t.sql": TABLE, "002_fill.sql": first})
@@ -667,6 +671,7 @@ def test_a_place_in_another_table_or_order_is_not_gone_on_from(scene: Scene, wha
     assert scene.database.rows(ALL_OF_T) == [(99, 99)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("said", [("fixed", "timeout = 30min"), ("pause = 1ms",), ("target = 1s", "phase = after")])
 def test_with_other_directives_the_same_statement_goes_on(scene: Scene, said: tuple[str, ...]) -> None:
     """As the remedies ask for more time, or another phase: nothing of that makes another statement."""
@@ -709,6 +714,7 @@ def test_the_remedy_makes_the_index(scene: Scene, what: str) -> None:
     scene.migrated()
 
 
+@pytest.mark.thorough
 def test_a_renumbered_file_does_not_begin_again(scene: Scene) -> None:
     stops = "CREATE INDEX ON t (id); ALTER TABLE t ADD CHECK (n = 0 OR id <> 50);"
     text = by(7, "fixed", key="t(id)") + "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
@@ -752,6 +758,7 @@ def test_what_has_no_order_is_no_key(scene: Scene) -> None:
     assert "The type pg_catalog.json has no order" in str(only_error(scene.migrate())["remedy"])
 
 
+@pytest.mark.thorough
 def test_a_walk_that_cannot_go_on_says_where_it_stands(scene: Scene) -> None:
     stops = "CREATE INDEX ON t (id); ALTER TABLE t ADD CHECK (n = 0 OR id <> 50);"
     statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
@@ -770,6 +777,7 @@ def test_a_walk_that_cannot_go_on_says_where_it_stands(scene: Scene) -> None:
     scene.start("baseline", "2", "--yes").ok()
 
 
+@pytest.mark.thorough
 def test_a_file_that_does_not_run_in_batches_any_more_says_what_it_did(scene: Scene) -> None:
     scene.write({"001_t.sql": TABLE, "002_fill.sql": by(300, "fixed", "pause = 1h") + FILL})
     assert scene.migrate(MIGRATION_TIMEOUT_MS=1500).wait() == 70
@@ -799,6 +807,7 @@ LABELS = (
 )
 
 
+@pytest.mark.thorough
 def test_a_place_that_cannot_be_read_any_more_is_told_as_that(scene: Scene) -> None:
     stops = "ALTER TABLE t ADD CHECK (n = 0 OR id <> 'c');"
     statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"

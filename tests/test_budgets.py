@@ -114,6 +114,7 @@ def test_too_many_clients_and_then_the_lock_have_one_budget(scene: Scene, crowde
     assert when(last) - when(first) < 4 + 1, run.report()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("B16")
 def test_a_locked_ledger_and_then_the_lock_have_one_budget(scene: Scene) -> None:
     scene.write(GATED)

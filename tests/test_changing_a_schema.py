@@ -128,6 +128,7 @@ def test_what_is_not_for_after_the_rollout_takes_nothing_away(recipe: str) -> No
                 assert not contractions(text, scan(text).statements), name
 
 
+@pytest.mark.thorough
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_nobody_fails_meanwhile(

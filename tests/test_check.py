@@ -202,6 +202,7 @@ def test_a_comment_excepts_a_statement_from_our_rule(check: Check, migrations_di
     assert not of_level(check("--strict"), "warning")
 
 
+@pytest.mark.thorough
 def test_of_applied_files_and_of_another_tools_nothing_is_said(
     check: Check, database: Database, migrations_dir: Path, run_entrypoint: Start
 ) -> None:
@@ -325,6 +326,7 @@ def test_a_file_outside_a_transaction_that_can_fail_part_way(check: Check, migra
     ]
 
 
+@pytest.mark.thorough
 def test_what_is_too_large_for_the_parser_is_at_least_seen_by_the_linter(check: Check, migrations_dir: Path) -> None:
     large = "SELECT 1;\n" * 11_000
     write_migrations(migrations_dir, {"001_large.sql": large, "002_bad.sql": f"{large}SELEC 1;\n"})
@@ -335,6 +337,7 @@ def test_what_is_too_large_for_the_parser_is_at_least_seen_by_the_linter(check: 
     }
 
 
+@pytest.mark.thorough
 def test_the_projects_own_configuration_counts(
     check: Check, run_entrypoint: Start, migrations_dir: Path, tmp_path: Path
 ) -> None:
@@ -532,6 +535,7 @@ def test_a_ledger_that_is_somebody_elses(scene: Scene, check: Check) -> None:
     assert "schema_migrations" in notes(found, "database")[0]
 
 
+@pytest.mark.thorough
 def test_with_names_or_for_everything_the_database_is_not_asked(scene: Scene, check: Check, proxy: Proxy) -> None:
     scene.write({"001_big.sql": "CREATE TABLE big (x bigint);", **DROPS})
     scene.migrated()
@@ -582,6 +586,7 @@ def test_names_of_what_is_no_migration(run_entrypoint: Start, migrations_dir: Pa
 # --- Rollbacks ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_rollbacks_are_checked_and_not_linted(check: Check, migrations_dir: Path) -> None:
     """Nobody wants to find out in an emergency that one has a syntax error. That it drops things is its purpose."""
     write_migrations(migrations_dir, GOOD)

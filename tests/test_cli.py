@@ -262,6 +262,7 @@ def test_migrate_up_to_a_number(run_entrypoint: Start, database: Database, three
     assert applied(database) == [1, 2, 3]
 
 
+@pytest.mark.thorough
 def test_a_dry_run_changes_nothing(run_entrypoint: Start, database: Database, three: dict[str, str]) -> None:
     before = database.contents()
     run = run_entrypoint("migrate", "--dry-run", env=three).ok()
@@ -278,6 +279,7 @@ def test_a_dry_run_changes_nothing(run_entrypoint: Start, database: Database, th
     assert run_entrypoint("migrate", "--dry-run", env=three).ok().stdout == "Nothing is pending.\n"
 
 
+@pytest.mark.thorough
 def test_a_dry_run_leaves_an_earlier_systems_ledger_alone(
     run_entrypoint: Start, database: Database, three: dict[str, str]
 ) -> None:

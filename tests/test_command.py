@@ -151,6 +151,7 @@ def test_replicas_run_it_once(
             assert project.statuses() == ["completed"]
 
 
+@pytest.mark.thorough
 def test_an_older_image_does_not_run_it(project: Project, tmp_path: Path) -> None:
     older = tmp_path / "older"
     older.mkdir()
@@ -211,6 +212,7 @@ def test_after_a_downgrade_by_hand_it_runs(project: Project) -> None:
     assert project.times() == 2
 
 
+@pytest.mark.thorough
 def test_without_inputs_it_runs_at_each_start_and_says_so(project: Project) -> None:
     for _ in range(2):
         run = project.start(MIGRATION_COMMAND_INPUTS="")
@@ -219,6 +221,7 @@ def test_without_inputs_it_runs_at_each_start_and_says_so(project: Project) -> N
     assert project.times() == 2
 
 
+@pytest.mark.thorough
 def test_a_table_that_nobody_knows_has_to_be_named(project: Project) -> None:
     command = f"{COMMAND} my_history"
     for _ in range(2):
@@ -342,6 +345,7 @@ def test_a_holder_that_was_killed_is_replaced(project: Project) -> None:
     event(waiter, "command.interrupted")
 
 
+@pytest.mark.thorough
 def test_a_dry_run_says_whether_it_would_run_and_why(project: Project) -> None:
     assert "would run: it has not run here yet" in project.start("migrate", "--dry-run").ok().stdout
     assert project.times() == 0
@@ -395,6 +399,7 @@ def test_wait_waits_for_it(project: Project) -> None:
     assert waiting.wait() == 0
 
 
+@pytest.mark.thorough
 def test_the_other_commands_know_it(project: Project) -> None:
     assert project.start("check").wait() == 0
     assert project.start("check", MIGRATION_COMMAND_INPUTS="nothing/*.sql").wait() == 65
@@ -420,6 +425,7 @@ def test_the_service_shows_it(project: Project) -> None:
     assert "pg_entrypoint_command_pending{" in web.ask("/metrics").body.decode()
 
 
+@pytest.mark.thorough
 def test_a_backup_comes_first(project: Project, tmp_path: Path) -> None:
     backups = tmp_path / "backups"
     backups.mkdir()
@@ -430,6 +436,7 @@ def test_a_backup_comes_first(project: Project, tmp_path: Path) -> None:
     assert len(list(backups.iterdir())) == 1
 
 
+@pytest.mark.thorough
 def test_a_tools_own_schema_migrations_is_left_alone(project: Project, migrations_dir: Path) -> None:
     project.database.execute("CREATE TABLE schema_migrations (version text PRIMARY KEY)")
     assert project.run().outcome == "migrated"
@@ -456,6 +463,7 @@ def test_a_history_that_may_not_be_read_is_unknown(project: Project) -> None:
         project.database.execute(f"DROP OWNED BY {reader}; DROP ROLE {reader}")
 
 
+@pytest.mark.thorough
 def test_an_older_releases_table_is_upgraded(project: Project) -> None:
     project.run()
     project.database.execute("ALTER TABLE migration_commands DROP COLUMN holder")

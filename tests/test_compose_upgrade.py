@@ -104,6 +104,7 @@ def test_a_balancer_that_still_counts_what_has_ended_is_asked_again(upgrade: Cal
     assert project.replicas == ["new1", "new2"]
 
 
+@pytest.mark.thorough
 def test_a_new_replica_that_gets_no_requests_replaces_none(upgrade: Callable[..., Upgrade]) -> None:
     project = upgrade(HEALTHY, LOOPING, new={**HEALTHY, "serves": False})
     # Its patience with the balancer, which is a minute.
@@ -117,6 +118,7 @@ def test_a_new_replica_that_gets_no_requests_replaces_none(upgrade: Callable[...
     assert project.replicas == ["old1", "old2"]
 
 
+@pytest.mark.thorough
 def test_a_new_replica_that_does_not_get_healthy_is_removed(upgrade: Callable[..., Upgrade]) -> None:
     project = upgrade(HEALTHY, HEALTHY, new={"state": "restarting 1 starting", "serves": False})
     run = project.run()

@@ -77,6 +77,7 @@ def test_of_many_statements_only_some_are_shown_and_none_at_full_length(scene: S
     assert lines[-1].strip() == "… and 980 more"
 
 
+@pytest.mark.thorough
 def test_no_password_is_shown(scene: Scene) -> None:
     scene.write(
         {

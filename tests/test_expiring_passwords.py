@@ -159,6 +159,7 @@ def test_commands_ask_for_it_as_well(
     nothing_in(run.stdout, run.stderr)
 
 
+@pytest.mark.thorough
 def test_a_backup_before_migrations_has_a_password_of_its_own(
     run_entrypoint: Start,
     guarded: Database,
@@ -311,6 +312,7 @@ print('holds', sum('quok' 'ka' in value for value in os.environ.values()))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["scram-sha-256", "md5", "password", "trust"])
 def test_a_tool_logs_in_by_the_relay(
     run_entrypoint: Start, tmp_path: Path, migrations_dir: Path, issue: None, method: str
@@ -343,6 +345,7 @@ def test_a_tool_logs_in_by_the_relay(
     nothing_in(run.stderr)
 
 
+@pytest.mark.thorough
 def test_whoever_has_not_the_key_does_not_get_through(
     run_entrypoint: Start, guarded: Database, env: dict[str, str], tmp_path: Path, migrations_dir: Path
 ) -> None:
@@ -356,6 +359,7 @@ def test_whoever_has_not_the_key_does_not_get_through(
     nothing_in(run.stderr)
 
 
+@pytest.mark.thorough
 def test_a_tool_is_told_that_there_is_no_password(
     run_entrypoint: Start, guarded: Database, env: dict[str, str], tmp_path: Path, migrations_dir: Path
 ) -> None:

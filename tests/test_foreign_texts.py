@@ -154,6 +154,7 @@ def test_what_is_stored_to_be_read_back_is_not_searched(
     assert run.wait() == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C5")
 def test_what_a_blocker_calls_itself(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
     write_migrations(migrations_dir, {"001_a.sql": "LOCK TABLE busy;"})
@@ -334,6 +335,7 @@ def test_bytes_that_are_not_utf_8(run_entrypoint: Start, migrations_dir: Path, n
     assert "Internal error" not in run.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.sampled(9)
 @pytest.mark.case("C8")
 @pytest.mark.parametrize(
@@ -585,6 +587,7 @@ def foreign_errors_shown(source: str) -> Iterator[int]:
                 yield handler.lineno
 
 
+@pytest.mark.thorough
 def test_no_error_of_others_is_shown_as_it_is() -> None:
     found = [
         f"{path.relative_to(PACKAGE)}:{line}"

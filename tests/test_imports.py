@@ -354,6 +354,7 @@ def test_a_start_with_one_file_pending_goes_on_where_it_asked(
     assert not server_errors(up_to_date.server, mark)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("attribute", "questions"), [("IN ROLE {owner}", 2), ("SUPERUSER", 3)])
 def test_whom_to_trust_is_asked_in_full_only_where_a_glance_does_not_tell(
     up_to_date: Database, proxy: Proxy, run_entrypoint: Callable[..., Run], attribute: str, questions: int
@@ -377,6 +378,7 @@ def test_whom_to_trust_is_asked_in_full_only_where_a_glance_does_not_tell(
         )
 
 
+@pytest.mark.thorough
 def test_among_many_ledgers_the_server_is_asked_to_search(
     up_to_date: Database, proxy: Proxy, run_entrypoint: Callable[..., Run]
 ) -> None:

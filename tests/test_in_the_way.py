@@ -70,6 +70,7 @@ def test_a_standby_that_is_waited_for_is_named_when_the_time_is_over(alone: Scen
     assert "network" not in run.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D3")
 def test_a_change_of_the_ledger_that_waits_for_a_standby_says_so(alone: Scene) -> None:
     alone.write({"002_b.sql": "SELECT 1"})

@@ -168,6 +168,7 @@ def test_whoever_kills_the_keeper_ends_the_tool(keep: Callable[..., Run]) -> Non
     assert ended(run)["signal"] == signal.SIGKILL
 
 
+@pytest.mark.thorough
 def test_a_gigabyte_without_a_newline_takes_no_memory(keep: Callable[..., Run]) -> None:
     run = keep("head -c 1000000000 /dev/zero | tr '\\0' x; echo; echo after")
     told = ended(run)
@@ -178,6 +179,7 @@ def test_a_gigabyte_without_a_newline_takes_no_memory(keep: Callable[..., Run]) 
     assert len(output(run)[0]) < 9_000
 
 
+@pytest.mark.thorough
 def test_more_lines_than_anybody_reads_keep_their_order(keep: Callable[..., Run]) -> None:
     run = keep("seq 1 20000")
     assert ended(run)["tail"] == [str(number) for number in range(19981, 20001)]

@@ -467,6 +467,7 @@ def test_a_holder_that_is_stopped_exits_with_75(scene: Scene) -> None:
     assert not scene.database.exists("b")
 
 
+@pytest.mark.thorough
 def test_a_failed_row_can_be_deleted_as_documented(scene: Scene) -> None:
     scene.write({"001_a.sql": "SELECT * FROM wanted"})
     assert scene.migrate().code == 70
@@ -607,6 +608,7 @@ def make_roles(scene: Scene, inherits: str) -> tuple[str, str]:
     return owner, login
 
 
+@pytest.mark.thorough
 def test_a_login_without_rights_of_its_own_is_watched(scene: Scene) -> None:
     """The row that shows progress belongs to the role; what PostgreSQL knows of a session is shown to its login."""
     owner, login = make_roles(scene, "NOINHERIT")
@@ -667,6 +669,7 @@ def test_a_commit_in_doubt_is_looked_up_as_the_role(scene: Scene, inherits: str)
         assert settle("1", address, place, sign, owner, Deadline(10)) == verdict
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("inherits", ["NOINHERIT", "INHERIT"])
 def test_what_is_made_belongs_to_the_role(scene: Scene, inherits: str) -> None:
     owner, login = make_roles(scene, inherits)

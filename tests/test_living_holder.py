@@ -112,6 +112,7 @@ def test_a_guard_that_was_won_back_is_known_again(scene: Scene) -> None:
         assert (told(leader).outcome, told(waiter).outcome) == ("migrated", "waited")
 
 
+@pytest.mark.thorough
 def test_a_holder_that_has_locked_the_ledger_is_waited_for(scene: Scene) -> None:
     """Those that come later cannot even read what is pending."""
     scene.write({"001_a.sql": "SELECT 1"})

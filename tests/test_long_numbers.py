@@ -82,6 +82,7 @@ def test_a_short_number_leaves_the_column_alone(scene: Scene) -> None:
     assert type_of(scene) == "integer"
 
 
+@pytest.mark.thorough
 def test_baseline_widens_it_too(scene: Scene) -> None:
     scene.write({**SHORT, **LONG})
     scene.start("baseline", "2147483647", "--yes").ok()
@@ -166,6 +167,7 @@ def test_what_stands_in_the_way_is_known_as_the_server_knows_it(
         assert not ask(connection).narrow
 
 
+@pytest.mark.thorough
 def test_it_is_named_before_anything_is_changed(scene: Scene) -> None:
     scene.write(SHORT)
     scene.migrated()
@@ -268,6 +270,7 @@ def test_the_view_keeps_its_owner_privileges_options_and_comments(scene: Scene) 
         )
 
 
+@pytest.mark.thorough
 def test_without_the_view_there_is_none_afterwards(scene: Scene) -> None:
     scene.write(SHORT)
     scene.migrated()
@@ -303,6 +306,7 @@ def test_it_takes_the_owner(scene: Scene) -> None:
         )
 
 
+@pytest.mark.thorough
 def test_nobody_is_told_to_become_a_superuser(scene: Scene) -> None:
     """The ledger belongs to one, as the first start was run as one."""
     scene.write(SHORT)
@@ -332,6 +336,7 @@ def test_nobody_is_told_to_become_a_superuser(scene: Scene) -> None:
         scene.database.execute(f"DROP OWNED BY {login}; DROP ROLE {login}")
 
 
+@pytest.mark.thorough
 def test_a_reader_that_keeps_it_locked_is_named_and_waited_for(scene: Scene) -> None:
     scene.write(SHORT)
     scene.migrated()
@@ -451,6 +456,7 @@ def test_not_while_a_replica_of_it_holds_the_lock(scene: Scene, upgraded: bool) 
 # --- Everything that has a number -----------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_every_command_takes_it(scene: Scene) -> None:
     scene.write({**SHORT, **LONG})
     write_migrations(scene.migrations / "rollback", {f"{HIGHEST}_highest.sql": "DROP TABLE highest"})
@@ -473,6 +479,7 @@ def test_every_command_takes_it(scene: Scene) -> None:
     assert scene.start("check", "--no-lint").ok().stdout
 
 
+@pytest.mark.thorough
 def test_the_service_takes_it(scene: Scene, serve: Callable[..., Serving]) -> None:
     """The page and the badge are text; JSON has numbers, and a metric is exact up to 15 digits."""
     scene.write({**SHORT, "20261127101500_stamped.sql": LONG["20261127101500_stamped.sql"]})
@@ -490,6 +497,7 @@ def test_the_service_takes_it(scene: Scene, serve: Callable[..., Serving]) -> No
     assert f"At version 20261127101500; the files go up to version {HIGHEST}." in page
 
 
+@pytest.mark.thorough
 def test_an_image_with_short_numbers_only_on_a_wide_column(scene: Scene, tmp_path: Path) -> None:
     scene.write({**SHORT, **LONG})
     scene.migrated()
@@ -502,6 +510,7 @@ def test_an_image_with_short_numbers_only_on_a_wide_column(scene: Scene, tmp_pat
     assert type_of(scene) == type_of(scene, "migration_status", "latest_migration") == "bigint"
 
 
+@pytest.mark.thorough
 def test_a_failure_is_recorded_and_repaired(scene: Scene) -> None:
     scene.write({**SHORT, f"{HIGHEST}_fails.sql": "SELECT 1/0"})
     run = scene.migrate()

@@ -231,6 +231,7 @@ def test_the_templates_have_no_faults_and_no_warnings(run_entrypoint: Start, mig
     assert run.stdout == "1 migration and 1 rollback in migrations: no faults\n"
 
 
+@pytest.mark.thorough
 def test_the_templates_can_run_twice(scene: Scene) -> None:
     """Forth, forth, back, back: as they are, and one after the other."""
     scene.write({"000_first.sql": "SELECT 1"})

@@ -296,6 +296,7 @@ def test_failed_and_the_file_is_wrong(failed: Scene, typist: Typist) -> None:
     is_well(failed, [1, 2, 3])
 
 
+@pytest.mark.thorough
 @types(FAILED, "entrypoint repair --failed && entrypoint migrate")
 def test_failed_and_the_cause_was_elsewhere(failed: Scene, typist: Typist) -> None:
     failed.database.execute("CREATE TABLE needed (id integer)")
@@ -349,6 +350,7 @@ def test_locked_and_the_holder_works(scene: Scene, typist: Typist) -> None:
     is_well(scene, [1])
 
 
+@pytest.mark.thorough
 @types(LOCKED, "SELECT pid, pg_blocking_pids(pid)")
 def test_locked_and_the_holder_is_blocked(scene: Scene, typist: Typist) -> None:
     scene.write(GOOD)
@@ -366,6 +368,7 @@ def test_locked_and_the_holder_is_blocked(scene: Scene, typist: Typist) -> None:
     is_well(scene, [1, 2])
 
 
+@pytest.mark.thorough
 @types(LOCKED, "entrypoint unlock --force")
 def test_locked_and_the_holder_is_to_stop(scene: Scene, typist: Typist) -> None:
     scene.write(GATED)
@@ -581,6 +584,7 @@ def ahead(scene: Scene) -> Scene:
     return scene
 
 
+@pytest.mark.thorough
 @types(AHEAD, "entrypoint rollback --to 2")
 def test_ahead_and_to_go_back(ahead: Scene, typist: Typist) -> None:
     typist.type("entrypoint rollback --to 2")
@@ -650,6 +654,7 @@ def test_after_the_rollout(scene: Scene, typist: Typist) -> None:
     assert scene.run()[:2] == ("up_to_date", "2")
 
 
+@pytest.mark.thorough
 @types("The database has the tables, and no ledger", "entrypoint baseline 2")
 def test_tables_without_a_ledger(scene: Scene, typist: Typist) -> None:
     scene.write({**GOOD, "002_b.sql": "CREATE TABLE b ()", "003_c.sql": "CREATE TABLE c ()"})

@@ -319,6 +319,7 @@ def test_an_attempt_after_a_lock_time_out_has_the_session_of_the_first(
     assert ledger(database) == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.thorough
 @pytest.mark.sampled(9)
 @pytest.mark.case("A13")
 @pytest.mark.parametrize(
@@ -394,6 +395,7 @@ def test_a_row_that_could_not_be_written_is_not_the_statement_before_it(
     assert indexes(database) == []
 
 
+@pytest.mark.thorough
 def test_waiters_do_not_stop_a_concurrent_build(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:

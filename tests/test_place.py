@@ -326,6 +326,7 @@ def test_a_schema_that_the_files_name_is_no_tenants(scene: Scene) -> None:
     assert "recorded in schema 'app' already" in only_error(run)["message"]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("A1")
 def test_a_schema_of_the_path_is_no_tenants(scene: Scene) -> None:
     scene.write(TWICE)
@@ -347,6 +348,7 @@ def test_a_schema_for_each_tenant(scene: Scene) -> None:
         assert not scene.migrated(url=with_path(scene, tenant)).logs("ledger.elsewhere"), "said once"
 
 
+@pytest.mark.thorough
 def test_the_way_that_the_remedy_names(scene: Scene) -> None:
     scene.write(TWICE)
     scene.migrated()

@@ -63,6 +63,7 @@ def follow(poor: Poor, expected: list[list[str]], *command: str, **env: str) -> 
     poor.run(*command, **env).ok()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D9")
 def test_it_is_about_the_schema_that_the_ledger_is_in(poor: Poor) -> None:
     """The first one of the path has the login's name, and no ledger."""
@@ -83,6 +84,7 @@ def test_what_making_a_schema_takes_is_named(poor: Poor) -> None:
     follow(poor, [[f"GRANT CREATE ON DATABASE {name} TO {poor.login}"]], "migrate", MIGRATION_SCHEMA="ours")
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D9")
 def test_with_another_role_it_is_that_one_that_is_named(poor: Poor) -> None:
     follow(

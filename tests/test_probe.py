@@ -323,6 +323,7 @@ def connections_of(port: int) -> list[str]:
     return [line for line in lines if f":{port:04X} " in line]
 
 
+@pytest.mark.thorough
 def test_the_port_is_free_when_there_was_nothing_to_do(scene: Scene, port: int, bind: Path) -> None:
     """The probe is open for some milliseconds only, and somebody hammers on it from before the start."""
     scene.write({"001_a.sql": "SELECT 1"})

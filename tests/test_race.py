@@ -66,6 +66,7 @@ def race(server: Server, scene: Scene) -> None:
     assert server_errors(server, mark) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.sampled(2)
 @pytest.mark.case("A1", "A2")
 @pytest.mark.timeout(60 + 15 * ROUNDS)

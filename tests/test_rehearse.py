@@ -94,6 +94,7 @@ def test_notices_are_in_the_log_and_in_the_report(scene: Scene) -> None:
     assert "      NOTICE: [red]half[0m way\n      WARNING: oh\n" in run.stdout
 
 
+@pytest.mark.thorough
 def test_each_file_begins_as_it_does_in_earnest(scene: Scene) -> None:
     """What the one before did to its session is undone, as it is between two transactions."""
     scene.write(
@@ -125,6 +126,7 @@ def test_deferred_constraints_are_checked_at_the_end_of_each_file(scene: Scene) 
     assert error["sqlstate"] == "23503"
 
 
+@pytest.mark.thorough
 def test_constraints_that_are_not_deferred_stay_so(scene: Scene) -> None:
     """A second one that is deferrable only is not deferred with those that are."""
     scene.write(
@@ -173,6 +175,7 @@ def test_it_stops_before_a_file_outside_a_transaction(scene: Scene) -> None:
     assert "Nothing could be rehearsed.\n" in rehearse(scene, code=10).stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D12")
 def test_it_goes_on_after_an_index_that_no_later_file_names(scene: Scene) -> None:
     scene.write(
@@ -194,6 +197,7 @@ def test_it_goes_on_after_an_index_that_no_later_file_names(scene: Scene) -> Non
     scene.migrated()
 
 
+@pytest.mark.thorough
 def test_a_new_value_of_an_enumeration_needs_a_commit(scene: Scene) -> None:
     scene.write({"001_a.sql": "CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE person (mood mood);"})
     scene.migrated()
@@ -271,6 +275,7 @@ def test_a_failure_is_reported_as_in_earnest_and_not_recorded(scene: Scene) -> N
     assert "LINE 4:        nonsense FROM b;\n               ^\nSQLSTATE:  42703" in real["report"]
 
 
+@pytest.mark.thorough
 def test_an_earlier_failure_stands_in_the_way_as_in_earnest(scene: Scene) -> None:
     scene.write({"002_bad.sql": BAD})
     scene.migrate()
@@ -283,6 +288,7 @@ def test_an_earlier_failure_stands_in_the_way_as_in_earnest(scene: Scene) -> Non
     assert names(rehearse(scene)) == ["001_a.sql", "002_bad.sql"]
 
 
+@pytest.mark.thorough
 def test_a_ledger_that_cannot_be_written_is_found_out(scene: Scene) -> None:
     scene.write({"001_a.sql": ""})
     scene.migrated()
@@ -338,6 +344,7 @@ def test_the_locks_that_hurt_under_traffic(scene: Scene) -> None:
     assert scene.database.one("SELECT last_value, is_called FROM orders_id_seq") == (1, True), "the note is true"
 
 
+@pytest.mark.thorough
 def test_no_locks_worth_a_word(scene: Scene) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ();"})
     assert rehearse(scene).stdout.endswith("No lock was held at the end that others could have to wait for.\n")
@@ -448,6 +455,7 @@ def test_a_cancelled_statement_ends_it(scene: Scene) -> None:
 # --- An earlier system's ledger -------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_an_earlier_systems_ledger_is_left_as_it_is(scene: Scene) -> None:
     load_legacy(scene.database, rows=False)
     scene.write({"001_a.sql": "CREATE TABLE a ();"})
@@ -518,6 +526,7 @@ def test_nothing_leaks_through_a_pooler(scene: Scene, pool: str) -> None:
         assert not scene.database.exists("a")
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_through_a_pooler(scene: Scene, pool: str) -> None:
     scene.write(non_idempotent(3))
     scene.start("migrate", "--to", "1", url=pool).ok()
@@ -542,6 +551,7 @@ def test_a_rehearsal_is_not_a_dry_run(scene: Scene) -> None:
     assert "--dry-run" in only_error(run)["message"]
 
 
+@pytest.mark.thorough
 def test_it_makes_no_noise(scene: Scene) -> None:
     """No warnings of its own making, here or in the server's log."""
     scene.write(non_idempotent(2))

@@ -120,6 +120,7 @@ def test_a_socket_of_unix(launch: Launch, database: Database, spelled: str) -> N
     assert (name[-5:], local) == (":tool", "True")
 
 
+@pytest.mark.thorough
 def test_of_several_hosts_it_is_ours(launch: Launch, database: Database) -> None:
     url = f"postgresql://postgres@{HOST}:{free_port()},{HOST}:{database.server.port}/{database.name}"
     assert shown(launch(SHOW, NAME, url=url))[0].endswith(":tool")
@@ -146,6 +147,7 @@ with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
     assert database.sessions() == 0
 
 
+@pytest.mark.thorough
 def test_another_database_of_the_server_and_many_connections(launch: Launch, database: Database) -> None:
     text = """
 import os, sys, psycopg
@@ -195,6 +197,7 @@ def test_behind_a_pooler_it_goes_by_itself_with_its_name(launch: Launch, databas
     assert shown(run)[0].endswith(":tool")
 
 
+@pytest.mark.thorough
 def test_sessions_that_cannot_be_ended_keep_everybody_away(launch: Launch, database: Database) -> None:
     database.execute("CREATE ROLE deployer LOGIN; GRANT ALL ON SCHEMA public TO deployer")
     try:

@@ -158,6 +158,7 @@ def test_a_server_that_has_become_another_one_is_not_reached(secured: Secured) -
         Upstream("localhost", "", port, "verify-full", tls=True, parameters=other).connect(10)
 
 
+@pytest.mark.thorough
 def test_with_channel_binding_the_tool_goes_by_itself(show: Callable[..., Run]) -> None:
     run = show("scram", sslmode="require", channel_binding="require").ok()
     assert "channel_binding" in run.logs("command.direct")[0]["message"]

@@ -129,6 +129,7 @@ def test_without_any_files_nothing_is_forgotten(scene: Scene, tmp_path: Path) ->
     assert scene.database.contents() == before
 
 
+@pytest.mark.thorough
 def test_it_needs_consent(scene: Scene) -> None:
     before = scene.database.contents()
     run = scene.start("repair")

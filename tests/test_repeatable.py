@@ -250,6 +250,7 @@ def test_a_revert_takes_a_new_number(scene: Scene) -> None:
     assert in_force(scene) == [("v", 2)]
 
 
+@pytest.mark.thorough
 def test_by_hand(scene: Scene) -> None:
     write(scene, v=VIEW)
     scene.migrated()
@@ -302,6 +303,7 @@ def test_a_folder_without_sql_files_is_none(scene: Scene) -> None:
 # --- After the rollout, and taking over ------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_they_do_not_wait_for_the_end_of_the_rollout(scene: Scene) -> None:
     scene.migrated()
     write(scene, v=VIEW)
@@ -451,6 +453,7 @@ def test_a_file_that_empties_the_ledger_is_rolled_back(scene: Scene) -> None:
 # --- Waiting for them ------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_wait_waits_for_them(scene: Scene) -> None:
     write(scene, a=Gate.PASS, v=VIEW)
     with Gate(scene.database) as gate:
@@ -485,6 +488,7 @@ def test_wait_says_what_a_start_of_this_image_would_not_apply(scene: Scene) -> N
     assert "another image with the same newest migration has replaced this text" in warnings(run)[0]
 
 
+@pytest.mark.thorough
 def test_a_login_that_only_reads_sees_that_they_are_applied(scene: Scene) -> None:
     """The application's, beside a Job that migrates as another one, of whom this one knows nothing."""
     write(scene, v=VIEW)
@@ -515,6 +519,7 @@ def test_a_login_that_only_reads_sees_that_they_are_applied(scene: Scene) -> Non
 DROP = "-- entrypoint: refresh = v\nDROP VIEW IF EXISTS v;"
 
 
+@pytest.mark.thorough
 def test_what_an_image_has_dropped_it_makes_again_though_its_text_was_replaced(scene: Scene) -> None:
     """Its migration is late, out of order; the next image puts its own text in the place of this."""
     scene.write({"003_n.sql": ""})
@@ -587,6 +592,7 @@ def test_a_down_migration_cannot_refresh(scene: Scene) -> None:
 # --- What is shown ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_dry_run_and_a_rehearsal_know_them(scene: Scene) -> None:
     write(scene, v=VIEW, w="-- entrypoint: after = v\nCREATE OR REPLACE VIEW w AS SELECT * FROM v;")
     before = scene.database.contents()
@@ -652,6 +658,7 @@ def test_on_each_version_of_postgresql(
     assert scene.run()[:2] == ("up_to_date", "2")
 
 
+@pytest.mark.thorough
 def test_through_a_pooler(scene: Scene) -> None:
     if executable() is None:
         missing("no pgbouncer (Debian's package pgbouncer)")

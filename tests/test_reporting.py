@@ -103,6 +103,7 @@ def test_it_is_told_what_comes_before_the_database(
     assert "quokka" not in (tmp_path / "told").read_text() + (tmp_path / "variables").read_text()
 
 
+@pytest.mark.thorough
 def test_it_is_not_told_of_anything_else(
     run_entrypoint: Start, database: Database, migrations_dir: Path, tmp_path: Path, told: dict[str, str]
 ) -> None:

@@ -68,6 +68,7 @@ def test_it_goes_down_to_a_migration_and_not_further(scene: Scene) -> None:
     assert scene.database.exists("t3")
 
 
+@pytest.mark.thorough
 def test_to_zero_it_takes_all_back(scene: Scene) -> None:
     rollback(scene, 0).ok()
     assert undone(scene) == [3, 2, 1]
@@ -121,6 +122,7 @@ def test_a_row_of_a_newer_image_cannot_be_taken_back_by_an_older_one(scene: Scen
     assert undone(scene) == []
 
 
+@pytest.mark.thorough
 def test_all_faults_of_reverse_files_are_listed(scene: Scene) -> None:
     reverses(scene, {"003_t3.sql": "DROP TABLE t3;\nCOMMIT AND CHAIN;\nDROP INDEX CONCURRENTLY i;"})
     (scene.migrations / "rollback" / "002_t2.sql").write_bytes(b"SELECT '\xff';")
@@ -198,6 +200,7 @@ def test_a_signal_at_the_question_ends_it(scene: Scene, signal: str) -> None:
     assert undone(scene) == []
 
 
+@pytest.mark.thorough
 def test_what_changed_while_somebody_thought_is_not_reversed(scene: Scene) -> None:
     with Terminal() as terminal:
         env = {"DATABASE_URL": scene.database.url}
@@ -236,6 +239,7 @@ def test_a_file_that_failed_outside_a_transaction_is_a_persons_business(scene: S
     assert undone(scene) == [3]
 
 
+@pytest.mark.thorough
 def test_a_file_that_committed_its_first_half_is_a_persons_business(scene: Scene) -> None:
     scene = blind(scene)
     scene.write({"004_x.sql": "CREATE TABLE x ();\nSELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
@@ -281,6 +285,7 @@ def test_a_reverse_that_ends_the_transaction_is_betrayed(scene: Scene) -> None:
     assert scene.ledger()[-1] == (3, "completed")
 
 
+@pytest.mark.thorough
 def test_a_lock_in_the_way_is_waited_for_as_by_a_migration(scene: Scene) -> None:
     with scene.database.connect() as other:
         other.execute("BEGIN; LOCK TABLE t3")
@@ -323,6 +328,7 @@ def test_an_operator_can_stop_it(scene: Scene) -> None:
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.thorough
 def test_the_time_for_all_of_it_is_bounded(scene: Scene) -> None:
     reverses(scene, {"002_t2.sql": f"DROP TABLE t2; {Gate.PASS}"})
     with Gate(scene.database):
@@ -359,6 +365,7 @@ def test_a_commit_in_doubt_is_settled(scene: Scene, proxy: Proxy, deliver: bool)
     assert errors(run) == []
 
 
+@pytest.mark.thorough
 def test_an_empty_reverse_file_only_removes_the_row(scene: Scene) -> None:
     reverses(scene, {"003_t3.sql": "-- there is nothing to take back\n"})
     run = rollback(scene, 2).ok()
@@ -453,6 +460,7 @@ def test_a_missing_reverse_file_is_nothing_that_check_could_show(scene: Scene) -
     assert "Write each reverse file that is missing" in refused["remedy"]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D5")
 def test_a_block_that_commits_is_not_told_to_leave_the_transaction(scene: Scene) -> None:
     reverses(scene, {"003_t3.sql": "DO $$ BEGIN COMMIT; END $$"})

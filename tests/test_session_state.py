@@ -186,6 +186,7 @@ def test_what_is_deferred_is_checked_in_the_state_that_the_file_chose(scene: Sce
     assert scene.database.rows("SELECT who FROM app.audit") == [("stranger",)]
 
 
+@pytest.mark.thorough
 @pytest.mark.sampled(3)
 @mode
 @pytest.mark.parametrize(

@@ -196,6 +196,7 @@ def test_a_trigger_that_is_deferred_makes_it_units(scene: Scene) -> None:
     assert scene.database.one("SELECT count(*) FROM t") == 0
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_asks_for_such_a_trigger_too(scene: Scene) -> None:
     """What would run as units is not rehearsed as one transaction, whoever has made the trigger."""
     deferred = "CREATE TABLE c (i int REFERENCES t (i) DEFERRABLE INITIALLY DEFERRED);"
@@ -210,6 +211,7 @@ def test_a_rehearsal_asks_for_such_a_trigger_too(scene: Scene) -> None:
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_does_not_merge_what_has_begun_as_units(scene: Scene) -> None:
     scene.write({"001_base.sql": BASE, "002_x.sql": FAILS})
     scene.migrate()
@@ -292,6 +294,7 @@ def test_other_statements_before_it_begin_again(scene: Scene) -> None:
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.thorough
 def test_what_a_session_had_is_lost_and_a_person_looks(scene: Scene) -> None:
     text = FAILS.replace("SET a.c = 'kept';", "SELECT set_config('a.' || 'c', 'kept', false);")
     scene.write({"001_base.sql": BASE, "002_x.sql": text})
@@ -373,6 +376,7 @@ def test_killed_within_a_unit_it_goes_on_with_that_unit(scene: Scene) -> None:
 # --- Through a pooler -------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_units_through_a_pooler(scene: Scene) -> None:
     if executable() is None:
         missing("no pgbouncer (Debian's package pgbouncer)")

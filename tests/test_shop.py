@@ -26,6 +26,7 @@ def image(tmp_path: Path) -> Callable[..., Path]:
     return lambda version: make_image(tmp_path / f"image{version}", version)
 
 
+@pytest.mark.thorough
 def test_version_1_and_2_work_side_by_side(
     run_entrypoint: Callable[..., Run], database: Database, image: Callable[..., Path]
 ) -> None:
@@ -55,6 +56,7 @@ def test_version_2_works_on_the_schema_of_version_1(
     assert page["turnover"] == "69.80"
 
 
+@pytest.mark.thorough
 def test_version_3_does_not_serve_where_the_orders_are_not_filled(
     run_entrypoint: Callable[..., Run], database: Database, image: Callable[..., Path]
 ) -> None:
@@ -81,6 +83,7 @@ def test_in_a_new_database_version_3_has_all_its_migrations_at_once(
     assert not replica.run.logs("migration.outstanding")
 
 
+@pytest.mark.thorough
 def test_it_finishes_what_it_is_doing_before_it_ends(
     run_entrypoint: Callable[..., Run],
     run_program: Callable[..., Run],

@@ -65,6 +65,7 @@ def applied(database: Database) -> list[int]:
     return [number for (number,) in database.rows(rows)]
 
 
+@pytest.mark.thorough
 def test_expand_fill_and_contract_under_three_replicas_without_a_failed_request(shop: Shop, database: Database) -> None:
     replicas = ReplicaSet(shop.replica, 1)
     database.execute(ORDERS)

@@ -205,6 +205,7 @@ def code(scene: Scene, *options: str) -> int:
     return result
 
 
+@pytest.mark.thorough
 def test_the_exit_code_tells_if_it_is_asked_for(scene: Scene) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ();", "002_bad.sql": "SELECT nonsense;"})
     assert (code(scene), code(scene, "--exit-code"), code(scene, "--json", "--exit-code")) == (0, 10, 10)
@@ -261,6 +262,7 @@ def test_clean() -> None:
 # --- Who keeps everybody out, and whose the ledger is -----------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.sampled(5)
 @pytest.mark.case("C9")
 @pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
@@ -306,6 +308,7 @@ def test_a_holder_and_who_contends_are_no_strangers(scene: Scene) -> None:
     waiting.ok()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C2")
 def test_a_ledger_on_which_no_start_relies_is_shown_as_one(scene: Scene) -> None:
     scene.write({"001_a.sql": ""})

@@ -239,6 +239,7 @@ def test_a_row_of_the_earlier_system(scene: Scene, upgraded: bool) -> None:  # n
     assert {name: scene.lock()[name] for name in FREED} == FREED
 
 
+@pytest.mark.thorough
 def test_through_a_pooler(scene: Scene) -> None:
     if executable() is None:
         missing("no pgbouncer (Debian's package pgbouncer)")
@@ -264,6 +265,7 @@ def test_bad_files_are_no_reason_not_to(scene: Scene) -> None:
     scene.launch("unlock", env={"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": "nowhere"}).ok()
 
 
+@pytest.mark.thorough
 def test_a_waiter_has_it_as_soon_as_it_is_free(scene: Scene) -> None:
     scene.write({"001_gate.sql": f"INSERT INTO tries VALUES (1); {Gate.PASS}"})
     scene.database.execute("CREATE TABLE tries (i integer)")
@@ -283,6 +285,7 @@ def test_a_waiter_has_it_as_soon_as_it_is_free(scene: Scene) -> None:
     assert scene.database.one("SELECT count(*) FROM tries") == 1
 
 
+@pytest.mark.thorough
 def test_the_ledger_may_be_another_roles(scene: Scene) -> None:
     """The row is read and freed as MIGRATION_ROLE; the sessions are seen as the login user, whose they are."""
     name = scene.database.name[:50]
@@ -369,6 +372,7 @@ def test_a_stranger_that_holds_a_key_is_named_and_ended_by_force(
         assert bystander.execute("SELECT 1").fetchone() == (1,), "it has the same name, and nothing to do with the key"
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C9")
 @pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])
 def test_a_stranger_that_keeps_the_ledger_from_being_made_is_named_and_ended_by_force(scene: Scene, mode: str) -> None:
@@ -396,6 +400,7 @@ def test_a_stranger_that_keeps_the_ledger_from_being_made_is_named_and_ended_by_
     scene.migrated()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C9")
 def test_where_there_is_a_ledger_nobody_needs_the_key_under_which_it_was_made(scene: Scene) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ()"})

@@ -132,6 +132,7 @@ def test_the_default_is_as_long_as_the_migrations_may_take(scene: Scene) -> None
     assert "Waited 2 s" in only_error(run)["message"]
 
 
+@pytest.mark.thorough
 def test_a_version_without_files(scene: Scene, tmp_path: Path) -> None:
     scene.write(non_idempotent(3))
     scene.migrated()
@@ -159,6 +160,7 @@ def test_a_failed_migration_stands_in_the_way(scene: Scene) -> None:
     assert scene.start("wait", "--timeout", "0").wait() == 75
 
 
+@pytest.mark.thorough
 def test_a_failed_migration_that_is_tried_again_is_waited_for(scene: Scene) -> None:
     scene.write({"001_bad.sql": "SELECT nonsense;"})
     scene.migrate()
@@ -183,6 +185,7 @@ def test_a_locked_ledger_is_waited_for(scene: Scene) -> None:
         run.ok()
 
 
+@pytest.mark.thorough
 def test_the_right_to_read_the_ledger_may_come_later(scene: Scene) -> None:
     scene.write(non_idempotent(1))
     scene.migrated()
@@ -271,6 +274,7 @@ def test_sigterm_ends_it(scene: Scene, options: tuple[str, ...]) -> None:
     until(lambda: scene.database.sessions() == 0, what="the end of its session")
 
 
+@pytest.mark.thorough
 def test_through_a_pooler(scene: Scene) -> None:
     if executable() is None:
         missing("no pgbouncer (Debian's package pgbouncer)")

@@ -333,6 +333,7 @@ def test_a_link_on_another_site_leads_to_the_page(visitor: Visitor) -> None:
     assert visitor.complaints == []
 
 
+@pytest.mark.thorough
 def test_a_form_on_another_site_logs_nobody_in_or_out(visit: Visit) -> None:
     visitor = visit(bypass_csp=True)  # of the other site's page
     page = visitor.page
@@ -415,6 +416,7 @@ def test_it_can_be_paused(visitor: Visitor) -> None:
     assert visitor.complaints == []
 
 
+@pytest.mark.thorough
 def test_without_javascript_all_is_there_but_the_live_part(visit: Visit) -> None:
     visitor = visit(java_script_enabled=False)
     page = visitor.page

@@ -50,6 +50,7 @@ def test_each_state_is_accessible_and_fits_a_small_screen(visit: Visit, state: s
             assert faults(page) == [], width
 
 
+@pytest.mark.thorough
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_logging_in_is_accessible(visit: Visit, scheme: str) -> None:

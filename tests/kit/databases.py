@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
 PROBLEM = re.compile(r"\b(?:WARNING|ERROR|FATAL|PANIC):  ")
 
+EMPTY = "empty"
+
+
+def make_template(server: Server) -> None:
+    """Make `EMPTY`, which is `template0` once somebody has looked into it.
+
+    The first session in a database writes down what it has read of the catalogues, `pg_internal.init`; a clone has
+    that file, too, so that no test's first session has to do it: that saves a third of making a database.
+    """
+    server.create_database(EMPTY)
+    server.connect(EMPTY).close()
+    with server.connect() as connection:
+        connection.execute(f"ALTER DATABASE {EMPTY} ALLOW_CONNECTIONS false".encode())
+
 
 def server_errors(server: Server, since: int = 0) -> list[str]:
     """Return the server's warnings and errors since a mark that `server.log_size()` gave.

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-_STEP = 3
+_STEP = 4
 # What a process is started with. A case that costs no process is no case too many.
 _STARTERS = {"run_entrypoint", "run_program", "servers_by_version", "fresh_server"}
 
@@ -18,7 +18,7 @@ def of_a_quick_run(items: Iterable[pytest.Item], versions: Sequence[int]) -> Ite
     """Choose what a quick run of the whole suite has: it is the same in every run, until somebody adds a test.
 
     Nothing that is `thorough`. Of the other cases of what is `sampled(n)` the first, and each nth after it. Of those of
-    another test that starts processes each third, or one of two; with which of them it begins goes round from test to
+    another test that starts processes each fourth, or one of two; with which of them it begins goes round from test to
     test. Of `any_server` one version for each test, in turn, so that a file with several tests meets all of them; but
     `every_version` is all.
     """

@@ -91,6 +91,7 @@ def test_the_fence_alone_keeps_commits_apart(caplog: pytest.LogCaptureFixture) -
     assert found.counterexample is None, str(found)
 
 
+@pytest.mark.thorough
 def test_a_slow_win_back_costs_a_living_holder_its_work_and_nothing_else() -> None:
     """That a lost guard is won back within 3 s is assumed, and on a slow machine it may be wrong."""
     slow = Rules(wins_back_in_time=False)

@@ -10,6 +10,7 @@ from repeatable_model import Release, as_designed, by_checksum, by_number, play,
 HISTORIES = 2_000
 
 
+@pytest.mark.thorough
 def test_older_texts_over_newer_ones_are_rare() -> None:
     """The other rules are not foolish: they are what Flyway does, and what a number alone can do."""
     means = {}

@@ -69,6 +69,7 @@ def test_the_badge_is_public_if_somebody_says_so(database: Database, serve: Serv
     assert serve(database.url, STATUS_PUBLIC_BADGE="false").ask("/badge.svg", token=None).status == 401
 
 
+@pytest.mark.thorough
 def test_a_token_is_replaced_without_a_gap(database: Database, serve: Serve, tmp_path: Path) -> None:
     """Both are valid for a while, in a variable or in a file; in the end only the new one."""
     file = tmp_path / "tokens"
@@ -245,6 +246,7 @@ def test_settings_that_are_none(run_entrypoint: Start, environ: dict[str, str], 
     assert "secret one" not in run.stderr
 
 
+@pytest.mark.thorough
 def test_a_port_that_somebody_else_has(database: Database, serve: Serve, run_entrypoint: Start) -> None:
     port = serve(database.url).port
     run = run_entrypoint("serve", env={"DATABASE_URL": database.url, "STATUS_PORT": str(port)})

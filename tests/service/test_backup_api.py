@@ -161,6 +161,7 @@ def test_a_hundred_at_once_are_one(backups: Backups) -> None:
     assert len(list(backups.directory.iterdir())) == 1
 
 
+@pytest.mark.thorough
 def test_one_that_fails_is_told_with_its_reason_and_does_not_stand_in_the_way(backups: Backups) -> None:
     backups.directory.rename(backups.directory.with_name("elsewhere"))
     backups.post()
@@ -256,6 +257,7 @@ def test_a_module_in_the_working_directory_is_not_taken_for_the_program(backups:
     backups.report_when("succeeded")
 
 
+@pytest.mark.thorough
 def test_a_service_that_is_killed_takes_its_backup_along(backups: Backups) -> None:
     """The unfinished file may stay, as wherever a backup is killed: a later one removes it."""
     backups.hold()

@@ -63,6 +63,7 @@ def metrics(serving: Serving) -> dict[str, float]:
     return found
 
 
+@pytest.mark.thorough
 def test_what_waits_for_the_end_of_the_rollout_is_counted(scene: Scene, serve: Serve) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ();"})
     scene.migrated()
@@ -91,6 +92,7 @@ def test_what_waits_for_the_end_of_the_rollout_is_counted(scene: Scene, serve: S
     assert badge(serving)[0] == "v2, files too old"
 
 
+@pytest.mark.thorough
 def test_repeatable_files_are_counted_and_shown(scene: Scene, serve: Serve) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a (i int);"})
     scene.migrated()
@@ -229,6 +231,7 @@ def test_a_databases_name_cannot_break_out_of_its_label(scene: Scene, serve: Ser
     assert sample.labels == {"database": 'a"} 1\nup{x="\\'}
 
 
+@pytest.mark.thorough
 def test_a_badge_is_asked_for_again_and_sent_only_if_it_has_changed(scene: Scene, serve: Serve) -> None:
     """So that a README's badge, which a proxy keeps, is never an old one."""
     scene.write(non_idempotent(2))

@@ -258,6 +258,7 @@ def test_a_crowd_of_slow_clients_keeps_nobody_out(serving: Serving, idlers: list
     assert idlers[-1].recv(65536).startswith(b"HTTP/1.1 200 "), "the last one has not"
 
 
+@pytest.mark.thorough
 def test_who_is_being_answered_is_not_dropped_for_a_crowd(
     database: Database, migrations_dir: Path, proxy: Proxy, serve: Serve
 ) -> None:
@@ -293,6 +294,7 @@ def crowd(
         yield serving, waiting
 
 
+@pytest.mark.thorough
 def test_if_all_are_being_answered_it_is_the_new_one_that_has_to_go(
     crowd: tuple[Serving, list[socket.socket]], proxy: Proxy
 ) -> None:

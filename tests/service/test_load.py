@@ -7,6 +7,8 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from demo.postgres import HOST
 from kit.migrations import non_idempotent, write_migrations
 from kit.web import STATUS, TOKEN
@@ -46,6 +48,7 @@ async def crowd(port: int) -> int:
     return sum(await asyncio.gather(*(client(port) for _ in range(CLIENTS))))
 
 
+@pytest.mark.thorough
 def test_two_thousand_requests_are_about_one_question_a_second(
     fresh_server: ServerFactory, migrations_dir: Path, serve: Serve
 ) -> None:

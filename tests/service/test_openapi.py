@@ -73,6 +73,7 @@ def test_what_it_describes(scene: Scene, serve: Serve) -> None:
     }
 
 
+@pytest.mark.thorough
 def test_the_description_is_true(scene: Scene, serve: Serve, tmp_path: Path) -> None:
     """Of a database with something of everything, while somebody migrates."""
     files = {"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b ();", "003_c.sql": "SELECT nonsense;"}

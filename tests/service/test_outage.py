@@ -165,6 +165,7 @@ def test_a_wrong_password_and_then_the_right_one(fresh_server: ServerFactory, se
     assert "horse" not in serving.run.stderr
 
 
+@pytest.mark.thorough
 def test_a_database_that_is_dropped_and_made_again(fresh_server: ServerFactory, serve: Serve) -> None:
     server = fresh_server()
     server.create_database("shop")

@@ -107,6 +107,7 @@ def test_it_says_what_the_command_says(scene: Scene, serve: Serve) -> None:
     assert data == said
 
 
+@pytest.mark.thorough
 def test_files_are_looked_at_again_when_they_change(scene: Scene, serve: Serve) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ();"})
     scene.migrated()
@@ -176,6 +177,7 @@ def test_tables_that_come_change_and_go_under_a_connection_that_is_kept(scene: S
     assert scene.database.sessions() == 1, "all on one connection"
 
 
+@pytest.mark.thorough
 @pytest.mark.case("A1")
 def test_the_ledger_that_was_found_stays_the_one(scene: Scene, serve: Serve) -> None:
     """Whatever appears on the search_path meanwhile: only when it is gone, it is looked for again."""
@@ -322,6 +324,7 @@ def test_what_a_holder_tells_may_be_more_than_python_takes(scene: Scene, serve: 
     assert serve(scene.database.url).data()["lock"]["progress"] is None
 
 
+@pytest.mark.thorough
 def test_on_a_standby_nobody_knows_whether_the_holder_lives(
     fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Start, serve: Serve
 ) -> None:
@@ -395,6 +398,7 @@ def test_schema_and_role_are_those_of_the_migrations(scene: Scene, serve: Serve)
         scene.database.execute(f"DROP OWNED BY {owner} CASCADE; DROP OWNED BY {login}; DROP ROLE {login}, {owner}")
 
 
+@pytest.mark.thorough
 def test_through_a_pooler_in_transaction_mode(scene: Scene, serve: Serve) -> None:
     """One server connection for all, and nothing of ours stays with it."""
     if executable() is None:

@@ -118,6 +118,7 @@ def test_of_the_files_here_the_parser_says_the_same() -> None:
     assert found >= 5
 
 
+@pytest.mark.thorough
 def test_of_random_texts_the_parser_says_the_same_or_that_they_are_no_sql() -> None:
     random, found = Random(17), 0
     for _ in range(20_000):
