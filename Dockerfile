@@ -62,10 +62,10 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 
 # For images without Python: all of it in one folder, docs/folder.md. It starts fastest with the Pythons whose ctypes
-# imports least.
+# imports least. It takes this image's glibc along, and a few hundred lines of C that start with it.
 FROM ${FOLDER_BASE} AS packer
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends binutils \
+    && apt-get install --yes --no-install-recommends binutils gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build

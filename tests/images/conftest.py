@@ -110,6 +110,18 @@ def folder_image(engine: Engine, python_base: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def folder(engine: Engine, folder_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the folder on this machine."""
+    place = tmp_path_factory.mktemp("folder")
+    created = engine.run("create", folder_image, "nothing").stdout.strip()
+    try:
+        engine.run("cp", f"{created}:/opt/entrypoint", place)
+    finally:
+        engine.run("rm", created)
+    return place / "entrypoint"
+
+
+@pytest.fixture(scope="session")
 def full_image(engine: Engine, image: str, build_secrets: dict[str, Path]) -> str:
     """Return the name of our image with `--target full`, on the same base, with the pg_dump of that."""
     arguments = {"POSTGRES_MAJOR": bases.CLIENT_OF_PYTHON}

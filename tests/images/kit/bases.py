@@ -84,7 +84,18 @@ PLAIN = Base("debian:bookworm-slim", "bookworm", ("ca-certificates",))
 # An application's image without Python, and the oldest and newest Debian that the mirror has.
 NODE = Base("node:20-slim", "trixie", ("nodejs",))
 OLDEST = Base("debian:bullseye-slim", "bullseye")
-GLIBC_ALONE = Base("pg-entrypoint-tests/glibc:bullseye", "bullseye", ("libc6",), variant="extract")
+# Like Alpine: musl and busybox, and nothing of glibc, dpkg or bash.
+ALPINE = Base(
+    "alpine:3",
+    "trixie",
+    ("musl", "busybox-static"),
+    (
+        '--extract-hook=ln -s usr/bin "$1/bin"; ln -s usr/lib "$1/lib"; mkdir "$1/root"',
+        '--extract-hook=printf "root:x:0:0::/root:/bin/sh\\n" >"$1/etc/passwd"',
+        '--extract-hook=chroot "$1" /bin/busybox --install -s /bin',
+    ),
+    variant="extract",
+)
 NEWEST = Base("debian:forky-slim", "forky")
 POSTGRES = Base("pg-entrypoint-tests/postgres-base", "trixie", ("postgresql-17", "locales"))
 

@@ -1,0 +1,330 @@
+/* What the folder's program does before it is Python: it starts with the glibc beside it.
+
+   The kernel starts a program with the dynamic loader whose absolute path is in it, and the folder may be anywhere. So
+   packaging/own_glibc.py takes that path out of the program, appends this code, and lets it be the first to run. It maps
+   the folder's loader, as the kernel would have, and leaves the rest to it. The loader must find its libraries in the
+   folder, and must obey no LD_ variable, which are meant for the system's loader and the application. So it is given
+   other variables than the program will have: a copy of what the kernel left on the stack. It may know nothing of all
+   this, and there is no second exec, so the process looks as if the kernel had done it.
+
+   Nothing here may need relocation or memory of its own: it is read from the file to wherever the program is. */
+
+#include <elf.h>
+#include <fcntl.h>
+#include <linux/limits.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#define VARIABLE "LD_LIBRARY_PATH="
+#define LIBRARIES "/lib/glibc"
+#define LOADER "/ld.so"
+#define BROKEN 70 /* EX_SOFTWARE: as for any other error that is the program's own. */
+#define MOST_LINKS 40
+
+/* On the stack, above the copy. */
+struct kept {
+    uintptr_t *original;
+    char variable[sizeof VARIABLE + PATH_MAX + sizeof LIBRARIES + sizeof LOADER];
+};
+
+/* In the assembly below: what the loader takes for the program's begin. That it was is program_start, by the linker's
+   command, and so are the program headers for the loader. */
+extern const char arrive[] __attribute__((visibility("hidden")));
+extern const Elf64_Phdr program_headers[SEGMENTS] __attribute__((visibility("hidden")));
+
+#if defined __x86_64__
+
+__asm__(".section .text.begin, \"ax\"\n"
+        "begin:  mov %rsp, %rbx\n"
+        "        mov %rsp, %rdi\n"
+        "        call size_of_copy\n"
+        "        sub %rax, %rsp\n"
+        "        mov %rbx, %rdi\n"
+        "        mov %rsp, %rsi\n"
+        "        call prepare\n"
+        "        jmp *%rax\n"
+        "arrive: mov %rsp, %rdi\n"
+        "        push %rdx\n" /* The loader's last function, for the program to call. */
+        "        push %rdx\n"
+        "        call put_back\n"
+        "        pop %rdx\n"
+        "        pop %rdx\n"
+        "        jmp program_start\n"
+        ".text\n");
+
+static long kernel(long number, long a, long b, long c, long d, long e, long f)
+{
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    register long r9 __asm__("r9") = f;
+    long result;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+#elif defined __aarch64__
+
+__asm__(".section .text.begin, \"ax\"\n"
+        "begin:  mov x19, sp\n"
+        "        mov x0, sp\n"
+        "        bl size_of_copy\n"
+        "        sub x1, x19, x0\n"
+        "        mov sp, x1\n"
+        "        mov x0, x19\n"
+        "        bl prepare\n"
+        "        br x0\n"
+        "arrive: stp x0, x0, [sp, #-16]!\n" /* The loader's last function, for the program to call. */
+        "        add x0, sp, #16\n"
+        "        bl put_back\n"
+        "        ldp x0, x1, [sp], #16\n"
+        "        b program_start\n"
+        ".text\n");
+
+static long kernel(long number, long a, long b, long c, long d, long e, long f)
+{
+    register long x8 __asm__("x8") = number;
+    register long x0 __asm__("x0") = a;
+    register long x1 __asm__("x1") = b;
+    register long x2 __asm__("x2") = c;
+    register long x3 __asm__("x3") = d;
+    register long x4 __asm__("x4") = e;
+    register long x5 __asm__("x5") = f;
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+    return x0;
+}
+
+#else
+#error "There is no wheel of psycopg for this processor."
+#endif
+
+static size_t length(const char *text)
+{
+    size_t count = 0;
+    while (text[count])
+        count++;
+    return count;
+}
+
+static char *append(char *end, const char *text)
+{
+    while ((*end = *text++))
+        end++;
+    return end;
+}
+
+static void write_text(const char *text) { kernel(SYS_write, 2, (long)text, length(text), 0, 0, 0); }
+
+_Noreturn static void fail(const char *path)
+{
+    write_text("entrypoint: cannot load ");
+    write_text(path);
+    write_text("\nFix: Copy the folder of pg-entrypoint as a whole, from an image for this processor.\n");
+    for (;;)
+        kernel(SYS_exit_group, BROKEN, 0, 0, 0, 0, 0);
+}
+
+/* --- The vectors that the kernel leaves on the stack: a count, arguments, variables, auxiliary values --- */
+
+static uintptr_t *variables(uintptr_t *vector) { return vector + 1 + vector[0] + 1; }
+
+static uintptr_t *after_null(uintptr_t *words)
+{
+    while (*words)
+        words++;
+    return words + 1;
+}
+
+static Elf64_auxv_t *auxiliary(uintptr_t *vector) { return (Elf64_auxv_t *)after_null(variables(vector)); }
+
+static uintptr_t auxiliary_value(uintptr_t *vector, uint64_t type)
+{
+    Elf64_auxv_t *entry = auxiliary(vector);
+    while (entry->a_type != type && entry->a_type != AT_NULL)
+        entry++;
+    return entry->a_un.a_val;
+}
+
+static size_t size_of(uintptr_t *vector)
+{
+    Elf64_auxv_t *entry = auxiliary(vector);
+    while (entry->a_type != AT_NULL)
+        entry++;
+    return (char *)(entry + 1) - (char *)vector;
+}
+
+/* Return how many bytes `prepare` needs on the stack: the vector with one more variable, and what is kept. */
+__attribute__((used)) static size_t size_of_copy(uintptr_t *vector)
+{
+    return (size_of(vector) + sizeof(uintptr_t) + sizeof(struct kept) + 15) & ~(size_t)15;
+}
+
+/* Those that tell the loader what to do. */
+static int is_for_a_loader(const char *variable)
+{
+    static const char tunables[] = "GLIBC_TUNABLES=";
+    if (variable[0] == 'L' && variable[1] == 'D' && variable[2] == '_')
+        return 1;
+    for (size_t i = 0; i < sizeof tunables - 1; i++)
+        if (variable[i] != tunables[i])
+            return 0;
+    return 1;
+}
+
+/* What the loader is to find in the place of a value that the kernel gave. */
+static uintptr_t for_the_loader(uint64_t type, uintptr_t value, uintptr_t loader)
+{
+    switch (type) {
+    case AT_BASE:
+        return loader;
+    case AT_ENTRY:
+        return (uintptr_t)arrive;
+    case AT_PHDR:
+        return (uintptr_t)program_headers;
+    case AT_PHNUM:
+        return SEGMENTS;
+    default:
+        return value;
+    }
+}
+
+static void copy(uintptr_t *from, uintptr_t *to, struct kept *kept, uintptr_t loader)
+{
+    uintptr_t *values = after_null(variables(from));
+    uintptr_t *end = from + size_of(from) / sizeof *from;
+    uintptr_t *variable = variables(from);
+    while (from < variable)
+        *to++ = *from++;
+    for (; *variable; variable++)
+        *to++ = is_for_a_loader((const char *)*variable) ? (uintptr_t) "" : *variable;
+    *to++ = (uintptr_t)kept->variable;
+    *to++ = 0;
+    for (; values < end; values += 2, to += 2) {
+        to[0] = values[0];
+        to[1] = for_the_loader(values[0], values[1], loader);
+    }
+}
+
+/* --- The loader --- */
+
+/* Write the path of the program into `path`, and return its end. Where /proc is not mounted it is the one that the
+   program was called by, and links are followed here. */
+static char *own_path(uintptr_t *vector, char *path)
+{
+    char target[PATH_MAX];
+    long count = kernel(SYS_readlinkat, AT_FDCWD, (long)"/proc/self/exe", (long)path, PATH_MAX - 1, 0, 0);
+    if (count > 0)
+        return path + count;
+    const char *called = (const char *)auxiliary_value(vector, AT_EXECFN);
+    if (!called || length(called) >= PATH_MAX)
+        fail("its libraries: the program's own path is not known");
+    char *end = append(path, called);
+    for (int links = 0; links < MOST_LINKS; links++) {
+        count = kernel(SYS_readlinkat, AT_FDCWD, (long)path, (long)target, PATH_MAX - 1, 0, 0);
+        if (count <= 0)
+            break;
+        target[count] = 0;
+        if (target[0] == '/')
+            end = path;
+        else
+            while (end > path && end[-1] != '/')
+                end--;
+        if (end - path + count >= PATH_MAX)
+            break;
+        end = append(end, target);
+    }
+    return end;
+}
+
+static int protection(const Elf64_Phdr *segment)
+{
+    return (segment->p_flags & PF_R ? PROT_READ : 0) | (segment->p_flags & PF_W ? PROT_WRITE : 0)
+           | (segment->p_flags & PF_X ? PROT_EXEC : 0);
+}
+
+static int map(uintptr_t at, size_t size, int allowed, int flags, int file, size_t offset)
+{
+    return kernel(SYS_mmap, at, size, allowed, flags | MAP_PRIVATE | MAP_FIXED, file, offset) == (long)at;
+}
+
+static int map_segment(uintptr_t base, const Elf64_Phdr *segment, int file, size_t page)
+{
+    uintptr_t start = base + segment->p_vaddr, first = start & -page;
+    uintptr_t end_of_file = start + segment->p_filesz, end = start + segment->p_memsz;
+    uintptr_t next_page = (end_of_file + page - 1) & -page;
+    if (!map(first, end_of_file - first, protection(segment), 0, file, segment->p_offset - (start - first)))
+        return 0;
+    if (segment->p_flags & PF_W)
+        for (char *byte = (char *)end_of_file; byte < (char *)next_page; byte++)
+            *(volatile char *)byte = 0;
+    return end <= next_page || map(next_page, end - next_page, protection(segment), MAP_ANONYMOUS, -1, 0);
+}
+
+/* Map the loader; return where it is, and in `entry` where it starts. */
+static uintptr_t map_loader(const char *path, size_t page, uintptr_t *entry)
+{
+    union {
+        Elf64_Ehdr header;
+        char bytes[4096]; /* With the program headers, which follow it. */
+    } begin;
+    int file = kernel(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+    if (file < 0 || kernel(SYS_read, file, (long)&begin, sizeof begin, 0, 0, 0) != sizeof begin)
+        fail(path);
+    Elf64_Phdr *segments = (Elf64_Phdr *)(begin.bytes + begin.header.e_phoff);
+    Elf64_Phdr *end = segments + begin.header.e_phnum;
+    if ((char *)end > begin.bytes + sizeof begin)
+        fail(path);
+    size_t size = 0;
+    for (Elf64_Phdr *segment = segments; segment < end; segment++)
+        if (segment->p_type == PT_LOAD)
+            size = segment->p_vaddr + segment->p_memsz;
+    /* The place for all of it. */
+    long base = kernel(SYS_mmap, 0, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base < 0 && base > -4096)
+        fail(path);
+    for (Elf64_Phdr *segment = segments; segment < end; segment++)
+        if (segment->p_type == PT_LOAD && !map_segment(base, segment, file, page))
+            fail(path);
+    kernel(SYS_close, file, 0, 0, 0, 0, 0);
+    *entry = base + begin.header.e_entry;
+    return base;
+}
+
+/* --- Before the loader, and after it --- */
+
+/* Make the vector that the loader is to find, at `to`, and return the address to go on at. */
+__attribute__((used)) static uintptr_t prepare(uintptr_t *vector, uintptr_t *to)
+{
+    struct kept *kept = (struct kept *)((char *)to + size_of(vector) + sizeof *to);
+    kept->original = vector;
+    char *path = append(kept->variable, VARIABLE);
+    char *end = own_path(vector, path);
+    while (end > path && end[-1] != '/')
+        end--;
+    /* In the root directory, or called by a name without a slash, which only a system without /proc brings about. */
+    if (end == path)
+        *end++ = '.';
+    else
+        end--;
+    end = append(end, LIBRARIES);
+    append(end, LOADER);
+    uintptr_t entry;
+    uintptr_t loader = map_loader(path, auxiliary_value(vector, AT_PAGESZ), &entry);
+    *end = 0;
+    copy(vector, to, kept, loader);
+    return entry;
+}
+
+/* Give the program the variables that it was started with. */
+__attribute__((used)) static void put_back(uintptr_t *vector)
+{
+    uintptr_t *end = after_null(variables(vector)) - 1;
+    struct kept *kept = (struct kept *)(end[-1] - offsetof(struct kept, variable));
+    uintptr_t *from = variables(kept->original), *to = variables(vector);
+    while ((*to++ = *from++))
+        ;
+}

@@ -1,0 +1,336 @@
+"""The self-contained folder in roots without glibc: with another one, with musl, with nothing; and what it finds there.
+
+Each application is started twice: by the program, and without it. What it tells may differ in what docs/environment.md
+says, and in nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from conftest import missing
+from images.kit import bases
+from kit.migrations import write_migrations
+from kit.processes import command_line, environ
+from scene import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Self
+
+    from images.kit.engine import Engine
+    from kit.databases import Database
+    from kit.processes import Run
+
+PROGRAMS = Path(__file__).parent / "programs"
+MIGRATIONS = {"001_customers.sql": "CREATE TABLE customers (id integer PRIMARY KEY);\n"}
+
+# For the application's loader, which may know what to do with it. None of it may reach the program's own.
+FOR_A_LOADER = {
+    "LD_PRELOAD": "/no/such/library.so",
+    "LD_LIBRARY_PATH": "/no/such/directory",
+    "LD_AUDIT": "/no/such/auditor.so",
+    "LD_DEBUG": "all",
+    "GLIBC_TUNABLES": "glibc.malloc.check=3",
+    "LC_ALL": "de_DE.UTF-8",
+}
+
+MUSL = f"/usr/lib/{platform.machine()}-linux-musl/libc.so"
+
+
+class Told(NamedTuple):
+    """What tests/images/programs/tell.c has told."""
+
+    command: list[str]
+    environment: list[str]
+    maps: str
+
+    @classmethod
+    def of(cls, output: str) -> Self:
+        command, environment, maps, end = output.split("\n---\n")
+        assert end == ""
+        return cls(command.split("\0"), environment.split("\0"), maps)
+
+
+@pytest.fixture(scope="session")
+def applications(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with the application, for musl and static."""
+    compiler = shutil.which("musl-gcc")
+    if compiler is None:
+        missing("no musl-gcc (Debian: musl-tools), for an application without glibc")
+    directory = tmp_path_factory.mktemp("applications")
+    for name, options in (("musl", ()), ("static", ("-static",))):
+        command = [compiler, "-O1", *options, str(PROGRAMS / "tell.c"), "-o", str(directory / name)]
+        subprocess.run(command, check=True, timeout=60)
+    return directory
+
+
+@pytest.fixture(scope="session", params=["another", "musl", "nothing"])
+def application_image(
+    request: pytest.FixtureRequest, engine: Engine, folder_image: str, applications: Path
+) -> tuple[str, str]:
+    """Return an image with the folder and an application, made by a Dockerfile; and what kind of root it has."""
+    kind: str = request.param
+    base = {"another": bases.OLDEST, "musl": bases.ALPINE}.get(kind)
+    if base is not None:
+        bases.provide(engine, base)
+    context = applications.parent / f"context-{kind}"
+    context.mkdir()
+    shutil.copy(applications / ("musl" if kind == "musl" else "static"), context / "app")
+    (context / "Dockerfile").write_text(
+        f"FROM {base.name if base else 'scratch'}\n"
+        f"COPY --from={folder_image} /opt/entrypoint /opt/entrypoint\n"
+        "COPY app /app\n"
+        'ENTRYPOINT ["/opt/entrypoint/entrypoint", "run", "--"]\n'
+        'CMD ["/app", "an argument"]\n'
+    )
+    return engine.build(context, tag=f"pg-entrypoint-tests/in-{kind}"), kind
+
+
+def test_the_application_finds_nothing_of_us(
+    engine: Engine, application_image: tuple[str, str], database: Database, migrations_dir: Path
+) -> None:
+    """From an empty database on. It sees its own loader and its environment, with what we promise in it."""
+    image, kind = application_image
+    write_migrations(migrations_dir, MIGRATIONS)
+    options = [f"--volume={migrations_dir}:/migrations:ro", "--read-only", "--network=host"]
+    options += ["--user=54321:54321"]  # Who is nobody there.
+    options += [f"--env={name}={value}" for name, value in {**FOR_A_LOADER, "DATABASE_URL": database.url}.items()]
+    alone = Told.of(engine.run("run", "--rm", *options, "--entrypoint=/app", image, "an argument").stdout)
+    for outcome in ("migrated", "up_to_date"):
+        done = engine.run("run", "--rm", *options, image)
+        told = Told.of(done.stdout)
+        assert told.command == ["/app", "an argument", ""]
+        assert told.environment[-3:] == [f"ENTRYPOINT_OUTCOME={outcome}", "ENTRYPOINT_SCHEMA_VERSION=1", ""]
+        # The engine has no order; see below for that.
+        assert sorted(told.environment[:-3]) == sorted(alone.environment[:-1])
+        assert mapped(told) == mapped(alone)
+        assert mapped(told) == ({"/app", MUSL} if kind == "musl" else {"/app"})
+    assert database.rows("SELECT migration_number, status FROM schema_migrations") == [(1, "completed")]
+
+
+def mapped(told: Told) -> set[str]:
+    """Return the files in an application's memory."""
+    return {line.split()[-1] for line in told.maps.splitlines() if "/" in line}
+
+
+# --- In a root directory made by hand -------------------------------------------------------------------
+
+
+class Root:
+    """A root directory with the folder, an application and migrations in it, and nothing else."""
+
+    def __init__(self, place: Path, folder: Path, application: Path, at: str = "opt/entrypoint") -> None:
+        self.place = place
+        self.program = f"/{at}/entrypoint"
+        shutil.copytree(folder, place / at, symlinks=True)
+        shutil.copy(application, place / "app")
+        for directory in ("proc", "etc", "tmp", "migrations"):
+            (place / directory).mkdir()
+        write_migrations(place / "migrations", MIGRATIONS)
+
+    def write(self, path: str, text: str | bytes) -> None:
+        file = self.place / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    def run(
+        self, *command: str, env: Mapping[str, str] | None = None, proc: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in it, with this environment and no other."""
+        into = ["unshare", "--mount-proc", f"--root={self.place}"] if proc else ["chroot", str(self.place)]
+        return subprocess.run(
+            [shutil.which(into[0]) or into[0], *into[1:], *command],
+            env=env or {},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.fixture
+def root(folder: Path, applications: Path, tmp_path: Path) -> Iterator[Root]:
+    """Return a root with a static application: FROM scratch."""
+    place = tmp_path / "root"
+    yield Root(place, folder, applications / "static")
+    shutil.rmtree(place)
+
+
+def test_its_environment_to_the_byte(root: Root, database: Database) -> None:
+    environment = {"Z": "1", **FOR_A_LOADER, "A": "", "DATABASE_URL": database.url, "B": "\u00fc = \n"}
+    alone = Told.of(root.run("/app", env=environment).stdout)
+    assert [f"{name}={value}" for name, value in environment.items()] == alone.environment[:-1]
+    for outcome in ("migrated", "up_to_date"):
+        done = root.run(root.program, "run", "--", "/app", env=environment)
+        told = Told.of(done.stdout)
+        ours = [f"ENTRYPOINT_OUTCOME={outcome}", "ENTRYPOINT_SCHEMA_VERSION=1", ""]
+        assert told.environment == alone.environment[:-1] + ours
+        assert mapped(told) == {"/app"}
+
+
+@pytest.mark.parametrize("proc", [True, False], ids=["with /proc", "without /proc"])
+def test_the_folder_may_be_anywhere(
+    folder: Path, applications: Path, tmp_path: Path, database: Database, *, proc: bool
+) -> None:
+    """It is found by its path, also a relative one, by a link, and by a name in the PATH."""
+    root = Root(tmp_path / "root", folder, applications / "static", at="some where/\u00fcber/all")
+    (root.place / "bin").mkdir()
+    (root.place / "bin" / "migrator").symlink_to("../linked")
+    (root.place / "linked").symlink_to("some where/\u00fcber/all/entrypoint")
+    environment = {"DATABASE_URL": database.url, "PATH": "/bin"}
+    assert root.run(root.program, "migrate", env=environment, proc=proc).returncode == 0
+    # env(1) is not there to look in the PATH; we do that for an application.
+    through_the_path = [root.program, "run", "--", "migrator"]
+    for name in ([root.program], ["/linked"], ["/bin/migrator"], ["./linked"], ["." + root.program], through_the_path):
+        # What is relative begins at the root directory, where they are started.
+        done = root.run(*name, "version", env=environment, proc=proc)
+        assert (done.returncode, done.stdout) == (0, "1\n"), (name, done)
+    shutil.rmtree(root.place)
+
+
+def test_a_folder_that_lacks_its_loader(root: Root) -> None:
+    (root.place / "opt/entrypoint/lib/glibc/ld.so").unlink()
+    done = root.run(root.program, "version")
+    assert done.returncode == 70
+    assert "cannot load /opt/entrypoint/lib/glibc/ld.so\nFix: Copy the folder" in done.stderr
+
+
+def test_the_process_is_the_program_itself(
+    folder: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
+) -> None:
+    """For ps, for /proc and for whoever ends it by its name, while a migration runs. None of its libraries is ours."""
+    write_migrations(migrations_dir, {"001_slow.sql": f"{Gate.PASS}\n"})
+    program = folder / "entrypoint"
+    environment = {"DATABASE_URL": database.url, "LD_LIBRARY_PATH": "/usr/lib", "LD_PRELOAD": "/no/such/library.so"}
+    with Gate(database) as gate:
+        run = run_program([program, "migrate"], env=environment)
+        gate.arrival()
+        process = Path("/proc", str(run.pid))
+        assert command_line(run.pid) == [str(program), "migrate"]
+        assert (process / "comm").read_text() == "entrypoint\n"
+        assert (process / "exe").readlink() == program
+        assert environ(run.pid).items() >= environment.items()
+        files = {line.split(None, 5)[5] for line in (process / "maps").read_text().splitlines() if "/" in line}
+        assert {path for path in files if not path.startswith(f"{folder}/")} == set()
+        assert str(folder / "lib/glibc/libc.so.6") in files
+        gate.open()
+        run.ok()
+
+
+# --- Names ----------------------------------------------------------------------------------------------
+
+
+class NameServer:
+    """A name server for one name, at an address of its own on the loopback interface; a context manager."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.at = f"127.53.{os.getpid() % 250 + 1}.{os.getpid() // 250 % 250 + 1}"
+        self.asked: set[str] = set()
+        self._name, self._answer = name, socket.inet_aton(address)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((self.at, 53))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What ends a recvfrom that waits.
+        self._socket.sendto(b"", (self.at, 53))
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while True:
+            question, client = self._socket.recvfrom(512)
+            if not question:
+                return
+            self._socket.sendto(self._answer_to(question), client)
+
+    def _answer_to(self, question: bytes) -> bytes:
+        """Return an answer as RFC 1035 has it: one address, none of that kind, or that there is no such name."""
+        end = question.index(b"\0", 12)
+        labels, at = [], 12
+        while at < end:
+            labels.append(question[at + 1 : at + 1 + question[at]].decode())
+            at += question[at] + 1
+        name, asked = ".".join(labels), question[12 : end + 5]
+        kind = int.from_bytes(question[end + 1 : end + 3], "big")
+        self.asked.add(name)
+        found = name == self._name and kind == 1
+        flags = b"\x85\x80" if name == self._name else b"\x85\x83"
+        head = question[:2] + flags + b"\0\1" + (b"\0\1" if found else b"\0\0") + b"\0\0\0\0"
+        return head + asked + (b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + self._answer if found else b"")
+
+
+NSSWITCH = {
+    "none": None,
+    "as Debian has it": "hosts: files dns\n",
+    # Of modules that no image has, and that glibc would have to load from the image.
+    "as desktops have it": "hosts: mymachines files mdns4_minimal [NOTFOUND=return] resolve [!UNAVAIL=return] dns\n",
+}
+
+
+@pytest.mark.parametrize("nsswitch", NSSWITCH)
+def test_names_by_a_file_and_by_a_name_server(root: Root, database: Database, nsswitch: str) -> None:
+    if (text := NSSWITCH[nsswitch]) is not None:
+        root.write("etc/nsswitch.conf", text)
+    root.write("etc/hosts", "127.0.0.1 localhost db.by-file.test\n")
+    with NameServer("db.by-server.test", "127.0.0.1") as server:
+        root.write("etc/resolv.conf", f"nameserver {server.at}\nsearch by-server.test\n")
+        for name in ("localhost", "db.by-file.test", "db.by-server.test", "db"):
+            done = root.run(root.program, "version", env={"DATABASE_URL": at_host(database, name)})
+            assert (done.returncode, done.stdout) == (0, "0\n"), (name, done)
+        assert server.asked == {"db.by-server.test"}
+        unknown = {"DATABASE_URL": at_host(database, "nobody.test"), "DB_CONNECT_ATTEMPTS": "1"}
+        done = root.run(root.program, "version", env=unknown)
+        assert done.returncode == 69
+        assert "unknown_host" in done.stderr
+
+
+def test_names_where_there_is_no_configuration_at_all(root: Root, database: Database) -> None:
+    """Addresses need none; a name is unknown, and the program says so."""
+    done = root.run(root.program, "version", env={"DATABASE_URL": database.url})
+    assert (done.returncode, done.stdout) == (0, "0\n"), done
+    unknown = {"DATABASE_URL": at_host(database, "nobody.test"), "DB_CONNECT_ATTEMPTS": "1"}
+    done = root.run(root.program, "version", env=unknown)
+    assert done.returncode == 69
+    assert "unknown_host" in done.stderr
+
+
+def at_host(database: Database, host: str) -> str:
+    """Return the database's URL by another name of the machine."""
+    assert "@127.0.0.1:" in database.url
+    return database.url.replace("@127.0.0.1:", f"@{host}:")
+
+
+# --- Children -------------------------------------------------------------------------------------------
+
+
+def test_another_tool_runs_with_the_images_own_loader(
+    engine: Engine, folder: Path, applications: Path, database: Database, tmp_path: Path
+) -> None:
+    """MIGRATION_COMMAND in a root with musl: the tool sees what is meant for it, and nothing of ours."""
+    image = bases.provide(engine, bases.ALPINE)
+    out = tmp_path / "out"
+    out.mkdir(mode=0o777)
+    out.chmod(0o777)
+    mounts = [f"--volume={folder}:/elsewhere:ro", f"--volume={applications}:/apps:ro", f"--volume={out}:/out"]
+    settings = {"DATABASE_URL": database.url, "MIGRATION_COMMAND": "sh -c '/apps/musl >/out/told'", "LD_PRELOAD": ""}
+    options = [*mounts, *(f"--env={name}={value}" for name, value in settings.items()), "--network=host"]
+    engine.run("run", "--rm", *options, image, "/elsewhere/entrypoint", "migrate")
+    told = Told.of((out / "told").read_text())
+    assert mapped(told) == {"/apps/musl", MUSL}
+    assert "LD_PRELOAD=" in told.environment
+    assert not [entry for entry in told.environment if "elsewhere" in entry or entry.startswith("LD_LIBRARY_PATH")]
