@@ -12,7 +12,7 @@ from entrypoint.database import transactions
 from entrypoint.database.target import target
 from entrypoint.deadline import Deadline
 from entrypoint.migration.apply.doubt import settle
-from entrypoint.migration.ledger import writing
+from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.ledger.finding import find
 from entrypoint.migration.ledger.keys import guard_key
 from entrypoint.migration.ledger.place import Place
@@ -739,3 +739,19 @@ def test_an_upgrade_that_is_not_permitted_does_not_keep_an_application_back(lega
     run = legacy.start(url=legacy.database.server.url(legacy.database.name, user=login))
     assert told(run)[:2] == ("up_to_date", "2")
     assert errors(run) == []
+
+
+def test_a_new_ledger_is_what_an_upgrade_makes(database: Database) -> None:
+    """The two have statements of their own: where nothing is, nothing is upgraded."""
+    new = Place("public", True, {}, {})  # noqa: FBT003
+    upgraded = new._replace(lock={"id": "another type"})
+    schemas = []
+    for place in (new, upgraded):
+        database.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        database.execute(tables.ddl(place))
+        schemas.append(database.schema())
+        assert database.rows("SELECT id, locked_at FROM migration_lock") == [(1, None)]
+        # And all of it can be said again where it is complete.
+        database.execute(tables.ddl(upgraded))
+        assert database.schema() == schemas[0]
+    assert tables.ddl(new) != tables.ddl(upgraded)

@@ -20,7 +20,10 @@ from entrypoint.redaction import named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from entrypoint.command import Command
+    from entrypoint.database.answers import Row
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger.place import Connection, Place
 
@@ -31,20 +34,34 @@ def find(
     """Find the bookkeeping: in `schema`, or along the search_path that the connection has by default.
 
     A `role` is trusted with the tables, as it is we who chose it. `command`: another migration tool, whose runs are
-    recorded there. Raises ConfigurationError if there is no place for
-    them, ForeignLedgerError if what stands there is not ours.
+    recorded there. Raises ConfigurationError if there is no place for them, ForeignLedgerError if what stands there is
+    not ours.
     """
-    about = (
-        "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_is_in_recovery(), "
-        "pg_catalog.current_setting('default_transaction_read_only')"
-    )
-    results = in_transaction(
-        session,
-        [about, *walk(schema), tables_sql(schema, role, command), _strangers_sql(schema, role, command)],
-        deadline,
-    )
-    backend_pid, server_start, standby, read_only = results[0][0]
-    relations, strangers = results[-2:]
+    about, *_, relations = in_transaction(session, [_ABOUT, *walk(schema), tables_sql(schema, role, command)], deadline)
+    place = _described(about[0], relations, schema, command)
+    # What stands around tables that are not there need not be asked; to plan that takes a new server process longer
+    # than all the rest.
+    if any(row[2] is not None for row in relations):
+        parts = [*walk(place.schema), _strangers_sql(place.schema, role, command)]
+        place = _trusted_with(place, in_transaction(session, parts, deadline)[-1])
+    return place
+
+
+_ABOUT = (
+    "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_is_in_recovery(), "
+    "pg_catalog.current_setting('default_transaction_read_only')"
+)
+
+
+def find_at(session: Connection, schema: str, deadline: Deadline, role: str | None, command: Command | None) -> Place:
+    """Find the bookkeeping where it was before, in one round trip. Otherwise as `find`."""
+    parts = [_ABOUT, *walk(schema), tables_sql(schema, role, command), _strangers_sql(schema, role, command)]
+    about, *_, relations, strangers = in_transaction(session, parts, deadline)
+    return _trusted_with(_described(about[0], relations, schema, command), strangers)
+
+
+def _described(about: Row, relations: Sequence[Row], schema: str | None, command: Command | None) -> Place:
+    backend_pid, server_start, standby, read_only = about
     if not relations and not schema:
         raise ConfigurationError(
             "The connection has no current schema, so there is no place for the ledger",
@@ -59,6 +76,10 @@ def find(
         read_only=read_only == "on",
     )
     logs.describe(schema=named(place.schema))
+    return place
+
+
+def _trusted_with(place: Place, strangers: Sequence[Row]) -> Place:
     for table, what in strangers:
         if not place.intrusion:
             place = place._replace(intrusion=f"The table {table} in schema {place.schema!r} has {what}")
@@ -67,7 +88,9 @@ def find(
 
 def find_again(session: Connection, place: Place, schema: str | None, deadline: Deadline, role: str | None) -> Place:
     """Look at `place` again. A ledger that was found stays the one; where there was none, the search begins anew."""
-    return find(session, place.schema if place.founded else schema, deadline, role, place.command)
+    if place.founded:
+        return find_at(session, place.schema, deadline, role, place.command)
+    return find(session, schema, deadline, role, place.command)
 
 
 def refuse_intrusion(place: Place) -> None:

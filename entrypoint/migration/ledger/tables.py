@@ -10,7 +10,7 @@ import re
 
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
-from entrypoint.migration.ledger.finding import find, refuse_strangers
+from entrypoint.migration.ledger.finding import find_at, refuse_strangers
 from entrypoint.migration.ledger.keys import MAKING_KEY, guard_key, session_key
 from entrypoint.migration.ledger.place import ADDED_COLUMNS, COMMAND_COLUMNS, HOLDER_COLUMNS, ROLLOUT_COLUMNS
 from entrypoint.migration.ledger.search import still_the_place
@@ -47,12 +47,16 @@ def mentions(text: str) -> bool:
 def ddl(place: Place) -> str:
     """Return the statements that make the bookkeeping in `place` complete, whatever is there already.
 
-    The view and the functions are always among them, as a migration can replace those without any trace.
+    The view and the functions are always among them, as a migration can replace those without any trace. Where no
+    table is, none is upgraded; one that somebody makes beside us is an error then (42P07): look again.
     """
-    files = (
-        ("tables.sql", "lock.sql", "upgrade.sql", "view.sql") if place.with_files else ("lock.sql", "upgrade_lock.sql")
-    )
-    return _filled(place, *files, *(("commands.sql",) if place.command else ()), "functions.sql")
+    behind = ("row.sql", *(("view.sql",) if place.with_files else ()), *(("commands.sql",) if place.command else ()))
+    if not place.with_files:
+        return _filled(place, "lock.sql", "upgrade_lock.sql", *behind, "functions.sql")
+    made = _filled(place, "tables.sql", "lock.sql")
+    if place.ledger or place.lock:
+        return made + _filled(place, "upgrade.sql", *behind, "functions.sql")
+    return made.replace("CREATE TABLE IF NOT EXISTS", "CREATE TABLE") + _filled(place, *behind, "functions.sql")
 
 
 def view(place: Place) -> str:
@@ -67,7 +71,7 @@ def _filled(place: Place, *names: str) -> str:
         "schema_literal": literal(schema),
         "lock_key": guard_key(place),
         "session_key": session_key(place),
-        "holder_columns": definitions(HOLDER_COLUMNS),
+        "lock_columns": definitions(HOLDER_COLUMNS | ADDED_COLUMNS),
         "added_columns": definitions(ADDED_COLUMNS, "ADD COLUMN IF NOT EXISTS "),
         "rollout_columns": definitions(ROLLOUT_COLUMNS),
         "added_to_ledger": definitions(ROLLOUT_COLUMNS, "ADD COLUMN IF NOT EXISTS "),
@@ -110,7 +114,7 @@ def ensure(
     finally:
         session.rollback(deadline.within(1))
     # There, and nowhere else, whatever somebody has changed about the search_path meanwhile.
-    return find(session, place.schema, deadline, role, place.command)
+    return find_at(session, place.schema, deadline, role, place.command)
 
 
 def _read(name: str) -> str:

@@ -3,5 +3,5 @@
 -- lock of PostgreSQL's (docs/lock.md).
 CREATE TABLE IF NOT EXISTS {schema}.migration_lock (
     id integer PRIMARY KEY DEFAULT 1 CONSTRAINT single_lock_row CHECK (id = 1),
-    {holder_columns}
+    {lock_columns}
 );

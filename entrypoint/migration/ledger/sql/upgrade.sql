@@ -38,8 +38,6 @@ ALTER TABLE {schema}.schema_migrations
 ALTER TABLE {schema}.migration_lock
     {added_columns};
 
-INSERT INTO {schema}.migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
-
 DO $upgrade$
 DECLARE
     -- The time zone that sessions have by default, in which the earlier system wrote its times without zone; not

@@ -4,8 +4,6 @@
 ALTER TABLE {schema}.migration_lock
     {added_columns};
 
-INSERT INTO {schema}.migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
-
 DO $upgrade$
 DECLARE
     relation CONSTANT regclass := {schema_literal} || '.migration_lock';
