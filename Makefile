@@ -14,7 +14,7 @@ RUNS ?= 100
 SECONDS ?= 60
 PG ?= 16
 
-.PHONY: demo test test-pg19 test-images tools test-tools requirements check format bench bench-peers bench-images folder soak fuzz screenshots clean
+.PHONY: demo test test-pg19 test-images tools test-tools requirements check format bench bench-peers bench-images folder dist test-pythons audit publish soak fuzz screenshots clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -66,6 +66,25 @@ folder:  ## the self-contained folder, with this machine's Python, in build/fold
 	build/packer/bin/python -m pip install --quiet --disable-pip-version-check .
 	build/packer/bin/python -I packaging/folder.py --quiet build_exe --build-exe build/folder
 
+# An environment of its own, with pinned packages: what makes a release is not what happens to be newest today.
+RELEASE := build/release/bin/python -m release
+
+dist: build/release/done  ## build and check what is released, into dist/; TAG=v1.2.3: only if that is the version
+	$(if $(TAG),$(RELEASE) tag $(TAG))
+	$(RELEASE) dist
+
+test-pythons: build/release/done  ## a part of the tests with each Python from 3.11 to 3.14 that is here; TESTS=… for another part
+	$(RELEASE) pythons $(TESTS)
+
+audit: build/release/done  ## the workflows, and known vulnerabilities in what is pinned; STRICT=1: not being able to tell is an error
+	build/release/bin/zizmor --offline --quiet --min-severity medium .github
+	$(RELEASE) audit $(if $(STRICT),--strict)
+
+publish: build/release/done  ## sign and upload what is in dist/; only for CI, by a tag
+	build/release/bin/python -m pypi_attestations sign dist/*.whl dist/*.tar.gz
+	build/release/bin/python -m sigstore sign dist/SHA256SUMS
+	build/release/bin/python -m twine upload --non-interactive --attestations dist/*.whl dist/*.tar.gz dist/*.attestation
+
 soak: $(VENV)/test.done  ## random faults at random moments: make soak RUNS=1000 SOAK="--pg 18 --pooler"
 	$(BIN)/python -m tests.faults.soak --runs $(RUNS) --workers $(WORKERS) $(SOAK)
 
@@ -80,6 +99,12 @@ screenshots: $(VENV)/test.done  ## the pictures in docs/admin-page.md, by chromi
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
+
+build/release/done: requirements/release.txt requirements/build.txt
+	$(PYTHON) -m venv --clear build/release
+	build/release/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary=:all: --requirement requirements/release.txt --requirement requirements/build.txt
+	@touch $@
 
 $(VENV)/python.done:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -1,8 +1,9 @@
 """Renew the files of pinned requirements beside this one: `make requirements`.
 
 image.txt is what the image has, full.txt what `--target full` has beside it, build.txt what builds the wheel,
-folder.txt what makes the self-contained folder of it; each with the hashes of all files that the index has for a
-version, and so for every Python and processor. The examples in Python have files of the same kind.
+folder.txt what makes the self-contained folder of it, release.txt what makes and checks a release; each with the hashes
+of all files that the index has for a version, and so for every Python and processor. The examples in Python have files
+of the same kind.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ def main() -> int:
     for name in (*LEFT_OUT, *FOREIGN):
         common += ["--no-emit-package", name]
     build = "\n".join(project["build-system"]["requires"])
-    image, full = HERE / "image.txt", HERE / "full.txt"
+    image, full, release = (HERE / f"{name}.txt" for name in ("image", "full", "release"))
     return (
         _compile(["-", *common], HERE / "build.txt", build)
         or _compile(["-", *common], HERE / "folder.txt", PACKER)
         or _compile([PYPROJECT, *common], image)
         or _compile([PYPROJECT, "--extra", "serve", "--constraint", image, *common], full)
+        or _compile([PYPROJECT, "--extra", "release", "--constraint", full, *complete], release)
         or next((code for path in EXAMPLES if (code := _compile([path, *complete], path.with_suffix(".txt")))), 0)
     )
 

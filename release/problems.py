@@ -1,0 +1,36 @@
+"""The one error of this package, and running the tools that it needs."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+
+class ReleaseError(Exception):
+    """Something is wrong with what would be released; the message says what, and what to do."""
+
+
+def run(
+    command: Sequence[object], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, umask: int = -1
+) -> str:
+    """Return what a command prints. Raises ReleaseError, with all of it, if the command fails."""
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words,
+        cwd=cwd,
+        env=env,
+        umask=umask,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise ReleaseError(f"{' '.join(words)} exited with {done.returncode}:\n{done.stdout[-6000:]}")
+    return done.stdout
