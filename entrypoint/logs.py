@@ -11,14 +11,25 @@ from __future__ import annotations
 
 import os
 import time
+from _thread import _local
 
 from entrypoint.records import NamedTuple
-from entrypoint.redaction import catch, catch_values, foreign, know, visible, visible_json, visible_lines
+from entrypoint.redaction import (
+    catch,
+    catch_values,
+    foreign,
+    know,
+    search_for,
+    secrets_here,
+    visible,
+    visible_json,
+    visible_lines,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Protocol, TextIO
 
     class Output(Protocol):
@@ -31,6 +42,9 @@ if TYPE_CHECKING:
             """Send it on its way."""
 
     from entrypoint.errors import EntrypointError
+
+    # Takes an event's level, name, message and fields.
+    Hearer = Callable[[int, str, str, Mapping[str, object]], None]
 
 # As `logging` counts them.
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
@@ -49,10 +63,27 @@ class _Configuration(NamedTuple):
     colours: bool
 
 
-_configuration = _Configuration("text", WARNING, None, colours=False)
-_run_id = ""
-# What every line of JSON says beside its own facts.
-_everywhere: dict[str, object] = {}
+class Log:
+    """Where events go: one of these for the process, and one for each call of `entrypoint.api`."""
+
+    __slots__ = ("configuration", "everywhere", "hearer", "run_id")
+
+    def __init__(self, hearer: Hearer | None = None) -> None:
+        """Begin silent; or tell all events to `hearer`, instead of writing them."""
+        self.configuration = _Configuration("text", WARNING, None, colours=False)
+        self.hearer = hearer
+        self.run_id = ""
+        self.everywhere: dict[str, object] = {}
+        """What every line of JSON says beside its own facts."""
+
+
+class _Here(_local):
+    """What the thread that asks has of its own; without that, it is the process's."""
+
+    log = Log()
+
+
+_here = _Here()
 _formatter: logging.Formatter | None = None
 
 
@@ -61,7 +92,12 @@ def event(level: int, name: str, message: str, **fields: object) -> None:
 
     Never raises: a log that cannot be written must not disturb a start.
     """
-    to = _configuration
+    log = _here.log
+    if log.hearer is not None:
+        present = {key: value for key, value in fields.items() if value is not None}
+        log.hearer(level, name, catch(message), catch_values(present))
+        return
+    to = log.configuration
     if level < to.level or to.stream is None:
         return
     now = time.time()
@@ -82,9 +118,9 @@ def event(level: int, name: str, message: str, **fields: object) -> None:
 def pass_on(text: str) -> None:
     """Write what another program shows on a terminal, as it is. Never raises."""
     try:
-        if _configuration.stream is not None:
-            _configuration.stream.write(text)
-            _configuration.stream.flush()
+        if (stream := _here.log.configuration.stream) is not None:
+            stream.write(text)
+            stream.flush()
     except (OSError, ValueError):
         return
 
@@ -102,7 +138,7 @@ def failure_as_json(error: EntrypointError) -> str:
 
 def described(name: str) -> str:
     """Return what every line says under this name; empty if that is not known."""
-    return str(_everywhere.get(name, ""))
+    return str(_here.log.everywhere.get(name, ""))
 
 
 def _facts_of(error: EntrypointError) -> dict[str, object]:
@@ -112,8 +148,8 @@ def _facts_of(error: EntrypointError) -> dict[str, object]:
 
 def on_terminal() -> bool:
     """Tell whether a person reads the log as it is written, on a terminal that nobody else draws on."""
-    stream = _configuration.stream
-    return _configuration.colours and stream is not None and getattr(stream, "isatty", bool)()
+    colours, stream = _here.log.configuration.colours, _here.log.configuration.stream
+    return colours and stream is not None and getattr(stream, "isatty", bool)()
 
 
 def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterable[str] = ()) -> None:
@@ -121,34 +157,50 @@ def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterabl
 
     A program without a stderr (`stream` None) has no log.
     """
-    global _configuration  # noqa: PLW0603 - a process has one log
     if style == "json" and stream is not None and hasattr(stream, "reconfigure"):
         # JSON is UTF-8 whatever the locale is.
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     colours = style == "text" and stream is not None and stream.isatty()
-    _configuration = _Configuration(style, LEVELS[level], stream, colours)
+    _here.log.configuration = _Configuration(style, LEVELS[level], stream, colours)
     know(secrets)
 
 
 def run_id() -> str:
-    """Return what tells this process's lines from others': its sessions and its row in the lock have it, too."""
-    global _run_id  # noqa: PLW0603 - a process has one
-    _run_id = _run_id or os.urandom(8).hex()
-    return _run_id
+    """Return what tells this run's lines from others': its sessions and its row in the lock have it, too."""
+    log = _here.log
+    log.run_id = log.run_id or os.urandom(8).hex()
+    return log.run_id
 
 
 def describe(**fields: object) -> None:
     """Have every line of JSON say this from now on, behind its own facts, which win; what is empty is left out."""
-    global _everywhere  # noqa: PLW0603 - a process has one log
-    _everywhere = {**_everywhere, **{name: value for name, value in fields.items() if value not in (None, "")}}
+    log = _here.log
+    log.everywhere = {**log.everywhere, **{name: value for name, value in fields.items() if value not in (None, "")}}
+
+
+def log_to(log: Log) -> None:
+    """Send this thread's events to `log`, and not to the process's."""
+    _here.log = log
+
+
+def carried(work: Callable[..., object]) -> Callable[..., None]:
+    """Return `work` for a new thread, which is to log and to redact as the thread does that starts it."""
+    log, secrets = _here.log, secrets_here()
+
+    def as_here(*arguments: object) -> None:
+        _here.log = log
+        search_for(secrets)
+        work(*arguments)
+
+    return as_here
 
 
 def send_to(stream: Output) -> Output | None:
     """Send the log's lines to another `stream` from now on, in the same style; return the one before, if any."""
-    global _configuration  # noqa: PLW0603 - a process has one log
-    before = _configuration.stream
+    log = _here.log
+    before = log.configuration.stream
     if before is not None:
-        _configuration = _configuration._replace(stream=stream)
+        log.configuration = log.configuration._replace(stream=stream)
     return before
 
 
@@ -177,7 +229,7 @@ def adopt_other_packages() -> None:
 def _as_json(now: float, level: int, name: str, message: str, fields: Mapping[str, object]) -> str:
     moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z"
     facts = {**fields, "severity": _severity(level), "run_id": run_id()}
-    facts = catch_values({**facts, **{one: value for one, value in _everywhere.items() if one not in facts}})
+    facts = catch_values({**facts, **{one: value for one, value in _here.log.everywhere.items() if one not in facts}})
     line = {"time": moment, "level": _level_name(level), "event": name, "message": message, **facts}
     return _plain_json(line) or _any_json(line)
 
@@ -226,7 +278,7 @@ def _as_text(now: float, level: int, message: str, fields: Mapping[str, object])
     if traceback := fields.get("traceback"):
         lines += [f"  {line}" for line in visible_lines(str(traceback))]
     text = "\n".join(lines)
-    if _configuration.colours:
+    if _here.log.configuration.colours:
         colour = _COLOURS.get(level, "")
         return f"{_DIM}{moment}{_RESET} {colour}{text}{_RESET if colour else ''}"
     return f"{moment} {text}"

@@ -16,6 +16,8 @@ takes 7 ms of a start.
 
 from __future__ import annotations
 
+from _thread import _local
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -88,22 +90,27 @@ def mask_values(text: str) -> str:
 
 def know(secrets: Iterable[str]) -> None:
     """Remember what `foreign` is to look for from now on."""
-    global _known, _net, _lasting  # noqa: PLW0603 - a process has one set of secrets
-    _lasting = secrets = frozenset(secrets)
-    _known, _net = Redactor(secrets), Redactor(filter(_cannot_be_ours, secrets))
+    _here.secrets.know(secrets)
 
 
 def know_for_now(secrets: Iterable[str]) -> None:
     """Remember secrets that others follow, beside those that last; the earliest of many are forgotten."""
-    global _known, _net, _passing  # noqa: PLW0603 - as above
-    _passing = tuple(dict.fromkeys((*_passing, *secrets)))[-_MOST_PASSING:]
-    known = _lasting.union(_passing)
-    _known, _net = Redactor(known), Redactor(filter(_cannot_be_ours, known))
+    _here.secrets.know_for_now(secrets)
+
+
+def secrets_here() -> Secrets:
+    """Return the secrets that this thread's texts are searched for."""
+    return _here.secrets
+
+
+def search_for(secrets: Secrets) -> None:
+    """Search this thread's texts for these secrets, and not for the process's."""
+    _here.secrets = secrets
 
 
 def foreign(text: str) -> str:
     """Return a `text` that is not ours without secrets in it. For whatever is shown or stored, once, as it comes in."""
-    return _known.text(text)
+    return _here.secrets.known.text(text)
 
 
 def foreign_report(text: str, filename: str) -> str:
@@ -128,12 +135,12 @@ def named(name: str, beside: str = "") -> str:
     letters = name
     for one in f"_-.{beside}":
         letters = letters.replace(one, "")
-    return name if not letters or letters.isalnum() else _known.text(name)
+    return name if not letters or letters.isalnum() else _here.secrets.known.text(name)
 
 
 def foreign_values(values: Mapping[str, object]) -> dict[str, object]:
     """Return `values` with every text in them as `foreign` returns it."""
-    return _known.mapping(values)
+    return _here.secrets.known.mapping(values)
 
 
 def without_addresses(text: str) -> str:
@@ -143,12 +150,13 @@ def without_addresses(text: str) -> str:
 
 def catch(text: str) -> str:
     """Return `text` without those secrets that can be nothing else: a net below, should a foreign text slip by."""
-    return _net.known(text)
+    return _here.secrets.net.known(text)
 
 
 def catch_values(values: Mapping[str, object]) -> dict[str, object]:
     """Return `values` with every text in them as `catch` returns it."""
-    return {name: _net.value(value, _net.known) for name, value in values.items()}
+    net = _here.secrets.net
+    return {name: net.value(value, net.known) for name, value in values.items()}
 
 
 def _cannot_be_ours(secret: str) -> bool:
@@ -238,7 +246,32 @@ class Redactor:
         return {name: self.value(value) for name, value in values.items()}
 
 
-_lasting: frozenset[str] = frozenset()
-_passing: tuple[str, ...] = ()
-_known = Redactor()
-_net = Redactor()
+class Secrets:
+    """What texts are searched for: one of these for the process, and one for each call of `entrypoint.api`."""
+
+    __slots__ = ("_lasting", "_passing", "known", "net")
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._passing: tuple[str, ...] = ()
+        self.know(())
+
+    def know(self, secrets: Iterable[str]) -> None:
+        """Remember these, and forget all others but those that were known for now."""
+        self._lasting = secrets = frozenset(secrets)
+        self.known, self.net = Redactor(secrets), Redactor(filter(_cannot_be_ours, secrets))
+
+    def know_for_now(self, secrets: Iterable[str]) -> None:
+        """Remember these beside those that last."""
+        self._passing = tuple(dict.fromkeys((*self._passing, *secrets)))[-_MOST_PASSING:]
+        known = self._lasting.union(self._passing)
+        self.known, self.net = Redactor(known), Redactor(filter(_cannot_be_ours, known))
+
+
+class _Here(_local):
+    """What the thread that asks has of its own; without that, it is the process's."""
+
+    secrets = Secrets()
+
+
+_here = _Here()

@@ -19,6 +19,7 @@ import _thread
 import os
 import sys
 import time
+from _thread import _local
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +51,25 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signum
 
 
+class Stop:
+    """Asks a thread to end what it does, as a signal asks the main thread of the program. For `entrypoint.api`."""
+
+    __slots__ = ("asked", "told")
+
+    def __init__(self) -> None:
+        """Ask nothing yet."""
+        self.asked = False
+        self.told = False
+        """Whether the exception has been raised; what cleans up behind it is not to be disturbed again."""
+
+
+class _Here(_local):
+    """What the thread that asks has of its own."""
+
+    stop: Stop | None = None
+
+
+_here = _Here()
 _received: int | None = None
 _lost = False
 """Whether somebody is to raise the exception for what was received."""
@@ -80,11 +100,18 @@ class NotInCallbacks:
 
 
 def raise_lost() -> None:
-    """Raise `Interrupted`, in the main thread, if a signal has come and its exception went lost or was put off."""
+    """Raise `Interrupted`, in the main thread, if a signal has come and its exception went lost or was put off.
+
+    Or, once, in a thread that was asked to stop.
+    """
     global _lost  # noqa: PLW0603 - as above
     if _lost and _received is not None and _thread.get_ident() == _main_thread:
         _lost = False
         raise Interrupted(_received)
+    stop = _here.stop
+    if stop is not None and stop.asked and not stop.told:
+        stop.told = True
+        raise Interrupted(signal.SIGINT)
 
 
 def raise_received() -> None:
@@ -94,6 +121,20 @@ def raise_received() -> None:
     """
     if _received is not None and _heir is None and _thread.get_ident() == _main_thread:
         raise Interrupted(_received)
+    stop = _here.stop
+    if stop is not None and stop.asked:
+        stop.told = True
+        raise Interrupted(signal.SIGINT)
+
+
+def heed(stop: Stop) -> None:
+    """Let what waits in this thread end when `stop` asks for it."""
+    _here.stop = stop
+
+
+def installed() -> bool:
+    """Tell whether this process is the program's own, and no library's user."""
+    return _main_thread is not None
 
 
 def blocked() -> frozenset[int]:

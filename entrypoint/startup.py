@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from entrypoint.command import Command
+    from entrypoint.migration.apply.leader import Applied
     from entrypoint.migration.apply.migrator import Result
     from entrypoint.migration.ledger.first_look import Question
     from entrypoint.migration.ledger.place import Place
@@ -43,6 +44,10 @@ class Outcome(NamedTuple):
     name: OutcomeName
     schema_version: int | None = None
     error: EntrypointError | None = None
+    applied: tuple[Applied, ...] = ()
+    """The migrations that this start applied."""
+    repeated: tuple[str, ...] = ()
+    """The repeatable files that it applied."""
 
     def variables(self) -> dict[str, str | None]:
         """Return what is added to the application's environment."""
@@ -417,11 +422,11 @@ def _migrated(result: Result) -> Outcome:
             applied=len(result.applied),
             duration_ms=round(milliseconds),
         )
-        return Outcome("migrated", result.current)
+        return Outcome("migrated", result.current, applied=result.applied, repeated=result.repeated)
     if result.verdict is not None and result.verdict.name == "ahead":
         return Outcome("ahead", result.current)
     if result.repeated:
-        return Outcome("migrated", result.current)
+        return Outcome("migrated", result.current, repeated=result.repeated)
     if not result.waited:
         # Somebody else was done between our first look and our turn; or only the ledger was to be upgraded.
         logs.event(

@@ -6,9 +6,10 @@ An up-to-date start asks in a shorter way (`migration.ledger.first_look`), and n
 from __future__ import annotations
 
 import gc
+import os
 from random import uniform
 
-from entrypoint import logs
+from entrypoint import logs, signals
 from entrypoint.clocks import CONNECTING, WAITING, Clocks
 from entrypoint.database.answers import StatementError
 from entrypoint.database.connect import connect
@@ -16,7 +17,7 @@ from entrypoint.database.login import failure_of, go_on
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
 from entrypoint.database.target import target_of
 from entrypoint.deadline import Deadline, pause
-from entrypoint.errors import ConnectionLostError, EntrypointError
+from entrypoint.errors import ConfigurationError, ConnectionLostError, EntrypointError
 from entrypoint.migration.assignment import Assignment
 from entrypoint.migration.ledger import reading
 from entrypoint.migration.ledger.differences import Differences
@@ -92,7 +93,8 @@ def survey_beside(
     after: bool = False,
 ) -> Survey:
     """Connect and compare; what came of the question `before`, if there was one, counts as the first attempt."""
-    gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
+    if signals.installed():
+        gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
     token = logs.run_id()
     noted = before is not None and before.noted
     whereabouts = target_of(settings.address, token, noted=noted)
@@ -120,6 +122,7 @@ def survey_beside(
         attempts += 1
         try:
             place = find(session, settings.schema, patience, settings.role, settings.command)
+            _refuse_time_zone(place)
             rows = rows or _rows(session, place, settings, clocks)
             verdict = None
             if wanted is not None and up_to is None:
@@ -141,6 +144,16 @@ def survey_beside(
         else:
             plan = plan_of(directory.files, rows, up_to=up_to, after=after)
             return Survey(session, whereabouts, place, directory, plan, rows, wanted, verdict, clocks)
+
+
+def _refuse_time_zone(place: Place) -> None:
+    """Raise ConfigurationError where the earlier system's times would be read in a time zone that is not theirs."""
+    if place.outdated and os.environ.get("PGTZ"):  # The program has taken it out (`leave_out_time_zone`).
+        raise ConfigurationError(
+            "PGTZ is set, and the tables are the earlier migration system's, whose times are in the server's time zone",
+            remedy="Unset PGTZ in this process, or migrate this database once by the command `entrypoint migrate`.",
+            variable="PGTZ",
+        )
 
 
 def _refused(session: Session, settings: Settings, error: StatementError) -> EntrypointError:

@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
         "redaction",
         "errors",
     },
+    "api": {"operations", "startup", "settings", "logs", "deadline", "signals", "redaction", "errors", "records"},
     "cli": {"commands", "redaction", "errors", "version"},
     "commands": {
         "reporting",
@@ -93,6 +94,7 @@ ROOMS: dict[str, set[str]] = {
         "redaction",
         "errors",
         "counts",
+        "version",
     },
     "reporting": {"settings", "bounded", "logs", "deadline", "redaction"},
     "startup": {
@@ -123,6 +125,7 @@ ROOMS: dict[str, set[str]] = {
         "logs",
         "clocks",
         "deadline",
+        "signals",
         "errors",
         "records",
     },

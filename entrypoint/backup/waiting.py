@@ -10,7 +10,7 @@ import threading
 import time
 from typing import NamedTuple, TypeVar
 
-from entrypoint import signals
+from entrypoint import logs, signals
 from entrypoint.memory import file_in_memory
 
 TYPE_CHECKING = False
@@ -122,7 +122,7 @@ def apart(work: Callable[[], _T], patience: Patience) -> _T:
         except BaseException as error:  # noqa: BLE001 - raised in the main thread
             answer.put((None, error))
 
-    threading.Thread(target=run_it, name="backup", daemon=True).start()
+    threading.Thread(target=logs.carried(run_it), name="backup", daemon=True).start()
     while True:
         try:
             result, error = answer.get(timeout=_TICK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from entrypoint import logs
+from entrypoint import logs, signals
 from entrypoint.redaction import named
 
 TYPE_CHECKING = False
@@ -117,6 +117,8 @@ def leave_out_time_zone() -> None:
     """Forget PGTZ.
 
     libpq would make it the session's time zone, and then the server's own, which the earlier system's times are in,
-    could not be learnt any more. The application gets its environment as it was.
+    could not be learnt any more. The application gets its environment as it was. A library changes no environment:
+    `survey` refuses PGTZ where it matters.
     """
-    os.environ.pop("PGTZ", None)
+    if signals.installed():
+        os.environ.pop("PGTZ", None)

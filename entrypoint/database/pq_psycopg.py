@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import select
 
-from entrypoint import logs
+from entrypoint import logs, signals
 from entrypoint.database.answers import SILENCE, NotConnected
 from entrypoint.database.pq import Option, PqError
 from entrypoint.database.quoting import conninfo
 from entrypoint.redaction import foreign
 
-logs.adopt_other_packages()
+if signals.installed():
+    logs.adopt_other_packages()
 
-import psycopg  # noqa: E402 - it logs
-from psycopg import pq  # noqa: E402
+import psycopg
+from psycopg import pq
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -47,6 +47,8 @@ class EntrypointError(Exception):
     event = "entrypoint.failed"
     schema_version: int | None = None
     """The schema's version at that moment, where it is known."""
+    applied: tuple[str, ...] = ()
+    """The names of the migrations that were applied before it, in this run."""
 
     def __init__(self, message: str, *, remedy: str = "", **fields: object) -> None:
         """Take the cause as one `message`, the `remedy` as one sentence, and `fields` as the log's own."""

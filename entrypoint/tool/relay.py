@@ -190,7 +190,7 @@ class Relay:
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server((HOST, 0), backlog=_BACKLOG)
         self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, name="relay", daemon=True).start()
+        threading.Thread(target=logs.carried(self._accept), name="relay", daemon=True).start()
 
     def close(self) -> bool:
         """Cut all connections; tell whether they were not yet."""
@@ -214,7 +214,7 @@ class Relay:
                     # No descriptor is left: some of the clients will go.
                     select.select((), (), (), 0.1)
                     continue
-                threading.Thread(target=self._serve, args=(client,), name="relayed", daemon=True).start()
+                threading.Thread(target=logs.carried(self._serve), args=(client,), name="relayed", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         try:

@@ -18,7 +18,7 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import TypeVar
 
     from entrypoint.clocks import Clocks
@@ -135,11 +135,16 @@ def migrate(assignment: Assignment, plan: Plan, session: Session, place: Place) 
             tuple(applied), contender.waited, contender.current, None, contender.verdict, tuple(repeated)
         )
     except EntrypointError as error:
-        known = [migration.version for migration in applied]
-        error.schema_version = max([*known, contender.current or 0]) or None
+        _tell_how_far(error, applied, contender.current)
         raise
     finally:
         contender.close()
+
+
+def _tell_how_far(error: EntrypointError, applied: Sequence[Applied], current: int | None) -> None:
+    """Add to an error what was applied before it."""
+    error.schema_version = max([*(migration.version for migration in applied), current or 0]) or None
+    error.applied = tuple(migration.file for migration in applied)
 
 
 def _refreshed(applied: Iterable[Applied], prepared: Mapping[int, Prepared]) -> set[str]:

@@ -108,7 +108,7 @@ class Watcher:
         self._lock = ""
         self._waited = self._asked = self._looked = self._reported = self._told = _NEVER
         self._next_connect = 0.0
-        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        self._thread = threading.Thread(target=logs.carried(self._watch), name="watcher", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -99,7 +99,7 @@ class Question:
         self._done.acquire()
         try:
             # Not `threading`, which is not imported otherwise.
-            _thread.start_new_thread(self._work, (library, connect_as, (schema, role, command)))
+            _thread.start_new_thread(logs.carried(self._work), (library, connect_as, (schema, role, command)))
         except RuntimeError:  # No thread is to be had.
             self._done.release()
         else:

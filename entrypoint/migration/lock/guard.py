@@ -43,7 +43,7 @@ class Guard:
         # Written to on release, as the thread waits on its connection.
         self._wakened, self._waker = os.pipe()
         self._held = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="guard", daemon=True)
+        self._thread = threading.Thread(target=logs.carried(self._keep), name="guard", daemon=True)
         self.backend_pid = 0
         """Which server process holds the lock, once it is taken."""
         self.was_lost = threading.Event()

@@ -58,12 +58,6 @@ class _Thread:
         self._questions.append(question)
         self._asked.release()
 
-    def parse(self, text: str) -> list[dict[str, Any]] | SyntaxComplaint | None:
-        self.put(question := _Question(text))
-        while not sliced(lambda seconds: question.done.acquire(timeout=seconds), SLICE):
-            pass
-        return question.trees
-
     def _serve(self) -> None:
         while self._asked.acquire() and (question := self._questions.pop(0)) is not None:
             question.trees = _parsed(question.text)
@@ -73,25 +67,41 @@ class _Thread:
 # One thread for all texts: each thread that has called the parser keeps one of the process's 1,024 pthread keys for
 # good (pg_query_init of libpg_query), and OpenSSL needs some of them for the next connection.
 _thread: _Thread | None = None
+# Two calls of `entrypoint.api` may ask at once, and a thread that is told to end answers nobody behind that.
+_exchange = threading.Lock()
 
 
 def parse(text: str) -> list[dict[str, Any]] | SyntaxComplaint | None:
     """Return what PostgreSQL's parser makes of a text: statements, a complaint, or None if it cannot say."""
-    global _thread  # noqa: PLW0603 - the parser's state is the process's
-    needed = _STACK_BASE + _STACK_PER_CHARACTER * len(text)
-    thread = _thread
-    if thread is None or thread.stack < needed:
-        stack = _LEAST_STACK if thread is None else thread.stack
-        while stack < needed:  # In powers of two, so that there are few of these threads, whatever the texts.
-            stack *= 2
-        try:
-            larger = _Thread(stack)
-        except (RuntimeError, ValueError):
+    question = _Question(text)
+    with _exchange:
+        thread = _thread_for(len(text))
+        if thread is None:
             return None
-        if thread is not None:
-            thread.put(None)
-        _thread = thread = larger
-    return thread.parse(text)
+        thread.put(question)
+    while not sliced(lambda seconds: question.done.acquire(timeout=seconds), SLICE):
+        pass
+    return question.trees
+
+
+def _thread_for(characters: int) -> _Thread | None:
+    """Return the thread, with the stack that so many characters need; None if there is none to be had."""
+    global _thread  # noqa: PLW0603 - the parser's state is the process's
+    needed = _STACK_BASE + _STACK_PER_CHARACTER * characters
+    before = _thread
+    if before is not None and before.stack >= needed:
+        return before
+    stack = _LEAST_STACK if before is None else before.stack
+    while stack < needed:  # In powers of two, so that there are few of these threads, whatever the texts.
+        stack *= 2
+    try:
+        larger = _Thread(stack)
+    except (RuntimeError, ValueError):
+        return None
+    if before is not None:
+        before.put(None)
+    _thread = larger
+    return larger
 
 
 def _parsed(text: str) -> list[dict[str, Any]] | SyntaxComplaint | None:

@@ -1,0 +1,386 @@
+"""Migrate, ask for the status and check files from Python: `from entrypoint import api`. Documented in docs/python.md.
+
+No signals, no exec, no global state: a call reads no variable of this program's and changes none, sets up no logging,
+ends no process, and may run in any thread beside others. Everything else is as in the program, the lock above all.
+
+The work is done in a thread of its own while the caller waits. So whatever exception comes to the caller in the middle
+(KeyboardInterrupt, a test's time-out) cannot tear a migration: the thread is asked to stop, as a signal asks the
+program, and frees the lock first (docs/decisions/0050-the-work-of-the-api-has-its-own-thread.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from entrypoint import errors, logs, redaction, signals
+from entrypoint.deadline import SLICE, sliced
+from entrypoint.errors import EntrypointError
+from entrypoint.records import LONGEST_AFTER, Address, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, Literal, TypeVar
+
+    from entrypoint.operations import status as status_operation
+    from entrypoint.settings import Settings
+    from entrypoint.startup import Outcome
+
+    _T = TypeVar("_T")
+
+__all__ = [
+    "AppliedMigration",
+    "CheckResult",
+    "Finding",
+    "MigrateResult",
+    "MigrationStatus",
+    "StatusResult",
+    "check",
+    "errors",
+    "migrate",
+    "status",
+]
+
+LOGGER = "entrypoint"
+
+# What `variables` may hold: what is no parameter here, and is about migrations.
+_VARIABLES = frozenset(
+    {
+        "DATABASE_PASSWORD_COMMAND",
+        "DB_CONNECT_ATTEMPTS",
+        "DB_CONNECT_BACKOFF_MS",
+        "DB_CONNECT_TIMEOUT_MS",
+        "MIGRATION_ADOPT",
+        "MIGRATION_BACKUP_DIR",
+        "MIGRATION_DDL_LOCK_TIMEOUT_MS",
+        "MIGRATION_FILE_LIMIT_MB",
+        "MIGRATION_LOCK_STALE_MS",
+        "MIGRATION_OUT_OF_ORDER",
+    }
+)
+# For what the thread cleans up, in seconds: each of its steps is bounded, together they are shorter.
+_CLEAN_UP = 10.0
+
+
+class AppliedMigration(NamedTuple):
+    """A migration that a call applied."""
+
+    number: int
+    filename: str
+    seconds: float
+
+
+class MigrateResult(NamedTuple):
+    """How a call of `migrate` went. Fields may be added: use their names."""
+
+    outcome: Literal["up_to_date", "migrated", "waited", "ahead"]
+    """As ENTRYPOINT_OUTCOME: `waited` if somebody else applied it meanwhile, `ahead` if the schema is newer."""
+    schema_version: int | None
+    """The highest applied number; None if nothing is applied."""
+    applied: tuple[AppliedMigration, ...]
+    """What this call applied, in its order."""
+    repeatables: tuple[str, ...]
+    """The repeatable files that it applied, by name."""
+    seconds: float
+    """How long the call took."""
+    run_id: str
+    """What its lines in the log, its sessions and its row in the lock have in common."""
+
+
+class MigrationStatus(NamedTuple):
+    """One migration, as the database and the files know it."""
+
+    number: int
+    filename: str
+    state: str
+    """applied, pending, after, running, failed, changed, missing or ahead (docs/commands/status.md)."""
+    applied_at: str | None
+    """ISO 8601."""
+    seconds: float | None
+    """How long it took."""
+    application_version: str | None
+    error: str | None
+
+
+class StatusResult(NamedTuple):
+    """What is applied and pending. Fields may be added: use their names."""
+
+    state: Literal["up_to_date", "pending", "error"]
+    schema_version: int
+    """The highest applied number; 0 if nothing is applied."""
+    latest_version: int
+    """The highest number among the files; 0 if there are none."""
+    applied: int
+    pending: int
+    migrations: tuple[MigrationStatus, ...]
+    document: Mapping[str, Any]
+    """All of it, as `entrypoint status --json` has it."""
+
+
+class Finding(NamedTuple):
+    """One thing about one file, or about the check itself."""
+
+    level: Literal["error", "warning", "note"]
+    rule: str
+    message: str
+    file: str | None
+    """The path, relative to the current directory if it is below that; None if it is about no file."""
+    line: int | None
+    """Counted from 1."""
+    column: int | None
+    """In characters, counted from 1."""
+    remedy: str | None
+
+
+class CheckResult(NamedTuple):
+    """What a call of `check` found. Fields may be added: use their names."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Why a start would be refused, or fail."""
+        return tuple(finding for finding in self.findings if finding.level == "error")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """What would hurt under traffic."""
+        return tuple(finding for finding in self.findings if finding.level == "warning")
+
+
+def migrate(  # noqa: PLR0913 - options by name
+    url: str,
+    directory: str | os.PathLike[str] = "migrations",
+    *,
+    to: int | None = None,
+    after: bool = False,
+    schema: str | None = None,
+    role: str | None = None,
+    timeout: float | None = None,
+    lock_timeout: float | None = None,
+    app_version: str | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> MigrateResult:
+    """Bring the schema up to date, or wait while somebody else does, as `entrypoint migrate` does.
+
+    `url`: a libpq URL or conninfo string, or as another driver writes it. `to`: the number of the last migration to
+    apply. `after`: the rollout is over. `schema`, `role`: MIGRATION_SCHEMA, MIGRATION_ROLE. `timeout`: seconds for all
+    migrations together (300). `lock_timeout`: seconds for waiting for the lock; by default 30, and as long as a living
+    holder may take. `app_version`: what the ledger is to say. `variables`: other variables of the program by their
+    names, such as `{"DB_CONNECT_ATTEMPTS": "1"}`.
+
+    Raises EntrypointError, with a `remedy`, and in `applied` the files that were applied before.
+    """
+    given = {
+        "MIGRATION_SCHEMA": schema,
+        "MIGRATION_ROLE": role,
+        "MIGRATION_TIMEOUT_MS": _milliseconds(timeout),
+        "MIGRATION_LOCK_TIMEOUT_MS": _milliseconds(lock_timeout),
+        "APP_VERSION": app_version,
+    }
+    settings, secrets = _settings(url, directory, variables, given)
+
+    def work() -> Outcome:
+        from entrypoint.startup import bring_up_to_date
+
+        if to is not None:
+            from entrypoint.operations.dry_run import check_target
+
+            check_target(settings, to)
+        policy = settings.apply._replace(timeout=LONGEST_AFTER) if after and timeout is None else settings.apply
+        return bring_up_to_date(settings._replace(apply=policy), up_to=to, after=after)
+
+    began = time.monotonic()
+    outcome, run_id = _apart(work, secrets)
+    return MigrateResult(
+        outcome=outcome.name,  # type: ignore[arg-type]  # neither `disabled` nor `failed`: it was asked for, or raised
+        schema_version=outcome.schema_version,
+        applied=tuple(AppliedMigration(one.version, one.file, one.seconds) for one in outcome.applied),
+        repeatables=outcome.repeated,
+        seconds=time.monotonic() - began,
+        run_id=run_id,
+    )
+
+
+def status(
+    url: str,
+    directory: str | os.PathLike[str] = "migrations",
+    *,
+    schema: str | None = None,
+    role: str | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> StatusResult:
+    """Compare the files with the database, as `entrypoint status` does. The parameters are those of `migrate`.
+
+    Raises EntrypointError if there is no answer. That a migration has failed is one: `state` is `error`.
+    """
+    settings, secrets = _settings(url, directory, variables, {"MIGRATION_SCHEMA": schema, "MIGRATION_ROLE": role})
+
+    def work() -> tuple[status_operation.Status, dict[str, object]]:
+        from entrypoint.operations.status import read
+
+        found = read(settings)
+        return found, found.documented()
+
+    (found, document), _ = _apart(work, secrets)
+    return StatusResult(
+        state=found.name,
+        schema_version=found.current,
+        latest_version=found.latest,
+        applied=found.applied,
+        pending=found.pending,
+        migrations=tuple(
+            MigrationStatus(
+                line.number,
+                line.filename,
+                line.state,
+                line.applied_at,
+                None if line.milliseconds is None else line.milliseconds / 1000,
+                line.application_version,
+                line.error,
+            )
+            for line in found.lines
+        ),
+        document=document,
+    )
+
+
+def check(
+    directory: str | os.PathLike[str] = "migrations",
+    *,
+    files: Iterable[str | os.PathLike[str]] = (),
+    lint: bool | None = None,
+    against: str | None = None,
+    url: str | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> CheckResult:
+    """Check the migration files, as `entrypoint check` does; without a database, unless there is a `url`.
+
+    `files`: only these. `lint`: whether to ask the linter squawk; None for if it is installed. `against`: a branch, or
+    another name of a commit, to compare with. `url`: where to ask what is applied; of applied files only errors are
+    told.
+
+    Raises EntrypointError if they cannot be checked, and not for what is found: that is in the result.
+    """
+    settings, secrets = _settings(url or "", directory, variables, {})
+    names = tuple(os.fspath(file) for file in files)
+
+    def work() -> tuple[Finding, ...]:
+        from entrypoint.operations.check import Wishes
+        from entrypoint.operations.check import check as check_files
+
+        wishes = Wishes(names, lint, url is None, against)
+        # Where the linter and git are, as for any child of this process.
+        found = check_files(settings, wishes, os.environ.get("PATH", os.defpath)).findings
+        return tuple(Finding(*finding[:7]) for finding in found)
+
+    return CheckResult(_apart(work, secrets)[0])
+
+
+def _settings(
+    url: str,
+    directory: str | os.PathLike[str],
+    variables: Mapping[str, str] | None,
+    given: Mapping[str, str | None],
+) -> tuple[Settings, frozenset[str]]:
+    """Return the settings that the program would have by the same values, and what is secret in them.
+
+    `given`: what the parameters say, by the names of the variables. Raises ConfigurationError.
+    """
+    from entrypoint.settings import Reader, read_secrets, settings_of
+
+    values = dict(variables or {})
+    allowed = {name: value for name, value in values.items() if name in _VARIABLES}
+    reader = Reader(allowed | {name: value for name, value in given.items() if value is not None})
+    for name in sorted(values.keys() - _VARIABLES):
+        reader.blame(f"`variables` has {name!r}, which is none of: {', '.join(sorted(_VARIABLES))}")
+    settings = settings_of(reader, auto_migrate=True)
+    reader.raise_faults()
+    return settings._replace(
+        address=Address(url, "url", password_command=settings.address.password_command),
+        migrations_dir=os.path.abspath(os.fspath(directory)),
+    ), read_secrets({**values, "DATABASE_URL": url})
+
+
+def _milliseconds(seconds: float | None) -> str | None:
+    return None if seconds is None else str(round(seconds * 1000))
+
+
+def _apart(work: Callable[[], _T], secrets: frozenset[str]) -> tuple[_T, str]:
+    """Do `work` in a thread of its own, and wait; return what it returns, and its run's id. Raises EntrypointError.
+
+    An exception that comes while this waits is raised when the thread has ended what it was doing.
+    """
+    from contextvars import copy_context
+    from functools import partial
+    from threading import Thread
+
+    run = _Run(secrets)
+    results: list[_T] = []
+    try:
+        # In a copy of the caller's context, as a filter of its logging may ask for that.
+        perform = partial(copy_context().run, run.perform, lambda: results.append(work()))
+        Thread(target=perform, name=LOGGER, daemon=True).start()
+        while not run.ended_within(SLICE):
+            pass
+    except BaseException:
+        run.stop.asked = True
+        if run.begun:
+            run.ended_within(_CLEAN_UP)
+        raise
+    if run.failure is not None:
+        raise run.failure
+    return results[0], run.log.run_id
+
+
+class _Run:
+    """One call's work, in its own thread: with a log, secrets and a way to be stopped that are nobody else's."""
+
+    def __init__(self, secrets: frozenset[str]) -> None:
+        from threading import Event
+
+        self.log = logs.Log(self._hear)
+        self.log.run_id = os.urandom(8).hex()
+        self.stop = signals.Stop()
+        self._ended = Event()
+        self.begun = False
+        self.failure: BaseException | None = None
+        self._secrets = redaction.Secrets()
+        self._secrets.know(secrets)
+
+    def perform(self, work: Callable[[], object]) -> None:
+        """Do the `work`, in this thread."""
+        self.begun = True
+        logs.log_to(self.log)
+        redaction.search_for(self._secrets)
+        signals.heed(self.stop)
+        try:
+            work()
+        except EntrypointError as error:
+            self.failure = error
+        except Exception as error:  # noqa: BLE001 - told as the program tells it
+            from entrypoint.startup import internal_error
+
+            self.failure = internal_error(error)
+            self.failure.__cause__ = error
+        except BaseException as error:  # noqa: BLE001 - a stop, which the caller has asked for
+            self.failure = error
+        finally:
+            self._ended.set()
+
+    def ended_within(self, seconds: float) -> bool:
+        """Wait for the work's end, in the caller's thread; tell whether it has come."""
+        return sliced(self._ended.wait, seconds)
+
+    def _hear(self, level: int, event: str, message: str, fields: Mapping[str, object]) -> None:
+        """Hand an event to `logging`, as whoever uses this has set that up. Never raises, as the log never does."""
+        import logging
+
+        logger = logging.getLogger(LOGGER)
+        if not logger.isEnabledFor(level):
+            return
+        extra = {"event": event, "run_id": self.log.run_id, "fields": dict(fields)}
+        with contextlib.suppress(Exception):
+            logger.log(level, redaction.visible(message), extra=extra)
