@@ -42,9 +42,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="let warnings count as faults (exit code 65)")
     parser.add_argument(
         "--format",
-        choices=("text", "json", "github"),
+        choices=("text", "json", "github", "sarif", "codequality"),
         default="text",
-        help="for a person; a list of objects; or workflow commands, which GitHub shows in the pull request",
+        help="text: for a person; json: a list of objects; github: workflow commands, which GitHub shows in the pull "
+        "request; sarif: SARIF 2.1.0, for GitHub's code scanning; codequality: for GitLab's Code Quality",
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     Level = Literal["error", "warning", "note"]
-    Format = Literal["text", "json", "github"]
+    Format = Literal["text", "json", "github", "sarif", "codequality"]
 
 # GitHub's name for a note; the other levels have the same names there.
 _COMMANDS = {"note": "notice"}
@@ -68,8 +68,16 @@ class Report(NamedTuple):
 
 
 def render(report: Report, style: Format) -> str:
-    """Return a report as text: `text`, `json` or `github`."""
-    renderers: dict[Format, Callable[[Report], str]] = {"text": as_text, "json": as_json, "github": as_github}
+    """Return a report as text, in one of the formats."""
+    from entrypoint.operations.machine_reports import as_codequality, as_sarif
+
+    renderers: dict[Format, Callable[[Report], str]] = {
+        "text": as_text,
+        "json": as_json,
+        "github": as_github,
+        "sarif": as_sarif,
+        "codequality": as_codequality,
+    }
     return _writable(renderers[style](report))
 
 

@@ -1,0 +1,147 @@
+"""What `check` found, for programs that keep track of findings: SARIF (GitHub, IDEs) and Code Quality (GitLab).
+
+Both compare with an earlier report, so each finding has a fingerprint that stays the same when lines move. Notes are
+nothing to mend, and would stay open for ever: in SARIF they are notifications of the run, in Code Quality they are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from urllib.parse import quote
+
+from entrypoint import __version__
+from entrypoint.redaction import visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from entrypoint.operations.findings import Finding, Report
+
+_SARIF = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_SEVERITIES = {"error": "critical", "warning": "major"}
+_MEANINGS = {
+    "error": "An error in a migration file: a start would be refused, or fail.",
+    "warning": "What would hurt under traffic, or during a rollout.",
+}
+_HELP = (
+    "docs/commands/check.md of pg-entrypoint says what is looked at. "
+    "If a statement is meant that way, write above it: -- squawk-ignore {rule}"
+)
+
+
+def as_sarif(report: Report) -> str:
+    """Return a report as SARIF 2.1.0, with what GitHub's code scanning asks for."""
+    counted = [finding for finding in report.findings if finding.level != "note" and finding.file is not None]
+    rules = {finding.rule: finding.level for finding in counted}
+    run = {
+        "tool": {
+            "driver": {
+                "name": "pg-entrypoint",
+                "version": __version__,
+                "rules": [_rule(rule, level) for rule, level in rules.items()],
+            }
+        },
+        "columnKind": "unicodeCodePoints",
+        "invocations": [
+            {
+                "executionSuccessful": True,
+                "toolExecutionNotifications": [
+                    {
+                        "descriptor": {"id": finding.rule},
+                        "level": finding.level,
+                        "message": {"text": _message(finding)},
+                        **_locations(finding),
+                    }
+                    for finding in report.findings
+                    if finding not in counted
+                ],
+            }
+        ],
+        "results": [
+            {
+                "ruleId": finding.rule,
+                "ruleIndex": list(rules).index(finding.rule),
+                "level": finding.level,
+                "message": {"text": _message(finding)},
+                **_locations(finding),
+                "partialFingerprints": {"entrypointCheck/v1": fingerprint},
+            }
+            for finding, fingerprint in _with_fingerprints(counted)
+        ],
+    }
+    return json.dumps({"$schema": _SARIF, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+
+
+def as_codequality(report: Report) -> str:
+    """Return a report as GitLab's Code Quality: a list of objects with its documented fields."""
+    counted = [finding for finding in report.findings if finding.level != "note"]
+    answer = [
+        {
+            "description": _message(finding),
+            "check_name": finding.rule,
+            "fingerprint": fingerprint,
+            "severity": _SEVERITIES[finding.level],
+            # What is about no file (MIGRATION_COMMAND) has to have a place all the same.
+            "location": {"path": finding.file or ".", "lines": {"begin": finding.line or 1}},
+        }
+        for finding, fingerprint in _with_fingerprints(counted)
+    ]
+    return json.dumps(answer, indent=2) + "\n"
+
+
+def _rule(rule: str, level: str) -> dict[str, Any]:
+    return {
+        "id": rule,
+        "shortDescription": {"text": rule.replace("-", " ")},
+        "fullDescription": {"text": _MEANINGS[level]},
+        "help": {"text": _HELP.format(rule=rule)},
+        "defaultConfiguration": {"level": level},
+    }
+
+
+def _message(finding: Finding) -> str:
+    return "\n".join(visible(text) for text in (finding.message, finding.remedy) if text)
+
+
+def _locations(finding: Finding) -> dict[str, Any]:
+    if finding.file is None:
+        return {}
+    path = Path(finding.file)
+    # An absolute path is none of the repository's.
+    artifact = {"uri": path.as_uri()} if path.is_absolute() else {"uri": quote(finding.file), "uriBaseId": "%SRCROOT%"}
+    place: dict[str, Any] = {"artifactLocation": artifact}
+    region = {"startLine": finding.line, "startColumn": finding.column}
+    if finding.line is not None:
+        place["region"] = {name: value for name, value in region.items() if value is not None}
+    return {"locations": [{"physicalLocation": place}]}
+
+
+def _with_fingerprints(findings: Iterable[Finding]) -> Iterator[tuple[Finding, str]]:
+    """Yield each finding with what tells it from others: its file, its rule, and the line as it reads.
+
+    The line's number is not in it. Of several that are alike in all this, each has its turn in it.
+    """
+    seen: Counter[tuple[str, ...]] = Counter()
+    texts: dict[str, list[str]] = {}
+    for finding in findings:
+        name = finding.file or ""
+        if name not in texts:
+            texts[name] = _lines_of(name)
+        # Where there is no line, only the message tells one from another.
+        said = finding.message if finding.line is None else "".join(texts[name][finding.line - 1 : finding.line])
+        known = (name, finding.rule, " ".join(said.split()))
+        seen[known] += 1
+        whole = "\0".join((*known, str(seen[known])))
+        yield finding, hashlib.sha256(whole.encode(errors="surrogateescape")).hexdigest()
+
+
+def _lines_of(name: str) -> list[str]:
+    try:
+        return Path(name).read_bytes().decode(errors="replace").split("\n")
+    except OSError:
+        return []
