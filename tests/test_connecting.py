@@ -131,6 +131,21 @@ def test_refused(connecting: Callable[..., Run]) -> None:
     assert [retry["attempt"] for retry in run.logs("database.retry")] == [1, 2]
 
 
+@pytest.mark.case("E10")
+@pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_URL_FILE", "MIGRATION_DATABASE_URL_FILE"])
+def test_the_remedy_names_the_variable_that_was_read(
+    run_entrypoint: Callable[..., Run], migrations_dir: Path, tmp_path: Path, name: str
+) -> None:
+    address = f"postgresql://{HOST}:{free_port()}/shop"
+    secret = tmp_path / "url"
+    secret.write_text(address)
+    file = name.endswith("_FILE")
+    run = run_entrypoint("migrate", env={**QUICK, name: str(secret) if file else address})
+    assert run.wait() == 69
+    named = f"the file that {name} names" if file else name
+    assert f"Check host and port in {named}, and that PostgreSQL is running" in run.stderr
+
+
 def test_unknown_host(connecting: Callable[..., Run]) -> None:
     began = time.monotonic()
     record = failure(connecting("postgresql://somebody@database.invalid/shop"))

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import re
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +22,7 @@ from kubernetes_validate.utils import all_versions
 from conftest import missing
 from entrypoint import cli
 from kit.kustomize import FOLDER, KustomizeMissingError, build, build_upon, builder
-from kit.manifests import CHECKS, names, program, security, times
+from kit.manifests import CHECKS, names, network, places, program, security, times
 from kit.manifests.program import known_variables
 from kit.manifests.release import Pod, Release
 from kit.pages import blocks
@@ -33,23 +35,45 @@ if TYPE_CHECKING:
 ROOT = FOLDER.parent
 OVERLAYS = ("init-container", "entrypoint", "job", "job-argocd")
 STATUS = "status-service"
+# Components for any of them. The monitors look at the status service.
+COMPONENTS = (STATUS, "monitoring", "backup", "network-policy", "address-file", "image-volume")
 # Beside any of them, and applied by itself.
 AFTER = "after"
-# An overlay with the component beside it, as a user combines them.
-COMBINED = tuple(f"{overlay}+{STATUS}" for overlay in OVERLAYS)
+# What users may combine: each component by itself, where it makes sense, and all of them.
+COMBINATIONS = (
+    *((component,) for component in COMPONENTS if component != "monitoring"),
+    *((STATUS, "monitoring"), COMPONENTS),
+)
+# Where a component does the same to each pattern, one of them is enough.
+CHANGING = {"address-file", "image-volume"}
+COMBINED = tuple(
+    "+".join((overlay, *components))
+    for overlay in OVERLAYS
+    for components in COMBINATIONS
+    if overlay == OVERLAYS[0] or CHANGING & {*components} or components == (STATUS,)
+)
+BESIDE_AFTER = tuple(f"{AFTER}+{component}" for component in ("address-file", "image-volume"))
+ALL = (*OVERLAYS, AFTER, *COMBINED, *BESIDE_AFTER)
 # What each kustomization sets.
-TAGS = "images: [{name: shop, newTag: 1.4.0}, {name: shop-status, newTag: 1.4.0}]\n"
+IMAGES = ("shop", "shop-status", "shop-backup")
+TAGS = f"images: [{', '.join(f'{{name: {name}, newTag: 1.4.0}}' for name in IMAGES)}]\n"
 PAGES = (ROOT / "docs" / "kubernetes.md", ROOT / "docs" / "deploying.md", *sorted(FOLDER.rglob("README.md")))
-OLDEST, *_, NEWEST = all_versions()
+# As k8s/README.md says; image volumes are for later ones.
+BESIDE = f"entrypoint+{STATUS}"
+KUBERNETES = ROOT / "docs" / "kubernetes.md"
+OLDEST, OLDEST_WITH_IMAGE_VOLUMES = "1.30.0", "1.35.0"
+NEWEST = all_versions()[-1]
+# The Prometheus operator's; `test_monitoring.py` looks at them.
+FOREIGN = {"ServiceMonitor", "PrometheusRule"}
 
 
 @functools.cache
 def _built(overlay: str) -> tuple[Manifest, ...]:
-    base, _, component = overlay.partition("+")
-    if not component:
+    base, *components = overlay.split("+")
+    if not components:
         return tuple(build(FOLDER / overlay))
     with tempfile.TemporaryDirectory() as folder:
-        return tuple(build_upon(base, Path(folder), TAGS, component=component))
+        return tuple(build_upon(base, Path(folder), TAGS, components=components))
 
 
 def objects_of(overlay: str) -> list[Manifest]:
@@ -71,17 +95,32 @@ def faults_of(objects: Sequence[Manifest]) -> dict[str, list[str]]:
 
 
 def test_every_overlay_is_in_the_list() -> None:
-    assert {path.parent.name for path in FOLDER.glob("*/kustomization.yaml")} == {"base", *OVERLAYS, AFTER, STATUS}
+    assert {path.parent.name for path in FOLDER.glob("*/kustomization.yaml")} == {"base", *OVERLAYS, AFTER, *COMPONENTS}
 
 
-@pytest.mark.parametrize("version", [OLDEST, NEWEST])
-@pytest.mark.parametrize("overlay", [*OVERLAYS, AFTER, *COMBINED])
-def test_the_schemas_agree(overlay: str, version: str) -> None:
+@pytest.mark.parametrize("newest", [False, True], ids=["oldest", "newest"])
+@pytest.mark.parametrize("overlay", ALL)
+def test_the_schemas_agree(overlay: str, *, newest: bool) -> None:
+    oldest = OLDEST_WITH_IMAGE_VOLUMES if "image-volume" in overlay else OLDEST
     for item in objects_of(overlay):
-        kubernetes_validate.validate(item, version, strict=True)
+        if item["kind"] not in FOREIGN:
+            _validate(json.dumps(item, sort_keys=True), NEWEST if newest else oldest)
 
 
-@pytest.mark.parametrize("overlay", [*OVERLAYS, AFTER, *COMBINED])
+@functools.cache
+def _validate(item: str, version: str) -> None:
+    """Validate one object; most are the same in many overlays."""
+    kubernetes_validate.validate(json.loads(item), version, strict=True)
+
+
+def test_the_oldest_kubernetes_is_the_one_that_the_pages_name() -> None:
+    text = (FOLDER / "README.md").read_text()
+    assert f"You need Kubernetes {OLDEST.removesuffix('.0')} or later" in text
+    assert f"Kubernetes {OLDEST_WITH_IMAGE_VOLUMES.removesuffix('.0')}" in text
+    assert OLDEST in all_versions()
+
+
+@pytest.mark.parametrize("overlay", ALL)
 def test_the_objects_fit(overlay: str) -> None:
     assert faults_of(objects_of(overlay)) == {}
 
@@ -109,10 +148,10 @@ def test_the_pages_kustomizations_work(page: Path, text: str, tmp_path: Path) ->
     """With a prefix besides: names that belong together change together."""
     shown = yaml.safe_load(text)
     (overlay,) = (Path(name).name for name in shown.pop("resources"))
-    component = "".join(Path(name).name for name in shown.pop("components", ()))
+    components = [Path(name).name for name in shown.pop("components", ())]
     more = {name: value for name, value in shown.items() if name not in ("apiVersion", "kind")}
     try:
-        objects = build_upon(overlay, tmp_path, yaml.safe_dump({**more, "namePrefix": "north-"}), component=component)
+        objects = build_upon(overlay, tmp_path, yaml.safe_dump({**more, "namePrefix": "north-"}), components=components)
     except KustomizeMissingError as error:
         missing(str(error))
     assert faults_of(objects) == {}
@@ -123,6 +162,108 @@ def test_the_pages_kustomizations_work(page: Path, text: str, tmp_path: Path) ->
 
 def test_there_are_kustomizations_in_the_pages() -> None:
     assert {page.name for page, _ in KUSTOMIZATIONS} == {"README.md", "kubernetes.md"}
+
+
+# --- What a real cluster showed -------------------------------------------------------------------------
+
+
+def pods_of_all() -> list[Pod]:
+    """Return the pods of all that is shipped."""
+    everything = "+".join((OVERLAYS[0], *COMPONENTS))
+    return [pod for overlay in (*OVERLAYS, AFTER, everything) for pod in Release.of(objects_of(overlay)).pods]
+
+
+@pytest.mark.case("E1")
+def test_a_slow_start_is_not_taken_for_a_dead_container() -> None:
+    probed = [c.spec for pod in pods_of_all() for c in pod.containers if "livenessProbe" in c.spec]
+    assert {spec["name"] for spec in probed} == {"shop", "status"}
+    assert all("startupProbe" in spec for spec in probed)
+    (spec,) = [c.spec for c in Release.of(objects_of(BESIDE)).containers if c.command == "serve"]
+    probe = spec["startupProbe"]
+    # 0.8 s of processor time at 30m of a processor are 27 s.
+    assert probe["httpGet"]["path"] == "/livez"
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 2 * 27
+    assert spec["resources"]["requests"]["cpu"] == "50m"
+
+
+@pytest.mark.case("E2")
+def test_pods_that_crash_do_not_hold_up_a_drain() -> None:
+    for overlay in OVERLAYS:
+        budget = Release.of(objects_of(overlay)).one("PodDisruptionBudget")["spec"]
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@pytest.mark.case("E3")
+def test_the_autoscaler_leaves_a_job_alone() -> None:
+    jobs = [pod for pod in pods_of_all() if pod.owner["kind"] == "Job"]
+    assert jobs
+    for pod in jobs:
+        assert pod.annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert "does not protect a pod that migrates in its init container" in KUBERNETES.read_text()
+
+
+@pytest.mark.case("E4")
+@pytest.mark.parametrize(("condition", "code"), [("complete", 0), ("failed", 70), ("gone", 1)])
+def test_the_jobs_page_waits_for_either_end(tmp_path: Path, condition: str, code: int) -> None:
+    """With a kubectl that has a Job whose condition is `condition` from the second look on; or whose Job is gone."""
+    (script,) = blocks(FOLDER / "job" / "README.md", "sh")
+    seen = tmp_path / "seen"
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        f"""#!/bin/sh
+case "$*" in
+get*) [ {condition} != gone ] ;;
+*"condition={condition} "*) [ -e {seen} ] || {{ touch {seen}; exit 1; }} ;;
+*) exit 1 ;;
+esac
+"""
+    )
+    kubectl.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+@pytest.mark.case("E5")
+def test_no_page_goes_back_by_one_revision_after_a_failure() -> None:
+    assert "--to-revision=" in KUBERNETES.read_text()
+    for overlay in ("init-container", "job"):
+        assert "rollout undo" not in (FOLDER / overlay / "README.md").read_text()
+
+
+@pytest.mark.case("E6", "E9")
+def test_what_looks_like_a_failure_is_in_the_table_of_symptoms() -> None:
+    shown = [line.split("|")[1] for line in KUBERNETES.read_text().splitlines() if line.startswith("| `")]
+    assert any("Unhealthy … 503" in cell for cell in shown)
+    assert any("`Init:0/1` for ever" in cell for cell in shown)
+    assert "503" in (FOLDER / "entrypoint" / "README.md").read_text().partition("## Times")[2]
+
+
+@pytest.mark.case("E7")
+def test_the_autoscaler_may_remove_a_node_with_our_emptydir() -> None:
+    note = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+    with_tmp = [pod for pod in pods_of_all() if any("emptyDir" in volume for volume in pod.volumes)]
+    assert with_tmp
+    assert {pod.annotations[note] for pod in with_tmp} == {"tmp"}
+    assert "--delete-emptydir-data" in KUBERNETES.read_text()
+
+
+@pytest.mark.case("E8")
+def test_what_can_delay_a_rollout_gets_a_tenth_of_a_processor() -> None:
+    found = {
+        c.spec["resources"]["requests"]["cpu"]
+        for pod in pods_of_all()
+        for c in pod.containers
+        if c.command in ("migrate", "wait")
+    }
+    assert found == {"100m"}
+
+
+@pytest.mark.case("E11")
+def test_the_page_says_what_ran_on_a_real_cluster() -> None:
+    tested = KUBERNETES.read_text().partition("## What is tested")[2]
+    assert "on a real Kubernetes 1.36" in tested
+    assert "have not run on a cluster" in tested
 
 
 # --- What the checks find -------------------------------------------------------------------------------
@@ -150,7 +291,7 @@ class Mutation(NamedTuple):
         """Change the objects."""
         *way, last = (int(step) if step.isdecimal() else step for step in self.path.split("."))
         kind, _, name = self.kind.partition("/")
-        (place,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"].endswith(name)]
+        (place,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"].endswith(name or "")]
         at: Any = place
         for step in way:
             at = at[step]
@@ -168,7 +309,10 @@ def variable(name: str, value: str) -> dict[str, str]:
 
 
 M = Mutation
-BESIDE = f"entrypoint+{STATUS}"
+FILES = "job+address-file"
+NETWORK = "job+" + "+".join(COMPONENTS)
+CRON = "spec.jobTemplate.spec.template.spec"
+RUNS = f"{CRON}.containers.0"
 MUTATIONS = (
     M(names.kinds, "job", "Service", "kind", "Role", "nothing here needs that"),
     M(names.kinds, "job", "Service", "kind", "Deployment", "twice"),
@@ -180,20 +324,25 @@ MUTATIONS = (
         *({"app.kubernetes.io/name": "shop"}, "Deployment, Job"),
     ),
     M(names.volumes, "init-container", "Deployment", f"{POD}.volumes.0.name", "data", "mounted and not declared"),
-    M(names.volumes, "init-container", "Deployment", f"{APP}.volumeMounts.1", DROP, "declared and not mounted"),
-    M(names.volumes, "job", "Job", f"{POD}.volumes.0.secret.secretName", "database", "who makes it"),
-    M(names.volumes, "job", "Deployment", f"{APP}.volumeMounts.1.mountPath", "/run/secrets/database", "one path"),
-    M(names.secrets, "job", "Job", f"{APP}.volumeMounts", [], "no secret with such a key"),
-    M(names.secrets, "job", "Job", f"{APP}.env.0.value", "/run/secrets/database/uri", "no secret with such a key"),
-    M(names.secrets, "job", "Job", f"{APP}.env.3", variable("DATABASE_URL", "postgresql://db"), "use a file"),
+    M(names.volumes, "init-container", "Deployment", f"{APP}.volumeMounts.0", DROP, "declared and not mounted"),
+    M(names.volumes, FILES, "Job", f"{POD}.volumes.0.secret.secretName", "database", "who makes it"),
+    M(names.volumes, FILES, "Deployment", f"{APP}.volumeMounts.1.mountPath", "/run/secrets/database", "one path"),
+    M(names.volumes, "job+backup", "CronJob", f"{CRON}.volumes.0.persistentVolumeClaim.claimName", "x", "who makes"),
+    M(names.volumes, "job+image-volume", "Job", f"{APP}.command.0", "/opt/entrypoint", "no image is mounted there"),
+    M(names.volumes, "job+image-volume", "Job", f"{APP}.command.0", "entrypoint", "and not what is started"),
+    M(names.secrets, FILES, "Job", f"{APP}.volumeMounts", [], "no secret with such a key"),
+    M(names.secrets, FILES, "Job", f"{APP}.env.0.value", "/run/secrets/database/uri", "no secret with such a key"),
+    M(names.secrets, "job", "Job", f"{APP}.env.3", variable("DATABASE_URL", "postgresql://db"), "use a Secret"),
+    M(names.secrets, "job", "Job", f"{APP}.env.0.valueFrom.secretKeyRef.key", "uri", "uri of the Secret shop-data"),
+    M(names.secrets, "job", "Job", f"{APP}.envFrom", [{"secretRef": {"name": "shop-database"}}], "name the keys"),
     M(
         *(names.secrets, "job", "Job", f"{APP}.env.3"),
         {"name": "PGPASSWORD", "valueFrom": {"secretKeyRef": {"name": "shop-database", "key": "url"}}},
         "a secret in the environment",
     ),
-    M(names.secrets, "job", "Job", f"{POD}.securityContext.fsGroup", DROP, "for the fsGroup"),
-    M(names.secrets, "job", "Job", f"{POD}.volumes.0.secret.defaultMode", 0o444, "for the fsGroup"),
-    M(names.secrets, "job", "Job", f"{POD}.volumes.0.secret.defaultMode", 0o400, "for the fsGroup"),
+    M(names.secrets, FILES, "Job", f"{POD}.securityContext.fsGroup", DROP, "for the fsGroup"),
+    M(names.secrets, FILES, "Job", f"{POD}.volumes.0.secret.defaultMode", 0o444, "for the fsGroup"),
+    M(names.secrets, FILES, "Job", f"{POD}.volumes.0.secret.defaultMode", 0o400, "for the fsGroup"),
     M(names.ports, "entrypoint", "Deployment", f"{APP}.ports.0.name", "web", "asks port http"),
     M(
         names.ports,
@@ -210,7 +359,7 @@ MUTATIONS = (
     M(names.images, BESIDE, "Deployment/shop-status", f"{APP}.image", "shop-status:1.3.9", "several releases"),
     M(program.environment, "job", "Job", f"{APP}.env.1.name", "MIGRATION_TIMEOUT", "nobody reads"),
     M(program.environment, "job", "Job", f"{APP}.env.1.value", "5min", "it must be a whole number of milliseconds"),
-    M(program.environment, "job", "Job", f"{APP}.env.1.name", "DATABASE_URL_FILE", "set twice"),
+    M(program.environment, "job", "Job", f"{APP}.env.1.name", "DATABASE_URL", "set twice"),
     M(program.environment, "job", "Job", f"{APP}.env.0", DROP, "where the database is"),
     M(
         program.environment,
@@ -252,12 +401,16 @@ MUTATIONS = (
     M(times.grace, "job", "Deployment", f"{POD}.terminationGracePeriodSeconds", DROP, "30 s to end"),
     M(times.grace, "job", "Job", f"{POD}.terminationGracePeriodSeconds", 1, "1 s to end"),
     M(times.grace, "job", "Deployment", f"{APP}.lifecycle", DROP, "no preStop hook"),
+    M(times.grace, "job", "Deployment", f"{APP}.lifecycle.preStop", {"exec": {"command": ["sleep", "5"]}}, "a program"),
+    M(times.grace, "job", "Deployment", f"{APP}.lifecycle.preStop.sleep.seconds", 20, "it may need 52 s"),
     M(times.rollout, "job", "Deployment", "spec.strategy.rollingUpdate.maxUnavailable", "25%", "before new ones"),
     M(times.rollout, "job", "Deployment", "spec.strategy.type", "Recreate", "before new ones"),
     M(times.rollout, "job", "Deployment", "spec.strategy.rollingUpdate.maxSurge", 0, "not both be 0"),
     M(times.rollout, "job", "Deployment", "spec.replicas", 1, "one replica"),
     M(times.rollout, "job", "PodDisruptionBudget", "spec.maxUnavailable", 3, "lets go"),
     M(times.rollout, "job", "PodDisruptionBudget", "spec.maxUnavailable", 0, "lets go"),
+    M(times.rollout, "job", "PodDisruptionBudget", "spec.unhealthyPodEvictionPolicy", DROP, "hold up drains"),
+    M(times.probes, BESIDE, "Deployment/shop-status", f"{APP}.startupProbe", DROP, "and no startupProbe"),
     M(times.jobs, "job", "Job", f"{POD}.restartPolicy", "OnFailure", "restartPolicy must be Never"),
     M(times.jobs, "job", "Job", "spec.podFailurePolicy.rules.0.onExitCodes.values", [65, 69, 70], "gives up at"),
     M(times.jobs, "job", "Job", "spec.podFailurePolicy", DROP, "gives up at []"),
@@ -291,8 +444,8 @@ MUTATIONS = (
         security.restricted_pods,
         "job",
         "Job",
-        f"{POD}.volumes.1",
-        {"name": "h", "hostPath": {"path": "/"}},
+        f"{POD}.volumes",
+        [{"name": "h", "hostPath": {"path": "/"}}],
         "hostPath",
     ),
     M(
@@ -330,6 +483,47 @@ MUTATIONS = (
     M(security.resources, "job", "Job", f"{APP}.resources", DROP, "resources"),
     M(security.resources, "job", "Job", f"{APP}.resources.limits.cpu", "1", "resources"),
     M(security.resources, "job", "Job", f"{APP}.resources.requests.memory", "512Mi", "more memory"),
+    M(
+        security.resources,
+        "job",
+        "Deployment",
+        f"{INIT}.resources.requests.cpu",
+        "10m",
+        "less of a processor than 100m",
+    ),
+    M(security.resources, BESIDE, "Deployment/shop-status", f"{APP}.resources.requests.cpu", "10m", "than 50m"),
+    M(places.spreading, "job", "Deployment", f"{POD}.topologySpreadConstraints", DROP, "not spread"),
+    M(places.spreading, "job", "Deployment", f"{POD}.topologySpreadConstraints.1", DROP, "not spread"),
+    M(
+        *(places.spreading, "job", "Deployment", f"{POD}.topologySpreadConstraints.0.labelSelector.matchLabels"),
+        *({"app": "shop"}, "not its own pods"),
+    ),
+    M(
+        *(places.spreading, "job", "Deployment", f"{POD}.topologySpreadConstraints.0.whenUnsatisfiable"),
+        *("DoNotSchedule", "would not start"),
+    ),
+    M(places.spreading, "job", "Deployment", f"{POD}.topologySpreadConstraints.0.matchLabelKeys", DROP, "old pods"),
+    M(places.evictions, "job", "Job", "spec.template.metadata.annotations", DROP, "in the middle"),
+    M(places.evictions, "job", "Deployment", "spec.template.metadata.annotations", DROP, "and it has ['tmp']"),
+    M(times.schedules, "job+backup", "CronJob", "spec.concurrencyPolicy", "Allow", "two may run at once"),
+    M(times.schedules, "job+backup", "CronJob", "spec.startingDeadlineSeconds", DROP, "not made up for"),
+    M(times.schedules, "job+backup", "CronJob", "spec.timeZone", DROP, "of the control plane"),
+    M(times.schedules, "job+backup", "CronJob", "spec.failedJobsHistoryLimit", DROP, "how many logs"),
+    M(times.schedules, "job+backup", "CronJob", f"{CRON}.restartPolicy", "OnFailure", "must be Never"),
+    M(times.schedules, "job+backup", "CronJob", "spec.jobTemplate.spec.activeDeadlineSeconds", 3600, "need 10956 s"),
+    M(times.schedules, "job+backup", "CronJob", f"{RUNS}.command.3", "/tmp", "which does not last"),
+    M(times.schedules, "job+backup", "CronJob", f"{RUNS}.command", ["entrypoint", "backup", "--dir", "/b"], "--keep"),
+    M(network.policies, NETWORK, "NetworkPolicy/shop", "spec.podSelector.matchLabels.app", "x", "the rest is open"),
+    M(network.policies, NETWORK, "NetworkPolicy/shop", "spec.policyTypes", ["Ingress"], "the rest is open"),
+    M(network.policies, NETWORK, "NetworkPolicy/shop", "spec.egress.1", DROP, "and needs"),
+    M(network.policies, NETWORK, "NetworkPolicy/shop", "spec.egress.1.ports", DROP, "every port"),
+    M(network.policies, NETWORK, "NetworkPolicy/shop-web", "spec.ingress.0.ports.0.port", "web", "are open"),
+    M(network.policies, NETWORK, "NetworkPolicy/shop-web", "spec.ingress.0.ports", DROP, "are open"),
+    M(network.policies, NETWORK, "NetworkPolicy/shop-status", "spec.ingress.0.from", DROP, "everybody reaches"),
+    M(network.monitors, NETWORK, "ServiceMonitor", "spec.selector.matchLabels", {"app": "x"}, "selects 0 Services"),
+    M(network.monitors, NETWORK, "ServiceMonitor", "spec.endpoints.0.port", "http", "asks port http"),
+    M(network.monitors, NETWORK, "ServiceMonitor", "spec.endpoints.0.authorization", DROP, "has no token"),
+    M(names.images, NETWORK, "Job", f"{POD}.volumes.0.image.reference", "entrypoint:latest", "no fixed tag"),
     M(security.reasons, "job", "Job", f"{APP}.terminationMessagePolicy", DROP, "terminationMessagePolicy"),
     M(security.reasons, "job", "Job", f"{APP}.terminationMessagePath", "/tmp/x", "terminationMessagePath"),
     M(security.reasons, "job", "Job", f"{APP}.tty", True, "tty"),  # noqa: FBT003 - a value

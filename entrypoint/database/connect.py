@@ -58,16 +58,18 @@ def connect(
 def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str = "") -> EntrypointError:
     """Return the error for a connection that could not be had, be it after it was `tried` again and again."""
     cause = failure.cause
+    remedy = target.remedy(cause.remedy)
     if cause.name == "address":
-        return ConfigurationError(f"The address of the database is malformed: {failure.text}", remedy=cause.remedy)
+        return ConfigurationError(f"The address of the database is malformed: {failure.text}", remedy=remedy)
     if cause.name == "option":
         message = f"The server refused an option of the connection: {failure.text}"
-        return ConfigurationError(message, remedy=cause.remedy, cause=cause.name)
+        return ConfigurationError(message, remedy=remedy, cause=cause.name)
     if cause.name == "search_path":
         message = f"The connection is not as the address says: {cause.words} ({failure.text})"
-        return ConfigurationError(message, remedy=cause.remedy, cause=cause.name)
+        return ConfigurationError(message, remedy=remedy, cause=cause.name)
     # To ignore the parameter, PgBouncer's remedy, is none where it carries the schema.
-    remedy = DIRECTLY if cause.name == "startup_parameter" and target.path else cause.remedy
+    if cause.name == "startup_parameter" and target.path:
+        remedy = DIRECTLY
     after = f" after {tried}" if cause.heals and tried else ""
     message = f"Database connection failed{after}: {cause.words} ({failure.text})"
     if not target.configured:

@@ -41,6 +41,15 @@ class Target(NamedTuple):
     """The search_path that another driver's address asks for."""
     renewed: Address | None = None
     """The address, if it or its password is to be asked for again for each connection."""
+    variable: str = ""
+    """The variable that the address came from; empty if none was set."""
+
+    def remedy(self, text: str) -> str:
+        """Return a cause's remedy with the variable that was really read in place of DATABASE_URL."""
+        if self.variable in ("", "DATABASE_URL"):
+            return text
+        named = f"the file that {self.variable} names" if self.variable.endswith("_FILE") else self.variable
+        return text.replace(" DATABASE_URL", f" {named}")
 
     def connect(self, timeout: float) -> Session:
         """Try once to connect, for `timeout` seconds. Raises Failure, also if the search_path was lost on the way."""
@@ -149,7 +158,8 @@ def target(address: str, variable: str, token: str, *, noted: bool = False) -> T
     describe_target(parameters, os.environ)
     ours = of_this_program(parameters, token)
     whole = conninfo({name: str(value) for name, value in ours.items() if value is not None})
-    return Target(whole, token, configured, "" if translation is None else translation.path)
+    path = "" if translation is None else translation.path
+    return Target(whole, token, configured, path, variable=variable)
 
 
 def target_of(address: Address, token: str, *, noted: bool = False) -> Target:

@@ -28,7 +28,7 @@ from kit.processes import command_line, status, until
 from scene import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from images.kit.engine import Engine
@@ -89,7 +89,9 @@ class Cluster:
         self.probes: dict[str, Manifest] = {}
         self._pods: list[Pod] = []
 
-    def pod(self, overlay: str, tag: str, kind: str = "Deployment", patches: str = "") -> Pod:
+    def pod(
+        self, overlay: str, tag: str, kind: str = "Deployment", patches: str = "", components: Sequence[str] = ()
+    ) -> Pod:
         """Make a pod of an overlay's Deployment or Job at a release, and play it.
 
         Its port is in `self.port`, and its application's probes, which podman does not make, in `self.probes`.
@@ -98,7 +100,9 @@ class Cluster:
         folder = self._directory / name
         folder.mkdir()
         self.port = free_port()
-        objects = build_upon(overlay, folder, f"images: [{{name: shop, newTag: {tag}}}]\n{patches}")
+        objects = build_upon(
+            overlay, folder, f"images: [{{name: shop, newTag: {tag}}}]\n{patches}", components=components
+        )
         (owner,) = [item for item in objects if item["kind"] == kind]
         _move(owner, self.port)
         (container,) = owner["spec"]["template"]["spec"]["containers"]
@@ -186,6 +190,17 @@ def test_an_init_container_migrates_and_then_the_application_starts(cluster: Clu
     assert second.wait("migrate") == 0
 
 
+def test_the_address_may_be_a_file(cluster: Cluster, database: Database) -> None:
+    pod = cluster.pod("init-container", OLD, components=["address-file"])
+    assert pod.played() == 0, pod
+    serves(cluster.port)
+    assert ledger(database) == V1
+    containers = [*pod.manifest["spec"]["initContainers"], *pod.manifest["spec"]["containers"]]
+    assert all("DATABASE_URL" not in {entry["name"] for entry in container["env"]} for container in containers)
+    found = pod.exec("shop", "cat", "/run/secrets/database/url")
+    assert found.stdout == database.url
+
+
 def test_the_containers_are_as_restricted_as_the_manifests_say(cluster: Cluster) -> None:
     pod = cluster.pod("entrypoint", OLD)
     assert pod.played() == 0, pod
@@ -197,9 +212,6 @@ def test_the_containers_are_as_restricted_as_the_manifests_say(cluster: Cluster)
     assert (seen["NoNewPrivs"], seen["Seccomp"]) == ("1", "2")
     assert seen["NSpid"].split()[-1] == "1", "entrypoint has become the application: it is the container's pid 1"
     assert command_line(pod.pid("shop"))[1] == "server.py"
-    # What the preStop hook needs is in the image.
-    hook = pod.manifest["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    assert pod.exec("shop", hook[0], "0").returncode == 0
 
 
 def test_a_failed_migration_stops_the_rollout_and_the_old_pod_serves_on(cluster: Cluster, database: Database) -> None:

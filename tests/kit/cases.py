@@ -12,7 +12,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parents[1]
 NAMES = tuple(
     f"{section}{number}"
-    for section, count in (("A", 17), ("B", 21), ("C", 10), ("D", 14))
+    for section, count in (("A", 17), ("B", 21), ("C", 10), ("D", 14), ("E", 11))
     for number in range(1, count + 1)
 )
 

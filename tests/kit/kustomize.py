@@ -50,14 +50,14 @@ def build(folder: Path) -> list[dict[str, Any]]:
     return [item for item in yaml.safe_load_all(built.stdout) if item]
 
 
-def build_upon(overlay: str, folder: Path, more: str = "", *, component: str = "") -> list[dict[str, Any]]:
+def build_upon(overlay: str, folder: Path, more: str = "", *, components: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return what a user's own kustomization in `folder` makes of one of ours; `more` is the rest of it, in YAML."""
     # Not absolute paths: kustomize refuses those.
     text = (
         f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - {_from(folder, overlay)}\n"
     )
-    if component:
-        text += f"components:\n  - {_from(folder, component)}\n"
+    if components:
+        text += "components:\n" + "".join(f"  - {_from(folder, component)}\n" for component in components)
     (folder / "kustomization.yaml").write_text(text + more)
     return build(folder)
 

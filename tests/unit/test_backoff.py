@@ -136,6 +136,9 @@ class FakeTarget:
             raise failure(self.texts.pop(0))
         return "a session"
 
+    def remedy(self, text: str) -> str:
+        return text
+
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:

@@ -275,7 +275,7 @@ class Contender:
             raise DatabaseUnavailableError(
                 f"Database connection failed while waiting for the migration lock: {failure.cause.words} "
                 f"({failure.text})",
-                remedy=failure.cause.remedy,
+                remedy=self._assignment.target.remedy(failure.cause.remedy),
                 cause=failure.cause.name,
             )
         self._short_of_connections = failure.cause.name == "too_many_clients"

@@ -165,16 +165,18 @@ def pod_of(owner: Manifest, name: str, files: Path, secrets: Mapping[str, Mappin
 
     Its template is taken as it is. What is done to it, a kubelet does as well or podman cannot do:
 
-    - a restart is left to the test (`restartPolicy: Never`), and so are probes, for which podman wants systemd;
+    - a restart is left to the test (`restartPolicy: Never`), and so are hooks, and probes, for which podman wants
+      systemd;
     - the network is the host's, without ports to publish;
-    - secrets, which podman 4.3 writes down as base64, become files with the mode and the group that are asked for;
+    - secrets, which podman 4.3 writes down as base64, become variables, or files with the mode and the group that are
+      asked for;
     - each container gets a file at /dev/termination-log, which podman does not make. `Pod.message` reads it.
 
     `files` is an empty folder for all that; `secrets` has the keys and values by the secret's name.
     """
     spec = copy.deepcopy(owner["spec"]["template"]["spec"])
     group = spec["securityContext"]["fsGroup"]
-    for volume in spec["volumes"]:
+    for volume in spec.setdefault("volumes", []):
         if secret := volume.pop("secret", None):
             folder = files / volume["name"]
             folder.mkdir()
@@ -190,7 +192,10 @@ def pod_of(owner: Manifest, name: str, files: Path, secrets: Mapping[str, Mappin
         message.chmod(0o666)  # as the kubelet has it
         spec["volumes"].append({"name": message.name, "hostPath": {"path": str(message), "type": "File"}})
         container.setdefault("volumeMounts", []).append({"name": message.name, "mountPath": "/dev/termination-log"})
-        for field in ("startupProbe", "livenessProbe", "readinessProbe", "ports"):
+        for entry in container.get("env", []):
+            if source := entry.pop("valueFrom", None):
+                entry["value"] = secrets[source["secretKeyRef"]["name"]][source["secretKeyRef"]["key"]]
+        for field in ("startupProbe", "livenessProbe", "readinessProbe", "ports", "lifecycle"):
             container.pop(field, None)
     return {
         "apiVersion": "v1",

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kit.manifests.names import images, kinds, ports, secrets, selectors, volumes
+from kit.manifests.network import monitors, policies
+from kit.manifests.places import evictions, spreading
 from kit.manifests.program import commands, environment, who_migrates
 from kit.manifests.security import no_rights, reasons, resources, restricted_containers, restricted_pods
-from kit.manifests.times import deadlines, grace, jobs, probes, rollout, waiters
+from kit.manifests.times import deadlines, grace, jobs, probes, rollout, schedules, waiters
 
 if TYPE_CHECKING:
     from kit.manifests.release import Check
@@ -36,4 +38,9 @@ CHECKS: tuple[Check, ...] = (
     no_rights,
     resources,
     reasons,
+    spreading,
+    evictions,
+    schedules,
+    policies,
+    monitors,
 )

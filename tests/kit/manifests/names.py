@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from kit.manifests.release import Pod, covers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from kit.manifests.release import Container, Release
+    from kit.manifests.release import Container, Manifest, Release
 
 # What a user makes by hand, as k8s/README.md says: kind and name, and the keys in it.
 MADE_BY_HAND = {("Secret", "shop-database"): {"url"}, ("Secret", "shop-status"): {"token"}}
 # Nothing else is shipped; above all nothing that gives rights.
-KINDS = {"Deployment", "Service", "PodDisruptionBudget", "Job"}
+KINDS = {
+    *("Deployment", "Service", "PodDisruptionBudget", "Job"),
+    *("ConfigMap", "CronJob", "NetworkPolicy", "PersistentVolumeClaim", "PrometheusRule", "ServiceMonitor"),
+}
+# What may be in the environment of an application that takes its database's address from there.
+ADDRESSES = {"DATABASE_URL", "MIGRATION_DATABASE_URL"}
+CLAIM = "PersistentVolumeClaim"
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
@@ -55,10 +62,29 @@ def volumes(release: Release) -> Iterator[str]:
             for kind, source, key in (("Secret", "secret", "secretName"), ("ConfigMap", "configMap", "name")):
                 if source in volume and (kind, volume[source][key]) not in MADE_BY_HAND:
                     yield f"{owner}: the volume {volume['name']} is of the {kind} {volume[source][key]}: who makes it?"
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            if claim is not None and claim not in {item["metadata"]["name"] for item in release.all(CLAIM)}:
+                yield f"{owner}: the volume {volume['name']} is of the claim {claim}: who makes it?"
         for container in pod.containers:
             paths = [mount["mountPath"] for mount in container.spec.get("volumeMounts", [])]
             if len(paths) > len(set(paths)):
                 yield f"{container.name}: two volumes are mounted at one path"
+            yield from _program(container, declared)
+
+
+def _program(container: Container, declared: Mapping[str, Manifest]) -> Iterator[str]:
+    """Find programs that are started by a path at which no image volume is mounted."""
+    images = [
+        mount["mountPath"]
+        for mount in container.spec.get("volumeMounts", [])
+        if "image" in declared.get(mount["name"], {})
+    ]
+    if container.words and container.words[0].startswith("/"):
+        program = PurePosixPath(container.words[0])
+        if not any(program.is_relative_to(path) for path in images):
+            yield f"{container.name}: it starts {program}, and no image is mounted there"
+    elif images:
+        yield f"{container.name}: the image at {images[0]} is mounted, and not what is started"
 
 
 def _files(container: Container) -> set[str]:
@@ -73,16 +99,20 @@ def _files(container: Container) -> set[str]:
 
 
 def secrets(release: Release) -> Iterator[str]:
-    """Find secrets that do not come as files, or as files that are not there or not for the pod's group alone."""
+    """Find secrets that stand here, that nobody makes, or whose files are not for the pod's group alone."""
     for container in release.containers:
-        for entry in [*container.spec.get("env", []), *container.spec.get("envFrom", [])]:
-            if "secretKeyRef" in entry.get("valueFrom", {}) or "secretRef" in entry:
-                yield f"{container.name}: a secret in the environment; mount it as a file"
+        if container.spec.get("envFrom"):
+            yield f"{container.name}: envFrom: whatever is in there gets into the environment; name the keys"
+        for name, (secret, key) in container.from_secrets.items():
+            if key not in MADE_BY_HAND.get(("Secret", secret), ()):
+                yield f"{container.name}: {name} is {key} of the Secret {secret}: who makes that?"
+            elif name not in ADDRESSES:
+                yield f"{container.name}: {name}: a secret in the environment; mount it as a file"
         for name, value in container.environment.items():
             if name.endswith("_FILE") and value not in _files(container):
                 yield f"{container.name}: {name} is {value}, and no secret with such a key is mounted there"
-            if name in ("DATABASE_URL", "MIGRATION_DATABASE_URL", "PGPASSWORD"):
-                yield f"{container.name}: {name} stands in the manifest; use a file"
+            if name in (*ADDRESSES, "PGPASSWORD"):
+                yield f"{container.name}: {name} stands in the manifest; use a Secret"
     for pod in release.pods:
         group = pod.spec.get("securityContext", {}).get("fsGroup")
         for volume in pod.spec.get("volumes", []):
@@ -117,11 +147,12 @@ def ports(release: Release) -> Iterator[str]:
 def images(release: Release) -> Iterator[str]:
     """Find different releases of the migrations, which are in the image; and tags that may become another image."""
     used = sorted({container.spec["image"] for container in release.containers})
-    # The status service needs more packages, and so an image of its own.
-    applications = {container.spec["image"] for container in release.containers if container.command != "serve"}
+    # The status service needs more packages, a backup pg_dump: they have images of their own.
+    applications = {c.spec["image"] for c in release.containers if c.command not in ("serve", "backup")}
     if len(applications) > 1 or len({_tag(image) for image in used}) > 1:
         yield f"several releases: {', '.join(used)}"
-    for image in used:
+    mounted = {volume["image"]["reference"] for pod in release.pods for volume in pod.volumes if "image" in volume}
+    for image in [*used, *sorted(mounted)]:
         if "@sha256:" not in image and _tag(image) in ("", "latest"):
             yield f"the image {image} has no fixed tag"
 

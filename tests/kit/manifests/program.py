@@ -63,7 +63,9 @@ def environment(release: Release) -> Iterator[str]:
             yield f"{container.name}: MIGRATION_ON_FAILURE is about starting an application, and this starts none"
         if container.command == "sleep":
             continue
-        if "DATABASE_URL_FILE" not in names and "MIGRATION_DATABASE_URL_FILE" not in names:
+        if not {f"{prefix}DATABASE_URL{suffix}" for prefix in ("", "MIGRATION_") for suffix in ("", "_FILE")} & {
+            *names
+        }:
             yield f"{container.name}: it does not know where the database is"
         try:
             container.settings()
@@ -77,11 +79,12 @@ def commands(release: Release) -> Iterator[str]:
     for container in release.containers:
         if not container.words or container.command == "sleep":
             continue  # the image's own; or it waits for others, and does nothing
-        if container.words[0] != "entrypoint":
+        if not container.starts_us:
             yield f"{container.name}: it does not start entrypoint but {container.words[0]}"
             continue
         try:
-            cli.parser().parse_args(container.words[1:])
+            # What is behind `--` is the application's.
+            cli.parser().parse_args(container.words[1 : (*container.words, "--").index("--")])
         except UsageError as error:
             yield f"{container.name}: {shlex.join(container.words)}: {error}"
 

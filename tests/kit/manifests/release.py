@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from entrypoint import cli
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     Manifest = dict[str, Any]
     Check = Callable[["Release"], Iterator[str]]
 
+PROGRAM = "entrypoint"
+# What Secrets hold.
+ADDRESS = "postgresql://shop@db.example.internal:5432/shop"
 # How long the program may take to hand over when its budgets are used up (DESIGN's promise 5).
 OUR_MARGIN = 2
 
@@ -39,10 +43,21 @@ class Container:
         return {entry["name"]: entry["value"] for entry in self.spec.get("env", []) if "value" in entry}
 
     @property
+    def from_secrets(self) -> dict[str, tuple[str, str]]:
+        """Return the variables whose value is in a Secret, with the Secret's name and the key."""
+        sources = {entry["name"]: entry.get("valueFrom", {}).get("secretKeyRef") for entry in self.spec.get("env", [])}
+        return {name: (source["name"], source["key"]) for name, source in sources.items() if source}
+
+    @property
     def command(self) -> str:
         """Return which of entrypoint's commands it runs, or of others': the image's own is `entrypoint run --`."""
-        words = self.words or ["entrypoint", "run"]
-        return words[1] if words[1:] and words[0] == "entrypoint" else words[0]
+        words = self.words or [PROGRAM, "run"]
+        return words[1] if words[1:] and _is_us(words[0]) else words[0]
+
+    @property
+    def starts_us(self) -> bool:
+        """Return whether the command line that the manifest sets is entrypoint's, by its name or by a path."""
+        return bool(self.words) and _is_us(self.words[0])
 
     @property
     def words(self) -> list[str]:
@@ -69,11 +84,12 @@ class Container:
         """Return what the program makes of its environment. Raises ConfigurationError."""
         with tempfile.NamedTemporaryFile("w", suffix="-secret") as file:
             # Good as an address, and as a token.
-            file.write("postgresql://shop@db.example.internal:5432/shop")
+            file.write(ADDRESS)
             file.flush()
             environment = {
                 name: file.name if name.endswith("_FILE") else value for name, value in self.environment.items()
             }
+            environment |= dict.fromkeys(self.from_secrets, ADDRESS)
             if self.command == "serve":
                 return read_service_settings(environment)[0]
             return read_settings(environment, asked_for=self.command != "run")
@@ -85,6 +101,8 @@ class Container:
         if self.command == "wait":
             waited = vars(cli.parser().parse_args(self.words[1:]))["timeout"]
             return settings.apply.timeout if waited is None else float(waited)
+        if self.command == "backup":
+            return settings.connect.longest + settings.apply.timeout + OUR_MARGIN
         if not self.migrates:
             return 0
         waiting = settings.lock.timeout
@@ -95,15 +113,29 @@ class Container:
 
 @dataclass(frozen=True)
 class Pod:
-    """The pods that one Deployment or Job makes."""
+    """The pods that one Deployment, Job or CronJob makes."""
 
     owner: Manifest
 
     @property
     def template(self) -> Manifest:
         """Return the template."""
-        template: Manifest = self.owner["spec"]["template"]
+        template: Manifest = (
+            self.job["spec"]["template"] if self.owner["kind"] == "CronJob" else self.owner["spec"]["template"]
+        )
         return template
+
+    @property
+    def job(self) -> Manifest:
+        """Return what is a Job here, or makes one."""
+        job: Manifest = self.owner["spec"]["jobTemplate"] if self.owner["kind"] == "CronJob" else self.owner
+        return job
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """Return the pods' annotations."""
+        annotations: Mapping[str, str] = self.template["metadata"].get("annotations", {})
+        return annotations
 
     @property
     def spec(self) -> Manifest:
@@ -116,6 +148,12 @@ class Pod:
         """Return the labels that selectors see."""
         labels: Mapping[str, str] = self.template["metadata"]["labels"]
         return labels
+
+    @property
+    def volumes(self) -> list[Manifest]:
+        """Return the volumes that it declares."""
+        volumes: list[Manifest] = self.spec.get("volumes", [])
+        return volumes
 
     @property
     def containers(self) -> list[Container]:
@@ -148,7 +186,7 @@ class Release(NamedTuple):
     @property
     def pods(self) -> list[Pod]:
         """Return what makes pods."""
-        return [Pod(item) for item in self.objects if item["kind"] in ("Deployment", "Job")]
+        return [Pod(item) for item in self.objects if item["kind"] in ("Deployment", "Job", "CronJob")]
 
     @property
     def containers(self) -> list[Container]:
@@ -159,3 +197,7 @@ class Release(NamedTuple):
 def covers(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Return whether a selector finds these labels."""
     return bool(selector) and selector.items() <= labels.items()
+
+
+def _is_us(program: str) -> bool:
+    return PurePosixPath(program).name == PROGRAM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from entrypoint import cli
 from kit.manifests.names import PROBES
 from kit.manifests.program import commands, environment
 from kit.manifests.release import Pod, covers
@@ -20,8 +21,11 @@ APPLICATION_START = 30
 APPLICATION_END = 30
 # Exit codes that another attempt may not meet again: no database yet, the lock was held.
 CAN_HEAL = {69, 75}
+# By how many seconds a backup may at least be late: a control plane may be away for that long.
+LEAST_LATE = 3600
 # For how long the log of a Job that takes itself away is to be had.
 LOG_KEPT = 24 * 3600
+BUDGET = "PodDisruptionBudget"
 EXIT_CODES = {64, 65, 69, 70, 75, 78}
 
 
@@ -54,6 +58,8 @@ def probes(release: Release) -> Iterator[str]:
     if not _readable(release):
         return
     for container in release.containers:
+        if "livenessProbe" in container.spec and "startupProbe" not in container.spec:
+            yield f"{container.name}: a livenessProbe and no startupProbe: where it starts slowly, it never starts"
         if container.init or container.command != "run":
             continue
         missing = [probe for probe in PROBES if probe not in container.spec]
@@ -113,17 +119,16 @@ def deadlines(release: Release) -> Iterator[str]:
 def grace(release: Release) -> Iterator[str]:
     """Find pods that are not given the time to end."""
     for pod in release.pods:
-        hooks = [
-            float(hook["exec"]["command"][1])
-            for container in pod.containers
-            if (hook := container.spec.get("lifecycle", {}).get("preStop"))
-        ]
+        given_hooks = [hook for c in pod.containers if (hook := c.spec.get("lifecycle", {}).get("preStop"))]
+        if any("exec" in hook for hook in given_hooks):
+            yield f"{pod.owner['metadata']['name']}: a preStop hook that needs a program in the image"
+        hooks = [float(hook["sleep"]["seconds"]) for hook in given_hooks if "sleep" in hook]
         applications = any(container.command == "run" for container in pod.containers)
         needed = max(hooks, default=0) + (OUR_END + APPLICATION_END if applications else OUR_END)
         given = pod.spec.get("terminationGracePeriodSeconds", 30)
         if given < needed:
             yield f"{pod.owner['metadata']['name']}: {given} s to end, and it may need {needed:g} s"
-        if applications and not hooks:
+        if applications and not given_hooks:
             yield f"{pod.owner['metadata']['name']}: no preStop hook: requests come in when nobody listens any more"
 
 
@@ -143,9 +148,11 @@ def rollout(release: Release) -> Iterator[str]:
             yield f"Deployment {name}: one replica is none while it is replaced"
         budgets = [
             budget["spec"].get("maxUnavailable")
-            for budget in release.all("PodDisruptionBudget")
+            for budget in release.all(BUDGET)
             if covers(budget["spec"]["selector"].get("matchLabels", {}), Pod(item).labels)
         ]
+        if not all(budget["spec"].get("unhealthyPodEvictionPolicy") == "AlwaysAllow" for budget in release.all(BUDGET)):
+            yield f"Deployment {name}: pods that crash hold up drains: unhealthyPodEvictionPolicy"
         if len(budgets) != 1 or not 0 < (budgets[0] or 0) < spec.get("replicas", 1):
             yield f"Deployment {name}: its PodDisruptionBudget lets go: {budgets}"
 
@@ -188,3 +195,32 @@ def jobs(release: Release) -> Iterator[str]:
             yield f"Job {name}: at {notes[hook]} old pods still run"
         if not after and notes.get(hook, "Sync") not in ("Sync", "PreSync"):
             yield f"Job {name}: pods wait for it, so {notes[hook]} never comes"
+
+
+def schedules(release: Release) -> Iterator[str]:
+    """Find backups that overlap, that nobody makes up for, that fill the volume, or that are given up in the middle."""
+    for item in release.all("CronJob"):
+        name, spec = f"CronJob {item['metadata']['name']}", item["spec"]
+        if spec.get("concurrencyPolicy") != "Forbid":
+            yield f"{name}: two may run at once"
+        if spec.get("startingDeadlineSeconds", 0) < LEAST_LATE:
+            yield f"{name}: one that was missed is not made up for: startingDeadlineSeconds"
+        if "timeZone" not in spec:
+            yield f"{name}: the hour is that of the control plane"
+        if not {"successfulJobsHistoryLimit", "failedJobsHistoryLimit"} <= spec.keys():
+            yield f"{name}: it does not say how many logs are kept"
+        job = spec["jobTemplate"]["spec"]
+        if job["template"]["spec"].get("restartPolicy") != "Never":
+            yield f"{name}: restartPolicy must be Never for podFailurePolicy, and for the pod's log to stay"
+        (container,) = Pod(item).containers
+        retries = job.get("backoffLimit", 6)
+        needed = (retries + 1) * container.budget + sum(min(10 * 2**number, 360) for number in range(retries))
+        if job.get("activeDeadlineSeconds", 0) < needed:
+            yield f"{name}: activeDeadlineSeconds is {job.get('activeDeadlineSeconds')}; its attempts need {needed:g} s"
+        claims = {volume["name"] for volume in Pod(item).volumes if "persistentVolumeClaim" in volume}
+        lasting = {mount["mountPath"] for mount in container.spec["volumeMounts"] if mount["name"] in claims}
+        options = vars(cli.parser().parse_args(container.words[1:]))
+        if str(options["dir"]) not in lasting:
+            yield f"{name}: its backups go to {options['dir']}, which does not last"
+        if options["keep"] is None:
+            yield f"{name}: nothing is ever deleted: --keep"
