@@ -85,6 +85,7 @@ class Cluster:
         self._podman = podman
         self._secrets = {"shop-database": {"url": database.url}}
         self._directory = directory
+        self.mounted: Path | None = None
         self.port = 0
         self.probes: dict[str, Manifest] = {}
         self._pods: list[Pod] = []
@@ -107,7 +108,7 @@ class Cluster:
         _move(owner, self.port)
         (container,) = owner["spec"]["template"]["spec"]["containers"]
         self.probes = {name: container[name] for name in PROBES if name in container}
-        pod = self._podman.play(pod_of(owner, name, folder, self._secrets))
+        pod = self._podman.play(pod_of(owner, name, folder, self._secrets, self.mounted))
         self._pods.append(pod)
         return pod
 
@@ -199,6 +200,19 @@ def test_the_address_may_be_a_file(cluster: Cluster, database: Database) -> None
     assert all("DATABASE_URL" not in {entry["name"] for entry in container["env"]} for container in containers)
     found = pod.exec("shop", "cat", "/run/secrets/database/url")
     assert found.stdout == database.url
+
+
+def test_the_program_may_come_from_an_image_volume(
+    cluster: Cluster, database: Database, folder: Path, tmp_path: Path
+) -> None:
+    cluster.mounted = tmp_path / "image"
+    shutil.copytree(folder, cluster.mounted / "opt" / "entrypoint", symlinks=True)
+    pod = cluster.pod("init-container", OLD, components=["image-volume"])
+    assert pod.played() == 0, pod
+    serves(cluster.port)
+    assert ledger(database) == V1
+    (migrate,) = pod.manifest["spec"]["initContainers"]
+    assert migrate["command"] == ["/pg-entrypoint/opt/entrypoint/entrypoint", "migrate"]
 
 
 def test_the_containers_are_as_restricted_as_the_manifests_say(cluster: Cluster) -> None:

@@ -160,7 +160,9 @@ def _remove(directory: Path) -> None:
         remove(directory)
 
 
-def pod_of(owner: Manifest, name: str, files: Path, secrets: Mapping[str, Mapping[str, str]]) -> Manifest:
+def pod_of(
+    owner: Manifest, name: str, files: Path, secrets: Mapping[str, Mapping[str, str]], mounted: Path | None = None
+) -> Manifest:
     """Make one pod as a Deployment or a Job would, for podman on this machine; return it.
 
     Its template is taken as it is. What is done to it, a kubelet does as well or podman cannot do:
@@ -172,11 +174,15 @@ def pod_of(owner: Manifest, name: str, files: Path, secrets: Mapping[str, Mappin
       asked for;
     - each container gets a file at /dev/termination-log, which podman does not make. `Pod.message` reads it.
 
+    - an image volume, which podman 4.3 does not know, becomes the folder `mounted`, which has what is in the image.
+
     `files` is an empty folder for all that; `secrets` has the keys and values by the secret's name.
     """
     spec = copy.deepcopy(owner["spec"]["template"]["spec"])
     group = spec["securityContext"]["fsGroup"]
     for volume in spec.setdefault("volumes", []):
+        if volume.pop("image", None):
+            volume["hostPath"] = {"path": str(mounted), "type": "Directory"}
         if secret := volume.pop("secret", None):
             folder = files / volume["name"]
             folder.mkdir()
