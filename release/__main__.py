@@ -74,7 +74,9 @@ def check_tag(source: Source, tag: str) -> None:
     """Hold the tag, the version and the changelog against one another. Raises ReleaseError."""
     if tag != source.tag:
         raise ReleaseError(f"the tag is {tag}, and entrypoint/__init__.py says {source.version}: {source.tag} expected")
-    head = re.search(r"^## \[([^]]+)\] - (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    head = re.search(
+        r"^## \[([^]]+)\] - (.*)$", (source.root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     if head is None or head[1] != source.version or not re.fullmatch(r"\d{4}-\d\d-\d\d", head[2]):
         raise ReleaseError(f"CHANGELOG.md does not begin with ## [{source.version}] - YYYY-MM-DD")
 

@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import tarfile
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -141,13 +142,20 @@ def test_the_commit_is_exported_and_nothing_else(checkout: Path, tmp_path: Path)
     assert {path.stat().st_mode & 0o777 for path in tree.rglob("*.sql")} == {0o644}
 
 
-def test_a_tag_has_to_be_the_version(checkout: Path) -> None:
-    source = Source.of(checkout)
-    with pytest.raises(ReleaseError, match=r"the tag is v1\.2\.4, .* v1\.2\.3 expected"):
-        check_tag(source, "v1.2.4")
-    # The changelog is this repository's.
-    with pytest.raises(ReleaseError, match="CHANGELOG"):
-        check_tag(source, "v1.2.3")
+@pytest.mark.parametrize(
+    ("tag", "head", "says"),
+    [
+        ("v1.2.3", "[1.2.3] - 2027-01-31", None),
+        ("v1.2.4", "[1.2.3] - 2027-01-31", r"the tag is v1\.2\.4, .* v1\.2\.3 expected"),
+        ("1.2.3", "[1.2.3] - 2027-01-31", "the tag is 1"),
+        ("v1.2.3", "[1.2.3] - unreleased", "YYYY-MM-DD"),
+        ("v1.2.3", "[1.2.2] - 2027-01-31", r"does not begin with ## \[1\.2\.3\]"),
+    ],
+)
+def test_a_tag_has_to_be_the_version(tag: str, head: str, says: str | None, checkout: Path) -> None:
+    (checkout / "CHANGELOG.md").write_text(f"# Changelog\n\n## {head}\n\n## [0.9.0] - 2026-01-01\n")
+    with pytest.raises(ReleaseError, match=says) if says else nullcontext():
+        check_tag(Source.of(checkout), tag)
 
 
 # --- Wheel and sdist ------------------------------------------------------------------------------------
@@ -266,6 +274,66 @@ def test_a_bill_is_held_against_the_schema(kind: str, valid: bool, tools: Path) 
     assert ("is not valid CycloneDX 1.6" in done.stderr) is not valid
 
 
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve on a port of this machine, and return the address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# --- The upload -----------------------------------------------------------------------------------------
+
+
+class Index(BaseHTTPRequestHandler):
+    """Takes what is uploaded, as a package index does."""
+
+    uploads: list[bytes]
+
+    def do_POST(self) -> None:
+        self.uploads.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_wheel_and_sdist_are_uploaded_with_their_attestations(tools: Path, tmp_path: Path) -> None:
+    """The last command of `make publish`. The signatures themselves need a forge, which says who signs."""
+    dist = tmp_path / "dist"
+    dist.mkdir()
+    metadata = "Metadata-Version: 2.4\nName: pg-entrypoint\nVersion: 1.2.3\n"
+    with zipfile.ZipFile(dist / "pg_entrypoint-1.2.3-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("pg_entrypoint-1.2.3.dist-info/METADATA", metadata)
+    with tarfile.open(dist / "pg_entrypoint-1.2.3.tar.gz", "w:gz") as sdist:
+        sdist.addfile(tarfile.TarInfo("pg_entrypoint-1.2.3/LICENSE"))
+        info = tarfile.TarInfo("pg_entrypoint-1.2.3/PKG-INFO")
+        info.size = len(metadata)
+        sdist.addfile(info, io.BytesIO(metadata.encode()))
+    for file in list(dist.iterdir()):
+        (dist / f"{file.name}.publish.attestation").write_text(json.dumps({"of": file.name}))
+    for name in ("SHA256SUMS", "pg_entrypoint-1.2.3.cdx.json"):
+        (dist / name).write_text("not for the index")
+    printed = subprocess.run(["make", "-n", "publish"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    (command,) = (line for line in printed.splitlines() if " -m twine upload " in line)
+    Index.uploads = []
+    with served(Index) as address:
+        env = {**os.environ, "TWINE_REPOSITORY_URL": f"{address}/legacy/", "TWINE_USERNAME": "a", "TWINE_PASSWORD": "b"}
+        command = command.replace("build/release/bin/python", str(tools))
+        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sent = [re.findall(rb'filename="([^"]+)"|"of": "([^"]+)"', body) for body in Index.uploads]
+    names = sorted({name.decode() for pairs in sent for pair in pairs for name in pair if name})
+    assert names == ["pg_entrypoint-1.2.3-py3-none-any.whl", "pg_entrypoint-1.2.3.tar.gz"]
+    assert [len(pairs) for pairs in sent] == [2, 2]
+
+
 # --- The audit ------------------------------------------------------------------------------------------
 
 ADVISORY = {
@@ -303,14 +371,8 @@ class Osv(BaseHTTPRequestHandler):
 @contextmanager
 def osv() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     Osv.asked = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Osv) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/v1/query", Osv.asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Osv) as address:
+        yield f"{address}/v1/query", Osv.asked
 
 
 def audited(tools: Path, folder: Path, url: str, *pins: str, strict: bool = False) -> tuple[int, str]:
