@@ -66,6 +66,7 @@ def test_the_pythons_are_the_same_everywhere() -> None:
     oldest, newest = pythons.SUPPORTED[0], pythons.SUPPORTED[-1]
     assert project()["project"]["requires-python"] == f">={oldest}"
     assert project()["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    assert project()["tool"]["mypy"]["python_version"] == oldest
     for page in ("README.md", "docs/releasing.md", "CONTRIBUTING.md"):
         assert re.search(rf"{re.escape(oldest)} to {re.escape(newest)}", read(page)), page
     # The image has the newest.
