@@ -22,7 +22,12 @@ from conftest import missing
 from demo.postgres import free_port
 from entrypoint import api
 from entrypoint.errors import ConfigurationError, DatabaseUnavailableError, EntrypointError
-from entrypoint.errors.migration import LockTimeoutError, MigrationFailedError, MigrationFilesError
+from entrypoint.errors.migration import (
+    LockTimeoutError,
+    MigrationFailedError,
+    MigrationFilesError,
+    OutOfOrderError,
+)
 from kit.migrations import non_idempotent, write_migrations
 from kit.processes import until
 from scene import Gate, load_legacy
@@ -163,6 +168,36 @@ def test_a_password_is_in_no_error_and_in_no_line(
     assert "NOTICE: ***" in caplog.text
     assert "Aq3Zr9Kw7Lm2" not in caplog.text + str(failed.value) + failed.value.report
     assert "Aq3Zr9Kw7Lm2" not in repr([vars(record) for record in caplog.records])
+
+
+def test_other_settings_go_by_the_programs_names(
+    database: Database,
+    migrations_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A backup before the first migration, by pg_dump, with a password that a command prints for each connection."""
+    caplog.set_level(logging.DEBUG, "entrypoint")
+    # The server's own pg_dump, which is found along the process's PATH as any child is.
+    monkeypatch.setenv("PATH", f"{database.server.bin}:{os.environ['PATH']}")
+    database.execute("CREATE TABLE before_it (id int)")
+    write_migrations(migrations_dir, {"001_a.sql": "DO $$ BEGIN RAISE NOTICE 'Zq3vT8mP1xLw'; END $$;"})
+    (tmp_path / "backups").mkdir()
+    variables = {
+        "MIGRATION_BACKUP_DIR": str(tmp_path / "backups"),
+        "DATABASE_PASSWORD_COMMAND": "echo Zq3vT8mP1xLw",
+        "MIGRATION_OUT_OF_ORDER": "refuse",
+    }
+    assert api.migrate(database.url, migrations_dir, variables=variables).outcome == "migrated"
+    assert len(list((tmp_path / "backups").iterdir())) == 1
+    assert "NOTICE: ***" in caplog.text
+    assert "Zq3vT8mP1xLw" not in caplog.text
+    write_migrations(migrations_dir, {"003_c.sql": "SELECT 1;"})
+    api.migrate(database.url, migrations_dir)
+    write_migrations(migrations_dir, {"002_b.sql": "SELECT 1;"})
+    with pytest.raises(OutOfOrderError):
+        api.migrate(database.url, migrations_dir, variables={"MIGRATION_OUT_OF_ORDER": "refuse"})
 
 
 # --- The log --------------------------------------------------------------------------------------------
