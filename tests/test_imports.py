@@ -123,7 +123,7 @@ PYTHONS_PENDING = {
 }
 PYTHONS_BY_THE_PARSER = {
     *("annotationlib", "ast", "dis", "importlib", "inspect", "linecache", "opcode", "token", "tokenize", "typing"),
-    "weakref",  # By inspect, from Python 3.14 on.
+    "weakref",  # By inspect, from Python 3.13 on.
 }
 
 
