@@ -71,6 +71,11 @@ def is_libpqs_own(parameters: Mapping[str, object]) -> bool:
     return parameters.get("sslmode") != "no-verify"
 
 
+def wants_the_systems_certificates(parameters: Mapping[str, object], environ: Mapping[str, str]) -> bool:
+    """Tell whether libpq is to trust whom the system trusts; `roots` knows where it has their certificates."""
+    return (parameters.get("sslrootcert") or environ.get("PGSSLROOTCERT")) == "system"
+
+
 def of_this_program(parameters: Mapping[str, str | int | None], token: str) -> dict[str, str | int | None]:
     """Return `parameters` with what every connection of this program has; `token` tells its process from others."""
     return {

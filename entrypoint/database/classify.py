@@ -259,8 +259,8 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         Cause(
             "certificate",
             "the certificates or the TLS settings do not fit",
-            "Let sslrootcert in DATABASE_URL name the file with the authority's certificate. sslrootcert=system also "
-            "wants the variable SSL_CERT_FILE, as /etc/ssl/certs/ca-certificates.crt on Debian.",
+            "Let sslrootcert in DATABASE_URL name the file with the authority's certificate. For sslrootcert=system, "
+            "install certificates in the image (package ca-certificates), or name some in the variable SSL_CERT_FILE.",
             heals=False,
         ),
     ),

@@ -159,17 +159,17 @@ def text_at(place: int) -> str | None:
 
 def load() -> Libpq | None:
     """Load psycopg's own libpq, or else the system's; None if there is neither."""
-    bundled = _bundled()
+    own = bundled()
     try:
         # The wheel's libraries belong together: what is not called need not be looked up, which would take 0.6 ms. In
         # others a function that is missing is to be found out now, not in the middle of a call.
-        return Libpq(bundled, os.RTLD_LAZY) if bundled else Libpq("libpq.so.5", os.RTLD_NOW)
+        return Libpq(own, os.RTLD_LAZY) if own else Libpq("libpq.so.5", os.RTLD_NOW)
     except (OSError, AttributeError):
         return None
 
 
-def _bundled() -> str | None:
-    """Return the path of the libpq that psycopg's binary package brings along."""
+def bundled() -> str | None:
+    """Return the path of the libpq that psycopg's binary package brings along; None if it is not there."""
     for folder in sys.path:
         libraries = os.path.join(folder, "psycopg_binary.libs")
         try:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 
-from entrypoint.database.address import describe_target, has_bare_at_sign, is_libpqs_own, is_plausible, of_this_program
+from entrypoint.database.address import (
+    describe_target,
+    has_bare_at_sign,
+    is_libpqs_own,
+    is_plausible,
+    of_this_program,
+    wants_the_systems_certificates,
+)
 from entrypoint.database.answers import StatementError
 from entrypoint.database.binding import binding
 from entrypoint.database.classify import Cause
@@ -156,6 +163,10 @@ def target(address: str, variable: str, token: str, *, noted: bool = False) -> T
         note(translation)
     configured = bool(address) or any(os.environ.get(name) for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"))
     describe_target(parameters, os.environ)
+    if wants_the_systems_certificates(parameters, os.environ):
+        from entrypoint.database.roots import systems
+
+        parameters = {**parameters, **systems(parameters, os.environ)}
     ours = of_this_program(parameters, token)
     whole = conninfo({name: str(value) for name, value in ours.items() if value is not None})
     path = "" if translation is None else translation.path

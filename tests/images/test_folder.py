@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import stage
 from conftest import missing
 from demo.postgres import free_port
 from images.kit import bases
@@ -25,7 +24,6 @@ from test_imports import PYTHONS_BY_SITE, PYTHONS_UP_TO_DATE, UP_TO_DATE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import ServerFactory
     from images.kit.bases import Base
     from images.kit.engine import Engine
     from kit.databases import Database
@@ -208,35 +206,16 @@ def test_an_up_to_date_start_opens_no_more_than_it_must(
     assert {name for name in modules if not name.startswith("libffi")} <= of_python | packing
 
 
-def test_certificates_are_the_images_own(
-    folder: Path, fresh_server: ServerFactory, migrations_dir: Path, run_program: Callable[..., Run]
-) -> None:
-    """As docs/folder.md has it: by a file, by the system's if SSL_CERT_FILE names them; else a message that says so."""
-    certificate = stage._certificate()
-    if certificate is None:
-        missing("no openssl, to make a certificate")
-    authority, key = map(str, certificate)
-    server = fresh_server(15, settings={"ssl": "on", "ssl_cert_file": authority, "ssl_key_file": key})
-    address = f"postgresql://postgres@localhost:{server.port}/postgres?hostaddr=127.0.0.1&sslmode=verify-full"
-
-    def version(rest: str, **environment: str) -> Run:
-        env = {"DATABASE_URL": f"{address}&{rest}", "DB_CONNECT_ATTEMPTS": "1", **environment}
-        return run_program([folder / "entrypoint", "version"], env=env)
-
-    assert version(f"sslrootcert={authority}").ok().stdout == "0\n"
-    assert version("sslrootcert=system", SSL_CERT_FILE=authority).ok().stdout == "0\n"
-    for environment in ({}, {"SSL_CERT_FILE": "/no/such/file"}):
-        run = version("sslrootcert=system", **environment)
-        assert run.wait() == 69, run.report()
-        assert "SSL_CERT_FILE" in run.logs("database.unavailable")[0]["remedy"]
-
-
 # Those of the suite's tests that start the program and look at it from outside, where the packing could matter: what
 # the application inherits, signals, children, tables, the parser.
 SUITE = ("handover", "signals", "cli", "status", "backup", "applying", "check")
 
-# It tells Python by a PYTHON… variable which letters a terminal has, and the folder's looks at none of these.
-NOT_FOR_THE_FOLDER = "tests/test_status.py::test_the_terminals_locale_may_lack_letters"
+NOT_FOR_THE_FOLDER = (
+    # It tells Python by a PYTHON… variable which letters a terminal has, and the folder's looks at none of these.
+    "tests/test_status.py::test_the_terminals_locale_may_lack_letters",
+    # By LD_PRELOAD, which the folder's program leaves to the application.
+    "tests/test_handover.py::test_a_signal_between_the_last_look_and_exec_is_not_lost",
+)
 
 
 @pytest.mark.parametrize("name", SUITE)
@@ -248,8 +227,7 @@ def test_the_suite_with_the_folders_program(folder: Path, name: str) -> None:
         "-q",
         "-p",
         "no:cacheprovider",
-        "--deselect",
-        NOT_FOR_THE_FOLDER,
+        *(f"--deselect={test}" for test in NOT_FOR_THE_FOLDER),
         f"tests/test_{name}.py",
     ]
     # The linter is looked for in the PATH: beside the folder's program there is none.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from benchmarks import stage
 from conftest import missing
 from images.kit import bases
 from kit.migrations import write_migrations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Self
 
+    from conftest import ServerFactory
     from images.kit.engine import Engine
     from kit.databases import Database
     from kit.processes import Run
@@ -313,6 +315,60 @@ def at_host(database: Database, host: str) -> str:
     """Return the database's URL by another name of the machine."""
     assert "@127.0.0.1:" in database.url
     return database.url.replace("@127.0.0.1:", f"@{host}:")
+
+
+# --- Certificates ---------------------------------------------------------------------------------------
+
+# Where systems have those that they trust; the first is both Debian's and Alpine's.
+CERTIFICATES = (
+    "etc/ssl/certs/ca-certificates.crt",
+    "etc/pki/tls/certs/ca-bundle.crt",
+    "etc/ssl/ca-bundle.pem",
+    "etc/ssl/cert.pem",
+)
+
+
+def test_certificates_are_the_images_own(root: Root, fresh_server: ServerFactory) -> None:
+    """As docs/folder.md has it: by a file, by the system's, wherever that has them; else a message that says so."""
+    certificate = stage._certificate()
+    if certificate is None:
+        missing("no openssl, to make a certificate")
+    authority, key = certificate
+    server = fresh_server(15, settings={"ssl": "on", "ssl_cert_file": str(authority), "ssl_key_file": str(key)})
+    address = f"postgresql://postgres@localhost:{server.port}/postgres?hostaddr=127.0.0.1"
+
+    def connect(rest: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {"DATABASE_URL": f"{address}&{rest}", "DB_CONNECT_ATTEMPTS": "1", **environment}
+        return root.run(root.program, *command, env=env)
+
+    def version(rest: str, **environment: str) -> str:
+        done = connect(rest, "version", **environment)
+        return done.stdout.strip() if done.returncode == 0 else f"{done.returncode}: {done.stderr}"
+
+    pem = authority.read_bytes()
+    root.write("tmp/ca.crt", pem)
+    assert version("sslmode=verify-full&sslrootcert=/tmp/ca.crt") == "0"
+    assert version("sslrootcert=system", SSL_CERT_FILE="/tmp/ca.crt") == "0"
+    # A variable counts, whatever the system has.
+    for place in CERTIFICATES:
+        root.write(place, pem)
+        assert version("sslmode=verify-full&sslrootcert=system") == "0"
+        assert version("", PGSSLROOTCERT="system") == "0"
+        refused = version("sslrootcert=system", SSL_CERT_FILE="/no/such/file")
+        assert refused.startswith("69: ")
+        assert "SSL_CERT_FILE" in refused
+        # Another name for the server than the certificate has.
+        assert version(f"sslrootcert=system&host=127.0.0.1&port={server.port}").startswith("69: ")
+        (root.place / place).unlink()
+    assert version("sslrootcert=system").startswith("69: ")
+    # From the first start on, the application finds what it was started with, and nothing about certificates.
+    root.write(CERTIFICATES[-1], pem)
+    for outcome in ("migrated", "up_to_date"):
+        done = connect("sslrootcert=system", "run", "--", "/app")
+        told = Told.of(done.stdout)
+        assert told.environment[0] == f"DATABASE_URL={address}&sslrootcert=system"
+        assert told.environment[2] == f"ENTRYPOINT_OUTCOME={outcome}"
+        assert "SSL" not in " ".join(told.environment)
 
 
 # --- Children -------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from entrypoint.database.address import (
     leave_out_time_zone,
     of_this_program,
     timeout_for_each_host,
+    wants_the_systems_certificates,
 )
 from entrypoint.database.quoting import DEFAULT_PATH
 from entrypoint.deadline import SLICE, Deadline
@@ -93,8 +94,12 @@ class Question:
             return
         describe_target(parameters, os.environ)
         leave_out_time_zone()
-        timeouts = {"connect_timeout": timeout_for_each_host(parameters, 1, timeout)}
-        connect_as = of_this_program({**parameters, **timeouts}, self.token)
+        changed: dict[str, str | int] = {"connect_timeout": timeout_for_each_host(parameters, 1, timeout)}
+        if wants_the_systems_certificates(parameters, os.environ):
+            from entrypoint.database.roots import systems
+
+            changed |= systems(parameters, os.environ)
+        connect_as = of_this_program({**parameters, **changed}, self.token)
         self._begun.acquire()
         self._done.acquire()
         try:

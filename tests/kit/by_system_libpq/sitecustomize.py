@@ -2,4 +2,4 @@
 
 from entrypoint.database import libpq
 
-libpq._bundled = lambda: None
+libpq.bundled = lambda: None
