@@ -720,7 +720,7 @@ def test_permission_denied_gives_one_clear_message(scene: Scene, schema: str) ->
     assert "permission denied" in error["message"]
     assert "MIGRATION_ROLE" in error["remedy"]
     assert not scene.database.exists("schema_migrations")
-    assert scene.database.sessions() == 0
+    until(lambda: scene.database.sessions() == 0, what="the end of the sessions")
 
 
 def test_a_ledger_that_may_not_be_read_gives_one_clear_message(scene: Scene) -> None:

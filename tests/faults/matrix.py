@@ -213,7 +213,7 @@ PHASES = {
         Phase("surveying", _at(b"pg_postmaster_start_time"), messages=True, guard=False),
         Phase("waiting", _waiting, guard=False),
         Phase("taking the guard", _at(b"SELECT pg_catalog.pg_try_advisory_xact_lock("), messages=True),
-        Phase("creating the ledger", _at(b"CREATE TABLE IF NOT EXISTS"), messages=True),
+        Phase("creating the ledger", _at(b"-- The ledger: one row"), messages=True),
         Phase("taking the row", _at(b"WITH candidate AS"), messages=True),
         Phase("beginning and fencing", _at(b"FOR KEY SHARE"), messages=True),
         Phase("executing", _executing),
