@@ -64,6 +64,7 @@ folder:  ## the self-contained folder, with this machine's Python, in build/fold
 		--requirement requirements/folder.txt
 	rm -rf build/folder build/lib
 	build/packer/bin/python -m pip install --quiet --disable-pip-version-check .
+	find build/packer -name 'pgparse*.so' -exec strip --strip-unneeded {} +
 	build/packer/bin/python -I packaging/folder.py --quiet build_exe --build-exe build/folder
 
 # An environment of its own, with pinned packages: what makes a release is not what happens to be newest today.

@@ -22,7 +22,7 @@ from entrypoint.records import LONGEST_AFTER, Address, NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import Any, Literal, TypeVar
+    from typing import Any, Literal, NoReturn, TypeVar
 
     from entrypoint.operations import status as status_operation
     from entrypoint.settings import Settings
@@ -60,6 +60,8 @@ _VARIABLES = frozenset(
         "MIGRATION_OUT_OF_ORDER",
     }
 )
+# A time that is longer is a mistake, infinity among them: in seconds.
+_FOREVER = 2_000_000.0
 # For what the thread cleans up, in seconds: each of its steps is bounded, together they are shorter.
 _CLEAN_UP = 10.0
 
@@ -173,13 +175,16 @@ def migrate(  # noqa: PLR0913 - options by name
 
     Raises EntrypointError, with a `remedy`, and in `applied` the files that were applied before.
     """
+    _must_be((int, type(None)), to=to)
     given = {
         "MIGRATION_SCHEMA": schema,
         "MIGRATION_ROLE": role,
-        "MIGRATION_TIMEOUT_MS": _milliseconds(timeout),
-        "MIGRATION_LOCK_TIMEOUT_MS": _milliseconds(lock_timeout),
+        "MIGRATION_TIMEOUT_MS": _milliseconds(timeout=timeout),
+        "MIGRATION_LOCK_TIMEOUT_MS": _milliseconds(lock_timeout=lock_timeout),
         "APP_VERSION": app_version,
     }
+    _must_be((str, type(None)), schema=schema, role=role, app_version=app_version)
+    _must_be((str,), url=url)
     settings, secrets = _settings(url, directory, variables, given)
 
     def work() -> Outcome:
@@ -216,6 +221,8 @@ def status(
 
     Raises EntrypointError if there is no answer. That a migration has failed is one: `state` is `error`.
     """
+    _must_be((str,), url=url)
+    _must_be((str, type(None)), schema=schema, role=role)
     settings, secrets = _settings(url, directory, variables, {"MIGRATION_SCHEMA": schema, "MIGRATION_ROLE": role})
 
     def work() -> tuple[status_operation.Status, dict[str, object]]:
@@ -264,7 +271,10 @@ def check(
 
     Raises EntrypointError if they cannot be checked, and not for what is found: that is in the result.
     """
-    settings, secrets = _settings(url or "", directory, variables, {})
+    _must_be((str, type(None)), url=url, against=against)
+    settings, secrets = _settings(url, directory, variables, {})
+    if isinstance(files, (str, bytes)):
+        raise TypeError("files must be several names, not one text")
     names = tuple(os.fspath(file) for file in files)
 
     def work() -> tuple[Finding, ...]:
@@ -279,8 +289,45 @@ def check(
     return CheckResult(_apart(work, secrets)[0])
 
 
+# What the program's remedies call a parameter.
+_PARAMETERS = {
+    "MIGRATIONS_DIR": "directory",
+    "MIGRATION_SCHEMA": "schema",
+    "MIGRATION_ROLE": "role",
+    "MIGRATION_TIMEOUT_MS": "timeout",
+    "MIGRATION_LOCK_TIMEOUT_MS": "lock_timeout",
+    "MIGRATION_DATABASE_URL": "url",
+    "DATABASE_URL": "url",
+}
+
+
+def _must_be(kinds: tuple[type, ...], **given: object) -> None:
+    """Raise TypeError for the first argument that is of no such kind; True is no number."""
+    for name, value in given.items():
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
+
+
+def _refuse(message: str, remedy: str) -> NoReturn:
+    raise errors.ConfigurationError(message, remedy=remedy)
+
+
+def _folder(directory: str | os.PathLike[str]) -> str:
+    """Return the absolute path of the migrations. Raises TypeError and ConfigurationError."""
+    name = os.fspath(directory)
+    _must_be((str,), directory=name)
+    if not name:
+        _refuse("directory is empty", 'Pass the directory of the migrations; "." is the current one.')
+    if "://" in name:
+        _refuse("directory is an address", "The url comes first in migrate and status, and as url=... in check.")
+    if not os.path.isdir(name):
+        _refuse(f"There is no directory {os.path.abspath(name)!r}", "Pass the directory that has the migrations.")
+    return os.path.abspath(name)
+
+
 def _settings(
-    url: str,
+    url: str | None,
     directory: str | os.PathLike[str],
     variables: Mapping[str, str] | None,
     given: Mapping[str, str | None],
@@ -291,7 +338,11 @@ def _settings(
     """
     from entrypoint.settings import Reader, read_secrets, settings_of
 
+    if url is not None and not url.strip():
+        _refuse("url is empty", "Pass the database's address, such as postgresql://user:password@host:5432/database.")
+    folder = _folder(directory)
     values = dict(variables or {})
+    _must_be((str,), **{f"variables[{name!r}]": value for name, value in values.items()})
     allowed = {name: value for name, value in values.items() if name in _VARIABLES}
     reader = Reader(allowed | {name: value for name, value in given.items() if value is not None})
     for name in sorted(values.keys() - _VARIABLES):
@@ -299,13 +350,25 @@ def _settings(
     settings = settings_of(reader, auto_migrate=True)
     reader.raise_faults()
     return settings._replace(
-        address=Address(url, "url", password_command=settings.address.password_command),
-        migrations_dir=os.path.abspath(os.fspath(directory)),
-    ), read_secrets({**values, "DATABASE_URL": url})
+        address=Address(url or "", "url", password_command=settings.address.password_command),
+        migrations_dir=folder,
+    ), read_secrets({**_of_libpq(), **values, "DATABASE_URL": url or ""})
 
 
-def _milliseconds(seconds: float | None) -> str | None:
-    return None if seconds is None else str(round(seconds * 1000))
+def _of_libpq() -> dict[str, str]:
+    """Return the variables that libpq reads by itself, for the secrets in them."""
+    return {name: value for name, value in os.environ.items() if name.startswith("PG")}
+
+
+def _milliseconds(**given: float | None) -> str | None:
+    """Return a time in the unit of the variables, at least 1 of them. Raises TypeError and ConfigurationError."""
+    _must_be((float, int, type(None)), **given)
+    ((name, seconds),) = given.items()
+    if seconds is None:
+        return None
+    if not 0 < seconds < _FOREVER:
+        _refuse(f"{name} is {seconds:g} seconds", f"{name} must be more than 0, and less than {_FOREVER:g}.")
+    return str(max(1, round(seconds * 1000)))
 
 
 def _apart(work: Callable[[], _T], secrets: frozenset[str]) -> tuple[_T, str]:
@@ -331,8 +394,17 @@ def _apart(work: Callable[[], _T], secrets: frozenset[str]) -> tuple[_T, str]:
             run.ended_within(_CLEAN_UP)
         raise
     if run.failure is not None:
+        if isinstance(run.failure, EntrypointError):
+            run.failure.remedy = _in_parameters(run.failure.remedy)
         raise run.failure
     return results[0], run.log.run_id
+
+
+def _in_parameters(remedy: str) -> str:
+    """Return a remedy of the program's with the parameters instead of its variables, as nothing reads those here."""
+    import re
+
+    return re.sub(r"\b(?:" + "|".join(_PARAMETERS) + r")\b", lambda found: _PARAMETERS[found[0]], remedy)
 
 
 class _Run:
@@ -382,5 +454,9 @@ class _Run:
         if not logger.isEnabledFor(level):
             return
         extra = {"event": event, "run_id": self.log.run_id, "fields": dict(fields)}
+        text = redaction.visible(message)
         with contextlib.suppress(Exception):
-            logger.log(level, redaction.visible(message), extra=extra)
+            try:
+                logger.log(level, text, extra=extra)
+            except KeyError:  # The caller's own records have an attribute of such a name.
+                logger.log(level, text)

@@ -44,6 +44,10 @@ else:
                     raise TypeError(f"{cls.__name__} takes {', '.join(cls._fields)}")
             return tuple.__new__(cls, values)
 
+        def __getnewargs__(self):  # noqa: ANN204 - the same
+            """Let it be copied and pickled."""
+            return tuple(self)
+
         def _replace(self, **changed):  # noqa: ANN003, ANN202 - the same
             return type(self)(**dict(zip(self._fields, self, strict=True)) | changed)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -112,6 +114,27 @@ def test_check_tells_what_it_found_and_raises_nothing_for_it(database: Database,
     assert not api.check(migrations_dir, url=database.url).warnings
 
 
+def test_what_comes_back_can_be_copied_and_pickled(database: Database, migrations_dir: Path) -> None:
+    """So that it comes through a ProcessPoolExecutor, and through pytest-xdist."""
+    write_migrations(migrations_dir, {"001_a.sql": "CREATE TABLE a ();"})
+    results = [api.migrate(database.url, migrations_dir), api.check(migrations_dir)]
+    write_migrations(migrations_dir, {"002_b.sql": "SELECT 1/0;"})
+    with pytest.raises(MigrationFailedError) as failed:
+        api.migrate(database.url, migrations_dir)
+    (migrations_dir / "3_b.sql").write_text("")
+    write_migrations(migrations_dir, {"003_c.sql": "SELECT 3;"})
+    with pytest.raises(MigrationFilesError) as refused:
+        api.migrate(database.url, migrations_dir)
+    for result in results:
+        assert copy.deepcopy(result) == pickle.loads(pickle.dumps(result)) == result  # noqa: S301 - our own
+    for error in (failed.value, refused.value):
+        again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+        assert (type(again), str(again), again.remedy, again.report, again.fields) == (
+            type(error), str(error), error.remedy, error.report, error.fields,
+        )  # fmt: skip
+    assert not refused.value.report
+
+
 # --- Errors ---------------------------------------------------------------------------------------------
 
 
@@ -138,7 +161,6 @@ def test_an_error_has_its_facts_and_a_remedy(database: Database, migrations_dir:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"timeout": 0}, "MIGRATION_TIMEOUT_MS"),
         ({"schema": "s" * 64}, "63 bytes"),
         ({"variables": {"MIGRATION_COMMAND": "true"}}, "'MIGRATION_COMMAND'"),
         ({"variables": {"DB_CONNECT_ATTEMPTS": "many"}}, "DB_CONNECT_ATTEMPTS is 'many'"),
@@ -149,6 +171,108 @@ def test_a_bad_setting_is_refused(migrations_dir: Path, options: dict[str, objec
     with pytest.raises(ConfigurationError, match="Bad configuration") as refused:
         api.migrate("postgresql://127.0.0.1/nowhere", migrations_dir, **options)  # type: ignore[arg-type]  # to be refused
     assert said in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        ((None, "{dir}"), {}, "url must be str, not NoneType"),
+        (("postgresql://h/d", b"dir"), {}, "directory must be str, not bytes"),
+        (("postgresql://h/d", "{dir}"), {"to": "2"}, "to must be int or None, not str"),
+        (("postgresql://h/d", "{dir}"), {"to": True}, "to must be int or None, not bool"),
+        (("postgresql://h/d", "{dir}"), {"schema": 5}, "schema must be str or None, not int"),
+        (("postgresql://h/d", "{dir}"), {"timeout": "5"}, "timeout must be float or int or None, not str"),
+        (("postgresql://h/d", "{dir}"), {"variables": {"DB_CONNECT_ATTEMPTS": 1}}, "must be str, not int"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_named(
+    migrations_dir: Path, arguments: tuple[object, ...], options: dict[str, object], said: str
+) -> None:
+    given = [str(migrations_dir) if one == "{dir}" else one for one in arguments]
+    with pytest.raises(TypeError, match=said):
+        api.migrate(*given, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("url", "directory", "options", "said"),
+    [
+        ("", "{dir}", {}, "url is empty"),
+        ("postgresql://h/d", "", {}, "directory is empty"),
+        ("postgresql://h/d", "{dir}/nowhere", {}, "There is no directory"),
+        ("{dir}", "postgresql://u:Quokka@h/d", {}, "directory is an address"),
+        ("postgresql://h/d", "{dir}", {"timeout": 0}, "timeout is 0 seconds"),
+        ("postgresql://h/d", "{dir}", {"lock_timeout": float("inf")}, "lock_timeout is inf seconds"),
+        ("postgresql://h/d", "{dir}", {"timeout": float("nan")}, "timeout is nan seconds"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(
+    migrations_dir: Path, url: str, directory: str, options: dict[str, float], said: str
+) -> None:
+    where = str(migrations_dir)
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        api.migrate(url.replace("{dir}", where), directory.replace("{dir}", where), **options)  # type: ignore[arg-type]
+    assert refused.value.remedy
+    assert "Quokka" not in str(refused.value)
+
+
+def test_remedies_name_parameters(database: Database, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"001_a.sql": "SELECT pg_sleep(60);"})
+    with pytest.raises(EntrypointError) as late:
+        api.migrate(database.url, migrations_dir, timeout=0.3)
+    assert "timeout" in late.value.remedy
+    assert "MIGRATION_TIMEOUT_MS" not in late.value.remedy
+
+
+def test_files_are_names_and_not_one_name(migrations_dir: Path) -> None:
+    with pytest.raises(TypeError, match="files must be several names"):
+        api.check(migrations_dir, files="001_a.sql")
+
+
+def test_a_password_of_libpqs_variables_is_no_less_secret(
+    database: Database, migrations_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_migrations(migrations_dir, {"001_a.sql": "DO $$ BEGIN RAISE EXCEPTION 'it is Quokka7'; END $$;"})
+    monkeypatch.setenv("PGPASSWORD", "Quokka7")
+    with pytest.raises(MigrationFailedError) as failed:
+        api.migrate(database.url, migrations_dir)
+    assert "Quokka7" not in f"{failed.value} {failed.value.report}"
+    assert "Quokka7" not in str(database.rows("SELECT error_message FROM schema_migrations"))
+
+
+def test_a_forked_child_may_check_as_its_parent_did(tmp_path: Path) -> None:
+    """The parser's thread is not in the child."""
+    (tmp_path / "001_a.sql").write_text("DO $$ BEGIN NULL; END $$;")
+    code = """
+        import os, sys
+        from entrypoint import api
+        assert not api.check(sys.argv[1], lint=False).errors
+        child = os.fork()
+        if not child:
+            os._exit(bool(api.check(sys.argv[1], lint=False).errors))
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    out, err = finish(python(code, tmp_path))
+    assert out == "0\n", err
+
+
+def test_records_with_attributes_of_the_same_name_are_written(
+    database: Database, migrations_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_migrations(migrations_dir, {"001_a.sql": "CREATE TABLE a ();"})
+    before = logging.getLogRecordFactory()
+
+    def with_run(*arguments: Any, **named: Any) -> logging.LogRecord:
+        record = before(*arguments, **named)
+        record.run_id = "theirs"
+        return record
+
+    logging.setLogRecordFactory(with_run)
+    try:
+        with caplog.at_level(logging.INFO, "entrypoint"):
+            api.migrate(database.url, migrations_dir)
+    finally:
+        logging.setLogRecordFactory(before)
+    assert any("applied 001_a.sql" in record.getMessage() for record in caplog.records)
 
 
 def test_a_number_that_no_file_has_is_refused(database: Database, migrations_dir: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -14,10 +16,10 @@ from kit.databases import Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from kit.processes import Run
 
+ROOT = Path(__file__).parent.parent
 SHOW = """
 import os, psycopg
 with psycopg.connect(os.environ['DATABASE_URL']) as connection:
@@ -92,13 +94,14 @@ def secured() -> Iterator[Secured]:
 def show(run_entrypoint: Callable[..., Run], secured: Secured) -> Callable[..., Run]:
     """Return a function that starts the program with a tool that shows how it got in."""
 
-    def start(user: str, **parameters: str) -> Run:
+    def start(user: str, *, python: Path | None = None, **parameters: str) -> Run:
         schema = f"of_{user}_{secured.server.log_size()}"
         url = secured.url(user, **parameters)
         environ = {
             "DATABASE_URL": url,
             "MIGRATION_COMMAND": f'"{sys.executable}" -c "{SHOW}"',
             "MIGRATION_SCHEMA": schema,
+            **({} if python is None else {"PYTHONPATH": str(python)}),
         }
         return run_entrypoint("run", "--", "true", env=environ)
 
@@ -163,3 +166,16 @@ def test_with_channel_binding_the_tool_goes_by_itself(show: Callable[..., Run]) 
     run = show("scram", sslmode="require", channel_binding="require").ok()
     assert "channel_binding" in run.logs("command.direct")[0]["message"]
     assert "True|None|scram" in run.logs("command.output")[-1]["message"]
+
+
+def test_where_python_has_no_tls_the_tool_goes_by_itself(show: Callable[..., Run], tmp_path: Path) -> None:
+    """In the folder, that is: with the module that stands there in the place of `ssl`."""
+    stand_in = tmp_path / "modules"
+    stand_in.mkdir()
+    shutil.copy(ROOT / "packaging" / "no_ssl.py", stand_in / "ssl.py")
+    run = show("plain", python=stand_in).ok()
+    assert "no TLS" in run.logs("command.direct")[0]["message"]
+    assert "True|None|plain" in run.logs("command.output")[-1]["message"]
+    assert "Traceback" not in run.stderr
+    # In the clear, the relay needs none.
+    assert not show("plain", python=stand_in, sslmode="disable").ok().logs("command.direct")

@@ -57,6 +57,21 @@ class EntrypointError(Exception):
         self.remedy = remedy
         self.fields = {name: value for name, value in fields.items() if value is not None}
 
+    @property
+    def report(self) -> str:
+        """What there is to say in several lines, such as the error as psql shows it; empty if there is nothing."""
+        return str(self.fields.get("report") or "")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it be pickled whatever its kind takes to be made: other processes' errors reach Python that way."""
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[EntrypointError], args: tuple[object, ...], facts: dict[str, object]) -> EntrypointError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
+
 
 class ConfigurationError(EntrypointError):
     """A variable has a value that cannot be used."""

@@ -56,7 +56,16 @@ class ReportedError(EntrypointError):
     def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
         """Take the one-line `message` and the `report` of several lines, if there is one."""
         super().__init__(message, remedy=remedy, **fields)
-        self.report = report
+        self._report = report
+
+    @property
+    def report(self) -> str:
+        """Several lines, or nothing."""
+        return self._report
+
+    @report.setter
+    def report(self, report: str) -> None:
+        self._report = report
 
 
 class MigrationError(EntrypointError):

@@ -100,12 +100,31 @@ def scram(bare: str, challenge: str, secret: bytes) -> tuple[str, str]:
         raise wire.ProtocolError("the server's challenge is malformed") from None
     if not nonce.startswith(bare.partition("r=")[2]) or rounds < 1:
         raise wire.ProtocolError("the server's challenge is not for us")
-    salted = hashlib.pbkdf2_hmac("sha256", secret, salt, rounds)
+    salted = salted_password(secret, salt, rounds)
     signed = f"{bare},{challenge},c={_BINDING},r={nonce}".encode()
     key = _signature(salted, b"Client Key")
     proof = bytes(a ^ b for a, b in zip(key, _signature(hashlib.sha256(key).digest(), signed), strict=True))
     shown = _signature(_signature(salted, b"Server Key"), signed)
     return f"c={_BINDING},r={nonce},p={base64.b64encode(proof).decode()}", base64.b64encode(shown).decode()
+
+
+def salted_password(secret: bytes, salt: bytes, rounds: int) -> bytes:
+    """Return SCRAM's SaltedPassword (RFC 5802, `Hi`), also where Python has no OpenSSL, as in the folder."""
+    if (derive := getattr(hashlib, "pbkdf2_hmac", None)) is not None:
+        return bytes(derive("sha256", secret, salt, rounds))
+    keyed = hmac.new(secret, digestmod="sha256")
+
+    def signed(text: bytes) -> bytes:
+        one = keyed.copy()
+        one.update(text)
+        return one.digest()
+
+    last = signed(salt + b"\0\0\0\1")
+    result = int.from_bytes(last, "big")
+    for _ in range(rounds - 1):
+        last = signed(last)
+        result ^= int.from_bytes(last, "big")
+    return result.to_bytes(32, "big")
 
 
 def _signature(key: bytes, text: bytes) -> bytes:

@@ -145,7 +145,20 @@ def _unserved(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[st
     except StatementError:
         return "", False
     encrypted, kerberos = rows[0]
-    return ("Kerberos lets nobody in by another host's name" if kerberos == "t" else ""), encrypted == "t"
+    if kerberos == "t":
+        return "Kerberos lets nobody in by another host's name", encrypted == "t"
+    if encrypted == "t" and not _has_tls():
+        return "the self-contained folder has no TLS for others' sessions", True
+    return "", encrypted == "t"
+
+
+def _has_tls() -> bool:
+    """Tell whether Python has TLS here: in the folder another module stands in its place (packaging/no_ssl.py)."""
+    try:
+        import ssl
+    except ImportError:
+        return False
+    return hasattr(ssl, "SSLContext")
 
 
 def _in_memory(text: str) -> int:

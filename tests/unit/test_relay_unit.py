@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 
 import pytest
@@ -163,3 +164,11 @@ def test_scram_as_in_the_standards_example() -> None:
 def test_a_challenge_that_is_none(challenge: str) -> None:
     with pytest.raises(wire.ProtocolError):
         login.scram("n=,r=me", challenge, b"x")
+
+
+def test_the_salted_password_where_python_has_no_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder, `hashlib` has no `pbkdf2_hmac` from Python 3.12 on."""
+    cases = [(b"pencil", b"salt", 4096), (b"", b"s" * 16, 1), (b"x" * 100, b"", 2)]
+    expected = [hashlib.pbkdf2_hmac("sha256", *case) for case in cases]
+    monkeypatch.delattr(hashlib, "pbkdf2_hmac")
+    assert [login.salted_password(*case) for case in cases] == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from entrypoint.deadline import SLICE, sliced
@@ -45,6 +46,8 @@ class _Thread:
     def __init__(self, stack: int) -> None:
         """Start it. Raises RuntimeError or ValueError if there is no memory or no process left for it."""
         self.stack = stack
+        # A forked child has this object, but not the thread.
+        self.process = os.getpid()
         self._questions: list[_Question | None] = []
         self._asked = threading.Semaphore(0)
         before = threading.stack_size(stack)
@@ -88,7 +91,7 @@ def _thread_for(characters: int) -> _Thread | None:
     """Return the thread, with the stack that so many characters need; None if there is none to be had."""
     global _thread  # noqa: PLW0603 - the parser's state is the process's
     needed = _STACK_BASE + _STACK_PER_CHARACTER * characters
-    before = _thread
+    before = _thread if _thread is not None and _thread.process == os.getpid() else None
     if before is not None and before.stack >= needed:
         return before
     stack = _LEAST_STACK if before is None else before.stack
