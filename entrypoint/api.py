@@ -175,16 +175,17 @@ def migrate(  # noqa: PLR0913 - options by name
 
     Raises EntrypointError, with a `remedy`, and in `applied` the files that were applied before.
     """
-    _must_be((int, type(None)), to=to)
+    _must_be((int, _NONE), to=to)
+    _must_be((float, int, _NONE), timeout=timeout, lock_timeout=lock_timeout)
+    _must_be((str, _NONE), schema=schema, role=role, app_version=app_version)
+    _must_be((str,), url=url)
     given = {
         "MIGRATION_SCHEMA": schema,
         "MIGRATION_ROLE": role,
-        "MIGRATION_TIMEOUT_MS": _milliseconds(timeout=timeout),
-        "MIGRATION_LOCK_TIMEOUT_MS": _milliseconds(lock_timeout=lock_timeout),
+        "MIGRATION_TIMEOUT_MS": _milliseconds("timeout", timeout),
+        "MIGRATION_LOCK_TIMEOUT_MS": _milliseconds("lock_timeout", lock_timeout),
         "APP_VERSION": app_version,
     }
-    _must_be((str, type(None)), schema=schema, role=role, app_version=app_version)
-    _must_be((str,), url=url)
     settings, secrets = _settings(url, directory, variables, given)
 
     def work() -> Outcome:
@@ -222,7 +223,7 @@ def status(
     Raises EntrypointError if there is no answer. That a migration has failed is one: `state` is `error`.
     """
     _must_be((str,), url=url)
-    _must_be((str, type(None)), schema=schema, role=role)
+    _must_be((str, _NONE), schema=schema, role=role)
     settings, secrets = _settings(url, directory, variables, {"MIGRATION_SCHEMA": schema, "MIGRATION_ROLE": role})
 
     def work() -> tuple[status_operation.Status, dict[str, object]]:
@@ -271,7 +272,7 @@ def check(
 
     Raises EntrypointError if they cannot be checked, and not for what is found: that is in the result.
     """
-    _must_be((str, type(None)), url=url, against=against)
+    _must_be((str, _NONE), url=url, against=against)
     settings, secrets = _settings(url, directory, variables, {})
     if isinstance(files, (str, bytes)):
         raise TypeError("files must be several names, not one text")
@@ -301,11 +302,14 @@ _PARAMETERS = {
 }
 
 
+_NONE = type(None)
+
+
 def _must_be(kinds: tuple[type, ...], **given: object) -> None:
     """Raise TypeError for the first argument that is of no such kind; True is no number."""
     for name, value in given.items():
         if not isinstance(value, kinds) or isinstance(value, bool):
-            wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+            wanted = " or ".join("None" if kind is _NONE else kind.__name__ for kind in kinds)
             raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
 
 
@@ -360,10 +364,8 @@ def _of_libpq() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("PG")}
 
 
-def _milliseconds(**given: float | None) -> str | None:
-    """Return a time in the unit of the variables, at least 1 of them. Raises TypeError and ConfigurationError."""
-    _must_be((float, int, type(None)), **given)
-    ((name, seconds),) = given.items()
+def _milliseconds(name: str, seconds: float | None) -> str | None:
+    """Return a time in the unit of the variables, at least 1 of them. Raises ConfigurationError."""
     if seconds is None:
         return None
     if not 0 < seconds < _FOREVER:
@@ -394,8 +396,6 @@ def _apart(work: Callable[[], _T], secrets: frozenset[str]) -> tuple[_T, str]:
             run.ended_within(_CLEAN_UP)
         raise
     if run.failure is not None:
-        if isinstance(run.failure, EntrypointError):
-            run.failure.remedy = _in_parameters(run.failure.remedy)
         raise run.failure
     return results[0], run.log.run_id
 
@@ -431,6 +431,7 @@ class _Run:
         try:
             work()
         except EntrypointError as error:
+            error.remedy = _in_parameters(error.remedy)
             self.failure = error
         except Exception as error:  # noqa: BLE001 - told as the program tells it
             from entrypoint.startup import internal_error

@@ -257,15 +257,17 @@ class Secrets:
         self.know(())
 
     def know(self, secrets: Iterable[str]) -> None:
-        """Remember these, and forget all others but those that were known for now."""
-        self._lasting = secrets = frozenset(secrets)
-        self.known, self.net = Redactor(secrets), Redactor(filter(_cannot_be_ours, secrets))
+        """Remember these, and forget all others."""
+        self._lasting = frozenset(secrets)
+        self._look_for(self._lasting)
 
     def know_for_now(self, secrets: Iterable[str]) -> None:
         """Remember these beside those that last."""
         self._passing = tuple(dict.fromkeys((*self._passing, *secrets)))[-_MOST_PASSING:]
-        known = self._lasting.union(self._passing)
-        self.known, self.net = Redactor(known), Redactor(filter(_cannot_be_ours, known))
+        self._look_for(self._lasting.union(self._passing))
+
+    def _look_for(self, secrets: frozenset[str]) -> None:
+        self.known, self.net = Redactor(secrets), Redactor(filter(_cannot_be_ours, secrets))
 
 
 class _Here(_local):

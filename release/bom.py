@@ -13,7 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from release.problems import ReleaseError, run
+from release.problems import ReleaseError, run, uv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,13 +61,12 @@ def make(made: Distributions, source: Source, tree: Path, flavour: str, target: 
 
 def _install(made: Distributions, requirements: Path, environment: Path) -> Path:
     """Return the Python of a new environment that has what the image has, and the wheel."""
-    uv = [sys.executable, "-m", "uv", "--quiet", "--no-config"]
     python = environment / "bin" / "python"
-    run([*uv, "venv", "--python", sys.executable, environment])
+    uv("venv", "--python", sys.executable, environment)
     # Without dependencies: the file is complete, and leaves out on purpose what requirements/renew.py names.
-    install = [*uv, "pip", "install", "--python", python, "--no-deps"]
-    run([*install, "--require-hashes", "--only-binary=:all:", "--requirement", requirements])
-    run([*install, "--no-index", f"--find-links={made.wheel.parent}", "pg-entrypoint"])
+    install = ("pip", "install", "--python", python, "--no-deps")
+    uv(*install, "--require-hashes", "--only-binary=:all:", "--requirement", requirements)
+    uv(*install, "--no-index", f"--find-links={made.wheel.parent}", "pg-entrypoint")
     return python
 
 

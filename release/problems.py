@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,3 +35,8 @@ def run(
     if done.returncode:
         raise ReleaseError(f"{' '.join(words)} exited with {done.returncode}:\n{done.stdout[-6000:]}")
     return done.stdout
+
+
+def uv(*words: object) -> str:
+    """Return what uv prints, which heeds no configuration but its options. Raises ReleaseError."""
+    return run([sys.executable, "-m", "uv", "--quiet", "--no-config", *words])

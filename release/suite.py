@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from release import trial
-from release.problems import ReleaseError, run
+from release.problems import ReleaseError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +30,9 @@ def run_each(root: Path, pythons: dict[str, Path], selection: Sequence[str]) -> 
     resolution: trial.Resolution = "lowest-direct"
     for version, python in pythons.items():
         print(f"── Python {version}, {resolution.partition('-')[0]} versions", flush=True)
-        inside = _environment(root, python, resolution, root / "build" / "pythons" / version)
+        folder = root / "build" / "pythons" / version
+        editable = ("--editable", f"{root}[test]")
+        inside = trial.environment(root / "pyproject.toml", python, resolution, folder, *editable)
         command: list[str | Path] = [
             inside,
             "-m",
@@ -48,12 +49,3 @@ def run_each(root: Path, pythons: dict[str, Path], selection: Sequence[str]) -> 
         resolution = "highest"
     if failed:
         raise ReleaseError(f"tests failed with Python {', '.join(failed)}")
-
-
-def _environment(root: Path, python: Path, resolution: trial.Resolution, folder: Path) -> Path:
-    uv = [sys.executable, "-m", "uv", "--quiet", "--no-config"]
-    run([*uv, "venv", "--clear", "--python", python, folder])
-    inside = folder / "bin" / "python"
-    pins = trial.pin(root / "pyproject.toml", inside, resolution, folder)
-    run([*uv, "pip", "install", "--python", inside, "--constraint", pins, "--editable", f"{root}[test]"])
-    return inside

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from demo.postgres import HOST, Server, free_port
-from release.problems import ReleaseError, run
+from release.problems import ReleaseError, run, uv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,27 +47,26 @@ class Trial:
 
 def install(wheel: Path, project: Path, python: Path, resolution: Resolution, folder: Path) -> Trial:
     """Install the wheel into a new environment in `folder`. Raises ReleaseError."""
-    uv = [sys.executable, "-m", "uv", "--quiet", "--no-config"]
-    run([*uv, "venv", "--python", python, folder])
-    inside = folder / "bin" / "python"
-    pins = pin(project, inside, resolution, folder)
-    run([*uv, "pip", "install", "--python", inside, "--constraint", pins, f"{wheel}[serve]"])
-    run([*uv, "pip", "check", "--python", inside])
-    listed = json.loads(run([*uv, "pip", "list", "--python", inside, "--format", "json"]))
+    inside = environment(project, python, resolution, folder, f"{wheel}[serve]")
+    uv("pip", "check", "--python", inside)
+    listed = json.loads(uv("pip", "list", "--python", inside, "--format", "json"))
     version = run([inside, "-IB", "-c", "import sys; print('%d.%d.%d' % sys.version_info[:3])"]).strip()
     name = f"Python {version}, {resolution.partition('-')[0]} versions"
     return Trial(folder, name, {one["name"]: one["version"] for one in listed})
 
 
-def pin(project: Path, python: Path, resolution: Resolution, folder: Path) -> Path:
-    """Write the versions to install for a pyproject.toml into a file in `folder`, and return it.
+def environment(project: Path, python: Path, resolution: Resolution, folder: Path, *wanted: str) -> Path:
+    """Make a new environment in `folder`, with what is `wanted`; return its Python. Raises ReleaseError.
 
-    `lowest-direct` is about what a project itself names; for a wheel that is installed, nothing would be that.
+    `wanted` is what pip installs. The versions are those that `project`, a pyproject.toml, leads to: `lowest-direct` is
+    about what a project itself names; for a wheel that is installed, nothing would be that.
     """
-    pins = folder / "pins.txt"
-    options = ["--extra", "serve", "--resolution", resolution, "--python", python, "--output-file", pins]
-    run([sys.executable, "-m", "uv", "--quiet", "--no-config", "pip", "compile", project, *options])
-    return pins
+    uv("venv", "--clear", "--python", python, folder)
+    inside, pins = folder / "bin" / "python", folder / "pins.txt"
+    options = ("--extra", "serve", "--resolution", resolution, "--python", inside, "--output-file", pins)
+    uv("pip", "compile", project, *options)
+    uv("pip", "install", "--python", inside, "--constraint", pins, *wanted)
+    return inside
 
 
 def check(trial: Trial, server: Server, migrations: Path, version: str) -> None:

@@ -14,8 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SYSTEM = "system"
-
 # Where systems have them in one file. OpenSSL's own default goes over them, see `_DEFAULT`.
 FILES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch; Alpine with the package ca-certificates

@@ -69,15 +69,11 @@ class Report(NamedTuple):
 
 def render(report: Report, style: Format) -> str:
     """Return a report as text, in one of the formats."""
-    from entrypoint.operations.machine_reports import as_codequality, as_sarif
+    renderers: dict[Format, Callable[[Report], str]] = {"text": as_text, "json": as_json, "github": as_github}
+    if style not in renderers:
+        from entrypoint.operations.machine_reports import as_codequality, as_sarif
 
-    renderers: dict[Format, Callable[[Report], str]] = {
-        "text": as_text,
-        "json": as_json,
-        "github": as_github,
-        "sarif": as_sarif,
-        "codequality": as_codequality,
-    }
+        renderers |= {"sarif": as_sarif, "codequality": as_codequality}
     return _writable(renderers[style](report))
 
 

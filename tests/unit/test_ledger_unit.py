@@ -154,6 +154,15 @@ def test_the_ddl_names_the_schema_and_nothing_is_left_open(schema: str) -> None:
     assert f"pg_try_advisory_xact_lock_shared({guard_key(where)})" in ddl
 
 
+@pytest.mark.parametrize("schema", ["public", "{unless_there}", "CREATE TABLE IF NOT EXISTS"])
+def test_a_new_ledger_is_made_and_not_upgraded(schema: str) -> None:
+    ddl = tables.ddl(place(schema=schema, ledger={}, lock={}))
+    assert f"CREATE TABLE {identifier(schema)}.schema_migrations" in ddl
+    assert f"CREATE TABLE {identifier(schema)}.migration_lock" in ddl
+    assert "CREATE TABLE IF NOT EXISTS " not in ddl
+    assert "$upgrade$" not in ddl
+
+
 def test_a_row_is_never_written_over_one_that_is_completed() -> None:
     file = MigrationFile(7, "007_x.sql", "", "sum", "raw")
     sql = writing.insert(place(), file, "it's", status="failed", message="no", milliseconds=0)

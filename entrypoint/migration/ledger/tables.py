@@ -50,13 +50,15 @@ def ddl(place: Place) -> str:
     The view and the functions are always among them, as a migration can replace those without any trace. Where no
     table is, none is upgraded; one that somebody makes beside us is an error then (42P07): look again.
     """
-    behind = ("row.sql", *(("view.sql",) if place.with_files else ()), *(("commands.sql",) if place.command else ()))
-    if not place.with_files:
-        return _filled(place, "lock.sql", "upgrade_lock.sql", *behind, "functions.sql")
-    made = _filled(place, "tables.sql", "lock.sql")
-    if place.ledger or place.lock:
-        return made + _filled(place, "upgrade.sql", *behind, "functions.sql")
-    return made.replace("CREATE TABLE IF NOT EXISTS", "CREATE TABLE") + _filled(place, *behind, "functions.sql")
+    upgrades = () if _nothing_is_there(place) else ("upgrade.sql",) if place.with_files else ("upgrade_lock.sql",)
+    made = ("tables.sql", "lock.sql") if place.with_files else ("lock.sql",)
+    views = ("view.sql",) if place.with_files else ()
+    commands = ("commands.sql",) if place.command else ()
+    return _filled(place, *made, *upgrades, "row.sql", *views, *commands, "functions.sql")
+
+
+def _nothing_is_there(place: Place) -> bool:
+    return place.with_files and not place.ledger and not place.lock
 
 
 def view(place: Place) -> str:
@@ -71,6 +73,7 @@ def _filled(place: Place, *names: str) -> str:
         "schema_literal": literal(schema),
         "lock_key": guard_key(place),
         "session_key": session_key(place),
+        "unless_there": "" if _nothing_is_there(place) else "IF NOT EXISTS ",
         "lock_columns": definitions(HOLDER_COLUMNS | ADDED_COLUMNS),
         "added_columns": definitions(ADDED_COLUMNS, "ADD COLUMN IF NOT EXISTS "),
         "rollout_columns": definitions(ROLLOUT_COLUMNS),

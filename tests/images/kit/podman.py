@@ -172,8 +172,7 @@ def pod_of(
     - the network is the host's, without ports to publish;
     - secrets, which podman 4.3 writes down as base64, become variables, or files with the mode and the group that are
       asked for;
-    - each container gets a file at /dev/termination-log, which podman does not make. `Pod.message` reads it.
-
+    - each container gets a file at /dev/termination-log, which podman does not make. `Pod.message` reads it;
     - an image volume, which podman 4.3 does not know, becomes the folder `mounted`, which has what is in the image.
 
     `files` is an empty folder for all that; `secrets` has the keys and values by the secret's name.
