@@ -156,7 +156,7 @@ def test_the_ddl_names_the_schema_and_nothing_is_left_open(schema: str) -> None:
 
 @pytest.mark.parametrize("schema", ["public", "{unless_there}", "CREATE TABLE IF NOT EXISTS"])
 def test_a_new_ledger_is_made_and_not_upgraded(schema: str) -> None:
-    ddl = tables.ddl(place(schema=schema, ledger={}, lock={}))
+    ddl = tables.ddl(place({}, {}, schema))
     assert f"CREATE TABLE {identifier(schema)}.schema_migrations" in ddl
     assert f"CREATE TABLE {identifier(schema)}.migration_lock" in ddl
     assert "CREATE TABLE IF NOT EXISTS " not in ddl
