@@ -203,10 +203,11 @@ def test_the_autoscaler_leaves_a_job_alone() -> None:
 
 
 @pytest.mark.case("E4")
+@pytest.mark.parametrize("page", ["job", "after"])
 @pytest.mark.parametrize(("condition", "code"), [("complete", 0), ("failed", 70), ("gone", 1)])
-def test_the_jobs_page_waits_for_either_end(tmp_path: Path, condition: str, code: int) -> None:
+def test_the_jobs_pages_wait_for_either_end(tmp_path: Path, condition: str, code: int, page: str) -> None:
     """With a kubectl that has a Job whose condition is `condition` from the second look on; or whose Job is gone."""
-    (script,) = blocks(FOLDER / "job" / "README.md", "sh")
+    (script,) = blocks(FOLDER / page / "README.md", "sh")
     seen = tmp_path / "seen"
     kubectl = tmp_path / "kubectl"
     kubectl.write_text(
@@ -257,6 +258,21 @@ def test_what_can_delay_a_rollout_gets_a_tenth_of_a_processor() -> None:
         if c.command in ("migrate", "wait")
     }
     assert found == {"100m"}
+
+
+def test_the_pages_pod_for_the_backups_is_the_cronjobs() -> None:
+    """It is let in by `restricted`, and as the user whose files they are."""
+    (command,) = [text for text in blocks(KUBERNETES, "sh") if "kubectl run" in text]
+    shell = json.loads(command.partition("--overrides='")[2].rpartition("'")[0])["spec"]
+    job = yaml.safe_load((FOLDER / "backup" / "cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]
+    pod = job["template"]["spec"]
+    assert shell["securityContext"].items() <= pod["securityContext"].items()
+    assert shell["volumes"] == pod["volumes"]
+    (container,), (backup,) = shell["containers"], pod["containers"]
+    assert container["securityContext"].items() <= backup["securityContext"].items()
+    assert (container["image"], container["volumeMounts"]) == (backup["image"], backup["volumeMounts"])
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shell"}, "spec": shell}
+    kubernetes_validate.validate(pod, NEWEST, strict=True)
 
 
 @pytest.mark.case("E11")

@@ -287,9 +287,12 @@ def _failure(program: str, ended: Ended) -> EntrypointError:
 def _remedy(ended: Ended) -> str:
     text = ended.complaints.lower()
     if "no space left" in text or "disk quota" in text or "file too large" in text:
-        return "Make room in the directory for backups: `entrypoint backup --keep N` deletes older ones."
+        return (
+            "Make room in the directory for backups: delete files that nobody needs, or make its volume larger. "
+            "--keep deletes older backups only when a new one is complete."
+        )
     if "permission denied" in text or "row-level security" in text:
-        return "Give the migration user the right to read everything, or set MIGRATION_ROLE to a role that has it."
+        return "Give the migration user the privilege to read everything, or set MIGRATION_ROLE to a role that has it."
     if "server version mismatch" in text:
         return "Install PostgreSQL's client programs of the server's version or later."
     if ended.code < 0:
