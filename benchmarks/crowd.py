@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from benchmarks import application
@@ -84,6 +85,14 @@ class Replica:
         """Return the events that entrypoint has logged so far, as JSON."""
         lines = self.text().splitlines(keepends=True)
         return [json.loads(line)["event"] for line in lines if line.startswith("{") and line.endswith("\n")]
+
+    def time_of(self, event: str) -> float:
+        """Return when entrypoint logged an event for the last time, in seconds since 1970. Raises BenchmarkError."""
+        lines = (json.loads(line) for line in self.text().splitlines(keepends=True) if line.endswith("}\n"))
+        times = [datetime.fromisoformat(line["time"]).timestamp() for line in lines if line.get("event") == event]
+        if not times:
+            raise BenchmarkError(f"no {event}:\n{self.text()[-2000:]}")
+        return times[-1]
 
     def told(self) -> application.Told:
         """Return what the application told. Raises BenchmarkError if it did not run."""
@@ -206,6 +215,18 @@ class Gate:
     def newcomer(self, known: set[int]) -> Arrival | None:
         """Return who stands at the gate and is not known."""
         return next((arrival for arrival in self.arrivals() if arrival.pid not in known), None)
+
+    def holder(self) -> int:
+        """Return which backend has the lock of entrypoint's guard. Raises BenchmarkError if none has."""
+        rows = self.ask(
+            "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory'"
+            " AND classid = 1885824368 AND mode = 'ExclusiveLock' AND granted AND datname = %s",
+            self._database,
+        )
+        if not rows:
+            raise BenchmarkError("nobody has the lock")
+        pid: int = rows[0][0]
+        return pid
 
     def backends(self) -> set[int]:
         """Return all backends of clients of this database, the gate's included."""

@@ -14,6 +14,7 @@ from benchmarks.measure import BenchmarkError
 from benchmarks.report import Section, seconds
 
 if TYPE_CHECKING:
+    from benchmarks.crowd import Arrival
     from benchmarks.peers.tools import Peer
     from benchmarks.stage import Stage
 
@@ -44,31 +45,59 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
     return [_ours(stage, scale), _peers(stage, scale)]
 
 
+class Takeover(NamedTuple):
+    """One takeover: seconds from the signal to each of its steps."""
+
+    guard: float
+    """Until the server has ended the dead holder's guard, and with it the lock."""
+    fence: float
+    """Until it has ended the session in which the migration was, and with it the fence."""
+    acquired: float
+    """Until the successor said that it has the lock."""
+    total: float
+    """Until its first statement of the migration came to the server."""
+
+
 def _ours(stage: Stage, scale: Scale) -> Section:
-    times = _takeovers(stage, scale.runs)
+    taken = _takeovers(stage, scale.runs)
+    times = [one.total for one in taken]
+    columns = {name: [getattr(one, name) for one in taken] for name in Takeover._fields}
+    rows = [
+        (label, *map(seconds, _spread(values)))
+        for label, values in (
+            ("the lock is free", columns["guard"]),
+            ("the fence is gone", columns["fence"]),
+            (
+                "then: a waiter has noticed, and has the lock",
+                [one.acquired - max(one.guard, one.fence) for one in taken],
+            ),
+            ("then: it has surveyed, and begun the migration", [one.total - one.acquired for one in taken]),
+        )
+    ]
     return Section(
         f"Takeover: from SIGKILL of the holder to the successor's first statement of the migration ({scale.runs} runs)",
         ("", "least", "median", "95 %", "most"),
-        rows=[
-            (OURS, *map(seconds, (min(times), median(times), percentile(times, 95), max(times)))),
-            (EARLIER, *["600 s"] * 4),
-        ],
-        values={OURS: times},
+        rows=[(OURS, *map(seconds, _spread(times))), *rows, (EARLIER, *["600 s"] * 4)],
+        values={OURS: times, "steps": [one._asdict() for one in taken]},
         notes=[
             "The holder is killed, with all that it started, while its migration waits in the server, at a random",
-            "moment of the waiter's pause. Both clocks are this machine's: ours before the signal, and the server's",
-            "when the migration's text came from the successor.",
+            "moment of the waiter's pause. All clocks are this machine's: ours before the signal, the server's when",
+            "the migration's text came from the successor, and the successor's log. We look every 10 ms.",
         ],
     )
+
+
+def _spread(values: list[float]) -> tuple[float, float, float, float]:
+    return min(values), median(values), percentile(values, 95), max(values)
 
 
 def _waits(replica: Replica) -> bool:
     return "lock.waiting" in replica.events()
 
 
-def _takeovers(stage: Stage, runs: int) -> list[float]:
-    """Kill one holder after another; each waiter becomes the next holder. Return the seconds that each took."""
-    times = []
+def _takeovers(stage: Stage, runs: int) -> list[Takeover]:
+    """Kill one holder after another; each waiter becomes the next holder. Return what each takeover took."""
+    taken = []
     with (
         stage.database() as target,
         Gate(stage, target) as gate,
@@ -79,17 +108,35 @@ def _takeovers(stage: Stage, runs: int) -> list[float]:
         for _ in range(runs):
             successor = crowd.start()
             until(partial(_waits, successor), 60, "a waiter")
-            time.sleep(random.uniform(0.3, 1.3))  # it looks every 0.25 to 1 s
-            known = {arrival.pid for arrival in gate.arrivals()}
+            time.sleep(random.uniform(0.3, 2.3))  # it looks every 1 to 2 s
+            worker = gate.arrivals()[0].pid
+            guard = gate.holder()
             killed = time.time()
             holder.kill()
-            arrival = until(partial(gate.newcomer, known), 60, "the successor at the gate")
-            times.append(arrival.since - killed)
+            taken.append(_watched(gate, successor, killed, guard, worker))
             holder = successor
         gate.open()
         if holder.process.wait(60) != 0:
             raise BenchmarkError(f"the last successor failed:\n{holder.text()[-2000:]}")
-    return times
+    return taken
+
+
+def _watched(gate: Gate, successor: Replica, killed: float, guard: int, worker: int) -> Takeover:
+    """Watch one takeover from the signal on."""
+    gone: dict[int, float] = {}
+
+    def arrived() -> Arrival | None:
+        here = gate.backends()
+        for pid in (guard, worker):
+            if pid not in here:
+                gone.setdefault(pid, time.time() - killed)
+        return gate.newcomer({worker})
+
+    arrival = until(arrived, 60, "the successor at the gate")
+    acquired = successor.time_of("lock.acquired") - killed
+    total = arrival.since - killed
+    # Gone between two looks of ours, it was gone by then.
+    return Takeover(min(gone.get(guard, total), acquired), min(gone.get(worker, total), acquired), acquired, total)
 
 
 def _peers(stage: Stage, scale: Scale) -> Section:

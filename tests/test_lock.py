@@ -195,6 +195,35 @@ def test_a_dead_holder_is_replaced_within_two_seconds(scene: Scene) -> None:
     assert scene.lock_is_free()
 
 
+def test_a_waiter_glances_at_the_lock_between_two_looks_at_the_ledger(scene: Scene) -> None:
+    name, server = scene.database.name, scene.database.server
+    scene.write(GATED)
+    scene.database.execute(f"ALTER DATABASE {name} SET log_statement = 'all'")
+    # A key of this test's own: others use the same server.
+    ask = rf"SELECT pg_catalog\.pg_try_advisory_xact_lock_shared\({lock_key('glanced')}\)"
+
+    def asked() -> str:
+        text = server.log_text(mark)
+        return "".join(
+            "g" if found[1] else "L" for found in re.finditer(f"(statement: {ask}$)|{ask}", text, re.MULTILINE)
+        )
+
+    with Gate(scene.database) as gate:
+        leader = scene.start(MIGRATION_SCHEMA="glanced")
+        gate.arrival()
+        mark = server.log_size()
+        waiter = scene.start(MIGRATION_SCHEMA="glanced")
+        until(lambda: re.search("Lg+Lg", asked()), 10, "two looks of a waiter")
+        # A second at least from one look to the next, 0.4 s at most from one glance to the next.
+        assert re.search("Lgg+Lg", asked()), asked()
+        leader.kill()
+        waiter.until("lock.acquired")
+        # The glance that sees the holder gone has a look come at once.
+        assert re.search("gL+$", asked()), asked()
+        gate.open()
+        assert told(waiter)[:2] == ("migrated", "2")
+
+
 def test_the_loss_of_the_guard_robs_nobody(scene: Scene) -> None:
     scene.write({**GATED, "003_c.sql": "CREATE TABLE c ()"})
     with Gate(scene.database) as gate:

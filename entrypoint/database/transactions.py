@@ -9,8 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
 
-# A backend whose client has gone works on to the end of its statement, unless it looks at the socket now and then.
-_CLIENT_CHECK_MS = 1_000
+# A backend whose client has gone works on to the end of its statement, unless it looks at the socket now and then. Its
+# fence stands as long, so a successor waits as long. To look takes the server some microseconds.
+_CLIENT_CHECK_MS = 100
 # Between two statements of one of our transactions the client does next to nothing; if it takes this long it is
 # frozen or its node is gone, and PostgreSQL ends the transaction.
 # A successor needs some seconds more, and has promised to be there within 35 s (docs/decisions/0009).

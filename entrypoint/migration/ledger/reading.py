@@ -142,6 +142,15 @@ def look(session: Connection, place: Place, role: str | None, deadline: Deadline
     return _look(session, place, role, deadline, free)
 
 
+def is_free(session: Connection, place: Place, deadline: Deadline) -> bool:
+    """Glance whether nobody has the guard's lock: a statement by itself, which reads no table and holds nothing.
+
+    Raises StatementError, ConnectionLostError.
+    """
+    glance = f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({guard_key(place)})"
+    return session.query(glance, deadline)[0][0][0] == "t"
+
+
 def look_on(session: Connection, place: Place, role: str | None, deadline: Deadline) -> Look:
     """Read what a contender reads, for somebody who is none: the lock is not touched, not even shared.
 

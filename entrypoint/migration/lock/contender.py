@@ -26,7 +26,16 @@ from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.patience import Patience
 from entrypoint.migration.lock.takeover import Streak, try_acquire
-from entrypoint.migration.lock.waiting import LOOK_PATIENCE, Line, News, pause_between_looks, time_for_a_look
+from entrypoint.migration.lock.waiting import (
+    LOOK_PATIENCE,
+    Line,
+    News,
+    pause_behind_a_fence,
+    pause_between_glances,
+    pause_between_looks,
+    pause_with_glances,
+    time_for_a_look,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,8 +49,6 @@ if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
     from entrypoint.migration.observe.blockers import Blocker
 
-# While only a fence stands in the way, whose holder may be gone.
-_SHORT_PAUSE = 0.25
 # Somebody who has just lost its guard created the same tables at the same moment; IF NOT EXISTS does not look at
 # what is not committed yet.
 _CREATED_BESIDE_US = (UNIQUE_VIOLATION, DUPLICATE_SCHEMA, DUPLICATE_TABLE, DUPLICATE_OBJECT, DUPLICATE_FUNCTION)
@@ -65,6 +72,8 @@ class Contender:
         self._short_of_connections = False
         self._news = News()
         self._seen: LockRow | None = None
+        self._taken = False
+        """Whether somebody had the guard's lock when it was last looked at."""
         self._fenced = Streak()
         self._tries = 0
         self._no_other_ledger = False
@@ -97,12 +106,34 @@ class Contender:
                 if deadline.passed():
                     raise self._trouble or self._timed_out()
                 self.waited = True
-                if self._short_of_connections:
-                    self._line.drop()
-                seconds = _SHORT_PAUSE if self._fenced.seconds() > 0 else pause_between_looks()
-                pause(min(seconds, deadline.remaining()))
+                self._rest(deadline)
         finally:
             self._assignment.board.waiting_for = ""
+
+    def _rest(self, deadline: Deadline) -> None:
+        """Pause until the next look; no longer than until nobody has the lock any more, if somebody had it."""
+        if self._short_of_connections:
+            self._line.drop()
+        if not self._taken:
+            seconds = pause_behind_a_fence(self._fenced.seconds()) or pause_between_looks()
+            pause(min(seconds, deadline.remaining()))
+            return
+        end = deadline.within(pause_with_glances())
+        while True:
+            pause(min(pause_between_glances(), end.remaining()))
+            session = self._line.session
+            if end.passed() or session is None or self._is_free(session, deadline):
+                return
+
+    def _is_free(self, session: Session, deadline: Deadline) -> bool:
+        """Tell whether it is worth a look now: nobody has the lock any more, or there was no answer to that."""
+        try:
+            return reading.is_free(session, self._place, time_for_a_look(deadline))
+        except StatementError:
+            return True
+        except ConnectionLostError as error:
+            self._lose(error)
+            return True
 
     def _look_and_try(self, deadline: Deadline) -> tuple[Lease | None, bool]:
         """Look once, and contend if the lock is free. Return the lease if that went well, and whether all is done."""
@@ -110,7 +141,7 @@ class Contender:
             session = self._line.connected(deadline)
             look = self._look(session, deadline)
             plan = self._assignment.plan(look.rows)
-            self._seen, self.current = look.lock, plan.current
+            self._seen, self.current, self._taken = look.lock, plan.current, not look.lock_free
             if plan.below and not self._regardless:
                 raise words.below_floor(plan)
             commanded = self._command_is_pending(session, look, plan)
@@ -138,12 +169,7 @@ class Contender:
         except Failure as failure:
             self._stand_back(failure, deadline)
         except ConnectionLostError as error:
-            self._line.drop()
-            if error.starved and self._pooled:
-                error.message = f"The pooler may have no server connection for us: {error.message}"
-                error.remedy = LARGER_POOL
-            self._trouble = error
-            logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
+            self._lose(error)
         except StatementError as error:
             # A migration holds a lock on the ledger itself, or the server is busy: that is waiting, too.
             if not (classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)) and (
@@ -157,6 +183,15 @@ class Contender:
                 raise refused_on(self._line.session, schema, role, error, doing, reading=False) from error
             self._weigh_locked(error)
         return None, False
+
+    def _lose(self, error: ConnectionLostError) -> None:
+        """Remember how the connection ended; the next look opens another one."""
+        self._line.drop()
+        if error.starved and self._pooled:
+            error.message = f"The pooler may have no server connection for us: {error.message}"
+            error.remedy = LARGER_POOL
+        self._trouble = error
+        logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
 
     def _timed_out(self) -> LockTimeoutError:
         waited = self._assignment.lock.timeout + self._clocks.stood

@@ -19,6 +19,12 @@ LOOK_PATIENCE = 5.0
 """For one look, however much time there is for all."""
 
 _PAUSE = (0.25, 1.0)
+# While a holder is known to have the lock, whose going a glance shows.
+_LONG_PAUSE = (1.0, 2.0)
+_GLANCE_EVERY = (0.2, 0.4)
+# While only a fence stands in the way, whose holder may be gone: the server sees that within 0.1 s.
+_SHORT_PAUSE = 0.25
+_FIRST_PAUSE = (0.05, 0.15)
 # What is new is told at once, the same again after some seconds.
 _REPORT_EVERY = 5.0
 
@@ -26,6 +32,23 @@ _REPORT_EVERY = 5.0
 def pause_between_looks() -> float:
     """Return how long to sleep now, so that many who wait do not look at the same moments."""
     return uniform(*_PAUSE)
+
+
+def pause_with_glances() -> float:
+    """Return how long to go from one look to the next, if there are glances between them."""
+    return uniform(*_LONG_PAUSE)
+
+
+def pause_between_glances() -> float:
+    """Return how long to sleep before the next glance."""
+    return uniform(*_GLANCE_EVERY)
+
+
+def pause_behind_a_fence(seconds: float) -> float:
+    """Return how long to sleep where only a fence has stood in the way, for so many seconds; 0 if none does."""
+    if seconds <= 0:
+        return 0.0
+    return uniform(*_FIRST_PAUSE) if seconds < _SHORT_PAUSE else _SHORT_PAUSE
 
 
 def time_for_a_look(deadline: Deadline, least: float = LEAST) -> Deadline:
