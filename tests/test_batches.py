@@ -206,10 +206,11 @@ def line_of(scene: Scene, number: int = 2) -> dict[str, Any]:
     return next(line for line in answer["migrations"] if line["number"] == number)
 
 
-def test_killed_again_and_again_it_meets_each_row_once(scene: Scene) -> None:
+@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.thorough)])
+def test_killed_again_and_again_it_meets_each_row_once(scene: Scene, times: int) -> None:
     random = Random(20261128)
     scene.write({"001_t.sql": TABLE.replace("1000)", "6000)"), "002_fill.sql": by(40, "fixed", "pause = 20ms") + FILL})
-    for _ in range(10):
+    for _ in range(times):
         run = scene.start("migrate")
         run.until("lock.acquired")
         # A moment that nothing of ours has chosen.
@@ -253,6 +254,7 @@ def test_a_commit_whose_answer_is_lost_is_not_made_again(scene: Scene, proxy: Pr
     assert scene.database.one(ALL) == (1000, 1000, 1)
 
 
+@pytest.mark.thorough
 def test_losses_behind_other_batches_are_not_added_up(scene: Scene, proxy: Proxy) -> None:
     """Three at the same batch end a run; four in a night, far apart, are no reason to."""
     scene.write({"001_t.sql": TABLE, "002_fill.sql": by(100, "fixed") + FILL})
@@ -315,6 +317,7 @@ def test_sigterm_ends_it_at_once_and_the_lock_is_free(scene: Scene) -> None:
     assert state(scene)["cursor"] == ["100"]
 
 
+@pytest.mark.thorough
 def test_an_operator_who_frees_the_lock_ends_it(scene: Scene) -> None:
     scene.write({"001_t.sql": TABLE, "002_fill.sql": by(100, "fixed", "pause = 1h") + FILL})
     run = scene.start("migrate")
@@ -358,6 +361,7 @@ def test_its_time_ends_and_the_next_start_goes_on(scene: Scene) -> None:
     assert scene.database.one(ALL)[1:] == (600, 1)
 
 
+@pytest.mark.thorough
 def test_after_the_rollout_it_has_all_the_time(scene: Scene) -> None:
     scene.write({"001_t.sql": TABLE})
     scene.migrated()
@@ -740,6 +744,7 @@ def test_a_generated_key_stays_where_nothing_sets_what_it_is_made_of(scene: Scen
     assert scene.database.rows(ALL_OF_T) == [(99, 99)]
 
 
+@pytest.mark.thorough
 def test_status_names_what_stands_half_way_and_has_no_file(scene: Scene) -> None:
     scene.write({"001_t.sql": TABLE + STOP_AT.format(500), "002_fill.sql": by(100, "fixed") + FILL})
     with Gate(scene.database) as gate:
@@ -831,6 +836,7 @@ def test_a_place_that_cannot_be_read_any_more_is_told_as_that(scene: Scene) -> N
     assert scene.database.rows(ALL_OF_T) == [(99, 99)]
 
 
+@pytest.mark.thorough
 def test_a_key_whose_type_has_no_operators_is_refused_before_anything_runs(scene: Scene) -> None:
     statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
     scene.write({"001_t.sql": LABELS.format("de"), "002_x.sql": by(7, "fixed", key="t(id)") + statement})
@@ -847,6 +853,7 @@ def test_a_key_whose_type_has_no_operators_is_refused_before_anything_runs(scene
     assert scene.database.rows(ALL_OF_T) == [(99, 99)]
 
 
+@pytest.mark.thorough
 def test_columns_of_one_index_have_one_direction(scene: Scene) -> None:
     made = "CREATE TABLE t (a int NOT NULL, b int NOT NULL); CREATE INDEX i ON t (a, b DESC);"
     scene.write(
@@ -880,6 +887,7 @@ def test_who_is_in_the_way_gets_time_and_is_named(scene: Scene) -> None:
     assert scene.database.one(ALL) == (1000, 1000, 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("what", ["a row", "the table"])
 def test_who_was_in_the_way_to_the_end_is_named_there(scene: Scene, what: str) -> None:
     scene.write({"001_t.sql": TABLE})
@@ -897,6 +905,7 @@ def test_who_was_in_the_way_to_the_end_is_named_there(scene: Scene, what: str) -
     assert error["blocker"] == pid
 
 
+@pytest.mark.thorough
 def test_who_keeps_the_second_pass_waiting_is_named_when_the_time_is_over(scene: Scene) -> None:
     scene.write({"001_t.sql": TABLE})
     scene.migrated()

@@ -208,7 +208,7 @@ def strict_server() -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("user", "password", "dbname", "cause", "words", "tried"),
     [
@@ -418,8 +418,7 @@ def make_read_only(database: Database, kind: str) -> None:
         database.execute(f'ALTER DATABASE "{database.name}" SET default_transaction_read_only = on')
 
 
-@pytest.mark.every_case
-@pytest.mark.parametrize("kind", ["standby", "read-only"])
+@pytest.mark.parametrize("kind", [pytest.param("standby", marks=pytest.mark.thorough), "read-only"])
 def test_a_server_that_accepts_no_writes(
     connecting: Callable[..., Run],
     fresh_server: ServerFactory,

@@ -135,9 +135,10 @@ def test_each_connection_of_a_start_has_a_password_of_its_own(
     assert "FATAL" not in guarded.server.log_text(mark)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "command",
-    [("migrate",), ("status",), ("version",), ("wait", "--timeout", "5"), ("unlock", "--yes"), ("backup",)],
+    [("backup",), ("migrate",), ("status",), ("version",), ("wait", "--timeout", "5"), ("unlock", "--yes")],
     ids=lambda command: command[0],
 )
 def test_commands_ask_for_it_as_well(
@@ -399,6 +400,7 @@ def test_the_file_is_read_again_for_each_attempt(
     nothing_in(run.stderr)
 
 
+@pytest.mark.thorough
 def test_the_file_is_read_again_for_the_next_connection(
     run_entrypoint: Start, guarded: Database, tmp_path: Path, migrations_dir: Path
 ) -> None:

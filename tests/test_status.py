@@ -131,6 +131,7 @@ def test_a_narrow_terminal_folds_and_cuts_nothing(scene: Scene, columns: int) ->
         assert text.count("applied  ") == 2, "only file and version are folded"
 
 
+@pytest.mark.thorough
 def test_the_terminals_locale_may_lack_letters(scene: Scene) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ();"})
     scene.migrated(APP_VERSION="ähnlich")
@@ -186,6 +187,7 @@ def test_a_holder_that_is_gone_is_not_shown_as_if_it_lived(scene: Scene) -> None
         assert json.loads(scene.start("status", "--json").ok().stdout)["lock"]["alive"] is False
 
 
+@pytest.mark.thorough
 def test_a_replica_of_the_earlier_system_holds_the_lock(scene: Scene) -> None:
     scene.write({"001_a.sql": ""})
     scene.migrated()
@@ -294,14 +296,15 @@ def test_a_stranger_that_holds_a_key_is_named(scene: Scene, mode: str, *, second
     assert json.loads(scene.start("status", "--json").ok().stdout)["strangers"] == []
 
 
-def test_a_holder_and_who_contends_are_no_strangers(scene: Scene) -> None:
+@pytest.mark.parametrize("looks", [3, pytest.param(10, marks=pytest.mark.thorough)])
+def test_a_holder_and_who_contends_are_no_strangers(scene: Scene, looks: int) -> None:
     scene.write({"001_wait.sql": Gate.PASS, "002_b.sql": "-- entrypoint: no-transaction\nSET application_name = 'x'"})
     with Gate(scene.database) as gate:
         working = scene.start("migrate")
         gate.arrival()
         waiting = scene.start("migrate")
         waiting.until("lock.waiting")
-        for _ in range(10):
+        for _ in range(looks):
             answer = json.loads(scene.start("status", "--json").ok().stdout)
             assert (answer["strangers"], answer["untrusted"], answer["lock"]["alive"]) == ([], None, True)
     working.ok()
@@ -327,6 +330,7 @@ def test_a_ledger_on_which_no_start_relies_is_shown_as_one(scene: Scene) -> None
     assert not [line for line in table(scene) if line.startswith("Warning: ")]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C9")
 def test_who_keeps_a_ledger_from_being_made_is_named(scene: Scene) -> None:
     scene.write({"001_a.sql": ""})

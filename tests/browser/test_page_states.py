@@ -81,7 +81,7 @@ def test_an_inaccessible_page_would_be_found(visit: Visit) -> None:
         assert is_too_wide(page)
 
 
-@pytest.mark.parametrize("javascript", [True, False])
+@pytest.mark.parametrize("javascript", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_what_the_ledger_holds_is_text(visit: Visit, javascript: bool) -> None:  # noqa: FBT001 - a case
     visitor = visit(java_script_enabled=javascript)
     page = visitor.page

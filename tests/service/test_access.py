@@ -64,9 +64,9 @@ def test_no_token_is_asked_for_here(database: Database, serve: Serve) -> None:
         assert database.name.encode() not in answer.body, f"{path} says nothing of the database"
 
 
-def test_the_badge_is_public_if_somebody_says_so(database: Database, serve: Serve) -> None:
-    assert serve(database.url, STATUS_PUBLIC_BADGE="true").ask("/badge.svg", token=None).status == 200
-    assert serve(database.url, STATUS_PUBLIC_BADGE="false").ask("/badge.svg", token=None).status == 401
+@pytest.mark.parametrize(("public", "status"), [("true", 200), pytest.param("false", 401, marks=pytest.mark.thorough)])
+def test_the_badge_is_public_if_somebody_says_so(database: Database, serve: Serve, public: str, status: int) -> None:
+    assert serve(database.url, STATUS_PUBLIC_BADGE=public).ask("/badge.svg", token=None).status == status
 
 
 @pytest.mark.thorough
@@ -145,6 +145,7 @@ def test_a_host_of_the_clients_choice_leads_nowhere(database: Database, serve: S
             assert "location" not in answer.headers, (method, path)
 
 
+@pytest.mark.thorough
 def test_with_a_token_the_name_does_not_matter(database: Database, serve: Serve) -> None:
     serving = serve(database.url)
     assert serving.ask(headers={"Host": "status.example.org", "Origin": "https://evil.example"}).status == 200
@@ -204,6 +205,7 @@ def test_what_is_asked_is_logged_as_everything_is(database: Database, serve: Ser
     assert len(third["path"]) == 200
 
 
+@pytest.mark.thorough
 def test_a_text_log_keeps_its_lines(database: Database, run_entrypoint: Start) -> None:
     """What a client puts into a path does not make lines of its own, nor does a terminal obey it."""
     port = free_port()
@@ -255,6 +257,7 @@ def test_a_port_that_somebody_else_has(database: Database, serve: Serve, run_ent
     assert record["message"] == f"Cannot listen on 127.0.0.1, port {port}: Address already in use"
 
 
+@pytest.mark.thorough
 def test_an_address_that_is_somebody_elses(database: Database, run_entrypoint: Start) -> None:
     """192.0.2.1 is for documentation only: no machine has it (RFC 5737)."""
     env = {"DATABASE_URL": database.url, "STATUS_HOST": "192.0.2.1", "STATUS_TOKEN": TOKEN}

@@ -53,7 +53,7 @@ def test_what_may_be_a_schema(text: str, names: set[str]) -> None:
     assert mentioned([text]) == names
 
 
-@pytest.mark.parametrize("text", ["a" * 1_000_000, "a." * 500_000, '"' * 1_000_001, '""a' * 300_000, "- /" * 300_000])
+@pytest.mark.parametrize("text", ["a" * 500_000, "a." * 250_000, '"' * 500_001, '""a' * 150_000, "- /" * 150_000])
 def test_its_time_is_linear(text: str) -> None:
     began = time.process_time()
     mentioned([text])

@@ -279,7 +279,7 @@ def test_an_end_that_is_a_name_does_not_end_a_function(limit: int) -> None:
     assert advice.outside == ((2, "VACUUM"),)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("expression", ["+1", "||1", "::int", " union select 1", " and not true", " is null"])
 def test_a_deep_expression_does_not_end_the_process(expression: str) -> None:
     """Run in a child: overflowing the C stack would take the tests along."""
