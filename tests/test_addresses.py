@@ -292,6 +292,7 @@ def encrypted() -> Iterator[tuple[Server, Path, Path]]:
 URL = "://postgres@localhost:{port}/postgres?hostaddr=127.0.0.1"
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("address", "verified"),
     [

@@ -170,6 +170,7 @@ def test_guesses_at_the_same_time_are_counted_before_they_are_answered(service: 
     assert sorted(statuses) == [403] * 5 + [429] * 15
 
 
+@pytest.mark.thorough
 def test_a_guess_is_counted_when_it_has_come_to_its_end(service: Serving) -> None:
     """Who opens many requests first and sends the tokens afterwards gets no more than others."""
     body = b"token=wrong"
@@ -202,7 +203,7 @@ BODIES = {
 }
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("case", BODIES)
 def test_what_is_not_the_form(service: Serving, case: str) -> None:
     body, status = BODIES[case]
@@ -254,6 +255,7 @@ def test_headers(service: Serving) -> None:
     assert "script-src" not in directives(look(service, "/admin/login", cookie=""))
 
 
+@pytest.mark.thorough
 def test_nothing_is_in_line_and_nothing_is_elsewhere(service: Serving) -> None:
     for answer in (look(service), look(service, "/admin/login", cookie="")):
         html = answer.body.decode()
@@ -322,6 +324,7 @@ def test_texts_of_the_ledger_are_escaped(scene: Scene, service: Serving) -> None
     assert html.count(escaped) == 4
 
 
+@pytest.mark.thorough
 def test_a_secret_in_an_error_message_is_not_shown(scene: Scene, service: Serving) -> None:
     scene.database.execute(
         "INSERT INTO schema_migrations (migration_number, filename, status, error_message)"

@@ -193,6 +193,7 @@ def test_a_table_that_is_misnamed_does_not_run_everything_again(scene: Scene) ->
     assert "There is no table goose_db_version of goose's history here" in only_error(gone)["message"]
 
 
+@pytest.mark.thorough
 def test_a_history_that_is_locked_is_waited_for_as_long_as_the_migrations_may_take(scene: Scene) -> None:
     with scene.database.connect() as other:
         other.execute("BEGIN; LOCK TABLE goose_db_version")
@@ -202,6 +203,7 @@ def test_a_history_that_is_locked_is_waited_for_as_long_as_the_migrations_may_ta
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
 
 
+@pytest.mark.thorough
 def test_a_tool_that_has_applied_nothing_is_no_reason_to_stop(scene: Scene) -> None:
     scene.database.execute("DELETE FROM goose_db_version WHERE version_id > 0; DROP TABLE t1, t2")
     assert "goose has applied nothing here" in adopt(scene).ok().stdout
@@ -227,6 +229,7 @@ def test_files_that_are_adopted_need_not_be_fit_to_run(scene: Scene) -> None:
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
 
 
+@pytest.mark.thorough
 def test_only_up_to_a_number_everything_is_adopted_all_the_same(scene: Scene) -> None:
     scene.start("migrate", "--to", "1", MIGRATION_ADOPT="goose").ok()
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
@@ -294,6 +297,7 @@ def test_what_was_adopted_is_not_reversed_only_to_be_adopted_again(scene: Scene)
     assert "Note" not in scene.start("rollback", "--to", "1", "--yes", MIGRATION_ADOPT="goose").ok().stdout
 
 
+@pytest.mark.thorough
 def test_status_says_that_another_tool_was_here_first(scene: Scene) -> None:
     said = "Note: goose has migrated this database (public.goose_db_version), and nothing is recorded here."
     assert said in scene.start("status").ok().stdout
@@ -322,6 +326,7 @@ def test_files_of_our_own_beside_another_tools_history_are_nobodys_business(scen
     assert "adopt.missing" not in scene.start("migrate").ok().events()
 
 
+@pytest.mark.thorough
 def test_status_says_nothing_of_other_tools_where_there_is_none(scene: Scene) -> None:
     scene.database.execute("DROP TABLE goose_db_version; CREATE SCHEMA x; CREATE TABLE x.goose_db_version (id int)")
     assert "Note:" not in scene.start("status").ok().stdout
@@ -406,6 +411,7 @@ def test_a_table_with_another_name_is_named_by_the_user(scene: Scene) -> None:
     assert "2 migrations are to be" in adopt(scene, "--table", "My Goose", "--dry-run").ok().stdout
 
 
+@pytest.mark.thorough
 def test_a_name_with_a_dot_is_quoted(scene: Scene) -> None:
     scene.database.execute(
         'CREATE SCHEMA "Ops.X"; ALTER TABLE goose_db_version RENAME TO "My.Goose"; '
@@ -415,6 +421,7 @@ def test_a_name_with_a_dot_is_quoted(scene: Scene) -> None:
     assert scene.run(MIGRATION_ADOPT='goose:"Ops.X"."My.Goose"')[:2] == ("migrated", "3")
 
 
+@pytest.mark.thorough
 def test_a_history_whose_rows_are_hidden_is_refused(scene: Scene) -> None:
     role = f"migrator_{scene.database.name}"
     scene.database.execute(
@@ -573,6 +580,7 @@ def test_a_history_that_a_real_tool_has_left(
         assert "Nothing to adopt" in run.stdout
 
 
+@pytest.mark.thorough
 def test_a_gate_is_not_needed_for_a_dry_run(scene: Scene) -> None:
     """Somebody migrates at this moment, and whoever only looks does not wait."""
     with Gate(scene.database) as gate:

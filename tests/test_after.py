@@ -196,6 +196,7 @@ def test_the_common_time_out_is_not_its_own(scene: Scene) -> None:
     after(scene, MIGRATION_TIMEOUT_MS=500).ok()
 
 
+@pytest.mark.thorough
 def test_what_is_wrong_with_it_is_found_before_the_rollout(scene: Scene) -> None:
     expanded(scene, NEXT, {"004_drop.sql": f"{AFTER}\\i other.sql\n"})
     error = refused(scene.migrate(), 65)
@@ -231,6 +232,7 @@ def test_a_new_database_still_does_after_a_crash(scene: Scene) -> None:
     assert scene.database.one("SELECT count(*) FROM schema_migrations WHERE initial_up_to IS NOT NULL") == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [3, pytest.param(8, marks=pytest.mark.thorough)])
 def test_replicas_on_a_new_database_of_which_one_is_killed_half_way(scene: Scene, count: int) -> None:
     scene.write({**EXPAND, "002_drop.sql": f"{AFTER}{Gate.PASS} ALTER TABLE t DROP COLUMN old;", **NEXT})
@@ -334,6 +336,7 @@ def test_a_squashed_file_stands_for_what_a_floor_names(scene: Scene) -> None:
     assert scene.run()[:2] == ("up_to_date", "3")
 
 
+@pytest.mark.thorough
 def test_a_floor_goes_with_its_row(scene: Scene) -> None:
     expanded(scene, FLOOR)
     (scene.migrations / "rollback").mkdir()
@@ -345,6 +348,7 @@ def test_a_floor_goes_with_its_row(scene: Scene) -> None:
     assert scene.run()[:2] == ("up_to_date", "1")
 
 
+@pytest.mark.thorough
 def test_a_failed_file_sets_no_floor(scene: Scene) -> None:
     expanded(scene, {"002_drop.sql": FLOOR["002_drop.sql"] + "SELECT 1 / 0;"})
     assert after(scene).wait() == 70
@@ -369,6 +373,7 @@ def test_an_older_image_that_waits_meanwhile_is_stopped_too(scene: Scene) -> Non
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.thorough
 def test_a_ledger_from_before_gets_its_columns_with_the_first_floor(scene: Scene) -> None:
     expanded(scene, FLOOR, NEXT)
     scene.database.execute("ALTER TABLE schema_migrations DROP COLUMN floor, DROP COLUMN initial_up_to")

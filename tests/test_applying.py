@@ -170,6 +170,7 @@ def test_a_hidden_commit_is_betrayed(scene: Scene) -> None:
     until(lambda: scene.database.sessions() == 0, 5, "the end of the sessions")
 
 
+@pytest.mark.thorough
 def test_a_file_that_betrayed_us_is_not_run_again_by_every_replica(scene: Scene) -> None:
     scene = blind(scene)
     scene.database.execute("CREATE TABLE effects (i integer)")
@@ -392,6 +393,7 @@ def test_a_mended_file_runs_by_itself(scene: Scene) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_what_stands_before_a_failure_runs(scene: Scene) -> None:
     scene.write({"002_bad.sql": "SELECT 1/0"})
     assert scene.migrate().code == 70
@@ -475,6 +477,7 @@ def test_an_operators_cancel_ends_the_run_and_marks_nothing(scene: Scene) -> Non
     assert scene.run()[:2] == ("migrated", "9")
 
 
+@pytest.mark.thorough
 def test_an_operators_terminate_ends_the_run_and_marks_nothing(scene: Scene) -> None:
     scene.write({"001_gate.sql": f"SELECT nextval('tries'); {Gate.PASS}", **LAST})
     scene.database.execute("CREATE SEQUENCE tries")
@@ -623,6 +626,7 @@ def test_a_ledger_that_is_ahead_is_no_error(scene: Scene) -> None:
     assert scene.database.contents() == before
 
 
+@pytest.mark.thorough
 def test_a_file_out_of_order_is_applied_and_remarked_on(scene: Scene) -> None:
     scene.write({**GOOD, "003_c.sql": "CREATE TABLE c ()"})
     scene.migrated()
@@ -684,6 +688,7 @@ def test_a_large_file_is_one_transaction_in_several_messages(scene: Scene, proxy
     assert scene.ledger() == [(1, "completed")]
 
 
+@pytest.mark.thorough
 def test_an_error_in_a_large_file_is_shown_in_its_place(scene: Scene) -> None:
     scene.write({"001_big.sql": LARGE + "SELECT nonsense FROM big;\n" + ROW})
     run = scene.start("migrate")
@@ -695,6 +700,7 @@ def test_an_error_in_a_large_file_is_shown_in_its_place(scene: Scene) -> None:
     assert not scene.database.exists("big")
 
 
+@pytest.mark.thorough
 def test_a_statement_at_a_border_is_counted_right(scene: Scene) -> None:
     scene.write({"001_big.sql": f"SELECT '{'x' * 1_100_000}';\n{Gate.PASS}\nSELECT 1;\n"})
     with Gate(scene.database) as gate:
@@ -706,6 +712,7 @@ def test_a_statement_at_a_border_is_counted_right(scene: Scene) -> None:
         run.ok()
 
 
+@pytest.mark.thorough
 def test_a_commit_that_is_hidden_in_a_large_file_is_betrayed(scene: Scene) -> None:
     """In its first piece: before each other one, how strings are read is set to what even a blind program thinks."""
     scene = blind(scene)

@@ -208,6 +208,7 @@ def test_a_backup_needs_no_migration_files_and_no_ledger(backups: Backups) -> No
     assert backups.only().name.endswith("-v0.dump")
 
 
+@pytest.mark.thorough
 def test_bytes_of_no_encoding_are_kept(server: Server, backups: Backups) -> None:
     """pg_dump must not be asked for UTF-8: in such a database the server would refuse."""
     name = f"{backups.database.name}_ascii"
@@ -221,6 +222,7 @@ def test_bytes_of_no_encoding_are_kept(server: Server, backups: Backups) -> None
         ascii_database.drop()
 
 
+@pytest.mark.thorough
 def test_a_name_that_no_file_should_have(server: Server, backups: Backups) -> None:
     name = f'../{backups.database.name} "\N{GREEK SMALL LETTER ALPHA}"'
     server.create_database(name)
@@ -355,6 +357,7 @@ def test_one_that_fails_deletes_nothing(backups: Backups) -> None:
     assert backups.files() == old
 
 
+@pytest.mark.thorough
 def test_an_old_one_that_cannot_be_deleted_is_told(backups: Backups, run_program: Start) -> None:
     old = backups.directory / f"{backups.database.name}-20200101T000000.000Z-v1.dump"
     old.write_text("old")
@@ -446,6 +449,7 @@ def test_the_servers_own_version_is_preferred_wherever_it_stands(
             assert record["program"] == f"{folders[1]}/pg_dump"
 
 
+@pytest.mark.thorough
 def test_a_newer_one_will_do(servers_by_version: Servers, backups: Backups, tmp_path: Path) -> None:
     with new_database(servers_by_version[16], "newer") as database:
         none_installed(16)
@@ -558,7 +562,7 @@ def filled_in(strict_server: Server, tmp_path: Path) -> Callable[[dict[str, str]
     return lambda env: {name: value.format(**facts) for name, value in env.items()}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("spelling", ADDRESSES)
 def test_addresses_of_every_spelling(
     backups: Backups, filled_in: Callable[[dict[str, str]], dict[str, str]], spelling: str
@@ -663,6 +667,7 @@ def test_none_where_nothing_is_to_run(backups: Backups) -> None:
     assert len(backups.files()) == 2
 
 
+@pytest.mark.thorough
 def test_none_where_only_the_ledger_is_upgraded(backups: Backups) -> None:
     backups.scene.write(FIRST)
     backups.scene.migrated()
@@ -758,6 +763,7 @@ def test_others_see_that_a_backup_is_being_taken(with_one_pending: Backups) -> N
     assert backups.only()
 
 
+@pytest.mark.thorough
 def test_an_operator_frees_the_row_meanwhile(with_one_pending: Backups) -> None:
     backups = with_one_pending
     with Held(backups.database) as held:
@@ -799,6 +805,7 @@ def test_the_guard_is_lost_meanwhile(with_one_pending: Backups) -> None:
     assert backups.scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.thorough
 def test_a_second_lease_needs_no_second_backup(with_one_pending: Backups) -> None:
     backups = with_one_pending
     backups.scene.write({"002_next.sql": "CREATE TABLE next_step (); LOCK TABLE held;"})
@@ -897,6 +904,7 @@ def test_a_signal_as_pid_1(with_one_pending: Backups, run_program: Start) -> Non
     assert backups.files() == []
 
 
+@pytest.mark.thorough
 def test_a_signal_while_the_server_is_frozen(fresh_server: Callable[..., Server], backups: Backups) -> None:
     """pg_dump's own clean-up asks the server, and would wait for its answer."""
     server = fresh_server()

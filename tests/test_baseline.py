@@ -76,6 +76,7 @@ def test_one_is_spoken_of_as_one_and_two_as_two(scene: Scene) -> None:
     assert run.logs("schema.migrated")[0]["message"].startswith("applied 1 migration in ")
 
 
+@pytest.mark.thorough
 def test_rows_that_are_there_are_kept(scene: Scene) -> None:
     scene.database.execute("DROP TABLE t0, t1, t2, t5")
     scene.migrated()
@@ -87,7 +88,7 @@ def test_rows_that_are_there_are_kept(scene: Scene) -> None:
     assert [number for number, _ in scene.ledger()] == [0, 1, 2, 5]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -136,6 +137,7 @@ def test_it_needs_consent(scene: Scene) -> None:
     assert len(scene.ledger()) == 4
 
 
+@pytest.mark.thorough
 def test_what_changed_while_somebody_thought_is_left_alone(scene: Scene) -> None:
     scene.database.execute("DROP TABLE t0, t1, t2, t5")
     with Terminal() as terminal:
@@ -185,6 +187,7 @@ def test_a_commit_in_doubt_is_settled(scene: Scene, proxy: Proxy, deliver: bool)
     assert errors(run) == []
 
 
+@pytest.mark.thorough
 def test_a_lock_on_the_ledger_is_waited_for(scene: Scene) -> None:
     baseline(scene, 1).ok()
     with scene.database.connect() as other:

@@ -100,6 +100,7 @@ def url_of(scene: Scene) -> str:
     return scene.database.server.url(scene.database.name, user=f"crowded_{scene.database.name}"[:60])
 
 
+@pytest.mark.thorough
 @pytest.mark.case("B16")
 def test_too_many_clients_and_then_the_lock_have_one_budget(scene: Scene, crowded: Callable[[int], None]) -> None:
     scene.write(GATED)
@@ -207,6 +208,7 @@ def test_who_locks_the_ledger_is_named_when_the_time_is_over(scene: Scene, perso
     scene.migrated()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("B16")
 @pytest.mark.parametrize(
     "statement",
@@ -252,6 +254,7 @@ def test_who_stands_in_line_for_the_ledger_and_behind_whom_is_named(scene: Scene
         queued.pgconn.finish()
 
 
+@pytest.mark.thorough
 def test_a_prepared_transaction_that_locks_the_ledger_is_named(
     fresh_server: Callable[..., Server], migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
@@ -271,7 +274,7 @@ def test_a_prepared_transaction_that_locks_the_ledger_is_named(
 # --- Few attempts, and a ledger that is locked ----------------------------------------------------------
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.case("B17")
 @pytest.mark.parametrize(
     "env",

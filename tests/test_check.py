@@ -125,6 +125,7 @@ def test_good_files(run_entrypoint: Start, migrations_dir: Path) -> None:
     assert run.stderr == ""
 
 
+@pytest.mark.thorough
 def test_a_name_that_is_no_text(run_entrypoint: Start, migrations_dir: Path) -> None:
     (Path(os.fsdecode(os.fsencode(migrations_dir) + b"/\xff.sql"))).write_text("")
     for style in ("text", "json", "github"):
@@ -194,6 +195,7 @@ def test_after_the_rollout_there_is_nothing_to_say(check: Check, migrations_dir:
     assert [rule for *_, rule in of_level(check(), "warning")] == ["ban-drop-column", "needs-phase-after"]
 
 
+@pytest.mark.thorough
 def test_a_comment_excepts_a_statement_from_our_rule(check: Check, migrations_dir: Path) -> None:
     """The linter does not know it, and its complaint about that is left out."""
     write_migrations(migrations_dir, GOOD | {"002_empty.sql": "TRUNCATE a;\n"})
@@ -561,6 +563,7 @@ def test_only_these_files(check: Check, migrations_dir: Path) -> None:
     assert of_level(check("migrations/003_bad.sql", code=65), "error") == [("migrations/003_bad.sql", 1, 1, "syntax")]
 
 
+@pytest.mark.thorough
 def test_numbers_are_compared_with_all_files(check: Check, migrations_dir: Path) -> None:
     write_migrations(migrations_dir, GOOD | {"002_a.sql": "", "002_b.sql": "", "3_c.sql": ""})
     found = check("migrations/001_good.sql", code=65)

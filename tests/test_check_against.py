@@ -171,6 +171,7 @@ def test_what_is_no_migration_there_is_nothing_to_it(migrations: Path, check: Ch
 # --- Where the files are -------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_directory_that_the_other_does_not_have(migrations: Path, check: Check) -> None:
     shutil.copytree(migrations, migrations.parent / "other dir" / "mé;g")
     env = {"MIGRATIONS_DIR": "other dir/mé;g"}

@@ -385,6 +385,7 @@ def test_status(run_entrypoint: Start, database: Database, three: dict[str, str]
     assert "Up to date at version 3." in run_entrypoint("status", env=three).ok().stdout
 
 
+@pytest.mark.thorough
 def test_status_of_a_failure(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
     write_migrations(migrations_dir, {"001_good.sql": "CREATE TABLE good ();", "002_bad.sql": "SELECT nonsense;"})
     environment = {"DATABASE_URL": database.url}
@@ -400,6 +401,7 @@ def test_status_of_a_failure(run_entrypoint: Start, database: Database, migratio
     assert "LINE 1: SELECT nonsense;" in table
 
 
+@pytest.mark.thorough
 def test_status_of_what_was_changed_and_what_is_ahead(
     run_entrypoint: Start, three: dict[str, str], migrations_dir: Path
 ) -> None:
@@ -424,6 +426,7 @@ def test_status_of_an_earlier_systems_ledger(run_entrypoint: Start, database: Da
     assert answer["lastMigration"] == {"number": 1, "filename": "001_step.sql", "appliedAt": "2024-03-01T12:30:00Z"}
 
 
+@pytest.mark.thorough
 def test_status_while_somebody_migrates(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
     write_migrations(migrations_dir, {"001_wait.sql": "SELECT pg_advisory_lock(1); CREATE TABLE done ();"})
     environment = {"DATABASE_URL": database.url, "MIGRATION_DDL_LOCK_TIMEOUT_MS": "20000"}
@@ -440,6 +443,7 @@ def test_status_while_somebody_migrates(run_entrypoint: Start, database: Databas
     assert status_of(run_entrypoint, environment)["lock"]["held"] is False
 
 
+@pytest.mark.thorough
 def test_status_of_a_database_that_cannot_be_reached(run_entrypoint: Start, migrations_dir: Path) -> None:
     environment = {"DATABASE_URL": f"postgresql://a@{HOST}:{free_port()}/b", "DB_CONNECT_ATTEMPTS": "1"}
     answer = status_of(run_entrypoint, environment, 69)

@@ -96,7 +96,7 @@ def write(directory: Path, files: Mapping[str, str]) -> None:
         path.write_text(text)
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_page_is_typed_as_it_stands(scene: Scene, tmp_path: Path, tool: str) -> None:
     theirs = project(tool)
@@ -120,7 +120,7 @@ def test_the_page_is_typed_as_it_stands(scene: Scene, tmp_path: Path, tool: str)
     assert scene.database.exists("orders")
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_image_does_the_same_for_the_fleet(scene: Scene, tmp_path: Path, tool: str) -> None:
     """What the page's Dockerfile says, without one."""

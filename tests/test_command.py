@@ -447,6 +447,7 @@ def test_a_tools_own_schema_migrations_is_left_alone(project: Project, migration
     assert "MIGRATION_SCHEMA" in run.stderr
 
 
+@pytest.mark.thorough
 def test_a_history_that_may_not_be_read_is_unknown(project: Project) -> None:
     reader = f"reader_{project.database.name}"[:60]
     project.database.execute(
@@ -471,6 +472,7 @@ def test_an_older_releases_table_is_upgraded(project: Project) -> None:
     assert project.database.one("SELECT count(holder) FROM migration_commands") == 0
 
 
+@pytest.mark.thorough
 def test_status_while_it_runs(project: Project) -> None:
     go = project.directory / "go"
     command = f"sh -c 'while [ ! -e {go} ]; do sleep 0.05; done'"

@@ -86,6 +86,7 @@ def test_all_replicas_are_replaced(upgrade: Callable[..., Upgrade]) -> None:
     assert run.stderr.splitlines() == [f"upgrade: replaced {number} of 3" for number in (1, 2, 3)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "old",
     [[HEALTHY, LOOPING, HEALTHY], [LOOPING, HEALTHY, UNHEALTHY], [LOOPING, LOOPING, LOOPING]],

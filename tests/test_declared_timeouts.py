@@ -107,6 +107,7 @@ def test_when_the_time_of_the_others_is_over_the_remedy_names_both_ways(scene: S
     assert "-- entrypoint: timeout = 30min" in error["remedy"]
 
 
+@pytest.mark.thorough
 def test_a_lock_that_is_not_to_be_had(scene: Scene) -> None:
     """The attempts are as short as the file says, and all of them together have the file's time."""
     scene.database.execute("CREATE TABLE busy ()")

@@ -31,6 +31,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
     return Scene(database, migrations_dir, run_entrypoint)
 
 
+@pytest.mark.thorough
 @pytest.mark.case("B8")
 @pytest.mark.parametrize("directive", ["", "-- entrypoint: no-transaction\n"])
 def test_a_full_disk_is_not_the_files_failure(

@@ -168,7 +168,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(7)
 @pytest.mark.case("B7")
 @pytest.mark.parametrize("kind", ODD)
 def test_a_file_that_cannot_be_read(scene: Scene, kind: str) -> None:
@@ -188,6 +188,7 @@ def test_a_file_that_cannot_be_read(scene: Scene, kind: str) -> None:
     assert (answer.outcome, words in answer.error) == ("failed", True)
 
 
+@pytest.mark.thorough
 @pytest.mark.case("B7")
 def test_a_reverse_file_that_cannot_be_read(scene: Scene) -> None:
     scene.write({**GOOD, "002_x.sql": "CREATE TABLE x ()"})
@@ -263,7 +264,7 @@ def test_a_checksum_of_the_raw_bytes_is_accepted(scene: Scene) -> None:
     assert warnings(again) == []
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "content", [b"", b"\n", b"-- later\n/* perhaps */ ;;\n", b"\xef\xbb\xbf", b"BEGIN;\nCOMMIT;\n"]
 )

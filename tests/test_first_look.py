@@ -214,6 +214,7 @@ def test_a_connection_that_is_cut_counts_as_an_attempt(
     assert "database.lost" in run.events()
 
 
+@pytest.mark.thorough
 def test_the_pauses_grow_where_the_connection_is_lost_each_time(
     up_to_date: Database, proxy: Proxy, run_entrypoint: Start
 ) -> None:

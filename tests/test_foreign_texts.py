@@ -75,7 +75,7 @@ def test_no_password_punches_holes_into_our_own_words(
     assert "***" not in str(message["remedy"])
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(7)
 @pytest.mark.case("C5")
 @pytest.mark.parametrize("password", ["migration", "application", "number", "choice", "invalid", "migrate", "file"])
 def test_no_password_punches_holes_into_what_is_said_of_the_command_line(
@@ -262,7 +262,7 @@ ADDRESSES_IN_SQL = {
 }
 
 
-@pytest.mark.sampled(15)
+@pytest.mark.sampled(26)
 @pytest.mark.case("C3")
 @pytest.mark.parametrize("name", ADDRESSES_IN_SQL)
 def test_an_address_in_a_migration_that_fails(
@@ -292,7 +292,7 @@ WHILE_IT_RUNS = {
 }
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(7)
 @pytest.mark.case("C3")
 @pytest.mark.parametrize("name", WHILE_IT_RUNS)
 def test_a_statement_that_is_under_way(
@@ -320,7 +320,7 @@ def test_a_statement_that_is_under_way(
 VARIABLES = sorted(variables_of(read_settings))
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(11)
 @pytest.mark.case("B14")
 @pytest.mark.parametrize("name", VARIABLES)
 def test_bytes_that_are_not_utf_8(run_entrypoint: Start, migrations_dir: Path, name: str) -> None:

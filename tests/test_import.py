@@ -293,6 +293,7 @@ def test_files_that_drizzle_writes_and_another_tool_applies(
     assert tree(into) == {"20240101120000_a.sql": text}
 
 
+@pytest.mark.thorough
 def test_prisma_and_drizzle_are_told_apart_by_what_is_beside(
     bring: Callable[..., Run], there: Path, into: Path
 ) -> None:
@@ -408,6 +409,7 @@ def test_a_tool_without_sql_files_is_named_with_what_works(bring: Callable[..., 
     assert "it must be one of: goose, dbmate" in refusal(bring("tern", code=64), into)["message"]
 
 
+@pytest.mark.thorough
 def test_the_case_of_the_tools_name_does_not_matter(bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, GOOSE)
     bring("Goose")

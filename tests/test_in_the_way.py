@@ -85,6 +85,7 @@ def test_a_change_of_the_ledger_that_waits_for_a_standby_says_so(alone: Scene) -
         assert "no answer" not in run.stderr, run.report()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D3")
 def test_what_need_not_be_on_a_standby_waits_for_none(alone: Scene) -> None:
     alone.write({"002_b.sql": "SELECT 1/0"})
@@ -126,6 +127,7 @@ def test_who_has_locked_the_ledger_while_a_file_commits_is_named(scene: Scene, s
     assert "COMMIT" not in run.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D6")
 @pytest.mark.parametrize(
     "lock", ["LOCK TABLE schema_migrations IN SHARE MODE", "LOCK TABLE schema_migrations IN ROW EXCLUSIVE MODE"]
@@ -191,6 +193,7 @@ def test_who_has_locked_the_row_is_ended_by_force_after_it_was_named(scene: Scen
         hans.pgconn.finish()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C9")
 def test_the_row_of_a_dead_holder_that_somebody_has_locked_ends_nobody(scene: Scene) -> None:
     scene.database.execute("UPDATE migration_lock SET locked_at = now(), locked_by = 'dead', token = 'dead.1'")
@@ -239,6 +242,7 @@ def test_the_remedy_is_about_what_the_last_attempt_met(scene: Scene, sqlstate: s
     assert "shorter" not in error["remedy"]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("B2")
 def test_no_start_tries_a_way_back_again(
     fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Callable[..., Run]

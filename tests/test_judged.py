@@ -55,7 +55,7 @@ def effects(scene: Scene) -> int:
 RAISE_40001 = "DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END $$"
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.case("A5")
 @pytest.mark.case("A6")
 @pytest.mark.case("A17")
@@ -134,6 +134,7 @@ def test_a_reverse_file_that_commits_and_fails(scene: Scene, statements: str) ->
     assert scene.ledger() == [(1, "completed")]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("A5")
 def test_through_a_pooler_another_backend_may_answer(scene: Scene) -> None:
     if executable() is None:

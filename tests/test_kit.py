@@ -179,6 +179,7 @@ def test_a_server_leaves_nothing_after_an_error() -> None:
     assert not directories[0].exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.every_case
 @pytest.mark.skipif(Path("/usr/lib/postgresql/19").exists(), reason="an installed 19 is found in any home")
 @pytest.mark.parametrize("asked", [{}, {"ENTRYPOINT_TEST_PG": "19"}], ids=["in turn", "asked for"])

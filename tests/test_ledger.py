@@ -254,6 +254,7 @@ def test_summer_time_counts_for_each_row(legacy: Scene) -> None:
     assert hours == ["08", "08", "14"]
 
 
+@pytest.mark.thorough
 def test_failed_rows_do_not_count_as_applied(legacy: Scene) -> None:
     """The earlier system counted them; what such a row stands for is not in the database."""
     legacy.database.execute(
@@ -478,6 +479,7 @@ def test_a_failed_row_can_be_deleted_as_documented(scene: Scene) -> None:
     assert scene.ledger() == [(1, "completed")]
 
 
+@pytest.mark.thorough
 def test_what_became_runnable_while_we_waited_runs_too(scene: Scene) -> None:
     """The failed row is deleted after the first look, which therefore left 002 and 003 out."""
     scene.write({"002_b.sql": "SELECT * FROM wanted"})
@@ -723,6 +725,7 @@ def test_permission_denied_gives_one_clear_message(scene: Scene, schema: str) ->
     until(lambda: scene.database.sessions() == 0, what="the end of the sessions")
 
 
+@pytest.mark.thorough
 def test_a_ledger_that_may_not_be_read_gives_one_clear_message(scene: Scene) -> None:
     scene.write(GOOD)
     scene.migrated()

@@ -96,6 +96,7 @@ def test_time_that_a_file_declares_counts(scene: Scene) -> None:
         assert (told(leader).outcome, told(waiter).outcome) == ("migrated", "waited")
 
 
+@pytest.mark.thorough
 def test_a_guard_that_was_won_back_is_known_again(scene: Scene) -> None:
     scene.write(GATED)
     with Gate(scene.database) as gate:

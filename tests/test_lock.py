@@ -158,6 +158,7 @@ def test_how_old_a_stale_row_is_can_be_set(scene: Scene) -> None:
     assert scene.migrate(MIGRATION_LOCK_STALE_MS=50000, MIGRATION_LOCK_TIMEOUT_MS=400).code == 0
 
 
+@pytest.mark.thorough
 def test_we_wait_for_the_earlier_system_to_release(scene: Scene) -> None:
     scene.write(GOOD)
     scene.migrated()

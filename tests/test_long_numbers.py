@@ -281,6 +281,7 @@ def test_without_the_view_there_is_none_afterwards(scene: Scene) -> None:
     assert not scene.database.exists("migration_status")
 
 
+@pytest.mark.thorough
 def test_it_takes_the_owner(scene: Scene) -> None:
     scene.write(SHORT)
     scene.migrated()
@@ -359,6 +360,7 @@ def test_a_reader_that_keeps_it_locked_is_named_and_waited_for(scene: Scene) -> 
             assert scene.run().outcome == "up_to_date"
 
 
+@pytest.mark.thorough
 def test_a_reader_that_never_ends(scene: Scene) -> None:
     scene.write(SHORT)
     scene.migrated()
@@ -390,6 +392,7 @@ def test_whoever_is_ended_meanwhile_leaves_nothing_behind(scene: Scene, end: sig
     assert scene.run()[:2] == ("migrated", str(HIGHEST))
 
 
+@pytest.mark.thorough
 def test_an_operator_who_frees_the_lock_is_heard(scene: Scene) -> None:
     scene.write(SHORT)
     scene.migrated()
@@ -404,6 +407,7 @@ def test_an_operator_who_frees_the_lock_is_heard(scene: Scene) -> None:
     assert type_of(scene) == "integer"
 
 
+@pytest.mark.thorough
 def test_through_a_pooler(scene: Scene) -> None:
     if executable() is None:
         missing("no pgbouncer (Debian's package pgbouncer)")
@@ -537,6 +541,7 @@ def test_outside_a_transaction(scene: Scene) -> None:
     assert scene.ledger()[-1] == (HIGHEST, "completed")
 
 
+@pytest.mark.thorough
 def test_rows_that_a_file_removes_are_named(scene: Scene) -> None:
     scene.write({**SHORT, **LONG})
     scene.migrated()
@@ -547,6 +552,7 @@ def test_rows_that_a_file_removes_are_named(scene: Scene) -> None:
     assert len(scene.ledger()) == 5
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_leaves_the_column_as_it_is(scene: Scene) -> None:
     scene.write(SHORT)
     scene.migrated()

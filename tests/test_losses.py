@@ -176,6 +176,7 @@ def test_a_rule_that_ends_the_guard_is_named(scene: Scene) -> None:
 # --- Waits that are told ---------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D3")
 def test_a_commit_that_waits_for_a_standby(
     fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Callable[..., Run]

@@ -98,6 +98,7 @@ def test_every_overlay_is_in_the_list() -> None:
     assert {path.parent.name for path in FOLDER.glob("*/kustomization.yaml")} == {"base", *OVERLAYS, AFTER, *COMPONENTS}
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("newest", [False, True], ids=["oldest", "newest"])
 @pytest.mark.parametrize("overlay", ALL)
 def test_the_schemas_agree(overlay: str, *, newest: bool) -> None:
@@ -120,6 +121,7 @@ def test_the_oldest_kubernetes_is_the_one_that_the_pages_name() -> None:
     assert OLDEST in all_versions()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("overlay", ALL)
 def test_the_objects_fit(overlay: str) -> None:
     assert faults_of(objects_of(overlay)) == {}

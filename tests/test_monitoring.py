@@ -244,6 +244,7 @@ def test_a_real_prometheus_tells_of_a_failed_migration_and_of_its_end(
     until(lambda: server.firing() == set(), 60, lambda: f"the end of the alert: {server.firing()}")
 
 
+@pytest.mark.thorough
 def test_a_real_prometheus_tells_of_a_database_that_is_away(
     scene: Scene, serve: Serve, prometheus: Callable[[Serving], Prometheus]
 ) -> None:

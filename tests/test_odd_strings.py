@@ -75,7 +75,7 @@ HIDDEN = {
 
 
 @pytest.mark.case("A6")
-@pytest.mark.sampled(13)
+@pytest.mark.sampled(24)
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_wherever_the_setting_comes_from_no_commit_hides(plain: Scene, odd_login: str, hidden: str) -> None:
     scene = plain
@@ -90,6 +90,7 @@ def test_wherever_the_setting_comes_from_no_commit_hides(plain: Scene, odd_login
     assert effects(scene) == ["it's; COMMIT;", "\\\\"]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("A6")
 @pytest.mark.parametrize("filler", ["", FILLER])
 @pytest.mark.parametrize("option", [(), ("--rehearse",)])
@@ -186,6 +187,7 @@ def test_an_error_is_shown_in_its_place(scene: Scene) -> None:
     assert "LINE 2: SELECT 'a\\'b', nonsense;\n                       ^" in told["report"], told["report"]
 
 
+@pytest.mark.thorough
 def test_a_down_migration_is_read_so_too(scene: Scene) -> None:
     scene.write({"001_x.sql": insert(r"'it\'s'")})
     scene.migrated()

@@ -107,6 +107,7 @@ def test_nobody_waits_for_what_nobody_runs(scene: Scene) -> None:
     assert FIRST in only_error(run)["message"]
 
 
+@pytest.mark.thorough
 def test_a_row_that_was_deleted_is_late(scene: Scene) -> None:
     scene.migrated()
     scene.database.execute("DELETE FROM schema_migrations WHERE migration_number = 3")

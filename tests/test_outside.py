@@ -423,7 +423,7 @@ def test_waiters_do_not_stop_a_concurrent_build(
     assert indexes(database) == [("t_a", True)]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.case("A7")
 @pytest.mark.parametrize(
     ("block", "line", "says"),

@@ -107,6 +107,7 @@ def test_a_lock_that_is_held_for_ever_is_shown_and_freed(
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("B18")
 @pytest.mark.parametrize(
     ("moment", "told"),
@@ -191,6 +192,7 @@ def test_a_migration_that_frees_the_lock_and_commits_that_goes_on(scene: Scene, 
     assert scene.lock_is_free()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("A10")
 def test_a_long_statement_that_has_freed_the_lock_is_not_stopped(scene: Scene) -> None:
     wait = f"PERFORM {Gate.PASS.removeprefix('SELECT ')}"
@@ -206,6 +208,7 @@ def test_a_long_statement_that_has_freed_the_lock_is_not_stopped(scene: Scene) -
     assert scene.database.exists("a")
 
 
+@pytest.mark.thorough
 @pytest.mark.case("A10")
 def test_an_operator_who_frees_it_during_a_procedure_is_heard(scene: Scene) -> None:
     procedure = "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN COMMIT; PERFORM pg_advisory_lock(4711); END $$;"
@@ -364,7 +367,7 @@ BEYOND_A_ROLLBACK = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.case("A11")
 @pytest.mark.parametrize("how", BEYOND_A_ROLLBACK.values(), ids=BEYOND_A_ROLLBACK.keys())
 def test_a_migration_that_removes_the_ledgers_rows_and_commits_that_fails_itself(scene: Scene, how: str) -> None:
@@ -504,6 +507,7 @@ def test_a_file_outside_a_transaction_that_is_in_the_ledgers_way_is_told_so(
     scene.migrated()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D11")
 @pytest.mark.parametrize("sql", ["DROP SCHEMA public CASCADE", "ALTER TABLE schema_migrations RENAME TO old"])
 def test_a_block_that_commits_the_ledgers_end_is_told_so(scene: Scene, sql: str) -> None:

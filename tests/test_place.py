@@ -126,6 +126,7 @@ def test_a_path_is_read_as_postgresql_reads_it(scene: Scene, path: str) -> None:
     assert scene.database.exists("app.schema_migrations")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("setting", ["ROLE", "SESSION AUTHORIZATION"])
 def test_nor_is_whom_it_has_become(scene: Scene, intruder: str, setting: str) -> None:
     scene.write(GOOD)
@@ -145,6 +146,7 @@ def test_nor_is_whom_it_has_become(scene: Scene, intruder: str, setting: str) ->
         assert scene.run(url=url)[:2] == ("migrated", "2")
 
 
+@pytest.mark.thorough
 @pytest.mark.case("A1")
 def test_a_ledger_in_a_schema_that_may_not_be_used(scene: Scene, login: str) -> None:
     scene.write(GOOD)
@@ -221,6 +223,7 @@ def test_a_strangers_trigger_on_our_table(scene: Scene, intruder: str) -> None:
     assert scene.database.rows("SELECT FROM ran") == []
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C2")
 def test_an_owners_own_trigger_is_let_through(scene: Scene) -> None:
     scene.write(GOOD)
@@ -255,6 +258,7 @@ def test_an_applications_own_login_beside_a_migrating_job(scene: Scene, login: s
         scene.database.execute(f"DROP OWNED BY {app}; DROP ROLE {app}")
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C2")
 @pytest.mark.parametrize("trusted", ["a member", "MIGRATION_ROLE", "a superuser's"])
 def test_an_owner_whom_we_trust(scene: Scene, intruder: str, login: str, trusted: str) -> None:
@@ -277,6 +281,7 @@ def test_a_ledger_is_upgraded_where_a_backslash_in_a_string_is_an_escape(scene: 
     assert scene.run()[:2] == ("migrated", "1")
 
 
+@pytest.mark.thorough
 def test_a_role_whose_name_has_braces(scene: Scene) -> None:
     name = "{role}_" + scene.database.name[:50]
     scene.database.execute(f'CREATE ROLE "{name}"; GRANT CREATE, USAGE ON SCHEMA public TO "{name}"')
@@ -317,6 +322,7 @@ def test_migrations_that_another_schema_records_are_not_run_again(scene: Scene, 
     assert scene.database.rows("SELECT n FROM public.once") == [(1,)]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("A1")
 def test_a_schema_that_the_files_name_is_no_tenants(scene: Scene) -> None:
     scene.write(NAMES_APP)
@@ -372,7 +378,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("what", OTHERS)
 def test_another_applications_ledger_is_nothing_to_us(scene: Scene, what: str) -> None:
     scene.write(TWICE)
@@ -382,6 +388,7 @@ def test_another_applications_ledger_is_nothing_to_us(scene: Scene, what: str) -
     assert not run.logs("ledger.elsewhere"), run.report()
 
 
+@pytest.mark.thorough
 def test_a_ledger_that_cannot_be_read_is_nothing_to_us(scene: Scene, login: str) -> None:
     scene.write(TWICE)
     scene.migrated()

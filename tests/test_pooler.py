@@ -46,6 +46,7 @@ def test_replicas_race_through_a_pool_of_two(
     assert server_errors(database.server, mark) == []
 
 
+@pytest.mark.thorough
 def test_what_another_tool_has_applied_need_not_be_fit_for_a_pool(
     database: Database, small_pool: int, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
@@ -154,6 +155,7 @@ def test_statement_mode_is_named_at_once(
         ).ok()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D13")
 def test_statement_mode_that_comes_during_a_migration_is_named(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
@@ -230,6 +232,7 @@ def test_a_rollback_raises_nothing_in_statement_mode_either(
         session.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D13")
 @pytest.mark.parametrize("patience", [2, 120], ids=["PgBouncer gives up first", "we give up first"])
 def test_a_pool_of_one_is_told_plainly_to_each_replica(

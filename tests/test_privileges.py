@@ -78,6 +78,7 @@ def test_what_making_the_ledger_takes_is_named(poor: Poor) -> None:
     follow(poor, [[f"GRANT USAGE, CREATE ON SCHEMA public TO {poor.login}"]], "migrate", MIGRATION_SCHEMA="public")
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D9")
 def test_what_making_a_schema_takes_is_named(poor: Poor) -> None:
     name = poor.scene.database.name
@@ -108,6 +109,7 @@ def test_what_writing_and_reading_the_ledger_takes_is_named(poor: Poor) -> None:
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D9")
 def test_who_may_only_read_is_told_what_writing_takes(poor: Poor) -> None:
     poor.scene.migrated()
@@ -152,6 +154,7 @@ def test_what_writing_the_row_takes_is_named_and_the_file_has_not_failed(poor: P
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D9")
 def test_what_rehearsing_takes_is_named(poor: Poor) -> None:
     poor.scene.migrated()
@@ -168,6 +171,7 @@ def test_what_rehearsing_takes_is_named(poor: Poor) -> None:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D9")
 def test_what_taking_back_takes_is_named(poor: Poor) -> None:
     (poor.scene.migrations / "rollback").mkdir()
@@ -186,6 +190,7 @@ def test_what_taking_back_takes_is_named(poor: Poor) -> None:
     assert poor.scene.ledger() == [(1, "completed")]
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D9")
 def test_the_sequence_of_an_earlier_systems_table_is_named(poor: Poor) -> None:
     scene, login = poor.scene, poor.login

@@ -127,6 +127,7 @@ def test_while_a_migration_runs(scene: Scene, port: int, command: tuple[str, ...
     assert scene.ledger()[-1] == (3, "completed")
 
 
+@pytest.mark.thorough
 def test_while_a_migration_command_runs(scene: Scene, port: int, tmp_path: Path) -> None:
     command = f"sh -c 'while [ ! -e {tmp_path}/go ]; do sleep 0.05; done'"
     run = scene.start("migrate", MIGRATION_PROBE_PORT=port, MIGRATION_COMMAND=command)

@@ -132,6 +132,7 @@ def race_to_make(scene: Scene, addresses: Sequence[str], *, held: bool) -> None:
     assert server_errors(database.server, mark) == []
 
 
+@pytest.mark.thorough
 def test_a_second_wave_changes_nothing(scene: Scene) -> None:
     scene.write(non_idempotent(3))
     assert scene.run().outcome == "migrated"
@@ -246,6 +247,7 @@ def test_a_waiter_whose_session_is_ended_connects_again(scene: Scene) -> None:
         assert told(waiter).outcome == "waited"
 
 
+@pytest.mark.thorough
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("early", [True, False], ids=["at its first look", "at a later look"])
 def test_a_waiter_waits_for_a_locked_ledger_too(scene: Scene, early: bool) -> None:  # noqa: FBT001

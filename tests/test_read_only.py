@@ -103,6 +103,7 @@ def test_what_is_set_for_a_login_or_a_database(shop: Shop, whose: list[str]) -> 
     shop.scene.migrated(url=shop.url, MIGRATION_ROLE=shop.role)
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D7")
 def test_a_weaker_setting_that_a_stronger_one_hides_is_not_named(shop: Shop) -> None:
     database, name = shop.scene.database, shop.scene.database.name
@@ -178,6 +179,7 @@ def test_what_the_server_is_configured_with(
 # --- In the middle of a start ---------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D7")
 def test_a_setting_that_comes_into_effect_between_two_files(
     fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Callable[..., Run]
@@ -255,6 +257,7 @@ def test_a_file_that_makes_itself_read_only_fails_like_any_other(shop: Shop, tex
 # --- Through a pooler -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D7")
 def test_what_a_poolers_session_has_kept(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]

@@ -111,6 +111,7 @@ def test_an_error_in_a_disputed_file_is_shown_in_its_place(scene: Scene) -> None
     assert effects(scene) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.case("A6")
 @pytest.mark.parametrize("option", [(), ("--rehearse",)])
 def test_strings_that_a_large_file_sets_otherwise(scene: Scene, option: tuple[str, ...]) -> None:
@@ -155,6 +156,7 @@ def test_of_two_statements_in_such_a_message_none_runs(scene: Scene) -> None:
 COMMITS = "DO $$ BEGIN INSERT INTO effects VALUES ('two'); COMMIT; END $$;"
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D5")
 @pytest.mark.parametrize("text", [COMMITS, "CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END';\nCALL p();"])
 def test_the_way_out_for_what_commits_within_is_named_and_works(scene: Scene, text: str) -> None:
@@ -212,6 +214,7 @@ def test_a_block_that_commits_is_found_beforehand(run_entrypoint: Callable[..., 
     assert "no-transaction` at the top of the file" in output
 
 
+@pytest.mark.thorough
 @pytest.mark.case("A5")
 def test_a_disputed_file_through_a_pooler(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]

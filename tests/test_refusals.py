@@ -46,7 +46,7 @@ def refusing(code: str, said: str, file: str = "proc.c") -> Iterator[int]:
         thread.join(6)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.case("D1")
 @pytest.mark.parametrize("attempts", [1, 2])
 @pytest.mark.parametrize(

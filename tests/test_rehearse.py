@@ -215,6 +215,7 @@ def test_a_new_value_of_an_enumeration_needs_a_commit(scene: Scene) -> None:
     scene.migrated()
 
 
+@pytest.mark.thorough
 def test_where_strings_have_escapes_a_commit_behind_one_is_found(scene: Scene) -> None:
     odd_strings(scene.database)
     scene.write(
@@ -400,6 +401,7 @@ def test_nobody_migrates_beside_a_rehearsal(prepared: Scene) -> None:
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_waits_while_somebody_migrates(prepared: Scene) -> None:
     scene = prepared
     with Gate(scene.database) as gate:
@@ -411,6 +413,7 @@ def test_a_rehearsal_waits_while_somebody_migrates(prepared: Scene) -> None:
     assert rehearsing.ok().stdout == "Nothing is pending: there is nothing to rehearse.\n"
 
 
+@pytest.mark.thorough
 def test_sigterm_ends_it(prepared: Scene) -> None:
     scene = prepared
     before = scene.database.contents()
@@ -430,6 +433,7 @@ def _without_lock(contents: str) -> list[str]:
     return [line for line in contents.splitlines() if not line.startswith("INSERT INTO public.migration_lock")]
 
 
+@pytest.mark.thorough
 def test_an_operator_can_end_it(scene: Scene) -> None:
     scene.write({"001_a.sql": ""})
     scene.migrated()

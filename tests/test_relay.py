@@ -107,6 +107,7 @@ def test_what_a_tool_has_left_is_ended_before_the_next_one_begins(
 NAME = "SELECT current_setting('application_name'), inet_server_addr() IS NULL"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spelled", ["url", "conninfo", "variables"])
 def test_a_socket_of_unix(launch: Launch, database: Database, spelled: str) -> None:
     folder, port = database.server.directory, database.server.port
@@ -126,6 +127,7 @@ def test_of_several_hosts_it_is_ours(launch: Launch, database: Database) -> None
     assert shown(launch(SHOW, NAME, url=url))[0].endswith(":tool")
 
 
+@pytest.mark.thorough
 def test_a_file_with_the_address_in_it(launch: Launch, database: Database, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{database.url}\n")
     text = SHOW.replace('os.environ["DATABASE_URL"]', 'open(os.environ["DATABASE_URL_FILE"]).read()')
@@ -162,6 +164,7 @@ os._exit(0)
     assert database.one("SELECT count(*) FROM pg_stat_activity WHERE application_name ~ ':tool$'") == 0
 
 
+@pytest.mark.thorough
 def test_a_session_that_lets_its_locks_go_is_found_by_its_name(launch: Launch, database: Database) -> None:
     database.execute("CREATE TABLE work (who text, at timestamptz)")
     url = f"{database.url}?options=-c%20client_connection_check_interval%3D0"

@@ -168,6 +168,7 @@ def test_with_channel_binding_the_tool_goes_by_itself(show: Callable[..., Run]) 
     assert "True|None|scram" in run.logs("command.output")[-1]["message"]
 
 
+@pytest.mark.thorough
 def test_where_python_has_no_tls_the_tool_goes_by_itself(show: Callable[..., Run], tmp_path: Path) -> None:
     """In the folder, that is: with the module that stands there in the place of `ssl`."""
     stand_in = tmp_path / "modules"

@@ -67,6 +67,7 @@ def test_all_that_is_safe_is_repaired(scene: Scene) -> None:
     assert scene.lock_is_free()
 
 
+@pytest.mark.thorough
 def test_then_there_is_nothing_to_repair(scene: Scene) -> None:
     repair(scene).ok()
     before = scene.database.contents()
@@ -76,7 +77,7 @@ def test_then_there_is_nothing_to_repair(scene: Scene) -> None:
     assert scene.database.contents() == before
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("options", "left", "accepted"),
     [
@@ -146,7 +147,7 @@ def test_it_needs_consent(scene: Scene) -> None:
     assert numbers(scene) == [1, 3, 7, 8]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "change",
     [
@@ -170,6 +171,7 @@ def test_only_what_was_shown_is_changed(scene: Scene, change: str) -> None:
     assert scene.lock_is_free()
 
 
+@pytest.mark.thorough
 def test_it_waits_for_a_migration(scene: Scene) -> None:
     scene.database.execute("DELETE FROM schema_migrations WHERE migration_number = 3; DROP TABLE t3")
     scene.write({"004_bad.sql": f"SELECT 1; {Gate.PASS}"})
@@ -186,6 +188,7 @@ def test_it_waits_for_a_migration(scene: Scene) -> None:
     assert (4, "completed") in scene.ledger()
 
 
+@pytest.mark.thorough
 def test_a_password_in_an_error_message_is_not_shown(scene: Scene) -> None:
     scene.database.execute(
         "UPDATE schema_migrations SET error_message = 'statement 1 of 1: CREATE ROLE a PASSWORD ''hunter22'''"
@@ -196,6 +199,7 @@ def test_a_password_in_an_error_message_is_not_shown(scene: Scene) -> None:
     assert "hunter22" not in run.stdout + run.stderr
 
 
+@pytest.mark.thorough
 def test_the_ledger_itself_tells_whether_a_repair_is_in(scene: Scene) -> None:
     """After a failover nothing else is left of a commit in doubt."""
     settings = read_settings({"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": str(scene.migrations)})

@@ -176,6 +176,7 @@ def test_a_migration_that_drops_one_has_it_applied_again(scene: Scene) -> None:
     assert "refresh = gone: there is no repeatable/gone.sql" in only_error(bad)["message"]
 
 
+@pytest.mark.thorough
 def test_a_start_that_dies_between_the_two_is_made_good_by_the_next(scene: Scene) -> None:
     write(scene, v=VIEW)
     scene.migrated()
@@ -237,6 +238,7 @@ def test_an_older_image_puts_nothing_back(scene: Scene, tmp_path: Path) -> None:
     assert older.logs("repeatable.newer")[0]["version"] == 2
 
 
+@pytest.mark.thorough
 def test_a_revert_takes_a_new_number(scene: Scene) -> None:
     write(scene, v=VIEW)
     scene.migrated()
@@ -317,6 +319,7 @@ def test_they_do_not_wait_for_the_end_of_the_rollout(scene: Scene) -> None:
     assert scene.run()[:2] == ("up_to_date", "2")
 
 
+@pytest.mark.thorough
 def test_a_migration_with_refresh_that_fails_leaves_the_object(scene: Scene) -> None:
     write(scene, v=VIEW)
     scene.migrated()
@@ -392,6 +395,7 @@ def test_replicas_that_waited_do_not_try_again_what_has_failed(scene: Scene) -> 
         assert "lock.acquired" not in run.events()
 
 
+@pytest.mark.thorough
 def test_whoever_has_locked_their_table_is_named_and_waited_for(scene: Scene) -> None:
     """As with the ledger's other tables: VACUUM FULL of it is no reason for a start to fail."""
     write(scene, v=VIEW)
@@ -423,6 +427,7 @@ def test_replicas_that_waited_need_no_lock_to_see_that_it_is_done(scene: Scene) 
             assert "lock.acquired" not in run.events()
 
 
+@pytest.mark.thorough
 def test_a_file_that_ends_its_transaction_is_found_out(scene: Scene) -> None:
     """It calls what commits; the parser does not see it."""
     scene.write({"001_t.sql": f"{TABLE['001_t.sql']} CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END';"})
@@ -433,6 +438,7 @@ def test_a_file_that_ends_its_transaction_is_found_out(scene: Scene) -> None:
     assert json.loads(scene.start("status", "--json").ok().stdout)["repeatables"][0]["state"] == "failed"
 
 
+@pytest.mark.thorough
 def test_a_file_that_takes_too_long_is_not_told_to_declare_its_time(scene: Scene) -> None:
     scene.migrated()
     write(scene, v="SELECT pg_sleep(60);")
@@ -443,6 +449,7 @@ def test_a_file_that_takes_too_long_is_not_told_to_declare_its_time(scene: Scene
     assert error["remedy"].startswith("Raise MIGRATION_TIMEOUT_MS, or put what takes long into a migration.")
 
 
+@pytest.mark.thorough
 def test_a_file_that_empties_the_ledger_is_rolled_back(scene: Scene) -> None:
     scene.migrated()
     write(scene, v="DELETE FROM schema_migrations;")
@@ -478,6 +485,7 @@ def test_wait_waits_for_them(scene: Scene) -> None:
     assert "repeatable/v.sql failed at " in only_error(late)["message"]
 
 
+@pytest.mark.thorough
 def test_wait_says_what_a_start_of_this_image_would_not_apply(scene: Scene) -> None:
     write(scene, v=VIEW)
     scene.migrated()
@@ -574,6 +582,7 @@ def test_a_migration_that_a_repeatable_object_stops_is_told_how_to_drop_it(
     assert "with the line `-- entrypoint: refresh = NAME` at the top of this file" in error["remedy"]
 
 
+@pytest.mark.thorough
 def test_a_down_migration_cannot_refresh(scene: Scene) -> None:
     write(scene, v=VIEW)
     scene.write({"002_n.sql": ""})
@@ -643,6 +652,7 @@ def test_check_knows_what_migrations_say_of_them(scene: Scene) -> None:
     assert "refresh = V 2 is no name of a file in repeatable/, without .sql" in check.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.sampled(2)
 def test_on_each_version_of_postgresql(
     any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]

@@ -152,6 +152,7 @@ def test_a_reverse_file_must_be_one_transaction(scene: Scene, text: str, says: s
     assert scene.ledger()[-1] == (3, "completed")
 
 
+@pytest.mark.thorough
 def test_a_standby_or_a_read_only_database_is_told(scene: Scene) -> None:
     scene.database.execute(f"ALTER DATABASE {scene.database.name} SET default_transaction_read_only TO on")
     run = rollback(scene, 1)
@@ -186,6 +187,7 @@ def test_on_a_terminal_it_asks(scene: Scene, answer: str, code: int) -> None:
     assert undone(scene) == ([3, 2] if code == 0 else [])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM"])
 def test_a_signal_at_the_question_ends_it(scene: Scene, signal: str) -> None:
     import signal as signals
@@ -250,6 +252,7 @@ def test_a_file_that_committed_its_first_half_is_a_persons_business(scene: Scene
     assert "004_x.sql is failed" in only_error(run)["message"]
 
 
+@pytest.mark.thorough
 def test_an_interrupted_file_is_a_persons_business(scene: Scene) -> None:
     scene.database.execute("UPDATE schema_migrations SET status = 'running' WHERE migration_number = 3")
     run = rollback(scene, 2)
@@ -276,6 +279,7 @@ def test_a_reverse_that_fails_leaves_its_migration_applied(scene: Scene) -> None
     assert scene.ledger() == []
 
 
+@pytest.mark.thorough
 def test_a_reverse_that_ends_the_transaction_is_betrayed(scene: Scene) -> None:
     scene = blind(scene)
     reverses(scene, {"003_t3.sql": "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
@@ -314,6 +318,7 @@ def test_replicas_wait_for_it_and_an_operator_sees_it(scene: Scene) -> None:
     assert [number for number, _ in scene.ledger()] == [1, 2, 3, 4]
 
 
+@pytest.mark.thorough
 def test_an_operator_can_stop_it(scene: Scene) -> None:
     reverses(scene, {"002_t2.sql": f"DROP TABLE t2; {Gate.PASS}"})
     with Gate(scene.database) as gate:
@@ -451,6 +456,7 @@ def test_check_finds_what_it_would_refuse(scene: Scene, text: str, told: str) ->
     assert told in run.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.case("D5")
 def test_a_missing_reverse_file_is_nothing_that_check_could_show(scene: Scene) -> None:
     (scene.migrations / "rollback" / "003_t3.sql").unlink()

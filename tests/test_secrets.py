@@ -81,7 +81,7 @@ UNESCAPED = [
 ]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("password", UNESCAPED)
 def test_unescaped_characters_in_a_url(outputs: Callable[..., None], password: str) -> None:
     outputs({"DATABASE_URL": f"postgresql://app:{password}@{HOST}:{free_port()}/shop"})
@@ -192,7 +192,7 @@ def test_other_drivers_addresses_at_random(seed: int) -> None:
     assert not leaks, "\n".join(leaks[:20])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     "address",
     [
@@ -236,6 +236,7 @@ def test_the_address_on_the_command_line(run_entrypoint: Start) -> None:
         nothing_in(run)
 
 
+@pytest.mark.thorough
 def test_both_addresses_are_kept_secret(outputs: Callable[..., None]) -> None:
     port = free_port()
     outputs(
@@ -344,6 +345,7 @@ def test_a_password_in_a_migration_that_fails(
     assert leaks == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("style", ["json", "text"])
 def test_a_password_in_a_migration_that_failed_before(
     run_entrypoint: Start, database: Database, migrations_dir: Path, style: str
@@ -392,6 +394,7 @@ def test_a_password_in_bad_files(run_entrypoint: Start, migrations_dir: Path) ->
     nothing_in(run)
 
 
+@pytest.mark.thorough
 def test_a_password_that_is_an_ordinary_word_does_not_spoil_the_log(
     run_entrypoint: Start, strict_server: Server, migrations_dir: Path
 ) -> None:

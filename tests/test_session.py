@@ -393,6 +393,7 @@ def test_a_start_that_migrates(other: Scene) -> None:
     assert other.start("run", "--", "true").ok().outcome == "up_to_date"
 
 
+@pytest.mark.thorough
 def test_a_start_that_fails(other: Scene) -> None:
     other.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "SELECT 1/0;"})
     run = other.start("migrate")

@@ -151,6 +151,7 @@ def test_a_rehearsal_runs_what_is_merged_and_stops_before_units(scene: Scene) ->
     assert not scene.database.exists("t")
 
 
+@pytest.mark.thorough
 def test_a_rehearsal_does_not_call_a_failure_what_a_start_would_run_as_units(scene: Scene) -> None:
     unseen = "ALTER TYPE mood ADD VALUE 'ok'; BEGIN; INSERT INTO moods SELECT ('o' || 'k')::mood; COMMIT;"
     scene.write({"001_base.sql": BASE})
@@ -221,6 +222,7 @@ def test_a_rehearsal_does_not_merge_what_has_begun_as_units(scene: Scene) -> Non
     assert "002_x.sql runs outside a transaction (an earlier start has committed some of them)" in run.stdout
 
 
+@pytest.mark.thorough
 def test_a_down_migration_that_would_run_as_units_is_refused(scene: Scene) -> None:
     scene.write({"001_base.sql": BASE, "002_x.sql": "CREATE TABLE x ();"})
     scene.migrated()
@@ -270,6 +272,7 @@ def test_a_mended_file_goes_on_where_it_failed(scene: Scene) -> None:
     assert scene.database.rows("SELECT * FROM seen") == [(1, "kept")], "what was set before is set again"
 
 
+@pytest.mark.thorough
 def test_a_cause_outside_the_file_is_followed_by_repair(scene: Scene) -> None:
     text = FAILS.replace("1/0", "(SELECT i FROM late)")
     scene.write({"001_base.sql": BASE, "002_x.sql": text})
@@ -307,6 +310,7 @@ def test_what_a_session_had_is_lost_and_a_person_looks(scene: Scene) -> None:
         assert scene.database.rows("SELECT i FROM t ORDER BY 1") == [(1,), (2,)]
 
 
+@pytest.mark.thorough
 def test_a_file_that_could_be_one_transaction_goes_on_as_units_if_it_began_so(scene: Scene) -> None:
     scene.write({"001_base.sql": BASE, "002_x.sql": FAILS})
     scene.migrate()
@@ -328,6 +332,7 @@ LONG = "".join(
 STEPS = "CREATE TABLE steps (n int, what text);"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(2, 12))])
 def test_killed_at_random_moments_every_unit_takes_effect_once(scene: Scene, seed: int) -> None:
     moment = random.Random(seed)

@@ -73,6 +73,7 @@ def test_version_3_does_not_serve_where_the_orders_are_not_filled(
     assert replica.run.logs("migration.requires")
 
 
+@pytest.mark.thorough
 def test_in_a_new_database_version_3_has_all_its_migrations_at_once(
     run_entrypoint: Callable[..., Run], database: Database, image: Callable[..., Path]
 ) -> None:
@@ -106,7 +107,7 @@ def test_it_finishes_what_it_is_doing_before_it_ends(
     assert "shop: finished" in replica.run.stderr
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("content", "status"),
     [
@@ -129,6 +130,7 @@ def test_a_bad_order_is_refused(
     assert replica.get()[1]["orders"] == 0
 
 
+@pytest.mark.thorough
 def test_without_a_database_it_says_so_and_shows_no_password(
     run_entrypoint: Callable[..., Run], database: Database, image: Callable[..., Path]
 ) -> None:

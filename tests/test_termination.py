@@ -111,6 +111,7 @@ def test_a_migration_command_that_fails(container: Container, message: Path, dat
     assert "The next start runs it again." in message.read_text()
 
 
+@pytest.mark.thorough
 def test_an_image_below_the_floor(
     container: Container, message: Path, database: Database, migrations_dir: Path
 ) -> None:

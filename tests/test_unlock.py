@@ -257,6 +257,7 @@ def test_through_a_pooler(scene: Scene) -> None:
         assert leader.wait() == 75
 
 
+@pytest.mark.thorough
 def test_bad_files_are_no_reason_not_to(scene: Scene) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ()"})
     scene.migrated()
@@ -412,6 +413,7 @@ def test_where_there_is_a_ledger_nobody_needs_the_key_under_which_it_was_made(sc
         scene.migrated()
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C9")
 def test_who_may_not_end_a_stranger_is_told_what_is_missing(scene: Scene) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ()"})

@@ -174,6 +174,7 @@ def test_a_failed_migration_that_is_tried_again_is_waited_for(scene: Scene) -> N
     waiting.ok()
 
 
+@pytest.mark.thorough
 def test_a_locked_ledger_is_waited_for(scene: Scene) -> None:
     scene.write(non_idempotent(1))
     scene.migrated()
@@ -200,6 +201,7 @@ def test_the_right_to_read_the_ledger_may_come_later(scene: Scene) -> None:
     run.ok()
 
 
+@pytest.mark.thorough
 def test_a_schema_that_may_not_be_used_yet(scene: Scene) -> None:
     reader = f"reader_{scene.database.name}"[:60]
     scene.write(non_idempotent(1))

@@ -275,6 +275,7 @@ def test_an_idle_session_is_told_as_such(scene: Scene) -> None:
     assert f"pg_terminate_backend({blocker})" in blocked["remedy"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "version", [pytest.param(version, marks=() if version == 18 else pytest.mark.thorough) for version in VERSIONS]
 )
@@ -402,6 +403,7 @@ def test_waits_that_are_short_each_and_long_together_end_an_attempt(scene: Scene
     assert scene.ledger() == [(1, "completed")]
 
 
+@pytest.mark.thorough
 def test_a_file_with_a_lock_timeout_of_its_own_waits_as_it_likes(scene: Scene) -> None:
     database = scene.database
     database.execute("CREATE TABLE one (); CREATE TABLE two ()")
@@ -525,6 +527,7 @@ def test_every_attempt_has_the_same_patience_and_the_pauses_grow(scene: Scene) -
     assert scene.ledger() == []
 
 
+@pytest.mark.thorough
 def test_pauses_are_not_in_step(scene: Scene) -> None:
     """Two replicas' pauses differ, or they would meet again and again; and so do one's at two starts."""
     scene.database.execute("CREATE TABLE busy (a integer)")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from faults.machinery import Machinery
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", ["suite/1", "suite/2", "suite/3", ""])
 def test_a_story_ends_well(machinery: Machinery, tmp_path: Path, seed: str) -> None:
     seed = seed or f"random/{secrets.randbelow(10**9)}"

@@ -87,6 +87,7 @@ def end_well(run: Run) -> Told:
 # --- Takeover -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(60 + 10 * TAKEOVERS)
 def test_a_killed_holder_is_replaced_at_once(stages: Callable[[], Stage]) -> None:
     """It is killed in the middle of a statement that does not end by itself."""
@@ -280,6 +281,7 @@ def test_a_commit_that_nobody_can_know_about_in_time_is_called_unknown(stage: St
     check_world(stage)
 
 
+@pytest.mark.thorough
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("arrived", [True, False], ids=["it was on disk", "it never arrived"])
 def test_a_commit_during_which_the_server_was_killed(stage: Stage, arrived: bool) -> None:  # noqa: FBT001

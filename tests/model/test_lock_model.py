@@ -83,6 +83,7 @@ def test_without_the_guard_a_living_holder_is_robbed(caplog: pytest.LogCaptureFi
     assert all(step.cause == "own" for step in found.counterexample.steps), "nothing had to go wrong for it"
 
 
+@pytest.mark.thorough
 def test_the_fence_alone_keeps_commits_apart(caplog: pytest.LogCaptureFixture) -> None:
     """However much else is missing: what is lost then is peace, never the schema."""
     bare = Rules(*(name == "fence" for name in Rules._fields))

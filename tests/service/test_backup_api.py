@@ -196,6 +196,7 @@ def test_one_that_is_killed_as_a_whole(backups: Backups) -> None:
     backups.let_go()
 
 
+@pytest.mark.thorough
 def test_without_a_directory_there_is_none(database: Database, migrations_dir: Path, serve: Serve) -> None:
     write_migrations(migrations_dir, {"001_a.sql": ""})
     answer = serve(database.url).ask(BACKUP, method="POST")
@@ -219,6 +220,7 @@ def test_the_end_of_the_service_is_the_end_of_its_backup(backups: Backups, numbe
     backups.departure()
 
 
+@pytest.mark.thorough
 def test_a_backup_that_does_not_end_is_killed_in_time(backups: Backups) -> None:
     """Though the service has to wait for something else, too: for a client that waits for the database."""
     backups.serving.data()

@@ -170,6 +170,7 @@ def test_the_lock_is_among_the_numbers(scene: Scene, serve: Serve) -> None:
     until(lambda: metrics(serving)["lock_held"] == 0, what="no lock in the metrics")
 
 
+@pytest.mark.thorough
 def test_a_row_that_a_dead_holder_has_left_is_no_lock(scene: Scene, serve: Serve) -> None:
     scene.write(non_idempotent(1))
     scene.migrated()
@@ -182,6 +183,7 @@ def test_a_row_that_a_dead_holder_has_left_is_no_lock(scene: Scene, serve: Serve
     assert (found["lock_held"], found["lock_held_seconds"]) == (0, 0)
 
 
+@pytest.mark.thorough
 def test_a_time_that_python_does_not_know_is_left_out(scene: Scene, serve: Serve) -> None:
     scene.write(non_idempotent(1))
     scene.migrated()
@@ -191,7 +193,7 @@ def test_a_time_that_python_does_not_know_is_left_out(scene: Scene, serve: Serve
     assert "last_migration_timestamp_seconds" not in found
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "accept",
     [

@@ -108,6 +108,7 @@ def test_a_request_that_is_being_answered_gets_its_answer(database: Database, se
     assert serving.run.wait(5) == 0
 
 
+@pytest.mark.thorough
 def test_a_second_signal_ends_it_at_once(fresh_server: ServerFactory, serve: Serve) -> None:
     server = fresh_server()
     server.create_database("shop")

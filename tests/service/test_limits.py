@@ -78,6 +78,7 @@ def test_a_head_that_does_not_end(serving: Serving, start: bytes) -> None:
     assert peak_memory(serving.run.pid) < 150e6
 
 
+@pytest.mark.thorough
 def test_a_head_that_is_just_too_long_gets_an_answer(serving: Serving) -> None:
     with serving.connect() as client:
         client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Filler: " + b"x" * LONGEST_HEAD)
@@ -136,7 +137,7 @@ def test_a_body_without_an_end_is_cut_off(serving: Serving) -> None:
     assert peak_memory(serving.run.pid) < 150e6
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -307,6 +308,7 @@ def test_if_all_are_being_answered_it_is_the_new_one_that_has_to_go(
     assert answers == {b"HTTP/1.1 200 OK\r\n"}
 
 
+@pytest.mark.thorough
 def test_many_at_once_do_not_get_more_room(serving: Serving) -> None:
     """Clients that came while the service was stopped are let in in one turn; each takes another one's place."""
     clients: list[socket.socket] = []

@@ -91,6 +91,7 @@ def test_a_restart_between_two_questions_is_nobodys_business(fresh_server: Serve
     assert "database.unavailable" not in serving.run.events()
 
 
+@pytest.mark.thorough
 def test_it_starts_before_the_database(fresh_server: ServerFactory, serve: Serve) -> None:
     server = fresh_server()
     server.create_database("shop")
@@ -121,6 +122,7 @@ def test_a_frozen_server_holds_nobody_up(fresh_server: ServerFactory, serve: Ser
     assert serving.until_answer(200).json["data"]["takenAt"] > fresh
 
 
+@pytest.mark.thorough
 def test_a_silent_address_holds_nobody_up(serve: Serve) -> None:
     """Somebody accepts and never answers; who asks meanwhile waits for the same attempt, and no longer than for it."""
     with socket.create_server((HOST, 0), backlog=64) as silent:
@@ -144,6 +146,7 @@ def test_a_link_that_goes_deaf_and_hears_again(database: Database, proxy: Proxy,
     serving.data_when(lambda _: True)
 
 
+@pytest.mark.thorough
 def test_an_unknown_host(serve: Serve) -> None:
     answer = serve("postgresql://shop@no-such-host.invalid/shop").ask()
     is_failure(answer, "unknown host")
@@ -219,6 +222,7 @@ def test_one_connection_and_none_is_left(fresh_server: ServerFactory, serve: Ser
     until(lambda: database.sessions() == 0, what="the end of its session")
 
 
+@pytest.mark.thorough
 def test_a_port_where_nobody_listens(serve: Serve) -> None:
     answer = serve(f"postgresql://shop@{HOST}:{free_port()}/shop").ask()
     is_failure(answer, "connection refused")

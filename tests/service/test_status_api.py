@@ -200,6 +200,7 @@ def test_the_ledger_that_was_found_stays_the_one(scene: Scene, serve: Serve) -> 
     assert scene.database.sessions() == 1, "all on one connection"
 
 
+@pytest.mark.thorough
 def test_a_ledger_that_is_made_later_is_found(scene: Scene, serve: Serve) -> None:
     scene.write({"001_app.sql": "CREATE SCHEMA app"})
     serving = serve(scene.database.server.url(scene.database.name, options="-c search_path=app,public"))
@@ -210,6 +211,7 @@ def test_a_ledger_that_is_made_later_is_found(scene: Scene, serve: Serve) -> Non
     serving.data_when(lambda data: data["currentVersion"] == 1)
 
 
+@pytest.mark.thorough
 def test_what_a_start_would_refuse_is_told(scene: Scene, serve: Serve) -> None:
     scene.write({"001_a.sql": "", "003_c.sql": ""})
     scene.migrated()
@@ -305,6 +307,7 @@ def test_a_role_that_may_only_read_is_enough(scene: Scene, serve: Serve) -> None
         scene.database.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
+@pytest.mark.thorough
 def test_another_tools_ledger_is_said_to_be_one(database: Database, migrations_dir: Path, serve: Serve) -> None:
     write_migrations(migrations_dir, non_idempotent(1))
     database.execute("CREATE TABLE schema_migrations (version bigint PRIMARY KEY)")
@@ -314,6 +317,7 @@ def test_another_tools_ledger_is_said_to_be_one(database: Database, migrations_d
     assert "MIGRATION_SCHEMA" in answer.json["remedy"]
 
 
+@pytest.mark.thorough
 def test_what_a_holder_tells_may_be_more_than_python_takes(scene: Scene, serve: Serve) -> None:
     """A number of 5000 digits is one to PostgreSQL."""
     scene.write(non_idempotent(1))
@@ -357,6 +361,7 @@ def test_a_password_in_an_error_is_not_told(scene: Scene, serve: Serve) -> None:
     assert "***" in serving.data()["migrations"][0]["error"]
 
 
+@pytest.mark.thorough
 def test_a_session_is_named_and_holds_nothing_between_two_questions(
     fresh_server: ServerFactory, migrations_dir: Path, serve: Serve
 ) -> None:
@@ -375,6 +380,7 @@ def test_a_session_is_named_and_holds_nothing_between_two_questions(
     assert (state, transaction) == ("idle", None)
 
 
+@pytest.mark.thorough
 def test_schema_and_role_are_those_of_the_migrations(scene: Scene, serve: Serve) -> None:
     """What the login may not read, the role may."""
     scene.write(non_idempotent(2))
