@@ -180,6 +180,7 @@ def test_a_file_that_betrayed_us_is_not_run_again_by_every_replica(scene: Scene)
     assert scene.database.one("SELECT count(*) FROM effects") == 1
 
 
+@pytest.mark.thorough
 def test_a_hidden_commit_and_begin_is_betrayed_too(scene: Scene) -> None:
     scene = blind(scene)
     hidden = "SELECT '\\''; COMMIT; BEGIN; CREATE TABLE y (); SELECT ' AS a -- '\n"
@@ -586,6 +587,7 @@ def test_what_a_file_does_to_its_session_ends_with_it(scene: Scene, case: str) -
     assert server_errors(scene.database.server, mark) == []
 
 
+@pytest.mark.thorough
 def test_a_failure_in_a_changed_session_is_recorded(scene: Scene) -> None:
     role = f"role_{scene.database.name}"[:60]
     session = f"CREATE ROLE {role}; SET ROLE {role}; SET search_path = ''; SET client_encoding = 'LATIN1';"

@@ -579,6 +579,7 @@ def test_the_addresses_options_reach_pg_dump(strict_server: Server, backups: Bac
     assert "SET DATESTYLE = ISO" in strict_server.log_text(mark)
 
 
+@pytest.mark.thorough
 def test_of_several_hosts_it_is_the_one_that_let_us_in(strict_server: Server, backups: Backups) -> None:
     """The backup is to be of the server that will be migrated, even if another of the list is back by then."""
     database = Database(strict_server, "shop")

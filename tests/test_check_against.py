@@ -193,6 +193,7 @@ def test_a_subdirectory_and_a_link_to_it(migrations: Path, check: Check, tmp_pat
     assert check(cwd=Path("/"), env={"MIGRATIONS_DIR": str(migrations)}, code=65)[0][0].endswith("004_mine.sql")
 
 
+@pytest.mark.thorough
 def test_the_migrations_may_be_the_top(migrations: Path, check: Check) -> None:
     git(migrations, "init", "--quiet")
     commit(migrations, {})
@@ -211,6 +212,7 @@ def test_a_worktree_and_a_hook_in_it(migrations: Path, check: Check, tmp_path: P
     assert check(env={**env, **hook}, code=65) == [("tree/migrations/004_mine.sql", "error", "number-taken")]
 
 
+@pytest.mark.thorough
 def test_a_submodule_has_branches_of_its_own(migrations: Path, check: Check, tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()
@@ -264,6 +266,7 @@ def test_no_repository(migrations_dir: Path, run_entrypoint: Start, tmp_path: Pa
     assert f"needs a git repository, and {str(migrations_dir)!r} is in none" in told
 
 
+@pytest.mark.thorough
 def test_no_git(migrations: Path, run_entrypoint: Start, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     told = refusal(run_entrypoint("check", "--against", "main", env={"PATH": str(tmp_path / "empty")}), 78)
@@ -278,6 +281,7 @@ def test_somebody_elses_checkout(migrations: Path, run_entrypoint: Start) -> Non
     assert "safe.directory" in told
 
 
+@pytest.mark.thorough
 def test_an_object_that_is_not_there(migrations: Path, run_entrypoint: Start) -> None:
     content = git(migrations, "rev-parse", "main:migrations/002_b.sql")
     (migrations.parent / ".git" / "objects" / content[:2] / content[2:]).unlink()

@@ -301,6 +301,7 @@ def test_a_malformed_address_is_not_tried_again(connecting: Callable[..., Run], 
     assert command.code == 78, command.report()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("host", ["certificate-db.invalid", "root.crt.invalid"])
 def test_a_host_whose_name_sounds_like_a_cause(connecting: Callable[..., Run], host: str) -> None:
     record = failure(connecting(f"postgresql://somebody@{host}/shop"))
@@ -357,6 +358,7 @@ def test_a_server_that_accepts_and_never_answers(connecting: Callable[..., Run],
     assert 3 * 0.4 + 0.05 + 0.1 <= took < 3 * 0.4 + 0.1 + 0.2 + 2
 
 
+@pytest.mark.thorough
 def test_several_hosts_that_never_answer(connecting: Callable[..., Run]) -> None:
     """The time-out is for an attempt, however many hosts it goes through."""
     timing = {"DB_CONNECT_ATTEMPTS": "2", "DB_CONNECT_TIMEOUT_MS": "500", "DB_CONNECT_BACKOFF_MS": "100"}

@@ -239,6 +239,7 @@ def test_without_into_it_is_the_directory_of_the_migrations(run_entrypoint: Star
     assert len(tree(into / "deep")) == 4
 
 
+@pytest.mark.thorough
 def test_into_a_folder_that_has_others(bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, GOOSE)
     write(into, {"007_x.sql": "SELECT 7;", "README.md": "x"})
@@ -331,6 +332,7 @@ def test_a_line_of_ours_in_another_tools_file_is_obeyed_here(
     assert tree(into)["001_a.sql"] == "-- entrypoint: origin = goose 1\n-- entrypoint: timeout = 5s\nSELECT 1;\n"
 
 
+@pytest.mark.thorough
 def test_an_empty_directory_beside_others(bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, {"20240101000000_a/migration.sql": "SELECT 1;", "20240101000000_a/README.md": ""})
     (there / "20240102000000_b").mkdir()
@@ -498,6 +500,7 @@ def test_where_there_are_no_links_files_are_copied(tmp_path: Path, monkeypatch: 
     assert tree(tmp_path / "ours") == {"001_a.sql": "1"}
 
 
+@pytest.mark.thorough
 def test_a_directory_that_leads_back_to_itself(bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, {"sub/V1__a.sql": "SELECT 1;"})
     (there / "sub" / "loop").symlink_to(there)
@@ -505,6 +508,7 @@ def test_a_directory_that_leads_back_to_itself(bring: Callable[..., Run], there:
     assert set(tree(into)) == {"001_a.sql"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("below", ["", "sub/dir"])
 def test_a_link_that_leads_nowhere(below: str, there: Path, into: Path, run_entrypoint: Start) -> None:
     write(there, GOOSE)

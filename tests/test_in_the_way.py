@@ -182,6 +182,7 @@ def test_who_has_locked_the_row_is_named_and_is_no_holder(scene: Scene, lock: st
         assert hans.execute("SELECT 1").fetchone() == (1,)
 
 
+@pytest.mark.thorough
 @pytest.mark.case("C9")
 def test_who_has_locked_the_row_is_ended_by_force_after_it_was_named(scene: Scene) -> None:
     with locking(scene, "SELECT FROM migration_lock FOR UPDATE") as hans:

@@ -77,6 +77,7 @@ def test_a_line_is_an_event_of_its_stream_and_the_exit_code_is_told(keep: Callab
     assert sorted(told["tail"]) == ["one", "three", "two"]
 
 
+@pytest.mark.thorough
 def test_a_signal_is_told_as_one(keep: Callable[..., Run]) -> None:
     assert ended(keep("kill -SEGV $$"))["signal"] == signal.SIGSEGV
 
@@ -231,6 +232,7 @@ def test_no_zombie_is_left_while_the_tool_runs(keep: Callable[..., Run]) -> None
     assert run.running
 
 
+@pytest.mark.thorough
 def test_as_pid_1_it_keeps_all_the_same(run_program: Callable[..., Run]) -> None:
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:

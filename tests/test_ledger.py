@@ -247,6 +247,7 @@ def test_times_are_converted_in_the_servers_own_time_zone(
         assert [time for (time,) in database.rows(TIMES)] == TOKYO
 
 
+@pytest.mark.thorough
 def test_summer_time_counts_for_each_row(legacy: Scene) -> None:
     legacy.database.execute(f"ALTER DATABASE {legacy.database.name} SET timezone TO 'Europe/Berlin'")
     legacy.migrated(MIGRATIONS_DIR=LEGACY_FILES)
@@ -389,6 +390,7 @@ def test_the_functions_respect_a_living_holder(scene: Scene) -> None:
     assert scene.lock_is_free()
 
 
+@pytest.mark.thorough
 def test_the_functions_respect_the_guard_alone(scene: Scene) -> None:
     scene.write(GOOD)
     scene.migrated()

@@ -200,6 +200,7 @@ def test_methods_and_paths(probed: int) -> None:
     assert ask(probed, "/livez", "POST").status == 405
 
 
+@pytest.mark.thorough
 def test_a_client_that_closes_its_half_first(probed: int) -> None:
     """As `printf … | nc` does."""
     with connect(probed) as client:
@@ -211,6 +212,7 @@ def test_a_client_that_closes_its_half_first(probed: int) -> None:
     assert received.endswith(b'{"status": "alive"}\n')
 
 
+@pytest.mark.thorough
 def test_a_client_that_sends_letter_by_letter(probed: int) -> None:
     with connect(probed) as client:
         for byte in b"GET /livez HTTP/1.1\r\n\r\n":
@@ -234,6 +236,7 @@ def test_clients_that_say_nothing_keep_nobody_out(probed: int) -> None:
             assert ask(probed, "/livez").status == 200
 
 
+@pytest.mark.thorough
 def test_many_at_once(probed: int) -> None:
     """More than are kept: those that have their answer make room, and find it all the same when they read."""
     with contextlib.ExitStack() as stack:
@@ -448,6 +451,7 @@ def test_signals_are_not_for_the_probes_thread(scene: Scene, port: int) -> None:
         assert masks[str(run.pid)] == 0
 
 
+@pytest.mark.thorough
 def test_as_pid_1(scene: Scene, port: int, run_program: Callable[..., Run]) -> None:
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:

@@ -243,6 +243,7 @@ def test_a_commit_that_happens_all_the_same_is_told(scene: Scene, monkeypatch: p
     assert "before it ended: 1 migration" in output.getvalue()
 
 
+@pytest.mark.thorough
 def test_a_visible_commit_is_refused_before_anything_runs(scene: Scene) -> None:
     scene.write(
         {"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "BEGIN; CREATE TABLE b (); ROLLBACK; CREATE TABLE c ();"}

@@ -73,6 +73,7 @@ def test_a_session_has_its_name_its_locks_and_its_setting(launch: Launch, databa
     until(lambda: database.sessions() == 0)
 
 
+@pytest.mark.thorough
 def test_the_tools_own_options_stay_and_its_parameters(launch: Launch, database: Database) -> None:
     url = f"{database.url}?options=-c%20work_mem%3D7MB&application_name=mine"
     show = "SELECT current_setting('work_mem'), current_setting('client_connection_check_interval')"

@@ -404,6 +404,7 @@ def test_a_start_that_fails(other: Scene) -> None:
     assert [record["cause"] for record in refused.logs("database.retry")] == ["refused"]
 
 
+@pytest.mark.thorough
 def test_a_signal_amid_notices(other: Scene) -> None:
     """The callback is called when the signal comes, as likely as not."""
     other.write({"001_a.sql": "DO $$ BEGIN LOOP RAISE NOTICE 'again'; END LOOP; END $$;"})

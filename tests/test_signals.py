@@ -268,6 +268,7 @@ def test_what_was_committed_before_stays(run_entrypoint: Start, database: Databa
     assert database.one("SELECT array_agg(migration_number ORDER BY 1) FROM schema_migrations") == [1, 2]
 
 
+@pytest.mark.thorough
 def test_while_waiting_to_try_again(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
     """Between two attempts at a migration that does not get its table."""
     database.execute("CREATE TABLE busy (id integer)")
@@ -408,6 +409,7 @@ def test_as_pid_1_in_the_middle_of_a_statement(
     nothing_half_done(database)
 
 
+@pytest.mark.thorough
 @BOTH
 def test_as_pid_1_between_attempts(
     run_as_pid_1: Callable[..., tuple[Run, int]], migrations_dir: Path, number: signal.Signals

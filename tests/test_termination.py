@@ -213,6 +213,7 @@ def test_a_file_that_cannot_be_written_is_let_be(container: Container, message: 
     assert untouched(message)
 
 
+@pytest.mark.thorough
 def test_the_file_is_never_created(container: Container, nowhere: str) -> None:
     script = f"{shlex.join(PROGRAM)} migrate; echo $?; ls /dev/termination-log 2>&1; true"
     run = container(

@@ -203,6 +203,7 @@ class _Place:
         return name
 
 
+@pytest.mark.thorough
 def test_an_earlier_release_of_ours_is_upgraded_in_place(scene: Scene) -> None:
     scene.write({"001_a.sql": "SELECT 1"})
     scene.migrated()

@@ -86,6 +86,7 @@ def test_a_head_that_is_just_too_long_gets_an_answer(serving: Serving) -> None:
     assert serving.ask("/livez", headers={"X-Filler": "x" * (LONGEST_HEAD - 500)}).status == 200
 
 
+@pytest.mark.thorough
 def test_a_head_that_is_too_long_and_comes_at_once(serving: Serving) -> None:
     """h11 counts what has not come to its end; this one has."""
     long = b"x" * 100_000
@@ -323,6 +324,7 @@ def test_many_at_once_do_not_get_more_room(serving: Serving) -> None:
         until(lambda: socket_count(serving) <= MOST_CONNECTIONS + 10, 2, lambda: f"{socket_count(serving)} sockets")
 
 
+@pytest.mark.thorough
 def test_the_end_does_not_wait_for_a_crowd_that_waits_for_the_database(
     crowd: tuple[Serving, list[socket.socket]],
 ) -> None:

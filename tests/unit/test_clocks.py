@@ -64,6 +64,7 @@ def test_no_clock_is_wound_up_again(hand: Hand) -> None:
     assert clocks.turn_to(7, 5).passed()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(20))
 def test_all_time_is_bounded_by_what_was_given(hand: Hand, seed: int) -> None:
     chance = random.Random(seed)

@@ -289,6 +289,7 @@ FRAGMENTS = (
 )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(20))
 def test_statements_cover_all_but_space_and_comments_of_any_text(seed: int) -> None:
     chance = random.Random(seed)  # seeded, to repeat a failure

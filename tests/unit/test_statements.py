@@ -379,6 +379,7 @@ FRAGMENTS = (
 )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(20))
 def test_both_ways_agree_on_any_script(seed: int) -> None:
     chance = random.Random(seed)  # seeded, to repeat a failure

@@ -148,6 +148,7 @@ class Model:
         return verdict
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(20))
 def test_in_random_histories_nothing_is_missed_and_older_images_do_not_run(seed: int) -> None:
     for round_ in range(50):
