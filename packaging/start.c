@@ -7,26 +7,34 @@
    other variables than the program will have: a copy of what the kernel left on the stack. It may know nothing of all
    this, and there is no second exec, so the process looks as if the kernel had done it.
 
+   Python looks for its modules beside the program that its first argument names. Whoever starts a program may put
+   anything there; so there is the program's real path, which has been found for the loader anyway. What ps shows is the
+   kernel's own copy, and stays.
+
    Nothing here may need relocation or memory of its own: it is read from the file to wherever the program is. */
 
 #include <elf.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/limits.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #define VARIABLE "LD_LIBRARY_PATH="
 #define LIBRARIES "/lib/glibc"
 #define LOADER "/ld.so"
+#define FIRST_MODULE "/lib/__init__entrypoint.pyc"
 #define BROKEN 70 /* EX_SOFTWARE: as for any other error that is the program's own. */
 #define MOST_LINKS 40
 
 /* On the stack, above the copy. */
 struct kept {
     uintptr_t *original;
-    char variable[sizeof VARIABLE + PATH_MAX + sizeof LIBRARIES + sizeof LOADER];
+    char program[PATH_MAX]; /* Its path. */
+    char variable[sizeof VARIABLE + PATH_MAX + sizeof FIRST_MODULE];
 };
 
 /* In the assembly below: what the loader takes for the program's begin. That it was is program_start, by the linker's
@@ -119,13 +127,34 @@ static char *append(char *end, const char *text)
 
 static void write_text(const char *text) { kernel(SYS_write, 2, (long)text, length(text), 0, 0, 0); }
 
-_Noreturn static void fail(const char *path)
+_Noreturn static void fail(const char *what, const char *path, const char *why, const char *remedy)
 {
-    write_text("entrypoint: cannot load ");
+    write_text("entrypoint: ");
+    write_text(what);
     write_text(path);
-    write_text("\nFix: Copy the folder of pg-entrypoint as a whole, from an image for this processor.\n");
+    write_text(why);
+    write_text("\nFix: ");
+    write_text(remedy);
+    write_text("\n");
     for (;;)
         kernel(SYS_exit_group, BROKEN, 0, 0, 0, 0, 0);
+}
+
+_Noreturn static void cannot_load(const char *path, const char *why)
+{
+    fail("cannot load ", path, why, "Copy the folder of pg-entrypoint as a whole, from an image for this processor.");
+}
+
+static int open_to_read(const char *path)
+{
+    long error = kernel(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+    if (error >= 0)
+        return error;
+    if (error == -EACCES || error == -EPERM)
+        fail("cannot load ", path, ": Permission denied",
+             "Let the user that the container runs as read the whole folder, for example in the image's build: "
+             "chmod -R a+rX FOLDER.");
+    cannot_load(path, error == -ENOENT ? ": No such file or directory" : ": it cannot be opened");
 }
 
 /* --- The vectors that the kernel leaves on the stack: a count, arguments, variables, auxiliary values --- */
@@ -187,6 +216,14 @@ static uintptr_t for_the_loader(uint64_t type, uintptr_t value, uintptr_t loader
         return (uintptr_t)program_headers;
     case AT_PHNUM:
         return SEGMENTS;
+    case AT_SECURE:
+        /* The kernel sets it when the program has more privileges than whoever starts it: a set-user-ID bit,
+           capabilities of the file, a transition of SELinux or AppArmor. Then a loader ignores LD_LIBRARY_PATH and
+           takes it out of the variables. What that is to prevent cannot happen: the only one here is ours, with the
+           path of the program itself, and all others for a loader are gone, whatever the kernel says. Nor is there
+           anything to keep from whoever sets the variables: they say which database is migrated and which commands
+           are run for it, as for any Python program. */
+        return 0;
     default:
         return value;
     }
@@ -221,7 +258,7 @@ static char *own_path(uintptr_t *vector, char *path)
         return path + count;
     const char *called = (const char *)auxiliary_value(vector, AT_EXECFN);
     if (!called || length(called) >= PATH_MAX)
-        fail("its libraries: the program's own path is not known");
+        cannot_load("its libraries", ": the program's own path is not known");
     char *end = append(path, called);
     for (int links = 0; links < MOST_LINKS; links++) {
         count = kernel(SYS_readlinkat, AT_FDCWD, (long)path, (long)target, PATH_MAX - 1, 0, 0);
@@ -271,13 +308,18 @@ static uintptr_t map_loader(const char *path, size_t page, uintptr_t *entry)
         Elf64_Ehdr header;
         char bytes[4096]; /* With the program headers, which follow it. */
     } begin;
-    int file = kernel(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
-    if (file < 0 || kernel(SYS_read, file, (long)&begin, sizeof begin, 0, 0, 0) != sizeof begin)
-        fail(path);
+    struct stat status;
+    int file = open_to_read(path);
+    long count = kernel(SYS_read, file, (long)&begin, sizeof begin, 0, 0, 0);
     Elf64_Phdr *segments = (Elf64_Phdr *)(begin.bytes + begin.header.e_phoff);
     Elf64_Phdr *end = segments + begin.header.e_phnum;
-    if ((char *)end > begin.bytes + sizeof begin)
-        fail(path);
+    if (count != sizeof begin || begin.bytes[1] != 'E' || begin.header.e_phoff >= sizeof begin || (char *)end > begin.bytes + sizeof begin
+        || kernel(SYS_fstat, file, (long)&status, 0, 0, 0, 0))
+        cannot_load(path, ": it is damaged");
+    /* What is not in the file would be a signal, when it is used. */
+    for (Elf64_Phdr *segment = segments; segment < end; segment++)
+        if (segment->p_type == PT_LOAD && segment->p_offset + segment->p_filesz > (size_t)status.st_size)
+            cannot_load(path, ": it is damaged");
     size_t size = 0;
     for (Elf64_Phdr *segment = segments; segment < end; segment++)
         if (segment->p_type == PT_LOAD)
@@ -285,10 +327,10 @@ static uintptr_t map_loader(const char *path, size_t page, uintptr_t *entry)
     /* The place for all of it. */
     long base = kernel(SYS_mmap, 0, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base < 0 && base > -4096)
-        fail(path);
+        cannot_load(path, ": no memory");
     for (Elf64_Phdr *segment = segments; segment < end; segment++)
         if (segment->p_type == PT_LOAD && !map_segment(base, segment, file, page))
-            fail(path);
+            cannot_load(path, ": it cannot be mapped into memory");
     kernel(SYS_close, file, 0, 0, 0, 0, 0);
     *entry = base + begin.header.e_entry;
     return base;
@@ -296,13 +338,48 @@ static uintptr_t map_loader(const char *path, size_t page, uintptr_t *entry)
 
 /* --- Before the loader, and after it --- */
 
+static int is_of_a_name(char c)
+{
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+}
+
+/* Tell whether the loader replaces what comes after a $: a name that it knows, alone or in braces. */
+static int is_replaced(const char *text)
+{
+    static const char names[][9] = {"ORIGIN", "LIB", "PLATFORM"};
+    int braces = *text == '{';
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *rest = text + braces, *name = names[i];
+        while (*name && *name == *rest)
+            name++, rest++;
+        if (!*name && (braces ? *rest == '}' : !is_of_a_name(*rest)))
+            return 1;
+    }
+    return 0;
+}
+
+/* Return what in the path would not mean itself to the loader (ld.so(8), LD_LIBRARY_PATH, "Dynamic string tokens");
+   nothing if all of it does. */
+static const char *special(const char *path)
+{
+    for (; *path; path++)
+        if (*path == ':')
+            return ": there is a colon (:) in its path";
+        else if (*path == ';')
+            return ": there is a semicolon (;) in its path";
+        else if (*path == '$' && is_replaced(path + 1))
+            return ": there is a $ in its path with a name that the dynamic loader replaces";
+    return 0;
+}
+
 /* Make the vector that the loader is to find, at `to`, and return the address to go on at. */
 __attribute__((used)) static uintptr_t prepare(uintptr_t *vector, uintptr_t *to)
 {
     struct kept *kept = (struct kept *)((char *)to + size_of(vector) + sizeof *to);
     kept->original = vector;
+    *own_path(vector, kept->program) = 0;
     char *path = append(kept->variable, VARIABLE);
-    char *end = own_path(vector, path);
+    char *end = append(path, kept->program);
     while (end > path && end[-1] != '/')
         end--;
     /* In the root directory, or called by a name without a slash, which only a system without /proc brings about. */
@@ -310,16 +387,21 @@ __attribute__((used)) static uintptr_t prepare(uintptr_t *vector, uintptr_t *to)
         *end++ = '.';
     else
         end--;
-    end = append(end, LIBRARIES);
-    append(end, LOADER);
+    *end = 0;
+    const char *wrong = special(path);
+    if (wrong)
+        fail("cannot start from ", path, wrong, "Put the folder of pg-entrypoint elsewhere, such as /opt/entrypoint.");
+    append(end, FIRST_MODULE);
+    kernel(SYS_close, open_to_read(path), 0, 0, 0, 0, 0);
+    append(append(end, LIBRARIES), LOADER);
     uintptr_t entry;
     uintptr_t loader = map_loader(path, auxiliary_value(vector, AT_PAGESZ), &entry);
-    *end = 0;
+    end[sizeof LIBRARIES - 1] = 0;
     copy(vector, to, kept, loader);
     return entry;
 }
 
-/* Give the program the variables that it was started with. */
+/* Give the program the variables that it was started with, and its path as the first argument. */
 __attribute__((used)) static void put_back(uintptr_t *vector)
 {
     uintptr_t *end = after_null(variables(vector)) - 1;
@@ -327,4 +409,6 @@ __attribute__((used)) static void put_back(uintptr_t *vector)
     uintptr_t *from = variables(kept->original), *to = variables(vector);
     while ((*to++ = *from++))
         ;
+    if (vector[0])
+        vector[1] = (uintptr_t)kept->program;
 }

@@ -353,3 +353,50 @@ def test_without_an_authority_nobody_is_trusted(
     # JDBC's default is libpq's: a file. The others' is the system's, which OpenSSL finds by a variable.
     named = "PGSSLROOTCERT" if "&ssl=true" in address and "jdbc" in address else "SSL_CERT_FILE"
     run_entrypoint("version", env={**env, named: str(own)}).ok()
+
+
+FIPS = """\
+openssl_conf = settings
+[settings]
+providers = modules
+[modules]
+fips = module
+[module]
+activate = 1
+module = /usr/lib/ossl-modules/fips.so
+"""
+
+
+def test_an_openssl_that_cannot_be_set_up_is_told_from_a_server_that_refuses(
+    encrypted: tuple[Server, Path, Path], run_entrypoint: Start, migrations_dir: Path, tmp_path: Path
+) -> None:
+    """By the file that OPENSSL_CONF names, as images for FIPS have it: nothing has been sent to the server."""
+    del migrations_dir
+    server, _, _ = encrypted
+    configuration = tmp_path / "openssl.cnf"
+    configuration.write_text(FIPS)
+    address = f"postgresql{URL.format(port=server.port)}&sslmode=require"
+    run = run_entrypoint("version", env={"DATABASE_URL": address, "OPENSSL_CONF": str(configuration)})
+    assert run.wait() == 69
+    (record,) = run.logs("database.unavailable")
+    assert record["cause"] == "tls"
+    assert "failed: OpenSSL cannot be set up for TLS here" in record["message"]
+    assert "OPENSSL_CONF" in record["remedy"]
+    assert "server's log" not in record["remedy"]
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_a_variable_names_and_that_are_not_there(
+    encrypted: tuple[Server, Path, Path], run_entrypoint: Start, migrations_dir: Path, variable: str
+) -> None:
+    del migrations_dir
+    server, own, _ = encrypted
+    address = f"postgresql{URL.format(port=server.port)}&sslrootcert=system"
+    for path, said in ((own.parent / "none", True), (own if variable == "SSL_CERT_FILE" else own.parent, False)):
+        run = run_entrypoint("version", env={"DATABASE_URL": address, variable: str(path)})
+        code = run.wait()
+        if code:
+            (record,) = run.logs("database.unavailable")
+            assert record["cause"] == "certificate"
+            assert (f"{variable} names {path}, which does not exist" in record["remedy"]) is said
+        assert code == 69 or (path == own and code == 0)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -16,10 +14,10 @@ from kit.databases import Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from kit.processes import Run
 
-ROOT = Path(__file__).parent.parent
 SHOW = """
 import os, psycopg
 with psycopg.connect(os.environ['DATABASE_URL']) as connection:
@@ -99,7 +97,8 @@ def show(run_entrypoint: Callable[..., Run], secured: Secured) -> Callable[..., 
         url = secured.url(user, **parameters)
         environ = {
             "DATABASE_URL": url,
-            "MIGRATION_COMMAND": f'"{sys.executable}" -c "{SHOW}"',
+            # What is missing is missing for us, not for the tool.
+            "MIGRATION_COMMAND": f'env -u PYTHONPATH "{sys.executable}" -c "{SHOW}"',
             "MIGRATION_SCHEMA": schema,
             **({} if python is None else {"PYTHONPATH": str(python)}),
         }
@@ -170,10 +169,10 @@ def test_with_channel_binding_the_tool_goes_by_itself(show: Callable[..., Run]) 
 
 @pytest.mark.thorough
 def test_where_python_has_no_tls_the_tool_goes_by_itself(show: Callable[..., Run], tmp_path: Path) -> None:
-    """In the folder, that is: with the module that stands there in the place of `ssl`."""
+    """As in a Python that was built without OpenSSL; libpq has its own."""
     stand_in = tmp_path / "modules"
     stand_in.mkdir()
-    shutil.copy(ROOT / "packaging" / "no_ssl.py", stand_in / "ssl.py")
+    (stand_in / "ssl.py").write_text("raise ImportError('No module named _ssl')\n")
     run = show("plain", python=stand_in).ok()
     assert "no TLS" in run.logs("command.direct")[0]["message"]
     assert "True|None|plain" in run.logs("command.output")[-1]["message"]

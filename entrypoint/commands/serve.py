@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from entrypoint.errors import ConfigurationError
 from entrypoint.settings.service import read_service_settings
 
@@ -16,6 +18,12 @@ Answer over HTTP what is applied and pending, until SIGTERM: as JSON for program
 for Prometheus, as a page for people. Needs: pip install 'pg-entrypoint[serve]'.
 STATUS_HOST and STATUS_PORT say where, STATUS_TOKEN or STATUS_TOKEN_FILE for whom."""
 EXAMPLE = "STATUS_HOST=0.0.0.0 STATUS_TOKEN_FILE=/run/secrets/status_token entrypoint serve"
+
+_INSTALL = "Install them with: pip install 'pg-entrypoint[serve]'."
+_IN_THE_FOLDER = (
+    "The self-contained folder cannot take packages. Run the service from an image that has them (docs/image.md, "
+    "--target full), or where Python is: pip install 'pg-entrypoint[serve]'."
+)
 
 
 def add_options(_parser: argparse.ArgumentParser) -> None:
@@ -32,7 +40,7 @@ def execute(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
             raise
         raise ConfigurationError(
             f"serve needs packages that are not installed, {error.name} for one",
-            remedy="Install them with: pip install 'pg-entrypoint[serve]'.",
+            remedy=_IN_THE_FOLDER if getattr(sys, "frozen", False) else _INSTALL,
         ) from None
     serve(settings, service)
     return 0

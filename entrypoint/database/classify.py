@@ -255,12 +255,26 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         Cause("wrong_password", "wrong user or password", "Check user and password in DATABASE_URL.", heals=True),
     ),
     (
+        # Not the server's doing: nothing has been sent yet.
+        ("could not create ssl context", "no protocols available"),
+        Cause(
+            "tls",
+            "OpenSSL cannot be set up for TLS here",
+            "If OPENSSL_CONF is set, look at the file that it names: it may ask for modules (as FIPS images do), "
+            "protocols or ciphers that the OpenSSL of this program's libpq does not have. Unset it for this program, "
+            "or correct that file, and ssl_min_protocol_version and ssl_max_protocol_version in DATABASE_URL.",
+            heals=False,
+        ),
+    ),
+    (
         ("certificate verify failed",),
         Cause(
             "certificate",
             "the certificates or the TLS settings do not fit",
             "Let sslrootcert in DATABASE_URL name the file with the authority's certificate. For sslrootcert=system, "
-            "install certificates in the image (package ca-certificates), or name some in the variable SSL_CERT_FILE.",
+            "install certificates in the image (package ca-certificates: they are in "
+            "/etc/ssl/certs/ca-certificates.crt on Debian, Ubuntu, Alpine and distroless, and in "
+            "/etc/pki/tls/certs/ca-bundle.crt on Red Hat), or name some in the variable SSL_CERT_FILE.",
             heals=False,
         ),
     ),

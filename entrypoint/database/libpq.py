@@ -41,6 +41,8 @@ _COMMAND_OK, _TUPLES_OK = 1, 2
 _IDLE, _UNKNOWN = 0, 4
 # PGVerbosity: verbose, the text about a failed login has the server's SQLSTATE in it, which is in no other place.
 _DEFAULT, _VERBOSE = 1, 2
+# OPENSSL_INIT_NO_LOAD_CONFIG, from openssl/crypto.h.
+_NO_LOAD_CONFIG = 0x80
 
 
 class c_int(_Simple):  # noqa: N801 - as in ctypes
@@ -163,9 +165,21 @@ def load() -> Libpq | None:
     try:
         # The wheel's libraries belong together: what is not called need not be looked up, which would take 0.6 ms. In
         # others a function that is missing is to be found out now, not in the middle of a call.
-        return Libpq(own, os.RTLD_LAZY) if own else Libpq("libpq.so.5", os.RTLD_NOW)
+        found = Libpq(own, os.RTLD_LAZY) if own else Libpq("libpq.so.5", os.RTLD_NOW)
+        if own and "OPENSSL_CONF" in os.environ and getattr(sys, "frozen", False):
+            _ignore_configuration(found)
     except (OSError, AttributeError):
         return None
+    return found
+
+
+def _ignore_configuration(library: Libpq) -> None:
+    """Keep OpenSSL from reading the file that OPENSSL_CONF names: in the self-contained folder it is for another one.
+
+    It is the image's, for the application: it may ask for modules that only the image's OpenSSL can load, and then
+    there would be no TLS. Has to be called before OpenSSL is used.
+    """
+    library.quick("OPENSSL_init_crypto", c_int, c_void_p, c_void_p)(_NO_LOAD_CONFIG, None)
 
 
 def bundled() -> str | None:

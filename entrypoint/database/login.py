@@ -7,6 +7,7 @@ deadline of its own: a signal is heard at once, and an attempt that hangs is aba
 from __future__ import annotations
 
 import _thread
+import os
 
 from entrypoint import logs
 from entrypoint.database.address import describe_server, leave_out_time_zone, timeout_for_each_host
@@ -41,7 +42,9 @@ class Failure(Exception):  # noqa: N818 - one attempt's result; what leaves this
 def failure_of(text: str) -> Failure:
     """Return the failure that libpq describes with `text`, or that is our own if it begins with `SILENCE`."""
     # Told from the text as it came: a password may be a word by which a cause is known.
-    cause, text = classify_connection_failure(text), _one_line(without_codes(text))
+    from entrypoint.database.roots import explained
+
+    cause, text = explained(classify_connection_failure(text), text, os.environ), _one_line(without_codes(text))
     return Failure(cause, text if text.startswith(SILENCE) else foreign(text))
 
 

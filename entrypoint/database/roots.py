@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 
 from entrypoint.database import libpq
+from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from entrypoint.database.classify import Cause
+
 # Where systems have them in one file. OpenSSL's own default goes over them, see `_DEFAULT`.
 FILES = (
-    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch; Alpine with the package ca-certificates
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Alpine, distroless
     "/etc/pki/tls/certs/ca-bundle.crt",  # Red Hat, Fedora, Amazon Linux
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # Alpine
@@ -39,3 +42,14 @@ def systems(parameters: Mapping[str, str | int | None], environ: Mapping[str, st
         return {}
     file = next((path for path in FILES if os.path.exists(path)), None)
     return {} if file is None else {"sslrootcert": file, "sslmode": "verify-full"}
+
+
+def explained(cause: Cause, text: str, environ: Mapping[str, str]) -> Cause:
+    """Return the `cause` of `text`, whose remedy tells it if a variable names certificates that are not there."""
+    if cause.name != "certificate" or "certificate verify failed" not in text:
+        return cause
+    missing = [name for name in _VARIABLES if (path := environ.get(name)) and not os.path.exists(path)]
+    if not missing:
+        return cause
+    told = " and ".join(f"{name} names {foreign(environ[name])}" for name in missing)
+    return cause._replace(remedy=f"{told}, which does not exist: correct or unset it. {cause.remedy}")

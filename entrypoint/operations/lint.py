@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.prepare import Prepared
 
-INSTALL = "Install it with: pip install 'pg-entrypoint[lint]'"
+INSTALL = (
+    "Put the program squawk into a directory of the PATH: the self-contained folder takes no packages. Or check where "
+    "Python is, in CI for example: pip install 'pg-entrypoint[lint]'"
+    if getattr(sys, "frozen", False)
+    else "Install it with: pip install 'pg-entrypoint[lint]'"
+)
 
 # A hundred files take it a tenth of a second.
 _PATIENCE = 60.0

@@ -245,6 +245,8 @@ class Tool:
         printed = "\n".join(ended.tail)
         looking = "See what it printed." if printed else "It printed nothing: run it by hand to see why."
         cause = next((words for sign, words in _KNOWN_CAUSES if sign in printed), looking)
+        if ended.cannot_start.startswith(os.devnull):
+            cause = f"Give the container a /dev with {os.devnull} in it, as container engines do by default."
         if ended.cannot_start:
             how = f"could not be started: {ended.cannot_start}"
         elif ended.signal is not None:

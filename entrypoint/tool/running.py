@@ -95,7 +95,7 @@ def _run(order: Order, environ: dict[bytes, bytes], lease: Lease, deadline: Dead
         try:
             kept = Kept([_found(order), *order.argv[1:]], environ, *output.write_ends)
         except OSError as error:
-            return Ended(None, None, 0.0, (), timed_out=False, cannot_start=error.strerror or foreign(str(error)))
+            return Ended(None, None, 0.0, (), timed_out=False, cannot_start=_reason(error))
         output.let_go()
         try:
             timed_out = _attend(kept, output, lease, deadline)
@@ -119,6 +119,12 @@ def _run(order: Order, environ: dict[bytes, bytes], lease: Lease, deadline: Dead
         timed_out=timed_out,
         cannot_start=os.strerror(kept.errno) if kept.errno else "",
     )
+
+
+def _reason(error: OSError) -> str:
+    """Return why there is no starting a process, with the file if it is not the tool's own."""
+    said = error.strerror or foreign(str(error))
+    return f"{os.devnull}: {said}" if error.filename == os.devnull else said
 
 
 def _attend(kept: Kept, output: Output, lease: Lease, deadline: Deadline) -> bool:

@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks import stage
 from conftest import missing
 from demo.postgres import free_port
 from images.kit import bases
+from kit.databases import Database
 from kit.migrations import write_migrations
 from kit.processes import command_line, environ, open_fds
 from scene import Gate
 from test_imports import PYTHONS_BY_SITE, PYTHONS_UP_TO_DATE, UP_TO_DATE
+from test_relay_tls import SHOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from conftest import ServerFactory
     from images.kit.bases import Base
     from images.kit.engine import Engine
-    from kit.databases import Database
     from kit.processes import Run
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +42,7 @@ const server = require("http").createServer((_, answer) => answer.end(JSON.strin
 server.listen(process.env.PORT, "127.0.0.1", () => console.log(`ready as pid ${process.pid}`));
 process.on("SIGTERM", () => process.exit(143));
 """
+SECRET = "a-secret-of-ours"
 MIGRATIONS = {"001_customers.sql": "CREATE TABLE customers (id integer PRIMARY KEY);\n"}
 
 
@@ -204,6 +208,55 @@ def test_an_up_to_date_start_opens_no_more_than_it_must(
     assert "entrypoint.start.bundle" in modules
     assert not modules & UP_TO_DATE
     assert {name for name in modules if not name.startswith("libffi")} <= of_python | packing
+
+
+def test_what_is_not_in_it_is_not_advised_to_be_installed_there(
+    folder: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
+) -> None:
+    """An image that has the folder has no Python, most likely, and the folder takes no packages."""
+    write_migrations(migrations_dir, MIGRATIONS)
+    for command, advice in (
+        (("serve",), "--target full"),
+        (("check", "--lint"), "squawk into a directory of the PATH"),
+    ):
+        run = run_program([folder / "entrypoint", *command], env={"DATABASE_URL": database.url, "PATH": "/nowhere"})
+        assert run.wait() == 78, run.report()
+        (record,) = run.logs("configuration.invalid")
+        assert advice in record["remedy"]
+        assert "elf-contained folder" in record["remedy"]
+
+
+@pytest.mark.parametrize("issued", [False, True], ids=["its own password", "a password by a command"])
+def test_another_tool_reaches_a_server_with_tls(
+    folder: Path, fresh_server: ServerFactory, run_program: Callable[..., Run], tmp_path: Path, *, issued: bool
+) -> None:
+    """By the relay, which encrypts with libpq's OpenSSL. With a command, it alone has the password."""
+    certificate = stage._certificate()
+    if certificate is None:
+        missing("no openssl, to make a certificate")
+    authority, key = certificate
+    hba = ("hostssl all tool all scram-sha-256", "hostnossl all tool all reject")
+    settings = {"ssl": "on", "ssl_cert_file": str(authority), "ssl_key_file": str(key)}
+    server = fresh_server(15, settings=settings, hba=hba)
+    owner = Database(server, "postgres")
+    owner.execute(f"CREATE ROLE tool LOGIN PASSWORD '{SECRET}'")
+    owner.execute("GRANT CREATE ON DATABASE postgres TO tool")
+    tool = tmp_path / "tool.py"
+    # The log hides what is printed of a password, so it is the tool that looks.
+    tool.write_text(f"{SHOW}\nprint(os.environ['PGPASSWORD'] == {SECRET!r})\n")
+    environ = {"MIGRATION_SCHEMA": "entrypoint", "MIGRATION_COMMAND": f"{sys.executable} {tool}"}
+    password = f":{SECRET}"
+    if issued:
+        password = ""
+        environ["DATABASE_PASSWORD_COMMAND"] = f"echo {SECRET}"
+    for mode in ("prefer", "require", f"verify-full&sslrootcert={authority}"):
+        environ["DATABASE_URL"] = f"postgresql://tool{password}@localhost:{server.port}/postgres?sslmode={mode}"
+        run = run_program([folder / "entrypoint", "migrate"], env=environ).ok()
+        shown, kept = [record["message"] for record in run.logs("command.output")][-2:]
+        assert shown == "shown|True|None|tool"
+        assert kept == str(not issued)
+        assert not run.logs("command.direct")
+        assert SECRET not in run.stdout + run.stderr
 
 
 # Those of the suite's tests that start the program and look at it from outside, where the packing could matter: what

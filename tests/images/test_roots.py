@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import socket
+import stat
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,9 +23,11 @@ import pytest
 from benchmarks import stage
 from conftest import missing
 from images.kit import bases
+from kit.databases import Database
 from kit.migrations import write_migrations
 from kit.processes import command_line, environ
 from scene import Gate
+from test_addresses import FIPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +35,6 @@ if TYPE_CHECKING:
 
     from conftest import ServerFactory
     from images.kit.engine import Engine
-    from kit.databases import Database
     from kit.processes import Run
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -146,10 +150,12 @@ class Root:
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
 
     def run(
-        self, *command: str, env: Mapping[str, str] | None = None, proc: bool = True
+        self, *command: str, env: Mapping[str, str] | None = None, proc: bool = True, user: int = 0
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in it, with this environment and no other."""
         into = ["unshare", "--mount-proc", f"--root={self.place}"] if proc else ["chroot", str(self.place)]
+        if user:
+            into[1:1] = [f"--setgid={user}", f"--setuid={user}"] if proc else [f"--userspec={user}:{user}"]
         return subprocess.run(
             [shutil.which(into[0]) or into[0], *into[1:], *command],
             env=env or {},
@@ -204,7 +210,121 @@ def test_a_folder_that_lacks_its_loader(root: Root) -> None:
     (root.place / "opt/entrypoint/lib/glibc/ld.so").unlink()
     done = root.run(root.program, "version")
     assert done.returncode == 70
-    assert "cannot load /opt/entrypoint/lib/glibc/ld.so\nFix: Copy the folder" in done.stderr
+    expected = "cannot load /opt/entrypoint/lib/glibc/ld.so: No such file or directory\nFix: Copy the folder"
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize("length", [0, 100, 5000, 100_000])
+def test_a_folder_whose_loader_is_damaged(root: Root, length: int) -> None:
+    os.truncate(root.place / "opt/entrypoint/lib/glibc/ld.so", length)
+    done = root.run(root.program, "version")
+    assert done.returncode == 70
+    assert "cannot load /opt/entrypoint/lib/glibc/ld.so: it is damaged\nFix: Copy the folder" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["lib/glibc/ld.so", "lib/__init__entrypoint.pyc", "lib"])
+def test_a_folder_that_its_user_may_not_read(root: Root, path: str) -> None:
+    """As COPY --chmod=600 leaves it: the advice is about modes, not about another copy."""
+    (root.place / "opt/entrypoint" / path).chmod(0o600)
+    done = root.run(root.program, "version", user=54321)
+    assert done.returncode == 70
+    expected = r"entrypoint: cannot load /opt/entrypoint/lib/\S+: Permission denied\nFix: Let the user"
+    assert re.match(expected, done.stderr)
+
+
+AWKWARD = {
+    "c:d": "a colon (:)",
+    "c;d": "a semicolon (;)",
+    "$ORIGIN": "a $",
+    "a/b$LIB/c": "a $",
+    "${PLATFORM}x": "a $",
+    # These mean themselves.
+    "$HOME": "",
+    "$LIBS": "",
+    "a$": "",
+    "${LIB": "",
+    "%s '\"\\n": "",
+}
+
+
+@pytest.mark.parametrize("at", AWKWARD)
+def test_a_path_that_the_loader_would_take_for_something_else(
+    folder: Path, applications: Path, tmp_path: Path, database: Database, at: str
+) -> None:
+    root = Root(tmp_path / "root", folder, applications / "static", at=at)
+    for proc in (True, False):
+        done = root.run(root.program, "version", env={"DATABASE_URL": database.url}, proc=proc)
+        if AWKWARD[at]:
+            assert done.returncode == 70
+            assert f"cannot start from /{at}: there is {AWKWARD[at]} in its path" in done.stderr
+            assert "\nFix: Put the folder of pg-entrypoint elsewhere" in done.stderr
+        else:
+            assert (done.returncode, done.stdout) == (0, "0\n"), done
+    shutil.rmtree(root.place)
+
+
+@pytest.mark.parametrize("by", ["set-group-ID", "capabilities of the file"])
+@pytest.mark.parametrize("proc", [True, False], ids=["with /proc", "without /proc"])
+def test_in_secure_execution(root: Root, database: Database, by: str, *, proc: bool) -> None:
+    """AT_SECURE: where the program has privileges that its caller has not. SELinux and AppArmor can set it as well."""
+    program = root.place / "opt/entrypoint/entrypoint"
+    if by == "set-group-ID":
+        os.chown(program, 0, 4712)
+        program.chmod(0o2755)
+    else:
+        setcap = shutil.which("setcap", path=f"{os.environ['PATH']}:/usr/sbin")
+        if setcap is None:
+            missing("no setcap (Debian: libcap2-bin)")
+        subprocess.run([setcap, "cap_net_bind_service+ep", program], check=True, timeout=60)
+    environment = {"Z": "1", **FOR_A_LOADER, "DATABASE_URL": database.url}
+    for outcome in ("migrated", "up_to_date"):
+        done = root.run(root.program, "run", "--", "/app", env=environment, user=4711, proc=proc)
+        assert done.returncode == 0, done
+        ours = [f"ENTRYPOINT_OUTCOME={outcome}", "ENTRYPOINT_SCHEMA_VERSION=1", ""]
+        expected = [f"{name}={value}" for name, value in environment.items()] + ours
+        # Where it may not read /proc/self/environ, the application cannot tell.
+        assert Told.of(done.stdout).environment == (expected if proc and by != "set-group-ID" else [""])
+    assert database.rows("SELECT migration_number, status FROM schema_migrations") == [(1, "completed")]
+
+
+def test_whatever_it_is_called(folder: Path, database: Database, tmp_path: Path) -> None:
+    """Python finds its modules by its first argument, which is anybody's to choose."""
+    program = str(folder / "entrypoint")
+
+    def version(*command: str, cwd: Path | None = None) -> str:
+        environment = {"DATABASE_URL": database.url, "MIGRATIONS_DIR": str(tmp_path)}
+        done = subprocess.run(
+            command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.stdout if done.returncode == 0 else f"{done.returncode}: {done.stderr}"
+
+    for called in ("", "node", "-", "/usr/bin/python3", "no/such/path", "../gone"):
+        assert version("bash", "-c", 'exec -a "$0" "$@"', called, program, "version") == "0\n", called
+    # As fexecve(3) starts it: by a descriptor.
+    by_descriptor = "import os, sys; os.execve(os.open(sys.argv[1], os.O_RDONLY), ['it', 'version'], os.environ)"
+    assert version(sys.executable, "-c", by_descriptor, program) == "0\n"
+    # By the name of a link, without a PATH to look for it.
+    (tmp_path / "migrator").symlink_to(program)
+    assert version("bash", "-c", 'unset PATH; exec -a migrator "$0" version', str(tmp_path / "migrator")) == "0\n"
+    # By a relative path, from a working directory that is not there any more.
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    from_nowhere = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.argv[1], [sys.argv[1], 'version'])"
+    relative = os.path.relpath(program, gone.resolve())
+    assert version(sys.executable, "-c", from_nowhere, relative, cwd=gone) == "0\n"
+
+
+def test_what_ps_shows_is_what_it_was_called(
+    folder: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
+) -> None:
+    write_migrations(migrations_dir, {"001_slow.sql": f"{Gate.PASS}\n"})
+    with Gate(database) as gate:
+        command = ["bash", "-c", 'exec -a migrator "$0" migrate', folder / "entrypoint"]
+        run = run_program(command, env={"DATABASE_URL": database.url})
+        gate.arrival()
+        assert command_line(run.pid) == ["migrator", "migrate"]
+        gate.open()
+        run.ok()
 
 
 def test_the_process_is_the_program_itself(
@@ -371,6 +491,27 @@ def test_certificates_are_the_images_own(root: Root, fresh_server: ServerFactory
         assert "SSL" not in " ".join(told.environment)
 
 
+def test_an_openssl_conf_of_the_images_is_for_the_application(root: Root, fresh_server: ServerFactory) -> None:
+    """As FIPS images have it: the folder's OpenSSL could not do what it says, and there would be no TLS."""
+    certificate = stage._certificate()
+    if certificate is None:
+        missing("no openssl, to make a certificate")
+    authority, key = certificate
+    settings = {"ssl": "on", "ssl_cert_file": str(authority), "ssl_key_file": str(key)}
+    server = fresh_server(15, settings=settings, hba=["hostnossl all shop all reject"])
+    owner = Database(server, "postgres")
+    owner.execute("CREATE ROLE shop LOGIN")
+    owner.execute("GRANT CREATE ON SCHEMA public TO shop")
+    root.write("etc/fips.cnf", FIPS)
+    for rest, outcome in (("", "migrated"), ("&sslmode=require", "up_to_date")):
+        address = f"postgresql://shop@127.0.0.1:{server.port}/postgres?connect_timeout=10{rest}"
+        environment = {"DATABASE_URL": address, "OPENSSL_CONF": "/etc/fips.cnf"}
+        done = root.run(root.program, "run", "--", "/app", env=environment)
+        found = Told.of(done.stdout).environment
+        assert f"ENTRYPOINT_OUTCOME={outcome}" in found, done
+        assert "OPENSSL_CONF=/etc/fips.cnf" in found
+
+
 # --- Children -------------------------------------------------------------------------------------------
 
 
@@ -390,3 +531,17 @@ def test_another_tool_runs_with_the_images_own_loader(
     assert mapped(told) == {"/apps/musl", MUSL}
     assert "LD_PRELOAD=" in told.environment
     assert not [entry for entry in told.environment if "elsewhere" in entry or entry.startswith("LD_LIBRARY_PATH")]
+
+
+def test_another_tool_where_there_is_no_dev_null(root: Root, database: Database) -> None:
+    """It is what the tool has as its input: the message names it, and not the tool."""
+    command = {"DATABASE_URL": database.url, "MIGRATION_COMMAND": "/app"}
+    done = root.run(root.program, "migrate", env=command)
+    assert done.returncode == 70
+    assert "/app could not be started: /dev/null: No such file or directory" in done.stderr
+    assert "Give the container a /dev with /dev/null in it" in done.stderr
+    assert "by hand" not in done.stderr
+    (root.place / "dev").mkdir()
+    os.mknod(root.place / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    done = root.run(root.program, "migrate", env=command)
+    assert done.returncode == 0, done

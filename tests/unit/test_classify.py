@@ -72,6 +72,8 @@ CASES = [
     (FATAL + 'server login has been failing, cached error: database "x" does not exist', "no_such_database", True),
     (AT + 'root certificate file "/root/.postgresql/root.crt" does not exist', "certificate", False),
     (AT + "SSL error: certificate verify failed", "certificate", False),
+    (AT + "could not create SSL context: library has no ciphers", "tls", False),
+    (AT + "SSL error: no protocols available", "tls", False),
     (AT + 'server certificate for "a" does not match host name "db"', "certificate", False),
     (AT + "SSL error: tlsv1 alert unknown ca: certificate", "certificate", False),
     (AT + "server does not support SSL, but SSL was required", "certificate", False),
