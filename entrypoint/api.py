@@ -10,6 +10,7 @@ program, and frees the lock first (docs/decisions/0050-the-work-of-the-api-has-i
 
 from __future__ import annotations
 
+import _collections_abc
 import contextlib
 import os
 import time
@@ -21,14 +22,29 @@ from entrypoint.records import LONGEST_AFTER, Address, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import typing
     from collections.abc import Callable, Iterable, Mapping
-    from typing import Any, Literal, NoReturn, TypeVar
+    from typing import NoReturn, TypeVar
 
     from entrypoint.operations import status as status_operation
     from entrypoint.settings import Settings
     from entrypoint.startup import Outcome
 
     _T = TypeVar("_T")
+
+
+class _Typing:
+    """Stands for the module `typing`, which costs more to import than all of this: imported when it is asked."""
+
+    def __getattr__(self, name: str) -> object:
+        import typing
+
+        return getattr(typing, name)
+
+
+# What annotations are made of, for whoever evaluates them (`typing.get_type_hints`, FastAPI). Not by assignments: those
+# would hide from linters what the names stand for.
+globals().update(typing=_Typing(), Iterable=_collections_abc.Iterable, Mapping=_collections_abc.Mapping)
 
 __all__ = [
     "AppliedMigration",
@@ -77,7 +93,7 @@ class AppliedMigration(NamedTuple):
 class MigrateResult(NamedTuple):
     """How a call of `migrate` went. Fields may be added: use their names."""
 
-    outcome: Literal["up_to_date", "migrated", "waited", "ahead"]
+    outcome: typing.Literal["up_to_date", "migrated", "waited", "ahead"]
     """As ENTRYPOINT_OUTCOME: `waited` if somebody else applied it meanwhile, `ahead` if the schema is newer."""
     schema_version: int | None
     """The highest applied number; None if nothing is applied."""
@@ -109,7 +125,7 @@ class MigrationStatus(NamedTuple):
 class StatusResult(NamedTuple):
     """What is applied and pending. Fields may be added: use their names."""
 
-    state: Literal["up_to_date", "pending", "error"]
+    state: typing.Literal["up_to_date", "pending", "error"]
     schema_version: int
     """The highest applied number; 0 if nothing is applied."""
     latest_version: int
@@ -117,14 +133,14 @@ class StatusResult(NamedTuple):
     applied: int
     pending: int
     migrations: tuple[MigrationStatus, ...]
-    document: Mapping[str, Any]
+    document: Mapping[str, typing.Any]
     """All of it, as `entrypoint status --json` has it."""
 
 
 class Finding(NamedTuple):
     """One thing about one file, or about the check itself."""
 
-    level: Literal["error", "warning", "note"]
+    level: typing.Literal["error", "warning", "note"]
     rule: str
     message: str
     file: str | None
@@ -176,6 +192,7 @@ def migrate(  # noqa: PLR0913 - options by name
     Raises EntrypointError, with a `remedy`, and in `applied` the files that were applied before.
     """
     _must_be((int, _NONE), to=to)
+    _must_be((bool,), after=after)
     _must_be((float, int, _NONE), timeout=timeout, lock_timeout=lock_timeout)
     _must_be((str, _NONE), schema=schema, role=role, app_version=app_version)
     _must_be((str,), url=url)
@@ -273,6 +290,7 @@ def check(
     Raises EntrypointError if they cannot be checked, and not for what is found: that is in the result.
     """
     _must_be((str, _NONE), url=url, against=against)
+    _must_be((bool, _NONE), lint=lint)
     settings, secrets = _settings(url, directory, variables, {})
     if isinstance(files, (str, bytes)):
         raise TypeError("files must be several names, not one text")
@@ -285,12 +303,12 @@ def check(
         wishes = Wishes(names, lint, url is None, against)
         # Where the linter and git are, as for any child of this process.
         found = check_files(settings, wishes, os.environ.get("PATH", os.defpath)).findings
-        return tuple(Finding(*finding[:7]) for finding in found)
+        return tuple(Finding(*one[:6], one.remedy and _in_parameters(one.remedy)) for one in found)
 
     return CheckResult(_apart(work, secrets)[0])
 
 
-# What the program's remedies call a parameter.
+# What stands for a parameter in the program's texts, which are about variables and options.
 _PARAMETERS = {
     "MIGRATIONS_DIR": "directory",
     "MIGRATION_SCHEMA": "schema",
@@ -299,6 +317,14 @@ _PARAMETERS = {
     "MIGRATION_LOCK_TIMEOUT_MS": "lock_timeout",
     "MIGRATION_DATABASE_URL": "url",
     "DATABASE_URL": "url",
+    "entrypoint migrate --to N": "Pass the number of one of them as `to`.",
+    "entrypoint check [FILE ...]": "Pass paths from the current directory, and not from `directory`.",
+    "entrypoint check --no-lint": "lint=False",
+    "MIGRATION_BACKUP_DIR or --dir": "MIGRATION_BACKUP_DIR",
+    "Use --all": "Leave out url",
+    "--no-lint": "lint=False",
+    "--lint": "lint=True",
+    "--against": "against",
 }
 
 
@@ -308,13 +334,13 @@ _NONE = type(None)
 def _must_be(kinds: tuple[type, ...], **given: object) -> None:
     """Raise TypeError for the first argument that is of no such kind; True is no number."""
     for name, value in given.items():
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join("None" if kind is _NONE else kind.__name__ for kind in kinds)
             raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
 
 
 def _refuse(message: str, remedy: str) -> NoReturn:
-    raise errors.ConfigurationError(message, remedy=remedy)
+    raise _with_notes(errors.ConfigurationError(message, remedy=remedy))
 
 
 def _folder(directory: str | os.PathLike[str]) -> str:
@@ -352,7 +378,10 @@ def _settings(
     for name in sorted(values.keys() - _VARIABLES):
         reader.blame(f"`variables` has {name!r}, which is none of: {', '.join(sorted(_VARIABLES))}")
     settings = settings_of(reader, auto_migrate=True)
-    reader.raise_faults()
+    try:
+        reader.raise_faults()
+    except EntrypointError as error:
+        raise _with_notes(error) from None
     return settings._replace(
         address=Address(url or "", "url", password_command=settings.address.password_command),
         migrations_dir=folder,
@@ -396,15 +425,27 @@ def _apart(work: Callable[[], _T], secrets: frozenset[str]) -> tuple[_T, str]:
             run.ended_within(_CLEAN_UP)
         raise
     if run.failure is not None:
-        raise run.failure
+        # Without the frames of the thread: they are many, and say nothing about the migration.
+        raise run.failure.with_traceback(None)
     return results[0], run.log.run_id
 
 
-def _in_parameters(remedy: str) -> str:
-    """Return a remedy of the program's with the parameters instead of its variables, as nothing reads those here."""
+def _in_parameters(text: str) -> str:
+    """Return a text of the program's with the parameters instead of its variables, as nothing reads those here."""
     import re
 
-    return re.sub(r"\b(?:" + "|".join(_PARAMETERS) + r")\b", lambda found: _PARAMETERS[found[0]], remedy)
+    names = "|".join(map(re.escape, sorted(_PARAMETERS, key=len, reverse=True)))
+    return re.sub(rf"(?<![\w-])(?:{names})(?![\w-])", lambda found: _PARAMETERS[found[0]], text)
+
+
+def _with_notes(error: EntrypointError) -> EntrypointError:
+    """Return an error that says all there is to say where nobody catches it, and not what it was made of."""
+    error.remedy = _in_parameters(error.remedy)
+    for text in (error.report, error.remedy and f"What to do: {error.remedy}"):
+        if text:
+            error.add_note(text)
+    error.__cause__, error.__suppress_context__ = None, True
+    return error
 
 
 class _Run:
@@ -431,12 +472,13 @@ class _Run:
         try:
             work()
         except EntrypointError as error:
-            error.remedy = _in_parameters(error.remedy)
-            self.failure = error
+            error.message = _in_parameters(error.message)
+            error.args = (error.message, *error.args[1:])
+            self.failure = _with_notes(error)
         except Exception as error:  # noqa: BLE001 - told as the program tells it
             from entrypoint.startup import internal_error
 
-            self.failure = internal_error(error)
+            self.failure = _with_notes(internal_error(error))
             self.failure.__cause__ = error
         except BaseException as error:  # noqa: BLE001 - a stop, which the caller has asked for
             self.failure = error

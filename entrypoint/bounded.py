@@ -111,8 +111,15 @@ def _read(process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[bytes, 
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Tell whether the command has ended, and leave it a zombie, so that its session's number remains its own."""
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    """Tell whether the command has ended, and leave it a zombie, so that its session's number remains its own.
+
+    Where the process ignores SIGCHLD, as daemons do and this inherits it, the kernel leaves none and forgets how it
+    ended: that counts as well, as it does for `subprocess`.
+    """
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

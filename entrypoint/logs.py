@@ -10,8 +10,9 @@ until there is a line that needs them: see `_plain_json` and `adopt_other_packag
 from __future__ import annotations
 
 import os
+import sys
 import time
-from _thread import _local
+from _thread import _local, start_new_thread
 
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import (
@@ -193,6 +194,19 @@ def carried(work: Callable[..., object]) -> Callable[..., None]:
         work(*arguments)
 
     return as_here
+
+
+def start_thread(name: str, work: Callable[..., object], *arguments: object) -> None:
+    """Do `work` in a new thread, which logs and redacts as this one does. Raises RuntimeError if none is to be had.
+
+    Not through `threading`, which a start does without. Where it is imported, it has to know the thread: otherwise
+    `logging`, which asks for the thread's name, makes it remember one that has ended, for good.
+    """
+    threading = sys.modules.get("threading")
+    if threading is None:
+        start_new_thread(carried(work), arguments)
+    else:
+        threading.Thread(target=carried(work), args=arguments, name=name, daemon=True).start()
 
 
 def send_to(stream: Output) -> Output | None:

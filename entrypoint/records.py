@@ -2,7 +2,7 @@
 
 The base is a named tuple without `typing` and `collections`, for the modules that every start imports. What a type
 checker sees is `typing.NamedTuple`. At run time that one costs 5 ms (docs/startup-cost.md), as it brings `re`, `enum`
-and `collections` along; this one is what a start needs of it: fields, defaults, `_replace`, `_asdict`.
+and `collections` along; this one has what that one has for its users, and not more.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ else:
         """Base of an immutable record; its annotations name its fields, in their order."""
 
         __slots__ = ()
-        _fields: tuple[str, ...] = ()
-        _defaults: dict[str, object] = {}  # noqa: RUF012 - never changed, but replaced by each subclass
+        # Without annotations: those of a subclass are its fields, for `typing.get_type_hints`, too.
+        _fields = ()
+        _field_defaults = {}  # noqa: RUF012 - never changed, but replaced by each subclass
 
         def __init_subclass__(cls) -> None:
-            cls._fields = tuple(cls.__annotations__)
-            cls._defaults = {name: cls.__dict__[name] for name in cls._fields if name in cls.__dict__}
+            cls._fields = cls.__match_args__ = tuple(cls.__annotations__)
+            cls._field_defaults = {name: cls.__dict__[name] for name in cls._fields if name in cls.__dict__}
             for index, name in enumerate(cls._fields):
                 setattr(cls, name, _tuplegetter(index, None))
 
         def __new__(cls, *values, **named):  # noqa: ANN002, ANN003, ANN204 - the same
             """Take the fields' values by position or by name."""
             if named or len(values) != len(cls._fields):
-                missing = cls._fields[len(values) :]
+                missing, defaults = cls._fields[len(values) :], cls._field_defaults
                 try:
-                    values += tuple([named.pop(name) if name in named else cls._defaults[name] for name in missing])
+                    values += tuple([named.pop(name) if name in named else defaults[name] for name in missing])
                 except KeyError as error:
                     raise TypeError(f"{cls.__name__} needs {error}") from None
                 if named or len(values) > len(cls._fields):
@@ -47,6 +48,10 @@ else:
         def __getnewargs__(self):  # noqa: ANN204 - the same
             """Let it be copied and pickled."""
             return tuple(self)
+
+        @classmethod
+        def _make(cls, values):  # noqa: ANN001, ANN206 - the same
+            return cls(*values)
 
         def _replace(self, **changed):  # noqa: ANN003, ANN202 - the same
             return type(self)(**dict(zip(self._fields, self, strict=True)) | changed)

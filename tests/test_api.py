@@ -180,6 +180,7 @@ def test_a_bad_setting_is_refused(migrations_dir: Path, options: dict[str, objec
         (("postgresql://h/d", b"dir"), {}, "directory must be str, not bytes"),
         (("postgresql://h/d", "{dir}"), {"to": "2"}, "to must be int or None, not str"),
         (("postgresql://h/d", "{dir}"), {"to": True}, "to must be int or None, not bool"),
+        (("postgresql://h/d", "{dir}"), {"after": "yes"}, "after must be bool, not str"),
         (("postgresql://h/d", "{dir}"), {"schema": 5}, "schema must be str or None, not int"),
         (("postgresql://h/d", "{dir}"), {"timeout": "5"}, "timeout must be float or int or None, not str"),
         (("postgresql://h/d", "{dir}"), {"variables": {"DB_CONNECT_ATTEMPTS": 1}}, "must be str, not int"),
@@ -221,6 +222,24 @@ def test_remedies_name_parameters(database: Database, migrations_dir: Path) -> N
         api.migrate(database.url, migrations_dir, timeout=0.3)
     assert "timeout" in late.value.remedy
     assert "MIGRATION_TIMEOUT_MS" not in late.value.remedy
+    with pytest.raises(EntrypointError, match="role cannot be used") as nobody:
+        api.migrate(database.url, migrations_dir, role="no_such_role")
+    assert "MIGRATION_ROLE" not in str(nobody.value)
+    with pytest.raises(EntrypointError) as nowhere:
+        api.migrate(database.url, migrations_dir, to=99)
+    assert nowhere.value.remedy == "Pass the number of one of them as `to`."
+    with pytest.raises(EntrypointError) as no_file:
+        api.check(migrations_dir, files=["no_such.sql"])
+    assert no_file.value.remedy.startswith("Pass paths from the current directory")
+    with pytest.raises(EntrypointError, match=r"^against needs a git repository") as no_git:
+        api.check(migrations_dir, against="main")
+    assert no_git.value.remedy == "Set directory to the migrations of the checkout, or leave out against."
+    with pytest.raises(TypeError, match="lint must be bool or None"):
+        api.check(migrations_dir, lint="no")  # type: ignore[arg-type]
+    write_migrations(migrations_dir, {"001_a.sql": "SELECT 1;"})
+    api.migrate(database.url, migrations_dir)
+    (told,) = [one for one in api.check(migrations_dir, url=database.url).findings if one.rule == "database"]
+    assert told.remedy == "Leave out url for everything."
 
 
 def test_files_are_names_and_not_one_name(migrations_dir: Path) -> None:
@@ -273,6 +292,42 @@ def test_records_with_attributes_of_the_same_name_are_written(
     finally:
         logging.setLogRecordFactory(before)
     assert any("applied 001_a.sql" in record.getMessage() for record in caplog.records)
+
+
+UNCAUGHT = """
+    import sys
+    from entrypoint import api
+    api.migrate(*sys.argv[1:])
+"""
+
+
+def test_an_error_that_nobody_catches_says_all_there_is_to_say(database: Database, migrations_dir: Path) -> None:
+    """What psql would show, and the remedy; and no frames of the thread's that did the work."""
+    write_migrations(migrations_dir, {"001_a.sql": "SELECT 1;\nSELECT nope();"})
+    _, errors = finish(python(UNCAUGHT, database.url, migrations_dir))
+    assert "LINE 2: SELECT nope();\n               ^\n" in errors
+    assert errors.splitlines()[-1].startswith("What to do: It was rolled back and recorded as failed.")
+    frames = [line for line in errors.splitlines() if line.startswith("  File ")]
+    assert len(frames) == 3
+    assert "During handling" not in errors
+    assert "direct cause" not in errors
+    # Nor what is refused before there is such a thread.
+    _, errors = finish(python(UNCAUGHT, "", migrations_dir))
+    assert errors.splitlines()[-1].startswith("What to do: Pass the database's address")
+
+
+def test_a_mistake_of_ours_has_its_own_traceback(
+    database: Database, migrations_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("of ours")
+
+    monkeypatch.setattr("entrypoint.startup.bring_up_to_date", broken)
+    write_migrations(migrations_dir, non_idempotent(1))
+    with pytest.raises(EntrypointError, match="Internal error: LookupError") as raised:
+        api.migrate(database.url, migrations_dir)
+    assert isinstance(raised.value.__cause__, LookupError)
+    assert raised.value.__cause__.__traceback__ is not None
 
 
 def test_a_number_that_no_file_has_is_refused(database: Database, migrations_dir: Path) -> None:
@@ -463,6 +518,43 @@ def test_to_import_it_costs_little() -> None:
     assert not names & {"logging", "threading", "re", "ctypes", "dataclasses", "typing", "psycopg", "pgparse"}
 
 
+CHILDREN_FORGOTTEN = """
+    import signal, sys
+    from entrypoint import api
+    url, directory, command, backups = sys.argv[1:]
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    if backups:
+        try:
+            api.migrate(url, directory, variables={"MIGRATION_BACKUP_DIR": backups})
+        except api.errors.EntrypointError as error:
+            print(type(error).__name__, error.message)
+    result = api.migrate(url, directory, variables={"DATABASE_PASSWORD_COMMAND": command})
+    print(result.outcome)
+    try:
+        api.check(directory, against="no-such-branch")
+    except api.errors.EntrypointError as error:
+        print(type(error).__name__, error.message)
+"""
+
+
+def test_a_process_that_ignores_sigchld(database: Database, migrations_dir: Path, tmp_path: Path) -> None:
+    """As daemons do: the kernel forgets how children ended. What needs to know that is refused, and nothing else."""
+    write_migrations(migrations_dir, non_idempotent(1))
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=one"]):
+        subprocess.run([*git, *words], cwd=migrations_dir, check=True, env={"PATH": os.environ["PATH"], "HOME": "/"})
+    said = tmp_path / "asked"
+    command = f"sh -c 'echo x >> {said}; echo secret'"
+    (tmp_path / "backups").mkdir()
+    output, errors = finish(python(CHILDREN_FORGOTTEN, database.url, migrations_dir, command, tmp_path / "backups"))
+    refused, outcome, branch = output.splitlines()
+    assert refused.startswith("BackupFailedError Nothing was migrated"), errors
+    assert "SIGCHLD is ignored in this process" in refused
+    assert outcome == "migrated", errors
+    assert said.exists()
+    assert branch.startswith("UsageError There is no commit 'no-such-branch'"), errors
+
+
 # --- Several at once ------------------------------------------------------------------------------------
 
 
@@ -493,6 +585,19 @@ def test_threads_and_programs_at_once_and_one_applies(
     assert {result.schema_version for result in results} == {6}
     assert len({result.run_id for result in results}) == 4
     assert database.one("SELECT count(*) FROM schema_migrations WHERE status = 'completed'") == 6
+
+
+def test_no_thread_is_remembered_that_has_ended(
+    database: Database, migrations_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `logging` asks `threading` for the name of each thread in which something is logged."""
+    caplog.set_level(logging.DEBUG, "entrypoint")
+    write_migrations(migrations_dir, non_idempotent(1))
+    before = set(threading.enumerate())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: api.migrate(database.url, migrations_dir), range(8)))
+    assert not [record.threadName for record in caplog.records if "Dummy" in str(record.threadName)]
+    until(lambda: not {one for one in threading.enumerate() if one.name != "pgparse"} - before, 5, "the threads' end")
 
 
 def test_two_calls_know_nothing_of_each_other(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from demo.postgres import HOST, free_port
+from entrypoint.migration.script import contraction, repetition
 from entrypoint.operations.lint import NOT_REPORTED
+from entrypoint.operations.silence import OWN_WARNINGS
 from kit.migrations import write_migrations
 from kit.processes import Run, until
 from scene import Scene, only_error
@@ -128,10 +131,23 @@ def test_good_files(run_entrypoint: Start, migrations_dir: Path) -> None:
 @pytest.mark.thorough
 def test_a_name_that_is_no_text(run_entrypoint: Start, migrations_dir: Path) -> None:
     (Path(os.fsdecode(os.fsencode(migrations_dir) + b"/\xff.sql"))).write_text("")
-    for style in ("text", "json", "github"):
+    for style in ("text", "json", "github", "sarif", "codequality"):
         run = run_entrypoint("check", "--format", style)
         assert run.wait() == 65, run.report()
-        assert "udcff.sql" in run.stdout
+        assert ("%FF.sql" if style == "sarif" else "udcff.sql") in run.stdout
+    (report,) = json.loads(run.stdout)
+    report["location"]["path"].encode()  # No lone surrogate, which few programs take.
+
+
+def test_output_that_cannot_be_written_is_no_mistake_of_ours(run_entrypoint: Start, migrations_dir: Path) -> None:
+    """Small and large: what fits into a buffer is noticed, too."""
+    for files in (1, 200):
+        write_migrations(migrations_dir, {f"{number:03d}_x.sql": "" for number in range(1, files + 1)})
+        with Path("/dev/full").open("w") as full:
+            run = run_entrypoint("check", "--format", "sarif", stdout=full.fileno())
+            assert run.wait() == 70, run.report()
+        assert "No space left on device" in only_error(run)["message"]
+        assert "mistake" not in only_error(run)["remedy"]
 
 
 # --- The linter -----------------------------------------------------------------------------------------
@@ -254,6 +270,87 @@ def test_a_migration_that_drops_what_a_repeatable_file_makes(check: Check, migra
     for text in (f"-- entrypoint: refresh = v\n{drop}", f"{drop}CREATE VIEW v AS SELECT 1;\n"):
         write_migrations(migrations_dir, {"002_drop.sql": text})
         assert not of_level(check("--no-lint"), "warning")
+
+
+EXCEPTED = {
+    "not-repeatable": ("repeatable/v.sql", "CREATE VIEW v AS SELECT 1;\n"),
+    "commit-in-block": ("002_block.sql", "DO $$ BEGIN COMMIT; END $$;\n"),
+    "idle-commit": ("003_idle.sql", "COMMIT;\n"),
+    "needs-phase-after": ("004_drops.sql", "TRUNCATE big;\n"),
+    "refresh": ("005_drop.sql", "-- squawk-ignore-file ban-drop-view\nDROP VIEW IF EXISTS good_view;\n"),
+    "repack-concurrently": ("006_repack.sql", "REPACK (CONCURRENTLY) big;\n"),
+    "requires": ("009_late.sql", "-- entrypoint: requires = 8\n"),
+}
+
+
+def test_a_comment_excepts_from_every_rule_of_ours(check: Check, migrations_dir: Path, run_entrypoint: Start) -> None:
+    """As the remedy of --strict says; and the linter, which does not know our rules, is not heard about the comment."""
+    (migrations_dir / "repeatable").mkdir()
+    assert set(EXCEPTED) | {"out-of-order"} == OWN_WARNINGS
+    assert warnings_in_the_code() - {"command"} == OWN_WARNINGS
+    write_migrations(
+        migrations_dir, GOOD | {"repeatable/good_view.sql": "CREATE OR REPLACE VIEW good_view AS SELECT 1;"}
+    )
+
+    def told(before: str, between: str) -> list[str]:
+        """Write the files with texts before and behind another statement, and return the rules of the warnings."""
+        for rule, (name, text) in EXCEPTED.items():
+            lines = (before.format(rule), "SELECT 1;\n", between.format(rule), text)
+            of_file = f"{text}-- squawk-ignore-file {rule}\n" if between else text
+            write_migrations(migrations_dir, {name: of_file if rule == "requires" else "".join(lines)})
+        return sorted(found for *_, found in of_level(check(), "warning"))
+
+    assert told("", "") == sorted(EXCEPTED)
+    strict = run_entrypoint("check", "--strict")
+    assert strict.wait() == 65, strict.report()
+    remedy = only_error(strict)["remedy"]
+    assert '"-- squawk-ignore RULE" above a statement' in remedy
+    assert '"-- squawk-ignore-file RULE" into a file' in remedy
+    assert told("", "-- squawk-ignore {}\n") == []
+    assert told("", "-- squawk-ignore ban-char-field, {}\n") == []
+    # Not the comment of another statement.
+    assert told("-- squawk-ignore {}\n", "") == sorted(EXCEPTED)
+
+
+def warnings_in_the_code() -> set[str]:
+    """Return the rules of the warnings that the program gives itself."""
+    found = set()
+    named = {"contraction.RULE": contraction.RULE, "repetition.RULE": repetition.RULE, "REQUIRES": "requires"}
+    named |= {"_REFRESH": "refresh"}
+    for path in sorted((ROOT / "entrypoint" / "operations").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"Finding", "_at"}:
+                words = [ast.unparse(one) for one in node.args]
+                if words[0] == "'warning'" and words[1] != "rule":
+                    found.add(named.get(words[1], words[1].strip("'")))
+                elif ast.unparse(node.func) == "_at":
+                    found.add(named[words[2]])
+    return found
+
+
+@pytest.mark.thorough
+def test_a_comment_about_the_rollout_is_heard_with_the_linter_too(check: Check, migrations_dir: Path) -> None:
+    """It says that nothing of the release before needs it: so the linter's rules about that have nothing to say."""
+    write_migrations(migrations_dir, GOOD | DROPS)
+    text = "SELECT 1;\n-- squawk-ignore needs-phase-after\n" + DROPS["002_drops.sql"]
+    write_migrations(migrations_dir, {"002_drops.sql": f"{text}ALTER TABLE big DROP COLUMN y;\n"})
+    assert of_level(check(), "warning") == [("migrations/002_drops.sql", 5, 17, "ban-drop-column")]
+    # What it says of locks stays.
+    text = "-- squawk-ignore needs-phase-after\nALTER TABLE big ALTER COLUMN x TYPE bigint;\n"
+    write_migrations(migrations_dir, {"002_drops.sql": text})
+    assert [rule for *_, rule in of_level(check(), "warning")] == ["changing-column-type"]
+
+
+def test_a_comment_for_a_file_that_is_out_of_order(check: Check, migrations_dir: Path, tmp_path: Path) -> None:
+    """`--against`; tests/test_check_against.py has the rest of that."""
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
+    write_migrations(migrations_dir, GOOD | {"005_new.sql": "SELECT 5;"})
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=one"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True, env={"PATH": os.environ["PATH"], "HOME": "/"})
+    write_migrations(migrations_dir, {"003_late.sql": "SELECT 3;"})
+    assert [rule for *_, rule in of_level(check("--against", "main"), "warning")] == ["out-of-order"]
+    write_migrations(migrations_dir, {"003_late.sql": "-- squawk-ignore-file out-of-order\nSELECT 3;"})
+    assert not of_level(check("--against", "main"), "warning")
 
 
 def test_what_files_say_of_others_that_are_not_there(check: Check, migrations_dir: Path) -> None:
@@ -563,6 +660,36 @@ def test_only_these_files(check: Check, migrations_dir: Path) -> None:
     assert of_level(check("migrations/003_bad.sql", code=65), "error") == [("migrations/003_bad.sql", 1, 1, "syntax")]
 
 
+def test_a_repeatable_file_by_its_name(check: Check, migrations_dir: Path, run_entrypoint: Start) -> None:
+    (migrations_dir / "repeatable").mkdir()
+    write_migrations(
+        migrations_dir,
+        GOOD
+        | {"repeatable/v.sql": "CREATE VIEW v AS SELECT 1;", "repeatable/w.sql": "SELEC 1;", "002_bad.sql": "SELEC;"},
+    )
+    found = check("migrations/repeatable/v.sql")
+    assert [(one["level"], one["file"], one["rule"]) for one in found] == [
+        ("warning", "migrations/repeatable/v.sql", "not-repeatable")
+    ]
+    assert of_level(check("migrations/repeatable/w.sql", code=65), "error") == [
+        ("migrations/repeatable/w.sql", 1, 1, "syntax")
+    ]
+    assert check("migrations/001_good.sql") == []
+    both = run_entrypoint("check", "migrations/001_good.sql", "migrations/repeatable/v.sql").ok()
+    assert both.stdout.endswith("1 migration and 1 repeatable file in migrations: no faults, 1 warning\n")
+
+
+def test_what_is_no_migration_is_passed_by(check: Check, migrations_dir: Path) -> None:
+    """As `git diff` names it, too; and what is checked is the rest."""
+    (migrations_dir / "archive").mkdir()
+    write_migrations(migrations_dir, GOOD | {"README.md": "", ".x.sql": "", "archive/000_old.sql": "SELEC;"})
+    names = ["migrations/README.md", "migrations/.x.sql", "migrations/archive/000_old.sql"]
+    found = check("--strict", *names, "migrations/001_good.sql")
+    assert [(one["level"], one["file"], one["rule"]) for one in found] == [
+        ("note", name, "no-migration") for name in names
+    ]
+
+
 @pytest.mark.thorough
 def test_numbers_are_compared_with_all_files(check: Check, migrations_dir: Path) -> None:
     write_migrations(migrations_dir, GOOD | {"002_a.sql": "", "002_b.sql": "", "3_c.sql": ""})
@@ -574,12 +701,11 @@ def test_numbers_are_compared_with_all_files(check: Check, migrations_dir: Path)
     assert of_level(check("migrations/3_c.sql", code=65), "error") == of_level(found, "error")
 
 
-@pytest.mark.parametrize(
-    "name", ["migrations/009_none.sql", "other/001_good.sql", "migrations/README.md", "migrations"]
-)
-def test_names_of_what_is_no_migration(run_entrypoint: Start, migrations_dir: Path, tmp_path: Path, name: str) -> None:
-    write_migrations(migrations_dir, GOOD | {"README.md": ""})
+@pytest.mark.parametrize("name", ["migrations/009_none.sql", "other/001_good.sql", "README.md", "migrations"])
+def test_names_of_what_is_elsewhere(run_entrypoint: Start, migrations_dir: Path, tmp_path: Path, name: str) -> None:
+    write_migrations(migrations_dir, GOOD)
     write_migrations(tmp_path / "other", GOOD)
+    (tmp_path / "README.md").write_text("")
     run = run_entrypoint("check", name)
     assert run.wait() == 64
     assert repr(name) in only_error(run)["message"]
@@ -651,12 +777,14 @@ def test_the_hook_for_pre_commit(run_entrypoint: Start, migrations_dir: Path) ->
     program, *arguments = hook["entry"].split()
     assert program == "entrypoint"
     names = ["migrations/001_good.sql", "migrations/002_drops.sql", "migrations/rollback/002_drops.sql"]
+    names.append("migrations/repeatable/v.sql")
     assert all(re.search(hook["files"], name) for name in names)
     assert not re.search(hook["files"], "migrations/README.md")
-    write_migrations(migrations_dir, GOOD | DROPS)
+    (migrations_dir / "repeatable").mkdir()
+    write_migrations(migrations_dir, GOOD | DROPS | {"repeatable/v.sql": "CREATE OR REPLACE VIEW v AS SELECT 1;"})
     write_migrations(migrations_dir / "rollback", {"002_drops.sql": "ALTER TABLE big ADD COLUMN x text;"})
     run = run_entrypoint(*arguments, *names).ok()
-    assert run.stdout.endswith("2 migrations and 1 rollback in migrations: no faults, 1 warning\n")
+    assert run.stdout.endswith("2 migrations, 1 repeatable file and 1 rollback in migrations: no faults, 1 warning\n")
 
 
 def test_the_documentation_has_every_rule_that_is_not_reported() -> None:

@@ -17,6 +17,8 @@ import jsonschema
 import pytest
 import yaml
 
+from entrypoint import cli
+from entrypoint.errors import EntrypointError
 from kit.migrations import write_migrations
 
 if TYPE_CHECKING:
@@ -211,6 +213,53 @@ def test_nothing_found_is_a_report_as_well(report: Callable[..., Any], migration
     assert found["runs"][0]["results"] == []
 
 
+def test_what_could_not_be_checked_is_a_report_as_well(report: Callable[..., Any], migrations_dir: Path) -> None:
+    """A service would complain about an empty file, and nobody would see why."""
+    write_migrations(migrations_dir, GOOD)
+    nowhere = {"MIGRATIONS_DIR": "nowhere"}
+    for code, words, env, said in (
+        (78, (), nowhere, "'nowhere' cannot be read"),
+        (78, ("--against", "main"), {}, "needs a git repository"),
+        (64, ("no/such/file.sql",), {}, "There is no file"),
+        (78, (), {"MIGRATION_TIMEOUT_MS": "soon"}, "MIGRATION_TIMEOUT_MS"),
+    ):
+        found = report("sarif", code, *words, env=env)
+        jsonschema.Draft4Validator(sarif_schema()).validate(found)
+        (run,) = found["runs"]
+        (invocation,) = run["invocations"]
+        assert (invocation["executionSuccessful"], run["results"]) == (False, [])
+        (told,) = invocation["toolConfigurationNotifications"]
+        assert told["level"] == "error"
+        assert said in told["message"]["text"]
+    assert report("codequality", 78, env=nowhere) == []
+
+
+def test_a_mistake_of_ours_is_a_report_as_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise LookupError("of ours")
+
+    monkeypatch.setattr("entrypoint.operations.check.check", broken)
+    with pytest.raises(EntrypointError, match="Internal error: LookupError"):
+        cli.main(["check", "--format", "sarif"], {})
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    assert "of ours" in run["invocations"][0]["toolConfigurationNotifications"][0]["message"]["text"]
+
+
+def test_sarif_says_of_each_rule_what_helps(report: Callable[..., Any], migrations_dir: Path) -> None:
+    """Of a warning how it is excepted; an error cannot be."""
+    (migrations_dir / "repeatable").mkdir()
+    write_migrations(migrations_dir, GOOD | DROPS | BAD | {"repeatable/v.sql": "CREATE VIEW v AS SELECT 1;"})
+    write_migrations(migrations_dir, {"009_late.sql": "-- entrypoint: requires = 8\nSELECT 1;"})
+    helps = {rule["id"]: rule["help"]["text"] for rule in report("sarif")["runs"][0]["tool"]["driver"]["rules"]}
+    assert '"-- squawk-ignore ban-drop-column" above' in helps["ban-drop-column"]
+    assert '"-- squawk-ignore not-repeatable" above' in helps["not-repeatable"]
+    assert '"-- squawk-ignore-file requires" into' in helps["requires"]
+    assert "squawk" not in helps["syntax"] + helps["name"]
+    assert all(text.endswith(".") and ".." not in text for text in helps.values())
+
+
 # --- The snippets ---------------------------------------------------------------------------------------
 
 
@@ -267,7 +316,9 @@ def test_the_steps_for_code_scanning(checkout: Path) -> None:
     assert run.returncode == 65, run.stderr
     (job,) = yaml.safe_load(GITHUB[1])["jobs"].values()
     upload = job["steps"][-1]
-    assert upload["if"] == "${{ !cancelled() }}", "it failed, and the report is to be uploaded all the same"
+    # It failed, and the report is to be uploaded all the same; but not where there is none, as pip has failed.
+    assert upload["if"] == "${{ !cancelled() && steps.check.outcome != 'skipped' }}"
+    assert check["id"] == "check"
     found = json.loads((checkout / upload["with"]["sarif_file"]).read_text())
     jsonschema.Draft4Validator(sarif_schema()).validate(found)
     for result in found["runs"][0]["results"]:
@@ -289,6 +340,52 @@ def test_the_steps_for_gitlab(checkout: Path) -> None:
         assert {one["check_name"] for one in found} == {"name", "syntax", "ban-drop-column"}
         assert all((checkout / one["location"]["path"]).is_file() for one in found)
         (checkout / name).unlink()
+
+
+CHANGED = re.findall(r"^    (git diff .*)$", (ROOT / "docs" / "commands" / "check.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.every_case
+def test_the_line_that_checks_what_a_change_brings(checkout: Path) -> None:
+    """With what a change brings beside migrations: a README, a repeatable file, a renamed file, one that is gone."""
+    (line,) = CHANGED
+    origin = checkout.parent / "origin"
+    git(origin, "checkout", "--quiet", "main")
+    old = {
+        "005_old.sql": "ALTER TABLE big DROP COLUMN a;\n",
+        "006_gone.sql": "SELECT 6;\n" * 9,
+        "007_x.sql": "SELECT 7;",
+    }
+    write_migrations(origin / "migrations", old)
+    git(origin, "add", ".")
+    git(origin, "commit", "--quiet", "--message=old")
+    git(checkout, "fetch", "--quiet", "origin", "+refs/heads/main:refs/remotes/origin/main")
+    git(checkout, "checkout", "--quiet", "-b", "work", "origin/main")
+    migrations = checkout / "migrations"
+    (migrations / "repeatable").mkdir()
+    write_migrations(migrations, {"README.md": "", "repeatable/v.sql": "CREATE OR REPLACE VIEW v AS SELECT 1;"})
+    (migrations / "006_gone.sql").rename(migrations / "008_renamed.sql")
+    (migrations / "007_x.sql").unlink()
+
+    def checked() -> subprocess.CompletedProcess[str]:
+        git(checkout, "add", ".")
+        git(checkout, "commit", "--quiet", "--message=change")
+        return shell(line, checkout)
+
+    run = checked()
+    assert run.returncode == 0, run.stderr
+    assert "005_old" not in run.stdout, "that warning is an old one"
+    assert "::notice file=migrations/README.md,title=no-migration::" in run.stdout
+    write_migrations(migrations, {"repeatable/w.sql": "CREATE VIEW w AS SELECT 1;"})
+    run = checked()
+    assert run.returncode == 123, run.stderr
+    assert "::warning file=migrations/repeatable/w.sql,line=1,col=1,title=not-repeatable::" in run.stdout
+    # A name that git would put into quotes, and xargs into pieces.
+    (migrations / "repeatable" / "w.sql").unlink()
+    write_migrations(migrations, {"009_é x.sql": "SELECT 1;"})
+    run = checked()
+    assert run.returncode == 123, run.stderr
+    assert "::error file=migrations/009_é x.sql,title=name::" in run.stdout
 
 
 # --- pre-commit -----------------------------------------------------------------------------------------

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from entrypoint import __main__ as program
-from entrypoint import api, errors
+from entrypoint import __version__, api, errors
 from entrypoint.errors import migration, operator
 from entrypoint.operations import status
+from entrypoint.operations.silence import OWN_WARNINGS
 from kit.migrations import write_migrations
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "public-interface.md").read_text()
+CHECK = (ROOT / "docs" / "commands" / "check.md").read_text()
 LOGS = (ROOT / "docs" / "logs.md").read_text()
 MODULES = sorted((ROOT / "entrypoint").rglob("*.py"))
 EVENT = r"[a-z][a-z_]*(?:\.[a-z_]+)?"
@@ -100,6 +103,46 @@ def test_what_python_has_is_linked_and_named() -> None:
     assert [name for name in api.__all__ if name[0].isupper() and f"`{name}`" not in page] == []
     modules = {module.__name__ for module in (errors, migration, operator)}
     assert {f"entrypoint.{name}" for name in ("api",)} | modules <= set(re.findall(r"`([\w.]+)`", said))
+
+
+@pytest.mark.text
+def test_how_it_is_installed_is_said_of_each_way() -> None:
+    said = section("How it is installed")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {project["name"], "entrypoint", *project["optional-dependencies"]}
+    names |= set(re.findall(r"^- id: (\S+)$", (ROOT / ".pre-commit-hooks.yaml").read_text(), re.MULTILINE))
+    assert [name for name in sorted(names) if f"`{name}`" not in said] == []
+    for folder in ("k8s", "compose", "examples"):
+        assert (ROOT / folder).is_dir()
+        assert f"[{folder}/]" in said
+    assert "`entrypoint.__version__`" in section("Python")
+    assert isinstance(__version__, str)
+
+
+@pytest.mark.text
+def test_each_format_and_each_rule_of_check_is_named() -> None:
+    said = section("The command line and exit codes")
+    formats = set(re.findall(r"^\| `--format (\w+)` \|", CHECK, re.MULTILINE))
+    assert len(formats) == 5
+    assert [one for one in sorted(formats - {"text"}) if f"`{one}`" not in said] == []
+    rows = dict(
+        re.findall(r"^\| `(\w+)` \| (.*) \|$", CHECK.partition("## The rules")[2].partition("\n## ")[0], re.MULTILINE)
+    )
+    assert set(re.findall(r"`([\w-]+)`", rows["warning"])) == OWN_WARNINGS | {"command"}
+    assert set(re.findall(r"`([\w-]+)`", rows["error"])) == rules_of_errors()
+
+
+def rules_of_errors() -> set[str]:
+    """Return the rules of faults, as they are written where `check` gets them from."""
+    found = set()
+    for folder in ("migration/script", "operations"):
+        for path in sorted((ROOT / "entrypoint" / folder).glob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in {"Finding", "FileFault"}:
+                    level, rule = (ast.unparse(one) for one in node.args[:2]) if len(node.args) > 1 else ("", "")
+                    if (ast.unparse(node.func) == "FileFault" or level == "'error'") and rule.startswith("'"):
+                        found.add(rule.strip("'"))
+    return found
 
 
 @pytest.mark.text

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import re
 import subprocess
 import sys
+import typing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from entrypoint import api
+from entrypoint import api, errors
+from entrypoint.errors import migration, operator
 from kit.migrations import non_idempotent, write_migrations
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kit.databases import Database
 
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
@@ -42,45 +48,94 @@ def test_who_am_i(worker_id: str) -> None:
 """
 
 
-def run_pytest(directory: Path, url: str, *options: str) -> str:
+TEMPLATES = "shop_template_"
+
+
+def run_pytest(directory: Path, url: str, *options: str, code: int = 0) -> str:
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *OTHERS, "-W", "error", *options]
     run = subprocess.run(
         command, cwd=directory, env={**env, "TEST_DATABASE_URL": url}, capture_output=True, text=True, timeout=100,
         check=False,
     )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.returncode == code, run.stdout + run.stderr
     return run.stdout
 
 
-def test_the_fixture_gives_each_test_a_migrated_database(database: Database, tmp_path: Path) -> None:
-    """By one process, and by two workers that migrate the same template at once."""
-    (tmp_path / "conftest.py").write_text(FIXTURE)
+@pytest.fixture
+def shop(database: Database, tmp_path: Path) -> Iterator[Path]:
+    """Return a directory with the fixture, tests and migrations; its templates are nobody else's, and are dropped."""
+    (tmp_path / "conftest.py").write_text(FIXTURE.replace(f'"{TEMPLATES}"', f'"{prefix(database)}"'))
     (tmp_path / "test_shop.py").write_text(TESTS)
     (tmp_path / "migrations").mkdir()
-    # As nobody else's: the template stays on the server, which other tests use.
-    own = {"013_own.sql": f"-- {tmp_path}\nSELECT 1;"}
-    write_migrations(tmp_path / "migrations", non_idempotent(12) | own)
-    before = templates(database)
-    try:
-        said = run_pytest(tmp_path, database.url, "-n", "2")
-        assert "[gw0]" in said
-        assert "[gw1]" in said
-        (template,) = templates(database) - before
-        with database.server.connect(template) as connection:
-            assert connection.execute("SELECT count(*) FROM schema_migrations").fetchone() == (13,)
-        assert "7 passed" in said
-        # Again, with what is left of the first run.
-        assert "7 passed" in run_pytest(tmp_path, database.url, "-p", "xdist")
-        assert templates(database) == before | {template}
-        assert database.one("SELECT count(*) FROM pg_database WHERE datname LIKE 'test\\_%'") == 0
-    finally:
-        for name in templates(database) - before:
-            database.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    write_migrations(tmp_path / "migrations", non_idempotent(12) | {"013_own.sql": "CREATE TABLE own ();"})
+    yield tmp_path
+    for name in templates(database):
+        database.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def prefix(database: Database) -> str:
+    return f"{TEMPLATES}{own(database)}_"
+
+
+def own(database: Database) -> str:
+    """Return a short name that no other test has."""
+    return hashlib.sha256(database.name.encode()).hexdigest()[:12]
 
 
 def templates(database: Database) -> set[str]:
-    return {name for (name,) in database.rows("SELECT datname FROM pg_database WHERE datname ~ '^template_[0-9a-f]'")}
+    found = {name for (name,) in database.rows("SELECT datname FROM pg_database")}
+    return {name for name in found if name.startswith(prefix(database))}
+
+
+def test_the_fixture_gives_each_test_a_migrated_database(database: Database, shop: Path) -> None:
+    """By one process, and by two workers at once."""
+    assert f'TEMPLATES = "{TEMPLATES}"' in FIXTURE
+    said = run_pytest(shop, database.url, "-n", "2")
+    assert "[gw0]" in said
+    assert "[gw1]" in said
+    assert "7 passed" in said
+    (template,) = templates(database)
+    with database.server.connect(template) as connection:
+        assert connection.execute("SELECT count(*) FROM schema_migrations").fetchone() == (13,)
+    # Again, with what is left of the first run.
+    assert "7 passed" in run_pytest(shop, database.url, "-p", "xdist")
+    assert templates(database) == {template}
+    assert database.one("SELECT count(*) FROM pg_database WHERE datname LIKE 'test\\_%'") == 0
+
+
+@pytest.mark.thorough
+def test_the_fixture_makes_another_template_for_other_names(database: Database, shop: Path) -> None:
+    """A number that another branch has taken, say; the file's text is the same. The older template goes."""
+    options = ("-p", "xdist", "-k", "mine and 0")
+    run_pytest(shop, database.url, *options)
+    (before,) = templates(database)
+    (shop / "migrations" / "013_own.sql").rename(shop / "migrations" / "015_own.sql")
+    for _ in range(2):
+        run_pytest(shop, database.url, *options)
+    (after,) = templates(database)
+    assert after != before
+    with database.server.connect(after) as connection:
+        assert connection.execute("SELECT max(migration_number) FROM schema_migrations").fetchone() == (15,)
+
+
+@pytest.mark.thorough
+def test_the_fixture_tries_again_what_failed_for_a_cause_elsewhere(database: Database, shop: Path) -> None:
+    """Here: something on the server that is not there at first."""
+    role = f"reader_{own(database)}"
+    write_migrations(shop / "migrations", {"014_grant.sql": f"GRANT SELECT ON own TO {role};"})
+    for options in (("-p", "xdist"), ("-n", "2")):
+        said = run_pytest(shop, database.url, *options, code=1)
+        assert f'role "{role}" does not exist' in said
+        assert "held back" not in said
+        assert templates(database) == set()
+    database.execute(f"CREATE ROLE {role}")
+    try:
+        assert "7 passed" in run_pytest(shop, database.url, "-n", "2")
+    finally:
+        for name in templates(database):
+            database.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        database.execute(f"DROP ROLE {role}")
 
 
 @pytest.mark.text
@@ -95,7 +150,8 @@ def test_the_tables_have_every_parameter_and_every_field() -> None:
     documented = {one or other for one, other in parameters} | {"url", "directory"}
     functions = (api.migrate, api.status, api.check)
     assert documented == {name for one in functions for name in inspect.signature(one).parameters}
-    rows = dict(re.findall(r"^\| `([A-Z]\w+)` \| (.*) \|$", PAGE, re.MULTILINE))
+    table = PAGE.partition("## What comes back")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([A-Z]\w+)` \| (.*) \|$", table, re.MULTILINE))
     for name, said in rows.items():
         fields = getattr(api, name)._fields
         assert [field for field in fields if f"`{field}`" not in said] == []
@@ -109,3 +165,39 @@ def test_the_tables_have_every_parameter_and_every_field() -> None:
 def test_all_public_names_have_a_docstring() -> None:
     for name in api.__all__:
         assert inspect.getdoc(getattr(api, name)), name
+
+
+@pytest.mark.text
+def test_the_table_of_exceptions_has_each_with_its_module_and_what_it_is() -> None:
+    section = PAGE.partition("## Errors")[2].partition("\n## ")[0]
+    module, found = "", {}
+    for first, bases, when in re.findall(r"^\| (.+?) \| (.*?) ?\| (.*?) ?\|$", section, re.MULTILINE):
+        if first.startswith("in "):
+            module = re.findall(r"`([\w.]+)`", first)[0]
+        elif module:
+            (name,) = re.findall(r"`(\w+)`", first)
+            found[f"{module}.{name}"] = set(re.findall(r"`(\w+)`", bases))
+            assert when or found[f"{module}.{name}"]
+    there = {
+        f"{kind.__module__}.{name}": {base.__name__ for base in kind.__bases__}
+        for one in (errors, migration, operator)
+        for name, kind in vars(one).items()
+        if isinstance(kind, type) and issubclass(kind, errors.EntrypointError)
+    }
+    assert found == there
+    named = re.findall(r"`(\w+)`", section.partition("| attribute |")[2].partition("\n\n")[0])
+    error = errors.EntrypointError("x")
+    assert set(named) == {"message", "remedy", "report", "event", "fields", "schema_version", "applied"}
+    assert [name for name in named if not hasattr(error, name)] == []
+
+
+@pytest.mark.text
+def test_annotations_can_be_evaluated() -> None:
+    """As FastAPI does, and pydantic; not that `typing` is imported for it, which tests/test_api.py looks at."""
+    for name in api.__all__:
+        if name != "errors":
+            hints = typing.get_type_hints(getattr(api, name))
+            assert not [one for one in hints if one.startswith("_")]
+    assert typing.get_type_hints(api.StatusResult)["document"] == Mapping[str, typing.Any]
+    assert typing.get_type_hints(api.Finding)["level"] == typing.Literal["error", "warning", "note"]
+    assert typing.get_type_hints(api.check)["files"] == Iterable[str | os.PathLike[str]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import signal
 import subprocess
 from typing import NamedTuple
 
@@ -48,6 +49,12 @@ class Found(NamedTuple):
 
 def find(server_version: int) -> Found:
     """Return the `pg_dump` for a server of this version (160014 for 16.14). Raises BackupFailedError."""
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        raise BackupFailedError(
+            "SIGCHLD is ignored in this process, so that nobody can tell whether pg_dump succeeds",
+            remedy="Do not ignore it: signal.signal(signal.SIGCHLD, signal.SIG_DFL) in Python, or whatever starts this "
+            "process without trap '' CHLD.",
+        )
     found = [_examine(path) for path in candidates(os.get_exec_path(), _PLACES)]
     major = server_version // 10_000
     chosen = choose(found, major)

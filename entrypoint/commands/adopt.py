@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from entrypoint.commands import consent
+from entrypoint.commands import consent, output
 from entrypoint.redaction import foreign
 from entrypoint.settings import adopt_from, read_settings
 
@@ -42,8 +40,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         ) from None
     planned = adopt.plan(read_settings(environ, asked_for=True), wanted)
     if arguments.dry_run or not planned.something:
-        sys.stdout.write(adopt.describe(planned))
+        output.write(adopt.describe(planned))
         return 0
     consent.obtain(adopt.describe(planned), "Record them?", yes=arguments.yes)
-    sys.stdout.write(adopt.carry_out(planned))
+    output.write(adopt.carry_out(planned))
     return 0

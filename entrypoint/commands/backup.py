@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
+from entrypoint.commands import output
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from entrypoint.operations.backup import backup
 
     settings = read_settings(environ, asked_for=True)
-    sys.stdout.write(backup(settings, directory=arguments.dir, keep=arguments.keep))
+    output.write(backup(settings, directory=arguments.dir, keep=arguments.keep))
     return 0
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from entrypoint.commands import consent
+from entrypoint.commands import consent, output
 from entrypoint.commands.values import migration_number
 from entrypoint.settings import read_settings
 
@@ -32,8 +30,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     planned = baseline.plan(read_settings(environ, asked_for=True), arguments.number)
     if not planned.files:
-        sys.stdout.write(baseline.nothing(planned))
+        output.write(baseline.nothing(planned))
         return 0
     consent.obtain(baseline.describe(planned), "Record them?", yes=arguments.yes)
-    sys.stdout.write(baseline.carry_out(planned))
+    output.write(baseline.carry_out(planned))
     return 0

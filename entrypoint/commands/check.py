@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
 
+from entrypoint.commands import output
+from entrypoint.errors import EntrypointError
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+
+    from entrypoint.operations.findings import Format, Report
 
 SUMMARY = "check the migration files without a database"
 DESCRIPTION = """\
@@ -51,12 +55,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print what there is to say; faults raise MigrationFilesError."""
-    from entrypoint.operations.check import Wishes, check
     from entrypoint.operations.findings import render
+
+    try:
+        report = _check(arguments, environ)
+    except EntrypointError as error:
+        _print_failure(error, arguments.format)
+        raise
+    except Exception as error:
+        from entrypoint.startup import internal_error
+
+        failure = internal_error(error)
+        _print_failure(failure, arguments.format)
+        raise failure from error
+    output.write(render(report, arguments.format))
+    report.judge(strict=arguments.strict)
+    return 0
+
+
+def _check(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Report:
+    from entrypoint.operations.check import Wishes, check
 
     settings = read_settings(environ, asked_for=True)
     wishes = Wishes(tuple(arguments.files), arguments.lint, arguments.all, arguments.against)
-    report = check(settings, wishes, environ.get("PATH", os.defpath))
-    sys.stdout.write(render(report, arguments.format))
-    report.judge(strict=arguments.strict)
-    return 0
+    return check(settings, wishes, environ.get("PATH", os.defpath))
+
+
+def _print_failure(error: EntrypointError, style: Format) -> None:
+    """Print a whole report all the same where a service is to read it, which would complain about an empty file."""
+    if style == "sarif":
+        from entrypoint.operations.machine_reports import failure_as_sarif
+
+        text = failure_as_sarif(error)
+    elif style == "codequality":
+        text = "[]\n"
+    else:
+        return
+    # That there is no room for it is not what has failed first.
+    with contextlib.suppress(EntrypointError):
+        output.write(text)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
+from entrypoint.commands import output
 from entrypoint.records import TOOLS
 from entrypoint.redaction import foreign
 from entrypoint.settings import adopt_from, read_settings
@@ -42,6 +41,6 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     settings = read_settings(environ, asked_for=True)
     into = arguments.into or settings.migrations_dir
     imported = import_directory(settings, Wishes(tool, arguments.directory, into, arguments.dry_run))
-    sys.stdout.write(render(imported))
+    output.write(render(imported))
     imported.judge()
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from entrypoint.commands import output
 from entrypoint.commands.values import migration_number
 from entrypoint.records import LONGEST_AFTER
 from entrypoint.settings import read_log_settings, read_settings
@@ -58,7 +59,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if arguments.dry_run:
         from entrypoint.operations.dry_run import dry_run
 
-        sys.stdout.write(dry_run(settings, up_to=arguments.to, after=after))
+        output.write(dry_run(settings, up_to=arguments.to, after=after))
         return 0
     if arguments.rehearse:
         from entrypoint.operations.rehearse import print_rehearsal

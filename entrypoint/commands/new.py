@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
+from entrypoint.commands import output
 from entrypoint.errors import ConfigurationError
 from entrypoint.settings import read_settings
 
@@ -48,5 +47,5 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         timestamp=arguments.timestamp,
         after=arguments.after,
     )
-    sys.stdout.write("".join(f"{path}\n" for path in paths))
+    output.write("".join(f"{path}\n" for path in paths))
     return 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from entrypoint.commands import consent
+from entrypoint.commands import consent, output
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False
@@ -39,8 +37,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     planned = repair.plan(read_settings(environ, asked_for=True), arguments.kinds or repair.BY_DEFAULT)
     if not planned.fixes:
-        sys.stdout.write(repair.describe(planned))
+        output.write(repair.describe(planned))
         return 0
     consent.obtain(repair.describe(planned), "Repair them?", yes=arguments.yes)
-    sys.stdout.write(repair.carry_out(planned))
+    output.write(repair.carry_out(planned))
     return 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from entrypoint.commands import consent
+from entrypoint.commands import consent, output
 from entrypoint.commands.values import migration_number
 from entrypoint.settings import read_settings
 
@@ -38,8 +36,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     planned = rollback.plan(read_settings(environ, asked_for=True), arguments.to)
     if not planned.steps:
-        sys.stdout.write(rollback.nothing(planned))
+        output.write(rollback.nothing(planned))
         return 0
     consent.obtain(rollback.describe(planned), f"Reverse them, down to {arguments.to}?", yes=arguments.yes)
-    sys.stdout.write(rollback.carry_out(planned))
+    output.write(rollback.carry_out(planned))
     return 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
+from entrypoint.commands import output
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False
@@ -28,5 +27,5 @@ def execute(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
     survey = survey_database(read_settings(environ, asked_for=True))
     survey.session.close()
-    sys.stdout.write(f"{survey.plan.current or 0}\n")
+    output.write(f"{survey.plan.current or 0}\n")
     return 0

@@ -53,7 +53,7 @@ def attempt(conninfo: str, deadline: Deadline) -> Session:
     parameters = binding().parse(conninfo)
     leave_out_time_zone()
     attempt = _Attempt(parameters, deadline)
-    _thread.start_new_thread(logs.carried(attempt.run), ())
+    logs.start_thread("connect", attempt.run)
     connection = attempt.taken()
     describe_server(connection.host(), connection.port(), connection.database(), connection.user())
     logs.event(

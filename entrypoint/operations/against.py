@@ -113,7 +113,8 @@ class _Git:
         # A name that begins with a dash would be an option, and is none that git gives.
         if not ref.startswith("-"):
             code, answer, _ = self._ask("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
-            if code == 0:
+            # Where SIGCHLD is ignored, no exit code is known, and each is 0.
+            if code == 0 and answer.strip():
                 return answer.decode().strip()
         remote, _, branch = ref.partition("/")
         fetch = f"git fetch --depth=1 {remote} +refs/heads/{branch}:refs/remotes/{ref}"

@@ -10,7 +10,7 @@ from entrypoint.counts import count
 from entrypoint.errors import ConfigurationError, EntrypointError
 from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.directives import spell_batch, spell_rollout, spell_timeouts
-from entrypoint.migration.script.files import ROLLBACKS, is_sql, load_directory
+from entrypoint.migration.script.files import REPEATABLES, ROLLBACKS, is_sql, load_directory
 from entrypoint.migration.script.prepare import (
     examine,
     examine_repeatables,
@@ -25,6 +25,7 @@ from entrypoint.migration.script.units import cut
 from entrypoint.operations.findings import Finding, Report, in_order, shown_path
 from entrypoint.operations.lint import INSTALL, find_squawk, lint
 from entrypoint.operations.release import about_refresh, contracting, repeating, with_recipe
+from entrypoint.operations.silence import is_excepted
 from entrypoint.redaction import foreign
 from entrypoint.tool.inputs import want
 from entrypoint.tool.leading import find_program
@@ -77,11 +78,12 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     migrations = load_directory(settings.migrations_dir, settings.file_limit, repeating=settings.command is None)
     below = os.path.join(settings.migrations_dir, ROLLBACKS)
     rollbacks = load_directory(below, settings.file_limit) if os.path.isdir(below) else None
-    chosen = [_chosen(migrations, wishes.names), _chosen(rollbacks, wishes.names)]
-    _refuse_others(wishes.names, [settings.migrations_dir, below])
+    chosen = [_chosen(each, wishes.names) for each in (migrations, rollbacks)]
+    repeatables = _chosen_repeatables(migrations, wishes.names)
+    passed_by = _passed_by(wishes.names, settings.migrations_dir, repeating=settings.command is None)
 
     directories = [migrations] if rollbacks is None else [migrations, rollbacks]
-    general = [*of_command, *(finding for each in directories for finding in _about_directory(each))]
+    general = [*of_command, *(finding for each in directories for finding in _about_directory(each)), *passed_by]
     if not wishes.names:
         general += [Finding("note", "directory", warning) for warning in migrations.warnings]
     if wishes.against is not None:
@@ -97,8 +99,9 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     reverses = [look_at_reverse(file, escapes=escapes) for file in chosen[1]]
     general += _of_one_origin(looks)
     general += _about_others(looks, migrations.files)
-    if not wishes.names:
-        general += _about_repeatables(migrations, looks, escapes=escapes)
+    repeated, faults = examine_repeatables(migrations, escapes=escapes)
+    general += _about_repeatables([one for one in repeated if one.file.name in repeatables], looks, migrations)
+    general += _faults_of_repeatables([one for one in faults if one.names[0] in repeatables], repeated, migrations)
 
     known = [*general, *(finding for look in (*looks, *reverses) for finding in look.findings)]
     said, note = _ask(linter, [look for look in looks if look.file.number not in applied], known)
@@ -109,7 +112,10 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
         if look.new and look.migration is not None and wishes.lint is not False:
             found += contracting(look.migration, look.shown, linted=linted)
         findings += in_order(found)
-    return Report(tuple(findings), _subject(settings.migrations_dir, *map(len, chosen)))
+    known_by = {shown_path(one.file.path, os.getcwd()): one for one in repeated}
+    known_by |= {look.shown: look.migration for look in (*looks, *reverses) if look.migration is not None}
+    findings = [one for one in findings if not is_excepted(one, known_by.get(one.file or ""))]
+    return Report(tuple(findings), _subject(settings.migrations_dir, len(chosen[0]), len(repeatables), len(chosen[1])))
 
 
 def _about_command(settings: Settings, search_path: str) -> Iterator[Finding]:
@@ -165,18 +171,27 @@ def _about_others(looks: Sequence[FileReport], among: Sequence[MigrationFile]) -
             yield Finding("warning", REQUIRES, message, look.shown, remedy=remedy)
 
 
-def _about_repeatables(directory: Directory, looks: Sequence[FileReport], *, escapes: bool) -> Iterator[Finding]:
-    """Yield what is wrong with the files in repeatable/, and with what migrations say about them."""
-    prepared, faults = examine_repeatables(directory, escapes=escapes)
-    texts = {one.file.name: one.text for one in prepared}
+def _about_repeatables(
+    repeatables: Sequence[Prepared], looks: Sequence[FileReport], directory: Directory
+) -> Iterator[Finding]:
+    """Yield what is wrong or doubtful about repeatable files, and with what migrations say about those of all."""
     for look in looks:
         if look.migration is not None:
-            faults += unknown_refresh(look.migration, directory)
-            texts[look.file.name] = look.migration.text
+            for fault in unknown_refresh(look.migration, directory):
+                yield _error(fault, look.shown, look.migration.text)
             if look.new:
                 yield from about_refresh(look.migration, look.shown, directory)
-    for one in prepared:
-        yield from repeating(one, shown_path(one.file.path, os.getcwd()))
+    for one in repeatables:
+        shown = shown_path(one.file.path, os.getcwd())
+        syntax = _syntax(one, shown)
+        yield from repeating(one, shown) if syntax is None else (syntax,)
+
+
+def _faults_of_repeatables(
+    faults: Sequence[FileFault], repeatables: Sequence[Prepared], directory: Directory
+) -> Iterator[Finding]:
+    """Yield the `faults` of repeatable files, with their places."""
+    texts = {one.file.name: one.text for one in repeatables}
     for fault in faults:
         shown = shown_path(os.path.join(directory.path, fault.names[0]), os.getcwd())
         yield _error(fault, shown, texts.get(fault.names[0]))
@@ -278,18 +293,37 @@ def _chosen(directory: Directory | None, names: Sequence[str]) -> list[Migration
     return [file for file in directory.files if file.name in wanted]
 
 
-def _refuse_others(names: Sequence[str], directories: Sequence[str]) -> None:
-    """Raise UsageError for names that are not those of migrations, or of their reverses."""
-    known = {os.path.realpath(directory) for directory in directories}
+def _chosen_repeatables(directory: Directory, names: Sequence[str]) -> frozenset[str]:
+    """Return the repeatable files to look at, each as `repeatable/NAME.sql`."""
+    here = os.path.realpath(os.path.join(directory.path, REPEATABLES))
+    wanted = {os.path.basename(name) for name in names if _directory_of(name) == here}
+    return frozenset(file.shown for file in directory.repeatables if not names or os.path.basename(file.path) in wanted)
+
+
+def _passed_by(names: Sequence[str], directory: str, *, repeating: bool) -> list[Finding]:
+    """Return a note for each named file of the directory that is no migration, as `git diff` names a README, too.
+
+    `repeating`: whether those in repeatable/ are migrations. Raises UsageError for what is elsewhere.
+    """
+    top = os.path.realpath(directory)
+    known = {top, *(os.path.join(top, name) for name in (ROLLBACKS, *[REPEATABLES] * repeating))}
+    known = {os.path.realpath(folder) for folder in known}
+    found: list[Finding] = []
     for name in names:
         if not os.path.lexists(name):
             raise UsageError(f"There is no file {foreign(name)!r}", remedy="entrypoint check [FILE ...]")
-        if _directory_of(name) not in known or not is_sql(os.path.basename(name)):
+        folder = _directory_of(name)
+        if folder in known and is_sql(os.path.basename(name)):
+            continue
+        if os.path.isdir(name) or os.path.commonpath([top, folder]) != top:
             raise UsageError(
-                f"{foreign(name)!r} is not a migration in {directories[0]!r}",
+                f"{foreign(name)!r} is not a migration in {directory!r}",
                 remedy="Set MIGRATIONS_DIR to the directory of the migrations: "
                 "MIGRATIONS_DIR=db/migrations entrypoint check db/migrations/001_a.sql",
             )
+        shown = shown_path(os.path.abspath(name), os.getcwd())
+        found.append(Finding("note", "no-migration", "is no migration, and was not looked at", shown))
+    return found
 
 
 def _directory_of(name: str) -> str:
@@ -460,8 +494,9 @@ def unless(advice: Advice) -> str:
     return ", unless the database has a constraint that is INITIALLY DEFERRED: then it runs as units" * advice.asks
 
 
-def _subject(directory: str, migrations: int, rollbacks: int) -> str:
-    subject = count(migrations, "migration")
-    if rollbacks:
-        subject += f" and {count(rollbacks, 'rollback')}"
-    return f"{subject} in {directory}"
+def _subject(directory: str, migrations: int, repeatables: int, rollbacks: int) -> str:
+    parts = [count(migrations, "migration")]
+    parts += [count(repeatables, "repeatable file")] if repeatables else []
+    parts += [count(rollbacks, "rollback")] if rollbacks else []
+    *others, last = parts
+    return f"{', '.join(others)} and {last} in {directory}" if others else f"{last} in {directory}"

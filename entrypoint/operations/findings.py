@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from entrypoint.counts import count
 from entrypoint.errors.migration import MigrationFilesError
+from entrypoint.operations.silence import way_out
 from entrypoint.redaction import visible
 
 TYPE_CHECKING = False
@@ -61,10 +62,13 @@ class Report(NamedTuple):
             if faults
             else f"{count(warnings, 'warning')} about the migration files, and warnings count as faults (--strict)",
             faults=(),
-            remedy="Correct the files."
-            if faults
-            else 'Change the files; or write "-- squawk-ignore RULE" above a statement that is meant that way.',
+            remedy="Correct the files." if faults else self._way_out(),
         )
+
+    def _way_out(self) -> str:
+        """Return what to do about warnings: none of them is about what may not be meant that way."""
+        ways = {way_out(finding, "RULE") for finding in self.findings if finding.level == "warning"} - {""}
+        return f"Change the files; or {', or '.join(sorted(ways))}." if ways else "Do what they say."
 
 
 def render(report: Report, style: Format) -> str:

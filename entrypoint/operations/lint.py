@@ -13,10 +13,11 @@ import sys
 from typing import Any
 
 from entrypoint.errors import ConfigurationError
-from entrypoint.migration.script import contraction
+from entrypoint.migration.script import contraction, ignoring
 from entrypoint.migration.script.files import BYTE_ORDER_MARK
 from entrypoint.operations import child
 from entrypoint.operations.findings import Finding
+from entrypoint.operations.silence import OWN_WARNINGS
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -53,7 +54,7 @@ AFTER_THE_ROLLOUT = (
     *("ban-set-schema", "renaming-column", "renaming-object", "renaming-table"),
 )
 # What squawk says of a rule of ours in a comment.
-_UNKNOWN = ("unused-ignore", f"unknown name {contraction.RULE}")
+_UNKNOWN = frozenset(("unused-ignore", f"unknown name {rule}") for rule in OWN_WARNINGS)
 # "The migration can't be rerun if it fails part way through": true only of a file that can fail part way.
 _RERUN = "prefer-robust-stmts"
 # What squawk's own grammar does not know. PostgreSQL's is asked first.
@@ -100,19 +101,19 @@ def read(answer: Mapping[str, Any], shown: str, migration: Prepared) -> Finding 
     TypeError or ValueError for what is no violation.
     """
     rule = str(answer["rule_name"])
-    if not holds(rule, migration) or (rule, answer.get("message")) == _UNKNOWN:
+    if not holds(rule, migration) or (rule, answer.get("message")) in _UNKNOWN:
         return None
-    line, column = int(answer["line"]), int(answer["column"])
+    line, byte = int(answer["line"]), int(answer["column"])
     lines = migration.text.split("\n")
-    before = lines[line].encode()[: max(0, column - (_mark(migration) if line == 0 else 0))]
+    before = lines[line].encode()[: max(0, byte - (_mark(migration) if line == 0 else 0))]
+    column = len(before.decode(errors="ignore")) + 1
+    # Whoever says that no replica of the release before needs it any more says so of the linter's rules for that, too.
+    if rule in AFTER_THE_ROLLOUT and contraction.RULE in ignoring.ignored_at(
+        migration.text, migration.advice.statements, line + 1, column
+    ):
+        return None
     return Finding(
-        "warning",
-        rule,
-        foreign(str(answer["message"])),
-        shown,
-        line + 1,
-        len(before.decode(errors="ignore")) + 1,
-        remedy=answer["help"] or None,
+        "warning", rule, foreign(str(answer["message"])), shown, line + 1, column, remedy=answer["help"] or None
     )
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
 from entrypoint import __version__
+from entrypoint.operations.silence import way_out
 from entrypoint.redaction import visible
 
 TYPE_CHECKING = False
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from entrypoint.errors import EntrypointError
     from entrypoint.operations.findings import Finding, Report
 
 _SARIF = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -28,51 +31,55 @@ _MEANINGS = {
     "error": "An error in a migration file: a start would be refused, or fail.",
     "warning": "What would hurt under traffic, or during a rollout.",
 }
-_HELP = (
-    "docs/commands/check.md of pg-entrypoint says what is looked at. "
-    "If a statement is meant that way, write above it: -- squawk-ignore {rule}"
-)
+_HELP = "docs/commands/check.md of pg-entrypoint says what is looked at."
 
 
 def as_sarif(report: Report) -> str:
     """Return a report as SARIF 2.1.0, with what GitHub's code scanning asks for."""
     counted = [finding for finding in report.findings if finding.level != "note" and finding.file is not None]
-    rules = {finding.rule: finding.level for finding in counted}
+    rules = {finding.rule: finding for finding in reversed(counted)}
+    names = list(rules)
+    told = [
+        {
+            "descriptor": {"id": finding.rule},
+            "level": finding.level,
+            "message": {"text": _message(finding)},
+            **_locations(finding),
+        }
+        for finding in report.findings
+        if finding not in counted
+    ]
+    results = [
+        {
+            "ruleId": finding.rule,
+            "ruleIndex": names.index(finding.rule),
+            "level": finding.level,
+            "message": {"text": _message(finding)},
+            **_locations(finding),
+            "partialFingerprints": {"entrypointCheck/v1": fingerprint},
+        }
+        for finding, fingerprint in _with_fingerprints(counted)
+    ]
+    invocation = {"executionSuccessful": True, "toolExecutionNotifications": told}
+    return _sarif(invocation, results, [_rule(finding) for finding in rules.values()])
+
+
+def failure_as_sarif(error: EntrypointError) -> str:
+    """Return a report that has no results, as the check could not be made, and says why."""
+    told = {
+        "descriptor": {"id": error.event},
+        "level": "error",
+        "message": {"text": "\n".join(visible(text) for text in (error.message, error.remedy) if text)},
+    }
+    return _sarif({"executionSuccessful": False, "toolConfigurationNotifications": [told]}, [], [])
+
+
+def _sarif(invocation: dict[str, Any], results: list[dict[str, Any]], rules: list[dict[str, Any]]) -> str:
     run = {
-        "tool": {
-            "driver": {
-                "name": "pg-entrypoint",
-                "version": __version__,
-                "rules": [_rule(rule, level) for rule, level in rules.items()],
-            }
-        },
+        "tool": {"driver": {"name": "pg-entrypoint", "version": __version__, "rules": rules}},
         "columnKind": "unicodeCodePoints",
-        "invocations": [
-            {
-                "executionSuccessful": True,
-                "toolExecutionNotifications": [
-                    {
-                        "descriptor": {"id": finding.rule},
-                        "level": finding.level,
-                        "message": {"text": _message(finding)},
-                        **_locations(finding),
-                    }
-                    for finding in report.findings
-                    if finding not in counted
-                ],
-            }
-        ],
-        "results": [
-            {
-                "ruleId": finding.rule,
-                "ruleIndex": list(rules).index(finding.rule),
-                "level": finding.level,
-                "message": {"text": _message(finding)},
-                **_locations(finding),
-                "partialFingerprints": {"entrypointCheck/v1": fingerprint},
-            }
-            for finding, fingerprint in _with_fingerprints(counted)
-        ],
+        "invocations": [invocation],
+        "results": results,
     }
     return json.dumps({"$schema": _SARIF, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
 
@@ -87,20 +94,22 @@ def as_codequality(report: Report) -> str:
             "fingerprint": fingerprint,
             "severity": _SEVERITIES[finding.level],
             # What is about no file (MIGRATION_COMMAND) has to have a place all the same.
-            "location": {"path": finding.file or ".", "lines": {"begin": finding.line or 1}},
+            "location": {"path": visible(finding.file or "."), "lines": {"begin": finding.line or 1}},
         }
         for finding, fingerprint in _with_fingerprints(counted)
     ]
     return json.dumps(answer, indent=2) + "\n"
 
 
-def _rule(rule: str, level: str) -> dict[str, Any]:
+def _rule(finding: Finding) -> dict[str, Any]:
+    """Return what there is to say about the rule of a finding."""
+    way = way_out(finding, finding.rule)
     return {
-        "id": rule,
-        "shortDescription": {"text": rule.replace("-", " ")},
-        "fullDescription": {"text": _MEANINGS[level]},
-        "help": {"text": _HELP.format(rule=rule)},
-        "defaultConfiguration": {"level": level},
+        "id": finding.rule,
+        "shortDescription": {"text": finding.rule.replace("-", " ")},
+        "fullDescription": {"text": _MEANINGS[finding.level]},
+        "help": {"text": f"{_HELP} {way[:1].upper()}{way[1:]}.".removesuffix(" .")},
+        "defaultConfiguration": {"level": finding.level},
     }
 
 
@@ -113,7 +122,11 @@ def _locations(finding: Finding) -> dict[str, Any]:
         return {}
     path = Path(finding.file)
     # An absolute path is none of the repository's.
-    artifact = {"uri": path.as_uri()} if path.is_absolute() else {"uri": quote(finding.file), "uriBaseId": "%SRCROOT%"}
+    artifact = (
+        {"uri": path.as_uri()}
+        if path.is_absolute()
+        else {"uri": quote(os.fsencode(finding.file)), "uriBaseId": "%SRCROOT%"}
+    )
     place: dict[str, Any] = {"artifactLocation": artifact}
     region = {"startLine": finding.line, "startColumn": finding.column}
     if finding.line is not None:

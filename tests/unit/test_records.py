@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_type_hints
+
 import pytest
 
 from entrypoint.records import NamedTuple
@@ -42,6 +44,18 @@ def test_methods() -> None:
     assert Point(1).moved(4) == Point(5, 2)
     assert isinstance(Point(1).moved(4), Point)
     assert repr(Point(1)) == "Point(x=1, y=2)"
+
+
+def test_it_has_what_type_checkers_take_it_for() -> None:
+    """They are told that it is `typing.NamedTuple`."""
+    assert Point._make([1, 3]) == Point(1, 3)
+    assert Point._field_defaults == {"y": 2}
+    assert set(get_type_hints(Point)) == {"x", "y"}
+    match Point(1):
+        case Point(x, 2):
+            assert x == 1
+        case _:
+            pytest.fail("it does not match")
 
 
 def test_nothing_can_be_set() -> None:

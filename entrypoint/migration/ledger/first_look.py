@@ -103,8 +103,7 @@ class Question:
         self._begun.acquire()
         self._done.acquire()
         try:
-            # Not `threading`, which is not imported otherwise.
-            _thread.start_new_thread(logs.carried(self._work), (library, connect_as, (schema, role, command)))
+            logs.start_thread("first look", self._work, library, connect_as, (schema, role, command))
         except RuntimeError:  # No thread is to be had.
             self._done.release()
         else:

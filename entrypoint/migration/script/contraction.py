@@ -6,8 +6,7 @@ into a file with `phase = after`. Pure functions over a file's text; DO blocks a
 
 from __future__ import annotations
 
-import re
-
+from entrypoint.migration.script.ignoring import EVERY, statements_with_ignored
 from entrypoint.migration.script.scanner import tokens
 from entrypoint.records import NamedTuple
 
@@ -34,7 +33,6 @@ _RENAMED = (
 # As PostgreSQL names the constraints that ON CONFLICT goes by.
 _KEYS = ("_pkey", "_key")
 _MADE_AGAIN = ("VIEW", "FUNCTION", "PROCEDURE", "TRIGGER")
-_IGNORE = re.compile(r"--[ \t]*squawk-ignore(-file)?\b[ \t]*:?([\w\-, \t]*)")
 
 
 class Kind(NamedTuple):
@@ -104,26 +102,12 @@ def contractions(text: str, statements: Sequence[Statement]) -> tuple[Contractio
     """
     found: list[Contraction] = []
     created: set[str] = set()
-    everywhere = _ignored(text, 0, len(text), of_file=True)
-    before = 0
-    for statement in statements:
+    for statement, ignored in statements_with_ignored(text, statements):
         words = spelled(text, statement)
-        ignored = everywhere | _ignored(text, before, statement.end, of_file=False)
-        before = statement.end
         created |= _created(words)
         kinds = dict.fromkeys(kind for name, kind in _kinds(words) if name not in created)
-        found += [Contraction(statement, kind) for kind in kinds if not ignored & {RULE, "", *kind.rules}]
+        found += [Contraction(statement, kind) for kind in kinds if not ignored & {RULE, EVERY, *kind.rules}]
     return tuple(found)
-
-
-def _ignored(text: str, start: int, end: int, *, of_file: bool) -> set[str]:
-    """Return the rules that comments in a part of the text except; an empty one stands for all."""
-    return {
-        rule.strip()
-        for found in _IGNORE.finditer(text, start, end)
-        if bool(found[1]) == of_file
-        for rule in found[2].split(",")
-    }
 
 
 def _created(words: tuple[str, ...]) -> set[str]:
