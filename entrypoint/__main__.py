@@ -68,6 +68,8 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
     from entrypoint import cli  # With argparse; `run` does without both.
     from entrypoint.errors import EntrypointError
 
+    if "--no-color" in argv:
+        environ = {**environ, "NO_COLOR": "1"}
     _start_logging(argv, environ)
     try:
         return cli.main(argv, environ)
@@ -105,7 +107,7 @@ def exit_code_of(error: EntrypointError) -> int:
 def _fail(error: EntrypointError, argv: Sequence[str]) -> int:
     from entrypoint import logs
 
-    logs.failure(error)
+    (logs.complain if exit_code_of(error) == USAGE else logs.failure)(error)
     return _end_of_container(error, argv)
 
 
@@ -178,12 +180,14 @@ def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheri
 def _start_logging(words: Sequence[str], environ: Mapping[str, str]) -> tuple[str, ...]:
     """Start the log; return what is wrong with its settings. `words` may hold an address by mistake."""
     from entrypoint import logs
-    from entrypoint.settings import read_log_settings, read_names, read_secrets
+    from entrypoint.settings import read_log_settings, read_names, read_secrets, wants_colours
 
     stream = sys.stderr
-    settings, faults = read_log_settings(environ, terminal=stream is not None and stream.isatty())
+    terminal = stream is not None and stream.isatty()
+    settings, faults = read_log_settings(environ, terminal=terminal)
     secrets = read_secrets(environ, words)
-    logs.configure(style=settings.style, level=settings.level, stream=stream, secrets=secrets)
+    colours = settings.style == "text" and wants_colours(environ, terminal=terminal)
+    logs.configure(style=settings.style, level=settings.level, stream=stream, secrets=secrets, colours=colours)
     names = {"host": os.uname().nodename, **read_names(environ)}
     logs.describe(**{name: named(value) for name, value in names.items() if value})
     if settings.fields:

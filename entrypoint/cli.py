@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import NoReturn
+import sys
+from typing import Any, NoReturn
 
 from entrypoint import __version__
 from entrypoint.commands import (
@@ -12,6 +13,8 @@ from entrypoint.commands import (
     backup,
     baseline,
     check,
+    completion,
+    help_,
     import_,
     migrate,
     new,
@@ -24,6 +27,7 @@ from entrypoint.commands import (
     version,
     wait,
 )
+from entrypoint.commands.values import did_you_mean
 from entrypoint.errors.operator import UsageError
 from entrypoint.redaction import foreign
 
@@ -50,6 +54,8 @@ COMMANDS: dict[str, Command] = {
     "repair": repair,
     "unlock": unlock,
     "serve": serve,
+    "help": help_,
+    "completion": completion,
 }
 
 _EPILOG = """\
@@ -58,31 +64,67 @@ exit codes:
   75 lock or wait time-out   78 bad configuration   126, 127 the application cannot be executed, is not there
   128+n ended by signal n
 
-The environment configures it: DATABASE_URL, MIGRATIONS_DIR and more; see docs/configuration.md.
+Configured by environment variables: DATABASE_URL, MIGRATIONS_DIR and more. `entrypoint help env` lists them.
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains with this program's own error, and so with its exit code."""
+    """Complains with this program's own error, and so with its exit code; takes no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.color = False  # Python 3.14 would decide about colours by rules of its own.
 
     def error(self, message: str) -> NoReturn:
-        usage = " ".join(self.format_usage().split())  # argparse folds it for a terminal
-        raise UsageError(message[:1].upper() + message[1:], remedy=usage.removeprefix("usage: "))
+        raise UsageError(message[:1].upper() + message[1:], remedy=_usage(self))
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run the command that `argv` asks for; return its exit code. Raises EntrypointError."""
+    if not argv and sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(parser().format_help())
+        return 64
     try:
-        arguments = parser().parse_args(argv)
+        arguments = _parse(argv)
     except UsageError as error:
         raise UsageError(without_secrets(error.message, argv), remedy=error.remedy) from None
-    if arguments.command is None:
-        *others, last = COMMANDS
-        parser().error(f"a command is needed: {', '.join(others)} or {last}")
     try:
         return COMMANDS[arguments.command].execute(arguments, environ)
     except BrokenPipeError:
         return 0  # Whoever was reading has seen enough, as `status | head` does.
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return what `argv` says. Raises UsageError, which names what is nearest to what nobody knows."""
+    top = parser()
+    word = next((word for word in argv if not word.startswith("-")), None)
+    if word is not None and word not in COMMANDS:
+        raise UsageError(
+            f"There is no command {word!r}{did_you_mean(word, COMMANDS)}",
+            remedy="`entrypoint help` lists the commands. To start an application: entrypoint run -- COMMAND",
+        )
+    arguments, unknown = top.parse_known_args(argv)
+    command: str | None = arguments.command
+    if unknown:
+        used = top if command is None else parsers()[command]
+        whose = used.prog
+        if unknown[0].startswith("-"):
+            options = re.findall(r"--[a-z][a-z-]+", used.format_help())
+            name = unknown[0].partition("=")[0]
+            problem = f"{whose} has no option {name}{did_you_mean(name, options)}"
+        else:
+            problem = f"{whose} does not take the argument {unknown[0]!r}"
+        raise UsageError(problem, remedy=_usage(used))
+    if command is None:
+        *others, last = COMMANDS
+        raise UsageError(f"No command given: {', '.join(others)} or {last}", remedy="`entrypoint help` explains them.")
+    return arguments
+
+
+def _usage(used: argparse.ArgumentParser) -> str:
+    """Return how a command is called, on one line: argparse folds it for a terminal."""
+    usage = " ".join(used.format_usage().split()).removeprefix("usage: ")
+    return usage.replace(" [-h]", "").replace(" [--no-color]", "")
 
 
 def without_secrets(message: str, argv: Sequence[str]) -> str:
@@ -99,22 +141,34 @@ def without_secrets(message: str, argv: Sequence[str]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser for every command, each with an example in its help."""
+    return _parsers()[0]
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return each command's own parser, in the order of the help."""
+    return _parsers()[1]
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     top = _Parser(
         prog="entrypoint",
         description="Wait for PostgreSQL, bring its schema up to date exactly once, and become the application.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"entrypoint {__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    top.add_argument("-V", "--version", action="version", version=f"entrypoint {__version__}")
+    _add_no_color(top)
+    commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND", parser_class=_Parser)
+    found: dict[str, argparse.ArgumentParser] = {}
     for name, command in COMMANDS.items():
-        command.add_options(
-            commands.add_parser(
-                name,
-                help=command.SUMMARY,
-                description=command.DESCRIPTION,
-                epilog=f"example:\n  {command.EXAMPLE}",
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
+        found[name] = commands.add_parser(
+            name, help=command.SUMMARY, description=command.DESCRIPTION, epilog=f"example:\n  {command.EXAMPLE}"
         )
-    return top
+        command.add_options(found[name])
+        _add_no_color(found[name])
+    found["help"].set_defaults(top=top, parsers=found)
+    return top, found
+
+
+def _add_no_color(to: argparse.ArgumentParser) -> None:
+    """Add the option that `__main__` has obeyed by now: it is about the log of this parser's own complaints, too."""
+    to.add_argument("--no-color", action="store_true", default=argparse.SUPPRESS, help="no colors, as with NO_COLOR=1")

@@ -131,6 +131,14 @@ def failure(error: EntrypointError, *, level: int = ERROR) -> None:
     event(level, error.event, error.message, **_facts_of(error))
 
 
+def complain(error: EntrypointError) -> None:
+    """Log what is wrong with a command line; on a terminal without the time, as whoever has typed it knows that."""
+    if on_terminal():
+        pass_on(f"{_coloured(ERROR, _lines(ERROR, catch(error.message), catch_values(_facts_of(error))))}\n")
+    else:
+        failure(error)
+
+
 def failure_as_json(error: EntrypointError) -> str:
     """Return an error as the JSON log has it, whatever the style of this log is."""
     facts = {name: value for name, value in _facts_of(error).items() if value is not None}
@@ -149,19 +157,20 @@ def _facts_of(error: EntrypointError) -> dict[str, object]:
 
 def on_terminal() -> bool:
     """Tell whether a person reads the log as it is written, on a terminal that nobody else draws on."""
-    colours, stream = _here.log.configuration.colours, _here.log.configuration.stream
-    return colours and stream is not None and getattr(stream, "isatty", bool)()
+    style, stream = _here.log.configuration.style, _here.log.configuration.stream
+    return style == "text" and stream is not None and getattr(stream, "isatty", bool)()
 
 
-def configure(*, style: str, level: str, stream: TextIO | None, secrets: Iterable[str] = ()) -> None:
-    """Send the log to `stream`: `style` is `json` or `text`, `level` one of `LEVELS`.
+def configure(
+    *, style: str, level: str, stream: TextIO | None, secrets: Iterable[str] = (), colours: bool = False
+) -> None:
+    """Send the log to `stream`: `style` is `json` or `text`, `level` one of `LEVELS`; `colours` are for text.
 
     A program without a stderr (`stream` None) has no log.
     """
     if style == "json" and stream is not None and hasattr(stream, "reconfigure"):
         # JSON is UTF-8 whatever the locale is.
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    colours = style == "text" and stream is not None and stream.isatty()
     _here.log.configuration = _Configuration(style, LEVELS[level], stream, colours)
     know(secrets)
 
@@ -277,8 +286,15 @@ def _any_json(line: Mapping[str, object]) -> str:
 
 
 def _as_text(now: float, level: int, message: str, fields: Mapping[str, object]) -> str:
-    """Return lines for a person: time, level where it matters, message, then report and remedy on their own lines."""
+    """Return lines for a person: the time, and `_lines`."""
     moment = f"{time.strftime('%H:%M:%S', time.localtime(now))}.{int(now % 1 * 1000):03d}"
+    if _here.log.configuration.colours:
+        moment = f"{_DIM}{moment}{_RESET}"
+    return f"{moment} {_coloured(level, _lines(level, message, fields))}"
+
+
+def _lines(level: int, message: str, fields: Mapping[str, object]) -> str:
+    """Return level where it matters, message, then report and remedy on their own lines."""
     prefix = "" if level == INFO else f"{_level_name(level)}: "
     # What comes from outside (a notice, somebody's query) must not command a terminal, nor pose as another event.
     lines = [f"{prefix}{visible(message)}"]
@@ -288,14 +304,15 @@ def _as_text(now: float, level: int, message: str, fields: Mapping[str, object])
     if report := fields.get("report"):
         lines += [f"  {line}" for line in visible_lines(str(report))]
     if remedy := fields.get("remedy"):
-        lines.append(f"  What to do: {visible(str(remedy))}")
+        lines.append(f"  Fix: {visible(str(remedy))}")
     if traceback := fields.get("traceback"):
         lines += [f"  {line}" for line in visible_lines(str(traceback))]
-    text = "\n".join(lines)
-    if _here.log.configuration.colours:
-        colour = _COLOURS.get(level, "")
-        return f"{_DIM}{moment}{_RESET} {colour}{text}{_RESET if colour else ''}"
-    return f"{moment} {text}"
+    return "\n".join(lines)
+
+
+def _coloured(level: int, text: str) -> str:
+    colour = _COLOURS.get(level, "") if _here.log.configuration.colours else ""
+    return f"{colour}{text}{_RESET}" if colour else text
 
 
 def _level_name(level: int) -> str:

@@ -44,7 +44,7 @@ def tell(message: str, *, faults: Sequence[str] = (), remedy: str = "") -> None:
 
 def compose(message: str, faults: Sequence[str], remedy: str) -> bytes:
     """Return the text in UTF-8, 4096 bytes at most: if it is too long, the end of what comes before the remedy goes."""
-    last = _cut(f"\nWhat to do: {remedy}" if remedy else "", _MOST_BYTES // 2)
+    last = _cut(f"\nFix: {remedy}" if remedy else "", _MOST_BYTES // 2)
     return _cut("\n".join([message, *(f"- {fault}" for fault in faults)]), _MOST_BYTES - len(last)) + last
 
 

@@ -12,6 +12,7 @@ import pytest
 from demo.postgres import HOST, free_port
 from entrypoint import __version__
 from kit.migrations import non_idempotent, write_migrations
+from kit.terminal import Terminal
 from scene import load_legacy, lock_key
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ COMMANDS = (
     "baseline",
     "repair",
     "unlock",
+    "help",
+    "completion",
 )
 
 
@@ -72,15 +75,101 @@ def test_help_lists_commands_and_exit_codes(run_entrypoint: Start) -> None:
     assert "DATABASE_URL" in text
 
 
-def test_the_programs_own_version(run_entrypoint: Start) -> None:
-    assert run_entrypoint("--version").ok().stdout == f"entrypoint {__version__}\n"
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_programs_own_version(run_entrypoint: Start, option: str) -> None:
+    assert run_entrypoint(option).ok().stdout == f"entrypoint {__version__}\n"
+
+
+def test_help_explains_what_help_does(run_entrypoint: Start) -> None:
+    assert run_entrypoint("help").ok().stdout == run_entrypoint("--help").ok().stdout
+    assert run_entrypoint("help", "status").ok().stdout == run_entrypoint("status", "--help").ok().stdout
+    everything = run_entrypoint("help", "all").ok().stdout
+    assert run_entrypoint("help", "env").ok().stdout in everything
+    for command in COMMANDS:
+        assert f"\n\nentrypoint {command}\n\nusage: " in everything
+
+
+def test_what_was_probably_meant_is_named(run_entrypoint: Start) -> None:
+    for words, meant in (
+        (("stats",), "Did you mean status?"),
+        (("migrate", "--dryrun"), "Did you mean --dry-run?"),
+        (("migrate", "--dryrun=1"), "Did you mean --dry-run?"),
+        (("--verson",), "Did you mean --version?"),
+        (("help", "migrat"), "Did you mean migrate?"),
+    ):
+        assert error_of(run_entrypoint(*words), 64)["message"].endswith(meant)
+    # An application by itself is the commonest mistake of all.
+    told = error_of(run_entrypoint("node", "server.js"), 64)
+    assert "no command 'node'" in told["message"]
+    assert "Did you mean" not in told["message"]
+    assert "entrypoint run -- COMMAND" in told["remedy"]
+
+
+def test_options_are_not_abbreviated(run_entrypoint: Start) -> None:
+    """What works by accident breaks when another option begins alike."""
+    assert error_of(run_entrypoint("status", "--js"), 64)["message"] == (
+        "entrypoint status has no option --js. Did you mean --json?"
+    )
+
+
+# --- On a terminal --------------------------------------------------------------------------------------
+
+
+def test_alone_on_a_terminal_it_shows_the_help(run_entrypoint: Start) -> None:
+    with Terminal() as terminal:
+        run = run_entrypoint(env={"TERM": "xterm"}, **terminal.options)
+        assert run.wait() == 64
+        assert terminal.text == run_entrypoint("--help").ok().stdout
+
+
+def test_a_wrong_command_line_is_told_to_a_person(run_entrypoint: Start) -> None:
+    with Terminal() as terminal:
+        assert run_entrypoint("stats", env={"TERM": "dumb"}, **terminal.options).wait() == 64
+        first, second = terminal.text.splitlines()
+    assert first == "error: There is no command 'stats'. Did you mean status?"
+    assert second.startswith("  Fix: `entrypoint help` lists the commands.")
+
+
+@pytest.mark.parametrize(
+    ("env", "words", "coloured"),
+    [
+        ({"TERM": "xterm"}, (), True),
+        ({"TERM": "dumb"}, (), False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, (), False),
+        ({"TERM": "xterm", "NO_COLOR": ""}, (), True),
+        ({"TERM": "xterm"}, ("--no-color",), False),
+        ({"TERM": "dumb", "CLICOLOR_FORCE": "1"}, (), True),
+        ({"TERM": "dumb", "CLICOLOR_FORCE": "0"}, (), False),
+        ({"TERM": "xterm", "CLICOLOR_FORCE": "1", "NO_COLOR": "1"}, (), False),
+    ],
+)
+def test_colours_on_a_terminal(
+    run_entrypoint: Start, migrations_dir: Path, env: dict[str, str], words: tuple[str, ...], *, coloured: bool
+) -> None:
+    """Of the log and of the table alike, and none of them depends on where the option stands."""
+    address = {"DATABASE_URL": f"postgresql://nobody@{HOST}:1/none", "DB_CONNECT_ATTEMPTS": "1"}
+    for line in (("status", *words), (*words, "status")):
+        with Terminal() as terminal:
+            assert run_entrypoint(*line, env={**address, **env}, **terminal.options).wait() == 69
+            assert ("\033[" in terminal.text) is coloured, terminal.text
+
+
+def test_colours_where_there_is_no_terminal(run_entrypoint: Start, database: Database, three: dict[str, str]) -> None:
+    assert three
+    env = {"DATABASE_URL": database.url}
+    assert "\033[" not in run_entrypoint("status", env=env).ok().stdout
+    forced = run_entrypoint(
+        "status", env={**env, "CLICOLOR_FORCE": "1", "LOG_FORMAT": "text", "LOG_LEVEL": "debug"}
+    ).ok()
+    assert "\033[33mpending" in forced.stdout
+    assert "\033[2m" in forced.stderr
 
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "command"),
+        ((), "No command given"),
         (("no-such-command",), "no-such-command"),
         (("--no-such-option",), "--no-such-option"),
         (("run",), "command"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from entrypoint.settings.variables import GROUPS
 from kit.manifests.program import program_variables
 
 pytestmark = pytest.mark.text
@@ -14,6 +15,8 @@ pytestmark = pytest.mark.text
 ROOT = Path(__file__).parents[1]
 # Read where APP_VERSION is not set, and named beside it.
 NO_ROW_OF_ITS_OWN = {"npm_package_version"}
+# Everybody's, and not ours to explain in the README.
+EVERYBODYS = {"NO_COLOR", "CLICOLOR_FORCE"}
 
 
 def names(text: str) -> set[str]:
@@ -30,5 +33,17 @@ def test_the_page_about_configuration_tells_of_each_variable() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     headings = names("\n".join(re.findall(r"^### .*", page, re.MULTILINE)))
     log = names(page.partition("\n## The log\n")[2].partition("\n## ")[0])
-    assert headings | log == program_variables() - NO_ROW_OF_ITS_OWN
+    assert headings | log == (program_variables() - NO_ROW_OF_ITS_OWN) | EVERYBODYS
     assert "`npm_package_version`" in page
+
+
+def test_help_has_each_variable_with_the_default_of_the_page() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    headings = "\n".join(re.findall(r"^### .*", page, re.MULTILINE))
+    documented = dict(re.findall(r"`([A-Z_]+)` \((?:default )?`?([^`():]+)`?\)", headings))
+    listed = [variable for variables in GROUPS.values() for variable in variables]
+    assert {variable.name for variable in listed} == (program_variables() - NO_ROW_OF_ITS_OWN) | EVERYBODYS
+    assert len(listed) == len({variable.name for variable in listed})
+    shown = {variable.name: variable.default for variable in listed}
+    assert len(documented) > 12
+    assert {name: shown[name] for name in documented} == documented

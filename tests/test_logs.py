@@ -132,7 +132,7 @@ def test_text_is_for_people(run_entrypoint: Start, eventful: dict[str, str]) -> 
     assert [line for line in lines if re.match(r"\S+ error: 003_bad\.sql:2: ", line)]
     assert "  LINE 2: SELECT nonsense FROM thing;" in lines
     assert "                 ^" in lines
-    assert [line for line in lines if line.startswith("  What to do: ")]
+    assert [line for line in lines if line.startswith("  Fix: ")]
 
 
 def test_text_lists_every_fault(run_entrypoint: Start, migrations_dir: Path) -> None:
@@ -183,7 +183,7 @@ def shown(master: int) -> str:
 
 def test_colours_on_a_terminal(run_entrypoint: Start, eventful: dict[str, str], terminal: tuple[int, int]) -> None:
     master, slave = terminal
-    run_entrypoint(*APPLICATION, env=eventful, stderr=slave).ok()
+    run_entrypoint(*APPLICATION, env={**eventful, "TERM": "xterm"}, stderr=slave).ok()
     text = shown(master)
     assert "{" not in text
     assert f"{ESCAPE}[31m" in text
@@ -194,7 +194,7 @@ def test_json_on_a_terminal_has_no_colours(
     run_entrypoint: Start, eventful: dict[str, str], terminal: tuple[int, int]
 ) -> None:
     master, slave = terminal
-    run_entrypoint(*APPLICATION, env={**eventful, "LOG_FORMAT": "json"}, stderr=slave).ok()
+    run_entrypoint(*APPLICATION, env={**eventful, "LOG_FORMAT": "json", "TERM": "xterm"}, stderr=slave).ok()
     text = shown(master)
     assert ESCAPE not in text
     assert all(json.loads(line) for line in text.splitlines())

@@ -208,7 +208,7 @@ def test_a_dry_run_foresees_it(scene: Scene) -> None:
     shown = scene.start("migrate", "--dry-run").ok().stdout
     assert "002_second.sql" in shown
     assert "It would stop before 20261127101500_stamped.sql: Numbers above 2147483647 need the column" in shown
-    assert "  What to do: Drop what is named, start again" in shown
+    assert "  Fix: Drop what is named, start again" in shown
     assert scene.migrate().code == 78
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (2147483647, "completed")]
 

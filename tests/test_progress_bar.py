@@ -83,7 +83,7 @@ def test_it_goes_away_when_a_migration_fails(scene: Scene, terminal: Terminal) -
     scene.write({"003_loud.sql": "SELECT 1/0"})
     run = start(scene, terminal)
     assert run.wait() == 70
-    until(lambda: "What to do" in terminal.raw, 5, "the remedy")
+    until(lambda: "Fix: " in terminal.raw, 5, "the remedy")
     screen = terminal.screen
     assert any("division by zero" in line for line in screen)
     assert not [line for line in screen if "of 3 migrations" in line]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from entrypoint.settings import read_settings
+from entrypoint.settings import read_settings, wants_colours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,5 +34,5 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         found = status.read(read_settings(environ, asked_for=True))
         from entrypoint.operations.status_table import print_table  # Its rich is not for programs.
 
-        print_table(found, sys.stdout, environ)
+        print_table(found, sys.stdout, colours=wants_colours(environ, terminal=sys.stdout.isatty()))
     return found.exit_code if arguments.exit_code else 0

@@ -1,4 +1,4 @@
-"""Arguments of several commands, from text to value."""
+"""Arguments of several commands, from text to value, and what was meant by one that is unknown."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import argparse
 import re
 
 from entrypoint.migration.script.files import MOST_DIGITS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def migration_number(text: str) -> int:
@@ -22,3 +26,11 @@ def seconds(text: str) -> float:
         msg = f"{text!r} is not a time in seconds, like 90 or 2.5"
         raise argparse.ArgumentTypeError(msg)
     return float(text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message about a `word` that is not `known`: what was probably meant, if anything is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, list(known), n=1)
+    return f". Did you mean {near[0]}?" if near else ""

@@ -201,7 +201,7 @@ def _where_it_stops(
         raise obstacle
     return [
         f"It would stop before {first.name}: {visible(obstacle.message)}",
-        f"  What to do: {visible(obstacle.remedy or '')}",
+        f"  Fix: {visible(obstacle.remedy or '')}",
     ]
 
 

@@ -71,7 +71,8 @@ class _Above(io.TextIOBase):
         from rich.text import Text
 
         # Neither wrapped nor cut: what is copied from the terminal is the line as it was written.
-        self._console.print(Text.from_ansi(text), soft_wrap=True)
+        # rich 15 keeps the line's end, and prints its own.
+        self._console.print(Text.from_ansi(text.removesuffix("\n")), soft_wrap=True)
         return len(text)
 
 

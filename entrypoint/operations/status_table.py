@@ -23,7 +23,7 @@ from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from typing import TextIO
 
     from entrypoint.operations.status import Line, Status
@@ -53,11 +53,9 @@ _REFUSED = "A start refuses that (exit code 65): rename it, or set MIGRATION_OUT
 _ADOPT = "A start would run every file. `entrypoint adopt --from TOOL` takes that history over first."
 
 
-def print_table(status: Status, output: TextIO, environ: Mapping[str, str]) -> None:
-    """Print the answer for a person, as wide as `output` is; in colours if it is a terminal that wants them."""
-    terminal = output.isatty()
-    colours = terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") not in {"", "dumb"}
-    text = as_text(status, width=get_terminal_size().columns if terminal else None, colours=colours)
+def print_table(status: Status, output: TextIO, *, colours: bool) -> None:
+    """Print the answer for a person, as wide as `output` is."""
+    text = as_text(status, width=get_terminal_size().columns if output.isatty() else None, colours=colours)
     # A locale that lacks a letter of a file's name is no reason to say nothing.
     encoding = output.encoding or "utf-8"
     output.write(text.encode(encoding, "backslashreplace").decode(encoding))

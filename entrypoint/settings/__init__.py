@@ -212,6 +212,15 @@ def read_log_settings(environ: Mapping[str, str], *, terminal: bool) -> tuple[Lo
     return settings, tuple(reader.faults)
 
 
+def wants_colours(environ: Mapping[str, str], *, terminal: bool) -> bool:
+    """Tell whether to write in colours; `terminal`: whether that goes to one. NO_COLOR wins, as no-color.org has it."""
+    if environ.get("NO_COLOR"):
+        return False
+    if environ.get("CLICOLOR_FORCE", "0") not in ("", "0"):
+        return True
+    return terminal and environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
 def read_names(environ: Mapping[str, str]) -> dict[str, str | None]:
     """Return what the environment says of this start for every line of the log; faults are found with the settings."""
     reader = Reader(environ)

@@ -131,7 +131,7 @@ def full_image(engine: Engine, image: str, build_secrets: dict[str, Path]) -> st
         if "Unable to locate package postgresql-client" in str(error):
             pytest.fail(
                 f"Debian's {bases.PYTHON.suite} has no postgresql-client-{bases.CLIENT_OF_PYTHON} any more.\n"
-                "  What to do: Change CLIENT_OF_PYTHON in tests/images/kit/bases.py.",
+                "  Fix: Change CLIENT_OF_PYTHON in tests/images/kit/bases.py.",
                 pytrace=False,
             )
         raise

@@ -241,7 +241,7 @@ def test_a_failed_migration_stops_the_rollout_and_the_old_pod_serves_on(cluster:
     assert not new.started("shop")
     assert ask(cluster.port)[0] == 0
     assert REASON in new.message("migrate")
-    assert "What to do:" in new.message("migrate")
+    assert "Fix:" in new.message("migrate")
     assert ledger(database) == [*V1, "3 failed"]
     assert serves(port)["version"] == 1
 
@@ -361,7 +361,7 @@ def test_three_releases_and_then_the_first_one_by_mistake(cluster: Cluster, data
         assert not mistake.started("shop")
         told = mistake.message("migrate")
         assert told.startswith("This image is too old for the schema: it has no 007_drop_price.sql"), told
-        assert "What to do: Start an image that has that file." in told
+        assert "Fix: Start an image that has that file." in told
     # Where the application's own container migrates, under the policy that the page asks for.
     (shown,) = blocks(FOLDER / "entrypoint" / "README.md", "yaml")
     mistake = cluster.pod("entrypoint", OLD, patches=yaml.safe_dump(yaml.safe_load(shown)))

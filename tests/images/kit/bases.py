@@ -119,7 +119,7 @@ def _look_inside(engine: Engine, base: Base) -> None:
         engine.run("image", "rm", base.name)
         raise BaseImageError(
             f"{base.name} was made of Debian's {base.suite}, which has {package} {version} and not {begin}*.\n"
-            f"  What to do: Change {remedy}."
+            f"  Fix: Change {remedy}."
         )
 
 

@@ -1,0 +1,32 @@
+"""`completion`: what makes a shell complete the commands and options of this program."""
+
+from __future__ import annotations
+
+import sys
+from importlib.resources import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+SUMMARY = "print the completion script for a shell"
+DESCRIPTION = """\
+Print a script that makes the shell complete this program's commands and options. Where to put it:
+  bash  entrypoint completion bash > /etc/bash_completion.d/entrypoint
+  zsh   entrypoint completion zsh > "${fpath[1]}/_entrypoint"
+  fish  entrypoint completion fish > ~/.config/fish/completions/entrypoint.fish"""
+EXAMPLE = "source <(entrypoint completion bash)"
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the shell."""
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
+
+
+def execute(arguments: argparse.Namespace, _environ: Mapping[str, str]) -> int:
+    """Print it."""
+    sys.stdout.write((files("entrypoint.commands") / "completions" / f"entrypoint.{arguments.shell}").read_text())
+    return 0

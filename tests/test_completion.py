@@ -1,0 +1,110 @@
+"""`completion`: real shells load the scripts and complete with them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import missing
+from entrypoint.commands.completion import SHELLS
+from kit.completions import FOLDER, script
+from kit.processes import until
+from kit.terminal import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kit.processes import Run
+
+    Start = Callable[..., Run]
+
+
+def shell(name: str) -> str:
+    """Return the path of a shell."""
+    found = shutil.which(name)
+    if found is None:
+        missing(f"no {name} (Debian: {name})")
+    return found
+
+
+@pytest.mark.text
+@pytest.mark.parametrize("name", SHELLS)
+def test_the_scripts_are_of_today(name: str) -> None:
+    """If not: `python -m tests.kit.completions`."""
+    assert (FOLDER / f"entrypoint.{name}").read_text() == script(name)
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_it_is_printed(run_entrypoint: Start, name: str) -> None:
+    run = run_entrypoint("completion", name).ok()
+    assert run.stdout == script(name)
+    assert run.stderr == ""
+
+
+def test_bash(tmp_path: Path) -> None:
+    (tmp_path / "ask").write_text(
+        """source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+$(complete -p entrypoint | grep -o -e '-F [^ ]*' | cut -c 4-)
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+    )
+
+    def complete(*words: str) -> list[str]:
+        argv: list[str | Path] = [
+            shell("bash"),
+            "--norc",
+            tmp_path / "ask",
+            FOLDER / "entrypoint.bash",
+            "entrypoint",
+            *words,
+        ]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert complete("sta") == ["status"]
+    assert complete("status", "--j") == ["--json"]
+    assert complete("check", "--format", "sa") == ["sarif"]
+
+
+def test_fish(tmp_path: Path) -> None:
+    def complete(line: str) -> list[str]:
+        argv = [shell("fish"), "--no-config", "-c", f"source {FOLDER}/entrypoint.fish; complete -C '{line}'"]
+        env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=True)
+        return [text.partition("\t")[0] for text in done.stdout.splitlines()]
+
+    assert complete("entrypoint sta") == ["status"]
+    assert complete("entrypoint status --j") == ["--json"]
+    assert complete("entrypoint check --format sa") == ["sarif"]
+
+
+def test_zsh(run_program: Start, tmp_path: Path) -> None:
+    """On a terminal, as zsh completes nowhere else: what was begun is completed and run."""
+    functions = tmp_path / "functions"
+    functions.mkdir()
+    shutil.copy(FOLDER / "entrypoint.zsh", functions / "_entrypoint")
+    (tmp_path / ".zshrc").write_text(
+        f"fpath=({functions} $fpath); autoload -U compinit; compinit -u -d {tmp_path}/dump; PS1='ready> '\n"
+        'entrypoint() { print -r -- "<$*>" }\n'
+    )
+    with Terminal() as terminal:
+        env = {"HOME": str(tmp_path), "ZDOTDIR": str(tmp_path), "TERM": "dumb", "PATH": os.environ["PATH"]}
+        run = run_program([shell("zsh"), "-i"], env=env, stdout=terminal.options["stdin"], **terminal.options)
+        until(lambda: "ready> " in terminal.text, 20, lambda: terminal.text)
+
+        def completes(begun: str, whole: str) -> None:
+            terminal.type(f"entrypoint {begun}\t\n")
+            until(lambda: whole in terminal.text, 20, lambda: terminal.text)
+
+        completes("sta", "<status>")
+        completes("status --j", "<status --json>")
+        completes("check --format sa", "sarif>")
+        terminal.type("exit\n")
+        run.wait()
