@@ -14,7 +14,7 @@ RUNS ?= 100
 SECONDS ?= 60
 PG ?= 16
 
-.PHONY: demo test test-pg19 test-images tools test-tools requirements check format bench bench-peers bench-images folder dist test-pythons audit publish soak fuzz screenshots clean
+.PHONY: demo test test-pg19 test-images tools test-tools requirements check format bench bench-peers bench-images folder dist test-pythons audit publish soak fuzz screenshots recording clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -97,6 +97,9 @@ requirements: $(VENV)/requirements.done  ## renew the pinned requirements of the
 
 screenshots: $(VENV)/test.done  ## the pictures in docs/admin-page.md, by chromium
 	$(BIN)/python -m tests.browser.screenshots
+
+recording: $(VENV)/demo.done  ## docs/images/demo.svg, which the README shows
+	$(BIN)/python -m demo.recording
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

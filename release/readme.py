@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LINK = re.compile(r"(?<!!)\[(?P<text>(?:[^][]|\[[^][]*\])+)\]\((?P<target>[^()\s]+)\)")
+_IMAGE = re.compile(r"^!\[[^][]*\]\([^()\s]+\)\n+", re.MULTILINE)
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:")
 
 
@@ -38,7 +39,10 @@ class Home:
 
 
 def for_registry(text: str, home: Home) -> str:
-    """Return the README with absolute links, or without those that lead into the repository. Code stays as it is."""
+    """Return the README with absolute links, or without those that lead into the repository. Code stays as it is.
+
+    Pictures are left out: the forge shows a file at another address than it has it, and nobody knows both.
+    """
 
     def rewritten(link: re.Match[str]) -> str:
         target = link["target"]
@@ -50,7 +54,7 @@ def for_registry(text: str, home: Home) -> str:
         return f"[{link['text']}]({home.files}/{target})"
 
     parts = re.split(r"(^```.*?^```$|^(?: {4}[^\n]*\n)+)", text, flags=re.MULTILINE | re.DOTALL)
-    return "".join(part if code else _LINK.sub(rewritten, part) for code, part in _alternating(parts))
+    return "".join(part if code else _LINK.sub(rewritten, _IMAGE.sub("", part)) for code, part in _alternating(parts))
 
 
 def _alternating(parts: list[str]) -> list[tuple[bool, str]]:

@@ -1,4 +1,4 @@
-"""Each variable that the program reads is in the README's table and has its place in docs/configuration.md."""
+"""Each variable that the program reads is in the reference's table and has its place in docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.text
 ROOT = Path(__file__).parents[1]
 # Read where APP_VERSION is not set, and named beside it.
 NO_ROW_OF_ITS_OWN = {"npm_package_version"}
-# Everybody's, and not ours to explain in the README.
+# Everybody's, and not ours to explain in the reference.
 EVERYBODYS = {"NO_COLOR", "CLICOLOR_FORCE"}
 
 
@@ -23,8 +23,13 @@ def names(text: str) -> set[str]:
     return set(re.findall(r"`([A-Z_]+)`", text))
 
 
-def test_the_readme_has_a_row_for_each_variable() -> None:
-    page = (ROOT / "README.md").read_text().partition("\n## Environment variables\n")[2].partition("\n`run` adds")[0]
+def test_the_reference_has_a_row_for_each_variable() -> None:
+    page = (
+        (ROOT / "docs" / "reference.md")
+        .read_text()
+        .partition("\n## Environment variables\n")[2]
+        .partition("\n`run` adds")[0]
+    )
     first_columns = "\n".join(re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE))
     assert names(first_columns) == program_variables() - NO_ROW_OF_ITS_OWN
 

@@ -57,6 +57,7 @@ def tools() -> Path:
         ),
         ("[out](https://example.org/x)", "[out](https://example.org/x)", "[out](https://example.org/x)"),
         ("[below](#commands)", "below", "below"),
+        ("a\n\n![b](docs/c.svg)\n\nd", "a\n\nd", "a\n\nd"),
         ("```sh\n[a](b)\n```\n", "```sh\n[a](b)\n```\n", "```sh\n[a](b)\n```\n"),
         ("x\n\n    [a](b)\n\n[a](b)", f"x\n\n    [a](b)\n\n[a]({HOME.files}/b)", "x\n\n    [a](b)\n\na"),
     ],

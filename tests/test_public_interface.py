@@ -46,7 +46,7 @@ def codes() -> set[int]:
 def test_each_exit_code_is_listed() -> None:
     rows = re.findall(r"^\| ([\d, ]+) \|", section("The command line and exit codes"), re.MULTILINE)
     assert {int(code) for row in rows for code in row.split(",")} == codes()
-    readme = (ROOT / "README.md").read_text().partition("\n## Exit codes\n")[2].partition("\n## ")[0]
+    readme = (ROOT / "docs" / "reference.md").read_text().partition("\n## Exit codes\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| ([\d, ]+) \|", readme, re.MULTILINE)
     assert {int(code) for row in rows for code in row.split(",")} == codes()
 
@@ -86,7 +86,7 @@ def test_each_event_is_on_the_page_about_the_log() -> None:
 def test_variables_are_linked_and_those_for_the_application_named() -> None:
     """tests/test_configuration_page.py holds the two pages to the program."""
     said = section("Variables")
-    assert "(../README.md#environment-variables)" in said
+    assert "(reference.md#environment-variables)" in said
     assert "(configuration.md)" in said
     from entrypoint.startup import Outcome
 

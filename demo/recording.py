@@ -1,0 +1,142 @@
+"""A picture of the demonstration that moves: `make recording` writes docs/images/demo.svg, for the README.
+
+Each line is hidden until the moment at which it was printed, and the lines move up as in a terminal, all by CSS inside
+the picture. Where nothing moves (no CSS, or a reader who wants no motion) the last screen is shown.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.style import Style
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "demo.svg"
+
+_ROWS, _COLUMNS = 26, 118
+# In pixels, for 13 px of a monospaced font.
+_WIDTH, _HEIGHT, _BASELINE, _MARGIN, _BAR = 7.8, 18, 13, 14, 30
+# As PostgreSQL is fast and people read slowly; and what comes in one moment would be one picture.
+_SLOWER, _LEAST = 1.6, 0.06
+# As ANSI numbers them: red, green, yellow, blue, magenta, cyan.
+_COLOURS = {1: "#f85149", 2: "#3fb950", 3: "#d29922", 4: "#58a6ff", 5: "#bc8cff", 6: "#39c5cf"}
+_RULES = ("── ", "-- ")
+_TEXT, _BACKGROUND, _FRAME = "#c9d1d9", "#0d1117", "#161b22"
+
+
+class Line(NamedTuple):
+    """A line of the recording."""
+
+    at: float
+    """Seconds after the first one."""
+    text: str
+    """With its colours as a terminal is told them (ANSI)."""
+
+
+def record(command: Sequence[str]) -> list[Line]:
+    """Run the command and return what it prints, line by line. Raises CalledProcessError if it fails."""
+    environ = {**os.environ, "FORCE_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        lines = [Line(time.monotonic(), text.rstrip("\n")) for text in process.stdout or ()]
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return [Line(line.at - lines[0].at, line.text) for line in lines]
+
+
+def paced(lines: Sequence[Line]) -> list[Line]:
+    """Return the lines at moments for people: slower, and never two in one."""
+    moment, found = 0.0, []
+    for before, line in zip((lines[0], *lines), lines, strict=False):
+        moment += max((line.at - before.at) * _SLOWER, _LEAST)
+        found.append(Line(round(moment, 2), line.text))
+    return found
+
+
+def picture(lines: Sequence[Line], title: str) -> str:
+    """Return the moving picture of some lines, as SVG. Pure."""
+    width = round(_COLUMNS * _WIDTH + 2 * _MARGIN)
+    height = _BAR + _ROWS * _HEIGHT + _MARGIN
+    over = max(0, len(lines) - _ROWS)
+    end = lines[-1].at
+    steps = "".join(
+        f"{line.at / end * 100:.2f}%{{transform:translateY(-{max(0, number + 1 - _ROWS) * _HEIGHT}px)}}"
+        for number, line in enumerate(lines)
+        if number + 1 > _ROWS
+    )
+    rows = "".join(
+        f'<text y="{number * _HEIGHT + _BASELINE}" style="animation-duration:{line.at}s">{_spans(line.text)}</text>\n'
+        for number, line in enumerate(lines)
+    )
+    return f"""\
+<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img">
+<title>{escape(title)}</title>
+<style>
+text {{ font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; fill: {_TEXT};
+  white-space: pre }}
+.rows text {{ animation: unseen step-end }}
+.rows {{ transform: translateY(-{over * _HEIGHT}px); animation: up {end}s step-end }}
+@keyframes unseen {{ from {{ opacity: 0 }} to {{ opacity: 0 }} }}
+@keyframes up {{ 0%{{transform:translateY(0)}}{steps} }}
+@media (prefers-reduced-motion: reduce) {{ .rows, .rows text {{ animation: none }} }}
+</style>
+<rect width="{width}" height="{height}" rx="8" fill="{_BACKGROUND}"/>
+<rect width="{width}" height="{_BAR - 4}" rx="8" fill="{_FRAME}"/>
+<text x="{_MARGIN}" y="18" style="fill: #8b949e">{escape(title)}</text>
+<svg x="{_MARGIN}" y="{_BAR}" width="{width - 2 * _MARGIN}" height="{_ROWS * _HEIGHT}">
+<g class="rows">
+{rows}</g>
+</svg>
+</svg>
+"""
+
+
+def _spans(line: str) -> str:
+    return "".join(
+        f'<tspan style="{style}">{escape(text)}</tspan>' if style else escape(text) for text, style in _parts(line)
+    )
+
+
+def _parts(line: str) -> Iterator[tuple[str, str]]:
+    """Return a line's pieces, as long as the picture is wide, each with its CSS."""
+    text = Text.from_ansi(line)
+    if text.cell_len > _COLUMNS:
+        text.truncate(_COLUMNS - 1)
+        text.append("…")
+    borders = sorted({0, len(text), *(place for span in text.spans for place in (span.start, span.end))})
+    for start, end in itertools.pairwise(borders):
+        styles = [Style.parse(str(span.style)) for span in text.spans if span.start <= start < span.end]
+        style = Style.combine(styles) if styles else Style.null()
+        colour = style.color and _COLOURS.get(style.color.number or 0)
+        css = [
+            f"fill: {colour}" if colour else "",
+            "font-weight: bold" if style.bold else "",
+            "opacity: .6" if style.dim else "",
+        ]
+        yield text.plain[start:end], "; ".join(filter(None, css))
+
+
+def chosen(lines: Sequence[Line]) -> list[Line]:
+    """Return the race and what came of it: the demonstration's other acts are for those who run it."""
+    headings = [number for number, line in enumerate(lines) if Text.from_ansi(line.text).plain.startswith(_RULES)]
+    return list(lines[headings[1] : headings[3] - 1])
+
+
+def main() -> None:
+    """Write the picture."""
+    lines = chosen(record([sys.executable, "-m", "demo"]))
+    PICTURE.write_text(picture(paced(lines), "Three replicas start at the same moment: make demo"))
+    print(f"{PICTURE}: {len(lines)} lines")
+
+
+if __name__ == "__main__":
+    main()
