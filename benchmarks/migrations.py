@@ -91,3 +91,16 @@ def bulk(characters: int) -> str:
             break
         parts.append(statement)
     return "".join(parts)
+
+
+def huge(characters: int, statements: int) -> str:
+    """Return a data migration of about this length, with so many statements beside the first, each of many rows."""
+    head = "CREATE TABLE huge (id integer, name text);\n"
+    row = f"(%08d, '{'the name of number ' * 4}%08d')"
+    rows = max(1, characters // statements // (len(row % (0, 0)) + 2))
+    parts = [head]
+    for number in range(statements):
+        values = (row % (number * rows + index, index) for index in range(rows))
+        listed = ",\n".join(values)
+        parts.append(f"INSERT INTO huge (id, name) VALUES\n{listed};\n")
+    return "".join(parts)

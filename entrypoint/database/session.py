@@ -128,10 +128,11 @@ class Session:
         self._ask(sql, deadline, lambda result: results.append(_rows(result)), keep_rows=True)
         return results
 
-    def script(self, sql: str, deadline: Deadline, on_result: Callable[[Result], None]) -> None:
+    def script(self, sql: str | bytes, deadline: Deadline, on_result: Callable[[Result], None]) -> None:
         """Run statements in one round trip like `query`, but hand over each result as soon as it is there.
 
-        Of rows only the last few are in it: nobody wants those of a migration, and there may be millions.
+        Of rows only the last few are in it: nobody wants those of a migration, and there may be millions. Bytes are
+        UTF-8.
         """
         self._ask(sql, deadline, on_result, keep_rows=False)
 
@@ -144,7 +145,7 @@ class Session:
 
     def _ask(
         self,
-        sql: str,
+        sql: str | bytes,
         deadline: Deadline,
         on_result: Callable[[Result], None],
         *,
@@ -152,7 +153,8 @@ class Session:
         single: bool = False,
     ) -> None:
         try:
-            self._run(sql.encode(), deadline, on_result, keep_rows=keep_rows, single=single)
+            content = sql.encode() if isinstance(sql, str) else sql
+            self._run(content, deadline, on_result, keep_rows=keep_rows, single=single)
         except StatementError:
             raise
         except PqError as error:

@@ -278,7 +278,7 @@ def _goes_on(migration: Prepared, row: LedgerRow | None) -> list[str]:
 def _statements(migration: Prepared) -> list[str]:
     """Return each statement's first line, as far as there is room."""
     statements = migration.advice.statements
-    shown = [outline(migration.advice.body[statement.start : statement.end]) for statement in statements[:_SHOWN]]
+    shown = [outline(migration.advice.source[statement.start : statement.end]) for statement in statements[:_SHOWN]]
     return shown if len(statements) <= _SHOWN else [*shown, f"… and {len(statements) - _SHOWN} more"]
 
 

@@ -267,7 +267,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
         `reverse`: whether the file takes a migration back. `remedy` is said instead where nothing is recorded.
         """
-        error, file, text = self.error, self._migration.file, self._migration.text
+        error, file, text = self.error, self._migration.file, self._migration.source
         remedy = (
             remedy
             or self._of_a_batch
@@ -347,7 +347,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
                 "failure was recorded"
             )
         if index:
-            text, statements = self._migration.text, advice.statements
+            text, statements = self._migration.source, advice.statements
             line = statements[unit.number - 1].line
             last = text.count("\n", 0, statements[unit.number - 2].end) + 1
             fate = "was rolled back" if unit.begin else "failed"

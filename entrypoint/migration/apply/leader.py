@@ -55,6 +55,7 @@ from entrypoint.migration.observe.board import Activity
 from entrypoint.migration.script.directives import spell
 from entrypoint.migration.script.prepare import prepare
 from entrypoint.migration.script.rollout import rollout_of
+from entrypoint.migration.script.text import names
 from entrypoint.migration.script.units import stopped_at
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
@@ -950,7 +951,7 @@ def spot_of(task: Task) -> Spot:
     if activity is None or not activity.statements:
         return Spot(file.number, file.name, 0, "what comes before its statements", None)
     start = task.migration.advice.statements[activity.statement - 1].start
-    line = task.migration.text.count("\n", 0, start) + 1
+    line = task.migration.source.count("\n", 0, start) + 1
     if activity.walk is not None:
         batches = activity.walk.batches
         return Spot(file.number, file.name, activity.statement, f"batch {batches + 1}", line, batches)
@@ -964,4 +965,4 @@ def _lock_timeout_of(migration: Prepared) -> str:
 
 def _sets(migration: Prepared, setting: str) -> bool:
     """Tell whether the file may have its own idea of a time-out: PostgreSQL's answer is the same, whoever set it."""
-    return setting in migration.text.lower()
+    return names(migration.source, setting)

@@ -143,7 +143,7 @@ def strings_read_otherwise(
     value = worker.parameter(strings.SETTING)
     # As before the statement: so it is behind a pooler, whose session is put back after each of them.
     foreseen = (strings.setting(advice.readings, at) for at in (statement.start, place))
-    if value in (None, *foreseen) or advice.body.find("\\", statement.end, stop) < 0:
+    if value in (None, *foreseen) or advice.source.find("\\", statement.end, stop) < 0:
         return None
     worker.rollback(Deadline(2 * GRACE))
     return MigrationFailedError(

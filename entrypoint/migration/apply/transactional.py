@@ -18,16 +18,18 @@ from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from entrypoint.database.answers import Notice, Result
     from entrypoint.migration.apply.attempt import Task
     from entrypoint.migration.apply.standing import Trace
     from entrypoint.migration.script.scanner import Statement
     from entrypoint.migration.script.strings import Reading
+    from entrypoint.migration.script.text import Text
 
 # Characters of a file that go into one message.
 _PIECE = 1 << 20
+_BEHIND = "\n;SET client_encoding = UTF8; SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
 
 
 def apply(task: Task, trace: Trace) -> None:
@@ -76,14 +78,19 @@ def execute(
     Raises MigrationFailedError if the file has its strings read otherwise in a way that was not foreseen.
     """
     worker, advice = task.lease.worker, task.migration.advice
-    body, statements = advice.body, advice.statements
+    source, statements = advice.source, advice.statements
     worker.on_notice = on_notice or task.log_notice
-    doubtful = advice.disputed or advice.odd or strings.may_be_set_unseen(body, statements)
+    # That a large text does not is seen when it is checked.
+    unseen = isinstance(source, str) and strings.may_be_set_unseen(source, statements)
+    doubtful = advice.disputed or advice.odd or unseen
     _have_read(task, strings.SETTING, strings.setting(advice.readings, 0))
     try:
         if doubtful or (rehearsal and not advice.parsed):
             return _send_one_by_one(task, trace, backend_pid)
-        pieces = cut(body, statements, advice.readings, len(body) if rehearsal else _PIECE)
+        if isinstance(source, str):
+            pieces = cut(source, statements, advice.readings, len(source) if rehearsal else _PIECE)
+        else:
+            pieces = tuple(Piece(part.start, part.end, part.first, part.after) for part in source.parts)
         return all(_send(task, piece, trace, backend_pid) == trace.transaction_id for piece in pieces)
     finally:
         worker.on_notice = None
@@ -95,16 +102,16 @@ def _send_one_by_one(task: Task, trace: Trace, backend_pid: int) -> bool:
     So no COMMIT can hide behind another statement: none begins with it, as those have been refused beforehand.
     """
     worker, migration = task.lease.worker, task.migration
-    statements = migration.advice.statements
+    body, statements = migration.advice.body, migration.advice.statements
     for index, statement in enumerate(statements):
         _have_read(task)
         task.work_on(index + 1, backend_pid)
         try:
-            worker.statement(migration.advice.body[statement.start : statement.end], task.patience, trace.note)
+            worker.statement(body[statement.start : statement.end], task.patience, trace.note)
         except StatementError as error:
             offset = None if error.position is None else statement.start + error.position
             raise Refused(migration, error, statement_start=statement.start, offset=offset) from error
-        following = statements[index + 1].start if index + 1 < len(statements) else len(migration.advice.body)
+        following = statements[index + 1].start if index + 1 < len(statements) else len(body)
         if misread := strings_read_otherwise(task, statement, following):
             raise misread
     _have_read(task)
@@ -125,8 +132,8 @@ def _have_read(task: Task, name: str = "client_encoding", value: str = "UTF8") -
 
 def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | None:
     """Send a piece of the file as one simple query; return the transaction that the session is in after it, if any."""
-    migration = task.migration
-    statements = migration.advice.statements
+    worker, migration = task.lease.worker, task.migration
+    statements, readings = migration.advice.statements, migration.advice.readings
     done = piece.first
     last: Result | None = None
 
@@ -140,22 +147,40 @@ def _send(task: Task, piece: Piece, trace: Trace, backend_pid: int) -> str | Non
 
     _have_read(task)
     task.work_on(done + 1, backend_pid)
-    # One more statement behind the file's own tells whether the file has ended our transaction: no parser can
-    # promise that it has not. And the next message must be read as it is written, before it can say so itself.
-    script = (
-        f"{migration.advice.body[piece.start : piece.end]}\n;SET client_encoding = UTF8; "
-        "SELECT pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
-    )
     try:
-        task.lease.worker.script(script, task.patience, on_result)
+        for message in _messages(migration.advice.source, piece):
+            worker.script(message, task.patience, on_result)
     except StatementError as error:
         start = statements[done].start if done < len(statements) else None
         offset = None if error.position is None else piece.start + error.position
         raise Refused(migration, error, statement_start=start, offset=offset) from error
-    if statements and (misread := strings_read_otherwise(task, statements[piece.first], piece.end)):
-        raise misread
+    # Asked first, as it settles nearly all: a large text's statements have to be looked for.
+    as_foreseen = worker.parameter(strings.SETTING) == strings.setting(readings, piece.end)
+    if not as_foreseen and piece.first < piece.after:
+        misread = strings_read_otherwise(task, statements[piece.first], piece.end)
+        if misread is not None:
+            raise misread
     value = last.get_value(0, 0) if last is not None else None
     return None if value is None else value.decode()
+
+
+def _messages(source: Text, piece: Piece) -> Iterator[str | bytes]:
+    """Yield what is sent for a piece, in one message unless it is large enough for a round trip of its own.
+
+    One more statement behind the file's own tells whether the file has ended our transaction: no parser can promise
+    that it has not. And the next message must be read as it is written, before it can say so itself.
+    """
+    if isinstance(source, str):
+        yield f"{source[piece.start : piece.end]}{_BEHIND}"
+        return
+    content = source.encoded(source.part_at(piece.start))
+    if len(content) <= _PIECE:
+        yield content + _BEHIND.encode()
+        return
+    # With what stands behind, it would be in memory twice.
+    yield content
+    del content
+    yield _BEHIND
 
 
 class Piece(NamedTuple):
@@ -197,7 +222,7 @@ def _commit(task: Task, transaction_id: str) -> None:
         session_state.restore(pooled=lease.worker.login_pid != lease.place.backend_pid),
         transactions.limits(task.limit, server_version=lease.worker.server_version, role=assignment.role),
     ]
-    if tables.mentions(task.migration.text):
+    if tables.mentions(task.migration.source):
         # It may have replaced our functions, as the earlier system's own script does.
         parts += ["SET LOCAL client_min_messages = warning;", tables.ddl(lease.place)]
     kept = writing.kept(lease.place, task.kept)

@@ -15,33 +15,23 @@ from entrypoint.migration.ledger.keys import MAKING_KEY, guard_key, session_key
 from entrypoint.migration.ledger.place import ADDED_COLUMNS, COMMAND_COLUMNS, HOLDER_COLUMNS, ROLLOUT_COLUMNS
 from entrypoint.migration.ledger.search import still_the_place
 from entrypoint.migration.ledger.writing import definitions, nothing
+from entrypoint.migration.script.text import OF_THE_LEDGER, names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.session import Session
     from entrypoint.deadline import Deadline
     from entrypoint.migration.ledger.place import Place
+    from entrypoint.migration.script.text import Text
 
 _SQL = os.path.join(os.path.dirname(__file__), "sql")
-
-# The names by which a migration can reach our objects. `schema_migrations` counts too: a script of the earlier
-# system may bring its own idea of the table's columns. In lower case, and no regular expression: in 200 MB of SQL that
-# would look for four seconds.
-_OURS = (
-    "schema_migrations",
-    "migration_commands",
-    "migration_lock",  # ... and is_migration_locked, acquire_migration_lock, release_migration_lock
-    "migration_status",
-    "release_stale_migration_locks",
-)
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
-def mentions(text: str) -> bool:
+def mentions(text: Text) -> bool:
     """Tell whether a migration's text names something of the bookkeeping, so that it may have replaced it."""
-    text = text.lower()
-    return any(name in text for name in _OURS)
+    return names(text, *OF_THE_LEDGER)
 
 
 def ddl(place: Place) -> str:

@@ -40,6 +40,8 @@ REPEATABLES = "repeatable"
 _FIRST_TIMESTAMP = 10**7
 # From here on OpenSSL's SHA-256, several times as fast, has earned what it costs to load.
 _MUCH_TO_HASH = 2**20
+LARGE = 2**20
+"""More bytes than that are never in memory all at once, where that can be helped."""
 _MADE_UP = "it is no ordinary file, or somebody is writing to it"
 _LIMIT = "(MIGRATION_FILE_LIMIT_MB)"
 _NOT_REGULAR = (
@@ -145,12 +147,12 @@ def load_directory(path: str, limit: int | None = None, *, repeating: bool = Tru
             continue
         file = f"{folder}{name}"
         try:
-            content = read_bytes(file, limit)
+            found, size = _sums_at(file, limit, total)
         except OSError as error:
             faults.append(FileFault((name,), "unreadable", f"cannot be read: {error.strerror}"))
             continue
-        total += len(content)
-        files.append(MigrationFile(number, name, file, *sums(content, total)))
+        total += size
+        files.append(MigrationFile(number, name, file, *found))
     files.sort()
     repeatables: tuple[Repeatable, ...] = ()
     warnings = list(_warnings(path, files))
@@ -184,7 +186,7 @@ def _load_repeatables(directory: str, limit: int | None) -> tuple[tuple[Repeatab
             continue
         path = os.path.join(folder, file)
         try:
-            found.append(Repeatable(name, path, *sums(read_bytes(path, limit))))
+            found.append(Repeatable(name, path, *_sums_at(path, limit)[0]))
         except OSError as error:
             faults.append(FileFault((f"{REPEATABLES}/{file}",), "unreadable", f"cannot be read: {error.strerror}"))
     return tuple(found), faults
@@ -196,25 +198,71 @@ def read_bytes(path: str, limit: int | None = None) -> bytes:
     Raises OSError, also for what is no regular file: a pipe would keep us waiting for whoever writes into it, and
     /dev/zero has no end.
     """
+    descriptor, size = opened(path, limit)
+    try:
+        return _content(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def opened(path: str, limit: int | None = None) -> tuple[int, int]:
+    """Open a regular file of at most `limit` bytes, if there is one; return its descriptor, and its size in bytes.
+
+    Never waits. Raises OSError as `read_bytes` does. Whoever calls closes the descriptor.
+    """
     # O_NONBLOCK: else to open a pipe would be to wait already.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            kind = next((words for is_one, words in _NOT_REGULAR if is_one(found.st_mode)), "something else")
-            raise OSError(errno.EINVAL, f"it is no regular file, but {kind}")
-        if limit is not None and found.st_size > limit:
-            raise OSError(errno.EFBIG, f"it has {found.st_size >> 20} MB, and the limit is {limit >> 20} MB {_LIMIT}")
-        # One more than it has, so that the end is seen without another look.
-        content = os.read(descriptor, found.st_size + 1)
-        while 0 < len(content) < found.st_size and (part := os.read(descriptor, found.st_size + 1 - len(content))):
-            content += part
-        if len(content) != found.st_size:
-            # As in /proc and /sys, where contents are made up while they are read, perhaps of secrets.
-            raise OSError(errno.EINVAL, f"its content does not have its size, {found.st_size} bytes: {_MADE_UP}")
-        return content
+        return descriptor, _size(os.fstat(descriptor), limit)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _size(found: os.stat_result, limit: int | None) -> int:
+    """Return the size of a regular file, in bytes. Raises OSError if it is none, or larger than the limit."""
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((words for is_one, words in _NOT_REGULAR if is_one(found.st_mode)), "something else")
+        raise OSError(errno.EINVAL, f"it is no regular file, but {kind}")
+    if limit is not None and found.st_size > limit:
+        raise OSError(errno.EFBIG, f"it has {found.st_size >> 20} MB, and the limit is {limit >> 20} MB {_LIMIT}")
+    return found.st_size
+
+
+def not_its_size(size: int) -> OSError:
+    """Return the error for a file that has more bytes, or fewer, than the `size` that it had when it was opened."""
+    # As in /proc and /sys, where contents are made up while they are read, perhaps of secrets.
+    return OSError(errno.EINVAL, f"its content does not have its size, {size} bytes: {_MADE_UP}")
+
+
+def _content(descriptor: int, size: int) -> bytes:
+    """Return all of a file that has been opened."""
+    # One more than it has, so that the end is seen without another look.
+    content = os.read(descriptor, size + 1)
+    while 0 < len(content) < size and (part := os.read(descriptor, size + 1 - len(content))):
+        content += part
+    if len(content) != size:
+        raise not_its_size(size)
+    return content
+
+
+def _sums_at(path: str, limit: int | None, before: int = 0) -> tuple[tuple[str, str], int]:
+    """Return the checksums of a file's text and of its raw bytes, and its size.
+
+    `before`: how many bytes of others have been read.
+    """
+    descriptor, size = opened(path, limit)
+    try:
+        if size > LARGE:
+            from entrypoint.migration.script.sums import sums_of
+
+            if (found := sums_of(descriptor, size)) is None:
+                raise not_its_size(size)
+            return found, size
+        content = _content(descriptor, size)
     finally:
         os.close(descriptor)
+    return sums(content, before + size), size
 
 
 def checksum(content: bytes) -> str:

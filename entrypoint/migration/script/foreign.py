@@ -76,9 +76,14 @@ class Mark(NamedTuple):
     """The line's, counted from 1."""
 
 
+def may_have_mark(text: str) -> bool:
+    """Tell whether there is a mark of another tool's in a text, be it in a string."""
+    return _MARK.search(text) is not None
+
+
 def find_mark(text: str) -> Mark | None:
     """Return the first mark of another tool's, if the text has one outside of strings and bodies."""
-    if _MARK.search(text) is None:
+    if not may_have_mark(text):
         return None
     for start, stop in line_comments(text):
         if found := _MARK.search(text, start, stop):

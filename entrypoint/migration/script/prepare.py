@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from entrypoint.counts import count
 from entrypoint.errors.migration import MigrationFilesError
 from entrypoint.migration.script import files as migration_files
 from entrypoint.migration.script.files import FileFault, MigrationFile
 from entrypoint.migration.script.rollout import rollouts
 from entrypoint.migration.script.statements import advise
+from entrypoint.migration.script.text import NotUtf8Error, near
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.files import Directory
     from entrypoint.migration.script.statements import Advice
+    from entrypoint.migration.script.text import Text
 
 
 # Beyond this many characters the first words of each statement decide, and not the parser: its tree takes up to 240
@@ -28,8 +32,13 @@ class Prepared(NamedTuple):
     """A migration that may run: its file, its text, and what the adviser says about it."""
 
     file: MigrationFile
-    text: str
+    source: Text
     advice: Advice
+
+    @property
+    def text(self) -> str:
+        """Its text, all of it in memory."""
+        return str(self.source)
 
     @property
     def empty(self) -> bool:
@@ -42,11 +51,15 @@ class Prepared(NamedTuple):
         return self._replace(advice=advise(self.text, parse_limit=_PARSE_LIMIT, escapes=escapes, units=why))
 
     def statement_at(self, offset: int) -> str:
-        """Return the statement that the character at `offset` belongs to; all of the file if that is not known."""
-        for statement in self.advice.statements:
+        """Return the statement that the character at `offset` belongs to; all of the file if that is not known.
+
+        Of a large file only the part that is about there.
+        """
+        source, statements = self.source, self.advice.statements
+        for statement in near(statements, offset):
             if statement.start <= offset <= statement.end:
-                return self.text[statement.start : statement.end]
-        return self.text
+                return source[statement.start : statement.end]
+        return source if isinstance(source, str) else source.around(offset)
 
 
 def prepare(
@@ -64,7 +77,7 @@ def prepare(
     prepared: dict[int, Prepared] = {}
     faults: list[FileFault] = []
     for file in pending:
-        one, found = examine(file, escapes=escapes, in_doubt_only=in_doubt_only)
+        one, found = examine(file, escapes=escapes, in_doubt_only=in_doubt_only, whole=False)
         faults += found
         if one is not None:
             prepared[file.number] = one
@@ -226,29 +239,60 @@ def _not_with_the_others(one: Prepared) -> list[FileFault]:
 
 
 def examine(
-    file: MigrationFile, *, escapes: bool = False, in_doubt_only: bool = False, repeatable: bool = False
+    file: MigrationFile,
+    *,
+    escapes: bool = False,
+    in_doubt_only: bool = False,
+    repeatable: bool = False,
+    whole: bool = True,
 ) -> tuple[Prepared | None, list[FileFault]]:
     """Return a migration and everything that is wrong with it, each with its line.
 
     `escapes`: whether the server reads its strings with escapes, where a server is known. `in_doubt_only`: as `advise`.
-    `repeatable`: whether it is in repeatable/.
+    `repeatable`: whether it is in repeatable/. `whole`: whether all of its text is in memory, however large it is.
     """
     names = (file.name,)
     try:
-        content = migration_files.read_bytes(file.path)
-        text = migration_files.decode(content)
+        found = None if whole or escapes else _in_parts(file)
+        if found is None:
+            found = _as_a_whole(file, escapes=escapes, in_doubt_only=in_doubt_only, repeatable=repeatable)
+        source, checksum, advice = found
     except OSError as error:
         return None, [FileFault(names, "unreadable", f"cannot be read: {error.strerror}")]
-    except UnicodeDecodeError as error:
-        byte, line = error.object[error.start], error.object.count(10, 0, error.start) + 1
-        message = f"is not UTF-8: byte 0x{byte:02x} at offset {error.start}; save the file as UTF-8"
-        return None, [FileFault(names, "encoding", message, line)]
-    if migration_files.checksum(content) != file.checksum:
+    except NotUtf8Error as error:
+        message = f"is not UTF-8: byte 0x{error.byte:02x} at offset {error.offset}; save the file as UTF-8"
+        return None, [FileFault(names, "encoding", message, error.line)]
+    if checksum != file.checksum:
         return None, [FileFault(names, "unreadable", "changed while it was read; start again")]
-    advice = advise(text, parse_limit=_PARSE_LIMIT, escapes=escapes, in_doubt_only=in_doubt_only, repeatable=repeatable)
     faults = [FileFault(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
     requires = advice.directives.rollout.requires
     if requires is not None and requires >= file.number:
         what = "itself" if requires == file.number else f"{requires:03d}, which comes after it"
         faults.append(FileFault(names, "requires", f"requires {what}: it can only require what has a lower number"))
-    return Prepared(file, text, advice), faults
+    return Prepared(file, source, advice), faults
+
+
+def _in_parts(file: MigrationFile) -> tuple[Text, str, Advice] | None:
+    """Return what `_as_a_whole` does for a large file that is as large files are; None for any other."""
+    if os.stat(file.path).st_size <= migration_files.LARGE:
+        return None
+    from entrypoint.migration.script.streamed import look_through
+
+    found = look_through(file.path)
+    return None if found is None else (found.text, found.checksum, found.advice)
+
+
+def _as_a_whole(
+    file: MigrationFile, *, escapes: bool, in_doubt_only: bool, repeatable: bool
+) -> tuple[Text, str, Advice]:
+    """Return a file's text, its checksum and the advice about it. Raises OSError and NotUtf8Error."""
+    content = migration_files.read_bytes(file.path)
+    try:
+        text = migration_files.decode(content)
+    except UnicodeDecodeError as error:
+        line = error.object.count(10, 0, error.start) + 1
+        raise NotUtf8Error(error.object[error.start], error.start, line) from None
+    checksum = migration_files.checksum(content)
+    del content
+    advice = advise(text, parse_limit=_PARSE_LIMIT, escapes=escapes, in_doubt_only=in_doubt_only, repeatable=repeatable)
+    return text, checksum, advice

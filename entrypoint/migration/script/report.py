@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.database.answers import StatementError
     from entrypoint.migration.script.parser import SyntaxComplaint
+    from entrypoint.migration.script.text import Text
 
 # psql cuts the line to about this width around the caret (fe-protocol3.c, reportErrorPosition).
 _WIDTH = 110
@@ -31,7 +32,7 @@ class Spot(NamedTuple):
     """The whole line."""
 
 
-def spot(text: str, offset: int) -> Spot:
+def spot(text: Text, offset: int) -> Spot:
     """Return the place of a character `offset` in `text`."""
     offset = min(max(offset, 0), len(text))
     start = text.rfind("\n", 0, offset) + 1
@@ -60,7 +61,7 @@ def excerpt(place: Spot, *, caret: bool) -> list[str]:
 
 def render(
     filename: str,
-    text: str,
+    text: Text,
     error: StatementError,
     *,
     statement_start: int | None,

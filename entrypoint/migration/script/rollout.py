@@ -7,6 +7,8 @@ are as they nearly always are.
 
 from __future__ import annotations
 
+import os
+
 from entrypoint.migration.script import files as migration_files
 from entrypoint.records import NamedTuple
 
@@ -23,6 +25,8 @@ REPLACES = "replaces"
 AFTER = "after"
 
 _MARK = "entrypoint"
+# Bytes of a large file in which its first statement nearly always begins.
+_HEAD = 1 << 16
 _WHITE = " \t\n\r\f\v"
 
 
@@ -84,12 +88,28 @@ def is_number(text: str) -> bool:
 
 def _rollout_at(path: str) -> Rollout:
     try:
-        content = migration_files.read_bytes(path)
+        content = _top(path)
     except OSError:
         return ORDINARY
     if _MARK.encode() not in content:
         return ORDINARY
     return said_in(content.removeprefix(migration_files.BYTE_ORDER_MARK).decode(errors="replace"))
+
+
+def _top(path: str) -> bytes:
+    """Return a file's content; of a large one what comes above its first statement, if that can be told."""
+    descriptor, size = migration_files.opened(path)
+    try:
+        if size > migration_files.LARGE:
+            from entrypoint.migration.script import scanner
+
+            head = os.pread(descriptor, _HEAD, 0)
+            # As bytes, of which each is a character: only ASCII is looked for.
+            if scanner.has_statement(head.removeprefix(migration_files.BYTE_ORDER_MARK).decode("latin-1")):
+                return head
+    finally:
+        os.close(descriptor)
+    return migration_files.read_bytes(path)
 
 
 def _directives(text: str) -> Iterator[str]:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 # ALTER TABLE IF EXISTS ONLY a.b.c * DETACH PARTITION a.b.c CONCURRENTLY
 WORD_LIMIT = 24
 
-# Statements that only read or write rows keep their first word alone: they are many, and no more is asked.
-_ROW_STATEMENTS = {(word,) for word in ("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "WITH")}
+ROW_STATEMENTS = {(word,) for word in ("SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES", "WITH")}
+"""Statements that only read or write rows keep their first word alone: they are many, and no more is asked."""
 
 _SPACE = " \t\n\r\f\v"
 _STARTS = "_'\"$/-"  # what may begin something longer than itself, besides letters and digits
@@ -164,6 +164,16 @@ def scan_without_commands(text: str) -> tuple[str, Script]:
 
 def directives(text: str) -> tuple[Directive, ...]:
     """Return what stands after `-- entrypoint:` above the first statement."""
+    return _top(text)[0]
+
+
+def has_statement(text: str) -> bool:
+    """Tell whether there is anything in a text but what may come above its first statement."""
+    return _top(text)[1] < len(text)
+
+
+def _top(text: str) -> tuple[tuple[Directive, ...], int]:
+    """Return the directives above the first statement, and where that begins."""
     directives: list[Directive] = []
     pos = _end(_WHITE, text, 0)
     while text.startswith(("--", "/*", "\\"), pos):
@@ -178,9 +188,9 @@ def directives(text: str) -> tuple[Directive, ...]:
                 case _:
                     pos = psql.read(text, pos, 0, first=True).end
         except UnterminatedError:  # `scan` reports it
-            break
+            pos = len(text)
         pos = _end(_WHITE, text, pos)
-    return tuple(directives)
+    return tuple(directives), pos
 
 
 def skip(text: str, pos: int) -> int:
@@ -325,6 +335,63 @@ def _string_end(text: str, pos: int) -> int:
     return stop
 
 
+class Skim:
+    """Looks for the end of one statement without keeping it: of an INSERT of 100 MB, say.
+
+    It reads bytes as if each were a character, as all that are beyond ASCII belong to names, or to what is quoted.
+    """
+
+    def __init__(self) -> None:
+        """Begin somewhere above the statement."""
+        self._begun = False
+        self._parentheses = 0
+        self.ended = False
+        """Whether the statement's semicolon has been found."""
+
+    def over(self, content: bytes, *, last: bool) -> int:
+        """Read on; return how many of the bytes are done with: all up to the semicolon, or less than there are.
+
+        The rest is to be given again, with more behind it, unless these are the file's `last`. Raises ValueError at a
+        command of psql's.
+        """
+        text = content.decode("latin-1")
+        # What begins before that is there as a whole, unless a blank is in it: then it is quoted, or a comment.
+        limit = len(text) if last else max(map(text.rfind, _SPACE)) + 1
+        pos = 0
+        try:
+            while pos < limit and not self.ended:
+                start = skip(text, pos)
+                if start >= limit:
+                    return start if last else pos
+                run = _RUN.match(text, start, limit)
+                if run and run.end() > start:
+                    self._begun, pos = True, run.end()
+                elif (stop := self._token(text, start, last=last)) is None:
+                    break
+                else:
+                    pos = stop
+        except UnterminatedError:
+            pass
+        return pos
+
+    def _token(self, text: str, pos: int, *, last: bool) -> int | None:
+        """Return the offset after the token that stops a run; None if more has to be there to tell."""
+        char = text[pos]
+        if char == "\\":
+            raise ValueError(char)
+        if char == ";":
+            self.ended = self._begun and not self._parentheses
+            return pos + 1
+        stop = _token_end(text, pos)
+        # Behind a string with escapes another one may go on.
+        goes_on = stop == len(text) or (char in "eE" and skip(text, stop) == len(text))
+        if goes_on and not last:
+            return None
+        self._begun = True
+        self._parentheses = max(0, self._parentheses + (char == "(") - (char == ")"))
+        return stop
+
+
 class _Scan:
     """One pass over a text: the statements and faults found so far, and the statement that is open."""
 
@@ -435,7 +502,7 @@ class _Scan:
         end = start + len(text[start : self.last].rstrip(_SPACE))
         first = self.first
         self.statements.append(
-            Statement(start, end, line, first if first in _ROW_STATEMENTS else words(text, start, end))
+            Statement(start, end, line, first if first in ROW_STATEMENTS else words(text, start, end))
         )
         self.reset()
         if first != ("COPY",):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.directives import Directives
     from entrypoint.migration.script.parser import SyntaxComplaint
     from entrypoint.migration.script.psql import Command
+    from entrypoint.migration.script.text import Text
 
 _REMEDY = 'leave transactions to the program, or write "-- entrypoint: no-transaction" above the first statement'
 
@@ -41,7 +42,7 @@ _REMEDY = 'leave transactions to the program, or write "-- entrypoint: no-transa
 _BEGINNING = re.compile(r"(BEGIN|START TRANSACTION|PREPARE TRANSACTION(?! AS\b| \())\b")
 _ENDING = re.compile(r"(COMMIT|END|ROLLBACK|ABORT)\b(?: WORK\b| TRANSACTION\b)?(?: AND NO CHAIN\b)?(.*)")
 # What takes no snapshot, so that SET TRANSACTION may come behind it.
-_NO_QUERIES = (("SET",), ("RESET",), ("SHOW",), ("BEGIN",), ("START",))
+NO_QUERIES = (("SET",), ("RESET",), ("SHOW",), ("BEGIN",), ("START",))
 _MODES = re.compile(
     r"(?:BEGIN(?: WORK| TRANSACTION)?|START TRANSACTION|SET TRANSACTION(?! SNAPSHOT))"
     r"((?: ISOLATION LEVEL (?:SERIALIZABLE|REPEATABLE READ|READ COMMITTED|READ UNCOMMITTED)"
@@ -85,11 +86,13 @@ _TREE_CONTROL = {
 }
 
 
-_BEGINS = ("BEGIN", "START TRANSACTION")
+BEGINS = ("BEGIN", "START TRANSACTION")
 _ENDS = ("COMMIT", "ROLLBACK")
 
 REPACK_CONCURRENTLY = "REPACK (CONCURRENTLY)"
 ADD_VALUE = "ALTER TYPE ... ADD VALUE"
+DIRECTIVE = re.compile(r"^[ \t]*+--[ \t]*+entrypoint[ \t]*+:", re.MULTILINE)
+"""A line that is a directive above the first statement, and nowhere else."""
 _ADD_VALUE = re.compile(r"\badd\s+value\s+(?:if\s+not\s+exists\s+)?('(?:[^']|'')*')", re.IGNORECASE)
 
 
@@ -103,13 +106,13 @@ class Outside(NamedTuple):
 class Advice(NamedTuple):
     """How to run a file; with faults, only why not to.
 
-    `body` is the text to send: a BEGIN and COMMIT around the whole file, and commands of psql's, are replaced by
+    `source` is the text to send: a BEGIN and COMMIT around the whole file, and commands of psql's, are replaced by
     spaces, so that offsets and lines stay true. For BEGIN and COMMIT `wrapped` is set; `statements`, and the numbers in
     `outside`, leave those two out. `begin` is the statement that begins the transaction, with the file's own options.
     """
 
-    statements: tuple[Statement, ...]
-    body: str
+    statements: Sequence[Statement]
+    source: Text
     begin: str
     wrapped: bool
     outside: tuple[Outside, ...]
@@ -137,6 +140,11 @@ class Advice(NamedTuple):
     """Whether it runs as units after all where the database has a trigger that is deferred from the beginning."""
     placeholders: tuple[Placeholder, ...] = ()
     """Of a file that runs in batches: where the keys of each go."""
+
+    @property
+    def body(self) -> str:
+        """The text to send, all of it in memory."""
+        return str(self.source)
 
     @property
     def no_transaction(self) -> bool:
@@ -196,7 +204,7 @@ def advise(
     as_written = (
         blank if blank != mended else char for char, mended, blank in zip(text, standard, advice.body, strict=True)
     )
-    return advice._replace(body="".join(as_written), odd=True)
+    return advice._replace(source="".join(as_written), odd=True)
 
 
 def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, repeatable: bool) -> Advice:
@@ -205,7 +213,7 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, rep
     statements = script.statements
     advice = Advice(
         statements=statements,
-        body=text,
+        source=text,
         begin="BEGIN",
         wrapped=False,
         outside=(),
@@ -218,7 +226,7 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, rep
     )
     mark = mark_in(text)
     faults += () if mark is None else (mark,)
-    if faults := script.faults + faults + _misplaced_directives(text, statements):
+    if faults := script.faults + faults + misplaced_directives(text, statements):
         return advice._replace(faults=tuple(sorted(faults)))
     if declared.batch is not None:
         placeholders, faults = batch.examine(text, statements, declared.batch)
@@ -236,7 +244,7 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, rep
     advice = advice._replace(parsed=seen is not None, syntax=None if isinstance(parsed, list) else parsed)
     if seen is not None and seen[0] is statements:
         return _with_kinds(advice, seen[1], units)
-    of_words = [_kind_of_words(text, statement) for statement in statements]
+    of_words = [kind_of_words(text, statement) for statement in statements]
     if seen is None:
         return _with_kinds(advice, of_words, units)
     # Which of the two the server agrees with is not known for certain, so what either finds counts, and there is no
@@ -261,7 +269,7 @@ def _with_kinds(advice: Advice, kinds: list[Kind], units: str, *, simple: bool =
     """
     text = advice.body
     kinds = [
-        _kind_of_words(text, statement) if statement.words[:1] in _NEWER else kind
+        kind_of_words(text, statement) if statement.words[:1] in _NEWER else kind
         for statement, kind in zip(advice.statements, kinds, strict=True)
     ]
     outside = tuple(Outside(index, kind.outside) for index, kind in enumerate(kinds) if kind.outside)
@@ -278,13 +286,13 @@ def _is_simple(advice: Advice, kinds: list[Kind]) -> bool:
     places = [index for index, kind in enumerate(kinds) if kind.control]
     broken = any(
         modes_of(advice.statements[index]) is None
-        if kinds[index].control in _BEGINS
+        if kinds[index].control in BEGINS
         else kinds[index].control not in _ENDS
         and kinds[index].control.partition(" ")[0] in _ENDS
         and not kinds[index].control.endswith((" AND CHAIN", " PREPARED"))
         for index in places
     )
-    around_all = places == [0, len(kinds) - 1] and kinds[0].control in _BEGINS and kinds[-1].control == "COMMIT"
+    around_all = places == [0, len(kinds) - 1] and kinds[0].control in BEGINS and kinds[-1].control == "COMMIT"
     return not places or broken or around_all
 
 
@@ -295,7 +303,7 @@ def _in_its_shape(advice: Advice, kinds: list[Kind]) -> Advice:
     if in_units.faults:
         return in_units
     idle = tuple(LeftOut(statements[index].line, kinds[index].control, idle=True) for index in in_units.idle)
-    begins = [statement for statement, kind in zip(statements, kinds, strict=True) if kind.control in _BEGINS]
+    begins = [statement for statement, kind in zip(statements, kinds, strict=True) if kind.control in BEGINS]
     blocks = dict(in_units.blocks)
     shape = shapes.decide(text, statements, kinds, blocks, modes=any(map(modes_of, begins)))
     why = shape.units
@@ -313,7 +321,7 @@ def _in_its_shape(advice: Advice, kinds: list[Kind]) -> Advice:
             text = _blank(text, statement)
     return advice._replace(
         statements=kept,
-        body=text,
+        source=text,
         begin=" ".join(filter(None, ["BEGIN", *modes])),
         left_out=tuple(
             LeftOut(statement.line, kind.control, idle=index in in_units.idle)
@@ -435,7 +443,7 @@ def _in_one_transaction(advice: Advice, kinds: list[Kind]) -> Advice:
     text, statements, outside = advice.body, advice.statements, advice.outside
     wrapped = (
         len(kinds) > 1
-        and kinds[0].control in _BEGINS
+        and kinds[0].control in BEGINS
         and kinds[-1].control == "COMMIT"
         and modes_of(statements[0]) is not None
     )
@@ -462,11 +470,11 @@ def _in_one_transaction(advice: Advice, kinds: list[Kind]) -> Advice:
         faults += _lost_savepoints(text, statements, kinds) if outside else []
     begin = " ".join(filter(None, ["BEGIN", own, said_first(statements)]))
     return advice._replace(
-        statements=statements, body=text, begin=begin, wrapped=wrapped, outside=outside, faults=tuple(faults)
+        statements=statements, source=text, begin=begin, wrapped=wrapped, outside=outside, faults=tuple(faults)
     )
 
 
-def _lost_savepoints(text: str, statements: tuple[Statement, ...], kinds: list[Kind]) -> list[ScriptFault]:
+def _lost_savepoints(text: str, statements: Sequence[Statement], kinds: list[Kind]) -> list[ScriptFault]:
     """Find what a file that turns out to run statement by statement says about savepoints."""
     return [
         ScriptFault(statement.start, statement.line, f"{text[statement.start : statement.end]}: {trouble}")
@@ -475,7 +483,7 @@ def _lost_savepoints(text: str, statements: tuple[Statement, ...], kinds: list[K
     ]
 
 
-def _values_used_at_once(text: str, statements: tuple[Statement, ...]) -> list[Outside]:
+def _values_used_at_once(text: str, statements: Sequence[Statement]) -> list[Outside]:
     """Find each ALTER TYPE that adds a value of an enumeration which the rest of the file names.
 
     PostgreSQL refuses to use a new value in the transaction that adds it (55P04).
@@ -484,10 +492,16 @@ def _values_used_at_once(text: str, statements: tuple[Statement, ...]) -> list[O
     for index, statement in enumerate(statements):
         if statement.words[:2] != ("ALTER", "TYPE"):
             continue
-        value = _ADD_VALUE.search(text, statement.start, statement.end)
-        if value and value[1] in text[statement.end :]:
+        value = added_value(text, statement)
+        if value and value in text[statement.end :]:
             found.append(Outside(index, ADD_VALUE))
     return found
+
+
+def added_value(text: str, statement: Statement) -> str:
+    """Return the value, as it is written, that an ALTER TYPE adds to an enumeration; empty if it adds none."""
+    found = _ADD_VALUE.search(text, statement.start, statement.end)
+    return found[1] if found else ""
 
 
 def blocks_that_commit(text: str, advice: Advice) -> tuple[Statement, ...]:
@@ -528,7 +542,7 @@ def modes_of(statement: Statement) -> str | None:
 
 def said_first(statements: Sequence[Statement]) -> str:
     """Return what SET TRANSACTION says before any query: the program's own come before it, so BEGIN has to say it."""
-    settings = takewhile(lambda statement: statement.words[:1] in _NO_QUERIES, statements)
+    settings = takewhile(lambda statement: statement.words[:1] in NO_QUERIES, statements)
     return ", ".join(filter(None, map(modes_of, settings)))
 
 
@@ -550,13 +564,13 @@ def _as_the_parser_knows_it(text: str, statements: Sequence[Statement]) -> str:
     return text
 
 
-def _misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[ScriptFault, ...]:
+def misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[ScriptFault, ...]:
     """Return a fault for each directive between or after statements, where it would say nothing."""
     faults = []
     following = iter(statements)
     statement = next(following, None)
     before = 0
-    for found in re.finditer(r"^[ \t]*+--[ \t]*+entrypoint[ \t]*+:", text, re.MULTILINE):
+    for found in DIRECTIVE.finditer(text):
         while statement is not None and statement.end <= found.start():
             before, statement = before + 1, next(following, None)
         if before and (statement is None or found.end() <= statement.start):
@@ -567,7 +581,8 @@ def _misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[S
     return tuple(faults)
 
 
-def _kind_of_words(text: str, statement: Statement) -> Kind:
+def kind_of_words(text: str, statement: Statement) -> Kind:
+    """Return what a statement is by its first words."""
     tokens = statement.words
     if tokens[1:2] == ("SUBSCRIPTION",):  # its options stand at its end
         tokens = words(text, statement.start, statement.end, limit=statement.end)

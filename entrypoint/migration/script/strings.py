@@ -63,7 +63,7 @@ def by_the_standard(text: str, *, escapes: bool, alone: bool = False) -> tuple[s
     transaction of its own, so that SET LOCAL is over at once. The text itself is returned where it makes no difference.
     """
     initial = Reading(0, escapes)
-    if not escapes and not _is_set(text):
+    if not escapes and not is_set(text):
         return text, (initial,)
     parts: list[str] = []
     readings = [initial]
@@ -89,7 +89,8 @@ def may_be_set_unseen(text: str, statements: Sequence[Statement]) -> bool:
     )
 
 
-def _is_set(text: str) -> bool:
+def is_set(text: str) -> bool:
+    """Tell whether a text may set it to anything but `on`."""
     mentioned = len(_MENTIONED.findall(text))
     return mentioned > 0 and mentioned > len(_AS_USUAL.findall(text))
 

@@ -162,7 +162,7 @@ def cut(text: str, advice: Advice) -> tuple[Unit, ...]:
             body = text[first.end : statements[last].start].lstrip("; \t\n")
             start = statements[last].start - len(body)
             begin = f"{text[first.start : first.end]} {said_first(statements[index + 1 : last])}".rstrip()
-            units.append(Unit(index + 1, start, body, begin, first.words, statements[index + 1 : last]))
+            units.append(Unit(index + 1, start, body, begin, first.words, tuple(statements[index + 1 : last])))
             index = last + 1
             continue
         if index not in idle:

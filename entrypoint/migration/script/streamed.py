@@ -1,0 +1,414 @@
+"""Check a large file from end to end with only a part of it in memory.
+
+It is done for files that run as one transaction and need no more than that: no transaction control but a pair around
+all, no statement that cannot be in a transaction, nothing odd about strings, no faults. That is what the large files
+are that people have: data, and dumps. For any other, there is no answer here, and it is read as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from codecs import utf_8_decode
+from hashlib import sha256
+
+from entrypoint.migration.script import directives, strings
+from entrypoint.migration.script.files import BYTE_ORDER_MARK, not_its_size, opened
+from entrypoint.migration.script.foreign import find_mark, may_have_mark
+from entrypoint.migration.script.parts import LargeStatements, LargeText, Part, Span
+from entrypoint.migration.script.scanner import ROW_STATEMENTS, Skim, UnterminatedError, scan_without_commands, skip
+from entrypoint.migration.script.statements import (
+    BEGINS,
+    DIRECTIVE,
+    NO_QUERIES,
+    Advice,
+    added_value,
+    kind_of_words,
+    misplaced_directives,
+    modes_of,
+)
+from entrypoint.migration.script.sums import Sums, unified
+from entrypoint.migration.script.text import OF_THE_LEDGER, TIMEOUTS, NotUtf8Error
+from entrypoint.records import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from entrypoint.migration.script.directives import Directives
+    from entrypoint.migration.script.scanner import Statement
+
+# Bytes of a part, about: one statement may have more. A round trip each, and the more memory the more there are: of
+# statements of ten characters each, what is known of them takes 25 times as much as they do.
+_PART = 1 << 19
+# A statement of which more bytes have been read, and no end is in sight, is not kept.
+_LARGE_STATEMENT = 4 * _PART
+# More characters than a statement's first word has.
+_FIRST_WORD = 100
+# Characters that are seen once more with what follows: more than any word has that is looked for, or a line that says
+# something.
+_OVERLAP = 1000
+_NAMES = (*OF_THE_LEDGER, *TIMEOUTS)
+# More commands of psql's than any dump has.
+_MOST_BLANKS = 100
+
+
+class Streamed(NamedTuple):
+    """What is known of a large file when all of it has been read once."""
+
+    checksum: str
+    text: LargeText
+    advice: Advice
+
+
+class _OutOfPlaceError(Exception):
+    """Something in the file is not for this module."""
+
+
+def look_through(path: str) -> Streamed | None:
+    """Read and check a large file; return None if it has to be read as a whole. Raises OSError and NotUtf8Error."""
+    descriptor, size = opened(path)
+    try:
+        return _Reading(path, descriptor, size).run()
+    except _OutOfPlaceError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+class _Reading:
+    """One reading of a file: what was read and belongs to no part yet, and what is known of all before that."""
+
+    def __init__(self, path: str, descriptor: int, size: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._size = self._left = size
+        self._sums = Sums()
+        self._pending = b""
+        self._place = 0  # of what is pending, among the file's bytes
+        self._unified = 0  # the same among the text's bytes
+        self._parts: list[Part] = []
+        self._content = _Content()
+
+    def run(self) -> Streamed:
+        wanted = _PART
+        while self._left or self._pending:
+            self._read(wanted)
+            text = self._text()
+            cut = self._content.take(text, last=not self._left)
+            if cut is not None:
+                rest = self._left or cut.end < len(text)
+                self._add(text[: cut.end], cut.statements, len(self._pending) if not rest else None)
+                wanted = max(_PART, len(self._pending))
+            elif len(self._pending) < _LARGE_STATEMENT or not self._content.begins_large(text):
+                wanted = 2 * len(self._pending)  # No statement ends in it.
+            else:
+                del text
+                self._add_large()
+                wanted = max(_PART, len(self._pending))
+        if os.read(self._descriptor, 1):
+            raise not_its_size(self._size)
+        source = LargeText(self._path, self._parts, frozenset(self._content.named))
+        return Streamed(self._sums.both()[0], source, self._content.advice(source))
+
+    def _read(self, wanted: int) -> None:
+        """Read on until so many bytes are pending, or none are left."""
+        pieces = [self._pending]
+        missing = min(wanted - len(self._pending), self._left)
+        while missing > 0:
+            if not (piece := os.read(self._descriptor, missing)):
+                raise not_its_size(self._size)
+            self._sums.add(piece)
+            pieces.append(piece)
+            missing -= len(piece)
+            self._left -= len(piece)
+        self._pending = b"".join(pieces)
+
+    def _text(self) -> str:
+        """Return what is pending, without half a character or half a line end at its end."""
+        content, last = self._pending, not self._left
+        if not last:
+            content = content.removesuffix(b"\r")
+        content = unified(content, first=not self._place)
+        try:
+            return utf_8_decode(content, "strict", last)[0]
+        except UnicodeDecodeError as error:
+            line = self._content.line + content.count(10, 0, error.start)
+            raise NotUtf8Error(content[error.start], self._unified + error.start, line) from None
+
+    def _add(self, text: str, statements: int, size: int | None) -> None:
+        """Make a part of the first of what is pending, which has this text; `size`: of its bytes, if that is known."""
+        size = self._bytes_of(text) if size is None else size
+        content, self._pending = self._pending[:size], self._pending[size:]
+        start, first = (self._parts[-1].end, self._parts[-1].after) if self._parts else (0, 0)
+        digest, line = sha256(content).digest(), self._content.line
+        self._parts.append(Part(self._place, size, digest, start, start + len(text), line, first, first + statements))
+        self._content.go_on_behind(text)
+        self._unified += len(unified(content, first=not self._place))
+        self._place += size
+
+    def _add_large(self) -> None:
+        """Make a part of one statement that is larger than what should be in memory."""
+        skim, tally = Skim(), _Tally(first=not self._place)
+        wanted = 0
+        while not (skim.ended or (wanted and not self._left and not self._pending)):
+            self._read(wanted)
+            try:
+                done = skim.over(self._pending, last=not self._left)
+            except ValueError:
+                raise _OutOfPlaceError from None
+            if not done and not self._left:  # It is never closed.
+                raise _OutOfPlaceError
+            content, self._pending = self._pending[:done], self._pending[done:]
+            wanted = _PART if done else 2 * len(self._pending)
+            try:
+                self._content.go_on_within(tally.add(content))
+            except UnicodeDecodeError as error:
+                line = self._content.line + tally.lines + error.object.count(10, 0, error.start)
+                offset = self._unified + tally.unified + error.start
+                raise NotUtf8Error(error.object[error.start], offset, line) from None
+        start, first = (self._parts[-1].end, self._parts[-1].after) if self._parts else (0, 0)
+        end, line = start + tally.characters, self._content.line
+        self._parts.append(Part(self._place, tally.size, tally.digest(), start, end, line, first, first + 1))
+        self._content.end_large(tally.characters, tally.lines)
+        self._unified += tally.unified
+        self._place += tally.size
+
+    def _bytes_of(self, text: str) -> int:
+        """Return how many of the pending bytes have this text, which ends with a semicolon."""
+        length = len(text) if text.isascii() else len(text.encode())
+        if not self._place and self._pending.startswith(BYTE_ORDER_MARK):
+            length += len(BYTE_ORDER_MARK)
+        size = length
+        # A line end of two bytes is one character.
+        while (larger := length + self._pending.count(b"\r\n", 0, size)) != size:
+            size = larger
+        return size
+
+
+class _Tally:
+    """What is known of a part that is not kept."""
+
+    def __init__(self, *, first: bool) -> None:
+        self._first = first
+        self._digest = sha256()
+        self._held = b""
+        self.size = 0
+        self.unified = 0
+        """Bytes of the text."""
+        self.characters = 0
+        self.lines = 0
+
+    def add(self, content: bytes) -> str:
+        """Take more bytes, which end between two characters; return their text."""
+        self._digest.update(content)
+        self.size += len(content)
+        content = self._held + content
+        self._held = b"\r" if content.endswith(b"\r") else b""
+        content = unified(content.removesuffix(b"\r"), first=self._first)
+        self._first = False
+        text = content.decode()
+        self.unified += len(content)
+        self.characters += len(text)
+        self.lines += text.count("\n")
+        return text
+
+    def digest(self) -> bytes:
+        """Return the digest of all of it; what is held back at the end of a file is a line end."""
+        if self._held:
+            self._held = b""
+            self.unified, self.characters, self.lines = self.unified + 1, self.characters + 1, self.lines + 1
+        return self._digest.digest()
+
+
+class _Cut(NamedTuple):
+    """How much of a text makes a part."""
+
+    end: int
+    """Behind the semicolon of its last statement."""
+    statements: int
+
+
+class _Content:
+    """What is known of a file's statements, as far as they have been seen."""
+
+    def __init__(self) -> None:
+        self.line = 1
+        """That of the next character."""
+        self.named: set[str] = set()
+        self._start = 0  # the offset of the next character
+        self._declared: Directives | None = None  # until the first statement has been seen
+        self._blanks: list[Span] = []
+        self._modes: list[str] = []  # of the transaction, as BEGIN and what comes before any query say them
+        self._no_query = True
+        self._seen = False  # whether there was a statement
+        self._wrapped = False
+        self._ended = False
+        self._values: list[str] = []  # that were added to enumerations
+        self._above = 0  # how much of what comes above a statement that is not kept has been looked at
+        self._overlap = ""  # what was seen last of that statement
+
+    def advice(self, text: LargeText) -> Advice:
+        """Return how to run the file, when all of it has been seen."""
+        if self._declared is None or self._wrapped != self._ended:
+            raise _OutOfPlaceError
+        source = text.with_blanks(self._blanks)
+        return Advice(
+            statements=LargeStatements(source),
+            source=source,
+            begin=" ".join(["BEGIN", *self._modes_in_words()]),
+            wrapped=self._wrapped,
+            outside=(),
+            faults=(),
+            parsed=False,
+            disputed=False,
+            directives=self._declared,
+            syntax=None,
+        )
+
+    def _modes_in_words(self) -> list[str]:
+        own, *said = self._modes if self._wrapped else ["", *self._modes]
+        return [words for words in (own, ", ".join(filter(None, said))) if words]
+
+    def take(self, text: str, *, last: bool) -> _Cut | None:
+        """Look at the next stretch of a file; return how much of it is whole statements, or None if none is.
+
+        `last`: whether the file ends with it. Then all of it counts.
+        """
+        sent, script = scan_without_commands(text)
+        cut = _cut(sent, script.statements, last=last)
+        if cut is None:
+            return None
+        if any(fault.offset < cut.end for fault in script.faults):
+            raise _OutOfPlaceError
+        statements = script.statements[: cut.statements]
+        self._look_at(text[: cut.end], statements)
+        for command in script.commands:
+            if command.start < cut.end:
+                # A command of psql's that connects does no harm above all statements alone.
+                if self._seen and command.name in ("c", "connect"):
+                    raise _OutOfPlaceError
+                self._leave_out(command.start, command.end)
+        return cut._replace(statements=sum(self._keeps(sent, statement) for statement in statements))
+
+    def begins_large(self, text: str) -> bool:
+        """Look at the beginning of a statement that is too large to be kept; tell whether there is one at all.
+
+        Only those are taken that write rows, or are blocks of code: what they are is said by their first word.
+        """
+        sent, script = scan_without_commands(text)
+        if not script.statements or len(text) - script.statements[0].start < _FIRST_WORD:
+            return False
+        if len(script.statements) > 1 or script.commands:
+            raise _OutOfPlaceError
+        words = script.statements[0].words
+        if words not in ROW_STATEMENTS and words[:1] != ("DO",):
+            raise _OutOfPlaceError
+        self._above = script.statements[0].start
+        self._look_at(text[: self._above], ())
+        self._keeps(sent, script.statements[0])
+        self._overlap = ""
+        return True
+
+    def go_on_within(self, text: str) -> None:
+        """Look for words in the next stretch of such a statement."""
+        above, self._above = self._above, max(self._above - len(text), 0)
+        text = self._overlap + text[above:]
+        lowered = text.lower()
+        self.named.update(name for name in _NAMES if name in lowered)
+        odd = strings.SETTING in lowered or ("entrypoint" in lowered and DIRECTIVE.search(text))
+        if odd or may_have_mark(text) or any(value in text for value in self._values):
+            # It may be in a string; read as a whole, that is seen.
+            raise _OutOfPlaceError
+        self._overlap = text[-_OVERLAP:]
+
+    def end_large(self, characters: int, lines: int) -> None:
+        """Take note of what has become a part."""
+        self._start += characters
+        self.line += lines
+
+    def go_on_behind(self, text: str) -> None:
+        """Take note of what has become a part."""
+        self._start += len(text)
+        self.line += text.count("\n")
+
+    def _look_at(self, text: str, statements: Sequence[Statement]) -> None:
+        """Look for words in a stretch that ends with a statement."""
+        lowered = text.lower()
+        self.named.update(name for name in _NAMES if name in lowered)
+        if strings.SETTING in lowered and (strings.is_set(text) or strings.may_be_set_unseen(text, statements)):
+            raise _OutOfPlaceError
+        if self._declared is None:
+            self._declare(text, statements)
+        elif "entrypoint" in lowered and DIRECTIVE.search(text):
+            raise _OutOfPlaceError
+        if find_mark(text) or any(value in text for value in self._values):
+            raise _OutOfPlaceError
+
+    def _declare(self, text: str, statements: Sequence[Statement]) -> None:
+        """Read what the file says of itself above its first statement."""
+        self._declared, faults = directives.read(text)
+        faults += misplaced_directives(text, statements)
+        if faults or self._declared.no_transaction or self._declared.batch:
+            raise _OutOfPlaceError
+
+    def _keeps(self, text: str, statement: Statement) -> bool:
+        """Tell whether a statement is sent; what else there may be is the pair around all."""
+        if self._ended:
+            raise _OutOfPlaceError
+        first, self._seen = not self._seen, True
+        if statement.words in ROW_STATEMENTS:
+            self._no_query = False
+            return True
+        kind, modes = kind_of_words(text, statement), modes_of(statement)
+        if kind.outside or "READ ONLY" in (modes or ""):
+            raise _OutOfPlaceError
+        if kind.control:
+            if first and kind.control in BEGINS and modes is not None:
+                self._wrapped = True
+                self._modes.append(modes)
+            elif self._wrapped and kind.control == "COMMIT":
+                self._ended = True
+            else:
+                raise _OutOfPlaceError
+            self._leave_out(statement.start, statement.end)
+            semicolon = skip(text, statement.end)
+            self._leave_out(semicolon, semicolon + 1)
+            return False
+        self._no_query = self._no_query and statement.words[:1] in NO_QUERIES
+        if self._no_query and modes:
+            self._modes.append(modes)
+        self._remember_value(text, statement)
+        return True
+
+    def _remember_value(self, text: str, statement: Statement) -> None:
+        """Take note of a value that a statement adds to an enumeration: it cannot be used in the same transaction."""
+        if statement.words[:2] == ("ALTER", "TYPE") and (value := added_value(text, statement)):
+            if value in text[statement.end :]:
+                raise _OutOfPlaceError
+            self._values.append(value)
+
+    def _leave_out(self, start: int, end: int) -> None:
+        if len(self._blanks) == _MOST_BLANKS:
+            raise _OutOfPlaceError
+        self._blanks.append(Span(self._start + start, self._start + end))
+
+
+def _cut(text: str, statements: Sequence[Statement], *, last: bool) -> _Cut | None:
+    """Return how much of a text makes a part; None if no statement ends in it.
+
+    `last`: whether the file ends with it; otherwise what counts are statements that have their semicolon.
+    """
+    enough = len(statements)
+    if statements and statements[-1].start >= _PART:
+        enough = next((number for number in range(1, enough) if statements[number].start >= _PART), enough)
+    if last and enough == len(statements):
+        return _Cut(len(text), enough)
+    for number in range(enough, 0, -1):
+        try:
+            semicolon = skip(text, statements[number - 1].end)
+        except UnterminatedError:
+            continue
+        if text.startswith(";", semicolon):
+            return _Cut(semicolon + 1, number)
+    # Those before were ended in another way, by psql's commands: that is refused.
+    return _Cut(len(text), len(statements)) if last else None
