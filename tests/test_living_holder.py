@@ -152,6 +152,23 @@ def test_a_stranger_that_holds_the_key_is_named(scene: Scene, mode: str, *, seco
         assert f"pg_terminate_backend({other.info.backend_pid})" in error["remedy"]
 
 
+def test_a_guard_whose_row_is_not_written_yet_is_no_stranger(scene: Scene, run_entrypoint: Callable[..., Run]) -> None:
+    """Between the lock and the row there is a moment, and the page about strangers says how to end their sessions."""
+    scene.write({"001_a.sql": "SELECT 1"})
+    scene.migrated()
+    scene.write(ANOTHER)
+    with scene.database.connect() as guard:
+        guard.execute("SET application_name = 'entrypoint:0123456789abcdef'")
+        guard.execute(f"SELECT pg_advisory_lock({lock_key()})")
+        waiter = run_entrypoint("migrate", env={"DATABASE_URL": scene.database.url})
+        assert "somebody has just taken it" in waiter.until("lock.waiting")["message"]
+        # Not for ever: what stays there without a row is told.
+        stranger = f"server process {guard.info.backend_pid} (entrypoint:0123456789abcdef) has its key"
+        waiter.until(lambda record: stranger in record["message"])
+        guard.execute("SELECT pg_advisory_unlock_all()")
+        assert waiter.wait() == 0, waiter.report()
+
+
 @pytest.mark.sampled(3)
 @pytest.mark.case("B13")
 @pytest.mark.parametrize(
@@ -189,7 +206,8 @@ def test_when_the_holder_s_time_is_over_the_default_counts(
         longest = (seconds + 1.5) * 1000 + 2 * DEFAULT_MS
         assert waited < longest, waiter.report()
         # Counted from when the row says that the holder began: the waiter may have come later.
-        assert time.monotonic() - taken >= seconds + DEFAULT_MS / 1000
+        # What it waited before it had seen the holder counts; on a busy machine that is some hundredths.
+        assert time.monotonic() - taken >= seconds + DEFAULT_MS / 1000 - 0.3
 
 
 def test_the_default_is_a_hard_limit_beside_the_earlier_system(scene: Scene) -> None:

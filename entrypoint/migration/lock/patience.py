@@ -36,6 +36,8 @@ class Patience:
         self._role = role
         self._asked = float("-inf")
         self._token: str | None = None
+        self._arriving: int | None = None
+        """The session of ours, by its pid, that had the lock when it was last asked, without a row that says so."""
         self.stranger: Guardian | None = None
         """Who was seen to hold the guard's lock without being the holder that the row names."""
 
@@ -61,6 +63,10 @@ class Patience:
         if row is None and guardian is not None and guardian.application.startswith(OURS):
             guardian = None  # It is about to make the ledger.
         left = time_left(row, guardian, self._apply.timeout)
+        if left is None and guardian is not None and guardian.application.startswith(OURS):
+            # Between the lock and the row there is a moment; who is still there at the next look is in no hurry.
+            arrived, self._arriving = guardian.pid == self._arriving, guardian.pid
+            guardian = guardian if arrived else None
         self.stranger = guardian if left is None and (row is None or not row.legacy) else None
         self._clocks.stand(0.0 if left is None or self._lock.hard else min(left, _BELIEVE))
 
