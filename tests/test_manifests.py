@@ -264,7 +264,7 @@ def test_what_can_delay_a_rollout_gets_a_tenth_of_a_processor() -> None:
 
 def test_the_pages_pod_for_the_backups_is_the_cronjobs() -> None:
     """It is let in by `restricted`, and as the user whose files they are."""
-    (command,) = [text for text in blocks(KUBERNETES, "sh") if "kubectl run" in text]
+    (command,) = [text for text in blocks(KUBERNETES, "sh") if "kubectl run shop-backup" in text]
     shell = json.loads(command.partition("--overrides='")[2].rpartition("'")[0])["spec"]
     job = yaml.safe_load((FOLDER / "backup" / "cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]
     pod = job["template"]["spec"]
@@ -275,6 +275,19 @@ def test_the_pages_pod_for_the_backups_is_the_cronjobs() -> None:
     assert (container["image"], container["volumeMounts"]) == (backup["image"], backup["volumeMounts"])
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shell"}, "spec": shell}
     kubernetes_validate.validate(pod, NEWEST, strict=True)
+
+
+def test_the_pages_pod_to_type_in_is_let_in_and_finds_the_database() -> None:
+    (command,) = [text for text in blocks(KUBERNETES, "sh") if "kubectl run shop-operator" in text]
+    spec = json.loads(command.partition("--overrides='")[2].rpartition("'")[0])["spec"]
+    shell = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shell"}, "spec": spec}
+    kubernetes_validate.validate(shell, NEWEST, strict=True)
+    pods = Release.of(objects_of("init-container")).pods
+    (migrating,) = (c for pod in pods for c in pod.containers if c.command == "migrate")
+    (container,) = spec["containers"]
+    assert container["env"] == [entry for entry in migrating.spec["env"] if entry["name"] == "DATABASE_URL"]
+    assert container["securityContext"].items() <= migrating.spec["securityContext"].items()
+    assert spec["securityContext"]["runAsNonRoot"] is True
 
 
 @pytest.mark.case("E11")

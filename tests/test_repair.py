@@ -97,6 +97,22 @@ def test_only_what_was_chosen(scene: Scene, options: tuple[str, ...], left: list
     assert (checksum_of_1(scene) != before) == accepted
 
 
+@pytest.mark.thorough
+def test_what_failed_elsewhere_is_not_taken_for_repaired(scene: Scene) -> None:
+    """Typed in a pod of the old release, `repair --failed && migrate` must not look as if all were well."""
+    scene.database.execute("DELETE FROM schema_migrations WHERE migration_number = 4")
+    scene.database.execute("UPDATE schema_migrations SET status = 'failed' WHERE migration_number = 8")
+    before = scene.database.contents()
+    run = repair(scene, "--failed")
+    assert run.wait() == 70
+    error = only_error(run)
+    assert "008_t8.sql failed, and this image does not have that file" in error["message"]
+    assert "repair --ahead" in error["remedy"]
+    assert scene.database.contents() == before
+    repair(scene, "--ahead").ok()
+    assert repair(scene, "--failed").ok().stdout.startswith("Nothing to repair.")
+
+
 def test_a_good_ledger_needs_no_consent(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:

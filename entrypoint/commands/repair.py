@@ -38,6 +38,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     planned = repair.plan(read_settings(environ, asked_for=True), arguments.kinds or repair.BY_DEFAULT)
     if not planned.fixes:
         output.write(repair.describe(planned))
+        if repair.FAILED in (arguments.kinds or ()):
+            repair.refuse_unknown(planned)
         return 0
     consent.obtain(repair.describe(planned), "Repair them?", yes=arguments.yes)
     output.write(repair.carry_out(planned))

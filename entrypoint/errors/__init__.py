@@ -25,6 +25,7 @@
     │   └── MigrationLostError         the connection was lost too often at the same statement
     ├── BackupFailedError        no backup was taken, or an older one could not be deleted
     ├── LedgerChangedError       the ledger is not any more what the operator was shown
+    ├── NotRepairedError         what is to be repaired belongs to a file that this image does not have
     ├── LockHeldError            the lock's holder lives, and is not to be robbed
     ├── LockTimeoutError         somebody else held the lock for longer than we may wait
     ├── WaitTimeoutError         the schema was not there in time; `wait` does nothing about it

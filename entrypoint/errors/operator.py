@@ -30,6 +30,12 @@ class LedgerChangedError(EntrypointError):
     event = "ledger.changed"
 
 
+class NotRepairedError(EntrypointError):
+    """A failed row was to be removed, and belongs to a file that this image does not have."""
+
+    event = "ledger.not_repaired"
+
+
 class LockHeldError(EntrypointError):
     """The migration lock has a living holder, and was to be freed."""
 

@@ -9,6 +9,7 @@ from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.database.quoting import literal
 from entrypoint.errors import ConfigurationError
+from entrypoint.errors.operator import NotRepairedError
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
 from entrypoint.migration.ledger.rows import REPAIRED, RUNNING
@@ -66,6 +67,8 @@ class Repair(NamedTuple):
     fixes: tuple[Fix, ...]
     left: tuple[str, ...]
     """What is not as it should be and is left alone, in words."""
+    unknown: tuple[str, ...]
+    """Failed migrations above this image's last file, by their files' names."""
 
 
 def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagnosis:
@@ -126,7 +129,7 @@ def plan(settings: Settings, kinds: Collection[str]) -> Repair:
     survey = survey_database(settings)
     with closing(survey.session):
         if not settings.migrations_dir:
-            return Repair(settings, survey, (), ())
+            return Repair(settings, survey, (), (), ())
         if not survey.directory.files:
             # A wrong MIGRATIONS_DIR is likelier than a project that has deleted all its migrations.
             raise ConfigurationError(
@@ -140,7 +143,25 @@ def plan(settings: Settings, kinds: Collection[str]) -> Repair:
         )
         if fixes:
             refuse_read_only(survey, f"{count(len(fixes), 'row is', 'rows are')} to be repaired")
-    return Repair(settings, survey, fixes, (*others, *found.remarks))
+    unknown = tuple(
+        fix.row.filename
+        for fix in found.fixes
+        if (fix.kind, fix.row.status) == (AHEAD, HAS_FAILED) and fix not in fixes
+    )
+    return Repair(settings, survey, fixes, (*others, *found.remarks), unknown)
+
+
+def refuse_unknown(repair: Repair) -> None:
+    """Raise NotRepairedError if what has failed is not this image's: whoever goes on believes that it is mended."""
+    if repair.unknown and not repair.fixes:
+        failed = ", ".join(map(visible, repair.unknown))
+        raise NotRepairedError(
+            f"Nothing was repaired: {failed} failed, and this image does not have that file",
+            remedy=(
+                "Type the command in the image that has it. Or remove the row from here: entrypoint repair --ahead, "
+                "which forgets all rows above this image's last file."
+            ),
+        )
 
 
 def describe(repair: Repair) -> str:
