@@ -166,6 +166,56 @@ def test_there_are_kustomizations_in_the_pages() -> None:
     assert {page.name for page, _ in KUSTOMIZATIONS} == {"README.md", "kubernetes.md"}
 
 
+# What users may have beside ours: another container's name, one without a command.
+THEIR_OWN = """\
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: shop-report}
+spec:
+  schedule: "0 5 * * *"
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          restartPolicy: Never
+          containers: [{name: report, image: report, command: [report, --all]}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: seed}
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: seed, image: seed}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: worker}
+spec:
+  selector: {matchLabels: {app: worker}}
+  template:
+    metadata: {labels: {app: worker}}
+    spec:
+      containers: [{name: worker, image: worker}]
+"""
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, AFTER])
+def test_the_components_leave_the_users_own_objects_alone(overlay: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(THEIR_OWN)
+    components = COMPONENTS if overlay != AFTER else sorted(CHANGING)
+    try:
+        built = build_upon(overlay, tmp_path, TAGS, components=components, beside=["own.yaml"])
+    except KustomizeMissingError as error:
+        missing(str(error))
+    own = {item["metadata"]["name"]: item for item in yaml.safe_load_all(THEIR_OWN)}
+    assert {item["metadata"]["name"]: item for item in built if item["metadata"]["name"] in own} == own
+    # And of ours none is forgotten.
+    ours = [item for item in built if item["metadata"]["name"] not in own]
+    assert ours == objects_of("+".join((overlay, *components)))
+
+
 # --- What a real cluster showed -------------------------------------------------------------------------
 
 

@@ -50,12 +50,16 @@ def build(folder: Path) -> list[dict[str, Any]]:
     return [item for item in yaml.safe_load_all(built.stdout) if item]
 
 
-def build_upon(overlay: str, folder: Path, more: str = "", *, components: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return what a user's own kustomization in `folder` makes of one of ours; `more` is the rest of it, in YAML."""
+def build_upon(
+    overlay: str, folder: Path, more: str = "", *, components: Sequence[str] = (), beside: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return what a user's own kustomization in `folder` makes of one of ours.
+
+    `beside`: the user's own files there; `more`: the rest of the kustomization, in YAML.
+    """
     # Not absolute paths: kustomize refuses those.
-    text = (
-        f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - {_from(folder, overlay)}\n"
-    )
+    resources = "".join(f"  - {name}\n" for name in (_from(folder, overlay), *beside))
+    text = f"apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{resources}"
     if components:
         text += "components:\n" + "".join(f"  - {_from(folder, component)}\n" for component in components)
     (folder / "kustomization.yaml").write_text(text + more)
