@@ -349,7 +349,7 @@ def _folder(directory: str | os.PathLike[str]) -> str:
     _must_be((str,), directory=name)
     if not name:
         _refuse("directory is empty", 'Pass the directory of the migrations; "." is the current one.')
-    if "://" in name:
+    if "://" in name or (redaction.secrets_of(name) and not os.path.isdir(name)):
         _refuse("directory is an address", "The url comes first in migrate and status, and as url=... in check.")
     if not os.path.isdir(name):
         _refuse(f"There is no directory {os.path.abspath(name)!r}", "Pass the directory that has the migrations.")

@@ -29,7 +29,7 @@ from entrypoint.commands import (
 )
 from entrypoint.commands.values import did_you_mean
 from entrypoint.errors.operator import UsageError
-from entrypoint.redaction import foreign
+from entrypoint.redaction import foreign, know_for_now, secrets_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +68,12 @@ Configured by environment variables: DATABASE_URL, MIGRATIONS_DIR and more. `ent
 """
 
 
+# Whose values are no addresses, and secrets as a whole.
+_SECRET_VARIABLES = ("PGPASSWORD", "PGSSLPASSWORD", "STATUS_TOKEN")
+# An option's name, without a value that is attached to it: -pPASSWORD, --pass:PASSWORD.
+_OPTION = r"--[A-Za-z][\w-]*|-[^-]|-+"
+
+
 class _Parser(argparse.ArgumentParser):
     """Complains with this program's own error, and so with its exit code; takes no abbreviations."""
 
@@ -84,6 +90,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if not argv and sys.stderr is not None and sys.stderr.isatty():
         sys.stderr.write(parser().format_help())
         return 64
+    # What may be an address where none belongs. Not of `run`: its words are the application's.
+    know_for_now(secret for word in argv for secret in _secrets_in(word))
     try:
         arguments = _parse(argv)
     except UsageError as error:
@@ -92,6 +100,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return COMMANDS[arguments.command].execute(arguments, environ)
     except BrokenPipeError:
         return 0  # Whoever was reading has seen enough, as `status | head` does.
+
+
+def _secrets_in(word: str) -> frozenset[str]:
+    """Return what must not be shown of a word of the command line that has a password where none belongs."""
+    value = word.partition("=")[2] if word.startswith("-") else word
+    name, _, rest = value.partition("=")
+    return secrets_of(value) | (frozenset((rest,)) if name in _SECRET_VARIABLES and rest else frozenset())
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -110,7 +125,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         whose = used.prog
         if unknown[0].startswith("-"):
             options = re.findall(r"--[a-z][a-z-]+", used.format_help())
-            name = unknown[0].partition("=")[0]
+            name = re.match(_OPTION, unknown[0])[0]  # type: ignore[index]  # it begins with -
             problem = f"{whose} has no option {name}{did_you_mean(name, options)}"
         else:
             problem = f"{whose} does not take the argument {unknown[0]!r}"

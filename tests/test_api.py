@@ -201,6 +201,7 @@ def test_an_argument_of_the_wrong_kind_is_named(
         ("postgresql://h/d", "", {}, "directory is empty"),
         ("postgresql://h/d", "{dir}/nowhere", {}, "There is no directory"),
         ("{dir}", "postgresql://u:Quokka@h/d", {}, "directory is an address"),
+        ("{dir}", "host=h password=Quokka", {}, "directory is an address"),
         ("postgresql://h/d", "{dir}", {"timeout": 0}, "timeout is 0 seconds"),
         ("postgresql://h/d", "{dir}", {"lock_timeout": float("inf")}, "lock_timeout is inf seconds"),
         ("postgresql://h/d", "{dir}", {"timeout": float("nan")}, "timeout is nan seconds"),

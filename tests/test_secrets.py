@@ -236,6 +236,28 @@ def test_the_address_on_the_command_line(run_entrypoint: Start) -> None:
         nothing_in(run)
 
 
+def test_a_password_on_the_command_line(run_entrypoint: Start, migrations_dir: Path) -> None:
+    """Wherever it was put by mistake, and in whichever form: no name of a file is made of it, either."""
+    address = f"postgresql://app:Quokka@{HOST}/shop"
+    for arguments, code in (
+        (("adopt", "--from", address), 64),
+        (("import", "--from", address, "."), 64),
+        (("backup", "--dir", address), 70),
+        (("new", address), 64),
+        (("new", f"app:Quokka@{HOST}/shop"), 64),
+        (("new", f"host={HOST} password=Quokka"), 64),
+        (("status", f"app:Quokka@{HOST}/shop"), 64),
+        (("status", "STATUS_TOKEN=Quokka"), 64),
+        (("status", "PGPASSWORD=Quokka"), 64),
+        (("status", "-pQuokka"), 64),
+        (("status", "--pass:Quokka"), 64),
+    ):
+        run = run_entrypoint(*arguments, env={"DATABASE_URL": f"postgresql://{HOST}:{free_port()}/shop"})
+        assert run.wait() == code, run.report()
+        nothing_in(run)
+    assert list(migrations_dir.iterdir()) == []
+
+
 @pytest.mark.thorough
 def test_both_addresses_are_kept_secret(outputs: Callable[..., None]) -> None:
     port = free_port()

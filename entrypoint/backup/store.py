@@ -11,6 +11,7 @@ from typing import NamedTuple
 from entrypoint import logs
 from entrypoint.backup import names
 from entrypoint.errors.operator import BackupFailedError
+from entrypoint.redaction import foreign
 
 _DAY = 86_400.0
 
@@ -31,9 +32,12 @@ def check_directory(directory: str) -> str:
     """
     path = os.path.abspath(directory)
     if not os.path.isdir(path):
+        # An address by mistake has lost a slash in the path, and nothing tells any more that it was one.
+        shown = foreign(directory)
+        shown = path if shown == directory else shown
         why = "is not a directory" if os.path.lexists(path) else "does not exist"
         raise BackupFailedError(
-            f"The directory for backups {path} {why}",
+            f"The directory for backups {shown} {why}",
             remedy="Mount the volume or create the directory; MIGRATION_BACKUP_DIR or --dir names it.",
         )
     if not os.access(path, os.W_OK | os.X_OK):

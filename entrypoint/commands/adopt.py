@@ -35,9 +35,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         wanted = adopt_from(arguments.tool, arguments.table)._replace(by_hand=True)
     except ValueError as error:
-        raise UsageError(
-            f"--from {arguments.tool}: {foreign(str(error))}", remedy="entrypoint adopt --from TOOL"
-        ) from None
+        raise UsageError(f"--from: {foreign(str(error))}", remedy="entrypoint adopt --from TOOL") from None
     planned = adopt.plan(read_settings(environ, asked_for=True), wanted)
     if arguments.dry_run or not planned.something:
         output.write(adopt.describe(planned))

@@ -13,7 +13,7 @@ from entrypoint import logs
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.files import HIGHEST, MOST_DIGITS, ROLLBACKS, is_sql, is_timestamp, number_of, slug
-from entrypoint.redaction import foreign
+from entrypoint.redaction import foreign, secrets_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,6 +125,11 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, 
         raise UsageError(
             f"{foreign(title)!r} is not UTF-8",
             remedy='Set the terminal to UTF-8, or spell the name in ASCII: entrypoint new "Add cafe table"',
+        )
+    if any("://" in word or secrets_of(word) for word in title.split()):
+        raise UsageError(
+            "The name is an address, or has a password in it; nothing was written",
+            remedy='Say what the migration does: entrypoint new "Add users table"',
         )
     title = " ".join(_printable(title).split())
     words = slug(plain(title))
