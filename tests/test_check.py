@@ -589,6 +589,20 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Sc
     return Scene(database, migrations_dir, run_entrypoint)
 
 
+def test_a_comment_that_is_nearly_a_directive(scene: Scene, check: Check) -> None:
+    """It keeps a pending file from running. One that is applied has run with it, and cannot be changed any more."""
+    scene.write({"001_drop.sql": "/* entrypoint: phase = after */\nDROP TABLE IF EXISTS gone;"})
+    environment = {"DATABASE_URL": scene.database.url}
+    (told,) = [one for one in check(env=environment, code=65) if one["level"] == "error"]
+    assert 'did you mean "-- entrypoint: phase = after"?' in told["message"]
+    run = scene.migrate()
+    assert run.wait() == 65, run.report()
+    scene.start("baseline", "1", "--yes").ok()
+    assert of_level(check(env=environment), "error") == []
+    scene.write({"002_next.sql": "SELECT 1;"})
+    scene.migrated()
+
+
 def test_of_applied_files_only_faults_are_told(scene: Scene, check: Check) -> None:
     scene.write({"001_big.sql": "CREATE TABLE big (x bigint, y bigint);", **DROPS, "003_empty.sql": ""})
     scene.migrated()

@@ -41,6 +41,43 @@ def test_several() -> None:
     assert advise(text).no_transaction
 
 
+@pytest.mark.parametrize(
+    ("comment", "meant"),
+    [
+        ("-- Entrypoint: phase = after", "phase = after"),
+        ("-- ENTRYPOINT: no-transaction", "no-transaction"),
+        ("-- entrypoint no-transaction", "no-transaction"),
+        ("--entrypoint phase = after", "phase = after"),
+        ("-- pg-entrypoint: lock_timeout: 1s", "lock-timeout = 1s"),
+        ("/* entrypoint: phase = after */", "phase = after"),
+        ("/*\n * entrypoint: timeout = 30min\n */", "timeout = 30min"),
+        ("--- entrypoint: Requires=12", "requires = 12"),
+    ],
+)
+def test_a_comment_that_is_nearly_one_is_refused_with_what_was_meant(comment: str, meant: str) -> None:
+    """Passed by in silence, `phase = after` over a DROP would run beside the pods that still read it."""
+    (fault,) = advise(f"-- A title\n{comment}\nDROP TABLE a").faults
+    assert fault.message == f'a comment, and no directive: did you mean "-- entrypoint: {meant}"?'
+    assert fault.line == 2
+    assert advise(f"SELECT 1;\n{comment}\nDROP TABLE a").faults == ()
+    assert advise(f"{comment}\nCREATE VIEW a AS SELECT 1", repeatable=True).faults == ()
+
+
+def test_a_sentence_that_begins_so_is_a_comment() -> None:
+    for comment in (
+        "-- Entrypoint of the reports: see docs",
+        "-- entrypoint",
+        "-- entrypoint after the rollout",
+        "-- entrypoint no-transaction was tried here",
+        "-- entrypoints: phase = after",
+        "-- entrypoint-like: phase = after",
+        "/* Entrypoint: the table of orders */",
+        f"/* {'x' * 5000} entrypoint: phase = after */",
+        "-- Written for entrypoint: phase = after",
+    ):
+        assert advise(f"{comment}\nSELECT 1").faults == ()
+
+
 KNOWN = "this program knows no-transaction, timeout, lock-timeout, origin"
 FORM = "write a whole number and ms, s, min or h, like timeout = 30min"
 RANGE = "it must be from 1ms to 596h"

@@ -142,6 +142,7 @@ def test_what_large_files_look_like(tmp_path: Path, text: str, spelling: str) ->
         f"{ROW * 9}-- +goose Down\n{ROW * 9}",
         f"-- entrypoint: no-transaction\n{ROW * 9}",
         f"-- entrypoint: nonsense = 1\n{ROW * 9}",
+        f"-- Entrypoint: phase = after\n{ROW * 9}",
         f"{ROW * 9}CREATE FUNCTION f() RETURNS int BEGIN ATOMIC {'SELECT 1; ' * 100} END;\n{ROW}",
         f"-- +goose Up\nINSERT INTO a SELECT {'1, ' * 900} 1",
         f"{ROW}-- entrypoint: timeout = 3s\nINSERT INTO a SELECT {'1, ' * 900} 1",

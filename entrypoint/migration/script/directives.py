@@ -172,6 +172,28 @@ def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[Scri
     return directives, tuple(faults)
 
 
+def near(text: str) -> tuple[ScriptFault, ...]:
+    """Return a fault for each comment above the first statement that would be a directive, were it begun like one.
+
+    Only for what a directive would say: of a sentence that happens to begin with "entrypoint" nothing is thought.
+    """
+    return tuple(
+        ScriptFault(found.offset, found.line, f'a comment, and no directive: did you mean "-- entrypoint: {meant}"?')
+        for found in scanner.near_directives(text)
+        if (meant := _meant_by(found.text))
+    )
+
+
+def _meant_by(text: str) -> str:
+    """Return the directive that a comment's text would be; empty for a sentence."""
+    parts = _PARTS.fullmatch(text.replace(":", "=", 1))
+    word, equals, value = parts.groups() if parts else ("", "", "")
+    name = word.lower().replace("_", "-")
+    if name in _ALONE:
+        return "" if equals or value else name
+    return f"{name} = {value.strip()}" if name in _EXAMPLES and equals and value else ""
+
+
 def _at_odds(lines: Mapping[str, int], mentioned: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield each directive that does not go with the others of the file, and why; `mentioned` are the bad ones, too."""
     if BATCH not in mentioned:

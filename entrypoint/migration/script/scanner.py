@@ -96,6 +96,11 @@ _BIT_STRING = re.compile(rf"[bBxX]{_PLAIN_STRING}(?:{_CONTINUED.pattern}{_PLAIN_
 _ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
 _COPY_END = re.compile(r"^\\\.[ \t]*+\r?$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"--[ \t]*+entrypoint[ \t]*+:([^\n\r]*+)")
+_NEAR_DIRECTIVE = re.compile(
+    r"(?:--|/\*)[-*!\s]*+(?i:pg[-_ ]?)?(?i:entry[-_ ]?point)(?![\w-])[ \t]*+[:=]?+([^\n\r*]*+)"
+)
+# So much of a comment is looked at for it, in characters.
+_NEAR = 1000
 
 
 class Statement(NamedTuple):
@@ -164,33 +169,48 @@ def scan_without_commands(text: str) -> tuple[str, Script]:
 
 def directives(text: str) -> tuple[Directive, ...]:
     """Return what stands after `-- entrypoint:` above the first statement."""
-    return _top(text)[0]
+    return tuple(
+        Directive(pos, text.count("\n", 0, pos) + 1, found[1].strip())
+        for pos, _ in _comments_above(text)
+        if (found := _DIRECTIVE.match(text, pos))
+    )
+
+
+def near_directives(text: str) -> tuple[Directive, ...]:
+    """Return what reads like a directive above the first statement and is a comment, by the word that begins it.
+
+    As `-- Entrypoint: x`, `-- entrypoint x`, `-- pg-entrypoint: x` and `/* entrypoint: x */` do: what stands after it.
+    """
+    return tuple(
+        Directive(pos, text.count("\n", 0, pos) + 1, found[1].strip())
+        for pos, end in _comments_above(text)
+        if not _DIRECTIVE.match(text, pos) and (found := _NEAR_DIRECTIVE.match(text, pos, min(end, pos + _NEAR)))
+    )
 
 
 def has_statement(text: str) -> bool:
     """Tell whether there is anything in a text but what may come above its first statement."""
-    return _top(text)[1] < len(text)
+    *_, (_, end) = ((0, 0), *_comments_above(text))
+    return _end(_WHITE, text, end) < len(text)
 
 
-def _top(text: str) -> tuple[tuple[Directive, ...], int]:
-    """Return the directives above the first statement, and where that begins."""
-    directives: list[Directive] = []
+def _comments_above(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each comment, and each command of psql's, above the first statement begins and ends."""
     pos = _end(_WHITE, text, 0)
     while text.startswith(("--", "/*", "\\"), pos):
-        if found := _DIRECTIVE.match(text, pos):
-            directives.append(Directive(pos, text.count("\n", 0, pos) + 1, found[1].strip()))
         try:
             match text[pos]:
                 case "-":
-                    pos = _end(_LINE_COMMENT, text, pos)
+                    end = _end(_LINE_COMMENT, text, pos)
                 case "/":
-                    pos = _comment_end(text, pos)
+                    end = _comment_end(text, pos)
                 case _:
-                    pos = psql.read(text, pos, 0, first=True).end
+                    end = psql.read(text, pos, 0, first=True).end
         except UnterminatedError:  # `scan` reports it
-            pos = len(text)
-        pos = _end(_WHITE, text, pos)
-    return tuple(directives), pos
+            yield pos, len(text)
+            return
+        yield pos, end
+        pos = _end(_WHITE, text, end)
 
 
 def skip(text: str, pos: int) -> int:

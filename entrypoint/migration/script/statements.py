@@ -226,6 +226,8 @@ def _advise(text: str, parse_limit: int, units: str, *, in_doubt_only: bool, rep
     )
     mark = mark_in(text)
     faults += () if mark is None else (mark,)
+    # In repeatable/ all files are read as soon as one has changed: those that were good enough are to stay so.
+    faults += () if repeatable else directives.near(text)
     if faults := script.faults + faults + misplaced_directives(text, statements):
         return advice._replace(faults=tuple(sorted(faults)))
     if declared.batch is not None:

@@ -347,7 +347,7 @@ class _Content:
     def _declare(self, text: str, statements: Sequence[Statement]) -> None:
         """Read what the file says of itself above its first statement."""
         self._declared, faults = directives.read(text)
-        faults += misplaced_directives(text, statements)
+        faults += misplaced_directives(text, statements) + directives.near(text)
         if faults or self._declared.no_transaction or self._declared.batch:
             raise _OutOfPlaceError
 
