@@ -18,6 +18,10 @@ for number in (signal.SIGINT, signal.SIGTERM):
     if signal.getsignal(number) is not signal.SIG_IGN:
         signal.signal(number, lambda signum, _frame: os._exit(128 + signum))
 
+# Python takes this from the image's PYTHONEXECUTABLE or __PYVENV_LAUNCHER__, although it ignores variables. The
+# program's files are read from beside it, and it is started as the program's own child. start.c knows the path.
+sys.executable = os.path.abspath(sys.orig_argv[0])  # noqa: PTH100 - pathlib is an import more
+
 # The convention of those who freeze programs; entrypoint/backup/waiting.py asks for it.
 sys.frozen = True  # type: ignore[attr-defined]
 

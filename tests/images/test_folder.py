@@ -210,6 +210,21 @@ def test_an_up_to_date_start_opens_no_more_than_it_must(
     assert {name for name in modules if not name.startswith("libffi")} <= of_python | packing
 
 
+def test_pythons_own_variables_lead_it_nowhere(
+    folder: Path, database: Database, run_program: Callable[..., Run]
+) -> None:
+    """Two of them say where Python is, even for one that ignores variables. It starts its child, too: the keeper."""
+    misleading = dict.fromkeys(
+        ("PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__", "PYTHONHOME", "PYTHONPATH"), "/nowhere/python3"
+    )
+    settings = {"DATABASE_URL": database.url, "MIGRATION_COMMAND": "env", **misleading}
+    run = run_program([folder / "entrypoint", "run", "--", "env"], env=settings).ok()
+    assert run.outcome == "migrated"
+    expected = {f"{name}={value}" for name, value in misleading.items()}
+    assert expected <= {record["message"] for record in run.logs("command.output")}
+    assert expected <= set(run.stdout.splitlines())
+
+
 def test_what_is_not_in_it_is_not_advised_to_be_installed_there(
     folder: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
 ) -> None:
