@@ -71,6 +71,25 @@ def test_a_statement_that_is_large_itself(scene: Scene) -> None:
     assert scene.database.one("SELECT count(*) > 100000 FROM huge")
 
 
+def test_many_files(scene: Scene) -> None:
+    """Of 100 files with 90 KB each, both keep the texts of the first ones alone."""
+    texts = migrations.large(90_000).replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
+    scene.write({"000_gate.sql": f"{Gate.PASS};\n", **{f"{number:03d}_x.sql": texts for number in range(1, 101)}})
+    with Gate(scene.database) as gate:
+        leader = scene.start("migrate")
+        gate.arrival(60)
+        waiter = scene.start("migrate")
+        waiter.until("lock.waiting", 60)
+        assert peak_memory(waiter.pid) < WAITING
+        gate.open()
+        leader.ok(60)
+        waiter.ok(60)
+    assert scene.ledger() == [(number, "completed") for number in range(101)]
+    # All rows of all files, whichever way they were sent.
+    lines = texts.count("INSERT")
+    assert scene.database.one("SELECT count(*), count(DISTINCT id) FROM large") == (100 * lines, lines)
+
+
 # --- What is checked is what is sent ----------------------------------------------------------------------
 
 

@@ -256,6 +256,47 @@ def test_what_was_checked_is_what_is_read(tmp_path: Path, how: str) -> None:
         str(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        ROW * 5,
+        f"BEGIN /* a */ ISOLATION\nLEVEL SERIALIZABLE;\n{ROW}COMMIT;\n",
+        f"\ufeff\\restrict a;b\n{ROW}\\echo x\nUPDATE schema_migrations SET id = 1".replace("\n", "\r\n"),
+        f"BEGIN;\n{ROW}COMMIT; BEGIN;\n{ROW}END",
+        "",
+        "-- nothing",
+    ],
+)
+def test_a_file_of_which_no_text_is_kept(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "001_x.sql"
+    path.write_bytes(text.encode())
+    file = MigrationFile(1, "001_x.sql", str(path), *sums(path.read_bytes()))
+    whole, _ = examine(file)
+    assert whole is not None
+    short = whole.in_short()
+    assert isinstance(short.source, LargeText)
+    assert (short.text, short.advice.body) == (whole.text, whole.advice.body)
+    assert tuple(short.advice.statements) == tuple(whole.advice.statements)
+    for words in (*OF_THE_LEDGER, *TIMEOUTS):
+        assert names(short.source, words) == names(whole.source, words)
+    assert short.in_short() is short
+    source = short.advice.source
+    assert isinstance(source, LargeText)
+    assert source.encoded(0).decode() == whole.advice.body
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["VACUUM a;", "-- entrypoint: no-transaction\nSELECT 1;", "SET standard_conforming_strings = off; SELECT 'a\\'';'"],
+)
+def test_a_file_whose_text_is_kept_whatever_comes(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "001_x.sql"
+    path.write_text(text)
+    one, _ = examine(MigrationFile(1, "001_x.sql", str(path), *sums(path.read_bytes())))
+    assert one is not None
+    assert one.in_short() is one
+
+
 def test_only_a_large_file_that_is_to_run_is_read_in_parts(tmp_path: Path) -> None:
     path = tmp_path / "001_x.sql"
     for size, whole, large in ((1 << 20, False, True), (1 << 20, True, False), (0, False, False)):

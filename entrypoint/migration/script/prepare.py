@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 # Beyond this many characters the first words of each statement decide, and not the parser: its tree takes up to 240
 # bytes for each character (measured), and a waiting replica is to stay below 60 MB.
 _PARSE_LIMIT = 100_000
+# So many characters of all files together are kept in memory, and what is known of their statements counts as so many.
+# What comes behind is read again when it is applied, so that a replica that waits has nothing of it.
+_IN_MEMORY = 1_000_000
+_STATEMENT = 400
 _CORRECT = "Correct the files; `entrypoint check` shows all faults without a database."
 
 
@@ -44,6 +48,14 @@ class Prepared(NamedTuple):
     def empty(self) -> bool:
         """Whether there is no statement in it."""
         return not self.advice.statements
+
+    def in_short(self) -> Prepared:
+        """Return the same migration with its text to be read again when it is wanted, if that can be done."""
+        from entrypoint.migration.script.streamed import in_short
+
+        if isinstance(self.source, str) and (found := in_short(self.file, self.source, self.advice)) is not None:
+            return self._replace(source=found.text, advice=found.advice)
+        return self
 
     def as_units(self, why: str) -> Prepared:
         """Return the same migration, to be run unit by unit; with faults in its advice if it cannot be."""
@@ -76,11 +88,13 @@ def prepare(
     """
     prepared: dict[int, Prepared] = {}
     faults: list[FileFault] = []
+    room = _IN_MEMORY
     for file in pending:
         one, found = examine(file, escapes=escapes, in_doubt_only=in_doubt_only, whole=False)
         faults += found
         if one is not None:
-            prepared[file.number] = one
+            room -= len(one.source) + _STATEMENT * len(one.advice.statements)
+            prepared[file.number] = one if room > 0 else one.in_short()
     if among:
         faults += faults_between(prepared.values(), among)
     if faults:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from entrypoint.migration.script.directives import Directives
+    from entrypoint.migration.script.files import MigrationFile
     from entrypoint.migration.script.scanner import Statement
 
 # Bytes of a part, about: one statement may have more. A round trip each, and the more memory the more there are: of
@@ -73,6 +74,34 @@ def look_through(path: str) -> Streamed | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def in_short(file: MigrationFile, text: str, advice: Advice) -> Streamed | None:
+    """Return a file that was read as a whole as if it had been read in one part; None if that is not for it."""
+    plain = advice.transactional and not advice.odd and not advice.disputed and advice.readings == strings.STANDARD
+    if not plain or strings.may_be_set_unseen(advice.body, advice.statements):
+        return None
+    size, digest = os.stat(file.path).st_size, bytes.fromhex(file.raw_checksum)
+    part = Part(0, size, digest, 0, len(text), 1, 0, len(advice.statements))
+    lowered = text.lower()
+    named = frozenset(name for name in _NAMES if name in lowered)
+    source = LargeText(file.path, [part], named)
+    sent = source.with_blanks(_differences(text, advice.body))
+    return Streamed(file.checksum, source, advice._replace(source=sent, statements=LargeStatements(sent)))
+
+
+def _differences(text: str, sent: str) -> list[Span]:
+    """Return the stretches of a text that are not sent."""
+    spans: list[Span] = []
+    if sent != text:
+        for place, (written, blank) in enumerate(zip(text, sent, strict=True)):
+            if written == blank:
+                continue
+            if spans and spans[-1].end == place:
+                spans[-1] = Span(spans[-1].start, place + 1)
+            else:
+                spans.append(Span(place, place + 1))
+    return spans
 
 
 class _Reading:
