@@ -139,7 +139,11 @@ def _headline(status: Status) -> str:
         verbs = ("runs", "was") if len(half_way) == 1 else ("run", "were")
         headline += f" {' and '.join(half_way)} {verbs[0]}, or {verbs[1]} interrupted half way."
     if status.outstanding:
-        since = f" (nothing before it is missing since {status.outstanding_since})" if status.outstanding_since else ""
+        since = (
+            f" (everything before it has been applied since {status.outstanding_since})"
+            if status.outstanding_since
+            else ""
+        )
         these = count(status.outstanding, "migration waits", "migrations wait")
         headline += f" {these} for the end of the rollout{since}: entrypoint migrate --phase after."
     return headline

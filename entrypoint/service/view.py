@@ -324,7 +324,11 @@ def _fine(status: Status) -> tuple[Tone, str, str]:
     if status.outstanding:
         since = wording.moment(status.outstanding_since)
         these = count(status.outstanding, "migration waits", "migrations wait")
-        known = f"; nothing before it is missing since {wording.date(since)}, {since:%H:%M:%S} UTC" if since else ""
+        known = (
+            f"; everything before it has been applied since {wording.date(since)}, {since:%H:%M:%S} UTC"
+            if since
+            else ""
+        )
         return "good", "Up to date", f"{at}; {these} for the end of the rollout{known}."
     return "good", "Up to date", f"{at}, and every migration file is applied."
 

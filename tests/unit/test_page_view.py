@@ -38,7 +38,7 @@ VERDICTS = {
         "good",
         "Up to date",
         (
-            "At version 1; 1 migration waits for the end of the rollout; nothing before it is missing since "
+            "At version 1; 1 migration waits for the end of the rollout; everything before it has been applied since "
             "2 Nov 2026, 06:12:20 UTC."
         ),
     ),
