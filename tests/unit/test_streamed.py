@@ -54,6 +54,7 @@ def as_read(path: Path, content: bytes) -> tuple[LargeText, Advice] | None:
     assert whole.readings == advice.readings == STANDARD
     assert advice.body == whole.body
     assert (advice.begin, advice.wrapped, advice.directives) == (whole.begin, whole.wrapped, whole.directives)
+    assert advice.commands == whole.commands
     assert tuple(advice.statements) == tuple(whole.statements)
     assert len(advice.statements) == len(whole.statements)
     for words in (*OF_THE_LEDGER, *TIMEOUTS):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.directives import Directives
     from entrypoint.migration.script.files import MigrationFile
+    from entrypoint.migration.script.psql import Command
     from entrypoint.migration.script.scanner import Statement
 
 # Bytes of a part, about: one statement may have more. A round trip each, and the more memory the more there are: of
@@ -267,6 +268,7 @@ class _Content:
         self._start = 0  # the offset of the next character
         self._declared: Directives | None = None  # until the first statement has been seen
         self._blanks: list[Span] = []
+        self._commands: list[Command] = []
         self._modes: list[str] = []  # of the transaction, as BEGIN and what comes before any query say them
         self._no_query = True
         self._seen = False  # whether there was a statement
@@ -292,6 +294,7 @@ class _Content:
             disputed=False,
             directives=self._declared,
             syntax=None,
+            commands=tuple(self._commands),
         )
 
     def _modes_in_words(self) -> list[str]:
@@ -317,6 +320,13 @@ class _Content:
                 if self._seen and command.name in ("c", "connect"):
                     raise _OutOfPlaceError
                 self._leave_out(command.start, command.end)
+                self._commands.append(
+                    command._replace(
+                        start=self._start + command.start,
+                        end=self._start + command.end,
+                        line=self.line + command.line - 1,
+                    )
+                )
         return cut._replace(statements=sum(self._keeps(sent, statement) for statement in statements))
 
     def begins_large(self, text: str) -> bool:
