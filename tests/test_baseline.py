@@ -198,3 +198,13 @@ def test_a_lock_on_the_ledger_is_waited_for(scene: Scene) -> None:
         assert len(scene.ledger()) == 2
     run.ok()
     assert len(scene.ledger()) == 4
+
+
+def test_a_database_that_was_there_before_is_led_to_it(scene: Scene) -> None:
+    """The commonest first contact with an existing database: the first file finds its tables there."""
+    remedy = only_error(scene.migrate())["remedy"]
+    assert remedy.endswith("say how far it is: entrypoint repair --failed, and then entrypoint baseline N.")
+    scene.start("repair", "--failed", "--yes").ok()
+    baseline(scene, 5).ok()
+    scene.migrated()
+    assert scene.ledger() == [(number, "completed") for number in (0, 1, 2, 5, 6)]

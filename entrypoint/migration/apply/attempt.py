@@ -8,6 +8,10 @@ from entrypoint import logs
 from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import (
     ACTIVE_SQL_TRANSACTION,
+    DUPLICATE_FUNCTION,
+    DUPLICATE_OBJECT,
+    DUPLICATE_SCHEMA,
+    DUPLICATE_TABLE,
     INVALID_TRANSACTION_TERMINATION,
     OBJECT_IN_USE,
     UNSAFE_NEW_ENUM_VALUE_USAGE,
@@ -45,6 +49,8 @@ GRACE = 0.5
 _NOTICE_LEVELS = {"WARNING": logs.WARNING, "DEBUG": logs.DEBUG}
 
 
+# What a database says that was there before this program was.
+_THERE_ALREADY = (DUPLICATE_FUNCTION, DUPLICATE_OBJECT, DUPLICATE_SCHEMA, DUPLICATE_TABLE)
 # What only the server knows: statements that need a transaction of their own for reasons that no parser sees.
 _NEEDS = {
     ACTIVE_SQL_TRANSACTION: "It cannot run inside a transaction",
@@ -279,6 +285,11 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         )
         if way_out := self._way_out(reverse=reverse):
             remedy = f"{way_out} {remedy}"
+        if error.sqlstate in _THERE_ALREADY and not reverse:
+            remedy = (
+                f"{remedy} If this database had its schema before it had this program, say how far it is: entrypoint "
+                "repair --failed, and then entrypoint baseline N."
+            )
         where = self._where
         line = None if where is None else text.count("\n", 0, where) + 1
         failure = MigrationFailedError(
