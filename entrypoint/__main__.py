@@ -63,6 +63,9 @@ def _end(code: int) -> NoReturn:
 
 def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: handover.Inheritance) -> int:
     """Do what `argv` asks for and return the exit code; `run` only returns if the application was not started."""
+    if len(argv) > 1 and {*argv[:2]} == {"--no-color", "run"}:
+        argv = ["run", *argv[2:]]
+        environ = {**environ, "NO_COLOR": "1"}
     if argv[:1] == ["run"] and argv[1:2] not in (["--help"], ["-h"]):
         return _run(argv[1:], environ, inherited)
     from entrypoint import cli  # With argparse; `run` does without both.

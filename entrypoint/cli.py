@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from entrypoint.commands import (
     import_,
     migrate,
     new,
+    output,
     repair,
     rollback,
     run,
@@ -27,13 +29,13 @@ from entrypoint.commands import (
     version,
     wait,
 )
-from entrypoint.commands.values import did_you_mean
+from entrypoint.commands.values import did_you_mean, which_choice
 from entrypoint.errors.operator import UsageError
 from entrypoint.redaction import foreign, know_for_now, secrets_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from entrypoint.commands import Command
 
@@ -68,6 +70,17 @@ Configured by environment variables: DATABASE_URL, MIGRATIONS_DIR and more. `ent
 """
 
 
+# What other tools call it.
+_ELSEWHERE = {
+    **dict.fromkeys(("create", "generate", "add", "make", "revision"), "new"),
+    **dict.fromkeys(("up", "apply", "upgrade", "deploy", "update"), "migrate"),
+    **dict.fromkeys(("down", "undo", "revert", "downgrade"), "rollback"),
+    **dict.fromkeys(("info", "history", "list", "current"), "status"),
+    **dict.fromkeys(("validate", "lint"), "check"),
+}
+_NEEDLESS = ("init", "setup")
+# What may stand in front of the command.
+_OF_ALL = ("-h", "--help", "-V", "--version", "--no-color")
 # Whose values are no addresses, and secrets as a whole.
 _SECRET_VARIABLES = ("PGPASSWORD", "PGSSLPASSWORD", "STATUS_TOKEN")
 # An option's name, without a value that is attached to it: -pPASSWORD, --pass:PASSWORD.
@@ -82,12 +95,21 @@ class _Parser(argparse.ArgumentParser):
         self.color = False  # Python 3.14 would decide about colours by rules of its own.
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"ignored explicit argument .*", "it takes no value", message, flags=re.DOTALL)
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)$", message, re.DOTALL):
+            message += which_choice(found[1], re.findall(r"[\w-]+", found[2]))
         raise UsageError(message[:1].upper() + message[1:], remedy=_usage(self))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help or version; argparse's own says nothing of a full disk, and ends as if all were well."""
+        del file  # Only an error would go to another one, and this parser's are raised.
+        if message:
+            output.write(message)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run the command that `argv` asks for; return its exit code. Raises EntrypointError."""
-    if not argv and sys.stderr is not None and sys.stderr.isatty():
+    if set(argv) <= {"--no-color"} and sys.stderr is not None and sys.stderr.isatty():
         sys.stderr.write(parser().format_help())
         return 64
     # What may be an address where none belongs. Not of `run`: its words are the application's.
@@ -112,28 +134,74 @@ def _secrets_in(word: str) -> frozenset[str]:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return what `argv` says. Raises UsageError, which names what is nearest to what nobody knows."""
     top = parser()
-    word = next((word for word in argv if not word.startswith("-")), None)
-    if word is not None and word not in COMMANDS:
-        raise UsageError(
-            f"There is no command {word!r}{did_you_mean(word, COMMANDS)}",
-            remedy="`entrypoint help` lists the commands. To start an application: entrypoint run -- COMMAND",
-        )
+    if argv[-1:] == ["--"] or argv[:1] == ["--"]:  # The end of the options, and nothing behind it; or no option at all.
+        argv = argv[:-1] if argv[-1:] == ["--"] else argv[1:]
+    before = list(itertools.takewhile(lambda word: word.startswith("-"), argv))
+    rest = argv[len(before) :]
+    if rest and rest[0] not in COMMANDS and not _unknown_option(before, _OF_ALL):
+        raise _no_command(rest[0])
+    _refuse_options(before, rest)
     arguments, unknown = top.parse_known_args(argv)
     command: str | None = arguments.command
-    if unknown:
-        used = top if command is None else parsers()[command]
-        whose = used.prog
-        if unknown[0].startswith("-"):
-            options = re.findall(r"--[a-z][a-z-]+", used.format_help())
-            name = re.match(_OPTION, unknown[0])[0]  # type: ignore[index]  # it begins with -
-            problem = f"{whose} has no option {name}{did_you_mean(name, options)}"
-        else:
-            problem = f"{whose} does not take the argument {unknown[0]!r}"
-        raise UsageError(problem, remedy=_usage(used))
     if command is None:
         *others, last = COMMANDS
         raise UsageError(f"No command given: {', '.join(others)} or {last}", remedy="`entrypoint help` explains them.")
+    unknown = [word for word in unknown if word != "--"]
+    if unknown:
+        used = parsers()[command]
+        raise UsageError(f"{used.prog} does not take the argument {unknown[0]!r}", remedy=_usage(used))
     return arguments
+
+
+def _no_command(word: str) -> UsageError:
+    if word in _NEEDLESS:
+        return UsageError(
+            f"There is no command {word!r}, and nothing to initialize",
+            remedy="`entrypoint migrate` creates what it needs; `entrypoint new` writes the first migration.",
+        )
+    meant = f". Did you mean {_ELSEWHERE[word]}?" if word in _ELSEWHERE else did_you_mean(word, COMMANDS)
+    return UsageError(
+        f"There is no command {word!r}{meant}",
+        remedy="`entrypoint help` lists the commands. To start an application: entrypoint run -- COMMAND",
+    )
+
+
+def _refuse_options(before: Sequence[str], rest: Sequence[str]) -> None:
+    """Raise UsageError for an option that nobody knows, before argparse complains about what is missing.
+
+    `before`: the options in front of the command; `rest`: the command, with what follows it.
+    """
+    if {"-h", "--help", "-V", "--version"}.isdisjoint(before) and (name := _unknown_option(before, _OF_ALL)):
+        owners = [command for command, used in parsers().items() if name in _options(used)]
+        if owners:
+            command = rest[0] if rest[:1] and rest[0] in owners else owners[0] if len(owners) == 1 else "COMMAND"
+            raise UsageError(
+                f"{name} stands in front of the command, and belongs behind it", remedy=f"entrypoint {command} {name}"
+            )
+        raise UsageError(f"entrypoint has no option {name}{did_you_mean(name, _OF_ALL)}", remedy=_usage(parser()))
+    if not rest:
+        return
+    used = parsers()[rest[0]]
+    options = _options(used)
+    words = list(itertools.takewhile(lambda word: word != "--", rest[1:]))
+    if {"-h", "--help"}.isdisjoint(words) and (name := _unknown_option(words, options)):
+        raise UsageError(f"{used.prog} has no option {name}{did_you_mean(name, options)}", remedy=_usage(used))
+
+
+def _unknown_option(words: Sequence[str], known: Collection[str]) -> str:
+    """Return the name of the first option among `words` that is not `known`; empty if there is none."""
+    for word in words:
+        # A single hyphen, a number and a text with blanks are no options: argparse takes them for arguments.
+        if len(word) < 2 or " " in word or not (found := re.match(_OPTION, word)) or word[1].isdecimal():
+            continue
+        if found[0] not in known:
+            return found[0]
+    return ""
+
+
+def _options(used: argparse.ArgumentParser) -> frozenset[str]:
+    """Return the names of a command's options."""
+    return frozenset(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", used.format_usage())) | {"--help"}
 
 
 def _usage(used: argparse.ArgumentParser) -> str:

@@ -12,6 +12,7 @@ import pytest
 from demo.postgres import HOST, free_port
 from entrypoint import __version__
 from kit.migrations import non_idempotent, write_migrations
+from kit.processes import PROGRAM
 from kit.terminal import Terminal
 from scene import load_legacy, lock_key
 
@@ -96,6 +97,17 @@ def test_what_was_probably_meant_is_named(run_entrypoint: Start) -> None:
         (("migrate", "--dryrun=1"), "Did you mean --dry-run?"),
         (("--verson",), "Did you mean --version?"),
         (("help", "migrat"), "Did you mean migrate?"),
+        (("help", "DATABASE_ULR"), "Did you mean DATABASE_URL?"),
+        (("help", "ENV"), "Did you mean env?"),
+        (("wait", "--for", "db"), "Did you mean database?"),
+        (("check", "--format", "jsn"), "Did you mean json?"),
+        (("import", "--from", "dbmat", "."), "Did you mean dbmate?"),
+        (("adopt", "--from", "dbmat"), "Did you mean dbmate?"),
+        # What other tools call it, and not what is spelled like it.
+        (("create", "users"), "Did you mean new?"),
+        (("up",), "Did you mean migrate?"),
+        (("undo",), "Did you mean rollback?"),
+        (("info",), "Did you mean status?"),
     ):
         assert error_of(run_entrypoint(*words), 64)["message"].endswith(meant)
     # An application by itself is the commonest mistake of all.
@@ -110,6 +122,76 @@ def test_options_are_not_abbreviated(run_entrypoint: Start) -> None:
     assert error_of(run_entrypoint("status", "--js"), 64)["message"] == (
         "entrypoint status has no option --js. Did you mean --json?"
     )
+
+
+def test_what_is_wrong_is_named_and_not_what_is_beside_it(run_entrypoint: Start) -> None:
+    for words, message, remedy in (
+        (
+            ("init",),
+            "There is no command 'init', and nothing to initialize",
+            "`entrypoint migrate` creates what it needs",
+        ),
+        (("--to", "3"), "--to stands in front of the command, and belongs behind it", "entrypoint COMMAND --to"),
+        (
+            ("--json", "status"),
+            "--json stands in front of the command, and belongs behind it",
+            "entrypoint status --json",
+        ),
+        (("rollback", "--steps", "1"), "entrypoint rollback has no option --steps", "--to N"),
+        (("version", "--json"), "entrypoint version has no option --json", "entrypoint version"),
+        (("status", "--json=yes"), "Argument --json: it takes no value", "--json"),
+        (("status", "--", "--json"), "entrypoint status does not take the argument '--json'", "--json"),
+    ):
+        told = error_of(run_entrypoint(*words), 64)
+        assert told["message"].startswith(message)
+        assert remedy in told["remedy"]
+    assert not error_of(run_entrypoint("version", "--json"), 64)["message"].endswith("?")
+
+
+def test_the_end_of_the_options_is_no_option(run_entrypoint: Start) -> None:
+    assert run_entrypoint("--", "version", "--help").ok().stdout == run_entrypoint("help", "version", "--").ok().stdout
+    for words in (("--no-color", "run", "--"), ("run", "--no-color", "--"), ("run", "--no-color")):
+        assert run_entrypoint(*words, "echo", "it", env={"AUTO_MIGRATE": "false"}).ok().stdout == "it\n"
+
+
+def test_help_on_a_variable(run_entrypoint: Start) -> None:
+    first, *_ = run_entrypoint("help", "MIGRATION_ON_FAILURE").ok().stdout.splitlines()
+    assert first == "MIGRATION_ON_FAILURE  start the application all the same, or exit (default: start)"
+
+
+def test_a_shell_may_be_called_by_its_path(run_entrypoint: Start) -> None:
+    assert run_entrypoint("completion", "/bin/bash").ok().stdout == run_entrypoint("completion", "bash").ok().stdout
+
+
+# --- Output that goes nowhere ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", [">&-", pytest.param(">/dev/full", marks=pytest.mark.thorough)])
+def test_output_that_cannot_be_written_is_told(
+    run_program: Start, database: Database, migrations_dir: Path, where: str
+) -> None:
+    """By every command alike, and by help and version, which argparse would print without a look back."""
+    environment = {"DATABASE_URL": database.url}
+    for words in (
+        ("help", "all"),
+        ("help", "env"),
+        ("--help",),
+        ("-V",),
+        ("check", "--help"),
+        ("completion", "bash"),
+        ("status",),
+        ("status", "--json"),
+        ("migrate", "--rehearse"),
+        ("unlock",),
+    ):
+        run = run_program(["sh", "-c", f'exec "$@" {where}', "sh", *PROGRAM, *words], env=environment)
+        told = error_of(run, 70)
+        assert told["message"].startswith("The output cannot be written: ")
+        assert "run it again" in told["remedy"]
+    run = run_program(["sh", "-c", f'exec "$@" {where}', "sh", *PROGRAM, "new", "It"], env=environment)
+    told = error_of(run, 70)
+    assert told["message"].endswith(". But migrations/001_it.sql has been written")
+    assert "no need to run it again" in told["remedy"]
 
 
 # --- On a terminal --------------------------------------------------------------------------------------

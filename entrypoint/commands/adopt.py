@@ -41,5 +41,5 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         output.write(adopt.describe(planned))
         return 0
     consent.obtain(adopt.describe(planned), "Record them?", yes=arguments.yes)
-    output.write(adopt.carry_out(planned))
+    output.write(adopt.carry_out(planned), done="the history has been recorded")
     return 0

@@ -31,7 +31,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from entrypoint.operations.backup import backup
 
     settings = read_settings(environ, asked_for=True)
-    output.write(backup(settings, directory=arguments.dir, keep=arguments.keep))
+    output.write(backup(settings, directory=arguments.dir, keep=arguments.keep), done="the backup has been made")
     return 0
 
 

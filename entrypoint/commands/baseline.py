@@ -33,5 +33,5 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         output.write(baseline.nothing(planned))
         return 0
     consent.obtain(baseline.describe(planned), "Record them?", yes=arguments.yes)
-    output.write(baseline.carry_out(planned))
+    output.write(baseline.carry_out(planned), done="the database has been declared")
     return 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from importlib.resources import files
+
+from entrypoint.commands import output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +25,11 @@ SHELLS = ("bash", "zsh", "fish")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the shell."""
-    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
+    # As $SHELL has it, too.
+    parser.add_argument("shell", type=os.path.basename, choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
 
 
 def execute(arguments: argparse.Namespace, _environ: Mapping[str, str]) -> int:
     """Print it."""
-    sys.stdout.write((files("entrypoint.commands") / "completions" / f"entrypoint.{arguments.shell}").read_text())
+    output.write((files("entrypoint.commands") / "completions" / f"entrypoint.{arguments.shell}").read_text())
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from entrypoint.commands import output
 from entrypoint.errors.operator import NotConfirmedError
 
 TYPE_CHECKING = False
@@ -23,8 +24,7 @@ def obtain(shown: str, question: str, *, yes: bool) -> None:
     a no. Elsewhere the text goes to stdout, and only `yes` counts. A signal at the prompt ends the program.
     """
     if yes or not _is_terminal():
-        sys.stdout.write(shown)
-        sys.stdout.flush()
+        output.write(shown)
         if not yes:
             raise NotConfirmedError(
                 "Nobody can be asked here, as there is no terminal; nothing was changed",

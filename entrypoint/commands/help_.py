@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
+from entrypoint.commands import output
 from entrypoint.commands.values import did_you_mean
 from entrypoint.errors.operator import UsageError
 from entrypoint.redaction import foreign
@@ -11,21 +10,23 @@ from entrypoint.redaction import foreign
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
-    from typing import TextIO
+    from collections.abc import Mapping
+
+    from entrypoint.settings.variables import Variable
 
 SUMMARY = "explain a command, or list all variables"
 DESCRIPTION = """\
-Without TOPIC, list the commands. TOPIC is a command; env, for the variables that configure the program; or all,
-for every command and all variables on one page."""
+Without TOPIC, list the commands. TOPIC is a command; env, for the variables that configure the program; one of these
+variables; or all, for every command and all variables on one page."""
 EXAMPLE = "entrypoint help all | less"
 
-_VARIABLES, _ALL = "env", "all"
+_VARIABLES, _ALL = TOPICS = ("env", "all")
+_MORE = "An empty value counts as unset. docs/configuration.md explains each of them."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the topic."""
-    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="a command, env or all")
+    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="a command, a variable, env or all")
 
 
 def execute(arguments: argparse.Namespace, _environ: Mapping[str, str]) -> int:
@@ -33,38 +34,43 @@ def execute(arguments: argparse.Namespace, _environ: Mapping[str, str]) -> int:
     topic: str | None = arguments.topic
     top: argparse.ArgumentParser = arguments.top
     parsers: Mapping[str, argparse.ArgumentParser] = arguments.parsers
-    if topic is None:
-        sys.stdout.write(top.format_help())
-    elif topic == _VARIABLES:
-        _print_variables(sys.stdout)
-    elif topic == _ALL:
-        sys.stdout.write(top.format_help())
-        for name, parser in parsers.items():
-            sys.stdout.write(f"\n\nentrypoint {name}\n\n{parser.format_help()}")
-        sys.stdout.write("\n\nvariables\n\n")
-        _print_variables(sys.stdout)
-    elif topic in parsers:
-        sys.stdout.write(parsers[topic].format_help())
-    else:
-        raise UsageError(
-            f"There is no help on {foreign(topic)}{did_you_mean(topic, (*parsers, _VARIABLES, _ALL))}",
-            remedy="entrypoint help lists the commands; entrypoint help env, the variables.",
-        )
+    output.write(_text(topic, top, parsers))
     return 0
 
 
-def _print_variables(output: TextIO) -> None:
-    output.writelines(f"{line}\n" for line in _variables())
+def _text(topic: str | None, top: argparse.ArgumentParser, parsers: Mapping[str, argparse.ArgumentParser]) -> str:
+    """Return the help on a topic. Raises UsageError."""
+    if topic is None:
+        return top.format_help()
+    if topic == _VARIABLES:
+        return _variables()
+    if topic == _ALL:
+        pages = [f"\n\nentrypoint {name}\n\n{parser.format_help()}" for name, parser in parsers.items()]
+        return f"{top.format_help()}{''.join(pages)}\n\nvariables\n\n{_variables()}"
+    if topic in parsers:
+        return parsers[topic].format_help()
+    from entrypoint.settings.variables import GROUPS
+
+    names = {variable.name: variable for variables in GROUPS.values() for variable in variables}
+    if variable := names.get(topic):
+        return f"{_row(variable, len(topic))}\n\n{_MORE}\n"
+    raise UsageError(
+        f"There is no help on {foreign(topic)!r}{did_you_mean(topic, (*parsers, _VARIABLES, _ALL, *names))}",
+        remedy="entrypoint help lists the commands; entrypoint help env, the variables.",
+    )
 
 
-def _variables() -> Iterator[str]:
+def _variables() -> str:
+    """Return the list of all variables."""
     from entrypoint.settings.variables import GROUPS
 
     width = max(len(variable.name) for variables in GROUPS.values() for variable in variables)
+    lines: list[str] = []
     for title, variables in GROUPS.items():
-        yield f"{title}:"
-        for variable in variables:
-            default = f" (default: {variable.default})" if variable.default else ""
-            yield f"  {variable.name:{width}}  {variable.meaning}{default}"
-        yield ""
-    yield "An empty value counts as unset. docs/configuration.md explains each of them."
+        lines += [f"{title}:", *(f"  {_row(variable, width)}" for variable in variables), ""]
+    return "\n".join([*lines, f"{_MORE}\n"])
+
+
+def _row(variable: Variable, width: int) -> str:
+    default = f" (default: {variable.default})" if variable.default else ""
+    return f"{variable.name:{width}}  {variable.meaning}{default}"

@@ -41,6 +41,6 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     settings = read_settings(environ, asked_for=True)
     into = arguments.into or settings.migrations_dir
     imported = import_directory(settings, Wishes(tool, arguments.directory, into, arguments.dry_run))
-    output.write(render(imported))
+    output.write(render(imported), done="" if arguments.dry_run else "the files have been written")
     imported.judge()
     return 0

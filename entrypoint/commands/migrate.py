@@ -64,7 +64,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if arguments.rehearse:
         from entrypoint.operations.rehearse import print_rehearsal
 
-        return print_rehearsal(settings, sys.stdout, up_to=arguments.to, after=after)
+        return print_rehearsal(settings, output.write, up_to=arguments.to, after=after)
     from entrypoint.startup import bring_up_to_date
 
     display = None

@@ -47,5 +47,5 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         timestamp=arguments.timestamp,
         after=arguments.after,
     )
-    output.write("".join(f"{path}\n" for path in paths))
+    output.write("".join(f"{path}\n" for path in paths), done=f"{' and '.join(paths)} has been written")
     return 0

@@ -42,5 +42,5 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
             repair.refuse_unknown(planned)
         return 0
     consent.obtain(repair.describe(planned), "Repair them?", yes=arguments.yes)
-    output.write(repair.carry_out(planned))
+    output.write(repair.carry_out(planned), done="the history has been repaired")
     return 0

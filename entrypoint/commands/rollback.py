@@ -39,5 +39,5 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         output.write(rollback.nothing(planned))
         return 0
     consent.obtain(rollback.describe(planned), f"Reverse them, down to {arguments.to}?", yes=arguments.yes)
-    output.write(rollback.carry_out(planned))
+    output.write(rollback.carry_out(planned), done="the migrations have been reversed")
     return 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from shutil import get_terminal_size
 
+from entrypoint.commands import output
 from entrypoint.settings import read_settings, wants_colours
 
 TYPE_CHECKING = False
@@ -29,10 +30,12 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from entrypoint.operations import status
 
     if arguments.json:
-        found = status.print_json(lambda: read_settings(environ, asked_for=True), sys.stdout)
+        found = status.print_json(lambda: read_settings(environ, asked_for=True), output.write)
     else:
         found = status.read(read_settings(environ, asked_for=True))
-        from entrypoint.operations.status_table import print_table  # Its rich is not for programs.
+        from entrypoint.operations.status_table import as_text  # Its rich is not for programs.
 
-        print_table(found, sys.stdout, colours=wants_colours(environ, terminal=sys.stdout.isatty()))
+        terminal = output.is_terminal()
+        width = get_terminal_size().columns if terminal else None
+        output.write(as_text(found, width=width, colours=wants_colours(environ, terminal=terminal)))
     return found.exit_code if arguments.exit_code else 0

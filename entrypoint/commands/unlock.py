@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from entrypoint.commands import consent
+from entrypoint.commands import consent, output
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False
@@ -50,5 +48,4 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def say(text: str) -> None:
     """Print a step as soon as it is taken."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    output.write(f"{text}\n")

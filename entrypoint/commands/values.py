@@ -32,5 +32,21 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a message about a `word` that is not `known`: what was probably meant, if anything is near."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word, list(known), n=1)
-    return f". Did you mean {near[0]}?" if near else ""
+    names = {name.lower(): name for name in known}
+    near = get_close_matches(word.strip().lower(), list(names), n=1)
+    return f". Did you mean {names[near[0]]}?" if near else ""
+
+
+def which_choice(word: str, choices: Iterable[str]) -> str:
+    """Return `did_you_mean` of the few values that an option has; of these, a short form is known as well: db."""
+    told = did_you_mean(word, choices)
+    if told:
+        return told
+    short = [choice for choice in choices if word[:1] == choice[:1] and _is_within(word, choice)]
+    return f". Did you mean {short[0]}?" if len(short) == 1 else ""
+
+
+def _is_within(word: str, whole: str) -> bool:
+    """Tell whether a word's letters are in another one, in their order."""
+    letters = iter(whole)
+    return bool(word) and all(letter in letters for letter in word)

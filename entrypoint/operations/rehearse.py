@@ -11,7 +11,7 @@ from entrypoint.survey import assign, refuse_read_only, survey_database
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TextIO
+    from collections.abc import Callable
 
     from entrypoint.migration.operator.rehearsal import HeldLock, Rehearsal
     from entrypoint.migration.operator.trial import Rehearsed
@@ -32,7 +32,9 @@ _BLOCKS = {
 }
 
 
-def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None, after: bool = False) -> int:
+def print_rehearsal(
+    settings: Settings, write: Callable[[str], object], *, up_to: int | None, after: bool = False
+) -> int:
     """Rehearse, print a report for a person, and return the exit code: `INCOMPLETE` if not all could be rehearsed.
 
     Raises EntrypointError for what a start would fail with.
@@ -56,16 +58,16 @@ def print_rehearsal(settings: Settings, output: TextIO, *, up_to: int | None, af
             result = rehearse(assignment, survey.plan, survey.session, survey.place, rehearsed)
     except BaseException:
         if rehearsed:
-            output.write(
+            write(
                 _list(f"Rehearsed and rolled back, before it ended: {count(len(rehearsed), 'migration')}.", rehearsed)
             )
         raise
     finally:
         survey.session.close()
     if result is None or not (rehearsed or result.left or result.obstacle):
-        output.write("Nothing is pending: there is nothing to rehearse.\n")
+        write("Nothing is pending: there is nothing to rehearse.\n")
         return 0
-    output.write(as_text(result, rehearsed))
+    write(as_text(result, rehearsed))
     if result.left:
         reasons = "; ".join(filter(None, (*result.passed_over, result.why)))
         logs.event(

@@ -25,7 +25,7 @@ from entrypoint.survey import survey_database
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Literal, TextIO
+    from typing import Literal
 
     from entrypoint.database.session import Session
     from entrypoint.migration.ledger.place import Place
@@ -313,20 +313,20 @@ def is_guarded(found: Reading) -> bool | None:
     return any(one.guards and one.exclusive and not holder.is_strange(one, found.lock) for one in found.holders)
 
 
-def print_json(settings: Callable[[], Settings], output: TextIO) -> Status:
+def print_json(settings: Callable[[], Settings], write: Callable[[str], object]) -> Status:
     """Print the answer as JSON. That there is none is an answer too; its EntrypointError is raised afterwards."""
     try:
         status = read(settings())
     except EntrypointError as error:
         nothing = Status("error", 0, 0, 0, 0, (), None, None, guarded=False)
-        _write_json(nothing.documented() | {"error": error.message}, output)
+        _write_json(nothing.documented() | {"error": error.message}, write)
         raise
-    _write_json(status.documented(), output)
+    _write_json(status.documented(), write)
     return status
 
 
-def _write_json(answer: dict[str, object], output: TextIO) -> None:
-    output.write(visible_json(json.dumps(answer, indent=2, ensure_ascii=False)) + "\n")
+def _write_json(answer: dict[str, object], write: Callable[[str], object]) -> None:
+    write(visible_json(json.dumps(answer, indent=2, ensure_ascii=False)) + "\n")
 
 
 def _line(number: int, filename: str, state: str, detail: Detail | None, error: str | None) -> Line:

@@ -7,7 +7,6 @@ a terminal would obey is left out.
 from __future__ import annotations
 
 from io import StringIO
-from shutil import get_terminal_size
 
 from rich import box
 from rich.console import Console
@@ -24,7 +23,6 @@ from entrypoint.redaction import foreign_report
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TextIO
 
     from entrypoint.operations.status import Line, Status
 
@@ -51,14 +49,6 @@ _TOO_OLD = "A start from these files is refused (exit code 78): deploy an image 
 
 _REFUSED = "A start refuses that (exit code 65): rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
 _ADOPT = "A start would run every file. `entrypoint adopt --from TOOL` takes that history over first."
-
-
-def print_table(status: Status, output: TextIO, *, colours: bool) -> None:
-    """Print the answer for a person, as wide as `output` is."""
-    text = as_text(status, width=get_terminal_size().columns if output.isatty() else None, colours=colours)
-    # A locale that lacks a letter of a file's name is no reason to say nothing.
-    encoding = output.encoding or "utf-8"
-    output.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def as_text(status: Status, *, width: int | None, colours: bool) -> str:

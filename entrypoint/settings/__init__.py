@@ -179,7 +179,7 @@ def adopt_from(tool: str, table: str | None) -> Adopt:
     if name not in TOOLS:
         from entrypoint.migration.adoption.others import what_instead
 
-        raise ValueError(what_instead(name) or f"it must be one of: {', '.join(TOOLS)}")
+        raise ValueError(what_instead(name))
     said = (table or "").strip()
     schema, _, relation = said.rpartition(".")
     if '"' in said:

@@ -141,7 +141,7 @@ complete -c entrypoint -n '_shtab_entrypoint_using unlock' -l no-color -d 'no co
 complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_npos -eq 0' -a serve -d 'Answer over HTTP what is applied and pending, until SIGTERM: as JSON for programs, as a badge, as metrics'
 complete -c entrypoint -n '_shtab_entrypoint_using serve' -s h -l help -d 'show this help message and exit'
 complete -c entrypoint -n '_shtab_entrypoint_using serve' -l no-color -d 'no colors, as with NO_COLOR=1'
-complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_npos -eq 0' -a help -d 'Without TOPIC, list the commands. TOPIC is a command; env, for the variables that configure the program; or all,'
+complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_npos -eq 0' -a help -d 'Without TOPIC, list the commands. TOPIC is a command; env, for the variables that configure the program; one of these'
 complete -c entrypoint -n '_shtab_entrypoint_using help' -s h -l help -d 'show this help message and exit'
 complete -c entrypoint -n '_shtab_entrypoint_using help' -l no-color -d 'no colors, as with NO_COLOR=1'
 complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_npos -eq 0' -a completion -d 'Print a script that makes the shell complete this program'"'"'s commands and options. Where to put it:'

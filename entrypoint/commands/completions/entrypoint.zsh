@@ -15,7 +15,7 @@ _shtab_entrypoint_commands() {
     baseline:'Record all migrations up to N as completed, with their checksums, without running them: for a database whose'
     check:'Check names, numbers, encodings, syntax and transaction control of all migration files, and let the linter'
     completion:'Print a script that makes the shell complete this program'"'"'s commands and options. Where to put it:'
-    help:'Without TOPIC, list the commands. TOPIC is a command; env, for the variables that configure the program; or all,'
+    help:'Without TOPIC, list the commands. TOPIC is a command; env, for the variables that configure the program; one of these'
     import:'Import a migrations directory of goose, dbmate, sql-migrate, golang-migrate, Flyway, sqlx, diesel, Prisma, Drizzle'
     migrate:'Bring the schema up to date, or wait while another replica does. For init containers, Jobs and by hand.'
     new:'Write a file with the next number, the name in the form that a file name has, and examples to be filled in.'
@@ -98,7 +98,7 @@ _shtab_entrypoint_completion_defaults_added=0
 _shtab_entrypoint_help_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--no-color[no colors, as with NO_COLOR\=1]"
-  ":a command, env or all:"
+  ":a command, a variable, env or all:"
 )
 
 # guard to ensure default positional specs are added only once per session

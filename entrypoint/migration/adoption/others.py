@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from entrypoint.records import TOOLS
+
 _NAMES = {
     "alembic": "alembic",
     "django": "Django",
@@ -14,11 +16,14 @@ _NAMES = {
 }
 
 
-def what_instead(name: str) -> str | None:
-    """Return what to do about a tool that cannot be adopted from, as a sentence; None if it is not known at all."""
+def what_instead(name: str) -> str:
+    """Return what to do about the name of a tool that cannot be adopted from, as a sentence."""
     shown = _NAMES.get(name.lower())
     if shown is None:
-        return None
+        from difflib import get_close_matches
+
+        near = get_close_matches(name.lower(), TOOLS, n=1)
+        return f"it must be one of: {', '.join(TOOLS)}" + (f". Did you mean {near[0]}?" if near else "")
     return (
         f"{shown}'s migrations are programs, of which there are no SQL files to record. Take the schema as it is "
         "instead: pg_dump --schema-only, saved as 001_schema.sql, and entrypoint baseline 1 where it is in place "
