@@ -76,6 +76,7 @@ def routes(service: Service) -> list[BaseRoute]:
     """Return the paths for people."""
     page = _Page(service)
     shown = [
+        Route("/", _lead_on),
         Route(_PAGE, page.show),
         # The same, for a page that is open; a path of its own in the log.
         Route(_LIVE, page.show),
@@ -90,6 +91,11 @@ def routes(service: Service) -> list[BaseRoute]:
         Route(_LOGIN, page.log_in, methods=["POST"]),
         Route(_LOGOUT, page.log_out, methods=["POST"]),
     ]
+
+
+async def _lead_on(_request: Request) -> Response:
+    """Answer whoever has typed nothing but the address."""
+    return RedirectResponse(_PAGE, 307, _HEADERS)
 
 
 class _Page:

@@ -206,7 +206,7 @@ def _tell(about: ServiceSettings, listeners: Sequence[socket.socket]) -> None:
     logs.event(
         logs.INFO,
         "service.listening",
-        f"listening on {', '.join(addresses)}, {_door(about)}",
+        f"listening on {', '.join(addresses)}, {_door(about)}; the page is at /admin",
         addresses=addresses,
         tokens=len(about.tokens),
         public_badge="yes" if about.public_badge else "no",

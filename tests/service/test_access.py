@@ -138,6 +138,8 @@ def test_a_page_from_elsewhere_does_not_get_in_through_a_browser_on_this_machine
 
 def test_a_host_of_the_clients_choice_leads_nowhere(database: Database, serve: Serve) -> None:
     serving = serve(database.url)
+    answer = serving.ask("/", token=None, headers={"Host": "evil.example"})
+    assert (answer.status, answer.headers["location"]) == (307, "/admin"), "whoever types the address alone"
     for path in ("/admin/", f"{STATUS}/", f"{BACKUP}/", "/livez/"):
         for method in ("GET", "POST"):
             answer = serving.ask(path, method=method, headers={"Host": "evil.example"})
