@@ -9,6 +9,7 @@ from __future__ import annotations
 from io import StringIO
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,14 +23,15 @@ from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from entrypoint.operations.status import Line, Status
 
 _HEADER = ("number", "file", "state", "when", "took", "by version")
-_FIRST_TO_FOLD = ("file", "by version")
-# Below so many columns, the others leave too little for these two.
-_NARROW = 80
+# What a terminal can do without, in this order, before a name has to be broken: the number begins the file's name.
+_SPARE = ("took", "by version", "number", "when")
+# Padding, and the line of rich's box.
+_BETWEEN = 3
 # For a pipe, every line is as long as it needs to be.
 _ENDLESS = 1_000_000
 _COLOURS = {
@@ -154,15 +156,34 @@ def _what_is_wrong(status: Status) -> str:
 
 def _table(status: Status, width: int | None) -> Table:
     table = Table(box=None if width is None else box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    # On a terminal that is too narrow, cells are broken into several lines, if possible only these. Nothing is cut.
-    first_to_fold = () if width is None else _FIRST_TO_FOLD if width >= _NARROW else _HEADER
-    for name in _HEADER:
-        table.add_column(name, overflow="fold", no_wrap=name not in first_to_fold)
-    for line in status.lines:
-        cells = [Text(cell) for cell in _cells(line)]
-        cells[2].stylize(_COLOURS.get(line.state, ""))
+    rows = [_cells(line) for line in status.lines]
+    shown = _HEADER if width is None else _that_fit(rows, width)
+    for name in shown:
+        # If there is still no room, cells are broken into several lines. Nothing is cut.
+        table.add_column(name, overflow="fold", no_wrap=width is None)
+    for line, row in zip(status.lines, rows, strict=True):
+        cells = [
+            Text(cell, _COLOURS.get(line.state, "") if name == "state" else "")
+            for name, cell in _of(row)
+            if name in shown
+        ]
         table.add_row(*cells)
     return table
+
+
+def _of(row: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return zip(_HEADER, row, strict=True)
+
+
+def _that_fit(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...]:
+    """Return the columns for a terminal that is so wide: all, or without those that it can do without. Pure."""
+    wide = {name: max(map(cell_len, cells)) for name, *cells in zip(_HEADER, *rows, strict=True)}
+    shown = list(_HEADER)
+    for name in _SPARE:
+        if sum(wide[one] + _BETWEEN for one in shown) - _BETWEEN <= width:
+            break
+        shown.remove(name)
+    return tuple(shown)
 
 
 def _repeatables(status: Status, width: int | None) -> Table:
