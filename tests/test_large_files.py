@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What a process has that imports all that it takes, here from an editable installation: some 27 MB.
 MOST = 64_000_000
 WAITING = 40_000_000
-SIZE = 40_000_000
+SIZE = 24_000_000
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
         pytest.param(migrations.bulk(SIZE), id="statements of 1,000 characters"),
         pytest.param(f"BEGIN;\n{migrations.bulk(SIZE)}{Gate.PASS};\nCOMMIT;\n", id="in a transaction of its own"),
         pytest.param(migrations.bulk(SIZE // 2).replace("name", "☃😀").replace("\n", "\r\n"), id="other characters"),
-        pytest.param(migrations.large(SIZE // 4), id="statements of 80 characters"),
-        pytest.param(migrations.huge(SIZE // 2, 10), id="statements of 2 MB"),
+        pytest.param(migrations.large(SIZE // 3), id="statements of 80 characters"),
+        pytest.param(migrations.huge(SIZE // 2, 6), id="statements of 2 MB"),
     ],
 )
 def test_how_much_memory_it_takes_at_most(scene: Scene, text: str) -> None:
@@ -71,6 +71,7 @@ def test_a_statement_that_is_large_itself(scene: Scene) -> None:
     assert scene.database.one("SELECT count(*) > 100000 FROM huge")
 
 
+@pytest.mark.thorough
 def test_many_files(scene: Scene) -> None:
     """Of 100 files with 90 KB each, both keep the texts of the first ones alone."""
     texts = migrations.large(90_000).replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
@@ -97,7 +98,7 @@ def rows(start: int, stop: int) -> str:
     return "".join(f"INSERT INTO big VALUES ({number}, '{'x' * 1000}');\n" for number in range(start, stop))
 
 
-@pytest.mark.parametrize("how", ["changed in place", "replaced"])
+@pytest.mark.parametrize("how", ["changed in place", pytest.param("replaced", marks=pytest.mark.thorough)])
 def test_a_file_that_changes_while_it_is_applied(scene: Scene, how: str) -> None:
     text = f"CREATE TABLE big (id int, t text);\n{rows(0, 1000)}{Gate.PASS};\n{rows(1000, 4000)}"
     scene.write({"000_good.sql": "CREATE TABLE good ()", "001_big.sql": text})
@@ -138,7 +139,9 @@ def test_a_file_that_is_gone_while_it_is_applied(scene: Scene) -> None:
 # --- Errors in their places -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize(
+    "end", [pytest.param("\n", id="LF", marks=pytest.mark.thorough), pytest.param("\r\n", id="CRLF")]
+)
 def test_an_error_in_a_late_part(scene: Scene, end: str) -> None:
     lines = [f"CREATE TABLE big (id int, t text);{end}", "-- über ☃\n".replace("\n", end)]
     lines += [f"INSERT INTO big VALUES ({number}, 'grün 😀 {'x' * 1000}');{end}" for number in range(3000)]
@@ -156,6 +159,7 @@ def test_an_error_in_a_late_part(scene: Scene, end: str) -> None:
     assert scene.ledger() == [(1, "failed")]
 
 
+@pytest.mark.thorough
 def test_an_error_within_a_large_statement(scene: Scene) -> None:
     listed = ",\n".join(f"({number}, 'grün {'x' * 1000}')" for number in range(6000))
     scene.write({"001_big.sql": f"CREATE TABLE big (id int, t text);\nINSERT INTO big VALUES\n{listed},\n(1, now);\n"})
@@ -166,6 +170,7 @@ def test_an_error_within_a_large_statement(scene: Scene) -> None:
     assert failed["report"].splitlines()[1:3] == ["LINE 6003: (1, now);", "               ^"]
 
 
+@pytest.mark.thorough
 def test_an_error_that_points_nowhere(scene: Scene) -> None:
     raising = "DO $$ BEGIN RAISE 'no'; END $$;\n"
     scene.write({"001_big.sql": f"CREATE TABLE big (id int, t text);\n{rows(0, 3000)}\n{raising}{rows(3000, 3009)}"})
@@ -184,6 +189,7 @@ def test_what_is_wrong_with_a_large_file_is_found_before_it_runs(scene: Scene) -
     assert not scene.database.exists("good")
 
 
+@pytest.mark.thorough
 def test_a_byte_in_a_late_part_that_is_no_utf8(scene: Scene) -> None:
     text = rows(0, 3000).encode()
     scene.write({"001_big.sql": text + b"-- \xff\n"})

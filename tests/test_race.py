@@ -176,7 +176,7 @@ def test_a_waiter_holds_no_lock_and_no_snapshot_and_little_memory(scene: Scene) 
         # Whoever held something between two looks would be seen with it every time.
         assert sum(samples) > 0.8 * len(samples), f"at rest in {sum(samples)} of {len(samples)} samples"
         memory = [peak_memory(waiter.pid) for waiter in waiters]
-        assert max(memory) < 60_000_000, memory
+        assert max(memory) < 40_000_000, memory
         gate.open()
         assert told(leader).outcome == "migrated"
         assert [told(waiter).outcome for waiter in waiters] == ["waited", "waited"]
