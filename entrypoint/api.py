@@ -76,6 +76,8 @@ _VARIABLES = frozenset(
         "MIGRATION_OUT_OF_ORDER",
     }
 )
+# One of the variables' milliseconds, in seconds.
+_SHORTEST = 0.001
 # A time that is longer is a mistake, infinity among them: in seconds.
 _FOREVER = 2_000_000.0
 # For what the thread cleans up, in seconds: each of its steps is bounded, together they are shorter.
@@ -275,7 +277,7 @@ def status(
 def check(
     directory: str | os.PathLike[str] = "migrations",
     *,
-    files: Iterable[str | os.PathLike[str]] = (),
+    files: Iterable[str | os.PathLike[str]] | None = None,
     lint: bool | None = None,
     against: str | None = None,
     url: str | None = None,
@@ -283,7 +285,7 @@ def check(
 ) -> CheckResult:
     """Check the migration files, as `entrypoint check` does; without a database, unless there is a `url`.
 
-    `files`: only these. `lint`: whether to ask the linter squawk; None for if it is installed. `against`: a branch, or
+    `files`: only these, and nothing at all if there are none; None for all. `lint`: whether to ask the linter squawk; None for if it is installed. `against`: a branch, or
     another name of a commit, to compare with. `url`: where to ask what is applied; of applied files only errors are
     told.
 
@@ -294,7 +296,9 @@ def check(
     settings, secrets = _settings(url, directory, variables, {})
     if isinstance(files, (str, bytes)):
         raise TypeError("files must be several names, not one text")
-    names = tuple(os.fspath(file) for file in files)
+    names = tuple(_name(files=file) for file in files or ())
+    if files is not None and not names:
+        return CheckResult(())
 
     def work() -> tuple[Finding, ...]:
         from entrypoint.operations.check import Wishes
@@ -320,6 +324,9 @@ _PARAMETERS = {
     "entrypoint migrate --to N": "Pass the number of one of them as `to`.",
     "entrypoint check [FILE ...]": "Pass paths from the current directory, and not from `directory`.",
     "entrypoint check --no-lint": "lint=False",
+    "MIGRATIONS_DIR=db/migrations entrypoint check db/migrations/001_a.sql": (
+        'check("db/migrations", files=["db/migrations/001_a.sql"])'
+    ),
     "MIGRATION_BACKUP_DIR or --dir": "MIGRATION_BACKUP_DIR",
     "Use --all": "Leave out url",
     "--no-lint": "lint=False",
@@ -339,14 +346,22 @@ def _must_be(kinds: tuple[type, ...], **given: object) -> None:
             raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
 
 
+def _name(**given: object) -> str:
+    """Return the name of a file, by the one parameter that is given. Raises TypeError."""
+    ((parameter, value),) = given.items()
+    name = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(name, str):
+        raise TypeError(f"{parameter} must be str or os.PathLike[str], not {type(value).__name__}")
+    return name
+
+
 def _refuse(message: str, remedy: str) -> NoReturn:
     raise _with_notes(errors.ConfigurationError(message, remedy=remedy))
 
 
 def _folder(directory: str | os.PathLike[str]) -> str:
     """Return the absolute path of the migrations. Raises TypeError and ConfigurationError."""
-    name = os.fspath(directory)
-    _must_be((str,), directory=name)
+    name = _name(directory=directory)
     if not name:
         _refuse("directory is empty", 'Pass the directory of the migrations; "." is the current one.')
     if "://" in name or (redaction.secrets_of(name) and not os.path.isdir(name)):
@@ -371,6 +386,7 @@ def _settings(
     if url is not None and not url.strip():
         _refuse("url is empty", "Pass the database's address, such as postgresql://user:password@host:5432/database.")
     folder = _folder(directory)
+    _must_be((_collections_abc.Mapping, _NONE), variables=variables)
     values = dict(variables or {})
     _must_be((str,), **{f"variables[{name!r}]": value for name, value in values.items()})
     allowed = {name: value for name, value in values.items() if name in _VARIABLES}
@@ -394,12 +410,12 @@ def _of_libpq() -> dict[str, str]:
 
 
 def _milliseconds(name: str, seconds: float | None) -> str | None:
-    """Return a time in the unit of the variables, at least 1 of them. Raises ConfigurationError."""
+    """Return a time in the unit of the variables. Raises ConfigurationError."""
     if seconds is None:
         return None
-    if not 0 < seconds < _FOREVER:
-        _refuse(f"{name} is {seconds:g} seconds", f"{name} must be more than 0, and less than {_FOREVER:g}.")
-    return str(max(1, round(seconds * 1000)))
+    if not _SHORTEST <= seconds < _FOREVER:
+        _refuse(f"{name} is {seconds:g} seconds", f"{name} must be at least {_SHORTEST:g}, and less than {_FOREVER:g}.")
+    return str(round(seconds * 1000))
 
 
 def _apart(work: Callable[[], _T], secrets: frozenset[str]) -> tuple[_T, str]:

@@ -177,7 +177,9 @@ def test_a_bad_setting_is_refused(migrations_dir: Path, options: dict[str, objec
     ("arguments", "options", "said"),
     [
         ((None, "{dir}"), {}, "url must be str, not NoneType"),
-        (("postgresql://h/d", b"dir"), {}, "directory must be str, not bytes"),
+        (("postgresql://h/d", b"dir"), {}, "directory must be str or .*, not bytes"),
+        (("postgresql://h/d", None), {}, "directory must be str or .*, not NoneType"),
+        (("postgresql://h/d", "{dir}"), {"variables": []}, "variables must be Mapping or None, not list"),
         (("postgresql://h/d", "{dir}"), {"to": "2"}, "to must be int or None, not str"),
         (("postgresql://h/d", "{dir}"), {"to": True}, "to must be int or None, not bool"),
         (("postgresql://h/d", "{dir}"), {"after": "yes"}, "after must be bool, not str"),
@@ -203,6 +205,7 @@ def test_an_argument_of_the_wrong_kind_is_named(
         ("{dir}", "postgresql://u:Quokka@h/d", {}, "directory is an address"),
         ("{dir}", "host=h password=Quokka", {}, "directory is an address"),
         ("postgresql://h/d", "{dir}", {"timeout": 0}, "timeout is 0 seconds"),
+        ("postgresql://h/d", "{dir}", {"timeout": 1e-9}, "timeout is 1e-09 seconds"),
         ("postgresql://h/d", "{dir}", {"lock_timeout": float("inf")}, "lock_timeout is inf seconds"),
         ("postgresql://h/d", "{dir}", {"timeout": float("nan")}, "timeout is nan seconds"),
     ],
@@ -215,6 +218,16 @@ def test_a_value_that_cannot_be_meant_is_refused(
         api.migrate(url.replace("{dir}", where), directory.replace("{dir}", where), **options)  # type: ignore[arg-type]
     assert refused.value.remedy
     assert "Quokka" not in str(refused.value)
+
+
+def test_no_files_are_not_all_files(migrations_dir: Path) -> None:
+    """Whoever works out which files have changed, and finds none, wants none looked at."""
+    write_migrations(migrations_dir, {"001_a.sql": "SELEC 1;"})
+    assert api.check(migrations_dir, files=[]) == api.CheckResult(())
+    assert [one.rule for one in api.check(migrations_dir, lint=False).errors] == ["syntax"]
+    for wrong in ([b"x"], [3]):
+        with pytest.raises(TypeError, match=r"^files must be str or os.PathLike\[str\], not (bytes|int)$"):
+            api.check(migrations_dir, files=wrong)  # type: ignore[arg-type]
 
 
 def test_remedies_name_parameters(database: Database, migrations_dir: Path) -> None:
@@ -232,6 +245,9 @@ def test_remedies_name_parameters(database: Database, migrations_dir: Path) -> N
     with pytest.raises(EntrypointError) as no_file:
         api.check(migrations_dir, files=["no_such.sql"])
     assert no_file.value.remedy.startswith("Pass paths from the current directory")
+    with pytest.raises(EntrypointError) as elsewhere:
+        api.check(migrations_dir, files=["/etc/passwd"])
+    assert elsewhere.value.remedy.endswith(': check("db/migrations", files=["db/migrations/001_a.sql"])')
     with pytest.raises(EntrypointError, match=r"^against needs a git repository") as no_git:
         api.check(migrations_dir, against="main")
     assert no_git.value.remedy == "Set directory to the migrations of the checkout, or leave out against."

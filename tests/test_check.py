@@ -22,7 +22,7 @@ from kit.processes import Run, until
 from scene import Scene, only_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from kit.databases import Database
     from kit.proxy import Proxy
@@ -135,8 +135,27 @@ def test_a_name_that_is_no_text(run_entrypoint: Start, migrations_dir: Path) -> 
         run = run_entrypoint("check", "--format", style)
         assert run.wait() == 65, run.report()
         assert ("%FF.sql" if style == "sarif" else "udcff.sql") in run.stdout
-    (report,) = json.loads(run.stdout)
-    report["location"]["path"].encode()  # No lone surrogate, which few programs take.
+        if style in ("json", "codequality"):
+            # No lone surrogate, not even as an escape: few programs take it.
+            assert [one for one in _texts(json.loads(run.stdout)) if "udcff" in one.encode().decode()]
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a JSON document."""
+    if isinstance(value, str):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(one)
+
+
+def test_a_tool_that_is_not_there_does_not_tell_the_path(run_entrypoint: Start, migrations_dir: Path) -> None:
+    """The report is for others to read."""
+    run = run_entrypoint(
+        "check", "--format", "codequality", env={"MIGRATION_COMMAND": "no-such-tool", "PATH": "/nowhere"}
+    )
+    assert run.wait() == 65, run.report()
+    assert "no-such-tool" in run.stdout
+    assert "/nowhere" not in run.stdout
 
 
 def test_output_that_cannot_be_written_is_no_mistake_of_ours(run_entrypoint: Start, migrations_dir: Path) -> None:
@@ -535,13 +554,14 @@ def test_the_linter_is_found_on_the_path(elsewhere: Callable[..., Run], migratio
         ("echo 'no such option' >&2; exit 2", "no such option"),
         ("exit 3", "code 3"),
         ("exit 1", "code 1"),
-        ("kill -9 $$", "code -9"),
+        ("kill -9 $$", "ended by SIGKILL"),
         ("echo '[{]'; exit 1", "code 1"),
-        ("echo '{}'", "code 0"),
-        ('echo \'[{"file": "migrations/001_good.sql"}]\'; exit 1', "KeyError"),
+        ("echo '{}'", "not the JSON of squawk, and it ended with code 0"),
+        ("echo 'squawk 0.1'", "not the JSON of squawk"),
+        ('echo \'[{"file": "migrations/001_good.sql"}]\'; exit 1', "its answer is not understood"),
         (
             'echo \'[{"file": "migrations/001_good.sql", "rule_name": "x", "line": 9, "column": 0}]\'; exit 1',
-            "IndexError",
+            "its answer is not understood",
         ),
     ],
 )
@@ -553,6 +573,7 @@ def test_a_linter_that_cannot_be_asked(
     assert run.wait() == 78, run.report()
     assert says in only_error(run)["message"]
     assert "--no-lint" in only_error(run)["remedy"]
+    assert "too old" in only_error(run)["remedy"]
 
 
 def test_the_linter_is_not_given_what_it_does_not_need(
@@ -723,7 +744,18 @@ def test_names_of_what_is_elsewhere(run_entrypoint: Start, migrations_dir: Path,
     run = run_entrypoint("check", name)
     assert run.wait() == 64
     assert repr(name) in only_error(run)["message"]
+    assert ("Leave it out" in only_error(run)["remedy"]) is (name == "migrations")
     assert run.stdout == ""
+
+
+def test_in_another_directory(run_entrypoint: Start, tmp_path: Path) -> None:
+    """The commonest mistake of a pipeline, which has neither an image nor a start."""
+    run = run_entrypoint("check", directory=tmp_path)
+    assert run.wait() == 78
+    told = only_error(run)
+    assert str(tmp_path) in told["message"]
+    assert "MIGRATIONS_DIR=db/migrations entrypoint check" in told["remedy"]
+    assert "image" not in told["remedy"]
 
 
 # --- Rollbacks ------------------------------------------------------------------------------------------

@@ -200,4 +200,4 @@ def test_annotations_can_be_evaluated() -> None:
             assert not [one for one in hints if one.startswith("_")]
     assert typing.get_type_hints(api.StatusResult)["document"] == Mapping[str, typing.Any]
     assert typing.get_type_hints(api.Finding)["level"] == typing.Literal["error", "warning", "note"]
-    assert typing.get_type_hints(api.check)["files"] == Iterable[str | os.PathLike[str]]
+    assert typing.get_type_hints(api.check)["files"] == Iterable[str | os.PathLike[str]] | None

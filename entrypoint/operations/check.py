@@ -75,6 +75,11 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     if not settings.migrations_dir:
         return Report(tuple(of_command), "MIGRATION_COMMAND")
     linter = _linter(wishes.lint, search_path)
+    if not os.path.lexists(settings.migrations_dir):
+        raise ConfigurationError(
+            f"There is no directory {foreign(settings.migrations_dir)!r} here, in {os.getcwd()}",
+            remedy="Run it where that directory is, or name another one: MIGRATIONS_DIR=db/migrations entrypoint check",
+        )
     migrations = load_directory(settings.migrations_dir, settings.file_limit, repeating=settings.command is None)
     below = os.path.join(settings.migrations_dir, ROLLBACKS)
     rollbacks = load_directory(below, settings.file_limit) if os.path.isdir(below) else None
@@ -127,7 +132,9 @@ def _about_command(settings: Settings, search_path: str) -> Iterator[Finding]:
         wanted = want(settings.command)
     except ConfigurationError as error:
         faults = error.fields.get("faults")
-        for fault in faults if isinstance(faults, list) else [error.message]:
+        # Without the runner's whole PATH: the report may be for others to read.
+        message = error.message.replace(f" ({foreign(search_path)})", "")
+        for fault in faults if isinstance(faults, list) else [message]:
             yield Finding("error", "command", str(fault), remedy=error.remedy)
         return
     if not wanted.names:
@@ -319,6 +326,11 @@ def _passed_by(names: Sequence[str], directory: str, *, repeating: bool) -> list
         folder = _directory_of(name)
         if folder in known and is_sql(os.path.basename(name)):
             continue
+        if os.path.realpath(name) == top:
+            raise UsageError(
+                f"{foreign(name)!r} is the directory of the migrations, all of which are looked at by default",
+                remedy="Leave it out: entrypoint check",
+            )
         if os.path.isdir(name) or os.path.commonpath([top, folder]) != top:
             raise UsageError(
                 f"{foreign(name)!r} is not a migration in {directory!r}",

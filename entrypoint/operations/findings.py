@@ -78,7 +78,7 @@ def render(report: Report, style: Format) -> str:
         from entrypoint.operations.machine_reports import as_codequality, as_sarif
 
         renderers |= {"sarif": as_sarif, "codequality": as_codequality}
-    return _writable(renderers[style](report))
+    return writable(renderers[style](report))
 
 
 def as_text(report: Report) -> str:
@@ -107,13 +107,13 @@ def as_json(report: Report) -> str:
     """Return a list of objects that all have the same keys; what is not known is null."""
     answer = [
         {
-            "file": finding.file,
+            "file": finding.file and writable(finding.file),
             "line": finding.line,
             "column": finding.column,
             "level": finding.level,
             "rule": finding.rule,
-            "message": finding.message,
-            "remedy": finding.remedy,
+            "message": writable(finding.message),
+            "remedy": finding.remedy and writable(finding.remedy),
         }
         for finding in report.findings
     ]
@@ -155,6 +155,6 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: (finding.line or 0, finding.column or 0))
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
     """Return `text` without lone surrogates, which a file's name may bring and no output takes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from signal import Signals
 from typing import Any
 
 from entrypoint.errors import ConfigurationError
@@ -82,7 +83,7 @@ def lint(squawk: str, files: Mapping[str, Prepared]) -> dict[str, list[Finding]]
                 shown = by_path[os.path.abspath(answer["file"])]
                 finding = read(answer, shown, files[shown])
             except (LookupError, TypeError, ValueError, OSError) as error:
-                raise _cannot(squawk, f"its answer is not understood ({type(error).__name__})") from error
+                raise _cannot(squawk, "its answer is not understood") from error
             if finding is not None:
                 found.setdefault(shown, []).append(finding)
     return found
@@ -141,7 +142,9 @@ def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]
     try:
         # Without GITHUB_ACTIONS, which makes some versions write more than JSON, and without the database's address.
         code, output, errors = child.run(command, {"PATH": os.environ.get("PATH", os.defpath)}, _PATIENCE)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise _cannot(squawk, f"no answer within {_PATIENCE:g} s") from error
+    except OSError as error:
         raise _cannot(squawk, foreign(str(error))) from error
     try:
         answers = json.loads(output or b"[]")
@@ -150,8 +153,15 @@ def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]
         answers, understood = None, False
     if not understood or not isinstance(answers, list):
         said = errors.decode(errors="replace").strip().splitlines()
-        raise _cannot(squawk, foreign(said[0]) if said else f"it ended with code {code}")
+        raise _cannot(squawk, foreign(said[0]) if said else _end_of(code))
     return answers
+
+
+def _end_of(code: int) -> str:
+    """Return how a linter ended that has neither answered nor complained."""
+    if code < 0:
+        return f"it was ended by {Signals(-code).name}"
+    return f"its answer is not the JSON of squawk, and it ended with code {code}"
 
 
 def _literally(path: str) -> str:
@@ -162,5 +172,7 @@ def _literally(path: str) -> str:
 def _cannot(squawk: str, why: str) -> ConfigurationError:
     return ConfigurationError(
         f"The linter {squawk} could not be asked: {why}",
-        remedy="Correct .squawk.toml if it is that; `entrypoint check --no-lint` does without the linter.",
+        remedy="Correct .squawk.toml if it is that. It may be too old, or another program of that name: "
+        "`squawk --version` tells; pip install 'pg-entrypoint[lint]' brings one that fits. `entrypoint check --no-lint` "
+        "does without the linter.",
     )

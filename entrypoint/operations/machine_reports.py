@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from entrypoint import __version__
+from entrypoint.operations.findings import writable
 from entrypoint.operations.silence import way_out
 from entrypoint.redaction import visible
 
@@ -94,7 +95,7 @@ def as_codequality(report: Report) -> str:
             "fingerprint": fingerprint,
             "severity": _SEVERITIES[finding.level],
             # What is about no file (MIGRATION_COMMAND) has to have a place all the same.
-            "location": {"path": visible(finding.file or "."), "lines": {"begin": finding.line or 1}},
+            "location": {"path": writable(finding.file or "."), "lines": {"begin": finding.line or 1}},
         }
         for finding, fingerprint in _with_fingerprints(counted)
     ]
