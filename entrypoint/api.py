@@ -285,9 +285,9 @@ def check(
 ) -> CheckResult:
     """Check the migration files, as `entrypoint check` does; without a database, unless there is a `url`.
 
-    `files`: only these, and nothing at all if there are none; None for all. `lint`: whether to ask the linter squawk; None for if it is installed. `against`: a branch, or
-    another name of a commit, to compare with. `url`: where to ask what is applied; of applied files only errors are
-    told.
+    `files`: only these, and nothing at all if there are none; None for all. `lint`: whether to ask the linter squawk;
+    None for if it is installed. `against`: a branch, or another name of a commit, to compare with. `url`: where to ask
+    what is applied; of applied files only errors are told.
 
     Raises EntrypointError if they cannot be checked, and not for what is found: that is in the result.
     """

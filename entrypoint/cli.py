@@ -224,15 +224,16 @@ def without_secrets(message: str, argv: Sequence[str]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser for every command, each with an example in its help."""
-    return _parsers()[0]
+    return made()[0]
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Return each command's own parser, in the order of the help."""
-    return _parsers()[1]
+    return made()[1]
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def made() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return `parser` and the `parsers` that belong to it."""
     top = _Parser(
         prog="entrypoint",
         description="Wait for PostgreSQL, bring its schema up to date exactly once, and become the application.",

@@ -32,6 +32,12 @@ def shell(name: str) -> str:
     return found
 
 
+def with_files(directory: Path) -> None:
+    """Make a migration to be completed."""
+    (directory / "migrations").mkdir()
+    (directory / "migrations" / "001_a.sql").touch()
+
+
 @pytest.mark.text
 @pytest.mark.parametrize("name", SHELLS)
 def test_the_scripts_are_of_today(name: str) -> None:
@@ -64,25 +70,48 @@ printf '%s\\n' "${COMPREPLY[@]}"
             "entrypoint",
             *words,
         ]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path)
         assert done.stderr == ""
         return done.stdout.split()
 
     assert complete("sta") == ["status"]
     assert complete("status", "--j") == ["--json"]
     assert complete("check", "--format", "sa") == ["sarif"]
+    assert complete("check", "--format", "=", "sa") == ["sarif"]
+    assert complete("help", "en") == ["env"]
+    assert complete("import", "--from", "goo") == ["goose"]
+    assert complete("adopt", "--from", "=", "goo") == ["goose"]
+    with_files(tmp_path)
+    assert complete("check", "migrations/00") == ["migrations/001_a.sql"]
+    assert complete("backup", "--dir", "mig") == ["migrations"]
+    assert complete("import", "--from", "flyway", "mig") == ["migrations"]
+    assert "env" in complete("run", "--", "en")
+    assert "env" in complete("run", "en")
+    assert complete("run", "--he") == ["--help"]
+    # What has no completion of its own is a file, as without the script.
+    assert " -o default " in (FOLDER / "entrypoint.bash").read_text()
 
 
 def test_fish(tmp_path: Path) -> None:
     def complete(line: str) -> list[str]:
         argv = [shell("fish"), "--no-config", "-c", f"source {FOLDER}/entrypoint.fish; complete -C '{line}'"]
         env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path)
         return [text.partition("\t")[0] for text in done.stdout.splitlines()]
 
     assert complete("entrypoint sta") == ["status"]
     assert complete("entrypoint status --j") == ["--json"]
     assert complete("entrypoint check --format sa") == ["sarif"]
+    assert complete("entrypoint check --format=sa") == ["--format=sarif"]
+    assert complete("entrypoint help en") == ["env"]
+    assert complete("entrypoint import --from goo") == ["goose"]
+    with_files(tmp_path)
+    assert complete("entrypoint check migrations/00") == ["migrations/001_a.sql"]
+    assert complete("entrypoint backup --dir mig") == ["migrations/"]
+    assert complete("entrypoint import --from flyway mig") == ["migrations/"]
+    assert "env" in complete("entrypoint run -- en")
+    assert "env" in complete("entrypoint run en")
+    assert complete("entrypoint run -- ls mig") == ["migrations/"]
 
 
 def test_zsh(run_program: Start, tmp_path: Path) -> None:
@@ -106,5 +135,14 @@ def test_zsh(run_program: Start, tmp_path: Path) -> None:
         completes("sta", "<status>")
         completes("status --j", "<status --json>")
         completes("check --format sa", "sarif>")
+        completes("help en", "<help env>")
+        completes("import --from goo", "<import --from goose>")
+        with_files(tmp_path)
+        completes("check migrations/00", "<check migrations/001_a.sql>")
+        completes("backup --dir mig", "<backup --dir migrations>")
+        completes("import --from flyway mig", "<import --from flyway migrations>")
+        completes("run -- ls mig", "<run -- ls migrations>")
+        completes("run -- nohu", "<run -- nohup>")
+        completes("run nohu", "<run nohup>")
         terminal.type("exit\n")
         run.wait()

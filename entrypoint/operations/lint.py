@@ -173,6 +173,6 @@ def _cannot(squawk: str, why: str) -> ConfigurationError:
     return ConfigurationError(
         f"The linter {squawk} could not be asked: {why}",
         remedy="Correct .squawk.toml if it is that. It may be too old, or another program of that name: "
-        "`squawk --version` tells; pip install 'pg-entrypoint[lint]' brings one that fits. `entrypoint check --no-lint` "
-        "does without the linter.",
+        "`squawk --version` tells; pip install 'pg-entrypoint[lint]' brings one that fits. "
+        "`entrypoint check --no-lint` does without the linter.",
     )

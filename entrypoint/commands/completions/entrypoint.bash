@@ -26,11 +26,17 @@ _shtab_entrypoint_help_option_strings=(-h --help --no-color)
 _shtab_entrypoint_completion_option_strings=(-h --help --no-color)
 _shtab_entrypoint_option_strings=(-h --help -V --version --no-color)
 
-
+_shtab_entrypoint_check_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_entrypoint_import_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_entrypoint_import___into_COMPGEN=_shtab_compgen_dirs
+_shtab_entrypoint_backup___dir_COMPGEN=_shtab_compgen_dirs
 
 _shtab_entrypoint_migrate___phase_choices=(after)
 _shtab_entrypoint_wait___for_choices=(database schema)
 _shtab_entrypoint_check___format_choices=(text json github sarif codequality)
+_shtab_entrypoint_import___from_choices=(goose dbmate sql-migrate golang-migrate flyway sqlx diesel prisma drizzle supabase)
+_shtab_entrypoint_adopt___from_choices=(goose dbmate sql-migrate golang-migrate flyway sqlx diesel prisma drizzle supabase)
+_shtab_entrypoint_help_pos_0_choices=(run migrate status version wait check new import adopt backup rollback baseline repair unlock serve help completion env all)
 _shtab_entrypoint_completion_pos_0_choices=(bash zsh fish)
 _shtab_entrypoint_pos_0_choices=(run migrate status version wait check new import adopt backup rollback baseline repair unlock serve help completion)
 
@@ -267,4 +273,32 @@ _shtab_entrypoint() {
   return 0
 }
 
-complete -o bashdefault -F _shtab_entrypoint entrypoint
+_entrypoint() {
+  local first=2
+  [[ ${COMP_WORDS[2]} == -- ]] && first=3
+  if [[ ${COMP_WORDS[1]} == run && COMP_CWORD -ge first && ! ( COMP_CWORD -eq 2 && ${COMP_WORDS[2]} == -* ) ]]; then
+    if declare -F _command_offset >/dev/null; then
+      _command_offset $first
+    elif (( COMP_CWORD == first )); then
+      COMPREPLY=($(compgen -c -- "${COMP_WORDS[COMP_CWORD]}"))
+    else
+      COMPREPLY=()
+    fi
+    return
+  fi
+  local -a words=()
+  local index at=0
+  for index in "${!COMP_WORDS[@]}"; do
+    if [[ ${COMP_WORDS[index]} != = ]]; then
+      words+=("${COMP_WORDS[index]}")
+    elif (( index == COMP_CWORD )); then
+      words+=("")
+    fi
+    (( index == COMP_CWORD )) && at=$(( ${#words[@]} - 1 ))
+  done
+  local -a COMP_WORDS=("${words[@]}")
+  local COMP_CWORD=$at
+  _shtab_entrypoint
+}
+
+complete -o bashdefault -o default -F _entrypoint entrypoint

@@ -10,23 +10,23 @@
 
 _shtab_entrypoint_commands() {
   local _commands=(
-    adopt:'Record as completed what goose, dbmate, sql-migrate, golang-migrate, Flyway, sqlx, diesel, Prisma, Drizzle or Supabase'
-    backup:'Write a backup of the database, as pg_dump'"'"'s custom format, into MIGRATION_BACKUP_DIR.'
-    baseline:'Record all migrations up to N as completed, with their checksums, without running them: for a database whose'
-    check:'Check names, numbers, encodings, syntax and transaction control of all migration files, and let the linter'
-    completion:'Print a script that makes the shell complete this program'"'"'s commands and options. Where to put it:'
-    help:'Without TOPIC, list the commands. TOPIC is a command; env, for the variables that configure the program; one of these'
-    import:'Import a migrations directory of goose, dbmate, sql-migrate, golang-migrate, Flyway, sqlx, diesel, Prisma, Drizzle'
-    migrate:'Bring the schema up to date, or wait while another replica does. For init containers, Jobs and by hand.'
-    new:'Write a file with the next number, the name in the form that a file name has, and examples to be filled in.'
-    repair:'Accept the checksums of changed files, remove failed rows, forget rows whose file is gone: all of that, or what'
-    rollback:'Run the reverse files rollback/NNN_description.sql of all migrations above N, newest first, each in one'
-    run:'Bring the schema up to date, or wait while another replica does, and then execute COMMAND in this process.'
-    serve:'Answer over HTTP what is applied and pending, until SIGTERM: as JSON for programs, as a badge, as metrics'
-    status:'Compare the migration files with the database: what is applied, pending, failed or changed,'
-    unlock:'Show who holds the migration lock. If the holder is dead, free the row. A living holder is left alone (exit code'
-    version:'Print the number of the highest migration that is applied; 0 if none is.'
-    wait:'Wait until the database answers, or until somebody else has brought the schema up to date. Never migrates and'
+    adopt:'record what another tool has applied, by its own history'
+    backup:'back the database up with pg_dump'
+    baseline:'declare that an existing database is at a migration'
+    check:'check the migration files without a database'
+    completion:'print the completion script for a shell'
+    help:'explain a command, or list all variables'
+    import:'import another tool'"'"'s migrations'
+    migrate:'migrate, and report by exit code'
+    new:'write the file for the next migration'
+    repair:'make the ledger agree with the files'
+    rollback:'take migrations back with their reverse files'
+    run:'migrate, then become the application'
+    serve:'answer over HTTP what status says: API, badge, metrics'
+    status:'show what is applied and what is pending'
+    unlock:'show who holds the migration lock, and free it'
+    version:'print the schema'"'"'s version'
+    wait:'wait for the database or the schema, and do nothing else'
   )
   _describe 'entrypoint commands' _commands
 }
@@ -42,7 +42,7 @@ _shtab_entrypoint_defaults_added=0
 
 _shtab_entrypoint_adopt_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--from[the tool, as in import --from]:TOOL:"
+  "--from[the tool, as in import --from]:TOOL:(goose dbmate sql-migrate golang-migrate flyway sqlx diesel prisma drizzle supabase)"
   "--table[the tool\'s table, if it has another name or place]:SCHEMA.TABLE:"
   "--dry-run[show what would be recorded, and change nothing]"
   "--yes[do it without asking\; needed where there is no terminal]"
@@ -54,7 +54,7 @@ _shtab_entrypoint_adopt_defaults_added=0
 
 _shtab_entrypoint_backup_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--dir[write it there instead]:DIR:"
+  "--dir[write it there instead]:DIR:_files -/"
   "--keep[afterwards delete all but the newest N backups of this database]:N:"
   "--no-color[no colors, as with NO_COLOR\=1]"
 )
@@ -80,7 +80,7 @@ _shtab_entrypoint_check_options=(
   "--strict[let warnings count as faults (exit code 65)]"
   "--format[text\: for a person\; json\: a list of objects\; github\: workflow commands, which GitHub shows in the pull request\; sarif\: SARIF 2.1.0, for GitHub\'s code scanning\; codequality\: for GitLab\'s Code Quality]:format:(text json github sarif codequality)"
   "--no-color[no colors, as with NO_COLOR\=1]"
-  "(*)::only these migrations (numbers are compared with all):"
+  "(*)::only these migrations (numbers are compared with all):_files"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -98,7 +98,7 @@ _shtab_entrypoint_completion_defaults_added=0
 _shtab_entrypoint_help_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--no-color[no colors, as with NO_COLOR\=1]"
-  ":a command, a variable, env or all:"
+  ":a command, a variable, env or all:(run migrate status version wait check new import adopt backup rollback baseline repair unlock serve help completion env all)"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -106,11 +106,11 @@ _shtab_entrypoint_help_defaults_added=0
 
 _shtab_entrypoint_import_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--from[goose, dbmate, sql-migrate, golang-migrate, flyway, sqlx, diesel, prisma, drizzle, supabase]:TOOL:"
-  "--into[where to write the files\; MIGRATIONS_DIR by default]:DIR:"
+  "--from[goose, dbmate, sql-migrate, golang-migrate, flyway, sqlx, diesel, prisma, drizzle, supabase]:TOOL:(goose dbmate sql-migrate golang-migrate flyway sqlx diesel prisma drizzle supabase)"
+  "--into[where to write the files\; MIGRATIONS_DIR by default]:DIR:_files -/"
   "--dry-run[show what would be written, and write nothing]"
   "--no-color[no colors, as with NO_COLOR\=1]"
-  ":the directory that contains the tool\'s migrations:"
+  ":the directory that contains the tool\'s migrations:_files -/"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -249,7 +249,19 @@ _shtab_entrypoint() {
         new) _arguments -C -s $_shtab_entrypoint_new_options ;;
         repair) _arguments -C -s $_shtab_entrypoint_repair_options ;;
         rollback) _arguments -C -s $_shtab_entrypoint_rollback_options ;;
-        run) _arguments -C -s $_shtab_entrypoint_run_options ;;
+        run)
+          if (( CURRENT == 2 )) && [[ $PREFIX == -* ]]; then
+            _arguments -C -s $_shtab_entrypoint_run_options
+          else
+            shift words
+            (( CURRENT -= 1 ))
+            if [[ $words[1] == -- ]]; then
+              shift words
+              (( CURRENT -= 1 ))
+            fi
+            _normal
+          fi
+          ;;
         serve) _arguments -C -s $_shtab_entrypoint_serve_options ;;
         status) _arguments -C -s $_shtab_entrypoint_status_options ;;
         unlock) _arguments -C -s $_shtab_entrypoint_unlock_options ;;
