@@ -6,7 +6,7 @@ themselves write nothing). Without it every start would compile those modules ag
 
 What the program does not import, two fifths of its libraries and nearly all of the standard library, stays source. So
 do its own modules for what is done at a desk, before there is an image, and those of an extra that is not in this one.
-The modules of a start are in one file already (packaging/bundle.py).
+The modules of a start, and of one with something to apply, are in two files already (packaging/bundle.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ AT_A_DESK = ("commands/check.py", "commands/import_.py", "commands/new.py", "mig
              "migration/operator/trial.py", "operations/against.py", "operations/check.py", "operations/child.py",
              "operations/findings.py", "operations/import_.py", "operations/importing", "operations/lint.py",
              "operations/new.py", "operations/rehearse.py")  # fmt: skip
-BUNDLE = OURS / "start.bundle"
+BUNDLES = {"start.bundle": 1, "pending.bundle": 0}
+"""Where in each of them the modules are."""
 # What stands behind our own binding of libpq where that cannot be had, which is not so in this image.
 FALLBACK = ("database/pq_psycopg.py",)
 # Each with a package that only its extra brings.
@@ -60,9 +61,9 @@ def main() -> int:
 
 
 def bundled() -> set[str]:
-    """Return the files whose bytecode is in the bundle."""
-    _, modules = marshal.loads(BUNDLE.read_bytes())  # noqa: S302 - this build has written it
-    return {str(OURS.parent / place) for _, _, place in modules.values()}
+    """Return the files whose bytecode is in a bundle."""
+    contents = [marshal.loads((OURS / name).read_bytes())[index] for name, index in BUNDLES.items()]  # noqa: S302 - ours
+    return {str(OURS.parent / place) for modules in contents for _, _, place in modules.values()}
 
 
 def is_used(path: Path) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import os
-from random import uniform
 
 from entrypoint import logs, signals
 from entrypoint.clocks import CONNECTING, WAITING, Clocks
@@ -16,7 +15,7 @@ from entrypoint.database.connect import connect
 from entrypoint.database.login import failure_of, go_on
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
 from entrypoint.database.target import target_of
-from entrypoint.deadline import Deadline, pause
+from entrypoint.deadline import Deadline, pause, uniform
 from entrypoint.errors import ConfigurationError, ConnectionLostError, EntrypointError
 from entrypoint.migration.assignment import Assignment
 from entrypoint.migration.ledger import reading

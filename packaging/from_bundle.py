@@ -7,6 +7,7 @@ from _frozen_importlib import ModuleSpec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
+    from typing import Any
 
     _Modules = dict[str, tuple[CodeType | bytes, bool, str]]
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 # its file, in the directory of packages.
 found: "_Modules" = globals()["modules"]
 packages: str = globals()["packages"]
+# What is in the other file, once it has been read.
+pending: "dict[str, Any]" = {}
 
 
 class Bundle:
@@ -23,7 +26,11 @@ class Bundle:
     def find_spec(name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
         """Return where a module comes from; None if that is not this file."""
         if name not in found:
-            return None
+            if pending or not name.startswith("entrypoint."):
+                return None
+            Bundle.read_on()
+            if name not in found:
+                return None
         _, is_package, place = found[name]
         origin = f"{packages}/{place}"
         spec = ModuleSpec(name, Bundle, origin=origin, is_package=is_package)  # type: ignore[arg-type]
@@ -31,6 +38,26 @@ class Bundle:
             # Its other modules are files, as ever.
             spec.submodule_search_locations.append(origin.rpartition("/")[0])
         return spec
+
+    @staticmethod
+    def read_on() -> None:
+        """Read the other file, as something is imported that is not here."""
+        with open(f"{packages}/entrypoint/pending.bundle", "rb") as file:  # noqa: PTH123 - nothing else needs pathlib
+            modules, patterns = marshal.loads(file.read())  # noqa: S302 - bundle.py has written it
+        found.update(modules)
+        pending.update(modules=modules, patterns=patterns)
+
+    @staticmethod
+    def know_patterns() -> None:
+        """Have `re` find compiled what the modules of the other file will ask it to compile."""
+        import _sre  # type: ignore[import-not-found]  # noqa: PLC0415 - an up-to-date start does without
+        import re  # noqa: PLC0415
+
+        magic, patterns = pending.pop("patterns")
+        cache = getattr(re, "_cache", None)
+        if cache is not None and magic == _sre.MAGIC:
+            for pattern, asked, *rest in patterns:
+                cache[str, pattern, asked] = _sre.compile(pattern, *rest)
 
     @staticmethod
     def create_module(_spec: ModuleSpec) -> None:
@@ -41,6 +68,8 @@ class Bundle:
         """Run the module's code."""
         code, _, place = found[module.__name__]
         module.__file__ = f"{packages}/{place}"
+        if module.__name__ in pending.get("modules", ()) and "patterns" in pending:
+            Bundle.know_patterns()
         if isinstance(code, bytes):  # Of a module that not every start imports.
             code = marshal.loads(code)  # noqa: S302 - bundle.py has written it
         exec(code, module.__dict__)  # noqa: S102 - it was compiled from this program's own files

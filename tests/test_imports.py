@@ -407,6 +407,34 @@ def test_the_bundle_holds_what_an_up_to_date_start_imports() -> None:
     assert sorted(BUNDLE["ON_DEMAND"]) == sorted(beside)
 
 
+def test_a_start_with_something_pending_imports_nothing_of_ours_from_a_file(
+    tmp_path: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
+) -> None:
+    packages = tmp_path / "packages"
+    shutil.copytree(ROOT / "entrypoint", packages / "entrypoint", ignore=shutil.ignore_patterns("__pycache__"))
+    BUNDLE["write"](packages, packages, optimize=0)
+    for source in packages.rglob("*.py"):
+        source.write_text("raise SystemExit('imported from a file')\n")
+    script = tmp_path / "entrypoint"
+    path = [entry for entry in sys.path if entry.endswith("site-packages")]
+    compiled = (
+        "import re\nordinary = re._compiler.compile\n"
+        "re._compiler.compile = lambda *asked: print('compiled', *asked) or ordinary(*asked)\n"
+    )
+    before = f"import sys\nsys.path[:0] = [{str(packages)!r}]\nsys.path += {path!r}\n{compiled}"
+    command = (ROOT / "bin" / "entrypoint").read_text()
+    script.write_text(BUNDLE["with_bundle"](before + command, repr(str(packages))))
+    # A first start, which makes the ledger; with a file that the parser has to be asked about, and then a plain one.
+    for number, sql in enumerate(("DO $$ BEGIN RAISE NOTICE 'a'; END $$;", "CREATE TABLE a ();"), 1):
+        write_migrations(migrations_dir, {f"{number:03}_a.sql": sql})
+        env = {"MIGRATIONS_DIR": str(migrations_dir), "DATABASE_URL": database.url}
+        argv = [sys.executable, "-I", "-S", script, "run", "--", "sh", "-c", 'echo "$ENTRYPOINT_OUTCOME"']
+        run = run_program(argv, env=env).ok()
+        assert run.stdout.split()[-1] == "migrated", run.report()
+    # The last one: nothing that its own modules need was compiled.
+    assert not [line for line in run.stdout.splitlines() if line.startswith("compiled")], run.stdout
+
+
 def test_a_start_imports_from_the_bundle_and_the_rest_from_files(
     tmp_path: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
 ) -> None:

@@ -200,7 +200,7 @@ ROOMS: dict[str, set[str]] = {
         "records",
     },
     "migration.assignment": {"migration.ledger", "records"},
-    "migration.losses": {"errors", "records"},
+    "migration.losses": {"deadline", "errors", "records"},
     "migration.ledger": {
         "migration.observe",
         "migration.script",

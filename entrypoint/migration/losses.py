@@ -7,8 +7,8 @@ each time: PostgreSQL then recovers as a whole.
 from __future__ import annotations
 
 from collections import Counter
-from random import uniform
 
+from entrypoint.deadline import uniform
 from entrypoint.errors.migration import MigrationLostError
 from entrypoint.records import NamedTuple
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from random import uniform
-
 from entrypoint import logs, signals
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
-from entrypoint.deadline import Deadline, pause
+from entrypoint.deadline import Deadline, pause, uniform
 from entrypoint.migration.ledger import widening
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import locked

@@ -5,8 +5,6 @@ Pure functions. A batch commits with the row that says what comes next, so that 
 
 from __future__ import annotations
 
-import json
-
 from entrypoint.counts import count
 from entrypoint.records import NamedTuple
 
@@ -111,6 +109,8 @@ def _one(values: Sequence[str]) -> str:
 
 def note(walk: Walk) -> str:
     """Return the line of a row's message that says how far a file has come; `walk_in` reads it."""
+    import json  # Not for every start at which something is pending.
+
     values = walk._asdict()
     text = json.dumps({"batch": _FORM, **values, "seconds": round(walk.seconds, 3)}, ensure_ascii=False)
     return text.replace("\0", "")
@@ -121,6 +121,8 @@ def walk_in(message: str | None) -> Walk | None:
     line = (message or "").rpartition("\n")[2]
     if not line.startswith(_MARK):
         return None
+    import json
+
     try:
         return _read(json.loads(line))
     except (ValueError, TypeError, KeyError):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from random import uniform
 
 from entrypoint.database.login import Failure
-from entrypoint.deadline import Deadline
+from entrypoint.deadline import Deadline, uniform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
