@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import collections
+import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import migrations
 from benchmarks.crowd import Crowd, Gate, entrypoints, until, within
-from benchmarks.figures import median, slopes
+from benchmarks.figures import median, ratio, slopes
 from benchmarks.measure import BenchmarkError
-from benchmarks.report import Section, exponent, seconds
+from benchmarks.report import Section, exponent, seconds, times
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,8 @@ class Figures(NamedTuple):
     """Seconds from the last commit to the last application's first instruction."""
     middle: float
     """The same for the median of the applications."""
+    limit: float
+    """Seconds in which as many processes of Python, which wait for one signal, execute the same application."""
     transactions: float
     sessions: float
     """From the first start to the last end."""
@@ -72,6 +75,8 @@ def _ours(stage: Stage, scale: Scale) -> Section:
             "replicas",
             "last commit to last application",
             "exponent",
+            "the machine alone",
+            "ours is",
             "to the median one",
             "transactions",
             "exponent",
@@ -97,6 +102,8 @@ def _ours(stage: Stage, scale: Scale) -> Section:
                 str(count),
                 seconds(value["last"]),
                 power["last"],
+                seconds(value["limit"]),
+                times(ratio(value["last"], value["limit"])),
                 seconds(value["middle"]),
                 f"{value['transactions']:.0f}",
                 power["transactions"],
@@ -112,6 +119,8 @@ def _ours(stage: Stage, scale: Scale) -> Section:
     section.notes += [
         "Exactly one replica migrated in each run and all others waited; else this would have failed.",
         "Last commit: the server's commit timestamp. Application: its own clock at its first instruction.",
+        "The machine alone: as many processes of Python that wait for the end of one pipe, and then execute the same",
+        "application; from that end to the last one's first instruction.",
         "Transactions and sessions: as the server counted them, from the first start to the last end; the holder's",
         "are in them, and two sessions of the measurement's own. While waiting: over",
         f"{scale.window:g} s in which all wait. Server's CPU: of one core.",
@@ -143,16 +152,44 @@ def _once(stage: Stage, folder: Path, count: int, window: float) -> Figures:
         if outcomes != {"migrated": 1, "waited": count - 1} or committed is None:
             raise BenchmarkError(f"{count} replicas: {dict(outcomes)}")
         delays = [each.realtime / 1e9 - committed for each in told]
+        limit = _limit(stage, count)
         time.sleep(0.5)  # backends report when they end
         transactions, sessions = gate.counts()
         return Figures(
             last=max(delays),
             middle=median(delays),
+            limit=limit,
             transactions=transactions,
             sessions=sessions,
             looks=(after - before) / took / count,
             server=spent / took,
         )
+
+
+# Waits until whoever has the pipe open for writing closes it.
+_WAITS = "import os, sys; os.read(os.open(sys.argv[1], os.O_RDONLY), 1); os.execv(sys.argv[2], sys.argv[2:])"
+
+
+def _limit(stage: Stage, count: int) -> float:
+    """Return what it takes the machine to execute `count` applications, in seconds."""
+    pipe = stage.empty_folder() / "pipe"
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)
+    argv: list[str | Path] = [stage.python, "-I", "-c", _WAITS, pipe, stage.application or "true"]
+    try:
+        with Crowd(stage, argv, {}) as crowd:
+            for _ in range(count):
+                crowd.start()
+            crowd.calm(60)
+            began = time.time()
+            os.close(writer)
+            writer = -1
+            for replica in crowd.replicas:
+                replica.process.wait(60)
+            return max(replica.told().realtime / 1e9 for replica in crowd.replicas) - began
+    finally:
+        if writer >= 0:
+            os.close(writer)
 
 
 def _peers(stage: Stage, scale: Scale) -> Section:

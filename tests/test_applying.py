@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,6 +51,82 @@ def test_the_row_commits_with_the_migration(scene: Scene) -> None:
         "SELECT a.xmin = m.xmin AND a.id::bigint % (1::bigint << 32) = m.xmin::text::bigint FROM a, schema_migrations m"
     )
     assert scene.database.one(same) is True
+
+
+def test_each_further_file_costs_two_round_trips(scene: Scene, proxy: Proxy) -> None:
+    """The file; and what ends its transaction, with what begins the next one."""
+    trips = []
+    for first, last in ((1, 2), (3, 12), (13, 32)):
+        scene.write({f"{number:03}_t.sql": f"CREATE TABLE t{number} ();" for number in range(first, last + 1)})
+        before = proxy.connections
+        scene.migrate(url=scene.database.url_at(proxy.port)).ok()
+        trips.append(proxy.round_trips[before])
+    assert trips[2] - trips[1] == 20, trips
+    assert [number for number, _ in scene.ledger()] == [*range(1, 33)]
+
+
+def test_what_is_prepared_for_one_file_after_the_other_is_not_seen_by_any_that_could_use_it(scene: Scene) -> None:
+    """Ordinary files have their record prepared; a DO could prepare something, deallocate it, or look."""
+    count = "DO $$ BEGIN INSERT INTO seen SELECT count(*), string_agg(name, ' ') FROM pg_prepared_statements; END $$;"
+    ordinary = "INSERT INTO seen SELECT count(*), min(name) FROM pg_prepared_statements;"
+    texts = ["CREATE TABLE seen (prepared integer, name text);"]
+    for name in ("b", "c"):
+        texts += [f"CREATE TABLE {name} ();", ordinary, f"DROP TABLE {name};", count]
+    scene.write({f"{number:03}_f.sql": text for number, text in enumerate(texts, 1)})
+    scene.migrated()
+    rows = scene.database.rows("SELECT prepared, name LIKE 'entrypoint\\_%' FROM seen ORDER BY ctid")
+    assert [prepared for prepared, _ in rows] == [6, 0, 6, 0]
+    assert [ours for _, ours in rows] == [True, None, True, None]
+
+
+def test_a_file_that_has_our_prepared_statements_deallocated_is_applied(scene: Scene) -> None:
+    """Its function does that, which no text shows; so the file runs twice, and takes effect once."""
+    forget = (
+        "CREATE FUNCTION forget() RETURNS integer LANGUAGE plpgsql AS 'BEGIN EXECUTE ''DEALLOCATE ALL''; RETURN 1; END'"
+    )
+    scene.write(
+        {
+            "001_a.sql": f"CREATE TABLE a (one integer); {forget};",
+            "002_b.sql": "CREATE TABLE b ();",
+            "003_c.sql": "INSERT INTO a VALUES (forget());",
+            "004_d.sql": "CREATE TABLE d ();",
+            "005_e.sql": "CREATE TABLE e ();",
+        }
+    )
+    migrated = scene.migrated()
+    assert scene.ledger() == [(number, "completed") for number in range(1, 6)]
+    assert scene.database.rows("SELECT one FROM a") == [(1,)]
+    assert [record["attempt"] for record in migrated.logs("migration.applied")] == [1, 1, 2, 1, 1]
+
+
+@pytest.mark.every_case
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+def test_what_is_in_the_way_of_the_next_fence_is_not_the_commits_affair(scene: Scene, how: str) -> None:
+    """It is asked for in the message that commits."""
+    scene.write({"001_a.sql": f"CREATE TABLE a (); {Gate.PASS}", "002_b.sql": "CREATE TABLE b ()"})
+    waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'migration_lock'::regclass"
+    with Gate(scene.database) as gate, scene.database.connect() as other, ThreadPoolExecutor() as threads:
+        # The gate of the first file is a lock, too.
+        leader = scene.start("migrate", MIGRATION_DDL_LOCK_TIMEOUT_MS=5000 if how == "timeout" else 60000)
+        gate.arrival()
+        other.execute("BEGIN")
+        locking = threads.submit(other.execute, b"LOCK TABLE migration_lock")
+        until(lambda: scene.database.rows(waiting), 10, "somebody who wants the table")
+        gate.open()
+        # The commit lets it in, and the next fence has to wait.
+        locking.result(20)
+        ((pid,),) = until(lambda: scene.database.rows(waiting), 10, "the next fence")
+        assert scene.ledger() == [(1, "completed")]
+        if how == "cancel":
+            scene.database.rows("SELECT pg_cancel_backend(%s)", [pid])
+            assert leader.wait() == 70
+            assert only_error(leader)["event"] == "migration.stopped"
+            assert scene.ledger() == [(1, "completed")]
+        else:
+            leader.until("migration.retry", timeout=20)
+        other.execute("ROLLBACK")
+        assert leader.wait() == (70 if how == "cancel" else 0)
+    assert scene.ledger() == [(1, "completed"), (2, "completed")][: 1 if how == "cancel" else 2]
 
 
 def test_nothing_is_seen_before_the_end(scene: Scene) -> None:

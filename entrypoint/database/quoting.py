@@ -33,10 +33,18 @@ def our_state(role: str | None) -> tuple[str, ...]:
     )
 
 
+class Parameter(str):
+    """A place for a value in a statement that is to be prepared: `$1`, for what would be a literal."""
+
+    __slots__ = ()
+
+
 def literal(value: str | None) -> str:
-    """Return `value` as an SQL literal, whatever `standard_conforming_strings` is."""
+    """Return `value` as an SQL literal, whatever `standard_conforming_strings` is; a Parameter as it is."""
     if value is None:
         return "NULL"
+    if isinstance(value, Parameter):
+        return value
     quoted = value.replace("\0", "").replace("'", "''")
     return f" E'{quoted.replace(chr(92), chr(92) * 2)}'" if "\\" in quoted else f"'{quoted}'"
 

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 _SETTLE = 0.8
 
 _COPY = (pq.COPY_IN, pq.COPY_OUT, pq.COPY_BOTH)
-_PARTS = (pq.TUPLES_CHUNK, pq.SINGLE_TUPLE)
+_PLAIN = (pq.COMMAND_OK, pq.TUPLES_OK, pq.EMPTY_QUERY)
+# How many results to take before the first of them is looked at.
+_AT_ONCE = 64
 # How many rows libpq hands over at once: few enough for a little memory, many enough for little work.
 _ROWS = 500
 _FAILED = (pq.FATAL_ERROR, pq.BAD_RESPONSE, pq.PIPELINE_ABORTED)
@@ -250,26 +252,43 @@ class Session:
         rows: Result | None = None
         while True:
             try:
-                while self._parse(pgconn.is_busy):
+                taken = self._take()
+                if not taken and not self._tell_notices():
                     self._wait(select.POLLIN, deadline)
                     pgconn.consume_input()
-                result = self._parse(pgconn.get_result)
             except PqError:
                 if failed is None:
                     raise
                 return failed  # What the server said before it closed the connection tells more.
-            if result is None:
-                return failed
-            if result.status in _COPY:
-                self._refuse_copy(result.status)
-            elif result.status in _FAILED:
-                failed = failed or StatementError(result, statement)
-            elif result.status in _PARTS:
-                rows = result
-            else:
-                on_result(rows or result)
-                rows = None
-                statement += 1
+            for result in taken:
+                if result is None:
+                    return failed
+                status = result.status
+                if status in _PLAIN:
+                    on_result(rows or result)
+                    rows = None
+                    statement += 1
+                elif status in _COPY:
+                    self._refuse_copy(status)
+                elif status in _FAILED:
+                    failed = failed or StatementError(result, statement)
+                else:
+                    rows = result
+
+    def _take(self) -> list[Result | None]:
+        """Take the results that have arrived, up to the next notice, or to one that is not plain; None is the end."""
+        pgconn = self._pgconn
+        taken: list[Result | None] = []
+        with signals.NotInCallbacks():
+            while len(taken) < _AT_ONCE:
+                busy = pgconn.is_busy()
+                if busy or self._notices:
+                    break
+                result = pgconn.get_result()
+                taken.append(result)
+                if result is None or result.status not in _PLAIN:
+                    break
+        return taken
 
     def _wait(self, events: int, deadline: Deadline) -> int:
         """Wait until the socket is ready; return for what. A signal's exception passes through."""
@@ -308,11 +327,17 @@ class Session:
         """
         with signals.NotInCallbacks():
             answer = step()
+        self._tell_notices()
+        return answer
+
+    def _tell_notices(self) -> bool:
+        """Hand over what notices have come; tell whether there were any."""
+        told = bool(self._notices)
         while self._notices:
             notice = self._notices.popleft()
             if self.on_notice is not None:
                 self.on_notice(notice)
-        return answer
+        return told
 
     def _receive_notice(self, result: Answer) -> None:
         notice = Notice.of(result)
@@ -325,6 +350,9 @@ class Session:
 
 
 def _rows(result: Result) -> list[Row]:
+    if result.status != pq.TUPLES_OK:
+        return []
+
     def text(row: int, column: int) -> str | None:
         value = result.get_value(row, column)
         return None if value is None else value.decode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from entrypoint.database import session_state
@@ -12,6 +14,9 @@ from entrypoint.migration.ledger.place import Place
 from entrypoint.migration.ledger.reading import LockRow
 from entrypoint.migration.ledger.search import owner_of
 from entrypoint.migration.script.files import MigrationFile
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 LEDGER = {
     "id": "integer",
@@ -174,3 +179,19 @@ def test_a_row_is_never_written_over_one_that_is_completed() -> None:
 def test_a_poolers_prepared_statements_stay() -> None:
     assert "DEALLOCATE" in session_state.restore(pooled=False)
     assert "DEALLOCATE" not in session_state.restore(pooled=True)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "condition"),
+    [
+        ({3}, "migration_number BETWEEN 3 AND 3"),
+        ({3, 1, 2}, "migration_number BETWEEN 1 AND 3"),
+        (
+            {1, 2, 4, 5, 9},
+            " OR ".join(f"migration_number BETWEEN {pair}" for pair in ("1 AND 2", "4 AND 5", "9 AND 9")),
+        ),
+        (range(0, 44, 2), f"migration_number IN ({', '.join(map(str, range(0, 44, 2)))})"),
+    ],
+)
+def test_numbers_without_gaps_are_ranges(numbers: Collection[int], condition: str) -> None:
+    assert writing.among(numbers) == condition

@@ -31,7 +31,7 @@ from entrypoint.secret_patterns import may_hold_password
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
+    from typing import TypedDict, TypeVar
 
     from entrypoint.database.answers import Notice
     from entrypoint.migration.apply.watcher import Watcher
@@ -42,6 +42,13 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.units import Unit
 
     _T = TypeVar("_T")
+
+    class Opening(TypedDict):
+        """What of a migration its transaction's beginning depends on."""
+
+        statement: str
+        lock_timeout_ms: int
+
 
 # Beyond PostgreSQL's own time-outs, so that its answer, which says more than silence, comes first.
 GRACE = 0.5
@@ -102,6 +109,8 @@ class Task(NamedTuple):
     """Whether this is the last of those."""
     repeatable: str = ""
     """The name of a file in repeatable/, if it is one."""
+    upcoming: Prepared | None = None
+    """The migration that comes next, if its transaction can be opened in the message that commits this one."""
 
     @property
     def patience(self) -> Deadline:
@@ -118,6 +127,11 @@ class Task(NamedTuple):
         """PostgreSQL's `lock_timeout` for an attempt."""
         declared = self.migration.advice.directives.lock_patience
         return round((self.assignment.apply.ddl_lock_timeout if declared is None else declared) * 1000)
+
+    @property
+    def opening(self) -> Opening:
+        """How the file's transaction begins."""
+        return {"statement": self.migration.advice.begin, "lock_timeout_ms": self.ddl_lock_timeout_ms}
 
     @property
     def record(self) -> str:

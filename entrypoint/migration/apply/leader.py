@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from random import uniform
 
 from entrypoint import logs, signals
 from entrypoint.database import classify, session_state, transactions
@@ -15,11 +14,12 @@ from entrypoint.database.sqlstate import (
     DEPENDENT_OBJECTS_STILL_EXIST,
     FEATURE_NOT_SUPPORTED,
     INVALID_FUNCTION_DEFINITION,
+    INVALID_SQL_STATEMENT_NAME,
     INVALID_TABLE_DEFINITION,
     LOCK_NOT_AVAILABLE,
     QUERY_CANCELED,
 )
-from entrypoint.deadline import Deadline, pause
+from entrypoint.deadline import Deadline, pause, uniform
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.errors.migration import (
     MigrationError,
@@ -212,7 +212,8 @@ class Leader:
         with self._watcher(migrations) as watcher:
             for index, migration in enumerate(migrations):
                 assignment.board.begin(migration.file.name)
-                following = migrations[index + 1].file.name if index + 1 < len(migrations) else None
+                upcoming = migrations[index + 1] if index + 1 < len(migrations) else None
+                following = None if upcoming is None else upcoming.file.name
                 if not reverse:
                     self._make_room(migration.file.number)
                 deadline = self._clocks.turn_to(migration.file.number, migration.advice.directives.timeout)
@@ -232,10 +233,26 @@ class Leader:
                     self._kept,
                     self._initial if index == 0 else None,
                     self._ends_initial and following is None,
+                    upcoming=upcoming if upcoming is not None and self._opens_behind(migration, upcoming) else None,
                 )
                 done.append(self._apply_with_retries(task))
                 if not reverse:
                     self._kept |= {migration.file.number}
+
+    def _opens_behind(self, migration: Prepared, upcoming: Prepared) -> bool:
+        """Tell whether a migration's transaction can be opened behind the COMMIT of the one before it.
+
+        So nothing is asked between the two, and no other clock runs.
+        """
+        row = self._unfinished.get(upcoming.file.number)
+        return (
+            upcoming.advice.transactional
+            and not upcoming.advice.asks
+            and row is None
+            and migration.advice.directives.timeout is None
+            and upcoming.advice.directives.timeout is None
+            and (self._has_room or not are_long([upcoming.file.number]))
+        )
 
     def _weigh_initial(self, plan: Plan) -> None:
         """See what the rows have to say so that the next start goes on with a new database as this one has begun."""
@@ -405,7 +422,8 @@ class Leader:
                 certain = self._roll_back(task, trace, refusal)
                 if certain and _needs_units(task, refusal):
                     raise _NeedsUnitsError(refusal) from refusal
-                self._judge(task, refusal, attempt, watched)
+                if not _is_gone(refusal):
+                    self._judge(task, refusal, attempt, watched)
             except MigrationFailedError as failure:
                 self._record_failure(task, failure)
                 raise
@@ -910,6 +928,14 @@ def _needs_units(task: Task, refusal: Refused) -> bool:
     """Tell whether a file was refused for being one transaction, which it is not to psql."""
     reason = refusal.error.sqlstate in ONLY_APART and not refusal.of_our_own
     return reason and task.migration.advice.merged and not task.reverse
+
+
+def _is_gone(refusal: Refused) -> bool:
+    """Tell whether the file has had a statement deallocated that was prepared for its record.
+
+    None does that says so (`shorthand.suits`). The next attempt finds nothing prepared, and prepares behind the file.
+    """
+    return refusal.of_our_own and refusal.error.sqlstate == INVALID_SQL_STATEMENT_NAME
 
 
 def _tell_idle(migration: Prepared) -> None:

@@ -1,7 +1,7 @@
 """Apply one migration, or take it back, in one transaction: BEGIN and the fence, the file, its ledger row and COMMIT.
 
-Three round trips; more if the file is large. The ledger row is written, or removed, with what the file does or not at
-all.
+Three round trips; more if the file is large; and two, where the next one's BEGIN and fence go behind that COMMIT. The
+ledger row is written, or removed, with what the file does or not at all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from entrypoint.database.answers import StatementError
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.apply.attempt import Refused, ours
 from entrypoint.migration.apply.doubt import InDoubt
+from entrypoint.migration.apply.shorthand import Shorthand, suits
 from entrypoint.migration.apply.standing import file_ended_transaction, strings_read_otherwise
 from entrypoint.migration.ledger import tables, writing
 from entrypoint.migration.script import strings
@@ -48,13 +49,7 @@ def begin(task: Task, trace: Trace) -> tuple[str, int]:
     """Open the transaction behind the fence; return its id and the backend that works on it."""
     transaction_id, backend_pid = ours(
         task,
-        lambda: task.lease.open(
-            task.deadline,
-            lock_timeout_ms=task.ddl_lock_timeout_ms,
-            patience=task.patience,
-            statement=task.migration.advice.begin,
-            then=session_state.FRESH,
-        ),
+        lambda: task.lease.open(task.deadline, patience=task.patience, then=session_state.FRESH, **task.opening),
     )
     trace.opened(transaction_id)
     return transaction_id, backend_pid
@@ -216,18 +211,75 @@ def cut(
 
 
 def _commit(task: Task, transaction_id: str) -> None:
-    """Put the session back, write or remove the row, show in the lock what comes next, and commit."""
+    """Put the session back, write or remove the row, show in the lock what comes next, and commit.
+
+    In the same message, open the next migration's transaction, if there is an `upcoming` one.
+    """
     lease, assignment = task.lease, task.assignment
+    ending = _Ending()
+    short, ready = _shorthand(task)
     parts = [
-        session_state.restore(pooled=lease.worker.login_pid != lease.place.backend_pid),
+        # What is prepared in a pooler's session, or by us, has to stay.
+        session_state.restore(pooled=ready or lease.worker.login_pid != lease.place.backend_pid),
         transactions.limits(task.limit, server_version=lease.worker.server_version, role=assignment.role),
     ]
     if tables.mentions(task.migration.source):
         # It may have replaced our functions, as the earlier system's own script does.
         parts += ["SET LOCAL client_min_messages = warning;", tables.ddl(lease.place)]
-    kept = writing.kept(lease.place, task.kept)
-    parts += [lease.reassert(), kept, task.record, lease.progress(task.following), "COMMIT"]
+    if short is not None:
+        parts += [*(() if ready else (short.prepare(),)), *short.record(task)]
+    else:
+        kept = writing.kept(lease.place, task.kept)
+        parts += [lease.reassert(), kept, task.record, lease.progress(task.following)]
+    parts.append("COMMIT")
+    upcoming = None if task.upcoming is None else task._replace(migration=task.upcoming)
+    if upcoming is not None:
+        parts[-1] = "COMMIT;"
+        fence = "" if short is None else short.fence
+        parts.append(lease.opening(upcoming.deadline, then=session_state.FRESH, fence=fence, **upcoming.opening))
     try:
-        ours(task, lambda: lease.worker.query("\n".join(parts), task.patience))
+        ours(task, lambda: lease.worker.script("\n".join(parts), task.patience, ending.note))
     except ConnectionLostError as lost:
         raise InDoubt(transaction_id, lost) from lost
+    except Refused as refused:
+        if not ending.committed:
+            raise
+        ending.fenced = refused.error  # That is about the next one.
+    lease.prepared = short is not None
+    if upcoming is None:
+        return
+    if ending.fenced is None:
+        # The lease is not ours any more: who asks again learns that.
+        lease.worker.rollback(task.patience)
+    else:
+        lease.opened_ahead(ending.fenced, then=session_state.FRESH, **upcoming.opening)
+
+
+def _shorthand(task: Task) -> tuple[Shorthand | None, bool]:
+    """Return what is prepared for this file's record and the next fence, if anything is; and whether it is already.
+
+    Where the session is ours alone, and this file and the next one are ordinary ones: any other finds no prepared
+    statement before it, and none of ours survives it.
+    """
+    lease = task.lease
+    ready, lease.prepared = lease.prepared, False
+    direct = lease.worker.login_pid == lease.place.backend_pid
+    if task.upcoming is None or task.reverse or not direct or not (suits(task.migration) and suits(task.upcoming)):
+        return None, False
+    return Shorthand(task), ready
+
+
+class _Ending:
+    """What came of the message that ends a transaction, and may open the next one."""
+
+    def __init__(self) -> None:
+        self.committed = False
+        self.fenced: tuple[str, int] | StatementError | None = None
+        """The next transaction's id and its backend, if it has been opened behind the fence; or why it has not."""
+
+    def note(self, result: Result) -> None:
+        """Look at the result of one of the statements."""
+        if not self.committed:
+            self.committed = result.command_status == b"COMMIT"
+        elif result.nfields == 2 and result.ntuples == 1:
+            self.fenced = (result.get_value(0, 0) or b"").decode(), int(result.get_value(0, 1) or 0)

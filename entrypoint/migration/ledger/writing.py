@@ -23,6 +23,8 @@ _SINCE_BEGIN = "extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.tra
 # refused as a number, and with it the whole transaction is. These words are in that refusal.
 _NOT_WRITTEN = "entrypoint: rows of the ledger that were written: "
 _GONE = "entrypoint: rows of the ledger that are still there: "
+# With more ranges than this, a list is no longer.
+_MOST_RANGES = 20
 # The earlier system's column may be NULL.
 _COMPLETED = f"coalesce(status, {literal(COMPLETED)}) = {literal(COMPLETED)}"
 
@@ -47,8 +49,9 @@ def are_gone(error: StatementError) -> bool:
     return error.sqlstate == INVALID_TEXT_REPRESENTATION and _GONE in error.primary
 
 
-def _must_be(count: int, words: str) -> str:
-    return f"SELECT CASE count(*) WHEN {count} THEN 0 ELSE ({literal(words)} || count(*))::integer END"
+def _must_be(count: int | str, words: str) -> str:
+    # Not `||`, which has many namesakes to choose from.
+    return f"SELECT CASE count(*) WHEN {count} THEN 0 ELSE concat({literal(words)}, count(*))::integer END"
 
 
 def must_be_written(count: int) -> str:
@@ -75,13 +78,37 @@ def kept(place: Place, numbers: Collection[int]) -> str:
 
     A file can remove them without naming them: by truncating all tables of a schema, say.
     """
-    lock = f"{_must_be(1, _GONE)} FROM {place.table('migration_lock')} WHERE id = 1;"
-    if not numbers:
-        return lock
+    lock = lock_is_kept(place)
+    return f"{lock}\n{rows_are_kept(place, numbers)}" if numbers else lock
+
+
+def lock_is_kept(place: Place) -> str:
+    """Return the statement that fails unless the lock's row is there."""
+    return f"{_must_be(1, _GONE)} FROM {place.table('migration_lock')} WHERE id = 1;"
+
+
+def rows_are_kept(place: Place, numbers: Collection[int]) -> str:
+    """Return the statement that fails unless there is a row for each of these applied migrations."""
     return (
-        f"{lock}\n{_must_be(len(numbers), _GONE)} FROM {place.table('schema_migrations')} "
-        f"WHERE {_COMPLETED} AND migration_number IN ({', '.join(map(str, sorted(numbers)))});"
+        f"{_must_be(len(numbers), _GONE)} FROM {place.table('schema_migrations')} "
+        f"WHERE {_COMPLETED} AND ({among(numbers)});"
     )
+
+
+def among(numbers: Collection[int]) -> str:
+    """Return the condition that a migration's number is one of these.
+
+    Numbers without gaps are a few ranges: that takes the server a third of what the list takes with 3,000.
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    if len(runs) > _MOST_RANGES:
+        return f"migration_number IN ({', '.join(map(str, sorted(numbers)))})"
+    return " OR ".join(f"migration_number BETWEEN {first} AND {last}" for first, last in runs)
 
 
 def row(

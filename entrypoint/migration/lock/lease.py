@@ -67,6 +67,10 @@ class Lease:
         self.row_freed_by_file = False
         """Whether the statement that runs may free the row itself, so that it need not be an operator who does."""
         self._row_lent = False
+        self.prepared = False
+        """Whether the statements around a file are prepared in the worker's session."""
+        self._ahead: tuple[str, tuple[str, int] | StatementError] | None = None
+        """For what a transaction was opened behind the last COMMIT, and what came of it."""
 
     def guard_was_lost(self, seconds: float) -> bool:
         """Tell whether the guard was lost, now or earlier; give its thread so many seconds to notice."""
@@ -109,8 +113,38 @@ class Lease:
         `statement`: how it begins. `then`: statements that follow in the same round trip.
         Raises LeaseLostError if the lease is not ours any more, StatementError and ConnectionLostError.
         """
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            kind, opened = ahead
+            wanted = kind == f"{statement} {lock_timeout_ms} {then}" and self.worker.in_transaction
+            if wanted and not isinstance(opened, StatementError):
+                return opened
+            self.worker.rollback(deadline.within(1))
+            if wanted and isinstance(opened, StatementError):
+                raise opened
         if self._row_lent:
             self._write_again(patience or deadline)
+        opening = self.opening(deadline, lock_timeout_ms=lock_timeout_ms, statement=statement, then=then)
+        results = self.worker.query(opening, patience or deadline)
+        rows = results[-1 - len(then)]
+        if not rows:
+            raise self.lost()
+        transaction_id, backend_pid = rows[0]
+        return transaction_id or "", int(backend_pid or 0)
+
+    def opening(
+        self,
+        deadline: Deadline,
+        *,
+        lock_timeout_ms: int,
+        statement: str,
+        then: Sequence[str] = (),
+        fence: str = "",
+    ) -> str:
+        """Return what `open` sends. Of its results, the fence's is the only one with two columns.
+
+        `fence`: the statement that does what `fence` returns, if it is prepared.
+        """
         begin = transactions.begin(
             deadline,
             server_version=self.worker.server_version,
@@ -118,12 +152,13 @@ class Lease:
             role=self._role,
             statement=statement,
         )
-        results = self.worker.query("\n".join((begin, self.fence(), *then)), patience or deadline)
-        rows = results[-1 - len(then)]
-        if not rows:
-            raise self.lost()
-        transaction_id, backend_pid = rows[0]
-        return transaction_id or "", int(backend_pid or 0)
+        return "\n".join((begin, fence or self.fence(), *then))
+
+    def opened_ahead(
+        self, answer: tuple[str, int] | StatementError, *, lock_timeout_ms: int, statement: str, then: Sequence[str]
+    ) -> None:
+        """Say that an `opening` was sent behind a COMMIT, and what came of it: the next `open` begins with that."""
+        self._ahead = f"{statement} {lock_timeout_ms} {then}", answer
 
     def lend_row(self, *, freed: bool) -> None:
         """Say that the next statement may commit changes of its own to the row, and perhaps frees it.
@@ -202,8 +237,9 @@ class Lease:
         statement: int | None = None,
         statements: int | None = None,
         detail: Mapping[str, object] | None = None,
+        life: str | None = None,
     ) -> str:
-        """Return the statement that shows in the row what is being worked on.
+        """Return the statement that shows in the row what is being worked on. `life` as in `reassert`.
 
         The guard may have been won back since the row was last written, in another server process. Under `repeatable
         read` the statement could fail on the watcher's own update, so there it does nothing.
@@ -212,7 +248,7 @@ class Lease:
             return ""
         return (
             f"UPDATE {self.place.table('migration_lock')} "
-            f"SET {row.progress(self.token, migration, statement, statements, detail)}, {self._life} "
+            f"SET {row.progress(self.token, migration, statement, statements, detail)}, {life or self._life} "
             f"WHERE id = 1 AND token = {literal(self.token)} "
             "AND pg_catalog.current_setting('transaction_isolation') = 'read committed';"
         )
@@ -235,15 +271,21 @@ class Lease:
 
     @property
     def _life(self) -> str:
-        return row.life(self._guard.backend_pid, self.token, self._ends)
+        return row.life(self.guard_pid, self.token, self.seconds)
 
-    def reassert(self) -> str:
+    @property
+    def seconds(self) -> str:
+        """For how long we may go on, as a number in SQL."""
+        return f"{self._ends.remaining():.3f}"
+
+    def reassert(self, life: str | None = None) -> str:
         """Return the statement that writes the row again, if the migration itself has changed it.
 
-        What an operator changed meanwhile, in another transaction, stays.
+        What an operator changed meanwhile, in another transaction, stays. `life`: what it says of that, for a statement
+        that is prepared.
         """
         return (
-            f"UPDATE {self.place.table('migration_lock')} SET {row.held_by_us(self.token)}, {self._life} "
+            f"UPDATE {self.place.table('migration_lock')} SET {row.held_by_us(self.token)}, {life or self._life} "
             f"WHERE id = 1 AND {transactions.WRITTEN_HERE} "
             f"AND (token IS DISTINCT FROM {literal(self.token)} OR locked_at IS NULL);"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from entrypoint.database.quoting import literal
@@ -12,8 +11,6 @@ from entrypoint.migration.ledger.writing import nothing
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from entrypoint.deadline import Deadline
 
 NO_PROGRESS = nothing(PROGRESS_COLUMNS)
 FREE = nothing(HOLDER_COLUMNS | ADDED_COLUMNS)
@@ -32,14 +29,14 @@ def held_by_us(token: str) -> str:
     )
 
 
-def life(guard_pid: int, token: str, ends: Deadline) -> str:
-    """Return what the row says about who guards for us and for how long we may go on.
+def life(guard_pid: int | str, token: str, seconds: str) -> str:
+    """Return what the row says about who guards for us and for how many `seconds` we may go on.
 
     With our token, as a holder of an earlier release does not know these columns, and leaves in them what was there.
     """
     return (
         f"guard_pid = {guard_pid}, guard_token = {literal(token)}, "
-        f"until = pg_catalog.clock_timestamp() + interval '{ends.remaining():.3f} seconds'"
+        f"until = pg_catalog.clock_timestamp() + {seconds} * interval '1 second'"
     )
 
 
@@ -55,7 +52,11 @@ def progress(
     The `detail` carries our token: a holder of an earlier release does not know that column, and leaves in it what was
     there.
     """
-    text = None if detail is None else json.dumps({**detail, "token": token})
+    text = None
+    if detail is not None:
+        import json  # Not for every start at which something is pending.
+
+        text = json.dumps({**detail, "token": token})
     return (
         f"progress_migration = {literal(migration)}, progress_statement = {_number(statement)}, "
         f"progress_statements = {_number(statements)}, progress_detail = {literal(text)}, "

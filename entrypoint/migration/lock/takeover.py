@@ -104,7 +104,8 @@ def try_acquire(
                 f"created or upgraded the ledger in schema {place.schema}",
                 schema=place.schema,
             )
-        ours = f"{row.held_by_us(token)}, {row.NO_PROGRESS}, {row.life(guard.backend_pid, token, ends)}"
+        life = row.life(guard.backend_pid, token, f"{ends.remaining():.3f}")
+        ours = f"{row.held_by_us(token)}, {row.NO_PROGRESS}, {life}"
         if _take_row(worker, place, ours, begin, assignment.lock, guard, patience) or (
             evict(worker, place, role, guard.backend_pid, patience)
             and _take_row(worker, place, ours, begin, assignment.lock, guard, patience)
