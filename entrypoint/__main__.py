@@ -146,6 +146,8 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
         _report(outcome, "run", environ)
         return code
     _report(outcome, "run", environ)
+    if outcome.error is not None:
+        _tell_of_the_start(environ)
     return _become(command, outcome, inherited)
 
 
@@ -157,25 +159,33 @@ def _report(outcome: Outcome, command: str, environ: Mapping[str, str]) -> None:
         report(outcome, command, environ)
 
 
+def _tell_of_the_start(environ: Mapping[str, str]) -> None:
+    """Say that the application starts after a failure, and by whose wish."""
+    from entrypoint import logs
+
+    said = environ.get("MIGRATION_ON_FAILURE", "").strip()
+    why = "MIGRATION_ON_FAILURE=start"
+    if said.lower() not in ("", "start"):
+        why = f"MIGRATION_ON_FAILURE is {foreign(said)!r}, which is neither start nor exit, so its default start holds"
+    logs.event(logs.WARNING, "start.after_failure", f"starting the application all the same ({why})")
+
+
 def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheritance) -> int:
     from entrypoint import logs
 
     environment = handover.application_environment(inherited.environment, outcome.variables())
-    if outcome.error is not None:
-        logs.event(
-            logs.WARNING, "start.after_failure", "starting the application all the same (MIGRATION_ON_FAILURE=start)"
-        )
     logs.event(logs.DEBUG, "start.exec", f"executing {foreign(command[0])}")
     try:
         handover.hand_over(command, environment, inherited)
     except OSError as error:
         from entrypoint import termination
-        from entrypoint.executable import why_not
+        from entrypoint.executable import what_helps, why_not
 
         reason, exit_code = why_not(error)
+        remedy = foreign(what_helps(command, reason, exit_code))
         said = f"Cannot start the application: {foreign(command[0])}: {reason}"
-        logs.event(logs.ERROR, "start.cannot_execute", said)
-        termination.tell(said)
+        logs.event(logs.ERROR, "start.cannot_execute", said, remedy=remedy)
+        termination.tell(said, remedy=remedy)
         return exit_code
     return USAGE  # Not reached: hand_over does not return.
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 # The kernel follows no more interpreters of interpreters (fs/exec.c).
@@ -21,6 +25,18 @@ def why_not(error: OSError) -> tuple[str, int]:
     if error.errno == errno.ENOEXEC:
         reason = "neither a program for this machine nor a script that begins with #!"
     return reason, CANNOT_EXECUTE
+
+
+def what_helps(command: Sequence[str], reason: str, exit_code: int) -> str:
+    """Return what to do about an application's `command` that could not be executed, by what `why_not` says."""
+    if len(command) == 1 and any(one.isspace() for one in command[0].strip()):
+        words = " ".join(command[0].split())
+        return f"That is one word with a blank in it. Give each word by itself: entrypoint run -- {words}"
+    if "interpreter" in reason or "loader" in reason:
+        return "Install what it asks for in the image, or correct the file."
+    if exit_code == NOT_FOUND:
+        return "Correct the name, give its whole path, or install it in the image: entrypoint run -- COMMAND"
+    return "Make it a program that this user may execute (chmod +x), or name its interpreter: entrypoint run -- sh FILE"
 
 
 def first_line(path: str | bytes | None) -> bytes | None:

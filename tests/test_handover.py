@@ -389,8 +389,19 @@ def test_what_cannot_be_executed(run_entrypoint: Start, commands: Path, command:
     (record,) = run.logs("start.cannot_execute")
     assert says in record["message"]
     assert record["level"] == "error"
+    assert record["remedy"]
     assert "Traceback" not in run.stderr
     assert run.stdout == ""
+
+
+def test_a_command_in_one_word(run_entrypoint: Start) -> None:
+    """As `command: ["python app.py"]` has it; and MIGRATION_ON_FAILURE with a word that it does not know."""
+    run = run_entrypoint("run", "python app.py", env={"MIGRATION_ON_FAILURE": "stop"})
+    assert run.wait() == 127, run.report()
+    (record,) = run.logs("start.cannot_execute")
+    assert record["remedy"].endswith("Give each word by itself: entrypoint run -- python app.py")
+    (started,) = run.logs("start.after_failure")
+    assert "MIGRATION_ON_FAILURE is 'stop', which is neither start nor exit" in started["message"]
 
 
 def test_an_empty_command(run_entrypoint: Start) -> None:

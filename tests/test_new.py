@@ -131,6 +131,13 @@ def test_paths_are_printed_and_nothing_else(run_entrypoint: Start, migrations_di
     assert (migrations_dir / "012_tokens.sql").read_text() == ""
 
 
+def test_the_name_of_a_file_is_taken_as_such(run_entrypoint: Start, migrations_dir: Path) -> None:
+    write_migrations(migrations_dir, {"004_a.sql": ""})
+    assert run_entrypoint("new", "005_add_users.sql").ok().stdout == "migrations/005_add_users.sql\n"
+    assert run_entrypoint("new", "003_foo").ok().stdout == "migrations/006_foo.sql\n"
+    assert run_entrypoint("new", "2 factor login").ok().stdout == "migrations/007_2_factor_login.sql\n"
+
+
 def test_a_rollback(run_entrypoint: Start, migrations_dir: Path) -> None:
     run = run_entrypoint("new", "--rollback", "Add users table").ok()
     assert run.stdout.splitlines() == [

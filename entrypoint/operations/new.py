@@ -132,6 +132,8 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, 
             remedy='Say what the migration does: entrypoint new "Add users table"',
         )
     title = " ".join(_printable(title).split())
+    # Whoever types a file's name means what is between the number and the ending.
+    title = re.sub(r"^\d+_(?=.)|(?<=.)\.sql$", "", title)
     words = slug(plain(title))
     if not words:
         raise UsageError(
