@@ -27,3 +27,8 @@ def duration(milliseconds: float) -> str:
     if minutes < 24 * 60:
         return f"{minutes // 60}h{minutes % 60:02d}m"
     return f"{minutes // 1440}d{minutes // 60 % 24:02d}h"
+
+
+def writable(text: str) -> str:
+    """Return `text` without lone surrogates, which a file's name may bring and no output takes."""
+    return text.encode("utf-8", "backslashreplace").decode()

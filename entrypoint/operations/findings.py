@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from entrypoint.counts import count
 from entrypoint.errors.migration import MigrationFilesError
+from entrypoint.operations.display import writable
 from entrypoint.operations.silence import way_out
 from entrypoint.redaction import visible
 
@@ -153,8 +154,3 @@ def shown_path(path: str, current: str) -> str:
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
     """Return the findings about one file in the order of their places; what has no place comes first."""
     return sorted(findings, key=lambda finding: (finding.line or 0, finding.column or 0))
-
-
-def writable(text: str) -> str:
-    """Return `text` without lone surrogates, which a file's name may bring and no output takes."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from entrypoint import __version__
-from entrypoint.operations.findings import writable
+from entrypoint.operations.display import writable
 from entrypoint.operations.silence import way_out
 from entrypoint.redaction import visible
 
