@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 import subprocess
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+import psycopg
 import pytest
 
 from conftest import missing
 from demo.postgres import HOST, PostgresMissingError, Server, workspace
+from entrypoint.tool.encryption import UnusableFileError
+from entrypoint.tool.upstream import Server as Upstream
 from kit.databases import Database
+from kit.processes import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,6 +53,11 @@ def certificate(folder: Path, name: str, subject: str) -> None:
     """Make NAME.key and NAME.crt, signed by the authority there."""
     openssl(folder, "req", "-new", "-nodes", "-newkey", "rsa:2048", "-keyout", f"{name}.key", "-out", f"{name}.csr",
             "-subj", f"/CN={subject}", "-addext", f"subjectAltName=DNS:{subject}")  # fmt: skip
+    sign(folder, name)
+
+
+def sign(folder: Path, name: str) -> None:
+    """Make NAME.crt of NAME.csr."""
     openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "root.crt", "-CAkey", "root.key", "-CAcreateserial",
             "-copy_extensions", "copy", "-days", "2", "-out", f"{name}.crt")  # fmt: skip
 
@@ -92,13 +103,13 @@ def secured() -> Iterator[Secured]:
 def show(run_entrypoint: Callable[..., Run], secured: Secured) -> Callable[..., Run]:
     """Return a function that starts the program with a tool that shows how it got in."""
 
-    def start(user: str, *, python: Path | None = None, **parameters: str) -> Run:
+    def start(user: str, *, python: Path | None = None, command: str = "", **parameters: str) -> Run:
         schema = f"of_{user}_{secured.server.log_size()}"
         url = secured.url(user, **parameters)
         environ = {
             "DATABASE_URL": url,
             # What is missing is missing for us, not for the tool.
-            "MIGRATION_COMMAND": f'env -u PYTHONPATH "{sys.executable}" -c "{SHOW}"',
+            "MIGRATION_COMMAND": command or f'env -u PYTHONPATH "{sys.executable}" -c "{SHOW}"',
             "MIGRATION_SCHEMA": schema,
             **({} if python is None else {"PYTHONPATH": str(python)}),
         }
@@ -144,10 +155,6 @@ def test_the_way_is_encrypted_as_our_own_is(
 
 
 def test_a_server_that_has_become_another_one_is_not_reached(secured: Secured) -> None:
-    import ssl
-
-    from entrypoint.tool.upstream import Server as Upstream
-
     parameters = {"sslrootcert": str(secured.files / "root.crt")}
     port = str(secured.server.port)
     # The certificate is for `localhost`.
@@ -158,6 +165,168 @@ def test_a_server_that_has_become_another_one_is_not_reached(secured: Secured) -
     other = {"sslrootcert": str(secured.files / "server.crt")}
     with pytest.raises(ssl.SSLCertVerificationError):
         Upstream("localhost", "", port, "verify-full", tls=True, parameters=other).connect(10)
+
+
+# --- As libpq does, where Python would not --------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def configured(secured: Secured, **settings: str) -> Iterator[None]:
+    """Give the server other settings for a while, without a restart."""
+    database = Database(secured.server, "shop")
+
+    def reload(*statements: str, expected: dict[str, str]) -> None:
+        for statement in statements:
+            database.execute(statement)
+        database.execute("SELECT pg_reload_conf()")
+        until(lambda: all(database.one(f"SHOW {name}") == value for name, value in expected.items()))
+
+    before = {name: str(database.one(f"SHOW {name}")) for name in settings}
+    reload(*(f"ALTER SYSTEM SET {name} = '{value}'" for name, value in settings.items()), expected=settings)
+    try:
+        yield
+    finally:
+        reload(*(f"ALTER SYSTEM RESET {name}" for name in settings), expected=before)
+
+
+def upstream(secured: Secured, host: str = "localhost", sslmode: str = "verify-full", **parameters: str) -> Upstream:
+    """Return the server as the relay reaches it, at the address of this machine, whatever its name."""
+    trusted = {"sslrootcert": str(secured.files / "root.crt"), **parameters}
+    return Upstream(host, HOST, str(secured.server.port), sslmode, tls=True, parameters=trusted)
+
+
+def libpq(secured: Secured, host: str = "localhost", **parameters: str) -> psycopg.Connection:
+    """Connect as our own session does."""
+    given = {"user": "certified", "sslrootcert": str(secured.files / "root.crt"), **parameters}
+    pairs = {"hostaddr": HOST, "port": str(secured.server.port), "dbname": "shop", "sslmode": "verify-full", **given}
+    return psycopg.connect(psycopg.conninfo.make_conninfo("", host=host, **pairs))
+
+
+KEYS = {
+    "PKCS#8 with a password": ("pkcs8", "-topk8", "-in", "client.key", "-passout", "pass:Numbat"),
+    "RSA with a password": ("rsa", "-in", "client.key", "-aes256", "-traditional", "-passout", "pass:Numbat"),
+    "PKCS#8 in DER": ("pkcs8", "-topk8", "-nocrypt", "-in", "client.key", "-outform", "DER"),
+    "RSA in DER": ("rsa", "-in", "client.key", "-traditional", "-outform", "DER"),
+    "EC in DER": ("ec", "-in", "curve.key", "-outform", "DER"),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_a_key_may_be_whatever_libpq_reads(secured: Secured, kind: str, tmp_path: Path) -> None:
+    certificate = "client.crt"
+    if kind.startswith("EC"):
+        certificate = "curve.crt"
+        openssl(secured.files, "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "curve.key")
+        openssl(secured.files, "req", "-new", "-key", "curve.key", "-out", "curve.csr", "-subj", "/CN=certified")
+        sign(secured.files, "curve")
+    key = tmp_path / "key"
+    openssl(secured.files, *KEYS[kind], "-out", str(key))
+    key.chmod(0o600)
+    given = {"sslcert": str(secured.files / certificate), "sslkey": str(key), "sslpassword": "Numbat"}
+    libpq(secured, **given).close()
+    upstream(secured, **given).connect(10).close()
+
+
+def test_a_keys_password_reaches_the_relay(show: Callable[..., Run], secured: Secured) -> None:
+    openssl(secured.files, *KEYS["RSA with a password"], "-out", "locked.key")
+    (secured.files / "locked.key").chmod(0o600)
+    given = {**CERTIFIED, "sslkey": "{files}/locked.key", "sslpassword": "Numbat"}
+    run = show("certified", sslmode="verify-full", sslrootcert="{files}/root.crt", **given)
+    assert shown(run) == ["True", "/CN=certified", "certified"]
+    assert "Numbat" not in run.stdout + run.stderr
+
+
+def test_a_file_that_cannot_be_loaded_is_named_with_a_remedy(secured: Secured, tmp_path: Path) -> None:
+    """Libpq has read all of them for our own session; so they have changed since, or are an engine's."""
+    locked, broken = tmp_path / "locked.key", tmp_path / "broken"
+    openssl(secured.files, *KEYS["RSA with a password"], "-out", str(locked))
+    broken.write_text("no certificate\n")
+    certificate = str(secured.files / "client.crt")
+    for given, parameter, remedy in (
+        ({"sslcert": certificate, "sslkey": str(locked), "sslpassword": "wrong"}, "sslkey", "sslpassword"),
+        ({"sslcert": certificate, "sslkey": str(broken)}, "sslkey", "openssl pkey"),
+        ({"sslcert": certificate, "sslkey": str(tmp_path / "missing")}, "sslkey", "sslkey"),
+        ({"sslrootcert": str(broken)}, "sslrootcert", "sslrootcert"),
+        ({"sslrootcert": str(tmp_path / "missing")}, "sslrootcert", "may read"),
+        ({"sslcrl": str(broken)}, "sslcrl", "sslcrl"),
+    ):
+        with pytest.raises(UnusableFileError) as caught:
+            upstream(secured, **given).connect(10)
+        assert f"{given[parameter]} ({parameter})" in str(caught.value)
+        assert remedy in caught.value.remedy
+
+
+def test_the_tool_is_told_the_file_and_the_remedy(show: Callable[..., Run], secured: Secured) -> None:
+    """Our own session and the relay's first connection are made before the key's file is another one."""
+    key, spoilt = secured.files / "spoilt.key", "not a key any more"
+    key.write_bytes((secured.files / "client.key").read_bytes())
+    key.chmod(0o600)
+    tool = secured.files / "tool.sh"
+    tool.write_text(f"echo {spoilt} > {key}; psql -Atc 'SELECT 1'\n")
+    given = {**CERTIFIED, "sslkey": str(key)}
+    run = show("certified", command=f"sh {tool}", sslmode="verify-full", sslrootcert="{files}/root.crt", **given)
+    assert run.wait() == 0
+    assert run.outcome == "failed"
+    told = "\n".join(record["message"] for record in run.logs("command.output"))
+    assert f"the key {key} (sslkey)" in told
+    assert "HINT:" in told
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ssl_ciphers": "AES256-GCM-SHA384", "ssl_max_protocol_version": "TLSv1.2"},
+        {"ssl_ciphers": "ECDHE-RSA-AES256-SHA", "ssl_max_protocol_version": "TLSv1.2"},
+    ],
+    ids=["the key by RSA", "SHA-1"],
+)
+def test_the_ciphers_are_openssls(secured: Secured, settings: dict[str, str]) -> None:
+    given = {name: str(secured.files / f"client.{end}") for name, end in (("sslcert", "crt"), ("sslkey", "key"))}
+    with configured(secured, **settings):
+        libpq(secured, **given).close()
+        upstream(secured, **given).connect(10).close()
+
+
+# What a certificate is for, and by which names of the server it is asked for.
+NAMES = {
+    ("127.0.0.1", ""): ("127.0.0.1", "localhost"),
+    ("nobody", "DNS:127.0.0.1"): ("127.0.0.1",),
+    ("nobody", "IP:127.0.0.1"): ("127.0.0.1", "localhost"),
+    ("127.0.0.1", "DNS:db.test"): ("127.0.0.1", "db.test", "DB.TEST"),
+    ("127.0.0.1", "IP:127.0.0.2"): ("127.0.0.1",),
+    ("db.test", "IP:127.0.0.1"): ("db.test",),
+    ("db.test", "DNS:other.test"): ("db.test",),
+    ("nobody", "DNS:*.test"): ("db.test", "a.db.test", "test", ".test"),
+    ("*.db.test", ""): ("a.db.test", "b.a.db.test", "db.test"),
+    ("nobody", "DNS:d*.test"): ("db.test",),
+}
+
+
+def test_the_servers_name_is_libpqs_matter(secured: Secured) -> None:
+    """The relay takes what our own session takes, and nothing else."""
+    files = secured.files
+    given = {name: str(files / f"client.{end}") for name, end in (("sslcert", "crt"), ("sslkey", "key"))}
+    met = set()
+    for number, ((subject, alternative), hosts) in enumerate(NAMES.items()):
+        name = f"named{number}"
+        more = ["-addext", f"subjectAltName={alternative}"] if alternative else []
+        openssl(files, "req", "-new", "-key", "server.key", "-out", f"{name}.csr", "-subj", f"/CN={subject}", *more)
+        sign(files, name)
+        with configured(secured, ssl_cert_file=str(files / f"{name}.crt")):
+            for host in hosts:
+                ours, relays = True, True
+                try:
+                    libpq(secured, host, **given).close()
+                except psycopg.OperationalError as error:
+                    assert "does not match host name" in str(error)  # noqa: PT017 - either end is fine
+                    ours = False
+                try:
+                    upstream(secured, host, **given).connect(10).close()
+                except ssl.SSLCertVerificationError:
+                    relays = False
+                assert relays == ours, (subject, alternative, host)
+                met.add(ours)
+    assert met == {True, False}
 
 
 @pytest.mark.thorough

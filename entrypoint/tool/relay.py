@@ -23,6 +23,7 @@ from entrypoint.migration.lock.eviction import admission, evict, session_name
 from entrypoint.redaction import foreign, know_for_now
 from entrypoint.tool import login, variables, wire
 from entrypoint.tool.addresses import with_password
+from entrypoint.tool.encryption import UnusableFileError
 from entrypoint.tool.pump import pump
 from entrypoint.tool.upstream import Server
 
@@ -99,7 +100,8 @@ def open_way(order: Order, lease: Lease) -> Way:
         environ = variables.named_only(order.environ, address, name, pooled=order.pooled, checks=checks)
         return Way(environ, note, lambda seconds: _end_sessions(lease, order.token, seconds))
     host, port, database = lease.worker.whereabouts()
-    server = Server(host, public.get("hostaddr", ""), port, public.get("sslmode", "prefer"), encrypted, public)
+    parameters = {**public, "sslpassword": secret.get("sslpassword", "")}
+    server = Server(host, public.get("hostaddr", ""), port, public.get("sslmode", "prefer"), encrypted, parameters)
     user = public.get("user", "")
     issue = _issue(order, user)
     relay = Relay(server, lease, name, database, variables.CLIENT_CHECK if checks else "", issue)
@@ -236,7 +238,7 @@ class Relay:
                     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     client.settimeout(_STARTUP)
                     self._begin(client)
-        except (OSError, ValueError, wire.ProtocolError) as error:
+        except (OSError, ValueError, wire.ProtocolError, UnusableFileError) as error:
             if not self._closed.is_set():
                 logs.event(
                     logs.DEBUG, "command.connection", f"a connection of the command ended: {foreign(str(error))}"
@@ -268,8 +270,9 @@ class Relay:
             code, body = stream.startup()
         try:
             upstream = self._server.connect(_CONNECT)
-        except (OSError, ValueError, wire.ProtocolError) as error:
-            client.sendall(wire.error("08001", f"entrypoint cannot reach the server: {foreign(str(error))}"))
+        except (OSError, ValueError, wire.ProtocolError, UnusableFileError) as error:
+            hint = error.remedy if isinstance(error, UnusableFileError) else ""
+            client.sendall(wire.error("08001", f"entrypoint cannot reach the server: {foreign(str(error))}", hint))
             raise
         with self._kept(upstream):
             if code == wire.CANCEL_REQUEST:

@@ -134,9 +134,9 @@ def first_value(body: bytes) -> bytes | None:
     return None if length < 0 else body[6 : 6 + length]
 
 
-def error(sqlstate: str, text: str) -> bytes:
-    """Return an error that ends a session, as a server sends it."""
-    fields = (("S", "FATAL"), ("V", "FATAL"), ("C", sqlstate), ("M", text))
+def error(sqlstate: str, text: str, hint: str = "") -> bytes:
+    """Return an error that ends a session, as a server sends it; with a hint, if there is one."""
+    fields = (("S", "FATAL"), ("V", "FATAL"), ("C", sqlstate), ("M", text), *([("H", hint)] if hint else []))
     body = b"".join(kind.encode() + value.encode() + b"\0" for kind, value in fields) + b"\0"
     return message(b"E", body)
 

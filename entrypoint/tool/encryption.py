@@ -1,0 +1,232 @@
+"""TLS from the relay to the server, with the parameters, the files and the rules that libpq has for our own connection.
+
+PostgreSQL documentation, "SSL Support"; for names in certificates, libpq's fe-secure-common.c and fe-secure-openssl.c.
+Python's TLS is imported inside functions: only the relay needs it, and only on an encrypted way.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import socket
+
+from entrypoint.memory import file_in_memory
+from entrypoint.redaction import foreign
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+# Without these the server is not known by its name, and without the first two not at all.
+VERIFIED = ("verify-ca", "verify-full")
+ENCRYPTED = ("require", *VERIFIED)
+_VERSIONS = {"TLSv1": "TLSv1", "TLSv1.1": "TLSv1_1", "TLSv1.2": "TLSv1_2", "TLSv1.3": "TLSv1_3"}
+# What a key in DER can be: PKCS#8, and the older forms of RSA and of elliptic curves.
+_KINDS_OF_KEY = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
+
+
+class UnusableFileError(Exception):
+    """One of the files for TLS cannot be loaded, which libpq has loaded for our own session; with a `remedy`."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        """Take the cause, with the file's name, and what to do."""
+        super().__init__(message)
+        self.remedy = remedy
+
+
+def encrypt(sock: socket.socket, host: str, sslmode: str, parameters: Mapping[str, str]) -> socket.socket:
+    """Return `sock`, which the server expects TLS on, encrypted.
+
+    `host`: what the server has to be, as it was written. Raises UnusableFileError, and OSError, as which
+    TLS's errors count.
+    """
+    named = _nameable(host) if parameters.get("sslsni") != "0" else None
+    secured = _context(sslmode, parameters).wrap_socket(sock, server_hostname=named)
+    try:
+        if sslmode == "verify-full":
+            _check_name(secured, host)
+    except BaseException:
+        secured.close()
+        raise
+    return secured
+
+
+def _nameable(host: str) -> str | None:
+    """Return a host's name if TLS can ask for it; Python refuses others, and forgets the socket."""
+    try:
+        return host if host.encode("idna") else None
+    except UnicodeError:
+        return None
+
+
+def _context(sslmode: str, parameters: Mapping[str, str]) -> ssl.SSLContext:
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Python's own list leaves out what old servers have, and its own rules what self-made certificates have.
+    context.set_ciphers("DEFAULT")
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = _version(parameters.get("ssl_min_protocol_version")) or ssl.TLSVersion.TLSv1_2
+    if (highest := _version(parameters.get("ssl_max_protocol_version"))) is not None:
+        context.maximum_version = highest
+    if parameters.get("sslnegotiation") == "direct":
+        context.set_alpn_protocols(["postgresql"])
+    roots = parameters.get("sslrootcert") or _at_home("root.crt")
+    # libpq: with a root certificate at hand, `require` is `verify-ca`.
+    if sslmode in VERIFIED or (sslmode == "require" and roots and os.path.exists(roots)):
+        context.verify_mode = ssl.CERT_REQUIRED
+        _trust(context, roots, parameters)
+    _show_certificate(context, parameters)
+    return context
+
+
+def _version(name: str | None) -> ssl.TLSVersion | None:
+    import ssl
+
+    return ssl.TLSVersion[_VERSIONS[name]] if name in _VERSIONS else None
+
+
+def _at_home(name: str) -> str:
+    """Return the path of a file that libpq looks for by itself."""
+    path = os.path.expanduser(f"~/.postgresql/{name}")
+    return path if os.path.exists(path) else ""
+
+
+# --- Who the server is ------------------------------------------------------------------------------------
+
+
+def _trust(context: ssl.SSLContext, roots: str, parameters: Mapping[str, str]) -> None:
+    """Load the authorities' certificates, and what they have revoked."""
+    import ssl
+
+    if roots == "system":
+        context.set_default_verify_paths()
+    else:
+        with _named("the authorities' certificates", "sslrootcert", roots):
+            context.load_verify_locations(roots)
+    revoked = parameters.get("sslcrl") or _at_home("root.crl")
+    folder = parameters.get("sslcrldir")
+    if (revoked and os.path.exists(revoked)) or folder:
+        with _named("the list of revoked certificates", "sslcrl", revoked or folder or ""):
+            context.load_verify_locations(revoked or None, folder)
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
+
+
+@contextlib.contextmanager
+def _named(what: str, parameter: str, path: str) -> Iterator[None]:
+    """Give an error the file's name, which Python's have not."""
+    try:
+        yield
+    except OSError as error:
+        raise UnusableFileError(
+            f"cannot load {what} from {path} ({parameter}): {_reason(error)}",
+            f"Let {parameter} name a file in PEM that the container's user may read.",
+        ) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return foreign(str(error.strerror if isinstance(error, OSError) and error.strerror else error))
+
+
+def _check_name(secured: ssl.SSLSocket, host: str) -> None:
+    """See that the server's certificate is for `host`. Raises ssl.SSLCertVerificationError."""
+    import ssl
+
+    certificate: dict[str, Any] = secured.getpeercert() or {}
+    alternatives = list(certificate.get("subjectAltName", ()))
+    subject = [pair for part in certificate.get("subject", ()) for pair in part]
+    common = next((name for kind, name in subject if kind == "commonName"), "")
+    if not is_for(host, alternatives, common):
+        names = ", ".join(name for _, name in alternatives) or common
+        raise ssl.SSLCertVerificationError(f"the server's certificate is for {names or 'nobody'}, not for {host}")
+
+
+def is_for(host: str, alternatives: list[tuple[str, str]], common: str) -> bool:
+    """Tell whether a certificate is for a host, as libpq does. Pure.
+
+    `alternatives`: its alternative names with their kinds, as `getpeercert` has them. `common`: the subject's common
+    name, which counts if none of those is of the host's kind.
+    """
+    address = _packed(host)
+    kind = "IP Address" if address else "DNS"
+    for its_kind, name in alternatives:
+        if its_kind == "DNS" and _matches(host, name):
+            return True
+        if its_kind == "IP Address" and address and _packed(name) == address:
+            return True
+    return bool(common) and all(its_kind != kind for its_kind, _ in alternatives) and _matches(host, common)
+
+
+def _matches(host: str, name: str) -> bool:
+    """Tell whether a name of a certificate is the host's; an asterisk stands for all of the first label."""
+    # As bytes, of which only ASCII's letters have two cases.
+    wanted, given = os.fsencode(host).lower(), os.fsencode(name).lower()
+    label, _, rest = wanted.partition(b".")
+    return wanted == given or bool(label and rest and given == b"*." + rest)
+
+
+def _packed(text: str) -> bytes:
+    """Return an IP address as bytes; none if it is not one."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, ValueError):
+            return socket.inet_pton(family, text)
+    return b""
+
+
+# --- Who we are -------------------------------------------------------------------------------------------
+
+
+def _show_certificate(context: ssl.SSLContext, parameters: Mapping[str, str]) -> None:
+    """Load the client's certificate, if there is one."""
+    if parameters.get("sslcertmode") == "disable":
+        return
+    certificate = parameters.get("sslcert") or _at_home("postgresql.crt")
+    if not certificate or not os.path.exists(certificate):
+        return
+    key = parameters.get("sslkey") or _at_home("postgresql.key")
+    # An empty password, so that a key that needs one is an error and nobody is asked.
+    password = parameters.get("sslpassword", "")
+    try:
+        if (der := _in_der(key)) is None:
+            context.load_cert_chain(certificate, key or None, password)
+        else:
+            _load_der(context, certificate, der)
+    except (OSError, ValueError) as error:
+        pair = f"the client's certificate {certificate} (sslcert) with the key {key} (sslkey)"
+        raise UnusableFileError(
+            f"cannot load {pair}: {_reason(error)}",
+            "If the key has a password, give it as sslpassword in DATABASE_URL. Otherwise write the key in PEM: "
+            "openssl pkey -in KEY -out FILE, and name that file in sslkey.",
+        ) from error
+
+
+def _in_der(path: str) -> bytes | None:
+    """Return what is in a key's file if it is DER, which libpq reads, too; None if it is PEM."""
+    if not path:
+        return None
+    with open(path, "rb") as file:
+        contents = file.read(1 << 20)
+    return None if b"-----BEGIN" in contents else contents
+
+
+def _load_der(context: ssl.SSLContext, certificate: str, key: bytes) -> None:
+    """Load a certificate with a key in DER. Python takes PEM alone, and from a file."""
+    import ssl
+
+    text = base64.encodebytes(key).decode()
+    for kind in _KINDS_OF_KEY:
+        file = file_in_memory("key")
+        try:
+            os.write(file, f"-----BEGIN {kind}-----\n{text}-----END {kind}-----\n".encode())
+            context.load_cert_chain(certificate, f"/proc/self/fd/{file}", "")
+        except ssl.SSLError:
+            if kind == _KINDS_OF_KEY[-1]:
+                raise
+        else:
+            return
+        finally:
+            os.close(file)
