@@ -261,10 +261,21 @@ def refuse_below_floor(plan: Plan) -> None:
 
 
 def internal_error(error: Exception) -> EntrypointError:
-    """Return a mistake of this program as an error with a place; the traceback goes to the log at level debug."""
+    """Return a mistake of this program as an error with a place; the traceback goes to the log at level debug.
+
+    What looks like one, and is a limit of the container's, is told as that.
+    """
     logs.event(
         logs.DEBUG, "internal_error", f"{type(error).__name__}: {foreign(str(error))}", traceback=_traceback(error)
     )
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return EntrypointError(
+            "the system does not let this program start a thread, which it needs in order to connect",
+            remedy="Raise the container's or the user's limit of processes (docker run --pids-limit, podPidsLimit in "
+            "Kubernetes, ulimit -u) or of memory. If neither is near, the seccomp profile forbids it: a container "
+            "engine of before October 2021 does not know the system call clone3. Renew Docker (20.10.10 or later) and "
+            "libseccomp.",
+        )
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -645,3 +645,18 @@ def test_a_reader_that_has_gone(run_entrypoint: Start, three: dict[str, str], ar
     assert "Traceback" not in run.stderr
     assert "Exception ignored" not in run.stderr
     assert not [record for record in run.logs() if record["event"] == "internal_error"]
+
+
+@pytest.mark.parametrize("words", [("run", "--", "true"), ("status",)], ids=lambda words: words[0])
+def test_a_thread_that_is_not_to_be_had_is_a_limit_and_no_mistake(
+    run_program: Start, database: Database, migrations_dir: Path, words: tuple[str, ...]
+) -> None:
+    """As under a limit of processes or an old seccomp profile; here there is no room for a thread's stack."""
+    write_migrations(migrations_dir, {"001_good.sql": "CREATE TABLE good ();"})
+    little = 'ulimit -s 4000000 -v 3000000 && exec "$@"'
+    run = run_program(["bash", "-c", little, "bash", *PROGRAM, *words], env={"DATABASE_URL": database.url})
+    assert run.wait() == (0 if words[0] == "run" else 70), run.report()
+    told = run.stderr + run.stdout
+    assert "does not let this program start a thread" in told
+    assert "clone3" in told
+    assert "mistake in pg-entrypoint" not in told
