@@ -279,6 +279,17 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ),
     ),
     (
+        # Ours, not the server's: not there, empty, not to be read (then libpq gives no reason), or no home to look in.
+        ("root certificate file",),
+        Cause(
+            "certificate",
+            "the authority's certificate cannot be read",
+            "Let sslrootcert in DATABASE_URL name a file with a certificate in PEM that the container's user may read. "
+            "With sslrootcert=system it is the image's, which has to be readable, too.",
+            heals=False,
+        ),
+    ),
+    (
         ("certificate", "server does not support ssl", "ssl error: wrong version", "root.crt", "private key file"),
         Cause(
             "certificate",
