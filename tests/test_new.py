@@ -37,6 +37,13 @@ def files_in(directory: Path) -> set[str]:
     return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
+def fill_in(directory: Path, sql: str = "SELECT 1;\n") -> None:
+    """Write something into every file that has nothing yet."""
+    for path in directory.rglob("*.sql"):
+        if "\n-- Write the SQL below this line." in path.read_text():
+            path.write_text(path.read_text() + sql)
+
+
 # --- Names and numbers ----------------------------------------------------------------------------------
 
 
@@ -127,7 +134,8 @@ def test_paths_are_printed_and_nothing_else(run_entrypoint: Start, migrations_di
     assert run_entrypoint("new", "Add", "users", "table").ok().stdout == "migrations/014_add_users_table.sql\n"
     assert files_in(migrations_dir) == {"012_tokens.sql", "013_add_users_table.sql", "014_add_users_table.sql"}
     text = (migrations_dir / "013_add_users_table.sql").read_text()
-    assert "\n-- Migration 013: Add users table\n" in text
+    assert text.startswith("-- Migration 013: Add users table\n")
+    assert [line[:3] for line in text.splitlines()] == ["-- "] * 3
     assert (migrations_dir / "012_tokens.sql").read_text() == ""
 
 
@@ -146,7 +154,7 @@ def test_a_rollback(run_entrypoint: Start, migrations_dir: Path) -> None:
     ]
     assert files_in(migrations_dir) == {"001_add_users_table.sql", "rollback/001_add_users_table.sql"}
     text = (migrations_dir / "rollback" / "001_add_users_table.sql").read_text()
-    assert "\n-- Rollback of migration 001: Add users table\n" in text
+    assert text.startswith("-- Rollback of migration 001: Add users table\n")
 
 
 def test_timestamps(run_entrypoint: Start, migrations_dir: Path) -> None:
@@ -157,13 +165,14 @@ def test_timestamps(run_entrypoint: Start, migrations_dir: Path) -> None:
     after = f"{datetime.now(UTC):%Y%m%d%H%M%S}"
     number = first.removeprefix("migrations/").removesuffix("_first.sql")
     assert before <= number <= after
-    assert f"\n-- Migration {number}: First\n" in (migrations_dir / f"{number}_first.sql").read_text()
+    assert f"-- Migration {number}: First\n" in (migrations_dir / f"{number}_first.sql").read_text()
     together = [run_entrypoint("new", "--rollback", f"At once {n}") for n in range(6)]
     for run in together:
         run.ok()
     numbers = [int(path.name.partition("_")[0]) for path in migrations_dir.glob("*.sql")]
     assert len(set(numbers)) == 8
     assert sorted(numbers)[1] == int(number)
+    fill_in(migrations_dir)
     run_entrypoint("check", "--no-lint").ok()
 
 
@@ -223,54 +232,57 @@ def test_a_directory_that_cannot_be_one(run_entrypoint: Start, tmp_path: Path) -
 def test_a_title_stays_within_its_comment(run_entrypoint: Start, migrations_dir: Path) -> None:
     title = "Users;\n\\! rm -rf\r*/ {name} \x1b[0m"
     run_entrypoint("new", "--rollback", title, "--", "-x").ok()
+    fill_in(migrations_dir)
     run_entrypoint("check", "--strict").ok()
     [text] = [path.read_text() for path in migrations_dir.glob("*.sql")]
     assert "-- Migration 001: Users; \\! rm -rf */ {name} [0m -x\n" in text
 
 
-# --- What is written runs -------------------------------------------------------------------------------
+# --- What is written ------------------------------------------------------------------------------------
 
 
-def test_the_templates_have_no_faults_and_no_warnings(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """Squawk's included; so as not to answer for what people write into the files."""
+def test_a_file_in_which_nothing_was_written_is_refused(scene: Scene) -> None:
+    """As applied, it would never run again; and a rollback would take away the row and leave the table."""
+    scene.start("new", "First", "--rollback").ok()
+    first, back = scene.migrations / "001_first.sql", scene.migrations / "rollback" / "001_first.sql"
+    checked = scene.start("check", "--no-lint")
+    assert checked.wait() == 65, checked.report()
+    for path in ("migrations/001_first.sql", "migrations/rollback/001_first.sql"):
+        assert f"{path}: error: is as `entrypoint new` wrote it: write the SQL" in checked.stdout
+    assert scene.migrate().wait() == 65
+    assert not scene.database.exists("schema_migrations")
+
+    first.write_text(first.read_text() + "CREATE TABLE a ();\n")
+    scene.migrated()
+    assert scene.start("rollback", "--to", "0", "--yes").wait() == 65
+    assert scene.ledger() == [(1, "completed")]
+    assert scene.start("check", "--no-lint").wait() == 65
+    back.write_text(back.read_text() + "DROP TABLE a;\n")
+    scene.start("check", "--no-lint", "--strict").ok()
+    scene.start("rollback", "--to", "0", "--yes").ok()
+    assert not scene.database.exists("a")
+
+
+def test_one_that_is_applied_is_left_alone(scene: Scene) -> None:
+    """By an image that did not refuse it; here by a baseline."""
+    scene.start("new", "First").ok()
+    scene.start("baseline", "1", "--yes").ok()
+    assert scene.migrated().outcome == "up_to_date"
+    scene.start("check", "--no-lint").ok()
+    # Whoever wants nothing to be done deletes the line that says what is missing.
+    scene.start("new", "Second").ok()
+    second = scene.migrations / "002_second.sql"
+    second.write_text("".join(second.read_text().splitlines(keepends=True)[:2]))
+    scene.migrated()
+    assert scene.ledger() == [(1, "completed"), (2, "completed")]
+
+
+def test_what_is_written_has_no_warnings_of_its_own(run_entrypoint: Start, migrations_dir: Path) -> None:
     run_entrypoint("new", "--rollback", "First").ok()
+    run_entrypoint("new", "--rollback", "--after", "Second").ok()
+    fill_in(migrations_dir)
     run = run_entrypoint("check", "--strict", "--lint", "--all").ok()
-    assert run.stdout == "1 migration and 1 rollback in migrations: no faults\n"
-
-
-@pytest.mark.thorough
-def test_the_templates_can_run_twice(scene: Scene) -> None:
-    """Forth, forth, back, back: as they are, and one after the other."""
-    scene.write({"000_first.sql": "SELECT 1"})
-    scene.migrated()  # for the ledger, which is to stay
-    empty = scene.database.schema()
-    forth, back = (Path(path) for path in new(str(scene.migrations), "First", rollback=True))
-    scene.migrated()
-    assert scene.ledger() == [(0, "completed"), (1, "completed")]
-    scene.database.execute("INSERT INTO example (name, note) VALUES ('a', 'b')")
-    full = scene.database.contents()
-    scene.database.execute(forth.read_text())
-    assert scene.database.contents() == full
-
-    # Another migration with the same template, which nobody has filled in.
-    new(str(scene.migrations), "Second", rollback=True)
-    scene.migrated()
-    assert scene.ledger() == [(0, "completed"), (1, "completed"), (2, "completed")]
-    assert scene.database.rows("SELECT name, note FROM example") == [("a", "b")]
-
-    for _ in range(2):
-        scene.database.execute(back.read_text())
-        assert scene.database.schema() == empty
-
-
-def test_the_guarded_column_is_added_where_it_is_missing(scene: Scene) -> None:
-    [path] = new(str(scene.migrations), "First", rollback=False)
-    scene.database.execute("CREATE SCHEMA other; CREATE TABLE other.example (note text)")
-    scene.database.execute("CREATE TABLE example (id bigint, name text, created_at timestamptz)")
-    scene.migrated()
-    columns = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'public' AND table_name = %s"
-    assert {name for (name,) in scene.database.rows(columns, ["example"])} == {"id", "name", "created_at", "note"}
-    assert Path(path).exists()
+    assert run.stdout.endswith("2 migrations and 2 rollbacks in migrations: no faults\n")
 
 
 def test_the_rollbacks_do_not_disturb_the_migrations(scene: Scene) -> None:
@@ -308,6 +320,9 @@ def test_a_file_for_after_the_rollout(scene: Scene) -> None:
     run = scene.start("new", "Drop the note", "--after", "--rollback").ok()
     names = ["002_drop_the_note.sql", "rollback/002_drop_the_note.sql"]
     assert [path.partition("migrations/")[2] for path in run.stdout.splitlines()] == names
+    forth, back = (scene.migrations / name for name in names)
+    forth.write_text(forth.read_text() + "ALTER TABLE example DROP COLUMN note;\n")
+    back.write_text(back.read_text() + "ALTER TABLE example ADD COLUMN note text;\n")
     scene.start("check", "--no-lint").ok()
     assert "migration.applied" not in scene.migrated().events()
     scene.start("migrate", "--phase", "after").ok()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "write the file for the next migration"
 DESCRIPTION = """\
-Write a file with the next number, the name in the form that a file name has, and examples to be filled in.
+Write a file with the next number, the name in the form that a file name has, and room for the SQL.
 If the newest file's number is a timestamp, the new one's is the time now, in UTC. Nothing is ever overwritten.
 The paths that were written are printed."""
 EXAMPLE = 'entrypoint new "Add users table" --rollback'

@@ -12,6 +12,7 @@ from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.directives import near, spell_batch, spell_rollout, spell_timeouts
 from entrypoint.migration.script.files import REPEATABLES, ROLLBACKS, is_sql, load_directory
 from entrypoint.migration.script.prepare import (
+    TEMPLATE,
     examine,
     examine_repeatables,
     examine_reverse,
@@ -212,9 +213,9 @@ def look_at(file: MigrationFile, *, notes: bool, escapes: bool = False) -> FileR
     shown = shown_path(file.path, os.getcwd())
     prepared, flaws = examine(file, escapes=escapes)
     if prepared is not None and not notes:
-        # What is applied has run with such a comment, and cannot be changed any more.
+        # What is applied has run with such a comment, and with nothing else in it, and cannot be changed any more.
         nearly = {fault.offset for fault in near(prepared.text)}
-        flaws = [flaw for flaw in flaws if flaw.offset not in nearly]
+        flaws = [flaw for flaw in flaws if flaw.rule != TEMPLATE and (flaw.offset is None or flaw.offset not in nearly)]
     if prepared is None or flaws:
         return _faulty(file, shown, prepared, flaws)
     syntax = _syntax(prepared, shown)

@@ -13,6 +13,7 @@ from entrypoint import logs
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import UsageError
 from entrypoint.migration.script.files import HIGHEST, MOST_DIGITS, ROLLBACKS, is_sql, is_timestamp, number_of, slug
+from entrypoint.migration.script.prepare import UNTOUCHED
 from entrypoint.redaction import foreign, secrets_of
 
 TYPE_CHECKING = False
@@ -25,92 +26,26 @@ _FEWEST_DIGITS = 3
 # As most tools that have timestamps write them.
 _USUAL_DIGITS = 14
 
-# No date: version control knows when it was written, and the ledger when it was applied.
-_TEMPLATE = """\
--- ============================================================================
--- Migration {number}: {title}
---
--- Say here why; what, says the SQL. Replace the examples, and delete those that
--- you do not need.
---
--- The whole file runs in one transaction, without BEGIN and COMMIT of its own:
--- all of it takes effect, or nothing. It is safe to run it twice.
--- ============================================================================
-
--- A table.
-CREATE TABLE IF NOT EXISTS example (
-    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    name        text NOT NULL,
-    created_at  timestamptz NOT NULL DEFAULT now()
-);
-
--- A column in a table that exists already. Without a default, or with a constant
--- one, no row is rewritten. (ADD COLUMN IF NOT EXISTS does the same in one line;
--- this form has room for what else the new column needs, once.)
-DO $$
-BEGIN
-    IF NOT EXISTS (
-        SELECT FROM information_schema.columns
-        WHERE table_schema = current_schema() AND table_name = 'example' AND column_name = 'note'
-    ) THEN
-        ALTER TABLE example ADD COLUMN note text;
-    END IF;
-END
-$$;
-
--- An index. On a table that is large and in use: CREATE INDEX CONCURRENTLY, which
--- blocks nobody, in a file of its own.
-CREATE INDEX IF NOT EXISTS example_name_idx ON example (name);
-
--- What \\d+ shows to whoever comes after you.
-COMMENT ON TABLE example IS 'What a row of it is.';
-COMMENT ON COLUMN example.note IS 'What it holds, in which unit, and what NULL means.';
+# Three lines, and no example: what is forgotten in them would run. No date: version control knows when it was written,
+# and the ledger when it was applied.
+_TEMPLATE = f"""\
+-- Migration {{number}}: {{title}}
+-- Explain why here; the SQL shows what. The file is one transaction, without BEGIN and COMMIT of its own.
+{UNTOUCHED}
 """
 
-_ROLLBACK_TEMPLATE = """\
--- ============================================================================
--- Rollback of migration {number}: {title}
---
--- Takes back what {name} does, in the reverse order.
--- What was written into new tables and columns in the meantime is lost.
---
--- The whole file runs in one transaction, without BEGIN and COMMIT of its own.
--- It is safe to run it twice.
--- ============================================================================
-
-DROP INDEX IF EXISTS example_name_idx;
-
-ALTER TABLE IF EXISTS example DROP COLUMN IF EXISTS note;
-
-DROP TABLE IF EXISTS example;
+_ROLLBACK_TEMPLATE = f"""\
+-- Rollback of migration {{number}}: {{title}}
+-- Take back here what {{name}} does, in the reverse order. What was written into it since is lost.
+{UNTOUCHED}
 """
 
-_AFTER_TEMPLATE = """\
+_AFTER_TEMPLATE = f"""\
 -- entrypoint: phase = after
--- entrypoint: floor = {name}
--- ============================================================================
--- Migration {number}: {title}
---
--- Runs when the rollout is over: entrypoint migrate --phase after. From then on,
--- an image without this file does not start any more (floor); leave that line out
--- if older images can go on.
---
--- Explain why here; the SQL shows what. The whole file runs in one transaction,
--- without BEGIN and COMMIT of its own. It is safe to run it twice.
--- ============================================================================
-
-ALTER TABLE IF EXISTS example DROP COLUMN IF EXISTS note;
-"""
-
-_AFTER_ROLLBACK_TEMPLATE = """\
--- ============================================================================
--- Rollback of migration {number}: {title}
---
--- Takes back what {name} does. What was dropped is lost.
--- The floor goes with the migration.
--- ============================================================================
-
-ALTER TABLE IF EXISTS example ADD COLUMN IF NOT EXISTS note text;
+-- entrypoint: floor = {{name}}
+-- Migration {{number}}: {{title}}
+-- Runs when the rollout is over. From then on, an image without this file does not start (floor).
+{UNTOUCHED}
 """
 
 
@@ -158,7 +93,7 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, 
             )
         files = {os.path.join(directory, name): _AFTER_TEMPLATE if after else _TEMPLATE}
         if rollback:
-            files[os.path.join(below, name)] = _AFTER_ROLLBACK_TEMPLATE if after else _ROLLBACK_TEMPLATE
+            files[os.path.join(below, name)] = _ROLLBACK_TEMPLATE
         _write({path: template.format(number=number, title=title, name=name) for path, template in files.items()})
     return list(files)
 

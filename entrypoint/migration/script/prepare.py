@@ -32,6 +32,11 @@ _STATEMENT = 400
 _CORRECT = "Correct the files; `entrypoint check` shows all faults without a database."
 
 
+# The line of a file of `entrypoint new` by which it is known as long as nothing else is in it.
+UNTOUCHED = "-- Write the SQL below this line. As long as there is none, this file is refused."
+TEMPLATE = "template"
+
+
 class Prepared(NamedTuple):
     """A migration that may run: its file, its text, and what the adviser says about it."""
 
@@ -279,6 +284,8 @@ def examine(
     if checksum != file.checksum:
         return None, [FileFault(names, "unreadable", "changed while it was read; start again")]
     faults = [FileFault(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
+    if not advice.statements and isinstance(source, str) and UNTOUCHED in source:
+        faults.append(FileFault(names, TEMPLATE, "is as `entrypoint new` wrote it: write the SQL, or remove the file"))
     requires = advice.directives.rollout.requires
     if requires is not None and requires >= file.number:
         what = "itself" if requires == file.number else f"{requires:03d}, which comes after it"
