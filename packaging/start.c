@@ -154,6 +154,9 @@ static int open_to_read(const char *path)
         fail("cannot load ", path, ": Permission denied",
              "Let the user that the container runs as read the whole folder, for example in the image's build: "
              "chmod -R a+rX FOLDER.");
+    if (error == -EMFILE || error == -ENFILE)
+        fail("cannot load ", path, ": too many files are open",
+             "Raise the limit of open files: ulimit -n, or docker run --ulimit nofile.");
     cannot_load(path, error == -ENOENT ? ": No such file or directory" : ": it cannot be opened");
 }
 

@@ -227,8 +227,11 @@ def test_a_key_may_be_whatever_libpq_reads(secured: Secured, kind: str, tmp_path
     upstream(secured, **given).connect(10).close()
 
 
-def test_a_keys_password_reaches_the_relay(show: Callable[..., Run], secured: Secured) -> None:
-    openssl(secured.files, *KEYS["RSA with a password"], "-out", "locked.key")
+@pytest.mark.parametrize(
+    "kind", ["RSA with a password", pytest.param("PKCS#8 in DER", marks=pytest.mark.thorough, id="DER")]
+)
+def test_such_a_key_reaches_the_relay(show: Callable[..., Run], secured: Secured, kind: str) -> None:
+    openssl(secured.files, *KEYS[kind], "-out", "locked.key")
     (secured.files / "locked.key").chmod(0o600)
     given = {**CERTIFIED, "sslkey": "{files}/locked.key", "sslpassword": "Numbat"}
     run = show("certified", sslmode="verify-full", sslrootcert="{files}/root.crt", **given)
