@@ -26,7 +26,7 @@
 #define VARIABLE "LD_LIBRARY_PATH="
 #define LIBRARIES "/lib/glibc"
 #define LOADER "/ld.so"
-#define FIRST_MODULE "/lib/__init__entrypoint.pyc"
+#define LONGEST "/lib/entrypoint/start.bundle" /* Of what is appended to the folder's path. */
 #define BROKEN 70 /* EX_SOFTWARE: as for any other error that is the program's own. */
 #define MOST_LINKS 40
 
@@ -34,7 +34,7 @@
 struct kept {
     uintptr_t *original;
     char program[PATH_MAX]; /* Its path. */
-    char variable[sizeof VARIABLE + PATH_MAX + sizeof FIRST_MODULE];
+    char variable[sizeof VARIABLE + PATH_MAX + sizeof LONGEST];
 };
 
 /* In the assembly below: what the loader takes for the program's begin. That it was is program_start, by the linker's
@@ -375,6 +375,10 @@ static const char *special(const char *path)
     return 0;
 }
 
+/* Without these, the loader or Python would end the program with words of its own, and without a remedy. */
+static const char needed[][sizeof LONGEST] = {"/lib/__init__entrypoint.pyc", "/lib/entrypoint/start.bundle",
+                                              "/lib/glibc/libc.so.6", "/lib/glibc/libm.so.6"};
+
 /* Make the vector that the loader is to find, at `to`, and return the address to go on at. */
 __attribute__((used)) static uintptr_t prepare(uintptr_t *vector, uintptr_t *to)
 {
@@ -394,8 +398,10 @@ __attribute__((used)) static uintptr_t prepare(uintptr_t *vector, uintptr_t *to)
     const char *wrong = special(path);
     if (wrong)
         fail("cannot start from ", path, wrong, "Put the folder of pg-entrypoint elsewhere, such as /opt/entrypoint.");
-    append(end, FIRST_MODULE);
-    kernel(SYS_close, open_to_read(path), 0, 0, 0, 0, 0);
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
+        append(end, needed[i]);
+        kernel(SYS_close, open_to_read(path), 0, 0, 0, 0, 0);
+    }
     append(append(end, LIBRARIES), LOADER);
     uintptr_t entry;
     uintptr_t loader = map_loader(path, auxiliary_value(vector, AT_PAGESZ), &entry);

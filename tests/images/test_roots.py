@@ -206,11 +206,19 @@ def test_the_folder_may_be_anywhere(
     shutil.rmtree(root.place)
 
 
-def test_a_folder_that_lacks_its_loader(root: Root) -> None:
-    (root.place / "opt/entrypoint/lib/glibc/ld.so").unlink()
+# What start.c looks for itself.
+NEEDED = (
+    *("lib/glibc/ld.so", "lib/glibc/libc.so.6", "lib/glibc/libm.so.6"),
+    *("lib/__init__entrypoint.pyc", "lib/entrypoint/start.bundle"),
+)
+
+
+@pytest.mark.parametrize("path", NEEDED)
+def test_a_folder_that_lacks_a_file(root: Root, path: str) -> None:
+    (root.place / "opt/entrypoint" / path).unlink()
     done = root.run(root.program, "version")
     assert done.returncode == 70
-    expected = "cannot load /opt/entrypoint/lib/glibc/ld.so: No such file or directory\nFix: Copy the folder"
+    expected = f"cannot load /opt/entrypoint/{path}: No such file or directory\nFix: Copy the folder"
     assert expected in done.stderr
 
 
@@ -222,7 +230,7 @@ def test_a_folder_whose_loader_is_damaged(root: Root, length: int) -> None:
     assert "cannot load /opt/entrypoint/lib/glibc/ld.so: it is damaged\nFix: Copy the folder" in done.stderr
 
 
-@pytest.mark.parametrize("path", ["lib/glibc/ld.so", "lib/__init__entrypoint.pyc", "lib"])
+@pytest.mark.parametrize("path", [*NEEDED, "lib"])
 def test_a_folder_that_its_user_may_not_read(root: Root, path: str) -> None:
     """As COPY --chmod=600 leaves it: the advice is about modes, not about another copy."""
     (root.place / "opt/entrypoint" / path).chmod(0o600)
