@@ -405,8 +405,8 @@ def _settings(
 
 
 def _of_libpq() -> dict[str, str]:
-    """Return the variables that libpq reads by itself, for the secrets in them."""
-    return {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    """Return the variables that libpq reads by itself, for the secrets in them and in its password file."""
+    return {name: value for name, value in os.environ.items() if name == "HOME" or name.startswith("PG")}
 
 
 def _milliseconds(name: str, seconds: float | None) -> str | None:

@@ -258,6 +258,8 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
             except (OSError, ValueError):
                 continue
     found.update(filter(None, (environ.get("PGPASSWORD"), environ.get("PGSSLPASSWORD"))))
+    for path in _password_files(environ):
+        found.update(_passwords_in(path))
     found.update(environ.get("STATUS_TOKEN", "").split())
     if path := environ.get("STATUS_TOKEN_FILE"):
         try:
@@ -266,6 +268,31 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
             if not path.strip().startswith(("/", ".")):  # It may be a token that was put into the wrong variable.
                 found.update((path.strip(), *path.split()))
     return frozenset(found)
+
+
+def _password_files(environ: Mapping[str, str]) -> set[str]:
+    """Return the paths of the files in which libpq looks for passwords."""
+    home = environ.get("HOME")
+    paths = {environ.get("PGPASSFILE") or (f"{home}/.pgpass" if home else "")}
+    for name in ("DATABASE_URL", "MIGRATION_DATABASE_URL"):
+        _, said, rest = environ.get(name, "").partition("passfile=")
+        if said:
+            paths.add(rest.split("&", 1)[0].split(maxsplit=1)[0].strip("'") if rest.strip() else "")
+    return paths - {""}
+
+
+def _passwords_in(path: str) -> list[str]:
+    r"""Return the passwords of a password file: `host:port:database:user:password`, with `\` before a `:`."""
+    try:
+        lines = _read_text(path).splitlines()
+    except (OSError, ValueError):
+        return []
+    found = []
+    for line in lines:
+        fields = line.replace("\\\\", "\0").replace("\\:", "\1").split(":", 4)
+        if len(fields) == 5 and not line.startswith("#"):
+            found.append(fields[4].replace("\1", ":").replace("\0", "\\"))
+    return [password for password in found if password]
 
 
 class Reader:

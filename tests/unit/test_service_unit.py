@@ -147,6 +147,18 @@ def test_a_file_of_tokens(tmp_path: Path) -> None:
 def test_tokens_are_secrets() -> None:
     assert read_secrets({"STATUS_TOKEN": "one-token\ntwo-tokens"}) == {"one-token", "two-tokens"}
     assert read_secrets({"STATUS_TOKEN_FILE": "a-token-in-the-wrong-variable"}) == {"a-token-in-the-wrong-variable"}
+
+
+def test_passwords_in_libpqs_password_file_are_known(tmp_path: Path) -> None:
+    home, other, third = tmp_path / ".pgpass", tmp_path / "other", tmp_path / "third"
+    home.write_text("# comment:1:2:3:not-one\n*:*:*:*:from\\:home\\\\\nbroken\nh:5432:d:u:\n")
+    other.write_text("::::from-the-variable\n")
+    third.write_text(r"a\:b:5432:d:u:from-the-address")
+    assert read_secrets({"HOME": str(tmp_path)}) == {"from:home\\"}
+    assert read_secrets({"HOME": str(tmp_path), "PGPASSFILE": str(other)}) == {"from-the-variable"}
+    for address in (f"postgresql://u@h/d?passfile={third}&sslmode=require", f"host=h passfile='{third}' user=u"):
+        assert read_secrets({"DATABASE_URL": address}) == {"from-the-address"}
+    assert read_secrets({"HOME": "/nowhere", "PGPASSFILE": "/nowhere/pgpass"}) == set()
     for token in ("q1/Zm9v+YmFy/x==", "q1/Zm9v\tYmFy"):
         assert read_secrets({"STATUS_TOKEN_FILE": f" {token}\n"}) >= {token, *token.split()}
     for path in ("/run/secrets/none", "./none", "../none"):
