@@ -49,11 +49,17 @@ class Bundle:
 
     @staticmethod
     def know_patterns() -> None:
-        """Have `re` find compiled what the modules of the other file will ask it to compile."""
+        """Have `re` find compiled what the modules of the other file will ask it to compile.
+
+        Two threads of a start may import at the same moment: whoever takes the patterns out, does it.
+        """
+        taken = pending.pop("patterns", None)
+        if taken is None:
+            return
         import _sre  # type: ignore[import-not-found]  # noqa: PLC0415 - an up-to-date start does without
         import re  # noqa: PLC0415
 
-        magic, patterns = pending.pop("patterns")
+        magic, patterns = taken
         cache = getattr(re, "_cache", None)
         if cache is not None and magic == _sre.MAGIC:
             for pattern, asked, *rest in patterns:
@@ -68,7 +74,7 @@ class Bundle:
         """Run the module's code."""
         code, _, place = found[module.__name__]
         module.__file__ = f"{packages}/{place}"
-        if module.__name__ in pending.get("modules", ()) and "patterns" in pending:
+        if module.__name__ in pending.get("modules", ()):
             Bundle.know_patterns()
         if isinstance(code, bytes):  # Of a module that not every start imports.
             code = marshal.loads(code)  # noqa: S302 - bundle.py has written it

@@ -435,6 +435,51 @@ def test_a_start_with_something_pending_imports_nothing_of_ours_from_a_file(
     assert not [line for line in run.stdout.splitlines() if line.startswith("compiled")], run.stdout
 
 
+def test_two_threads_may_import_what_is_pending_at_the_same_moment(
+    tmp_path: Path, run_program: Callable[..., Run]
+) -> None:
+    """A start connects in one thread and reads files in another. The second comes while the first one imports `re`."""
+    packages = tmp_path / "packages"
+    shutil.copytree(ROOT / "entrypoint", packages / "entrypoint", ignore=shutil.ignore_patterns("__pycache__"))
+    BUNDLE["write"](packages, packages, optimize=0)
+    path = [entry for entry in sys.path if entry.endswith("site-packages")]
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""\
+import marshal, sys, threading
+
+packages = {str(packages)!r}
+sys.path[:0] = [packages]
+sys.path += {path!r}
+with open(packages + "/{BUNDLE["NAME"]}", "rb") as bundle:
+    loader, modules = marshal.loads(bundle.read())
+exec(loader)
+here, go_on = threading.Event(), threading.Event()
+
+class Slow:
+    def find_spec(name, path=None, target=None):
+        if name == "re" and not go_on.is_set():
+            here.set()
+            go_on.wait()
+
+for name in [name for name in sys.modules if name == "re" or name.startswith("re.")]:
+    del sys.modules[name]
+sys.meta_path.insert(0, Slow)
+threads = [threading.Thread(target=__import__, args=(name,)) for name in {BUNDLE["PENDING"][:2]!r}]
+threads[0].start()
+here.wait()
+threads[1].start()
+threads[1].join(0.5)
+go_on.set()
+for thread in threads:
+    thread.join()
+print("imported")
+"""
+    )
+    run = run_program([sys.executable, "-I", "-S", script]).ok()
+    assert (run.stdout, run.stderr) == ("imported\n", "")
+
+
 def test_a_start_imports_from_the_bundle_and_the_rest_from_files(
     tmp_path: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
 ) -> None:
