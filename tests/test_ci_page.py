@@ -218,7 +218,7 @@ def test_what_could_not_be_checked_is_a_report_as_well(report: Callable[..., Any
     write_migrations(migrations_dir, GOOD)
     nowhere = {"MIGRATIONS_DIR": "nowhere"}
     for code, words, env, said in (
-        (78, (), nowhere, "'nowhere' cannot be read"),
+        (78, (), nowhere, "There is no directory 'nowhere' here"),
         (78, ("--against", "main"), {}, "needs a git repository"),
         (64, ("no/such/file.sql",), {}, "There is no file"),
         (78, (), {"MIGRATION_TIMEOUT_MS": "soon"}, "MIGRATION_TIMEOUT_MS"),

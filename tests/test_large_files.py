@@ -67,7 +67,8 @@ def test_a_statement_that_is_large_itself(scene: Scene) -> None:
         most = peak_memory(run.pid)
         gate.open()
         run.ok()
-    assert most < 3 * 20_000_000 + WAITING
+    # And some more, whatever the allocator keeps of a message that is on its way.
+    assert most < 4 * 20_000_000 + WAITING
     assert scene.database.one("SELECT count(*) > 100000 FROM huge")
 
 

@@ -287,12 +287,12 @@ def is_well(scene: Scene, numbers: list[int]) -> None:
     assert scene.lock_is_free()
 
 
-@types(FAILED, "entrypoint status", "SELECT migration_number", "migrate --dry-run")
+@types(FAILED, "entrypoint status", "SELECT migration_number", "migrate --rehearse")
 def test_failed_and_the_file_is_wrong(failed: Scene, typist: Typist) -> None:
     assert re.search(r"^002 +002_bad\.sql +failed", typist.type("entrypoint status"), re.MULTILINE)
     assert '2|002_bad.sql|002_bad.sql:1: ERROR:  relation "needed"' in typist.type("SELECT migration_number")
     failed.write({"002_bad.sql": "CREATE TABLE good_after_all ();"})
-    assert "002_bad.sql" in typist.type("migrate --dry-run")
+    assert "002_bad.sql" in typist.type("migrate --rehearse")
     is_well(failed, [1, 2, 3])
 
 
