@@ -133,14 +133,14 @@ def _secrets_in(word: str) -> frozenset[str]:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return what `argv` says. Raises UsageError, which names what is nearest to what nobody knows."""
-    top = parser()
+    top, commands = made()
     if argv[-1:] == ["--"] or argv[:1] == ["--"]:  # The end of the options, and nothing behind it; or no option at all.
         argv = argv[:-1] if argv[-1:] == ["--"] else argv[1:]
     before = list(itertools.takewhile(lambda word: word.startswith("-"), argv))
     rest = argv[len(before) :]
     if rest and rest[0] not in COMMANDS and not _unknown_option(before, _OF_ALL):
         raise _no_command(rest[0])
-    _refuse_options(before, rest)
+    _refuse_options(before, rest, top, commands)
     arguments, unknown = top.parse_known_args(argv)
     command: str | None = arguments.command
     if command is None:
@@ -148,7 +148,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError(f"No command given: {', '.join(others)} or {last}", remedy="`entrypoint help` explains them.")
     unknown = [word for word in unknown if word != "--"]
     if unknown:
-        used = parsers()[command]
+        used = commands[command]
         raise UsageError(f"{used.prog} does not take the argument {unknown[0]!r}", remedy=_usage(used))
     return arguments
 
@@ -166,22 +166,27 @@ def _no_command(word: str) -> UsageError:
     )
 
 
-def _refuse_options(before: Sequence[str], rest: Sequence[str]) -> None:
+def _refuse_options(
+    before: Sequence[str],
+    rest: Sequence[str],
+    top: argparse.ArgumentParser,
+    commands: Mapping[str, argparse.ArgumentParser],
+) -> None:
     """Raise UsageError for an option that nobody knows, before argparse complains about what is missing.
 
-    `before`: the options in front of the command; `rest`: the command, with what follows it.
+    `before`: the options in front of the command; `rest`: the command, with what follows it; the others as `made`.
     """
     if {"-h", "--help", "-V", "--version"}.isdisjoint(before) and (name := _unknown_option(before, _OF_ALL)):
-        owners = [command for command, used in parsers().items() if name in _options(used)]
+        owners = [command for command, used in commands.items() if name in _options(used)]
         if owners:
             command = rest[0] if rest[:1] and rest[0] in owners else owners[0] if len(owners) == 1 else "COMMAND"
             raise UsageError(
                 f"{name} stands in front of the command, and belongs behind it", remedy=f"entrypoint {command} {name}"
             )
-        raise UsageError(f"entrypoint has no option {name}{did_you_mean(name, _OF_ALL)}", remedy=_usage(parser()))
+        raise UsageError(f"entrypoint has no option {name}{did_you_mean(name, _OF_ALL)}", remedy=_usage(top))
     if not rest:
         return
-    used = parsers()[rest[0]]
+    used = commands[rest[0]]
     options = _options(used)
     words = list(itertools.takewhile(lambda word: word != "--", rest[1:]))
     if {"-h", "--help"}.isdisjoint(words) and (name := _unknown_option(words, options)):
@@ -227,13 +232,8 @@ def parser() -> argparse.ArgumentParser:
     return made()[0]
 
 
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Return each command's own parser, in the order of the help."""
-    return made()[1]
-
-
 def made() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Return `parser` and the `parsers` that belong to it."""
+    """Return `parser`, and each command's own that belongs to it, in the order of the help."""
     top = _Parser(
         prog="entrypoint",
         description="Wait for PostgreSQL, bring its schema up to date exactly once, and become the application.",

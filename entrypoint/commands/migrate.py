@@ -7,7 +7,7 @@ import sys
 from entrypoint.commands import output
 from entrypoint.commands.values import migration_number
 from entrypoint.records import LONGEST_AFTER
-from entrypoint.settings import read_log_settings, read_settings
+from entrypoint.settings import is_dumb, read_log_settings, read_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,6 +82,6 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _at_a_terminal(environ: Mapping[str, str]) -> bool:
     """Tell whether a person reads the log on a terminal that can move its cursor."""
-    if sys.stderr is None or not sys.stderr.isatty() or environ.get("TERM", "") in ("", "dumb", "unknown"):
+    if sys.stderr is None or not sys.stderr.isatty() or is_dumb(environ):
         return False
     return read_log_settings(environ, terminal=True)[0].style == "text"

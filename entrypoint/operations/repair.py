@@ -143,11 +143,7 @@ def plan(settings: Settings, kinds: Collection[str]) -> Repair:
         )
         if fixes:
             refuse_read_only(survey, f"{count(len(fixes), 'row is', 'rows are')} to be repaired")
-    unknown = tuple(
-        fix.row.filename
-        for fix in found.fixes
-        if (fix.kind, fix.row.status) == (AHEAD, HAS_FAILED) and fix not in fixes
-    )
+    unknown = tuple(fix.row.filename for fix in found.fixes if (fix.kind, fix.row.status) == (AHEAD, HAS_FAILED))
     return Repair(settings, survey, fixes, (*others, *found.remarks), unknown)
 
 

@@ -164,15 +164,11 @@ def _table(status: Status, width: int | None) -> Table:
     for line, row in zip(status.lines, rows, strict=True):
         cells = [
             Text(cell, _COLOURS.get(line.state, "") if name == "state" else "")
-            for name, cell in _of(row)
+            for name, cell in zip(_HEADER, row, strict=True)
             if name in shown
         ]
         table.add_row(*cells)
     return table
-
-
-def _of(row: Sequence[str]) -> Iterator[tuple[str, str]]:
-    return zip(_HEADER, row, strict=True)
 
 
 def _that_fit(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...]:

@@ -218,7 +218,12 @@ def wants_colours(environ: Mapping[str, str], *, terminal: bool) -> bool:
         return False
     if environ.get("CLICOLOR_FORCE", "0") not in ("", "0"):
         return True
-    return terminal and environ.get("TERM", "") not in ("", "dumb", "unknown")
+    return terminal and not is_dumb(environ)
+
+
+def is_dumb(environ: Mapping[str, str]) -> bool:
+    """Tell whether a terminal has neither colours nor a cursor that can be moved."""
+    return environ.get("TERM", "") in ("", "dumb", "unknown")
 
 
 def read_names(environ: Mapping[str, str]) -> dict[str, str | None]:

@@ -26,13 +26,13 @@ from entrypoint.migration.script.statements import (
     misplaced_directives,
     modes_of,
 )
-from entrypoint.migration.script.sums import Sums, unified
+from entrypoint.migration.script.sums import Sums, Unifier, unified
 from entrypoint.migration.script.text import OF_THE_LEDGER, TIMEOUTS, NotUtf8Error
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from entrypoint.migration.script.directives import Directives
     from entrypoint.migration.script.files import MigrationFile
@@ -84,11 +84,14 @@ def in_short(file: MigrationFile, text: str, advice: Advice) -> Streamed | None:
         return None
     size, digest = os.stat(file.path).st_size, bytes.fromhex(file.raw_checksum)
     part = Part(0, size, digest, 0, len(text), 1, 0, len(advice.statements))
-    lowered = text.lower()
-    named = frozenset(name for name in _NAMES if name in lowered)
-    source = LargeText(file.path, [part], named)
+    source = LargeText(file.path, [part], frozenset(_named(text.lower())))
     sent = source.with_blanks(_differences(text, advice.body))
     return Streamed(file.checksum, source, advice._replace(source=sent, statements=LargeStatements(sent)))
+
+
+def _named(lowered: str) -> Iterator[str]:
+    """Yield the words that somebody may ask a large text for, and that a text in lower case has in it."""
+    return (name for name in _NAMES if name in lowered)
 
 
 def _differences(text: str, sent: str) -> list[Span]:
@@ -219,9 +222,8 @@ class _Tally:
     """What is known of a part that is not kept."""
 
     def __init__(self, *, first: bool) -> None:
-        self._first = first
+        self._pieces = Unifier(first=first)
         self._digest = sha256()
-        self._held = b""
         self.size = 0
         self.unified = 0
         """Bytes of the text."""
@@ -232,22 +234,19 @@ class _Tally:
         """Take more bytes, which end between two characters; return their text."""
         self._digest.update(content)
         self.size += len(content)
-        content = self._held + content
-        self._held = b"\r" if content.endswith(b"\r") else b""
-        content = unified(content.removesuffix(b"\r"), first=self._first)
-        self._first = False
+        return self._count(self._pieces.add(content))
+
+    def digest(self) -> bytes:
+        """Return the digest of all of it; what is held back at the end of a file is a line end."""
+        self._count(self._pieces.end())
+        return self._digest.digest()
+
+    def _count(self, content: bytes) -> str:
         text = content.decode()
         self.unified += len(content)
         self.characters += len(text)
         self.lines += text.count("\n")
         return text
-
-    def digest(self) -> bytes:
-        """Return the digest of all of it; what is held back at the end of a file is a line end."""
-        if self._held:
-            self._held = b""
-            self.unified, self.characters, self.lines = self.unified + 1, self.characters + 1, self.lines + 1
-        return self._digest.digest()
 
 
 class _Cut(NamedTuple):
@@ -353,7 +352,7 @@ class _Content:
         above, self._above = self._above, max(self._above - len(text), 0)
         text = self._overlap + text[above:]
         lowered = text.lower()
-        self.named.update(name for name in _NAMES if name in lowered)
+        self.named.update(_named(lowered))
         odd = strings.SETTING in lowered or ("entrypoint" in lowered and DIRECTIVE.search(text))
         if odd or may_have_mark(text) or any(value in text for value in self._values):
             # It may be in a string; read as a whole, that is seen.
@@ -373,7 +372,7 @@ class _Content:
     def _look_at(self, text: str, statements: Sequence[Statement]) -> None:
         """Look for words in a stretch that ends with a statement."""
         lowered = text.lower()
-        self.named.update(name for name in _NAMES if name in lowered)
+        self.named.update(_named(lowered))
         if strings.SETTING in lowered and (strings.is_set(text) or strings.may_be_set_unseen(text, statements)):
             raise _OutOfPlaceError
         if self._declared is None:

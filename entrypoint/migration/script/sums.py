@@ -22,19 +22,17 @@ class Sums:
         self._raw = sha256()
         # That of the text, from where it is another one than that of the bytes.
         self._text: Hash | None = None
+        self._pieces = Unifier()
         self._begun = False
-        self._held = b""
 
     def add(self, piece: bytes) -> None:
         """Take the next bytes of the file."""
         if self._text is None and (b"\r" in piece or (not self._begun and piece.startswith(BOM_UTF8))):
             self._text = self._raw.copy()
+            self._pieces = Unifier(first=not self._begun)
         self._raw.update(piece)
         if self._text is not None:
-            text = self._held + piece
-            # Whether it is one line end with what follows.
-            self._held = b"\r" if text.endswith(b"\r") else b""
-            self._text.update(unified(text.removesuffix(b"\r"), first=not self._begun))
+            self._text.update(self._pieces.add(piece))
         self._begun = True
 
     def both(self) -> tuple[str, str]:
@@ -42,10 +40,30 @@ class Sums:
         raw = self._raw.hexdigest()
         if self._text is None:
             return raw, raw
-        if self._held:
-            self._text.update(b"\n")
-            self._held = b""
+        self._text.update(self._pieces.end())
         return self._text.hexdigest(), raw
+
+
+class Unifier:
+    """Makes a file's bytes those of its text, piece by piece."""
+
+    def __init__(self, *, first: bool = True) -> None:
+        """`first`: whether the next piece is the file's first one."""
+        self._first = first
+        self._held = b""
+
+    def add(self, piece: bytes) -> bytes:
+        """Return the text's bytes for the next ones of the file, but for a CR at their end."""
+        content = self._held + piece
+        # Whether it is one line end with what follows.
+        self._held = b"\r" if content.endswith(b"\r") else b""
+        first, self._first = self._first, False
+        return unified(content.removesuffix(b"\r"), first=first)
+
+    def end(self) -> bytes:
+        """Return what is left when all has been added: nothing, or a line end."""
+        held, self._held = self._held, b""
+        return b"\n" if held else b""
 
 
 def unified(content: bytes, *, first: bool) -> bytes:
