@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
 
 from entrypoint.commands import output
 
@@ -22,6 +21,8 @@ EXAMPLE = "source <(entrypoint completion bash)"
 
 SHELLS = ("bash", "zsh", "fish")
 
+_SCRIPTS = os.path.join(os.path.dirname(__file__), "completions")
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the shell."""
@@ -31,5 +32,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, _environ: Mapping[str, str]) -> int:
     """Print it."""
-    output.write((files("entrypoint.commands") / "completions" / f"entrypoint.{arguments.shell}").read_text())
+    with open(os.path.join(_SCRIPTS, f"entrypoint.{arguments.shell}"), encoding="utf-8") as file:
+        output.write(file.read())
     return 0

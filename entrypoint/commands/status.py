@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from shutil import get_terminal_size
-
 from entrypoint.commands import output
 from entrypoint.settings import read_settings, wants_colours
 
@@ -33,6 +31,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         found = status.print_json(lambda: read_settings(environ, asked_for=True), output.write)
     else:
         found = status.read(read_settings(environ, asked_for=True))
+        from shutil import get_terminal_size  # With its archives, which no other command needs.
+
         from entrypoint.operations.status_table import as_text  # Its rich is not for programs.
 
         terminal = output.is_terminal()
