@@ -150,7 +150,7 @@ def test_the_tables_have_every_parameter_and_every_field() -> None:
     documented = {one or other for one, other in parameters} | {"url", "directory"}
     functions = (api.migrate, api.status, api.check)
     assert documented == {name for one in functions for name in inspect.signature(one).parameters}
-    table = PAGE.partition("## What comes back")[2].partition("\n## ")[0]
+    table = PAGE.partition("## Results")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `([A-Z]\w+)` \| (.*) \|$", table, re.MULTILINE))
     for name, said in rows.items():
         fields = getattr(api, name)._fields

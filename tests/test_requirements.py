@@ -100,7 +100,7 @@ def test_each_is_what_pyproject_asks_for(name: str, python: str, machine: str) -
 def test_the_folders_wheels_run_with_the_oldest_glibc_that_is_packed(python: str, machine: str, tmp_path: Path) -> None:
     """By the index: there are wheels for both processors, which pip takes where there is this glibc and none newer."""
     page = (ROOT / "docs" / "folder.md").read_text()
-    (documented,) = re.findall(r"glibc 2\.(\d+) or later, which is the one", page)
+    (documented,) = re.findall(r"glibc 2\.(\d+) or later\.\s+Its", page)
     assert f"OLDEST = (2, {documented})" in (ROOT / "packaging" / "own_glibc.py").read_text()
     command = [*(sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries=1", "--timeout=15", "install")]
     command += ["--dry-run", "--quiet", "--report=-", "--ignore-installed", f"--target={tmp_path}", "--no-deps"]

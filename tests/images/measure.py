@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def _sizes(engine: Engine, base: str) -> Section:
-    section = Section("Images", ("", "in all", "added to the base", "added, compressed"))
+    section = Section("Images", ("", "total", "added to the base", "added, compressed"))
     start = int(engine.inspect(base, "{{.Size}}"))
     below = len(json.loads(engine.inspect(base, "{{json .RootFS.Layers}}")))
     for name in (base, IMAGE, FULL):
@@ -100,11 +100,11 @@ def _parts(engine: Engine, base: str) -> Section:
         if member.isreg() and member.name not in before:
             kind = 1 if member.name.endswith(".pyc") else 0
             sizes[_part(f"/{member.name}")][kind] += len(data)
-    section = Section(f"What {IMAGE} adds to {base}", ("", "files", "bytecode", "in all"))
+    section = Section(f"What {IMAGE} adds to {base}", ("", "files", "bytecode", "total"))
     for name, (files, bytecode) in sorted(sizes.items(), key=lambda item: -sum(item[1])):
         section.rows.append((name, _mb(files), _mb(bytecode), _mb(files + bytecode)))
     files, bytecode = (sum(pair[kind] for pair in sizes.values()) for kind in (0, 1))
-    section.rows.append(("in all", _mb(files), _mb(bytecode), _mb(files + bytecode)))
+    section.rows.append(("total", _mb(files), _mb(bytecode), _mb(files + bytecode)))
     return section
 
 

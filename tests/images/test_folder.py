@@ -96,7 +96,7 @@ def test_no_loader_of_the_image_is_asked_for(folder: Path) -> None:
 def test_the_documented_size(folder: Path) -> None:
     """Each line of the table, to the tenth of a megabyte that it tells, give or take two."""
     table = {name: float(size) for name, size in re.findall(r"^\| `(.*)` \|.*\| (\d+\.\d) \|$", PAGE, re.MULTILINE)}
-    (total,) = re.findall(r"\| \*\*together\*\* \|.*\| \*\*(\d+\.\d)\*\* \|", PAGE)
+    (total,) = re.findall(r"\| \*\*total\*\* \|.*\| \*\*(\d+\.\d)\*\* \|", PAGE)
     sizes: dict[str, int] = {}
     for path in folder.rglob("*"):
         if path.is_file():
