@@ -124,7 +124,7 @@ def test_a_new_replica_that_does_not_get_healthy_is_removed(upgrade: Callable[..
     project = upgrade(HEALTHY, HEALTHY, new={"state": "restarting 1 starting", "serves": False})
     run = project.run()
     assert run.wait(60) == 1
-    assert "did not get healthy" in run.stderr
+    assert "did not become healthy" in run.stderr
     assert project.replicas == ["old1", "old2"]
 
 
