@@ -95,8 +95,9 @@ fuzz: $(VENV)/test.done  ## random SQL, read by us and by a server: make fuzz SE
 requirements: $(VENV)/requirements.done  ## renew the pinned requirements of the images
 	$(BIN)/python requirements/renew.py
 
-screenshots: $(VENV)/test.done  ## the pictures in docs/admin-page.md, by chromium
+screenshots: $(VENV)/test.done  ## the pictures in docs/admin-page.md, by chromium, and of every command
 	$(BIN)/python -m tests.browser.screenshots
+	PYTHONPATH=tests $(BIN)/python -m tests.kit.pictures
 
 recording: $(VENV)/demo.done  ## docs/images/demo.svg, which the README shows
 	$(BIN)/python -m demo.recording

@@ -106,23 +106,28 @@ def _spans(line: str) -> str:
     )
 
 
-def _parts(line: str) -> Iterator[tuple[str, str]]:
-    """Return a line's pieces, as long as the picture is wide, each with its CSS."""
+def pieces(line: str, columns: int) -> Iterator[tuple[str, Style]]:
+    """Yield a line's pieces, as long as a picture of so many columns is wide, each with its style."""
     text = Text.from_ansi(line)
-    if text.cell_len > _COLUMNS:
-        text.truncate(_COLUMNS - 1)
+    if text.cell_len > columns:
+        text.truncate(columns - 1)
         text.append("…")
     borders = sorted({0, len(text), *(place for span in text.spans for place in (span.start, span.end))})
     for start, end in itertools.pairwise(borders):
         styles = [Style.parse(str(span.style)) for span in text.spans if span.start <= start < span.end]
-        style = Style.combine(styles) if styles else Style.null()
+        yield text.plain[start:end], Style.combine(styles) if styles else Style.null()
+
+
+def _parts(line: str) -> Iterator[tuple[str, str]]:
+    """Yield a line's pieces, each with its CSS."""
+    for text, style in pieces(line, _COLUMNS):
         colour = style.color and _COLOURS.get(style.color.number or 0)
         css = [
             f"fill: {colour}" if colour else "",
             "font-weight: bold" if style.bold else "",
             "opacity: .6" if style.dim else "",
         ]
-        yield text.plain[start:end], "; ".join(filter(None, css))
+        yield text, "; ".join(filter(None, css))
 
 
 def chosen(lines: Sequence[Line]) -> list[Line]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import struct
@@ -60,7 +61,13 @@ class Terminal:
 
 def render(text: str, columns: int) -> list[str]:
     """Return what stands on a terminal of so many columns, and of as many lines as it takes, after `text`."""
-    grid: list[list[str]] = [[]]
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in painted(text, columns)]
+
+
+def painted(text: str, columns: int) -> list[str]:
+    """Return the same, each character in its colour: with control sequences for that, and no others."""
+    grid: list[list[tuple[str, str]]] = [[]]
+    style = ""
     row = column = 0
     for found in _TOKEN.finditer(text):
         count = int(found["args"]) if (found["args"] or "").isdecimal() else 1
@@ -71,6 +78,8 @@ def render(text: str, columns: int) -> list[str]:
             row += 1
         elif found["final"] == "A":
             row = max(0, row - count)
+        elif found["final"] == "m":
+            style = "" if found["args"] in ("", "0") else f"{style}{found[0]}"
         elif found["final"] == "K":
             grid[row] = grid[row][:column] if not found["args"] or found["args"] == "0" else []
         elif char is not None:
@@ -78,12 +87,20 @@ def render(text: str, columns: int) -> list[str]:
                 row, column = row + 1, 0
             while len(grid) <= row:
                 grid.append([])
-            grid[row] += [" "] * (column - len(grid[row]))
-            grid[row][column : column + 1] = [char]
+            grid[row] += [("", " ")] * (column - len(grid[row]))
+            grid[row][column : column + 1] = [(style, char)]
             column += 1
         while len(grid) <= row:
             grid.append([])
-    lines = ["".join(line).rstrip() for line in grid]
+    lines = [_in_colours(line).rstrip() for line in grid]
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def _in_colours(line: list[tuple[str, str]]) -> str:
+    text = ""
+    for style, cells in itertools.groupby(line, key=lambda cell: cell[0]):
+        piece = "".join(char for _, char in cells)
+        text += f"{style}{piece}\x1b[0m" if style else piece
+    return text
