@@ -74,6 +74,8 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
     if "--no-color" in argv:
         environ = {**environ, "NO_COLOR": "1"}
     _start_logging(argv, environ)
+    if argv[:1] not in (["migrate"], ["help"], ["completion"]):
+        _tell_misspelt(environ)
     try:
         return cli.main(argv, environ)
     except EntrypointError as error:
@@ -83,6 +85,8 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
 
         failure = internal_error(error)
     code = _fail(failure, argv)
+    if code != USAGE and argv[0] == "migrate":
+        _tell_misspelt(environ)
     if code != USAGE and argv[0] == "migrate" and not {"--dry-run", "--rehearse"}.intersection(argv):
         from entrypoint.startup import Outcome
 
@@ -141,6 +145,8 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
 
         for fault in bad_log_settings:
             logs.event(logs.WARNING, "configuration.invalid", fault)
+    if outcome.error is not None:
+        _tell_misspelt(environ)
     if outcome.error is not None and exit_on_failure:
         code = _end_of_container(outcome.error, ["run"])
         _report(outcome, "run", environ)
@@ -206,6 +212,16 @@ def _start_logging(words: Sequence[str], environ: Mapping[str, str]) -> tuple[st
     if settings.fields:
         logs.describe(**foreign_values(settings.fields))
     return faults
+
+
+def _tell_misspelt(environ: Mapping[str, str]) -> None:
+    """Name variables that are nearly ours. A start that goes well does without: it is in a hurry."""
+    from entrypoint import logs
+    from entrypoint.settings.misspelt import misspelt
+
+    for name, meant in misspelt(environ):
+        said = f"{foreign(name)} is set, and is no variable of this program. Did you mean {meant}?"
+        logs.event(logs.WARNING, "configuration.misspelt", said, variable=foreign(name))
 
 
 def _interrupted(interrupted: signals.Interrupted) -> int:

@@ -299,7 +299,7 @@ def _lines(level: int, message: str, fields: Mapping[str, object]) -> str:
     # What comes from outside (a notice, somebody's query) must not command a terminal, nor pose as another event.
     lines = [f"{prefix}{visible(message)}"]
     faults = fields.get("faults")
-    if isinstance(faults, list):
+    if isinstance(faults, list) and not (len(faults) == 1 and str(faults[0]) in message):
         lines += [f"  - {visible(str(fault))}" for fault in faults]
     if report := fields.get("report"):
         lines += [f"  {line}" for line in visible_lines(str(report))]

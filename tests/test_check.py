@@ -626,6 +626,8 @@ def test_a_comment_that_is_nearly_a_directive(scene: Scene, check: Check) -> Non
 
 def test_of_applied_files_only_faults_are_told(scene: Scene, check: Check) -> None:
     scene.write({"001_big.sql": "CREATE TABLE big (x bigint, y bigint);", **DROPS, "003_empty.sql": ""})
+    none = check("--no-lint", env={"DATABASE_URL": scene.database.url})
+    assert notes(none, "database") == ["no migration is applied yet"]
     scene.migrated()
     scene.write({"004_drops.sql": "ALTER TABLE big DROP COLUMN y;", "005_empty.sql": ""})
     before = scene.database.contents()

@@ -370,7 +370,7 @@ def _applied(settings: Settings, migrations: Directory) -> tuple[frozenset[int],
     known = {file.number for file in migrations.files}
     applied = frozenset(row.number for row in survey.plan.applied) & known
     already = f"{count(len(applied), 'migration is', 'migrations are')} applied already"
-    message = f"{already}; of applied files, only errors are shown"
+    message = f"{already}; of applied files, only errors are shown" if applied else "no migration is applied yet"
     return (
         applied,
         escapes,

@@ -11,8 +11,11 @@ from entrypoint.deadline import SLICE, Deadline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import IO
+
+# After so many seconds somebody who waits wants to know what for.
+_SLOW = 3.0
 
 
 def run(
@@ -22,10 +25,12 @@ def run(
     *,
     directory: str | None = None,
     data: bytes | None = None,
+    slow: Callable[[], object] = lambda: None,
 ) -> tuple[int, bytes, bytes]:
     """Run `command` and return its exit code, its output and its errors; it does not outlive this call.
 
-    `data`: what it reads. Raises OSError, and subprocess.TimeoutExpired after `patience` seconds.
+    `data`: what it reads. `slow`: called once if it takes more than some seconds. Raises OSError, and
+    subprocess.TimeoutExpired after `patience` seconds.
     """
     process = None
     # Not through a pipe: called again, `communicate` does not go on with its input (Python 3.11).
@@ -41,7 +46,7 @@ def run(
                     cwd=directory,
                     env=dict(environ),
                 )
-            output, errors = _output_of(process, Deadline(patience))
+            output, errors = _output_of(process, Deadline(patience), slow)
         except BaseException:
             if process is not None:
                 process.kill()
@@ -64,11 +69,16 @@ def _file_of(data: bytes | None) -> Iterator[IO[bytes] | int]:
         yield file
 
 
-def _output_of(process: subprocess.Popen[bytes], deadline: Deadline) -> tuple[bytes, bytes]:
+def _output_of(process: subprocess.Popen[bytes], deadline: Deadline, slow: Callable[[], object]) -> tuple[bytes, bytes]:
     """Read both outputs to their ends, in slices. Raises subprocess.TimeoutExpired."""
+    soon = Deadline(_SLOW)
+    told = False
     while True:
         try:
             return process.communicate(timeout=min(deadline.remaining(), SLICE))
         except subprocess.TimeoutExpired:
             if deadline.passed():
                 raise
+            if soon.passed() and not told:
+                told = True
+                slow()

@@ -13,6 +13,7 @@ import sys
 from signal import Signals
 from typing import Any
 
+from entrypoint import logs
 from entrypoint.errors import ConfigurationError
 from entrypoint.migration.script import contraction, ignoring
 from entrypoint.migration.script.files import BYTE_ORDER_MARK
@@ -141,7 +142,8 @@ def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]
     command = [squawk, "--reporter", "json", "--no-error-on-unmatched-pattern", option, "--", *map(_literally, paths)]
     try:
         # Without GITHUB_ACTIONS, which makes some versions write more than JSON, and without the database's address.
-        code, output, errors = child.run(command, {"PATH": os.environ.get("PATH", os.defpath)}, _PATIENCE)
+        environ = {"PATH": os.environ.get("PATH", os.defpath)}
+        code, output, errors = child.run(command, environ, _PATIENCE, slow=lambda: _tell_slow(squawk))
     except subprocess.TimeoutExpired as error:
         raise _cannot(squawk, f"no answer within {_PATIENCE:g} s") from error
     except OSError as error:
@@ -155,6 +157,11 @@ def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]
         said = errors.decode(errors="replace").strip().splitlines()
         raise _cannot(squawk, foreign(said[0]) if said else _end_of(code))
     return answers
+
+
+def _tell_slow(squawk: str) -> None:
+    waiting = f"waiting for the linter {foreign(squawk)}, for {_PATIENCE:g} s at most; --no-lint does without it"
+    logs.event(logs.INFO, "check.waiting", waiting)
 
 
 def _end_of(code: int) -> str:

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from entrypoint.operations import child
 from entrypoint.operations.child import run
 
 ENVIRON = {"PATH": os.environ["PATH"]}
@@ -33,3 +34,13 @@ def test_one_that_takes_too_long_is_gone() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run(["sh", "-c", "exec sleep 30"], ENVIRON, 0.3, data=b"x")
     assert time.monotonic() - began < 10
+
+
+def test_whoever_waits_long_is_told_what_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_SLOW", 0.05)
+    told: list[int] = []
+    assert run(["sh", "-c", "sleep 1.2"], ENVIRON, 30, slow=lambda: told.append(1))[0] == 0
+    assert told == [1]
+    monkeypatch.setattr(child, "_SLOW", 60)
+    run(["sh", "-c", "sleep 0.3"], ENVIRON, 30, slow=lambda: told.append(2))
+    assert told == [1]

@@ -105,6 +105,7 @@ def test_better_name(name: str) -> None:
         ("rollback_1_init.sql", "if it is the way back", "rollback/NNN_1_init.sql"),
         ("1-DownTown.sql", "must be NNN_description.sql", "001_down_town.sql"),
         ("1-markdown.sql", "must be NNN_description.sql", "001_markdown.sql"),
+        ("009_a\nb.sql", "must be NNN_description.sql", "009_a_b.sql"),
     ],
 )
 def test_another_tools_names_are_known_and_no_way_back_becomes_a_migration(

@@ -337,7 +337,7 @@ def better_name(name: str) -> str:
     import re
 
     stem = name[: -len(_SUFFIX)]
-    match = re.fullmatch(r"(\d+)[\W_]*(.*)", stem, re.ASCII)
+    match = re.fullmatch(r"(\d+)[\W_]*(.*)", stem, re.ASCII | re.DOTALL)
     number, words = (match[1], match[2]) if match else ("NNN", stem)
     return f"{number.zfill(3) if match else number}_{slug(words) or 'description'}.sql"
 
