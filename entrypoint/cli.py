@@ -29,6 +29,7 @@ from entrypoint.commands import (
     version,
     wait,
 )
+from entrypoint.commands.consent import DeclinedError
 from entrypoint.commands.values import did_you_mean, which_choice
 from entrypoint.errors.operator import UsageError
 from entrypoint.redaction import foreign, know_for_now, secrets_of
@@ -87,11 +88,30 @@ _SECRET_VARIABLES = ("PGPASSWORD", "PGSSLPASSWORD", "STATUS_TOKEN")
 _OPTION = r"--[A-Za-z][\w-]*|-[^-]|-+"
 
 
+class _Once(argparse.Action):
+    """Stores a value, as argparse does, but not a second one in place of the first."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string is not None:
+            given: set[str] = vars(namespace).setdefault("given", set())
+            if option_string in given:
+                parser.error(f"{option_string} is given twice")
+            given.add(option_string)
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
     """Complains with this program's own error, and so with its exit code; takes no abbreviations."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.register("action", None, _Once)
         self.color = False  # Python 3.14 would decide about colours by rules of its own.
 
     def error(self, message: str) -> NoReturn:
@@ -120,6 +140,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise UsageError(without_secrets(error.message, argv), remedy=error.remedy) from None
     try:
         return COMMANDS[arguments.command].execute(arguments, environ)
+    except DeclinedError:
+        return 64
     except BrokenPipeError:
         return 0  # Whoever was reading has seen enough, as `status | head` does.
 

@@ -14,7 +14,7 @@ from entrypoint import __version__
 from kit.migrations import non_idempotent, write_migrations
 from kit.processes import PROGRAM
 from kit.terminal import Terminal
-from scene import load_legacy, lock_key
+from scene import load_legacy, lock_key, only_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,6 +146,40 @@ def test_what_is_wrong_is_named_and_not_what_is_beside_it(run_entrypoint: Start)
         assert told["message"].startswith(message)
         assert remedy in told["remedy"]
     assert not error_of(run_entrypoint("version", "--json"), 64)["message"].endswith("?")
+
+
+def test_an_option_is_given_once(run_entrypoint: Start) -> None:
+    for arguments, says in (
+        (("migrate", "--to=1", "--to", "2"), "--to is given twice"),
+        (("check", "--lint", "--no-lint"), "not allowed with argument --lint"),
+        (("check", "--json", "--format", "sarif"), "not allowed with argument --json"),
+    ):
+        run = run_entrypoint(*arguments)
+        assert run.wait() == 64
+        assert says in only_error(run)["message"], run.report()
+    # This one may.
+    run = run_entrypoint("migrate", "--repeatable", "a", "--repeatable", "b", "--to", "1")
+    assert run.wait() == 64
+    assert "--repeatable does not go with" in only_error(run)["message"]
+
+
+def test_a_misspelt_variable_is_named_unless_a_start_goes_well(
+    run_entrypoint: Start, database: Database, migrations_dir: Path
+) -> None:
+    write_migrations(migrations_dir, {"001_a.sql": "CREATE TABLE a ();"})
+    environment = {"DATABASE_URL": database.url, "MIGRATION_DIR": "elsewhere"}
+    for command in ("status", "check"):
+        (told,) = run_entrypoint(command, env=environment).ok().logs("configuration.misspelt")
+        assert (
+            told["message"] == "MIGRATION_DIR is set, and is no variable of this program. Did you mean MIGRATIONS_DIR?"
+        )
+    for arguments in (("run", "--", "true"), ("migrate",)):
+        assert not run_entrypoint(*arguments, env=environment).ok().logs("configuration.misspelt")
+    write_migrations(migrations_dir, {"002_b.sql": "SELECT no_such;"})
+    assert run_entrypoint("run", "--", "true", env=environment).ok().logs("configuration.misspelt")
+    run = run_entrypoint("migrate", env=environment)
+    assert run.wait() == 70
+    assert run.logs("configuration.misspelt")
 
 
 def test_the_end_of_the_options_is_no_option(run_entrypoint: Start) -> None:
@@ -317,6 +351,12 @@ def test_a_bad_setting_is_named_with_what_would_be_right(
         assert part in record["message"]
 
 
+def test_one_fault_is_told_once(run_entrypoint: Start) -> None:
+    run = run_entrypoint("status", env={"AUTO_MIGRATE": "flase", "MIGRATION_ON_FAILURE": "stop", "LOG_FORMAT": "text"})
+    assert run.wait() == 78
+    assert run.stderr.count("MIGRATION_ON_FAILURE is 'stop'") == 1
+
+
 def test_all_bad_settings_are_listed_together(run_entrypoint: Start, migrations_dir: Path) -> None:
     """`AUTO_MIGRATE` is none of a command's business; everything else is found in one go."""
     environment = {name: value for name, (value, _) in BAD_SETTINGS.items() if name != "AUTO_MIGRATE"}
@@ -447,7 +487,7 @@ def test_a_dry_run_changes_nothing(run_entrypoint: Start, database: Database, th
     assert re.findall(r"\d{3}_step\.sql", run.stdout) == ["002_step.sql", "003_step.sql"]
     assert database.contents() == before
     run_entrypoint("migrate", env=three).ok()
-    assert run_entrypoint("migrate", "--dry-run", env=three).ok().stdout == "Nothing is pending.\n"
+    assert run_entrypoint("migrate", "--dry-run", env=three).ok().stdout.partition("\n")[2] == "Nothing is pending.\n"
 
 
 @pytest.mark.thorough
@@ -567,7 +607,7 @@ def test_status_of_a_failure(run_entrypoint: Start, database: Database, migratio
     assert [line["state"] for line in answer["migrations"]] == ["applied", "failed"]
     assert "nonsense" in answer["migrations"][1]["error"]
     table = run_entrypoint("status", env=environment).ok().stdout
-    assert "a migration has failed" in table
+    assert "; 1 failed" in table
     assert re.search(r"^002 +002_bad\.sql +failed\b", table, re.MULTILINE)
     assert "LINE 1: SELECT nonsense;" in table
 

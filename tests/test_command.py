@@ -379,6 +379,7 @@ def test_status_tells_of_it(project: Project) -> None:
     assert status("--exit-code").wait() == 11
     text = status().ok().stdout
     assert "The migration command has failed." in text
+    assert "\n\n\n" not in text
     assert "  b.sql: division by zero" in text
     project.write(b="SELECT 1")
     assert json.loads(status("--json").ok().stdout)["command"]["state"] == "pending"

@@ -39,7 +39,7 @@ def section(heading: str) -> str:
 def codes() -> set[int]:
     """Return the exit codes that the program names; beside them, those of a shell."""
     named = {value for name, value in vars(program).items() if name.isupper() and isinstance(value, int)}
-    return named | {0, status.PENDING, status.FAILED, 126, 127}
+    return named | {0, status.PENDING, status.FAILED, status.DIFFERS, 126, 127}
 
 
 @pytest.mark.text

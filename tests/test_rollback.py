@@ -77,7 +77,7 @@ def test_to_zero_it_takes_all_back(scene: Scene) -> None:
 
 def test_nothing_above_is_nothing_to_do(scene: Scene) -> None:
     run = rollback(scene, 3).ok()
-    assert run.stdout == "Nothing to reverse: the schema is at version 3.\n"
+    assert run.stdout.partition("\n")[2] == "Nothing to reverse: the schema is at version 3.\n"
     assert "lock.acquired" not in run.events()
 
 

@@ -14,6 +14,9 @@ import pytest
 
 from demo.postgres import HOST, free_port
 from entrypoint.operations.display import clean, duration
+from entrypoint.operations.status import Line, Status
+from entrypoint.operations.status_table import as_text
+from entrypoint.operations.whereabouts import Whereabouts
 from kit.migrations import non_idempotent, write_migrations
 from kit.processes import Run, until
 from scene import Gate, Scene, lock_key, token_of
@@ -78,7 +81,7 @@ def test_a_pipe_gets_one_plain_line_for_each_migration(scene: Scene) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", cells[3])
     assert re.fullmatch(r"\d+ms|\d\.\ds", cells[4])
     assert cells[5].endswith("0123456789abcdef")
-    assert lines[2].split() == ["number", "file", "state", "when", "took", "by", "version"]
+    assert lines[3].split() == ["number", "file", "state", "when", "took", "by", "version"]
     assert re.split(r" {2,}", lines[-3]) == ["003", "003_c.sql", "pending"]
     assert lines[-1] == "Lock: free."
 
@@ -141,6 +144,80 @@ def test_a_narrow_terminal_does_without_columns_before_a_name_is_broken(
     assert name in text or name in "".join(row.split("  ")[0].strip() for row in rows)
 
 
+def test_the_headline_counts_what_is_wrong_and_says_what_helps() -> None:
+    states = ("applied", "changed", "missing", "missing", "failed", "pending")
+    lines = tuple(Line(n, f"{n:03d}_a.sql", state, None, None, None, None) for n, state in enumerate(states, 1))
+    where = Whereabouts("db:5432", "shop", "shop_owner", "public")
+    status = Status("error", 4, 6, 4, 2, lines, None, None, guarded=False, where=where)
+    first, second, *fixes = as_text(status, width=None, colours=False).partition("\n\n")[0].splitlines()
+    assert first == "shop on db:5432 as shop_owner, schema public"
+    assert second == "At version 4; 1 failed, 1 pending, 1 changed, 2 missing."
+    assert [fix.partition(":")[0] for fix in fixes] == ["  Fix (failed)", "  Fix (changed)", "  Fix (missing)"]
+    assert fixes[2].endswith("entrypoint repair --missing")
+    # What is right is not mentioned, and what is not wrong has its own words.
+    good = status._replace(name="up_to_date", lines=lines[:2])
+    assert as_text(good, width=None, colours=False).splitlines()[1] == "Up to date at version 4; 1 changed."
+    good = status._replace(name="up_to_date", lines=lines[:1])
+    assert as_text(good, width=None, colours=False).splitlines()[1:3] == ["Up to date at version 4.", ""]
+    # On a narrow terminal it is broken between words.
+    words = as_text(status, width=40, colours=False).partition("\n\n")[0].split()
+    assert words == " ".join((first, second, *fixes)).split()
+
+
+def test_a_part_of_the_list_can_be_asked_for(scene: Scene) -> None:
+    scene.write({f"{n:03d}_a.sql": f"CREATE TABLE t{n} ();" for n in range(1, 5)})
+    scene.migrated()
+    scene.write({"005_b.sql": "SELECT no_such;", "006_c.sql": "SELECT 1;"})
+    assert scene.migrate().code == 70
+
+    def listed(*options: str) -> list[str]:
+        answer = json.loads(scene.start("status", "--json", *options).ok().stdout)
+        assert (answer["appliedMigrations"], answer["pendingMigrations"]) == (4, 2)
+        rows = [
+            line.split()[0]
+            for line in scene.start("status", *options).ok().stdout.splitlines()
+            if re.match(r"\d{3} ", line)
+        ]
+        assert rows == [f"{line['number']:03d}" for line in answer["migrations"]]
+        return rows
+
+    assert listed("--pending") == ["005", "006"]
+    assert listed("--last", "2") == ["003", "004"]
+    assert listed("--last", "2", "--pending") == ["003", "004", "005", "006"]
+    assert listed("--last", "9") == ["001", "002", "003", "004"]
+    assert len(listed()) == 6
+    run = scene.start("status", "--last", "0")
+    assert run.wait() == 64
+
+
+def test_strict_has_an_exit_code_of_its_own(scene: Scene) -> None:
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b ();"})
+    scene.migrated()
+
+    def code(*options: str) -> int | None:
+        return scene.start("status", *options).wait()
+
+    assert code("--strict") == 0
+    scene.write({"001_a.sql": "CREATE TABLE a (); --"})
+    assert [code("--strict"), code("--exit-code"), code()] == [12, 0, 0]
+    scene.write({"001_a.sql": "CREATE TABLE a ();", "003_c.sql": "SELECT 1;"})
+    assert [code("--strict"), code("--exit-code")] == [10, 10]
+    (scene.migrations / "001_a.sql").unlink()
+    assert [code("--strict", "--json"), code("--exit-code")] == [12, 10]
+    scene.write({"003_c.sql": "SELECT no_such;"})
+    scene.migrate()
+    assert code("--strict") == 11
+
+
+def test_a_column_that_says_nothing_goes_first(scene: Scene) -> None:
+    """Nothing is applied, so three columns are nothing but their headings, which take their room, too."""
+    scene.write({"001_customers.sql": "SELECT 1;", "002_order_states_of_all.sql": "SELECT 2;"})
+    shown = on_a_terminal(scene, columns=60)
+    assert "002_order_states_of_all.sql" in shown
+    assert "number" in shown
+    assert "by version" not in shown
+
+
 @pytest.mark.thorough
 def test_the_terminals_locale_may_lack_letters(scene: Scene) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ();"})
@@ -170,7 +247,7 @@ def test_the_lock_and_its_holder(scene: Scene) -> None:
         said = table(scene)[-1]
         pattern = (
             rf"Lock: held by \S+ \(process {working.pid}\), since \d{{4}}-\S+Z \(\d+(ms|\.\ds|m\d\ds)\), "
-            r"at 001_wait\.sql, statement [12] of 2\."
+            r"at 001_wait\.sql, statement [12](?: or later)? of 2(?: or later)?, for \d+ s.*\."
         )
         assert re.fullmatch(pattern, said), said
         lock = json.loads(scene.start("status", "--json").ok().stdout)["lock"]

@@ -31,15 +31,18 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Show, ask, and record."""
     from entrypoint.errors.operator import UsageError
     from entrypoint.operations import adopt
+    from entrypoint.operations.whereabouts import whereabouts
 
     try:
         wanted = adopt_from(arguments.tool, arguments.table)._replace(by_hand=True)
     except ValueError as error:
         raise UsageError(f"--from: {foreign(str(error))}", remedy="entrypoint adopt --from TOOL") from None
-    planned = adopt.plan(read_settings(environ, asked_for=True), wanted)
+    settings = read_settings(environ, asked_for=True)
+    planned = adopt.plan(settings, wanted)
+    where = whereabouts(settings.role)
     if arguments.dry_run or not planned.something:
-        output.write(adopt.describe(planned))
+        output.write(where.line + adopt.describe(planned))
         return 0
-    consent.obtain(adopt.describe(planned), "Record them?", yes=arguments.yes)
+    consent.obtain(adopt.describe(planned), "Record them", where, yes=arguments.yes)
     output.write(adopt.carry_out(planned), done="the history has been recorded")
     return 0

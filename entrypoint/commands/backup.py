@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-
 from entrypoint.commands import output
+from entrypoint.commands.values import at_least_one
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
 
 SUMMARY = "back the database up with pg_dump"
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--dir` and `--keep`."""
     parser.add_argument("--dir", metavar="DIR", help="write it there instead")
     parser.add_argument(
-        "--keep", type=_count, metavar="N", help="afterwards delete all but the newest N backups of this database"
+        "--keep", type=at_least_one, metavar="N", help="afterwards delete all but the newest N backups of this database"
     )
 
 
@@ -33,11 +33,3 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     settings = read_settings(environ, asked_for=True)
     output.write(backup(settings, directory=arguments.dir, keep=arguments.keep), done="the backup has been made")
     return 0
-
-
-def _count(text: str) -> int:
-    """Return a number of backups, which is at least the one that is taken now."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) > 0):
-        msg = f"{text!r} is not a number of backups; the least is 1"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)

@@ -27,11 +27,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Show, ask, and record."""
     from entrypoint.operations import baseline
+    from entrypoint.operations.whereabouts import whereabouts
 
-    planned = baseline.plan(read_settings(environ, asked_for=True), arguments.number)
+    settings = read_settings(environ, asked_for=True)
+    planned = baseline.plan(settings, arguments.number)
+    where = whereabouts(settings.role)
     if not planned.files:
-        output.write(baseline.nothing(planned))
+        output.write(where.line + baseline.nothing(planned))
         return 0
-    consent.obtain(baseline.describe(planned), "Record them?", yes=arguments.yes)
+    consent.obtain(baseline.describe(planned), "Record them", where, yes=arguments.yes)
     output.write(baseline.carry_out(planned), done="the database has been declared")
     return 0

@@ -25,16 +25,18 @@ EXAMPLE = "entrypoint check --strict migrations/012_api_tokens.sql"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what to check, how, and how to tell."""
-    import argparse
-
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="only these migrations (numbers are compared with all)"
     )
-    parser.add_argument(
+    linter = parser.add_mutually_exclusive_group()
+    linter.add_argument(
         "--lint",
-        action=argparse.BooleanOptionalAction,
-        help="insist on the linter squawk, or leave out all that would hurt under traffic; by default the linter is "
-        "asked if it is installed",
+        action="store_true",
+        default=None,
+        help="insist on the linter squawk; by default it is asked if it is installed",
+    )
+    linter.add_argument(
+        "--no-lint", dest="lint", action="store_false", help="leave out all that would hurt under traffic"
     )
     parser.add_argument(
         "--against",
@@ -44,13 +46,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--all", action="store_true", help="tell everything about files that are applied already, too")
     parser.add_argument("--strict", action="store_true", help="let warnings count as faults (exit code 65)")
-    parser.add_argument(
+    style = parser.add_mutually_exclusive_group()
+    style.add_argument(
         "--format",
         choices=("text", "json", "github", "sarif", "codequality"),
         default="text",
         help="text: for a person; json: a list of objects; github: workflow commands, which GitHub shows in the pull "
         "request; sarif: SARIF 2.1.0, for GitHub's code scanning; codequality: for GitLab's Code Quality",
     )
+    style.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:

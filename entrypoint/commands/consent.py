@@ -11,33 +11,44 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from entrypoint.operations.whereabouts import Whereabouts
+
+
+class DeclinedError(NotConfirmedError):
+    """Somebody was asked, and did not agree: they know that, so it is no error to be told."""
+
 
 def add_yes(parser: argparse.ArgumentParser) -> None:
     """Add `--yes`."""
     parser.add_argument("--yes", action="store_true", help="do it without asking; needed where there is no terminal")
 
 
-def obtain(shown: str, question: str, *, yes: bool) -> None:
-    """Show what is to be changed, and return if somebody agrees. Raises NotConfirmedError if nobody does.
+def obtain(shown: str, question: str, where: Whereabouts, *, yes: bool, for_programs: bool = False) -> None:
+    """Show what is to be changed, and where, and return if somebody agrees.
+
+    `question`: without its end, as in `Repair them`. `for_programs`: stdout is for JSON, and nothing else.
 
     On a terminal, text and question go to stderr, whatever stdout is, and the answer is read from stdin; its end is
-    a no. Elsewhere the text goes to stdout, and only `yes` counts. A signal at the prompt ends the program.
+    a no. Elsewhere the text goes to stdout, and only `yes` counts. A signal at the prompt ends the program. Raises
+    DeclinedError after a no, and NotConfirmedError if nobody can be asked.
     """
+    text = where.line + shown
     if yes or not _is_terminal():
-        output.write(shown)
+        if not for_programs:
+            output.write(text)
         if not yes:
             raise NotConfirmedError(
-                "Nobody can be asked here, as there is no terminal; nothing was changed",
-                remedy="Add --yes if this is what you want.",
+                "No terminal to confirm on; nothing was changed", remedy="Add --yes if this is what you want."
             )
         return
-    sys.stderr.write(f"{shown}{question} [y/N] ")
+    sys.stderr.write(f"{text}{question} in {where.short}? [y/N] ")
     sys.stderr.flush()
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):
         sys.stderr.write("\n")
     if answer.strip().lower() not in ("y", "yes"):
-        raise NotConfirmedError("The answer was not yes; nothing was changed", remedy="Start again, and answer y.")
+        sys.stderr.write("Nothing was changed.\n")
+        raise DeclinedError("The answer was not yes; nothing was changed")
 
 
 def _is_terminal() -> bool:

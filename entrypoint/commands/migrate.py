@@ -6,6 +6,8 @@ import sys
 
 from entrypoint.commands import output
 from entrypoint.commands.values import migration_number
+from entrypoint.errors import EntrypointError
+from entrypoint.errors.operator import UsageError
 from entrypoint.records import LONGEST_AFTER
 from entrypoint.settings import is_dumb, read_log_settings, read_settings
 
@@ -14,18 +16,21 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
+    from entrypoint.settings import Settings
+
 SUMMARY = "migrate, and report by exit code"
 DESCRIPTION = "Bring the schema up to date, or wait while another replica does. For init containers, Jobs and by hand."
 EXAMPLE = "entrypoint migrate --dry-run"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--dry-run`, `--rehearse`, `--to`, `--phase` and `--repeatable`."""
+    """Add `--dry-run`, `--rehearse`, `--json`, `--to`, `--phase` and `--repeatable`."""
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="show what would run, in order, and change nothing")
     instead.add_argument(
         "--rehearse", action="store_true", help="run all that is pending in one transaction, and roll it back"
     )
+    parser.add_argument("--json", action="store_true", help="with --dry-run or --rehearse: for programs")
     parser.add_argument("--to", type=migration_number, metavar="N", help="stop after migration number N")
     parser.add_argument(
         "--phase",
@@ -42,6 +47,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Migrate, show what would run, or rehearse it."""
+    if arguments.dry_run:
+        return _dry_run(arguments, environ)
+    if arguments.rehearse:
+        return _rehearse(arguments, environ)
+    if arguments.json:
+        raise UsageError("--json is for --dry-run and --rehearse", remedy="entrypoint migrate --dry-run --json")
+    settings, after, forced = _read(arguments, environ)
+    from entrypoint.startup import bring_up_to_date
+
+    display = None
+    if _at_a_terminal(environ):
+        from entrypoint.operations.progress_bar import progress_bar
+
+        display = progress_bar
+    _begin_log(environ, settings.role)
+    outcome = bring_up_to_date(settings, up_to=arguments.to, after=after, display=display, forced=forced)
+    if environ.get("MIGRATION_METRICS_FILE"):
+        from entrypoint.reporting import report
+
+        report(outcome, "migrate", environ)
+    return 0
+
+
+def _read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Settings, bool, frozenset[str]]:
+    """Return the settings, whether the rollout is over, and which repeatable files are to run in any case.
+
+    Raises EntrypointError.
+    """
     settings = read_settings(environ, asked_for=True)
     after = arguments.phase is not None
     if after:
@@ -56,28 +89,46 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         from entrypoint.operations.dry_run import check_target
 
         check_target(settings, arguments.to)
-    if arguments.dry_run:
-        from entrypoint.operations.dry_run import dry_run
+    return settings, after, forced
 
-        output.write(dry_run(settings, up_to=arguments.to, after=after))
-        return 0
-    if arguments.rehearse:
-        from entrypoint.operations.rehearse import print_rehearsal
 
-        return print_rehearsal(settings, output.write, up_to=arguments.to, after=after)
-    from entrypoint.startup import bring_up_to_date
+def _dry_run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from entrypoint.operations import dry_run_report
+    from entrypoint.operations.dry_run import foresee
+    from entrypoint.operations.whereabouts import whereabouts
 
-    display = None
-    if _at_a_terminal(environ):
-        from entrypoint.operations.progress_bar import progress_bar
-
-        display = progress_bar
-    outcome = bring_up_to_date(settings, up_to=arguments.to, after=after, display=display, forced=forced)
-    if environ.get("MIGRATION_METRICS_FILE"):
-        from entrypoint.reporting import report
-
-        report(outcome, "migrate", environ)
+    try:
+        settings, after, _ = _read(arguments, environ)
+        found = foresee(settings, up_to=arguments.to, after=after)
+    except EntrypointError as error:
+        if arguments.json:
+            output.write(dry_run_report.as_json(None, error))
+        raise
+    if arguments.json:
+        output.write(dry_run_report.as_json(found))
+    else:
+        output.write(whereabouts(settings.role).line + dry_run_report.as_text(found))
     return 0
+
+
+def _rehearse(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from entrypoint.operations import rehearse
+
+    try:
+        settings, after, _ = _read(arguments, environ)
+    except EntrypointError as error:
+        if arguments.json:
+            output.write(rehearse.as_json(None, [], error))
+        raise
+    return rehearse.print_rehearsal(settings, output.write, up_to=arguments.to, after=after, json=arguments.json)
+
+
+def _begin_log(environ: Mapping[str, str], role: str | None) -> None:
+    """Have a log that a person reads begin with which database it is about; each line of JSON says so itself."""
+    if sys.stderr is not None and read_log_settings(environ, terminal=sys.stderr.isatty())[0].style == "text":
+        from entrypoint.operations.headed_log import head_log
+
+        head_log(role)
 
 
 def _at_a_terminal(environ: Mapping[str, str]) -> bool:

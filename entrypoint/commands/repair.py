@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 SUMMARY = "make the ledger agree with the files"
 DESCRIPTION = """\
-Accept the checksums of changed files, remove failed rows, forget rows whose file is gone: all of that, or what
-the options choose. Shows it first, and asks. Runs no migration."""
+Accept the checksums of changed files and remove failed rows; or do what the options choose. Rows whose file is gone are
+forgotten only with --missing. Shows it first, and asks. Runs no migration."""
 EXAMPLE = "entrypoint repair --failed"
 
 _CHOICES = {
     "checksums": "record the checksums of applied files that have changed",
     "failed": "remove failed rows, so that the next start runs their files",
-    "missing": "forget rows whose file is gone, unless they are above the last file",
-    "ahead": "forget rows above the last file, which a newer image wrote; never done unless chosen",
+    "missing": "forget rows whose file is gone, unless they are above the last file; done only if chosen",
+    "ahead": "forget rows above the last file, which a newer image wrote; done only if chosen",
 }
 
 
@@ -34,13 +34,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Show, ask, and repair."""
     from entrypoint.operations import repair
+    from entrypoint.operations.whereabouts import whereabouts
 
-    planned = repair.plan(read_settings(environ, asked_for=True), arguments.kinds or repair.BY_DEFAULT)
+    settings = read_settings(environ, asked_for=True)
+    planned = repair.plan(settings, arguments.kinds or repair.BY_DEFAULT)
+    where = whereabouts(settings.role)
     if not planned.fixes:
-        output.write(repair.describe(planned))
+        output.write(where.line + repair.describe(planned))
         if repair.FAILED in (arguments.kinds or ()):
             repair.refuse_unknown(planned)
         return 0
-    consent.obtain(repair.describe(planned), "Repair them?", yes=arguments.yes)
+    consent.obtain(repair.describe(planned), "Repair them", where, yes=arguments.yes)
     output.write(repair.carry_out(planned), done="the history has been repaired")
     return 0

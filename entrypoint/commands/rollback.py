@@ -33,11 +33,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Show, ask, reverse, and say what follows from it."""
     from entrypoint.operations import rollback
+    from entrypoint.operations.whereabouts import whereabouts
 
-    planned = rollback.plan(read_settings(environ, asked_for=True), arguments.to)
+    settings = read_settings(environ, asked_for=True)
+    planned = rollback.plan(settings, arguments.to)
+    where = whereabouts(settings.role)
     if not planned.steps:
-        output.write(rollback.nothing(planned))
+        output.write(where.line + rollback.nothing(planned))
         return 0
-    consent.obtain(rollback.describe(planned), f"Reverse them, down to {arguments.to}?", yes=arguments.yes)
+    consent.obtain(rollback.describe(planned), f"Reverse them, down to {arguments.to},", where, yes=arguments.yes)
     output.write(rollback.carry_out(planned), done="the migrations have been reversed")
     return 0

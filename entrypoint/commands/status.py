@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from entrypoint.commands import output
+from entrypoint.commands.values import at_least_one
 from entrypoint.settings import read_settings, wants_colours
 
 TYPE_CHECKING = False
@@ -13,24 +14,33 @@ if TYPE_CHECKING:
 SUMMARY = "show what is applied and what is pending"
 DESCRIPTION = """\
 Compare the migration files with the database: what is applied, pending, failed or changed,
-and who holds the lock. With --exit-code: 0 up to date (or ahead), 10 pending, 11 a migration has failed."""
+and who holds the lock. With --exit-code: 0 up to date (or ahead), 10 pending, 11 a migration has failed;
+with --strict also 12, if an applied file has changed or is missing."""
 EXAMPLE = "entrypoint status --json | jq .pendingMigrations"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--json` and `--exit-code`."""
+    """Add `--json`, what to list, and how to tell the answer by the exit code."""
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--pending", action="store_true", help="list only what a start would run")
+    parser.add_argument(
+        "--last", type=at_least_one, metavar="N", help="list only the last N that were applied; with --pending, both"
+    )
     parser.add_argument("--exit-code", action="store_true", help="tell the answer by the exit code: 0, 10 or 11")
+    parser.add_argument(
+        "--strict", action="store_true", help="the same, and 12 if an applied file has changed or is missing"
+    )
 
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print the status."""
     from entrypoint.operations import status
 
+    wishes = {"pending": arguments.pending, "last": arguments.last}
     if arguments.json:
-        found = status.print_json(lambda: read_settings(environ, asked_for=True), output.write)
+        found = status.print_json(lambda: read_settings(environ, asked_for=True), output.write, **wishes)
     else:
-        found = status.read(read_settings(environ, asked_for=True))
+        found = status.read(read_settings(environ, asked_for=True)).only(**wishes)
         from shutil import get_terminal_size  # With its archives, which no other command needs.
 
         from entrypoint.operations.status_table import as_text  # Its rich is not for programs.
@@ -38,4 +48,4 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         terminal = output.is_terminal()
         width = get_terminal_size().columns if terminal else None
         output.write(as_text(found, width=width, colours=wants_colours(environ, terminal=terminal)))
-    return found.exit_code if arguments.exit_code else 0
+    return found.exit_code(strict=arguments.strict) if arguments.exit_code or arguments.strict else 0

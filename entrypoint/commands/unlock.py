@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from entrypoint.commands import consent, output
+from entrypoint.errors import EntrypointError
 from entrypoint.settings import read_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from entrypoint.operations.unlock import Unlock
+    from entrypoint.settings import Settings
 
 SUMMARY = "show who holds the migration lock, and free it"
 DESCRIPTION = """\
@@ -18,8 +22,9 @@ EXAMPLE = "entrypoint unlock --force"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--force` and `--yes`."""
+    """Add `--force`, `--json` and `--yes`."""
     parser.add_argument("--force", action="store_true", help="free it from a living holder, too; asks first")
+    parser.add_argument("--json", action="store_true", help="for programs")
     consent.add_yes(parser)
 
 
@@ -27,22 +32,42 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Show who holds the lock, and free it if that is permitted."""
     from entrypoint.operations import unlock
 
-    seen = unlock.look(read_settings(environ, asked_for=True))
-    shown = unlock.describe(seen)
+    if not arguments.json:
+        settings = read_settings(environ, asked_for=True)
+        return _unlock(unlock.look(settings), settings, arguments, say)
+    seen = None
+    steps: list[str] = []
+    try:
+        settings = read_settings(environ, asked_for=True)
+        seen = unlock.look(settings)
+        code = _unlock(seen, settings, arguments, steps.append)
+    except EntrypointError as error:
+        output.write(unlock.as_json(seen, steps, error))
+        raise
+    output.write(unlock.as_json(seen, steps))
+    return code
+
+
+def _unlock(seen: Unlock, settings: Settings, arguments: argparse.Namespace, tell: Callable[[str], None]) -> int:
+    """Ask if need be, and free it; `tell` is told each step."""
+    from entrypoint.operations import unlock
+    from entrypoint.operations.whereabouts import whereabouts
+
+    where, shown = whereabouts(settings.role), unlock.describe(seen)
     robs = seen.verdict in ("alive", "unknown", "stranger")
     if robs and arguments.force:
         strange = seen.verdict == "stranger"
         what = "hold the key" if seen.sight.alive else "have locked migration_lock"
-        question = f"End the sessions that {what}?" if strange else "Free the lock from its holder?"
-        consent.obtain(shown, question, yes=arguments.yes)
-    else:
-        say(shown.rstrip("\n"))
+        question = f"End the sessions that {what}" if strange else "Free the lock from its holder"
+        consent.obtain(shown, question, where, yes=arguments.yes, for_programs=arguments.json)
+    elif not arguments.json:
+        output.write(where.line + shown)
     if robs and not arguments.force:
-        raise unlock.refuse(seen)
+        return unlock.leave_alone(seen)
     if seen.verdict == "free" and not (arguments.force and seen.sight.backends):
-        say("The lock is free.")
+        tell("The lock is free.")
         return 0
-    unlock.free(seen, say, force=arguments.force)
+    unlock.free(seen, tell, force=arguments.force)
     return 0
 
 

@@ -20,6 +20,14 @@ def migration_number(text: str) -> int:
     return int(text)
 
 
+def at_least_one(text: str) -> int:
+    """Return how many there are to be, of what there is always one."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) > 0):
+        msg = f"{text!r} is not a whole number of at least 1"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
 def seconds(text: str) -> float:
     """Return a time in seconds, which may have decimals and may be 0."""
     if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?", text):

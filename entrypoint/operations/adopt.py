@@ -106,16 +106,13 @@ def carry_out(planned: Planned) -> str:
 
 def foresee(
     settings: Settings, adopt: Adopt, survey: Survey, up_to: int | None, *, after: bool
-) -> tuple[Survey, list[str]]:
-    """Return a survey as it will be when a start has adopted what MIGRATION_ADOPT names, and what that will record."""
+) -> tuple[Survey, tuple[str, ...]]:
+    """Return a survey as it will be when a start has adopted what MIGRATION_ADOPT names, and the files that records."""
     adopter = Adopter(assign(settings, survey, up_to, after=after), adopt)
     foreseen = adopter.foresee(survey.session, survey.plan) or survey.plan
     known = {row.number for row in survey.plan.applied}
-    new = [row for row in foreseen.applied if row.number not in known]
-    these, them = count(len(new), "migration"), _them(len(new))
-    lines = [f"{these} would be recorded as completed, as {adopter.tool} has applied {them}:"]
-    lines += [f"  {visible(row.filename)}" for row in new]
-    return survey._replace(plan=foreseen), lines if new else []
+    new = tuple(row.filename for row in foreseen.applied if row.number not in known)
+    return survey._replace(plan=foreseen), new
 
 
 def _them(number: int) -> str:

@@ -106,19 +106,20 @@ def describe(finding: Finding, *, place: str | None = None) -> list[str]:
 
 def as_json(report: Report) -> str:
     """Return a list of objects that all have the same keys; what is not known is null."""
-    answer = [
-        {
-            "file": finding.file and writable(finding.file),
-            "line": finding.line,
-            "column": finding.column,
-            "level": finding.level,
-            "rule": finding.rule,
-            "message": writable(finding.message),
-            "remedy": finding.remedy and writable(finding.remedy),
-        }
-        for finding in report.findings
-    ]
-    return json.dumps(answer, indent=2) + "\n"
+    return json.dumps([documented(finding) for finding in report.findings], indent=2) + "\n"
+
+
+def documented(finding: Finding) -> dict[str, object]:
+    """Return a finding as an object for programs."""
+    return {
+        "file": finding.file and writable(finding.file),
+        "line": finding.line,
+        "column": finding.column,
+        "level": finding.level,
+        "rule": finding.rule,
+        "message": writable(finding.message),
+        "remedy": finding.remedy and writable(finding.remedy),
+    }
 
 
 def as_github(report: Report) -> str:

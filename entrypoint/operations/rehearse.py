@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from entrypoint import logs
 from entrypoint.counts import count
+from entrypoint.errors import EntrypointError
 from entrypoint.migration.operator.rehearsal import MODES, rehearse
+from entrypoint.operations import for_programs
 from entrypoint.operations.display import clean, duration
+from entrypoint.operations.whereabouts import whereabouts
 from entrypoint.startup import refuse_below_floor, repeats_on, tell_differences
 from entrypoint.survey import assign, refuse_read_only, survey_database
 
@@ -33,41 +36,27 @@ _BLOCKS = {
 
 
 def print_rehearsal(
-    settings: Settings, write: Callable[[str], object], *, up_to: int | None, after: bool = False
+    settings: Settings, write: Callable[[str], object], *, up_to: int | None, after: bool = False, json: bool = False
 ) -> int:
     """Rehearse, print a report for a person, and return the exit code: `INCOMPLETE` if not all could be rehearsed.
 
-    Raises EntrypointError for what a start would fail with.
+    `json`: for a program instead, also if it fails. Raises EntrypointError for what a start would fail with.
     """
-    survey = survey_database(settings, up_to=up_to, after=after)
-    if survey.verdict is not None and survey.verdict.pending:
-        logs.event(
-            logs.WARNING,
-            "rehearsal.command",
-            "MIGRATION_COMMAND is to run, and cannot be rehearsed: what it commits cannot be rolled back",
-        )
     rehearsed: list[Rehearsed] = []
-    result = None
     try:
-        refuse_below_floor(survey.plan)
-        tell_differences(survey.directory, survey.plan)
-        repeats = repeats_on(survey, settings, up_to)
-        if survey.plan.pending or (repeats is not None and repeats.due):
-            refuse_read_only(survey, f"{count(len(survey.plan.pending), 'migration is', 'migrations are')} pending")
-            assignment = assign(settings, survey, up_to, after=after, repeats=repeats)
-            result = rehearse(assignment, survey.plan, survey.session, survey.place, rehearsed)
-    except BaseException:
-        if rehearsed:
-            write(
-                _list(f"Rehearsed and rolled back, before it ended: {count(len(rehearsed), 'migration')}.", rehearsed)
-            )
+        result = _rehearse(settings, rehearsed, up_to, after=after)
+    except BaseException as error:
+        if json and isinstance(error, EntrypointError):
+            write(as_json(None, rehearsed, error))
+        elif rehearsed and not json:
+            headline = f"Rehearsed and rolled back, before it ended: {count(len(rehearsed), 'migration')}."
+            write(whereabouts(settings.role).line + _list(headline, rehearsed))
         raise
-    finally:
-        survey.session.close()
     if result is None or not (rehearsed or result.left or result.obstacle):
-        write("Nothing is pending: there is nothing to rehearse.\n")
+        nothing = "Nothing is pending: there is nothing to rehearse.\n"
+        write(as_json(None, rehearsed) if json else whereabouts(settings.role).line + nothing)
         return 0
-    write(as_text(result, rehearsed))
+    write(as_json(result, rehearsed) if json else whereabouts(settings.role).line + as_text(result, rehearsed))
     if result.left:
         reasons = "; ".join(filter(None, (*result.passed_over, result.why)))
         logs.event(
@@ -79,6 +68,55 @@ def print_rehearsal(
     if result.obstacle is not None:
         raise result.obstacle
     return INCOMPLETE if result.left else 0
+
+
+def _rehearse(settings: Settings, rehearsed: list[Rehearsed], up_to: int | None, *, after: bool) -> Rehearsal | None:
+    """Rehearse; return None if nothing is pending. What went well is put into `rehearsed`. Raises EntrypointError."""
+    survey = survey_database(settings, up_to=up_to, after=after)
+    if survey.verdict is not None and survey.verdict.pending:
+        logs.event(
+            logs.WARNING,
+            "rehearsal.command",
+            "MIGRATION_COMMAND is to run, and cannot be rehearsed: what it commits cannot be rolled back",
+        )
+    try:
+        refuse_below_floor(survey.plan)
+        tell_differences(survey.directory, survey.plan)
+        repeats = repeats_on(survey, settings, up_to)
+        if not survey.plan.pending and not (repeats is not None and repeats.due):
+            return None
+        refuse_read_only(survey, f"{count(len(survey.plan.pending), 'migration is', 'migrations are')} pending")
+        assignment = assign(settings, survey, up_to, after=after, repeats=repeats)
+        return rehearse(assignment, survey.plan, survey.session, survey.place, rehearsed)
+    finally:
+        survey.session.close()
+
+
+def as_json(result: Rehearsal | None, rehearsed: list[Rehearsed], error: EntrypointError | None = None) -> str:
+    """Return the report for a program. Without a result, nothing was pending, or it ended with an `error`."""
+    left = () if result is None else result.left
+    answer = {
+        "complete": error is None and not left,
+        "rehearsed": [
+            {
+                "number": done.version,
+                "filename": done.file,
+                "milliseconds": round(done.seconds * 1000),
+                "statements": done.statements,
+                "notices": [{"severity": one.severity, "message": clean(one.message)} for one in done.notices],
+            }
+            for done in rehearsed
+        ],
+        "left": list(left),
+        "reasons": [] if result is None else list(filter(None, (*result.passed_over, result.why))),
+        "locks": [
+            {"relation": lock.relation, "mode": MODES[lock.mode], "blocks": _BLOCKS[lock.mode], "since": lock.file}
+            for lock in (() if result is None else result.locks)
+        ],
+        "sequences": [] if result is None else list(result.sequences),
+        "obstacle": for_programs.obstacle(result and result.obstacle),
+    }
+    return for_programs.document(answer, error or (result and result.obstacle))
 
 
 def as_text(result: Rehearsal, rehearsed: list[Rehearsed]) -> str:

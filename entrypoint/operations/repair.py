@@ -37,8 +37,12 @@ FAILED = "failed"
 MISSING = "missing"
 AHEAD = "ahead"
 
-BY_DEFAULT = frozenset((CHECKSUMMED, FAILED, MISSING))
-"""What is repaired unless something is chosen. Rows above the last file are a newer image's: only if chosen."""
+BY_DEFAULT = frozenset((CHECKSUMMED, FAILED))
+"""What is repaired unless something is chosen.
+
+A file that is gone may only be missing here, in a wrong image or directory, and rows above the last file are a newer
+image's: only if chosen.
+"""
 
 
 class Fix(NamedTuple):
@@ -67,8 +71,10 @@ class Repair(NamedTuple):
     fixes: tuple[Fix, ...]
     left: tuple[str, ...]
     """What is not as it should be and is left alone, in words."""
-    unknown: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
     """Failed migrations above this image's last file, by their files' names."""
+    missing: int = 0
+    """How many rows are left alone as nobody has chosen to forget those whose file is gone."""
 
 
 def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagnosis:
@@ -129,7 +135,7 @@ def plan(settings: Settings, kinds: Collection[str]) -> Repair:
     survey = survey_database(settings)
     with closing(survey.session):
         if not settings.migrations_dir:
-            return Repair(settings, survey, (), (), ())
+            return Repair(settings, survey, (), ())
         if not survey.directory.files:
             # A wrong MIGRATIONS_DIR is likelier than a project that has deleted all its migrations.
             raise ConfigurationError(
@@ -144,7 +150,8 @@ def plan(settings: Settings, kinds: Collection[str]) -> Repair:
         if fixes:
             refuse_read_only(survey, f"{count(len(fixes), 'row is', 'rows are')} to be repaired")
     unknown = tuple(fix.row.filename for fix in found.fixes if (fix.kind, fix.row.status) == (AHEAD, HAS_FAILED))
-    return Repair(settings, survey, fixes, (*others, *found.remarks), unknown)
+    missing = sum(fix.kind == MISSING for fix in found.fixes if fix not in fixes)
+    return Repair(settings, survey, fixes, (*others, *found.remarks), unknown, missing)
 
 
 def refuse_unknown(repair: Repair) -> None:
@@ -171,6 +178,9 @@ def describe(repair: Repair) -> str:
             lines.append("A run of MIGRATION_COMMAND that failed needs none: the next start runs it again.")
     if repair.left:
         lines += ["Left alone:", *(f"  {one}" for one in repair.left)]
+    if repair.missing:
+        rows = count(repair.missing, "row has no file any more", "rows have no file any more")
+        lines.append(f"{rows}. To forget {'it' if repair.missing == 1 else 'them'}: entrypoint repair --missing")
     return "\n".join(map(visible, lines)) + "\n"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
@@ -18,8 +17,10 @@ from entrypoint.migration.ledger.rows import COMPLETED, REPAIRED
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
 from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.lock import holder
+from entrypoint.operations import for_programs
 from entrypoint.operations.repeatable_status import read_repetitions
-from entrypoint.redaction import foreign, foreign_report, foreign_values, visible_json
+from entrypoint.operations.whereabouts import Whereabouts, whereabouts
+from entrypoint.redaction import foreign, foreign_report, foreign_values
 from entrypoint.survey import survey_database
 
 TYPE_CHECKING = False
@@ -45,6 +46,10 @@ _GONE = (UNDEFINED_TABLE, UNDEFINED_COLUMN)
 # Exit codes, for scripts that ask for them.
 PENDING = 10
 FAILED = 11
+DIFFERS = 12
+# The states of a line that is applied, as the files have it or not; and of one that a start would run.
+_APPLIED = ("applied", "changed", "missing", "ahead")
+_TO_RUN = ("pending", "failed", "running")
 
 
 class Line(NamedTuple):
@@ -63,6 +68,13 @@ class Line(NamedTuple):
     error: str | None
     walk: Walk | None = None
     """How far it has come, if it runs in batches and is not through."""
+
+
+class Listing(NamedTuple):
+    """What `status` lists."""
+
+    lines: tuple[Line, ...]
+    repeatables: tuple[Repetition, ...]
 
 
 class Status(NamedTuple):
@@ -96,16 +108,44 @@ class Status(NamedTuple):
     """Why these files are too old for the schema, if they are."""
     repeatables: tuple[Repetition, ...] = ()
     """The files in repeatable/, and those that were applied and are gone."""
+    where: Whereabouts = Whereabouts("", "", "", "")
+    """Which database this is about."""
+    chosen: Listing | None = None
+    """What is listed of all this; None for everything."""
+
+    def exit_code(self, *, strict: bool) -> int:
+        """Return the answer for `--exit-code`; if `strict`, a changed or missing file counts before what is pending."""
+        code = {"up_to_date": 0, "pending": PENDING, "error": FAILED}[self.name]
+        return DIFFERS if strict and code != FAILED and (self.count("changed") or self.count("missing")) else code
+
+    def count(self, state: str) -> int:
+        """Return how many migrations are in a state."""
+        return sum(line.state == state for line in self.lines)
+
+    def only(self, *, pending: bool, last: int | None) -> Status:
+        """Return the same with fewer migrations to list: what a start would run, the `last` applied ones, or both.
+
+        With neither, all. What is counted stays.
+        """
+        if not pending and last is None:
+            return self
+        applied = sorted(
+            (line for line in self.lines if line.state in _APPLIED),
+            key=lambda line: (line.applied_at or "", line.number),
+        )
+        chosen = {line.number for line in applied[max(0, len(applied) - (last or 0)) :]}
+        lines = tuple(line for line in self.lines if line.number in chosen or (pending and line.state in _TO_RUN))
+        repeatables = tuple(one for one in self.repeatables if pending and one.state in _TO_RUN)
+        return self._replace(chosen=Listing(lines, repeatables))
 
     @property
-    def exit_code(self) -> int:
-        """For `--exit-code`."""
-        return {"up_to_date": 0, "pending": PENDING, "error": FAILED}[self.name]
+    def listing(self) -> Listing:
+        """What is to be listed."""
+        return self.chosen or Listing(self.lines, self.repeatables)
 
     def documented(self) -> dict[str, object]:
         """Return the status API's answer: the first six keys are fixed, more may follow."""
         last = self.last
-        lock = self.lock
         return {
             "currentVersion": self.current,
             "latestVersion": self.latest,
@@ -113,19 +153,9 @@ class Status(NamedTuple):
             "pendingMigrations": self.pending,
             "status": self.name,
             "lastMigration": last and {"number": last.number, "filename": last.filename, "appliedAt": last.applied_at},
-            "lock": lock
-            and {
-                "held": lock.held,
-                "holder": lock.who,
-                "processId": lock.process_id,
-                "since": lock.since,
-                "migration": lock.migration,
-                "statement": lock.statement,
-                "statements": lock.statements,
-                "heldForSeconds": lock.seconds if lock.held else None,
-                "alive": None if lock.legacy else self.guarded,
-                "progress": _progress(lock.told),
-            },
+            "server": self.where.server or None,
+            "database": self.where.database or None,
+            "lock": for_programs.lock(self.lock, alive=self.guarded),
             "strangers": [
                 {"pid": one.pid, "user": foreign(one.user), "application": foreign(one.application)}
                 for one in self.strangers
@@ -136,7 +166,7 @@ class Status(NamedTuple):
             "outstandingSince": self.outstanding_since,
             "belowFloor": self.below_floor,
             **({} if self.command is None else {"command": self.command.documented()}),
-            "repeatables": [one.documented() for one in self.repeatables],
+            "repeatables": [one.documented() for one in self.listing.repeatables],
             "migrations": [
                 {
                     "number": line.number,
@@ -148,7 +178,7 @@ class Status(NamedTuple):
                     "error": line.error and foreign_report(line.error, line.filename),
                     **({} if line.walk is None else {"batches": foreign_values(line.walk.documented())}),
                 }
-                for line in self.lines
+                for line in self.listing.lines
             ],
         }
 
@@ -171,7 +201,7 @@ def read(settings: Settings) -> Status:
         survey.session.close()
     plan = plan_of(survey.directory.files, found.rows)
     status = summarise(plan, found, place, refuse_out_of_order=settings.refuse_out_of_order)
-    status = with_repetitions(status._replace(unadopted=other), repetitions)
+    status = with_repetitions(status._replace(unadopted=other, where=whereabouts(settings.role)), repetitions)
     return with_command(status, command)
 
 
@@ -287,6 +317,7 @@ def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: 
         outstanding=len(plan.outstanding),
         outstanding_since=_since(plan, details),
         below_floor=words.below_floor(plan).message if plan.below else None,
+        where=whereabouts(),
     )
 
 
@@ -313,20 +344,21 @@ def is_guarded(found: Reading) -> bool | None:
     return any(one.guards and one.exclusive and not holder.is_strange(one, found.lock) for one in found.holders)
 
 
-def print_json(settings: Callable[[], Settings], write: Callable[[str], object]) -> Status:
-    """Print the answer as JSON. That there is none is an answer too; its EntrypointError is raised afterwards."""
+def print_json(
+    settings: Callable[[], Settings], write: Callable[[str], object], *, pending: bool = False, last: int | None = None
+) -> Status:
+    """Print the answer as JSON. That there is none is an answer too; its EntrypointError is raised afterwards.
+
+    `pending` and `last` are as for `Status.only`.
+    """
     try:
-        status = read(settings())
+        status = read(settings()).only(pending=pending, last=last)
     except EntrypointError as error:
-        nothing = Status("error", 0, 0, 0, 0, (), None, None, guarded=False)
-        _write_json(nothing.documented() | {"error": error.message}, write)
+        nothing = Status("error", 0, 0, 0, 0, (), None, None, guarded=False, where=whereabouts())
+        write(for_programs.as_json(nothing.documented() | {"error": error.message}))
         raise
-    _write_json(status.documented(), write)
+    write(for_programs.as_json(status.documented()))
     return status
-
-
-def _write_json(answer: dict[str, object], write: Callable[[str], object]) -> None:
-    write(visible_json(json.dumps(answer, indent=2, ensure_ascii=False)) + "\n")
 
 
 def _line(number: int, filename: str, state: str, detail: Detail | None, error: str | None) -> Line:
@@ -335,9 +367,3 @@ def _line(number: int, filename: str, state: str, detail: Detail | None, error: 
         applied_at = None
     walk = walk_in(error)
     return Line(number, filename, state, applied_at, milliseconds, version, error and without_walk(error), walk)
-
-
-def _progress(detail: Mapping[str, object]) -> dict[str, object] | None:
-    """Return what the holder has told of its statement, under names as the other keys have them."""
-    names = {"or_later": "orLater", "blocked_by": "blockedBy", "seconds_left": "secondsLeft"}
-    return {names.get(name, name): value for name, value in detail.items()} or None

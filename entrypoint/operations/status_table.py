@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from entrypoint.operations.repeatable_status import Repetition
     from entrypoint.operations.status import Line, Status
 
 _HEADER = ("number", "file", "state", "when", "took", "by version")
@@ -49,6 +50,12 @@ _NO_START = "No start relies on this ledger (exit code 78): connect as the owner
 
 _TOO_OLD = "A start from these files is refused (exit code 78): deploy an image that has that file."
 
+# What to do about what is counted in the headline.
+_FIXES = {
+    "failed": "correct the file and deploy it. If the cause was outside the file: entrypoint repair --failed",
+    "changed": "restore the file as it was applied. To accept it as it is: entrypoint repair --checksums",
+    "missing": "restore the file. To forget its row: entrypoint repair --missing",
+}
 _REFUSED = "A start refuses that (exit code 65): rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
 _ADOPT = "A start would run every file. `entrypoint adopt --from TOOL` takes that history over first."
 
@@ -70,19 +77,22 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
         legacy_windows=False,
         _environ={},
     )
-    console.print(Text(_headline(status)), soft_wrap=True)
+    listing = status.listing
+    for text in _head(status):
+        console.print(Text(text), soft_wrap=width is None)  # Broken between words, where it is a person's.
     console.print()
-    if status.lines or status.command is None:
-        console.print(_table(status, width))
-    for line in status.lines:
+    if listing.lines or not (status.command or status.chosen):
+        console.print(_table(listing.lines, width))
+    for line in listing.lines:
         if line.error:
             console.print()
             _print_report(console, f"{clean(line.filename)} ({line.state}):", line.error, line.filename)
-    console.print()
-    if status.repeatables:
-        console.print(_repeatables(status, width))
+    if listing.lines or not (status.command or status.chosen):
         console.print()
-    for one in status.repeatables:
+    if listing.repeatables:
+        console.print(_repeatables(listing.repeatables, width))
+        console.print()
+    for one in listing.repeatables:
         if one.error:
             title = f"{one.shown} (failed at {one.failed_at}; the next start tries it again):"
             _print_report(console, title, one.error, one.shown)
@@ -94,6 +104,14 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
             console.print(Text(_clean_report(text)), soft_wrap=True)
     console.print(Text(_describe(status)), soft_wrap=True)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
+
+
+def _head(status: Status) -> Iterator[str]:
+    yield status.where.line.rstrip()
+    yield _headline(status)
+    for state, fix in _FIXES.items():
+        if status.count(state):
+            yield f"  Fix ({state}): {fix}"
 
 
 def _print_report(console: Console, title: str, report: str, filename: str) -> None:
@@ -118,12 +136,13 @@ def _headline(status: Status) -> str:
     if command is not None and command.pending and not status.pending:
         at = f"At version {status.current}; the" if status.applied else "The"
         state = {"failed": "has failed", "running": "is running"}.get(command.state, "is to run")
-        return f"{at} migration command {state}."
+        return f"{at} migration command {state}{_and_counts(status, 'failed', 'changed', 'missing')}."
     if command is not None and not status.applied and not status.pending:
         return "Up to date."
+    differs = _and_counts(status, "changed", "missing")
     headline = {
-        "up_to_date": f"Up to date at version {status.current}.",
-        "pending": f"At version {status.current}; {_what_is_pending(status)}.",
+        "up_to_date": f"Up to date at version {status.current}{differs}.",
+        "pending": f"At version {status.current}; {_what_is_pending(status)}{differs}.",
         "error": f"At version {status.current}; {_what_is_wrong(status)}.",
     }[status.name]
     half_way = [clean(line.filename) for line in status.lines if line.state == "running"]
@@ -149,19 +168,27 @@ def _what_is_pending(status: Status) -> str:
 
 
 def _what_is_wrong(status: Status) -> str:
-    if any(line.state == "failed" for line in status.lines):
-        return "a migration has failed"
-    return "these files are too old" if status.below_floor else "a repeatable file has failed"
+    states = ("failed", "pending", "changed", "missing")
+    if status.count("failed"):
+        return _and_counts(status, *states).removeprefix("; ")
+    wrong = "these files are too old" if status.below_floor else "a repeatable file has failed"
+    return wrong + _and_counts(status, *states)
 
 
-def _table(status: Status, width: int | None) -> Table:
+def _and_counts(status: Status, *states: str) -> str:
+    """Return how many migrations are in each of these states, to follow a clause: `; 1 failed, 2 changed`."""
+    counts = [f"{number} {state}" for state in states if (number := status.count(state))]
+    return f"; {', '.join(counts)}" if counts else ""
+
+
+def _table(lines: Sequence[Line], width: int | None) -> Table:
     table = Table(box=None if width is None else box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    rows = [_cells(line) for line in status.lines]
+    rows = [_cells(line) for line in lines]
     shown = _HEADER if width is None else _that_fit(rows, width)
     for name in shown:
         # If there is still no room, cells are broken into several lines. Nothing is cut.
         table.add_column(name, overflow="fold", no_wrap=width is None)
-    for line, row in zip(status.lines, rows, strict=True):
+    for line, row in zip(lines, rows, strict=True):
         cells = [
             Text(cell, _COLOURS.get(line.state, "") if name == "state" else "")
             for name, cell in zip(_HEADER, row, strict=True)
@@ -173,20 +200,22 @@ def _table(status: Status, width: int | None) -> Table:
 
 def _that_fit(rows: Sequence[Sequence[str]], width: int) -> tuple[str, ...]:
     """Return the columns for a terminal that is so wide: all, or without those that it can do without. Pure."""
-    wide = {name: max(map(cell_len, cells)) for name, *cells in zip(_HEADER, *rows, strict=True)}
+    columns = dict(zip(_HEADER, zip(_HEADER, *rows, strict=True), strict=True))
+    wide = {name: max(map(cell_len, cells)) for name, cells in columns.items()}
     shown = list(_HEADER)
-    for name in _SPARE:
+    # First what says nothing of any migration.
+    for name in sorted(_SPARE, key=lambda name: any(cell.strip("-") for cell in columns[name][1:])):
         if sum(wide[one] + _BETWEEN for one in shown) - _BETWEEN <= width:
             break
         shown.remove(name)
     return tuple(shown)
 
 
-def _repeatables(status: Status, width: int | None) -> Table:
+def _repeatables(repeatables: Sequence[Repetition], width: int | None) -> Table:
     table = Table(box=None if width is None else box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
     for name in ("repeatable", "state", "when", "by version"):
         table.add_column(name, overflow="fold", no_wrap=width is None)
-    for one in status.repeatables:
+    for one in repeatables:
         cells = [
             Text(cell)
             for cell in (clean(one.name), one.state, one.applied_at or "-", clean(one.application_version or ""))
@@ -232,8 +261,8 @@ def _describe(status: Status) -> str:
         parts.append("taking a backup before it migrates")
     elif lock.migration:
         parts.append(f"at {clean(lock.migration)}")
-    if at := words.statement(lock):
-        parts.append(at)
+    if at := words.doing_now(lock):
+        parts.append(clean(at))
     text = ", ".join(parts)
     if lock.legacy:
         text = f"{text}; a replica of the earlier migration system"

@@ -19,21 +19,26 @@ from entrypoint.migration.ledger.finding import find, refuse_intrusion
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import holder, locked
 from entrypoint.migration.lock.eviction import TOOL
+from entrypoint.operations import for_programs
 from entrypoint.redaction import foreign, visible
 from entrypoint.survey import start_clocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
     from entrypoint.database.session import Session
+    from entrypoint.errors import EntrypointError
     from entrypoint.errors.migration import LockTimeoutError
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.lock.holder import Backend, Observed
     from entrypoint.settings import Settings
 
     Verdict = Literal["free", "dead", "alive", "unknown", "stranger"]
+
+HELD = 75
+"""The exit code for a lock that has a holder, as that of LockHeldError."""
 
 _PATIENCE = 10.0
 _LOOK_AGAIN = 0.25
@@ -97,11 +102,51 @@ def describe(unlock: Unlock) -> str:
     return "\n".join(lines) + "\n"
 
 
-def refuse(unlock: Unlock) -> LockHeldError:
-    """Return the error for a lock that is not freed without force."""
-    row = unlock.sight.row
+def as_json(unlock: Unlock | None, steps: Sequence[str] = (), error: EntrypointError | None = None) -> str:
+    """Return for a program what was seen, if it was, which steps were taken, and why not all."""
+    sight = None if unlock is None else unlock.sight
+    answer = {
+        "state": unlock and unlock.verdict,
+        "lock": sight and for_programs.lock(sight.row, alive=sight.alive),
+        "token": sight and sight.row and sight.row.token,
+        "sessions": []
+        if sight is None
+        else [_documented(one, strange=sight.is_strange(one)) for one in sight.backends],
+        "steps": list(steps),
+    }
+    return for_programs.document(answer, error)
+
+
+def _documented(backend: Backend, *, strange: bool) -> dict[str, object]:
+    held = {"guard": backend.guards, "outside": backend.outside, "founding": backend.makes, "fence": backend.fences}
+    return {
+        "pid": backend.pid,
+        "role": _role(backend, strange=strange).lower(),
+        "user": foreign(backend.user),
+        "application": foreign(backend.application),
+        "client": backend.client or None,
+        "state": backend.state or None,
+        "transactionSeconds": backend.seconds,
+        "since": backend.since or None,
+        "holds": [name for name, holds in held.items() if holds],
+    }
+
+
+def leave_alone(unlock: Unlock) -> int:
+    """Say why a lock is not freed without force, and return the exit code for that.
+
+    That a holder is alive is the answer to a question, and no error. Raises LockHeldError if it is held by somebody who
+    has no business with it.
+    """
     if unlock.verdict == "stranger":
-        return _held_by_strangers(unlock.sight, "nothing was changed")
+        raise _held_by_strangers(unlock.sight, "nothing was changed")
+    logs.failure(_refusal(unlock), level=logs.WARNING)
+    return HELD
+
+
+def _refusal(unlock: Unlock) -> LockHeldError:
+    """Return why a lock with a holder of ours, or of the earlier system, is not freed without force."""
+    row = unlock.sight.row
     if unlock.verdict == "unknown":
         message = "The lock's holder is a replica of the earlier system, which nobody can ask whether it lives"
         remedy = "Wait until its row is 10 minutes old; or, if you know that it is gone: entrypoint unlock --force."

@@ -122,6 +122,10 @@ _SCHEMAS: dict[str, object] = {
             "command": {"$ref": "#/components/schemas/Command"},
             "repeatables": {"type": "array", "items": {"$ref": "#/components/schemas/Repeatable"}},
             "migrations": {"type": "array", "items": {"$ref": "#/components/schemas/Migration"}},
+            "server": {
+                **_nullable(_TEXT),
+                "description": "Host and port as in db:5432, or a socket's directory; null if not known.",
+            },
             "database": {**_TEXT, "description": "Its name."},
             "takenAt": _TIME,
         },

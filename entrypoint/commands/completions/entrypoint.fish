@@ -51,7 +51,7 @@ function _shtab_entrypoint_using
 end
 
 set -g _shtab_entrypoint_commands run migrate status version wait check new import adopt backup rollback baseline repair unlock serve help completion
-set -g _shtab_entrypoint_opts_with_value --against --dir --for --format --from --into --keep --phase --repeatable --table --timeout --to --version
+set -g _shtab_entrypoint_opts_with_value --against --dir --for --format --from --into --keep --last --phase --repeatable --table --timeout --to --version
 
 complete -c entrypoint -e
 complete -c entrypoint -f
@@ -66,6 +66,7 @@ complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_
 complete -c entrypoint -n '_shtab_entrypoint_using migrate' -s h -l help -d 'show this help message and exit'
 complete -c entrypoint -n '_shtab_entrypoint_using migrate' -l dry-run -d 'show what would run, in order, and change nothing'
 complete -c entrypoint -n '_shtab_entrypoint_using migrate' -l rehearse -d 'run all that is pending in one transaction, and roll it back'
+complete -c entrypoint -n '_shtab_entrypoint_using migrate' -l json -d 'with --dry-run or --rehearse: for programs'
 complete -c entrypoint -n '_shtab_entrypoint_using migrate' -l to -x -d 'stop after migration number N'
 complete -c entrypoint -n '_shtab_entrypoint_using migrate' -l phase -xka "after" -d 'after: the rollout is over, so apply the files with `-- entrypoint: phase = after`, too'
 complete -c entrypoint -n '_shtab_entrypoint_using migrate' -l repeatable -x -d 'also apply repeatable/NAME.sql, whatever was applied before; may be given several times'
@@ -73,7 +74,10 @@ complete -c entrypoint -n '_shtab_entrypoint_using migrate' -l no-color -d 'no c
 complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_npos -eq 0' -a status -d 'show what is applied and what is pending'
 complete -c entrypoint -n '_shtab_entrypoint_using status' -s h -l help -d 'show this help message and exit'
 complete -c entrypoint -n '_shtab_entrypoint_using status' -l json -d 'for programs'
+complete -c entrypoint -n '_shtab_entrypoint_using status' -l pending -d 'list only what a start would run'
+complete -c entrypoint -n '_shtab_entrypoint_using status' -l last -x -d 'list only the last N that were applied; with --pending, both'
 complete -c entrypoint -n '_shtab_entrypoint_using status' -l exit-code -d 'tell the answer by the exit code: 0, 10 or 11'
+complete -c entrypoint -n '_shtab_entrypoint_using status' -l strict -d 'the same, and 12 if an applied file has changed or is missing'
 complete -c entrypoint -n '_shtab_entrypoint_using status' -l no-color -d 'no colors, as with NO_COLOR=1'
 complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_npos -eq 0' -a version -d 'print the schema'"'"'s version'
 complete -c entrypoint -n '_shtab_entrypoint_using version' -s h -l help -d 'show this help message and exit'
@@ -86,11 +90,13 @@ complete -c entrypoint -n '_shtab_entrypoint_using wait' -l timeout -x -d 'give 
 complete -c entrypoint -n '_shtab_entrypoint_using wait' -l no-color -d 'no colors, as with NO_COLOR=1'
 complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_npos -eq 0' -a check -d 'check the migration files without a database'
 complete -c entrypoint -n '_shtab_entrypoint_using check' -s h -l help -d 'show this help message and exit'
-complete -c entrypoint -n '_shtab_entrypoint_using check' -l lint -l no-lint -d 'insist on the linter squawk, or leave out all that would hurt under traffic; by default the linter is asked if it is installed'
+complete -c entrypoint -n '_shtab_entrypoint_using check' -l lint -d 'insist on the linter squawk; by default it is asked if it is installed'
+complete -c entrypoint -n '_shtab_entrypoint_using check' -l no-lint -d 'leave out all that would hurt under traffic'
 complete -c entrypoint -n '_shtab_entrypoint_using check' -l against -x -d 'compare with another branch, as git knows it (origin/main): a number that it has for another file is a fault, and so is a file that it has with another content'
 complete -c entrypoint -n '_shtab_entrypoint_using check' -l all -d 'tell everything about files that are applied already, too'
 complete -c entrypoint -n '_shtab_entrypoint_using check' -l strict -d 'let warnings count as faults (exit code 65)'
 complete -c entrypoint -n '_shtab_entrypoint_using check' -l format -xka "text json github sarif codequality" -d 'text: for a person; json: a list of objects; github: workflow commands, which GitHub shows in the pull request; sarif: SARIF 2.1.0, for GitHub'"'"'s code scanning; codequality: for GitLab'"'"'s Code Quality'
+complete -c entrypoint -n '_shtab_entrypoint_using check' -l json -d 'the same as --format json'
 complete -c entrypoint -n '_shtab_entrypoint_using check' -l no-color -d 'no colors, as with NO_COLOR=1'
 complete -c entrypoint -n '_shtab_entrypoint_using check; and test $_shtab_entrypoint_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'only these migrations (numbers are compared with all)'
 complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_npos -eq 0' -a new -d 'write the file for the next migration'
@@ -131,13 +137,14 @@ complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_
 complete -c entrypoint -n '_shtab_entrypoint_using repair' -s h -l help -d 'show this help message and exit'
 complete -c entrypoint -n '_shtab_entrypoint_using repair' -l checksums -d 'record the checksums of applied files that have changed'
 complete -c entrypoint -n '_shtab_entrypoint_using repair' -l failed -d 'remove failed rows, so that the next start runs their files'
-complete -c entrypoint -n '_shtab_entrypoint_using repair' -l missing -d 'forget rows whose file is gone, unless they are above the last file'
-complete -c entrypoint -n '_shtab_entrypoint_using repair' -l ahead -d 'forget rows above the last file, which a newer image wrote; never done unless chosen'
+complete -c entrypoint -n '_shtab_entrypoint_using repair' -l missing -d 'forget rows whose file is gone, unless they are above the last file; done only if chosen'
+complete -c entrypoint -n '_shtab_entrypoint_using repair' -l ahead -d 'forget rows above the last file, which a newer image wrote; done only if chosen'
 complete -c entrypoint -n '_shtab_entrypoint_using repair' -l yes -d 'do it without asking; needed where there is no terminal'
 complete -c entrypoint -n '_shtab_entrypoint_using repair' -l no-color -d 'no colors, as with NO_COLOR=1'
 complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_npos -eq 0' -a unlock -d 'show who holds the migration lock, and free it'
 complete -c entrypoint -n '_shtab_entrypoint_using unlock' -s h -l help -d 'show this help message and exit'
 complete -c entrypoint -n '_shtab_entrypoint_using unlock' -l force -d 'free it from a living holder, too; asks first'
+complete -c entrypoint -n '_shtab_entrypoint_using unlock' -l json -d 'for programs'
 complete -c entrypoint -n '_shtab_entrypoint_using unlock' -l yes -d 'do it without asking; needed where there is no terminal'
 complete -c entrypoint -n '_shtab_entrypoint_using unlock' -l no-color -d 'no colors, as with NO_COLOR=1'
 complete -c entrypoint -n '_shtab_entrypoint_using; and test $_shtab_entrypoint_npos -eq 0' -a serve -d 'answer over HTTP what status says: API, badge, metrics'

@@ -74,11 +74,13 @@ _shtab_entrypoint_baseline_defaults_added=0
 
 _shtab_entrypoint_check_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  {--lint,--no-lint}"[insist on the linter squawk, or leave out all that would hurt under traffic\; by default the linter is asked if it is installed]"
+  "--lint[insist on the linter squawk\; by default it is asked if it is installed]"
+  "--no-lint[leave out all that would hurt under traffic]"
   "--against[compare with another branch, as git knows it (origin\/main)\: a number that it has for another file is a fault, and so is a file that it has with another content]:REF:"
   "--all[tell everything about files that are applied already, too]"
   "--strict[let warnings count as faults (exit code 65)]"
   "--format[text\: for a person\; json\: a list of objects\; github\: workflow commands, which GitHub shows in the pull request\; sarif\: SARIF 2.1.0, for GitHub\'s code scanning\; codequality\: for GitLab\'s Code Quality]:format:(text json github sarif codequality)"
+  "--json[the same as --format json]"
   "--no-color[no colors, as with NO_COLOR\=1]"
   "(*)::only these migrations (numbers are compared with all):_files"
 )
@@ -120,6 +122,7 @@ _shtab_entrypoint_migrate_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--dry-run[show what would run, in order, and change nothing]"
   "--rehearse[run all that is pending in one transaction, and roll it back]"
+  "--json[with --dry-run or --rehearse\: for programs]"
   "--to[stop after migration number N]:N:"
   "--phase[after\: the rollout is over, so apply the files with \`-- entrypoint\: phase \= after\`, too]:phase:(after)"
   "*--repeatable[also apply repeatable\/NAME.sql, whatever was applied before\; may be given several times]:NAME:"
@@ -145,8 +148,8 @@ _shtab_entrypoint_repair_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "*--checksums[record the checksums of applied files that have changed]"
   "*--failed[remove failed rows, so that the next start runs their files]"
-  "*--missing[forget rows whose file is gone, unless they are above the last file]"
-  "*--ahead[forget rows above the last file, which a newer image wrote\; never done unless chosen]"
+  "*--missing[forget rows whose file is gone, unless they are above the last file\; done only if chosen]"
+  "*--ahead[forget rows above the last file, which a newer image wrote\; done only if chosen]"
   "--yes[do it without asking\; needed where there is no terminal]"
   "--no-color[no colors, as with NO_COLOR\=1]"
 )
@@ -183,7 +186,10 @@ _shtab_entrypoint_serve_defaults_added=0
 _shtab_entrypoint_status_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[for programs]"
+  "--pending[list only what a start would run]"
+  "--last[list only the last N that were applied\; with --pending, both]:N:"
   "--exit-code[tell the answer by the exit code\: 0, 10 or 11]"
+  "--strict[the same, and 12 if an applied file has changed or is missing]"
   "--no-color[no colors, as with NO_COLOR\=1]"
 )
 
@@ -193,6 +199,7 @@ _shtab_entrypoint_status_defaults_added=0
 _shtab_entrypoint_unlock_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--force[free it from a living holder, too\; asks first]"
+  "--json[for programs]"
   "--yes[do it without asking\; needed where there is no terminal]"
   "--no-color[no colors, as with NO_COLOR\=1]"
 )

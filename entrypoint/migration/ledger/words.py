@@ -49,8 +49,8 @@ def holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
     doing = f" and is at {row.migration}" if row.migration else ""
     if row.migration == BACKUP:
         doing = " and is taking a backup"
-    if at := statement(row):
-        doing += f", {at}{progress.describe(row.told)}"
+    if at := doing_now(row):
+        doing += f", {at}"
     return f"{who}{since}{doing}"
 
 
@@ -69,6 +69,12 @@ def named(row: LockRow) -> str:
 def statement(row: LockRow) -> str:
     """Return at which statement of its file the holder is, of how many; empty if it has not told."""
     return f"statement {row.statement} of {row.statements}" if row.statement and row.statements else ""
+
+
+def doing_now(row: LockRow) -> str:
+    """Return the same with how far that statement is, and who is in its way, as far as the holder has told."""
+    at = statement(row)
+    return at and f"{at}{progress.describe(row.told)}"
 
 
 def facts(row: LockRow | None) -> dict[str, str | int | None]:
