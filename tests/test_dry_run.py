@@ -22,7 +22,8 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 
 def shown(scene: Scene, *arguments: str) -> str:
-    return scene.start("migrate", "--dry-run", *arguments).ok().stdout
+    """Return what is said below the line that says which database it is."""
+    return scene.start("migrate", "--dry-run", *arguments).ok().stdout.partition("\n")[2]
 
 
 def test_statements_and_what_there_is_to_say_about_them(scene: Scene) -> None:
