@@ -71,6 +71,7 @@ def test_it_shows_what_is_done_and_what_is_going_on_and_goes_away(scene: Scene, 
     until(lambda: "schema is at version 3" in terminal.raw, 5, "the last line of the log")
     screen = terminal.screen
     assert not [line for line in screen if "of 3 migrations" in line or "━" in line], "the bar is gone"
+    assert "" not in screen, "there are no empty lines between those of the log"
     # The log's lines are whole: nothing of the bar is in them, and the terminal alone breaks long ones.
     text = "".join(screen)
     assert "done by now: " + "word-" * 40 in text
