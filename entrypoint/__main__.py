@@ -136,6 +136,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
 
         problem = f"run has no option {foreign(words[0])}" if command else "run needs the application's command"
         return _fail(UsageError(problem, remedy="entrypoint run -- COMMAND [ARGUMENT ...]"), ["run"])
+    _head_log(environ)
     from entrypoint.startup import prepare_for_application
 
     outcome, exit_on_failure = prepare_for_application(environ)
@@ -212,6 +213,16 @@ def _start_logging(words: Sequence[str], environ: Mapping[str, str]) -> tuple[st
     if settings.fields:
         logs.describe(**foreign_values(settings.fields))
     return faults
+
+
+def _head_log(environ: Mapping[str, str]) -> None:
+    """Have the log begin with which database it is about, if a person reads it on a terminal; no other start pays."""
+    from entrypoint import logs
+
+    if logs.on_terminal():
+        from entrypoint.operations.headed_log import head_log
+
+        head_log(environ.get("MIGRATION_ROLE"))
 
 
 def _tell_misspelt(environ: Mapping[str, str]) -> None:

@@ -33,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "__main__": {
         "reporting",
         "cli",
+        "operations",
         "startup",
         "settings",
         "handover",

@@ -86,6 +86,12 @@ def test_the_log_on_a_terminal_begins_with_it(scene: Scene) -> None:
         scene.launch("migrate", env=env, stderr=screen.fd).ok()
         lines = screen.screen
     assert [lines[0], lines[1][13:]] == [line(scene), "the schema is up to date at version 2"]
+    with Screen(columns=200) as screen:
+        scene.launch("run", "--", "true", env=env, stderr=screen.fd).ok()
+        assert screen.screen[0] == line(scene)
+    with Screen(columns=200) as screen:
+        scene.launch("run", "--", "true", env={**env, "AUTO_MIGRATE": "false"}, stderr=screen.fd).ok()
+        assert [text[13:] for text in screen.screen] == ["AUTO_MIGRATE is false: the database was not touched"]
 
 
 def test_each_line_of_json_says_it_itself(scene: Scene) -> None:

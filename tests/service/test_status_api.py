@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conftest import missing
+from demo.postgres import HOST
 from entrypoint.database.session import Session
 from entrypoint.service import sessions
 from entrypoint.service.reader import Reader
@@ -102,7 +103,7 @@ def test_it_says_what_the_command_says(scene: Scene, serve: Serve) -> None:
     assert states == ["applied", "changed", "failed", "pending"]
     assert "nonsense" in data["migrations"][2]["error"]
     said = json.loads(scene.start("status", "--json").ok().stdout)
-    assert data.pop("database") == scene.database.name
+    assert (data["server"], data["database"]) == (f"{HOST}:{scene.database.server.port}", scene.database.name)
     assert data.pop("takenAt")
     assert data == said
 
