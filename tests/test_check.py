@@ -327,6 +327,8 @@ def test_a_comment_excepts_from_every_rule_of_ours(check: Check, migrations_dir:
     assert '"-- squawk-ignore-file RULE" into a file' in remedy
     assert told("", "-- squawk-ignore {}\n") == []
     assert told("", "-- squawk-ignore ban-char-field, {}\n") == []
+    assert told("", "-- squawk-ignore {} -- nobody is there at night\n") == []
+    assert told("", "/* squawk-ignore {} */\n") == []
     # Not the comment of another statement.
     assert told("-- squawk-ignore {}\n", "") == sorted(EXCEPTED)
 
@@ -368,8 +370,22 @@ def test_a_comment_for_a_file_that_is_out_of_order(check: Check, migrations_dir:
         subprocess.run([*git, *words], cwd=tmp_path, check=True, env={"PATH": os.environ["PATH"], "HOME": "/"})
     write_migrations(migrations_dir, {"003_late.sql": "SELECT 3;"})
     assert [rule for *_, rule in of_level(check("--against", "main"), "warning")] == ["out-of-order"]
-    write_migrations(migrations_dir, {"003_late.sql": "-- squawk-ignore-file out-of-order\nSELECT 3;"})
-    assert not of_level(check("--against", "main"), "warning")
+    for form in ("-file", ""):
+        write_migrations(migrations_dir, {"003_late.sql": f"-- squawk-ignore{form} out-of-order\nSELECT 3;"})
+        assert not of_level(check("--against", "main"), "warning")
+    # Without a rule it is about the statement.
+    write_migrations(migrations_dir, {"003_late.sql": "-- squawk-ignore\nSELECT 3;"})
+    assert [rule for *_, rule in of_level(check("--against", "main"), "warning")] == ["out-of-order"]
+
+
+def test_an_error_cannot_be_silenced(check: Check, migrations_dir: Path) -> None:
+    """And the linter, which takes the name for a misspelt one, is not repeated."""
+    write_migrations(migrations_dir, GOOD | {"003_comment.sql": "-- squawk-ignore syntax, sintax\nSELECT 3;\n"})
+    said = [(one["rule"], one["message"]) for one in check() if one["level"] == "warning"]
+    assert said == [
+        ("unused-ignore", "syntax is an error, and an error cannot be silenced"),
+        ("unused-ignore", "unknown name sintax"),
+    ]
 
 
 def test_what_files_say_of_others_that_are_not_there(check: Check, migrations_dir: Path) -> None:

@@ -15,7 +15,7 @@ from entrypoint import __main__ as program
 from entrypoint import __version__, api, errors
 from entrypoint.errors import migration, operator
 from entrypoint.operations import status
-from entrypoint.operations.silence import OWN_WARNINGS
+from entrypoint.operations.silence import OWN_ERRORS, OWN_WARNINGS
 from kit.migrations import write_migrations
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def test_each_format_and_each_rule_of_check_is_named() -> None:
     )
     assert set(re.findall(r"`([\w-]+)`", rows["warning"])) == OWN_WARNINGS | {"command"}
     assert set(re.findall(r"`([\w-]+)`", rows["error"])) == rules_of_errors()
+    assert rules_of_errors() - OWN_WARNINGS == OWN_ERRORS
 
 
 def rules_of_errors() -> set[str]:

@@ -19,7 +19,7 @@ from entrypoint.migration.script import contraction, ignoring
 from entrypoint.migration.script.files import BYTE_ORDER_MARK
 from entrypoint.operations import child
 from entrypoint.operations.findings import Finding
-from entrypoint.operations.silence import OWN_WARNINGS
+from entrypoint.operations.silence import OWN_ERRORS, OWN_WARNINGS
 from entrypoint.redaction import foreign
 
 TYPE_CHECKING = False
@@ -56,7 +56,7 @@ AFTER_THE_ROLLOUT = (
     *("ban-set-schema", "renaming-column", "renaming-object", "renaming-table"),
 )
 # What squawk says of a rule of ours in a comment.
-_UNKNOWN = frozenset(("unused-ignore", f"unknown name {rule}") for rule in OWN_WARNINGS)
+_UNKNOWN = {f"unknown name {rule}": rule for rule in OWN_WARNINGS | OWN_ERRORS}
 # "The migration can't be rerun if it fails part way through": true only of a file that can fail part way.
 _RERUN = "prefer-robust-stmts"
 # What squawk's own grammar does not know. PostgreSQL's is asked first.
@@ -102,9 +102,12 @@ def read(answer: Mapping[str, Any], shown: str, migration: Prepared) -> Finding 
     squawk counts lines from 0, and columns in bytes from 0, a byte-order mark included. Raises LookupError,
     TypeError or ValueError for what is no violation.
     """
-    rule = str(answer["rule_name"])
-    if not holds(rule, migration) or (rule, answer.get("message")) in _UNKNOWN:
+    rule, message = str(answer["rule_name"]), str(answer["message"])
+    ours = _UNKNOWN.get(message) if rule == "unused-ignore" else None
+    if not holds(rule, migration) or ours in OWN_WARNINGS:
         return None
+    if ours is not None:
+        message = f"{ours} is an error, and an error cannot be silenced"
     line, byte = int(answer["line"]), int(answer["column"])
     lines = migration.text.split("\n")
     before = lines[line].encode()[: max(0, byte - (_mark(migration) if line == 0 else 0))]
@@ -114,9 +117,7 @@ def read(answer: Mapping[str, Any], shown: str, migration: Prepared) -> Finding 
         migration.text, migration.advice.statements, line + 1, column
     ):
         return None
-    return Finding(
-        "warning", rule, foreign(str(answer["message"])), shown, line + 1, column, remedy=answer["help"] or None
-    )
+    return Finding("warning", rule, foreign(message), shown, line + 1, column, remedy=answer["help"] or None)
 
 
 def holds(rule: str, migration: Prepared) -> bool:

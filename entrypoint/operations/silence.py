@@ -15,6 +15,11 @@ OWN_WARNINGS = frozenset({
     contraction.RULE, repetition.RULE, REQUIRES,
     "commit-in-block", "idle-commit", "out-of-order", "refresh", "repack-concurrently",
 })  # fmt: skip
+# Its errors. A comment that names one is told that it changes nothing.
+OWN_ERRORS = frozenset({
+    "changed", "command", "content", "encoding", "floor", "name", "number", "number-taken", "order", "origin",
+    "repeatable", "replaces", "rollback", "syntax", "unreadable",
+})  # fmt: skip
 
 
 def way_out(finding: Finding, rule: str) -> str:

@@ -1,7 +1,8 @@
-"""Comments that except a statement or a file from a warning. They are squawk's, and hold for this program's rules, too.
+"""Comments that silence a warning for a statement or a file. They are squawk's, and hold for this program's rules, too.
 
-`-- squawk-ignore RULE, …` above a statement, or within it, is about that statement, and `-- squawk-ignore-file RULE`
-anywhere in a file about all of it. Without a rule, either is about every rule. Pure functions over a file's text.
+`-- squawk-ignore RULE, … -- why` above a statement, within it, or behind it on its last line is about that statement,
+and `-- squawk-ignore-file RULE` anywhere in a file about all of it; `/* … */` does as well. Without a rule, either is
+about every rule. Pure functions over a file's text.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.script.scanner import Statement
 
-_IGNORE = re.compile(r"--[ \t]*squawk-ignore(-file)?\b[ \t]*:?([\w\-, \t]*)")
+# The names end where a second `--` begins: what follows is the reason.
+_IGNORE = re.compile(r"(?:--[ \t]*|/\*\s*)squawk-ignore(-file)?(?![\w-])[ \t]*:?((?:(?!--)[\w\-, \t])*)")
 # What a comment without a rule names.
 EVERY = ""
 
@@ -24,7 +26,7 @@ def statements_with_ignored(text: str, statements: Sequence[Statement]) -> Itera
     everywhere = ignored_in_file(text)
     before = 0
     for statement in statements:
-        yield statement, everywhere | _named(text, before, statement.end, of_file=False)
+        yield statement, everywhere | _named(text, before, _end_of_line(text, statement.end), of_file=False)
         before = statement.end
 
 
@@ -38,13 +40,14 @@ def ignored_at(
 ) -> frozenset[str]:
     """Return the rules from which the statement at a place is excepted, or where there is no `line`, the file.
 
-    `line`, `column`: counted from 1. The place may be in what is left out of the `statements`, such as a COMMIT.
+    `line`, `column`: counted from 1. The place may be in what is left out of the `statements`, such as a COMMIT. A
+    comment that names the rule of a warning about the whole file may have either form.
     """
     everywhere = ignored_in_file(text)
     if line is None:
-        return everywhere
+        return everywhere | (_named(text, 0, len(text), of_file=False) - {EVERY})
     begin = sum(len(one) + 1 for one in text.split("\n")[: line - 1])
-    end = text.find("\n", begin) % (len(text) + 1)
+    end = _end_of_line(text, begin)
     written = text[begin:end]
     place = begin + (len(written) - len(written.lstrip()) if column is None else column - 1)
     before = 0
@@ -52,10 +55,14 @@ def ignored_at(
         if place < statement.start:
             break
         if place < statement.end:
-            end = statement.end
+            end = _end_of_line(text, statement.end)
             break
         before = statement.end
     return everywhere | _named(text, before, end, of_file=False)
+
+
+def _end_of_line(text: str, place: int) -> int:
+    return text.find("\n", place) % (len(text) + 1)
 
 
 def _named(text: str, start: int, end: int, *, of_file: bool) -> frozenset[str]:
