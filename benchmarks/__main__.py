@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from benchmarks import (
     batches,
     command,
+    fleet,
     growth,
     memory,
     peers,
@@ -47,9 +48,10 @@ SCENARIOS: dict[str, ModuleType] = {
     "storm": storm,
     "traffic": traffic,
     "batches": batches,
+    "fleet": fleet,
 }
 # These take minutes by themselves, and have to be asked for.
-ON_DEMAND = ("storm", "traffic", "batches")
+ON_DEMAND = ("storm", "traffic", "batches", "fleet")
 
 
 def main() -> int:

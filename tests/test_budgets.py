@@ -115,6 +115,20 @@ def test_too_many_clients_and_then_the_lock_have_one_budget(scene: Scene, crowde
     assert when(last) - when(first) < 4 + 1, run.report()
 
 
+def test_waiters_share_the_connections_that_there_are(scene: Scene, crowded: Callable[[int], None]) -> None:
+    """More replicas than connections, and a long migration: who waits takes turns, or the others would give up."""
+    crowded(6)
+    scene.write({"002_gate.sql": f"CREATE TABLE b (); {Gate.PASS}"})
+    with Gate(scene.database) as gate:
+        runs = [scene.start(url=url_of(scene), DB_CONNECT_BACKOFF_MS=300)]
+        gate.arrival()
+        runs += [scene.start(url=url_of(scene), DB_CONNECT_BACKOFF_MS=300) for _ in range(8)]
+        until(lambda: all(run.logs("lock.waiting") for run in runs[1:]), 28, "everybody to have looked")
+        gate.open()
+        outcomes = [told(run).outcome for run in runs]
+    assert sorted(outcomes) == ["migrated", *["waited"] * 8]
+
+
 @pytest.mark.thorough
 @pytest.mark.case("B16")
 def test_a_locked_ledger_and_then_the_lock_have_one_budget(scene: Scene) -> None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
     from entrypoint.records import ConnectPolicy
 
+# Refusing takes the server as long as a third of a login: ten thousand replicas that ask again every second leave it no
+# time for anything else (docs/decisions/0059). Short enough to be tried some times within MIGRATION_LOCK_TIMEOUT_MS.
+_LONGEST_IN_A_CROWD = 10.0
+
 
 class Stop:
     """When to stop trying: attempts are counted, except those that met a server with too many clients."""
@@ -29,11 +33,14 @@ class Stop:
         self._attempts = attempts
         self._clocks = clocks
         self.counted = counted
+        self.refused = 0
+        """How often the server had too many clients."""
 
     def __call__(self, state: tenacity.RetryCallState) -> bool:
         """Judge the attempt that just failed."""
         waiting = self.waiting(state)
         if waiting is not None:
+            self.refused += 1
             return waiting.passed()
         self._clocks.turn_to(CONNECTING)
         self.counted += 1
@@ -46,13 +53,20 @@ class Stop:
         return self._clocks.turn_to(WAITING) if crowded else None
 
 
-def pause_after(earlier_failures: int, backoff: float, jitter: Callable[[float, float], float]) -> float:
+def pause_after(
+    earlier_failures: int, backoff: float, jitter: Callable[[float, float], float], most: float = LONGEST_PAUSE
+) -> float:
     """Return the seconds to wait after one more failure: doubling, and shortened at random by up to half.
 
     Jitter only ever shortens, so that the sum of all pauses has a bound that can be promised.
     """
-    longest = min(backoff * 2.0 ** min(earlier_failures, DOUBLINGS), LONGEST_PAUSE)
+    longest = min(backoff * 2.0 ** min(earlier_failures, DOUBLINGS), most)
     return jitter(longest / 2, longest)
+
+
+def pause_in_a_crowd(earlier_refusals: int, backoff: float, jitter: Callable[[float, float], float]) -> float:
+    """Return the seconds to wait where the server has too many clients: doubling as well, to a pause less long."""
+    return pause_after(earlier_refusals, backoff, jitter, _LONGEST_IN_A_CROWD)
 
 
 def connect_again(
@@ -76,9 +90,10 @@ def connect_again(
 
     def wait(state: tenacity.RetryCallState) -> float:
         # tenacity asks for the pause before it asks whether to stop, so this failure is not counted yet.
-        seconds = pause_after(stop.counted, policy.backoff, uniform)
         waiting = stop.waiting(state)
-        return seconds if waiting is None else min(seconds, waiting.remaining())
+        if waiting is None:
+            return pause_after(stop.counted, policy.backoff, uniform)
+        return min(pause_in_a_crowd(stop.refused, policy.backoff, uniform), waiting.remaining())
 
     def tell(state: tenacity.RetryCallState) -> None:
         failure = _failure_of(state) or first_failure

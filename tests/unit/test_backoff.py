@@ -9,7 +9,7 @@ import pytest
 import tenacity
 
 from entrypoint.clocks import CONNECTING, Clocks
-from entrypoint.database.backoff import Stop, connect_again, pause_after
+from entrypoint.database.backoff import Stop, connect_again, pause_after, pause_in_a_crowd
 from entrypoint.database.classify import classify_connection_failure
 from entrypoint.database.connect import connect
 from entrypoint.database.login import Failure
@@ -72,6 +72,11 @@ def test_jitter_only_shortens() -> None:
         pauses = [pause_after(earlier, 1.0, source.uniform) for _ in range(200)]
         assert bound / 2 <= min(pauses) < bound * 0.6
         assert bound * 0.9 < max(pauses) <= bound
+
+
+def test_a_full_server_is_asked_less_and_less_often() -> None:
+    assert [pause_in_a_crowd(refused, 1.0, longest) for refused in (0, 1, 2, 3, 4, 500)] == [1, 2, 4, 8, 10, 10]
+    assert pause_in_a_crowd(4, 1.0, shortest) == 5
 
 
 # --- Stop -----------------------------------------------------------------------------------------------
@@ -197,7 +202,9 @@ def test_a_crowded_server_costs_no_attempts(pauses: list[float]) -> None:
     fake = FakeTarget(CROWDED, CROWDED, REFUSED, CROWDED, CROWDED, CROWDED, REFUSED)
     assert attempt(fake, 3, budget=60) == "a session"  # type: ignore[comparison-overlap]
     assert fake.attempts == 8
-    assert max(pauses) <= 2.0, "nor do its pauses grow: there is a place as soon as somebody is done"
+    crowded = [pauses[place] for place in (0, 1, 3, 4, 5)]
+    assert all(pause <= bound for pause, bound in zip(crowded, (1, 2, 4, 8, 10), strict=True)), "counted by themselves"
+    assert pauses[6] <= 2.0
 
 
 def test_the_last_failure_is_the_one_that_is_told(pauses: list[float]) -> None:

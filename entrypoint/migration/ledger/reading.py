@@ -20,6 +20,26 @@ if TYPE_CHECKING:
 # What the lock's row shows instead of a file's name while the holder takes a backup.
 BACKUP = "backup"
 
+# Whether less than a tenth of the connections of the server, the database, or the user is left, or fewer than
+# a holder needs. Anybody may count the sessions; the server's own processes take no place, and belong to no database.
+_RESERVED = " - ".join(
+    f"coalesce(pg_catalog.current_setting('{name}', true)::int, 0)"
+    for name in ("superuser_reserved_connections", "reserved_connections")
+)
+_NEARLY_FULL = f"""
+WITH s AS MATERIALIZED (
+    SELECT a.datid, a.usesysid FROM pg_catalog.pg_stat_get_activity(NULL) a WHERE a.datid IS NOT NULL
+)
+SELECT pg_catalog.bool_or(l.most >= 0 AND l.most - l.used < greatest(l.most / 10, 3)) FROM (
+    SELECT pg_catalog.current_setting('max_connections')::int - {_RESERVED}, (SELECT pg_catalog.count(*) FROM s)
+    UNION ALL
+    SELECT d.datconnlimit, (SELECT pg_catalog.count(*) FROM s WHERE s.datid = d.oid)
+    FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+    UNION ALL
+    SELECT r.rolconnlimit, (SELECT pg_catalog.count(*) FROM s WHERE s.usesysid = r.oid)
+    FROM pg_catalog.pg_roles r WHERE r.rolname = session_user
+) l (most, used)"""
+
 
 class LockRow(NamedTuple):
     """The row of `migration_lock`, in words for messages and with the facts for decisions."""
@@ -161,11 +181,14 @@ def look_on(session: Connection, place: Place, role: str | None, deadline: Deadl
 
 def look_at_holder(
     session: Connection, place: Place, role: str | None, deadline: Deadline
-) -> tuple[LockRow | None, Guardian | None]:
-    """Read the lock's row, and who holds the guard's lock, if anybody does. Raises what `look` does."""
-    rows, guardians = ask(session, role, deadline, (_lock_row_sql(place), guardian(place)))
+) -> tuple[LockRow | None, Guardian | None, bool]:
+    """Read the lock's row, who holds the guard's lock, if anybody does, and whether the server is nearly full.
+
+    Raises what `look` does.
+    """
+    rows, guardians, crowd = ask(session, role, deadline, (_lock_row_sql(place), guardian(place), _NEARLY_FULL))
     found = [Guardian(int(pid or 0), application or "", key == "3") for pid, application, key in guardians]
-    return as_lock(rows), found[0] if found else None
+    return as_lock(rows), found[0] if found else None, crowd[0][0] == "t"
 
 
 def read(session: Connection, place: Place, schema: str | None, role: str | None, deadline: Deadline) -> Reading:

@@ -34,6 +34,7 @@ from entrypoint.migration.lock.waiting import (
     pause_between_glances,
     pause_between_looks,
     pause_with_glances,
+    pause_without_a_place,
     time_for_a_look,
 )
 
@@ -69,7 +70,10 @@ class Contender:
         self._clocks = assignment.clocks
         self._pooled = place is not None and 0 != place.backend_pid != session.login_pid
         self._patience = Patience(assignment.clocks, assignment.lock, assignment.apply, assignment.role)
-        self._short_of_connections = False
+        self._refused = False
+        """Whether the server had no connection for us; from then on there is one for each look, and no longer."""
+        self._without_a_place = 0
+        """After how many looks in a row we have given our connection back."""
         self._news = News()
         self._seen: LockRow | None = None
         self._taken = False
@@ -112,8 +116,12 @@ class Contender:
 
     def _rest(self, deadline: Deadline) -> None:
         """Pause until the next look; no longer than until nobody has the lock any more, if somebody had it."""
-        if self._short_of_connections:
+        if self._refused or (self._patience.crowded and not self._pooled):
             self._line.drop()
+            pause(min(pause_without_a_place(self._without_a_place), deadline.remaining()))
+            self._without_a_place += 1
+            return
+        self._without_a_place = 0
         if not self._taken:
             seconds = pause_behind_a_fence(self._fenced.seconds()) or pause_between_looks()
             pause(min(seconds, deadline.remaining()))
@@ -313,7 +321,7 @@ class Contender:
                 remedy=self._assignment.target.remedy(failure.cause.remedy),
                 cause=failure.cause.name,
             )
-        self._short_of_connections = failure.cause.name == "too_many_clients"
+        self._refused = failure.cause.name == "too_many_clients"
         logs.event(
             logs.INFO,
             "lock.no_connection",

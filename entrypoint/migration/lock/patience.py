@@ -40,10 +40,12 @@ class Patience:
         """The session of ours, by its pid, that had the lock when it was last asked, without a row that says so."""
         self.stranger: Guardian | None = None
         """Who was seen to hold the guard's lock without being the holder that the row names."""
+        self.crowded = False
+        """Whether the server had hardly any connections left when it was last asked."""
 
     def forget(self) -> None:
         """Let the clock run: the lock is free, or there is nothing to wait for that long."""
-        self._asked, self.stranger = float("-inf"), None
+        self._asked, self.stranger, self.crowded = float("-inf"), None, False
         self._clocks.stand(0.0)
 
     def weigh(self, session: Session, place: Place, token: str | None = None) -> None:
@@ -56,7 +58,7 @@ class Patience:
             return
         self._asked, self._token = now, token
         try:
-            row, guardian = reading.look_at_holder(session, place, self._role, Deadline(_PATIENCE))
+            row, guardian, self.crowded = reading.look_at_holder(session, place, self._role, Deadline(_PATIENCE))
         except StatementError as error:
             logs.event(logs.DEBUG, "lock.holder_not_seen", f"cannot see who holds the migration lock: {error}")
             return

@@ -21,6 +21,9 @@ _PAUSE = (0.25, 1.0)
 # While a holder is known to have the lock, whose going a glance shows.
 _LONG_PAUSE = (1.0, 2.0)
 _GLANCE_EVERY = (0.2, 0.4)
+# While the server is short of connections and we have given ours back: so many share those that there are by turns.
+_PAUSE_WITHOUT_A_PLACE = 1.0
+_LONGEST_WITHOUT_A_PLACE = 5.0
 # While only a fence stands in the way, whose holder may be gone: the server sees that within 0.1 s.
 _SHORT_PAUSE = 0.25
 _FIRST_PAUSE = (0.05, 0.15)
@@ -41,6 +44,12 @@ def pause_with_glances() -> float:
 def pause_between_glances() -> float:
     """Return how long to sleep before the next glance."""
     return uniform(*_GLANCE_EVERY)
+
+
+def pause_without_a_place(times: int) -> float:
+    """Return how long to go without a connection that others need, after the `times`-th such look: ever longer."""
+    longest = min(_PAUSE_WITHOUT_A_PLACE * 2.0 ** min(times, 10), _LONGEST_WITHOUT_A_PLACE)
+    return uniform(longest / 2, longest)
 
 
 def pause_behind_a_fence(seconds: float) -> float:
