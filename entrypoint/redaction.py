@@ -263,7 +263,10 @@ class Secrets:
 
     def know_for_now(self, secrets: Iterable[str]) -> None:
         """Remember these beside those that last."""
-        self._passing = tuple(dict.fromkeys((*self._passing, *secrets)))[-_MOST_PASSING:]
+        new = [secret for secret in secrets if secret not in self._lasting]
+        if not new:
+            return
+        self._passing = tuple(dict.fromkeys((*self._passing, *new)))[-_MOST_PASSING:]
         self._look_for(self._lasting.union(self._passing))
 
     def _look_for(self, secrets: frozenset[str]) -> None:

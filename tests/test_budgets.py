@@ -106,7 +106,7 @@ def test_too_many_clients_and_then_the_lock_have_one_budget(scene: Scene, crowde
     scene.write(GATED)
     with scene.database.connect() as other:
         other.execute(f"SELECT pg_advisory_lock({lock_key()})")
-        run = scene.start("migrate", url=url_of(scene), MIGRATION_LOCK_TIMEOUT_MS=4000)
+        run = scene.start("migrate", url=url_of(scene), MIGRATION_LOCK_TIMEOUT_MS=4000, DB_CONNECT_BACKOFF_MS=300)
         until(lambda: len(run.logs("database.retry")) == 4, 15, "refusals")
         crowded(-1)
         assert run.wait() == 75

@@ -202,10 +202,12 @@ def test_in_text_they_are_left_out(run_entrypoint: Start, database: Database, mi
         ('["shop"]', "must be a JSON object"),
         ('{"a": NaN}', "is not JSON"),
         ("[" * 100_000, "is not JSON"),
+        # JSON's reader takes it, and the log's writer did not.
+        (f'{{"a": {"[" * 900}{"]" * 900}}}', "more than 32 values within each other"),
         ('{"": 1}', "a name for each field"),
         ('{"user": "me", "time": 1}', "must not have time, user"),
     ],
-    ids=["text", "list", "nan", "deep", "nameless", "taken"],
+    ids=["text", "list", "nan", "deep", "less deep", "nameless", "taken"],
 )
 def test_log_fields_that_cannot_be_used(run_entrypoint: Start, migrations_dir: Path, value: str, what: str) -> None:
     run = run_entrypoint("check", env={"LOG_FIELDS": value})

@@ -402,6 +402,24 @@ def test_the_configured_password_in_a_migration(
     assert fragments_in(database.one("SELECT error_message FROM schema_migrations")) == []
 
 
+@pytest.mark.parametrize("where", ["the service", "a password file of the service's"])
+def test_a_password_that_only_libpq_finds(
+    run_entrypoint: Start, database: Database, migrations_dir: Path, tmp_path: Path, where: str
+) -> None:
+    """In the system's service file, or in a password file that a service names: what it has used is known."""
+    write_migrations(migrations_dir, {"001_talkative.sql": "DO $$ BEGIN RAISE NOTICE 'Quokka-Wombat'; END $$;"})
+    passfile = tmp_path / "passfile"
+    passfile.write_text("*:*:*:*:Quokka-Wombat\n")
+    passfile.chmod(0o600)
+    found = "password=Quokka-Wombat" if where == "the service" else f"passfile={passfile}"
+    server = database.server
+    service = f"[shop]\nhost={HOST}\nport={server.port}\ndbname={database.name}\nuser=postgres\n{found}\n"
+    (tmp_path / "pg_service.conf").write_text(service)
+    run = run_entrypoint("migrate", env={"PGSYSCONFDIR": str(tmp_path), "PGSERVICE": "shop"}).ok()
+    nothing_in(run)
+    assert "NOTICE: ***" in run.stderr
+
+
 def test_a_password_in_bad_files(run_entrypoint: Start, migrations_dir: Path) -> None:
     """What `check` and a refused start quote of a file."""
     write_migrations(

@@ -16,7 +16,7 @@ from entrypoint.database.binding import binding
 from entrypoint.database.classify import classify_connection_failure, without_codes
 from entrypoint.database.session import Session
 from entrypoint.deadline import Deadline, sliced
-from entrypoint.redaction import foreign
+from entrypoint.redaction import foreign, know_for_now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,13 +62,20 @@ def attempt(conninfo: str, deadline: Deadline) -> Session:
         f"connected to {foreign(connection.host()) or 'the local socket'}, database {foreign(connection.database())}",
         backend=connection.backend_pid,
     )
-    return Session(connection)
+    return _session(connection)
 
 
 def go_on(connection: libpq.Connection) -> Session | None:
     """Return a session on a connection that is there; None if that cannot be, and then the connection is closed."""
     taken = binding().take(connection)
-    return None if taken is None else Session(taken)
+    return None if taken is None else _session(taken)
+
+
+def _session(connection: pq.Connection) -> Session:
+    # libpq looks into more places than we do: a service file of the system's, a password file that it names.
+    if password := connection.password():
+        know_for_now([password])
+    return Session(connection)
 
 
 class _Attempt:

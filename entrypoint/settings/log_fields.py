@@ -18,6 +18,8 @@ _OURS = frozenset(
 )
 # https://www.w3.org/TR/trace-context/: version, trace, parent, flags; a later version may have more behind.
 _LENGTHS = (2, 32, 16, 2)
+# Whoever reads the log has such a limit, too; Python's own would be met in the middle of a line.
+_DEEPEST = 32
 _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
@@ -30,6 +32,8 @@ def parse(value: str) -> dict[str, object]:
         raise ValueError(f"is not JSON{where}; it must be an object, like {_EXAMPLE}") from None
     if not isinstance(found, dict) or "" in found:
         raise ValueError(f"must be a JSON object with a name for each field, like {_EXAMPLE}")
+    if _deeper_than(found, _DEEPEST):
+        raise ValueError(f"has more than {_DEEPEST} values within each other")
     if taken := sorted(_OURS & found.keys()):
         raise ValueError(f"must not have {', '.join(taken)}: the program says that itself")
     return found
@@ -42,13 +46,22 @@ def trace(traceparent: str) -> dict[str, str | None]:
     version, trace_id, span_id, _ = (*parts, *[""] * 4)[:4]
     if (
         [len(part) for part in parts[:4]] != list(_LENGTHS)
-        or not set("".join(parts)) <= _HEXADECIMAL
+        or not set("".join(parts[:4])) <= _HEXADECIMAL
+        or not value.isascii()
+        or not value.isprintable()
         or version == "ff"
         or (version == "00" and len(parts) > len(_LENGTHS))
         or not (trace_id.strip("0") and span_id.strip("0"))
     ):
         return {}
     return {"traceparent": value, "trace_id": trace_id, "span_id": span_id}
+
+
+def _deeper_than(value: object, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    within = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper_than(one, levels - 1) for one in within)
 
 
 def _refuse(_: str) -> NoReturn:

@@ -10,11 +10,12 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 VALID = f"00-{TRACE}-{SPAN}-01"
 
 
-@pytest.mark.parametrize("value", [VALID, f" {VALID}\n", f"01-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-00-more"])
+@pytest.mark.parametrize(
+    "value",
+    # A later version may have anything behind.
+    [VALID, f" {VALID}\n", f"01-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-00-more", f"01-{TRACE}-{SPAN}-01-a-Z"],
+)
 def test_valid(value: str) -> None:
-    if value.endswith("-more"):  # A later version's may be anything; letters beyond f are none of ours.
-        assert trace(value) == {}
-        value = value.replace("more", "abc")
     assert trace(value) == {"traceparent": value.strip(), "trace_id": TRACE, "span_id": SPAN}
 
 
@@ -23,6 +24,7 @@ def test_valid(value: str) -> None:
     [
         *("", "-", "---", "00", VALID.upper(), VALID[:-1], f"{VALID}-00", VALID.replace("00-", "ff-", 1), f"0{VALID}"),
         *(f"00-{'0' * 32}-{SPAN}-01", f"00-{TRACE}-{'0' * 16}-01", VALID.replace("-", "_"), VALID.replace("b", "g")),
+        *(f"01-{TRACE}-{SPAN}-01x", f"01-{TRACE}-{SPAN}-01-\x1b[1m", f"01-{TRACE}-{SPAN}-01-\xe9"),
         *("postgresql://u:secret@h/d", "\udcff", VALID.replace("4", "\N{ARABIC-INDIC DIGIT FOUR}")),
     ],
 )
