@@ -155,7 +155,9 @@ def _with_fingerprints(findings: Iterable[Finding]) -> Iterator[tuple[Finding, s
 
 
 def _lines_of(name: str) -> list[str]:
+    path = Path(name)
     try:
-        return Path(name).read_bytes().decode(errors="replace").split("\n")
+        # A finding may be that it is none: a named pipe would be waited for.
+        return path.read_bytes().decode(errors="replace").split("\n") if path.is_file() else []
     except OSError:
         return []

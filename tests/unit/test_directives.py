@@ -52,6 +52,14 @@ def test_several() -> None:
         ("/* entrypoint: phase = after */", "phase = after"),
         ("/*\n * entrypoint: timeout = 30min\n */", "timeout = 30min"),
         ("--- entrypoint: Requires=12", "requires = 12"),
+        ("-- entrypiont: phase = after", "phase = after"),
+        ("-- entrpoint: phase = after", "phase = after"),
+        ("-- entrypoints: phase = after", "phase = after"),
+        ("-- entr\N{CYRILLIC SMALL LETTER U}point: phase = after", "phase = after"),
+        ("-- entrypoint; phase = after", "phase = after"),
+        ("-- entrypoint\N{FULLWIDTH COLON} phase = after", "phase = after"),
+        ("-- @entrypoint phase = after", "phase = after"),
+        ("-- Entry point: phase = after", "phase = after"),
     ],
 )
 def test_a_comment_that_is_nearly_one_is_refused_with_what_was_meant(comment: str, meant: str) -> None:
@@ -63,13 +71,21 @@ def test_a_comment_that_is_nearly_one_is_refused_with_what_was_meant(comment: st
     assert advise(f"{comment}\nCREATE VIEW a AS SELECT 1", repeatable=True).faults == ()
 
 
+@pytest.mark.parametrize("text", ["DROP TABLE a; {}", "DROP TABLE a;{}\nSELECT 1;", "DROP TABLE a;\n {}"])
+def test_a_directive_behind_a_statement_is_refused(text: str) -> None:
+    (fault,) = advise(text.format("-- entrypoint: phase = after")).faults
+    assert fault.message == "a directive counts only above the first statement: move it there"
+    assert fault.line == text.partition("{")[0].count("\n") + 1
+
+
 def test_a_sentence_that_begins_so_is_a_comment() -> None:
     for comment in (
         "-- Entrypoint of the reports: see docs",
         "-- entrypoint",
         "-- entrypoint after the rollout",
         "-- entrypoint no-transaction was tried here",
-        "-- entrypoints: phase = after",
+        "-- checkpoint: phase = after",
+        "-- entropies: phase = after",
         "-- entrypoint-like: phase = after",
         "/* Entrypoint: the table of orders */",
         f"/* {'x' * 5000} entrypoint: phase = after */",

@@ -97,8 +97,9 @@ _ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
 _COPY_END = re.compile(r"^\\\.[ \t]*+\r?$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"--[ \t]*+entrypoint[ \t]*+:([^\n\r]*+)")
 _NEAR_DIRECTIVE = re.compile(
-    r"(?:--|/\*)[-*!\s]*+(?i:pg[-_ ]?)?(?i:entry[-_ ]?point)(?![\w-])[ \t]*+[:=]?+([^\n\r*]*+)"
+    r"(?:--|/\*)[-*!@#\s]*+(?i:pg[-_ ]?)?((?i:entry point)|[^\W\d_][\w-]{7,11})(?![\w-])[ \t]*+[:=;\uFF1A]?+([^\n\r*]*+)"
 )
+_NAME = "entrypoint"
 # So much of a comment is looked at for it, in characters.
 _NEAR = 1000
 
@@ -179,13 +180,24 @@ def directives(text: str) -> tuple[Directive, ...]:
 def near_directives(text: str) -> tuple[Directive, ...]:
     """Return what reads like a directive above the first statement and is a comment, by the word that begins it.
 
-    As `-- Entrypoint: x`, `-- entrypoint x`, `-- pg-entrypoint: x` and `/* entrypoint: x */` do: what stands after it.
+    As `-- Entrypoint: x`, `-- entrypiont; x`, `-- pg-entrypoint: x` and `/* entrypoint: x */` do: what stands after it.
     """
     return tuple(
-        Directive(pos, text.count("\n", 0, pos) + 1, found[1].strip())
+        Directive(pos, text.count("\n", 0, pos) + 1, found[2].strip())
         for pos, end in _comments_above(text)
-        if not _DIRECTIVE.match(text, pos) and (found := _NEAR_DIRECTIVE.match(text, pos, min(end, pos + _NEAR)))
+        if not _DIRECTIVE.match(text, pos)
+        and (found := _NEAR_DIRECTIVE.match(text, pos, min(end, pos + _NEAR)))
+        and _is_nearly_our_name(found[1])
     )
+
+
+def _is_nearly_our_name(word: str) -> bool:
+    """Tell whether a word is the program's name, be it with a wrong letter, two turned, one more or one too few."""
+    word = word.lower().replace("-", "").replace("_", "").replace(" ", "")
+    begins = next((at for at, (one, other) in enumerate(zip(word, _NAME, strict=False)) if one != other), len(_NAME))
+    turned = zip(reversed(word), reversed(_NAME), strict=False)
+    ends = next((at for at, (one, other) in enumerate(turned) if one != other), len(_NAME))
+    return abs(len(word) - len(_NAME)) <= 1 and begins + ends >= len(_NAME) - 2
 
 
 def has_statement(text: str) -> bool:

@@ -91,8 +91,8 @@ _ENDS = ("COMMIT", "ROLLBACK")
 
 REPACK_CONCURRENTLY = "REPACK (CONCURRENTLY)"
 ADD_VALUE = "ALTER TYPE ... ADD VALUE"
-DIRECTIVE = re.compile(r"^[ \t]*+--[ \t]*+entrypoint[ \t]*+:", re.MULTILINE)
-"""A line that is a directive above the first statement, and nowhere else."""
+DIRECTIVE = re.compile(r"(?:^|;)[ \t]*+(--[ \t]*+entrypoint[ \t]*+:)", re.MULTILINE)
+"""What is a directive above the first statement, and nowhere else: a line, or what stands behind a statement."""
 _ADD_VALUE = re.compile(r"\badd\s+value\s+(?:if\s+not\s+exists\s+)?('(?:[^']|'')*')", re.IGNORECASE)
 
 
@@ -573,12 +573,12 @@ def misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[Sc
     statement = next(following, None)
     before = 0
     for found in DIRECTIVE.finditer(text):
-        while statement is not None and statement.end <= found.start():
+        while statement is not None and statement.end <= found.start(1):
             before, statement = before + 1, next(following, None)
         if before and (statement is None or found.end() <= statement.start):
-            line = text.count("\n", 0, found.start()) + 1
+            line = text.count("\n", 0, found.start(1)) + 1
             faults.append(
-                ScriptFault(found.start(), line, "a directive counts only above the first statement: move it there")
+                ScriptFault(found.start(1), line, "a directive counts only above the first statement: move it there")
             )
     return tuple(faults)
 
