@@ -339,11 +339,25 @@ _NONE = type(None)
 
 
 def _must_be(kinds: tuple[type, ...], **given: object) -> None:
-    """Raise TypeError for the first argument that is of no such kind; True is no number."""
+    """Raise TypeError for the first argument that is of no such kind; True is no number.
+
+    And ConfigurationError for a text that cannot be sent to a server: with a NUL, or half a pair of surrogates.
+    """
     for name, value in given.items():
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join("None" if kind is _NONE else kind.__name__ for kind in kinds)
             raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
+        if isinstance(value, str) and _is_odd(value, as_variable=name.startswith("variables")):
+            _refuse(f"{name} has a character in it that no text in UTF-8 has", f"Pass another {name}.")
+
+
+def _is_odd(text: str, *, as_variable: bool) -> bool:
+    """Tell whether a text cannot be sent to a server, or cannot be a variable; that one may have bytes of any kind."""
+    try:
+        text.encode(errors="surrogateescape" if as_variable else "strict")
+    except UnicodeEncodeError:
+        return True
+    return "\0" in text
 
 
 def _name(**given: object) -> str:
@@ -352,6 +366,8 @@ def _name(**given: object) -> str:
     name = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(name, str):
         raise TypeError(f"{parameter} must be str or os.PathLike[str], not {type(value).__name__}")
+    if "\0" in name:
+        _refuse(f"{parameter} has a NUL in it, which no file's name has", f"Pass another {parameter}.")
     return name
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     Resolution = Literal["lowest-direct", "highest"]
 
-_PATIENCE = 30.0
+# On a machine with other work, the service takes its time to begin.
+_PATIENCE = 120.0
 _KEPT = ("PATH", "HOME", "TMPDIR", "LANG")
 
 
@@ -119,14 +121,20 @@ def _version_by_http(trial: Trial, env: Mapping[str, str]) -> int:
     """Return the schema's version as the status service tells it."""
     port = free_port()
     env = _environment() | dict(env) | {"STATUS_PORT": str(port), "STATUS_TOKEN": "trial-" * 6}
-    with subprocess.Popen([trial.program, "serve"], env=env, cwd=trial.folder, stderr=subprocess.DEVNULL) as service:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen([trial.program, "serve"], env=env, cwd=trial.folder, stderr=log) as service,
+    ):
         try:
-            return _ask(port, {"Authorization": f"Bearer {env['STATUS_TOKEN']}"})
+            return _ask(service, port, {"Authorization": f"Bearer {env['STATUS_TOKEN']}"})
+        except ReleaseError as error:
+            log.seek(0)
+            raise ReleaseError(f"{error}; its log:\n{log.read()[-2000:]}") from None
         finally:
             service.terminate()
 
 
-def _ask(port: int, headers: Mapping[str, str]) -> int:
+def _ask(service: subprocess.Popen[bytes], port: int, headers: Mapping[str, str]) -> int:
     deadline = time.monotonic() + _PATIENCE
     while True:
         connection = HTTPConnection(HOST, port, timeout=_PATIENCE)
@@ -134,7 +142,7 @@ def _ask(port: int, headers: Mapping[str, str]) -> int:
             connection.request("GET", "/api/admin/migrations/status", headers=dict(headers))
             answer = connection.getresponse().read()
         except ConnectionRefusedError:
-            if time.monotonic() > deadline:
+            if service.poll() is not None or time.monotonic() > deadline:
                 raise ReleaseError("`entrypoint serve` does not answer") from None
             time.sleep(0.05)
         else:

@@ -196,6 +196,18 @@ def test_an_argument_of_the_wrong_kind_is_named(
         api.migrate(*given, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("character", ["\0", "\ud800"])
+@pytest.mark.parametrize("parameter", ["url", "schema", "role", "app_version", "directory", "variables"])
+def test_what_no_text_has_is_refused(migrations_dir: Path, parameter: str, character: str) -> None:
+    """It was dropped in silence, so that schema `a` with a NUL was schema `a`; or was an internal error."""
+    odd = f"a{character}b"
+    given: dict[str, Any] = {"url": "postgresql://h/d", "directory": migrations_dir}
+    given[parameter] = {"DATABASE_PASSWORD_COMMAND": odd} if parameter == "variables" else odd
+    with pytest.raises(ConfigurationError, match=parameter if character == "\0" else None) as caught:
+        api.migrate(**given)
+    assert "Internal" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("url", "directory", "options", "said"),
     [

@@ -148,6 +148,14 @@ def _texts(value: object) -> Iterator[str]:
         yield from _texts(one)
 
 
+@pytest.mark.parametrize("style", ["text", "sarif", "codequality"])
+def test_a_named_pipe_is_told_and_not_waited_for(run_entrypoint: Start, migrations_dir: Path, style: str) -> None:
+    os.mkfifo(migrations_dir / "001_pipe.sql")
+    run = run_entrypoint("check", "--format", style)
+    assert run.wait() == 65, run.report()
+    assert "named pipe" in run.stdout
+
+
 def test_a_tool_that_is_not_there_does_not_tell_the_path(run_entrypoint: Start, migrations_dir: Path) -> None:
     """The report is for others to read."""
     run = run_entrypoint(

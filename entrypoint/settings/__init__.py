@@ -6,7 +6,7 @@ The variables and their defaults are documented to users and fixed (docs/configu
 from __future__ import annotations
 
 from os import stat
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 from entrypoint.errors import ConfigurationError
 from entrypoint.records import (
@@ -516,7 +516,8 @@ def _exists(path: str) -> bool:
 
 def _read_text(path: str) -> str:
     # Not what is waited for, never ends, or can be read only once: it is read again for each connection.
-    if not S_ISREG(stat(path).st_mode):
+    mode = stat(path).st_mode
+    if not (S_ISREG(mode) or S_ISDIR(mode)):  # `open` says the second
         raise OSError(0, "it is not a regular file")
     with open(path, encoding="utf-8-sig") as file:
         return file.read()

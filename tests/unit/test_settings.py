@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +18,6 @@ from entrypoint.settings import (
     read_settings,
 )
 from kit.manifests.program import program_variables
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DEFAULTS = Settings(
     auto_migrate=True,
@@ -179,6 +177,15 @@ def test_a_file_for_migrations_goes_before_an_address_for_everything(tmp_path: P
     path.write_text("host=b")
     environ = {"DATABASE_URL": "host=a", "MIGRATION_DATABASE_URL_FILE": str(path)}
     assert read_settings(environ).address == Address("host=b", "MIGRATION_DATABASE_URL_FILE", str(path))
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device"])
+def test_a_file_that_is_none_is_not_waited_for(tmp_path: Path, what: str) -> None:
+    path = {"a pipe": tmp_path / "pipe", "a device": Path("/dev/zero")}[what]
+    if what == "a pipe":
+        os.mkfifo(path)
+    (fault,) = faults({"DATABASE_URL_FILE": str(path)})
+    assert fault == f"DATABASE_URL_FILE is {str(path)!r}, which cannot be read: it is not a regular file"
 
 
 def test_files_that_hold_no_address(tmp_path: Path) -> None:

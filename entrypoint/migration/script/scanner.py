@@ -97,7 +97,8 @@ _ROUTINE = re.compile(r"CREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b")
 _COPY_END = re.compile(r"^\\\.[ \t]*+\r?$", re.MULTILINE)
 _DIRECTIVE = re.compile(r"--[ \t]*+entrypoint[ \t]*+:([^\n\r]*+)")
 _NEAR_DIRECTIVE = re.compile(
-    r"(?:--|/\*)[-*!@#\s]*+(?i:pg[-_ ]?)?((?i:entry point)|[^\W\d_][\w-]{7,11})(?![\w-])[ \t]*+[:=;\uFF1A]?+([^\n\r*]*+)"
+    r"(?:--|/\*)[-*!@#\s]*+(?i:pg[-_ ]?)?((?i:entry point)|[^\W\d_][\w-]{7,11})(?![\w-])"
+    r"[ \t]*+[:=;\uFF1A]?+([^\n\r*]*+)"
 )
 _NAME = "entrypoint"
 # So much of a comment is looked at for it, in characters.
