@@ -134,7 +134,7 @@ def _run(words: Sequence[str], environ: Mapping[str, str], inherited: handover.I
     if not command or (words[0] != "--" and words[0].startswith("-")):
         from entrypoint.errors.operator import UsageError
 
-        problem = f"run has no option {foreign(words[0])}" if command else "run needs the application's command"
+        problem = f"run has no option {foreign(words[0])}" if command else "run needs a command to start"
         return _fail(UsageError(problem, remedy="entrypoint run -- COMMAND [ARGUMENT ...]"), ["run"])
     _head_log(environ)
     from entrypoint.startup import prepare_for_application
@@ -173,8 +173,11 @@ def _tell_of_the_start(environ: Mapping[str, str]) -> None:
     said = environ.get("MIGRATION_ON_FAILURE", "").strip()
     why = "MIGRATION_ON_FAILURE=start"
     if said.lower() not in ("", "start"):
-        why = f"MIGRATION_ON_FAILURE is {foreign(said)!r}, which is neither start nor exit, so its default start holds"
-    logs.event(logs.WARNING, "start.after_failure", f"starting the application all the same ({why})")
+        why = (
+            f"MIGRATION_ON_FAILURE is {foreign(said)!r}, which is neither start nor exit, so the default, start, "
+            "applies"
+        )
+    logs.event(logs.WARNING, "start.after_failure", f"starting the application anyway ({why})")
 
 
 def _become(command: Sequence[str], outcome: Outcome, inherited: handover.Inheritance) -> int:

@@ -1,11 +1,12 @@
 """Migrate, ask for the status and check files from Python: `from entrypoint import api`. Documented in docs/python.md.
 
-No signals, no exec, no global state: a call reads no variable of this program's and changes none, sets up no logging,
-ends no process, and may run in any thread beside others. Everything else is as in the program, the lock above all.
+No signals, no exec, no global state: a call neither reads nor sets any of this program's variables, sets up no logging,
+ends no process, and may run in any thread, alongside other calls. Everything else works as in the program, above all
+the lock.
 
-The work is done in a thread of its own while the caller waits. So whatever exception comes to the caller in the middle
-(KeyboardInterrupt, a test's time-out) cannot tear a migration: the thread is asked to stop, as a signal asks the
-program, and frees the lock first (docs/decisions/0050-the-work-of-the-api-has-its-own-thread.md).
+The work runs in a separate thread while the caller waits. So an exception that hits the caller in the middle
+(KeyboardInterrupt, a test's time-out) cannot leave a migration half done: the thread is asked to stop, as a signal asks
+the program, and frees the lock first (docs/decisions/0050-the-work-of-the-api-has-its-own-thread.md).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class _Typing:
-    """Stands for the module `typing`, which costs more to import than all of this: imported when it is asked."""
+    """Stands in for the module `typing`, which takes longer to import than all of this; imported on first use."""
 
     def __getattr__(self, name: str) -> object:
         import typing
@@ -93,24 +94,24 @@ class AppliedMigration(NamedTuple):
 
 
 class MigrateResult(NamedTuple):
-    """How a call of `migrate` went. Fields may be added: use their names."""
+    """The result of `migrate`. Fields may be added later, so access them by name."""
 
     outcome: typing.Literal["up_to_date", "migrated", "waited", "ahead"]
-    """As ENTRYPOINT_OUTCOME: `waited` if somebody else applied it meanwhile, `ahead` if the schema is newer."""
+    """As in ENTRYPOINT_OUTCOME: `waited` if another process applied the migrations, `ahead` if the schema is newer."""
     schema_version: int | None
     """The highest applied number; None if nothing is applied."""
     applied: tuple[AppliedMigration, ...]
-    """What this call applied, in its order."""
+    """What this call applied, in that order."""
     repeatables: tuple[str, ...]
-    """The repeatable files that it applied, by name."""
+    """The names of the repeatable files that it applied."""
     seconds: float
     """How long the call took."""
     run_id: str
-    """What its lines in the log, its sessions and its row in the lock have in common."""
+    """The id that its log lines, its database sessions and its row in `migration_lock` share."""
 
 
 class MigrationStatus(NamedTuple):
-    """One migration, as the database and the files know it."""
+    """One migration, according to the database and the files."""
 
     number: int
     filename: str
@@ -125,7 +126,7 @@ class MigrationStatus(NamedTuple):
 
 
 class StatusResult(NamedTuple):
-    """What is applied and pending. Fields may be added: use their names."""
+    """The result of `status`. Fields may be added later, so access them by name."""
 
     state: typing.Literal["up_to_date", "pending", "error"]
     schema_version: int
@@ -136,17 +137,17 @@ class StatusResult(NamedTuple):
     pending: int
     migrations: tuple[MigrationStatus, ...]
     document: Mapping[str, typing.Any]
-    """All of it, as `entrypoint status --json` has it."""
+    """Everything, as in `entrypoint status --json`."""
 
 
 class Finding(NamedTuple):
-    """One thing about one file, or about the check itself."""
+    """One finding about a file, or about the check itself."""
 
     level: typing.Literal["error", "warning", "note"]
     rule: str
     message: str
     file: str | None
-    """The path, relative to the current directory if it is below that; None if it is about no file."""
+    """The path, relative to the current directory if the file is below it; None if no file is concerned."""
     line: int | None
     """Counted from 1."""
     column: int | None
@@ -155,13 +156,13 @@ class Finding(NamedTuple):
 
 
 class CheckResult(NamedTuple):
-    """What a call of `check` found. Fields may be added: use their names."""
+    """The result of `check`. Fields may be added later, so access them by name."""
 
     findings: tuple[Finding, ...]
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """Why a start would be refused, or fail."""
+        """The reasons why a start would be refused, or fail."""
         return tuple(finding for finding in self.findings if finding.level == "error")
 
     @property
@@ -183,15 +184,15 @@ def migrate(  # noqa: PLR0913 - options by name
     app_version: str | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> MigrateResult:
-    """Bring the schema up to date, or wait while somebody else does, as `entrypoint migrate` does.
+    """Bring the schema up to date, or wait while another process does, like `entrypoint migrate`.
 
-    `url`: a libpq URL or conninfo string, or as another driver writes it. `to`: the number of the last migration to
-    apply. `after`: the rollout is over. `schema`, `role`: MIGRATION_SCHEMA, MIGRATION_ROLE. `timeout`: seconds for all
-    migrations together (300). `lock_timeout`: seconds for waiting for the lock; by default 30, and as long as a living
-    holder may take. `app_version`: what the ledger is to say. `variables`: other variables of the program by their
-    names, such as `{"DB_CONNECT_ATTEMPTS": "1"}`.
+    `url`: a libpq URL or conninfo string, or an address as another driver writes it. `to`: the number of the last
+    migration to apply. `after`: the rollout is over, so apply the files with `phase = after`, too. `schema`, `role`: as
+    MIGRATION_SCHEMA and MIGRATION_ROLE. `timeout`: seconds for all migrations together (default 300). `lock_timeout`:
+    seconds to wait for the lock; by default 30, or as long as a living holder may take. `app_version`: the application
+    version to record. `variables`: other variables of the program, such as `{"DB_CONNECT_ATTEMPTS": "1"}`.
 
-    Raises EntrypointError, with a `remedy`, and in `applied` the files that were applied before.
+    Raises EntrypointError; its `remedy` says what to do, and `applied` names the files that were applied before it.
     """
     _must_be((int, _NONE), to=to)
     _must_be((bool,), after=after)
@@ -237,9 +238,9 @@ def status(
     role: str | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> StatusResult:
-    """Compare the files with the database, as `entrypoint status` does. The parameters are those of `migrate`.
+    """Compare the files with the database, like `entrypoint status`. The parameters are those of `migrate`.
 
-    Raises EntrypointError if there is no answer. That a migration has failed is one: `state` is `error`.
+    Raises EntrypointError if there is no answer. A failed migration is an answer: `state` is then `error`.
     """
     _must_be((str,), url=url)
     _must_be((str, _NONE), schema=schema, role=role)
@@ -283,19 +284,19 @@ def check(
     url: str | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> CheckResult:
-    """Check the migration files, as `entrypoint check` does; without a database, unless there is a `url`.
+    """Check the migration files, like `entrypoint check`; without a database, unless you pass a `url`.
 
-    `files`: only these, and nothing at all if there are none; None for all. `lint`: whether to ask the linter squawk;
-    None for if it is installed. `against`: a branch, or another name of a commit, to compare with. `url`: where to ask
-    what is applied; of applied files only errors are told.
+    `files`: check only these (an empty collection checks nothing); None for all. `lint`: whether to run the linter
+    squawk; None to run it if it is installed. `against`: a branch, tag or commit to compare with. `url`: the database
+    to ask what is already applied; for applied files, only errors are returned.
 
-    Raises EntrypointError if they cannot be checked, and not for what is found: that is in the result.
+    Raises EntrypointError if the files cannot be checked. Findings are in the result and raise nothing.
     """
     _must_be((str, _NONE), url=url, against=against)
     _must_be((bool, _NONE), lint=lint)
     settings, secrets = _settings(url, directory, variables, {})
     if isinstance(files, (str, bytes)):
-        raise TypeError("files must be several names, not one text")
+        raise TypeError("files must be a collection of names, not a single string")
     names = tuple(_name(files=file) for file in files or ())
     if files is not None and not names:
         return CheckResult(())
@@ -322,7 +323,7 @@ _PARAMETERS = {
     "MIGRATION_DATABASE_URL": "url",
     "DATABASE_URL": "url",
     "entrypoint migrate --to N": "Pass the number of one of them as `to`.",
-    "entrypoint check [FILE ...]": "Pass paths from the current directory, and not from `directory`.",
+    "entrypoint check [FILE ...]": "Pass paths relative to the current directory, not to `directory`.",
     "entrypoint check --no-lint": "lint=False",
     "MIGRATIONS_DIR=db/migrations entrypoint check db/migrations/001_a.sql": (
         'check("db/migrations", files=["db/migrations/001_a.sql"])'
@@ -339,9 +340,9 @@ _NONE = type(None)
 
 
 def _must_be(kinds: tuple[type, ...], **given: object) -> None:
-    """Raise TypeError for the first argument that is of no such kind; True is no number.
+    """Raise TypeError for the first argument of another type; True does not count as a number.
 
-    And ConfigurationError for a text that cannot be sent to a server: with a NUL, or half a pair of surrogates.
+    Raise ConfigurationError for a text that cannot be sent to a server: with a NUL, or half a surrogate pair.
     """
     for name, value in given.items():
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -361,7 +362,7 @@ def _is_odd(text: str, *, as_variable: bool) -> bool:
 
 
 def _name(**given: object) -> str:
-    """Return the name of a file, by the one parameter that is given. Raises TypeError."""
+    """Return the file name that the one given parameter holds. Raises TypeError."""
     ((parameter, value),) = given.items()
     name = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(name, str):
@@ -379,11 +380,16 @@ def _folder(directory: str | os.PathLike[str]) -> str:
     """Return the absolute path of the migrations. Raises TypeError and ConfigurationError."""
     name = _name(directory=directory)
     if not name:
-        _refuse("directory is empty", 'Pass the directory of the migrations; "." is the current one.')
+        _refuse("directory is empty", 'Pass the migrations directory; "." is the current one.')
     if "://" in name or (redaction.secrets_of(name) and not os.path.isdir(name)):
-        _refuse("directory is an address", "The url comes first in migrate and status, and as url=... in check.")
+        _refuse(
+            "directory is a database address",
+            "Pass the address as the first argument of migrate and status, or as url=... to check.",
+        )
     if not os.path.isdir(name):
-        _refuse(f"There is no directory {os.path.abspath(name)!r}", "Pass the directory that has the migrations.")
+        _refuse(
+            f"Directory {os.path.abspath(name)!r} does not exist", "Pass the directory that contains the migrations."
+        )
     return os.path.abspath(name)
 
 
@@ -393,9 +399,9 @@ def _settings(
     variables: Mapping[str, str] | None,
     given: Mapping[str, str | None],
 ) -> tuple[Settings, frozenset[str]]:
-    """Return the settings that the program would have by the same values, and what is secret in them.
+    """Return the settings that the program would derive from the same values, and the secrets in them.
 
-    `given`: what the parameters say, by the names of the variables. Raises ConfigurationError.
+    `given`: the values of the parameters, by the names of the variables. Raises ConfigurationError.
     """
     from entrypoint.settings import Reader, read_secrets, settings_of
 
@@ -408,7 +414,7 @@ def _settings(
     allowed = {name: value for name, value in values.items() if name in _VARIABLES}
     reader = Reader(allowed | {name: value for name, value in given.items() if value is not None})
     for name in sorted(values.keys() - _VARIABLES):
-        reader.blame(f"`variables` has {name!r}, which is none of: {', '.join(sorted(_VARIABLES))}")
+        reader.blame(f"`variables` contains {name!r}; it accepts only: {', '.join(sorted(_VARIABLES))}")
     settings = settings_of(reader, auto_migrate=True)
     try:
         reader.raise_faults()
@@ -421,12 +427,12 @@ def _settings(
 
 
 def _of_libpq() -> dict[str, str]:
-    """Return the variables that libpq reads by itself, for the secrets in them and in its password file."""
+    """Return the variables that libpq reads itself, to find the secrets in them and in its password file."""
     return {name: value for name, value in os.environ.items() if name == "HOME" or name.startswith("PG")}
 
 
 def _milliseconds(name: str, seconds: float | None) -> str | None:
-    """Return a time in the unit of the variables. Raises ConfigurationError."""
+    """Return a time in milliseconds, the unit of the variables. Raises ConfigurationError."""
     if seconds is None:
         return None
     if not _SHORTEST <= seconds < _FOREVER:
@@ -435,9 +441,9 @@ def _milliseconds(name: str, seconds: float | None) -> str | None:
 
 
 def _apart(work: Callable[[], _T], secrets: frozenset[str]) -> tuple[_T, str]:
-    """Do `work` in a thread of its own, and wait; return what it returns, and its run's id. Raises EntrypointError.
+    """Do `work` in a separate thread and wait; return its result and its run id. Raises EntrypointError.
 
-    An exception that comes while this waits is raised when the thread has ended what it was doing.
+    An exception that arrives during the wait is raised once the thread has finished what it was doing.
     """
     from contextvars import copy_context
     from functools import partial
@@ -463,7 +469,7 @@ def _apart(work: Callable[[], _T], secrets: frozenset[str]) -> tuple[_T, str]:
 
 
 def _in_parameters(text: str) -> str:
-    """Return a text of the program's with the parameters instead of its variables, as nothing reads those here."""
+    """Return `text` with the names of parameters in place of the program's variables, which nothing reads here."""
     import re
 
     names = "|".join(map(re.escape, sorted(_PARAMETERS, key=len, reverse=True)))
@@ -471,9 +477,9 @@ def _in_parameters(text: str) -> str:
 
 
 def _with_notes(error: EntrypointError) -> EntrypointError:
-    """Return an error that says all there is to say where nobody catches it, and not what it was made of."""
+    """Return the `error` with its report and remedy as notes, so that they are shown even if nobody catches it."""
     error.remedy = _in_parameters(error.remedy)
-    for text in (error.report, error.remedy and f"What to do: {error.remedy}"):
+    for text in (error.report, error.remedy and f"Fix: {error.remedy}"):
         if text:
             error.add_note(text)
     error.__cause__, error.__suppress_context__ = None, True
@@ -481,7 +487,7 @@ def _with_notes(error: EntrypointError) -> EntrypointError:
 
 
 class _Run:
-    """One call's work, in its own thread: with a log, secrets and a way to be stopped that are nobody else's."""
+    """One call's work, in its own thread, with its own log, secrets and stop signal."""
 
     def __init__(self, secrets: frozenset[str]) -> None:
         from threading import Event
@@ -518,11 +524,11 @@ class _Run:
             self._ended.set()
 
     def ended_within(self, seconds: float) -> bool:
-        """Wait for the work's end, in the caller's thread; tell whether it has come."""
+        """Wait in the caller's thread for the work to end; tell whether it has."""
         return sliced(self._ended.wait, seconds)
 
     def _hear(self, level: int, event: str, message: str, fields: Mapping[str, object]) -> None:
-        """Hand an event to `logging`, as whoever uses this has set that up. Never raises, as the log never does."""
+        """Pass an event to `logging`, as the caller has configured it. Never raises, like the program's log."""
         import logging
 
         logger = logging.getLogger(LOGGER)

@@ -63,11 +63,12 @@ COMMANDS: dict[str, Command] = {
 
 _EPILOG = """\
 exit codes:
-  0 done   64 usage   65 bad migration files   69 database unavailable   70 a migration failed
-  75 lock or wait time-out   78 bad configuration   126, 127 the application cannot be executed, is not there
-  128+n ended by signal n
+  0 done   64 usage error   65 invalid migration files   69 database unavailable   70 a migration failed
+  75 timed out waiting, or lost the lock   78 invalid configuration   126 the application cannot be executed
+  127 the application was not found   128+n ended by signal n
 
-Configured by environment variables: DATABASE_URL, MIGRATIONS_DIR and more. `entrypoint help env` lists them.
+Environment variables configure everything else: DATABASE_URL, MIGRATIONS_DIR and more. List them with
+`entrypoint help env`.
 """
 
 
@@ -178,12 +179,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _no_command(word: str) -> UsageError:
     if word in _NEEDLESS:
         return UsageError(
-            f"There is no command {word!r}, and nothing to initialize",
-            remedy="`entrypoint migrate` creates what it needs; `entrypoint new` writes the first migration.",
+            f"Unknown command {word!r}; there is nothing to initialize",
+            remedy="`entrypoint migrate` creates the tables it needs; `entrypoint new` creates your first migration.",
         )
     meant = f". Did you mean {_ELSEWHERE[word]}?" if word in _ELSEWHERE else did_you_mean(word, COMMANDS)
     return UsageError(
-        f"There is no command {word!r}{meant}",
+        f"Unknown command {word!r}{meant}",
         remedy="`entrypoint help` lists the commands. To start an application: entrypoint run -- COMMAND",
     )
 
@@ -202,9 +203,7 @@ def _refuse_options(
         owners = [command for command, used in commands.items() if name in _options(used)]
         if owners:
             command = rest[0] if rest[:1] and rest[0] in owners else owners[0] if len(owners) == 1 else "COMMAND"
-            raise UsageError(
-                f"{name} stands in front of the command, and belongs behind it", remedy=f"entrypoint {command} {name}"
-            )
+            raise UsageError(f"{name} goes after the command, not before it", remedy=f"entrypoint {command} {name}")
         raise UsageError(f"entrypoint has no option {name}{did_you_mean(name, _OF_ALL)}", remedy=_usage(top))
     if not rest:
         return
@@ -258,7 +257,7 @@ def made() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]
     """Return `parser`, and each command's own that belongs to it, in the order of the help."""
     top = _Parser(
         prog="entrypoint",
-        description="Wait for PostgreSQL, bring its schema up to date exactly once, and become the application.",
+        description="Wait for PostgreSQL, bring its schema up to date exactly once, and exec the application.",
         epilog=_EPILOG,
     )
     top.add_argument("-V", "--version", action="version", version=f"entrypoint {__version__}")

@@ -43,7 +43,7 @@ def split(line: str) -> tuple[str, ...]:
             return tuple(shlex.split(line))
         except ValueError as error:
             what = (
-                "a quotation mark is not closed" if "quotation" in foreign(str(error)) else "it ends with a backslash"
+                "a quotation mark is never closed" if "quotation" in foreign(str(error)) else "it ends with a backslash"
             )
             raise ValueError(what) from None
     words = [line]
@@ -69,15 +69,17 @@ def read(environ: Mapping[str, str]) -> tuple[Command, list[str]]:
     line = environ["MIGRATION_COMMAND"].strip()
     found = words("MIGRATION_COMMAND")
     if not faults and not (found and found[0]):
-        faults.append("MIGRATION_COMMAND has no program in it; it must be a command line, like alembic upgrade head")
+        faults.append("MIGRATION_COMMAND names no program; set it to a command line, such as alembic upgrade head")
     inputs = words("MIGRATION_COMMAND_INPUTS")
     if any("://" in one or "password=" in one.lower() for one in inputs):
-        faults.append("MIGRATION_COMMAND_INPUTS holds an address; it must be paths and patterns, separated by blanks")
+        faults.append(
+            "MIGRATION_COMMAND_INPUTS is a database address; set it to paths and patterns, separated by spaces"
+        )
     if "" in inputs:
-        faults.append("MIGRATION_COMMAND_INPUTS has an empty word in it; it must be paths and patterns")
+        faults.append("MIGRATION_COMMAND_INPUTS contains an empty word; set it to paths and patterns")
     state = words("MIGRATION_COMMAND_STATE")
     if any("://" in one for one in state):
-        faults.append("MIGRATION_COMMAND_STATE holds an address; it must be the name of a table")
+        faults.append("MIGRATION_COMMAND_STATE is a database address; set it to the name of a table")
     for one in state:
         schema, _, table = one.rpartition(".")
         if "://" not in one and (not table or one.startswith(".") or "." in schema):

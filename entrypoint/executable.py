@@ -23,7 +23,7 @@ def why_not(error: OSError) -> tuple[str, int]:
     if error.errno == errno.EACCES and os.access(error.filename or "", os.X_OK):
         reason = what_failed(error.filename, missing=False) or reason
     if error.errno == errno.ENOEXEC:
-        reason = "neither a program for this machine nor a script that begins with #!"
+        reason = "it is neither a program for this machine nor a script that starts with #!"
     return reason, CANNOT_EXECUTE
 
 
@@ -31,12 +31,12 @@ def what_helps(command: Sequence[str], reason: str, exit_code: int) -> str:
     """Return what to do about an application's `command` that could not be executed, by what `why_not` says."""
     if len(command) == 1 and any(one.isspace() for one in command[0].strip()):
         words = " ".join(command[0].split())
-        return f"That is one word with a blank in it. Give each word by itself: entrypoint run -- {words}"
+        return f"That is a single word that contains a space. Pass each word separately: entrypoint run -- {words}"
     if "interpreter" in reason or "loader" in reason:
-        return "Install what it asks for in the image, or correct the file."
+        return "Install what it needs in the image, or correct the file."
     if exit_code == NOT_FOUND:
-        return "Correct the name, give its whole path, or install it in the image: entrypoint run -- COMMAND"
-    return "Make it a program that this user may execute (chmod +x), or name its interpreter: entrypoint run -- sh FILE"
+        return "Correct the name, give the full path, or install it in the image: entrypoint run -- COMMAND"
+    return "Make it executable by this user (chmod +x), or run it with its interpreter: entrypoint run -- sh FILE"
 
 
 def first_line(path: str | bytes | None) -> bytes | None:
@@ -61,17 +61,20 @@ def what_failed(path: str | bytes | None, *, missing: bool) -> str | None:
         if first is None or not first.startswith(b"#!"):
             break
         interpreter = os.fsdecode(first[2:].strip(b" \t").partition(b" ")[0].partition(b"\t")[0])
-        named = f"{whose} interpreter {interpreter!r}, named in its first line,"
+        named = f"{whose} interpreter {interpreter!r}, from its first line,"
         if not os.path.exists(interpreter):
             if first.endswith(b"\r"):
-                windows = "the file has Windows line ends: save it with LF alone"
-                return f"{whose} interpreter {interpreter!r} is not found; {windows}"
-            return f"{named} is not found"
+                windows = "the file has Windows line endings; save it with LF only"
+                return f"{whose} interpreter {interpreter!r} was not found; {windows}"
+            return f"{named} was not found"
         if os.path.isdir(interpreter):
             return f"{named} is a directory"
         if not os.access(interpreter, os.X_OK):
-            return f"{named} may not be executed"
+            return f"{named} is not executable by this user"
         whose, first = f"{interpreter!r} is its interpreter, whose", first_line(interpreter)
     if not missing or first is None or first.startswith(b"#!"):
         return None
-    return f"{whose} dynamic loader is not found; it was built for another system, as for glibc where there is musl"
+    return (
+        f"{whose} dynamic loader was not found; it was built for another system, for example for glibc where there "
+        "is only musl"
+    )

@@ -1,4 +1,4 @@
-"""Become the application: same process, and nothing in it that shows that we were there."""
+"""Exec the application: the same process, with no trace of this program left in it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
 
 class Inheritance(NamedTuple):
-    """What this process was started with, taken before anything could change it."""
+    """What this process was started with, recorded before anything could change it."""
 
     descriptors: frozenset[int]
     mask: frozenset[int]
     environment: tuple[bytes, ...]
-    """Its entries, byte for byte and in their order."""
+    """Its entries, byte for byte and in the original order."""
 
 
 def inherit() -> Inheritance:
-    """Record what the application is to find again. Call it first of all."""
+    """Record what the application must find unchanged. Call this before anything else."""
     return Inheritance(_open_descriptors(), signals.blocked(), tuple(initial_environment()))
 
 
 def initial_environment() -> list[bytes]:
-    """Return the environment as this process received it: its entries byte for byte and in their order.
+    """Return the environment as this process received it: its entries byte for byte and in the original order.
 
-    `os.environ` is not that: under an empty or C locale CPython sets LC_CTYPE (PEP 538), and a dictionary has no
-    place for an entry without a name or for a second one with the same. The kernel keeps the original. Where /proc
-    is not mounted, os.environb has to do.
+    `os.environ` differs: with an empty or C locale CPython sets LC_CTYPE (PEP 538), and a dictionary cannot hold an
+    entry without a name, or two with the same name. The kernel keeps the original. If /proc is not mounted, this falls
+    back to `os.environb`.
     """
     try:
         with open("/proc/self/environ", "rb") as file:
@@ -43,7 +43,7 @@ def initial_environment() -> list[bytes]:
 
 
 def application_environment(initial: Sequence[bytes], additions: Mapping[str, str | None]) -> list[bytes]:
-    """Return `initial` with our variables in it; one that is None is left out, even if it was inherited."""
+    """Return `initial` with the variables in `additions`; one that is None is removed, even if it was inherited."""
     ours = {name.encode() for name in additions}
     environment = [entry for entry in initial if entry.partition(b"=")[0] not in ours]
     for name, value in additions.items():
@@ -54,10 +54,10 @@ def application_environment(initial: Sequence[bytes], additions: Mapping[str, st
 
 
 def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: Inheritance) -> None:
-    """Execute `command` in this process. Returns only by raising OSError with the file that was tried, or Interrupted.
+    """Exec `command` in this process; never returns. Raises OSError with the file that was tried, or Interrupted.
 
-    A signal that comes in the last instant finds the default again, and ends the process as it would have ended
-    the application. Not as pid 1: there the default is to ignore it, and a handler is as good as none.
+    A signal that arrives at the last moment meets the default action, and ends this process as it would have ended the
+    application. As pid 1 the default is to ignore signals, so there our handlers stay.
     """
     for descriptor in _open_descriptors() - inherited.descriptors:
         _close_on_exec(descriptor)
@@ -78,7 +78,7 @@ def hand_over(command: Sequence[str], environment: Sequence[bytes], inherited: I
 
 
 def _execute(words: Sequence[bytes], environment: Sequence[bytes]) -> None:
-    """Look for the program as execvp(3) does, and execute it. Raises the OSError that tells most."""
+    """Find the program as execvp(3) does, and execute it. Raises the most informative OSError."""
     if b"/" in words[0]:
         candidates = [words[0]]
     else:

@@ -60,7 +60,7 @@ def respond(received: bytes) -> bytes | None:
     line, complete, _ = request.partition(b"\n")
     found = _REQUEST_LINE.fullmatch(line)
     if (complete and not found) or (request and not request[:1].isalpha()):
-        return _response("400 Bad Request", {"error": "not a request in HTTP/1.1"})
+        return _response("400 Bad Request", {"error": "not an HTTP/1.1 request"})
     if len(received) > _LONGEST_REQUEST:
         return _response("431 Request Header Fields Too Large", {"error": f"over {_LONGEST_REQUEST} bytes"})
     if found is None or not _END_OF_HEAD.search(request):
@@ -71,7 +71,7 @@ def respond(received: bytes) -> bytes | None:
 def _answer(method: bytes, path: bytes) -> bytes:
     head_only = method == b"HEAD"
     if path not in (b"/livez", b"/readyz"):
-        return _response("404 Not Found", {"error": "there are /livez and /readyz"}, head_only=head_only)
+        return _response("404 Not Found", {"error": "use /livez or /readyz"}, head_only=head_only)
     if method not in (b"GET", b"HEAD"):
         return _response("405 Method Not Allowed", {"error": "GET or HEAD"}, "Allow: GET, HEAD\r\n")
     if path == b"/livez":
@@ -168,8 +168,8 @@ class Probe:
             logs.event(
                 logs.WARNING,
                 "probe.unavailable",
-                f"cannot answer probes on port {self._port}: {getattr(error, 'strerror', None) or error}; "
-                "going on without",
+                f"cannot answer probes on port {self._port}: {getattr(error, 'strerror', None) or error}; continuing "
+                "without them",
                 port=self._port,
                 remedy=_remedy(error),
             )
@@ -211,7 +211,7 @@ class Probe:
             logs.event(
                 logs.WARNING,
                 "probe.failed",
-                f"probes are not answered any more: {foreign(str(error))}",
+                f"probes are no longer answered: {foreign(str(error))}",
                 port=self._port,
             )
             listener.close()
@@ -311,7 +311,7 @@ def _bind(family: socket.AddressFamily, address: str, port: int) -> socket.socke
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return "Set MIGRATION_PROBE_PORT to a port that nothing else in the pod or container listens on."
+        return "Set MIGRATION_PROBE_PORT to a port that nothing else in the pod or container uses."
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
-        return "Set MIGRATION_PROBE_PORT to a port from 1024 on; those below are the superuser's."
-    return "Look at the limits of the container; without MIGRATION_PROBE_PORT no port is opened."
+        return "Set MIGRATION_PROBE_PORT to 1024 or higher; lower ports are reserved for the superuser."
+    return "Check the container's limits. Without MIGRATION_PROBE_PORT, no port is opened."

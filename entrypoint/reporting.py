@@ -54,7 +54,7 @@ def _run(argv: tuple[str, ...], record: str, environ: Mapping[str, str]) -> None
     except OSError as error:
         said = f"cannot be run: {error.strerror or foreign(str(error))}"
     except bounded.OutOfTime:
-        said = f"did not end within {_PATIENCE:g} s, and was killed"
+        said = f"did not finish within {_PATIENCE:g} s and was killed"
     else:
         if ended.code != 0:
             said, complaints = f"ended with {ended.how}", ended.complaints or ended.output
@@ -69,7 +69,7 @@ def _run(argv: tuple[str, ...], record: str, environ: Mapping[str, str]) -> None
             duration_ms=milliseconds,
         )
     else:
-        logs.event(logs.INFO, "failure_command.done", f"{_COMMAND} was told of it", duration_ms=milliseconds)
+        logs.event(logs.INFO, "failure_command.done", f"{_COMMAND} was run", duration_ms=milliseconds)
 
 
 def _write_metrics(path: str, outcome: Outcome, command: str) -> None:
@@ -114,15 +114,20 @@ def exposition(outcome: Outcome, labels: Mapping[str, str], now: float, seconds:
     where = ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
 
     def metrics() -> Iterator[tuple[str, str, str, float]]:
-        yield "run_timestamp_seconds", "When the last start or Job ended, since 1970.", "", now
-        yield "run_duration_seconds", "How long it took, the application excluded.", "", seconds
+        yield "run_timestamp_seconds", "When the last start or Job ended, as a Unix time.", "", now
+        yield "run_duration_seconds", "How long it took, without the application.", "", seconds
         yield "run_failed", "Whether it failed.", "", float(outcome.error is not None)
-        about = "How it ended, as the application is told in ENTRYPOINT_OUTCOME: 1 for that outcome."
+        about = "How it ended: 1 for the outcome in ENTRYPOINT_OUTCOME."
         yield "run_outcome", about, f',outcome="{outcome.name}"', 1.0
         if outcome.schema_version is not None:
-            yield "run_schema_version", "The schema's version then.", "", outcome.schema_version
+            yield "run_schema_version", "The schema version when it ended.", "", outcome.schema_version
         if succeeded is not None:
-            yield "success_timestamp_seconds", "When one last ended without a failure, since 1970.", "", succeeded
+            yield (
+                "success_timestamp_seconds",
+                "When the last one without a failure ended, as a Unix time.",
+                "",
+                succeeded,
+            )
 
     lines = []
     for name, about, more, value in metrics():

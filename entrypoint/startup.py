@@ -1,7 +1,7 @@
 """The story of one start, step by step.
 
-Nearly every start finds nothing pending. So nothing is imported here that such a start does not need; the rest
-is imported where it turns out to be needed (docs/startup-cost.md; tests/test_imports.py holds the list).
+Nearly every start finds nothing pending. So this module imports only what such a start needs, and imports the rest
+where it turns out to be needed (docs/startup-cost.md; the list is in tests/test_imports.py).
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """How the start went, as the application and the exit code are told."""
+    """How the start went: the application's variables and the exit code follow from it."""
 
     name: OutcomeName
     schema_version: int | None = None
     error: EntrypointError | None = None
     applied: tuple[Applied, ...] = ()
-    """The migrations that this start applied."""
+    """The migrations applied by this start."""
     repeated: tuple[str, ...] = ()
-    """The repeatable files that it applied."""
+    """The repeatable files applied by this start."""
 
     def variables(self) -> dict[str, str | None]:
         """Return what is added to the application's environment."""
@@ -60,9 +60,9 @@ class Outcome(NamedTuple):
 
 
 def prepare_for_application(environ: Mapping[str, str]) -> tuple[Outcome, bool]:
-    """Do all that comes before the application; return the outcome, and whether a failure is to stop the start.
+    """Do everything that comes before the application; return the outcome, and whether a failure stops the start.
 
-    Raises nothing but signals: whatever goes wrong is logged with its cause and its remedy, and is in the outcome.
+    Raises nothing but signals: whatever goes wrong is logged with its cause and remedy, and is in the outcome.
     """
     from entrypoint.settings import exits_on_failure, read_settings
 
@@ -87,11 +87,11 @@ def bring_up_to_date(
     display: Display | None = None,
     forced: frozenset[str] = frozenset(),
 ) -> Outcome:
-    """Bring the schema up to date, or find that it is. Raises EntrypointError.
+    """Bring the schema up to date, or find that it already is. Raises EntrypointError.
 
-    `up_to`: the number of the last migration to apply; then nothing in repeatable/ is. `after`: whether the rollout is
-    over. `display`: shows what is going on, if something is pending. `forced`: the names of files in repeatable/ to be
-    applied whatever was applied before.
+    `up_to`: the number of the last migration to apply; files in repeatable/ are then not applied. `after`: whether the
+    rollout is over. `display`: shows progress, if something is pending. `forced`: the names of files in repeatable/ to
+    apply even if they have not changed.
     """
     if not settings.auto_migrate:
         logs.event(logs.INFO, "start.disabled", "AUTO_MIGRATE is false: the database was not touched")
@@ -170,9 +170,9 @@ def _answer(
 
 
 def _ask(settings: Settings) -> Question | None:
-    """Begin to ask for the ledger, without a session; None if this Python lacks what that takes.
+    """Start asking for the ledger, without a session. Returns None if this Python lacks what that needs.
 
-    Or if a password has to be asked for first: beside what that takes, a session costs nothing.
+    Also None if a command has to print the password first: compared with that, a session costs nothing.
     """
     if settings.address.password_command:
         return None
@@ -186,7 +186,7 @@ def _ask(settings: Settings) -> Question | None:
 
 
 def _has_repeatables(path: str) -> bool:
-    """Tell whether there are files in repeatable/; what is wrong with it is found when they are read."""
+    """Tell whether there are files in repeatable/. Problems with the directory are found when it is read."""
     try:
         return any(name.endswith(".sql") for name in os.listdir(os.path.join(path, "repeatable")))
     except OSError:
@@ -201,14 +201,14 @@ def _want(command: Command) -> Wanted:
 
 
 def _judge(wanted: Wanted, runs: Runs) -> Verdict:
-    """Decide whether that tool has anything to do, as far as a first look tells."""
+    """Decide whether that tool has anything to do, as far as the first look shows."""
     from entrypoint.migration.ledger.verdict import judge
 
     return judge(wanted, runs)
 
 
 def _due(directory: Directory, texts: Sequence[Text], up_to: int | None) -> frozenset[str]:
-    """Return the names of the files in repeatable/ that are to be applied; log which are not, and why."""
+    """Return the names of the files in repeatable/ that have to be applied; log which are skipped, and why."""
     if up_to is not None or not directory.repeatables:
         return frozenset()
     from entrypoint.migration.ledger.repeatables import judge, tell
@@ -221,9 +221,9 @@ def _due(directory: Directory, texts: Sequence[Text], up_to: int | None) -> froz
 def repeats_on(
     survey: Survey, settings: Settings, up_to: int | None, forced: frozenset[str] = frozenset()
 ) -> Repeats | None:
-    """Ask what was applied, and return what is to be done about the files in repeatable/; None if there are none.
+    """Ask what was applied, and return what to do with the files in repeatable/; None if there are none.
 
-    `forced`: the names of those that are applied in any case. Raises EntrypointError.
+    `forced`: the names of those to apply in any case. Raises EntrypointError.
     """
     if up_to is not None or not survey.directory.repeatables:
         return None
@@ -243,7 +243,7 @@ def repeats_on(
 
 
 def tell_differences(directory: Directory, plan: Plan) -> None:
-    """Log what is odd about the files and the ledger but does not keep anything from running."""
+    """Log oddities of the files and the ledger that do not stop anything from running."""
     for warning in directory.warnings:
         logs.event(logs.WARNING, "files.warning", warning)
     if plan.changed or plan.missing:
@@ -253,7 +253,7 @@ def tell_differences(directory: Directory, plan: Plan) -> None:
 
 
 def refuse_below_floor(plan: Plan) -> None:
-    """Raise BelowFloorError if something is applied that lets only newer files than these start."""
+    """Raise BelowFloorError if an applied migration requires a newer image than this one."""
     if plan.below:
         from entrypoint.migration.ledger.words import below_floor
 
@@ -261,20 +261,19 @@ def refuse_below_floor(plan: Plan) -> None:
 
 
 def internal_error(error: Exception) -> EntrypointError:
-    """Return a mistake of this program as an error with a place; the traceback goes to the log at level debug.
+    """Return a bug in this program as an error that says where it is; log the traceback at level debug.
 
-    What looks like one, and is a limit of the container's, is told as that.
+    What looks like a bug but is a limit of the container is reported as that limit.
     """
     logs.event(
         logs.DEBUG, "internal_error", f"{type(error).__name__}: {foreign(str(error))}", traceback=_traceback(error)
     )
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
         return EntrypointError(
-            "the system does not let this program start a thread, which it needs in order to connect",
-            remedy="Raise the container's or the user's limit of processes (docker run --pids-limit, podPidsLimit in "
-            "Kubernetes, ulimit -u) or of memory. If neither is near, the seccomp profile forbids it: a container "
-            "engine of before October 2021 does not know the system call clone3. Renew Docker (20.10.10 or later) and "
-            "libseccomp.",
+            "the system refused to start a thread, which this program needs to connect",
+            remedy="Raise the limit on processes (docker run --pids-limit, podPidsLimit in Kubernetes, ulimit -u) or "
+            "on memory. If neither is reached, the seccomp profile is the cause: container engines older than "
+            "October 2021 do not know the system call clone3. Update Docker (20.10.10 or later) and libseccomp.",
         )
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
@@ -282,7 +281,7 @@ def internal_error(error: Exception) -> EntrypointError:
     place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
     return EntrypointError(
         f"Internal error: {type(error).__name__}: {foreign(str(error))}{place}",
-        remedy="This is a mistake in pg-entrypoint. Please report it, with the log at LOG_LEVEL=debug.",
+        remedy="This is a bug in pg-entrypoint. Please report it with the log at LOG_LEVEL=debug.",
     )
 
 
@@ -293,7 +292,7 @@ def _traceback(error: Exception) -> str:
 
 
 def _worth_upgrading(place: Place) -> bool:
-    """Tell whether the bookkeeping is an earlier system's, on a server where that can be changed."""
+    """Tell whether the tables are an earlier system's and the server accepts the changes to upgrade them."""
     return place.outdated and not place.standby and not place.read_only
 
 
@@ -305,7 +304,7 @@ def _tell_outstanding(plan: Plan) -> None:
         logs.INFO,
         "migration.outstanding",
         f"{count(len(plan.outstanding), 'migration waits', 'migrations wait')} for the end of the rollout: {names}; "
-        "apply with entrypoint migrate --phase after",
+        "then run entrypoint migrate --phase after",
         version=plan.current,
         outstanding=len(plan.outstanding),
         files=[file.name for file in plan.outstanding],
@@ -350,7 +349,7 @@ def _migrate(
     display: Display | None,
     repeats: Repeats | None,
 ) -> Outcome:
-    """Apply what is pending, and then the files in repeatable/; or wait until somebody else has."""
+    """Apply what is pending, then the files in repeatable/; or wait until somebody else has."""
     place, plan = survey.place, survey.plan
     due = frozenset() if repeats is None else repeats.due
     from contextlib import nullcontext
@@ -364,7 +363,7 @@ def _migrate(
     commanded = verdict is not None and verdict.pending
     what = f"{count(len(plan.pending), 'migration is', 'migrations are')} pending"
     if not plan.pending and (due or commanded):
-        what = f"repeatable/{min(due)}.sql is to be applied" if due else "MIGRATION_COMMAND is to run"
+        what = f"repeatable/{min(due)}.sql has to be applied" if due else "MIGRATION_COMMAND has to run"
     refuse_read_only(survey, what)
     if (plan.pending or commanded) and plan.outstanding:
         _tell_outstanding(plan)
@@ -403,7 +402,7 @@ def _tell_pending(plan: Plan) -> None:
         "migration.pending",
         f"{count(len(plan.pending), 'migration')} pending: {_range(plan)}"
         if plan.pending
-        else "the ledger is an earlier system's",
+        else "the migration history is from an earlier system and will be upgraded",
         version=plan.current,
         latest=plan.latest,
         pending=len(plan.pending),

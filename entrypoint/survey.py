@@ -1,6 +1,6 @@
-"""What is found before anything is done: the files, the session, the ledger, and what is pending.
+"""What a start finds before it does anything: the files, the session, the ledger, and what is pending.
 
-An up-to-date start asks in a shorter way (`migration.ledger.first_look`), and never comes here.
+An up-to-date start asks in a shorter way (`migration.ledger.first_look`), and never gets here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _SURVEY_PATIENCE = 1.0
 
 
 class Survey(NamedTuple):
-    """What was found before anything is done."""
+    """What a start has found before it does anything."""
 
     session: Session
     target: Target
@@ -61,11 +61,11 @@ class Survey(NamedTuple):
     plan: Plan
     rows: tuple[LedgerRow, ...]
     wanted: Wanted | None
-    """Another migration tool, with what was seen of it at this look."""
+    """The other migration tool, with what was seen of it just now."""
     verdict: Verdict | None
     """Whether that has anything to do."""
     clocks: Clocks
-    """What the start has left of its time."""
+    """How much time the start has left."""
 
 
 def survey_database(settings: Settings, *, up_to: int | None = None, after: bool = False) -> Survey:
@@ -91,7 +91,7 @@ def survey_beside(
     *,
     after: bool = False,
 ) -> Survey:
-    """Connect and compare; what came of the question `before`, if there was one, counts as the first attempt."""
+    """Connect and compare. The question `before`, if there was one, counts as the first attempt to connect."""
     if signals.installed():
         gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
     token = logs.run_id()
@@ -146,11 +146,12 @@ def survey_beside(
 
 
 def _refuse_time_zone(place: Place) -> None:
-    """Raise ConfigurationError where the earlier system's times would be read in a time zone that is not theirs."""
+    """Raise ConfigurationError if the earlier system's times would be read in the wrong time zone."""
     if place.outdated and os.environ.get("PGTZ"):  # The program has taken it out (`leave_out_time_zone`).
         raise ConfigurationError(
-            "PGTZ is set, and the tables are the earlier migration system's, whose times are in the server's time zone",
-            remedy="Unset PGTZ in this process, or migrate this database once by the command `entrypoint migrate`.",
+            "PGTZ is set, and the tables are from the earlier migration system, whose times are in the server's time "
+            "zone",
+            remedy="Unset PGTZ in this process, or migrate this database once with `entrypoint migrate`.",
             variable="PGTZ",
         )
 
@@ -158,18 +159,18 @@ def _refuse_time_zone(place: Place) -> None:
 def _refused(session: Session, settings: Settings, error: StatementError) -> EntrypointError:
     from entrypoint.migration.ledger.refusal import refused_on
 
-    doing = "the ledger could not be read"
+    doing = "could not read the migration history"
     return refused_on(session, settings.schema, settings.role, error, doing, reading=False)
 
 
 def _kept(before: Question) -> Session | None:
-    """Return a session on the connection of the question `before`, if there is one to go on with."""
+    """Return a session that continues on the connection of the question `before`, if that is still open."""
     connection = before.connection()
     return None if connection is None else go_on(connection)
 
 
 def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings, arrival: Deadline) -> None:
-    """Return after a pause if there is to be another attempt after so many; otherwise raise `lost`."""
+    """Pause and return if another attempt is allowed after so many `attempts`; otherwise raise `lost`."""
     if attempts >= settings.connect.attempts or arrival.passed():
         raise lost
     from entrypoint.database.backoff import pause_after  # Only now, as it imports tenacity.
@@ -187,7 +188,7 @@ def _connect_again(lost: ConnectionLostError, attempts: int, settings: Settings,
 
 
 def start_clocks(settings: Settings, *, spent: float = 0.0) -> Clocks:
-    """Return the clocks of a start; that for connecting runs, of which `spent` seconds are over."""
+    """Return the clocks of a start. The one for connecting is running, and `spent` seconds of it are used up."""
     clocks = Clocks(settings.apply.timeout, connecting=settings.connect.longest - spent, waiting=settings.lock.timeout)
     clocks.turn_to(CONNECTING)
     return clocks
@@ -207,7 +208,7 @@ def until_unlocked(
     settings: Settings,
     clocks: Clocks,
 ) -> T:
-    """Return what `look` reads of the ledger; wait, if somebody has locked it, as one waits for the migration lock.
+    """Return what `look` reads in the ledger. If somebody has locked it, wait as for the migration lock.
 
     Raises LockTimeoutError.
     """
@@ -231,7 +232,7 @@ def until_unlocked(
         else:
             clocks.turn_to(CONNECTING)
             return found
-        logs.event(logs.INFO, "ledger.locked", f"{locked.describe(blockers)}; looking again")
+        logs.event(logs.INFO, "ledger.locked", f"{locked.describe(blockers)}; checking again")
         if others is None:
             from entrypoint.migration.lock.patience import Patience
 
@@ -240,7 +241,7 @@ def until_unlocked(
 
 
 def _enter_phase(settings: Settings, name: str) -> None:
-    """Say where we are, if somebody may ask; nobody else pays for the module."""
+    """Record the phase, if health probes are on; otherwise the module is not even imported."""
     if settings.probe_port is not None:
         from entrypoint import phase
 
@@ -248,7 +249,7 @@ def _enter_phase(settings: Settings, name: str) -> None:
 
 
 def refuse_read_only(survey: Survey, what: str) -> None:
-    """Raise ReadOnlyError if the server takes no writes; `what` says what there was to write, as a clause."""
+    """Raise ReadOnlyError if the server takes no writes; `what` is a clause that says what had to be written."""
     place = survey.place
     if place.standby or place.read_only:
         from entrypoint.migration.ledger.refusal import read_only, read_only_by_default
@@ -266,7 +267,7 @@ def assign(
     after: bool = False,
     repeats: Repeats | None = None,
 ) -> Assignment:
-    """Return all that whoever holds the lock needs to know."""
+    """Return everything that the holder of the lock needs to know."""
     return Assignment(
         directory=survey.directory,
         up_to=up_to,

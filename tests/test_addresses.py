@@ -380,7 +380,7 @@ def test_an_openssl_that_cannot_be_set_up_is_told_from_a_server_that_refuses(
     assert run.wait() == 69
     (record,) = run.logs("database.unavailable")
     assert record["cause"] == "tls"
-    assert "failed: OpenSSL cannot be set up for TLS here" in record["message"]
+    assert "failed: OpenSSL could not be set up for TLS" in record["message"]
     assert "OPENSSL_CONF" in record["remedy"]
     assert "server's log" not in record["remedy"]
 

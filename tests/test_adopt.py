@@ -180,7 +180,7 @@ def test_a_table_that_was_named_and_is_not_there_is_warned_of(scene: Scene) -> N
     scene.database.execute("DROP TABLE goose_db_version, t1, t2")
     run = scene.start(MIGRATION_ADOPT="goose:ops.gose")
     assert told(run)[:2] == ("migrated", "3")
-    assert warnings(run) == ["there is no table ops.gose of goose here, so there is nothing to adopt: a new database"]
+    assert warnings(run) == ["this database has no goose table ops.gose, so there is nothing to adopt"]
 
 
 @pytest.mark.thorough
@@ -204,7 +204,7 @@ def test_a_history_that_is_locked_is_waited_for_as_long_as_the_migrations_may_ta
         other.execute("BEGIN; LOCK TABLE goose_db_version")
         run = scene.start("migrate", MIGRATION_ADOPT="goose", MIGRATION_TIMEOUT_MS="1000")
         assert run.wait() == 75, run.report()
-        assert "somebody has locked its table goose_db_version" in only_error(run)["message"]
+        assert "another session has locked its table goose_db_version" in only_error(run)["message"]
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
 
 
@@ -367,7 +367,7 @@ def test_what_has_no_file_is_refused_and_all_of_it_is_named(scene: Scene) -> Non
 @pytest.mark.thorough
 def test_files_without_an_origin_are_refused(scene: Scene) -> None:
     scene.write(files(1, 2, 3, tool=""))
-    refused(scene, 65, "no file says that it comes from goose", "entrypoint import --from goose DIR")
+    refused(scene, 65, "no file has goose as its origin", "entrypoint import --from goose DIR")
 
 
 @pytest.mark.thorough
@@ -390,7 +390,7 @@ def test_only_the_variable_is_to_be_unset(scene: Scene) -> None:
 @pytest.mark.thorough
 def test_two_files_of_one_origin_are_refused(scene: Scene) -> None:
     scene.write(file(4, version="2"))
-    refused(scene, 65, "002_t2.sql", "004_t4.sql", "both say that they were goose 2")
+    refused(scene, 65, "002_t2.sql", "004_t4.sql", "both have the origin goose 2")
 
 
 def test_a_history_that_failed_is_refused_with_what_to_do(scene: Scene) -> None:
@@ -399,7 +399,7 @@ def test_a_history_that_failed_is_refused_with_what_to_do(scene: Scene) -> None:
         " checksum bytea, execution_time bigint); INSERT INTO _sqlx_migrations VALUES (1, '', now(), false, '', 0)"
     )
     scene.write(files(1, 2, 3, tool="sqlx"))
-    refused(scene, 70, "version 1 is recorded there without success", "DELETE FROM _sqlx_migrations", tool="sqlx")
+    refused(scene, 70, "version 1 is recorded there as not successful", "DELETE FROM _sqlx_migrations", tool="sqlx")
 
 
 def test_the_wrong_tool_is_refused(scene: Scene) -> None:
@@ -465,7 +465,13 @@ def test_a_table_with_our_name_needs_a_schema_for_ours(scene: Scene, tool: str, 
         f"INSERT INTO schema_migrations VALUES ({row})"
     )
     scene.write(files(1, 2, 3, tool=tool))
-    refused(scene, 78, "belongs to", "Set MIGRATION_SCHEMA to a schema of its own", tool=tool)
+    refused(
+        scene,
+        78,
+        "belongs to",
+        "Keep this program's migration history in a separate schema: set MIGRATION_SCHEMA",
+        tool=tool,
+    )
     assert scene.run(MIGRATION_ADOPT=tool, MIGRATION_SCHEMA="entrypoint")[:2] == ("migrated", "3")
     assert scene.database.rows("SELECT count(*) FROM entrypoint.schema_migrations") == [(3,)]
     assert scene.database.rows("SELECT version::text FROM public.schema_migrations") == [("1",)]
@@ -498,7 +504,7 @@ def test_a_table_of_somebody_who_is_not_trusted_is_not_read(scene: Scene) -> Non
             url = f"{scene.database.url}{'&' if '?' in scene.database.url else '?'}user={login}"
         run = adopt(scene, "--yes", url=url)
         assert run.wait() == 78, run.report()
-        assert "whom there is no reason to trust" in only_error(run)["message"]
+        assert "and this user has no reason to trust that owner" in only_error(run)["message"]
         scene.database.execute("ALTER TABLE goose_db_version OWNER TO CURRENT_USER")
         run = adopt(scene, "--yes", url=url)
         assert run.wait() == 78, run.report()

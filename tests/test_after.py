@@ -403,9 +403,9 @@ def test_a_contract_job_beside_running_replicas(scene: Scene) -> None:
     [
         ("-- entrypoint: requires = 2\nSELECT 1;", "requires itself"),
         ("-- entrypoint: requires = 3\nSELECT 1;", "requires 003, which comes after it"),
-        (f"{AFTER}-- entrypoint: floor = 004_y.sql\nSELECT 1;", "there is no file 004_y.sql"),
-        ("-- entrypoint: floor = 001_t.sql\nSELECT 1;", "floor is for what runs after the rollout"),
-        ("-- entrypoint: replaces = 001_t.sql\nSELECT 1;", "replaces 001_t.sql, and that file is there"),
+        (f"{AFTER}-- entrypoint: floor = 004_y.sql\nSELECT 1;", "its floor names 004_y.sql"),
+        ("-- entrypoint: floor = 001_t.sql\nSELECT 1;", "floor only applies to files that run after the rollout"),
+        ("-- entrypoint: replaces = 001_t.sql\nSELECT 1;", "replaces 001_t.sql, but that file still exists"),
         ("-- entrypoint: phase = before\nSELECT 1;", "phase = before is not a phase"),
     ],
 )

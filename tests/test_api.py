@@ -213,9 +213,9 @@ def test_what_no_text_has_is_refused(migrations_dir: Path, parameter: str, chara
     [
         ("", "{dir}", {}, "url is empty"),
         ("postgresql://h/d", "", {}, "directory is empty"),
-        ("postgresql://h/d", "{dir}/nowhere", {}, "There is no directory"),
-        ("{dir}", "postgresql://u:Quokka@h/d", {}, "directory is an address"),
-        ("{dir}", "host=h password=Quokka", {}, "directory is an address"),
+        ("postgresql://h/d", "{dir}/nowhere", {}, "does not exist"),
+        ("{dir}", "postgresql://u:Quokka@h/d", {}, "directory is a database address"),
+        ("{dir}", "host=h password=Quokka", {}, "directory is a database address"),
         ("postgresql://h/d", "{dir}", {"timeout": 0}, "timeout is 0 seconds"),
         ("postgresql://h/d", "{dir}", {"timeout": 1e-9}, "timeout is 1e-09 seconds"),
         ("postgresql://h/d", "{dir}", {"lock_timeout": float("inf")}, "lock_timeout is inf seconds"),
@@ -256,7 +256,7 @@ def test_remedies_name_parameters(database: Database, migrations_dir: Path) -> N
     assert nowhere.value.remedy == "Pass the number of one of them as `to`."
     with pytest.raises(EntrypointError) as no_file:
         api.check(migrations_dir, files=["no_such.sql"])
-    assert no_file.value.remedy.startswith("Pass paths from the current directory")
+    assert no_file.value.remedy.startswith("Pass paths relative to the current directory")
     with pytest.raises(EntrypointError) as elsewhere:
         api.check(migrations_dir, files=["/etc/passwd"])
     assert elsewhere.value.remedy.endswith(': check("db/migrations", files=["db/migrations/001_a.sql"])')
@@ -272,7 +272,7 @@ def test_remedies_name_parameters(database: Database, migrations_dir: Path) -> N
 
 
 def test_files_are_names_and_not_one_name(migrations_dir: Path) -> None:
-    with pytest.raises(TypeError, match="files must be several names"):
+    with pytest.raises(TypeError, match="files must be a collection of names"):
         api.check(migrations_dir, files="001_a.sql")
 
 
@@ -335,14 +335,14 @@ def test_an_error_that_nobody_catches_says_all_there_is_to_say(database: Databas
     write_migrations(migrations_dir, {"001_a.sql": "SELECT 1;\nSELECT nope();"})
     _, errors = finish(python(UNCAUGHT, database.url, migrations_dir))
     assert "LINE 2: SELECT nope();\n               ^\n" in errors
-    assert errors.splitlines()[-1].startswith("What to do: It was rolled back and recorded as failed.")
+    assert errors.splitlines()[-1].startswith("Fix: It was rolled back and recorded as failed.")
     frames = [line for line in errors.splitlines() if line.startswith("  File ")]
     assert len(frames) == 3
     assert "During handling" not in errors
     assert "direct cause" not in errors
     # Nor what is refused before there is such a thread.
     _, errors = finish(python(UNCAUGHT, "", migrations_dir))
-    assert errors.splitlines()[-1].startswith("What to do: Pass the database's address")
+    assert errors.splitlines()[-1].startswith("Fix: Pass the database's address")
 
 
 def test_a_mistake_of_ours_has_its_own_traceback(

@@ -368,7 +368,7 @@ def test_an_old_one_that_cannot_be_deleted_is_told(backups: Backups, run_program
     run = run_program(command, env=backups.environment())
     assert run.wait() == 70
     error = only_error(run)
-    assert "was taken, but" in error["message"]
+    assert "was written, but" in error["message"]
     assert str(old) in error["message"]
     assert len(backups.files()) == 2
 
@@ -752,13 +752,13 @@ def test_others_see_that_a_backup_is_being_taken(with_one_pending: Backups) -> N
         leader = backups.start()
         held.arrival(leader)
         waiter = backups.start()
-        assert "is taking a backup" in waiter.until("lock.waiting")["message"]
+        assert "is backing up" in waiter.until("lock.waiting")["message"]
         shown = json.loads(backups.start("status", "--json").ok().stdout)
         assert shown["lock"]["migration"] == "backup"
         assert "taking a backup" in backups.start("status").ok().stdout
         impatient = backups.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=300)
         assert impatient.wait() == 75
-        assert "is taking a backup" in only_error(impatient)["message"]
+        assert "is backing up" in only_error(impatient)["message"]
     assert told(leader).outcome == "migrated"
     assert told(waiter).outcome == "waited"
     assert backups.only()

@@ -206,7 +206,7 @@ def test_a_lock_on_the_ledger_is_waited_for(scene: Scene) -> None:
 def test_a_database_that_was_there_before_is_led_to_it(scene: Scene) -> None:
     """The commonest first contact with an existing database: the first file finds its tables there."""
     remedy = only_error(scene.migrate())["remedy"]
-    assert remedy.endswith("say how far it is: entrypoint repair --failed, and then entrypoint baseline N.")
+    assert remedy.endswith("record how far it is: entrypoint repair --failed, then entrypoint baseline N.")
     scene.start("repair", "--failed", "--yes").ok()
     baseline(scene, 5).ok()
     scene.migrated()

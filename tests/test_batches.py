@@ -351,7 +351,7 @@ def test_its_time_ends_and_the_next_start_goes_on(scene: Scene) -> None:
     assert run.wait() == 70, run.report()
     error = only_error(run)
     assert error["event"] == "migration.timeout"
-    assert "goes on behind the batches that are committed" in str(error["message"])
+    assert "continues after the committed batches" in str(error["message"])
     assert "`-- entrypoint: phase = after`" in str(error["remedy"])
     assert scene.database.one(ALL)[1] == 300
     shown = scene.start("migrate", "--dry-run").ok().stdout
@@ -437,7 +437,7 @@ def test_a_batch_that_fails_is_gone_on_with_when_the_cause_is_mended(scene: Scen
     assert run.wait() == 70, run.report()
     error = only_error(run)
     assert (error["event"], error["sqlstate"], error["file"]) == ("migration.failed", "22012", "002_fill.sql")
-    assert "those before it are committed" in str(error["remedy"])
+    assert "the earlier ones are committed" in str(error["remedy"])
     assert "500 rows in 5 batches, up to id 500 of 1000" in str(error["remedy"])
     assert (state(scene)["cursor"], state(scene)["rows"]) == (["500"], 500)
     line = line_of(scene)
@@ -483,8 +483,8 @@ def test_a_file_that_has_changed_is_for_a_person_to_look_at(scene: Scene) -> Non
 REFUSED = {
     "orders(nothing)": "public.orders has no column nothing",
     "nothing(id)": "there is no table nothing",
-    "orders(euros)": "euros may be NULL, and no batch would meet such a row",
-    "orders(day)": "no btree index of public.orders begins with day",
+    "orders(euros)": "euros may be NULL, and no batch would include such a row",
+    "orders(day)": "no B-tree index on public.orders starts with day",
     "seen(id)": "public.seen is a view",
 }
 
@@ -515,20 +515,21 @@ VERDICTS = {
     "CREATE TABLE t (id int, PRIMARY KEY (id)) PARTITION BY RANGE (id)": None,
     "CREATE MATERIALIZED VIEW t AS SELECT 1 AS id": "id may be NULL",
     "CREATE TABLE t (id int UNIQUE)": "id may be NULL",
-    "CREATE TABLE t (id int NOT NULL)": "no btree index of public.t begins with id",
-    "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t USING hash (id)": "no btree index",
-    "CREATE TABLE t (id int NOT NULL, b int); CREATE INDEX i ON t (b, id)": "no btree index",
-    "CREATE TABLE t (id int NOT NULL, b int); CREATE INDEX i ON t (b) INCLUDE (id)": "no btree index",
-    "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t (abs(id))": "no btree index",
+    "CREATE TABLE t (id int NOT NULL)": "no B-tree index on public.t starts with id",
+    "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t USING hash (id)": "no B-tree index",
+    "CREATE TABLE t (id int NOT NULL, b int); CREATE INDEX i ON t (b, id)": "no B-tree index",
+    "CREATE TABLE t (id int NOT NULL, b int); CREATE INDEX i ON t (b) INCLUDE (id)": "no B-tree index",
+    "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t (abs(id))": "no B-tree index",
     "CREATE TABLE t (id int NOT NULL); CREATE INDEX i ON t (id) WHERE id > 5": "public.t cannot be used: it has a",
-    "CREATE TABLE t (id text NOT NULL); CREATE INDEX i ON t (id text_pattern_ops)": "an operator class that orders",
-    'CREATE TABLE t (id text NOT NULL); CREATE INDEX i ON t (id COLLATE "POSIX")': "another collation than its column",
+    "CREATE TABLE t (id text NOT NULL); CREATE INDEX i ON t (id text_pattern_ops)": "operator class sorts differently",
+    'CREATE TABLE t (id text NOT NULL); CREATE INDEX i ON t (id COLLATE "POSIX")': "its collation differs from its "
+    "column's",
     "CREATE TABLE t (id int PRIMARY KEY); UPDATE pg_index SET indisvalid = false WHERE indrelid > 16383": "not valid",
     "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE child () INHERITS (t)": "other tables inherit from public.t",
     "CREATE TABLE t (i int PRIMARY KEY)": "public.t has no column id",
     "CREATE VIEW t AS SELECT 1 AS id": "public.t is a view",
     "CREATE SEQUENCE t": "public.t is a sequence",
-    "CREATE TABLE t (id point NOT NULL)": "no btree index",
+    "CREATE TABLE t (id point NOT NULL)": "no B-tree index",
     # One that fits is enough.
     "CREATE TABLE t (id int NOT NULL); CREATE INDEX a ON t (id) WHERE id > 5; CREATE INDEX b ON t (id)": None,
 }
@@ -570,27 +571,27 @@ MOVING = {
     "a key made of what is set": (
         f"CREATE TABLE t {_MADE}; INSERT INTO t SELECT n FROM generate_series(1, 99) n; CREATE INDEX ON t (id);",
         "UPDATE t SET n = n + 1, x = x + 100 WHERE id BETWEEN :from AND :to",
-        "the statement sets x, which id is made from",
+        "the statement sets x, which id is generated from",
     ),
     "set through the root": (
         UNDER_A_ROOT,
         "UPDATE root SET n = n + 1, id = id + 100 WHERE id BETWEEN :from AND :to",
-        "the statement sets id by way of root",
+        "the statement sets id through root",
     ),
     "set in a partition": (
         OVER_A_PART,
         "UPDATE part SET n = n + 1, id = id + 100 WHERE id BETWEEN :from AND :to",
-        "the statement sets id by way of part",
+        "the statement sets id through part",
     ),
     "set through a view of a view": (
         f"{STANDING} CREATE INDEX ON t (id); CREATE VIEW v AS SELECT * FROM t; CREATE VIEW w AS SELECT * FROM v;",
         "UPDATE w SET n = n + 1, id = id + 100 WHERE id BETWEEN :from AND :to",
-        "the statement sets id by way of w",
+        "the statement sets id through w",
     ),
     "inserted through the root": (
         UNDER_A_ROOT,
         "INSERT INTO root SELECT x, id + 9, 0 FROM t WHERE id BETWEEN :from AND :to",
-        "the statement inserts rows by way of root",
+        "the statement inserts rows through root",
     ),
 }
 
@@ -637,7 +638,7 @@ def test_a_key_that_the_statement_compares_otherwise_is_refused(scene: Scene) ->
     statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
     scene.write({"001_t.sql": made, "002_x.sql": by(7, "fixed", key="t(id)") + statement})
     error = only_error(scene.migrate())
-    assert "BETWEEN would compare id otherwise than the index does" in str(error["message"])
+    assert "BETWEEN would compare id differently from the index" in str(error["message"])
     assert scene.database.rows(ALL_OF_T) == [(99, 0)]
     scene.database.execute(f'ALTER DATABASE {scene.database.name} SET search_path = public, "My Sch"')
     assert 'ALTER ROLE ... SET search_path = public, "My Sch"' in str(error["remedy"])
@@ -648,11 +649,11 @@ def test_a_key_that_the_statement_compares_otherwise_is_refused(scene: Scene) ->
 OTHER_GROUND = {
     "of another type": (
         "ALTER TABLE t ALTER id TYPE text",
-        "the key of t was pg_catalog.int4 then, and is pg_catalog.text COLLATE",
+        "the key of t was pg_catalog.int4 and is now pg_catalog.text COLLATE",
     ),
     "of another table": (
         "ALTER TABLE t RENAME TO old; CREATE TABLE t (LIKE old INCLUDING ALL); INSERT INTO t SELECT * FROM old",
-        "t is another table than it was then",
+        "t is not the same table as before",
     ),
 }
 
@@ -727,7 +728,7 @@ def test_a_renumbered_file_does_not_begin_again(scene: Scene) -> None:
     scene.database.execute("ALTER TABLE t DROP CONSTRAINT t_check")
     (scene.migrations / "002_x.sql").rename(scene.migrations / "003_x.sql")
     error = only_error(scene.migrate())
-    assert "003_x.sql is the statement of 002_x.sql, which stands at" in str(error["message"])
+    assert "003_x.sql has the same statement as 002_x.sql, which is at" in str(error["message"])
     assert scene.database.rows(ALL_OF_T) == [(99, 49)]
     (follow,) = re.findall(r"UPDATE schema_migrations .*WHERE migration_number = 2", str(error["remedy"]))
     scene.database.execute(follow)
@@ -760,7 +761,7 @@ def test_status_names_what_stands_half_way_and_has_no_file(scene: Scene) -> None
 def test_what_has_no_order_is_no_key(scene: Scene) -> None:
     statement = "DELETE FROM t WHERE id BETWEEN :from AND :to"
     scene.write({"001_t.sql": "CREATE TABLE t (id json NOT NULL)", "002_x.sql": by(7, key="t(id)") + statement})
-    assert "The type pg_catalog.json has no order" in str(only_error(scene.migrate())["remedy"])
+    assert "The type pg_catalog.json has no sort order" in str(only_error(scene.migrate())["remedy"])
 
 
 @pytest.mark.thorough
@@ -775,9 +776,7 @@ def test_a_walk_that_cannot_go_on_says_where_it_stands(scene: Scene) -> None:
     (delete,) = re.findall(r"DELETE FROM .* AND status = 'failed'", str(only_error(run)["remedy"]))
     scene.start("repair", "--failed", "--yes").ok()
     message = str(only_error(scene.migrate())["message"])
-    assert re.search(
-        r"it stands at .*49 rows in 7 batches, up to id 49 of 99, and nothing more of it was run$", message
-    )
+    assert re.search(r"it is at .*49 rows in 7 batches, up to id 49 of 99, and no further batch was run$", message)
     scene.database.execute(delete)
     scene.start("baseline", "2", "--yes").ok()
 
@@ -794,9 +793,9 @@ def test_a_file_that_does_not_run_in_batches_any_more_says_what_it_did(scene: Sc
     assert "002_fill.sql is running in the ledger (300 rows in 1 batch, up to id 300 of 1000), and part of" in message
     scene.write({"002_fill.sql": "UPDATE orders SET cents = euros * 100, times = times + 1;"})
     error = only_error(scene.migrate())
-    stands = "has changed since its first batch, and stands at 300 rows in 1 batch, up to id 300 of 1000; nothing more"
+    stands = "has changed since its first batch, and is at 300 rows in 1 batch, up to id 300 of 1000; no further batch"
     assert stands in str(error["message"])
-    assert "entrypoint repair --failed, and it runs from the first statement" in str(error["remedy"])
+    assert "entrypoint repair --failed. It then runs from the first statement" in str(error["remedy"])
     run = scene.start("rollback", "--to", "1", "--yes")
     assert run.wait() == 70, run.report()
     assert "002_fill.sql is failed in the ledger" in str(only_error(run)["message"])
@@ -824,12 +823,12 @@ def test_a_place_that_cannot_be_read_any_more_is_told_as_that(scene: Scene) -> N
     assert run.wait() == 70, run.report()
     error = only_error(run)
     assert re.search(
-        r'stands at .*up to id b of d, but id can no longer be compared with that: invalid input value for enum .*"b"; '
-        "nothing more of it was run$",
+        r'is at .*up to id b of d, but id can no longer be compared with that: invalid input value for enum .*"b"; '
+        "no further batch was run$",
         str(error["message"]),
     )
     assert "migration_lock" not in str(error)
-    assert "Undo what was changed about t (id) or its type, and entrypoint repair --failed" in str(error["remedy"])
+    assert "Undo the change to t (id) or to its type, then run entrypoint repair --failed" in str(error["remedy"])
     scene.database.execute("ALTER TYPE e RENAME VALUE 'bb' TO 'b'")
     scene.start("repair", "--failed", "--yes").ok()
     scene.migrated()
@@ -847,7 +846,7 @@ def test_a_key_whose_type_has_no_operators_is_refused_before_anything_runs(scene
     assert "PostgreSQL cannot compare its values: operator does not exist" in str(error["message"])
     assert str(error["message"]).endswith("; no batch was run")
     assert scene.ledger() == [(1, "completed")]
-    assert "a domain over an enumeration, give it that type itself" in str(error["remedy"])
+    assert "a domain over an enum, change it to the enum itself" in str(error["remedy"])
     scene.database.execute("ALTER TABLE t ALTER id TYPE e")
     scene.migrated()
     assert scene.database.rows(ALL_OF_T) == [(99, 99)]
@@ -860,7 +859,7 @@ def test_columns_of_one_index_have_one_direction(scene: Scene) -> None:
         {"001_t.sql": made, "002_x.sql": by(5, key="t(a, b)") + "DELETE FROM t WHERE (a, b) BETWEEN :from AND :to"}
     )
     error = only_error(scene.migrate())
-    assert "some of its columns are descending and others ascending" in str(error["message"])
+    assert "some of its columns are descending and some ascending" in str(error["message"])
     assert "CREATE INDEX CONCURRENTLY ON public.t (a, b)" in str(error["remedy"])
 
 
@@ -901,7 +900,7 @@ def test_who_was_in_the_way_to_the_end_is_named_there(scene: Scene, what: str) -
         assert run.wait(30) == 70
     error = only_error(run)
     assert re.search(rf"waited behind backend {pid} \(.*the shop", str(error["message"]))
-    assert "The next run goes on behind the batches that are committed" in str(error["message"])
+    assert "The next run continues after the committed batches" in str(error["message"])
     assert error["blocker"] == pid
 
 
@@ -916,7 +915,7 @@ def test_who_keeps_the_second_pass_waiting_is_named_when_the_time_is_over(scene:
         assert run.wait(30) == 70
         pid = other.info.backend_pid
     message = str(only_error(run)["message"])
-    assert f"The next pass was to begin when the transactions that have written to orders are over: {pid}" in message
+    assert f"The next pass was to start when the transactions that have written to orders have ended: {pid}" in message
     assert run.logs("migration.waits_for_writers")[0]["pids"] == [pid]
 
 
@@ -948,7 +947,7 @@ def test_what_would_not_be_seen_is_met_by_a_second_pass(scene: Scene) -> None:
             other.execute("BEGIN; INSERT INTO orders VALUES (1, 5)")
             run = scene.start("migrate")
             if met:
-                until(lambda: "the next pass begins" in json.dumps(scene.lock()), what="the wait for the writer")
+                until(lambda: "the next pass starts" in json.dumps(scene.lock()), what="the wait for the writer")
                 assert state(scene, 3)["turn"] == 1
             else:
                 run.ok()
@@ -1105,7 +1104,7 @@ def test_no_batch_begins_while_a_standby_is_too_far_behind(
             run = scene.start("migrate")
             behind = run.until("migration.replica_lag")
             assert behind["lag_bytes"] > behind["max_lag_bytes"] == 16384
-            until(lambda: "waits for a standby" in json.dumps(scene.lock()), what="the lock's row to say so")
+            until(lambda: "waiting for a standby" in json.dumps(scene.lock()), what="the lock's row to say so")
             assert scene.database.one(ALL)[1] < 1000
             connection.execute("SELECT pg_wal_replay_resume()")
         run.ok()

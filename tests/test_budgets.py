@@ -183,7 +183,7 @@ def test_the_worst_of_each_step_one_after_the_other(scene: Scene, crowded: Calla
 def named(record: Record, pid: int, ms: int) -> bool:
     """Tell whether an error says all that there is to know about the session of `pid`, and what to type."""
     assert record["event"] == "lock.timeout"
-    assert f"Failed to acquire migration lock after {ms}ms: the ledger is locked by " in record["message"]
+    assert f"Failed to acquire migration lock after {ms}ms: the migration history is locked by " in record["message"]
     for part in (f"backend {pid} (postgres, a person's psql, idle in transaction, transaction open for", "LOCK TABLE"):
         assert part in record["message"], record
     assert f"SELECT pg_terminate_backend({pid})" in record["remedy"]
@@ -212,7 +212,7 @@ def test_who_locks_the_ledger_is_named_when_the_time_is_over(scene: Scene, perso
     begun = scene.start(MIGRATION_LOCK_TIMEOUT_MS=1500)
     outcome = told(begun)
     assert outcome.outcome == "failed"
-    assert f"the ledger is locked by backend {pid} (" in outcome.error
+    assert f"the migration history is locked by backend {pid} (" in outcome.error
     assert named(only_error(begun), pid, 1500)
     status = scene.start("status", MIGRATION_LOCK_TIMEOUT_MS=1500)
     assert status.wait() == 75
@@ -263,7 +263,7 @@ def test_who_stands_in_line_for_the_ledger_and_behind_whom_is_named(scene: Scene
         # It is the one in front that is in the way.
         assert f"is locked by backend {pid} (postgres, a person's psql, idle in transaction" in error["message"]
         assert f"and backend {queued.info.backend_pid} (postgres, a cleanup, active" in error["message"]
-        assert "itself waiting for a lock" in error["message"]
+        assert "waiting for a lock itself" in error["message"]
         assert f"SELECT pg_terminate_backend({pid})" in error["remedy"]
         queued.pgconn.finish()
 
@@ -281,7 +281,7 @@ def test_a_prepared_transaction_that_locks_the_ledger_is_named(
     run = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=1500)
     assert run.wait() == 75
     error = only_error(run)
-    assert "the ledger is locked by prepared transaction 'of old' (postgres, prepared " in error["message"]
+    assert "the migration history is locked by prepared transaction 'of old' (postgres, prepared " in error["message"]
     assert "ROLLBACK PREPARED 'of old'" in error["remedy"]
 
 

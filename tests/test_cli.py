@@ -112,7 +112,7 @@ def test_what_was_probably_meant_is_named(run_entrypoint: Start) -> None:
         assert error_of(run_entrypoint(*words), 64)["message"].endswith(meant)
     # An application by itself is the commonest mistake of all.
     told = error_of(run_entrypoint("node", "server.js"), 64)
-    assert "no command 'node'" in told["message"]
+    assert "Unknown command 'node'" in told["message"]
     assert "Did you mean" not in told["message"]
     assert "entrypoint run -- COMMAND" in told["remedy"]
 
@@ -128,13 +128,13 @@ def test_what_is_wrong_is_named_and_not_what_is_beside_it(run_entrypoint: Start)
     for words, message, remedy in (
         (
             ("init",),
-            "There is no command 'init', and nothing to initialize",
-            "`entrypoint migrate` creates what it needs",
+            "Unknown command 'init'; there is nothing to initialize",
+            "`entrypoint migrate` creates the tables it needs",
         ),
-        (("--to", "3"), "--to stands in front of the command, and belongs behind it", "entrypoint COMMAND --to"),
+        (("--to", "3"), "--to goes after the command, not before it", "entrypoint COMMAND --to"),
         (
             ("--json", "status"),
-            "--json stands in front of the command, and belongs behind it",
+            "--json goes after the command, not before it",
             "entrypoint status --json",
         ),
         (("rollback", "--steps", "1"), "entrypoint rollback has no option --steps", "--to N"),
@@ -190,7 +190,7 @@ def test_the_end_of_the_options_is_no_option(run_entrypoint: Start) -> None:
 
 def test_help_on_a_variable(run_entrypoint: Start) -> None:
     first, *_ = run_entrypoint("help", "MIGRATION_ON_FAILURE").ok().stdout.splitlines()
-    assert first == "MIGRATION_ON_FAILURE  start the application all the same, or exit (default: start)"
+    assert first == "MIGRATION_ON_FAILURE  start (start the application anyway) or exit (default: start)"
 
 
 def test_a_shell_may_be_called_by_its_path(run_entrypoint: Start) -> None:
@@ -242,7 +242,7 @@ def test_a_wrong_command_line_is_told_to_a_person(run_entrypoint: Start) -> None
     with Terminal() as terminal:
         assert run_entrypoint("stats", env={"TERM": "dumb"}, **terminal.options).wait() == 64
         first, second = terminal.text.splitlines()
-    assert first == "error: There is no command 'stats'. Did you mean status?"
+    assert first == "error: Unknown command 'stats'. Did you mean status?"
     assert second.startswith("  Fix: `entrypoint help` lists the commands.")
 
 
@@ -374,7 +374,7 @@ def test_run_lists_all_bad_settings_and_starts(run_entrypoint: Start, migrations
     run.ok()
     outcome, error = run.stdout.splitlines()
     assert outcome == "failed"
-    assert "settings cannot be used" in error
+    assert "settings are invalid" in error
     said = run.stderr
     assert [name for name in environment if f"{name} is " not in said] == []
 
@@ -697,6 +697,6 @@ def test_a_thread_that_is_not_to_be_had_is_a_limit_and_no_mistake(
     run = run_program(["bash", "-c", little, "bash", *PROGRAM, *words], env={"DATABASE_URL": database.url})
     assert run.wait() == (0 if words[0] == "run" else 70), run.report()
     told = run.stderr + run.stdout
-    assert "does not let this program start a thread" in told
+    assert "refused to start a thread" in told
     assert "clone3" in told
-    assert "mistake in pg-entrypoint" not in told
+    assert "bug in pg-entrypoint" not in told

@@ -143,7 +143,7 @@ def test_the_remedy_names_the_variable_that_was_read(
     run = run_entrypoint("migrate", env={**QUICK, name: str(secret) if file else address})
     assert run.wait() == 69
     named = f"the file that {name} names" if file else name
-    assert f"Check host and port in {named}, and that PostgreSQL is running" in run.stderr
+    assert f"Check the host and port in {named}, and that PostgreSQL is running" in run.stderr
 
 
 def test_unknown_host(connecting: Callable[..., Run]) -> None:
@@ -213,7 +213,7 @@ def strict_server() -> Iterator[Server]:
     ("user", "password", "dbname", "cause", "words", "tried"),
     [
         ("app", "Quokka", "postgres", "wrong_password", "wrong user or password", 3),
-        ("app", None, "postgres", "no_password", "wants a password and none was given", 1),
+        ("app", None, "postgres", "no_password", "asked for a password and none was given", 1),
         ("nobody", None, "postgres", "no_such_role", "no such user", 3),
         ("nologin", None, "postgres", "not_permitted", "may not connect", 1),
         ("turned_away", None, "postgres", "not_permitted", "may not connect", 1),

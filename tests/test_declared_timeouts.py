@@ -53,8 +53,8 @@ def test_each_file_has_its_own_limits(scene: Scene, how: str) -> None:
     assert 200 < found["d"][0] <= 300
     (told,) = run.logs("migration.declared_timeout")
     assert told["timeout_ms"] == (300 + 7200 + 45) * 1000
-    assert "002_b.sql has 2h, 003_c.sql has 45s for itself" in told["message"]
-    assert told["message"].endswith("7545s in all at most")
+    assert "002_b.sql has 2h, 003_c.sql has 45s of its own" in told["message"]
+    assert told["message"].endswith("7545s in total at most")
 
 
 def test_a_file_may_take_longer_than_all_the_others_together(scene: Scene) -> None:
@@ -146,7 +146,7 @@ def test_a_bad_directive_is_found_before_anything_runs(scene: Scene) -> None:
     assert [fault.split(": ")[0] for fault in faults[0]] == ["002_bad.sql:1", "003_bad.sql:2", "003_bad.sql:4"]
     assert "did you mean no-transaction?" in faults[0][0]
     assert "write 30ms, 30s, 30min or 30h" in faults[0][1]
-    assert "a directive counts only above the first statement" in faults[0][2]
+    assert "directives only count above the first statement" in faults[0][2]
     assert not scene.database.exists("good")
 
 

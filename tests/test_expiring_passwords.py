@@ -203,10 +203,10 @@ def test_the_service_asks_for_each_connection(
         ("echo; echo ' '", "it printed nothing"),
         ("echo quokka; echo wombat", "it printed more than one line"),
         ("printf 'a\\033[2J'", "it printed control characters"),
-        ("printf '\\377'", "it printed what is not text in UTF-8"),
+        ("printf '\\377'", "its output is not valid UTF-8"),
         ("echo quokka-of-some-length; echo 'for quokka-of-some-length' >&2; exit 1", "exit code 1: for ***"),
-        ("exec sleep 60", "it did not end within 0.7 s"),
-        ("sleep 60 & sleep 60", "it did not end within 0.7 s"),
+        ("exec sleep 60", "it did not finish within 0.7 s"),
+        ("sleep 60 & sleep 60", "it did not finish within 0.7 s"),
     ],
 )
 def test_a_command_that_gives_no_password(
@@ -219,7 +219,7 @@ def test_a_command_that_gives_no_password(
     run = run_entrypoint("migrate", env={"DATABASE_URL": url, "DATABASE_PASSWORD_COMMAND": command, **QUICK, **timeout})
     record = unavailable(run)
     assert record["message"] == (
-        f"Database connection failed after 2 attempts: DATABASE_PASSWORD_COMMAND gave no password ({said})"
+        f"Database connection failed after 2 attempts: DATABASE_PASSWORD_COMMAND returned no password ({said})"
     )
     assert (record["cause"], record["attempts"]) == ("password_command", 2)
     assert "DB_CONNECT_TIMEOUT_MS" in record["remedy"]
@@ -232,7 +232,7 @@ def test_a_command_that_gives_no_password(
         ("/no/such/program --token", "cannot be run: No such file or directory"),
         ("/etc/passwd", "cannot be run: Permission denied"),
         ("sh -c 'echo", "cannot be split into words"),
-        ("''", "has no program in it"),
+        ("''", "names no program"),
     ],
 )
 def test_a_command_that_cannot_be_run_is_bad_configuration(
@@ -253,7 +253,7 @@ def test_two_passwords_are_refused(run_entrypoint: Start, migrations_dir: Path, 
     value = str(tmp_path / "url") if name.endswith("_FILE") else url
     run = run_entrypoint("migrate", env={name: value, "DATABASE_PASSWORD_COMMAND": "echo wombat"})
     record = unavailable(run, 78)
-    assert record["message"] == f"{name} has a password in it, and DATABASE_PASSWORD_COMMAND is set"
+    assert record["message"] == f"{name} contains a password, and DATABASE_PASSWORD_COMMAND is set as well"
     nothing_in(run.stderr)
 
 
@@ -374,7 +374,7 @@ def test_a_tool_is_told_that_there_is_no_password(
     run = run_entrypoint("migrate", env={**env, **more})
     assert run.wait() == 70, run.report()
     (record,) = run.logs("command.no_password")
-    assert "DATABASE_PASSWORD_COMMAND gave no password (exit code 1: none left)" in record["message"]
+    assert "DATABASE_PASSWORD_COMMAND returned no password (exit code 1: none left)" in record["message"]
     assert "none left" in run.logs("command.failed")[0]["report"] or "none left" in run.stderr
 
 

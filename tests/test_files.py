@@ -159,11 +159,11 @@ def test_a_directory_that_is_none(scene: Scene, missing: str) -> None:
 
 ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "dangling link": (lambda path: path.symlink_to("gone.sql"), "No such file"),
-    "directory": (Path.mkdir, "no regular file, but a directory"),
-    "pipe": (os.mkfifo, "no regular file, but a named pipe"),
-    "endless": (lambda path: path.symlink_to("/dev/zero"), "no regular file, but a device"),
+    "directory": (Path.mkdir, "not a regular file but a directory"),
+    "pipe": (os.mkfifo, "not a regular file but a named pipe"),
+    "endless": (lambda path: path.symlink_to("/dev/zero"), "not a regular file but a device"),
     "socket": (lambda path: os.mknod(path, 0o600 | stat.S_IFSOCK), "cannot be read"),
-    "made up while it is read": (lambda path: path.symlink_to("/proc/self/environ"), "does not have its size"),
+    "made up while it is read": (lambda path: path.symlink_to("/proc/self/environ"), "does not match its size"),
     "too large": (lambda path: subprocess.run(["truncate", "-s", "2G", path], check=True), "2048 MB, and the limit is"),
 }
 

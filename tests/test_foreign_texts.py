@@ -328,10 +328,10 @@ def test_bytes_that_are_not_utf_8(run_entrypoint: Start, migrations_dir: Path, n
     run = run_entrypoint("migrate", env={**QUICK, **address, name: os.fsdecode(b"a\xff\xe9b")})
     if name == "AUTO_MIGRATE":
         run = run_entrypoint(*APPLICATION, env={**QUICK, **address, name: os.fsdecode(b"a\xff\xe9b")})
-        assert "AUTO_MIGRATE is not text in UTF-8" in run.ok().stdout
+        assert "AUTO_MIGRATE is not valid UTF-8" in run.ok().stdout
         return
     assert run.wait() == 78, run.report()
-    assert f"{name} is not text in UTF-8" in run.stderr
+    assert f"{name} is not valid UTF-8" in run.stderr
     assert "Internal error" not in run.stderr
 
 
@@ -449,40 +449,40 @@ def test_an_at_sign_in_its_place(run_entrypoint: Start, migrations_dir: Path, ad
     ("address", "words", "remedy"),
     [
         ("postgresql://u:Quokka@h/d?sslidentity=/i.p12", "the parameter sslidentity,", "MIGRATION_DATABASE_URL"),
-        ("postgresql+asyncpg://u:Quokka@h/d?pool_siez=1", "number 1", "spelt"),
-        ("postgresql://u:Quokka@h/d?schema=a&connection_limt=1", "number 2", "spelt"),
-        ("postgresql://u:Quokka@h/d?conection_limit=1", "almost connection_limit", "spelt"),
+        ("postgresql+asyncpg://u:Quokka@h/d?pool_siez=1", "number 1", "spelling"),
+        ("postgresql://u:Quokka@h/d?schema=a&connection_limt=1", "number 2", "spelling"),
+        ("postgresql://u:Quokka@h/d?conection_limit=1", "looks like connection_limit", "spelling"),
         ("postgresql://u:Quokka@h/d?Schema=a", "the parameter schema in capital letters", "schema"),
         ("jdbc:postgresql://h/d?user=u&password=Quokka&applicationname=a", "ApplicationName", "ApplicationName"),
         ("JDBC:postgresql://h/d?user=u&password=Quokka", "JDBC:postgresql://", "postgresql://user"),
         ("jdbc:postgresql://h/d?user=u&password=Quokka&socketFactory=a.Wombat", "socketFactory", "MIGRATION_DATABASE_"),
-        ("postgresql://u:Quokka%b0@h/d", "is not UTF-8", "%C3%A4"),
+        ("postgresql://u:Quokka%b0@h/d", "is not valid UTF-8", "%C3%A4"),
         ("prisma+postgres://h/?api_key=Quokka", "prisma+postgres://", "postgresql://user"),
         ("mysql://u:Quokka@h/d", "mysql://", "postgresql://user"),
-        ('"postgresql://u:Quokka@h/d"', "quotation mark", "without quotation marks"),
-        ("'host=h password=Quokka'", "quotation mark", "without quotation marks"),
+        ('"postgresql://u:Quokka@h/d"', "quotation mark", "quotation marks"),
+        ("'host=h password=Quokka'", "quotation mark", "quotation marks"),
         ("${DB_URL}", "${DB_URL}", "the address itself"),
         ("$(DB_URL)", "$(DB_URL)", "the address itself"),
         ("$DB_URL", "a placeholder", "the address itself"),
         ("{{ .Values.url }}", "a placeholder", "the address itself"),
-        ("postgresql://u:Quokka@${DB_HOST}:${DB_PORT}/db", "a placeholder in place of a host", "Compose"),
-        ("postgresql://u:Quokka@${DB_HOST}:5432/db", "a placeholder in place of a host", "Compose"),
+        ("postgresql://u:Quokka@${DB_HOST}:${DB_PORT}/db", "a placeholder for its host", "Compose"),
+        ("postgresql://u:Quokka@${DB_HOST}:5432/db", "a placeholder for its host", "Compose"),
         ("POSTGRESQL://u:Quokka@h/d", "capital letters", "postgresql:// in small letters"),
-        ("u:Quokka@127.0.0.1:1/d", "does not begin with postgresql://", "postgresql://user"),
+        ("u:Quokka@127.0.0.1:1/d", "does not start with postgresql://", "postgresql://user"),
         ("psql 'postgresql://u:Quokka@h/d'", "psql", "only the address"),
         (
             "\N{LEFT DOUBLE QUOTATION MARK}postgresql://u:Quokka@h/d\N{RIGHT DOUBLE QUOTATION MARK}",
             "quotation mark",
-            "without quotation marks",
+            "quotation marks",
         ),
-        ("DATABASE_URL=postgresql://u:Quokka@h/d", "the name of a variable", "behind the ="),
+        ("DATABASE_URL=postgresql://u:Quokka@h/d", "the name of a variable", "after the ="),
         ("Host=127.0.0.1;Port=1;Username=u;Password=Quokka", ".NET", "dbname="),
         ("host=127.0.0.1;port=1;username=u;password=Quokka", ".NET", "dbname="),
         ("Server=127.0.0.1;User Id=u;Password=Quokka;", ".NET", "dbname="),
         ("jdbc:mysql://h/d?user=u&password=Quokka", "jdbc:mysql://", "postgresql://user"),
         ("dbname=d host=h password=Quokka role=owner", "the parameter role", "MIGRATION_DATABASE_URL"),
-        ("dbname=d host=h pasword=Quokka", "number 3", "spelt"),
-        ("dbname=d host=h pasword=Quokka", "almost password", "spelt"),
+        ("dbname=d host=h pasword=Quokka", "number 3", "spelling"),
+        ("dbname=d host=h pasword=Quokka", "looks like password", "spelling"),
         ("host=h password=my Quokka=1", "number 3", "single quotation marks"),
         ("postgresql://u:Quokka@h/d?SSLMODE=require", "the parameter sslmode in capital letters", "sslmode"),
         ("postgresql://u:Quokka@h/d?Quokka=1", "number 1", "not shown"),

@@ -365,13 +365,13 @@ def commands(tmp_path: Path) -> Path:
         ("{bin}/plain/below", 127, "not found"),
         pytest.param("{bin}/orphan", 127, "'/no/such/interpreter'", marks=pytest.mark.case("D4")),
         pytest.param("orphan", 127, "'/no/such/interpreter'", marks=pytest.mark.case("D4")),
-        pytest.param("{bin}/windows", 127, "'/bin/sh\\r' is not found; the file has", marks=pytest.mark.case("D4")),
-        pytest.param("{bin}/data", 126, "/plain', named in its first line, may not", marks=pytest.mark.case("D4")),
-        pytest.param("{bin}/folder", 126, "/directory', named in its first line, is a", marks=pytest.mark.case("D4")),
+        pytest.param("{bin}/windows", 127, "'/bin/sh\\r' was not found; the file has", marks=pytest.mark.case("D4")),
+        pytest.param("{bin}/data", 126, "/plain', from its first line, is not", marks=pytest.mark.case("D4")),
+        pytest.param("{bin}/folder", 126, "/directory', from its first line, is a", marks=pytest.mark.case("D4")),
         pytest.param(
             "{bin}/second",
             127,
-            "/orphan' is its interpreter, whose interpreter '/no/such/interpreter', named in its first line, is not",
+            "/orphan' is its interpreter, whose interpreter '/no/such/interpreter', from its first line, was not",
             marks=pytest.mark.case("D4"),
         ),
         ("{bin}/plain", 126, "Permission denied"),
@@ -399,7 +399,7 @@ def test_a_command_in_one_word(run_entrypoint: Start) -> None:
     run = run_entrypoint("run", "python app.py", env={"MIGRATION_ON_FAILURE": "stop"})
     assert run.wait() == 127, run.report()
     (record,) = run.logs("start.cannot_execute")
-    assert record["remedy"].endswith("Give each word by itself: entrypoint run -- python app.py")
+    assert record["remedy"].endswith("Pass each word separately: entrypoint run -- python app.py")
     (started,) = run.logs("start.after_failure")
     assert "MIGRATION_ON_FAILURE is 'stop', which is neither start nor exit" in started["message"]
 

@@ -446,7 +446,7 @@ def test_another_tools_directories_are_known_where_there_is_nothing_else(
 ) -> None:
     write(there, {name: "SELECT 1;"})
     run = run_entrypoint("migrate", env={"DATABASE_URL": database.url, "MIGRATIONS_DIR": str(there)}).ok()
-    helps = f"; entrypoint import --from {tool} {there}{other} imports those of {whose} in its subdirectories"
+    helps = f"; to import the {whose} migrations in its subdirectories: entrypoint import --from {tool} {there}{other}"
     assert f"there are no migrations in {str(there)!r}{helps if tool else ''}" in warnings(run)
 
 

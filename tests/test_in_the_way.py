@@ -142,7 +142,10 @@ def test_who_has_locked_the_ledger_before_an_operator_changes_it_is_named(scene:
             assert run.wait() == 75, run.report()
             error = only_error(run)
             assert error["event"] == "lock.timeout"
-            assert f"The ledger is locked by backend {pid} (postgres, hans, idle in transaction" in error["message"]
+            assert (
+                f"The migration history is locked by backend {pid} (postgres, hans, idle in transaction"
+                in error["message"]
+            )
             assert f"pg_terminate_backend({pid})" in error["remedy"]
             (told_first, *_) = run.logs("ledger.locked")
             assert f"backend {pid}" in told_first["message"]
@@ -167,7 +170,9 @@ def test_who_has_locked_the_row_is_named_and_is_no_holder(scene: Scene, lock: st
             run = scene.start(*command, MIGRATION_LOCK_TIMEOUT_MS=4000)
             assert run.wait() == 75, run.report()
             error = only_error(run)
-            assert error["message"].startswith("Failed to acquire migration lock after 4000ms: the ledger is locked by")
+            assert error["message"].startswith(
+                "Failed to acquire migration lock after 4000ms: the migration history is locked by"
+            )
             assert f"backend {pid} (postgres, hans, idle in transaction" in error["message"]
             assert "unlock" not in error["remedy"]
             assert f"pg_terminate_backend({pid})" in error["remedy"]
@@ -232,13 +237,17 @@ def answers(database: Database) -> bool:
 @pytest.mark.case("B4")
 @pytest.mark.parametrize(
     ("sqlstate", "remedy"),
-    [("40001", "Others change meanwhile"), ("53300", "Too many clients"), ("57P02", "Look into the server's log")],
+    [
+        ("40001", "Other sessions keep changing"),
+        ("53300", "The server that the statement connects to has too many clients"),
+        ("57P02", "Check the server's log"),
+    ],
 )
 def test_the_remedy_is_about_what_the_last_attempt_met(scene: Scene, sqlstate: str, remedy: str) -> None:
     scene.write({"002_b.sql": f"DO $$ BEGIN RAISE 'not yet' USING ERRCODE = '{sqlstate}'; END $$;"})
     error = only_error(scene.migrate(MIGRATION_TIMEOUT_MS=2500))
     assert error["event"] == "migration.timeout"
-    assert error["message"].endswith("The last attempt ended so: 002_b.sql: not yet")
+    assert error["message"].endswith("The last attempt ended with: 002_b.sql: not yet")
     assert error["remedy"].startswith(remedy)
     assert "shorter" not in error["remedy"]
 

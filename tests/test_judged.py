@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from conftest import ServerFactory
     from kit.processes import Run
 
-LEFT = "part of it is committed"
+LEFT = "part of it was committed"
 
 
 def hidden(statements: str) -> str:

@@ -117,7 +117,7 @@ def test_a_file_that_changes_while_it_is_applied(scene: Scene, how: str) -> None
         gate.open()
         assert run.wait() == 65, run.report()
     error = only_error(run)
-    assert error["message"] == "001_big.sql has changed since it was checked; nothing of it was committed"
+    assert error["message"] == "001_big.sql has changed since it was checked; nothing in it was committed"
     assert not scene.database.exists("big")
     assert scene.ledger() == [(0, "completed")]
     # Nothing is recorded against it: the next start takes it as it is now.
@@ -133,7 +133,7 @@ def test_a_file_that_is_gone_while_it_is_applied(scene: Scene) -> None:
         (scene.migrations / "001_big.sql").unlink()
         gate.open()
         assert run.wait() == 65, run.report()
-    assert "001_big.sql cannot be read any more: No such file or directory" in only_error(run)["message"]
+    assert "001_big.sql can no longer be read: No such file or directory" in only_error(run)["message"]
     assert not scene.database.exists("big")
 
 

@@ -161,7 +161,7 @@ def test_a_guard_whose_row_is_not_written_yet_is_no_stranger(scene: Scene, run_e
         guard.execute("SET application_name = 'entrypoint:0123456789abcdef'")
         guard.execute(f"SELECT pg_advisory_lock({lock_key()})")
         waiter = run_entrypoint("migrate", env={"DATABASE_URL": scene.database.url})
-        assert "somebody has just taken it" in waiter.until("lock.waiting")["message"]
+        assert "another session has just taken it" in waiter.until("lock.waiting")["message"]
         # Not for ever: what stays there without a row is told.
         stranger = f"server process {guard.info.backend_pid} (entrypoint:0123456789abcdef) has its key"
         waiter.until(lambda record: stranger in record["message"])

@@ -181,7 +181,7 @@ def test_it_is_named_before_anything_is_changed(scene: Scene) -> None:
         assert run.wait() == 78, run.report()
         error = only_error(run)
         assert (
-            "the policy few on public.schema_migrations, the view public.mine; the column was left as it is"
+            "the policy few on public.schema_migrations, the view public.mine; the column was not changed"
             in error["message"]
         )
         assert scene.ledger() == [(1, "completed"), (2147483647, "completed")]
@@ -202,13 +202,13 @@ def test_a_dry_run_foresees_it(scene: Scene) -> None:
     scene.database.execute("CREATE VIEW mine AS SELECT max(migration_number) FROM schema_migrations")
     run = scene.start("migrate", "--dry-run")
     assert run.wait() == 78, run.report()
-    assert "under the view public.mine; the column was left as it is" in only_error(run)["message"]
+    assert "because of the view public.mine; the column was not changed" in only_error(run)["message"]
     # What has a short number still runs.
     scene.write({"002_second.sql": "CREATE TABLE second ()"})
     shown = scene.start("migrate", "--dry-run").ok().stdout
     assert "002_second.sql" in shown
     assert "It would stop before 20261127101500_stamped.sql: Numbers above 2147483647 need the column" in shown
-    assert "  Fix: Drop what is named, start again" in shown
+    assert "  Fix: Drop these objects, start again" in shown
     assert scene.migrate().code == 78
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (2147483647, "completed")]
 
@@ -348,7 +348,7 @@ def test_a_reader_that_keeps_it_locked_is_named_and_waited_for(scene: Scene) -> 
             run = scene.start()
             message = str(run.until("ledger.locked")["message"])
             assert message.startswith(
-                "the column migration_number could not be made bigint yet: the ledger is locked by"
+                "could not change the column migration_number to bigint: the migration history is locked by"
             )
             assert "a dump" in message
             # Nobody stands in line behind us between two attempts.
@@ -548,7 +548,7 @@ def test_rows_that_a_file_removes_are_named(scene: Scene) -> None:
     scene.write({"20261127101501_truncates.sql": "TRUNCATE schema_migrations"})
     run = scene.migrate()
     assert run.code == 70
-    assert "removed rows of schema_migrations" in only_error(run)["message"]
+    assert "removed rows from schema_migrations" in only_error(run)["message"]
     assert len(scene.ledger()) == 5
 
 

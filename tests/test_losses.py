@@ -170,7 +170,7 @@ def test_a_rule_that_ends_the_guard_is_named(scene: Scene) -> None:
         run = scene.migrated(url=scene.database.url_at(port))
     lost = run.logs("lock.guard_lost")[0]
     assert lost["setting"] == "idle_transaction_timeout", run.report()
-    assert "PgBouncer ended the session by its idle_transaction_timeout: raise that" in lost["remedy"]
+    assert "PgBouncer ended the session because of its idle_transaction_timeout. Raise it" in lost["remedy"]
 
 
 # --- Waits that are told ---------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_a_commit_that_looks_like_part_of_a_string_is_refused(
     scene.write({"001_x.sql": filler + insert("'one'") + "SELECT '\\''; COMMIT AND CHAIN; SELECT ' AS a -- '\n"})
     run = scene.start("migrate", *option)
     assert run.wait() == 65, run.report()
-    assert "COMMIT AND CHAIN: the ledger's row could not be written" in only_error(run)["message"]
+    assert "COMMIT AND CHAIN: the migration's row could not be written" in only_error(run)["message"]
     assert effects(scene) == []
 
 
@@ -157,7 +157,7 @@ def test_a_file_that_sets_unseen_how_it_is_read_stops_before_that_matters(scene:
     run = scene.migrate()
     assert run.wait() == 70, run.report()
     told = only_error(run)
-    assert "standard_conforming_strings is set to on in a way that cannot be followed" in told["message"]
+    assert "standard_conforming_strings is set to on in a way that cannot be tracked" in told["message"]
     assert effects(scene) == (["it's", "it's"] if head else ["it's"])
     assert told["line"] == len(head.splitlines()) + 3
     followed = "SET standard_conforming_strings = on;\n"
@@ -176,7 +176,7 @@ def test_a_block_that_sets_unseen_how_it_is_read_is_rolled_back(scene: Scene) ->
     scene.write({"001_x.sql": ALONE + f"BEGIN;\n{sets}" + insert(r"'a\\b'") + "COMMIT;\n"})
     run = scene.migrate()
     assert run.wait() == 70, run.report()
-    assert "001_x.sql:3: here or below, standard_conforming_strings is set to on" in only_error(run)["message"]
+    assert "001_x.sql:3: here or further down, standard_conforming_strings is set to on" in only_error(run)["message"]
     assert effects(scene) == []
 
 

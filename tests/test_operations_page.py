@@ -507,7 +507,7 @@ def test_too_long(scene: Scene, typist: Typist) -> None:
     is_well(scene, [1])
 
 
-WAITING = "It waits, and nothing happens"
+WAITING = "It is waiting and nothing happens"
 
 
 @types(WAITING, "SELECT pg_terminate_backend(12345);")
@@ -548,24 +548,24 @@ def test_waiting_and_to_be_stopped(scene: Scene, typist: Typist) -> None:
 # --- Files and ledger -----------------------------------------------------------------------------------
 
 
-@types("… is not what was applied: its checksum differs from the ledger's", "entrypoint repair --checksums")
+@types("A file was changed after it was applied", "entrypoint repair --checksums")
 def test_changed(scene: Scene, typist: Typist) -> None:
     scene.write(GOOD)
     scene.migrated()
     scene.write({"001_good.sql": GOOD["001_good.sql"] + " -- a comment"})
-    assert any("is not what was applied" in warning for warning in warnings(scene.migrated()))
+    assert any("was changed after it was applied" in warning for warning in warnings(scene.migrated()))
     typist.type("entrypoint repair --checksums")
     assert warnings(scene.migrated()) == []
     is_well(scene, [1])
 
 
 @pytest.mark.thorough
-@types("… is applied, but there is no such file", "entrypoint repair --missing")
+@types("An applied file is missing", "entrypoint repair --missing")
 def test_gone(scene: Scene, typist: Typist) -> None:
     scene.write({**GOOD, "002_b.sql": "CREATE TABLE b ()"})
     scene.migrated()
     (scene.migrations / "001_good.sql").unlink()
-    assert any("there is no such file" in warning for warning in warnings(scene.migrated()))
+    assert any("its file is missing" in warning for warning in warnings(scene.migrated()))
     typist.type("entrypoint repair --missing")
     assert warnings(scene.migrated()) == []
     is_well(scene, [2])
@@ -655,7 +655,7 @@ def test_after_the_rollout(scene: Scene, typist: Typist) -> None:
 
 
 @pytest.mark.thorough
-@types("The database has the tables, and no ledger", "entrypoint baseline 2")
+@types("The database has tables but no migration history", "entrypoint baseline 2")
 def test_tables_without_a_ledger(scene: Scene, typist: Typist) -> None:
     scene.write({**GOOD, "002_b.sql": "CREATE TABLE b ()", "003_c.sql": "CREATE TABLE c ()"})
     scene.database.execute("CREATE TABLE good (id integer); CREATE TABLE b ()")
@@ -665,7 +665,7 @@ def test_tables_without_a_ledger(scene: Scene, typist: Typist) -> None:
 
 
 @pytest.mark.thorough
-@types("The table schema_migrations … belongs to …", "MIGRATION_SCHEMA=entrypoint")
+@types("The table schema_migrations belongs to another tool", "MIGRATION_SCHEMA=entrypoint")
 def test_another_tools_table(scene: Scene, typist: Typist) -> None:
     scene.write(GOOD)
     scene.database.execute("CREATE TABLE schema_migrations (version varchar PRIMARY KEY)")
@@ -677,7 +677,11 @@ def test_another_tools_table(scene: Scene, typist: Typist) -> None:
 
 
 @pytest.mark.thorough
-@types("These migrations are recorded in schema … already", "MIGRATION_SCHEMA=public", "CREATE SCHEMA IF NOT EXISTS")
+@types(
+    "These migrations are already recorded in another schema",
+    "MIGRATION_SCHEMA=public",
+    "CREATE SCHEMA IF NOT EXISTS",
+)
 def test_a_ledger_in_another_schema(scene: Scene, typist: Typist) -> None:
     scene.write(GOOD)
     scene.migrated()
@@ -704,7 +708,7 @@ def test_an_invalid_index(scene: Scene, typist: Typist) -> None:
 
 
 @pytest.mark.thorough
-@types("… must run outside a transaction, and there is a pooler in between", "MIGRATION_DATABASE_URL=")
+@types("A pooler is in the way", "MIGRATION_DATABASE_URL=")
 def test_a_pooler_in_between(scene: Scene, typist: Typist) -> None:
     if executable() is None:
         missing("no pgbouncer (Debian's package pgbouncer)")
@@ -713,13 +717,13 @@ def test_a_pooler_in_between(scene: Scene, typist: Typist) -> None:
         url = scene.database.url_at(port)
         run = scene.migrate(url=url)
         assert run.code == 78
-        assert "there is a pooler in between" in str(only_error(run)["message"])
+        assert "this one goes through a pooler" in str(only_error(run)["message"])
         real = {"postgresql://shop@db:5432/shop": scene.database.url}
         typist.type("MIGRATION_DATABASE_URL=", replace=real, DATABASE_URL=url)
         assert scene.run(url=url).outcome == "up_to_date"
 
 
-@types("A right is missing", "GRANT CREATE, USAGE")
+@types("A privilege is missing", "GRANT CREATE, USAGE")
 def test_a_right_is_missing(scene: Scene, typist: Typist) -> None:
     scene.write(GOOD)
     owner = f"owner_{scene.database.name}"[:60]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 APPLIED = {"001_a.sql": "CREATE TABLE a ()", "004_d.sql": "CREATE TABLE d ()"}
 LATE = {"002_b.sql": "CREATE TABLE b ()", "003_c.sql": "CREATE TABLE c ()", "005_e.sql": "CREATE TABLE e ()"}
 REFUSE = {"MIGRATION_OUT_OF_ORDER": "refuse"}
-FIRST = "002_b.sql is not applied, and 004_d.sql is, which comes after it"
+FIRST = "002_b.sql is not applied, but 004_d.sql, which comes after it, is"
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_what_becomes_late_while_we_wait_is_refused_too(scene: Scene, tmp_path: 
         late.until("lock.waiting")
     holder.ok()
     assert late.wait() == 65, late.report()
-    assert "007_x.sql is not applied, and 008_new.sql is" in only_error(late)["message"]
+    assert "007_x.sql is not applied, but 008_new.sql, which comes after it, is" in only_error(late)["message"]
     assert not scene.database.exists("x")
     assert scene.lock_is_free()
 
@@ -113,7 +113,7 @@ def test_a_row_that_was_deleted_is_late(scene: Scene) -> None:
     scene.database.execute("DELETE FROM schema_migrations WHERE migration_number = 3")
     run = scene.start("migrate", **REFUSE)
     assert run.wait() == 65, run.report()
-    assert only_error(run)["faults"] == ["003_c.sql is not applied, and 005_e.sql is, which comes after it"]
+    assert only_error(run)["faults"] == ["003_c.sql is not applied, but 005_e.sql, which comes after it, is"]
 
 
 def test_a_bad_value_is_refused(scene: Scene) -> None:

@@ -100,9 +100,9 @@ def test_a_lock_that_is_held_for_ever_is_shown_and_freed(
     if moment == "infinity":
         run = scene.migrate(MIGRATION_LOCK_TIMEOUT_MS=500)
         assert run.wait() == 75
-        assert "eternity (process 1), a replica of the earlier migration system, holds it for ever" in run.stderr
+        assert "eternity (process 1), a replica of the earlier migration system, holds it forever" in run.stderr
         assert scene.start("unlock", "--yes").wait() == 75
-        assert "holds it for ever" in scene.start("unlock", "--force", "--yes").ok().stdout
+        assert "holds it forever" in scene.start("unlock", "--force", "--yes").ok().stdout
     scene.migrated(MIGRATION_LOCK_TIMEOUT_MS=2000)
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
@@ -111,7 +111,7 @@ def test_a_lock_that_is_held_for_ever_is_shown_and_freed(
 @pytest.mark.case("B18")
 @pytest.mark.parametrize(
     ("moment", "told"),
-    [("now() + interval '1 year'", "in the future, by the server's clock"), ("'-infinity'", "for ever")],
+    [("now() + interval '1 year'", "in the future, according to the server's clock"), ("'-infinity'", "forever")],
 )
 def test_a_time_that_is_none_is_not_counted_from(scene: Scene, moment: str, told: str) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a (id integer);"})
@@ -253,7 +253,7 @@ def test_a_row_that_cannot_be_written_takes_its_migration_with_it(scene: Scene, 
     run = scene.migrate()
     assert run.wait() == 70
     error = only_error(run)
-    assert "002_b.sql: its row in schema_migrations was not written" in error["message"] or head
+    assert "002_b.sql: its row was not written to schema_migrations" in error["message"] or head
     assert "trigger" in error["remedy"]
     assert "rule" in error["remedy"]
     assert not scene.database.exists("c")
@@ -278,7 +278,7 @@ def test_what_somebody_else_records_meanwhile_is_not_done_twice(scene: Scene, he
         gate.open()
         assert run.wait() == 70
     error = only_error(run)
-    assert "001_a.sql: somebody else recorded it as completed while it ran" in error["message"]
+    assert "001_a.sql: another session recorded it as completed while it ran" in error["message"]
     assert not scene.database.exists("a")
     assert scene.database.one("SELECT application_version FROM schema_migrations") == "by hand"
     scene.migrated()
@@ -314,7 +314,7 @@ def test_a_migration_that_removes_the_ledgers_rows_fails(scene: Scene, how: str,
     assert run.wait() == 70
     error = only_error(run)
     assert error["file"] == "002_b.sql"
-    assert "removed rows of schema_migrations or migration_lock" in error["message"]
+    assert "removed rows from schema_migrations or migration_lock" in error["message"]
     assert "MIGRATION_SCHEMA" in error["remedy"]
     assert scene.ledger() == [(1, "completed"), (2, "failed")]
     assert scene.database.one("SELECT count(*) FROM a") == 1
@@ -403,7 +403,7 @@ def test_a_password_in_the_file_does_not_hide_what_became_of_the_rows(scene: Sce
     scene.write({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": f"{head}{block}"})
     run = scene.migrate()
     assert run.wait() == 70
-    assert "002_b.sql removed rows of schema_migrations" in only_error(run)["message"]
+    assert "002_b.sql removed rows from schema_migrations" in only_error(run)["message"]
     assert scene.ledger() == [(1, "completed"), (2, "failed")]
 
 
@@ -470,7 +470,7 @@ def test_a_file_that_is_in_the_ledgers_way_is_told_so(scene: Scene, sql: str) ->
     error = only_error(run)
     for part in ("002_b.sql", "schema_migrations"):
         assert part in error["message"]
-    assert "in schema public" in error["message"] or "removed rows of" in error["message"]
+    assert "in schema public" in error["message"] or "removed rows from" in error["message"]
     assert "MIGRATION_SCHEMA" in error["remedy"]
     assert "rolled back" in f"{error['message']} {error['remedy']}"
     assert scene.database.exists("a")
@@ -497,7 +497,7 @@ def test_a_file_outside_a_transaction_that_is_in_the_ledgers_way_is_told_so(
     told = only_error(run)
     for part in ("002_b.sql", "schema_migrations"):
         assert part in told["message"], told
-    assert "in schema public" in told["message"] or "removed rows of" in told["message"], told
+    assert "in schema public" in told["message"] or "removed rows from" in told["message"], told
     assert "MIGRATION_SCHEMA" in told["remedy"]
     assert scene.database.exists("a")
     assert not scene.database.exists("c")

@@ -130,7 +130,7 @@ def test_a_pool_of_one_is_told_plainly(
         run = run_entrypoint("migrate", env=env)
         code = run.wait(30)
     assert code in (69, 75)
-    assert "The pooler gave us no second server connection" in run.stderr
+    assert "The pooler did not provide a second server connection" in run.stderr
     assert not database.exists("a")
     assert "Traceback" not in run.stderr
 
@@ -293,5 +293,5 @@ def test_a_pooler_whose_server_is_down_is_named(
         assert run.wait() == 69, run.report()
     error = only_error(run)
     assert error["cause"] == "no_server_connection"
-    assert "the pooler had no server connection for us" in error["message"]
-    assert "Look whether the server behind the pooler is running" in error["remedy"]
+    assert "the pooler had no free server connection" in error["message"]
+    assert "Check that the server behind the pooler is running" in error["remedy"]

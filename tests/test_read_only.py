@@ -120,7 +120,7 @@ def test_what_the_address_itself_sets(shop: Shop) -> None:
     run = shop.scene.migrate(url=f"{shop.url}?{options}")
     assert run.code == 69, run.report()
     remedy = only_error(run)["remedy"]
-    assert "remove it from `options` in the address" in remedy
+    assert "Remove it from `options` in the address" in remedy
     assert "ALTER" not in remedy
     run = shop.scene.migrate(url=shop.url, PGOPTIONS=f"-c {SETTING}=yes")
     assert "or from PGOPTIONS" in only_error(run)["remedy"]
@@ -229,7 +229,7 @@ def test_a_primary_that_becomes_a_standby(
         assert run.wait() == 69, run.report()
     error = only_error(run)
     assert error["event"] == "database.read_only"
-    assert "Migrations run on the primary" in error["remedy"]
+    assert "Run migrations on the primary" in error["remedy"]
     assert SETTING not in error["remedy"]
 
 
@@ -249,7 +249,7 @@ def test_a_file_that_makes_itself_read_only_fails_like_any_other(shop: Shop, tex
     error = only_error(run)
     assert error["sqlstate"] == "25006"
     assert error["message"].startswith("002_b.sql")
-    assert "The server takes writes" in error["remedy"]
+    assert "The server accepts writes" in error["remedy"]
     assert "primary" not in error["remedy"]
     assert shop.scene.ledger() == [(1, "completed"), (2, "failed")]
 
@@ -283,5 +283,5 @@ def test_what_a_poolers_session_has_kept(
             before.execute(ON)
         run = scene.migrate(url=url)
         assert run.code == 69, run.report()
-        assert "by another client of a pooler" in only_error(run)["remedy"]
+        assert "another client of the pooler" in only_error(run)["remedy"]
     scene.migrated()

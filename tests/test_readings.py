@@ -53,7 +53,7 @@ def test_a_commit_that_only_one_reading_finds_is_refused(scene: Scene, option: t
     scene.write({"001_x.sql": insert(DISPUTED.format("COMMIT; SELECT 1/0"))})
     run = scene.start("migrate", *option)
     assert run.wait() == 65, run.report()
-    assert "begins or ends a transaction" in only_error(run)["message"]
+    assert "starts or ends a transaction" in only_error(run)["message"]
     assert "olled back" not in run.stdout + run.stderr
     assert effects(scene) == []
 
@@ -84,7 +84,7 @@ def test_a_commit_without_begin_that_the_scanner_alone_finds_may_mean_units(scen
     scene.write({"001_x.sql": insert(FILLER + DISPUTED.format("COMMIT; SELECT 1/0"))})
     run = scene.start("migrate")
     assert run.wait() == 70, run.report()
-    assert "What came before that statement is committed" in only_error(run)["remedy"]
+    assert "The statements before it are committed" in only_error(run)["remedy"]
     assert effects(scene) == ["one"]
 
 
@@ -168,7 +168,7 @@ def test_the_way_out_for_what_commits_within_is_named_and_works(scene: Scene, te
     scene.migrated()
 
 
-IN_A_BLOCK = "take it out from between BEGIN and COMMIT"
+IN_A_BLOCK = "move it out of the BEGIN … COMMIT block"
 PROCEDURE = "CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END';\n"
 ONLY_ONE = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1 connect_timeout=1' PUBLICATION p"
 
@@ -177,11 +177,11 @@ ONLY_ONE = "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1 connect_time
 @pytest.mark.parametrize(
     ("text", "before", "ways_out"),
     [
-        (f"BEGIN; {COMMITS} COMMIT;", False, [IN_A_BLOCK, "nothing of the file was committed before"]),
+        (f"BEGIN; {COMMITS} COMMIT;", False, [IN_A_BLOCK, "nothing in the file was committed"]),
         (f"SELECT 1; BEGIN; {COMMITS} COMMIT;", True, [IN_A_BLOCK]),
-        (f"{PROCEDURE}DO $$ BEGIN CALL p(); END $$;", True, ["call the procedure by CALL"]),
-        (ONLY_ONE, False, ["Nothing of the file was committed before that statement"]),
-        ("DO $$ BEGIN COMMIT; PERFORM 1/0; END $$;", False, ["what it has committed itself stays"]),
+        (f"{PROCEDURE}DO $$ BEGIN CALL p(); END $$;", True, ["run the procedure with CALL"]),
+        (ONLY_ONE, False, ["Nothing in the file was committed before that statement"]),
+        ("DO $$ BEGIN COMMIT; PERFORM 1/0; END $$;", False, ["What it has committed itself stays"]),
     ],
 )
 def test_what_came_before_is_told_only_where_something_did(
@@ -192,7 +192,7 @@ def test_what_came_before_is_told_only_where_something_did(
 ) -> None:
     scene.write({"001_x.sql": f"-- entrypoint: no-transaction\n{text}"})
     told = only_error(scene.migrate())
-    assert ("What came before that statement is committed" in told["remedy"]) == before
+    assert ("The statements before it are committed" in told["remedy"]) == before
     for way_out in ways_out:
         assert way_out in told["remedy"]
     assert "put `-- entrypoint: no-transaction`" not in told["remedy"]

@@ -236,7 +236,7 @@ def test_a_commit_that_happens_all_the_same_is_told(scene: Scene, monkeypatch: p
     output = io.StringIO()
     with pytest.raises(MigrationFailedError) as caught:
         print_rehearsal(read_settings(environment, asked_for=True), output.write, up_to=None)
-    assert "002_x.sql ended the transaction that it ran in; part of it is committed" in caught.value.message
+    assert "002_x.sql ended the transaction it ran in; part of it was committed" in caught.value.message
     assert caught.value.message.endswith("what was rehearsed before it: 001_a.sql")
     assert "undo it by hand" in caught.value.remedy
     assert scene.database.exists("a")

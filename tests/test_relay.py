@@ -197,7 +197,7 @@ def test_behind_a_pooler_it_goes_by_itself_with_its_name(launch: Launch, databas
         missing("no pgbouncer")
     with pooler(database.server, pool_size=4) as port:
         run = launch(SHOW, NAME, url=database.url_at(port)).ok()
-    assert run.logs("command.direct")[0]["message"].endswith(": a pooler is on the way to the server")
+    assert run.logs("command.direct")[0]["message"].endswith(": there is a pooler between here and the server")
     assert shown(run)[0].endswith(":tool")
 
 

@@ -103,10 +103,10 @@ def test_the_order_is_that_of_the_names_but_for_what_they_say(scene: Scene) -> N
         ),
         ({"a": "-- entrypoint: after = c\n"}, "there is no repeatable/c.sql"),
         ({"a": "CREATE INDEX CONCURRENTLY x ON t (i);"}, "CREATE INDEX CONCURRENTLY cannot run inside a transaction"),
-        ({"a": "-- entrypoint: no-transaction\n"}, "no-transaction is for migrations with a number"),
-        ({"a": "BEGIN; SET LOCAL a.b = '1'; COMMIT; SELECT 1;"}, "and this one cannot be: what SET LOCAL"),
-        ({"A b": ""}, "must be called a_b.sql"),
-        ({"R__a": ""}, "must be called a.sql"),
+        ({"a": "-- entrypoint: no-transaction\n"}, "no-transaction only applies to numbered migrations"),
+        ({"a": "BEGIN; SET LOCAL a.b = '1'; COMMIT; SELECT 1;"}, "and this one cannot be: the effect of SET LOCAL"),
+        ({"A b": ""}, "must be named a_b.sql"),
+        ({"R__a": ""}, "must be named a.sql"),
     ],
 )
 def test_what_is_wrong_with_them_is_found_before_anything_runs(scene: Scene, files: dict[str, str], says: str) -> None:
@@ -126,7 +126,7 @@ def test_all_of_them_or_none(scene: Scene) -> None:
     assert run.code == 70
     error = only_error(run)
     assert error["message"] == "repeatable/b.sql:1: division by zero"
-    assert "each start tries them again" in error["remedy"]
+    assert "every start tries them again" in error["remedy"]
     assert "version" not in error, "it has none"
     assert scene.ledger() == [(1, "completed")]
     assert not scene.database.exists("a")
@@ -159,7 +159,7 @@ def test_what_cannot_be_replaced_is_dropped_in_a_migration_that_says_so(
     assert run.code == 70
     error = only_error(run)
     assert error["sqlstate"] == sqlstate
-    assert "with the line `-- entrypoint: refresh = v` at its top" in error["remedy"]
+    assert "with the line `-- entrypoint: refresh = v` at the top" in error["remedy"]
 
 
 def test_a_migration_that_drops_one_has_it_applied_again(scene: Scene) -> None:
@@ -274,7 +274,7 @@ def test_a_table_that_is_not_ours_is_left_alone(scene: Scene) -> None:
     run = scene.migrate()
     assert run.code == 78, run.report()
     assert (
-        "The table repeatable_migrations in schema 'public' is not of this program's making"
+        "The table repeatable_migrations in schema 'public' was not created by this program"
         in (only_error(run)["message"])
     )
 
@@ -282,7 +282,7 @@ def test_a_table_that_is_not_ours_is_left_alone(scene: Scene) -> None:
 def test_beside_another_tool_they_are_left_out(scene: Scene) -> None:
     write(scene, v=VIEW, BAD="")
     run = scene.start("migrate", MIGRATION_COMMAND="true", MIGRATIONS_DIR=str(scene.migrations)).ok()
-    assert "the files in repeatable/ are not applied, as MIGRATION_COMMAND is set" in warnings(run)[0]
+    assert "the files in repeatable/ are not applied because MIGRATION_COMMAND is set" in warnings(run)[0]
     assert not scene.database.exists("v")
     bad = scene.start("migrate", "--repeatable", "v", MIGRATION_COMMAND="true")
     assert bad.wait() == 64
@@ -446,7 +446,7 @@ def test_a_file_that_takes_too_long_is_not_told_to_declare_its_time(scene: Scene
     assert run.code == 70
     error = only_error(run)
     assert error["event"] == "migration.timeout"
-    assert error["remedy"].startswith("Raise MIGRATION_TIMEOUT_MS, or put what takes long into a migration.")
+    assert error["remedy"].startswith("Raise MIGRATION_TIMEOUT_MS, or move what takes long into a migration.")
 
 
 @pytest.mark.thorough
@@ -579,7 +579,7 @@ def test_a_migration_that_a_repeatable_object_stops_is_told_how_to_drop_it(
     run = scene.migrate()
     error = only_error(run)
     assert (run.code, error["sqlstate"]) == (70, sqlstate)
-    assert "with the line `-- entrypoint: refresh = NAME` at the top of this file" in error["remedy"]
+    assert "put the line `-- entrypoint: refresh = NAME` at the top of this file" in error["remedy"]
 
 
 @pytest.mark.thorough
@@ -591,7 +591,7 @@ def test_a_down_migration_cannot_refresh(scene: Scene) -> None:
     scene.write({"rollback/002_n.sql": DROP})
     run = scene.start("rollback", "--to", "1", "--yes")
     assert run.wait() == 65
-    assert "refresh = v is for migrations" in json.dumps(only_error(run))
+    assert "refresh = v only applies to migrations" in json.dumps(only_error(run))
     assert columns(scene) == ["i"]
     check = scene.start("check", "--no-lint")
     assert check.wait() == 65
@@ -648,8 +648,8 @@ def test_check_knows_what_migrations_say_of_them(scene: Scene) -> None:
     scene.write({"002_a.sql": "-- entrypoint: after = v\nSELECT 1;", "003_b.sql": "-- entrypoint: refresh = V 2\n"})
     check = scene.start("check")
     assert check.wait() == 65
-    assert "after is for files in repeatable/: migrations run in the order of their numbers" in check.stdout
-    assert "refresh = V 2 is no name of a file in repeatable/, without .sql" in check.stdout
+    assert "after only applies to files in repeatable/: migrations run in the order of their numbers" in check.stdout
+    assert "refresh = V 2 is not the name of a file in repeatable/, without .sql" in check.stdout
 
 
 @pytest.mark.thorough

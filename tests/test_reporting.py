@@ -82,7 +82,7 @@ def test_a_command_is_told_of_a_failure_once(
     assert {"time", "message", "remedy", "report", "run_id", "severity", "database", "host"} <= record.keys()
     outcome, version, error = (tmp_path / "variables").read_text().strip().split("|")
     assert (outcome, version, error) == ("failed", "1", record["message"])
-    assert "MIGRATION_FAILURE_COMMAND was told of it" in run.stderr
+    assert "MIGRATION_FAILURE_COMMAND was run" in run.stderr
     # Its output is none of the application's.
     assert run.stdout == ("failed" if code == 0 else "")
     assert "loudly" not in run.stderr
@@ -153,7 +153,7 @@ def test_it_holds_the_start_up_for_ten_seconds_at_most(
     children = descendants(int((tmp_path / "pid").read_text()))
     run.ok()
     assert 9 < time.monotonic() - began < 14
-    assert "did not end within 10 s, and was killed" in run.logs("failure_command.failed")[0]["message"]
+    assert "did not finish within 10 s and was killed" in run.logs("failure_command.failed")[0]["message"]
     assert run.stdout == "failed"
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), 5, "the end of its children")
 

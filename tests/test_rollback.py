@@ -418,7 +418,7 @@ def test_a_reverse_file_may_not_remove_other_rows(scene: Scene, number: int) -> 
     run = rollback(scene, 1)
     assert run.wait() == 70
     error = only_error(run)
-    assert "rollback/003_t3.sql removed rows of schema_migrations" in error["message"]
+    assert "rollback/003_t3.sql removed rows from schema_migrations" in error["message"]
     assert "migration 3 is still applied" in error["message"]
     assert undone(scene) == []
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
@@ -432,7 +432,7 @@ def test_a_row_that_cannot_be_removed_is_named(scene: Scene) -> None:
     run = rollback(scene, 2)
     assert run.wait() == 70
     error = only_error(run)
-    assert "the row of migration 3 in schema_migrations was not removed" in error["message"]
+    assert "the row of migration 3 was not removed from schema_migrations" in error["message"]
     assert "trigger" in error["remedy"]
     assert undone(scene) == []
     assert scene.database.exists("t3")
@@ -442,15 +442,15 @@ def test_a_row_that_cannot_be_removed_is_named(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("-- entrypoint: no-transaction\nDROP TABLE t3;", "a reverse file is one transaction; remove the directive"),
-        ("DROP INDEX CONCURRENTLY i;", "DROP INDEX CONCURRENTLY cannot run inside a transaction, and a reverse file"),
+        ("-- entrypoint: no-transaction\nDROP TABLE t3;", "a down migration is one transaction; remove the directive"),
+        ("DROP INDEX CONCURRENTLY i;", "DROP INDEX CONCURRENTLY cannot run inside a transaction, and a down migration"),
     ],
 )
 def test_check_finds_what_it_would_refuse(scene: Scene, text: str, told: str) -> None:
     reverses(scene, {"003_t3.sql": text})
     refused = refusal_of(rollback(scene, 2), 65)
     assert told in refused["faults"][0]
-    assert "`entrypoint check` shows all faults" in refused["remedy"]
+    assert "`entrypoint check` lists all errors" in refused["remedy"]
     run = scene.start("check", "--no-lint")
     assert run.wait() == 65, run.report()
     assert told in run.stdout

@@ -127,15 +127,15 @@ def test_what_is_left_out_is_told(scene: Scene) -> None:
     for line in (
         "001_merged.sql: note: left out: BEGIN in line 1 and COMMIT in line 3, because the whole file can be one",
         "002_idle.sql:2: warning: this COMMIT ends nothing, as there is no BEGIN before it; it is left out",
-        "003_units.sql: note: runs as 2 units, each in a transaction of its own, as psql would run it: what SET LOCAL",
+        "003_units.sql: note: runs as 2 units, each in a transaction of its own, as psql would run it: the effect",
         "004_index.sql: note: runs as 2 units, each in a transaction of its own, 1 of them outside of any, as psql",
     ):
         assert line in check, check
     shown = scene.start("migrate", "--dry-run").ok().stdout
     assert "(2 statements, one transaction, left out: BEGIN in line 1 and COMMIT in line 3" in shown
-    assert "(2 units, each in a transaction of its own: what SET LOCAL" in shown.replace("4 statements, ", "")
+    assert "(2 units, each in a transaction of its own: the effect of SET LOCAL" in shown.replace("4 statements, ", "")
     run = scene.migrated()
-    assert warnings(run) == ["002_idle.sql: COMMIT in line 2 without a BEGIN: left out, as psql would pass it by"]
+    assert warnings(run) == ["002_idle.sql: COMMIT in line 2 without a BEGIN: left out, as psql would ignore it"]
 
 
 def test_a_rehearsal_runs_what_is_merged_and_stops_before_units(scene: Scene) -> None:
@@ -175,7 +175,7 @@ def test_what_postgresql_refuses_as_one_transaction_runs_again_as_units(scene: S
     scene.write({"001_base.sql": BASE, "002_x.sql": text})
     run = scene.migrated()
     (record,) = run.logs("migration.as_units")
-    assert "nothing of it is committed, and it runs again" in record["message"]
+    assert "nothing in it was committed, so it runs again" in record["message"]
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
 
@@ -207,7 +207,9 @@ def test_a_rehearsal_asks_for_such_a_trigger_too(scene: Scene) -> None:
         run = scene.start("migrate", "--rehearse")
         assert run.wait() == 10, run.report()
         assert rehearsed in run.stdout, run.stdout
-        assert "003_x.sql runs unit by unit, each in a transaction of its own: the database has a trigger" in run.stdout
+        assert (
+            "003_x.sql runs unit by unit, each in a transaction of its own: the database has an INITIALLY" in run.stdout
+        )
         scene.start("migrate", "--to", "2").ok()
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
@@ -219,7 +221,7 @@ def test_a_rehearsal_does_not_merge_what_has_begun_as_units(scene: Scene) -> Non
     scene.write({"002_x.sql": FAILS.replace("SET LOCAL a.b = 'x';\n", "").replace("1/0", "1")})
     run = scene.start("migrate", "--rehearse")
     assert run.wait() == 10, run.report()
-    assert "002_x.sql runs outside a transaction (an earlier start has committed some of them)" in run.stdout
+    assert "002_x.sql runs outside a transaction (an earlier start committed some of them)" in run.stdout
 
 
 @pytest.mark.thorough
@@ -228,7 +230,7 @@ def test_a_down_migration_that_would_run_as_units_is_refused(scene: Scene) -> No
     scene.migrated()
     (scene.migrations / "rollback").mkdir()
     scene.write({"rollback/002_x.sql": "BEGIN; SET LOCAL a.b = 'x'; DROP TABLE x; COMMIT; SELECT 1;"})
-    said = "a reverse file is one transaction, and this one cannot be: what SET LOCAL"
+    said = "a down migration is one transaction, and this one cannot be: the effect of SET LOCAL"
     run = scene.start("rollback", "--to", "1", "--yes")
     assert run.wait() == 65, run.report()
     assert said in json.dumps(errors(run))

@@ -66,7 +66,7 @@ def test_version_3_does_not_serve_where_the_orders_are_not_filled(
     replica = Replica(run_entrypoint, image(3), database)
     assert replica.run.wait() == 1
     assert "shop: version 3 does not work on schema 3" in replica.run.stderr
-    assert "005_price_in_cents_is_there.sql needs migration 004 completed before it" in replica.run.stderr
+    assert "005_price_in_cents_is_there.sql requires migration 004, which is not completed" in replica.run.stderr
     # Where a failure ends the start, it does not come so far.
     replica = Replica(run_entrypoint, image(3), database, MIGRATION_ON_FAILURE="exit")
     assert replica.run.wait() == 70

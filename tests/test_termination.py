@@ -122,7 +122,7 @@ def test_an_image_below_the_floor(
     (migrations_dir / "002_drop.sql").unlink()
     assert container("run", "--", "true", DATABASE_URL=database.url, MIGRATION_ON_FAILURE="exit").wait() == 78
     first, *_ = message.read_text().splitlines()
-    assert first.startswith("This image is too old for the schema: it has no 002_drop.sql")
+    assert first.startswith("This image is too old for the schema: it does not contain 002_drop.sql")
     assert "Fix: Start an image that has that file." in message.read_text()
 
 
@@ -165,7 +165,7 @@ def test_an_application_that_cannot_be_executed(container: Container, message: P
 
 def test_a_command_line_that_says_nothing(container: Container, message: Path) -> None:
     assert container("run").wait() == 64
-    assert message.read_text().startswith("run needs the application's command\nFix: entrypoint run -- ")
+    assert message.read_text().startswith("run needs a command to start\nFix: entrypoint run -- ")
 
 
 def test_nothing_if_the_application_starts_all_the_same(container: Container, message: Path, nowhere: str) -> None:

@@ -392,7 +392,7 @@ def test_a_stranger_that_keeps_the_ledger_from_being_made_is_named_and_ended_by_
         assert f"Stranger: backend {pid} of postgres, application a curious person" in run.stdout
         waiting = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=3000)
         assert waiting.wait() == 75
-        who = f"server process {pid} (a curious person) has the key under which the ledger is to be made"
+        who = f"server process {pid} (a curious person) has the key that protects creating the migration history"
         assert who in only_error(waiting)["message"]
         assert f"pg_terminate_backend({pid})" in only_error(waiting)["remedy"]
         assert any(who in record["message"] for record in waiting.logs("lock.waiting")), waiting.report()

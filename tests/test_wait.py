@@ -213,7 +213,7 @@ def test_a_schema_that_may_not_be_used_yet(scene: Scene) -> None:
         assert refused.wait() == 78, refused.report()
         assert 'GRANT USAGE ON SCHEMA "app"' in only_error(refused)["remedy"]
         run = scene.start("wait", "--timeout", "60", url=url)
-        assert "may not use it" in run.until("wait.waiting")["message"]
+        assert "may not use that schema" in run.until("wait.waiting")["message"]
         scene.database.execute(f"GRANT USAGE ON SCHEMA app TO {reader}")
         run.ok()
     finally:

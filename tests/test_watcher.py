@@ -351,7 +351,7 @@ def test_what_we_may_not_see_is_told_as_that(database: Database) -> None:
     with database.connect() as other, at_work_behind(database, other) as pid, database.connect(user=role) as eye:
         (found,) = blockers.read_blockers(texts(asked(eye, blockers.blocking(pid))))
         assert found.pid == other.info.backend_pid
-        assert "our role may not see what it does" in found.words()
+        assert "this user may not see what it is doing" in found.words()
         assert "None" not in found.words()
     database.execute(f"DROP ROLE {role}")
 

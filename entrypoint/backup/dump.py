@@ -82,9 +82,9 @@ def make_ready(session: Session, backend_pid: int) -> Found:
     """
     if session.login_pid != backend_pid:
         raise ConfigurationError(
-            "A backup needs a direct connection, and there is a pooler in between: pg_dump's session must be one and "
-            "the same throughout; nothing was run",
-            remedy="Set MIGRATION_DATABASE_URL to the server itself; DATABASE_URL can stay as it is.",
+            "A backup needs a direct connection, because pg_dump works in a single session, and this connection goes "
+            "through a pooler; nothing was run",
+            remedy="Set MIGRATION_DATABASE_URL to the server's own address; DATABASE_URL can stay as it is.",
         )
     return programs.find(session.server_version)
 
@@ -99,7 +99,7 @@ def take(order: Order, deadline: Deadline, look: Callable[[], None]) -> Backup:
     logs.event(
         logs.INFO,
         "backup.started",
-        f"taking a backup of {order.database} with pg_dump {order.program.version}, into {order.directory}",
+        f"backing up {order.database} with pg_dump {order.program.version} to {order.directory}",
         program=order.program.path,
         version=order.version,
     )
@@ -119,18 +119,19 @@ def take(order: Order, deadline: Deadline, look: Callable[[], None]) -> Backup:
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""
         raise BackupFailedError(
             f"The backup could not be written: {where}{error.strerror or foreign(str(error))}",
-            remedy=f"See to {order.directory}: rights, space, and whether its volume is mounted for writing.",
+            remedy=f"Check {order.directory}: its permissions, free space, and whether its volume is mounted "
+            "read-write.",
         ) from error
     except waiting.OutOfTime:
         raise BackupFailedError(
             f"The backup was not finished within {round(deadline.budget * 1000)}ms",
-            remedy="Raise MIGRATION_TIMEOUT_MS. If pg_dump was waiting for a table, pg_locks shows whose lock it was.",
+            remedy="Raise MIGRATION_TIMEOUT_MS. If pg_dump was waiting for a table, pg_locks shows who held the lock.",
         ) from None
     milliseconds = round((time.monotonic() - began) * 1000)
     logs.event(
         logs.INFO,
         "backup.taken",
-        f"took the backup {partial.final} ({size} bytes, SHA-256 {checksum}) in {milliseconds} ms",
+        f"wrote the backup {partial.final} ({size} bytes, SHA-256 {checksum}) in {milliseconds} ms",
         backup=partial.final,
         bytes=size,
         sha256=checksum,
@@ -154,7 +155,7 @@ def _reporting(look: Callable[[], None], partial: Partial) -> Callable[[], None]
             logs.event(
                 logs.INFO,
                 "backup.progress",
-                f"still taking the backup, for {now - began:.0f} s; it has {size} bytes",
+                f"still backing up after {now - began:.0f} s; {size} bytes written",
                 bytes=size,
                 duration_ms=round((now - began) * 1000),
             )
@@ -220,8 +221,8 @@ def _service_file(secret: dict[str, str]) -> int:
         # libpq's parseServiceFile: lines of 1023 bytes at most, stripped at their ends, without any quoting.
         if "\n" in value or value != value.strip() or len(value.encode()) > 900:
             raise BackupFailedError(
-                f"The address's {name} cannot be handed to pg_dump: it is too long, or has white space at an end",
-                remedy="Choose another one.",
+                f"Cannot pass the address's {name} to pg_dump: it is too long, or it starts or ends with white space",
+                remedy="Use a different one.",
             )
     descriptor = file_in_memory("service")
     lines = [f"[{_SERVICE}]", *(f"{name}={value}" for name, value in secret.items())]
@@ -265,10 +266,10 @@ def _failure(program: str, ended: Ended) -> EntrypointError:
     lines = [line.strip() for line in foreign(ended.complaints).splitlines() if line.strip()]
     said = next((line for line in lines if "error:" in line), lines[0] if lines else "")
     if ended.code < 0:
-        how = f"{program} was ended by signal {-ended.code}"
+        how = f"{program} was killed by signal {-ended.code}"
         said = f"{how}: {said}" if said else how
     elif not said:
-        said = f"{program} ended with exit code {ended.code}"
+        said = f"{program} exited with code {ended.code}"
     report = "\n".join(lines) if len(lines) > 1 else ""
     if program == "pg_dump" and _UNREACHED in ended.complaints:
         cause = classify_connection_failure(ended.complaints)
@@ -278,7 +279,7 @@ def _failure(program: str, ended: Ended) -> EntrypointError:
     if any(text in ended.complaints for text in _LOST):
         return DatabaseUnavailableError(
             f"pg_dump lost its connection ({said})",
-            remedy="Look into the server's log, and at the network between here and there.",
+            remedy="Check the server's log and the network in between.",
             cause="closed",
         )
     return BackupFailedError(said, remedy=_remedy(ended), report=report)
@@ -288,13 +289,13 @@ def _remedy(ended: Ended) -> str:
     text = ended.complaints.lower()
     if "no space left" in text or "disk quota" in text or "file too large" in text:
         return (
-            "Make room in the directory for backups: delete files that nobody needs, or make its volume larger. "
-            "--keep deletes older backups only when a new one is complete."
+            "Free space in the backup directory: delete files you no longer need, or enlarge the volume. --keep "
+            "deletes older backups only after a new one is complete."
         )
     if "permission denied" in text or "row-level security" in text:
-        return "Give the migration user the privilege to read everything, or set MIGRATION_ROLE to a role that has it."
+        return "Let the migration user read every table, or set MIGRATION_ROLE to a role that can."
     if "server version mismatch" in text:
-        return "Install PostgreSQL's client programs of the server's version or later."
+        return "Install the PostgreSQL client programs in the server's version or later."
     if ended.code < 0:
-        return "Find out who ended it: a limit of memory or of file sizes, or a person."
-    return "Correct the cause, and start again."
+        return "Find out what killed it: a memory limit, a file size limit, or a person."
+    return "Fix the cause and start again."

@@ -51,9 +51,9 @@ def find(server_version: int) -> Found:
     """Return the `pg_dump` for a server of this version (160014 for 16.14). Raises BackupFailedError."""
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         raise BackupFailedError(
-            "SIGCHLD is ignored in this process, so that nobody can tell whether pg_dump succeeds",
-            remedy="Do not ignore it: signal.signal(signal.SIGCHLD, signal.SIG_DFL) in Python, or whatever starts this "
-            "process without trap '' CHLD.",
+            "SIGCHLD is ignored in this process, so there is no way to tell whether pg_dump succeeds",
+            remedy="Stop ignoring it: call signal.signal(signal.SIGCHLD, signal.SIG_DFL) in Python, or remove trap "
+            "'' CHLD from the shell script that starts this process.",
         )
     found = [_examine(path) for path in candidates(os.get_exec_path(), _PLACES)]
     major = server_version // 10_000
@@ -74,10 +74,10 @@ def choose(found: Sequence[Found], server_major: int) -> Found | None:
 
 def missing(found: Sequence[Found], server_major: int) -> BackupFailedError:
     """Return the error for a machine on which nothing in `found` will do."""
-    have = "; ".join(_describe(one) for one in found) or "none at all"
+    have = "; ".join(_describe(one) for one in found) or "none"
     return BackupFailedError(
-        f"There is no pg_dump for PostgreSQL {server_major} here (found: {have})",
-        remedy=f"Install PostgreSQL's client programs of version {server_major} or later in the image: the package "
+        f"No pg_dump for PostgreSQL {server_major} found (available: {have})",
+        remedy=f"Install the PostgreSQL client programs, version {server_major} or later, in the image: package "
         f"postgresql-client-{server_major} on Debian and Ubuntu, postgresql{server_major}-client on Alpine.",
     )
 
@@ -105,7 +105,7 @@ def environment() -> dict[str, str]:
 def _describe(one: Found) -> str:
     if not one.version:
         return f"{one.path}, which does not run"
-    return f"{one.path} {one.version}" + ("" if one.pg_restore else ", which has no pg_restore beside it")
+    return f"{one.path} {one.version}" + ("" if one.pg_restore else ", which has no pg_restore next to it")
 
 
 def _examine(path: str) -> Found:

@@ -37,13 +37,13 @@ def check_directory(directory: str) -> str:
         shown = path if shown == directory else shown
         why = "is not a directory" if os.path.lexists(path) else "does not exist"
         raise BackupFailedError(
-            f"The directory for backups {shown} {why}",
-            remedy="Mount the volume or create the directory; MIGRATION_BACKUP_DIR or --dir names it.",
+            f"The backup directory {shown} {why}",
+            remedy="Mount the volume or create the directory. It is set by MIGRATION_BACKUP_DIR or --dir.",
         )
     if not os.access(path, os.W_OK | os.X_OK):
         raise BackupFailedError(
-            f"The directory for backups {path} is not writable for this user (uid {os.geteuid()})",
-            remedy="Give this user the right to write there, and mount the volume without read-only.",
+            f"The backup directory {path} is not writable by this user (uid {os.geteuid()})",
+            remedy="Give this user write permission there, and mount the volume read-write.",
         )
     return path
 
@@ -94,7 +94,7 @@ def remove_leftovers(directory: str, database: str) -> None:
                     logs.event(
                         logs.WARNING,
                         "backup.leftover_removed",
-                        f"removed {path}, which an unfinished backup left",
+                        f"removed {path}, left over from an unfinished backup",
                         backup=path,
                         bytes=found.st_size,
                     )
@@ -121,8 +121,8 @@ def prune(directory: str, database: str, new: str, keep: int) -> list[str]:
         logs.event(logs.INFO, "backup.deleted", f"deleted the older backup {path}", backup=path)
     if faults:
         raise BackupFailedError(
-            f"The backup {new} was taken, but an older one could not be deleted: {faults[0]}",
-            remedy="Delete it by hand, and see to the rights in that directory.",
+            f"The backup {new} was written, but an older one could not be deleted: {faults[0]}",
+            remedy="Delete it by hand, and check the permissions of that directory.",
             faults=faults,
         )
     return deleted

@@ -148,7 +148,7 @@ _STATEMENT_MODE = "statement pooling mode"
 _NO_SERVER_CONNECTION = "query_wait_timeout"
 LARGER_POOL = (
     "Give the pool more server connections (PgBouncer: default_pool_size; a replica that migrates needs two), or set "
-    "MIGRATION_DATABASE_URL to the server itself."
+    "MIGRATION_DATABASE_URL to the server's own address."
 )
 
 
@@ -156,22 +156,22 @@ def connection_lost(reason: str, sqlstate: str | None = None) -> ConnectionLostE
     """Return the error for a connection that has ended, for a `reason` in words: ours, or `foreign` ones."""
     if _STATEMENT_MODE in reason:
         return ConfigurationError(
-            f"The pooler is in statement mode, where there are no transactions, which migrations need: {reason}",
-            remedy="Set the pool's mode to transaction or session (PgBouncer: pool_mode, in general or for this "
-            "database), or set MIGRATION_DATABASE_URL to the server itself.",
+            f"The pooler is in statement mode, which has no transactions, and migrations need them: {reason}",
+            remedy="Switch the pool to transaction or session mode (PgBouncer: pool_mode, for all databases or for "
+            "this one), or set MIGRATION_DATABASE_URL to the server's own address.",
         )
     from entrypoint.database.rules import ended_by  # Not for a start at which nothing is lost.
 
     setting, remedy = ended_by(reason, sqlstate or None) or (None, None)
     lost = ConnectionLostError(
-        f"The connection to the database is lost: {reason}",
-        remedy=remedy or "Look into the server's log, and at the network between here and there.",
+        f"The connection to the database was lost: {reason}",
+        remedy=remedy or "Check the server's log and the network in between.",
         sqlstate=sqlstate or None,
         setting=setting,
     )
     if reason == _NO_SERVER_CONNECTION:
         lost.starved = True
-        lost.message = f"The pooler had no server connection for us: {reason}"
+        lost.message = f"The pooler had no free server connection: {reason}"
         lost.remedy = LARGER_POOL
     return lost
 
@@ -187,9 +187,9 @@ def gave_standby_up(result: Answer) -> bool:
 def no_answer(seconds: float) -> ConnectionLostError:
     """Return the error for an open connection on which there was no answer for so long."""
     lost = ConnectionLostError(
-        f"The connection to the database is lost: no answer within {seconds:.1f} s",
-        remedy="The server let us in and then did not answer. Look into its log, and at the network between here and "
-        f"there. Behind a pooler, all of its server connections may be in use. {LARGER_POOL}",
+        f"The connection to the database was lost: no answer within {seconds:.1f} s",
+        remedy="The server accepted the connection and then stopped answering. Check its log and the network in "
+        f"between. Behind a pooler, all server connections may be in use. {LARGER_POOL}",
     )
     lost.starved = True
     return lost

@@ -92,7 +92,7 @@ class Cause(NamedTuple):
     """Whether the same attempt may succeed later, without anybody changing anything here."""
 
 
-_CHECK_ADDRESS = "Check host and port in DATABASE_URL, and that PostgreSQL is running and reachable from here."
+_CHECK_ADDRESS = "Check the host and port in DATABASE_URL, and that PostgreSQL is running and reachable from here."
 
 # In this order: the first cause of which one of the texts occurs. All lower case.
 _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
@@ -101,8 +101,8 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ("query_wait_timeout", "server_login_retry", "server login has been failing", "cannot connect to server"),
         Cause(
             "no_server_connection",
-            "the pooler had no server connection for us",
-            "Look whether the server behind the pooler is running, and has this database and this user. If it has: "
+            "the pooler had no free server connection",
+            "Check that the server behind the pooler is running and has this database and user. If it does: "
             f"{LARGER_POOL}",
             heals=True,
         ),
@@ -112,8 +112,8 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         Cause(
             "require_auth",
             "require_auth cannot be met",
-            "The server asks for another proof than require_auth allows: change what pg_hba.conf asks of this user, or "
-            "require_auth in DATABASE_URL, or PGREQUIREAUTH.",
+            "The server asks for an authentication method that require_auth does not allow. Change the method for "
+            "this user in pg_hba.conf, or change require_auth in DATABASE_URL or PGREQUIREAUTH.",
             heals=False,
         ),
     ),
@@ -122,8 +122,8 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         Cause(
             "gssencmode",
             "gssencmode=require cannot be met",
-            "It needs a Kerberos ticket here, and a server that supports GSSAPI, over TCP. Otherwise remove "
-            "gssencmode=require from DATABASE_URL, or PGGSSENCMODE.",
+            "It needs a Kerberos ticket here, and a server that supports GSSAPI, over TCP. If you do not use "
+            "Kerberos, remove gssencmode=require from DATABASE_URL, or unset PGGSSENCMODE.",
             heals=False,
         ),
     ),
@@ -131,8 +131,8 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ("requirepeer specifies",),
         Cause(
             "requirepeer",
-            "the server behind the socket does not run as the user that requirepeer names",
-            "Correct or remove requirepeer in DATABASE_URL, or PGREQUIREPEER; or check which server has the socket.",
+            "the server behind the socket does not run as the user given by requirepeer",
+            "Correct or remove requirepeer in DATABASE_URL, or PGREQUIREPEER; or check which server owns the socket.",
             heals=False,
         ),
     ),
@@ -140,9 +140,9 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ("peer authentication failed", "ident authentication failed"),
         Cause(
             "os_user",
-            "the operating system's user that this runs as may not log in as this database user",
-            "Name another user in DATABASE_URL, run this as the user of that name, map one to the other "
-            "(pg_ident.conf), or let pg_hba.conf ask for a password in place of peer or ident.",
+            "the operating system user running this may not log in as this database user",
+            "Use another user in DATABASE_URL, run this as the user of that name, map one to the other in "
+            "pg_ident.conf, or have pg_hba.conf ask for a password instead of peer or ident.",
             heals=False,
         ),
     ),
@@ -150,9 +150,9 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ("is not currently accepting connections", "cannot connect to invalid database"),
         Cause(
             "database_closed",
-            "the database takes no connections",
-            "ALTER DATABASE … ALLOW_CONNECTIONS true, with its name. One that an interrupted DROP DATABASE has left "
-            "invalid can only be dropped.",
+            "the database does not accept connections",
+            "Run ALTER DATABASE … ALLOW_CONNECTIONS true, with the database's name. A database left invalid by an "
+            "interrupted DROP DATABASE can only be dropped.",
             heals=False,
         ),
     ),
@@ -194,7 +194,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ('definition of service "" not found', 'service file "" not found'),
         Cause(
             "service",
-            "the service is not defined",
+            "the connection service is not defined",
             "Check `service` in DATABASE_URL, or PGSERVICE, and the file that defines it: PGSERVICEFILE, or "
             "~/.pg_service.conf.",
             heals=False,
@@ -204,8 +204,8 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ("local user with id", "could not look up local user id"),
         Cause(
             "no_user",
-            "no database user is named, and this process's user has no name either",
-            "Name the user: postgresql://USER@HOST/DATABASE, or PGUSER.",
+            "no database user was given, and the user running this process has no name either",
+            "Give the user: postgresql://USER@HOST/DATABASE, or PGUSER.",
             heals=False,
         ),
     ),
@@ -214,8 +214,8 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         Cause(
             "channel_binding",
             "channel_binding=require cannot be met",
-            "It needs TLS and a password kept as SCRAM-SHA-256, without a pooler in between. Otherwise remove "
-            "channel_binding=require from DATABASE_URL, or PGCHANNELBINDING.",
+            "It needs TLS, a password stored as SCRAM-SHA-256, and no pooler in between. If you cannot have all "
+            "three, remove channel_binding=require from DATABASE_URL, or unset PGCHANNELBINDING.",
             heals=False,
         ),
     ),
@@ -223,9 +223,9 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ("unsupported startup parameter",),
         Cause(
             "startup_parameter",
-            "the pooler does not take one of the connection's parameters",
-            "Add the parameter that is named to ignore_startup_parameters in PgBouncer's configuration, or remove it "
-            "from DATABASE_URL (options: also PGOPTIONS).",
+            "the pooler rejected one of the connection's parameters",
+            "Add that parameter to ignore_startup_parameters in PgBouncer's configuration, or remove it from "
+            "DATABASE_URL (for options: or from PGOPTIONS).",
             heals=False,
         ),
     ),
@@ -238,31 +238,33 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ),
         Cause(
             "option",
-            "the server does not take one of the connection's options",
-            "Correct or remove the parameter that is named: in DATABASE_URL, most likely in its `options`, or in "
-            "PGOPTIONS.",
+            "the server rejected one of the connection's options",
+            "Correct or remove that parameter. It is in DATABASE_URL, most likely in `options`, or in PGOPTIONS.",
             heals=False,
         ),
     ),
     (
         ("no password supplied",),
         Cause(
-            "no_password", "the server wants a password and none was given", "Put one into DATABASE_URL.", heals=False
+            "no_password",
+            "the server asked for a password and none was given",
+            "Add the password to DATABASE_URL.",
+            heals=False,
         ),
     ),
     (
         ("password authentication failed", "authentication failed for user", "sasl authentication failed"),
-        Cause("wrong_password", "wrong user or password", "Check user and password in DATABASE_URL.", heals=True),
+        Cause("wrong_password", "wrong user or password", "Check the user and password in DATABASE_URL.", heals=True),
     ),
     (
         # Not the server's doing: nothing has been sent yet.
         ("could not create ssl context", "no protocols available"),
         Cause(
             "tls",
-            "OpenSSL cannot be set up for TLS here",
-            "If OPENSSL_CONF is set, look at the file that it names: it may ask for modules (as FIPS images do), "
-            "protocols or ciphers that the OpenSSL of this program's libpq does not have. Unset it for this program, "
-            "or correct that file, and ssl_min_protocol_version and ssl_max_protocol_version in DATABASE_URL.",
+            "OpenSSL could not be set up for TLS",
+            "If OPENSSL_CONF is set, check the file it names: it may require modules (as FIPS images do), protocols "
+            "or ciphers that this program's OpenSSL does not have. Correct that file, or unset the variable for "
+            "this program. Check ssl_min_protocol_version and ssl_max_protocol_version in DATABASE_URL, too.",
             heals=False,
         ),
     ),
@@ -270,11 +272,11 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ("certificate verify failed",),
         Cause(
             "certificate",
-            "the certificates or the TLS settings do not fit",
-            "Let sslrootcert in DATABASE_URL name the file with the authority's certificate. For sslrootcert=system, "
-            "install certificates in the image (package ca-certificates: they are in "
-            "/etc/ssl/certs/ca-certificates.crt on Debian, Ubuntu, Alpine and distroless, and in "
-            "/etc/pki/tls/certs/ca-bundle.crt on Red Hat), or name some in the variable SSL_CERT_FILE.",
+            "the certificates or TLS settings do not match the server",
+            "Set sslrootcert in DATABASE_URL to the file with your certificate authority's certificate. For "
+            "sslrootcert=system, install the package ca-certificates in the image (it provides "
+            "/etc/ssl/certs/ca-certificates.crt on Debian, Ubuntu, Alpine and distroless, and "
+            "/etc/pki/tls/certs/ca-bundle.crt on Red Hat), or set SSL_CERT_FILE.",
             heals=False,
         ),
     ),
@@ -283,9 +285,9 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ("root certificate file",),
         Cause(
             "certificate",
-            "the authority's certificate cannot be read",
-            "Let sslrootcert in DATABASE_URL name a file with a certificate in PEM that the container's user may read. "
-            "With sslrootcert=system it is the image's, which has to be readable, too.",
+            "the certificate authority's certificate cannot be read",
+            "Set sslrootcert in DATABASE_URL to a PEM file that the container's user can read. With "
+            "sslrootcert=system, the image's own file must be readable.",
             heals=False,
         ),
     ),
@@ -293,7 +295,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ("certificate", "server does not support ssl", "ssl error: wrong version", "root.crt", "private key file"),
         Cause(
             "certificate",
-            "the certificates or the TLS settings do not fit",
+            "the certificates or TLS settings do not match the server",
             "Check sslmode, sslrootcert, sslcert and sslkey in DATABASE_URL against what the server offers.",
             heals=False,
         ),
@@ -302,14 +304,14 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ("no pg_hba.conf entry", "pg_hba.conf rejects", "is not permitted to log in", "permission denied for database"),
         Cause(
             "not_permitted",
-            "this user may not connect from here",
-            "Check pg_hba.conf and the role's rights.",
+            "this user may not connect from this host",
+            "Check pg_hba.conf and the role's privileges.",
             heals=False,
         ),
     ),
     (
         ("could not translate host name", "name or service not known", "name resolution", "failed to resolve host"),
-        Cause("unknown_host", "unknown host", "Check the host in DATABASE_URL, and the name server.", heals=True),
+        Cause("unknown_host", "unknown host", "Check the host in DATABASE_URL, and DNS.", heals=True),
     ),
     (
         (
@@ -320,9 +322,9 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ),
         Cause(
             "no_primary",
-            "none of the hosts is of the kind that target_session_attrs asks for",
-            "Check the hosts and target_session_attrs in DATABASE_URL. A primary counts as read-only, too, where "
-            "default_transaction_read_only is on: for the login, the database, the server or in `options`.",
+            "no host matches target_session_attrs",
+            "Check the hosts and target_session_attrs in DATABASE_URL. A primary also counts as read-only if "
+            "default_transaction_read_only is on, for the login, the database, the server or in `options`.",
             heals=True,
         ),
     ),
@@ -336,7 +338,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
     ),
     (
         ("server closed the connection", "connection reset", "broken pipe", "unexpected eof"),
-        Cause("closed", "the server closed the connection", "Look into the server's log.", heals=True),
+        Cause("closed", "the server closed the connection", "Check the server's log.", heals=True),
     ),
 )
 
@@ -348,7 +350,7 @@ _NAMES = re.compile(r""" "[^"]*" | '[^']*' """, re.VERBOSE)
 _NO_DATABASE = Cause(
     "no_such_database", "no such database", "Create it, or check the name in DATABASE_URL.", heals=True
 )
-_OTHER = Cause("other", "the server did not let us in", "Look into the server's log.", heals=True)
+_OTHER = Cause("other", "the server rejected the connection", "Check the server's log.", heals=True)
 
 
 # Verbose, libpq writes `FATAL:  53300: sorry, too many clients already`, whatever the language, and another line for
@@ -382,16 +384,16 @@ def classify_connection_failure(text: str) -> Cause:
 def _limit_of(kind: str, name: str | None) -> Cause:
     kind = kind.lower()
     return _known("too_many_clients")._replace(
-        words=f"there are too many clients for the {kind}'s CONNECTION LIMIT",
-        remedy=f"ALTER {kind.upper()} {_shown(name)} CONNECTION LIMIT -1, or another number; or start fewer replicas "
-        "at once.",
+        words=f"too many clients for the {kind}'s CONNECTION LIMIT",
+        remedy=f"Run ALTER {kind.upper()} {_shown(name)} CONNECTION LIMIT -1, or set a higher number; or start fewer "
+        "replicas at once.",
     )
 
 
 def _may_not_connect(database: str | None) -> Cause:
     return _known("not_permitted")._replace(
-        words="this user has no privilege to connect to the database",
-        remedy=f"GRANT CONNECT ON DATABASE {_shown(database)} TO … with the user's name, as the database's owner.",
+        words="this user has no CONNECT privilege on the database",
+        remedy=f"As the database's owner, run GRANT CONNECT ON DATABASE {_shown(database)} TO … with the user's name.",
     )
 
 
@@ -439,7 +441,7 @@ _BY_SQLSTATE = {
     ADMIN_SHUTDOWN: _known("shutting_down"),
     INVALID_PASSWORD: _known("wrong_password"),
     INVALID_AUTHORIZATION_SPECIFICATION: _known("not_permitted")._replace(
-        words="this user may not connect from here, or there is no such user", heals=True
+        words="this user may not connect from this host, or does not exist", heals=True
     ),
     INSUFFICIENT_PRIVILEGE: _known("not_permitted"),
     OBJECT_NOT_IN_PREREQUISITE_STATE: _known("database_closed"),
@@ -459,9 +461,9 @@ _BY_ROUTINE = {
     (INVALID_AUTHORIZATION_SPECIFICATION, "ClientAuthentication"): _known("not_permitted"),
     (INVALID_AUTHORIZATION_SPECIFICATION, "auth_failed"): Cause(
         "not_permitted",
-        "the server does not take us for this user",
-        "pg_hba.conf says what it asks for: the operating system's user (peer, ident), a certificate, or a password "
-        "that another service knows.",
+        "the server did not accept this process as that user",
+        "See pg_hba.conf for what the server asks for: an operating system user (peer, ident), a certificate, or a "
+        "password checked by another service.",
         heals=True,
     ),
 }
@@ -475,16 +477,16 @@ class Trouble(NamedTuple):
     remedy: str
 
 
-_DISK = Trouble("the server's disk is full", "Make room on the server's disk, or enlarge it.")
-_MEMORY = Trouble("the server is out of memory", "Give the server more memory, or lower what it may use of it.")
-_LIMIT = Trouble("a limit of the server's configuration is reached", "Raise the limit that the message names.")
+_DISK = Trouble("the server's disk is full", "Free space on the server's disk, or enlarge it.")
+_MEMORY = Trouble("the server is out of memory", "Give the server more memory, or configure it to use less.")
+_LIMIT = Trouble("the server reached a configured limit", "Raise the limit named in the message.")
 _DAMAGE = Trouble(
-    "the server read damaged data", "Look into the server's log and at its storage, before anything is written to it."
+    "the server read damaged data", "Check the server's log and its storage before anything else is written to it."
 )
-_STORAGE = Trouble("the server's storage failed", "Look into the server's log and at its storage.")
+_STORAGE = Trouble("the server's storage failed", "Check the server's log and its storage.")
 _OWN = Trouble(
-    "libpq, in this program, could not take the server's answer",
-    "If it is out of memory, give the container more, or let the statement return less.",
+    "libpq in this program could not process the server's answer",
+    "If it ran out of memory, give the container more, or have the statement return less.",
 )
 
 # What another disk, another memory or another configuration would mend: class 53, insufficient resources; of class 58,
@@ -516,14 +518,14 @@ def may_pass(sqlstate: str) -> bool:
 
 # What to do where it has not passed, again and again. For the others, the time was too short for what others do.
 _NOT_PASSED = {
-    SERIALIZATION_FAILURE: "Others change meanwhile what the statement reads or writes: run it when they are quiet, or "
-    "in a weaker isolation level.",
-    DEADLOCK_DETECTED: "Others take the same locks in another order: run it when they are quiet, or let it take its "
-    "locks at once, with LOCK TABLE.",
-    TOO_MANY_CONNECTIONS: "Too many clients are connected to the server that the statement needs: let fewer connect, "
-    "or raise its max_connections.",
-    CRASH_SHUTDOWN: "Look into the server's log for what has ended it.",
-    CANNOT_CONNECT_NOW: "See that the server which the statement needs is running, and into its log.",
+    SERIALIZATION_FAILURE: "Other sessions keep changing what the statement reads or writes. Run it at a quieter "
+    "time, or in a weaker isolation level.",
+    DEADLOCK_DETECTED: "Other sessions take the same locks in a different order. Run it at a quieter time, or take "
+    "all its locks up front with LOCK TABLE.",
+    TOO_MANY_CONNECTIONS: "The server that the statement connects to has too many clients. Connect fewer, or raise "
+    "its max_connections.",
+    CRASH_SHUTDOWN: "Check the server's log for what ended it.",
+    CANNOT_CONNECT_NOW: "Check that the server the statement connects to is running, and check its log.",
 }
 
 

@@ -60,12 +60,12 @@ def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str =
     cause = failure.cause
     remedy = target.remedy(cause.remedy)
     if cause.name == "address":
-        return ConfigurationError(f"The address of the database is malformed: {failure.text}", remedy=remedy)
+        return ConfigurationError(f"The database address is malformed: {failure.text}", remedy=remedy)
     if cause.name == "option":
-        message = f"The server refused an option of the connection: {failure.text}"
+        message = f"The server rejected a connection option: {failure.text}"
         return ConfigurationError(message, remedy=remedy, cause=cause.name)
     if cause.name == "search_path":
-        message = f"The connection is not as the address says: {cause.words} ({failure.text})"
+        message = f"The connection does not match its address: {cause.words} ({failure.text})"
         return ConfigurationError(message, remedy=remedy, cause=cause.name)
     # To ignore the parameter, PgBouncer's remedy, is none where it carries the schema.
     if cause.name == "startup_parameter" and target.path:
@@ -73,5 +73,5 @@ def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str =
     after = f" after {tried}" if cause.heals and tried else ""
     message = f"Database connection failed{after}: {cause.words} ({failure.text})"
     if not target.configured:
-        remedy = f"DATABASE_URL is not set; it was libpq's default. {remedy}"
+        remedy = f"DATABASE_URL is not set, so libpq's defaults were used. {remedy}"
     return DatabaseUnavailableError(message, remedy=remedy, cause=cause.name, attempts=attempts)

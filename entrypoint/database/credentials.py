@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 VARIABLE = "DATABASE_PASSWORD_COMMAND"
 _CAUSE = Cause(
     "password_command",
-    f"{VARIABLE} gave no password",
-    "Run the command in this image, with this environment. It must print the password alone, end with exit code 0, and "
-    "leave time to log in: it counts into DB_CONNECT_TIMEOUT_MS.",
+    f"{VARIABLE} returned no password",
+    "Run the command in this image with this environment. It must print only the password and exit with code 0. Its "
+    "time counts toward DB_CONNECT_TIMEOUT_MS.",
     heals=True,
 )
 # Of what the command complains about, the end; in characters.
@@ -63,7 +63,7 @@ def password(command: tuple[str, ...], deadline: Deadline) -> str:
             variable=VARIABLE,
         ) from None
     except bounded.OutOfTime:
-        raise NoPassword(f"it did not end within {deadline.budget:g} s") from None
+        raise NoPassword(f"it did not finish within {deadline.budget:g} s") from None
     found, fault = read(ended.output)
     if found and (ended.code == 0 or len(found) >= _LEAST_TOKEN):
         know_for_now([found])
@@ -90,7 +90,7 @@ def read(output: bytes) -> tuple[str, str]:
     try:
         text = output.decode().strip()
     except UnicodeDecodeError:
-        return "", "it printed what is not text in UTF-8"
+        return "", "its output is not valid UTF-8"
     if not text:
         return "", "it printed nothing"
     if not text.isprintable():

@@ -80,29 +80,28 @@ RENAMED = {
 # Without these we would connect otherwise than the application does, or as somebody else: why, as a clause.
 REFUSED = {
     # Prisma
-    "sslidentity": "is a client certificate in a PKCS#12 file, which libpq cannot read; give it as PEM files, "
-    "with sslcert and sslkey",
+    "sslidentity": "is a client certificate in a PKCS#12 file, which libpq cannot read; use PEM files, with sslcert "
+    "and sslkey",
     # JDBC
-    "authenticationPluginClassName": "is a class of Java's that finds the password",
-    "socketFactory": "is a class of Java's that finds the way to the server",
-    "socketFactoryArg": "is for a class of Java's that finds the way to the server",
-    "cloudSqlInstance": "is for a class of Java's that finds the way to the server",
-    "unixSocketPath": "is for a class of Java's that finds the way to the server; give the socket's directory, "
-    "with host",
-    "localSocketAddress": "chooses the address that the connection comes from, which libpq cannot",
-    "sslhostnameverifier": "is a class of Java's that verifies the server's name; give sslmode=verify-full",
-    "sslpasswordcallback": "is a class of Java's that finds a password; give sslpassword",
-    "sslfactoryarg": "is for a class of Java's that verifies the server; give sslmode and sslrootcert",
-    "sslAlias": "chooses a client certificate from a store of Java's; give it as files, with sslcert and sslkey",
+    "authenticationPluginClassName": "is a Java class that finds the password",
+    "socketFactory": "is a Java class that makes the connection",
+    "socketFactoryArg": "is for a Java class that makes the connection",
+    "cloudSqlInstance": "is for a Java class that makes the connection",
+    "unixSocketPath": "is for a Java class that makes the connection; give the socket's directory as host",
+    "localSocketAddress": "chooses the connection's source address, which libpq cannot do",
+    "sslhostnameverifier": "is a Java class that verifies the server's name; use sslmode=verify-full",
+    "sslpasswordcallback": "is a Java class that finds a password; use sslpassword",
+    "sslfactoryarg": "is for a Java class that verifies the server; use sslmode and sslrootcert",
+    "sslAlias": "chooses a client certificate from a Java key store; use files, with sslcert and sslkey",
     # lib/pq
-    "sslinline": "puts certificates into the address; give them as files, with sslrootcert, sslcert and sslkey",
+    "sslinline": "puts certificates into the address; use files, with sslrootcert, sslcert and sslkey",
     # pgx and lib/pq, which hand it to the server
-    "role": "changes the role of the application's sessions; set MIGRATION_ROLE for those of the migrations",
-    "session_authorization": "changes the user of the application's sessions; name that user in the address",
+    "role": "changes the role of the application's sessions; for migrations, set MIGRATION_ROLE",
+    "session_authorization": "changes the user of the application's sessions; put that user into the address",
     # pg8000 and asyncpg, in an address only by mistake
-    "server_settings": "is a dictionary of Python's, which an address cannot hold; give options=-cNAME%3DVALUE",
-    "startup_params": "is a dictionary of Python's, which an address cannot hold; give options=-cNAME%3DVALUE",
-    "ssl_context": "is an object of Python's, which an address cannot hold; give sslmode and sslrootcert",
+    "server_settings": "is a Python dictionary, which an address cannot hold; use options=-cNAME%3DVALUE",
+    "startup_params": "is a Python dictionary, which an address cannot hold; use options=-cNAME%3DVALUE",
+    "ssl_context": "is a Python object, which an address cannot hold; use sslmode and sslrootcert",
 }
 
 # Each with where its parameters are listed.

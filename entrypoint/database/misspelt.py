@@ -54,27 +54,27 @@ _KINDS = (
     (
         _PLACEHOLDER,
         Misspelt(
-            "is a placeholder, which nobody has replaced by a value",
-            "Set it to the address itself. A shell and Compose replace ${NAME}, Kubernetes replaces $(NAME), Helm and "
-            "others replace {{ … }}, each only in its own files.",
+            "is a placeholder that was never replaced with a value",
+            "Set it to the address itself. A shell and Compose replace ${NAME}, Kubernetes replaces $(NAME), Helm "
+            "and others replace {{ … }}, and each does so only in its own files.",
         ),
     ),
     (
         _ASSIGNMENT,
         Misspelt(
-            "begins with the name of a variable and a =", "Write only what comes behind the =, without quotation marks."
+            "starts with the name of a variable and =", "Write only what comes after the =, without quotation marks."
         ),
     ),
     (
         _PSQL,
         Misspelt("is a command line for psql", f"Write only the address, without psql and quotation marks: {_LIKE}."),
     ),
-    (_CAPITALS, Misspelt("begins with capital letters", "Write postgresql:// in small letters.")),
+    (_CAPITALS, Misspelt("starts with capital letters", "Write postgresql:// in small letters.")),
     (
         _IN_PLACE,
         Misspelt(
-            "has a placeholder in place of a host, a port or a database, which nobody has replaced by a value",
-            "Set the variables that it is made of where the value is written. A shell and Compose replace ${NAME}, "
+            "has a placeholder for its host, port or database that was never replaced with a value",
+            "Set the variables it uses in the place where the value is written. A shell and Compose replace ${NAME}, "
             "Kubernetes replaces $(NAME), and only for variables that are set there.",
         ),
     ),
@@ -82,12 +82,12 @@ _KINDS = (
     (
         _DOTNET,
         Misspelt(
-            "is a connection string of .NET, with semicolons",
-            "The application may keep it: set MIGRATION_DATABASE_URL to the same as "
-            f"{_LIKE}, or as host=… port=… dbname=… user=… password=… with blanks between.",
+            "is a .NET connection string, with semicolons",
+            f"The application can keep it: set MIGRATION_DATABASE_URL to the same address, written as {_LIKE} or as "
+            "host=… port=… dbname=… user=… password=… separated by spaces.",
         ),
     ),
-    (_WITHOUT_SCHEME, Misspelt("does not begin with postgresql://", f"Write it as {_LIKE}.")),
+    (_WITHOUT_SCHEME, Misspelt("does not start with postgresql://", f"Write it as {_LIKE}.")),
 )
 
 
@@ -98,24 +98,24 @@ def read(address: str, understood: frozenset[str]) -> Misspelt | None:
     """
     if address[:1] in _QUOTES:
         return Misspelt(
-            "begins with a quotation mark",
-            "Write the value without quotation marks around it: Docker's --env-file, and quotation marks within a "
-            "manifest's, hand them on as part of it.",
+            "starts with a quotation mark",
+            "Remove the quotation marks. Docker's --env-file, and quotation marks inside a manifest's own, pass them "
+            "on as part of the value.",
         )
     if _VARIABLE.fullmatch(address):
         return Misspelt(
-            f"is {address}: the name of a variable, which nobody has replaced by its value",
-            "Set it to the address itself. A shell and Compose replace ${NAME}, Kubernetes replaces $(NAME), and only "
-            "if that variable is set where the value is written.",
+            f"is {address}: the name of a variable that was never replaced with its value",
+            "Set it to the address itself. A shell and Compose replace ${NAME}, Kubernetes replaces $(NAME), and "
+            "only if that variable is set in the place where the value is written.",
         )
     if found := _PREFIX.match(address):
         return Misspelt(
-            f"begins with {found[1]}://, as another driver writes it",
+            f"starts with {found[1]}://, which is another driver's notation",
             f"{_WITHOUT} like postgresql://user:password@host:5432/database.",
         )
     if found := _OTHER_DATABASE.match(address):
         return Misspelt(
-            f"begins with {found[1]}://, and is no address of PostgreSQL",
+            f"starts with {found[1]}://, which is not a PostgreSQL address",
             "It must be like postgresql://user:password@host:5432/database.",
         )
     for kind, reading in _KINDS:
@@ -124,7 +124,7 @@ def read(address: str, understood: frozenset[str]) -> Misspelt | None:
     return _unknown(address, understood)
 
 
-_WITHOUT = "The application may keep its DATABASE_URL: set MIGRATION_DATABASE_URL to the same address,"
+_WITHOUT = "The application can keep its DATABASE_URL: set MIGRATION_DATABASE_URL to the same address, written"
 
 
 def _unknown(address: str, understood: frozenset[str]) -> Misspelt | None:
@@ -137,13 +137,13 @@ def _unknown(address: str, understood: frozenset[str]) -> Misspelt | None:
                 f"has the parameter {name.lower()} in capital letters", f"Write it in small letters: {name.lower()}."
             )
         if known := next((like for like in understood if like.lower() == name.lower()), None):
-            return Misspelt(f"has the parameter {known} in other capital or small letters", f"Write it as {known}.")
+            return Misspelt(f"has the parameter {known} in the wrong case", f"Write it as {known}.")
         meant = [like for like in sorted(understood) if name in (like[:at] + like[at + 1 :] for at in range(len(like)))]
         return Misspelt(
-            f"has a parameter, number {number}, that PostgreSQL's libpq does not know"
-            + (f"; it is almost {meant[0]}" if meant else ""),
-            "See how it is spelt. It is not shown, as it may be a piece of a password: in host=… password='…' a value "
-            "with blanks must be in single quotation marks; in a URL, & is %26 and ? is %3F.",
+            f"has a parameter, number {number}, that libpq does not know"
+            + (f"; it looks like {meant[0]}" if meant else ""),
+            "Check its spelling. It is not shown because it may be part of a password: in host=… password='…', a "
+            "value with spaces must be in single quotation marks; in a URL, write & as %26 and ? as %3F.",
         )
     return None
 

@@ -35,14 +35,14 @@ def ended_by(text: str, sqlstate: str | None) -> tuple[str, str] | None:
     if setting := _POSTGRESQL.get(sqlstate or ""):
         return (
             setting,
-            f"The server ended the session by its {setting}: raise that for this role, with ALTER ROLE … SET.",
+            f"The server ended the session because of its {setting}. Raise it for this role with ALTER ROLE … SET.",
         )
     # PgBouncer's own words bear 08P01, the code of every error of its own.
     if sqlstate in (None, PROTOCOL_VIOLATION):
         for words, setting in _PGBOUNCER:
             if words in text:
                 return setting, (
-                    f"PgBouncer ended the session by its {setting}: raise that, or set MIGRATION_DATABASE_URL to the "
-                    "server itself."
+                    f"PgBouncer ended the session because of its {setting}. Raise it, or set MIGRATION_DATABASE_URL "
+                    "to the server's own address."
                 )
     return None

@@ -112,7 +112,7 @@ def refuse_two_passwords(parameters: dict[str, str], address: Address) -> dict[s
     if address.password_command and parameters.get("password"):
         named = address.variable or "the connection's service"
         raise ConfigurationError(
-            f"{named} has a password in it, and DATABASE_PASSWORD_COMMAND is set",
+            f"{named} contains a password, and DATABASE_PASSWORD_COMMAND is set as well",
             remedy=f"Remove the password from {named}, or unset DATABASE_PASSWORD_COMMAND.",
             variable="DATABASE_PASSWORD_COMMAND",
         )
@@ -130,11 +130,11 @@ def _compare(session: Session, path: str, deadline: Deadline) -> None:
 
 
 DIRECTLY = (
-    "Set MIGRATION_DATABASE_URL to an address that leads to the server directly. Or leave the schema out there, "
-    "and set it for the role: ALTER ROLE … SET search_path = …"
+    "Set MIGRATION_DATABASE_URL to the server's own address. Or leave the schema out of the address and set it for "
+    "the role: ALTER ROLE … SET search_path = …"
 )
 _DROPPED = Cause(
-    "search_path", "a pooler on the way drops the search_path that the address sets", DIRECTLY, heals=False
+    "search_path", "a pooler in between drops the search_path that the address sets", DIRECTLY, heals=False
 )
 
 
@@ -152,8 +152,8 @@ def target(address: str, variable: str, token: str, *, noted: bool = False) -> T
     named = variable or "the connection's PG* variables"
     if has_bare_at_sign(address):
         raise ConfigurationError(
-            f"{named} is malformed: there is an @ or a / in the password",
-            remedy="Percent-encode it: @ is %40, / is %2F, % is %25.",
+            f"{named} is malformed: the password contains an @ or a /",
+            remedy="Percent-encode it: write @ as %40, / as %2F, % as %25.",
             variable=variable or None,
         )
     parameters, translation = _read(address, named, variable)
@@ -219,8 +219,8 @@ def _read(address: str, named: str, variable: str) -> tuple[dict[str, Any], Tran
                 fault = error
     if isinstance(fault, _NotUtf8Error):
         raise ConfigurationError(
-            f"{named} is malformed: a percent-encoded character is not UTF-8",
-            remedy="Encode the UTF-8 bytes of it: \N{LATIN SMALL LETTER A WITH DIAERESIS} is %C3%A4.",
+            f"{named} is malformed: a percent-encoded character is not valid UTF-8",
+            remedy="Encode its UTF-8 bytes: \N{LATIN SMALL LETTER A WITH DIAERESIS} is %C3%A4.",
             variable=variable or None,
         ) from None
     if (fault or not is_plausible(parameters)) and (reading := _misspelt(whole)):
@@ -234,8 +234,8 @@ def _read(address: str, named: str, variable: str) -> tuple[dict[str, Any], Tran
         )
     if not is_plausible(parameters):
         raise ConfigurationError(
-            f"{named} is malformed: its host or port cannot be one",
-            remedy="Percent-encode the password's special characters: @ is %40, / is %2F, ? is %3F, % is %25.",
+            f"{named} is malformed: the host or port is not valid",
+            remedy="Percent-encode special characters in the password: write @ as %40, / as %2F, ? as %3F, % as %25.",
             variable=variable or None,
         )
     return parameters, translation

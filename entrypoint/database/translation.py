@@ -95,7 +95,7 @@ class Translation(NamedTuple):
     def words(self) -> str:
         """What has been made of it, as a clause about the variable; never a value, which could be secret."""
         parts = [
-            f"{self.driver}:// was read as postgresql://" if self.driver else "",
+            f"{self.driver}:// read as postgresql://" if self.driver else "",
             f"{', '.join(self.translated)} translated" if self.translated else "",
             f"{', '.join(self.left_out)} left out" if self.left_out else "",
         ]
@@ -129,7 +129,7 @@ def note(translation: Translation) -> None:
         logs.event(
             logs.DEBUG,
             "database.address",
-            f"the database's address is written for another driver: {translation.words}",
+            f"the database address is written for another driver: {translation.words}",
             translated=translation.translated,
             left_out=translation.left_out,
         )
@@ -242,7 +242,7 @@ class _Reading:
         if fate is None:
             return not alone and "\0" not in value and self._take_libpqs(name, value)
         if "\0" in value:
-            raise _bad_value(name, "text without zero bytes")
+            raise _bad_value(name, "text without NUL bytes")
         if fate == drivers.REFUSED_ONE:
             raise _refusal(name, drivers.REFUSED[name])
         if fate == drivers.LEFT_OUT:
@@ -271,7 +271,7 @@ class _Reading:
             return True
         if name == "sslkey":
             if value.lower().endswith((".p12", ".pfx")):
-                raise _refusal(name, "is a PKCS#12 file, which libpq cannot read; give it as PEM or DER")
+                raise _refusal(name, "is a PKCS#12 file, which libpq cannot read; convert it to PEM or DER")
             self._has_key = True
         if name == "sslcert":
             self._sslcert = value
@@ -299,7 +299,7 @@ class _Reading:
         elif value.lower() in _NO:  # readOnly
             self._left_out.append(self._translated.pop())
         else:
-            raise _refusal(name, "says that the sessions are read-only, and migrations write")
+            raise _refusal(name, "makes sessions read-only, and migrations need to write")
 
     def _settle_hosts(self) -> None:
         """Put together the hosts that SQLAlchemy has one by one, each with its port."""
@@ -361,11 +361,11 @@ class _Reading:
             return ("require" if self._mode is None and self._ssl is not None else mode), verified
         if self._factory == _JAVAS_FACTORY:
             return (mode, verified) if mode in (None, "disable") else (_VERIFIED, True)
-        raise _refusal("sslfactory", "is a class of Java's that verifies the server; give sslmode and sslrootcert")
+        raise _refusal("sslfactory", "is a Java class that verifies the server; use sslmode and sslrootcert")
 
 
 _WITHOUT = (
-    "The application may keep its DATABASE_URL: set MIGRATION_DATABASE_URL to an address that says the same to libpq, "
+    "The application can keep its DATABASE_URL: set MIGRATION_DATABASE_URL to the same address as libpq writes it, "
     "like postgresql://user:password@host:5432/database."
 )
 
@@ -375,4 +375,4 @@ def _refusal(name: str, why: str) -> Untranslatable:
 
 
 def _bad_value(name: str, must: str) -> Untranslatable:
-    return Untranslatable(f"has a bad value of the parameter {name}", f"It must be {must}.")
+    return Untranslatable(f"has an invalid value for the parameter {name}", f"It must be {must}.")

@@ -1,58 +1,58 @@
 """Everything that can end a start, as one tree.
 
     EntrypointError
-    ├── UsageError               the command line does not say what to do
-    │   └── NotConfirmedError        nobody has agreed to what would be changed
-    ├── ConfigurationError       a variable has a bad value; the address is malformed
+    ├── UsageError               the command line is invalid
+    │   └── NotConfirmedError        a change was not confirmed
+    ├── ConfigurationError       a variable has an invalid value; the address is malformed
     │   ├── ForeignLedgerError   `schema_migrations` belongs to another tool
-    │   ├── SecondLedgerError    another schema records these migrations already
-    │   ├── ClosedSchemaError    the ledger's schema may not be used
-    │   └── BelowFloorError      this image is older than the schema lets start
-    ├── MigrationFilesError      the migration files cannot be used; lists every fault
-    │   └── OutOfOrderError          a pending one comes before what is applied, and that is to be refused
-    ├── DatabaseUnavailableError no connection, or not one that can be written to
+    │   ├── SecondLedgerError    another schema already records these migrations
+    │   ├── ClosedSchemaError    this user may not use the ledger's schema
+    │   └── BelowFloorError      this image is too old for the schema
+    ├── MigrationFilesError      the migration files have errors; lists all of them
+    │   └── OutOfOrderError          a pending file comes before an applied one, and MIGRATION_OUT_OF_ORDER=refuse
+    ├── DatabaseUnavailableError no connection, or none that can be written to
     │   ├── ConnectionLostError  an open connection ended
     │   └── ReadOnlyError        a standby, or a database that is set to read-only
-    ├── MigrationError           a migration did not get in
-    │   ├── MigrationFailedError       PostgreSQL refused it; recorded as `failed`
-    │   ├── MigrationHeldBackError     it failed earlier and nobody has changed that
-    │   ├── CommandFailedError         another migration tool has failed
-    │   ├── MigrationRequiresError     it needs another one completed before it
-    │   ├── HistoryRefusedError        another tool's history is in a state from which nobody should go on
+    ├── MigrationError           a migration was not applied
+    │   ├── MigrationFailedError       PostgreSQL rejected it; recorded as `failed`
+    │   ├── MigrationHeldBackError     it failed on a previous run, and nothing has changed since
+    │   ├── CommandFailedError         another migration tool failed
+    │   ├── MigrationRequiresError     it requires another one, which is not completed
+    │   ├── HistoryRefusedError        another tool's history has a failed or unfinished migration
     │   ├── MigrationTimeoutError      the time for all migrations ran out
     │   ├── MigrationStoppedError      an operator cancelled it
-    │   ├── MigrationPreventedError    the server's disk, memory or the like did not let it run
+    │   ├── MigrationPreventedError    the server's disk, memory or the like prevented it
     │   └── MigrationLostError         the connection was lost too often at the same statement
-    ├── BackupFailedError        no backup was taken, or an older one could not be deleted
-    ├── LedgerChangedError       the ledger is not any more what the operator was shown
-    ├── NotRepairedError         what is to be repaired belongs to a file that this image does not have
-    ├── LockHeldError            the lock's holder lives, and is not to be robbed
+    ├── BackupFailedError        no backup was written, or an older one could not be deleted
+    ├── LedgerChangedError       the ledger is no longer what the operator was shown
+    ├── NotRepairedError         the row to repair belongs to a file that this image does not have
+    ├── LockHeldError            the lock's holder is alive, so the lock was not freed
     ├── LockTimeoutError         somebody else held the lock for longer than we may wait
-    ├── WaitTimeoutError         the schema was not there in time; `wait` does nothing about it
-    └── LeaseLostError           we held the lock and do not hold it any more
+    ├── WaitTimeoutError         the schema was not up to date in time (`wait`)
+    └── LeaseLostError           we held the lock and lost it
 
-An error carries its facts (`fields`, for the log) and what to do about it (`remedy`); a ReportedError also what there
-is to say in several lines. Which exit code it gets is decided in `entrypoint.__main__`, nowhere else.
+An error carries facts for the log (`fields`) and what to do (`remedy`). A ReportedError also carries a report of
+several lines. Only `entrypoint.__main__` decides which exit code an error gets.
 
-Every start imports this module, so only what every start needs stands in it: a class costs more of its time than the
-rest of a small module (docs/startup-cost.md). The others are in `errors.migration`, which a start imports where it has
-something to do or to refuse, and `errors.operator`, of the commands that people type.
+Every start imports this module, so it contains only what every start needs: defining a class takes longer than the rest
+of a small module (docs/startup-cost.md). The other errors are in `errors.migration`, which a start imports when it has
+something to do or to refuse, and in `errors.operator`, for the commands that people type.
 """
 
 from __future__ import annotations
 
 
 class EntrypointError(Exception):
-    """A failure with a cause in words, a remedy, and facts for the log."""
+    """What happened, what to do about it, and facts for the log."""
 
     event = "entrypoint.failed"
     schema_version: int | None = None
-    """The schema's version at that moment, where it is known."""
+    """The schema's version at that moment, if it is known."""
     applied: tuple[str, ...] = ()
     """The names of the migrations that were applied before it, in this run."""
 
     def __init__(self, message: str, *, remedy: str = "", **fields: object) -> None:
-        """Take the cause as one `message`, the `remedy` as one sentence, and `fields` as the log's own."""
+        """Take one `message` that says what happened, the `remedy`, and the `fields` of the log."""
         super().__init__(message)
         self.message = message
         self.remedy = remedy
@@ -60,11 +60,11 @@ class EntrypointError(Exception):
 
     @property
     def report(self) -> str:
-        """What there is to say in several lines, such as the error as psql shows it; empty if there is nothing."""
+        """Several more lines, such as the error as psql shows it; empty if there are none."""
         return str(self.fields.get("report") or "")
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Let it be pickled whatever its kind takes to be made: other processes' errors reach Python that way."""
+        """Make every kind picklable, whatever its constructor takes: so an error can cross processes."""
         return _made_again, (type(self), self.args, self.__dict__)
 
 
@@ -87,14 +87,14 @@ class DatabaseUnavailableError(EntrypointError):
 
 
 class ConnectionLostError(DatabaseUnavailableError):
-    """A connection that was open has ended, or did not answer in time."""
+    """An open connection ended, or did not answer in time."""
 
     event = "database.lost"
     starved = False
-    """Whether we were let in and then got no answer: a pooler may have no server connection for us."""
+    """Whether the login succeeded and then nothing answered: a pooler may have no free server connection."""
 
     @property
     def sqlstate(self) -> str | None:
-        """What the server said before it closed the connection, if it said anything."""
+        """The SQLSTATE with which the server closed the connection, if it sent one."""
         value = self.fields.get("sqlstate")
         return value if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""What can end a start that has something to migrate, or that finds files or a ledger which it must refuse."""
+"""Errors of a start that has something to migrate, or that must refuse the files or the ledger it finds."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ class ForeignLedgerError(ConfigurationError):
 
 
 class SecondLedgerError(ConfigurationError):
-    """Another schema's ledger has these migrations already, so that a new one would have them run again."""
+    """Another schema's ledger already has these migrations, so with a new one they would all run again."""
 
     event = "ledger.elsewhere"
 
 
 class ClosedSchemaError(ConfigurationError):
-    """The `search_path` names a schema with a ledger that this user may not use, until somebody grants that."""
+    """The `search_path` includes a schema with a ledger, but this user may not use that schema."""
 
 
 class BelowFloorError(ConfigurationError):
-    """The image lacks a migration that every image must have, since one with a floor was applied."""
+    """The image lacks a migration that every image needs since a migration with a floor was applied."""
 
     event = "schema.below_floor"
 
 
 class MigrationFilesError(EntrypointError):
-    """The migration files cannot be used as they are; `faults` lists every reason, a line each."""
+    """The migration files have errors; `faults` lists all of them, one line each."""
 
     event = "files.invalid"
 
     def __init__(self, message: str, *, faults: tuple[str, ...], remedy: str = "") -> None:
-        """Take all `faults` at once: whoever mends the files wants to see them together. None if that is done."""
+        """Take all `faults` at once, because people want to fix them together; none if they are already printed."""
         super().__init__(message, remedy=remedy, faults=list(faults) or None)
         self.faults = faults
 
@@ -51,10 +51,10 @@ class ReadOnlyError(DatabaseUnavailableError):
 
 
 class ReportedError(EntrypointError):
-    """A failure of which there is more to say than fits in one line, such as what another program printed."""
+    """An error with more to say than fits on one line, such as the output of another program."""
 
     def __init__(self, message: str, *, report: str = "", remedy: str = "", **fields: object) -> None:
-        """Take the one-line `message` and the `report` of several lines, if there is one."""
+        """Take the one-line `message`, and a `report` of several lines if there is one."""
         super().__init__(message, remedy=remedy, **fields)
         self._report = report
 
@@ -69,35 +69,35 @@ class ReportedError(EntrypointError):
 
 
 class MigrationError(EntrypointError):
-    """A migration did not get in."""
+    """A migration was not applied."""
 
     event = "migration.failed"
 
 
 class MigrationFailedError(ReportedError, MigrationError):
-    """PostgreSQL refused the migration; `report` shows it as psql would."""
+    """PostgreSQL rejected the migration; `report` shows the error as psql would."""
 
     change = ""
-    """What to change about the file, as the beginning of a remedy, whatever becomes of the record of its failure."""
+    """What to change in the file: the start of a remedy, valid whether or not the failure could be recorded."""
 
     place = ""
-    """Where in the file to go on when it is mended, as the last line of the record; empty if at its beginning."""
+    """Where in the file to continue once it is fixed, as the last line of the record; empty for the beginning."""
 
 
 class MigrationHeldBackError(MigrationError):
-    """A migration failed at an earlier start, and nothing has changed since."""
+    """A migration failed on a previous run, and nothing has changed since."""
 
     event = "migration.held_back"
 
 
 class CommandFailedError(ReportedError, MigrationError):
-    """Another migration tool (MIGRATION_COMMAND) has failed; `report` is the end of what it printed."""
+    """Another migration tool (MIGRATION_COMMAND) failed; `report` is the end of its output."""
 
     event = "command.failed"
 
 
 class MigrationRequiresError(MigrationError):
-    """A migration needs another one completed before it, and that is not."""
+    """A migration requires another one that is not completed."""
 
     event = "migration.requires"
 
@@ -121,13 +121,13 @@ class MigrationStoppedError(MigrationError):
 
 
 class MigrationPreventedError(ReportedError, MigrationError):
-    """The environment kept a migration from running: nothing is wrong with it; `report` is as of one that failed."""
+    """The environment prevented a migration; the file is fine. `report` is like that of a failed migration."""
 
     event = "migration.prevented"
 
 
 class MigrationLostError(MigrationError):
-    """The connection was lost again and again, at the same statement."""
+    """The connection was lost again and again at the same statement."""
 
     event = "migration.lost"
 
@@ -139,11 +139,11 @@ class LockTimeoutError(EntrypointError):
 
 
 class LeaseLostError(EntrypointError):
-    """The migration lock was ours and is not any more."""
+    """We held the migration lock and lost it."""
 
     event = "lock.lost"
 
     def __init__(self, message: str, *, remedy: str = "", by_operator: bool) -> None:
-        """Say whether an operator took it, who wants us to stop, or another replica, whose turn it then is."""
+        """Say whether an operator took the lock, and so wants us to stop, or another replica did."""
         super().__init__(message, remedy=remedy, by_operator=by_operator)
         self.by_operator = by_operator

@@ -1,4 +1,4 @@
-"""What can end a command that an operator has typed, and no start."""
+"""Errors of commands that operators type; no start raises them."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from entrypoint.errors.migration import ReportedError
 
 
 class UsageError(EntrypointError):
-    """The command line does not say what to do."""
+    """The command line is invalid."""
 
     event = "usage"
 
 
 class NotConfirmedError(UsageError):
-    """A change needs somebody's consent, and nobody gave it."""
+    """A change was not confirmed."""
 
     event = "not_confirmed"
 
 
 class BackupFailedError(ReportedError):
-    """There is no backup; `report` is all that the program which was to make it said."""
+    """There is no backup; `report` is everything that `pg_dump` printed."""
 
     event = "backup.failed"
 
 
 class LedgerChangedError(EntrypointError):
-    """Somebody changed the ledger between what an operator was shown and the change itself."""
+    """Somebody changed the ledger after the operator was shown what would change."""
 
     event = "ledger.changed"
 
 
 class NotRepairedError(EntrypointError):
-    """A failed row was to be removed, and belongs to a file that this image does not have."""
+    """The failed row to remove belongs to a file that this image does not have."""
 
     event = "ledger.not_repaired"
 
 
 class LockHeldError(EntrypointError):
-    """The migration lock has a living holder, and was to be freed."""
+    """The migration lock was not freed, because its holder is alive."""
 
     event = "lock.held"
 
 
 class WaitTimeoutError(EntrypointError):
-    """The schema was not there in time, and nobody asked us to do anything but wait."""
+    """The schema was not up to date in time, and `wait` only waits."""
 
     event = "wait.timeout"

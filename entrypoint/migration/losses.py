@@ -71,11 +71,11 @@ def too_many(spot: Spot, lost: ConnectionLostError, still: str, again: str) -> M
     stop = "" if lost.message.endswith((".", "?", "!")) else "."
     return MigrationLostError(
         f"{spot.file}{'' if spot.line is None else f':{spot.line}'}: the connection was lost {MOST} times at "
-        f"{spot.words}; the last time: {lost.message}{stop} What was not committed is rolled back, and {still}",
+        f"{spot.words}; last error: {lost.message}{stop} What was not committed is rolled back, and {still}",
         remedy=f"{lost.remedy} {again}"
         if rule
-        else "The server's log says why the process behind the connection ended, for example killed by the kernel for "
-        f"want of memory. {again}",
+        else "Check the server's log for why the process behind the connection ended; for example, the kernel may "
+        f"have killed it because memory ran out. {again}",
         version=spot.number,
         file=spot.file,
         line=spot.line,

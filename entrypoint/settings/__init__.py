@@ -190,9 +190,9 @@ def adopt_from(tool: str, table: str | None) -> Adopt:
 
         *_, schema, relation = "", *(unquoted(said) or ("",))
     if table is not None and (not relation or said.startswith(".")):
-        raise ValueError('the table must be given as SCHEMA.TABLE, or "SCHEMA"."TABLE" if a name has a dot or a quote')
+        raise ValueError('write the table as SCHEMA.TABLE, or as "SCHEMA"."TABLE" if a name contains a dot or a quote')
     if max(len(part.encode(errors="surrogateescape")) for part in (schema, relation)) > _LONGEST_NAME:
-        raise ValueError(f"a name in PostgreSQL has {_LONGEST_NAME} bytes at most")
+        raise ValueError(f"PostgreSQL names are limited to {_LONGEST_NAME} bytes")
     return Adopt(name, schema or None, relation or None)
 
 
@@ -313,9 +313,9 @@ class Reader:
     def raise_faults(self) -> None:
         """Raise what has been collected."""
         if self.faults:
-            what = self.faults[0] if len(self.faults) == 1 else f"{len(self.faults)} settings cannot be used"
+            what = self.faults[0] if len(self.faults) == 1 else f"{len(self.faults)} settings are invalid"
             raise ConfigurationError(
-                f"Bad configuration: {what}", remedy="Correct the variable and start again.", faults=self.faults
+                f"Bad configuration: {what}", remedy="Set a valid value and start again.", faults=self.faults
             )
 
     def text(self, name: str) -> str | None:
@@ -323,7 +323,7 @@ class Reader:
         value = self._environ.get(name, "").strip()
         if not value.isascii() and any("\udc80" <= character <= "\udcff" for character in value):
             # Python's way of showing a byte that is none of UTF-8. Never quoted: it may be a password's.
-            self.blame(f"{name} is not text in UTF-8")
+            self.blame(f"{name} is not valid UTF-8")
             return None
         return value or None
 
@@ -331,7 +331,7 @@ class Reader:
         """Return the name of a file or a directory; some day somebody puts an address there."""
         value = self.text(name)
         if value is not None and (is_address(value) or (_holds_password(value) and not _exists(value))):
-            self.blame(f"{name} holds an address; it must be a path")
+            self.blame(f"{name} is a database address; set it to a path")
             return None
         return value
 
@@ -350,7 +350,7 @@ class Reader:
         """Return the name of something in the database; PostgreSQL would silently cut a longer one."""
         value = self.text(name)
         if value is not None and len(value.encode(errors="surrogateescape")) > _LONGEST_NAME:
-            self.faults.append(f"{name} is {shown(value)}; a name in PostgreSQL has {_LONGEST_NAME} bytes at most")
+            self.faults.append(f"{name} is {shown(value)}; PostgreSQL names are limited to {_LONGEST_NAME} bytes")
         return value
 
     def adopt(self, name: str) -> Adopt | None:
@@ -372,7 +372,7 @@ class Reader:
         if name not in found:
             # An image's own command may be switched off by an empty one.
             if found and name not in self._environ:
-                self.blame(f"{found[0]} is set, and {name} is not; it says what {name} reads and keeps")
+                self.blame(f"{found[0]} is set, but {name} is not; {found[0]} describes what {name} reads and keeps")
             return None
         from entrypoint.command import read
 
@@ -444,10 +444,10 @@ class Reader:
         for name in names:
             direct, file = self.text(name), self.text(f"{name}_FILE")
             if file and is_address(file):
-                self.blame(f"{name}_FILE holds an address; it must be the path of a file that holds one")
+                self.blame(f"{name}_FILE is a database address; set it to the path of a file that contains one")
                 continue
             if direct and file:
-                self.faults.append(f"{name} and {name}_FILE are both set; set one of them")
+                self.faults.append(f"{name} and {name}_FILE are both set; set only one")
             if direct:
                 return Address(direct, name, password_command=command)
             if file:
@@ -458,7 +458,9 @@ class Reader:
         """Return who is told at the end."""
         path = self.path("MIGRATION_METRICS_FILE")
         if path is not None and not path.endswith(".prom"):
-            self.blame(f"MIGRATION_METRICS_FILE is {shown(path)}; its name must end in .prom, or nobody reads it")
+            self.blame(
+                f"MIGRATION_METRICS_FILE is {shown(path)}; the name must end in .prom, or node_exporter ignores it"
+            )
             path = None
         return Reports(self.words("MIGRATION_FAILURE_COMMAND"), path)
 
@@ -475,7 +477,7 @@ class Reader:
             self.blame(f"{name} cannot be split into words: {foreign(str(error))}")
             return ()
         if not (found and found[0]):
-            self.blame(f"{name} has no program in it; it must be a command line")
+            self.blame(f"{name} names no program; set it to a command line")
         return found
 
     def from_file(self, name: str, path: str, wanted: str = "a database URL") -> str:
@@ -485,11 +487,11 @@ class Reader:
         except OSError as error:
             self.faults.append(f"{name} is {shown(path)}, which cannot be read: {error.strerror}")
         except ValueError:
-            self.faults.append(f"{name} is {shown(path)}, which is not text in UTF-8")
+            self.faults.append(f"{name} is {shown(path)}, which is not valid UTF-8")
         else:
             if content:
                 return content
-            self.faults.append(f"{name} is {shown(path)}, which is empty; it must hold {wanted}")
+            self.faults.append(f"{name} is {shown(path)}, which is empty; it must contain {wanted}")
         return ""
 
 

@@ -35,7 +35,7 @@ def parse(value: str) -> dict[str, object]:
     if _deeper_than(found, _DEEPEST):
         raise ValueError(f"has more than {_DEEPEST} values within each other")
     if taken := sorted(_OURS & found.keys()):
-        raise ValueError(f"must not have {', '.join(taken)}: the program says that itself")
+        raise ValueError(f"must not contain {', '.join(taken)}: the program sets that itself")
     return found
 
 

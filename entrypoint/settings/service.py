@@ -32,8 +32,8 @@ def read_service_settings(environ: Mapping[str, str]) -> tuple[Settings, Service
     )
     if not reader.faults and not service.tokens and not _is_loopback(service.host):
         reader.faults.append(
-            f"STATUS_HOST is {shown(service.host)}, which others can reach, and there is no token; set STATUS_TOKEN "
-            "or STATUS_TOKEN_FILE, or leave STATUS_HOST at 127.0.0.1"
+            f"STATUS_HOST is {shown(service.host)}, which other machines can reach, and no token is set; set "
+            "STATUS_TOKEN or STATUS_TOKEN_FILE, or leave STATUS_HOST at 127.0.0.1"
         )
     reader.faults += read_log_settings(environ, terminal=False)[1]
     reader.raise_faults()
@@ -44,18 +44,18 @@ def _tokens(reader: Reader, name: str) -> tuple[str, ...]:
     """Return the tokens that are set, directly or by file, a line each; none of them is ever quoted."""
     direct, file = reader.text(name), reader.text(f"{name}_FILE")
     if direct and file:
-        reader.faults.append(f"{name} and {name}_FILE are both set; set one of them")
+        reader.faults.append(f"{name} and {name}_FILE are both set; set only one")
     elif file and is_address(file):
-        reader.blame(f"{name}_FILE holds an address; it must be the path of a file that holds a token in each line")
+        reader.blame(f"{name}_FILE is a database address; set it to the path of a file with one token per line")
     elif file:
         name = f"{name}_FILE"
-        direct = reader.from_file(name, file, "a token in each line")
+        direct = reader.from_file(name, file, "one token per line")
     found = tuple(dict.fromkeys(filter(None, map(str.strip, (direct or "").splitlines()))))
     for number, token in enumerate(found, start=1):
         if not all("!" <= character <= "~" for character in token):
             reader.faults.append(
-                f"{name}: token {number} has a character that an Authorization header cannot carry; "
-                "it must be of visible ASCII characters, like the output of: openssl rand -hex 32"
+                f"{name}: token {number} contains a character that an Authorization header cannot carry; use visible "
+                "ASCII characters only, such as the output of: openssl rand -hex 32"
             )
     return found
 

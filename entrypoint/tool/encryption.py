@@ -106,7 +106,7 @@ def _trust(context: ssl.SSLContext, roots: str, parameters: Mapping[str, str]) -
     if roots == "system":
         context.set_default_verify_paths()
     else:
-        with _named("the authorities' certificates", "sslrootcert", roots):
+        with _named("the certificate authority's certificates", "sslrootcert", roots):
             context.load_verify_locations(roots)
     revoked = parameters.get("sslcrl") or _at_home("root.crl")
     folder = parameters.get("sslcrldir")
@@ -124,7 +124,7 @@ def _named(what: str, parameter: str, path: str) -> Iterator[None]:
     except OSError as error:
         raise UnusableFileError(
             f"cannot load {what} from {path} ({parameter}): {_reason(error)}",
-            f"Let {parameter} name a file in PEM that the container's user may read.",
+            f"Set {parameter} to a PEM file that the container's user can read.",
         ) from error
 
 
@@ -199,8 +199,8 @@ def _show_certificate(context: ssl.SSLContext, parameters: Mapping[str, str]) ->
         pair = f"the client's certificate {certificate} (sslcert) with the key {key} (sslkey)"
         raise UnusableFileError(
             f"cannot load {pair}: {_reason(error)}",
-            "If the key has a password, give it as sslpassword in DATABASE_URL. Otherwise write the key in PEM: "
-            "openssl pkey -in KEY -out FILE, and name that file in sslkey.",
+            "If the key has a password, set sslpassword in DATABASE_URL. Otherwise convert the key to PEM (openssl "
+            "pkey -in KEY -out FILE) and set sslkey to that file.",
         ) from error
 
 

@@ -51,7 +51,7 @@ def want(command: Command) -> Wanted:
         more = f" (and {len(faults) - 1} more like it)" if faults[1:] else ""
         raise ConfigurationError(
             f"{faults[0]}{more}; the command was not run",
-            remedy="Correct the paths: they are relative to the working directory. With an input missing, a change "
+            remedy="Correct the paths. They are relative to the working directory. If an input is missing, a change "
             "could go unnoticed.",
             faults=faults,
         )

@@ -37,14 +37,17 @@ if TYPE_CHECKING:
 _PATIENCE = 30.0
 _LEAST = 1.0
 _LEAVE_OURS_ALONE = (
-    "See whether the tool itself changes tables of ours (migration_commands, migration_lock), and have it leave them "
-    "alone; or give ours a schema of their own with MIGRATION_SCHEMA."
+    "Check whether the tool itself changes migration_commands or migration_lock, and exclude these tables from it; "
+    "or keep them in a separate schema with MIGRATION_SCHEMA."
 )
-_SHELL = "no shell is run: for one, write sh -c '…'"
+_SHELL = "no shell is involved: to use one, write sh -c '…'"
 # What a tool says in its output, or is called, and what to do about it.
 _KNOWN_CAUSES = (
-    ("P3005", "It wants a schema without other tables: set MIGRATION_SCHEMA=entrypoint, for ours."),
-    ("non-empty schema", "It wants a schema without other tables: set MIGRATION_SCHEMA=entrypoint, for ours."),
+    ("P3005", "It needs a schema without other tables: set MIGRATION_SCHEMA=entrypoint to move this program's tables."),
+    (
+        "non-empty schema",
+        "It needs a schema without other tables: set MIGRATION_SCHEMA=entrypoint to move this program's tables.",
+    ),
 )
 _UNLOCKING = (("knex", "knex migrate:unlock"), ("liquibase", "liquibase release-locks"))
 
@@ -60,19 +63,19 @@ def find_program(words: Sequence[str], path: str | None) -> None:
     """Raise ConfigurationError unless the command's program is there and can be executed, by this `PATH`."""
     program = foreign(words[0])
     found = shutil.which(words[0], path=path)
-    remedy = f"Install it in the image, or give its whole path; {_SHELL}."
+    remedy = f"Install it in the image, or give its full path; {_SHELL}."
     if found is not None:
         why = why_not(found)
         if not why:
             return
         what = f"{program!r}: {foreign(why)}"
-        remedy = "Mend the file's first line, or name its interpreter in MIGRATION_COMMAND: sh ./migrate.sh"
+        remedy = "Correct the file's first line, or call its interpreter in MIGRATION_COMMAND: sh ./migrate.sh"
     elif os.sep not in words[0]:
-        what = f"there is no {program!r} in PATH ({foreign(path or '')})"
+        what = f"{program!r} is not in PATH ({foreign(path or '')})"
     elif os.path.exists(words[0]):
         what, remedy = f"{program!r} cannot be executed", "Make it executable (chmod +x)."
     else:
-        what = f"{program!r} is not there"
+        what = f"{program!r} does not exist"
     raise ConfigurationError(f"MIGRATION_COMMAND cannot be run: {what}", remedy=remedy)
 
 
@@ -84,7 +87,7 @@ def why_not(path: str) -> str:
     # Not for what has a NUL in it, which may be a program, of a kind that only this kernel has been told of.
     if first.startswith((b"#!", b"\x7fELF")) or b"\0" in first:
         return ""
-    return "a script whose first line does not begin with #!"
+    return "it is a script whose first line does not start with #!"
 
 
 class Tool:
@@ -129,7 +132,7 @@ class Tool:
             self._worker.rollback(Deadline(1.0))
             if ended and error.sqlstate in (UNDEFINED_TABLE, INVALID_SCHEMA_NAME):
                 raise self._unrecorded(error) from error
-            doing, schema = "migration_commands could not be read", self._lease.place.schema
+            doing, schema = "could not read migration_commands", self._lease.place.schema
             raise refused_on(self._worker, schema, role, error, doing, reading=True) from error
 
     def _run(self, verdict: Verdict, before: Runs) -> Performed:
@@ -172,7 +175,7 @@ class Tool:
         logs.event(
             logs.INFO,
             "command.completed",
-            f"{command} ended well in {milliseconds} ms",
+            f"{command} finished in {milliseconds} ms",
             command=command,
             run=number,
             duration_ms=milliseconds,
@@ -187,7 +190,7 @@ class Tool:
             logs.event(
                 logs.WARNING,
                 "command.always",
-                f"it runs at each start: {verdict.why}",
+                f"it runs at every start: {verdict.why}",
                 command=shown(self._wanted),
             )
 
@@ -199,9 +202,9 @@ class Tool:
 
     def _unrecorded(self, error: StatementError) -> CommandFailedError:
         command = shown(self._wanted)
-        why = "its row is not there any more" if writing.is_not_written(error) else str(error)
+        why = "its row no longer exists" if writing.is_not_written(error) else str(error)
         return CommandFailedError(
-            f"{command} ended, and that could not be recorded in migration_commands: {why}",
+            f"{command} finished, but that could not be recorded in migration_commands: {why}",
             remedy=_LEAVE_OURS_ALONE,
             command=command,
         )
@@ -225,7 +228,7 @@ class Tool:
             logs.event(
                 logs.WARNING,
                 "command.interrupted",
-                f"the run of {foreign(holder or 'somebody')} that began at {since} was interrupted",
+                f"the run by {foreign(holder or 'somebody')} that began at {since} was interrupted",
                 run=int(number or 0),
                 holder=foreign(holder or ""),
             )
@@ -233,24 +236,24 @@ class Tool:
     def _failure(self, ended: Ended, command: str, number: int) -> CommandFailedError | MigrationTimeoutError:
         last = ended.tail[-1] if ended.tail else ""
         unlock = next((one for name, one in _UNLOCKING if name in command), None)
-        beside = f" If it says that it is locked, and nobody else runs it: {unlock}." if unlock else ""
+        beside = f" If it says that it is locked and nothing else is running it: {unlock}." if unlock else ""
         if ended.timed_out:
             budget = round(self._assignment.apply.timeout * 1000)
             return MigrationTimeoutError(
-                f"{command} took longer than {budget}ms and was ended; what it had committed by then stays",
+                f"{command} took longer than {budget}ms and was stopped; what it had committed by then stays",
                 remedy=f"Raise MIGRATION_TIMEOUT_MS.{beside}",
                 command=command,
                 run=number,
             )
         printed = "\n".join(ended.tail)
-        looking = "See what it printed." if printed else "It printed nothing: run it by hand to see why."
+        looking = "Check its output." if printed else "It printed nothing: run it by hand to see why."
         cause = next((words for sign, words in _KNOWN_CAUSES if sign in printed), looking)
         if ended.cannot_start.startswith(os.devnull):
             cause = f"Give the container a /dev with {os.devnull} in it, as container engines do by default."
         if ended.cannot_start:
             how = f"could not be started: {ended.cannot_start}"
         elif ended.signal is not None:
-            how = f"was ended by signal {ended.signal}"
+            how = f"was killed by signal {ended.signal}"
         else:
             how = f"failed with exit code {ended.exit_code}"
         return CommandFailedError(

@@ -70,7 +70,7 @@ def log_in(server: socket.socket, answers: wire.Stream, user: str, password: str
         elif code == _SASL and _MECHANISM in body.split(b"\0"):
             _exchange(server, answers, secret)
         else:
-            raise wire.ProtocolError("the server wants a proof that is no password")
+            raise wire.ProtocolError("the server asks for an authentication method other than a password")
 
 
 def _exchange(server: socket.socket, answers: wire.Stream, secret: bytes) -> None:
@@ -84,7 +84,7 @@ def _exchange(server: socket.socket, answers: wire.Stream, secret: bytes) -> Non
     _answer(server, final.encode())
     said = _expected(answers, _SASL_FINAL)
     if not hmac.compare_digest(said.encode(), f"v={proof}".encode()):
-        raise wire.ProtocolError("the server does not know the password")
+        raise wire.ProtocolError("the server could not prove that it knows the password")
 
 
 def scram(bare: str, challenge: str, secret: bytes) -> tuple[str, str]:
@@ -99,7 +99,7 @@ def scram(bare: str, challenge: str, secret: bytes) -> tuple[str, str]:
     except (KeyError, ValueError):
         raise wire.ProtocolError("the server's challenge is malformed") from None
     if not nonce.startswith(bare.partition("r=")[2]) or rounds < 1:
-        raise wire.ProtocolError("the server's challenge is not for us")
+        raise wire.ProtocolError("the server's challenge does not answer ours")
     salted = salted_password(secret, salt, rounds)
     signed = f"{bare},{challenge},c={_BINDING},r={nonce}".encode()
     key = _signature(salted, b"Client Key")
@@ -134,7 +134,7 @@ def _signature(key: bytes, text: bytes) -> bytes:
 def _expected(answers: wire.Stream, wanted: int) -> str:
     code, body = _asked(answers)
     if code != wanted:
-        raise wire.ProtocolError("the server answers out of turn")
+        raise wire.ProtocolError("the server sent a message out of order")
     return body.decode()
 
 
@@ -147,7 +147,7 @@ def _asked(answers: wire.Stream) -> tuple[int, bytes]:
         if kind == b"R" and len(body) >= 4:
             return struct.unpack("!i", body[:4])[0], body[4:]
         if kind != b"N":
-            raise wire.ProtocolError("the server answers out of turn")
+            raise wire.ProtocolError("the server sent a message out of order")
 
 
 def _answer(server: socket.socket, body: bytes) -> None:

@@ -75,7 +75,7 @@ _LOGIN = 60.0
 _ADMISSION = 10.0
 _CHECKS_SINCE = 140_000
 
-_LOST = "the migration lock is not held any more, so this connection was closed"
+_LOST = "the migration lock is no longer held, so this connection was closed"
 
 
 class Way(NamedTuple):
@@ -136,9 +136,9 @@ def _issue(order: Order, user: str) -> login.Issue | None:
 def _unserved(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[str, bool]:
     """Return why there can be no relay, and whether our own session is encrypted."""
     if order.pooled:
-        return "a pooler is on the way to the server", False
+        return "there is a pooler between here and the server", False
     if public.get("channel_binding") == "require":
-        return "channel_binding=require wants the tool's own encryption", False
+        return "channel_binding=require needs the tool's own TLS connection", False
     try:
         rows = lease.worker.query(
             "SELECT a.ssl, a.gss_auth OR a.gss_enc FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a",
@@ -148,9 +148,9 @@ def _unserved(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[st
         return "", False
     encrypted, kerberos = rows[0]
     if kerberos == "t":
-        return "Kerberos lets nobody in by another host's name", encrypted == "t"
+        return "Kerberos does not work under another host's name", encrypted == "t"
     if encrypted == "t" and not _has_tls():
-        return "this Python has no TLS (its module ssl is missing)", True
+        return "this Python has no TLS (the ssl module is missing)", True
     return "", encrypted == "t"
 
 

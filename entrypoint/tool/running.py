@@ -75,7 +75,7 @@ def run_tool(order: Order, lease: Lease, deadline: Deadline) -> Ended:
         logs.event(
             logs.INFO,
             "command.direct",
-            f"the command reaches the server by itself, and its sessions are known by their name alone: {way.note}",
+            f"the command connects to the server directly, so its sessions can be told only by their name: {way.note}",
         )
     patience = _SESSIONS
     try:
@@ -158,7 +158,7 @@ def _end(kept: Kept, grace: float, killing: float) -> None:
         kept.wait(grace)
     kept.kill()
     if not kept.wait(killing):
-        logs.event(logs.WARNING, "command.left", "the command's processes have not all ended yet; they were killed")
+        logs.event(logs.WARNING, "command.left", "some of the command's processes were killed and have not ended yet")
 
 
 def _found(order: Order) -> str:

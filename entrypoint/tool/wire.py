@@ -44,7 +44,7 @@ class Stream:
         """Return a message without a type, as the first one of a client is: its code, and what follows."""
         (length,) = struct.unpack("!i", self._take(4))
         if not 8 <= length <= _LONGEST_STARTUP:
-            raise ProtocolError("this is not a client of PostgreSQL")
+            raise ProtocolError("this is not a PostgreSQL client")
         body = self._take(length - 4)
         return struct.unpack("!i", body[:4])[0], body[4:]
 
@@ -53,7 +53,7 @@ class Stream:
         header = self._take(_HEADER)
         (length,) = struct.unpack("!i", header[1:])
         if not 4 <= length <= _LONGEST:
-            raise ProtocolError("a message is too long for the beginning of a session")
+            raise ProtocolError("a startup message is too long")
         return header[:1], self._take(length - 4)
 
     def _take(self, size: int) -> bytes:
@@ -113,10 +113,10 @@ class Authentication:
     def __init__(self, body: bytes) -> None:
         """Read the body of an AuthenticationRequest."""
         if len(body) < 4:
-            raise ProtocolError("a message about the login is too short")
+            raise ProtocolError("a login message is too short")
         (code,) = struct.unpack("!i", body[:4])
         if code in _GSSAPI:
-            raise ProtocolError("Kerberos cannot pass")
+            raise ProtocolError("Kerberos is not supported here")
         self.awaits_answer = code not in (_OK, _SASL_FINAL)
         # The client is not encrypted, so it could not bind to a channel, and libpq takes such an offer for an attack.
         self.body = _without_channel_binding(body) if code == _SASL else body

@@ -29,9 +29,9 @@ _CONTROL = re.compile(r"BEGIN|START TRANSACTION|COMMIT|ROLLBACK|PREPARE TRANSACT
 _NOT_OF_SQL = (
     "READ ONLY",
     "directive",
-    " is said in line ",
+    " is already set in line ",
     "entrypoint:",
-    " is not a time",
+    " is not a duration",
     " has no unit",
     " is too ",
 )

@@ -50,7 +50,7 @@ _SET_WITHIN_A_LINE = re.compile(r"standard_conforming_strings[^;\n]*;[^\n]*\S", 
 _NO_COMMAND = "invalid command"
 # What nobody can see in the file's text, and would have it read otherwise than it was read here: refused when it is
 # noticed, before it matters (docs/decisions/0031).
-_CANNOT_BE_FOLLOWED = "in a way that cannot be followed"
+_CANNOT_BE_FOLLOWED = "in a way that cannot be tracked"
 _SECONDS = 300
 
 

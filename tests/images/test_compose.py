@@ -245,7 +245,7 @@ def test_expand_fill_and_contract_lose_no_request_and_the_floor_stops_an_old_ima
     # Without what 004 fills, version 3 does not start, and nothing is replaced.
     early = stack.upgrade("3", check=False)
     assert early.returncode == 1
-    assert "needs migration 004 completed before it" in early.stderr
+    assert "requires migration 004, which is not completed" in early.stderr
     assert "stopped: 3 replicas are left, 0 of 3 new" in early.stderr
 
     stack.version = "2"
@@ -275,7 +275,7 @@ def test_expand_fill_and_contract_lose_no_request_and_the_floor_stops_an_old_ima
     visitors = stack.visitors()
     old = stack.upgrade("1", check=False)
     assert old.returncode == 1
-    assert "This image is too old for the schema: it has no 007_drop_price.sql" in old.stderr
+    assert "This image is too old for the schema: it does not contain 007_drop_price.sql" in old.stderr
     assert {replica.name for replica in stack.replicas()} == before
     # Where the application is started all the same, it is told, and ends.
     old = stack.upgrade("1", check=False, MIGRATION_ON_FAILURE="start")

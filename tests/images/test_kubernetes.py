@@ -360,7 +360,7 @@ def test_three_releases_and_then_the_first_one_by_mistake(cluster: Cluster, data
         assert mistake.wait("migrate") == 78
         assert not mistake.started("shop")
         told = mistake.message("migrate")
-        assert told.startswith("This image is too old for the schema: it has no 007_drop_price.sql"), told
+        assert told.startswith("This image is too old for the schema: it does not contain 007_drop_price.sql"), told
         assert "Fix: Start an image that has that file." in told
     # Where the application's own container migrates, under the policy that the page asks for.
     (shown,) = blocks(FOLDER / "entrypoint" / "README.md", "yaml")
@@ -387,7 +387,7 @@ def test_a_release_whose_job_was_forgotten_stops_the_next_rollout(cluster: Clust
     newest = cluster.pod("init-container", NEWEST)
     assert newest.played() != 0
     assert newest.wait("migrate") == 70
-    assert "needs migration 004 completed before it" in newest.message("migrate")
+    assert "requires migration 004, which is not completed" in newest.message("migrate")
     assert ledger(database) == [*V1, "3 completed"]
     assert serves(port)["version"] == 2
 

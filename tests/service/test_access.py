@@ -101,7 +101,9 @@ def test_without_a_token_it_is_open_nowhere_else(run_entrypoint: Start, host: st
     assert run.wait() == 78
     record = only_error(run)
     (fault,) = record["faults"]
-    assert fault.startswith(f"STATUS_HOST is {host!r}, which others can reach, and there is no token; set STATUS_TOKEN")
+    assert fault.startswith(
+        f"STATUS_HOST is {host!r}, which other machines can reach, and no token is set; set STATUS_TOKEN"
+    )
 
 
 @pytest.mark.parametrize("host", [EVERYWHERE, "::", "localhost", "::1"])
@@ -230,11 +232,11 @@ def test_a_text_log_keeps_its_lines(database: Database, run_entrypoint: Start) -
         ({"STATUS_PUBLIC_BADGE": "maybe"}, ["STATUS_PUBLIC_BADGE is 'maybe'; it must be true or false"]),
         (
             {"STATUS_TOKEN": "secret one", "STATUS_PORT": "0", "MIGRATION_TIMEOUT_MS": "5s"},
-            ["MIGRATION_TIMEOUT_MS is '5s'", "STATUS_PORT is '0'", "STATUS_TOKEN: token 1 has a character"],
+            ["MIGRATION_TIMEOUT_MS is '5s'", "STATUS_PORT is '0'", "STATUS_TOKEN: token 1 contains a character"],
         ),
         (
             {"STATUS_TOKEN": "secret", "STATUS_TOKEN_FILE": "/secret"},
-            ["STATUS_TOKEN and STATUS_TOKEN_FILE are both set; set one of them"],
+            ["STATUS_TOKEN and STATUS_TOKEN_FILE are both set; set only one"],
         ),
         ({"STATUS_TOKEN_FILE": "/nowhere/tokens"}, ["STATUS_TOKEN_FILE is '/nowhere/tokens', which cannot be read"]),
         ({"STATUS_TOKEN_FILE": "secret"}, ["STATUS_TOKEN_FILE is '***', which cannot be read"]),

@@ -166,7 +166,7 @@ def test_one_that_fails_is_told_with_its_reason_and_does_not_stand_in_the_way(ba
     backups.directory.rename(backups.directory.with_name("elsewhere"))
     backups.post()
     report = backups.report_when("failed")
-    assert report["error"] == f"The directory for backups {backups.directory} does not exist"
+    assert report["error"] == f"The backup directory {backups.directory} does not exist"
     assert report["remedy"].startswith("Mount the volume or create the directory")
     assert (report["file"], report["bytes"], report["sha256"]) == (None, None, None)
     assert backups.serving.run.until("backup.failed")["level"] == "error"

@@ -220,7 +220,7 @@ def test_what_a_start_would_refuse_is_told(scene: Scene, serve: Serve) -> None:
     assert serving.data()["refused"] is None
     scene.write({"002_b.sql": ""})
     data = serving.data_when(lambda data: data["refused"])
-    assert data["refused"] == "002_b.sql is not applied, and 003_c.sql is, which comes after it"
+    assert data["refused"] == "002_b.sql is not applied, but 003_c.sql, which comes after it, is"
     assert "A start refuses what is pending" in page_of(serving)
 
 

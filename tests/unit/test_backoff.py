@@ -190,7 +190,7 @@ def test_it_ends_with_the_first_success(pauses: list[float]) -> None:
 @pytest.mark.parametrize(("before", "attempts"), [([], 1), ([REFUSED], 2), ([REFUSED, CROWDED], 3)])
 def test_what_does_not_heal_is_told_at_once(pauses: list[float], before: list[str], attempts: int) -> None:
     fake = FakeTarget(*before, NO_PASSWORD, REFUSED)
-    with pytest.raises(DatabaseUnavailableError, match="wants a password") as caught:
+    with pytest.raises(DatabaseUnavailableError, match="asked for a password") as caught:
         attempt(fake, 5, budget=60)
     assert fake.attempts == attempts
     assert caught.value.fields["cause"] == "no_password"

@@ -154,7 +154,7 @@ def test_what_is_missing_is_told_with_what_was_found_and_what_to_install() -> No
     assert "/odd/pg_dump, which does not run" in error.message
     assert "postgresql-client-18" in error.remedy
     assert "postgresql18-client" in error.remedy
-    assert "none at all" in missing([], 18).message
+    assert "available: none" in missing([], 18).message
 
 
 def test_programs_are_looked_for_on_the_path_and_then_in_the_places(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_parameters_survive_as_a_connection_string() -> None:
     ("code", "complaints", "kind", "words"),
     [
         (1, "pg_dump: warning: x\npg_dump: error: query failed: no\n", BackupFailedError, "pg_dump: error: query"),
-        (1, "", BackupFailedError, "exit code 1"),
+        (1, "", BackupFailedError, "exited with code 1"),
         (-9, "", BackupFailedError, "signal 9"),
         (1, "pg_dump: error: could not write to file: No space left on device", BackupFailedError, "No space left"),
         (

@@ -37,7 +37,7 @@ def test_a_good_one(said: tuple[str, ...], expected: Batch) -> None:
     assert (directives.batch, faults) == (expected, ())
 
 
-HOW = "does not name a table, its key and a number of rows, like batch = orders(id) by 10000"
+HOW = "must name a table, its key and a number of rows, like batch = orders(id) by 10000"
 
 
 @pytest.mark.parametrize(
@@ -59,18 +59,18 @@ HOW = "does not name a table, its key and a number of rows, like batch = orders(
         (("batch = orders(id) by 0",), "a batch has from 1 to 10000000 rows"),
         (("batch = orders(id) by 10000001",), "a batch has from 1 to 10000000 rows"),
         ((f"batch = orders(id) by {'9' * 5000}",), "a batch has from 1 to 10000000 rows"),
-        (("batch = orders(id, ID) by 5",), "names a column of the key twice"),
-        (("batch = t(id) by 5", "batch = t(id) by 6"), "batch is said in line 1 already"),
+        (("batch = orders(id, ID) by 5",), "names a key column twice"),
+        (("batch = t(id) by 5", "batch = t(id) by 6"), "batch is already set in line 1"),
         (("batch = t(id) by 5", "passes = 0"), "passes = 0 is not a whole number from 1 to 9, like passes = 2"),
         (("batch = t(id) by 5", "passes = 1.5"), "is not a whole number from 1 to 9"),
         (("batch = t(id) by 5", "passes"), '"passes" has no "=" and a number after it'),
         (("batch = t(id) by 5", "target = 500"), "target = 500 has no unit: write 500ms, 500s, 500min or 500h"),
         (
             ("batch = t(id) by 5", "target = soon"),
-            "is not a time: write a whole number and ms, s, min or h, like targe",
+            "is not a duration: write a whole number followed by ms, s, min or h, like targe",
         ),
         (("batch = t(id) by 5", "pause = 0ms"), "pause = 0ms is too short"),
-        (("batch = t(id) by 5", "fixed = on"), 'fixed stands alone in its line: write "-- entrypoint: fixed"'),
+        (("batch = t(id) by 5", "fixed = on"), 'fixed takes no value: write "-- entrypoint: fixed"'),
         (("batch = t(id) by 5", "max-replica-lag = 64"), "has no unit: write 64kB, 64MB or 64GB"),
         (
             ("batch = t(id) by 5", "max-replica-lag = 64mb"),
@@ -80,13 +80,13 @@ HOW = "does not name a table, its key and a number of rows, like batch = orders(
         (("batch = t(id) by 5", "max-replica-lag = 10s"), "is not a size"),
         (("batch = t(id) by 5", "max_replica_lag = 1MB"), "did you mean max-replica-lag?"),
         (("batches = t(id) by 5",), "did you mean batch?"),
-        (("target = 1s",), "target is for a file that runs in batches: write"),
-        (("fixed",), "fixed is for a file that runs in batches"),
-        (("passes = 2",), "passes is for a file that runs in batches"),
-        (("pause = 1s",), "pause is for a file that runs in batches"),
-        (("max-replica-lag = 1MB",), "max-replica-lag is for a file that runs in batches"),
-        (("batch = t(id) by 5", "no-transaction"), "no-transaction does not go with batch"),
-        (("batch = t(id) by 5", "fixed", "target = 1s"), "target does not go with fixed"),
+        (("target = 1s",), "target only applies to a file that runs in batches: add"),
+        (("fixed",), "fixed only applies to a file that runs in batches"),
+        (("passes = 2",), "passes only applies to a file that runs in batches"),
+        (("pause = 1s",), "pause only applies to a file that runs in batches"),
+        (("max-replica-lag = 1MB",), "max-replica-lag only applies to a file that runs in batches"),
+        (("batch = t(id) by 5", "no-transaction"), "no-transaction cannot be combined with batch"),
+        (("batch = t(id) by 5", "fixed", "target = 1s"), "target cannot be combined with fixed"),
     ],
 )
 def test_a_bad_one(said: tuple[str, ...], message: str) -> None:
@@ -142,9 +142,12 @@ def test_what_runs_in_batches(statement: str) -> None:
     assert [one.upper for one in advice.placeholders] == [False, True]
 
 
-ONE = "a file that runs in batches is one INSERT ... SELECT, UPDATE, DELETE, MERGE or WITH, and this one has"
-MOVES = "which is in the batches' key"
-INSERTS = "this statement inserts into orders, which the batches go through"
+ONE = (
+    "a file that runs in batches contains exactly one INSERT ... SELECT, UPDATE, DELETE, MERGE or WITH statement, "
+    "but this one has"
+)
+MOVES = "which is part of the batch key"
+INSERTS = "this statement inserts into orders, the table being batched"
 TAKEN = "WITH d AS (DELETE FROM orders WHERE id BETWEEN :from AND :to RETURNING *)"
 OWN = "o.id = s.id AND s.id BETWEEN :from AND :to"
 
@@ -159,7 +162,7 @@ OWN = "o.id = s.id AND s.id BETWEEN :from AND :to"
         ("SELECT * FROM orders WHERE id BETWEEN :from AND :to", "only INSERT ... SELECT, UPDATE, DELETE, MERGE and", 2),
         ("CREATE TABLE x (id int)", "only INSERT ... SELECT", 2),
         ("DO $$ BEGIN UPDATE orders SET x = :from; END $$", "only INSERT ... SELECT", 2),
-        ("INSERT INTO b VALUES (:from, :to)", "this INSERT reads no table", 2),
+        ("INSERT INTO b VALUES (:from, :to)", "this INSERT reads from no table", 2),
         ("WITH a AS (SELECT 1 WHERE 1 BETWEEN :from AND :to) SELECT * FROM a", "this WITH changes nothing", 2),
         (
             "UPDATE orders\nSET a = 1",
@@ -169,7 +172,7 @@ OWN = "o.id = s.id AND s.id BETWEEN :from AND :to"
         ("UPDATE orders SET a = 1 WHERE id > :from", "the statement has no :to,", 2),
         ("UPDATE orders SET a = 1 WHERE id not between :from AND :to", "all rows but its own", 2),
         ("UPDATE orders SET a = ':from' WHERE id < :to", "the statement has no :from,", 2),
-        ("UPDATE orders SET a = 1\nWHERE id BETWEEN :from\nAND :until", ":until is not a placeholder: there are", 4),
+        ("UPDATE orders SET a = 1\nWHERE id BETWEEN :from\nAND :until", ":until is not a placeholder; only", 4),
         ("UPDATE orders SET a = :'x' WHERE id BETWEEN :from AND :to", ":'x' is not a placeholder", 2),
         ("UPDATE orders SET a = b[1:n] WHERE id BETWEEN :from AND :to", ":n is not a placeholder", 2),
         ("DELETE FROM orders WHERE id > :from AND id <= :to", "each batch would leave out its first key: write id", 2),
@@ -219,7 +222,7 @@ def test_a_key_of_several_columns_is_compared_in_its_order() -> None:
     head = "-- entrypoint: batch = shop.t(a, b) by 10\n"
     (fault,) = advise(f"{head}DELETE FROM shop.t WHERE x AND\n(b, a) BETWEEN :from AND :to").faults
     assert (fault.line, fault.message) == (
-        3, "the batches are cut by (a, b), in this order: write (a, b) BETWEEN :from AND :to"
+        3, "batches are split by (a, b), in this order: write (a, b) BETWEEN :from AND :to"
     )  # fmt: skip
     assert not advise(f"{head}DELETE FROM t WHERE (a, b) BETWEEN :from AND :to").faults
     assert not advise(f"{head}UPDATE other.t SET a = 1 FROM shop.t WHERE (t.a, t.b) BETWEEN :from AND :to").faults

@@ -78,7 +78,7 @@ WORDS = {
     ),
     "active, and blocked itself": (
         blocker(state="active", waits=True),
-        "backend 7 (ann, report, active, transaction open for 42 s, itself waiting for a lock): SELECT ?",
+        "backend 7 (ann, report, active, transaction open for 42 s, waiting for a lock itself): SELECT ?",
     ),
     "no transaction": (
         blocker(state="idle", transaction_s=None, query="SELECT pg_advisory_lock(?)"),
@@ -94,7 +94,7 @@ WORDS = {
     ),
     "we may not know": (
         blocker(application=None, transaction_s=None, state=None, kind=None, query="<insufficient privilege>"),
-        "backend 7 (ann; our role may not see what it does)",
+        "backend 7 (ann; this user may not see what it is doing)",
     ),
     "prepared": (
         blocker(pid=0, application=None, state=None, kind=None, query="", gid="order 1"),
@@ -113,7 +113,7 @@ def test_words(case: str) -> None:
 def test_what_to_do_about_it() -> None:
     assert "that transaction ends" in blocker().remedy()
     assert "pg_terminate_backend(7)" in blocker().remedy()
-    assert "lets its lock go" in blocker(transaction_s=None).remedy()
+    assert "releases its lock" in blocker(transaction_s=None).remedy()
     assert "ROLLBACK PREPARED 'it''s'" in blocker(gid="it's", pid=0).remedy()
 
 

@@ -169,8 +169,8 @@ def test_what_no_other_attempt_changes(text: str, cause: str, remedy: str) -> No
         ('FATAL:  permission denied for database "shop"', "not_permitted", 'GRANT CONNECT ON DATABASE "shop" TO'),
         ("FATAL:  42501: nein\nORT:  CheckMyDatabase, postinit.c:1", "not_permitted", "GRANT CONNECT ON DATABASE"),
         ("FATAL:  28000: pg_hba.conf lehnt ab\nORT:  ClientAuthentication, auth.c:1", "not_permitted", "pg_hba.conf"),
-        ('could not read root certificate file "/etc/ssl/certs/ca-certificates.crt":', "certificate", "user may read"),
-        ("could not get home directory to locate root certificate file", "certificate", "with a certificate in PEM"),
+        ('could not read root certificate file "/etc/ssl/certs/ca-certificates.crt":', "certificate", "user can read"),
+        ("could not get home directory to locate root certificate file", "certificate", "to a PEM file"),
     ],
 )
 def test_causes_that_need_somebodys_hand(text: str, cause: str, remedy: str) -> None:

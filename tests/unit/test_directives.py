@@ -65,7 +65,7 @@ def test_several() -> None:
 def test_a_comment_that_is_nearly_one_is_refused_with_what_was_meant(comment: str, meant: str) -> None:
     """Passed by in silence, `phase = after` over a DROP would run beside the pods that still read it."""
     (fault,) = advise(f"-- A title\n{comment}\nDROP TABLE a").faults
-    assert fault.message == f'a comment, and no directive: did you mean "-- entrypoint: {meant}"?'
+    assert fault.message == f'this is a comment, not a directive: did you mean "-- entrypoint: {meant}"?'
     assert fault.line == 2
     assert advise(f"SELECT 1;\n{comment}\nDROP TABLE a").faults == ()
     assert advise(f"{comment}\nCREATE VIEW a AS SELECT 1", repeatable=True).faults == ()
@@ -95,7 +95,7 @@ def test_a_sentence_that_begins_so_is_a_comment() -> None:
 
 
 KNOWN = "this program knows no-transaction, timeout, lock-timeout, origin"
-FORM = "write a whole number and ms, s, min or h, like timeout = 30min"
+FORM = "write a whole number followed by ms, s, min or h, like timeout = 30min"
 RANGE = "it must be from 1ms to 596h"
 
 
@@ -111,16 +111,19 @@ RANGE = "it must be from 1ms to 596h"
         ("time-out = 1s", 'unknown directive "time-out": did you mean timeout?'),
         (
             "phase = before",
-            'phase = before is not a phase: write "-- entrypoint: phase = after", or leave the line out',
+            'phase = before is not a phase: write "-- entrypoint: phase = after", or remove the line',
         ),
         ("phase", '"phase" has no "=" and `after` after it: write "-- entrypoint: phase = after"'),
         ("requires = 2.1", "requires = 2.1 is not the number of a migration, like requires = 12"),
         ("requires = 1234567890123456789", "is not the number of a migration"),
         ("floor = 12", "floor = 12 is not the name of a migration's file, like floor = 012_drop_name.sql"),
-        ("floor = 012_x.sql", 'floor is for what runs after the rollout: write "-- entrypoint: phase = after" as well'),
+        (
+            "floor = 012_x.sql",
+            'floor only applies to files that run after the rollout: add "-- entrypoint: phase = after" as well',
+        ),
         ("replaces = 012", "replaces = 012 is not the name of a migration's file"),
-        ("no-transaction = on", 'no-transaction stands alone in its line: write "-- entrypoint: no-transaction"'),
-        ("no-transaction, timeout = 5s", "no-transaction stands alone in its line"),
+        ("no-transaction = on", 'no-transaction takes no value: write "-- entrypoint: no-transaction"'),
+        ("no-transaction, timeout = 5s", "no-transaction takes no value"),
         ("timeout", '"timeout" has no "=" and a time after it: write "-- entrypoint: timeout = 30min"'),
         ("timeout =", '"timeout =" has no "=" and a time after it'),
         ("timeout: 30min", '"timeout: 30min" has no "=" and a time after it'),
@@ -130,19 +133,19 @@ RANGE = "it must be from 1ms to 596h"
             '"origin" has no "=" and a tool with its version after it: write "-- entrypoint: origin = goose 2021',
         ),
         ("origin goose 1", '"origin goose 1" has no "=" and a tool with its version after it'),
-        ("origin = tern 1", "origin = tern 1 does not begin with a tool that this program knows: goose, dbmate, sql-"),
-        ("origin = Goose 1", "origin = Goose 1 does not begin with a tool that this program knows"),
-        ("origin = goose", "origin = goose does not say which of goose's migrations it was, like origin = goose 2021"),
-        ("origin = goose1", "origin = goose1 does not begin with a tool"),
+        ("origin = tern 1", "origin = tern 1 does not start with the name of a supported tool: goose, dbmate, sql-"),
+        ("origin = Goose 1", "origin = Goose 1 does not start with the name of a supported tool"),
+        ("origin = goose", "origin = goose does not say which goose migration it was, like origin = goose 2021"),
+        ("origin = goose1", "origin = goose1 does not start with the name of a supported tool"),
         ("timeout = 30", "timeout = 30 has no unit: write 30ms, 30s, 30min or 30h"),
         ("lock-timeout = 0", "lock-timeout = 0 has no unit"),
-        ("timeout = 30m", f"timeout = 30m is not a time: {FORM}"),
-        ("timeout = 30MIN", f"timeout = 30MIN is not a time: {FORM}"),
-        ("timeout = 1d", "timeout = 1d is not a time"),
-        ("timeout = 1.5h", "timeout = 1.5h is not a time"),
-        ("timeout = -5s", "timeout = -5s is not a time"),
-        ("timeout = \u0663s", "timeout = \u0663s is not a time"),
-        ("timeout = 5s, lock-timeout = 1s", "timeout = 5s, lock-timeout = 1s is not a time"),
+        ("timeout = 30m", f"timeout = 30m is not a duration: {FORM}"),
+        ("timeout = 30MIN", f"timeout = 30MIN is not a duration: {FORM}"),
+        ("timeout = 1d", "timeout = 1d is not a duration"),
+        ("timeout = 1.5h", "timeout = 1.5h is not a duration"),
+        ("timeout = -5s", "timeout = -5s is not a duration"),
+        ("timeout = \u0663s", "timeout = \u0663s is not a duration"),
+        ("timeout = 5s, lock-timeout = 1s", "timeout = 5s, lock-timeout = 1s is not a duration"),
         ("timeout = 0s", f"timeout = 0s is too short: {RANGE}"),
         ("timeout = 2147483648ms", f"timeout = 2147483648ms is too long: {RANGE}"),
         ("timeout = 597h", f"timeout = 597h is too long: {RANGE}"),
@@ -161,7 +164,7 @@ def test_a_bad_one(line: str, message: str) -> None:
 def test_the_same_twice() -> None:
     directives, (fault,) = read("-- entrypoint: timeout = 1s\n--\n-- entrypoint: timeout = 2s\n")
     assert directives.timeout == 1
-    assert (fault.line, fault.message) == (3, "timeout is said in line 1 already: leave one of the two")
+    assert (fault.line, fault.message) == (3, "timeout is already set in line 1: keep only one")
 
 
 def test_every_fault_is_listed() -> None:
@@ -189,7 +192,7 @@ def test_an_origin_is_spelled_as_it_is_read() -> None:
 def test_a_second_origin() -> None:
     directives, (fault,) = read("-- entrypoint: origin = goose 1\n-- entrypoint: origin = goose 2")
     assert directives.origin == Origin("goose", "1")
-    assert "origin is said in line 1 already" in fault.message
+    assert "origin is already set in line 1" in fault.message
 
 
 AFTER = "-- entrypoint: phase = after\n-- entrypoint: floor = 002_x.sql\n"

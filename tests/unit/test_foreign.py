@@ -62,7 +62,7 @@ def test_marks(text: str) -> None:
         assert fault is None
     else:
         assert fault is not None
-        assert (fault.line, f"written for {expected[1]}," in fault.message) == (expected[0], True)
+        assert (fault.line, f"written for {expected[1]}." in fault.message) == (expected[0], True)
 
 
 @pytest.mark.parametrize("text", [text for text, expected in MARKS.items() if expected])
@@ -70,7 +70,7 @@ def test_the_one_line_that_helps_where_there_is_one(text: str) -> None:
     fault, expected = mark_in(text), MARKS[text]
     assert fault is not None
     assert expected is not None
-    importing = f"entrypoint import --from {expected[1]} DIR imports a whole directory; or keep only"
+    importing = f"entrypoint import --from {expected[1]} DIR. Or keep only"
     assert (importing in fault.message) == (expected[1] in ("goose", "dbmate", "sql-migrate"))
     assert ("import --from" in fault.message) == (expected[1] in ("goose", "dbmate", "sql-migrate"))
 

@@ -60,8 +60,8 @@ def test_the_rows_detail_in_words() -> None:
         == ", for 4 s (CREATE INDEX on orders: building index: scanning table, 0 %)"
     )
     assert describe({"seconds": 4, "blocked_by": "backend 7 (ann)"}) == (
-        ", for 4 s; it waits for a lock that backend 7 (ann) holds"
+        ", for 4 s; waiting for a lock held by backend 7 (ann)"
     )
-    assert describe({"retry": "the next one begins in 2.0 s"}) == "; the next one begins in 2.0 s"
+    assert describe({"retry": "the next one starts in 2.0 s"}) == "; the next one starts in 2.0 s"
     # Whatever another release may write there.
     assert describe({"command": 1, "percent": "many", "phase": None}) == " (1)"

@@ -55,8 +55,8 @@ def test_what_was_stored_when_the_session_began(stored: tuple[Stored, ...]) -> N
         ("command line", "", "on its command line"),
         ("configuration file", "", "ALTER SYSTEM SET default_transaction_read_only = off; SELECT pg_reload_conf()"),
         ("configuration file", "/d/postgresql.auto.conf", "ALTER SYSTEM RESET default_transaction_read_only; SELECT"),
-        ("configuration file", "/d/conf.d/a.conf", "is on in /d/conf.d/a.conf, line 7: set it to off there"),
-        ("session", "", "another client of a pooler"),
+        ("configuration file", "/d/conf.d/a.conf", "is on in /d/conf.d/a.conf, line 7. Set it to off there"),
+        ("session", "", "another client of the pooler"),
         ("override", "", "source: override"),
     ],
 )

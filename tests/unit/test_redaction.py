@@ -179,7 +179,7 @@ def test_passwords_in_sql(text: str) -> None:
     "text",
     [
         'FATAL:  password authentication failed for user "app"',
-        "the server wants a password and none was given",
+        "the server asked for a password and none was given",
         "ALTER TABLE users ADD COLUMN password text NOT NULL DEFAULT ''",
         "CREATE INDEX password_resets_token ON password_resets (token)",
         "ALTER ROLE r PASSWORD NULL",

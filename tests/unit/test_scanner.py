@@ -170,18 +170,18 @@ def test_lines_and_offsets() -> None:
 @pytest.mark.parametrize(
     ("script", "faults"),
     [
-        ("select 1;\n\\connect other\nselect 2", [(2, r"psql's command \connect: the server does not understand it")]),
+        ("select 1;\n\\connect other\nselect 2", [(2, r"psql command \connect: the server does not understand it")]),
         ("\\restrict abc'\nselect 2;\n\\unrestrict abc'", [(1, r"\restrict"), (3, r"\unrestrict")]),
         ("\\echo it's\nselect 2", [(1, "close its quote on the same line")]),
         (
             "select 1;\n\\echo `date`",
-            [(2, r"psql's command \echo: the server does not understand it; remove it: psql would")],
+            [(2, r"psql command \echo: the server does not understand it; remove it: psql would")],
         ),
         ("select 1 \\gset pre'\nselect 2", [(1, r"\gset")]),
-        ("\\i other.sql", [(1, "put the other file's text here")]),
-        ("select 1\\; select 2;", [(1, r"psql's command \;")]),
-        ("select 1 \\\\ select 2", [(1, "psql's command \\\\")]),
-        ("\\", [(1, "psql's command \\:")]),
+        ("\\i other.sql", [(1, "paste the other file's contents here")]),
+        ("select 1\\; select 2;", [(1, r"psql command \;")]),
+        ("select 1 \\\\ select 2", [(1, "psql command \\\\")]),
+        ("\\", [(1, "psql command \\:")]),
         (
             "copy t (a, b) from stdin;\n1\tit's\n2\t\\N\n\\.\n\nselect 'a\n",
             [

@@ -130,7 +130,7 @@ def test_what_is_set(environ: dict[str, str], changed: dict[str, object]) -> Non
 def test_others_can_reach_it_and_there_is_no_token(host: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_service_settings({"STATUS_HOST": host})
-    assert "there is no token" in str(caught.value.fields["faults"])
+    assert "no token is set" in str(caught.value.fields["faults"])
 
 
 def test_a_file_of_tokens(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_file_of_tokens(tmp_path: Path) -> None:
     assert read_service_settings(environ)[1].tokens == ("first-token", "second-token")
     assert read_secrets(environ) == {"first-token", "second-token"}
     file.write_text("\n \n")
-    with pytest.raises(ConfigurationError, match=r"which is empty; it must hold a token in each line"):
+    with pytest.raises(ConfigurationError, match=r"which is empty; it must contain one token per line"):
         read_service_settings(environ)
 
 

@@ -26,7 +26,7 @@ UNITS = {
         "BEGIN; CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SET LOCAL a.b = 1'; COMMIT; SELECT 1",
         "SET",
     ),
-    "outside of any block": ("CREATE TABLE a (); COMMIT; SET LOCAL a.b = '1'; SELECT 1", "SET LOCAL"),
+    "outside any block": ("CREATE TABLE a (); COMMIT; SET LOCAL a.b = '1'; SELECT 1", "SET LOCAL"),
     "set_config": ("BEGIN; SELECT set_config('a.b', 'c', true); COMMIT; SELECT 1", "set_config"),
     "SET CONSTRAINTS": ("BEGIN; SET CONSTRAINTS ALL DEFERRED; COMMIT; SELECT 1", "CONSTRAINTS"),
     "SET TRANSACTION": ("BEGIN; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; COMMIT; SELECT 1", "SET TRANSACTION"),
@@ -38,11 +38,11 @@ UNITS = {
     "its settings": ("BEGIN; SET transaction_read_only = on; SELECT 1; COMMIT; SELECT 1", "transaction_read_only"),
     "the clock": (
         "BEGIN; INSERT INTO a VALUES (now()); COMMIT; UPDATE a SET old = true WHERE at < CURRENT_TIMESTAMP",
-        "has now()",
+        "uses now()",
     ),
     "the clock in a default": (
         "BEGIN; CREATE TABLE a (at timestamptz DEFAULT now(), i int); INSERT INTO a VALUES (); COMMIT; DELETE FROM a",
-        "has now()",
+        "uses now()",
     ),
     "ON COMMIT": ("BEGIN; CREATE TEMP TABLE x (i int) ON COMMIT DROP; COMMIT; SELECT 1", "ON COMMIT"),
     "a mode": ("SELECT 1; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT", "transaction mode"),
@@ -53,15 +53,15 @@ UNITS = {
     ),
     "BEGIN twice, with a mode": (
         "BEGIN; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT",
-        "a BEGIN within a block",
+        "a BEGIN inside a block",
     ),
     "a function": ("BEGIN; SELECT unknown(); COMMIT; SELECT 1", "unknown()"),
     "a function in a row": ("BEGIN; INSERT INTO a SELECT unknown(); COMMIT; SELECT 1", "unknown()"),
     "a function for a table": ("BEGIN; CREATE TABLE a AS SELECT unknown(); COMMIT; SELECT 1", "unknown()"),
-    "DO": ("DO $$ BEGIN NULL; END $$; BEGIN; SELECT 1; COMMIT", "what DO in line 1"),
-    "CALL": ("BEGIN; CALL p(); COMMIT; SELECT 1", "what CALL"),
-    "a cursor": ("BEGIN; DECLARE c CURSOR FOR SELECT 1; COMMIT; BEGIN; SELECT 1; COMMIT", "what DECLARE"),
-    "NOTIFY": ("BEGIN; NOTIFY a; COMMIT; BEGIN; NOTIFY a; COMMIT", "what NOTIFY"),
+    "DO": ("DO $$ BEGIN NULL; END $$; BEGIN; SELECT 1; COMMIT", "the effect of DO in line 1"),
+    "CALL": ("BEGIN; CALL p(); COMMIT; SELECT 1", "the effect of CALL"),
+    "a cursor": ("BEGIN; DECLARE c CURSOR FOR SELECT 1; COMMIT; BEGIN; SELECT 1; COMMIT", "the effect of DECLARE"),
+    "NOTIFY": ("BEGIN; NOTIFY a; COMMIT; BEGIN; NOTIFY a; COMMIT", "the effect of NOTIFY"),
     "deferred": (
         "CREATE TABLE a (i int REFERENCES b INITIALLY DEFERRED); BEGIN; INSERT INTO a VALUES (1); COMMIT; SELECT 1",
         "INITIALLY DEFERRED",
@@ -71,7 +71,7 @@ UNITS = {
         "NOT VALID",
     ),
     "a new value": ("ALTER TYPE m ADD VALUE 'x'; BEGIN; INSERT INTO a VALUES ('x'); COMMIT", "adds a value"),
-    "BEGIN twice": ("BEGIN; BEGIN; SELECT 1; COMMIT; SELECT 1", "a BEGIN within a block"),
+    "BEGIN twice": ("BEGIN; BEGIN; SELECT 1; COMMIT; SELECT 1", "a BEGIN inside a block"),
     "an index": ("BEGIN; SELECT 1; COMMIT; CREATE INDEX CONCURRENTLY i ON a (i)", "cannot run inside a transaction"),
 }
 
@@ -156,7 +156,7 @@ def test_a_second_begin_in_a_block_sets_the_modes_of_its_transaction() -> None:
         "BEGIN",
     ]
     text = "BEGIN; BEGIN READ ONLY; SELECT 1; COMMIT; SELECT 2"
-    assert "the ledger's row could not be written" in advise(text).faults[0].message
+    assert "the migration's row could not be written" in advise(text).faults[0].message
 
 
 def test_a_row_says_where_to_go_on_and_comments_do_not_matter() -> None:

@@ -251,7 +251,7 @@ def test_what_was_checked_is_what_is_read(tmp_path: Path, how: str) -> None:
     assert found is not None
     text, _ = found
     change(path, how)
-    with pytest.raises(MigrationFilesError, match=r"has changed since it was checked|cannot be read any more"):
+    with pytest.raises(MigrationFilesError, match=r"has changed since it was checked|can no longer be read"):
         text.encoded(len(text.parts) - 1)
     with pytest.raises(MigrationFilesError):
         str(text)

@@ -106,7 +106,7 @@ def test_the_text_that_is_sent_is_the_file_s_own() -> None:
 def test_a_block_cannot_say_how_it_is_read() -> None:
     text = f"-- entrypoint: no-transaction\nBEGIN; {OFF} SELECT 1; COMMIT;\n"
     (fault,) = advise(text).faults
-    assert "set it above BEGIN" in fault.message
+    assert "set it before BEGIN" in fault.message
     assert not advise(f"-- entrypoint: no-transaction\n{OFF} BEGIN; SELECT 1; COMMIT;\n").faults
     assert not advise(text.replace(OFF, ON)).faults
 
@@ -122,5 +122,5 @@ def test_a_block_cannot_say_how_it_is_read() -> None:
 )
 def test_what_a_rollback_may_take_back_is_not_relied_upon(text: str, *, refused: bool) -> None:
     faults = [fault.message for fault in advise(text).faults]
-    assert [fault for fault in faults if "may take that back" in fault] == (faults if refused else [])
+    assert [fault for fault in faults if "may undo that" in fault] == (faults if refused else [])
     assert bool(faults) == refused

@@ -221,9 +221,7 @@ def test_the_words_have_no_value_in_them() -> None:
     secret = "Quokka"
     translation = translate(f"postgresql+asyncpg://u:{secret}@h/d?schema={secret}&timeout={secret}&ssl=require")
     assert isinstance(translation, Translation)
-    assert (
-        translation.words == "postgresql+asyncpg:// was read as postgresql://; schema, ssl translated; timeout left out"
-    )
+    assert translation.words == "postgresql+asyncpg:// read as postgresql://; schema, ssl translated; timeout left out"
 
 
 def test_libpq_has_none_of_the_names_in_the_table() -> None:

@@ -36,11 +36,11 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
         tag, _, when = passed_by[0].rpartition(" ")
         return History(
             refusal=Refusal(
-                f"{tag} is not recorded there, though later ones are: Drizzle has passed it by, as it goes by the time "
-                "in meta/_journal.json, and will never run it",
-                "If the database has what it makes: INSERT INTO drizzle.__drizzle_migrations (hash, created_at) VALUES "
-                f"('by hand', {when}). If not, remove the line with its origin from its file: then it runs here. Then "
-                "start again.",
+                f"{tag} is not recorded there, but later ones are: Drizzle orders migrations by the time in "
+                "meta/_journal.json, so it skipped this one and will never run it",
+                "If the database already has what it creates: INSERT INTO drizzle.__drizzle_migrations (hash, "
+                f"created_at) VALUES ('by hand', {when}). If not, remove the origin line from its file, so that it "
+                "runs here. Then start again.",
             )
         )
     known_times = set(times.values())

@@ -133,7 +133,7 @@ def choose(adopt: Adopt, tables: Sequence[Table], path: Sequence[str]) -> Table 
 def _for_a_new_schema(adopt: Adopt, tool: Tool, path: Sequence[str]) -> str:
     """Return, as the end of a sentence, what to do if there is nothing of the tool's here yet."""
     if adopt.by_hand:
-        return "there is nothing to adopt; just start."
+        return "there is nothing to adopt: just start."
     return f"MIGRATION_ADOPT={adopt.tool}:{foreign(path[0])}.{tool.table} (or unset it)." if path else "unset it."
 
 
@@ -185,21 +185,23 @@ def _refuse_unfit(tool: Tool, table: Table, by_place: dict[tuple[str, str], Tabl
         other = owner_of(table.columns) if tool.table == "schema_migrations" else None
         columns = foreign(", ".join(sorted(table.columns)[:12]))
         whose = f"belongs to {other}" if other else f"is not {tool.shown}'s"
-        whose += f" (its columns: {columns})" if table.plain else " (it is no table, or has columns of other types)"
+        whose += (
+            f" (its columns: {columns})" if table.plain else (" (it is not a table, or its columns have other types)")
+        )
     elif tool.exactly and (table.schema, _RAILS) in by_place:
-        whose = f"belongs to Rails, as there is {_RAILS} beside it"
+        whose = f"belongs to Rails: {_RAILS} is next to it"
     if whose:
         raise ForeignLedgerError(
             f"The table {table.shown} {whose}; nothing was adopted and nothing was run",
-            remedy=f"Name the tool that it belongs to, or {tool.shown}'s own table: {_ELSEWHERE}",
+            remedy=f"Name the tool it belongs to, or {tool.shown}'s own table: {_ELSEWHERE}",
             schema=table.schema,
         )
     if not table.trusted:
         raise ForeignLedgerError(
-            f"The table {table.shown}, in which {tool.shown} keeps its history, belongs to {foreign(table.owner)}, "
-            "whom there is no reason to trust with what is run; nothing was run",
-            remedy=f"Connect as that user, or set MIGRATION_ROLE to it; or ALTER TABLE {table.quoted} OWNER TO …; or "
-            f"name another table: {_ELSEWHERE}",
+            f"The table {table.shown}, where {tool.shown} keeps its history, belongs to {foreign(table.owner)}, and "
+            "this user has no reason to trust that owner; nothing was run",
+            remedy=f"Connect as that user, or set MIGRATION_ROLE to it; or run ALTER TABLE {table.quoted} OWNER TO …; "
+            f"or name another table: {_ELSEWHERE}",
             schema=table.schema,
         )
     if not table.usable or not table.readable:
@@ -207,12 +209,12 @@ def _refuse_unfit(tool: Tool, table: Table, by_place: dict[tuple[str, str], Tabl
             f"GRANT SELECT ON {table.quoted}" if table.usable else f"GRANT USAGE ON SCHEMA {identifier(table.schema)}"
         )
         raise ConfigurationError(
-            f"This user may not read {table.shown}, in which {tool.shown} keeps its history; nothing was run",
+            f"This user may not read {table.shown}, where {tool.shown} keeps its history; nothing was run",
             remedy=f"{grant} TO the migration user; or set MIGRATION_DATABASE_URL or MIGRATION_ROLE to its owner.",
         )
     if table.filtered:
         raise ConfigurationError(
-            f"Row-level security may hide rows of {table.shown}, in which {tool.shown} keeps its history, from this "
+            f"Row-level security may hide rows of {table.shown}, where {tool.shown} keeps its history, from this "
             "user; nothing was run",
             remedy=f"As its owner: ALTER TABLE {table.quoted} DISABLE ROW LEVEL SECURITY; or set "
             "MIGRATION_DATABASE_URL or MIGRATION_ROLE to its owner; or, as a superuser: ALTER ROLE … BYPASSRLS.",
@@ -231,7 +233,7 @@ def _refuse_misnamed(tool: Tool, name: str, usual: Sequence[Table | None]) -> No
     if found is not None and name != tool.table:
         raise ConfigurationError(
             f"There is no table {foreign(name)}, but {tool.shown} has its history in {found.shown}; nothing was run",
-            remedy=f"Correct the name of the table, or leave it out. {_ELSEWHERE}",
+            remedy=f"Correct the table's name, or leave it out. {_ELSEWHERE}",
         )
 
 
@@ -248,8 +250,9 @@ def _refuse_other_place(adopt: Adopt, tool: Tool, tables: Sequence[Table], anew:
         raise ConfigurationError(
             f"{tool.shown}'s table {tool.table} is not in a schema of the connection's search_path, but there is "
             f"{', '.join(table.shown for table in others[:3])}; nothing was run",
-            remedy=f"If that is this application's, say so: MIGRATION_ADOPT={adopt.tool}:{first} (or --table {first}), "
-            f"and see that the search_path is the one that {tool.shown} had. If this schema is a new one: {anew}",
+            remedy=f"If it belongs to this application, set MIGRATION_ADOPT={adopt.tool}:{first} (or --table "
+            f"{first}), and make sure that the search_path is the same as {tool.shown}'s. If this schema is new: "
+            f"{anew}",
         )
 
 
@@ -266,6 +269,7 @@ def _refuse_other_tool(adopt: Adopt, tool: Tool, tables: Sequence[Table], path: 
             raise ConfigurationError(
                 f"{tool.shown} has no table {tool.table} here, but {other.shown} has one, {table.shown}; nothing was "
                 "run",
-                remedy=f"If {other.shown} made this schema: entrypoint import --from {name} DIR, and then "
-                f"MIGRATION_ADOPT={name} or entrypoint adopt --from {name}. If it is to be made here anew: {anew}",
+                remedy=f"If {other.shown} created this schema: entrypoint import --from {name} DIR, then "
+                f"MIGRATION_ADOPT={name} or entrypoint adopt --from {name}. If it is to be created from scratch: "
+                f"{anew}",
             )

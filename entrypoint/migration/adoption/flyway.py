@@ -26,8 +26,8 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
     if failed:
         return History(
             refusal=Refusal(
-                f"{failed[0]} is recorded there without success",
-                "See what that migration has done, put the schema right, and have Flyway forget the attempt: flyway "
+                f"{failed[0]} is recorded there as failed",
+                "Check what that migration did, correct the schema, and have Flyway forget the attempt: flyway "
                 "repair. Then start again.",
             )
         )

@@ -84,7 +84,7 @@ def origins(tool: str, files: Iterable[MigrationFile], *, by_hand: bool = False)
             continue
         other = found.setdefault(origin.version, file)
         if other is not file:
-            what = f"both say that they were {tool} {foreign(origin.version)}; remove that line from the newer one"
+            what = f"both have the origin {tool} {foreign(origin.version)}; remove that line from the newer one"
             faults.append(FileFault((other.name, file.name), "origin", what))
     if faults:
         raise bad_files(faults)
@@ -116,23 +116,25 @@ def _without_files(here: Origins, table: Table, history: History) -> MigrationFi
     versions = tuple(map(foreign, history.unknown))
     if here.faulty:
         what = (
-            f"{shown} has applied {named(versions)} ({table.shown}), and no file says that it comes from there; but "
+            f"{shown} has applied {named(versions)} ({table.shown}), and no file has it as its origin; but "
             f"{count(len(here.faulty), 'line', 'lines')} at the top of files cannot be read: {here.faulty[0]}"
         )
-        remedy = f"Correct that, and start again; it should read like: -- entrypoint: origin = {tool} {versions[0]}"
+        remedy = f"Correct that and start again. It should look like: -- entrypoint: origin = {tool} {versions[0]}"
     elif not here.files:
-        what = (
-            f"{shown} has applied {named(versions)} here ({table.shown}), and no file says that it comes from {shown}"
-        )
-        remedy = f"entrypoint import --from {tool} DIR writes its migrations as files, each with its origin."
-    else:
-        what = f"{shown} has applied {named(versions)} ({table.shown}), of which there is no file here"
+        what = f"{shown} has applied {named(versions)} here ({table.shown}), and no file has {shown} as its origin"
         remedy = (
-            f"Import its newest directory (entrypoint import --from {tool} DIR), or write the file by hand with the "
+            f"Run entrypoint import --from {tool} DIR. It writes the tool's migrations as files, each with its origin."
+        )
+    else:
+        what = f"{shown} has applied {named(versions)} ({table.shown}), and there is no file for that here"
+        remedy = (
+            f"Import its current directory (entrypoint import --from {tool} DIR), or write the file by hand with the "
             f'line "-- entrypoint: origin = {tool} {versions[0]}".'
         )
         if not here.by_hand:
-            remedy += " If they are gone on purpose, and what was applied is recorded here, unset MIGRATION_ADOPT."
+            remedy += (
+                " If the files were removed on purpose, and what was applied is recorded here, unset MIGRATION_ADOPT."
+            )
     faults = tuple(map(str, here.faulty[:_MOST_TOLD])) + tuple(
         f"{version}: applied by {shown}, and no file with origin = {tool} {version}"
         for version in versions[:_MOST_TOLD]

@@ -41,8 +41,8 @@ def decide_golang_migrate(rows: Sequence[Row], here: Collection[str]) -> History
     if len(rows) > 1:
         return History(
             refusal=Refusal(
-                f"its table has {len(rows)} rows, and golang-migrate keeps one",
-                "Find out which version the schema is at, and say so to golang-migrate: migrate force VERSION.",
+                f"its table has {len(rows)} rows, but golang-migrate keeps only one",
+                "Find out which version the schema is at, and tell golang-migrate: migrate force VERSION.",
             )
         )
     if odd := _odd(rows, "golang-migrate"):
@@ -51,10 +51,11 @@ def decide_golang_migrate(rows: Sequence[Row], here: Collection[str]) -> History
     if dirty:
         return History(
             refusal=Refusal(
-                f"version {version} is dirty: golang-migrate began a migration there, forward or back, and has not "
-                "finished it (yet)",
-                "It may be running at this moment: wait for its end, and start again. If it is not, see what it has "
-                "done, put the schema right, and say which version it is at: migrate force VERSION. Then start again.",
+                f"version {version} is dirty: golang-migrate started a migration, up or down, and has not finished it "
+                "(yet)",
+                "It may be running right now: wait until it ends, then start again. If it is not running, check what "
+                "it did, correct the schema, and tell golang-migrate which version it is at: migrate force "
+                "VERSION. Then start again.",
             )
         )
     below = frozenset(one for one in here if _number(one) <= version)
@@ -68,10 +69,10 @@ def decide_sqlx(rows: Sequence[Row], here: Collection[str]) -> History:
     if failed:
         return History(
             refusal=Refusal(
-                f"version {failed[0]} is recorded there without success (yet)",
-                "sqlx may be running it at this moment: wait for its end, and start again. If it is not, see what that "
-                "migration has done, put the schema right, and then either DELETE FROM _sqlx_migrations WHERE version "
-                f"= {failed[0]}, if it is to run again, or set success = true there. Then start again.",
+                f"version {failed[0]} is recorded there as not successful (yet)",
+                "sqlx may be running it right now: wait until it ends, then start again. If it is not running, check "
+                "what that migration did, correct the schema, and then either DELETE FROM _sqlx_migrations WHERE "
+                f"version = {failed[0]}, if it should run again, or set success = true there. Then start again.",
             )
         )
     return matched(
@@ -88,9 +89,9 @@ def _odd(rows: Sequence[Row], tool: str) -> History | None:
             shown = ", ".join("NULL" if value is None else value for value in (version, flag))
             return History(
                 refusal=Refusal(
-                    f"its table has a row ({shown}), which {tool} does not write",
-                    f"See what has happened to that table, and put the row right as {tool} would have it. Then start "
-                    "again.",
+                    f"its table has a row ({shown}) that {tool} would not write",
+                    f"Find out what happened to that table, and correct the row the way {tool} would have written it. "
+                    "Then start again.",
                 )
             )
     return None

@@ -25,7 +25,7 @@ def what_instead(name: str) -> str:
         near = get_close_matches(name.lower(), TOOLS, n=1)
         return f"it must be one of: {', '.join(TOOLS)}" + (f". Did you mean {near[0]}?" if near else "")
     return (
-        f"{shown}'s migrations are programs, of which there are no SQL files to record. Take the schema as it is "
-        "instead: pg_dump --schema-only, saved as 001_schema.sql, and entrypoint baseline 1 where it is in place "
-        "already. docs/coming-from/programs.md has the steps"
+        f"{shown}'s migrations are programs, so there are no SQL files to record. Start from the current schema "
+        "instead: save the output of pg_dump --schema-only as 001_schema.sql, and run entrypoint baseline 1 on "
+        "databases that already have it. docs/coming-from/programs.md has the steps"
     )

@@ -26,9 +26,9 @@ def decide(rows: Sequence[Row], here: Collection[str]) -> History:
     if failed:
         return History(
             refusal=Refusal(
-                f"{failed[0]} has begun there, and has neither finished nor been rolled back",
-                "Prisma may be running it at this moment: wait for its end, and start again. If it is not, see what "
-                "that migration has done, put the schema right, and say so to Prisma: prisma migrate resolve "
+                f"{failed[0]} was started there, and has neither finished nor been rolled back",
+                "Prisma may be running it right now: wait until it ends, then start again. If it is not running, "
+                "check what that migration did, correct the schema, and tell Prisma: prisma migrate resolve "
                 f"--applied {failed[0]}, or --rolled-back {failed[0]}. Then start again.",
             )
         )

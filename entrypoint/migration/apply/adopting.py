@@ -85,16 +85,16 @@ class Adopter:
     def _locked(self) -> LockTimeoutError:
         name = self._adopt.table or BY_NAME[self._adopt.tool].table
         return LockTimeoutError(
-            f"The history of {self.tool} could not be read in time: somebody has locked its table {foreign(name)}",
-            remedy="SELECT * FROM pg_locks WHERE NOT granted OR mode = 'AccessExclusiveLock' shows who; end that "
-            "session, or wait for it, and start again.",
+            f"Timed out reading the history of {self.tool}: another session has locked its table {foreign(name)}",
+            remedy="SELECT * FROM pg_locks WHERE NOT granted OR mode = 'AccessExclusiveLock' shows which session. "
+            "End it or wait for it, then start again.",
         )
 
     def _tell_in_the_way(self, error: StatementError) -> None:
         logs.event(
             logs.WARNING,
             "adopt.waiting",
-            f"the history of {self.tool} could not be read yet: {error.primary}; trying again",
+            f"could not read the history of {self.tool}: {error.primary}; trying again",
             tool=self._adopt.tool,
             sqlstate=error.sqlstate,
         )
@@ -108,7 +108,9 @@ class Adopter:
             adoption = self.look(session, rows)
         except ConnectionLostError as lost:
             # Whoever contends for the lock connects again.
-            logs.event(logs.DEBUG, "adopt.not_foreseen", f"the history of {self.tool} was not read yet: {lost.message}")
+            logs.event(
+                logs.DEBUG, "adopt.not_foreseen", f"have not read the history of {self.tool} yet: {lost.message}"
+            )
             return None
         if adoption is None or not adoption.files:
             return plan
@@ -167,7 +169,7 @@ class Adopter:
             logs.event(
                 logs.INFO if own is None else logs.WARNING,
                 "adopt.nothing",
-                f"there is no table {name} of {self.tool} here, so there is nothing to adopt: a new database",
+                f"this database has no {self.tool} table {name}, so there is nothing to adopt",
                 tool=self._adopt.tool,
             )
             return
@@ -176,7 +178,7 @@ class Adopter:
             logs.event(
                 logs.INFO,
                 "adopt.nothing",
-                f"{self.tool} has applied nothing that is not recorded here ({adoption.table.shown})",
+                f"everything {self.tool} has applied is already recorded here ({adoption.table.shown})",
                 tool=self._adopt.tool,
                 table=adoption.table.shown,
             )
@@ -184,8 +186,8 @@ class Adopter:
         logs.event(
             logs.INFO,
             "adopt.recorded",
-            f"recorded {count(len(adoption.files), 'migration')} as completed that {self.tool} has applied "
-            f"({adoption.table.shown}), without running {'it' if len(adoption.files) == 1 else 'them'}",
+            f"recorded {count(len(adoption.files), 'migration')} applied by {self.tool} ({adoption.table.shown}) as "
+            f"completed, without running {'it' if len(adoption.files) == 1 else 'them'}",
             tool=self._adopt.tool,
             table=adoption.table.shown,
             applied=len(adoption.files),
@@ -221,6 +223,6 @@ def tell_differing(tool: str, adoption: Adoption) -> None:
         logs.event(
             logs.WARNING,
             "adopt.differs",
-            f"{shown}: not the text that {tool} applied, by its own checksum; recorded all the same, as it is now",
+            f"{shown}: not the text that {tool} applied, according to its checksum; recorded anyway, as it is now",
             files=names,
         )

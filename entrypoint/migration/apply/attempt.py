@@ -62,7 +62,7 @@ _THERE_ALREADY = (DUPLICATE_FUNCTION, DUPLICATE_OBJECT, DUPLICATE_SCHEMA, DUPLIC
 _NEEDS = {
     ACTIVE_SQL_TRANSACTION: "It cannot run inside a transaction",
     INVALID_TRANSACTION_TERMINATION: "A DO block or a procedure that ends transactions cannot run inside one",
-    UNSAFE_NEW_ENUM_VALUE_USAGE: "A new value of an enumeration can be used only after the transaction that adds it",
+    UNSAFE_NEW_ENUM_VALUE_USAGE: "A new enum value cannot be used in the transaction that adds it",
 }
 ONLY_APART = (*_NEEDS, OBJECT_IN_USE)
 """What a file in one transaction is refused that would not be refused in several."""
@@ -73,17 +73,17 @@ _IN_A_MIGRATION = {
     "the file.",
 }
 # In a file that runs outside a transaction: between its own BEGIN and COMMIT, or in a transaction of ours.
-_IN_A_BLOCK = ": take it out from between BEGIN and COMMIT."
+_IN_A_BLOCK = ": move it out of the BEGIN … COMMIT block."
 _IN_A_UNIT = {
-    INVALID_TRANSACTION_TERMINATION: ", and every other statement of this file does: call the procedure by CALL, as a "
-    "statement of its own.",
+    INVALID_TRANSACTION_TERMINATION: ", and all the other statements of this file do: run the procedure with CALL, "
+    "as a separate statement.",
 }
 
 
 DEFERRED_TRIGGERS = "SELECT FROM pg_catalog.pg_trigger WHERE tginitdeferred LIMIT 1"
 """Has a row if a file that `asks` runs as units. Asked just before it, as an earlier file may have made such a trigger.
 """
-AS_DEFERRED = "the database has a trigger that is INITIALLY DEFERRED, and the file changes rows before a COMMIT"
+AS_DEFERRED = "the database has an INITIALLY DEFERRED trigger, and the file changes rows before a COMMIT"
 
 
 class Task(NamedTuple):
@@ -177,7 +177,7 @@ class Task(NamedTuple):
     def again(self) -> str:
         """Who tries it again, as a sentence: no start takes a migration back."""
         if self.reverse:
-            return "No start runs it: when the cause is mended, run entrypoint rollback again."
+            return "No start runs it. Once the cause is fixed, run entrypoint rollback again."
         return "The next start tries it again."
 
     def work_on(
@@ -292,17 +292,17 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             remedy
             or self._of_a_batch
             or (
-                f"{self._undone}. It is not tried again until its file changes or its row is deleted: "
-                "entrypoint repair --failed, or "
-                f"DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
+                f"{self._undone}. It will not run again until its file changes or its row is deleted: entrypoint "
+                f"repair --failed, or DELETE FROM schema_migrations WHERE migration_number = {file.number} AND "
+                "status = 'failed'."
             )
         )
         if way_out := self._way_out(reverse=reverse):
             remedy = f"{way_out} {remedy}"
         if error.sqlstate in _THERE_ALREADY and not reverse:
             remedy = (
-                f"{remedy} If this database had its schema before it had this program, say how far it is: entrypoint "
-                "repair --failed, and then entrypoint baseline N."
+                f"{remedy} If the schema existed before this program did, record how far it is: entrypoint repair "
+                "--failed, then entrypoint baseline N."
             )
         where = self._where
         line = None if where is None else text.count("\n", 0, where) + 1
@@ -341,13 +341,14 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         delete = f"DELETE FROM schema_migrations WHERE migration_number = {number} AND status = 'failed'"
         if self._walk is None:
             return (
-                "The batch was rolled back, none before it is committed, and the failure was recorded. It is not tried "
-                f"again until the file changes or the row is deleted: entrypoint repair --failed, or {delete}."
+                "The batch was rolled back, no earlier batch is committed, and the failure was recorded. It will not "
+                f"run again until the file changes or the row is deleted: entrypoint repair --failed, or {delete}."
             )
         return (
-            f"The batch was rolled back, and those before it are committed: {self._walk.words()}. The failure was "
-            "recorded, and it is not tried again. When the cause is mended, entrypoint repair --failed lets the next "
-            f"run go on with that batch, if the file is as it was; {delete} lets it begin at the first one."
+            f"The batch was rolled back, and the earlier ones are committed: {self._walk.words()}. The failure was "
+            "recorded, and the file will not run again. Once the cause is fixed, entrypoint repair --failed makes "
+            f"the next run continue with that batch, if the file is unchanged; {delete} makes it start from the "
+            "first one."
         )
 
     @property
@@ -368,8 +369,8 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
         index, units = self._units
         if unit is None:
             return (
-                "What came before that statement is committed: take it out of the file, or make it repeatable. The "
-                "failure was recorded"
+                "The statements before it are committed: remove them from the file, or make them safe to run again. "
+                "The failure was recorded"
             )
         if index:
             text, statements = self._migration.source, advice.statements
@@ -377,19 +378,19 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             last = text.count("\n", 0, statements[unit.number - 2].end) + 1
             fate = "was rolled back" if unit.begin else "failed"
             return (
-                f"What came before that statement is committed: {spelt_units(index)} of {len(units)} (lines "
-                f"{statements[0].line} to {last}); unit {index + 1} (line {line}) {fate}. When the file is mended, and "
-                f"the statements above line {line} are as they were, it goes on there; if they are not, or the row is "
-                "deleted by hand, it runs from its first statement. The failure was recorded"
+                f"The statements before it are committed: {spelt_units(index)} of {len(units)} (lines "
+                f"{statements[0].line} to {last}); unit {index + 1} (line {line}) {fate}. Once the file is fixed, it "
+                f"continues at line {line}, if the statements above that line are unchanged. If they are not, or if "
+                "you delete the row by hand, it runs from its first statement. The failure was recorded"
             )
         if unit.begin:
-            return "It was rolled back, nothing of the file was committed before, and the failure was recorded"
+            return "It was rolled back, nothing in the file was committed, and the failure was recorded"
         if unit.words[:1] in (("CALL",), ("DO",)):
             return (
-                "Nothing came before that statement; what it has committed itself stays: make it repeatable. The "
-                "failure was recorded"
+                "It is the file's first statement. What it has committed itself stays: make it safe to run again. "
+                "The failure was recorded"
             )
-        return "Nothing of the file was committed before that statement. The failure was recorded"
+        return "Nothing in the file was committed before that statement. The failure was recorded"
 
     def _way_out(self, *, reverse: bool) -> str | None:
         """Return what to do about a statement that cannot run in the transaction that it is in."""

@@ -79,7 +79,7 @@ class BackupFirst:
         statement, deadline = Deadline(_LOOK_STATEMENT), Deadline(_PATIENCE)
         then = (lease.progress(doing),)
         if not lease.look("backup.look_failed", statement, deadline, lock_timeout_ms=_LOOK_LOCK_TIMEOUT_MS, then=then):
-            logs.event(logs.WARNING, "lock.revoked", "the migration lock is no longer ours; stopping the backup")
+            logs.event(logs.WARNING, "lock.revoked", "lost the migration lock; stopping the backup")
             raise lease.lost()
 
 

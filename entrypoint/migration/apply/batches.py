@@ -152,8 +152,8 @@ class Batches:
             logs.event(
                 logs.WARNING,
                 "migration.resumed",
-                f"{file.name} {'failed' if rows[0][0] == FAILED else 'was interrupted'} at {earlier.words()}; going on "
-                "from there",
+                f"{file.name} {'failed' if rows[0][0] == FAILED else 'was interrupted'} at {earlier.words()}; "
+                "continuing from there",
                 version=file.number,
                 file=file.name,
                 **_fields(earlier),
@@ -344,7 +344,7 @@ class Batches:
         behind = f", behind {blocker.short}" if blocker else ""
         why = refusal.error.primary
         if watched.gave_up is not None:
-            why = f"waited for locks for {watched.gave_up.seconds:.1f} s in all"
+            why = f"waited {watched.gave_up.seconds:.1f} s for locks in total"
         logs.event(
             logs.WARNING if often else logs.INFO,
             "migration.batch_retry",
@@ -359,7 +359,7 @@ class Batches:
             **(blocker_fields(blocker) if blocker else {}),
             remedy=blocker.remedy() if blocker else None,
         )
-        self._between.show(f"a batch was rolled back ({why}{behind}), and the next one begins in {seconds:.1f} s")
+        self._between.show(f"a batch was rolled back ({why}{behind}); the next one starts in {seconds:.1f} s")
         pause(seconds)
         task.assignment.board.activity = None
 

@@ -32,8 +32,8 @@ def judged(task: Task, batch: Batch, query: Query, oid: str | None, earlier: Wal
     if oid is None:
         verdict: Key | keys.Unfit = keys.Unfit(
             f"there is no table {batch.table}",
-            "Correct its name in the directive, write its schema before it, or make it in an earlier file. If it was "
-            "renamed after the first batch, give it back its name.",
+            "Correct its name in the directive, add its schema, or create it in an earlier file. If it was renamed "
+            "after the first batch, rename it back.",
         )
     else:
         answers = query(";\n".join(keys.questions(oid, batch.columns)))
@@ -81,10 +81,10 @@ def resumed(file: MigrationFile, batch: Batch, fresh: Walk, status: str | None, 
         if status == FAILED:
             return None
         raise MigrationFailedError(
-            f"{file.name} was interrupted when it did not run in batches yet, at "
-            f"{(message or 'an unknown statement').splitlines()[0]}; nothing of it was run now",
-            remedy="Look what of it took effect. If the statement may run for all rows: entrypoint repair "
-            "--failed, and it runs from the first batch.",
+            f"{file.name} was interrupted at {(message or 'an unknown statement').splitlines()[0]} before it ran in "
+            "batches; nothing was run",
+            remedy="Check how much of it took effect. If the statement can safely run for all rows: entrypoint "
+            "repair --failed. It then runs from the first batch.",
             version=file.number,
             file=file.name,
         )

@@ -46,7 +46,7 @@ class Between:
         file = self._task.migration.file
         while (lag := self._lag()).known and lag.bytes_ > allowed:
             now = time.monotonic()
-            waits = f"{lag.name} is {lag.bytes_ >> 20} MB behind, and max-replica-lag is {spell_bytes(allowed)}"
+            waits = f"{lag.name} is {lag.bytes_ >> 20} MB behind; max-replica-lag is {spell_bytes(allowed)}"
             if now - told >= _TELL_AGAIN:
                 told = now
                 logs.event(
@@ -59,18 +59,18 @@ class Between:
                     lag_bytes=lag.bytes_,
                     max_lag_bytes=allowed,
                 )
-            self.show(f"waits for a standby: {waits}")
-            self._see_whether_to_go_on(f"It waited for a standby: {waits}")
+            self.show(f"waiting for a standby: {waits}")
+            self._see_whether_to_go_on(f"It was waiting for a standby: {waits}")
             pause(min(_LOOK_EVERY, self._task.deadline.remaining()))
         if not lag.known and not self._told_of_lag:
             self._told_of_lag = True
             logs.event(
                 logs.WARNING,
                 "migration.replica_lag_unknown",
-                f"{file.name}: how far standbys are behind is not shown to this user, so no batch waits for them",
+                f"{file.name}: this user may not see how far standbys lag behind, so batches do not wait for them",
                 version=file.number,
                 file=file.name,
-                remedy="GRANT pg_monitor TO the user that migrates, or take max-replica-lag out of the file.",
+                remedy="GRANT pg_monitor TO the migration user, or remove max-replica-lag from the file.",
             )
 
     def _lag(self) -> Lag:
@@ -89,15 +89,15 @@ class Between:
                 logs.event(
                     logs.INFO,
                     "migration.waits_for_writers",
-                    f"{file.name}: the next pass begins when these transactions are over, which have written to "
-                    f"{table}: {pids}",
+                    f"{file.name}: the next pass starts when these transactions, which have written to {table}, have "
+                    f"ended: {pids}",
                     version=file.number,
                     file=file.name,
                     pids=[int(pid) for _, pid in left if pid],
                 )
-            left_open = f"when the transactions that have written to {table} are over: {pids}"
-            self.show(f"the next pass begins {left_open}")
-            self._see_whether_to_go_on(f"The next pass was to begin {left_open}")
+            left_open = f"when the transactions that have written to {table} have ended: {pids}"
+            self.show(f"the next pass starts {left_open}")
+            self._see_whether_to_go_on(f"The next pass was to start {left_open}")
             pause(min(_LOOK_EVERY / 4, self._task.deadline.remaining()))
             now = self._query(ask)[-2]
             left = [one for one in first if one in now]
@@ -106,7 +106,7 @@ class Between:
     def rest(self, seconds: float) -> None:
         """Pause as the file wants it, without being taken for a session that nobody needs any more."""
         if seconds >= _LOOK_EVERY:
-            self.show(f"pauses for {seconds:.1f} s between batches")
+            self.show(f"pausing for {seconds:.1f} s between batches")
         end = self._task.deadline.within(seconds)
         while not end.passed():
             self._see_whether_to_go_on()

@@ -29,7 +29,7 @@ _IN_THE_FUTURE = INVALID_PARAMETER_VALUE
 
 
 STANDBY_REMEDY = (
-    "Bring the standby back, or take it out: ALTER SYSTEM SET synchronous_standby_names = …; SELECT pg_reload_conf()."
+    "Bring the standby back, or remove it: ALTER SYSTEM SET synchronous_standby_names = …; SELECT pg_reload_conf()."
 )
 
 

@@ -301,22 +301,22 @@ def judge(table: Table, columns: Sequence[Column], indexes: Sequence[Index]) -> 
     numbers = [column.number for column in columns]
     leading = {index: _fault(index) for index in indexes if [part.number for part in index.parts] == numbers}
     if not leading:
-        return Unfit(f"no btree index of {table.name} begins with {names}", build)
+        return Unfit(f"no B-tree index on {table.name} starts with {names}", build)
     fit = next((index for index, fault in leading.items() if not fault), None)
     if fit is None:
         index, fault = next(iter(leading.items()))
-        again = f"Build it again: REINDEX INDEX CONCURRENTLY {index.name}."
+        again = f"Rebuild it: REINDEX INDEX CONCURRENTLY {index.name}."
         if table.kind == "p":
             again = (
-                f"Give each partition an index of these columns, and attach it: ALTER INDEX {index.name} ATTACH "
-                "PARTITION ...; the last one makes it valid."
+                f"Create an index on these columns for each partition and attach it: ALTER INDEX {index.name} ATTACH "
+                "PARTITION ...; attaching the last one makes it valid."
             )
-        reason = f"the index {index.name} of {table.name} cannot be used: {fault}"
+        reason = f"the index {index.name} on {table.name} cannot be used: {fault}"
         return Unfit(reason, build if index.valid else again)
     for operators in ([part.greater for part in fit.parts], [part.not_greater for part in fit.parts]):
         if len({operator.name for operator in operators}) > 1:
-            reason = f"the columns {names} are not compared by operators of one name"
-            return Unfit(reason, "Name one of these columns alone.")
+            reason = f"the columns {names} are not compared by operators of the same name"
+            return Unfit(reason, "Use only one of these columns.")
     return Key(table, tuple(columns), fit.parts)
 
 
@@ -324,14 +324,14 @@ def _build(table: Table, columns: Sequence[Column]) -> str:
     """Return how an index is made by which the table can be gone through, as a remedy."""
     for column in columns:
         if column.type_ in _UNORDERED:
-            return f"The type {column.type_} has no order: name columns of other types."
+            return f"The type {column.type_} has no sort order: use columns of other types."
     names = ", ".join(identifier_shown(column.name) for column in columns)
     if table.kind == "p":
         return (
-            f"Build one: CREATE INDEX ON {table.name} ({names}), in a file before it. On a partitioned table it cannot "
-            "be built CONCURRENTLY: nobody writes to it meanwhile."
+            f"Create one in an earlier file: CREATE INDEX ON {table.name} ({names}). On a partitioned table it cannot "
+            "be built CONCURRENTLY, so writes to the table wait meanwhile."
         )
-    return f"Build one: CREATE INDEX CONCURRENTLY ON {table.name} ({names}), in a file before it."
+    return f"Create one in an earlier file: CREATE INDEX CONCURRENTLY ON {table.name} ({names})."
 
 
 def relatives(oid: str) -> str:
@@ -358,7 +358,7 @@ def unsuited(key: Key, *, visible: bool, relatives: Sequence[str], changes: Chan
         schemas = {one.schema for part in key.parts for one in (part.not_less, part.not_greater)} - {"pg_catalog"}
         where = ", ".join(map(identifier_shown, sorted(schemas)))
         return Unfit(
-            f"BETWEEN would compare {names} otherwise than the index does, as the operators of its type are in the "
+            f"BETWEEN would compare {names} differently from the index, because the operators of its type are in the "
             f"schema {where}, which is not in the search_path",
             f"Add it to the search_path of this user or database: ALTER ROLE ... SET search_path = public, {where}.",
         )
@@ -366,23 +366,23 @@ def unsuited(key: Key, *, visible: bool, relatives: Sequence[str], changes: Chan
         base = next((change[1] for change in changes.assigned if change[1] in column.made_of), None)
         if base is not None:
             return Unfit(
-                f"the statement sets {identifier_shown(base)}, which {identifier_shown(column.name)} is made from, "
-                "and a row would move ahead of the batch and be changed again",
-                "Batch by a key that stays.",
+                f"the statement sets {identifier_shown(base)}, which {identifier_shown(column.name)} is generated "
+                "from, so a row could move ahead of the batch and be changed again",
+                "Use a key that the statement does not change.",
             )
     columns = {column.name for column in key.columns}
     moved = next((change for change in changes.assigned if change[0] in relatives and change[1] in columns), None)
     if moved is not None:
         return Unfit(
-            f"the statement sets {identifier_shown(moved[1])} by way of {identifier_shown(moved[0])}, and a row would "
+            f"the statement sets {identifier_shown(moved[1])} through {identifier_shown(moved[0])}, so a row could "
             "move ahead of the batch and be changed again",
-            "Batch by a key that stays.",
+            "Use a key that the statement does not change.",
         )
     into = next((name for name in changes.inserted if name in relatives), None)
     if into is not None:
         return Unfit(
-            f"the statement inserts rows by way of {identifier_shown(into)}, and those may be ahead of the batch",
-            "Insert into another table, and move the rows from there.",
+            f"the statement inserts rows through {identifier_shown(into)}, and they could be ahead of the batch",
+            "Insert into another table, then move the rows from there.",
         )
     return None
 
@@ -390,9 +390,9 @@ def unsuited(key: Key, *, visible: bool, relatives: Sequence[str], changes: Chan
 def _unfit_table(table: Table) -> Unfit | None:
     if table.kind not in _TABLES:
         kind = _KINDS.get(table.kind, "no table")
-        return Unfit(f"{table.name} is {kind}", "Name the table that the rows are in.")
+        return Unfit(f"{table.name} is {kind}", "Use the table that contains the rows.")
     if table.has_children:
-        reason = f"other tables inherit from {table.name}, and its indexes do not have their rows"
+        reason = f"other tables inherit from {table.name}, and its indexes do not contain their rows"
         return Unfit(reason, "Write a file for each of these tables.")
     return None
 
@@ -400,17 +400,18 @@ def _unfit_table(table: Table) -> Unfit | None:
 def _unfit_column(table: Table, column: Column) -> Unfit | None:
     name = identifier_shown(column.name)
     if not column.number:
-        remedy = "Correct the directive; if the column was renamed after the first batch, give it back its name."
+        remedy = "Correct the directive. If the column was renamed after the first batch, rename it back."
         return Unfit(f"{table.name} has no column {name}", remedy)
     if not column.not_null:
         remedy = (
-            f"Name a column that is NOT NULL, or make it so before: ALTER TABLE {table.name} ALTER COLUMN {name} SET "
+            f"Use a column that is NOT NULL, or make this one NOT NULL first: ALTER TABLE {table.name} ALTER COLUMN "
+            f"{name} SET "
         )
         return Unfit(
-            f"{name} may be NULL, and no batch would meet such a row",
+            f"{name} may be NULL, and no batch would include such a row",
             f"{remedy}NOT NULL."
             if table.kind != "m"
-            else "The columns of a materialized view always may: name the table that its rows come from.",
+            else "Columns of a materialized view are always nullable: use the table its rows come from.",
         )
     return None
 
@@ -424,13 +425,13 @@ def identifier_shown(name: str) -> str:
 def _fault(index: Index) -> str:
     """Return why an index with the right columns cannot be used; empty if it can."""
     if not index.valid:
-        return "it is not valid, as its build has failed or is under way"
+        return "it is not valid: its build failed or is still running"
     if index.partial:
-        return "it has a WHERE, so some rows are not in it"
+        return "it has a WHERE clause, so it does not contain all rows"
     if not all(part.default_class for part in index.parts):
-        return "it has an operator class that orders otherwise than the type's own"
+        return "its operator class sorts differently from the type's default"
     if not all(part.own_collation for part in index.parts):
-        return "it has another collation than its column"
+        return "its collation differs from its column's"
     if len({part.descending for part in index.parts}) > 1:
-        return "some of its columns are descending and others ascending"
+        return "some of its columns are descending and some ascending"
     return ""

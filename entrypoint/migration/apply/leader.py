@@ -85,9 +85,9 @@ _RECONNECT_PATIENCE = 3.0
 _NOTICE = 0.3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
-_LOOK_AT_IT = "see \\d schema_migrations in psql, drop what is in the way, and start again."
-_NO_LONGER_RECORDED = "migrations that were applied were not recorded as completed any more"
-_RECORD_AGAIN = "The next start runs again what is not recorded: entrypoint baseline records it without running it."
+_LOOK_AT_IT = "see \\d schema_migrations in psql, drop it, and start again."
+_NO_LONGER_RECORDED = "applied migrations were no longer recorded as completed"
+_RECORD_AGAIN = "The next start runs again what is not recorded. To record it without running it: entrypoint baseline."
 _CONNECTION_EXCEPTION = "08"
 # What is refused where an object, as one of a repeatable file, has to be dropped first.
 TO_BE_DROPPED = (
@@ -96,10 +96,10 @@ TO_BE_DROPPED = (
     DEPENDENT_OBJECTS_STILL_EXIST,
     FEATURE_NOT_SUPPORTED,
 )
-BEGAN_AS_UNITS = "an earlier start has committed some of them"
+BEGAN_AS_UNITS = "an earlier start committed some of them"
 _OWN_DOING = (
-    "The server takes writes: the file has made its transaction or session read-only, or writes to another server that "
-    "takes none."
+    "The server accepts writes: the file made its transaction or session read-only, or it writes to another server "
+    "that does not accept writes."
 )
 
 
@@ -310,10 +310,10 @@ class Leader:
         again = [migration.file.name for migration in runnable if migration.file.number in done]
         if again:
             raise LedgerChangedError(
-                f"{', '.join(again)}: applied by this start, and its row in schema_migrations is gone; it was not run "
+                f"{', '.join(again)}: applied by this start, but its row in schema_migrations is gone; it was not run "
                 "again",
-                remedy="See what has removed rows of schema_migrations: a migration that truncates all tables, for "
-                "example. entrypoint baseline records again what is applied.",
+                remedy="Find out what removed rows from schema_migrations, for example a migration that truncates "
+                "all tables. To record what is applied: entrypoint baseline.",
             )
 
     def _survey(self, deadline: Deadline) -> Plan:
@@ -322,7 +322,7 @@ class Leader:
         try:
             look = reading.look(self._worker, self._lease.place, assignment.role, patience, contending=False)
         except StatementError as error:
-            raise self._refused(error, "the ledger could not be read") from error
+            raise self._refused(error, "could not read the migration history") from error
         return assignment.plan(look.rows)
 
     def _refused(self, error: StatementError, doing: str) -> EntrypointError:
@@ -342,7 +342,7 @@ class Leader:
                 logs.event(
                     logs.WARNING,
                     "migration.as_units",
-                    f"{file.name}: {error.primary} ({error.sqlstate}); nothing of it is committed, and it runs again "
+                    f"{file.name}: {error.primary} ({error.sqlstate}); nothing in it was committed, so it runs again "
                     "with its own BEGIN and COMMIT, unit by unit, as psql would run it",
                     version=file.number,
                     file=file.name,
@@ -384,7 +384,7 @@ class Leader:
         try:
             return bool(self._worker.query(ask, task.patience)[-2])
         except StatementError as error:
-            raise self._refused(error, "the database's triggers could not be read") from error
+            raise self._refused(error, "could not read the database's triggers") from error
 
     def _as_units(self, task: Task, why: str) -> Task:
         """Return the same task for a file that is to run unit by unit. Raises EntrypointError if it cannot."""
@@ -392,10 +392,10 @@ class Leader:
         if migration.advice.faults:
             fault, file = migration.advice.faults[0], migration.file
             raise MigrationFilesError(
-                f"{file.name} has to run as units ({why}), and cannot: line {fault.line}: {fault.message}",
+                f"{file.name} has to run as units ({why}) but cannot: line {fault.line}: {fault.message}",
                 faults=(f"{file.name}:{fault.line}: {fault.message}",),
-                remedy="Change that line; or look which of its units took effect, take them out of the file, and "
-                "delete its row.",
+                remedy="Change that line. Or check which units took effect, remove them from the file, and delete "
+                "its row.",
             )
         outside.refuse_behind_pooler([migration], self._worker, self._lease.place)
         return task._replace(migration=migration)
@@ -492,12 +492,15 @@ class Leader:
             self._passing = error.sqlstate if classify.may_pass(error.sqlstate) else ""
             self._why = f"{file.name}: {error.primary}" if self._passing else self._why
             if self._blocker is None:
-                self._blocker, self._lock = self._who_locks_the_ledger(refusal), "a lock on the ledger's tables"
+                self._blocker, self._lock = (
+                    self._who_locks_the_ledger(refusal),
+                    ("a lock on the tables of the migration history"),
+                )
             raise self._out_of_time(task)
         if watched.gave_up is not None and error.sqlstate == QUERY_CANCELED:
             # The watcher's own cancel, for what PostgreSQL has no time-out for.
             why = (
-                f"waited for locks for {watched.gave_up.seconds:.1f} s in all, longer than the "
+                f"waited {watched.gave_up.seconds:.1f} s for locks in total, longer than the "
                 f"{watched.gave_up.allowed * 1000:.0f} ms of {_lock_timeout_of(task.migration)}"
             )
             waited_ms = round(watched.gave_up.seconds * 1000)
@@ -550,25 +553,26 @@ class Leader:
         facts = {"version": file.number, "file": file.name}
         if task.reverse:
             return LedgerChangedError(
-                f"{file.name}: the row of migration {file.number} in schema_migrations was not removed, though "
+                f"{file.name}: the row of migration {file.number} was not removed from schema_migrations, although "
                 f"PostgreSQL reported no error; {undone}",
-                remedy=f"A trigger or a rule on schema_migrations keeps the row: {_LOOK_AT_IT}",
+                remedy=f"A trigger or rule on schema_migrations keeps the row: {_LOOK_AT_IT}",
                 **facts,
             )
         ask = f"BEGIN READ ONLY; {session_state.ours(self._assignment.role)} {writing.is_applied(place, file.number)}"
         try:
             recorded = bool(self._worker.query(f"{ask}; COMMIT", Deadline(2 * GRACE))[-2])
         except StatementError as error:
-            return self._refused(error, "the ledger could not be read")
+            return self._refused(error, "could not read the migration history")
         if recorded:
             return LedgerChangedError(
-                f"{file.name}: somebody else recorded it as completed while it ran; {undone}",
-                remedy="entrypoint status shows the ledger. If the row is right, start again: the file is passed by.",
+                f"{file.name}: another session recorded it as completed while it ran; {undone}",
+                remedy="Check with entrypoint status. If the row is correct, start again: the file is then skipped.",
                 **facts,
             )
         return LedgerChangedError(
-            f"{file.name}: its row in schema_migrations was not written, though PostgreSQL reported no error; {undone}",
-            remedy=f"A trigger or a rule on schema_migrations keeps the row out, or the row was deleted: {_LOOK_AT_IT}",
+            f"{file.name}: its row was not written to schema_migrations, although PostgreSQL reported no error; "
+            f"{undone}",
+            remedy=f"A trigger or rule on schema_migrations blocked the row, or the row was deleted: {_LOOK_AT_IT}",
             **facts,
         )
 
@@ -580,15 +584,15 @@ class Leader:
         """
         file = task.migration.file
         spare = (
-            "Except those two tables from what the file truncates, deletes or drops; or keep them in a schema of their "
-            "own (MIGRATION_SCHEMA)."
+            "Exclude those two tables from what the file truncates, deletes or drops; or keep them in a separate "
+            "schema (MIGRATION_SCHEMA)."
         )
         fate = f", and {task.still}" if task.reverse else " and recorded as failed"
         gone = self._gone(task)
         if gone == "":
             return MigrationFailedError(
-                f"{file.name} removed rows of schema_migrations or migration_lock, in which this program keeps what is "
-                f"applied and who holds the lock; it was rolled back{fate}",
+                f"{file.name} removed rows from schema_migrations or migration_lock, where this program records what "
+                f"is applied and who holds the lock; it was rolled back{fate}",
                 remedy=spare,
                 version=file.number,
                 file=file.name,
@@ -603,8 +607,8 @@ class Leader:
                 file=file.name,
             )
         return MigrationFailedError(
-            f"{file.name}: while it ran, {rows}: the file changed schema_migrations, or another session did; the file "
-            "was recorded as failed",
+            f"{file.name}: while it ran, {rows}: either the file or another session changed schema_migrations; the "
+            "file was recorded as failed",
             remedy=f"{_record_again(gone)} If it was the file: {spare[0].lower()}{spare[1:]}",
             version=file.number,
             file=file.name,
@@ -629,35 +633,35 @@ class Leader:
         if refusal.of_our_own and refusal.error.sqlstate == DEPENDENT_OBJECTS_STILL_EXIST:
             name, obstacle = task.migration.file.name, refusal.error.detail or refusal.error.primary
             failure.message += (
-                f"; the program makes its own view again after {name}, and that is in the way: {obstacle}"
+                f"; this program recreates its own view after {name}, and something is in the way: {obstacle}"
             )
             failure.change = (
-                "Drop what depends on the view migration_status, and make it again afterwards; or leave the view out "
-                "of what the file makes, changes or drops. "
+                "Drop what depends on the view migration_status and recreate it afterwards; or leave that view out "
+                "of what the file creates, changes or drops. "
             )
             failure.remedy = failure.change + failure.remedy
         elif refusal.about_the_ledger and not classify.trouble(refusal.error.sqlstate):
             where, name = foreign(self._lease.place.schema), task.migration.file.name
             failure.message += (
-                f"; schema_migrations and migration_lock in schema {where} are this program's own, and it writes them "
-                f"after {name}"
+                f"; schema_migrations and migration_lock in schema {where} belong to this program, which writes to "
+                f"them after {name}"
             )
             failure.change = (
-                "Leave those two tables out of what the file makes, changes or drops, or puts triggers on; or keep "
-                "them in a schema of their own (MIGRATION_SCHEMA). "
+                "Leave those two tables out of what the file creates, changes or drops, and do not put triggers on "
+                "them; or keep them in a separate schema (MIGRATION_SCHEMA). "
             )
             failure.remedy = failure.change + failure.remedy
         return failure
 
     def _plain_failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         if task.reverse:
-            again = "Correct the file, or what it stumbled over, and start again"
+            again = "Correct the file, or whatever it ran into, and start again"
             return refusal.failure(reverse=True, remedy=f"It was rolled back, and {task.still}. {again}.")
         failure = refusal.failure()
         if refusal.error.sqlstate in TO_BE_DROPPED and self._assignment.directory.repeatables:
             failure.change = (
-                "If an object of repeatable/NAME.sql is in the way: drop it first (DROP ... IF EXISTS), with the line "
-                "`-- entrypoint: refresh = NAME` at the top of this file. "
+                "If an object from repeatable/NAME.sql is in the way, drop it first (DROP ... IF EXISTS), and put "
+                "the line `-- entrypoint: refresh = NAME` at the top of this file. "
             )
             failure.remedy = failure.change + failure.remedy
         if not task.migration.advice.transactional and (gone := self._gone(task)):
@@ -697,9 +701,9 @@ class Leader:
                 else f"{file.name}: the connection ended during COMMIT, and it is unknown whether it was committed",
                 remedy=f"{STANDBY_REMEDY} " * standby
                 + (
-                    "entrypoint status finds out: the ledger's row is gone with the migration or not at all."
+                    "Check with entrypoint status: the migration and its row are removed together, or not at all."
                     if task.reverse
-                    else "The next start finds out: the ledger's row is committed with the migration or not at all."
+                    else "The next start finds out: the migration and its row are committed together, or not at all."
                 ),
                 version=file.number,
                 file=file.name,
@@ -713,7 +717,7 @@ class Leader:
             return self._out_of_time(task)
         if lost.sqlstate is None or not classify.stopped_by_operator(lost.sqlstate):
             too_often = self._assignment.losses.note(spot, lost)
-            again = task.again if task.reverse else "Nothing is recorded as failed: the next start tries again."
+            again = task.again if task.reverse else "Nothing was recorded as failed: the next start tries again."
             return too_many(spot, lost, task.still, again) if too_often else lost
         if self._lease.guard_lost_lately(_NOTICE):
             return self._lease.lost()
@@ -726,7 +730,7 @@ class Leader:
         file = task.migration.file
         return MigrationStoppedError(
             f"{file.name} was stopped by an operator: {why}; what was not committed is rolled back, and {task.still}",
-            remedy="Start again when it may run.",
+            remedy="Start again when it is safe to run.",
             version=file.number,
             file=file.name,
             sqlstate=sqlstate,
@@ -750,7 +754,7 @@ class Leader:
         blocker = watched.blockers[0] if watched.blockers and sqlstate == LOCK_NOT_AVAILABLE else None
         self._lock = watched.lock
         if blocker is None and refusal is not None:
-            blocker, self._lock = self._who_locks_the_ledger(refusal), "a lock on the ledger's tables"
+            blocker, self._lock = self._who_locks_the_ledger(refusal), "a lock on the tables of the migration history"
         behind = f", behind {blocker.short}" if blocker else ""
         self._blocker, self._why, self._passing = blocker, f"{file.name}: {why}", sqlstate
         logs.event(
@@ -766,7 +770,7 @@ class Leader:
             **(blocker_fields(blocker) if blocker else {}),
         )
         now = time.monotonic()
-        retry = f"attempt {attempt} ended ({why}{behind}), and the next one begins in {seconds:.1f} s"
+        retry = f"attempt {attempt} ended ({why}{behind}); the next one starts in {seconds:.1f} s"
         count = len(task.migration.advice.statements)
         self._assignment.board.activity = Activity(file.name, 0, now, now, 1, count, None, retry=retry)
         if task.migration.advice.transactional and self._worker.login_pid == self._lease.place.backend_pid:
@@ -799,11 +803,11 @@ class Leader:
             self._worker.query(f"{transactions.ON_THIS_SERVER}\n{row}\nCOMMIT", deadline)
         except (StatementError, EntrypointError) as error:
             self._worker.rollback(Deadline(GRACE))
-            failure.remedy = f"{failure.change}Its failure could not be recorded, so the next start tries it again."
+            failure.remedy = f"{failure.change}The failure could not be recorded, so the next start tries it again."
             logs.event(
                 logs.WARNING,
                 "ledger.failure_not_recorded",
-                f"the failure of {file.name} could not be recorded: {error}",
+                f"could not record the failure of {file.name}: {error}",
                 file=file.name,
             )
 
@@ -817,22 +821,22 @@ class Leader:
         file, declared = task.migration.file, task.migration.advice.directives.timeout
         undone = "what was not committed is rolled back"
         if task.migration.advice.batched:
-            undone = f"{undone}. The next run goes on behind the batches that are committed"
+            undone = f"{undone}. The next run continues after the committed batches"
         why = self._why or self._assignment.losses.last
         if self._standby is None and self._worker.gave_standby_up:
             self._standby = standby_names(self._worker)
         if waited:
             undone = f"{undone}. {waited}"
         elif self._standby is not None:
-            undone = f"{undone}. {waited_for_standby(self._standby)} until the time was over"
+            undone = f"{undone}. {waited_for_standby(self._standby)} until the time ran out"
         elif self._blocker is not None:
             undone = f"{undone}. {file.name} waited behind {self._blocker.words()}"
-            undone += f". It wanted {self._lock}" if self._lock else ""
+            undone += f". It was waiting for {self._lock}" if self._lock else ""
         elif why:
-            undone = f"{undone}. The last attempt ended so: {why}"
+            undone = f"{undone}. The last attempt ended with: {why}"
         shorter = "or make the migration shorter, for example by working in batches."
         if task.migration.advice.batched:
-            shorter = "or let it run after the rollout, with no such limit: `-- entrypoint: phase = after`."
+            shorter = "or run it after the rollout, where no such limit applies: `-- entrypoint: phase = after`."
         if declared is not None:
             own = f"-- entrypoint: timeout = {spell(declared)}"
             message = f"{file.name} took longer than it declares ({own}); it was not finished, and {undone}"
@@ -841,8 +845,8 @@ class Leader:
             budget = round(self._assignment.apply.timeout * 1000)
             message = f"The migrations took longer than {budget}ms; {file.name} was not finished, and {undone}"
             remedy = (
-                "Raise MIGRATION_TIMEOUT_MS; give the file a time of its own, with a line like "
-                f"`-- entrypoint: timeout = 30min` at its top; {shorter}"
+                "Raise MIGRATION_TIMEOUT_MS; give the file its own limit, with a line like `-- entrypoint: timeout = "
+                f"30min` at the top; {shorter}"
             )
         remedy = f"{self._blocker.remedy()} Or: {remedy[0].lower()}{remedy[1:]}" if self._blocker else remedy
         known = blocker_fields(self._blocker) if self._blocker else {}
@@ -863,8 +867,8 @@ class Leader:
             logs.event(
                 logs.INFO,
                 "migration.declared_timeout",
-                f"{', '.join(f'{name} has {spell(seconds)}' for name, seconds in own.items())} for itself, beside "
-                f"MIGRATION_TIMEOUT_MS for the others: {spell(total)} in all at most",
+                f"{', '.join(f'{name} has {spell(seconds)}' for name, seconds in own.items())} of its own, and the "
+                f"others have MIGRATION_TIMEOUT_MS: {spell(total)} in total at most",
                 timeout_ms=round(total * 1000),
             )
 
@@ -878,8 +882,8 @@ class Leader:
             logs.event(
                 logs.INFO,
                 "migration.after",
-                f"{', '.join(late)}: to run after the rollout. Whether replicas of an earlier release still run cannot "
-                "be seen from the database",
+                f"{', '.join(late)}: running the files for after the rollout; the database cannot show whether "
+                "replicas of an earlier release are still running",
                 version=plan.current,
                 files=late,
             )
@@ -889,7 +893,7 @@ class Leader:
             logs.event(
                 logs.WARNING,
                 "migration.out_of_order",
-                f"{file.name} comes after {plan.current:03d} was applied; it runs now all the same",
+                f"{file.name} comes before {plan.current:03d}, which is already applied; running it anyway",
                 version=file.number,
                 file=file.name,
             )
@@ -902,7 +906,7 @@ class Leader:
         if task.reverse:
             level, name = logs.INFO, "migration.reversed"
             message = (
-                f"removed the row of migration {file.number}; there was nothing to run"
+                f"removed the row of migration {file.number}; nothing needed to be run"
                 if empty
                 else f"reversed migration {file.number} with {file.name} in {milliseconds} ms"
             )
@@ -945,7 +949,7 @@ def _tell_idle(migration: Prepared) -> None:
         logs.event(
             logs.WARNING,
             "migration.idle_commit",
-            f"{migration.file.name}: {', '.join(lines)} without a BEGIN: left out, as psql would pass it by",
+            f"{migration.file.name}: {', '.join(lines)} without a BEGIN: left out, as psql would ignore it",
             version=migration.file.number,
             file=migration.file.name,
         )
@@ -965,7 +969,7 @@ def prevented(failure: MigrationFailedError, trouble: Trouble, task: Task) -> Mi
     return MigrationPreventedError(
         f"{failure.message} ({trouble.words})",
         report=failure.report,
-        remedy=f"{trouble.remedy} The cause is not the file: what was not committed is rolled back, and {task.still}. "
+        remedy=f"{trouble.remedy} The file is not the cause. What was not committed is rolled back, and {task.still}. "
         f"{task.again}",
         **failure.fields,
     )

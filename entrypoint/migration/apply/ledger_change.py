@@ -66,12 +66,12 @@ def change_ledger(
                 if deadline.passed():
                     raise locked.timed_out(blockers, 0) from error
             if not classify.may_pass(error.sqlstate) or deadline.passed():
-                doing, schema = "the ledger could not be changed", lease.place.schema
+                doing, schema = "could not change the migration history", lease.place.schema
                 raise refused_on(lease.worker, schema, assignment.role, error, doing, reading=False) from error
             logs.event(
                 logs.WARNING,
                 "ledger.locked",
-                f"the ledger could not be changed yet: {why}; trying again",
+                f"could not change the migration history: {why}; trying again",
                 sqlstate=error.sqlstate,
             )
             pause(min(_PAUSE, deadline.remaining()))
@@ -115,6 +115,6 @@ def _settle(
         raise lost
     if verdict == "unknown":
         raise MigrationError(
-            f"{ended[0].upper()}{ended[1:]}, and it is unknown whether the ledger was changed",
-            remedy=f"{remedy}entrypoint status shows how it is now.",
+            f"{ended[0].upper()}{ended[1:]}, and it is unknown whether the migration history was changed",
+            remedy=f"{remedy}Check with entrypoint status.",
         )

@@ -65,8 +65,9 @@ def _warn_if_unadopted(assignment: Assignment, plan: Plan, prepared: Iterable[Pr
     logs.event(
         logs.WARNING,
         "adopt.missing",
-        f"another tool has its history here ({table.shown}), and nothing is recorded: what it applied will run again",
-        remedy=f"MIGRATION_ADOPT={tool}, or entrypoint adopt --from {tool}, takes that history over first.",
+        f"another tool keeps its history here ({table.shown}), and nothing is recorded yet: what it applied will run "
+        "again",
+        remedy=f"To take over that history first: MIGRATION_ADOPT={tool}, or entrypoint adopt --from {tool}.",
         tool=tool,
         table=table.shown,
     )

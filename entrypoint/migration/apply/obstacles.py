@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 def unfit(file: MigrationFile, batch: Batch, verdict: Unfit, earlier: Walk | None) -> MigrationPreventedError:
     """Return the error for a table that cannot be gone through by that key."""
-    done, then = "no batch was run", "Nothing is recorded as failed: the next start tries again."
+    done, then = "no batch was run", "Nothing was recorded as failed: the next start tries again."
     if earlier is not None and earlier.batches:
         then = "The next start tries again."
-        done = f"it stands at {earlier.words()}, and nothing more of it was run"
+        done = f"it is at {earlier.words()}, and no further batch was run"
     return MigrationPreventedError(
         f"{file.name} cannot run in batches by {batch.table} ({', '.join(batch.columns)}): {verdict.reason}; {done}",
         remedy=f"{verdict.remedy} {then}",
@@ -33,14 +33,14 @@ def unfit(file: MigrationFile, batch: Batch, verdict: Unfit, earlier: Walk | Non
 def elsewhere(file: MigrationFile, batch: Batch, walk: Walk, ground: tuple[str, ...]) -> MigrationFailedError:
     """Return the error for a walk whose table or key is not what it was: its place there says nothing here."""
     before = walk.ground or ("",)
-    what = f"the key of {batch.table} was {', '.join(before[1:])} then, and is {', '.join(ground[1:])} now"
+    what = f"the key of {batch.table} was {', '.join(before[1:])} and is now {', '.join(ground[1:])}"
     if before[1:] == ground[1:]:
-        what = f"{batch.table} is another table than it was then"
+        what = f"{batch.table} is not the same table as before"
     return _stopped(
         file,
         walk,
-        f"{file.name} stands at {walk.words()}, but {what}; nothing more of it was run",
-        f"Undo what was changed about {batch.table}, and entrypoint repair --failed lets it go on there. "
+        f"{file.name} is at {walk.words()}, but {what}; no further batch was run",
+        f"Undo the change to {batch.table}, then run entrypoint repair --failed to let it continue there. "
         f"{_from_the_first(file)}",
     )
 
@@ -51,17 +51,17 @@ def changed(file: MigrationFile, walk: Walk, *, batched: bool = True) -> Migrati
     return _stopped(
         file,
         walk,
-        f"{file.name} has changed since its first batch, and stands at {walk.words()}; nothing more of it was run",
-        f"If the file as it is now may run for all rows: entrypoint repair --failed, and it runs from the {first}. "
-        "Or deploy the file as it was, and it goes on where it was; then write what has changed as another migration.",
+        f"{file.name} has changed since its first batch, and is at {walk.words()}; no further batch was run",
+        f"If the changed file can safely run for all rows: entrypoint repair --failed. It then runs from the {first}. "
+        "Or deploy the original file, and it continues where it stopped; put the change into a new migration.",
     )
 
 
 def renumbered(file: MigrationFile, walk: Walk, number: str, name: str) -> MigrationPreventedError:
     """Return the error for a file whose statement has begun as another one, of this `number` and `name`."""
     return MigrationPreventedError(
-        f"{file.name} is the statement of {foreign(name)}, which stands at {walk.words()}; nothing more of it was run",
-        remedy="Give the file its earlier name again, and it goes on there. Or have the row follow it: UPDATE "
+        f"{file.name} has the same statement as {foreign(name)}, which is at {walk.words()}; no further batch was run",
+        remedy="Give the file its old name again, and it continues there. Or update the row to match: UPDATE "
         f"schema_migrations SET migration_number = {file.number}, filename = {literal(file.name)} WHERE "
         f"migration_number = {number}.",
         version=file.number,
@@ -76,24 +76,24 @@ def incomparable(
     if walk.cursor is None:
         verdict = Unfit(
             f"PostgreSQL cannot compare its values: {error.primary}",
-            "Name other columns; or, where the column has a domain over an enumeration, give it that type itself.",
+            "Use other columns. If the column's type is a domain over an enum, change it to the enum itself.",
         )
         return unfit(file, batch, verdict, walk)
     columns = ", ".join(batch.columns)
     return _stopped(
         file,
         walk,
-        f"{file.name} stands at {walk.words()}, but {columns} can no longer be compared with that: {error.primary}; "
-        "nothing more of it was run",
-        f"Undo what was changed about {batch.table} ({columns}) or its type, and entrypoint repair --failed lets it go "
-        f"on where it stands. {_from_the_first(file)}",
+        f"{file.name} is at {walk.words()}, but {columns} can no longer be compared with that: {error.primary}; no "
+        "further batch was run",
+        f"Undo the change to {batch.table} ({columns}) or to its type, then run entrypoint repair --failed to let it "
+        f"continue. {_from_the_first(file)}",
     )
 
 
 def _from_the_first(file: MigrationFile) -> str:
     return (
-        "If the file may run for all rows, those too that it has met: delete its row, and it runs from the first "
-        f"batch: DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
+        "If the file can safely run for all rows, including those already done, delete its row, and it runs from the "
+        f"first batch: DELETE FROM schema_migrations WHERE migration_number = {file.number} AND status = 'failed'."
     )
 
 

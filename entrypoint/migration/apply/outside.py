@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 _OUR_ENCODING = "UTF8"
 _LOCK_TABLE = "migration_lock"
-_DIRECTLY = "Set MIGRATION_DATABASE_URL to the server itself; DATABASE_URL can stay as it is."
+_DIRECTLY = "Set MIGRATION_DATABASE_URL to the server's own address; DATABASE_URL can stay as it is."
 _COMMIT_BY_THEMSELVES = (("CALL",), ("DO",))
 
 
@@ -70,15 +70,15 @@ def refuse_behind_pooler(prepared: Iterable[Prepared], session: Session, place: 
     names = [one.file.name for one in others if one.advice.no_transaction or one.advice.outside]
     if names:
         raise ConfigurationError(
-            f"{', '.join(names)} must run outside a transaction, which needs a direct connection, and there is a "
-            "pooler in between; nothing was run",
+            f"{', '.join(names)} must run outside a transaction. That needs a direct connection, and this one goes "
+            "through a pooler; nothing was run",
             remedy=_DIRECTLY,
         )
     for one in others:
         if why := needs_its_session(one.advice.body, cut(one.advice.body, one.advice)):
             raise ConfigurationError(
-                f"{one.file.name} runs as units ({one.advice.units}), and {why}, which needs a direct connection; "
-                "there is a pooler in between, and nothing of the file was run",
+                f"{one.file.name} runs as units ({one.advice.units}), and {why}. That needs a direct connection, and "
+                "this one goes through a pooler; nothing in the file was run",
                 remedy=_DIRECTLY,
             )
 
@@ -171,8 +171,8 @@ class Steps:
             logs.event(
                 logs.WARNING,
                 "migration.begun_again",
-                f"{file.name} failed at line {stopped.line}, and the statements before that have changed since; it "
-                "runs from its first statement",
+                f"{file.name} failed at line {stopped.line}, and the statements before it have changed since; running "
+                "it from its first statement",
                 file=file.name,
                 statement=stopped.statement,
             )
@@ -182,7 +182,7 @@ class Steps:
         logs.event(
             logs.WARNING,
             "migration.resumed",
-            f"{file.name} failed at line {stopped.line}, and the statements before that are the same; going on there",
+            f"{file.name} failed at line {stopped.line}, and the statements before it are unchanged; continuing there",
             file=file.name,
             statement=stopped.statement,
         )
@@ -205,7 +205,7 @@ class Steps:
         index = next((i for i, unit in enumerate(self._units) if unit.number == number), None)
         if index is None:
             raise self._unknown_outcome(
-                f"was interrupted at {message}; it cannot be known which of its statements that is", row
+                f"was interrupted at {message}, and it is unknown which of its statements that is", row
             )
         self._restore_session(index, f"was interrupted at {message}", row)
         self._named = self._next = index
@@ -214,7 +214,7 @@ class Steps:
         logs.event(
             logs.WARNING,
             "migration.resumed",
-            f"{self._task.migration.file.name} was interrupted at {message}; going on from there",
+            f"{self._task.migration.file.name} was interrupted at {message}; continuing from there",
             file=self._task.migration.file.name,
             statement=number,
         )
@@ -225,8 +225,7 @@ class Steps:
         unknown = min(filter(None, (left.unknown, self._changed_by_function(left.runs))), default=None)
         if unknown is not None:
             raise self._unknown_outcome(
-                f"{what}; what statement {unknown} did to its session is lost, and what comes after it may depend on "
-                "that",
+                f"{what}; what statement {unknown} did to its session is lost, and later statements may depend on it",
                 row,
             )
         for setting in left.settings:
@@ -259,7 +258,7 @@ class Steps:
         if not (refused or repeatable(unit)):
             row = self._progress(index)
             raise self._unknown_outcome(
-                f"was interrupted at {without_stop(row)}; it cannot be known whether that took effect", row
+                f"was interrupted at {without_stop(row)}, and it is unknown whether that took effect", row
             )
         return False
 
@@ -268,8 +267,8 @@ class Steps:
         file = self._task.migration.file
         failure = MigrationFailedError(
             f"{file.name} {why}",
-            remedy="Look which of its statements took effect. Then finish it by hand and set its row's status to "
-            "'completed', or take what took effect out of the file, or undo it, and delete the row.",
+            remedy="Check which of its statements took effect. Then either finish it by hand and set its row's "
+            "status to 'completed'; or remove those statements from the file, or undo them, and delete the row.",
             version=file.number,
             file=file.name,
         )
@@ -356,7 +355,7 @@ class Steps:
             file = self._task.migration.file
             self._worker.rollback(Deadline(2 * GRACE))
             raise MigrationFailedError(
-                f"{file.name} leaves a transaction open; that transaction was rolled back",
+                f"{file.name} left a transaction open, and it was rolled back",
                 remedy="End it with COMMIT in the same file.",
                 version=file.number,
                 file=file.name,
@@ -540,7 +539,7 @@ class Steps:
         logs.event(
             logs.WARNING,
             "migration.invalid_index",
-            f"dropping the invalid index {qualified} that an unfinished build left",
+            f"dropping the invalid index {qualified}, left over from an unfinished build",
             file=self._task.migration.file.name,
             index=qualified,
         )
@@ -551,7 +550,7 @@ class Steps:
             if self._index_is_valid(unit) is False:
                 self._drop_index(unit)
         except Refused as refusal:
-            logs.event(logs.WARNING, "migration.invalid_index", f"an invalid index was left: {refusal}")
+            logs.event(logs.WARNING, "migration.invalid_index", f"an invalid index was left behind: {refusal}")
 
     def _query(self, sql: str) -> list[list[tuple[str | None, ...]]]:
         return ours(self._task, lambda: self._worker.query(sql, self._task.patience))

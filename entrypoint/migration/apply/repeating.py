@@ -101,7 +101,7 @@ class Repeater(Leader):
                 self._lease.open(patience, lock_timeout_ms=patience.milliseconds() // 2 + 1)
                 self._worker.query(f"SET LOCAL client_min_messages = warning; {repeated.ddl(place)}\nCOMMIT", patience)
         except StatementError as error:
-            raise self._refused(error, "the table repeatable_migrations could not be made") from error
+            raise self._refused(error, "could not create the table repeatable_migrations") from error
         finally:
             self._worker.rollback(patience)
 
@@ -110,7 +110,7 @@ class Repeater(Leader):
         try:
             known = repeated.read(self._worker, self._lease.place, self._assignment.role, patience)
         except StatementError as error:
-            raise self._refused(error, "the texts of repeatable files could not be read") from error
+            raise self._refused(error, "could not read the texts of repeatable files") from error
         return repeated.judge_meanwhile(known, self._assignment.directory, repeats)
 
     def _until_it_is_in(self, tasks: Sequence[Task]) -> None:
@@ -186,11 +186,11 @@ class Repeater(Leader):
 
     def _failure(self, task: Task, refusal: Refused) -> MigrationFailedError:
         name = name_of(task.migration)
-        remedy = "All repeatable files were rolled back, and each start tries them again. Correct it."
+        remedy = "All repeatable files were rolled back, and every start tries them again. Correct the file."
         if refusal.error.sqlstate in TO_BE_DROPPED:
             remedy = (
-                "PostgreSQL cannot replace it as it is: drop it (DROP ... IF EXISTS) in a new migration, with the line "
-                f"`-- entrypoint: refresh = {name}` at its top, so that this file is applied behind it. {remedy}"
+                "PostgreSQL cannot replace it in place: drop it (DROP ... IF EXISTS) in a new migration with the "
+                f"line `-- entrypoint: refresh = {name}` at the top, so that this file is applied after it. {remedy}"
             )
         failure = refusal.failure(remedy=remedy)
         # Its number is the image's newest.
@@ -201,7 +201,7 @@ class Repeater(Leader):
         error = super()._out_of_time(task, waited)
         if _ITS_OWN_TIME in error.remedy:
             # These files have no time of their own: they are one transaction.
-            error.remedy = "Raise MIGRATION_TIMEOUT_MS, or put what takes long into a migration. Then start again."
+            error.remedy = "Raise MIGRATION_TIMEOUT_MS, or move what takes long into a migration. Then start again."
         return error
 
     def _plain_failure(self, task: Task, refusal: Refused) -> MigrationFailedError:

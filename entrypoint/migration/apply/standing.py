@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.apply.attempt import Refused, Task
     from entrypoint.migration.script.scanner import Statement
 
-BETRAYAL = "ended the transaction that it ran in"
+BETRAYAL = "ended the transaction it ran in"
 """What a file has done that commits by a way which no parser sees; so the ledger says it."""
 
 _PAUSE = 0.2
@@ -120,8 +120,8 @@ def file_ended_transaction(task: Task, refusal: Refused | None = None) -> Migrat
     except (StatementError, EntrypointError):
         worker.abandon()
     unrecorded = task.still if task.reverse else "it is not recorded as applied"
-    what = f"{BETRAYAL}; part of it is committed, and {unrecorded}"
-    remedy = "Remove COMMIT and ROLLBACK from the file, undo by hand what it did, and start again."
+    what = f"{BETRAYAL}; part of it was committed, and {unrecorded}"
+    remedy = "Remove COMMIT and ROLLBACK from the file, undo what it did by hand, and start again."
     if refusal is None:
         return MigrationFailedError(f"{file.name} {what}", remedy=remedy, version=file.number, file=file.name)
     failure = refusal.failure(remedy=remedy)
@@ -147,9 +147,9 @@ def strings_read_otherwise(
         return None
     worker.rollback(Deadline(2 * GRACE))
     return MigrationFailedError(
-        f"{file.name}:{statement.line}: here or below, {strings.SETTING} is set to {value} in a way that cannot be "
-        "followed, and a backslash comes after it",
-        remedy=f"Write SET {strings.SETTING} = {value}; as a statement of its own, outside of any block, or strings "
+        f"{file.name}:{statement.line}: here or further down, {strings.SETTING} is set to {value} in a way that "
+        "cannot be tracked, and a backslash follows",
+        remedy=f"Write SET {strings.SETTING} = {value}; as a separate statement outside any block, or write strings "
         "with a backslash as E'…'.",
         version=file.number,
         file=file.name,

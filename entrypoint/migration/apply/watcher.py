@@ -245,9 +245,7 @@ class Watcher:
             return  # That file has ended meanwhile.
         if not ours and not lease.row_freed_by_file:
             lease.revoked = True
-            logs.event(
-                logs.WARNING, "lock.revoked", "the migration lock is no longer ours; stopping", file=activity.file
-            )
+            logs.event(logs.WARNING, "lock.revoked", "lost the migration lock; stopping", file=activity.file)
             lease.worker.cancel()
             return
         if standby and not self._standby:
@@ -279,8 +277,7 @@ class Watcher:
             logs.event(
                 logs.WARNING,
                 "migration.blocked",
-                f"{activity.file} has waited for {length:.1f} s for {wait.mode} on {wait.target}, behind "
-                f"{blocker.words()}",
+                f"{activity.file} has waited {length:.1f} s for {wait.mode} on {wait.target}, behind {blocker.words()}",
                 file=activity.file,
                 statement=activity.statement,
                 statements=activity.statements,
@@ -301,7 +298,7 @@ class Watcher:
         logs.event(
             logs.INFO,
             "migration.progress",
-            f"still at {activity.file}, {activity.words()}, for {seconds:.0f} s"
+            f"still running {activity.file}, {activity.words()}, for {seconds:.0f} s"
             + (f": {known.words()}" if known else ""),
             file=activity.file,
             statement=activity.statement,

@@ -52,7 +52,7 @@ def make_room(assignment: Assignment, lease: Lease, numbers: Iterable[int], dead
         logs.event(
             logs.INFO,
             "ledger.widened",
-            f"made migration_number bigint in schema {schema}, for numbers above {widening.LARGEST_INTEGER}",
+            f"changed migration_number to bigint in schema {schema}, for numbers above {widening.LARGEST_INTEGER}",
             schema=schema,
         )
 
@@ -82,14 +82,14 @@ def _judge(assignment: Assignment, lease: Lease, error: StatementError, attempt:
         if deadline.passed():
             raise locked.timed_out(blockers, 0) from error
     if not classify.may_pass(error.sqlstate) or deadline.passed():
-        doing, schema = "the column migration_number could not be made bigint", lease.place.schema
+        doing, schema = "could not change the column migration_number to bigint", lease.place.schema
         raise refused_on(lease.worker, schema, assignment.role, error, doing, reading=False) from error
     longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
     seconds = min(uniform(longest / 2, longest), deadline.remaining())
     logs.event(
         logs.WARNING,
         "ledger.locked",
-        f"the column migration_number could not be made bigint yet: {why}; trying again in {seconds:.1f} s",
+        f"could not change the column migration_number to bigint: {why}; trying again in {seconds:.1f} s",
         sqlstate=error.sqlstate,
         attempt=attempt,
         pause_ms=round(seconds * 1000),

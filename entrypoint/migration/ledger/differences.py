@@ -37,18 +37,18 @@ class Differences:
                 logs.event(
                     logs.WARNING,
                     "files.changed",
-                    f"{file.name} is not what was applied: its checksum differs from the ledger's",
+                    f"{file.name} was changed after it was applied: its checksum differs from the one recorded",
                     version=file.number,
                     file=file.name,
-                    remedy="Undo the change and write a new migration for it; or accept it: "
-                    "entrypoint repair --checksums.",
+                    remedy="Undo the change and put it into a new migration. Or accept the file as it is: entrypoint "
+                    "repair --checksums.",
                 )
         for row in plan.missing:
             if ("missing", row.number) not in self._told:
                 logs.event(
                     logs.WARNING,
                     "files.missing",
-                    f"{row.filename} is applied, but there is no such file",
+                    f"{row.filename} is applied, but its file is missing",
                     version=row.number,
                     file=row.filename,
                 )

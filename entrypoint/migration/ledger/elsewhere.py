@@ -67,8 +67,8 @@ def refuse_second(
             logs.event(
                 logs.WARNING,
                 "ledger.elsewhere",
-                f"the same migrations are recorded in schema {schema!r}, too; taking schema {place.schema!r} for "
-                "another tenant's, where all of them are to run",
+                f"the same migrations are also recorded in schema {schema!r}; assuming that schema {place.schema!r} "
+                "belongs to another tenant and running all of them there",
                 schema=place.schema,
                 other_schema=schema,
             )
@@ -139,17 +139,19 @@ def _rows(session: Session, schema: str, role: str | None, deadline: Deadline) -
     try:
         return ask(session, role, deadline, (query,))[0]
     except StatementError as error:
-        logs.event(logs.DEBUG, "ledger.not_readable", f"the ledger in schema {schema!r} was not read: {error}")
+        logs.event(
+            logs.DEBUG, "ledger.not_readable", f"did not read the migration history in schema {schema!r}: {error}"
+        )
         return []
 
 
 def _second(schema: str, place: Place) -> SecondLedgerError:
     ours, theirs = identifier(place.schema), identifier(schema)
     return SecondLedgerError(
-        f"These migrations are recorded in schema {foreign(schema)!r} already, but the place for the ledger is schema "
-        f"{place.schema!r}, where all of them would run again; nothing was run",
-        remedy=f"To go on with that ledger, set MIGRATION_SCHEMA={foreign(schema)}. If all of them are to run for "
-        f"schema {place.schema!r} as well, make its ledger first: CREATE SCHEMA IF NOT EXISTS {ours}; CREATE TABLE "
+        f"These migrations are already recorded in schema {foreign(schema)!r}, but the migration history would now be "
+        f"kept in schema {place.schema!r}, and all of them would run again there; nothing was run",
+        remedy=f"To keep using that history, set MIGRATION_SCHEMA={foreign(schema)}. To run all migrations for schema "
+        f"{place.schema!r} as well, create its history first: CREATE SCHEMA IF NOT EXISTS {ours}; CREATE TABLE "
         f"{ours}.schema_migrations (LIKE {theirs}.schema_migrations INCLUDING ALL).",
         schema=place.schema,
         other_schema=foreign(schema),

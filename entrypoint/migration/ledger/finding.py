@@ -64,9 +64,9 @@ def _described(about: Row, relations: Sequence[Row], schema: str | None, command
     backend_pid, server_start, standby, read_only = about
     if not relations and not schema:
         raise ConfigurationError(
-            "The connection has no current schema, so there is no place for the ledger",
-            remedy="Set MIGRATION_SCHEMA, or a search_path in which a schema exists. If the address names a schema "
-            "(schema=…), create it.",
+            "The connection has no current schema, so there is no place for the migration history",
+            remedy="Set MIGRATION_SCHEMA, or a search_path that contains an existing schema. If the address names a "
+            "schema (schema=…), create it.",
         )
     place = place_of(relations, schema, command)._replace(
         schema_exists=bool(relations),
@@ -101,9 +101,9 @@ def refuse_intrusion(place: Place) -> None:
     if place.intrusion:
         raise ForeignLedgerError(
             f"{place.untrusted}; nothing was touched",
-            remedy="Connect as the owner, or set MIGRATION_ROLE to it; or, if what is there is to be trusted, change "
-            "the owner with ALTER TABLE ... OWNER TO ...; or set MIGRATION_SCHEMA to a schema of its own. A login that "
-            f"is not to migrate needs no CREATE on schema {identifier(place.schema)}.",
+            remedy="Connect as the owner, or set MIGRATION_ROLE to it. If you trust what is there, change the owner "
+            "with ALTER TABLE ... OWNER TO .... Or set MIGRATION_SCHEMA to a separate schema. A login that does "
+            f"not migrate needs no CREATE privilege on schema {identifier(place.schema)}.",
             schema=place.schema,
         )
 
@@ -158,9 +158,7 @@ def refuse_strangers(session: Connection, place: Place, role: str | None, deadli
     """
     parts = (*walk(place.schema), _namesakes_sql(place, role))
     for (what,) in session.query(";\n".join(parts), deadline)[-1]:
-        raise foreign_ledger(
-            place, f"In schema {place.schema!r} there is {what}, which is not of this program's making"
-        )
+        raise foreign_ledger(place, f"Schema {place.schema!r} contains {what}, which this program did not create")
 
 
 def _namesakes_sql(place: Place, role: str | None) -> str:

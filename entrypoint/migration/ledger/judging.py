@@ -48,9 +48,9 @@ def tell_if_ahead(verdict: Verdict, wanted: Wanted) -> None:
 def failed_elsewhere(wanted: Wanted, number: int) -> CommandFailedError:
     """Return the error for a run that failed with the same inputs while this start waited."""
     return CommandFailedError(
-        f"{shown(wanted)} failed in another replica with the same inputs, and was not run again by this start "
-        f"(run {number} in migration_commands)",
-        remedy="entrypoint status shows the end of its output. The next start runs it again.",
+        f"{shown(wanted)} failed in another replica with the same inputs, so this start did not run it again (run "
+        f"{number} in migration_commands)",
+        remedy="The end of its output is in entrypoint status. The next start runs it again.",
         command=shown(wanted),
         run=number,
     )
@@ -59,4 +59,4 @@ def failed_elsewhere(wanted: Wanted, number: int) -> CommandFailedError:
 def tell_pending(verdict: Verdict, wanted: Wanted) -> None:
     """Log that the tool is to run, and why."""
     command = shown(wanted)
-    logs.event(logs.INFO, "command.pending", f"{command} is to run: {verdict.why}", command=command)
+    logs.event(logs.INFO, "command.pending", f"{command} needs to run: {verdict.why}", command=command)

@@ -75,26 +75,26 @@ def remedy(facts: Facts) -> str:
     stored = _stored_remedy(facts, resets) if resets else ""
     if facts.source == "client":
         removal = (
-            f"{SETTING} is on by the options of the connection: remove it from `options` in the address, or from "
-            "PGOPTIONS if the address has none."
+            f"The connection's options turn {SETTING} on. Remove it from `options` in the address, or from PGOPTIONS "
+            "if the address has no options."
         )
         return f"{removal} Then: {stored}" if stored else removal
     if stored:
         return stored
     if facts.source in _RESETS:
         return (
-            f"{SETTING} was on {_FOR_WHOM[facts.source].format(**facts._asdict())} when this session began, and is not "
-            "any more: start again. Behind a pooler, have it make new connections (PgBouncer: RECONNECT)."
+            f"{SETTING} was on {_FOR_WHOM[facts.source].format(**facts._asdict())} when this session began, and is "
+            "now off: start again. Behind a pooler, have it reconnect (PgBouncer: RECONNECT)."
         )
-    instead = f"Or, if migrations may write all the same, add {_OFF} to MIGRATION_DATABASE_URL."
+    instead = f"Or, if migrations may write anyway, add {_OFF} to MIGRATION_DATABASE_URL."
     if facts.source == "command line":
-        return f"The server was started with {SETTING} on its command line: start it without. {instead}"
+        return f"The server was started with {SETTING} on its command line. Start it without. {instead}"
     if facts.source == "configuration file":
         return f"{_configured(facts)}. {instead}"
     return (
-        f"{SETTING} is on in the server's session (source: {facts.source}): set by the file, by another client of a "
-        "pooler, or by a trigger on login. Have it not set there, and the pooler make new connections (PgBouncer: "
-        "RECONNECT); or set MIGRATION_DATABASE_URL to the server itself."
+        f"{SETTING} is on in the server's session (source: {facts.source}): the file, another client of the pooler, "
+        "or a login trigger set it. Remove it there and have the pooler reconnect (PgBouncer: RECONNECT); or set "
+        "MIGRATION_DATABASE_URL to the server's own address."
     )
 
 
@@ -105,8 +105,8 @@ def _stored_remedy(facts: Facts, sources: list[str]) -> str:
     who = _RESETS[sources[0]][0].format(**names) if len(sources) == 1 else "As a superuser"
     statements = "; ".join(f"{_RESETS[source][1].format(**names)} {SETTING}" for source in sources)
     return (
-        f"{SETTING} is on {places}. {who}: {statements}. If that session is read-only itself, type SET {SETTING} = off "
-        f"first. Or, if migrations may write all the same, add {_OFF} to MIGRATION_DATABASE_URL."
+        f"{SETTING} is on {places}. {who}: {statements}. If that session is itself read-only, run SET {SETTING} = off "
+        f"first. Or, if migrations may write anyway, add {_OFF} to MIGRATION_DATABASE_URL."
     )
 
 
@@ -119,10 +119,12 @@ def _configured(facts: Facts) -> str:
         )
     if facts.file.endswith(_AUTO_CONF):
         return (
-            f"{SETTING} is on in the server's configuration, by ALTER SYSTEM. As a superuser: ALTER SYSTEM RESET "
+            f"{SETTING} is on in the server's configuration, through ALTER SYSTEM. As a superuser: ALTER SYSTEM RESET "
             f"{SETTING}; {reload}"
         )
-    return f"{SETTING} is on in {facts.file}, line {facts.line}: set it to off there, and as a superuser: {reload}"
+    return (
+        f"{SETTING} is on in {facts.file}, line {facts.line}. Set it to off there, and then, as a superuser: {reload}"
+    )
 
 
 def ask(session: Session, deadline: Deadline) -> Facts | None:

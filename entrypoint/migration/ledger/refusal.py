@@ -58,7 +58,7 @@ def lacking(session: Session, schema: str, role: str | None, error: StatementErr
     if error.sqlstate != INSUFFICIENT_PRIVILEGE or error.hides_rows or not session.usable:
         return None
     remedy = _grants(session, schema, role, reading=False)
-    return None if remedy is None else Trouble("this user lacks a privilege on the ledger", remedy)
+    return None if remedy is None else Trouble("this user lacks a privilege on the migration history", remedy)
 
 
 def takes_no_writes(session: Session, message: str, sqlstate: str, *, pooled: bool) -> ReadOnlyError | None:
@@ -82,7 +82,7 @@ def read_only(message: str, sqlstate: str | None = None) -> ReadOnlyError:
     """Return the error for a server that accepts no writes."""
     return ReadOnlyError(
         message,
-        remedy="Migrations run on the primary: set MIGRATION_DATABASE_URL to it, or add "
+        remedy="Run migrations on the primary: set MIGRATION_DATABASE_URL to it, or add "
         "target_session_attrs=read-write to a URL with several hosts.",
         sqlstate=sqlstate,
     )
@@ -109,15 +109,16 @@ def _grants(session: Session, schema: str | None, role: str | None, *, reading: 
     facts = privileges.ask(session, schema, role, Deadline(_PATIENCE), reading=reading)
     if facts is not None and facts.superuser and not facts.takes_role:
         return (
-            f"MIGRATION_ROLE is a superuser, {facts.role}, and {facts.login} should not become one: set it to the role "
-            "that is to own the ledger, and GRANT that one; or set MIGRATION_DATABASE_URL to its owner."
+            f"MIGRATION_ROLE is a superuser, {facts.role}, and {facts.login} should not become one. Set it to the "
+            "role that should own the migration history, and GRANT that role; or set MIGRATION_DATABASE_URL to its "
+            "owner."
         )
     if facts is None or not (grants := privileges.grants(facts, reading=reading)):
         return None
     other = "MIGRATION_ROLE" if facts.takes_role else "another MIGRATION_ROLE"
     return (
-        f"As the owner, or as a superuser: {'; '.join(grants)}. Or set MIGRATION_DATABASE_URL to a user that has "
-        f"these privileges, or {other} to a role that has."
+        f"As the owner, or as a superuser: {'; '.join(grants)}. Or set MIGRATION_DATABASE_URL to a user with these "
+        f"privileges, or {other} to a role with them."
     )
 
 
@@ -128,8 +129,8 @@ def _facts(error: StatementError) -> dict[str, str | None]:
 def _refused(error: StatementError, message: str) -> MigrationError:
     """Return what can be told without asking."""
     if writing.is_not_written(error):
-        message = f"{message.removesuffix(error.primary)}PostgreSQL reported no error, and did not write the row"
-        remedy = "A trigger or a rule on schema_migrations keeps it out: drop it, and start again."
+        message = f"{message.removesuffix(error.primary)}PostgreSQL reported no error but did not write the row"
+        remedy = "A trigger or rule on schema_migrations blocks the row. Drop it and start again."
     elif error.hides_rows:
         remedy = (
             "Row-level security on that table hides rows from this user. As its owner: ALTER TABLE … DISABLE ROW LEVEL "
@@ -138,16 +139,16 @@ def _refused(error: StatementError, message: str) -> MigrationError:
         )
     elif error.sqlstate == INSUFFICIENT_PRIVILEGE:
         remedy = (
-            "Give the migration user the right to create and change the ledger in that schema, or set "
+            "Let the migration user create and change the migration history in that schema, or set "
             "MIGRATION_DATABASE_URL to a user that owns it, or MIGRATION_ROLE to a role that does."
         )
     elif error.sqlstate in _IN_THE_WAY:
         remedy = (
-            "A view or another object depends on the ledger's tables. Drop it, start, and create it again: "
-            "PostgreSQL does not change a column under it."
+            "A view or another object depends on the tables of the migration history, and PostgreSQL cannot change a "
+            "column it uses. Drop that object, start, and create it again."
         )
     elif trouble := classify.trouble(error.sqlstate):
         message, remedy = f"{message} ({trouble.words})", trouble.remedy
     else:
-        remedy = "Look into the server's log."
+        remedy = "Check the server's log."
     return MigrationError(message, remedy=remedy, **_facts(error))

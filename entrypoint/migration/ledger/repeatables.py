@@ -113,15 +113,15 @@ def tell(judged: Judged, mine: int) -> None:
             "repeatable.superseded",
             f"{file.shown} was not applied: another image with the same newest migration has replaced this text",
             file=file.shown,
-            remedy="If this image is the newer one, give it a new migration, which may be empty; or: "
+            remedy="If this image is the newer one, add a new migration to it (an empty one will do). Or run "
             f"entrypoint migrate --repeatable {file.name}.",
         )
     if judged.newer is not None:
         logs.event(
             logs.INFO,
             "repeatable.newer",
-            f"an image with migration {judged.newer} has been here, and this one's end at {mine}: nothing in "
-            "repeatable/ is applied",
+            f"an image with migration {judged.newer} has run here, and this image's migrations end at {mine}: nothing "
+            "in repeatable/ is applied",
             version=judged.newer,
             latest=mine,
         )

@@ -62,12 +62,13 @@ def read_known(
     try:
         return patiently(read_within)
     except StatementError as error:
-        doing = "the texts of repeatable files could not be read"
+        doing = "could not read the texts of repeatable files"
         refused = refused_on(session, schema, role, error, doing, reading=True)
         if error.sqlstate == INSUFFICIENT_PRIVILEGE:
             table = foreign(place.table(TABLE))
             refused.remedy = (
-                f"GRANT SELECT ON {table} to this user, as on the ledger's other tables. Or: {refused.remedy}"
+                f"GRANT SELECT ON {table} to this user, as on the other tables of the migration history. Or: "
+                f"{refused.remedy}"
             )
         raise refused from error
 
@@ -82,8 +83,8 @@ def judge_meanwhile(known: Known, directory: Directory, repeats: Repeats) -> Jud
         failure = known.failure_of(file)
         if failure is not None and failure.id > repeats.seen:
             raise MigrationHeldBackError(
-                f"{file.shown} failed in another replica, and was not tried again by this start",
-                remedy="entrypoint status shows what PostgreSQL said. The next start tries it again.",
+                f"{file.shown} failed in another replica, so this start did not try it again",
+                remedy="PostgreSQL's error is in entrypoint status. The next start tries it again.",
                 file=file.shown,
             )
     return judged
@@ -102,9 +103,9 @@ def exists(session: Session, place: Place, role: str | None, deadline: Deadline)
     for kind, is_trusted, listed, owner in rows:
         what = ""
         if kind != "r" or not set((listed or "").split("\n")) >= COLUMNS:
-            what = "is not of this program's making"
+            what = "was not created by this program"
         elif is_trusted != "t":
-            what = f"belongs to {foreign(owner or '')}, whom there is no reason to trust with what is run"
+            what = f"belongs to {foreign(owner or '')}, and this user has no reason to trust that owner"
         if what:
             raise foreign_ledger(place, f"The table {TABLE} in schema {place.schema!r} {what}")
     return bool(rows)

@@ -111,8 +111,8 @@ def place_of(relations: Sequence[Row], schema: str | None, command: Command | No
     name, usable = relations[0][0] or "", relations[0][1]
     if usable != "t":
         raise ClosedSchemaError(
-            f"The search_path names schema {name!r}, which has a table {tables_of(command)[0]}, but this user may not "
-            "use it",
+            f"The search_path includes schema {name!r}, which has a table {tables_of(command)[0]}, but this user may "
+            "not use that schema",
             remedy=f"GRANT USAGE ON SCHEMA {identifier(name)} TO the migration user; or set MIGRATION_SCHEMA.",
             schema=name,
         )
@@ -176,8 +176,9 @@ def _refuse_foreign(place: Place, table: str, columns: dict[str, str]) -> None:
 def foreign_ledger(place: Place, message: str) -> ForeignLedgerError:
     """Return the error for what stands in the ledger's place and is not ours; `message` says what, as a clause."""
     return ForeignLedgerError(
-        f"{message}; it was not touched",
-        remedy="Set MIGRATION_SCHEMA to a schema of its own for this program's ledger, for example entrypoint.",
+        f"{message}; it was not changed",
+        remedy="Keep this program's migration history in a separate schema: set MIGRATION_SCHEMA, for example to "
+        "entrypoint.",
         schema=place.schema,
     )
 

@@ -64,16 +64,16 @@ def judge(wanted: Wanted, runs: Runs, *, standing_names: Collection[str] | None 
     if why := _unknowable(wanted, runs, ours):
         return Verdict(PENDING, why, always=True, failed=failed)
     if ours and ours[-1].after == runs.digest:
-        return Verdict(UP_TO_DATE, "its inputs and its history are as the last run left them")
+        return Verdict(UP_TO_DATE, "its inputs and its history are unchanged since its last run")
     if ours and leads_to(ours[-1], completed, runs.digest):
-        return Verdict(AHEAD, "a newer image's run has continued from where this image's ended")
+        return Verdict(AHEAD, "a newer image continued from where this image's run ended")
     result = standing(runs)
     if result is not None and standing_names is not None and wanted.names < frozenset(standing_names):
         more = len(standing_names) - len(wanted.names)
         return Verdict(
             AHEAD,
-            "a newer image's run left the history as it is",
-            doubt=f"this image has all its inputs but {more}, and its own content was never run here",
+            "the history is as a newer image's run left it",
+            doubt=f"that run had this image's inputs and {more} more, but this image's own content never ran here",
         )
     return Verdict(PENDING, _why(wanted, runs.rows, ours), failed=failed)
 
@@ -102,14 +102,14 @@ def leads_to(run: Run, completed: Sequence[Run], digest: str) -> bool:
 def _unknowable(wanted: Wanted, runs: Runs, ours: Sequence[Run]) -> str:
     """Return why nobody can know whether there is anything to do; empty if that can be known."""
     if not wanted.names:
-        return "MIGRATION_COMMAND_INPUTS is not set, so nobody can tell whether it has anything to do"
+        return "MIGRATION_COMMAND_INPUTS is not set, so there is no way to tell whether it has anything to do"
     if runs.digest == UNKNOWN:
         return f"its history cannot be read: {runs.problem}"
     if runs.digest == NOTHING and ours and ours[-1].after == NOTHING:
         return (
-            f"{' or '.join(wanted.command.state)}, which MIGRATION_COMMAND_STATE names, is not there"
+            f"{' or '.join(wanted.command.state)}, named by MIGRATION_COMMAND_STATE, does not exist"
             if wanted.command.state
-            else "it keeps its history in no table that is known by name; set MIGRATION_COMMAND_STATE to that table"
+            else "its history is not in a table this program knows; set MIGRATION_COMMAND_STATE to that table"
         )
     return ""
 
@@ -124,7 +124,7 @@ def _failed_since(wanted: Wanted, rows: Sequence[Run]) -> int | None:
 
 def _why(wanted: Wanted, rows: Sequence[Run], ours: Sequence[Run]) -> str:
     if ours:
-        return "its history is not as its last run left it"
+        return "its history has changed since its last run"
     same = [run for run in rows if run.fingerprint == wanted.fingerprint]
     if same:
         how = {FAILED: "failed", RUNNING: "has not ended"}

@@ -55,9 +55,9 @@ def refuse_what_is_in_the_way(place: Place, column: Column) -> None:
     if column.in_the_way:
         raise ConfigurationError(
             f"Numbers above {LARGEST_INTEGER} need the column migration_number of schema_migrations in schema "
-            f"{place.schema!r} to be bigint, and PostgreSQL does not change its type under "
-            f"{', '.join(column.in_the_way)}; the column was left as it is",
-            remedy="Drop what is named, start again, and make it again afterwards; or give the files numbers up to "
+            f"{place.schema!r} to be bigint, and PostgreSQL cannot change its type because of "
+            f"{', '.join(column.in_the_way)}; the column was not changed",
+            remedy="Drop these objects, start again, and recreate them afterwards; or use file numbers up to "
             f"{LARGEST_INTEGER}.",
             schema=place.schema,
         )

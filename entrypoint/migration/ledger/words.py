@@ -36,19 +36,19 @@ def holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
         called = f" ({foreign(stranger.application)})" if stranger.application else ""
         who = f"server process {stranger.pid}{called}"
         if stranger.makes:
-            return f"{who} has the key under which the ledger is to be made, and is not about to make it"
-        return f"{who} has its key, and is not the holder that migration_lock names"
+            return f"{who} has the key that protects creating the migration history, and is not creating it"
+        return f"{who} has its key, but is not the holder named in migration_lock"
     if row is None or not row.held:
-        return "somebody has just taken it"
+        return "another session has just taken it"
     who = named(row)
-    since = " holds it for ever (since infinity)"
+    since = " holds it forever (since infinity)"
     if row.seconds is not None:
         since = f" has held it since {row.since} ({lasting(row.seconds, f'{row.seconds:.0f} s')})"
     if row.legacy:
         return f"{who}, a replica of the earlier migration system,{since}"
-    doing = f" and is at {row.migration}" if row.migration else ""
+    doing = f" and is running {row.migration}" if row.migration else ""
     if row.migration == BACKUP:
-        doing = " and is taking a backup"
+        doing = " and is backing up"
     if at := doing_now(row):
         doing += f", {at}"
     return f"{who}{since}{doing}"
@@ -57,13 +57,13 @@ def holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
 def lasting(seconds: float | None, spelt: str) -> str:
     """Return for how long a lock has been held: as it is `spelt`, unless somebody wrote a time that is none."""
     if seconds is None or seconds > _LONGEST:
-        return "for ever"
-    return "in the future, by the server's clock" if seconds < -_CLOCKS_DIFFER else spelt
+        return "forever"
+    return "in the future, according to the server's clock" if seconds < -_CLOCKS_DIFFER else spelt
 
 
 def named(row: LockRow) -> str:
     """Return the holder's name, and which process it is."""
-    return f"{row.who or 'somebody'}" + (f" (process {row.process_id})" if row.process_id else "")
+    return f"{row.who or 'another session'}" + (f" (process {row.process_id})" if row.process_id else "")
 
 
 def statement(row: LockRow) -> str:
@@ -109,8 +109,8 @@ def timed_out(
     by_hand = f"UPDATE migration_lock SET {nothing(HOLDER_COLUMNS)} WHERE id = 1"
     if stranger is not None:
         remedy = (
-            f"If it is not a replica that is about to migrate: SELECT pg_terminate_backend({stranger.pid}). The key is "
-            "this program's own; see docs/lock.md."
+            f"If it is not a replica about to migrate: SELECT pg_terminate_backend({stranger.pid}). The key is "
+            "reserved for this program; see docs/lock.md."
         )
     elif row is not None and row.legacy:
         remedy = (
@@ -136,18 +136,19 @@ def held_back(row: LedgerRow) -> MigrationHeldBackError:
     from entrypoint.migration.ledger.walk import walk_in, without_walk  # only for what has failed
 
     remedy = (
-        "Correct the file and deploy it; or, if the cause was elsewhere: entrypoint repair --failed; or DELETE "
-        f"FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'."
+        "Correct the file and deploy it. If the cause was outside the file and is fixed: entrypoint repair --failed; "
+        f"or DELETE FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'."
     )
     if walk_in(row.error_message) is not None:
         remedy = (
-            "When the cause is mended, entrypoint repair --failed lets the next run go on with its batches, if the "
-            "file is as it was when they began; a file that has changed begins at the first one. See docs/batches.md."
+            "Once the cause is fixed, entrypoint repair --failed makes the next run continue with the file's "
+            "batches, if the file is unchanged since they began. A changed file starts from the first batch. See "
+            "docs/batches.md."
         )
     said = row.error_message and foreign_report(without_walk(row.error_message), row.filename)
     return MigrationHeldBackError(
-        f"{row.filename} failed at an earlier start and was not tried again: "
-        f"{(said or 'no message was recorded').splitlines()[0]}",
+        f"{row.filename} failed on a previous run and is skipped until it changes: "
+        f"{(said or 'no error message was recorded').splitlines()[0]}",
         report=said,
         remedy=remedy,
         version=row.number,
@@ -163,10 +164,10 @@ def obstacle(plan: Plan) -> MigrationError | None:
         return None
     file, number = plan.unmet
     return MigrationRequiresError(
-        f"{file.name} needs migration {number:03d} completed before it, and that is not; it was not run",
-        remedy=f"Apply migration {number:03d} first: entrypoint status shows what it waits for. If it runs after the "
-        "rollout, entrypoint migrate --phase after applies it, in the image of the release that brought it: this one "
-        "would run its own files of that phase, too, while the release before still serves.",
+        f"{file.name} requires migration {number:03d}, which is not completed; it was not run",
+        remedy=f"Apply migration {number:03d} first; entrypoint status shows what it is waiting for. If it runs after "
+        "the rollout, run entrypoint migrate --phase after in the image of the release that added it. This image "
+        "would also run its own files of that phase, while the previous release is still serving.",
         version=file.number,
         file=file.name,
         requires=number,
@@ -178,8 +179,8 @@ def below_floor(plan: Plan) -> BelowFloorError:
     row = plan.below[0]
     more = f" (and {len(plan.below) - 1} more like it)" if plan.below[1:] else ""
     return BelowFloorError(
-        f"This image is too old for the schema: it has no {foreign(row.floor or '')}, which every image needs since "
-        f"{foreign(row.filename)} was applied{more}; nothing was run",
+        f"This image is too old for the schema: it does not contain {foreign(row.floor or '')}, which every image "
+        f"needs since {foreign(row.filename)} was applied{more}; nothing was run",
         remedy="Start an image that has that file. If the floor is wrong: UPDATE schema_migrations SET floor = NULL "
         f"WHERE migration_number = {row.number}.",
         version=plan.current,
@@ -191,13 +192,13 @@ def out_of_order(plan: Plan) -> OutOfOrderError:
     """Return the error for pending migrations that come before the newest applied one, where that is refused."""
     newest = max(plan.applied, key=lambda row: row.number)
     faults = tuple(
-        f"{file.name} is not applied, and {foreign(newest.filename)} is, which comes after it"
+        f"{file.name} is not applied, but {foreign(newest.filename)}, which comes after it, is"
         for file in plan.out_of_order
     )
     return OutOfOrderError(
         f"{faults[0]}{f' (and {len(faults) - 1} more like it)' if faults[1:] else ''}; it was not run "
         "(MIGRATION_OUT_OF_ORDER=refuse)",
         faults=faults,
-        remedy=f"Rename it, and its file in rollback/ if it has one: give it a number above {newest.number:03d}, as "
-        "`entrypoint new` would. Or set MIGRATION_OUT_OF_ORDER=warn to run it all the same.",
+        remedy=f"Rename it, and its file in rollback/ if there is one, to a number above {newest.number:03d}, as "
+        "`entrypoint new` would choose. Or set MIGRATION_OUT_OF_ORDER=warn to run it anyway.",
     )

@@ -1,6 +1,6 @@
-"""Take the lock, or wait until nothing is pending any more.
+"""Take the lock, or wait until nothing is pending.
 
-A waiter never blocks in the server, and holds no lock and no snapshot there: it looks, and sleeps, and looks again.
+A waiter never blocks in the server, and holds neither a lock nor a snapshot there: it looks, sleeps, and looks again.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ _CREATED_BESIDE_US = (UNIQUE_VIOLATION, DUPLICATE_SCHEMA, DUPLICATE_TABLE, DUPLI
 
 
 class Contender:
-    """Races for the lock, for this process. Keeps its connection between two looks."""
+    """Competes for the lock on behalf of this process. Keeps its connection between two looks."""
 
     def __init__(self, assignment: Assignment, session: Session, place: Place, *, regardless: bool = False) -> None:
-        """Go on with the `session` and the `place` of the first survey; a `session` that is closed is opened again.
+        """Continue with the `session` and the `place` of the first survey; a closed `session` is opened again.
 
-        `regardless`: the lock is wanted whatever is pending, as an operator has something to do with the ledger.
+        `regardless`: take the lock even if nothing is pending, because an operator wants to change the ledger.
         """
         self._assignment = assignment
         self._line = Line(assignment.target, assignment.connect_timeout, session)
@@ -82,11 +82,11 @@ class Contender:
         self._tries = 0
         self._no_other_ledger = False
         self._in_vain = 0
-        """How often the lock was not to be had since it last looked taken."""
+        """How often taking the lock has failed since it last looked taken."""
         self._trouble: ConnectionLostError | None = None
-        """How the last look or attempt ended, if it was by a lost connection."""
+        """How the connection was lost, if the last look or attempt ended that way."""
         self._locked: tuple[Blocker, ...] | None = None
-        """Who has locked the ledger's tables, as far as that is known; None if the last look has met no such lock."""
+        """Who has locked the ledger's tables, as far as is known; None if the last look was not blocked."""
         self.waited = False
         """Whether somebody else had the lock while we wanted it."""
         self.verdict: Verdict | None = None
@@ -95,10 +95,10 @@ class Contender:
         """The schema's version when it was last looked at."""
 
     def acquire(self) -> Lease | None:
-        """Return the lease, or None when nothing is pending any more.
+        """Return the lease, or None once nothing is pending.
 
-        Raises LockTimeoutError after all waiting of this start together has taken `MIGRATION_LOCK_TIMEOUT_MS`, and
-        MigrationHeldBackError when what is pending waits for a person.
+        Raises LockTimeoutError when this start has waited for `MIGRATION_LOCK_TIMEOUT_MS` in total, and
+        MigrationHeldBackError when a pending migration has to wait for a person.
         """
         deadline = self._clocks.turn_to(WAITING)
         try:
@@ -115,7 +115,7 @@ class Contender:
             self._assignment.board.waiting_for = ""
 
     def _rest(self, deadline: Deadline) -> None:
-        """Pause until the next look; no longer than until nobody has the lock any more, if somebody had it."""
+        """Pause until the next look, or until the lock becomes free if somebody held it."""
         if self._refused or (self._patience.crowded and not self._pooled):
             self._line.drop()
             pause(min(pause_without_a_place(self._without_a_place), deadline.remaining()))
@@ -134,7 +134,7 @@ class Contender:
                 return
 
     def _is_free(self, session: Session, deadline: Deadline) -> bool:
-        """Tell whether it is worth a look now: nobody has the lock any more, or there was no answer to that."""
+        """Tell whether to look now: the lock has become free, or there was no answer to that question."""
         try:
             return reading.is_free(session, self._place, time_for_a_look(deadline))
         except StatementError:
@@ -144,7 +144,7 @@ class Contender:
             return True
 
     def _look_and_try(self, deadline: Deadline) -> tuple[Lease | None, bool]:
-        """Look once, and contend if the lock is free. Return the lease if that went well, and whether all is done."""
+        """Look once, and try to take the lock if it is free. Return the lease, if any, and whether all is done."""
         try:
             session = self._line.connected(deadline)
             look = self._look(session, deadline)
@@ -184,7 +184,7 @@ class Contender:
                 error.sqlstate not in _CREATED_BESIDE_US
             ):
                 doing, schema, role = (
-                    "the ledger could not be read or set up",
+                    "could not read or set up the migration history",
                     self._assignment.schema,
                     self._assignment.role,
                 )
@@ -196,7 +196,7 @@ class Contender:
         """Remember how the connection ended; the next look opens another one."""
         self._line.drop()
         if error.starved and self._pooled:
-            error.message = f"The pooler may have no server connection for us: {error.message}"
+            error.message = f"The pooler may have no free server connection: {error.message}"
             error.remedy = LARGER_POOL
         self._trouble = error
         logs.event(logs.WARNING, "lock.waiter_disconnected", f"{error.message}; connecting again")
@@ -208,10 +208,10 @@ class Contender:
         return words.timed_out(self._seen, waited, self._assignment.apply.timeout, self._patience.stranger)
 
     def _command_is_pending(self, session: Session, look: Look, plan: Plan) -> bool:
-        """Tell whether another migration tool may have something to do, if one is wanted.
+        """Tell whether another migration tool may have something to do, if one is configured.
 
-        It may as long as somebody else has the lock: only then is its history at rest. Raises CommandFailedError if it
-        failed meanwhile, with the same inputs.
+        While somebody else holds the lock, it always may: its history can still change. Raises CommandFailedError if it
+        has failed in the meantime with the same inputs.
         """
         assignment = self._assignment
         if assignment.wanted is None or self._regardless or assignment.rehearsal:
@@ -229,7 +229,7 @@ class Contender:
     def _repeatables_are_due(self, session: Session, look: Look, plan: Plan) -> bool:
         """Tell whether there may be something to do in repeatable/. Raises MigrationHeldBackError if it has failed.
 
-        As with another tool, only where nobody has the lock does it say anything that there is nothing to do.
+        As with another tool, "nothing to do" means something only while nobody holds the lock.
         """
         repeats = self._assignment.repeats
         if repeats is None or self._regardless:
@@ -243,9 +243,9 @@ class Contender:
         return bool(repeated.judge_meanwhile(known, self._assignment.directory, repeats).due)
 
     def _weigh(self, session: Session, look: Look, *, wanted: bool) -> None:
-        """Let the clock stand beside a living holder, if we want more than to upgrade the ledger.
+        """Stop the clock while a living holder works, unless all we want is to upgrade the ledger.
 
-        The lock may look free again and again and not be: whoever has its key shared does not keep us from looking.
+        The lock can look free again and again without being free: a shared holder of its key does not block our look.
         """
         self._in_vain = self._in_vain + 1 if look.lock_free else 0
         if self._in_vain == 1 or not (wanted or self._regardless):
@@ -254,16 +254,16 @@ class Contender:
             self._patience.weigh(session, self._place, look.lock.token if look.lock else None)
 
     def _who_locks_the_row(self, session: Session) -> tuple[Blocker, ...] | None:
-        """Return who has locked the row of `migration_lock`, if the lock is free and was not to be had again and again.
+        """Return who has locked the row of `migration_lock`, if the lock is free and yet cannot be taken.
 
-        Whoever contends steps over a locked row, as an earlier holder's transaction may stand before it.
+        Taking the lock skips a locked row, because an earlier holder's transaction may still hold it.
         """
         if self._in_vain <= 1 or self._patience.stranger is not None:
             return None
         return locked.who_locks(session, self._place, locked.TABLES[1:]) or None
 
     def _weigh_locked(self, error: StatementError) -> None:
-        """Do the same where the ledger could not be read or written: whoever has locked it may be the holder."""
+        """Do the same if the ledger could not be read or written: the holder may be the one who has locked it."""
         session = self._line.session
         try:
             if session is not None and session.usable:
@@ -286,7 +286,7 @@ class Contender:
         return reading.look(session, self._place, self._assignment.role, patience, contending=True)
 
     def _refuse_second_ledger(self, session: Session, deadline: Deadline) -> None:
-        """Look once, before a ledger is made, whether this application has one in another schema."""
+        """Check once, before a ledger is created, whether this application has one in another schema."""
         if self._place.founded or self._regardless or self._no_other_ledger or not self._place.with_files:
             return
         from entrypoint.migration.ledger.elsewhere import refuse_second
@@ -312,7 +312,7 @@ class Contender:
         return lease
 
     def _stand_back(self, failure: Failure, deadline: Deadline) -> None:
-        """After a refused connection, leave the place that we have to whoever can use it."""
+        """After a refused connection, give up the connection that we have, so that others can use it."""
         self._line.drop()
         if not failure.cause.heals or deadline.passed():
             raise DatabaseUnavailableError(
@@ -325,13 +325,13 @@ class Contender:
         logs.event(
             logs.INFO,
             "lock.no_connection",
-            f"no connection to contend with yet: {failure.cause.words}",
+            f"no connection to take the lock with yet: {failure.cause.words}",
             cause=failure.cause.name,
         )
 
     def _tell_locked(self, found: tuple[Blocker, ...]) -> None:
         if self._news.worth_telling((found[0].name if found else None,)):
-            logs.event(logs.INFO, "ledger.locked", f"{locked.describe(found)}; looking again")
+            logs.event(logs.INFO, "ledger.locked", f"{locked.describe(found)}; checking again")
 
     def _tell_waiting(self, look: Look, plan: Plan, *, more: bool) -> None:
         row = look.lock

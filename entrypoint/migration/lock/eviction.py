@@ -78,9 +78,9 @@ def evict(
             logs.event(
                 logs.WARNING,
                 "command.sessions_left",
-                "a migration command of an earlier holder still has sessions in the server, and they cannot be "
-                f"ended: {error}",
-                remedy="Let migrations log in as the user that the command logs in as, or grant pg_signal_backend.",
+                "an earlier holder's migration command still has sessions on the server, and they cannot be ended: "
+                f"{error}",
+                remedy="Log in for migrations as the same user as the command, or grant pg_signal_backend.",
             )
             return False
         ended.update(pid or "" for pid, _ in rows)
@@ -91,7 +91,7 @@ def evict(
         logs.event(
             logs.WARNING if token is None else logs.DEBUG,
             "command.evicted",
-            f"ended {count(len(ended), 'session')} that a migration command had left in the server",
+            f"ended {count(len(ended), 'session')} that a migration command had left on the server",
             sessions=len(ended),
         )
     return bool(ended) and not rows

@@ -1,4 +1,4 @@
-"""The guard: the connection that holds the advisory lock, for as long as this process lives and answers."""
+"""The guard: the connection that holds the advisory lock for as long as this process lives and responds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NEVER = float("-inf")
 
 
 class Guard:
-    """The connection that holds the advisory lock, and the thread that keeps it alive and wins it back."""
+    """The connection that holds the advisory lock, and the thread that keeps it alive and takes a lost lock again."""
 
     def __init__(self, target: Target, place: Place, connect_timeout: float) -> None:
         """Open the connection; it holds nothing yet. Raises `database.login.Failure`."""
@@ -47,7 +47,7 @@ class Guard:
         self.backend_pid = 0
         """Which server process holds the lock, once it is taken."""
         self.was_lost = threading.Event()
-        """Whether the lock was lost, even if it has been won back."""
+        """Whether the lock was ever lost, even if it was taken again."""
         self._lost_at = _NEVER
 
     def try_lock(self, deadline: Deadline) -> bool:
@@ -59,18 +59,18 @@ class Guard:
         return True
 
     def held_within(self, seconds: float) -> bool:
-        """Tell whether the lock is held, or is won back within so many seconds."""
+        """Tell whether the lock is held, or is taken again within so many seconds."""
         return sliced(self._held.wait, seconds)
 
     def backend_within(self, seconds: float) -> int:
-        """Return which server process holds the lock, now or within so many seconds; 0 if none does.
+        """Return the server process that holds the lock, now or within so many seconds; 0 if none does.
 
-        For another thread than the main one, which has signals to look after.
+        Not for the main thread, which has to handle signals.
         """
         return self.backend_pid if self._held.wait(seconds) else 0
 
     def lost_lately(self, seconds: float) -> bool:
-        """Tell whether the lock is lost, or was a moment ago, or is within so many seconds."""
+        """Tell whether the lock is lost, was lost a moment ago, or gets lost within so many seconds."""
 
         def wait(slice_: float) -> bool:
             pause(slice_)
@@ -82,7 +82,7 @@ class Guard:
         return lost() or sliced(wait, seconds)
 
     def release(self) -> None:
-        """Let the lock go, at once if the server answers; otherwise it ends with the connection."""
+        """Release the lock: at once if the server answers, and otherwise with the end of the connection."""
         self._released.set()
         if self._thread.ident is None:
             self._end()
@@ -115,10 +115,10 @@ class Guard:
             self._end()
 
     def _keep_until_released(self) -> None:
-        """Ping now and then, notice the connection's end at once, and win the lock back if it was lost.
+        """Ping now and then, notice at once when the connection ends, and then try to take the lock again.
 
-        The ping touches no table: a lock on one would block the migration itself. Whoever has won the lock
-        meanwhile keeps it; the fence decides who may commit.
+        The ping touches no table: a lock on one would block the migration itself. Whoever has taken the lock in the
+        meantime keeps it; the fence decides who may commit.
         """
         next_ping = time.monotonic() + PING_EVERY
         while not self._released.is_set():
@@ -141,9 +141,9 @@ class Guard:
     def _win_back(self) -> None:
         self._session = self._target.connect(self._connect_timeout)
         if not self._lock(Deadline(_PING_PATIENCE)):
-            raise ConnectionLostError("somebody else holds the migration lock")
+            raise ConnectionLostError("another session holds the migration lock")
         self._held.set()
-        logs.event(logs.INFO, "lock.guard_regained", "the guard of the migration lock is back")
+        logs.event(logs.INFO, "lock.guard_regained", "took the migration lock's guard again on a new connection")
 
 
 def _tell_lost(error: Exception) -> None:
@@ -152,7 +152,7 @@ def _tell_lost(error: Exception) -> None:
     logs.event(
         logs.WARNING,
         "lock.guard_lost",
-        f"the guard of the migration lock is gone: {error}",
+        f"lost the connection that guards the migration lock: {error}",
         setting=setting,
         remedy=error.remedy if setting and isinstance(error, EntrypointError) else None,
     )

@@ -46,13 +46,13 @@ class Backend(NamedTuple):
     outside: bool
     """Whether it holds the advisory lock of a session that works outside a transaction."""
     fences: bool
-    """Whether its transaction stands before the lock's row."""
+    """Whether its transaction holds the lock's row (the fence)."""
     since: str = ""
     """When it connected; empty if we may not see that."""
     makes: bool = False
-    """Whether it holds the advisory lock under which the ledger is to be made; not asked where there is one."""
+    """Whether it holds the advisory lock that protects creating the ledger; not asked if the ledger exists."""
     unlike_ours: bool = False
-    """Whether it holds a key as no session of ours does: the guard's shared, or the other one exclusively."""
+    """Whether it holds a key in a mode that no session of ours uses: the guard's shared, or the other exclusively."""
 
     @property
     def keyed(self) -> bool:
@@ -105,7 +105,7 @@ class Observed(NamedTuple):
 
     @property
     def strangers(self) -> tuple[Backend, ...]:
-        """The sessions that hold a key, or have locked the row, and have no business with it."""
+        """The sessions that hold a key, or have locked the row, without being replicas of ours."""
         return tuple(filter(self.is_strange, self.backends))
 
     @property
@@ -129,7 +129,7 @@ class Observed(NamedTuple):
 
 
 def is_strange(one: Backend | KeyHolder, row: LockRow | None) -> bool:
-    """Tell whether a session that holds one of the keys is no holder of ours; `row` is the lock's."""
+    """Tell whether a session that holds one of the keys is not one of our holders; `row` is the lock's."""
     if one.application.startswith(OURS):
         return False
     if one.makes or one.unlike_ours or row is None or not row.held:
@@ -166,9 +166,9 @@ def observe(
 
 
 def free(session: Session, place: Place, row: LockRow, role: str | None, deadline: Deadline) -> bool:
-    """Free the row as it is documented to operators, if it is still what was seen; tell whether it was.
+    """Free the row in the way documented for operators, if it is still as it was seen; tell whether it was.
 
-    The token stays: by it a living holder, or a late one, learns that it was an operator who took the lock.
+    The token stays: from it a living holder, or a late one, learns that an operator took the lock.
     """
     table = place.table("migration_lock")
     same = [
@@ -196,7 +196,7 @@ def free(session: Session, place: Place, row: LockRow, role: str | None, deadlin
 
 
 def end(session: Session, backend: Backend, deadline: Deadline) -> bool:
-    """End a session of the server's; tell whether we have the right to."""
+    """End a server session; tell whether this user has the privilege to."""
     try:
         # As the login user, whatever MIGRATION_ROLE is: the holder's sessions are most likely the same user's.
         state = "; ".join(our_state(None))

@@ -7,9 +7,8 @@ Three parts, each with one job (docs/lock.md):
   that is frozen stops pinging, and PostgreSQL ends the transaction as idle for too long.
 - The *row* `migration_lock` shows who holds the lock, with a token of this process. It is for people and for
   replicas of the earlier system.
-- The *fence* stands at the start of each migration's transaction: FOR KEY SHARE on the row, if it still has our
-  token. From then on nobody can take the row until that transaction has ended, even if the guard is gone and
-  even if this process is.
+- The *fence* starts each migration's transaction: FOR KEY SHARE on the row, if it still has our token. From then on
+  nobody can take the row until that transaction has ended, even if the guard or this process is gone.
 """
 
 from __future__ import annotations
@@ -63,14 +62,14 @@ class Lease:
         self._ends = ends
         self._shown = shown
         self.revoked = False
-        """Whether the watcher has seen that the row is not ours any more."""
+        """Whether the watcher has seen that the row is no longer ours."""
         self.row_freed_by_file = False
-        """Whether the statement that runs may free the row itself, so that it need not be an operator who does."""
+        """Whether the running statement may itself free the row, so that a free row need not mean an operator."""
         self._row_lent = False
         self.prepared = False
         """Whether the statements around a file are prepared in the worker's session."""
         self._ahead: tuple[str, tuple[str, int] | StatementError] | None = None
-        """For what a transaction was opened behind the last COMMIT, and what came of it."""
+        """What kind of transaction was opened right after the last COMMIT, and the result."""
 
     def guard_was_lost(self, seconds: float) -> bool:
         """Tell whether the guard was lost, now or earlier; give its thread so many seconds to notice."""
@@ -81,19 +80,19 @@ class Lease:
         return self._guard.lost_lately(seconds)
 
     def guard_backend(self) -> int:
-        """Return which server process holds the guard's lock; 0 if it is not won back soon. From any thread."""
+        """Return which server process holds the guard's lock; 0 if it is not taken again soon. From any thread."""
         return self._guard.backend_within(_WIN_BACK)
 
     def check_guard(self) -> None:
-        """Give a guard that was lost a moment to be won back. Raises LeaseLostError if it is not."""
+        """Give a lost guard a moment to take its lock again. Raises LeaseLostError if it does not."""
         if not self._guard.held_within(_WIN_BACK):
             raise self.lost()
 
     def fence(self) -> str:
-        """Return the statement that begins a migration, in its transaction.
+        """Return the statement that starts a migration, inside its transaction.
 
-        It returns a row (transaction id, backend) if the lease is still ours; and then it stays ours for as long
-        as that transaction lives. Without a row, stop. A rehearsal without the table has no fence; it commits nothing.
+        It returns a row (transaction id, backend) if the lease is still ours, and then it stays ours as long as that
+        transaction lives. Without a row, stop. A rehearsal without the table has no fence; it commits nothing.
         """
         begun = "SELECT pg_catalog.pg_current_xact_id()::text, pg_catalog.pg_backend_pid()"
         return f"{begun} {self._ours()} FOR KEY SHARE;" if self._shown else f"{begun};"
@@ -109,9 +108,9 @@ class Lease:
     ) -> tuple[str, int]:
         """Open a transaction behind the fence; return its id and the backend that works on it.
 
-        `deadline` bounds each of its statements. `patience`: until when the answer is waited for, if not until then.
-        `statement`: how it begins. `then`: statements that follow in the same round trip.
-        Raises LeaseLostError if the lease is not ours any more, StatementError and ConnectionLostError.
+        `deadline` bounds each of its statements. `patience`: how long to wait for the answer, if not until then.
+        `statement`: how the transaction begins. `then`: statements that follow in the same round trip.
+        Raises LeaseLostError if the lease is no longer ours, StatementError and ConnectionLostError.
         """
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
@@ -205,7 +204,7 @@ class Lease:
             found = bool(self.worker.query(sql, deadline)[-2 - len(then)])
         except StatementError as error:
             self.worker.rollback(Deadline(1.0))
-            logs.event(logs.DEBUG, event, f"cannot look at the migration lock's row: {error}")
+            logs.event(logs.DEBUG, event, f"cannot read the migration lock's row: {error}")
             return True
         self.revoked = self.revoked or not found
         return found
@@ -267,7 +266,7 @@ class Lease:
         except (StatementError, EntrypointError) as error:
             # Whoever waits learns it with our progress.
             self.worker.rollback(patience)
-            logs.event(logs.DEBUG, "lock.row_not_written", f"the end of our time could not be shown: {error}")
+            logs.event(logs.DEBUG, "lock.row_not_written", f"could not record when our time ends: {error}")
 
     @property
     def _life(self) -> str:
@@ -297,13 +296,13 @@ class Lease:
         """
         if self._was_freed(Deadline(1.0)):
             return LeaseLostError(
-                "An operator freed the migration lock while we held it; nothing of ours was committed after that",
-                remedy="Start again when the migrations may go on.",
+                "An operator freed the migration lock while this process held it; nothing was committed after that",
+                remedy="Start again when migrations may continue.",
                 by_operator=True,
             )
         return LeaseLostError(
-            "The migration lock was lost: this process did not answer for a while, or its guard could not be won back; "
-            "nothing of ours was committed after that",
+            "The migration lock was lost: this process did not respond for a while, or could not restore the "
+            "connection that guards the lock; nothing was committed after that",
             remedy="SELECT * FROM migration_lock shows who holds it now.",
             by_operator=False,
         )
@@ -343,13 +342,15 @@ class Lease:
                 )
         except (StatementError, EntrypointError) as error:
             self.worker.rollback(deadline)
-            logs.event(logs.DEBUG, "lock.row_not_freed", f"the lock's row could not be freed: {error}")
+            logs.event(logs.DEBUG, "lock.row_not_freed", f"could not free the lock's row: {error}")
         self._guard.release()
         if self.worker.usable:
             logs.event(logs.INFO, "lock.released", "released the migration lock", holder=row.holder_name())
         else:
             logs.event(
-                logs.INFO, "lock.abandoned", "left the migration lock to PostgreSQL, which ends it with our connections"
+                logs.INFO,
+                "lock.abandoned",
+                "lost the connection; PostgreSQL frees the migration lock when it ends our sessions",
             )
 
     def _begin(self, deadline: Deadline) -> str:

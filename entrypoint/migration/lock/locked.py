@@ -42,10 +42,10 @@ def who_locks(
 
 
 def describe(found: Sequence[Blocker]) -> str:
-    """Return that the ledger is locked, and by whom, as one clause."""
+    """Say in one clause that the ledger is locked, and by whom."""
     if not found:
-        return "the ledger is locked, and it is not known by whom"
-    return f"the ledger is locked by {' and '.join(blocker.words() for blocker in found)}"
+        return "the migration history is locked by an unknown session"
+    return f"the migration history is locked by {' and '.join(blocker.words() for blocker in found)}"
 
 
 def timed_out(found: Sequence[Blocker], seconds: float) -> LockTimeoutError:
@@ -58,8 +58,8 @@ def timed_out(found: Sequence[Blocker], seconds: float) -> LockTimeoutError:
         remedy = "SELECT * FROM pg_locks WHERE relation = 'schema_migrations'::regclass shows who holds a lock on it."
     elif (blocker.application or "").startswith(OURS):
         remedy = (
-            "That is a replica that migrates: set MIGRATION_LOCK_TIMEOUT_MS to at least its MIGRATION_TIMEOUT_MS, or "
-            "leave it unset. To stop it: entrypoint unlock --force."
+            "That is a replica running migrations: set MIGRATION_LOCK_TIMEOUT_MS to at least its "
+            "MIGRATION_TIMEOUT_MS, or leave it unset. To stop it: entrypoint unlock --force."
         )
     else:
         remedy = blocker.remedy()

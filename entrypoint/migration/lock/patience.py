@@ -1,4 +1,4 @@
-"""For how long others are waited for: whether they show that they live, and the clock that stands meanwhile."""
+"""How long to wait for others: whether they show that they are alive, and the clock that stops while they do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PATIENCE = 5.0
 
 
 class Patience:
-    """Lets the clock stand while a holder of ours lives and is within its time, unless the time-out was set."""
+    """Stops the clock while one of our holders is alive and within its time, unless the time-out was set."""
 
     def __init__(self, clocks: Clocks, lock: LockPolicy, apply: ApplyPolicy, role: str | None) -> None:
         """`clocks`: those of the start, of which the one for waiting runs."""

@@ -1,4 +1,4 @@
-"""What a holder writes into the row `migration_lock`. Pure functions that make SQL."""
+"""What a holder writes into the row of `migration_lock`. Pure functions that return SQL."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def held_by_us(token: str) -> str:
 
 
 def life(guard_pid: int | str, token: str, seconds: str) -> str:
-    """Return what the row says about who guards for us and for how many `seconds` we may go on.
+    """Return what the row says about our guard and for how many more `seconds` we may work.
 
-    With our token, as a holder of an earlier release does not know these columns, and leaves in them what was there.
+    It includes our token: a holder of an earlier release does not know these columns, and leaves old values in them.
     """
     return (
         f"guard_pid = {guard_pid}, guard_token = {literal(token)}, "
@@ -47,10 +47,10 @@ def progress(
     statements: int | None,
     detail: Mapping[str, object] | None,
 ) -> str:
-    """Return what the row says about what is being worked on.
+    """Return what the row says about the work in progress.
 
-    The `detail` carries our token: a holder of an earlier release does not know that column, and leaves in it what was
-    there.
+    The `detail` includes our token: a holder of an earlier release does not know that column, and leaves an old value
+    in it.
     """
     text = None
     if detail is not None:

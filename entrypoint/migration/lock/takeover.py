@@ -1,4 +1,4 @@
-"""Take the lock: the guard first, then the tables if they are missing, then the row, if no fence stands before it."""
+"""Take the lock: first the guard, then the tables if they are missing, then the row, if no fence protects it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _PATIENCE = 10.0
 
 
 class Streak:
-    """For how long something has been seen again and again, without a break."""
+    """How long something has been seen at every look, without a break."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Count by a `clock` in seconds."""
         self._clock = clock
         self.told = False
-        """Whether the log has been told what cannot be done about it."""
+        """Whether it has been logged that nothing can be done about it."""
         self._first = self._last = float("-inf")
 
     def seen(self) -> None:
@@ -67,9 +67,9 @@ def try_acquire(
 ) -> Lease | None:
     """Try once to take the lock; return the lease, or None if somebody else has it.
 
-    Both connections are there before anything is taken: `worker` is open already, the guard's is opened first.
-    `streak`: for how long an earlier holder's fence has been all that stands in the way.
-    A rehearsal creates and upgrades nothing; where there are no tables of ours, it takes the guard's lock alone.
+    Both connections exist before anything is taken: `worker` is already open, and the guard's is opened first.
+    `streak`: how long an earlier holder's fence has been the only obstacle.
+    A rehearsal creates and upgrades nothing; if our tables do not exist, it takes only the guard's lock.
     Raises `database.login.Failure` if the guard's connection is refused.
     """
     patience = deadline.within(_PATIENCE)
@@ -101,7 +101,7 @@ def try_acquire(
             logs.event(
                 logs.INFO,
                 "ledger.created",
-                f"created or upgraded the ledger in schema {place.schema}",
+                f"created or upgraded the migration history in schema {place.schema}",
                 schema=place.schema,
             )
         life = row.life(guard.backend_pid, token, f"{ends.remaining():.3f}")
@@ -125,27 +125,27 @@ def try_acquire(
 def _find_beside_guard(
     worker: Session, place: Place, schema: str | None, role: str | None, deadline: Deadline
 ) -> Place:
-    """Look again at what is there, as the first use of the second connection: here a pool of one shows itself."""
+    """Look again at what is there. This is the first use of the second connection, so a pool of one shows here."""
     try:
         return find_again(worker, place, schema, deadline, role)
     except ConnectionLostError as error:
         if worker.login_pid == place.backend_pid:
             raise
         raise ConnectionLostError(
-            f"The pooler gave us no second server connection beside the guard's: {error.message}",
-            remedy="The pool must allow two server connections at least (PgBouncer: default_pool_size); or set "
-            "MIGRATION_DATABASE_URL to the server itself.",
+            f"The pooler did not provide a second server connection: {error.message}",
+            remedy="Allow at least two server connections in the pool (PgBouncer: default_pool_size), or set "
+            "MIGRATION_DATABASE_URL to the server's own address.",
         ) from error
 
 
 def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak: Streak, deadline: Deadline) -> None:
-    """End the sessions of a holder whose guard is gone for good, and whose transaction still stands before the row.
+    """End the sessions of a holder whose guard is gone for good, and whose transaction still protects the row.
 
-    Its process is frozen or its node has vanished: it has not pinged for longer than PostgreSQL lets a guard be
-    idle, nor won the guard back, nor shown any progress. Without this, its statement would keep everybody waiting
-    to its end. All is asked in one message, and who has the guard's lock in the very statement that acts, as this
-    process may freeze between two. The row is read as the role; sessions are ended as the login user, who is most
-    likely the same as theirs.
+    Its process is frozen or its node has vanished: it has not pinged for longer than PostgreSQL lets a guard be idle,
+    has not taken the guard again, and has shown no progress. Otherwise everybody would have to wait for its statement
+    to end. Everything goes in one message, and the statement that acts also asks who holds the guard's lock, because
+    this process may freeze between two messages. The row is read as the role; sessions are ended as the login user,
+    who is most likely also theirs.
     """
     try:
         results = worker.query(
@@ -175,7 +175,7 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
         logs.event(
             level,
             "lock.zombie_left",
-            f"the last holder of the migration lock does not answer any more, and its session cannot be ended: {error}",
+            f"the previous holder of the migration lock no longer responds, and its session cannot be ended: {error}",
         )
         return
     found, ended = results[-4], int(results[-2][0][0] or 0)
@@ -183,9 +183,9 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
         logs.event(
             logs.WARNING,
             "lock.ended_zombie",
-            f"the last holder of the migration lock, {f'{holder} (process {process_id})' if holder else 'which an '}"
-            f"{'' if holder else 'operator has freed'}, does not answer any more; ended "
-            f"its {count(ended, 'session')}",
+            "the previous holder of the migration lock, "
+            f"{f'{holder} (process {process_id})' if holder else 'which an '}{'' if holder else 'operator has freed'}, "
+            f"no longer responds; ended its {count(ended, 'session')}",
             holder=holder,
             process_id=int(process_id) if process_id else None,
         )
@@ -201,11 +201,11 @@ def _earlier_system_works(
 def _take_row(
     worker: Session, place: Place, ours: str, begin: str, policy: LockPolicy, guard: Guard, deadline: Deadline
 ) -> bool:
-    """Write our name into the row, unless a replica of the earlier system holds it or a fence stands before it.
+    """Write our name into the row, unless a replica of the earlier system holds it or a fence protects it.
 
-    A row with a token belongs to a guard that is gone, whatever its age, if ours holds the guard's lock: that is
-    asked once more when the row is locked, as this process may have been frozen since. SKIP LOCKED: a transaction
-    that is still fenced by an earlier holder's token ends first.
+    If our guard holds its lock, a row with a token belongs to a guard that is gone, whatever its age. That is checked
+    again once the row is locked, because this process may have been frozen in between. SKIP LOCKED: a transaction that
+    an earlier holder's token still fences has to end first.
     """
     table = place.table("migration_lock")
     results = worker.query(

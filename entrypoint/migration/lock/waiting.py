@@ -1,4 +1,4 @@
-"""What everybody who waits for a migration has: one connection, short looks, irregular pauses, and sparse news."""
+"""What everyone who waits for a migration uses: one connection, short looks, irregular pauses, and few log lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REPORT_EVERY = 5.0
 
 
 def pause_between_looks() -> float:
-    """Return how long to sleep now, so that many who wait do not look at the same moments."""
+    """Return how long to sleep now, so that many waiters do not look at the same moment."""
     return uniform(*_PAUSE)
 
 
@@ -53,7 +53,7 @@ def pause_without_a_place(times: int) -> float:
 
 
 def pause_behind_a_fence(seconds: float) -> float:
-    """Return how long to sleep where only a fence has stood in the way, for so many seconds; 0 if none does."""
+    """Return how long to sleep if only a fence has been in the way, for so many seconds; 0 if there is none."""
     if seconds <= 0:
         return 0.0
     return uniform(*_FIRST_PAUSE) if seconds < _SHORT_PAUSE else _SHORT_PAUSE
@@ -103,7 +103,7 @@ class Line:
 
 
 class News:
-    """Tells what is worth a line in the log while nothing happens."""
+    """Decides what is worth a line in the log while nothing happens."""
 
     def __init__(self) -> None:
         """Begin with nothing told."""
@@ -111,7 +111,7 @@ class News:
         self._when = float("-inf")
 
     def worth_telling(self, news: object = ()) -> bool:
-        """Tell whether to say it: at once if it is not what was said last, and the same again after some seconds."""
+        """Tell whether to log it: at once if it differs from the last line, and otherwise after a few seconds."""
         now = time.monotonic()
         if news == self._told and now - self._when < _REPORT_EVERY:
             return False

@@ -111,7 +111,7 @@ class Blocker(NamedTuple):
             return f"{self.name} ({self.user}, prepared {self.transaction_s} s ago)"
         if self.state is None and self.kind is None:
             # What others do is shown to their own role, to its members, and to pg_read_all_stats.
-            return f"{self.name} ({self.user or 'unknown'}; our role may not see what it does)"
+            return f"{self.name} ({self.user or 'unknown'}; this user may not see what it is doing)"
         # PostgreSQL's own processes have no user.
         who = [self.user, self.application or "no application name"] if self.user else [self.kind]
         facts = [*who, self.state]
@@ -120,7 +120,7 @@ class Blocker(NamedTuple):
         else:
             facts.append(f"transaction open for {self.transaction_s} s")
         if self.waits:
-            facts.append("itself waiting for a lock")
+            facts.append("waiting for a lock itself")
         text = f"{self.name} ({', '.join(fact for fact in facts if fact)})"
         if not self.query:
             return text
@@ -130,8 +130,8 @@ class Blocker(NamedTuple):
         """Return what an operator can do about it."""
         if self.gid is not None:
             name = self.gid.replace("'", "''")
-            return f"COMMIT PREPARED '{name}' or ROLLBACK PREPARED '{name}', whichever its owner wants."
-        what = "that session lets its lock go" if self.transaction_s is None else "that transaction ends"
+            return f"COMMIT PREPARED '{name}' or ROLLBACK PREPARED '{name}', whichever its owner intended."
+        what = "that session releases its lock" if self.transaction_s is None else "that transaction ends"
         return f"It goes on when {what}. To end it: SELECT pg_terminate_backend({self.pid})."
 
 

@@ -167,7 +167,7 @@ def describe(detail: Mapping[str, object]) -> str:
         )
         text += f" ({seen.words()})"
     if detail.get("blocked_by"):
-        text += f"; it waits for a lock that {detail['blocked_by']} holds"
+        text += f"; waiting for a lock held by {detail['blocked_by']}"
     if detail.get("retry"):
         text += f"; {detail['retry']}"
     return text

@@ -113,14 +113,14 @@ def parse_batch(value: str) -> tuple[Batch | None, str]:
     shown = f"{BATCH} = {value}"
     found = _VALUE.fullmatch(value)
     if found is None:
-        return None, f"{shown} does not name a table, its key and a number of rows, like {EXAMPLES[BATCH]}"
+        return None, f"{shown} must name a table, its key and a number of rows, like {EXAMPLES[BATCH]}"
     table, key, rows = found.groups()
     size = _number(rows, _MOST_ROWS)
     if size is None:
         return None, f"{shown}: a batch has from 1 to {_MOST_ROWS} rows"
     columns = tuple(plain(name) for name in re.findall(NAME, key))
     if len(set(columns)) < len(columns):
-        return None, f"{shown} names a column of the key twice"
+        return None, f"{shown} names a key column twice"
     if len(columns) > _MOST_KEYS:
         return None, f"{shown}: an index has at most {_MOST_KEYS} columns"
     return Batch(table, columns, size), ""
@@ -212,13 +212,14 @@ def examine(
         place = statements[1 if len(statements) > 1 and statements[0].words[0] in _VERBS else 0] if statements else None
         start, line = (place.start, place.line) if place else (0, 1)
         message = (
-            f"a file that runs in batches is one INSERT ... SELECT, UPDATE, DELETE, MERGE or WITH, and this one has "
-            f"{count(len(statements), 'statement')}: put anything else into a file of its own"
+            "a file that runs in batches contains exactly one INSERT ... SELECT, UPDATE, DELETE, MERGE or WITH "
+            f"statement, but this one has {count(len(statements), 'statement')}: move everything else to a separate "
+            "file"
         )
         if len(statements) == 1:
             message = (
-                "only INSERT ... SELECT, UPDATE, DELETE, MERGE and WITH run in batches: take the directive "
-                f'"{BATCH}" out, or write one of them'
+                "only INSERT ... SELECT, UPDATE, DELETE, MERGE and WITH can run in batches: remove the directive "
+                f'"{BATCH}", or use one of them'
             )
         return (), (ScriptFault(start, line, message),)
     statement = statements[0]
@@ -234,8 +235,8 @@ def examine(
         if name.lower() in (_FROM, _TO):
             found.append(Placeholder(start, end, name.lower() == _TO))
         else:
-            fault(start, f":{name} is not a placeholder: there are :from and :to; for part of an array, write a blank "
-                  "behind the colon")  # fmt: skip
+            fault(start, f":{name} is not a placeholder; only :from and :to are. For an array slice, put a space "
+                  "after the colon")  # fmt: skip
     missing = [f":{name}" for name, upper in ((_FROM, False), (_TO, True)) if all(one.upper != upper for one in found)]
     key = batch.columns[0] if len(batch.columns) == 1 else f"({', '.join(batch.columns)})"
     if missing and not faults:
@@ -247,7 +248,7 @@ def examine(
     for offset in _turned_round(tokens):
         fault(offset, f"each batch would change all rows but its own: write {key} BETWEEN :from AND :to")
     if words[0] == "INSERT" and not {"SELECT", "TABLE"} & set(words):
-        fault(statement.start, "this INSERT reads no table: in batches runs only INSERT ... SELECT")
+        fault(statement.start, "this INSERT reads from no table: only INSERT ... SELECT can run in batches")
     if words[0] == "WITH" and not set(_CHANGING) & set(words):
         fault(statement.start, "this WITH changes nothing: it needs an INSERT, UPDATE, DELETE or MERGE")
     left_out = () if missing else _left_out(tokens, batch, key)
@@ -324,7 +325,7 @@ def _left_out(tokens: Sequence[tuple[str, int]], batch: Batch, key: str) -> Iter
         begin = index - len(columns) - 2
         row = [plain(token) for token, _ in tokens[max(begin, 0) + 1 : index - 1]]
         if row != columns and sorted(row) == sorted(columns) and words[begin] == "(":
-            yield tokens[begin][1], f"the batches are cut by {key}, in this order: write {key} BETWEEN :from AND :to"
+            yield tokens[begin][1], f"batches are split by {key}, in this order: write {key} BETWEEN :from AND :to"
 
 
 def _moving(tokens: Sequence[tuple[str, int]], batch: Batch) -> Iterator[tuple[int, str]]:
@@ -333,15 +334,15 @@ def _moving(tokens: Sequence[tuple[str, int]], batch: Batch) -> Iterator[tuple[i
     for table, column, offset in _assigned(tokens):
         if _same(table, walked) and column in batch.columns:
             message = (
-                f"this statement sets {column}, which is in the batches' key: a row would move ahead of the batch and "
-                "be changed again; batch by a key that stays"
+                f"this statement sets {column}, which is part of the batch key, so a row could move ahead of the "
+                "batch and be changed again; use a key that it does not change"
             )
             yield offset, message
     for table, offset in _inserted(tokens):
         if _same(table, walked):
             message = (
-                f"this statement inserts into {table[-1]}, which the batches go through: a new row may be ahead of the "
-                "batch, and would be met, too; insert into another table, and move the rows from there"
+                f"this statement inserts into {table[-1]}, the table being batched, so new rows could be ahead of the "
+                "batch and be processed, too; insert into another table, then move the rows from there"
             )
             yield offset, message
 

@@ -56,32 +56,32 @@ DROPS_COLUMN = Kind(
 CHANGES_TYPE = Kind(
     "changes a column's type",
     ("changing-column-type",),
-    f"Add a column of the new type, keep both alike, and drop the old one in a file with {_LATER}.",
+    f"Add a column of the new type, keep both in sync, and drop the old one in a file with {_LATER}.",
 )
 RENAMES = Kind(
     "renames a table or a column",
     ("renaming-column", "renaming-table"),
-    f"Add the new name beside the old one (a column, a view), and drop the old one in a file with {_LATER}.",
+    f"Add the new name alongside the old one (a column, a view), and drop the old one in a file with {_LATER}.",
 )
 MOVES = Kind(
     "renames or moves an object",
     ("renaming-object", "ban-set-schema"),
-    f"Make the object under the new name, too, and drop the old one in a file with {_LATER}.",
+    f"Create the object under the new name as well, and drop the old one in a file with {_LATER}.",
 )
 TRUNCATES = Kind(
     "empties a table",
     (),
-    f"Do it when nobody writes to the table any more, in a file with {_LATER}.",
+    f"Do it in a file with {_LATER}, once nothing writes to the table any more.",
 )
 FORBIDS_NULL = Kind(
     "forbids NULL in a column",
     ("adding-not-nullable-field",),
-    f"Write it in every release first; then SET NOT NULL in a file with {_LATER}, behind a validated CHECK.",
+    f"First make every release write it; then SET NOT NULL in a file with {_LATER}, after a validated CHECK.",
 )
 DROPS_KEY = Kind(
     "drops a key",
     ("ban-drop-constraint",),
-    f"ON CONFLICT and foreign keys go by it: make the new one first, and drop the old one in a file with {_LATER}.",
+    f"ON CONFLICT and foreign keys rely on it: create the new one first, and drop the old one in a file with {_LATER}.",
 )
 
 KINDS = (DROPS_TABLE, DROPS_COLUMN, CHANGES_TYPE, RENAMES, MOVES, TRUNCATES, FORBIDS_NULL, DROPS_KEY)

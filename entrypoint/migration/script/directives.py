@@ -152,7 +152,7 @@ def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[Scri
         elif name not in _ALONE:
             time, complaint = _parse_time(name, value)
         if not complaint and name in lines and name not in _SEVERAL:
-            complaint = f"{name} is said in line {lines[name]} already: leave one of the two"
+            complaint = f"{name} is already set in line {lines[name]}: keep only one"
         if complaint:
             faults.append(ScriptFault(found.offset, found.line, complaint))
             continue
@@ -163,7 +163,9 @@ def read(text: str, *, repeatable: bool = False) -> tuple[Directives, tuple[Scri
     rollout = said_in(text)
     if FLOOR in lines and not rollout.after:
         # In any other file it would stop the replicas beside which the rollout has only begun.
-        message = f'{FLOOR} is for what runs after the rollout: write "-- entrypoint: {_EXAMPLES[PHASE]}" as well'
+        message = (
+            f'{FLOOR} only applies to files that run after the rollout: add "-- entrypoint: {_EXAMPLES[PHASE]}" as well'
+        )
         faults.append(ScriptFault(offsets[FLOOR], lines[FLOOR], message))
     refresh, behind = (tuple(dict.fromkeys(named[name])) for name in (REFRESH, BEHIND))
     directives = Directives(
@@ -178,7 +180,9 @@ def near(text: str) -> tuple[ScriptFault, ...]:
     Only for what a directive would say: of a sentence that happens to begin with "entrypoint" nothing is thought.
     """
     return tuple(
-        ScriptFault(found.offset, found.line, f'a comment, and no directive: did you mean "-- entrypoint: {meant}"?')
+        ScriptFault(
+            found.offset, found.line, f'this is a comment, not a directive: did you mean "-- entrypoint: {meant}"?'
+        )
         for found in scanner.near_directives(text)
         if (meant := _meant_by(found.text))
     )
@@ -199,14 +203,17 @@ def _at_odds(lines: Mapping[str, int], mentioned: Collection[str]) -> Iterator[t
     if BATCH not in mentioned:
         for name in _OF_BATCHES:
             if name in lines:
-                example = f'write "-- entrypoint: {_EXAMPLES[BATCH]}" as well, or leave the line out'
-                yield name, f"{name} is for a file that runs in batches: {example}"
+                example = f'add "-- entrypoint: {_EXAMPLES[BATCH]}" as well, or remove the line'
+                yield name, f"{name} only applies to a file that runs in batches: {example}"
     if BATCH in lines and NO_TRANSACTION in lines:
-        yield NO_TRANSACTION, f"{NO_TRANSACTION} does not go with {BATCH}: each batch is a transaction; leave it out"
+        yield (
+            NO_TRANSACTION,
+            (f"{NO_TRANSACTION} cannot be combined with {BATCH}: each batch is a transaction; remove it"),
+        )
     if FIXED in lines and TARGET in lines:
         yield (
             TARGET,
-            f"{TARGET} does not go with {FIXED}: it is what the size of a batch follows; leave out one of them",
+            f"{TARGET} cannot be combined with {FIXED}: it adjusts the batch size; remove one of them",
         )
 
 
@@ -244,7 +251,7 @@ def _split(found: Directive) -> tuple[str, str, str]:
         return name, "", _unknown(found.text if not equals else name)
     right = f'write "-- entrypoint: {_EXAMPLES[name]}"'
     if name in _ALONE:
-        return name, "", f"{name} stands alone in its line: {right}" if equals or value else ""
+        return name, "", f"{name} takes no value: {right}" if equals or value else ""
     if not equals or not value:
         return name, "", f'"{found.text}" has no "=" and {_WANTED.get(name, "a time")} after it: {right}'
     return name, value, ""
@@ -253,16 +260,16 @@ def _split(found: Directive) -> tuple[str, str, str]:
 def _out_of_place(name: str, *, repeatable: bool) -> str:
     """Return why a directive cannot stand in this file; empty if it can."""
     if repeatable and name not in _OF_REPEATABLES:
-        return f"{name} is for migrations with a number: all files in repeatable/ are one transaction"
+        return f"{name} only applies to numbered migrations: all files in repeatable/ run in one transaction"
     if not repeatable and name == BEHIND:
-        return f"{BEHIND} is for files in repeatable/: migrations run in the order of their numbers"
+        return f"{BEHIND} only applies to files in repeatable/: migrations run in the order of their numbers"
     return ""
 
 
 def _name_of_repeatable(name: str, value: str) -> str:
     if value.strip(OF_A_DESCRIPTION):
         right = f'write "-- entrypoint: {_EXAMPLES[name]}"'
-        return f"{name} = {value} is no name of a file in repeatable/, without .sql: {right}"
+        return f"{name} = {value} is not the name of a file in repeatable/, without .sql: {right}"
     return ""
 
 
@@ -270,16 +277,16 @@ def _parse_origin(value: str) -> tuple[Origin | None, str]:
     tool, _, version = value.partition(" ")
     version = version.strip()
     if tool not in TOOLS:
-        return None, f"{ORIGIN} = {value} does not begin with a tool that this program knows: {', '.join(TOOLS)}"
+        return None, f"{ORIGIN} = {value} does not start with the name of a supported tool: {', '.join(TOOLS)}"
     if not version:
-        return None, f"{ORIGIN} = {value} does not say which of {tool}'s migrations it was, like {_EXAMPLES[ORIGIN]}"
+        return None, f"{ORIGIN} = {value} does not say which {tool} migration it was, like {_EXAMPLES[ORIGIN]}"
     return Origin(tool, version), ""
 
 
 def _complaint_about_rollout(name: str, value: str) -> str:
     shown = f"{name} = {value}"
     if name == PHASE and value != AFTER:
-        return f'{shown} is not a phase: write "-- entrypoint: {_EXAMPLES[PHASE]}", or leave the line out'
+        return f'{shown} is not a phase: write "-- entrypoint: {_EXAMPLES[PHASE]}", or remove the line'
     if name == REQUIRES and not is_number(value):
         return f"{shown} is not the number of a migration, like {_EXAMPLES[REQUIRES]}"
     if name in (FLOOR, REPLACES) and number_of(value) is None:
@@ -291,7 +298,9 @@ def _parse_time(name: str, value: str) -> tuple[float, str]:
     found = _TIME.fullmatch(value)
     shown = f"{name} = {value}"
     if found is None or (found[2] and found[2] not in _UNITS):
-        return 0.0, f"{shown} is not a time: write a whole number and ms, s, min or h, like {_EXAMPLES[name]}"
+        return 0.0, (
+            f"{shown} is not a duration: write a whole number followed by ms, s, min or h, like {_EXAMPLES[name]}"
+        )
     number, unit = found.groups()
     if not unit:
         return 0.0, f"{shown} has no unit: write {number}ms, {number}s, {number}min or {number}h"

@@ -42,7 +42,7 @@ _FIRST_TIMESTAMP = 10**7
 _MUCH_TO_HASH = 2**20
 LARGE = 2**20
 """More bytes than that are never in memory all at once, where that can be helped."""
-_MADE_UP = "it is no ordinary file, or somebody is writing to it"
+_MADE_UP = "it is not an ordinary file, or it is being written to"
 _LIMIT = "(MIGRATION_FILE_LIMIT_MB)"
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a directory"),
@@ -133,8 +133,9 @@ def load_directory(path: str, limit: int | None = None, *, repeating: bool = Tru
         listed = os.listdir(path)
     except OSError as error:
         raise ConfigurationError(
-            f"The migrations directory {path!r} cannot be read: {error.strerror}",
-            remedy="Set MIGRATIONS_DIR to where the image has its migrations, or AUTO_MIGRATE=false if it has none.",
+            f"Cannot read the migrations directory {path!r}: {error.strerror}",
+            remedy="Set MIGRATIONS_DIR to the image's migrations directory, or set AUTO_MIGRATE=false if there are "
+            "no migrations.",
         ) from None
     names = sorted(filter(is_sql, listed))
     numbers = {name: number_of(name) for name in names}
@@ -162,7 +163,7 @@ def load_directory(path: str, limit: int | None = None, *, repeating: bool = Tru
             faults += more
         elif repeatables:
             repeatables = ()
-            warnings.append(f"the files in {REPEATABLES}/ are not applied, as MIGRATION_COMMAND is set")
+            warnings.append(f"the files in {REPEATABLES}/ are not applied because MIGRATION_COMMAND is set")
     return Directory(path, tuple(files), tuple(warnings), tuple(faults), limit, repeatables)
 
 
@@ -181,7 +182,7 @@ def _load_repeatables(directory: str, limit: int | None) -> tuple[tuple[Repeatab
         name = file.removesuffix(_SUFFIX)
         if name == file or not name or name.strip(OF_A_DESCRIPTION):
             better = slug(file[: -len(_SUFFIX)].removeprefix("R__")) or "name"
-            what = f"must be called {better}{_SUFFIX}: lower-case letters, digits and underscores"
+            what = f"must be named {better}{_SUFFIX}: lowercase letters, digits and underscores"
             faults.append(FileFault((f"{REPEATABLES}/{file}",), "name", what))
             continue
         path = os.path.join(folder, file)
@@ -223,7 +224,7 @@ def _size(found: os.stat_result, limit: int | None) -> int:
     """Return the size of a regular file, in bytes. Raises OSError if it is none, or larger than the limit."""
     if not stat.S_ISREG(found.st_mode):
         kind = next((words for is_one, words in _NOT_REGULAR if is_one(found.st_mode)), "something else")
-        raise OSError(errno.EINVAL, f"it is no regular file, but {kind}")
+        raise OSError(errno.EINVAL, f"it is not a regular file but {kind}")
     if limit is not None and found.st_size > limit:
         raise OSError(errno.EFBIG, f"it has {found.st_size >> 20} MB, and the limit is {limit >> 20} MB {_LIMIT}")
     return found.st_size
@@ -232,7 +233,7 @@ def _size(found: os.stat_result, limit: int | None) -> int:
 def not_its_size(size: int) -> OSError:
     """Return the error for a file that has more bytes, or fewer, than the `size` that it had when it was opened."""
     # As in /proc and /sys, where contents are made up while they are read, perhaps of secrets.
-    return OSError(errno.EINVAL, f"its content does not have its size, {size} bytes: {_MADE_UP}")
+    return OSError(errno.EINVAL, f"its content does not match its size, {size} bytes: {_MADE_UP}")
 
 
 def _content(descriptor: int, size: int) -> bytes:
@@ -363,16 +364,16 @@ def _fault_of_name(name: str) -> str:
         return f"must be NNN_description.sql, for example {better_name(name)}"
     whose = f" of {foreign.tool}'s" if foreign.tool else ""
     importing = import_command(foreign.tool)
-    takes = f"; {importing} imports a whole directory" if importing else ""
+    takes = f"; to import a whole directory: {importing}" if importing else ""
     ours = f"{foreign.digits.zfill(3) if foreign.digits else 'NNN'}_{slug(foreign.words) or 'description'}.sql"
     if foreign.kind == "perhaps down":
-        return f"must be rollback/{ours} if it is the way back of a migration, or else NNN_description.sql"
+        return f"must be rollback/{ours} if it is a down migration, or else NNN_description.sql"
     if foreign.kind == "down":
-        return f"is the way back of a migration{whose}, and no migration: here it is rollback/{ours}{takes}"
+        return f"is a down migration{whose}: name it rollback/{ours}{takes}"
     if foreign.kind == "repeatable":
         name = slug(foreign.words) or "name"
-        return f"is a repeatable migration{whose}: here it is called {REPEATABLES}/{name}{_SUFFIX}{takes}"
-    return f"is a migration{whose}: here it is called {ours}{takes}" if whose else f"must be called {ours}"
+        return f"is a repeatable migration{whose}: name it {REPEATABLES}/{name}{_SUFFIX}{takes}"
+    return f"is a migration{whose}: name it {ours}{takes}" if whose else f"must be named {ours}"
 
 
 def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[FileFault]:
@@ -381,7 +382,7 @@ def _doubled_numbers(numbers: Mapping[str, int | None]) -> list[FileFault]:
         if number is not None:
             by_number.setdefault(number, []).append(name)
     return [
-        FileFault(tuple(same), "number", f"{len(same)} files have the number {number}; give each its own")
+        FileFault(tuple(same), "number", f"{len(same)} files have the number {number}; give each a different one")
         for number, same in sorted(by_number.items())
         if len(same) > 1
     ]
@@ -398,7 +399,7 @@ def _warnings(path: str, files: list[MigrationFile]) -> list[str]:
         # Between timestamps, and before the first of them, no number is missing. Asked first, as it settles most.
         if after.number < _FIRST_TIMESTAMP and after.number - before.number > 1
     ]
-    return [f"there is a gap in the numbers: no migration {', '.join(missing)}"] if missing else []
+    return [f"gap in the numbers: no migration {', '.join(missing)}"] if missing else []
 
 
 def _subdirectories_of_another_tool(path: str) -> str:
@@ -406,4 +407,4 @@ def _subdirectories_of_another_tool(path: str) -> str:
     from entrypoint.migration.script.foreign import import_command, of_directories
 
     tool = of_directories(path)
-    return f"; {import_command(tool, path)} imports those of {tool} in its subdirectories" if tool else ""
+    return f"; to import the {tool} migrations in its subdirectories: {import_command(tool, path)}" if tool else ""

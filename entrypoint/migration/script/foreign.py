@@ -99,13 +99,13 @@ def mark_in(text: str) -> ScriptFault | None:
     if mark is None:
         return None
     keep = (
-        "eep only the way forward in this file, without the marks; the way back, if you want it, goes into a file of "
-        "the same name in rollback/"
+        "eep only the up migration in this file, without the marks; the down migration, if you want one, goes into a "
+        "file of the same name in rollback/"
     )
     importing = import_command(mark.tool)
     message = (
-        f"{mark.line}: this file is written for {mark.tool}, whose marks are only comments here, so its way back "
-        f"would run, too. {f'{importing} imports a whole directory; or k' if importing else 'K'}{keep}"
+        f"{mark.line}: this file is written for {mark.tool}. Its marks are only comments here, so the down migration "
+        f"would run, too. {f'To import a whole directory: {importing}. Or k' if importing else 'K'}{keep}"
     )
     return ScriptFault(mark.offset, mark.number, message)
 

@@ -151,7 +151,7 @@ class LargeText:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise _gone(f"{name} cannot be read any more: {error.strerror}") from None
+            raise _gone(f"{name} can no longer be read: {error.strerror}") from None
         if sha256(content).digest() != part.digest:
             raise _gone(f"{name} has changed since it was checked")
         return content
@@ -167,9 +167,9 @@ class LargeText:
 
 def _gone(message: str) -> MigrationFilesError:
     return MigrationFilesError(
-        f"{message}; nothing of it was committed",
+        f"{message}; nothing in it was committed",
         faults=(message,),
-        remedy="Leave the files as they are while they are applied, and start again.",
+        remedy="Do not change the files while they are being applied. Start again.",
     )
 
 

@@ -29,7 +29,7 @@ _PARSE_LIMIT = 100_000
 # What comes behind is read again when it is applied, so that a replica that waits has nothing of it.
 _IN_MEMORY = 1_000_000
 _STATEMENT = 400
-_CORRECT = "Correct the files; `entrypoint check` shows all faults without a database."
+_CORRECT = "Correct the files. `entrypoint check` lists all errors without a database."
 
 
 # The line of a file of `entrypoint new` by which it is known as long as nothing else is in it.
@@ -116,10 +116,10 @@ def faults_between(migrations: Iterable[Prepared], among: Sequence[MigrationFile
         if rollout.floor is not None and rollout.floor not in names:
             replaced = {name for other in rollouts(among).values() for name in other.replaces}
             if rollout.floor not in replaced:
-                message = f"there is no file {rollout.floor}, which its floor names: this very image could not start"
+                message = f"its floor names {rollout.floor}, which does not exist: this image itself could not start"
                 faults.append(FileFault((file.name,), "floor", message))
         faults += [
-            FileFault((file.name,), "replaces", f"replaces {name}, and that file is there as well: remove one of them")
+            FileFault((file.name,), "replaces", f"replaces {name}, but that file still exists: remove one of them")
             for name in rollout.replaces
             if name in names
         ]
@@ -143,7 +143,7 @@ def refuse_bad_names(directory: Directory) -> None:
 def bad_files(faults: Sequence[FileFault], remedy: str = _CORRECT) -> MigrationFilesError:
     """Return the error for bad files; the first of the `faults` is in its message, all are in its list."""
     return MigrationFilesError(
-        f"{count(len(faults), 'fault')} in the migration files; nothing was run: {faults[0]}",
+        f"{count(len(faults), 'error')} in the migration files; nothing was run: {faults[0]}",
         faults=tuple(str(fault) for fault in faults),
         remedy=remedy,
     )
@@ -154,21 +154,21 @@ def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prep
     reverse, faults = examine(file, escapes=escapes)
     if reverse is not None and not faults and (names := reverse.advice.directives.refresh):
         message = (
-            f"refresh = {names[0]} is for migrations: no start applies a repeatable file because of a rollback. Make "
-            f"the object again in this file, or afterwards by entrypoint migrate --repeatable {names[0]}"
+            f"refresh = {names[0]} only applies to migrations: a rollback does not make any start apply a repeatable "
+            f"file. Recreate the object in this file, or afterwards with entrypoint migrate --repeatable {names[0]}"
         )
         return reverse, [FileFault((file.name,), "rollback", message)]
     if reverse is None or faults or reverse.advice.transactional:
         return reverse, faults
     names, advice = (file.name,), reverse.advice
     if advice.batched:
-        message = "a reverse file is one transaction, and this one runs in batches; remove the directive"
+        message = "a down migration is one transaction, and this one runs in batches; remove the directive"
         return reverse, [FileFault(names, "rollback", message)]
     if advice.units:
-        message = f"a reverse file is one transaction, and this one cannot be: {advice.units}"
+        message = f"a down migration is one transaction, and this one cannot be: {advice.units}"
         return reverse, [FileFault(names, "rollback", message)]
     if not advice.outside:
-        message = "a reverse file is one transaction; remove the directive no-transaction"
+        message = "a down migration is one transaction; remove the directive no-transaction"
         return reverse, [FileFault(names, "rollback", message)]
     return reverse, [
         FileFault(
@@ -184,7 +184,7 @@ def examine_reverse(file: MigrationFile, *, escapes: bool = False) -> tuple[Prep
 def not_in_a_reverse_file(number: int) -> str:
     """Return, as the end of a sentence, what to do about a statement that cannot run in a transaction."""
     return (
-        "and a reverse file is one, so that the ledger's row goes with it; leave out the statement, or its "
+        "and a down migration is one, so that its row is removed with it; leave out the statement, or its "
         "CONCURRENTLY, or run the file with psql and then DELETE FROM schema_migrations WHERE migration_number = "
         f"{number}"
     )
@@ -245,12 +245,12 @@ def _not_with_the_others(one: Prepared) -> list[FileFault]:
     if advice.units:
         return [FileFault(names, "repeatable", f"{what}, and this one cannot be: {advice.units}")]
     if advice.begin != "BEGIN":
-        return [FileFault(names, "repeatable", f"{what}, and {advice.begin} would begin another one")]
+        return [FileFault(names, "repeatable", f"{what}, and {advice.begin} would start another one")]
     return [
         FileFault(
             names,
             "repeatable",
-            f"{outside.what} cannot run inside a transaction, and {what}; put it into a migration",
+            f"{outside.what} cannot run inside a transaction, and {what}; move it to a migration",
             advice.statements[outside.statement].line,
         )
         for outside in advice.outside
@@ -279,17 +279,23 @@ def examine(
     except OSError as error:
         return None, [FileFault(names, "unreadable", f"cannot be read: {error.strerror}")]
     except NotUtf8Error as error:
-        message = f"is not UTF-8: byte 0x{error.byte:02x} at offset {error.offset}; save the file as UTF-8"
+        message = f"is not valid UTF-8: byte 0x{error.byte:02x} at offset {error.offset}; save the file as UTF-8"
         return None, [FileFault(names, "encoding", message, error.line)]
     if checksum != file.checksum:
-        return None, [FileFault(names, "unreadable", "changed while it was read; start again")]
+        return None, [FileFault(names, "unreadable", "changed while it was being read; start again")]
     faults = [FileFault(names, "content", fault.message, fault.line, fault.offset) for fault in advice.faults]
     if not advice.statements and isinstance(source, str) and UNTOUCHED in source:
-        faults.append(FileFault(names, TEMPLATE, "is as `entrypoint new` wrote it: write the SQL, or remove the file"))
+        faults.append(
+            FileFault(
+                names, TEMPLATE, "is unchanged since `entrypoint new` created it: write the SQL, or remove the file"
+            )
+        )
     requires = advice.directives.rollout.requires
     if requires is not None and requires >= file.number:
         what = "itself" if requires == file.number else f"{requires:03d}, which comes after it"
-        faults.append(FileFault(names, "requires", f"requires {what}: it can only require what has a lower number"))
+        faults.append(
+            FileFault(names, "requires", f"requires {what}: it can only require a migration with a lower number")
+        )
     return Prepared(file, source, advice), faults
 
 

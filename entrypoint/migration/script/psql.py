@@ -43,9 +43,9 @@ _FOR_PRINTING = {
 # Without these, psql goes on after an error, or waits for a COMMIT.
 _MEANINGFUL = ("ON_ERROR_STOP", "AUTOCOMMIT")
 
-_KEY = "it keeps psql from running commands that dumped data may contain, and nothing runs those here"
-_PRINTS = "it prints a text of its own; RAISE NOTICE writes to the log"
-_OUTPUT = "it is about how psql shows results"
+_KEY = "it stops psql from running commands that dumped data may contain, and nothing runs them here"
+_PRINTS = "it prints text; to write to the log, use RAISE NOTICE"
+_OUTPUT = "it controls how psql shows results"
 _WHATEVER_FOLLOWS = {
     "restrict": _KEY,
     "unrestrict": _KEY,
@@ -59,11 +59,11 @@ _WHATEVER_FOLLOWS = {
 _REMOVE = "remove it"
 _STOPS = "remove it: a migration ends at its first error"
 _REMEDIES = {
-    **dict.fromkeys(("i", "ir", "include", "include_relative"), "put the other file's text here"),
+    **dict.fromkeys(("i", "ir", "include", "include_relative"), "paste the other file's contents here"),
     **dict.fromkeys(
         ("c", "connect"),
-        "remove it: a migration stays in the database, and in the session, that it begins in; what needs others goes "
-        "into a file of its own. If pg_dump wrote the file, write it again without --create (-C)",
+        "remove it: a migration stays in the database and session it starts in. If pg_dump wrote the file, write it "
+        "again without --create (-C)",
     ),
     "copy": "use INSERT, or COPY FROM a file on the server",
     "gexec": "use a DO block with EXECUTE",
@@ -134,10 +134,10 @@ def _trouble_behind(stop: str, glued: str) -> str:
     `stop`: the character that ends its arguments. `glued`: what two backslashes lead back to.
     """
     if stop == "`":
-        return "remove it: psql would run what is in backquotes as a command of the shell"
+        return "remove it: psql would run the text in backquotes as a shell command"
     if stop in ("'", '"'):
         return f"close its quote on the same line, with {stop}, or remove it"
-    return "write it in a line of its own" if glued.strip() else ""
+    return "put it on a line of its own" if glued.strip() else ""
 
 
 def _why_not_needed(name: str, values: Sequence[str | None], *, first: bool) -> str:
@@ -147,7 +147,7 @@ def _why_not_needed(name: str, values: Sequence[str | None], *, first: bool) -> 
         case "set", "ON_ERROR_STOP", *value if _joined(value) in _ON:
             why = "a migration ends at its first error anyway"
         case "unset", *names if not {None, *_MEANINGFUL} & {*names}:
-            why = "there are no variables of psql's here"
+            why = "psql variables do not exist here"
         case "encoding", str(encoding), *_ if re.sub("[^a-z0-9]", "", encoding.lower()) in _UTF8:
             why = "a migration is UTF-8 anyway"
         case (("encoding" | "x" | "set"),):
@@ -157,7 +157,7 @@ def _why_not_needed(name: str, values: Sequence[str | None], *, first: bool) -> 
         case "set", str(variable), *value if _joined(value) in _FOR_PRINTING.get(variable, ()):
             why = _OUTPUT
         case (("c" | "connect"), *places) if first and {*places} <= {"-"}:
-            why = "it connects to where the migration runs anyway"
+            why = "it connects to where the migration already runs"
     return why
 
 

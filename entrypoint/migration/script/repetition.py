@@ -24,7 +24,7 @@ _MADE_ONCE = ("EXTENSION", "SCHEMA")
 _KEPT = ("INDEX", "MATERIALIZED VIEW", "SEQUENCE", "TABLE")
 # Words between CREATE and what it makes.
 _BETWEEN = ("TEMP", "TEMPORARY", "UNLOGGED", "UNIQUE", "FOREIGN", "RECURSIVE", "CONSTRAINT", "TRUSTED", "PROCEDURAL")
-_INTO_A_MIGRATION = "Put it into a migration with a number."
+_INTO_A_MIGRATION = "Put it into a numbered migration."
 
 
 class Unrepeatable(NamedTuple):
@@ -54,9 +54,9 @@ def _why(words: tuple[str, ...], dropped: set[str]) -> tuple[str, str] | None:
     if words[:1] == ("CREATE",):
         return _why_not_created(words, dropped)
     if words[:1] == ("DROP",) and "EXISTS" not in words[:6]:
-        return "DROP without IF EXISTS: it fails where there is nothing to drop", "Write DROP … IF EXISTS."
+        return "DROP without IF EXISTS: it fails when there is nothing to drop", "Write DROP … IF EXISTS."
     if words[:1] == ("INSERT",) and not {"CONFLICT", "EXISTS", "EXCEPT"} & {*words}:
-        return "INSERT without ON CONFLICT: it adds its rows again each time", "Write ON CONFLICT … DO NOTHING."
+        return "INSERT without ON CONFLICT: it inserts its rows again each time", "Write ON CONFLICT … DO NOTHING."
     if words[:2] == ("ALTER", "TABLE"):
         place = named(words, behind(words, behind(words, 2, "IF", "EXISTS"), "ONLY"))[1]
         action = words[place : place + 4]
@@ -69,7 +69,7 @@ def _why_not_created(words: tuple[str, ...], dropped: set[str]) -> tuple[str, st
     kind, place = _kind_and_place(words)
     if kind in _KEPT:
         repeats = words[place : place + 3] == ("IF", "NOT", "EXISTS")
-        what = "the second time it does nothing, whatever has changed" if repeats else "it fails the second time"
+        what = "the second time it does nothing, even if it has changed" if repeats else "it fails the second time"
         return None if kind in dropped else (f"CREATE {kind}: {what}", _INTO_A_MIGRATION)
     if kind in dropped or words[1:3] == ("OR", "REPLACE") or words[place : place + 3] == ("IF", "NOT", "EXISTS"):
         return None
@@ -81,7 +81,7 @@ def _why_not_created(words: tuple[str, ...], dropped: set[str]) -> tuple[str, st
         return f"CREATE {kind} without OR REPLACE: it fails the second time", f"Write CREATE OR REPLACE {kind}."
     return (
         f"CREATE {kind}: it fails the second time",
-        f"Write DROP {kind} IF EXISTS before it, or make it in a migration.",
+        f"Write DROP {kind} IF EXISTS before it, or create it in a migration.",
     )
 
 

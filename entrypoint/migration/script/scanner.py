@@ -330,7 +330,7 @@ def _comment_end(text: str, pos: int) -> int:
         depth += 1 if edge[0] == "/*" else -1
         if depth == 0:
             return edge.end()
-    raise UnterminatedError(pos, "this comment is never closed: end it with */ (each /* within needs its own)")
+    raise UnterminatedError(pos, "this comment is never closed: end it with */ (each nested /* needs its own)")
 
 
 def _token_end(text: str, pos: int) -> int:
@@ -454,7 +454,7 @@ class _Scan:
         text, length = self.text, len(self.text)
         if nul := text.count("\0"):
             offset = text.index("\0")
-            message = f"{count(nul, 'NUL character')}: PostgreSQL's text has none; save the file as UTF-8"
+            message = f"{count(nul, 'NUL character')}: PostgreSQL text cannot contain any; save the file as UTF-8"
             self.faults.append(ScriptFault(offset, text.count("\n", 0, offset) + 1, message))
         pos = 0
         try:
@@ -543,12 +543,12 @@ class _Scan:
         way = _copy_way(words(text, start, end, limit=end - start))
         if way == "FROM":
             message = (
-                "COPY FROM STDIN: nobody sends it data here; use INSERT, or COPY FROM a file on the server "
-                "(pg_dump --inserts writes a dump with INSERT)"
+                "COPY FROM STDIN: nothing sends it data here; use INSERT, or COPY FROM a file on the server (pg_dump "
+                "--inserts writes a dump with INSERT)"
             )
             self.faults.append(ScriptFault(start, line, message))
         elif way == "TO":
-            message = "COPY TO STDOUT: nobody reads what it sends; remove it, or COPY TO a file on the server"
+            message = "COPY TO STDOUT: nothing reads its output; remove it, or COPY TO a file on the server"
             self.faults.append(ScriptFault(start, line, message))
         return way == "FROM"
 
@@ -560,7 +560,7 @@ class _Scan:
         if not command.remedy:
             self.commands.append(command)
             return command.end
-        self.fault(pos, f"psql's command {command.shown}: the server does not understand it; {command.remedy}")
+        self.fault(pos, f"psql command {command.shown}: the server does not understand it; {command.remedy}")
         if command.name == ";":
             return self.semicolon(pos + 1)
         if self.start >= 0 and command.sends:

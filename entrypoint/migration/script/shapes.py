@@ -105,16 +105,16 @@ def decide(
     before, behind = said(range(inner)), said(range(inner, count)) if last is None else []
     units = _nested(statements, kinds, blocks)
     if modes and not alone:
-        units = units or "one of its blocks has a transaction mode of its own"
+        units = units or "one of its blocks sets its own transaction mode"
     units = units or _ends_with_transaction([*before, *behind]) or _of_nobody_knows(before)
     everything = " ".join(sql for _, sql in said(range(count)))
     if not alone and _NOT_VALID.search(everything) and _VALIDATE.search(everything):
-        units = units or "it adds a constraint that is NOT VALID, and validates one"
+        units = units or "it adds a NOT VALID constraint and validates one"
     if not alone and _CLOCK.search(everything) and any(map(_writes_rows, statements)):
-        units = units or "it changes rows, and has now() or its like, which says when the transaction began"
+        units = units or "it changes rows and uses now() or similar, which depends on when the transaction began"
     writes = any(_writes_rows(statement) for statement, _ in [*before, *behind[:-1]])
     if writes and _DEFERRED.search(everything):
-        units = units or "it has constraints that are INITIALLY DEFERRED, and changes rows before its last COMMIT"
+        units = units or "it has INITIALLY DEFERRED constraints and changes rows before its last COMMIT"
     return Shape(units, writes and not units)
 
 
@@ -132,7 +132,7 @@ def _nested(statements: Sequence[Statement], kinds: Sequence[Kind], blocks: Mapp
     for begin, end in blocks.items():
         for index in range(begin + 1, end):
             if kinds[index].control:
-                return f"line {statements[index].line} has a BEGIN within a block"
+                return f"line {statements[index].line} has a BEGIN inside a block"
     return ""
 
 
@@ -141,7 +141,7 @@ def _ends_with_transaction(said: Iterable[tuple[Statement, str]]) -> str:
         others = _FOR_THE_SESSION.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), sql)
         if found := _ENDS_WITH_TRANSACTION.search(others):
             line = statement.line + sql.count("\n", 0, found.start())
-            return f"what {' '.join(found[0].split())} in line {line} says is over with its own transaction"
+            return f"the effect of {' '.join(found[0].split())} in line {line} ends with its own transaction"
     return ""
 
 
@@ -152,8 +152,8 @@ def _of_nobody_knows(said: Iterable[tuple[Statement, str]]) -> str:
         makes_table = word == "CREATE" and re.search(r"\bas\b", sql, re.IGNORECASE) and "TABLE" in statement.words
         unknown = called(sql) - _KNOWN if word in _MAY_CALL or (makes_table and "(" in sql) else frozenset()
         if word not in _THE_SAME:
-            return f"what {word or 'a statement'} in line {statement.line} does may depend on the COMMIT after it"
+            return f"the effect of {word or 'a statement'} in line {statement.line} may depend on the COMMIT after it"
         if unknown:
             name = min(unknown)
-            return f"what {name}() in line {statement.line} does may depend on the COMMIT after it"
+            return f"the effect of {name}() in line {statement.line} may depend on the COMMIT after it"
     return ""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.psql import Command
     from entrypoint.migration.script.text import Text
 
-_REMEDY = 'leave transactions to the program, or write "-- entrypoint: no-transaction" above the first statement'
+_REMEDY = 'leave transactions to this program, or write "-- entrypoint: no-transaction" above the first statement'
 
 # What is looked at here is a statement's first words, joined by spaces.
 _BEGINNING = re.compile(r"(BEGIN|START TRANSACTION|PREPARE TRANSACTION(?! AS\b| \())\b")
@@ -313,7 +313,7 @@ def _in_its_shape(advice: Advice, kinds: list[Kind]) -> Advice:
         what = advice.outside[0].what
         why = f"{what} in line {statements[advice.outside[0].statement].line} cannot run inside a transaction"
     elif not why and (values := _values_used_at_once(text, statements)):
-        why = f"line {statements[values[0].statement].line} adds a value to an enumeration, and the file names it again"
+        why = f"line {statements[values[0].statement].line} adds a value to an enum, and the file uses it later"
     if why:
         return in_units._replace(units=why, left_out=idle)
     kept = tuple(statement for statement, kind in zip(statements, kinds, strict=True) if not kind.control)
@@ -384,7 +384,7 @@ def _read_otherwise_within(advice: Advice) -> list[ScriptFault]:
     for first, last in advice.blocks:
         begin, end = advice.statements[first], advice.statements[last]
         if escapes_at(advice.readings, begin.start) != escapes_at(advice.readings, end.start):
-            message = "standard_conforming_strings is set within this block; set it above BEGIN"
+            message = "standard_conforming_strings is set inside this block; set it before BEGIN"
             faults.append(ScriptFault(begin.start, begin.line, message))
     return faults
 
@@ -401,9 +401,7 @@ def _taken_back(text: str, advice: Advice) -> list[ScriptFault]:
         for turn in turns:
             if savepoint < turn < statement.start:
                 line = text.count("\n", 0, turn) + 1
-                message = (
-                    f"standard_conforming_strings is set in line {line}, and this may take that back; set it above"
-                )
+                message = f"standard_conforming_strings is set in line {line}, and this may undo that; set it before"
                 return [ScriptFault(statement.start, statement.line, f"{message} the SAVEPOINT")]
     return []
 
@@ -411,15 +409,15 @@ def _taken_back(text: str, advice: Advice) -> list[ScriptFault]:
 def _trouble_in_units(kind: Kind, statement: Statement, *, in_block: bool) -> str:
     """Return why a statement cannot be where it is in a file that runs statement by statement, if so."""
     if kind.control == "PREPARE TRANSACTION" or kind.control.endswith(" PREPARED"):
-        return "a prepared transaction outlives the migration and keeps its locks; run it by hand"
+        return "a prepared transaction outlives the migration and keeps its locks; run it by hand instead"
     if kind.control.endswith(" AND CHAIN"):
-        return "the ledger's row could not be written between the two transactions; write COMMIT and BEGIN"
+        return "the migration's row could not be written between the two transactions; write COMMIT and BEGIN"
     if kind.control.startswith("ROLLBACK") and in_block:
-        return "a block that is rolled back changes nothing, and cannot be recorded; leave the block out"
+        return "a block that is rolled back changes nothing and cannot be recorded; remove the block"
     if in_block and kind.outside:
-        return "cannot run inside BEGIN ... COMMIT: write it outside of the block"
+        return "cannot run inside BEGIN ... COMMIT: move it out of the block"
     if (in_block or kind.control) and "READ ONLY" in (modes_of(statement) or ""):
-        return "the ledger's row could not be written; remove READ ONLY"
+        return "the migration's row could not be written; remove READ ONLY"
     return "" if in_block else _lost_savepoint(kind, statement)
 
 
@@ -428,8 +426,8 @@ def _lost_savepoint(kind: Kind, statement: Statement) -> str:
     if kind.control or statement.words[:1] not in (("RELEASE",), ("ROLLBACK",)):
         return ""
     return (
-        "there is no savepoint here, as each statement of this file runs in a transaction of its own; write BEGIN "
-        "before the savepoint and COMMIT after this, and -- entrypoint: no-transaction at the top of the file"
+        "there is no savepoint here, because each statement of this file runs in its own transaction; write BEGIN "
+        "before the savepoint, COMMIT after this statement, and -- entrypoint: no-transaction at the top of the file"
     )
 
 
@@ -455,11 +453,13 @@ def _in_one_transaction(advice: Advice, kinds: list[Kind]) -> Advice:
     for index, (statement, kind) in enumerate(zip(statements, kinds, strict=True)):
         shown = foreign(" ".join(text[statement.start : statement.end].split()))[:60]
         if index not in pair and kind.control:
-            message = f"{shown}: begins or ends a transaction, and the migration is in the program's own; {_REMEDY}"
+            message = (
+                f"{shown}: starts or ends a transaction, but this program already runs the migration in one; {_REMEDY}"
+            )
         elif kind.outside and wrapped:
-            message = f"{kind.outside} cannot run inside BEGIN ... COMMIT: remove those two"
+            message = f"{kind.outside} cannot run inside BEGIN ... COMMIT: remove BEGIN and COMMIT"
         elif "READ ONLY" in (modes_of(statement) or ""):
-            message = f"{shown}: the ledger's row could not be written; remove READ ONLY"
+            message = f"{shown}: the migration's row could not be written; remove READ ONLY"
         else:
             continue
         faults.append(ScriptFault(statement.start, statement.line, message))
@@ -578,7 +578,7 @@ def misplaced_directives(text: str, statements: Sequence[Statement]) -> tuple[Sc
         if before and (statement is None or found.end() <= statement.start):
             line = text.count("\n", 0, found.start(1)) + 1
             faults.append(
-                ScriptFault(found.start(1), line, "a directive counts only above the first statement: move it there")
+                ScriptFault(found.start(1), line, "directives only count above the first statement: move it there")
             )
     return tuple(faults)
 
