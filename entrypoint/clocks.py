@@ -21,9 +21,9 @@ WAITING = "waiting"
 class Clocks:
     """As in chess: exactly one clock runs at any moment, and none is ever wound up again.
 
-    One object for a start, handed from step to step. So all of it ends within the sum of what the clocks were given:
-    for connecting, for waiting, the common one of the migrations, and those of the files that declare a time-out
-    (docs/decisions/0014 and 0027). Only for a while can the clock that runs be made to stand.
+    One object per start, passed from step to step. So a start ends within the sum of what its clocks were given: for
+    connecting, for waiting, the common one for migrations, and those of files that declare a time-out
+    (docs/decisions/0014 and 0027). The running clock can only be stopped for a while.
     """
 
     def __init__(

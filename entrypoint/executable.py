@@ -1,4 +1,4 @@
-"""Why a program cannot be executed, in words, and with the exit code that a shell would have."""
+"""Why a program cannot be executed, in words, and with the exit code that a shell would use."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def first_line(path: str | bytes | None) -> bytes | None:
 
 
 def what_failed(path: str | bytes | None, *, missing: bool) -> str | None:
-    """Return what the kernel did not find or may not execute, if it is not the program itself but what that asks for.
+    """Return what the kernel did not find or may not execute, if it is not the program but something that it needs.
 
-    An interpreter may be a script that has one itself.
+    An interpreter may itself be a script with an interpreter.
     """
     whose, first = "its", first_line(path)
     for _ in range(_DEEPEST):

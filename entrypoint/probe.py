@@ -1,9 +1,9 @@
-"""Answer health probes on a port until the hand-over, so that nobody ends a container in the middle of a migration.
+"""Answer health probes on a port until the hand-over, so that nothing kills a container in the middle of a migration.
 
-One thread and non-blocking sockets, and no http.server, for the sake of one guarantee: at the hand-over the port is
-free, also for an application that binds it without SO_REUSEADDR (docs/decisions/0013). TCP keeps the port of whoever
-closes a connection first, for a minute. So we never do: a client that has its answer closes, and then we do; one
-that does not is reset, which keeps nothing.
+One thread and non-blocking sockets instead of http.server guarantee that the port is free at the hand-over, even for an
+application that binds it without SO_REUSEADDR (docs/decisions/0013). TCP keeps the port of whoever closes a connection
+first for a minute. So we never close first: a client that has its answer closes, and then we do; one that does not is
+reset, which keeps nothing.
 """
 
 from __future__ import annotations

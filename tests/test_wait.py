@@ -105,7 +105,7 @@ def test_until_somebody_has_migrated(scene: Scene) -> None:
             assert said["event"] == "wait.waiting"
             assert said["file"] == "002_wait.sql"
             assert words in said["message"]
-            assert "and is at 002_wait.sql" in said["message"]
+            assert "and is running 002_wait.sql" in said["message"]
         # Version 1 is there: its row is committed.
         scene.start("wait", "--version", "1", "--timeout", "0", MIGRATIONS_DIR="/nowhere").ok()
     for run in (working, waiting, by_version):

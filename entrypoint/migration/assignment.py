@@ -1,4 +1,4 @@
-"""What whoever holds the lock is to do, where and as whom: handed from room to room."""
+"""What the holder of the lock has to do, where and as whom: passed along to everyone who works on it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Assignment(NamedTuple):
     clocks: Clocks
     """All the time of this start."""
     backup_dir: str | None
-    """Where a backup is to be taken before anything pending runs; None for nowhere."""
+    """The directory for a backup before anything pending runs; None for no backup."""
     board: Board
     """Where to show what is going on."""
     losses: Losses

@@ -1,4 +1,4 @@
-"""How often the connection was lost, and at which statement: what ends it there again and again is not tried for ever.
+"""How often the connection was lost, and at which statement: a statement that keeps ending it is not retried forever.
 
 A statement that makes the server's process crash, or grow until the kernel kills it, takes all other sessions with it
 each time: PostgreSQL then recovers as a whole.

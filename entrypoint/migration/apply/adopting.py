@@ -1,7 +1,7 @@
 """Record what another tool has applied, before anything of ours runs.
 
-The tool's table is read in the transaction that writes the ledger's rows. The tool itself takes no lock of ours: what
-it applies afterwards is seen by the next start that has something of the tool's pending.
+The tool's table is read in the transaction that writes the ledger's rows. The tool itself does not take our lock: what
+it applies later is noticed by the next start with pending files of that tool.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Adopter:
     """Takes over a tool's history. It reads the files once, for all its looks at the database."""
 
     def __init__(self, assignment: Assignment, adopt: Adopt) -> None:
-        """Read where the files come from. Raises MigrationFilesError if two come from one migration."""
+        """Read the origins of the files. Raises MigrationFilesError if two files have the same origin."""
         self._assignment = assignment
         self._adopt = adopt
         self._origins = origins(adopt.tool, assignment.directory.files, by_hand=adopt.by_hand)
@@ -58,9 +58,9 @@ class Adopter:
         return BY_NAME[self._adopt.tool].shown
 
     def look(self, session: Session, rows: Sequence[LedgerRow]) -> Adoption | None:
-        """Return what would be recorded, and change nothing. None if there is no table of the tool's.
+        """Return what would be recorded, without changing anything; None if the tool has no table here.
 
-        Raises EntrypointError for what is refused.
+        Raises EntrypointError if adopting is refused.
         """
         # A part of the start's time, whoever's turn it is; and no longer than the migrations may take.
         running, most = self._assignment.clocks.running, self._assignment.apply.timeout
@@ -100,7 +100,7 @@ class Adopter:
         )
 
     def foresee(self, session: Session, plan: Plan) -> Plan | None:
-        """Return the plan as it will be when what is there has been recorded; None if the server does not say."""
+        """Return the plan as it will be once the tool's history is recorded; None if the server does not say."""
         rows = rows_of(plan)
         if not plan.pending or not self._origins.worth_a_look(rows):
             return plan
@@ -119,7 +119,7 @@ class Adopter:
         return self._assignment.plan(sorted([*others, *recorded]))
 
     def record(self, lease: Lease, plan: Plan, deadline: Deadline) -> bool:
-        """Record what is applied there, under the lock; tell whether there was anything. Raises EntrypointError."""
+        """Record under the lock what the tool has applied; tell whether there was anything. Raises EntrypointError."""
         if not plan.pending or not self._origins.worth_a_look(rows_of(plan)):
             return False
         found: list[Adoption | None] = []

@@ -1,4 +1,4 @@
-"""What every attempt at a migration (or at its reverse) is given, and how it reports that PostgreSQL refused it."""
+"""What every attempt at a migration, up or down, is given, and how it reports that PostgreSQL rejected it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ AS_DEFERRED = "the database has an INITIALLY DEFERRED trigger, and the file chan
 
 
 class Task(NamedTuple):
-    """One migration, and all that it takes to apply it."""
+    """One migration, and everything needed to apply it."""
 
     assignment: Assignment
     lease: Lease
@@ -98,11 +98,11 @@ class Task(NamedTuple):
     """For all migrations together, or for this one if it declares a time-out of its own."""
     watcher: Watcher
     lock_patience: float | None
-    """For how many seconds one transaction may wait for locks in all; None if the file has its own idea of that."""
+    """How many seconds one transaction may wait for locks in total; None if the file sets this itself."""
     reverse: bool = False
-    """Whether the file takes a migration back, and its row is to go."""
+    """Whether this is a down migration, so the row is removed."""
     kept: frozenset[int] = frozenset()
-    """Migrations that are applied, have files, and must have their rows still when this one commits."""
+    """Applied migrations with files, whose rows must still be there when this one commits."""
     initial: int | None = None
     """In a new database, of the first migration: up to which number files with `phase = after` run with the others."""
     ends_initial: bool = False
@@ -170,12 +170,12 @@ class Task(NamedTuple):
 
     @property
     def still(self) -> str:
-        """What the migration is if this attempt does not get in."""
+        """The state of the migration if this attempt fails, in words."""
         return f"migration {self.migration.file.number} is still applied" if self.reverse else "it is still pending"
 
     @property
     def again(self) -> str:
-        """Who tries it again, as a sentence: no start takes a migration back."""
+        """Who tries it again, as a sentence: a start never runs a down migration."""
         if self.reverse:
             return "No start runs it. Once the cause is fixed, run entrypoint rollback again."
         return "The next start tries it again."
@@ -212,7 +212,7 @@ class Task(NamedTuple):
         )
 
     def log_notice(self, notice: Notice) -> None:
-        """Pass a message of the server's on to the log, as it comes."""
+        """Pass a message from the server on to the log as it arrives."""
         file = self.migration.file
         logs.event(
             _NOTICE_LEVELS.get(notice.severity, logs.INFO),
@@ -227,7 +227,7 @@ class Task(NamedTuple):
 
 
 class Refused(Exception):  # noqa: N818 - the result of one attempt, which the leader judges
-    """PostgreSQL refused something of a migration, for the reason in `error`."""
+    """PostgreSQL rejected part of a migration, for the reason in `error`."""
 
     def __init__(
         self,
@@ -266,15 +266,15 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
     @property
     def about_the_ledger(self) -> bool:
-        """Whether it was our own statement about ledger or lock that was refused, or one of the file's names them."""
+        """Whether our own statement about ledger or lock was rejected, or a statement of the file that names them."""
         where = self._where
         return self.of_our_own or (where is not None and tables.mentions(self._migration.statement_at(where)))
 
     @property
     def of_our_own(self) -> bool:
-        """Whether it was our own statement about ledger or lock that was refused.
+        """Whether our own statement about ledger or lock was rejected.
 
-        The first of ours behind the file has the file's deferred constraints checked, which are its own affair.
+        Our first statement after the file also checks the file's deferred constraints; those are the file's own.
         """
         return self._behind or (self._where is None and self.error.statement > 0)
 
@@ -325,7 +325,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
     @property
     def place(self) -> str:
-        """Where the file can go on when it is mended, for its row; empty if nothing of it is committed."""
+        """Where the file can continue once it is fixed, for its row; empty if nothing in it is committed."""
         if self._walk is not None:
             return note(self._walk)
         index, units = self._units
@@ -334,7 +334,7 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
 
     @property
     def _of_a_batch(self) -> str:
-        """What became of a batch, and what to do; empty for a file without."""
+        """What became of a batch, and what to do; empty for a file without batches."""
         advice, number = self._migration.advice, self._migration.file.number
         if not advice.batched:
             return ""
@@ -415,7 +415,7 @@ def spelt_units(count: int) -> str:
 
 
 def ours(task: Task, act: Callable[[], _T]) -> _T:
-    """Run statements of our own around the file's; what PostgreSQL refuses has no place in the file."""
+    """Run our own statements around the file's; if PostgreSQL rejects one, that has no place in the file."""
     try:
         return act()
     except StatementError as error:

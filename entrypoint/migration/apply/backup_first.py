@@ -1,4 +1,4 @@
-"""The backup before the first migration: by the holder of the lock, and only if something is to run."""
+"""The backup before the first migration: taken by the holder of the lock, and only if something will run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BackupFirst:
         self._taken = False
 
     def make_ready(self, session: Session, place: Place) -> Found:
-        """Find out what stands in a backup's way, before anything is taken. Raises BackupFailedError."""
+        """Find out in advance what would prevent a backup. Raises BackupFailedError."""
         try:
             self._directory = store.check_directory(self._directory)
             self._program = dump.make_ready(session, place.backend_pid)
@@ -43,10 +43,10 @@ class BackupFirst:
         return self._program
 
     def take(self, lease: Lease, version: int | None, following: str, deadline: Deadline) -> None:
-        """Take the backup, unless it is there already; `following` is the migration that comes next.
+        """Take the backup, unless this run has already taken it; `following` is the migration that comes next.
 
-        Raises BackupFailedError or DatabaseUnavailableError if there is none; LeaseLostError or ConnectionLostError
-        if the lock was lost meanwhile: then nobody waits for the backup any more, and nothing of it is left.
+        Raises BackupFailedError or DatabaseUnavailableError if it fails; LeaseLostError or ConnectionLostError if the
+        lock was lost in the meantime: nobody needs the backup then, and nothing of it is left behind.
         """
         if self._taken:
             return
@@ -71,7 +71,7 @@ class BackupFirst:
         self._look(lease, following)
 
     def _look(self, lease: Lease, doing: str) -> None:
-        """See that the lock is still ours, and show in its row what we are `doing`.
+        """Check that the lock is still ours, and show in its row what we are `doing`.
 
         Raises LeaseLostError if guard or row is lost, ConnectionLostError if the worker is.
         """

@@ -1,8 +1,8 @@
-"""Apply a migration in batches: its statement goes through a table by a key, each batch in a transaction of its own.
+"""Apply a migration in batches: its statement goes through a table by a key, each batch in its own transaction.
 
-Each transaction is the fence, the lookup of where the batch ends, the statement, the row with that place, COMMIT. So a
-batch is in together with what says so, or not at all, whoever dies when. And as nothing but the row is needed to go on,
-the walk goes on under another holder, in another session, or behind a pooler.
+Each transaction is the fence, the lookup of where the batch ends, the statement, the row with that place, and COMMIT.
+So a batch and its record are committed together or not at all, whoever dies when. And because only the row is needed to
+continue, another holder can continue the walk, in another session, or behind a pooler.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Batches:
         self._attempts = 0
         """How many batches were tried."""
         self._failures = 0
-        """How many attempts at this batch have failed, as others were in the way."""
+        """How many attempts at this batch have failed because others were in the way."""
         self._began = time.monotonic()
         self._met = 0
         """How many keys this process has met since then."""
@@ -94,8 +94,8 @@ class Batches:
     def attempt(self) -> None:
         """Run what is left, and record the migration as completed.
 
-        Raises Refused (what came before stays, and the next attempt goes on there), MigrationFailedError if a person
-        has to look, MigrationPreventedError if the table cannot be gone through by that key, LeaseLostError,
+        Raises Refused (earlier batches stay, and the next attempt continues there), MigrationFailedError if a person
+        has to look, MigrationPreventedError if the table cannot be batched by that key, LeaseLostError,
         ConnectionLostError.
         """
         if self._key is None:
@@ -119,7 +119,7 @@ class Batches:
     # Where to begin.
 
     def _start(self) -> Key:
-        """Find out where to begin, and whether the table can be gone through by that key."""
+        """Find out where to begin, and whether the table can be batched by that key."""
         task, file = self._task, self._task.migration.file
         _, backend_pid = self._open(self._patience)
         # As the file would find it, and not we.
@@ -329,7 +329,7 @@ class Batches:
         return watched if code in _IN_THE_WAY or watched.gave_up is not None or ended else None
 
     def _give_way(self, refusal: Refused, watched: Watched) -> None:
-        """Halve the batch and let others go first; say who it is, if it happens again and again."""
+        """Halve the batch and let others go first; log who they are if it happens again and again."""
         task, file, size = self._task, self._task.migration.file, self._walk.size
         self._remember(watched, refusal.error.sqlstate)
         self._failures += 1

@@ -60,14 +60,14 @@ class InDoubt(Exception):  # noqa: N818 - a state of knowledge, which the leader
 def settle(
     transaction_id: str, target: Target, place: Place, sign: str, role: str | None, deadline: Deadline
 ) -> Verdict:
-    """Find out whether a transaction was committed; wait for that while its backend still works on it.
+    """Find out whether a transaction was committed; wait for the answer while its backend is still working on it.
 
-    A ledger that is read at once may say no, and a moment later yes: so the transaction's own state is asked for first.
-    But `committed` counts only together with the ledger: `sign` is the query that has a row if the change is in it, and
-    `role` who may ask it. After a failover, or a crash before which the id had not reached the disk, the id is somebody
-    else's, and so is what became of it. (A crash does not change the postmaster's start time.)
+    The ledger, read at once, may say no, and a moment later yes: so this asks for the transaction's own state first.
+    But `committed` counts only together with the ledger: `sign` is the query that returns a row if the change is
+    recorded, and `role` is who may run it. After a failover, or after a crash before the id reached the disk, the id
+    belongs to another transaction, and so does its state. (A crash does not change the postmaster's start time.)
 
-    There is always time for one answer, even if the deadline has passed: a time-out is no reason not to ask.
+    There is always time for one answer, even if the deadline has passed.
     """
     deadline = Deadline(max(deadline.remaining(), _FLOOR))
     while not deadline.passed():

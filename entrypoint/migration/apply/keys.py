@@ -1,4 +1,4 @@
-"""The key by which a file runs in batches: whether its table can be gone through by it, and where a batch ends.
+"""The key by which a file runs in batches: whether its table can be batched by it, and where a batch ends.
 
 Pure functions around what the catalogue says. Two mistakes are easy here, and each orders otherwise than the index:
 `ORDER BY id` behind `SELECT id::text … ` sorts by the text, so columns have the table's alias before them; and with our
@@ -104,7 +104,7 @@ class Index(NamedTuple):
 
 
 class Unfit(NamedTuple):
-    """Why the table cannot be gone through by that key."""
+    """Why the table cannot be batched by that key."""
 
     reason: str
     remedy: str

@@ -1,4 +1,4 @@
-"""Apply the repeatable files that are due: all of them in one transaction, with what is recorded of them."""
+"""Apply the repeatable files that are due, all in one transaction together with their records."""
 
 from __future__ import annotations
 

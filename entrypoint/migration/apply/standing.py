@@ -1,7 +1,7 @@
 """Whether a migration's transaction still stood when something of it failed.
 
-Nothing is judged, tried again or recorded before that is known: a file may have ended our transaction in a way that no
-parser has seen, and what it committed is in, whatever the statement behind that says.
+Nothing is judged, retried or recorded before that is known: a file may have ended our transaction in a way that no
+parser sees, and what it committed then stays, whatever the next statement reports.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def _verdict(trace: Trace, status: str | None) -> bool | None:
 
 
 def file_ended_transaction(task: Task, refusal: Refused | None = None) -> MigrationFailedError:
-    """Return the error for a file that ended our transaction: what it did before that is in, and not recorded.
+    """Return the error for a file that ended our transaction: what it did before that is committed but not recorded.
 
-    `refusal`: what PostgreSQL said of a statement behind that, if it said anything.
+    `refusal`: what PostgreSQL said about a later statement, if anything.
     """
     file = task.migration.file
     # Whatever transaction is open now is not ours, and what the file set in its session is in, too.

@@ -1,7 +1,7 @@
-"""Apply one migration, or take it back, in one transaction: BEGIN and the fence, the file, its ledger row and COMMIT.
+"""Apply or undo one migration in one transaction: BEGIN and the fence, the file, its ledger row and COMMIT.
 
-Three round trips; more if the file is large; and two, where the next one's BEGIN and fence go behind that COMMIT. The
-ledger row is written, or removed, with what the file does or not at all.
+This takes three round trips; more if the file is large; two if the next migration's BEGIN and fence follow that COMMIT.
+The ledger row is written or removed together with what the file does, or not at all.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _BEHIND = "\n;SET client_encoding = UTF8; SELECT pg_catalog.pg_current_xact_id_i
 
 
 def apply(task: Task, trace: Trace) -> None:
-    """Commit a file with what it means for the ledger.
+    """Commit a file together with its change to the ledger.
 
-    Raises Refused, LeaseLostError or ConnectionLostError; then nothing is in, unless the file has committed something
-    itself, of which the `trace` tells. Raises InDoubt if the connection ended while COMMIT was under way.
+    Raises Refused, LeaseLostError or ConnectionLostError; then nothing is committed, unless the file committed
+    something itself, which `trace` records. Raises InDoubt if the connection ended during COMMIT.
     """
     transaction_id, backend_pid = begin(task, trace)
     if not execute(task, trace, backend_pid):

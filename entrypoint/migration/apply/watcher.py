@@ -1,10 +1,10 @@
-"""Keep an eye on a statement that takes long: publish progress, name who blocks it, notice that the lock was freed.
+"""Watch a long statement: publish progress, name who blocks it, notice that the lock was freed.
 
-And end an attempt that has waited for locks for too long in all: PostgreSQL's `lock_timeout` counts for each lock
-by itself, and somebody waits behind every lock that the migration holds already.
+Also end an attempt that has waited for locks for too long in total: PostgreSQL's `lock_timeout` applies to each lock
+separately, and others wait behind every lock that the migration already holds.
 
-Runs in a thread with a connection of its own, opened only when there is something to watch. If it cannot be
-had, nothing else suffers.
+Runs in its own thread with its own connection, opened only when there is something to watch. If there is no connection,
+nothing else is affected.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _BEGUN = 9
 
 
 class GaveUp(NamedTuple):
-    """An attempt was ended, because it had waited for locks for too long in all."""
+    """An attempt was ended because it had waited for locks for too long in total."""
 
     seconds: float
     allowed: float

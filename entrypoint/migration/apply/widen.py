@@ -1,4 +1,4 @@
-"""Make room for long numbers in the ledger, before the first of them is written: under the lock, behind the fence."""
+"""Make room for long numbers in the ledger before the first of them is written: under the lock, behind the fence."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _LEAST = 1.0
 
 
 def make_room(assignment: Assignment, lease: Lease, numbers: Iterable[int], deadline: Deadline) -> None:
-    """Make the ledger's column bigint, if one of these numbers needs it and it is not yet.
+    """Change the ledger's column to bigint, if one of these numbers needs it and it is not bigint yet.
 
     The fence keeps replicas of the earlier system out as well: nobody holds the row without a token while it is ours.
-    It is tried again if what prevents it may pass, while the time lasts. Raises EntrypointError; then nothing was
+    If what prevents it may pass, this tries again while there is time. Raises EntrypointError; then nothing was
     changed.
     """
     if not widening.are_long(numbers):
