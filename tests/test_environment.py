@@ -59,7 +59,7 @@ def test_a_full_disk_is_not_the_files_failure(
             assert told["event"] == "migration.prevented"
             assert told["sqlstate"] == "53100"
             assert "the server's disk is full" in told["message"]
-            assert "Make room" in told["remedy"]
+            assert "Free space" in told["remedy"]
             assert "002_b.sql:" in told["report"]
             assert not database.one("SELECT count(*) FROM schema_migrations WHERE status = 'failed'")
             disk.free()

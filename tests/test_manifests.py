@@ -451,7 +451,7 @@ MUTATIONS = (
         variable("MIGRATION_ON_FAILURE", "exit"),
         "this starts none",
     ),
-    M(program.environment, BESIDE, "Deployment/shop-status", f"{APP}.env.3", DROP, "there is no token"),
+    M(program.environment, BESIDE, "Deployment/shop-status", f"{APP}.env.3", DROP, "no token is set"),
     M(names.secrets, BESIDE, "Deployment/shop-status", f"{APP}.env.3.value", "/run/token", "no secret with such a"),
     M(names.ports, BESIDE, "Deployment/shop-status", f"{APP}.env.2.value", "3002", "STATUS_PORT is 3002"),
     M(program.commands, "job", "Job", f"{APP}.command", ["entrypoint", "migrate", "--wait"], "Unrecognized"),
