@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import functools
 import itertools
 import os
@@ -375,22 +376,35 @@ class Workspace:
         return home / wanted.bin.relative_to(around)
 
     def cluster(self, wanted: Installation) -> Path:
-        """Return a data directory fresh from initdb, to be copied; initdb takes half a second."""
+        """Return a data directory fresh from initdb, to be copied; initdb takes half a second.
+
+        It is in ENTRYPOINT_CLUSTERS_DIR, for several processes that are to share it: another one's workspace.
+        """
         if wanted.version not in self._clusters:
-            path = self.path / f"cluster-{wanted.version}"
-            path.mkdir(mode=0o700)
-            self.owner.take(path)
-            self.owner.run(
-                [
-                    *(self.programs(wanted) / "initdb", "-D", path, "-U", SUPERUSER, "-A", "trust"),
-                    *("--locale=C", "--encoding=UTF8", "--no-sync", "--no-instructions"),
-                ],
-                cwd=self.path,
-            )
-            with (path / "postgresql.conf").open("a") as conf:
-                conf.write("\ninclude = 'server.conf'\n")
+            place = Path(os.environ.get("ENTRYPOINT_CLUSTERS_DIR", self.path))
+            path = place / f"cluster-{wanted.version}"
+            with (place / f"cluster-{wanted.version}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+                if not path.exists():
+                    self._init(wanted, path)
             self._clusters[wanted.version] = path
         return self._clusters[wanted.version]
+
+    def _init(self, wanted: Installation, path: Path) -> None:
+        """Make the data directory; it has its name when all of it is there."""
+        new = path.with_name(f"{path.name}.new")
+        new.mkdir(mode=0o700)
+        self.owner.take(new)
+        self.owner.run(
+            [
+                *(self.programs(wanted) / "initdb", "-D", new, "-U", SUPERUSER, "-A", "trust"),
+                *("--locale=C", "--encoding=UTF8", "--no-sync", "--no-instructions"),
+            ],
+            cwd=self.path,
+        )
+        with (new / "postgresql.conf").open("a") as conf:
+            conf.write("\ninclude = 'server.conf'\n")
+        new.rename(path)
 
 
 @functools.cache
@@ -695,18 +709,25 @@ class Server:
         """Open a connection in autocommit mode."""
         return psycopg.connect(self.conninfo(dbname, **parameters), autocommit=True)
 
-    def create_database(self, name: str, *, template: str = "template0") -> None:
-        """Create a database as a copy of `template`."""
+    def create_database(
+        self, name: str, *, template: str = "template0", connection: psycopg.Connection[TupleRow] | None = None
+    ) -> None:
+        """Create a database as a copy of `template`, on a `connection` that is there already or on one for this."""
         # Since 15, the other strategy writes all of it into the WAL, which takes twice as long.
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}" + (" STRATEGY file_copy" if self.version >= 15 else ""))
-        with self.connect() as connection:
-            connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)), connection)
 
-    def drop_database(self, name: str) -> None:
-        """Drop a database if it is there, whoever is connected to it."""
+    def drop_database(self, name: str, *, connection: psycopg.Connection[TupleRow] | None = None) -> None:
+        """Drop a database if it is there, whoever is connected to it; on a `connection` as above."""
         statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
-        with self.connect() as connection:
-            connection.execute(statement.format(sql.Identifier(name)))
+        self._execute(statement.format(sql.Identifier(name)), connection)
+
+    def _execute(self, statement: sql.Composed, connection: psycopg.Connection[TupleRow] | None) -> None:
+        if connection is not None:
+            connection.execute(statement)
+            return
+        with self.connect() as own:
+            own.execute(statement)
 
     # Its log
 

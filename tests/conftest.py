@@ -15,17 +15,19 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
 
-from demo.postgres import PostgresMissingError, Server, free_port, installations
+from demo.postgres import PostgresMissingError, Server, free_port, installations, workspace
 from kit import pooler
-from kit.databases import EMPTY, Database, make_template
-from kit.processes import Run, compile_look, entrypoint
+from kit.databases import EMPTY, Clerk, Database, make_template
+from kit.processes import OF_THIS_CHECKOUT, Run, compile_look, entrypoint
 from kit.proxy import Proxy
 from kit.quick import of_a_quick_run
 from kit.summary import NOT_TESTED, summarize
+from kit.warm import Warm
 from kit.web import TOKEN, Serving
 
 if TYPE_CHECKING:
@@ -68,15 +70,21 @@ def servers_dir(memory: Path) -> Path | None:
     return None
 
 
-def pytest_configure() -> None:
-    """Choose where the servers of this run keep their files, unless ENTRYPOINT_SERVERS_DIR says so."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose where the servers of this run keep their files, unless ENTRYPOINT_SERVERS_DIR says so.
+
+    The workers of a run share what initdb has made.
+    """
     if "ENTRYPOINT_SERVERS_DIR" not in os.environ and (memory := servers_dir(MEMORY)):
         os.environ["ENTRYPOINT_SERVERS_DIR"] = str(memory)
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ["ENTRYPOINT_CLUSTERS_DIR"] = str(workspace().path)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--thorough`."""
     parser.addoption("--thorough", action="store_true", help="also what a quick run of the whole suite leaves out")
+    parser.addoption("--warm", action="store_true", help="start the program as a quick run of the whole suite does")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -90,11 +98,24 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Make a run of the whole suite a quick one, unless all of it is wanted; whoever names a file gets all of that."""
+def is_quick(config: pytest.Config) -> bool:
+    """Tell whether this is a run of the whole suite, and not all of it is wanted. Who names a file gets all of that."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    if not whole or config.getoption("--thorough") or os.environ.get("CI") == "true":
+    return whole and not config.getoption("--thorough") and os.environ.get("CI") != "true"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
+    """Make no test of a function that a quick run leaves out: to collect the rest takes each worker a fifth less."""
+    marks = getattr(obj, "pytestmark", ()) if isinstance(obj, FunctionType) else ()
+    return [] if any(mark.name == "thorough" for mark in marks) and is_quick(collector.config) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Make a run of the whole suite a quick one, unless all of it is wanted."""
+    if not is_quick(config):
         return
+    config.option.warm = True
     chosen = os.environ.get("ENTRYPOINT_TEST_PG")
     versions = [int(chosen)] if chosen else [version for version in VERSIONS if version in installations()]
     quick = list(of_a_quick_run(items, versions or VERSIONS))
@@ -138,6 +159,7 @@ class Servers:
                 without_postgres(version, error)
             self._servers[version] = self._stack.enter_context(server)
             make_template(server)
+            _clerks[server] = self._stack.enter_context(contextlib.closing(Clerk(server)))
         server = self._servers[version]
         server.thaw()
         if not server.running:
@@ -201,6 +223,7 @@ def fresh_server(_chosen_version: int) -> Iterator[ServerFactory]:
 # --- Databases ------------------------------------------------------------------------------------------
 
 _numbers = itertools.count(1)
+_clerks: dict[Server, Clerk] = {}
 
 
 @contextlib.contextmanager
@@ -208,13 +231,14 @@ def new_database(server: Server, label: str = "test", template: str = "template0
     """Clone an empty template for a while; nobody can be connected to `template0`, nor to `EMPTY`."""
     slug = re.sub(r"\W+", "_", label.lower()).strip("_")
     database = Database(server, f"t{next(_numbers)}_{slug}"[:60])
-    server.create_database(database.name, template=template)
+    clerk = _clerks.get(server, server)
+    clerk.create_database(database.name, template=template)
     try:
         yield database
     finally:
         server.thaw()
         if server.running:
-            database.drop()
+            clerk.drop_database(database.name)
 
 
 @pytest.fixture
@@ -269,16 +293,25 @@ def run_program(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         yield start
 
 
+@pytest.fixture(scope="session")
+def _warm_program() -> Iterator[Warm]:
+    with contextlib.closing(Warm()) as warm:
+        yield warm
+
+
 @pytest.fixture
-def run_entrypoint(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+def run_entrypoint(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Run]]:
     """Return a function that starts `entrypoint`: `run_entrypoint("run", "--", "true", env={…})`.
 
-    Its directory is `tmp_path`, and so `migrations_dir` is where it looks by default.
+    Its directory is `tmp_path`, and so `migrations_dir` is where it looks by default. In a quick run of the whole suite
+    it is a clone (`kit.warm`), unless the test is `cold`.
     """
+    warm = request.config.getoption("--warm") and not request.node.get_closest_marker("cold")
+    clones = {"warm": request.getfixturevalue("_warm_program") if warm and OF_THIS_CHECKOUT else None}
     with contextlib.ExitStack() as stack:
 
         def start(*args: str | Path, **options: Any) -> Run:
-            return stack.enter_context(entrypoint(*args, **{"directory": tmp_path, **options}))
+            return stack.enter_context(entrypoint(*args, **{"directory": tmp_path, **clones, **options}))
 
         yield start
 

@@ -117,6 +117,7 @@ def test_what_libpq_cannot_take_is_ours(scene: Scene, monkeypatch: pytest.Monkey
     assert scene.database.one("SELECT count(*) FROM schema_migrations") == 0
 
 
+@pytest.mark.cold
 @pytest.mark.case("B19")
 @pytest.mark.parametrize("directive", ["", "-- entrypoint: no-transaction\n"])
 def test_rows_that_nobody_wants_are_not_kept(scene: Scene, directive: str) -> None:

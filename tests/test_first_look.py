@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
+pytestmark = pytest.mark.cold
+
 # Runs the program, with something done to the first look before; then tells what was needed.
 PROGRAM = """\
 import sys

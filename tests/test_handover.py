@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
+pytestmark = pytest.mark.cold
+
 GOOD = "CREATE TABLE thing (id integer PRIMARY KEY);"
 BAD = "SELECT 1;\nSELECT nonsense;\n"
 OURS = b"ENTRYPOINT_"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
@@ -23,10 +24,12 @@ from kit.cases import holders_of_cases
 from kit.databases import Database, server_errors
 from kit.migrations import non_idempotent, write_migrations
 from kit.processes import (
+    OF_THIS_CHECKOUT,
     Observation,
     StillWaitingError,
     alive,
     command_line,
+    entrypoint,
     environ,
     open_fds,
     peak_memory,
@@ -37,9 +40,10 @@ from kit.processes import (
 from kit.proxy import Proxy
 from kit.quick import of_a_quick_run
 from kit.summary import counted
+from kit.warm import Clone, Warm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from conftest import ServerFactory
     from kit.processes import Run
@@ -544,3 +548,74 @@ def test_look_sees_differences(run_program: Start, look: Path, tmp_path: Path) -
     os.close(writing)
     changed = {name for name, value in one.comparable().items() if value != other.comparable()[name]}
     assert changed == {"argc", "argv", "SigBlk", "SigIgn", "umask", "cwd", "fds", "nice"}
+
+
+# --- Clones ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_both_ways(tmp_path: Path) -> Iterator[Callable[..., list[Run]]]:
+    """Return a function that starts the program itself, and then a clone."""
+    if not OF_THIS_CHECKOUT:
+        pytest.skip("another build of the program cannot be cloned")
+    with contextlib.ExitStack() as stack:
+        warm = stack.enter_context(contextlib.closing(Warm()))
+
+        def start(*words: str | Path, env: Mapping[str, str] | Mapping[bytes, bytes], **options: Any) -> list[Run]:
+            options = {"directory": tmp_path, "env": env, **options}
+            runs = [stack.enter_context(entrypoint(*words, **options, warm=given)) for given in (None, warm)]
+            assert [isinstance(run.process, Clone) for run in runs] == [False, True]
+            return runs
+
+        yield start
+
+
+def test_a_clone_s_application_finds_what_it_finds_otherwise(
+    in_both_ways: Callable[..., list[Run]], database: Database, migrations_dir: Path, look: Path
+) -> None:
+    write_migrations(migrations_dir, {"001_a.sql": "CREATE TABLE a ();"})
+    env = {b"DATABASE_URL": os.fsencode(database.url), b"ODD": b"\xff=\xfe", b"LOG_LEVEL": b"debug"}
+    for run in in_both_ways("migrate", env=env):
+        assert run.ok().outcome in {"migrated", "waited", "up_to_date"}
+    ours, cloned = in_both_ways("run", "--", look, "a b", "\udcff", env=env)
+    direct, seen = Observation.of(ours), Observation.of(cloned)
+    assert seen.comparable() == direct.comparable()
+    assert seen.facts["ppid"] == os.getpid()
+    assert seen.environ == direct.environ
+    assert cloned.events() == ours.events()
+
+
+def test_a_clone_ends_and_complains_as_the_program_does(
+    in_both_ways: Callable[..., list[Run]], database: Database, migrations_dir: Path
+) -> None:
+    for words in (["--version"], ["migrate", "--nonsense"], ["status", "--help"]):
+        ours, cloned = in_both_ways(*words, env={})
+        assert cloned.wait() == ours.wait()
+        assert cloned.stdout == ours.stdout
+        said, told = ([(record["message"], record["remedy"]) for record in run.logs()] for run in (ours, cloned))
+        assert told == said
+        assert said or ours.stdout
+    write_migrations(migrations_dir, {"001_a.sql": "SELECT pg_advisory_lock(1)"})
+    with database.connect() as holder:
+        holder.execute("SELECT pg_advisory_lock(1)")
+        runs = in_both_ways("migrate", env={"DATABASE_URL": database.url, "MIGRATION_DDL_LOCK_TIMEOUT_MS": "60000"})
+        for run in runs:
+            run.until(lambda record: record["event"] in {"lock.acquired", "lock.waiting"})
+        with pytest.raises(subprocess.TimeoutExpired):
+            runs[1].process.wait(0.01)
+        runs[1].terminate()
+        assert runs[1].wait() == 128 + signal.SIGTERM
+        runs[0].kill()
+        assert runs[0].wait() == -signal.SIGKILL
+
+
+def test_what_a_clone_cannot_be_is_a_start_of_the_program_itself(tmp_path: Path) -> None:
+    with contextlib.closing(Warm()) as warm:
+        for options in ({"env": {"PYTHONUTF8": "1"}}, {"umask": 0o77}, {"before_exec": int}):
+            with entrypoint("--version", directory=tmp_path, warm=warm, **options) as run:
+                assert not isinstance(run.process, Clone)
+                run.ok()
+        with pytest.raises(AssertionError, match="FileNotFoundError"):
+            entrypoint("--version", directory=tmp_path, warm=warm, cwd=tmp_path / "nowhere")
+        with entrypoint("--version", directory=tmp_path, warm=warm) as run:
+            assert isinstance(run.ok().process, Clone)

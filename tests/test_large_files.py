@@ -30,6 +30,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
     return Scene(database, migrations_dir, run_entrypoint)
 
 
+@pytest.mark.cold
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "text",
@@ -58,6 +59,7 @@ def test_how_much_memory_it_takes_at_most(scene: Scene, text: str) -> None:
     assert scene.ledger() == [(1, "completed")]
 
 
+@pytest.mark.cold
 def test_a_statement_that_is_large_itself(scene: Scene) -> None:
     """It is in memory three times, as with psql: twice of these are libpq's doing."""
     scene.write({"001_large.sql": migrations.huge(20_000_000, 1), "002_gate.sql": f"{Gate.PASS};\n"})
@@ -72,6 +74,7 @@ def test_a_statement_that_is_large_itself(scene: Scene) -> None:
     assert scene.database.one("SELECT count(*) > 100000 FROM huge")
 
 
+@pytest.mark.cold
 @pytest.mark.thorough
 def test_many_files(scene: Scene) -> None:
     """Of 100 files with 90 KB each, both keep the texts of the first ones alone."""

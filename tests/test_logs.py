@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
+pytestmark = pytest.mark.cold
+
 APPLICATION = ("run", "--", "echo", "started")
 ESCAPE = "\033"
 

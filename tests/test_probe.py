@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from kit.databases import Database
     from kit.processes import Run
 
+pytestmark = pytest.mark.cold
+
 SLOW = {"001_slow.sql": f"CREATE TABLE slow ();\n{Gate.PASS}\n"}
 PATIENCE = 10
 

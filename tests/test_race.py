@@ -153,6 +153,7 @@ WAITERS = """
 """
 
 
+@pytest.mark.cold
 def test_a_waiter_holds_no_lock_and_no_snapshot_and_little_memory(scene: Scene) -> None:
     scene.write({"001_gate.sql": Gate.PASS, **{f"{n:03d}_x.sql": f"CREATE TABLE t{n} ()" for n in range(2, 20)}})
     with Gate(scene.database) as gate:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from kit.databases import Database
     from kit.processes import Run
 
+pytestmark = pytest.mark.cold
+
 KIT = Path(__file__).parent / "kit"
 QUICK = {"DB_CONNECT_ATTEMPTS": "2", "DB_CONNECT_BACKOFF_MS": "20"}
 

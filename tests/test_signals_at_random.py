@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from kit.databases import Database
     from kit.processes import Run
 
+pytestmark = pytest.mark.cold
+
 MOMENTS = int(os.environ.get("ENTRYPOINT_TEST_SIGNALS", "40"))
 FIRST = int(os.environ.get("ENTRYPOINT_TEST_SEED", "1"))
 PROMISE = 2.0

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from kit.databases import Database
     from kit.processes import Run
 
+pytestmark = pytest.mark.cold
+
 # A mount namespace of its own; what is mounted in it is gone with the process.
 PREPARE = """\
 set -e

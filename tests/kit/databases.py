@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import psycopg
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from psycopg import Connection
     from psycopg.rows import TupleRow
@@ -32,6 +35,38 @@ def make_template(server: Server) -> None:
     server.connect(EMPTY).close()
     with server.connect() as connection:
         connection.execute(f"ALTER DATABASE {EMPTY} ALLOW_CONNECTIONS false".encode())
+
+
+class Clerk:
+    """Makes and drops databases on one connection: to connect each time costs a server more than to drop one."""
+
+    def __init__(self, server: Server) -> None:
+        """Connect when there is something to do."""
+        self._server = server
+        self._connection: Connection[TupleRow] | None = None
+
+    def create_database(self, name: str, *, template: str) -> None:
+        """Create a database as `Server` does."""
+        self._do(lambda connection: self._server.create_database(name, template=template, connection=connection))
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database as `Server` does."""
+        self._do(lambda connection: self._server.drop_database(name, connection=connection))
+
+    def close(self) -> None:
+        """Leave the server."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _do(self, work: Callable[[Connection[TupleRow]], None]) -> None:
+        if self._connection is not None:
+            # A test may have ended it, or the server.
+            with contextlib.suppress(psycopg.OperationalError):
+                work(self._connection)
+                return
+            self._connection.close()
+        self._connection = self._server.connect()
+        work(self._connection)
 
 
 def server_errors(server: Server, since: int = 0) -> list[str]:

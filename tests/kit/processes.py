@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from kit.warm import Clone, Warm
+
 T = TypeVar("T")
 Record = dict[str, Any]
 
@@ -183,12 +185,14 @@ class Run:
         pass_fds: Sequence[int] = (),
         umask: int = -1,
         before_exec: Callable[[], None] | None = None,
+        warm: Warm | None = None,
     ) -> None:
         """Start `argv` in `cwd` (`directory` unless given); its output goes to files in `directory`.
 
         `stdout` and `stderr` are descriptors to use instead of these files, a terminal's for example.
         `before_exec` runs in the child: to ignore or block a signal, or to set a limit. SIGINT and SIGQUIT are at
         their defaults before that: a shell that starts the tests in the background has both ignored.
+        `warm`, if `argv` is `PROGRAM`'s: clone that process instead, unless there is more to inherit than usual.
         """
         ignored = [number for number in (signal.SIGINT, signal.SIGQUIT) if signal.getsignal(number) == signal.SIG_IGN]
 
@@ -205,15 +209,20 @@ class Run:
         self.started = time.monotonic()
         # Appending, so that a second writer (a shell's `>/dev/stderr`) does not write over the first.
         with self._stdout.open("ab") as out, self._stderr.open("ab") as err, warnings.catch_warnings():
+            output = (out.fileno() if stdout is None else stdout, err.fileno() if stderr is None else stderr)
+            usual = stdin == subprocess.DEVNULL and not pass_fds and umask == -1 and before_exec is None
+            clone = None
+            if warm is not None and usual and not any(map(os.isatty, output)):
+                clone = warm.start(argv[len(PROGRAM) :], _environment(env or {}), cwd or directory, output)
             # From 3.12 on, `preexec_fn` warns if there are threads (a proxy's, say). It takes no locks.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.process = subprocess.Popen(
+            self.process: subprocess.Popen[bytes] | Clone = clone or subprocess.Popen(
                 argv,
                 env=_environment(env or {}),
                 cwd=cwd or directory,
                 stdin=stdin,
-                stdout=out.fileno() if stdout is None else stdout,
-                stderr=err.fileno() if stderr is None else stderr,
+                stdout=output[0],
+                stderr=output[1],
                 pass_fds=pass_fds,
                 umask=umask,
                 # Only where there is something to do: without it Popen need not copy our memory's tables (vfork).
@@ -372,6 +381,7 @@ def _environment(env: Mapping[str, str] | Mapping[bytes, bytes]) -> dict[bytes, 
 
 # What is tested: this checkout, or what ENTRYPOINT_TEST_PROGRAM names, such as the self-contained folder's program.
 _OTHER = os.environ.get("ENTRYPOINT_TEST_PROGRAM")
+OF_THIS_CHECKOUT = not _OTHER
 PROGRAM = [_OTHER] if _OTHER else [sys.executable, "-m", "entrypoint"]
 
 

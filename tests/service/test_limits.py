@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     Serve = Callable[..., Serving]
 
+pytestmark = pytest.mark.cold
+
 # What a busy machine adds to a time.
 BUSY = 5
 
