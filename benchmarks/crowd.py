@@ -270,9 +270,11 @@ def rivals(stage: Stage, target: Target, peer: Peer, slow: Mapping[str, str]) ->
 
     On an empty one, some get into each other's way where they create their tables.
     """
-    applied = {"000_before.sql": "CREATE TABLE before ();\n"}
+    # Not 000: goose and tern begin with 1.
+    applied = {"001_before.sql": "CREATE TABLE before ();\n"}
+    later = {f"{int(name[:3]) + 1:03d}{name[3:]}": text for name, text in slow.items()}
     commands = []
-    for files in (applied, {**applied, **slow}):
+    for files in (applied, applied | later):
         folder = stage.empty_folder()
         peer.write(folder, files)
         commands.append(peer.command(folder, target))
