@@ -226,6 +226,21 @@ def test_a_command_that_gives_no_password(
     nothing_in(run.stderr)
 
 
+def test_a_password_of_the_commands_that_is_wrong(
+    run_entrypoint: Start, guarded: Database, tmp_path: Path, migrations_dir: Path
+) -> None:
+    """There is none in the address that could be checked, and none may be put there."""
+    url = guarded.server.url(guarded.name, user="app")
+    run = run_entrypoint(
+        "migrate",
+        env={"DATABASE_URL": url, "DATABASE_PASSWORD_COMMAND": script(tmp_path, "echo quokka-of-old"), **QUICK},
+    )
+    record = unavailable(run)
+    assert record["cause"] == "wrong_password"
+    assert "DATABASE_PASSWORD_COMMAND" in record["remedy"]
+    assert "DATABASE_URL" not in record["remedy"]
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         "database_closed",
         "other",
     ]
+CHECK_LOGIN = "Check the user and password in DATABASE_URL."
 
 
 class Cause(NamedTuple):
@@ -254,7 +255,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
     ),
     (
         ("password authentication failed", "authentication failed for user", "sasl authentication failed"),
-        Cause("wrong_password", "wrong user or password", "Check the user and password in DATABASE_URL.", heals=True),
+        Cause("wrong_password", "wrong user or password", CHECK_LOGIN, heals=True),
     ),
     (
         # Not the server's doing: nothing has been sent yet.
@@ -288,6 +289,15 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
             "the certificate authority's certificate cannot be read",
             "Set sslrootcert in DATABASE_URL to a PEM file that the container's user can read. With "
             "sslrootcert=system, the image's own file must be readable.",
+            heals=False,
+        ),
+    ),
+    (
+        ("could not load private key file",),
+        Cause(
+            "certificate",
+            "the client's key cannot be read",
+            "Set sslkey in DATABASE_URL to the key that belongs to sslcert; if it is encrypted, set sslpassword, too.",
             heals=False,
         ),
     ),

@@ -15,7 +15,7 @@ from entrypoint.database.address import (
 )
 from entrypoint.database.answers import StatementError
 from entrypoint.database.binding import binding
-from entrypoint.database.classify import Cause
+from entrypoint.database.classify import CHECK_LOGIN, Cause
 from entrypoint.database.login import Failure, attempt, failure_of
 from entrypoint.database.pq import PqError
 from entrypoint.database.quoting import DEFAULT_PATH, conninfo
@@ -53,6 +53,8 @@ class Target(NamedTuple):
 
     def remedy(self, text: str) -> str:
         """Return a cause's remedy with the variable that was really read in place of DATABASE_URL."""
+        if self.renewed is not None and self.renewed.password_command and text == CHECK_LOGIN:
+            return "Check the user, and that DATABASE_PASSWORD_COMMAND prints this user's password, not an expired one."
         if self.variable in ("", "DATABASE_URL"):
             return text
         named = f"the file that {self.variable} names" if self.variable.endswith("_FILE") else self.variable

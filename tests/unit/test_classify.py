@@ -89,6 +89,12 @@ CASES = [
 ]
 
 
+def test_an_encrypted_key_without_its_password() -> None:
+    """OpenSSL says no more than this where it cannot ask for it."""
+    found = classify_connection_failure(AT + 'could not load private key file "/k/client.key": processing error')
+    assert "sslpassword" in found.remedy
+
+
 @pytest.mark.parametrize(("text", "cause", "heals"), CASES)
 def test_causes(text: str, cause: str, heals: bool) -> None:  # noqa: FBT001 - a column of the table
     found = classify_connection_failure(text)
