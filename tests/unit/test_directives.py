@@ -74,7 +74,7 @@ def test_a_comment_that_is_nearly_one_is_refused_with_what_was_meant(comment: st
 @pytest.mark.parametrize("text", ["DROP TABLE a; {}", "DROP TABLE a;{}\nSELECT 1;", "DROP TABLE a;\n {}"])
 def test_a_directive_behind_a_statement_is_refused(text: str) -> None:
     (fault,) = advise(text.format("-- entrypoint: phase = after")).faults
-    assert fault.message == "a directive counts only above the first statement: move it there"
+    assert fault.message == "directives only count above the first statement: move it there"
     assert fault.line == text.partition("{")[0].count("\n") + 1
 
 
