@@ -24,7 +24,7 @@ from demo.postgres import HOST, free_port
 from kit.kustomize import FOLDER
 from kit.processes import Run, until
 from kit.web import TOKEN
-from scene import Scene
+from scene import Gate, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -154,7 +154,16 @@ def test_only_metrics_that_are_exported_are_asked_for(scene: Scene, serve: Serve
     scene.migrated()
     (scene.migrations / "repeatable").mkdir()
     scene.write({"002_b.sql": after, "repeatable/v.sql": "CREATE VIEW v AS SELECT 1 AS i;"})
-    found = exported(serve(scene.database.url))
+    serving = serve(scene.database.url)
+    found = exported(serving)
+    scene.write({"003_c.sql": Gate.PASS})
+    with Gate(scene.database) as gate:
+        working = scene.start("migrate")
+        gate.arrival()
+        # Some are there only while somebody holds the lock.
+        until(lambda: "pg_entrypoint_lock_held_seconds" in exported(serving), 10, "the lock")
+        found |= exported(serving)
+    working.ok()
     rules = [rule["expr"] for rule in ALL_RULES]
     asked = {name for query in (*rules, *dashboard_queries()) for name in METRIC.findall(query)}
     assert asked <= found

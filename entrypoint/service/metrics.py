@@ -64,7 +64,8 @@ class _Snapshots(Collector):
             "below_floor", "Whether the files are too old for the schema.", status.below_floor is not None
         )
         yield self._gauge("migrations_failed", "How many have failed and not been settled.", len(snapshot.failed))
-        yield self._gauge("migrations_changed", "How many applied files have another text now.", len(snapshot.changed))
+        yield self._gauge("migrations_changed", "How many applied files have changed since.", len(snapshot.changed))
+        yield self._gauge("migrations_missing", "How many applied migrations have no file.", len(snapshot.missing))
         if status.repeatables:
             states = [one.state for one in status.repeatables]
             about = "How many files in repeatable/ are to be applied, failed ones included."
@@ -79,10 +80,10 @@ class _Snapshots(Collector):
         held = True if (lock is not None and lock.legacy) or status.strangers else status.guarded
         if held is not None:  # On a standby nobody knows.
             yield self._gauge("lock_held", "Whether somebody holds the migration lock.", held)
-            seconds = 0.0
+            # Without a holder's row nobody knows since when: 0 would be a lock that was taken just now.
             if held and lock is not None:
                 seconds = inf if lock.seconds is None else lock.seconds
-            yield self._gauge("lock_held_seconds", "For how long it has been held, by the server's clock.", seconds)
+                yield self._gauge("lock_held_seconds", "For how long it has been held, by the server's clock.", seconds)
         if snapshot.last_duration is not None:
             about = "How long the migration took that was applied last."
             yield self._gauge("last_migration_duration_seconds", about, snapshot.last_duration)

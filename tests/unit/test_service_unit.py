@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import subprocess
 import sys
+from math import inf
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -253,14 +254,25 @@ def test_a_badge_is_well_formed_whatever_it_says() -> None:
 @pytest.mark.parametrize(
     ("lock", "guarded", "held", "seconds"),
     [
-        (None, False, 0, 0),
-        (NOBODY, True, 1, 0),
+        (None, False, 0, None),
+        (NOBODY, False, 0, None),
+        (NOBODY, True, 1, None),
         (HELD, True, 1, 3.5),
-        (HELD, False, 0, 0),
+        (HELD._replace(seconds=None), True, 1, inf),
+        (HELD, False, 0, None),
         (HELD._replace(token=None), False, 1, 3.5),
         (HELD, None, None, None),
     ],
-    ids=["no row", "just taken", "held", "left behind", "the earlier system's", "on a standby"],
+    ids=[
+        "no row",
+        "free",
+        "just taken",
+        "held",
+        "held until infinity",
+        "left behind",
+        "the earlier system's",
+        "on a standby",
+    ],
 )
 def test_the_lock_in_the_metrics(
     lock: LockRow | None, *, guarded: bool | None, held: int | None, seconds: float | None
