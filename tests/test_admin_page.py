@@ -86,8 +86,8 @@ def test_repeatable_files_and_what_failed_of_them(scene: Scene, serve: Serve) ->
     assert "SELECT &lt;b&gt;" in text
     (scene.migrations / "repeatable" / "b.sql").unlink()
     scene.migrated(APP_VERSION="1.4.0")
-    text = text_with(serve(scene.database.url), "in force since")
-    assert "by version <bdi>1.4.0</bdi>" in text
+    text = text_with(serve(scene.database.url), "last applied")
+    assert 'by version <bdi class="cut" title="1.4.0">1.4.0</bdi>' in text
 
 
 # --- Who may see it ---------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_without_tokens_it_is_open_to_this_machine_only(scene: Scene, serve: Ser
 def test_a_wrong_token_takes_a_while_and_a_few_are_enough(service: Serving) -> None:
     for _ in range(5):
         answer = log_in(service, "wrong")
-        assert (answer.status, told(answer)) == (403, "This is not one of the tokens.")
+        assert (answer.status, told(answer)) == (403, "Wrong token.")
         assert answer.seconds >= 0.5
         assert "set-cookie" not in answer.headers
     answer = log_in(service, TOKEN)
@@ -314,14 +314,14 @@ def test_texts_of_the_ledger_are_escaped(scene: Scene, service: Serving) -> None
         {"a": attack},
     )
     scene.database.execute("UPDATE migration_lock SET locked_at = now(), locked_by = %(a)s, token = 't'", {"a": attack})
-    # The name and the version of what is applied, the message of what failed, and the lock's holder.
-    html = text_with(service, "U+202E", times=4)
+    # Name and version of what is applied (this also as a title), the message of what failed, and the lock's holder.
+    html = text_with(service, "U+202E", times=5)
     assert "<script>" not in html
     assert "<b " not in html
     assert "\u202e" not in html
     assert "\x1b" not in html
     escaped = "&lt;/title&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&lt;b &#34; &#39;⟨U+001B⟩⟨U+202E⟩"
-    assert html.count(escaped) == 4
+    assert html.count(escaped) == 5
 
 
 @pytest.mark.thorough

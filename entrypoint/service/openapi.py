@@ -96,8 +96,12 @@ _SCHEMAS: dict[str, object] = {
             "strangers": {
                 "type": "array",
                 "items": _object({"pid": _COUNT, "user": _TEXT, "application": _TEXT}),
-                "description": "Who holds the lock's key and is no holder of this program's: nobody can migrate "
-                "meanwhile.",
+                "description": "Other sessions that hold the migration lock: nobody can migrate until they let go.",
+            },
+            "waiting": {
+                **_nullable({"type": "array", "items": _object({"address": _nullable(_TEXT), "since": _TIME})}),
+                "description": "Starts that wait for the lock: the client's address, null for a local socket, and when "
+                "it connected. null while nobody holds the lock, and where this role may not see other sessions.",
             },
             "untrusted": {
                 **_nullable(_TEXT),

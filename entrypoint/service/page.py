@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from entrypoint import logs
-from entrypoint.service import sessions, view
+from entrypoint.service import sessions, view, wording
 from entrypoint.service.badge import as_svg, badge_of
 
 TYPE_CHECKING = False
@@ -155,10 +155,10 @@ class _Page:
     async def log_in(self, request: Request) -> Response:
         """Answer to the form."""
         if _foreign(request):
-            return self._form(403, "This form was sent by another site. Log in here.")
+            return self._form(403, "Another site sent this form. Log in here.")
         offered = await _token(request)
         if offered is None:
-            return self._form(400, "That was not the form of this page.")
+            return self._form(400, "That is not this page's form.")
         # From here to the count nobody else comes in between, however many try at the same time.
         client = request.client.host if request.client else ""
         wait = self._throttle.wait(client, time.monotonic())
@@ -167,9 +167,9 @@ class _Page:
             return self._form(429, f"Too many wrong tokens. Try again in {seconds} s.", {"Retry-After": seconds})
         if not self._tokens.accept(offered):
             self._throttle.failed(client, time.monotonic())
-            logs.event(logs.WARNING, "service.login_refused", "a wrong token was given at /admin/login", client=client)
+            logs.event(logs.WARNING, "service.login_refused", "wrong token at /admin/login", client=client)
             await asyncio.sleep(_DELAY)
-            return self._form(403, "This is not one of the tokens.")
+            return self._form(403, "Wrong token.")
         answer = RedirectResponse(_PAGE, 303, _HEADERS)
         answer.set_cookie(
             sessions.COOKIE,
@@ -215,7 +215,7 @@ class _Page:
             badge = badge_of(snapshot)
             html = self._templates.get_template("page.html").render(
                 page=view.show(snapshot, self._known, full=full),
-                database=snapshot.database,
+                where=wording.name(snapshot.where or snapshot.database),
                 full=full,
                 badge=badge,
                 log_out=self._tokens.required,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 from entrypoint import logs
@@ -19,7 +20,10 @@ from entrypoint.migration.script.prepare import load_files
 from entrypoint.operations.command_status import read_command
 from entrypoint.operations.repeatable_status import read_repetitions
 from entrypoint.operations.status import is_guarded, read_ledger, summarise, with_command, with_repetitions
+from entrypoint.operations.waiters import Lookout
+from entrypoint.operations.whereabouts import whereabouts
 from entrypoint.service import snapshot
+from entrypoint.service.running import Running
 from entrypoint.startup import internal_error
 from entrypoint.tool.inputs import want
 
@@ -31,11 +35,10 @@ if TYPE_CHECKING:
     from entrypoint.migration.script.files import Directory
     from entrypoint.operations.command_status import CommandStatus
     from entrypoint.operations.repeatable_status import Repetition
-    from entrypoint.operations.status import Status
+    from entrypoint.operations.waiters import Waiters
+    from entrypoint.service.running import Excerpt
     from entrypoint.service.snapshot import Snapshot
     from entrypoint.settings import Settings
-
-    _Answer = tuple[Reading, Place, CommandStatus | None, tuple[Repetition, ...]]
 
 # For reading the ledger, on a connection that is there.
 _PATIENCE = 2.0
@@ -43,6 +46,17 @@ _PATIENCE = 2.0
 _QUICKLY = 1.0
 # For a statement that has to be cancelled, and for reading the files.
 _MARGIN = 1.5
+
+
+class _Answer(NamedTuple):
+    """What the database has said."""
+
+    reading: Reading
+    place: Place
+    command: CommandStatus | None
+    repetitions: tuple[Repetition, ...]
+    statement: Excerpt | None
+    waiting: Waiters | None
 
 
 class _Files(NamedTuple):
@@ -65,6 +79,8 @@ class Reader:
         self._place: Place | None = None
         """Where the ledger was found on this connection."""
         self._files: _Files | None = None
+        self._lookout = Lookout()
+        self._running = Running()
         self._trouble: str | None = None
         self._reading_now = threading.Lock()
         self.reads = 0
@@ -84,22 +100,24 @@ class Reader:
         self.reads += 1
         taken = time.time()
         try:
-            status = self._ask()
+            found = self._ask(taken)
         except EntrypointError as error:
             found = snapshot.of_failure(error, database=self.database, taken=taken)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not end the service
             self.close()
             found = snapshot.of_failure(internal_error(error), database=self.database, taken=taken)
-        else:
-            found = snapshot.of_status(status, database=self.database, taken=taken)
+        found = replace(found, where=whereabouts(self._settings.role).line.strip())
         self._tell(found)
         return found
 
-    def _ask(self) -> Status:
-        reading, place, command, repetitions = self._reading()
-        plan = plan_of(self.directory().files, reading.rows)
-        status = summarise(plan, reading, place, refuse_out_of_order=self._settings.refuse_out_of_order)
-        return with_command(with_repetitions(status, repetitions), command)
+    def _ask(self, taken: float) -> Snapshot:
+        answer = self._reading()
+        plan = plan_of(self.directory().files, answer.reading.rows)
+        refuse = self._settings.refuse_out_of_order
+        status = summarise(plan, answer.reading, answer.place, refuse_out_of_order=refuse)
+        status = with_command(with_repetitions(status, answer.repetitions), answer.command)
+        found = snapshot.of_status(status, database=self.database, taken=taken)
+        return replace(found, statement=answer.statement, waiting=answer.waiting)
 
     def directory(self) -> Directory:
         """Return the migration files, read again only if one of them is not what it was. Raises EntrypointError."""
@@ -145,10 +163,24 @@ class Reader:
                 wanted, role, guarded = want(self._settings.command), self._settings.role, is_guarded(reading)
                 command = read_command(session, self._place, wanted, role, patience, guarded=guarded)
             repetitions = read_repetitions(session, self._place, self.directory(), self._settings)
+            statement, waiting = self._holders(session, self._place, reading, patience)
         finally:
             if not session.usable:
                 self.close()
-        return reading, self._place, command, repetitions
+        return _Answer(reading, self._place, command, repetitions, statement, waiting)
+
+    def _holders(
+        self, session: Session, place: Place, reading: Reading, patience: Deadline
+    ) -> tuple[Excerpt | None, Waiters | None]:
+        """Return what a living holder is at, and who waits for it."""
+        lock = reading.lock
+        if not is_guarded(reading):
+            self._lookout.forget()
+            return None, None
+        waiting = self._lookout.look(session, place, lock and lock.token, patience)
+        if lock is None or not lock.held:
+            return None, waiting
+        return self._running.statement(lock, self.directory(), escapes=session.escapes), waiting
 
     def _tell(self, found: Snapshot) -> None:
         """Log that there is no answer, and that there is one again; not every second."""

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import LockRow
     from entrypoint.operations.status import Line, Status, StatusName
+    from entrypoint.operations.waiters import Waiters
+    from entrypoint.service.running import Excerpt
 
 # States of a line that are not applied as the files have it, in the order in which somebody should look at them.
 _APPLIED = ("applied", "changed", "missing", "ahead")
@@ -41,6 +43,12 @@ class Snapshot:
     """When the database was asked, in seconds since 1970."""
     status: Status | None
     failure: Failure | None
+    where: str = ""
+    """Which database it is, for a person: `shop on db:5432 as shop_owner, schema public`."""
+    statement: Excerpt | None = None
+    """What the lock's holder is at, if that can be told."""
+    waiting: Waiters | None = None
+    """Who waits for the lock; None while nobody holds it."""
 
     @property
     def taken_at(self) -> str:
@@ -121,7 +129,8 @@ class Snapshot:
     def documented(self) -> dict[str, object]:
         """Return the status API's answer."""
         if self.status is not None:
-            data = self.status.documented() | {"database": self.database, "takenAt": self.taken_at}
+            waiting = None if self.waiting is None else self.waiting.documented()
+            data = self.status.documented() | {"database": self.database, "waiting": waiting, "takenAt": self.taken_at}
             return {"success": True, "data": data}
         failure = self.failure
         return {

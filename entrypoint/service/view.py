@@ -6,6 +6,7 @@ markup is the template's.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import NamedTuple
@@ -55,7 +56,7 @@ _STATES = {
 }
 _REPEATABLE_STATES = {
     "applied": State("applied", "check", "good"),
-    "pending": State("to be applied", "dots", "pending"),
+    "pending": State("pending", "dots", "pending"),
     "failed": State("failed", "cross", "bad"),
     "superseded": State("replaced by another image", "delta", "doubtful"),
     "missing": State("file missing", "question", "doubtful"),
@@ -64,29 +65,39 @@ _REPEATABLE_STATES = {
 _APPLIED = ("applied", "changed", "missing", "ahead")
 _NOT_APPLIED = ("pending", "after", "running", "failed")
 
-# What each kind of problem means, and what to do about it.
+# What each kind of problem means, and what to do about it; the most urgent first.
 _PROBLEMS = {
     "failed": (
-        "PostgreSQL refused it. It waits until its file changes, and what comes after it waits, too.",
-        "Correct the file and deploy it. If the cause was elsewhere and is mended:",
+        "PostgreSQL reported an error. This file is skipped until it changes, and later files wait behind it.",
+        "Correct the file and deploy it. If you have fixed the cause elsewhere:",
         "entrypoint repair --failed",
     ),
     "running": (
-        "It runs outside a transaction, and was interrupted.",
-        "The next start goes on with it, or says what a person has to look at. So does:",
+        "It runs outside a transaction and was interrupted.",
+        "The next start continues it, or tells you what to check. To continue now:",
         "entrypoint migrate",
     ),
     "changed": (
-        "The file is not what was applied: its checksum is another one.",
-        "Put the file back as it was. If it is right as it is:",
+        "The file has changed since it was applied: its checksum is different.",
+        "Restore the file. If the new version is correct:",
         "entrypoint repair --checksums",
     ),
     "missing": (
-        "It was applied, and its file is gone, though there are later ones.",
-        "Put the file back. If it is meant to be gone:",
+        "It was applied, but its file is gone although later files are there.",
+        "Restore the file. If you removed it on purpose:",
         "entrypoint repair --missing",
     ),
 }
+_URGENCY = tuple(_PROBLEMS)
+_REPEATABLE_PROBLEM = (
+    "PostgreSQL reported an error, so no repeatable file was applied. Each start tries again.",
+    "Correct the file and deploy it. If you have fixed the cause elsewhere:",
+    "entrypoint migrate",
+)
+# Commands in a remedy that can be typed as they stand: nothing follows that would have to be filled in.
+_COMMAND = re.compile(
+    r"\bentrypoint (?:check|migrate|repair|status|unlock)\b(?: --[a-z-]+)*(?=[.,;:)`]|\s(?![A-Z0-9<-])|$)"
+)
 
 
 class Entry(NamedTuple):
@@ -103,9 +114,13 @@ class Entry(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A migration that somebody has to look at."""
+    """A file that needs attention."""
 
-    entry: Entry
+    key: str
+    """Tells it from the others."""
+    name: str
+    state: State
+    at: wording.Time | None
     what: str
     remedy: str
     command: str
@@ -151,6 +166,8 @@ class Page(NamedTuple):
     fault: str | None
     """Why there is no status, or none that is new."""
     remedy: str
+    commands: tuple[str, ...]
+    """Those in the remedy, to be copied."""
     poll: int
     """After how many milliseconds an open page looks again."""
     facts: tuple[Fact, ...]
@@ -183,25 +200,26 @@ def show(snapshot: Snapshot, known: Snapshot | None = None, *, full: bool = Fals
     tone, headline, explanation = _verdict(status)
     if failure is not None:
         tone, headline = "away", _away(failure)
-        explanation = "Below is what was seen last. This page tries again by itself."
+        explanation = "Below is what this service last saw. The page keeps trying."
     lines = status.lines
     done = [line for line in lines if line.state in _APPLIED]
     shown = sorted(done, key=_recency, reverse=True)[: None if full else RECENT]
     scale = bars.scale(line.milliseconds for line in shown)
     # Who holds the lock is out of date as soon as it has been seen.
-    work = work_of(status) if failure is None else None
+    work = work_of(status, known.statement, known.waiting) if failure is None else None
     return Page(
         tone=tone,
         headline=headline,
         explanation=explanation,
         fault=failure and wording.report(failure.message),
         remedy=wording.report(failure.remedy) if failure else "",
+        commands=_commands_in(failure),
         poll=_poll(tone),
         facts=_facts(status, done, "unknown" if failure else _lock_word(status, work)),
         strip=bars.strip([_state(line, status).tone for line in lines]),
         strip_label=_strip_label(status, lines),
         work=work,
-        problems=tuple(_problems(lines, status)),
+        problems=_problems(lines, status),
         pending=tuple(_entry(line, status) for line in lines if line.state in _NOT_APPLIED),
         repeatables=tuple(map(_repeatable, status.repeatables)),
         days=tuple(_days(shown, status, scale)),
@@ -215,14 +233,18 @@ def _nothing(failure: Failure | None) -> Page:
     return Page(
         tone="away",
         headline=_away(failure),
-        explanation="Nothing has been seen of this database since the service was started. This page tries again by "
-        "itself.",
+        explanation="This service has not seen the database since it started. The page keeps trying.",
         fault=failure and wording.report(failure.message),
         remedy=wording.report(failure.remedy) if failure else "",
+        commands=_commands_in(failure),
         poll=_poll("away"),
         facts=(), strip=(), strip_label="", work=None, problems=(), pending=(),
         repeatables=(), days=(), scale="", older=0, seen=None,
     )  # fmt: skip
+
+
+def _commands_in(failure: Failure | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_COMMAND.findall(failure.remedy))) if failure else ()
 
 
 def _away(failure: Failure | None) -> str:
@@ -245,15 +267,15 @@ def _verdict(status: Status) -> tuple[Tone, str, str]:
     todo = count(status.pending, "migration")
     if at_work(status) and status.pending:
         if status.lock is not None and status.lock.migration == BACKUP:
-            return "working", "Taking a backup before migrating", f"{at}; {todo} to do, up to version {status.latest}."
-        return "working", f"Migrating to version {status.latest}", f"{at}; {todo} still to do."
+            return "working", "Taking a backup before migrating", f"{at}; {todo} to run, up to version {status.latest}."
+        return "working", f"Migrating to version {status.latest}", f"{at}; {todo} to go."
     if status.name == "error":
         failed = next((line for line in status.lines if line.state == "failed"), None)
         what = f"Migration {failed.number:03d} has failed" if failed else "A migration has failed"
         return "bad", what, f"{at}; {todo} pending, up to version {status.latest}." if status.pending else f"{at}."
     if status.name == "pending":
         verb = "is" if status.pending == 1 else "are"
-        return "pending", f"{todo} {verb} pending", f"{at}; the files go up to version {status.latest}."
+        return "pending", f"{todo} {verb} pending", f"{at}; the newest file is version {status.latest}."
     return _fine(status)
 
 
@@ -269,7 +291,7 @@ def _about_command(status: Status) -> tuple[Tone, str, str] | None:
         last = command.last.output.splitlines()[-1:]
         said = f": {wording.report(last[0])}" if last else ""
         return "bad", "The migration command has failed", f"{line}{said}. The next start runs it again."
-    return "pending", "The migration command is to run", f"{line}: {wording.report(command.why)}."
+    return "pending", "The migration command is pending", f"{line}: {wording.report(command.why)}."
 
 
 def _about_repeatables(status: Status) -> tuple[Tone, str, str] | None:
@@ -281,14 +303,14 @@ def _about_repeatables(status: Status) -> tuple[Tone, str, str] | None:
     todo = sum(one.state in ("pending", "failed") for one in status.repeatables)
     files = count(todo, "repeatable file")
     if todo and at_work(status):
-        return "working", "Applying repeatable files", f"{at}; {files} to be applied."
+        return "working", "Applying repeatable files", f"{at}; {files} to go."
     if failed is not None:
-        return "bad", "A repeatable file has failed", f"{at}; {wording.name(failed.shown)} is to be corrected."
+        return "bad", "A repeatable file has failed", f"{at}; {wording.name(failed.shown)} needs to be corrected."
     if not todo:
         return None
     return (
         "pending",
-        f"{files} {'is' if todo == 1 else 'are'} to be applied",
+        f"{files} {'is' if todo == 1 else 'are'} pending",
         f"{at}; the next start applies {'it' if todo == 1 else 'them'}.",
     )
 
@@ -296,22 +318,26 @@ def _about_repeatables(status: Status) -> tuple[Tone, str, str] | None:
 def _no_start(status: Status) -> tuple[Tone, str, str] | None:
     """Return the banner if no start would do anything."""
     if status.untrusted:
-        remedy = "No start relies on it: connect as the owner, or set MIGRATION_ROLE to it."
-        return "bad", "The migration history is not to be trusted", f"{wording.report(status.untrusted)}. {remedy}"
+        remedy = "Starts refuse to use it. Connect as the owner, or set MIGRATION_ROLE to the owner."
+        return "bad", "The migration history cannot be trusted", f"{wording.report(status.untrusted)}. {remedy}"
     if status.below_floor:
         remedy = "Deploy an image that has that file."
-        return "bad", "The files are too old for the schema", f"{wording.report(status.below_floor)}. {remedy}"
+        return (
+            "bad",
+            "The migration files are too old for the schema",
+            f"{wording.report(status.below_floor)}. {remedy}",
+        )
     if status.refused is None:
         return None
-    remedy = "Rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
-    return "bad", "A start refuses what is pending", f"{wording.report(status.refused)}. {remedy}"
+    remedy = "Rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it anyway."
+    return "bad", "Starts refuse a pending migration", f"{wording.report(status.refused)}. {remedy}"
 
 
 def _fine(status: Status) -> tuple[Tone, str, str]:
     if status.command is not None and not status.lines:
         return "good", "Up to date", f"{wording.report(status.command.command)}: {wording.report(status.command.why)}."
     if not status.lines:
-        return "good", "There are no migrations", "No migration files, and nothing is applied."
+        return "good", "No migrations", "There are no migration files, and nothing is applied."
     at = f"At version {status.current}"
     if not status.latest:
         return "good", "Up to date", f"{at}. This service sees no migration files."
@@ -319,18 +345,14 @@ def _fine(status: Status) -> tuple[Tone, str, str]:
         return (
             "good",
             "Up to date",
-            f"{at}, and the newest file that this service sees is {status.latest}: a newer release has been here.",
+            f"{at}. The newest file that this service sees is {status.latest}: a newer release has migrated.",
         )
     if status.outstanding:
         since = wording.moment(status.outstanding_since)
         these = count(status.outstanding, "migration waits", "migrations wait")
-        known = (
-            f"; everything before it has been applied since {wording.date(since)}, {since:%H:%M:%S} UTC"
-            if since
-            else ""
-        )
+        known = f", since {wording.date(since)}, {since:%H:%M:%S} UTC" if since else ""
         return "good", "Up to date", f"{at}; {these} for the end of the rollout{known}."
-    return "good", "Up to date", f"{at}, and every migration file is applied."
+    return "good", "Up to date", f"{at}; every migration file is applied."
 
 
 def _facts(status: Status, done: Sequence[Line], lock: str) -> tuple[Fact, ...]:
@@ -379,7 +401,7 @@ def _lock_word(status: Status, work: Work | None) -> str:
     if work is None:
         return "free"
     if status.strangers and not at_work(status):
-        return "taken by a stranger"
+        return "held by another session"
     if status.guarded is None and not at_work(status):
         return "unknown"
     return "held" if work.tone == "working" else "left behind"
@@ -418,12 +440,24 @@ def _entry(line: Line, status: Status, scale: bars.Scale | None = None) -> Entry
     )
 
 
-def _problems(lines: Iterable[Line], status: Status) -> Iterable[Problem]:
-    for line in lines:
+def _problems(lines: Iterable[Line], status: Status) -> tuple[Problem, ...]:
+    """Return what needs attention: first what stops a start."""
+    found = (*_line_problems(lines, status), *_repeatable_problems(status))
+    return tuple(sorted(found, key=lambda problem: problem.state.tone != "bad"))
+
+
+def _line_problems(lines: Iterable[Line], status: Status) -> Iterable[Problem]:
+    troubled = [line for line in lines if line.state in _PROBLEMS and _state(line, status) != _STATES["working"]]
+    for line in sorted(troubled, key=lambda line: _URGENCY.index(line.state)):
         entry = _entry(line, status)
-        if line.state in _PROBLEMS and entry.state != _STATES["working"]:
-            what, remedy, command = _PROBLEMS[line.state]
-            yield Problem(entry, what, remedy, command, wording.report(line.error) if line.error else None)
+        report = wording.report(line.error) if line.error else None
+        yield Problem(entry.number, entry.name, entry.state, entry.at, *_PROBLEMS[line.state], report)
+
+
+def _repeatable_problems(status: Status) -> Iterable[Problem]:
+    for one in map(_repeatable, status.repeatables):
+        if one.state == _REPEATABLE_STATES["failed"]:
+            yield Problem(one.name, one.name, one.state, None, *_REPEATABLE_PROBLEM, one.report)
 
 
 # --- The timeline -----------------------------------------------------------------------------------------

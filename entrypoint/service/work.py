@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import NamedTuple
 
+from entrypoint.counts import count
 from entrypoint.migration.ledger.reading import BACKUP
 from entrypoint.migration.observe.progress import Progress
 from entrypoint.service import wording
@@ -16,14 +17,37 @@ if TYPE_CHECKING:
 
     from entrypoint.migration.ledger.reading import LockRow
     from entrypoint.operations.status import Status
+    from entrypoint.operations.waiters import Waiter, Waiters
+    from entrypoint.service.running import Excerpt
+
+# So many of those who wait are listed.
+_MOST_WAITERS = 5
 
 
 class Steps(NamedTuple):
     """How much of something is done."""
 
-    value: int
+    value: int | None
+    """None if nobody knows."""
     limit: int
     label: str
+
+
+class Note(NamedTuple):
+    """What keeps the holder, or everybody, waiting."""
+
+    text: str
+    command: str = ""
+    """What to type about it."""
+
+
+class Waiting(NamedTuple):
+    """Who waits for the lock."""
+
+    headline: str
+    starts: tuple[str, ...]
+    more: int
+    """How many are not listed."""
 
 
 class Work(NamedTuple):
@@ -34,16 +58,21 @@ class Work(NamedTuple):
     file: str | None
     steps: Steps | None
     """Which statement of the file."""
+    line: str | None
+    """Where that statement is in the file."""
+    statement: str | None
+    """Its first line."""
     activity: str | None
     """What PostgreSQL says of the statement."""
     share: Steps | None
     """How much of the statement's phase."""
-    notes: tuple[str, ...]
-    """What keeps it waiting."""
+    notes: tuple[Note, ...]
     holder: str | None
     process: int | None
     since: wording.Time | None
     held_for: str | None
+    waiting: Waiting | None
+    """None if nobody waits."""
 
 
 def at_work(status: Status) -> bool:
@@ -54,52 +83,79 @@ def at_work(status: Status) -> bool:
     return status.guarded is True or (status.lock is not None and status.lock.legacy)
 
 
-def work_of(status: Status) -> Work | None:
+def work_of(status: Status, statement: Excerpt | None = None, waiting: Waiters | None = None) -> Work | None:
     """Return who holds the lock; None if nobody does and nobody has left its row behind."""
     lock, guarded = status.lock, status.guarded
     if lock is None or not lock.held:
         if status.strangers and not guarded:
-            return _nobody("Nobody can migrate: the lock's key is taken", "pending", _strangers(status))
+            return _nobody("Nobody can migrate: another session holds the lock", "pending", _strangers(status))
         return _nobody("The lock has just been taken", "working", _strangers(status)) if guarded else None
-    if lock.legacy:
-        title = "A replica of the earlier migration system holds the lock"
-    elif guarded is None:
-        title = "Whether the lock's holder lives cannot be seen from a standby"
-    elif not guarded and status.strangers:
-        title = "The lock's holder is gone, and its key is taken by somebody else"
-    elif not guarded:
-        title = "The lock's holder is gone; the next start takes the lock over"
-    else:
-        title = "Running now"
     live = guarded is True and not lock.legacy
     detail = lock.detail if live else {}
-    percent = detail.get("percent")
-    phase = _text(detail, "phase")
     backup = lock.migration == BACKUP
+    file = "backup by pg_dump" if backup else wording.name(lock.migration) if lock.migration and live else None
+    shown = statement if live and not detail.get("retry") else None
     return Work(
-        title=title,
+        title=_title(status, lock),
         tone="working" if guarded or lock.legacy else "pending",
-        file="backup by pg_dump" if backup else wording.name(lock.migration) if lock.migration and live else None,
+        file=file,
         steps=_steps(lock, detail) if live and not backup else None,
+        line=shown and f"{'From line' if shown.or_later else 'Line'} {shown.line}",
+        statement=shown and wording.name(shown.text),
         activity=_activity(detail),
-        # Of what runs in batches it is all of it.
-        share=Steps(percent, 100, f"{percent} % of this phase" if phase and "batches" not in detail else f"{percent} %")
-        if isinstance(percent, int)
-        else None,
+        share=_share(detail) if live and file else None,
         notes=(*_notes(detail), *_strangers(status)),
         holder=wording.name(lock.holder) if lock.holder else None,
         process=lock.process_id,
         since=wording.time(wording.moment(lock.since)),
         # A ledger may say `infinity`.
         held_for=None if lock.seconds is None or not isfinite(lock.seconds) else wording.whole(lock.seconds),
+        waiting=_waiting(waiting) if live and waiting else None,
     )
 
 
-def _nobody(title: str, tone: Literal["working", "pending"], notes: Iterable[str]) -> Work:
+def _title(status: Status, lock: LockRow) -> str:
+    if lock.legacy:
+        return "A replica of the earlier migration system holds the lock"
+    if status.guarded is None:
+        return "This is a standby: it cannot see whether the lock's holder is alive"
+    if status.guarded:
+        return "Running now"
+    if status.strangers:
+        return "The lock's holder is gone, and another session holds the lock"
+    return "The lock's holder is gone; the next start takes over"
+
+
+def _nobody(title: str, tone: Literal["working", "pending"], notes: Iterable[Note]) -> Work:
     return Work(
-        title=title, tone=tone, file=None, steps=None, activity=None, share=None, notes=tuple(notes),
-        holder=None, process=None, since=None, held_for=None,
+        title=title, tone=tone, file=None, steps=None, line=None, statement=None, activity=None, share=None,
+        notes=tuple(notes), holder=None, process=None, since=None, held_for=None, waiting=None,
     )  # fmt: skip
+
+
+def _share(detail: Mapping[str, object]) -> Steps | None:
+    """Return how far the statement is; None if nobody knows, and nothing is being done just now."""
+    percent = detail.get("percent")
+    if not isinstance(percent, int):
+        return None if detail.get("blocked_by") or detail.get("retry") else Steps(None, 100, "in progress")
+    # Of what runs in batches it is all of it.
+    of_phase = " of this phase" if detail.get("phase") and "batches" not in detail else ""
+    return Steps(percent, 100, f"{percent} %{of_phase}")
+
+
+def _waiting(waiting: Waiters) -> Waiting | None:
+    starts = tuple(_waiter(one) for one in waiting.starts[:_MOST_WAITERS])
+    number = count(len(waiting.starts), "other start")
+    if waiting.known:
+        return Waiting(number, starts, len(waiting.starts) - len(starts)) if starts else None
+    headline = f"At least {number}" if starts else "Not visible"
+    return Waiting(f"{headline}: seeing all of them needs pg_read_all_stats", starts, len(waiting.starts) - len(starts))
+
+
+def _waiter(one: Waiter) -> str:
+    since = wording.moment(one.since)
+    place = wording.name(one.address) if one.address else "this database's machine"
+    return f"{place}, since {since:%H:%M:%S} UTC" if since else place
 
 
 def _steps(lock: LockRow, detail: Mapping[str, object]) -> Steps | None:
@@ -120,19 +176,17 @@ def _activity(detail: Mapping[str, object]) -> str | None:
     return wording.name(Progress(command, _text(detail, "relation"), _text(detail, "phase"), None).words())
 
 
-def _notes(detail: Mapping[str, object]) -> Iterable[str]:
+def _notes(detail: Mapping[str, object]) -> Iterable[Note]:
     if blocker := _text(detail, "blocked_by"):
-        yield f"It waits for a lock that {wording.name(blocker)} holds."
+        yield Note(f"It waits for a lock that {wording.name(blocker)} holds.")
     if retry := _text(detail, "retry"):
-        yield f"{wording.name(retry)}."
+        yield Note(f"{wording.name(retry)}.")
 
 
-def _strangers(status: Status) -> Iterable[str]:
+def _strangers(status: Status) -> Iterable[Note]:
     for stranger in status.strangers:
-        yield (
-            f"{wording.name(stranger.words)} has the lock's key, and nobody can migrate until it lets go: "
-            "entrypoint unlock shows it, and with --force ends it."
-        )
+        said = f"{wording.name(stranger.words)} holds the migration lock. Nobody can migrate until it lets go."
+        yield Note(f"{said} To see it, and to end it with --force:", "entrypoint unlock")
 
 
 def _text(detail: Mapping[str, object], name: str) -> str | None:

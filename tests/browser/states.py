@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from entrypoint.migration.ledger.reading import LockRow
+from entrypoint.migration.ledger.reading import KeyHolder, LockRow
+from entrypoint.operations.repeatable_status import Repetition
 from entrypoint.operations.status import Line, Status
+from entrypoint.operations.waiters import Waiter, Waiters
+from entrypoint.service.running import Excerpt
 from entrypoint.service.snapshot import Failure, Snapshot
 
 NOW = datetime(2026, 11, 22, 21, 45, 3, tzinfo=UTC).timestamp()
@@ -74,12 +78,12 @@ def status(*lines: Line, lock: LockRow | None = FREE, guarded: bool | None = Fal
 
 def snapshot(found: Status | None, failure: Failure | None = None, *, taken: float = NOW) -> Snapshot:
     """Return a snapshot of the database `shop`."""
-    return Snapshot("shop", taken, found, failure)
+    return Snapshot("shop", taken, found, failure, where="shop on db:5432 as shop_owner, schema public")
 
 
 UP_TO_DATE = snapshot(status(*APPLIED))
 WAITING = snapshot(status(*APPLIED, *PENDING))
-MIGRATING = snapshot(
+_MIGRATING = snapshot(
     status(
         *BEGUN,
         lock=FREE._replace(
@@ -103,6 +107,28 @@ MIGRATING = snapshot(
         guarded=True,
     )
 )
+MIGRATING = replace(
+    _MIGRATING,
+    statement=Excerpt(9, "CREATE INDEX invoices_by_customer ON invoices (customer_id, issued_on DESC)", or_later=False),
+    waiting=Waiters(
+        known=True,
+        starts=(Waiter("10.42.0.17", "2026-11-22T21:44:22Z"), Waiter("10.42.1.9", "2026-11-22T21:44:23Z")),
+    ),
+)
+# PostgreSQL reports no progress of an UPDATE, and not all sessions may be seen.
+UNMEASURED = replace(
+    snapshot(
+        status(
+            *BEGUN,
+            lock=_MIGRATING.status.lock._replace(  # type: ignore[union-attr]
+                statement=1, statements=1, detail={"seconds": 12}
+            ),
+            guarded=True,
+        )
+    ),
+    statement=Excerpt(1, "UPDATE invoices SET total = lines.total", or_later=False),
+    waiting=Waiters(known=False, starts=()),
+)
 BLOCKED = snapshot(
     status(
         *BEGUN,
@@ -123,7 +149,7 @@ FAILED = snapshot(
             "failed",
             applied_at="2026-11-22T21:40:51Z",
             milliseconds=17,
-            application_version="1.4.0",
+            application_version="1.4.0-rc.2+build.20261122.2140.g1f4c9a7e",
             error='013_invoices.sql:7: ERROR: 42P01: relation "customer" does not exist\n'
             "    customer_id bigint NOT NULL REFERENCES customer (id),\n"
             "                                           ^\n"
@@ -132,11 +158,22 @@ FAILED = snapshot(
         *PENDING[1:],
     )
 )  # fmt: skip
+# Another session holds the lock's key, and a repeatable file has failed.
+STRANGER = snapshot(
+    status(*APPLIED, *PENDING)._replace(
+        name="error",
+        strangers=(KeyHolder(4711, "psql", "ann", guards=True, makes=False, exclusive=False),),
+        repeatables=(
+            Repetition("open_invoices", "failed", None, None, "2026-11-22T21:40:51Z", "column i.due does not exist"),
+            Repetition("overview", "applied", "2026-11-16T05:58:02Z", "1.3.0+build.20261116.0557.gb2d91c03"),
+        ),
+    )
+)
 AWAY = snapshot(
     None,
     Failure(
         "database.unavailable",
-        "Cannot connect to db.example:5432 (shop): connection refused",
+        "Cannot connect to db:5432 (shop): connection refused",
         "Check that PostgreSQL is running and that DATABASE_URL names the right host and port.",
         reachable=False,
     ),
@@ -145,7 +182,10 @@ AWAY = snapshot(
 BAD_FILES = snapshot(
     None,
     Failure(
-        "files.invalid", "2 files have bad names", "Rename them: NNN_description.sql, in lower case.", reachable=True
+        "files.invalid",
+        "2 files have bad names",
+        "Rename them: NNN_description.sql, in lower case. `entrypoint check` lists every error.",
+        reachable=True,
     ),
 )
 LEFT_BEHIND = snapshot(status(*BEGUN, lock=MIGRATING.status.lock, guarded=False))  # type: ignore[union-attr]
@@ -181,52 +221,59 @@ ATTACKS = (
     "long" * 5_000,
     "no-break " * 300,
 )
-HOSTILE = snapshot(
-    status(
-        *(
-            line(number, "x", applied_at="2026-11-02T06:12:20Z", milliseconds=9, application_version=text)._replace(
-                filename=text
-            )
-            for number, text in enumerate(ATTACKS, start=1)
-        ),
-        *(
-            line(number, "x", "failed", error=text)._replace(filename=text)
-            for number, text in enumerate(ATTACKS, start=101)
-        ),
-        *(line(number, "x", "pending")._replace(filename=text) for number, text in enumerate(ATTACKS, start=201)),
-        lock=FREE._replace(
-            held=True,
-            since="infinity",
-            seconds=1e12,
-            holder=" ".join(ATTACKS),
-            process_id=-1,
-            token="t.1",
-            migration=ATTACKS[0],
-            statement=2,
-            statements=9,
-            detail={
-                "seconds": 4,
-                "command": ATTACKS[1],
-                "relation": ATTACKS[2],
-                "phase": ATTACKS[3],
-                "percent": 50,
-                "blocked_by": " ".join(ATTACKS),
-                "retry": ATTACKS[0],
-            },
-        ),
-        guarded=True,
-    )
+HOSTILE = replace(
+    snapshot(
+        status(
+            *(
+                line(number, "x", applied_at="2026-11-02T06:12:20Z", milliseconds=9, application_version=text)._replace(
+                    filename=text
+                )
+                for number, text in enumerate(ATTACKS, start=1)
+            ),
+            *(
+                line(number, "x", "failed", error=text)._replace(filename=text)
+                for number, text in enumerate(ATTACKS, start=101)
+            ),
+            *(line(number, "x", "pending")._replace(filename=text) for number, text in enumerate(ATTACKS, start=201)),
+            lock=FREE._replace(
+                held=True,
+                since="infinity",
+                seconds=1e12,
+                holder=" ".join(ATTACKS),
+                process_id=-1,
+                token="t.1",
+                migration=ATTACKS[0],
+                statement=2,
+                statements=9,
+                detail={
+                    "seconds": 4,
+                    "command": ATTACKS[1],
+                    "relation": ATTACKS[2],
+                    "phase": ATTACKS[3],
+                    "percent": 50,
+                    "blocked_by": " ".join(ATTACKS),
+                    "retry": ATTACKS[0],
+                },
+            ),
+            guarded=True,
+        )
+    ),
+    where=" ".join(ATTACKS),
+    statement=Excerpt(1, ATTACKS[1], or_later=True),
+    waiting=Waiters(known=True, starts=tuple(Waiter(attack, "infinity") for attack in ATTACKS)),
 )
 
 ALL = {
     "up-to-date": UP_TO_DATE,
     "pending": WAITING,
     "migrating": MIGRATING,
+    "unmeasured": UNMEASURED,
     "blocked": BLOCKED,
     "failed": FAILED,
     "database-away": AWAY,
     "bad-files": BAD_FILES,
     "left-behind": LEFT_BEHIND,
+    "stranger": STRANGER,
     "empty": EMPTY,
     "long-numbers": LONG_NUMBERS,
     "hostile": HOSTILE,

@@ -104,6 +104,8 @@ def test_pending_turns_to_up_to_date_while_a_migration_runs(scene: Scene, serve:
         work = page.get_by_role("region", name="Running now")
         work.get_by_text("002_orders_by_id.sql").wait_for()
         work.get_by_text("CREATE INDEX on orders: building index: scanning table").wait_for()
+        # PostgreSQL says which command it is at, and that begins one statement only.
+        work.get_by_text("CREATE INDEX orders_by_id ON orders (pass(id))").wait_for()
         of_file = work.get_by_role("progressbar", name="Statements of this file")
         assert (of_file.get_attribute("value"), of_file.get_attribute("max")) == ("0", "3")
         # PostgreSQL has not sent the small result of the first yet.
@@ -126,7 +128,7 @@ def test_pending_turns_to_up_to_date_while_a_migration_runs(scene: Scene, serve:
     assert [text.split()[0] for text in rows.all_inner_texts()[-3:]] == ["003", "002", "001"]
     assert "1.5.0" in rows.all_inner_texts()[-2]
     assert page.get_by_role("region", name="Running now").count() == 0
-    assert page.title() == "Up to date · pg-entrypoint"
+    assert re.fullmatch(r"Up to date · \S+ on \S+:\d+ as \S+, schema public", page.title())
     assert page.locator("#icon").get_attribute("href") != icon
     assert page.locator("#badge").get_attribute("src") != badge
     assert "schema: version 3, up to date" in (page.locator("#badge").get_attribute("alt") or "")
@@ -144,15 +146,15 @@ def test_a_failure_is_shown_as_it_happens(scene: Scene, serve: Serve, visitor: V
     page.evaluate(LISTEN)
     assert scene.migrate().code == 70
     await_headline(page, "Migration 002 has failed")
-    problem = page.get_by_role("region", name="To be looked at")
-    message = problem.get_by_role("region", name="Message about migration 002")
+    problem = page.get_by_role("region", name="Needs attention")
+    message = problem.get_by_role("region", name="Error in 002_orders_by_id.sql")
     assert 'relation "customer" does not exist' in message.inner_text()
     assert "entrypoint repair --failed" in problem.inner_text()
     # The message stays as it is when the page is patched: with the focus, and scrolled to where it was.
     message.focus()
     page.evaluate("document.activeElement.marked = true")
     scene.write({"001_orders.sql": "SELECT 'another text';"})
-    problem.get_by_text("its checksum is another one").wait_for()
+    problem.get_by_text("its checksum is different").wait_for()
     assert page.evaluate("document.activeElement.marked")
     scene.write({"001_orders.sql": GATE["001_orders.sql"], "002_orders_by_id.sql": "SELECT 2;"})
     scene.migrated()
@@ -176,7 +178,7 @@ def test_the_service_ends_and_comes_back_under_open_pages(scene: Scene, serve: S
     service.run.terminate()
     service.run.wait(10)
     assert time.monotonic() - began < 2
-    lost = page.get_by_text("Connection to the service lost; trying again.")
+    lost = page.get_by_text("Lost the connection to the service; trying again.")
     lost.wait_for()
     assert page.get_by_text("Not live").is_visible()
     assert headline(page) == "2 migrations are pending"
@@ -188,7 +190,7 @@ def test_the_service_ends_and_comes_back_under_open_pages(scene: Scene, serve: S
     scene.migrated()
     await_headline(page, "Up to date")
     assert len(said(page)) == 3, said(page)
-    assert said(page)[0].startswith("Connection to the service lost")
+    assert said(page)[0].startswith("Lost the connection to the service")
     assert said(page)[1:] == ["", "Up to date"]
     assert visitors[0].without(CONNECTION_REFUSED) == []
 
@@ -239,6 +241,49 @@ def test_open_pages_cost_the_database_one_question_a_second(
     assert 1 <= questions <= seconds + 1
 
 
+# --- Copying a command ------------------------------------------------------------------------------------
+
+
+def test_a_command_that_is_suggested_can_be_copied(visit: Visit) -> None:
+    visitor = visit(permissions=["clipboard-read", "clipboard-write"])
+    page = visitor.page
+    with PageServer(states.FAILED, PAGE_TOKEN) as server:
+        log_in(page, server.url, PAGE_TOKEN)
+        page.evaluate(LISTEN)
+        suggested = page.locator("code").filter(has_text="entrypoint").all_inner_texts()
+        assert suggested == ["entrypoint repair --failed", "entrypoint repair --checksums"]
+        for command in suggested:
+            button = page.get_by_role("button", name=f"Copy {command}")
+            button.click()
+            page.get_by_role("button", name=f"Copied {command}").wait_for()
+            assert page.evaluate("navigator.clipboard.readText()") == command
+            # What the live part does meanwhile leaves it as it is, with the focus; then it can be copied again.
+            asked = len(visitor.requests)
+            until(lambda: page.evaluate("1") and len(visitor.requests) > asked, 10)  # noqa: B023
+            button.wait_for()
+            assert button.evaluate("(it) => it === document.activeElement")
+        assert said(page) == [f"Copied: {command}" for command in suggested]
+    assert visitor.complaints == []
+
+
+@pytest.mark.parametrize("state", ["stranger", pytest.param("bad-files", marks=pytest.mark.thorough)])
+def test_a_command_can_be_copied_where_the_browser_gives_no_clipboard(visit: Visit, state: str) -> None:
+    """As it is over plain HTTP, to another host than this one."""
+    visitor = visit(permissions=["clipboard-read", "clipboard-write"])
+    page = visitor.page
+    page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    with PageServer(states.ALL[state]) as server:
+        page.goto(f"{server.url}/admin")
+        command = {"stranger": "entrypoint unlock", "bad-files": "entrypoint check"}[state]
+        page.get_by_role("button", name=f"Copy {command}").click()
+        page.get_by_role("button", name=f"Copied {command}").wait_for()
+        assert page.evaluate("getSelection().toString()") == command
+        reader = visit(permissions=["clipboard-read", "clipboard-write"]).page
+        reader.goto(f"{server.url}/admin")
+        assert reader.evaluate("navigator.clipboard.readText()") == command
+    assert visitor.complaints == []
+
+
 # --- Logging in and out -----------------------------------------------------------------------------------
 
 
@@ -248,10 +293,11 @@ def test_logging_in_and_out(visitor: Visitor) -> None:
     with PageServer(states.UP_TO_DATE, "another-token", PAGE_TOKEN) as server:
         page.goto(f"{server.url}/admin")
         assert page.url == f"{server.url}/admin/login"
-        assert page.locator("main").inner_text().count("migrations") == 1  # nothing is shown yet
+        assert page.title() == "Log in · pg-entrypoint"
+        assert "shop" not in page.locator("main").inner_text()  # nothing is shown yet
         page.get_by_label("Token").fill("a wrong token")
         page.get_by_role("button", name="Log in").click()
-        assert page.get_by_role("alert").inner_text() == "This is not one of the tokens."
+        assert page.get_by_role("alert").inner_text() == "Wrong token."
         assert page.get_by_label("Token").get_attribute("aria-invalid") == "true"
         assert visitor.context.cookies() == []
         page.get_by_label("Token").fill(f"  {PAGE_TOKEN} ")
@@ -350,7 +396,7 @@ def test_a_form_on_another_site_logs_nobody_in_or_out(visit: Visit) -> None:
 
         send("/admin/login")
         page.get_by_role("alert").wait_for()
-        assert "another site" in page.get_by_role("alert").inner_text()
+        assert "Another site" in page.get_by_role("alert").inner_text()
         assert visitor.context.cookies() == []
         log_in(page, server.url, PAGE_TOKEN)
         send("/admin/logout")
@@ -379,15 +425,16 @@ def test_everything_can_be_done_with_the_keyboard(visitor: Visitor) -> None:
         page.keyboard.press("Enter")
         await_headline(page, "Migration 013 has failed")
         met = []
-        for _ in range(4):
+        for _ in range(5):
             page.keyboard.press("Tab")
             name, visible = page.evaluate(FOCUSED)
             assert visible, name
             met.append(name.split("\n")[0])
         assert met[:3] == ["Skip to the status", "Pause", "Log out"]
         assert met[3].startswith("013_invoices.sql:7: ERROR")
+        assert met[4] == "Copy entrypoint repair --failed"
         # The first of them leads past all others.
-        for _ in range(3):
+        for _ in range(4):
             page.keyboard.press("Shift+Tab")
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.id") == "status"
@@ -426,6 +473,10 @@ def test_without_javascript_all_is_there_but_the_live_part(visit: Visit) -> None
         for region in ("Overview", "Running now", "Pending", "Applied"):
             assert page.get_by_role("region", name=region).is_visible(), region
         assert not page.get_by_role("button", name="Pause").is_visible()
+        server.cache.snapshot = states.FAILED
+        page.get_by_role("link", name="Reload").click()
+        assert page.locator("code", has_text="entrypoint repair --failed").is_visible()
+        assert page.get_by_role("button", name="Copy").count() == 0
         server.cache.snapshot = states.UP_TO_DATE
         page.get_by_role("link", name="Reload").click()
         await_headline(page, "Up to date")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,9 +11,12 @@ from browser import states
 from browser.states import FREE, line, snapshot, status
 from entrypoint.migration.ledger.reading import BACKUP, KeyHolder
 from entrypoint.operations.repeatable_status import Repetition
+from entrypoint.operations.waiters import Waiter, Waiters
 from entrypoint.service import view
+from entrypoint.service.running import Excerpt
+from entrypoint.service.snapshot import Failure
 from entrypoint.service.view import show
-from entrypoint.service.work import Steps
+from entrypoint.service.work import Note, Steps, Waiting
 
 if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import LockRow
@@ -24,28 +28,25 @@ HELD = FREE._replace(held=True, since="2026-11-02T06:00:00Z", seconds=61, holder
 LEGACY = HELD._replace(token=None)
 
 VERDICTS = {
-    "up to date": (status(A), "good", "Up to date", "At version 1, and every migration file is applied."),
-    "nothing at all": (status(), "good", "There are no migrations", "No migration files, and nothing is applied."),
-    "one pending": (status(A, B), "pending", "1 migration is pending", "At version 1; the files go up to version 2."),
+    "up to date": (status(A), "good", "Up to date", "At version 1; every migration file is applied."),
+    "nothing at all": (status(), "good", "No migrations", "There are no migration files, and nothing is applied."),
+    "one pending": (status(A, B), "pending", "1 migration is pending", "At version 1; the newest file is version 2."),
     "all pending": (
         status(B, line(3, "c", "pending")),
         "pending",
         "2 migrations are pending",
-        "Nothing is applied yet; the files go up to version 3.",
+        "Nothing is applied yet; the newest file is version 3.",
     ),
     "one after the rollout": (
         status(A)._replace(outstanding=1, outstanding_since="2026-11-02T06:12:20Z"),
         "good",
         "Up to date",
-        (
-            "At version 1; 1 migration waits for the end of the rollout; everything before it has been applied since "
-            "2 Nov 2026, 06:12:20 UTC."
-        ),
+        ("At version 1; 1 migration waits for the end of the rollout, since 2 Nov 2026, 06:12:20 UTC."),
     ),
     "below the floor": (
         status(A)._replace(name="error", below_floor="This image is too old for the schema"),
         "bad",
-        "The files are too old for the schema",
+        "The migration files are too old for the schema",
         "This image is too old for the schema. Deploy an image that has that file.",
     ),
     "failed": (
@@ -58,42 +59,42 @@ VERDICTS = {
         status(A, B, lock=HELD, guarded=True),
         "working",
         "Migrating to version 2",
-        "At version 1; 1 migration still to do.",
+        "At version 1; 1 migration to go.",
     ),
     "migrating after a failure": (
         status(line(1, "a", "failed"), lock=HELD, guarded=True),
         "working",
         "Migrating to version 1",
-        "Nothing is applied yet; 1 migration still to do.",
+        "Nothing is applied yet; 1 migration to go.",
     ),
     "a backup first": (
         status(A, B, lock=HELD._replace(migration=BACKUP), guarded=True),
         "working",
         "Taking a backup before migrating",
-        "At version 1; 1 migration to do, up to version 2.",
+        "At version 1; 1 migration to run, up to version 2.",
     ),
     "the earlier system migrates": (
         status(A, B, lock=LEGACY),
         "working",
         "Migrating to version 2",
-        "At version 1; 1 migration still to do.",
+        "At version 1; 1 migration to go.",
     ),
     "the holder is gone": (
         status(A, B, lock=HELD),
         "pending",
         "1 migration is pending",
-        "At version 1; the files go up to version 2.",
+        "At version 1; the newest file is version 2.",
     ),
     "the lock is held, and there is nothing to do": (
         status(A, lock=HELD, guarded=True),
         "good",
         "Up to date",
-        "At version 1, and every migration file is applied.",
+        "At version 1; every migration file is applied.",
     ),
     "a repeatable file is to be applied": (
         status(A)._replace(name="pending", repeatables=(Repetition("v", "pending", None, None),)),
         "pending",
-        "1 repeatable file is to be applied",
+        "1 repeatable file is pending",
         "At version 1; the next start applies it.",
     ),
     "repeatable files are being applied": (
@@ -102,25 +103,25 @@ VERDICTS = {
         ),
         "working",
         "Applying repeatable files",
-        "At version 1; 2 repeatable files to be applied.",
+        "At version 1; 2 repeatable files to go.",
     ),
     "a repeatable file has failed": (
         status(A)._replace(name="error", repeatables=(Repetition("v", "failed", None, None),)),
         "bad",
         "A repeatable file has failed",
-        "At version 1; repeatable/v.sql is to be corrected.",
+        "At version 1; repeatable/v.sql needs to be corrected.",
     ),
     "one is left to a newer image": (
         status(A)._replace(repeatables=(Repetition("v", "ahead", None, None),)),
         "good",
         "Up to date",
-        "At version 1, and every migration file is applied.",
+        "At version 1; every migration file is applied.",
     ),
     "ahead": (
         status(A, line(2, "b", "ahead")),
         "good",
         "Up to date",
-        "At version 2, and the newest file that this service sees is 1: a newer release has been here.",
+        "At version 2. The newest file that this service sees is 1: a newer release has migrated.",
     ),
     "no files": (
         status(line(2, "b", "ahead")),
@@ -144,8 +145,13 @@ LOCKS: dict[str, tuple[LockRow | None, bool | None, str, str | None]] = {
     "held": (HELD, True, "held", "Running now"),
     "just taken, and not in the row yet": (FREE, True, "held", "The lock has just been taken"),
     "just taken, and there is no row": (None, True, "held", "The lock has just been taken"),
-    "left behind": (HELD, False, "left behind", "The lock's holder is gone; the next start takes the lock over"),
-    "seen from a standby": (HELD, None, "unknown", "Whether the lock's holder lives cannot be seen from a standby"),
+    "left behind": (HELD, False, "left behind", "The lock's holder is gone; the next start takes over"),
+    "seen from a standby": (
+        HELD,
+        None,
+        "unknown",
+        "This is a standby: it cannot see whether the lock's holder is alive",
+    ),
     "free, on a standby": (FREE, None, "free", None),
     "the earlier system's": (LEGACY, False, "held", "A replica of the earlier migration system holds the lock"),
 }
@@ -163,9 +169,9 @@ def test_the_lock(case: str) -> None:
 @pytest.mark.parametrize(
     ("lock", "guarded", "word", "title"),
     [
-        (FREE, False, "taken by a stranger", "Nobody can migrate: the lock's key is taken"),
-        (None, False, "taken by a stranger", "Nobody can migrate: the lock's key is taken"),
-        (HELD, False, "taken by a stranger", "The lock's holder is gone, and its key is taken by somebody else"),
+        (FREE, False, "held by another session", "Nobody can migrate: another session holds the lock"),
+        (None, False, "held by another session", "Nobody can migrate: another session holds the lock"),
+        (HELD, False, "held by another session", "The lock's holder is gone, and another session holds the lock"),
         (HELD, True, "held", "Running now"),
         (LEGACY, False, "held", "A replica of the earlier migration system holds the lock"),
     ],
@@ -176,13 +182,19 @@ def test_a_stranger_that_has_the_key(lock: LockRow | None, *, guarded: bool, wor
     assert {fact.label: fact.value for fact in page.facts}["Lock"] == word
     assert page.work
     assert page.work.title == title
-    assert page.work.notes[-1].startswith("backend 4711 of ann (p⟨U+202E⟩sql) has the lock's key")
+    note = page.work.notes[-1]
+    assert note.text.startswith("backend 4711 of ann (p⟨U+202E⟩sql) holds the migration lock.")
+    assert note.command == "entrypoint unlock"
 
 
-DETAILS: dict[str, tuple[dict[str, object], tuple[Steps | None, str | None, Steps | None, tuple[str, ...]]]] = {
-    "nothing yet": ({}, (Steps(1, 3, "statement 2 of 3"), None, None, ())),
-    "a while": ({"seconds": 64}, (Steps(1, 3, "statement 2 of 3, for 1 min 4 s"), None, None, ())),
-    "or later": ({"seconds": 4, "or_later": True}, (Steps(1, 3, "statement 2 or later of 3, for 4 s"), None, None, ())),
+IN_PROGRESS = Steps(None, 100, "in progress")
+DETAILS: dict[str, tuple[dict[str, object], tuple[Steps | None, str | None, Steps | None, tuple[Note, ...]]]] = {
+    "nothing yet": ({}, (Steps(1, 3, "statement 2 of 3"), None, IN_PROGRESS, ())),
+    "a while": ({"seconds": 64}, (Steps(1, 3, "statement 2 of 3, for 1 min 4 s"), None, IN_PROGRESS, ())),
+    "or later": (
+        {"seconds": 4, "or_later": True},
+        (Steps(1, 3, "statement 2 or later of 3, for 4 s"), None, IN_PROGRESS, ()),
+    ),
     "progress": (
         {"command": "CREATE INDEX", "relation": "orders", "phase": "sorting", "percent": 42},
         (Steps(1, 3, "statement 2 of 3"), "CREATE INDEX on orders: sorting", Steps(42, 100, "42 % of this phase"), ()),
@@ -193,15 +205,15 @@ DETAILS: dict[str, tuple[dict[str, object], tuple[Steps | None, str | None, Step
     ),
     "blocked": (
         {"blocked_by": "process 9 (report)"},
-        (Steps(1, 3, "statement 2 of 3"), None, None, ("It waits for a lock that process 9 (report) holds.",)),
+        (Steps(1, 3, "statement 2 of 3"), None, None, (Note("It waits for a lock that process 9 (report) holds."),)),
     ),
     "between two attempts": (
         {"retry": "it is tried again in 4 s"},
-        (Steps(1, 3, "statement 2 of 3"), None, None, ("it is tried again in 4 s.",)),
+        (Steps(1, 3, "statement 2 of 3"), None, None, (Note("it is tried again in 4 s."),)),
     ),
     "of another type, as anybody can write there": (
         {"seconds": "x", "percent": "y", "command": 3},
-        (Steps(1, 3, "statement 2 of 3"), "3", None, ()),
+        (Steps(1, 3, "statement 2 of 3"), "3", IN_PROGRESS, ()),
     ),
 }
 
@@ -251,10 +263,94 @@ PROBLEMS = {
 def test_a_problem_has_a_remedy(state: str) -> None:
     page = show(snapshot(status(A, line(2, "b", state, applied_at="2026-11-02T06:12:20Z", error="one\ntwo\n"))))
     (problem,) = page.problems
-    assert (problem.entry.state.label, problem.command) == PROBLEMS[state]
+    assert (problem.state.label, problem.command) == PROBLEMS[state]
     assert problem.report == "one\ntwo"
     assert problem.what
     assert problem.remedy
+
+
+def test_what_failed_comes_first() -> None:
+    lines = (
+        line(1, "a", "missing"),
+        line(2, "b", "changed"),
+        line(3, "c", "running"),
+        line(4, "d", "failed"),
+        line(5, "e", "failed"),
+    )
+    found = status(*lines)._replace(repeatables=(Repetition("v", "failed", None, None, error="no"),))
+    problems = show(snapshot(found)).problems
+    assert [problem.key for problem in problems] == ["004", "005", "003", "repeatable/v.sql", "002", "001"]
+    assert problems[3].report == "no"
+    assert problems[3].command == "entrypoint migrate"
+
+
+def test_the_statement_is_shown_with_its_line() -> None:
+    assert show(states.MIGRATING).work
+    for or_later, place in ((False, "Line 7"), (True, "From line 7")):
+        found = replace(states.MIGRATING, statement=Excerpt(7, "SELECT\u202e 1", or_later=or_later))
+        work = show(found).work
+        assert work
+        assert (work.line, work.statement) == (place, "SELECT⟨U+202E⟩ 1")
+    # While nothing is being done, and when nobody is at it.
+    lock = states.MIGRATING.status.lock._replace(detail={"retry": "it is tried again in 4 s"})  # type: ignore[union-attr]
+    pausing = replace(found, status=found.status._replace(lock=lock))  # type: ignore[union-attr]
+    gone = replace(found, status=found.status._replace(guarded=False))  # type: ignore[union-attr]
+    for one in (pausing, gone):
+        work = show(one).work
+        assert work
+        assert (work.line, work.statement, work.share) == (None, None, None)
+
+
+WAITING: dict[str, tuple[Waiters | None, Waiting | None]] = {
+    "nobody has looked": (None, None),
+    "nobody": (Waiters(known=True, starts=()), None),
+    "one": (
+        Waiters(known=True, starts=(Waiter("10.0.0.7", "2026-11-02T06:12:20Z"),)),
+        Waiting("1 other start", ("10.0.0.7, since 06:12:20 UTC",), 0),
+    ),
+    "on the same machine, and nobody knows since when": (
+        Waiters(known=True, starts=(Waiter("", ""),)),
+        Waiting("1 other start", ("this database's machine",), 0),
+    ),
+    "many": (
+        Waiters(known=True, starts=(Waiter("10.0.0.7", ""),) * 12),
+        Waiting("12 other starts", ("10.0.0.7",) * 5, 7),
+    ),
+    "not to be seen": (
+        Waiters(known=False, starts=()),
+        Waiting("Not visible: seeing all of them needs pg_read_all_stats", (), 0),
+    ),
+    "some of them not to be seen": (
+        Waiters(known=False, starts=(Waiter("10.0.0.7", ""),)),
+        Waiting("At least 1 other start: seeing all of them needs pg_read_all_stats", ("10.0.0.7",), 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WAITING)
+def test_who_waits(case: str) -> None:
+    waiting, expected = WAITING[case]
+    work = show(replace(states.MIGRATING, waiting=waiting)).work
+    assert work
+    assert work.waiting == expected
+
+
+REMEDIES = {
+    "Correct the files; `entrypoint check` shows all errors.": ("entrypoint check",),
+    "It is tried again: entrypoint repair --failed, or DELETE FROM x.": ("entrypoint repair --failed",),
+    "Wait for it. To stop it: entrypoint unlock --force.": ("entrypoint unlock --force",),
+    "entrypoint status shows it, and entrypoint status shows more": ("entrypoint status",),
+    # Something has to be filled in.
+    "entrypoint migrate --to N": (),
+    "entrypoint import --from TOOL DIR": (),
+    "The image's entrypoint has another name.": (),
+}
+
+
+@pytest.mark.parametrize("remedy", REMEDIES)
+def test_the_commands_in_a_remedy_can_be_copied(remedy: str) -> None:
+    failure = Failure("files.invalid", "x", remedy, reachable=True)
+    assert show(snapshot(None, failure)).commands == REMEDIES[remedy]
 
 
 @pytest.mark.parametrize("state", ["applied", "pending", "ahead"])
@@ -314,7 +410,7 @@ def test_of_many_the_latest_are_listed() -> None:
 def test_what_was_seen_before_is_shown_as_what_it_is() -> None:
     page = show(states.AWAY, states.MIGRATING)
     assert (page.tone, page.headline) == ("away", "The database cannot be reached")
-    assert page.fault == "Cannot connect to db.example:5432 (shop): connection refused"
+    assert page.fault == "Cannot connect to db:5432 (shop): connection refused"
     assert page.remedy
     assert page.seen
     assert page.seen.machine == "2026-11-22T21:45:03Z"
@@ -335,16 +431,23 @@ def test_nothing_was_ever_seen(case: str) -> None:
     found, headline = ANSWERS[case]
     page = show(found)
     assert (page.tone, page.headline) == ("away", headline)
-    assert page.explanation.startswith("Nothing has been seen of this database")
+    assert page.explanation.startswith("This service has not seen the database")
     assert (page.facts, page.days, page.seen) == ((), (), None)
 
 
-POLLS = {"migrating": 1_000, "blocked": 1_000, "pending": 2_000, "failed": 2_000, "database-away": 2_000}
+POLLS = {
+    "migrating": 1_000,
+    "unmeasured": 1_000,
+    "blocked": 1_000,
+    "pending": 2_000,
+    "failed": 2_000,
+    "database-away": 2_000,
+}
 
 
 @pytest.mark.parametrize("state", states.ALL)
 def test_an_open_page_looks_again_sooner_when_something_may_happen(state: str) -> None:
-    working = {"hostile": 1_000, "left-behind": 2_000, "bad-files": 2_000, "long-numbers": 2_000}
+    working = {"hostile": 1_000, "left-behind": 2_000, "stranger": 2_000, "bad-files": 2_000, "long-numbers": 2_000}
     assert show(states.ALL[state]).poll == (POLLS | working).get(state, 4_000)
 
 

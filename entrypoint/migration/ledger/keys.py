@@ -34,6 +34,11 @@ def guard_key(place: Place) -> str:
     return f"{LOCK_CLASS}, {lock_key(place.schema)}"
 
 
+def glance(place: Place) -> str:
+    """Return the statement by which whoever waits sees whether the guard's advisory lock is free."""
+    return f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({guard_key(place)})"
+
+
 def session_key(place: Place) -> str:
     """Return the advisory lock that a session holds, shared, while it works outside a transaction."""
     return f"{LOCK_CLASS + 1}, {lock_key(place.schema)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoint.migration.ledger.keys import guard_key, guardian, holders, unguarded
+from entrypoint.migration.ledger.keys import glance, guard_key, guardian, holders, unguarded
 from entrypoint.migration.ledger.place import LEGACY_TIME, LIFE_COLUMNS, Place, walk
 from entrypoint.migration.ledger.rows import LedgerRow, as_ledger, ask, ledger_query
 from entrypoint.migration.ledger.search import place_of, tables_sql
@@ -167,8 +167,7 @@ def is_free(session: Connection, place: Place, deadline: Deadline) -> bool:
 
     Raises StatementError, ConnectionLostError.
     """
-    glance = f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({guard_key(place)})"
-    return session.query(glance, deadline)[0][0][0] == "t"
+    return session.query(glance(place), deadline)[0][0][0] == "t"
 
 
 def look_on(session: Connection, place: Place, role: str | None, deadline: Deadline) -> Look:

@@ -5,6 +5,7 @@
 (() => {
   const TIMEOUT = 10_000;
   const SLOWEST = 15_000;
+  const COPIED_FOR = 3_000;
 
   const connection = document.getElementById("connection");
   const announcement = document.getElementById("announcement");
@@ -25,6 +26,8 @@
   // Make `old` what `fresh` is, touching as little as possible: the focus, a selection and a scrolled message stay.
   function patch(old, fresh) {
     if (old.isEqualNode(fresh)) return;
+    // It may say that something was copied; what it copies never changes, as that is its key.
+    if (old.className === "copy" && fresh.className === "copy") return;
     if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
       old.replaceWith(document.adoptNode(fresh));
       return;
@@ -113,7 +116,7 @@
     checked.textContent = "Not live";
     // Set once, as it would be read aloud each time.
     if (failures === 1) {
-      connection.textContent = `Connection to the service lost; trying again. This is what was known at ${seen}.`;
+      connection.textContent = `Lost the connection to the service; trying again. This page is as of ${seen}.`;
     }
     again(Math.min(SLOWEST, 1_000 * 2 ** Math.min(failures - 1, 5)));
   }
@@ -142,6 +145,25 @@
     request.send();
   }
 
+  async function copy(button) {
+    const code = button.previousElementSibling;
+    let copied = true;
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+    } catch {
+      // Over plain HTTP, browsers give a page no clipboard: select the command, and copy the selection.
+      getSelection().selectAllChildren(code);
+      copied = document.execCommand("copy");
+    }
+    if (!copied) return; // It is selected now: Ctrl+C copies it.
+    const label = button.firstChild;
+    label.data = "Copied";
+    announcement.textContent = `Copied: ${code.textContent}`;
+    setTimeout(() => {
+      label.data = "Copy";
+    }, COPIED_FOR);
+  }
+
   function togglePause() {
     paused = !paused;
     pause.setAttribute("aria-pressed", String(paused));
@@ -155,6 +177,10 @@
   }
 
   pause.addEventListener("click", togglePause);
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button.copy");
+    if (button) copy(button);
+  });
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && !paused) ask();
   });
@@ -164,6 +190,7 @@
   });
 
   document.getElementById("live").hidden = false;
+  document.documentElement.classList.add("scripted");
   checked.textContent = `Live, checked at ${seen}`;
   again(Number(document.getElementById("status").dataset.poll) || 2_000);
 })();
