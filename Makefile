@@ -14,7 +14,7 @@ RUNS ?= 100
 SECONDS ?= 60
 PG ?= 16
 
-.PHONY: demo test test-pg19 test-images tools test-tools requirements check format bench bench-peers bench-images folder dist test-pythons audit publish soak fuzz screenshots recording clean
+.PHONY: demo test test-pg19 test-images tools test-tools requirements check format bench bench-peers bench-images folder dist test-pythons audit publish soak fuzz screenshots recording site publish-site clean
 
 demo: $(VENV)/demo.done  ## three replicas race on an embedded PostgreSQL
 	$(BIN)/python -m demo
@@ -102,6 +102,13 @@ screenshots: $(VENV)/test.done  ## the pictures in docs/admin-page.md, by chromi
 recording: $(VENV)/demo.done  ## docs/images/demo.svg, which the README shows
 	$(BIN)/python -m demo.recording
 
+# An environment of its own: nothing of it is needed to run or to test the program.
+site: build/site-env/done  ## the documentation as a site, into build/site; a broken link or anchor is an error
+	build/site-env/bin/python -m release.site build
+
+publish-site: site  ## push build/site to a branch that a forge serves as pages: REMOTE=origin BRANCH=gh-pages
+	build/site-env/bin/python -m release.site publish --remote $(or $(REMOTE),origin) --branch $(or $(BRANCH),gh-pages)
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info
 
@@ -109,6 +116,12 @@ build/release/done: requirements/release.txt requirements/build.txt
 	$(PYTHON) -m venv --clear build/release
 	build/release/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 		--only-binary=:all: --requirement requirements/release.txt --requirement requirements/build.txt
+	@touch $@
+
+build/site-env/done: requirements/site.txt
+	$(PYTHON) -m venv --clear build/site-env
+	build/site-env/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary=:all: --requirement requirements/site.txt
 	@touch $@
 
 $(VENV)/python.done:

@@ -1,9 +1,9 @@
 """Renew the files of pinned requirements beside this one: `make requirements`.
 
 image.txt is what the image has, full.txt what `--target full` has beside it, build.txt what builds the wheel,
-folder.txt what makes the self-contained folder of it, release.txt what makes and checks a release; each with the hashes
-of all files that the index has for a version, and so for every Python and processor. The examples in Python have files
-of the same kind.
+folder.txt what makes the self-contained folder of it, release.txt what makes and checks a release, site.txt what builds
+the site of the documentation; each with the hashes of all files that the index has for a version, and so for every
+Python and processor. The examples in Python have files of the same kind.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ LEFT_OUT = ("pygments", "markdown-it-py", "mdurl")
 FOREIGN = ("tzdata", "colorama")
 # The packer, whose parts the folder consists of: docs/decisions/0017-a-folder-by-cx-freeze.md.
 PACKER = "cx_Freeze>=8.7,<9"
+# docs/decisions/0057-the-site-is-built-by-sphinx.md.
+SITE = ("sphinx>=9,<10", "myst-parser>=5,<6", "furo>=2025.12")
 
 
 def main() -> int:
@@ -40,6 +42,7 @@ def main() -> int:
     return (
         _compile(["-", *common], HERE / "build.txt", build)
         or _compile(["-", *common], HERE / "folder.txt", PACKER)
+        or _compile(["-", *complete], HERE / "site.txt", "\n".join(SITE))
         or _compile([PYPROJECT, *common], image)
         or _compile([PYPROJECT, "--extra", "serve", "--constraint", image, *common], full)
         or _compile([PYPROJECT, "--extra", "release", "--constraint", full, *complete], release)

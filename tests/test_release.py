@@ -108,7 +108,7 @@ def test_what_they_run_exists() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", read("Makefile"), re.MULTILINE))
     ours = [command.split() for command in commands() if command.split()[0] in {"make", ".ci/run"}]
     made = [words[1] for words in ours if words[0] == "make"]
-    assert sorted(made) == sorted(["dist", "audit", "publish"] * 2)
+    assert sorted(made) == sorted([*["dist", "audit", "publish"] * 2, "publish-site", "site"])
     assert set(made) <= targets
     assert [words[0] for words in ours if words[0] != "make"] == [".ci/run"] * 2
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
@@ -128,7 +128,8 @@ def test_actions_are_pinned_and_privileges_are_few() -> None:
             for what, how in job.get("permissions", {}).items()
             if how == "write"
         ]
-        assert writing == ([("publish", "contents"), ("publish", "id-token")] if path.stem == "release" else [])
+        allowed = [("publish", "contents"), ("publish", "id-token"), ("site", "contents")]
+        assert writing == (allowed if path.stem == "release" else [])
 
 
 def test_only_a_tag_publishes() -> None:
@@ -137,10 +138,12 @@ def test_only_a_tag_publishes() -> None:
     assert release[True] == {"push": {"tags": ["v*"]}}
     assert release["jobs"]["dist"]["needs"] == "ci"
     assert release["jobs"]["publish"]["needs"] == "dist"
-    assert release["jobs"]["publish"]["environment"] == "release"
+    assert release["jobs"]["site"]["needs"] == "publish"
+    assert {release["jobs"][job]["environment"] for job in ("publish", "site")} == {"release"}
     gitlab = yaml.safe_load(GITLAB.read_text())
     assert gitlab["stages"] == ["test", "build", "release"]
-    for job in ("dist", "publish"):
+    assert gitlab["pages"]["needs"] == ["publish"]
+    for job in ("dist", "publish", "pages"):
         assert gitlab[job]["rules"] == [{"if": "$CI_COMMIT_TAG =~ /^v/"}]
 
 
@@ -151,5 +154,5 @@ def test_no_file_of_theirs_has_an_address() -> None:
 
 def test_ci_makes_and_audits_what_would_be_released() -> None:
     lines = read(".ci/run").splitlines()
-    assert lines.index("make dist") < lines.index("crowd test tests")
+    assert lines.index("make dist") < lines.index("make site") < lines.index("crowd test tests")
     assert lines[-1] == "make audit"

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.text
 
 ROOT = Path(__file__).parents[1]
-FILES = ("build", "folder", "image", "full", "release")
+FILES = ("build", "folder", "image", "full", "release", "site")
 # What the images' builder asks the index for, in its own words: on both processors, with every Python.
 MACHINES = ("x86_64", "aarch64")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 LEFT_OUT = {"pygments", "markdown-it-py", "mdurl"}
 PACKER = "cx_Freeze>=8.7,<9"
+SITE = ("sphinx>=9,<10", "myst-parser>=5,<6", "furo>=2025.12")
 
 
 def project() -> dict[str, Any]:
@@ -60,6 +61,8 @@ def wanted(name: str) -> list[Requirement]:
     """Return what pyproject.toml wants of a file."""
     if name == "folder":
         return [Requirement(PACKER)]
+    if name == "site":
+        return [Requirement(text) for text in SITE]
     found = project()
     texts = found["build-system"]["requires"] if name == "build" else list(found["project"]["dependencies"])
     extras = found["project"]["optional-dependencies"]
