@@ -68,7 +68,6 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
         environ = {**environ, "NO_COLOR": "1"}
     if argv[:1] == ["run"] and argv[1:2] not in (["--help"], ["-h"]):
         return _run(argv[1:], environ, inherited)
-    from entrypoint import cli  # With argparse; `run` does without both.
     from entrypoint.errors import EntrypointError
 
     if "--no-color" in argv:
@@ -77,7 +76,7 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
     if argv[:1] not in (["migrate"], ["help"], ["completion"]):
         _tell_misspelt(environ)
     try:
-        return cli.main(argv, environ)
+        return _carry_out(argv, environ)
     except EntrypointError as error:
         failure = error
     except Exception as error:  # noqa: BLE001 - never a traceback
@@ -92,6 +91,18 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
 
         _report(Outcome("failed", failure.schema_version, failure), "migrate", environ)
     return code
+
+
+def _carry_out(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Do what a command that is not `run` is to do; return the exit code. Raises EntrypointError."""
+    if [*argv] == ["migrate"]:
+        # As init containers and Jobs call it: without argparse, and without the modules of all other commands.
+        from entrypoint.commands.migrate import without_options
+
+        return without_options(environ)
+    from entrypoint import cli
+
+    return cli.main(argv, environ)
 
 
 def exit_code_of(error: EntrypointError) -> int:

@@ -54,7 +54,10 @@ else:
             return cls(*values)
 
         def _replace(self, **changed):  # noqa: ANN003, ANN202 - the same
-            return type(self)(**dict(zip(self._fields, self, strict=True)) | changed)
+            values = list(map(changed.pop, self._fields, self))
+            if changed:
+                raise TypeError(f"{type(self).__name__} has no {', '.join(changed)}")
+            return tuple.__new__(type(self), values)
 
         def _asdict(self):  # noqa: ANN202 - the same
             return dict(zip(self._fields, self, strict=True))

@@ -357,8 +357,9 @@ def _migrate(
     from entrypoint import phase
     from entrypoint.counts import count
     from entrypoint.migration.apply.migrator import migrate
-    from entrypoint.survey import assign, refuse_read_only
+    from entrypoint.survey import assign, collect_garbage, refuse_read_only
 
+    collect_garbage()
     verdict = survey.verdict
     commanded = verdict is not None and verdict.pending
     what = f"{count(len(plan.pending), 'migration is', 'migrations are')} pending"

@@ -92,8 +92,8 @@ def survey_beside(
     after: bool = False,
 ) -> Survey:
     """Connect and compare. The question `before`, if there was one, counts as the first attempt to connect."""
-    if signals.installed():
-        gc.enable()  # Off since the first line of __main__, for the imports; from here on it may take long.
+    if before is None:
+        collect_garbage()  # A start does so later, as it goes on importing.
     token = logs.run_id()
     noted = before is not None and before.noted
     whereabouts = target_of(settings.address, token, noted=noted)
@@ -143,6 +143,16 @@ def survey_beside(
         else:
             plan = plan_of(directory.files, rows, up_to=up_to, after=after)
             return Survey(session, whereabouts, place, directory, plan, rows, wanted, verdict, clocks)
+
+
+def collect_garbage() -> None:
+    """Switch the collector on, which has been off since the first line of __main__: from here on it may take long.
+
+    What the imports have left is none of its business.
+    """
+    if signals.installed():
+        gc.freeze()
+        gc.enable()
 
 
 def _refuse_time_zone(place: Place) -> None:
@@ -195,6 +205,9 @@ def start_clocks(settings: Settings, *, spent: float = 0.0) -> Clocks:
 
 
 def _rows(session: Session, place: Place, settings: Settings, clocks: Clocks) -> tuple[LedgerRow, ...]:
+    if not place.ledger and settings.role is None:
+        return ()  # With a role, it is to be known here whether we may take it.
+
     def look(patience: Deadline) -> Look:
         return reading.look(session, place, settings.role, patience, contending=False)
 

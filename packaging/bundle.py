@@ -45,9 +45,11 @@ START = (
     "entrypoint.startup",
 )
 # What it imports beside, if there is a use for it: an address of another driver, another migration tool, repeatable
-# files, a probe. The same tests hold it to that.
+# files, a probe; or if it is `migrate`, without the application behind it. The same tests hold it to that.
 ON_DEMAND = (
     "entrypoint.command",
+    "entrypoint.commands",
+    "entrypoint.commands.migrate",
     "entrypoint.database.drivers",
     "entrypoint.database.translation",
     "entrypoint.migration.ledger.repeatables",

@@ -51,6 +51,20 @@ sys.addaudithook(write_down)
 from entrypoint.__main__ import main
 sys.exit(main())
 """
+# The same for a command, which executes nothing: it ends by os._exit, of which no hook is told.
+COMMAND = PROGRAM.replace(
+    "from entrypoint",
+    """\
+import os
+leave = os._exit
+
+def last(code):
+    write_down("os.exec", ())
+    leave(code)
+
+os._exit = last
+from entrypoint""",
+)
 
 AT_EVERY_START = {
     "entrypoint",
@@ -75,6 +89,7 @@ OF_A_COMMAND = {
 }
 OF_REPEATABLES = {"entrypoint.migration.ledger.repeatables"}
 OF_A_PROBE = {"entrypoint.phase", "entrypoint.probe"}
+OF_MIGRATE = {"entrypoint.commands", "entrypoint.commands.migrate"}
 UP_TO_DATE = AT_EVERY_START | {
     "entrypoint.database",
     "entrypoint.database.address",
@@ -131,12 +146,12 @@ PYTHONS_BY_THE_PARSER = {
 
 @pytest.fixture
 def imported_by(run_program: Callable[..., Run], migrations_dir: Path) -> Callable[..., set[str]]:
-    """Return a function that starts `entrypoint run -- true` and returns the names of what it had imported."""
+    """Return a function that starts `entrypoint run -- true`, or other words, and returns what it had imported."""
 
-    def start(env: Mapping[str, str]) -> set[str]:
-        program = PROGRAM.format(path=[entry for entry in sys.path if entry])
+    def start(env: Mapping[str, str], *words: str) -> set[str]:
+        program = (COMMAND if words else PROGRAM).format(path=[entry for entry in sys.path if entry])
         # -S leaves out site and what it reads, -I everything that the environment could add.
-        argv = [sys.executable, "-I", "-S", "-c", program, "run", "--", "true"]
+        argv = [sys.executable, "-I", "-S", "-c", program, *(words or ("run", "--", "true"))]
         run = run_program(argv, env={"MIGRATIONS_DIR": str(migrations_dir), **env}).ok()
         names = set(run.stdout.split())
         assert "entrypoint.__main__" in names, run.report()
@@ -179,6 +194,16 @@ def test_a_start_without_migrations_imports_just_this(imported_by: Callable[[Map
     assert ours(names) == AT_EVERY_START
     assert pythons(names) <= PYTHONS_AT_EVERY_START
     assert not others(names)
+
+
+def test_migrate_costs_two_modules_and_no_parser_of_options(
+    up_to_date: Database, imported_by: Callable[..., set[str]]
+) -> None:
+    names = imported_by({"DATABASE_URL": up_to_date.url}, "migrate")
+    assert ours(names) == UP_TO_DATE | OF_MIGRATE
+    assert pythons(names) <= PYTHONS_UP_TO_DATE
+    assert not others(names)
+    assert "argparse" in imported_by({"DATABASE_URL": up_to_date.url}, "migrate", "--to", "30")
 
 
 def test_a_secret_costs_no_more(up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]) -> None:
@@ -413,7 +438,7 @@ def test_a_command_imports_nothing_for_the_others() -> None:
 
 def test_the_bundle_holds_what_an_up_to_date_start_imports() -> None:
     assert sorted(BUNDLE["START"]) == sorted(UP_TO_DATE)
-    beside = {*OF_A_DRIVERS_ADDRESS, *OF_A_COMMAND, *OF_REPEATABLES, *OF_A_PROBE}
+    beside = {*OF_A_DRIVERS_ADDRESS, *OF_A_COMMAND, *OF_REPEATABLES, *OF_A_PROBE, *OF_MIGRATE}
     assert sorted(BUNDLE["ON_DEMAND"]) == sorted(beside)
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from entrypoint.commands import output
-from entrypoint.commands.values import migration_number
 from entrypoint.errors import EntrypointError
-from entrypoint.errors.operator import UsageError
 from entrypoint.records import LONGEST_AFTER
 from entrypoint.settings import is_dumb, read_log_settings, read_settings
 
@@ -25,6 +22,8 @@ EXAMPLE = "entrypoint migrate --dry-run"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--dry-run`, `--rehearse`, `--json`, `--to`, `--phase` and `--repeatable`."""
+    from entrypoint.commands.values import migration_number  # Not for `without_options`.
+
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="show what would run, in order, and change nothing")
     instead.add_argument(
@@ -52,8 +51,26 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if arguments.rehearse:
         return _rehearse(arguments, environ)
     if arguments.json:
+        from entrypoint.errors.operator import UsageError
+
         raise UsageError("--json is for --dry-run and --rehearse", remedy="entrypoint migrate --dry-run --json")
     settings, after, forced = _read(arguments, environ)
+    return _migrate(settings, environ, up_to=arguments.to, after=after, forced=forced)
+
+
+def without_options(environ: Mapping[str, str]) -> int:
+    """Migrate as `entrypoint migrate` does by itself, without what it takes to read options. Raises EntrypointError."""
+    return _migrate(read_settings(environ, asked_for=True), environ)
+
+
+def _migrate(
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    up_to: int | None = None,
+    after: bool = False,
+    forced: frozenset[str] = frozenset(),
+) -> int:
     from entrypoint.startup import bring_up_to_date
 
     display = None
@@ -62,7 +79,7 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
         display = progress_bar
     _begin_log(environ, settings.role)
-    outcome = bring_up_to_date(settings, up_to=arguments.to, after=after, display=display, forced=forced)
+    outcome = bring_up_to_date(settings, up_to=up_to, after=after, display=display, forced=forced)
     if environ.get("MIGRATION_METRICS_FILE"):
         from entrypoint.reporting import report
 
@@ -93,6 +110,7 @@ def _read(arguments: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Se
 
 
 def _dry_run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from entrypoint.commands import output
     from entrypoint.operations import dry_run_report
     from entrypoint.operations.dry_run import foresee
     from entrypoint.operations.whereabouts import whereabouts
@@ -112,6 +130,7 @@ def _dry_run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _rehearse(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from entrypoint.commands import output
     from entrypoint.operations import rehearse
 
     try:

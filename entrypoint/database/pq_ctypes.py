@@ -280,10 +280,8 @@ class _Result(Refusal):
     def __init__(self, binding: Binding, pointer: int) -> None:
         super().__init__(binding.library, pointer)
         self._binding = binding
-
-    @property
-    def status(self) -> int:
-        return int(self._library.result_status(self._pointer))
+        # It does not change, and is asked for again and again.
+        self.status: int = binding.library.result_status(pointer)
 
     @property
     def command_status(self) -> bytes | None:

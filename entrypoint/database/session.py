@@ -282,14 +282,15 @@ class Session:
 
     def _take(self) -> list[Result | None]:
         """Take the results that have arrived, up to the next notice, or to one that is not plain; None is the end."""
-        pgconn = self._pgconn
+        # Several hundred times for a file.
+        is_busy, get_result, notices = self._pgconn.is_busy, self._pgconn.get_result, self._notices
         taken: list[Result | None] = []
         with signals.NotInCallbacks():
             while len(taken) < _AT_ONCE:
-                busy = pgconn.is_busy()
-                if busy or self._notices:
+                busy = is_busy()
+                if busy or notices:
                     break
-                result = pgconn.get_result()
+                result = get_result()
                 taken.append(result)
                 if result is None or result.status not in _PLAIN:
                     break

@@ -55,16 +55,23 @@ RESET ROLE;
 RESET ALL;
 CLOSE ALL;
 UNLISTEN *;
-DISCARD TEMP;
-SELECT pg_catalog.pg_advisory_unlock_all();"""
+DISCARD TEMP;"""
+UNLOCK = "pg_catalog.pg_advisory_unlock_all()"
+"""Lets go of the session's advisory locks: a part of `restore`."""
 
 
-def restore(*, pooled: bool) -> str:
+def restore(*, pooled: bool, locked: bool = True) -> str:
     """Return the statements that put back, inside a migration's transaction, what it changed of its session.
 
-    `pooled`: a pooler keeps prepared statements of its own in the server's session, which must stay.
+    `pooled`: a pooler keeps prepared statements of its own in the server's session, which must stay. `locked`: with
+    UNLOCK; without it, that has to follow.
     """
-    return _RESTORE if pooled else f"{_RESTORE}\nDEALLOCATE ALL;"
+    parts = [_RESTORE]
+    if locked:
+        parts.append(f"SELECT {UNLOCK};")
+    if not pooled:
+        parts.append("DEALLOCATE ALL;")
+    return "\n".join(parts)
 
 
 # Of two extensions whose functions are volatile because what they return is random.

@@ -32,11 +32,7 @@ WRITTEN_HERE = (
 
 # A client whose node has vanished says nothing at all; the kernel's probes find that out in 25 s. (On a Unix socket
 # they have no effect.)
-_KEEPALIVES = (
-    "SET LOCAL tcp_keepalives_idle = 10;",
-    "SET LOCAL tcp_keepalives_interval = 5;",
-    "SET LOCAL tcp_keepalives_count = 3;",
-)
+_KEEPALIVES = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
 
 
 def begin(
@@ -84,9 +80,21 @@ def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
     )
 
 
+def prepared_limits(server_version: int, *, waits: bool = True) -> str:
+    """Return an expression list, for a SELECT to be prepared, that sets what `limits` sets beside the state.
+
+    $1 is the `statement_timeout`, and if it `waits`, $2 is the `lock_timeout`: each as a number of milliseconds.
+    """
+    timeouts = {"statement_timeout": "$1", "lock_timeout": "$2"} if waits else {"statement_timeout": "$1"}
+    settings = timeouts | {name: str(value) for name, value in _surviving(server_version).items()}
+    calls = [f"pg_catalog.set_config('{name}', {value}::text, true)" for name, value in settings.items()]
+    check = _client_check(server_version, local=True).removeprefix("SELECT ").removesuffix(";")
+    return ", ".join(filter(None, (*calls, check)))
+
+
 def session_survival(server_version: int) -> tuple[str, ...]:
     """Return what bounds the life of a session that works outside a transaction, after its client has gone."""
-    settings = [setting.replace("SET LOCAL", "SET") for setting in _KEEPALIVES]
+    settings = [f"SET {name} = {value};" for name, value in _KEEPALIVES.items()]
     if server_version >= 170000:  # PostgreSQL 17 has transaction_timeout
         # CREATE INDEX CONCURRENTLY and their like have transactions of their own.
         settings.append("SET transaction_timeout = 0;")
@@ -113,8 +121,13 @@ def _client_check(server_version: int, *, local: bool) -> str:
 
 def _survival(server_version: int) -> str:
     """Return what bounds the life of a transaction whose client has gone, and nothing else."""
-    settings = [f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};", *_KEEPALIVES]
-    if server_version >= 170000:  # PostgreSQL 17 has transaction_timeout
-        # An administrator's default must not end a long migration; MIGRATION_TIMEOUT_MS does that.
-        settings.append("SET LOCAL transaction_timeout = 0;")
+    settings = [f"SET LOCAL {name} = {value};" for name, value in _surviving(server_version).items()]
     return "\n".join((*settings, _client_check(server_version, local=True)))
+
+
+def _surviving(server_version: int) -> dict[str, int]:
+    """Return the settings that do so on every platform."""
+    settings = {"idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS, **_KEEPALIVES}
+    # An administrator's default must not end a long migration; MIGRATION_TIMEOUT_MS does that.
+    # PostgreSQL 17 has transaction_timeout.
+    return settings if server_version < 170000 else {**settings, "transaction_timeout": 0}

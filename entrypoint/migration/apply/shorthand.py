@@ -6,6 +6,7 @@ same for each file, but for a few values.
 
 from __future__ import annotations
 
+from entrypoint.database import session_state, transactions
 from entrypoint.database.quoting import Parameter, literal
 from entrypoint.migration.ledger import writing
 from entrypoint.migration.ledger.rows import COMPLETED
@@ -15,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from entrypoint.deadline import Deadline
     from entrypoint.migration.apply.attempt import Task
     from entrypoint.migration.script.prepare import Prepared
 
@@ -56,18 +58,28 @@ class Shorthand:
         """The fence."""
         return f"EXECUTE {self._name}_fence;"
 
+    def limits(self, deadline: Deadline, lock_timeout_ms: int) -> str:
+        """Return the statement that bounds a transaction's statements, their waiting for locks, and its life."""
+        return f"EXECUTE {self._name}_limits ({deadline.milliseconds()}, {lock_timeout_ms});"
+
+    def ours(self, deadline: Deadline) -> str:
+        """Return what does the rest of `session_state.restore`, and what `transactions.limits` does."""
+        return f"{session_state.ours(self._lease.role)}\nEXECUTE {self._name}_ours ({deadline.milliseconds()});"
+
     def prepare(self) -> str:
         """Return the statements that prepare them, for a transaction in our state."""
         lease, place = self._lease, self._lease.place
         one, two, three = (Parameter(f"${number}") for number in (1, 2, 3))
         file = self._template._replace(number=one, name=two, checksum=three)
-        write, check = writing.row(place, file, self._version, status=COMPLETED).split("\n")
+        limits = transactions.prepared_limits
+        version = lease.worker.server_version
         statements = {
             "fence": lease.fence(),
+            "limits (int4, int4)": f"SELECT {limits(version)};",
+            "ours (int4)": f"SELECT {session_state.UNLOCK}, {limits(version, waits=False)};",
             "again (int4, float8)": lease.reassert(row.life(one, lease.token, two)),
-            "lock": writing.lock_is_kept(place),
-            "row (int8, text, text)": write,
-            "check (int8)": check,
+            "row (int8, text, text)": writing.insert(place, file, self._version, status=COMPLETED),
+            "check (int8, int8, int8, int8)": writing.prepared_check(place),
             "next (int4, float8, text)": lease.progress(three, life=row.life(one, lease.token, two)),
         }
         return "\n".join(f"PREPARE {self._name}_{name} AS {sql}" for name, sql in statements.items())
@@ -77,11 +89,13 @@ class Shorthand:
         lease, file = self._lease, task.migration.file
         life, name = f"{lease.guard_pid}, {lease.seconds}", self._name
         values = f"{file.number}, {literal(file.name)}, {literal(file.checksum)}"
+        kept = writing.without_gaps(task.kept)
+        first, last, count = kept or writing.without_gaps(()) or (0, 0, 0)
         return [
-            f"EXECUTE {name}_again ({life}); EXECUTE {name}_lock;",
+            f"EXECUTE {name}_again ({life});",
             # Not prepared: how it is to be done depends on how many there are.
-            writing.rows_are_kept(lease.place, task.kept) if task.kept else "",
-            f"EXECUTE {name}_row ({values}); EXECUTE {name}_check ({file.number});",
+            "" if kept else writing.rows_are_kept(lease.place, task.kept),
+            f"EXECUTE {name}_row ({values}); EXECUTE {name}_check ({file.number}, {first}, {last}, {count});",
             task.rollout + task.refreshed,
             f"EXECUTE {name}_next ({life}, {literal(task.following)});",
         ]

@@ -218,11 +218,14 @@ def _commit(task: Task, transaction_id: str) -> None:
     lease, assignment = task.lease, task.assignment
     ending = _Ending()
     short, ready = _shorthand(task)
-    parts = [
-        # What is prepared in a pooler's session, or by us, has to stay.
-        session_state.restore(pooled=ready or lease.worker.login_pid != lease.place.backend_pid),
-        transactions.limits(task.limit, server_version=lease.worker.server_version, role=assignment.role),
-    ]
+    if short is not None and ready:
+        parts = [session_state.restore(pooled=True, locked=False), short.ours(task.limit)]
+    else:
+        parts = [
+            # What is prepared in a pooler's session has to stay.
+            session_state.restore(pooled=lease.worker.login_pid != lease.place.backend_pid),
+            transactions.limits(task.limit, server_version=lease.worker.server_version, role=assignment.role),
+        ]
     if tables.mentions(task.migration.source):
         # It may have replaced our functions, as the earlier system's own script does.
         parts += ["SET LOCAL client_min_messages = warning;", tables.ddl(lease.place)]
@@ -235,8 +238,7 @@ def _commit(task: Task, transaction_id: str) -> None:
     upcoming = None if task.upcoming is None else task._replace(migration=task.upcoming)
     if upcoming is not None:
         parts[-1] = "COMMIT;"
-        fence = "" if short is None else short.fence
-        parts.append(lease.opening(upcoming.deadline, then=session_state.FRESH, fence=fence, **upcoming.opening))
+        parts.append(lease.opening(upcoming.deadline, then=session_state.FRESH, prepared=short, **upcoming.opening))
     try:
         ours(task, lambda: lease.worker.script("\n".join(parts), task.patience, ending.note))
     except ConnectionLostError as lost:

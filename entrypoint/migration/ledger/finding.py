@@ -60,6 +60,16 @@ def find_at(session: Connection, schema: str, deadline: Deadline, role: str | No
     return _trusted_with(_described(about[0], relations, schema, command), strangers)
 
 
+def find_made(session: Connection, place: Place, role: str | None, deadline: Deadline) -> Place:
+    """Find the bookkeeping in `place`, where nothing was before it was made this instant: so no stranger's code either.
+
+    To ask for that as well would take the server longer than to ask for the tables. Otherwise as `find_at`.
+    """
+    parts = [_ABOUT, *walk(place.schema), tables_sql(place.schema, role, place.command)]
+    about, *_, relations = in_transaction(session, parts, deadline)
+    return _described(about[0], relations, place.schema, place.command)
+
+
 def _described(about: Row, relations: Sequence[Row], schema: str | None, command: Command | None) -> Place:
     backend_pid, server_start, standby, read_only = about
     if not relations and not schema:
@@ -156,13 +166,30 @@ def refuse_strangers(session: Connection, place: Place, role: str | None, deadli
     Asked in an open transaction. What is ours, or the earlier system's, has the columns or the result that it always
     had, and the functions name the lock's table.
     """
-    parts = (*walk(place.schema), _namesakes_sql(place, role))
-    for (what,) in session.query(";\n".join(parts), deadline)[-1]:
+    parts = (*walk(place.schema), _any_namesakes_sql(place))
+    if session.query(";\n".join(parts), deadline)[-1][0][0] != "t":
+        return
+    for (what,) in session.query(_namesakes_sql(place, role), deadline)[-1]:
         raise foreign_ledger(place, f"Schema {place.schema!r} contains {what}, which this program did not create")
 
 
+def _any_namesakes_sql(place: Place) -> str:
+    """Return the query for whether there is anything of these names: to plan it takes a fifth of the time."""
+    types = ", ".join(map(literal, _names(place)))
+    functions = ", ".join(literal(name) for name, *_ in _FUNCTIONS)
+    there = f"(SELECT oid FROM pg_namespace WHERE nspname = {literal(place.schema)}::name)"
+    return (
+        f"SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'migration_status' AND relnamespace = {there}) "
+        f"OR EXISTS (SELECT FROM pg_type WHERE typname IN ({types}) AND typnamespace = {there}) "
+        f"OR EXISTS (SELECT FROM pg_proc WHERE proname IN ({functions}) AND pronamespace = {there})"
+    )
+
+
+def _names(place: Place) -> tuple[str, ...]:
+    return (*tables_of(place.command), *(("migration_status",) if place.with_files else ()))
+
+
 def _namesakes_sql(place: Place, role: str | None) -> str:
-    names = (*tables_of(place.command), *(("migration_status",) if place.with_files else ()))
     return f"""\
 WITH place AS MATERIALIZED ({place_sql(place.schema)})
 SELECT 'something else named migration_status'
@@ -173,7 +200,7 @@ OR ARRAY[{", ".join(map(literal, VIEW_COLUMNS))}] <> ARRAY(
 UNION ALL
 SELECT 'a type named ' || y.typname
 FROM place JOIN pg_type y ON y.typnamespace = place.oid
-WHERE y.typname IN ({", ".join(map(literal, names))}) AND y.typrelid = 0
+WHERE y.typname IN ({", ".join(map(literal, _names(place)))}) AND y.typrelid = 0
 UNION ALL
 SELECT 'the function ' || f.proname || '(' || pg_get_function_identity_arguments(f.oid) || ')'
 FROM place JOIN pg_proc f ON f.pronamespace = place.oid

@@ -5,6 +5,7 @@ from __future__ import annotations
 from entrypoint.database.answers import StatementError
 from entrypoint.database.quoting import identifier, literal
 from entrypoint.errors.migration import ClosedSchemaError, ForeignLedgerError
+from entrypoint.migration.ledger.keys import MAKING_KEY
 from entrypoint.migration.ledger.place import (
     COMMAND_SIGN,
     LEDGER_SIGN,
@@ -40,12 +41,25 @@ def find_tables(
     return place_of(relations, schema, command)
 
 
-def still_the_place(session: Connection, place: Place, role: str | None, deadline: Deadline) -> bool:
-    """Tell whether the search_path leads to `place` still, and no ledger is there. Asked in an open transaction."""
-    sql = tables_sql(None, role, place.command)
-    relations = session.query(";\n".join((*walk(None), sql)), deadline)[-1]
-    found = place_of(relations, None, place.command) if relations else None
-    return found is not None and not found.founded and (found.schema, found.lock) == (place.schema, place.lock)
+def may_make(
+    session: Connection, place: Place, schema: str | None, role: str | None, prologue: str, deadline: Deadline
+) -> bool:
+    """Open a transaction by its `prologue`; tell whether a ledger is to be made in `place`.
+
+    That is if nobody else is making one at this moment, if the search_path, or the `schema` that was asked for, leads
+    there still, and if none is there.
+    """
+    sql = tables_sql(schema, role, place.command)
+    lock = f"SELECT pg_catalog.pg_try_advisory_xact_lock({MAKING_KEY})"
+    parts = [*walk(schema), sql]
+    answers = session.query("\n".join((prologue, ";\n".join((lock, *parts)))), deadline)
+    if answers[-1 - len(parts)][0][0] != "t":
+        return False
+    relations = answers[-1]
+    if not relations:
+        return schema is not None and not place.schema_exists
+    found = place_of(relations, schema, place.command)
+    return place.schema_exists and not found.founded and (found.schema, found.lock) == (place.schema, place.lock)
 
 
 def in_transaction(session: Connection, parts: Sequence[str], deadline: Deadline) -> list[list[Row]]:

@@ -10,10 +10,10 @@ import re
 
 from entrypoint.database import session_state
 from entrypoint.database.quoting import identifier, literal
-from entrypoint.migration.ledger.finding import find_at, refuse_strangers
-from entrypoint.migration.ledger.keys import MAKING_KEY, guard_key, session_key
+from entrypoint.migration.ledger.finding import find_at, find_made, refuse_strangers
+from entrypoint.migration.ledger.keys import guard_key, session_key
 from entrypoint.migration.ledger.place import ADDED_COLUMNS, COMMAND_COLUMNS, HOLDER_COLUMNS, ROLLOUT_COLUMNS
-from entrypoint.migration.ledger.search import still_the_place
+from entrypoint.migration.ledger.search import may_make
 from entrypoint.migration.ledger.writing import definitions, nothing
 from entrypoint.migration.script.text import OF_THE_LEDGER, names
 
@@ -40,15 +40,16 @@ def ddl(place: Place) -> str:
     The view and the functions are always among them, as a migration can replace those without any trace. Where no
     table is, none is upgraded; one that somebody makes beside us is an error then (42P07): look again.
     """
-    upgrades = () if _nothing_is_there(place) else ("upgrade.sql",) if place.with_files else ("upgrade_lock.sql",)
+    upgrades = () if nothing_is_there(place) else ("upgrade.sql",) if place.with_files else ("upgrade_lock.sql",)
     made = ("tables.sql", "lock.sql") if place.with_files else ("lock.sql",)
     views = ("view.sql",) if place.with_files else ()
     commands = ("commands.sql",) if place.command else ()
     return _filled(place, *made, *upgrades, "row.sql", *views, *commands, "functions.sql")
 
 
-def _nothing_is_there(place: Place) -> bool:
-    return place.with_files and not place.ledger and not place.lock
+def nothing_is_there(place: Place) -> bool:
+    """Tell whether none of the tables is there, where migration files of ours are to be recorded."""
+    return place.with_files and not (place.ledger or place.lock or place.commands)
 
 
 def view(place: Place) -> str:
@@ -63,7 +64,7 @@ def _filled(place: Place, *names: str) -> str:
         "schema_literal": literal(schema),
         "lock_key": guard_key(place),
         "session_key": session_key(place),
-        "unless_there": "" if _nothing_is_there(place) else "IF NOT EXISTS ",
+        "unless_there": "" if nothing_is_there(place) else "IF NOT EXISTS ",
         "lock_columns": definitions(HOLDER_COLUMNS | ADDED_COLUMNS),
         "added_columns": definitions(ADDED_COLUMNS, "ADD COLUMN IF NOT EXISTS "),
         "rollout_columns": definitions(ROLLOUT_COLUMNS),
@@ -82,8 +83,12 @@ def setup(place: Place, schema: str | None) -> str:
     `schema` is the one that was asked for: it is created if it does not exist.
     """
     create = f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)};\n" if schema and not place.schema_exists else ""
-    # Else every statement about a table that is there already would send a notice.
-    return f"{create}SET LOCAL client_min_messages = warning;\n{ddl(place)}"
+    # Else every statement about a table that is there already would send a notice. And to check the bodies of our
+    # functions, which are what they always are, a new server process would load PL/pgSQL and compile them.
+    return (
+        f"{create}SET LOCAL client_min_messages = warning;\nSET LOCAL check_function_bodies = off;\n{ddl(place)}\n"
+        "SET LOCAL check_function_bodies TO DEFAULT;"
+    )
 
 
 def ensure(
@@ -95,18 +100,18 @@ def ensure(
     somebody else is making a ledger at this moment, or if this is not the place for it any more: look again.
     Raises ForeignLedgerError if something else has the name of what would be made.
     """
-    making = not place.founded
-    opening = f"SELECT pg_catalog.pg_try_advisory_xact_lock({MAKING_KEY})" if making else "SELECT 't'"
     try:
-        if session.query(f"{prologue}\n{opening}", deadline)[-1][0][0] != "t":
-            return None
-        if making and schema is None and not still_the_place(session, place, role, deadline):
+        if place.founded:
+            session.query(prologue, deadline)
+        elif not may_make(session, place, schema, role, prologue, deadline):
             return None
         refuse_strangers(session, place, role, deadline)
         session.query(f"{session_state.ours(role)}\n{setup(place, schema)}\nCOMMIT", deadline)
     finally:
         session.rollback(deadline.within(1))
     # There, and nowhere else, whatever somebody has changed about the search_path meanwhile.
+    if nothing_is_there(place):
+        return find_made(session, place, role, deadline)
     return find_at(session, place.schema, deadline, role, place.command)
 
 

@@ -87,6 +87,37 @@ def lock_is_kept(place: Place) -> str:
     return f"{_must_be(1, _GONE)} FROM {place.table('migration_lock')} WHERE id = 1;"
 
 
+def prepared_check(place: Place) -> str:
+    """Return a query, to be prepared, that fails unless all is as `kept` and `row` want it.
+
+    $1 is the number of the migration whose row has been written, $2 and $3 are the first and the last number of others
+    without gaps, and $4 is how many these are.
+    """
+    ledger = place.table("schema_migrations")
+    found = {
+        "lock": f"SELECT count(*) FROM {place.table('migration_lock')} WHERE id = 1",
+        "kept": f"SELECT count(*) FROM {ledger} WHERE {_COMPLETED} AND migration_number BETWEEN $2 AND $3",
+        "written": f"SELECT count(*) FROM {ledger} WHERE migration_number = $1 AND status = {literal(COMPLETED)} "
+        f"AND {transactions.WRITTEN_HERE}",
+    }
+    wanted = {"lock": ("1", _GONE), "kept": ("$4", _GONE), "written": ("1", _NOT_WRITTEN)}
+    cases = [
+        f"WHEN {name} <> {count} THEN concat({literal(words)}, {name})::integer"
+        for name, (count, words) in wanted.items()
+    ]
+    columns = [f"({query}) AS {name}" for name, query in found.items()]
+    # OFFSET: or each of them would be planned for each place where it is named.
+    return f"SELECT CASE {' '.join(cases)} ELSE 0 END FROM (SELECT {', '.join(columns)} OFFSET 0) AS found;"
+
+
+def without_gaps(numbers: Collection[int]) -> tuple[int, int, int] | None:
+    """Return the first, the last and the count of numbers that have no gaps; (0, -1, 0) for none at all."""
+    if not numbers:
+        return 0, -1, 0
+    first, last, count = min(numbers), max(numbers), len(numbers)
+    return (first, last, count) if last - first + 1 == count else None
+
+
 def rows_are_kept(place: Place, numbers: Collection[int]) -> str:
     """Return the statement that fails unless there is a row for each of these applied migrations."""
     return (

@@ -20,9 +20,11 @@ from entrypoint.database.sqlstate import (
 )
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError, DatabaseUnavailableError
+from entrypoint.errors.migration import SecondLedgerError
 from entrypoint.migration.ledger import reading, words
 from entrypoint.migration.ledger.finding import find_again
 from entrypoint.migration.ledger.refusal import refused_on
+from entrypoint.migration.ledger.tables import nothing_is_there
 from entrypoint.migration.lock import locked
 from entrypoint.migration.lock.patience import Patience
 from entrypoint.migration.lock.takeover import Streak, try_acquire
@@ -81,6 +83,8 @@ class Contender:
         self._fenced = Streak()
         self._tries = 0
         self._no_other_ledger = False
+        self._just_surveyed = place is not None and nothing_is_there(place)
+        """Whether the place need not be looked for again at the first look: whoever makes a ledger there looks."""
         self._in_vain = 0
         """How often taking the lock has failed since it last looked taken."""
         self._trouble: ConnectionLostError | None = None
@@ -164,7 +168,8 @@ class Contender:
                 self._assignment.differences.tell(plan)
                 raise obstacle
             if look.lock_free and not (look.lock and look.lock.keeps_us_out(self._assignment.lock.stale)):
-                self._refuse_second_ledger(session, deadline)
+                if self._is_made_meanwhile(session, deadline):
+                    return self._look_and_try(deadline)
                 lease = self._try(session, deadline)
                 if lease is not None:
                     return lease, False
@@ -281,19 +286,33 @@ class Contender:
 
     def _look(self, session: Session, deadline: Deadline) -> Look:
         patience = time_for_a_look(deadline)
-        if not self._place.complete:
+        surveyed, self._just_surveyed = self._just_surveyed, False
+        if not (surveyed or self._place.complete):
             self._place = find_again(session, self._place, self._assignment.schema, patience, self._assignment.role)
         return reading.look(session, self._place, self._assignment.role, patience, contending=True)
 
-    def _refuse_second_ledger(self, session: Session, deadline: Deadline) -> None:
-        """Check once, before a ledger is created, whether this application has one in another schema."""
+    def _is_made_meanwhile(self, session: Session, deadline: Deadline) -> bool:
+        """Check once, before a ledger is created, whether this application has one in another schema.
+
+        Return whether it is the one to use, as somebody else has created it since the place was looked up. Raises
+        SecondLedgerError.
+        """
         if self._place.founded or self._regardless or self._no_other_ledger or not self._place.with_files:
-            return
+            return False
         from entrypoint.migration.ledger.elsewhere import refuse_second
 
         files, role = self._assignment.directory.files, self._assignment.role
-        refuse_second(session, self._place, files, role, Deadline(max(deadline.remaining(), LOOK_PATIENCE)))
+        patience = Deadline(max(deadline.remaining(), LOOK_PATIENCE))
+        try:
+            refuse_second(session, self._place, files, role, patience)
+        except SecondLedgerError:
+            found = find_again(session, self._place, self._assignment.schema, patience, role)
+            if not found.founded:
+                raise
+            self._place = found
+            return True
         self._no_other_ledger = True
+        return False
 
     def _try(self, session: Session, deadline: Deadline) -> Lease | None:
         self._tries += 1

@@ -27,10 +27,22 @@ from entrypoint.migration.lock import row
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Protocol
 
     from entrypoint.database.session import Session
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.lock.guard import Guard
+
+    class Prepared(Protocol):
+        """Statements that have been prepared in the worker's session."""
+
+        @property
+        def fence(self) -> str:
+            """Return the statement that does what `Lease.fence` returns."""
+
+        def limits(self, deadline: Deadline, lock_timeout_ms: int) -> str:
+            """Return the statement that does what `transactions.begin` has behind the state."""
+
 
 # A holder that lives wins a lost guard back well within this; one that does not is frozen, or its node is gone.
 _WIN_BACK = 2.0
@@ -138,12 +150,12 @@ class Lease:
         lock_timeout_ms: int,
         statement: str,
         then: Sequence[str] = (),
-        fence: str = "",
+        prepared: Prepared | None = None,
     ) -> str:
-        """Return what `open` sends. Of its results, the fence's is the only one with two columns.
-
-        `fence`: the statement that does what `fence` returns, if it is prepared.
-        """
+        """Return what `open` sends. Of its results, the fence's is the only one with two columns."""
+        if prepared is not None:
+            limits = prepared.limits(deadline, lock_timeout_ms)
+            return "\n".join((f"{statement};", session_state.ours(self._role), limits, prepared.fence, *then))
         begin = transactions.begin(
             deadline,
             server_version=self.worker.server_version,
@@ -151,7 +163,7 @@ class Lease:
             role=self._role,
             statement=statement,
         )
-        return "\n".join((begin, fence or self.fence(), *then))
+        return "\n".join((begin, self.fence(), *then))
 
     def opened_ahead(
         self, answer: tuple[str, int] | StatementError, *, lock_timeout_ms: int, statement: str, then: Sequence[str]

@@ -21,11 +21,14 @@ from entrypoint.migration.lock.lease import Lease, begin_short
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from entrypoint.database.session import Session
     from entrypoint.migration.assignment import Assignment
     from entrypoint.migration.ledger.place import Place
     from entrypoint.records import LockPolicy
+
+    _T = TypeVar("_T")
 
 # The guard's lock was to be had again and again for so long, and the row was not: nobody won the guard back.
 _ZOMBIE_AFTER = 2.0
@@ -82,19 +85,24 @@ def try_acquire(
             return None
         # Only now may the tables be created or changed; and not beside a living replica of the earlier system.
         begin = begin_short(worker, role, patience)
-        found = _find_beside_guard(worker, place, assignment.schema, role, patience)
-        if found.schema != place.schema:
-            # The guard has the lock of another place.
-            return None
-        place = found
+        # Where nothing is, `ensure` looks again, under the lock under which a ledger is made.
+        nothing = tables.nothing_is_there(place) and not assignment.rehearsal
+        if not nothing:
+            found = _beside_guard(worker, place, lambda: find_again(worker, place, assignment.schema, patience, role))
+            if found.schema != place.schema:
+                # The guard has the lock of another place.
+                return None
+            place = found
         refuse_intrusion(place)
         if not place.complete:
-            if _earlier_system_works(worker, place, role, assignment.lock, patience):
+            if not nothing and _earlier_system_works(worker, place, role, assignment.lock, patience):
                 return None
             if assignment.rehearsal:
                 lease = Lease(guard, worker, place, token, role, ends, shown=False)
                 return lease
-            made = tables.ensure(worker, place, assignment.schema, role, begin, patience)
+            made = _beside_guard(
+                worker, place, lambda: tables.ensure(worker, place, assignment.schema, role, begin, patience)
+            )
             if made is None:
                 return None
             place = made
@@ -122,12 +130,10 @@ def try_acquire(
             guard.release()
 
 
-def _find_beside_guard(
-    worker: Session, place: Place, schema: str | None, role: str | None, deadline: Deadline
-) -> Place:
-    """Look again at what is there. This is the first use of the second connection, so a pool of one shows here."""
+def _beside_guard(worker: Session, place: Place, act: Callable[[], _T]) -> _T:
+    """Do what uses the second connection first, so a pool of one shows here."""
     try:
-        return find_again(worker, place, schema, deadline, role)
+        return act()
     except ConnectionLostError as error:
         if worker.login_pid == place.backend_pid:
             raise
