@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from kit.databases import Database
     from kit.processes import Run
+    from kit.proxy import Proxy
 
 PASSWORD = "none-of-your-business"
 PLANS = {
@@ -100,6 +101,33 @@ def test_one_lock_whatever_appears_on_the_path_meanwhile(scene: Scene) -> None:
         gate.open()
         assert {told(first).outcome, told(second).outcome} == {"migrated", "waited"}
     assert scene.database.rows("SELECT n FROM app.plan") == [("free",)]
+
+
+@pytest.mark.case("A1", "A2")
+@pytest.mark.parametrize(
+    ("message", "outcome"),
+    [(b"pg_try_advisory_xact_lock_shared(", "up_to_date"), (b"pg_try_advisory_xact_lock(1885824370, 0)", "waited")],
+    ids=["after the survey", "beside our guard"],
+)
+def test_a_ledger_that_another_replica_makes_elsewhere_at_that_moment_is_the_one(
+    scene: Scene, proxy: Proxy, message: bytes, outcome: str
+) -> None:
+    """Where there was none, the place is not looked for before each step (decision 0058)."""
+    scene.write(TWICE)
+    url = scene.database.server.url(scene.database.name, options="-c search_path=app,public")
+
+    def another(_: Proxy) -> None:
+        scene.database.execute("CREATE SCHEMA app")
+        scene.migrated(url=url)
+
+    made = proxy.when_client_sends(message, another)
+    through = scene.database.server.url(
+        scene.database.name, port=proxy.port, sslmode="disable", options="-c search_path=app,public"
+    )
+    assert scene.run(url=through)[:2] == (outcome, "2")
+    assert made.is_set()
+    assert scene.database.rows("SELECT n FROM app.once") == [(1,)]
+    assert not scene.database.exists("public.schema_migrations")
 
 
 @pytest.mark.case("A1")
