@@ -106,7 +106,7 @@ def test_one_lock_whatever_appears_on_the_path_meanwhile(scene: Scene) -> None:
 @pytest.mark.case("A1", "A2")
 @pytest.mark.parametrize(
     ("message", "outcome"),
-    [(b"pg_try_advisory_xact_lock_shared(", "up_to_date"), (b"pg_try_advisory_xact_lock(1885824370, 0)", "waited")],
+    [(b"pg_try_advisory_xact_lock_shared(", "up_to_date"), (b"pg_try_advisory_xact_lock(1885824368, ", "waited")],
     ids=["after the survey", "beside our guard"],
 )
 def test_a_ledger_that_another_replica_makes_elsewhere_at_that_moment_is_the_one(
