@@ -33,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "__main__": {
         "reporting",
         "cli",
+        "commands",
         "operations",
         "startup",
         "settings",
