@@ -424,7 +424,7 @@ def test_the_service_shows_it(project: Project) -> None:
     service.until("service.listening")
     web = Serving(service, port)
     assert web.data()["command"]["state"] == "pending"
-    assert "The migration command is to run" in web.ask("/admin").body.decode()
+    assert "The migration command is pending" in web.ask("/admin").body.decode()
     assert "pg_entrypoint_command_pending{" in web.ask("/metrics").body.decode()
 
 

@@ -498,7 +498,7 @@ def test_the_service_takes_it(scene: Scene, serve: Callable[..., Serving]) -> No
     assert float(version) == 20261127101500
     cookie = f"{sessions.COOKIE}={sessions.issue(TOKEN)}"
     page = serving.ask("/admin", token=None, headers={"Cookie": cookie}).body.decode()
-    assert f"At version 20261127101500; the files go up to version {HIGHEST}." in page
+    assert f"At version 20261127101500; the newest file is version {HIGHEST}." in page
 
 
 @pytest.mark.thorough

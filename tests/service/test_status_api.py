@@ -223,7 +223,7 @@ def test_what_a_start_would_refuse_is_told(scene: Scene, serve: Serve) -> None:
     scene.write({"002_b.sql": ""})
     data = serving.data_when(lambda data: data["refused"])
     assert data["refused"] == "002_b.sql is not applied, but 003_c.sql, which comes after it, is"
-    assert "A start refuses what is pending" in page_of(serving)
+    assert "Starts refuse a pending migration" in page_of(serving)
 
 
 @pytest.mark.thorough
@@ -238,7 +238,7 @@ def test_whose_the_ledger_is_is_told_and_asked_again(scene: Scene, serve: Serve)
     try:
         data = serving.data_when(lambda data: data["untrusted"])
         assert f"belongs to {intruder}" in data["untrusted"]
-        assert "The migration history is not to be trusted" in page_of(serving)
+        assert "The migration history cannot be trusted" in page_of(serving)
     finally:
         scene.database.execute(f"REASSIGN OWNED BY {intruder} TO postgres; DROP ROLE {intruder}")
     serving.data_when(lambda data: data["untrusted"] is None)
@@ -258,8 +258,8 @@ def test_a_stranger_that_holds_the_key_is_named(scene: Scene, serve: Serve) -> N
         (told,) = serving.data_when(lambda data: data["strangers"])["strangers"]
         assert told == {"pid": pid, "user": "postgres", "application": "a <b>curious</b> person"}
         page = page_of(serving)
-        assert f"backend {pid} of postgres (a &lt;b&gt;curious&lt;/b&gt; person) has the lock&#39;s key" in page
-        assert "taken by a stranger" in page
+        assert f"backend {pid} of postgres (a &lt;b&gt;curious&lt;/b&gt; person) holds the migration lock." in page
+        assert "held by another session" in page
         metrics = serving.ask("/metrics").body.decode()
         assert re.search(r"^pg_entrypoint_lock_held\{.*\} 1\.0$", metrics, re.MULTILINE), metrics
     serving.data_when(lambda data: not data["strangers"])
