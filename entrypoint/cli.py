@@ -276,4 +276,6 @@ def made() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]
 
 def _add_no_color(to: argparse.ArgumentParser) -> None:
     """Add the option that `__main__` has obeyed by now: it is about the log of this parser's own complaints, too."""
-    to.add_argument("--no-color", action="store_true", default=argparse.SUPPRESS, help="no colors, as with NO_COLOR=1")
+    to.add_argument(
+        "--no-color", action="store_true", default=argparse.SUPPRESS, help="disable colors, like NO_COLOR=1"
+    )

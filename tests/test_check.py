@@ -96,13 +96,13 @@ def test_a_person_sees_the_line_with_a_caret(run_entrypoint: Start, migrations_d
     write_migrations(migrations_dir, GOOD | BAD)
     run = run_entrypoint("check")
     assert run.wait() == 65
-    assert run.stdout.endswith("6 migrations in migrations: 5 faults\n")
+    assert run.stdout.endswith("6 migrations in migrations: 5 errors\n")
     assert (
         'migrations/003_syntax.sql:2:13: error: syntax error at or near "FROM"\n'
         "    LINE 2: SELECT 'é', FROM;\n"
         "                        ^\n"
     ) in run.stdout
-    assert only_error(run)["message"] == "5 faults in the migration files"
+    assert only_error(run)["message"] == "5 errors in the migration files"
 
 
 def test_good_files(run_entrypoint: Start, migrations_dir: Path) -> None:
@@ -116,7 +116,7 @@ def test_good_files(run_entrypoint: Start, migrations_dir: Path) -> None:
         },
     )
     run = run_entrypoint("check", "--strict").ok()
-    assert run.stdout.endswith("4 migrations in migrations: no faults\n")
+    assert run.stdout.endswith("4 migrations in migrations: no errors\n")
     for part in (
         "note: gap in the numbers: no migration 004",
         "migrations/002_empty.sql: note: is empty",
@@ -204,7 +204,7 @@ def test_warnings_end_with_65_only_if_asked(run_entrypoint: Start, migrations_di
     run = run_entrypoint("check").ok()
     assert "migrations/002_drops.sql:2:17: warning: Dropping a column may break existing clients." in run.stdout
     assert "[ban-drop-column]\n" in run.stdout
-    assert run.stdout.endswith("2 migrations in migrations: no faults, 1 warning\n")
+    assert run.stdout.endswith("2 migrations in migrations: no errors, 1 warning\n")
     assert run.stderr == ""
     strict = run_entrypoint("check", "--strict")
     assert strict.wait() == 65
@@ -737,7 +737,7 @@ def test_a_repeatable_file_by_its_name(check: Check, migrations_dir: Path, run_e
     ]
     assert check("migrations/001_good.sql") == []
     both = run_entrypoint("check", "migrations/001_good.sql", "migrations/repeatable/v.sql").ok()
-    assert both.stdout.endswith("1 migration and 1 repeatable file in migrations: no faults, 1 warning\n")
+    assert both.stdout.endswith("1 migration and 1 repeatable file in migrations: no errors, 1 warning\n")
 
 
 def test_what_is_no_migration_is_passed_by(check: Check, migrations_dir: Path) -> None:
@@ -856,7 +856,7 @@ def test_the_hook_for_pre_commit(run_entrypoint: Start, migrations_dir: Path) ->
     write_migrations(migrations_dir, GOOD | DROPS | {"repeatable/v.sql": "CREATE OR REPLACE VIEW v AS SELECT 1;"})
     write_migrations(migrations_dir / "rollback", {"002_drops.sql": "ALTER TABLE big ADD COLUMN x text;"})
     run = run_entrypoint(*arguments, *names).ok()
-    assert run.stdout.endswith("2 migrations, 1 repeatable file and 1 rollback in migrations: no faults, 1 warning\n")
+    assert run.stdout.endswith("2 migrations, 1 repeatable file and 1 rollback in migrations: no errors, 1 warning\n")
 
 
 def test_the_documentation_has_every_rule_that_is_not_reported() -> None:

@@ -153,7 +153,7 @@ def test_import_check_migrate(
     write(there, SAMPLES[tool])
     before = tree(there)
     run = bring(tool)
-    assert "no faults" in run.stdout, run.report()
+    assert "no errors" in run.stdout, run.report()
     assert tree(there) == before
     for name, text in tree(into).items():
         assert text.startswith(f"-- entrypoint: origin = {tool} "), name
@@ -203,7 +203,7 @@ def test_the_report(bring: Callable[..., Run], there: Path, into: Path) -> None:
         f"  {there}/004_d.sql: {vacuum}",
         f"    To be able to roll back, write {into}/rollback/004_d.sql without it.",
         "For a database that goose has migrated: entrypoint adopt --from goose",
-        f"3 migrations and 2 rollbacks in {into}: no faults",
+        f"3 migrations and 2 rollbacks in {into}: no errors",
     ]
     assert only_error(run)["message"] == "1 of 4 migrations could not be imported"
     assert set(tree(into)) == {"001_a.sql", "002_b.sql", "004_d.sql", "rollback/001_a.sql", "rollback/002_b.sql"}
@@ -228,7 +228,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(bring: Callable[..., Run], t
     hint = "For a database that goose has migrated: entrypoint adopt --from goose\n"
     assert hint in real.stdout
     said = real.stdout.replace(hint, "")
-    assert dry.stdout == said.replace("1 fault\n", "1 fault; nothing was written (--dry-run)\n")
+    assert dry.stdout == said.replace("1 error\n", "1 error; nothing was written (--dry-run)\n")
     assert only_error(dry)["message"] == only_error(real)["message"]
     assert len(tree(into)) == 5
 

@@ -282,7 +282,7 @@ def test_what_is_written_has_no_warnings_of_its_own(run_entrypoint: Start, migra
     run_entrypoint("new", "--rollback", "--after", "Second").ok()
     fill_in(migrations_dir)
     run = run_entrypoint("check", "--strict", "--lint", "--all").ok()
-    assert run.stdout.endswith("2 migrations and 2 rollbacks in migrations: no faults\n")
+    assert run.stdout.endswith("2 migrations and 2 rollbacks in migrations: no errors\n")
 
 
 def test_the_rollbacks_do_not_disturb_the_migrations(scene: Scene) -> None:
@@ -314,7 +314,7 @@ def test_a_name_that_is_not_utf8_is_refused(run_entrypoint: Start, migrations_di
 
 
 def test_a_file_for_after_the_rollout(scene: Scene) -> None:
-    """It has the directives, it and its reverse have no faults, and both run."""
+    """It has the directives, it and its reverse have no errors, and both run."""
     scene.write({"001_t.sql": "CREATE TABLE example (note text);"})
     scene.migrated()
     run = scene.start("new", "Drop the note", "--after", "--rollback").ok()

@@ -240,7 +240,7 @@ def typist(scene: Scene, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
 def test_looking(scene: Scene, typist: Typist) -> None:
     scene.write(GOOD)
     assert "pending" in typist.type("entrypoint status")
-    assert "no faults" in typist.type("entrypoint check")
+    assert "no errors" in typist.type("entrypoint check")
     assert "1 migration would run" in typist.type("entrypoint migrate --dry-run")
     assert not scene.database.exists("schema_migrations")
 

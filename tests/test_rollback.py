@@ -1,4 +1,4 @@
-"""`rollback`: reverse files, newest first, under the lock, by the same machinery as migrations."""
+"""`rollback`: down migrations, newest first, under the lock, by the same machinery as migrations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAVES = 'DELETE FROM "public".schema_migrations'
 
 @pytest.fixture
 def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
-    """Return a scene whose database has three migrations; each has a reverse file that notes its turn."""
+    """Return a scene whose database has three migrations; each has a down migration that notes its turn."""
     scene = Scene(database, migrations_dir, run_entrypoint)
     scene.write(FORWARD)
     reverses(scene, REVERSE)
@@ -461,9 +461,9 @@ def test_check_finds_what_it_would_refuse(scene: Scene, text: str, told: str) ->
 def test_a_missing_reverse_file_is_nothing_that_check_could_show(scene: Scene) -> None:
     (scene.migrations / "rollback" / "003_t3.sql").unlink()
     refused = refusal_of(rollback(scene, 2), 65)
-    assert "has no reverse file rollback/003_" in refused["message"]
+    assert "has no down migration rollback/003_" in refused["message"]
     assert "check" not in refused["remedy"]
-    assert "Write each reverse file that is missing" in refused["remedy"]
+    assert "Write each down migration that is missing" in refused["remedy"]
 
 
 @pytest.mark.thorough

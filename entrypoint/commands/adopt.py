@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 SUMMARY = "record what another tool has applied, by its own history"
 DESCRIPTION = """\
-Record as completed what goose, dbmate, sql-migrate, golang-migrate, Flyway, sqlx, diesel, Prisma, Drizzle or Supabase
-has applied to this database, for the files that `import` wrote: by the origin in their first line, never by number.
-The tool's table is only read. Shows what would be recorded first, and asks."""
+Record what another tool has already applied to this database as completed, for files that `import` wrote. Files are
+matched by the origin in their first line, never by number. The tool's own table is only read. Shows what it would
+record, then asks."""
 EXAMPLE = "entrypoint adopt --from goose --dry-run"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add whose history it is, where it is, `--dry-run` and `--yes`."""
     parser.add_argument("--from", dest="tool", required=True, metavar="TOOL", help="the tool, as in import --from")
-    parser.add_argument("--table", metavar="SCHEMA.TABLE", help="the tool's table, if it has another name or place")
+    parser.add_argument("--table", metavar="SCHEMA.TABLE", help="the tool's history table, if it is not the usual one")
     parser.add_argument("--dry-run", action="store_true", help="show what would be recorded, and change nothing")
     consent.add_yes(parser)
 

@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-SUMMARY = "back the database up with pg_dump"
+SUMMARY = "back up the database with pg_dump"
 DESCRIPTION = """\
-Write a backup of the database, as pg_dump's custom format, into MIGRATION_BACKUP_DIR.
-It is complete and checked when it has its name; restore it with pg_restore."""
+Back up the database with pg_dump, in its custom format, to MIGRATION_BACKUP_DIR. The file gets its final name only
+when it is complete and checked. Restore it with pg_restore."""
 EXAMPLE = "entrypoint backup --dir /backups --keep 7"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--dir` and `--keep`."""
-    parser.add_argument("--dir", metavar="DIR", help="write it there instead")
+    parser.add_argument("--dir", metavar="DIR", help="write it to this directory instead")
     parser.add_argument(
-        "--keep", type=at_least_one, metavar="N", help="afterwards delete all but the newest N backups of this database"
+        "--keep", type=at_least_one, metavar="N", help="then delete all but the newest N backups of this database"
     )
 
 

@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-SUMMARY = "declare that an existing database is at a migration"
+SUMMARY = "mark an existing database as migrated up to a number"
 DESCRIPTION = """\
-Record all migrations up to N as completed, with their checksums, without running them: for a database whose
-schema was made otherwise, and has no ledger yet. Shows them first, and asks."""
+Record all migrations up to N as completed, with their checksums, without running them: for a database whose schema
+was created some other way and has no migration history yet. Shows them, then asks."""
 EXAMPLE = "entrypoint baseline 12"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the number and `--yes`."""
-    parser.add_argument("number", type=migration_number, metavar="N", help="the last migration that the schema has")
+    parser.add_argument(
+        "number", type=migration_number, metavar="N", help="the last migration that the schema already has"
+    )
     consent.add_yes(parser)
 
 

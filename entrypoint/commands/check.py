@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "check the migration files without a database"
 DESCRIPTION = """\
-Check names, numbers, encodings, syntax and transaction control of all migration files, and let the linter
-squawk, if it is installed, say what would hurt under traffic. Faults end with 65; warnings do under --strict."""
+Check the names, numbers, encoding, syntax and transaction control of all migration files. If the linter squawk is
+installed, also warn of what would hurt under traffic. Exits with 65 on errors, and on warnings with --strict."""
 EXAMPLE = "entrypoint check --strict migrations/012_api_tokens.sql"
 
 
@@ -33,25 +33,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--lint",
         action="store_true",
         default=None,
-        help="insist on the linter squawk; by default it is asked if it is installed",
+        help="require the linter squawk; by default it runs if it is installed",
     )
     linter.add_argument(
-        "--no-lint", dest="lint", action="store_false", help="leave out all that would hurt under traffic"
+        "--no-lint", dest="lint", action="store_false", help="do not warn of what would hurt under traffic"
     )
     parser.add_argument(
         "--against",
         metavar="REF",
-        help="compare with another branch, as git knows it (origin/main): a number that it has for another file is a "
-        "fault, and so is a file that it has with another content",
+        help="compare with another branch, such as origin/main: it is an error if it uses a number for another "
+        "file, or has a file with different content",
     )
-    parser.add_argument("--all", action="store_true", help="tell everything about files that are applied already, too")
-    parser.add_argument("--strict", action="store_true", help="let warnings count as faults (exit code 65)")
+    parser.add_argument("--all", action="store_true", help="report everything about applied files, too")
+    parser.add_argument("--strict", action="store_true", help="treat warnings as errors (exit code 65)")
     style = parser.add_mutually_exclusive_group()
     style.add_argument(
         "--format",
         choices=("text", "json", "github", "sarif", "codequality"),
         default="text",
-        help="text: for a person; json: a list of objects; github: workflow commands, which GitHub shows in the pull "
+        help="text: for people; json: a list of objects; github: workflow commands, which GitHub shows in the pull "
         "request; sarif: SARIF 2.1.0, for GitHub's code scanning; codequality: for GitLab's Code Quality",
     )
     style.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")

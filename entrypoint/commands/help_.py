@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "explain a command, or list all variables"
 DESCRIPTION = """\
-Without TOPIC, list the commands. TOPIC is a command; env, for the variables that configure the program; one of these
-variables; or all, for every command and all variables on one page."""
+Without TOPIC, list the commands. TOPIC can be a command, a variable, env (all variables), or all (every command and
+variable on one page)."""
 EXAMPLE = "entrypoint help all | less"
 
 _VARIABLES, _ALL = TOPICS = ("env", "all")

@@ -27,9 +27,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--dry-run", action="store_true", help="show what would run, in order, and change nothing")
     instead.add_argument(
-        "--rehearse", action="store_true", help="run all that is pending in one transaction, and roll it back"
+        "--rehearse", action="store_true", help="run everything pending in one transaction, then roll it back"
     )
-    parser.add_argument("--json", action="store_true", help="with --dry-run or --rehearse: for programs")
+    parser.add_argument("--json", action="store_true", help="with --dry-run or --rehearse: print JSON")
     parser.add_argument("--to", type=migration_number, metavar="N", help="stop after migration number N")
     parser.add_argument(
         "--phase",

@@ -11,21 +11,22 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-SUMMARY = "write the file for the next migration"
+SUMMARY = "create the next migration file"
 DESCRIPTION = """\
-Write a file with the next number, the name in the form that a file name has, and room for the SQL.
-If the newest file's number is a timestamp, the new one's is the time now, in UTC. Nothing is ever overwritten.
-The paths that were written are printed."""
+Create a migration file with the next number and a name made from NAME. If the newest file's number is a timestamp, the
+new number is the current time in UTC. Existing files are never overwritten. Prints the paths it wrote."""
 EXAMPLE = 'entrypoint new "Add users table" --rollback'
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the name, `--rollback`, `--timestamp` and `--after`."""
     parser.add_argument("name", nargs="+", metavar="NAME", help="what the migration does, in a few words")
-    parser.add_argument("--rollback", action="store_true", help="also write the file that takes it back")
-    parser.add_argument("--timestamp", action="store_true", help="number it with the time in UTC, as in 20261127101500")
+    parser.add_argument("--rollback", action="store_true", help="also create the down migration")
     parser.add_argument(
-        "--after", action="store_true", help="have it run after the rollout (phase = after), with a floor"
+        "--timestamp", action="store_true", help="use the current time in UTC as the number, as in 20261127101500"
+    )
+    parser.add_argument(
+        "--after", action="store_true", help="make it run after the rollout (phase = after), with a floor"
     )
 
 

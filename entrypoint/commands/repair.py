@@ -1,4 +1,4 @@
-"""`repair`: make the ledger agree with the files."""
+"""`repair`: make the migration history match the files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-SUMMARY = "make the ledger agree with the files"
+SUMMARY = "make the migration history match the files"
 DESCRIPTION = """\
-Accept the checksums of changed files and remove failed rows; or do what the options choose. Rows whose file is gone are
-forgotten only with --missing. Shows it first, and asks. Runs no migration."""
+Accept the checksums of changed files and remove failed rows, or do what the options say. Rows whose file is missing are
+forgotten only with --missing. Shows what it would do, then asks. Runs no migration."""
 EXAMPLE = "entrypoint repair --failed"
 
 _CHOICES = {

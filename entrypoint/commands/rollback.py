@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-SUMMARY = "take migrations back with their reverse files"
+SUMMARY = "undo migrations with their down migrations"
 DESCRIPTION = """\
-Run the reverse files rollback/NNN_description.sql of all migrations above N, newest first, each in one
-transaction with the removal of its row, under the migration lock. Shows them first, and asks."""
+Undo all migrations above N by running their down migrations, rollback/NNN_description.sql, newest first. Each runs in
+one transaction together with the removal of its row, under the migration lock. Shows them, then asks."""
 EXAMPLE = "entrypoint rollback --to 41"
 
 
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=migration_number,
         metavar="N",
         required=True,
-        help="the migration that is to be the last one; it is not reversed itself; 0 reverses all",
+        help="keep migrations up to N; 0 undoes all of them",
     )
     consent.add_yes(parser)
 

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
-SUMMARY = "migrate, then become the application"
+SUMMARY = "migrate, then exec the application"
 DESCRIPTION = """\
-Bring the schema up to date, or wait while another replica does, and then execute COMMAND in this process.
-A failure is logged and does not stop the start, unless MIGRATION_ON_FAILURE=exit."""
+Bring the schema up to date, or wait while another replica does, then exec COMMAND in this process.
+A failure is logged, and COMMAND starts all the same unless MIGRATION_ON_FAILURE=exit."""
 EXAMPLE = "DATABASE_URL=postgresql://app@db/app entrypoint run -- node server.js"
 
 USAGE = "entrypoint run -- COMMAND [ARGUMENT ...]"

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-SUMMARY = "answer over HTTP what status says: API, badge, metrics"
+SUMMARY = "serve the status over HTTP: API, badge, metrics, page"
 DESCRIPTION = """\
-Answer over HTTP what is applied and pending, until SIGTERM: as JSON for programs, as a badge, as metrics
-for Prometheus, as a page for people. Needs: pip install 'pg-entrypoint[serve]'.
-STATUS_HOST and STATUS_PORT say where, STATUS_TOKEN or STATUS_TOKEN_FILE for whom."""
+Serve the status over HTTP until SIGTERM: JSON for programs, metrics for Prometheus, a badge, and a page for people.
+Requires: pip install 'pg-entrypoint[serve]'. STATUS_HOST and STATUS_PORT set the address; STATUS_TOKEN or
+STATUS_TOKEN_FILE set who may ask."""
 EXAMPLE = "STATUS_HOST=0.0.0.0 STATUS_TOKEN_FILE=/run/secrets/status_token entrypoint serve"
 
 _INSTALL = "Install them with: pip install 'pg-entrypoint[serve]'."

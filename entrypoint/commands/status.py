@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 SUMMARY = "show what is applied and what is pending"
 DESCRIPTION = """\
-Compare the migration files with the database: what is applied, pending, failed or changed,
-and who holds the lock. With --exit-code: 0 up to date (or ahead), 10 pending, 11 a migration has failed;
-with --strict also 12, if an applied file has changed or is missing."""
+Compare the migration files with the database: what is applied, pending, failed or changed, and who holds the lock.
+Exit codes with --exit-code: 0 up to date (or ahead), 10 pending, 11 a migration failed. With --strict also 12: an
+applied file has changed or is missing."""
 EXAMPLE = "entrypoint status --json | jq .pendingMigrations"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--json`, what to list, and how to tell the answer by the exit code."""
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--pending", action="store_true", help="list only what a start would run")
     parser.add_argument(
-        "--last", type=at_least_one, metavar="N", help="list only the last N that were applied; with --pending, both"
+        "--last", type=at_least_one, metavar="N", help="list only the last N applied migrations; with --pending, both"
     )
-    parser.add_argument("--exit-code", action="store_true", help="tell the answer by the exit code: 0, 10 or 11")
+    parser.add_argument("--exit-code", action="store_true", help="report the result in the exit code: 0, 10 or 11")
     parser.add_argument(
         "--strict", action="store_true", help="the same, and 12 if an applied file has changed or is missing"
     )

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 SUMMARY = "show who holds the migration lock, and free it"
 DESCRIPTION = """\
-Show who holds the migration lock. If the holder is dead, free the row. A living holder is left alone (exit code
-75), unless --force: then it is told to stop, and its sessions are ended if it does not."""
+Show who holds the migration lock, and free it if the holder is dead. A living holder keeps it (exit code 75) unless you
+pass --force: then it is told to stop, and its sessions are ended if it does not."""
 EXAMPLE = "entrypoint unlock --force"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--force`, `--json` and `--yes`."""
-    parser.add_argument("--force", action="store_true", help="free it from a living holder, too; asks first")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--force", action="store_true", help="also take it from a living holder; asks first")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     consent.add_yes(parser)
 
 

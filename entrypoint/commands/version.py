@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "print the schema's version"
 DESCRIPTION = """\
-Print the number of the highest migration that is applied; 0 if none is.
-(The program's own: entrypoint --version.)"""
+Print the number of the highest applied migration, or 0 if there is none.
+For the version of this program, use entrypoint --version."""
 EXAMPLE = "entrypoint version"
 
 

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
-SUMMARY = "wait for the database or the schema, and do nothing else"
+SUMMARY = "wait for the database or the schema"
 DESCRIPTION = """\
-Wait until the database answers, or until somebody else has brought the schema up to date. Never migrates and
-never takes the migration lock. Exit codes: 0 it is there, 69 no connection, 70 a failed migration stands in
-the way, 75 the schema was not there in time."""
+Wait until the database accepts connections, or until another process has brought the schema up to date. Never migrates
+and never takes the migration lock. Exit codes: 0 ready, 69 no connection, 70 a failed migration is in the way, 75 timed
+out."""
 EXAMPLE = "entrypoint wait --for schema --timeout 120"
 
 
@@ -26,13 +26,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         dest="what",
         choices=("database", "schema"),
         default="schema",
-        help="a connection that answers; or that nothing of these migration files is pending (default: schema)",
+        help="database: it accepts connections; schema: none of the migration files is pending (default: schema)",
     )
     parser.add_argument(
         "--version",
         type=migration_number,
         metavar="N",
-        help="wait until the schema is at version N at least, and N itself is applied if the files have it; "
+        help="wait until the schema is at version N or higher, and N itself is applied if there is such a file; "
         "no migration files are needed",
     )
     parser.add_argument(

@@ -59,9 +59,9 @@ class Report(NamedTuple):
         if not faults and not (strict and warnings):
             return
         raise MigrationFilesError(
-            f"{count(faults, 'fault')} in the migration files"
+            f"{count(faults, 'error')} in the migration files"
             if faults
-            else f"{count(warnings, 'warning')} about the migration files, and warnings count as faults (--strict)",
+            else f"{count(warnings, 'warning')} about the migration files, and warnings count as errors (--strict)",
             faults=(),
             remedy="Correct the files." if faults else self._way_out(),
         )
@@ -86,7 +86,7 @@ def as_text(report: Report) -> str:
     """Return a line for each finding, with what belongs to it below, and the sum at the end."""
     lines = [line for finding in report.findings for line in describe(finding)]
     faults, warnings = report.count("error"), report.count("warning")
-    result = count(faults, "fault") if faults else "no faults"
+    result = count(faults, "error") if faults else "no errors"
     lines.append(f"{visible(report.subject)}: {result}" + (f", {count(warnings, 'warning')}" if warnings else ""))
     return "\n".join(lines) + "\n"
 

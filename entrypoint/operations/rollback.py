@@ -1,4 +1,4 @@
-"""`rollback`: take migrations back with their reverse files, newest first."""
+"""`rollback`: take migrations back with their down migrations, newest first."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Rollback(NamedTuple):
 
 
 def plan(settings: Settings, down_to: int) -> Rollback:
-    """Look what is above `down_to`, and check the reverse files. Changes nothing. Raises EntrypointError."""
+    """Look what is above `down_to`, and check the down migrations. Changes nothing. Raises EntrypointError."""
     survey = survey_database(settings)
     with closing(survey.session):
         tell_differences(survey.directory, survey.plan)

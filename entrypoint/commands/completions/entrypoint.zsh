@@ -11,22 +11,22 @@
 _shtab_entrypoint_commands() {
   local _commands=(
     adopt:'record what another tool has applied, by its own history'
-    backup:'back the database up with pg_dump'
-    baseline:'declare that an existing database is at a migration'
+    backup:'back up the database with pg_dump'
+    baseline:'mark an existing database as migrated up to a number'
     check:'check the migration files without a database'
     completion:'print the completion script for a shell'
     help:'explain a command, or list all variables'
     import:'import another tool'"'"'s migrations'
     migrate:'migrate, and report by exit code'
-    new:'write the file for the next migration'
-    repair:'make the ledger agree with the files'
-    rollback:'take migrations back with their reverse files'
-    run:'migrate, then become the application'
-    serve:'answer over HTTP what status says: API, badge, metrics'
+    new:'create the next migration file'
+    repair:'make the migration history match the files'
+    rollback:'undo migrations with their down migrations'
+    run:'migrate, then exec the application'
+    serve:'serve the status over HTTP: API, badge, metrics, page'
     status:'show what is applied and what is pending'
     unlock:'show who holds the migration lock, and free it'
     version:'print the schema'"'"'s version'
-    wait:'wait for the database or the schema, and do nothing else'
+    wait:'wait for the database or the schema'
   )
   _describe 'entrypoint commands' _commands
 }
@@ -34,7 +34,7 @@ _shtab_entrypoint_commands() {
 _shtab_entrypoint_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "(- : *)"{-V,--version}"[show program\'s version number and exit]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -43,10 +43,10 @@ _shtab_entrypoint_defaults_added=0
 _shtab_entrypoint_adopt_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--from[the tool, as in import --from]:TOOL:(goose dbmate sql-migrate golang-migrate flyway sqlx diesel prisma drizzle supabase)"
-  "--table[the tool\'s table, if it has another name or place]:SCHEMA.TABLE:"
+  "--table[the tool\'s history table, if it is not the usual one]:SCHEMA.TABLE:"
   "--dry-run[show what would be recorded, and change nothing]"
-  "--yes[do it without asking\; needed where there is no terminal]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--yes[do not ask\; required where there is no terminal]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -54,9 +54,9 @@ _shtab_entrypoint_adopt_defaults_added=0
 
 _shtab_entrypoint_backup_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--dir[write it there instead]:DIR:_files -/"
-  "--keep[afterwards delete all but the newest N backups of this database]:N:"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--dir[write it to this directory instead]:DIR:_files -/"
+  "--keep[then delete all but the newest N backups of this database]:N:"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -64,9 +64,9 @@ _shtab_entrypoint_backup_defaults_added=0
 
 _shtab_entrypoint_baseline_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--yes[do it without asking\; needed where there is no terminal]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
-  ":the last migration that the schema has:"
+  "--yes[do not ask\; required where there is no terminal]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
+  ":the last migration that the schema already has:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -74,14 +74,14 @@ _shtab_entrypoint_baseline_defaults_added=0
 
 _shtab_entrypoint_check_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--lint[insist on the linter squawk\; by default it is asked if it is installed]"
-  "--no-lint[leave out all that would hurt under traffic]"
-  "--against[compare with another branch, as git knows it (origin\/main)\: a number that it has for another file is a fault, and so is a file that it has with another content]:REF:"
-  "--all[tell everything about files that are applied already, too]"
-  "--strict[let warnings count as faults (exit code 65)]"
-  "--format[text\: for a person\; json\: a list of objects\; github\: workflow commands, which GitHub shows in the pull request\; sarif\: SARIF 2.1.0, for GitHub\'s code scanning\; codequality\: for GitLab\'s Code Quality]:format:(text json github sarif codequality)"
+  "--lint[require the linter squawk\; by default it runs if it is installed]"
+  "--no-lint[do not warn of what would hurt under traffic]"
+  "--against[compare with another branch, such as origin\/main\: it is an error if it uses a number for another file, or has a file with different content]:REF:"
+  "--all[report everything about applied files, too]"
+  "--strict[treat warnings as errors (exit code 65)]"
+  "--format[text\: for people\; json\: a list of objects\; github\: workflow commands, which GitHub shows in the pull request\; sarif\: SARIF 2.1.0, for GitHub\'s code scanning\; codequality\: for GitLab\'s Code Quality]:format:(text json github sarif codequality)"
   "--json[the same as --format json]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
   "(*)::only these migrations (numbers are compared with all):_files"
 )
 
@@ -90,7 +90,7 @@ _shtab_entrypoint_check_defaults_added=0
 
 _shtab_entrypoint_completion_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
   ":bash, zsh or fish:(bash zsh fish)"
 )
 
@@ -99,7 +99,7 @@ _shtab_entrypoint_completion_defaults_added=0
 
 _shtab_entrypoint_help_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
   ":a command, a variable, env or all:(run migrate status version wait check new import adopt backup rollback baseline repair unlock serve help completion env all)"
 )
 
@@ -111,7 +111,7 @@ _shtab_entrypoint_import_options=(
   "--from[goose, dbmate, sql-migrate, golang-migrate, flyway, sqlx, diesel, prisma, drizzle, supabase]:TOOL:(goose dbmate sql-migrate golang-migrate flyway sqlx diesel prisma drizzle supabase)"
   "--into[where to write the files\; MIGRATIONS_DIR by default]:DIR:_files -/"
   "--dry-run[show what would be written, and write nothing]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
   ":the directory that contains the tool\'s migrations:_files -/"
 )
 
@@ -121,12 +121,12 @@ _shtab_entrypoint_import_defaults_added=0
 _shtab_entrypoint_migrate_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--dry-run[show what would run, in order, and change nothing]"
-  "--rehearse[run all that is pending in one transaction, and roll it back]"
-  "--json[with --dry-run or --rehearse\: for programs]"
+  "--rehearse[run everything pending in one transaction, then roll it back]"
+  "--json[with --dry-run or --rehearse\: print JSON]"
   "--to[stop after migration number N]:N:"
   "--phase[after\: the rollout is over, so apply the files with \`-- entrypoint\: phase \= after\`, too]:phase:(after)"
   "*--repeatable[also apply repeatable\/NAME.sql, whatever was applied before\; may be given several times]:NAME:"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -134,10 +134,10 @@ _shtab_entrypoint_migrate_defaults_added=0
 
 _shtab_entrypoint_new_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--rollback[also write the file that takes it back]"
-  "--timestamp[number it with the time in UTC, as in 20261127101500]"
-  "--after[have it run after the rollout (phase \= after), with a floor]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--rollback[also create the down migration]"
+  "--timestamp[use the current time in UTC as the number, as in 20261127101500]"
+  "--after[make it run after the rollout (phase \= after), with a floor]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
   "(*):what the migration does, in a few words:"
 )
 
@@ -150,8 +150,8 @@ _shtab_entrypoint_repair_options=(
   "*--failed[remove failed rows, so that the next start runs their files]"
   "*--missing[forget rows whose file is gone, unless they are above the last file\; done only if chosen]"
   "*--ahead[forget rows above the last file, which a newer image wrote\; done only if chosen]"
-  "--yes[do it without asking\; needed where there is no terminal]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--yes[do not ask\; required where there is no terminal]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -159,9 +159,9 @@ _shtab_entrypoint_repair_defaults_added=0
 
 _shtab_entrypoint_rollback_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--to[the migration that is to be the last one\; it is not reversed itself\; 0 reverses all]:N:"
-  "--yes[do it without asking\; needed where there is no terminal]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--to[keep migrations up to N\; 0 undoes all of them]:N:"
+  "--yes[do not ask\; required where there is no terminal]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -169,7 +169,7 @@ _shtab_entrypoint_rollback_defaults_added=0
 
 _shtab_entrypoint_run_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -177,7 +177,7 @@ _shtab_entrypoint_run_defaults_added=0
 
 _shtab_entrypoint_serve_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -185,12 +185,12 @@ _shtab_entrypoint_serve_defaults_added=0
 
 _shtab_entrypoint_status_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--json[for programs]"
+  "--json[print JSON]"
   "--pending[list only what a start would run]"
-  "--last[list only the last N that were applied\; with --pending, both]:N:"
-  "--exit-code[tell the answer by the exit code\: 0, 10 or 11]"
+  "--last[list only the last N applied migrations\; with --pending, both]:N:"
+  "--exit-code[report the result in the exit code\: 0, 10 or 11]"
   "--strict[the same, and 12 if an applied file has changed or is missing]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -198,10 +198,10 @@ _shtab_entrypoint_status_defaults_added=0
 
 _shtab_entrypoint_unlock_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--force[free it from a living holder, too\; asks first]"
-  "--json[for programs]"
-  "--yes[do it without asking\; needed where there is no terminal]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--force[also take it from a living holder\; asks first]"
+  "--json[print JSON]"
+  "--yes[do not ask\; required where there is no terminal]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -209,7 +209,7 @@ _shtab_entrypoint_unlock_defaults_added=0
 
 _shtab_entrypoint_version_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -217,10 +217,10 @@ _shtab_entrypoint_version_defaults_added=0
 
 _shtab_entrypoint_wait_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--for[a connection that answers\; or that nothing of these migration files is pending (default\: schema)]:what:(database schema)"
-  "--version[wait until the schema is at version N at least, and N itself is applied if the files have it\; no migration files are needed]:N:"
+  "--for[database\: it accepts connections\; schema\: none of the migration files is pending (default\: schema)]:what:(database schema)"
+  "--version[wait until the schema is at version N or higher, and N itself is applied if there is such a file\; no migration files are needed]:N:"
   "--timeout[give up after this\; 0 looks once (default\: MIGRATION_TIMEOUT_MS for the schema, as long as a start would try to connect for the database)]:SECONDS:"
-  "--no-color[no colors, as with NO_COLOR\=1]"
+  "--no-color[disable colors, like NO_COLOR\=1]"
 )
 
 # guard to ensure default positional specs are added only once per session

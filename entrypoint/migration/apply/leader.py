@@ -199,7 +199,7 @@ class Leader:
         reverse: bool = False,
         kept: frozenset[int] = frozenset(),
     ) -> None:
-        """Apply `migrations` in this order, or run them as reverse files; append each to `done`.
+        """Apply `migrations` in this order, or run them as down migrations; append each to `done`.
 
         `kept`: whose rows must be there as long as they are not taken back.
         """
@@ -782,7 +782,7 @@ class Leader:
     def _record_failure(self, task: Task, failure: MigrationFailedError) -> None:
         """Write a `failed` row, under the same fence, and never over one that is completed.
 
-        Where that does not work, say so in the failure's remedy: then the next start tries again. A reverse file has
+        Where that does not work, say so in the failure's remedy: then the next start tries again. A down migration has
         no row of its own: its migration is applied, as before.
         """
         if task.reverse:

@@ -224,7 +224,7 @@ def removal(place: Place, number: int) -> str:
 def reversal(place: Place, number: int) -> str:
     """Return the statements that remove the row of a migration that was taken back, and fail if it is still there.
 
-    Its reverse file may have removed it already.
+    Its down migration may have removed it already.
     """
     row = f"FROM {place.table('schema_migrations')} WHERE migration_number = {number}"
     return f"DELETE {row};\n{_must_be(0, _NOT_WRITTEN)} {row};"

@@ -1,6 +1,6 @@
-"""Take migrations back: what their reverse files are, and running them under the lock, newest first.
+"""Take migrations back: what their down migrations are, and running them under the lock, newest first.
 
-A reverse file is `rollback/NNN_description.sql` beside the migrations. It runs as a migration does, by the leader's
+A down migration is `rollback/NNN_description.sql` beside the migrations. It runs as a migration does, by the leader's
 machinery: one transaction behind the fence, in which the ledger's row goes.
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 # `check` says nothing of them: a migration may do without.
 _WRITE = (
-    "Write each reverse file that is missing, or use the image that has it; or take that migration back by hand, and "
+    "Write each down migration that is missing, or use the image that has it; or take that migration back by hand, and "
     "then DELETE FROM schema_migrations WHERE migration_number = its number."
 )
 # For reading the ledger under the lock.
@@ -60,7 +60,7 @@ class Step(NamedTuple):
 def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int, *, escapes: bool) -> tuple[Step, ...]:
     """Return the steps that take back every row above `down_to`, newest first.
 
-    Raises MigrationFilesError with every fault of every reverse file that is needed, missing ones included, and
+    Raises MigrationFilesError with every fault of every down migration that is needed, missing ones included, and
     MigrationError if a row is in a state that no file can take back. `escapes`: what the session says of strings.
     """
     above = sorted((row for row in rows if row.number > down_to), reverse=True)
@@ -79,7 +79,7 @@ def plan_reversal(directory: Directory, rows: Sequence[LedgerRow], down_to: int,
         file = reverses.get(row.number)
         if file is None:
             newer = "" if row.number in migrations else ", nor is the migration itself there: a newer image applied it"
-            lacks = f"has no reverse file {ROLLBACKS}/{row.number:03d}_….sql in {directory.path}{newer}"
+            lacks = f"has no down migration {ROLLBACKS}/{row.number:03d}_….sql in {directory.path}{newer}"
             missing.append(FileFault((row.filename,), "rollback", lacks))
             continue
         reverse, found = examine_reverse(file, escapes=escapes)
@@ -136,7 +136,7 @@ def reverse(
 
 
 def _reverse_files(migrations: Directory) -> tuple[dict[int, MigrationFile], list[FileFault]]:
-    """Return the reverse files by number, and the faults of their names; no folder is no file."""
+    """Return the down migrations by number, and the faults of their names; no folder is no file."""
     path = os.path.join(migrations.path, ROLLBACKS)
     if not os.path.isdir(path):
         return {}, []
@@ -172,7 +172,7 @@ def _half_applied(row: LedgerRow) -> MigrationError:
     return MigrationError(
         f"{row.filename} is {row.status} in the ledger ({what}), and part of it may have taken effect; nothing was "
         "reversed",
-        remedy="Look which of its statements took effect. If its reverse file is right for that: UPDATE "
+        remedy="Look which of its statements took effect. If its down migration is right for that: UPDATE "
         f"schema_migrations SET status = 'completed' WHERE {number}, and start again. If you undid it by hand: DELETE "
         f"FROM schema_migrations WHERE {number}.",
         version=row.number,

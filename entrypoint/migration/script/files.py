@@ -33,7 +33,7 @@ MOST_DIGITS = 18
 _FEWEST_DIGITS = 3
 HIGHEST = 10**MOST_DIGITS - 1
 ROLLBACKS = "rollback"
-"""The folder below the migrations' in which their reverse files are."""
+"""The folder below the migrations' in which their down migrations are."""
 REPEATABLES = "repeatable"
 """The folder below the migrations' in which those are that are applied whenever they have changed."""
 # Nobody counts so far: dates begin here (20261127), seconds since 1970 (1795772100) and times (20261127101500) go on.

@@ -63,6 +63,6 @@ def _lines(imported: Imported) -> Iterator[str]:
 def _sum(imported: Imported) -> str:
     report = imported.report
     faults, warnings = report.count("error"), report.count("warning")
-    result = count(faults, "fault") if faults else "no faults"
+    result = count(faults, "error") if faults else "no errors"
     said = f"{report.subject}: {result}" + (f", {count(warnings, 'warning')}" if warnings else "")
     return f"{said}; nothing was written (--dry-run)" if imported.wishes.dry_run else said
