@@ -170,7 +170,7 @@ def test_a_new_database_has_nothing_to_adopt(scene: Scene) -> None:
     scene.database.execute("DROP TABLE goose_db_version, t1, t2")
     run = scene.start(MIGRATION_ADOPT="goose")
     assert told(run)[:2] == ("migrated", "3")
-    assert "there is no table goose_db_version of goose here" in run.logs("adopt.nothing")[0]["message"]
+    assert "this database has no goose table goose_db_version" in run.logs("adopt.nothing")[0]["message"]
     assert (
         adopt(scene).ok().stdout.partition("\n")[2] == "Nothing to adopt: there is no table of goose's history here.\n"
     )

@@ -725,7 +725,7 @@ def test_a_changed_and_a_missing_file_are_remarked_on(scene: Scene) -> None:
     assert told(run)[:2] == ("migrated", "4")
     texts = warnings(run)
     assert any("001_good.sql" in text and "checksum" in text for text in texts), texts
-    assert any("002_b.sql" in text and "no such file" in text for text in texts), texts
+    assert any("002_b.sql" in text and "its file is missing" in text for text in texts), texts
     assert not scene.database.exists("better")
 
 

@@ -88,7 +88,7 @@ def test_all_faults_are_told_with_their_places(check: Check, migrations_dir: Pat
     assert of_level(found, "error") == FAULTS
     messages = [finding["message"] for finding in found if finding["level"] == "error"]
     assert messages[0] == "must be NNN_description.sql, for example NNN_six.sql"
-    assert messages[1] == "007_a.sql and 007_b.sql: 2 files have the number 7; give each its own"
+    assert messages[1] == "007_a.sql and 007_b.sql: 2 files have the number 7; give each a different one"
     assert messages[2] == 'syntax error at or near "FROM"'
 
 

@@ -272,7 +272,7 @@ def test_who_waited_does_not_repeat_a_failure(project: Project) -> None:
     [
         ({"MIGRATION_COMMAND": "no-such-program up"}, "no-such-program"),
         ({"MIGRATION_COMMAND": "./steps/a.sql"}, "cannot be executed"),
-        ({"MIGRATION_COMMAND": "./nothing"}, "is not there"),
+        ({"MIGRATION_COMMAND": "./nothing"}, "does not exist"),
         ({"MIGRATION_COMMAND": "sh -c 'true"}, "quotation mark"),
         ({"MIGRATION_COMMAND": "''"}, "no program"),
         ({"MIGRATION_COMMAND_INPUTS": "steps/*.rb"}, "matches no file"),

@@ -235,7 +235,7 @@ def test_what_depends_on_the_view_is_only_in_the_way_where_it_has_to_be_made_aga
     run = scene.migrate()
     assert run.code == 70, run.report()
     told_all = json.dumps(only_error(run))
-    assert "that is in the way: view public.report depends on view public.migration_status" in told_all
+    assert "something is in the way: view public.report depends on view public.migration_status" in told_all
     assert "Drop what depends on the view migration_status" in told_all
 
 
@@ -297,7 +297,7 @@ def test_it_takes_the_owner(scene: Scene) -> None:
         run = scene.migrate(url=scene.database.server.url(scene.database.name, user=login))
         assert run.code == 70, run.report()
         error = only_error(run)
-        assert error["message"].startswith("The column migration_number could not be made bigint: must be owner of ")
+        assert error["message"].startswith("Could not change the column migration_number to bigint: must be owner of ")
         assert f"GRANT {owner} TO {login}" in error["remedy"]
         assert scene.ledger() == [(1, "completed"), (2147483647, "completed")]
     finally:

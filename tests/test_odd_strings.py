@@ -83,7 +83,7 @@ def test_wherever_the_setting_comes_from_no_commit_hides(plain: Scene, odd_login
     before = scene.database.contents()
     run = scene.migrate(url=odd_login)
     assert run.wait() == 65, run.report()
-    assert "COMMIT AND CHAIN: the ledger" in only_error(run)["message"]
+    assert "COMMIT AND CHAIN: the migration's row" in only_error(run)["message"]
     assert scene.database.contents() == before
     scene.write({"001_x.sql": insert(r"'it\'s; COMMIT;'") + insert(r"E'\\' || '\\'")})
     scene.migrated(url=odd_login)

@@ -424,7 +424,7 @@ def test_nothing_is_applied_twice_in_one_start(scene: Scene) -> None:
         scene.database.execute(EMPTIES)
         other.execute("ROLLBACK")
         assert run.wait() == 70
-    assert "001_a.sql: applied by this start, and its row in schema_migrations is gone" in errors(run)[-1]["message"]
+    assert "001_a.sql: applied by this start, but its row in schema_migrations is gone" in errors(run)[-1]["message"]
     assert not scene.database.exists("c")
 
 

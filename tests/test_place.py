@@ -343,7 +343,7 @@ def test_migrations_that_another_schema_records_are_not_run_again(scene: Scene, 
         assert run.wait() == 78, run.report()
         error = only_error(run)
         assert error["event"] == "ledger.elsewhere"
-        assert "recorded in schema 'public' already" in error["message"]
+        assert "already recorded in schema 'public'" in error["message"]
         assert "MIGRATION_SCHEMA=public" in error["remedy"]
         assert scene.database.contents() == before
     scene.migrated(url=with_path(scene, "app"), MIGRATION_SCHEMA="public")
@@ -357,7 +357,7 @@ def test_a_schema_that_the_files_name_is_no_tenants(scene: Scene) -> None:
     scene.migrated(MIGRATION_SCHEMA="app")
     run = scene.migrate()
     assert run.code == 78, run.report()
-    assert "recorded in schema 'app' already" in only_error(run)["message"]
+    assert "already recorded in schema 'app'" in only_error(run)["message"]
 
 
 @pytest.mark.thorough

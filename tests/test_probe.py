@@ -145,7 +145,7 @@ def test_while_another_replica_has_the_lock(scene: Scene, port: int) -> None:
         gate.arrival()
         waiting = free_port()
         waiter = scene.start(MIGRATION_PROBE_PORT=waiting)
-        body = ready_when(waiting, lambda body: "is at 001_slow.sql" in body.get("held_by", ""))
+        body = ready_when(waiting, lambda body: "is running 001_slow.sql" in body.get("held_by", ""))
         assert body["phase"] == "waiting for the lock"
         assert f"(process {leader.pid})" in body["held_by"]
         assert body["pending"] == 1

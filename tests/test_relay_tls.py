@@ -250,7 +250,7 @@ def test_a_file_that_cannot_be_loaded_is_named_with_a_remedy(secured: Secured, t
         ({"sslcert": certificate, "sslkey": str(broken)}, "sslkey", "openssl pkey"),
         ({"sslcert": certificate, "sslkey": str(tmp_path / "missing")}, "sslkey", "sslkey"),
         ({"sslrootcert": str(broken)}, "sslrootcert", "sslrootcert"),
-        ({"sslrootcert": str(tmp_path / "missing")}, "sslrootcert", "may read"),
+        ({"sslrootcert": str(tmp_path / "missing")}, "sslrootcert", "can read"),
         ({"sslcrl": str(broken)}, "sslcrl", "sslcrl"),
     ):
         with pytest.raises(UnusableFileError) as caught:

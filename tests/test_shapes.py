@@ -147,7 +147,7 @@ def test_a_rehearsal_runs_what_is_merged_and_stops_before_units(scene: Scene) ->
     )
     run = scene.start("migrate", "--rehearse")
     assert run.wait() == 10
-    assert "Not rehearsed: 002_units.sql. 002_units.sql runs outside a transaction (what SET LOCAL" in run.stdout
+    assert "Not rehearsed: 002_units.sql. 002_units.sql runs outside a transaction (" in run.stdout
     assert not scene.database.exists("t")
 
 

@@ -236,7 +236,7 @@ def look_at_reverse(file: MigrationFile, *, escapes: bool) -> FileReport:
     if syntax is not None:
         return FileReport(file, shown, [syntax], None)
     remedy = (
-        "Leave it out: a down migration is one transaction, so that the ledger's row goes with it. Or run the file with "
+        "Leave it out: a down migration runs in one transaction with the removal of its row. Or run the file with "
         f"psql and then DELETE FROM schema_migrations WHERE migration_number = {file.number}."
     )
     return FileReport(file, shown, _about_commands(prepared, shown) + _about_blocks(prepared, shown, remedy), prepared)

@@ -305,7 +305,7 @@ def test_bad_files_are_found_before_it_listens(database: Database, migrations_di
     assert "2_b.sql" in only_error(run)["message"]
     run = run_entrypoint("serve", env={**env, "MIGRATIONS_DIR": "nowhere"})
     assert run.wait() == 78
-    assert "'nowhere' cannot be read" in only_error(run)["message"]
+    assert "Cannot read the migrations directory 'nowhere'" in only_error(run)["message"]
 
 
 def test_without_its_packages_it_says_what_to_install(run_program: Start, tmp_path: Path) -> None:

@@ -128,10 +128,18 @@ def test_what_can_be_repeated(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message", "remedy"),
     [
-        ("CREATE TABLE t ()", "CREATE TABLE: it fails", "a numbered migration"),
-        ("CREATE TABLE IF NOT EXISTS t ()", "CREATE TABLE: the second time it does nothing", "a numbered migration"),
-        ("CREATE UNIQUE INDEX i ON t (a)", "CREATE INDEX: it fails", "a numbered migration"),
-        ("CREATE MATERIALIZED VIEW m AS SELECT 1", "CREATE MATERIALIZED VIEW: it fails", "a numbered migration"),
+        ("CREATE TABLE t ()", "CREATE TABLE: it fails", "Put it into a numbered migration."),
+        (
+            "CREATE TABLE IF NOT EXISTS t ()",
+            "CREATE TABLE: the second time it does nothing",
+            "Put it into a numbered migration.",
+        ),
+        ("CREATE UNIQUE INDEX i ON t (a)", "CREATE INDEX: it fails", "Put it into a numbered migration."),
+        (
+            "CREATE MATERIALIZED VIEW m AS SELECT 1",
+            "CREATE MATERIALIZED VIEW: it fails",
+            "Put it into a numbered migration.",
+        ),
         ("CREATE VIEW v AS SELECT 1", "CREATE VIEW without OR REPLACE", "Write CREATE OR REPLACE VIEW."),
         ("CREATE RECURSIVE VIEW v (a) AS SELECT 1", "CREATE VIEW without", "Write CREATE OR REPLACE VIEW."),
         ("CREATE FUNCTION f() RETURNS int", "CREATE FUNCTION without", "Write CREATE OR REPLACE FUNCTION."),
@@ -140,8 +148,8 @@ def test_what_can_be_repeated(text: str) -> None:
         ("CREATE SCHEMA s", "CREATE SCHEMA: it fails", "Write CREATE SCHEMA IF NOT EXISTS."),
         ("DROP VIEW v", "DROP without IF EXISTS", "Write DROP … IF EXISTS."),
         ("INSERT INTO t VALUES (1)", "INSERT without ON CONFLICT", "Write ON CONFLICT"),
-        ("ALTER TABLE t ADD a int", "ALTER TABLE … ADD", "a numbered migration"),
-        ("ALTER TABLE t RENAME a TO b", "ALTER TABLE … RENAME", "a numbered migration"),
+        ("ALTER TABLE t ADD a int", "ALTER TABLE … ADD", "Put it into a numbered migration."),
+        ("ALTER TABLE t RENAME a TO b", "ALTER TABLE … RENAME", "Put it into a numbered migration."),
     ],
 )
 def test_what_cannot_be_repeated(text: str, message: str, remedy: str) -> None:
