@@ -302,7 +302,7 @@ def test_a_ledger_that_cannot_be_written_is_found_out(scene: Scene) -> None:
     )
     scene.write({"002_b.sql": "CREATE TABLE b ();"})
     error = only_error(rehearse(scene, code=70, MIGRATION_ROLE="keeper"))
-    assert error["message"].startswith("The ledger could not be written to: permission denied")
+    assert error["message"].startswith("The migration history could not be written: permission denied")
 
 
 @pytest.mark.case("D8")
@@ -475,7 +475,7 @@ def test_an_upgrade_that_cannot_work_is_found_out(scene: Scene) -> None:
     scene.database.execute("CREATE VIEW mine AS SELECT applied_at FROM schema_migrations")
     scene.write({"001_a.sql": "CREATE TABLE a ();"})
     error = only_error(rehearse(scene, code=70))
-    assert error["message"].startswith("The ledger could not be created or upgraded: ")
+    assert error["message"].startswith("The migration history could not be created or upgraded: ")
     assert "view" in error["remedy"]
 
 

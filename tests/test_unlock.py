@@ -386,7 +386,9 @@ def test_a_stranger_that_keeps_the_ledger_from_being_made_is_named_and_ended_by_
         run = unlock(scene)
         assert run.wait() == 75
         error = only_error(run)
-        assert "The key under which the ledger is to be made is held by a session that is not" in error["message"]
+        assert (
+            "The key that protects creating the migration history is held by a session that is not" in error["message"]
+        )
         assert f"backend {pid} of postgres (a curious person), connected since" in error["message"]
         assert f"pg_terminate_backend({pid})" in error["remedy"]
         assert f"Stranger: backend {pid} of postgres, application a curious person" in run.stdout

@@ -73,5 +73,7 @@ def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str =
     after = f" after {tried}" if cause.heals and tried else ""
     message = f"Database connection failed{after}: {cause.words} ({failure.text})"
     if not target.configured:
-        remedy = f"DATABASE_URL is not set, so libpq's defaults were used. {remedy}"
+        example = "postgresql://user:password@db:5432/shop"
+        otherwise = "" if cause.name == "refused" else f" {remedy}"
+        remedy = f"DATABASE_URL is not set, so libpq's defaults were used. Set it, for example to {example}.{otherwise}"
     return DatabaseUnavailableError(message, remedy=remedy, cause=cause.name, attempts=attempts)

@@ -62,7 +62,7 @@ def _order(settings: Settings, directory: str) -> dump.Order:
             password=whereabouts.new_password,
         )
     except StatementError as error:
-        doing = "the ledger could not be read"
+        doing = "the migration history could not be read"
         raise refused_on(session, settings.schema, settings.role, error, doing, reading=True) from error
     finally:
         session.close()

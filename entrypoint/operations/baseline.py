@@ -110,8 +110,8 @@ def _refuse_contradictions(survey: Survey, number: int) -> None:
     unfinished = [row for row in survey.rows if row.number <= number and row.status != COMPLETED]
     for row in above:
         raise MigrationError(
-            f"The ledger has a row above {number}: {row.filename} is {row.status}; nothing was recorded",
-            remedy="A baseline is for what the ledger does not know yet. entrypoint status shows what it knows.",
+            f"The migration history has a row above {number}: {row.filename} is {row.status}; nothing was recorded",
+            remedy="A baseline is for migrations that are not recorded yet. entrypoint status shows what is recorded.",
             version=row.number,
             file=row.filename,
         )
@@ -122,7 +122,7 @@ def _refuse_contradictions(survey: Survey, number: int) -> None:
             table = "DELETE FROM schema_migrations"
             remove = f"{table} WHERE migration_number = {row.number} AND status = 'failed' removes the row"
         raise MigrationError(
-            f"{row.filename} is {row.status} in the ledger, and not completed; nothing was recorded",
+            f"{row.filename} is recorded as {row.status}, not as completed; nothing was recorded",
             remedy=f"If it failed: {remove}, and then the baseline can be recorded. "
             "If it is running: wait for it, or let entrypoint migrate finish it.",
             version=row.number,

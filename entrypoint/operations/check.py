@@ -290,7 +290,7 @@ def no_linter() -> Finding:
     return Finding(
         "note",
         "no-linter",
-        "the linter squawk is not installed, so nothing is said about what would hurt under traffic",
+        "the linter squawk is not installed, so locks and table rewrites are not checked",
         remedy=f"{INSTALL}; --no-lint leaves out this note.",
     )
 

@@ -28,6 +28,8 @@ from entrypoint.operations import adopt as adoption
 from entrypoint.operations.check import lint_all, look_at, no_linter
 from entrypoint.operations.findings import Finding, in_order
 from entrypoint.operations.lint import find_squawk
+from entrypoint.operations.release import contracting
+from entrypoint.operations.silence import is_excepted
 from entrypoint.operations.status import unadopted_hint
 from entrypoint.redaction import foreign
 from entrypoint.startup import refuse_below_floor, tell_differences
@@ -177,7 +179,9 @@ def foresee(settings: Settings, *, up_to: int | None, after: bool = False) -> Fo
             migrations[look.file.number],
             plan.current if look.file in plan.out_of_order else None,
             _goes_on(migrations[look.file.number], begun.get(look.file.number)),
-            tuple(in_order([*look.findings, *said.get(look.shown, ())])),
+            tuple(
+                in_order([*look.findings, *said.get(look.shown, ()), *_about_the_rollout(look, linted=note is None)])
+            ),
         )
         for look in looks
     )
@@ -281,6 +285,14 @@ def _goes_on(migration: Prepared, row: LedgerRow | None) -> str:
     if goes_on_at(migration.advice.body, migration.advice, units, stopped) is None:
         return f"it stopped at line {stopped.line}, and the statements before that have changed since"
     return f"it stopped at line {stopped.line}, and would go on there; what comes before has taken effect"
+
+
+def _about_the_rollout(look: FileReport, *, linted: bool) -> list[Finding]:
+    """Return what `check` itself says about replicas of the release before, unless a comment silences it."""
+    if look.migration is None:
+        return []
+    found = contracting(look.migration, look.shown, linted=linted)
+    return [one for one in found if not is_excepted(one, look.migration)]
 
 
 def _lint(looks: Sequence[FileReport]) -> tuple[dict[str, list[Finding]], Finding | None]:

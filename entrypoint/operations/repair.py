@@ -11,8 +11,8 @@ from entrypoint.database.quoting import literal
 from entrypoint.errors import ConfigurationError
 from entrypoint.errors.operator import NotRepairedError
 from entrypoint.migration.ledger import writing
+from entrypoint.migration.ledger.rows import COMPLETED, REPAIRED, RUNNING
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
-from entrypoint.migration.ledger.rows import REPAIRED, RUNNING
 from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.operator.amend import Amendment, amend
 from entrypoint.migration.script import batch
@@ -86,6 +86,8 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
         file = by_number.get(row.number)
         if row.number > latest:
             words = f"forget it: {row.status}, and above the last file here, so a newer image wrote it"
+            if row.status == COMPLETED:
+                words += ", and will run it AGAIN"
             fixes.append(Fix(AHEAD, row, words))
         elif row.status == HAS_FAILED:
             stopped, walk = stopped_at(row.error_message or ""), walk_in(row.error_message)
@@ -139,7 +141,7 @@ def plan(settings: Settings, kinds: Collection[str]) -> Repair:
         if not survey.directory.files:
             # A wrong MIGRATIONS_DIR is likelier than a project that has deleted all its migrations.
             raise ConfigurationError(
-                f"There are no migrations in {settings.migrations_dir!r} to compare the ledger with",
+                f"There are no migrations in {settings.migrations_dir!r} to compare the migration history with",
                 remedy="Set MIGRATIONS_DIR to where the image has its migrations.",
             )
         found = diagnose(survey.directory.files, survey.rows)
@@ -170,7 +172,7 @@ def refuse_unknown(repair: Repair) -> None:
 def describe(repair: Repair) -> str:
     """Return what would be done, or that nothing would, as a text for a person."""
     if repair.fixes:
-        lines = [f"{count(len(repair.fixes), 'row of the ledger is', 'rows of the ledger are')} to be repaired:"]
+        lines = [f"{count(len(repair.fixes), 'row', 'rows')} of the migration history to repair:"]
         lines += [f"  {fix.row.filename}  ({fix.words})" for fix in repair.fixes]
     else:
         lines = ["Nothing to repair."]

@@ -252,7 +252,7 @@ def read_ledger(session: Session, place: Place | None, settings: Settings, deadl
         place = _find(session, place, settings, deadline)
         return reading.read(session, place, settings.schema, settings.role, deadline), place
     except StatementError as error:
-        doing, schema = "the ledger could not be read", _pinned(place, settings)
+        doing, schema = "the migration history could not be read", _pinned(place, settings)
         raise refused_on(session, schema, settings.role, error, doing, reading=True) from error
 
 

@@ -46,7 +46,9 @@ _COLOURS = {
     "superseded": "magenta",
     "ahead": "cyan",
 }
-_NO_START = "No start relies on this ledger (exit code 78): connect as the owner, or set MIGRATION_ROLE to it."
+_NO_START = (
+    "No start relies on this migration history (exit code 78): connect as the owner, or set MIGRATION_ROLE to it."
+)
 
 _TOO_OLD = "A start from these files is refused (exit code 78): deploy an image that has that file."
 

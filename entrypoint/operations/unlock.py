@@ -164,7 +164,7 @@ def _held_by_strangers(sight: Observed, outcome: str) -> LockHeldError:
     strangers = sight.strangers
     keyed = any(backend.keyed for backend in strangers)
     making = all(backend.makes and not (backend.guards or backend.outside) for backend in strangers)
-    key = "key under which the ledger is to be made" if making else "key of the migration lock"
+    key = "key that protects creating the migration history" if making else "key of the migration lock"
     named = "; ".join(
         reading.session_in_words(backend.pid, backend.user, backend.application)
         + (f", connected since {backend.since}" if backend.since else "")
@@ -296,7 +296,7 @@ def _end_sessions(session: Session, unlock: Unlock, left: list[Backend], say: Ca
     logs.event(
         logs.WARNING,
         "lock.ended_holder",
-        f"ended {count(len(left), 'session')} of the migration lock's holder",
+        f"ended {count(len(left), 'session')} that kept the migration lock",
         token=unlock.sight.row.token if unlock.sight.row else None,
     )
 
@@ -337,7 +337,7 @@ def _describe_backend(backend: Backend, *, strange: bool) -> str:
         for words, true in (
             ("the guard's advisory lock", backend.guards),
             ("the advisory lock of a session outside a transaction", backend.outside),
-            ("the advisory lock under which the ledger is made", backend.makes),
+            ("the advisory lock that protects creating the migration history", backend.makes),
             ("a lock on migration_lock" if strange else "the fence", backend.fences),
         )
         if true

@@ -309,7 +309,7 @@ class _Waiter:
 
     def _judge(self, error: StatementError) -> Sight:
         """Return what a refused look says, if it may be different next time."""
-        doing = "the ledger could not be read"
+        doing = "the migration history could not be read"
         fault = refused_on(self._line.session, self._settings.schema, self._settings.role, error, doing, reading=True)
         passing = classify.may_pass(error.sqlstate) or classify.stopped_by_operator(error.sqlstate)
         if not passing and error.sqlstate not in {*_MOVED, _NOT_YET_PERMITTED}:

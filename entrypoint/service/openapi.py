@@ -105,7 +105,7 @@ _SCHEMAS: dict[str, object] = {
             },
             "untrusted": {
                 **_nullable(_TEXT),
-                "description": "Why a start would not rely on this ledger; null if it would.",
+                "description": "Why a start would not rely on this migration history; null if it would.",
             },
             "refused": {
                 **_nullable(_TEXT),

@@ -292,9 +292,8 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             remedy
             or self._of_a_batch
             or (
-                f"{self._undone}. It will not run again until its file changes or its row is deleted: entrypoint "
-                f"repair --failed, or DELETE FROM schema_migrations WHERE migration_number = {file.number} AND "
-                "status = 'failed'."
+                f"{self._undone}. It will not run again until its file changes or its row is removed: entrypoint "
+                f"repair --failed{self._by_hand}."
             )
         )
         if way_out := self._way_out(reverse=reverse):
@@ -359,6 +358,14 @@ class Refused(Exception):  # noqa: N818 - the result of one attempt, which the l
             return 0, ()
         units = cut(advice.body, advice)
         return next(index for index, unit in enumerate(units) if unit.number == self._unit.number), units
+
+    @property
+    def _by_hand(self) -> str:
+        """The same in SQL; empty where the row knows what is committed, and without it that would run again."""
+        if not self._migration.advice.transactional and self._units[0]:
+            return ""
+        number = self._migration.file.number
+        return f", or DELETE FROM schema_migrations WHERE migration_number = {number} AND status = 'failed'"
 
     @property
     def _undone(self) -> str:

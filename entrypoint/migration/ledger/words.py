@@ -134,11 +134,15 @@ def timed_out(
 def held_back(row: LedgerRow) -> MigrationHeldBackError:
     """Return the error for a migration that failed earlier and waits for a person."""
     from entrypoint.migration.ledger.walk import walk_in, without_walk  # only for what has failed
+    from entrypoint.migration.script.units import stopped_at
 
     remedy = (
-        "Correct the file and deploy it. If the cause was outside the file and is fixed: entrypoint repair --failed; "
-        f"or DELETE FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'."
+        "Correct the file and deploy it. If the cause was outside the file and is fixed: entrypoint repair --failed"
     )
+    # Where a part of the file is committed, the row knows where to go on.
+    if stopped_at(row.error_message or "") is None:
+        remedy += f"; or DELETE FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'"
+    remedy += "."
     if walk_in(row.error_message) is not None:
         remedy = (
             "Once the cause is fixed, entrypoint repair --failed makes the next run continue with the file's "

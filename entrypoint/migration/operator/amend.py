@@ -62,6 +62,6 @@ def refuse_changed(shown: object, now: object) -> None:
     """Raise LedgerChangedError unless what an operator was shown is what is there now."""
     if now != shown:
         raise LedgerChangedError(
-            "The ledger has changed since it was shown; nothing was changed",
+            "The migration history has changed since it was shown; nothing was changed",
             remedy="entrypoint status shows how it is now. Start again.",
         )

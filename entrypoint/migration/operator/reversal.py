@@ -115,12 +115,12 @@ def reverse(
                 lease.worker, lease.place, assignment.role, clocks.turn_to().within(_PATIENCE), contending=False
             )
         except StatementError as error:
-            doing, schema = "the ledger could not be read", lease.place.schema
+            doing, schema = "the migration history could not be read", lease.place.schema
             raise refused_on(lease.worker, schema, assignment.role, error, doing, reading=False) from error
         now = [row for row in look.rows if row.number > down_to]
         if now != sorted(step.row for step in left):
             raise LedgerChangedError(
-                "The ledger has changed since it was shown; nothing more was reversed",
+                "The migration history has changed since it was shown; nothing more was undone",
                 remedy="entrypoint status shows how it is now. Start again.",
             )
         files = {file.number for file in assignment.directory.files}
@@ -170,8 +170,7 @@ def _half_applied(row: LedgerRow) -> MigrationError:
     ).splitlines()[0]
     number = f"migration_number = {row.number}"
     return MigrationError(
-        f"{row.filename} is {row.status} in the ledger ({what}), and part of it may have taken effect; nothing was "
-        "reversed",
+        f"{row.filename} is {row.status} ({what}), and part of it may have taken effect; nothing was reversed",
         remedy="Look which of its statements took effect. If its down migration is right for that: UPDATE "
         f"schema_migrations SET status = 'completed' WHERE {number}, and start again. If you undid it by hand: DELETE "
         f"FROM schema_migrations WHERE {number}.",

@@ -176,7 +176,7 @@ class Trial:
             refuse_strangers(self._worker, self._lease.place, self._assignment.role, task.patience)
             self._worker.query("\n".join(parts), task.patience)
         except StatementError as error:
-            raise self._judged(error, task, "the ledger could not be created or upgraded") from error
+            raise self._judged(error, task, "the migration history could not be created or upgraded") from error
 
     def _make_room(self, tasks: Sequence[Task]) -> None:
         """See that long numbers could be written, as is done in earnest before the first of them."""
@@ -200,7 +200,7 @@ class Trial:
         try:
             self._worker.query(f"{session_state.ours(self._assignment.role)}\nEXPLAIN {row}", task.patience)
         except StatementError as error:
-            raise self._judged(error, task, "the ledger could not be written to") from error
+            raise self._judged(error, task, "the migration history could not be written") from error
 
     def file_ended_transaction(self, task: Task, refusal: Refused | None = None) -> MigrationFailedError:
         """Return the error for the one thing that must not happen: a COMMIT that no parser has seen."""
