@@ -200,7 +200,7 @@ def test_a_byte_in_a_late_part_that_is_no_utf8(scene: Scene) -> None:
     run = scene.start("migrate")
     assert run.wait() == 65
     (fault,) = only_error(run)["faults"]
-    assert fault == f"001_big.sql:3001: is not UTF-8: byte 0xff at offset {len(text) + 3}; save the file as UTF-8"
+    assert fault == f"001_big.sql:3001: is not valid UTF-8: byte 0xff at offset {len(text) + 3}; save the file as UTF-8"
 
 
 # --- Checksums --------------------------------------------------------------------------------------------
