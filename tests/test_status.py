@@ -19,7 +19,7 @@ from entrypoint.operations.status_table import as_text
 from entrypoint.operations.whereabouts import Whereabouts
 from kit.migrations import non_idempotent, write_migrations
 from kit.processes import Run, until
-from scene import Gate, Scene, lock_key, token_of
+from scene import Gate, Scene, lock_key, only_error, token_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -427,3 +427,23 @@ def test_who_keeps_a_ledger_from_being_made_is_named(scene: Scene) -> None:
         pid = stranger.info.backend_pid
         assert f"its key is taken by backend {pid} of postgres" in table(scene)[-1]
         assert [one["pid"] for one in json.loads(scene.start("status", "--json").ok().stdout)["strangers"]] == [pid]
+
+
+def test_who_has_locked_the_locks_row_or_table_is_named(scene: Scene) -> None:
+    """As `unlock` names it: nobody can migrate, though the lock is free."""
+    scene.write({"001_good.sql": "CREATE TABLE good ();"})
+    scene.migrated()
+    with scene.database.connect(application_name="a person's psql") as other:
+        pid = other.info.backend_pid
+        other.execute("BEGIN; SELECT FROM migration_lock FOR UPDATE")
+        last = scene.start("status").ok().stdout.splitlines()[-1]
+        assert last.startswith(f"Lock: held by no migration, but the migration history is locked by backend {pid} (")
+        assert last.endswith("(see entrypoint unlock).")
+        other.execute("ROLLBACK; BEGIN; LOCK TABLE migration_lock")
+        run = scene.start("status")
+        assert run.wait() == 75, run.report()
+        record = only_error(run)
+        assert f"is locked by backend {pid} (" in record["message"]
+        assert f"pg_terminate_backend({pid})" in record["remedy"]
+        other.execute("ROLLBACK")
+    assert scene.start("status").ok().stdout.splitlines()[-1] == "Lock: free."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
-from entrypoint.database.sqlstate import UNDEFINED_COLUMN, UNDEFINED_TABLE
+from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE, UNDEFINED_COLUMN, UNDEFINED_TABLE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
 from entrypoint.migration.adoption.unadopted import unadopted
@@ -17,6 +17,7 @@ from entrypoint.migration.ledger.rows import COMPLETED, REPAIRED
 from entrypoint.migration.ledger.rows import FAILED as HAS_FAILED
 from entrypoint.migration.ledger.walk import walk_in, without_walk
 from entrypoint.migration.lock import holder
+from entrypoint.migration.lock.locked import TABLES, describe, timed_out, who_locks
 from entrypoint.operations import for_programs
 from entrypoint.operations.repeatable_status import read_repetitions
 from entrypoint.operations.whereabouts import Whereabouts, whereabouts
@@ -106,6 +107,8 @@ class Status(NamedTuple):
     """Since when nothing below the first of them is missing, as far as the ledger knows."""
     below_floor: str | None = None
     """Why these files are too old for the schema, if they are."""
+    blocked: str | None = None
+    """Who has locked the row of `migration_lock`, as a clause, if somebody has and holds no migration lock."""
     repeatables: tuple[Repetition, ...] = ()
     """The files in repeatable/, and those that were applied and are gone."""
     where: Whereabouts = Whereabouts("", "", "", "")
@@ -197,11 +200,17 @@ def read(settings: Settings) -> Status:
         recorded = any(row.status == COMPLETED for row in found.rows)
         other = unadopted_hint(survey.session, settings, recorded=recorded)
         repetitions = read_repetitions(survey.session, place, survey.directory, settings)
+        # A row that somebody has locked does not keep us from reading, and everybody from migrating.
+        held = found.lock is not None and found.lock.held
+        blocked = () if held or found.holders or not place.lock else who_locks(survey.session, place, TABLES[1:])
     finally:
         survey.session.close()
     plan = plan_of(survey.directory.files, found.rows)
     status = summarise(plan, found, place, refuse_out_of_order=settings.refuse_out_of_order)
-    status = with_repetitions(status._replace(unadopted=other, where=whereabouts(settings.role)), repetitions)
+    status = status._replace(
+        unadopted=other, where=whereabouts(settings.role), blocked=describe(blocked) if blocked else None
+    )
+    status = with_repetitions(status, repetitions)
     return with_command(status, command)
 
 
@@ -252,6 +261,9 @@ def read_ledger(session: Session, place: Place | None, settings: Settings, deadl
         place = _find(session, place, settings, deadline)
         return reading.read(session, place, settings.schema, settings.role, deadline), place
     except StatementError as error:
+        if error.sqlstate == LOCK_NOT_AVAILABLE and place is not None:
+            session.rollback(Deadline(_PATIENCE))
+            raise timed_out(who_locks(session, place, TABLES[1:]), 0) from error
         doing, schema = "the migration history could not be read", _pinned(place, settings)
         raise refused_on(session, schema, settings.role, error, doing, reading=True) from error
 

@@ -254,6 +254,8 @@ def _describe(status: Status) -> str:
     if lock is None or not lock.held:
         if strangers and not guarded:
             return f"Lock: held by no migration, but {strangers}."
+        if status.blocked is not None:
+            return f"Lock: held by no migration, but {clean(status.blocked)} (see entrypoint unlock)."
         return "Lock: just taken by somebody who is not in its row (yet)." if guarded else "Lock: free."
     parts = [f"Lock: held by {clean(words.named(lock))}"]
     if lock.since:

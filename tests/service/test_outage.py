@@ -193,7 +193,7 @@ def test_a_ledger_that_somebody_has_locked(database: Database, serve: Serve) -> 
         answer = serving.until_answer(500)
         assert answer.seconds < BOUND
         # Two times of the server's and one of ours come to their end together.
-        assert any(words in answer.json["error"] for words in ("lock timeout", "statement timeout", "no answer within"))
+        assert any(words in answer.json["error"] for words in ("is locked by", "statement timeout", "no answer within"))
         locker.execute("ROLLBACK")
     serving.until_answer(200)
 
