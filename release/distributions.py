@@ -13,7 +13,7 @@ from email import message_from_string
 from typing import TYPE_CHECKING
 
 from release import readme
-from release.problems import ReleaseError, run
+from release.problems import ReleaseError, run, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +46,7 @@ def build(tree: Path, target: Path, epoch: int) -> Distributions:
     _settle(sdist, epoch)
     unpacked = target / "unpacked"
     with tarfile.open(sdist) as files:
-        files.extractall(unpacked, filter="data")
+        unpack(files, unpacked)
     return Distributions(sdist, build_wheel(_only(unpacked, "*"), target, epoch))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,3 +41,11 @@ def run(
 def uv(*words: object) -> str:
     """Return what uv prints, which heeds no configuration but its options. Raises ReleaseError."""
     return run([sys.executable, "-m", "uv", "--quiet", "--no-config", *words])
+
+
+def unpack(archive: tarfile.TarFile, target: Path) -> None:
+    """Unpack an archive of our own. Its files are only files; Python 3.11 before .4 cannot be told so."""
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(target, filter="data")
+    else:
+        archive.extractall(target)  # noqa: S202 - git and the build have just written it

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from release import readme
-from release.problems import ReleaseError
+from release.problems import ReleaseError, unpack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ class Source:
         """Write the commit's files into `target`, the README and pyproject.toml as a registry needs them."""
         archive = io.BytesIO(_git(self.root, "archive", "HEAD"))
         with tarfile.open(fileobj=archive) as files:
-            files.extractall(target, filter="data")
+            unpack(files, target)
         # 644 or 755, whatever the umask of this process is.
         for path in target.rglob("*"):
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
