@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from demo.postgres import HOST
+from kit.processes import until
 from kit.screen import Terminal as Screen
 from kit.terminal import Terminal
 from scene import Scene
@@ -77,21 +78,28 @@ def test_the_log_on_a_terminal_begins_with_it(scene: Scene) -> None:
     with Screen(columns=200) as screen:
         env = {"DATABASE_URL": scene.database.url, "TERM": "xterm-256color"}
         scene.launch("migrate", env=env, stderr=screen.fd).ok()
-        lines = screen.screen
+        lines = shown(screen, "the schema is at version 2")
     assert lines[0] == line(scene)
     assert "" not in lines
     assert lines[-1].endswith("the schema is at version 2")
     assert not [one for one in lines if "of 2 migrations" in one or "━" in one]
     with Screen(columns=200) as screen:
         scene.launch("migrate", env=env, stderr=screen.fd).ok()
-        lines = screen.screen
+        lines = shown(screen, "up to date at version 2")
     assert [lines[0], lines[1][13:]] == [line(scene), "the schema is up to date at version 2"]
     with Screen(columns=200) as screen:
         scene.launch("run", "--", "true", env=env, stderr=screen.fd).ok()
-        assert screen.screen[0] == line(scene)
+        assert shown(screen, "")[0] == line(scene)
     with Screen(columns=200) as screen:
         scene.launch("run", "--", "true", env={**env, "AUTO_MIGRATE": "false"}, stderr=screen.fd).ok()
-        assert [text[13:] for text in screen.screen] == ["AUTO_MIGRATE is false: the database was not touched"]
+        assert [text[13:] for text in shown(screen, "not touched")] == [
+            "AUTO_MIGRATE is false: the database was not touched"
+        ]
+
+
+def shown(screen: Screen, end: str) -> list[str]:
+    """Return what a terminal shows, once its last line ends so: it is read a moment after it was written."""
+    return until(lambda: screen.screen if screen.screen and screen.screen[-1].endswith(end) else None, 10, end)
 
 
 def test_each_line_of_json_says_it_itself(scene: Scene) -> None:
