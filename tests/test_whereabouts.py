@@ -99,7 +99,8 @@ def test_the_log_on_a_terminal_begins_with_it(scene: Scene) -> None:
 
 def shown(screen: Screen, end: str) -> list[str]:
     """Return what a terminal shows, once its last line ends so: it is read a moment after it was written."""
-    return until(lambda: screen.screen if screen.screen and screen.screen[-1].endswith(end) else None, 10, end)
+    until(lambda: bool(screen.screen) and screen.screen[-1].endswith(end), 10, end)
+    return screen.screen
 
 
 def test_each_line_of_json_says_it_itself(scene: Scene) -> None:
