@@ -86,10 +86,10 @@ def run_command(argv: Sequence[str], environ: Mapping[str, str], inherited: hand
     code = _fail(failure, argv)
     if code != USAGE and argv[0] == "migrate":
         _tell_misspelt(environ)
-    if code != USAGE and argv[0] == "migrate" and not {"--dry-run", "--rehearse"}.intersection(argv):
-        from entrypoint.startup import Outcome
+        if not {"--dry-run", "--rehearse"}.intersection(argv):
+            from entrypoint.startup import Outcome
 
-        _report(Outcome("failed", failure.schema_version, failure), "migrate", environ)
+            _report(Outcome("failed", failure.schema_version, failure), "migrate", environ)
     return code
 
 

@@ -21,6 +21,9 @@ A signal that comes between the interpreter's last look for signals and such a c
 would run when the wait is over, and SIGTERM has to end the program within two seconds.
 """
 
+# After so many, a pause has grown long enough whatever it began with; and 2 to a larger power is at last no float.
+_DOUBLINGS = 10
+
 
 class Deadline:
     """A point in time, on a clock that nobody can set back."""
@@ -53,6 +56,15 @@ class Deadline:
 def uniform(least: float, most: float) -> float:
     """Return a number between two, at random. Python's own module for that takes 1 ms to import."""
     return least + (most - least) * int.from_bytes(urandom(4), "big") / 0xFFFFFFFF
+
+
+def growing(first: float, earlier: int, most: float) -> float:
+    """Return the seconds to pause after so many `earlier` pauses: doubling from `first` to `most`.
+
+    Shortened at random by up to half, so that many who pause do not go on at the same moment.
+    """
+    longest = min(first * 2.0 ** min(earlier, _DOUBLINGS), most)
+    return uniform(longest / 2, longest)
 
 
 def pause(seconds: float) -> None:

@@ -25,11 +25,7 @@ _SHOWN = 20
 
 def as_text(found: Foreseen) -> str:
     """Return it for a person."""
-    these = "it" if len(found.adopted) == 1 else "them"
-    lines = [
-        f"{count(len(found.adopted), 'migration')} would be recorded as completed, as {found.tool} has applied {these}:"
-    ]
-    lines = [*lines, *(f"  {visible(name)}" for name in found.adopted)] if found.adopted else []
+    lines = list(_about_adopted(found))
     repeated = list(_about_repeatables(found.repeated))
     command = _about_command(found.command)
     later = [f"After the rollout (entrypoint migrate --phase after): {name}" for name in found.outstanding]
@@ -52,6 +48,13 @@ def as_text(found: Foreseen) -> str:
     if found.unadopted is not None:
         lines.append(f"Note: {visible(found.unadopted)}. If these files are its migrations, adopt that history first.")
     return "\n".join(lines) + "\n"
+
+
+def _about_adopted(found: Foreseen) -> Iterator[str]:
+    if found.adopted:
+        these, them = count(len(found.adopted), "migration"), "it" if len(found.adopted) == 1 else "them"
+        yield f"{these} would be recorded as completed, as {found.tool} has applied {them}:"
+    yield from (f"  {visible(name)}" for name in found.adopted)
 
 
 def as_json(found: Foreseen | None, error: EntrypointError | None = None) -> str:
@@ -95,8 +98,7 @@ def _documented(planned: Planned) -> dict[str, object]:
 def _about(planned: Planned) -> Iterator[str]:
     migration = planned.migration
     order = "" if planned.behind is None else f", after {planned.behind:03d} was applied"
-    statements = count(len(migration.advice.statements), "statement") if migration.advice.statements else "empty"
-    yield f"  {migration.file.name}  ({statements}, {_how(migration)}{order})"
+    yield f"  {migration.file.name}  ({_size(migration)}, {_how(migration)}{order})"
     if planned.goes_on:
         yield f"    {visible(planned.goes_on)}:"
     yield from (f"      {line}" for line in _statements(migration))
@@ -110,8 +112,7 @@ def _about_repeatables(repeated: Repeated) -> Iterator[str]:
         these = count(len(repeated.due), "repeatable file")
         yield f"{these} would be applied behind the migrations, in one transaction:"
     for one in repeated.due:
-        statements = count(len(one.advice.statements), "statement") if one.advice.statements else "empty"
-        yield f"  {one.file.name}  ({statements}, {_how(one)})"
+        yield f"  {one.file.name}  ({_size(one)}, {_how(one)})"
     for name in repeated.superseded:
         yield f"repeatable/{name}.sql would not be applied: its text was replaced before"
     if repeated.newer is not None:
@@ -123,6 +124,11 @@ def _about_command(command: Commanded | None) -> list[str]:
         return []
     would = "would run" if command.pending else "would not run"
     return [f"{visible(command.command)} {would}: {visible(command.why)}."]
+
+
+def _size(migration: Prepared) -> str:
+    statements = migration.advice.statements
+    return count(len(statements), "statement") if statements else "empty"
 
 
 def _how(migration: Prepared) -> str:

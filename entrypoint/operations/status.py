@@ -49,7 +49,7 @@ PENDING = 10
 FAILED = 11
 DIFFERS = 12
 # The states of a line that is applied, as the files have it or not; and of one that a start would run.
-_APPLIED = ("applied", "changed", "missing", "ahead")
+APPLIED = ("applied", "changed", "missing", "ahead")
 _TO_RUN = ("pending", "failed", "running")
 
 
@@ -133,7 +133,7 @@ class Status(NamedTuple):
         if not pending and last is None:
             return self
         applied = sorted(
-            (line for line in self.lines if line.state in _APPLIED),
+            (line for line in self.lines if line.state in APPLIED),
             key=lambda line: (line.applied_at or "", line.number),
         )
         chosen = {line.number for line in applied[max(0, len(applied) - (last or 0)) :]}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import time
-from random import uniform
 from typing import NamedTuple
 
 from entrypoint import logs
@@ -21,7 +20,7 @@ from entrypoint.database.connect import unavailable
 from entrypoint.database.login import Failure
 from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE, INVALID_SCHEMA_NAME, UNDEFINED_COLUMN, UNDEFINED_TABLE
 from entrypoint.database.target import target_of
-from entrypoint.deadline import Deadline, pause
+from entrypoint.deadline import Deadline, growing, pause
 from entrypoint.errors import ConfigurationError, ConnectionLostError
 from entrypoint.errors.migration import ClosedSchemaError
 from entrypoint.errors.operator import WaitTimeoutError
@@ -320,8 +319,7 @@ class _Waiter:
     def _pause(self) -> float:
         if not self._line.failures:
             return pause_between_looks()
-        longest = min(self._settings.connect.backoff * 2.0 ** min(self._line.failures - 1, 10), _LONGEST_PAUSE)
-        return uniform(longest / 2, longest)
+        return growing(self._settings.connect.backoff, self._line.failures - 1, _LONGEST_PAUSE)
 
     def _tell(self, sight: Sight) -> None:
         if self._news.worth_telling():

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from entrypoint.errors import DatabaseUnavailableError, EntrypointError
+from entrypoint.operations.status import APPLIED
 from entrypoint.redaction import foreign_report
 
 TYPE_CHECKING = False
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from entrypoint.operations.status import Line, Status, StatusName
     from entrypoint.operations.waiters import Waiters
     from entrypoint.service.running import Excerpt
-
-# States of a line that are not applied as the files have it, in the order in which somebody should look at them.
-_APPLIED = ("applied", "changed", "missing", "ahead")
 
 
 class Failure(NamedTuple):
@@ -69,7 +67,7 @@ class Snapshot:
     @property
     def applied(self) -> tuple[Line, ...]:
         """What is applied, in order, also where the file has changed or is gone."""
-        return self.lines(*_APPLIED)
+        return self.lines(*APPLIED)
 
     @property
     def pending(self) -> tuple[Line, ...]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from entrypoint.counts import count
 from entrypoint.migration.ledger.reading import BACKUP
+from entrypoint.operations.status import APPLIED
 from entrypoint.service import bars, wording
 from entrypoint.service.work import Work, at_work, work_of
 
@@ -62,7 +63,6 @@ _REPEATABLE_STATES = {
     "missing": State("file missing", "question", "doubtful"),
     "ahead": State("left to a newer image", "up", "good"),
 }
-_APPLIED = ("applied", "changed", "missing", "ahead")
 _NOT_APPLIED = ("pending", "after", "running", "failed")
 
 # What each kind of problem means, and what to do about it; the most urgent first.
@@ -202,7 +202,7 @@ def show(snapshot: Snapshot, known: Snapshot | None = None, *, full: bool = Fals
         tone, headline = "away", _away(failure)
         explanation = "Below is what this service last saw. The page keeps trying."
     lines = status.lines
-    done = [line for line in lines if line.state in _APPLIED]
+    done = [line for line in lines if line.state in APPLIED]
     shown = sorted(done, key=_recency, reverse=True)[: None if full else RECENT]
     scale = bars.scale(line.milliseconds for line in shown)
     # Who holds the lock is out of date as soon as it has been seen.

@@ -19,7 +19,7 @@ from entrypoint.database.sqlstate import (
     LOCK_NOT_AVAILABLE,
     QUERY_CANCELED,
 )
-from entrypoint.deadline import Deadline, pause, uniform
+from entrypoint.deadline import Deadline, growing, pause
 from entrypoint.errors import ConnectionLostError, EntrypointError
 from entrypoint.errors.migration import (
     MigrationError,
@@ -85,6 +85,7 @@ _RECONNECT_PATIENCE = 3.0
 _NOTICE = 0.3
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
+_ON_THE_LEDGER = "a lock on the tables of the migration history"
 _LOOK_AT_IT = "see \\d schema_migrations in psql, drop it, and start again."
 _NO_LONGER_RECORDED = "applied migrations were no longer recorded as completed"
 _RECORD_AGAIN = "The next start runs again what is not recorded. To record it without running it: entrypoint baseline."
@@ -492,10 +493,7 @@ class Leader:
             self._passing = error.sqlstate if classify.may_pass(error.sqlstate) else ""
             self._why = f"{file.name}: {error.primary}" if self._passing else self._why
             if self._blocker is None:
-                self._blocker, self._lock = (
-                    self._who_locks_the_ledger(refusal),
-                    ("a lock on the tables of the migration history"),
-                )
+                self._blocker, self._lock = self._who_locks_the_ledger(refusal), _ON_THE_LEDGER
             raise self._out_of_time(task)
         if watched.gave_up is not None and error.sqlstate == QUERY_CANCELED:
             # The watcher's own cancel, for what PostgreSQL has no time-out for.
@@ -748,13 +746,12 @@ class Leader:
         lock_wait_ms: int | None = None,
     ) -> None:
         """Wait before the next attempt, longer each time, and never in step with others."""
-        longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
-        seconds = min(uniform(longest / 2, longest), task.deadline.remaining())
+        seconds = min(growing(_FIRST_PAUSE, attempt - 1, _LONGEST_PAUSE), task.deadline.remaining())
         file = task.migration.file
         blocker = watched.blockers[0] if watched.blockers and sqlstate == LOCK_NOT_AVAILABLE else None
         self._lock = watched.lock
         if blocker is None and refusal is not None:
-            blocker, self._lock = self._who_locks_the_ledger(refusal), "a lock on the tables of the migration history"
+            blocker, self._lock = self._who_locks_the_ledger(refusal), _ON_THE_LEDGER
         behind = f", behind {blocker.short}" if blocker else ""
         self._blocker, self._why, self._passing = blocker, f"{file.name}: {why}", sqlstate
         logs.event(

@@ -6,7 +6,7 @@ from entrypoint import logs, signals
 from entrypoint.database import classify
 from entrypoint.database.answers import StatementError
 from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
-from entrypoint.deadline import Deadline, pause, uniform
+from entrypoint.deadline import Deadline, growing, pause
 from entrypoint.migration.ledger import widening
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.lock import locked
@@ -84,8 +84,7 @@ def _judge(assignment: Assignment, lease: Lease, error: StatementError, attempt:
     if not classify.may_pass(error.sqlstate) or deadline.passed():
         doing, schema = "could not change the column migration_number to bigint", lease.place.schema
         raise refused_on(lease.worker, schema, assignment.role, error, doing, reading=False) from error
-    longest = min(_FIRST_PAUSE * 2.0 ** (attempt - 1), _LONGEST_PAUSE)
-    seconds = min(uniform(longest / 2, longest), deadline.remaining())
+    seconds = min(growing(_FIRST_PAUSE, attempt - 1, _LONGEST_PAUSE), deadline.remaining())
     logs.event(
         logs.WARNING,
         "ledger.locked",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from entrypoint.database.login import Failure
-from entrypoint.deadline import Deadline, uniform
+from entrypoint.deadline import Deadline, growing, uniform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def pause_between_glances() -> float:
 
 def pause_without_a_place(times: int) -> float:
     """Return how long to go without a connection that others need, after the `times`-th such look: ever longer."""
-    longest = min(_PAUSE_WITHOUT_A_PLACE * 2.0 ** min(times, 10), _LONGEST_WITHOUT_A_PLACE)
-    return uniform(longest / 2, longest)
+    return growing(_PAUSE_WITHOUT_A_PLACE, times, _LONGEST_WITHOUT_A_PLACE)
 
 
 def pause_behind_a_fence(seconds: float) -> float:
