@@ -12,6 +12,9 @@ With another path an operator, function or type that somebody made in `public` w
 rows would be an answer that looks like any other: `row_security = off` makes it an error.
 """
 
+THIS_DATABASE = "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
+"""An expression: the oid of the database that the session is connected to."""
+
 DEFAULT_PATH = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL search_path TO DEFAULT; "
     "SELECT pg_catalog.current_setting('search_path'); COMMIT"

@@ -69,6 +69,18 @@ def begin_guard(server_version: int) -> str:
     return f"{READ_COMMITTED} READ ONLY;\n{PINNED};\n{_survival(server_version)}"
 
 
+def end_sessions(condition: str) -> str:
+    """Return the statements that end every session that meets a `condition`, but never the one that asks.
+
+    The condition is about `s`, a row of `pg_stat_get_activity`. The last answer has a row for each of them, beginning
+    with its pid. Sessions are ended as the login user, whatever MIGRATION_ROLE is: they are most likely that user's.
+    """
+    return (
+        "SET LOCAL ROLE NONE; SELECT s.pid, pg_catalog.pg_terminate_backend(s.pid) "
+        f"FROM pg_catalog.pg_stat_get_activity(NULL) s WHERE s.pid <> pg_catalog.pg_backend_pid() AND {condition}"
+    )
+
+
 def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
     """Return our own limits and state once more, for a transaction whose session is a file's or was put back."""
     return "\n".join(

@@ -7,7 +7,7 @@ search_path `>` may be another type's operator (citext's, for one), so it is the
 
 from __future__ import annotations
 
-from entrypoint.database.quoting import identifier, literal
+from entrypoint.database.quoting import THIS_DATABASE, identifier, literal
 from entrypoint.records import NamedTuple
 
 TYPE_CHECKING = False
@@ -165,9 +165,7 @@ class Key(NamedTuple):
         """Return the query for the transactions that may have written to the table and are not over, with their pid."""
         return (
             "SELECT DISTINCT l.virtualtransaction, l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' "
-            "AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d "
-            "WHERE d.datname = pg_catalog.current_database()) "
-            f"AND (l.relation = {self.table.oid} OR l.relation IN "
+            f"AND l.database = {THIS_DATABASE} AND (l.relation = {self.table.oid} OR l.relation IN "
             f"(SELECT relid FROM pg_catalog.pg_partition_tree({self.table.oid}))) "
             f"AND l.granted AND l.mode IN {WRITES} AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()"
         )
@@ -204,7 +202,7 @@ def questions(oid: str, columns: Sequence[str]) -> tuple[str, str, str]:
         "(SELECT pg_catalog.sum(l.reltuples) FILTER (WHERE l.reltuples > 0)::pg_catalog.int8 "
         "FROM pg_catalog.pg_class l WHERE l.oid = c.oid AND c.relkind <> 'p' OR c.relkind = 'p' AND l.oid IN "
         "(SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t WHERE t.isleaf)), "
-        "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) || '/' || c.oid "
+        f"{THIS_DATABASE} || '/' || c.oid "
         "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
         f"WHERE c.oid = {oid}"
     )

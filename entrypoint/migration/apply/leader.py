@@ -35,6 +35,7 @@ from entrypoint.migration.apply.attempt import AS_DEFERRED, DEFERRED_TRIGGERS, G
 from entrypoint.migration.apply.doubt import (
     STANDBY_REMEDY,
     InDoubt,
+    commit_ended,
     server_restarted,
     settle,
     standby_names,
@@ -416,7 +417,7 @@ class Leader:
                 attempt_once()
             except InDoubt as doubt:
                 self._remember(task.watcher.stand_down())
-                self._settle(task, doubt)
+                self._after_lost_commit(task, doubt)
                 return self._tell_done(task, began, attempt)
             except Refused as refusal:
                 watched = task.watcher.stand_down()
@@ -667,7 +668,7 @@ class Leader:
             failure.remedy = f"{_record_again(gone)} {failure.remedy}"
         return failure
 
-    def _settle(self, task: Task, doubt: InDoubt) -> None:
+    def _after_lost_commit(self, task: Task, doubt: InDoubt) -> None:
         """Return if a migration is in after all, though the connection ended during COMMIT; otherwise raise."""
         file = task.migration.file
         verdict = settle(
@@ -678,10 +679,8 @@ class Leader:
             self._assignment.role,
             task.deadline.within(_PATIENCE),
         )
-        ended = f"the connection ended during COMMIT ({doubt})"
-        standby = self._standby is not None
+        ended, remedy = commit_ended(doubt, self._standby)
         if self._standby is not None:
-            ended = waited_for_standby(self._standby)
             self._why = f"{file.name}: {ended}"
         logs.event(
             logs.WARNING,
@@ -690,14 +689,12 @@ class Leader:
             version=file.number,
             file=file.name,
             verdict=verdict,
-            remedy=STANDBY_REMEDY if standby else None,
+            remedy=remedy.strip() or None,
         )
         if verdict == "unknown":
             raise MigrationError(
-                f"{file.name}: {ended}, and it is unknown whether it was committed"
-                if standby
-                else f"{file.name}: the connection ended during COMMIT, and it is unknown whether it was committed",
-                remedy=f"{STANDBY_REMEDY} " * standby
+                f"{file.name}: {ended}, and it is unknown whether it was committed",
+                remedy=remedy
                 + (
                     "Check with entrypoint status: the migration and its row are removed together, or not at all."
                     if task.reverse

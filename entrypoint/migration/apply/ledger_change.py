@@ -9,7 +9,7 @@ from entrypoint.database.sqlstate import LOCK_NOT_AVAILABLE
 from entrypoint.deadline import Deadline, pause
 from entrypoint.errors import ConnectionLostError
 from entrypoint.errors.migration import MigrationError
-from entrypoint.migration.apply.doubt import STANDBY_REMEDY, settle, standby_names, waited_for_standby
+from entrypoint.migration.apply.doubt import commit_ended, settle, standby_names
 from entrypoint.migration.apply.widen import make_room
 from entrypoint.migration.ledger.refusal import refused_on
 from entrypoint.migration.ledger.rows import as_ledger, ledger_query
@@ -93,17 +93,15 @@ def _attempt(assignment: Assignment, lease: Lease, decide: Decide, patience: Dea
     try:
         worker.query("COMMIT", patience)
     except ConnectionLostError as lost:
-        _settle(assignment, lease, transaction_id, change, lost)
+        _after_lost_commit(assignment, lease, transaction_id, change, lost)
 
 
-def _settle(
+def _after_lost_commit(
     assignment: Assignment, lease: Lease, transaction_id: str, change: Change, lost: ConnectionLostError
 ) -> None:
     """Return if the change is in after all, though the connection ended during COMMIT; otherwise raise."""
     verdict = settle(transaction_id, assignment.target, lease.place, change.sign, assignment.role, Deadline(_PATIENCE))
-    ended, remedy = f"the connection ended during COMMIT ({lost})", ""
-    if lease.worker.gave_standby_up:
-        ended, remedy = waited_for_standby(standby_names(lease.worker)), f"{STANDBY_REMEDY} "
+    ended, remedy = commit_ended(lost, standby_names(lease.worker) if lease.worker.gave_standby_up else None)
     logs.event(
         logs.WARNING,
         "ledger.commit_in_doubt",

@@ -128,7 +128,7 @@ class Repeater(Leader):
                 self._attempt(tasks, trace, one)
             except InDoubt as doubt:
                 self._remember(one.task.watcher.stand_down())
-                self._settle(tasks[-1], doubt)
+                self._after_lost_commit(tasks[-1], doubt)
                 return
             except Refused as refusal:
                 watched = one.task.watcher.stand_down()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from binascii import crc32
 
 from entrypoint.database.address import OURS
+from entrypoint.database.quoting import THIS_DATABASE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ _NOT_OURS = (
 )
 # All advisory locks `g` of this database that have two keys.
 _ADVISORY = (
-    "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.objsubid = 2 AND g.database = "
-    "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
+    "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.objsubid = 2 "
+    f"AND g.database = {THIS_DATABASE}"
 )
 
 

@@ -11,7 +11,8 @@ from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
-from entrypoint.database.quoting import PINNED, literal
+from entrypoint.database.quoting import PINNED, THIS_DATABASE, literal
+from entrypoint.database.transactions import end_sessions
 from entrypoint.deadline import Deadline, pause
 from entrypoint.migration.ledger.keys import LOCK_CLASS, guarded_by, lock_key, session_key
 from entrypoint.migration.lock.lease import begin_short
@@ -102,8 +103,8 @@ def left_behind(token: str) -> str:
     return f"EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(NULL) o WHERE {_named(token)})"
 
 
-def _named(token: str) -> str:
-    return f"o.application_name = '{OURS}' || nullif(pg_catalog.split_part({token}, '.', 1), '') || '{TOOL}'"
+def _named(token: str, activity: str = "o") -> str:
+    return f"{activity}.application_name = '{OURS}' || nullif(pg_catalog.split_part({token}, '.', 1), '') || '{TOOL}'"
 
 
 def _ending(
@@ -113,15 +114,13 @@ def _ending(
     whose = (
         f"(SELECT l.token FROM {place.table('migration_lock')} l WHERE l.id = 1)" if token is None else literal(token)
     )
+    named = _named("pg_catalog.current_setting('entrypoint.tool', true)", "s")
+    keyed = (
+        "SELECT g.pid FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.objsubid = 2 "
+        f"AND g.classid = {_TOOL_CLASS} AND g.objid = {lock_key(place.schema) % 2**32} AND g.database = {THIS_DATABASE}"
+    )
+    left = f"({named} OR s.pid IN ({keyed})) AND {guarded_by(place, guard_pid)}"
     return f"""{begin_short(worker, role, deadline)}
         SELECT pg_catalog.set_config('entrypoint.tool', coalesce({whose}, ''), true);
-        SET LOCAL ROLE NONE;
-        SELECT o.pid, pg_catalog.pg_terminate_backend(o.pid)
-        FROM pg_catalog.pg_stat_get_activity(NULL) o
-        WHERE ({_named("pg_catalog.current_setting('entrypoint.tool', true)")} OR o.pid IN (
-                SELECT g.pid FROM pg_catalog.pg_locks g
-                WHERE g.locktype = 'advisory' AND g.granted AND g.objsubid = 2 AND g.classid = {_TOOL_CLASS}
-                    AND g.objid = {lock_key(place.schema) % 2**32} AND g.database = (
-                        SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())))
-            AND o.pid <> pg_catalog.pg_backend_pid() AND {guarded_by(place, guard_pid)};
+        {end_sessions(left)};
         COMMIT"""

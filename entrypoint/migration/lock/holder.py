@@ -198,9 +198,8 @@ def free(session: Session, place: Place, row: LockRow, role: str | None, deadlin
 def end(session: Session, backend: Backend, deadline: Deadline) -> bool:
     """End a server session; tell whether this user has the privilege to."""
     try:
-        # As the login user, whatever MIGRATION_ROLE is: the holder's sessions are most likely the same user's.
         state = "; ".join(our_state(None))
-        session.query(f"BEGIN; {state}; SELECT pg_catalog.pg_terminate_backend({backend.pid}); COMMIT", deadline)
+        session.query(f"BEGIN; {state}; {transactions.end_sessions(f's.pid = {backend.pid}')}; COMMIT", deadline)
     except StatementError as error:
         session.rollback(deadline.within(1))
         if error.sqlstate != INSUFFICIENT_PRIVILEGE:

@@ -8,6 +8,8 @@ from entrypoint import logs
 from entrypoint.counts import count
 from entrypoint.database.address import OURS
 from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import THIS_DATABASE
+from entrypoint.database.transactions import end_sessions
 from entrypoint.deadline import Deadline
 from entrypoint.errors import ConnectionLostError
 from entrypoint.migration.ledger import reading, tables
@@ -153,6 +155,12 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
     this process may freeze between two messages. The row is read as the role; sessions are ended as the login user,
     who is most likely also theirs.
     """
+    left = (
+        f"s.application_name = '{OURS}' || nullif(pg_catalog.current_setting('entrypoint.zombie', true), '') "
+        f"AND s.datid = {THIS_DATABASE} AND {guarded_by(place, guard.backend_pid)} "
+        # The guard is an older session of this very process, and has its name.
+        f"AND s.pid <> {guard.backend_pid}"
+    )
     try:
         results = worker.query(
             f"""{begin}
@@ -163,14 +171,7 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
                 -- Neither is known of one that an operator has freed before it showed any progress.
                 AND coalesce(greatest(l.locked_at, l.progress_at), '-infinity')
                     < pg_catalog.clock_timestamp() - interval '{_SILENT} seconds';
-            SET LOCAL ROLE NONE;
-            SELECT count(pg_catalog.pg_terminate_backend(a.pid))
-            FROM pg_catalog.pg_stat_activity a
-            WHERE a.application_name =
-                    '{OURS}' || nullif(pg_catalog.current_setting('entrypoint.zombie', true), '')
-                AND a.datname = pg_catalog.current_database() AND {guarded_by(place, guard.backend_pid)}
-                -- An old session of this very process may be the one.
-                AND a.pid NOT IN (pg_catalog.pg_backend_pid(), {guard.backend_pid});
+            {end_sessions(left)};
             COMMIT""",
             deadline,
         )
@@ -184,7 +185,7 @@ def _end_zombie(worker: Session, place: Place, begin: str, guard: Guard, streak:
             f"the previous holder of the migration lock no longer responds, and its session cannot be ended: {error}",
         )
         return
-    found, ended = results[-4], int(results[-2][0][0] or 0)
+    found, ended = results[-4], len(results[-2])
     for holder, process_id, _token in found if ended else ():
         logs.event(
             logs.WARNING,

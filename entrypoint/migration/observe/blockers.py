@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from entrypoint.database import session_state
-from entrypoint.database.quoting import literal
+from entrypoint.database.quoting import THIS_DATABASE, literal
 from entrypoint.records import NamedTuple
 from entrypoint.redaction import foreign
 
@@ -236,8 +236,7 @@ def locking(
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE l.locktype = 'relation' AND n.nspname = {literal(schema)}
                 AND (l.mode IN {_STRONG} AND c.relname IN ({named}){rows})
-                AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() AND l.database = (
-                    SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+                AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() AND l.database = {THIS_DATABASE}
         ), found AS (
             SELECT s.pid FROM strong s
             UNION SELECT b.pid FROM strong s CROSS JOIN LATERAL

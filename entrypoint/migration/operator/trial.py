@@ -7,6 +7,7 @@ import time
 from entrypoint import logs
 from entrypoint.database import classify, session_state, transactions
 from entrypoint.database.answers import StatementError
+from entrypoint.database.quoting import THIS_DATABASE
 from entrypoint.database.sqlstate import UNSAFE_NEW_ENUM_VALUE_USAGE
 from entrypoint.deadline import Deadline
 from entrypoint.errors import EntrypointError
@@ -43,10 +44,9 @@ SELECT pg_catalog.string_agg(name, ', ') FROM (
     WHERE NOT pg_catalog.pg_is_other_temp_schema(n.oid) AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
     GROUP BY n.nspname, c.conname HAVING pg_catalog.bool_and(c.condeferred)) AS deferred;"""
 
-_LOCKS = """
+_LOCKS = f"""
 SELECT l.relation, l.mode FROM pg_catalog.pg_locks l
-WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.granted AND l.database =
-    (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database());"""
+WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.granted AND l.database = {THIS_DATABASE};"""
 
 
 class Rehearsed(NamedTuple):
