@@ -1,4 +1,4 @@
-"""Addresses as other drivers write them, from outside: where they lead, and what the application gets."""
+"""Addresses in other drivers' syntax, from outside: where they lead, and that the application gets them unchanged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHOW = ("run", "--", "sh", "-c", 'printf %s "$DATABASE_URL"')
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Server]:
-    """Return a server on which the role `app` has a password that is hard to write, and no other way in."""
+    """Return a server that only accepts the role `app`, whose password is hard to write in a URL."""
     with Server(hba=["host all app 127.0.0.1/32 scram-sha-256", "host all app ::1/128 scram-sha-256"]) as server:
         with server.connect() as connection:
             connection.execute(psycopg.sql.SQL("CREATE ROLE app LOGIN SUPERUSER PASSWORD {}").format(PASSWORD))
@@ -197,7 +197,7 @@ def test_an_up_to_date_start_asks_without_psycopg(
     assert len(again.logs("database.connected")) == 1
 
 
-# --- All that connects ----------------------------------------------------------------------------------
+# --- Everything that connects ---------------------------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -236,14 +236,14 @@ def test_a_pooler_that_refuses_the_schema(
         assert record["cause"] == "startup_parameter"
         assert "MIGRATION_DATABASE_URL" in record["remedy"]
         assert "ignore_startup_parameters" not in record["remedy"]
-        # Without a schema there is nothing to refuse.
+        # Without a schema, there is nothing to refuse.
         run_entrypoint("migrate", env={"DATABASE_URL": f"{database.url_at(port)}&pgbouncer=true"}).ok()
 
 
 def test_a_pooler_that_drops_the_schema(
     database: Database, server: Server, run_entrypoint: Start, migrations_dir: Path
 ) -> None:
-    """It would go into another schema, and nobody would be told."""
+    """The migrations would go into another schema, and nobody would know."""
     if executable() is None:
         missing("no pgbouncer (Debian's package pgbouncer)")
     write_migrations(migrations_dir, THING)
@@ -255,7 +255,7 @@ def test_a_pooler_that_drops_the_schema(
         assert "drops" in run.stderr
         assert "MIGRATION_DATABASE_URL" in run.stderr
         assert not database.exists("public.thing")
-        # Also where a ledger that the pooler leads to is up to date.
+        # It also refuses if the history behind the pooler is up to date.
         run_entrypoint("migrate", env={"DATABASE_URL": database.url}).ok()
         start = run_entrypoint("run", "--", "true", env={"DATABASE_URL": url}).ok()
         assert start.outcome == "failed", start.report()
@@ -266,14 +266,14 @@ def test_a_pooler_that_drops_the_schema(
 
 @pytest.fixture(scope="module")
 def encrypted() -> Iterator[tuple[Server, Path, Path]]:
-    """Return a server with TLS, the file of its certificate, which nobody has signed, and another certificate's."""
+    """Return a server with TLS, its self-signed certificate's file, and another certificate's file."""
     openssl = shutil.which("openssl")
     if openssl is None:
         missing("no openssl, to make a certificate")
     if 15 not in installations():
         missing("no PostgreSQL 15, as the embedded one knows no TLS")
     owner = Owner.choose()
-    # Not below pytest's own folder, which only our account may enter.
+    # Not inside pytest's own directory, which only this account may enter.
     with tempfile.TemporaryDirectory(prefix="certificates-") as name:
         folder = Path(name)
         for label in ("server", "other"):
@@ -316,7 +316,7 @@ def test_the_server_is_verified_where_the_driver_verifies_it(
     address: str,
     verified: bool,  # noqa: FBT001
 ) -> None:
-    del migrations_dir  # empty, and there
+    del migrations_dir  # creates it, empty
     server, own, other = encrypted
 
     def version(url: str) -> Run:
@@ -344,13 +344,14 @@ def test_the_server_is_verified_where_the_driver_verifies_it(
 def test_without_an_authority_nobody_is_trusted(
     encrypted: tuple[Server, Path, Path], run_entrypoint: Start, migrations_dir: Path, tmp_path: Path, address: str
 ) -> None:
-    del migrations_dir  # empty, and there
+    del migrations_dir  # creates it, empty
     server, own, _ = encrypted
     env = {"DB_CONNECT_ATTEMPTS": "1", "HOME": str(tmp_path), "DATABASE_URL": address.format(port=server.port)}
     run = run_entrypoint("version", env=env)
     assert run.wait() == 69
     assert run.logs("database.unavailable")[0]["cause"] == "certificate"
-    # JDBC's default is libpq's: a file. The others' is the system's, which OpenSSL finds by a variable.
+    # JDBC uses libpq's default, a file. The others use the system's certificates, which OpenSSL finds through a
+    # variable.
     named = "PGSSLROOTCERT" if "&ssl=true" in address and "jdbc" in address else "SSL_CERT_FILE"
     run_entrypoint("version", env={**env, named: str(own)}).ok()
 
@@ -370,7 +371,7 @@ module = /usr/lib/ossl-modules/fips.so
 def test_an_openssl_that_cannot_be_set_up_is_told_from_a_server_that_refuses(
     encrypted: tuple[Server, Path, Path], run_entrypoint: Start, migrations_dir: Path, tmp_path: Path
 ) -> None:
-    """By the file that OPENSSL_CONF names, as images for FIPS have it: nothing has been sent to the server."""
+    """OPENSSL_CONF names a broken file, as in some FIPS images. Nothing has been sent to the server yet."""
     del migrations_dir
     server, _, _ = encrypted
     configuration = tmp_path / "openssl.cnf"

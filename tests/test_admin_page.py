@@ -1,4 +1,4 @@
-"""The page /admin over HTTP: its headers, its log-in and what wrong ones get. In a browser: tests/browser/."""
+"""The page /admin over HTTP: its headers, its log-in and wrong tokens. tests/browser/ tests it in a browser."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def service(scene: Scene, serve: Serve) -> Serving:
 
 
 def look(service: Serving, path: str = "/admin", *, cookie: str | None = None, **headers: str) -> Answer:
-    """Ask as a browser does that has this cookie, or one that was issued a moment ago."""
+    """Ask as a browser with this cookie, or with one that has just been issued."""
     cookie = sessions.issue(TOKEN) if cookie is None else cookie
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return service.ask(path, token=None, headers={"Cookie": f"{sessions.COOKIE}={cookie}", **named})
@@ -55,13 +55,13 @@ def log_in(service: Serving, token: str, headers: Mapping[str, str] | None = Non
 
 
 def told(answer: Answer) -> str:
-    """Return what the form says is wrong."""
+    """Return the error that the form shows."""
     (found,) = re.findall(r'role="alert"[^>]*>([^<]*)<', answer.body.decode())
     return unescape(str(found))
 
 
 def text_with(service: Serving, words: str, times: int = 1) -> str:
-    """Return the page as soon as it has these words; what is kept for a second may be older."""
+    """Return the page once it contains these words; the service caches it for a second."""
     seen = [""]
 
     def look_again() -> bool:
@@ -99,7 +99,7 @@ def test_nobody_sees_anything_without_logging_in(service: Serving) -> None:
             answer = look(service, path, cookie=cookie)
             assert (answer.status, answer.headers["location"], answer.body) == (303, "/admin/login", b"")
     assert look(service, "/admin/badge.svg", cookie="").status == 403
-    # The API's token is not the page's key: a browser never sends it by itself.
+    # The API's token does not open the page: a browser never sends it on its own.
     assert service.ask("/admin").status == 303
 
 
@@ -123,7 +123,7 @@ def test_the_cookie(service: Serving) -> None:
 
 @pytest.mark.thorough
 def test_a_session_ends_with_its_token(scene: Scene, serve: Serve) -> None:
-    """Replicas with the same tokens agree, a restart ends nothing, and one token's end is not another's."""
+    """Replicas with the same tokens accept each other's sessions. A restart ends none, nor does another token's end."""
     tokens = "the-old-token-0123456789", "the-new-token-0123456789"
     old, new = map(sessions.issue, tokens)
     both = serve(scene.database.url, STATUS_TOKEN="\n".join(tokens))
@@ -138,7 +138,7 @@ def test_without_tokens_it_is_open_to_this_machine_only(scene: Scene, serve: Ser
     answer = look(service, cookie="")
     assert answer.status == 200
     assert b"Log out" not in answer.body
-    # A name that somebody's own name server leads to 127.0.0.1.
+    # A name that an attacker's name server resolves to 127.0.0.1.
     for path in ("/admin", "/admin/live", "/admin/badge.svg"):
         assert look(service, path, cookie="", Host="rebound.example").status == 403
     assert log_in(service, "").status == 404
@@ -158,7 +158,7 @@ def test_a_wrong_token_takes_a_while_and_a_few_are_enough(service: Serving) -> N
     assert answer.status == 429
     assert told(answer) == f"Too many wrong tokens. Try again in {answer.headers['retry-after']} s."
     assert 1 <= int(answer.headers["retry-after"]) <= 61
-    # Who is logged in, is not in the way.
+    # A logged-in user is not affected.
     assert look(service).status == 200
     assert len(service.run.logs("service.login_refused")) == 5
     assert 'wrong"' not in service.run.stderr
@@ -172,7 +172,7 @@ def test_guesses_at_the_same_time_are_counted_before_they_are_answered(service: 
 
 @pytest.mark.thorough
 def test_a_guess_is_counted_when_it_has_come_to_its_end(service: Serving) -> None:
-    """Who opens many requests first and sends the tokens afterwards gets no more than others."""
+    """Opening many requests first and sending the tokens later gains no extra guesses."""
     body = b"token=wrong"
     head = (
         "POST /admin/login HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -182,7 +182,7 @@ def test_a_guess_is_counted_when_it_has_come_to_its_end(service: Serving) -> Non
         connections = [stack.enter_context(service.connect()) for _ in range(10)]
         for connection in connections:
             connection.sendall(head.encode() + body[:3])
-        # Each has been let in, as the one after them is answered.
+        # All ten have been accepted, since a later request is answered.
         assert look(service).status == 200
         for connection in connections:
             connection.sendall(body[3:])
@@ -250,7 +250,7 @@ def test_headers(service: Serving) -> None:
             assert found["require-trusted-types-for"] == "'script'"
             assert "unsafe" not in answer.headers["content-security-policy"]
             assert "http" not in answer.headers["content-security-policy"]
-    # Scripts only where there is one.
+    # Scripts are allowed only on the page that has one.
     assert directives(look(service))["script-src"] == "'self'"
     assert "script-src" not in directives(look(service, "/admin/login", cookie=""))
 
@@ -281,7 +281,7 @@ def test_files_of_the_page_are_kept_for_ever_as_their_names_change_with_them(ser
 def test_who_has_the_page_already_gets_it_again_only_if_it_has_changed(scene: Scene, service: Serving) -> None:
     first = look(service)
     etag = first.headers["etag"]
-    # The same page, laid out again from another answer of the database.
+    # The same content, rendered again from a newer answer of the database.
     taken = service.data()["takenAt"]
     service.data_when(lambda data: data["takenAt"] != taken)
     again = look(service, "/admin", If_None_Match=etag)
@@ -314,7 +314,7 @@ def test_texts_of_the_ledger_are_escaped(scene: Scene, service: Serving) -> None
         {"a": attack},
     )
     scene.database.execute("UPDATE migration_lock SET locked_at = now(), locked_by = %(a)s, token = 't'", {"a": attack})
-    # Name and version of what is applied (this also as a title), the message of what failed, and the lock's holder.
+    # Name and version of the applied file (the version also as a title), the error message, and the lock's holder.
     html = text_with(service, "U+202E", times=5)
     assert "<script>" not in html
     assert "<b " not in html

@@ -1,4 +1,4 @@
-"""`adopt` and MIGRATION_ADOPT: what another tool has applied, by its own table, is recorded and not run again."""
+"""`adopt` and MIGRATION_ADOPT: files that another tool's table lists as applied are recorded and not run again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def files(*numbers: int, tool: str = "goose") -> dict[str, str]:
 
 @pytest.fixture
 def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
-    """Return a scene whose database goose has brought to version 2, and whose files go to 3."""
+    """Return a scene whose database goose has migrated to version 2, and whose files go up to 3."""
     scene = Scene(database, migrations_dir, run_entrypoint)
     scene.write(files(1, 2, 3))
     database.execute(GOOSE)
@@ -68,7 +68,7 @@ def test_what_the_tool_has_applied_is_recorded_and_the_rest_stays_pending(scene:
     assert (recorded["tool"], recorded["table"], recorded["applied"]) == ("goose", "public.goose_db_version", 2)
     assert scene.database.rows("SELECT * FROM goose_db_version ORDER BY 1") == theirs
     assert scene.lock_is_free()
-    # Only 3 is left, and no checksum differs.
+    # Only 3 is pending, and no checksum differs.
     assert scene.run()[:2] == ("migrated", "3")
     assert "files.changed" not in scene.migrated().events()
 
@@ -124,11 +124,11 @@ def test_a_command_line_that_says_nothing_of_use_is_refused(scene: Scene, words:
 
 @pytest.mark.thorough
 def test_what_failed_here_and_is_applied_there_is_recorded(scene: Scene) -> None:
-    # A start before anybody thought of adopting.
+    # A start before MIGRATION_ADOPT was set.
     assert scene.run().outcome == "failed"
     assert scene.ledger() == [(1, "failed")]
     assert "instead of failed" in adopt(scene, "--dry-run").ok().stdout
-    # Held back by its failure, and adopted all the same.
+    # The failed row holds the file back, but adopting works all the same.
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
 
@@ -150,18 +150,18 @@ def test_nothing_pending_and_the_tools_table_is_never_looked_at(scene: Scene) ->
     scene.run(MIGRATION_ADOPT="goose")
     scene.database.execute("UPDATE goose_db_version SET version_id = 99 WHERE version_id = 2")
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("up_to_date", "3")
-    # A new file that is not the tool's is no reason to look, either.
+    # A new file that does not come from the tool is no reason to look either.
     scene.write(file(4, tool=""))
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "4")
 
 
 def test_what_the_tool_applies_afterwards_is_not_run_again(scene: Scene) -> None:
-    """A rollout: an older image runs goose while ours has begun."""
+    """During a rollout, an older image still runs goose after ours has started."""
     scene.run(MIGRATION_ADOPT="goose")
     scene.write(files(4, 5))
     scene.database.execute("CREATE TABLE t4 (); INSERT INTO goose_db_version (version_id, is_applied) VALUES (4, true)")
     run = scene.start(MIGRATION_ADOPT="goose")
-    # 3 was ours, and goose does not know it; that is no contradiction.
+    # We applied 3, and goose does not know it. That is not a contradiction.
     assert told(run)[:2] == ("migrated", "5")
     assert [record["applied"] for record in run.logs("adopt.recorded")] == [1]
 
@@ -245,7 +245,7 @@ def test_only_up_to_a_number_everything_is_adopted_all_the_same(scene: Scene) ->
 
 @pytest.mark.parametrize("replicas", [3, pytest.param(8, marks=pytest.mark.thorough)])
 def test_replicas_at_once_apply_only_what_is_pending_there(scene: Scene, replicas: int) -> None:
-    """Each file makes a table, and fails where it runs twice."""
+    """Each file creates a table, so running it twice would fail."""
     runs = [scene.start(MIGRATION_ADOPT="goose") for _ in range(replicas)]
     outcomes = [told(run) for run in runs]
     assert {outcome.version for outcome in outcomes} == {"3"}, [run.report() for run in runs]
@@ -258,7 +258,7 @@ def test_replicas_at_once_apply_only_what_is_pending_there(scene: Scene, replica
 
 @pytest.mark.thorough
 def test_an_adopter_that_is_killed_is_replaced(scene: Scene) -> None:
-    """All or nothing: its rows are one transaction, and the next one does it all."""
+    """All or nothing: the rows are one transaction, so the next adopter starts from scratch."""
     adopt(scene, "--yes").ok()
     scene.database.execute(
         "DELETE FROM schema_migrations; CREATE FUNCTION wait_at_the_gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -268,7 +268,7 @@ def test_an_adopter_that_is_killed_is_replaced(scene: Scene) -> None:
     with Gate(scene.database) as gate:
         victim = scene.start(MIGRATION_ADOPT="goose")
         backend = gate.arrival()
-        # In its own transaction: the fence, the ledger locked against others' writing, the tool's table read.
+        # In one transaction: the fence, a lock on the ledger against other writers, and a read of the tool's table.
         held = scene.database.rows(
             "SELECT relation::regclass::text, mode FROM pg_locks WHERE granted AND relation IN"
             f" ('schema_migrations'::regclass, 'goose_db_version'::regclass) AND pid = {backend}"
@@ -286,7 +286,7 @@ def test_an_adopter_that_is_killed_is_replaced(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_what_was_adopted_is_not_reversed_only_to_be_adopted_again(scene: Scene) -> None:
-    """Its row would come back, and its table would not."""
+    """Its row would come back, but its table would not."""
     (scene.migrations / "rollback").mkdir()
     scene.write({f"rollback/{number:03d}_t{number}.sql": f"DROP TABLE t{number}" for number in (2, 3)})
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
@@ -340,11 +340,11 @@ def test_status_says_nothing_of_other_tools_where_there_is_none(scene: Scene) ->
     assert "Note:" not in scene.start("status").ok().stdout
 
 
-# --- What is refused --------------------------------------------------------------------------------------------------
+# --- Refusals ---------------------------------------------------------------------------------------------------------
 
 
 def refused(scene: Scene, code: int, *says: str, tool: str = "goose", **env: str) -> None:
-    """Assert that neither command nor start do anything, and say this."""
+    """Assert that both the command and a start refuse with these words and change nothing."""
     before = scene.database.contents()
     for run in (
         adopt(scene, "--yes", tool=tool, **env),
@@ -445,7 +445,7 @@ def test_a_history_whose_rows_are_hidden_is_refused(scene: Scene) -> None:
             'ALTER TABLE "public"."goose_db_version" DISABLE ROW LEVEL SECURITY',
             MIGRATION_ROLE=role,
         )
-        # Nothing is hidden from its owner.
+        # The owner sees every row.
         scene.database.execute("ALTER TABLE goose_db_version NO FORCE ROW LEVEL SECURITY")
         assert "2 migrations are to be" in adopt(scene, "--dry-run", MIGRATION_ROLE=role).ok().stdout
     finally:
@@ -537,11 +537,11 @@ def test_a_checksum_of_the_tools_own_that_differs_is_said_and_not_judged(scene: 
     assert not errors(run)
 
 
-# --- The histories that real tools have left --------------------------------------------------------------------------
+# --- Histories left by real tools -------------------------------------------------------------------------------------
 
 
 class History(NamedTuple):
-    """A fixture of `fixtures/histories`."""
+    """One of `fixtures/histories`."""
 
     tool: str
     applied: list[str]
@@ -550,7 +550,7 @@ class History(NamedTuple):
 
 
 def head_of(name: str) -> History:
-    """Return what a fixture says of itself."""
+    """Return what a fixture's header says."""
     head = [line[3:] for line in (HISTORIES / f"{name}.sql").read_text().splitlines() if line.startswith("-- ")]
     said = dict(line.split(": ", 1) for line in head if re.match("(Applied|Wrong|Table): ", line))
     applied = [] if said["Applied"] == "nothing" else said["Applied"].split()
@@ -558,7 +558,7 @@ def head_of(name: str) -> History:
 
 
 def versions_of(name: str, applied: list[str]) -> list[str]:
-    """Return what stands in the `origin` of the files: the journal's time, too, where there is one."""
+    """Return the `origin` of each file, with its time if the tool keeps a journal."""
     text = (HISTORIES / f"{name}.sql").read_text()
     journal = "".join(line[3:] for line in text.splitlines() if re.match(r'-- *[{}\[\]"]', line))
     if not journal:
@@ -596,7 +596,7 @@ def test_a_history_that_a_real_tool_has_left(
 
 @pytest.mark.thorough
 def test_a_gate_is_not_needed_for_a_dry_run(scene: Scene) -> None:
-    """Somebody migrates at this moment, and whoever only looks does not wait."""
+    """A dry run does not wait while somebody else migrates."""
     with Gate(scene.database) as gate:
         scene.write(file(3, sql=f"{Gate.PASS} CREATE TABLE t3 ();"))
         other = scene.start(MIGRATION_ADOPT="goose")

@@ -1,4 +1,4 @@
-"""Files with `phase = after`: what runs when, what waits, and what says so."""
+"""Files with `phase = after`: when each one runs, what waits for it, and what reports it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 
 def expanded(scene: Scene, *releases: dict[str, str]) -> None:
-    """Have the first release run, and then have the files of the `releases` after it."""
+    """Run the first release, then put the files of the later `releases` in place."""
     scene.write(EXPAND)
     assert scene.run().outcome == "migrated"
     for files in releases:
@@ -51,7 +51,7 @@ def status(scene: Scene) -> dict[str, object]:
 
 
 def refused(run: Run, code: int) -> Record:
-    """Wait for the program's end with this exit code, and return the one error in its log."""
+    """Wait for the program to exit with this code, and return the only error in its log."""
     assert run.wait() == code, run.report()
     return only_error(run)
 
@@ -121,7 +121,7 @@ def test_it_never_overtakes_and_holds_back_only_its_like(scene: Scene) -> None:
     scene.database.execute("INSERT INTO t VALUES (1)")
     assert refused(after(scene), 70)["event"] == "migration.failed"
     assert scene.ledger() == [(1, "completed"), (2, "failed")]
-    # What is not `after` goes on, with the failure beside it.
+    # Files that are not `after` still run, despite the failure.
     assert scene.run()[:2] == ("migrated", "3")
     assert refused(after(scene), 70)["event"] == "migration.held_back"
     assert scene.database.one("SELECT old FROM t") == 1
@@ -223,7 +223,7 @@ def test_a_new_database_still_does_after_a_crash(scene: Scene) -> None:
         gate.arrival()
         assert scene.database.rows("SELECT initial_up_to FROM schema_migrations") == [(3,)]
         first.kill()
-    # A newer image goes on; what it brings itself is not for a database of which it cannot know who uses it.
+    # A newer image continues, but holds its own `after` file back: the database may be in use by now.
     scene.write({"004_late.sql": f"{AFTER}DROP TABLE more;"})
     assert scene.start("status", "--exit-code").wait() == 10
     second = scene.start()
@@ -294,7 +294,7 @@ FLOOR = {"002_drop.sql": f"{AFTER}-- entrypoint: floor = 002_drop.sql\nALTER TAB
 
 
 def older(scene: Scene) -> None:
-    """Take the files of the second release out of the image."""
+    """Remove the second release's files from the image."""
     for file in (*FLOOR, *NEXT):
         (scene.migrations / file).unlink(missing_ok=True)
 
@@ -358,7 +358,7 @@ def test_a_failed_file_sets_no_floor(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_an_older_image_that_waits_meanwhile_is_stopped_too(scene: Scene) -> None:
-    """It has read the ledger before there was a floor, and before there was a column for one."""
+    """The waiter read the ledger before it had a floor, or even a column for one."""
     expanded(scene, {"002_drop.sql": FLOOR["002_drop.sql"] + Gate.PASS})
     scene.database.execute("ALTER TABLE schema_migrations DROP COLUMN floor, DROP COLUMN initial_up_to")
     with Gate(scene.database) as gate:
@@ -385,7 +385,7 @@ def test_a_ledger_from_before_gets_its_columns_with_the_first_floor(scene: Scene
 
 
 def test_a_contract_job_beside_running_replicas(scene: Scene) -> None:
-    """Replicas of the release that the job belongs to start, and are running, while it works."""
+    """Replicas of the release that the job belongs to start, and keep running, while it works."""
     expanded(scene, {"002_drop.sql": f"{FLOOR['002_drop.sql']}{Gate.PASS}"})
     with Gate(scene.database) as gate:
         job = scene.start("migrate", "--phase", "after")

@@ -1,4 +1,4 @@
-"""`entrypoint.api`: migrating, asking and checking from Python, in the caller's process and beside the program."""
+"""`entrypoint.api`: migrate, status and check from Python, in the caller's process, alongside the program."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def finish(program: subprocess.Popen[str], seconds: float = 30) -> tuple[str, st
 
 
 def python(code: str, *arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start a Python of its own, which runs `code`."""
+    """Start a separate Python that runs `code`."""
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
-# --- What comes back ------------------------------------------------------------------------------------
+# --- Results --------------------------------------------------------------------------------------------
 
 
 def test_migrate_tells_what_it_did(database: Database, migrations_dir: Path) -> None:
@@ -107,7 +107,7 @@ def test_check_tells_what_it_found_and_raises_nothing_for_it(database: Database,
     assert not only.errors
     assert only.warnings
 
-    # Of applied files, only errors are told, where there is a database to ask.
+    # For applied files it reports only errors, if it can ask a database.
     write_migrations(migrations_dir, {"001_a.sql": "CREATE TABLE t (x int);"})
     api.migrate(database.url, migrations_dir)
     assert api.check(migrations_dir).warnings
@@ -115,7 +115,7 @@ def test_check_tells_what_it_found_and_raises_nothing_for_it(database: Database,
 
 
 def test_what_comes_back_can_be_copied_and_pickled(database: Database, migrations_dir: Path) -> None:
-    """So that it comes through a ProcessPoolExecutor, and through pytest-xdist."""
+    """A ProcessPoolExecutor and pytest-xdist pickle results."""
     write_migrations(migrations_dir, {"001_a.sql": "CREATE TABLE a ();"})
     results = [api.migrate(database.url, migrations_dir), api.check(migrations_dir)]
     write_migrations(migrations_dir, {"002_b.sql": "SELECT 1/0;"})
@@ -199,7 +199,7 @@ def test_an_argument_of_the_wrong_kind_is_named(
 @pytest.mark.parametrize("character", ["\0", "\ud800"])
 @pytest.mark.parametrize("parameter", ["url", "schema", "role", "app_version", "directory", "variables"])
 def test_what_no_text_has_is_refused(migrations_dir: Path, parameter: str, character: str) -> None:
-    """It was dropped in silence, so that schema `a` with a NUL was schema `a`; or was an internal error."""
+    """A NUL used to be dropped silently, which turned it into schema `a`, or to cause an internal error."""
     odd = f"a{character}b"
     given: dict[str, Any] = {"url": "postgresql://h/d", "directory": migrations_dir}
     given[parameter] = {"DATABASE_PASSWORD_COMMAND": odd} if parameter == "variables" else odd
@@ -233,7 +233,7 @@ def test_a_value_that_cannot_be_meant_is_refused(
 
 
 def test_no_files_are_not_all_files(migrations_dir: Path) -> None:
-    """Whoever works out which files have changed, and finds none, wants none looked at."""
+    """A caller that finds no changed files passes an empty list, and wants nothing checked."""
     write_migrations(migrations_dir, {"001_a.sql": "SELEC 1;"})
     assert api.check(migrations_dir, files=[]) == api.CheckResult(())
     assert [one.rule for one in api.check(migrations_dir, lint=False).errors] == ["syntax"]
@@ -288,7 +288,7 @@ def test_a_password_of_libpqs_variables_is_no_less_secret(
 
 
 def test_a_forked_child_may_check_as_its_parent_did(tmp_path: Path) -> None:
-    """The parser's thread is not in the child."""
+    """The parser's thread does not exist in the child."""
     (tmp_path / "001_a.sql").write_text("DO $$ BEGIN NULL; END $$;")
     code = """
         import os, sys
@@ -331,7 +331,7 @@ UNCAUGHT = """
 
 
 def test_an_error_that_nobody_catches_says_all_there_is_to_say(database: Database, migrations_dir: Path) -> None:
-    """What psql would show, and the remedy; and no frames of the thread's that did the work."""
+    """It shows what psql would show and the fix, without frames of the worker thread."""
     write_migrations(migrations_dir, {"001_a.sql": "SELECT 1;\nSELECT nope();"})
     _, errors = finish(python(UNCAUGHT, database.url, migrations_dir))
     assert "LINE 2: SELECT nope();\n               ^\n" in errors
@@ -340,7 +340,7 @@ def test_an_error_that_nobody_catches_says_all_there_is_to_say(database: Databas
     assert len(frames) == 3
     assert "During handling" not in errors
     assert "direct cause" not in errors
-    # Nor what is refused before there is such a thread.
+    # The same for a refusal before that thread starts.
     _, errors = finish(python(UNCAUGHT, "", migrations_dir))
     assert errors.splitlines()[-1].startswith("Fix: Pass the database's address")
 
@@ -385,9 +385,9 @@ def test_other_settings_go_by_the_programs_names(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A backup before the first migration, by pg_dump, with a password that a command prints for each connection."""
+    """It runs pg_dump before the first migration, with a password from a command for each connection."""
     caplog.set_level(logging.DEBUG, "entrypoint")
-    # The server's own pg_dump, which is found along the process's PATH as any child is.
+    # The server's own pg_dump, found through PATH as for any child process.
     monkeypatch.setenv("PATH", f"{database.server.bin}:{os.environ['PATH']}")
     database.execute("CREATE TABLE before_it (id int)")
     write_migrations(migrations_dir, {"001_a.sql": "DO $$ BEGIN RAISE NOTICE 'Zq3vT8mP1xLw'; END $$;"})
@@ -441,7 +441,7 @@ def test_a_handler_that_raises_disturbs_nothing(database: Database, migrations_d
         logging.getLogger("entrypoint").removeHandler(handler)
 
 
-# --- Nothing of the process is touched ------------------------------------------------------------------
+# --- The process stays untouched ------------------------------------------------------------------------
 
 UNTOUCHED = """
     import gc, json, logging, os, signal, sys, threading
@@ -567,7 +567,7 @@ CHILDREN_FORGOTTEN = """
 
 
 def test_a_process_that_ignores_sigchld(database: Database, migrations_dir: Path, tmp_path: Path) -> None:
-    """As daemons do: the kernel forgets how children ended. What needs to know that is refused, and nothing else."""
+    """Daemons do this, and the kernel discards exit statuses. Only what needs them is refused."""
     write_migrations(migrations_dir, non_idempotent(1))
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com"]
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=one"]):
@@ -584,14 +584,14 @@ def test_a_process_that_ignores_sigchld(database: Database, migrations_dir: Path
     assert branch.startswith("UsageError There is no commit 'no-such-branch'"), errors
 
 
-# --- Several at once ------------------------------------------------------------------------------------
+# --- Concurrent calls -----------------------------------------------------------------------------------
 
 
 @pytest.mark.every_case
 def test_threads_and_programs_at_once_and_one_applies(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
-    """Four threads of this process, two other processes that use the module, two starts of the program."""
+    """Four threads of this process, two other processes that use the module, and two runs of the program."""
     write_migrations(migrations_dir, non_idempotent(6))
     code = """
         import sys
@@ -619,7 +619,7 @@ def test_threads_and_programs_at_once_and_one_applies(
 def test_no_thread_is_remembered_that_has_ended(
     database: Database, migrations_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As `logging` asks `threading` for the name of each thread in which something is logged."""
+    """`logging` asks `threading` for the name of each thread that logs something."""
     caplog.set_level(logging.DEBUG, "entrypoint")
     write_migrations(migrations_dir, non_idempotent(1))
     before = set(threading.enumerate())
@@ -632,7 +632,7 @@ def test_no_thread_is_remembered_that_has_ended(
 def test_two_calls_know_nothing_of_each_other(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each with its own schema, password, log and failure, while the other is in the middle of a migration."""
+    """Each has its own schema, password, log and failure, while the other is in the middle of a migration."""
     caplog.set_level(logging.INFO, "entrypoint")
     database.execute("CREATE SCHEMA one; CREATE SCHEMA two")
     for name, sql in {"one": Gate.PASS, "two": "SELECT 1/0;"}.items():
@@ -671,7 +671,7 @@ def test_the_lock_is_the_programs(database: Database, migrations_dir: Path, run_
         program.ok()
 
 
-# --- Ended in the middle --------------------------------------------------------------------------------
+# --- Interrupted ----------------------------------------------------------------------------------------
 
 
 INTERRUPTED = """
@@ -702,13 +702,13 @@ def test_a_keyboard_interrupt_leaves_nothing_half_done(
         assert output.endswith("interrupted\n"), errors
         until(lambda: database.sessions(ours=2) == 0, 5, "the end of its sessions")
         assert database.exists("b") is outside
-    # Whoever comes next need not wait, and goes on.
+    # The next caller continues without waiting.
     if not outside:
         assert api.migrate(database.url, migrations_dir, lock_timeout=1).schema_version == 2
 
 
 def test_another_exception_in_the_caller_stops_it_too(database: Database, migrations_dir: Path) -> None:
-    """A test's time-out, say, which raises in a signal's handler."""
+    """For example a test's timeout, which raises in a signal handler."""
     write_migrations(migrations_dir, {"001_a.sql": Gate.PASS})
 
     class TooLate(BaseException):
@@ -736,7 +736,7 @@ def test_another_exception_in_the_caller_stops_it_too(database: Database, migrat
 
 
 def test_texts_are_parsed_for_many_at_once(tmp_path: Path) -> None:
-    """The parser has one thread, which is exchanged for one with a larger stack while others ask it."""
+    """The parser's only thread is replaced by one with a larger stack while others are asking it."""
     for number in range(8):
         (tmp_path / str(number)).mkdir()
         text = f"DO $$ BEGIN {'NULL; ' * (number * 2_500)} END $$;"
@@ -772,13 +772,13 @@ def up_to_date(url: str) -> int:
 
 @pytest.mark.text
 def test_a_user_of_it_is_checked_by_mypy(tmp_path: Path) -> None:
-    """A file that uses it well, and one with two mistakes that only types can tell."""
+    """One file uses the module correctly; another has two mistakes that only types reveal."""
     if find_spec("mypy") is None:
         missing("mypy is not installed; `make check` has it")
     (tmp_path / "well.py").write_text(CONSUMER)
     wrong = CONSUMER.replace("-> int:", "-> str:").replace("timeout=60.0", 'timeout="60"')
     (tmp_path / "wrong.py").write_text(wrong)
-    # With a cache that stays: without one, our own modules cost half a minute each time.
+    # Keep a cache: without it, checking our own modules takes half a minute each time.
     options = ["--strict", f"--cache-dir={ROOT / '.mypy_cache' / 'consumer'}", "--config-file="]
     command = [sys.executable, "-m", "mypy", *options, "well.py", "wrong.py"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)

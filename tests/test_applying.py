@@ -1,4 +1,4 @@
-"""One migration after the other: what is committed, what is told, and what a file leaves behind for the next."""
+"""Applying migrations one after another: what is committed and reported, and what a file leaves to the next."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_row_commits_with_the_migration(scene: Scene) -> None:
 
 
 def test_each_further_file_costs_two_round_trips(scene: Scene, proxy: Proxy) -> None:
-    """The file; and what ends its transaction, with what begins the next one."""
+    """One for the file, and one that ends its transaction and begins the next."""
     trips = []
     for first, last in ((1, 2), (3, 12), (13, 32)):
         scene.write({f"{number:03}_t.sql": f"CREATE TABLE t{number} ();" for number in range(first, last + 1)})
@@ -66,7 +66,7 @@ def test_each_further_file_costs_two_round_trips(scene: Scene, proxy: Proxy) -> 
 
 
 def test_what_is_prepared_for_one_file_after_the_other_is_not_seen_by_any_that_could_use_it(scene: Scene) -> None:
-    """Ordinary files have their record prepared; a DO could prepare something, deallocate it, or look."""
+    """Ordinary files have their row written by a prepared statement; a DO could prepare, deallocate or look."""
     count = "DO $$ BEGIN INSERT INTO seen SELECT count(*), string_agg(name, ' ') FROM pg_prepared_statements; END $$;"
     ordinary = "INSERT INTO seen SELECT count(*), min(name) FROM pg_prepared_statements;"
     texts = ["CREATE TABLE seen (prepared integer, name text);"]
@@ -80,7 +80,7 @@ def test_what_is_prepared_for_one_file_after_the_other_is_not_seen_by_any_that_c
 
 
 def test_a_file_that_has_our_prepared_statements_deallocated_is_applied(scene: Scene) -> None:
-    """Its function does that, which no text shows; so the file runs twice, and takes effect once."""
+    """A function deallocates them, which the text does not show. The file runs twice but takes effect once."""
     forget = (
         "CREATE FUNCTION forget() RETURNS integer LANGUAGE plpgsql AS 'BEGIN EXECUTE ''DEALLOCATE ALL''; RETURN 1; END'"
     )
@@ -102,18 +102,18 @@ def test_a_file_that_has_our_prepared_statements_deallocated_is_applied(scene: S
 @pytest.mark.every_case
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 def test_what_is_in_the_way_of_the_next_fence_is_not_the_commits_affair(scene: Scene, how: str) -> None:
-    """It is asked for in the message that commits."""
+    """The message that commits also asks for the next fence."""
     scene.write({"001_a.sql": f"CREATE TABLE a (); {Gate.PASS}", "002_b.sql": "CREATE TABLE b ()"})
     waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'migration_lock'::regclass"
     with Gate(scene.database) as gate, scene.database.connect() as other, ThreadPoolExecutor() as threads:
-        # The gate of the first file is a lock, too.
+        # The first file's gate is a lock as well.
         leader = scene.start("migrate", MIGRATION_DDL_LOCK_TIMEOUT_MS=5000 if how == "timeout" else 60000)
         gate.arrival()
         other.execute("BEGIN")
         locking = threads.submit(other.execute, b"LOCK TABLE migration_lock")
         until(lambda: scene.database.rows(waiting), 10, "somebody who wants the table")
         gate.open()
-        # The commit lets it in, and the next fence has to wait.
+        # The commit lets the other session in, and the next fence has to wait.
         locking.result(20)
         ((pid,),) = until(lambda: scene.database.rows(waiting), 10, "the next fence")
         assert scene.ledger() == [(1, "completed")]
@@ -240,7 +240,7 @@ def test_a_hidden_commit_is_betrayed(scene: Scene) -> None:
     assert "002_x.sql" in error["message"]
     assert "ended the transaction" in error["message"]
     assert "COMMIT" in error["remedy"]
-    # What the file committed is there; no row says that it was applied, and nothing after it ran.
+    # What the file committed stays. No row says that it was applied, and nothing after it ran.
     assert scene.database.exists("x")
     assert (2, "completed") not in scene.ledger()
     assert not scene.database.exists("last")
@@ -272,7 +272,7 @@ def test_a_hidden_commit_and_begin_is_betrayed_too(scene: Scene) -> None:
 
 # --- Errors ---------------------------------------------------------------------------------------------
 
-# A file, and the report as psql would print it: all of it, up to what differs from version to version.
+# A file, and the report as psql would print it, up to what differs between versions.
 REPORTS: dict[str, tuple[str, str, int | None]] = {
     "a table that is not there": (
         "CREATE TABLE a ();\n\n-- a comment\nSELECT 1,\n       b FROM nowhere;\n",
@@ -384,7 +384,7 @@ def test_an_error_is_shown_as_psql_shows_it(scene: Scene, case: str) -> None:
     assert error["message"] == report.splitlines()[0].replace("ERROR:  ", "")
     assert error.get("line") == line
     assert f"SQLSTATE:  {error['sqlstate']}" in report
-    # It is all in the ledger, where an operator looks, and nothing else is.
+    # The full report is in the ledger, where an operator looks, and nothing else is.
     assert scene.ledger() == [(1, "completed"), (2, "failed")]
     recorded, checksum = scene.database.one(
         "SELECT error_message, checksum FROM schema_migrations WHERE migration_number = 2"
@@ -401,7 +401,7 @@ def test_an_error_is_shown_as_psql_shows_it(scene: Scene, case: str) -> None:
 
 
 def test_the_report_is_what_psql_prints(scene: Scene) -> None:
-    """Psql itself is asked: file, line, LINE and caret."""
+    """Compare with psql itself: file, line, LINE and caret."""
     import subprocess
 
     text = "SELECT 1;\nSELECT 'ü',\n\tnope\n  FROM pg_class;\n"
@@ -416,7 +416,7 @@ def test_the_report_is_what_psql_prints(scene: Scene) -> None:
         check=False,
         env={"PGCLIENTENCODING": "utf8"},
     )
-    # psql counts a statement's lines from the statement on, and names the line where it ends.
+    # psql counts a statement's lines from where the statement starts, and names the line where it ends.
     theirs = [line.partition(": ")[2] for line in psql.stderr.splitlines()[1:]]
     ours = [line.partition(": ")[2] for line in only_error(run)["report"].splitlines()[1:3]]
     assert ours[0] == theirs[0]
@@ -438,7 +438,7 @@ def test_a_failure_is_told_to_the_application(scene: Scene) -> None:
 
 def test_a_failure_is_not_tried_again_until_somebody_acts(scene: Scene) -> None:
     scene.write({**GOOD, "002_bad.sql": "SELECT nextval('tries'); SELECT * FROM wanted;", **LAST})
-    scene.database.execute("CREATE SEQUENCE tries")  # counts whatever is rolled back
+    scene.database.execute("CREATE SEQUENCE tries")  # counts even what is rolled back
     assert scene.run().outcome == "failed"
     tries = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM tries"
     assert scene.database.one(tries) == 1
@@ -452,7 +452,7 @@ def test_a_failure_is_not_tried_again_until_somebody_acts(scene: Scene) -> None:
     assert "DELETE FROM schema_migrations WHERE migration_number = 2 AND status = 'failed'" in error["remedy"]
     assert scene.database.one(tries) == 1
     assert scene.migrate().code == 70
-    # Mended elsewhere, and the row deleted.
+    # The cause is fixed elsewhere, and the row deleted.
     scene.database.execute("CREATE TABLE wanted (); DELETE FROM schema_migrations WHERE status = 'failed'")
     assert scene.run()[:2] == ("migrated", "9")
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (9, "completed")]
@@ -531,7 +531,7 @@ def test_it_comes_back_while_somebody_locks_the_table(scene: Scene) -> None:
         assert "secret" not in blocked["message"], "the values of a query are somebody else's"
         retry = run.until("migration.retry")
         assert (retry["attempt"], retry["sqlstate"], retry["file"]) == (1, "55P03", "001_alter.sql")
-        # Between two attempts nothing queues, so that others pass.
+        # Between two attempts nothing queues, so others can pass.
         assert scene.ledger() == []
         run.until(lambda record: record.get("event") == "migration.retry" and record["attempt"] == 2)
         other.execute("COMMIT")
@@ -574,7 +574,7 @@ def test_a_deadlock_is_tried_again(scene: Scene) -> None:
     scene.database.execute("CREATE TABLE one (); CREATE TABLE two ()")
     scene.write({"001_x.sql": f"LOCK TABLE one; {Gate.PASS} LOCK TABLE two"})
     with Gate(scene.database) as gate, scene.database.connect() as rival:
-        # The one that waits for longer than this is the one that gives up.
+        # The session that waits longer than its deadlock_timeout gives up, so this one does not.
         rival.execute("SET deadlock_timeout = '60s'; BEGIN; LOCK TABLE two")
         run = scene.start()
         gate.arrival()
@@ -643,7 +643,7 @@ def test_what_a_file_does_to_its_session_ends_with_it(scene: Scene, case: str) -
         needs_odd_strings(scene.database.server)
     role = f"role_{scene.database.name}"[:60]
     text = SESSION[case].format(role=role)
-    # The observer before shows how it is to be for the observer after, and the tampering one finds it so itself.
+    # Both observers must see the same session; the tampering file starts with it too.
     after = OBSERVED.replace("observed", "observed_after", 1)
     scene.write({"001_before.sql": OBSERVED, "002_tamper.sql": text, "003_after.sql": after})
     mark = scene.database.server.log_size()
@@ -676,7 +676,7 @@ def test_a_failure_in_a_changed_session_is_recorded(scene: Scene) -> None:
 
 
 def test_a_deferred_constraint_is_checked_as_the_file_left_the_session(scene: Scene) -> None:
-    """Its trigger needs the path that the file chose: so it must run before the session is put back."""
+    """Its trigger needs the search_path that the file set, so it must run before the session is reset."""
     scene.write(
         {
             "001_x.sql": "CREATE SCHEMA other; CREATE TABLE other.wanted (); SET search_path = other, public;"
@@ -753,7 +753,7 @@ def test_what_is_committed_before_a_failure_stays(scene: Scene) -> None:
 
 # --- Large files ------------------------------------------------------------------------------------------
 
-# More than fits into one message.
+# More than fits in one message.
 ROW = f"INSERT INTO big VALUES ('grün {'x' * 1000}');\n"
 LARGE = "CREATE TABLE big (t text);\nSET client_encoding = 'LATIN1';\n" + ROW * 2500
 
@@ -793,7 +793,7 @@ def test_a_statement_at_a_border_is_counted_right(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_a_commit_that_is_hidden_in_a_large_file_is_betrayed(scene: Scene) -> None:
-    """In its first piece: before each other one, how strings are read is set to what even a blind program thinks."""
+    """In the first piece. Before each later piece, strings are set to be read as even a blind program assumes."""
     scene = blind(scene)
     hidden = "SELECT '\\''; COMMIT; SELECT ' AS a -- ';\n"
     scene.write({"001_big.sql": hidden + LARGE})

@@ -1,4 +1,4 @@
-"""Backups, from outside: by the command, and by whoever holds the lock before it migrates."""
+"""Backups, from outside: by the `backup` command, and by the lock's holder before it migrates."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Backups:
         return self.scene.launch(*(command or ("run", "--", *APPLICATION)), env=self.environment(**env))
 
     def files(self) -> list[str]:
-        """Return all that is in the directory, unfinished files too."""
+        """Return everything in the directory, including unfinished files."""
         return sorted(path.name for path in self.directory.iterdir())
 
     def only(self) -> Path:
@@ -112,7 +112,7 @@ def backups(database: Database, migrations_dir: Path, run_entrypoint: Start, dir
 
 @pytest.fixture
 def with_one_pending(backups: Backups) -> Backups:
-    """Return a scene where a migration is applied, which made the table `held`, and another is pending."""
+    """Return a scene with one applied migration, which created the table `held`, and one pending."""
     backups.scene.write(FIRST)
     backups.scene.migrated()
     backups.scene.write(SECOND)
@@ -137,12 +137,12 @@ class Held:
         self._connection.close()
 
     def arrival(self, run: Run) -> int:
-        """Wait until `pg_dump` stands before the table, and return that process's id."""
+        """Wait until `pg_dump` blocks on the table, and return its pid."""
         until(lambda: self._database.rows(WAITS), 15, run.report)
         return pg_dump_of(run.pid)
 
     def departure(self) -> None:
-        """Wait until the server has ended what it did for `pg_dump`."""
+        """Wait until `pg_dump`'s backend is gone."""
         until(lambda: not self._database.rows(WAITS), 5, "the end of pg_dump's backend")
 
 
@@ -152,7 +152,7 @@ def pg_dump_of(pid: int) -> int:
 
 
 def restored(path: Path, server: Server) -> contextlib.AbstractContextManager[Database]:
-    """Return a new database into which the backup at `path` was restored."""
+    """Return a new database restored from the backup at `path`."""
 
     @contextlib.contextmanager
     def make() -> Iterator[Database]:
@@ -210,7 +210,7 @@ def test_a_backup_needs_no_migration_files_and_no_ledger(backups: Backups) -> No
 
 @pytest.mark.thorough
 def test_bytes_of_no_encoding_are_kept(server: Server, backups: Backups) -> None:
-    """pg_dump must not be asked for UTF-8: in such a database the server would refuse."""
+    """pg_dump must not ask for UTF-8: the server would refuse it for such a database."""
     name = f"{backups.database.name}_ascii"
     backups.database.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
     ascii_database = Database(server, name)
@@ -282,7 +282,7 @@ def test_of_a_standby(fresh_server: Callable[..., Server], backups: Backups) -> 
 
 @pytest.mark.thorough
 def test_with_a_role(backups: Backups) -> None:
-    """Short-lived logins may read nothing by themselves."""
+    """A short-lived login may not be allowed to read anything itself."""
     name = backups.database.name
     backups.database.execute(
         f"CREATE ROLE {name}_owner; CREATE ROLE {name}_login LOGIN NOINHERIT; GRANT {name}_owner TO {name}_login;"
@@ -397,7 +397,7 @@ def test_what_a_killed_run_left_goes_after_a_day(backups: Backups) -> None:
 
 
 def programs_of(version: int, directory: Path) -> str:
-    """Make a folder with links to `pg_dump` and `pg_restore` of this version, and return it."""
+    """Create a directory with links to this version's `pg_dump` and `pg_restore`, and return it."""
     if version not in installations():
         missing(f"no PostgreSQL {version}")
     folder = directory / f"programs-{version}"
@@ -408,7 +408,7 @@ def programs_of(version: int, directory: Path) -> str:
 
 
 def none_installed(version: int) -> None:
-    """Skip where a `pg_dump` of this version or a later one is found without any PATH."""
+    """Skip the test if `pg_dump` of this version or later is installed where it is found without PATH."""
     places = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/usr").glob("pgsql-*/bin")]
     places += [*Path("/usr/libexec").glob("postgresql*"), Path("/usr/local/pgsql/bin")]
     for program in (place / "pg_dump" for place in places):
@@ -459,7 +459,7 @@ def test_a_newer_one_will_do(servers_by_version: Servers, backups: Backups, tmp_
 
 
 def script(directory: Path, server: Server, last_words: str) -> str:
-    """Make a `pg_dump` of our own, which knows its version, and return a PATH with it."""
+    """Create a fake `pg_dump` that knows its version, and return a PATH with it."""
     folder = directory / "script"
     folder.mkdir()
     program = folder / "pg_dump"
@@ -496,7 +496,7 @@ IN_CONNINFO = r"'Quokka \'Wombat'"
 
 @pytest.fixture(scope="module")
 def strict_server() -> Iterator[Server]:
-    """Return a server that wants the password of the role `app`."""
+    """Return a server that requires the password of the role `app`."""
     with Server(hba=["host all app 127.0.0.1/32 scram-sha-256", "local all app scram-sha-256"]) as server:
         with server.connect() as connection:
             connection.execute("CREATE ROLE app LOGIN SUPERUSER PASSWORD 'Quokka ''Wombat'")
@@ -544,7 +544,7 @@ ADDRESSES: dict[str, dict[str, str]] = {
 
 @pytest.fixture
 def filled_in(strict_server: Server, tmp_path: Path) -> Callable[[dict[str, str]], dict[str, str]]:
-    """Return a function that puts this server into an environment of ADDRESSES."""
+    """Return a function that fills this server into an environment from ADDRESSES."""
     common = f"host={HOST}\nport={strict_server.port}\nuser=app\ndbname=shop\n"
     (tmp_path / "services").write_text(
         f"[shop]\n{common}password={PASSWORD}\n[wrong]\n{common}password=wrong\napplication_name=x\n"
@@ -581,7 +581,7 @@ def test_the_addresses_options_reach_pg_dump(strict_server: Server, backups: Bac
 
 @pytest.mark.thorough
 def test_of_several_hosts_it_is_the_one_that_let_us_in(strict_server: Server, backups: Backups) -> None:
-    """The backup is to be of the server that will be migrated, even if another of the list is back by then."""
+    """The backup must come from the server that will be migrated, even if another host is back by then."""
     database = Database(strict_server, "shop")
     database.execute("DROP TABLE IF EXISTS held; CREATE TABLE held ()")
     dead = free_port()
@@ -595,7 +595,7 @@ def test_of_several_hosts_it_is_the_one_that_let_us_in(strict_server: Server, ba
 
 
 def test_no_secret_is_in_any_process_list(strict_server: Server, backups: Backups) -> None:
-    """Nor in what the server shows; and what the program's own user can read is where it belongs."""
+    """Nor in what the server shows. Only the program's own user can read it, and only where it belongs."""
     database = Database(strict_server, "shop")
     database.execute("DROP TABLE IF EXISTS held; CREATE TABLE held ()")
     url = strict_server.url("shop", user="app", password=PASSWORD, sslpassword="Numbat", sslmode="disable")
@@ -612,7 +612,7 @@ def test_no_secret_is_in_any_process_list(strict_server: Server, backups: Backup
         assert environment["PGPASSWORD"] == PASSWORD
         assert "DATABASE_URL" not in environment
         assert stat.S_IMODE(Path(f"/proc/{pg_dump}/environ").stat().st_mode) == 0o400
-        # Without a variable of its own, this one is in a file that has no name.
+        # No variable exists for this one, so it is in a file without a name.
         number = int(environment["PGSERVICEFILE"].rpartition("/")[2])
         assert "memfd" in open_fds(pg_dump)[number]
         assert "sslpassword=Numbat" in Path(f"/proc/{pg_dump}/fd/{number}").read_text()
@@ -644,7 +644,7 @@ def test_of_three_replicas_one_takes_a_backup(with_one_pending: Backups) -> None
     with restored(path, backups.database.server) as copy:
         assert copy.schema() == before
         assert copy.rows("SELECT migration_number FROM schema_migrations") == [(1,)]
-        # What was taken while the lock was held does not stand in the way of a start on the restored database.
+        # The lock was held when the backup was taken, but that does not stop a start on the restored database.
         assert backups.scene.run(url=copy.url).outcome == "migrated"
 
 
@@ -696,7 +696,7 @@ def test_without_a_backup_nothing_is_migrated(
         alone.chmod(0o755)
         env["PATH"] = f"{alone.parent}:/usr/bin:/bin"
     else:
-        # It may change the schema, and there is a table that it may not read.
+        # It may change the schema, but may not read one of the tables.
         backups.database.execute(
             f"CREATE TABLE secret (); CREATE ROLE {name}_app LOGIN; GRANT ALL ON SCHEMA public TO {name}_app;"
             f"GRANT ALL ON schema_migrations, migration_lock, schema_migrations_id_seq, held TO {name}_app"
@@ -783,13 +783,13 @@ def test_an_operator_frees_the_row_meanwhile(with_one_pending: Backups) -> None:
 
 
 def test_the_guard_is_lost_meanwhile(with_one_pending: Backups) -> None:
-    """Somebody else has the lock now: the backup is given up, and the lock contended for again."""
+    """Somebody else has the lock now, so the run gives up its backup and competes for the lock again."""
     backups = with_one_pending
     with Held(backups.database) as held, backups.database.connect() as rival:
         run = backups.start("migrate")
         pg_dump = held.arrival(run)
         guard = backups.scene.guard_pid(token_of(run))
-        # In the queue for the guard's lock, it gets it before the guard can win it back.
+        # It queues for the guard's lock, so it gets it before the guard can win it back.
         rival.execute(
             f"DO $$ BEGIN PERFORM pg_terminate_backend({guard}); PERFORM pg_advisory_lock({lock_key()}); END $$"
         )
@@ -858,11 +858,11 @@ def test_short_of_connections_it_is_tried_again(with_one_pending: Backups) -> No
         backups.database.execute(f"DROP OWNED BY {name}_few; DROP ROLE {name}_few")
 
 
-# --- Ends of all kinds ----------------------------------------------------------------------------------
+# --- Interruptions --------------------------------------------------------------------------------------
 
 
 def interrupted(run: Run, number: signal.Signals, pg_dump: int, *, pid: int | None = None) -> None:
-    """Send the signal; fail unless everything ends in time and pg_dump with it."""
+    """Send the signal; fail unless everything, including pg_dump, ends in time."""
     began = time.monotonic()
     os.kill(pid or run.pid, number)
     assert run.wait(20) == 128 + number, run.report()
@@ -907,7 +907,7 @@ def test_a_signal_as_pid_1(with_one_pending: Backups, run_program: Start) -> Non
 
 @pytest.mark.thorough
 def test_a_signal_while_the_server_is_frozen(fresh_server: Callable[..., Server], backups: Backups) -> None:
-    """pg_dump's own clean-up asks the server, and would wait for its answer."""
+    """pg_dump's own clean-up asks the server and would wait for its answer."""
     server = fresh_server()
     database = Database(server, "postgres")
     database.execute("CREATE TABLE held ()")

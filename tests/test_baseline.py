@@ -1,4 +1,4 @@
-"""`baseline`: an existing database is declared to be at a migration."""
+"""`baseline` declares that an existing database is already at a migration."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from kit.databases import Database
     from kit.processes import Run
 
-# A gap is fine, and so is a number below 1.
+# Gaps are allowed, and so are numbers below 1.
 FILES = {f"{n:03d}_t{n}.sql": f"CREATE TABLE t{n} ();" for n in (0, 1, 2, 5, 6)}
 COMMIT = b"Q\0\0\0\x0bCOMMIT\0"
 
 
 @pytest.fixture
 def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
-    """Return a scene whose database somebody made by hand, up to migration 5."""
+    """Return a scene whose database was built by hand, up to migration 5."""
     scene = Scene(database, migrations_dir, run_entrypoint)
     scene.write(FILES)
     database.execute("CREATE TABLE t0 (); CREATE TABLE t1 (); CREATE TABLE t2 (); CREATE TABLE t5 ();")
@@ -45,7 +45,7 @@ def test_the_files_up_to_it_are_recorded_and_the_rest_stays_pending(scene: Scene
     assert run.logs("ledger.baseline")[0]["version"] == 5
     assert "at version 5" in run.stdout
     assert scene.lock_is_free()
-    # Only 6 is left, and no checksum differs.
+    # Only 6 is pending, and no checksum differs.
     assert scene.run()[:2] == ("migrated", "6")
     assert "files.changed" not in scene.migrated().events()
 
@@ -194,7 +194,7 @@ def test_a_commit_in_doubt_is_settled(scene: Scene, proxy: Proxy, deliver: bool)
 def test_a_lock_on_the_ledger_is_waited_for(scene: Scene) -> None:
     baseline(scene, 1).ok()
     with scene.database.connect() as other:
-        # Reading is not disturbed.
+        # Readers are not blocked.
         other.execute("BEGIN; LOCK TABLE schema_migrations IN ROW EXCLUSIVE MODE")
         run = baseline(scene, 5)
         run.until("ledger.locked")
@@ -204,7 +204,7 @@ def test_a_lock_on_the_ledger_is_waited_for(scene: Scene) -> None:
 
 
 def test_a_database_that_was_there_before_is_led_to_it(scene: Scene) -> None:
-    """The commonest first contact with an existing database: the first file finds its tables there."""
+    """The most common first contact with an existing database: the first file finds its tables already there."""
     remedy = only_error(scene.migrate())["remedy"]
     assert remedy.endswith("record how far it is: entrypoint repair --failed, then entrypoint baseline N.")
     scene.start("repair", "--failed", "--yes").ok()

@@ -1,4 +1,4 @@
-"""Files that run in batches: each batch commits with what says so, and the walk goes on wherever it was ended."""
+"""Files that run in batches: each batch commits together with its progress, and the next run resumes from there."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_each_row_is_met_once(scene: Scene) -> None:
     assert scene.migrated().logs("schema.up_to_date")
 
 
-# Types of keys, each with an expression of `n` that gives 40 of its values in another order than that of `n`.
+# Key types, each with an expression of `n` that gives 40 values in a different order from `n`.
 TYPES = {
     "smallint": "(n - 20)::smallint",
     "int": "n * 7919 % 1000 - 500",
@@ -98,7 +98,7 @@ WALKED = "SELECT count(*) || ' of ' || count(*) FILTER (WHERE times = 1) FROM {}
 
 
 def test_every_ordered_type_is_a_key(scene: Scene, any_database: Database) -> None:
-    """Whatever the session's settings are; equal keys are met together."""
+    """Under any session settings. Equal keys are processed together."""
     scene = Scene(any_database, scene.migrations, scene.launch)
     any_database.execute(
         f"ALTER DATABASE {any_database.name} SET datestyle = 'SQL, DMY'; ALTER DATABASE {any_database.name} SET "
@@ -112,7 +112,7 @@ def test_every_ordered_type_is_a_key(scene: Scene, any_database: Database) -> No
     if not any_database.rows("SELECT FROM pg_collation WHERE collname = 'en-x-icu'"):
         del types['text COLLATE "en-x-icu"']
     if any_database.rows("SELECT FROM pg_available_extensions WHERE name = 'citext'"):
-        # With our search_path, its values would be compared as text is.
+        # Our search_path would make it compare values as text.
         any_database.execute("CREATE EXTENSION citext")
         types["citext"] = "CASE n % 2 WHEN 0 THEN 'a' ELSE 'B' END || n"
     for number, (type_, value) in enumerate(types.items(), 2):
@@ -136,14 +136,14 @@ def test_every_ordered_type_is_a_key(scene: Scene, any_database: Database) -> No
 
 
 def test_a_key_of_several_columns(scene: Scene) -> None:
-    """Of several types, one of them with operators that are not PostgreSQL's own, under names that need quotes."""
+    """Columns of several types, one with user-defined operators, under names that need quotes."""
     own = (
         'CREATE SCHEMA "Ops"; CREATE TYPE "Ops".upside;'
         'CREATE FUNCTION "Ops".i(cstring) RETURNS "Ops".upside LANGUAGE internal IMMUTABLE STRICT AS \'int4in\';'
         'CREATE FUNCTION "Ops".o("Ops".upside) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS \'int4out\';'
         'CREATE TYPE "Ops".upside (INPUT = "Ops".i, OUTPUT = "Ops".o, LIKE = int4);'
     )
-    # Greater is what is smaller as an integer.
+    # A smaller integer counts as greater.
     for name, other in {"lt": "gt", "le": "ge", "eq": "eq", "ge": "le", "gt": "lt"}.items():
         sign = {"lt": "<", "le": "<=", "eq": "=", "ge": ">=", "gt": ">"}[name]
         own += (
@@ -181,9 +181,9 @@ def test_a_key_of_several_columns(scene: Scene) -> None:
     assert [line["batches"] for line in run.logs("migration.batches")] == [22, 12]
 
 
-# Ended, and gone on with.
+# Interrupted and resumed.
 
-# Stands at the gate with one row.
+# Waits at the gate when it reaches one row.
 STOP_AT = (
     "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS "
     "$$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; "
@@ -193,7 +193,7 @@ ALL = "SELECT count(*), sum(times), max(times) FROM orders"
 
 
 def state(scene: Scene, number: int = 2) -> dict[str, object]:
-    """Return what the row says of the walk."""
+    """Return the progress that the row records."""
     message = scene.database.one(f"SELECT error_message FROM schema_migrations WHERE migration_number = {number}")
     answer = json.loads(str(message).splitlines()[-1])
     assert isinstance(answer, dict)
@@ -201,7 +201,7 @@ def state(scene: Scene, number: int = 2) -> dict[str, object]:
 
 
 def line_of(scene: Scene, number: int = 2) -> dict[str, Any]:
-    """Return what `status --json` has of a migration."""
+    """Return the entry for a migration in `status --json`."""
     answer: dict[str, list[dict[str, Any]]] = json.loads(scene.start("status", "--json").ok().stdout)
     return next(line for line in answer["migrations"] if line["number"] == number)
 
@@ -213,7 +213,7 @@ def test_killed_again_and_again_it_meets_each_row_once(scene: Scene, times: int)
     for _ in range(times):
         run = scene.start("migrate")
         run.until("lock.acquired")
-        # A moment that nothing of ours has chosen.
+        # A random moment, not tied to any step of ours.
         with scene.database.connect() as connection:
             connection.execute("SELECT pg_sleep(%s)", (random.uniform(0.01, 0.25),))
         run.kill()
@@ -227,7 +227,7 @@ def test_killed_again_and_again_it_meets_each_row_once(scene: Scene, times: int)
 
 
 def test_another_replica_goes_on_where_the_first_one_was_killed(scene: Scene) -> None:
-    """What was done of the batch that it was in is gone with it."""
+    """Its unfinished batch is rolled back with it."""
     scene.write({"001_t.sql": TABLE + STOP_AT.format(500), "002_fill.sql": by(100, "fixed") + FILL})
     with Gate(scene.database) as gate:
         first = scene.start("migrate")
@@ -245,7 +245,7 @@ def test_another_replica_goes_on_where_the_first_one_was_killed(scene: Scene) ->
 
 @pytest.mark.parametrize("delivered", [True, False])
 def test_a_commit_whose_answer_is_lost_is_not_made_again(scene: Scene, proxy: Proxy, *, delivered: bool) -> None:
-    """Whether it is in is for the row to say."""
+    """The row tells whether the commit arrived."""
     scene.write({"001_t.sql": TABLE, "002_fill.sql": by(100, "fixed") + FILL})
     cut = proxy.when_client_sends(b'"cursor": ["400"]', Proxy.cut, deliver=delivered)
     run = scene.start("migrate", url=scene.database.url_at(proxy.port)).ok()
@@ -256,7 +256,7 @@ def test_a_commit_whose_answer_is_lost_is_not_made_again(scene: Scene, proxy: Pr
 
 @pytest.mark.thorough
 def test_losses_behind_other_batches_are_not_added_up(scene: Scene, proxy: Proxy) -> None:
-    """Three at the same batch end a run; four in a night, far apart, are no reason to."""
+    """Three losses at the same batch end a run; four in one night, far apart, do not."""
     scene.write({"001_t.sql": TABLE, "002_fill.sql": by(100, "fixed") + FILL})
     cuts = [proxy.when_client_sends(b'"cursor": ["%d"]' % key, Proxy.cut) for key in (200, 400, 600, 800)]
     scene.start("migrate", url=scene.database.url_at(proxy.port)).ok(60)
@@ -291,7 +291,7 @@ def test_rows_that_others_insert_and_delete_meanwhile_change_nothing_for_the_res
             other.execute("DELETE FROM orders WHERE id = %s", (random.randint(1, 500) * 20,))
             other.execute("INSERT INTO orders VALUES (%s, 1) ON CONFLICT DO NOTHING", (random.randint(1, 10_000),))
     run.ok()
-    # Nobody has deleted these.
+    # These rows were never deleted.
     assert scene.database.one("SELECT sum(times) FROM orders WHERE id % 20 = 10 AND euros * 10 = id") == 500
     assert scene.database.one("SELECT max(times) FROM orders") == 1
 
@@ -427,7 +427,7 @@ def test_statements(scene: Scene, statement: str, rows: int, left: int) -> None:
     assert scene.database.one("SELECT count(*) FROM orders") == left
 
 
-# What fails.
+# Failures.
 
 
 @pytest.mark.thorough
@@ -444,7 +444,7 @@ def test_a_batch_that_fails_is_gone_on_with_when_the_cause_is_mended(scene: Scen
     assert line["state"] == "failed"
     assert "Before that: " in str(line["error"])
     assert '"batch"' not in str(line["error"])
-    # It is not tried again by itself, and what is said of it is for people.
+    # It is not retried automatically, and its message is written for people.
     run = scene.migrate()
     assert (run.wait(), only_error(run)["event"]) == (70, "migration.held_back")
     assert '"batch"' not in run.stderr
@@ -453,7 +453,7 @@ def test_a_batch_that_fails_is_gone_on_with_when_the_cause_is_mended(scene: Scen
     assert "have the next start go on with its batches" in repair.stdout
     run = scene.migrated()
     assert run.logs("migration.resumed")[0]["rows"] == 500
-    # The last key is that of the beginning.
+    # The last key was fixed when the first batch began.
     assert scene.database.rows("SELECT id, times FROM orders WHERE times <> 1") == [(5550, 0)]
 
 
@@ -468,11 +468,11 @@ def test_a_file_that_has_changed_is_for_a_person_to_look_at(scene: Scene) -> Non
         assert (run.wait(), only_error(run)["event"]) == (70, event)
     assert "has changed since its first batch" in str(only_error(run)["message"])
     assert scene.database.one(ALL)[1] == 500
-    # As it was, it goes on where it was.
+    # With the old text, it resumes where it stopped.
     scene.write({"002_fill.sql": first})
     run = scene.migrate()
     assert (only_error(run)["sqlstate"], run.logs("migration.resumed")[0]["rows"]) == ("22012", 500)
-    # And the new one from the beginning, if somebody says so.
+    # With the new text, it starts over once somebody asks for that.
     scene.write({"002_fill.sql": by(100, "fixed") + FILL})
     scene.migrate()
     assert "which has changed, from its first batch on" in scene.start("repair", "--failed", "--yes").ok().stdout
@@ -530,7 +530,7 @@ VERDICTS = {
     "CREATE VIEW t AS SELECT 1 AS id": "public.t is a view",
     "CREATE SEQUENCE t": "public.t is a sequence",
     "CREATE TABLE t (id point NOT NULL)": "no B-tree index",
-    # One that fits is enough.
+    # One usable index is enough.
     "CREATE TABLE t (id int NOT NULL); CREATE INDEX a ON t (id) WHERE id > 5; CREATE INDEX b ON t (id)": None,
 }
 
@@ -607,7 +607,7 @@ def test_a_statement_whose_rows_come_before_later_batches_is_refused(scene: Scen
     assert scene.database.rows(ALL_OF_T) == [(99, 0)]
 
 
-# As the extension citext is made, which the servers of these tests do not have.
+# Built like the extension citext, which the test servers do not have.
 _SIGNS = {"lt": "<", "le": "<=", "eq": "=", "ge": ">=", "gt": ">"}
 _BOTH = 'lower($1::text COLLATE "C") {} lower($2::text COLLATE "C")'
 CASELESS = (
@@ -630,7 +630,7 @@ CASELESS = (
 
 
 def test_a_key_that_the_statement_compares_otherwise_is_refused(scene: Scene) -> None:
-    """As citext outside of the search_path: the index orders by its operators, and BETWEEN would take those of text."""
+    """Like citext outside the search_path: the index uses its own operators, but BETWEEN would use those of text."""
     made = (
         CASELESS + 'CREATE TABLE t (id "My Sch".ci NOT NULL, n int DEFAULT 0); INSERT INTO t '
         "SELECT (ARRAY['a', 'A', 'b', 'B'])[1 + g % 4] || g / 8 FROM generate_series(1, 99) g; CREATE INDEX ON t (id);"
@@ -679,7 +679,7 @@ def test_a_place_in_another_table_or_order_is_not_gone_on_from(scene: Scene, wha
 @pytest.mark.thorough
 @pytest.mark.parametrize("said", [("fixed", "timeout = 30min"), ("pause = 1ms",), ("target = 1s", "phase = after")])
 def test_with_other_directives_the_same_statement_goes_on(scene: Scene, said: tuple[str, ...]) -> None:
-    """As the remedies ask for more time, or another phase: nothing of that makes another statement."""
+    """A fix may ask for more time or another phase. Neither makes it a different statement."""
     stops = "CREATE INDEX ON t (id); ALTER TABLE t ADD CHECK (n = 0 OR id <> 50);"
     statement = "UPDATE t SET n = n + 1 WHERE id BETWEEN :from AND :to"
     scene.write({"001_t.sql": STANDING + stops, "002_x.sql": by(7, "fixed", key="t(id)") + statement})
@@ -863,7 +863,7 @@ def test_columns_of_one_index_have_one_direction(scene: Scene) -> None:
     assert "CREATE INDEX CONCURRENTLY ON public.t (a, b)" in str(error["remedy"])
 
 
-# Others.
+# Other sessions.
 
 
 def test_who_is_in_the_way_gets_time_and_is_named(scene: Scene) -> None:
@@ -928,14 +928,14 @@ def test_a_deadlock_is_rolled_back_and_tried_again(scene: Scene) -> None:
         run = scene.start("migrate")
         waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
         until(lambda: scene.database.rows(waiting), what="the batch to wait")
-        # The batch has this one already; whoever waits first finds the deadlock.
+        # The batch has already locked this row; whichever session waits first detects the deadlock.
         other.execute("UPDATE orders SET euros = 0 WHERE id = 1; ROLLBACK")
     run.ok()
     assert scene.database.one(ALL) == (1000, 1000, 1)
 
 
 def test_what_would_not_be_seen_is_met_by_a_second_pass(scene: Scene) -> None:
-    """A row of a transaction that is open while the walk passes."""
+    """It finds a row whose transaction was still open when the first pass went by."""
     files = {"001_t.sql": TABLE.replace("generate_series(1, 1000) n", "generate_series(2, 1000) n")}
     scene.write(files)
     scene.migrated()
@@ -971,7 +971,7 @@ def test_inserts_at_its_end_do_not_keep_it_going(scene: Scene) -> None:
     assert scene.database.one(ALL) == (1010, 1000, 1)
 
 
-# What is said.
+# Messages.
 
 
 def test_how_far_it_is_is_shown_everywhere(scene: Scene) -> None:
@@ -1048,7 +1048,7 @@ def test_no_file_that_takes_a_migration_back_runs_in_batches(scene: Scene) -> No
     assert "and this one runs in batches; remove the directive" in checked.stdout
 
 
-# Where.
+# Other connections and servers.
 
 
 def test_through_a_pooler_it_is_the_same(scene: Scene, small_pool: int) -> None:
@@ -1109,7 +1109,7 @@ def test_no_batch_begins_while_a_standby_is_too_far_behind(
             connection.execute("SELECT pg_wal_replay_resume()")
         run.ok()
         assert scene.database.one(ALL) == (1000, 1000, 1)
-        # Who may not see it is told so, once.
+        # A role that may not see the lag is told so, once.
         in_public = ("SCHEMA public", "ALL TABLES IN SCHEMA public", "ALL SEQUENCES IN SCHEMA public")
         scene.database.execute(
             "; ".join(["CREATE ROLE shop LOGIN", *(f"GRANT ALL ON {all_} TO shop" for all_ in in_public)])

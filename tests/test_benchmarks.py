@@ -1,4 +1,4 @@
-"""The benchmarks themselves: that a run prints its tables, writes its file, and says what it could not measure."""
+"""The benchmarks themselves: a run prints its tables, writes its file, and says what it could not measure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OURS = "entrypoint run"
 
 @pytest.fixture
 def peers(tmp_path: Path) -> Path:
-    """Return a place for peers where one is installed: a dbmate that does nothing, in a hundredth of a second."""
+    """Return a directory of other tools with one installed: a dbmate that does nothing, in a hundredth of a second."""
     machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     program = tmp_path / "peers" / "node_modules" / "@dbmate" / f"linux-{machine}" / "bin" / "dbmate"
     program.parent.mkdir(parents=True)
@@ -39,7 +39,7 @@ def peers(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a place for the self-contained folder with a program in it: this one."""
+    """Return a stand-in for the self-contained build, whose program is this one."""
     program = tmp_path / "folder" / "entrypoint"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m entrypoint "$@"\n')
@@ -74,7 +74,7 @@ def test_a_quick_run_of_one_scenario(tmp_path: Path, peers: Path, folder: Path) 
         for name, value in values.items():
             assert len(value["samples"]) == 1
             assert value["wall"] == value["samples"][0]["wall"]
-            # All ratios are to what ours took in the same run.
+            # Every ratio compares with our own program in the same run.
             assert value["ours_of_it"]["wall"] == pytest.approx(values[OURS]["start"] / value["start"]), name
         assert values["dbmate up"]["wall"] > 0.01
         missing = " ".join(table["missing"])

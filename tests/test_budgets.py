@@ -1,4 +1,4 @@
-"""Each budget is one for a start, carried from hand to hand: whatever happens in which order, the sum is the bound."""
+"""Each budget covers a whole start: whatever happens in whatever order, the total stays within the bound."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_failure_that_cannot_be_recorded_costs_no_more_than_the_budget(
         run = scene.start(MIGRATION_TIMEOUT_MS=4000)
         gate.arrival()
         other.execute("BEGIN")
-        # The second one gets its lock when the migration has been rolled back.
+        # The second session gets its lock once the migration is rolled back.
         other.pgconn.send_query(statement.encode())
         other.pgconn.flush()
         until(lambda: scene.database.one(arrived, (statement, other.info.backend_pid)), 2, "the statement's arrival")
@@ -73,7 +73,7 @@ def test_a_failure_that_cannot_be_recorded_costs_no_more_than_the_budget(
         began = time.monotonic()
         assert told(run).outcome == "failed"
         assert time.monotonic() - began < 4 + MARGIN, run.report()
-        if not directive:  # Else the time may be over before the statement that fails.
+        if not directive:  # otherwise time may run out before the statement that fails
             assert run.logs("ledger.failure_not_recorded"), run.report()
             assert "division by zero" in errors(run)[-1]["message"]
         other.pgconn.finish()
@@ -84,7 +84,7 @@ def test_a_failure_that_cannot_be_recorded_costs_no_more_than_the_budget(
 
 @pytest.fixture
 def crowded(scene: Scene) -> Iterator[Callable[[int], None]]:
-    """Return a function that says how many connections the role `crowded` may have. It begins with none."""
+    """Return a function that sets how many connections the role `crowded` may have. It starts at none."""
     name = f"crowded_{scene.database.name}"[:60]
 
     def allow(connections: int) -> None:
@@ -116,7 +116,7 @@ def test_too_many_clients_and_then_the_lock_have_one_budget(scene: Scene, crowde
 
 
 def test_waiters_share_the_connections_that_there_are(scene: Scene, crowded: Callable[[int], None]) -> None:
-    """More replicas than connections, and a long migration: who waits takes turns, or the others would give up."""
+    """With more replicas than connections and a long migration, waiters take turns; otherwise some would give up."""
     crowded(6)
     scene.write({"002_gate.sql": f"CREATE TABLE b (); {Gate.PASS}"})
     with Gate(scene.database) as gate:
@@ -146,7 +146,7 @@ def test_a_locked_ledger_and_then_the_lock_have_one_budget(scene: Scene) -> None
 
 @pytest.mark.case("B16")
 def test_the_worst_of_each_step_one_after_the_other(scene: Scene, crowded: Callable[[int], None]) -> None:
-    """No place on the server, a locked ledger, a held lock, a migration without end whose failure nobody can write."""
+    """No free connection, a locked ledger, a held lock, and an endless migration whose failure cannot be recorded."""
     attempts, connect, lock, migrate = 2, 2.0, 5.0, 3.0
     pauses = 0.3 * (attempts - 1)
     bound = attempts * connect + pauses + lock + migrate + MARGIN
@@ -181,7 +181,7 @@ def test_the_worst_of_each_step_one_after_the_other(scene: Scene, crowded: Calla
 
 
 def named(record: Record, pid: int, ms: int) -> bool:
-    """Tell whether an error says all that there is to know about the session of `pid`, and what to type."""
+    """Tell whether an error says everything known about the session of `pid`, and what to type."""
     assert record["event"] == "lock.timeout"
     assert f"Failed to acquire migration lock after {ms}ms: the migration history is locked by " in record["message"]
     for part in (f"backend {pid} (postgres, a person's psql, idle in transaction, transaction open for", "LOCK TABLE"):
@@ -192,7 +192,7 @@ def named(record: Record, pid: int, ms: int) -> bool:
 
 @pytest.fixture
 def person(scene: Scene) -> Iterator[psycopg.Connection]:
-    """Return a session with a name, in a transaction."""
+    """Return a session with a name, in an open transaction."""
     connection = scene.database.connect()
     connection.execute("SET application_name = 'a person''s psql'")
     connection.execute("BEGIN")
@@ -217,7 +217,7 @@ def test_who_locks_the_ledger_is_named_when_the_time_is_over(scene: Scene, perso
     status = scene.start("status", MIGRATION_LOCK_TIMEOUT_MS=1500)
     assert status.wait() == 75
     assert named(only_error(status), pid, 1500)
-    # What the message says.
+    # Do what the message says.
     scene.database.execute("SELECT pg_terminate_backend(%s)", (pid,))
     scene.migrated()
 
@@ -229,7 +229,7 @@ def test_who_locks_the_ledger_is_named_when_the_time_is_over(scene: Scene, perso
     [
         "LOCK TABLE schema_migrations",
         "LOCK TABLE migration_lock",
-        # Now the ledger can be read, and the lock not be taken.
+        # Now the ledger can be read, but the lock cannot be taken.
         "LOCK TABLE migration_lock IN SHARE MODE",
     ],
 )
@@ -260,7 +260,7 @@ def test_who_stands_in_line_for_the_ledger_and_behind_whom_is_named(scene: Scene
         run = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=1500)
         assert run.wait() == 75
         error = only_error(run)
-        # It is the one in front that is in the way.
+        # The session at the front of the queue is the one in the way.
         assert f"is locked by backend {pid} (postgres, a person's psql, idle in transaction" in error["message"]
         assert f"and backend {queued.info.backend_pid} (postgres, a cleanup, active" in error["message"]
         assert "waiting for a lock itself" in error["message"]
@@ -285,7 +285,7 @@ def test_a_prepared_transaction_that_locks_the_ledger_is_named(
     assert "ROLLBACK PREPARED 'of old'" in error["remedy"]
 
 
-# --- Few attempts, and a ledger that is locked ----------------------------------------------------------
+# --- Few attempts and a locked ledger -------------------------------------------------------------------
 
 
 @pytest.mark.sampled(4)

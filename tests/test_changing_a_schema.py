@@ -1,7 +1,7 @@
-"""docs/changing-a-schema.md, played: each recipe's files in order, with the clients of two releases beside them.
+"""docs/changing-a-schema.md, put to the test: each recipe's files in order, with clients of two releases running.
 
-Files and statements are taken from the page. A release's files stand above its statements. First they are applied while
-the release before runs; then both run; then the old one is gone, and what runs after the rollout is applied.
+Files and statements come from the page, where a release's files stand above its statements. The files are applied while
+the previous release runs; then both run; then the old one stops, and what runs after the rollout is applied.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 PAGE = (Path(__file__).parent.parent / "docs" / "changing-a-schema.md").read_text()
 PEOPLE = 2000
-# So often each client has to have gone through its statements, in every state of a rollout.
+# Each client must run its statements this many times in every stage of a rollout.
 ROUNDS = 20
 CLIENTS = 3
 
-# What finds nothing in the end: rows that were missed, or are not alike.
+# Queries that must find nothing at the end: rows that were missed or differ.
 NOTHING_LEFT = {
     "Rename a column": "SELECT FROM people WHERE full_name IS NULL",
     "Change a type": "SELECT FROM people WHERE credit_cents IS NULL",
@@ -47,14 +47,14 @@ NOTHING_LEFT = {
 
 
 class Release(NamedTuple):
-    """The files that it brings, and what its replicas do all the time."""
+    """The release's files, and the statements that its replicas repeat."""
 
     files: dict[str, str]
     statements: list[str]
 
 
 def recipes() -> dict[str, list[Release]]:
-    """Return the releases of each recipe, the one with the tables among them."""
+    """Return the releases of each recipe, including the one that creates the tables."""
     found: dict[str, list[Release]] = {}
     for section in PAGE.split("\n## ")[1:]:
         releases: list[Release] = []
@@ -80,7 +80,7 @@ RECIPES = recipes()
 
 
 class Clients:
-    """The replicas of one release, each with a connection of its own."""
+    """The replicas of one release, each with its own connection."""
 
     def __init__(self, url: str, statements: list[str]) -> None:
         """Start them."""
@@ -103,13 +103,13 @@ class Clients:
             self.failures.append(str(error))
 
     def work_on(self) -> None:
-        """Wait until each of them has done its work a number of times more."""
+        """Wait until each client has run its statements a few more times."""
         wanted = [rounds + ROUNDS for rounds in self.rounds]
         until(lambda: self.failures or all(done >= goal for done, goal in zip(self.rounds, wanted, strict=True)), 60)
         assert not self.failures
 
     def stop(self) -> None:
-        """Let them end."""
+        """Stop them."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(30)

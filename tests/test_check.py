@@ -1,4 +1,4 @@
-"""`check`: from outside, with the real linter."""
+"""`check`, from outside, with the real linter."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 SQUAWK = Path(sys.executable).parent / "squawk"
-# Nothing to say about it, whoever is asked.
+# Neither we nor the linter have anything to say about it.
 GOOD = {"001_good.sql": "CREATE TABLE good (id bigint PRIMARY KEY);\n"}
 # One warning, at line 2, column 17.
 DROPS = {"002_drops.sql": "-- Nobody reads it.\nALTER TABLE big DROP COLUMN x;\n"}
@@ -41,7 +41,7 @@ WARNING = ("migrations/002_drops.sql", 2, 17, "ban-drop-column")
 
 @pytest.fixture
 def check(run_entrypoint: Start) -> Check:
-    """Return a function that runs `check --format json` to its end and returns what it found."""
+    """Return a function that runs `check --format json` to completion and returns what it found."""
 
     def findings(*arguments: str | Path, code: int = 0, env: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         run = run_entrypoint("check", "--format", "json", *arguments, env=env)
@@ -63,7 +63,7 @@ def notes(findings: list[dict[str, Any]], rule: str) -> list[str]:
     return [finding["message"] for finding in findings if (finding["level"], finding["rule"]) == ("note", rule)]
 
 
-# --- Faults ---------------------------------------------------------------------------------------------
+# --- Errors ---------------------------------------------------------------------------------------------
 
 BAD: dict[str, str | bytes] = {
     "003_syntax.sql": "SELECT 1;\nSELECT 'é', FROM;\n",
@@ -136,7 +136,7 @@ def test_a_name_that_is_no_text(run_entrypoint: Start, migrations_dir: Path) -> 
         assert run.wait() == 65, run.report()
         assert ("%FF.sql" if style == "sarif" else "udcff.sql") in run.stdout
         if style in ("json", "codequality"):
-            # No lone surrogate, not even as an escape: few programs take it.
+            # A lone surrogate must not appear, not even escaped: few programs accept it.
             assert [one for one in _texts(json.loads(run.stdout)) if "udcff" in one.encode().decode()]
 
 
@@ -157,7 +157,7 @@ def test_a_named_pipe_is_told_and_not_waited_for(run_entrypoint: Start, migratio
 
 
 def test_a_tool_that_is_not_there_does_not_tell_the_path(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """The report is for others to read."""
+    """The report is for others to read, so it must not contain PATH."""
     run = run_entrypoint(
         "check", "--format", "codequality", env={"MIGRATION_COMMAND": "no-such-tool", "PATH": "/nowhere"}
     )
@@ -167,7 +167,7 @@ def test_a_tool_that_is_not_there_does_not_tell_the_path(run_entrypoint: Start, 
 
 
 def test_output_that_cannot_be_written_is_no_mistake_of_ours(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """Small and large: what fits into a buffer is noticed, too."""
+    """Whether the output is small or large: even what fits in a buffer is noticed."""
     for files in (1, 200):
         write_migrations(migrations_dir, {f"{number:03d}_x.sql": "" for number in range(1, files + 1)})
         with Path("/dev/full").open("w") as full:
@@ -218,7 +218,7 @@ def test_warnings_end_with_65_only_if_asked(run_entrypoint: Start, migrations_di
     run_entrypoint("check", "--strict", "--no-lint").ok()
 
 
-# --- A release beside the one before ---------------------------------------------------------------------
+# --- A release alongside the previous one ----------------------------------------------------------------
 
 
 def test_the_linters_warning_has_our_recipe(check: Check, migrations_dir: Path) -> None:
@@ -240,7 +240,7 @@ def test_after_the_rollout_there_is_nothing_to_say(check: Check, migrations_dir:
 
 @pytest.mark.thorough
 def test_a_comment_excepts_a_statement_from_our_rule(check: Check, migrations_dir: Path) -> None:
-    """The linter does not know it, and its complaint about that is left out."""
+    """The linter does not know our rule; its complaint about the name is dropped."""
     write_migrations(migrations_dir, GOOD | {"002_empty.sql": "TRUNCATE a;\n"})
     assert of_level(check(), "warning") == [("migrations/002_empty.sql", 1, 1, "needs-phase-after")]
     write_migrations(migrations_dir, {"002_empty.sql": "-- squawk-ignore needs-phase-after\nTRUNCATE a;\n"})
@@ -311,7 +311,7 @@ EXCEPTED = {
 
 
 def test_a_comment_excepts_from_every_rule_of_ours(check: Check, migrations_dir: Path, run_entrypoint: Start) -> None:
-    """As the remedy of --strict says; and the linter, which does not know our rules, is not heard about the comment."""
+    """The fix shown by --strict suggests it. The linter's complaint about our rules' names is dropped."""
     (migrations_dir / "repeatable").mkdir()
     assert set(EXCEPTED) | {"out-of-order"} == OWN_WARNINGS
     assert warnings_in_the_code() - {"command"} == OWN_WARNINGS
@@ -320,7 +320,7 @@ def test_a_comment_excepts_from_every_rule_of_ours(check: Check, migrations_dir:
     )
 
     def told(before: str, between: str) -> list[str]:
-        """Write the files with texts before and behind another statement, and return the rules of the warnings."""
+        """Write files with these texts before and after another statement, and return the rules of the warnings."""
         for rule, (name, text) in EXCEPTED.items():
             lines = (before.format(rule), "SELECT 1;\n", between.format(rule), text)
             of_file = f"{text}-- squawk-ignore-file {rule}\n" if between else text
@@ -337,12 +337,12 @@ def test_a_comment_excepts_from_every_rule_of_ours(check: Check, migrations_dir:
     assert told("", "-- squawk-ignore ban-char-field, {}\n") == []
     assert told("", "-- squawk-ignore {} -- nobody is there at night\n") == []
     assert told("", "/* squawk-ignore {} */\n") == []
-    # Not the comment of another statement.
+    # A comment on another statement does not count.
     assert told("-- squawk-ignore {}\n", "") == sorted(EXCEPTED)
 
 
 def warnings_in_the_code() -> set[str]:
-    """Return the rules of the warnings that the program gives itself."""
+    """Return the rules of the warnings that the program itself gives."""
     found = set()
     named = {"contraction.RULE": contraction.RULE, "repetition.RULE": repetition.RULE, "REQUIRES": "requires"}
     named |= {"_REFRESH": "refresh"}
@@ -359,19 +359,19 @@ def warnings_in_the_code() -> set[str]:
 
 @pytest.mark.thorough
 def test_a_comment_about_the_rollout_is_heard_with_the_linter_too(check: Check, migrations_dir: Path) -> None:
-    """It says that nothing of the release before needs it: so the linter's rules about that have nothing to say."""
+    """It says that the previous release needs none of this, so the linter's rules about that stay silent."""
     write_migrations(migrations_dir, GOOD | DROPS)
     text = "SELECT 1;\n-- squawk-ignore needs-phase-after\n" + DROPS["002_drops.sql"]
     write_migrations(migrations_dir, {"002_drops.sql": f"{text}ALTER TABLE big DROP COLUMN y;\n"})
     assert of_level(check(), "warning") == [("migrations/002_drops.sql", 5, 17, "ban-drop-column")]
-    # What it says of locks stays.
+    # Its warnings about locks remain.
     text = "-- squawk-ignore needs-phase-after\nALTER TABLE big ALTER COLUMN x TYPE bigint;\n"
     write_migrations(migrations_dir, {"002_drops.sql": text})
     assert [rule for *_, rule in of_level(check(), "warning")] == ["changing-column-type"]
 
 
 def test_a_comment_for_a_file_that_is_out_of_order(check: Check, migrations_dir: Path, tmp_path: Path) -> None:
-    """`--against`; tests/test_check_against.py has the rest of that."""
+    """With `--against`; tests/test_check_against.py covers the rest."""
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
     write_migrations(migrations_dir, GOOD | {"005_new.sql": "SELECT 5;"})
     for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=one"]):
@@ -381,13 +381,13 @@ def test_a_comment_for_a_file_that_is_out_of_order(check: Check, migrations_dir:
     for form in ("-file", ""):
         write_migrations(migrations_dir, {"003_late.sql": f"-- squawk-ignore{form} out-of-order\nSELECT 3;"})
         assert not of_level(check("--against", "main"), "warning")
-    # Without a rule it is about the statement.
+    # Without a rule, it applies to the statement.
     write_migrations(migrations_dir, {"003_late.sql": "-- squawk-ignore\nSELECT 3;"})
     assert [rule for *_, rule in of_level(check("--against", "main"), "warning")] == ["out-of-order"]
 
 
 def test_an_error_cannot_be_silenced(check: Check, migrations_dir: Path) -> None:
-    """And the linter, which takes the name for a misspelt one, is not repeated."""
+    """The linter takes the rule's name for a typo; its complaint is not repeated."""
     write_migrations(migrations_dir, GOOD | {"003_comment.sql": "-- squawk-ignore syntax, sintax\nSELECT 3;\n"})
     said = [(one["rule"], one["message"]) for one in check() if one["level"] == "warning"]
     assert said == [
@@ -427,7 +427,7 @@ def test_advice_is_told(check: Check, migrations_dir: Path) -> None:
     assert "concurrently" in warning["remedy"]
 
 
-# Whatever squawk says of these, supposing what it is told or what it supposes by itself, does not hold here.
+# Whatever squawk says about these, from its settings or its own assumptions, does not apply here.
 OURS = {
     "001_slow.sql": "CREATE TABLE a (id bigint);\nALTER TABLE big ADD COLUMN b text;\nALTER TABLE big ADD c text;",
     "002_own.sql": "BEGIN;\nALTER TABLE big ADD COLUMN d text;\nALTER TABLE big ADD COLUMN e text;\nCOMMIT;",
@@ -459,7 +459,7 @@ def test_rules_that_make_no_sense_here_are_not_reported(check: Check, migrations
 
 
 def test_a_file_outside_a_transaction_that_can_fail_part_way(check: Check, migrations_dir: Path) -> None:
-    """There squawk is right: it runs again from its first statement."""
+    """Here squawk is right: a retry starts again from the first statement."""
     one, two = "CREATE INDEX CONCURRENTLY i ON big (a);\n", "CREATE INDEX CONCURRENTLY j ON big (b);\n"
     write_migrations(migrations_dir, {"001_one.sql": one, "002_two.sql": one + two})
     assert of_level(check(), "warning") == [
@@ -500,7 +500,7 @@ def test_the_projects_own_configuration_counts(
     assert "no-such-rule" in error["message"]
     assert ".squawk.toml" in error["remedy"]
     run_entrypoint("check", "--no-lint").ok()
-    # What stops a start is not hidden by what stops the linter.
+    # A broken linter does not hide what would stop a start.
     write_migrations(migrations_dir, {"004_bad.sql": "SELEC 1;"})
     found = check(code=65)
     assert of_level(found, "error") == [("migrations/004_bad.sql", 1, 1, "syntax")]
@@ -514,7 +514,7 @@ def test_a_directory_whose_name_is_a_pattern(check: Check, tmp_path: Path) -> No
 
 
 def test_the_linter_is_told_how_a_file_will_run(check: Check, migrations_dir: Path) -> None:
-    """To validate a constraint in the transaction that adds it gains nothing; in two transactions it does."""
+    """Validating a constraint in the transaction that adds it gains nothing; in two transactions it does."""
     both = "ALTER TABLE big ADD CONSTRAINT c CHECK (a > 0) NOT VALID;\nALTER TABLE big VALIDATE CONSTRAINT c;\n"
     write_migrations(
         migrations_dir,
@@ -528,12 +528,12 @@ def test_the_linter_is_told_how_a_file_will_run(check: Check, migrations_dir: Pa
     assert found == {"migrations/001_one.sql", "migrations/002_own.sql"}
 
 
-# --- Without the linter, or with one that does not work --------------------------------------------------
+# --- Without the linter, or with a broken one ------------------------------------------------------------
 
 
 @pytest.fixture
 def elsewhere(run_program: Callable[..., Run], tmp_path: Path) -> Callable[..., Run]:
-    """Return a function that starts `entrypoint` from a Python that has no squawk beside it, unless given one."""
+    """Return a function that starts `entrypoint` from a Python without squawk, unless it is given one."""
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "python").symlink_to(Path(sys.executable).resolve())
@@ -603,7 +603,7 @@ def test_a_linter_that_cannot_be_asked(
 def test_the_linter_is_not_given_what_it_does_not_need(
     elsewhere: Callable[..., Run], migrations_dir: Path, tmp_path: Path
 ) -> None:
-    """No address; and not GITHUB_ACTIONS, under which some versions write more than JSON."""
+    """It gets no address, and no GITHUB_ACTIONS, with which some versions write more than JSON."""
     write_migrations(migrations_dir, GOOD)
     secret = "postgresql://a:geheim@b/c"
     elsewhere(
@@ -635,7 +635,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Sc
 
 
 def test_a_comment_that_is_nearly_a_directive(scene: Scene, check: Check) -> None:
-    """It keeps a pending file from running. One that is applied has run with it, and cannot be changed any more."""
+    """It stops a pending file. An applied file has already run with it and cannot change any more."""
     scene.write({"001_drop.sql": "/* entrypoint: phase = after */\nDROP TABLE IF EXISTS gone;"})
     environment = {"DATABASE_URL": scene.database.url}
     (told,) = [one for one in check(env=environment, code=65) if one["level"] == "error"]
@@ -741,7 +741,7 @@ def test_a_repeatable_file_by_its_name(check: Check, migrations_dir: Path, run_e
 
 
 def test_what_is_no_migration_is_passed_by(check: Check, migrations_dir: Path) -> None:
-    """As `git diff` names it, too; and what is checked is the rest."""
+    """`git diff` may name such files; the rest is still checked."""
     (migrations_dir / "archive").mkdir()
     write_migrations(migrations_dir, GOOD | {"README.md": "", ".x.sql": "", "archive/000_old.sql": "SELEC;"})
     names = ["migrations/README.md", "migrations/.x.sql", "migrations/archive/000_old.sql"]
@@ -775,7 +775,7 @@ def test_names_of_what_is_elsewhere(run_entrypoint: Start, migrations_dir: Path,
 
 
 def test_in_another_directory(run_entrypoint: Start, tmp_path: Path) -> None:
-    """The commonest mistake of a pipeline, which has neither an image nor a start."""
+    """The most common mistake in a pipeline, which has neither an image nor a start."""
     run = run_entrypoint("check", directory=tmp_path)
     assert run.wait() == 78
     told = only_error(run)
@@ -789,7 +789,7 @@ def test_in_another_directory(run_entrypoint: Start, tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_rollbacks_are_checked_and_not_linted(check: Check, migrations_dir: Path) -> None:
-    """Nobody wants to find out in an emergency that one has a syntax error. That it drops things is its purpose."""
+    """Nobody wants to find a syntax error during an emergency. That a down migration drops things is its purpose."""
     write_migrations(migrations_dir, GOOD)
     write_migrations(migrations_dir / "rollback", {"001_good.sql": "DROP TABLE good;", "7_x.sql": ""})
     assert of_level(check(code=65), "error") == [("migrations/rollback/7_x.sql", None, None, "name")]
@@ -820,7 +820,7 @@ def test_every_format_has_the_same_exit_codes(
 
 def test_for_github(run_entrypoint: Start, migrations_dir: Path, tmp_path: Path) -> None:
     write_migrations(migrations_dir, GOOD | DROPS | {"a,b:100%\n.sql": "", "003_bad.sql": "SELECT '%' 5%% ,: FROM;"})
-    # The file's name is relative to the repository, however the directory was given.
+    # The path is relative to the repository, however the directory was given.
     run = run_entrypoint("check", "--format", "github", env={"MIGRATIONS_DIR": str(migrations_dir)})
     assert run.wait() == 65
     lines = run.stdout.splitlines()
@@ -841,7 +841,7 @@ def test_for_github(run_entrypoint: Start, migrations_dir: Path, tmp_path: Path)
 
 
 def test_the_hook_for_pre_commit(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """Its keys, without a parser of YAML: each stands on a line of its own."""
+    """Check its keys without a YAML parser: each is on its own line."""
     text = (ROOT / ".pre-commit-hooks.yaml").read_text()
     hook = dict(re.findall(r"^(?:- |  )(\w+): (.*)$", text, re.MULTILINE))
     assert hook["id"] == "entrypoint-check"

@@ -1,4 +1,4 @@
-"""`check --against REF`, with git and repositories of our own."""
+"""`check --against REF`, with real git and throwaway repositories."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def git(directory: Path, *words: str | Path) -> str:
 
 
 def commit(directory: Path, files: Mapping[str, str | bytes | None]) -> None:
-    """Write files, or remove them, and commit all that is below the directory."""
+    """Write files, or remove them, and commit everything below the directory."""
     for name, content in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def commit(directory: Path, files: Mapping[str, str | bytes | None]) -> None:
 
 @pytest.fixture
 def migrations(migrations_dir: Path) -> Path:
-    """Return the migrations of a branch `mine`, which began where `main` has two files; main has three by now."""
+    """Return the migrations of a branch `mine`, created when `main` had two files; `main` has three by now."""
     top = migrations_dir.parent
     git(top, "init", "--quiet")
     commit(migrations_dir, BASE)
@@ -90,7 +90,7 @@ def refusal(run: Run, code: int) -> str:
     return f"{error['message']} {error['remedy']}"
 
 
-# --- What is found ---------------------------------------------------------------------------------------
+# --- Findings --------------------------------------------------------------------------------------------
 
 
 def test_a_branch_that_goes_on_behind_the_other(migrations: Path, check: Check) -> None:
@@ -136,7 +136,7 @@ def test_line_ends_and_a_mark_are_no_change(migrations: Path, check: Check) -> N
 
 
 def test_what_git_converts_is_no_change(migrations: Path, check: Check) -> None:
-    """`$Id$`, and a filter as of LFS or git-crypt: what is stored is not what is checked out."""
+    """With `$Id$`, or a filter such as LFS or git-crypt, the stored text differs from the checked-out one."""
     git(migrations, "config", "filter.upper.clean", "tr a-z A-Z")
     git(migrations, "config", "filter.upper.smudge", "tr A-Z a-z")
     attributes = "*.sql ident\n002_b.sql filter=upper\n"
@@ -202,7 +202,7 @@ def test_the_migrations_may_be_the_top(migrations: Path, check: Check) -> None:
 
 
 def test_a_worktree_and_a_hook_in_it(migrations: Path, check: Check, tmp_path: Path) -> None:
-    """A hook has the repository in its environment, and its index; the checkout is another one's."""
+    """A hook's environment names its own repository and index, not those of the other checkout."""
     other = tmp_path / "tree"
     git(migrations, "worktree", "add", "--quiet", other, "-b", "third", "mine")
     (other / "migrations" / "004_mine.sql").write_text("SELECT 1;\n")
@@ -225,7 +225,7 @@ def test_a_submodule_has_branches_of_its_own(migrations: Path, check: Check, tmp
     assert found == [("top/db/migrations/004_mine.sql", "error", "number-taken")]
 
 
-# --- What cannot be asked --------------------------------------------------------------------------------
+# --- What git cannot answer ------------------------------------------------------------------------------
 
 
 def test_a_shallow_clone_has_what_it_needs_or_is_told_to_fetch_it(
@@ -274,7 +274,7 @@ def test_no_git(migrations: Path, run_entrypoint: Start, tmp_path: Path) -> None
 
 
 def test_somebody_elses_checkout(migrations: Path, run_entrypoint: Start) -> None:
-    """As in a container of CI's, which runs as another user than the checkout."""
+    """A CI container often runs as a different user from the owner of the checkout."""
     env = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "HOME": "/nonexistent"}
     told = refusal(run_entrypoint("check", "--against", "main", env=env), 78)
     assert "dubious ownership" in told

@@ -1,4 +1,4 @@
-"""docs/ci.md: the snippets for GitHub Actions, GitLab and pre-commit, as far as they run here, and their formats."""
+"""docs/ci.md: the snippets for GitHub Actions, GitLab and pre-commit, as far as they run here, and the formats."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "ci.md").read_text()
 BIN = Path(sys.executable).parent
-# What a test's own git is to know nothing of: a hook's variables, and the settings of whoever runs this.
+# A test's git must not see a hook's variables, or the settings of whoever runs the tests.
 GIT = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0"}
 GOOD = {"001_good.sql": "CREATE TABLE good (id bigint PRIMARY KEY);\n"}
 DROPS = {"002_drops.sql": "-- Nobody reads it.\nALTER TABLE big DROP COLUMN x;\n"}
@@ -52,7 +52,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def shell(script: str, directory: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a step as both services do: a shell that ends at the first error."""
+    """Run a step as both services do: in a shell that stops at the first error."""
     return subprocess.run(
         ["bash", "-eo", "pipefail", "-c", script],
         cwd=directory, env=environment(**env), capture_output=True, text=True, timeout=100, check=False,
@@ -70,7 +70,7 @@ def git(directory: Path, *words: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Return a shallow clone of a branch with a warning and two faults, as a pipeline has it; `main` has one file."""
+    """Return a shallow clone, as in a pipeline, of a branch with a warning and two errors; `main` has one file."""
     origin = tmp_path / "origin"
     origin.mkdir()
     git(origin, "init", "--quiet", "--initial-branch=main")
@@ -91,7 +91,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def report(run_entrypoint: Callable[..., Run]) -> Callable[..., Any]:
-    """Return a function that checks, and returns the report in the format that it gets."""
+    """Return a function that runs `check` and returns the report in the given format."""
 
     def check(style: str, code: int = 65, *words: str, env: Mapping[str, str] | None = None) -> Any:
         run = run_entrypoint("check", "--format", style, *words, env=env)
@@ -127,7 +127,7 @@ def test_sarif_is_as_the_standard_has_it(report: Callable[..., Any], migrations_
         ("error", "syntax", "migrations/004_bad.sql", 2, 1),
         ("warning", "ban-drop-column", "migrations/002_drops.sql", 2, 17),
     ]
-    # What GitHub asks of a rule.
+    # What GitHub requires of each rule.
     for rule in run["tool"]["driver"]["rules"]:
         assert all(rule[name]["text"] for name in ("shortDescription", "fullDescription", "help"))
     notes = run["invocations"][0]["toolExecutionNotifications"]
@@ -144,7 +144,7 @@ def test_the_schema_of_sarif_would_see_a_mistake(report: Callable[..., Any], mig
 
 
 def test_code_quality_has_gitlabs_fields(report: Callable[..., Any], migrations_dir: Path) -> None:
-    """As GitLab documents them: a list; description, check_name, fingerprint, severity, path, first line."""
+    """As GitLab documents it: a list with description, check_name, fingerprint, severity, path and first line."""
     write_migrations(migrations_dir, GOOD | DROPS | BAD)
     found = report("codequality")
     assert isinstance(found, list)
@@ -160,12 +160,12 @@ def test_code_quality_has_gitlabs_fields(report: Callable[..., Any], migrations_
         ("major", "ban-drop-column", 2),
     ]
     assert len({one["fingerprint"] for one in found}) == 3
-    # The recipe is told, too.
+    # The description includes the fix.
     assert any("phase = after" in one["description"] for one in found)
 
 
 def test_a_fingerprint_stays_when_lines_move(report: Callable[..., Any], migrations_dir: Path) -> None:
-    """Two warnings of one rule, on lines that read the same: each keeps its own, and another line has another."""
+    """Two warnings of one rule on identical lines each keep their fingerprint; a different line has a different one."""
     drop = "ALTER TABLE big DROP COLUMN x;\n"
     write_migrations(migrations_dir, {"001_a.sql": f"{drop}{drop}ALTER TABLE big DROP COLUMN y;\n"})
     before = report("codequality", 0)
@@ -248,7 +248,7 @@ def test_a_mistake_of_ours_is_a_report_as_well(
 
 
 def test_sarif_says_of_each_rule_what_helps(report: Callable[..., Any], migrations_dir: Path) -> None:
-    """Of a warning how it is excepted; an error cannot be."""
+    """For a warning, how to silence it; an error cannot be silenced."""
     (migrations_dir / "repeatable").mkdir()
     write_migrations(migrations_dir, GOOD | DROPS | BAD | {"repeatable/v.sql": "CREATE VIEW v AS SELECT 1;"})
     write_migrations(migrations_dir, {"009_late.sql": "-- entrypoint: requires = 8\nSELECT 1;"})
@@ -282,7 +282,7 @@ def test_each_pipeline_is_as_its_service_has_it(tmp_path: Path, schema: str, sni
 
 
 def steps(workflow: str) -> list[dict[str, Any]]:
-    """Return the steps of a workflow that run something, but not what installs us from an index."""
+    """Return the workflow steps that run something, except the one that installs the program."""
     (job,) = yaml.safe_load(workflow)["jobs"].values()
     runs = [step for step in job["steps"] if "run" in step]
     assert runs[0]["run"] == "pip install 'pg-entrypoint[lint]'"
@@ -299,7 +299,7 @@ def test_the_steps_for_github(checkout: Path) -> None:
     run = shell(check["run"], checkout, BASE="main", GITHUB_ACTIONS="true")
     assert run.returncode == 65, run.stderr
     assert "::error file=migrations/004_bad.sql,line=2,col=1,title=syntax::" in run.stdout
-    # A number that main has taken meanwhile.
+    # `main` has taken the number in the meantime.
     origin = checkout.parent / "origin"
     git(origin, "checkout", "--quiet", "main")
     write_migrations(origin / "migrations", {"002_taken.sql": "SELECT 1;"})
@@ -316,7 +316,7 @@ def test_the_steps_for_code_scanning(checkout: Path) -> None:
     assert run.returncode == 65, run.stderr
     (job,) = yaml.safe_load(GITHUB[1])["jobs"].values()
     upload = job["steps"][-1]
-    # It failed, and the report is to be uploaded all the same; but not where there is none, as pip has failed.
+    # The report is uploaded even though the check failed, but not if pip failed, since then there is none.
     assert upload["if"] == "${{ !cancelled() && steps.check.outcome != 'skipped' }}"
     assert check["id"] == "check"
     found = json.loads((checkout / upload["with"]["sarif_file"]).read_text())
@@ -347,7 +347,7 @@ CHANGED = re.findall(r"^    (git diff .*)$", (ROOT / "docs" / "commands" / "chec
 
 @pytest.mark.every_case
 def test_the_line_that_checks_what_a_change_brings(checkout: Path) -> None:
-    """With what a change brings beside migrations: a README, a repeatable file, a renamed file, one that is gone."""
+    """A change may also contain a README, a repeatable file, a renamed file or a deleted one."""
     (line,) = CHANGED
     origin = checkout.parent / "origin"
     git(origin, "checkout", "--quiet", "main")
@@ -380,7 +380,7 @@ def test_the_line_that_checks_what_a_change_brings(checkout: Path) -> None:
     run = checked()
     assert run.returncode == 123, run.stderr
     assert "::warning file=migrations/repeatable/w.sql,line=1,col=1,title=not-repeatable::" in run.stdout
-    # A name that git would put into quotes, and xargs into pieces.
+    # A name that git would quote and xargs would split.
     (migrations / "repeatable" / "w.sql").unlink()
     write_migrations(migrations, {"009_é x.sql": "SELECT 1;"})
     run = checked()
@@ -392,7 +392,7 @@ def test_the_line_that_checks_what_a_change_brings(checkout: Path) -> None:
 
 
 def hook_repository(path: Path) -> Path:
-    """Return a git repository with what this one would have in it if all of it were committed now."""
+    """Return a git repository with what this one would contain if everything were committed now."""
     names = git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
     for name in filter(None, names):
         if name.startswith(("entrypoint/", "bin/", ".pre-commit")) or "/" not in name:
@@ -408,7 +408,7 @@ def hook_repository(path: Path) -> Path:
 @pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_the_hook_in_pre_commit_itself(tmp_path: Path) -> None:
-    """Installed by pre-commit from a repository, with the linter; run as a hook of git's on what is staged."""
+    """pre-commit installs it from a repository, with the linter, and git runs it as a hook on what is staged."""
     hooks = hook_repository(tmp_path / "hooks")
     shop = tmp_path / "shop"
     (shop / "migrations").mkdir(parents=True)
@@ -434,7 +434,7 @@ def test_the_hook_in_pre_commit_itself(tmp_path: Path) -> None:
     assert "migrations/002_drops.sql:2:17: warning:" in run.stdout
     assert "[ban-drop-column]" in run.stdout, "the linter came with it"
 
-    # Another directory, by the second snippet.
+    # Another directory, with the second snippet.
     (shop / "db").mkdir()
     (shop / "migrations").rename(shop / "db" / "migrations")
     (shop / ".pre-commit-config.yaml").write_text(config.partition("      - id:")[0] + PRE_COMMIT[1])

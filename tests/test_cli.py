@@ -1,4 +1,4 @@
-"""The commands, from outside: help, usage, settings, exit codes, and what they print."""
+"""The commands, from outside: help, usage, settings, exit codes and output."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ COMMANDS = (
 
 
 def error_of(run: Run, code: int) -> dict[str, Any]:
-    """Return the only error in the log of a command that must have ended with `code`."""
+    """Return the only error in the log of a command, which must have exited with `code`."""
     assert run.wait() == code, run.report()
     assert "Traceback" not in run.stderr
     (record,) = [record for record in run.logs() if record["level"] == "error"]
@@ -103,14 +103,14 @@ def test_what_was_probably_meant_is_named(run_entrypoint: Start) -> None:
         (("check", "--format", "jsn"), "Did you mean json?"),
         (("import", "--from", "dbmat", "."), "Did you mean dbmate?"),
         (("adopt", "--from", "dbmat"), "Did you mean dbmate?"),
-        # What other tools call it, and not what is spelled like it.
+        # These suggest what other tools call the command, not the nearest spelling.
         (("create", "users"), "Did you mean new?"),
         (("up",), "Did you mean migrate?"),
         (("undo",), "Did you mean rollback?"),
         (("info",), "Did you mean status?"),
     ):
         assert error_of(run_entrypoint(*words), 64)["message"].endswith(meant)
-    # An application by itself is the commonest mistake of all.
+    # An application without a command is the most common mistake.
     told = error_of(run_entrypoint("node", "server.js"), 64)
     assert "Unknown command 'node'" in told["message"]
     assert "Did you mean" not in told["message"]
@@ -118,7 +118,7 @@ def test_what_was_probably_meant_is_named(run_entrypoint: Start) -> None:
 
 
 def test_options_are_not_abbreviated(run_entrypoint: Start) -> None:
-    """What works by accident breaks when another option begins alike."""
+    """An abbreviation that works by accident breaks when a new option starts the same way."""
     assert error_of(run_entrypoint("status", "--js"), 64)["message"] == (
         "entrypoint status has no option --js. Did you mean --json?"
     )
@@ -157,7 +157,7 @@ def test_an_option_is_given_once(run_entrypoint: Start) -> None:
         run = run_entrypoint(*arguments)
         assert run.wait() == 64
         assert says in only_error(run)["message"], run.report()
-    # This one may.
+    # `--repeatable` may be given more than once.
     run = run_entrypoint("migrate", "--repeatable", "a", "--repeatable", "b", "--to", "1")
     assert run.wait() == 64
     assert "--repeatable does not go with" in only_error(run)["message"]
@@ -197,14 +197,14 @@ def test_a_shell_may_be_called_by_its_path(run_entrypoint: Start) -> None:
     assert run_entrypoint("completion", "/bin/bash").ok().stdout == run_entrypoint("completion", "bash").ok().stdout
 
 
-# --- Output that goes nowhere ---------------------------------------------------------------------------
+# --- Output that cannot be written ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", [">&-", pytest.param(">/dev/full", marks=pytest.mark.thorough)])
 def test_output_that_cannot_be_written_is_told(
     run_program: Start, database: Database, migrations_dir: Path, where: str
 ) -> None:
-    """By every command alike, and by help and version, which argparse would print without a look back."""
+    """Every command reports it, and so do help and version, which argparse would print without checking."""
     environment = {"DATABASE_URL": database.url}
     for words in (
         ("help", "all"),
@@ -262,7 +262,7 @@ def test_a_wrong_command_line_is_told_to_a_person(run_entrypoint: Start) -> None
 def test_colours_on_a_terminal(
     run_entrypoint: Start, migrations_dir: Path, env: dict[str, str], words: tuple[str, ...], *, coloured: bool
 ) -> None:
-    """Of the log and of the table alike, and none of them depends on where the option stands."""
+    """The log and the table follow the same rule, wherever the option stands."""
     address = {"DATABASE_URL": f"postgresql://nobody@{HOST}:1/none", "DB_CONNECT_ATTEMPTS": "1"}
     for line in (("status", *words), (*words, "status")):
         with Terminal() as terminal:
@@ -358,7 +358,7 @@ def test_one_fault_is_told_once(run_entrypoint: Start) -> None:
 
 
 def test_all_bad_settings_are_listed_together(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """`AUTO_MIGRATE` is none of a command's business; everything else is found in one go."""
+    """Commands ignore `AUTO_MIGRATE`; all other errors are reported at once."""
     environment = {name: value for name, (value, _) in BAD_SETTINGS.items() if name != "AUTO_MIGRATE"}
     for command in (("migrate",), ("status",), ("version",)):
         record = error_of(run_entrypoint(*command, env=environment), 78)
@@ -390,7 +390,7 @@ def test_run_exits_on_bad_settings_if_told_to(run_entrypoint: Start, migrations_
 def test_run_exits_on_bad_log_settings_if_told_to(
     run_entrypoint: Start, database: Database, migrations_dir: Path, name: str
 ) -> None:
-    """A bad value is a bad value, whichever variable has it."""
+    """A bad value counts, whichever variable it is in."""
     environment = {"MIGRATION_ON_FAILURE": "exit", name: BAD_SETTINGS[name][0], "DATABASE_URL": database.url}
     run = run_entrypoint("run", "--", "echo", "started", env=environment)
     assert run.wait() == 78, run.report()
@@ -625,7 +625,7 @@ def test_status_of_what_was_changed_and_what_is_ahead(
 
 
 def test_status_of_an_earlier_systems_ledger(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
-    """It is read as it is, before anybody upgrades it: times without a zone are the server's."""
+    """It is read as it is, before any upgrade: times without a zone are in the server's zone."""
     load_legacy(database, rows=False)
     database.execute(
         "INSERT INTO schema_migrations (migration_number, filename, applied_at)"
@@ -691,7 +691,7 @@ def test_a_reader_that_has_gone(run_entrypoint: Start, three: dict[str, str], ar
 def test_a_thread_that_is_not_to_be_had_is_a_limit_and_no_mistake(
     run_program: Start, database: Database, migrations_dir: Path, words: tuple[str, ...]
 ) -> None:
-    """As under a limit of processes or an old seccomp profile; here there is no room for a thread's stack."""
+    """A process limit or an old seccomp profile has this effect; here, there is no room for a thread's stack."""
     write_migrations(migrations_dir, {"001_good.sql": "CREATE TABLE good ();"})
     little = 'ulimit -s 4000000 -v 3000000 && exec "$@"'
     run = run_program(["bash", "-c", little, "bash", *PROGRAM, *words], env={"DATABASE_URL": database.url})

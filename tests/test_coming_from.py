@@ -1,4 +1,4 @@
-"""The pages in docs/coming-from: each is typed as it stands, in a database with the tool's own history."""
+"""The pages in docs/coming-from: each one's commands are run as written, on a database with the tool's own history."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = ("accounts", "touch", "orders")
 
 
 class Project(NamedTuple):
-    """A tool's directory, of whose three migrations two are applied."""
+    """A tool's directory with three migrations, of which two are applied."""
 
     files: Mapping[str, str]
     history: str
@@ -39,7 +39,7 @@ class Project(NamedTuple):
 
 
 def project(tool: str) -> Project:
-    """Return what the page of that tool supposes."""
+    """Return the project that the tool's page assumes."""
     steps = list(zip(STAMPS, NAMES, (*APPLIED, PENDING), strict=True))
     if tool in ("prisma", "diesel"):
         script = "up.sql" if tool == "diesel" else "migration.sql"
@@ -78,13 +78,13 @@ def project(tool: str) -> Project:
 
 
 def of(history: str, then: str) -> str:
-    """Return what the real tool has left, without the last of its migrations."""
+    """Return SQL for the real tool's history and then another statement, such as one that removes the last row."""
     return f"{(HISTORIES / f'{history}.sql').read_text()};RESET search_path;{then}"
 
 
 @pytest.fixture
 def scene(database: Database, tmp_path: Path, run_entrypoint: Callable[..., Run]) -> Scene:
-    """Return a scene with a database that has the two tables of what is applied."""
+    """Return a scene whose database has the tables of the two applied migrations."""
     database.execute("".join(APPLIED))
     return Scene(database, tmp_path / "migrations", run_entrypoint)
 
@@ -123,7 +123,7 @@ def test_the_page_is_typed_as_it_stands(scene: Scene, tmp_path: Path, tool: str)
 @pytest.mark.sampled(10)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_image_does_the_same_for_the_fleet(scene: Scene, tmp_path: Path, tool: str) -> None:
-    """What the page's Dockerfile says, without one."""
+    """Do what the page's Dockerfile says, without Docker."""
     theirs = project(tool)
     write(tmp_path, theirs.files)
     scene.database.execute(theirs.history)

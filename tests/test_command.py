@@ -1,6 +1,6 @@
-"""MIGRATION_COMMAND: another migration tool under our lock, skipped where it has nothing to do.
+"""MIGRATION_COMMAND: another migration tool runs under our lock, and is skipped if it has nothing to do.
 
-The tool here is a small one like many, `kit/programs/tool.py`. ENTRYPOINT_TEST_RACE_ROUNDS=50 races fifty times.
+The tool here is a small stand-in, `kit/programs/tool.py`. ENTRYPOINT_TEST_RACE_ROUNDS=50 runs the race fifty times.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ COMMAND = f"{sys.executable} {TOOL} steps"
 
 @dataclass(frozen=True)
 class Project:
-    """An application with a migration tool of its own."""
+    """An application with its own migration tool."""
 
     database: Database
     directory: Path
     launch: Callable[..., Run]
 
     def write(self, **steps: str) -> None:
-        """Write steps of the tool's, by name."""
+        """Write the tool's steps, by name."""
         (self.directory / "steps").mkdir(exist_ok=True)
         for name, sql in steps.items():
             (self.directory / "steps" / f"{name}.sql").write_text(sql)
 
     def start(self, *command: str, **env: str) -> Run:
-        """Start `run` with an application that tells what it was told, or another `command`; do not wait."""
+        """Start `run` with an application that prints what it was told, or another `command`; do not wait."""
         environment = {
             "DATABASE_URL": self.database.url,
             "MIGRATION_COMMAND": COMMAND,
@@ -183,7 +183,7 @@ def test_a_rebuilt_older_image_does_not_run_it_and_says_so(project: Project, tmp
 @pytest.mark.thorough
 @pytest.mark.parametrize("first", ["older", "newer"])
 def test_an_older_and_a_newer_image_at_the_same_moment(project: Project, tmp_path: Path, first: str) -> None:
-    """Whoever comes second looks again under the lock: the newer one then runs its step, the older one nothing."""
+    """The second one looks again under the lock: a newer image then runs its step, and an older one runs nothing."""
     older = tmp_path / "older"
     older.mkdir()
     images = {"older": Project(project.database, older, project.launch), "newer": project}

@@ -33,7 +33,7 @@ def shell(name: str) -> str:
 
 
 def with_files(directory: Path) -> None:
-    """Make a migration to be completed."""
+    """Create a migration to complete."""
     (directory / "migrations").mkdir()
     (directory / "migrations" / "001_a.sql").touch()
 
@@ -41,7 +41,7 @@ def with_files(directory: Path) -> None:
 @pytest.mark.text
 @pytest.mark.parametrize("name", SHELLS)
 def test_the_scripts_are_of_today(name: str) -> None:
-    """If not: `python -m tests.kit.completions`."""
+    """If this fails, run `python -m tests.kit.completions`."""
     assert (FOLDER / f"entrypoint.{name}").read_text() == script(name)
 
 
@@ -88,7 +88,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
     assert "env" in complete("run", "--", "en")
     assert "env" in complete("run", "en")
     assert complete("run", "--he") == ["--help"]
-    # What has no completion of its own is a file, as without the script.
+    # Anything else completes to a file, as without the script.
     assert " -o default " in (FOLDER / "entrypoint.bash").read_text()
 
 
@@ -115,7 +115,7 @@ def test_fish(tmp_path: Path) -> None:
 
 
 def test_zsh(run_program: Start, tmp_path: Path) -> None:
-    """On a terminal, as zsh completes nowhere else: what was begun is completed and run."""
+    """The zsh completion only works on a terminal. The test completes a partial command and runs it."""
     functions = tmp_path / "functions"
     functions.mkdir()
     shutil.copy(FOLDER / "entrypoint.zsh", functions / "_entrypoint")

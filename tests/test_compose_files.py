@@ -1,4 +1,4 @@
-"""The shipped Compose files, without an engine: the schema's rules, and what a schema cannot see.
+"""The shipped Compose files, without an engine: they match the schema, and rules that a schema cannot express.
 
 tests/images/test_compose.py runs them.
 """
@@ -38,7 +38,7 @@ def test_the_stacks_are_all_the_files() -> None:
 
 
 def validate(*paths: Path) -> subprocess.CompletedProcess[str]:
-    """Hold files against the Compose specification's schema, which the package carries."""
+    """Validate files against the Compose specification's schema, which the package includes."""
     command: list[str | Path] = [
         sys.executable,
         "-m",
@@ -63,17 +63,17 @@ def test_the_schema_finds_what_is_wrong(tmp_path: Path) -> None:
     assert "stop_grace_time" in done.stdout
 
 
-# --- What several files are together --------------------------------------------------------------------
+# --- Several files merged -------------------------------------------------------------------------------
 
 
 def read(name: str) -> Node:
-    """Return a file as it is, variables in it included."""
+    """Return a file unchanged, with its variables unexpanded."""
     found: Node = YAML(typ="safe").load(COMPOSE / name)
     return found
 
 
 def merged(names: list[str]) -> Node:
-    """Put files one over the other, as Compose does as far as ours use it: mappings by key, lists one after another."""
+    """Merge files as Compose does, as far as ours need it: mappings by key, lists appended."""
 
     def over(under: Any, upper: Any) -> Any:
         if isinstance(under, dict) and isinstance(upper, dict):
@@ -96,13 +96,13 @@ def stack(request: pytest.FixtureRequest) -> Node:
 
 
 def services(stack: Node) -> Iterator[tuple[str, Node]]:
-    """Iterate over the services, each with an environment that may be empty."""
+    """Yield the services, each with an environment that may be empty."""
     for name, service in stack["services"].items():
         yield name, {"environment": {}, "secrets": [], "depends_on": {}, **service}
 
 
 def milliseconds(text: str) -> float:
-    """Return a duration as Compose and HAProxy write it: `20s`, `11m`, `500ms`."""
+    """Convert a duration as Compose and HAProxy write it, such as `20s`, `11m` or `500ms`."""
     number, unit = found(r"^(\d+)(ms|s|m)$", text)
     return int(number) * {"ms": 1, "s": 1000, "m": 60_000}[unit]
 
@@ -152,7 +152,7 @@ def test_the_page_says_who_must_be_told_of_another_password(stack: Node, tmp_pat
     for name in holding:
         assert f"`{name}`" in section
     for name, service in services(stack):
-        # `db` reads it when it is set up, ./upgrade makes the replicas and the job anew, and `after` does not stay.
+        # `db` reads it only at set-up, ./upgrade recreates the replicas and the job, and `after` does not keep running.
         if holding & set(service["secrets"]) and name not in ("db", "app", "migrate", "after"):
             assert f"`docker compose up --detach --no-deps --force-recreate {name}`" in section
 
@@ -177,7 +177,7 @@ def test_nothing_secret_is_in_the_repository() -> None:
 
 
 def test_variables_are_ones_that_the_program_knows(stack: Node) -> None:
-    # The others' own: the application's, and those of PostgreSQL's image.
+    # Variables of the application and of PostgreSQL's image.
     known = known_variables() | {"SHUTDOWN_DELAY_S", "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD_FILE"}
     assert "MIGRATION_TIMEOUT" not in known, "a part of a name is no name"
     for name, service in services(stack):
@@ -195,7 +195,7 @@ def test_whoever_waits_for_the_lock_waits_long_enough(stack: Node) -> None:
 
 def test_a_replica_is_not_unhealthy_before_its_start_can_be_over(stack: Node) -> None:
     app = stack["services"]["app"]
-    connecting = 40_000  # docs/configuration.md
+    connecting = 40_000  # from docs/configuration.md
     start = connecting + sum(
         int(app["environment"][name]) for name in ("MIGRATION_LOCK_TIMEOUT_MS", "MIGRATION_TIMEOUT_MS")
     )
@@ -209,7 +209,7 @@ def test_a_replica_that_stops_is_given_time(stack: Node) -> None:
     balancer = (COMPOSE / "haproxy.cfg").read_text()
     delay = float(app["environment"]["SHUTDOWN_DELAY_S"]) * 1000
     every, times = found(r"inter (\w+) .*fall (\d+)", balancer)
-    # Twice: a question that was on its way counts as answered.
+    # Double the time: a check already on its way counts as answered.
     assert delay >= 2 * int(times) * milliseconds(every)
     (longest,) = found(r"statement_timeout = '(\w+)'", (COMPOSE / "shop" / "version1" / "server.py").read_text())
     assert milliseconds(app["stop_grace_period"]) > delay + milliseconds(longest)
@@ -220,7 +220,7 @@ def test_the_balancer_asks_where_the_application_listens(stack: Node) -> None:
     balancer = (COMPOSE / "haproxy.cfg").read_text()
     port = app["environment"]["PORT"]
     assert f" app:{port} " in balancer
-    # Requests that are meant for the replica that had this address before must be refused, and not answered with 404.
+    # Requests for the address's previous replica must be refused, not answered with 404.
     assert app["environment"].get("MIGRATION_PROBE_PORT") != port
     assert "init-state down" in balancer
     (most,) = found(r"server-template \w+ 1-(\d+)", balancer)
@@ -230,13 +230,13 @@ def test_the_balancer_asks_where_the_application_listens(stack: Node) -> None:
 def test_replicas_can_be_added(stack: Node) -> None:
     app = stack["services"]["app"]
     assert app["deploy"]["replicas"] == 3
-    # A name or a port of the machine belongs to one container.
+    # Only one container can have a given name or host port.
     assert not {"container_name", "ports", "hostname"} & set(app)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_older_composes_can_read_it(path: Path) -> None:
-    # docker-compose 1.29 knows no other keys at the top, and no `start_interval`.
+    # docker-compose 1.29 accepts no other top-level keys, and no `start_interval`.
     assert set(read(path.name)) <= {"services", "secrets", "volumes", "networks", "configs"}
     for _, service in services(read(path.name)):
         assert "start_interval" not in service.get("healthcheck", {})

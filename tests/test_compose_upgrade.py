@@ -1,6 +1,6 @@
-"""compose/upgrade before an engine that misbehaves: broken replicas, interruptions, a balancer that is late.
+"""compose/upgrade with a misbehaving engine: broken replicas, interruptions, and a slow load balancer.
 
-The engine is a stand-in (`kit/programs/docker.py`); tests/images/test_compose.py has a real one.
+The engine is a stand-in, `kit/programs/docker.py`; tests/images/test_compose.py uses a real one.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 STANDIN = Path(__file__).parent / "kit" / "programs" / "docker.py"
 
-# `docker inspect` as the script asks for it, and whether the balancer sends requests there.
+# The output of `docker inspect` that the script asks for, and whether the balancer sends requests there.
 HEALTHY = {"state": "running 0 healthy", "serves": True}
 UNHEALTHY = {"state": "running 0 unhealthy", "serves": False}
 LOOPING = {"state": "restarting 7 unhealthy", "serves": False}
 
 
 class Upgrade:
-    """A project whose replicas are `old`, and runs of the script in it."""
+    """A project with the replicas `old`, in which the script runs."""
 
     def __init__(self, folder: Path, start: Callable[..., Run], *old: dict[str, Any], **state: Any) -> None:
-        """`state`: what `new` replicas are like; where to `hold`; how many answers of the balancer `lag` behind."""
+        """`state`: what `new` replicas are like; where to `hold`; by how many answers the balancer should `lag`."""
         self.folder = folder
         self._start = start
         shutil.copy(ROOT / "compose" / "upgrade", folder)
@@ -48,13 +48,13 @@ class Upgrade:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Return how things stand."""
+        """Return the stand-in's current state."""
         found: dict[str, Any] = json.loads((self.folder / "state.json").read_text())
         return found
 
     @property
     def replicas(self) -> list[str]:
-        """Return the names of the replicas that there are."""
+        """Return the names of the existing replicas."""
         return sorted(self.state["replicas"])
 
     def run(self) -> Run:
@@ -69,13 +69,13 @@ class Upgrade:
         return run
 
     def go(self) -> None:
-        """Let the stand-in go on."""
+        """Let the stand-in continue."""
         (self.folder / "go").touch()
 
 
 @pytest.fixture
 def upgrade(tmp_path: Path, run_program: Callable[..., Run]) -> Callable[..., Upgrade]:
-    """Return a function that makes a project."""
+    """Return a function that creates a project."""
     return lambda *old, **state: Upgrade(tmp_path, run_program, *old, **state)
 
 
@@ -108,7 +108,7 @@ def test_a_balancer_that_still_counts_what_has_ended_is_asked_again(upgrade: Cal
 @pytest.mark.thorough
 def test_a_new_replica_that_gets_no_requests_replaces_none(upgrade: Callable[..., Upgrade]) -> None:
     project = upgrade(HEALTHY, LOOPING, new={**HEALTHY, "serves": False})
-    # Its patience with the balancer, which is a minute.
+    # Shorten its wait for the balancer, which is a minute.
     script = project.folder / "upgrade"
     script.write_text(script.read_text().replace("until_true 60 balanced", "until_true 1 balanced"))
     run = project.run()
@@ -128,7 +128,7 @@ def test_a_new_replica_that_does_not_get_healthy_is_removed(upgrade: Callable[..
     assert project.replicas == ["old1", "old2"]
 
 
-# Sent to the script alone, as a supervisor does, and to all of its session, as Ctrl-C does.
+# To the script alone, as a supervisor sends it, and to its whole session, as Ctrl-C does.
 @pytest.mark.parametrize("everybody", [False, True], ids=["script", "everybody"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 @pytest.mark.parametrize("place", ["up", "stop"])
@@ -145,7 +145,7 @@ def test_interrupted_it_leaves_as_many_replicas_as_there_were(
         project.go()
     assert run.wait(30) == 128 + number
     assert project.replicas == (["old1", "old2", "old3"] if place == "up" else ["new1", "old1", "old2"])
-    # What was stopped is gone, and the next run replaces as many as there were.
+    # The stopped replica is gone, and the next run replaces as many as there were.
     again = project.run().ok(60)
     assert "replaced 3 of 3" in again.stderr
     assert len(project.replicas) == 3

@@ -1,4 +1,4 @@
-"""Each variable that the program reads is in the reference's table and has its place in docs/configuration.md."""
+"""Every variable that the program reads is in the reference's table and has a place in docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from kit.manifests.program import program_variables
 pytestmark = pytest.mark.text
 
 ROOT = Path(__file__).parents[1]
-# Read where APP_VERSION is not set, and named beside it.
+# Read if APP_VERSION is not set, and documented with it.
 NO_ROW_OF_ITS_OWN = {"npm_package_version"}
-# Everybody's, and not ours to explain in the reference.
+# Common conventions, which our reference need not explain.
 EVERYBODYS = {"NO_COLOR", "CLICOLOR_FORCE"}
 
 

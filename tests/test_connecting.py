@@ -1,4 +1,4 @@
-"""Connecting: the cause in words, how often and how long it is tried, and servers that accept no writes."""
+"""Connecting: the cause in words, how often and how long to retry, and servers that accept no writes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
 
 
 class FakeServer:
-    """Accepts connections, counts them, and answers each as told: with one FATAL error, with TLS, or not at all."""
+    """Accepts connections, counts them, and answers each with one FATAL error, with TLS, or not at all."""
 
     def __init__(self, *, fatal: tuple[str, str] | None = None, tls: bool = False, silent: bool = False) -> None:
-        """`fatal`: SQLSTATE and message of the answer to every login; without it the connection is closed."""
+        """`fatal`: SQLSTATE and message to answer every login with; without it, the connection is closed."""
         self.fatal, self.tls, self.silent = fatal, tls, silent
         self.connections = 0
         self._listener = socket.create_server((HOST, 0), backlog=16)
@@ -83,7 +83,7 @@ class FakeServer:
                 break
             connection.sendall(b"S" if self.tls and code == SSL_REQUEST else b"N")
             if self.tls and code == SSL_REQUEST:
-                connection.recv(1)  # whatever comes of it
+                connection.recv(1)  # whatever it returns
                 return
         if self.fatal is not None:
             state, message = self.fatal
@@ -96,7 +96,7 @@ class FakeServer:
 
 @pytest.fixture
 def connecting(run_entrypoint: Start, migrations_dir: Path) -> Callable[..., Run]:
-    """Return a function that runs an application on an address, with quick attempts, and waits for its end."""
+    """Return a function that starts an application with an address, retries quickly, and waits for it to exit."""
 
     def run(url: str | None, env: Mapping[str, str] | None = None, *, command: tuple[str, ...] = APPLICATION) -> Run:
         address = {} if url is None else {"DATABASE_URL": url}
@@ -109,7 +109,7 @@ def connecting(run_entrypoint: Start, migrations_dir: Path) -> Callable[..., Run
 
 
 def failure(run: Run) -> dict[str, Any]:
-    """Return the log record of a failed start, after which the application was started all the same."""
+    """Return the log record of a failed start that ran the application anyway."""
     assert run.code == 0, run.report()
     (record,) = run.logs("database.unavailable")
     outcome, _, error = run.stdout.strip().split("|", 2)
@@ -184,7 +184,7 @@ def test_a_server_that_closes_the_connection(connecting: Callable[..., Run]) -> 
 
 
 def test_too_many_clients_has_a_budget_of_its_own(connecting: Callable[..., Run]) -> None:
-    """The lock's time-out: as many replicas as wait for a place are waiting for the lock, in effect."""
+    """It is the lock timeout: replicas waiting for a connection are, in effect, waiting for the lock."""
     with FakeServer(fatal=("53300", "sorry, too many clients already")) as fake:
         began = time.monotonic()
         record = failure(connecting(fake.url(sslmode="disable"), {"MIGRATION_LOCK_TIMEOUT_MS": "1000"}))
@@ -197,7 +197,7 @@ def test_too_many_clients_has_a_budget_of_its_own(connecting: Callable[..., Run]
 
 @pytest.fixture(scope="module")
 def strict_server() -> Iterator[Server]:
-    """Return a server on which the role `app` has the password `right`, and no other way in."""
+    """Return a server that only accepts the role `app` with the password `right`."""
     with Server(hba=["host all app,limited 127.0.0.1/32 scram-sha-256", "host all turned_away all reject"]) as server:
         with server.connect() as connection:
             connection.execute("CREATE ROLE app LOGIN PASSWORD 'right'")
@@ -243,7 +243,7 @@ def test_what_a_real_server_says(
     assert record["message"].startswith(prefix)
     if tried is not None:
         assert made == tried
-        # Without a password the client hangs up by itself.
+        # Without a password, the client hangs up.
         assert strict_server.log_text(mark).count("FATAL:") == (0 if cause == "no_password" else tried)
 
 
@@ -324,7 +324,7 @@ def test_libpqs_own_variables(connecting: Callable[..., Run]) -> None:
     ("attempts", "words"), [(1, "1 attempt"), (2, "2 attempts"), (4, "4 attempts"), (5, "5 retries")]
 )
 def test_the_number_of_attempts(connecting: Callable[..., Run], attempts: int, words: str) -> None:
-    """Five are the default, whose sentence is documented."""
+    """Five is the default, and its message is documented."""
     with FakeServer(fatal=("57P03", "the database system is starting up")) as fake:
         run = connecting(fake.url(sslmode="disable"), {"DB_CONNECT_ATTEMPTS": str(attempts)})
     assert fake.connections == attempts
@@ -345,7 +345,7 @@ def test_commands_exit_with_69(connecting: Callable[..., Run]) -> None:
 
 @pytest.mark.parametrize("parameter", ["", "&connect_timeout=60"])
 def test_a_server_that_accepts_and_never_answers(connecting: Callable[..., Run], parameter: str) -> None:
-    """Promise 5, with small numbers: attempts times time-out + backoffs + 2 s."""
+    """Promise 5, with small numbers: attempts times timeout + backoffs + 2 s."""
     timing = {"DB_CONNECT_ATTEMPTS": "3", "DB_CONNECT_TIMEOUT_MS": "400", "DB_CONNECT_BACKOFF_MS": "100"}
     with FakeServer(silent=True) as fake:
         began = time.monotonic()
@@ -360,7 +360,7 @@ def test_a_server_that_accepts_and_never_answers(connecting: Callable[..., Run],
 
 @pytest.mark.thorough
 def test_several_hosts_that_never_answer(connecting: Callable[..., Run]) -> None:
-    """The time-out is for an attempt, however many hosts it goes through."""
+    """The timeout is for a whole attempt, however many hosts it tries."""
     timing = {"DB_CONNECT_ATTEMPTS": "2", "DB_CONNECT_TIMEOUT_MS": "500", "DB_CONNECT_BACKOFF_MS": "100"}
     with FakeServer(silent=True) as one, FakeServer(silent=True) as two, FakeServer(silent=True) as three:
         ports = ",".join(str(fake.port) for fake in (one, two, three))
@@ -382,7 +382,7 @@ def test_a_second_host_that_answers_is_reached(
 def test_a_server_that_freezes_after_the_login(
     connecting: Callable[..., Run], server: Server, database: Database, migrations_dir: Path
 ) -> None:
-    """Promise 5 for a start that has its connection and then hears nothing: the survey is bounded as well."""
+    """Promise 5 for a start that connects and then gets no answer: the survey is bounded too."""
     write_migrations(migrations_dir, {"001_thing.sql": "CREATE TABLE thing ();"})
     with Proxy(server.port) as proxy:
         proxy.when_client_sends(b"c.relkind", Proxy.deafen, deliver=False)
@@ -465,7 +465,7 @@ def test_an_empty_read_only_database(connecting: Callable[..., Run], database: D
 def test_an_earlier_systems_ledger_on_a_read_only_database(
     connecting: Callable[..., Run], database: Database, migrations_dir: Path
 ) -> None:
-    """It would be upgraded on the way, but nothing is pending: no reason to fail."""
+    """It would normally be upgraded, but nothing is pending, so that is no reason to fail."""
     database.execute((LEGACY / "schema.sql").read_text())
     database.execute("INSERT INTO schema_migrations (migration_number, filename) VALUES (1, '001_thing.sql')")
     write_migrations(migrations_dir, {"001_thing.sql": "CREATE TABLE thing ();"})
@@ -492,7 +492,7 @@ def test_migrations_go_to_their_own_address(
 
 
 def test_an_address_that_nobody_has_set_is_told(run_entrypoint: Callable[..., Run], migrations_dir: Path) -> None:
-    del migrations_dir  # empty, and there
+    del migrations_dir  # creates it, empty
     run = run_entrypoint("migrate", env={"DB_CONNECT_ATTEMPTS": "1"})
     assert run.wait() == 69
     assert "DATABASE_URL is not set" in run.stderr

@@ -1,4 +1,4 @@
-"""`-- entrypoint: timeout = …` and `lock-timeout = …`: a file's own times, as PostgreSQL and the log see them."""
+"""`-- entrypoint: timeout = …` and `lock-timeout = …`: a file's own limits, as PostgreSQL and the log see them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kit.databases import Database
     from kit.processes import Run
 
-# What the limits of its own session are, as a table of one row.
+# Records the session's limits as a table with one row.
 LIMITS = (
     "CREATE TABLE {0} AS SELECT current_setting('statement_timeout')::interval AS whole,"
     " current_setting('lock_timeout') AS lock;"
@@ -28,7 +28,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 
 def limits(scene: Scene, table: str) -> tuple[float, str]:
-    """Return what `LIMITS` wrote down: the time for a statement in seconds, and the one for a lock."""
+    """Return what `LIMITS` recorded: the statement timeout in seconds, and the lock timeout."""
     seconds, lock = scene.database.one(f"SELECT extract(epoch FROM whole)::float, lock FROM {table}")
     return float(seconds), str(lock)
 
@@ -46,7 +46,7 @@ def test_each_file_has_its_own_limits(scene: Scene, how: str) -> None:
     run = scene.migrated(MIGRATION_TIMEOUT_MS=300_000, MIGRATION_DDL_LOCK_TIMEOUT_MS=5_000)
     found = {table: limits(scene, table) for table in "abcd"}
     assert {table: lock for table, (_, lock) in found.items()} == {"a": "5s", "b": "1s", "c": "5s", "d": "3min"}
-    # What is left of each file's clock: it has only just begun.
+    # What is left of each file's time, which has just started.
     assert 200 < found["a"][0] <= 300
     assert 7000 < found["b"][0] <= 7200
     assert 20 < found["c"][0] <= 45
@@ -58,7 +58,7 @@ def test_each_file_has_its_own_limits(scene: Scene, how: str) -> None:
 
 
 def test_a_file_may_take_longer_than_all_the_others_together(scene: Scene) -> None:
-    """And leaves them the time that they had."""
+    """The other files keep their own time."""
     scene.write(
         {
             "001_long.sql": "-- entrypoint: timeout = 1min\nSELECT pg_sleep(3.5);",
@@ -109,7 +109,7 @@ def test_when_the_time_of_the_others_is_over_the_remedy_names_both_ways(scene: S
 
 @pytest.mark.thorough
 def test_a_lock_that_is_not_to_be_had(scene: Scene) -> None:
-    """The attempts are as short as the file says, and all of them together have the file's time."""
+    """Each attempt is as short as the file says, and all attempts together get the file's timeout."""
     scene.database.execute("CREATE TABLE busy ()")
     declared = "-- entrypoint: lock-timeout = 100ms\n-- entrypoint: timeout = 2s\n"
     scene.write({"001_alter.sql": f"{declared}ALTER TABLE busy ADD a text;"})

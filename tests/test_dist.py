@@ -1,4 +1,4 @@
-"""What `make dist` and `make audit` would say of a release that is not right. CI runs both as they are."""
+"""What `make dist` and `make audit` say about a release that is wrong. CI runs both on the real one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOOLS = ROOT / "build" / "release" / "bin" / "python"
 
 @pytest.fixture(scope="module")
 def tools() -> Path:
-    """Return the Python that has what makes a release."""
+    """Return the Python that has the release tools."""
     if not (TOOLS.parents[1] / "done").exists():
         missing("build/release is not there: `make dist` or `make audit` makes it")
     return TOOLS
@@ -110,7 +110,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Return a repository with the least that can be released."""
+    """Return a repository with the minimum that can be released."""
     root = tmp_path / "checkout"
     (root / "entrypoint").mkdir(parents=True)
     (root / "entrypoint" / "__init__.py").write_text('"""A."""\n\n__version__ = "1.2.3"\n')
@@ -163,7 +163,7 @@ def test_a_tag_has_to_be_the_version(tag: str, head: str, says: str | None, chec
 
 
 def test_an_sdist_is_settled(tmp_path: Path) -> None:
-    """The same bytes, whoever packed it, when, in which order and under which umask."""
+    """The bytes are the same, whoever packed it, when, in which order and under which umask."""
     sums: set[str] = set()
     for name, order, mode in (("one", ("a", "b"), 0o600), ("two", ("b", "a"), 0o664)):
         sdist = tmp_path / name
@@ -183,7 +183,7 @@ def test_an_sdist_is_settled(tmp_path: Path) -> None:
 
 
 def packed(checkout: Path, *, lacks: str = "", adds: str = "", mode: int = 0o755) -> distributions.Distributions:
-    """Return distributions of `checkout` as they should be, but for what is asked for."""
+    """Return correct distributions of `checkout`, except for the requested defects."""
     source = Source.of(checkout)
     package = source.files("entrypoint")
     made = distributions.Distributions(checkout / "a.tar.gz", checkout / "a.whl")
@@ -277,7 +277,7 @@ def test_a_bill_is_held_against_the_schema(kind: str, valid: bool, tools: Path) 
 
 @contextmanager
 def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Serve on a port of this machine, and return the address."""
+    """Serve on a local port and yield the address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
@@ -292,7 +292,7 @@ def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 
 class Index(BaseHTTPRequestHandler):
-    """Takes what is uploaded, as a package index does."""
+    """Accept uploads as a package index does."""
 
     uploads: list[bytes]
 
@@ -306,7 +306,7 @@ class Index(BaseHTTPRequestHandler):
 
 
 def test_wheel_and_sdist_are_uploaded_with_their_attestations(tools: Path, tmp_path: Path) -> None:
-    """The last command of `make publish`. The signatures themselves need a forge, which says who signs."""
+    """Run the last command of `make publish`. Real signatures need a forge, which vouches for the signer."""
     dist = tmp_path / "dist"
     dist.mkdir()
     metadata = "Metadata-Version: 2.4\nName: pg-entrypoint\nVersion: 1.2.3\n"
@@ -351,7 +351,7 @@ ADVISORY = {
 
 
 class Osv(BaseHTTPRequestHandler):
-    """Answers as OSV's API does; it knows of one package."""
+    """Answers like OSV's API; it knows one vulnerable package."""
 
     asked: list[tuple[str, str]]
 
@@ -377,7 +377,7 @@ def osv() -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 
 def audited(tools: Path, folder: Path, url: str, *pins: str, strict: bool = False) -> tuple[int, str]:
-    """Return the exit code and the output of an audit of two files: these pins, and a harmless one."""
+    """Return the exit code and output of an audit of two files: these pins, and a harmless one."""
     for name, lines in (("a.txt", pins), ("b.txt", ("six==1.17.0",))):
         hashed = [f"{pin} --hash=sha256:{'0' * 64}\n" for pin in lines]
         (folder / name).write_text("".join(hashed))

@@ -1,4 +1,4 @@
-"""`migrate --dry-run`: what it shows. That it changes nothing is in test_cli."""
+"""`migrate --dry-run`: what it shows. test_cli.py tests that it changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 
 def shown(scene: Scene, *arguments: str) -> str:
-    """Return what is said below the line that says which database it is."""
+    """Return the output below the line that names the database."""
     return scene.start("migrate", "--dry-run", *arguments).ok().stdout.partition("\n")[2]
 
 
@@ -57,7 +57,7 @@ def test_statements_and_what_there_is_to_say_about_them(scene: Scene) -> None:
 
 
 def test_what_the_parser_does_not_understand_is_left_to_the_server(scene: Scene) -> None:
-    """As in a real run, which asks the server; but the person is told."""
+    """A real run asks the server too, but here the user is told."""
     scene.write({"001_bad.sql": "SELECT 1;\nSELEC 2;"})
     assert shown(scene) == (
         "1 migration would run:\n"

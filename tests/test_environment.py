@@ -1,4 +1,4 @@
-"""What another disk or memory would mend is no failure of the file: nothing is recorded, the next start tries again."""
+"""A full disk or too little memory is not the file's failure: nothing is recorded, and the next start retries."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_what_libpq_cannot_take_is_ours(scene: Scene, monkeypatch: pytest.Monkey
 @pytest.mark.case("B19")
 @pytest.mark.parametrize("directive", ["", "-- entrypoint: no-transaction\n"])
 def test_rows_that_nobody_wants_are_not_kept(scene: Scene, directive: str) -> None:
-    """Twice 100 MB of rows come; what stands behind them counts as ever."""
+    """Each of two results has 100 MB of rows; the statements after them still count."""
     rows = "SELECT i, repeat('x', 1000) FROM generate_series(1, 100000) i;\n"
     with Gate(scene.database) as gate:
         scene.write({"001_a.sql": f"{directive}CREATE TABLE a ();\n{rows}VALUES (1), (2);\n{rows}{Gate.PASS}"})

@@ -1,4 +1,4 @@
-"""What examples/ and docs/coming-from/programs.md say, without the tools: tests/tools/ runs what they say."""
+"""What examples/ and docs/coming-from/programs.md say, without the tools themselves, which tests/tools/ runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_each_example_has_a_page_that_says_what_its_image_has() -> None:
 
 
 def test_what_is_pinned() -> None:
-    """Versions, and where the client knows them, hashes; never an address."""
+    """The examples pin versions, and hashes where the client supports them, but never an address."""
     for name, pinned in PINNED.items():
         assert not re.search(r"https?:", (ROOT / name / pinned).read_text()), name
         assert not list((ROOT / name).glob("*lock*")), name
@@ -42,7 +42,7 @@ def test_what_is_pinned() -> None:
 
 
 def test_the_table_of_tools_has_what_the_examples_have() -> None:
-    """In the words of their Dockerfiles."""
+    """The commands are the same as in their Dockerfiles."""
     have = {(line.command, line.inputs) for line in lines().values()}
     for kind in EXAMPLES:
         env = image(kind.name).env
@@ -57,7 +57,7 @@ def test_every_line_of_the_table_is_tried_somewhere() -> None:
 
 
 def test_the_two_lines_are_the_same_wherever_they_are_shown() -> None:
-    """The README's are for an application without an example of its own."""
+    """The README uses them for an application that has no example."""
     for page in ("README.md", "docs/coming-from/programs.md", "examples/README.md"):
         text = (ROOT.parent / page).read_text()
         assert 'ENV MIGRATION_COMMAND="alembic upgrade head" MIGRATION_COMMAND_INPUTS="alembic/versions"\n' in text, (

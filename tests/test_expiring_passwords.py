@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 APPLICATION = ("run", "--", "sh", "-c", 'printf %s "$ENTRYPOINT_OUTCOME"; env >&2')
 QUICK = {"DB_CONNECT_ATTEMPTS": "2", "DB_CONNECT_BACKOFF_MS": "10"}
 DEBUG = {"LOG_LEVEL": "debug"}
-# What nobody may see: each password has it. The brackets are there for those who take them for a part of an address.
+# Part of every password; nobody may see it. The brackets would confuse code that takes it for part of an address.
 CANARY = "quokka:@/[\\"
 
-# Each password ends the one before: no two connections can share one.
+# Each new password voids the previous one, so no two connections can share one.
 ISSUE = """
 import os, pathlib, sys, psycopg
 passwords = pathlib.Path(sys.argv[2])
@@ -47,7 +47,7 @@ print(password)
 
 @pytest.fixture(scope="module")
 def guarded_server() -> Iterator[Server]:
-    """Return a server that lets `app` in with its password alone."""
+    """Return a server that only accepts `app` with its password."""
     with Server(hba=["host all app 127.0.0.1/32 scram-sha-256"]) as server:
         with server.connect() as connection:
             connection.execute("CREATE ROLE app LOGIN")
@@ -56,7 +56,7 @@ def guarded_server() -> Iterator[Server]:
 
 @pytest.fixture
 def guarded(guarded_server: Server) -> Iterator[Database]:
-    """Return a database of `app`'s."""
+    """Return a database owned by `app`."""
     with new_database(guarded_server, "guarded") as database:
         database.execute(f"ALTER DATABASE {database.name} OWNER TO app; ALTER SCHEMA public OWNER TO app")
         yield database
@@ -70,7 +70,7 @@ def issue(tmp_path: Path) -> None:
 
 @pytest.fixture
 def issued(issue: None, tmp_path: Path) -> Callable[[], list[str]]:
-    """Return a function that returns all passwords that have been issued."""
+    """Return a function that returns all passwords issued so far."""
 
     def read() -> list[str]:
         path = tmp_path / "passwords"
@@ -81,12 +81,12 @@ def issued(issue: None, tmp_path: Path) -> Callable[[], list[str]]:
 
 @pytest.fixture
 def env(guarded: Database, issued: object, tmp_path: Path) -> dict[str, str]:
-    """Return the environment for a start whose every connection needs a password of its own."""
+    """Return the environment for a start in which every connection needs its own password."""
     command = f"{sys.executable} {tmp_path}/issue.py '{guarded.conninfo}' {tmp_path}/passwords"
     return {
         "DATABASE_URL": guarded.server.url(guarded.name, user="app"),
         "DATABASE_PASSWORD_COMMAND": command,
-        # The libraries of this Python are found by nothing else.
+        # Each password takes a Python start, which is slow on a busy machine.
         "DB_CONNECT_TIMEOUT_MS": "20000",
         **DEBUG,
     }
@@ -124,7 +124,7 @@ def test_each_connection_of_a_start_has_a_password_of_its_own(
     migrations_dir: Path,
     tmp_path: Path,
 ) -> None:
-    """The one before is void by then. The application gets none of them."""
+    """Each one voids the previous one. The application gets none of them."""
     write_migrations(migrations_dir, {"001_a.sql": "CREATE TABLE a ();"})
     mark = guarded.server.log_size()
     for outcome in ("migrated", "up_to_date"):
@@ -155,7 +155,7 @@ def test_commands_ask_for_it_as_well(
     before = len(issued())
     path = {"PATH": f"{guarded.server.bin}:{os.environ['PATH']}", "MIGRATION_BACKUP_DIR": str(tmp_path)}
     run = run_entrypoint(*command, env={**env, **path}).ok()
-    # pg_dump has a connection, too.
+    # pg_dump connects too.
     assert len(issued()) - before == (2 if command == ("backup",) else 1)
     nothing_in(run.stdout, run.stderr)
 
@@ -169,7 +169,7 @@ def test_a_backup_before_migrations_has_a_password_of_its_own(
     migrations_dir: Path,
     tmp_path: Path,
 ) -> None:
-    """It is in no environment: what stands before pg_dump sees none."""
+    """The password is in no environment: a wrapper around pg_dump does not see it."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "pg_restore").symlink_to(guarded.server.bin / "pg_restore")
     (tmp_path / "bin" / "pg_dump").write_text(
@@ -212,7 +212,7 @@ def test_the_service_asks_for_each_connection(
 def test_a_command_that_gives_no_password(
     run_entrypoint: Start, guarded: Database, tmp_path: Path, migrations_dir: Path, text: str, said: str
 ) -> None:
-    """It is an attempt like any other, and so is its time."""
+    """It counts as an attempt, and so does the time it takes."""
     url = guarded.server.url(guarded.name, user="app")
     command = script(tmp_path, text)
     timeout = {"DB_CONNECT_TIMEOUT_MS": "700" if "sleep" in text else "20000"}
@@ -229,7 +229,7 @@ def test_a_command_that_gives_no_password(
 def test_a_password_of_the_commands_that_is_wrong(
     run_entrypoint: Start, guarded: Database, tmp_path: Path, migrations_dir: Path
 ) -> None:
-    """There is none in the address that could be checked, and none may be put there."""
+    """The address has no password to check, and none may be put there."""
     url = guarded.server.url(guarded.name, user="app")
     run = run_entrypoint(
         "migrate",
@@ -261,7 +261,7 @@ def test_a_command_that_cannot_be_run_is_bad_configuration(
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "MIGRATION_DATABASE_URL", "DATABASE_URL_FILE"])
 def test_two_passwords_are_refused(run_entrypoint: Start, migrations_dir: Path, tmp_path: Path, name: str) -> None:
-    """Which of the two was meant nobody can tell; of an owner's address the password is another one's."""
+    """Nobody can tell which one was meant; an owner's address has somebody else's password."""
     url = f"postgresql://app:quokka@{HOST}:{free_port()}/shop"
     if name.endswith("_FILE"):
         (tmp_path / "url").write_text(url)
@@ -275,7 +275,7 @@ def test_two_passwords_are_refused(run_entrypoint: Start, migrations_dir: Path, 
 def test_it_goes_before_a_password_from_elsewhere(
     run_entrypoint: Start, env: dict[str, str], migrations_dir: Path, tmp_path: Path
 ) -> None:
-    """Libpq would take the one in an address before PGPASSWORD and a password file."""
+    """By itself, libpq would prefer a password in the address to PGPASSWORD or a password file."""
     (tmp_path / "passfile").write_text("*:*:*:*:wrong\n")
     (tmp_path / "passfile").chmod(0o600)
     more = {"PGPASSWORD": "wrong", "PGPASSFILE": str(tmp_path / "passfile")}
@@ -301,7 +301,7 @@ def test_a_signal_ends_the_command_as_well(
 def test_the_application_has_no_children_of_the_command(
     run_entrypoint: Start, guarded: Database, tmp_path: Path, migrations_dir: Path
 ) -> None:
-    """Neither one that goes on in the background nor a dead one; what it prints meanwhile does not hold us up."""
+    """No background process and no zombie; and output in the background does not delay us."""
     guarded.execute("ALTER ROLE app PASSWORD 'quokka'")
     command = script(tmp_path, f"(sleep 60; echo later) & echo $! > {tmp_path}/pid; echo quokka")
     url = guarded.server.url(guarded.name, user="app")
@@ -333,7 +333,7 @@ print('holds', sum('quok' 'ka' in value for value in os.environ.values()))
 def test_a_tool_logs_in_by_the_relay(
     run_entrypoint: Start, tmp_path: Path, migrations_dir: Path, issue: None, method: str
 ) -> None:
-    """Each of its connections gets a password of its own, and none of them is in its environment."""
+    """Each of its connections gets its own password, and none is in its environment."""
     with Server(hba=[f"host all app 127.0.0.1/32 {method}"], settings=encryption_of(method)) as server:
         with server.connect() as connection:
             connection.execute("CREATE ROLE app LOGIN")
@@ -356,7 +356,7 @@ def test_a_tool_logs_in_by_the_relay(
     assert sum("seen app" in line for line in said) == 3, run.report()
     assert sum("seen app entrypoint:" in line and line.endswith(":tool") for line in said) == 2
     assert any(line.endswith("holds 0") for line in said)
-    # Two sessions of ours, and three of the tool's.
+    # Two sessions of ours and three of the tool's.
     assert len((tmp_path / "passwords").read_text().splitlines()) == 5
     nothing_in(run.stderr)
 
@@ -365,7 +365,7 @@ def test_a_tool_logs_in_by_the_relay(
 def test_whoever_has_not_the_key_does_not_get_through(
     run_entrypoint: Start, guarded: Database, env: dict[str, str], tmp_path: Path, migrations_dir: Path
 ) -> None:
-    """Others on this machine reach the relay's port as well."""
+    """Other users of this machine can reach the relay's port too."""
     text = "import os, psycopg; psycopg.connect(os.environ['DATABASE_URL'], password='wrong')"
     (tmp_path / "tool.py").write_text(text)
     command = {"MIGRATION_COMMAND": f"{sys.executable} {tmp_path}/tool.py", "MIGRATIONS_DIR": ""}
@@ -379,7 +379,7 @@ def test_whoever_has_not_the_key_does_not_get_through(
 def test_a_tool_is_told_that_there_is_no_password(
     run_entrypoint: Start, guarded: Database, env: dict[str, str], tmp_path: Path, migrations_dir: Path
 ) -> None:
-    """Our own sessions have theirs; the command fails afterwards."""
+    """Our own sessions have theirs; the command fails only after that."""
     (tmp_path / "tool.py").write_text("import os, psycopg; psycopg.connect(os.environ['DATABASE_URL'])")
     issuing = env["DATABASE_PASSWORD_COMMAND"]
     issue = script(tmp_path, f"test -e {tmp_path}/tool.py.ran && echo none left >&2 && exit 1\nexec {issuing}\n")
@@ -399,7 +399,7 @@ def test_a_tool_is_told_that_there_is_no_password(
 def test_the_file_is_read_again_for_each_attempt(
     run_entrypoint: Start, guarded: Database, tmp_path: Path, migrations_dir: Path
 ) -> None:
-    """A secret that is rotated while we try: Kubernetes puts the new one into the mounted file."""
+    """A secret is rotated while we retry: Kubernetes writes the new one into the mounted file."""
     guarded.execute("ALTER ROLE app PASSWORD 'quokka-two'")
     secret = tmp_path / "url"
     secret.write_text(guarded.server.url(guarded.name, user="app", password="quokka-one"))

@@ -1,4 +1,4 @@
-"""The primary dies in the middle of a migration, and its standby takes its place."""
+"""The primary dies in the middle of a migration, and its standby takes over."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_work_goes_on_at_the_new_primary(
         until(lambda: connection.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'").fetchone())
         connection.execute("INSERT INTO gate VALUES (1)")
     with standby.connect("app") as connection:
-        # The table itself may not have arrived yet; to_regclass answers NULL where naming it would be an error.
+        # The table may not have arrived yet; to_regclass returns NULL where a plain name would be an error.
         until(lambda: connection.execute("SELECT to_regclass('gate')").fetchone() != (None,), what="the table")
         until(lambda: connection.execute("SELECT 1 FROM gate").fetchone(), what="the standby to follow")
         primary.kill()
