@@ -1,6 +1,6 @@
-"""An address as its author wrote it, but for where it leads: to the relay, and there without encryption.
+"""Change an address so that it leads to the relay, without encryption, and leave the rest as it was written.
 
-A tool reads it with its own eyes: SQLAlchemy's scheme, Prisma's parameters, JDBC's. So nothing else is touched.
+Each tool parses it in its own way (SQLAlchemy's scheme, Prisma's parameters, JDBC), so nothing else may change.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from urllib.parse import unquote
 
 _WHERE = frozenset(("host", "hostaddr", "port"))
-# What is about encryption, or about who is at the other end, in whichever driver's words; compared in lower case.
+# Parameters about encryption or the server's identity, of all drivers; compared in lower case.
 _GONE = frozenset(
     (
         *("ssl", "requiressl", "requirepeer", "gssencmode"),
@@ -19,9 +19,9 @@ _GONE = frozenset(
     )
 )
 _MODE = "sslmode"
-# What is read from there may ask for encryption: the address itself comes first.
+# A service file may ask for encryption; a parameter in the address itself takes precedence.
 _SERVICE = "service"
-# A name, and a value in quotation marks or without (libpq documentation, "Keyword/Value Connection Strings").
+# A name, and a value with or without quotation marks (libpq documentation, "Keyword/Value Connection Strings").
 _PAIR = re.compile(r"\s*([^\s=]+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)", re.DOTALL)
 
 
@@ -31,14 +31,14 @@ def respelled(address: str, host: str, port: int) -> str:
     if is_url:
         return f"{scheme}://{_url(rest, host, port, jdbc=scheme.startswith('jdbc:'))}"
     if address.startswith("jdbc:"):
-        # Without a host it is the local one: jdbc:postgresql:database.
+        # jdbc:postgresql:database, which means the local host.
         kind, name = address.rpartition(":")[::2]
         return f"{kind}://{_url('/' + name.lstrip('/'), host, port, jdbc=True)}"
     return _pairs(address, host, port)
 
 
 def with_password(address: str, password: str) -> str:
-    """Return an address that has no password, with this one, which is made of letters and digits."""
+    """Add a password to an address that has none. `password` must consist of letters and digits only."""
     scheme, is_url, rest = address.partition("://")
     user, at, _ = rest.partition("@")
     if is_url and at and not scheme.startswith("jdbc:") and "/" not in user and "?" not in user:
@@ -49,7 +49,7 @@ def with_password(address: str, password: str) -> str:
 
 
 def _url(rest: str, host: str, port: int, *, jdbc: bool) -> str:
-    # As libpq does: a / ends the search for the user, a ? does not.
+    # As in libpq, a / ends the search for the user, but a ? does not.
     user = "" if jdbc else rest[: rest.find("@") + 1]
     if "/" in user:
         user = ""

@@ -1,7 +1,8 @@
-"""TLS from the relay to the server, with the parameters, the files and the rules that libpq has for our own connection.
+"""TLS from the relay to the server, with the same parameters, files and rules as libpq for our own connection.
 
-PostgreSQL documentation, "SSL Support"; for names in certificates, libpq's fe-secure-common.c and fe-secure-openssl.c.
-Python's TLS is imported inside functions: only the relay needs it, and only on an encrypted way.
+The rules are in PostgreSQL's documentation, "SSL Support", and those for names in certificates in libpq's
+fe-secure-common.c and fe-secure-openssl.c. Python's `ssl` is imported inside functions, because only the relay needs
+it, and only if the connection is encrypted.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-# Without these the server is not known by its name, and without the first two not at all.
+# The values of sslmode that verify the server's certificate. Only `verify-full` also checks its name.
 VERIFIED = ("verify-ca", "verify-full")
 ENCRYPTED = ("require", *VERIFIED)
 _VERSIONS = {"TLSv1": "TLSv1", "TLSv1.1": "TLSv1_1", "TLSv1.2": "TLSv1_2", "TLSv1.3": "TLSv1_3"}
-# What a key in DER can be: PKCS#8, and the older forms of RSA and of elliptic curves.
+# The formats of a DER key: PKCS#8, and the older ones for RSA and elliptic curves.
 _KINDS_OF_KEY = ("PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 
 
 class UnusableFileError(Exception):
-    """One of the files for TLS cannot be loaded, which libpq has loaded for our own session; with a `remedy`."""
+    """Python cannot load one of the TLS files that libpq has loaded for our own session."""
 
     def __init__(self, message: str, remedy: str) -> None:
-        """Take the cause, with the file's name, and what to do."""
+        """Take the cause, with the file's name, and the remedy."""
         super().__init__(message)
         self.remedy = remedy
 
 
 def encrypt(sock: socket.socket, host: str, sslmode: str, parameters: Mapping[str, str]) -> socket.socket:
-    """Return `sock`, which the server expects TLS on, encrypted.
+    """Start TLS on `sock`, and return the encrypted socket.
 
-    `host`: what the server has to be, as it was written. Raises UnusableFileError, and OSError, as which
-    TLS's errors count.
+    `host`: the server's name as the address has it. Raises UnusableFileError and OSError, of which TLS's errors are
+    subclasses.
     """
     named = _nameable(host) if parameters.get("sslsni") != "0" else None
     secured = _context(sslmode, parameters).wrap_socket(sock, server_hostname=named)
@@ -55,7 +56,7 @@ def encrypt(sock: socket.socket, host: str, sslmode: str, parameters: Mapping[st
 
 
 def _nameable(host: str) -> str | None:
-    """Return a host's name if TLS can ask for it; Python refuses others, and forgets the socket."""
+    """Return `host` if it can be sent as the server name in TLS. For others, Python raises and leaks the socket."""
     try:
         return host if host.encode("idna") else None
     except UnicodeError:
@@ -66,7 +67,7 @@ def _context(sslmode: str, parameters: Mapping[str, str]) -> ssl.SSLContext:
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Python's own list leaves out what old servers have, and its own rules what self-made certificates have.
+    # Python's own defaults reject the ciphers of old servers, and some self-signed certificates.
     context.set_ciphers("DEFAULT")
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -76,7 +77,7 @@ def _context(sslmode: str, parameters: Mapping[str, str]) -> ssl.SSLContext:
     if parameters.get("sslnegotiation") == "direct":
         context.set_alpn_protocols(["postgresql"])
     roots = parameters.get("sslrootcert") or _at_home("root.crt")
-    # libpq: with a root certificate at hand, `require` is `verify-ca`.
+    # As in libpq, `require` means `verify-ca` if there is a root certificate.
     if sslmode in VERIFIED or (sslmode == "require" and roots and os.path.exists(roots)):
         context.verify_mode = ssl.CERT_REQUIRED
         _trust(context, roots, parameters)
@@ -91,7 +92,7 @@ def _version(name: str | None) -> ssl.TLSVersion | None:
 
 
 def _at_home(name: str) -> str:
-    """Return the path of a file that libpq looks for by itself."""
+    """Return the path of a file in libpq's default directory; empty if it does not exist."""
     path = os.path.expanduser(f"~/.postgresql/{name}")
     return path if os.path.exists(path) else ""
 
@@ -100,7 +101,7 @@ def _at_home(name: str) -> str:
 
 
 def _trust(context: ssl.SSLContext, roots: str, parameters: Mapping[str, str]) -> None:
-    """Load the authorities' certificates, and what they have revoked."""
+    """Load the authorities' certificates and revocation lists."""
     import ssl
 
     if roots == "system":
@@ -118,7 +119,7 @@ def _trust(context: ssl.SSLContext, roots: str, parameters: Mapping[str, str]) -
 
 @contextlib.contextmanager
 def _named(what: str, parameter: str, path: str) -> Iterator[None]:
-    """Give an error the file's name, which Python's have not."""
+    """Add the file's name to an error, because Python's messages lack it."""
     try:
         yield
     except OSError as error:
@@ -133,7 +134,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _check_name(secured: ssl.SSLSocket, host: str) -> None:
-    """See that the server's certificate is for `host`. Raises ssl.SSLCertVerificationError."""
+    """Check that the server's certificate is for `host`. Raises ssl.SSLCertVerificationError."""
     import ssl
 
     certificate: dict[str, Any] = secured.getpeercert() or {}
@@ -146,10 +147,10 @@ def _check_name(secured: ssl.SSLSocket, host: str) -> None:
 
 
 def is_for(host: str, alternatives: list[tuple[str, str]], common: str) -> bool:
-    """Tell whether a certificate is for a host, as libpq does. Pure.
+    """Tell whether a certificate is for `host`, by libpq's rules. Pure.
 
-    `alternatives`: its alternative names with their kinds, as `getpeercert` has them. `common`: the subject's common
-    name, which counts if none of those is of the host's kind.
+    `alternatives`: the certificate's alternative names with their kinds, as `getpeercert` returns them. `common`: the
+    subject's common name, which counts only if there is no alternative name of the host's kind.
     """
     address = _packed(host)
     kind = "IP Address" if address else "DNS"
@@ -162,15 +163,15 @@ def is_for(host: str, alternatives: list[tuple[str, str]], common: str) -> bool:
 
 
 def _matches(host: str, name: str) -> bool:
-    """Tell whether a name of a certificate is the host's; an asterisk stands for all of the first label."""
-    # As bytes, of which only ASCII's letters have two cases.
+    """Tell whether a name in a certificate matches the host. An asterisk stands for the whole first label."""
+    # As bytes, so that only ASCII letters are compared regardless of case.
     wanted, given = os.fsencode(host).lower(), os.fsencode(name).lower()
     label, _, rest = wanted.partition(b".")
     return wanted == given or bool(label and rest and given == b"*." + rest)
 
 
 def _packed(text: str) -> bytes:
-    """Return an IP address as bytes; none if it is not one."""
+    """Return an IP address as bytes; empty if `text` is not one."""
     for family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError, ValueError):
             return socket.inet_pton(family, text)
@@ -188,7 +189,7 @@ def _show_certificate(context: ssl.SSLContext, parameters: Mapping[str, str]) ->
     if not certificate or not os.path.exists(certificate):
         return
     key = parameters.get("sslkey") or _at_home("postgresql.key")
-    # An empty password, so that a key that needs one is an error and nobody is asked.
+    # With an empty password, a key that needs one is an error; without, OpenSSL would ask on the terminal.
     password = parameters.get("sslpassword", "")
     try:
         if (der := _in_der(key)) is None:
@@ -205,7 +206,7 @@ def _show_certificate(context: ssl.SSLContext, parameters: Mapping[str, str]) ->
 
 
 def _in_der(path: str) -> bytes | None:
-    """Return what is in a key's file if it is DER, which libpq reads, too; None if it is PEM."""
+    """Return a key file's contents if they are DER, which libpq also reads; None if they are PEM."""
     if not path:
         return None
     with open(path, "rb") as file:
@@ -214,7 +215,7 @@ def _in_der(path: str) -> bytes | None:
 
 
 def _load_der(context: ssl.SSLContext, certificate: str, key: bytes) -> None:
-    """Load a certificate with a key in DER. Python takes PEM alone, and from a file."""
+    """Load a certificate with a key in DER. Python accepts only PEM, and only from a file."""
     import ssl
 
     text = base64.encodebytes(key).decode()

@@ -1,8 +1,8 @@
-"""What another migration tool reads, digested: its command line, and the names and contents of its files.
+"""Digest what another migration tool reads: its command line, and the names and contents of its files.
 
-An up-to-date start does this while the server answers. So it imports neither `glob` nor `fnmatch` nor `re` where the
-patterns are plain, and remembers nothing between two starts: what a file's time or size says of its content may be a
-lie.
+An up-to-date start does this while it waits for the server, so for plain patterns it imports neither `glob` nor
+`fnmatch` nor `re`. Nothing is cached between starts: a file's time and size do not prove that its contents are
+unchanged.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from entrypoint.command import Command
 
-# What a run leaves behind, or what belongs to somebody else.
+# Directories that a run leaves behind, or that belong to other software.
 _LEFT_OUT_DIRECTORIES = ("__pycache__", "node_modules", ".git")
 _LEFT_OUT_SUFFIX = ".pyc"
-# A mounted ConfigMap's own folders, with a time in their names: `..data`, `..2026_11_28_17_40_01.123456`.
+# The directories inside a mounted ConfigMap, some with a time in their names: `..data`, `..2026_11_28_17_40_01.123456`.
 _MOUNTED = ".."
 _ANY_DEPTH = "**"
 _MAGIC = "*?["
 
 
 def want(command: Command) -> Wanted:
-    """Digest a command with all that it reads. Raises ConfigurationError for what cannot be read, or is not there."""
+    """Digest a command and everything it reads. Raises ConfigurationError if an input is missing or cannot be read."""
     checksums: dict[str, str] = {}
     faults = []
     total = 0
@@ -59,16 +59,16 @@ def want(command: Command) -> Wanted:
 
 
 def _fingerprint(command: Command, checksums: dict[str, str]) -> str:
-    # No word and no name has a NUL in it, and the empty part divides the ones from the others.
+    # Words and names cannot contain a NUL. The empty part separates the two.
     parts = [*command.words, "", *(f"{checksums[name]} {name}" for name in sorted(checksums))]
     whole = "\0".join(parts).encode("utf-8", "surrogateescape")
     return sha256_for(len(whole))(whole).hexdigest()
 
 
 def _files(pattern: str) -> Iterator[str]:
-    """Return the files that a path or a pattern names; a directory stands for all files in it.
+    """Return the files that a path or pattern names. A directory stands for all files in it.
 
-    Raises OSError for a path that is not there, or a directory that cannot be read.
+    Raises OSError if a path does not exist or a directory cannot be read.
     """
     path = os.path.normpath(pattern)
     if not any(character in pattern for character in _MAGIC) or os.path.lexists(pattern):
@@ -86,7 +86,7 @@ def _all_in(path: str) -> Iterator[str]:
 
 
 def _walk(directory: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Return all files below a directory, links followed; but not those that lead back to where they are in."""
+    """Return all files below a directory, following links except those to a directory above."""
     status = os.stat(directory)
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -106,7 +106,7 @@ def _begin(path: str) -> tuple[str, list[str]]:
 
 
 def _matches(directory: str, parts: list[str]) -> Iterator[str]:
-    """Return the paths below a directory that match the parts of a pattern, as a shell has it with `globstar`."""
+    """Return the paths below a directory that match the parts of a pattern, as in a shell with `globstar`."""
     part, rest = parts[0], parts[1:]
     if part == _ANY_DEPTH:
         if not rest:
@@ -137,7 +137,7 @@ def _names(directory: str) -> list[str]:
 
 
 def _is_like(name: str, pattern: str) -> bool:
-    """Tell whether a name matches a pattern, of which a leading dot has to be written out."""
+    """Tell whether a name matches a pattern. A leading dot must be explicit in the pattern."""
     if name in _LEFT_OUT_DIRECTORIES or name.endswith(_LEFT_OUT_SUFFIX):
         return False
     if name.startswith(".") and not pattern.startswith("."):
@@ -150,7 +150,7 @@ def _is_like(name: str, pattern: str) -> bool:
 
 
 def _is_like_stars(name: str, pieces: list[str]) -> bool:
-    """Tell whether a name has these pieces in this order, the first at its beginning and the last at its end."""
+    """Tell whether a name begins with the first piece, ends with the last, and has the others in between, in order."""
     first, *others = pieces
     if not others or not name.startswith(first):
         return name == first

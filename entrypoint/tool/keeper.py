@@ -1,15 +1,16 @@
-"""Run as a script of its own: start another program, and see that nothing of it outlives what it was started for.
+"""The keeper, a separate script: start another program, and leave none of its processes behind.
 
     python -I -S keeper.py CONTROL STATUS PROGRAM [ARGUMENT ...]
 
-CONTROL is the read end of a pipe from us. A dot on it says that we are alive, a `T` passes SIGTERM on. At its end,
-however that comes about, and after a while without a dot, all descendants of this process are killed. The same happens
-when the program has ended by itself. What the kernel takes from its parent becomes a child of this process, as that
-is a subreaper; so killing and reaping go on until there is no child left, and nothing can get away by `setsid` or a
-second fork (docs/decisions/0041-a-keeper-for-another-tool.md).
+CONTROL is the read end of a pipe from the entrypoint. A dot on it means that the entrypoint is alive, and a `T` asks to
+pass SIGTERM on. When the pipe is closed, for whatever reason, or no dot comes for a while, the keeper kills all its
+descendants. It also does so when the program has ended. The keeper is a subreaper, so the kernel makes orphaned
+descendants its children. It kills and reaps until no child is left, so nothing can escape by `setsid` or a second fork
+(docs/decisions/0041-a-keeper-for-another-tool.md).
 
-STATUS is the write end of a pipe to us: `pid N`, then `exit N` or `signal N` when nothing is left, or `errno N` if
-the program could not be executed. One process without threads: so it can fork, and Python may run before the exec.
+STATUS is the write end of a pipe to the entrypoint: `pid N`, then `exit N` or `signal N` once nothing is left, or
+`errno N` if the program could not be executed. The keeper has no threads, so it is safe to fork, and to run Python code
+before the exec.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-# Without a sign of life for so long, whoever started us is frozen. PostgreSQL gives its lock to somebody else 25 s
-# after that at the earliest: the guard's 30 s, less the 5 s between two of its pings.
+# Seconds without a dot after which the entrypoint counts as frozen. Another replica can get the lock after 25 s at the
+# earliest: the guard's 30 s, less the 5 s between two of its pings.
 _PATIENCE = 20.0
-# What cannot be killed (another user's, by a setuid program) is not waited for.
+# Seconds to wait for processes that we cannot kill, such as another user's (a setuid program).
 _NEVER_GONE = 5.0
 _TICK_MS = 1000
 _KILLING_TICK_MS = 20
@@ -50,7 +51,7 @@ def _prctl(option: int, value: int) -> bool:
 
 
 def _environment() -> dict[bytes, bytes]:
-    """Return the environment as we received it: in a C locale Python adds a variable of its own to `os.environ`."""
+    """Return the environment as this process received it: in a C locale Python adds a variable to `os.environ`."""
     try:
         with open("/proc/self/environ", "rb") as file:
             entries = file.read().split(b"\0")
@@ -61,7 +62,7 @@ def _environment() -> dict[bytes, bytes]:
 
 
 def _descendants() -> list[int]:
-    """Return the process ids of all below this process; none where /proc is missing, or another namespace's."""
+    """Return the IDs of all descendants of this process; none if /proc is missing or shows another namespace."""
     children: dict[int, list[int]] = {}
     try:
         here = os.readlink("/proc/self") == str(os.getpid())
@@ -71,7 +72,7 @@ def _descendants() -> list[int]:
     for name in names:
         try:
             with open(f"/proc/{name}/stat", "rb") as file:
-                # The command's name comes before, in parentheses, and may have any character in it.
+                # The command's name comes before that, in parentheses, and may contain any character.
                 parent = int(file.read().rpartition(b")")[2].split()[1])
         except (OSError, ValueError, IndexError):
             continue
@@ -92,10 +93,10 @@ def _send(number: int, pids: Iterable[int]) -> None:
 
 
 class Keeper:
-    """The program, and what came of it."""
+    """Runs the program, and remembers how it ended."""
 
     def __init__(self, control: int, status: int) -> None:
-        """Take the ends of the two pipes."""
+        """Take this process's ends of the two pipes."""
         self._control, self._status = control, status
         self._pid = 0
         self._code: int | None = None
@@ -103,7 +104,7 @@ class Keeper:
         self._childless = False
 
     def run(self, words: list[str]) -> None:
-        """Start the program, stay with it to its end, and then until nothing is left."""
+        """Start the program, and return when it has ended and nothing is left of it."""
         wakened, waker = os.pipe()
         for descriptor in (wakened, waker):
             os.set_blocking(descriptor, False)
@@ -111,7 +112,7 @@ class Keeper:
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in _ENDING:
-            # From now on nobody but the pipe's end ends us: there would be nobody to kill the others.
+            # From now on, only the end of the pipe may end us. Otherwise nobody would kill the descendants.
             signal.signal(number, signal.SIG_IGN)
         self._start(words, ignored)
         self._let_go_of_output()
@@ -141,7 +142,7 @@ class Keeper:
         self._say("signal" if code < 0 else "exit", abs(code))
 
     def _start(self, words: list[str], ignored: Collection[int]) -> None:
-        told, tell = os.pipe()  # Both are closed on exec.
+        told, tell = os.pipe()  # The exec closes both.
         keeper = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
@@ -174,7 +175,7 @@ class Keeper:
     def _kill(self) -> None:
         _send(signal.SIGKILL, _descendants())
         if self._code is None:
-            # Its number is still its own, as nobody has reaped it.
+            # It has not been reaped, so its process ID cannot belong to another process.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._pid, signal.SIGKILL)
 
@@ -183,7 +184,7 @@ class Keeper:
             self._killing_since = time.monotonic()
 
     def _reap(self) -> None:
-        """Take in whoever has ended; the program's own end is the sign to kill what is left of it."""
+        """Reap children that have ended. If the program is one of them, start killing what is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -202,7 +203,7 @@ class Keeper:
         return self._childless or time.monotonic() - self._killing_since > _NEVER_GONE
 
     def _say(self, what: str, number: int) -> None:
-        # We may be gone; then there is nobody to hear it.
+        # The entrypoint may be gone, and nobody reads this.
         with contextlib.suppress(OSError):
             os.write(self._status, f"{what} {number}\n".encode())
 
@@ -211,16 +212,17 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.
 
 
 def _become(words: list[str], keeper: int, ignored: Collection[int]) -> NoReturn:
-    """In the child: be the program, with nothing of ours in it. Raises OSError."""
+    """Exec the program, in the child, with nothing of ours left in the process. Raises OSError."""
     os.setsid()
-    # Should somebody kill the keeper, that is the program's end, too.
+    # If somebody kills the keeper, the kernel kills the program.
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != keeper:
         os._exit(127)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (*_ENDING, signal.SIGXFSZ):
-        # Python ignores SIGPIPE and SIGXFSZ, whatever it was before; the application finds their default, too.
+        # Python always ignores SIGPIPE and SIGXFSZ, so whether they were ignored before is unknown. The application
+        # gets their default, too.
         if number not in ignored or number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -229,7 +231,7 @@ def _become(words: list[str], keeper: int, ignored: Collection[int]) -> NoReturn
 
 
 def main(words: list[str]) -> None:
-    """Take the two descriptors, and the program with its arguments."""
+    """Run the keeper with the arguments CONTROL, STATUS, PROGRAM and so on."""
     control, status = int(words[0]), int(words[1])
     for descriptor in (control, status):
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - the signature is not ours

@@ -1,4 +1,4 @@
-"""A program under a keeper: a small process that kills it and all its descendants when we are gone, or say so."""
+"""A program under a keeper, which is a small process that kills it and its descendants when we ask, or are gone."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _BEAT_EVERY = 1.0
 
 
 class Kept:
-    """One program, and its keeper."""
+    """One program with its keeper."""
 
     def __init__(self, argv: Sequence[str], environ: Mapping[bytes, bytes], stdout: int, stderr: int) -> None:
-        """Start the keeper, which starts the program. Raises OSError if there is no starting a process."""
+        """Start the keeper, which starts the program. Raises OSError if no process can be started."""
         self._said = b""
         self._beaten = time.monotonic()
         self._control_end, self._control = os.pipe()
         self.status, status_end = os.pipe()
-        """Can be read when `listen` has something to hear."""
+        """A descriptor that becomes readable when there is something for `listen`."""
         os.set_blocking(self._control, False)
         os.set_blocking(self.status, False)
         self.pid = 0
         self.code: int | None = None
-        """How the program ended: -n after signal n."""
+        """The program's exit code; -n after signal n."""
         self.errno = 0
-        """Why it could not be executed."""
+        """Why the program could not be executed."""
         self.over = False
-        """Whether nothing is left of it."""
+        """Whether none of its processes is left."""
         try:
             self._process = subprocess.Popen(  # noqa: S603 - that is what it is for, and no shell is involved
                 [*_program(), str(self._control_end), str(status_end), *argv],
@@ -49,7 +49,7 @@ class Kept:
                 start_new_session=True,
             )
         except BaseException:
-            # Whatever became of it: at the end of this pipe it ends.
+            # If the keeper was started, closing its pipe ends it.
             os.close(self._control)
             os.close(self.status)
             raise
@@ -58,7 +58,7 @@ class Kept:
             os.close(status_end)
 
     def beat(self) -> None:
-        """Show the keeper now and then that we are alive."""
+        """Tell the keeper that we are alive, if it is time to. Call this often."""
         if time.monotonic() - self._beaten >= _BEAT_EVERY:
             self._beaten = time.monotonic()
             self._write(b".")
@@ -74,7 +74,7 @@ class Kept:
             self._control = -1
 
     def listen(self) -> None:
-        """Take in what the keeper has said."""
+        """Read what the keeper reports."""
         with contextlib.suppress(BlockingIOError):
             data = os.read(self.status, 4096)
             self._said += data
@@ -90,7 +90,7 @@ class Kept:
                 self.code = int(number) if what == b"exit" else -int(number)
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long until nothing is left; tell whether that is so. No signal's exception is lost here."""
+        """Wait at most `seconds` until nothing is left, and tell whether that is so. Signals raise as usual."""
         patience = Deadline(seconds)
         while not self.over and not patience.passed():
             self.listen()
@@ -99,14 +99,14 @@ class Kept:
         return self.over
 
     def close(self) -> None:
-        """Let go of the keeper, which goes on with its work if it has not ended."""
+        """Close the pipes to the keeper. If it has not ended, it kills what is left without us."""
         self.kill()
         if self.status >= 0:
             os.close(self.status)
             self.status = -1
 
     def _end(self) -> None:
-        """Take in that the keeper is gone. If somebody has killed it, the kernel has killed the program."""
+        """Record that the keeper is gone. If it was killed, the kernel has killed the program."""
         self.over = True
         self._process.wait()
         if self.code is None and not self.errno:
@@ -123,5 +123,5 @@ class Kept:
 
 
 def _program() -> list[str]:
-    # The only program in the self-contained folder is ours: packaging/main.py.
+    # In the self-contained folder there is no Python interpreter to call, only our own program (packaging/main.py).
     return [sys.executable, *(["--keeper"] if getattr(sys, "frozen", False) else ["-I", "-S", _KEEPER])]

@@ -1,4 +1,4 @@
-"""The holder of the lock runs another migration tool, if it has anything to do: once, recorded before and after."""
+"""Run another migration tool under the lock, if it has anything to do, and record the run before and after."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from entrypoint.records import Address
     from entrypoint.tool.running import Ended
 
-# For each of our own statements about it.
+# Seconds for each of our own statements.
 _PATIENCE = 30.0
 _LEAST = 1.0
 _LEAVE_OURS_ALONE = (
@@ -41,7 +41,7 @@ _LEAVE_OURS_ALONE = (
     "or keep them in a separate schema with MIGRATION_SCHEMA."
 )
 _SHELL = "no shell is involved: to use one, write sh -c '…'"
-# What a tool says in its output, or is called, and what to do about it.
+# What a tool's output contains, and what to do about it.
 _KNOWN_CAUSES = (
     ("P3005", "It needs a schema without other tables: set MIGRATION_SCHEMA=entrypoint to move this program's tables."),
     (
@@ -49,18 +49,19 @@ _KNOWN_CAUSES = (
         "It needs a schema without other tables: set MIGRATION_SCHEMA=entrypoint to move this program's tables.",
     ),
 )
+# What the command line contains, and how to release that tool's own lock.
 _UNLOCKING = (("knex", "knex migrate:unlock"), ("liquibase", "liquibase release-locks"))
 
 
 class Performed(NamedTuple):
-    """A run of the tool that ended well."""
+    """A successful run of the tool."""
 
     command: str
     seconds: float
 
 
 def find_program(words: Sequence[str], path: str | None) -> None:
-    """Raise ConfigurationError unless the command's program is there and can be executed, by this `PATH`."""
+    """Raise ConfigurationError unless the command's program exists, with this `path` as PATH, and can be executed."""
     program = foreign(words[0])
     found = shutil.which(words[0], path=path)
     remedy = f"Install it in the image, or give its full path; {_SHELL}."
@@ -80,11 +81,11 @@ def find_program(words: Sequence[str], path: str | None) -> None:
 
 
 def why_not(path: str) -> str:
-    """Return why the kernel would not execute a file that may be executed; empty if nothing is known against it."""
+    """Return why the kernel would not execute an executable file; empty if we know no reason."""
     if what := executable.what_failed(path, missing=False):
         return what
     first = executable.first_line(path) or b"#!"
-    # Not for what has a NUL in it, which may be a program, of a kind that only this kernel has been told of.
+    # A file with a NUL may be a program in a format that has been registered with this kernel (binfmt_misc).
     if first.startswith((b"#!", b"\x7fELF")) or b"\0" in first:
         return ""
     return "it is a script whose first line does not start with #!"
@@ -96,7 +97,7 @@ class Tool:
     def __init__(
         self, assignment: Assignment, wanted: Wanted, address: Address, lease: Lease, deadline: Deadline
     ) -> None:
-        """Take what is wanted, where the tool is to find the database, and lease and time for doing it."""
+        """Take what to run, the tool's database address, the lease to run it under, and the time for all of it."""
         self._assignment = assignment
         self._wanted = wanted
         self._address = address
@@ -105,7 +106,7 @@ class Tool:
         self._deadline = deadline
 
     def perform(self, back_up: Callable[[], None]) -> tuple[Performed | None, Verdict]:
-        """Run it if it has anything to do; return how, and why. `back_up` comes before that.
+        """Run the tool if it has anything to do, after calling `back_up`. Return the run, if any, and the verdict.
 
         Raises CommandFailedError, MigrationTimeoutError, LeaseLostError and ConnectionLostError.
         """
@@ -120,11 +121,11 @@ class Tool:
         return self._run(verdict, before), verdict
 
     def _patience(self) -> Deadline:
-        """Return by when a statement of ours is to be done: the tool may have used up all the time."""
+        """Return the deadline for one of our statements. It leaves some time even if the tool has used it all up."""
         return Deadline(max(_LEAST, min(_PATIENCE, self._deadline.remaining())))
 
     def _judge(self, *, ended: bool = False) -> tuple[Verdict, Runs]:
-        """Judge whether it has anything to do; once it has `ended`, it may have dropped what is read here."""
+        """Decide whether the tool has anything to do. If it has `ended`, it may have dropped the tables read here."""
         role = self._assignment.role
         try:
             return judge_on(self._worker, self._lease.place, self._wanted, role, self._patience())
@@ -162,7 +163,7 @@ class Tool:
             well = ended.exit_code == 0 and not ended.timed_out and not ended.cannot_start
             _, after = self._judge(ended=True)
         except LeaseLostError as lost:
-            # From a living holder nobody takes it but an operator; and the tool, which would be run again for ever.
+            # Only an operator takes the lock from a living holder, or the tool itself; and then it would run forever.
             if not lost.by_operator and assignment.losses.note(Spot(0, command, 0, "", None), lost):
                 said = f"the migration lock was lost {MOST} times while {command} ran"
                 raise CommandFailedError(said, remedy=_LEAVE_OURS_ALONE, command=command, run=number) from lost
@@ -210,7 +211,7 @@ class Tool:
         )
 
     def _write(self, statement: str, *, progress: str | None = None) -> list[tuple[str | None, ...]]:
-        """Run a statement of ours behind the fence; return its rows."""
+        """Run one of our statements under the lease's fence; return its rows."""
         deadline = self._patience()
         shows = (self._lease.progress(progress),) if progress else ()
         try:

@@ -1,4 +1,4 @@
-"""What a program prints, cut into lines that can be logged: bounded, without escapes, without secrets."""
+"""Cut what a program prints into lines that can be logged: limited in length, without escapes, without secrets."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 LONGEST = 8_192
-"""Characters of a line; the rest of it is left out."""
+"""The most characters of a line that are kept."""
 CUT = " […]"
-"""How a line ends of which something was left out."""
+"""The end of a line that was cut."""
 
-# Read beyond it, so that no secret is cut in two and then not recognised.
+# Read some more than that, so that a secret is not cut in two and missed.
 _MARGIN = 512
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 class Lines:
-    """One stream."""
+    """Cuts one stream into lines."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        """Take the `secrets` that are not known to the whole program."""
+        """Take the `secrets` that the rest of the program does not know."""
         self._redactor = Redactor(secrets)
         self._rest = b""
         self._skipping = False
 
     def take(self, data: bytes) -> Iterator[str]:
-        """Return the lines that `data` completes, and those that have become too long."""
+        """Return the lines that `data` completes, and the beginning of one that has become too long."""
         *whole, rest = data.split(b"\n")
         for line in whole:
             yield from self._complete(line)
@@ -41,7 +41,7 @@ class Lines:
                 self._rest, self._skipping = b"", True
 
     def end(self) -> Iterator[str]:
-        """Return the last line, if it had no end."""
+        """Return the last line, if it has no newline."""
         yield from self._complete(b"")
 
     def _complete(self, line: bytes) -> Iterator[str]:
@@ -51,7 +51,7 @@ class Lines:
 
     def _show(self, line: bytes) -> Iterator[str]:
         text = line[: LONGEST + _MARGIN].decode("utf-8", "replace").rstrip()
-        # A bar of progress is drawn again and again, each time from the line's beginning.
+        # A progress bar is drawn again and again from the line's beginning; keep the last state.
         text = self._redactor.known(foreign(without_escapes(text.rpartition("\r")[2])))
         if len(text) > LONGEST or len(line) > LONGEST + _MARGIN:
             text = text[:LONGEST] + CUT
@@ -60,7 +60,7 @@ class Lines:
 
 
 def without_escapes(text: str) -> str:
-    """Return a line without what moves a terminal's cursor or changes its colours, and without NUL."""
+    """Return a line without escape sequences and other control characters; tabs are kept."""
     if text.isprintable():
         return text
     return "".join(one for one in _ESCAPES.sub("", text) if one == "\t" or one.isprintable())

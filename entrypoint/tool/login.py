@@ -1,8 +1,8 @@
-"""Log in at the server in the tool's place, where a password is issued for each connection.
+"""Log in to the server on the tool's behalf, if a password is issued for each connection.
 
-The relay does so after the tool has shown it the key to the relay, which opens nothing else: no password that the
-server takes is in the tool's environment. What a server can ask for: a password as it is, MD5, SCRAM-SHA-256
-(PostgreSQL documentation, "Message Flow", "SASL Authentication"; RFC 5802).
+The relay does this after the tool has presented the relay's key, which is good for nothing else. So the tool's
+environment contains no password that the server accepts. The server may ask for a cleartext password, MD5 or
+SCRAM-SHA-256 (PostgreSQL documentation, "Message Flow", "SASL Authentication"; RFC 5802).
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 _OK, _CLEARTEXT, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
 _MECHANISM = b"SCRAM-SHA-256"
-# Without channel binding; and the same in base64, as the last message has it.
+# The GS2 header for "no channel binding", and the same in base64 for the final message.
 _HEADER, _BINDING = "n,,", "biws"
 
 
 class Issue(NamedTuple):
-    """Passwords that are issued for each connection."""
+    """How passwords are issued for each connection."""
 
     user: str
-    """Whose they are. Another user of the tool's has a password of its own, and logs in by itself."""
+    """The user they are for. If the tool connects as another user, it has that user's password and logs in itself."""
     password: Callable[[], str]
-    """Issues one; may raise EntrypointError."""
+    """Issues a password; may raise EntrypointError."""
     key: str
-    """What the tool has in the password's place."""
+    """What the tool uses as its password."""
 
 
 class RefusedError(Exception):
-    """The server refused the login; `message` is what it said, as it is passed on."""
+    """The server refused the login."""
 
     def __init__(self, message: bytes) -> None:
-        """Take the server's message."""
+        """Take the server's message, as it is passed on to the client."""
         super().__init__(wire.error_text(message[5:]))
         self.message = message
 
 
 def shows_key(client: socket.socket, stream: wire.Stream, key: str) -> bool:
-    """Ask a client for the key; tell whether it has it."""
+    """Ask a client for the key, and tell whether it is right."""
     client.sendall(wire.message(b"R", struct.pack("!i", _CLEARTEXT)))
     kind, body = stream.message()
     return kind == b"p" and hmac.compare_digest(body.rstrip(b"\0"), key.encode())
@@ -74,8 +74,8 @@ def log_in(server: socket.socket, answers: wire.Stream, user: str, password: str
 
 
 def _exchange(server: socket.socket, answers: wire.Stream, secret: bytes) -> None:
-    """Prove that we know the password, and see that the server does."""
-    # The server takes the name from the message that a session begins with.
+    """Prove that we know the password, and check that the server knows it, too."""
+    # The server takes the user's name from the startup message.
     bare = f"n=,r={base64.b64encode(os.urandom(18)).decode()}"
     first = f"{_HEADER}{bare}".encode()
     _answer(server, _MECHANISM + b"\0" + struct.pack("!i", len(first)) + first)
@@ -88,7 +88,7 @@ def _exchange(server: socket.socket, answers: wire.Stream, secret: bytes) -> Non
 
 
 def scram(bare: str, challenge: str, secret: bytes) -> tuple[str, str]:
-    """Return the client's final message, and the signature that the server has to show. Pure.
+    """Return the client's final message, and the signature that the server must send. Pure.
 
     `bare` is the client's first message without its header. Raises wire.ProtocolError.
     """
@@ -109,7 +109,7 @@ def scram(bare: str, challenge: str, secret: bytes) -> tuple[str, str]:
 
 
 def salted_password(secret: bytes, salt: bytes, rounds: int) -> bytes:
-    """Return SCRAM's SaltedPassword (RFC 5802, `Hi`), also where Python has no OpenSSL, as in the folder."""
+    """Return SCRAM's SaltedPassword (RFC 5802, `Hi`). Works without OpenSSL, too, as in the self-contained folder."""
     if (derive := getattr(hashlib, "pbkdf2_hmac", None)) is not None:
         return bytes(derive("sha256", secret, salt, rounds))
     keyed = hmac.new(secret, digestmod="sha256")
@@ -139,7 +139,7 @@ def _expected(answers: wire.Stream, wanted: int) -> str:
 
 
 def _asked(answers: wire.Stream) -> tuple[int, bytes]:
-    """Return what the server's next message about the login asks for, and what it has with that."""
+    """Return the code of the server's next authentication request, and its data."""
     while True:
         kind, body = answers.message()
         if kind == b"E":

@@ -1,4 +1,4 @@
-"""Where a program prints to: two pipes, of which each line is an event; or a terminal of its own in front of ours."""
+"""Read a program's output: from two pipes, logging each line, or from a pseudo-terminal, passing it on to ours."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 1 << 16
 _LAST_LINES = 20
-# Of each of them.
+# Characters of each of them.
 _LONGEST_LAST = 1_000
-# When the program has ended, and somebody else still holds its output open.
+# Seconds to go on reading when the program has ended, but another process still has its output open.
 _LINGER = 0.3
 
 
 class Output:
-    """The ends that we read from; `write_ends` go to the program."""
+    """The pipes or the pseudo-terminal; `write_ends` are for the program, as its standard output and error."""
 
     def __init__(self, *, terminal: bool, secrets: Iterable[str]) -> None:
-        """Open the pipes, or the terminal, if ours is one and there is one to be had."""
+        """Open the pipes; with `terminal`, open a pseudo-terminal instead, if that works."""
         self.tail: deque[str] = deque(maxlen=_LAST_LINES)
         """The last lines, without secrets."""
         self._streams: dict[int, tuple[str, Lines]] = {}
@@ -48,22 +48,22 @@ class Output:
             self.write_ends = (ends[0], ends[1])
 
     def let_go(self) -> None:
-        """Close the ends that the program has now: when it closes them, too, there is nothing more to read."""
+        """Close our copies of the write ends, so that reading ends when the program closes its own."""
         for descriptor in set(self.write_ends):
             os.close(descriptor)
         self.write_ends = (-1, -1)
 
     @property
     def descriptors(self) -> Iterable[int]:
-        """The ends from which there may be something to read."""
+        """The descriptors to read from."""
         return list(self._streams)
 
     def read(self, descriptor: int) -> None:
-        """Pass on what has come."""
+        """Read once from `descriptor`, and pass on what has come."""
         name, lines = self._streams[descriptor]
         try:
             data = os.read(descriptor, _AT_ONCE)
-        except OSError:  # A terminal at whose other end is nobody any more.
+        except OSError:  # A terminal whose other end is closed.
             data = b""
         if self._decoder is not None:
             logs.pass_on(self._decoder.decode(data, not data))
@@ -74,7 +74,7 @@ class Output:
             os.close(descriptor)
 
     def finish(self) -> None:
-        """Read what is left, even if somebody else holds the other end, and close."""
+        """Read what is left, for a short time if another process still has the other end open, and close."""
         patience = Deadline(_LINGER)
         while self._streams and not patience.passed():
             for descriptor in select.select(self.descriptors, (), (), patience.remaining())[0]:
@@ -82,7 +82,7 @@ class Output:
         self.close()
 
     def close(self) -> None:
-        """Close all; what is left of a line is passed on."""
+        """Close everything, and pass on an unfinished line."""
         for descriptor in (*self._streams, *{end for end in self.write_ends if end >= 0}):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -98,7 +98,7 @@ class Output:
 
 
 def _terminal() -> tuple[int, int] | None:
-    """Return the two ends of a new terminal, as wide as ours; None if there is none to be had."""
+    """Open a pseudo-terminal as large as our terminal, and return its two ends; None if that fails."""
     import fcntl
     import termios
 
@@ -112,5 +112,5 @@ def _terminal() -> tuple[int, int] | None:
         termios.tcsetattr(its, termios.TCSANOW, attributes)
         fcntl.ioctl(its, termios.TIOCSWINSZ, fcntl.ioctl(2, termios.TIOCGWINSZ, b"\0" * 8))
     except OSError:
-        pass  # Then it is a terminal without a size.
+        pass  # Then the terminal has no size.
     return ours, its

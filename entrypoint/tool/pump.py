@@ -1,4 +1,4 @@
-"""Bytes from one socket to another and back, until one of them ends."""
+"""Pass bytes between two sockets, both ways, until one side ends."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _CHUNK = 1 << 18
-# For the other side to take what is left when one has ended, and to read the last words of a server that has.
+# Seconds for one side to take what is left when the other has ended, and for the client to read a server's last words.
 _FLUSH = 5.0
 _LAST_WORDS = 1.0
 _GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class _Flow:
-    """One direction. What has been read is sent before more is read, so a slow reader holds its writer up."""
+    """One direction. Everything read is sent before more is read, so a slow reader slows down its writer."""
 
     def __init__(self, source: socket.socket, sink: socket.socket, blocked: tuple[type[OSError], ...]) -> None:
         self.source, self.sink = source, sink
         self.pending = memoryview(b"")
         self.ended = False
         self.broken = False
-        """Whether nothing can be sent any more. Then what the other side has said last is still to be read."""
+        """Whether nothing can be sent any more. What the other side has sent last must still be read."""
         self._blocked = blocked
-        # Of a socket that encrypts: how much it has decrypted and not handed over.
+        # For an encrypted socket: how much it has decrypted but not handed over.
         self._decrypted: Callable[[], int] | None = getattr(source, "pending", None)
         self._buffer = bytearray(_CHUNK)
 
@@ -37,13 +37,13 @@ class _Flow:
 
     @property
     def awaited(self) -> tuple[int, int]:
-        """The descriptor that this waits for, and the event."""
+        """The descriptor and the event that this direction waits for."""
         if self.pending:
             return self.sink.fileno(), select.POLLOUT
         return self.source.fileno(), select.POLLIN
 
     def step(self) -> None:
-        """Go on until a call would have to wait."""
+        """Move bytes until a call would block."""
         while not self.over:
             try:
                 if not self.pending:
@@ -52,7 +52,7 @@ class _Flow:
                     self._send()
             except self._blocked:
                 return
-            # What a socket has decrypted already, no poll tells of. From others a read too many is a call too many.
+            # Poll does not report bytes that a socket has already decrypted. For other sockets, save the extra read.
             if not self.pending and not (self._decrypted and self._decrypted()):
                 return
 
@@ -85,7 +85,7 @@ def pump(client: socket.socket, server: socket.socket) -> None:
     if flow.pending and not flow.broken:
         flow.sink.sendall(flow.pending)
     if flow is answered:
-        # Closed with something unread, the connection would lose what the client has not read either.
+        # If we closed the connection with unread data in it, the client would lose what it has not read yet.
         client.shutdown(socket.SHUT_WR)
         client.settimeout(_LAST_WORDS)
         while client.recv(_CHUNK):
@@ -93,7 +93,7 @@ def pump(client: socket.socket, server: socket.socket) -> None:
 
 
 def _blocked(server: socket.socket) -> tuple[type[OSError], ...]:
-    """Return what a call raises that would have to wait."""
+    """Return the exceptions that a call raises if it would block."""
     if type(server) is socket.socket:
         return (BlockingIOError,)
     import ssl
@@ -102,13 +102,13 @@ def _blocked(server: socket.socket) -> tuple[type[OSError], ...]:
 
 
 def _alternate(flows: Sequence[_Flow]) -> None:
-    """Let each flow step when what it waits for has come, until one has ended or all are broken.
+    """Let each flow step when its event has come, until one has ended or all are broken.
 
-    A tool's round trip is two steps, each a poll, a read and a write; so what is waited for is told to the kernel only
-    when it changes, and whichever flow is not awaited is not asked.
+    To keep a tool's round trips fast, each step takes only a poll, a read and a write. So events are registered with
+    the kernel only when they change, and a flow without an event is not tried.
     """
     poll = select.poll()
-    for flow in flows:  # What a login has read too far.
+    for flow in flows:  # The login may have read beyond its last message.
         flow.step()
     told: dict[int, int] = {}
     while not any(flow.ended for flow in flows) and not all(flow.broken for flow in flows):

@@ -1,8 +1,8 @@
-"""The relay: a port of ours through which another migration tool reaches the server for as long as the lock is ours.
+"""The relay: a local port through which another migration tool reaches the server while we hold the lock.
 
-It passes bytes on in both directions, and reads only how a session begins. There it gives the session its name, and has
-it take the locks by which a successor finds it (migration/lock/eviction.py), before the first query of the tool passes.
-It is made of threads and sockets of this process: when that ends, however it does, so does every way to the server.
+It passes bytes on in both directions, and parses only the beginning of a session. Before the tool's first query passes,
+it gives the session a name and has it take the locks by which the next holder finds it (migration/lock/eviction.py).
+The relay's threads and sockets belong to this process, so all connections end when the process ends, however it does.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from entrypoint.migration.lock.lease import Lease
 
     class Address(Protocol):
-        """Where the database is."""
+        """The database's address."""
 
         @property
         def conninfo(self) -> str:
-            """As it was written; empty for libpq's `PG*` variables."""
+            """The address as written; empty if libpq's `PG*` variables are used."""
 
     class Order(Protocol):
-        """What the relay has to know of the tool that is to be run."""
+        """What the relay needs to know about the tool."""
 
         @property
         def environ(self) -> Mapping[bytes, bytes]:
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
         @property
         def token(self) -> str:
-            """The lock's."""
+            """The lock's token."""
 
         @property
         def password(self) -> Callable[[Deadline], str] | None:
@@ -62,16 +62,17 @@ if TYPE_CHECKING:
 
         @property
         def pooled(self) -> bool:
-            """Whether there is a pooler on the way."""
+            """Whether a pooler is between us and the server."""
 
 
 HOST = "127.0.0.1"
 _BACKLOG = 128
-# For a client to say who it is; for the server to be reached; for a login, in which the server may ask others.
+# Seconds for a client to send its startup message, for connecting to the server, and for the login, in which the server
+# may have to ask another one (LDAP, for example).
 _STARTUP = 30.0
 _CONNECT = 10.0
 _LOGIN = 60.0
-# Our own statements, in the tool's session: another contender has the key for the instant in which it takes the row.
+# Seconds for our own statements in the tool's session. Another contender can have the key while it takes the row.
 _ADMISSION = 10.0
 _CHECKS_SINCE = 140_000
 
@@ -86,16 +87,16 @@ class Way(NamedTuple):
     note: str
     """Why there is no relay; empty if there is one."""
     close: Callable[[float], None]
-    """Closes every connection, and takes so many seconds to see that nothing works on in the server. Never raises."""
+    """Closes all connections, and within so many seconds ends the tool's sessions in the server. Never raises."""
 
 
 def open_way(order: Order, lease: Lease) -> Way:
-    """Open a way for a tool, through a relay if there can be one. Raises ConnectionLostError, OSError."""
+    """Prepare the tool's way to the server, through a relay if possible. Raises ConnectionLostError and OSError."""
     name = session_name(order.token)
     address = order.address.conninfo
     public, secret = lease.worker.parameters()
     checks = lease.worker.server_version >= _CHECKS_SINCE
-    note, encrypted = _unserved(order, lease, public)
+    note, encrypted = _why_no_relay(order, lease, public)
     if note:
         environ = variables.named_only(order.environ, address, name, pooled=order.pooled, checks=checks)
         return Way(environ, note, lambda seconds: _end_sessions(lease, order.token, seconds))
@@ -124,7 +125,7 @@ def open_way(order: Order, lease: Lease) -> Way:
 
 
 def _issue(order: Order, user: str) -> login.Issue | None:
-    """Return what issues the passwords of the tool's connections, if there is a command for that."""
+    """Return how to issue passwords for the tool's connections, if there is a command for that."""
     issuing = order.password
     if issuing is None:
         return None
@@ -133,8 +134,8 @@ def _issue(order: Order, user: str) -> login.Issue | None:
     return login.Issue(user, lambda: issuing(Deadline(_CONNECT)), key)
 
 
-def _unserved(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[str, bool]:
-    """Return why there can be no relay, and whether our own session is encrypted."""
+def _why_no_relay(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[str, bool]:
+    """Return why a relay is impossible (empty if it is not), and whether our own session is encrypted."""
     if order.pooled:
         return "there is a pooler between here and the server", False
     if public.get("channel_binding") == "require":
@@ -155,23 +156,23 @@ def _unserved(order: Order, lease: Lease, public: Mapping[str, str]) -> tuple[st
 
 
 def _has_tls() -> bool:
-    """Tell whether Python has TLS here: it can be built without, and libpq has its own."""
+    """Tell whether this Python has TLS. It can be built without, and libpq brings its own."""
     try:
-        import ssl  # noqa: F401 - importing is the question
+        import ssl  # noqa: F401 - to see whether it can be imported
     except ImportError:
         return False
     return True
 
 
 def _in_memory(text: str) -> int:
-    """Return a descriptor of a file that has `text` in it and is gone with us."""
+    """Return a descriptor of an in-memory file with `text`. It goes away with this process."""
     file = file_in_memory("entrypoint")
     os.write(file, os.fsencode(text))
     return file
 
 
 def _end_sessions(lease: Lease, token: str, seconds: float) -> None:
-    """End what the tool has left in the server: its process is gone, and a statement of it may still run."""
+    """End the tool's sessions in the server. Its process is gone, but one of its statements may still be running."""
     deadline = Deadline(seconds)
     try:
         if seconds and lease.worker.usable:
@@ -182,7 +183,7 @@ def _end_sessions(lease: Lease, token: str, seconds: float) -> None:
 
 
 class Relay:
-    """Listens, and serves each client in a thread of its own."""
+    """Listens, and serves each client in its own thread."""
 
     def __init__(
         self,
@@ -193,7 +194,7 @@ class Relay:
         setting: str,
         issue: login.Issue | None,
     ) -> None:
-        """Begin to listen. Raises OSError."""
+        """Start listening. Raises OSError."""
         self._issue = issue
         self._server = server
         self._lease = lease
@@ -208,7 +209,7 @@ class Relay:
         threading.Thread(target=logs.carried(self._accept), name="relay", daemon=True).start()
 
     def close(self) -> bool:
-        """Cut all connections; tell whether they were not yet."""
+        """Cut all connections; return False if that was already done."""
         with self._lock:
             if self._closed.is_set():
                 return False
@@ -226,7 +227,7 @@ class Relay:
                 except OSError:
                     if self._closed.is_set():
                         return
-                    # No descriptor is left: some of the clients will go.
+                    # Out of descriptors: wait for clients to leave.
                     select.select((), (), (), 0.1)
                     continue
                 threading.Thread(target=logs.carried(self._serve), args=(client,), name="relayed", daemon=True).start()
@@ -243,13 +244,13 @@ class Relay:
                 logs.event(
                     logs.DEBUG, "command.connection", f"a connection of the command ended: {foreign(str(error))}"
                 )
-        except Exception as error:  # noqa: BLE001 - a mistake of ours: no traceback between the log's lines
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not put a traceback into the log
             told = f"{type(error).__name__}: {foreign(str(error))}"
             logs.event(logs.WARNING, "command.connection", f"a connection of the command failed: {told}")
 
     @contextlib.contextmanager
     def _kept(self, sock: socket.socket) -> Iterator[None]:
-        """Close a socket in the end, and see that `close` cuts it."""
+        """Register a socket, so that `close` cuts it, and close it in the end."""
         with self._lock:
             closed = self._closed.is_set()
             self._open.add(sock)
@@ -277,7 +278,7 @@ class Relay:
         with self._kept(upstream):
             if code == wire.CANCEL_REQUEST:
                 upstream.sendall(wire.cancel_message(body))
-                # The server closes it when it has done so.
+                # The server closes the connection once it has handled the request.
                 upstream.recv(1)
                 return
             parameters = wire.named(wire.startup_parameters(body), self._name, self._setting)
@@ -297,7 +298,10 @@ class Relay:
                 pump(client, upstream)
 
     def _admitted(self, client: socket.socket, upstream: socket.socket, answers: wire.Stream) -> bool:
-        """Have the session take its locks; tell whether our guard has its own after that. Else the client is told."""
+        """Have the session take its locks, and tell whether our guard still holds its lock then.
+
+        If not, the client gets an error.
+        """
         guard = self._lease.guard_backend()
         granted, why = False, _LOST
         if guard:
@@ -322,7 +326,7 @@ class Relay:
 
 
 def _logged_in(client: socket.socket, stream: wire.Stream, upstream: socket.socket, answers: wire.Stream) -> bytes:
-    """Pass a login on, message by message; return the one that says that queries may come. Empty if it failed."""
+    """Pass a login on, message by message; return the server's ReadyForQuery. Empty if the login failed."""
     while True:
         kind, body = answers.message()
         if kind == b"Z":
@@ -333,7 +337,7 @@ def _logged_in(client: socket.socket, stream: wire.Stream, upstream: socket.sock
             return b""
         if asks and asks.awaits_answer:
             answer, secret = stream.message()
-            # Nothing else may pass: the session has not taken its locks.
+            # Nothing else may pass, because the session has not taken its locks yet.
             if answer != b"p":
                 return b""
             upstream.sendall(wire.message(answer, secret))
@@ -347,7 +351,7 @@ def _logged_in_for(
     beginning: bytes,
     issue: login.Issue,
 ) -> bool:
-    """Log in at the server with an issued password, for a client that shows the key; else tell that why not."""
+    """Log in to the server with an issued password for a client that presents the key. If that fails, tell it why."""
     if not login.shows_key(client, stream, issue.key):
         client.sendall(wire.error("28P01", "entrypoint: the password must be the one in DATABASE_URL or PGPASSWORD"))
         return False
@@ -367,14 +371,14 @@ def _logged_in_for(
 
 
 def _cut(sock: socket.socket) -> None:
-    """End a connection, in whichever thread it is waited for."""
+    """End a connection, whichever thread is waiting for it."""
     with contextlib.suppress(OSError):
-        # Not the method of an encrypted one, which would wait for the other side.
+        # Not an encrypted socket's own method, which would wait for the other side.
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _may_use(client: socket.socket) -> bool:
-    """Tell whether a client is of our user, as proc_net_tcp(5) has it: with our certificate, others would be us."""
+    """Tell whether a client belongs to our user, by proc_net_tcp(5): others must not use our client certificate."""
     if os.geteuid() == 0:
         return True  # The tool may have become another user.
     host, port = client.getpeername()

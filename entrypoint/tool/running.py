@@ -1,4 +1,4 @@
-"""Run another migration tool to its end, for as long as the lock is ours; nothing of it is left afterwards."""
+"""Run another migration tool to its end while we hold the lock, and leave nothing of it behind."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
     from entrypoint.records import Address
 
 
-# How often the row is looked at: an operator may have freed it.
+# Seconds between two looks at the lock's row, which an operator may have freed.
 _LOOK_EVERY = 1.0
 _LOOK_PATIENCE = 5.0
-# Between SIGTERM and SIGKILL: when the time is over, and when we have to end ourselves within two seconds.
+# Seconds between SIGTERM and SIGKILL: after the timeout, and when we have to end within two seconds ourselves.
 _GRACE = 1.0
 _SHORT_GRACE = 0.8
-# For the keeper to kill all, which takes it milliseconds.
+# Seconds for the keeper to kill everything, which takes milliseconds.
 _KILLING = 5.0
 _SHORT_KILLING = 0.4
-# For the server to end what the tool has left there.
+# Seconds for ending the tool's sessions in the server.
 _SESSIONS = 2.0
 
 
 class Order(NamedTuple):
-    """What is to be run, and how."""
+    """What to run, and how."""
 
     argv: tuple[str, ...]
     environ: dict[bytes, bytes]
-    """The application's, as we were started with it."""
+    """The application's environment, as we received it."""
     address: Address
     token: str
-    """The lock's, which tells the tool's sessions from others."""
+    """The lock's token, which distinguishes the tool's sessions from others."""
     pooled: bool
-    """Whether there is a pooler on the way."""
+    """Whether a pooler is between us and the server."""
     terminal: bool
-    """Whether a person looks on at a terminal."""
+    """Whether a person is watching at a terminal."""
     password: Callable[[Deadline], str] | None = None
     """Issues a password for each connection, if there is a command for that; may raise EntrypointError."""
 
 
 class Ended(NamedTuple):
-    """How it ended."""
+    """How the tool ended."""
 
     exit_code: int | None
     signal: int | None
@@ -66,7 +66,7 @@ class Ended(NamedTuple):
 
 
 def run_tool(order: Order, lease: Lease, deadline: Deadline) -> Ended:
-    """Run the tool; it and all its descendants are gone when this returns or raises, and so are its sessions.
+    """Run the tool. When this returns or raises, its processes are gone, and so are its sessions.
 
     Raises LeaseLostError, ConnectionLostError, and what a signal raises.
     """
@@ -122,13 +122,13 @@ def _run(order: Order, environ: dict[bytes, bytes], lease: Lease, deadline: Dead
 
 
 def _reason(error: OSError) -> str:
-    """Return why there is no starting a process, with the file if it is not the tool's own."""
+    """Return why no process could be started, with the file's name if that is /dev/null."""
     said = error.strerror or foreign(str(error))
     return f"{os.devnull}: {said}" if error.filename == os.devnull else said
 
 
 def _attend(kept: Kept, output: Output, lease: Lease, deadline: Deadline) -> bool:
-    """Stay with the tool until nothing is left of it; tell whether its time ran out."""
+    """Attend to the tool until nothing is left of it, and tell whether it timed out."""
     look = time.monotonic() + _LOOK_EVERY
     grace: Deadline | None = None
     while not kept.over:
@@ -152,7 +152,7 @@ def _attend(kept: Kept, output: Output, lease: Lease, deadline: Deadline) -> boo
 
 
 def _end(kept: Kept, grace: float, killing: float) -> None:
-    """See that nothing is left, gently first if there is time for that."""
+    """End the tool and its descendants, with SIGTERM first if there is a grace period."""
     if grace:
         kept.terminate()
         kept.wait(grace)
@@ -162,13 +162,13 @@ def _end(kept: Kept, grace: float, killing: float) -> None:
 
 
 def _found(order: Order) -> str:
-    """Return the program's path, as the tool's own PATH leads to it."""
+    """Return the program's path, found with the PATH in the tool's environment."""
     path = order.environ.get(b"PATH")
     return shutil.which(order.argv[0], path=None if path is None else os.fsdecode(path)) or order.argv[0]
 
 
 def _look(lease: Lease, deadline: Deadline) -> None:
-    """See that the row is still ours. Raises LeaseLostError if an operator has freed it, and ConnectionLostError."""
+    """Check that we still hold the row. Raises LeaseLostError if an operator has freed it, and ConnectionLostError."""
     patience = Deadline(max(_LOOK_EVERY, min(_LOOK_PATIENCE, deadline.remaining())))
     # The tool may have locked the row's table.
     lock_timeout_ms = patience.milliseconds() // 4 + 1

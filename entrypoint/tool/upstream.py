@@ -1,4 +1,4 @@
-"""The way from the relay to the server: the same one that our own session has taken, encrypted as that one is.
+"""Connect the relay to the server in the same way as our own session, with the same encryption.
 
 The parameters are libpq's (PostgreSQL documentation, "Parameter Key Words" and "SSL Support").
 """
@@ -14,32 +14,32 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# A link that has died without a word; as libpq does for our own connections (database/address.py).
+# To notice a dead link, with the same values as for our own connections (database/address.py).
 _KEEPALIVES = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
 class Server(NamedTuple):
-    """Where the server is, and what is said of encryption."""
+    """The server's address and its encryption settings."""
 
     host: str
-    """A name, an address, the directory of a socket, or an abstract one, with an @ before it."""
+    """A name, an address, a socket directory, or @ and the name of an abstract socket."""
     hostaddr: str
     port: str
     sslmode: str
     tls: bool
-    """Whether our own session is encrypted: what `sslmode=prefer` has come to."""
+    """Whether our own session is encrypted, which says what `sslmode=prefer` led to."""
     parameters: Mapping[str, str]
-    """libpq's others: certificates, their key's password, and the like."""
+    """libpq's other parameters: certificates, their key's password and so on."""
 
     @property
     def local(self) -> bool:
-        """Whether it is a socket of Unix."""
+        """Whether it is a Unix socket."""
         return not self.hostaddr and self.host[:1] in ("/", "@")
 
     def connect(self, timeout: float) -> socket.socket:
-        """Connect, encrypted if so.
+        """Connect, with TLS if the settings say so, and return the socket. `timeout` is in seconds.
 
-        Raises OSError, which TLS's errors are as well, wire.ProtocolError, encryption.UnusableFileError.
+        Raises OSError (also for TLS errors), wire.ProtocolError and encryption.UnusableFileError.
         """
         sock = self._socket(timeout)
         try:
@@ -73,7 +73,7 @@ class Server(NamedTuple):
     def _encrypt(self, sock: socket.socket) -> socket.socket:
         if self.parameters.get("sslnegotiation") != "direct":
             sock.sendall(wire.ASK_FOR_TLS)
-            # One byte and not more, as what follows is TLS's.
+            # Only one byte: whatever follows belongs to TLS.
             answer = sock.recv(1)
             if answer == wire.REFUSED and self.sslmode not in encryption.ENCRYPTED:
                 return sock

@@ -1,6 +1,6 @@
-"""How a session with PostgreSQL begins, read as far as the relay has to (PostgreSQL documentation, "Message Formats").
+"""Parse the beginning of a PostgreSQL session, as far as the relay needs (PostgreSQL documentation, "Message Formats").
 
-Everything here is bytes in, bytes out, except `Stream`, which reads whole messages from a socket.
+Everything here takes and returns bytes, except `Stream`, which reads whole messages from a socket.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ REFUSED = b"N"
 """The answer to a request for encryption that is not offered."""
 ASK_FOR_TLS = struct.pack("!ii", 8, SSL_REQUEST)
 
-# AuthenticationRequest: that all is well, that the client's last message was the final one, and what has a list of
-# mechanisms in it. Those that need Kerberos are for a host's own name, so they cannot pass here.
+# Codes of AuthenticationRequest. Kerberos cannot pass through the relay, because its tickets are for the server's name.
 _OK, _SASL, _SASL_FINAL = 0, 10, 12
 _GSSAPI = (7, 8, 9)
 _WITH_CHANNEL_BINDING = b"SCRAM-SHA-256-PLUS"
-# The server's own limit (pqcomm.h, MAX_STARTUP_PACKET_LENGTH), and more than any message before the first query has.
+# The server's own limit (pqcomm.h, MAX_STARTUP_PACKET_LENGTH), and more than any message before the first query needs.
 _LONGEST_STARTUP = 10_000
 _LONGEST = 1 << 20
 _HEADER = 5
 
 
 class ProtocolError(Exception):
-    """What came is not what the protocol has at this place, or the connection has ended."""
+    """The other side violated the protocol, or closed the connection."""
 
 
 class Stream:
-    """Reads from a socket with a time-out, message by message; what comes after the last one is in `rest`."""
+    """Reads messages from a socket that has a timeout. Bytes read beyond the last message are in `rest`."""
 
     def __init__(self, sock: socket.socket) -> None:
         """Read from `sock`."""
@@ -41,7 +40,7 @@ class Stream:
         self.rest = b""
 
     def startup(self) -> tuple[int, bytes]:
-        """Return a message without a type, as the first one of a client is: its code, and what follows."""
+        """Read a message without a type, like a client's first one; return its code and the rest."""
         (length,) = struct.unpack("!i", self._take(4))
         if not 8 <= length <= _LONGEST_STARTUP:
             raise ProtocolError("this is not a PostgreSQL client")
@@ -49,7 +48,7 @@ class Stream:
         return struct.unpack("!i", body[:4])[0], body[4:]
 
     def message(self) -> tuple[bytes, bytes]:
-        """Return the next message: its type and its body."""
+        """Read the next message; return its type and body."""
         header = self._take(_HEADER)
         (length,) = struct.unpack("!i", header[1:])
         if not 4 <= length <= _LONGEST:
@@ -67,33 +66,33 @@ class Stream:
 
 
 def message(kind: bytes, body: bytes) -> bytes:
-    """Return a message as it is sent."""
+    """Return a message as sent over the wire."""
     return kind + struct.pack("!i", len(body) + 4) + body
 
 
 def startup_message(version: int, parameters: Mapping[bytes, bytes]) -> bytes:
-    """Return the message with which a client begins."""
+    """Return a client's startup message."""
     body = b"".join(name + b"\0" + value + b"\0" for name, value in parameters.items()) + b"\0"
     return struct.pack("!ii", len(body) + 8, version) + body
 
 
 def startup_parameters(body: bytes) -> dict[bytes, bytes]:
-    """Return what is in such a message after the version."""
+    """Return the parameters in a startup message's body after the version."""
     parts = body.split(b"\0")
-    # After the last value come an empty name, and what split has found behind it.
+    # The last value is followed by an empty name; `split` also returns what comes after that.
     pairs = zip(parts[0::2], parts[1::2], strict=False)
     return {name: value for name, value in pairs if name}
 
 
 def cancel_message(body: bytes) -> bytes:
-    """Return a request to cancel, as it is passed on."""
+    """Return a cancel request, to be passed on."""
     return struct.pack("!ii", len(body) + 8, CANCEL_REQUEST) + body
 
 
 def named(parameters: Mapping[bytes, bytes], name: str, setting: str) -> dict[bytes, bytes]:
-    """Return a client's parameters with the session's `name`, and a setting unless the client has it itself.
+    """Return a client's parameters with `name` as application_name, and with a setting unless the client sets it.
 
-    `setting`: `name=value`; it comes after the client's own, and empty there is none.
+    `setting`: `name=value`, added after the client's own options; may be empty.
     """
     own = parameters.get(b"options", b"")
     changed = {**parameters, b"application_name": name.encode()}
@@ -104,11 +103,11 @@ def named(parameters: Mapping[bytes, bytes], name: str, setting: str) -> dict[by
 
 
 LET_IN = message(b"R", struct.pack("!i", _OK))
-"""What a server says to a client that it lets in."""
+"""The server's message after a successful login."""
 
 
 class Authentication:
-    """What a message of the server about the login asks for."""
+    """An authentication request from the server."""
 
     def __init__(self, body: bytes) -> None:
         """Read the body of an AuthenticationRequest."""
@@ -118,7 +117,7 @@ class Authentication:
         if code in _GSSAPI:
             raise ProtocolError("Kerberos is not supported here")
         self.awaits_answer = code not in (_OK, _SASL_FINAL)
-        # The client is not encrypted, so it could not bind to a channel, and libpq takes such an offer for an attack.
+        # The client's connection is not encrypted, so it cannot use channel binding; libpq would suspect an attack.
         self.body = _without_channel_binding(body) if code == _SASL else body
 
 
@@ -128,14 +127,14 @@ def _without_channel_binding(body: bytes) -> bytes:
 
 
 def first_value(body: bytes) -> bytes | None:
-    """Return the first value in the body of a DataRow; None for NULL and for a row without columns."""
+    """Return the first value in the body of a DataRow; None if it is NULL or the row has no columns."""
     columns = struct.unpack("!h", body[:2])[0]
     length = struct.unpack("!i", body[2:6])[0] if columns else -1
     return None if length < 0 else body[6 : 6 + length]
 
 
 def error(sqlstate: str, text: str, hint: str = "") -> bytes:
-    """Return an error that ends a session, as a server sends it; with a hint, if there is one."""
+    """Return an error that ends a session, as a server sends it, with a hint if `hint` is not empty."""
     fields = (("S", "FATAL"), ("V", "FATAL"), ("C", sqlstate), ("M", text), *([("H", hint)] if hint else []))
     body = b"".join(kind.encode() + value.encode() + b"\0" for kind, value in fields) + b"\0"
     return message(b"E", body)

@@ -1,4 +1,4 @@
-"""Files and ledger that do not agree, without keeping anything from running: told once in a start."""
+"""Differences between the files and the ledger that stop nothing from running. Each is logged once in a start."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ if TYPE_CHECKING:
 
 
 class Differences:
-    """What the log has been told so far.
+    """The differences that have been logged so far.
 
-    Another replica, of another image, may apply a file between a start's first look and its last, so each plan is
-    looked at.
+    Between a start's first look and its last, a replica of another image may apply a file. So every plan is checked.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing told."""
+        """Start with nothing logged."""
         self._told: set[tuple[str, int]] = set()
 
     @classmethod
     def told_of(cls, plan: Plan) -> Self:
-        """Return what is to be told by somebody who goes on after `plan`, of which all has been told."""
+        """Return an instance for code that continues after `plan`, whose differences have all been logged."""
         differences = cls()
         differences._told.update(_names(plan))
         return differences
 
     def tell(self, plan: Plan) -> None:
-        """Log what is different in `plan`, as far as it has not been told."""
+        """Log the differences in `plan` that have not been logged yet."""
         for file in plan.changed:
             if ("changed", file.number) not in self._told:
                 logs.event(

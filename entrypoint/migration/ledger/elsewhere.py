@@ -1,6 +1,6 @@
-"""Whether another schema records these migrations already. Asked before a ledger is made.
+"""Find out whether another schema already records these migrations, before a ledger is created.
 
-The search_path or MIGRATION_SCHEMA may have changed since: then a second ledger would have everything run again.
+If the search_path or MIGRATION_SCHEMA has changed, a second ledger would run every migration again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.script.files import MigrationFile
 
-# With a schema for each tenant there may be thousands; so many of them are read for a warning.
+# With a schema for each tenant there may be thousands of ledgers. For a warning, this many are read.
 _ENOUGH = 10
 
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _NAME = r'(?<![\w$"])("(?:[^"]|""){1,63}"|[^\W\d][\w$]{0,62})'
-# Before a dot; behind the word SCHEMA; and, in a list, behind `search_path`.
+# A name before a dot, a name after the word SCHEMA, or a list of names after `search_path`.
 _NAMED = re.compile(
     rf"{_NAME}\.(?=[\w\"])|\bschema\s+(?:if\s+(?:not\s+)?exists\s+)?{_NAME}|\bsearch_path\b([^;]*)",
     re.IGNORECASE,
@@ -42,20 +42,21 @@ _EACH = re.compile(_NAME)
 
 
 class Others(NamedTuple):
-    """The schemas that have a table `schema_migrations` with our columns, which we may read."""
+    """The schemas with a table `schema_migrations` that has our columns and that we may read."""
 
     near: tuple[str, ...]
-    """`public`, and those of the connection's search_path."""
+    """`public`, and the schemas in the connection's search_path."""
     far: tuple[str, ...]
+    """All the others."""
 
 
 def refuse_second(
     session: Session, place: Place, files: Sequence[MigrationFile], role: str | None, deadline: Deadline
 ) -> None:
-    """Raise SecondLedgerError if a ledger at `place` would be this application's second one. Holds nothing afterwards.
+    """Raise SecondLedgerError if a ledger at `place` would be this application's second one. Keeps no locks.
 
-    Where the other one is neither near nor named in the files, this is a schema for a tenant: then only a warning is
-    logged. Raises StatementError.
+    If the other ledger's schema is neither near nor named in the files, `place` is taken for another tenant's schema,
+    and only a warning is logged. Raises StatementError.
     """
     others = find(session, place, role, deadline)
     named = mentioned(_texts(files)) if others.far else frozenset[str]()
@@ -78,8 +79,8 @@ def refuse_second(
 def same_application(files: Iterable[MigrationFile], rows: Iterable[Row]) -> bool:
     """Tell whether `rows` (number, name, checksum) record these files.
 
-    All numbers that both have bear the same name, and at least one has the same text: many projects have a
-    `001_init.sql`.
+    They do if every number in both has the same name, and at least one has the same text. The name is not enough:
+    many projects have a `001_init.sql`.
     """
     known = {str(file.number): file for file in files}
     shared = [(known[number or ""], name, checksum) for number, name, checksum in rows if number in known]
@@ -89,7 +90,7 @@ def same_application(files: Iterable[MigrationFile], rows: Iterable[Row]) -> boo
 
 
 def mentioned(texts: Iterable[str]) -> frozenset[str]:
-    """Return what is named in SQL where a schema may be named, comments left out; some of it is no schema."""
+    """Return the names in SQL that may be schemas; some are not. Comments are left out."""
     found = set()
     for text in texts:
         for before_dot, after_word, path in _NAMED.findall(_COMMENT.sub(" ", text)):
@@ -103,14 +104,14 @@ def _folded(name: str) -> str:
 
 def _texts(files: Iterable[MigrationFile]) -> Iterable[str]:
     for file in files:
-        # What cannot be read is refused elsewhere, if it is to run.
+        # If an unreadable file is pending, it is refused elsewhere.
         with contextlib.suppress(OSError), open(file.path, encoding="utf-8", errors="replace") as opened:
             yield opened.read()
 
 
 def find(session: Session, place: Place, role: str | None, deadline: Deadline) -> Others:
-    """Return where else there are ledgers that can be read, without reading them."""
-    # In most databases there is no table of that name; and to plan the whole question takes five times as long.
+    """Return the other schemas with a ledger that we may read, without reading it."""
+    # Most databases have no other table of that name, and planning the full query takes five times as long.
     if not ask(session, role, deadline, (_ANY_TABLE,))[0]:
         return Others((), ())
     path, *_, tables = ask(
@@ -125,7 +126,7 @@ _ANY_TABLE = "SELECT FROM pg_class WHERE relname = 'schema_migrations' LIMIT 1"
 
 
 def _tables_sql(ours: str) -> str:
-    # The columns are of PostgreSQL's own types: another one's output function would run as whoever reads it.
+    # Only columns of PostgreSQL's own types: the output function of another type would run with our privileges.
     return f"""\
 SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = 'schema_migrations' AND c.relkind = 'r' AND n.nspname <> {literal(ours)}::name
@@ -137,7 +138,7 @@ ORDER BY 1"""
 
 
 def _rows(session: Session, schema: str, role: str | None, deadline: Deadline) -> list[Row]:
-    """Return what is applied by the ledger in `schema`; nothing if it is locked, or gone meanwhile."""
+    """Return the applied migrations in the ledger of `schema`; none if it is locked, or gone by now."""
     query = (
         f"SELECT migration_number::text, filename::text, checksum::text FROM {identifier(schema)}.schema_migrations "
         f"WHERE coalesce(status::text, 'completed') = {literal(COMPLETED)}"

@@ -1,4 +1,4 @@
-"""Find the ledger's place, and refuse what somebody has put there whom there is no reason to trust."""
+"""Find the ledger's place, and refuse anything there that belongs to an untrusted role."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 def find(
     session: Connection, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
 ) -> Place:
-    """Find the bookkeeping: in `schema`, or along the search_path that the connection has by default.
+    """Find our tables, in `schema` or along the connection's default search_path.
 
-    A `role` is trusted with the tables, as it is we who chose it. `command`: another migration tool, whose runs are
-    recorded there. Raises ConfigurationError if there is no place for them, ForeignLedgerError if what stands there is
-    not ours.
+    `role` (MIGRATION_ROLE) is trusted with the tables, because the settings name it. `command`: another migration tool
+    whose runs are recorded there. Raises ConfigurationError if there is no place for the tables, and
+    ForeignLedgerError if tables of these names are not ours.
     """
     about, *_, relations = in_transaction(session, [_ABOUT, *walk(schema), tables_sql(schema, role, command)], deadline)
     place = _described(about[0], relations, schema, command)
-    # What stands around tables that are not there need not be asked; to plan that takes a new server process longer
-    # than all the rest.
+    # Without tables, there are no triggers or defaults on them to ask about. In a new server process, planning that
+    # query takes longer than everything else.
     if any(row[2] is not None for row in relations):
         parts = [*walk(place.schema), _strangers_sql(place.schema, role, command)]
         place = _trusted_with(place, in_transaction(session, parts, deadline)[-1])
@@ -54,16 +54,17 @@ _ABOUT = (
 
 
 def find_at(session: Connection, schema: str, deadline: Deadline, role: str | None, command: Command | None) -> Place:
-    """Find the bookkeeping where it was before, in one round trip. Otherwise as `find`."""
+    """Find our tables in the schema where they were before, in one round trip. Otherwise like `find`."""
     parts = [_ABOUT, *walk(schema), tables_sql(schema, role, command), _strangers_sql(schema, role, command)]
     about, *_, relations, strangers = in_transaction(session, parts, deadline)
     return _trusted_with(_described(about[0], relations, schema, command), strangers)
 
 
 def find_made(session: Connection, place: Place, role: str | None, deadline: Deadline) -> Place:
-    """Find the bookkeeping in `place`, where nothing was before it was made this instant: so no stranger's code either.
+    """Find our tables in `place`, where we have just created them. Otherwise like `find_at`.
 
-    To ask for that as well would take the server longer than to ask for the tables. Otherwise as `find_at`.
+    Nothing was there before, so no one else's code can be attached to them. Asking about that would take the server
+    longer than finding the tables.
     """
     parts = [_ABOUT, *walk(place.schema), tables_sql(place.schema, role, place.command)]
     about, *_, relations = in_transaction(session, parts, deadline)
@@ -97,16 +98,16 @@ def _trusted_with(place: Place, strangers: Sequence[Row]) -> Place:
 
 
 def find_again(session: Connection, place: Place, schema: str | None, deadline: Deadline, role: str | None) -> Place:
-    """Look at `place` again. A ledger that was found stays the one; where there was none, the search begins anew."""
+    """Look at `place` again. If there was a ledger, look only there; otherwise search again."""
     if place.founded:
         return find_at(session, place.schema, deadline, role, place.command)
     return find(session, schema, deadline, role, place.command)
 
 
 def refuse_intrusion(place: Place) -> None:
-    """Raise ForeignLedgerError if somebody whom we have no reason to trust could decide what is applied, or run code.
+    """Raise ForeignLedgerError if an untrusted role could decide what counts as applied, or run code as us.
 
-    For those who are about to rely on the ledger for a start, or to write into it.
+    Call this before relying on the ledger for a start, and before writing to it.
     """
     if place.intrusion:
         raise ForeignLedgerError(
@@ -119,10 +120,10 @@ def refuse_intrusion(place: Place) -> None:
 
 
 def _strangers_sql(schema: str | None, role: str | None, command: Command | None) -> str:
-    """Return the statement for what would run somebody else's code when a row of the tables is written: (table, what).
+    """Return the query for everything that would run an untrusted role's code when we write a row: (table, what).
 
-    Triggers, rules, defaults, constraints and indexes depend on the functions that they call; those of PostgreSQL
-    itself are nobody's dependency.
+    Triggers, rules, defaults, constraints and indexes depend on the functions they call. PostgreSQL records no
+    dependency on its built-in functions, so those do not show up.
     """
     return f"""\
 WITH place AS MATERIALIZED ({place_sql(schema, command)}),
@@ -161,10 +162,10 @@ ORDER BY 1, 2"""
 
 
 def refuse_strangers(session: Connection, place: Place, role: str | None, deadline: Deadline) -> None:
-    """Raise ForeignLedgerError if something that is not ours has the name of what would be made or replaced.
+    """Raise ForeignLedgerError if something that is not ours has a name that we would create or replace.
 
-    Asked in an open transaction. What is ours, or the earlier system's, has the columns or the result that it always
-    had, and the functions name the lock's table.
+    Runs in an open transaction. Our objects, and those of the earlier system, are recognized by the columns or result
+    types that they have always had; our functions also name the lock's table.
     """
     parts = (*walk(place.schema), _any_namesakes_sql(place))
     if session.query(";\n".join(parts), deadline)[-1][0][0] != "t":
@@ -174,7 +175,7 @@ def refuse_strangers(session: Connection, place: Place, role: str | None, deadli
 
 
 def _any_namesakes_sql(place: Place) -> str:
-    """Return the query for whether there is anything of these names: to plan it takes a fifth of the time."""
+    """Return the query for whether anything has one of these names. Planning it takes a fifth of the time."""
     types = ", ".join(map(literal, _names(place)))
     functions = ", ".join(literal(name) for name, *_ in _FUNCTIONS)
     there = f"(SELECT oid FROM pg_namespace WHERE nspname = {literal(place.schema)}::name)"
@@ -211,7 +212,7 @@ WHERE f.prokind <> 'f' OR format_type(f.prorettype, NULL) <> ours.gives OR f.pro
    OR f.prosrc !~ {literal(_NAMES_THE_LOCK)} OR NOT {trusted("f.proowner", role)}"""
 
 
-# A regular expression: the lock's table, and not a name that only begins like it.
+# A regular expression for the name of the lock's table, but not for a longer name that begins with it.
 _NAMES_THE_LOCK = r"migration_lock\M"
 VIEW_COLUMNS = (
     "total_migrations",

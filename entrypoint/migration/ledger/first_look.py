@@ -1,6 +1,6 @@
-"""The first look at the ledger, without a session: for the starts that find nothing to do, which are nearly all.
+"""The first look at the ledger, without a session. Nearly all starts find nothing to do and need no more than this.
 
-Where there is something to do, its connection becomes a session's.
+If there is something to do, a session takes over the connection.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.runs import Runs
 
 
-# Seconds: for the connection to be under way before anything else is done here.
+# Seconds to wait for the connection attempt to begin before this thread goes on.
 _HEAD_START = 0.005
 
 
@@ -44,19 +44,19 @@ class FirstLook(NamedTuple):
     """What the first look found, or why it found nothing."""
 
     rows: tuple[LedgerRow, ...] | None = None
-    """None if anything was not as it nearly always is: then the same is to be asked again, by a session."""
+    """None if anything was unusual; then a session has to ask again."""
     runs: Runs | None = None
-    """What is recorded of another migration tool, if there is one."""
+    """The recorded runs of another migration tool, if there is one."""
     connecting_failed: str | None = None
-    """libpq's text, if it did not come so far as to ask: then this was an attempt to connect like any other."""
+    """libpq's message, if connecting failed; this counts as an ordinary attempt to connect."""
     lost: ConnectionLostError | None = None
-    """How the connection ended after that, if it did."""
+    """How the connection was lost after connecting, if it was."""
     texts: tuple[Text, ...] = ()
-    """Those of repeatable files that were applied, if it was asked for them."""
+    """The texts of repeatable files that were applied, if asked for."""
 
 
 class Question:
-    """A first look under way, in a thread, so that the migration files can be read meanwhile."""
+    """A first look that runs in a thread, so that the migration files can be read at the same time."""
 
     def __init__(
         self,
@@ -68,24 +68,24 @@ class Question:
         *,
         repeating: bool = False,
     ) -> None:
-        """Begin to connect to `address`, once, and to read the ledger, all within `timeout` seconds.
+        """Start connecting to `address`, once, and reading the ledger, all within `timeout` seconds.
 
-        `schema`, `role` and `command` are as they are set. `repeating`: whether there are repeatable files. Raises
+        `schema`, `role` and `command` are the settings. `repeating`: whether there are repeatable files. Raises
         nothing.
         """
         self.token = logs.run_id()
-        """Tells this process's connections from others'."""
+        """Distinguishes this process's connections from those of others."""
         self._deadline = Deadline(timeout)
         self._found = FirstLook()
         self._begun = _thread.allocate_lock()
         self._done = _thread.allocate_lock()
         self._answer: FirstLook | None = None
         self._connection: libpq.Connection | None = None
-        """Where it asked, if it can be asked more there."""
+        """The connection it used, if that can be used further."""
         self._given_up = False
-        """Whether nobody will take the connection any more."""
+        """Whether the connection is not needed any more."""
         self.noted = False
-        """Whether it has been logged that the address is another driver's."""
+        """Whether the log already says that the address is written for another driver."""
         self._path = ""
         self._repeating = repeating
         library = libpq.load()
@@ -104,19 +104,19 @@ class Question:
         self._done.acquire()
         try:
             logs.start_thread("first look", self._work, library, connect_as, (schema, role, command))
-        except RuntimeError:  # No thread is to be had.
+        except RuntimeError:  # Python could not start a thread.
             self._done.release()
         else:
-            # The server works in parallel with us, so it is to know of us first; but a name server may be slow.
+            # The server works in parallel with us, so let the connection begin first. But a name server may be slow.
             self._begun.acquire(timeout=_HEAD_START)
-            # Imported by this thread while the other one logs in, which is to ask as soon as it has.
+            # Import these while the other thread logs in, so that it can ask as soon as it has.
             from entrypoint.migration.ledger import place, rows  # noqa: F401
 
             if command is not None:
                 from entrypoint.migration.ledger import runs  # noqa: F401
 
     def _read(self, library: libpq.Libpq, address: str) -> dict[str, str] | None:
-        """Return libpq's parameters; None if the address is none that can be read."""
+        """Return libpq's parameters; None if the address cannot be parsed."""
         parameters = library.parse(address)
         if parameters is not None and is_libpqs_own(parameters):
             return parameters
@@ -134,7 +134,7 @@ class Question:
         return translation.complete(parsed, os.environ)
 
     def answer(self) -> FirstLook:
-        """Wait for the answer, until the deadline; it does not change any more. Raises nothing but signals."""
+        """Wait for the answer, until the deadline at most. A later call returns the same. Raises only for signals."""
         if self._answer is None:
             while not self._done.acquire(timeout=min(self._deadline.remaining(), SLICE)):
                 if self._deadline.passed():
@@ -147,18 +147,18 @@ class Question:
         return self._answer
 
     def connection(self) -> libpq.Connection | None:
-        """Hand over the connection behind the answer, if there is one; whoever takes it closes it."""
+        """Hand over the connection, if there is one. The caller has to close it."""
         connection, self._connection = self._connection, None
         return connection
 
     def close(self) -> None:
-        """Say good-bye to the server, unless somebody has taken the connection."""
+        """Close the connection, unless it was handed over."""
         self._given_up = True
         if connection := self.connection():
             connection.close()
 
     def seconds(self) -> float:
-        """Return how long it has taken so far."""
+        """Return how many seconds it has taken so far."""
         return self._deadline.budget - self._deadline.remaining()
 
     def _work(
@@ -189,7 +189,7 @@ def _look(
     *,
     repeating: bool,
 ) -> tuple[FirstLook, bool]:
-    """Ask; return the answer, and whether more can be asked on this connection."""
+    """Ask; return the answer, and whether the connection can be used further."""
     schema, role, command = where
     try:
         connection.log_in(deadline)
@@ -202,7 +202,7 @@ def _look(
         return _look_at_ledger(connection, schema, role, deadline, repeating=repeating), True
     except ConnectionLostError as lost:
         return FirstLook(lost=lost), False
-    except Exception as error:  # noqa: BLE001 - whatever it was, a session will meet it again and say it well
+    except Exception as error:  # noqa: BLE001 - a session will meet the same error, and report it properly
         from entrypoint.database.answers import NotConnected
 
         return FirstLook(connecting_failed=error.args[0] if isinstance(error, NotConnected) else None), False
@@ -212,7 +212,7 @@ def _look_at_ledger(
     connection: libpq.Connection, schema: str | None, role: str | None, deadline: Deadline, *, repeating: bool
 ) -> FirstLook:
     """Ask for the ledger, and for the texts of repeatable files. Raises what `_look` catches."""
-    # Imported while the server was at work.
+    # The main thread has imported these while the server was working.
     from entrypoint.migration.ledger.place import find_tables
     from entrypoint.migration.ledger.rows import as_ledger, ask, ledger_query
 
@@ -228,7 +228,7 @@ def _look_at_ledger(
         return FirstLook(as_ledger(*ask(connection, role, deadline, (ledger_query(place),))))
     from entrypoint.migration.ledger import repeatables
 
-    # Where there is no such table yet, the longer way knows what that means.
+    # If the table does not exist yet, this fails, and the session that asks again knows what that means.
     rows, texts = ask(connection, role, deadline, (ledger_query(place), repeatables.query(place)))
     if not repeatables.evidently_ours(texts):
         return FirstLook()
@@ -260,7 +260,7 @@ def _look_at_runs(
 
 
 def _several_hosts(parameters: Mapping[str, str]) -> bool:
-    """Tell whether there are hosts to be tried one after the other, each with a time-out of its own."""
+    """Tell whether there are several hosts, to be tried one after the other, each with its own timeout."""
     return any(
         "," in (parameters.get(name) or os.environ.get(variable, ""))
         for name, variable in (("host", "PGHOST"), ("hostaddr", "PGHOSTADDR"))

@@ -1,6 +1,6 @@
-"""The digest of another migration tool's own history, as PostgreSQL makes it: whatever its tables are like.
+"""The digest of another migration tool's own history, computed by PostgreSQL whatever the tool's tables look like.
 
-Where they are as they nearly always are, a first look does without (`runs.find_tables`).
+In the usual case a first look does not need this (`runs.find_tables`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
 
 def queries(place: Place, command: Command) -> tuple[str, ...]:
-    """Return the statements that read the runs and the digest, in a transaction; `as_runs` reads the answers.
+    """Return the statements that read the digest and the runs, in one transaction; `as_runs` reads the answers.
 
-    First the digest: what is recorded after it was taken cannot make an older history look like that of the new run.
+    The digest comes first. The other way round, a run that ends in between could make an older history look like the
+    result of that run.
     """
     return (*_digest_statements(command), runs_query(place))
 
@@ -45,12 +46,13 @@ def as_runs(answers: Sequence[list[Row]]) -> Runs:
 
 
 def _digest_statements(command: Command) -> tuple[str, ...]:
-    """Return the statements that digest the tool's history: two columns, the digest and why it is unknown.
+    """Return the statements that digest the tool's history. The last returns the digest, and why it is unknown.
 
-    They leave settings behind, all of them local: the last in a transaction that only reads.
+    They leave settings changed until the transaction ends, so only queries may follow them in it.
     """
     return (
-        # The tool's own path; ours is pinned. Only what is there, and what this user may use.
+        # The tool uses the default search_path; ours is pinned. This lists the schemas in it that exist and that this
+        # user may use.
         "SET LOCAL search_path TO DEFAULT",
         "SELECT pg_catalog.set_config('entrypoint.schemas', pg_catalog.current_schemas(false)::pg_catalog.text, true)",
         *PINNED.split("; "),
@@ -61,10 +63,10 @@ def _digest_statements(command: Command) -> tuple[str, ...]:
 
 
 def _digest(state: Sequence[str]) -> str:
-    """Return the DO that digests each of the tool's tables, row by row, whatever their order in the table.
+    """Return the DO statement that digests all rows of the tool's tables, whatever their physical order.
 
-    A table that may not be read, that filters its rows for us or that somebody has locked leaves it unknown: never an
-    error, as that would end a start. Only tables: a view could run somebody's code.
+    If a table is locked, if we may not read it, or if row-level security filters it, the digest is unknown. That is
+    not an error, which would end the start. Views are left out: they could run other people's code.
     """
     rows = digest_of("%I.%I").replace("'", "''")
     return f"""\
@@ -113,12 +115,12 @@ def _which(state: Sequence[str]) -> str:
 
 
 def read(session: Connection, place: Place, command: Command, role: str | None, deadline: Deadline) -> Runs:
-    """Read what is recorded of the tool, and its history's digest, in one round trip. Raises StatementError."""
+    """Read the tool's recorded runs and the digest of its history, in one round trip. Raises StatementError."""
     return as_runs(ask(session, role, deadline, queries(place, command)))
 
 
 def names_of(session: Connection, place: Place, number: int, role: str | None, deadline: Deadline) -> frozenset[str]:
-    """Return the names of a run's inputs. Raises StatementError."""
+    """Return the names of the inputs of run `number`. Raises StatementError."""
     query = (
         "SELECT name FROM pg_catalog.jsonb_array_elements_text("
         f"(SELECT inputs FROM {place.table('migration_commands')} WHERE id = {number})) AS name"

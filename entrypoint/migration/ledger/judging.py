@@ -1,4 +1,4 @@
-"""Whether another migration tool is to run, asked of the database; and what there is to say about it."""
+"""Find out from the database whether another migration tool has to run, and log the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def judge_on(
     session: Connection, place: Place, wanted: Wanted, role: str | None, deadline: Deadline
 ) -> tuple[Verdict, Runs]:
-    """Read what is recorded of the tool, and judge whether it is to run. Raises StatementError."""
+    """Read the tool's recorded runs, and decide whether it has to run. Raises StatementError."""
     found = history.read(session, place, wanted.command, role, deadline)
     verdict = judge(wanted, found)
     result = standing(found)
@@ -29,12 +29,12 @@ def judge_on(
 
 
 def shown(wanted: Wanted) -> str:
-    """Return the command's line as it may be shown and stored."""
+    """Return the command line, safe to show and to store."""
     return without_addresses(foreign(wanted.command.line))
 
 
 def tell_if_ahead(verdict: Verdict, wanted: Wanted) -> None:
-    """Log that a newer image has been here, if one has, and whether that is beyond doubt."""
+    """Log that a newer image has run here, if one has, and any doubt about that."""
     if verdict.name != AHEAD:
         return
     logs.event(
@@ -57,6 +57,6 @@ def failed_elsewhere(wanted: Wanted, number: int) -> CommandFailedError:
 
 
 def tell_pending(verdict: Verdict, wanted: Wanted) -> None:
-    """Log that the tool is to run, and why."""
+    """Log that the tool has to run, and why."""
     command = shown(wanted)
     logs.event(logs.INFO, "command.pending", f"{command} needs to run: {verdict.why}", command=command)

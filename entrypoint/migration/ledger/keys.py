@@ -1,4 +1,4 @@
-"""The advisory locks of a ledger's place: their keys, and the conditions and queries for who holds them."""
+"""The advisory locks of a ledger: their keys, and the conditions and queries for who holds them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
 # The first half of the advisory lock's key: the letters "pgep". Documented in docs/lock.md; never change it, as
 # replicas of two releases must exclude each other.
 LOCK_CLASS = 0x70676570
-# Held while a ledger is made, by one in the whole database: until it is there, others may look for it elsewhere.
+# Held while a ledger is created, one key for the whole database: until the ledger exists, others may look for it in
+# another schema.
 MAKING_KEY = f"{LOCK_CLASS + 2}, 0"
-# A condition: the lock `g` is that one.
+# A condition: `g` is that lock.
 MAKES = f"g.classid = {LOCK_CLASS + 2} AND g.objid = 0"
-# A condition: the session that has the lock `g` does not have such a name.
+# A condition: the session that holds the lock `g` does not have one of our application names.
 _NOT_OURS = (
     "NOT EXISTS (SELECT FROM pg_catalog.pg_stat_get_activity(g.pid) o "
     f"WHERE pg_catalog.starts_with(o.application_name, '{OURS}'))"
 )
-# All advisory locks `g` of this database that have two keys.
+# All advisory locks `g` in this database with a two-part key.
 _ADVISORY = (
     "FROM pg_catalog.pg_locks g WHERE g.locktype = 'advisory' AND g.granted AND g.objsubid = 2 "
     f"AND g.database = {THIS_DATABASE}"
@@ -36,7 +37,7 @@ def guard_key(place: Place) -> str:
 
 
 def glance(place: Place) -> str:
-    """Return the statement by which whoever waits sees whether the guard's advisory lock is free."""
+    """Return the statement with which a waiter checks whether the guard's advisory lock is free."""
     return f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({guard_key(place)})"
 
 
@@ -46,20 +47,20 @@ def session_key(place: Place) -> str:
 
 
 def guarded_by(place: Place, backend_pid: int) -> str:
-    """Return a condition: that backend holds the guard's advisory lock at this moment."""
+    """Return a condition: this backend now holds the guard's advisory lock."""
     return f"(SELECT count(*) {_guards(place)} AND g.mode = 'ExclusiveLock' AND g.pid = {backend_pid}) = 1"
 
 
 def unguarded(place: Place) -> str:
-    """Return a condition: nobody holds the guard's advisory lock at this moment. It is asked without touching it."""
+    """Return a condition: nobody now holds the guard's advisory lock. It only reads pg_locks."""
     return f"NOT EXISTS (SELECT {_guards(place)})"
 
 
 def guardian(place: Place) -> str:
-    """Return the query for who holds the guard's advisory lock: the pid, and what its session calls itself.
+    """Return the query for who holds the guard's advisory lock: the pid and the application_name.
 
-    After it, who holds the other one and is no session of ours by its name: that keeps us from the row as well. And
-    where there is no ledger yet, who holds in the same way the one under which it is made.
+    After that come the sessions without our application name that hold the session lock, which also keeps us from
+    the row. If there is no ledger yet, those that hold the lock for creating it come last.
     """
     name = "(SELECT a.application_name FROM pg_catalog.pg_stat_activity a WHERE a.pid = g.pid)"
     return (
@@ -71,9 +72,9 @@ def guardian(place: Place) -> str:
 
 
 def holders(place: Place) -> str:
-    """Return the query for all who hold one of the two advisory locks, in whatever mode; `_key_holder` reads its rows.
+    """Return the query for all sessions that hold one of the two advisory locks, in any mode.
 
-    Where there is no ledger, also who holds the lock under which one is made.
+    If there is no ledger, the lock for creating it counts, too. `reading._key_holder` reads the rows.
     """
     keys = _key_is(place, LOCK_CLASS, LOCK_CLASS + 1)
     activity = "FROM pg_catalog.pg_stat_get_activity(g.pid) a"
@@ -86,7 +87,8 @@ def holders(place: Place) -> str:
 
 
 def _guards(place: Place) -> str:
-    # A contender that looks has the lock for an instant, shared. Who else has it shared, keeps everybody away.
+    # A contender that looks holds the lock shared for an instant. Any other session that holds it shared keeps all
+    # contenders out.
     return f"{_keyed(place, LOCK_CLASS)} AND (g.mode = 'ExclusiveLock' OR {_NOT_OURS})"
 
 

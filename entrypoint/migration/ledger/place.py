@@ -1,8 +1,8 @@
-"""Where the ledger is: one value, with what the catalogues say of its tables; and how it is found at a glance.
+"""Where the ledger is, what the catalogs say about its tables, and how to find it quickly in the usual case.
 
-At a glance: where it is as it nearly always is, without the search along the path. What the server has to plan, a new
-server process plans from empty caches: the whole search (`search`) takes it 1 ms more than this
-(`python -m benchmarks.statements`). So the path is walked here, and whatever is not plain is left to the search.
+A new server process plans every query with empty caches, so a simple query pays off: the full search (`search`) takes
+it 1 ms more than this one (`python -m benchmarks.statements`). Here the search_path is evaluated in Python, and
+anything unusual is left to the full search.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
 
     class Connection(Protocol):
-        """What is asked: a Session, or libpq itself."""
+        """What can run queries: a Session, or libpq itself."""
 
         def query(self, sql: str, deadline: Deadline, /) -> list[list[Row]]:
             """Run statements in one round trip; return the rows of each."""
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _TABLES = ("schema_migrations", "migration_lock")
 LEGACY_TIME = "timestamp without time zone"
 _TEXT = "text"
-# The columns of `migration_lock` beside `id`, and their types. First those that it has always had: the earlier system's
-# table, and those of all our releases.
+# The columns of `migration_lock` besides `id`, and their types. First those that every such table has, also the earlier
+# system's.
 HOLDER_COLUMNS = {"locked_at": "timestamptz", "locked_by": _TEXT, "process_id": "integer"}
 PROGRESS_COLUMNS = {
     "progress_migration": _TEXT,
@@ -44,14 +44,14 @@ PROGRESS_COLUMNS = {
 }
 LIFE_COLUMNS = {"guard_pid": "integer", "guard_token": _TEXT, "until": "timestamptz"}
 ADDED_COLUMNS = {"token": _TEXT} | PROGRESS_COLUMNS | LIFE_COLUMNS
-# The columns of `schema_migrations` that say which images may start, and what a new database still lacks. A ledger that
-# was made without them gets them when the first value is written (docs/decisions/0043).
+# The columns of `schema_migrations` that say which images may start, and what a new database still lacks. An older
+# ledger gets them when the first value is written (docs/decisions/0043).
 ROLLOUT_COLUMNS = {"floor": _TEXT, "initial_up_to": "bigint"}
-# The columns by which our tables are known, and those of the earlier system.
+# The columns by which our tables, and those of the earlier system, are recognized.
 LEDGER_SIGN = frozenset(("migration_number", "filename"))
 LOCK_SIGN = frozenset(("id", *HOLDER_COLUMNS))
 COMMAND_SIGN = frozenset(("command", "fingerprint"))
-# Those of `migration_commands` beside `id`: each run of another migration tool.
+# The columns of `migration_commands` besides `id`. Each row is a run of another migration tool.
 COMMAND_COLUMNS = {
     "command": _TEXT,
     "fingerprint": _TEXT,
@@ -66,52 +66,52 @@ COMMAND_COLUMNS = {
     "output": _TEXT,
     "holder": _TEXT,
 }
-# So many tables of these names, in whatever schemas, are looked at; with more of them the server is asked to search.
+# At most this many tables of these names, in any schema, are read here. With more, the full search is used.
 MOST = 20
-# `NAMEDATALEN - 1`: PostgreSQL cuts off what a name has beyond it.
+# `NAMEDATALEN - 1`: PostgreSQL truncates longer names.
 _LONGEST_NAME = 63
 
-# Those that make a difference here; pg_type.dat, where the numbers of built-in types are fixed.
+# The types that matter here, by their OIDs, which pg_type.dat fixes for built-in types.
 _TYPES = {"25": _TEXT, "1114": LEGACY_TIME}
 
 
 class Place(NamedTuple):
-    """Where the bookkeeping lives, and what is there."""
+    """The schema of our tables, and what exists there."""
 
     schema: str
     schema_exists: bool
     ledger: dict[str, str]
-    """The columns of `schema_migrations` and their types, as far as they make a difference; empty without it."""
+    """The columns of `schema_migrations`, with their types as far as they matter; empty if there is no such table."""
     lock: dict[str, str]
     """The columns of `migration_lock`; empty if there is no such table."""
     backend_pid: int = 0
-    """The server process that answered; behind a pooler it is not the one that answered the login. 0: not asked."""
+    """The server process that answered; behind a pooler, not the one that answered the login. 0: not asked."""
     server_start: str = ""
-    """When that server started: another answer later means that it restarted, or that it is another one."""
+    """When that server started. If this changes later, it has restarted, or it is another server."""
     standby: bool = False
     read_only: bool = False
     """Whether transactions are read-only by default."""
     command: Command | None = None
-    """Another migration tool whose runs are recorded there as well, or instead."""
+    """Another migration tool whose runs are recorded there, too, or instead."""
     commands: dict[str, str] | None = None
-    """The columns of `migration_commands`; empty without it, None if nobody has asked."""
+    """The columns of `migration_commands`; empty if there is no such table, None if not asked."""
     intrusion: str = ""
-    """What keeps us from writing into the tables: whom they belong to, or whose code would run. Reading runs none."""
+    """Why we must not write to the tables: who owns them, or whose code would run. Reading runs no code."""
 
     @property
     def untrusted(self) -> str:
-        """The same as a clause that says what is wrong with it; empty if nothing is."""
+        """`intrusion` as a clause that also says why that is not trusted; empty if there is none."""
         return self.intrusion and f"{self.intrusion}, and this user is not a member of that role"
 
     @property
     def complete(self) -> bool:
-        """Whether ledger and lock are there as this release makes them."""
+        """Whether all tables exist, as this release creates them."""
         recorded = self.command is None or bool(self.commands)
         return self.founded and bool(self.lock) and recorded and not self.outdated
 
     @property
     def founded(self) -> bool:
-        """Whether the table is there by which the place is found: then it stays this one."""
+        """Whether the table exists by which the place is found. If so, the place no longer changes."""
         return bool(self.ledger) if self.with_files else bool(self.commands)
 
     @property
@@ -121,7 +121,7 @@ class Place(NamedTuple):
 
     @property
     def outdated(self) -> bool:
-        """Whether an earlier system, or an earlier release, left tables that are not as ours are now."""
+        """Whether the tables of the earlier system, or of an earlier release, need an upgrade."""
         if self.commands and not self.commands.keys() >= COMMAND_COLUMNS.keys():
             return True
         if not self.with_files:
@@ -140,29 +140,29 @@ class Place(NamedTuple):
 
 
 def tables_of(command: Command | None) -> tuple[str, ...]:
-    """Return the tables of the bookkeeping. The first is that by which its place is found."""
+    """Return the names of our tables. The place is found by the first."""
     if command is None:
         return _TABLES
     return (*_TABLES, "migration_commands") if command.with_files else ("migration_commands", "migration_lock")
 
 
 def columns_of(listed: Iterable[str]) -> dict[str, str]:
-    """Return the names and the types of columns, each listed as its type's number and its name."""
+    """Return the names and types of columns, which are listed as type OID, space, name."""
     pairs = [column.split(" ", 1) for column in listed if column]
     return {name: _TYPES.get(oid, "another type") for oid, name in pairs}
 
 
 def columns_in(array: str) -> dict[str, str]:
-    """Return the same of an array as `glance` has it; a name with a backslash or a quotation mark is escaped there."""
+    """Return the same from an array in `glance`'s format. Names with a backslash or quotation mark stay escaped."""
     return columns_of(array.removeprefix('{"').removesuffix('"}').split('","'))
 
 
 def find_tables(
     session: Connection, schema: str | None, deadline: Deadline, role: str | None = None
 ) -> tuple[Place | None, bool]:
-    """Find the tables alone, in `schema` or along the path, for a look that leads to nothing more.
+    """Find only the tables, in `schema` or along the path, for a look that leads to nothing more.
 
-    Return the place, None if there is no ledger, and whether that is sure; if not, it takes a search. Raises
+    Return the place, or None if there is no ledger, and whether that is certain; if not, use the full search. Raises
     StatementError.
     """
     relations = session.query(glance(schema, role, _TABLES), deadline)[-2]
@@ -172,11 +172,11 @@ def find_tables(
 
 
 def walk(schema: str | None) -> tuple[str, ...]:
-    """Return the statements that come before those about the place: who asks, and where the search leads.
+    """Return the statements that must run before those about the place. They set the role and note the search_path.
 
-    The path and the role are what the connection began with, whatever somebody before us, behind a pooler, has set in
-    this server session. The path is noted for the walk, which itself does not look for anything along it: an operator
-    that somebody put there would run as whoever is asking.
+    Both are the connection's defaults, even if behind a pooler another client has changed them in this server session.
+    The search_path is noted in a setting of our own and then pinned: otherwise an operator that somebody has created
+    in one of its schemas could run with our privileges.
     """
     noted = (
         "SET LOCAL search_path TO DEFAULT",
@@ -186,15 +186,15 @@ def walk(schema: str | None) -> tuple[str, ...]:
 
 
 def evident(owner: str, schema_owner: str, role: str | None) -> str:
-    """Return a condition: that `owner` is we ourselves, or who owns the schema."""
+    """Return a condition: `owner` is one of our own roles, or owns the schema."""
     ours = ", ".join(("session_user", "current_user", *([literal(role)] if role else ())))
     return f"pg_get_userbyid({owner}) IN ({ours}) OR {owner} = {schema_owner}"
 
 
 def unless_able(trust: str, schema: str, role: str | None) -> str:
-    """Return a condition: `trust`, or that we could not migrate in `schema`, given by its number, anyway.
+    """Return a condition: `trust`, or we could not migrate in `schema` (an OID) anyway.
 
-    An application's own login, beside a Job that migrates, only reads what the Job has written.
+    If a Job migrates, the application's own login only reads what the Job has written.
     """
     able = f"has_schema_privilege({schema}, 'CREATE')"
     if role:
@@ -204,13 +204,13 @@ def unless_able(trust: str, schema: str, role: str | None) -> str:
 
 
 def glance(schema: str | None, role: str | None, tables: Sequence[str], more: str = "") -> str:
-    """Return the statements for all tables of these names, each with its schema, or for those in `schema`.
+    """Return the statements that find all tables of these names, in `schema` or in any schema.
 
-    The rows are in the last answer but one; `more` is asked of each as well.
+    The rows are in the last answer but one. `more` adds columns to each.
 
-    It asks for what a new server process plans in the least time: one table, without a join. A table's columns are one
-    value, in no order, and `concat` has no namesakes among which to choose, as `||` has. Types by their numbers: their
-    names are looked up one by one. Fewer owners are trusted than `search.trusted` does.
+    The query is written so that a new server process plans it fast: one table, no joins, the columns as one unsorted
+    array. It uses `concat`, because `||` has many overloads to choose from, and type OIDs, because each name would be
+    looked up separately. It trusts fewer owners than `search.trusted`.
     """
     owner = "c.relowner"
     schema_owner = "(SELECT n.nspowner FROM pg_namespace n WHERE n.oid = c.relnamespace)"
@@ -230,7 +230,7 @@ def glance(schema: str | None, role: str | None, tables: Sequence[str], more: st
 
 
 def evident_place(relations: Sequence[Row], schema: str | None, command: Command | None = None) -> Place | None:
-    """Return the place with its tables, of which `glance` told; None if it takes a search to tell."""
+    """Return the place from the rows of `glance`; None if that takes the full search."""
     path, user = relations[0][6:8]
     names = (schema,) if schema else along(path or "", user or "")
     if names is None:
@@ -254,14 +254,14 @@ def evident_place(relations: Sequence[Row], schema: str | None, command: Command
 
 
 def unquoted(name: str) -> str:
-    """Return the name of a schema as `regnamespace` shows it, which quotes those that SQL would not take for names."""
+    """Return a schema's name without the quotes that `regnamespace` puts around it where SQL needs them."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def along(path: str, user: str) -> tuple[str, ...] | None:
-    """Return the schemas that a search_path names, in their order, without PostgreSQL's own.
+    """Return the schemas that a search_path names, in order, without PostgreSQL's own.
 
-    None if it takes PostgreSQL to read the path: names with odd characters, or too long.
+    None if only PostgreSQL can evaluate it, because a name is too long or has unusual characters.
     """
     names = []
     for part in path.split(","):

@@ -1,4 +1,4 @@
-"""What is to be done: pure functions over the files and the ledger's rows."""
+"""What there is to do: pure functions over the files and the ledger's rows."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ class Plan(NamedTuple):
     """The difference between files and ledger."""
 
     current: int | None
-    """The highest number that is applied; None if nothing is."""
+    """The highest applied number; None if nothing is applied."""
     latest: int | None
     """The highest number among the files; None if there are none."""
     applied: tuple[LedgerRow, ...]
     pending: tuple[MigrationFile, ...]
-    """Not applied yet, in the order in which they are to run."""
+    """Not applied yet, in the order in which they will run."""
     runnable: tuple[MigrationFile, ...]
-    """What of that may run now."""
+    """The pending files that may run now."""
     held_back: LedgerRow | None
     """The failure of the first pending migration that failed earlier and whose file has not changed since."""
     failed: tuple[LedgerRow, ...]
     running: tuple[LedgerRow, ...]
     """Outside a transaction: running now, or interrupted."""
     changed: tuple[MigrationFile, ...]
-    """Applied, and not the same text any more."""
+    """Applied, but the text has changed since."""
     missing: tuple[LedgerRow, ...]
-    """Applied, within the range of the files, and without a file."""
+    """Applied, within the range of the files, but the file is missing."""
     ahead: tuple[LedgerRow, ...]
-    """Applied, and beyond the last file: a newer image has been here."""
+    """Applied, and above the last file's number: a newer image has run here."""
     out_of_order: tuple[MigrationFile, ...]
-    """Pending, and before one that is applied."""
+    """Pending, but a higher number is applied."""
     outstanding: tuple[MigrationFile, ...] = ()
     """Not applied and not pending: they run after the rollout."""
     unmet: tuple[MigrationFile, int] | None = None
-    """The first pending migration that needs another one completed, and that one's number, if nothing has failed."""
+    """The first pending migration that waits for another one, and that one's number. None if something has failed."""
     below: tuple[LedgerRow, ...] = ()
-    """Applied, with a floor that no file meets: these files are not to start any more."""
+    """Applied, with a floor that none of the files meets: an image with these files must not start any more."""
     initial: int | None = None
-    """In a new database: the number up to which files with `phase = after` run with the others."""
+    """In a new database: up to this number, files with `phase = after` run with the others."""
 
 
 def plan_of(
     files: Sequence[MigrationFile], rows: Sequence[LedgerRow], *, up_to: int | None = None, after: bool = False
 ) -> Plan:
-    """Compare the files with the ledger as `decide` does, and read of their texts what that takes: nearly always none.
+    """Compare the files with the ledger as `decide` does, and read only those files' texts that matter, mostly none.
 
-    Raises nothing: a file that cannot be read says nothing, and is refused where it is to run.
+    Raises nothing. A file that cannot be read counts as one without directives; it is refused when it is about to run.
     """
     plan = decide(files, rows, up_to=up_to, after=after)
     if not (plan.pending or plan.below):
@@ -76,8 +76,8 @@ def decide(
 ) -> Plan:
     """Compare the files with the ledger.
 
-    `up_to` leaves later files out of what is pending. `after`: whether the rollout is over. `said`: what the files say
-    about it, by number.
+    `up_to`: files with higher numbers are not pending. `after`: whether the rollout is over. `said`: the files'
+    directives about the rollout, by number.
     """
     by_number = {file.number: file for file in files}
     applied = {row.number: row for row in rows if row.status == COMPLETED}
@@ -137,10 +137,10 @@ def decide(
 
 
 def _held_back(pending: Sequence[MigrationFile], failed: dict[int, LedgerRow]) -> tuple[int, LedgerRow | None]:
-    """Return how many of `pending` may run, and the failure that stands before the rest.
+    """Return how many of `pending` may run, and the failure that holds back the rest.
 
-    A migration that failed is not tried again by every replica in turn: it waits until its file changes or
-    somebody deletes the row. One that failed without a checksum cannot be seen to have changed.
+    Replicas do not retry a failed migration one after the other. It waits until its file changes or somebody deletes
+    the row. If the row has no checksum, the file never counts as changed.
     """
     for index, file in enumerate(pending):
         row = failed.get(file.number)

@@ -1,6 +1,6 @@
-"""Which privileges on the bookkeeping are missing, and the GRANT to type. Asked of PostgreSQL after it has refused us.
+"""Find out which privileges on our tables are missing, and which GRANT to type, after PostgreSQL has refused us.
 
-Not read from its message, which may be in any language.
+PostgreSQL is asked, because its error message may be in any language.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _CHANGING = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _READING = ("SELECT",)
 _TABLES = ("schema_migrations", "migration_lock")
-# That of a `serial` column. An identity's, as ours is, asks for no privilege of its own.
+# The sequence of a `serial` column. An identity column, like ours, needs no privilege on its sequence.
 _SEQUENCE = """(
     SELECT pg_catalog.format('%I.%I', x.nspname, s.relname)
     FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
@@ -30,32 +30,32 @@ _SEQUENCE = """(
 
 
 class Table(NamedTuple):
-    """One of our tables that is there."""
+    """One of our tables, if it exists."""
 
     name: str
     owner: str
     owned: bool
     """Whether the role is its owner, or has the owner's privileges."""
     permitted: bool
-    """Whether the role has every privilege on it that it needs."""
+    """Whether the role has all the privileges on it that it needs."""
     sequence: str = ""
-    """The sequence of an earlier system's column that counts by itself, if the role may not use it; with its schema."""
+    """The sequence of the earlier system's `serial` column, with its schema, if the role may not use it."""
     of_superuser: bool = False
-    """Whether its owner is a superuser, whose role nobody should be given."""
+    """Whether its owner is a superuser: that role should not be granted to anybody."""
 
 
 class Facts(NamedTuple):
-    """What PostgreSQL says about a role and the bookkeeping. All names are quoted where they must be."""
+    """What PostgreSQL says about a role and our tables. All names are quoted where SQL needs it."""
 
     login: str
     role: str
-    """Whose privileges count: MIGRATION_ROLE, else the login user."""
+    """The role whose privileges count: MIGRATION_ROLE, or else the login user."""
     takes_role: bool
-    """Whether the login user may do `SET ROLE` to it."""
+    """Whether the login user may `SET ROLE` to it."""
     database: str
     creates_schemas: bool
     schema: str
-    """Empty if there is none to speak of."""
+    """Empty if there is none."""
     schema_exists: bool
     uses: bool
     creates: bool
@@ -65,9 +65,9 @@ class Facts(NamedTuple):
 
 
 def grants(facts: Facts, *, reading: bool) -> list[str]:
-    """Return the statements that give the role what it lacks; nothing if it lacks nothing that we know of.
+    """Return the statements that give the role what it lacks; none if it lacks nothing that we know of.
 
-    `reading`: whether it is to read only.
+    `reading`: whether it only has to read.
     """
     if not facts.takes_role:
         return [] if facts.superuser else [f"GRANT {facts.role} TO {facts.login}"]
@@ -88,7 +88,7 @@ def grants(facts: Facts, *, reading: bool) -> list[str]:
         sequences = [table.sequence for table in facts.tables if table.sequence]
         found += [f"GRANT USAGE ON SEQUENCE {sequence} TO {facts.role}" for sequence in sequences]
     if not found and not reading:
-        # To change a table takes its owner.
+        # Only its owner may alter a table.
         foreign = [table for table in facts.tables if not table.owned]
         found += [
             f"GRANT {owner} TO {facts.role}" for owner in sorted({t.owner for t in foreign if not t.of_superuser})
@@ -100,13 +100,13 @@ def grants(facts: Facts, *, reading: bool) -> list[str]:
 
 
 def ask(session: Session, schema: str | None, role: str | None, deadline: Deadline, *, reading: bool) -> Facts | None:
-    """Ask PostgreSQL, in a transaction of its own, after rolling back the one before; None if there is no answer."""
+    """Roll back the open transaction, and ask PostgreSQL in a new one; None if there is no answer."""
     try:
         session.rollback(deadline)
         query = _query(schema, role, session.server_version, reading=reading)
         row, *rest = session.query("; ".join(("BEGIN READ ONLY", *walk(schema), query, "COMMIT")), deadline)[-2]
     except (StatementError, ConnectionLostError, ValueError):
-        # What PostgreSQL has refused before is the error, and not this.
+        # Report the earlier refusal, not this error.
         return None
     tables = tuple(
         Table(name or "", owner or "", owned == "t", permitted == "t", sequence or "", of_superuser == "t")
@@ -121,7 +121,7 @@ def ask(session: Session, schema: str | None, role: str | None, deadline: Deadli
 
 
 def role_exists(session: Session, role: str, deadline: Deadline) -> bool | None:
-    """Ask PostgreSQL, after rolling back the transaction before; None if there is no answer."""
+    """Roll back the open transaction, and ask PostgreSQL whether the role exists; None if there is no answer."""
     try:
         session.rollback(deadline)
         found = session.query(f"SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal(role)}::name", deadline)
@@ -133,7 +133,7 @@ def role_exists(session: Session, role: str, deadline: Deadline) -> bool | None:
 def _query(schema: str | None, role: str | None, server_version: int, *, reading: bool) -> str:
     who = literal(role) if role else "current_user"
     where = literal(schema) if schema else f"(SELECT nspname FROM ({place_sql(None)}) p)"
-    takes = "SET" if server_version >= 160000 else "MEMBER"  # PostgreSQL 16 tells SET from MEMBER
+    takes = "SET" if server_version >= 160000 else "MEMBER"  # PostgreSQL 16 distinguishes SET from MEMBER
     needed = " AND ".join(
         f"pg_catalog.has_table_privilege(w.who, c.oid, '{what}')" for what in (_READING if reading else _CHANGING)
     )

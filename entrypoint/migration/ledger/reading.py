@@ -1,4 +1,4 @@
-"""The ledger `schema_migrations` and the row `migration_lock`, read in one round trip without changing anything."""
+"""Read the ledger `schema_migrations` and the row of `migration_lock`, in one round trip, changing nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 # What the lock's row shows instead of a file's name while the holder takes a backup.
 BACKUP = "backup"
 
-# Whether less than a tenth of the connections of the server, the database, or the user is left, or fewer than
-# a holder needs. Anybody may count the sessions; the server's own processes take no place, and belong to no database.
+# Whether fewer than a tenth of the connections that the server, the database or the user may have are left, or fewer
+# than a holder needs. Anybody may count the sessions. The server's own processes use none of these connections, and
+# belong to no database.
 _RESERVED = " - ".join(
     f"coalesce(pg_catalog.current_setting('{name}', true)::int, 0)"
     for name in ("superuser_reserved_connections", "reserved_connections")
@@ -42,12 +43,12 @@ SELECT pg_catalog.bool_or(l.most >= 0 AND l.most - l.used < greatest(l.most / 10
 
 
 class LockRow(NamedTuple):
-    """The row of `migration_lock`, in words for messages and with the facts for decisions."""
+    """The row of `migration_lock`."""
 
     held: bool
     since: str | None
     seconds: float | None
-    """For how long it has been held, by the server's clock; None if it is free, or held until `infinity`."""
+    """How long it has been held, by the server's clock; None if it is free, or held since `infinity`."""
     holder: str | None
     process_id: int | None
     token: str | None
@@ -56,15 +57,15 @@ class LockRow(NamedTuple):
     statement: int | None
     statements: int | None
     detail: Mapping[str, object]
-    """What the holder knows of a long statement, for `progress.describe`; empty if it is nothing."""
+    """What the holder knows about a long statement, for `progress.describe`; may be empty."""
     guard_pid: int | None = None
-    """The server process that holds the guard's lock for it; None if the holder is of an earlier release."""
+    """The server process that holds the guard's lock; None if the holder is an earlier release."""
     left: float | None = None
-    """For how many seconds it may go on, by the server's clock."""
+    """How many seconds it has left, by the server's clock."""
 
     @property
     def legacy(self) -> bool:
-        """Whether a replica of the earlier system holds it: those know of no token."""
+        """Whether a replica of the earlier system holds it. Those write no token."""
         return self.held and self.token is None
 
     def keeps_us_out(self, stale: float) -> bool:
@@ -73,54 +74,54 @@ class LockRow(NamedTuple):
 
     @property
     def who(self) -> str | None:
-        """The holder as it may be shown: anybody may have written the row."""
+        """The holder, made safe to show: anybody may have written the row."""
         return self.holder and foreign(self.holder)
 
     @property
     def told(self) -> dict[str, object]:
-        """The detail as it may be shown."""
+        """The detail, made safe to show."""
         return foreign_values(self.detail)
 
 
 class Guardian(NamedTuple):
-    """Who holds the guard's lock, as PostgreSQL has it."""
+    """The session that holds the guard's lock, according to PostgreSQL."""
 
     pid: int
     application: str
     makes: bool = False
-    """Whether it is another lock that it holds: the one under which a ledger is made."""
+    """Whether it holds the lock for creating the ledger instead."""
 
 
 class KeyHolder(NamedTuple):
-    """A session that holds one of the lock's keys, as PostgreSQL has it."""
+    """A session that holds one of the lock's keys, according to PostgreSQL."""
 
     pid: int
     application: str
     user: str
     guards: bool
-    """Whether it is the guard's key; else that of a session that works outside a transaction."""
+    """Whether it is the guard's key; else it is that of a session that works outside a transaction."""
     makes: bool
-    """Whether it is neither, but the one under which a ledger is made."""
+    """Whether it is neither of these, but the key for creating the ledger."""
     exclusive: bool
 
     @property
     def unlike_ours(self) -> bool:
-        """Whether no session of ours holds it so: the guard's shared, or the other one exclusively."""
+        """Whether it cannot be one of ours: those hold the guard's key exclusively, and the other one shared."""
         return self.guards is not self.exclusive
 
     @property
     def words(self) -> str:
-        """The session as it may be shown."""
+        """The session in words, made safe to show."""
         return session_in_words(self.pid, self.user, self.application)
 
 
 def session_in_words(pid: int, user: str, application: str) -> str:
-    """Return a session of somebody else's as it may be shown."""
+    """Describe another client's session, made safe to show."""
     return f"backend {pid} of {foreign(user)}" + (f" ({foreign(application)})" if application else "")
 
 
 class Look(NamedTuple):
-    """What one look saw."""
+    """What a contender saw in one look."""
 
     rows: tuple[LedgerRow, ...]
     lock: LockRow | None
@@ -129,7 +130,7 @@ class Look(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """What else a row of `schema_migrations` tells."""
+    """The other columns of a row of `schema_migrations`."""
 
     applied_at: str | None
     """In UTC, as in 2026-11-22T10:30:00Z."""
@@ -138,42 +139,42 @@ class Detail(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """All that the bookkeeping tells, read in one round trip."""
+    """Everything in our tables, read in one round trip."""
 
     rows: tuple[LedgerRow, ...]
     lock: LockRow | None
     details: dict[int, Detail]
     """By number."""
     moved: bool
-    """Whether the tables are not any more what they were taken for, or another's: then the rest is not to be relied
-    upon."""
+    """Whether the tables have changed since they were found, or belong to another owner; if so, do not rely on the
+    rest."""
     standby: bool
-    """Whether the server is one at this moment: there nobody holds the lock, as the primary's cannot be seen."""
+    """Whether the server is now a standby, on which the primary's locks cannot be seen."""
     holders: tuple[KeyHolder, ...]
-    """Who holds the lock's keys; who contends has the guard's for an instant, shared."""
+    """The sessions that hold the lock's keys. A contender holds the guard's key shared for an instant."""
 
 
 def look(session: Connection, place: Place, role: str | None, deadline: Deadline, *, contending: bool) -> Look:
     """Read the ledger in one round trip; if `contending`, also the lock's row and whether the lock is free.
 
-    Holds nothing afterwards. Raises StatementError with SQLSTATE 55P03 if somebody holds a lock on the tables.
+    Keeps no locks. Raises StatementError with SQLSTATE 55P03 if another session has locked the tables.
     """
     free = f"pg_catalog.pg_try_advisory_xact_lock_shared({guard_key(place)})" if contending else None
     return _look(session, place, role, deadline, free)
 
 
 def is_free(session: Connection, place: Place, deadline: Deadline) -> bool:
-    """Glance whether nobody has the guard's lock: a statement by itself, which reads no table and holds nothing.
+    """Tell whether the guard's lock is free, with a single statement that reads no table and keeps no lock.
 
-    Raises StatementError, ConnectionLostError.
+    Raises StatementError and ConnectionLostError.
     """
     return session.query(glance(place), deadline)[0][0][0] == "t"
 
 
 def look_on(session: Connection, place: Place, role: str | None, deadline: Deadline) -> Look:
-    """Read what a contender reads, for somebody who is none: the lock is not touched, not even shared.
+    """Read what a contender reads, without taking the lock even shared.
 
-    On a standby the primary's lock cannot be seen, and looks free. Raises what `look` does.
+    On a standby, the lock looks free because the primary's locks cannot be seen. Raises what `look` does.
     """
     return _look(session, place, role, deadline, unguarded(place))
 
@@ -181,7 +182,7 @@ def look_on(session: Connection, place: Place, role: str | None, deadline: Deadl
 def look_at_holder(
     session: Connection, place: Place, role: str | None, deadline: Deadline
 ) -> tuple[LockRow | None, Guardian | None, bool]:
-    """Read the lock's row, who holds the guard's lock, if anybody does, and whether the server is nearly full.
+    """Read the lock's row, who holds the guard's lock, and whether the server is running out of connections.
 
     Raises what `look` does.
     """
@@ -191,15 +192,14 @@ def look_at_holder(
 
 
 def read(session: Connection, place: Place, schema: str | None, role: str | None, deadline: Deadline) -> Reading:
-    """Read what `look_on` does and all details, and see whether the tables are still as `place` has them.
+    """Read what `look_on` reads and all details, and check whether the tables are still as in `place`.
 
-    `schema` is what `find` was given: where there was no ledger, it is looked for along the whole way. The tables are
-    looked at after they were read, and by then nobody can change them before the end of this transaction. Raises what
-    `look` does.
+    `schema` is what `find` was given; if there was no ledger, the whole search_path is searched again. The check comes
+    after reading: by then, nobody can alter the tables until this transaction ends. Raises what `look` does.
     """
     pinned = place.schema if place.founded else schema
     parts = (
-        # First the row, then who holds the keys: so a holder that comes meanwhile looks alive.
+        # The row first, then the keys, so that a holder that comes in between looks alive.
         *(_lock_row_sql(place), holders(place), ledger_query(place, later=True), _details_sql(place)),
         *(*walk(pinned), tables_sql(pinned, role, place.command), "SELECT pg_catalog.pg_is_in_recovery()"),
     )
@@ -222,7 +222,7 @@ def read(session: Connection, place: Place, schema: str | None, role: str | None
 
 
 def _look(session: Connection, place: Place, role: str | None, deadline: Deadline, free: str | None) -> Look:
-    """Read the ledger; if there is a condition for "the lock is `free`", also the lock's row and that condition."""
+    """Read the ledger. If there is a condition `free`, also read the lock's row and evaluate the condition."""
     about_lock = () if free is None else (_lock_row_sql(place), f"SELECT {free}")
     *found, rows = ask(session, role, deadline, (*about_lock, ledger_query(place, later=True)))
     if not found:
@@ -242,7 +242,7 @@ def _details_sql(place: Place) -> str:
 
 def _detail(row: Row) -> Detail:
     _, applied_at, milliseconds, version = row
-    # An earlier release has recorded whatever APP_VERSION was.
+    # Earlier releases recorded APP_VERSION unfiltered, so it can contain an address.
     return Detail(
         applied_at, None if milliseconds is None else int(milliseconds), version and without_addresses(version)
     )
@@ -257,11 +257,11 @@ def _lock_row_sql(place: Place) -> str:
         column_or_null(name, place.lock)
         for name in ("token", "progress_migration", "progress_statement", "progress_statements")
     )
-    # A holder of an earlier release does not know this column, and has left in it what an earlier holder wrote.
+    # A holder from an earlier release does not know this column, and leaves in it what another holder wrote before.
     detail = "CASE WHEN progress_detail ->> 'token' = token THEN progress_detail - 'token' END"
     life = "NULL, NULL"
     if place.lock.keys() >= LIFE_COLUMNS.keys():
-        # So with these.
+        # The same goes for these columns.
         life = (
             "CASE WHEN guard_token = token THEN guard_pid END, "
             "CASE WHEN guard_token = token AND pg_catalog.isfinite(until) "
@@ -269,7 +269,7 @@ def _lock_row_sql(place: Place) -> str:
         )
     return (
         f"SELECT locked_at IS NOT NULL, coalesce({utc('locked_at', place.lock)}, locked_at::text), "
-        # `infinity` cannot be subtracted: it is held for ever, and the other one since the beginning of time.
+        # `infinity` cannot be subtracted, so the result is NULL: held forever. `-infinity` becomes year 1.
         f"CASE WHEN {locked_at} < 'infinity' THEN extract(epoch FROM pg_catalog.clock_timestamp() - "
         f"greatest({locked_at}, '0001-01-01 UTC'::timestamptz)) END, locked_by, process_id, {others}, "
         f"{detail if 'progress_detail' in place.lock else 'NULL'}, {life} "
@@ -278,15 +278,15 @@ def _lock_row_sql(place: Place) -> str:
 
 
 def column_or_null(name: str, columns: dict[str, str]) -> str:
-    """Return a column, or NULL where an earlier system's table lacks it."""
+    """Return a column's name, or NULL if the earlier system's table lacks it."""
     return name if name in columns else "NULL"
 
 
 def with_zone(name: str, columns: dict[str, str]) -> str:
-    """Return a time as `timestamptz`, whatever its column's type is.
+    """Return an expression for a time as `timestamptz`, whatever its column's type.
 
-    The earlier system wrote it without zone, with NOW(), in sessions in the server's own time zone, whatever this
-    session's is.
+    The earlier system wrote NOW() into a column without time zone. Its sessions used the server's default time zone,
+    which may differ from this session's.
     """
     if columns.get(name) == LEGACY_TIME:
         return f"({name} AT TIME ZONE (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone'))"
@@ -294,7 +294,7 @@ def with_zone(name: str, columns: dict[str, str]) -> str:
 
 
 def utc(name: str, columns: dict[str, str]) -> str:
-    """Return a time as text in UTC, as in 2026-11-22T10:30:00Z; NULL for `infinity`."""
+    """Return an expression for a time as text in UTC, as in 2026-11-22T10:30:00Z; NULL for `infinity`."""
     return f"to_char({with_zone(name, columns)} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
 
 
@@ -332,7 +332,7 @@ def _parsed(detail: str | None) -> Mapping[str, object]:
 
     try:
         found = json.loads(detail)
-    except (ValueError, RecursionError):  # PostgreSQL takes more than Python does: a number of 5000 digits, for one.
+    except (ValueError, RecursionError):  # PostgreSQL accepts more than Python: a number with 5000 digits, for example.
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -343,5 +343,5 @@ def lock_query(place: Place) -> str:
 
 
 def as_lock(rows: list[Row]) -> LockRow | None:
-    """Return the answer to `lock_query`: None if there is no row."""
+    """Return the lock's row from the answer to `lock_query`; None if there is none."""
     return _lock_row(rows[0]) if rows else None

@@ -1,6 +1,6 @@
-"""Where it comes from that PostgreSQL takes no writes from us, and what to type.
+"""Find out why PostgreSQL accepts no writes from us, and what to type.
 
-Asked of PostgreSQL, not read from its message, which may be in any language.
+PostgreSQL is asked, because its error message may be in any language.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SETTING = "default_transaction_read_only"
 _OFF = "options=-cdefault_transaction_read_only%3Doff"
 
-# By pg_settings.source, the strongest first: who may change it, and with what.
+# By pg_settings.source, highest precedence first: who may reset it, and how.
 _RESETS = {
     "database user": ("As {login} or a superuser", "ALTER ROLE {login} IN DATABASE {database} RESET"),
     "user": ("As {login} or a superuser", "ALTER ROLE {login} RESET"),
@@ -34,20 +34,20 @@ _FOR_WHOM = {
     "database": "for the database {database}",
     "global": "for all logins",
 }
-# What ALTER SYSTEM writes.
+# The file that ALTER SYSTEM writes.
 _AUTO_CONF = "postgresql.auto.conf"
 
 
 class Stored(NamedTuple):
-    """A value of the setting in pg_db_role_setting that counts for this login in this database."""
+    """A value in pg_db_role_setting that applies to this login in this database."""
 
     source: str
-    """As pg_settings calls it."""
+    """As in pg_settings.source."""
     on: bool
 
 
 class Facts(NamedTuple):
-    """What PostgreSQL says about itself and our session. Names are quoted where they must be."""
+    """What PostgreSQL says about itself and our session. Names are quoted where SQL needs it."""
 
     standby: bool
     on: bool
@@ -56,21 +56,21 @@ class Facts(NamedTuple):
     """Where that comes from: pg_settings.source."""
     file: str
     line: str
-    """Where in the server's configuration; empty to those who may not know."""
+    """The place in the server's configuration; empty if this user may not see it."""
     login: str
     database: str
     stored: tuple[Stored, ...]
-    """The strongest first."""
+    """Highest precedence first."""
 
     @property
     def set_in_session(self) -> bool:
-        """Whether it is on because somebody said SET in this very session."""
+        """Whether it is on because of a SET in this session."""
         return self.on and self.source == "session"
 
 
 def remedy(facts: Facts) -> str:
-    """Return where the setting that is on comes from, and what to do about it."""
-    # Under one that is reset the next one counts.
+    """Return where the setting comes from, and what to do about it."""
+    # Once one value is reset, the next one applies.
     resets = [stored.source for stored in takewhile(lambda stored: stored.on, facts.stored)]
     stored = _stored_remedy(facts, resets) if resets else ""
     if facts.source == "client":
@@ -101,7 +101,7 @@ def remedy(facts: Facts) -> str:
 def _stored_remedy(facts: Facts, sources: list[str]) -> str:
     names = {"login": facts.login, "database": facts.database}
     places = " and ".join(_FOR_WHOM[source].format(**names) for source in sources)
-    # Who may change the weakest may, as a superuser, change all.
+    # If there are several, a superuser may change them all.
     who = _RESETS[sources[0]][0].format(**names) if len(sources) == 1 else "As a superuser"
     statements = "; ".join(f"{_RESETS[source][1].format(**names)} {SETTING}" for source in sources)
     return (
@@ -113,7 +113,7 @@ def _stored_remedy(facts: Facts, sources: list[str]) -> str:
 def _configured(facts: Facts) -> str:
     reload = "SELECT pg_reload_conf()"
     if not facts.file:
-        # What ALTER SYSTEM writes is stronger than postgresql.conf.
+        # ALTER SYSTEM overrides postgresql.conf.
         return (
             f"{SETTING} is on in the server's configuration. As a superuser: ALTER SYSTEM SET {SETTING} = off; {reload}"
         )
@@ -128,13 +128,13 @@ def _configured(facts: Facts) -> str:
 
 
 def ask(session: Session, deadline: Deadline) -> Facts | None:
-    """Ask PostgreSQL, in a transaction of its own, after rolling back the one before; None if there is no answer."""
+    """Roll back the open transaction, and ask PostgreSQL in a new one; None if there is no answer."""
     try:
         session.rollback(deadline)
         parts = (f"{READ_COMMITTED} READ ONLY;", session_state.ours(None), f"{_QUERY};", "COMMIT")
         row, *rest = session.query("\n".join(parts), deadline)[-2]
     except (StatementError, ConnectionLostError, ValueError):
-        # What PostgreSQL has refused before is the error, and not this.
+        # Report the earlier refusal, not this error.
         return None
     standby, setting, source, file, line, login, database = row[:7]
     stored = tuple(Stored(where, on == "t") for *_, where, on in (row, *rest) if where)
@@ -143,7 +143,7 @@ def ask(session: Session, deadline: Deadline) -> Facts | None:
     )
 
 
-# What is stored for MIGRATION_ROLE does not count: SET ROLE changes no settings.
+# Values stored for MIGRATION_ROLE do not matter: SET ROLE applies no settings.
 _QUERY = f"""\
 SELECT pg_is_in_recovery(), s.setting, s.source, s.sourcefile, s.sourceline, quote_ident(session_user),
        quote_ident(current_database()), r.source, r.value

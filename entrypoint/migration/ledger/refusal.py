@@ -1,4 +1,4 @@
-"""PostgreSQL's refusals of our own statements, translated into the errors of this program."""
+"""Translate PostgreSQL's refusals of our own statements into this program's errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import StatementError
     from entrypoint.database.session import Session
 
-# For the question what is missing.
+# Seconds for asking what is missing.
 _PATIENCE = 5.0
 _IN_THE_WAY = (FEATURE_NOT_SUPPORTED, DEPENDENT_OBJECTS_STILL_EXIST)
 _NO_SUCH_ROLE = (INVALID_PARAMETER_VALUE, UNDEFINED_OBJECT)
@@ -30,11 +30,11 @@ _NO_SUCH_ROLE = (INVALID_PARAMETER_VALUE, UNDEFINED_OBJECT)
 def refused_on(
     session: Session | None, schema: str | None, role: str | None, error: StatementError, doing: str, *, reading: bool
 ) -> EntrypointError:
-    """Return what a refused statement of our own means; `doing` says what failed, as a clause.
+    """Return the error for a refused statement of our own; `doing` is a clause that says what failed.
 
-    PostgreSQL is asked for the facts: which privilege is missing, what is read-only, whether the role exists. For that
-    the open transaction of `session` is rolled back. `schema` and `role`: what was set, if anything. `reading`: whether
-    the ledger was to be read, and never is to be written.
+    This asks PostgreSQL which privilege is missing, what is read-only, or whether the role exists, and rolls back the
+    open transaction of `session` first. `schema` and `role` are the settings. `reading`: whether the caller only reads
+    the ledger and never writes it.
     """
     message = f"{doing[0].upper()}{doing[1:]}: {error.primary}"
     if session is not None and not session.usable:
@@ -46,15 +46,15 @@ def refused_on(
         return ConfigurationError(
             f"MIGRATION_ROLE cannot be used: {error.primary}", remedy="Check its name.", **_facts(error)
         )
-    fault = _refused(error, message)
+    refused = _refused(error, message)
     if error.sqlstate == INSUFFICIENT_PRIVILEGE and not error.hides_rows:
         remedy = None if session is None else _grants(session, schema, role, reading=reading)
-        fault.remedy = remedy or fault.remedy
-    return fault
+        refused.remedy = remedy or refused.remedy
+    return refused
 
 
 def lacking(session: Session, schema: str, role: str | None, error: StatementError) -> Trouble | None:
-    """Return which privilege on the ledger is missing, if it is that for which a statement of ours was refused."""
+    """Return which privilege on the ledger is missing, if that is why a statement of ours was refused."""
     if error.sqlstate != INSUFFICIENT_PRIVILEGE or error.hides_rows or not session.usable:
         return None
     remedy = _grants(session, schema, role, reading=False)
@@ -62,10 +62,10 @@ def lacking(session: Session, schema: str, role: str | None, error: StatementErr
 
 
 def takes_no_writes(session: Session, message: str, sqlstate: str, *, pooled: bool) -> ReadOnlyError | None:
-    """Return the error for a file that was refused a write, if it is the server that takes none; None: it is the file.
+    """Return the error for a file whose write was refused, if the server accepts no writes; None if the file is why.
 
-    A file can make its own transaction or session read-only, and can write to another server, which then says the same.
-    `pooled`: whether the session may have its settings from another client.
+    A file can make its own transaction or session read-only, or write to another server that is read-only. `pooled`:
+    whether the session's settings may come from another client.
     """
     facts = readonly.ask(session, Deadline(_PATIENCE)) if session.usable else None
     if facts is not None and not facts.standby and (not facts.on or (facts.set_in_session and not pooled)):
@@ -74,7 +74,7 @@ def takes_no_writes(session: Session, message: str, sqlstate: str, *, pooled: bo
 
 
 def read_only_by_default(session: Session, message: str) -> ReadOnlyError:
-    """Return the error for a primary whose sessions, like this one, are read-only because somebody has set them so."""
+    """Return the error for a primary whose sessions are read-only by default."""
     return _read_only(readonly.ask(session, Deadline(_PATIENCE)), message, None)
 
 
@@ -89,23 +89,23 @@ def read_only(message: str, sqlstate: str | None = None) -> ReadOnlyError:
 
 
 def _read_only(facts: readonly.Facts | None, message: str, sqlstate: str | None) -> ReadOnlyError:
-    fault = read_only(message, sqlstate)
+    refused = read_only(message, sqlstate)
     if facts is None:
         name = readonly.SETTING
-        fault.remedy += f" Or {name} is on: SELECT source FROM pg_settings WHERE name = '{name}'."
+        refused.remedy += f" Or {name} is on: SELECT source FROM pg_settings WHERE name = '{name}'."
     elif facts.on and not facts.standby:
-        fault.remedy = readonly.remedy(facts)
-    return fault
+        refused.remedy = readonly.remedy(facts)
+    return refused
 
 
 def _lacks_role(session: Session | None, role: str) -> bool:
-    """Tell whether there is no such role; without an answer, what was refused was taken for that already."""
+    """Tell whether the role is missing. Without an answer, the refusal is taken to mean that."""
     exists = None if session is None else privileges.role_exists(session, role, Deadline(_PATIENCE))
     return not exists
 
 
 def _grants(session: Session, schema: str | None, role: str | None, *, reading: bool) -> str | None:
-    """Return the remedy with the GRANT to type, if we know of one."""
+    """Return the remedy with the GRANT to type, if we know one."""
     facts = privileges.ask(session, schema, role, Deadline(_PATIENCE), reading=reading)
     if facts is not None and facts.superuser and not facts.takes_role:
         return (
@@ -127,7 +127,7 @@ def _facts(error: StatementError) -> dict[str, str | None]:
 
 
 def _refused(error: StatementError, message: str) -> MigrationError:
-    """Return what can be told without asking."""
+    """Return the error as far as it is known without asking PostgreSQL."""
     if writing.is_not_written(error):
         message = f"{message.removesuffix(error.primary)}PostgreSQL reported no error but did not write the row"
         remedy = "A trigger or rule on schema_migrations blocks the row. Drop it and start again."

@@ -1,9 +1,9 @@
-"""The texts of repeatable files that were applied, and which of an image's files are to be applied. Pure functions.
+"""Which texts of repeatable files were applied, and which of an image's files have to be. Pure functions.
 
-Replicas of two images, of which each has its own text of a view, must not replace it in turns. A number alone does not
-tell which image is the newer one, as not every release has a new migration; nor does the text, as an old one is another
-one, too. So every text is kept that was ever applied, with the newest number of the image that did so, and an image
-puts nothing in the place of a text that has once replaced its own (docs/decisions/0042).
+If two images have different texts for a view, their replicas must not keep replacing each other's. The newest
+migration number does not always tell which image is newer, as not every release has a new migration; nor does the
+text. So the table keeps every text that was ever applied, with the newest migration number of the image that applied
+it. An image never replaces a text that has replaced its own (docs/decisions/0042).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Text(NamedTuple):
     name: str
     checksum: str
     newest: int
-    """The newest number among the migration files of the image that applied it, or had it dropped."""
+    """The newest migration number in the image that applied it, or whose migration dropped it."""
     replaced: bool
-    """Whether it is not in force any more."""
+    """Whether it is no longer in force."""
     replaced_under: int | None
-    """The newest number of the image that put another text in its place; None if a migration has dropped it."""
+    """The newest migration number in the image that replaced it; None if a migration dropped it."""
     applied_at: str | None = None
     application_version: str | None = None
 
@@ -46,7 +46,7 @@ class Failure(NamedTuple):
     """One row: a text that PostgreSQL has refused. The next start tries it again."""
 
     id: int
-    """Counts up: the next failure has a higher one."""
+    """Later failures have higher ones."""
     name: str
     checksum: str
     at: str | None
@@ -55,47 +55,47 @@ class Failure(NamedTuple):
 
 
 class Known(NamedTuple):
-    """All that is recorded of repeatable files."""
+    """Everything recorded about repeatable files."""
 
     texts: tuple[Text, ...] = ()
     failures: tuple[Failure, ...] = ()
-    """At most one for each file, the last."""
+    """At most one for each file: the latest."""
 
     def failure_of(self, file: Repeatable) -> Failure | None:
-        """Return how this text failed last, if it did."""
+        """Return the failure of this file, if it failed with its current text."""
         return next((one for one in self.failures if (one.name, one.checksum) == (file.name, file.checksum)), None)
 
 
 class Repeats(NamedTuple):
-    """What a start is to do about the repeatable files."""
+    """What a start knows about the repeatable files when it begins."""
 
     forced: frozenset[str] = frozenset()
-    """The names of those that are applied whatever was applied before: somebody asks for them."""
+    """The names of those that the user asks for: they are applied in any case."""
     seen: int = 0
-    """The last failure that was recorded before this start did anything."""
+    """The id of the last failure recorded before this start did anything."""
     due: frozenset[str] = frozenset()
-    """The names of those that were to be applied at that time."""
+    """The names of those that had to be applied at that time."""
 
 
 class Judged(NamedTuple):
-    """What is to be done about the repeatable files of an image."""
+    """What to do about the repeatable files of an image."""
 
     due: tuple[Repeatable, ...] = ()
-    """To be applied."""
+    """The files to apply."""
     superseded: tuple[Repeatable, ...] = ()
-    """Not to be applied, though another text is in force: it has replaced this one."""
+    """The files not to apply, because the text in force has replaced theirs."""
     newer: int | None = None
-    """The newest number of an image that has been here, if that is higher than this one's: then nothing is applied."""
+    """The newest migration number of a newer image that has run here, if any: then nothing is applied."""
 
 
 def judge(files: Sequence[Repeatable], texts: Sequence[Text], mine: int) -> Judged:
-    """Compare an image's files with what was applied. `mine`: the highest number among its migration files."""
+    """Compare an image's files with the applied texts. `mine`: the image's newest migration number."""
     highest = max((text.newest for text in texts), default=0)
     in_force = {text.name: text.checksum for text in texts if not text.replaced}
     differing = [file for file in files if in_force.get(file.name) not in (file.checksum, file.raw)]
     if mine < highest:
         return Judged(newer=highest) if differing else Judged()
-    # What a migration has dropped was not replaced by another text; and where none is in force, any is better.
+    # A text that a migration dropped was not replaced by another. And if no text is in force, any text is better.
     barred = {
         (text.name, text.checksum)
         for text in texts
@@ -106,7 +106,7 @@ def judge(files: Sequence[Repeatable], texts: Sequence[Text], mine: int) -> Judg
 
 
 def tell(judged: Judged, mine: int) -> None:
-    """Log which files are not applied though another text is in force, and why."""
+    """Log which files are not applied although another text is in force, and why."""
     for file in judged.superseded:
         logs.event(
             logs.WARNING,
@@ -128,7 +128,7 @@ def tell(judged: Judged, mine: int) -> None:
 
 
 def query(place: Place) -> str:
-    """Return the query for all texts; `as_texts` reads its answer. The table must be there."""
+    """Return the query for all texts; `as_texts` reads its answer. The table must exist."""
     owners = ", ".join(f"{literal(place.table(name))}::regclass" for name in (TABLE, "schema_migrations"))
     return (
         "SELECT name, checksum, newest_number, replaced_at IS NOT NULL, replaced_under, "
@@ -139,7 +139,7 @@ def query(place: Place) -> str:
 
 
 def failures_query(place: Place) -> str:
-    """Return the query for what has failed; `as_failures` reads its answer."""
+    """Return the query for all failures; `as_failures` reads its answer."""
     return (
         f"SELECT id, name, checksum, {_MOMENT}, application_version, error_message "
         f"FROM {place.table(TABLE)} WHERE status = 'failed' ORDER BY id"
@@ -147,7 +147,7 @@ def failures_query(place: Place) -> str:
 
 
 def as_failures(rows: Sequence[Row]) -> tuple[Failure, ...]:
-    """Return the answer to `failures_query`."""
+    """Return the failures from the answer to `failures_query`."""
     return tuple(
         Failure(int(number or 0), name or "", checksum or "", at, version, message or "")
         for number, name, checksum, at, version, message in rows
@@ -155,7 +155,7 @@ def as_failures(rows: Sequence[Row]) -> tuple[Failure, ...]:
 
 
 def as_texts(rows: Sequence[Row]) -> tuple[Text, ...]:
-    """Return the answer to `query`."""
+    """Return the texts from the answer to `query`."""
     return tuple(
         Text(
             name or "",
@@ -171,5 +171,5 @@ def as_texts(rows: Sequence[Row]) -> tuple[Text, ...]:
 
 
 def evidently_ours(rows: Sequence[Row]) -> bool:
-    """Tell whether the table belongs to the owner of the ledger, so that nothing more has to be asked."""
+    """Tell whether the table has the same owner as the ledger, which makes further checks unnecessary."""
     return all(row[-1] == "1" for row in rows)

@@ -1,6 +1,6 @@
-"""What may run, and which files may start, where files say something about the rollout; and what rows say of it.
+"""What may run, and which images may start, if files or rows say something about the rollout.
 
-Pure functions: the part of `plan.decide` and of `rows.ledger_query` that an up-to-date start does without.
+Pure functions: the part of `plan.decide` and `rows.ledger_query` that an up-to-date start does not need.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ def what_may_run(
     failed: Mapping[int, LedgerRow],
     said: Mapping[int, Rollout],
 ) -> tuple[tuple[MigrationFile, ...], LedgerRow | None, tuple[MigrationFile, int] | None]:
-    """Return what may run, the first failure in the way of the rest, and what the first one needs that is kept by less.
+    """Return which files may run, the first failure that holds back others, and the first unmet requirement.
 
-    A file with `phase = after` runs only when every lower number of files and ledger (all `numbers`) is completed; what
-    others have dropped does not come back. So it is kept by any failure before it, and keeps back only its like.
+    A file with `phase = after` runs only after every lower number in the files and the ledger (`numbers`) is completed,
+    because what it drops does not come back. So any earlier failure holds it back, but its own failure holds back only
+    other files with `phase = after`. The requirement is None if there is a failure.
     """
     done = set(applied)
     ahead_of_it = iter(sorted(numbers))
@@ -38,7 +39,7 @@ def what_may_run(
         rollout = said.get(file.number)
         late = rollout is not None and rollout.after
         required = rollout.requires if rollout is not None else None
-        # What does not come before it, is refused where the text is checked.
+        # A required number that is not lower is refused when the text is checked.
         if required is not None and required < file.number and required not in done:
             unmet = unmet or (file, required)
             break
@@ -61,16 +62,17 @@ def what_may_run(
 def not_met(
     rows: Sequence[LedgerRow], files: Sequence[MigrationFile], said: Mapping[int, Rollout]
 ) -> tuple[LedgerRow, ...]:
-    """Return those of `rows` whose floor is neither one of the files nor what one of them stands for."""
+    """Return those of `rows` whose floor is neither one of the files nor replaced by one."""
     names = {file.name for file in files}
     names.update(name for rollout in said.values() for name in rollout.replaces)
     return tuple(row for row in rows if row.floor not in names)
 
 
 def what_is_initial(plan: Plan, late: frozenset[int]) -> tuple[int | None, bool]:
-    """Return what the first row says of a new database, and whether the last is to take away what a row says of one.
+    """Return the value of `initial_up_to` that the first row records, and whether the last row clears it.
 
-    `late`: which of the pending files say `phase = after`. If one file is all there is, there is nothing to say.
+    In a new database it says up to which number files with `phase = after` run with the others. `late`: the pending
+    files with `phase = after`. With only one file, nothing needs to be recorded.
     """
     begins = not plan.applied and bool(late) and len(plan.runnable) > 1
     began = any(row.initial is not None for row in plan.applied)
@@ -78,9 +80,9 @@ def what_is_initial(plan: Plan, late: frozenset[int]) -> tuple[int | None, bool]
 
 
 def if_there() -> str:
-    """Return the branch of a CASE for what a completed row says of the rollout, whether or not it has such columns.
+    """Return the branch of a CASE for what a completed row says about the rollout, even if the table lacks the columns.
 
-    A name that the innermost query does not have is one of the query's around it.
+    If the innermost query has no column of that name, PostgreSQL takes it from the enclosing query, where it is NULL.
     """
     nothing = ", ".join(f"NULL::{type_} AS {name}" for name, type_ in ROLLOUT_COLUMNS.items())
     return (

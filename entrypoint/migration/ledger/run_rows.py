@@ -1,4 +1,4 @@
-"""The statements that write the rows of `migration_commands`. Pure functions that make SQL."""
+"""The statements that write the rows of `migration_commands`. Pure functions that return SQL."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
 
 INTERRUPTED = "interrupted"
-"""Whoever ran it is gone, and nobody knows how far it came."""
+"""The replica that ran it is gone, and nobody knows how far the run got."""
 
 
 class Beginning(NamedTuple):
-    """What is known of a run when it begins."""
+    """What is known about a run when it begins."""
 
     command: str
-    """Without passwords: everybody who may read the table does."""
+    """Without passwords, as it is stored in the table."""
     fingerprint: str
     names: Collection[str]
     before: str
@@ -37,11 +37,11 @@ class End(NamedTuple):
     after: str
     exit_code: int | None
     output: str
-    """The last lines."""
+    """The last lines of it."""
 
 
 def begin_run(place: Place, beginning: Beginning) -> str:
-    """Return the statement that records that a run begins; its row has the id."""
+    """Return the statement that records the beginning of a run. It returns the run's id."""
     table = place.table("migration_commands")
     inputs = "(SELECT coalesce(jsonb_agg(n), '[]') FROM unnest(ARRAY[{}]::text[]) AS n)".format(
         ", ".join(literal(name) for name in sorted(beginning.names))
@@ -63,7 +63,7 @@ def begin_run(place: Place, beginning: Beginning) -> str:
 
 
 def interrupt(place: Place) -> str:
-    """Return the statement that records as interrupted what earlier holders left running; its rows tell which."""
+    """Return the statement that records the runs that earlier holders left running as interrupted. It returns them."""
     return (
         f"UPDATE {place.table('migration_commands')} SET status = {literal(INTERRUPTED)}, "
         f"finished_at = pg_catalog.clock_timestamp() WHERE status = {literal(RUNNING)} "
@@ -72,9 +72,9 @@ def interrupt(place: Place) -> str:
 
 
 def end_run(place: Place, number: int, end: End) -> str:
-    """Return the statements that record how a run ended, and fail if its row is not there any more.
+    """Return the statements that record how a run ended, and fail if its row is gone.
 
-    Of an earlier one that is like none of the newest, nothing is kept.
+    They also delete the rows that are too old to be read.
     """
     table = place.table("migration_commands")
     change = (

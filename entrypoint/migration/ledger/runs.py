@@ -1,4 +1,4 @@
-"""The rows of `migration_commands`, each a run of another migration tool, and what that tool's own history is now."""
+"""Read another migration tool's recorded runs (the rows of `migration_commands`), and its own current history."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     """One of the tool's tables: its schema and its name."""
 
 NOTHING = "none"
-"""The digest where none of the tool's tables is there."""
+"""The digest if none of the tool's tables exists."""
 UNKNOWN = "unknown"
-"""The digest where they cannot be read."""
+"""The digest if the tables cannot be read."""
 
-# The tables in which tools keep their history, along the search_path.
+# The tables in the search_path in which tools keep their history.
 KNOWN = (
     "alembic_version",
     "django_migrations",
@@ -42,16 +42,16 @@ KNOWN = (
     "migrations",
     "atlas_schema_revisions",
 )
-# Those that have a schema of their own.
+# Those that have their own schema.
 ELSEWHERE = (("drizzle", "__drizzle_migrations"), ("atlas_schema_revisions", "atlas_schema_revisions"))
-# So many runs are looked at: of an image that is older than all of them nobody knows any more what it has done.
+# At most this many runs are kept and read. Nothing is known about an image whose last run is older than that.
 MOST = 500
 
-# Bytes: a larger table is no history, but some application's own that has such a name.
+# Bytes. A larger table is not a tool's history, but an application's own table with the same name.
 LARGEST = 2**25
-# The same, at the size that nearly all servers have for a page.
+# The same in pages of the usual size.
 _MOST_PAGES = LARGEST // 8192
-# What a row looks like as text depends on them.
+# A row's text depends on these settings.
 AS_TEXT = (
     "SET LOCAL TimeZone TO 'UTC'",
     "SET LOCAL DateStyle TO 'ISO, YMD'",
@@ -62,30 +62,30 @@ AS_TEXT = (
 
 
 class Run(NamedTuple):
-    """One run of the tool, as far as a decision needs it."""
+    """One run of the tool: what a decision needs to know about it."""
 
     id: int
     fingerprint: str
     before: str
-    """The digest of the tool's history before it."""
+    """The digest of the tool's history before the run."""
     after: str
-    """... and after it; empty until then."""
+    """The digest after the run; empty until it has ended."""
     status: str
 
 
 class Runs(NamedTuple):
-    """What is recorded of the tool, and what its history is at this moment."""
+    """The tool's recorded runs, and its history now."""
 
     rows: tuple[Run, ...]
-    """In their order."""
+    """The oldest first."""
     digest: str
-    """Of the tool's history: NOTHING, UNKNOWN, or one that only the same rows have."""
+    """The digest of the tool's history: NOTHING, UNKNOWN, or a hash of its rows."""
     problem: str = ""
     """Why it is unknown, in the server's words."""
 
     @property
     def ended(self) -> int:
-        """The id of the newest run that is not under way; 0 if there is none."""
+        """The id of the newest run that has ended; 0 if there is none."""
         return max((run.id for run in self.rows if run.status != RUNNING), default=0)
 
 
@@ -100,7 +100,7 @@ def runs_query(place: Place) -> str:
 
 
 def as_rows(answer: Sequence[Row]) -> tuple[Run, ...]:
-    """Return the answer to `runs_query`, the oldest first."""
+    """Return the runs from the answer to `runs_query`, the oldest first."""
     return tuple(
         Run(int(number or 0), fingerprint or "", before or "", after or "", status or "")
         for number, fingerprint, before, after, status in reversed(answer)
@@ -110,9 +110,10 @@ def as_rows(answer: Sequence[Row]) -> tuple[Run, ...]:
 def find_tables(
     session: Connection, schema: str | None, deadline: Deadline, role: str | None, command: Command
 ) -> tuple[Place | None, tuple[History, ...] | None]:
-    """Find the bookkeeping's tables as `place.find_tables` does, and in the same statement those of the tool's history.
+    """Find our tables as `place.find_tables` does, and the tool's history tables in the same statement.
 
-    No place if it takes a search; no histories if they take more than a plain SELECT. Raises StatementError.
+    The place is None if finding it takes the full search. The histories are None if reading them takes more than a
+    plain SELECT. Raises StatementError.
     """
     ours = tables_of(command)
     theirs = [one.rpartition(".")[2] for one in command.state] or [*KNOWN, *(table for _, table in ELSEWHERE)]
@@ -121,7 +122,7 @@ def find_tables(
     known = [row for row in relations if row[1] in ours]
     if not known or len(relations) == MOST_RELATIONS:
         return None, None
-    # Another role has another path, and may read other tables.
+    # Another role can have a different path, and read different tables.
     return evident_place(known, schema, command), _histories(relations, command) if role is None else None
 
 
@@ -142,29 +143,30 @@ def _histories(relations: Sequence[Row], command: Command) -> tuple[History, ...
 
 
 def _is_named(schema: str, table: str, command: Command) -> bool:
-    """Tell whether a table is a history wherever the path leads."""
+    """Tell whether a table is a history whatever the search_path is."""
     return f"{schema}.{table}" in command.state if command.state else (schema, table) in ELSEWHERE
 
 
 def _is_on_path(table: str, columns: str, command: Command) -> bool:
-    """Tell whether a table, which is on the path, is a history."""
+    """Tell whether a table in the search_path is a history."""
     if command.state:
         return table in command.state
     return table in KNOWN and (table != "schema_migrations" or "migration_number" not in columns_in(columns))
 
 
 def queries(place: Place, histories: Sequence[History]) -> tuple[str, ...]:
-    """Return the statements that read the runs and digest the histories, in a transaction; `as_runs` reads the answers.
+    """Return the statements that digest the histories and read the runs, in one transaction; see `as_runs`.
 
-    First the histories: what is recorded after they were read cannot make an older one look like that of the new run.
+    The histories come first. The other way round, a run that ends in between could make an older history look like the
+    result of that run.
     """
     tables = (f"{identifier(schema)}.{identifier(table)}" for schema, table in histories)
     return (*AS_TEXT, *(f"SELECT {digest_of(table)}" for table in tables), runs_query(place))
 
 
 def digest_of(table: str) -> str:
-    """Return the expression that digests all rows of a table, whatever their order in it."""
-    # `sha256`, as `md5` is refused where only what FIPS has may be used.
+    """Return the expression that digests all rows of a table, whatever their physical order."""
+    # Not `md5`, which fails on servers in FIPS mode.
     return (
         'encode(sha256(convert_to(coalesce((SELECT string_agg(line, chr(10) ORDER BY line COLLATE "C") '
         f"FROM (SELECT entrypoint_row::text AS line FROM {table} AS entrypoint_row) AS lines), ''), 'UTF8')), 'hex')"
@@ -172,7 +174,7 @@ def digest_of(table: str) -> str:
 
 
 def as_runs(answers: Sequence[list[Row]], histories: Sequence[History]) -> Runs:
-    """Return the answers to `queries`, with the digest that `history` has of the same tables."""
+    """Return the runs from the answers to `queries`. The digest equals the one that `history` computes."""
     digests = (rows[0][0] for rows in answers[len(AS_TEXT) : -1])
     parts = [f"{schema}.{table} {digest};" for (schema, table), digest in zip(histories, digests, strict=True)]
     whole = "".join(parts).encode()

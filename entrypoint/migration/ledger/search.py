@@ -1,4 +1,4 @@
-"""Find the ledger's place along the default search_path, and say whether what stands there can be ours."""
+"""Find the ledger's place along the default search_path, and check whether the tables there can be ours."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 def find_tables(
     session: Connection, schema: str | None, deadline: Deadline, role: str | None = None, command: Command | None = None
 ) -> Place | None:
-    """Find the tables alone, for a look that leads to nothing more. None if there is no ledger.
+    """Find only the tables, for a look that leads to nothing more; None if there is no ledger.
 
-    What `find` asks beside that takes a new server process some milliseconds. Raises what `place_of` does.
+    The rest of what `finding.find` asks takes a new server process some milliseconds. Raises what `place_of` does.
     """
     relations = in_transaction(session, [*walk(schema), tables_sql(schema, role, command)], deadline)[-1]
     if not any(row[2] == tables_of(command)[0] for row in relations):
@@ -44,10 +44,10 @@ def find_tables(
 def may_make(
     session: Connection, place: Place, schema: str | None, role: str | None, prologue: str, deadline: Deadline
 ) -> bool:
-    """Open a transaction by its `prologue`; tell whether a ledger is to be made in `place`.
+    """Open a transaction with `prologue`, and tell whether to create a ledger in `place`.
 
-    That is if nobody else is making one at this moment, if the search_path, or the `schema` that was asked for, leads
-    there still, and if none is there.
+    The answer is yes if no other session is creating one now, if the search_path or the requested `schema` still leads
+    there, and if there is none yet.
     """
     sql = tables_sql(schema, role, place.command)
     lock = f"SELECT pg_catalog.pg_try_advisory_xact_lock({MAKING_KEY})"
@@ -63,7 +63,7 @@ def may_make(
 
 
 def in_transaction(session: Connection, parts: Sequence[str], deadline: Deadline) -> list[list[Row]]:
-    """Run statements that only read, in one round trip and one transaction; return the rows of each."""
+    """Run queries in one round trip, in a read-only transaction; return the rows of each."""
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
     try:
         return session.query(";\n".join((begin, *parts, "COMMIT")), deadline)[1:-1]
@@ -72,10 +72,11 @@ def in_transaction(session: Connection, parts: Sequence[str], deadline: Deadline
         raise
 
 
-# The schemas of the search_path in their order, as PostgreSQL reads it, but without its own. The place is the first
-# that has a relation of that name, of any kind: `to_regclass` would find a temporary one. Without one, it is the first
-# that we may use. A schema that we may not use counts if a ledger may be in there, so that no other is taken for it.
-# Not EXISTS, for which PostgreSQL may read the names of all relations, or of all tenants' ledgers, and hash them.
+# The schemas of the search_path in order, as PostgreSQL evaluates it, but without its own. The place is the first with
+# a relation of that name, of any kind (`to_regclass` would also find a temporary one), or else the first that we may
+# use. A schema that we may not use counts if it may contain a ledger; otherwise we would pick another one.
+# This does not use EXISTS, because PostgreSQL might then read and hash the names of all relations, or of all tenants'
+# ledgers.
 _PATH = """\
 SELECT n.oid, n.nspname, n.nspowner, usable
 FROM regexp_matches(current_setting('entrypoint.path'), '"(?:[^"]|"")*"|[^",[:space:]]+', 'g')
@@ -93,19 +94,19 @@ _ALONG_THE_PATH = f"{_PATH}\nORDER BY taken DESC, rank LIMIT 1"
 
 
 def place_sql(schema: str | None, command: Command | None = None) -> str:
-    """Return the query for the place, behind `walk`: its number, name and owner, and whether we may use it."""
+    """Return the query for the place, to run after `walk`: the OID, name and owner, and whether we may use it."""
     if schema is None:
         return _ALONG_THE_PATH.replace("schema_migrations", tables_of(command)[0])
     return f"SELECT oid, nspname, nspowner, true AS usable FROM pg_namespace WHERE nspname = {literal(schema)}::name"
 
 
 def path_sql() -> str:
-    """Return the query for the names of all schemas of the search_path, in its order, behind `walk(None)`."""
+    """Return the query for the names of all schemas in the search_path, in order, to run after `walk(None)`."""
     return f"SELECT nspname FROM ({_PATH}\nORDER BY rank) AS path"
 
 
 def tables_sql(schema: str | None, role: str | None, command: Command | None = None) -> str:
-    """Return the statement for the place and the tables there: a row for each table, or one without."""
+    """Return the query for the place and its tables: a row for each table, or one row with NULLs if there is none."""
     return (
         f"WITH place AS MATERIALIZED ({place_sql(schema, command)})\n"
         "SELECT place.nspname, place.usable, c.relname, c.relkind, pg_get_userbyid(c.relowner), "
@@ -118,7 +119,7 @@ def tables_sql(schema: str | None, role: str | None, command: Command | None = N
 
 
 def place_of(relations: Sequence[Row], schema: str | None, command: Command | None = None) -> Place:
-    """Return the place as the rows of `tables_sql` have it. Raises ConfigurationError and ForeignLedgerError."""
+    """Return the place from the rows of `tables_sql`. Raises ConfigurationError and ForeignLedgerError."""
     if not relations:
         nothing = Place(schema or "", False, {}, {})  # noqa: FBT003
         return nothing if command is None else nothing._replace(command=command, commands={})
@@ -158,7 +159,7 @@ _KINDS = {
 }
 
 
-# The columns by which the ledgers of other tools are known. Their tables have the same name as ours.
+# The columns by which other tools' ledgers are recognized. Their tables have the same name as ours.
 _OTHER_TOOLS = (
     ({"version"}, "Rails or dbmate"),
     ({"version", "dirty"}, "golang-migrate"),
@@ -168,7 +169,7 @@ _OTHER_TOOLS = (
 
 
 def owner_of(columns: frozenset[str]) -> str | None:
-    """Return whose ledger a `schema_migrations` with these columns is: None for ours or the earlier system's."""
+    """Return which tool's ledger a `schema_migrations` with these columns is; None if ours or the earlier system's."""
     if columns >= LEDGER_SIGN:
         return None
     return next((tool for theirs, tool in _OTHER_TOOLS if theirs == columns), "another tool")
@@ -188,7 +189,7 @@ def _refuse_foreign(place: Place, table: str, columns: dict[str, str]) -> None:
 
 
 def foreign_ledger(place: Place, message: str) -> ForeignLedgerError:
-    """Return the error for what stands in the ledger's place and is not ours; `message` says what, as a clause."""
+    """Return the error for something in the ledger's place that is not ours; `message` is a clause that says what."""
     return ForeignLedgerError(
         f"{message}; it was not changed",
         remedy="Keep this program's migration history in a separate schema: set MIGRATION_SCHEMA, for example to "
@@ -198,10 +199,11 @@ def foreign_ledger(place: Place, message: str) -> ForeignLedgerError:
 
 
 def trusted(owner: str, role: str | None) -> str:
-    """Return a condition: what that `owner` made does not run anybody's code on us that could not run its own anyway.
+    """Return a condition: using what `owner` created gives nobody more power over us than they already have.
 
-    That is we, the roles that we are members of (of which a superuser is not one of all), superusers, and the owners of
-    the schema and of the database, who can do as they like with all that is in there. `place` is in the query.
+    That is true of ourselves, of the roles we are members of (for a superuser, only those actually granted), of
+    superusers, and of the owners of the schema and the database, who control everything in there. The condition needs
+    `place` in the query.
     """
     return f"""\
 CASE WHEN {evident(owner, "place.nspowner", role)} THEN true
@@ -215,5 +217,5 @@ CASE WHEN {evident(owner, "place.nspowner", role)} THEN true
 
 
 def harmless(owner: str, role: str | None) -> str:
-    """Return a condition: that `owner` is trusted, or that we could not migrate anyway."""
+    """Return a condition: `owner` is trusted, or we could not migrate anyway."""
     return unless_able(trusted(owner, role), "place.oid", role)

@@ -1,6 +1,6 @@
-"""Create the bookkeeping, upgrade what an earlier system left, and put right what a migration replaced.
+"""Create our tables, upgrade those of the earlier system, and restore what a migration has replaced.
 
-All of it runs under the guard's lock, so that cold starts do not collide. The DDL is in `sql`, beside this module.
+All of this runs under the guard's lock, so that cold starts do not collide. The DDL is in `sql/`, next to this module.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
 def mentions(text: Text) -> bool:
-    """Tell whether a migration's text names something of the bookkeeping, so that it may have replaced it."""
+    """Tell whether a migration's text names any of our objects, so that it may have replaced one."""
     return names(text, *OF_THE_LEDGER)
 
 
 def ddl(place: Place) -> str:
-    """Return the statements that make the bookkeeping in `place` complete, whatever is there already.
+    """Return the statements that create or complete our objects in `place`, whatever exists already.
 
-    The view and the functions are always among them, as a migration can replace those without any trace. Where no
-    table is, none is upgraded; one that somebody makes beside us is an error then (42P07): look again.
+    They always include the view and the functions, because a migration can replace those without leaving a trace. If
+    there are no tables, none is upgraded, and one that another session creates at the same time is an error (42P07):
+    then look again.
     """
     upgrades = () if nothing_is_there(place) else ("upgrade.sql",) if place.with_files else ("upgrade_lock.sql",)
     made = ("tables.sql", "lock.sql") if place.with_files else ("lock.sql",)
@@ -48,12 +49,12 @@ def ddl(place: Place) -> str:
 
 
 def nothing_is_there(place: Place) -> bool:
-    """Tell whether none of the tables is there, where migration files of ours are to be recorded."""
+    """Tell whether none of the tables exists, in a place for a ledger of migration files."""
     return place.with_files and not (place.ledger or place.lock or place.commands)
 
 
 def view(place: Place) -> str:
-    """Return the statement that makes the view, or replaces it."""
+    """Return the statement that creates or replaces the view."""
     return _filled(place, "view.sql")
 
 
@@ -73,18 +74,18 @@ def _filled(place: Place, *names: str) -> str:
         "no_holder": nothing(HOLDER_COLUMNS),
         "nothing_added": nothing(ADDED_COLUMNS),
     }
-    # In one pass: a schema may be called anything.
+    # In one pass, because a schema's name may contain a placeholder.
     return _PLACEHOLDER.sub(lambda match: values[match[1]], "".join(map(_read, names)))
 
 
 def setup(place: Place, schema: str | None) -> str:
-    """Return the statements that create or upgrade the bookkeeping in an open transaction, without a notice.
+    """Return the statements that create or upgrade our objects in an open transaction, without notices.
 
-    `schema` is the one that was asked for: it is created if it does not exist.
+    `schema`: the requested one, if any; it is created if it does not exist.
     """
     create = f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)};\n" if schema and not place.schema_exists else ""
-    # Else every statement about a table that is there already would send a notice. And to check the bodies of our
-    # functions, which are what they always are, a new server process would load PL/pgSQL and compile them.
+    # Without the first setting, every statement about an existing table would send a notice. Without the second, a new
+    # server process would load PL/pgSQL and compile our functions, which never change.
     return (
         f"{create}SET LOCAL client_min_messages = warning;\nSET LOCAL check_function_bodies = off;\n{ddl(place)}\n"
         "SET LOCAL check_function_bodies TO DEFAULT;"
@@ -94,11 +95,11 @@ def setup(place: Place, schema: str | None) -> str:
 def ensure(
     session: Session, place: Place, schema: str | None, role: str | None, prologue: str, deadline: Deadline
 ) -> Place | None:
-    """Create or upgrade the bookkeeping in one transaction; return the place as it is afterwards.
+    """Create or upgrade our tables in one transaction; return the place as it is afterwards.
 
-    `prologue` is what every transaction of ours begins with. `schema` is the one that was asked for. Returns None if
-    somebody else is making a ledger at this moment, or if this is not the place for it any more: look again.
-    Raises ForeignLedgerError if something else has the name of what would be made.
+    `prologue`: the statements that begin each of our transactions. `schema`: the requested one, if any. Returns None if
+    another session is creating a ledger now, or if this is no longer the place for it: then look again. Raises
+    ForeignLedgerError if something else has a name that we would use.
     """
     try:
         if place.founded:
@@ -109,7 +110,7 @@ def ensure(
         session.query(f"{session_state.ours(role)}\n{setup(place, schema)}\nCOMMIT", deadline)
     finally:
         session.rollback(deadline.within(1))
-    # There, and nowhere else, whatever somebody has changed about the search_path meanwhile.
+    # Look only there, even if the search_path has changed by now.
     if nothing_is_there(place):
         return find_made(session, place, role, deadline)
     return find_at(session, place.schema, deadline, role, place.command)

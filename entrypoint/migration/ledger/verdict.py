@@ -1,7 +1,7 @@
-"""Whether another migration tool has anything to do: pure functions over what is recorded of its runs.
+"""Decide whether another migration tool has anything to do. Pure functions over its recorded runs.
 
-The tool itself is the only one that really knows, but asking it costs more than a start may take. So what it read
-(the inputs) and what it left behind (its history's digest) are compared with those of earlier runs.
+Only the tool itself really knows, but asking it takes longer than a start should. So its inputs, and the digest of its
+history, are compared with those of earlier runs.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ PENDING = "pending"
 
 
 class Wanted(NamedTuple):
-    """What this image's command is, and what it reads."""
+    """The command of this image, and what it reads."""
 
     command: Command
     fingerprint: str
-    """The command line and all its inputs, digested."""
+    """A digest of the command line and all its inputs."""
     names: frozenset[str]
-    """The inputs' names; none if nobody has said which they are."""
+    """The inputs' names; empty if they are not configured."""
     seen: int | None = None
-    """The newest run that had ended at this start's first look; None if there has been none."""
+    """The newest run that had ended when this start first looked; None before that look."""
 
 
 class Verdict(NamedTuple):
-    """Whether the tool is to run, and why."""
+    """Whether the tool has to run, and why."""
 
     name: str
     why: str
     """A clause for the log."""
     always: bool = False
-    """Whether nobody can know, so that it runs at each start."""
+    """Whether there is no way to know, so that it runs at every start."""
     doubt: str = ""
-    """What is to be said beside AHEAD, as a clause; empty if an unbroken chain of runs shows it."""
+    """For AHEAD, why that is uncertain, as a clause; empty if an unbroken chain of runs proves it."""
     failed: int | None = None
-    """The run with the same inputs that failed since the first look: a start does not repeat it."""
+    """The run with the same inputs that has failed since the first look. A start does not repeat it."""
 
     @property
     def pending(self) -> bool:
-        """Whether it is to run."""
+        """Whether it has to run."""
         return self.name == PENDING
 
 
 def judge(wanted: Wanted, runs: Runs, *, standing_names: Collection[str] | None = None) -> Verdict:
-    """Decide whether the tool is to run.
+    """Decide whether the tool has to run.
 
-    `standing_names`: the inputs of the run whose result stands (`standing`), if it was read.
+    `standing_names`: the inputs of the run that `standing` returns, if they were read.
     """
     failed = _failed_since(wanted, runs.rows)
     completed = [run for run in runs.rows if run.status == COMPLETED]
@@ -79,16 +79,17 @@ def judge(wanted: Wanted, runs: Runs, *, standing_names: Collection[str] | None 
 
 
 def standing(runs: Runs) -> Run | None:
-    """Return the run whose result the tool's history is at this moment; None if it is none's."""
+    """Return the run that left the tool's history as it is now; None if no run did."""
     if runs.digest in (NOTHING, UNKNOWN):
         return None
     return next((run for run in reversed(runs.rows) if run.status == COMPLETED and run.after == runs.digest), None)
 
 
 def leads_to(run: Run, completed: Sequence[Run], digest: str) -> bool:
-    """Tell whether later runs, each of which began where the one before ended, lead from a `run` to this `digest`.
+    """Tell whether an unbroken chain of later runs leads from `run` to this `digest`.
 
-    By time alone an older image would be taken for one that is behind, though somebody went back by hand since.
+    In a chain, each run begins with the history that the previous one left. Time alone does not show that an image is
+    behind: somebody may have gone back to it by hand.
     """
     reached = run.after
     for later in completed:
@@ -100,7 +101,7 @@ def leads_to(run: Run, completed: Sequence[Run], digest: str) -> bool:
 
 
 def _unknowable(wanted: Wanted, runs: Runs, ours: Sequence[Run]) -> str:
-    """Return why nobody can know whether there is anything to do; empty if that can be known."""
+    """Return why there is no way to know whether there is anything to do; empty if there is."""
     if not wanted.names:
         return "MIGRATION_COMMAND_INPUTS is not set, so there is no way to tell whether it has anything to do"
     if runs.digest == UNKNOWN:

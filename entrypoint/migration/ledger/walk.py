@@ -1,6 +1,7 @@
-"""How far a file has come that runs in batches: what its row says, as JSON in the last line of the message.
+"""How far a file that runs in batches has got. Its row says so, as JSON in the last line of the message.
 
-Pure functions. A batch commits with the row that says what comes next, so that no crash leaves a doubt.
+Pure functions. Each batch commits together with the row that says what comes next, so the row is right even after a
+crash.
 """
 
 from __future__ import annotations
@@ -15,68 +16,68 @@ if TYPE_CHECKING:
 
     Key = tuple[str, ...]
 
-# The row of an earlier form is not gone on with by a program that does not know it.
+# The format's version. A program does not continue from a row in a format that it does not know.
 _FORM = 1
 _MARK = f'{{"batch": {_FORM}, '
-# What rows of before November 2026 do not have.
+# Rows from before November 2026 lack these.
 _LATER = ("ground", "statement")
-# So much of a key's value is shown to a person.
+# At most this many characters of a key's value are shown.
 _LONG = 60
 
 
 class Walk(NamedTuple):
-    """One file's way through its table, up to now."""
+    """One file's progress through its table."""
 
     checksum: str
-    """Of the file that began it."""
+    """The file's checksum when it began."""
     columns: tuple[str, ...]
-    """The key's."""
+    """The key's columns."""
     size: int
-    """How many keys the next batch is to have."""
+    """How many keys the next batch covers."""
     passes: int = 1
     """How many times it goes through the table."""
     turn: int = 1
-    """Which of these it is at."""
+    """The current pass, counted from 1."""
     cursor: Key | None = None
     """The last key of the last batch; None before the first."""
     last: Key | None = None
-    """The largest key when this turn began, where it ends: else inserts could keep it from ever ending."""
+    """The largest key when this pass began. The pass ends there; otherwise inserts could keep it going forever."""
     met: int = 0
-    """How many keys this turn has met."""
+    """How many keys this pass has covered."""
     total: int | None = None
-    """How many it is to meet, as PostgreSQL estimates it; None if it does not."""
+    """How many keys there are, as PostgreSQL estimates; None if it does not know."""
     rows: int = 0
-    """How many rows the statement has changed, in all turns."""
+    """How many rows the statement has changed, in all passes."""
     batches: int = 0
     seconds: float = 0.0
     """How long the batches have taken."""
     ground: tuple[str, ...] | None = None
-    """The table and the order of its key when the walk began; None in rows that do not say it."""
+    """The table and its key's order when the walk began; None in old rows."""
     statement: str | None = None
-    """A digest of the file's statement, without what stands above it; None in rows that do not say it."""
+    """A digest of the file's statement, without the directives above it; None in old rows."""
 
     @property
     def over(self) -> bool:
-        """Whether nothing of this turn is left."""
+        """Whether this pass is finished."""
         return self.last is None or self.cursor == self.last
 
     @property
     def percent(self) -> int | None:
-        """How much is done, from 0 to 99; None if nobody knows how much there is."""
+        """How much is done, from 0 to 99; None if the total is unknown."""
         if not self.total:
             return None
         share = min(1.0, 1.0 if self.over else self.met / self.total)
         return min(99, int(100 * (self.turn - 1 + share) / self.passes))
 
     def seconds_left(self, met: int, seconds: float) -> float | None:
-        """Return how long the rest may take, if `met` keys have taken so many `seconds`; None if nobody knows."""
+        """Estimate how many seconds the rest will take, if `met` keys have taken `seconds`; None if unknown."""
         if not self.total or met <= 0 or seconds <= 0:
             return None
         keys = max(0, self.total - self.met) + self.total * (self.passes - self.turn)
         return keys * seconds / met
 
     def words(self) -> str:
-        """Return it as a clause: 41 %, 2050000 rows in 205 batches, up to id 2050000 of 5000000."""
+        """Return the progress as a clause: 41 %, 2050000 rows in 205 batches, up to id 2050000 of 5000000."""
         parts = [f"{self.percent} %"] if self.percent is not None else []
         parts.append(f"{count(self.rows, 'row')} in {count(self.batches, 'batch', 'batches')}")
         parts += [f"pass {self.turn} of {self.passes}"] if self.passes > 1 else []
@@ -85,7 +86,7 @@ class Walk(NamedTuple):
         return ", ".join(parts)
 
     def documented(self) -> dict[str, object]:
-        """Return what `status --json` has of it."""
+        """Return the progress as in `status --json`."""
         return {
             "key": list(self.columns),
             "cursor": None if self.cursor is None else list(self.cursor),
@@ -101,15 +102,15 @@ class Walk(NamedTuple):
 
 
 def _one(values: Sequence[str]) -> str:
-    """Return a key on one line and not too long: the value itself, or several in parentheses."""
+    """Return a key on one line, shortened; several values are put in parentheses."""
     shown = [" ".join(value.split()) for value in values]
     shown = [text if len(text) <= _LONG else f"{text[: _LONG - 3]}..." for text in shown]
     return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
 
 
 def note(walk: Walk) -> str:
-    """Return the line of a row's message that says how far a file has come; `walk_in` reads it."""
-    import json  # Not for every start at which something is pending.
+    """Return the line of a row's message that says how far a file has got; `walk_in` reads it."""
+    import json  # Most starts with something pending do not need it.
 
     values = walk._asdict()
     text = json.dumps({"batch": _FORM, **values, "seconds": round(walk.seconds, 3)}, ensure_ascii=False)
@@ -117,7 +118,7 @@ def note(walk: Walk) -> str:
 
 
 def walk_in(message: str | None) -> Walk | None:
-    """Return how far a row's `message` says that its file has come; None if it says nothing of batches."""
+    """Return how far a file has got, according to its row's `message`; None if that says nothing about batches."""
     line = (message or "").rpartition("\n")[2]
     if not line.startswith(_MARK):
         return None
@@ -130,7 +131,7 @@ def walk_in(message: str | None) -> Walk | None:
 
 
 def without_walk(message: str) -> str:
-    """Return a row's message for a person: the walk in words behind what else it says."""
+    """Return a row's message for people, with the progress in words at its end."""
     walk = walk_in(message)
     if walk is None:
         return message

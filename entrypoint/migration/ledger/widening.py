@@ -1,7 +1,7 @@
-"""The column `migration_number` as bigint: from when on, what stands in the way, and the statements. Pure functions.
+"""Change the column `migration_number` to bigint: when that is needed, what prevents it, and how. Pure functions.
 
-It is integer until a number is to be written that does not fit: node-postgres, for one, hands out bigint as text, and
-replicas of the earlier system read this table (docs/decisions/0032).
+The column stays integer until a number does not fit. Some drivers, node-postgres for example, return bigint as text,
+and replicas of the earlier system read this table (docs/decisions/0032).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ LARGEST_INTEGER = 2**31 - 1
 
 
 class Column(NamedTuple):
-    """What the catalogues say about the column."""
+    """What the catalogs say about the column."""
 
     narrow: bool
-    """Whether a long number does not fit."""
+    """Whether it is too narrow for a long number."""
     in_the_way: tuple[str, ...]
-    """What PostgreSQL does not change the column under, in words."""
+    """The objects, in words, that keep PostgreSQL from changing the column's type."""
     has_view: bool
-    """Whether there is our own view of it."""
+    """Whether our own view on it exists."""
     afterwards: tuple[str, ...]
-    """The statements that give the view, made again, what the old one had: owner, options, privileges and so on."""
+    """The statements that give the new view the old one's owner, options, privileges and so on."""
 
 
 def are_long(numbers: Iterable[int]) -> bool:
@@ -41,7 +41,7 @@ def are_long(numbers: Iterable[int]) -> bool:
 
 
 def read_column(rows: Sequence[Row]) -> Column:
-    """Return what `question` was answered."""
+    """Return the answer to `question`."""
     found: dict[str | None, list[str]] = {}
     for kind, text in rows:
         found.setdefault(kind, []).append(text or "")
@@ -66,8 +66,8 @@ def refuse_what_is_in_the_way(place: Place, column: Column) -> None:
 def change(place: Place, column: Column) -> str:
     """Return the statements that make the column bigint, in an open transaction.
 
-    The view first: whoever reads it locks it before the table, and the other way round the two would wait for each
-    other (40P01).
+    The view comes first. A session that reads it locks it before the table; in the opposite order, the two would
+    deadlock (40P01).
     """
     name = f"{identifier(place.schema)}.migration_status"
     widen = f"ALTER TABLE {place.table('schema_migrations')} ALTER COLUMN migration_number TYPE bigint;"
@@ -76,13 +76,13 @@ def change(place: Place, column: Column) -> str:
     return "\n".join((f"DROP VIEW {name};", widen, view(place), *(f"{statement};" for statement in column.afterwards)))
 
 
-# The rules of PostgreSQL's own ALTER COLUMN TYPE (RememberAllDependentForRebuilding in tablecmds.c): indexes and
-# constraints are made again by themselves.
+# The dependencies under which PostgreSQL refuses ALTER COLUMN TYPE (RememberAllDependentForRebuilding in tablecmds.c).
+# It rebuilds indexes and constraints itself.
 _REFUSED = ("pg_rewrite", "pg_trigger", "pg_policy", "pg_proc", "pg_publication_rel")
 
 
 def question(place: Place) -> str:
-    """Return the query for `read_column`: the kind of the fact, and a text."""
+    """Return the query for `read_column`. Each row is a kind of fact, and a text."""
     ledger, status = (literal(place.table(name)) for name in ("schema_migrations", "migration_status"))
     refused = ", ".join(f"'{catalogue}'::regclass" for catalogue in _REFUSED)
     return f"""\
@@ -108,7 +108,7 @@ used AS (
     JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND d.objsubid > 0
         AND c.relkind IN ('r', 'm', 'p')
     UNION
-    -- What the view cannot be dropped under, or would take with it.
+    -- Objects that keep the view from being dropped, or would be dropped with it.
     SELECT d.classid, d.objid, d.objsubid FROM ledger CROSS JOIN status s JOIN pg_type t ON t.oid = s.reltype
     JOIN pg_depend d ON d.deptype <> 'i' AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = s.oid
         OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (t.oid, t.typarray))

@@ -1,4 +1,4 @@
-"""The rows of ledger and lock in words, for messages, and as the log's fields."""
+"""The rows of the ledger and the lock in words for messages, and as fields for the log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.reading import Guardian, LockRow
     from entrypoint.migration.ledger.rows import LedgerRow
 
-# A century: `-infinity`, and what else nobody can have held. And what clocks of server and host may differ by.
+# Seconds. Nobody can have held a lock for a century; `-infinity` is longer. The clocks of server and host may differ.
 _LONGEST = 100 * 365 * 86_400.0
 _CLOCKS_DIFFER = 1.0
 
@@ -30,7 +30,7 @@ _CLOCKS_DIFFER = 1.0
 def holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
     """Return who holds the lock, since when, and what it is doing, as one clause.
 
-    `stranger`: who has its advisory lock, if that is not the holder that the row names.
+    `stranger`: the session that has the advisory lock, if it is not the holder named in the row.
     """
     if stranger is not None:
         called = f" ({foreign(stranger.application)})" if stranger.application else ""
@@ -55,30 +55,30 @@ def holder(row: LockRow | None, stranger: Guardian | None = None) -> str:
 
 
 def lasting(seconds: float | None, spelt: str) -> str:
-    """Return for how long a lock has been held: as it is `spelt`, unless somebody wrote a time that is none."""
+    """Return how long a lock has been held: `spelt`, unless somebody wrote an impossible time into the row."""
     if seconds is None or seconds > _LONGEST:
         return "forever"
     return "in the future, according to the server's clock" if seconds < -_CLOCKS_DIFFER else spelt
 
 
 def named(row: LockRow) -> str:
-    """Return the holder's name, and which process it is."""
+    """Return the holder's name and process ID."""
     return f"{row.who or 'another session'}" + (f" (process {row.process_id})" if row.process_id else "")
 
 
 def statement(row: LockRow) -> str:
-    """Return at which statement of its file the holder is, of how many; empty if it has not told."""
+    """Return which statement of its file the holder is running, and of how many; empty if unknown."""
     return f"statement {row.statement} of {row.statements}" if row.statement and row.statements else ""
 
 
 def doing_now(row: LockRow) -> str:
-    """Return the same with how far that statement is, and who is in its way, as far as the holder has told."""
+    """Return the same, with how far the statement has got and who blocks it, as far as known."""
     at = statement(row)
     return at and f"{at}{progress.describe(row.told)}"
 
 
 def facts(row: LockRow | None) -> dict[str, str | int | None]:
-    """Return the log's fields about the holder."""
+    """Return the log fields about the holder."""
     return {
         "holder": row.who if row else None,
         "process_id": row.process_id if row else None,
@@ -88,7 +88,7 @@ def facts(row: LockRow | None) -> dict[str, str | int | None]:
 
 
 def statement_facts(row: LockRow | None) -> dict[str, object]:
-    """Return the log's fields about the holder's statement."""
+    """Return the log fields about the holder's statement."""
     detail = row.told if row else {}
     seconds = detail.get("seconds")
     return {
@@ -100,9 +100,9 @@ def statement_facts(row: LockRow | None) -> dict[str, object]:
 def timed_out(
     row: LockRow | None, waited: float, may_take: float, stranger: Guardian | None = None
 ) -> LockTimeoutError:
-    """Return the error for a wait that took too long. Its first words are documented to users.
+    """Return the error for a wait that took too long. Its first words are documented for users.
 
-    `waited`: for how many seconds. `may_take`: how many all migrations together may.
+    `waited`: how many seconds this start has waited. `may_take`: how many all migrations together may take.
     """
     waited_ms = round(waited * 1000)
     apply_ms = round(may_take * 1000)
@@ -133,13 +133,13 @@ def timed_out(
 
 def held_back(row: LedgerRow) -> MigrationHeldBackError:
     """Return the error for a migration that failed earlier and waits for a person."""
-    from entrypoint.migration.ledger.walk import walk_in, without_walk  # only for what has failed
+    from entrypoint.migration.ledger.walk import walk_in, without_walk  # only needed after a failure
     from entrypoint.migration.script.units import stopped_at
 
     remedy = (
         "Correct the file and deploy it. If the cause was outside the file and is fixed: entrypoint repair --failed"
     )
-    # Where a part of the file is committed, the row knows where to go on.
+    # If part of the file is committed, the row says where to continue, so do not suggest deleting it.
     if stopped_at(row.error_message or "") is None:
         remedy += f"; or DELETE FROM schema_migrations WHERE migration_number = {row.number} AND status = 'failed'"
     remedy += "."
@@ -161,7 +161,7 @@ def held_back(row: LedgerRow) -> MigrationHeldBackError:
 
 
 def obstacle(plan: Plan) -> MigrationError | None:
-    """Return the error for what keeps a part of what is pending from running, if anything does."""
+    """Return the error for what keeps some pending migrations from running, if anything does."""
     if plan.held_back is not None:
         return held_back(plan.held_back)
     if plan.unmet is None:
@@ -179,7 +179,7 @@ def obstacle(plan: Plan) -> MigrationError | None:
 
 
 def below_floor(plan: Plan) -> BelowFloorError:
-    """Return the error for an image that is older than what has been applied lets start."""
+    """Return the error for an image that is too old for what has been applied."""
     row = plan.below[0]
     more = f" (and {len(plan.below) - 1} more like it)" if plan.below[1:] else ""
     return BelowFloorError(
@@ -193,7 +193,7 @@ def below_floor(plan: Plan) -> BelowFloorError:
 
 
 def out_of_order(plan: Plan) -> OutOfOrderError:
-    """Return the error for pending migrations that come before the newest applied one, where that is refused."""
+    """Return the error for pending migrations below the newest applied one, if the settings refuse those."""
     newest = max(plan.applied, key=lambda row: row.number)
     faults = tuple(
         f"{file.name} is not applied, but {foreign(newest.filename)}, which comes after it, is"

@@ -1,4 +1,4 @@
-"""The statements that write a migration's row into the ledger. Pure functions that make SQL."""
+"""The statements that write a migration's row into the ledger. Pure functions that return SQL."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from entrypoint.migration.ledger.place import Place
     from entrypoint.migration.script.files import MigrationFile
 
-# Of a migration in one transaction, measured by the server's clock from its BEGIN.
+# The milliseconds that a migration in one transaction has taken since its BEGIN, by the server's clock.
 _SINCE_BEGIN = "extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.transaction_timestamp()) * 1000"
 
-# A trigger, a rule, or somebody else can make a statement do nothing without any error. Then what we say in SQL is
-# refused as a number, and with it the whole transaction is. These words are in that refusal.
+# A trigger, a rule or another session can make a statement change nothing, without an error. Then our SQL casts one of
+# these texts to a number, which fails, and so does the whole transaction. The error message contains the text.
 _NOT_WRITTEN = "entrypoint: rows of the ledger that were written: "
 _GONE = "entrypoint: rows of the ledger that are still there: "
-# With more ranges than this, a list is no longer.
+# With more ranges than this, a plain list is as good.
 _MOST_RANGES = 20
 # The earlier system's column may be NULL.
 _COMPLETED = f"coalesce(status, {literal(COMPLETED)}) = {literal(COMPLETED)}"
 
 
 def nothing(columns: Iterable[str]) -> str:
-    """Return the assignments, for UPDATE, that leave nothing in these columns."""
+    """Return the assignments for an UPDATE that set these columns to NULL."""
     return ", ".join(f"{name} = NULL" for name in columns)
 
 
 def definitions(columns: Mapping[str, str], prefix: str = "") -> str:
-    """Return columns with their types, for CREATE TABLE or, each behind a `prefix`, for ALTER TABLE."""
+    """Return columns with their types for CREATE TABLE, or with a `prefix` before each for ALTER TABLE."""
     return ",\n    ".join(f"{prefix}{name} {type_}" for name, type_ in columns.items())
 
 
@@ -45,27 +45,27 @@ def is_not_written(error: StatementError) -> bool:
 
 
 def are_gone(error: StatementError) -> bool:
-    """Tell whether PostgreSQL refused our transaction because rows are gone that should have been `kept`."""
+    """Tell whether PostgreSQL refused our transaction because rows are gone that `kept` checks."""
     return error.sqlstate == INVALID_TEXT_REPRESENTATION and _GONE in error.primary
 
 
 def _must_be(count: int | str, words: str) -> str:
-    # Not `||`, which has many namesakes to choose from.
+    # Not `||`, which has many overloads to choose from.
     return f"SELECT CASE count(*) WHEN {count} THEN 0 ELSE concat({literal(words)}, count(*))::integer END"
 
 
 def must_be_written(count: int) -> str:
-    """Return the beginning of a query that fails unless it finds so many rows."""
+    """Return the beginning of a query that fails unless it finds `count` rows."""
     return _must_be(count, _NOT_WRITTEN)
 
 
 def exactly_one(change: str) -> str:
-    """Return an UPDATE or a DELETE as a statement that fails unless it changes one row."""
+    """Return an UPDATE or DELETE as a statement that fails unless it changes exactly one row."""
     return f"WITH changed AS ({change} RETURNING 1) {_must_be(1, _NOT_WRITTEN)} FROM changed;"
 
 
 def gone(place: Place, numbers: Collection[int]) -> str:
-    """Return the query for those of these applied migrations that have no such row any more."""
+    """Return the query for those of these applied migrations whose rows are gone."""
     return (
         f"SELECT n FROM pg_catalog.unnest(ARRAY[{', '.join(map(str, sorted(numbers)))}]::pg_catalog.int8[]) AS n "
         f"WHERE NOT EXISTS (SELECT FROM {place.table('schema_migrations')} "
@@ -74,24 +74,24 @@ def gone(place: Place, numbers: Collection[int]) -> str:
 
 
 def kept(place: Place, numbers: Collection[int]) -> str:
-    """Return the statements that fail unless the lock's row is there, and a row for each of these applied migrations.
+    """Return the statements that fail unless the lock's row and the rows of these applied migrations still exist.
 
-    A file can remove them without naming them: by truncating all tables of a schema, say.
+    A file can remove them without naming them, for example by truncating all tables of a schema.
     """
     lock = lock_is_kept(place)
     return f"{lock}\n{rows_are_kept(place, numbers)}" if numbers else lock
 
 
 def lock_is_kept(place: Place) -> str:
-    """Return the statement that fails unless the lock's row is there."""
+    """Return the statement that fails unless the lock's row exists."""
     return f"{_must_be(1, _GONE)} FROM {place.table('migration_lock')} WHERE id = 1;"
 
 
 def prepared_check(place: Place) -> str:
-    """Return a query, to be prepared, that fails unless all is as `kept` and `row` want it.
+    """Return a query, to be prepared, that fails unless everything is as `kept` and `row` require.
 
-    $1 is the number of the migration whose row has been written, $2 and $3 are the first and the last number of others
-    without gaps, and $4 is how many these are.
+    $1 is the number of the migration whose row was written. $2 and $3 are the first and last number of a range of other
+    migrations without gaps, and $4 is how many there are.
     """
     ledger = place.table("schema_migrations")
     found = {
@@ -106,7 +106,7 @@ def prepared_check(place: Place) -> str:
         for name, (count, words) in wanted.items()
     ]
     columns = [f"({query}) AS {name}" for name, query in found.items()]
-    # OFFSET: or each of them would be planned for each place where it is named.
+    # OFFSET keeps PostgreSQL from planning each subquery once for every place where it is named.
     return f"SELECT CASE {' '.join(cases)} ELSE 0 END FROM (SELECT {', '.join(columns)} OFFSET 0) AS found;"
 
 
@@ -129,7 +129,8 @@ def rows_are_kept(place: Place, numbers: Collection[int]) -> str:
 def among(numbers: Collection[int]) -> str:
     """Return the condition that a migration's number is one of these.
 
-    Numbers without gaps are a few ranges: that takes the server a third of what the list takes with 3,000.
+    Numbers without gaps become a few ranges. With 3,000 numbers, that takes the server a third of the time that a list
+    takes.
     """
     runs: list[list[int]] = []
     for number in sorted(numbers):
@@ -151,9 +152,9 @@ def row(
     message: str | None = None,
     milliseconds: int | None = None,
 ) -> str:
-    """Return the statements that write a migration's row, and fail if it is not there afterwards, written by us.
+    """Return the statements that write a migration's row, and fail unless this transaction has written it.
 
-    It takes what `insert` takes.
+    Takes the same arguments as `insert`.
     """
     write = insert(place, file, app_version, status=status, message=message, milliseconds=milliseconds)
     return (
@@ -163,9 +164,9 @@ def row(
 
 
 def rollout(place: Place, number: int, floor: str | None, initial: int | None) -> str:
-    """Return the statements that say in a completed migration's row what an image must have, and what is still initial.
+    """Return the statements that record `floor` and `initial_up_to` in a completed migration's row.
 
-    None if there is nothing to say. The columns are made first where the ledger was made without them.
+    Empty if both are None. If the ledger lacks the columns, they are added first.
     """
     values = {name: value for name, value in zip(ROLLOUT_COLUMNS, (floor, initial), strict=True) if value is not None}
     if not values:
@@ -178,7 +179,7 @@ def rollout(place: Place, number: int, floor: str | None, initial: int | None) -
 
 
 def initial_is_done(place: Place) -> str:
-    """Return the statement that says that nothing initial is left; only where a row says that there was."""
+    """Return the statement that clears `initial_up_to`, for the end of a new database's first migrations."""
     return f"UPDATE {place.table('schema_migrations')} SET initial_up_to = NULL WHERE initial_up_to IS NOT NULL;"
 
 
@@ -186,7 +187,7 @@ def _with_rollout_columns(place: Place) -> str:
     if place.ledger.keys() >= ROLLOUT_COLUMNS.keys():
         return ""
     added = definitions(ROLLOUT_COLUMNS, "ADD COLUMN IF NOT EXISTS ")
-    # It may have been added since the ledger was looked at, and a notice says so.
+    # Another session may have added the columns by now; suppress the notice about that.
     return f"SET LOCAL client_min_messages = warning;\nALTER TABLE {place.table('schema_migrations')} {added};\n"
 
 
@@ -199,9 +200,9 @@ def insert(
     message: str | None = None,
     milliseconds: int | None = None,
 ) -> str:
-    """Return the statement that writes a migration's row. What is completed stays completed.
+    """Return the statement that writes a migration's row. It does not overwrite a completed one.
 
-    `milliseconds`: how long it took; without it, since the transaction began.
+    `milliseconds`: how long it took; if None, the time since the transaction began.
     """
     elapsed = _SINCE_BEGIN if milliseconds is None else str(milliseconds)
     return (
@@ -222,16 +223,16 @@ def removal(place: Place, number: int) -> str:
 
 
 def reversal(place: Place, number: int) -> str:
-    """Return the statements that remove the row of a migration that was taken back, and fail if it is still there.
+    """Return the statements that remove the row of a migration that was rolled back, and fail if it is still there.
 
-    Its down migration may have removed it already.
+    The down migration may have removed it already.
     """
     row = f"FROM {place.table('schema_migrations')} WHERE migration_number = {number}"
     return f"DELETE {row};\n{_must_be(0, _NOT_WRITTEN)} {row};"
 
 
 def is_applied(place: Place, number: int) -> str:
-    """Return the query that has a row if a migration is recorded as completed."""
+    """Return the query that finds a row if a migration is recorded as completed."""
     return (
         f"SELECT 1 FROM {place.table('schema_migrations')} "
         f"WHERE migration_number = {number} AND status = {literal(COMPLETED)}"
@@ -239,7 +240,7 @@ def is_applied(place: Place, number: int) -> str:
 
 
 def is_forgotten(place: Place, number: int) -> str:
-    """Return the query that has a row if a migration has none in the ledger."""
+    """Return the query that returns a row if a migration has no row in the ledger."""
     return (
         f"SELECT 1 WHERE NOT EXISTS (SELECT FROM {place.table('schema_migrations')} WHERE migration_number = {number})"
     )

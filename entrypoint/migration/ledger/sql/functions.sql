@@ -1,9 +1,9 @@
--- What operators and replicas of the earlier system use. Our own program calls none of it, because a migration may
--- replace it. Names and parameters are exactly the earlier system's: its own script, run as a migration, says CREATE OR
--- REPLACE, which fails where they differ (42P13).
+-- Functions for operators and for replicas of the earlier system. Our own program calls none of them, because a
+-- migration may replace them. Their names and parameters are exactly the earlier system's: its script, run as a
+-- migration, uses CREATE OR REPLACE, which fails if they differ (42P13).
 --
 -- {lock_key} is the key of the guard's advisory lock, {session_key} that of a session that works outside a transaction.
--- Taking them for an instant tells whether the holder lives.
+-- Taking them for an instant shows whether the holder is alive.
 
 CREATE OR REPLACE FUNCTION {schema}.is_migration_locked() RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
@@ -12,7 +12,7 @@ BEGIN
 END
 $function$;
 
--- A replica of the earlier system takes the row, without a token: only if it is free, or its holder is dead.
+-- A replica of the earlier system takes the row without a token, and only if it is free or its holder is dead.
 CREATE OR REPLACE FUNCTION {schema}.acquire_migration_lock(lock_holder varchar, pid integer) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -37,7 +37,7 @@ BEGIN
 END
 $function$;
 
--- Frees only a row without a token: the earlier system calls this even when it never held the lock.
+-- Frees only a row without a token, because the earlier system calls this even if it never held the lock.
 CREATE OR REPLACE FUNCTION {schema}.release_migration_lock() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -48,7 +48,7 @@ BEGIN
 END
 $function$;
 
--- A row with a token is stale as soon as its holder's guard is gone, whatever its age; one without, after 10 minutes.
+-- A row with a token is stale as soon as its holder's guard is gone; a row without one is stale after 10 minutes.
 CREATE OR REPLACE FUNCTION {schema}.release_stale_migration_locks() RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE

@@ -1,3 +1,3 @@
--- Its only row, free: whoever takes the lock finds it there.
+-- The only row, free. Taking the lock updates it.
 INSERT INTO {schema}.migration_lock (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
 

@@ -1,10 +1,10 @@
--- Make what an earlier system left like our own. Runs only where something differs; every statement may be repeated.
--- In the order in which a contender reads them: the other way round, the two would wait for each other (40P01).
+-- Make the earlier system's tables like our own. Runs only if something differs; every statement may be repeated.
+-- Lock the tables in the order in which a contender reads them. In the opposite order, the two would deadlock (40P01).
 LOCK TABLE {schema}.migration_lock, {schema}.schema_migrations IN ACCESS EXCLUSIVE MODE;
 
--- PostgreSQL does not change a column's type under a view (0A000), nor the columns of a view (42P16), so the view is made
--- again afterwards where that is needed; and only there, as the privileges on it would be lost, and what depends on it
--- would stand in the way (2BP01).
+-- PostgreSQL changes neither a column's type under a view (0A000) nor the columns of a view (42P16). So the view is
+-- dropped here and created again afterwards, but only if necessary: that loses the privileges on it, and fails if
+-- anything depends on it (2BP01).
 DO $view$
 DECLARE
     ledger CONSTANT oid := ({schema_literal} || '.schema_migrations')::regclass;
@@ -40,8 +40,8 @@ ALTER TABLE {schema}.migration_lock
 
 DO $upgrade$
 DECLARE
-    -- The time zone that sessions have by default, in which the earlier system wrote its times without zone; not
-    -- that of this session, which something may have changed.
+    -- The default time zone of sessions, in which the earlier system wrote its times without a zone. This session's
+    -- own may have been changed.
     server_zone CONSTANT text := (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'TimeZone');
     tables CONSTANT oid[] := ARRAY[{schema_literal} || '.schema_migrations', {schema_literal} || '.migration_lock']::regclass[];
     found record;

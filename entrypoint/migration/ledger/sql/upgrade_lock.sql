@@ -1,6 +1,6 @@
 
--- As in upgrade.sql, where the lock's table is all that there is. An earlier system's has times without zone, in the time
--- zone that sessions have by default.
+-- Like upgrade.sql, but only for the lock's table. The earlier system's has times without a zone, in the default time
+-- zone of sessions.
 ALTER TABLE {schema}.migration_lock
     {added_columns};
 

@@ -1,6 +1,6 @@
--- What operators use, and our own program does not, because a migration may replace it. Names and types of its columns are
--- exactly the earlier system's: its own script, run as a migration, says CREATE OR REPLACE, which fails where they differ
--- (42P16). So `latest_migration` has the type that `migration_number` has, and no cast.
+-- A view for operators. Our own program does not use it, because a migration may replace it. The names and types of its
+-- columns are exactly the earlier system's: its script, run as a migration, uses CREATE OR REPLACE, which fails if they
+-- differ (42P16). So `latest_migration` has the type of `migration_number`, without a cast.
 CREATE OR REPLACE VIEW {schema}.migration_status AS
 SELECT count(*) AS total_migrations,
        max(migration_number) AS latest_migration,
