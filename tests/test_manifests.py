@@ -1,6 +1,6 @@
-"""k8s/: every overlay, built as its users build it, is valid, fits itself and fits the program.
+"""k8s/: every overlay, built as its users build it, is valid, consistent, and right for the program.
 
-What the checks look for is in `kit/manifests`. Each of them is shown to find it, in manifests that were broken here.
+`kit/manifests` has the checks. Further down, each check is shown to find manifests that were broken on purpose.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 ROOT = FOLDER.parent
 OVERLAYS = ("init-container", "entrypoint", "job", "job-argocd")
 STATUS = "status-service"
-# Components for any of them. The monitors look at the status service.
+# Components that go with any of them. The monitors need the status service.
 COMPONENTS = (STATUS, "monitoring", "backup", "network-policy", "address-file", "image-volume")
-# Beside any of them, and applied by itself.
+# Goes with any of them, and is applied separately.
 AFTER = "after"
-# What users may combine: each component by itself, where it makes sense, and all of them.
+# What users may combine: each component alone, where that makes sense, and all of them together.
 COMBINATIONS = (
     *((component,) for component in COMPONENTS if component != "monitoring"),
     *((STATUS, "monitoring"), COMPONENTS),
 )
-# Where a component does the same to each pattern, one of them is enough.
+# These components do the same to every pattern, so one pattern is enough.
 CHANGING = {"address-file", "image-volume"}
 COMBINED = tuple(
     "+".join((overlay, *components))
@@ -54,16 +54,16 @@ COMBINED = tuple(
 )
 BESIDE_AFTER = tuple(f"{AFTER}+{component}" for component in ("address-file", "image-volume"))
 ALL = (*OVERLAYS, AFTER, *COMBINED, *BESIDE_AFTER)
-# What each kustomization sets.
+# The images that each kustomization sets.
 IMAGES = ("shop", "shop-status", "shop-backup")
 TAGS = f"images: [{', '.join(f'{{name: {name}, newTag: 1.4.0}}' for name in IMAGES)}]\n"
 PAGES = (ROOT / "docs" / "kubernetes.md", ROOT / "docs" / "deploying.md", *sorted(FOLDER.rglob("README.md")))
-# As k8s/README.md says; image volumes are for later ones.
+# As in k8s/README.md. Image volumes need a newer Kubernetes.
 BESIDE = f"entrypoint+{STATUS}"
 KUBERNETES = ROOT / "docs" / "kubernetes.md"
 OLDEST, OLDEST_WITH_IMAGE_VOLUMES = "1.30.0", "1.35.0"
 NEWEST = all_versions()[-1]
-# The Prometheus operator's; `test_monitoring.py` looks at them.
+# Belong to the Prometheus operator; `test_monitoring.py` checks them.
 FOREIGN = {"ServiceMonitor", "PrometheusRule"}
 
 
@@ -77,7 +77,7 @@ def _built(overlay: str) -> tuple[Manifest, ...]:
 
 
 def objects_of(overlay: str) -> list[Manifest]:
-    """Return the objects of an overlay, for the caller to change."""
+    """Return the objects of an overlay; the caller may change them."""
     try:
         builder()
     except KustomizeMissingError as error:
@@ -86,12 +86,12 @@ def objects_of(overlay: str) -> list[Manifest]:
 
 
 def faults_of(objects: Sequence[Manifest]) -> dict[str, list[str]]:
-    """Return what each check finds, by its name."""
+    """Return what each check finds, by the check's name."""
     release = Release.of(objects)
     return {check.__name__: found for check in CHECKS if (found := list(check(release)))}
 
 
-# --- What is shipped ------------------------------------------------------------------------------------
+# --- What we ship ---------------------------------------------------------------------------------------
 
 
 def test_every_overlay_is_in_the_list() -> None:
@@ -147,7 +147,7 @@ KUSTOMIZATIONS = [(page, text) for page in PAGES for text in blocks(page, "yaml"
 
 @pytest.mark.parametrize(("page", "text"), KUSTOMIZATIONS, ids=lambda value: getattr(value, "stem", ""))
 def test_the_pages_kustomizations_work(page: Path, text: str, tmp_path: Path) -> None:
-    """With a prefix besides: names that belong together change together."""
+    """With a prefix as well: references change together with the names they refer to."""
     shown = yaml.safe_load(text)
     (overlay,) = (Path(name).name for name in shown.pop("resources"))
     components = [Path(name).name for name in shown.pop("components", ())]
@@ -166,7 +166,7 @@ def test_there_are_kustomizations_in_the_pages() -> None:
     assert {page.name for page, _ in KUSTOMIZATIONS} == {"README.md", "kubernetes.md"}
 
 
-# What users may have beside ours: another container's name, one without a command.
+# What users may have next to ours: a container with another name, an object without a command.
 THEIR_OWN = """\
 apiVersion: batch/v1
 kind: CronJob
@@ -211,16 +211,16 @@ def test_the_components_leave_the_users_own_objects_alone(overlay: str, tmp_path
         missing(str(error))
     own = {item["metadata"]["name"]: item for item in yaml.safe_load_all(THEIR_OWN)}
     assert {item["metadata"]["name"]: item for item in built if item["metadata"]["name"] in own} == own
-    # And of ours none is forgotten.
+    # None of ours is missing either.
     ours = [item for item in built if item["metadata"]["name"] not in own]
     assert ours == objects_of("+".join((overlay, *components)))
 
 
-# --- What a real cluster showed -------------------------------------------------------------------------
+# --- What we learned on a real cluster ------------------------------------------------------------------
 
 
 def pods_of_all() -> list[Pod]:
-    """Return the pods of all that is shipped."""
+    """Return the pods of everything we ship."""
     everything = "+".join((OVERLAYS[0], *COMPONENTS))
     return [pod for overlay in (*OVERLAYS, AFTER, everything) for pod in Release.of(objects_of(overlay)).pods]
 
@@ -232,7 +232,7 @@ def test_a_slow_start_is_not_taken_for_a_dead_container() -> None:
     assert all("startupProbe" in spec for spec in probed)
     (spec,) = [c.spec for c in Release.of(objects_of(BESIDE)).containers if c.command == "serve"]
     probe = spec["startupProbe"]
-    # 0.8 s of processor time at 30m of a processor are 27 s.
+    # 0.8 s of processor time takes 27 s at 30m of a processor.
     assert probe["httpGet"]["path"] == "/livez"
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 2 * 27
     assert spec["resources"]["requests"]["cpu"] == "50m"
@@ -258,7 +258,7 @@ def test_the_autoscaler_leaves_a_job_alone() -> None:
 @pytest.mark.parametrize("page", ["job", "after"])
 @pytest.mark.parametrize(("condition", "code"), [("complete", 0), ("failed", 70), ("gone", 1)])
 def test_the_jobs_pages_wait_for_either_end(tmp_path: Path, condition: str, code: int, page: str) -> None:
-    """With a kubectl that has a Job whose condition is `condition` from the second look on; or whose Job is gone."""
+    """With a kubectl whose Job has `condition` from the second look on, or whose Job is gone."""
     (script,) = blocks(FOLDER / page / "README.md", "sh")
     seen = tmp_path / "seen"
     kubectl = tmp_path / "kubectl"
@@ -313,7 +313,7 @@ def test_what_can_delay_a_rollout_gets_a_tenth_of_a_processor() -> None:
 
 
 def test_the_pages_pod_for_the_backups_is_the_cronjobs() -> None:
-    """It is let in by `restricted`, and as the user whose files they are."""
+    """`restricted` admits it, and it runs as the user who owns the files."""
     (command,) = [text for text in blocks(KUBERNETES, "sh") if "kubectl run shop-backup" in text]
     shell = json.loads(command.partition("--overrides='")[2].rpartition("'")[0])["spec"]
     job = yaml.safe_load((FOLDER / "backup" / "cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]
@@ -351,7 +351,7 @@ def test_the_page_says_what_ran_on_a_real_cluster() -> None:
 # --- What the checks find -------------------------------------------------------------------------------
 
 DROP = object()
-"""Instead of a value: take it away."""
+"""As a value: removes the key."""
 
 POD = "spec.template.spec"
 APP = f"{POD}.containers.0"
@@ -359,12 +359,12 @@ INIT = f"{POD}.initContainers.0"
 
 
 class Mutation(NamedTuple):
-    """One thing that somebody could get wrong in good faith, and what finds it."""
+    """A mistake that somebody could make in good faith, and the check that finds it."""
 
     check: Check
     overlay: str
     kind: str
-    """The kind of the object, or kind and name where there are several."""
+    """The kind of the object, or `Kind/name` if there are several of that kind."""
     path: str
     value: object
     finds: str
@@ -666,7 +666,7 @@ def test_every_overlay_has_a_page(overlay: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_pages_yaml_is_yaml(page: Path) -> None:
     for block in blocks(page, "yaml"):
-        # A template of Helm's is no YAML before Helm has filled it in.
+        # A Helm template is not YAML until Helm has filled it in.
         yaml.safe_load(block.replace("{{ .Release.Revision }}", "7"))
 
 
@@ -714,7 +714,7 @@ def test_the_times_in_the_page_are_those_in_the_manifests() -> None:
 
 
 def test_the_readmes_init_container_is_the_shipped_one() -> None:
-    """Its shortened form in the README says nothing else than the overlay does."""
+    """The README's shortened version does not contradict the overlay."""
     (snippet,) = [block for block in blocks(ROOT / "README.md", "yaml") if "initContainers" in block]
     (short,) = yaml.safe_load(snippet)["initContainers"]
     (shipped,) = Release.of(objects_of("init-container")).one("Deployment")["spec"]["template"]["spec"][

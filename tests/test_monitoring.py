@@ -1,6 +1,6 @@
-"""k8s/monitoring: a real Prometheus loads the rules and asks the real service.
+"""k8s/monitoring: a real Prometheus loads the rules and scrapes the real service.
 
-The dashboard asks for nothing but what that exports.
+The dashboard queries only metrics that the service exports.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def program(name: str) -> str:
 
 
 def promtool(*arguments: str | Path) -> str:
-    """Return what promtool says of something that is in order."""
+    """Return the output of promtool, which must succeed."""
     argv = [program("promtool"), *map(str, arguments)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -61,7 +61,7 @@ def promtool(*arguments: str | Path) -> str:
 
 
 def dashboard_queries() -> list[str]:
-    """Return the queries of the dashboard, with its variables filled in."""
+    """Return the dashboard's queries, with its variables filled in."""
     found = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
     found += [note["expr"] for note in DASHBOARD["annotations"]["list"]]
     return [query.replace("$namespace", NAMESPACE).replace("$database", ".*") for query in found]
@@ -106,7 +106,7 @@ def test_the_alerts_texts_lead_somewhere() -> None:
 
 
 def test_the_dashboard_is_one() -> None:
-    """What Grafana wants of a dashboard: its schema of 2024, as far as it is used here."""
+    """It matches what Grafana requires of a dashboard: the parts of its 2024 schema that we use."""
     assert DASHBOARD.keys() >= {"uid", "title", "schemaVersion", "panels", "templating", "time", "refresh"}
     assert "id" not in DASHBOARD, "that is the number in somebody's Grafana"
     panels = DASHBOARD["panels"]
@@ -144,7 +144,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 
 def exported(serving: Serving) -> set[str]:
-    """Return the names of all samples that the service answers with."""
+    """Return the names of all samples that the service exports."""
     return {sample.name for family in parse(serving.ask("/metrics").body.decode()) for sample in family.samples}
 
 
@@ -160,7 +160,7 @@ def test_only_metrics_that_are_exported_are_asked_for(scene: Scene, serve: Serve
     with Gate(scene.database) as gate:
         working = scene.start("migrate")
         gate.arrival()
-        # Some are there only while somebody holds the lock.
+        # Some are exported only while somebody holds the lock.
         until(lambda: "pg_entrypoint_lock_held_seconds" in exported(serving), 10, "the lock")
         found |= exported(serving)
     working.ok()
@@ -172,7 +172,7 @@ def test_only_metrics_that_are_exported_are_asked_for(scene: Scene, serve: Serve
 
 
 class Prometheus:
-    """A server that asks one service, as the ServiceMonitor has the operator set it up."""
+    """A server that scrapes one service, as the operator would configure it from the ServiceMonitor."""
 
     def __init__(self, folder: Path, target: int, *, pace: str = "200ms") -> None:
         """`target` is the service's port."""
@@ -209,14 +209,14 @@ class Prometheus:
         return answer["data"]
 
     def firing(self) -> set[str]:
-        """Return the alerts that fire; none before it has started."""
+        """Return the alerts that are firing; none before the server has started."""
         try:
             return {alert["labels"]["alertname"] for alert in self._ask("alerts")["alerts"]}
         except OSError:
             return set()
 
     def value(self, query: str) -> list[float]:
-        """Return what a query has at this moment: a value for each of its series."""
+        """Return the current result of a query: one value for each series."""
         return [float(item["value"][1]) for item in self._ask(f"query?query={urllib.parse.quote(query)}")["result"]]
 
 

@@ -1,4 +1,4 @@
-"""`new`: what it writes, what it does not, and that what it writes runs."""
+"""`new`: what it writes, what it leaves alone, and that the new files run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def files_in(directory: Path) -> set[str]:
 
 
 def fill_in(directory: Path, sql: str = "SELECT 1;\n") -> None:
-    """Write something into every file that has nothing yet."""
+    """Write some SQL into every file that has none yet."""
     for path in directory.rglob("*.sql"):
         if "\n-- Write the SQL below this line." in path.read_text():
             path.write_text(path.read_text() + sql)
@@ -59,14 +59,14 @@ def fill_in(directory: Path, sql: str = "SELECT 1;\n") -> None:
         (["001_a.sql", "00002_b.sql"], "00003"),
         (["999_a.sql"], "1000"),
         (["9999_a.sql", "001_b.sql"], "10000"),
-        # A bad name will be corrected, and will have that number.
+        # Somebody will fix the bad name, and the file will then have that number.
         (["001_a.sql", "4-Foo.sql"], "005"),
         (["001_a.sql", "00004-Foo.sql"], "005"),
         (["001_a.sql", "9999999_b.sql"], "10000000"),
         (["000000000000000001_a.sql"], "000000000000000002"),
-        # No number of ours has so many digits.
+        # None of our numbers has that many digits.
         (["001_a.sql", "0202401311200001234_a.sql"], "002"),
-        # The newest file has a timestamp: as many digits, and never at or below it.
+        # The newest file has a timestamp: write one with as many digits, and a higher one.
         (["001_a.sql", "20240131120000_a.sql"], "20261127101500"),
         (["20240131120000_a.sql", "20240201-b.sql"], "20261127101500"),
         (["20261127101500_a.sql"], "20261127101501"),
@@ -78,7 +78,7 @@ def fill_in(directory: Path, sql: str = "SELECT 1;\n") -> None:
         (["202401311200_a.sql"], "202611271015"),
         (["1706702400123_a.sql"], "1795774500678"),
         (["20240131120000123_a.sql"], "20261127101500678"),
-        # Not a form of which we know how to go on.
+        # We do not know this format, so just count on.
         (["202401311200001_a.sql"], "202401311200002"),
         (["2026112701_a.sql"], "2026112702"),
     ],
@@ -158,7 +158,7 @@ def test_a_rollback(run_entrypoint: Start, migrations_dir: Path) -> None:
 
 
 def test_timestamps(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """The first one is asked for. The others follow it, however many are made in one second, and by whomever."""
+    """The first one is asked for. Later ones follow it, no matter how many are created in one second, or by whom."""
     write_migrations(migrations_dir, {"012_tokens.sql": ""})
     before = f"{datetime.now(UTC):%Y%m%d%H%M%S}"
     (first,) = run_entrypoint("new", "--timestamp", "First", env={"TZ": "Asia/Tokyo"}).ok().stdout.split()
@@ -190,7 +190,7 @@ def test_a_missing_directory_is_made(run_entrypoint: Start, tmp_path: Path) -> N
 
 
 def test_nothing_is_overwritten(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """The number is a new one, but a rollback without a migration may have it."""
+    """The number is free, but a down migration without a migration may already have it."""
     write_migrations(migrations_dir / "rollback", {"001_first.sql": "precious"})
     run = run_entrypoint("new", "--rollback", "First")
     assert run.wait() == 78
@@ -242,7 +242,7 @@ def test_a_title_stays_within_its_comment(run_entrypoint: Start, migrations_dir:
 
 
 def test_a_file_in_which_nothing_was_written_is_refused(scene: Scene) -> None:
-    """As applied, it would never run again; and a rollback would take away the row and leave the table."""
+    """Once applied, it would never run again, and a rollback would remove its row and leave the table behind."""
     scene.start("new", "First", "--rollback").ok()
     first, back = scene.migrations / "001_first.sql", scene.migrations / "rollback" / "001_first.sql"
     checked = scene.start("check", "--no-lint")
@@ -264,12 +264,12 @@ def test_a_file_in_which_nothing_was_written_is_refused(scene: Scene) -> None:
 
 
 def test_one_that_is_applied_is_left_alone(scene: Scene) -> None:
-    """By an image that did not refuse it; here by a baseline."""
+    """An image that did not refuse it may have applied it. Here, a baseline did."""
     scene.start("new", "First").ok()
     scene.start("baseline", "1", "--yes").ok()
     assert scene.migrated().outcome == "up_to_date"
     scene.start("check", "--no-lint").ok()
-    # Whoever wants nothing to be done deletes the line that says what is missing.
+    # To apply a file that does nothing on purpose, delete the line that says what is missing.
     scene.start("new", "Second").ok()
     second = scene.migrations / "002_second.sql"
     second.write_text("".join(second.read_text().splitlines(keepends=True)[:2]))
@@ -286,7 +286,7 @@ def test_what_is_written_has_no_warnings_of_its_own(run_entrypoint: Start, migra
 
 
 def test_the_rollbacks_do_not_disturb_the_migrations(scene: Scene) -> None:
-    """Names and numbers below `rollback` are none of a start's business, and what is there is not run."""
+    """Starts ignore the names and numbers in `rollback`, and run nothing there."""
     scene.write({"001_a.sql": "CREATE TABLE a ()", "002_b.sql": "CREATE TABLE b ()"})
     rollbacks = {"001_a.sql": "DROP TABLE a", "003_c.sql": "nonsense", "Bad Name.sql": "nonsense"}
     write_migrations(scene.migrations / "rollback", rollbacks)
@@ -314,7 +314,7 @@ def test_a_name_that_is_not_utf8_is_refused(run_entrypoint: Start, migrations_di
 
 
 def test_a_file_for_after_the_rollout(scene: Scene) -> None:
-    """It has the directives, it and its reverse have no errors, and both run."""
+    """It has the directives, it and its down migration pass `check`, and both run."""
     scene.write({"001_t.sql": "CREATE TABLE example (note text);"})
     scene.migrated()
     run = scene.start("new", "Drop the note", "--after", "--rollback").ok()

@@ -1,4 +1,4 @@
-r"""A file in a database where a backslash in a string begins an escape: it is read as the server reads it."""
+r"""Files in a database where a backslash in a string begins an escape: we read them as the server does."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FILLER = f"-- {'x' * 100_001}\n"
 
 @pytest.fixture
 def plain(any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
-    """Return a scene in a database as PostgreSQL makes it."""
+    """Return a scene in a database with PostgreSQL's defaults."""
     any_database.execute("CREATE TABLE effects (t text)")
     return Scene(any_database, migrations_dir, run_entrypoint)
 
 
 @pytest.fixture
 def scene(plain: Scene) -> Scene:
-    """Return a scene in a database with escapes in its strings."""
+    """Return a scene in a database where backslashes in strings are escapes."""
     odd_strings(plain.database)
     return plain
 
@@ -45,7 +45,7 @@ def insert(value: str) -> str:
 
 @pytest.fixture(params=["database", "role", "role in the database", "address"])
 def odd_login(plain: Scene, request: pytest.FixtureRequest) -> Iterator[str]:
-    r"""Return an address with which a session reads \' in a string, whoever says that it does."""
+    r"""Return an address whose sessions read \' in a string as an escape, set in one of four places."""
     needs_odd_strings(plain.database.server)
     database, server = plain.database, plain.database.server
     name, setting = f"odd_{database.name}"[:60], "SET standard_conforming_strings = off"
@@ -63,7 +63,7 @@ def odd_login(plain: Scene, request: pytest.FixtureRequest) -> Iterator[str]:
     database.execute(f"REASSIGN OWNED BY {name} TO postgres; DROP OWNED BY {name}; DROP ROLE {name}")
 
 
-# A COMMIT that is one only where a backslash begins an escape.
+# Each has a COMMIT that is one only if a backslash begins an escape.
 HIDDEN = {
     "behind a quote": r"SELECT '\''; COMMIT AND CHAIN; SELECT ' AS a -- '",
     "behind a bit string": r"SELECT B'0', '\''; COMMIT AND CHAIN; SELECT ' --'",
@@ -118,7 +118,7 @@ def test_a_string_with_escapes_is_what_it_is_for_psql(scene: Scene, head: str) -
 @pytest.mark.case("A6")
 @pytest.mark.parametrize("head", ["", ALONE, "SELECT 1;\n"])
 def test_a_file_that_says_how_it_is_read_is_read_so(scene: Scene, head: str) -> None:
-    r"""As pg_dump's do: with a backslash at a string's end, where \' would be an escape."""
+    r"""As in pg_dump's files: a string ends with a backslash, where \' would be an escape."""
     scene.write(
         {"001_x.sql": head + ON + insert(r"'C:\new\'") + OFF + insert(r"'it\'s'"), "002_y.sql": insert(r"'\''")}
     )
@@ -149,7 +149,10 @@ def test_a_converted_dump_is_read_as_it_says(plain: Scene, head: str) -> None:
     ],
 )
 def test_a_file_that_sets_unseen_how_it_is_read_stops_before_that_matters(scene: Scene, unseen: str, head: str) -> None:
-    r"""As psql would store other strings from there on; not so without a backslash, or with one before that only."""
+    r"""From there on psql would store different strings.
+
+    Without a backslash, or with one only before it, nothing stops.
+    """
     sets = unseen.format("on")
     scene.write({"001_x.sql": head + sets + insert("'it''s'") + f"SELECT 1;\n{sets}"})
     scene.migrated()
@@ -171,7 +174,7 @@ def test_a_file_that_sets_unseen_how_it_is_read_stops_before_that_matters(scene:
 
 @pytest.mark.case("A6")
 def test_a_block_that_sets_unseen_how_it_is_read_is_rolled_back(scene: Scene) -> None:
-    """The server has read all of it by then."""
+    """By then, the server has read all of it."""
     sets = "SELECT set_config('standard_conforming' || '_strings', 'on', true);\n"
     scene.write({"001_x.sql": ALONE + f"BEGIN;\n{sets}" + insert(r"'a\\b'") + "COMMIT;\n"})
     run = scene.migrate()

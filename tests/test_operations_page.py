@@ -1,7 +1,7 @@
-"""docs/operations.md, typed: each test brings about a symptom, types what the page says, and the symptom is gone.
+"""docs/operations.md, typed: each test causes a symptom, types what the page says, and checks that the symptom is gone.
 
-What is typed is taken from the page's own text. A test names the lines that it types by a piece of each, and which
-lines nobody names is a failure: so page and tests cannot drift apart.
+Tests take what they type from the page itself, and name each line by a part of its text. A line that no test names is a
+failure, so the page and the tests cannot drift apart.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ EXEMPT = {
 
 
 class Item(NamedTuple):
-    """Something to type: one line for a shell, or one box of SQL."""
+    """Something to type: a line for the shell, or a box of SQL."""
 
     heading: str
     language: str
@@ -55,12 +55,12 @@ class Item(NamedTuple):
 
     @property
     def command(self) -> str:
-        """Return it without the comment at its end."""
+        """Return it without the trailing comment."""
         return self.text if self.language == "sql" else re.sub(r"\s+# .*", "", self.text)
 
 
 def items_of(page: str) -> list[Item]:
-    """Return everything in boxes, be they fenced or indented."""
+    """Return everything in boxes, fenced or indented."""
     items = []
     heading, fence = "", None
     box: list[str] = []
@@ -85,7 +85,7 @@ ITEMS = items_of(PAGE.read_text())
 
 
 def find(heading: str, piece: str) -> Item:
-    """Return the one item below a heading that is `piece`, or else the one that contains it."""
+    """Return the one item below a heading that equals `piece`, or else the one that contains it."""
     below = [item for item in ITEMS if item.heading == heading]
     found = [item for item in below if item.command == piece] or [item for item in below if piece in item.command]
     assert len(found) == 1, f"{piece!r} is there {len(found)} times below {heading!r}"
@@ -96,7 +96,7 @@ EXERCISED: dict[str, tuple[str, tuple[str, ...]]] = {}
 
 
 def types(heading: str, *pieces: str) -> Callable[[_F], _F]:
-    """Say which lines below a heading of the page a test types."""
+    """Declare which lines below a heading of the page a test types."""
 
     def note(test: _F) -> _F:
         assert test.__name__ not in EXERCISED
@@ -114,12 +114,12 @@ def test_every_line_of_the_page_is_typed_or_exempt() -> None:
 
 
 def test_nothing_to_type_is_outside_a_box() -> None:
-    """SQL and commands in running text would not be tested; a name alone is no line to type."""
+    """SQL and commands in running text would not be tested. A name alone is not a line to type."""
     prose = re.sub(r"(?ms)^ *```.*?^ *```|^    .*?$", "", PAGE.read_text())
     inline = set(re.findall(r"`([^`]+)`", prose.replace("\n", " ")))
     boxes = " ".join(" ".join(item.command.split()) for item in ITEMS)
     commands = [one for one in inline if re.match(r"(SELECT|UPDATE|DELETE|DROP|GRANT|ALTER|entrypoint|psql)\s", one)]
-    # What is said a second time is in a box, too; names of statements are followed by no name.
+    # What the text repeats is in a box as well. The name of a statement has nothing after it.
     assert [one for one in commands if one not in boxes and one != "ALTER TABLE"] == []
 
 
@@ -137,10 +137,10 @@ def test_a_line_that_nobody_types_would_be_seen() -> None:
 
 
 class Typist:
-    """Somebody before a terminal, with the page in hand, and psql and entrypoint in the PATH."""
+    """Somebody at a terminal who has the page at hand, and psql and entrypoint in the PATH."""
 
     def __init__(self, scene: Scene, directory: Path, heading: str, pieces: tuple[str, ...]) -> None:
-        """Sit down in `directory`."""
+        """Begin in `directory`."""
         self._scene = scene
         self._directory = directory
         self._heading = heading
@@ -161,7 +161,7 @@ class Typist:
         return item
 
     def start(self, piece: str, *, replace: Mapping[str, str] | None = None, **env: str | int) -> tuple[Run, Terminal]:
-        """Type a line and do not wait; the caller closes both."""
+        """Type a line without waiting for it to finish; the caller closes both."""
         item = self._text(piece, replace or {})
         terminal = Terminal()
         environment = {
@@ -188,7 +188,7 @@ class Typist:
         typed: str = "",
         **env: str | int,
     ) -> str:
-        """Type a line, say yes to every question, and return what is on the screen and on stdout afterwards."""
+        """Type a line, answer yes to every question, and return what was on the screen and on stdout."""
         run, terminal = self.start(piece, replace=replace, **env)
         with run, terminal:
             terminal.type(typed)
@@ -209,7 +209,7 @@ class Typist:
             return shown
 
     def needs(self, command: str, option: str = "") -> None:
-        """Skip a line whose command this checkout does not have."""
+        """Skip a line if this checkout does not have its command."""
         parser = argparse.ArgumentParser()
         if command in cli.COMMANDS:
             cli.COMMANDS[command].add_options(parser)
@@ -233,7 +233,7 @@ def typist(scene: Scene, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
         assert typist.left == [], "said to be typed, and not typed"
 
 
-# --- What helps with everything -------------------------------------------------------------------------
+# --- What always helps ----------------------------------------------------------------------------------
 
 
 @types(START, "entrypoint status", "entrypoint check", "entrypoint migrate --dry-run")
@@ -267,7 +267,7 @@ FAILED = "A migration failed"
 
 @pytest.fixture
 def failed(scene: Scene) -> Scene:
-    """Return a scene in which 002 failed, and is held back: the cause was that a table is missing."""
+    """Return a scene in which 002 has failed because of a missing table, and is not tried again."""
     scene.write({**GOOD, "002_bad.sql": "INSERT INTO needed VALUES (1);", "003_last.sql": "CREATE TABLE last ()"})
     assert only_error_of(scene)["event"] == "migration.failed"
     assert only_error_of(scene)["event"] == "migration.held_back"
@@ -281,7 +281,7 @@ def only_error_of(scene: Scene) -> dict[str, object]:
 
 
 def is_well(scene: Scene, numbers: list[int]) -> None:
-    """Start once more: everything is found or made good."""
+    """Start once more, and check that the history is complete."""
     assert scene.run().outcome in {"up_to_date", "migrated"}
     assert scene.ledger() == [(number, "completed") for number in numbers]
     assert scene.lock_is_free()
@@ -405,7 +405,7 @@ def test_locked_by_the_earlier_system(scene: Scene, typist: Typist) -> None:
     scene.database.execute(
         "UPDATE migration_lock SET locked_at = now() - interval '11 minutes', locked_by = 'earlier-1', process_id = 1"
     )
-    # Where somebody has raised it.
+    # As if somebody had raised it.
     time_out(scene, stale=3_600_000)
     assert typist.type("SELECT release_stale_migration_locks();").strip() == "1"
     assert scene.run(MIGRATION_LOCK_STALE_MS=3_600_000).outcome == "migrated"
@@ -428,7 +428,7 @@ def test_locked_by_a_frozen_holder(scene: Scene, typist: Typist) -> None:
 
 
 def test_the_lock_of_an_earlier_systems_database_is_the_same_row(scene: Scene) -> None:
-    """What the page says in SQL holds before anything was upgraded, too: there the column `token` is missing."""
+    """What the page says in SQL also works before anything was upgraded, when there is no `token` column."""
     load_legacy(scene.database, rows=False)
     scene.database.execute(find(LOCKED, "UPDATE migration_lock").text)
 
@@ -545,7 +545,7 @@ def test_waiting_and_to_be_stopped(scene: Scene, typist: Typist) -> None:
     is_well(scene, [1])
 
 
-# --- Files and ledger -----------------------------------------------------------------------------------
+# --- Files and history ----------------------------------------------------------------------------------
 
 
 @types("A file was changed after it was applied", "entrypoint repair --checksums")
@@ -576,7 +576,7 @@ AHEAD = "The schema is ahead of this image's files"
 
 @pytest.fixture
 def ahead(scene: Scene) -> Scene:
-    """Return a scene with three migrations and the newer image's files; the older image ends at 2."""
+    """Return a scene with the newer image's three migrations; the older image ends at 2."""
     scene.write({**GOOD, "002_b.sql": "CREATE TABLE b ()", "003_c.sql": "CREATE TABLE c ()"})
     (scene.migrations / "rollback").mkdir()
     (scene.migrations / "rollback" / "003_c.sql").write_text("DROP TABLE c")
@@ -620,7 +620,7 @@ AFTER = "A migration waits for the end of the rollout"
 
 @pytest.fixture
 def contracted(scene: Scene) -> Scene:
-    """Return a scene of which an older image, which ends at 13, may not start any more."""
+    """Return a scene in which an older image, which ends at 13, must not start any more."""
     drop = "-- entrypoint: phase = after\n-- entrypoint: floor = 014_drop.sql\nDROP TABLE good;"
     scene.write({"013_good.sql": GOOD["001_good.sql"], "014_drop.sql": drop})
     (scene.migrations / "rollback").mkdir()
@@ -704,7 +704,7 @@ def test_an_invalid_index(scene: Scene, typist: Typist) -> None:
     assert not scene.database.exists("orders_total")
 
 
-# --- Rights and ways ------------------------------------------------------------------------------------
+# --- Privileges and paths -------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough

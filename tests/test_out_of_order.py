@@ -1,4 +1,4 @@
-"""MIGRATION_OUT_OF_ORDER=refuse: a pending migration below the newest applied one ends a run before anything runs."""
+"""MIGRATION_OUT_OF_ORDER=refuse: a pending migration below the newest applied one ends a start before it runs any."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_without_it_they_run_with_a_warning(scene: Scene, env: dict[str, str]) -
 
 
 def test_what_becomes_late_while_we_wait_is_refused_too(scene: Scene, tmp_path: Path) -> None:
-    """Another image applied the newer one while this one waited for the lock."""
+    """While this image waited for the lock, another one applied the newer file."""
     for name in LATE:
         (scene.migrations / name).unlink()
     scene.write({"006_gate.sql": Gate.PASS, "008_new.sql": "CREATE TABLE new ()"})

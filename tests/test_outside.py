@@ -1,4 +1,4 @@
-"""Files that cannot run in one transaction: recognised, run unit by unit, and known for what they are after a crash."""
+"""Files that cannot run in one transaction are detected, run one unit at a time, and recognized after a crash."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_all_kinds_run_in_order_without_any_directive(
 def test_what_the_server_refuses_for_a_partitioned_table_runs_as_the_message_says(
     any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run], statement: str
 ) -> None:
-    """Only the server knows which tables are partitioned; the file cannot be recognised by its text."""
+    """Only the server knows which tables are partitioned, so the file's text does not tell."""
     base = (
         "CREATE TABLE parted (a int) PARTITION BY RANGE (a); CREATE INDEX parted_a ON parted (a);\n"
         "CREATE TABLE part PARTITION OF parted DEFAULT;"
@@ -129,7 +129,7 @@ def test_a_failed_concurrent_build_leaves_no_invalid_index_and_can_be_mended(
 
 
 def _until_active(database: Database, query: str) -> None:
-    """Wait until the server works on a statement that begins with `query`."""
+    """Wait until the server is running a statement that begins with `query`."""
     like = f"{query}%"
     until(
         lambda: database.rows(
@@ -142,7 +142,7 @@ def _until_active(database: Database, query: str) -> None:
 
 
 def _kill_in_the_middle(database: Database, run: Run, query: str) -> None:
-    """Kill `run` while the server works on a statement that begins with `query`; wait until its sessions end."""
+    """Kill `run` while the server is running a statement that begins with `query`; wait for its sessions to end."""
     _until_active(database, query)
     run.kill(signal.SIGKILL)
     until(
@@ -170,7 +170,7 @@ def test_an_interrupted_index_is_dropped_and_built_again(
     env = {"DATABASE_URL": database.url}
     run_entrypoint("migrate", "--to", "1", env=env).ok()
     with database.connect() as other:
-        # A concurrent build waits for every transaction that could still see the old table.
+        # A concurrent build waits for every transaction that might still see the old table.
         other.execute("BEGIN; INSERT INTO t VALUES (1, 1)")
         run = run_entrypoint("migrate", env=env)
         _kill_in_the_middle(database, run, "CREATE INDEX CONCURRENTLY")
@@ -219,7 +219,7 @@ def test_what_nobody_can_know_after_a_crash_is_said_and_not_run_again(
 def test_nobody_takes_over_while_a_statement_outside_a_transaction_still_runs(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
-    """The fence is not there; the second advisory lock is."""
+    """Nothing holds the fence then, but the second advisory lock is held."""
     write_migrations(migrations_dir, {"001_base.sql": BASE, "002_index.sql": "CREATE INDEX CONCURRENTLY t_a ON t (a);"})
     env = {"DATABASE_URL": database.url}
     run_entrypoint("migrate", "--to", "1", env=env).ok()
@@ -271,7 +271,7 @@ def test_a_file_that_lets_our_lock_go_is_not_overtaken(
             "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         )
         second = run_entrypoint("migrate", env=env)
-        # Its successor ends the frozen holder's statement first, and has the lock only then.
+        # The successor first ends the frozen holder's statement, and gets the lock only after that.
         taken = second.until(lambda record: record["event"] in ("lock.acquired", "lock.ended_zombie"), 30)
         assert taken["event"] == "lock.ended_zombie", second.report()
         second.until("lock.acquired")
@@ -370,7 +370,7 @@ def test_a_new_session_has_what_the_old_one_had_or_the_file_is_not_gone_on_with(
 def test_a_row_that_could_not_be_written_is_not_the_statement_before_it(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
-    """It has run, and this process knows; only the row that says so has met a deadlock."""
+    """The statement has run, and this process knows it. Only the write of its row hit a deadlock."""
     database.execute(f"ALTER DATABASE {database.name} SET deadlock_timeout = '2s'")
     write_migrations(
         migrations_dir,
@@ -382,7 +382,7 @@ def test_a_row_that_could_not_be_written_is_not_the_statement_before_it(
         user.execute("BEGIN; SELECT FROM t WHERE a = 1")
         run = run_entrypoint("migrate", env=env)
         _until_active(database, "DROP INDEX CONCURRENTLY")
-        # The worker is to find the deadlock.
+        # Let the worker be the one to detect the deadlock.
         locker.execute("SET deadlock_timeout = '10min'; BEGIN; LOCK TABLE schema_migrations IN SHARE MODE")
         user.execute("ROLLBACK")
         queued = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'schema_migrations'::regclass"

@@ -1,4 +1,4 @@
-"""What our own statements about ledger and lock take for granted, and what happens where somebody has changed that."""
+"""What our own statements expect of the ledger and the lock, and what happens when somebody has changed that."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scene(any_database: Database, migrations_dir: Path, run_entrypoint: Callable
 
 @pytest.fixture
 def reader(scene: Scene) -> Iterator[str]:
-    """Return the address of a login that may read the ledger and does not own it."""
+    """Return the address of a login that may read the ledger but does not own it."""
     database = scene.database
     login = f"reader_{database.name}"[:60]
     scene.write({"001_a.sql": "CREATE TABLE a (id integer);"})
@@ -54,7 +54,7 @@ def test_filtered_rows_are_not_taken_for_none(
     scene.database.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     scene.write({"002_b.sql": "CREATE TABLE b (id integer);"})
     commands: list[tuple[str, ...]] = [("status",), ("status", "--json"), ("wait", "--timeout", "1"), ("migrate",)]
-    # Each of these looks at one of the tables alone.
+    # Each of these reads only one of the tables.
     commands += [("version",), ("migrate", "--dry-run")] if table == "schema_migrations" else [("unlock",)]
     for command in commands:
         run = scene.start(*command, url=reader)
@@ -73,7 +73,7 @@ def test_filtered_rows_are_not_taken_for_none(
     assert not scene.database.exists("b")
 
 
-# --- A lock that is held for ever -------------------------------------------------------------------------
+# --- A lock that is held forever --------------------------------------------------------------------------
 
 
 @pytest.mark.case("B18")
@@ -200,7 +200,7 @@ def test_a_long_statement_that_has_freed_the_lock_is_not_stopped(scene: Scene) -
     with Gate(scene.database) as gate:
         run = scene.start("migrate", MIGRATION_LOCK_TIMEOUT_MS=60_000)
         gate.arrival()
-        # By then somebody has looked whether the row is still ours.
+        # By then, we have checked whether the row is still ours.
         run.until("migration.blocked", 30)
         gate.open()
         run.ok()
@@ -223,7 +223,7 @@ def test_an_operator_who_frees_it_during_a_procedure_is_heard(scene: Scene) -> N
     assert not scene.database.exists("b")
 
 
-# --- Rows that are not written, and rows that are gone -----------------------------------------------------
+# --- Rows that cannot be written, and rows that are gone ---------------------------------------------------
 
 OUT_OF_THE_WAY = """
 CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
@@ -345,12 +345,12 @@ def test_rows_that_somebody_else_removes_meanwhile_are_not_blamed_on_the_file(sc
     assert not scene.database.exists("b")
     assert not scene.database.exists("c")
     if head:
-        # One of its statements may have done it, and committed that. What it says is true in both cases.
+        # One of the file's own statements may have done it, and committed that. The message is true in both cases.
         assert "or another session" in error["message"]
         return
     assert error["event"] == "ledger.changed"
     assert scene.ledger() == []
-    # The way that is named.
+    # As the remedy says.
     assert scene.start("baseline", "1", "--yes").wait() == 0
     scene.migrated()
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
@@ -388,7 +388,7 @@ def test_a_migration_that_removes_the_ledgers_rows_and_commits_that_fails_itself
     assert "entrypoint repair --failed, then entrypoint baseline 1." in error["remedy"]
     assert scene.ledger() == [(2, "failed")]
     assert not scene.database.exists("c")
-    # The way that is named.
+    # As the remedy says.
     scene.write({"002_b.sql": "INSERT INTO a VALUES (1);"})
     scene.start("repair", "--failed", "--yes").ok()
     scene.start("baseline", "1", "--yes").ok()
@@ -417,7 +417,7 @@ def test_nothing_is_applied_twice_in_one_start(scene: Scene) -> None:
         }
     )
     with scene.database.connect() as other:
-        # An index that is built concurrently waits for every snapshot that is older.
+        # A concurrent index build waits for every older snapshot.
         other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
         run = scene.start("migrate")
         until(lambda: scene.database.exists("schema_migrations") and (2, "running") in scene.ledger(), what="002")
@@ -463,7 +463,7 @@ def test_a_file_that_is_in_the_ledgers_way_is_told_so(scene: Scene, sql: str) ->
     scene.write({"002_b.sql": f"CREATE TABLE b ();\n{sql};"})
     run = scene.migrate()
     if run.code == 0:
-        # It was put right behind the file.
+        # We put it right after the file.
         assert scene.ledger() == [(1, "completed"), (2, "completed")]
         return
     assert run.code == 70
@@ -487,7 +487,10 @@ def test_a_file_outside_a_transaction_that_is_in_the_ledgers_way_is_told_so(
     sql: str,
     block: bool,  # noqa: FBT001
 ) -> None:
-    """What its earlier statements did is committed; what stands in the way is not, as the row goes with it."""
+    """What its earlier statements did is committed.
+
+    What is in the way is not, since the row is in the same transaction.
+    """
     scene.write({"001_a.sql": "CREATE TABLE a ()"})
     scene.migrated()
     text = f"BEGIN;\n{sql};\nCOMMIT;" if block else f"{sql};"
@@ -502,7 +505,7 @@ def test_a_file_outside_a_transaction_that_is_in_the_ledgers_way_is_told_so(
     assert scene.database.exists("a")
     assert not scene.database.exists("c")
     assert scene.lock_is_free()
-    # As it says: mended, it goes on, or the row is deleted.
+    # As the remedy says: once fixed, it continues, or the row is deleted.
     scene.write({"002_b.sql": "CREATE TABLE c ()"})
     scene.migrated()
 
@@ -511,7 +514,7 @@ def test_a_file_outside_a_transaction_that_is_in_the_ledgers_way_is_told_so(
 @pytest.mark.case("D11")
 @pytest.mark.parametrize("sql", ["DROP SCHEMA public CASCADE", "ALTER TABLE schema_migrations RENAME TO old"])
 def test_a_block_that_commits_the_ledgers_end_is_told_so(scene: Scene, sql: str) -> None:
-    """What stands outside any transaction is committed when it is found out."""
+    """What runs outside a transaction is already committed when we find out."""
     scene.write({"001_a.sql": "CREATE TABLE a ()"})
     scene.migrated()
     scene.write({"002_b.sql": f"-- entrypoint: no-transaction\nDO $$ BEGIN {sql}; COMMIT; END $$;\nCREATE TABLE c ();"})

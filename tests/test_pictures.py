@@ -1,4 +1,4 @@
-"""The pictures of the commands: each command has one of each width, on the page that shows them."""
+"""The pictures of the commands: each command has one of each width, on the page that shows it."""
 
 from __future__ import annotations
 

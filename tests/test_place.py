@@ -1,4 +1,4 @@
-"""Where the ledger is, and whose: found once and by what a connection begins with, and never taken from a stranger."""
+"""Where the ledger is, and whose: found once, by how a connection begins, and never trusted if a stranger's."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 @pytest.fixture
 def intruder(scene: Scene) -> Iterator[str]:
-    """Return a role that may create things in `public`, and of which nobody is a member."""
+    """Return a role that may create objects in `public`, and that has no members."""
     name = f"intruder_{scene.database.name}"[:60]
     scene.database.execute(f"CREATE ROLE {name}; GRANT CREATE, USAGE ON SCHEMA public TO {name}")
     yield name
@@ -47,7 +47,7 @@ def intruder(scene: Scene) -> Iterator[str]:
 
 @pytest.fixture
 def login(scene: Scene) -> Iterator[str]:
-    """Return a login that may create things in `public`, and is no superuser."""
+    """Return a login that may create objects in `public` and is not a superuser."""
     name = f"login_{scene.database.name}"[:60]
     scene.database.execute(
         f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'; GRANT CREATE, USAGE ON SCHEMA public TO {name};"
@@ -88,7 +88,7 @@ def test_a_schema_with_the_logins_name(scene: Scene) -> None:
 
 @pytest.mark.case("A1", "A2")
 def test_one_lock_whatever_appears_on_the_path_meanwhile(scene: Scene) -> None:
-    """The first replica's own file makes a schema before `public`; the second starts after that is committed."""
+    """The first replica's own file creates a schema before `public`. The second starts once that is committed."""
     scene.write({**PLANS, "003_gate.sql": Gate.PASS})
     url = scene.database.server.url(scene.database.name, options=ON_A_PATH)
     with Gate(scene.database) as gate:
@@ -112,7 +112,7 @@ def test_one_lock_whatever_appears_on_the_path_meanwhile(scene: Scene) -> None:
 def test_a_ledger_that_another_replica_makes_elsewhere_at_that_moment_is_the_one(
     scene: Scene, proxy: Proxy, message: bytes, outcome: str
 ) -> None:
-    """Where there was none, the place is not looked for before each step (decision 0058)."""
+    """If there was no ledger, we do not look for its place again before each step (decision 0058)."""
     scene.write(TWICE)
     url = scene.database.server.url(scene.database.name, options="-c search_path=app,public")
 
@@ -163,7 +163,7 @@ def test_nor_is_whom_it_has_become(scene: Scene, intruder: str, setting: str) ->
         url = scene.database.url_at(port)
         through: dict[str, str | int] = {"port": port, "sslmode": "disable"}
         with scene.database.connect(**through) as one, scene.database.connect(**through) as other:
-            for connection in (one, other):  # Each has a server session of its own now, and leaves it so.
+            for connection in (one, other):  # Each now has a server session of its own, and leaves it changed.
                 connection.execute(f"BEGIN; SET {setting} {intruder}")
             for connection in (one, other):
                 connection.execute("COMMIT")
@@ -221,7 +221,7 @@ PREPARED = {
 @pytest.mark.case("C2")
 @pytest.mark.parametrize("what", PREPARED)
 def test_a_ledger_that_a_stranger_has_prepared(scene: Scene, intruder: str, login: str, what: str) -> None:
-    """Its rows would say that all is applied, and its triggers would run as whoever migrates."""
+    """Its rows would say that all is applied, and its triggers would run with the migrating login's privileges."""
     scene.database.execute(f"SET ROLE {intruder}; {PREPARED[what]} GRANT ALL ON schema_migrations TO public")
     scene.write(GOOD)
     for url in (address_of(scene, login), scene.database.url):
@@ -268,7 +268,7 @@ def test_an_owners_own_trigger_is_let_through(scene: Scene) -> None:
 
 @pytest.mark.case("C2")
 def test_an_applications_own_login_beside_a_migrating_job(scene: Scene, login: str) -> None:
-    """It could not migrate, is no member of the owner, and goes on reading."""
+    """It could not migrate and is not a member of the owner, but it can still read."""
     scene.write(GOOD)
     app = f"app_{scene.database.name}"[:60]
     assert scene.run(url=address_of(scene, login)).outcome == "migrated"

@@ -1,4 +1,4 @@
-"""Nothing in the documentation still waits for its figure."""
+"""No page of the documentation still has a placeholder instead of a figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.text
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "k8s").rglob("*.md")])
-# What stands in a page until somebody has measured.
+# What a page contains until somebody has measured.
 PLACEHOLDERS = re.compile(r"\b(FIGURE|COMPRESSED|MEASURED|TODO|TBD|FIXME)\b")
 
 

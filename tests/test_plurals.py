@@ -1,4 +1,4 @@
-"""No text leaves it to the reader whether there is one of a thing or there are more."""
+"""No text leaves it to the reader whether something is one or many."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = sorted(
             for folder in ("entrypoint", "demo", "benchmarks")
             for path in (ROOT / folder).rglob("*")
             if path.suffix in {".py", ".sql", ".html", ".js", ".md"}
-            # Other people's: what `make bench-peers` and `make tools` install.
+            # Not ours: what `make bench-peers` and `make tools` install.
             and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
         ),
     ]

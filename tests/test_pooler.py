@@ -1,4 +1,4 @@
-"""Through PgBouncer in transaction mode, by the same code; and what is said where that cannot work."""
+"""PgBouncer in transaction mode works with the same code. Where a pooler cannot work, the message says so."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_replicas_race_through_a_pool_of_two(
 def test_what_another_tool_has_applied_need_not_be_fit_for_a_pool(
     database: Database, small_pool: int, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
-    """A file that would need a direct connection is adopted through a pooler; if it is to run, that is refused."""
+    """A file that needs a direct connection can be adopted through a pooler, but not run."""
     origin = "-- entrypoint: origin = dbmate {}\n-- entrypoint: no-transaction\n"
     write_migrations(
         migrations_dir,
@@ -85,7 +85,7 @@ def test_what_a_migration_does_to_its_session_reaches_no_other_client(
     with psycopg.connect(database.url_at(small_pool), autocommit=True, prepare_threshold=None) as before:
         expected = _session(before)
         run_entrypoint("migrate", env={"DATABASE_URL": database.url_at(small_pool)}).ok()
-        # Both server connections of the pool, by keeping two transactions open at a time.
+        # Reach both server connections of the pool, by keeping two transactions open at once.
         with psycopg.connect(database.url_at(small_pool), prepare_threshold=None) as first:
             one = _session(first)
             with psycopg.connect(database.url_at(small_pool), prepare_threshold=None) as second:
@@ -149,7 +149,7 @@ def test_statement_mode_is_named_at_once(
         assert "statement mode" in error["message"]
         assert "pool_mode" in error["remedy"]
         assert "MIGRATION_DATABASE_URL" in error["remedy"]
-        # The way that is named.
+        # As the remedy says.
         run_entrypoint(
             "migrate", env={"DATABASE_URL": database.url_at(port), "MIGRATION_DATABASE_URL": database.url}
         ).ok()
@@ -160,14 +160,14 @@ def test_statement_mode_is_named_at_once(
 def test_statement_mode_that_comes_during_a_migration_is_named(
     database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
-    """The guard's ping meets it first, after 5 s at most."""
+    """The guard's ping is the first to see it, after 5 s at most."""
     if executable() is None:
         missing("no pgbouncer (Debian's package pgbouncer)")
     write_migrations(migrations_dir, {"001_a.sql": f"CREATE TABLE a (); {Gate.PASS} CREATE TABLE b ();"})
     with pooler(database.server, pool_size=5) as port, Gate(database) as gate:
         run = run_entrypoint("migrate", env={"DATABASE_URL": database.url_at(port)})
         gate.arrival()
-        # PgBouncer's console, which speaks only the simple protocol.
+        # PgBouncer's console speaks only the simple protocol.
         with psycopg.connect(database.url_at(port), dbname="pgbouncer", autocommit=True) as console:
             assert console.pgconn.exec_(b"SET pool_mode = 'statement'").error_message == b""
         run.until("lock.guard_lost")
@@ -185,7 +185,7 @@ def _message(kind: bytes, body: bytes = b"") -> bytes:
 
 @pytest.fixture
 def turncoat() -> Iterator[str]:
-    """Return the address of something that answers BEGIN, and then says that it is in statement mode, and goes."""
+    """Return the address of something that answers BEGIN, then says it is in statement mode, and hangs up."""
     fatal = b"SFATAL\0C08P01\0Mtransaction blocks not allowed in statement pooling mode\0\0"
     login = (
         _message(b"R", struct.pack("!i", 0))

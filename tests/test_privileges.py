@@ -1,4 +1,4 @@
-"""A missing privilege: the error names the GRANT to type, and with that typed it goes on."""
+"""A missing privilege: the error names the GRANT to type, and once it is typed, the run succeeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALL = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLES} TO"
 
 
 class Poor(NamedTuple):
-    """A login that may do nothing, and a role beside it."""
+    """A login without any privileges, and a role to go with it."""
 
     scene: Scene
     login: str
@@ -32,7 +32,7 @@ class Poor(NamedTuple):
         return self.scene.launch(*command, env={"DATABASE_URL": url, **env})
 
     def told(self, run: Run) -> list[str]:
-        """Return the statements that an error names, without the names that are this test's own."""
+        """Return the GRANT statements that the remedy names."""
         assert run.wait() == 70, run.report()
         error = only_error(run)
         assert error["sqlstate"] == "42501"
@@ -43,7 +43,7 @@ class Poor(NamedTuple):
 def poor(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Iterator[Poor]:
     scene = Scene(database, migrations_dir, run_entrypoint)
     name = database.name[:50]
-    # One of them has a name that is to be quoted.
+    # One of the two names needs quotes.
     login, role = f"login_{name}", f"Role-{name}"
     database.execute(
         f'REVOKE ALL ON SCHEMA public FROM public; CREATE ROLE {login} LOGIN; CREATE ROLE "{role}" NOLOGIN'
@@ -56,7 +56,7 @@ def poor(database: Database, migrations_dir: Path, run_entrypoint: Callable[...,
 
 
 def follow(poor: Poor, expected: list[list[str]], *command: str, **env: str) -> None:
-    """Run, type what the error names, and run again; at last it works."""
+    """Run, type what the error names, and run again, until it works."""
     for statements in expected:
         assert poor.told(poor.run(*command, **env)) == statements
         poor.scene.database.execute("; ".join(statements))
@@ -66,7 +66,7 @@ def follow(poor: Poor, expected: list[list[str]], *command: str, **env: str) -> 
 @pytest.mark.thorough
 @pytest.mark.case("D9")
 def test_it_is_about_the_schema_that_the_ledger_is_in(poor: Poor) -> None:
-    """The first one of the path has the login's name, and no ledger."""
+    """The first schema of the path has the login's name, and no ledger."""
     login, database = poor.login, poor.scene.database
     database.execute(f"CREATE SCHEMA {login}; GRANT USAGE ON SCHEMA {login}, public TO {login}")
     poor.scene.migrated(MIGRATION_SCHEMA="public")
@@ -129,7 +129,7 @@ def test_what_changing_another_roles_tables_takes_is_named(poor: Poor) -> None:
         f"GRANT USAGE, CREATE ON SCHEMA public TO {poor.login}; {ALL} {poor.login}; "
         "ALTER TABLE migration_lock DROP COLUMN guard_pid CASCADE; "
         f"ALTER TABLE schema_migrations OWNER TO {poor.role}; ALTER TABLE migration_lock OWNER TO {poor.role}; "
-        # Whoever owns the schema is trusted; another owner's tables would not even be looked at.
+        # Whoever owns the schema is trusted. Another owner's tables would be refused unread.
         f"ALTER SCHEMA public OWNER TO {poor.role}"
     )
     assert poor.told(poor.run("migrate", MIGRATION_SCHEMA="public")) == [f"GRANT {poor.role} TO {poor.login}"]
@@ -208,7 +208,7 @@ def test_the_sequence_of_an_earlier_systems_table_is_named(poor: Poor) -> None:
 
 @pytest.mark.case("D9")
 def test_a_file_that_lacks_a_privilege_has_failed(poor: Poor) -> None:
-    """Also where it is the ledger that it is about; so has one that takes a privilege from us."""
+    """Even if the privilege is on the ledger itself, or the file revokes one of ours."""
     scene, login = poor.scene, poor.login
     scene.migrated()
     scene.database.execute(f"GRANT USAGE ON SCHEMA public TO {login}; {ALL} {login}")

@@ -1,4 +1,4 @@
-"""MIGRATION_PROBE_PORT: what a kubelet sees until the hand-over, and what the application finds after it."""
+"""MIGRATION_PROBE_PORT: what a kubelet sees until the application is exec'd, and what the application finds then."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 @pytest.fixture
 def port() -> int:
-    """Return a port that nothing is left of: no connection of an earlier server that waits for its minute to pass."""
+    """Return a port that is entirely free: no connection of an earlier server is still in TIME_WAIT."""
 
     def look() -> int:
         port = free_port()
@@ -54,14 +54,14 @@ def port() -> int:
 
 
 class Answer(NamedTuple):
-    """What a client got."""
+    """What a client received."""
 
     status: int
     body: dict[str, Any]
 
 
 def ask(port: int, path: str, method: str = "GET", host: str = HOST) -> Answer:
-    """Ask as a kubelet does; the answer is complete, or it is an error."""
+    """Ask as a kubelet does. An incomplete answer is an error."""
     connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
     with contextlib.closing(connection):
         connection.request(method, path, headers={"Connection": "close"})
@@ -70,7 +70,7 @@ def ask(port: int, path: str, method: str = "GET", host: str = HOST) -> Answer:
 
 
 def ready_when(port: int, found: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """Ask /readyz until its body is as `found` wants it, and return it."""
+    """Ask /readyz until `found` accepts its body, and return that."""
 
     def look() -> dict[str, Any] | None:
         try:
@@ -110,7 +110,7 @@ def test_while_connecting(scene: Scene, port: int) -> None:
 def test_while_a_migration_runs(scene: Scene, port: int, command: tuple[str, ...]) -> None:
     scene.write({"001_first.sql": "CREATE TABLE first ();"})
     scene.migrated()
-    # One by one: of a file in one transaction, the server tells its results when it has gathered some.
+    # One by one: for a file in one transaction, the server sends several results at once.
     slow = f"-- entrypoint: no-transaction\nSELECT 1; SELECT 2; {Gate.PASS} SELECT 4;"
     scene.write({"002_slow.sql": slow, "003_last.sql": "SELECT 1"})
     with Gate(scene.database) as gate:
@@ -185,7 +185,7 @@ def test_ipv6_and_other_addresses_of_this_machine(scene: Scene, port: int) -> No
 
 @pytest.fixture
 def probed(scene: Scene, port: int) -> Iterator[int]:
-    """Return the port of a start that is in the middle of a migration, and fares well in the end."""
+    """Return the port of a start that is in the middle of a migration, and that succeeds in the end."""
     scene.write(SLOW)
     with Gate(scene.database) as gate:
         run = scene.start(MIGRATION_PROBE_PORT=port)
@@ -240,7 +240,7 @@ def test_clients_that_say_nothing_keep_nobody_out(probed: int) -> None:
 
 @pytest.mark.thorough
 def test_many_at_once(probed: int) -> None:
-    """More than are kept: those that have their answer make room, and find it all the same when they read."""
+    """More than we keep: clients that have their answer make room, and can still read it."""
     with contextlib.ExitStack() as stack:
         clients = []
         for _ in range(60):
@@ -266,7 +266,7 @@ def test_connections_are_bounded(scene: Scene, port: int) -> None:
         assert told(run).outcome == "migrated"
 
 
-# --- The hand-over --------------------------------------------------------------------------------------
+# --- When the application is exec'd ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -282,7 +282,7 @@ def bind(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hammer(port: int, stopped: threading.Event) -> None:
-    """Probe without a pause, as nobody does, to be there in the last instant too."""
+    """Probe without a pause, as nobody does, so that the very last moment is hit too."""
     while not stopped.is_set():
         with contextlib.suppress(OSError, http.client.HTTPException):
             ask(port, "/readyz")
@@ -303,7 +303,7 @@ def hammering(port: int, threads: int = 3) -> Iterator[None]:
 
 
 def test_the_port_is_free_for_an_application_that_is_not_prepared(scene: Scene, port: int, bind: Path) -> None:
-    """After answers, in the middle of requests, with clients that never say or never close anything."""
+    """After answers, in the middle of requests, with clients that never send or never close anything."""
     scene.write(SLOW)
     with Gate(scene.database) as gate, contextlib.ExitStack() as stack:
         run = scene.start("run", "--", str(bind), str(port), MIGRATION_PROBE_PORT=port)
@@ -324,14 +324,14 @@ def test_the_port_is_free_for_an_application_that_is_not_prepared(scene: Scene, 
 
 
 def connections_of(port: int) -> list[str]:
-    """Return what the kernel has on a port, for the message of a failed assertion."""
+    """Return the kernel's connections on a port, for the message of a failed assertion."""
     lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
     return [line for line in lines if f":{port:04X} " in line]
 
 
 @pytest.mark.thorough
 def test_the_port_is_free_when_there_was_nothing_to_do(scene: Scene, port: int, bind: Path) -> None:
-    """The probe is open for some milliseconds only, and somebody hammers on it from before the start."""
+    """The probe is open for only a few milliseconds; the hammering begins before the start."""
     scene.write({"001_a.sql": "SELECT 1"})
     scene.migrated()
     with hammering(port, 2):
@@ -341,7 +341,7 @@ def test_the_port_is_free_when_there_was_nothing_to_do(scene: Scene, port: int, 
 
 
 def test_the_port_is_free_after_a_sudden_end(scene: Scene, port: int) -> None:
-    """A killed container's port is free for its successor in the same pod, whoever it was connected with."""
+    """A killed container's port is free for its successor in the same pod, even if clients were connected."""
     scene.write(SLOW)
     with Gate(scene.database) as gate:
         run = scene.start(MIGRATION_PROBE_PORT=port)
@@ -367,8 +367,8 @@ def test_nothing_is_left_to_the_application(scene: Scene, port: int, look: Path)
             facts = Observation.of(run).facts
     assert [fd["fd"] for fd in facts["fds"]] == [0, 1, 2]
     assert int(facts["SigBlk"], 16) == 0
-    # Perhaps SIGHUP, if these tests run under nohup. SIGPIPE and SIGXFSZ are ignored by this Python alone; SIGINT and
-    # SIGQUIT perhaps, in the background, but not in what the tests start.
+    # SIGHUP may be ignored if these tests run under nohup. Only this Python ignores SIGPIPE and SIGXFSZ. In the
+    # background it may also ignore SIGINT and SIGQUIT, but what the tests start does not.
     ours = sum(1 << (number - 1) for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT))
     assert int(without_internal(facts["SigIgn"]), 16) == int(status(os.getpid())["SigIgn"], 16) & ~ours
 
@@ -389,7 +389,7 @@ def test_a_client_in_the_middle_of_everything_is_told(scene: Scene, port: int) -
             connect(port)
 
 
-# --- Where it cannot be, and where it is not -------------------------------------------------------------
+# --- Where it cannot listen, and where it does not -------------------------------------------------------
 
 
 def test_a_port_that_is_taken(scene: Scene) -> None:

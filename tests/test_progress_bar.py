@@ -62,7 +62,7 @@ def test_it_shows_what_is_done_and_what_is_going_on_and_goes_away(scene: Scene, 
         assert bar.startswith("1 of 3 migrations")
         assert bar.rstrip().endswith(tuple("0123456789"))
         assert activity.startswith("002_gate.sql, statement 1 of 1, ")
-        # What blocks it comes with the watcher's look; the log's line about it goes through above the bar.
+        # The watcher's look finds out what blocks it. The log's line about it appears above the bar.
         until(lambda: "waits for a lock that backend" in terminal.screen[-1], 20, lambda: str(terminal.screen))
         assert any("has waited" in line for line in terminal.screen[:-2])
         assert bar_is_up(terminal)
@@ -72,7 +72,7 @@ def test_it_shows_what_is_done_and_what_is_going_on_and_goes_away(scene: Scene, 
     screen = terminal.screen
     assert not [line for line in screen if "of 3 migrations" in line or "━" in line], "the bar is gone"
     assert "" not in screen, "there are no empty lines between those of the log"
-    # The log's lines are whole: nothing of the bar is in them, and the terminal alone breaks long ones.
+    # The log's lines are whole: none contains a piece of the bar, and only the terminal wraps long ones.
     text = "".join(screen)
     assert "done by now: " + "word-" * 40 in text
     for name in FILES:

@@ -1,4 +1,4 @@
-r"""Scripts for psql, and dumps: backslash commands that the server does not need are left out, others are refused."""
+r"""Scripts for psql, and dumps: backslash commands that the server does not need are skipped, others are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kit.processes import Run
 
 SCHEMA = Path(__file__).parent / "fixtures" / "dump" / "schema.sql"
-# The ledger, apart from what is dumped.
+# Keeps the ledger apart from what is dumped.
 APART = {"MIGRATION_SCHEMA": "ledger"}
 LEFT_OUT = r"""\restrict hDq1
 \set ON_ERROR_STOP on
@@ -52,7 +52,7 @@ def dump(database: Database, *options: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """Return a dump without the key, which is another one in each."""
+    """Return a dump without the key, which is different in each."""
     return re.sub(r"(?m)^(\\(?:un)?restrict) .*", r"\1", text)
 
 
@@ -100,7 +100,7 @@ def test_what_the_server_does_not_need_is_left_out(scene: Scene, head: str) -> N
 
 
 def test_so_it_is_to_psql(scene: Scene, any_server: Server, tmp_path: Path) -> None:
-    """Without the key, as psql would refuse all commands but the one that ends that."""
+    """The key is left out, because psql would refuse every command but the one that ends the restriction."""
     program = psql(any_server) or missing("no psql")
     file = tmp_path / "x.sql"
     file.write_text(re.sub(r"(?m)^\\(un)?restrict.*", "", LEFT_OUT))

@@ -1,4 +1,4 @@
-"""docs/public-interface.md: what it lists is what there is, and what there is, it lists or links to."""
+"""docs/public-interface.md: what it lists exists, and what exists is listed or linked there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def section(heading: str) -> str:
 
 
 def codes() -> set[int]:
-    """Return the exit codes that the program names; beside them, those of a shell."""
+    """Return the exit codes that the program names, and those of a shell."""
     named = {value for name, value in vars(program).items() if name.isupper() and isinstance(value, int)}
     return named | {0, status.PENDING, status.FAILED, status.DIFFERS, 126, 127}
 
@@ -52,7 +52,7 @@ def test_each_exit_code_is_listed() -> None:
 
 
 def events() -> Iterator[str]:
-    """Yield the events that are named where they are logged, and those of the errors."""
+    """Yield the events named where they are logged, and those of the errors."""
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"logs.event", "event"}:
@@ -74,7 +74,7 @@ def test_each_event_is_on_the_page_about_the_log() -> None:
     found = set(events())
     assert len(found) > 100
     assert sorted(found - documented) == []
-    # And the other way round: each that has a row is somewhere in the code.
+    # And the other way round: everything that has a row is somewhere in the code.
     sources = "\n".join(path.read_text() for path in MODULES)
     rows = re.findall(r"^\| ([^|]+) \|", listed, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([a-z][a-z_]*\.[a-z_]+)`", row)}
@@ -84,7 +84,7 @@ def test_each_event_is_on_the_page_about_the_log() -> None:
 
 @pytest.mark.text
 def test_variables_are_linked_and_those_for_the_application_named() -> None:
-    """tests/test_configuration_page.py holds the two pages to the program."""
+    """tests/test_configuration_page.py compares the two pages with the program."""
     said = section("Variables")
     assert "(reference.md#environment-variables)" in said
     assert "(configuration.md)" in said
@@ -134,7 +134,7 @@ def test_each_format_and_each_rule_of_check_is_named() -> None:
 
 
 def rules_of_errors() -> set[str]:
-    """Return the rules of faults, as they are written where `check` gets them from."""
+    """Return the rules for errors, as written in the modules where `check` gets them."""
     found = set()
     for folder in ("migration/script", "operations"):
         for path in sorted((ROOT / "entrypoint" / folder).glob("*.py")):

@@ -1,4 +1,4 @@
-"""docs/python.md: its code runs as it stands there, and what it lists is what there is."""
+"""docs/python.md: its code runs as printed, and what it lists exists."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 FIXTURE = BLOCKS[-1]
 
-# Plugins of ours that take long to import, and that its users need not have.
+# Plugins that we have and its users need not have; they take long to import.
 OTHERS = [f"-pno:{name}" for name in ("schemathesis", "hypothesispytest", "playwright", "base_url", "anyio")]
 TESTS = """
 import os
@@ -64,7 +64,7 @@ def run_pytest(directory: Path, url: str, *options: str, code: int = 0) -> str:
 
 @pytest.fixture
 def shop(database: Database, tmp_path: Path) -> Iterator[Path]:
-    """Return a directory with the fixture, tests and migrations; its templates are nobody else's, and are dropped."""
+    """Return a directory with the fixture, tests and migrations. Its templates are its own, and are dropped."""
     (tmp_path / "conftest.py").write_text(FIXTURE.replace(f'"{TEMPLATES}"', f'"{prefix(database)}"'))
     (tmp_path / "test_shop.py").write_text(TESTS)
     (tmp_path / "migrations").mkdir()
@@ -89,7 +89,7 @@ def templates(database: Database) -> set[str]:
 
 
 def test_the_fixture_gives_each_test_a_migrated_database(database: Database, shop: Path) -> None:
-    """By one process, and by two workers at once."""
+    """In one process, and in two workers at once."""
     assert f'TEMPLATES = "{TEMPLATES}"' in FIXTURE
     said = run_pytest(shop, database.url, "-n", "2")
     assert "[gw0]" in said
@@ -98,7 +98,7 @@ def test_the_fixture_gives_each_test_a_migrated_database(database: Database, sho
     (template,) = templates(database)
     with database.server.connect(template) as connection:
         assert connection.execute("SELECT count(*) FROM schema_migrations").fetchone() == (13,)
-    # Again, with what is left of the first run.
+    # Again, with what the first run left behind.
     assert "7 passed" in run_pytest(shop, database.url, "-p", "xdist")
     assert templates(database) == {template}
     assert database.one("SELECT count(*) FROM pg_database WHERE datname LIKE 'test\\_%'") == 0
@@ -106,7 +106,7 @@ def test_the_fixture_gives_each_test_a_migrated_database(database: Database, sho
 
 @pytest.mark.thorough
 def test_the_fixture_makes_another_template_for_other_names(database: Database, shop: Path) -> None:
-    """A number that another branch has taken, say; the file's text is the same. The older template goes."""
+    """For example, if another branch has taken a number: the file's text is the same. The older template is dropped."""
     options = ("-p", "xdist", "-k", "mine and 0")
     run_pytest(shop, database.url, *options)
     (before,) = templates(database)
@@ -121,7 +121,7 @@ def test_the_fixture_makes_another_template_for_other_names(database: Database, 
 
 @pytest.mark.thorough
 def test_the_fixture_tries_again_what_failed_for_a_cause_elsewhere(database: Database, shop: Path) -> None:
-    """Here: something on the server that is not there at first."""
+    """Here, something that is missing on the server at first."""
     role = f"reader_{own(database)}"
     write_migrations(shop / "migrations", {"014_grant.sql": f"GRANT SELECT ON own TO {role};"})
     for options in (("-p", "xdist"), ("-n", "2")):
@@ -193,7 +193,7 @@ def test_the_table_of_exceptions_has_each_with_its_module_and_what_it_is() -> No
 
 @pytest.mark.text
 def test_annotations_can_be_evaluated() -> None:
-    """As FastAPI does, and pydantic; not that `typing` is imported for it, which tests/test_api.py looks at."""
+    """FastAPI and pydantic do this. That `typing` is not imported for it is checked in tests/test_api.py."""
     for name in api.__all__:
         if name != "errors":
             hints = typing.get_type_hints(getattr(api, name))

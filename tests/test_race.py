@@ -1,4 +1,4 @@
-"""Replicas that start together: one migrates, the others wait without being in anybody's way.
+"""Replicas that start together: one migrates, the others wait without getting in anybody's way.
 
 ENTRYPOINT_TEST_RACE_ROUNDS=50 races fifty times on every version of PostgreSQL.
 """
@@ -74,7 +74,10 @@ def race(server: Server, scene: Scene) -> None:
 def test_eight_replicas_that_look_in_different_places_make_one_ledger(
     server: Server, migrations_dir: Path, run_entrypoint: Callable[..., Run], *, held: bool
 ) -> None:
-    """Of two users and two search_paths: the guard's keys differ, so it is the making lock that keeps them apart."""
+    """They have two users and two search_paths, so their guards' keys differ.
+
+    Only the lock for creating the ledger keeps them apart.
+    """
     for _ in range(ROUNDS):
         with new_database(server, "making") as database, two_logins(database) as logins:
             paths = ("one,two", "two,one")
@@ -88,7 +91,7 @@ def test_eight_replicas_that_look_in_different_places_make_one_ledger(
 
 @contextlib.contextmanager
 def two_logins(database: Database) -> Iterator[tuple[str, str]]:
-    """Make two schemas that belong to a role, and yield two logins that are members of it."""
+    """Create two schemas that belong to a role, and yield two logins that are members of it."""
     team = f"team_{database.name}"[:60]
     logins = (f"{team}_a", f"{team}_b")
     database.execute(
@@ -108,7 +111,7 @@ def race_to_make(scene: Scene, addresses: Sequence[str], *, held: bool) -> None:
     names = "SELECT count(DISTINCT application_name) FROM pg_stat_activity WHERE application_name LIKE 'entrypoint:%'"
     with database.connect() as maker:
         if held:
-            # As one of ours, which everybody waits for.
+            # It looks like one of ours, so everybody waits for it.
             maker.execute("SET application_name = 'entrypoint:another replica'")
             maker.execute("SELECT pg_advisory_lock(1885824370, 0)")
         replicas = [
@@ -144,7 +147,7 @@ def test_a_second_wave_changes_nothing(scene: Scene) -> None:
 
 # --- Waiting --------------------------------------------------------------------------------------------
 
-# pid, whether it rests, holds, sees or waits for something; one row for each waiter.
+# pid, whether it is idle and holds nothing, and what it waits for; one row per waiter.
 WAITERS = """
     SELECT a.pid, a.state = 'idle' AND a.backend_xmin IS NULL AND a.backend_xid IS NULL AND NOT EXISTS (
         SELECT FROM pg_locks l WHERE l.pid = a.pid), coalesce(a.wait_event_type, '')
@@ -174,7 +177,7 @@ def test_a_waiter_holds_no_lock_and_no_snapshot_and_little_memory(scene: Scene) 
                 assert all(event != "Lock" for _, _, event in seen), "a waiter never queues in the server"
                 samples += [resting for _, resting, _ in seen]
                 look.execute("SELECT pg_sleep(0.02)")  # a sampling rate, not a hope
-        # Whoever held something between two looks would be seen with it every time.
+        # A waiter that held something between two looks would be seen with it every time.
         assert sum(samples) > 0.8 * len(samples), f"at rest in {sum(samples)} of {len(samples)} samples"
         memory = [peak_memory(waiter.pid) for waiter in waiters]
         assert max(memory) < 40_000_000, memory
@@ -252,10 +255,10 @@ def test_a_waiter_whose_session_is_ended_connects_again(scene: Scene) -> None:
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("early", [True, False], ids=["at its first look", "at a later look"])
 def test_a_waiter_waits_for_a_locked_ledger_too(scene: Scene, early: bool) -> None:  # noqa: FBT001
-    """A migration may lock the ledger itself; whoever wants to read it then has to wait like everybody else."""
+    """A migration may lock the ledger itself; then anybody who wants to read it has to wait."""
     scene.write({"001_a.sql": "CREATE TABLE a ()"})
     scene.migrated()
-    # The first gate is before the lock and the second one behind it.
+    # The first gate comes before the LOCK, the second one after it.
     scene.write(
         {
             "002_b.sql": "SELECT pg_advisory_xact_lock(4712); LOCK TABLE schema_migrations, migration_lock;"
@@ -278,11 +281,11 @@ def test_a_waiter_waits_for_a_locked_ledger_too(scene: Scene, early: bool) -> No
         until(lambda: scene.database.rows(QUEUED) != looks, 10, "the end of that look, by its own short time-out")
         gate.open()
         assert told(leader).outcome == "migrated"
-        # Whoever could not read the ledger before it was complete has never seen anything pending.
+        # A waiter that could not read the ledger until it was complete has never seen anything pending.
         assert told(waiter).outcome in ({"waited", "up_to_date"} if early else {"waited"}), waiter.report()
 
 
-# Between the two, at one gate each: the waiter has looked before 002 is applied, and the holder can be killed after it.
+# Each of the two gates stops the holder: the waiter looks before 002 is applied, and the holder can be killed after it.
 _IMAGE = {
     "001_a.sql": "SELECT pg_advisory_xact_lock(4711);",
     "002_b.sql": "CREATE TABLE b ();",
@@ -294,7 +297,7 @@ _IMAGE = {
 @pytest.mark.case("B21")
 @pytest.mark.parametrize("killed", [False, True], ids=["as waiter", "as holder"])
 def test_a_file_that_another_image_applied_meanwhile_is_told(scene: Scene, tmp_path: Path, killed: bool) -> None:  # noqa: FBT001
-    """At the first look nothing was different yet."""
+    """At the first look, nothing was different yet."""
     scene.write(_IMAGE)
     write_migrations(tmp_path / "other", _IMAGE | {"002_b.sql": "CREATE TABLE b (id integer);"})
     with contextlib.closing(scene.database.connect()) as second:

@@ -1,4 +1,4 @@
-"""A primary that takes no writes: the error tells where that comes from, and with what it says typed it goes on."""
+"""A primary that takes no writes: the error tells what causes that, and once its remedy is typed, the run succeeds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OFF = f"SET {SETTING} = off"
 
 
 def type_in(url: str, *statements: str) -> None:
-    """Type statements one by one, in a session that may be as read-only as ours."""
+    """Type statements one by one, in a session that may be just as read-only as ours."""
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in (OFF, *statements):
             connection.execute(statement)
@@ -45,11 +45,11 @@ class Shop(NamedTuple):
         return self.scene.database.server.url(self.scene.database.name, user=self.login)
 
     def written(self, text: str) -> str:
-        """Return `text` with this test's own names in it, as PostgreSQL writes them."""
+        """Return `text` with this test's own names filled in, as PostgreSQL writes them."""
         return text.format(login=f'"{self.login}"', database=self.scene.database.name, role=self.role)
 
     def refused(self, *command: str, **env: str) -> str:
-        """Run, and return what is to be done."""
+        """Run, be refused, and return the remedy."""
         run = self.scene.start(*(command or ("migrate",)), url=self.url, **env)
         assert run.wait() == 69, run.report()
         error = only_error(run)
@@ -89,7 +89,7 @@ RESETS = {
 @pytest.mark.parametrize("whose", RESETS.values(), ids=RESETS.keys())
 def test_what_is_set_for_a_login_or_a_database(shop: Shop, whose: list[str]) -> None:
     alter = [shop.written(statement) for statement in whose]
-    # Not in effect for who comes as the login, and takes this role.
+    # Has no effect on a session that logs in as the login and then takes this role.
     shop.scene.database.execute(f"ALTER ROLE {shop.role} {ON}")
     for statement in reversed(alter):
         type_in(shop.scene.database.url, f"{statement} {ON}")
@@ -124,7 +124,7 @@ def test_what_the_address_itself_sets(shop: Shop) -> None:
     assert "ALTER" not in remedy
     run = shop.scene.migrate(url=shop.url, PGOPTIONS=f"-c {SETTING}=yes")
     assert "or from PGOPTIONS" in only_error(run)["remedy"]
-    # Without the options, what the role has would count.
+    # Without the options, the login's setting would count.
     shop.scene.database.execute(shop.written(f"ALTER ROLE {{login}} {ON}"))
     remedy = only_error(shop.scene.migrate(url=f"{shop.url}?{options}"))["remedy"]
     assert remedy.index("`options`") < remedy.index(shop.written(f"ALTER ROLE {{login}} RESET {SETTING}"))
@@ -163,7 +163,7 @@ def test_what_the_server_is_configured_with(
     reconfigure(f"ALTER SYSTEM {ON}")
     assert is_on()
     assert f"As a superuser: ALTER SYSTEM RESET {SETTING}; SELECT pg_reload_conf()" in remedy("postgres")
-    # An ordinary user may not know the file.
+    # Ordinary users cannot see which file it is in.
     (told,) = re.findall(r"(ALTER SYSTEM [^;]*);", remedy("shop"))
     reconfigure(told)
     assert not is_on()
@@ -205,7 +205,7 @@ def test_a_setting_that_comes_into_effect_between_two_files(
 
 @pytest.mark.case("D7")
 def test_a_statement_of_our_own_that_is_refused(shop: Shop) -> None:
-    """It is not asked before whether the server takes writes, as there may be nothing to write."""
+    """We do not check beforehand whether the server takes writes, since there may be nothing to write."""
     database = shop.scene.database
     shop.scene.migrated(url=shop.url)
     database.execute("UPDATE migration_lock SET locked_at = now(), locked_by = 'somebody', process_id = 1")

@@ -1,4 +1,4 @@
-"""A file of which it is doubtful what its statements are: nothing is committed by the way, and a good one works."""
+"""Files whose statements can be read in two ways: nothing is committed by accident, and a good file works."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kit.databases import Database
     from kit.processes import Run
 
-# The parser takes the comment for the end of the string, and goes on reading behind the quote; the server does not.
+# The parser takes the comment for the end of the string, and reads on after the quote; the server does not.
 DISPUTED = "DO E'BEGIN END'\n-- c\n'--\\' LANGUAGE '; {}; --';\n"
 FILLER = f"-- {'x' * 100_001}\n"
 ATOMIC = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC {} END; COMMIT; SELECT 1/0;"
@@ -38,7 +38,10 @@ def effects(scene: Scene) -> list[object]:
 
 
 def sets(database: Database) -> str:
-    """Return a statement that has strings read otherwise, unseen; since version 19 that is an error, so it does not."""
+    """Return a statement that changes how strings are read, in a way we cannot see.
+
+    Since version 19 that is an error, so there it sets the default.
+    """
     wanted = "off" if database.server.version < 19 else "on"
     return f"SELECT set_config('standard_conforming' || '_strings', '{wanted}', false);\n"
 
@@ -90,7 +93,7 @@ def test_a_commit_without_begin_that_the_scanner_alone_finds_may_mean_units(scen
 
 @pytest.mark.case("A5")
 def test_a_disputed_file_that_is_good_works(scene: Scene) -> None:
-    """As in one message, what it sets has no effect on how the rest of it is read."""
+    """As when it is sent in one message, what it sets does not change how the rest of it is read."""
     text = (
         "SELECT set_config('client_encoding', 'LATIN1', false);\n"
         "INSERT INTO effects VALUES ('é\\');\n" + DISPUTED.format("SELECT 2") + "INSERT INTO effects SELECT 'ü'"
@@ -115,7 +118,7 @@ def test_an_error_in_a_disputed_file_is_shown_in_its_place(scene: Scene) -> None
 @pytest.mark.case("A6")
 @pytest.mark.parametrize("option", [(), ("--rehearse",)])
 def test_strings_that_a_large_file_sets_otherwise(scene: Scene, option: tuple[str, ...]) -> None:
-    """Unseen, where it is all the same until there is a backslash; and so that it is seen, as psql would read it."""
+    """If we cannot see that, it matters only once there is a backslash. If we can, we read it as psql would."""
     needs_odd_strings(scene.database.server)
     far, string = f"-- {'x' * (1 << 20)}\n", "INSERT INTO effects VALUES ('\\''; COMMIT; SELECT 1/0; SELECT ');"
     scene.write({"001_x.sql": insert(sets(scene.database) + far + string)})
@@ -131,7 +134,7 @@ def test_strings_that_a_large_file_sets_otherwise(scene: Scene, option: tuple[st
 
 @pytest.mark.case("A6")
 def test_what_the_parser_has_not_read_is_rehearsed_statement_by_statement(scene: Scene) -> None:
-    """So that no COMMIT can hide behind another statement, whatever nobody has seen."""
+    """Then no COMMIT can hide behind another statement, even if nobody has seen it."""
     says = "DO $$ BEGIN RAISE NOTICE 'sent: % characters', length(current_query()); END $$;\n"
     scene.write({"001_x.sql": insert(FILLER + says + "INSERT INTO effects VALUES ('\\');")})
     run = scene.start("migrate", "--rehearse").ok()

@@ -1,7 +1,7 @@
-"""Every block of code in the README: run as it stands, as far as that can be done without an image.
+"""Every block of code in the README is run as printed, as far as that works without an image.
 
-The Dockerfiles, and `docker run`, are built and run by tests/images/test_readme_images.py; `make demo` and `make test`
-are what CI runs itself. A block that is new here fails until it has a test.
+tests/images/test_readme_images.py builds and runs the Dockerfiles and `docker run`. CI itself runs `make demo` and
+`make test`. A new block fails until it has a test.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-# What a block is known by, and what tries it.
+# What identifies each block, and what tests it.
 BLOCKS = {
     ("", "dockerfile", "ENTRYPOINT"): "images",
     ("Try it", "", "make demo"): "test_the_targets_of_make_are_there",
@@ -47,7 +47,7 @@ BLOCKS = {
 
 
 def found(begin: str) -> Block:
-    """Return the block that begins so."""
+    """Return the block that begins with `begin`."""
     (block,) = (block for block in every_block(README) if block.text.startswith(begin))
     return block
 
@@ -83,7 +83,7 @@ def test_the_targets_of_make_are_there() -> None:
 
 
 def test_the_init_container_migrates(database: Database, migrations_dir: Path, run_entrypoint: Start) -> None:
-    """That it is what is shipped in k8s/, tests/test_manifests.py shows."""
+    """tests/test_manifests.py shows that it is the one shipped in k8s/."""
     (container,) = yaml.safe_load(found("initContainers:").text)["initContainers"]
     program, *command = container["command"]
     assert program == "entrypoint"
@@ -117,12 +117,12 @@ def test_the_commands_in_their_order(database: Database, migrations_dir: Path, t
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         said[shlex.split(line)[1]] = done
         if " new " in line:
-            # Somebody writes it now: a file without a statement is refused.
+            # Now somebody writes the SQL: a file without a statement is refused.
             with (migrations_dir / "002_invoices.sql").open("a") as file:
                 file.write("CREATE TABLE invoices (id bigint PRIMARY KEY);\n")
     assert list(said) == ["new", "check", "migrate", "status"]
     assert "002_invoices.sql" in said["new"].stdout
-    # Rehearsed, and rolled back: both are pending still.
+    # Rehearsed, then rolled back: both are still pending.
     assert database.one("SELECT to_regclass('invoices')") is None
     assert re.search(r"002_invoices\.sql\W+pending", said["status"].stdout)
 
@@ -138,10 +138,10 @@ def test_the_error_is_the_one_that_is_shown(database: Database, migrations_dir: 
     env: dict[str, Any] = {"DATABASE_URL": database.url, "LOG_FORMAT": "text", "MIGRATION_ON_FAILURE": "exit"}
     run = run_entrypoint("run", "--", "true", env=env)
     assert run.wait() == 70
-    # Without the time, and without the width of a terminal.
+    # Without the time, and whatever the width of the terminal.
     said = " ".join(re.sub(r"^[\d:.]+ ", "", run.stderr, flags=re.MULTILINE).split())
     assert first in said, said
-    # It is cut off there.
+    # The README cuts it off there.
     assert fix.endswith(". …")
     assert fix.strip().removesuffix(". …") in said, said
 

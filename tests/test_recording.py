@@ -1,4 +1,4 @@
-"""The moving picture in the README: made of lines and moments alone, and well-formed whatever was printed."""
+"""The animated picture in the README: made only from lines and times, and well-formed whatever was printed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_each_line_comes_at_its_moment_and_stays() -> None:
     assert shown(text) == ["one", "two & <three>", "x" * 117 + "…"]
     assert re.findall(r"animation-duration:([0-9.]+)s", text) == ["0.5", "1.25", "2"]
     assert '<tspan style="fill: #f85149; font-weight: bold">two</tspan>' in text
-    # Unseen only while it moves: where nothing moves, all is there.
+    # Invisible only while it is animated: without animation, everything shows.
     assert "opacity: 0" not in re.sub(r"@keyframes unseen {.*", "", text)
 
 

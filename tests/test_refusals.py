@@ -1,4 +1,4 @@
-"""Why there is no connection, told from the SQLSTATE, whatever the language of the server."""
+"""Why a connection was refused: read from the SQLSTATE, so the server's language does not matter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def refusing(code: str, said: str, file: str = "proc.c") -> Iterator[int]:
-    """Serve what speaks as much of PostgreSQL's protocol as it takes to refuse everybody; return its port."""
+    """Speak just enough of PostgreSQL's protocol to refuse everybody, and yield the port."""
     fields = {"S": "FATAL", "V": "FATAL", "C": code, "M": said, "F": file, "L": "361", "R": "InitProcess"}
     body = b"".join(f"{name}{value}\0".encode() for name, value in fields.items()) + b"\0"
     answer = b"E" + (len(body) + 4).to_bytes(4, "big") + body
@@ -116,7 +116,7 @@ def test_an_option_that_the_server_does_not_take(
     named: str,
     command: str,
 ) -> None:
-    """The first attempt of `migrate` is made without psycopg."""
+    """`migrate` makes its first attempt without psycopg."""
     (migrations_dir / "001_a.sql").write_text("SELECT 1")
     login = f"nobody_{any_database.name}"[:60]
     any_database.execute(f"CREATE ROLE {login} LOGIN")

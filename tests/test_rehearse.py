@@ -1,4 +1,4 @@
-"""`migrate --rehearse`: everything as in earnest, under the lock, and nothing is left of it."""
+"""`migrate --rehearse`: everything happens as in a real run, under the lock, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Sc
 
 
 def rehearse(scene: Scene, *options: str, code: int = 0, url: str = "", **env: str | int) -> Run:
-    """Rehearse to the end, which must be `code`, and see that nothing is left of it."""
+    """Rehearse, expect exit code `code`, and check that nothing is left behind."""
     before = scene.database.contents()
     run = scene.start("migrate", "--rehearse", *options, url=url, **env)
     assert run.wait() == code, run.report()
@@ -56,11 +56,11 @@ def names(run: Run) -> list[str]:
     return re.findall(r"^  (\d{3}_\S+) +[\d.]+m?s +\S", run.stdout, re.MULTILINE)
 
 
-# --- What goes well -------------------------------------------------------------------------------------
+# --- What succeeds --------------------------------------------------------------------------------------
 
 
 def test_a_rehearsal_leaves_nothing_behind(any_database: Database, migrations_dir: Path, run_entrypoint: Start) -> None:
-    """On a new database, where not even the ledger is there; and again beside what is applied."""
+    """On a new database, where not even the ledger exists, and again with migrations already applied."""
     scene = Scene(any_database, migrations_dir, run_entrypoint)
     scene.write(non_idempotent(3))
     run = rehearse(scene)
@@ -96,7 +96,7 @@ def test_notices_are_in_the_log_and_in_the_report(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_each_file_begins_as_it_does_in_earnest(scene: Scene) -> None:
-    """What the one before did to its session is undone, as it is between two transactions."""
+    """What the previous file did to the session is undone, as it is between two transactions."""
     scene.write(
         {
             "001_dump.sql": "SELECT set_config('search_path', '', false); SET LOCAL TimeZone = 'Asia/Tokyo';\n"
@@ -128,7 +128,7 @@ def test_deferred_constraints_are_checked_at_the_end_of_each_file(scene: Scene) 
 
 @pytest.mark.thorough
 def test_constraints_that_are_not_deferred_stay_so(scene: Scene) -> None:
-    """A second one that is deferrable only is not deferred with those that are."""
+    """A second constraint that is only deferrable is not deferred along with those that are."""
     scene.write(
         {
             "001_a.sql": DEFERRED,
@@ -228,7 +228,7 @@ def test_where_strings_have_escapes_a_commit_behind_one_is_found(scene: Scene) -
 
 
 def test_a_commit_that_happens_all_the_same_is_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last line of defence, without the one before it."""
+    """The last line of defence, with the one before it removed."""
     monkeypatch.setattr(Session, "parameter", lambda *_: "on")
     odd_strings(scene.database)
     scene.write({"001_a.sql": "CREATE TABLE a ();", "002_x.sql": "SELECT '\\''; COMMIT; SELECT ' AS a -- '\n"})
@@ -269,7 +269,7 @@ def test_a_failure_is_reported_as_in_earnest_and_not_recorded(scene: Scene) -> N
     assert "recorded as failed" not in rehearsed["remedy"]
     assert "DELETE FROM" not in rehearsed["remedy"]
     assert names(run) == ["001_a.sql"]
-    # Nothing is held back by it.
+    # The rehearsal does not hold anything back.
     real = only_error(scene.migrate())
     assert real["event"] == rehearsed["event"] == "migration.failed"
     for fact in ("message", "report", "version", "file", "line", "sqlstate"):
@@ -375,12 +375,12 @@ def test_a_lock_that_is_not_to_be_had_is_tried_again(scene: Scene) -> None:
     assert not scene.database.exists("a")
 
 
-# --- Beside others --------------------------------------------------------------------------------------
+# --- Next to others -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["no ledger", "a ledger"])
 def prepared(request: pytest.FixtureRequest, scene: Scene) -> Scene:
-    """Return a scene with a gate to rehearse at, with or without a ledger beforehand."""
+    """Return a scene with a gate to rehearse at, with and without an existing ledger."""
     if request.param == "a ledger":
         scene.write({"001_a.sql": ""})
         scene.migrated()
@@ -425,7 +425,7 @@ def test_sigterm_ends_it(prepared: Scene) -> None:
         assert run.wait(10) == 143
         until(lambda: scene.database.sessions(ours=2) == 0, what="the end of its sessions")
     now = scene.database.contents()
-    # What has not been freed in the little time falls to the next one.
+    # What there was no time to free is left to the next start.
     assert _without_lock(now) == _without_lock(before)
     scene.migrated()
 
@@ -502,7 +502,7 @@ def test_a_living_replica_of_the_earlier_system_is_waited_for(scene: Scene) -> N
 
 @pytest.fixture
 def pool(database: Database) -> Iterator[str]:
-    """Return the address of the database through PgBouncer with as few connections as it can do with."""
+    """Return the address of the database through PgBouncer, with the fewest connections that can work."""
     if executable() is None:
         missing("no pgbouncer (Debian's package pgbouncer)")
     with pooler(database.server, pool_size=2) as port:
@@ -511,7 +511,7 @@ def pool(database: Database) -> Iterator[str]:
 
 def test_nothing_leaks_through_a_pooler(scene: Scene, pool: str) -> None:
     def states() -> list[tuple[Any, ...]]:
-        """Return how both server connections of the pool are, by keeping two transactions open at a time."""
+        """Return the state of both server connections of the pool, by keeping two transactions open at once."""
         ask = (
             "SELECT current_setting('search_path'), current_user::text, current_setting('lock_timeout'),"
             " to_regclass('pg_temp.left_over')::text, (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
@@ -558,7 +558,7 @@ def test_a_rehearsal_is_not_a_dry_run(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_it_makes_no_noise(scene: Scene) -> None:
-    """No warnings of its own making, here or in the server's log."""
+    """It causes no warnings, here or in the server's log."""
     scene.write(non_idempotent(2))
     mark = scene.database.server.log_size()
     assert warnings(rehearse(scene)) == []

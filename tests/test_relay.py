@@ -1,4 +1,4 @@
-"""The relay: how another migration tool reaches the server, and what a successor finds of it there."""
+"""The relay: how another migration tool reaches the server, and what a successor finds of its sessions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ import os, sys, psycopg
 with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
     print("shown", *connection.execute(sys.argv[1]).fetchone(), sep="|")
 """
-# A migration as a tool without any lock makes it: it works for a while, and commits.
+# A migration as a tool without any lock runs it: works for a while, then commits.
 WORK = """
 import os, sys, psycopg
 with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
@@ -40,7 +40,7 @@ print("committed", flush=True)
 
 @pytest.fixture
 def launch(run_entrypoint: Callable[..., Run], database: Database) -> Launch:
-    """Return a function that starts the program with a Python text as the migration tool."""
+    """Return a function that starts the program with Python code as the migration tool."""
 
     def start(text: str, *words: str, url: str = "", **env: str) -> Run:
         command = " ".join(f'"{word}"' for word in (sys.executable, "-c", text.replace('"', "'"), *words))
@@ -52,7 +52,7 @@ def launch(run_entrypoint: Callable[..., Run], database: Database) -> Launch:
 
 
 def shown(run: Run) -> list[str]:
-    """Wait for the end, and return what the tool has shown."""
+    """Wait for the end, and return what the tool printed."""
     run.ok()
     lines = [record["message"] for record in run.logs("command.output")]
     assert lines, run.report()
@@ -85,13 +85,13 @@ def test_what_a_tool_has_left_is_ended_before_the_next_one_begins(
     launch: Launch, database: Database, number: signal.Signals
 ) -> None:
     database.execute("CREATE TABLE work (who text, at timestamptz)")
-    # Its own client's end would be noticed after 2 s otherwise.
+    # Otherwise the server would notice within 2 s that its client is gone.
     url = f"{database.url}?options=-c%20client_connection_check_interval%3D0"
     first = launch(WORK, "first", "SELECT pg_sleep(30)", url=url)
     until(lambda: database.one("SELECT count(*) FROM pg_stat_activity WHERE query ~ '^SELECT pg_sleep'") == 1)
     first.kill(number)
     if number == signal.SIGSTOP:
-        # As PostgreSQL does it after 27 s.
+        # PostgreSQL does this by itself after 27 s.
         classid, _ = lock_key().split(", ")
         database.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_locks "
@@ -161,7 +161,7 @@ print("shown", *many[-1].execute(counted, ("entrypoint:%:tool",)).fetchone(), ma
 os._exit(0)
 """
     assert shown(launch(text)) == ["31", "postgres"]
-    # Nothing of it is left, though it has closed nothing.
+    # None of its sessions is left, although it did not close any.
     assert database.one("SELECT count(*) FROM pg_stat_activity WHERE application_name ~ ':tool$'") == 0
 
 
@@ -208,7 +208,7 @@ def test_sessions_that_cannot_be_ended_keep_everybody_away(launch: Launch, datab
         url = database.server.url(database.name).replace("postgres@", "deployer@")
         first = launch(SHOW, "SELECT 1", url=url)
         shown(first)
-        # A superuser's session, as if the tool had logged in as another user than we do.
+        # A superuser's session, as if the tool had logged in as a different user.
         database.execute("UPDATE migration_lock SET token = '0123456789abcdef.1'")
         with database.connect(application_name="entrypoint:0123456789abcdef:tool"):
             second = launch(SHOW, "SELECT 2", url=url, MIGRATION_LOCK_TIMEOUT_MS="1000", MIGRATION_ON_FAILURE="exit")

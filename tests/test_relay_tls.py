@@ -1,4 +1,4 @@
-"""The relay's way to a server that wants TLS: as our own session goes, whatever the tool itself could do."""
+"""The relay's connection to a server that requires TLS: like our own session's, whatever the tool itself can do."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ with psycopg.connect(os.environ['DATABASE_URL']) as connection:
 
 
 class Secured(NamedTuple):
-    """A server with TLS, and the files that belong to it."""
+    """A server with TLS, and its files."""
 
     server: Server
     files: Path
 
     def url(self, user: str, host: str = "localhost", **parameters: str) -> str:
-        """Return an address; `{files}` in a parameter is the folder of the certificates."""
+        """Return an address; `{files}` in a parameter stands for the certificates' folder."""
         query = "&".join(f"{name}={value.format(files=self.files)}" for name, value in parameters.items())
         return f"postgresql://{user}:secret@{host}:{self.server.port}/shop?{query}"
 
@@ -50,21 +50,21 @@ def openssl(folder: Path, *words: str) -> None:
 
 
 def certificate(folder: Path, name: str, subject: str) -> None:
-    """Make NAME.key and NAME.crt, signed by the authority there."""
+    """Create NAME.key and NAME.crt in a folder, signed by the authority there."""
     openssl(folder, "req", "-new", "-nodes", "-newkey", "rsa:2048", "-keyout", f"{name}.key", "-out", f"{name}.csr",
             "-subj", f"/CN={subject}", "-addext", f"subjectAltName=DNS:{subject}")  # fmt: skip
     sign(folder, name)
 
 
 def sign(folder: Path, name: str) -> None:
-    """Make NAME.crt of NAME.csr."""
+    """Create NAME.crt from NAME.csr."""
     openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "root.crt", "-CAkey", "root.key", "-CAcreateserial",
             "-copy_extensions", "copy", "-days", "2", "-out", f"{name}.crt")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[Secured]:
-    """Return a server that lets in `plain` encrypted or not, `scram` and `certified` only encrypted."""
+    """Yield a server that admits `plain` encrypted or not, `scram` and `certified` only encrypted."""
     hba = (
         "hostnossl all scram,certified all reject",
         "hostssl all certified all cert",
@@ -101,14 +101,14 @@ def secured() -> Iterator[Secured]:
 
 @pytest.fixture
 def show(run_entrypoint: Callable[..., Run], secured: Secured) -> Callable[..., Run]:
-    """Return a function that starts the program with a tool that shows how it got in."""
+    """Return a function that starts the program with a tool that shows how it was logged in."""
 
     def start(user: str, *, python: Path | None = None, command: str = "", **parameters: str) -> Run:
         schema = f"of_{user}_{secured.server.log_size()}"
         url = secured.url(user, **parameters)
         environ = {
             "DATABASE_URL": url,
-            # What is missing is missing for us, not for the tool.
+            # What PYTHONPATH hides is hidden from us, not from the tool.
             "MIGRATION_COMMAND": command or f'env -u PYTHONPATH "{sys.executable}" -c "{SHOW}"',
             "MIGRATION_SCHEMA": schema,
             **({} if python is None else {"PYTHONPATH": str(python)}),
@@ -119,7 +119,7 @@ def show(run_entrypoint: Callable[..., Run], secured: Secured) -> Callable[..., 
 
 
 def shown(run: Run) -> list[str]:
-    """Return what the tool has shown."""
+    """Return what the tool printed."""
     lines = [record["message"] for record in run.ok().logs("command.output")]
     assert lines, run.report()
     assert not run.logs("command.direct")
@@ -167,12 +167,12 @@ def test_a_server_that_has_become_another_one_is_not_reached(secured: Secured) -
         Upstream("localhost", "", port, "verify-full", tls=True, parameters=other).connect(10)
 
 
-# --- As libpq does, where Python would not --------------------------------------------------------------
+# --- Like libpq, where Python would differ --------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def configured(secured: Secured, **settings: str) -> Iterator[None]:
-    """Give the server other settings for a while, without a restart."""
+    """Change the server's settings for a while, without a restart."""
     database = Database(secured.server, "shop")
 
     def reload(*statements: str, expected: dict[str, str]) -> None:
@@ -190,7 +190,7 @@ def configured(secured: Secured, **settings: str) -> Iterator[None]:
 
 
 def upstream(secured: Secured, host: str = "localhost", sslmode: str = "verify-full", **parameters: str) -> Upstream:
-    """Return the server as the relay reaches it, at the address of this machine, whatever its name."""
+    """Return the server as the relay reaches it, at this machine's address, whatever the host name."""
     trusted = {"sslrootcert": str(secured.files / "root.crt"), **parameters}
     return Upstream(host, HOST, str(secured.server.port), sslmode, tls=True, parameters=trusted)
 
@@ -240,7 +240,7 @@ def test_such_a_key_reaches_the_relay(show: Callable[..., Run], secured: Secured
 
 
 def test_a_file_that_cannot_be_loaded_is_named_with_a_remedy(secured: Secured, tmp_path: Path) -> None:
-    """Libpq has read all of them for our own session; so they have changed since, or are an engine's."""
+    """Our own session has read them all, so they have changed since then, or belong to an OpenSSL engine."""
     locked, broken = tmp_path / "locked.key", tmp_path / "broken"
     openssl(secured.files, *KEYS["RSA with a password"], "-out", str(locked))
     broken.write_text("no certificate\n")
@@ -260,7 +260,7 @@ def test_a_file_that_cannot_be_loaded_is_named_with_a_remedy(secured: Secured, t
 
 
 def test_the_tool_is_told_the_file_and_the_remedy(show: Callable[..., Run], secured: Secured) -> None:
-    """Our own session and the relay's first connection are made before the key's file is another one."""
+    """The key's file changes only after our own session and the relay's first connection were made."""
     key, spoilt = secured.files / "spoilt.key", "not a key any more"
     key.write_bytes((secured.files / "client.key").read_bytes())
     key.chmod(0o600)
@@ -290,7 +290,7 @@ def test_the_ciphers_are_openssls(secured: Secured, settings: dict[str, str]) ->
         upstream(secured, **given).connect(10).close()
 
 
-# What a certificate is for, and by which names of the server it is asked for.
+# A certificate's subject and alternative name, and the host names to connect with.
 NAMES = {
     ("127.0.0.1", ""): ("127.0.0.1", "localhost"),
     ("nobody", "DNS:127.0.0.1"): ("127.0.0.1",),
@@ -306,7 +306,7 @@ NAMES = {
 
 
 def test_the_servers_name_is_libpqs_matter(secured: Secured) -> None:
-    """The relay takes what our own session takes, and nothing else."""
+    """The relay accepts what our own session accepts, and nothing else."""
     files = secured.files
     given = {name: str(files / f"client.{end}") for name, end in (("sslcert", "crt"), ("sslkey", "key"))}
     met = set()
@@ -341,7 +341,7 @@ def test_with_channel_binding_the_tool_goes_by_itself(show: Callable[..., Run]) 
 
 @pytest.mark.thorough
 def test_where_python_has_no_tls_the_tool_goes_by_itself(show: Callable[..., Run], tmp_path: Path) -> None:
-    """As in a Python that was built without OpenSSL; libpq has its own."""
+    """As in a Python built without OpenSSL; libpq has its own."""
     stand_in = tmp_path / "modules"
     stand_in.mkdir()
     (stand_in / "ssl.py").write_text("raise ImportError('No module named _ssl')\n")
@@ -349,5 +349,5 @@ def test_where_python_has_no_tls_the_tool_goes_by_itself(show: Callable[..., Run
     assert "no TLS" in run.logs("command.direct")[0]["message"]
     assert "True|None|plain" in run.logs("command.output")[-1]["message"]
     assert "Traceback" not in run.stderr
-    # In the clear, the relay needs none.
+    # Without encryption, the relay does not need TLS.
     assert not show("plain", python=stand_in, sslmode="disable").ok().logs("command.direct")

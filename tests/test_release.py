@@ -1,4 +1,4 @@
-"""What a release goes by: one version, the same list of Pythons everywhere, and what the forges run."""
+"""What a release consists of: one version, the same list of Pythons everywhere, and what the forges run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.text
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 GITLAB = ROOT / ".gitlab-ci.yml"
-# A commit, and the version that it is.
+# A commit, and its version in a comment.
 PINNED = re.compile(r"uses: actions/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 
 
@@ -52,7 +52,7 @@ def test_what_repeats_the_version_agrees() -> None:
     assert head[1] == entrypoint.__version__
     status = read("README.md").partition("\n## Status\n")[2].lstrip()
     unreleased = f"{entrypoint.__version__}, not released yet."
-    # Until it is released, and not a day longer.
+    # Until the release, and not a day longer.
     assert status.startswith(unreleased if head[2] == "unreleased" else f"{entrypoint.__version__}.")
 
 
@@ -95,7 +95,7 @@ def test_their_files_are_valid(schema: str, files: list[Path]) -> None:
 
 
 def commands() -> Iterator[str]:
-    """Return each command that a forge runs."""
+    """Yield each command that a forge runs."""
     for path in WORKFLOWS:
         for job in yaml.safe_load(path.read_text())["jobs"].values():
             yield from (step["run"] for step in job.get("steps", ()) if "run" in step)
@@ -134,7 +134,7 @@ def test_actions_are_pinned_and_privileges_are_few() -> None:
 
 def test_only_a_tag_publishes() -> None:
     release = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
-    # To YAML 1.1, `on` is true.
+    # In YAML 1.1, `on` is true.
     assert release[True] == {"push": {"tags": ["v*"]}}
     assert release["jobs"]["dist"]["needs"] == "ci"
     assert release["jobs"]["publish"]["needs"] == "dist"

@@ -35,7 +35,7 @@ def pg19(servers_by_version: Servers, request: pytest.FixtureRequest) -> Iterato
 
 @pytest.fixture
 def scene(pg19: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
-    """Return a database with the table `t`, and `002_repack.sql` to come."""
+    """Return a database with the table `t`, and a pending `002_repack.sql`."""
     return ready(Scene(pg19, migrations_dir, run_entrypoint))
 
 
@@ -47,13 +47,13 @@ def ready(scene: Scene) -> Scene:
 
 
 class Seen(NamedTuple):
-    """What a REPACK (CONCURRENTLY) could have left, and what it should leave."""
+    """What a REPACK (CONCURRENTLY) could have left behind, and what it should leave."""
 
     ledger: list[tuple[object, ...]]
     added: object
-    """Rows that the statements before and after it added."""
+    """Rows added by the statements before and after it."""
     relations: list[tuple[object, ...]]
-    """The table, its index, and what it made beside them."""
+    """The table, its index, and anything it created next to them."""
     slots: object
 
 
@@ -151,7 +151,7 @@ def test_every_form_is_applied_without_a_directive(scene: Scene) -> None:
 
 
 class Reached(NamedTuple):
-    """A start that is in its last step: it has copied the table, and waits to put the copy in its place."""
+    """A start in its last step: it has copied the table, and is waiting to swap in the copy."""
 
     run: Run
     pid: int
@@ -165,7 +165,7 @@ Reach: TypeAlias = "Callable[[Scene], Reached]"
 
 @pytest.fixture
 def reach() -> Iterator[Reach]:
-    """Return a function that starts the program and waits until it is there."""
+    """Return a function that starts the program and waits until it gets there."""
     with contextlib.ExitStack() as stack:
 
         def start(scene: Scene) -> Reached:
@@ -189,7 +189,7 @@ def reach() -> Iterator[Reach]:
 
 
 def assert_gone_on_with(scene: Scene, before: object) -> None:
-    """Assert that each statement has had its effect once, and that nothing is left of the REPACK that was ended."""
+    """Assert that each statement took effect once, and that nothing is left of the interrupted REPACK."""
     assert seen(scene.database) == Seen([(1, "completed", None), (2, "completed", None)], 2, TABLE, 0)
     assert file_of_t(scene.database) != before
     assert scene.database.one("SELECT (count(*), sum(b)) = (1002, 505500) FROM t")

@@ -1,4 +1,4 @@
-"""`repair`: the ledger is made to agree with the files, row by row, each shown before."""
+"""`repair`: makes the ledger agree with the files, row by row, after showing each change."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def checksum_of_1(scene: Scene) -> object:
 
 def test_all_that_is_safe_is_repaired(scene: Scene) -> None:
     run = repair(scene).ok()
-    # A file that is gone may only be missing here.
+    # A file that is gone may be missing only here.
     assert numbers(scene) == [1, 2, 3, 7, 8]
     assert "\n1 row has no file any more. To forget it: entrypoint repair --missing\n" in run.stdout
     assert checksum_of_1(scene) == checksum(CHANGED.encode())
@@ -106,7 +106,7 @@ def test_only_what_was_chosen(scene: Scene, options: tuple[str, ...], left: list
 
 @pytest.mark.thorough
 def test_what_failed_elsewhere_is_not_taken_for_repaired(scene: Scene) -> None:
-    """Typed in a pod of the old release, `repair --failed && migrate` must not look as if all were well."""
+    """If you type `repair --failed && migrate` in a pod of the old release, it must not look as if all were well."""
     scene.database.execute("DELETE FROM schema_migrations WHERE migration_number = 4")
     scene.database.execute("UPDATE schema_migrations SET status = 'failed' WHERE migration_number = 8")
     before = scene.database.contents()
@@ -132,7 +132,7 @@ def test_a_good_ledger_needs_no_consent(
 
 
 def test_after_a_repair_the_failed_file_is_tried_again(scene: Scene) -> None:
-    """A failed row holds back; what it stumbled over is mended elsewhere."""
+    """A failed row holds its file back. Here the cause was fixed outside the file."""
     scene.database.execute("DELETE FROM schema_migrations WHERE migration_number = 3; DROP TABLE t3")
     scene.write({"004_bad.sql": "SELECT * FROM needed"})
     assert scene.migrate().code == 70
@@ -144,7 +144,7 @@ def test_after_a_repair_the_failed_file_is_tried_again(scene: Scene) -> None:
 
 
 def test_without_any_files_nothing_is_forgotten(scene: Scene, tmp_path: Path) -> None:
-    """A wrong MIGRATIONS_DIR is likelier than a project without migrations."""
+    """A wrong MIGRATIONS_DIR is more likely than a project without migrations."""
     (tmp_path / "empty").mkdir()
     before = scene.database.contents()
     run = repair(scene, "--ahead", "--missing", directory="empty")
@@ -185,7 +185,7 @@ def test_only_what_was_shown_is_changed(scene: Scene, change: str) -> None:
         run = scene.launch("repair", env={"DATABASE_URL": scene.database.url}, **terminal.options)
         terminal.asked(run)
         scene.database.execute(change)
-        # The lock's row and its sequence of updates are not the ledger's.
+        # The lock's row and its update sequence are not part of the ledger.
         ledger = scene.database.rows("SELECT * FROM schema_migrations ORDER BY 1")
         terminal.type("y\n")
         assert run.wait() == 70
@@ -205,7 +205,7 @@ def test_it_waits_for_a_migration(scene: Scene) -> None:
         run.until("lock.waiting")
         gate.open()
         assert told(replica).outcome == "migrated"
-        # What was failed is completed now.
+        # The row that had failed is now completed.
         assert run.wait() == 70
     assert only_error(run)["event"] == "ledger.changed"
     assert (4, "completed") in scene.ledger()
@@ -224,7 +224,7 @@ def test_a_password_in_an_error_message_is_not_shown(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_the_ledger_itself_tells_whether_a_repair_is_in(scene: Scene) -> None:
-    """After a failover nothing else is left of a commit in doubt."""
+    """After a failover, nothing else can tell whether a commit in doubt succeeded."""
     settings = read_settings({"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": str(scene.migrations)})
     planned = operation.plan(settings, {"checksums", "failed"})
     sign = operation._sign(planned.survey.place, planned.fixes)

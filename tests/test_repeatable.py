@@ -30,7 +30,7 @@ THIRD = "CREATE OR REPLACE VIEW v AS SELECT i, 'third' AS kind FROM t;"
 
 @pytest.fixture
 def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
-    """Return a scene with a table, and room for repeatable files."""
+    """Return a scene with a table, and a directory for repeatable files."""
     scene = Scene(database, migrations_dir, run_entrypoint)
     (migrations_dir / "repeatable").mkdir()
     scene.write(TABLE)
@@ -218,7 +218,7 @@ def test_replicas_at_once_apply_them_once(scene: Scene, replicas: int) -> None:
 
 
 def test_an_older_image_puts_nothing_back(scene: Scene, tmp_path: Path) -> None:
-    """Both ways to know it: by its number, and as its text was replaced."""
+    """Both ways to tell that an image is older: by its version, and because its text has been replaced."""
     write(scene, v=VIEW)
     scene.migrated()
     write(scene, v=OTHER)
@@ -330,7 +330,7 @@ def test_a_migration_with_refresh_that_fails_leaves_the_object(scene: Scene) -> 
 
 
 def test_with_another_tools_history_taken_over(scene: Scene) -> None:
-    """What is adopted is not run; what is repeatable is applied behind it, once more than the tool has."""
+    """What is adopted is not run. Repeatable files are applied afterwards, even if the tool has already done it."""
     scene.database.execute(
         "CREATE TABLE t (i int); CREATE TABLE goose_db_version (id serial, version_id bigint, is_applied boolean, "
         "tstamp timestamp DEFAULT now()); INSERT INTO goose_db_version (version_id, is_applied) VALUES (0, true), "
@@ -366,7 +366,7 @@ def test_a_failure_is_there_the_next_morning(scene: Scene) -> None:
     assert "LINE 1: CREATE OR REPLACE VIEW v AS SELECT gone FROM t;" in shown.stdout
     assert columns(scene) == ["i"]
 
-    # Each start tries again: what it lacked may be there by now. Of two failures the last is kept.
+    # Every start tries again, since what was missing may exist by then. Of several failures, the last is kept.
     assert scene.migrate().code == 70
     assert scene.database.one("SELECT count(*) FROM repeatable_migrations WHERE status = 'failed'") == 1
     scene.database.execute("ALTER TABLE t ADD gone int")
@@ -397,7 +397,7 @@ def test_replicas_that_waited_do_not_try_again_what_has_failed(scene: Scene) -> 
 
 @pytest.mark.thorough
 def test_whoever_has_locked_their_table_is_named_and_waited_for(scene: Scene) -> None:
-    """As with the ledger's other tables: VACUUM FULL of it is no reason for a start to fail."""
+    """As with the ledger's other tables: a VACUUM FULL is no reason for a start to fail."""
     write(scene, v=VIEW)
     scene.migrated()
     other = scene.database.connect()
@@ -429,7 +429,7 @@ def test_replicas_that_waited_need_no_lock_to_see_that_it_is_done(scene: Scene) 
 
 @pytest.mark.thorough
 def test_a_file_that_ends_its_transaction_is_found_out(scene: Scene) -> None:
-    """It calls what commits; the parser does not see it."""
+    """It calls something that commits, which the parser cannot see."""
     scene.write({"001_t.sql": f"{TABLE['001_t.sql']} CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END';"})
     write(scene, v="CALL p();")
     run = scene.migrate()
@@ -457,7 +457,7 @@ def test_a_file_that_empties_the_ledger_is_rolled_back(scene: Scene) -> None:
     assert scene.ledger() == [(1, "completed")]
 
 
-# --- Waiting for them ------------------------------------------------------------------------------------
+# --- Waiting for repeatable files ------------------------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -498,7 +498,7 @@ def test_wait_says_what_a_start_of_this_image_would_not_apply(scene: Scene) -> N
 
 @pytest.mark.thorough
 def test_a_login_that_only_reads_sees_that_they_are_applied(scene: Scene) -> None:
-    """The application's, beside a Job that migrates as another one, of whom this one knows nothing."""
+    """The application's login, when a Job migrates as another login unknown to it."""
     write(scene, v=VIEW)
     owner, login = (f"{role}_{scene.database.name}"[:60] for role in ("owner", "login"))
     scene.database.execute(
@@ -529,7 +529,7 @@ DROP = "-- entrypoint: refresh = v\nDROP VIEW IF EXISTS v;"
 
 @pytest.mark.thorough
 def test_what_an_image_has_dropped_it_makes_again_though_its_text_was_replaced(scene: Scene) -> None:
-    """Its migration is late, out of order; the next image puts its own text in the place of this."""
+    """Its migration is late, out of order. The next image replaces the view with its own text."""
     scene.write({"003_n.sql": ""})
     for text in (VIEW, OTHER):
         write(scene, v=text)
@@ -540,7 +540,7 @@ def test_what_an_image_has_dropped_it_makes_again_though_its_text_was_replaced(s
     assert scene.run()[:2] == ("migrated", "3")
     assert columns(scene) == ["i"]
     write(scene, v=OTHER)
-    scene.database.execute("DROP VIEW v")  # It has a column more, and could not be replaced by one that lacks it.
+    scene.database.execute("DROP VIEW v")  # It has one more column, so a view without that column could not replace it.
     assert scene.run()[:2] == ("migrated", "3")
     assert columns(scene) == ["i", "kind"]
     write(scene, v=VIEW)
@@ -549,7 +549,7 @@ def test_what_an_image_has_dropped_it_makes_again_though_its_text_was_replaced(s
 
 @pytest.mark.thorough
 def test_a_late_job_makes_again_what_it_has_dropped(scene: Scene) -> None:
-    """A newer image has been here: that puts its text back at its next start."""
+    """A newer image was here, and restores its own text at its next start."""
     write(scene, v=VIEW)
     scene.migrated()
     late = f"-- entrypoint: phase = after\n{DROP}"

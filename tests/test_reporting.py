@@ -1,4 +1,4 @@
-"""Who is told at the end of a start or a Job: MIGRATION_FAILURE_COMMAND and MIGRATION_METRICS_FILE."""
+"""Reports at the end of a start or a Job: MIGRATION_FAILURE_COMMAND and MIGRATION_METRICS_FILE."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PREFIX = "pg_entrypoint_last"
 
 @pytest.fixture
 def told(tmp_path: Path) -> dict[str, str]:
-    """Return the environment in which a failure is told to a command, which writes down all that it gets."""
+    """Return the environment in which a command is told about a failure, and writes down all it is given."""
     path = tmp_path / "tell.sh"
     path.write_text(
         f"cat >> {tmp_path}/told; echo said so; echo loudly >&2\n"
@@ -49,7 +49,7 @@ def records(tmp_path: Path) -> list[dict[str, object]]:
 
 
 def metrics(path: Path) -> dict[str, tuple[float, dict[str, str]]]:
-    """Return the values and labels in a file of metrics, as Prometheus' own reader has them."""
+    """Return the values and labels in a file of metrics, as read by Prometheus' own parser."""
     families = text_string_to_metric_families(path.read_text())
     return {one.name.removeprefix(PREFIX)[1:]: (one.value, one.labels) for family in families for one in family.samples}
 
@@ -83,7 +83,7 @@ def test_a_command_is_told_of_a_failure_once(
     outcome, version, error = (tmp_path / "variables").read_text().strip().split("|")
     assert (outcome, version, error) == ("failed", "1", record["message"])
     assert "MIGRATION_FAILURE_COMMAND was run" in run.stderr
-    # Its output is none of the application's.
+    # The command's output does not mix with the application's.
     assert run.stdout == ("failed" if code == 0 else "")
     assert "loudly" not in run.stderr
 
@@ -143,7 +143,7 @@ def test_its_own_failure_is_a_warning(
 def test_it_holds_the_start_up_for_ten_seconds_at_most(
     run_entrypoint: Start, database: Database, migrations_dir: Path, tmp_path: Path
 ) -> None:
-    """And leaves no children to the application."""
+    """And it leaves no child processes to the application."""
     write_migrations(migrations_dir, BAD)
     command = f"sh -c 'echo $$ > {tmp_path}/pid; sleep 60 & sleep 60'"
     run = run_entrypoint(*APPLICATION, env={"DATABASE_URL": database.url, "MIGRATION_FAILURE_COMMAND": command})
@@ -212,7 +212,7 @@ def test_metrics_are_written_at_the_end(
 def test_whoever_reads_meanwhile_gets_all_of_it(
     run_entrypoint: Start, database: Database, migrations_dir: Path, tmp_path: Path
 ) -> None:
-    """The file is replaced by another one, and never written into."""
+    """The file is replaced, never written in place."""
     path = tmp_path / "shop.prom"
     path.write_text("old\n")
     with path.open() as reader:

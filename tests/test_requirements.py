@@ -1,4 +1,4 @@
-"""What the images are built from and releases made with: pinned, complete, within our own ranges, without addresses."""
+"""What images and releases are built from: pinned, complete, within our own ranges, and without addresses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.text
 
 ROOT = Path(__file__).parents[1]
 FILES = ("build", "folder", "image", "full", "release", "site")
-# What the images' builder asks the index for, in its own words: on both processors, with every Python.
+# What the images' builder asks the index for, in the index's terms: both processors, every Python.
 MACHINES = ("x86_64", "aarch64")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 LEFT_OUT = {"pygments", "markdown-it-py", "mdurl"}
@@ -38,7 +38,7 @@ def project() -> dict[str, Any]:
 
 
 def pinned(name: str) -> list[tuple[Requirement, list[str]]]:
-    """Return the requirements of a file, each with its hashes."""
+    """Return the requirements in a file, each with its hashes."""
     text = (ROOT / "requirements" / f"{name}.txt").read_text().replace("\\\n", " ")
     found = []
     for line in text.splitlines():
@@ -58,7 +58,7 @@ def versions(name: str, **environment: str) -> dict[str, str]:
 
 
 def wanted(name: str) -> list[Requirement]:
-    """Return what pyproject.toml wants of a file."""
+    """Return what pyproject.toml requires of a file."""
     if name == "folder":
         return [Requirement(PACKER)]
     if name == "site":
@@ -69,7 +69,7 @@ def wanted(name: str) -> list[Requirement]:
     if name == "full":
         texts += extras["serve"]
     if name == "release":
-        # The first names other extras of ours.
+        # The first refers to our own other extras.
         texts += [*extras["release"][1:], *extras["demo"], *extras["requirements"]]
     return [Requirement(text) for text in texts]
 
@@ -94,14 +94,14 @@ def test_each_is_what_pyproject_asks_for(name: str, python: str, machine: str) -
         assert package in have, f"{package}: make requirements"
         assert requirement.specifier.contains(have[package]), f"{requirement} is not {have[package]}: make requirements"
         if package == "psycopg":
-            # Whose extra is a package of that name; others' are not.
+            # Its extras are packages of that name; other projects' extras are not.
             assert [extra for extra in requirement.extras if f"psycopg-{extra}" in have] == ["binary"]
 
 
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_folders_wheels_run_with_the_oldest_glibc_that_is_packed(python: str, machine: str, tmp_path: Path) -> None:
-    """By the index: there are wheels for both processors, which pip takes where there is this glibc and none newer."""
+    """According to the index: both processors have wheels that pip accepts with this glibc and nothing newer."""
     page = (ROOT / "docs" / "folder.md").read_text()
     (documented,) = re.findall(r"glibc 2\.(\d+) or later\.\s+Its", page)
     assert f"OLDEST = (2, {documented})" in (ROOT / "packaging" / "own_glibc.py").read_text()
@@ -127,7 +127,7 @@ _MANYLINUX = {"1": 5, "2010": 12, "2014": 17}
 
 
 def _glibc(wheel: str, machine: str) -> int:
-    """Return the oldest glibc 2.x that a wheel is for; 0 if it has nothing compiled."""
+    """Return the oldest glibc 2.x that a wheel supports; 0 if it has no compiled code."""
     tags = " ".join(tag.platform for tag in parse_wheel_filename(wheel)[3])
     minors = [int(minor) for minor in re.findall(rf"\bmanylinux_2_(\d+)_{machine}\b", tags)]
     names = [_MANYLINUX[name] for name in re.findall(rf"\bmanylinux(\d+)_{machine}\b", tags)]
@@ -140,7 +140,7 @@ def test_the_dockerfile_names_no_registry_and_no_frontend() -> None:
     assert not re.search(r"^#\s*syntax\s*=", text, re.MULTILINE)
     images = re.findall(r"^(?:FROM\s+|ARG\s+BASE=)(\S+)", text, re.MULTILINE)
     assert "python:3.14-slim" in images
-    # A registry's host is what has a slash behind it.
+    # A slash would follow the registry's host.
     assert not [image for image in images if "/" in image]
 
 
@@ -149,7 +149,7 @@ def test_the_full_image_has_the_versions_of_the_other() -> None:
 
 
 def test_the_files_are_complete() -> None:
-    """Nothing that the packages ask for is missing, but for what is left out on purpose."""
+    """Nothing that the packages require is missing, except what is left out on purpose."""
     for name in ("image", "full"):
         have = versions(name)
         for package, version in have.items():
@@ -158,7 +158,7 @@ def test_the_files_are_complete() -> None:
             except PackageNotFoundError:
                 continue  # of an extra that the tests do not need
             if installed.version != version:
-                continue  # a newer one has come out; what it asks for is not what this one does
+                continue  # a newer version, whose requirements may differ
             for text in installed.requires or ():
                 requirement = Requirement(text)
                 if _applies(requirement.marker):
@@ -172,7 +172,7 @@ def _applies(marker: Marker | None) -> bool:
 
 
 def test_tables_and_bars_need_nothing_that_is_left_out() -> None:
-    """Rich asks for it all the same, for other things that it can do."""
+    """Rich asks for these packages anyway, for other features."""
     program = f"""
 import sys
 for name in {[name.partition("-")[0] for name in sorted(LEFT_OUT)]} + ["markdown_it"]:

@@ -1,4 +1,4 @@
-"""`rollback`: down migrations, newest first, under the lock, by the same machinery as migrations."""
+"""`rollback`: down migrations, newest first, under the lock, with the same machinery as migrations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEAVES = 'DELETE FROM "public".schema_migrations'
 
 @pytest.fixture
 def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
-    """Return a scene whose database has three migrations; each has a down migration that notes its turn."""
+    """Return a scene whose database has three migrations; each has a down migration that records its turn."""
     scene = Scene(database, migrations_dir, run_entrypoint)
     scene.write(FORWARD)
     reverses(scene, REVERSE)
@@ -186,7 +186,7 @@ def test_on_a_terminal_it_asks(scene: Scene, answer: str, code: int) -> None:
         run = scene.launch("rollback", "--to", "1", env=env, **terminal.options)
         shown = terminal.asked(run)
         assert shown.index("003_t3.sql") < shown.index("002_t2.sql")
-        # Nobody is kept waiting by somebody who thinks.
+        # Nobody has to wait while somebody thinks.
         assert scene.database.sessions() == 0
         assert terminal.answer(run, answer) == code, terminal.text
     assert undone(scene) == ([3, 2] if code == 0 else [])
