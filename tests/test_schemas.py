@@ -1,4 +1,4 @@
-"""The JSON Schemas in docs/schemas: what the commands really print is valid, and has no key that is not described."""
+"""The JSON Schemas in docs/schemas: what the commands really print is valid, and every key is described."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def closed(part: Any) -> Any:
-    """Return a schema that takes no keys but those that it describes."""
+    """Return a schema that allows only the keys it describes."""
     if isinstance(part, list):
         return [closed(one) for one in part]
     if not isinstance(part, dict):
@@ -39,7 +39,7 @@ def closed(part: Any) -> Any:
 
 
 def valid(run: Run, name: str) -> Any:
-    """Return what a command has printed, if the schema of this name takes it."""
+    """Return what a command printed, if it is valid by the schema of this name."""
     answer = json.loads(run.stdout)
     jsonschema.Draft202012Validator(closed(schema(name))).validate(answer)
     return answer

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Run]
 
-# Nothing else has these in it, whatever the machine or the directory is called.
+# Nothing else contains these, whatever the machine or the directory is called.
 FRAGMENTS = ("quokka", "wombat", "numbat")
-# With the environment's own variables, as a shell's `env` would show them, the search would mean nothing.
+# If the output showed the whole environment, as a shell's `env` would, the search would be meaningless.
 APPLICATION = ("run", "--", "sh", "-c", 'echo "told: $ENTRYPOINT_ERROR"')
 QUICK = {"DB_CONNECT_ATTEMPTS": "2", "DB_CONNECT_BACKOFF_MS": "10", "DB_CONNECT_TIMEOUT_MS": "1000"}
 
@@ -48,7 +48,7 @@ def nothing_in(*runs: Run) -> None:
 
 @pytest.fixture
 def outputs(run_entrypoint: Start, migrations_dir: Path) -> Callable[[Mapping[str, str]], None]:
-    """Return a function that starts everything that connects, and looks through its outputs."""
+    """Return a function that starts everything that connects, and searches its outputs."""
 
     def check(env: Mapping[str, str], *, fails: bool = True) -> None:
         logging = {"LOG_LEVEL": "debug"}
@@ -128,9 +128,9 @@ ADDRESSES = [
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_every_pair_of_special_characters(address: str) -> None:
-    """What is refused is refused in silence; what is accepted has the password nowhere but in the password.
+    """A refusal does not repeat the address. An accepted address has the password in no other field.
 
-    libpq and the resolver put hosts, ports, users and databases into their complaints.
+    libpq and the resolver quote hosts, ports, users and databases in their errors.
     """
     leaks = []
     for password in [*PAIRS, *CUNNING]:
@@ -142,7 +142,7 @@ def test_every_pair_of_special_characters(address: str) -> None:
             said = f"{error.message} {error.remedy} {error.fields}"
         else:
             said = " ".join(f"{name}={value}" for name, value in accepted.items() if name != "password")
-            # What libpq took for the password is known to be one, in case that anything repeats it.
+            # What libpq took for the password is known to be one, in case anything repeats it.
             said += f" ({accepted.get('password', '')})"
         if fragments_in(redactor.text(said)):
             leaks.append(f"{configured}  gave  {redactor.text(said)}")
@@ -237,7 +237,7 @@ def test_the_address_on_the_command_line(run_entrypoint: Start) -> None:
 
 
 def test_a_password_on_the_command_line(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """Wherever it was put by mistake, and in whichever form: no name of a file is made of it, either."""
+    """Wherever it was put by mistake, and in whatever form. No file gets a name made from it, either."""
     address = f"postgresql://app:Quokka@{HOST}/shop"
     for arguments, code in (
         (("adopt", "--from", address), 64),
@@ -274,7 +274,7 @@ def test_both_addresses_are_kept_secret(outputs: Callable[..., None]) -> None:
 
 @pytest.fixture(scope="module")
 def strict_server() -> Iterator[Server]:
-    """Return a server that wants the password of the role `app`."""
+    """Yield a server that requires the password of the role `app`."""
     with Server(hba=["host all app 127.0.0.1/32 scram-sha-256"]) as server:
         with server.connect() as connection:
             connection.execute("CREATE ROLE app LOGIN CREATEROLE PASSWORD 'Quokka-Wombat'")
@@ -387,7 +387,7 @@ def test_a_password_in_a_migration_that_failed_before(
 def test_the_configured_password_in_a_migration(
     run_entrypoint: Start, strict_server: Server, database: Database, migrations_dir: Path
 ) -> None:
-    """It is known, and so it is found wherever it turns up: here in a notice, an error and its detail."""
+    """It is known, so it is found wherever it turns up: here in a notice, an error and the error's detail."""
     write_migrations(
         migrations_dir,
         {
@@ -406,7 +406,7 @@ def test_the_configured_password_in_a_migration(
 def test_a_password_that_only_libpq_finds(
     run_entrypoint: Start, database: Database, migrations_dir: Path, tmp_path: Path, where: str
 ) -> None:
-    """In the system's service file, or in a password file that a service names: what it has used is known."""
+    """In the system's service file, or in a password file that a service names: we know what libpq used."""
     write_migrations(migrations_dir, {"001_talkative.sql": "DO $$ BEGIN RAISE NOTICE 'Quokka-Wombat'; END $$;"})
     passfile = tmp_path / "passfile"
     passfile.write_text("*:*:*:*:Quokka-Wombat\n")
@@ -421,7 +421,7 @@ def test_a_password_that_only_libpq_finds(
 
 
 def test_a_password_in_bad_files(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """What `check` and a refused start quote of a file."""
+    """What `check` and a refused start quote from a file."""
     write_migrations(
         migrations_dir,
         {
@@ -438,7 +438,7 @@ def test_a_password_in_bad_files(run_entrypoint: Start, migrations_dir: Path) ->
 def test_a_password_that_is_an_ordinary_word_does_not_spoil_the_log(
     run_entrypoint: Start, strict_server: Server, migrations_dir: Path
 ) -> None:
-    """`cause` is from a fixed list: programs read it, and a mask in it would even tell what the password is."""
+    """`cause` is from a fixed list: programs read it, and masking it would even give the password away."""
     url = strict_server.url(user="app", password="wrong")
     run = run_entrypoint(*APPLICATION, env={**QUICK, "DATABASE_URL": url}).ok()
     (record,) = run.logs("database.unavailable")

@@ -43,7 +43,7 @@ QUICK = {"DB_CONNECT_ATTEMPTS": "2", "DB_CONNECT_BACKOFF_MS": "20"}
 
 
 def of_the_system() -> libpq.Libpq | None:
-    """Return the system's libpq, which is an older one than psycopg's as a rule."""
+    """Return the system's libpq, which is usually older than psycopg's."""
     try:
         return libpq.Libpq("libpq.so.5", os.RTLD_NOW)
     except OSError:
@@ -106,7 +106,7 @@ def test_what_a_migration_selects_is_not_kept(session: Session) -> None:
 
 @pytest.mark.parametrize("binding", ["ours", "system"], indirect=True)
 def test_a_value_that_is_not_there(session: Session, capfd: pytest.CaptureFixture[str]) -> None:
-    """A notice about it would be libpq's way."""
+    """By itself, libpq would print a notice about it."""
     heard: list[Notice] = []
     session.on_notice = heard.append
     assert results_of(session, "SELECT 1 WHERE false; SELECT") == [(0, None), (1, None)]
@@ -170,7 +170,7 @@ def test_settings_as_the_server_reports_them(session: Session) -> None:
 
 
 def test_a_text_of_16_mb_is_sent_and_comes_back(session: Session) -> None:
-    """More than the kernel takes at once, so that it is sent on while the server is listened to."""
+    """The kernel does not take it all at once, so the rest is sent while we listen to the server."""
     text = "x" * (16 << 20)
     [[[value]]] = session.query(f"SELECT '{text}'", Deadline(60))
     assert value == text
@@ -223,7 +223,7 @@ def test_what_listening_raises_ends_the_statement(session: Session) -> None:
 
 
 def test_sessions_hear_their_own_notices(binding: Binding, database: Database) -> None:
-    """From several threads at once; connections come and go, and libpq gives their places in memory out again."""
+    """From several threads at once. Connections come and go, and libpq reuses their memory."""
     wrong: list[str] = []
 
     def work(name: str) -> None:
@@ -278,7 +278,10 @@ def test_a_cancel_that_gets_no_answer_does_not_hold_anybody_up(binding: Binding,
 
 
 def while_idle(session: Session, wake: int) -> None:
-    """Wait as the guard does: what the server says and the end itself may come one after the other."""
+    """Wait as the guard does.
+
+    A message from the server and the end of the connection may arrive one after the other.
+    """
     for _ in range(3):
         session.wait_for_end(10, wake)
 
@@ -347,7 +350,7 @@ def test_a_login_that_fails(binding: Binding, database: Database) -> None:
 
 
 def test_what_another_program_is_told(binding: Binding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host that let us in, out of a list; and the password, wherever it came from."""
+    """The host in a list that let us in, and the password, wherever it came from."""
     with Server(hba=["host all app 127.0.0.1/32 scram-sha-256"]) as server:
         with server.connect() as connection:
             connection.execute("CREATE ROLE app LOGIN PASSWORD 'quokka'")
@@ -375,7 +378,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 @pytest.fixture(params=["by_psycopg", "by_system_libpq"])
 def other(scene: Scene, request: pytest.FixtureRequest) -> Scene:
-    """Return a scene whose program reaches libpq another way."""
+    """Return a scene whose program reaches libpq in another way."""
     if PROGRAM[0] != sys.executable:
         pytest.skip("another build of the program brings one libpq along")
     if request.param == "by_system_libpq" and of_the_system() is None:
@@ -408,7 +411,7 @@ def test_a_start_that_fails(other: Scene) -> None:
 
 @pytest.mark.thorough
 def test_a_signal_amid_notices(other: Scene) -> None:
-    """The callback is called when the signal comes, as likely as not."""
+    """The signal is likely to arrive during the callback."""
     other.write({"001_a.sql": "DO $$ BEGIN LOOP RAISE NOTICE 'again'; END LOOP; END $$;"})
     run = other.start("migrate")
     run.until("migration.notice")

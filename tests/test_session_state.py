@@ -1,6 +1,6 @@
 """A migration may change anything about its session: its own next statement sees that, ours and the next file do not.
 
-The same texts go through both ways of applying a file, in one transaction and outside of one.
+Files are applied both in one transaction and outside one, with the same texts.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ mode = pytest.mark.parametrize("head", MODES.values(), ids=MODES.keys())
 
 
 class Text(NamedTuple):
-    """What a file says, and what its next statement must find."""
+    """What a file contains, and what its next statement must find."""
 
     says: str
     probe: str
     finds: str
     outside: str = ""
-    """What it finds outside a transaction, if that is something else."""
+    """What it finds outside a transaction, if that differs."""
 
 
 def setting(name: str, value: str, finds: str = "") -> Text:
@@ -121,13 +121,13 @@ CLEAN = "the next file"
 
 @pytest.fixture
 def scene(any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Scene:
-    """Return a scene with two roles that may do nothing with the ledger."""
+    """Return a scene with two roles that have no privileges on the ledger."""
     any_database.execute(SETUP)
     return Scene(any_database, migrations_dir, run_entrypoint)
 
 
 def _file(head: str, name: str, text: Text) -> dict[str, str]:
-    """Return a file that says `text`, and looks twice; and one after it that looks, too."""
+    """Return a file that contains `text` and looks twice, and a file after it that also looks."""
     see = f"INSERT INTO public.seen VALUES ('{name}', '%s', {text.probe});"
     return {"hostile": f"{head}{text.says};\n{see % 1}\n{see % 2}", "next": f"{head}{see % CLEAN}"}
 
@@ -135,7 +135,7 @@ def _file(head: str, name: str, text: Text) -> dict[str, str]:
 @mode
 @pytest.mark.case("B9", "B11")
 def test_each_statement_and_each_file_has_its_own_session(scene: Scene, head: str) -> None:
-    # Other strings than the standard's are an error since version 19.
+    # Since version 19, non-standard strings are an error.
     texts = {name: text for name, text in TEXTS.items() if name != "strings" or scene.database.server.version < 19}
     files = {
         f"{number:03d}_{kind}.sql": sql
@@ -235,7 +235,7 @@ def test_a_file_is_read_as_it_is_written_whatever_encoding_it_sets(scene: Scene,
 @mode
 @pytest.mark.case("B9")
 def test_the_role_that_a_login_has_by_default_is_ours_too(scene: Scene, head: str) -> None:
-    """`ALTER ROLE … SET role`: RESET ROLE leads there, and not to the login."""
+    """With `ALTER ROLE … SET role`, RESET ROLE leads to that role, not to the login."""
     database = scene.database
     database.execute(
         """DO $$ BEGIN

@@ -1,4 +1,4 @@
-"""Files with transaction control of their own: as one transaction where psql's result is the same, else as units."""
+"""Files with their own transaction control: run as one transaction if psql's result is the same, otherwise as units."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_a_trigger_that_is_deferred_makes_it_units(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_a_rehearsal_asks_for_such_a_trigger_too(scene: Scene) -> None:
-    """What would run as units is not rehearsed as one transaction, whoever has made the trigger."""
+    """What would run as units is not rehearsed as one transaction, no matter who created the trigger."""
     deferred = "CREATE TABLE c (i int REFERENCES t (i) DEFERRABLE INITIALLY DEFERRED);"
     text = "BEGIN; INSERT INTO c VALUES (1); COMMIT; INSERT INTO t VALUES (1);"
     scene.write({"001_base.sql": BASE, "002_c.sql": deferred, "003_x.sql": text, "004_y.sql": "SELECT 1;"})
@@ -239,7 +239,7 @@ def test_a_down_migration_that_would_run_as_units_is_refused(scene: Scene) -> No
     check = scene.start("check")
     assert check.wait() == 65
     assert said in check.stdout
-    # One pair around all is what every file may have.
+    # Any file may have one pair around everything.
     scene.write({"rollback/002_x.sql": "BEGIN; SET LOCAL a.b = 'x'; DROP TABLE x; COMMIT;"})
     scene.start("rollback", "--to", "1", "--yes").ok()
     assert not scene.database.exists("x")
@@ -289,7 +289,7 @@ def test_a_cause_outside_the_file_is_followed_by_repair(scene: Scene) -> None:
 def test_other_statements_before_it_begin_again(scene: Scene) -> None:
     scene.write({"001_base.sql": BASE, "002_x.sql": FAILS})
     scene.migrate()
-    # What took effect is taken out, as the message says.
+    # Remove what took effect, as the message says.
     scene.write({"002_x.sql": "SET a.c = 'kept';\nINSERT INTO seen VALUES (1, current_setting('a.c'));\nSELECT 1;"})
     dry = scene.start("migrate", "--dry-run").ok().stdout
     assert "it stopped at line 7, and the statements before that have changed since" in dry
@@ -316,7 +316,7 @@ def test_what_a_session_had_is_lost_and_a_person_looks(scene: Scene) -> None:
 def test_a_file_that_could_be_one_transaction_goes_on_as_units_if_it_began_so(scene: Scene) -> None:
     scene.write({"001_base.sql": BASE, "002_x.sql": FAILS})
     scene.migrate()
-    # Without SET LOCAL it could be merged, but its first units are committed.
+    # Without SET LOCAL it could be merged, but its first units are already committed.
     prefix, rest = FAILS.split("INSERT INTO seen")
     scene.write({"002_x.sql": prefix + "INSERT INTO t VALUES (3);"})
     scene.migrated()
@@ -343,7 +343,7 @@ def test_killed_at_random_moments_every_unit_takes_effect_once(scene: Scene, see
     scene.write({"002_x.sql": LONG})
     for _ in range(6):
         if scene.ledger() == [(1, "completed"), (2, "completed")]:
-            break  # On an idle machine it is done before it is killed so often.
+            break  # On an idle machine, it finishes before it has been killed this often.
         run = scene.start("migrate")
         run.until("lock.acquired")
         time.sleep(moment.uniform(0, 0.15))

@@ -1,4 +1,4 @@
-"""The example application of the Compose files, without containers: two versions beside each other on one schema."""
+"""The example application of the Compose files, without containers: two versions side by side on one schema."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that makes the folder of a version, as the Dockerfile does."""
+    """Return a function that creates the folder of a version, as the Dockerfile does."""
     return lambda version: make_image(tmp_path / f"image{version}", version)
 
 
@@ -39,7 +39,7 @@ def test_version_1_and_2_work_side_by_side(
     for replica in (first, second):
         page = replica.get()[1]
         assert (page["orders"], page["turnover"]) == (3, "209.40")
-    # The first one is from before the upgrade; 004 fills it after the rollout.
+    # The first row is from before the upgrade; 004 fills it after the rollout.
     rows = [("34.90", None), ("34.90", 3490), ("34.90", 3490)]
     assert database.rows("SELECT price::text, price_cents FROM orders ORDER BY id") == rows
 
@@ -62,12 +62,12 @@ def test_version_3_does_not_serve_where_the_orders_are_not_filled(
 ) -> None:
     for version in (1, 2):
         Replica(run_entrypoint, image(version), database).serving()
-    # By default the application is started all the same; this one says what it misses, and ends.
+    # By default the application is started anyway. This one says what is missing, and exits.
     replica = Replica(run_entrypoint, image(3), database)
     assert replica.run.wait() == 1
     assert "shop: version 3 does not work on schema 3" in replica.run.stderr
     assert "005_price_in_cents_is_there.sql requires migration 004, which is not completed" in replica.run.stderr
-    # Where a failure ends the start, it does not come so far.
+    # If a failure ends the start, it does not get that far.
     replica = Replica(run_entrypoint, image(3), database, MIGRATION_ON_FAILURE="exit")
     assert replica.run.wait() == 70
     assert replica.run.logs("migration.requires")

@@ -1,6 +1,6 @@
 """The example application from version 1 to 3: expand, fill, contract, and no request fails.
 
-Three replicas as processes behind a balancer of the test's own; tests/images/test_compose.py has containers.
+The three replicas are processes behind the test's own load balancer; tests/images/test_compose.py uses containers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 OLD_ORDERS = 20_000
 
-# An order a row, with whatever price its product has, as version 1 wrote it.
+# Orders as version 1 wrote them, each with its product's price.
 ORDERS = f"""
     INSERT INTO orders (product_id, quantity, price)
     SELECT id, 1 + n % 5, price FROM generate_series(1, {OLD_ORDERS}) n JOIN products ON id = 1 + n % 3
 """
-# Whose new column is set by an UPDATE, as often as it is.
+# Notes each UPDATE that sets the new column of an order, every time.
 WATCH = """
     CREATE TABLE fills (order_id bigint);
     CREATE FUNCTION note_fill() RETURNS trigger LANGUAGE plpgsql
@@ -38,18 +38,18 @@ class Shop:
     """Starts replicas and commands of each version."""
 
     def __init__(self, start: Callable[..., Run], database: Database, folder: Path) -> None:
-        """Make the images."""
+        """Create the images."""
         self._start, self._database = start, database
         self._images = {version: make_image(folder / f"image{version}", version) for version in (1, 2, 3)}
 
     def replica(self, version: int, **variables: str) -> Replica:
-        """Start a replica; unless told, a failure ends it."""
+        """Start a replica; by default, a failure ends it."""
         return Replica(
             self._start, self._images[version], self._database, **{"MIGRATION_ON_FAILURE": "exit", **variables}
         )
 
     def after(self, version: int) -> Run:
-        """Run what is to be run when all replicas are of this version, to its end."""
+        """Run to its end what is due once all replicas have this version."""
         environment = {"DATABASE_URL": self._database.url}
         return self._start("migrate", "--phase", "after", env=environment, cwd=self._images[version]).ok(60)
 
@@ -60,7 +60,7 @@ def shop(run_entrypoint: Callable[..., Run], database: Database, tmp_path: Path)
 
 
 def applied(database: Database) -> list[int]:
-    """Return the numbers of the migrations that are completed."""
+    """Return the numbers of the completed migrations."""
     rows = "SELECT migration_number FROM schema_migrations WHERE status = 'completed' ORDER BY 1"
     return [number for (number,) in database.rows(rows)]
 
@@ -85,7 +85,7 @@ def test_expand_fill_and_contract_under_three_replicas_without_a_failed_request(
         assert applied(database) == [1, 2, 3, 4]
         (filled,) = filling.logs("migration.applied")
         assert filled["file"] == "004_fill_price_in_cents.sql"
-        # Each row once: those from before the trigger, and no others.
+        # Each row once, only rows from before the trigger, and all of them.
         assert database.rows("SELECT count(*), count(DISTINCT order_id) FROM fills") == [(old, old)]
         visitors.go_on()
 
@@ -101,7 +101,7 @@ def test_expand_fill_and_contract_under_three_replicas_without_a_failed_request(
     assert applied(database) == [1, 2, 3, 4, 5, 6, 7]
     columns = "SELECT attname, attnotnull FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname ~ 'price'"
     assert database.rows(columns) == [("price_cents", True)]
-    # Every order that a visitor has the number of, and those from before, each with its price.
+    # Every order whose number a visitor has, and every older one, with the right price.
     whole = "SELECT count(*) FROM orders o JOIN products p ON p.id = o.product_id AND o.price_cents = p.price * 100"
     assert database.one("SELECT count(*) FROM orders") == OLD_ORDERS + visitors.placed
     assert database.one(whole) == OLD_ORDERS + visitors.placed
@@ -115,7 +115,7 @@ def test_an_old_image_is_stopped_by_the_floor(shop: Shop, database: Database, ve
     assert old.run.wait() == 78
     (told,) = old.run.logs("schema.below_floor")
     assert told["file"] == "007_drop_price.sql"
-    # By default the application is started whatever happens. It is told, and this one ends.
+    # By default the application is started whatever happens. It is told, and this one exits.
     old = shop.replica(version, MIGRATION_ON_FAILURE="start")
     assert old.run.wait() == 1
     assert old.run.logs("schema.below_floor")

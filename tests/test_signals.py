@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT in every phase: the end within two seconds, and nothing half done."""
+"""SIGTERM and SIGINT in every phase: the process ends within two seconds, and nothing is half done."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SLEEPING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() 
 
 
 def interrupt(run: Run, number: signal.Signals, *, pid: int | None = None) -> float:
-    """Send the signal and return how long the end took; the exit code must tell of it."""
+    """Send the signal and return how long the process took to end; its exit code must show the signal."""
     began = time.monotonic()
     os.kill(pid or run.pid, number)
     code = run.wait(20)
@@ -58,7 +58,7 @@ def application() -> tuple[str, ...]:
 
 
 def nothing_half_done(database: Database, *, within: float = 1) -> None:
-    """Fail unless the migration has left no table, no row and no lock, and nobody is connected any more."""
+    """Fail unless the migration has left no table, no row and no lock, and all sessions are gone."""
     until(lambda: database.sessions() == 0, within, "the end of the backends")
     assert not database.exists("half_done")
     assert database.one("SELECT count(*) FROM schema_migrations") == 0
@@ -74,8 +74,8 @@ def nothing_half_done(database: Database, *, within: float = 1) -> None:
 
 @pytest.fixture
 def listener(migrations_dir: Path) -> Iterator[socket.socket]:
-    """Return a socket that accepts connections, in the test's own time, and never answers."""
-    del migrations_dir  # empty, and there
+    """Yield a socket that never answers, and accepts connections only when the test does."""
+    del migrations_dir  # empty, but it exists
     with socket.create_server((HOST, 0)) as listener:
         listener.settimeout(15)
         yield listener
@@ -110,9 +110,9 @@ def test_while_connecting(
 
 
 def miss(run: Run, number: signal.Signals) -> float:
-    """Send the signal to another thread, as if it came just before the main thread's wait: that wait goes on.
+    """Send the signal to another thread, as if it came just before the main thread's wait: that wait continues.
 
-    Return how long the end took.
+    Return how long the process took to end.
     """
     others = [int(task.name) for task in Path(f"/proc/{run.pid}/task").iterdir() if int(task.name) != run.pid]
     assert others, "there is a second thread"
@@ -236,7 +236,7 @@ def test_in_the_middle_of_a_statement(
 def test_in_the_middle_of_a_statement_that_cannot_be_cancelled(
     run_entrypoint: Start, database: Database, migrations_dir: Path
 ) -> None:
-    """A function that swallows the cancel request keeps the backend, and not us."""
+    """A function that swallows the cancel request keeps the backend busy, but does not keep us."""
     stubborn = """\
 CREATE TABLE half_done (id integer);
 DO $$ DECLARE until timestamptz := clock_timestamp() + interval '4 s';
@@ -264,7 +264,7 @@ def test_what_was_committed_before_stays(run_entrypoint: Start, database: Databa
     until(lambda: database.sessions() == 0, 1, "the end of the backends")
     assert database.exists("whole")
     assert database.rows("SELECT migration_number, status FROM schema_migrations") == [(1, "completed")]
-    # The next start goes on where this one ended, at once.
+    # The next start continues at once from where this one ended.
     write_migrations(migrations_dir, {"002_half_done.sql": HALF_DONE.replace("60", "0")})
     run_entrypoint(*application(), env=environment).ok(10)
     assert database.one("SELECT array_agg(migration_number ORDER BY 1) FROM schema_migrations") == [1, 2]
@@ -272,7 +272,7 @@ def test_what_was_committed_before_stays(run_entrypoint: Start, database: Databa
 
 @pytest.mark.thorough
 def test_while_waiting_to_try_again(run_entrypoint: Start, database: Database, migrations_dir: Path) -> None:
-    """Between two attempts at a migration that does not get its table."""
+    """Between two attempts at a migration that cannot lock its table."""
     database.execute("CREATE TABLE busy (id integer)")
     write_migrations(migrations_dir, {"001_half_done.sql": "CREATE TABLE half_done (); ALTER TABLE busy ADD a text;"})
     with database.connect() as other, other.transaction():
@@ -301,7 +301,7 @@ def test_while_the_server_is_frozen(
     until(lambda: database.sessions() == 0, 5, "the end of the backends, by themselves")
     assert not database.exists("half_done")
     assert database.one("SELECT count(*) FROM schema_migrations") == 0
-    # The row still shows the token of one whose guard is gone; whoever comes next takes it at once.
+    # The row still shows the token of a holder whose guard is gone. The next replica takes it at once.
     assert database.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
@@ -315,7 +315,7 @@ def test_a_second_signal_does_not_wait(
     try:
         threads = status(run.pid)["Threads"]
         run.terminate()
-        # The watchdog's thread, or the one that asks the server to cancel: the first signal has been heard.
+        # Either the watchdog's thread or the one that sends the cancel request: the first signal has been noticed.
         until(lambda: status(run.pid)["Threads"] != threads, 1, "a reaction to the first signal")
         assert interrupt(run, second) < 0.3
     finally:
@@ -326,7 +326,7 @@ def test_a_second_signal_does_not_wait(
 def test_a_log_that_nobody_reads_does_not_keep_us(
     run_entrypoint: Start, database: Database, half_done: dict[str, str]
 ) -> None:
-    """The pipe that is stderr becomes full in the middle of a statement, and so the last line cannot be written."""
+    """The pipe behind stderr fills up in the middle of a statement, so the last line cannot be written."""
     reading, writing = os.pipe()
     try:
         run = run_entrypoint(*application(), env=half_done, stderr=writing)
@@ -353,7 +353,7 @@ def ignore_interrupts() -> None:
 def test_a_signal_that_was_ignored_stays_ignored(
     run_entrypoint: Start, database: Database, migrations_dir: Path
 ) -> None:
-    """As a shell's background jobs have it: Ctrl-C is not meant for them."""
+    """As in a shell's background jobs, which Ctrl-C is not meant for."""
     write_migrations(migrations_dir, {"001_wait.sql": "SELECT pg_advisory_lock(1); CREATE TABLE done ();"})
     with database.connect() as holder:
         holder.execute("SELECT pg_advisory_lock(1)")
@@ -377,9 +377,9 @@ def test_a_signal_that_was_ignored_stays_ignored(
 
 @pytest.fixture
 def run_as_pid_1(run_program: Start) -> Callable[..., tuple[Run, int]]:
-    """Return a function that starts `entrypoint` as the first process of a pid namespace of its own.
+    """Return a function that starts `entrypoint` as the first process of a new pid namespace.
 
-    It returns the run of `unshare`, which passes the exit code on, and the pid by which we know the first process.
+    It returns the run of `unshare`, which passes on the exit code, and the first process's pid outside the namespace.
     """
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
@@ -467,7 +467,7 @@ except signals.Interrupted as interrupted:
     assert run_program([sys.executable, "-c", script]).wait() == 143
 
 
-# --- Where an exception goes lost -----------------------------------------------------------------------
+# --- Where an exception gets lost -----------------------------------------------------------------------
 
 
 NOTICES = """\
@@ -477,9 +477,9 @@ DO $$ BEGIN FOR i IN 1..400000 LOOP RAISE NOTICE 'row %', i; END LOOP; END $$;
 
 
 def nothing_half_done_or_left_to_the_server(run: Run, database: Database) -> None:
-    """As `nothing_half_done`; but where notices kept the program from its connection, the lock's row shows a token."""
+    """Like `nothing_half_done`, but if notices kept the program from its connection, the lock's row has a token."""
     if run.logs("lock.abandoned"):
-        # Whoever comes next takes it at once, as its guard is gone.
+        # The next replica takes it at once, since its guard is gone.
         database.execute("UPDATE migration_lock SET locked_at = NULL, token = NULL")
     nothing_half_done(database)
 
@@ -489,7 +489,7 @@ def nothing_half_done_or_left_to_the_server(run: Run, database: Database) -> Non
 def test_while_notices_come(
     run_entrypoint: Start, database: Database, migrations_dir: Path, number: signal.Signals
 ) -> None:
-    """Libpq hands notices over in a callback, and what is raised in a callback of C code is lost."""
+    """Our callback gets notices from libpq, and an exception raised in a callback of C code is lost."""
     write_migrations(migrations_dir, {"001_half_done.sql": NOTICES})
     run = run_entrypoint(*application(), env={"DATABASE_URL": database.url})
     run.until("migration.notice")
@@ -501,7 +501,7 @@ def test_while_notices_come(
 def test_while_more_notices_have_come_than_can_be_told(
     run_entrypoint: Start, database: Database, migrations_dir: Path
 ) -> None:
-    """There are megabytes between the server and the program, which tells of its end all the same."""
+    """Megabytes are queued between the server and the program, which logs its end anyway."""
     write_migrations(migrations_dir, {"001_half_done.sql": NOTICES})
     run = run_entrypoint(*application(), env={"DATABASE_URL": database.url})
     run.until("migration.notice")
@@ -518,7 +518,7 @@ def test_while_more_notices_have_come_than_can_be_told(
 
 
 def loses_the_exception(how: str) -> str:
-    """Return a program that gets a signal where Python drops what is raised, and waits in our way afterwards."""
+    """Return a program that gets a signal where Python drops exceptions, and then waits in our usual way."""
     return f"""\
 import os, signal, sys, time, weakref
 from entrypoint import signals

@@ -1,6 +1,6 @@
 """SIGTERM and SIGINT at random moments of a start that has a bit of everything.
 
-40 moments in the ordinary suite; `ENTRYPOINT_TEST_SIGNALS=200` takes more. A failure names its seed, and
+The ordinary suite tries 40 moments; `ENTRYPOINT_TEST_SIGNALS=200` tries more. A failure names its seed, and
 `ENTRYPOINT_TEST_SEED` begins there.
 """
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.cold
 MOMENTS = int(os.environ.get("ENTRYPOINT_TEST_SIGNALS", "40"))
 FIRST = int(os.environ.get("ENTRYPOINT_TEST_SEED", "1"))
 PROMISE = 2.0
-# However many moments are asked for, each test takes so few that it stays below pytest's timeout.
+# However many moments you ask for, each test takes so few that it stays within pytest's timeout.
 _MOMENTS_PER_TEST = 10
 GROUPS = -(-MOMENTS // _MOMENTS_PER_TEST)
 
@@ -76,18 +76,19 @@ def one_moment(
             other.execute("SELECT * FROM busy")
         run = run_entrypoint(*APPLICATION, env=environment)
         until(lambda: int(status(run.pid)["SigCgt"], 16) & 1 << signal.SIGTERM - 1, 15, "our handlers")
-        time.sleep(moment)  # Not to synchronise: the moment is what is tried.
+        time.sleep(moment)  # Not for synchronization: the moment is what we test.
         sent = time.time()
         run.kill(number)
         code = run.wait(20)
         took = time.time() - sent
         report = f"{seed}\n{run.report()}"
         assert took < PROMISE, report
-        # By the signal itself: it was the application, or the last instant before.
+        # Ended by the signal itself: it hit the application, or the last moment before it.
         assert code in (128 + number, -number), report
         assert "Traceback" not in run.stderr, report
-        # The clocks of two processes cannot tell which came first, the application or the signal; the code can: only
-        # a signal that found no handler of ours ends it by itself, and one that we took and dropped ends nothing.
+        # The clocks of two processes cannot tell which came first, the application or the signal, but the exit code
+        # can: only a signal that meets no handler of ours ends the process by itself, and one that we caught and
+        # dropped ends nothing.
         started = run.stdout.strip()
         assert not started or code == -number, f"the application was started in spite of the signal; {report}"
         assert "backup.failed" not in run.stderr, report

@@ -29,7 +29,7 @@ def test_the_menu_is_the_order_of_a_reader() -> None:
     listed = [page for part in parts for page in part.pages]
     assert len(set(listed)) == len(listed)
     assert all((ROOT / page).is_file() for page in listed)
-    # Every page is in the menu, or in a folder whose first page is.
+    # Every page is in the menu, or in a folder whose first page is in it.
     pages = {path for path in files_of(ROOT) if path.startswith("docs/") and path.endswith(".md")} - {nav.INDEX}
     folders = {Path(page).parent for page in listed if page.endswith("/README.md")}
     assert {page for page in pages - set(listed) if Path(page).parent not in folders} == set()
@@ -47,7 +47,7 @@ def test_the_repositorys_pages_can_be_laid_out(tmp_path: Path) -> None:
 
 
 def lay_out(folder: Path, files: Mapping[str, str]) -> Path:
-    """Lay out a small repository, and return where."""
+    """Lay out a small repository, and return its path."""
     for name, text in {"README.md": "# Home\n", nav.INDEX: MENU, "docs/a.md": "# A\n", **files}.items():
         path = folder / "repository" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def test_a_link_leads_to_what_its_target_has_become(tmp_path: Path) -> None:
     listing = (into / "k8s" / "index.md").read_text()
     assert "- [k8s/deep/other.py](deep/other.py.md)\n- [k8s/job.yaml](job.yaml.md)" in listing
     assert (into / "k8s" / "deep" / "other.py.md").is_file()
-    # Beside the menu, and said to be.
+    # Not in the menu, and declared as such.
     assert listing.startswith("---\norphan: true\n---\n")
     assert not text.startswith("---")
 
@@ -156,7 +156,7 @@ def test_a_fault_of_the_built_site_is_found(tmp_path: Path, case: str) -> None:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    # Nobody's own configuration.
+    # Ignore the user's git configuration.
     environment = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "HOME": str(folder)}
     argv = ["git", "-c", "user.name=x", "-c", "user.email=x@y", "-C", str(folder), *arguments]
     return subprocess.run(argv, capture_output=True, text=True, check=True, env=environment).stdout.strip()

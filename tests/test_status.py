@@ -39,11 +39,11 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Sc
 
 
 def on_a_terminal(scene: Scene, *, columns: int, **env: str) -> str:
-    """Return what `status` writes to a terminal of so many columns."""
+    """Return what `status` writes to a terminal with this many columns."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (50, columns))
     attributes = termios.tcgetattr(theirs)
-    attributes[1] &= ~termios.OPOST  # line ends as they are written
+    attributes[1] &= ~termios.OPOST  # do not translate line ends
     termios.tcsetattr(theirs, termios.TCSANOW, attributes)
     try:
         run = scene.launch("status", env={"DATABASE_URL": scene.database.url, "TERM": "xterm", **env}, stdout=theirs)
@@ -139,7 +139,7 @@ def test_a_narrow_terminal_does_without_columns_before_a_name_is_broken(
     rows = text.partition("─\n")[2].partition("\n\n")[0].splitlines()
     assert max(map(len, rows)) <= columns
     assert (name in text) is (columns >= 45)
-    # Nothing is cut, even where it has to be broken.
+    # Text may be wrapped, but is never cut.
     assert "…" not in text
     assert name in text or name in "".join(row.split("  ")[0].strip() for row in rows)
 
@@ -154,12 +154,12 @@ def test_the_headline_counts_what_is_wrong_and_says_what_helps() -> None:
     assert second == "At version 4; 1 failed, 1 pending, 1 changed, 2 missing."
     assert [fix.partition(":")[0] for fix in fixes] == ["  Fix (failed)", "  Fix (changed)", "  Fix (missing)"]
     assert fixes[2].endswith("entrypoint repair --missing")
-    # What is right is not mentioned, and what is not wrong has its own words.
+    # What is right is not mentioned, and what is merely notable has words of its own.
     good = status._replace(name="up_to_date", lines=lines[:2])
     assert as_text(good, width=None, colours=False).splitlines()[1] == "Up to date at version 4; 1 changed."
     good = status._replace(name="up_to_date", lines=lines[:1])
     assert as_text(good, width=None, colours=False).splitlines()[1:3] == ["Up to date at version 4.", ""]
-    # On a narrow terminal it is broken between words.
+    # On a narrow terminal, lines break between words.
     words = as_text(status, width=40, colours=False).partition("\n\n")[0].split()
     assert words == " ".join((first, second, *fixes)).split()
 
@@ -210,7 +210,7 @@ def test_strict_has_an_exit_code_of_its_own(scene: Scene) -> None:
 
 
 def test_a_column_that_says_nothing_goes_first(scene: Scene) -> None:
-    """Nothing is applied, so three columns are nothing but their headings, which take their room, too."""
+    """Nothing is applied, so three columns have only their headings, which also take up room."""
     scene.write({"001_customers.sql": "SELECT 1;", "002_order_states_of_all.sql": "SELECT 2;"})
     shown = on_a_terminal(scene, columns=60)
     assert "002_order_states_of_all.sql" in shown
@@ -348,7 +348,7 @@ def test_clean() -> None:
     assert clean("日本 ä €") == "日本 ä €"
 
 
-# --- Who keeps everybody out, and whose the ledger is -----------------------------------------------------
+# --- Who keeps everybody out, and whose ledger it is ------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -430,7 +430,7 @@ def test_who_keeps_a_ledger_from_being_made_is_named(scene: Scene) -> None:
 
 
 def test_who_has_locked_the_locks_row_or_table_is_named(scene: Scene) -> None:
-    """As `unlock` names it: nobody can migrate, though the lock is free."""
+    """As `unlock` names them: nobody can migrate, though the lock is free."""
     scene.write({"001_good.sql": "CREATE TABLE good ();"})
     scene.migrated()
     with scene.database.connect(application_name="a person's psql") as other:

@@ -1,4 +1,4 @@
-"""No commit of a tool after its successor began: killed and frozen holders, with tools that do not give up.
+"""A tool commits nothing once its successor has begun, even if its holder was killed or frozen and it keeps trying.
 
 ENTRYPOINT_TEST_KILL_ROUNDS=50 plays each case fifty times, and prints how long the takeovers took.
 """
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 ROUNDS = int(os.environ.get("ENTRYPOINT_TEST_KILL_ROUNDS", "1"))
 PROGRAMS = Path(__file__).parent / "kit/programs"
-# What `make tools` installs; tests/tools/test_successor_of_npm.py plays the same with it.
+# `make tools` installs this; tests/tools/test_successor_of_npm.py plays the same cases with it.
 NODE_PROGRAMS = Path(__file__).parents[1] / ".tools/node-programs"
-# It goes to the server by itself. Then a frozen holder's tool is ended by the keeper, before PostgreSQL ends the guard.
+# The tool connects by itself. If its holder is frozen, the keeper ends the tool before PostgreSQL ends the guard.
 ELSEWHERE = "elsewhere"
 PYTHON = f"{sys.executable} {PROGRAMS / 'stubborn.py'}"
 TABLES = """
@@ -43,7 +43,7 @@ TABLES = """
 
 
 def command_of(tool: str, directory: Path, seconds: float) -> str:
-    """Return a command line that works for so long; skip what is not there."""
+    """Return a command line that works for `seconds`; skip the test if the tool is not installed."""
     if tool == "npm":
         if not (shutil.which("npm") and (NODE_PROGRAMS / "node_modules/pg").is_dir()):
             missing("no npm, or no node-postgres (make tools)")
@@ -86,7 +86,7 @@ def test_no_commit_after_the_successor_began(
 def one_round(
     database: Database, tmp_path: Path, launch: Callable[..., Run], tool: str, fault: signal.Signals
 ) -> float:
-    """Strike the holder in the middle of its tool's work; return how long it took until another had the lock."""
+    """Strike the holder in the middle of its tool's work; return how long it took until another one had the lock."""
     database.execute(TABLES)
     scene = Scene(database, tmp_path, launch)
 
@@ -113,7 +113,7 @@ def one_round(
             struck = time.time()
             old.kill(fault)
             if fault == signal.SIGSTOP and tool != ELSEWHERE:
-                # What PostgreSQL does after half a minute: see `idle_in_transaction_session_timeout` in guard.py.
+                # PostgreSQL does this after half a minute: see `idle_in_transaction_session_timeout` in guard.py.
                 database.execute(f"SELECT pg_terminate_backend({guard})")
             until(lambda: database.one("SELECT count(*) FROM begun") > 1, 60, new.report)
             old.kill(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""The reason for a failure in /dev/termination-log, as in a container of Kubernetes: in a /dev of our own."""
+"""The reason for a failure in /dev/termination-log, as in a container in Kubernetes: here in a /dev of our own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cold
 
-# A mount namespace of its own; what is mounted in it is gone with the process.
+# It has its own mount namespace, so its mounts disappear with the process.
 PREPARE = """\
 set -e
 mkdir -p dev
@@ -48,15 +48,15 @@ exec "$@"
 
 
 class Container(Protocol):
-    """Start `entrypoint` with a /dev of its own."""
+    """Start `entrypoint` with its own /dev."""
 
     def __call__(self, *args: str, kind: str = "file", stderr: int | None = None, **env: str) -> Run:
-        """Take what /dev/termination-log is, a descriptor to log to, and the environment."""
+        """`kind` is what /dev/termination-log is, and `stderr` a descriptor to log to."""
 
 
 @pytest.fixture
 def message(tmp_path: Path) -> Path:
-    """Return the file that is /dev/termination-log in the container, with something old in it."""
+    """Return the file that is /dev/termination-log in the container, with old text in it."""
     path = tmp_path / "termination-log"
     path.write_text("what an earlier program left, longer than what comes: " + "x" * 5000)
     return path
@@ -117,7 +117,7 @@ def test_a_migration_command_that_fails(container: Container, message: Path, dat
 def test_an_image_below_the_floor(
     container: Container, message: Path, database: Database, migrations_dir: Path
 ) -> None:
-    """What `kubectl describe` shows of an older image that somebody starts after the contract."""
+    """What `kubectl describe` shows if somebody starts an older image after the contract."""
     drop = "-- entrypoint: phase = after\n-- entrypoint: floor = 002_drop.sql\nSELECT 1"
     write_migrations(migrations_dir, {"001_a.sql": "SELECT 1", "002_drop.sql": drop})
     assert container("migrate", "--phase", "after", DATABASE_URL=database.url).wait() == 0
@@ -195,7 +195,7 @@ def test_nothing_from_commands_beside_the_containers_own_program(
 
 
 def test_nothing_from_a_terminal(container: Container, message: Path) -> None:
-    """As `kubectl exec -it` has it."""
+    """As with `kubectl exec -it`."""
     master, slave = os.openpty()
     try:
         assert container("migrate", "--bogus", stderr=slave).wait() == 64

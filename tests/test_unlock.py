@@ -1,4 +1,4 @@
-"""`unlock`: who holds the migration lock, and freeing it from the dead, or by force from the living."""
+"""`unlock`: shows who holds the migration lock, and takes it from a dead holder, or by force from a living one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_living_holder_is_shown_and_left_alone(scene: Scene) -> None:
         before = scene.lock()
         run = unlock(scene)
         assert run.wait() == 75
-        # It answers a question: that is no error.
+        # The command answers a question, so this is not an error.
         (error,) = run.logs("lock.held")
         assert error["level"] == "warning"
         assert error["process_id"] == leader.pid
@@ -93,7 +93,7 @@ def test_a_dead_holders_row_is_freed_without_asking(scene: Scene) -> None:
     assert run.stdout.endswith("The lock is free.\n")
     assert run.logs("lock.freed")[0]["level"] == "info"
     row = scene.lock()
-    # Exactly the documented UPDATE: by the token a late holder learns that it was an operator.
+    # Exactly the documented UPDATE: the token tells a late holder that an operator freed the lock.
     assert {name: row[name] for name in FREED} == FREED
     assert row["token"] == token
     assert told(scene.start())[:2] == ("migrated", "2")
@@ -131,7 +131,7 @@ def test_on_a_terminal_force_asks(scene: Scene) -> None:
         with Terminal() as terminal:
             run = scene.launch("unlock", "--force", env={"DATABASE_URL": scene.database.url}, **terminal.options)
             terminal.asked(run)
-            # Somebody else holds it by the time that the answer comes.
+            # By the time we answer, somebody else holds it.
             scene.database.execute("UPDATE migration_lock SET token = 'another.1'")
             terminal.type("y\n")
             assert run.wait() == 70
@@ -143,8 +143,11 @@ def test_on_a_terminal_force_asks(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_force_ends_the_sessions_of_a_frozen_holder(scene: Scene) -> None:
-    """Its worker has another name meanwhile, and is known by the fence. Who may not end it is told what is missing."""
-    # The server's own role.
+    """Its worker has changed its name, and is recognized by the fence.
+
+    Without the privilege to end it, you are told which.
+    """
+    # Roles belong to the whole server, so the name must be unique.
     login = f"poor_{scene.database.name}"[:60]
     scene.write({"001_gate.sql": f"SET application_name = 'mine'; CREATE TABLE a (); {Gate.PASS}"})
     with Gate(scene.database) as gate:
@@ -172,7 +175,7 @@ def test_force_ends_the_sessions_of_a_frozen_holder(scene: Scene) -> None:
         gate.open()
         scene.migrated()
     leader.kill(signal.SIGCONT)
-    # It wakes up and finds that it has nothing any more: it contends like any other, and nothing is pending.
+    # It wakes up and finds that it holds nothing. It competes like any other, and nothing is pending.
     assert leader.wait() == 0, leader.report()
     assert scene.ledger() == [(1, "completed")]
     assert errors(leader) == []
@@ -201,7 +204,7 @@ def test_a_dead_guards_worker_is_left_to_end_by_itself_unless_forced(scene: Scen
 
 
 def test_a_statement_outside_a_transaction_lives_by_its_own_lock(scene: Scene) -> None:
-    """Nobody could take over before its end, whatever became of the guard."""
+    """Nobody can take over before it ends, whatever became of the guard."""
     scene.write({"001_a.sql": f"-- entrypoint: no-transaction\n{Gate.PASS}"})
     with Gate(scene.database) as gate:
         leader = scene.start()
@@ -230,7 +233,7 @@ def test_a_row_of_the_earlier_system(scene: Scene, upgraded: bool) -> None:  # n
     assert "earlier system" in run.logs("lock.held")[0]["message"]
     assert "earlier-1 (process 4242)" in run.stdout
     assert scene.lock()["locked_by"] == "earlier-1"
-    # As old as release_stale_migration_locks() wants it to be.
+    # As old as release_stale_migration_locks() requires.
     scene.database.execute(TAKE.format(age="11 minutes"))
     assert unlock(scene).ok().stdout.endswith("The lock is free.\n")
     assert {name: scene.lock()[name] for name in FREED} == FREED
@@ -278,7 +281,7 @@ def test_a_waiter_has_it_as_soon_as_it_is_free(scene: Scene) -> None:
         waiter.until("lock.waiting")
         run = unlock(scene, "--force", "--yes").ok()
         assert leader.wait() == 75
-        # The waiter is a holder like any other, and not what was to be ended.
+        # The waiter becomes a holder like any other, and was not the one to end.
         waiter.until("lock.acquired")
         gate.arrival()
         assert "Ended backend" not in run.stdout
@@ -289,7 +292,7 @@ def test_a_waiter_has_it_as_soon_as_it_is_free(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_the_ledger_may_be_another_roles(scene: Scene) -> None:
-    """The row is read and freed as MIGRATION_ROLE; the sessions are seen as the login user, whose they are."""
+    """The row is read and freed as MIGRATION_ROLE. Sessions are looked up as the login user, who owns them."""
     name = scene.database.name[:50]
     owner, login, stranger = (f"{role}_{name}" for role in ("owner", "login", "stranger"))
     scene.database.execute(
@@ -332,11 +335,11 @@ def test_the_ledger_may_be_another_roles(scene: Scene) -> None:
         scene.database.execute(f"DROP OWNED BY {owner}; DROP ROLE {login}, {stranger}, {owner}")
 
 
-# docs/lock.md, "The keys": while a ledger is made.
+# docs/lock.md, "The keys": held while a ledger is created.
 MAKING_KEY = "1885824370, 0"
 
 
-# No session of ours holds the first key shared, nor the second one exclusively; but anybody may.
+# Our own sessions never hold the first key shared or the second one exclusively, but anybody may.
 @pytest.mark.sampled(5)
 @pytest.mark.case("C9")
 @pytest.mark.parametrize("mode", ["", "_shared"], ids=["exclusive", "shared"])

@@ -1,4 +1,4 @@
-"""`wait`: for the database, for the schema; never more than looking."""
+"""`wait`: for the database, for the schema; it only ever looks."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_failed_migration_stands_in_the_way(scene: Scene) -> None:
         assert error["event"] == "migration.held_back"
         assert error["file"] == "002_bad.sql"
     scene.start("wait", "--version", "1").ok()
-    # A new image's file is another one, which may succeed.
+    # A new image's file is different, and may succeed.
     scene.write({"002_bad.sql": "CREATE TABLE b ();"})
     assert scene.start("wait", "--timeout", "0").wait() == 75
 

@@ -1,7 +1,7 @@
-"""The main thread waits in slices only: read from the source, as a signal in the wrong instant is hard to come by.
+"""The main thread waits only in slices. This is read from the source, since a signal at the wrong moment is rare.
 
-A signal that another thread receives, or that comes just before a call of the kernel, does not end that call. So no
-wait of the main thread is longer than `deadline.SLICE`; `deadline` has the means, and this test the exceptions.
+If another thread receives a signal, or if it comes just before a system call, that call does not end. So no wait of the
+main thread is longer than `deadline.SLICE`. `deadline` has the functions for that, and this test lists the exceptions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PACKAGE = Path(entrypoint.__file__).parent
 
 WAITS = {"sleep", "wait", "join", "acquire", "poll", "communicate", "select"}
 
-# Where else something waits, and why that does no harm.
+# Other places that wait, and why they do no harm.
 ALLOWED = {
     ("bounded.py", "_read"): "a slice",
     ("bounded.py", "_end"): "after SIGKILL",
@@ -58,16 +58,16 @@ ALLOWED = {
     ("probe.py", "_turn"): "the probe's thread",
     ("probe.py", "_accept"): "the probe's thread",
 }
-# No waits of the kernel, but functions of ours with such a name.
+# Not waits in the kernel, but our own functions with such a name.
 OURS = {("migration/apply/migrator.py", "under_lock"), ("migration/operator/rehearsal.py", "rehearse")}
 OURS |= {("backup/dump.py", "_dump"), ("tool/running.py", "_end")}
 OURS |= {("operations/wait.py", "wait_for_database"), ("operations/wait.py", "wait_for_schema")}
-# The service has an event loop, which signals wake, and threads.
+# The service has threads, and an event loop, which signals wake up.
 ELSEWHERE = ("service/",)
 
 
 def waits_in(path: Path) -> list[tuple[str, int, str]]:
-    """Return the calls in a module that may wait: in which function, at which line, and which."""
+    """Return the calls in a module that may wait: the function, the line, and the call's name."""
     found: list[tuple[str, int, str]] = []
 
     def walk(node: ast.AST, function: str) -> None:
@@ -83,7 +83,7 @@ def waits_in(path: Path) -> list[tuple[str, int, str]]:
 
 
 def _name(function: ast.expr) -> str | None:
-    """Return the name of what is called, if it is one that waits."""
+    """Return the name of the called function, if it is one that waits."""
     if isinstance(function, ast.Name):
         return function.id if function.id == "sleep" else None
     if not isinstance(function, ast.Attribute) or function.attr not in WAITS:
@@ -93,7 +93,7 @@ def _name(function: ast.expr) -> str | None:
     path = isinstance(whose, ast.Attribute) and whose.attr == "path"  # os.path.join(…)
     ours = (
         function.attr == "poll" and isinstance(whose, ast.Name) and whose.id in {"select", "process"}
-    )  # makes or asks
+    )  # creates or asks
     return None if text or path or ours else function.attr
 
 

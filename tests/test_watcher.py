@@ -1,4 +1,4 @@
-"""What is seen while a migration runs: its progress, who blocks it, and how long it has waited in all."""
+"""What can be seen while a migration runs: its progress, who blocks it, and how long it has waited altogether."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 ALTER = {"001_alter.sql": "ALTER TABLE busy ADD COLUMN b integer"}
 QUEUED = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = '{}'::regclass AND mode = '{}'"
 
-# A table of some pages, and a function that stops at one of its rows for as long as the gate is closed.
+# A table of a few pages, and a function that stops at one of its rows while the gate is closed.
 SLOW_TABLE = """
     CREATE TABLE big (id integer, filler text);
     INSERT INTO big SELECT i, repeat('x', 1000) FROM generate_series(1, 200) i;
@@ -56,7 +56,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 @contextlib.contextmanager
 def at_work(database: Database, sql: str) -> Iterator[int]:
-    """Run SQL on a connection of its own, for as long as somebody looks; return its backend."""
+    """Run SQL on a separate connection while the caller looks; yield its backend."""
     with contextlib.closing(database.connect()) as connection, ThreadPoolExecutor(1) as threads:
 
         def work() -> None:
@@ -73,7 +73,7 @@ def at_work(database: Database, sql: str) -> Iterator[int]:
 
 
 def asked(connection: Connection[tuple[Any, ...]], query: str) -> list[tuple[Any, ...]]:
-    """Return the answer to a question as the watcher asks it."""
+    """Return the answer to a query that is sent as the watcher sends it."""
     with connection.transaction():
         connection.execute(OURS_WITH_PATH.encode())
         return connection.execute(query.encode()).fetchall()
@@ -112,7 +112,7 @@ def test_what_postgresql_knows_of_a_statement(any_database: Database, command: s
     if command == "VACUUM FULL":
         any_database.execute("CREATE INDEX ON big (stop(id))")
     if command == "COPY FROM":
-        # A file that the server can read, so in a directory of its own.
+        # The server must be able to read the file, so it is in the server's directory.
         directory = any_database.one("SHOW data_directory")
         any_database.execute(f"COPY big TO '{directory}/{any_database.name}.copy'")
         any_database.execute("ALTER TABLE big ADD CHECK (stop(id) > 0) NOT VALID")
@@ -144,14 +144,14 @@ def test_progress_is_in_the_log_and_in_the_row_and_waiters_tell_it(scene: Scene)
     scene.database.execute(SLOW_TABLE)
     scene.write({"001_index.sql": "SELECT 1;\nCREATE INDEX ON big (stop(id));"})
     with Gate(scene.database) as gate:
-        # It reports after half of the lock time-out; the gate itself is a lock, too.
+        # It reports after half of the lock timeout; the gate itself is also a lock.
         holder = scene.start(MIGRATION_DDL_LOCK_TIMEOUT_MS=5000, MIGRATION_TIMEOUT_MS=60000)
         token = token_of(holder)
         gate.arrival()
         record = holder.until("migration.progress")
         assert record["file"] == "001_index.sql"
         assert (record["statement"], record["statements"]) == (1, 2)
-        # PostgreSQL keeps the first one's small result back; what it is at, it tells.
+        # PostgreSQL holds back the first statement's small result, but it does report what it is doing.
         assert "statement 1 or later of 2, for " in record["message"]
         assert (record["command"], record["relation"]) == ("CREATE INDEX", "big")
         assert "scanning table" in record["phase"]
@@ -175,7 +175,7 @@ def test_progress_is_in_the_log_and_in_the_row_and_waiters_tell_it(scene: Scene)
 
 
 def test_a_detail_that_another_holder_left_is_not_told(scene: Scene) -> None:
-    """A replica of an earlier release does not know the column, and leaves in it what was there."""
+    """A replica of an earlier release does not know the column, and leaves the old value in it."""
     scene.write(ALTER | {"001_alter.sql": "SELECT 1"})
     scene.migrated()
     scene.database.execute(
@@ -253,11 +253,11 @@ def test_a_waiter_tells_a_change_at_once_and_the_rest_now_and_then(monkeypatch: 
     assert "pod-1" in board.waiting_for
 
 
-# --- Who is in the way ----------------------------------------------------------------------------------
+# --- Who blocks it --------------------------------------------------------------------------------------
 
 
 def test_an_idle_session_is_told_as_such(scene: Scene) -> None:
-    """It holds a lock of its session, and has no transaction open whose age could be told."""
+    """It holds a session-level lock, and has no open transaction whose age we could report."""
     scene.write({"001_x.sql": "SELECT pg_advisory_lock(815)"})
     with scene.database.connect(application_name="forgotten psql") as other:
         blocker = other.info.backend_pid
@@ -312,7 +312,7 @@ def test_a_prepared_transaction_is_told_by_its_name(
     ids=["a writer", "an old snapshot"],
 )
 def test_a_concurrent_build_tells_whom_it_waits_for(scene: Scene, hold: str, phase: str) -> None:
-    """It has no lock time-out: it is in nobody's way, and waits for as long as it takes."""
+    """It has no lock timeout: it blocks nobody, so it waits as long as it takes."""
     scene.database.execute("CREATE TABLE busy (a integer)")
     scene.write({"001_index.sql": "CREATE INDEX CONCURRENTLY i ON busy (a)"})
     with scene.database.connect(application_name="nightly report") as other:
@@ -358,7 +358,7 @@ def test_what_we_may_not_see_is_told_as_that(database: Database) -> None:
 
 @contextlib.contextmanager
 def at_work_behind(database: Database, other: Connection[Any]) -> Iterator[int]:
-    """Let somebody wait for a table that the `other` connection has locked; return that backend."""
+    """Let somebody wait for a table that the `other` connection has locked; yield the waiting backend."""
     other.execute("BEGIN; LOCK TABLE busy")
     with at_work(database, "SELECT 1 FROM busy") as pid:
         until(lambda: database.rows(QUEUED.format("busy", "AccessShareLock")), 10, "somebody in the queue")
@@ -369,7 +369,7 @@ def at_work_behind(database: Database, other: Connection[Any]) -> Iterator[int]:
 
 
 def queued_for(database: Database, table: str, seconds: float = 0) -> bool:
-    """Tell whether somebody has waited for a table for so long."""
+    """Tell whether somebody has waited for a table for at least `seconds`."""
     return bool(
         database.rows(
             "SELECT FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
@@ -380,7 +380,7 @@ def queued_for(database: Database, table: str, seconds: float = 0) -> bool:
 
 
 def test_waits_that_are_short_each_and_long_together_end_an_attempt(scene: Scene) -> None:
-    """The lock time-out counts for each lock; whoever wants the first table waits while it queues for the next."""
+    """The lock timeout applies to each lock. While it queues for the next table, others wait for the first one."""
     database = scene.database
     database.execute("CREATE TABLE one (); CREATE TABLE two ()")
     scene.write({"001_both.sql": "ALTER TABLE one ADD COLUMN b integer;\nALTER TABLE two ADD COLUMN b integer;"})
@@ -438,7 +438,7 @@ IN_THE_WAY = {
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", IN_THE_WAY)
 def test_a_wait_counts_only_if_others_wait_behind_it(database: Database, case: str) -> None:
-    """A long data migration that meets other people's rows now and then must not be begun again and again."""
+    """A long data migration that sometimes waits for other sessions' rows must not be restarted again and again."""
     before, then, expected = IN_THE_WAY[case]
     database.execute("CREATE TABLE busy (a int); CREATE TABLE free (a int); CREATE TABLE rows AS SELECT 1 AS a")
     with database.connect() as other, database.connect() as eye:
@@ -481,7 +481,7 @@ def test_the_cancel_hits_that_wait_and_no_other(database: Database) -> None:
 
 
 def test_between_two_attempts_the_queue_drains(scene: Scene) -> None:
-    """A reader that has queued behind the migration gets through, though the transaction that blocks it stays open."""
+    """A reader that queued behind the migration gets through, even though the blocking transaction stays open."""
     database = scene.database
     database.execute("CREATE TABLE busy (a integer)")
     scene.write(ALTER)
@@ -530,7 +530,7 @@ def test_every_attempt_has_the_same_patience_and_the_pauses_grow(scene: Scene) -
 
 @pytest.mark.thorough
 def test_pauses_are_not_in_step(scene: Scene) -> None:
-    """Two replicas' pauses differ, or they would meet again and again; and so do one's at two starts."""
+    """The pauses of two replicas differ, or they would collide again and again. So do one replica's in two starts."""
     scene.database.execute("CREATE TABLE busy (a integer)")
     scene.write(ALTER)
     pauses = set()

@@ -1,4 +1,4 @@
-"""Which database? Each command that changes something begins with that, and asks with it; so does `status`."""
+"""Which database? Each command that changes something says so first, and asks with it; `status` says so too."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_it_asks_with_it_and_no_is_no_error(scene: Scene) -> None:
 
 
 def test_the_log_on_a_terminal_begins_with_it(scene: Scene) -> None:
-    """And has no empty lines between its lines, nor anything of the bar at its end."""
+    """And has no empty lines in between, nor any remains of the bar at its end."""
     with Screen(columns=200) as screen:
         env = {"DATABASE_URL": scene.database.url, "TERM": "xterm-256color"}
         scene.launch("migrate", env=env, stderr=screen.fd).ok()
@@ -98,7 +98,7 @@ def test_the_log_on_a_terminal_begins_with_it(scene: Scene) -> None:
 
 
 def shown(screen: Screen, end: str) -> list[str]:
-    """Return what a terminal shows, once its last line ends so: it is read a moment after it was written."""
+    """Return what a terminal shows, once its last line ends with `end`: what is written shows a moment later."""
     until(lambda: bool(screen.screen) and screen.screen[-1].endswith(end), 10, end)
     return screen.screen
 
