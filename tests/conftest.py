@@ -1,9 +1,9 @@
-"""Fixtures: a server per worker, a database per test, runs of the program that leave nothing behind.
+"""Fixtures: a server per worker, a database per test, and runs of the program that leave nothing behind.
 
-`ENTRYPOINT_TEST_PG=15|16|18|19` chooses the PostgreSQL of the fixture `server`. What cannot be tested on this
-machine is skipped and listed at the end of the run; where `CI=true` it fails instead. A run of the whole suite leaves
-out what is marked `thorough`, takes a sample of the cases of what starts processes, and gives each test one version of
-`any_server`, unless it has `--thorough` or `CI=true`; so it is short enough to come before a commit.
+`ENTRYPOINT_TEST_PG=15|16|18|19` chooses the PostgreSQL of the fixture `server`. What this machine cannot test is
+skipped and listed at the end of the run; with `CI=true` it fails instead. Without `--thorough` or `CI=true`, a run of
+the whole suite is short enough to do before each commit: it leaves out tests marked `thorough`, samples the cases of
+tests that start processes, and gives each test one version of `any_server`.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from kit.web import TOKEN, Serving
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-# The last of these comes from a suite of Debian's that changes from day to day, so CI does not depend on it.
+# The last of these comes from a Debian suite that changes daily, so CI does not depend on it.
 MOVING = 19
 VERSIONS = (15, 16, 18, MOVING)
 
 
 def missing(reason: str) -> NoReturn:
-    """Fail in CI, where everything must be there; else skip, and say so at the end of the run."""
+    """Fail in CI, where everything must be present; otherwise skip, and list it at the end of the run."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(NOT_TESTED + reason)
 
 
 def without_postgres(version: int, error: PostgresMissingError) -> NoReturn:
-    """Fail where this version was asked for by name; else it is missing, or left out, even in CI, if it is `MOVING`."""
+    """Fail if this version was asked for by name; otherwise it is missing, or skipped even in CI if it is `MOVING`."""
     if os.environ.get("ENTRYPOINT_TEST_PG") == str(version):
         pytest.fail(str(error), pytrace=False)
     if version == MOVING:
@@ -59,11 +59,11 @@ ROOM = 8 << 30
 
 
 def servers_dir(memory: Path) -> Path | None:
-    """Return where servers keep their files: in memory, if there is plenty; creating a database takes a tenth there."""
+    """Return where servers keep their files. In memory, if there is plenty, databases are created ten times faster."""
     with contextlib.suppress(OSError):
         room = os.statvfs(memory)
         available = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-        # Where the servers' account cannot reach the programs, they are copied there, too.
+        # If the servers' account cannot reach the programs, they are copied there too.
         executable = not room.f_flag & os.ST_NOEXEC
         if executable and available and min(room.f_bavail * room.f_frsize, int(available[1]) << 10) >= ROOM:
             return memory
@@ -71,9 +71,9 @@ def servers_dir(memory: Path) -> Path | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose where the servers of this run keep their files, unless ENTRYPOINT_SERVERS_DIR says so.
+    """Choose where this run's servers keep their files, unless ENTRYPOINT_SERVERS_DIR is set.
 
-    The workers of a run share what initdb has made.
+    The workers of a run share the result of initdb.
     """
     if "ENTRYPOINT_SERVERS_DIR" not in os.environ and (memory := servers_dir(MEMORY)):
         os.environ["ENTRYPOINT_SERVERS_DIR"] = str(memory)
@@ -89,7 +89,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Collect thousands of tests without looking for garbage among them, now and later: each worker does it."""
+    """Disable garbage collection while each worker collects thousands of tests, and skip them in later collections."""
     gc.disable()
     try:
         return (yield)
@@ -99,20 +99,20 @@ def pytest_collection() -> Iterator[None]:
 
 
 def is_quick(config: pytest.Config) -> bool:
-    """Tell whether this is a run of the whole suite, and not all of it is wanted. Who names a file gets all of that."""
+    """Tell whether this run of the whole suite should be quick. A file that is named runs completely."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     return whole and not config.getoption("--thorough") and os.environ.get("CI") != "true"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
-    """Make no test of a function that a quick run leaves out: to collect the rest takes each worker a fifth less."""
+    """Create no test for a function that a quick run leaves out: each worker collects a fifth faster."""
     marks = getattr(obj, "pytestmark", ()) if isinstance(obj, FunctionType) else ()
     return [] if any(mark.name == "thorough" for mark in marks) and is_quick(collector.config) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Make a run of the whole suite a quick one, unless all of it is wanted."""
+    """Reduce a run of the whole suite to a quick one, unless everything is wanted."""
     if not is_quick(config):
         return
     config.option.warm = True
@@ -126,13 +126,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say at the end of the run what it did not test and why, and what its slowest tests are for."""
+    """Say at the end of the run what was not tested and why, and what the slowest tests are for."""
     summarize(terminalreporter)
 
 
 @pytest.fixture(autouse=True)
 def _tell_purpose(request: pytest.FixtureRequest) -> None:
-    """Put into the report what a test is for: its docstring's first line, or its name read as a sentence."""
+    """Add a test's purpose to the report: its docstring's first line, or its name as a sentence."""
     doc = getattr(request.function, "__doc__", None) or request.function.__name__.removeprefix("test_").replace(
         "_", " "
     )
@@ -143,7 +143,7 @@ def _tell_purpose(request: pytest.FixtureRequest) -> None:
 
 
 class Servers:
-    """Servers by version, each started when it is first asked for."""
+    """Servers by version, each started when first needed."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         """Keep the servers until `stack` is closed."""
@@ -151,7 +151,7 @@ class Servers:
         self._servers: dict[int, Server] = {}
 
     def __getitem__(self, version: int) -> Server:
-        """Return the server of this version, running even if an earlier test has stopped or frozen it."""
+        """Return the server of this version, running even if an earlier test stopped or froze it."""
         if version not in self._servers:
             try:
                 server = Server(version)
@@ -169,7 +169,7 @@ class Servers:
 
 @pytest.fixture(scope="session")
 def servers_by_version() -> Iterator[Servers]:
-    """Servers of all versions: `servers_by_version[18]`."""
+    """Return the servers of all versions: `servers_by_version[18]`."""
     with contextlib.ExitStack() as stack:
         yield Servers(stack)
 
@@ -192,7 +192,7 @@ def any_server(request: pytest.FixtureRequest, servers_by_version: Servers) -> S
 
 
 class ServerFactory(Protocol):
-    """Start a server with settings of its own, for this test alone."""
+    """Starts a server with its own settings, for one test."""
 
     def __call__(
         self,
@@ -202,7 +202,7 @@ class ServerFactory(Protocol):
         hba: Sequence[str] = (),
         log_statement: str = "none",
     ) -> Server:
-        """Take what `Server` takes; the version is that of `server` unless given."""
+        """Take the parameters of `Server`; the version is that of `server` unless given."""
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ _clerks: dict[Server, Clerk] = {}
 
 @contextlib.contextmanager
 def new_database(server: Server, label: str = "test", template: str = "template0") -> Iterator[Database]:
-    """Clone an empty template for a while; nobody can be connected to `template0`, nor to `EMPTY`."""
+    """Clone an empty template for a while. `template0` and `EMPTY` accept no connections, which would block cloning."""
     slug = re.sub(r"\W+", "_", label.lower()).strip("_")
     database = Database(server, f"t{next(_numbers)}_{slug}"[:60])
     clerk = _clerks.get(server, server)
@@ -243,7 +243,7 @@ def new_database(server: Server, label: str = "test", template: str = "template0
 
 @pytest.fixture
 def small_pool(server: Server) -> Iterator[int]:
-    """Return the port of a pooler with two server connections: as few as the holder can do with."""
+    """Return the port of a pooler with two server connections, the fewest that a holder can use."""
     if pooler.executable() is None:
         missing("no pgbouncer (Debian's package pgbouncer)")
     with pooler.pooler(server, pool_size=2) as port:
@@ -252,14 +252,14 @@ def small_pool(server: Server) -> Iterator[int]:
 
 @pytest.fixture
 def database(server: Server, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """Return an empty database of this test alone, on the shared server."""
+    """Return an empty database for this test, on the shared server."""
     with new_database(server, request.node.name, EMPTY) as database:
         yield database
 
 
 @pytest.fixture
 def any_database(any_server: Server, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """Return an empty database of this test alone, on a server of each version in turn."""
+    """Return an empty database for this test, on a server of each version in turn."""
     with new_database(any_server, request.node.name, EMPTY) as database:
         yield database
 
@@ -303,8 +303,8 @@ def _warm_program() -> Iterator[Warm]:
 def run_entrypoint(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Run]]:
     """Return a function that starts `entrypoint`: `run_entrypoint("run", "--", "true", env={…})`.
 
-    Its directory is `tmp_path`, and so `migrations_dir` is where it looks by default. In a quick run of the whole suite
-    it is a clone (`kit.warm`), unless the test is `cold`.
+    It runs in `tmp_path`, so it finds `migrations_dir` by default. In a quick run of the whole suite it is a clone
+    (`kit.warm`), unless the test is marked `cold`.
     """
     warm = request.config.getoption("--warm") and not request.node.get_closest_marker("cold")
     clones = {"warm": request.getfixturevalue("_warm_program") if warm and OF_THIS_CHECKOUT else None}
@@ -320,7 +320,7 @@ def run_entrypoint(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[C
 def serve(run_entrypoint: Callable[..., Run]) -> Callable[..., Serving]:
     """Return a function that starts the status service: `serve(url, STATUS_PUBLIC_BADGE="true")`.
 
-    It has the token `kit.web.TOKEN` unless the environment says otherwise, and listens already.
+    Its token is `kit.web.TOKEN` unless the environment says otherwise, and it is already listening.
     """
 
     def start(url: str, *, port: int = 0, **env: str | int) -> Serving:

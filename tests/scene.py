@@ -1,4 +1,4 @@
-"""A database, a directory of migrations, and as many starts of the program as a test wants."""
+"""A database, a directory of migrations, and as many starts of the program as a test needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BLIND = Path(__file__).parent / "kit" / "blind"
 LEGACY = Path(__file__).parent / "fixtures" / "legacy"
 
-# What stands in for the application: it tells what it was told, and under which pid.
+# Stands in for the application: it prints what it was told and its pid.
 APPLICATION = (
     "sh",
     "-c",
@@ -42,38 +42,38 @@ class Told(NamedTuple):
 
 
 def told(run: Run) -> Told:
-    """Wait for the application's end and return what it was told."""
+    """Wait for the application to exit and return what it was told."""
     outcome, version, pid, error = run.ok().stdout.split("|", 3)
     return Told(outcome, version, int(pid), error)
 
 
 def lock_key(schema: str = "public") -> str:
-    """Return the guard's advisory lock as docs/lock.md describes it, worked out again here on purpose."""
+    """Return the guard's advisory lock as docs/lock.md describes it, deliberately computed separately here."""
     crc = binascii.crc32(schema.encode())
     return f"{int.from_bytes(b'pgep')}, {crc - 2**32 if crc >= 2**31 else crc}"
 
 
 def load_legacy(database: Database, *, rows: bool = True) -> None:
-    """Make `database` what the earlier system leaves behind."""
+    """Give `database` what the earlier system leaves behind."""
     database.execute((LEGACY / "schema.sql").read_text())
     if rows:
         database.execute((LEGACY / "rows.sql").read_text())
 
 
 def needs_odd_strings(server: Server) -> None:
-    """Skip the test where strings cannot be read otherwise than by the standard: since version 19 nothing hides so."""
+    """Skip the test on version 19 and later, where every string is standard and no COMMIT can hide in one."""
     if server.version >= 19:
         pytest.skip("standard_conforming_strings cannot be off since PostgreSQL 19")
 
 
 def odd_strings(database: Database) -> None:
-    r"""Have this database read \' in a string; or skip the test."""
+    r"""Make this database read \' as an escape in strings, or skip the test."""
     needs_odd_strings(database.server)
     database.execute(f"ALTER DATABASE {database.name} SET standard_conforming_strings TO off")
 
 
 def blind(scene: Scene) -> Scene:
-    """Return a scene whose program does not see how its database's strings are read, so that a COMMIT can hide."""
+    """Return a scene whose program ignores the database's string setting, so that a COMMIT can hide."""
     if PROGRAM[0] != sys.executable:
         pytest.skip("another build of the program cannot be made blind")
     odd_strings(scene.database)
@@ -97,7 +97,7 @@ class Gate:
         self._connection.execute("SELECT pg_advisory_lock(4711)")
 
     def __enter__(self) -> Self:
-        """Return itself: it is closed already."""
+        """Return the gate, which is already closed."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,11 +105,11 @@ class Gate:
         self.open()
 
     def open(self) -> None:
-        """Let everybody pass. May be called twice."""
+        """Let everybody through. May be called twice."""
         self._connection.close()
 
     def arrival(self, timeout: float = 15) -> int:
-        """Wait until somebody stands at the gate and return that backend's pid."""
+        """Wait until somebody waits at the gate and return that backend's pid."""
         waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
         found = until(lambda: self._connection.execute(waiting).fetchall(), timeout, "a migration at the gate")
         assert len(found) == 1, f"several migrations run at once: {found}"
@@ -120,7 +120,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that most tests need."""
+    """What most tests need."""
 
     database: Database
     migrations: Path
@@ -131,10 +131,10 @@ class Scene:
         write_migrations(self.migrations, files)
 
     def start(self, *command: str, url: str = "", **env: str | int) -> Run:
-        """Start `run` with an application that tells what it was told, or another `command`; do not wait."""
+        """Start `run` with an application that prints what it was told, or another `command`; do not wait."""
         environment = {
             "DATABASE_URL": url or self.database.url,
-            # A gate is a lock like any other.
+            # A gate is a lock like any other, so allow for a long wait.
             "MIGRATION_DDL_LOCK_TIMEOUT_MS": "60000",
             **{name: str(value) for name, value in env.items()},
         }
@@ -145,17 +145,17 @@ class Scene:
         return told(self.start(url=url, **env))
 
     def migrate(self, url: str = "", **env: str | int) -> Run:
-        """Run the command `migrate` to its end."""
+        """Run the command `migrate` to completion."""
         run = self.start("migrate", url=url, **env)
         run.wait()
         return run
 
     def migrated(self, url: str = "", **env: str | int) -> Run:
-        """Run the command `migrate` to its good end."""
+        """Run the command `migrate`, which must succeed."""
         return self.start("migrate", url=url, **env).ok()
 
     def ledger(self) -> list[tuple[Any, ...]]:
-        """Return number and status of every row."""
+        """Return the number and status of every row."""
         return self.database.rows("SELECT migration_number, status FROM schema_migrations ORDER BY 1")
 
     def lock(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Scene:
         return row
 
     def lock_is_free(self) -> bool:
-        """Return whether nobody holds the lock: neither the row nor the guard's advisory lock."""
+        """Tell whether nobody holds the lock: neither the row nor the guard's advisory lock."""
         row = self.lock()
         guard = self.database.one(f"SELECT pg_try_advisory_xact_lock({lock_key()})")
         return bool(guard) and not any(value for name, value in row.items() if name != "id")
@@ -187,24 +187,24 @@ class Scene:
 
 
 def token_of(run: Run) -> str:
-    """Wait until the process has the lock and return the lease's token, as it stands in the lock's row."""
+    """Wait until the process has the lock and return the lease's token, as it is in the lock's row."""
     return str(run.until("lock.acquired")["token"])
 
 
 def application_of(token: str) -> str:
-    """Return the `application_name` of the process that has a lease's token: the token without the lease's number."""
+    """Return the `application_name` of the process with a lease's token: the token without the lease's number."""
     return f"entrypoint:{token.partition('.')[0]}"
 
 
 def errors(run: Run) -> list[Record]:
-    """Return the log's errors; a failure is to be told once, and never by a traceback."""
+    """Return the log's errors. A failure must be reported once, and never with a traceback."""
     assert "Traceback" not in run.stderr, run.report()
     assert "Internal error" not in run.stderr, run.report()
     return [record for record in run.logs() if record["level"] == "error"]
 
 
 def only_error(run: Run) -> Record:
-    """Return the one error in the log, with what to do about it."""
+    """Return the only error in the log, which must have a remedy."""
     found = errors(run)
     assert len(found) == 1, run.report()
     assert found[0].get("remedy") or "faults" in found[0], found[0]

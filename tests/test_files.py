@@ -1,4 +1,4 @@
-"""The migration files: everything that is wrong with them is found, told together, and nothing is run."""
+"""The migration files: every error in them is found, all are reported together, and nothing runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
     return Scene(database, migrations_dir, run_entrypoint)
 
 
-# What is in the directory beside GOOD, and what each fault must say.
+# Files added to GOOD, and what the message for each error must contain.
 FAULTS: dict[str, tuple[dict[str, str | bytes], list[list[str]]]] = {
     "too few digits": ({"2_add_users.sql": ""}, [["2_add_users.sql", "002_add_users.sql"]]),
     "no number": ({"AddUsers.sql": ""}, [["AddUsers.sql", "NNN_add_users.sql"]]),
@@ -172,7 +172,7 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.case("B7")
 @pytest.mark.parametrize("kind", ODD)
 def test_a_file_that_cannot_be_read(scene: Scene, kind: str) -> None:
-    """To pass over it in silence would be to run what comes after it without it."""
+    """Skipping it silently would run the files after it without it."""
     scene.write({**GOOD, "003_after.sql": "CREATE TABLE after_all ()"})
     make, words = ODD[kind]
     make(scene.migrations / "002_odd.sql")
@@ -246,7 +246,7 @@ def test_the_checksum_is_sha256sum_of_the_plain_text(scene: Scene, tmp_path: Pat
     plain.write_text(TEXT)
     sums = subprocess.run(["sha256sum", plain], capture_output=True, text=True, check=True).stdout
     assert scene.database.one("SELECT checksum FROM schema_migrations") == sums.split()[0]
-    # Another spelling of the same text is not another text.
+    # Another spelling of the same text, such as other line ends, counts as the same text.
     for other in SPELLINGS.values():
         scene.write({"001_lines.sql": other})
         again = scene.start()

@@ -1,4 +1,4 @@
-"""The first look: it says what a session would say, or leaves the question to one."""
+"""The first look gives the same answers as a session would, or leaves the question to one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cold
 
-# Runs the program, with something done to the first look before; then tells what was needed.
+# Runs the program after a change to the first look, then prints what was needed.
 PROGRAM = """\
 import sys
 from entrypoint.database import libpq
@@ -78,7 +78,7 @@ def up_to_date(database: Database, migrations_dir: Path, run_entrypoint: Start) 
 
 @pytest.fixture
 def way(run_program: Start, migrations_dir: Path) -> Callable[..., tuple[str, Run]]:
-    """Return a function that starts the program and returns which way it has found the schema up to date."""
+    """Return a function that starts the program and returns how it found that the schema is up to date."""
 
     def start(url: str, change: str = "", **env: str) -> tuple[str, Run]:
         argv = [sys.executable, "-c", PROGRAM.format(change=change), "run", "--", "true"]
@@ -109,7 +109,7 @@ def way(run_program: Start, migrations_dir: Path) -> Callable[..., tuple[str, Ru
 )
 def test_rows(look: libpq.Connection, session: Session, sql: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert look.query(sql, Deadline(10)) == session.query(sql, Deadline(10))
-    assert capfd.readouterr() == ("", "")  # libpq's own way is to print a notice.
+    assert capfd.readouterr() == ("", "")  # By default, libpq would print a notice.
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_addresses(address: str, found: dict[str, str] | None) -> None:
     assert library.parse(address) == found
 
 
-# --- Which way ------------------------------------------------------------------------------------------
+# --- Which one answers ----------------------------------------------------------------------------------
 
 
 def test_the_usual_way_is_without_a_session(up_to_date: Database, way: Callable[..., tuple[str, Run]]) -> None:
@@ -189,7 +189,7 @@ def test_a_session_is_asked_where_the_first_look_has_no_answer(
 
 
 def test_several_hosts_are_a_sessions(up_to_date: Database, way: Callable[..., tuple[str, Run]]) -> None:
-    """Each has a time-out of its own, and libpq's calls that do not block leave that to their caller."""
+    """Each host has its own timeout, which libpq's non-blocking calls leave to their caller."""
     url = f"host={HOST},{HOST} port={free_port()},{up_to_date.server.port} user=postgres dbname={up_to_date.name}"
     assert way(url)[0] == SESSION
     own = up_to_date.server
@@ -197,7 +197,7 @@ def test_several_hosts_are_a_sessions(up_to_date: Database, way: Callable[..., t
     assert way(f"dbname={up_to_date.name}", **variables)[0] == SESSION
 
 
-# --- Faults in the middle of it -------------------------------------------------------------------------
+# --- Failures part-way ----------------------------------------------------------------------------------
 
 
 def test_a_connection_that_is_cut_counts_as_an_attempt(
@@ -220,7 +220,7 @@ def test_a_connection_that_is_cut_counts_as_an_attempt(
 def test_the_pauses_grow_where_the_connection_is_lost_each_time(
     up_to_date: Database, proxy: Proxy, run_entrypoint: Start
 ) -> None:
-    """As behind PgBouncer, which lets clients in while its own logins at the server fail."""
+    """PgBouncer has this effect: it accepts clients while its own logins to the server fail."""
 
     def cut(proxy: Proxy) -> None:
         proxy.cut()

@@ -1,4 +1,4 @@
-"""Foreign texts are searched for secrets where they come in, and shown so that they command nothing; ours are not."""
+"""Texts from outside are searched for secrets where they enter, and shown so that they cannot control a terminal."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 PACKAGE = Path(entrypoint.__file__).parent
 APPLICATION = ("run", "--", "sh", "-c", 'echo "told: $ENTRYPOINT_ERROR"')
 QUICK = {"DB_CONNECT_ATTEMPTS": "1", "DB_CONNECT_TIMEOUT_MS": "1000"}
-# A word that nothing else here has in it, and no generated password: those are caught by a net below the doors.
+# A word that nothing else here contains, and not a generated password, which a second check would catch.
 CANARY = "quokka"
-# What a terminal obeys or hides: ESC, BEL, C1's CSI, line ends, bidirectional overrides, line separators.
+# What a terminal obeys or hides: ESC, BEL, CSI as a C1 code, line ends, bidirectional overrides, line separators.
 NASTY = "\x1b[2J\x07\x9b1m\nforged\r\u202egnp\u2028x\u2066"
 
 
 def with_password(database: Database, password: str) -> str:
-    """Return the URL of a server that trusts everybody, whatever the password."""
+    """Return the URL of a server that accepts any password."""
     return database.url.replace("postgres@", f"postgres:{password}@")
 
 
@@ -54,7 +54,7 @@ def unseen(text: str) -> list[str]:
     ]
 
 
-# --- Ours -----------------------------------------------------------------------------------------------
+# --- Our own texts --------------------------------------------------------------------------------------
 
 
 @pytest.mark.sampled(9)
@@ -102,7 +102,7 @@ def test_no_password_punches_holes_into_what_is_said_of_the_command_line(
         assert CANARY not in run.stderr
 
 
-# --- Foreign --------------------------------------------------------------------------------------------
+# --- Texts from outside ---------------------------------------------------------------------------------
 
 
 @pytest.mark.case("C5", "C7")
@@ -179,7 +179,7 @@ def test_what_a_blocker_calls_itself(run_entrypoint: Start, database: Database, 
 
 @pytest.mark.case("C10")
 def test_what_pg_dump_says(run_entrypoint: Start, database: Database, migrations_dir: Path, tmp_path: Path) -> None:
-    """It gets the password, and none of our tokens."""
+    """pg_dump gets the password, but none of our tokens."""
     real = database.server.bin / "pg_dump"
     folder = tmp_path / "programs"
     folder.mkdir()
@@ -270,7 +270,7 @@ def test_an_address_in_a_migration_that_fails(
 ) -> None:
     mode = "-- entrypoint: no-transaction\n" if name.startswith("subscription") else ""
     write_migrations(migrations_dir, {"001_a.sql": mode + ADDRESSES_IN_SQL[name]})
-    # A subscription is tried again and again: of a file outside a transaction, a lost connection may be anything.
+    # A subscription is retried: for a file outside a transaction, a lost connection may have any cause.
     env = {"DATABASE_URL": database.url, "LOG_LEVEL": "debug", "MIGRATION_TIMEOUT_MS": "1500"}
     said = output(run_entrypoint(*APPLICATION, env=env))
     said += output(run_entrypoint("status", "--json", env=env)) + output(
@@ -298,7 +298,7 @@ WHILE_IT_RUNS = {
 def test_a_statement_that_is_under_way(
     run_entrypoint: Start, database: Database, migrations_dir: Path, name: str
 ) -> None:
-    """Its beginning is in the ledger, for people."""
+    """The ledger keeps the beginning of the statement for people to read."""
     database.execute("CREATE PROCEDURE waits(text) LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(30); END'")
     with socket.create_server((HOST, 0)) as silent:
         statement = WHILE_IT_RUNS[name].format(port=silent.getsockname()[1])
@@ -358,7 +358,7 @@ def test_an_address_in_another_variable(run_entrypoint: Start, migrations_dir: P
             continue
         run = run_entrypoint("migrate", env={**QUICK, "PGHOST": HOST, "PGPORT": str(free_port()), name: value})
         run.wait()
-        # A quotation mark may be named.
+        # The word "quotation" is allowed.
         assert not re.search("quo(?!tation)|kka", run.stdout + run.stderr, re.IGNORECASE), run.report()
         if name.endswith(("_DIR", "_FILE", "_MB", "_MS")):
             assert run.wait() == 78, run.report()
@@ -374,12 +374,12 @@ def test_an_address_in_another_variable(run_entrypoint: Start, migrations_dir: P
 def test_an_address_for_a_version(
     run_entrypoint: Start, database: Database, migrations_dir: Path, name: str, value: str
 ) -> None:
-    """The ledger is read by many."""
+    """Many people can read the ledger."""
     write_migrations(migrations_dir, {"001_a.sql": "SELECT 1;", "002_b.sql": "SELECT no_such;"})
     env = {"DATABASE_URL": database.url, name: value}
     said = output(run_entrypoint("migrate", env=env))
     said += str(database.rows("SELECT s::text FROM schema_migrations s"))
-    # As an earlier release has written it.
+    # As an earlier release may have written it.
     with database.connect() as connection:
         connection.execute(
             "UPDATE schema_migrations SET application_version = %s WHERE migration_number = 1",
@@ -536,7 +536,7 @@ def test_children_get_none_of_our_tokens(monkeypatch: pytest.MonkeyPatch) -> Non
     assert environment["AWS_REGION"] == "of the application"
 
 
-# There, `error_message` is the column, which `foreign_report` reads.
+# In these files, `error_message` is the column, which `foreign_report` reads.
 ROWS = {
     "migration/apply/leader.py",
     "migration/ledger/words.py",
@@ -548,9 +548,9 @@ ROWS = {
     "operations/status.py",
 }
 
-# --- No door is forgotten -------------------------------------------------------------------------------
+# --- Every place where a text enters --------------------------------------------------------------------
 
-# Errors whose text is ours, or has come through a door already.
+# Errors whose text is ours, or has already been searched.
 OURS = {
     "StatementError",
     "ConnectionLostError",
@@ -566,7 +566,7 @@ OURS = {
 
 
 def foreign_errors_shown(source: str) -> Iterator[int]:
-    """Yield the lines at which an error of somebody else's becomes text without going through `foreign`."""
+    """Yield the lines where somebody else's error becomes text without going through `foreign`."""
     for handler in ast.walk(ast.parse(source)):
         if not isinstance(handler, ast.ExceptHandler) or handler.name is None or handler.type is None:
             continue
@@ -592,7 +592,7 @@ def test_no_error_of_others_is_shown_as_it_is() -> None:
     found = [
         f"{path.relative_to(PACKAGE)}:{line}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.name != "records.py"  # for those who write this program
+        if path.name != "records.py"  # read only by developers of this program
         for line in foreign_errors_shown(path.read_text())
     ]
     assert not found
@@ -612,6 +612,6 @@ def test_the_servers_words_are_read_in_one_place() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in readers and not isinstance(node.ctx, ast.Store)
     }
-    # The bindings raise it as NotConnected or PqError, and whoever catches those takes it as foreign.
+    # The bindings raise it as NotConnected or PqError, and whoever catches those treats the text as foreign.
     bindings = {f"database/{name}.py" for name in ("libpq", "pq_ctypes", "pq_psycopg")}
     assert users <= {"database/answers.py", *bindings, *ROWS}

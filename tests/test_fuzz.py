@@ -1,4 +1,4 @@
-"""What a text's statements are, by both readings and by a real server: random texts, and what they once found."""
+"""Which statements a text has: both readings and a real server must agree, on random texts and on past failures."""
 
 from __future__ import annotations
 

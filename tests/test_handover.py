@@ -1,4 +1,4 @@
-"""The application cannot tell that we were there: `look`, started directly and through `entrypoint run --`."""
+"""The application cannot tell that we ran first: `look` is started directly and through `entrypoint run --`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ BAD = "SELECT 1;\nSELECT nonsense;\n"
 OURS = b"ENTRYPOINT_"
 
 
-# --- The ways to the application ------------------------------------------------------------------------
+# --- The paths to the application -----------------------------------------------------------------------
 
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """Return a port that accepts and never answers: the attempt to connect is abandoned in its thread."""
+    """Return a port that accepts and never answers, so the attempt to connect is abandoned in its thread."""
     with socket.create_server((HOST, 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -50,7 +50,7 @@ def way(
     run_entrypoint: Start,
     silent_port: int,
 ) -> dict[str, str]:
-    """Return the environment for one of the ways on which the application is reached."""
+    """Return the environment for each of the outcomes after which the application starts."""
     name = request.param
     environment = {"DATABASE_URL": database.url, "LOG_LEVEL": "debug", "WAY": name}
     if name == "disabled":
@@ -170,7 +170,7 @@ def test_closed_stdin_descriptors_directory_umask_limits_and_nice(
             os.close(descriptor)
     assert [fd["fd"] for fd in direct.facts["fds"]] == [1, 2, reading, high]
     assert direct.facts["umask"] == 0o137
-    # Seven more than the tests themselves have.
+    # 7 more than the tests' own niceness.
     assert direct.facts["nice"] == min(os.nice(0) + 7, 19)
     assert direct.facts["limits"]["NOFILE"][0] == 200
     assert ours.comparable() == direct.comparable()
@@ -185,7 +185,7 @@ def test_closed_stderr(both: Both, look: Path, way: dict[str, str]) -> None:
 
 @pytest.mark.sampled(3)
 def test_closed_stdout(run_entrypoint: Start, look: Path, way: dict[str, str], tmp_path: Path) -> None:
-    """Without a stdout `look` has to write elsewhere; nothing of ours may have taken the place meanwhile."""
+    """Without a stdout, `look` must write elsewhere; nothing of ours may have taken descriptor 1."""
     seen = tmp_path / "fds"
     script = f"ls -l /proc/$$/fd > {seen} 2>&1"
     run_entrypoint("run", "--", "sh", "-c", script, env=way, before_exec=lambda: os.close(1)).ok()
@@ -193,7 +193,7 @@ def test_closed_stdout(run_entrypoint: Start, look: Path, way: dict[str, str], t
 
 
 def test_group_and_session_of_a_shell(run_program: Start, look: Path, migrations_dir: Path, database: Database) -> None:
-    """Not a leader of its own session or group, but a shell's child."""
+    """The program is a shell's child, not the leader of a session or group."""
     write_migrations(migrations_dir, {"001_thing.sql": GOOD})
     way = {"DATABASE_URL": database.url}
     command = f"{shlex.quote(str(look))}; :"
@@ -265,7 +265,7 @@ def test_arguments_and_environment_byte_for_byte(
 
 
 def test_an_environment_entry_without_a_name(both: Both, look: Path) -> None:
-    """The kernel takes it, and so do programs; Python's own execve does not."""
+    """The kernel and other programs accept it; Python's own execve does not."""
     direct, ours = both(look, env={b"": b"nameless", b"AUTO_MIGRATE": b"false"})
     assert b"=nameless" in direct.environ
     assert [entry for entry in ours.environ if not entry.startswith(OURS)] == direct.environ
@@ -293,7 +293,7 @@ def test_the_applications_exit_code(run_entrypoint: Start) -> None:
 
 
 def test_a_broken_pipe_ends_the_application(run_entrypoint: Start) -> None:
-    """CPython ignores SIGPIPE; an application that inherited that would write on for ever."""
+    """CPython ignores SIGPIPE; an application that inherited that would keep writing."""
     environment = {"AUTO_MIGRATE": "false"}
     reading, writing = os.pipe()
     try:
@@ -321,7 +321,7 @@ int execve(const char *path, char *const argv[], char *const envp[])
 
 
 def test_a_signal_between_the_last_look_and_exec_is_not_lost(run_entrypoint: Start, look: Path, tmp_path: Path) -> None:
-    """The handler has noted it, and nobody in Python runs any more who could act on the note."""
+    """The handler has recorded it, but no Python code runs any more that could react."""
     (tmp_path / "shim.c").write_text(SHIM)
     shim = tmp_path / "shim.so"
     subprocess.run(
@@ -339,7 +339,7 @@ def test_a_signal_between_the_last_look_and_exec_is_not_lost(run_entrypoint: Sta
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
-    """Return a directory of things that look like commands."""
+    """Return a directory of files that look like commands."""
     path = tmp_path / "bin"
     (path / "directory").mkdir(parents=True)
     (path / "plain").write_text("#!/bin/sh\necho no\n")
@@ -397,7 +397,7 @@ def test_what_cannot_be_executed(run_entrypoint: Start, commands: Path, command:
 
 
 def test_a_command_in_one_word(run_entrypoint: Start) -> None:
-    """As `command: ["python app.py"]` has it; and MIGRATION_ON_FAILURE with a word that it does not know."""
+    """As in `command: ["python app.py"]`, with an unknown value of MIGRATION_ON_FAILURE."""
     run = run_entrypoint("run", "python app.py", env={"MIGRATION_ON_FAILURE": "stop"})
     assert run.wait() == 127, run.report()
     (record,) = run.logs("start.cannot_execute")
@@ -407,7 +407,7 @@ def test_a_command_in_one_word(run_entrypoint: Start) -> None:
 
 
 def test_an_empty_command(run_entrypoint: Start) -> None:
-    """As `run -- "$COMMAND"` has it where the variable is not set."""
+    """As in `run -- "$COMMAND"` with the variable unset."""
     run = run_entrypoint("run", "--", "", env={"AUTO_MIGRATE": "false"})
     assert run.wait() in (64, 127), run.report()
     assert "Traceback" not in run.stderr
@@ -416,7 +416,7 @@ def test_an_empty_command(run_entrypoint: Start) -> None:
 def test_the_command_is_looked_up_in_path(
     run_program: Start, run_entrypoint: Start, look: Path, commands: Path, tmp_path: Path
 ) -> None:
-    """As execvp(3) does it: past what cannot be executed, and `argv[0]` is what was asked for."""
+    """Like execvp(3), it skips files that cannot be executed, and `argv[0]` is the name that was given."""
     (commands / "look").write_text("not executable")
     (commands / "look").chmod(0o644)
     here = tmp_path / "here"

@@ -1,4 +1,4 @@
-"""Another tool's history: what a first look reads by plain SELECTs has the digest that PostgreSQL makes in a DO."""
+"""Another tool's history: a first look with plain SELECTs computes the same digest as PostgreSQL does in a DO."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ INSERT INTO django_migrations (at, took, rate, raw, name) VALUES
 PARTITIONED = """\
 CREATE TABLE migrations (a int) PARTITION BY LIST (a); CREATE TABLE p PARTITION OF migrations DEFAULT;
 INSERT INTO migrations VALUES (3)"""
-# What is made, the search_path, MIGRATION_COMMAND_STATE, and how many tables a first look reads; None: it leaves that
-# to the DO.
+# SQL that creates the history, the search_path, MIGRATION_COMMAND_STATE, and how many tables a first look reads; None
+# means that it leaves the work to the DO.
 HISTORIES: dict[str, tuple[str, str, tuple[str, ...], int | None]] = {
     "none": ("", "public", (), 0),
     "one row": (ALEMBIC, "public", (), 1),

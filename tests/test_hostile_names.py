@@ -1,4 +1,4 @@
-"""Operators, functions and types that somebody has made in `public` are not called by any statement of ours."""
+"""No statement of ours calls operators, functions or types that somebody created in `public`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from kit.processes import Run
     from kit.web import Serving
 
-# An ordinary user makes, in `public`: every operator and function of PostgreSQL's own anew, operators for all pairs
-# of the types that one can compare or compute with, and domains named like types. Each of them fails loudly if it is
-# called, and the server's log has it even where the program would hide it.
+# Run as an ordinary user, this copies every operator and function of PostgreSQL into `public`, adds operators for all
+# pairs of types that can be compared or computed with, and domains named like types. A call to any of them fails loudly
+# and reaches the server's log, even if the program would hide it.
 HOSTILE = r"""
 CREATE FUNCTION public.caught() RETURNS boolean LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'CAUGHT: something of ours in public was called'; END $$;
@@ -88,7 +88,7 @@ END $do$;
 def scene(
     any_server: Server, any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> Scene:
-    """Return a scene in which whatever is not named with its schema is first looked for in `public`."""
+    """Return a scene in which names without a schema are looked up in `public` first."""
     name = f"mallory_{any_database.name}"
     any_database.execute(f"""
         CREATE ROLE {name}; GRANT CREATE ON SCHEMA public TO {name};
@@ -98,7 +98,7 @@ def scene(
 
 
 def _ourselves(database: Database) -> Connection[tuple[object, ...]]:
-    """Return a connection of the test's own, which the objects in `public` do not concern."""
+    """Return the test's own connection, which ignores the objects in `public`."""
     return database.connect(options="-csearch_path=pg_catalog")
 
 
@@ -141,8 +141,8 @@ def test_nothing_of_ours_calls_what_somebody_has_made_in_public(
         starts(*command)
     starts("backup", "--dir", str(tmp_path / "backups"))
 
-    del patient["MIGRATION_BACKUP_DIR"]  # It would wait for the same lock.
-    # The watcher: it sees who is in the way, ends the wait, and tells of a statement that takes long.
+    del patient["MIGRATION_BACKUP_DIR"]  # a backup would wait for the same lock
+    # The watcher sees what is in the way, ends the wait, and reports a slow statement.
     scene.write({"003_c.sql": "ALTER TABLE public.a ADD COLUMN c integer;"})
     with _ourselves(scene.database) as other:
         other.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""`import`: from outside, each tool's directory; and what is refused, with nothing written."""
+"""`import`, from outside: each tool's directory, and what it refuses without writing anything."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tree(directory: Path) -> dict[str, str]:
 
 @pytest.fixture
 def there(tmp_path: Path) -> Path:
-    """Return the directory of another tool."""
+    """Return another tool's directory."""
     return tmp_path / "theirs"
 
 
@@ -61,7 +61,7 @@ def into(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bring(run_entrypoint: Start, there: Path, into: Path) -> Callable[..., Run]:
-    """Return a function that runs `import` to its end, which must be the expected one."""
+    """Return a function that runs `import` to completion and checks its exit code."""
 
     def run(tool: str, *arguments: str | Path, code: int = 0, directory: Path = there, **env: str) -> Run:
         words = ("import", "--from", tool, directory, "--into", into, *arguments)
@@ -74,7 +74,7 @@ def bring(run_entrypoint: Start, there: Path, into: Path) -> Callable[..., Run]:
 
 
 def refusal(run: Run, into: Path) -> dict[str, Any]:
-    """Return the only error of an import that wrote nothing."""
+    """Return the only error of an import, which must have written nothing."""
     assert tree(into) == {}
     return only_error(run)
 
@@ -247,7 +247,7 @@ def test_into_a_folder_that_has_others(bring: Callable[..., Run], there: Path, i
     assert set(tree(into)) == {*GOOSE, "rollback/001_a.sql", "rollback/002_b.sql", "007_x.sql", "README.md"}
 
 
-# --- What is refused, with nothing written --------------------------------------------------------------
+# --- Refusals, which write nothing ----------------------------------------------------------------------
 
 
 def test_nothing_is_overwritten(bring: Callable[..., Run], there: Path, into: Path) -> None:
@@ -309,7 +309,7 @@ def test_prisma_and_drizzle_are_told_apart_by_what_is_beside(
 def test_another_tools_directory(tool: str, bring: Callable[..., Run], there: Path, into: Path) -> None:
     write(there, SAMPLES[tool])
     other = "dbmate" if tool == "goose" else "goose"
-    if tool in ("supabase", "sqlx"):  # Nothing about its simple files says whose they are.
+    if tool in ("supabase", "sqlx"):  # their simple files do not show which tool they belong to
         shutil.rmtree(there)
         write(there, {"1_t.up.sql": FIRST})
     error = refusal(bring(other, code=65), into)
@@ -450,7 +450,7 @@ def test_another_tools_directories_are_known_where_there_is_nothing_else(
     assert f"there are no migrations in {str(there)!r}{helps if tool else ''}" in warnings(run)
 
 
-# --- On the disk ----------------------------------------------------------------------------------------
+# --- Writing to disk ------------------------------------------------------------------------------------
 
 
 def test_a_failure_half_way_leaves_nothing(tmp_path: Path) -> None:

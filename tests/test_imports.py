@@ -1,7 +1,7 @@
-"""What a start costs where nothing is to be done: modules, connections, round trips. Seen from outside.
+"""What a start costs when nothing is pending: modules, connections and round trips, seen from outside.
 
-Nearly every start of every container goes this way, so the lists are exact: a module that joins one of them is
-paid for by everybody, and belongs into docs/startup-cost.md as well.
+Almost every start of every container is like this, so the lists are exact. A module that joins one of them costs
+everybody, and belongs in docs/startup-cost.md too.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 BUNDLE = runpy.run_path(str(ROOT / "packaging" / "bundle.py"))
 
-# What the command's own script does, on a bare interpreter: without site-packages' start-up files, of which an
-# editable installation has some that import a lot. In the last instant before the application is executed, an
-# audit hook (os.exec: https://docs.python.org/3/library/audit_events.html) writes down what has been imported.
+# What the command's own script does, on a bare interpreter. It skips site-packages' start-up files, some of which
+# import a lot in an editable installation. Just before the application is executed, an audit hook (os.exec:
+# https://docs.python.org/3/library/audit_events.html) writes down what has been imported.
 PROGRAM = """\
 import subprocess
 import sys
@@ -51,7 +51,7 @@ sys.addaudithook(write_down)
 from entrypoint.__main__ import main
 sys.exit(main())
 """
-# The same for a command, which executes nothing: it ends by os._exit, of which no hook is told.
+# The same for a command, which execs nothing: it ends with os._exit, which no hook sees.
 COMMAND = PROGRAM.replace(
     "from entrypoint",
     """\
@@ -78,7 +78,7 @@ AT_EVERY_START = {
     "entrypoint.signals",
     "entrypoint.startup",
 }
-# What is imported beside, where it is set.
+# Also imported if the feature is used.
 OF_A_DRIVERS_ADDRESS = {"entrypoint.database.drivers", "entrypoint.database.translation"}
 OF_A_COMMAND = {
     "entrypoint.command",
@@ -106,10 +106,10 @@ UP_TO_DATE = AT_EVERY_START | {
     "entrypoint.migration.script.files",
 }
 
-# Of Python's own. What is written in C and built in costs next to nothing, but is listed all the same.
-# `_collections` is a part of the interpreter, not a file.
+# Python's own modules. Built-in C modules cost almost nothing, but are listed all the same. `_collections` is part of
+# the interpreter, not a file.
 PYTHONS_AT_EVERY_START = {"__future__", "_collections", "errno", "gc"}
-# `os` and what it brings along, which `site` has imported already at an ordinary start.
+# `os` and what it imports. In an ordinary start, `site` has already imported it.
 PYTHONS_BY_SITE = {
     "_abc",
     "_collections_abc",
@@ -126,12 +126,12 @@ PYTHONS_UP_TO_DATE = PYTHONS_AT_EVERY_START | {
     "_ctypes",
     "itertools",
     "select",
-    # SHA-256, from Python 3.12 on and in 3.11.
+    # SHA-256, under its names from Python 3.12 on and in 3.11.
     "_sha2",
     "_sha256",
 }
-# What a start imports beside, which has ordinary files to apply and a direct connection. Of what is neither ours nor
-# Python's, the parser alone, and what that imports. The halves that are written in C are not listed.
+# Also imported by a start that has ordinary files to apply and a direct connection. Of other packages, this is only the
+# parser and what it imports. Modules written in C are not listed.
 OTHERS_PENDING = {"pgparse"}
 PYTHONS_PENDING = {
     *("binascii", "bisect", "collections", "contextlib", "copyreg", "enum", "errno", "fnmatch", "functools", "gc"),
@@ -140,17 +140,17 @@ PYTHONS_PENDING = {
 }
 PYTHONS_BY_THE_PARSER = {
     *("annotationlib", "ast", "dis", "importlib", "inspect", "linecache", "opcode", "token", "tokenize", "typing"),
-    "weakref",  # By inspect, from Python 3.13 on.
+    "weakref",  # imported by inspect, from Python 3.13 on
 }
 
 
 @pytest.fixture
 def imported_by(run_program: Callable[..., Run], migrations_dir: Path) -> Callable[..., set[str]]:
-    """Return a function that starts `entrypoint run -- true`, or other words, and returns what it had imported."""
+    """Return a function that starts `entrypoint run -- true`, or other arguments, and returns what it imported."""
 
     def start(env: Mapping[str, str], *words: str) -> set[str]:
         program = (COMMAND if words else PROGRAM).format(path=[entry for entry in sys.path if entry])
-        # -S leaves out site and what it reads, -I everything that the environment could add.
+        # -S leaves out site and what it reads; -I leaves out everything that the environment could add.
         argv = [sys.executable, "-I", "-S", "-c", program, *(words or ("run", "--", "true"))]
         run = run_program(argv, env={"MIGRATIONS_DIR": str(migrations_dir), **env}).ok()
         names = set(run.stdout.split())
@@ -162,7 +162,7 @@ def imported_by(run_program: Callable[..., Run], migrations_dir: Path) -> Callab
 
 @pytest.fixture
 def up_to_date(database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Database:
-    """Return a database on which everything in `migrations_dir` is applied."""
+    """Return a database in which every file in `migrations_dir` is applied."""
     write_migrations(migrations_dir, non_idempotent(30))
     run_entrypoint("migrate", env={"DATABASE_URL": database.url}).ok()
     return database
@@ -207,7 +207,7 @@ def test_migrate_costs_two_modules_and_no_parser_of_options(
 
 
 def test_a_secret_costs_no_more(up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]]) -> None:
-    """An ordinary one: to know an escaped one in every form, it has to be unescaped."""
+    """Only an ordinary one: an escaped one must be unescaped, to recognise it in every form."""
     url = up_to_date.url.replace("postgres@", "postgres:correct-horse@")
     assert ":correct-horse@" in url
     assert pythons(imported_by({"DATABASE_URL": url})) <= PYTHONS_UP_TO_DATE
@@ -235,7 +235,7 @@ def test_another_tools_history_costs_nothing_where_nothing_is_pending(
 def test_another_migration_tool_costs_five_modules_and_no_round_trip(
     up_to_date: Database, proxy: Proxy, imported_by: Callable[[Mapping[str, str]], set[str]], migrations_dir: Path
 ) -> None:
-    """Where it has nothing to do, with files of ours beside it or without."""
+    """When the tool has nothing to do, with or without our own files alongside."""
     command = {"MIGRATION_COMMAND": "true", "MIGRATION_COMMAND_INPUTS": str(migrations_dir / "*.sql")}
     up_to_date.execute("CREATE TABLE alembic_version (version_num text); INSERT INTO alembic_version VALUES ('a')")
     for directory in (str(migrations_dir), ""):
@@ -284,7 +284,7 @@ def test_fields_for_the_log_cost_one_module_and_json(
 def test_metrics_cost_one_module_and_whom_to_tell_another(
     up_to_date: Database, imported_by: Callable[[Mapping[str, str]], set[str]], tmp_path: Path
 ) -> None:
-    """Where nothing failed, nobody is told, and nothing is imported to run a program."""
+    """If nothing failed, nobody is notified, so nothing that runs a program is imported."""
     metrics = {"MIGRATION_METRICS_FILE": str(tmp_path / "shop.prom")}
     names = imported_by({"DATABASE_URL": up_to_date.url, **metrics})
     assert ours(names) == UP_TO_DATE | {"entrypoint.reporting"}
@@ -306,7 +306,7 @@ def test_a_probe_costs_two_modules_where_it_is_asked_for(
 def test_a_start_with_one_file_pending_imports_no_driver(
     up_to_date: Database, migrations_dir: Path, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:
-    """Nor asyncio, logging, importlib.metadata and typing_extensions, which are most of what one costs."""
+    """Nor does it import asyncio, logging, importlib.metadata or typing_extensions, a driver's main cost."""
     write_migrations(migrations_dir, {"031_notice.sql": """DO $$ BEGIN RAISE NOTICE 'a "quoted" one'; END $$;"""})
     names = imported_by({"DATABASE_URL": up_to_date.url})
     public = {name.partition(".")[0] for name in pythons(names) if not name.startswith("_")}
@@ -326,7 +326,7 @@ def test_a_plain_file_does_without_the_parser(
 def test_the_rest_is_imported_when_there_is_a_use_for_it(
     database: Database, migrations_dir: Path, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:
-    """Show that these tests would see it."""
+    """These tests would notice an import."""
     write_migrations(migrations_dir, {"001_a.sql": "DO $$ BEGIN END $$;"})
     names = imported_by({"DATABASE_URL": database.url})
     assert {"entrypoint.migration.lock.lease", "entrypoint.migration.script.statements"} <= ours(names) - UP_TO_DATE
@@ -363,7 +363,7 @@ def test_an_up_to_date_start_asks_twice_and_says_good_bye(
     log = until(
         lambda: text if "disconnection:" in (text := up_to_date.server.log_text(mark)) else "", 5, "the server's log"
     )
-    # An end without Terminate, a reset, a transaction left open.
+    # No end without Terminate, no reset, no open transaction.
     assert "could not receive data" not in log
     assert "unexpected EOF" not in log
     assert not server_errors(up_to_date.server, mark)
@@ -372,7 +372,7 @@ def test_an_up_to_date_start_asks_twice_and_says_good_bye(
 def test_a_start_with_one_file_pending_goes_on_where_it_asked(
     up_to_date: Database, proxy: Proxy, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
-    """Two connections, that and the guard's; the server hears a good-bye on each."""
+    """It uses two connections: this one and the guard's. Each says goodbye to the server."""
     write_migrations(migrations_dir, {"031_a.sql": "CREATE TABLE a ();"})
     mark = up_to_date.server.log_size()
     run = run_entrypoint("run", "--", "true", env={"DATABASE_URL": up_to_date.url_at(proxy.port)}).ok()
@@ -387,7 +387,7 @@ def test_a_start_with_one_file_pending_goes_on_where_it_asked(
 def test_whom_to_trust_is_asked_in_full_only_where_a_glance_does_not_tell(
     up_to_date: Database, proxy: Proxy, run_entrypoint: Callable[..., Run], attribute: str, questions: int
 ) -> None:
-    """A superuser is a member of every role; here it is the owner of the database whom it trusts."""
+    """A superuser is a member of every role; here it trusts the owner of the database."""
     owner, login = (f"{role}_{up_to_date.name}"[:60] for role in ("owner", "login"))
     up_to_date.execute(
         f"CREATE ROLE {owner}; CREATE ROLE {login} LOGIN {attribute.format(owner=owner)};"
@@ -426,14 +426,14 @@ def test_a_start_without_migrations_asks_nobody(proxy: Proxy, run_entrypoint: Ca
 
 
 def test_a_command_imports_nothing_for_the_others() -> None:
-    """What one of them needs alone costs each of them: `importlib.resources` 14 ms, as it brings archives along."""
+    """What one command needs would slow down all. `importlib.resources` takes 14 ms, as it imports archives."""
     names = "importlib.resources", "shutil", "tempfile", "difflib", "rich", "psycopg"
     code = f"import sys, entrypoint.cli; print(*[name for name in {names!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 
-# --- Image and folder have these modules in one file
+# --- The image and the self-contained build keep these modules in one file
 
 
 def test_the_bundle_holds_what_an_up_to_date_start_imports() -> None:
@@ -459,21 +459,21 @@ def test_a_start_with_something_pending_imports_nothing_of_ours_from_a_file(
     before = f"import sys\nsys.path[:0] = [{str(packages)!r}]\nsys.path += {path!r}\n{compiled}"
     command = (ROOT / "bin" / "entrypoint").read_text()
     script.write_text(BUNDLE["with_bundle"](before + command, repr(str(packages))))
-    # A first start, which makes the ledger; with a file that the parser has to be asked about, and then a plain one.
+    # The first start creates the ledger. Its file needs the parser; the next start has a plain one.
     for number, sql in enumerate(("DO $$ BEGIN RAISE NOTICE 'a'; END $$;", "CREATE TABLE a ();"), 1):
         write_migrations(migrations_dir, {f"{number:03}_a.sql": sql})
         env = {"MIGRATIONS_DIR": str(migrations_dir), "DATABASE_URL": database.url}
         argv = [sys.executable, "-I", "-S", script, "run", "--", "sh", "-c", 'echo "$ENTRYPOINT_OUTCOME"']
         run = run_program(argv, env=env).ok()
         assert run.stdout.split()[-1] == "migrated", run.report()
-    # The last one: nothing that its own modules need was compiled.
+    # In the last start, nothing was compiled for the program's own modules.
     assert not [line for line in run.stdout.splitlines() if line.startswith("compiled")], run.stdout
 
 
 def test_two_threads_may_import_what_is_pending_at_the_same_moment(
     tmp_path: Path, run_program: Callable[..., Run]
 ) -> None:
-    """A start connects in one thread and reads files in another. The second comes while the first one imports `re`."""
+    """A start connects in one thread and reads files in another, which arrives while the first imports `re`."""
     packages = tmp_path / "packages"
     shutil.copytree(ROOT / "entrypoint", packages / "entrypoint", ignore=shutil.ignore_patterns("__pycache__"))
     BUNDLE["write"](packages, packages, optimize=0)
@@ -524,14 +524,14 @@ def test_a_start_imports_from_the_bundle_and_the_rest_from_files(
     for name in (*BUNDLE["START"], *BUNDLE["ON_DEMAND"]):
         BUNDLE["source_of"](name, packages).write_text("raise SystemExit('imported from a file')\n")
     script = tmp_path / "entrypoint"
-    # Of the environment it needs psycopg and the like, but not the editable installation of this program.
+    # It needs psycopg and the like from the environment, but not this program's editable installation.
     path = [entry for entry in sys.path if entry.endswith("site-packages")]
     before = f"import sys\nsys.path[:0] = [{str(packages)!r}]\nsys.path += {path!r}\n"
     command = (ROOT / "bin" / "entrypoint").read_text()
     script.write_text(BUNDLE["with_bundle"](before + command, repr(str(packages))))
     write_migrations(migrations_dir, non_idempotent(3))
     database.execute("CREATE TABLE alembic_version (version_num text)")
-    # All that it may need is asked for, but what excludes each other.
+    # Use every feature, except those that exclude each other.
     env = {
         "MIGRATIONS_DIR": str(migrations_dir),
         "DATABASE_URL": f"{database.url}?schema=public",

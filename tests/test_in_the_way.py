@@ -1,4 +1,4 @@
-"""Who or what was in the way is told at the end: a standby, a lock on the ledger, a writer, what was refused."""
+"""The final message names what was in the way: a standby, a lock on the ledger, a writer, or a refusal."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
     return scene
 
 
-# --- A synchronous standby that is not there ------------------------------------------------------------
+# --- A missing synchronous standby ----------------------------------------------------------------------
 
 
 @pytest.fixture
 def alone(fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> Iterator[Scene]:
-    """Return a scene at version 1, whose server waits for a standby from now on that does not come."""
+    """Return a scene at version 1 whose server now waits for a standby that never comes."""
     with new_database(fresh_server(), "alone") as database:
         scene = Scene(database, migrations_dir, run_entrypoint)
         scene.write({"001_a.sql": "CREATE TABLE a (i integer)"})
@@ -102,7 +102,7 @@ def test_what_need_not_be_on_a_standby_waits_for_none(alone: Scene) -> None:
 
 
 def locking(scene: Scene, statement: str, name: str = "hans") -> psycopg.Connection[tuple[object, ...]]:
-    """Return a session that has begun a transaction with this `statement`."""
+    """Return a session with an open transaction that has run this `statement`."""
     connection = scene.database.connect()
     connection.execute(f"SET application_name = '{name}'; BEGIN; {statement}")
     return connection
@@ -231,7 +231,7 @@ def answers(database: Database) -> bool:
     return False
 
 
-# --- What was refused again and again -------------------------------------------------------------------
+# --- Repeated refusals ----------------------------------------------------------------------------------
 
 
 @pytest.mark.case("B4")
@@ -269,5 +269,5 @@ def test_no_start_tries_a_way_back_again(
         assert "next start" not in error["remedy"]
         assert "run entrypoint rollback again" in error["remedy"]
         assert ".." not in error["message"]
-        # The last crash may not be got over yet.
+        # The server may still be recovering from the last crash.
         until(lambda: answers(database), 30, "the server's recovery")

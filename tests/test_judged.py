@@ -1,4 +1,4 @@
-"""Nothing is judged before it is known: what a file has committed is told, whatever PostgreSQL says of the rest."""
+"""A failure is judged only once the facts are known: whatever PostgreSQL reports, what a file committed is reported."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ LEFT = "part of it was committed"
 
 
 def hidden(statements: str) -> str:
-    """Return a file with `statements` that neither parser nor scanner sees: they take them for a string.
+    """Return a file with `statements` that the parser and the scanner take for part of a string.
 
-    The server does not, as `scene` is a blind one.
+    The server runs them, because the program in `scene` is blind to the database's string setting.
     """
     return f"INSERT INTO effects VALUES (1);\nSELECT '\\''; {statements}; SELECT ' AS a -- ';\n"
 
@@ -84,7 +84,7 @@ def test_what_is_committed_is_told_and_not_tried_again(scene: Scene, statements:
     assert scene.ledger() == [(1, "failed")]
     assert LEFT in str(scene.database.one("SELECT error_message FROM schema_migrations"))
     assert not scene.database.exists("last")
-    # Nor does another replica.
+    # Another replica does not retry it either.
     assert only_error(scene.migrate())["event"] == "migration.held_back"
     assert effects(scene) == 1
 
@@ -93,7 +93,7 @@ def test_what_is_committed_is_told_and_not_tried_again(scene: Scene, statements:
 @pytest.mark.case("A5")
 @pytest.mark.parametrize("statements", ["COMMIT; SELECT 1/0", f"COMMIT; {RAISE_40001}", "COMMIT", "COMMIT; BEGIN"])
 def test_a_statement_that_runs_in_a_transaction_of_its_own_and_ends_that(scene: Scene, statements: str) -> None:
-    """In a file outside a transaction."""
+    """The file runs outside a transaction."""
     says = "INSERT INTO effects SELECT 1 WHERE '\\'' <> '';"
     scene.write({"001_x.sql": f"-- entrypoint: no-transaction\n{says} {statements}; SELECT 1 /* ' */;\n"})
     run = scene.migrate()
@@ -149,7 +149,7 @@ def test_through_a_pooler_another_backend_may_answer(scene: Scene) -> None:
 
 @pytest.mark.case("A5")
 def test_a_connection_that_ends_behind_a_hidden_commit(scene: Scene) -> None:
-    """The tags never arrive; the guard's session shows that the id is still ours."""
+    """The command tags never arrive; the guard's session shows that the transaction id is still ours."""
     scene.write({"001_x.sql": hidden("COMMIT; SELECT pg_advisory_xact_lock(4711)")})
     with scene.database.connect() as gate:
         gate.execute("SELECT pg_advisory_lock(4711)")
@@ -181,7 +181,7 @@ GOOD = {"001_good.sql": "CREATE TABLE good ()"}
 def test_after_a_crash_somebody_elses_commit_is_not_taken_for_ours(
     fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
-    """The server gives the id of a transaction that never reached the disk to the next one."""
+    """If a transaction never reached the disk, the server gives its id to a later one."""
     server = fresh_server(settings={"synchronous_commit": "off", "wal_writer_delay": "10s"})
     server.create_database("crash")
     database = Database(server, "crash")
@@ -200,7 +200,7 @@ def test_after_a_crash_somebody_elses_commit_is_not_taken_for_ours(
         number, pid = ours.execute("SELECT pg_current_xact_id()::text, pg_backend_pid()").fetchall()[0]
         os.kill(pid, signal.SIGKILL)
         ours.execute("COMMIT")
-    # It may still answer before it has noticed.
+    # The server may still answer before it notices the crash.
     ready = "ready to accept connections"
     until(lambda: ready in server.log_text(mark) and _answers(database), 20, "the end of the crash recovery")
     assert ledger_start(database) == place.server_start
@@ -209,7 +209,7 @@ def test_after_a_crash_somebody_elses_commit_is_not_taken_for_ours(
     assert database.one(f"SELECT pg_xact_status('{number}')") == "committed", "the id was not given out again"
     sign = writing.is_applied(place, 2)
     assert settle(number, address, place, sign, None, Deadline(5)) == "aborted"
-    # An id that has not been given out yet is refused by the server; then, too, the ledger tells.
+    # The server refuses an id that it has not assigned yet; the ledger answers then too.
     assert settle("99999999", address, place, sign, None, Deadline(5)) == "aborted"
     assert settle("99999999", address, place, writing.is_applied(place, 1), None, Deadline(5)) == "committed"
 
@@ -229,7 +229,7 @@ def _answers(database: Database) -> bool:
 def test_a_time_out_during_commit_is_no_reason_not_to_ask(
     fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
-    """The COMMIT waits for a standby; PostgreSQL ends that wait when it is cancelled, and the commit is in."""
+    """The COMMIT waits for a standby. When PostgreSQL cancels that wait, the commit has happened."""
     server = fresh_server(settings={"synchronous_commit": "local", "synchronous_standby_names": "nobody"})
     server.create_database("standby")
     scene = Scene(Database(server, "standby"), migrations_dir, run_entrypoint)

@@ -1,4 +1,4 @@
-"""Another migration tool's processes: what they get, what they print, and that nothing of them is left."""
+"""Another migration tool's processes: what they receive, what they print, and that none is left behind."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from kit.processes import Run
 
 KEEP = Path(__file__).parent / "kit/programs/keep.py"
-# They have left their parents, in sessions of their own: as `npm run`, a shell's `&` and a daemon leave them.
+# Processes that left their parents for their own sessions, as with `npm run`, a shell's `&` or a daemon.
 SCATTER = "setsid sh -c 'sleep 300 & sleep 300' & (sleep 300 &) ; echo scattered; "
 
 
 @pytest.fixture
 def keep(run_program: Callable[..., Run]) -> Callable[..., Run]:
-    """Start a holder that runs a command line of the shell, for so many seconds at most."""
+    """Return a function that starts a holder, which runs a shell command for at most this many seconds."""
 
     def start(script: str, *, seconds: float = 60, **options: Any) -> Run:
         return run_program([sys.executable, str(KEEP), str(seconds), "sh", "-c", script], **options)
@@ -46,17 +46,17 @@ def ended(run: Run) -> dict[str, Any]:
 
 
 def output(run: Run) -> list[str]:
-    """Return the lines that were logged."""
+    """Return the logged lines of output."""
     return [str(record["message"]) for record in run.logs("command.output")]
 
 
 def mark(value: str) -> str:
-    """Return a `MARK` that no other run of the tests has."""
+    """Return a value for `MARK` that no other test run has."""
     return f"{value}-{os.getpid()}"
 
 
 def marked(value: str) -> list[int]:
-    """Return the processes that have `MARK` with this value in their environment, whoever their parents are."""
+    """Return the processes with this value of `MARK` in their environment, whoever their parents are."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
@@ -100,11 +100,11 @@ def test_the_tool_finds_what_the_application_would(keep: Callable[..., Run], tmp
     run = keep(
         "env > env; echo $$; exec sleep 300",
         env={"LC_ALL": "C", "MINE": "yes"},
-        # As `nohup` leaves it, where the tests run in the background.
+        # `nohup` ignores SIGHUP, which matters if the tests run in the background.
         before_exec=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     pid = int(run.until("command.output")["message"])
-    # Until then it may have a library open that it loads.
+    # Until then, it may have a library open while loading it.
     until(lambda: status(pid)["State"].startswith("S") and open_fds(pid).keys() == {0, 1, 2})
     shown = status(pid)
     assert open_fds(pid)[0] == "/dev/null"
@@ -131,7 +131,7 @@ def test_nothing_is_left_after_a_normal_end(keep: Callable[..., Run]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_when_the_holder_is_ended(keep: Callable[..., Run], number: signal.Signals) -> None:
-    # Of itself it would not end: it ignores the signal.
+    # It ignores the signal, so it would not end on its own.
     run = keep("trap '' TERM INT; " + SCATTER + "while :; do sleep 300; done")
     run.until("command.output")
     until(lambda: len(descendants(run.pid)) >= 6)
@@ -188,7 +188,7 @@ def test_more_lines_than_anybody_reads_keep_their_order(keep: Callable[..., Run]
 
 
 def test_whoever_holds_the_output_open_keeps_nobody(keep: Callable[..., Run], tmp_path: Path) -> None:
-    # Another process, which is not the tool's, opens the pipe for itself.
+    # A process outside the tool's family opens the pipe too.
     run = keep("echo $$; while [ ! -e go ]; do sleep 0.05; done; echo last")
     pid = int(run.until("command.output")["message"])
     with Path(f"/proc/{pid}/fd/1").open("wb"):
@@ -201,7 +201,7 @@ def test_whoever_holds_the_output_open_keeps_nobody(keep: Callable[..., Run], tm
 def test_a_gigabyte_takes_the_holder_no_memory(keep: Callable[..., Run]) -> None:
     run = keep("head -c 300000000 /dev/zero | tr '\\0' x; echo; echo after; exec sleep 300")
     run.until(lambda record: record["message"] == "after", timeout=60)
-    # An interpreter with all that a start imports; not what has gone through it.
+    # Enough for an interpreter with a start's imports, not for what has passed through.
     assert peak_memory(run.pid) < 80_000_000
 
 
@@ -216,12 +216,12 @@ def test_a_terminal_gets_the_output_as_it_is(keep: Callable[..., Run]) -> None:
         told = ended(run)
         os.close(its)
         shown = b""
-        with contextlib.suppress(OSError):  # The end of a terminal.
+        with contextlib.suppress(OSError):  # reading fails at the terminal's end
             while piece := screen.read(4096):
                 shown += piece
     assert b"\x1b[32mgreen\x1b[0m a-known-secret\r\n" in shown
     assert b"no terminal" not in shown
-    # What is kept of it goes into a row of the database, and into the message of a failure.
+    # The kept part goes into a row of the database and into the failure's message.
     assert "green ***" in told["tail"]
 
 
@@ -249,7 +249,7 @@ def test_as_pid_1_it_keeps_all_the_same(run_program: Callable[..., Run]) -> None
 
 @pytest.mark.thorough
 def test_a_frozen_holder_keeps_nothing_alive_for_long(keep: Callable[..., Run]) -> None:
-    """Before PostgreSQL gives the lock to somebody else, after 25 s at the earliest."""
+    """They must end before PostgreSQL can give the lock to somebody else, after 25 s at the earliest."""
     run = keep(f"{SCATTER} exec sleep 300", env={"MARK": mark("frozen")})
     run.until("command.output")
     began = time.monotonic()
@@ -268,7 +268,7 @@ def test_the_application_finds_no_child_and_no_descriptor_of_it(
     until(lambda: command_line(run.pid)[:1] == ["sleep"], 20, run.report)
     assert marked("application") == [run.pid]
     assert descendants(run.pid) == []
-    # Its loader has a library open for a moment.
+    # Its loader keeps a library open for a moment.
     until(lambda: open_fds(run.pid).keys() == {0, 1, 2}, what=lambda: str(open_fds(run.pid)))
 
 

@@ -1,4 +1,4 @@
-"""The kit itself: what the other tests rely on without looking."""
+"""The kit itself: what the other tests rely on without checking."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def gone(*pids: int) -> bool:
 
 @dataclass(frozen=True)
 class Item:
-    """As much of pytest's as it takes to choose it."""
+    """The part of a pytest item that is needed to choose it."""
 
     nodeid: str
     callspec: SimpleNamespace | None = None
@@ -113,7 +113,7 @@ def test_a_quick_run_has_something_of_everything() -> None:
     ]
 
 
-# Nothing but random moments; what they meet is in test_signals.py.
+# This file only picks random moments; what happens in them is in test_signals.py.
 AT_RANDOM = {"test_signals_at_random.py"}
 
 
@@ -216,7 +216,7 @@ def test_a_killed_process_leaves_nothing(tmp_path: Path, run_program: Start) -> 
 @pytest.mark.thorough
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account for PostgreSQL")
 def test_binaries_that_the_account_cannot_reach_are_copied(run_program: Start, tmp_path: Path) -> None:
-    package = workspace().path  # any world-readable place; what counts is the closed directory around
+    package = workspace().path  # any world-readable place; what matters is the closed directory around it
     home = package / "closed"
     home.mkdir(mode=0o700)
     try:
@@ -295,7 +295,7 @@ def test_freeze_and_thaw(database: Database) -> None:
     with database.connect() as connection:
         server.freeze()
         assert {state(pid) for pid in family(server.pid)} == {"T"}
-        with socket.create_connection((HOST, server.port)) as half_open:  # the kernel accepts, nobody answers
+        with socket.create_connection((HOST, server.port)) as half_open:  # the kernel accepts, but nobody answers
             half_open.settimeout(0.2)
             half_open.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
             with pytest.raises(TimeoutError):
@@ -516,7 +516,7 @@ def test_proc(run_program: Start, tmp_path: Path) -> None:
 
     run = run_program(["sleep", "60"], before_exec=ignore, env={"A": "1=2"})
     until(lambda: status(run.pid)["Name"] == "sleep", 5, "exec")
-    # Whoever started the tests may have left signals ignored, too.
+    # Whoever started the tests may have left other signals ignored.
     assert int(status(run.pid)["SigIgn"], 16) & 1 << (signal.SIGUSR1 - 1)
     assert environ(run.pid)["A"] == "1=2"
     assert command_line(run.pid) == ["sleep", "60"]
@@ -555,7 +555,7 @@ def test_look_sees_differences(run_program: Start, look: Path, tmp_path: Path) -
 
 @pytest.fixture
 def in_both_ways(tmp_path: Path) -> Iterator[Callable[..., list[Run]]]:
-    """Return a function that starts the program itself, and then a clone."""
+    """Return a function that starts the program itself, and then a clone of it."""
     if not OF_THIS_CHECKOUT:
         pytest.skip("another build of the program cannot be cloned")
     with contextlib.ExitStack() as stack:

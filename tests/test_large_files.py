@@ -1,4 +1,4 @@
-"""Large files: little of them is in memory, and all else is as with small ones."""
+"""Large files: only a small part is in memory at a time; otherwise they behave like small ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kit.databases import Database
     from kit.processes import Run
 
-# What a process has that imports all that it takes, here from an editable installation: some 27 MB.
+# For comparison, a process that imports everything takes about 27 MB, here from an editable installation.
 MOST = 64_000_000
 WAITING = 40_000_000
 SIZE = 24_000_000
@@ -43,7 +43,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
     ],
 )
 def test_how_much_memory_it_takes_at_most(scene: Scene, text: str) -> None:
-    """The same whether it applies the file or waits until another one has."""
+    """The limit is the same whether it applies the file or waits for another replica to do so."""
     gated = text if Gate.PASS in text else f"{text}{Gate.PASS};\n"
     scene.write({"001_large.sql": gated})
     with Gate(scene.database) as gate:
@@ -61,7 +61,7 @@ def test_how_much_memory_it_takes_at_most(scene: Scene, text: str) -> None:
 
 @pytest.mark.cold
 def test_a_statement_that_is_large_itself(scene: Scene) -> None:
-    """It is in memory three times, as with psql: twice of these are libpq's doing."""
+    """It is in memory three times, as with psql: two copies belong to libpq."""
     scene.write({"001_large.sql": migrations.huge(20_000_000, 1), "002_gate.sql": f"{Gate.PASS};\n"})
     with Gate(scene.database) as gate:
         run = scene.start("migrate")
@@ -69,7 +69,7 @@ def test_a_statement_that_is_large_itself(scene: Scene) -> None:
         most = peak_memory(run.pid)
         gate.open()
         run.ok()
-    # And some more, whatever the allocator keeps of a message that is on its way.
+    # The allocator may keep more while a message is on its way.
     assert most < 4 * 20_000_000 + WAITING
     assert scene.database.one("SELECT count(*) > 100000 FROM huge")
 
@@ -77,7 +77,7 @@ def test_a_statement_that_is_large_itself(scene: Scene) -> None:
 @pytest.mark.cold
 @pytest.mark.thorough
 def test_many_files(scene: Scene) -> None:
-    """Of 100 files with 90 KB each, both keep the texts of the first ones alone."""
+    """Of 100 files with 90 KB each, both replicas keep the texts of only the first few."""
     texts = migrations.large(90_000).replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
     scene.write({"000_gate.sql": f"{Gate.PASS};\n", **{f"{number:03d}_x.sql": texts for number in range(1, 101)}})
     with Gate(scene.database) as gate:
@@ -90,7 +90,7 @@ def test_many_files(scene: Scene) -> None:
         leader.ok(60)
         waiter.ok(60)
     assert scene.ledger() == [(number, "completed") for number in range(101)]
-    # All rows of all files, whichever way they were sent.
+    # All rows of all files arrived, however they were sent.
     lines = texts.count("INSERT")
     assert scene.database.one("SELECT count(*), count(DISTINCT id) FROM large") == (100 * lines, lines)
 
@@ -123,7 +123,7 @@ def test_a_file_that_changes_while_it_is_applied(scene: Scene, how: str) -> None
     assert error["message"] == "001_big.sql has changed since it was checked; nothing in it was committed"
     assert not scene.database.exists("big")
     assert scene.ledger() == [(0, "completed")]
-    # Nothing is recorded against it: the next start takes it as it is now.
+    # Nothing is recorded against it: the next start takes the file as it is now.
     scene.migrated()
     assert scene.ledger() == [(0, "completed"), (1, "completed")]
 
@@ -140,7 +140,7 @@ def test_a_file_that_is_gone_while_it_is_applied(scene: Scene) -> None:
     assert not scene.database.exists("big")
 
 
-# --- Errors in their places -------------------------------------------------------------------------------
+# --- Errors at the right line -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_the_checksum_of_a_large_file_is_that_of_its_text(scene: Scene) -> None:
     for other in (text.encode(), content, text.replace("\n", "\r").encode()):
         scene.write({"001_big.sql": other})
         assert scene.run().outcome == "up_to_date"
-    # What the earlier system recorded.
+    # The checksum that the earlier system recorded.
     scene.write({"001_big.sql": content})
     scene.database.execute("UPDATE schema_migrations SET checksum = %s", [hashlib.sha256(content).hexdigest()])
     run = scene.start()

@@ -1,6 +1,6 @@
-"""One direction of imports, downwards: who may know whom, read from the source.
+"""Imports go in one direction, downwards: which module may import which, read from the source.
 
-A room is a module or a package right under `entrypoint`, and right under `entrypoint.migration`.
+A room is a module or a package directly under `entrypoint`, or directly under `entrypoint.migration`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ pytestmark = pytest.mark.text
 
 PACKAGE = Path(entrypoint.__file__).parent
 
-# From top to bottom; each room with those that it imports. What it names in annotations only (TYPE_CHECKING) may
-# be anywhere below it.
+# From top to bottom: each room and the rooms it imports. In annotations (TYPE_CHECKING), it may name any room below it.
 ROOMS: dict[str, set[str]] = {
     "__main__": {
         "reporting",
@@ -239,7 +238,7 @@ ROOMS: dict[str, set[str]] = {
     "version": set(),
 }
 
-# The only module that imports a package which is neither ours nor Python's.
+# The only module that may import each third-party package.
 OUTSIDE = {
     "psycopg": {"entrypoint.database.pq_psycopg"},
     "tenacity": {"entrypoint.database.backoff"},
@@ -285,7 +284,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports_in(source: str, importer: str) -> list[Import]:
-    """Return all imports of a module: of modules and packages, never of what is in them."""
+    """Return all imports of a module: the modules and packages, not the names in them."""
     return list(_walk(ast.parse(source).body, importer, "at once"))
 
 
@@ -315,21 +314,21 @@ def all_imports() -> tuple[Import, ...]:
 
 
 def inside(imports: Iterable[Import], *when: When) -> list[Import]:
-    """Return those that are of ours, at these times."""
+    """Return the imports of our own modules at these times."""
     return [found for found in imports if found.imported in modules() and found.when in when]
 
 
 def room_of(module: str) -> str:
-    """Return the room that a module of ours is in."""
+    """Return the room that one of our modules is in."""
     if module == "entrypoint":
         return "version"
     first, *rest = module.split(".")[1:]
-    # The package that only holds rooms is none itself.
+    # A package that only holds rooms is not a room.
     return f"{first}.{rest[0]}" if first == "migration" and rest else first
 
 
 def cycle_in(imports: Iterable[Import]) -> list[str] | None:
-    """Return the modules of a cycle, if there is one."""
+    """Return the modules of an import cycle, if there is one."""
     graph: dict[str, set[str]] = {}
     for found in imports:
         graph.setdefault(found.importer, set()).add(found.imported)
@@ -341,7 +340,7 @@ def cycle_in(imports: Iterable[Import]) -> list[str] | None:
 
 
 def wrong(imports: Iterable[Import], rooms: Mapping[str, set[str]]) -> list[str]:
-    """Return what the table does not allow."""
+    """Return what the table forbids."""
     order = list(rooms)
     faults = []
     for found in inside(imports, "at once", "later", "typing"):

@@ -1,4 +1,4 @@
-"""The ledger and the lock's row as tables: made, upgraded in place, put right, or left alone because another's."""
+"""The ledger and the lock's row as tables: created, upgraded in place, repaired, or left alone if not ours."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ SIGNATURES = [
 
 
 def functions_are_ours(database: Database) -> bool:
-    """Ours pass by what is locked; the earlier system's wait, or fail."""
+    """Our functions skip what is locked; the earlier system's wait or fail."""
     sources = database.rows(
         "SELECT prosrc FROM pg_proc WHERE proname IN ('acquire_migration_lock', 'release_stale_migration_locks',"
         " 'release_migration_lock') AND pronamespace = 'public'::regnamespace"
@@ -225,7 +225,7 @@ def test_it_is_upgraded_even_if_nothing_is_pending_and_by_one_of_many(legacy: Sc
     assert server_errors(legacy.database.server, mark) == []
 
 
-# Tokyo has no summer time: 09:15 there is 00:15 UTC.
+# Tokyo has no daylight saving time: 09:15 there is 00:15 UTC.
 TOKYO = ["2024-03-11 00:15:22.481", "2024-03-11 00:15:22.655", "2024-07-02 07:40:05.020"]
 
 
@@ -257,7 +257,7 @@ def test_summer_time_counts_for_each_row(legacy: Scene) -> None:
 
 @pytest.mark.thorough
 def test_failed_rows_do_not_count_as_applied(legacy: Scene) -> None:
-    """The earlier system counted them; what such a row stands for is not in the database."""
+    """The earlier system counted them, but what such a row stands for is not in the database."""
     legacy.database.execute(
         "INSERT INTO schema_migrations (migration_number, filename, status, error_message)"
         " VALUES (3, '003_empty.sql', 'failed', 'it rained')"
@@ -273,7 +273,7 @@ def test_failed_rows_do_not_count_as_applied(legacy: Scene) -> None:
 
 
 def test_a_ledger_of_its_first_days_gets_the_columns_that_it_lacks(scene: Scene) -> None:
-    """Before its 000 file had run, the earlier system's table had four columns and there was no lock."""
+    """Before its 000 file ran, the earlier system's table had four columns, and there was no lock."""
     scene.database.execute(
         "CREATE TABLE schema_migrations (id serial PRIMARY KEY, migration_number integer UNIQUE NOT NULL,"
         " filename varchar(255) NOT NULL, applied_at timestamp DEFAULT now());"
@@ -285,7 +285,7 @@ def test_a_ledger_of_its_first_days_gets_the_columns_that_it_lacks(scene: Scene)
     assert not scene.database.exists("sites"), "001 was applied already"
 
 
-# --- Its own script as a migration ----------------------------------------------------------------------
+# --- The earlier system's script as a migration ---------------------------------------------------------
 
 SAME_TRANSACTION = """
     SELECT bool_and(p.xmin = m.xmin) FROM pg_proc p, schema_migrations m
@@ -377,14 +377,14 @@ def test_the_functions_respect_a_living_holder(scene: Scene) -> None:
         database = scene.database
         held = database.one(HOLDER)
         assert held[1:] == (leader.pid, token)
-        database.execute("UPDATE migration_lock SET locked_at = now() - interval '1 year'")  # age is no reason
-        with database.connect(options="-c statement_timeout=2000") as earlier:  # nor does anybody have to wait
+        database.execute("UPDATE migration_lock SET locked_at = now() - interval '1 year'")  # age does not matter
+        with database.connect(options="-c statement_timeout=2000") as earlier:  # and nobody has to wait
             assert earlier.execute("SELECT release_stale_migration_locks()").fetchone() == (0,)
             assert earlier.execute("SELECT acquire_migration_lock('earlier-1', 4242)").fetchone() == (False,)
             earlier.execute("SELECT release_migration_lock()")
         assert database.one(HOLDER) == held
         assert database.one("SELECT is_migration_locked()") is True
-        # Between two migrations there is no fence, only the guard: as if the worker's transaction had ended.
+        # Between two migrations only the guard is held, no fence, as if the worker's transaction had ended.
         gate.open()
         assert told(leader)[:2] == ("migrated", "2")
     assert scene.lock_is_free()
@@ -400,7 +400,7 @@ def test_the_functions_respect_the_guard_alone(scene: Scene) -> None:
         guard.execute(f"SELECT pg_advisory_lock({lock_key()})")
         assert acquire(database) is False
         assert database.one("SELECT release_stale_migration_locks()") == 0
-        # What an operator freed by hand is not free while the holder lives.
+        # After an operator has freed the row, it is still not free while the holder lives.
         database.execute("UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1")
         assert acquire(database) is False
 
@@ -416,7 +416,7 @@ def test_the_functions_replace_a_dead_holder_at_once(scene: Scene, what: str) ->
         until(lambda: not scene.backends(token), 5, "the end of the dead holder's backends")
         database = scene.database
         assert database.one("SELECT token FROM migration_lock") == token
-        database.one("SELECT release_migration_lock()")  # frees what has no token, and nothing else
+        database.one("SELECT release_migration_lock()")  # frees only a lock without a token
         assert database.one("SELECT token FROM migration_lock") == token
         if what == "acquire":
             assert acquire(database) is True
@@ -436,7 +436,7 @@ def test_a_running_holder_stops_when_its_row_is_freed(scene: Scene, when: str) -
     watched = when == "noticed by the watcher"
     scene.write({**GOOD, "002_gate.sql": Gate.PASS + "CREATE TABLE b ()", "003_c.sql": "CREATE TABLE c ()"})
     with Gate(scene.database) as gate:
-        # The watcher looks after half of the lock time-out, at most after 3 s.
+        # The watcher looks after half of the lock timeout, but within 3 s.
         leader = scene.start(MIGRATION_DDL_LOCK_TIMEOUT_MS=1000 if watched else 60000)
         token_of(leader)
         gate.arrival()
@@ -483,7 +483,7 @@ def test_a_failed_row_can_be_deleted_as_documented(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_what_became_runnable_while_we_waited_runs_too(scene: Scene) -> None:
-    """The failed row is deleted after the first look, which therefore left 002 and 003 out."""
+    """The failed row is deleted after the first look, which therefore skipped 002 and 003."""
     scene.write({"002_b.sql": "SELECT * FROM wanted"})
     assert scene.migrate().code == 70
     scene.write({"001_a.sql": "CREATE TABLE wanted ()", "003_c.sql": "CREATE TABLE c ()"})
@@ -533,7 +533,7 @@ def test_beside_another_tools_ledger(scene: Scene) -> None:
     assert scene.database.one("SELECT version FROM schema_migrations") == "20240101"
 
 
-# --- Where it lives -------------------------------------------------------------------------------------
+# --- Where the ledger is --------------------------------------------------------------------------------
 
 
 @pytest.mark.sampled(11)
@@ -555,13 +555,13 @@ def test_a_schema_of_its_own(scene: Scene, name: str, exists: bool) -> None:  # 
     assert database.rows(FUNCTIONS, [quoted]) == SIGNATURES
     assert database.one(f"SELECT {quoted}.is_migration_locked()") is False
     assert database.one(f"SELECT {quoted}.acquire_migration_lock('a', 1)") is True
-    # The migrations themselves go where they always went.
+    # The migrations themselves still go to the same schema.
     assert database.exists("public.good")
     assert not database.exists("public.schema_migrations")
 
 
 def test_a_schemas_name_that_is_too_long(scene: Scene) -> None:
-    """PostgreSQL cuts it at 63 bytes; a ledger that is not found again would let everything run again."""
+    """PostgreSQL cuts the name at 63 bytes; if the ledger were not found again, everything would run again."""
     scene.write(
         {"001_once.sql": "CREATE TABLE IF NOT EXISTS once (); ALTER TABLE once ADD COLUMN IF NOT EXISTS a integer;"}
     )
@@ -598,11 +598,11 @@ def test_without_a_current_schema(scene: Scene) -> None:
     assert not scene.database.exists("public.schema_migrations")
 
 
-# --- As whom --------------------------------------------------------------------------------------------
+# --- With another role ----------------------------------------------------------------------------------
 
 
 def make_roles(scene: Scene, inherits: str) -> tuple[str, str]:
-    """Make an owner, who may create things, and a login that may do nothing but become that owner."""
+    """Create an owner, who may create objects, and a login that can do nothing but become that owner."""
     owner, login = f"owner_{scene.database.name}"[:60], f"login_{scene.database.name}"[:60]
     scene.database.execute(
         f"CREATE ROLE {owner}; CREATE ROLE {login} LOGIN {inherits}; GRANT {owner} TO {login};"
@@ -614,7 +614,7 @@ def make_roles(scene: Scene, inherits: str) -> tuple[str, str]:
 
 @pytest.mark.thorough
 def test_a_login_without_rights_of_its_own_is_watched(scene: Scene) -> None:
-    """The row that shows progress belongs to the role; what PostgreSQL knows of a session is shown to its login."""
+    """The progress row belongs to the role, but only the login may see PostgreSQL's details of its session."""
     owner, login = make_roles(scene, "NOINHERIT")
     scene.write({"001_gate.sql": Gate.PASS})
     with Gate(scene.database) as gate:
@@ -636,7 +636,7 @@ def test_a_login_without_rights_of_its_own_is_watched(scene: Scene) -> None:
 @pytest.mark.parametrize("locked_at", ["now() - interval '1 minute'", "NULL"], ids=["held", "freed by an operator"])
 @pytest.mark.parametrize("inherits", ["NOINHERIT", "INHERIT"])
 def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: str, locked_at: str) -> None:
-    """The row belongs to the role, and the session to the login, whose member the role is not."""
+    """The row belongs to the role and the session to the login, and the role is not a member of the login."""
     owner, login = make_roles(scene, inherits)
     url = scene.database.server.url(scene.database.name, user=login)
     scene.write(GOOD)
@@ -661,7 +661,7 @@ def test_a_frozen_holders_session_is_ended_as_the_login(scene: Scene, inherits: 
 
 @pytest.mark.parametrize("inherits", ["NOINHERIT", "INHERIT"])
 def test_a_commit_in_doubt_is_looked_up_as_the_role(scene: Scene, inherits: str) -> None:
-    """After a failover only the ledger counts, and a login may have no rights on it."""
+    """After a failover only the ledger counts, and a login may have no privileges on it."""
     owner, login = make_roles(scene, inherits)
     url = scene.database.server.url(scene.database.name, user=login)
     scene.write(GOOD)
@@ -695,7 +695,7 @@ def test_what_is_made_belongs_to_the_role(scene: Scene, inherits: str) -> None:
         " UNION SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace WHERE nspname = 'ops'"
     )
     assert owners == [(owner,)]
-    # A failure is recorded by the role as well, and another start reads it as the role.
+    # The role also records a failure, and another start reads it as the role.
     scene.write({"002_bad.sql": "SELECT 1/0"})
     assert scene.migrate(url=url, MIGRATION_ROLE=owner).code == 70
     assert scene.ledger()[-1] == (2, "failed")
@@ -747,7 +747,7 @@ def test_an_upgrade_that_is_not_permitted_does_not_keep_an_application_back(lega
 
 
 def test_a_new_ledger_is_what_an_upgrade_makes(database: Database) -> None:
-    """The two have statements of their own: where nothing is, nothing is upgraded."""
+    """The statements differ: where nothing exists, nothing is upgraded."""
     new = Place("public", True, {}, {})  # noqa: FBT003
     upgraded = new._replace(lock={"id": "another type"})
     schemas = []
@@ -756,7 +756,7 @@ def test_a_new_ledger_is_what_an_upgrade_makes(database: Database) -> None:
         database.execute(tables.ddl(place))
         schemas.append(database.schema())
         assert database.rows("SELECT id, locked_at FROM migration_lock") == [(1, None)]
-        # And all of it can be said again where it is complete.
+        # The upgrade can also run on a complete ledger.
         database.execute(tables.ddl(upgraded))
         assert database.schema() == schemas[0]
     assert tables.ddl(new) != tables.ddl(upgraded)

@@ -1,6 +1,6 @@
-"""Beside a holder that lives, one waits until its time is over, unless MIGRATION_LOCK_TIMEOUT_MS is set.
+"""A waiter waits for a living holder until the holder's time is up, unless MIGRATION_LOCK_TIMEOUT_MS is set.
 
-The default of 30 s is another one here, so that what happens after it can be seen soon; one test waits for it.
+The 30 s default is shorter here, so that a test can soon see what follows; one test waits for the real one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def scene(database: Database, migrations_dir: Path, run_program: Callable[..., R
 
 
 def has_waited(run: Run, seconds: float) -> Record:
-    """Wait until a run has waited for the lock for so long, and still does."""
+    """Check that a run has waited for the lock for this long, and still waits."""
     first = run.until("lock.waiting")
     began = time.monotonic()
     until(lambda: time.monotonic() - began > seconds, seconds + 5, "time to pass")
@@ -115,7 +115,7 @@ def test_a_guard_that_was_won_back_is_known_again(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_a_holder_that_has_locked_the_ledger_is_waited_for(scene: Scene) -> None:
-    """Those that come later cannot even read what is pending."""
+    """Replicas that start later cannot even read what is pending."""
     scene.write({"001_a.sql": "SELECT 1"})
     scene.migrated()
     scene.write({"002_gate.sql": f"LOCK TABLE schema_migrations; {Gate.PASS} CREATE TABLE a ()"})
@@ -123,7 +123,7 @@ def test_a_holder_that_has_locked_the_ledger_is_waited_for(scene: Scene) -> None
         leader = scene.start()
         gate.arrival()
         late = scene.start()
-        for _ in range(3):  # Each of them takes at least 0.5 s.
+        for _ in range(3):  # each look takes at least 0.5 s
             count = len(late.logs("ledger.locked"))
             until(lambda count=count: len(late.logs("ledger.locked")) > count, 10, "another look")  # type: ignore[misc]
         assert late.running, late.report()
@@ -153,7 +153,7 @@ def test_a_stranger_that_holds_the_key_is_named(scene: Scene, mode: str, *, seco
 
 
 def test_a_guard_whose_row_is_not_written_yet_is_no_stranger(scene: Scene, run_entrypoint: Callable[..., Run]) -> None:
-    """Between the lock and the row there is a moment, and the page about strangers says how to end their sessions."""
+    """A moment passes between the lock and the row, and the page about strangers says how to end their sessions."""
     scene.write({"001_a.sql": "SELECT 1"})
     scene.migrated()
     scene.write(ANOTHER)
@@ -162,7 +162,7 @@ def test_a_guard_whose_row_is_not_written_yet_is_no_stranger(scene: Scene, run_e
         guard.execute(f"SELECT pg_advisory_lock({lock_key()})")
         waiter = run_entrypoint("migrate", env={"DATABASE_URL": scene.database.url})
         assert "another session has just taken it" in waiter.until("lock.waiting")["message"]
-        # Not for ever: what stays there without a row is told.
+        # But a lock that stays without a row is reported.
         stranger = f"server process {guard.info.backend_pid} (entrypoint:0123456789abcdef) has its key"
         waiter.until(lambda record: stranger in record["message"])
         guard.execute("SELECT pg_advisory_unlock_all()")
@@ -184,7 +184,7 @@ def test_a_guard_whose_row_is_not_written_yet_is_no_stranger(scene: Scene, run_e
 def test_when_the_holder_s_time_is_over_the_default_counts(
     scene: Scene, guard_token: str, ends: str, seconds: float
 ) -> None:
-    """A holder of an earlier release has as much time as we have ourselves.
+    """A holder of an earlier release has as much time as we have.
 
     It leaves in the row what a holder of this release wrote; through a pooler, even its server process may be the same.
     """
@@ -205,8 +205,8 @@ def test_when_the_holder_s_time_is_over_the_default_counts(
         waited = int(only_error(waiter)["message"].partition(" lock after ")[2].partition("ms")[0])
         longest = (seconds + 1.5) * 1000 + 2 * DEFAULT_MS
         assert waited < longest, waiter.report()
-        # Counted from when the row says that the holder began: the waiter may have come later.
-        # What it waited before it had seen the holder counts; on a busy machine that is some hundredths.
+        # The time counts from the start that the holder's row records, since the waiter may have come later. The time
+        # it waited before it saw the holder counts too; on a busy machine that is a few hundredths of a second.
         assert time.monotonic() - taken >= seconds + DEFAULT_MS / 1000 - 0.3
 
 

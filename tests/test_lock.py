@@ -1,4 +1,4 @@
-"""The lock from outside: who gets it, who does not, and what becomes of it when something breaks."""
+"""The lock, from outside: who gets it, who does not, and what happens when something breaks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
     return Scene(database, migrations_dir, run_entrypoint)
 
 
-# --- Time-outs ------------------------------------------------------------------------------------------
+# --- Timeouts -------------------------------------------------------------------------------------------
 
 
 def test_a_time_out_tells_who_since_when_what_and_what_to_do(scene: Scene) -> None:
@@ -54,7 +54,7 @@ def test_a_time_out_tells_who_since_when_what_and_what_to_do(scene: Scene) -> No
     with Gate(scene.database) as gate:
         leader = scene.start(MIGRATION_DDL_LOCK_TIMEOUT_MS=1000, MIGRATION_TIMEOUT_MS=60000)
         token_of(leader)
-        # The lock time-out is for the gate too: the leader comes back until it is opened.
+        # The DDL lock timeout applies to the gate too: the leader retries until it opens.
         leader.until("migration.progress")
         gate.arrival()
         began = time.monotonic()
@@ -70,7 +70,7 @@ def test_a_time_out_tells_who_since_when_what_and_what_to_do(scene: Scene) -> No
         assert error["holder"] == row["locked_by"]
         assert error["process_id"] == leader.pid
         assert error["file"] == "001_gate.sql"
-        # The waiter waits for less long than the holder may work: that is what most people have to change.
+        # The waiter waits for less time than the holder may work, which most people need to change.
         assert "MIGRATION_LOCK_TIMEOUT_MS" in error["remedy"]
         assert "UPDATE migration_lock SET locked_at = NULL" in error["remedy"]
         gate.open()
@@ -92,7 +92,7 @@ def test_the_application_is_started_after_a_time_out(scene: Scene) -> None:
 
 
 def test_by_default_it_is_thirty_seconds() -> None:
-    """Said by the error as documented, without waiting for it: the number is worked out from the settings."""
+    """The documented error gives the number from the settings, so there is no need to wait for it."""
     settings = read_settings({})
     message = words.timed_out(None, settings.lock.timeout, settings.apply.timeout).message
     assert message.startswith("Failed to acquire migration lock after 30000ms")
@@ -170,7 +170,7 @@ def test_we_wait_for_the_earlier_system_to_release(scene: Scene) -> None:
     assert told(waiter)[:2] == ("migrated", "2")
 
 
-# --- Dead holders, and holders that only seem so ------------------------------------------------------------
+# --- Dead holders, and holders that only seem dead ----------------------------------------------------------
 
 
 def test_a_dead_holder_is_replaced_within_two_seconds(scene: Scene) -> None:
@@ -185,7 +185,7 @@ def test_a_dead_holder_is_replaced_within_two_seconds(scene: Scene) -> None:
         began = time.time()
         until(lambda: not scene.backends(token), 5, "the end of the dead holder's backends")
         ended = time.time()
-        # Without client_connection_check_interval the backend would stand at the gate for ever.
+        # Without client_connection_check_interval, the backend would wait at the gate forever.
         assert ended - began < 2
         record = waiter.until("lock.acquired")
         assert datetime.fromisoformat(record["time"]).timestamp() - ended < 2
@@ -200,7 +200,7 @@ def test_a_waiter_glances_at_the_lock_between_two_looks_at_the_ledger(scene: Sce
     name, server = scene.database.name, scene.database.server
     scene.write(GATED)
     scene.database.execute(f"ALTER DATABASE {name} SET log_statement = 'all'")
-    # A key of this test's own: others use the same server.
+    # This test has its own key: others use the same server.
     ask = rf"SELECT pg_catalog\.pg_try_advisory_xact_lock_shared\({lock_key('glanced')}\)"
 
     def asked() -> str:
@@ -215,11 +215,11 @@ def test_a_waiter_glances_at_the_lock_between_two_looks_at_the_ledger(scene: Sce
         mark = server.log_size()
         waiter = scene.start(MIGRATION_SCHEMA="glanced")
         until(lambda: re.search("Lg+Lg", asked()), 10, "two looks of a waiter")
-        # A second at least from one look to the next, 0.4 s at most from one glance to the next.
+        # Looks are at least a second apart, glances at most 0.4 s.
         assert re.search("Lgg+Lg", asked()), asked()
         leader.kill()
         waiter.until("lock.acquired")
-        # The glance that sees the holder gone has a look come at once.
+        # The glance that finds the holder gone triggers an immediate look.
         assert re.search("gL+$", asked()), asked()
         gate.open()
         assert told(waiter)[:2] == ("migrated", "2")
@@ -235,7 +235,7 @@ def test_the_loss_of_the_guard_robs_nobody(scene: Scene) -> None:
         for rival in rivals:
             rival.until("lock.waiting")
         scene.database.rows("SELECT pg_terminate_backend(%s)", [scene.guard_pid(token)])
-        # The advisory lock is free now, and the rivals try it; the fence still stands.
+        # The advisory lock is free now and the rivals try it, but the fence still stands.
         leader.until("lock.guard_lost", timeout=15)
         assert gate.arrival() == worker
         assert scene.lock()["token"] == token
@@ -250,7 +250,7 @@ def test_the_loss_of_the_guard_robs_nobody(scene: Scene) -> None:
 
 
 def test_a_holder_that_lost_its_guard_and_then_its_row_contends_again(scene: Scene) -> None:
-    """The guard pings every few seconds; this happens before it has noticed."""
+    """The guard pings every few seconds; this happens before it notices."""
     scene.write({**GATED, "003_c.sql": "CREATE TABLE c ()"})
     rob = (
         f"BEGIN; SELECT pg_advisory_xact_lock({lock_key()}); SELECT FROM migration_lock FOR UPDATE;"
@@ -261,7 +261,7 @@ def test_a_holder_that_lost_its_guard_and_then_its_row_contends_again(scene: Sce
         token = token_of(leader)
         gate.arrival()
         scene.database.rows("SELECT pg_terminate_backend(%s)", [scene.guard_pid(token)])
-        # Takes the guard's lock at once, and the row as soon as the first migration's fence is gone. Then it dies.
+        # Takes the guard's lock at once, then the row when the first migration's fence is gone, then dies.
         robbery = threads.submit(rival.execute, rob)
         until(lambda: scene.database.rows(BLOCKED, [rival.info.backend_pid]), 5, "the rival at the fence")
         gate.open()
@@ -273,16 +273,16 @@ def test_a_holder_that_lost_its_guard_and_then_its_row_contends_again(scene: Sce
 
 
 def test_a_holder_whose_row_was_taken_commits_nothing_before_it_has_it_back(scene: Scene) -> None:
-    """The fence of the next migration finds another's token."""
+    """The next migration's fence finds somebody else's token."""
     scene.write(GATED)
     with Gate(scene.database) as gate:
         leader = scene.start("migrate")
         token_of(leader)
         gate.arrival()
-        # Nobody could do this by the rules; the columns are no key, so the fence does not prevent it.
+        # The rules do not allow this. The columns are not part of a key, so the fence does not prevent it.
         scene.database.execute("UPDATE migration_lock SET token = 'robber'")
         with scene.database.connect() as robber, ThreadPoolExecutor() as threads:
-            # Queues for the guard's lock, so that it has it the moment that the holder lets it go to start again.
+            # Queues for the guard's lock, to get it the moment the holder releases it to start again.
             robbery = threads.submit(robber.execute, f"BEGIN; SELECT pg_advisory_xact_lock({lock_key()})")
             until(lambda: scene.database.rows(BLOCKED, [robber.info.backend_pid]), 5, "the robber in the queue")
             gate.open()
@@ -308,7 +308,7 @@ def test_the_loss_of_both_connections_is_made_good(scene: Scene) -> None:
         scene.database.rows(ended, [application_of(token)])
         gate.open()
         answer = told(leader)
-    # It was told so by somebody who may: either it stops with a clear word, or it contends again.
+    # An operator did this on purpose: the holder either stops with a clear message or competes again.
     assert answer.outcome in {"migrated", "failed"}
     assert (1, "failed") not in scene.ledger() if scene.database.exists("schema_migrations") else True
     assert scene.run()[:2] in {("up_to_date", "2"), ("migrated", "2")}
@@ -319,7 +319,7 @@ def test_the_loss_of_both_connections_is_made_good(scene: Scene) -> None:
 
 
 def limited(scene: Scene, limit: int) -> str:
-    """Let no more than `limit` ordinary users connect; return the address of one of them."""
+    """Let at most `limit` ordinary users connect; return the address of one of them."""
     login = f"login_{scene.database.name}"[:60]
     scene.database.execute(
         f"CREATE ROLE {login} LOGIN; GRANT ALL ON SCHEMA public TO {login};"
@@ -333,7 +333,7 @@ def test_nothing_is_taken_unless_both_connections_are_there(scene: Scene) -> Non
     url = limited(scene, 1)
     waiter = scene.start("migrate", url=url, MIGRATION_LOCK_TIMEOUT_MS=2500)
     waiter.until("lock.no_connection")
-    # Half a lock would be worse than none.
+    # Holding only half of the lock would be worse than holding none.
     assert not scene.database.exists("schema_migrations")
     assert scene.database.one(f"SELECT pg_try_advisory_xact_lock({lock_key()})") is True
     assert waiter.wait() in {69, 75}

@@ -1,4 +1,4 @@
-"""What every line of the log says: which start, where, which database, and what the environment adds."""
+"""What every line of the log contains: the run, the host, the database, and the fields that the environment adds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def of_every_line(run: Run, name: str) -> set[object]:
-    """Return the values that a field has among all lines; None for a line that lacks it."""
+    """Return a field's values over all lines, with None for a line without it."""
     records = run.logs()
     assert len(records) == len(run.stderr.splitlines()) > 0, run.report()
     return {record.get(name) for record in records}
@@ -102,7 +102,7 @@ def test_a_line_before_there_is_an_address_says_what_is_known(run_entrypoint: St
 def test_three_replicas_of_one_rollout_are_told_apart_by_their_fields(
     run_entrypoint: Start, database: Database, migrations_dir: Path
 ) -> None:
-    """As a collector has them: all lines of all replicas in one heap, in any order."""
+    """As a collector sees them: the lines of all replicas together, in any order."""
     write_migrations(
         migrations_dir, {"001_a.sql": f"CREATE TABLE a (); {Gate.PASS}", "002_b.sql": "CREATE TABLE b ();"}
     )
@@ -139,7 +139,7 @@ def test_three_replicas_of_one_rollout_are_told_apart_by_their_fields(
 def test_no_line_is_written_twice(
     run_entrypoint: Start, database: Database, migrations_dir: Path, command: tuple[str, ...]
 ) -> None:
-    """Whatever happens at a start, and at the next one: none says what another one said."""
+    """Whatever happens in this start and the next, no line repeats another."""
     write_migrations(
         migrations_dir,
         {
@@ -202,7 +202,7 @@ def test_in_text_they_are_left_out(run_entrypoint: Start, database: Database, mi
         ('["shop"]', "must be a JSON object"),
         ('{"a": NaN}', "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        # JSON's reader takes it, and the log's writer did not.
+        # JSON parsers accept it, but the log's writer did not.
         (f'{{"a": {"[" * 900}{"]" * 900}}}', "more than 32 values within each other"),
         ('{"": 1}', "a name for each field"),
         ('{"user": "me", "time": 1}', "must not contain time, user"),
@@ -236,7 +236,7 @@ def test_a_password_in_a_field_is_masked(
 def test_a_password_punches_no_hole_into_names(
     run_entrypoint: Start, database: Database, migrations_dir: Path, password: str
 ) -> None:
-    """Whoever knows the name would read the password in the hole."""
+    """A gap in a known name would reveal the password."""
     env = {
         "DATABASE_URL": database.url.replace("postgres@", f"postgres:{password}@"),
         "APP_VERSION": "1.0-a",

@@ -1,4 +1,4 @@
-"""The log: JSON for programs, text for people, and never in the way of a start."""
+"""The log is JSON for programs and text for people, and never gets in the way of a start."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ESCAPE = "\033"
 
 @pytest.fixture
 def eventful(database: Database, migrations_dir: Path) -> dict[str, str]:
-    """Return the environment for a start with something to tell at every level, and a failure at its end."""
+    """Return the environment for a start that logs at every level and ends in a failure."""
     write_migrations(
         migrations_dir,
         {
@@ -108,7 +108,7 @@ def test_json_lines_about_connecting(run_entrypoint: Start, migrations_dir: Path
     "locale", [{"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
 )
 def test_json_whatever_the_locale(run_entrypoint: Start, eventful: dict[str, str], locale: dict[str, str]) -> None:
-    """What the locale cannot hold Python writes as a backslash, an x and two digits, and that is no JSON."""
+    """Python escapes what the locale cannot hold as a backslash, an x and two digits, which is not valid JSON."""
     run = run_entrypoint(*APPLICATION, env={**eventful, **locale}).ok()
     for line in run.stderr.splitlines():
         json.loads(line)
@@ -202,11 +202,11 @@ def test_json_on_a_terminal_has_no_colours(
     assert all(json.loads(line) for line in text.splitlines())
 
 
-# --- A log that nobody can read -------------------------------------------------------------------------
+# --- A log that cannot be written -----------------------------------------------------------------------
 
 
 def broken_pipe() -> int:
-    """Return the writing end of a pipe that nobody reads."""
+    """Return the writing end of a pipe whose reading end is closed."""
     reading, writing = os.pipe()
     os.close(reading)
     return writing
@@ -243,7 +243,7 @@ def test_a_closed_stderr_does_not_stop_a_start(
 
 @pytest.mark.parametrize("kind", ["closed", "broken"])
 def test_the_exit_code_is_the_same_without_a_log(run_entrypoint: Start, migrations_dir: Path, kind: str) -> None:
-    """Python's own end would make 120 of it, if it could not empty its buffers."""
+    """Python's own exit would change the code to 120 if it could not flush its buffers."""
     for command, code in ((("migrate",), 69), (("no-such-command",), 64)):
         if kind == "closed":
             run = run_entrypoint(*command, env=unreachable(), before_exec=lambda: os.close(2))
@@ -255,7 +255,7 @@ def test_the_exit_code_is_the_same_without_a_log(run_entrypoint: Start, migratio
 
 
 def test_other_packages_warnings_come_as_lines_of_the_log(tmp_path: Path, run_program: Start) -> None:
-    """Whatever is imported may log or warn: it comes in the same shape, and redacted."""
+    """Whatever an imported package logs or warns about has the same format and is redacted."""
     script = (
         "import logging, sys; from entrypoint import logs\n"
         "logs.configure(style='json', level='info', stream=sys.stderr, secrets=['quokka'])\n"
@@ -271,7 +271,7 @@ def test_other_packages_warnings_come_as_lines_of_the_log(tmp_path: Path, run_pr
 
 
 def test_a_log_costs_little_time(tmp_path: Path, run_program: Start) -> None:
-    """A migration may raise a notice for each of very many rows."""
+    """A migration may raise a notice for each of many rows."""
     script = (
         "import sys; from entrypoint import logs\n"
         "logs.configure(style='json', level='info', stream=sys.stderr, secrets=['quokka', 'wombat-of-some-length'])\n"

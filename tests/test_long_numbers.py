@@ -1,4 +1,4 @@
-"""Numbers that do not fit into an integer: timestamps, of up to 18 digits, and the ledger's column that holds them."""
+"""Numbers too long for an integer: timestamps with up to 18 digits, and the ledger's column that holds them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 def test_the_column_is_widened_when_the_first_long_number_is_written(
     any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]
 ) -> None:
-    """Before that it stays what it was, also while a long number waits behind a file that fails."""
+    """Until then the column keeps its type, even while a long number waits behind a failing file."""
     scene = Scene(any_database, migrations_dir, run_entrypoint)
     scene.write({**SHORT, **LONG, "002_fails.sql": "SELECT 1/0"})
     assert scene.run().outcome == "failed"
@@ -95,7 +95,7 @@ def test_baseline_widens_it_too(scene: Scene) -> None:
 
 # --- What stands in the way -----------------------------------------------------------------------------
 
-# What PostgreSQL does not change the column under, and how we name it.
+# Objects that stop PostgreSQL from changing the column, and what we call them.
 OBSTACLES = {
     "CREATE VIEW mine AS SELECT max(migration_number) FROM schema_migrations": "the view public.mine",
     "CREATE VIEW next AS SELECT latest_migration + 1 AS number FROM migration_status": "the view public.next",
@@ -118,7 +118,7 @@ OBSTACLES = {
     "CREATE FUNCTION shown() RETURNS SETOF migration_status LANGUAGE sql AS 'SELECT * FROM migration_status'":
         "the function public.shown()",
 }  # fmt: skip
-# What it makes again by itself.
+# Objects that PostgreSQL rebuilds itself.
 HARMLESS = (
     "CREATE INDEX ON schema_migrations (migration_number, status)",
     "CREATE STATISTICS two (dependencies) ON migration_number, status FROM schema_migrations",
@@ -203,7 +203,7 @@ def test_a_dry_run_foresees_it(scene: Scene) -> None:
     run = scene.start("migrate", "--dry-run")
     assert run.wait() == 78, run.report()
     assert "because of the view public.mine; the column was not changed" in only_error(run)["message"]
-    # What has a short number still runs.
+    # Short numbers still run.
     scene.write({"002_second.sql": "CREATE TABLE second ()"})
     shown = scene.start("migrate", "--dry-run").ok().stdout
     assert "002_second.sql" in shown
@@ -214,7 +214,7 @@ def test_a_dry_run_foresees_it(scene: Scene) -> None:
 
 
 def test_what_depends_on_the_view_is_only_in_the_way_where_it_has_to_be_made_again(scene: Scene) -> None:
-    """A file that names the ledger has the bookkeeping put right behind it."""
+    """After a file that names the ledger, the program repairs its own objects."""
     scene.write(
         {
             "001_report.sql": "CREATE VIEW report AS SELECT latest_migration FROM migration_status;"
@@ -225,7 +225,7 @@ def test_what_depends_on_the_view_is_only_in_the_way_where_it_has_to_be_made_aga
     scene.migrated()
     assert scene.database.one("SELECT latest_migration FROM report") == 2
     assert scene.database.one("SELECT relacl::text FROM pg_class WHERE oid = 'migration_status'::regclass")
-    # Here it has: the view is not ours any more, and cannot be made so under another.
+    # Now it must be created again: it is no longer our view, and a view that depends on it prevents that.
     scene.write(
         {
             "003_other.sql": "DROP VIEW report, migration_status; CREATE VIEW migration_status AS SELECT 1 AS other;"
@@ -309,7 +309,7 @@ def test_it_takes_the_owner(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_nobody_is_told_to_become_a_superuser(scene: Scene) -> None:
-    """The ledger belongs to one, as the first start was run as one."""
+    """A superuser ran the first start, so the ledger belongs to it."""
     scene.write(SHORT)
     scene.migrated()
     login = f"login_{scene.database.name}"
@@ -326,7 +326,7 @@ def test_nobody_is_told_to_become_a_superuser(scene: Scene) -> None:
         owned = f"ALTER TABLE public.schema_migrations OWNER TO {login}; ALTER TABLE public.migration_lock OWNER TO"
         assert owned in remedy
         assert "GRANT" not in remedy
-        # What it says helps.
+        # Following the remedy works.
         for statement in remedy.partition(": ")[2].partition(". Or")[0].split("; "):
             scene.database.execute(statement)
         assert scene.migrate(url=url).code == 0
@@ -351,7 +351,7 @@ def test_a_reader_that_keeps_it_locked_is_named_and_waited_for(scene: Scene) -> 
                 "could not change the column migration_number to bigint: the migration history is locked by"
             )
             assert "a dump" in message
-            # Nobody stands in line behind us between two attempts.
+            # Between two attempts, nobody queues behind us.
             late = scene.start("status").ok()
             assert "20261127101500_stamped.sql" in late.stdout
         assert told(run)[:2] == ("migrated", str(HIGHEST))
@@ -424,7 +424,7 @@ def test_through_a_pooler(scene: Scene) -> None:
 
 
 def test_an_earlier_systems_ledger_and_its_own_script(scene: Scene) -> None:
-    """Its script says CREATE OR REPLACE VIEW, which fails where a column's type differs: before, beside and after."""
+    """Its script's CREATE OR REPLACE VIEW fails if a column's type differs. Run it before, alongside and after."""
     load_legacy(scene.database)
     legacy = {path.name: path.read_bytes() for path in (LEGACY / "migrations").iterdir()}
     scene.write({**legacy, **LONG})
@@ -457,7 +457,7 @@ def test_not_while_a_replica_of_it_holds_the_lock(scene: Scene, upgraded: bool) 
     assert type_of(scene) == "bigint"
 
 
-# --- Everything that has a number -----------------------------------------------------------------------
+# --- Everything that shows a number ---------------------------------------------------------------------
 
 
 @pytest.mark.thorough
@@ -485,7 +485,7 @@ def test_every_command_takes_it(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_the_service_takes_it(scene: Scene, serve: Callable[..., Serving]) -> None:
-    """The page and the badge are text; JSON has numbers, and a metric is exact up to 15 digits."""
+    """The page and the badge are text. JSON has numbers, and a metric is exact up to 15 digits."""
     scene.write({**SHORT, "20261127101500_stamped.sql": LONG["20261127101500_stamped.sql"]})
     scene.migrated()
     scene.write(LONG)
@@ -565,7 +565,7 @@ def test_a_rehearsal_leaves_the_column_as_it_is(scene: Scene) -> None:
     scene.start("migrate", "--rehearse").ok()
 
 
-# --- Many at once ---------------------------------------------------------------------------------------
+# --- Several replicas -----------------------------------------------------------------------------------
 
 ROUNDS = int(os.environ.get("ENTRYPOINT_TEST_RACE_ROUNDS", "1"))
 
@@ -575,7 +575,7 @@ ROUNDS = int(os.environ.get("ENTRYPOINT_TEST_RACE_ROUNDS", "1"))
 def test_replicas_at_a_short_ledger(
     any_server: Server, migrations_dir: Path, run_entrypoint: Callable[..., Run], replicas: int
 ) -> None:
-    """Beside a program that reads table and view all the time: it meets no error, and never an empty table."""
+    """A program that constantly reads the table and the view never sees an error or an empty table."""
     for _ in range(ROUNDS):
         with new_database(any_server, "long") as database:
             race(Scene(database, migrations_dir, run_entrypoint), replicas)
@@ -621,7 +621,7 @@ def race(scene: Scene, count: int) -> None:
 
 @pytest.mark.parametrize("command", [["wait", "--version"], ["migrate", "--to"], ["baseline"], ["rollback", "--to"]])
 def test_a_number_that_no_file_can_have_is_a_mistake(run_entrypoint: Callable[..., Run], command: list[str]) -> None:
-    """To wait for it would take all the time there is."""
+    """Waiting for such a number would never end."""
     run = run_entrypoint(*command, "1" * 19)
     assert run.wait() == 64
     assert "up to 18 digits" in only_error(run)["message"]

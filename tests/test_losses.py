@@ -1,4 +1,4 @@
-"""Lost connections: who lost them, how often, and what is said when the time is over."""
+"""Lost connections: which session was lost, how often, and what is reported when time runs out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
     return Scene(database, migrations_dir, run_entrypoint)
 
 
-# --- Again and again at the same statement --------------------------------------------------------------
+# --- Repeated losses at the same statement --------------------------------------------------------------
 
 
 @pytest.mark.case("B2")
@@ -47,10 +47,10 @@ def test_a_statement_that_crashes_the_server_each_time(
         assert error["losses"] == 3
         assert error["message"].startswith(("001_crash.sql:1: ", "001_crash.sql:3: "))
         assert "the next start tries again" in error["remedy"]
-        # The last crash may not be got over yet.
+        # The server may still be recovering from the last crash.
         until(lambda: _answers(database), 30, "the server's recovery")
         assert scene.ledger() == []
-        # Each time it left the server alone for longer.
+        # The pause grew each time.
         lost = run.logs("database.lost")
         assert len(lost) == 2
         scene.write({"001_crash.sql": "CREATE TABLE a ();"})
@@ -72,7 +72,7 @@ def test_an_operator_ends_the_worker_after_the_guard_was_won_back(scene: Scene) 
     guards = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted"
     scene.database.execute(f"SELECT pg_terminate_backend(pid) FROM ({guards}) g WHERE pid <> {worker}")
     run.until("lock.guard_regained")
-    time.sleep(2)  # What comes now has another cause than what came before.
+    time.sleep(2)  # the next loss must not look like part of this one
     scene.database.execute(f"SELECT pg_terminate_backend({worker})")
     assert run.wait(15) == 70, run.report()
     assert only_error(run)["event"] == "migration.stopped"
@@ -86,7 +86,7 @@ def test_an_operator_ends_the_worker_after_the_guard_was_won_back(scene: Scene) 
 @pytest.mark.parametrize("sqlstate", ["08001", "08006"])
 @pytest.mark.parametrize("directive", ["", "-- entrypoint: no-transaction\n"], ids=["inside", "outside"])
 def test_a_connection_of_the_statements_own_is_not_ours(scene: Scene, sqlstate: str, directive: str) -> None:
-    """As postgres_fdw, dblink and CREATE SUBSCRIPTION say when there is nobody."""
+    """postgres_fdw, dblink and CREATE SUBSCRIPTION say this if nobody answers."""
     refused = f"DO $$ BEGIN RAISE 'could not connect to server \"far\"' USING ERRCODE = '{sqlstate}'; END $$;"
     scene.write({"001_far.sql": directive + refused})
     run = scene.start("migrate", MIGRATION_TIMEOUT_MS=20000)
@@ -106,7 +106,7 @@ def test_when_the_time_is_over_the_last_cause_is_told(scene: Scene) -> None:
     assert "not yet" in error["message"]
 
 
-# --- What the server or a pooler ends by a rule ---------------------------------------------------------
+# --- Sessions that the server or a pooler ends by a rule ------------------------------------------------
 
 SLOW_INDEX = {
     "001_slow.sql": "CREATE TABLE t AS SELECT 1 AS id;\n"
@@ -173,7 +173,7 @@ def test_a_rule_that_ends_the_guard_is_named(scene: Scene) -> None:
     assert "PgBouncer ended the session because of its idle_transaction_timeout. Raise it" in lost["remedy"]
 
 
-# --- Waits that are told ---------------------------------------------------------------------------------
+# --- Waits in the log ------------------------------------------------------------------------------------
 
 
 @pytest.mark.thorough
