@@ -1,9 +1,9 @@
-"""A model of the migration lock: small enough to be explored to its end, and apart from the code that it is about.
+"""A model of the migration lock, small enough to explore completely, and independent of the code that it models.
 
-Two contenders of ours (A and B) and one replica of the earlier system share what PostgreSQL keeps: the guard's
-advisory lock, the row `migration_lock`, and the locks of each worker session. `Model.steps` lists all that can happen
-next in a state; `explore` follows all of it, breadth first, so that a counterexample is as short as possible.
-Each of the `Rules` is a piece of the design; without it the model finds what it is there to prevent.
+Two of our contenders (A and B) and one replica of the earlier system share what PostgreSQL keeps: the guard's advisory
+lock, the row `migration_lock`, and the locks of each worker session. `Model.steps` lists everything that can happen
+next in a state. `explore` follows all of it, breadth first, so each counterexample is as short as possible. Each of the
+`Rules` is a part of the design; without it, the model finds what it prevents.
 
 What each part stands for:
 
@@ -13,23 +13,23 @@ What each part stands for:
 | `State.row` | `token`, `locked_at IS NOT NULL` (`held`), and for a row without a token its age (`fresh`) |
 | `Backend.tx` fenced, commit | a transaction after `SELECT … FOR KEY SHARE`; the same with its COMMIT on the way |
 | `Backend.shared` | `pg_try_advisory_lock_shared(<session>)`, for work outside a transaction |
-| `takes the row` | `SELECT … FOR UPDATE SKIP LOCKED` and `UPDATE` in one transaction; it passes by a fence |
-| `frees the row` | `UPDATE … SET <free> WHERE token = <mine>`: columns that are no key, so no wait for a fence |
+| `takes the row` | `SELECT … FOR UPDATE SKIP LOCKED` and `UPDATE` in one transaction; it skips a fenced row |
+| `frees the row` | `UPDATE … SET <free> WHERE token = <mine>`: no key columns, so it does not wait for a fence |
 | `operator frees the row` | `UPDATE … SET locked_at = NULL …`, likewise; the token stays |
 | `earlier system …` | `release_stale_migration_locks()`, `acquire_migration_lock()`, `release_migration_lock()` |
 | `A's guard expires`, `A's transaction expires` | `idle_in_transaction_session_timeout`, only while A is frozen |
 | `A's old backend ends` | the server has noticed that its client is gone, at any time after that |
-| `ends the sessions of A` | `pg_terminate_backend` on all that is called `entrypoint:<token in the row>` |
+| `ends the sessions of A` | `pg_terminate_backend` on every session named `entrypoint:<token in the row>` |
 
-Simplifications. Time is not counted: whatever may happen after a while may happen at once. One thing is assumed
-about it (`wins_back_in_time`): a contender that lives and is not frozen takes a lost guard back before another has
-seen the fence for 3 s. A statement of the server's is atomic; between two of them anything may happen, and in
-particular a process may freeze for as long as it likes. Each fault happens at most once (freezing: once for each
-contender), and `Scenario.faults` of them in one history. A process has one abandoned backend at most. The files are
-applied in order, one after the other; a transactional one may be refused and tried again for ever. The earlier system
-does not write to the ledger: when its lock is stale, two systems may work at once, and nothing here can prevent it.
-Reading the ledger is one step with taking the row; reading it later would only show more. Pooler, watcher and the
-`failed` row are left out, as is a migration that changes the row itself.
+Simplifications. Time is not counted: whatever may happen after a while may happen at once. One thing about it is
+assumed (`wins_back_in_time`): a contender that is alive and not frozen wins back a lost guard before another has seen
+the fence for 3 s. A statement is atomic on the server; between two of them anything may happen, and in particular a
+process may freeze for any length of time. Each fault happens at most once (freezing: once per contender), and at most
+`Scenario.faults` of them in one history. A process has at most one abandoned backend. The files are applied in order,
+one after another; a transactional one may be refused and retried forever. The earlier system does not write to the
+ledger: when its lock is stale, two systems may work at once, and nothing here can prevent it. Reading the ledger is one
+step with taking the row; reading it later would only show more. The pooler, the watcher and the `failed` row are left
+out, as is a migration that changes the row itself.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 NAMES: tuple[Name, Name] = ("A", "B")
 _OVER = frozenset(("done", "stopped", "dead"))
-# From taking the row to freeing it.
+# From taking the row until freeing it.
 _HOLDING = frozenset(("leading", "in tx", "committing", "repaired", "locked", "ready", "alone", "ran"))
 
 
@@ -60,7 +60,7 @@ _STUCK = "nobody comes to an end any more"
 
 
 class Rules(NamedTuple):
-    """The pieces of the design. All of them together are to keep every promise."""
+    """The parts of the design. Together they keep every promise."""
 
     guard: bool = True
     fence: bool = True
@@ -116,7 +116,7 @@ class Backend(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A contender: where its program stands, and its sessions."""
+    """A contender: where its program is, and its sessions."""
 
     phase: Phase = "away"
     frozen: bool = False
@@ -136,7 +136,7 @@ class Process(NamedTuple):
 
 
 class State(NamedTuple):
-    """The world at an instant."""
+    """The world at one moment."""
 
     row: Row = Row()
     guard: Name | Literal[""] = ""
@@ -154,7 +154,7 @@ class State(NamedTuple):
         return self._replace(a=process) if name == "A" else self._replace(b=process)
 
     def mirrored(self) -> State:
-        """Return the same state with A and B in each other's place."""
+        """Return the same state with A and B swapped."""
         token = _OTHER[self.row.token]
         return self._replace(
             row=self.row if self.row.token == token else self.row._replace(token=token),
@@ -202,7 +202,7 @@ class Step(NamedTuple):
 
 
 class Counterexample(NamedTuple):
-    """A promise that is broken, and the shortest way there."""
+    """A broken promise, and the shortest way to it."""
 
     violation: str
     steps: tuple[Step, ...]
@@ -229,7 +229,7 @@ class Result(NamedTuple):
 
 
 class Model:
-    """All that can happen, by these rules, in this scenario."""
+    """Everything that can happen under these rules in this scenario."""
 
     def __init__(self, rules: Rules, scenario: Scenario) -> None:
         self.rules = rules
@@ -254,7 +254,7 @@ class Model:
         return State(legacy="start" if self.scenario.legacy else "absent")
 
     def steps(self, s: State) -> Iterator[Step]:
-        """Return all that can happen next."""
+        """Return everything that can happen next."""
         for name in NAMES:
             process = s.process(name)
             if process.phase not in _OVER and not process.frozen:
@@ -271,10 +271,10 @@ class Model:
         if s.row.held and self._may_fail(s, "operator"):
             yield self._operator_frees(s)
 
-    # --- What is promised ---------------------------------------------------------------------------------
+    # --- The promises -------------------------------------------------------------------------------------
 
     def violation(self, s: State) -> str:
-        """Return the promise that is broken in a state, or nothing."""
+        """Return the promise that a state breaks, or nothing."""
         able = [name for name in NAMES if any(b.tx in ("fenced", "commit") for b in _backends(s.process(name)))]
         if len(able) > 1:
             return "two processes can commit a migration"
@@ -288,7 +288,7 @@ class Model:
         return ""
 
     def over(self, s: State) -> bool:
-        """Tell whether all who can still do something have nothing left to do."""
+        """Tell whether everyone who can still act has nothing left to do."""
         return all(p.phase in _OVER or p.frozen for p in (s.a, s.b))
 
     def excused(self, s: State) -> bool:
@@ -296,7 +296,7 @@ class Model:
         return all(p.phase in ("stopped", "dead") or p.frozen for p in (s.a, s.b))
 
     def _stands(self, s: State, name: Name) -> bool:
-        """Tell whether something of a holder stands before the row: its guard, its fence, or its session's lock."""
+        """Tell whether something of a holder protects the row: its guard, its fence, or its session's lock."""
         process = s.process(name)
         if self.rules.guard:
             guarded = s.guard == name and process.phase in _HOLDING
@@ -313,7 +313,7 @@ class Model:
     # --- Locks as PostgreSQL keeps them -------------------------------------------------------------------
 
     def _row_locked(self, s: State) -> bool:
-        """Tell whether FOR UPDATE SKIP LOCKED passes the row by."""
+        """Tell whether FOR UPDATE SKIP LOCKED skips the row."""
         return self.rules.fence and any(b.tx in ("fenced", "commit") for n in NAMES for b in _backends(s.process(n)))
 
     def _session_locked(self, s: State) -> bool:
@@ -350,7 +350,7 @@ class Model:
             broken = f"{name} takes the row from a fresh earlier system" if legacy else self._robs(s, name)
             old = p.old
             if old and old.tx == "late free" and self.rules.token_for_each_lease:
-                old = None  # It is about another token.
+                old = None  # it belongs to another token
             after = s._replace(row=Row(name, held=True))
             leading = p._replace(phase="leading", file=s.applied, asked=False, old=old)
             yield Step(f"{name} takes the row", after.having(name, leading), violation=broken)
@@ -419,15 +419,15 @@ class Model:
         return s.row.token == name and s.row.held
 
     def _lost_lease(self, s: State, name: Name, p: Process) -> Step:
-        """Return what follows when the fence finds no row that is ours."""
+        """Return what follows when the fence does not find a row of ours."""
         freed = s.row.token == name and not s.row.held
         operator = freed if self.rules.verdict_from_row else not p.noticed
         return self._give_up(s, name, p, f"{name} finds that the row is not its own", operator=operator)
 
     def _lost_worker(self, s: State, name: Name, p: Process) -> Iterator[Step]:
         if p.phase == "committing" and p.old and p.old.tx == "commit":
-            return  # In doubt: it waits for the verdict.
-        # Ended with 57P01: by an operator, if the guard stands as far as it knows.
+            return  # In doubt: it waits for the outcome.
+        # Ended with 57P01, so by an operator, as long as it believes that the guard stands.
         operator = p.terminated and not p.noticed and not self.rules.verdict_from_row
         yield self._give_up(s, name, p, f"{name} sees that its connection is lost", operator=operator)
 
@@ -484,7 +484,7 @@ class Model:
             return s, f"{name} commits file {file + 1} a second time"
         return s._replace(applied=file + 1), ""
 
-    # Letting go.
+    # Release.
 
     def _freeing(self, s: State, name: Name, p: Process) -> Iterator[Step]:
         after = s.having(name, p._replace(phase="unguarding", worker=p.worker and Backend()))
@@ -540,14 +540,14 @@ class Model:
             broken = f"{name} frees its own later lease" if self._stands(s, name) else ""
             yield Step(f"{name}'s old backend frees the row", gone._replace(row=Row()), "time", broken)
 
-    # --- What goes wrong ----------------------------------------------------------------------------------
+    # --- Failures -----------------------------------------------------------------------------------------
 
     def _may_fail(self, s: State, fault: str) -> bool:
         return len(s.faults) < self.scenario.faults and fault not in s.faults
 
     def _faults(self, s: State, name: Name, p: Process) -> Iterator[Step]:
         if p.frozen:
-            # Not `own`: it may also stay as it is for ever.
+            # Not `own`: it may also stay frozen forever.
             yield Step(f"{name} thaws", s.having(name, p._replace(frozen=False)), "fault")
         if p.phase in _OVER:
             return
@@ -577,7 +577,7 @@ class Model:
     # --- A replica of the earlier system ------------------------------------------------------------------
 
     def _legacy_may_touch(self, s: State) -> bool:
-        """Tell whether acquire_… and release_stale_… find a row with a token abandoned."""
+        """Tell whether acquire_… and release_stale_… treat a row with a token as abandoned."""
         if self.rules.guard and self.rules.legacy_sees_guard and s.guard:
             return False
         return not (self.rules.legacy_sees_session and self._session_locked(s))
@@ -629,10 +629,10 @@ class _Explored:
         """For each state, those from which it is reached without anything going wrong."""
 
     def add(self, origin: int, step: Step) -> bool:
-        """Note a step; tell whether it leads to a state that was not known."""
+        """Note a step; tell whether it leads to a new state."""
         found = self.number.get(step.after)
         if found is None:
-            # A and B are alike: of two states that differ in their names only, one is enough.
+            # A and B are alike: of two states that only swap their names, one is enough.
             found = self.number.get(step.after.mirrored())
         new = found is None
         if found is None:
@@ -654,13 +654,13 @@ class _Explored:
 
 
 def explore(rules: Rules = Rules(), scenario: Scenario = Scenario(), *, tolerating: Sequence[str] = ()) -> Result:  # noqa: B008
-    """Visit every state that can be reached; end at the first that breaks a promise.
+    """Visit every state that can be reached, and stop at the first that breaks a promise.
 
-    Then make sure that from every state in which somebody could go on, all of them can come to an end, though
-    nothing that is frozen thaws. A violation whose text contains one of `tolerating` is passed over.
+    Then make sure that from every state in which somebody could continue, everyone can finish, even if nothing that is
+    frozen thaws. A violation whose text contains one of `tolerating` is ignored.
     """
     collecting = gc.isenabled()
-    gc.disable()  # Nothing here is cyclic, and looking for cycles takes longer than all the rest.
+    gc.disable()  # nothing here is cyclic, and looking for cycles takes longer than everything else
     try:
         return _explore(Model(rules, scenario), tolerating)
     finally:
@@ -688,7 +688,7 @@ def _explore(model: Model, tolerating: Sequence[str]) -> Result:
 
 
 def _stuck(model: Model, explored: _Explored) -> Counterexample | None:
-    """Return the way to the first state from which those who live never come to an end."""
+    """Return the way to the first state from which those still alive can never finish."""
     ends = [number for number, state in enumerate(explored.states) if model.over(state)]
     reaches = set(ends)
     while ends:

@@ -1,7 +1,7 @@
 """Random histories of releases, each with a text of one view: which text is in force after each start.
 
-A release has a new migration or not, a new text or not, and sometimes an earlier text again. While it is rolled out,
-replicas of it and of the one before start and restart in any order; now and then one of a release long past does.
+A release may have a new migration, and a new text or sometimes an earlier one. During its rollout, replicas of it and
+of the previous release start and restart in any order; now and then, a much older release does too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Release(NamedTuple):
 
 
 class History(NamedTuple):
-    """What came of it."""
+    """The result."""
 
     releases: list[Release]
     texts: list[Text]
@@ -39,12 +39,12 @@ class History(NamedTuple):
 
     @property
     def backwards(self) -> int:
-        """How often an older release's text took the place of a newer one's."""
+        """Return how often an older release's text replaced a newer one's."""
         return sum(before is not None and mine.order < before.order for mine, before in self.applications)
 
 
 def as_designed(mine: Release, texts: Sequence[Text]) -> bool:
-    """Return whether a start of `mine` applies its text."""
+    """Tell whether a start of `mine` applies its text."""
     return bool(judge([Repeatable(NAME, "", mine.text, mine.text)], texts, mine.newest).due)
 
 
@@ -59,7 +59,7 @@ def by_number(mine: Release, texts: Sequence[Text]) -> bool:
 
 
 def start(mine: Release, texts: list[Text], rule: Rule) -> bool:
-    """Let a replica start; return whether it has applied its text."""
+    """Start a replica; tell whether it applied its text."""
     if not rule(mine, texts):
         return False
     texts[:] = [text if text.replaced else text._replace(replaced=True, replaced_under=mine.newest) for text in texts]
@@ -68,7 +68,7 @@ def start(mine: Release, texts: list[Text], rule: Rule) -> bool:
 
 
 def releases(chance: random.Random, count: int) -> list[Release]:
-    """Return the releases of an application, one after the other."""
+    """Return an application's releases in order."""
     made = [Release(0, 1, "t0")]
     for order in range(1, count):
         before = made[-1]
@@ -81,13 +81,13 @@ def releases(chance: random.Random, count: int) -> list[Release]:
 
 
 def play(chance: random.Random, rule: Rule, count: int = 8) -> History:
-    """Roll out one release after the other."""
+    """Roll out one release after another."""
     made, texts = releases(chance, count), []  # type: tuple[list[Release], list[Text]]
     applications: list[tuple[Release, Release | None]] = []
     in_force: Release | None = None
     for order, mine in enumerate(made):
         if mine is not made[-1] and chance.random() < 0.2:
-            continue  # It was built, and replaced before it was rolled out.
+            continue  # it was built, but replaced before its rollout
         starting = [mine] + [chance.choice(made[max(0, order - 1) : order + 1]) for _ in range(5)]
         if chance.random() < 0.1:
             starting.append(chance.choice(made[: order + 1]))

@@ -1,6 +1,6 @@
-"""The lock's model, explored to its end: every promise holds, and each piece of the design is there for a reason.
+"""The lock's model, explored completely: every promise holds, and every part of the design is needed.
 
-A quick run lets one thing go wrong in one history, CI two. ENTRYPOINT_TEST_MODEL_FAULTS=3 lets three go wrong: 800,000
+A quick run lets one thing go wrong in each history, CI two. ENTRYPOINT_TEST_MODEL_FAULTS=3 allows three: 800,000
 states, half a minute or more.
 """
 
@@ -14,7 +14,7 @@ from lock_model import Rules, Scenario, explore
 
 FAULTS = int(os.environ.get("ENTRYPOINT_TEST_MODEL_FAULTS", "2"))
 OURS_ONLY = Scenario(legacy=False)
-# All that can be reproached to a lock except a wrong commit.
+# Everything that can go wrong with a lock, except a wrong commit.
 UNFORTUNATE = (
     "robs",
     "takes the row from",
@@ -25,7 +25,7 @@ UNFORTUNATE = (
     "works outside a transaction",
     "nobody comes to an end any more",
 )
-# "The same migration is committed twice" is what remains of a missing fence when its causes are passed over.
+# If its causes are tolerated, a missing fence shows up as "The same migration is committed twice".
 CAUSES = ("robs", "was replaced and can commit", "two processes can commit")
 
 
@@ -85,7 +85,7 @@ def test_without_the_guard_a_living_holder_is_robbed(caplog: pytest.LogCaptureFi
 
 @pytest.mark.thorough
 def test_the_fence_alone_keeps_commits_apart(caplog: pytest.LogCaptureFixture) -> None:
-    """However much else is missing: what is lost then is peace, never the schema."""
+    """Whatever else is missing, work may be disturbed, but the schema is never damaged."""
     bare = Rules(*(name == "fence" for name in Rules._fields))
     found = explore(bare, Scenario(files=("transactional",)), tolerating=UNFORTUNATE)
     log(caplog, found)
@@ -94,7 +94,7 @@ def test_the_fence_alone_keeps_commits_apart(caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.thorough
 def test_a_slow_win_back_costs_a_living_holder_its_work_and_nothing_else() -> None:
-    """That a lost guard is won back within 3 s is assumed, and on a slow machine it may be wrong."""
+    """The model assumes that a lost guard is won back within 3 s, which a slow machine may not manage."""
     slow = Rules(wins_back_in_time=False)
     found = explore(slow, OURS_ONLY)
     assert found.counterexample is not None

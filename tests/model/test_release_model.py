@@ -1,7 +1,7 @@
-"""Random histories of releases against the promises about the rollout: images, starts, contracts, failures, crashes.
+"""Random histories of releases check the promises about the rollout: images, starts, contracts, failures, crashes.
 
-What is decided is the program's own (`decide`, `what_is_initial`). What is played around it is not, and the judge sees
-only which image applied which file, by which command.
+The decisions are the program's own (`decide`, `what_is_initial`). The simulation around them is not, and the judge only
+sees which image applied which file, and with which command.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HISTORIES = 400
 
 
 class Script(NamedTuple):
-    """A file, and what it says."""
+    """A file, and its directives."""
 
     number: int
     rollout: Rollout
@@ -45,7 +45,7 @@ Image = tuple[Script, ...]
 
 
 class World:
-    """A database with its ledger, and what must have been so at each step."""
+    """A database with its ledger, and what must hold at each step."""
 
     def __init__(self) -> None:
         self.rows: dict[int, LedgerRow] = {}
@@ -56,7 +56,7 @@ class World:
         return {row.number for row in self.rows.values() if row.status == COMPLETED}
 
     def start(self, image: Image, random: Random, *, after: bool) -> bool:
-        """Play one start or contract; tell whether it went to its end without a complaint."""
+        """Play one start or contract; tell whether it finished without a complaint."""
         files, said = [one.file for one in image], {one.number: one.rollout for one in image}
         said = {number: rollout for number, rollout in said.items() if rollout != Rollout()}
         plan = planning.decide(files, sorted(self.rows.values()), after=after, said=said)
@@ -100,7 +100,7 @@ class World:
 
 
 def some_image(random: Random, before: Image) -> Image:
-    """Return the next release: a few more files, perhaps with one mended, or one that a branch lacks."""
+    """Return the next release: a few more files, perhaps one fixed, or one missing as on a branch."""
     scripts = list(before)
     number = max((one.number for one in scripts), default=0)
     for _ in range(random.randint(1, 3)):
@@ -139,7 +139,7 @@ def play(seed: int) -> None:
             images[-1] = mended(images[-1], world)
         image = images[-1] if random.random() < 0.75 else random.choice(images)
         world.start(image, random, after=random.random() < 0.3)
-    # In the end, with nothing in the way, one release gets everything in.
+    # At the end, with nothing in the way, one release applies everything.
     image = images[-1]
     for _ in range(20):
         image = mended(image, world)
@@ -193,7 +193,7 @@ def test_a_new_database_that_is_interrupted_gets_all_of_its_first_image() -> Non
             assert known == world.completed(), f"seed {seed}"
 
 
-# Rules left out: the histories find what each of them prevents.
+# Without each rule, the histories find what it prevents.
 
 
 def everything_pending(plan: Plan) -> Plan:

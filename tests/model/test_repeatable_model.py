@@ -12,7 +12,7 @@ HISTORIES = 2_000
 
 @pytest.mark.thorough
 def test_older_texts_over_newer_ones_are_rare() -> None:
-    """The other rules are not foolish: they are what Flyway does, and what a number alone can do."""
+    """The other rules are reasonable: they are what Flyway does, and what a number alone can do."""
     means = {}
     for rule in (as_designed, by_number, by_checksum):
         chance = random.Random(1)
@@ -23,7 +23,7 @@ def test_older_texts_over_newer_ones_are_rare() -> None:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_two_images_never_replace_each_others_text_in_turns(seed: int) -> None:
-    """However often they start: each text is applied once, unless a new number comes between."""
+    """However often the images start, each text is applied once, unless a new number comes in between."""
     history = play(random.Random(seed), as_designed)
     seen: set[tuple[str, int]] = set()
     for mine, _ in history.applications:
@@ -33,7 +33,7 @@ def test_two_images_never_replace_each_others_text_in_turns(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_the_newest_release_gets_its_text_in_force(seed: int) -> None:
-    """But for a text that was replaced before: to go back to it takes a new number."""
+    """Except for a text that was replaced before: going back to it takes a new number."""
     chance = random.Random(seed)
     history = play(chance, as_designed)
     last = history.releases[-1]

@@ -1,4 +1,4 @@
-"""What each tool's rows say is applied: tables of cases, and where its own table is looked for."""
+"""Which migrations each tool's rows say are applied, as tables of cases, and where the tool's table is looked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.steps import ACCOUNTS
 
 WHEN = 1795873285643  # 2026-11-28 13:41:25 in UTC
 
-# Tool, its rows, the versions that files here come from; what is applied, and what has no file.
+# Tool, its rows, the versions that the files come from; what is applied, and what has no file.
 CASES = [
     ("goose", [("0", "t"), ("1", "t"), ("3", "t")], "1 2 3", "1 3", ""),
     ("goose", [("1", "t"), ("2", "t"), ("2", "f")], "1 2", "1", ""),
@@ -149,11 +149,11 @@ def test_a_checksum_of_the_tools_own_is_worked_out_again(tool: str, recorded: st
     ],
 )
 def test_the_real_tools_recorded_the_same(tool: str, recorded: str) -> None:
-    """As `fixtures/histories` has it of the first migration."""
+    """`fixtures/histories` has these checksums for the first migration."""
     text = ACCOUNTS.up.encode()
     assert not checksums.differs(tool, ABOVE + text, recorded)
     assert checksums.differs(tool, ABOVE + text.replace(b"email", b"mail"), recorded)
-    # Flyway reads lines, whatever their ends are.
+    # Flyway reads lines and ignores how they end.
     assert checksums.differs(tool, text.replace(b"\n", b"\r\n"), recorded) == (tool != "flyway")
     assert checksums.differs(tool, text.removesuffix(b"\n"), recorded) == (tool != "flyway")
 

@@ -1,4 +1,4 @@
-"""When to try again, and when to stop."""
+"""When to retry, and when to stop."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_pauses(earlier: int, backoff_seconds: float, jitter: Callable[[float, f
 
 
 def test_a_pause_after_very_many_failures() -> None:
-    """With DB_CONNECT_ATTEMPTS in the thousands, 2 to that power is no number that a float holds."""
+    """With DB_CONNECT_ATTEMPTS in the thousands, a float cannot hold 2 to that power."""
     assert pause_after(5000, 1.0, longest) == 30.0
 
 
 def test_jitter_only_shortens() -> None:
-    """So that the sum of all pauses has the bound that is promised."""
+    """Otherwise, the sum of all pauses would exceed the promised bound."""
     source = random.Random(7)
     for earlier in range(8):
         bound = min(2.0**earlier, 30)
@@ -122,7 +122,7 @@ def test_one_attempt_is_one_attempt() -> None:
     assert Stop(1, Clocks(0, waiting=5))(after(REFUSED))
 
 
-# --- All together, with a target that fails as told -----------------------------------------------------
+# --- All together, with a target that fails on cue ------------------------------------------------------
 
 
 class FakeTarget:
@@ -147,7 +147,7 @@ class FakeTarget:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the pauses that would have been made, instead of making them."""
+    """Record the pauses instead of making them, and return them."""
     made: list[float] = []
     monkeypatch.setattr("entrypoint.database.backoff.pause", made.append)
     return made
@@ -222,7 +222,7 @@ def test_the_last_failure_is_the_one_that_is_told(pauses: list[float]) -> None:
         ([CROWDED, CROWDED, REFUSED], 1, "after 3 attempts: ", 3),
         ([CROWDED, REFUSED, CROWDED, REFUSED], 2, "after 4 attempts: ", 4),
         ([REFUSED] * 6, 6, "after 6 attempts: ", 6),
-        # The default has the documented sentence, whatever happened.
+        # The default always has the documented sentence.
         ([REFUSED] * 5, 5, "after 5 retries: ", 5),
         ([CROWDED] + [REFUSED] * 5, 5, "after 5 retries: ", 6),
     ],

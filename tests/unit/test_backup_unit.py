@@ -1,4 +1,4 @@
-"""Backups, as far as they can be decided without a database: names, programs, and what an ended program means."""
+"""Backups without a database: names, programs, and what a finished program's result means."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def backup(second: int, database: str = "shop", version: int = 1) -> str:
         ([backup(1), backup(5)], backup(5), 2, []),
         ([backup(3), backup(1), backup(2), backup(5)], backup(5), 2, [backup(1), backup(2)]),
         ([backup(1), backup(5)], backup(5), 1_000_000, []),
-        # The clock was set back: the new one stays, and of the others the newest.
+        # The clock was set back: keep the new one and the newest of the others.
         ([backup(7), backup(8), backup(5)], backup(5), 2, [backup(7)]),
         ([backup(7), backup(5)], backup(5), 1, [backup(7)]),
-        # By time, not by version or by length.
+        # By time, not by version or length.
         ([backup(1, version=100), backup(2, version=9), backup(5)], backup(5), 2, [backup(1, version=100)]),
-        # Not ours, or not this database's.
+        # Not ours, or of another database.
         (
             [
                 backup(1, "shop2"),
@@ -102,7 +102,7 @@ def test_only_unfinished_backups_of_the_same_database_are_leftovers() -> None:
 
 
 def test_two_backups_of_the_same_moment_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the other one is still being written or complete."""
+    """Whether the other one is complete or still being written."""
     moments = iter([1.0, 1.0, 1.25, 1.0, 1.25, 1.5])
     monkeypatch.setattr(store, "time", SimpleNamespace(time=lambda: next(moments), sleep=lambda _seconds: None))
     first = store.reserve(str(tmp_path), "shop", 1)

@@ -1,4 +1,4 @@
-"""Files that run in batches: what they say, which statements they may have, and where the keys go."""
+"""Files that run in batches: their directives, the statements they may have, and where the keys go."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ def test_how_it_is_said() -> None:
         'WITH a AS (DELETE FROM b.orders WHERE id BETWEEN :from AND :to) UPDATE o."orders" SET ids = 1',
         "WITH gone AS (DELETE FROM orders WHERE id BETWEEN :FROM AND :To RETURNING *) SELECT count(*) FROM gone",
         "MERGE INTO b USING orders o ON o.id = b.id AND o.id BETWEEN :from AND :to WHEN MATCHED THEN UPDATE SET id = 1",
-        # Neither a cast nor a string nor a comment has a placeholder.
+        # Casts, strings and comments contain no placeholders.
         "UPDATE orders SET a = b::text || ':no' || $$:no$$ || E'\\':no' WHERE id BETWEEN :from::bigint AND :to",
         'DELETE FROM orders /* :no */ -- :no\n WHERE ":no"::date ::x = 1 AND id BETWEEN :from AND :to',
         "UPDATE orders SET a = b[1: n] || f(x := 1) || c[:2] WHERE id BETWEEN :from AND :to",
-        # Another table's column of the same name.
+        # A column with the same name in another table.
         "UPDATE other SET id = o.x FROM orders o WHERE o.id BETWEEN :from AND :to",
         "UPDATE orders SET (a, b) = (SELECT id, 1 FROM x WHERE id = 5), c = id WHERE id BETWEEN :from AND :to",
         "UPDATE orders SET ids = 1, a[id] = 2 WHERE id BETWEEN :from AND :to;\n;",

@@ -1,4 +1,4 @@
-"""Who is in the way, in words; and how the waits add up."""
+"""Who is in the way, in words, and how the waits add up."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_waits_add_up(case: str) -> None:
 
 
 def test_a_server_that_does_not_tell_when_a_wait_began() -> None:
-    """Before PostgreSQL 14: counted from when it was first seen."""
+    """Before PostgreSQL 14, a wait counts from when it was first seen."""
     waits = Waits()
     for now in (10.0, 11.0, 12.5):
         waits.seen(wait("", 0), now)

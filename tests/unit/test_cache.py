@@ -1,4 +1,4 @@
-"""One question at a time, one a second, and nothing stale."""
+"""The cache asks one question at a time, at most one per second, and returns nothing stale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Database:
-    """Counts how often it is asked, and answers when it is let."""
+    """Counts how often it is asked, and answers when it is allowed to."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -68,7 +68,7 @@ def test_an_answer_is_good_for_a_second(database: Database) -> None:
 
 
 def test_who_has_waited_long_enough_is_told_so(database: Database) -> None:
-    """And who comes later does not wait at all: the question has been asked for longer than anybody waits."""
+    """Whoever comes later does not wait at all: the question has taken longer than anybody waits."""
 
     async def ask() -> list[object]:
         database.open.clear()
@@ -116,7 +116,7 @@ def test_a_client_that_goes_away_takes_nothing_from_the_others(database: Databas
 
 
 def test_at_the_end_nobody_waits_any_more(database: Database) -> None:
-    """Though the question is still being asked; and nobody asks another one."""
+    """The question may still be running; nobody asks another one."""
 
     async def ask() -> list[object]:
         database.open.clear()

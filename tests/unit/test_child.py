@@ -1,4 +1,4 @@
-"""Another program, run to its end: what it reads and writes, however slowly, and that it does not outlive us."""
+"""Another program, run to completion: it reads and writes everything, however slowly, and does not outlive us."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENVIRON = {"PATH": os.environ["PATH"]}
 
 
 def test_one_that_reads_late_and_writes_much() -> None:
-    """More than a pipe holds, in both directions, and over several slices of our waiting."""
+    """It gets and returns more than a pipe holds, over several slices of our waiting."""
     data = os.urandom(1 << 20)
     code, output, errors = run(["sh", "-c", "sleep 0.6; cat; sleep 0.4; echo x >&2; exit 3"], ENVIRON, 30, data=data)
     assert (code, output, errors) == (3, data, b"x\n")

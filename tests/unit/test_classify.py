@@ -1,4 +1,4 @@
-"""Causes told from libpq's and PostgreSQL's texts, and from SQLSTATEs."""
+"""Causes recognised from the texts of libpq and PostgreSQL, and from SQLSTATEs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from entrypoint.database.classify import (
 AT = 'connection to server at "db" (10.0.0.7), port 5432 failed: '
 FATAL = AT + "FATAL:  "
 
-# Texts as libpq 13 to 18 and psycopg 3.3 say them.
+# Texts of libpq 13 to 18 and psycopg 3.3.
 CASES = [
     (
         AT + "Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?",
@@ -90,7 +90,7 @@ CASES = [
 
 
 def test_an_encrypted_key_without_its_password() -> None:
-    """OpenSSL says no more than this where it cannot ask for it."""
+    """OpenSSL says no more than this if it cannot ask for the password."""
     found = classify_connection_failure(AT + 'could not load private key file "/k/client.key": processing error')
     assert "sslpassword" in found.remedy
 
@@ -217,7 +217,7 @@ NAMED = 'connection to server at "{name}" (10.0.0.7), port 5432 failed: '
     ],
 )
 def test_names_are_no_causes(text: str, cause: str) -> None:
-    """What somebody called a host, a role or a database says nothing about what went wrong."""
+    """The name of a host, role or database says nothing about what went wrong."""
     assert classify_connection_failure(text).name == cause
 
 

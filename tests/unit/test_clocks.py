@@ -1,4 +1,4 @@
-"""The time for migrations: whose clock runs, and that all of them together are bounded."""
+"""The time for migrations: which clock is running, and that all of them together are bounded."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_shorter_one_ends_earlier(hand: Hand) -> None:
 
 
 def test_no_clock_is_wound_up_again(hand: Hand) -> None:
-    """As after a lost lock: survey again, and go on with the same file."""
+    """After a lost lock, for example: survey again, and continue with the same file."""
     clocks = Clocks(10, hand)
     for left in (5, 3, 1):
         assert clocks.turn_to(7, 5).remaining() == left
@@ -124,7 +124,7 @@ def test_a_clock_stands_for_as_long_as_was_last_said(hand: Hand) -> None:
 
 
 def test_each_holder_that_is_waited_for_comes_on_top(hand: Hand) -> None:
-    """The sum that docs/configuration.md states: what each of them has left, and the time-out itself once."""
+    """The sum in docs/configuration.md: what each of them has left, plus the timeout once."""
     clocks = Clocks(300, hand, waiting=30)
     clocks.turn_to(WAITING)
     began, holders = hand.now, (300.0, 120.0)

@@ -1,4 +1,4 @@
-"""Which statements are to run after the rollout, and which cannot be repeated: tables of cases."""
+"""Which statements should run after the rollout, and which cannot be repeated, as tables of cases."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CONTRACTIONS: list[tuple[str, list[Kind]]] = [
     ("ALTER TABLE a DROP CONSTRAINT a_pkey", [DROPS_KEY]),
     ("ALTER TABLE a DROP CONSTRAINT IF EXISTS a_b_key", [DROPS_KEY]),
     ("ALTER TABLE a DROP CONSTRAINT b CASCADE", [DROPS_KEY]),
-    # What disturbs nobody.
+    # These disturb nobody.
     ("ALTER TABLE a DROP CONSTRAINT a_b_check", []),
     ("ALTER TABLE a RENAME CONSTRAINT b TO c", []),
     ("ALTER TABLE a ADD b int, ALTER c DROP NOT NULL, ALTER d DROP DEFAULT, ALTER e SET DEFAULT 1", []),
@@ -53,13 +53,13 @@ CONTRACTIONS: list[tuple[str, list[Kind]]] = [
     ("DROP VIEW a", []),
     ("SELECT 'DROP TABLE a'", []),
     ("DO $$ BEGIN EXECUTE 'DROP TABLE a'; END $$", []),
-    # Nobody else knows what the file itself creates.
+    # Nobody else knows about objects that the file itself creates.
     ("CREATE TABLE a (); DROP TABLE a", []),
     ("CREATE UNLOGGED TABLE IF NOT EXISTS s.a (); ALTER TABLE s.a DROP b; TRUNCATE a", []),
     ("CREATE TEMP TABLE a AS SELECT 1; DROP TABLE a, b", [DROPS_TABLE]),
     ('CREATE TABLE "A" (); DROP TABLE a', [DROPS_TABLE]),
     ("DROP TABLE a; CREATE TABLE a ()", [DROPS_TABLE]),
-    # What a comment excepts.
+    # Silenced by a comment.
     ("-- squawk-ignore ban-drop-table\nDROP TABLE a; DROP TABLE b", [DROPS_TABLE]),
     ("-- squawk-ignore needs-phase-after, other\nDROP TABLE a", []),
     ("-- squawk-ignore other\nDROP TABLE a", [DROPS_TABLE]),

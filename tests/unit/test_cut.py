@@ -14,7 +14,7 @@ STATEMENT = "SELECT 'a; b' /* ; */;\n"
 
 
 def pieces(text: str, size: int) -> list[str]:
-    """Return the pieces as text, having seen that nothing is lost and each begins where it says."""
+    """Return the pieces as text, after checking that nothing is lost and each starts where it says."""
     standard, readings = by_the_standard(text, escapes=False)
     statements = scan(standard).statements
     found = cut(text, statements, readings, size)

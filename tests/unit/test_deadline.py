@@ -1,4 +1,4 @@
-"""Points in time, and pauses that signals can end."""
+"""Points in time, and pauses that signals can interrupt."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_pause_is_cut_into_slices(monkeypatch: pytest.MonkeyPatch, seconds: fl
     monkeypatch.setattr(deadline, "sleep", clock.sleep)
     monkeypatch.setattr(deadline, "Deadline", lambda left: Deadline(left, clock))
     deadline.pause(seconds)
-    # One more may be needed for what rounding has left.
+    # Rounding may require one more.
     assert sleeps <= len(clock.slept) <= sleeps + 1
     assert sum(clock.slept) == pytest.approx(max(seconds, 0))
     assert max(clock.slept, default=0) <= SLICE

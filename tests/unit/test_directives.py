@@ -1,4 +1,4 @@
-"""What a file says about itself: which directives are read, and which are refused with what would be right."""
+"""What a file says about itself: which directives are read, and which are refused with a suggestion."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_several() -> None:
     ],
 )
 def test_a_comment_that_is_nearly_one_is_refused_with_what_was_meant(comment: str, meant: str) -> None:
-    """Passed by in silence, `phase = after` over a DROP would run beside the pods that still read it."""
+    """If it were ignored, a DROP with `phase = after` would run alongside the pods that still read the table."""
     (fault,) = advise(f"-- A title\n{comment}\nDROP TABLE a").faults
     assert fault.message == f'this is a comment, not a directive: did you mean "-- entrypoint: {meant}"?'
     assert fault.line == 2
@@ -154,7 +154,7 @@ RANGE = "it must be from 1ms to 596h"
 )
 def test_a_bad_one(line: str, message: str) -> None:
     directives, (fault,) = read(f"\n-- entrypoint: {line}\nselect 1")
-    # With a fault, nothing of the file runs, whatever it says of the rollout.
+    # If there is an error, nothing of the file runs, whatever it says about the rollout.
     assert directives._replace(rollout=Rollout()) == Directives()
     assert fault.line == 2
     assert message in fault.message

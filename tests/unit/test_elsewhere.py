@@ -1,4 +1,4 @@
-"""Which ledger is the same application's, and what in a file may be the name of a schema."""
+"""Which ledger belongs to the same application, and what in a file may be the name of a schema."""
 
 from __future__ import annotations
 

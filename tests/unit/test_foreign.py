@@ -1,4 +1,4 @@
-"""Another tool's marks, and where they are none."""
+"""Another tool's marks, and text that only looks like them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each tool's directory holds, read as the tool reads it; and the numbers and names that it gets here."""
+"""What each tool's directory contains, read as the tool reads it, and the numbers and names that the files get here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Files:
-    """A directory that is none."""
+    """A directory that exists only in memory."""
 
     def __init__(self, files: Mapping[str, str | bytes], empty: Sequence[str] = ()) -> None:
         self._files = {name: text if isinstance(text, bytes) else text.encode() for name, text in files.items()}
@@ -32,7 +32,7 @@ class Files:
         return self._files[path]
 
     def taken(self, part: Part | None) -> str | None:
-        """Return what is written of a part."""
+        """Return what is written for a part."""
         if part is None:
             return None
         content = self._files[part.path]
@@ -45,7 +45,7 @@ def read(tool: str, files: Mapping[str, str | bytes]) -> tuple[Reading, Files]:
 
 
 def forward(tool: str, text: str | bytes, name: str = "001_a.sql", **others: str) -> str | None:
-    """Return what is taken of a directory's only migration."""
+    """Return what is taken from a directory's only migration."""
     reading, source = read(tool, {name: text, **others})
     assert not reading.faults
     return source.taken(reading.migrations[0].forward)
@@ -61,7 +61,7 @@ def complaints(tool: str, files: Mapping[str, str | bytes]) -> list[str]:
 
 
 def reasons(reading: Reading) -> dict[str, str]:
-    """Return why each file was left."""
+    """Return why each file was left out."""
     return {left.source: left.why.reason for left in reading.left}
 
 
@@ -90,7 +90,7 @@ BEGIN, END = "-- +goose StatementBegin\n", "-- +goose StatementEnd\n"
         (f"{UP}SELECT 1;\n{DOWN}-- nothing\n", "SELECT 1;\n", None),
         ("--+goose UP\nSELECT 1;\n--   +goose down \r\nSELECT 2;", "SELECT 1;\n", "SELECT 2;"),
         (f"{UP}{BEGIN}DO $$ BEGIN; END $$;\n{END}{DOWN}", "DO $$ BEGIN; END $$;\n", None),
-        # Sent by itself, so it may lack what separates it from the next.
+        # Sent separately, so it may lack the separator before the next statement.
         (f"{UP}{BEGIN}SELECT 1\n{END}SELECT 2;\n", "SELECT 1\n;\nSELECT 2;\n", None),
         (f"{UP}{BEGIN}SELECT 1; -- all;\n{END}SELECT 2;\n", "SELECT 1; -- all;\n;\nSELECT 2;\n", None),
         (f"{UP}{BEGIN}SELECT 1;\n-- done\n{END}SELECT 2;\n", "SELECT 1;\n-- done\nSELECT 2;\n", None),
@@ -124,7 +124,7 @@ def test_goose_has_no_transaction_wherever_it_says_so(mark: str, where: str) -> 
         (f"{UP}{END}", "001_a.sql:2: goose rejects it too: `-- +goose StatementEnd` is not allowed here"),
         (f"{UP}SELECT 1;\n {DOWN}", "001_a.sql:3: goose rejects it too: `-- +goose Down` is not a valid goose ann"),
         (f"{UP}-- +goose Sideways\n", "001_a.sql:2: goose rejects it too: `-- +goose Sideways` is not a valid goose"),
-        # It reads lines, also in a function's body.
+        # It reads lines, even in a function's body.
         (f"{UP}{BEGIN}DO $$\n{DOWN}$$;\n{END}", "001_a.sql:4: goose rejects it too: `-- +goose Down` is not allowed"),
     ],
 )
@@ -202,7 +202,7 @@ OUTSIDE = "-- migrate:up transaction:false\n"
         ("--migrate:up  a:b  transaction:false\r\nVACUUM;", "VACUUM;", None, True),
         (f"-- migrate:up transaction:true\nSELECT 1;\n{MDOWN}", "SELECT 1;\n", None, False),
         (f"{MUP}{MDOWN}", "", None, False),
-        # Several pairs run one after the other, both ways in the order of the file.
+        # Several pairs run one after another, in both directions in the file's order.
         (f"{MUP}SELECT 1\n{MDOWN}SELECT -1;\n{MUP}SELECT 2;\n{MDOWN}SELECT -2;\n",
          "SELECT 1\n;\nSELECT 2;\n", "SELECT -1;\nSELECT -2;\n", False),
         (f"{MUP}SELECT 1;\n{MDOWN}{OUTSIDE}VACUUM;\n{MDOWN}", "BEGIN;\nSELECT 1;\nCOMMIT;\nVACUUM;\n", None, True),
@@ -242,7 +242,7 @@ def test_dbmate_in_the_order_of_names() -> None:
     ]
     assert set(reasons(read("dbmate", files)[0])) == {"x_3.sql", "4_a.SQL"}
     assert complaints("dbmate", {"1_a.sql": MUP, "1_b.sql": MUP})[0].startswith("1_a.sql and 1_b.sql: 2 migrations")
-    # Different versions to dbmate, which compares texts.
+    # dbmate compares texts, so to it these are different versions.
     assert not complaints("dbmate", {"1_a.sql": MUP, "01_b.sql": MUP})
 
 
@@ -567,7 +567,7 @@ def test_a_baseline_migration_whose_forebears_are_gone() -> None:
     assert versions("flyway", files) == [("3", "B3__base.sql"), ("3.1", "V3.1__c.sql"), ("4", "V4__d.sql")]
 
 
-# --- Whose files they are -------------------------------------------------------------------------------
+# --- Which tool they belong to --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -614,7 +614,7 @@ def test_signs_in_texts(text: str, expected: tuple[str, str, int] | None) -> Non
 
 
 def numbers(tool: str, *names: str) -> tuple[list[str], str]:
-    """Return the names that files get here, and why their numbers are others."""
+    """Return the names that files get here, and why their numbers change."""
     text = {"goose": UP, "dbmate": MUP, "sql-migrate": "-- +migrate Up\n"}.get(tool, "SELECT 1;")
     plan = naming.plan(read(tool, dict.fromkeys(names, text))[0], tool)
     return [target.path for target in plan.files], plan.anew

@@ -1,4 +1,4 @@
-"""What another migration tool reads, digested; and its command line, split."""
+"""The digest of what another migration tool reads, and how its command line is split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lease finds out about its own loss, where the answer comes from a server that is only played."""
+"""How a lease finds out why it was lost, with scripted answers in place of a server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Refusal:
 
 
 class Script:
-    """A session that answers as it was told."""
+    """A session with scripted answers."""
 
     def __init__(self, *answers: list[list[Row]] | str) -> None:
         self.answers = list(answers)
@@ -47,7 +47,7 @@ class Script:
         return answer
 
     def rollback(self, _deadline: Deadline) -> None:
-        """Nothing is open."""
+        """Do nothing: no transaction is open."""
 
 
 @pytest.mark.parametrize(

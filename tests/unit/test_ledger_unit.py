@@ -1,4 +1,4 @@
-"""Whose a table is, whether it needs an upgrade, and the lock's key: from values alone."""
+"""Whose table it is, whether it needs an upgrade, and the lock's key, from values alone."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_owner_of(columns: tuple[str, ...]) -> None:
 
 
 def test_the_lock_key_never_changes() -> None:
-    """Two releases must exclude each other: these numbers are for ever."""
+    """Two releases must exclude each other, so these numbers never change."""
     assert LOCK_CLASS == 1885824368
     assert lock_key("public") == 1001664029
     assert lock_key("ops") == 1526271103

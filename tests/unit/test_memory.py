@@ -1,4 +1,4 @@
-"""Files that are in no directory, also for a Python that was built without the call for them."""
+"""Files that are in no directory, even with a Python that was built without the system call for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which GRANT is named for which facts."""
+"""Which GRANT is suggested for which facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of variables that are nearly ours."""
+"""Variables whose names are almost ours."""
 
 from __future__ import annotations
 

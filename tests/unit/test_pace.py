@@ -1,4 +1,4 @@
-"""How large batches are, and how far a walk is, by numbers alone."""
+"""How large batches are and how far a run has come, from numbers alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_who_was_in_the_way_takes_half(size: int, first: int, expected: int) -> 
 
 @pytest.mark.parametrize("first", [1, 2, 7, 99, 10_000, 10_000_000])
 def test_it_stays_within_its_bounds_and_settles(first: int) -> None:
-    """Rows that cost the same each: the size settles near the target, if that is within the bounds."""
+    """If all rows cost the same, the size settles near the target, as far as the bounds allow."""
     random = Random(first)
     size, smallest, largest = first, *pace.bounds(first)
     cost = 0.5 / first
@@ -100,7 +100,7 @@ def test_what_a_person_is_told() -> None:
         (Walk("c", ("id",), 1), None),
         (Walk("c", ("id",), 1, last=("9",), total=0), None),
         (Walk("c", ("id",), 1, last=("9",), total=200, met=50), 25),
-        # There are more than PostgreSQL estimated.
+        # There are more rows than PostgreSQL estimated.
         (Walk("c", ("id",), 1, last=("9",), total=200, met=500), 99),
         (Walk("c", ("id",), 1, 2, 2, last=("9",), total=200, met=0), 50),
         (Walk("c", ("id",), 1, 2, 1, cursor=("9",), last=("9",), total=200, met=10), 50),

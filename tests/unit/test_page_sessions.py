@@ -1,4 +1,4 @@
-"""The cookie of the page, and how often a client may be wrong."""
+"""The page's cookie, and how often a client may be wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKEN = "correct-horse-battery-staple"
 
 
 def signed(token: str, *, age: float = 0, content: bytes = b"admin") -> str:
-    """Return a cookie as anybody who has the token could make it, from what docs/admin-page.md says."""
+    """Return a cookie as anybody with the token could make it, following docs/admin-page.md."""
     key = hmac.digest(token.encode(), b"entrypoint.service.session.v1", hashlib.sha256)
     stamp = int(time.time() - age)
     when = base64.urlsafe_b64encode(stamp.to_bytes((stamp.bit_length() + 7) // 8)).rstrip(b"=")
@@ -84,7 +84,7 @@ def test_a_client_may_be_wrong_now_and_then() -> None:
         if not waits[-1]:
             throttle.failed("a", second)
     assert waits == [0, 0, 0, 30, 20, 10, 0]
-    # From the first failure on, not from the last: who waits is let in.
+    # From the first failure on, not the last: a client that waits is let in.
     assert throttle.wait("a", 61) == 0
 
 

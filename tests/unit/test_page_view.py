@@ -229,7 +229,7 @@ def test_what_the_holder_is_at(case: str) -> None:
     assert page.work.held_for == "1 min 1 s"
     (entry,) = page.pending
     assert entry.state.label == "running now"
-    # Nobody is at it any more when the holder is gone.
+    # When the holder is gone, the file is no longer running.
     gone = show(snapshot(status(A, B, lock=lock, guarded=False)))
     assert gone.pending[0].state.label == "pending"
     assert gone.work
@@ -291,7 +291,7 @@ def test_the_statement_is_shown_with_its_line() -> None:
         work = show(found).work
         assert work
         assert (work.line, work.statement) == (place, "SELECT⟨U+202E⟩ 1")
-    # While nothing is being done, and when nobody is at it.
+    # During a pause, and when nobody is working.
     lock = states.MIGRATING.status.lock._replace(detail={"retry": "it is tried again in 4 s"})  # type: ignore[union-attr]
     pausing = replace(found, status=found.status._replace(lock=lock))  # type: ignore[union-attr]
     gone = replace(found, status=found.status._replace(guarded=False))  # type: ignore[union-attr]
@@ -340,7 +340,7 @@ REMEDIES = {
     "It is tried again: entrypoint repair --failed, or DELETE FROM x.": ("entrypoint repair --failed",),
     "Wait for it. To stop it: entrypoint unlock --force.": ("entrypoint unlock --force",),
     "entrypoint status shows it, and entrypoint status shows more": ("entrypoint status",),
-    # Something has to be filled in.
+    # These need something filled in.
     "entrypoint migrate --to N": (),
     "entrypoint import --from TOOL DIR": (),
     "The image's entrypoint has another name.": (),
@@ -415,7 +415,7 @@ def test_what_was_seen_before_is_shown_as_what_it_is() -> None:
     assert page.seen
     assert page.seen.machine == "2026-11-22T21:45:03Z"
     assert page.days
-    # Who holds the lock, nobody knows any more.
+    # Nobody knows any more who holds the lock.
     assert page.work is None
     assert {fact.label: fact.value for fact in page.facts}["Lock"] == "unknown"
 

@@ -1,4 +1,4 @@
-"""The search_path as it is walked without asking PostgreSQL; what is not plain is left to it."""
+"""How the search_path is resolved without asking PostgreSQL, which decides anything that is not plain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from entrypoint.migration.ledger.place import along
         ("$user,public", ("alice", "public")),
         ('app, "App Two" , public', ("app", "App Two", "public")),
         ("pg_catalog, app, pg_temp, information_schema", ("app",)),
-        # Folded to lower case by PostgreSQL, by the rules of a locale.
+        # PostgreSQL folds it to lower case by a locale's rules.
         ("App", None),
         ('"a""b"', None),
         ('"a,b"', None),

@@ -1,4 +1,4 @@
-"""For how long the lock's holder may go on, as far as it shows that it lives."""
+"""How long the lock's holder may take, as long as it shows signs of life."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which texts the parser is not asked about, as it could say nothing new of their statements."""
+"""Texts that need no parser, since it could say nothing new about their statements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line of the log that is written without a JSON library is what that library would write, or is not written so."""
+"""A log line that is written without a JSON library is the same as with one; values it cannot handle are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be done, decided from files and rows alone."""
+"""What to do, decided from files and rows alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(*numbers: int) -> list[LedgerRow]:
 
 
 class Case(NamedTuple):
-    """Files and rows, and the numbers in every field of the plan that is expected."""
+    """Files and rows, and the numbers expected in every field of the plan."""
 
     files: list[MigrationFile]
     rows: list[LedgerRow]
@@ -136,7 +136,7 @@ NEEDS_2 = Rollout(requires=2)
 
 
 class Release(NamedTuple):
-    """Files of which some say something about the rollout, and the numbers that are expected."""
+    """Files, some with directives about the rollout, and the numbers that are expected."""
 
     said: dict[int, Rollout]
     rows: list[LedgerRow]

@@ -1,4 +1,4 @@
-"""What the probe answers to which bytes, and what it knows of the phase."""
+"""Which bytes the probe answers with what, and what it knows about the phase."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def _fresh_phase() -> Iterator[None]:
     before = phase._now, phase._schema, phase._blocked
-    phase._schema = {}  # Other tests of this process may have known more.
+    phase._schema = {}  # other tests in this process may have set it
     yield
     phase._now, phase._schema, phase._blocked = before
 
@@ -129,7 +129,7 @@ def test_who_blocks_an_earlier_statement_blocks_no_more() -> None:
 
 
 def test_who_has_to_make_room() -> None:
-    """Nobody who has just come; those who have their answer at once; and otherwise whoever came first."""
+    """Never a connection that has just come: first those already answered, otherwise the oldest."""
     probe = Probe(1)
     with contextlib.ExitStack() as stack:
         for _ in range(16):

@@ -1,4 +1,4 @@
-"""How far a command is, from the counters of PostgreSQL's progress views."""
+"""How far a command has come, from the counters of PostgreSQL's progress views."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_row_is_read() -> None:
     found = read([("CREATE INDEX", "orders", SCAN, "42", "100", "0", "0")])
     assert found == Progress("CREATE INDEX", "orders", SCAN, 42)
     assert found.words() == "CREATE INDEX on orders: building index: scanning table, 42 %"
-    # A table that the same transaction has created: nobody else sees its name.
+    # A table created in the same transaction: nobody else can see its name.
     hidden = read([("VACUUM FULL", None, "sorting tuples", None, "0", None, None)])
     assert hidden is not None
     assert hidden.words() == "VACUUM FULL: sorting tuples"
@@ -63,5 +63,5 @@ def test_the_rows_detail_in_words() -> None:
         ", for 4 s; waiting for a lock held by backend 7 (ann)"
     )
     assert describe({"retry": "the next one starts in 2.0 s"}) == "; the next one starts in 2.0 s"
-    # Whatever another release may write there.
+    # Another release may write anything there.
     assert describe({"command": 1, "percent": "many", "phase": None}) == " (1)"

@@ -1,4 +1,4 @@
-"""psql's backslash commands in a text: which are left out, which are refused, and where each ends."""
+"""psql's backslash commands in a text: which are skipped, which are refused, and where each one ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from entrypoint.migration.script.statements import advise
 
 
 def shown(text: str) -> list[str]:
-    """Return the commands that are left out of `text`, with their lines."""
+    """Return the commands that are skipped in `text`, with their lines."""
     return [f"{command.line}: {command.shown}" for command in advise(text).commands]
 
 

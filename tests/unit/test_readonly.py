@@ -1,4 +1,4 @@
-"""What to do about a session that is read-only by default, from where that comes."""
+"""What to do about a session that is read-only by default, depending on where the default comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records that do without `typing`: like its named tuples, as far as they go."""
+"""Records without `typing` behave like its named tuples, as far as we need them to."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_methods() -> None:
 
 
 def test_it_has_what_type_checkers_take_it_for() -> None:
-    """They are told that it is `typing.NamedTuple`."""
+    """Type checkers are told that it is `typing.NamedTuple`."""
     assert Point._make([1, 3]) == Point(1, 3)
     assert Point._field_defaults == {"y": 2}
     assert set(get_type_hints(Point)) == {"x", "y"}
@@ -60,7 +60,7 @@ def test_it_has_what_type_checkers_take_it_for() -> None:
 
 def test_nothing_can_be_set() -> None:
     with pytest.raises(AttributeError):
-        Point(1).x = 3  # type: ignore[misc]  # that is the point
+        Point(1).x = 3  # that is what is tested
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_what_does_not_fit(values: tuple[int, ...], named: dict[str, int]) -> No
 
 def test_replacing_what_is_not_there() -> None:
     with pytest.raises(TypeError):
-        Point(1)._replace(z=1)  # type: ignore[call-arg]  # that is the point
+        Point(1)._replace(z=1)  # that is what is tested

@@ -1,4 +1,4 @@
-"""What is a secret, and how it is taken out of a text."""
+"""What counts as a secret, and how it is removed from a text."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_secrets_of_an_address(address: str, secrets: set[str]) -> None:
 @pytest.mark.parametrize(
     ("address", "secret"),
     [
-        # What libpq understands, whatever it looked like.
+        # What libpq reads, however the address looks.
         (r"host=h password='it\'s secret'", "it's secret"),
         (r"host=h password=se\ cret", "se cret"),
         (r"host=h password=se\\cret", r"se\cret"),
         ("host=h password=se&cret", "se&cret"),
-        # What was meant, where libpq understands something else.
+        # What the user meant, even if libpq reads something else.
         ("postgresql://u:se@cret@h/d", "se@cret"),
         ("postgresql://u:se/cret@h/d", "se/cret"),
         ("postgresql://u:se?cret@h/d", "se?cret"),
@@ -96,7 +96,7 @@ def test_mask_quoted(text: str, masked: str) -> None:
         (("se.cret",), "se.cret seXcret", "*** seXcret"),
         (("(secret", "[x]y"), "((secret [x]y", "(*** ***"),
         (("abcd", "abcdefgh"), "abcdefgh abcd", "*** ***"),
-        # A short one only where it stands alone; otherwise hardly anything would be left to read.
+        # Redact a short one only as a whole word; otherwise hardly anything would be left to read.
         (("a",), "a cat sat: a", "*** cat sat: ***"),
         (("ab",), 'role "ab" above', 'role "***" above'),
         (("\N{EURO SIGN}uro",), "\N{EURO SIGN}uro", "***"),
@@ -262,7 +262,7 @@ def known() -> Iterator[None]:
 def test_ours_and_foreign() -> None:
     assert redaction.foreign("all right, 1") == "all ***, ***"
     assert redaction.foreign_values({"a": ["right"], "n": 1}) == {"a": ["***"], "n": 1}
-    # The net below the doors: a generated password, which no sentence of ours could have in it.
+    # The second check: a generated password, which no text of ours could contain.
     assert redaction.catch("all right, 1: Aq3Zr9Kw7Lm2") == "all right, 1: ***"
     assert redaction.catch(f"001_add_version_2_to_table.sql {'0a1b' * 8}") == "001_add_version_2_to_table.sql ***"
     assert redaction.catch_values({"a": ["right", "Aq3Zr9Kw7Lm2"]}) == {"a": ["right", "***"]}

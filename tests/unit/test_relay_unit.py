@@ -1,4 +1,4 @@
-"""The relay's pure halves: an address spelled for it, the tool's variables, and the first messages of a session."""
+"""The relay's pure parts: how an address is written for it, the tool's variables, and a session's first messages."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_a_challenge_that_is_none(challenge: str) -> None:
 
 
 def test_the_salted_password_where_python_has_no_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the folder, `hashlib` has no `pbkdf2_hmac` from Python 3.12 on."""
+    """In the self-contained build, `hashlib` has no `pbkdf2_hmac` from Python 3.12 on."""
     cases = [(b"pencil", b"salt", 4096), (b"", b"s" * 16, 1), (b"x" * 100, b"", 2)]
     expected = [hashlib.pbkdf2_hmac("sha256", *case) for case in cases]
     monkeypatch.delattr(hashlib, "pbkdf2_hmac")

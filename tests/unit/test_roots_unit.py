@@ -1,4 +1,4 @@
-"""The system's certificates: when libpq is told a file for them, and which."""
+"""The system's certificates: when libpq is given a file with them, and which one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Return the file that a system has its certificates in."""
+    """Return the file with a system's certificates."""
     there = tmp_path / "second.pem"
     there.touch()
     monkeypatch.setattr(roots, "FILES", (str(tmp_path / "first.pem"), str(there)))

@@ -1,4 +1,4 @@
-"""Which statement of its file the lock's holder is at, and who waits for it: from values and files alone."""
+"""Which statement the lock's holder is running, and who waits for it, from values and files alone."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def test_whoever_was_seen_waiting_waits_until_it_has_gone_or_been_quiet_for_long
         assert judged.known
         return [one.address.rpartition(".")[2] for one in judged.starts]
 
-    # A session that has not been seen at it is none: another service, a command.
+    # A session that was not seen waiting does not count: another service, or a command.
     assert seen(sighting("1", glances=True), sighting("2")) == ["1"]
-    # In the middle of a look, which is another statement.
+    # While it looks, which is another statement.
     now[0] = 1.0
     assert seen(sighting("1"), sighting("2", glances=True)) == ["1", "2"]
     assert seen(sighting("2")) == ["2"]

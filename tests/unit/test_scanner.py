@@ -1,4 +1,4 @@
-"""The scanner against PostgreSQL's lexical rules: where statements end, what is at fault, and that it always ends."""
+"""The scanner against PostgreSQL's lexical rules: where statements end, what is wrong, and that it always finishes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from entrypoint.migration.script.scanner import directives, scan, skip, words
 
 
 def texts(script: str) -> list[str]:
-    """Return the statements of a script that has no faults."""
+    """Return the statements of a script without errors."""
     found = scan(script)
     assert found.faults == ()
     return [script[statement.start : statement.end] for statement in found.statements]
@@ -74,7 +74,7 @@ def texts(script: str) -> list[str]:
         ("create rule r as on insert to t do (a; b); x", ["create rule r as on insert to t do (a; b)", "x"]),
         ("select (((((';', \")\" /*)*/ -- )\n;)))))); x", ["select (((((';', \")\" /*)*/ -- )\n;))))))", "x"]),
         ("select ); x", ["select )", "x"]),
-        # psql's variables are nobody's fault here, and casts and slices look like them
+        # psql's variables are no error here; casts and slices look like them
         ("select a::int, :name, :'name', b[1:2]; x", ["select a::int, :name, :'name', b[1:2]", "x"]),
         ("  sélect\u00a01; ärger", ["sélect\u00a01", "ärger"]),
     ],
@@ -123,7 +123,7 @@ def test_a_routine_is_one_statement(statement: str) -> None:
     ],
 )
 def test_where_a_body_ends(body: str) -> None:
-    """The END that ends it stands where a statement could begin; the server reads all of these so."""
+    """The END that closes it is where a statement could begin; the server reads all of these the same way."""
     function = f"create function f() returns int begin atomic {body} end"
     assert texts(f"{function}; commit; select 1") == [function, "commit", "select 1"]
 
@@ -312,7 +312,7 @@ def test_statements_cover_all_but_space_and_comments_of_any_text(seed: int) -> N
 
 
 def _is_filling(text: str) -> bool:
-    """Whether a text holds only white space, comments and semicolons."""
+    """Tell whether a text has only white space, comments and semicolons."""
     pos = 0
     while (pos := skip(text, pos)) < len(text) and text[pos] == ";":
         pos += 1
@@ -346,7 +346,7 @@ def test_time_is_linear(unit: str) -> None:
     text = unit * (200_000 // len(unit))
     start = time.process_time()
     scan(text)
-    # A second is what the slowest takes on a slow machine; were it quadratic, it would be hours.
+    # The slowest takes a second on a slow machine; quadratic behaviour would take hours.
     assert time.process_time() - start < 10
 
 
@@ -361,13 +361,13 @@ def test_time_is_linear(unit: str) -> None:
     ],
 )
 def test_what_only_looks_like_the_beginning_of_something(script: str, statements: int) -> None:
-    """Before Python 3.11.5 what an alternative had consumed before it failed was kept."""
+    """Before Python 3.11.5, what an alternative consumed before it failed stayed consumed."""
     assert len(scan(script).statements) == statements
 
 
 @pytest.mark.text
 def test_groups_that_are_repeated_possessively_work_in_every_python() -> None:
-    """They end with an alternative that matches nothing (scanner.py says why)."""
+    """They end with an alternative that matches nothing; scanner.py says why."""
     package = Path(entrypoint.__file__).parent
     repeated = [
         f"{path.relative_to(package)}:{number}"

@@ -1,4 +1,4 @@
-"""Pure parts of the status service: tokens, badge, snapshot, settings."""
+"""Pure parts of the status service: tokens, badge, snapshot and settings."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_passwords_in_libpqs_password_file_are_known(tmp_path: Path) -> None:
 
 
 def test_which_program_a_backup_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that the service is, as safe from the working directory; the folder's is more than a Python."""
+    """The same as the service, equally isolated from the working directory. In the folder, it is not just a Python."""
     assert backups._command() == [sys.executable, "-P", "-m", "entrypoint", "backup"]
     isolated = "from entrypoint.service import backups; print(backups._command()[1])"
     run = subprocess.run([sys.executable, "-I", "-c", isolated], capture_output=True, text=True, check=True)

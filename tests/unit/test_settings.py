@@ -198,7 +198,7 @@ def test_files_that_hold_no_address(tmp_path: Path) -> None:
         assert says in fault
 
 
-# --- The log's own --------------------------------------------------------------------------------------
+# --- The log's own settings -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which files with transaction control of their own are one transaction, and which run as units."""
+"""Which files with their own transaction control are one transaction, and which run as units."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_units_transaction_has_its_modes() -> None:
 
 
 def test_a_second_begin_in_a_block_sets_the_modes_of_its_transaction() -> None:
-    """As the server takes it: it warns, and sets them."""
+    """The server does this too, with a warning."""
     text = (
         "BEGIN; BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT;"
         "BEGIN ISOLATION LEVEL SERIALIZABLE; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 2; COMMIT;"

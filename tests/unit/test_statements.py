@@ -1,4 +1,4 @@
-"""The adviser: each case by PostgreSQL's parser and by the first words, which have to say the same."""
+"""The adviser: every case by PostgreSQL's parser and by the first words, with the same result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BY_WORDS = -1
 
 
 def advised(text: str) -> Advice:
-    """Return what both ways say, which is the same but for who said it."""
+    """Return what both ways say, which must be the same except for who said it."""
     by_parser, by_words = advise(text, parse_limit=BY_PARSER), advise(text, parse_limit=BY_WORDS)
     assert not by_words.parsed
     assert by_words._replace(parsed=by_parser.parsed, syntax=by_parser.syntax) == by_parser
@@ -266,7 +266,7 @@ def test_a_broken_begin_is_not_taken_off() -> None:
 
 @pytest.mark.parametrize("limit", [BY_WORDS, 1_000_000])
 def test_an_end_that_is_a_name_does_not_end_a_function(limit: int) -> None:
-    # END after a bare column is its name; psql's rule does not know that.
+    # END after a bare column is the column's name, which psql's rule does not know.
     text = "create function f() returns int begin atomic select 1 end; select 2; end ;\nselect 'é'; vacuum"
     advice = advise(text, parse_limit=limit)
     assert advice.faults == ()
@@ -282,7 +282,7 @@ def test_an_end_that_is_a_name_does_not_end_a_function(limit: int) -> None:
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("expression", ["+1", "||1", "::int", " union select 1", " and not true", " is null"])
 def test_a_deep_expression_does_not_end_the_process(expression: str) -> None:
-    """Run in a child: overflowing the C stack would take the tests along."""
+    """Run it in a child: a stack overflow in C would kill the tests."""
     code = (
         "from entrypoint.migration.script.statements import advise\n"
         f"advice = advise('select 1' + {expression!r} * (900_000 // {len(expression)}))\n"
@@ -293,7 +293,7 @@ def test_a_deep_expression_does_not_end_the_process(expression: str) -> None:
 
 
 def test_a_thousand_files_leave_openssl_what_it_needs() -> None:
-    """A thread that has called the parser keeps a pthread key, of which a process has 1,024."""
+    """A thread that has called the parser keeps a pthread key, and a process has only 1,024 of them."""
     code = (
         "import ctypes\n"
         "from entrypoint.migration.script.statements import advise\n"
@@ -454,7 +454,7 @@ DISPUTED = "select 1;\ndo E'begin end'\n-- c\n'--\\' language '{}; --'"
 
 @pytest.mark.case("A5")
 def test_where_the_readings_differ_control_in_either_is_refused() -> None:
-    """The parser takes a comment for the end of a string; the server and the scanner go on behind it."""
+    """The parser takes a comment for the end of a string; the server and the scanner read on after it."""
     advice = advise(DISPUTED.format("; commit; select 2"))
     assert advice.disputed
     assert [(fault.line, fault.message[:7]) for fault in advice.faults] == [(4, "commit:")]

@@ -1,4 +1,4 @@
-"""A large file that is read in parts: it must be understood as if it were read as a whole, wherever a part ends."""
+"""A large file that is read in parts gives the same result as reading all of it, wherever a part ends."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def set_sizes(monkeypatch: pytest.MonkeyPatch, part: int, statement: int) -> Non
 
 
 def as_read(path: Path, content: bytes) -> tuple[LargeText, Advice] | None:
-    """Read a content in parts; compare all that can be asked with what the whole of it says."""
+    """Read the content in parts, and compare everything that can be asked with the result for all of it."""
     path.write_bytes(content)
     found = look_through(str(path))
     if found is None:
@@ -154,7 +154,7 @@ def test_what_large_files_look_like(tmp_path: Path, text: str, spelling: str) ->
     ],
 )
 def test_what_is_read_as_a_whole(tmp_path: Path, text: str) -> None:
-    """It has faults, needs more than one transaction, or is too odd."""
+    """These have errors, need more than one transaction, or are too unusual."""
     assert as_read(tmp_path / "001_x.sql", text.encode()) is None
 
 

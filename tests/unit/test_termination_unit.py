@@ -1,4 +1,4 @@
-"""The text for Kubernetes: what is in it, and what is left out of one that is too long."""
+"""The text for Kubernetes: what it contains, and what is left out if it is too long."""
 
 from __future__ import annotations
 

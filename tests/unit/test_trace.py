@@ -1,4 +1,4 @@
-"""TRACEPARENT, as the W3C's trace context has it; whatever is malformed is passed over."""
+"""TRACEPARENT, as W3C Trace Context defines it; a malformed value is ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VALID = f"00-{TRACE}-{SPAN}-01"
 
 @pytest.mark.parametrize(
     "value",
-    # A later version may have anything behind.
+    # A later version may append anything.
     [VALID, f" {VALID}\n", f"01-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-00-more", f"01-{TRACE}-{SPAN}-01-a-Z"],
 )
 def test_valid(value: str) -> None:

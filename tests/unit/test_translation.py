@@ -1,4 +1,4 @@
-"""Addresses as other drivers write them, and what libpq is given."""
+"""Addresses in other drivers' syntax, and what libpq is given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read(address: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return libpq's parameters without the user, the host and the database of all these addresses."""
+    """Return libpq's parameters without the user, host and database that all these addresses share."""
     translation = translate(address)
     assert translation is not None
     found = translation.complete(conninfo_to_dict(translation.address), environ or {})
@@ -71,7 +71,7 @@ ADDRESSES: dict[str, dict[str, str]] = {
     JDBC + "targetServerType=preferSecondary": {"target_session_attrs": "prefer-standby"},
     JDBC + "readOnly=false": {},
     JDBC + "kerberosServerName=pg&gssEncMode=disable": {"krbsrvname": "pg", "gssencmode": "disable"},
-    # TLS: not weaker than the driver would have it, where one is known.
+    # TLS: never weaker than a known driver would make it.
     JDBC + "ssl=true": {"sslmode": "verify-full"},
     JDBC + "ssl": {"sslmode": "verify-full"},
     JDBC + "ssl=false": {},
@@ -100,7 +100,7 @@ ADDRESSES: dict[str, dict[str, str]] = {
     PLAIN + "ssl=no-verify": {"sslmode": "require"},
     PLAIN + "sslmode=no-verify": {"sslmode": "require"},
     PLAIN + "sslmode=verify-full&uselibpqcompat=true": {"sslmode": "verify-full"},
-    # As libpq reads it where there is nothing else.
+    # As libpq reads it, if nothing else is known.
     PLAIN + "ssl=true&max=5": {"sslmode": "require"},
     PLAIN + "sslaccept=strict": {"sslmode": "verify-full", "sslrootcert": "system"},
     PLAIN + "sslaccept=strikt": {"sslmode": "verify-full", "sslrootcert": "system"},
@@ -112,7 +112,7 @@ ADDRESSES: dict[str, dict[str, str]] = {
     PLAIN + "schema=a&sslmode=require&sslcert=/ca": {"sslmode": "require", "options": '-csearch_path="a"'},
     PLAIN + "schema=a&sslcert=/c&sslkey=/k": {"sslcert": "/c", "sslkey": "/k", "options": '-csearch_path="a"'},
     PLAIN + "max=5&sslcert=/c": {"sslcert": "/c"},
-    # What is left out.
+    # Parameters that are left out.
     PLAIN + "pgbouncer=true&connection_limit=1&pool_timeout=0&connect_timeout=0": {"connect_timeout": "0"},
     PLAIN + "pool=5&prepared_statements=false&encoding=unicode&timeout=5000&sslmode=disable": {"sslmode": "disable"},
     PLAIN + "pool_max_conns=10&default_query_exec_mode=simple_protocol&binary_parameters=yes": {},
@@ -136,11 +136,11 @@ ADDRESSES: dict[str, dict[str, str]] = {
     PLAIN + "options=-csearch_path%3Db%20-cjit%3Doff&schema=a": {
         "options": '-csearch_path=b -cjit=off -csearch_path="a"'
     },
-    # A second = is only libpq's.
+    # Only libpq accepts a second =.
     PLAIN + "options=-csearch_path=a": {"options": "-csearch_path=a"},
     PLAIN + "password=YWI=": {"password": "YWI="},
     PLAIN + "sslmode=require&": {"sslmode": "require"},
-    # Names and values, as Go's drivers read them, too.
+    # Names and values, which Go's drivers also read.
     "host=h user=u dbname=d TimeZone=Asia/Shanghai sslmode=disable": {"sslmode": "disable"},
     "host=h user=u database=d search_path = a,b": {"options": "-csearch_path=a,b"},
     "host=h user=u dbname=d password='a \\'b' pool_max_conns=3": {"password": "a 'b"},
@@ -225,7 +225,7 @@ def test_the_words_have_no_value_in_them() -> None:
 
 
 def test_libpq_has_none_of_the_names_in_the_table() -> None:
-    """It would be libpq that decides, then, or nobody."""
+    """If libpq had one, libpq would decide, or nobody."""
     assert not {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} & drivers.PARAMETERS.keys()
 
 

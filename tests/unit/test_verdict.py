@@ -1,4 +1,4 @@
-"""Whether another migration tool has anything to do: the decision alone."""
+"""The decision alone: whether another migration tool has anything to do."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_what_failed_since_the_first_look(seen: int | None, rows: tuple[str, ...
 
 
 class Image(NamedTuple):
-    """An image with the first so many steps of a project, in a certain build."""
+    """An image with the first few steps of a project, in a certain build."""
 
     steps: int
     build: int
@@ -121,7 +121,7 @@ class Image(NamedTuple):
 
 
 class Model:
-    """A tool that applies what it has, and fails where the database has what it does not know."""
+    """A tool that applies what it has, and fails if the database has steps that it does not know."""
 
     def __init__(self) -> None:
         self.applied = 0
@@ -141,7 +141,7 @@ class Model:
         return verdict
 
     def start(self, image: Image) -> Verdict:
-        """Start an image: run the tool if that is the verdict."""
+        """Start an image, and run the tool if that is the verdict."""
         verdict = self.look(image)
         if verdict.pending:
             before, fails = self.digest(), image.steps < self.applied
@@ -166,11 +166,11 @@ def test_in_random_histories_nothing_is_missed_and_older_images_do_not_run(seed:
             behind = image.steps > model.applied
             older = image.steps < model.applied
             verdict = model.start(image)
-            # What it has and the database has not is always run: the promise.
+            # The promise: steps that it has and the database lacks always run.
             assert verdict.pending or not behind, (seed, round_, model.rows)
             assert model.applied >= image.steps
-            # Where nobody goes back by hand, an older image's tool never runs, and so never fails.
+            # Unless somebody goes back by hand, an older image's tool never runs, so it never fails.
             assert by_hand or not older or verdict.name == AHEAD, (seed, round_, model.rows)
-            # Once started, an image that is not older has nothing to do at its next start.
+            # Once an image has started and is not older, it has nothing to do at its next start.
             again = model.look(image)
             assert older or not again.pending, (seed, round_, model.rows)
