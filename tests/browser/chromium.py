@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser
 
-# No sandbox, as tests may run as root, and nothing that asks for the network by itself.
+# No sandbox, since tests may run as root, and no network access of the browser's own.
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -22,19 +22,19 @@ _FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    # Names that are not this machine's are not even looked up.
+    # Do not even look up names other than this machine's.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 )
 
 
 def path() -> str | None:
-    """Return where Chromium is, if it is on this machine."""
+    """Return the path of Chromium, if this machine has it."""
     return shutil.which("chromium")
 
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    """Start it; end it and all that belongs to it."""
+    """Start it; at the end, stop it and all its processes."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path(), args=list(_FLAGS), headless=True)
         try:

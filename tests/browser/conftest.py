@@ -1,4 +1,4 @@
-"""Fixtures: one Chromium for a module's tests, and pages in it that tell what went wrong in them."""
+"""Fixtures: one Chromium for a module's tests, and pages that collect what went wrong in them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Visitor:
-    """Somebody with a browser window of their own: pages, cookies, and all that the browser complained of."""
+    """Somebody with a separate browser window: its pages, its cookies, and everything the browser complained about."""
 
     def __init__(self, browser: Browser, **options: object) -> None:
         """Open a window; `options` are those of Playwright's `new_context`."""
@@ -45,13 +45,13 @@ class Visitor:
         self.hosts.add(urlsplit(url).netloc)
 
     def without(self, *expected: str) -> list[str]:
-        """Return the complaints, without those that contain one of these."""
+        """Return the complaints, except those that contain one of `expected`."""
         return [one for one in self.complaints if not any(words in one for words in expected)]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Start Chromium. Playwright's own event loop is ended with it: other modules may have theirs."""
+    """Start Chromium. Playwright's event loop ends with it, since other modules may have their own."""
     if chromium.path() is None:
         missing("no Chromium `chromium` for the tests of the page")
     with chromium.launched() as browser:
@@ -60,7 +60,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
-    """Return a function that opens a browser window of its own: `visit(java_script_enabled=False)`."""
+    """Return a function that opens a separate browser window: `visit(java_script_enabled=False)`."""
     visitors: list[Visitor] = []
 
     def open_window(**options: object) -> Visitor:

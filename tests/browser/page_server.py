@@ -40,7 +40,7 @@ class PageServer:
     """A server in a thread; a context manager."""
 
     def __init__(self, snapshot: Snapshot, *tokens: str) -> None:
-        """Show `snapshot`, to whoever has one of the tokens; to everybody on this machine if there are none."""
+        """Show `snapshot` to anybody with one of the tokens; without tokens, to everybody on this machine."""
         self.cache = Cache(snapshot)
         service = _Service(self.cache, Access(Tokens(tokens)))
         app = Starlette(routes=page.routes(service))  # type: ignore[arg-type]  # all of the service that a page needs

@@ -1,4 +1,4 @@
-"""Make the pictures of docs/admin-page.md: `make screenshots`."""
+"""Take the pictures in docs/admin-page.md: `make screenshots`."""
 
 # ruff: noqa: T201 - it is a program, and prints
 
@@ -27,13 +27,13 @@ SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 WIDTH = 1080
 HEIGHT = 1080
 PHONE = 360
-# Before the database went away, it was seen like this.
+# What was seen of the database before it went away.
 BEFORE: dict[str, Snapshot] = {"database-away": states.UP_TO_DATE}
 SHOWN = ("up-to-date", "pending", "migrating", "failed", "database-away")
 
 
 def take(browser: Browser, directory: Path, names: Iterable[str] = SHOWN) -> list[Path]:
-    """Write a picture of each state in both schemes, of the log-in, and of a small screen; return where they are."""
+    """Write pictures of each state in both colour schemes, the log-in, and a small screen; return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     made = []
     for scheme in SCHEMES:
@@ -51,7 +51,8 @@ def _take(browser: Browser, path: Path, scheme: Scheme, name: str | None, *, wid
         )
         page = context.new_page()
         page.clock.set_fixed_time(datetime.fromtimestamp(states.NOW, UTC))
-        # What it shows is frozen, and so is when it was checked: no live answer comes, however slow this machine is.
+        # Everything is frozen, including the time of the last check: no live answer arrives, however slow the machine
+        # is.
         page.route("**/admin/live", lambda _route: None)
         page.goto(f"{server.url}/admin")
         if name in BEFORE:

@@ -1,4 +1,4 @@
-"""Frozen snapshots: one for each way in which the page can look, and one in which all texts are hostile."""
+"""Frozen snapshots: one for each way the page can look, and one in which all texts are hostile."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FREE = LockRow(
 
 
 def line(number: int, name: str, state: str = "applied", **more: object) -> Line:
-    """Return one migration; what is not given is not known."""
+    """Return one migration; what is not given is unknown."""
     values = {"applied_at": None, "milliseconds": None, "application_version": None, "error": None, **more}
     return Line(number, f"{number:03d}_{name}.sql", state, **values)  # type: ignore[arg-type]
 
@@ -48,7 +48,7 @@ APPLIED = tuple(
     for number, (name, at, took, version) in enumerate(_APPLIED, start=1)
 )
 PENDING = tuple(line(number, name, "pending") for number, name in enumerate(_PENDING, start=13))
-# Of a run that has got as far as the second of these.
+# In a run that has reached the second of these.
 BEGUN = (
     *APPLIED,
     PENDING[0]._replace(
@@ -59,7 +59,7 @@ BEGUN = (
 
 
 def status(*lines: Line, lock: LockRow | None = FREE, guarded: bool | None = False) -> Status:
-    """Return what `summarise` makes of such a ledger and such files, as far as the page looks at it."""
+    """Return what `summarise` makes of such a ledger and such files, as far as the page uses it."""
     applied = [one for one in lines if one.state in {"applied", "changed", "missing", "ahead"}]
     waiting = [one for one in lines if one.state in {"pending", "running", "failed"}]
     failed = any(one.state == "failed" for one in lines)
@@ -115,7 +115,7 @@ MIGRATING = replace(
         starts=(Waiter("10.42.0.17", "2026-11-22T21:44:22Z"), Waiter("10.42.1.9", "2026-11-22T21:44:23Z")),
     ),
 )
-# PostgreSQL reports no progress of an UPDATE, and not all sessions may be seen.
+# PostgreSQL reports no progress for an UPDATE, and we may not see all sessions.
 UNMEASURED = replace(
     snapshot(
         status(
@@ -204,7 +204,7 @@ LONG_NUMBERS = snapshot(
     )
 )
 
-# What the ledger's text columns may hold. Each would do something if it were taken for more than text.
+# What the ledger's text columns may contain. Each would do harm if treated as more than text.
 RIGHT_TO_LEFT = "\u202e"
 ATTACKS = (
     "<script>document.title = 'owned'</script>",

@@ -1,4 +1,4 @@
-"""The page in Chromium, beside real migrations: the live part, logging in and out, the keyboard, no JavaScript."""
+"""The page in Chromium during real migrations: the live part, logging in and out, the keyboard, no JavaScript."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Visit = Callable[..., Visitor]
     Serve = Callable[..., Serving]
 
-# Of a table of 200 rows on many pages, the index comes as far as row 100, and waits at the gate there.
+# The table's 200 rows fill many pages. The index build gets to row 100, and waits at the gate there.
 GATE = {
     "001_orders.sql": "CREATE TABLE orders (id integer, filler text);"
     " INSERT INTO orders SELECT i, repeat('x', 1000) FROM generate_series(1, 200) i;"
@@ -41,7 +41,7 @@ GATE = {
     "002_orders_by_id.sql": "SELECT 1; CREATE INDEX orders_by_id ON orders (pass(id)); SELECT 3;",
     "003_customers.sql": "CREATE TABLE customers ();",
 }
-# What a browser that is sent elsewhere in the middle of a request says of it.
+# What a browser reports when it is redirected in the middle of a request.
 CONNECTION_REFUSED = "net::ERR_"
 
 
@@ -72,7 +72,7 @@ def url_of(service: Serving) -> str:
     return f"http://{service.host}:{service.port}"
 
 
-# What a screen reader would say, and a mark that a reload would wipe away.
+# What a screen reader would say, and a mark that a reload would remove.
 LISTEN = """
     window.said = [];
     for (const region of document.querySelectorAll('[role=status], [role=alert], [aria-live]'))
@@ -81,7 +81,7 @@ LISTEN = """
 
 
 def said(page: Page) -> list[str]:
-    """Return what a screen reader was given to say since `LISTEN`. Fails if the page has been loaded again since."""
+    """Return what a screen reader was given to say since `LISTEN`. Fails if the page has been reloaded since."""
     found: list[str] = page.evaluate("window.said")
     return found
 
@@ -104,17 +104,17 @@ def test_pending_turns_to_up_to_date_while_a_migration_runs(scene: Scene, serve:
         work = page.get_by_role("region", name="Running now")
         work.get_by_text("002_orders_by_id.sql").wait_for()
         work.get_by_text("CREATE INDEX on orders: building index: scanning table").wait_for()
-        # PostgreSQL says which command it is at, and that begins one statement only.
+        # PostgreSQL says which command it is running, and only one statement begins with that.
         work.get_by_text("CREATE INDEX orders_by_id ON orders (pass(id))").wait_for()
         of_file = work.get_by_role("progressbar", name="Statements of this file")
         assert (of_file.get_attribute("value"), of_file.get_attribute("max")) == ("0", "3")
-        # PostgreSQL has not sent the small result of the first yet.
+        # PostgreSQL has not yet sent the first statement's small result.
         assert re.search(r"statement 1 or later of 3, for \d+ s", work.inner_text())
         share = work.get_by_role("progressbar", name="PostgreSQL's progress").get_attribute("value")
         assert share is not None
         assert 30 < int(share) < 70
         assert f"process {run.pid}" in work.inner_text()
-        # The clock goes on, second by second.
+        # The clock advances, second by second.
         shown = work.inner_text()
         until(lambda: work.inner_text() != shown, 10)
         pending = page.get_by_role("region", name="Pending")
@@ -132,7 +132,7 @@ def test_pending_turns_to_up_to_date_while_a_migration_runs(scene: Scene, serve:
     assert page.locator("#icon").get_attribute("href") != icon
     assert page.locator("#badge").get_attribute("src") != badge
     assert "schema: version 3, up to date" in (page.locator("#badge").get_attribute("alt") or "")
-    # Without a reload, and not a word at each tick.
+    # Without a reload, and without a word at each tick.
     assert said(page) == ["Migrating to version 3", "Up to date"]
     assert visitor.complaints == []
     assert visitor.hosts == {url_of(service).removeprefix("http://")}
@@ -150,7 +150,7 @@ def test_a_failure_is_shown_as_it_happens(scene: Scene, serve: Serve, visitor: V
     message = problem.get_by_role("region", name="Error in 002_orders_by_id.sql")
     assert 'relation "customer" does not exist' in message.inner_text()
     assert "entrypoint repair --failed" in problem.inner_text()
-    # The message stays as it is when the page is patched: with the focus, and scrolled to where it was.
+    # Patching the page leaves the message alone, including its focus and scroll position.
     message.focus()
     page.evaluate("document.activeElement.marked = true")
     scene.write({"001_orders.sql": "SELECT 'another text';"})
@@ -159,7 +159,7 @@ def test_a_failure_is_shown_as_it_happens(scene: Scene, serve: Serve, visitor: V
     scene.write({"001_orders.sql": GATE["001_orders.sql"], "002_orders_by_id.sql": "SELECT 2;"})
     scene.migrated()
     await_headline(page, "Up to date")
-    # What had the focus is gone: it is not lost, but where the news is.
+    # The element that had the focus is gone. The focus is not lost, but moves to the news.
     assert page.evaluate("document.activeElement.id") == "status"
     assert said(page)[0] == "Migration 002 has failed"
     assert said(page)[-1] == "Up to date"
@@ -182,7 +182,7 @@ def test_the_service_ends_and_comes_back_under_open_pages(scene: Scene, serve: S
     lost.wait_for()
     assert page.get_by_text("Not live").is_visible()
     assert headline(page) == "2 migrations are pending"
-    # It tries more than once, and says so only once.
+    # It tries more than once, but reports it only once.
     asked = len(visitors[0].requests)
     until(lambda: page.evaluate("1") and len(visitors[0].requests) >= asked + 2, 20)
     serve(scene.database.url, port=service.port)
@@ -209,7 +209,7 @@ def test_the_database_goes_away_and_comes_back(
     assert headline(page) == "Up to date"
     server.stop("immediate")
     await_headline(page, "The database cannot be reached")
-    # What was seen last is there still, as what it is.
+    # What was last seen is still there, marked as such.
     assert "Last seen on" in page.locator("main").inner_text()
     assert page.get_by_role("table").get_by_text("001_a.sql").is_visible()
     assert page.locator("dl.facts").get_by_text("unknown").is_visible()
@@ -257,7 +257,7 @@ def test_a_command_that_is_suggested_can_be_copied(visit: Visit) -> None:
             button.click()
             page.get_by_role("button", name=f"Copied {command}").wait_for()
             assert page.evaluate("navigator.clipboard.readText()") == command
-            # What the live part does meanwhile leaves it as it is, with the focus; then it can be copied again.
+            # Live updates leave it alone, with the focus, and then it can be copied again.
             asked = len(visitor.requests)
             until(lambda: page.evaluate("1") and len(visitor.requests) > asked, 10)  # noqa: B023
             button.wait_for()
@@ -268,7 +268,7 @@ def test_a_command_that_is_suggested_can_be_copied(visit: Visit) -> None:
 
 @pytest.mark.parametrize("state", ["stranger", pytest.param("bad-files", marks=pytest.mark.thorough)])
 def test_a_command_can_be_copied_where_the_browser_gives_no_clipboard(visit: Visit, state: str) -> None:
-    """As it is over plain HTTP, to another host than this one."""
+    """As over plain HTTP, from a host other than this one."""
     visitor = visit(permissions=["clipboard-read", "clipboard-write"])
     page = visitor.page
     page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
@@ -354,7 +354,7 @@ def test_a_cookie_that_is_not_valid_ends_the_visit(visitor: Visitor, case: str) 
         give(sessions.issue(PAGE_TOKEN))
         page.goto(f"{server.url}/admin")
         await_headline(page, "Migrating to version 15")
-        # The page is open: the next time that it asks, it is led to where one logs in.
+        # The page is open. Its next request leads it to the log-in.
         give(COOKIES[case]())
         page.get_by_label("Token").wait_for()
         assert page.url == f"{server.url}/admin/login"
@@ -369,7 +369,7 @@ def test_a_link_on_another_site_leads_to_the_page(visitor: Visitor) -> None:
     with PageServer(states.UP_TO_DATE, PAGE_TOKEN) as server:
         elsewhere = server.url.replace("127.0.0.1", "localhost")
         log_in(page, server.url, PAGE_TOKEN)
-        page.goto(f"{elsewhere}/admin/login")  # any page that is of another site
+        page.goto(f"{elsewhere}/admin/login")  # any page of another site
         page.evaluate(f"location.href = '{server.url}/admin'")
         await_headline(page, "Up to date")
         visitor.context.clear_cookies()
@@ -381,7 +381,7 @@ def test_a_link_on_another_site_leads_to_the_page(visitor: Visitor) -> None:
 
 @pytest.mark.thorough
 def test_a_form_on_another_site_logs_nobody_in_or_out(visit: Visit) -> None:
-    visitor = visit(bypass_csp=True)  # of the other site's page
+    visitor = visit(bypass_csp=True)  # on the other site's page
     page = visitor.page
     with PageServer(states.UP_TO_DATE, PAGE_TOKEN) as server:
         elsewhere = server.url.replace("127.0.0.1", "localhost")
@@ -419,7 +419,7 @@ def test_everything_can_be_done_with_the_keyboard(visitor: Visitor) -> None:
     page = visitor.page
     with PageServer(states.FAILED, PAGE_TOKEN) as server:
         page.goto(f"{server.url}/admin")
-        # A browser gives `autofocus` its focus when it first draws the page, which may be after it has loaded it.
+        # A browser focuses the `autofocus` element when it first draws the page, perhaps only after loading it.
         until(lambda: page.evaluate(FOCUSED) == ["Token", True], 10, lambda: f"the focus: {page.evaluate(FOCUSED)}")
         page.keyboard.type(PAGE_TOKEN)
         page.keyboard.press("Enter")
@@ -433,7 +433,7 @@ def test_everything_can_be_done_with_the_keyboard(visitor: Visitor) -> None:
         assert met[:3] == ["Skip to the status", "Pause", "Log out"]
         assert met[3].startswith("013_invoices.sql:7: ERROR")
         assert met[4] == "Copy entrypoint repair --failed"
-        # The first of them leads past all others.
+        # The first one skips past all the others.
         for _ in range(4):
             page.keyboard.press("Shift+Tab")
         page.keyboard.press("Enter")

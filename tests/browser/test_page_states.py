@@ -1,4 +1,4 @@
-"""Every way in which the page can look: accessible, within a small screen, and harmless whatever the ledger holds."""
+"""Every way the page can look: accessible, within a small screen, and harmless whatever the ledger contains."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 
 
 def faults(page: Page) -> list[str]:
-    """Return what axe has to say against the page as it stands."""
+    """Return what axe finds wrong with the page in its current state."""
     found = Axe().run(page, options={"runOnly": RULES, "resultTypes": ["violations"]}).response
     return [f"{rule['id']}: {rule['help']}: {[node['html'] for node in rule['nodes']]}" for rule in found["violations"]]
 
@@ -40,7 +40,7 @@ def is_too_wide(page: Page) -> bool:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("state", states.ALL)
 def test_each_state_is_accessible_and_fits_a_small_screen(visit: Visit, state: str, scheme: str) -> None:
-    # axe is put into the page by the test, which the page's own policy rightly forbids.
+    # The test injects axe into the page, which the page's own policy rightly forbids.
     page = visit(color_scheme=scheme, bypass_csp=True).page
     with PageServer(states.ALL[state]) as server:
         for width in (1280, 360):
@@ -74,7 +74,7 @@ def test_an_inaccessible_page_would_be_found(visit: Visit) -> None:
     page = visit(bypass_csp=True).page
     with PageServer(states.UP_TO_DATE) as server:
         page.goto(f"{server.url}/admin")
-        # Else the live part mends it.
+        # Otherwise the live part repairs it.
         page.get_by_role("button", name="Pause").click()
         page.evaluate("document.querySelector('img').removeAttribute('alt'); document.body.style.color = '#ddd'")
         assert {fault.partition(":")[0] for fault in faults(page)} >= {"image-alt", "color-contrast"}
@@ -91,7 +91,7 @@ def test_what_the_ledger_holds_is_text(visit: Visit, javascript: bool) -> None: 
         page.goto(f"{server.url}/admin")
         server.cache.snapshot = states.HOSTILE
         if javascript:
-            # First as it comes through the live part, which puts it into a page that stands.
+            # First as it arrives through the live part, in a page that is already open.
             page.get_by_role("heading", name="Needs attention").wait_for()
             check_hostile(page)
         page.goto(f"{server.url}/admin")
@@ -101,21 +101,21 @@ def test_what_the_ledger_holds_is_text(visit: Visit, javascript: bool) -> None: 
 
 
 def check_hostile(page: Page) -> None:
-    """Look for the attacks, which are there to be read, and for anything that they might have made."""
+    """Look for the attacks, which must be readable as text, and for any effect of them."""
     assert page.title() != "owned"
     assert page.locator("script").count() == 1
     assert page.locator("img, iframe, object, embed, base, [onerror], [onload], [onfocus], [autofocus]").count() == 1
     assert page.locator("a[href^='javascript']").count() == 0
     text = page.locator("main").text_content() or ""
     for attack in states.ATTACKS[:7]:
-        # Once among what was applied, once each as a failed file, its message, and a pending one.
+        # Once among the applied ones, and once each as a failed file, its message, and a pending one.
         assert text.count(attack) >= 4, attack
     assert states.RIGHT_TO_LEFT not in text
     assert "invoice⟨U+202E⟩lqs.exe" in text
     assert "bell⟨U+0007⟩ null⟨U+0000⟩ escape⟨U+001B⟩[31m line⟨U+2028⟩separator tag⟨U+E0041⟩" in text
     assert "longlonglong" in text
     assert "19800 more characters" in text
-    # Nothing reaches out of its place.
+    # Nothing overflows.
     assert not is_too_wide(page)
 
 
@@ -147,7 +147,7 @@ def test_a_bar_of_which_nobody_knows_the_end_moves_and_is_not_empty(visit: Visit
             # The only statement of a file is not half done.
             assert work.get_by_role("progressbar").count() == 1
             assert "statement 1 of 1" in work.inner_text()
-            # Once it is known, the same bar shows it.
+            # Once the progress is known, the same bar shows it.
             server.cache.snapshot = states.MIGRATING
             work.get_by_text("62 % of this phase").wait_for()
             assert bar.get_attribute("value") == "62"

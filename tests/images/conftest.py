@@ -1,4 +1,4 @@
-"""Engines, base images and our own images, each made once for a run."""
+"""Engines, base images and our own images, each created once for a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARKER = "in-no-image-4f1c2a9e"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give these tests time: the first one waits for the images."""
+    """Give these tests more time: the first one waits for the images."""
     for item in items:
         if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(1200))
@@ -48,7 +48,7 @@ def _started(stack: contextlib.ExitStack, namespace: Namespace | None = None) ->
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    """Return an engine in the machine's network: its containers have that or none. It builds the images."""
+    """Yield an engine on the machine's network; its containers have that network or none. It builds the images."""
     _need()
     with contextlib.ExitStack() as stack:
         yield _started(stack)
@@ -56,9 +56,9 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def isolated_engine() -> Iterator[Engine]:
-    """Return an engine with its default flags, in a network of its own: bridges, names, published ports.
+    """Yield an engine with its default flags, on a separate network: bridges, names, published ports.
 
-    It reaches nothing outside. Images come by `isolated_engine.copy_from(engine, image)`.
+    It reaches nothing outside. Get images into it with `isolated_engine.copy_from(engine, image)`.
     """
     _need("ip", "nsenter", "iptables")
     with Namespace() as namespace, contextlib.ExitStack() as stack:
@@ -67,7 +67,7 @@ def isolated_engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def python_base(engine: Engine) -> str:
-    """Return the name of an image like python:3.14-slim; it has that name, the default of the Dockerfile."""
+    """Return the name of an image like python:3.14-slim, which is the Dockerfile's default and this image's name."""
     return bases.provide(engine, bases.PYTHON)
 
 
@@ -87,7 +87,7 @@ def postgres_image(engine: Engine) -> str:
 
 @pytest.fixture(scope="session")
 def build_secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return the secrets that our images are built with; each holds MARKER, by which a trace of it would be found."""
+    """Return the secrets that our images are built with. Each contains MARKER, so that traces of it can be found."""
     directory = tmp_path_factory.mktemp("secrets")
     trusted = machine_certificates()
     certificates, configuration = directory / "ca", directory / "pip"
@@ -123,7 +123,7 @@ def folder(engine: Engine, folder_image: str, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def full_image(engine: Engine, image: str, build_secrets: dict[str, Path]) -> str:
-    """Return the name of our image with `--target full`, on the same base, with the pg_dump of that."""
+    """Return the name of our image built with `--target full`, on the same base, with that base's pg_dump."""
     arguments = {"POSTGRES_MAJOR": bases.CLIENT_OF_PYTHON}
     try:
         return engine.build(ROOT, tag="pg-entrypoint:full", target="full", arguments=arguments, secrets=build_secrets)

@@ -1,4 +1,4 @@
-"""Measure the images: what they weigh, what each megabyte is for, and what a start in a container costs.
+"""Measure the images: how large they are, what takes up each megabyte, and what a start in a container costs.
 
     make bench-images            # or: python -m tests.images.measure --runs 51
 
@@ -33,7 +33,7 @@ HOME = "/usr/local/lib/pg-entrypoint"
 IMAGE, FULL, WITH_PSQL = "pg-entrypoint:latest", "pg-entrypoint:full", "pg-entrypoint-tests/with-psql"
 PSQL = f"/usr/lib/postgresql/{bases.CLIENT_OF_PYTHON}/bin/psql"
 
-# A part of the image, and what its paths begin with, below site-packages unless there is a slash in front.
+# Parts of the image, and how their paths begin: in site-packages, unless there is a leading slash.
 PARTS = {
     "libpq and what it needs: OpenSSL, Kerberos, LDAP": r"psycopg_binary\.libs/",
     "psycopg": r"psycopg(_binary)?(-|/)",
@@ -85,9 +85,9 @@ def _sizes(engine: Engine, base: str) -> Section:
 
 
 def _compressed(engine: Engine, image: str, below: int) -> int:
-    """Return the size of the image's own layers, those above the first `below`, when compressed."""
+    """Return the compressed size of the image's own layers, those above the first `below`."""
     with tempfile.TemporaryDirectory() as folder:
-        engine.run("save", "--output", f"{folder}/image.tar", image)  # with its tag: without, it would be all of them
+        engine.run("save", "--output", f"{folder}/image.tar", image)  # by its tag; otherwise it would save all of them
         engine.command("tar", "-xf", f"{folder}/image.tar", "-C", folder)
         layers = json.loads(Path(folder, "manifest.json").read_text())[0]["Layers"][below:]
         return sum(len(zlib.compress(Path(folder, layer).read_bytes(), 6)) for layer in layers)
@@ -143,7 +143,7 @@ def _starts(engine: Engine, server: Server, folder: Path, runs: int) -> list[Sec
 
 
 def _inside(engine: Engine, more: list[str], server: Server, runs: int) -> Section:
-    """Start programs in a container that runs: without what the engine takes for a container."""
+    """Start programs in a running container, so without the engine's own time for a container."""
     url = server.url("shop", sslmode="disable")
     ours = "entrypoint run -- true"
     commands = {
@@ -174,7 +174,7 @@ def _inside(engine: Engine, more: list[str], server: Server, runs: int) -> Secti
 
 
 def _whole(engine: Engine, more: list[str], server: Server, runs: int) -> Section:
-    """Start whole containers, in turns: what is added to `docker run` of the application alone."""
+    """Start whole containers, in turns, to see what we add to `docker run` of the application alone."""
     psql = ["--entrypoint", PSQL, WITH_PSQL, "-X", "-c", "select 1", server.url("shop", sslmode="disable")]
     commands: Mapping[str, list[str]] = {
         "the application alone": ["--entrypoint=true", WITH_PSQL],

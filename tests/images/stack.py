@@ -1,4 +1,4 @@
-"""The shipped Compose files, run by docker-compose in an engine with a network of its own."""
+"""The shipped Compose files, run by docker-compose in an engine with a separate network."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ PATIENCE = 240
 
 
 class Stack:
-    """A copy of compose/ with secrets of its own, as a Compose project; a context manager that leaves nothing of it."""
+    """A copy of compose/ with its own secrets, as a Compose project; a context manager that leaves nothing behind."""
 
     def __init__(self, engine: Engine, directory: Path, *files: str, version: str = "1", **variables: str) -> None:
-        """Copy the files and make the secrets; nothing is started yet.
+        """Copy the files and create the secrets; nothing is started yet.
 
-        `files` are taken beside compose.yaml; `version` is the application's; `variables` are for the files.
+        `files` are used in addition to compose.yaml, `version` is the application's, and `variables` are for the files.
         """
         self.engine = engine
         self.directory = directory / "compose"
         shutil.copytree(COMPOSE, self.directory, ignore=shutil.ignore_patterns("secrets"))
-        # The client that belongs to the daemon, also for what calls `docker`.
+        # Also let anything that calls `docker` use the client that belongs to the daemon.
         path = f"{Path(client()).parent}:{engine.environment['PATH']}"
         self.variables = {"PATH": path, "COMPOSE_FILE": ":".join(("compose.yaml", *files)), **variables}
         self.version = version
@@ -65,7 +65,7 @@ class Stack:
             self.engine.run("rm", "--force", "--volumes", *leftovers)
         self.compose("down", "--volumes", "--remove-orphans")
 
-    # Commands, as the documentation has them
+    # Commands, as in the documentation
 
     @property
     def environment(self) -> dict[str, str]:
@@ -101,12 +101,12 @@ class Stack:
         self.until_serving()
 
     def until_serving(self, replicas: int = REPLICAS) -> None:
-        """Wait until so many replicas get requests."""
+        """Wait until this many replicas get requests."""
         awaited = lambda: f"{replicas} replicas at the balancer, of {self.replicas()}"  # noqa: E731 - a message
         until(calmly(lambda: self.serving() >= replicas), PATIENCE, awaited)
 
     def serving(self) -> int:
-        """Return to how many replicas the balancer sends requests; 0 while it does not say."""
+        """Return how many replicas the balancer sends requests to; 0 if it does not say."""
         done = self.engine.run(
             "exec", self.service("balancer").name, "wget", "-q", "-O", "-", "http://127.0.0.1:8404/", check=False
         )
@@ -115,7 +115,7 @@ class Stack:
     # What there is
 
     def containers(self, service: str) -> list[Container]:
-        """Return the containers of a service, the oldest first, also those that have ended."""
+        """Return the containers of a service, the oldest first, including those that have ended."""
         label = f"label=com.docker.compose.service={service}"
         one_off = "label=com.docker.compose.oneoff=False"
         listed = self.engine.run("ps", "--all", "--quiet", "--no-trunc", "--filter", label, "--filter", one_off)
@@ -123,7 +123,7 @@ class Stack:
         return sorted(found, key=lambda container: container.state("{{.Created}}"))
 
     def service(self, name: str) -> Container:
-        """Return the one container of a service."""
+        """Return the only container of a service."""
         (container,) = self.containers(name)
         return container
 
@@ -132,11 +132,11 @@ class Stack:
         return self.containers("app")
 
     def sql(self, text: str) -> str:
-        """Return what psql in the database's container prints: a line for each row, `|` between columns."""
+        """Return what psql in the database's container prints: one line per row, `|` between columns."""
         return self.service("db").exec("psql", "-U", "shop", "-XAtqc", text, "shop").stdout.strip()
 
     def session(self, text: str) -> Session:
-        """Run `text` in a session of psql that stays open until `close()`, and wait until it is done."""
+        """Run `text` in a psql session that stays open until `close()`, and wait until it is done."""
         psql = ["exec", "--interactive", self.service("db").name, "psql", "-U", "shop", "-XAtq", "shop"]
         session = Session([client(), *psql], directory=self.directory, env=self.engine.environment)
         self._runs.append(session)
@@ -155,7 +155,7 @@ class Stack:
         return [(self.directory / "secrets" / name).read_text().strip() for name in files]
 
     def everything_said(self) -> str:
-        """Return all output of all commands and containers so far, and what `docker inspect` shows of the latter."""
+        """Return all output of commands and containers so far, and what `docker inspect` shows of the containers."""
         names = self.engine.run("ps", "--all", "--quiet").stdout.split()
         logs = [Container(self.engine, name).output() for name in names]
         return "\n".join([self.output, *logs, self.engine.run("inspect", *names).stdout])
@@ -163,7 +163,7 @@ class Stack:
     # Visitors
 
     def ask(self, url: str, body: str = "", token: str = "") -> tuple[int, Any]:
-        """Send a request from the machine, and return the status and the body, as what it stands for if it is JSON."""
+        """Send a request from the machine, and return the status and the body, parsed if it is JSON."""
         done = self.engine.command(sys.executable, PROGRAMS / "ask.py", url, body, token)
         answer = json.loads(done.stdout)
         try:
@@ -192,7 +192,7 @@ class Stack:
 
 
 class Session(Run):
-    """A program that is spoken to, and ends when nothing more is to be said."""
+    """A program that reads from us, and ends when there is no more to read."""
 
     def __init__(self, argv: Sequence[str | Path], **options: Any) -> None:
         """Start it."""
@@ -217,7 +217,7 @@ class Visitors:
     """Visitors who are there."""
 
     def __init__(self, run: Run) -> None:
-        """`run` is the program that they are in."""
+        """`run` is the program that simulates them."""
         self._run = run
 
     def result(self) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class Visitors:
 
 
 def calmly(condition: Callable[[], object]) -> Callable[[], object]:
-    """Return `condition` for `until`, asked less often: each question here starts a program or two."""
+    """Return `condition` for `until`, polled less often: each time starts a program or two."""
 
     def asked() -> object:
         found = condition()

@@ -1,8 +1,8 @@
-"""The shipped Compose files, as they are, on an engine of their own: docs/compose.md, shown.
+"""The shipped Compose files, unchanged, on an isolated engine: shows that docs/compose.md is true.
 
-Debian's docker-compose 1.29 runs them. The images of PostgreSQL and HAProxy are stand-ins, made of Debian's packages
-and called what the files call them; they honour what these files use of the official ones' interface, and no more.
-The images of the shop are built by the documented command, the one of PgBouncer from its shipped Dockerfile.
+Debian's docker-compose 1.29 runs them. The images of PostgreSQL and HAProxy are stand-ins, built from Debian's packages
+under the names in the files; they support only what these files use of the official images. The shop's images are built
+with the documented command, PgBouncer's from its shipped Dockerfile.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ V2 = [*V1, "3 completed"]
 
 # Images of the shop that differ from a shipped version in one migration.
 VARIANTS = {
-    # Version 2, whose first migration cannot succeed.
+    # Version 2, but its first migration cannot succeed.
     "2-broken": ("2", "003_price_in_cents.sql", "ALTER TABLE order_lines ADD COLUMN price_cents bigint;\n"),
-    # Version 1 with one migration more, which waits until the test lets it through.
+    # Version 1 and another migration, which waits until the test lets it through.
     "1-gated": ("1", "003_gate.sql", "-- entrypoint: lock-timeout = 10min\nSELECT pg_advisory_xact_lock(4711);\n"),
-    # Version 1 with one migration more, which runs outside a transaction.
+    # Version 1 and another migration, which runs outside a transaction.
     "1-outside": ("1", "003_by_day.sql", "CREATE INDEX CONCURRENTLY orders_by_day ON orders (ordered_at);\n"),
 }
 # Orders from before the upgrade.
 OLD = 20_000
-# Whose new column is set by an UPDATE, as often as it is.
+# Notes each UPDATE that sets the new column of an order, every time.
 WATCH = """
     CREATE TABLE fills (order_id bigint);
     CREATE FUNCTION note_fill() RETURNS trigger LANGUAGE plpgsql
@@ -113,7 +113,7 @@ def machine(
 
 @pytest.fixture
 def project(machine: Engine, tmp_path: Path) -> Iterator[Callable[..., Stack]]:
-    """Return a function that makes the project: `project("compose.job.yaml", version="2")`. One for each test."""
+    """Return a function that creates the project: `project("compose.job.yaml", version="2")`. One per test."""
     stacks: list[Stack] = []
 
     def make(*files: str, **options: str) -> Stack:
@@ -138,7 +138,7 @@ def outcomes(replicas: list[Container]) -> list[str]:
 
 
 def applied(replicas: list[Container]) -> list[str]:
-    """Return the files that these replicas say they have applied, each as often as it was said."""
+    """Return the files that these replicas say they have applied, each as often as they say so."""
     return sorted(record["file"] for replica in replicas for record in replica.logs("migration.applied"))
 
 
@@ -152,23 +152,23 @@ def test_three_replicas_start_cold_one_migrates_and_all_answer(project: Callable
     assert [outcome for outcome in outcomes(replicas) if outcome not in {"schema.waited", "schema.up_to_date"}] == [
         "schema.migrated"
     ]
-    # One after the other, as the balancer has it: each of them answers, from the tables.
+    # In the order the balancer chooses, each of them answers, from the tables.
     answers = [stack.ask(FRONT) for _ in range(2 * REPLICAS)]
     assert {status for status, _ in answers} == {200}
     assert len({page["replica"] for _, page in answers}) == REPLICAS
     assert {(page["version"], page["schema_version"], len(page["products"])) for _, page in answers} == {(1, 2, 3)}
-    # Entrypoint has become the application, and nothing is left beside it (but a healthcheck now and then).
+    # Entrypoint has become the application, and no other process is left (except a healthcheck now and then).
     for replica in replicas:
         assert command_line(replica.pid)[1:] == ["server.py"]
         assert descendants(replica.pid) == []
 
     assert stack.ask(f"{FRONT}/orders", '{"product": 1, "quantity": 2}') == (201, {"order": 1})
-    # Stopped and started again: the orders are still there, and nothing is left to do.
+    # Stopped and started again: the orders are still there, and there is nothing to do.
     stack.compose("down")
     stack.up()
     assert outcomes(stack.replicas()) == ["schema.up_to_date"] * REPLICAS
     assert stack.ask(FRONT)[1]["orders"] == 1
-    # The database alone, under the running replicas.
+    # Only the database, while the replicas keep running.
     stack.compose("restart", "db")
     until(calmly(lambda: stack.ask(FRONT)[0] == 200), 60, "an answer after the database's restart")
 
@@ -187,7 +187,7 @@ def test_secrets_are_in_files_and_nowhere_else(project: Callable[..., Stack]) ->
     for replica in stack.replicas():
         values = environ(replica.pid).values()
         assert not [value for value in values if any(password in value for password in stack.passwords())]
-    # A second time nothing is overwritten.
+    # Done again, it overwrites nothing.
     before = stack.passwords()
     again = stack.engine.command("./make-secrets", cwd=stack.directory, check=False)
     assert (again.returncode, stack.passwords()) == (1, before)
@@ -236,7 +236,7 @@ def test_a_rolling_upgrade_and_the_way_back_lose_no_request(
 def test_expand_fill_and_contract_lose_no_request_and_the_floor_stops_an_old_image(
     project: Callable[..., Stack], record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    """As docs/compose.md has it, under 20,000 orders from before and visitors who stay to the end."""
+    """As in docs/compose.md, with 20,000 older orders, and visitors who stay to the end."""
     stack = project()
     stack.up()
     stack.sql(f"INSERT INTO orders (product_id, quantity, price) SELECT 3, 1, 4.25 FROM generate_series(1, {OLD})")
@@ -270,14 +270,14 @@ def test_expand_fill_and_contract_lose_no_request_and_the_floor_stops_an_old_ima
     whole = "SELECT count(*) FROM orders o JOIN products p ON p.id = o.product_id AND o.price_cents = p.price * 100"
     assert stack.sql(whole) == orders
 
-    # By mistake: the floor stops it, and the replicas of version 3 serve on.
+    # By mistake: the floor stops it, and the replicas of version 3 keep serving.
     before = {replica.name for replica in stack.replicas()}
     visitors = stack.visitors()
     old = stack.upgrade("1", check=False)
     assert old.returncode == 1
     assert "This image is too old for the schema: it does not contain 007_drop_price.sql" in old.stderr
     assert {replica.name for replica in stack.replicas()} == before
-    # Where the application is started all the same, it is told, and ends.
+    # If the application is started anyway, it is told, and exits.
     old = stack.upgrade("1", check=False, MIGRATION_ON_FAILURE="start")
     assert old.returncode == 1
     assert "shop: version 1 does not work on schema 7: This image is too old" in old.stderr
@@ -299,13 +299,13 @@ def test_when_the_leader_is_killed_another_process_takes_over_and_all_get_up(pro
 
     until(calmly(lambda: stack.sql(AT_GATE) == "1"), 120, "a migration at the gate")
     (leader,) = acquisitions()
-    # Not `docker kill`: after that Docker takes it for stopped on purpose, and does not start it again.
+    # Not `docker kill`: Docker would think it was stopped on purpose, and not restart it.
     os.kill(leader.pid, signal.SIGKILL)
 
     def logs() -> str:
         return "\n".join(("another leader", *(replica.output() for replica in stack.replicas())))
 
-    # Docker starts the killed one again at once, and it may be the first to ask for the lock that it has lost.
+    # Docker restarts the killed one at once, and it may be the first to compete for the lock that it has lost.
     until(calmly(lambda: len(acquisitions()) == 2), 60, logs)
     until(calmly(lambda: stack.sql(AT_GATE) == "1"), 60, "the successor, alone at the gate")
     gate.close()
@@ -330,7 +330,7 @@ def test_under_exit_a_failed_migration_stops_the_upgrade(project: Callable[..., 
     assert set(seen["versions"]) == {"1"}
     assert {replica.name for replica in stack.replicas()} == old
     assert stack.ledger() == [*V1, "3 failed"]
-    # The corrected image goes through: a changed file is tried again.
+    # The corrected image succeeds: a changed file is tried again.
     stack.upgrade("2")
     assert stack.ledger() == V2
 
@@ -347,7 +347,7 @@ def test_a_version_of_which_no_replica_starts_is_replaced(project: Callable[...,
     until(calmly(all_tried_again), 120, lambda: f"replicas that end again and again: {stack.replicas()}")
     assert stack.serving() == 0
     stack.upgrade("2")
-    # The database was new, and no replica has ever served: nothing waits for the rollout.
+    # The database was new, and no replica has ever served, so nothing waits for the rollout.
     assert stack.ledger() == [*V2, "4 completed"]
     assert not broken & {replica.name for replica in stack.replicas()}
     assert stack.serving() == REPLICAS
@@ -442,7 +442,7 @@ def test_through_pgbouncer(project: Callable[..., Stack]) -> None:
     seen = visitors.result()
     assert seen["failures"] == [], stack.service("balancer").output()
     assert stack.ledger() == V2
-    # The application itself is at the pooler, and only there.
+    # The application itself connects to the pooler, and only there.
     clients = (
         "SELECT DISTINCT host(client_addr) FROM pg_stat_activity WHERE client_addr IS NOT NULL AND datname = 'shop'"
     )
@@ -455,7 +455,7 @@ def test_another_password_reaches_whoever_needs_it(project: Callable[..., Stack]
     stack = project("compose.pgbouncer.yaml")
     stack.up()
     old, new = stack.passwords()[0], "0123456789abcdef" * 3
-    # As the page says it, step by step.
+    # As the page says, step by step.
     stack.sql(f"ALTER ROLE shop PASSWORD '{new}'")
     for name in ("postgres_password", "database_url", "pooler_url", "pgbouncer_users"):
         path = stack.directory / "secrets" / name
@@ -484,7 +484,7 @@ def test_migrations_in_a_transaction_go_through_pgbouncer(project: Callable[...,
     assert "MIGRATION_DATABASE_URL" in done.stderr
     assert stack.ledger() == V1
     assert len(stack.replicas()) == REPLICAS
-    # By the direct connection, as the file has it, it goes through.
+    # Over the direct connection, as the file sets it, it succeeds.
     stack.variables["COMPOSE_FILE"] = "compose.yaml:compose.pgbouncer.yaml"
     stack.upgrade("1-outside")
     assert stack.ledger() == [*V1, "3 completed"]

@@ -1,4 +1,4 @@
-"""The images of examples/, built from their Dockerfiles: those for which there are base images here."""
+"""The images of examples/, built from their Dockerfiles, as far as we have the base images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def build(
 
 
 def trusting(dockerfile: Path) -> None:
-    """Let pip use the certificates that this machine trusts, if it names any; nothing of them is in the image."""
+    """Let pip use the certificates that this machine trusts, if it names any. They do not end up in the image."""
     if machine_certificates():
         text = dockerfile.read_text()
         mount = "RUN --mount=type=secret,id=ca export PIP_CERT=/run/secrets/ca && python -m venv"
@@ -67,7 +67,7 @@ def answer(port: int) -> list[str]:
 
 @pytest.mark.parametrize("name", ["fastapi-alembic", "django", "rails"])
 def test_replicas_of_the_image(engine: Engine, build: Callable[[str], str], database: Database, name: str) -> None:
-    """As they are deployed: nothing may be written, nobody is root; the tool runs once, and every replica answers."""
+    """As deployed: read-only, and not as root. The tool runs once, and every replica answers."""
     tag = build(name)
     url = database.url.replace("postgresql", examples.scheme(name), 1)
     replicas: list[tuple[Container, int]] = []

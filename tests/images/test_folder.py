@@ -1,4 +1,7 @@
-"""The self-contained folder: what is in it, and in images with another glibc. Those without are in test_roots.py."""
+"""The self-contained folder: what is in it, and that it runs in images with another glibc.
+
+See test_roots.py for others.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "folder.md").read_text()
 PROGRAM = "/opt/entrypoint/entrypoint"
 
-# An application that is nothing special: it listens, ends on SIGTERM, and tells what it sees of its environment.
+# An ordinary application: it listens, ends on SIGTERM, and prints what it sees of its environment.
 APPLICATION = """\
 const server = require("http").createServer((_, answer) => answer.end(JSON.stringify(process.env)));
 server.listen(process.env.PORT, "127.0.0.1", () => console.log(`ready as pid ${process.pid}`));
@@ -48,7 +51,7 @@ MIGRATIONS = {"001_customers.sql": "CREATE TABLE customers (id integer PRIMARY K
 
 @pytest.fixture(scope="session")
 def node_image(engine: Engine, folder_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the name of an application's image: made by the Dockerfile of docs/folder.md, without Python."""
+    """Return the name of an application's image, built from the Dockerfile in docs/folder.md, without Python."""
     (dockerfile,) = re.findall(r"```dockerfile\n(FROM node.*?)```", PAGE, re.DOTALL)
     bases.provide(engine, bases.NODE)
     context = tmp_path_factory.mktemp("node")
@@ -71,7 +74,7 @@ def readelf(*arguments: str | Path) -> str:
 
 
 def test_it_needs_nothing_but_the_documented_kernel(folder: Path) -> None:
-    """What its files are linked to is in the folder, and of glibc the versions that they ask for."""
+    """The folder has everything its files link to, with the glibc versions that they ask for."""
     files = elf_files(folder)
     own = {path.name: path for path in files}
     assert {"entrypoint", "pgparse.abi3.so", "ld.so", "libc.so.6"} <= own.keys()
@@ -89,12 +92,12 @@ def test_it_needs_nothing_but_the_documented_kernel(folder: Path) -> None:
 
 
 def test_no_loader_of_the_image_is_asked_for(folder: Path) -> None:
-    """Nothing but the kernel starts the program; so it may be anywhere."""
+    """The kernel alone starts the program, so the folder may be anywhere."""
     assert "INTERP" not in readelf("--segments", "--wide", folder / "entrypoint")
 
 
 def test_the_documented_size(folder: Path) -> None:
-    """Each line of the table, to the tenth of a megabyte that it tells, give or take two."""
+    """Each line of the table, to the tenth of a megabyte it states, give or take two."""
     table = {name: float(size) for name, size in re.findall(r"^\| `(.*)` \|.*\| (\d+\.\d) \|$", PAGE, re.MULTILINE)}
     (total,) = re.findall(r"\| \*\*total\*\* \|.*\| \*\*(\d+\.\d)\*\* \|", PAGE)
     sizes: dict[str, int] = {}
@@ -110,7 +113,7 @@ def test_the_documented_size(folder: Path) -> None:
 
 
 def _line_of(path: Path, table: dict[str, float]) -> str:
-    """Return the line of the table that a file belongs to: the longest that its path begins with."""
+    """Return the table's line that a file belongs to: the longest prefix of its path."""
     return max((name for name in table if str(path).startswith(name)), key=len, default="lib/")
 
 
@@ -129,7 +132,7 @@ def test_nothing_of_the_machine_that_built_it_is_inside(folder: Path) -> None:
 def test_a_node_application_in_an_image_without_python(engine: Engine, node_image: str, database: Database) -> None:
     assert engine.run("run", "--rm", "--entrypoint=sh", node_image, "-c", "command -v python3", check=False).returncode
     port = free_port()
-    # What is meant for others: none of it may lead the folder's Python astray, and all of it must arrive.
+    # Meant for other programs: none of it may mislead the folder's Python, and all of it must reach the application.
     others = {"PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere", "LD_LIBRARY_PATH": "/app/lib", "LC_ALL": "C"}
     settings = {"DATABASE_URL": database.url, "PORT": str(port), **others}
     options = [f"--env={name}={value}" for name, value in settings.items()]
@@ -164,14 +167,14 @@ def test_docker_stop_during_a_migration(
     assert not database.exists("t")
 
 
-# --- On its own -----------------------------------------------------------------------------------------
+# --- Without an image -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", [bases.OLDEST, bases.PLAIN, bases.NEWEST], ids=lambda base: base.suite)
 def test_on_the_oldest_and_the_newest_glibc(
     engine: Engine, folder: Path, base: Base, database: Database, migrations_dir: Path
 ) -> None:
-    """All that is compiled is loaded: the first start migrates, with psycopg and the parser."""
+    """Everything compiled gets loaded: the first start migrates, with psycopg and the parser."""
     write_migrations(migrations_dir, MIGRATIONS)
     image = bases.provide(engine, base)
     mounts = [f"--volume={folder}:/opt/entrypoint:ro", f"--volume={migrations_dir}:/migrations:ro"]
@@ -186,7 +189,7 @@ def test_on_the_oldest_and_the_newest_glibc(
 def test_an_up_to_date_start_opens_no_more_than_it_must(
     folder: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
 ) -> None:
-    """Neither psycopg nor the parser, nor of Python's own what tests/test_imports.py does not list."""
+    """Neither psycopg nor the parser, and only those modules of Python that tests/test_imports.py lists."""
     if shutil.which("strace") is None:
         missing("no strace, to see what the folder's program opens")
     write_migrations(migrations_dir, MIGRATIONS)
@@ -202,7 +205,7 @@ def test_an_up_to_date_start_opens_no_more_than_it_must(
     modules = {re.split(r"\.(?:pyc|cpython-|so)", path)[0].removesuffix("/__init__") for path in opened}
     modules = {name.replace("/", ".") for name in modules if not name.startswith("psycopg_binary.libs")}
     of_python = PYTHONS_UP_TO_DATE | PYTHONS_BY_SITE
-    # Our own are in one file.
+    # Our own modules are in one file.
     packing = {"", "__init__entrypoint", "__main__entrypoint", "entrypoint.start.bundle"}
     modules = {name for name in modules if not name.startswith("glibc.")}
     assert "entrypoint.start.bundle" in modules
@@ -213,7 +216,10 @@ def test_an_up_to_date_start_opens_no_more_than_it_must(
 def test_pythons_own_variables_lead_it_nowhere(
     folder: Path, database: Database, run_program: Callable[..., Run]
 ) -> None:
-    """Two of them say where Python is, even for one that ignores variables. It starts its child, too: the keeper."""
+    """Two of them name Python's path, even to a Python that ignores variables.
+
+    It starts a child as well: the keeper.
+    """
     misleading = dict.fromkeys(
         ("PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__", "PYTHONHOME", "PYTHONPATH"), "/nowhere/python3"
     )
@@ -234,7 +240,7 @@ def test_too_many_open_files_are_not_an_incomplete_folder(folder: Path, run_prog
 def test_what_is_not_in_it_is_not_advised_to_be_installed_there(
     folder: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
 ) -> None:
-    """An image that has the folder has no Python, most likely, and the folder takes no packages."""
+    """An image with the folder probably has no Python, and the folder takes no packages."""
     write_migrations(migrations_dir, MIGRATIONS)
     for command, advice in (
         (("serve",), "--target full"),
@@ -251,7 +257,7 @@ def test_what_is_not_in_it_is_not_advised_to_be_installed_there(
 def test_another_tool_reaches_a_server_with_tls(
     folder: Path, fresh_server: ServerFactory, run_program: Callable[..., Run], tmp_path: Path, *, issued: bool
 ) -> None:
-    """By the relay, which encrypts with libpq's OpenSSL. With a command, it alone has the password."""
+    """Over the relay, which encrypts with libpq's OpenSSL. If there is a command, only the relay has the password."""
     certificate = stage._certificate()
     if certificate is None:
         missing("no openssl, to make a certificate")
@@ -263,7 +269,7 @@ def test_another_tool_reaches_a_server_with_tls(
     owner.execute(f"CREATE ROLE tool LOGIN PASSWORD '{SECRET}'")
     owner.execute("GRANT CREATE ON DATABASE postgres TO tool")
     tool = tmp_path / "tool.py"
-    # The log hides what is printed of a password, so it is the tool that looks.
+    # The log masks the password, so let the tool compare it.
     tool.write_text(f"{SHOW}\nprint(os.environ['PGPASSWORD'] == {SECRET!r})\n")
     environ = {"MIGRATION_SCHEMA": "entrypoint", "MIGRATION_COMMAND": f"{sys.executable} {tool}"}
     password = f":{SECRET}"
@@ -280,14 +286,14 @@ def test_another_tool_reaches_a_server_with_tls(
         assert SECRET not in run.stdout + run.stderr
 
 
-# Those of the suite's tests that start the program and look at it from outside, where the packing could matter: what
-# the application inherits, signals, children, tables, the parser.
+# The tests of the suite that start the program and observe it from outside, where the packing could matter: what the
+# application inherits, signals, children, tables, the parser.
 SUITE = ("handover", "signals", "cli", "status", "backup", "applying", "check")
 
 NOT_FOR_THE_FOLDER = (
-    # It tells Python by a PYTHON… variable which letters a terminal has, and the folder's looks at none of these.
+    # It uses a PYTHON… variable to say which letters a terminal has, and the folder's Python ignores those.
     "tests/test_status.py::test_the_terminals_locale_may_lack_letters",
-    # By LD_PRELOAD, which the folder's program leaves to the application.
+    # It uses LD_PRELOAD, which the folder's program leaves to the application.
     "tests/test_handover.py::test_a_signal_between_the_last_look_and_exec_is_not_lost",
 )
 
@@ -304,7 +310,7 @@ def test_the_suite_with_the_folders_program(folder: Path, name: str) -> None:
         *(f"--deselect={test}" for test in NOT_FOR_THE_FOLDER),
         f"tests/test_{name}.py",
     ]
-    # The linter is looked for in the PATH: beside the folder's program there is none.
+    # The linter is looked up in the PATH, since the folder does not have it.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "ENTRYPOINT_TEST_PROGRAM": str(folder / "entrypoint")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1100, check=False)

@@ -1,4 +1,4 @@
-"""Our image, from outside: what is in it, how it starts, how it ends, and what an application's image makes of it."""
+"""Our image from outside: what is in it, how it starts, how it ends, and what an application's image adds to it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kit.databases import Database
 
 HOME = "/usr/local/lib/pg-entrypoint"
-# An application that ends in an orderly way when it is told to: pid 1 has no default handlers.
+# An application that exits cleanly on request: pid 1 has no default handlers.
 APPLICATION = """\
 import os, signal
 signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
@@ -56,7 +56,7 @@ def migrations(tmp_path: Path) -> Path:
 
 
 def options(database: Database | str, migrations: Path | None = None, **env: str) -> list[str]:
-    """Return options of `docker run`: the host's network, where the tests' server is, and the database's address."""
+    """Return options for `docker run`: the host's network, where the tests' server is, and the database's address."""
     url = database if isinstance(database, str) else database.url
     variables = {"DATABASE_URL": url, "MIGRATION_DDL_LOCK_TIMEOUT_MS": LONG, **env}
     mounts = [] if migrations is None else [f"--volume={migrations}:/app/migrations:ro"]
@@ -64,7 +64,7 @@ def options(database: Database | str, migrations: Path | None = None, **env: str
 
 
 def told(engine: Engine, image: str, *more: str) -> str:
-    """Run an application that tells the outcome of its start, to its end, and return that."""
+    """Run to its end an application that prints the outcome of its start, and return that."""
     return engine.run("run", "--rm", *more, image, *TELLING).stdout.strip()
 
 
@@ -140,14 +140,14 @@ def test_its_configuration(engine: Engine, image: str, python_base: str) -> None
     assert {"title", "description", "licenses", "version", "revision"} <= set(labels)
     assert labels["version"] == entrypoint.__version__
     assert labels["licenses"] == "Apache-2.0"
-    # Nothing is added to the environment that an application starts with.
+    # It adds nothing to the environment that an application starts with.
     own = [entry for entry in config["Env"] or [] if not entry.startswith("PATH=")]
     assert own == json.loads(engine.inspect(python_base, "{{json .Config.Env}}") or "null") or own == []
     assert engine.run("run", "--rm", "--network=none", image, "env", check=False).returncode == 0
 
 
 def test_the_bytecode_is_there_and_is_used(engine: Engine, image: str, database: Database, migrations: Path) -> None:
-    """For every module of every start, ours and Python's; even if a tool has changed the times of our files."""
+    """For every module of every start, ours and Python's, even if a tool has changed the times of our files."""
     write_migrations(migrations, non_idempotent(2))
     touch = f"find {HOME} -name '*.py' -exec touch {{}} + && exec setpriv --reuid=4242 --clear-groups "
     verbose = f"{HOME}/bin/python -I -v {HOME}/bin/entrypoint "
@@ -158,7 +158,7 @@ def test_the_bytecode_is_there_and_is_used(engine: Engine, image: str, database:
         loaded = re.findall(r"# code object from '([^']+)'", done.stderr)
         ours = [name for name in loaded if name.startswith(HOME) and "/entrypoint/" in name]
         assert not ours, f"what a start imports is in the bundles: {outcome}"
-        assert [name for name in loaded if not name.startswith(HOME)]  # of the standard library
+        assert [name for name in loaded if not name.startswith(HOME)]  # from the standard library
         assert not [name for name in loaded if not name.endswith(".pyc")]
         assert "# wrote" not in done.stderr
 
@@ -188,7 +188,7 @@ def test_one_process_is_left_and_it_is_the_application(
 
 @pytest.mark.parametrize("user", ["", "1234567:0", "0:0"], ids=["its own user", "a random uid", "root"])
 def test_it_writes_nothing(engine: Engine, image: str, database: Database, migrations: Path, user: str) -> None:
-    """With everything forbidden that can be, it works; with nothing forbidden, it still leaves nothing."""
+    """With everything forbidden that can be, it works. With nothing forbidden, it still leaves nothing behind."""
     write_migrations(migrations, non_idempotent(2))
     as_user = [f"--user={user}"] if user else []
     strict = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", *as_user]
@@ -198,7 +198,7 @@ def test_it_writes_nothing(engine: Engine, image: str, database: Database, migra
 
     with engine.start(image, "true", options=[*as_user, *options(database, migrations)]) as container:
         assert container.wait() == 0
-        # The mount point of the migrations is the engine's doing.
+        # The engine creates the migrations' mount point.
         assert engine.run("diff", container.name).stdout.split() in ([], ["C", "/app", "A", "/app/migrations"])
 
 
@@ -262,7 +262,7 @@ def test_a_migration_that_fails(engine: Engine, image: str, database: Database, 
 def test_a_terminal_gets_its_table_and_its_bar(
     engine: Engine, image: str, database: Database, migrations: Path
 ) -> None:
-    """With what is left of rich's own requirements."""
+    """With those of rich's requirements that are left."""
     write_migrations(migrations, {"001_slow.sql": "SELECT pg_sleep(1);", **non_idempotent(2)} | {"003_last.sql": ""})
     (migrations / "001_step.sql").unlink()
     (migrations / "002_step.sql").write_text("CREATE TABLE two (id int);")
@@ -315,7 +315,7 @@ def test_a_stop_while_it_migrates_and_one_while_it_waits(
         assert leader.logs("interrupted")
         assert not leader.stdout
     assert not database.exists("half")
-    # Nothing of it is in the way of the next start.
+    # Nothing left of it blocks the next start.
     assert told(engine, image, *more) == "migrated"
 
 
@@ -331,7 +331,7 @@ def test_a_stop_of_the_application(engine: Engine, image: str, database: Databas
 
 @pytest.fixture
 def application(tmp_path: Path, image: str) -> Path:
-    """Return the folder of an application's image, as docs/image.md has it."""
+    """Return the folder of an application's image, as in docs/image.md."""
     folder = tmp_path / "application"
     write_migrations(folder / "migrations", non_idempotent(2))
     (folder / "server.py").write_text(APPLICATION)
@@ -348,7 +348,7 @@ def test_an_applications_image(engine: Engine, application: Path, database: Data
         container.until_output("started 1 migrated 2")
         assert command_line(container.pid) == ["python3", "server.py"]
 
-    # A release with another migration has one other layer, and the base as it was.
+    # A release with another migration has one different layer, on the same base.
     write_migrations(application / "migrations", non_idempotent(3))
     engine.build(application, tag="pg-entrypoint-tests/shop:2")
     after = json.loads(engine.inspect("pg-entrypoint-tests/shop:2", "{{json .RootFS.Layers}}"))
@@ -373,7 +373,7 @@ def copy(tmp_path: Path) -> Path:
 def test_another_build_gives_the_same_files(
     engine: Engine, image: str, contents: dict[str, bytes], copy: Path, build_secrets: dict[str, Path]
 ) -> None:
-    """Elsewhere, later, without a cache: bytecode included."""
+    """In another place, later, without a cache: even the bytecode is the same."""
     for path in copy.rglob("*.py"):
         path.touch()
     tag = engine.build(copy, tag="pg-entrypoint-tests/again", secrets=build_secrets, options=["--no-cache"])
@@ -454,7 +454,7 @@ def test_the_full_image_makes_a_backup(
 
 
 def test_it_builds_on_another_base(engine: Engine, database: Database, migrations: Path) -> None:
-    """On Debian's own Python, an older one; with pg_dump of the version that the Dockerfile names."""
+    """On Debian's own, older Python; with pg_dump of the version that the Dockerfile names."""
     base = bases.provide(engine, bases.PYTHON_OF_DEBIAN)
     tag = engine.build(ROOT, tag="pg-entrypoint-tests/on-trixie", target="full", arguments={"BASE": base})
     write_migrations(migrations, non_idempotent(1))

@@ -1,4 +1,4 @@
-"""The tools themselves: engines that see nothing of each other, and leave nothing behind."""
+"""The helpers themselves: engines that see nothing of each other, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 
-# An engine in a namespace, and a container that runs, until somebody ends us.
+# An engine in a namespace, and a container that runs until somebody ends us.
 PROGRAM = """\
 import sys, time
 import tests.images
@@ -41,7 +41,7 @@ print(engine.directory, namespace.name, container.pid, flush=True)
 time.sleep(600)
 """
 
-# A pod that runs, until somebody ends us.
+# A pod that runs until somebody ends us.
 POD_PROGRAM = """\
 import time
 import tests.images
@@ -74,7 +74,7 @@ def test_the_engines_have_images_and_networks_of_their_own(
         # By its name, from another container.
         beside = isolated_engine.run("run", "--rm", "--network=shop", postgres_image, *query, url)
         assert beside.stdout == "42\n"
-        # By its published port, from this engine's loopback; nobody listens on the machine's own.
+        # By its published port, on this engine's loopback; nobody listens on the machine's own.
         reachable = isolated_engine.command("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/5432", check=False)
         assert reachable.returncode == 0, reachable.stderr
         addresses = subprocess.run(["ss", "-Hltnp", "sport = 5432"], capture_output=True, text=True, check=True)
@@ -95,7 +95,7 @@ def test_a_base_that_is_not_what_it_stands_for_is_refused(engine: Engine) -> Non
     bases.provide(engine, dataclasses.replace(moved, stands_for=("libc6", "2.31", "")))
 
 
-# By its parent's end; what that leaves, the next engine removes. If it comes before the daemon has ended, all of it.
+# Its parent's end stops it, and the next engine removes the rest: everything, if the daemon has not ended yet.
 @pytest.mark.parametrize(
     ("number", "at_once"),
     [(signal.SIGTERM, False), (signal.SIGKILL, False), (signal.SIGKILL, True)],
@@ -129,7 +129,7 @@ def test_pods_that_nobody_ends_are_swept_up(engine: Engine, run_program: Callabl
     run = run_program([sys.executable, "-c", POD_PROGRAM], cwd=ROOT, env={"HOME": os.environ["HOME"]})
     until(lambda: "\n" in run.stdout or not run.running, 600, run.report)
     directory, container = run.stdout.split()
-    # Its pause, its conmons and itself outlive whoever started them.
+    # Its pause container, its conmons and the pod itself outlive whoever started them.
     run.kill()
     run.wait()
     assert int(container) in engines.processes_of(Path(directory))

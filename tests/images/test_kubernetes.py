@@ -1,8 +1,8 @@
-"""k8s/, played: the pods that the overlays make, with podman, on the image of the example application.
+"""k8s/, played: the pods that the overlays create, in podman, with the image of the example application.
 
-A pod here is an overlay's own, built by kustomize through a kustomization as a user has it, and changed only where
-podman is no kubelet (`images.kit.podman.pod_of`). There is no scheduler, no controller and no rollout: what they would
-do, a test does itself, and says so.
+Kustomize builds each pod from an overlay, through a kustomization like a user's. It is changed only where podman is not
+a kubelet (`images.kit.podman.pod_of`). There is no scheduler, no controller and no rollout: a test does what they would
+do, and says so.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 SHOP = FOLDER.parent / "compose" / "shop"
 OLD, NEW, NEWEST = "1.4.0", "1.5.0", "1.6.0"
-# Which of the example's versions they are.
+# The example's version that each release has.
 VERSIONS = {OLD: "1", NEW: "2", NEWEST: "3"}
-# Other releases after OLD: the one migration that each of them adds.
+# Other releases after OLD, and the one migration that each of them adds.
 VARIANTS = {
     "1.5.0-broken": ("003_note.sql", "ALTER TABLE orders ADD COLUMN note bigint REFERENCES nobody;\n"),
     "1.5.0-mended": ("003_note.sql", "ALTER TABLE orders ADD COLUMN note text;\n"),
@@ -78,10 +78,10 @@ def podman(engine: Engine, image: str, python_base: str, tmp_path_factory: pytes
 
 
 class Cluster:
-    """What stands in for Kubernetes: makes the pods of an overlay, one by one."""
+    """Stands in for Kubernetes: creates the pods of an overlay, one by one."""
 
     def __init__(self, podman: Podman, database: Database, directory: Path) -> None:
-        """Put the database's address into the Secret that the overlays want."""
+        """Put the database's address into the Secret that the overlays need."""
         self._podman = podman
         self._secrets = {"shop-database": {"url": database.url}}
         self._directory = directory
@@ -95,7 +95,7 @@ class Cluster:
     ) -> Pod:
         """Make a pod of an overlay's Deployment or Job at a release, and play it.
 
-        Its port is in `self.port`, and its application's probes, which podman does not make, in `self.probes`.
+        Its port is in `self.port`. Its application's probes, which podman does not run, are in `self.probes`.
         """
         name = f"{overlay}-{next(_numbers)}"
         folder = self._directory / name
@@ -113,12 +113,12 @@ class Cluster:
         return pod
 
     def close(self) -> None:
-        """Take all pods away."""
+        """Remove all pods."""
         self._podman.remove(self._pods)
 
 
 def _move(owner: Manifest, port: int) -> None:
-    """Have the application listen elsewhere than on 8080, which on this machine may be somebody's."""
+    """Let the application listen on another port than 8080, which may be taken on this machine."""
     for container in owner["spec"]["template"]["spec"]["containers"]:
         for entry in container.get("env", []):
             if entry["name"] in ("PORT", "MIGRATION_PROBE_PORT"):
@@ -234,7 +234,7 @@ def test_a_failed_migration_stops_the_rollout_and_the_old_pod_serves_on(cluster:
     port = cluster.port
     serves(port)
 
-    # The rollout's first new pod. As maxUnavailable is 0, no old one goes before it is ready.
+    # The rollout's first new pod. Since maxUnavailable is 0, all old ones stay until it is ready.
     new = cluster.pod("init-container", "1.5.0-broken")
     assert new.played() != 0
     assert new.wait("migrate") == 70
@@ -245,7 +245,7 @@ def test_a_failed_migration_stops_the_rollout_and_the_old_pod_serves_on(cluster:
     assert ledger(database) == [*V1, "3 failed"]
     assert serves(port)["version"] == 1
 
-    # The kubelet starts the init container again: the same end, and the file is not run again.
+    # The kubelet restarts the init container: the result is the same, and the file is not run again.
     again = cluster.pod("init-container", "1.5.0-broken")
     again.played()
     assert again.wait("migrate") == 70
@@ -255,12 +255,12 @@ def test_a_failed_migration_stops_the_rollout_and_the_old_pod_serves_on(cluster:
         "migration.held_back"
     ]
 
-    # `kubectl rollout undo`, or a node that is lost meanwhile: the old release starts.
+    # `kubectl rollout undo`, or a node is lost: the old release starts.
     back = cluster.pod("init-container", OLD)
     assert back.played() == 0, back
     assert serves(cluster.port)["version"] == 1
 
-    # A corrected file goes in.
+    # A corrected file succeeds.
     mended = cluster.pod("init-container", "1.5.0-mended")
     assert mended.played() == 0, mended
     serves(cluster.port)
@@ -279,13 +279,13 @@ def test_pods_that_start_together_migrate_once(cluster: Cluster, database: Datab
 
 # --- A release, and the way back ------------------------------------------------------------------------
 
-# With a Job, it is a pod of its own that migrates.
+# With a Job, a separate pod migrates.
 OUTCOMES = {"init-container": ("disabled", "disabled"), "entrypoint": ("migrated", "ahead"), "job": ("disabled",) * 2}
 
 
 @pytest.mark.parametrize("overlay", OUTCOMES)
 def test_a_release_and_the_way_back(cluster: Cluster, database: Database, overlay: str) -> None:
-    """As a Deployment does it, with one replica: the new pod gets ready, then the old one is ended; and back again."""
+    """As a Deployment does with one replica: the new pod becomes ready, then the old one is ended; and back again."""
     if overlay == "job":
         assert cluster.pod(overlay, OLD, "Job").wait("migrate") == 0
     old = cluster.pod(overlay, OLD)
@@ -315,7 +315,7 @@ def test_a_release_and_the_way_back(cluster: Cluster, database: Database, overla
 # --- After the rollout ----------------------------------------------------------------------------------
 
 
-# Without the sleep, as a test has no old pods that are ending.
+# Without the sleep, since a test has no old pods that are terminating.
 AT_ONCE = yaml.safe_dump(
     {
         "patches": [
@@ -329,7 +329,7 @@ AT_ONCE = yaml.safe_dump(
 
 
 def test_three_releases_and_then_the_first_one_by_mistake(cluster: Cluster, database: Database) -> None:
-    """What k8s/after/README.md tells, with the overlay that the page has, with one replica."""
+    """What k8s/after/README.md describes, with the overlay shown there and one replica."""
     running = None
     for tag, rolled_out, afterwards in (
         (OLD, V1, V1),
@@ -362,13 +362,14 @@ def test_three_releases_and_then_the_first_one_by_mistake(cluster: Cluster, data
         told = mistake.message("migrate")
         assert told.startswith("This image is too old for the schema: it does not contain 007_drop_price.sql"), told
         assert "Fix: Start an image that has that file." in told
-    # Where the application's own container migrates, under the policy that the page asks for.
+    # The application's own container migrates, with the policy that the page requires.
     (shown,) = blocks(FOLDER / "entrypoint" / "README.md", "yaml")
     mistake = cluster.pod("entrypoint", OLD, patches=yaml.safe_dump(yaml.safe_load(shown)))
     mistake.played()
     assert mistake.wait("shop") == 78
     assert mistake.message("shop").startswith("This image is too old for the schema")
-    # As the overlay is, the application is started, and ends itself. Kubernetes shows the end of its log then.
+    # With the overlay unchanged, the application is started, and exits by itself. Kubernetes then shows the end of its
+    # log.
     mistake = cluster.pod("entrypoint", OLD)
     mistake.played()
     assert mistake.wait("shop") == 1
@@ -402,7 +403,7 @@ def test_probes_are_answered_during_a_long_migration(cluster: Cluster, database:
         port = cluster.port
         assert pod.played() == 0, pod
         pid = pod.pid("shop")
-        # What the probes ask, and are told: alive, and not ready, so that the startup probe goes on.
+        # The probes ask and are told that it is alive but not ready, so the startup probe continues.
         answers = {name: ask(port, probe["httpGet"]["path"]) for name, probe in cluster.probes.items()}
         assert {name: found for name, (found, _) in answers.items()} == {
             "startupProbe": 503,
@@ -475,7 +476,7 @@ def test_a_job_migrates_and_the_pods_that_were_there_first_wait(
     assert waiting.played() == 0, waiting
     assert serves(port)["outcome"] == "disabled"
 
-    # The same Job once more finds nothing to do.
+    # The same Job run again finds nothing to do.
     again = cluster.pod(overlay, OLD, "Job")
     assert again.wait("migrate") == 0, again
     assert again.records("migrate", "migration.applied") == []

@@ -1,4 +1,4 @@
-"""The README's Dockerfiles and its `docker run`, as they stand; the rest of its blocks: tests/test_readme.py."""
+"""The README's Dockerfiles and its `docker run`, unchanged. tests/test_readme.py has the other blocks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN = every_block(ROOT / "README.md")
 WITHOUT_TOOL, NEW, WITH_TOOL = (block.text for block in SHOWN if block.language == "dockerfile")
 (RUN,) = (shlex.split(block.text) for block in SHOWN if block.text.startswith("docker run"))
 MIGRATION = "CREATE TABLE orders (id bigint PRIMARY KEY);\n"
-# What stands for a program of an application: it says as what it was started, in which order.
+# Stands in for an application's program: prints its pid, and how it was started.
 STUB = '#!/bin/sh\necho "$$ ${0##*/} $* outcome=$ENTRYPOINT_OUTCOME"\n'
 STUBS = ("node", "alembic", "gunicorn")
 
@@ -64,7 +64,7 @@ def python_313(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def shop(engine: Engine, python_313: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the name of the application's image: that of `docker run`, made by the first whole Dockerfile."""
+    """Return the name of the application's image, as in `docker run`, built from the first complete Dockerfile."""
     assert NEW.startswith(f"FROM {python_313}\n")
     context = tmp_path_factory.mktemp("shop")
     (context / "Dockerfile").write_text(NEW)
@@ -74,7 +74,7 @@ def shop(engine: Engine, python_313: str, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_command_starts_the_application(engine: Engine, shop: str, database: Database) -> None:
-    """`docker run` as it is shown, but for the database's address; and, as others use this machine, for the port."""
+    """`docker run` as printed, except for the database's address, and for the port, since others use this machine."""
     docker, run, *options, image = RUN
     assert (docker, run, image) == ("docker", "run", shop)
     shown = next(option for option in options if option.startswith("DATABASE_URL="))
@@ -98,7 +98,7 @@ def _answers(port: int) -> bool:
 
 
 def run(engine: Engine, image: str, database: Database) -> tuple[str, list[str]]:
-    """Run an image with its own command; return what its application says, and what the tool was seen to say before."""
+    """Run an image with its own command; return what its application printed, and what the tool printed before."""
     done = engine.run("run", "--rm", "--network=host", "-e", f"DATABASE_URL={database.url}", image)
     (said,) = (line for line in done.stdout.splitlines() if "outcome=" in line and not line.startswith("{"))
     pid, application = said.split(" ", 1)
@@ -120,7 +120,7 @@ def test_a_tool_is_run_once_and_not_again(engine: Engine, shop: str, database: D
     (tmp_path / "alembic" / "versions" / "1_orders.py").write_text("")
     (tmp_path / "Dockerfile").write_text(f"FROM {shop}\nCOPY alembic alembic\n{WITH_TOOL}")
     image = engine.build(tmp_path, tag="shop-with-alembic")
-    # The tool's own history, which what stands for it leaves alone: without any, a tool runs at each start.
+    # The tool's own history, which the stub leaves alone: without one, a tool runs at each start.
     database.execute(
         "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY); INSERT INTO alembic_version VALUES ('1')"
     )

@@ -1,7 +1,7 @@
 """The self-contained folder in roots without glibc: with another one, with musl, with nothing; and what it finds there.
 
-Each application is started twice: by the program, and without it. What it tells may differ in what docs/environment.md
-says, and in nothing else.
+Each application is started twice: by the program, and without it. What it prints may differ only where
+docs/environment.md says so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 PROGRAMS = Path(__file__).parent / "programs"
 MIGRATIONS = {"001_customers.sql": "CREATE TABLE customers (id integer PRIMARY KEY);\n"}
 
-# For the application's loader, which may know what to do with it. None of it may reach the program's own.
+# For the application's loader, which may understand it. None of it may reach the program's own loader.
 FOR_A_LOADER = {
     "LD_PRELOAD": "/no/such/library.so",
     "LD_LIBRARY_PATH": "/no/such/directory",
@@ -54,7 +54,7 @@ MUSL = f"/usr/lib/{platform.machine()}-linux-musl/libc.so"
 
 
 class Told(NamedTuple):
-    """What tests/images/programs/tell.c has told."""
+    """What tests/images/programs/tell.c printed."""
 
     command: list[str]
     environment: list[str]
@@ -84,7 +84,7 @@ def applications(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def application_image(
     request: pytest.FixtureRequest, engine: Engine, folder_image: str, applications: Path
 ) -> tuple[str, str]:
-    """Return an image with the folder and an application, made by a Dockerfile; and what kind of root it has."""
+    """Return an image with the folder and an application, built from a Dockerfile, and the kind of its root."""
     kind: str = request.param
     base = {"another": bases.OLDEST, "musl": bases.ALPINE}.get(kind)
     if base is not None:
@@ -105,11 +105,11 @@ def application_image(
 def test_the_application_finds_nothing_of_us(
     engine: Engine, application_image: tuple[str, str], database: Database, migrations_dir: Path
 ) -> None:
-    """From an empty database on. It sees its own loader and its environment, with what we promise in it."""
+    """Starting with an empty database. It sees its own loader and its environment, plus what we promise."""
     image, kind = application_image
     write_migrations(migrations_dir, MIGRATIONS)
     options = [f"--volume={migrations_dir}:/migrations:ro", "--read-only", "--network=host"]
-    options += ["--user=54321:54321"]  # Who is nobody there.
+    options += ["--user=54321:54321"]  # A user that does not exist there.
     options += [f"--env={name}={value}" for name, value in {**FOR_A_LOADER, "DATABASE_URL": database.url}.items()]
     alone = Told.of(engine.run("run", "--rm", *options, "--entrypoint=/app", image, "an argument").stdout)
     for outcome in ("migrated", "up_to_date"):
@@ -117,7 +117,7 @@ def test_the_application_finds_nothing_of_us(
         told = Told.of(done.stdout)
         assert told.command == ["/app", "an argument", ""]
         assert told.environment[-3:] == [f"ENTRYPOINT_OUTCOME={outcome}", "ENTRYPOINT_SCHEMA_VERSION=1", ""]
-        # The engine has no order; see below for that.
+        # The engine does not keep an order; see below for that.
         assert sorted(told.environment[:-3]) == sorted(alone.environment[:-1])
         assert mapped(told) == mapped(alone)
         assert mapped(told) == ({"/app", MUSL} if kind == "musl" else {"/app"})
@@ -129,7 +129,7 @@ def mapped(told: Told) -> set[str]:
     return {line.split()[-1] for line in told.maps.splitlines() if "/" in line}
 
 
-# --- In a root directory made by hand -------------------------------------------------------------------
+# --- In a root directory that we create -----------------------------------------------------------------
 
 
 class Root:
@@ -190,17 +190,17 @@ def test_its_environment_to_the_byte(root: Root, database: Database) -> None:
 def test_the_folder_may_be_anywhere(
     folder: Path, applications: Path, tmp_path: Path, database: Database, *, proc: bool
 ) -> None:
-    """It is found by its path, also a relative one, by a link, and by a name in the PATH."""
+    """It is found by its path, which may be relative, by a link, and by a name in the PATH."""
     root = Root(tmp_path / "root", folder, applications / "static", at="some where/\u00fcber/all")
     (root.place / "bin").mkdir()
     (root.place / "bin" / "migrator").symlink_to("../linked")
     (root.place / "linked").symlink_to("some where/\u00fcber/all/entrypoint")
     environment = {"DATABASE_URL": database.url, "PATH": "/bin"}
     assert root.run(root.program, "migrate", env=environment, proc=proc).returncode == 0
-    # env(1) is not there to look in the PATH; we do that for an application.
+    # There is no env(1) to look in the PATH; we do that for an application.
     through_the_path = [root.program, "run", "--", "migrator"]
     for name in ([root.program], ["/linked"], ["/bin/migrator"], ["./linked"], ["." + root.program], through_the_path):
-        # What is relative begins at the root directory, where they are started.
+        # Relative paths begin at the root directory, where they are started.
         done = root.run(*name, "version", env=environment, proc=proc)
         assert (done.returncode, done.stdout) == (0, "1\n"), (name, done)
     shutil.rmtree(root.place)
@@ -232,7 +232,7 @@ def test_a_folder_whose_loader_is_damaged(root: Root, length: int) -> None:
 
 @pytest.mark.parametrize("path", [*NEEDED, "lib"])
 def test_a_folder_that_its_user_may_not_read(root: Root, path: str) -> None:
-    """As COPY --chmod=600 leaves it: the advice is about modes, not about another copy."""
+    """As with COPY --chmod=600: the advice is about modes, not about copying it again."""
     (root.place / "opt/entrypoint" / path).chmod(0o600)
     done = root.run(root.program, "version", user=54321)
     assert done.returncode == 70
@@ -246,7 +246,7 @@ AWKWARD = {
     "$ORIGIN": "a $",
     "a/b$LIB/c": "a $",
     "${PLATFORM}x": "a $",
-    # These mean themselves.
+    # These stand for themselves.
     "$HOME": "",
     "$LIBS": "",
     "a$": "",
@@ -274,7 +274,7 @@ def test_a_path_that_the_loader_would_take_for_something_else(
 @pytest.mark.parametrize("by", ["set-group-ID", "capabilities of the file"])
 @pytest.mark.parametrize("proc", [True, False], ids=["with /proc", "without /proc"])
 def test_in_secure_execution(root: Root, database: Database, by: str, *, proc: bool) -> None:
-    """AT_SECURE: where the program has privileges that its caller has not. SELinux and AppArmor can set it as well."""
+    """AT_SECURE: the program has privileges that its caller does not have. SELinux and AppArmor can set it as well."""
     program = root.place / "opt/entrypoint/entrypoint"
     if by == "set-group-ID":
         os.chown(program, 0, 4712)
@@ -290,13 +290,13 @@ def test_in_secure_execution(root: Root, database: Database, by: str, *, proc: b
         assert done.returncode == 0, done
         ours = [f"ENTRYPOINT_OUTCOME={outcome}", "ENTRYPOINT_SCHEMA_VERSION=1", ""]
         expected = [f"{name}={value}" for name, value in environment.items()] + ours
-        # Where it may not read /proc/self/environ, the application cannot tell.
+        # If the application may not read /proc/self/environ, it cannot tell.
         assert Told.of(done.stdout).environment == (expected if proc and by != "set-group-ID" else [""])
     assert database.rows("SELECT migration_number, status FROM schema_migrations") == [(1, "completed")]
 
 
 def test_whatever_it_is_called(folder: Path, database: Database, tmp_path: Path) -> None:
-    """Python finds its modules by its first argument, which is anybody's to choose."""
+    """Python finds its modules by its first argument, which anybody may choose."""
     program = str(folder / "entrypoint")
 
     def version(*command: str, cwd: Path | None = None) -> str:
@@ -311,10 +311,10 @@ def test_whatever_it_is_called(folder: Path, database: Database, tmp_path: Path)
     # As fexecve(3) starts it: by a descriptor.
     by_descriptor = "import os, sys; os.execve(os.open(sys.argv[1], os.O_RDONLY), ['it', 'version'], os.environ)"
     assert version(sys.executable, "-c", by_descriptor, program) == "0\n"
-    # By the name of a link, without a PATH to look for it.
+    # By the name of a link, without a PATH to look it up in.
     (tmp_path / "migrator").symlink_to(program)
     assert version("bash", "-c", 'unset PATH; exec -a migrator "$0" version', str(tmp_path / "migrator")) == "0\n"
-    # By a relative path, from a working directory that is not there any more.
+    # By a relative path, from a working directory that no longer exists.
     gone = tmp_path / "gone"
     gone.mkdir()
     from_nowhere = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.argv[1], [sys.argv[1], 'version'])"
@@ -338,7 +338,7 @@ def test_what_ps_shows_is_what_it_was_called(
 def test_the_process_is_the_program_itself(
     folder: Path, database: Database, migrations_dir: Path, run_program: Callable[..., Run]
 ) -> None:
-    """For ps, for /proc and for whoever ends it by its name, while a migration runs. None of its libraries is ours."""
+    """For ps, for /proc, and for whoever ends it by name while a migration runs. None of its libraries is ours."""
     write_migrations(migrations_dir, {"001_slow.sql": f"{Gate.PASS}\n"})
     program = folder / "entrypoint"
     environment = {"DATABASE_URL": database.url, "LD_LIBRARY_PATH": "/usr/lib", "LD_PRELOAD": "/no/such/library.so"}
@@ -361,7 +361,7 @@ def test_the_process_is_the_program_itself(
 
 
 class NameServer:
-    """A name server for one name, at an address of its own on the loopback interface; a context manager."""
+    """A name server for one name, on a separate loopback address; a context manager."""
 
     def __init__(self, name: str, address: str) -> None:
         self.at = f"127.53.{os.getpid() % 250 + 1}.{os.getpid() // 250 % 250 + 1}"
@@ -376,7 +376,7 @@ class NameServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What ends a recvfrom that waits.
+        # Ends a waiting recvfrom.
         self._socket.sendto(b"", (self.at, 53))
         self._thread.join()
         self._socket.close()
@@ -389,7 +389,7 @@ class NameServer:
             self._socket.sendto(self._answer_to(question), client)
 
     def _answer_to(self, question: bytes) -> bytes:
-        """Return an answer as RFC 1035 has it: one address, none of that kind, or that there is no such name."""
+        """Return an answer according to RFC 1035: one address, none of that kind, or that there is no such name."""
         end = question.index(b"\0", 12)
         labels, at = [], 12
         while at < end:
@@ -430,7 +430,7 @@ def test_names_by_a_file_and_by_a_name_server(root: Root, database: Database, ns
 
 
 def test_names_where_there_is_no_configuration_at_all(root: Root, database: Database) -> None:
-    """Addresses need none; a name is unknown, and the program says so."""
+    """Addresses need none. A name is unknown, and the program says so."""
     done = root.run(root.program, "version", env={"DATABASE_URL": database.url})
     assert (done.returncode, done.stdout) == (0, "0\n"), done
     unknown = {"DATABASE_URL": at_host(database, "nobody.test"), "DB_CONNECT_ATTEMPTS": "1"}
@@ -440,14 +440,14 @@ def test_names_where_there_is_no_configuration_at_all(root: Root, database: Data
 
 
 def at_host(database: Database, host: str) -> str:
-    """Return the database's URL by another name of the machine."""
+    """Return the database's URL under another of the machine's names."""
     assert "@127.0.0.1:" in database.url
     return database.url.replace("@127.0.0.1:", f"@{host}:")
 
 
 # --- Certificates ---------------------------------------------------------------------------------------
 
-# Where systems have those that they trust; the first is both Debian's and Alpine's.
+# Where systems keep the certificates that they trust; the first is both Debian's and Alpine's.
 CERTIFICATES = (
     "etc/ssl/certs/ca-certificates.crt",
     "etc/pki/tls/certs/ca-bundle.crt",
@@ -457,7 +457,7 @@ CERTIFICATES = (
 
 
 def test_certificates_are_the_images_own(root: Root, fresh_server: ServerFactory) -> None:
-    """As docs/folder.md has it: by a file, by the system's, wherever that has them; else a message that says so."""
+    """As in docs/folder.md: from a file, from wherever the system has them, or else a message that says so."""
     certificate = stage._certificate()
     if certificate is None:
         missing("no openssl, to make a certificate")
@@ -485,11 +485,11 @@ def test_certificates_are_the_images_own(root: Root, fresh_server: ServerFactory
         refused = version("sslrootcert=system", SSL_CERT_FILE="/no/such/file")
         assert refused.startswith("69: ")
         assert "SSL_CERT_FILE" in refused
-        # Another name for the server than the certificate has.
+        # The server's name is not the one in the certificate.
         assert version(f"sslrootcert=system&host=127.0.0.1&port={server.port}").startswith("69: ")
         (root.place / place).unlink()
     assert version("sslrootcert=system").startswith("69: ")
-    # From the first start on, the application finds what it was started with, and nothing about certificates.
+    # From the first start on, the application gets the environment it was started with, and nothing about certificates.
     root.write(CERTIFICATES[-1], pem)
     for outcome in ("migrated", "up_to_date"):
         done = connect("sslrootcert=system", "run", "--", "/app")
@@ -500,7 +500,7 @@ def test_certificates_are_the_images_own(root: Root, fresh_server: ServerFactory
 
 
 def test_an_openssl_conf_of_the_images_is_for_the_application(root: Root, fresh_server: ServerFactory) -> None:
-    """As FIPS images have it: the folder's OpenSSL could not do what it says, and there would be no TLS."""
+    """As in FIPS images: the folder's OpenSSL could not do what it says, and there would be no TLS."""
     certificate = stage._certificate()
     if certificate is None:
         missing("no openssl, to make a certificate")
@@ -542,7 +542,7 @@ def test_another_tool_runs_with_the_images_own_loader(
 
 
 def test_another_tool_where_there_is_no_dev_null(root: Root, database: Database) -> None:
-    """It is what the tool has as its input: the message names it, and not the tool."""
+    """The tool needs it as its input. The message names it, and not the tool."""
     command = {"DATABASE_URL": database.url, "MIGRATION_COMMAND": "/app"}
     done = root.run(root.program, "migrate", env=command)
     assert done.returncode == 70

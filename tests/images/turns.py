@@ -1,4 +1,4 @@
-"""Run programs in turns and tell what each took, as JSON. A script of its own: it runs inside a container.
+"""Run programs in turns and print what each took, as JSON. A separate script, since it runs inside a container.
 
 Arguments: how often, and a JSON object of names and command lines. The environment is passed on.
 """
@@ -10,7 +10,7 @@ import time
 
 
 def main() -> None:
-    """Print, for each name, a list of [wall, cpu] in seconds. A first round does not count."""
+    """Print, for each name, a list of [wall, cpu] in seconds. The first round does not count."""
     runs, commands = int(sys.argv[1]), json.loads(sys.argv[2])
     names = list(commands)
     taken: dict[str, list[list[float]]] = {name: [] for name in names}

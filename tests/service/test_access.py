@@ -1,4 +1,4 @@
-"""Who gets in: tokens, none at all, browsers that somebody else has sent; and that no token is ever written down."""
+"""Who gets in: with a token, without one, or in a browser sent by another site. And no token is ever written down."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_badge_is_public_if_somebody_says_so(database: Database, serve: Serv
 
 @pytest.mark.thorough
 def test_a_token_is_replaced_without_a_gap(database: Database, serve: Serve, tmp_path: Path) -> None:
-    """Both are valid for a while, in a variable or in a file; in the end only the new one."""
+    """Both are valid for a while, in a variable or in a file; in the end, only the new one is."""
     file = tmp_path / "tokens"
     for both in ({"STATUS_TOKEN": f"{TOKEN}\n{NEW}\n"}, {"STATUS_TOKEN": "", "STATUS_TOKEN_FILE": str(file)}):
         file.write_text(f"\n  {TOKEN}  \r\n\n{NEW}\r\n")
@@ -96,7 +96,7 @@ def test_without_a_token_it_is_open_on_loopback(database: Database, serve: Serve
 
 @pytest.mark.parametrize("host", [EVERYWHERE, "::", "192.0.2.1", "example.org"])
 def test_without_a_token_it_is_open_nowhere_else(run_entrypoint: Start, host: str) -> None:
-    """Before anything is asked of anybody: example.org is not even looked up."""
+    """The address is checked before anything else: example.org is not even looked up."""
     run = run_entrypoint("serve", env={"STATUS_HOST": host, "STATUS_PORT": str(free_port())})
     assert run.wait() == 78
     record = only_error(run)
@@ -118,7 +118,7 @@ def test_where_it_listens(database: Database, serve: Serve, host: str) -> None:
 def test_a_page_from_elsewhere_does_not_get_in_through_a_browser_on_this_machine(
     database: Database, serve: Serve
 ) -> None:
-    """Its name may lead to 127.0.0.1 by now (DNS rebinding), and it may send forms to us as they are."""
+    """Its name may now resolve to 127.0.0.1 (DNS rebinding), and it may send us plain forms."""
     serving = serve(database.url, STATUS_TOKEN="")
     for host in (
         "evil.example",
@@ -166,7 +166,7 @@ def test_a_short_token_is_warned_of(database: Database, serve: Serve) -> None:
 
 
 def test_no_token_is_ever_written_down(database: Database, serve: Serve) -> None:
-    """Neither ours, wherever a client puts it, nor a wrong one, which may be right elsewhere."""
+    """Neither our own, wherever a client puts it, nor a wrong one, which may be valid elsewhere."""
     wrong = "token-of-another-service"
     serving = serve(database.url, LOG_LEVEL="debug", STATUS_TOKEN=f"{TOKEN}\n{NEW}")
     for token in (TOKEN, NEW, wrong):
@@ -211,7 +211,7 @@ def test_what_is_asked_is_logged_as_everything_is(database: Database, serve: Ser
 
 @pytest.mark.thorough
 def test_a_text_log_keeps_its_lines(database: Database, run_entrypoint: Start) -> None:
-    """What a client puts into a path does not make lines of its own, nor does a terminal obey it."""
+    """What a client puts into a path does not start new lines, nor does it control a terminal."""
     port = free_port()
     env = {"DATABASE_URL": database.url, "STATUS_PORT": str(port), "LOG_FORMAT": "text"}
     serving = Serving(run_entrypoint("serve", env=env), port)
@@ -263,7 +263,7 @@ def test_a_port_that_somebody_else_has(database: Database, serve: Serve, run_ent
 
 @pytest.mark.thorough
 def test_an_address_that_is_somebody_elses(database: Database, run_entrypoint: Start) -> None:
-    """192.0.2.1 is for documentation only: no machine has it (RFC 5737)."""
+    """192.0.2.1 is only for documentation: no machine has it (RFC 5737)."""
     env = {"DATABASE_URL": database.url, "STATUS_HOST": "192.0.2.1", "STATUS_TOKEN": TOKEN}
     run = run_entrypoint("serve", env=env)
     assert run.wait() == 78

@@ -38,7 +38,7 @@ WAITS = """
 
 @dataclass(frozen=True)
 class Backups:
-    """A service with a directory for backups, and a table that `pg_dump` can be made to wait for."""
+    """A service with a backup directory, and a table that `pg_dump` can be made to wait for."""
 
     database: Database
     directory: Path
@@ -70,7 +70,7 @@ class Backups:
         return self.report()
 
     def arrival(self) -> int:
-        """Wait until `pg_dump` stands before the table, and return that process's id."""
+        """Wait until `pg_dump` is waiting for the table, and return its process's id."""
         until(lambda: self.database.rows(WAITS), 15, self.serving.run.report)
         (child,) = (
             child for child in descendants(self.serving.run.pid) if Path(command_line(child)[0]).name == "pg_dump"
@@ -222,7 +222,7 @@ def test_the_end_of_the_service_is_the_end_of_its_backup(backups: Backups, numbe
 
 @pytest.mark.thorough
 def test_a_backup_that_does_not_end_is_killed_in_time(backups: Backups) -> None:
-    """Though the service has to wait for something else, too: for a client that waits for the database."""
+    """Even though the service also has something else to wait for: a client that waits for the database."""
     backups.serving.data()
     ((backend,),) = backups.database.rows(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'entrypoint:%'"
@@ -231,12 +231,12 @@ def test_a_backup_that_does_not_end_is_killed_in_time(backups: Backups) -> None:
     backups.post()
     dump = backups.arrival()
     (child,) = (pid for pid in descendants(backups.serving.run.pid) if command_line(pid)[-1] == "backup")
-    time.sleep(1.1)  # so that nothing is known any more
+    time.sleep(1.1)  # so that nothing is cached any more
     os.kill(backend, signal.SIGSTOP)
     try:
         with backups.serving.connect() as client:
             client.sendall(f"GET {STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode())
-            backups.serving.ask("/livez")  # came later, and so the other one waits by now
+            backups.serving.ask("/livez")  # came later, so the other one must be waiting by now
             os.kill(child, signal.SIGSTOP)
             began = time.monotonic()
             backups.serving.run.terminate()
@@ -252,7 +252,7 @@ def test_a_backup_that_does_not_end_is_killed_in_time(backups: Backups) -> None:
 
 @pytest.mark.thorough
 def test_a_module_in_the_working_directory_is_not_taken_for_the_program(backups: Backups, tmp_path: Path) -> None:
-    """An image's working directory is the application's, and so is an entrypoint.py in it."""
+    """An image's working directory is the application's, and may contain an entrypoint.py of the application's."""
     for name in ("entrypoint.py", "json.py"):
         (tmp_path / name).write_text("raise SystemExit(99)")
     backups.post()
@@ -261,7 +261,7 @@ def test_a_module_in_the_working_directory_is_not_taken_for_the_program(backups:
 
 @pytest.mark.thorough
 def test_a_service_that_is_killed_takes_its_backup_along(backups: Backups) -> None:
-    """The unfinished file may stay, as wherever a backup is killed: a later one removes it."""
+    """The unfinished file may stay, as with any backup that is killed: a later one removes it."""
     backups.hold()
     backups.post()
     dump = backups.arrival()

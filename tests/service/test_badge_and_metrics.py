@@ -108,7 +108,7 @@ def test_repeatable_files_are_counted_and_shown(scene: Scene, serve: Serve) -> N
     assert data["repeatables"] == said["repeatables"]
     found = metrics(serving)
     assert (found["repeatables_pending"], found["repeatables_failed"]) == (0, 0)
-    # A file is seen that changes where it is.
+    # A file that is changed in place is noticed.
     scene.write({"repeatable/v.sql": "SELECT <b>;"})
     serving.data_when(lambda data: data["status"] == "pending")
     scene.migrate()
@@ -213,7 +213,7 @@ def test_a_time_that_python_does_not_know_is_left_out(scene: Scene, serve: Serve
     ],
 )
 def test_a_format_that_does_not_exist(scene: Scene, serve: Serve, accept: str) -> None:
-    """It gets what it gets who does not ask for one."""
+    """The client gets the default format."""
     scene.write(non_idempotent(1))
     answer = serve(scene.database.url).ask("/metrics", headers={"Accept": accept})
     assert answer.status == 200
@@ -244,7 +244,7 @@ def test_a_databases_name_cannot_break_out_of_its_label(scene: Scene, serve: Ser
 
 @pytest.mark.thorough
 def test_a_badge_is_asked_for_again_and_sent_only_if_it_has_changed(scene: Scene, serve: Serve) -> None:
-    """So that a README's badge, which a proxy keeps, is never an old one."""
+    """A proxy may cache a README's badge, but must never show an old one."""
     scene.write(non_idempotent(2))
     serving = serve(scene.database.url, STATUS_PUBLIC_BADGE="true")
     first = serving.ask("/badge.svg", token=None)

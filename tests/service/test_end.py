@@ -1,4 +1,4 @@
-"""The end of the service: within two seconds of a signal, whoever hangs on to it, as pid 1 too."""
+"""The end of the service: within two seconds of a signal, whatever clients are connected, and also as pid 1."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _migrations(migrations_dir: Path) -> None:
 
 
 def end(serving: Serving, number: signal.Signals = signal.SIGTERM) -> float:
-    """Send a signal, and return the seconds until the end."""
+    """Send a signal, and return how many seconds the process took to end."""
     began = time.monotonic()
     serving.run.kill(number)
     serving.run.wait(10)
@@ -59,7 +59,7 @@ def test_an_orderly_end(database: Database, serve: Serve, number: signal.Signals
 def test_clients_that_hang_on_do_not_hold_it_up(
     fresh_server: ServerFactory, serve: Serve, migrations_dir: Path
 ) -> None:
-    """One has asked half, one keeps its connection, one does not read its answer, one waits for a frozen database."""
+    """One sent half a request, one keeps its connection, one does not read, one waits for a frozen database."""
     for number in range(2, 1500):
         (migrations_dir / f"{number:04d}_{'long_name_' * 15}.sql").write_text("")
     server = fresh_server()
@@ -78,7 +78,7 @@ def test_clients_that_hang_on_do_not_hold_it_up(
         until(lambda: serving.run.logs("service.request"), what="a request that is answered")
         server.freeze()
         try:
-            time.sleep(1.1)  # so that nothing is known any more
+            time.sleep(1.1)  # so that nothing is cached any more
             waiting = stack.enter_context(serving.connect())
             waiting.sendall(request)
             time.sleep(0.3)
@@ -89,7 +89,7 @@ def test_clients_that_hang_on_do_not_hold_it_up(
 
 
 def test_a_request_that_is_being_answered_gets_its_answer(database: Database, serve: Serve) -> None:
-    """Its database takes a moment, and the signal comes meanwhile."""
+    """The database takes a moment, and the signal arrives meanwhile."""
     serving = serve(database.url)
     with database.connect() as locker:
         database.execute(
@@ -127,7 +127,7 @@ def test_a_second_signal_ends_it_at_once(fresh_server: ServerFactory, serve: Ser
 
 
 def test_as_pid_1(database: Database, run_program: Callable[..., Run]) -> None:
-    """Where a signal without a handler would be ignored."""
+    """There, a signal without a handler would be ignored."""
     unshare = ["unshare", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
         missing("no permission to make a pid namespace (unshare --pid)")

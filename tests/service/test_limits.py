@@ -1,4 +1,4 @@
-"""Clients that do not behave: each is bounded in size and in time, and nobody else suffers (docs/service.md)."""
+"""Clients that misbehave: each is limited in size and time, and nobody else suffers (docs/service.md)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def serving(database: Database, migrations_dir: Path, serve: Serve) -> Serving:
 
 
 def rest_of(client: socket.socket) -> bytes:
-    """Read until the other side closes, be it with a reset."""
+    """Read until the other side closes, even with a reset."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while piece := client.recv(65536):
@@ -69,7 +69,7 @@ def is_well(serving: Serving) -> None:
     ids=["header", "path", "token"],
 )
 def test_a_head_that_does_not_end(serving: Serving, start: bytes) -> None:
-    """Refused as soon as it is too long, and not kept."""
+    """It is refused as soon as it is too long, and not stored."""
     with serving.connect() as client:
         client.sendall(start + b"x" * (LONGEST_HEAD - len(start)))
         with contextlib.suppress(OSError):
@@ -90,7 +90,7 @@ def test_a_head_that_is_just_too_long_gets_an_answer(serving: Serving) -> None:
 
 @pytest.mark.thorough
 def test_a_head_that_is_too_long_and_comes_at_once(serving: Serving) -> None:
-    """h11 counts what has not come to its end; this one has."""
+    """h11 limits only an incomplete head; this one is complete."""
     long = b"x" * 100_000
     for request in (
         b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Filler: " + long + b"\r\n\r\n",
@@ -125,7 +125,7 @@ def test_a_body_that_is_announced_too_large_is_not_waited_for(serving: Serving) 
 
 @pytest.mark.thorough
 def test_a_body_without_an_end_is_cut_off(serving: Serving) -> None:
-    """Chunk by chunk, for ever: nobody reads it, and its time ends."""
+    """Endless chunks: nobody reads them, and the request's time runs out."""
     with serving.connect() as client:
         client.sendall(b"POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         began = time.monotonic()
@@ -168,7 +168,7 @@ def test_what_is_not_http(serving: Serving, nonsense: bytes) -> None:
 
 @pytest.mark.thorough
 def test_a_client_that_asks_slowly_is_cut_off(serving: Serving) -> None:
-    """Slow-loris: a byte now and then, in the first request of a connection and in a later one."""
+    """Slowloris: a byte now and then, in a connection's first request and in a later one."""
     first, later = serving.connect(), serving.connect()
     with first, later:
         later.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -189,7 +189,7 @@ def test_a_client_that_asks_slowly_is_cut_off(serving: Serving) -> None:
 
 @pytest.mark.thorough
 def test_a_client_that_says_nothing_is_cut_off(serving: Serving) -> None:
-    """Be it from the start, or after an answer."""
+    """From the start, or after an answer."""
     for said, bound in ((b"", TO_ASK), (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", TO_ASK_AGAIN)):
         with serving.connect(timeout=bound + BUSY) as client:
             client.sendall(said)
@@ -225,7 +225,7 @@ def socket_count(serving: Serving) -> int:
 def unread(port: int) -> list[int]:
     """Return how much the service has not read yet, for each of its connections (proc(5), /proc/net/tcp: rx_queue).
 
-    Those count that are open at its side: established, or closed by the client alone.
+    Counts the connections that are open on its side: established, or closed only by the client.
     """
     found = []
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
@@ -266,7 +266,7 @@ def test_a_crowd_of_slow_clients_keeps_nobody_out(serving: Serving, idlers: list
 def test_who_is_being_answered_is_not_dropped_for_a_crowd(
     database: Database, migrations_dir: Path, proxy: Proxy, serve: Serve
 ) -> None:
-    """A request that waits for the database, beside hundreds of others that come and ask nothing."""
+    """One request waits for the database, while hundreds of clients connect and ask nothing."""
     (migrations_dir / "001_a.sql").write_text("CREATE TABLE a ();")
     serving = serve(database.url_at(proxy.port))
     asked = proxy.when_client_sends(b"schema_migrations", Proxy.deafen)
@@ -277,7 +277,7 @@ def test_who_is_being_answered_is_not_dropped_for_a_crowd(
         for _ in range(MOST_CONNECTIONS + 20):
             stack.enter_context(serving.connect())
         proxy.hear()
-        # A 500 where the crowd took longer to come than the service waits for the database: an answer all the same.
+        # It is a 500 if the crowd took longer to arrive than the service waits for the database: still an answer.
         assert waiting.getresponse().status in {200, 500}
 
 
@@ -285,7 +285,7 @@ def test_who_is_being_answered_is_not_dropped_for_a_crowd(
 def crowd(
     database: Database, migrations_dir: Path, proxy: Proxy, serve: Serve
 ) -> Iterator[tuple[Serving, list[socket.socket]]]:
-    """As many clients as there may be, each of which waits for a database that does not answer."""
+    """As many clients as allowed, each waiting for a database that does not answer."""
     (migrations_dir / "001_a.sql").write_text("CREATE TABLE a ();")
     serving = serve(database.url_at(proxy.port), DB_CONNECT_TIMEOUT_MS="20000")
     request = f"GET {STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
@@ -313,7 +313,7 @@ def test_if_all_are_being_answered_it_is_the_new_one_that_has_to_go(
 
 @pytest.mark.thorough
 def test_many_at_once_do_not_get_more_room(serving: Serving) -> None:
-    """Clients that came while the service was stopped are let in in one turn; each takes another one's place."""
+    """Clients that came while the service was stopped are accepted in one go, each in another one's place."""
     clients: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
         for _ in range(8):
@@ -322,7 +322,7 @@ def test_many_at_once_do_not_get_more_room(serving: Serving) -> None:
                 clients += [stack.enter_context(serving.connect()) for _ in range(100)]
             finally:
                 os.kill(serving.run.pid, signal.SIGCONT)
-            is_well(serving)  # It was the last in the queue: all others have been let in.
+            is_well(serving)  # It was last in the queue: all others have been accepted.
         until(lambda: socket_count(serving) <= MOST_CONNECTIONS + 10, 2, lambda: f"{socket_count(serving)} sockets")
 
 
@@ -330,7 +330,7 @@ def test_many_at_once_do_not_get_more_room(serving: Serving) -> None:
 def test_the_end_does_not_wait_for_a_crowd_that_waits_for_the_database(
     crowd: tuple[Serving, list[socket.socket]],
 ) -> None:
-    """Each is told, in time."""
+    """Each gets an answer in time."""
     serving, waiting = crowd
     began = time.monotonic()
     serving.run.terminate()
@@ -360,7 +360,7 @@ def test_descriptors_that_run_out_are_said_once_and_do_not_hold_up_the_end(servi
 
 @pytest.mark.thorough
 def test_descriptors_that_run_out_are_got_over(serving: Serving) -> None:
-    """With few descriptors, clients wait in the kernel's queue and are served when others have gone."""
+    """Clients wait in the kernel's queue, and are served when others have gone."""
     resource.prlimit(serving.run.pid, resource.RLIMIT_NOFILE, (40, 40))
     clients = [serving.connect() for _ in range(60)]
     for client in clients:

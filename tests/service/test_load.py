@@ -1,4 +1,4 @@
-"""What many clients cost the database: one question a second."""
+"""What many clients cost the database: one query a second."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def crowd(port: int) -> int:
 def test_two_thousand_requests_are_about_one_question_a_second(
     fresh_server: ServerFactory, migrations_dir: Path, serve: Serve
 ) -> None:
-    """The server's own log is what counts: what it was sent, by whom."""
+    """The server's own log counts what it was sent, and by whom."""
     write_migrations(migrations_dir, non_idempotent(10))
     server = fresh_server(log_statement="all", settings={"log_line_prefix": "%a "})
     server.create_database("shop")
@@ -70,7 +70,7 @@ def test_two_thousand_requests_are_about_one_question_a_second(
 
 
 async def one_after_the_other(port: int, times: int) -> list[float]:
-    """Ask on one connection that is kept; return how long each answer took."""
+    """Ask on one connection that is kept open; return how long each answer took."""
     reader, writer = await asyncio.open_connection(HOST, port)
     taken = []
     for _ in range(times):
@@ -89,7 +89,7 @@ async def one_after_the_other(port: int, times: int) -> list[float]:
 def test_an_answer_does_not_wait_for_the_clients_acknowledgement(
     database: Database, migrations_dir: Path, serve: Serve
 ) -> None:
-    """Head and body are sent one by one; without TCP_NODELAY the body comes 40 ms later."""
+    """Head and body are sent separately; without TCP_NODELAY, the body would arrive 40 ms later."""
     write_migrations(migrations_dir, non_idempotent(1))
     taken = sorted(asyncio.run(one_after_the_other(serve(database.url).port, 60)))
     assert taken[len(taken) // 4] < 0.03, taken

@@ -1,4 +1,4 @@
-"""The description is served, and true: schemathesis asks everything that it describes, and much that it does not."""
+"""The description is served, and true: schemathesis tries everything that it describes, and much that it does not."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_what_it_describes(scene: Scene, serve: Serve) -> None:
 
 @pytest.mark.thorough
 def test_the_description_is_true(scene: Scene, serve: Serve, tmp_path: Path) -> None:
-    """Of a database with something of everything, while somebody migrates."""
+    """With a bit of everything in the database, and a migration running."""
     files = {"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b ();", "003_c.sql": "SELECT nonsense;"}
     scene.write(files)
     scene.migrate()
@@ -99,7 +99,7 @@ def test_the_description_is_true(scene: Scene, serve: Serve, tmp_path: Path) -> 
 
 @pytest.mark.thorough
 def test_it_would_be_seen_if_it_were_not(scene: Scene, serve: Serve, tmp_path: Path) -> None:
-    """A description that promises something else is found out."""
+    """If the description promises something else, the check fails."""
     scene.write(non_idempotent(1))
     serving = serve(scene.database.url)
     described = serving.ask("/openapi.json", token=None).json

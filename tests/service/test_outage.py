@@ -1,4 +1,4 @@
-"""The database away, frozen, silent or closed to us: the service says so, in bounded time, and recovers by itself."""
+"""The database is gone, frozen, silent or closed to us: the service says so in bounded time, and recovers by itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Serve = Callable[..., Serving]
 
 PASSWORD = "correct-horse@1"
-# DB_CONNECT_TIMEOUT_MS, reading, and what a busy machine adds.
+# DB_CONNECT_TIMEOUT_MS, then reading, then what a busy machine adds.
 SHORT = {"DB_CONNECT_TIMEOUT_MS": "1000"}
 BOUND = 1 + 3.5 + 1.5
 
@@ -35,7 +35,7 @@ def _migrations(migrations_dir: Path) -> None:
 
 
 def is_failure(answer: Answer, words: str) -> None:
-    """See that an answer is the documented one for a failure, without a secret in it."""
+    """Check that an answer is the one documented for a failure, without a secret in it."""
     assert answer.status == 500, answer
     found = answer.json
     assert found["success"] is False
@@ -47,7 +47,7 @@ def is_failure(answer: Answer, words: str) -> None:
 
 
 def is_known_everywhere(serving: Serving) -> None:
-    """See how the rest of the service tells that the database is away."""
+    """Check how the rest of the service reports that the database is gone."""
     assert serving.ask("/livez").status == 200, "the service itself is well"
     assert serving.ask("/readyz").status == 503
     assert serving.ask("/readyz").json == {"status": "not ready"}
@@ -80,7 +80,7 @@ def test_a_server_that_is_stopped_and_started_again(fresh_server: ServerFactory,
 
 @pytest.mark.thorough
 def test_a_restart_between_two_questions_is_nobodys_business(fresh_server: ServerFactory, serve: Serve) -> None:
-    """The old connection has ended; a new one is made for the same answer."""
+    """The old connection is gone; the same answer is read over a new one."""
     server = fresh_server()
     server.create_database("shop")
     serving = serve(server.url("shop"))
@@ -105,7 +105,7 @@ def test_it_starts_before_the_database(fresh_server: ServerFactory, serve: Serve
 
 
 def test_a_frozen_server_holds_nobody_up(fresh_server: ServerFactory, serve: Serve) -> None:
-    """SIGSTOP: it takes connections and says nothing, on the connection that is open and on new ones."""
+    """SIGSTOP: it accepts connections and says nothing, on the open connection or on new ones."""
     server = fresh_server()
     server.create_database("shop")
     serving = serve(server.url("shop"), **SHORT)
@@ -124,7 +124,7 @@ def test_a_frozen_server_holds_nobody_up(fresh_server: ServerFactory, serve: Ser
 
 @pytest.mark.thorough
 def test_a_silent_address_holds_nobody_up(serve: Serve) -> None:
-    """Somebody accepts and never answers; who asks meanwhile waits for the same attempt, and no longer than for it."""
+    """It accepts connections and never answers. Whoever asks meanwhile waits for the same attempt, and no longer."""
     with socket.create_server((HOST, 0), backlog=64) as silent:
         port = silent.getsockname()[1]
         serving = serve(f"postgresql://shop:{PASSWORD.replace('@', '%40')}@{HOST}:{port}/shop", **SHORT)
@@ -181,7 +181,7 @@ def test_a_database_that_is_dropped_and_made_again(fresh_server: ServerFactory, 
 
 
 def test_a_ledger_that_somebody_has_locked(database: Database, serve: Serve) -> None:
-    """It does not queue behind a lock for long, where others would queue behind it."""
+    """It does not queue behind a lock for long, because others would queue behind it."""
     database.execute(
         "CREATE TABLE schema_migrations (migration_number integer PRIMARY KEY, filename text, applied_at timestamp)"
     )
@@ -192,7 +192,7 @@ def test_a_ledger_that_somebody_has_locked(database: Database, serve: Serve) -> 
         locker.execute("LOCK TABLE schema_migrations")
         answer = serving.until_answer(500)
         assert answer.seconds < BOUND
-        # Two times of the server's and one of ours come to their end together.
+        # Two of the server's timeouts and one of ours run out at the same time.
         assert any(words in answer.json["error"] for words in ("is locked by", "statement timeout", "no answer within"))
         locker.execute("ROLLBACK")
     serving.until_answer(200)

@@ -50,7 +50,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Start) -> Sc
 
 
 def page_of(serving: Serving) -> str:
-    """Return the page as somebody sees it who has logged in."""
+    """Return the page as somebody who has logged in sees it."""
     cookie = f"{sessions.COOKIE}={sessions.issue(TOKEN)}"
     return serving.ask("/admin", token=None, headers={"Cookie": cookie}).body.decode()
 
@@ -62,7 +62,7 @@ def numbers(data: dict[str, Any]) -> tuple[Any, ...]:
 def test_the_documented_answer(
     any_database: Database, migrations_dir: Path, run_entrypoint: Start, serve: Serve
 ) -> None:
-    """Exactly its keys, in their order, and more after them; times in UTC, whatever the session's zone is."""
+    """Exactly its keys, in their order, with more after them; times in UTC, whatever the session's time zone."""
     write_migrations(migrations_dir, non_idempotent(3))
     serving = serve(any_database.url, PGTZ="Asia/Tokyo")
     answer = serving.ask()
@@ -104,7 +104,7 @@ def test_it_says_what_the_command_says(scene: Scene, serve: Serve) -> None:
     assert "nonsense" in data["migrations"][2]["error"]
     said = json.loads(scene.start("status", "--json").ok().stdout)
     assert (data["server"], data["database"]) == (f"{HOST}:{scene.database.server.port}", scene.database.name)
-    # The service's own.
+    # When the service took it, so never the same.
     assert data.pop("takenAt")
     assert data.pop("waiting") is None
     assert data == said
@@ -130,7 +130,7 @@ def test_files_are_looked_at_again_when_they_change(scene: Scene, serve: Serve) 
 
 
 def test_a_migration_that_runs(scene: Scene, serve: Serve) -> None:
-    """Who holds the lock, since when, and what it is at, on the connection that the service had before."""
+    """Who holds the lock, since when, and what they are doing, over a connection that the service already had."""
     scene.write({"001_wait.sql": f"SELECT 1; {Gate.PASS}"})
     serving = serve(scene.database.url)
     assert serving.data()["lock"] is None
@@ -153,7 +153,7 @@ def test_a_migration_that_runs(scene: Scene, serve: Serve) -> None:
 
 @pytest.mark.thorough
 def test_tables_that_come_change_and_go_under_a_connection_that_is_kept(scene: Scene, serve: Serve) -> None:
-    """The columns are known from the first look: what was known is not believed for ever, times above all."""
+    """The columns are known from the first look, but that is not trusted forever, least of all for times."""
     scene.write(non_idempotent(2))
     load_legacy(scene.database, rows=False)
     scene.database.execute(
@@ -165,7 +165,7 @@ def test_tables_that_come_change_and_go_under_a_connection_that_is_kept(scene: S
     earlier = serving.data()
     assert earlier["lastMigration"]["appliedAt"] == "2024-03-01T03:30:00Z"
     assert earlier["lock"]["alive"] is False
-    # Only the type: as the upgrade of the earlier system's ledger does it.
+    # Only the type changes, as in an upgrade of the earlier system's ledger.
     scene.database.execute(
         "DROP VIEW migration_status; ALTER TABLE schema_migrations ALTER applied_at"
         " TYPE timestamptz USING applied_at AT TIME ZONE 'Asia/Tokyo'"
@@ -183,7 +183,7 @@ def test_tables_that_come_change_and_go_under_a_connection_that_is_kept(scene: S
 @pytest.mark.thorough
 @pytest.mark.case("A1")
 def test_the_ledger_that_was_found_stays_the_one(scene: Scene, serve: Serve) -> None:
-    """Whatever appears on the search_path meanwhile: only when it is gone, it is looked for again."""
+    """Whatever appears on the search_path meanwhile, we look for the ledger again only once it is gone."""
     scene.write(non_idempotent(2))
     scene.migrated()
     serving = serve(scene.database.server.url(scene.database.name, options="-c search_path=app,public"))
@@ -278,7 +278,7 @@ def test_a_reading_is_one_message(scene: Scene, migrations_dir: Path, monkeypatc
     monkeypatch.setattr(Session, "query", counted)
     reader = Reader(read_settings({"DATABASE_URL": scene.database.url, "MIGRATIONS_DIR": str(migrations_dir)}))
     try:
-        # The first time it looks for the ledger, and for what stands around it: then once each time.
+        # The first reading looks for the ledger and its surroundings; later ones are one message each.
         for messages in (3, 1, 1):
             asked.clear()
             assert reader.read().status
@@ -322,7 +322,7 @@ def test_another_tools_ledger_is_said_to_be_one(database: Database, migrations_d
 
 @pytest.mark.thorough
 def test_what_a_holder_tells_may_be_more_than_python_takes(scene: Scene, serve: Serve) -> None:
-    """A number of 5000 digits is one to PostgreSQL."""
+    """PostgreSQL accepts a number of 5000 digits."""
     scene.write(non_idempotent(1))
     scene.migrated()
     scene.database.execute(
@@ -336,7 +336,7 @@ def test_what_a_holder_tells_may_be_more_than_python_takes(scene: Scene, serve: 
 def test_on_a_standby_nobody_knows_whether_the_holder_lives(
     fresh_server: ServerFactory, migrations_dir: Path, run_entrypoint: Start, serve: Serve
 ) -> None:
-    """The primary's locks cannot be seen there; as soon as it is the primary, its own can."""
+    """The primary's locks cannot be seen there. Once promoted, it sees its own."""
     server = fresh_server()
     server.create_database("app")
     scene = Scene(Database(server, "app"), migrations_dir, run_entrypoint)
@@ -385,7 +385,7 @@ def test_a_session_is_named_and_holds_nothing_between_two_questions(
 
 @pytest.mark.thorough
 def test_schema_and_role_are_those_of_the_migrations(scene: Scene, serve: Serve) -> None:
-    """What the login may not read, the role may."""
+    """The login may not read them, but the role may."""
     scene.write(non_idempotent(2))
     owner, login = (f"{kind}_{scene.database.name}"[:60] for kind in ("owner", "login"))
     scene.database.execute(
@@ -410,7 +410,7 @@ def test_schema_and_role_are_those_of_the_migrations(scene: Scene, serve: Serve)
 
 @pytest.mark.thorough
 def test_through_a_pooler_in_transaction_mode(scene: Scene, serve: Serve) -> None:
-    """One server connection for all, and nothing of ours stays with it."""
+    """One server connection for all, and we leave nothing on it."""
     if executable() is None:
         missing("no pgbouncer")
     scene.write(non_idempotent(2))

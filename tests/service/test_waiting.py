@@ -1,4 +1,4 @@
-"""While a migration runs: who waits for the lock, and which statement it is, in the API and on the page."""
+"""While a migration runs: who waits for the lock, and which statement is running, in the API and on the page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def scene(database: Database, migrations_dir: Path, run_entrypoint: Callable[...
 
 
 def page_with(serving: Serving, words: str) -> str:
-    """Return the page, without its markup, as soon as it has these words."""
+    """Return the page without its markup, as soon as it contains `words`."""
     cookie = f"{sessions.COOKIE}={sessions.issue(TOKEN)}"
     seen = [""]
 
@@ -45,7 +45,7 @@ def page_with(serving: Serving, words: str) -> str:
 def test_starts_that_wait_for_the_lock_are_listed(scene: Scene, serve: Serve) -> None:
     scene.write({"001_wait.sql": Gate.PASS})
     serving = serve(scene.database.url)
-    # It has a session as well, and waits for nobody.
+    # It also has a session, but waits for nobody.
     another = serve(scene.database.url)
     assert (serving.data()["waiting"], another.data()["waiting"]) == (None, None)
     with Gate(scene.database) as gate:
@@ -57,7 +57,7 @@ def test_starts_that_wait_for_the_lock_are_listed(scene: Scene, serve: Serve) ->
         assert {one["address"] for one in found} == {"127.0.0.1"}
         assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", one["since"]) for one in found)
         assert "Waiting for the lock 2 other starts 127.0.0.1, since" in page_with(serving, "2 other starts")
-        # Whoever gives up does not wait any more.
+        # Whoever gives up is no longer waiting.
         waiting[0].terminate()
         waiting[0].wait()
         serving.data_when(lambda data: len(data["waiting"]) == 1)
@@ -97,9 +97,9 @@ def test_the_running_statement_is_shown_by_its_first_line(scene: Scene, serve: S
     with Gate(scene.database) as gate:
         working = scene.start("migrate")
         gate.arrival()
-        # PostgreSQL has not sent the small result of the first one, so it may be at any of them.
+        # PostgreSQL has not sent the first statement's small result, so any of them may be running.
         assert "statement 1 or later of 2" in page_with(serving, "From line 1 SELECT 1")
-        # Another release's file of the same name is not what runs.
+        # Another release's file of the same name is not the one that is running.
         scene.write({"001_wait.sql": "SELECT 'not this one';"})
         until(lambda: "From line" not in page_with(serving, "Running now"), 10)
         assert "not this one" not in page_with(serving, "Running now")

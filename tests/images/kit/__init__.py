@@ -1,1 +1,1 @@
-"""Tools of the images' tests: engines, network namespaces, base images, containers."""
+"""Helpers for the images' tests: engines, network namespaces, base images, containers."""

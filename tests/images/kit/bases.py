@@ -1,6 +1,7 @@
-"""Base images without a registry: Debian, made by mmdebstrap, as the official images are made of it.
+"""Base images without a registry: Debian, built by mmdebstrap in the shape of the official images.
 
-Each is an archive in ~/.cache/pg-entrypoint-tests, made once and kept between runs; remove the folder for new ones.
+Each is an archive in ~/.cache/pg-entrypoint-tests, created once and kept between runs. Delete that folder to build new
+ones.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 CACHE = Path.home() / ".cache" / "pg-entrypoint-tests"
 _PATIENCE = 900
 
-# As in the official slim images: no documentation, no translations. And a mirror may be a snapshot, whose file of a
-# moving suite has expired.
+# As in the official slim images, no documentation and no translations. A mirror may be a snapshot, where the Release
+# file of a moving suite has expired.
 _SLIM = (
     '--aptopt=Acquire::Check-Valid-Until "false"',
     "--dpkgopt=path-exclude=/usr/share/doc/*",
@@ -29,7 +30,7 @@ _SLIM = (
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--dpkgopt=path-exclude=/usr/share/info/*",
 )
-# As in the official python images: `python` is in the PATH, and there is no bytecode of the standard library.
+# As in the official python images, `python` is in the PATH, and the standard library has no bytecode.
 _LIKE_PYTHON = (
     "--customize-hook=ln -s /usr/bin/python3 $1/usr/local/bin/python3; ln -s python3 $1/usr/local/bin/python",
     '--customize-hook=find "$1"/usr/lib/python3* -name __pycache__ -prune -exec rm -rf {} +',
@@ -38,30 +39,30 @@ _LIKE_PYTHON = (
 
 @dataclass(frozen=True)
 class Base:
-    """How to make a base image."""
+    """How to build a base image."""
 
     name: str
-    """What the image is called in the engine."""
+    """The image's name in the engine."""
     suite: str
     packages: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
-    """Instructions of a Dockerfile, for the image's configuration."""
+    """Dockerfile instructions that configure the image."""
     variant: str = "minbase"
-    """mmdebstrap's: with `extract`, what `packages` names, unpacked, and nothing else."""
+    """For mmdebstrap. `extract` unpacks `packages` and nothing else."""
     stands_for: tuple[str, str, str] | None = None
-    """What a suite that moves will change one day: a package, how its version begins, and what to change then."""
+    """A package, the version prefix it must have, and what to change once the moving suite has a newer one."""
 
     @property
     def archive(self) -> Path:
-        """Return where its archive is; another recipe has another."""
+        """Return its archive's path, which depends on the recipe."""
         variant = () if self.variant == "minbase" else (self.variant,)
         recipe = repr((self.suite, self.packages, self.hooks, _SLIM, *variant))
         digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
         return CACHE / f"{self.name.replace('/', '-').replace(':', '-')}-{digest}.tar"
 
 
-# The first suite with the Python of the Dockerfile's default.
+# The first suite that has the Dockerfile's default Python.
 PYTHON = Base(
     "python:3.14-slim",
     "forky",
@@ -73,18 +74,18 @@ PYTHON = Base(
         "PYTHON in tests/images/kit/bases.py, or BASE in the Dockerfile with it",
     ),
 )
-# The version of PostgreSQL's client programs in that suite.
+# That suite's version of PostgreSQL's client programs.
 CLIENT_OF_PYTHON = "18"
-# What the official python images are made of, with the Python that it has itself.
+# Based on what the official python images are based on, with that suite's own Python.
 PYTHON_OF_DEBIAN = Base(
     "pg-entrypoint-tests/python:trixie", "trixie", ("python3", "python3-venv", "ca-certificates"), _LIKE_PYTHON
 )
-# What many applications' images are made of.
+# Many applications' images are based on this.
 PLAIN = Base("debian:bookworm-slim", "bookworm", ("ca-certificates",))
 # An application's image without Python, and the oldest and newest Debian that the mirror has.
 NODE = Base("node:20-slim", "trixie", ("nodejs",))
 OLDEST = Base("debian:bullseye-slim", "bullseye")
-# Like Alpine: musl and busybox, and nothing of glibc, dpkg or bash.
+# Like Alpine: musl and busybox, and nothing from glibc, dpkg or bash.
 ALPINE = Base(
     "alpine:3",
     "trixie",
@@ -101,7 +102,7 @@ POSTGRES = Base("pg-entrypoint-tests/postgres-base", "trixie", ("postgresql-17",
 
 
 def provide(engine: Engine, base: Base) -> str:
-    """See that the engine has the image, and return its name. Raises BaseImageError."""
+    """Make sure that the engine has the image, and return its name. Raises BaseImageError."""
     if not engine.has(base.name):
         engine.import_image(_archive(base), base.name, base.changes)
         _look_inside(engine, base)
@@ -109,7 +110,10 @@ def provide(engine: Engine, base: Base) -> str:
 
 
 def _look_inside(engine: Engine, base: Base) -> None:
-    """See that the image has what it stands for. An archive in the cache may hide for long that its suite has not."""
+    """Check that the image has what it stands for.
+
+    A cached archive may hide for long that its suite no longer has it.
+    """
     if base.stands_for is None:
         return
     package, begin, remedy = base.stands_for
@@ -124,11 +128,11 @@ def _look_inside(engine: Engine, base: Base) -> None:
 
 
 class BaseImageError(Exception):
-    """A base image could not be made."""
+    """A base image could not be built."""
 
 
 def _archive(base: Base) -> Path:
-    """Return the archive of the root file system; make it if it is not there. One process at a time."""
+    """Return the archive of the root file system; build it if necessary. One process at a time."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -138,7 +142,7 @@ def _archive(base: Base) -> Path:
             command = ["mmdebstrap", f"--variant={base.variant}", "--format=tar", *_SLIM, *include, *base.hooks]
             try:
                 done = subprocess.run(
-                    [*command, base.suite, part],  # From its own default mirror.
+                    [*command, base.suite, part],  # From the suite's default mirror.
                     capture_output=True,
                     text=True,
                     errors="replace",
@@ -146,7 +150,7 @@ def _archive(base: Base) -> Path:
                     check=False,
                 )
                 if done.returncode:
-                    # A package that cannot be located is one that the suite has no more: then `base` is to be changed.
+                    # If a package cannot be located, the suite no longer has it, and `base` must be changed.
                     raise BaseImageError(f"{base}: {' '.join(command)} {base.suite}: {done.stderr[-3000:]}")
                 part.replace(base.archive)
             finally:

@@ -1,4 +1,4 @@
-"""A container that runs: its process, its log, its end."""
+"""A running container: its process, its log, its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Container:
-    """A container of an engine; a context manager that removes it, running or not."""
+    """A container in an engine; a context manager that removes it, running or not."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         """`name` is its name or its id."""
@@ -27,7 +27,7 @@ class Container:
         self.name = name
 
     def __enter__(self) -> Self:
-        """Return itself: it is started already."""
+        """Return itself: it is already started."""
         return self
 
     def __exit__(
@@ -41,17 +41,17 @@ class Container:
         return f"<Container {self.name[:12]}>\n{self.output()}"
 
     def state(self, template: str) -> str:
-        """Return what `docker inspect --format` makes of a Go `template`."""
+        """Return the result of `docker inspect --format` for a Go `template`."""
         return self.engine.run("inspect", "--type=container", "--format", template, self.name).stdout.strip()
 
     @property
     def running(self) -> bool:
-        """Return whether its process lives."""
+        """Return whether its process is alive."""
         return self.state("{{.State.Running}}") == "true"
 
     @property
     def pid(self) -> int:
-        """Return the pid, on the machine, of what is pid 1 in the container; 0 if it has ended."""
+        """Return the pid, on the machine, of the container's pid 1; 0 if it has ended."""
         return int(self.state("{{.State.Pid}}"))
 
     def processes(self) -> list[int]:
@@ -66,7 +66,7 @@ class Container:
         return sorted(found)
 
     def exec(self, *command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command in it, as `docker exec` does; the options are those of `Engine.run`."""
+        """Run a command in it, like `docker exec`; the options are those of `Engine.run`."""
         return self.engine.run("exec", self.name, *command, check=check, **options)
 
     # Its end
@@ -77,7 +77,7 @@ class Container:
         return int(self.state("{{.State.ExitCode}}"))
 
     def stop(self, grace: int = 10) -> tuple[float, int]:
-        """Stop it as `docker stop` does, with SIGKILL after `grace` seconds; return the time and the exit code."""
+        """Stop it like `docker stop`, with SIGKILL after `grace` seconds; return the time taken and the exit code."""
         began = time.monotonic()
         self.engine.run("stop", "--time", str(grace), self.name)
         return time.monotonic() - began, int(self.state("{{.State.ExitCode}}"))
@@ -100,7 +100,7 @@ class Container:
         return f"--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
 
     def logs(self, event: str | None = None) -> list[Record]:
-        """Return the records of our JSON log on stderr, or those of one event; pass over other lines."""
+        """Return the records of our JSON log on stderr, all or those of one event; ignore other lines."""
         records = []
         for line in self.stderr.splitlines():
             if line.startswith("{"):
@@ -114,7 +114,7 @@ class Container:
         """Wait for a record of our log and return it; fail as soon as the container has ended without it."""
 
         def found() -> Record | None:
-            ended = not self.running  # read before the log, so that nothing slips between
+            ended = not self.running  # read before the log, so that nothing slips through
             records = self.logs(event)
             if not records and ended:
                 msg = f"ended without {event}: {self!r}"

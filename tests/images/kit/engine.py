@@ -1,11 +1,11 @@
-"""Container engines of our own: dockerd, started by hand, gone without a trace.
+"""Container engines of our own: a dockerd that we start, and that leaves no trace.
 
     with Engine() as engine:
         engine.build(ROOT, tag="pg-entrypoint", target="full")
         engine.run("run", "--rm", "pg-entrypoint", "true")
 
-An engine keeps everything in a temporary directory: images, sockets, its containerd. It does not touch the
-machine's own engine, its configuration or, without a namespace, its network.
+An engine keeps everything in a temporary directory: images, sockets, its containerd. It does not touch the machine's
+own engine, its configuration or, without a namespace, its network.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from images.kit.namespace import Namespace
 
-# In the machine's own network: no interface, no rule and no setting of it is touched, so containers have the host's
-# network or none.
+# On the machine's own network, leave all interfaces, rules and settings alone. So containers have the host's network or
+# none.
 _HANDS_OFF = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false")
-# Short, as a socket's path has 108 bytes, and containerd puts some of its own far below.
+# Short, since a socket's path is limited to 108 bytes, and containerd's sockets are several levels down.
 _DIRECTORIES = "pge-"
 # Where programs look for the certificates that this machine trusts.
 _CERTIFICATES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
@@ -49,11 +49,11 @@ class CannotStartError(Exception):
 
 
 class EngineError(AssertionError):
-    """A command of the engine failed; an assertion, so that pytest counts it as a failed test."""
+    """A command of the engine failed; an AssertionError, so that pytest counts it as a failed test."""
 
 
 def missing_programs(*more: str) -> list[str]:
-    """Return which of the programs that an engine needs, and of `more`, are not installed."""
+    """Return those programs that an engine needs, and those of `more`, that are not installed."""
     wanted = ("dockerd", "containerd", "runc", "setpriv", *more)
     return [name for name in wanted if shutil.which(name, path=PATH) is None]
 
@@ -61,7 +61,7 @@ def missing_programs(*more: str) -> list[str]:
 def client() -> str:
     """Return the client that belongs to the daemon.
 
-    The first `docker` in the PATH may be another: a newer one builds only with its plug-in buildx.
+    The first `docker` in the PATH may be another one: a newer one builds only with its buildx plug-in.
     """
     daemon = shutil.which("dockerd", path=PATH) or "/usr/sbin/dockerd"
     beside = Path(daemon).parents[1] / "bin" / "docker"
@@ -69,7 +69,7 @@ def client() -> str:
 
 
 class Engine:
-    """A dockerd in the network of the machine, or in a `namespace` with its default flags. A context manager."""
+    """A dockerd on the machine's network, or in a `namespace` with its default flags. A context manager."""
 
     def __init__(self, namespace: Namespace | None = None) -> None:
         """Start it and wait until it answers. Raises CannotStartError."""
@@ -87,7 +87,7 @@ class Engine:
             raise
 
     def __enter__(self) -> Self:
-        """Return itself: it is started already."""
+        """Return itself: it is already started."""
         return self
 
     def __exit__(
@@ -100,7 +100,7 @@ class Engine:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return the variables by which docker and docker-compose find this engine, and no other configuration."""
+        """Return the variables that point docker and docker-compose to this engine, and to no other configuration."""
         return {
             "PATH": PATH,
             "HOME": str(self.directory),
@@ -133,7 +133,7 @@ class Engine:
         cwd: Path | None = None,
         input: str | None = None,  # noqa: A002 - as above
     ) -> subprocess.CompletedProcess[str]:
-        """Run any program beside this engine: in its namespace, with the variables that lead to it and `env`."""
+        """Run any program next to this engine: in its namespace, with `env` and the variables that point to it."""
         done = subprocess.run(
             self.inside(*argv),
             env={**self.environment, **(env or {})},
@@ -151,7 +151,7 @@ class Engine:
         return done
 
     def inside(self, *argv: str | Path) -> list[str]:
-        """Return the command that runs `argv` in this engine's network: where its published ports are on loopback."""
+        """Return the command that runs `argv` on this engine's network, where its published ports are on loopback."""
         return self.namespace.inside(*argv) if self.namespace else [str(word) for word in argv]
 
     # Images
@@ -168,10 +168,10 @@ class Engine:
         options: Sequence[str] = (),
         timeout: float = _LONG,
     ) -> str:
-        """Build an image with BuildKit in the machine's network, and return its name, `tag`.
+        """Build an image with BuildKit on the machine's network, and return its name, `tag`.
 
-        `arguments` are the Dockerfile's ARGs. `secrets` are files by their id; the certificates that this machine
-        trusts are given as `ca` unless `secrets` has it.
+        `arguments` are the Dockerfile's ARGs. `secrets` are files by id; unless one is called `ca`, that secret has the
+        certificates that this machine trusts.
         """
         command: list[str | Path] = ["build", "--progress=plain", "--network=host", "--tag", tag]
         if dockerfile is not None:
@@ -191,13 +191,13 @@ class Engine:
         return self.run("image", "inspect", image, check=False).returncode == 0
 
     def import_image(self, archive: Path, name: str, changes: Sequence[str] = ()) -> str:
-        """Make an image of one layer from an archive of a root file system; `changes` are Dockerfile instructions."""
+        """Create an image of one layer from an archive of a root file system; `changes` are Dockerfile instructions."""
         options = [word for change in changes for word in ("--change", change)]
         self.run("import", *options, archive, name, timeout=_LONG)
         return name
 
     def copy_from(self, other: Engine, *images: str) -> None:
-        """Bring images in from another engine."""
+        """Copy images from another engine."""
         read, write = os.pipe()
         try:
             saving = subprocess.Popen([client(), "save", *images], env=other.environment, stdout=write)
@@ -215,7 +215,7 @@ class Engine:
             raise EngineError(f"docker save {' '.join(images)} | docker load: {loading.stderr.decode()}")
 
     def files(self, image: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-        """Iterate over all that is in an image's root file system, with the content of ordinary files."""
+        """Iterate over everything in an image's root file system, with the content of regular files."""
         container = self.run("create", "--network=none", image, "nothing").stdout.strip()
         try:
             export = subprocess.Popen([client(), "export", container], env=self.environment, stdout=subprocess.PIPE)
@@ -227,7 +227,7 @@ class Engine:
             self.run("rm", container)
 
     def inspect(self, image: str, template: str) -> str:
-        """Return what `docker image inspect --format` makes of a Go `template`."""
+        """Return the result of `docker image inspect --format` for a Go `template`."""
         return self.run("image", "inspect", "--format", template, image).stdout.strip()
 
     # Containers
@@ -235,7 +235,7 @@ class Engine:
     def start(self, image: str, *command: str, options: Sequence[str | Path] = ()) -> Container:
         """Start a container in the background and return it; a context manager that removes it.
 
-        `options` are those of `docker run`. Without a `--network` it is the host's, where the engine has no other.
+        `options` are those of `docker run`. Without `--network`, it has the host's network if the engine has no other.
         """
         network = []
         if self.namespace is None and not any(str(option).startswith("--network") for option in options):
@@ -303,13 +303,13 @@ class Engine:
 
 
 def machine_certificates() -> Path | None:
-    """Return the file of certificates that this machine's variables name, for a build; None if they name none."""
+    """Return the certificate file that this machine's variables name, for a build; None if they name none."""
     named = (os.environ.get(name) for name in _CERTIFICATES)
     return next((Path(name) for name in named if name and Path(name).is_file()), None)
 
 
 def sweep() -> None:
-    """Remove what runs have left that were killed: the directories of processes that are gone."""
+    """Clean up after killed runs: remove the directories of processes that are gone."""
     for directory in Path("/tmp").glob(f"{_DIRECTORIES}[0-9]*-*"):
         owner = re.match(rf"{_DIRECTORIES}(\d+)-", directory.name)
         if owner and not alive(int(owner[1])):
@@ -317,7 +317,7 @@ def sweep() -> None:
 
 
 def remove(directory: Path) -> None:
-    """End what works for the engine in `directory` and its containers, undo its mounts, remove it."""
+    """Stop all that runs for the engine in `directory`, containers included; unmount and remove the directory."""
     for _ in range(10):
         ours = processes_of(directory)
         if not ours:
@@ -334,7 +334,7 @@ def remove(directory: Path) -> None:
 
 
 def processes_of(directory: Path) -> list[int]:
-    """Return the pids of daemons and shims, by the engine's directory on their command lines, and of containers."""
+    """Return the pids of daemons and shims, by the engine's directory in their command lines, and of containers."""
     found = []
     for entry in PROC.iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
@@ -348,7 +348,7 @@ def _works_for(process: Path, directory: bytes) -> bool:
     words = (process / "cmdline").read_bytes().split(b"\0")
     if words[0].rpartition(b"/")[2] in _DAEMONS and any(directory in word for word in words):
         return True
-    # A container outlives the shim that is killed. Its root is a mount of layers in the directory.
+    # A container outlives a killed shim. Its root is a mount of layers in the directory.
     mounts = (line.split() for line in (process / "mountinfo").read_bytes().splitlines())
     return any(mount[4] == b"/" and any(directory in word for word in mount) for mount in mounts)
 

@@ -1,4 +1,4 @@
-"""A network of its own: a named namespace with nothing in it but its loopback interface."""
+"""A separate network: a named namespace with only a loopback interface."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from typing import Self
 
 NAMES = "pge"
-# Daemons and what sets up networks are in directories that not every root has in the PATH.
+# Daemons and network tools are in directories that not every root user has in the PATH.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _numbers = itertools.count(1)
 
 
 class Namespace:
-    """A network namespace, as `ip netns` makes it; a context manager that removes it."""
+    """A network namespace, as `ip netns` creates it; a context manager that removes it."""
 
     def __init__(self) -> None:
-        """Make it. Its name holds our pid, so that several checkouts do not get into each other's way."""
+        """Create it. Its name contains our pid, so that several checkouts do not get in each other's way."""
         sweep()
         self.name = f"{NAMES}-{os.getpid()}-{next(_numbers)}"
         _ip("netns", "add", self.name)
@@ -35,7 +35,7 @@ class Namespace:
             raise
 
     def __enter__(self) -> Self:
-        """Return itself: it is there already."""
+        """Return itself: it already exists."""
         return self
 
     def __exit__(
@@ -55,7 +55,7 @@ class Namespace:
 
 
 def sweep() -> None:
-    """Remove what runs have left that were killed: the namespaces of processes that are gone."""
+    """Clean up after killed runs: remove the namespaces of processes that are gone."""
     for path in Path("/run/netns").glob(f"{NAMES}-*"):
         owner = re.match(rf"{NAMES}-(\d+)-", path.name)
         if owner and not Path("/proc", owner[1]).exists():

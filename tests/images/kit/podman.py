@@ -1,4 +1,4 @@
-"""Debian's podman, which plays pods: init containers first, one after the other, and the application only after them.
+"""Debian's podman, which plays pods: first the init containers, one after the other, and only then the application.
 
 It keeps everything in a temporary folder, and touches neither the machine's images nor its network: pods have the
 host's.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Manifest = dict[str, Any]
 
 PROGRAMS = ("podman", "conmon", "runc")
-# What a pod's first container is made of, which only keeps the others together.
+# A pod's first container, which only holds the others together, is made from this.
 PAUSE = "localhost/pause:1"
 _DIRECTORIES = "pgp-"
 _LONG = 600
@@ -43,18 +43,18 @@ _ENOUGH = 4096
 
 
 class Podman:
-    """A storage of its own, and the pods in it; a context manager that leaves nothing."""
+    """A separate storage with its pods; a context manager that leaves nothing behind."""
 
     def __init__(self) -> None:
-        """Make the folder. Nothing runs yet: podman has no daemon."""
+        """Create the folder. Nothing runs yet: podman has no daemon."""
         sweep()
         self.directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORIES}{os.getpid()}-", dir="/tmp"))
         limits = {name: min(*resource.getrlimit(number), _ENOUGH) for name, number in _LIMITS.items()}
         (self.directory / "containers.conf").write_text(
-            # podman asks for more than a machine may give; and it mixes up the soft and the hard one if they differ.
+            # podman asks for more than a machine may allow, and confuses the soft and hard limits if they differ.
             f"[containers]\ndefault_ulimits = {[f'{name}={limit}:{limit}' for name, limit in limits.items()]}\n"
             f'[engine]\ninfra_image = "{PAUSE}"\nruntime = "runc"\ncgroup_manager = "cgroupfs"\n'
-            # Locks in this folder: the others, in shared memory, are one for all storages of the machine.
+            # Keep locks in this folder. By default, all of the machine's storages share them, in shared memory.
             'events_logger = "none"\nlock_type = "file"\n'
         )
         self._runs: list[Run] = []
@@ -81,15 +81,15 @@ class Podman:
         return done
 
     def load(self, engine: Engine, *images: str) -> None:
-        """Bring images in from a Docker engine, under the same names."""
+        """Copy images from a Docker engine, under the same names."""
         archive = self.directory / "images.tar"
         subprocess.run([client(), "save", "--output", archive, *images], env=engine.environment, check=True)
         self.run("load", "--quiet", "--input", archive)
         archive.unlink()
 
     def make_pause(self, base: str) -> None:
-        """Make the image of the pods' first container from one that has Python."""
-        # As pid 1 it must have a handler, else SIGTERM would pass it by.
+        """Create the image of the pods' first container from one that has Python."""
+        # As pid 1 it needs a handler, or it would ignore SIGTERM.
         wait = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit()); signal.pause()"
         context = self.directory / "pause"
         context.mkdir()
@@ -99,15 +99,15 @@ class Podman:
         self.run("build", "--quiet", "--network=host", "--tag", PAUSE, context)
 
     def remove(self, pods: Sequence[Pod]) -> None:
-        """Take pods away, running or not."""
+        """Remove pods, running or not."""
         for pod in pods:
-            # The podman that may still wait for an init container has the pod locked.
+            # A podman that is still waiting for an init container has the pod locked.
             pod.close()
         if pods:
             self.run("pod", "rm", "--force", "--ignore", "--time=0", *(pod.name for pod in pods))
 
     def play(self, pod: Manifest) -> Pod:
-        """Start a pod, without waiting: podman itself waits until its init containers have ended."""
+        """Start a pod without waiting: podman itself waits until its init containers have ended."""
         name = pod["metadata"]["name"]
         file = self.directory / f"{name}.yaml"
         file.write_text(yaml.safe_dump(pod))
@@ -118,7 +118,7 @@ class Podman:
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    """Return the variables by which podman finds the configuration in a folder, and no other."""
+    """Return the variables that point podman to the configuration in a folder, and to no other."""
     return {
         "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
         "HOME": str(directory),
@@ -146,7 +146,7 @@ def _podman(directory: Path, *arguments: str | Path) -> subprocess.CompletedProc
 
 
 def sweep() -> None:
-    """Remove what runs have left that were killed: the folders of processes that are gone."""
+    """Clean up after killed runs: remove the folders of processes that are gone."""
     for directory in Path("/tmp").glob(f"{_DIRECTORIES}[0-9]*-*"):
         if not alive(int(directory.name.split("-")[1])):
             _remove(directory)
@@ -165,15 +165,13 @@ def pod_of(
 ) -> Manifest:
     """Make one pod as a Deployment or a Job would, for podman on this machine; return it.
 
-    Its template is taken as it is. What is done to it, a kubelet does as well or podman cannot do:
+    Its template is used unchanged, except for what a kubelet would also do, or podman cannot:
 
-    - a restart is left to the test (`restartPolicy: Never`), and so are hooks, and probes, for which podman wants
-      systemd;
-    - the network is the host's, without ports to publish;
-    - secrets, which podman 4.3 writes down as base64, become variables, or files with the mode and the group that are
-      asked for;
-    - each container gets a file at /dev/termination-log, which podman does not make. `Pod.message` reads it;
-    - an image volume, which podman 4.3 does not know, becomes the folder `mounted`, which has what is in the image.
+    - Restarts are left to the test (`restartPolicy: Never`). So are hooks, and probes, for which podman wants systemd.
+    - The network is the host's, without ports to publish.
+    - Secrets, which podman 4.3 stores as base64, become variables, or files with the requested mode and group.
+    - Each container gets a file at /dev/termination-log, which podman does not create. `Pod.message` reads it.
+    - An image volume, which podman 4.3 does not know, becomes the folder `mounted`, which has what is in the image.
 
     `files` is an empty folder for all that; `secrets` has the keys and values by the secret's name.
     """
@@ -194,7 +192,7 @@ def pod_of(
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
         message = files / f"message-{container['name']}"
         message.touch()
-        message.chmod(0o666)  # as the kubelet has it
+        message.chmod(0o666)  # as with a kubelet
         spec["volumes"].append({"name": message.name, "hostPath": {"path": str(message), "type": "File"}})
         container.setdefault("volumeMounts", []).append({"name": message.name, "mountPath": "/dev/termination-log"})
         for entry in container.get("env", []):
@@ -208,7 +206,7 @@ def pod_of(
         "metadata": {
             "name": name,
             "labels": owner["spec"]["template"]["metadata"]["labels"],
-            # Else podman removes an init container, with its log, as soon as it has ended.
+            # Otherwise podman removes an init container, with its log, as soon as it has ended.
             "annotations": {"io.podman.annotations.init.container.type": "always"},
         },
         "spec": {**spec, "restartPolicy": "Never", "hostNetwork": True},
@@ -237,7 +235,7 @@ class Pod:
         return [*spec.get("initContainers", []), *spec["containers"]]
 
     def close(self) -> None:
-        """End the podman that plays it, if it has not ended."""
+        """End the podman that plays it, if it is still running."""
         self._run.close()
 
     def played(self) -> int:
@@ -245,7 +243,7 @@ class Pod:
         return self._run.wait(120)
 
     def state(self, container: str) -> Mapping[str, Any]:
-        """Return the state of a container, as podman has it: Status, Pid, ExitCode, …; empty before it is made."""
+        """Return a container's state as podman reports it: Status, Pid, ExitCode, …; empty before it is created."""
         done = self._podman.run("inspect", "--type=container", f"{self.name}-{container}", check=False)
         if done.returncode:
             return {"Status": "", "Pid": 0}
@@ -276,7 +274,7 @@ class Pod:
         return done.stdout + done.stderr
 
     def records(self, container: str, event: str | None = None) -> list[Record]:
-        """Return the records of our JSON log, or those of one event."""
+        """Return the records of our JSON log, all or those of one event."""
         found = []
         for line in self.log(container).splitlines():
             with contextlib.suppress(json.JSONDecodeError):
@@ -293,7 +291,7 @@ class Pod:
     def end(self, container: str) -> float:
         """End a container as a kubelet does, with SIGTERM; return after how many seconds its process was gone.
 
-        Not by `podman pod stop`: that waits for the podman that waits for an init container.
+        Not with `podman pod stop`, which waits for a podman that is waiting for an init container.
         """
         pid = self.pid(container)
         began = time.monotonic()

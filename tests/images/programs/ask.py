@@ -1,6 +1,6 @@
 """Send one HTTP request and print its status and body as JSON: `ask.py URL [BODY [TOKEN]]`; an empty BODY is none.
 
-A program of its own, as it has to run in the network of the engine's containers.
+A separate program, since it has to run on the network of the engine's containers.
 """
 
 from __future__ import annotations

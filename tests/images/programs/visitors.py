@@ -1,6 +1,6 @@
 """Visitors of the shop: `visitors.py URL NUMBER` looks and orders until SIGTERM, then prints as JSON what happened.
 
-A program of its own, as it has to run in the network of the engine's containers. Each request has a new connection.
+A separate program, since it has to run on the network of the engine's containers. Each request has a new connection.
 """
 
 from __future__ import annotations
