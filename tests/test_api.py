@@ -671,7 +671,7 @@ def test_the_lock_is_the_programs(database: Database, migrations_dir: Path, run_
         program.ok()
 
 
-# --- Interrupted ----------------------------------------------------------------------------------------
+# --- Interruptions --------------------------------------------------------------------------------------
 
 
 INTERRUPTED = """

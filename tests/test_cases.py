@@ -12,5 +12,5 @@ def test_only_cases_that_there_are_are_named() -> None:
 
 
 def test_the_table_is_up_to_date() -> None:
-    """Renew it with `python -m tests.kit.cases > tests/CASES.md`."""
+    """If this fails, run `python -m tests.kit.cases > tests/CASES.md`."""
     assert (FOLDER / "CASES.md").read_text() == table() + "\n"

@@ -874,7 +874,7 @@ def test_it_warns_of_what_repack_does_to_running_transactions(check: Check, migr
 
 
 def test_two_files_of_one_origin(run_entrypoint: Callable[..., Run], migrations_dir: Path) -> None:
-    """`adopt` could not tell which of them is applied."""
+    """With the same origin in both, `adopt` could not tell which of them is applied."""
     line = "-- entrypoint: origin = goose 7\nSELECT 1;\n"
     write_migrations(migrations_dir, {"001_a.sql": line, "002_b.sql": line})
     run = run_entrypoint("check", "--no-lint")

@@ -95,7 +95,7 @@ def test_many_files(scene: Scene) -> None:
     assert scene.database.one("SELECT count(*), count(DISTINCT id) FROM large") == (100 * lines, lines)
 
 
-# --- What is checked is what is sent ----------------------------------------------------------------------
+# --- The checked text is the text sent --------------------------------------------------------------------
 
 
 def rows(start: int, stop: int) -> str:

@@ -99,7 +99,7 @@ def functions_are_ours(database: Database) -> bool:
     return len(sources) == 3 and all("SKIP LOCKED" in source for (source,) in sources)
 
 
-# --- A database of our own ------------------------------------------------------------------------------
+# --- A new database -------------------------------------------------------------------------------------
 
 
 def test_what_is_created(any_database: Database, migrations_dir: Path, run_entrypoint: Callable[..., Run]) -> None:

@@ -93,7 +93,7 @@ def test_baseline_widens_it_too(scene: Scene) -> None:
     assert not scene.database.exists("stamped")
 
 
-# --- What stands in the way -----------------------------------------------------------------------------
+# --- What blocks the change -----------------------------------------------------------------------------
 
 # Objects that stop PostgreSQL from changing the column, and what we call them.
 OBSTACLES = {

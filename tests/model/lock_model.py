@@ -65,11 +65,11 @@ class Rules(NamedTuple):
     guard: bool = True
     fence: bool = True
     take_needs_guard: bool = True
-    """The statement that takes the row makes sure that its own guard still stands."""
+    """The statement that takes the row checks that its own guard still stands."""
     take_from_dead: bool = True
     """`OR token IS NOT NULL`: a row with a token belongs to a guard that is gone."""
     take_respects_legacy: bool = True
-    """`OR <stale>`: a row without a token is left alone until then."""
+    """`OR <stale>`: a row without a token is left alone until it is stale."""
     take_sees_session: bool = True
     """`AND pg_try_advisory_xact_lock(<session>)`."""
     legacy_sees_guard: bool = True
@@ -77,18 +77,18 @@ class Rules(NamedTuple):
     legacy_release_spares_token: bool = True
     ends_zombies: bool = True
     ending_needs_guard: bool = True
-    """Reading the token, and that one's own guard stands, is one statement with the ending."""
+    """One statement reads the token, checks that its own guard stands, and ends the sessions."""
     ending_spares_own: bool = True
-    """Whoever ends an old backend of its own process leaves its present ones alone."""
+    """A process that ends one of its old backends leaves its current ones alone."""
     wins_back_in_time: bool = True
     session_before_repair: bool = True
-    """The session's lock and the fence come before anything that an interrupted file needs put right."""
+    """The session's lock and the fence come before any repair that an interrupted file needs."""
     session_lock_fenced: bool = True
-    """The session is locked inside a fenced transaction, so that the row has its token for as long as it is locked."""
+    """The session is locked in a fenced transaction, so the row keeps its token while the session is locked."""
     token_for_each_lease: bool = True
     """A process that takes the lock again does so under a new token."""
     verdict_from_row: bool = True
-    """What a lost lease means is read from the row, not guessed from whether the guard stands at that moment."""
+    """The row says why a lease was lost; the guard's state at that moment would be a guess."""
 
 
 class Scenario(NamedTuple):
@@ -128,7 +128,7 @@ class Process(NamedTuple):
     """Its worker's session was ended with 57P01."""
     file: int = 0
     goal: Phase = "away"
-    """What comes after letting the lock go."""
+    """What comes after releasing the lock."""
     victim: Name | Literal[""] = ""
     worker: Backend | None = None
     old: Backend | None = None
@@ -145,7 +145,7 @@ class State(NamedTuple):
     legacy: LegacyPhase = "absent"
     applied: int = 0
     faults: frozenset[str] = frozenset()
-    """Those that have happened."""
+    """The faults that have happened."""
 
     def process(self, name: Name) -> Process:
         return self.a if name == "A" else self.b
@@ -626,7 +626,7 @@ class _Explored:
         self.number = {start: 0}
         self.came: list[tuple[int, Step] | None] = [None]
         self.back: list[list[int]] = [[]]
-        """For each state, those from which it is reached without anything going wrong."""
+        """For each state, the states that lead to it without anything going wrong."""
 
     def add(self, origin: int, step: Step) -> bool:
         """Note a step; tell whether it leads to a new state."""

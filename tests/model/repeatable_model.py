@@ -25,7 +25,7 @@ class Release(NamedTuple):
 
     order: int
     newest: int
-    """Of its migrations."""
+    """The highest number among its migrations."""
     text: str
 
 
@@ -35,7 +35,7 @@ class History(NamedTuple):
     releases: list[Release]
     texts: list[Text]
     applications: list[tuple[Release, Release | None]]
-    """Who applied its text, and whose was in force before."""
+    """Each release that applied its text, and the one whose text was in force before."""
 
     @property
     def backwards(self) -> int:

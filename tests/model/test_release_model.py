@@ -50,7 +50,7 @@ class World:
     def __init__(self) -> None:
         self.rows: dict[int, LedgerRow] = {}
         self.began_with: int | None = None
-        """Up to which number the image goes that began with the empty ledger; None when it has all been done."""
+        """The highest number in the image that started with the empty ledger; None once all of it is applied."""
 
     def completed(self) -> set[int]:
         return {row.number for row in self.rows.values() if row.status == COMPLETED}

@@ -79,11 +79,11 @@ def test_a_full_server_is_asked_less_and_less_often() -> None:
     assert pause_in_a_crowd(4, 1.0, shortest) == 5
 
 
-# --- Stop -----------------------------------------------------------------------------------------------
+# --- When to stop ---------------------------------------------------------------------------------------
 
 
 class Clock:
-    """A time that a test sets."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0

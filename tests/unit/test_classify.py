@@ -62,7 +62,7 @@ CASES = [
     ),
     (FATAL + 'too many connections for database "shop"', "too_many_clients", True),
     (FATAL + 'too many connections for role "app"', "too_many_clients", True),
-    # PgBouncer's.
+    # From PgBouncer.
     (FATAL + "no more connections allowed (max_client_conn)", "too_many_clients", True),
     (FATAL + "no such database: shop", "no_such_database", True),
     (FATAL + "SASL authentication failed", "wrong_password", True),

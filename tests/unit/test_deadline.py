@@ -9,7 +9,7 @@ from entrypoint.deadline import SLICE, Deadline
 
 
 class Clock:
-    """A clock that moves only where somebody sleeps."""
+    """A clock that only moves during a sleep."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,4 +1,4 @@
-"""Bars and the strip: numbers for SVG."""
+"""The bars and the strip of the page, as numbers for SVG."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_an_address_with_a_password_that_it_had_not(address: str, with_it: str) 
 
 
 def test_scram_as_in_the_standards_example() -> None:
-    """RFC 7677, 3."""
+    """RFC 7677, section 3."""
     challenge = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
     final, proof = login.scram("n=user,r=rOprNGfwEbeRWgbNEkqO", challenge, b"pencil")
     assert final == (

@@ -125,7 +125,7 @@ class Model:
 
     def __init__(self) -> None:
         self.applied = 0
-        """How many steps the database has."""
+        """How many steps the database has applied."""
         self.rows: list[Run] = []
         self.names: dict[int, frozenset[str]] = {}
 
