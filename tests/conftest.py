@@ -89,7 +89,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Disable garbage collection while each worker collects thousands of tests, and skip them in later collections."""
+    """Turn off garbage collection while thousands of tests are collected, and exempt them from it afterwards."""
     gc.disable()
     try:
         return (yield)

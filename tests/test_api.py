@@ -199,7 +199,7 @@ def test_an_argument_of_the_wrong_kind_is_named(
 @pytest.mark.parametrize("character", ["\0", "\ud800"])
 @pytest.mark.parametrize("parameter", ["url", "schema", "role", "app_version", "directory", "variables"])
 def test_what_no_text_has_is_refused(migrations_dir: Path, parameter: str, character: str) -> None:
-    """A NUL used to be dropped silently, which turned it into schema `a`, or to cause an internal error."""
+    """A NUL used to be dropped silently, which changed the schema's name, or to cause an internal error."""
     odd = f"a{character}b"
     given: dict[str, Any] = {"url": "postgresql://h/d", "directory": migrations_dir}
     given[parameter] = {"DATABASE_PASSWORD_COMMAND": odd} if parameter == "variables" else odd

@@ -793,7 +793,7 @@ def test_a_statement_at_a_border_is_counted_right(scene: Scene) -> None:
 
 @pytest.mark.thorough
 def test_a_commit_that_is_hidden_in_a_large_file_is_betrayed(scene: Scene) -> None:
-    """In the first piece. Before each later piece, strings are set to be read as even a blind program assumes."""
+    """It is in the first piece: before each later one, strings are set to be read as even a blind program assumes."""
     scene = blind(scene)
     hidden = "SELECT '\\''; COMMIT; SELECT ' AS a -- ';\n"
     scene.write({"001_big.sql": hidden + LARGE})

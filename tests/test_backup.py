@@ -595,7 +595,7 @@ def test_of_several_hosts_it_is_the_one_that_let_us_in(strict_server: Server, ba
 
 
 def test_no_secret_is_in_any_process_list(strict_server: Server, backups: Backups) -> None:
-    """Nor in what the server shows. Only the program's own user can read it, and only where it belongs."""
+    """Nor does the server show one. Only the program's own user can read them, and only where they belong."""
     database = Database(strict_server, "shop")
     database.execute("DROP TABLE IF EXISTS held; CREATE TABLE held ()")
     url = strict_server.url("shop", user="app", password=PASSWORD, sslpassword="Numbat", sslmode="disable")

@@ -167,7 +167,7 @@ def test_a_tool_that_is_not_there_does_not_tell_the_path(run_entrypoint: Start, 
 
 
 def test_output_that_cannot_be_written_is_no_mistake_of_ours(run_entrypoint: Start, migrations_dir: Path) -> None:
-    """Whether the output is small or large: even what fits in a buffer is noticed."""
+    """It notices this for large output and for small, which fits in a buffer."""
     for files in (1, 200):
         write_migrations(migrations_dir, {f"{number:03d}_x.sql": "" for number in range(1, files + 1)})
         with Path("/dev/full").open("w") as full:
@@ -514,7 +514,7 @@ def test_a_directory_whose_name_is_a_pattern(check: Check, tmp_path: Path) -> No
 
 
 def test_the_linter_is_told_how_a_file_will_run(check: Check, migrations_dir: Path) -> None:
-    """Validating a constraint in the transaction that adds it gains nothing; in two transactions it does."""
+    """Validating a constraint in the transaction that adds it gains nothing; in two transactions it helps."""
     both = "ALTER TABLE big ADD CONSTRAINT c CHECK (a > 0) NOT VALID;\nALTER TABLE big VALIDATE CONSTRAINT c;\n"
     write_migrations(
         migrations_dir,

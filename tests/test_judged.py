@@ -35,7 +35,7 @@ LEFT = "part of it was committed"
 def hidden(statements: str) -> str:
     """Return a file with `statements` that the parser and the scanner take for part of a string.
 
-    The server runs them, because the program in `scene` is blind to the database's string setting.
+    The server reads strings differently and runs them; the program in `scene` is blind to the difference.
     """
     return f"INSERT INTO effects VALUES (1);\nSELECT '\\''; {statements}; SELECT ' AS a -- ';\n"
 
