@@ -306,7 +306,7 @@ def test_a_probe_costs_two_modules_where_it_is_asked_for(
 def test_a_start_with_one_file_pending_imports_no_driver(
     up_to_date: Database, migrations_dir: Path, imported_by: Callable[[Mapping[str, str]], set[str]]
 ) -> None:
-    """Nor does it import asyncio, logging, importlib.metadata or typing_extensions, which are most of a driver's cost."""
+    """Nor asyncio, logging, importlib.metadata or typing_extensions, which are most of a driver's cost."""
     write_migrations(migrations_dir, {"031_notice.sql": """DO $$ BEGIN RAISE NOTICE 'a "quoted" one'; END $$;"""})
     names = imported_by({"DATABASE_URL": up_to_date.url})
     public = {name.partition(".")[0] for name in pythons(names) if not name.startswith("_")}
