@@ -1,4 +1,4 @@
-"""The machinery of the faults, once for each worker."""
+"""What the faults need, once for each worker."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def machinery(tmp_path_factory: pytest.TempPathFactory, _chosen_version: int) -> Iterator[Machinery]:
-    """Return this worker's own server, to be killed and frozen, and what else the faults need."""
+    """Yield this worker's own server, to be killed and frozen, and what else the faults need."""
     with Machinery(tmp_path_factory.mktemp("machinery"), _chosen_version) as machinery:
         yield machinery

@@ -1,8 +1,8 @@
-"""What can be seen of a run from outside, and a judge of it that knows nothing of the program's code.
+"""What can be seen of a run from outside, and a judge of it that knows nothing about the program's code.
 
-`Recorder` writes down: who held the guard's lock at which moment, by `pg_locks`; what each migration has done, by a
-table of marks with transaction ids, whose times of commit PostgreSQL keeps (`track_commit_timestamp`); how each start
-ended. `violations` reads that and the promises (docs/lock.md), nothing else.
+`Recorder` notes who held the guard's lock at which moment, from `pg_locks`; what each migration did, from a table of
+marks with transaction ids, whose commit times PostgreSQL keeps (`track_commit_timestamp`); and how each start ended.
+`violations` compares that with the promises (docs/lock.md), and reads nothing else.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from kit.databases import Database
 
 PERSON = "a person"
-"""The holder of marks that were made by hand, to finish what could not be known to have run."""
+"""The holder of marks made by hand, to finish what might not have run."""
 # The first half of the guard's key, the letters "pgep" (docs/lock.md).
 GUARD_CLASS = int.from_bytes(b"pgep")
 _SAMPLE_EVERY = 0.02
-# How much later than it was due the end of a process may be seen: the machine plays other runs at the same time.
+# How late we may notice that a process has ended: the machine plays other runs at the same time.
 SLACK = 1.5
 SIGNAL_PROMISE = 2.0
 GOOD = frozenset({"migrated", "waited", "up_to_date"})
@@ -41,7 +41,7 @@ MARKS = """
 
 
 def mark(migration: int, step: int) -> str:
-    """Return the statement by which a migration notes that it is at `step`. Nothing keeps it from running twice."""
+    """Return the statement by which a migration notes that it is at `step`. Nothing prevents it from running twice."""
     return f"INSERT INTO history.mark (migration, step) VALUES ({migration}, {step});"
 
 
@@ -52,11 +52,11 @@ class Script(NamedTuple):
     steps: int
     """How many marks it makes, counted from 1."""
     outside: bool = False
-    """Whether it runs outside a transaction, each step in one of its own."""
+    """Whether it runs outside a transaction, each step in its own."""
 
 
 class Mark(NamedTuple):
-    """A mark that is committed. Times are seconds since 1970, by the server's clock."""
+    """A committed mark. Times are seconds since 1970, by the server's clock."""
 
     migration: int
     step: int
@@ -79,18 +79,18 @@ class Start(NamedTuple):
     pid: int
     began: float
     due: float
-    """When it must have come to its end or to the application, frozen times included."""
+    """When it must have ended or become the application, including the time it was frozen."""
     ended: float | None
-    """None if it had to be ended by the recorder, long after it was due."""
+    """None if the recorder had to end it, long after it was due."""
     code: int
     output: str
-    """What the application that it became has printed: outcome, version, pid, error."""
+    """What the application that it became printed: outcome, version, pid, error."""
     killed: bool = False
-    """Whether SIGKILL was among what struck it."""
+    """Whether one of the faults that struck it was SIGKILL."""
     signalled: float | None = None
-    """When it got SIGTERM or SIGINT; its promise counts from there."""
+    """When it got SIGTERM or SIGINT; its promise counts from then."""
     stopped: float = 0.0
-    """For how many seconds it was stopped (SIGSTOP) after that, which its promise does not count."""
+    """How many seconds it was stopped (SIGSTOP) after that, which its promise does not count."""
     log: str = ""
 
 
@@ -103,7 +103,7 @@ class Row(NamedTuple):
 
 
 class History(NamedTuple):
-    """All that is known of a run."""
+    """All that is known about a run."""
 
     scripts: tuple[Script, ...]
     marks: tuple[Mark, ...]
@@ -127,7 +127,7 @@ def violations(history: History) -> list[str]:
 
 
 def _once(history: History) -> Iterator[str]:
-    """Each migration exactly once if the ledger has it, and not at all if not; outside, each step at most once."""
+    """Each migration runs exactly once if the ledger has it, and not at all if not; outside, each step at most once."""
     completed = {row.number for row in history.ledger if row.status == "completed"}
     for number, rows in _grouped(history.ledger):
         if len(rows) > 1:
@@ -155,7 +155,7 @@ def _grouped(rows: Iterable[Row]) -> list[tuple[int, list[Row]]]:
 
 
 def _in_order(history: History) -> Iterator[str]:
-    """Nobody begins before what comes before has been committed: not the next migration, and not another holder."""
+    """Nobody begins before the previous work is committed: neither the next migration nor another holder."""
     marks = [one for one in history.marks if one.holder != PERSON]
     for earlier in marks:
         for later in marks:
@@ -163,7 +163,7 @@ def _in_order(history: History) -> Iterator[str]:
                 same = earlier.transaction == later.transaction
                 if not same and later.at < earlier.committed:
                     yield f"{later} began before {earlier} was committed"
-    # Two transactions that both committed were never open at once, whoever had opened them.
+    # Two transactions that both committed were never open at the same time, whoever had opened them.
     spans: dict[str, tuple[float, float, str]] = {}
     for one in marks:
         began, committed, _ = spans.get(one.transaction, (one.at, one.committed, ""))
@@ -191,7 +191,7 @@ def _start(history: History, start: Start) -> Iterator[str]:
     for word in ("Traceback", "Internal error"):
         if word in start.log:
             yield f"start {start.pid}: {word!r} in its log"
-    # Nothing but a second run makes a statement of these migrations fail.
+    # Only a second run can make a statement of these migrations fail.
     errors = [line for line in start.log.splitlines() if '"level": "error"' in line]
     if any("already exists" in line or "duplicate key" in line for line in errors):
         yield f"start {start.pid} met traces of an earlier run: {errors}"
@@ -202,7 +202,7 @@ def _start(history: History, start: Start) -> Iterator[str]:
         return
     if start.signalled is not None and start.ended > start.signalled:
         if start.code == 0 or start.code < 0:
-            return  # It had become the application by then, or was in the last instant before.
+            return  # By then it was the application, or in the last moment before.
         if start.ended > start.signalled + start.stopped + SIGNAL_PROMISE + SLACK:
             yield f"start {start.pid} took {start.ended - start.signalled:.1f} s to end by a signal"
         if start.output:
@@ -214,7 +214,7 @@ def _start(history: History, start: Start) -> Iterator[str]:
 
 
 def _told(history: History, start: Start) -> Iterator[str]:
-    """Find an application that was told something else than the truth, or exit codes that say nothing."""
+    """Find applications that were not told the truth, and exit codes that say nothing."""
     if start.code != 0:
         if start.output:
             yield f"start {start.pid} ended with {start.code}, and the application was started: {start.output}"
@@ -243,7 +243,7 @@ class Recorder:
     """Looks who holds a guard's lock, again and again, for as long as its context is open."""
 
     def __init__(self, database: Database) -> None:
-        """Look at one `database`. The server may go and come again meanwhile."""
+        """Look at one `database`. The server may go away and come back meanwhile."""
         self._database = database
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="recorder", daemon=True)
@@ -260,7 +260,7 @@ class Recorder:
         self._thread.join(30)
 
     def marks(self) -> tuple[Mark, ...]:
-        """Return the marks that are committed, in the order of their commits."""
+        """Return the committed marks, in the order of their commits."""
         rows = self._database.rows(
             "SELECT migration, step, transaction::text, holder, extract(epoch FROM at)::float8,"
             " extract(epoch FROM coalesce(pg_xact_commit_timestamp(xmin), at))::float8 FROM history.mark ORDER BY 6, 5"
@@ -291,6 +291,6 @@ class Recorder:
             " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         ).fetchall()
         guards = tuple((int(str(pid)), int(str(key))) for _, pid, key in rows if pid is not None)
-        # What is the same as a moment ago tells nothing new.
+        # If nothing has changed since the last look, there is nothing to note.
         if not self.samples or self.samples[-1].guards != guards:
             self.samples.append(Sample(float(str(rows[0][0])), guards))

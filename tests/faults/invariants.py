@@ -22,7 +22,7 @@ def check_output(run: Run) -> None:
 
 
 def check_world(stage: Stage, *, disk_was_full: bool = False) -> None:
-    """Fail unless each migration is in once or not at all, and the next start gets all of them in."""
+    """Fail unless each migration is in once or not at all, and the next start applies all of them."""
     until(lambda: stage.ours() == 0, 6, lambda: f"the end of our sessions: {stage.report()}")
     _check_ledger(stage)
     _check_tool(stage)
@@ -31,7 +31,7 @@ def check_world(stage: Stage, *, disk_was_full: bool = False) -> None:
     )
     if failed:
         assert disk_was_full, f"recorded as failed: {failed}: {stage.report()}"
-        # What an operator does who has made room.
+        # As an operator would do after making room.
         stage.database.execute("DELETE FROM schema_migrations WHERE status = 'failed'")
     following = stage.start(direct=True, budgets=PATIENT, on_failure="exit")
     assert following.wait(10) == 0, stage.report()
@@ -41,7 +41,7 @@ def check_world(stage: Stage, *, disk_was_full: bool = False) -> None:
     until(lambda: stage.ours() == 0, 3, lambda: f"the end of our sessions: {stage.report()}")
     assert stage.database.one(f"SELECT pg_try_advisory_xact_lock({lock_key()})"), stage.report()
     if _holder(stage):
-        # A holder that was cut off could not clear its row, and nobody has needed the lock since. Whoever does has it.
+        # A holder that was cut off could not clear its row, and nobody has needed the lock since. The next one gets it.
         write_migrations(stage.directory / "migrations", {"004_more.sql": "CREATE TABLE more ();"})
         another = stage.start(direct=True, budgets=PATIENT, on_failure="exit")
         assert another.wait(10) == 0, stage.report()
@@ -52,13 +52,13 @@ def check_world(stage: Stage, *, disk_was_full: bool = False) -> None:
 
 
 def _holder(stage: Stage) -> dict[str, object]:
-    """Return what the lock's row shows, which is nothing if it is free."""
+    """Return what the lock's row shows; nothing if it is free."""
     row = stage.database.one("SELECT to_jsonb(l) FROM migration_lock l WHERE id = 1")
     return {name: value for name, value in row.items() if name != "id" and value is not None}
 
 
 def _check_tool(stage: Stage) -> bool:
-    """Return whether the tool's migration is in, after a comparison of its history with the schema."""
+    """Compare the tool's history with the schema, and return whether the tool's migration is in."""
     database = stage.database
     steps = database.rows("SELECT number FROM tool_step") if database.exists("tool_step") else []
     history = database.rows("SELECT version FROM tool_history") if database.exists("tool_history") else []
@@ -69,7 +69,7 @@ def _check_tool(stage: Stage) -> bool:
 
 
 def _check_ledger(stage: Stage) -> list[int]:
-    """Return what is in, after a comparison of the ledger with the schema; of a file that is running a part may be."""
+    """Compare the ledger with the schema, and return what is in. A part of a file that is still running may be in."""
     database = stage.database
     rows = dict(
         database.rows("SELECT migration_number, status FROM schema_migrations WHERE status <> 'failed' ORDER BY 1")

@@ -1,4 +1,4 @@
-"""What the faults need of the machine: a server to break, a small disk to fill, a name server to be silent, a clock."""
+"""What the faults need from the machine: a server to break, a small disk to fill, a silent name server, a clock."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NAME = "database.faults.test"
 """The host name that the name server knows."""
 
 MEGABYTE = 1 << 20
-# An empty database takes 8 MB and the migrations of a cell less than one.
+# An empty database takes 8 MB, and the migrations of a cell less than one.
 _DISK = 24 * MEGABYTE
 _ADDRESS = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x05\x00\x04" + socket.inet_aton(HOST)
 _TYPE_A = b"\x00\x01"
 
 SETTINGS: dict[str, str | int] = {
     "max_connections": 60,
-    # A standby that never comes: whoever commits with synchronous_commit = on waits for it, and nobody else does.
+    # A standby that never comes: commits with synchronous_commit = on wait for it, and no others.
     "synchronous_standby_names": "nobody",
     "synchronous_commit": "local",
     # For the history: when each transaction was committed.
@@ -40,11 +40,11 @@ SETTINGS: dict[str, str | int] = {
 
 
 class UnavailableError(Exception):
-    """A right or a program is missing on this machine."""
+    """The machine lacks a privilege or a program."""
 
 
 class Disk:
-    """A tablespace on a file system of its own, so small that it can be filled in no time."""
+    """A tablespace on a separate file system, small enough to fill quickly."""
 
     TABLESPACE = "small"
 
@@ -57,7 +57,7 @@ class Disk:
             self._path.rmdir()
             reason = "no permission to mount a small file system (tmpfs)"
             raise UnavailableError(reason)
-        # Unmounts it when our end of the pipe is closed, which it is even if we are killed.
+        # Unmounts it when our end of the pipe is closed, even if we are killed.
         self._undertaker = subprocess.Popen(
             ["sh", "-c", 'cat >/dev/null; umount -l "$0"', str(self._path)],
             stdin=subprocess.PIPE,
@@ -81,15 +81,15 @@ class Disk:
         (self._path / "ballast").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Unmount it, whoever still uses it."""
+        """Unmount it, whoever is still using it."""
         self._undertaker.communicate(timeout=10)
 
 
 class NameServer:
-    """Answers for NAME with 127.0.0.1, as soon as it is told to; it is reached from a mount namespace of its own."""
+    """Answers for NAME with 127.0.0.1, once it is told to; it is reached from a separate mount namespace."""
 
     def __init__(self, directory: Path) -> None:
-        """Listen on the port of name servers, on an address of our own."""
+        """Listen on the port of name servers, at our own address."""
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.settimeout(0.05)
         for number in range(2, 250):
@@ -113,7 +113,7 @@ class NameServer:
             f'mount --bind "{resolver}" /etc/resolv.conf && exec "$@"',
             "sh",
         )
-        """What to put before a command so that it asks this name server."""
+        """Prefix a command with this to make it ask this name server."""
         if subprocess.run([*self.prefix, "true"], capture_output=True, check=False).returncode != 0:
             self._socket.close()
             reason = "no permission to make a mount namespace (unshare --mount)"
@@ -122,12 +122,12 @@ class NameServer:
         self._thread.start()
 
     def be_silent(self) -> None:
-        """Keep all questions to yourself."""
+        """Keep all questions waiting."""
         self.asked.clear()
         self._silent.set()
 
     def answer(self) -> None:
-        """Answer, beginning with what was asked meanwhile."""
+        """Answer, beginning with the questions that are waiting."""
         self._silent.clear()
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ def _answer(question: bytes) -> bytes:
 
 
 class Machinery:
-    """All of it, made when it is first asked for; a context manager that leaves nothing."""
+    """All of it, created on first use; a context manager that leaves nothing behind."""
 
     def __init__(self, directory: Path, version: int | None = None) -> None:
         """Keep what has to be a file in `directory`."""
@@ -194,7 +194,7 @@ class Machinery:
 
     @property
     def clock(self) -> Path:
-        """Return the library that sets the clock of a process."""
+        """Return the library that sets a process's clock."""
         if self._clock is None:
             compiler = shutil.which("cc")
             if compiler is None:
@@ -207,7 +207,7 @@ class Machinery:
         return self._clock
 
     def restore(self) -> None:
-        """Put right what a cell has left, in whatever way it ended."""
+        """Repair what a cell has left behind, however it ended."""
         self.server.thaw()
         if not self.server.running:
             self.server.start()
@@ -219,13 +219,13 @@ class Machinery:
 
 @contextlib.contextmanager
 def commits_wait(database: Database) -> Iterator[None]:
-    """Let every COMMIT that begins meanwhile, on whatever connection, wait for a standby that never comes."""
+    """Meanwhile, let every COMMIT, on any connection, wait for a standby that never comes."""
 
     def switch(statement: str, value: str) -> None:
         with database.connect() as connection:
             connection.execute(statement.encode())
             connection.execute("SELECT pg_reload_conf()")
-        # A new backend has it from the postmaster, which has told all the others before it started that one.
+        # A new backend has the value from the postmaster, which told all other backends before it started this one.
         deadline = time.monotonic() + 10
         while database.one("SHOW synchronous_commit") != value:
             if time.monotonic() > deadline:
@@ -243,5 +243,5 @@ STANDBY_WAITERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_data
 
 
 def let_commits_go(database: Database) -> None:
-    """End the waiting for the standby: those commits then succeed, as they are on this server's own disk."""
+    """End the wait for the standby: those commits then succeed, since they are on this server's own disk."""
     database.rows(f"SELECT pg_cancel_backend(pid) FROM ({STANDBY_WAITERS}) AS waiting")

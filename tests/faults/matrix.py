@@ -30,14 +30,17 @@ class Cell(NamedTuple):
     beside: bool = True
     """Whether another replica starts while the subject is in that phase."""
     moment: Moment = "answered"
-    """For a phase that is one message: the server has done it and its answer is on its way; or the message has not
-    arrived; or nothing is held up, and the fault strikes after `delay`."""
+    """For a phase that is one message.
+
+    `answered`: the server has acted on it, and its answer is on the way. `lost`: the message has not arrived.
+    `passing`: nothing is held up, and the fault strikes after `delay`.
+    """
     delay: float = 0.0
     duration: float = 0.2
     """How long a fault lasts that ends by itself."""
 
     def __str__(self) -> str:
-        """Return the cell as it is told in a table."""
+        """Return the cell as a table shows it."""
         beside = ", another beside" if self.beside else ""
         return f"{self.phase} / {self.fault} ({self.on_failure}, {self.moment}, {self.delay:.3f} s{beside})"
 
@@ -73,7 +76,7 @@ def _executing(stage: Stage, cell: Cell) -> None:
 
 
 def _recording(stage: Stage, cell: Cell) -> None:
-    """Stop the statement that writes the row, by a lock that lets everybody read."""
+    """Stop the statement that writes the row, with a lock that still lets everybody read."""
     gate = stage.close_gate()
     stage.start_subject(cell.on_failure)
     stage.await_gate()
@@ -113,7 +116,7 @@ def _outside_in_a_statement(stage: Stage, cell: Cell) -> None:
 
 
 def _outside_between(stage: Stage, cell: Cell) -> None:
-    """Stop the row that says what is next, when a statement has run that no transaction of ours was around."""
+    """Stop the row that says what is next, after a statement that ran outside our transactions."""
     stage.go_outside()
     build = stage.hold_index()
     stage.start_subject(cell.on_failure)
@@ -139,7 +142,7 @@ def _to_the_block(stage: Stage, cell: Cell) -> contextlib.ExitStack:
 
 
 def _outside_last_row(stage: Stage, cell: Cell) -> None:
-    """Stop the row that says that all of the file is in."""
+    """Stop the row that says that the whole file is in."""
     stage.go_outside()
     block = _to_the_block(stage, cell)
     build = stage.hold_index()
@@ -161,7 +164,7 @@ def _running_the_tool(stage: Stage, cell: Cell) -> None:
 
 
 def _recording_the_tool(stage: Stage, cell: Cell) -> None:
-    """Stop the statement that writes what came of the tool's run."""
+    """Stop the statement that records the result of the tool's run."""
     step = _to_the_tool(stage, cell)
     stage.hold("migration_commands")
     step.close()
@@ -195,11 +198,11 @@ class Phase:
     messages: bool = False
     """Whether it is one message and its answer."""
     session: bool = True
-    """Whether there is a connection that has logged in."""
+    """Whether a connection has logged in."""
     guard: bool = True
     """Whether the guard is there."""
     tool: bool = False
-    """Whether another migration tool runs, or has just run."""
+    """Whether another migration tool is running, or has just run."""
 
 
 PHASES = {
@@ -208,7 +211,7 @@ PHASES = {
         Phase("resolving", _resolving, session=False, guard=False),
         Phase("connecting", _connecting, session=False, guard=False),
         Phase("logging in", _at(b"user\0"), messages=True, session=False, guard=False),
-        # The first look, through libpq itself; then the survey, through psycopg, as something is pending.
+        # The first look, through libpq itself; then the survey, through psycopg, since something is pending.
         Phase("looking", _at(b"c.relkind"), messages=True, guard=False),
         Phase("surveying", _at(b"pg_postmaster_start_time"), messages=True, guard=False),
         Phase("waiting", _waiting, guard=False),
@@ -288,7 +291,7 @@ def _reset(stage: Stage, _cell: Cell) -> None:
 
 
 def _reset_again(stage: Stage, cell: Cell) -> None:
-    """Cut every new connection, too, after a time of its own, until the subject has ended or for three seconds."""
+    """Also cut every new connection after a while, until the subject has ended or for three seconds."""
     random = Random(f"{cell.delay}/{cell.duration}")
     for _ in range(20):
         pause(random.uniform(0.0, 0.3))
@@ -309,7 +312,7 @@ def _silence(stage: Stage, _cell: Cell) -> None:
 
 
 def _notice(stage: Stage) -> None:
-    """Let the server know at last that those connections are no more."""
+    """Let the server finally know that those connections are gone."""
     stage.proxy.cut()
     stage.proxy.hear()
 
@@ -340,7 +343,7 @@ def _set_clock(stage: Stage, _cell: Cell) -> None:
 
 
 def _change_time_zone(stage: Stage, _cell: Cell) -> None:
-    # As far from UTC as there is one; whoever logs in from now on has it.
+    # The time zone furthest from UTC. It applies to every login from now on.
     stage.database.execute(f"ALTER DATABASE {stage.database.name} SET TimeZone = 'Pacific/Kiritimati'")
 
 
@@ -350,21 +353,21 @@ def _prepare_nothing(_stage: Stage) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, and what may come of it for the process that it strikes."""
+    """A fault, and how it may end for the process that it strikes."""
 
     name: str
     strike: Callable[[Stage, Cell], None]
     aftermath: Callable[[Stage, Cell], None] = _nothing
-    """What follows when the phase has let go."""
+    """What happens once the phase has let go."""
     heal: Callable[[Stage], None] = _prepare_nothing
-    """What puts it right in the end."""
+    """What repairs it in the end."""
     prepare: Callable[[Stage], None] = _prepare_nothing
     lasts: bool = False
-    """Whether it goes on until the subject has come to its end: the phase does not let go before."""
+    """Whether it lasts until the subject has ended: the phase does not let go before that."""
     exit_codes: frozenset[int] = field(default_factory=frozenset)
-    """How a process ends that the fault itself ends."""
+    """How a process ends if the fault itself ends it."""
     may_fail: frozenset[int] = frozenset()
-    """With which exit codes the subject may fail."""
+    """The exit codes with which the subject may fail."""
     suite: bool = True
     """Whether the suite plays it; the soak plays all."""
 
@@ -434,8 +437,8 @@ for _name, _like in (
     IMPOSSIBLE |= {(phase, _name): why for (phase, fault), why in IMPOSSIBLE.items() if fault == _like}
 
 
-# After these, no connection is left over which something was lost: that would be no fault of a network, as TCP
-# delivers everything or nothing from some point on.
+# These leave no connection on which data was lost. No network does that: TCP delivers everything, or nothing from some
+# point on.
 _ENDS_CONNECTIONS = ("client killed", "SIGTERM", "server killed and restarted", "connection reset", "connection silent")
 
 
@@ -463,7 +466,7 @@ def random_cell(random: Random) -> Cell:
 def cells() -> list[Cell]:
     """Return every cell that makes sense, once, in the variant that the suite plays.
 
-    What happens on failure alternates, so that both kinds of end are seen in each phase and with each fault.
+    MIGRATION_ON_FAILURE alternates, so that each phase and each fault meets both values.
     """
     return [
         Cell(phase, fault, ("start", "exit")[(row + column) % 2], beside=PHASES[phase].guard)
@@ -474,7 +477,7 @@ def cells() -> list[Cell]:
 
 
 def quick_cells() -> set[Cell]:
-    """Return as few of them as there are phases: in each phase that fault which has been met least so far."""
+    """Return as few of them as there are phases: for each phase, the fault that has been used least so far."""
     met = dict.fromkeys(FAULTS, 0)
     chosen = set()
     for phase in PHASES:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SIGNAL_PROMISE = 2.0
 TOOL_STARTS = 12_000
-# The application's own end, and what this machine takes to start processes while others run.
+# The application's own end, and the time it takes to start processes while others run.
 _SLACK = 1.0
 GOOD = {"migrated", "waited", "up_to_date"}
 
@@ -30,7 +30,7 @@ def play(stage: Stage, cell: Cell) -> None:
     phase, fault = PHASES[cell.phase], FAULTS[cell.fault]
     stage.budgets = SHORT if _is_short(cell) else USUAL
     if phase.tool:
-        # Another program has to start first, on a machine that is busy.
+        # Another program has to start first, on a busy machine.
         own = stage.budgets
         stage.budgets = own._replace(lock=own.lock + TOOL_STARTS, migration=own.migration + TOOL_STARTS)
     fault.prepare(stage)
@@ -55,19 +55,19 @@ def play(stage: Stage, cell: Cell) -> None:
 
 
 def _is_short(cell: Cell) -> bool:
-    """Tell whether the fault lasts until the subject has given up, which then is to be soon."""
+    """Tell whether the fault lasts until the subject has given up; if so, that should be soon."""
     fault = FAULTS[cell.fault]
     return fault.lasts and not fault.exit_codes
 
 
 def _let_go(stage: Stage) -> None:
-    """Let the phase go on; where the server is gone, there is nothing to let go of."""
+    """Let the phase go on; if the server is gone, there is nothing to let go."""
     with contextlib.suppress(psycopg.OperationalError):
         stage.held.close()
 
 
 def check_end(stage: Stage, cell: Cell) -> None:
-    """Fail unless the subject comes to the end that the fault allows, in time."""
+    """Fail unless the subject ends as the fault allows, in time."""
     run, fault = stage.victim, FAULTS[cell.fault]
     if fault.exit_codes:
         began = time.monotonic()
@@ -76,8 +76,8 @@ def check_end(stage: Stage, cell: Cell) -> None:
         assert took < SIGNAL_PROMISE, f"{took:.1f} s to end by a signal: {run.report()}"
         if cell.moment == "passing" and code == 0:
             _check_application(run, cell, fault.may_fail)  # It was faster than the fault.
-        elif not (cell.moment == "passing" and code < 0):  # Then the application had begun, and the signal met it.
-            # In the last instant it is as it will be for the application: the kernel ends the process.
+        elif not (cell.moment == "passing" and code < 0):  # Otherwise the signal hit the application.
+            # In the last moment, signals already act as on the application: the kernel ends the process.
             last_instant = {-signal.SIGTERM} if cell.phase == "handing over" else set()
             assert code in fault.exit_codes | last_instant, run.report()
             assert not run.stdout, f"the application was started: {run.report()}"
@@ -90,7 +90,7 @@ def check_end(stage: Stage, cell: Cell) -> None:
 
 
 def _check_application(run: Run, cell: Cell, may_fail: frozenset[int]) -> None:
-    """Fail unless the application was started and told the truth, or was kept from starting with the right code."""
+    """Fail unless the application was started and told the truth, or was not started and the exit code is right."""
     errors = [record for record in run.logs() if record["level"] == "error"]
     if run.code == 0:
         outcome, version, pid, error = run.stdout.split("|", 3)
@@ -112,19 +112,19 @@ def _check_application(run: Run, cell: Cell, may_fail: frozenset[int]) -> None:
 
 
 def check_takeover(stage: Stage, cell: Cell) -> None:
-    """Fail unless the replicas beside the subject end as they must: well, where only the subject was struck."""
+    """Fail unless the other replicas end as they must: successfully, if only the subject was struck."""
     struck_too = cell.fault in {"server killed and restarted", "server frozen", "disk full"}
     for run in stage.runs:
         if run is stage.victim:
             continue
         left = stage.promises[run.pid] + _SLACK + cell.duration - time.monotonic()
-        # A short budget may end while the subject holds the lock; that is a proper end, too.
+        # A short budget may end while the subject holds the lock, which is also a proper end.
         run.wait(max(left, 0.1))
         check_output(run)
         if struck_too or _is_short(cell):
             assert run.code in {0} | ENDED, run.report()
         elif PHASES[cell.phase].tool and stage.victim.outcome == "failed":
-            # Who has waited for a tool that failed does not run it again; the next start does.
+            # A replica that waited for a tool that failed does not run it again; the next start does.
             assert run.code in {0, 70}, run.report()
         else:
             assert run.code == 0, run.report()

@@ -1,9 +1,9 @@
-"""Play cells and tell stories at random: `python -m tests.faults.soak --minutes 30` (or `--runs 1000`).
+"""Play cells and stories at random: `python -m tests.faults.soak --minutes 30` (or `--runs 1000`).
 
 A cell (`matrix`) is one fault in one phase of a start. A story (`story`) is several replicas and several faults at
-random moments, judged by its history. Odd runs are stories. Run number N of a seed is always the same:
-`--seed S --first N --runs 1` plays it again. `--pooler` has PgBouncer between the replicas of stories and the server.
-The logs of a run that violated something are saved; then the exit code is 1.
+random moments, judged by its history. Odd runs are stories. Run number N of a seed is always the same: `--seed S
+--first N --runs 1` plays it again. `--pooler` puts PgBouncer between the replicas of stories and the server. If a run
+violates something, its logs are saved and the exit code is 1.
 """
 
 # ruff: noqa: T201 - it is a program, and prints
@@ -49,11 +49,11 @@ class Played(NamedTuple):
     violation: str = ""
     impossible: str = ""
     outcomes: str = ""
-    """Of a story's starts."""
+    """How a story's starts ended."""
 
 
 class Order(NamedTuple):
-    """What one worker is to do."""
+    """What one worker has to do."""
 
     seed: int
     first: int
@@ -67,14 +67,14 @@ class Order(NamedTuple):
 
 
 def work(order: Order, results: Queue[Played | None]) -> None:
-    """Play runs on a server of this process's own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent hears it, and ends us.
+    """Play runs on a server that belongs to this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent gets it, and ends us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     deadline = None if order.minutes is None else time.monotonic() + order.minutes * 60
     with (
         tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name,
         Machinery(Path(name), order.version) as machinery,
-        # With the pooler's own 15 s, starts would give up after each crash of the server, and have nothing to show.
+        # With the pooler's default of 15 s, starts would give up after each server crash, and show nothing.
         pooler(machinery.server, pool_size=_POOL, login_retry=1) if order.pooler else contextlib.nullcontext() as port,
     ):
         Path(name).chmod(0o755)
@@ -128,7 +128,7 @@ def tell_run(machinery: Machinery, seed: int, number: int, port: int | None) -> 
 
 
 def results_of(orders: list[Order]) -> Iterator[Played]:
-    """Run all orders, each in a process of its own; iterate over what they have played."""
+    """Run all orders, each in a separate process; iterate over what they have played."""
     context = multiprocessing.get_context("spawn")
     results: Queue[Played | None] = context.Queue()
     workers = [context.Process(target=work, args=(order, results), daemon=True) for order in orders]
@@ -152,7 +152,7 @@ def results_of(orders: list[Order]) -> Iterator[Played]:
 
 
 def table(all_played: list[Played]) -> str:
-    """Return the cells by phase and by fault, and the stories by fault, as text; then how their starts ended."""
+    """Return as text the cells by phase and by fault, the stories by fault, and how their starts ended."""
     cells = [(played.what, played) for played in all_played if isinstance(played.what, matrix.Cell)]
     stories = [(played.what, played) for played in all_played if isinstance(played.what, story.Story)]
     parts = []
@@ -179,7 +179,7 @@ def _table(title: str, named: list[tuple[str, Played]], names: Iterable[str]) ->
 
 
 def save(directory: Path, seed: int, played: Played) -> Path:
-    """Write down all logs of a run that violated something."""
+    """Save all logs of a run that violated something."""
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"seed-{seed}-run-{played.number}.txt"
     file.write_text(f"{played.what}\n{played.what!r}\n\n{played.violation}\n")
@@ -220,7 +220,7 @@ def main() -> int:
     began = time.monotonic()
     all_played: list[Played] = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):  # Then the table tells how far it came.
+    with contextlib.suppress(KeyboardInterrupt):  # Then the table shows what was done so far.
         for played in results_of(orders):
             if played.impossible:
                 print(f"run {played.number} not played: {played.impossible}", flush=True)

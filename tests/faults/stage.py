@@ -1,4 +1,4 @@
-"""Where phases and faults meet: one database, one start that something happens to, and perhaps another beside it."""
+"""Where phases and faults meet: one database, one start that something happens to, and perhaps another start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from faults.machinery import Machinery
 
-# No piece of it stands in any text by chance.
+# No piece of it appears in any text by chance.
 PASSWORD = "Quastenflosser@17/moorhuhn"
 SECRETS = ("Quastenflosser", "moorhuhn")
 
@@ -34,7 +34,7 @@ TOOL = Path(__file__).with_name("tool.py")
 
 
 class Budgets(NamedTuple):
-    """The settings that bound a start, in milliseconds."""
+    """The settings that limit a start, in milliseconds."""
 
     attempts: int
     backoff: int
@@ -45,7 +45,7 @@ class Budgets(NamedTuple):
     @property
     def promise(self) -> float:
         """In how many seconds the application is reached, whatever the database does."""
-        pauses = self.backoff * ((1 << self.attempts - 1) - 1)  # doubling from one to the next
+        pauses = self.backoff * ((1 << self.attempts - 1) - 1)  # each twice as long as the one before
         return (self.attempts * self.timeout + pauses + self.lock + self.migration) / 1000 + 2
 
     def environment(self) -> dict[str, str]:
@@ -62,17 +62,17 @@ class Budgets(NamedTuple):
 USUAL = Budgets(attempts=5, backoff=400, timeout=1500, lock=6000, migration=6000)
 # For faults that last until the program has given up.
 SHORT = Budgets(attempts=2, backoff=100, timeout=1000, lock=1500, migration=3000)
-# For the start that has to put everything right afterwards.
+# For the start that has to repair everything afterwards.
 PATIENT = Budgets(attempts=5, backoff=200, timeout=5000, lock=20_000, migration=20_000)
 
 
 def migrations() -> dict[str, str]:
-    """Return three migrations that can be done only once; each notes that it ran, and the second stands at the gate."""
+    """Return three migrations that can run only once; each notes that it ran, and the second waits at the gate."""
     files = {}
     for number in VERSIONS:
         first = "CREATE TABLE step (number integer NOT NULL);\n" if number == 1 else ""
         gate = f"{Gate.PASS}\n" if number == 2 else ""
-        # Larger than what a page that is there already could take: a full disk is noticed.
+        # Too large for the existing pages, so a full disk is noticed.
         files[f"{number:03d}_step.sql"] = (
             f"{first}CREATE TABLE thing_{number} (id integer PRIMARY KEY, text text);\n{gate}"
             f"INSERT INTO thing_{number} SELECT i, repeat('x', 1000) FROM generate_series(1, 100) AS i;\n"
@@ -82,7 +82,7 @@ def migrations() -> dict[str, str]:
 
 
 def outside() -> dict[str, str]:
-    """Return the second migration as a file outside a transaction: everything in it can be done only once, too."""
+    """Return the second migration as a file outside a transaction; everything in it can also run only once."""
     return {
         "002_step.sql": "-- entrypoint: no-transaction\n"
         "CREATE TABLE thing_2 (id integer PRIMARY KEY, text text);\n"
@@ -100,7 +100,10 @@ class Stage:
     """One cell's database, proxy, migrations and processes. A context manager; nothing survives its end."""
 
     def __init__(self, machinery: Machinery, directory: Path, *, small_disk: bool = False) -> None:
-        """Use a `directory` of this stage alone. With a `small_disk`, the database is on one that can be filled."""
+        """Use a `directory` that belongs to this stage.
+
+        With `small_disk`, the database is on a disk that can be filled.
+        """
         self.machinery = machinery
         self.server = machinery.server
         self.directory = directory
@@ -108,12 +111,12 @@ class Stage:
         self.proxy = Proxy(self.server.port)
         self.budgets = USUAL
         self.environment: dict[str, str] = {}
-        """For the subject alone."""
+        """Only for the subject."""
         self.command: dict[str, str] = {}
         """For every start: another migration tool, if the stage has one."""
         self.runs: list[Run] = []
         self.promises: dict[int, float] = {}
-        """Until when each run must have come to its end, by its pid and as `time.monotonic()` counts."""
+        """By pid, when each run must have ended, on the clock of `time.monotonic()`."""
         self.subject: Run | None = None
         self.gate: Gate | None = None
         self.held = contextlib.ExitStack()
@@ -123,7 +126,7 @@ class Stage:
         self._log_mark = 0
 
     def __enter__(self) -> Self:
-        """Make the database and write the migrations."""
+        """Create the database and write the migrations."""
         self.machinery.restore()
         self._log_mark = self.server.log_size()
         with self.server.connect() as connection:
@@ -159,7 +162,7 @@ class Stage:
         env: Mapping[str, str] | None = None,
         named: bool = False,
     ) -> Run:
-        """Start the program, through the proxy unless `direct`; `named`: at a name that the name server knows."""
+        """Start the program, through the proxy unless `direct`; with `named`, at a name that the name server knows."""
         port = self.server.port if direct else self.proxy.port
         url = self.server.url(self.database.name, password=PASSWORD, port=port, sslmode="disable", gssencmode="disable")
         if named:
@@ -211,7 +214,7 @@ class Stage:
         return [pid for pid, guards in rows if guards == guard]
 
     def await_gate(self) -> None:
-        """Wait until a migration of this database, and not of another stage's on the same server, is at the gate."""
+        """Wait until a migration is at the gate in this database, not in another stage's on the same server."""
         waiting = (
             "SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()"
             " WHERE l.locktype = 'advisory' AND l.objid = 4711 AND NOT l.granted"
@@ -220,11 +223,11 @@ class Stage:
         assert len(found) == 1, f"several migrations run at once: {found}"
 
     def go_outside(self) -> None:
-        """Have the second migration run outside a transaction."""
+        """Let the second migration run outside a transaction."""
         write_migrations(self.directory / "migrations", outside())
 
     def use_tool(self) -> None:
-        """Have a tool run after the files, in every start from now on."""
+        """From now on, let a tool run after the files in every start."""
         self.database.execute("CREATE TABLE tool_step (number integer NOT NULL)")
         self.command = {
             "MIGRATIONS_DIR": str(self.directory / "migrations"),
@@ -234,7 +237,7 @@ class Stage:
         }
 
     def hold_index(self) -> contextlib.ExitStack:
-        """Let every concurrent build that begins from now on wait in its last part, until the result is closed."""
+        """From now on, let every new concurrent build wait in its last part, until the result is closed."""
         reader = self.database.connect()
         reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
         stack = contextlib.ExitStack()
@@ -251,7 +254,7 @@ class Stage:
         until(lambda: self.database.rows(building), 15, lambda: f"the build of {name}: {self.report()}")
 
     def hold(self, table: str) -> contextlib.ExitStack:
-        """Let nobody write a table until the phase lets go, or the result is closed; everybody may read it."""
+        """Let nobody write a table, though everybody may read it, until the phase lets go or the result is closed."""
         locker = self.database.connect()
         locker.execute(f"BEGIN; LOCK TABLE {table} IN SHARE MODE".encode())
         stack = contextlib.ExitStack()
@@ -268,7 +271,7 @@ class Stage:
         until(lambda: self.database.rows(queued), 10, lambda: f"somebody at {table}: {self.report()}")
 
     def ours(self) -> int:
-        """Return how many sessions of the program there are."""
+        """Return how many sessions the program has."""
         return int(
             self.database.one(
                 "SELECT count(*) FROM pg_stat_activity"
@@ -277,7 +280,7 @@ class Stage:
         )
 
     def await_message(self, pattern: bytes, *, deaf: bool, deliver: bool, start: str) -> None:
-        """Start the subject; return when it has sent `pattern`, to which, if `deaf`, it gets no answer for now."""
+        """Start the subject; return once it has sent `pattern`. If `deaf`, it gets no answer for now."""
 
         def act(proxy: Proxy) -> None:
             if deaf:
@@ -288,7 +291,7 @@ class Stage:
         until(lambda: passed.is_set() or not subject.running, 20, lambda: f"{pattern!r} from {subject.report()}")
         assert passed.is_set(), f"ended without {pattern!r}: {subject.report()}"
 
-    # Its story
+    # Its report
 
     def report(self) -> str:
         """Return all logs, for a violation."""
@@ -308,5 +311,5 @@ class Stage:
 
 
 def pause(seconds: float) -> None:
-    """Let a fault last for a while: how long is part of the fault, and nothing waits for anything."""
+    """Let a fault last for a while: the duration is part of the fault, not a wait for something."""
     time.sleep(seconds)

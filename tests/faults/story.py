@@ -1,7 +1,7 @@
-"""A story: several replicas, random migrations, random faults at random moments; then what must hold, by its history.
+"""A story: several replicas, random migrations, random faults at random moments; then its history shows what held.
 
-Unlike a cell of the matrix, nothing is awaited: faults strike whom they find. A story is all in its random numbers, so
-that the same seed tells it again, as far as the machine's own moods allow.
+Unlike in a cell of the matrix, nothing is awaited: faults strike whatever they meet. A story consists of its random
+numbers, so the same seed tells it again, as far as the machine's own timing allows.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Blow(NamedTuple):
     duration: float
 
     def __str__(self) -> str:
-        """Return it as it is told."""
+        """Return it as a report shows it."""
         return f"{self.at:.2f} s {self.fault} #{self.target} ({self.duration:.2f} s)"
 
 
 class Story(NamedTuple):
-    """All that is drawn beforehand."""
+    """Everything that is drawn beforehand."""
 
     files: tuple[tuple[str, str], ...]
     scripts: tuple[Script, ...]
@@ -67,7 +67,7 @@ class Story(NamedTuple):
     blows: tuple[Blow, ...]
 
     def __str__(self) -> str:
-        """Return it as it is told in a table."""
+        """Return it as a table shows it."""
         return f"{len(self.starts)} replicas, {len(self.scripts)} migrations: {'; '.join(map(str, self.blows))}"
 
 
@@ -94,7 +94,7 @@ def draw(random: Random, *, pooled: bool = False) -> Story:
 
 
 def _migration(random: Random, number: int, *, outside: bool) -> tuple[str, str, Script]:
-    """Return a migration that notes how far it is. Nothing in it may stop a second run, or an early one, but us."""
+    """Return a migration that notes how far it is. Only we can prevent a second run, or an early one."""
     pause = f"SELECT pg_sleep({random.choice((0, 0.1, 0.3, 0.6, 1.2))});"
     table = f"thing_{number}"
     if outside:
@@ -125,10 +125,10 @@ def _migration(random: Random, number: int, *, outside: bool) -> tuple[str, str,
 
 
 class Replica:
-    """A replica, its own way to the server, and what has struck it."""
+    """A replica, its own proxy to the server, and what has struck it."""
 
     def __init__(self, run: Run, proxy: Proxy, due: float) -> None:
-        """Take a process that has just been started, and until when it must have ended."""
+        """Take a process that has just been started, and the time by which it must have ended."""
         self.run = run
         self.proxy = proxy
         self.began = time.time()
@@ -137,9 +137,9 @@ class Replica:
         self.killed = False
         self.signalled: float | None = None
         self.stopped = 0.0
-        """For how long it stands still after it was signalled."""
+        """How long it is stopped after a signal."""
         self._goes_on = 0.0
-        # In a thread, so that the end is seen at once whatever else is going on.
+        # In a thread, so that the end is seen at once, whatever else is happening.
         threading.Thread(target=self._await_end, name=f"end of {run.pid}", daemon=True).start()
 
     def _await_end(self) -> None:
@@ -147,17 +147,17 @@ class Replica:
         self.ended = time.time()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal that is to end it."""
+        """Send it a signal that should end it."""
         self.signalled = time.time()
         self.stopped = max(self._goes_on - self.signalled, 0.0)
         self.run.kill(number)
 
     def stop(self, seconds: float) -> None:
-        """Stop it; it is to go on after so many seconds."""
+        """Stop it, to continue after `seconds`."""
         self.run.kill(signal.SIGSTOP)
         self._goes_on = max(self._goes_on, time.time() + seconds)
         self.due += seconds
-        # Not by moving the time of the signal: it may have ended by it in this very instant.
+        # We cannot move the time of the signal: it may have ended the process at this very moment.
         if self.signalled is not None:
             self.stopped += seconds
 
@@ -188,7 +188,7 @@ def _kill(scene: Telling, blow: Blow) -> None:
 def _signal(number: signal.Signals) -> Callable[[Telling, Blow], None]:
     def strike(scene: Telling, blow: Blow) -> None:
         replica = scene.replica(blow)
-        # While Python itself starts, SIGINT is Python's: the program's first lines have not run yet.
+        # While Python itself starts, it handles SIGINT: the program's first lines have not run yet.
         started = bool(replica.run.stderr)
         if started and replica.run.running and replica.signalled is None:
             replica.signal(number)
@@ -218,7 +218,7 @@ def _backends(action: str, *, guards: bool) -> Callable[[Telling, Blow], None]:
 
 
 def _crash(scene: Telling, _blow: Blow) -> None:
-    """Kill a backend as the kernel does that is out of memory: the server ends all others, and recovers."""
+    """Kill a backend, as the kernel does when out of memory: the server ends all others, and recovers."""
     rows = scene.database.rows(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'entrypoint:%'"
     )
@@ -255,7 +255,7 @@ def _deafen(scene: Telling, blow: Blow) -> None:
 
 
 def _free_by_hand(scene: Telling, _blow: Blow) -> None:
-    """Do what operators were told to."""
+    """Do what operators are told to do."""
     if scene.database.exists("migration_lock"):
         scene.database.execute(
             "UPDATE migration_lock SET locked_at = NULL, locked_by = NULL, process_id = NULL WHERE id = 1"
@@ -299,10 +299,10 @@ FAULTS: dict[str, Callable[[Telling, Blow], None]] = {
 
 
 class Telling:
-    """One story on a database of its own. A context manager; nothing survives its end."""
+    """One story on its own database. A context manager; nothing survives its end."""
 
     def __init__(self, machinery: Machinery, directory: Path, story: Story, port: int | None = None) -> None:
-        """Tell `story`; the replicas reach the server by `port`, a pooler's say."""
+        """Tell `story`; the replicas reach the server at `port`, for example a pooler's."""
         self.server = machinery.server
         self.database = Database(self.server, f"story_{os.getpid()}_{next(_numbers)}")
         self.story = story
@@ -314,7 +314,7 @@ class Telling:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Make the database and the files."""
+        """Create the database and the files."""
         self._machinery.restore()
         self.server.create_database(self.database.name)
         self._stack.callback(self._end)
@@ -333,7 +333,7 @@ class Telling:
         self.database.drop()
 
     def tell(self) -> History:
-        """Let it all happen, put everything right as a person would, and return the history."""
+        """Let it all happen, repair everything as a person would, and return the history."""
         with Recorder(self.database) as recorder:
             self._play()
             self._await_ends()
@@ -347,11 +347,11 @@ class Telling:
         )
 
     def replica(self, blow: Blow) -> Replica:
-        """Return whom a blow strikes, among those that there are by now."""
+        """Return whom a blow strikes, among those started by now."""
         return self.replicas[blow.target % len(self.replicas)]
 
     def later(self, seconds: float, act: Callable[[], object]) -> None:
-        """Do something so many seconds from now."""
+        """Do something in `seconds` from now."""
         self._later.append((time.monotonic() + seconds, act))
 
     def report(self) -> str:
@@ -376,7 +376,7 @@ class Telling:
             act()
 
     def _strike(self, blow: Blow) -> None:
-        # Where the server is gone already, there is nothing to ask of it.
+        # If the server is already gone, there is nothing to ask it.
         with contextlib.suppress(psycopg.OperationalError):
             FAULTS[blow.fault](self, blow)
 
@@ -400,7 +400,7 @@ class Telling:
 
     def _await_ends(self) -> None:
         latest = max(replica.due for replica in self.replicas) - time.time() + 3 * SLACK
-        with contextlib.suppress(AssertionError):  # Who has not ended is in the history.
+        with contextlib.suppress(AssertionError):  # What has not ended is in the history.
             until(lambda: all(replica.ended is not None for replica in self.replicas), max(latest, 1.0))
 
     def _finish(self) -> None:
@@ -440,7 +440,7 @@ class Telling:
 
 
 def tell(machinery: Machinery, directory: Path, story: Story, port: int | None = None) -> tuple[str, str]:
-    """Tell a story; return what it violated, with all that is known of it, or an empty text; and its outcomes."""
+    """Tell a story; return what it violated, with all that is known about it, or an empty text; and its outcomes."""
     with Telling(machinery, directory, story, port) as telling:
         try:
             history = telling.tell()

@@ -1,4 +1,4 @@
-"""Every phase against every fault, once. What cannot be is in `matrix.IMPOSSIBLE`, with the reason."""
+"""Every phase against every fault, once. `matrix.IMPOSSIBLE` has the impossible ones, with the reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few stories of every run, and the judge of their histories by itself."""
+"""A few stories in every run, and tests of the judge of their histories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A holder that is gone is replaced, one that lives is not; and a commit in doubt is settled.
+"""A holder that is gone is replaced, and a living one is not. And a commit in doubt is settled.
 
 ENTRYPOINT_TEST_TAKEOVERS=20 kills twenty holders; the times are printed (pytest -s).
 """
@@ -42,7 +42,7 @@ COMMIT = b"VALUES (2, '002_step.sql'"
 
 @pytest.fixture
 def stages(machinery: Machinery, tmp_path: Path) -> Iterator[Callable[[], Stage]]:
-    """Return a function that makes a stage; there may be several at once."""
+    """Yield a function that creates a stage; there may be several at once."""
     with contextlib.ExitStack() as stack:
         count = 0
 
@@ -62,7 +62,7 @@ def stage(stages: Callable[[], Stage]) -> Stage:
 
 
 def at_the_gate(stage: Stage) -> Run:
-    """Start the subject, let it come to the gate in its second migration, and let another one wait for it."""
+    """Start the subject, let it reach the gate in its second migration, and let another replica wait for it."""
     stage.budgets = LONG
     stage.close_gate()
     stage.start_subject("start")
@@ -73,7 +73,7 @@ def at_the_gate(stage: Stage) -> Run:
 
 
 def moment_of(run: Run, event: str, timeout: float = 15) -> float:
-    """Wait for an event and return when it was logged, as `time.time()` counts."""
+    """Wait for an event and return when it was logged, on the clock of `time.time()`."""
     return datetime.fromisoformat(run.until(event, timeout)["time"]).timestamp()
 
 
@@ -100,7 +100,7 @@ def test_a_killed_holder_is_replaced_at_once(stages: Callable[[], Stage]) -> Non
         stage.victim.kill()
         until(lambda: not any(map(alive, backends)), 5, "the end of the dead holder's backends")  # noqa: B023
         gone = time.time()
-        # Under the log's resolution, a millisecond, it can have been faster than we looked.
+        # The log counts in milliseconds, so the event may seem to come before our own look.
         times.append(max(moment_of(other, "lock.acquired") - gone, 0.0))
         stage.held.close()
         assert end_well(other).outcome == "migrated"
@@ -116,14 +116,14 @@ def test_a_killed_holder_is_replaced_at_once(stages: Callable[[], Stage]) -> Non
 @pytest.mark.thorough
 @pytest.mark.timeout(120)
 def test_a_holder_that_does_not_answer_is_replaced(stages: Callable[[], Stage]) -> None:
-    """Three at once, as it takes so long: stopped in a statement, stopped between two, and a node that vanishes."""
+    """Three at once, since it takes so long: stopped in a statement, stopped between two, and a node that vanishes."""
     in_statement, between, vanished = stages(), stages(), stages()
     others = {id(stage): at_the_gate(stage) for stage in (in_statement, between, vanished)}
     began = time.time()
     for stage in (in_statement, between):
         stage.victim.kill(signal.SIGSTOP)
     vanished.proxy.deafen()
-    vanished.victim.kill()  # Nothing of its end gets through to the server.
+    vanished.victim.kill()  # The server does not learn of its end.
     between.held.close()  # The statement ends; the session now waits for its client, inside the transaction.
     took = {}
     for name, stage in (("in a statement", in_statement), ("between", between), ("vanished", vanished)):
@@ -136,7 +136,7 @@ def test_a_holder_that_does_not_answer_is_replaced(stages: Callable[[], Stage]) 
 
     for stage in (in_statement, between):
         stage.victim.kill(signal.SIGCONT)
-        # Its own transaction is gone; it notices, says so, and finds that nothing is left to do.
+        # Its own transaction is gone. It notices, says so, and finds nothing left to do.
         assert end_well(stage.victim).version == "3"
         assert stage.victim.logs("lock.guard_lost"), stage.victim.report()
         applied = [record["version"] for record in stage.victim.logs("migration.applied")]
@@ -147,14 +147,14 @@ def test_a_holder_that_does_not_answer_is_replaced(stages: Callable[[], Stage]) 
 
 
 def test_a_guard_that_is_lost_while_its_holder_stands_still_robs_nobody(stage: Stage) -> None:
-    """Somebody else can have the guard's lock for a moment, but not the row, before which the fence stands."""
+    """Somebody else can get the guard's lock for a moment, but not the row, which the fence protects."""
     other = at_the_gate(stage)
     (guard,) = stage.backends(guard=True)
     victim = stage.victim
     victim.kill(signal.SIGSTOP)
     stage.database.rows("SELECT pg_terminate_backend(%s)", (guard,))
     stage.held.close()
-    # It has contended in vain if it connected once more, for the guard.
+    # One more connection, for the guard, means that it has competed and lost.
     connected = len(other.logs("database.connected"))
     until(lambda: len(other.logs("database.connected")) > connected, 10, other.report)
     assert not other.logs("lock.acquired")
@@ -171,7 +171,7 @@ CONTENDED_FOR = 5.0
 
 @pytest.mark.thorough
 def test_a_living_holder_that_gets_no_new_connection_is_not_robbed(stage: Stage) -> None:
-    """Its guard is lost and the server takes nobody in; but its worker works, and its watcher says so in the row."""
+    """Its guard is lost and the server admits nobody, but its worker is working, and its watcher says so in the row."""
     other = at_the_gate(stage)
     (guard,) = stage.backends(guard=True)
     until(lambda: len(stage.backends(guard=False)) == 2, 10, "the watcher's session")
@@ -194,7 +194,7 @@ WAITING_FOR_A_TRANSACTION = "SELECT pid FROM pg_locks WHERE locktype = 'transact
 
 
 def test_a_replica_that_creates_the_ledger_beside_us_is_no_failure(stage: Stage) -> None:
-    """It can be so far only if one of the two has lost its guard; IF NOT EXISTS does not help against that (23505)."""
+    """That happens only if one of the two has lost its guard. IF NOT EXISTS does not prevent it (23505)."""
     place = Place("public", True, {}, {})  # noqa: FBT003 - nothing is there yet
     with stage.database.connect() as other:
         other.execute("BEGIN")
@@ -214,7 +214,7 @@ def verdict_of(run: Run) -> str:
 
 
 def committing(stage: Stage) -> Run:
-    """Let the subject come into its second COMMIT, which is on disk and waits for a standby."""
+    """Bring the subject into its second COMMIT, which is on disk and waits for a standby."""
     gate = stage.close_gate()
     subject = stage.start_subject("exit")
     stage.await_gate()
@@ -251,7 +251,7 @@ def test_a_commit_that_is_still_under_way_is_waited_for(stage: Stage) -> None:
     subject = committing(stage)
     before = stage.proxy.connections
     stage.proxy.cut()
-    # A ledger that is read at once says no; so it has to ask again and again.
+    # Reading the ledger at once would say no, so it has to ask again and again.
     until(lambda: stage.proxy.connections >= before + 4, 10, subject.report)
     assert not subject.logs("migration.commit_in_doubt"), subject.report()
     let_commits_go(stage.database)
@@ -285,7 +285,7 @@ def test_a_commit_that_nobody_can_know_about_in_time_is_called_unknown(stage: St
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("arrived", [True, False], ids=["it was on disk", "it never arrived"])
 def test_a_commit_during_which_the_server_was_killed(stage: Stage, arrived: bool) -> None:  # noqa: FBT001
-    """After a restart the transaction's number is not asked about; the ledger tells."""
+    """After a restart, it does not ask about the transaction's number, but reads the ledger."""
     if arrived:
         subject = committing(stage)
         stage.server.kill()

@@ -1,6 +1,6 @@
-"""A migration tool for MIGRATION_COMMAND, with a history of its own: a migration and its record are one transaction.
+"""A migration tool for MIGRATION_COMMAND with its own history: a migration and its record are one transaction.
 
-As alembic's are. The migration can be done only once, and waits where a test holds the table `tool_step`.
+As with alembic. The migration can run only once, and waits while a test holds the table `tool_step`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import psycopg
 
 
 def migrate() -> None:
-    """Apply the one migration, unless it is applied."""
+    """Apply the only migration, unless it is applied."""
     with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS tool_history (version integer PRIMARY KEY)")
         connection.commit()
@@ -26,5 +26,5 @@ if __name__ == "__main__":
     try:
         migrate()
     except psycopg.Error as error:
-        # Without a traceback: those in the log are to be the program's own.
+        # No traceback: any in the log must be the program's own.
         sys.exit(f"the tool failed: {error}")

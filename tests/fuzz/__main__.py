@@ -1,7 +1,7 @@
 """Try random texts: `python -m tests.fuzz --seconds 60 --seed 7 --pg 16`.
 
-Each is read as the program reads it, by PostgreSQL's parser and by the first words, and sent to a real server. A class
-of differences that is not in `KNOWN` is made small, written to `--save`, and makes the exit code 1.
+Each is read as the program reads it, with PostgreSQL's parser and by first words, and sent to a real server. A class of
+differences that is not in `KNOWN` is minimized, written to `--save`, and makes the exit code 1.
 """
 
 # ruff: noqa: T201 - it is a program, and prints
@@ -23,7 +23,7 @@ from fuzz.whole import Whole, psql
 
 
 def main() -> int:
-    """Try texts for as long as was asked for; return the exit code."""
+    """Try texts for as long as requested; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", default="")
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def _shapes(server: Server, beside: str, seed: str, count: int, save: Path) -> list[tuple[Difference, str]]:
-    """Try files with transaction control of their own; return what differs."""
+    """Try files with their own transaction control; return what differs."""
     found: list[tuple[Difference, str]] = []
 
     def tell(difference: Difference, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Look for differences for a while, and make the first of each class small."""
+"""Look for differences for a while, and minimize the first of each class."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KNOWN = {
 
 
 class Found(NamedTuple):
-    """The first text of a class, made small."""
+    """The first text of a class, minimized."""
 
     difference: Difference
     text: str
@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
 
 def sample(whole: Whole, seed: str, count: int, tell: Callable[[Found], None] = lambda _: None) -> list[Found]:
-    """Have the whole program apply so many random texts; return the first of each class of differences."""
+    """Let the whole program apply `count` random texts; return the first of each class of differences."""
     random = Random(seed)
     pool = list(corpus().values())
     found: dict[str, Found] = {}
@@ -55,7 +55,7 @@ class Result(NamedTuple):
 
 
 def corpus() -> dict[str, str]:
-    """Return the texts that once were read otherwise than by the server, by their file names."""
+    """Return the texts that we once read differently from the server, by their file names."""
     return {path.name: path.read_bytes().decode() for path in sorted(CORPUS.glob("*.sql"))}
 
 

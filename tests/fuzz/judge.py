@@ -1,4 +1,4 @@
-"""What our two readings say of a text, and what the server made of it; and where they differ."""
+"""What our two parsers say about a text, what the server made of it, and where they differ."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 READINGS = {"parser": 1_000_000, "words": -1}
 SLOW = 1.0
 SEVERAL = "42601 several"
-"""What the server says of two statements in a message of which it takes one."""
+"""The server's answer to two statements in a message that may have only one."""
 
 _CONTROL = re.compile(r"BEGIN|START TRANSACTION|COMMIT|ROLLBACK|PREPARE TRANSACTION|(COMMIT|ROLLBACK) PREPARED")
-# Of faults that the server knows nothing of.
+# In errors that the server knows nothing about.
 _NOT_OF_SQL = (
     "READ ONLY",
     "directive",
@@ -40,7 +40,7 @@ _COPY = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT, ExecStatus.COPY_BOTH)
 
 
 class Difference(NamedTuple):
-    """What differs, and in which reading; the two together are its class."""
+    """What differs, and for which parser; together they are its class."""
 
     what: str
     reading: str
@@ -60,41 +60,41 @@ class Taken(NamedTuple):
     position: int
     """Of the error, in characters from 1; 0 if there is none."""
     ended: bool
-    """Whether the transaction in which the message was sent had ended after it."""
+    """Whether the transaction in which the message was sent had ended afterwards."""
     copied: bool
     ran: bool = True
-    """Whether anything of the last message ran: a syntax error anywhere in it comes before all of it."""
+    """Whether any of the last message ran: a syntax error anywhere in it comes first."""
 
 
 NOT_BEGUN = Taken((), "42601", 0, ended=False, copied=False)
 
 
 class Message(NamedTuple):
-    """What is sent at one go, and where it begins in the text."""
+    """What is sent at once, and where it begins in the text."""
 
     sql: str
     start: int
     strings: str
-    """What `standard_conforming_strings` is while the server reads it."""
+    """The value of `standard_conforming_strings` while the server reads it."""
     single: bool = False
-    """Whether it is sent in the way in which the server refuses two statements."""
+    """Whether it is sent in the way that makes the server refuse two statements."""
 
 
 class Judge:
-    """A session that texts are sent to, each in a transaction that is taken back."""
+    """A session that texts are sent to, each in a transaction that is rolled back."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection[tuple[object, ...]]]) -> None:
-        """Open the session, in a database with nothing in it."""
+        """Open the session, in an empty database."""
         self._connect = connect
         self._open()
         self.texts = self.ran = 0
         self._taken: dict[object, Taken] = {}
-        """What the server has made of the messages of the text that it is at."""
+        """What the server has made of the messages of the current text."""
 
     def _open(self) -> None:
         self._connection = self._connect()
         self._connection.autocommit = True
-        self._connection.prepare_threshold = None  # DISCARD ALL takes prepared statements away
+        self._connection.prepare_threshold = None  # DISCARD ALL removes prepared statements
         self._connection.execute("SET client_min_messages = error")
         self._connection.execute("CREATE TABLE IF NOT EXISTS public.t (a int)")
         self._connection.execute("CREATE OR REPLACE PROCEDURE public.p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END'")
@@ -129,7 +129,7 @@ class Judge:
         if "\0" in text:
             return
         if advice.faults:
-            # One message, for which it must be read in one way.
+            # As one message, which is possible only if all of it is read in the same way.
             whole = Message(text, 0, "off" if escapes else "on")
             alike = not advice.no_transaction and len(advice.readings) == 1
             if alike and (difference := _false_alarm(advice, self._send("BEGIN", whole))):
@@ -142,7 +142,7 @@ class Judge:
                 yield Difference(difference[0], f"{name}, units", difference[1])
 
     def _in_one_transaction(self, advice: Advice) -> Iterator[tuple[str, str]]:
-        """Compare as one message, or one for each piece; and as the program sends what it does not trust."""
+        """Compare as one message, or one per piece; and as the program sends what it does not trust."""
 
         def message(start: int, end: int, *, single: bool) -> Message:
             return Message(advice.body[start:end], start, setting(advice.readings, start), single)
@@ -171,7 +171,7 @@ class Judge:
                 yield "count", f"unit {unit.number} has {count} statements, and the server did {done}"
 
     def _send(self, begin: str, *messages: Message) -> Taken:
-        """Send messages in a transaction that begins so and is rolled back; or, without `begin`, outside of any."""
+        """Send messages in a transaction that starts with `begin` and is rolled back; if that is empty, outside any."""
         if (begin, messages) not in self._taken:
             self._taken[begin, messages] = self._inside(begin, messages) if begin else self._alone(messages[0])
         return self._taken[begin, messages]
@@ -231,7 +231,7 @@ class Judge:
         return self._connection.execute("SELECT pg_catalog.pg_current_xact_id_if_assigned()::text").fetchone()
 
     def _clean(self) -> None:
-        """Remove what a text has committed: everything is in the schema `public`, or in one that it made itself."""
+        """Remove what a text has committed: it is all in the schema `public`, or in one that the text created."""
         self._connection.execute("DISCARD ALL")
         self._connection.execute(
             "DO $$ DECLARE s text; BEGIN FOR s IN SELECT nspname FROM pg_namespace "
@@ -269,13 +269,13 @@ class Judge:
 
 
 def compare(advice: Advice, taken: Taken) -> tuple[str, str] | None:
-    """Return what a reading and the server differ in, and how; None if they agree."""
+    """Return how a reading and the server differ; None if they agree."""
     if advice.faults:
         return _false_alarm(advice, taken)
     if taken.ended:
         return "TRANSACTION ENDED", f"after {taken.tags}"
     count, done = len(advice.statements), len(taken.tags)
-    # Before version 17 a vertical tab was no white space to the server, and with nothing else there it complains.
+    # Before version 17, the server did not take a vertical tab for white space, and complains if there is nothing else.
     if done != count if not taken.sqlstate else done >= max(count, 1):
         return "count", f"{count} statements, and the server did {done}; {taken.sqlstate or 'all of them'}"
     if done and taken.ran and taken.position:
@@ -286,7 +286,7 @@ def compare(advice: Advice, taken: Taken) -> tuple[str, str] | None:
 
 
 def _false_alarm(advice: Advice, taken: Taken) -> tuple[str, str] | None:
-    """Return what a reading refuses and the server takes, without an end of the transaction, and without a client."""
+    """Return what a reading refuses although the server accepts it, ends no transaction, and needs no client."""
     control = any(_CONTROL.fullmatch(tag) for tag in taken.tags)
     not_of_sql = any(word in advice.faults[0].message for word in _NOT_OF_SQL)
     if taken.sqlstate or taken.ended or taken.copied or control or not_of_sql:
@@ -295,7 +295,7 @@ def _false_alarm(advice: Advice, taken: Taken) -> tuple[str, str] | None:
 
 
 def minimised(text: str, holds: Callable[[str], bool]) -> str:
-    """Return a shorter text of which `holds` is true as well, by leaving out ever smaller stretches."""
+    """Return a shorter text for which `holds` is also true, by leaving out ever smaller parts."""
     size = max(len(text) // 2, 1)
     while size:
         place = 0

@@ -1,8 +1,8 @@
-"""Files with transaction control of their own: two blocks and statements around them, with psql as the judge.
+"""Files with their own transaction control: up to three blocks, with statements around them. psql is the judge.
 
-Each file works in a schema of its own, in one database for the program and one for psql. What psql takes is applied in
-batches, by one start each; what it refuses has a start of its own. Then what is in the schemas has to be the same,
-which shows how far the file's settings reached, too. A file in one transaction that fails has to leave nothing.
+Each file works in its own schema, in one database for the program and in another for psql. One start applies a batch of
+files that psql accepts; a file that psql refuses gets its own start. Then the schemas' contents must be the same, which
+also shows how far the file's settings reached. A file that fails in one transaction must leave nothing behind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from demo.postgres import Server
 
-# What was set in a session once and is not any more is an empty text, and a session is here for many files.
+# A setting that was once set in a session and no longer is reads as an empty text, and a session runs many files.
 _SEED = """
     CREATE SCHEMA {s};
     CREATE TABLE {s}.t (i int, w text DEFAULT coalesce(current_setting('x.y', true), ''));
@@ -38,7 +38,7 @@ _SEED = """
     CREATE PROCEDURE {s}.p() LANGUAGE plpgsql AS 'BEGIN INSERT INTO {s}.t VALUES (-1); COMMIT; END';
 """
 _DEFERRED = "DEFERRABLE INITIALLY DEFERRED"
-# Each of the two columns of text: what, and what of it.
+# In each of the two text columns: what it is, and its details.
 _STATE = """
     SELECT nspname || '.' || relname, relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     WHERE nspname = ANY (%(schemas)s)
@@ -50,7 +50,7 @@ _STATE = """
     UNION ALL SELECT enumtypid::regtype::text, enumlabel FROM pg_enum JOIN pg_type t ON t.oid = enumtypid
     JOIN pg_namespace n ON n.oid = typnamespace WHERE nspname = ANY (%(schemas)s)
 """
-# {s}: the schema, {i}: a number that other statements of the file have, too.
+# {s}: the schema, {i}: a number that other statements of the file also use.
 _PLAIN = (
     *("INSERT INTO {s}.t VALUES ({i})", "INSERT INTO {s}.t DEFAULT VALUES", "UPDATE {s}.t SET i = i + 1"),
     *(
@@ -101,7 +101,7 @@ _TRICKY = (
 )
 _BEGINS = ("BEGIN",) * 6 + ("START TRANSACTION", "BEGIN WORK", "BEGIN ISOLATION LEVEL SERIALIZABLE", "begin /* c */")
 _ENDS = ("COMMIT",) * 6 + ("END", "COMMIT WORK", "commit -- c\n", "ROLLBACK")
-# A statement outside of any transaction has one of ours here, and none in psql.
+# A statement outside all blocks runs in one of our transactions here, and in none in psql.
 _LENIENT = "can only be used in transaction blocks"
 _BATCH = 40
 _SECONDS = 300
@@ -109,7 +109,7 @@ _SECONDS = 300
 
 def make(random: Random) -> str:
     """Return the text of a file, with {s} for its schema: up to three blocks and statements around them."""
-    # Either nearly all is harmless, so that many files can be one transaction, or not.
+    # Either almost everything is harmless, so that many files can be one transaction, or not.
     tricky = random.choice((0.03, 0.15, 0.4))
 
     def some(most: int) -> list[str]:
@@ -133,7 +133,7 @@ class _Case(NamedTuple):
     text: str
     merged: bool
     good: bool
-    """Whether psql took it."""
+    """Whether psql accepted it."""
 
     @property
     def schema(self) -> str:
@@ -144,7 +144,7 @@ class Shapes:
     """Two databases, one for the program and one for psql."""
 
     def __init__(self, server: Server, psql: str, *, deferred: bool, prefix: str = "shapes") -> None:
-        """`deferred`: whether the databases have triggers that are deferred from the beginning."""
+        """`deferred`: whether the databases start with deferred triggers."""
         self._server, self._psql = server, psql
         self._deferred = _DEFERRED if deferred else ""
         self._ours, self._theirs = (f"{prefix}_{name}_{deferred}".lower() for name in ("ours", "psql"))
@@ -160,7 +160,7 @@ class Shapes:
             self._server.drop_database(name)
 
     def run(self, random: Random, count: int, tell: Callable[[Difference, str], None] = lambda *_: None) -> None:
-        """Try so many files."""
+        """Try `count` files."""
         while count > 0:
             cases = self._prepared([make(random) for _ in range(min(count, _BATCH))])
             count -= _BATCH
@@ -173,7 +173,7 @@ class Shapes:
                 tell(difference, text)
 
     def _prepared(self, texts: Sequence[str]) -> list[_Case]:
-        """Have psql run what is not refused beforehand."""
+        """Let psql run what is not refused beforehand."""
         cases = []
         for template in texts:
             self._number += 1
@@ -198,7 +198,7 @@ class Shapes:
         return cases
 
     def _apply(self, cases: Sequence[_Case]) -> None:
-        """Have one start apply what psql took; those that fail here are differences."""
+        """Let one start apply what psql accepted; files that fail here are differences."""
         left = list(cases)
         while left:
             done = self._start(left)
@@ -219,13 +219,13 @@ class Shapes:
                 self._differs("other effect", _apart(ours, theirs), case)
 
     def _fail(self, case: _Case) -> None:
-        """Have a start of its own run what psql refused."""
+        """Let a separate start run what psql refused."""
         before = self._state(self._ours, [case.schema])
         done = self._start([case])
         self._forget(case)
         if done.returncode == 0:
-            # What is deferred, or over, in psql's transaction may not be in ours: that it succeeds is no harm, unless
-            # the text is one for which nobody would expect it.
+            # What psql's transaction has deferred or already ended may be different in ours. It does no harm if ours
+            # succeeds, unless nobody would expect that of this text.
             kind = "only psql fails" if not case.merged else "only psql fails, merged"
             self._differs(kind, done.stderr[-300:], case)
             return
@@ -257,7 +257,7 @@ class Shapes:
             connection.execute("DELETE FROM ledger.schema_migrations WHERE migration_number = %s", (case.number,))
 
     def _state(self, database: str, schemas: Sequence[str]) -> list[tuple[str, str, str]]:
-        """Return all that is in the schemas: the schema, what, and what of it."""
+        """Return everything in the schemas: the schema, what it is, and its details."""
         with self._server.connect(database) as connection:
             rows = connection.execute(_STATE.encode(), {"schemas": list(schemas)}).fetchall()
             for name, kind in [row for row in rows if row[1] in ("r", "S")]:
@@ -276,7 +276,7 @@ def _environment() -> dict[str, str]:
 
 
 def _is_sequence(row: tuple[str, str, str]) -> bool:
-    """Tell whether it is what no rollback gives back."""
+    """Tell whether the row is about something that no rollback undoes."""
     return row[1].endswith(".seq")
 
 

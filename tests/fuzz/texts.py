@@ -1,4 +1,4 @@
-"""Texts to try: made of SQL's nastiest pieces that the server takes, and of earlier texts, changed a little."""
+"""Texts to try: made of SQL's nastiest pieces that the server accepts, and of earlier texts, slightly changed."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ _CHARACTERS = "';\"$\\-/*()\n\r\f\v\t eE&.:@é\u00a01"
 
 
 def make(random: Random) -> str:
-    """Return a text of a few statements, most of which the server takes."""
+    """Return a text of a few statements, most of which the server accepts."""
     parts = []
     for number in range(random.randint(1, 5)):
         chance = random.random()
@@ -179,7 +179,7 @@ def make(random: Random) -> str:
 
 
 def mutate(texts: Sequence[str], random: Random) -> str:
-    """Return one of `texts` with a few pieces or characters changed, or with another one's behind it."""
+    """Return one of `texts` with a few pieces or characters changed, or with another text's appended."""
     pieces = _PIECES.findall(random.choice(texts))
     for _ in range(random.choice((1, 1, 2, 3))):
         place = random.randint(0, len(pieces))

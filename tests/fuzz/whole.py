@@ -1,4 +1,4 @@
-"""Texts as files for the whole program, beside psql: the same effect, and a row of the ledger that says so."""
+"""Texts as files for the whole program, next to psql: the same effect, and a row in the ledger that says so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SEED = """
     CREATE TABLE t (a int);
     CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN COMMIT; END';
 """
-# All that a text can have made: relations with what is in them, views, functions, rules, defaults, comments.
+# Everything that a text can create: relations and their contents, views, functions, rules, defaults, comments.
 _STATE = """
     WITH ours AS (SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_|^information_schema$|^ledger$')
     SELECT nspname, relname, relkind::text, CASE relkind WHEN 'v' THEN pg_get_viewdef(c.oid) END, obj_description(c.oid)
@@ -38,18 +38,18 @@ _STATE = """
     FROM pg_attrdef JOIN pg_class c ON c.oid = adrelid JOIN ours n ON n.oid = relnamespace
     ORDER BY 1, 2, 3, 4
 """
-# A statement outside of any transaction has one of ours here, and none in psql.
+# A statement outside all blocks runs in one of our transactions here, and in none in psql.
 _LENIENT = "can only be used in transaction blocks"
-# psql ends a function's body by counting BEGIN, CASE and END, whatever they are, so that of one with a column named
-# "end" it sends a half; and, unlike the server, ends a string at a comment between its parts. What the server makes of
-# the whole text is the judge's business.
+# psql finds the end of a function's body by counting BEGIN, CASE and END, whatever they mean, so it sends half of a
+# body with a column named "end". And, unlike the server, it ends a string at a comment between its parts. `judge`
+# compares what the server makes of the whole text.
 _CUT_OTHERWISE = ("syntax error", "unterminated")
 _OPENING, _CLOSING = (re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for words in ("ATOMIC|CASE", "END"))
-# And it asks how strings are to be read when it begins a line: what a SET in that line says, it knows only in the next.
+# psql asks how to read strings at the start of a line, so a SET has no effect for it until the next line.
 _SET_WITHIN_A_LINE = re.compile(r"standard_conforming_strings[^;\n]*;[^\n]*\S", re.IGNORECASE)
 _NO_COMMAND = "invalid command"
-# What nobody can see in the file's text, and would have it read otherwise than it was read here: refused when it is
-# noticed, before it matters (docs/decisions/0031).
+# Cannot be seen in the file's text, and would change how it is read. We refuse it when we notice, before it matters
+# (docs/decisions/0031).
 _CANNOT_BE_FOLLOWED = "in a way that cannot be tracked"
 _SECONDS = 300
 
@@ -61,7 +61,7 @@ class _Outcome(NamedTuple):
 
 
 def psql(server: Server) -> str | None:
-    """Return psql's path, if there is one on this machine."""
+    """Return psql's path, if this machine has it."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/psql"), reverse=True)
     candidates = (server.bin / "psql", *found)
     return next((str(path) for path in candidates if path.exists()), shutil.which("psql"))
@@ -71,7 +71,7 @@ class Whole:
     """Two databases for each text: one that the program migrates, and one for psql."""
 
     def __init__(self, server: Server, directory: Path, psql: str, prefix: str = "fuzz") -> None:
-        """Work in a directory of our own, and in databases whose names begin so."""
+        """Work in our own directory, and in databases whose names begin with `prefix`."""
         self._server, self._directory, self._psql = server, directory, psql
         self.texts = self.applied = self.failed = self.refused = 0
         self._seed, self._ours, self._theirs = (f"{prefix}_{name}" for name in ("seed", "ours", "psql"))
@@ -118,7 +118,7 @@ class Whole:
             return ("refused, with an effect", ours.output) if row or ours.state != self._before else None
         if ours.code not in (0, 70):
             return f"exit {ours.code}", ours.output
-        # With transaction control of its own it is not to be in a transaction of psql's.
+        # With its own transaction control, it must not be in a transaction of psql's.
         alone = text.startswith(ALONE) or bool(advice.units or advice.left_out)
         units = not advice.merged or "migration.as_units" in ours.output
         command = [self._psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", *(() if alone else ("-1",)), "-f", str(file)]

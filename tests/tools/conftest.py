@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give these tests time: each starts other people's programs a dozen times, some of them on Java or Node.js."""
+    """Give these tests more time: each starts other programs a dozen times, some of them on Java or Node.js."""
     for item in items:
         if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(600))
 
 
 def need(kind: type[Tool], project: Path) -> Tool:
-    """Return the tool; skip the test if it is not here, or fail in CI if it is one that CI must have."""
+    """Return the tool. If it is not installed, skip the test, or fail in CI if CI must have it."""
     tool = kind(HOME, project)
     reason = tool.missing()
     if reason and not kind.quick and os.environ.get("CI") == "true":

@@ -1,4 +1,4 @@
-"""What a database holds, as pg_dump writes it, without what two tools keep for themselves."""
+"""A database's contents, as pg_dump writes them, without what the two tools keep for themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEAD = re.compile(
     re.MULTILINE,
 )
 
-# It writes these where the first object comes that needs them.
+# It writes these before the first object that needs them.
 _SETTING = re.compile(r"^SET default_\w+ = .*\n", re.MULTILINE)
 
 OURS = frozenset(
@@ -32,17 +32,17 @@ OURS = frozenset(
         "entrypoint",
     }
 )
-"""What this program makes in a database for itself; `entrypoint` is the schema, where a test gives it one."""
+"""What this program creates in a database for itself; `entrypoint` is the schema that some tests use for it."""
 
 
 def contents(database: Database, without: Collection[str]) -> str:
-    """Return definitions and rows, object by object, but for the tables, schemas and functions with these names."""
+    """Return definitions and rows, object by object, except tables, schemas and functions named in `without`."""
     text = database.contents()
     heads = list(_HEAD.finditer(text))
     ends = [*(head.start() for head in heads[1:]), text.rindex("\n--\n-- PostgreSQL database dump complete")]
     kept = []
     for head, end in zip(heads, ends, strict=True):
-        # A table's name, then its constraint's; a function's with its arguments; a comment's, `TABLE account`.
+        # A table's name, then its constraint's; a function's with its arguments; a comment's: `TABLE account`.
         words = {re.sub(r"\(.*", "", word) for word in head["name"].split()} | {head["schema"]}
         of_theirs = words & set(without) or any(word.startswith(f"{name}_") for word in words for name in without)
         if not of_theirs:
@@ -51,7 +51,7 @@ def contents(database: Database, without: Collection[str]) -> str:
 
 
 def table_dump(database: Database, table: str) -> str:
-    """Return one table and its rows as SQL, without the settings of a session that come first in a dump."""
+    """Return one table and its rows as SQL, without the session's settings at the top of a dump."""
     schema, _, name = table.rpartition(".")
     command = [
         str(database.server.bin / "pg_dump"),

@@ -1,4 +1,4 @@
-"""The applications in examples/, as their Dockerfiles make them but for the container, with a spy before each tool."""
+"""The applications in examples/, set up as in their Dockerfiles but without containers, and a spy around each tool."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Example:
     tool: ClassVar[str]
     """The program whose starts are counted."""
     history: ClassVar[str]
-    """A query for how many migrations are applied, by the tool's own table."""
+    """A query on the tool's own table for the number of applied migrations."""
     table: ClassVar[str]
     """Where the tool keeps its history."""
     says_why: ClassVar[bool] = True
@@ -38,13 +38,13 @@ class Example:
         examples.copy(self.name, project)
         self.variables, self.command = examples.image(self.name)
         self.started = project.with_name(f"{project.name}.started")
-        """A line for each start of the tool."""
+        """Has a line for each start of the tool."""
         self._spies = project.with_name(f"{project.name}.spies")
         self._equip()
 
     @property
     def home(self) -> Path:
-        """Return where `make tools` has put what the example needs."""
+        """Return where `make tools` has installed what the example needs."""
         return examples.TOOLS / "examples" / self.name
 
     @classmethod
@@ -54,12 +54,12 @@ class Example:
         return None if found else f"what examples/{cls.name} needs is not installed (make tools; Debian's, for Rails)"
 
     def _equip(self) -> None:
-        """Put a spy before the tool."""
+        """Put a spy around the tool."""
         program = shutil.which(self.tool, path=os.pathsep.join(map(str, examples.programs(self.name))))
         self.spy(self._spies / self.tool, Path(program or self.tool))
 
     def spy(self, place: Path, program: Path) -> None:
-        """Make a program that notes its start and becomes the tool."""
+        """Create a program that notes its start and becomes the tool."""
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(f'#!/bin/sh\necho "$$" >> {shlex.quote(str(self.started))}\nexec {program} "$@"\n')
         place.chmod(0o755)
@@ -69,28 +69,28 @@ class Example:
         return len(self.started.read_text().splitlines()) if self.started.exists() else 0
 
     def env(self, url: str, **more: str) -> dict[str, str]:
-        """Return the environment of a container."""
+        """Return a container's environment."""
         path = ":".join(map(str, [self._spies, *examples.programs(self.name), _PATH]))
         variables = {name: value for name, value in self.variables.items() if name != "PATH"}
         address = re.sub(r"^\w+(?=://)", examples.scheme(self.name), url)
         return {**variables, "PATH": path, "HOME": str(self.project), "DATABASE_URL": address, **more}
 
     def serving(self, port: int) -> list[str]:
-        """Return the command line of the application on another port, and not for the whole world."""
+        """Return the application's command line with another port, and not open to the whole world."""
         return [word.replace("8000", str(port)).replace("0.0.0.0", "127.0.0.1") for word in self.command]  # noqa: S104
 
     def applied(self, database: Database) -> int:
-        """Return how many migrations the tool's own table says are applied."""
+        """Return the number of applied migrations, according to the tool's own table."""
         if not database.exists(self.table):
             return 0
         return int(database.one(self.history))
 
     def add(self, number: int, sql: str) -> Path:
-        """Write the next migration; `number` counts from 3, and `sql` has no quotes but single ones."""
+        """Write the next migration; `number` counts from 3, and `sql` has only single quotes."""
         raise NotImplementedError
 
     def forget(self, number: int) -> None:
-        """Take out what an older image does not have, beside the migration's file."""
+        """Remove what an older image does not have besides the migration's file."""
 
 
 class FastApi(Example):
@@ -112,7 +112,7 @@ class FastApi(Example):
 
 
 class Django(Example):
-    """Django, which also has migrations of its own: for accounts and content types."""
+    """Django, which also brings migrations of its own for accounts and content types."""
 
     name = "django"
     tool = "python"
@@ -131,7 +131,7 @@ class Django(Example):
 
 
 class _Node(Example):
-    """An application in Node.js; its tool is called by its path."""
+    """A Node.js application; its tool is called by its path."""
 
     def _equip(self) -> None:
         modules = self.project / "node_modules"
@@ -152,13 +152,13 @@ class Knex(_Node):
     history = "SELECT count(*) FROM knex_migrations"
 
     def outside(self, number: int, sql: str) -> Path:
-        """Write the next migration as one outside a transaction; then knex's lock is not in one, either."""
+        """Write the next migration as one outside a transaction. Then knex's lock is not in a transaction either."""
         path = self.add(number, sql)
         path.write_text(f"{path.read_text()}exports.config = {{ transaction: false }};\n")
         return path
 
     def unlock(self, url: str) -> None:
-        """Free the lock by knex's own command; it is not counted."""
+        """Free the lock with knex's own command, which is not counted."""
         program = self.home / "node_modules" / ".bin" / "knex"
         subprocess.run([program, "migrate:unlock"], cwd=self.project, env=self.env(url), check=True, timeout=60)
 
@@ -191,7 +191,7 @@ class Drizzle(_Node):
         return path
 
     def forget(self, number: int) -> None:
-        """Take the line out of the journal."""
+        """Remove the line from the journal."""
         journal = self.project / "drizzle" / "meta" / "_journal.json"
         content = json.loads(journal.read_text())
         content["entries"] = content["entries"][: number - 1]
@@ -199,7 +199,7 @@ class Drizzle(_Node):
 
 
 class Goose(Example):
-    """An application in Go, with goose, started by a shell."""
+    """A Go application with goose, started by a shell."""
 
     name = "goose"
     tool = "goose"
@@ -214,7 +214,7 @@ class Goose(Example):
 
 
 class Rails(Example):
-    """Ruby on Rails, as Debian has it."""
+    """Ruby on Rails, in Debian's version."""
 
     name = "rails"
     tool = "rails"

@@ -1,8 +1,9 @@
-"""Let the real tools make the histories in tests/fixtures/histories/, the odd ones too, and write them down as SQL.
+"""Let the real tools create the histories in tests/fixtures/histories/, also the odd ones, and save them as SQL.
 
     python -m tests.tools.histories [NAME…]
 
-Needs all tools (`make tools`). The fixtures are kept, as not every machine has the tools; each says what made it.
+Needs all tools (`make tools`). The fixtures are kept because not every machine has the tools; each says what created
+it.
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "histories"
 
 
 class History(NamedTuple):
-    """What a tool was made to do, and what its table therefore says."""
+    """What a tool was made to do, and what its table says afterwards."""
 
     done: str
     """What was done with it."""
     applied: list[str]
-    """The versions that are applied, by the tool's own word."""
+    """The versions that the tool itself reports as applied."""
     wrong: str = ""
-    """Why nobody should go on from here; empty if all is well."""
+    """Why nobody should continue from here; empty if all is well."""
     table: str = ""
-    """Where the history is, if it is not the tool's usual place."""
+    """Where the history is, if not in the tool's usual place."""
 
 
 _MAKERS: dict[str, tuple[type[Tool], Callable[..., History]]] = {}
 
 
 def history(name: str, kind: type[Tool]) -> Callable[[Callable[..., History]], Callable[..., History]]:
-    """Register what makes a history; it is given the tool, with an empty project, and a database's URL."""
+    """Register a function that creates a history; it gets the tool, with an empty project, and a database's URL."""
 
     def register(make: Callable[..., History]) -> Callable[..., History]:
         _MAKERS[name] = (kind, make)
@@ -86,7 +87,7 @@ def _goose(tool: Goose, url: str) -> History:
 def _goose_gap(tool: Goose, url: str) -> History:
     first, second, third, fourth = add(tool, ACCOUNTS, TOUCH, ORDERS, TOTALS)
     with tool.without(second, fourth):
-        # The trigger of the third is of the second's making.
+        # The third file's trigger needs what the second creates.
         tool.rewrite(third, "CREATE TABLE orders (id bigint);\n", "DROP TABLE orders;\n")
         tool.up(url)
     with tool.without(fourth):
@@ -460,7 +461,7 @@ def _supabase_repaired(tool: Supabase, url: str) -> History:
     return History("migration up with two files; repair: the second reverted, the third applied", [first, third])
 
 
-# --- Writing them down ----------------------------------------------------------------------------------
+# --- Saving them ----------------------------------------------------------------------------------------
 
 
 def _sql(url: str, sql: str) -> None:
@@ -471,7 +472,7 @@ def _sql(url: str, sql: str) -> None:
 
 
 def text(tool: Tool, found: History, database: Database) -> str:
-    """Return a history as a file of SQL that says where it comes from."""
+    """Return a history as an SQL file that says where it comes from."""
     lines = [
         f"{tool.name} {version_of(tool.package)}: {found.done}",
         f"Applied: {' '.join(found.applied) or 'nothing'}",
@@ -485,7 +486,7 @@ def text(tool: Tool, found: History, database: Database) -> str:
 
 
 def main(wanted: list[str]) -> int:
-    """Make the histories that are asked for, all by default; return how many could not be made."""
+    """Create the requested histories, by default all; return how many failed."""
     FIXTURES.mkdir(parents=True, exist_ok=True)
     numbers, problems = count(1), 0
     with Server(16) as server, tempfile.TemporaryDirectory() as folder:

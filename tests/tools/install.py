@@ -1,9 +1,9 @@
-"""Install the tools at fixed versions into .tools/, each by the ordinary client of the registry that carries it.
+"""Install the tools at fixed versions into .tools/, each with the ordinary client of its registry.
 
     python -m tests.tools.install           all of them
     python -m tests.tools.install --quick   those that take seconds, as CI does
 
-What is there in the right version stays. Exits with 1 if something could not be had, and says what.
+What is already there in the right version stays. If something could not be installed, says what and exits with 1.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 RECORD = "installed.json"
-"""The versions that are there, by what was asked of the registry."""
+"""The installed versions, by what was requested from the registry."""
 
-# Without the drivers of other databases, which take a compiler minutes.
+# Leave out the drivers of other databases, which take minutes to compile.
 _GOOSE_WITHOUT = "clickhouse libsql mssql mysql sqlite3 vertica ydb duckdb spanner starrocks"
 GO = {
     "github.com/pressly/goose/v3/cmd/goose@v3.30.0": " ".join(f"no_{name}" for name in _GOOSE_WITHOUT.split()),
@@ -37,8 +37,8 @@ GO = {
     "github.com/rubenv/sql-migrate/sql-migrate@v1.8.1": "",
 }
 
-# Prisma's engine as WebAssembly comes in its package and reaches the server through the adapter; the native engine is
-# a download of its own. Drizzle 1.0 keeps another history than 0.x, and cannot stand in one folder with it.
+# Prisma's package contains its engine as WebAssembly, which reaches the server through the adapter; the native engine
+# would be a separate download. Drizzle 1.0 keeps a different history than 0.x, and they cannot share a folder.
 NPM = {
     "node": (
         "dbmate@2.36.0",
@@ -60,7 +60,7 @@ NPM = {
     "node-drizzle-1": ("drizzle-kit@1.0.0-rc.5", "drizzle-orm@1.0.0-rc.5", "pg@8.23.1"),
 }
 
-# Flyway's own command line, and of the hundreds of jars that it comes with, those that PostgreSQL needs.
+# Flyway's own command line, with those of its hundreds of jars that PostgreSQL needs.
 MAVEN = {
     "org.flywaydb:flyway-commandline": "11.20.3",
     "org.flywaydb:flyway-core": "11.20.3",
@@ -70,14 +70,14 @@ MAVEN = {
     "com.fasterxml.jackson.dataformat:jackson-dataformat-toml": "2.19.1",
 }
 
-# Minutes each.
+# These take minutes each.
 CARGO = {
     "sqlx-cli@0.9.0": ("--no-default-features", "--features", "postgres,rustls"),
     "diesel_cli@2.3.14": ("--no-default-features", "--features", "postgres"),
 }
 
 
-# The applications in examples/, with what each pins in a file of its own.
+# The applications in examples/, with what each pins in its own file.
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PINNED = {
     "fastapi-alembic": "requirements.txt",
@@ -87,7 +87,7 @@ PINNED = {
     "goose": "go.sum",
 }
 
-# goose 2.1.0 adds a row for each way back, too, and its tables are still out there.
+# goose 2.1.0 also adds a row for each down migration, and its tables are still in use.
 GOOSE_2 = Path(__file__).parent / "files" / "goose2"
 
 
@@ -96,7 +96,10 @@ class InstallationError(Exception):
 
 
 class Part(NamedTuple):
-    """Something to be installed: where to, and what may be left as it is if the record says that it is there."""
+    """Something to install: its folder, what to install, and how.
+
+    It is skipped if the record says it is already there.
+    """
 
     folder: str
     wanted: str
@@ -104,7 +107,7 @@ class Part(NamedTuple):
 
 
 def parts(*, quick: bool) -> list[list[Part]]:
-    """Return what is to be installed: the lists beside each other, the parts of a list one after the other."""
+    """Return what to install: the lists in parallel, the parts of a list one after the other."""
     go = [Part("go", f"{package} [{tags}]", _go(package, tags)) for package, tags in GO.items()]
     go.append(Part("goose2", "goose2@2.1.0", _goose2))
     npm = [Part(folder, " ".join(packages), _npm(packages)) for folder, packages in NPM.items()]
@@ -115,7 +118,7 @@ def parts(*, quick: bool) -> list[list[Part]]:
 
 
 def install(home: Path, *, quick: bool = False, only: str | None = None) -> list[str]:
-    """Install what is not there yet into `home`, or of it `only` one folder; return what could not be, and why."""
+    """Install into `home` what is missing, or `only` one of its folders; return what failed, and why."""
     home.mkdir(parents=True, exist_ok=True)
     record = home / RECORD
     there = set(json.loads(record.read_text())) if record.exists() else set()
@@ -144,7 +147,7 @@ def install(home: Path, *, quick: bool = False, only: str | None = None) -> list
 
 
 def _twice(install: Callable[[Path], None], folder: Path) -> None:
-    """Install; once more if that fails, as a registry may be out of sorts for a moment."""
+    """Install; try again once if that fails, since a registry may have a bad moment."""
     try:
         install(folder)
     except InstallationError:
@@ -153,7 +156,7 @@ def _twice(install: Callable[[Path], None], folder: Path) -> None:
 
 def _go(package: str, tags: str) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
-        # Without C: sql-migrate would have SQLite compiled.
+        # Without C, or sql-migrate would compile SQLite.
         environment = {**os.environ, "GOBIN": str(folder), "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
         _run([_client("go", package), "install", "-tags", tags, package], environment)
 
@@ -168,7 +171,7 @@ def _goose2(folder: Path) -> None:
 def _npm(packages: Sequence[str]) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
         npm = _client("npm", ", ".join(packages))
-        # No script of a package's own: Prisma's would download what is not on the registry.
+        # Do not run the packages' own scripts: Prisma's would download what is not on the registry.
         _run([npm, "install", "--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund", "--exact", *packages])
 
     return run
@@ -209,7 +212,7 @@ def _cargo(package: str, flags: Sequence[str]) -> Callable[[Path], None]:
 
 
 def _example(name: str) -> tuple[str, Callable[[Path], None]]:
-    """Return what an example needs, by the sum of the file that pins it, and how that is installed."""
+    """Return what an example needs, with the checksum of the file that pins it, and how to install it."""
     pinned = EXAMPLES / name / PINNED[name]
     wanted = f"examples/{name} {hashlib.sha256(pinned.read_bytes()).hexdigest()}"
     if pinned.suffix == ".json":
@@ -222,7 +225,7 @@ def _example(name: str) -> tuple[str, Callable[[Path], None]]:
 
 def _pip(requirements: Path) -> Callable[[Path], None]:
     def run(folder: Path) -> None:
-        # Without pip and setuptools in it, which would put a file into every start of Python.
+        # Leave out pip and setuptools, which would add a file to every start of Python.
         venv.EnvBuilder(symlinks=True, with_pip=False, clear=True).create(folder)
         pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install"]
         options = ("--quiet", "--disable-pip-version-check", "--require-hashes", "--requirement")
@@ -255,7 +258,7 @@ def _run(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> No
 
 
 def version_of(package: str) -> str:
-    """Return the version of what is known here by a part of its name: `drizzle-kit@1` for one of two."""
+    """Return the version of something by a part of its name here: `drizzle-kit@1` for one of two."""
     maven = [f"{name}@{version}" for name, version in MAVEN.items()]
     names = [*GO, "goose2@2.1.0", *(name for names in NPM.values() for name in names), *maven, *CARGO]
     return next(name.rpartition("@")[2].removeprefix("v") for name in names if package in name)

@@ -1,4 +1,4 @@
-"""A tool at work in a folder of its own: what all of them have in common."""
+"""A tool at work in its own folder: what all of them have in common."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """One migration, whichever tool it is written for."""
+    """One migration, for any tool."""
 
     name: str
     up: str
     down: str
     one: bool = False
-    """It is to reach the server as one statement, though it has semicolons: a function, say."""
+    """It must reach the server as one statement although it has semicolons: a function, for example."""
     alone: bool = False
     """It cannot run in a transaction."""
 
 
 class ToolError(AssertionError):
-    """A tool ended with an error; the message is what it said."""
+    """A tool ended with an error; the message is its output."""
 
 
 class Tool(ABC):
@@ -37,19 +37,19 @@ class Tool(ABC):
     name: ClassVar[str]
     """As `import --from` and `origin` spell it."""
     quick: ClassVar[bool] = True
-    """It is installed in seconds, and so in CI, too."""
+    """It installs in seconds, so CI has it as well."""
     layout: ClassVar[str] = ""
-    """How its files lie, where that is not as other versions of it have them."""
+    """How its files are laid out, if that differs from its other versions."""
     package: ClassVar[str]
-    """By which install.py knows its version."""
+    """The name under which install.py has its version."""
     table: ClassVar[str]
     """Where it keeps its history."""
     shares_our_name: ClassVar[bool] = False
-    """Its table is called `schema_migrations`, in the schema of the application's tables."""
+    """Its table is called `schema_migrations`, in the same schema as the application's tables."""
     goes_back: ClassVar[bool] = True
-    """It has ways back of its own."""
+    """It has down migrations."""
     can_be_alone: ClassVar[bool] = True
-    """It has a way to run a file outside a transaction."""
+    """It can run a file outside a transaction."""
 
     def __init__(self, home: Path, project: Path) -> None:
         self.home = home
@@ -60,11 +60,11 @@ class Tool(ABC):
     @property
     @abstractmethod
     def program(self) -> Path:
-        """Return the file without which it is not installed."""
+        """Return the file that must exist if it is installed."""
 
     @property
     def directory(self) -> Path:
-        """Return where its migrations are: what `import` is given."""
+        """Return its migrations' directory, which `import` is given."""
         return self.project / "migrations"
 
     def missing(self) -> str | None:
@@ -72,7 +72,7 @@ class Tool(ABC):
         return None if self.program.exists() else f"{self.name} is not installed (make tools)"
 
     def add(self, step: Step) -> str:
-        """Let the tool create a migration where it can do that, fill it in, and return the version it will record."""
+        """Let the tool create a migration if it can, fill it in, and return the version it will record."""
         self._added += 1
         return self._add(step, self._added)
 
@@ -81,18 +81,18 @@ class Tool(ABC):
         """Create the migration with this number and return its version."""
 
     def path(self, version: str) -> Path:
-        """Return the file of a version's way forward."""
+        """Return the file with a version's up migration."""
         return only([path for path in self.directory.glob("*") if path.is_file() and self._is(path, version)])
 
     def _is(self, path: Path, version: str) -> bool:
         return path.name.partition("_")[0] == version
 
     def rewrite(self, version: str, up: str, down: str = "") -> None:
-        """Give a migration another text."""
+        """Replace a migration's text."""
         self.path(version).write_text(self.text(Step("", up, down)))
 
     def text(self, step: Step) -> str:
-        """Return what stands in a migration's file."""
+        """Return the text of a migration's file."""
         return step.up
 
     @contextlib.contextmanager
@@ -108,7 +108,7 @@ class Tool(ABC):
                 path.write_bytes(content)
 
     def take(self, directory: Path) -> None:
-        """Take migrations that somebody else has written."""
+        """Take over migrations that somebody else has written."""
         shutil.copytree(directory, self.directory)
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Tool(ABC):
         raise NotImplementedError(f"{self.name} has no way back ({url})")
 
     def run(self, *argv: str | Path, **env: str) -> str:
-        """Run a program to its good end in the project, and return what it printed."""
+        """Run a program in the project, which must succeed, and return what it printed."""
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.project), "LANG": "C.UTF-8", "NO_COLOR": "1", **env}
         done = subprocess.run(
             argv,
@@ -140,21 +140,21 @@ class Tool(ABC):
 
 
 def only(paths: Sequence[Path]) -> Path:
-    """Return the one path that a tool has made."""
+    """Return the only path that a tool has created."""
     assert len(paths) == 1, f"one was expected: {paths}"
     return paths[0]
 
 
 def binary(packages: Path, pattern: str) -> Path:
-    """Return a program that npm has brought in a package for this kind of machine."""
+    """Return a program that npm has installed in a package for this kind of machine."""
     return next(iter(sorted(packages.glob(pattern))), packages / "not-installed")
 
 
 def moment(number: int) -> str:
-    """Return a timestamp for a migration: those of files made within one second would be the same."""
+    """Return a timestamp for a migration: files created within one second would have the same."""
     return f"2024010100{number:02d}00"
 
 
 def as_scheme(url: str, scheme: str, query: str = "sslmode=disable") -> str:
-    """Return an address with another scheme, and without TLS, which some of the tools insist on otherwise."""
+    """Return an address with another scheme, and without TLS, which some of the tools would otherwise insist on."""
     return urlunsplit(urlsplit(url)._replace(scheme=scheme, query=query))

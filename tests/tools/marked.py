@@ -1,4 +1,4 @@
-"""Tools whose files have marks in them: goose, dbmate and sql-migrate."""
+"""Tools that mark sections in their files: goose, dbmate and sql-migrate."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Goose(Tool):
 
 
 class Goose2(Goose):
-    """goose 2.1.0, whose files are the same, by its library: its command would bring the drivers of other databases."""
+    """goose 2.1.0, with the same files, through its library: its command would bring the drivers of other databases."""
 
     package = "goose2"
 
@@ -66,7 +66,7 @@ class Goose2(Goose):
 
 
 class Dbmate(Tool):
-    """`dbmate new` and `dbmate migrate`; the binary itself, without its wrapper in JavaScript."""
+    """`dbmate new` and `dbmate migrate`; the binary itself, without its JavaScript wrapper."""
 
     name = "dbmate"
     package = "dbmate"

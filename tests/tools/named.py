@@ -1,4 +1,4 @@
-"""Tools that know their migrations by the names of files and folders: golang-migrate, Flyway, sqlx, diesel."""
+"""Tools that recognize migrations by the names of files and folders: golang-migrate, Flyway, sqlx, diesel."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class GolangMigrate(Tool):
 
 
 class Flyway(Tool):
-    """`flyway migrate`. Its free part has no command that makes a file, and none that takes one back."""
+    """`flyway migrate`. Its free edition has no command that creates a file or undoes a migration."""
 
     name = "flyway"
     package = "flyway-core"
     table = "flyway_schema_history"
     goes_back = False
 
-    # A version's parts are compared as numbers, so 10 is behind 2.1.
+    # A version's parts are compared as numbers, so 10 comes after 2.1.
     VERSIONS = ("1", "2", "2.1", "10", "10.0.1")
 
     @property
@@ -76,14 +76,14 @@ class Flyway(Tool):
             f"{self.program}/*",
             "org.flywaydb.commandline.Main",
             "-skipCheckForUpdate",
-            # With its lock in a transaction, CREATE INDEX CONCURRENTLY would wait for that, and it for the index.
+            # With its lock in a transaction, CREATE INDEX CONCURRENTLY would wait for that, and Flyway for the index.
             "-postgresql.transactional.lock=false",
             f"-url={address}",
             f"-user={at.username}",
             f"-locations=filesystem:{self.directory}",
             *arguments,
         )
-        # It ends with 0 even so.
+        # It exits with 0 even so.
         if "ERROR: " in said:
             raise ToolError(said)
         return said
@@ -140,13 +140,13 @@ class Diesel(Tool):
 
     def _run(self, url: str, *arguments: str) -> str:
         self.directory.mkdir(exist_ok=True)
-        # It looks for the project by these two, and writes a schema.rs unless it is told nothing of one.
+        # It finds the project by these two, and writes a schema.rs unless the file does not mention one.
         (self.project / "Cargo.toml").touch()
         (self.project / "diesel.toml").touch()
         return self.run(self.program, "migration", "--migration-dir", self.directory, *arguments, DATABASE_URL=url)
 
     def _add(self, step: Step, number: int) -> str:
-        # Beside them it keeps a lock of its own, .diesel_lock.
+        # It also keeps a lock there, .diesel_lock.
         before = set(self.directory.glob("2*"))
         self._run("postgres://nowhere/none", "generate", step.name)
         created = only(sorted(set(self.directory.glob("2*")) - before))

@@ -1,4 +1,4 @@
-"""Tools of the world of Node.js, none of which has ways back: Prisma, Drizzle, Supabase."""
+"""Tools from the Node.js world, none of which has down migrations: Prisma, Drizzle, Supabase."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NodeTool(Tool):
 
     @property
     def modules(self) -> Path:
-        """Return where its packages are."""
+        """Return its packages' folder."""
         return self.home / self.folder / "node_modules"
 
     def equip(self, *files: str) -> None:
@@ -31,7 +31,10 @@ class NodeTool(Tool):
 
 
 class Prisma(NodeTool):
-    """`prisma migrate deploy`, by its own engine as WebAssembly. `migrate dev`, which makes files, asks a person."""
+    """`prisma migrate deploy`, with its own engine as WebAssembly.
+
+    `migrate dev`, which creates files, is interactive.
+    """
 
     name = "prisma"
     package = "prisma"
@@ -64,7 +67,7 @@ class Prisma(NodeTool):
     def command(self, url: str, *arguments: str) -> str:
         """Run one of its commands on a database."""
         self.equip("prisma.config.mjs")
-        # It would download its native engines if it did not take these for them; neither is started.
+        # It would download its native engines unless it took these for them; neither is started.
         instead = {"PRISMA_QUERY_ENGINE_LIBRARY": "/bin/true", "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true"}
         quiet = {"CHECKPOINT_DISABLE": "1", "PRISMA_HIDE_UPDATE_MESSAGE": "1"}
         return self.run("node", self.program, "migrate", *arguments, DATABASE_URL=url, **instead, **quiet)
@@ -74,7 +77,7 @@ class Prisma(NodeTool):
 
 
 class Drizzle(NodeTool):
-    """`drizzle-kit generate --custom` and `drizzle-kit migrate`. All that is pending is one transaction."""
+    """`drizzle-kit generate --custom` and `drizzle-kit migrate`. Everything pending is one transaction."""
 
     name = "drizzle"
     package = "drizzle-kit"
@@ -105,7 +108,7 @@ class Drizzle(NodeTool):
         return created.stem
 
     def journal(self) -> str:
-        """Return the list of its migrations that stands beside them."""
+        """Return the list of its migrations, which is kept next to them."""
         return (self.directory / "meta" / "_journal.json").read_text()
 
     def up(self, url: str) -> str:
@@ -120,7 +123,7 @@ class Drizzle1(Drizzle):
     layout = "drizzle-1"
 
     def upgrade(self) -> None:
-        """Turn the folder of an older version into its own."""
+        """Convert an older version's folder to its own layout."""
         self._run("up")
 
     def _version(self, created: Path, number: int) -> str:

@@ -1,4 +1,4 @@
-"""The five migrations that each tool is given: what real ones have in them."""
+"""The five migrations that each tool gets, with the contents of real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The applications in examples/, with the real tools: as many replicas as there are, the tool runs once."""
+"""The applications in examples/, with the real tools: the tool runs once, however many replicas start."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 REPLICAS = 8
 QUICK = bool(os.environ.get("QUICK"))
-"""As in CI: a few rounds of what is to hold in fifty, and the slow faults for one tool only."""
+"""As in CI: a few rounds of what must hold fifty times, and the slow faults with one tool only."""
 ROUNDS = 3 if QUICK else 50
-# How long a guard outlives its frozen holder, and some time for a busy machine.
+# How long a guard outlives its frozen holder, with some time for a busy machine.
 FROZEN = 60.0
 
 
@@ -45,7 +45,7 @@ class Fleet:
     launch: Callable[..., Run]
 
     def start(self, *command: str, **env: str) -> Run:
-        """Start `run` with an application that tells what it was told, or another command; do not wait."""
+        """Start `run` with an application that prints what it was told, or another command; do not wait."""
         environment = self.example.env(self.database.url, **env)
         return self.launch(*(command or ("run", "--", *APPLICATION)), env=environment, cwd=self.example.project)
 
@@ -54,12 +54,12 @@ class Fleet:
         return told(self.start(**env))
 
     def serve(self) -> tuple[Run, int]:
-        """Start with the application itself; return its port, too."""
+        """Start with the application itself; also return its port."""
         port = free_port()
         return self.start("run", "--", *self.example.serving(port), PORT=str(port)), port
 
     def prepare(self) -> None:
-        """Bring the database to what the example has, and make a table for tries."""
+        """Apply the example's own migrations, and create a table for tries."""
         self.database.execute("CREATE TABLE tries (number integer)")
         assert self.run().outcome == "migrated"
         assert (self.applied, self.example.starts()) == (2, 1)
@@ -108,7 +108,7 @@ def answer(port: int) -> str:
 
 
 def failure(run: Run) -> Record:
-    """Return the one error in the log; a traceback is the tool's own."""
+    """Return the only error in the log; a traceback is the tool's own."""
     [record] = [record for record in run.logs() if record["level"] == "error"]
     return record
 
@@ -118,7 +118,7 @@ def failure(run: Run) -> Record:
 
 @every
 def test_eight_replicas_at_once(fleet: Fleet) -> None:
-    """The tool runs once, and every application answers from the tables that it made."""
+    """The tool runs once, and every application answers from the tables that it created."""
     replicas = [fleet.serve() for _ in range(REPLICAS)]
     for run, port in replicas:
         said = until(lambda: answer(port), 60, run.report)  # noqa: B023 - called at once
@@ -177,7 +177,7 @@ def test_a_broken_migration(fleet: Fleet) -> None:
 
 @every
 def test_an_init_container_or_a_job_migrates(fleet: Fleet) -> None:
-    """`migrate` in one container, `wait` in the others, as k8s/ has it; then the application finds nothing to do."""
+    """`migrate` in one container, `wait` in the others, as in k8s/; then the application finds nothing to do."""
     waiting = fleet.start("wait")
     fleet.start("migrate").ok(60)
     waiting.ok(60)
@@ -213,7 +213,7 @@ def test_a_killed_holder(fleet: Fleet) -> None:
 
 @of(Knex)
 def test_a_lock_that_stays(fleet: Fleet) -> None:
-    """Outside a transaction knex commits its own lock first: nobody but a person frees it after a kill."""
+    """Outside a transaction, knex commits its own lock first. After a kill, only a person can free it."""
     fleet.prepare()
     knex = fleet.example
     assert isinstance(knex, Knex)
@@ -232,7 +232,7 @@ def test_a_lock_that_stays(fleet: Fleet) -> None:
 
 @one_if_quick
 def test_a_frozen_holder(fleet: Fleet) -> None:
-    """PostgreSQL ends the frozen holder's guard; when it wakes up, its tool can commit nothing."""
+    """PostgreSQL ends the frozen holder's guard. When the holder wakes up, its tool cannot commit anything."""
     fleet.prepare()
     fleet.example.add(3, note(3, Gate.PASS))
     with Gate(fleet.database) as gate:
@@ -252,7 +252,7 @@ def test_a_frozen_holder(fleet: Fleet) -> None:
 
 @of(FastApi)
 def test_a_terminated_holder(fleet: Fleet) -> None:
-    """As `docker stop` does it: all ends within two seconds, and the next start runs the tool again."""
+    """As with `docker stop`: everything ends within two seconds, and the next start runs the tool again."""
     fleet.prepare()
     fleet.example.add(3, note(3, Gate.PASS))
     with Gate(fleet.database) as gate:

@@ -1,7 +1,7 @@
-"""Files as people have them in their repositories: what each tool makes of them, and what ours makes after `import`.
+"""Files as people have them in their repositories: what each tool makes of them, and what we make after `import`.
 
-`odd/TOOL/CASE/` is a directory of the tool's. The tool is the judge: the database where it applies the migrations, and
-the one where this program applies them, imported, have to be the same.
+`odd/TOOL/CASE/` is one of the tool's directories. The tool is the judge: after it has applied the migrations to one
+database, and we have imported and applied them to another, both must be the same.
 """
 
 from __future__ import annotations

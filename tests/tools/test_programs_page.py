@@ -1,4 +1,4 @@
-"""The table of tools in docs/coming-from/programs.md: each line that can be tried here, as it stands there."""
+"""The table of tools in docs/coming-from/programs.md: every line that can be tried here, verbatim."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CREATE = "CREATE TABLE widgets (id integer)"
 
 
 class Project(NamedTuple):
-    """What a tool needs beside the line: files, the folders of its programs, and its packages of Node.js."""
+    """What a tool needs besides the line: files, the folders of its programs, and its Node.js packages."""
 
     files: Mapping[str, str]
     programs: tuple[Path, ...] = ()
@@ -63,7 +63,7 @@ _PRISMA = {
     "prisma/migrations/migration_lock.toml": 'provider = "postgresql"\n',
     "prisma/migrations/20240101000100_widgets/migration.sql": _CREATE,
 }
-# It would download its native engines if it did not take these for them; neither is started.
+# It would download its native engines unless it took these for them; neither is started.
 _PRISMA_ENV = {
     "MIGRATION_SCHEMA": "entrypoint",
     "PRISMA_QUERY_ENGINE_LIBRARY": "/bin/true",
@@ -91,7 +91,7 @@ PROJECTS: dict[str, Project] = {
 
 
 def address(tool: str, database: Database) -> str:
-    """Return the address as the tool wants it."""
+    """Return the address in the form that the tool wants."""
     url = urlsplit(database.url)
     if tool == "Liquibase":
         query = urlencode({"user": url.username, "password": "none"})
@@ -101,7 +101,7 @@ def address(tool: str, database: Database) -> str:
 
 @pytest.mark.parametrize("tool", [pytest.param(name, marks=pytest.mark.xdist_group("programs")) for name in PROJECTS])
 def test_the_line_of(tool: str, database: Database, tmp_path: Path, run_entrypoint: Callable[..., Run]) -> None:
-    """A first start runs the tool, which records what it did where the page says; the second one runs nothing."""
+    """The first start runs the tool, which records what it did where the page says. The second start runs nothing."""
     project, line = PROJECTS[tool], lines()[tool]
     here = [*project.programs, *([project.modules] if project.modules else [])]
     if absent := [path for path in here if not path.is_dir()]:

@@ -1,4 +1,4 @@
-"""No commit of a Node program that `npm run` has started after its holder's successor began."""
+"""A Node program started by `npm run` commits nothing once its holder's successor has begun."""
 
 from __future__ import annotations
 

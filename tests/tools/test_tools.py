@@ -1,4 +1,4 @@
-"""From ten tools to this program: the tool itself makes the migrations and the history, and ours goes on."""
+"""From ten tools to this program: the tool itself creates the migrations and the history, and we continue."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ any_tool = kinds(*TOOLS)
 
 
 class Prepared(NamedTuple):
-    """A tool with five migrations, and two databases to be copied: where it applied three of them, and all."""
+    """A tool with five migrations, and two databases to copy: it applied three of them in one, and all in the other."""
 
     tool: Tool
     versions: list[str]
@@ -49,7 +49,7 @@ class Prepared(NamedTuple):
 def prepare(
     servers_by_version: Servers, _chosen_version: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[type[Tool]], Prepared]:
-    """Return a function that lets a tool do its part; once for all tests of this process."""
+    """Return a function that lets a tool do its part, once for all tests of this process."""
     server = servers_by_version[_chosen_version]
     done: dict[type[Tool], Prepared] = {}
 
@@ -74,7 +74,7 @@ def prepare(
 
 
 class Road(NamedTuple):
-    """A tool's migrations as files of ours, a database where it applied three of them, and one where it applied all."""
+    """A tool's migrations as our files, a database where it applied three of them, and one where it applied all."""
 
     tool: Tool
     versions: list[str]
@@ -83,18 +83,18 @@ class Road(NamedTuple):
     run: Callable[..., Run]
 
     def start(self, *command: str, **more: str) -> Run:
-        """Start the program; where the tool's table has the name of ours, it has a schema of its own."""
+        """Start the program. If the tool's table has the name of ours, the ledger has a separate schema."""
         apart = {"MIGRATION_SCHEMA": "entrypoint"} if self.tool.shares_our_name else {}
         return self.run(*command, env={"DATABASE_URL": self.ours.url, **apart, **more})
 
     def contents(self, database: Database) -> str:
-        """Return what is in a database, but for what the tool and this program keep for themselves."""
+        """Return a database's contents, except what the tool and this program keep for themselves."""
         kept = contents(database, OURS | set(self.tool.table.split(".")))
         assert "CREATE TABLE public.account" in kept, "nothing is left to compare"
         return kept
 
     def ledger(self) -> list[tuple[int, str]]:
-        """Return numbers and states of ours."""
+        """Return the numbers and states in our ledger."""
         schema = "entrypoint" if self.tool.shares_our_name else "public"
         return self.ours.rows(f"SELECT migration_number, status FROM {schema}.schema_migrations ORDER BY 1")
 
@@ -120,7 +120,7 @@ def road(
 
 
 def empty_database(database: Database) -> None:
-    """Make a database anew, with the schema that some tests have the ledger in."""
+    """Create a database again, with the schema that some tests have the ledger in."""
     database.drop()
     database.server.create_database(database.name)
     database.execute("CREATE SCHEMA entrypoint")

@@ -1,7 +1,7 @@
-"""Hold a Python process in the instant before it executes another program, until the test lets it go.
+"""Hold a Python process in the last moment before it executes another program, until the test lets it go.
 
-Found through PYTHONPATH by the one process that a test wants to catch while it hands over. An audit hook sees
-`os.execve` after everything else has been done; a signal's exception passes through it as through exec itself.
+Only the process that a test wants to catch there finds this, through PYTHONPATH. An audit hook sees `os.execve` after
+everything else has been done, and a signal's exception passes through it as through exec itself.
 """
 
 import os
