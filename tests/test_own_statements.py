@@ -463,7 +463,7 @@ def test_a_file_that_is_in_the_ledgers_way_is_told_so(scene: Scene, sql: str) ->
     scene.write({"002_b.sql": f"CREATE TABLE b ();\n{sql};"})
     run = scene.migrate()
     if run.code == 0:
-        # We put it right after the file.
+        # The program repaired it after the file.
         assert scene.ledger() == [(1, "completed"), (2, "completed")]
         return
     assert run.code == 70

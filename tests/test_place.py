@@ -1,4 +1,4 @@
-"""Where the ledger is, and whose: found once, by how a connection begins, and never trusted if a stranger's."""
+"""Where the ledger is, and whose: found once, from what a connection starts with, and never trusted if a stranger's."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ PREFIX = "pg_entrypoint_last"
 
 @pytest.fixture
 def told(tmp_path: Path) -> dict[str, str]:
-    """Return the environment in which a command is told about a failure, and writes down all it is given."""
+    """Return the environment in which a command is told about a failure, and records everything that it gets."""
     path = tmp_path / "tell.sh"
     path.write_text(
         f"cat >> {tmp_path}/told; echo said so; echo loudly >&2\n"

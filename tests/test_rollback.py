@@ -318,7 +318,7 @@ def test_replicas_wait_for_it_and_an_operator_sees_it(scene: Scene) -> None:
         assert scene.ledger() == [(1, "completed"), (2, "completed")]
         gate.open()
         run.ok()
-        # Its image has them all.
+        # The replica's image has all four files.
         assert told(replica)[:2] == ("migrated", "4")
     assert [number for number, _ in scene.ledger()] == [1, 2, 3, 4]
 

@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 
 
 def test_the_loop_over_tenants(database: Database, migrations_dir: Path) -> None:
-    """Each tenant gets its own schema. One that fails does not stop the others, but the loop fails as a whole."""
+    """Each tenant gets its own schema. One that fails does not stop the others, but makes the loop fail."""
     found = re.search(r"^    psql .*\n(?:      .*\n)+", PAGE.read_text(), re.MULTILINE)
     assert found
     path = f"{Path(sys.executable).parent}:{database.server.bin}:{os.environ['PATH']}"

@@ -1,4 +1,4 @@
-"""A session over each way to libpq: our own binding, with psycopg's libpq or the system's, and psycopg's binding."""
+"""Sessions over each route to libpq: our own binding, with psycopg's libpq or the system's, and psycopg's binding."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_no_commit_after_the_successor_began(
 ) -> None:
     took = [one_round(database, tmp_path, run_entrypoint, tool, fault) for _ in range(ROUNDS)]
     times = ", ".join(f"{seconds:.2f}" for seconds in sorted(took))
-    print(f"\n{tool}, {fault.name}: {len(took)} rounds, takeovers after {times} s")  # noqa: T201 - it is a measurement
+    print(f"\n{tool}, {fault.name}: {len(took)} rounds, takeovers after {times} s")  # noqa: T201 - the measurement
 
 
 def one_round(

@@ -145,7 +145,7 @@ def test_on_a_terminal_force_asks(scene: Scene) -> None:
 def test_force_ends_the_sessions_of_a_frozen_holder(scene: Scene) -> None:
     """Its worker has changed its name, and is recognized by the fence.
 
-    Without the privilege to end it, you are told which.
+    Without the privilege to end it, you are told which one you need.
     """
     # Roles belong to the whole server, so the name must be unique.
     login = f"poor_{scene.database.name}"[:60]

@@ -1,4 +1,4 @@
-"""`wait`: for the database, for the schema; it only ever looks."""
+"""`wait`: for the database, for the schema; it changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main thread waits only in slices. This is read from the source, since a signal at the wrong moment is rare.
+"""The main thread waits only in slices. Checked in the source, since a signal rarely comes at exactly the wrong moment.
 
 If another thread receives a signal, or if it comes just before a system call, that call does not end. So no wait of the
 main thread is longer than `deadline.SLICE`. `deadline` has the functions for that, and this test lists the exceptions.

@@ -1,6 +1,6 @@
 """Take the pictures in docs/admin-page.md: `make screenshots`."""
 
-# ruff: noqa: T201 - it is a program, and prints
+# ruff: noqa: T201 - a program that prints
 
 from __future__ import annotations
 
@@ -51,8 +51,7 @@ def _take(browser: Browser, path: Path, scheme: Scheme, name: str | None, *, wid
         )
         page = context.new_page()
         page.clock.set_fixed_time(datetime.fromtimestamp(states.NOW, UTC))
-        # Everything is frozen, including the time of the last check: no live answer arrives, however slow the machine
-        # is.
+        # Everything is frozen, including the time of the last check: no live answer arrives, even on a slow machine.
         page.route("**/admin/live", lambda _route: None)
         page.goto(f"{server.url}/admin")
         if name in BEFORE:

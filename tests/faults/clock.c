@@ -1,6 +1,6 @@
 /* For LD_PRELOAD: the wall clock jumps by FAULTS_CLOCK_SECONDS as soon as the file FAULTS_CLOCK exists.
  *
- * Monotonic clocks stay what they are, as they do when an administrator or NTP sets the time.
+ * Monotonic clocks do not change, as when an administrator or NTP sets the time.
  */
 #define _GNU_SOURCE
 #include <stdlib.h>

@@ -1,12 +1,12 @@
 """Play cells and stories at random: `python -m tests.faults.soak --minutes 30` (or `--runs 1000`).
 
 A cell (`matrix`) is one fault in one phase of a start. A story (`story`) is several replicas and several faults at
-random moments, judged by its history. Odd runs are stories. Run number N of a seed is always the same: `--seed S
---first N --runs 1` plays it again. `--pooler` puts PgBouncer between the replicas of stories and the server. If a run
-violates something, its logs are saved and the exit code is 1.
+random moments, judged by its history. Odd runs are stories. Run number N of a seed is always the same, and
+`--seed S --first N --runs 1` plays it again. `--pooler` puts PgBouncer between the replicas of stories and the server.
+If a run violates something, its logs are saved and the exit code is 1.
 """
 
-# ruff: noqa: T201 - it is a program, and prints
+# ruff: noqa: T201 - a program that prints
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def play_run(machinery: Machinery, seed: int, number: int) -> Played:
                 play(stage, cell)
             except UnavailableError:
                 raise
-            except Exception:  # noqa: BLE001 - any is a violation, and the others go on
+            except Exception:  # noqa: BLE001 - all are violations, and the rest must run
                 violation = f"{traceback.format_exc()}\n{stage.report()}"
     except UnavailableError as error:
         return Played(number, cell, time.monotonic() - began, impossible=str(error))
@@ -122,7 +122,7 @@ def tell_run(machinery: Machinery, seed: int, number: int, port: int | None) -> 
         violation, outcomes = story.tell(machinery, directory, told, port)
     except UnavailableError as error:
         return Played(number, told, time.monotonic() - began, impossible=str(error))
-    except Exception:  # noqa: BLE001 - any is a violation, and the others go on
+    except Exception:  # noqa: BLE001 - all are violations, and the rest must run
         violation = traceback.format_exc()
     return Played(number, told, time.monotonic() - began, violation, outcomes=outcomes)
 

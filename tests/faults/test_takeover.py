@@ -106,7 +106,7 @@ def test_a_killed_holder_is_replaced_at_once(stages: Callable[[], Stage]) -> Non
         assert end_well(other).outcome == "migrated"
         check_world(stage)
         stage.__exit__(None, None, None)
-    print(  # noqa: T201 - what the run is for
+    print(  # noqa: T201 - the result of the run
         f"\n{TAKEOVERS} takeovers, seconds after the last backend's end: "
         f"min {min(times):.2f}, median {statistics.median(times):.2f}, max {max(times):.2f}"
     )

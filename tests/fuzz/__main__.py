@@ -4,7 +4,7 @@ Each is read as the program reads it, with PostgreSQL's parser and by first word
 differences that is not in `KNOWN` is minimized, written to `--save`, and makes the exit code 1.
 """
 
-# ruff: noqa: T201 - it is a program, and prints
+# ruff: noqa: T201 - a program that prints
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Judge:
         began = time.process_time()
         try:
             advice = advise(text, parse_limit=limit, escapes=escapes)
-        except Exception as error:  # noqa: BLE001 - whatever it raises is what is looked for
+        except Exception as error:  # noqa: BLE001 - any exception is a finding
             yield Difference("raised", name, repr(error))
             return
         if (seconds := time.process_time() - began) > SLOW:

@@ -104,7 +104,7 @@ def test_it_says_what_the_command_says(scene: Scene, serve: Serve) -> None:
     assert "nonsense" in data["migrations"][2]["error"]
     said = json.loads(scene.start("status", "--json").ok().stdout)
     assert (data["server"], data["database"]) == (f"{HOST}:{scene.database.server.port}", scene.database.name)
-    # When the service took it, so never the same.
+    # Only the service has this.
     assert data.pop("takenAt")
     assert data.pop("waiting") is None
     assert data == said

@@ -116,7 +116,7 @@ class Engine:
         check: bool = True,
         timeout: float = 120,
         env: Mapping[str, str] | None = None,
-        input: str | None = None,  # noqa: A002 - subprocess' name for it
+        input: str | None = None,  # noqa: A002 - subprocess's name for it
     ) -> subprocess.CompletedProcess[str]:
         """Run `docker` with these arguments and return how it ended, with its output as text.
 

@@ -256,7 +256,7 @@ class Pod:
 
     def wait(self, container: str) -> int:
         """Wait until a container has ended and return its exit code."""
-        ended = lambda: self.state(container)["Status"] in ("exited", "stopped")  # noqa: E731 - beside its use
+        ended = lambda: self.state(container)["Status"] in ("exited", "stopped")  # noqa: E731 - next to its use
         until(ended, 120, lambda: f"the end of {container} in {self!r}")
         return int(self.state(container)["ExitCode"])
 

@@ -1,4 +1,4 @@
-/* An application that tells what it finds: its command line, its environment, and what is mapped into it. */
+/* An application that prints what it finds: its command line, its environment, and what is mapped into its memory. */
 
 #include <fcntl.h>
 #include <unistd.h>

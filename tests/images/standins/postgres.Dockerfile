@@ -1,5 +1,5 @@
-# Stands in for postgres:18, from Debian's package: see kit/postgres, whose script this uses. Since 18, the official
-# image keeps its data in a folder per version below /var/lib/postgresql, which is the volume.
+# Stands in for postgres:18, with Debian's package; it uses the script in kit/postgres. Since 18, the official image
+# keeps its data in one folder per version in /var/lib/postgresql, which is the volume.
 ARG BASE
 FROM ${BASE}
 ENV PATH=/usr/lib/postgresql/18/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

@@ -1,9 +1,9 @@
-// Prisma's engine as WebAssembly, which comes with its package, on the driver `pg`. Where the adapter between them is
-// not what Prisma's native engine is, it is put right:
-// - It does not know the type `name` (19) of PostgreSQL's catalogs, for which the engine asks: say that it is text (25).
-// - It leaves the timer running that bounds its wait for a lock, and the driver its connection, for ten seconds, and the
-//   process with them.
-// - It cuts scripts at each semicolon, in strings and bodies, too: send them as they are, as the native engine does.
+// Prisma's engine as WebAssembly, which is in its package, with the driver `pg`. This fixes where the adapter between
+// them differs from Prisma's native engine:
+// - It does not know the type `name` (19) of PostgreSQL's catalogs, which the engine reads: say that it is text (25).
+// - It leaves the timer for its lock wait running, and the driver's connection open, for ten seconds, which keeps the
+//   process alive.
+// - It splits scripts at each semicolon, even in strings and bodies: send them whole, as the native engine does.
 import { defineConfig } from "prisma/config";
 import { PrismaPg } from "@prisma/adapter-pg";
 import pg from "pg";

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The official image's script, in little: POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB (each also as …_FILE), and the
-# files in /docker-entrypoint-initdb.d, all at the first start only.
+# A small version of the official image's script: POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB (each also as …_FILE),
+# and the files in /docker-entrypoint-initdb.d, all only at the first start.
 set -eu
 
 value() {  # value NAME DEFAULT: from the file NAME_FILE, or the variable NAME
@@ -19,7 +19,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     initdb --username="$user" --pwfile=/tmp/password --auth-local=trust --auth-host=scram-sha-256 --no-sync >/dev/null
     rm /tmp/password
     echo 'host all all all scram-sha-256' >>"$PGDATA/pg_hba.conf"
-    # Over the socket alone until everything is there, so that nobody outside takes it for ready.
+    # Listen only on the socket until everything is there, so that it does not look ready from outside.
     pg_ctl --silent --options="-c listen_addresses=''" --wait start >/dev/null
     [ "$database" = postgres ] || createdb --username="$user" "$database"
     for file in /docker-entrypoint-initdb.d/*.sql; do

@@ -1,4 +1,4 @@
-// goose 2.1.0, which wrote a row for each way back too. With its library, as its command brings other databases.
+// goose 2.1.0, which also wrote a row for each down migration. Its library, since its command brings other databases.
 package main
 
 import (
