@@ -1,16 +1,16 @@
-# The image that applications' images are built on: Python slim, this program, and nothing else. docs/image.md says how
-# to use it, what is in it, and why it is made like this.
+# A base image for applications: Python slim, this program, and nothing else. docs/image.md explains how to use it, what
+# it contains, and why it is built like this.
 #
 #     docker build --tag pg-entrypoint .
 #     docker build --tag pg-entrypoint:full --target full .        # with pg_dump and the status service
-#     docker build --tag pg-entrypoint:folder --target folder .    # to be copied into images without Python
+#     docker build --tag pg-entrypoint:folder --target folder .    # to copy into images without Python
 #
-# Two secrets, both optional, reach pip and leave no trace: `--secret id=ca,src=…`, certificates to trust, and
+# pip uses two optional secrets, which leave no trace in the image: `--secret id=ca,src=…`, certificates to trust, and
 # `--secret id=pip,src=…`, a pip.conf that names another index.
 
-# The newest Python with wheels of everything we need. Any other with Python 3.11 or later and apt will do.
+# The newest Python for which everything we need has wheels. Any image with Python 3.11 or later and apt works.
 ARG BASE=python:3.14-slim
-# The Python that goes into the self-contained folder.
+# The Python in the self-contained folder.
 ARG FOLDER_BASE=python:3.13-slim
 
 
@@ -26,8 +26,8 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
     tools/bin/pip install --require-hashes --only-binary=:all: --requirement requirements/build.txt
 COPY requirements/image.txt requirements/
-# --no-deps: the file is complete, and leaves out on purpose what requirements/renew.py names. Symbols that nobody needs
-# at run time go, as from Debian's packages: of one module they are three quarters.
+# --no-deps: the file is complete; it omits what requirements/renew.py lists on purpose. Symbols that are not needed at
+# run time are stripped, as in Debian's packages: they are three quarters of one module.
 RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi; \
     tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile \
@@ -40,13 +40,13 @@ FROM builder AS program
 COPY LICENSE README.md pyproject.toml ./
 COPY bin bin
 COPY entrypoint entrypoint
-# Not by its path, which pip would record.
+# Install by name: pip would record a path.
 RUN SOURCE_DATE_EPOCH=315532800 tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && tools/bin/pip --python /usr/local/lib/pg-entrypoint install --no-deps --no-compile \
         --no-index --find-links dist pg-entrypoint
-# -I: what the application's environment says to its own Python (PYTHONPATH, PYTHONHOME) is not for this one.
+# -I: variables for the application's Python (PYTHONPATH, PYTHONHOME) must not affect this one.
 RUN sed -i '1s/$/ -I/' /usr/local/lib/pg-entrypoint/bin/entrypoint
-# What a start imports, in one file.
+# Put the modules of a start into one file.
 COPY packaging packaging
 RUN /usr/local/lib/pg-entrypoint/bin/python -IB packaging/bundle.py /usr/local/lib/pg-entrypoint
 
@@ -61,8 +61,9 @@ RUN --mount=type=secret,id=ca --mount=type=secret,id=pip,target=/etc/pip.conf \
     && /usr/local/lib/pg-entrypoint/bin/python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/pg-entrypoint/lib
 
 
-# For images without Python: all of it in one folder, docs/folder.md. It starts fastest with the Pythons whose ctypes
-# imports least. It takes this image's glibc along, and a few hundred lines of C that start with it.
+# For images without Python: everything in one folder, see docs/folder.md. It starts fastest with a Python whose ctypes
+# imports little. The folder also contains this image's glibc, and code that starts with it, from a few hundred lines of
+# C.
 FROM ${FOLDER_BASE} AS packer
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends binutils gcc libc6-dev \
@@ -84,14 +85,14 @@ RUN venv/bin/pip install --no-deps --no-compile --no-index --find-links dist pg-
     && venv/bin/python -I packaging/folder.py --quiet build_exe --build-exe /opt/entrypoint
 
 
-# Not an image to start, but one to copy from: COPY --from=pg-entrypoint:folder /opt/entrypoint /opt/entrypoint
+# Not to be started, only to copy from: COPY --from=pg-entrypoint:folder /opt/entrypoint /opt/entrypoint
 FROM scratch AS folder
 COPY --from=packer /opt/entrypoint /opt/entrypoint
 
 
-# What both images have in common.
+# The common part of both images.
 FROM ${BASE} AS common
-# What is there only to install other things: pip, and the copy of it that the module ensurepip carries.
+# Remove what only installs other packages: pip, and the copy of it in the module ensurepip.
 RUN if python3 -Bc 'import pip' 2>/dev/null; then python3 -Bm pip uninstall --yes --root-user-action=ignore pip; fi \
     && rm -rf "$(python3 -Bc 'import os, ensurepip; print(os.path.dirname(ensurepip.__file__))')" \
         /usr/share/python-wheels /root/.cache \
@@ -103,15 +104,15 @@ LABEL org.opencontainers.image.title="pg-entrypoint" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# `migrations` is looked for here.
+# The program looks for `migrations` here.
 WORKDIR /app
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["entrypoint", "run", "--"]
 
 
-# Two programs of the package, 1 MB: the rest of it brings Perl, and is 53 MB.
+# Only two programs of the package, 1 MB. The rest needs Perl, and is 53 MB.
 FROM ${BASE} AS client
-# At least as new as the server that is to be backed up.
+# At least as new as the server to back up.
 ARG POSTGRES_MAJOR=17
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends postgresql-client-${POSTGRES_MAJOR} \
@@ -128,11 +129,11 @@ RUN apt-get update \
 COPY --from=client /client /
 COPY --from=program-full /usr/local/lib/pg-entrypoint /usr/local/lib/pg-entrypoint
 RUN --mount=type=bind,source=docker,target=/mnt ["/usr/local/lib/pg-entrypoint/bin/python", "-IB", "/mnt/bytecode.py"]
-# A number, so that Kubernetes can see that it is not root; any other will do as well.
+# A number, so that Kubernetes can see that it is not root. Any other number works, too.
 USER 65532:65532
 
 
-# The default.
+# The default target.
 FROM common AS image
 COPY --from=program /usr/local/lib/pg-entrypoint /usr/local/lib/pg-entrypoint
 RUN --mount=type=bind,source=docker,target=/mnt ["/usr/local/lib/pg-entrypoint/bin/python", "-IB", "/mnt/bytecode.py"]

@@ -155,7 +155,7 @@ def test_without_a_replica_it_refuses(upgrade: Callable[..., Upgrade]) -> None:
     project = upgrade()
     run = project.run()
     assert run.wait(30) == 1
-    assert "no replica of the application is here, so there is nothing to replace" in run.stderr
+    assert "the application has no replicas here, so there is nothing to replace" in run.stderr
     assert "Fix: Start it: docker compose up --detach" in run.stderr
     assert not [words for words in project.state["asked"] if "up" in words]
 

@@ -1,7 +1,7 @@
--- Prices of orders become whole cents. This is the first step, "expand": the new column stands beside the old one, and
--- a trigger fills whichever of the two a replica leaves out. So version 1 goes on writing `price`, version 2 writes
--- `price_cents`, and both read `price`. The orders from before the trigger are filled by 004, and version 3 takes the
--- old column away.
+-- The price of an order becomes a whole number of cents. This is the first step, "expand": it adds the new column next
+-- to the old one, and a trigger that fills in whichever of the two a replica leaves out. So version 1 can still write
+-- `price`, version 2 writes `price_cents`, and both read `price`. 004 fills in the orders from before the trigger, and
+-- version 3 drops the old column.
 ALTER TABLE orders ADD COLUMN price_cents bigint;
 
 CREATE FUNCTION orders_fill_both_prices() RETURNS trigger

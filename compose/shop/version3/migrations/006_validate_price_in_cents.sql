@@ -1,2 +1,3 @@
--- Reads all orders, while others read and write them. A file of its own, as 005 has a lock that lets nobody in.
+-- Reads all orders, while others read and write them. This is a separate file because 005 holds a lock that blocks
+-- others.
 ALTER TABLE orders VALIDATE CONSTRAINT orders_price_cents_is_there;
