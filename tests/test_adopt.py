@@ -62,7 +62,7 @@ def test_what_the_tool_has_applied_is_recorded_and_the_rest_stays_pending(scene:
         " ORDER BY 1"
     )
     assert rows == [(n, f"00{n}_t{n}.sql", "completed", 0, "abc") for n in (1, 2)]
-    assert "2 migrations are to be recorded as completed in schema public, as goose has applied them" in run.stdout
+    assert "Will record 2 migrations as completed in schema public, because goose has applied them" in run.stdout
     assert run.stdout.endswith("Recorded 2 migrations; goose's table was not touched.\n")
     recorded = run.logs("adopt.recorded")[0]
     assert (recorded["tool"], recorded["table"], recorded["applied"]) == ("goose", "public.goose_db_version", 2)
@@ -89,7 +89,7 @@ def test_a_second_time_it_does_nothing(scene: Scene) -> None:
     run = adopt(scene, "--yes").ok()
     assert (
         run.stdout.partition("\n")[2]
-        == "Nothing to adopt: what goose has applied (2 migrations) is recorded as completed already.\n"
+        == "Nothing to adopt: everything goose has applied (2 migrations) is already recorded as completed.\n"
     )
     assert scene.database.contents() == before
 
@@ -127,7 +127,7 @@ def test_what_failed_here_and_is_applied_there_is_recorded(scene: Scene) -> None
     # A start before MIGRATION_ADOPT was set.
     assert scene.run().outcome == "failed"
     assert scene.ledger() == [(1, "failed")]
-    assert "instead of failed" in adopt(scene, "--dry-run").ok().stdout
+    assert "recorded as failed until now" in adopt(scene, "--dry-run").ok().stdout
     # The failed row holds the file back, but adopting works all the same.
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
     assert scene.ledger() == [(1, "completed"), (2, "completed"), (3, "completed")]
@@ -172,7 +172,7 @@ def test_a_new_database_has_nothing_to_adopt(scene: Scene) -> None:
     assert told(run)[:2] == ("migrated", "3")
     assert "this database has no goose table goose_db_version" in run.logs("adopt.nothing")[0]["message"]
     assert (
-        adopt(scene).ok().stdout.partition("\n")[2] == "Nothing to adopt: there is no table of goose's history here.\n"
+        adopt(scene).ok().stdout.partition("\n")[2] == "Nothing to adopt: this database has no goose history table.\n"
     )
 
 
@@ -195,7 +195,7 @@ def test_a_table_that_is_misnamed_does_not_run_everything_again(scene: Scene) ->
     assert scene.database.one("SELECT to_regclass('t3')") is None
     gone = adopt(scene, "--table", "ops.goose_db_version")
     assert gone.wait() == 78, gone.report()
-    assert "There is no table goose_db_version of goose's history here" in only_error(gone)["message"]
+    assert "This database has no goose history table goose_db_version" in only_error(gone)["message"]
 
 
 @pytest.mark.thorough
@@ -219,7 +219,7 @@ def test_a_tool_that_has_applied_nothing_is_no_reason_to_stop(scene: Scene) -> N
 def test_a_dry_run_of_migrate_and_a_rehearsal_know_it(scene: Scene) -> None:
     before = scene.database.contents()
     shown = scene.start("migrate", "--dry-run", MIGRATION_ADOPT="goose").ok().stdout
-    assert "2 migrations would be recorded as completed, as goose has applied them:\n  001_t1.sql\n" in shown
+    assert "2 migrations would be recorded as completed, because goose has applied them:\n  001_t1.sql\n" in shown
     assert "1 migration would run:\n  003_t3.sql" in shown
     rehearsed = scene.start("migrate", "--rehearse", MIGRATION_ADOPT="goose").ok().stdout
     assert "003_t3.sql" in rehearsed
@@ -293,11 +293,11 @@ def test_what_was_adopted_is_not_reversed_only_to_be_adopted_again(scene: Scene)
     refused = scene.start("rollback", "--to", "1", "--yes", MIGRATION_ADOPT="goose")
     assert refused.wait() == 78, refused.report()
     error = only_error(refused)
-    assert "goose's history (public.goose_db_version) has 002_t2.sql still" in error["message"]
+    assert "goose's history (public.goose_db_version) still has 002_t2.sql" in error["message"]
     assert "Unset MIGRATION_ADOPT" in error["remedy"]
     assert scene.database.one("SELECT to_regclass('t2') IS NOT NULL") is True
     warned = scene.start("rollback", "--to", "1", "--yes").ok()
-    assert "Note: goose's history (public.goose_db_version) has 002_t2.sql still" in warned.stdout
+    assert "Note: goose's history (public.goose_db_version) still has 002_t2.sql" in warned.stdout
     assert scene.ledger() == [(1, "completed")]
     scene.database.execute("DELETE FROM goose_db_version WHERE version_id > 1")
     assert scene.run(MIGRATION_ADOPT="goose")[:2] == ("migrated", "3")
@@ -415,8 +415,8 @@ def test_a_table_of_the_same_name_in_another_schema_is_named(scene: Scene) -> No
 
 def test_a_table_with_another_name_is_named_by_the_user(scene: Scene) -> None:
     scene.database.execute('ALTER TABLE goose_db_version RENAME TO "My Goose"')
-    assert "2 migrations are to be" in adopt(scene, "--table", "public.My Goose", "--dry-run").ok().stdout
-    assert "2 migrations are to be" in adopt(scene, "--table", "My Goose", "--dry-run").ok().stdout
+    assert "Will record 2 migrations" in adopt(scene, "--table", "public.My Goose", "--dry-run").ok().stdout
+    assert "Will record 2 migrations" in adopt(scene, "--table", "My Goose", "--dry-run").ok().stdout
 
 
 @pytest.mark.thorough
@@ -425,7 +425,7 @@ def test_a_name_with_a_dot_is_quoted(scene: Scene) -> None:
         'CREATE SCHEMA "Ops.X"; ALTER TABLE goose_db_version RENAME TO "My.Goose"; '
         'ALTER TABLE "My.Goose" SET SCHEMA "Ops.X"'
     )
-    assert "2 migrations are to be" in adopt(scene, "--table", '"Ops.X"."My.Goose"', "--dry-run").ok().stdout
+    assert "Will record 2 migrations" in adopt(scene, "--table", '"Ops.X"."My.Goose"', "--dry-run").ok().stdout
     assert scene.run(MIGRATION_ADOPT='goose:"Ops.X"."My.Goose"')[:2] == ("migrated", "3")
 
 
@@ -447,7 +447,7 @@ def test_a_history_whose_rows_are_hidden_is_refused(scene: Scene) -> None:
         )
         # The owner sees every row.
         scene.database.execute("ALTER TABLE goose_db_version NO FORCE ROW LEVEL SECURITY")
-        assert "2 migrations are to be" in adopt(scene, "--dry-run", MIGRATION_ROLE=role).ok().stdout
+        assert "Will record 2 migrations" in adopt(scene, "--dry-run", MIGRATION_ROLE=role).ok().stdout
     finally:
         scene.database.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
@@ -533,7 +533,7 @@ def test_a_checksum_of_the_tools_own_that_differs_is_said_and_not_judged(scene: 
     )
     run = scene.start("migrate", MIGRATION_ADOPT="sqlx").ok()
     assert run.logs("adopt.differs")[0]["files"] == ["001_t1.sql"]
-    assert any("not the text that sqlx applied" in warning for warning in warnings(run))
+    assert any("differs from what sqlx applied" in warning for warning in warnings(run))
     assert not errors(run)
 
 
@@ -601,6 +601,6 @@ def test_a_gate_is_not_needed_for_a_dry_run(scene: Scene) -> None:
         scene.write(file(3, sql=f"{Gate.PASS} CREATE TABLE t3 ();"))
         other = scene.start(MIGRATION_ADOPT="goose")
         gate.arrival()
-        assert "recorded as completed already" in adopt(scene, "--dry-run").ok().stdout
+        assert "already recorded as completed" in adopt(scene, "--dry-run").ok().stdout
         gate.open()
         assert told(other)[:2] == ("migrated", "3")

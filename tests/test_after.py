@@ -89,7 +89,7 @@ def test_what_status_says(scene: Scene) -> None:
     )
     assert states(answer) == {1: "applied", 2: "after", 3: "applied"}
     text = scene.start("status", "--exit-code").ok().stdout
-    assert "1 migration waits for the end of the rollout" in text.splitlines()[1]
+    assert "1 migration waits for the rollout to end" in text.splitlines()[1]
     after(scene).ok()
     answer = status(scene)
     assert (answer["currentVersion"], answer["outstandingMigrations"], answer["outstandingSince"]) == (3, 0, None)

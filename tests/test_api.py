@@ -262,7 +262,7 @@ def test_remedies_name_parameters(database: Database, migrations_dir: Path) -> N
     assert elsewhere.value.remedy.endswith(': check("db/migrations", files=["db/migrations/001_a.sql"])')
     with pytest.raises(EntrypointError, match=r"^against needs a git repository") as no_git:
         api.check(migrations_dir, against="main")
-    assert no_git.value.remedy == "Set directory to the migrations of the checkout, or leave out against."
+    assert no_git.value.remedy == "Set directory to the migrations in the checkout, or leave out against."
     with pytest.raises(TypeError, match="lint must be bool or None"):
         api.check(migrations_dir, lint="no")  # type: ignore[arg-type]
     write_migrations(migrations_dir, {"001_a.sql": "SELECT 1;"})
@@ -581,7 +581,8 @@ def test_a_process_that_ignores_sigchld(database: Database, migrations_dir: Path
     assert "SIGCHLD is ignored in this process" in refused
     assert outcome == "migrated", errors
     assert said.exists()
-    assert branch.startswith("UsageError There is no commit 'no-such-branch'"), errors
+    assert branch.startswith("UsageError The git repository of "), errors
+    assert "has no commit 'no-such-branch'" in branch, errors
 
 
 # --- Concurrent calls -----------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def test_the_files_up_to_it_are_recorded_and_the_rest_stays_pending(scene: Scene
     )
     assert rows == [(n, f"{n:03d}_t{n}.sql", "completed", 0, "abc") for n in (0, 1, 2, 5)]
     assert run.logs("ledger.baseline")[0]["version"] == 5
-    assert "at version 5" in run.stdout
+    assert "counts as version 5" in run.stdout
     assert scene.lock_is_free()
     # Only 6 is pending, and no checksum differs.
     assert scene.run()[:2] == ("migrated", "6")
@@ -55,7 +55,7 @@ def test_it_is_done_only_once(scene: Scene) -> None:
     before = scene.database.contents()
     assert (
         baseline(scene, 5).ok().stdout.partition("\n")[2]
-        == "Nothing to record: everything up to 5 is recorded as completed.\n"
+        == "Nothing to record: everything up to 5 is already recorded as completed.\n"
     )
     assert scene.database.contents() == before
 
@@ -64,13 +64,13 @@ def test_it_is_done_only_once(scene: Scene) -> None:
 @pytest.mark.case("D8")
 def test_one_is_spoken_of_as_one_and_two_as_two(scene: Scene) -> None:
     run = baseline(scene, 0).ok()
-    assert "1 migration is to be recorded as completed in schema public, without running it:" in run.stdout
+    assert "Will record 1 migration as completed in schema public, without running it:" in run.stdout
     assert run.logs("ledger.baseline")[0]["message"] == "recorded 1 migration as completed, without running it"
     assert "Recorded 1 migration; " in run.stdout
 
     run = baseline(scene, 2).ok()
-    assert "2 migrations are to be recorded as completed in schema public, without running them:" in run.stdout
-    assert "1 row is there already and is kept." in run.stdout
+    assert "Will record 2 migrations as completed in schema public, without running them:" in run.stdout
+    assert "1 migration is already recorded and kept." in run.stdout
     assert run.logs("ledger.baseline")[0]["message"] == "recorded 2 migrations as completed, without running them"
 
     baseline(scene, 5).ok()
@@ -87,7 +87,7 @@ def test_rows_that_are_there_are_kept(scene: Scene) -> None:
     run = baseline(scene, 5).ok()
     assert "002_t2.sql" in run.stdout
     assert "001_t1.sql" not in run.stdout
-    assert "2 rows are there already" in run.stdout
+    assert "2 migrations are already recorded" in run.stdout
     assert [number for number, _ in scene.ledger()] == [0, 1, 2, 5]
 
 

@@ -355,7 +355,7 @@ def test_its_time_ends_and_the_next_start_goes_on(scene: Scene) -> None:
     assert "`-- entrypoint: phase = after`" in str(error["remedy"])
     assert scene.database.one(ALL)[1] == 300
     shown = scene.start("migrate", "--dry-run").ok().stdout
-    assert "its batches would go on (300 rows in 1 batch, up to id 300 of 1000):" in shown
+    assert "its batches would continue (300 rows in 1 batch, up to id 300 of 1000):" in shown
     run = scene.migrate(MIGRATION_TIMEOUT_MS=1500)
     assert run.logs("migration.resumed")
     assert scene.database.one(ALL)[1:] == (600, 1)
@@ -450,7 +450,7 @@ def test_a_batch_that_fails_is_gone_on_with_when_the_cause_is_mended(scene: Scen
     assert '"batch"' not in run.stderr
     scene.database.execute("UPDATE orders SET id = 5550 WHERE id = 555")
     repair = scene.start("repair", "--failed", "--yes").ok()
-    assert "have the next start go on with its batches" in repair.stdout
+    assert "have the next start continue its batches" in repair.stdout
     run = scene.migrated()
     assert run.logs("migration.resumed")[0]["rows"] == 500
     # The last key was fixed when the first batch began.
@@ -475,7 +475,10 @@ def test_a_file_that_has_changed_is_for_a_person_to_look_at(scene: Scene) -> Non
     # With the new text, it starts over once somebody asks for that.
     scene.write({"002_fill.sql": by(100, "fixed") + FILL})
     scene.migrate()
-    assert "which has changed, from its first batch on" in scene.start("repair", "--failed", "--yes").ok().stdout
+    assert (
+        "the file has changed, so the next start runs it from its first batch"
+        in scene.start("repair", "--failed", "--yes").ok().stdout
+    )
     scene.migrated()
     assert scene.database.rows("SELECT times, count(*) FROM orders GROUP BY 1 ORDER BY 1") == [(1, 500), (2, 500)]
 
@@ -687,10 +690,10 @@ def test_with_other_directives_the_same_statement_goes_on(scene: Scene, said: tu
     scene.database.execute("ALTER TABLE t DROP CONSTRAINT t_check")
     scene.write({"002_x.sql": f"-- More time.\n{by(5, *said, key='t(id)')}{statement}"})
     repaired = scene.start("repair", "--failed", "--yes").ok()
-    assert "have the next start go on with its batches" in repaired.stdout
-    assert "Repaired: the next start goes on with it." in scene.start("status").ok().stdout
+    assert "have the next start continue its batches" in repaired.stdout
+    assert "Repaired: the next start continues it." in scene.start("status").ok().stdout
     after = ("--phase", "after") if "phase = after" in said else ()
-    assert "its batches would go on (" in scene.start("migrate", "--dry-run", *after).ok().stdout
+    assert "its batches would continue (" in scene.start("migrate", "--dry-run", *after).ok().stdout
     run = scene.start("migrate", *after).ok()
     (resumed,) = run.logs("migration.resumed")
     assert (resumed["rows"], "002_x.sql failed at " in str(resumed["message"])) == (49, True)
@@ -755,7 +758,7 @@ def test_status_names_what_stands_half_way_and_has_no_file(scene: Scene) -> None
         run.wait()
     (scene.migrations / "002_fill.sql").unlink()
     shown = scene.start("status").ok().stdout
-    assert "Up to date at version 1. 002_fill.sql runs, or was interrupted half way." in shown
+    assert "Up to date at version 1. 002_fill.sql was interrupted." in shown
 
 
 def test_what_has_no_order_is_no_key(scene: Scene) -> None:
@@ -799,7 +802,7 @@ def test_a_file_that_does_not_run_in_batches_any_more_says_what_it_did(scene: Sc
     run = scene.start("rollback", "--to", "1", "--yes")
     assert run.wait() == 70, run.report()
     assert "002_fill.sql is failed (" in str(only_error(run)["message"])
-    assert "an earlier text of it has changed 300 rows" in scene.start("repair", "--failed", "--yes").ok().stdout
+    assert "an earlier version of it has changed 300 rows" in scene.start("repair", "--failed", "--yes").ok().stdout
     scene.migrated()
     assert scene.database.one(ALL)[1] == 1300
 

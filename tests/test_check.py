@@ -120,9 +120,9 @@ def test_good_files(run_entrypoint: Start, migrations_dir: Path) -> None:
     for part in (
         "note: gap in the numbers: no migration 004",
         "migrations/002_empty.sql: note: is empty",
-        "migrations/003_own.sql: note: brings its own BEGIN and COMMIT",
+        "migrations/003_own.sql: note: has its own BEGIN and COMMIT",
         "migrations/005_vacuum.sql: note: runs outside a transaction, statement by statement (VACUUM)",
-        "note: no database is configured; every file was looked at",
+        "note: no database is configured, so every file was checked",
     ):
         assert f"\n{part}" in f"\n{run.stdout}"
     assert run.stderr == ""
@@ -293,7 +293,7 @@ def test_a_migration_that_drops_what_a_repeatable_file_makes(check: Check, migra
     assert warning["remedy"] == "Write `-- entrypoint: refresh = v` at the top of the file."
     write_migrations(migrations_dir, {"002_drop.sql": "-- entrypoint: refresh = v\nDROP VIEW v;"})
     (warning,) = [finding for finding in check("--no-lint") if finding["level"] == "warning"]
-    assert warning["message"].endswith("in a new database it is not there yet")
+    assert warning["message"].endswith("in a new database it does not exist yet")
     for text in (f"-- entrypoint: refresh = v\n{drop}", f"{drop}CREATE VIEW v AS SELECT 1;\n"):
         write_migrations(migrations_dir, {"002_drop.sql": text})
         assert not of_level(check("--no-lint"), "warning")
@@ -332,7 +332,7 @@ def test_a_comment_excepts_from_every_rule_of_ours(check: Check, migrations_dir:
     assert strict.wait() == 65, strict.report()
     remedy = only_error(strict)["remedy"]
     assert '"-- squawk-ignore RULE" above a statement' in remedy
-    assert '"-- squawk-ignore-file RULE" into a file' in remedy
+    assert '"-- squawk-ignore-file RULE" in a file' in remedy
     assert told("", "-- squawk-ignore {}\n") == []
     assert told("", "-- squawk-ignore ban-char-field, {}\n") == []
     assert told("", "-- squawk-ignore {} -- nobody is there at night\n") == []
@@ -578,14 +578,14 @@ def test_the_linter_is_found_on_the_path(elsewhere: Callable[..., Run], migratio
         ("echo 'no such option' >&2; exit 2", "no such option"),
         ("exit 3", "code 3"),
         ("exit 1", "code 1"),
-        ("kill -9 $$", "ended by SIGKILL"),
+        ("kill -9 $$", "killed by SIGKILL"),
         ("echo '[{]'; exit 1", "code 1"),
-        ("echo '{}'", "not the JSON of squawk, and it ended with code 0"),
-        ("echo 'squawk 0.1'", "not the JSON of squawk"),
-        ('echo \'[{"file": "migrations/001_good.sql"}]\'; exit 1', "its answer is not understood"),
+        ("echo '{}'", "not squawk's JSON, and it exited with code 0"),
+        ("echo 'squawk 0.1'", "its output is not squawk's JSON"),
+        ('echo \'[{"file": "migrations/001_good.sql"}]\'; exit 1', "its output could not be understood"),
         (
             'echo \'[{"file": "migrations/001_good.sql", "rule_name": "x", "line": 9, "column": 0}]\'; exit 1',
-            "its answer is not understood",
+            "its output could not be understood",
         ),
     ],
 )
@@ -651,7 +651,7 @@ def test_a_comment_that_is_nearly_a_directive(scene: Scene, check: Check) -> Non
 def test_of_applied_files_only_faults_are_told(scene: Scene, check: Check) -> None:
     scene.write({"001_big.sql": "CREATE TABLE big (x bigint, y bigint);", **DROPS, "003_empty.sql": ""})
     none = check("--no-lint", env={"DATABASE_URL": scene.database.url})
-    assert notes(none, "database") == ["no migration is applied yet"]
+    assert notes(none, "database") == ["no migrations are applied yet"]
     scene.migrated()
     scene.write({"004_drops.sql": "ALTER TABLE big DROP COLUMN y;", "005_empty.sql": ""})
     before = scene.database.contents()
@@ -660,7 +660,7 @@ def test_of_applied_files_only_faults_are_told(scene: Scene, check: Check) -> No
     pending = ("migrations/004_drops.sql", 1, 17, "ban-drop-column")
     assert of_level(found, "warning") == [pending]
     assert [finding["file"] for finding in found if finding["rule"] == "empty"] == ["migrations/005_empty.sql"]
-    assert notes(found, "database") == ["3 migrations are applied already; of applied files, only errors are shown"]
+    assert notes(found, "database") == ["3 migrations are already applied; for those, only errors are shown"]
 
     everything = check("--all", env=environment)
     assert of_level(everything, "warning") == [WARNING, pending]
@@ -682,8 +682,9 @@ def test_a_database_that_cannot_be_reached_is_asked_once_and_then_everything_is_
         found = check(env={"DATABASE_URL": address})
         assert of_level(found, "warning") == [WARNING]
         [note] = notes(found, "database")
-        assert note.startswith("the database was not asked: ")
-        assert note.endswith("; every file was looked at as if it were pending")
+        assert note.startswith(
+            "the database did not say what is applied, so every file was checked as if it were pending: "
+        )
         assert "geh" not in note
 
 
@@ -770,7 +771,7 @@ def test_names_of_what_is_elsewhere(run_entrypoint: Start, migrations_dir: Path,
     run = run_entrypoint("check", name)
     assert run.wait() == 64
     assert repr(name) in only_error(run)["message"]
-    assert ("Leave it out" in only_error(run)["remedy"]) is (name == "migrations")
+    assert ("Leave the argument out" in only_error(run)["remedy"]) is (name == "migrations")
     assert run.stdout == ""
 
 

@@ -103,8 +103,8 @@ def test_a_number_that_the_other_has_for_another_file(migrations: Path, run_entr
     assert check(code=65) == [("migrations/004_mine.sql", "error", "number-taken")]
     run = run_entrypoint("check", "--no-lint", "--against", "main")
     assert run.wait() == 65
-    assert "migrations/004_mine.sql: error: main has another file with the number 004: 004_theirs.sql\n" in run.stdout
-    assert "give it a number above 004." in run.stdout
+    assert "migrations/004_mine.sql: error: main uses the number 004 for another file: 004_theirs.sql\n" in run.stdout
+    assert "to a number above 004." in run.stdout
 
 
 def test_a_number_below_the_newest_of_the_other(migrations: Path, check: Check) -> None:
@@ -236,7 +236,7 @@ def test_a_shallow_clone_has_what_it_needs_or_is_told_to_fetch_it(
     (clone / "migrations" / "004_mine.sql").write_text("SELECT 1;\n")
     env = {"MIGRATIONS_DIR": "clone/migrations", "HOME": "/nonexistent"}
     told = refusal(run_entrypoint("check", "--against", "origin/main", env=env), 64)
-    assert "There is no commit 'origin/main'" in told
+    assert "has no commit 'origin/main'" in told
     command = "git fetch --depth=1 origin +refs/heads/main:refs/remotes/origin/main"
     assert command in told
     git(clone, *command.split()[1:])
@@ -247,7 +247,7 @@ def test_a_shallow_clone_has_what_it_needs_or_is_told_to_fetch_it(
 @pytest.mark.parametrize("ref", ["nothing", "no/such", "--all", "-x", "", "main:migrations", "HEAD^{tree}", "a b"])
 def test_what_names_no_commit(migrations: Path, run_entrypoint: Start, ref: str) -> None:
     run = run_entrypoint("check", f"--against={ref}", env={"HOME": "/nonexistent"})
-    assert f"There is no commit {ref!r}" in refusal(run, 64)
+    assert f"has no commit {ref!r}" in refusal(run, 64)
 
 
 @pytest.mark.parametrize("ref", ["main~0", "refs/heads/main", "@{-1}", "tag"])
@@ -263,14 +263,14 @@ def test_what_names_one(migrations: Path, check: Check, ref: str) -> None:
 def test_no_repository(migrations_dir: Path, run_entrypoint: Start, tmp_path: Path) -> None:
     env = {"GIT_CEILING_DIRECTORIES": str(tmp_path.parent), "HOME": "/nonexistent"}
     told = refusal(run_entrypoint("check", "--against", "main", env=env), 78)
-    assert f"needs a git repository, and {str(migrations_dir)!r} is in none" in told
+    assert f"needs a git repository, and {str(migrations_dir)!r} is not in one" in told
 
 
 @pytest.mark.thorough
 def test_no_git(migrations: Path, run_entrypoint: Start, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     told = refusal(run_entrypoint("check", "--against", "main", env={"PATH": str(tmp_path / "empty")}), 78)
-    assert "--against needs git, and there is none on PATH" in told
+    assert "--against needs git, which is not on PATH" in told
 
 
 def test_somebody_elses_checkout(migrations: Path, run_entrypoint: Start) -> None:

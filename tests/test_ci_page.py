@@ -218,7 +218,7 @@ def test_what_could_not_be_checked_is_a_report_as_well(report: Callable[..., Any
     write_migrations(migrations_dir, GOOD)
     nowhere = {"MIGRATIONS_DIR": "nowhere"}
     for code, words, env, said in (
-        (78, (), nowhere, "There is no directory 'nowhere' here"),
+        (78, (), nowhere, "There is no directory 'nowhere' in"),
         (78, ("--against", "main"), {}, "needs a git repository"),
         (64, ("no/such/file.sql",), {}, "There is no file"),
         (78, (), {"MIGRATION_TIMEOUT_MS": "soon"}, "MIGRATION_TIMEOUT_MS"),
@@ -255,7 +255,7 @@ def test_sarif_says_of_each_rule_what_helps(report: Callable[..., Any], migratio
     helps = {rule["id"]: rule["help"]["text"] for rule in report("sarif")["runs"][0]["tool"]["driver"]["rules"]}
     assert '"-- squawk-ignore ban-drop-column" above' in helps["ban-drop-column"]
     assert '"-- squawk-ignore not-repeatable" above' in helps["not-repeatable"]
-    assert '"-- squawk-ignore-file requires" into' in helps["requires"]
+    assert '"-- squawk-ignore-file requires" in' in helps["requires"]
     assert "squawk" not in helps["syntax"] + helps["name"]
     assert all(text.endswith(".") and ".." not in text for text in helps.values())
 

@@ -160,7 +160,7 @@ def test_an_option_is_given_once(run_entrypoint: Start) -> None:
     # `--repeatable` may be given more than once.
     run = run_entrypoint("migrate", "--repeatable", "a", "--repeatable", "b", "--to", "1")
     assert run.wait() == 64
-    assert "--repeatable does not go with" in only_error(run)["message"]
+    assert "--repeatable cannot go with" in only_error(run)["message"]
 
 
 def test_a_misspelt_variable_is_named_unless_a_start_goes_well(

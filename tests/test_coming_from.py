@@ -112,7 +112,7 @@ def test_the_page_is_typed_as_it_stands(scene: Scene, tmp_path: Path, tool: str)
             continue
         assert first == "entrypoint", line
         said[" ".join(rest)] = scene.start(*rest, **env).ok().stdout
-    assert "2 migrations are to be recorded" in said[f"adopt --from {tool} --dry-run"]
+    assert "Will record 2 migrations as completed" in said[f"adopt --from {tool} --dry-run"]
     assert "1 migration would run" in said["migrate --dry-run"]
     assert (
         "0 pending" in said["status"] or "nothing pending" in said["status"] or "up to date" in said["status"].lower()

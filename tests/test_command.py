@@ -394,7 +394,7 @@ def test_wait_waits_for_it(project: Project) -> None:
         gate.arrival()
         waiting = project.start("wait", "--for", "schema")
         record = waiting.until("wait.waiting")
-        assert "is to run" in record["message"]
+        assert "is pending" in record["message"]
         running = json.loads(project.start("status", "--json").ok().stdout)
         assert running["command"]["state"] == "running"
         assert running["lock"]["migration"] == COMMAND

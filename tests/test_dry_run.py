@@ -49,7 +49,7 @@ def test_statements_and_what_there_is_to_say_about_them(scene: Scene) -> None:
         "  004_empty.sql  (empty, one transaction)\n"
         "  005_own.sql  (1 statement, one transaction, without its own BEGIN and COMMIT)\n"
         "      SELECT 2\n"
-        "  006_says.sql  (1 statement, outside a transaction: it says so)\n"
+        "  006_says.sql  (1 statement, outside a transaction: the file says so)\n"
         "      SELECT 3\n"
     )
     assert scene.ledger() == [(1, "completed")]

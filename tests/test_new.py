@@ -207,7 +207,7 @@ def test_not_even_what_came_a_moment_ago(tmp_path: Path, kind: str) -> None:
         path.write_text("precious")
     else:
         path.symlink_to("nowhere")
-    with pytest.raises(ConfigurationError, match="exists already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         _write({str(tmp_path / "a"): "new", str(path): "new"})
     assert list(tmp_path.iterdir()) == [path]
     assert not (tmp_path / "nowhere").exists()

@@ -75,7 +75,7 @@ def test_a_rehearsal_leaves_nothing_behind(any_database: Database, migrations_di
     assert scene.lock_is_free()
     assert scene.ledger() == [(1, "completed")]
     scene.migrated()
-    assert rehearse(scene).stdout.partition("\n")[2] == "Nothing is pending: there is nothing to rehearse.\n"
+    assert rehearse(scene).stdout.partition("\n")[2] == "Nothing is pending, so there is nothing to rehearse.\n"
 
 
 def test_a_schema_that_is_not_there_yet_is_not_there_afterwards(scene: Scene) -> None:
@@ -240,7 +240,7 @@ def test_a_commit_that_happens_all_the_same_is_told(scene: Scene, monkeypatch: p
     assert caught.value.message.endswith("what was rehearsed before it: 001_a.sql")
     assert "undo it by hand" in caught.value.remedy
     assert scene.database.exists("a")
-    assert "before it ended: 1 migration" in output.getvalue()
+    assert "back before the error: 1 migration" in output.getvalue()
 
 
 @pytest.mark.thorough
@@ -349,10 +349,10 @@ def test_the_locks_that_hurt_under_traffic(scene: Scene) -> None:
 @pytest.mark.thorough
 def test_no_locks_worth_a_word(scene: Scene) -> None:
     scene.write({"001_a.sql": "CREATE TABLE a ();"})
-    assert rehearse(scene).stdout.endswith("No lock was held at the end that others could have to wait for.\n")
+    assert rehearse(scene).stdout.endswith("No locks on existing tables.\n")
     scene.migrated()
     scene.write({"002_b.sql": "CREATE TABLE b ();"})
-    assert rehearse(scene).stdout.endswith("No lock was held at the end that others could have to wait for.\n")
+    assert rehearse(scene).stdout.endswith("No locks on existing tables.\n")
 
 
 def test_a_lock_that_is_not_to_be_had_is_tried_again(scene: Scene) -> None:
@@ -411,7 +411,7 @@ def test_a_rehearsal_waits_while_somebody_migrates(prepared: Scene) -> None:
         rehearsing = scene.start("migrate", "--rehearse")
         rehearsing.until("lock.waiting")
     migrating.ok()
-    assert rehearsing.ok().stdout.partition("\n")[2] == "Nothing is pending: there is nothing to rehearse.\n"
+    assert rehearsing.ok().stdout.partition("\n")[2] == "Nothing is pending, so there is nothing to rehearse.\n"
 
 
 @pytest.mark.thorough
@@ -585,7 +585,12 @@ def prepared_of(number: int, text: str) -> Prepared:
         (("CREATE INDEX CONCURRENTLY i ON t (a)", "REINDEX INDEX CONCURRENTLY i"), (), 1, "002_x.sql runs outside"),
         (("CREATE INDEX CONCURRENTLY ON t (a)", "SELECT 1"), (), 0, "001_x.sql runs outside"),
         (("CREATE UNIQUE INDEX CONCURRENTLY i ON t (a)", "SELECT 1"), (), 0, "001_x.sql runs outside"),
-        (("-- entrypoint: no-transaction\nSELECT 1",), (), 0, r"001_x.sql runs outside a transaction \(it says so\)"),
+        (
+            ("-- entrypoint: no-transaction\nSELECT 1",),
+            (),
+            0,
+            r"001_x.sql runs outside a transaction \(the file says so\)",
+        ),
         (("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT",), (0,), 0, ""),
         (
             ("SELECT 1", "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT"),

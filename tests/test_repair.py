@@ -57,7 +57,7 @@ def test_all_that_is_safe_is_repaired(scene: Scene) -> None:
     run = repair(scene).ok()
     # A file that is gone may be missing only here.
     assert numbers(scene) == [1, 2, 3, 7, 8]
-    assert "\n1 row has no file any more. To forget it: entrypoint repair --missing\n" in run.stdout
+    assert "\n1 row no longer has a file. To forget it: entrypoint repair --missing\n" in run.stdout
     assert checksum_of_1(scene) == checksum(CHANGED.encode())
     assert [record["version"] for record in run.logs("ledger.repaired")] == [1, 4]
     done, _, left = run.stdout.partition("Left alone:")

@@ -286,7 +286,7 @@ def test_beside_another_tool_they_are_left_out(scene: Scene) -> None:
     assert not scene.database.exists("v")
     bad = scene.start("migrate", "--repeatable", "v", MIGRATION_COMMAND="true")
     assert bad.wait() == 64
-    assert only_error(bad)["message"] == "--repeatable does not go with MIGRATION_COMMAND"
+    assert only_error(bad)["message"] == "--repeatable cannot go with MIGRATION_COMMAND"
 
 
 def test_a_folder_without_sql_files_is_none(scene: Scene) -> None:
@@ -362,7 +362,7 @@ def test_a_failure_is_there_the_next_morning(scene: Scene) -> None:
     shown = scene.start("status", "--exit-code")
     assert shown.wait() == 11
     assert "At version 1; a repeatable file has failed." in shown.stdout
-    assert f"repeatable/v.sql (failed at {v['failedAt']}; the next start tries it again):" in shown.stdout
+    assert f"repeatable/v.sql (failed at {v['failedAt']}; every start tries it again):" in shown.stdout
     assert "LINE 1: CREATE OR REPLACE VIEW v AS SELECT gone FROM t;" in shown.stdout
     assert columns(scene) == ["i"]
 
@@ -469,7 +469,8 @@ def test_wait_waits_for_them(scene: Scene) -> None:
         waiter = scene.start("wait", "--timeout", "60")
         said = waiter.until("wait.waiting")
         assert (
-            "nothing is pending, but 2 repeatable files are to be applied: repeatable/a.sql is one" in said["message"]
+            "no migrations are pending, but 2 repeatable files are pending, repeatable/a.sql among them"
+            in said["message"]
         )
         gate.open()
         run.ok()
@@ -478,7 +479,7 @@ def test_wait_waits_for_them(scene: Scene) -> None:
     write(scene, a="", v="SELECT 1/0;")
     late = scene.start("wait", "--timeout", "0")
     assert late.wait() == 75
-    assert "2 repeatable files are to be applied" in only_error(late)["message"]
+    assert "2 repeatable files are pending" in only_error(late)["message"]
     scene.migrate()
     late = scene.start("wait", "--timeout", "0")
     assert late.wait() == 75
@@ -606,7 +607,7 @@ def test_a_dry_run_and_a_rehearsal_know_them(scene: Scene) -> None:
     write(scene, v=VIEW, w="-- entrypoint: after = v\nCREATE OR REPLACE VIEW w AS SELECT * FROM v;")
     before = scene.database.contents()
     shown = scene.start("migrate", "--dry-run").ok().stdout
-    assert "2 repeatable files would be applied behind the migrations, in one transaction:" in shown
+    assert "2 repeatable files would be applied after the migrations, in one transaction:" in shown
     assert shown.index("repeatable/v.sql") < shown.index("repeatable/w.sql")
     rehearsed = scene.start("migrate", "--rehearse").ok().stdout
     assert "Rehearsed 3 of 3" in rehearsed or "repeatable/w.sql" in rehearsed

@@ -126,14 +126,14 @@ def test_what_is_left_out_is_told(scene: Scene) -> None:
     check = scene.start("check", "--no-lint", "--all").ok().stdout
     for line in (
         "001_merged.sql: note: left out: BEGIN in line 1 and COMMIT in line 3, because the whole file can be one",
-        "002_idle.sql:2: warning: this COMMIT ends nothing, as there is no BEGIN before it; it is left out",
-        "003_units.sql: note: runs as 2 units, each in a transaction of its own, as psql would run it: the effect",
-        "004_index.sql: note: runs as 2 units, each in a transaction of its own, 1 of them outside of any, as psql",
+        "002_idle.sql:2: warning: this COMMIT ends nothing, because no BEGIN precedes it; it is left out",
+        "003_units.sql: note: runs as 2 units, each in its own transaction, as psql would run it: the effect",
+        "004_index.sql: note: runs as 2 units, each in its own transaction; 1 of them outside a transaction, as psql",
     ):
         assert line in check, check
     shown = scene.start("migrate", "--dry-run").ok().stdout
     assert "(2 statements, one transaction, left out: BEGIN in line 1 and COMMIT in line 3" in shown
-    assert "(2 units, each in a transaction of its own: the effect of SET LOCAL" in shown.replace("4 statements, ", "")
+    assert "(2 units, each in its own transaction: the effect of SET LOCAL" in shown.replace("4 statements, ", "")
     run = scene.migrated()
     assert warnings(run) == ["002_idle.sql: COMMIT in line 2 without a BEGIN: left out, as psql would ignore it"]
 
@@ -207,9 +207,7 @@ def test_a_rehearsal_asks_for_such_a_trigger_too(scene: Scene) -> None:
         run = scene.start("migrate", "--rehearse")
         assert run.wait() == 10, run.report()
         assert rehearsed in run.stdout, run.stdout
-        assert (
-            "003_x.sql runs unit by unit, each in a transaction of its own: the database has an INITIALLY" in run.stdout
-        )
+        assert "003_x.sql runs unit by unit, each in its own transaction: the database has an INITIALLY" in run.stdout
         scene.start("migrate", "--to", "2").ok()
     assert scene.ledger() == [(1, "completed"), (2, "completed")]
 
@@ -266,7 +264,7 @@ def test_a_mended_file_goes_on_where_it_failed(scene: Scene) -> None:
     again = scene.migrate()
     assert (again.code, scene.database.one("SELECT count(*) FROM t")) == (70, 2), "not until the file changes"
     scene.write({"002_x.sql": "-- entrypoint: timeout = 1min\n" + FAILS.replace("1/0", "1")})
-    assert "it stopped at line 7, and would go on there" in scene.start("migrate", "--dry-run").ok().stdout
+    assert "it stopped at line 7, and would continue there" in scene.start("migrate", "--dry-run").ok().stdout
     run = scene.migrated()
     (record,) = run.logs("migration.resumed")
     assert "failed at line 7" in record["message"]
@@ -281,7 +279,7 @@ def test_a_cause_outside_the_file_is_followed_by_repair(scene: Scene) -> None:
     assert scene.migrate().code == 70
     scene.database.execute("CREATE TABLE late AS SELECT 7 AS i")
     repaired = scene.start("repair", "--yes").ok()
-    assert "have the next start go on at line 7" in repaired.stdout
+    assert "have the next start continue at line 7" in repaired.stdout
     scene.migrated()
     assert scene.database.rows("SELECT i FROM t ORDER BY 1") == [(1,), (2,), (3,)]
 
@@ -292,7 +290,7 @@ def test_other_statements_before_it_begin_again(scene: Scene) -> None:
     # Remove what took effect, as the message says.
     scene.write({"002_x.sql": "SET a.c = 'kept';\nINSERT INTO seen VALUES (1, current_setting('a.c'));\nSELECT 1;"})
     dry = scene.start("migrate", "--dry-run").ok().stdout
-    assert "it stopped at line 7, and the statements before that have changed since" in dry
+    assert "it stopped at line 7, and the statements before that line have changed since" in dry
     run = scene.migrated()
     assert run.logs("migration.begun_again")
     assert scene.database.rows("SELECT i FROM t ORDER BY 1") == [(1,), (2,)]

@@ -151,12 +151,14 @@ def test_the_headline_counts_what_is_wrong_and_says_what_helps() -> None:
     status = Status("error", 4, 6, 4, 2, lines, None, None, guarded=False, where=where)
     first, second, *fixes = as_text(status, width=None, colours=False).partition("\n\n")[0].splitlines()
     assert first == "shop on db:5432 as shop_owner, schema public"
-    assert second == "At version 4; 1 failed, 1 pending, 1 changed, 2 missing."
+    assert second == "At version 4; 1 failed, 1 pending; applied files: 1 changed, 2 missing."
     assert [fix.partition(":")[0] for fix in fixes] == ["  Fix (failed)", "  Fix (changed)", "  Fix (missing)"]
     assert fixes[2].endswith("entrypoint repair --missing")
     # What is right is not mentioned, and what is merely notable has words of its own.
     good = status._replace(name="up_to_date", lines=lines[:2])
-    assert as_text(good, width=None, colours=False).splitlines()[1] == "Up to date at version 4; 1 changed."
+    assert (
+        as_text(good, width=None, colours=False).splitlines()[1] == "Up to date at version 4; applied files: 1 changed."
+    )
     good = status._replace(name="up_to_date", lines=lines[:1])
     assert as_text(good, width=None, colours=False).splitlines()[1:3] == ["Up to date at version 4.", ""]
     # On a narrow terminal, lines break between words.
@@ -270,7 +272,7 @@ def test_a_holder_that_is_gone_is_not_shown_as_if_it_lived(scene: Scene) -> None
             lambda: not scene.database.rows("SELECT FROM pg_stat_activity WHERE pid = %s", (guard,)),
             what="the guard's end",
         )
-        assert table(scene)[-1].endswith("; that process is gone, and the next start takes the lock over.")
+        assert table(scene)[-1].endswith("; that process is gone, and the next start takes over.")
         assert json.loads(scene.start("status", "--json").ok().stdout)["lock"]["alive"] is False
 
 
@@ -374,7 +376,7 @@ def test_a_stranger_that_holds_a_key_is_named(scene: Scene, mode: str, *, second
         pid = stranger.info.backend_pid
         said = table(scene)[-1]
         named = rf"backend {pid} of postgres (a \curious\ person)"
-        assert f"its key is taken by {named}, and nobody can migrate until it lets go" in said
+        assert f"{named} has its key, and nobody can migrate until it lets go" in said
         assert said.startswith("Lock: held by dead, since" if dead else "Lock: held by no migration, but")
         answer = json.loads(scene.start("status", "--json").ok().stdout)
         assert answer["strangers"] == [{"pid": pid, "user": "postgres", "application": r"a \curious\ person"}]
@@ -425,7 +427,7 @@ def test_who_keeps_a_ledger_from_being_made_is_named(scene: Scene) -> None:
     with scene.database.connect() as stranger:
         stranger.execute(f"SELECT pg_advisory_lock({first + 2}, 0)")
         pid = stranger.info.backend_pid
-        assert f"its key is taken by backend {pid} of postgres" in table(scene)[-1]
+        assert f"but backend {pid} of postgres" in table(scene)[-1]
         assert [one["pid"] for one in json.loads(scene.start("status", "--json").ok().stdout)["strangers"]] == [pid]
 
 

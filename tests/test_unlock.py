@@ -49,7 +49,7 @@ def test_a_free_lock_needs_nothing(scene: Scene) -> None:
         run = unlock(scene, *options).ok()
         assert run.stdout.splitlines()[1:] == [
             "Row: free.",
-            "Guard: nobody holds its advisory lock.",
+            "Guard: no session holds its advisory lock.",
             "The lock is free.",
         ]
 
@@ -195,7 +195,7 @@ def test_a_dead_guards_worker_is_left_to_end_by_itself_unless_forced(scene: Scen
             lambda: [pid for pid, _, guards in scene.backends(token) if not guards] == [worker], 10, "the guard's end"
         )
         run = unlock(scene).ok()
-        assert "--force ends it now" in run.stdout
+        assert "To end them now: --force" in run.stdout
         assert scene.lock()["locked_at"] is None
         assert scene.backends(token), "it was not ended"
         run = unlock(scene, "--force").ok()
@@ -230,7 +230,7 @@ def test_a_row_of_the_earlier_system(scene: Scene, upgraded: bool) -> None:  # n
     scene.database.execute(TAKE.format(age="9 minutes"))
     run = unlock(scene)
     assert run.wait() == 75
-    assert "earlier system" in run.logs("lock.held")[0]["message"]
+    assert "earlier migration system" in run.logs("lock.held")[0]["message"]
     assert "earlier-1 (process 4242)" in run.stdout
     assert scene.lock()["locked_by"] == "earlier-1"
     # As old as release_stale_migration_locks() requires.
@@ -316,7 +316,7 @@ def test_the_ledger_may_be_another_roles(scene: Scene) -> None:
             assert f"Worker: backend {worker} of {login}, from 127.0.0.1, active" in run.stdout
             run = start(stranger, "unlock")
             assert run.wait() == 75, run.report()
-            assert f"Worker: backend {worker} of {login}, doing what this user may not see" in run.stdout
+            assert f"Worker: backend {worker} of {login}, this user may not see what it is doing" in run.stdout
             start(login, "unlock", "--force", "--yes").ok()
             assert leader.wait() == 75
             gate.open()
@@ -390,7 +390,8 @@ def test_a_stranger_that_keeps_the_ledger_from_being_made_is_named_and_ended_by_
         assert run.wait() == 75
         error = only_error(run)
         assert (
-            "The key that protects creating the migration history is held by a session that is not" in error["message"]
+            "A session that is not migrating holds the key that protects creating the migration history"
+            in error["message"]
         )
         assert f"backend {pid} of postgres (a curious person), connected since" in error["message"]
         assert f"pg_terminate_backend({pid})" in error["remedy"]

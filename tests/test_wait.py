@@ -100,7 +100,7 @@ def test_until_somebody_has_migrated(scene: Scene) -> None:
         working = scene.start("migrate")
         gate.arrival()
         by_version = scene.start("wait", "--version", "3", MIGRATIONS_DIR="/nowhere")
-        for run, words in ((waiting, "2 migrations are pending"), (by_version, "and is to be at 3")):
+        for run, words in ((waiting, "2 migrations are pending"), (by_version, "and should be at version 3")):
             said = run.until(lambda record: record.get("process_id") == working.pid)
             assert said["event"] == "wait.waiting"
             assert said["file"] == "002_wait.sql"
@@ -121,7 +121,7 @@ def test_it_never_migrates(scene: Scene) -> None:
     error = only_error(run)
     assert error["event"] == "wait.timeout"
     assert "Waited 2.5 s for the schema: it is empty, and 2 migrations are pending" in error["message"]
-    assert "nobody migrates" in error["message"]
+    assert "nobody is migrating" in error["message"]
     assert scene.database.contents() == before
 
 

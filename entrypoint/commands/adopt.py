@@ -44,5 +44,5 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         output.write(where.line + adopt.describe(planned))
         return 0
     consent.obtain(adopt.describe(planned), "Record them", where, yes=arguments.yes)
-    output.write(adopt.carry_out(planned), done="the history has been recorded")
+    output.write(adopt.carry_out(planned), done="the migrations have been recorded")
     return 0

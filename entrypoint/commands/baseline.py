@@ -38,5 +38,5 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         output.write(where.line + baseline.nothing(planned))
         return 0
     consent.obtain(baseline.describe(planned), "Record them", where, yes=arguments.yes)
-    output.write(baseline.carry_out(planned), done="the database has been declared")
+    output.write(baseline.carry_out(planned), done="the migrations have been recorded")
     return 0

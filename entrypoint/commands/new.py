@@ -37,8 +37,8 @@ def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     settings = read_settings(environ, asked_for=True)
     if not settings.migrations_dir:
         raise ConfigurationError(
-            "MIGRATION_COMMAND is set and MIGRATIONS_DIR is not: all migrations are that tool's",
-            remedy="Write a migration with that tool; or set MIGRATIONS_DIR, to have files that run before it.",
+            "MIGRATION_COMMAND is set and MIGRATIONS_DIR is not, so that tool has all the migrations",
+            remedy="Create the migration with that tool. Or set MIGRATIONS_DIR to have files that run before it.",
         )
     title = " ".join(arguments.name)
     paths = new(

@@ -33,7 +33,7 @@ def is_terminal() -> bool:
 
 def _cannot(why: str, done: str) -> EntrypointError:
     problem = f"The output cannot be written: {why}"
-    where = "Look at where it goes, such as a full disk"
+    where = "Check where it goes (the disk may be full)"
     if done:
         return EntrypointError(f"{problem}. But {done}", remedy=f"{where}. There is no need to run it again.")
     return EntrypointError(problem, remedy=f"{where}, and run it again.")

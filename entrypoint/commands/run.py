@@ -26,4 +26,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(_arguments: argparse.Namespace, _environ: Mapping[str, str]) -> NoReturn:
     """Refuse: `run` with a command never comes this way."""
-    raise UsageError("run needs the application's command", remedy=USAGE)
+    raise UsageError("run needs a command to start", remedy=USAGE)

@@ -39,7 +39,7 @@ def execute(_arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if (error.name or "").partition(".")[0] == "entrypoint":
             raise
         raise ConfigurationError(
-            f"serve needs packages that are not installed, {error.name} for one",
+            f"serve needs packages that are not installed, such as {error.name}",
             remedy=_IN_THE_FOLDER if getattr(sys, "frozen", False) else _INSTALL,
         ) from None
     serve(settings, service)

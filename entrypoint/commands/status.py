@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
+    from entrypoint.operations.status import Status
+
 SUMMARY = "show what is applied and what is pending"
 DESCRIPTION = """\
 Compare the migration files with the database: what is applied, pending, failed or changed, and who holds the lock.
@@ -34,18 +36,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Print the status."""
+    from entrypoint.errors.migration import MigrationFilesError
     from entrypoint.operations import status
 
     wishes = {"pending": arguments.pending, "last": arguments.last}
     if arguments.json:
         found = status.print_json(lambda: read_settings(environ, asked_for=True), output.write, **wishes)
     else:
-        found = status.read(read_settings(environ, asked_for=True)).only(**wishes)
-        from shutil import get_terminal_size  # With its archives, which no other command needs.
-
-        from entrypoint.operations.status_table import as_text  # Its rich is not for programs.
-
-        terminal = output.is_terminal()
-        width = get_terminal_size().columns if terminal else None
-        output.write(as_text(found, width=width, colours=wants_colours(environ, terminal=terminal)))
+        settings = read_settings(environ, asked_for=True)
+        try:
+            found = status.read(settings)
+        except MigrationFilesError:
+            # Who holds the lock, for one, can be told all the same.
+            if (recorded := status.read_recorded(settings)) is not None:
+                _print(recorded.only(**wishes), environ)
+            raise
+        found = found.only(**wishes)
+        _print(found, environ)
     return found.exit_code(strict=arguments.strict) if arguments.exit_code or arguments.strict else 0
+
+
+def _print(found: Status, environ: Mapping[str, str]) -> None:
+    """Print the table for a person."""
+    from shutil import get_terminal_size  # With its archives, which no other command needs.
+
+    from entrypoint.operations.status_table import as_text  # Its rich is not for programs.
+
+    terminal = output.is_terminal()
+    width = get_terminal_size().columns if terminal else None
+    output.write(as_text(found, width=width, colours=wants_colours(environ, terminal=terminal)))

@@ -47,7 +47,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Wait, or raise what kept us waiting."""
     if arguments.what == "database" and arguments.version is not None:
-        raise UsageError("--version is about the schema", remedy="entrypoint wait [--for schema] --version N")
+        raise UsageError(
+            "--version can only be used with --for schema", remedy="entrypoint wait [--for schema] --version N"
+        )
     settings = read_settings(environ, asked_for=True)
     from entrypoint.operations.wait import wait_for_database, wait_for_schema
 

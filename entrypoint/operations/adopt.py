@@ -52,8 +52,8 @@ def plan(settings: Settings, adopt: Adopt) -> Planned:
         adoption = adopter.look(survey.session, survey.rows)
         if adoption is None and adopt.table is not None:
             raise ConfigurationError(
-                f"There is no table {foreign(adopt.table)} of {adopter.tool}'s history here; nothing was recorded",
-                remedy="Correct --table, or leave it out: the usual name is looked for along the search_path.",
+                f"This database has no {adopter.tool} history table {foreign(adopt.table)}; nothing was recorded",
+                remedy="Correct --table, or leave it out to look for the usual name along the search_path.",
             )
         planned = Planned(settings, survey, adopter, adoption)
         if planned.something and adoption:
@@ -66,21 +66,21 @@ def describe(planned: Planned) -> str:
     """Return what would be recorded, as a text for a person."""
     adoption, tool = planned.adoption, planned.adopter.tool
     if adoption is None:
-        return f"Nothing to adopt: there is no table of {tool}'s history here.\n"
+        return f"Nothing to adopt: this database has no {tool} history table.\n"
     if not adoption.files:
         return f"Nothing to adopt: {_what_is_there(adoption, tool)}.\n"
     schema = planned.survey.place.schema
     statuses = {row.number: row.status for row in planned.survey.rows}
-    these, them = count(len(adoption.files), "migration is", "migrations are"), _them(len(adoption.files))
-    lines = [f"{these} to be recorded as completed in schema {schema}, as {tool} has applied {them}"]
+    these, them = count(len(adoption.files), "migration"), _them(len(adoption.files))
+    lines = [f"Will record {these} as completed in schema {schema}, because {tool} has applied {them}"]
     lines[0] = f"{lines[0]} ({adoption.table.shown}):"
     for file in adoption.files:
         said = [f"checksum {file.checksum[:12]}…"]
-        said += [f"instead of {statuses[file.number]}"] if file.number in statuses else []
-        said += [f"not the text that {tool} applied, by its checksum"] if file in adoption.differing else []
+        said += [f"recorded as {statuses[file.number]} until now"] if file.number in statuses else []
+        said += [f"differs from what {tool} applied, according to its checksum"] if file in adoption.differing else []
         lines.append(f"  {file.name}  ({'; '.join(said)})")
     if adoption.recorded:
-        lines.append(f"{count(adoption.recorded, 'more is', 'more are')} recorded as completed already.")
+        lines.append(f"{count(adoption.recorded, 'more is', 'more are')} already recorded as completed.")
     return "\n".join(map(visible, lines)) + "\n"
 
 
@@ -93,8 +93,8 @@ def carry_out(planned: Planned) -> str:
         now = adopter.weigh(session, rows, patience)
         if now != shown:
             raise LedgerChangedError(
-                f"The history of {adopter.tool} has changed since it was shown; nothing was recorded",
-                remedy="Start again.",
+                f"The {adopter.tool} history has changed since it was shown; nothing was recorded",
+                remedy="Run the command again.",
             )
         return adopter.change(survey.place, now)
 
@@ -121,5 +121,5 @@ def _them(number: int) -> str:
 
 def _what_is_there(adoption: Adoption, tool: str) -> str:
     if not adoption.recorded:
-        return f"{tool} has applied nothing here ({adoption.table.shown} says so)"
-    return f"what {tool} has applied ({count(adoption.recorded, 'migration')}) is recorded as completed already"
+        return f"{tool} has applied nothing here, according to {adoption.table.shown}"
+    return f"everything {tool} has applied ({count(adoption.recorded, 'migration')}) is already recorded as completed"

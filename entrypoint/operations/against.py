@@ -57,7 +57,7 @@ def against(directory: Directory, ref: str, environ: Mapping[str, str]) -> list[
     theirs = git.files(git.commit(ref))
     if not theirs:
         shown = shown_path(os.path.abspath(directory.path), os.getcwd())
-        return [Finding("note", "against", f"{ref} has no migrations in {shown}: there is nothing to compare with")]
+        return [Finding("note", "against", f"{ref} has no migrations in {shown}, so there is nothing to compare")]
     return compare(directory.files, theirs, git.changed(directory.files, theirs), ref)
 
 
@@ -72,22 +72,22 @@ def compare(ours: Sequence[MigrationFile], theirs: Sequence[Theirs], changed: It
     for file in ours:
         shown = shown_path(file.path, current)
         if file.name in changed:
-            message = f"is not as {ref} has it: where that is applied already, the change would never run"
-            remedy = f"Leave the file as it is in {ref}, and put the change into a new migration."
+            message = f"differs from the file in {ref}; where that one is already applied, the change would never run"
+            remedy = f"Restore the file from {ref}, and put the change into a new migration."
             findings.append(Finding("error", "changed", message, shown, remedy=remedy))
         elif file.name in names:
             continue
         elif file.number in by_number:
-            message = f"{ref} has another file with the number {file.number:03d}: {by_number[file.number]}"
+            message = f"{ref} uses the number {file.number:03d} for another file: {by_number[file.number]}"
             findings.append(Finding("error", "number-taken", message, shown, remedy=_rename(newest)))
         elif file.number < newest.number:
-            message = f"comes before {newest.name}, which {ref} has: where that is applied already, this one is late"
+            message = f"comes before {newest.name} of {ref}; where that is already applied, this file is out of order"
             findings.append(Finding("warning", "out-of-order", message, shown, remedy=_rename(newest)))
     return findings
 
 
 def _rename(newest: Theirs) -> str:
-    return f"Rename it, and its file in rollback/ if it has one: give it a number above {newest.number:03d}."
+    return f"Rename it, and its file in rollback/ if there is one, to a number above {newest.number:03d}."
 
 
 class _Git:
@@ -98,7 +98,7 @@ class _Git:
         program = shutil.which("git", path=environ.get("PATH", os.defpath))
         if program is None:
             raise ConfigurationError(
-                "--against needs git, and there is none on PATH", remedy="Install git, or leave out --against."
+                "--against needs git, which is not on PATH", remedy="Install git, or leave out --against."
             )
         self._program = os.path.abspath(program)
         self._directory = directory
@@ -120,10 +120,10 @@ class _Git:
         fetch = f"git fetch --depth=1 {remote} +refs/heads/{branch}:refs/remotes/{ref}"
         where = foreign(os.path.abspath(self._directory))
         raise UsageError(
-            f"There is no commit {foreign(ref)!r} in the git repository of {where!r}",
-            remedy=f"A clone of a single branch, as CI makes it, lacks the others. Fetch it first: {foreign(fetch)}"
+            f"The git repository of {where!r} has no commit {foreign(ref)!r}",
+            remedy=f"CI usually clones only one branch. Fetch this one first: {foreign(fetch)}"
             if remote in remotes and branch
-            else "Name a branch, such as origin/main, a tag or a commit.",
+            else "Give a branch (such as origin/main), a tag or a commit.",
         )
 
     def files(self, commit: str) -> list[Theirs]:
@@ -192,20 +192,20 @@ class _Git:
     def _cannot(self, said: bytes) -> ConfigurationError:
         """Return the error for a question that git did not answer."""
         lines = said.decode(errors="replace").strip().splitlines()
-        why = next((line for line in lines if line.startswith("fatal: ")), lines[0] if lines else "it did not say why")
+        why = next((line for line in lines if line.startswith("fatal: ")), lines[0] if lines else "it gave no reason")
         text = foreign(why.removeprefix("fatal: "))
         directory = foreign(os.path.abspath(self._directory))
         if "not a git repository" in text:
             return ConfigurationError(
-                f"--against needs a git repository, and {directory!r} is in none",
-                remedy="Set MIGRATIONS_DIR to the migrations of the checkout, or leave out --against.",
+                f"--against needs a git repository, and {directory!r} is not in one",
+                remedy="Set MIGRATIONS_DIR to the migrations in the checkout, or leave out --against.",
             )
         remedy = (
-            "The checkout belongs to another user: git config --global --add safe.directory PATH, with its path."
+            "The checkout belongs to another user. Run git config --global --add safe.directory PATH, with its path."
             if "dubious ownership" in text
-            else "See what `git status` says in that directory; or leave out --against."
+            else "Run `git status` in that directory to see what is wrong, or leave out --against."
         )
-        return ConfigurationError(f"git could not be asked about {directory!r}: {text}", remedy=remedy)
+        return ConfigurationError(f"git failed in {directory!r}: {text}", remedy=remedy)
 
 
 def _is(path: str, content: str) -> bool:

@@ -31,7 +31,7 @@ def backup(settings: Settings, *, directory: str | None, keep: int | None) -> st
     chosen = directory or settings.backup_dir
     if chosen is None:
         raise UsageError(
-            "backup does not know where to: neither --dir nor MIGRATION_BACKUP_DIR is set",
+            "No backup directory given: neither --dir nor MIGRATION_BACKUP_DIR is set",
             remedy="entrypoint backup --dir DIRECTORY",
         )
     path = store.check_directory(chosen)

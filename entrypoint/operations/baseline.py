@@ -59,17 +59,17 @@ def describe(baseline: Baseline) -> str:
     """Return what would be recorded, as a text for a person."""
     schema, files = baseline.survey.place.schema, baseline.files
     kept = len(baseline.survey.rows)
-    these, them = count(len(files), "migration is", "migrations are"), _them(files)
-    lines = [f"{these} to be recorded as completed in schema {schema}, without running {them}:"]
+    these, them = count(len(files), "migration"), _them(files)
+    lines = [f"Will record {these} as completed in schema {schema}, without running {them}:"]
     lines += [f"  {file.name}  ({_facts(file)})" for file in files]
     if kept:
-        lines.append(f"{count(kept, 'row is there already and is', 'rows are there already and are')} kept.")
+        lines.append(f"{count(kept, 'migration is', 'migrations are')} already recorded and kept.")
     return "\n".join(lines) + "\n"
 
 
 def nothing(baseline: Baseline) -> str:
     """Return what there is to say if all rows are there already."""
-    return f"Nothing to record: everything up to {baseline.number} is recorded as completed.\n"
+    return f"Nothing to record: everything up to {baseline.number} is already recorded as completed.\n"
 
 
 def carry_out(baseline: Baseline) -> str:
@@ -92,7 +92,7 @@ def carry_out(baseline: Baseline) -> str:
         version=baseline.number,
         applied=len(files),
     )
-    return f"Recorded {count(len(files), 'migration')}; the schema is declared to be at version {baseline.number}.\n"
+    return f"Recorded {count(len(files), 'migration')}; the schema now counts as version {baseline.number}.\n"
 
 
 def _facts(file: MigrationFile) -> str:
@@ -116,15 +116,15 @@ def _refuse_contradictions(survey: Survey, number: int) -> None:
             file=row.filename,
         )
     for row in unfinished:
-        remove = "entrypoint repair --failed removes the row"
+        remove = "entrypoint repair --failed"
         if walk_in(row.error_message) is not None or stopped_at(row.error_message or "") is not None:
             # `repair` keeps it, for the place where the file goes on.
             table = "DELETE FROM schema_migrations"
-            remove = f"{table} WHERE migration_number = {row.number} AND status = 'failed' removes the row"
+            remove = f"{table} WHERE migration_number = {row.number} AND status = 'failed'"
         raise MigrationError(
             f"{row.filename} is recorded as {row.status}, not as completed; nothing was recorded",
-            remedy=f"If it failed: {remove}, and then the baseline can be recorded. "
-            "If it is running: wait for it, or let entrypoint migrate finish it.",
+            remedy=f"If it failed, remove its row first: {remove}. "
+            "If it is running, wait for it, or let entrypoint migrate finish it.",
             version=row.number,
             file=row.filename,
         )

@@ -78,8 +78,8 @@ def check(settings: Settings, wishes: Wishes, search_path: str) -> Report:
     linter = _linter(wishes.lint, search_path)
     if not os.path.lexists(settings.migrations_dir):
         raise ConfigurationError(
-            f"There is no directory {foreign(settings.migrations_dir)!r} here, in {os.getcwd()}",
-            remedy="Run it where that directory is, or name another one: MIGRATIONS_DIR=db/migrations entrypoint check",
+            f"There is no directory {foreign(settings.migrations_dir)!r} in {os.getcwd()}",
+            remedy="Run it in another directory, or give the path: MIGRATIONS_DIR=db/migrations entrypoint check",
         )
     migrations = load_directory(settings.migrations_dir, settings.file_limit, repeating=settings.command is None)
     below = os.path.join(settings.migrations_dir, ROLLBACKS)
@@ -139,7 +139,7 @@ def _about_command(settings: Settings, search_path: str) -> Iterator[Finding]:
             yield Finding("error", "command", str(fault), remedy=error.remedy)
         return
     if not wanted.names:
-        message = "MIGRATION_COMMAND_INPUTS is not set: the command runs at each start"
+        message = "MIGRATION_COMMAND_INPUTS is not set, so the command runs at every start"
         yield Finding("warning", "command", message, remedy="Set it to the files that the command reads.")
 
 
@@ -160,8 +160,8 @@ def _of_one_origin(looks: Sequence[FileReport]) -> Iterator[Finding]:
     for look in looks:
         origin = look.migration.advice.directives.origin if look.migration else None
         if origin is not None and (other := first.setdefault(origin, look.file.name)) != look.file.name:
-            message = f"has the same origin as {other}: adopt could not tell which of them is applied"
-            yield Finding("error", "origin", message, look.shown, remedy="Remove that line from the newer of the two.")
+            message = f"has the same origin as {other}, so adopt could not tell which of them is applied"
+            yield Finding("error", "origin", message, look.shown, remedy="Remove the origin line from the newer one.")
 
 
 def _about_others(looks: Sequence[FileReport], among: Sequence[MigrationFile]) -> Iterator[Finding]:
@@ -174,8 +174,8 @@ def _about_others(looks: Sequence[FileReport], among: Sequence[MigrationFile]) -
             yield Finding("error", fault.rule, fault.message, look.shown)
         required = look.migration.advice.directives.rollout.requires
         if required is not None and required not in numbers:
-            message = f"requires {required:03d}, and there is no such file: on a new database it would never run"
-            remedy = "Take the line out, or require the migration that stands for it."
+            message = f"requires {required:03d}, but there is no such file; on a new database it would never run"
+            remedy = "Remove the line, or require the migration that replaced it."
             yield Finding("warning", REQUIRES, message, look.shown, remedy=remedy)
 
 
@@ -236,7 +236,7 @@ def look_at_reverse(file: MigrationFile, *, escapes: bool) -> FileReport:
     if syntax is not None:
         return FileReport(file, shown, [syntax], None)
     remedy = (
-        "Leave it out: a down migration runs in one transaction with the removal of its row. Or run the file with "
+        "Remove it: a down migration and the removal of its row are one transaction. Or run the file with "
         f"psql and then DELETE FROM schema_migrations WHERE migration_number = {file.number}."
     )
     return FileReport(file, shown, _about_commands(prepared, shown) + _about_blocks(prepared, shown, remedy), prepared)
@@ -281,7 +281,7 @@ def _linter(wanted: bool | None, search_path: str) -> _Linter:  # noqa: FBT001 -
         return _Linter(None, None)
     squawk = find_squawk(search_path)
     if squawk is None and wanted:
-        raise ConfigurationError("--lint needs the linter squawk, and it is not installed", remedy=f"{INSTALL}.")
+        raise ConfigurationError("--lint needs the linter squawk, which is not installed", remedy=f"{INSTALL}.")
     return _Linter(squawk, no_linter() if squawk is None else None)
 
 
@@ -291,7 +291,7 @@ def no_linter() -> Finding:
         "note",
         "no-linter",
         "the linter squawk is not installed, so locks and table rewrites are not checked",
-        remedy=f"{INSTALL}; --no-lint leaves out this note.",
+        remedy=f"{INSTALL}; --no-lint hides this note.",
     )
 
 
@@ -329,17 +329,17 @@ def _passed_by(names: Sequence[str], directory: str, *, repeating: bool) -> list
             continue
         if os.path.realpath(name) == top:
             raise UsageError(
-                f"{foreign(name)!r} is the directory of the migrations, all of which are looked at by default",
-                remedy="Leave it out: entrypoint check",
+                f"{foreign(name)!r} is the migrations directory; all its files are checked by default",
+                remedy="Leave the argument out: entrypoint check",
             )
         if os.path.isdir(name) or os.path.commonpath([top, folder]) != top:
             raise UsageError(
                 f"{foreign(name)!r} is not a migration in {directory!r}",
-                remedy="Set MIGRATIONS_DIR to the directory of the migrations: "
+                remedy="Set MIGRATIONS_DIR to the migrations directory: "
                 "MIGRATIONS_DIR=db/migrations entrypoint check db/migrations/001_a.sql",
             )
         shown = shown_path(os.path.abspath(name), os.getcwd())
-        found.append(Finding("note", "no-migration", "is no migration, and was not looked at", shown))
+        found.append(Finding("note", "no-migration", "is not a migration, so it was not checked", shown))
     return found
 
 
@@ -353,24 +353,26 @@ def _applied(settings: Settings, migrations: Directory) -> tuple[frozenset[int],
 
     The answer in between: whether strings have escapes there (`Session.escapes`).
     """
-    every = "every file was looked at as if it were pending"
+    every = "so every file was checked as if it were pending"
     if migrations.faults:
-        return frozenset(), False, Finding("note", "database", f"the database was not asked: names come first; {every}")
+        message = f"the database was not asked, {every}; correct the file names first"
+        return frozenset(), False, Finding("note", "database", message)
     if not settings.address.conninfo and not any(os.environ.get(name) for name in _LIBPQ_ADDRESSES):
-        return frozenset(), False, Finding("note", "database", f"no database is configured; {every}")
+        return frozenset(), False, Finding("note", "database", f"no database is configured, {every}")
     from entrypoint.survey import survey_database
 
     once = settings.connect._replace(attempts=1, timeout=min(_QUICK, settings.connect.timeout))
     try:
         survey = survey_database(settings._replace(connect=once, lock=settings.lock._replace(timeout=0.0, hard=True)))
     except EntrypointError as error:
-        return frozenset(), False, Finding("note", "database", f"the database was not asked: {error.message}; {every}")
+        message = f"the database did not say what is applied, {every}: {error.message}"
+        return frozenset(), False, Finding("note", "database", message)
     escapes = survey.session.escapes
     survey.session.close()
     known = {file.number for file in migrations.files}
     applied = frozenset(row.number for row in survey.plan.applied) & known
-    already = f"{count(len(applied), 'migration is', 'migrations are')} applied already"
-    message = f"{already}; of applied files, only errors are shown" if applied else "no migration is applied yet"
+    already = f"{count(len(applied), 'migration is', 'migrations are')} already applied"
+    message = f"{already}; for those, only errors are shown" if applied else "no migrations are applied yet"
     return (
         applied,
         escapes,
@@ -402,7 +404,7 @@ def _notes(prepared: Prepared, shown: str) -> list[Finding]:
         notes.append(("empty", "is empty; it will be recorded as applied"))
     if advice.wrapped:
         notes.append(
-            ("wrapped", "brings its own BEGIN and COMMIT, which are left out: every migration is one transaction")
+            ("wrapped", "has its own BEGIN and COMMIT; they are left out, because every migration is one transaction")
         )
     if declared := spell_timeouts(advice.directives):
         notes.append(("timeouts", declared))
@@ -456,7 +458,7 @@ def _warnings(prepared: Prepared, shown: str) -> list[Finding]:
         Finding(
             "warning",
             "idle-commit",
-            f"this {one.what} ends nothing, as there is no BEGIN before it; it is left out, as psql would pass it by",
+            f"this {one.what} ends nothing, because no BEGIN precedes it; it is left out, as psql would ignore it",
             shown,
             one.line,
         )
@@ -474,7 +476,7 @@ def _about_blocks(prepared: Prepared, shown: str, remedy: str) -> list[Finding]:
             "warning",
             "commit-in-block",
             "this DO block has a COMMIT or ROLLBACK, which PostgreSQL refuses inside a transaction, and the "
-            "migration is in the program's own",
+            "migration runs in one",
             shown,
             block.line,
             remedy=remedy,
@@ -485,22 +487,22 @@ def _about_blocks(prepared: Prepared, shown: str, remedy: str) -> list[Finding]:
 
 def why_outside(prepared: Prepared) -> str:
     """Return why a file does not run in a transaction: the statements that cannot, or that it says so."""
-    return ", ".join(sorted({outside.what for outside in prepared.advice.outside})) or "it says so"
+    return ", ".join(sorted({outside.what for outside in prepared.advice.outside})) or "the file says so"
 
 
 def describe_units(prepared: Prepared) -> str:
     """Return how many units a file has, and where they run."""
     units = cut(prepared.advice.body, prepared.advice)
     alone = sum(not unit.begin for unit in units)
-    outside = f", {alone} of them outside of any" if alone else ""
-    return f"{count(len(units), 'unit')}, each in a transaction of its own{outside}"
+    outside = f"; {alone} of them outside a transaction" if alone else ""
+    return f"{count(len(units), 'unit')}, each in its own transaction{outside}"
 
 
 def describe_left_out(prepared: Prepared) -> str:
     """Return which of a file's transaction control is left out: of much of it, only how much."""
     found = [f"{one.what} in line {one.line}" for one in prepared.advice.left_out if not one.idle]
     if not found:
-        return "what ends no transaction is left out"
+        return "statements that end no transaction are left out"
     if len(found) > _MANY:
         found = [*found[:_MANY], f"{len(found) - _MANY} more"]
     return f"left out: {', '.join(found[:-1])} and {found[-1]}"

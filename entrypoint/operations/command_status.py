@@ -119,8 +119,8 @@ def describe(command: CommandStatus) -> list[str]:
     """Return it as lines for a person."""
     word = {
         "up_to_date": "up to date",
-        "ahead": "ahead: a newer image has been here",
-        "pending": "to be run",
+        "ahead": "ahead: a newer image has run it",
+        "pending": "pending",
         "failed": "failed",
         "running": "running",
         "interrupted": "interrupted",
@@ -131,7 +131,7 @@ def describe(command: CommandStatus) -> list[str]:
         by = f" by {last.holder}" if last.holder else ""
         version = f", version {last.application_version}" if last.application_version else ""
         code = f" with exit code {last.exit_code}" if last.exit_code else ""
-        lines.append(f"Last run: {last.status}{code}, begun {last.started_at}{by}{version}.")
+        lines.append(f"Last run: {last.status}{code}, started {last.started_at}{by}{version}.")
         if last.status == FAILED:
             lines += [f"  {line}" for line in last.output.splitlines()]
     return lines

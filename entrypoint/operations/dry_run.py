@@ -66,9 +66,9 @@ def check_repeatables(settings: Settings, names: frozenset[str], *, beside: bool
     """Raise UsageError unless there is a file of each name, and nothing `beside` that does not go with it."""
     usage = "entrypoint migrate --repeatable NAME"
     if settings.command is not None:
-        raise UsageError("--repeatable does not go with MIGRATION_COMMAND", remedy=f"env -u MIGRATION_COMMAND {usage}")
+        raise UsageError("--repeatable cannot go with MIGRATION_COMMAND", remedy=f"env -u MIGRATION_COMMAND {usage}")
     if beside:
-        raise UsageError("--repeatable does not go with --dry-run, --rehearse or --to", remedy=usage)
+        raise UsageError("--repeatable cannot go with --dry-run, --rehearse or --to", remedy=usage)
     known = {file.name for file in load_directory(settings.migrations_dir, settings.file_limit).repeatables}
     for name in sorted(names - known):
         listed = f"there are {', '.join(sorted(known))}" if known else "there are none"
@@ -205,7 +205,7 @@ def _foresee(
         if place.ledger and widening.are_long(file.number for file in survey.plan.pending):
             obstacle = _in_the_way_of_long_numbers(session, place, role)
     except StatementError as error:
-        doing = "the database could not be asked what would stand in the way"
+        doing = "could not ask the database what would stop the migration"
         raise refused_on(session, settings.schema, role, error, doing, reading=True) from error
     return survey, adopted, obstacle
 
@@ -276,15 +276,15 @@ def _goes_on(migration: Prepared, row: LedgerRow | None) -> str:
             batch.columns,
         )
         if same or migration.file.matches(walk.checksum):
-            return f"its batches would go on ({walk.words()})"
-        return f"it has changed since its first batch, and would not go on ({walk.words()})"
+            return f"its batches would continue ({walk.words()})"
+        return f"it has changed since its first batch, so it would not continue ({walk.words()})"
     stopped = stopped_at((row and row.error_message) or "")
     if stopped is None or stopped.unit == 1:
         return ""
     units = cut(migration.advice.body, migration.advice)
     if goes_on_at(migration.advice.body, migration.advice, units, stopped) is None:
-        return f"it stopped at line {stopped.line}, and the statements before that have changed since"
-    return f"it stopped at line {stopped.line}, and would go on there; what comes before has taken effect"
+        return f"it stopped at line {stopped.line}, and the statements before that line have changed since"
+    return f"it stopped at line {stopped.line}, and would continue there; what comes before has taken effect"
 
 
 def _about_the_rollout(look: FileReport, *, linted: bool) -> list[Finding]:

@@ -53,7 +53,7 @@ def as_text(found: Foreseen) -> str:
 def _about_adopted(found: Foreseen) -> Iterator[str]:
     if found.adopted:
         these, them = count(len(found.adopted), "migration"), "it" if len(found.adopted) == 1 else "them"
-        yield f"{these} would be recorded as completed, as {found.tool} has applied {them}:"
+        yield f"{these} would be recorded as completed, because {found.tool} has applied {them}:"
     yield from (f"  {visible(name)}" for name in found.adopted)
 
 
@@ -110,13 +110,13 @@ def _about(planned: Planned) -> Iterator[str]:
 def _about_repeatables(repeated: Repeated) -> Iterator[str]:
     if repeated.due:
         these = count(len(repeated.due), "repeatable file")
-        yield f"{these} would be applied behind the migrations, in one transaction:"
+        yield f"{these} would be applied after the migrations, in one transaction:"
     for one in repeated.due:
         yield f"  {one.file.name}  ({_size(one)}, {_how(one)})"
     for name in repeated.superseded:
-        yield f"repeatable/{name}.sql would not be applied: its text was replaced before"
+        yield f"repeatable/{name}.sql would not be applied: another image has replaced this text"
     if repeated.newer is not None:
-        yield f"Nothing in repeatable/ would be applied: an image with migration {repeated.newer} has been here"
+        yield f"Nothing in repeatable/ would be applied: an image with migration {repeated.newer} has run here"
 
 
 def _about_command(command: Commanded | None) -> list[str]:

@@ -61,7 +61,7 @@ class Report(NamedTuple):
         raise MigrationFilesError(
             f"{count(faults, 'error')} in the migration files"
             if faults
-            else f"{count(warnings, 'warning')} about the migration files, and warnings count as errors (--strict)",
+            else f"{count(warnings, 'warning')} in the migration files, and --strict treats warnings as errors",
             faults=(),
             remedy="Correct the files." if faults else self._way_out(),
         )
@@ -69,7 +69,7 @@ class Report(NamedTuple):
     def _way_out(self) -> str:
         """Return what to do about warnings: none of them is about what may not be meant that way."""
         ways = {way_out(finding, "RULE") for finding in self.findings if finding.level == "warning"} - {""}
-        return f"Change the files; or {', or '.join(sorted(ways))}." if ways else "Do what they say."
+        return f"Change the files, or {', or '.join(sorted(ways))}." if ways else "Follow the warnings."
 
 
 def render(report: Report, style: Format) -> str:

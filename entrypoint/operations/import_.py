@@ -283,7 +283,7 @@ def _listed(directory: str) -> list[str]:
         return []
     except OSError as error:
         raise ConfigurationError(
-            f"{directory!r} cannot be read: {error.strerror}", remedy="Name a directory."
+            f"{directory!r} cannot be read: {error.strerror}", remedy="Give a directory."
         ) from error
 
 

@@ -38,8 +38,8 @@ INSTALL = (
 # A hundred files take it a tenth of a second.
 _PATIENCE = 60.0
 
-_TIMEOUTS = "every attempt has a lock_timeout and a statement_timeout, which the program sets"
-_TRANSACTIONS = "the program's own check knows how the file will be run"
+_TIMEOUTS = "this program sets lock_timeout and statement_timeout for every attempt"
+_TRANSACTIONS = "this program's own check knows how the file will run"
 
 # Rules of squawk's that are not reported, whatever its configuration says, with the reason.
 NOT_REPORTED = {
@@ -84,7 +84,7 @@ def lint(squawk: str, files: Mapping[str, Prepared]) -> dict[str, list[Finding]]
                 shown = by_path[os.path.abspath(answer["file"])]
                 finding = read(answer, shown, files[shown])
             except (LookupError, TypeError, ValueError, OSError) as error:
-                raise _cannot(squawk, "its answer is not understood") from error
+                raise _cannot(squawk, "its output could not be understood") from error
             if finding is not None:
                 found.setdefault(shown, []).append(finding)
     return found
@@ -161,15 +161,15 @@ def _ask(squawk: str, option: str, paths: Sequence[str]) -> list[dict[str, Any]]
 
 
 def _tell_slow(squawk: str) -> None:
-    waiting = f"waiting for the linter {foreign(squawk)}, for {_PATIENCE:g} s at most; --no-lint does without it"
+    waiting = f"waiting for the linter {foreign(squawk)}, for at most {_PATIENCE:g} s; --no-lint skips it"
     logs.event(logs.INFO, "check.waiting", waiting)
 
 
 def _end_of(code: int) -> str:
     """Return how a linter ended that has neither answered nor complained."""
     if code < 0:
-        return f"it was ended by {Signals(-code).name}"
-    return f"its answer is not the JSON of squawk, and it ended with code {code}"
+        return f"it was killed by {Signals(-code).name}"
+    return f"its output is not squawk's JSON, and it exited with code {code}"
 
 
 def _literally(path: str) -> str:
@@ -179,7 +179,7 @@ def _literally(path: str) -> str:
 
 def _cannot(squawk: str, why: str) -> ConfigurationError:
     return ConfigurationError(
-        f"The linter {squawk} could not be asked: {why}",
+        f"The linter {squawk} failed: {why}",
         remedy="Correct .squawk.toml if it is that. It may be too old, or another program of that name: "
         "`squawk --version` tells; pip install 'pg-entrypoint[lint]' brings one that fits. "
         "`entrypoint check --no-lint` does without the linter.",

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 _SARIF = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _SEVERITIES = {"error": "critical", "warning": "major"}
 _MEANINGS = {
-    "error": "An error in a migration file: a start would be refused, or fail.",
+    "error": "An error in a migration file: a start would refuse it, or fail.",
     "warning": "What would hurt under traffic, or during a rollout.",
 }
-_HELP = "docs/commands/check.md of pg-entrypoint says what is looked at."
+_HELP = "docs/commands/check.md of pg-entrypoint explains what is checked."
 
 
 def as_sarif(report: Report) -> str:

@@ -30,13 +30,13 @@ _USUAL_DIGITS = 14
 # and the ledger when it was applied.
 _TEMPLATE = f"""\
 -- Migration {{number}}: {{title}}
--- Explain why here; the SQL shows what. The file is one transaction, without BEGIN and COMMIT of its own.
+-- Explain why here; the SQL shows what. The file is one transaction; do not write BEGIN and COMMIT.
 {UNTOUCHED}
 """
 
 _ROLLBACK_TEMPLATE = f"""\
 -- Rollback of migration {{number}}: {{title}}
--- Take back here what {{name}} does, in the reverse order. What was written into it since is lost.
+-- Undo here what {{name}} does, in reverse order. Data written to it since then is lost.
 {UNTOUCHED}
 """
 
@@ -44,7 +44,7 @@ _AFTER_TEMPLATE = f"""\
 -- entrypoint: phase = after
 -- entrypoint: floor = {{name}}
 -- Migration {{number}}: {{title}}
--- Runs when the rollout is over. From then on, an image without this file does not start (floor).
+-- Runs after the rollout. From then on, an image without this file does not start (floor).
 {UNTOUCHED}
 """
 
@@ -59,11 +59,11 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, 
     if not _is_text(title):
         raise UsageError(
             f"{foreign(title)!r} is not UTF-8",
-            remedy='Set the terminal to UTF-8, or spell the name in ASCII: entrypoint new "Add cafe table"',
+            remedy='Set the terminal to UTF-8, or write the name in ASCII: entrypoint new "Add cafe table"',
         )
     if any("://" in word or secrets_of(word) for word in title.split()):
         raise UsageError(
-            "The name is an address, or has a password in it; nothing was written",
+            "The name is a database address or contains a password; nothing was written",
             remedy='Say what the migration does: entrypoint new "Add users table"',
         )
     title = " ".join(_printable(title).split())
@@ -72,7 +72,7 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, 
     words = slug(plain(title))
     if not words:
         raise UsageError(
-            f"{foreign(title)!r} leaves nothing for a file name, which has letters from a to z and digits",
+            f"{foreign(title)!r} has no letters or digits that a file name could be made from (a to z, 0 to 9)",
             remedy='entrypoint new "Add users table"',
         )
     made = not os.path.isdir(directory)
@@ -82,14 +82,14 @@ def new(directory: str, title: str, *, rollback: bool, timestamp: bool = False, 
     except OSError as error:
         raise _cannot_write(directory, error) from error
     if made:
-        logs.event(logs.INFO, "files.directory_made", f"made the directory {directory!r}")
+        logs.event(logs.INFO, "files.directory_made", f"created the directory {directory!r}")
     with _alone_in(directory):
         number = next_number(os.listdir(directory), datetime.now(UTC), timestamp=timestamp)
         name = f"{number}_{words}.sql"
         if len(name) > _LONGEST_NAME:
             raise UsageError(
-                f"The file's name would have {len(name)} characters; {_LONGEST_NAME} is the most",
-                remedy="Say it in fewer words; the rest belongs into the file.",
+                f"The file's name would have {len(name)} characters; the limit is {_LONGEST_NAME}",
+                remedy="Use a shorter name, and put the rest into the file.",
             )
         files = {os.path.join(directory, name): _AFTER_TEMPLATE if after else _TEMPLATE}
         if rollback:
@@ -128,7 +128,7 @@ def next_number(names: Sequence[str], now: datetime, *, timestamp: bool = False)
             highest = max(highest, int(digits))
             width = max(width, len(digits) if number_of(name) is not None else 0)
     if highest == HIGHEST:
-        raise UsageError(f"There is no number after {HIGHEST}, which is taken", remedy="Give that file a lower number.")
+        raise UsageError(f"{HIGHEST} is taken, and it is the highest number", remedy="Give that file a lower number.")
     if timestamp:
         return str(max(_time(now, _USUAL_DIGITS), highest + 1))
     if is_timestamp(highest):
@@ -183,7 +183,7 @@ def _write(files: dict[str, str]) -> None:
             raise
         if isinstance(error, FileExistsError):
             raise ConfigurationError(
-                f"{error.filename!r} exists already; nothing was written",
+                f"{error.filename!r} already exists; nothing was written",
                 remedy="Give the migration another name, or remove that file.",
             ) from error
         raise _cannot_write(error.filename or path, error) from error

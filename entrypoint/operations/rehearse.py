@@ -25,8 +25,8 @@ INCOMPLETE = 10
 
 # What others have to wait with while such a lock is held: PostgreSQL's documentation, "Table-Level Locks".
 _BLOCKS = {
-    "RowShareLock": "blocks nobody but other schema changes",
-    "RowExclusiveLock": "blocks nobody but other schema changes",
+    "RowShareLock": "blocks nothing but other schema changes",
+    "RowExclusiveLock": "blocks nothing but other schema changes",
     "ShareUpdateExclusiveLock": "blocks VACUUM and other schema changes",
     "ShareLock": "blocks writing",
     "ShareRowExclusiveLock": "blocks writing",
@@ -49,11 +49,11 @@ def print_rehearsal(
         if json and isinstance(error, EntrypointError):
             write(as_json(None, rehearsed, error))
         elif rehearsed and not json:
-            headline = f"Rehearsed and rolled back, before it ended: {count(len(rehearsed), 'migration')}."
+            headline = f"Rehearsed and rolled back before the error: {count(len(rehearsed), 'migration')}."
             write(whereabouts(settings.role).line + _list(headline, rehearsed))
         raise
     if result is None or not (rehearsed or result.left or result.obstacle):
-        nothing = "Nothing is pending: there is nothing to rehearse.\n"
+        nothing = "Nothing is pending, so there is nothing to rehearse.\n"
         write(as_json(None, rehearsed) if json else whereabouts(settings.role).line + nothing)
         return 0
     write(as_json(result, rehearsed) if json else whereabouts(settings.role).line + as_text(result, rehearsed))
@@ -77,7 +77,7 @@ def _rehearse(settings: Settings, rehearsed: list[Rehearsed], up_to: int | None,
         logs.event(
             logs.WARNING,
             "rehearsal.command",
-            "MIGRATION_COMMAND is to run, and cannot be rehearsed: what it commits cannot be rolled back",
+            "MIGRATION_COMMAND is pending and cannot be rehearsed, because what it commits cannot be rolled back",
         )
     try:
         refuse_below_floor(survey.plan)
@@ -128,9 +128,7 @@ def as_text(result: Rehearsal, rehearsed: list[Rehearsed]) -> str:
     else:
         text = "Nothing could be rehearsed.\n"
     if result.passed_over:
-        text += (
-            f"\nPassed over: {'; '.join(result.passed_over)}. No file that was rehearsed names what is made there.\n"
-        )
+        text += f"\nPassed over: {'; '.join(result.passed_over)}. No rehearsed file uses what they create.\n"
     if result.why:
         passed = {why.partition(" ")[0] for why in result.passed_over}
         names = ", ".join(name for name in result.left if name not in passed)
@@ -138,7 +136,7 @@ def as_text(result: Rehearsal, rehearsed: list[Rehearsed]) -> str:
     if rehearsed:
         text += f"\n{_locks(result.locks)}"
     if result.sequences:
-        text += f"\nNot rolled back, as no rollback does it: values taken from {', '.join(result.sequences)}.\n"
+        text += f"\nNot rolled back, because PostgreSQL never does: values taken from {', '.join(result.sequences)}.\n"
     return text
 
 
@@ -154,10 +152,10 @@ def _list(headline: str, rehearsed: list[Rehearsed]) -> str:
 
 def _locks(locks: tuple[HeldLock, ...]) -> str:
     if not locks:
-        return "No lock was held at the end that others could have to wait for.\n"
+        return "No locks on existing tables.\n"
     rows = [(clean(lock.relation), MODES[lock.mode], _BLOCKS[lock.mode], f"since {lock.file}") for lock in locks]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["Locks held at the end on what is there already, the strongest first:", ""]
+    lines = ["Locks on existing objects at the end, strongest first:", ""]
     lines += [
         f"  {relation:{widths[0]}}  {mode:{widths[1]}}  {blocks:{widths[2]}}  {since}"
         for relation, mode, blocks, since in rows

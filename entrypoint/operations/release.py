@@ -28,7 +28,7 @@ def contracting(prepared: Prepared, shown: str, *, linted: bool) -> Iterator[Fin
         return
     for statement, kind in contraction.contractions(prepared.text, prepared.advice.statements):
         if not (linted and kind.rules):
-            message = f"{kind.what}, and replicas of the release before may still need it during the rollout"
+            message = f"{kind.what}, and replicas of the previous release may still need it during the rollout"
             yield _at(statement, prepared, contraction.RULE, message, shown, kind.recipe)
 
 
@@ -49,10 +49,10 @@ def about_refresh(prepared: Prepared, shown: str, directory: Directory) -> Itera
     names, said = {file.name for file in directory.repeatables}, prepared.advice.directives.refresh
     for statement, name, if_there in contraction.dropped(prepared.text, prepared.advice.statements):
         if name in names and not if_there:
-            message = f"drops {name}, which repeatable/{name}.sql makes: in a new database it is not there yet"
+            message = f"drops {name}, which repeatable/{name}.sql creates; in a new database it does not exist yet"
             yield _at(statement, prepared, _REFRESH, message, shown, "Write DROP … IF EXISTS.")
         if name in names and name not in said:
-            message = f"drops {name}, which repeatable/{name}.sql makes, and nobody would make it again"
+            message = f"drops {name}, which repeatable/{name}.sql creates, and nothing would create it again"
             remedy = f"Write `-- entrypoint: {_REFRESH} = {name}` at the top of the file."
             yield _at(statement, prepared, _REFRESH, message, shown, remedy)
 

@@ -85,9 +85,9 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
     for row in rows:
         file = by_number.get(row.number)
         if row.number > latest:
-            words = f"forget it: {row.status}, and above the last file here, so a newer image wrote it"
+            words = f"forget it: it is {row.status}, and above the last file here, so a newer image wrote it"
             if row.status == COMPLETED:
-                words += ", and will run it AGAIN"
+                words += "; that image will run it AGAIN"
             fixes.append(Fix(AHEAD, row, words))
         elif row.status == HAS_FAILED:
             stopped, walk = stopped_at(row.error_message or ""), walk_in(row.error_message)
@@ -98,15 +98,15 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
                 fixes.append(Fix(FAILED, row, f"remove the failed row{then}"))
             else:
                 # Without the row it would begin again, with what is committed already.
-                words = f"have the next start go on at line {stopped.line}; what comes before it is committed"
+                words = f"have the next start continue at line {stopped.line}; what comes before it is committed"
                 fixes.append(Fix(FAILED, row, words, REPAIRED))
         elif file is None:
-            fixes.append(Fix(MISSING, row, f"forget it: {row.status}, and its file is gone"))
+            fixes.append(Fix(MISSING, row, f"forget it: it is {row.status}, and its file is gone"))
         elif row.status == RUNNING:
             at = (
                 foreign_report(without_walk(row.error_message or ""), row.filename) or "an unknown statement"
             ).splitlines()[0]
-            remarks.append(f"{row.filename}  (running, or interrupted, at {at}; entrypoint migrate goes on there)")
+            remarks.append(f"{row.filename}  (running, or interrupted, at {at}; entrypoint migrate continues there)")
         elif not file.matches(row.checksum):
             words = f"accept the file as it is: checksum {file.checksum[:12]}… instead of {(row.checksum or '')[:12]}…"
             fixes.append(Fix(CHECKSUMMED, row, words, file.checksum))
@@ -116,10 +116,10 @@ def diagnose(files: Sequence[MigrationFile], rows: Sequence[LedgerRow]) -> Diagn
 def _of_batches(file: MigrationFile, row: LedgerRow, walk: Walk) -> Fix:
     """Return what is done about a file that failed in the middle of its batches."""
     if file.matches(walk.checksum) or _has_statement(file, walk.statement):
-        words = f"have the next start go on with its batches: {walk.words()}"
+        words = f"have the next start continue its batches: {walk.words()}"
         return Fix(FAILED, row, words, REPAIRED)
-    words = "remove the failed row; the next start runs the file, which has changed, from its first batch on, though "
-    return Fix(FAILED, row, f"{words}an earlier text of it has changed {count(walk.rows, 'row')}")
+    words = "remove the failed row; the file has changed, so the next start runs it from its first batch, although "
+    return Fix(FAILED, row, f"{words}an earlier version of it has changed {count(walk.rows, 'row')}")
 
 
 def _has_statement(file: MigrationFile, digest: str | None) -> bool:
@@ -142,7 +142,7 @@ def plan(settings: Settings, kinds: Collection[str]) -> Repair:
             # A wrong MIGRATIONS_DIR is likelier than a project that has deleted all its migrations.
             raise ConfigurationError(
                 f"There are no migrations in {settings.migrations_dir!r} to compare the migration history with",
-                remedy="Set MIGRATIONS_DIR to where the image has its migrations.",
+                remedy="Set MIGRATIONS_DIR to the image's migrations directory.",
             )
         found = diagnose(survey.directory.files, survey.rows)
         fixes = tuple(fix for fix in found.fixes if fix.kind in kinds)
@@ -163,8 +163,8 @@ def refuse_unknown(repair: Repair) -> None:
         raise NotRepairedError(
             f"Nothing was repaired: {failed} failed, and this image does not have that file",
             remedy=(
-                "Type the command in the image that has it. Or remove the row from here: entrypoint repair --ahead, "
-                "which forgets all rows above this image's last file."
+                "Run the command in the image that has the file. Or remove the row from here: entrypoint repair "
+                "--ahead, which forgets all rows above this image's last file."
             ),
         )
 
@@ -177,11 +177,11 @@ def describe(repair: Repair) -> str:
     else:
         lines = ["Nothing to repair."]
         if repair.settings.command is not None:
-            lines.append("A run of MIGRATION_COMMAND that failed needs none: the next start runs it again.")
+            lines.append("A failed run of MIGRATION_COMMAND needs no repair: the next start runs it again.")
     if repair.left:
         lines += ["Left alone:", *(f"  {one}" for one in repair.left)]
     if repair.missing:
-        rows = count(repair.missing, "row has no file any more", "rows have no file any more")
+        rows = count(repair.missing, "row no longer has a file", "rows no longer have a file")
         lines.append(f"{rows}. To forget {'it' if repair.missing == 1 else 'them'}: entrypoint repair --missing")
     return "\n".join(map(visible, lines)) + "\n"
 
@@ -206,7 +206,7 @@ def carry_out(repair: Repair) -> str:
 def _done(fix: Fix) -> str:
     if fix.checksum is None:
         return "removed its row"
-    return "accepted its checksum" if fix.checksum else "the next start goes on with it"
+    return "accepted its checksum" if fix.checksum else "the next start continues it"
 
 
 def _statement(place: Place, fix: Fix) -> str:

@@ -67,7 +67,7 @@ def describe(rollback: Rollback) -> str:
             how = f"{step.reverse.file.name}, {count(len(step.reverse.advice.statements), 'statement')}"
         lines.append(f"  {visible(step.row.filename)}  ({how})")
     if rollback.elsewhere:
-        lines.append(f"Note: {rollback.elsewhere} See that no start has MIGRATION_ADOPT set.")
+        lines.append(f"Note: {rollback.elsewhere} Make sure that no start has MIGRATION_ADOPT set.")
     return "\n".join(lines) + "\n"
 
 
@@ -89,8 +89,8 @@ def carry_out(rollback: Rollback) -> str:
             )
     return (
         f"Reversed {count(len(done), 'migration')}; the schema is at version {_version(rollback, len(done))}.\n"
-        "Whatever starts with these migration files now applies them again: deploy the image that belongs to this\n"
-        "version, or set AUTO_MIGRATE=false, before a replica starts.\n"
+        "The next start with these migration files applies them again. Before a replica starts, deploy the image that\n"
+        "belongs to this version, or set AUTO_MIGRATE=false.\n"
     )
 
 
@@ -118,13 +118,13 @@ def _in_another_history(settings: Settings, survey: Survey, steps: Sequence[Step
     if not adoption or not names:
         return ""
     said = (
-        f"{adopter.tool}'s history ({adoption.table.shown}) has {named(names)} still: a start that adopts it records "
+        f"{adopter.tool}'s history ({adoption.table.shown}) still has {named(names)}: a start that adopts it records "
         f"{'it' if len(names) == 1 else 'them'} as completed without running {'it' if len(names) == 1 else 'them'}."
     )
     if settings.adopt:
         raise ConfigurationError(
             f"MIGRATION_ADOPT is set, and {said} Nothing was reversed",
-            remedy="Unset MIGRATION_ADOPT, here and wherever the application starts: what was taken over stays "
+            remedy="Unset MIGRATION_ADOPT, here and wherever the application starts: what was adopted stays "
             f"recorded. Or delete those rows from {adoption.table.shown} first.",
         )
     return said

@@ -27,8 +27,8 @@ def way_out(finding: Finding, rule: str) -> str:
     if finding.level != "warning" or finding.file is None:
         return ""
     if finding.line is None:
-        return f'write "-- squawk-ignore-file {rule}" into a file that is meant that way'
-    return f'write "-- squawk-ignore {rule}" above a statement that is meant that way'
+        return f'write "-- squawk-ignore-file {rule}" in a file where this is intended'
+    return f'write "-- squawk-ignore {rule}" above a statement where this is intended'
 
 
 def is_excepted(finding: Finding, prepared: Prepared | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from entrypoint.database.answers import StatementError
@@ -61,7 +62,7 @@ class Line(NamedTuple):
     state: str
     """applied, pending, after, failed, changed, missing or ahead; `running` for one outside a transaction.
 
-    `after`: it runs after the rollout, and so is not pending.
+    `after`: it runs after the rollout, so it is not pending.
     """
     applied_at: str | None
     milliseconds: int | None
@@ -115,6 +116,8 @@ class Status(NamedTuple):
     """Which database this is about."""
     chosen: Listing | None = None
     """What is listed of all this; None for everything."""
+    unread: bool = False
+    """Whether the migration files have errors, so that this is only what the database has recorded."""
 
     def exit_code(self, *, strict: bool) -> int:
         """Return the answer for `--exit-code`; if `strict`, a changed or missing file counts before what is pending."""
@@ -124,6 +127,14 @@ class Status(NamedTuple):
     def count(self, state: str) -> int:
         """Return how many migrations are in a state."""
         return sum(line.state == state for line in self.lines)
+
+    def at_it(self, line: Line) -> bool:
+        """Tell whether the lock's holder is running this file right now, as far as its row says."""
+        lock = self.lock
+        # On a standby nobody knows whether the holder is alive; the row is believed there.
+        live = self.guarded is not False or (lock is not None and lock.legacy)
+        at = lock is not None and lock.held and lock.migration == line.filename
+        return live and at and line.state in ("pending", "after", "failed", "running")
 
     def only(self, *, pending: bool, last: int | None) -> Status:
         """Return the same with fewer migrations to list: what a start would run, the `last` applied ones, or both.
@@ -212,6 +223,16 @@ def read(settings: Settings) -> Status:
     )
     status = with_repetitions(status, repetitions)
     return with_command(status, command)
+
+
+def read_recorded(settings: Settings) -> Status | None:
+    """Return what the database alone knows, if the files have errors; None if it does not say."""
+    with suppress(EntrypointError):
+        status = read(settings._replace(migrations_dir=""))
+        # Without files to compare with, nothing is ahead of them or too old.
+        lines = tuple(line._replace(state="applied") if line.state == "ahead" else line for line in status.lines)
+        return status._replace(lines=lines, below_floor=None, unadopted=None, unread=True)
+    return None
 
 
 def with_repetitions(status: Status, repetitions: tuple[Repetition, ...]) -> Status:
@@ -336,7 +357,7 @@ def summarise(plan: Plan, found: Reading, place: Place, *, refuse_out_of_order: 
 def _said_of(row: LedgerRow) -> str | None:
     """Return what the row of an unfinished migration says; also that `repair` lets it go on."""
     if row.status == HAS_FAILED and row.checksum == REPAIRED and row.error_message:
-        return f"Repaired: the next start goes on with it. It had failed:\n{row.error_message}"
+        return f"Repaired: the next start continues it. It had failed:\n{row.error_message}"
     return row.error_message
 
 

@@ -38,6 +38,7 @@ _ENDLESS = 1_000_000
 _COLOURS = {
     "applied": "green",
     "running": "blue",
+    "interrupted": "bold red",
     "pending": "yellow",
     "after": "yellow",
     "failed": "bold red",
@@ -46,11 +47,9 @@ _COLOURS = {
     "superseded": "magenta",
     "ahead": "cyan",
 }
-_NO_START = (
-    "No start relies on this migration history (exit code 78): connect as the owner, or set MIGRATION_ROLE to it."
-)
+_NO_START = "Starts refuse to use it (exit code 78). Connect as the owner, or set MIGRATION_ROLE to the owner."
 
-_TOO_OLD = "A start from these files is refused (exit code 78): deploy an image that has that file."
+_TOO_OLD = "Starts with these files are refused (exit code 78). Deploy an image that has that file."
 
 # What to do about what is counted in the headline.
 _FIXES = {
@@ -58,8 +57,8 @@ _FIXES = {
     "changed": "restore the file as it was applied. To accept it as it is: entrypoint repair --checksums",
     "missing": "restore the file. To forget its row: entrypoint repair --missing",
 }
-_REFUSED = "A start refuses that (exit code 65): rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it all the same."
-_ADOPT = "A start would run every file. `entrypoint adopt --from TOOL` takes that history over first."
+_REFUSED = "Starts refuse it (exit code 65). Rename it, or set MIGRATION_OUT_OF_ORDER=warn to run it anyway."
+_ADOPT = "A start would run every file. To take that history over first: entrypoint adopt --from TOOL."
 
 
 def as_text(status: Status, *, width: int | None, colours: bool) -> str:
@@ -84,11 +83,11 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
         console.print(Text(text), soft_wrap=width is None)  # Broken between words, where it is a person's.
     console.print()
     if listing.lines or not (status.command or status.chosen):
-        console.print(_table(listing.lines, width))
+        console.print(_table(status, width))
     for line in listing.lines:
         if line.error:
             console.print()
-            _print_report(console, f"{clean(line.filename)} ({line.state}):", line.error, line.filename)
+            _print_report(console, f"{clean(line.filename)} ({_state(line, status)}):", line.error, line.filename)
     if listing.lines or not (status.command or status.chosen):
         console.print()
     if listing.repeatables:
@@ -96,23 +95,25 @@ def as_text(status: Status, *, width: int | None, colours: bool) -> str:
         console.print()
     for one in listing.repeatables:
         if one.error:
-            title = f"{one.shown} (failed at {one.failed_at}; the next start tries it again):"
+            title = f"{one.shown} (failed at {one.failed_at}; every start tries it again):"
             _print_report(console, title, one.error, one.shown)
             console.print()
     for warning in _warnings(status):
-        console.print(Text(warning), soft_wrap=True)
+        console.print(Text(warning), soft_wrap=width is None)
     if status.command is not None:
         for text in describe(status.command):
             console.print(Text(_clean_report(text)), soft_wrap=True)
-    console.print(Text(_describe(status)), soft_wrap=True)
+    console.print(Text(_describe(status)), soft_wrap=width is None)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
 def _head(status: Status) -> Iterator[str]:
     yield status.where.line.rstrip()
     yield _headline(status)
+    if status.command is not None and status.command.state == "failed":
+        yield "  Fix (command): correct what its output says, which ends as shown below. The next start runs it again."
     for state, fix in _FIXES.items():
-        if status.count(state):
+        if status.count(state) and not (status.unread and state != "failed"):
             yield f"  Fix ({state}): {fix}"
 
 
@@ -135,22 +136,25 @@ def _warnings(status: Status) -> Iterator[str]:
 
 def _headline(status: Status) -> str:
     command = status.command
+    if status.unread:
+        failed = count(status.count("failed"), "migration has", "migrations have")
+        wrong = f" {failed} failed." if status.count("failed") else ""
+        return f"At version {status.current}; the migration files have errors, so this is only what is recorded.{wrong}"
     if command is not None and command.pending and not status.pending:
         at = f"At version {status.current}; the" if status.applied else "The"
-        state = {"failed": "has failed", "running": "is running"}.get(command.state, "is to run")
-        return f"{at} migration command {state}{_and_counts(status, 'failed', 'changed', 'missing')}."
+        state = {"failed": "has failed", "running": "is running"}.get(command.state, "is pending")
+        return f"{at} migration command {state}{_and_counts(status, 'failed')}{_that_differ(status)}."
     if command is not None and not status.applied and not status.pending:
         return "Up to date."
-    differs = _and_counts(status, "changed", "missing")
+    differs = _that_differ(status)
     headline = {
         "up_to_date": f"Up to date at version {status.current}{differs}.",
         "pending": f"At version {status.current}; {_what_is_pending(status)}{differs}.",
         "error": f"At version {status.current}; {_what_is_wrong(status)}.",
     }[status.name]
-    half_way = [clean(line.filename) for line in status.lines if line.state == "running"]
+    half_way = [line for line in status.lines if line.state == "running"]
     if half_way and status.name == "up_to_date":
-        verbs = ("runs", "was") if len(half_way) == 1 else ("run", "were")
-        headline += f" {' and '.join(half_way)} {verbs[0]}, or {verbs[1]} interrupted half way."
+        headline += f" {' and '.join(f'{clean(line.filename)} {_half_way(line, status)}' for line in half_way)}."
     if status.outstanding:
         since = (
             f" (everything before it has been applied since {status.outstanding_since})"
@@ -158,41 +162,64 @@ def _headline(status: Status) -> str:
             else ""
         )
         these = count(status.outstanding, "migration waits", "migrations wait")
-        headline += f" {these} for the end of the rollout{since}: entrypoint migrate --phase after."
+        headline += f" {these} for the rollout to end{since}: entrypoint migrate --phase after."
     return headline
 
 
 def _what_is_pending(status: Status) -> str:
     repeatables = count(sum(one.state == "pending" for one in status.repeatables), "repeatable file")
     if not status.pending:
-        return f"{repeatables} to be applied"
+        return f"{repeatables} pending"
     return f"{count(status.pending, 'migration')} pending, up to {status.latest}"
 
 
 def _what_is_wrong(status: Status) -> str:
-    states = ("failed", "pending", "changed", "missing")
+    counts = _and_counts(status, "failed", "running", "interrupted", "pending")
     if status.count("failed"):
-        return _and_counts(status, *states).removeprefix("; ")
+        return counts.removeprefix("; ") + _that_differ(status)
     wrong = "these files are too old" if status.below_floor else "a repeatable file has failed"
-    return wrong + _and_counts(status, *states)
+    return wrong + counts + _that_differ(status)
+
+
+def _that_differ(status: Status) -> str:
+    """Return how many of the applied files have changed or are missing, to follow a clause."""
+    return _and_counts(status, "changed", "missing").replace("; ", "; applied files: ")
 
 
 def _and_counts(status: Status, *states: str) -> str:
-    """Return how many migrations are in each of these states, to follow a clause: `; 1 failed, 2 changed`."""
-    counts = [f"{number} {state}" for state in states if (number := status.count(state))]
+    """Return how many lines of the table are in each of these states, to follow a clause: `; 1 failed, 2 pending`."""
+    shown = [_state(line, status) for line in status.lines]
+    counts = [f"{shown.count(state)} {state}" for state in states if state in shown]
     return f"; {', '.join(counts)}" if counts else ""
 
 
-def _table(lines: Sequence[Line], width: int | None) -> Table:
+def _state(line: Line, status: Status) -> str:
+    """Return the state as the table shows it: one that is pending or half done may be running right now."""
+    if status.at_it(line):
+        return "running"
+    elsewhere = status.lock is not None and status.lock.migration is not None and status.guarded is True
+    # On a standby nobody knows whether a process is still at it.
+    gone = status.guarded is False or elsewhere
+    return "interrupted" if line.state == "running" and gone else line.state
+
+
+def _half_way(line: Line, status: Status) -> str:
+    if status.at_it(line):
+        return "is running"
+    return "was interrupted" if _state(line, status) == "interrupted" else "is running, or was interrupted"
+
+
+def _table(status: Status, width: int | None) -> Table:
     table = Table(box=None if width is None else box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    rows = [_cells(line) for line in lines]
+    lines = status.listing.lines
+    rows = [_cells(line, _state(line, status)) for line in lines]
     shown = _HEADER if width is None else _that_fit(rows, width)
     for name in shown:
         # If there is still no room, cells are broken into several lines. Nothing is cut.
         table.add_column(name, overflow="fold", no_wrap=width is None)
-    for line, row in zip(lines, rows, strict=True):
+    for row in rows:
         cells = [
-            Text(cell, _COLOURS.get(line.state, "") if name == "state" else "")
+            Text(cell, _COLOURS.get(cell, "") if name == "state" else "")
             for name, cell in zip(_HEADER, row, strict=True)
             if name in shown
         ]
@@ -227,12 +254,12 @@ def _repeatables(repeatables: Sequence[Repetition], width: int | None) -> Table:
     return table
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: Line, state: str) -> list[str]:
     """Return a migration's cells; an empty one between others is a dash, so that columns can be counted."""
     cells = [
         f"{line.number:03d}",
         clean(line.filename),
-        line.state,
+        state,
         line.applied_at or "",
         "" if line.milliseconds is None else duration(line.milliseconds),
         clean(line.application_version or ""),
@@ -256,13 +283,13 @@ def _describe(status: Status) -> str:
             return f"Lock: held by no migration, but {strangers}."
         if status.blocked is not None:
             return f"Lock: held by no migration, but {clean(status.blocked)} (see entrypoint unlock)."
-        return "Lock: just taken by somebody who is not in its row (yet)." if guarded else "Lock: free."
+        return "Lock: just taken; its holder is not known yet." if guarded else "Lock: free."
     parts = [f"Lock: held by {clean(words.named(lock))}"]
     if lock.since:
         how_long = words.lasting(lock.seconds, duration(max(0.0, lock.seconds or 0.0) * 1000))
         parts.append(f"since {lock.since} ({how_long})")
     if lock.migration == BACKUP:
-        parts.append("taking a backup before it migrates")
+        parts.append("taking a backup before migrating")
     elif lock.migration:
         parts.append(f"at {clean(lock.migration)}")
     if at := words.doing_now(lock):
@@ -271,11 +298,11 @@ def _describe(status: Status) -> str:
     if lock.legacy:
         text = f"{text}; a replica of the earlier migration system"
     elif guarded is None:
-        text = f"{text}; whether that process lives cannot be seen from a standby"
+        text = f"{text}; a standby cannot see whether that process is alive"
     elif not guarded:
         if strangers:
             return f"{text}; that process is gone, but {strangers}."
-        text = f"{text}; that process is gone, and the next start takes the lock over"
+        text = f"{text}; that process is gone, and the next start takes over"
     return f"{text}; {strangers}." if strangers else f"{text}."
 
 
@@ -284,4 +311,4 @@ def _strangers(status: Status) -> str:
         return ""
     named = " and ".join(clean(one.words) for one in status.strangers)
     end = "it lets go" if len(status.strangers) == 1 else "they let go"
-    return f"its key is taken by {named}, and nobody can migrate until {end} (see entrypoint unlock)"
+    return f"{named} has its key, and nobody can migrate until {end} (see entrypoint unlock)"

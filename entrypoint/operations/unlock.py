@@ -78,7 +78,7 @@ def look(settings: Settings) -> Unlock:
             pause(_LOOK_AGAIN)
             sight = holder.observe(session, place, settings.role, Deadline(_PATIENCE))
     except StatementError as error:
-        doing = "the lock could not be looked at"
+        doing = "could not read the migration lock"
         if place is not None and error.sqlstate == LOCK_NOT_AVAILABLE:
             raise _locked(session, place) from error
         raise refused_on(session, settings.schema, settings.role, error, doing, reading=False) from error
@@ -98,7 +98,7 @@ def describe(unlock: Unlock) -> str:
         lines = ["Row: free."]
     lines += [_describe_backend(backend, strange=sight.is_strange(backend)) for backend in sight.backends]
     if not any(backend.guards for backend in sight.backends):
-        lines.append("Guard: nobody holds its advisory lock.")
+        lines.append("Guard: no session holds its advisory lock.")
     return "\n".join(lines) + "\n"
 
 
@@ -148,10 +148,10 @@ def _refusal(unlock: Unlock) -> LockHeldError:
     """Return why a lock with a holder of ours, or of the earlier system, is not freed without force."""
     row = unlock.sight.row
     if unlock.verdict == "unknown":
-        message = "The lock's holder is a replica of the earlier system, which nobody can ask whether it lives"
-        remedy = "Wait until its row is 10 minutes old; or, if you know that it is gone: entrypoint unlock --force."
+        message = "The lock's holder is a replica of the earlier migration system, which may or may not be alive"
+        remedy = "Wait until its row is 10 minutes old. If you know that it is gone: entrypoint unlock --force."
     else:
-        message = "The lock's holder lives: its session holds the advisory lock"
+        message = "The lock's holder is alive: its session holds the advisory lock"
         remedy = "Wait for it. To stop it: entrypoint unlock --force."
     return LockHeldError(
         f"{message}; nothing was changed",
@@ -173,15 +173,15 @@ def _held_by_strangers(sight: Observed, outcome: str) -> LockHeldError:
     ends = ", ".join(f"pg_terminate_backend({backend.pid})" for backend in strangers)
     if not keyed:
         return LockHeldError(
-            f"migration_lock is locked by a session that is not a holder of ours: {named}; {outcome}",
-            remedy=f"The lock can be taken when that transaction ends. To end it: SELECT {ends}; or entrypoint unlock "
+            f"A session that is not migrating has locked migration_lock: {named}; {outcome}",
+            remedy=f"The lock is free again when that transaction ends. To end it: SELECT {ends}; or entrypoint unlock "
             "--force.",
             backends=[backend.pid for backend in strangers],
         )
     return LockHeldError(
-        f"The {key} is held by a session that is not a holder of ours: {named}; {outcome}",
-        remedy=f"Find out what it is; the key is this program's own (docs/lock.md). To end it: SELECT {ends}; or "
-        "entrypoint unlock --force.",
+        f"A session that is not migrating holds the {key}: {named}; {outcome}",
+        remedy=f"Find out what it is; that key is reserved for this program (docs/lock.md). To end it: SELECT {ends}; "
+        "or entrypoint unlock --force.",
         backends=[backend.pid for backend in strangers],
     )
 
@@ -205,18 +205,18 @@ def free(unlock: Unlock, say: Callable[[str], None], *, force: bool) -> None:
             else:
                 left = _wait_until_gone(session, unlock, suspects, Deadline(_NOTICE))
                 if left:
-                    say(f"After {_NOTICE:g} s it is still there; ending its sessions.")
+                    say(f"The holder is still there after {_NOTICE:g} s; ending its sessions.")
             if left:
                 _end_sessions(session, unlock, left, say)
                 _wait_until_gone(session, unlock, suspects, Deadline(_END))
         elif left:
-            say("What is left of its sessions ends by itself, or the next holder ends it; --force ends it now.")
+            say("The holder's sessions end by themselves, or the next holder ends them. To end them now: --force.")
         _verify(session, unlock, say)
     except StatementError as error:
         if error.sqlstate == LOCK_NOT_AVAILABLE:
             raise _locked(session, unlock.place) from error
         schema, role = unlock.settings.schema, unlock.settings.role
-        raise refused_on(session, schema, role, error, "the lock could not be freed", reading=False) from error
+        raise refused_on(session, schema, role, error, "could not free the migration lock", reading=False) from error
     finally:
         session.close()
 
@@ -234,11 +234,11 @@ def _connect(settings: Settings) -> Session:
 def _free_row(session: Session, unlock: Unlock, say: Callable[[str], None]) -> None:
     row = unlock.sight.row
     if row is None or not row.held:
-        say("The row is free already.")
+        say("The row is already free.")
         return
     if not holder.free(session, unlock.place, row, unlock.settings.role, Deadline(_PATIENCE)):
         if unlock.verdict == "dead":
-            say("The row has changed meanwhile: somebody else was faster.")
+            say("The row has changed in the meantime: somebody else has freed it or taken the lock.")
             return
         raise LedgerChangedError(
             "The lock's row has changed since it was shown; nothing was freed",
@@ -306,12 +306,12 @@ def _verify(session: Session, unlock: Unlock, say: Callable[[str], None]) -> Non
     now = holder.observe(session, unlock.place, unlock.settings.role, Deadline(_PATIENCE), unlock.sight.application)
     before = unlock.sight.row.token if unlock.sight.row else None
     if now.row is not None and now.row.held and (now.row.token != before or now.row.legacy):
-        say(f"Somebody else has taken the lock since: {visible(words.holder(now.row))}.")
+        say(f"Another process has taken the lock in the meantime: {visible(words.holder(now.row))}.")
         return
     if now.strangers:
         raise _held_by_strangers(now, "the row is free")
     if now.held or any(backend.guards and backend.application == unlock.sight.application for backend in now.backends):
-        raise LockHeldError("The lock is still held", remedy="entrypoint unlock shows by whom.")
+        raise LockHeldError("The lock is still held", remedy="To see by whom: entrypoint unlock.")
     say("The lock is free.")
 
 
@@ -327,9 +327,9 @@ def _describe_backend(backend: Backend, *, strange: bool) -> str:
     what = f"{_role(backend, strange=strange)}: backend {backend.pid} of {visible(foreign(backend.user))}, "
     if (strange or not backend.application.startswith(OURS)) and backend.application:
         what += f"application {visible(foreign(backend.application))}, "
-    what += f"from {backend.client}, {backend.state}" if backend.state else "doing what this user may not see"
+    what += f"from {backend.client}, {backend.state}" if backend.state else "this user may not see what it is doing"
     if backend.seconds is not None:
-        what += f", its transaction open for {backend.seconds:.0f} s"
+        what += f", transaction open for {backend.seconds:.0f} s"
     if strange and backend.since:
         what += f", connected since {backend.since}"
     held = [

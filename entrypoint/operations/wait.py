@@ -140,7 +140,7 @@ class _Looker:
                 raise hopeless
             sight = sight._replace(
                 words=f"{sight.words}; "
-                + (f"the migration lock: {words.holder(look.lock)}" if busy else "nobody migrates at the moment"),
+                + (f"the migration lock: {words.holder(look.lock)}" if busy else "nobody is migrating"),
                 fields=sight.fields | (words.facts(look.lock) if busy else {}),
             )
         return sight
@@ -155,13 +155,13 @@ class _Looker:
             repeatables.tell(judged, directory.newest)
             return sight
         first = judged.due[0]
-        state = f"{sight.words}, but {first.shown} is to be applied"
+        state = f"{sight.words}, but {first.shown} is pending"
         if len(judged.due) > 1:
-            state = f"{sight.words}, but {len(judged.due)} repeatable files are to be applied: {first.shown} is one"
+            state = f"{sight.words}, but {len(judged.due)} repeatable files are pending, {first.shown} among them"
         for file in judged.due:
             if (failure := known.failure_of(file)) is not None:
                 state += (
-                    f"; {file.shown} failed at {failure.at} (see entrypoint status), and the next start tries again"
+                    f"; {file.shown} failed at {failure.at} (see entrypoint status), and the next start tries it again"
                 )
                 break
         return sight._replace(there=False, words=state)
@@ -172,7 +172,7 @@ class _Looker:
         ran = any(run.status == COMPLETED and run.fingerprint == wanted.fingerprint for run in found.rows)
         if not verdict.pending or (verdict.always and ran):
             return sight
-        return sight._replace(there=False, words=f"{sight.words}, but {shown(wanted)} is to run: {verdict.why}")
+        return sight._replace(there=False, words=f"{sight.words}, but {shown(wanted)} is pending: {verdict.why}")
 
     def _judge(self, look: Look) -> tuple[Sight, EntrypointError | None]:
         """Tell whether all is there; and, if not, what no waiting helps against: a failed migration, say."""
@@ -201,7 +201,7 @@ class _ByFiles(_Looker):
             return Sight(there=True, words="the schema is up to date", fields={}), None
         fields: dict[str, object] = {"version": plan.current, "latest": plan.latest}
         if not plan.pending:
-            return Sight(there=True, words=f"the schema is {version}; nothing is pending", fields=fields), None
+            return Sight(there=True, words=f"the schema is {version}; no migrations are pending", fields=fields), None
         pending = count(len(plan.pending), "migration is", "migrations are")
         state = f"it is {version}, and {pending} pending: {plan.pending[0].name} is next"
         hopeless: EntrypointError | None = words.obstacle(plan)
@@ -230,7 +230,7 @@ class _ByVersion(_Looker):
         if (current or 0) >= self._version and (self._wanted is None or self._version in applied):
             return Sight(there=True, words=f"the schema is {version}", fields=fields), None
         failure = next((row for row in look.rows if self._stands_before(row)), None)
-        state = f"it is {version}, and is to be at {self._version}"
+        state = f"it is {version}, and should be at version {self._version}"
         if (current or 0) >= self._version:
             state = f"it is {version}, and {self._wanted.name if self._wanted else self._version} is not applied"
         return Sight(there=False, words=state, fields=fields), words.held_back(failure) if failure else None
@@ -328,8 +328,8 @@ class _Waiter:
     def _too_late(self, sight: Sight) -> WaitTimeoutError:
         return WaitTimeoutError(
             f"Waited {round(self._deadline.budget + self.clocks.stood, 1):g} s for {self._what}: {sight.words}",
-            remedy="`wait` does not migrate: see whether whoever does is at work (`entrypoint status`), and give a "
-            "longer --timeout if it only needs more time.",
+            remedy="`wait` does not migrate. Check that another process does (entrypoint status). If it only needs "
+            "more time, give a longer --timeout.",
             **sight.fields,
         )
 

@@ -38,11 +38,11 @@ class Access(NamedTuple):
         if offered is None:
             raise HTTPException(
                 401,
-                "A token is needed: Authorization: Bearer <one of the tokens in STATUS_TOKEN or STATUS_TOKEN_FILE>",
+                "Token required: Authorization: Bearer TOKEN, one of those in STATUS_TOKEN or STATUS_TOKEN_FILE",
                 {"WWW-Authenticate": _CHALLENGE},
             )
         if not self.tokens.accept(offered):
-            raise HTTPException(403, "This token is none of those in STATUS_TOKEN or STATUS_TOKEN_FILE")
+            raise HTTPException(403, "This token is not in STATUS_TOKEN or STATUS_TOKEN_FILE")
 
 
 def bearer(request: HTTPConnection) -> str | None:
@@ -54,11 +54,11 @@ def bearer(request: HTTPConnection) -> str | None:
 def _require_this_machine(request: HTTPConnection) -> None:
     """Raise HTTPException with status 403 if the request looks like that of a page from elsewhere."""
     if not _is_this_machine(request.headers.get("Host", "")):
-        raise HTTPException(403, "Without a token, the service answers to 127.0.0.1, [::1] and localhost only")
+        raise HTTPException(403, "Without a token, the service only answers requests to 127.0.0.1, [::1] and localhost")
     origin = request.headers.get("Origin")
     elsewhere = origin is not None and not _is_this_machine(origin.partition("://")[2])
     if elsewhere and request.scope.get("method") not in _SAFE:
-        raise HTTPException(403, "Without a token, no page from elsewhere may change anything here")
+        raise HTTPException(403, "Without a token, requests from other sites cannot change anything here")
 
 
 def _is_this_machine(host: str) -> bool:

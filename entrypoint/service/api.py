@@ -93,7 +93,7 @@ def _start_backup(backups: Backups) -> Response:
         return as_json({"success": False, "error": f"{error.message}. {error.remedy}"}, 501)
     report = backups.report.documented()
     if not started:
-        return as_json({"success": False, "error": "A backup is running already", "data": report}, 409)
+        return as_json({"success": False, "error": "A backup is already running", "data": report}, 409)
     return as_json({"success": True, "data": report}, 202, {"Location": BACKUP_PATH})
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # More than a form for logging in has; nothing else here reads what comes after the headers.
 MOST_BODY = 16_384
-_AMBIGUOUS = "Content-Length and Transfer-Encoding exclude each other"
+_AMBIGUOUS = "Content-Length and Transfer-Encoding cannot be used together"
 _TOO_LARGE = f"More than {MOST_BODY} bytes"
 _HEAD_TOO_LARGE = f"More than {LONGEST_HEAD} bytes before the body"
 _CLOSE = {"Connection": "close"}
@@ -56,7 +56,7 @@ async def _as_answer(_request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     standard = http.HTTPStatus(error.status_code).phrase
-    message = {404: "There is nothing here; see /openapi.json", 405: "This path does not know that method"}
+    message = {404: "No such path; see /openapi.json", 405: "This path does not support that method"}
     said = message.get(error.status_code, standard) if error.detail == standard else error.detail
     return as_json({"success": False, "error": said}, error.status_code, error.headers)
 

@@ -82,8 +82,8 @@ class Backups:
         """Start one; return False if one is running. Raises NotConfiguredError. To be called in the event loop."""
         if self._directory is None:
             raise NotConfiguredError(
-                "There is no directory for backups: MIGRATION_BACKUP_DIR is not set",
-                remedy="Set it for the service, to a directory that lasts.",
+                "No backup directory is configured: MIGRATION_BACKUP_DIR is not set",
+                remedy="Set it for the service, to a directory on persistent storage.",
             )
         if self._task is not None or self._stopping:
             return False
@@ -115,9 +115,7 @@ class Backups:
         try:
             await self._run_child()
         except Exception as error:  # noqa: BLE001 - no descriptor, no process to be had, or a mistake of ours
-            self._failed(
-                f"The backup could not be started: {foreign(str(error))}", "Look at the limits of the container."
-            )
+            self._failed(f"The backup could not be started: {foreign(str(error))}", "Check the container's limits.")
         finally:
             self._kill()
             self._task = self._child = None

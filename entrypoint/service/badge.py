@@ -57,7 +57,7 @@ def badge_of(snapshot: Snapshot) -> Badge:
         return Badge(f"{version} failed", f"schema: version {status.current}, {what}", RED)
     repeatables = sum(one.state == "pending" for one in status.repeatables)
     if status.name == "pending" and repeatables and not status.pending:
-        title = f"schema: version {status.current}, {count(repeatables, 'repeatable file')} to be applied"
+        title = f"schema: version {status.current}, {count(repeatables, 'repeatable file')} pending"
         return Badge(f"{version}, {repeatables} pending", title, YELLOW)
     if status.name == "pending":
         return Badge(

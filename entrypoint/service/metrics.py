@@ -39,57 +39,77 @@ class _Snapshots(Collector):
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot
         yield self._gauge(
-            "up", "Whether the status could be read from files and database.", snapshot.status is not None
+            "up", "Whether the status could be read from the files and the database.", snapshot.status is not None
         )
         yield self._gauge("database_reachable", "Whether the database answered.", snapshot.reachable)
         reads = CounterMetricFamily(
-            f"{_PREFIX}_database_reads", "How often this service has asked the database.", labels=["database"]
+            f"{_PREFIX}_database_reads", "Number of times this service has read from the database.", labels=["database"]
         )
         reads.add_metric([snapshot.database], self._reads)
         yield reads
         status = snapshot.status
         if status is None:
             return
-        yield self._gauge("schema_version", "The highest migration that is applied, 0 if none is.", status.current)
-        yield self._gauge("schema_latest_version", "The highest number among the files.", status.latest)
-        yield self._gauge("migrations_applied", "How many migrations are applied.", status.applied)
-        yield self._gauge("migrations_pending", "How many are not applied yet, failed ones included.", status.pending)
-        about = "How many wait for the end of the rollout (phase = after); they are not pending."
+        yield self._gauge("schema_version", "The highest applied migration; 0 if there is none.", status.current)
+        yield self._gauge("schema_latest_version", "The highest number of a migration file.", status.latest)
+        yield self._gauge("migrations_applied", "Number of applied migrations.", status.applied)
+        yield self._gauge(
+            "migrations_pending", "Number of migrations not applied yet, including failed ones.", status.pending
+        )
+        about = "Number of migrations that wait for the rollout to end (phase = after); they are not pending."
         yield self._gauge("migrations_outstanding", about, status.outstanding)
         since = _timestamp(status.outstanding_since)
         if since is not None:
-            about = "When the last migration below the first of those was applied, since 1970."
+            about = (
+                "Time at which the last migration before the first outstanding one was applied, in seconds since 1970."
+            )
             yield self._gauge("migrations_outstanding_since_timestamp_seconds", about, since)
         yield self._gauge(
             "below_floor", "Whether the files are too old for the schema.", status.below_floor is not None
         )
-        yield self._gauge("migrations_failed", "How many have failed and not been settled.", len(snapshot.failed))
-        yield self._gauge("migrations_changed", "How many applied files have changed since.", len(snapshot.changed))
-        yield self._gauge("migrations_missing", "How many applied migrations have no file.", len(snapshot.missing))
+        yield self._gauge("migrations_failed", "Number of failed migrations.", len(snapshot.failed))
+        yield self._gauge(
+            "migrations_changed", "Number of applied migrations whose file has changed since.", len(snapshot.changed)
+        )
+        yield self._gauge(
+            "migrations_missing", "Number of applied migrations whose file is missing.", len(snapshot.missing)
+        )
         if status.repeatables:
             states = [one.state for one in status.repeatables]
-            about = "How many files in repeatable/ are to be applied, failed ones included."
+            about = "Number of pending files in repeatable/, including failed ones."
             yield self._gauge("repeatables_pending", about, states.count("pending") + states.count("failed"))
-            yield self._gauge("repeatables_failed", "How many of them failed last time.", states.count("failed"))
+            yield self._gauge(
+                "repeatables_failed",
+                "Number of files in repeatable/ that failed at the last attempt.",
+                states.count("failed"),
+            )
         if status.command is not None:
             pending, failed = status.command.pending, status.command.state == "failed"
-            yield self._gauge("command_pending", "Whether MIGRATION_COMMAND is to run.", pending)
-            yield self._gauge("command_failed", "Whether its last run with these inputs failed.", failed)
+            yield self._gauge("command_pending", "Whether MIGRATION_COMMAND is pending.", pending)
+            yield self._gauge(
+                "command_failed", "Whether the last run of MIGRATION_COMMAND with these inputs failed.", failed
+            )
         lock = snapshot.lock
         # A stranger keeps everybody out as well as a holder does.
         held = True if (lock is not None and lock.legacy) or status.strangers else status.guarded
         if held is not None:  # On a standby nobody knows.
-            yield self._gauge("lock_held", "Whether somebody holds the migration lock.", held)
+            yield self._gauge("lock_held", "Whether the migration lock is held.", held)
             # Without a holder's row nobody knows since when: 0 would be a lock that was taken just now.
             if held and lock is not None:
                 seconds = inf if lock.seconds is None else lock.seconds
-                yield self._gauge("lock_held_seconds", "For how long it has been held, by the server's clock.", seconds)
+                yield self._gauge(
+                    "lock_held_seconds", "How long the migration lock has been held, by the server's clock.", seconds
+                )
         if snapshot.last_duration is not None:
-            about = "How long the migration took that was applied last."
+            about = "How long the last applied migration took."
             yield self._gauge("last_migration_duration_seconds", about, snapshot.last_duration)
         at = _timestamp(status.last.applied_at if status.last else None)
         if at is not None:
-            yield self._gauge("last_migration_timestamp_seconds", "When it was applied, since 1970.", at)
+            yield self._gauge(
+                "last_migration_timestamp_seconds",
+                "Time at which the last migration was applied, in seconds since 1970.",
+                at,
+            )
 
     def _gauge(self, name: str, about: str, value: float) -> GaugeMetricFamily:
         family = GaugeMetricFamily(f"{_PREFIX}_{name}", about, labels=["database"])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _JSON = "application/json"
-_TIME = {"type": "string", "format": "date-time", "description": "In UTC, with Z."}
+_TIME = {"type": "string", "format": "date-time", "description": "UTC, ending in Z."}
 
 
 def describe() -> dict[str, object]:
@@ -20,9 +20,9 @@ def describe() -> dict[str, object]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "pg-entrypoint: the status service",
+            "title": "pg-entrypoint status service",
             "version": __version__,
-            "description": "Which migrations a database has, for programs, dashboards and people. See docs/service.md.",
+            "description": "The migrations of one database, for programs, dashboards and people. See docs/service.md.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"token": []}],
@@ -32,21 +32,21 @@ def describe() -> dict[str, object]:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "One of the tokens in STATUS_TOKEN or STATUS_TOKEN_FILE. Not asked for if there are "
-                    "none, which is allowed on a loopback address only.",
+                    "description": "One of the tokens in STATUS_TOKEN or STATUS_TOKEN_FILE. If neither is set, none "
+                    "is needed, and the service listens on a loopback address only.",
                 }
             },
             "schemas": _SCHEMAS,
             "responses": {
                 "Unauthorized": {
-                    **_json("#/components/schemas/Error", "There is no token in the request."),
+                    **_json("#/components/schemas/Error", "The request has no token."),
                     "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}},
                 },
-                "Forbidden": _json("#/components/schemas/Error", "The token is none of the valid ones."),
-                "Stopping": _json("#/components/schemas/Error", "The service ends before there is an answer."),
+                "Forbidden": _json("#/components/schemas/Error", "The token is not valid."),
+                "Stopping": _json("#/components/schemas/Error", "The service is stopping."),
                 "Unavailable": _json(
                     "#/components/schemas/Failure",
-                    "There is no answer: the database cannot be reached, or the migration files cannot be used.",
+                    "The status is unknown: the database cannot be reached, or the migration files have errors.",
                 ),
             },
         },
@@ -86,38 +86,38 @@ _SCHEMAS: dict[str, object] = {
     "StatusAnswer": _object({"success": {"const": True}, "data": {"$ref": "#/components/schemas/Status"}}),
     "Status": _object(
         {
-            "currentVersion": {**_VERSION, "description": "The highest migration that is applied, 0 if none is."},
-            "latestVersion": {**_VERSION, "description": "The highest number among the files."},
+            "currentVersion": {**_VERSION, "description": "The highest applied migration; 0 if there is none."},
+            "latestVersion": {**_VERSION, "description": "The highest number of a migration file."},
             "appliedMigrations": _COUNT,
-            "pendingMigrations": {**_COUNT, "description": "Failed ones included."},
+            "pendingMigrations": {**_COUNT, "description": "Includes failed migrations."},
             "status": {"enum": ["up_to_date", "pending", "error"]},
             "lastMigration": _nullable(_object({"number": _VERSION, "filename": _TEXT, "appliedAt": _nullable(_TIME)})),
             "lock": _nullable({"$ref": "#/components/schemas/Lock"}),
             "strangers": {
                 "type": "array",
                 "items": _object({"pid": _COUNT, "user": _TEXT, "application": _TEXT}),
-                "description": "Other sessions that hold the migration lock: nobody can migrate until they let go.",
+                "description": "Other programs' sessions that hold the migration lock: no start can migrate meanwhile.",
             },
             "waiting": {
                 **_nullable({"type": "array", "items": _object({"address": _nullable(_TEXT), "since": _TIME})}),
-                "description": "Starts that wait for the lock: the client's address, null for a local socket, and when "
-                "it connected. null while nobody holds the lock, and where this role may not see other sessions.",
+                "description": "Starts that are waiting for the lock: the client's address (null for a local socket) "
+                "and when it connected. null while the lock is free, or if this role may not see other sessions.",
             },
             "untrusted": {
                 **_nullable(_TEXT),
-                "description": "Why a start would not rely on this migration history; null if it would.",
+                "description": "Why a start would refuse to use this migration history; null if it would use it.",
             },
             "refused": {
                 **_nullable(_TEXT),
-                "description": "Why a start would not run what is pending (MIGRATION_OUT_OF_ORDER=refuse); else null.",
+                "description": "Why a start would refuse what is pending (MIGRATION_OUT_OF_ORDER=refuse), or null.",
             },
             "outstandingMigrations": {
                 **_COUNT,
-                "description": "Files with `phase = after` that are not applied, failed ones included; not pending.",
+                "description": "Files with `phase = after` that are not applied, including failed ones; not pending.",
             },
             "outstandingSince": {
                 **_nullable(_TIME),
-                "description": "When the last migration below the first of those was applied; null without any.",
+                "description": "When the last migration before the first outstanding one was applied, or null.",
             },
             "belowFloor": {
                 **_nullable(_TEXT),
@@ -128,9 +128,9 @@ _SCHEMAS: dict[str, object] = {
             "migrations": {"type": "array", "items": {"$ref": "#/components/schemas/Migration"}},
             "server": {
                 **_nullable(_TEXT),
-                "description": "Host and port as in db:5432, or a socket's directory; null if not known.",
+                "description": "Host and port, as in db:5432, or a socket's directory; null if unknown.",
             },
-            "database": {**_TEXT, "description": "Its name."},
+            "database": {**_TEXT, "description": "The name of the database."},
             "takenAt": _TIME,
         },
         # Only with MIGRATION_COMMAND.
@@ -138,7 +138,7 @@ _SCHEMAS: dict[str, object] = {
     ),
     "Command": _object(
         {
-            "command": {**_TEXT, "description": "Its command line, without passwords of addresses."},
+            "command": {**_TEXT, "description": "The command line, without the passwords of database addresses."},
             "state": {"enum": ["up_to_date", "ahead", "pending", "failed", "running", "interrupted"]},
             "why": _TEXT,
             "lastRun": _nullable(
@@ -151,7 +151,7 @@ _SCHEMAS: dict[str, object] = {
                         "exitCode": _nullable(_COUNT),
                         "applicationVersion": _nullable(_TEXT),
                         "holder": _nullable(_TEXT),
-                        "output": {**_TEXT, "description": "The last lines that it printed."},
+                        "output": {**_TEXT, "description": "The last lines of its output."},
                     }
                 )
             ),
@@ -168,8 +168,8 @@ _SCHEMAS: dict[str, object] = {
             "error": _nullable(_TEXT),
             "batches": {
                 "type": "object",
-                "description": "How far a file has come that runs in batches and is not through: key, cursor, last, "
-                "rows, batches, size, pass, passes, percent, seconds.",
+                "description": "The progress of an unfinished file that runs in batches: key, cursor, last, rows, "
+                "batches, size, pass, passes, percent, seconds.",
             },
         },
         optional=("batches",),
@@ -178,7 +178,7 @@ _SCHEMAS: dict[str, object] = {
         {
             "name": _TEXT,
             "state": {"enum": ["applied", "pending", "failed", "superseded", "missing", "ahead"]},
-            "appliedAt": {**_nullable(_TIME), "description": "When the text was applied that is in force."},
+            "appliedAt": {**_nullable(_TIME), "description": "When the version now in force was applied."},
             "applicationVersion": _nullable(_TEXT),
             "failedAt": _nullable(_TIME),
             "error": _nullable(_TEXT),
@@ -196,13 +196,13 @@ _SCHEMAS: dict[str, object] = {
             "heldForSeconds": _nullable({"type": "number"}),
             "alive": {
                 **_nullable({"type": "boolean"}),
-                "description": "Whether its holder lives; null for one of the earlier system, which nobody can ask, "
-                "and on a standby, from where it cannot be seen.",
+                "description": "Whether the holder is alive; null for a replica of the earlier migration system and "
+                "on a standby, where there is no way to tell.",
             },
             "progress": {
                 **_nullable({"type": "object"}),
-                "description": "What the holder tells of a long statement: seconds, command, relation, phase, percent, "
-                "blockedBy, retry; of a file that runs in batches also rows, batches, secondsLeft.",
+                "description": "What the holder reports about a long statement: seconds, command, relation, phase, "
+                "percent, blockedBy, retry; for a file that runs in batches also rows, batches, secondsLeft.",
             },
         }
     ),
@@ -230,10 +230,10 @@ _PATHS: dict[str, object] = {
     "/api/admin/migrations/status": {
         "get": {
             "operationId": "getStatus",
-            "summary": "What is applied and what is pending",
+            "summary": "Get the migration status",
             "responses": _guarded(
                 {
-                    "200": _json("#/components/schemas/StatusAnswer", "The status, at most about a second old."),
+                    "200": _json("#/components/schemas/StatusAnswer", "The status, about one second old at most."),
                     "500": {"$ref": "#/components/responses/Unavailable"},
                     "503": {"$ref": "#/components/responses/Stopping"},
                 }
@@ -243,8 +243,10 @@ _PATHS: dict[str, object] = {
     "/api/admin/backup": {
         "get": {
             "operationId": "getBackup",
-            "summary": "How the backup goes that was started last",
-            "responses": _guarded({"200": _json("#/components/schemas/BackupAnswer", "How it goes, or went.")}),
+            "summary": "Get the state of the latest backup",
+            "responses": _guarded(
+                {"200": _json("#/components/schemas/BackupAnswer", "The state of the latest backup.")}
+            ),
         },
         "post": {
             "operationId": "startBackup",
@@ -252,13 +254,13 @@ _PATHS: dict[str, object] = {
             "responses": _guarded(
                 {
                     "202": {
-                        **_json("#/components/schemas/BackupAnswer", "It has been started."),
+                        **_json("#/components/schemas/BackupAnswer", "The backup has been started."),
                         "headers": {
-                            "Location": {"description": "Where to ask how it goes.", "schema": {"type": "string"}}
+                            "Location": {"description": "Where to get its state.", "schema": {"type": "string"}}
                         },
                     },
-                    "409": _json("#/components/schemas/BackupConflict", "One is running."),
-                    "501": _json("#/components/schemas/Error", "The service has no directory for backups."),
+                    "409": _json("#/components/schemas/BackupConflict", "A backup is already running."),
+                    "501": _json("#/components/schemas/Error", "No backup directory is configured."),
                 }
             ),
         },
@@ -266,16 +268,16 @@ _PATHS: dict[str, object] = {
     "/badge.svg": {
         "get": {
             "operationId": "getBadge",
-            "summary": "The version as an image: green up to date, yellow pending, red failed or unknown",
-            "description": "Needs no token if STATUS_PUBLIC_BADGE is true.",
+            "summary": "Get a badge with the version: green up to date, yellow pending, red failed or unknown",
+            "description": "No token is needed if STATUS_PUBLIC_BADGE is true.",
             "responses": _guarded(
                 {
                     "200": {
-                        "description": "An image, whatever the status is.",
+                        "description": "The badge. There is one for every status, even if it is unknown.",
                         "content": {"image/svg+xml": {"schema": {"type": "string"}}},
                         "headers": {"ETag": {"schema": {"type": "string"}}},
                     },
-                    "304": {"description": "It is still the one with the ETag in If-None-Match."},
+                    "304": {"description": "The badge has not changed since the ETag in If-None-Match."},
                     "503": {"$ref": "#/components/responses/Stopping"},
                 }
             ),
@@ -284,11 +286,11 @@ _PATHS: dict[str, object] = {
     "/metrics": {
         "get": {
             "operationId": "getMetrics",
-            "summary": "The same for Prometheus",
+            "summary": "Get metrics for Prometheus",
             "responses": _guarded(
                 {
                     "200": {
-                        "description": "Metrics; pg_entrypoint_up is 0 where there is no answer.",
+                        "description": "Metrics. If the status is unknown, pg_entrypoint_up is 0.",
                         "content": {
                             "text/plain": {"schema": {"type": "string"}},
                             "application/openmetrics-text": {"schema": {"type": "string"}},
@@ -302,26 +304,26 @@ _PATHS: dict[str, object] = {
     "/livez": {
         "get": {
             "operationId": "getLiveness",
-            "summary": "Whether the service answers at all",
+            "summary": "Check that the service is running",
             "security": [],
-            "responses": {"200": _json("#/components/schemas/Health", "It does.")},
+            "responses": {"200": _json("#/components/schemas/Health", "The service is running.")},
         }
     },
     "/readyz": {
         "get": {
             "operationId": "getReadiness",
-            "summary": "Whether the database answers",
+            "summary": "Check that the database answers",
             "security": [],
             "responses": {
-                "200": _json("#/components/schemas/Health", "It does."),
-                "503": _json("#/components/schemas/Health", "It does not."),
+                "200": _json("#/components/schemas/Health", "The database answers."),
+                "503": _json("#/components/schemas/Health", "The database does not answer."),
             },
         }
     },
     "/openapi.json": {
         "get": {
             "operationId": "getDescription",
-            "summary": "This description",
+            "summary": "Get this description",
             "security": [],
             "responses": {"200": {"description": "OpenAPI 3.1.", "content": {_JSON: {"schema": {"type": "object"}}}}},
         }

@@ -91,7 +91,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
             listener.close()
         raise ConfigurationError(
             f"Cannot listen on {host}, port {port}: {_reason(error)}",
-            remedy="Set STATUS_HOST to an address of this machine, and STATUS_PORT to a port that nobody else has.",
+            remedy="Set STATUS_HOST to an address of this machine, and STATUS_PORT to a free port.",
             host=host,
             port=port,
         ) from None
@@ -138,7 +138,7 @@ class _Complaints:
                 logs.event(
                     logs.WARNING,
                     "service.exhausted",
-                    f"no new clients for now: {os.strerror(error.errno)}",
+                    f"not accepting new clients for now: {os.strerror(error.errno)}",
                     remedy="Raise the limit of open files (ulimit -n, LimitNOFILE): the service needs 512.",
                 )
         elif not (self._server.should_exit and isinstance(error, ValueError)):  # else: that try, of a closed listener
@@ -154,7 +154,7 @@ async def _serve(
     def late(seconds: float) -> Snapshot:
         error = DatabaseUnavailableError(
             f"No answer from the database for {seconds:.0f} s",
-            remedy="Check that PostgreSQL is running and reachable from here; the service goes on asking.",
+            remedy="Check that PostgreSQL is running and reachable from here. The service keeps trying.",
         )
         return snapshot.of_failure(error, database=reader.database, taken=time.time() - seconds)
 
@@ -216,12 +216,12 @@ def _tell(about: ServiceSettings, listeners: Sequence[socket.socket]) -> None:
             logs.event(
                 logs.WARNING,
                 "service.short_token",
-                f"token {number} has fewer than {tokens.SHORTEST} characters",
-                remedy="Take one that cannot be guessed: openssl rand -hex 32",
+                f"token {number} is shorter than {tokens.SHORTEST} characters",
+                remedy="Use one that cannot be guessed: openssl rand -hex 32",
             )
 
 
 def _door(about: ServiceSettings) -> str:
     if not about.tokens:
-        return "without a token: open to everybody on this machine"
+        return "without a token: open to everyone on this machine"
     return f"with {count(len(about.tokens), 'token')}"

@@ -272,7 +272,7 @@ def _verdict(status: Status) -> tuple[Tone, str, str]:
     if status.name == "error":
         failed = next((line for line in status.lines if line.state == "failed"), None)
         what = f"Migration {failed.number:03d} has failed" if failed else "A migration has failed"
-        return "bad", what, f"{at}; {todo} pending, up to version {status.latest}." if status.pending else f"{at}."
+        return "bad", what, f"{at}; {todo} not applied, up to version {status.latest}." if status.pending else f"{at}."
     if status.name == "pending":
         verb = "is" if status.pending == 1 else "are"
         return "pending", f"{todo} {verb} pending", f"{at}; the newest file is version {status.latest}."
@@ -351,7 +351,7 @@ def _fine(status: Status) -> tuple[Tone, str, str]:
         since = wording.moment(status.outstanding_since)
         these = count(status.outstanding, "migration waits", "migrations wait")
         known = f", since {wording.date(since)}, {since:%H:%M:%S} UTC" if since else ""
-        return "good", "Up to date", f"{at}; {these} for the end of the rollout{known}."
+        return "good", "Up to date", f"{at}; {these} for the rollout to end{known}."
     return "good", "Up to date", f"{at}; every migration file is applied."
 
 
@@ -420,12 +420,7 @@ def _strip_label(status: Status, lines: Iterable[Line]) -> str:
 
 
 def _state(line: Line, status: Status) -> State:
-    lock = status.lock
-    # What the row says on a standby is not known to be true, and "interrupted" would be no better known.
-    live = at_work(status) or (status.guarded is None and lock is not None and lock.held)
-    if line.state in _NOT_APPLIED and live and lock and lock.migration == line.filename:
-        return _STATES["working"]
-    return _STATES[line.state]
+    return _STATES["working" if status.at_it(line) else line.state]
 
 
 def _entry(line: Line, status: Status, scale: bars.Scale | None = None) -> Entry:

@@ -247,7 +247,11 @@ class Tool:
                 run=number,
             )
         printed = "\n".join(ended.tail)
-        looking = "Check its output." if printed else "It printed nothing: run it by hand to see why."
+        looking = (
+            "Correct what it reports: its output is in the log above, and the end of it in entrypoint status."
+            if printed
+            else "It printed nothing: run it by hand to see why."
+        )
         cause = next((words for sign, words in _KNOWN_CAUSES if sign in printed), looking)
         if ended.cannot_start.startswith(os.devnull):
             cause = f"Give the container a /dev with {os.devnull} in it, as container engines do by default."

@@ -88,7 +88,7 @@ def test_a_token_is_replaced_without_a_gap(database: Database, serve: Serve, tmp
 def test_without_a_token_it_is_open_on_loopback(database: Database, serve: Serve) -> None:
     serving = serve(database.url, STATUS_TOKEN="")
     record = serving.run.logs("service.listening")[0]
-    assert "open to everybody on this machine" in record["message"]
+    assert "open to everyone on this machine" in record["message"]
     for method, path in GUARDED:
         assert serving.ask(path, method=method, token=None).status in {200, 501}, path
     assert serving.ask(token="whatever").status == 200
@@ -161,7 +161,7 @@ def test_with_a_token_the_name_does_not_matter(database: Database, serve: Serve)
 def test_a_short_token_is_warned_of(database: Database, serve: Serve) -> None:
     serving = serve(database.url, STATUS_TOKEN=f"{TOKEN}\nshorty")
     record = serving.run.until("service.short_token")
-    assert record["message"] == "token 2 has fewer than 16 characters"
+    assert record["message"] == "token 2 is shorter than 16 characters"
     assert "shorty" not in serving.run.stderr
 
 
@@ -315,5 +315,5 @@ def test_without_its_packages_it_says_what_to_install(run_program: Start, tmp_pa
     run = run_program([sys.executable, "-m", "entrypoint", "serve"], env={"PYTHONPATH": str(tmp_path)})
     assert run.wait() == 78
     record = only_error(run)
-    assert record["message"] == "serve needs packages that are not installed, starlette for one"
+    assert record["message"] == "serve needs packages that are not installed, such as starlette"
     assert record["remedy"] == "Install them with: pip install 'pg-entrypoint[serve]'."

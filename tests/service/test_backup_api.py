@@ -133,7 +133,7 @@ def test_one_at_a_time_and_everything_else_goes_on(backups: Backups) -> None:
     backups.arrival()
     for _ in range(3):
         refused = backups.post(409)
-        assert refused["error"] == "A backup is running already"
+        assert refused["error"] == "A backup is already running"
         assert refused["data"]["status"] == "running"
     assert backups.report()["status"] == "running"
     for path in ("/livez", "/readyz", "/badge.svg"):

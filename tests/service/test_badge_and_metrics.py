@@ -101,7 +101,7 @@ def test_repeatable_files_are_counted_and_shown(scene: Scene, serve: Serve) -> N
     (scene.migrations / "repeatable").mkdir()
     scene.write({"repeatable/v.sql": "CREATE OR REPLACE VIEW v AS SELECT i FROM a;"})
     assert serving.data_when(lambda data: data["status"] == "pending")["repeatables"][0]["state"] == "pending"
-    assert badge(serving) == ("v1, 1 pending", "schema: version 1, 1 repeatable file to be applied", YELLOW)
+    assert badge(serving) == ("v1, 1 pending", "schema: version 1, 1 repeatable file pending", YELLOW)
     scene.migrated()
     data = serving.data_when(lambda data: data["status"] == "up_to_date")
     said = json.loads(scene.start("status", "--json").ok().stdout)

@@ -347,7 +347,7 @@ def test_descriptors_that_run_out_are_said_once_and_do_not_hold_up_the_end(servi
         for _ in range(60):
             stack.enter_context(serving.connect())
         record = serving.run.until("service.exhausted")
-        assert record["message"] == "no new clients for now: Too many open files"
+        assert record["message"] == "not accepting new clients for now: Too many open files"
         time.sleep(2.5)  # for two more tries
         serving.run.terminate()
         assert serving.run.wait(5) == 0

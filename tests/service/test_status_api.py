@@ -349,7 +349,7 @@ def test_on_a_standby_nobody_knows_whether_the_holder_lives(
     assert serving.data()["lock"]["alive"] is None
     assert b"lock_held" not in serving.ask("/metrics").body
     said = scene.start("status").ok().stdout.splitlines()[-1]
-    assert said.endswith("; whether that process lives cannot be seen from a standby.")
+    assert said.endswith("; a standby cannot see whether that process is alive.")
     with server.connect("app") as connection:
         connection.execute("SELECT pg_promote()")
     assert serving.data_when(lambda data: data["lock"]["alive"] is not None)["lock"]["alive"] is False

@@ -41,7 +41,7 @@ VERDICTS = {
         status(A)._replace(outstanding=1, outstanding_since="2026-11-02T06:12:20Z"),
         "good",
         "Up to date",
-        ("At version 1; 1 migration waits for the end of the rollout, since 2 Nov 2026, 06:12:20 UTC."),
+        ("At version 1; 1 migration waits for the rollout to end, since 2 Nov 2026, 06:12:20 UTC."),
     ),
     "below the floor": (
         status(A)._replace(name="error", below_floor="This image is too old for the schema"),
@@ -53,7 +53,7 @@ VERDICTS = {
         status(A, line(2, "b", "failed")),
         "bad",
         "Migration 002 has failed",
-        "At version 1; 1 migration pending, up to version 2.",
+        "At version 1; 1 migration not applied, up to version 2.",
     ),
     "migrating": (
         status(A, B, lock=HELD, guarded=True),
@@ -91,7 +91,7 @@ VERDICTS = {
         "Up to date",
         "At version 1; every migration file is applied.",
     ),
-    "a repeatable file is to be applied": (
+    "a repeatable file is pending": (
         status(A)._replace(name="pending", repeatables=(Repetition("v", "pending", None, None),)),
         "pending",
         "1 repeatable file is pending",

@@ -156,7 +156,7 @@ def select(migrations: Sequence[Prepared]) -> Selection:
         name, advice = migration.file.name, migration.advice
         needed = next((made for made in missing if _names(migration.text, made)), None)
         if not advice.transactional:
-            what = ", ".join(sorted({outside.what for outside in advice.outside})) or "it says so"
+            what = ", ".join(sorted({outside.what for outside in advice.outside})) or "the file says so"
             what = advice.units or what
             why = f"{name} runs outside a transaction ({what})"
             if advice.batched:

@@ -113,7 +113,7 @@ class Trial:
             task.log_notice(notice)
 
         if migration.advice.asks and ours(task, lambda: self._worker.query(DEFERRED_TRIGGERS, task.patience))[-1]:
-            raise NeedsCommitError(index, None, f"runs unit by unit, each in a transaction of its own: {AS_DEFERRED}")
+            raise NeedsCommitError(index, None, f"runs unit by unit, each in its own transaction: {AS_DEFERRED}")
         began = time.monotonic()
         self._assignment.board.activity = None
         try:
