@@ -2,11 +2,11 @@
 -- Migration 001: initial schema
 --
 -- Companies, the people who work there, and the devices they use. Everything
--- else in this application hangs off these three tables.
+-- else in this application refers to these three tables.
 --
--- Written without IF NOT EXISTS on purpose: if one of these tables is already
--- there, something is not as we think, and the migration should say so rather
--- than go on with a table of unknown shape.
+-- There is no IF NOT EXISTS, on purpose: if one of these tables already exists,
+-- something is not as we expect. The migration should then fail, not continue
+-- with a table of unknown shape.
 -- ============================================================================
 
 CREATE TABLE companies (
@@ -17,7 +17,7 @@ CREATE TABLE companies (
     updated_at  timestamptz NOT NULL DEFAULT now()
 );
 
--- Two companies whose names differ only in case are one company, typed twice.
+-- Two companies whose names differ only in case are one company, entered twice.
 CREATE UNIQUE INDEX companies_name_key ON companies (lower(name));
 
 CREATE TABLE people (
@@ -30,8 +30,8 @@ CREATE TABLE people (
     updated_at  timestamptz NOT NULL DEFAULT now()
 );
 
--- PostgreSQL makes no index for a foreign key. Without one, deleting a company
--- reads the whole of people.
+-- PostgreSQL creates no index for a foreign key. Without one, deleting a company
+-- would read all of people.
 CREATE INDEX people_company_id_idx ON people (company_id);
 
 CREATE TABLE devices (
@@ -54,7 +54,7 @@ CREATE TABLE devices (
     UNIQUE (company_id, serial_number)
 );
 
--- Most devices that have nobody are never looked up by person, so they stay out.
+-- Devices without a person are never looked up by person, so they are left out.
 CREATE INDEX devices_assigned_to_idx ON devices (assigned_to) WHERE assigned_to IS NOT NULL;
 
 COMMENT ON TABLE companies IS 'Customers: each owns its people, devices and networks.';

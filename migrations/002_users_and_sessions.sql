@@ -1,12 +1,12 @@
 -- ============================================================================
 -- Migration 002: users and sessions
 --
--- A user is somebody who can log in, and is kept apart from people: most
--- people never log in, and a user must survive a change of employer.
+-- A user is somebody who can log in. Users are separate from people: most people
+-- never log in, and a user must survive a change of employer.
 --
--- Neither table holds a secret that could be used if it were stolen: passwords
--- are stored as a slow hash that the application computes, session tokens as
--- SHA-256 (they are random, so a fast hash is enough).
+-- Neither table contains a secret that would be useful to a thief: passwords are
+-- stored as a slow hash that the application computes, session tokens as SHA-256
+-- (they are random, so a fast hash is enough).
 -- ============================================================================
 
 CREATE TABLE users (
@@ -38,7 +38,7 @@ CREATE TABLE sessions (
 
 CREATE INDEX sessions_user_id_idx ON sessions (user_id);
 
--- For the clean-up below, which asks for nothing but the oldest.
+-- For the clean-up below, which only looks for the oldest sessions.
 CREATE INDEX sessions_expires_at_idx ON sessions (expires_at);
 
 CREATE FUNCTION delete_expired_sessions(batch_size integer DEFAULT 1000)
@@ -48,8 +48,8 @@ AS $$
 DECLARE
     deleted integer;
 BEGIN
-    -- SKIP LOCKED: when every replica runs this from a timer, they share the
-    -- work instead of queueing for the same rows.
+    -- SKIP LOCKED: if every replica runs this from a timer, they share the work
+    -- instead of queueing for the same rows.
     WITH expired AS (
         SELECT id
         FROM sessions

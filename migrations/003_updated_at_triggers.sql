@@ -1,8 +1,8 @@
 -- ============================================================================
--- Migration 003: updated_at keeps itself
+-- Migration 003: triggers maintain updated_at
 --
--- Until now each query had to remember to set updated_at, and some forgot. A
--- trigger cannot forget.
+-- Until now, every query had to set updated_at, and some did not. A trigger never
+-- forgets.
 -- ============================================================================
 
 CREATE FUNCTION set_updated_at()
@@ -17,8 +17,8 @@ $$;
 
 COMMENT ON FUNCTION set_updated_at() IS 'Trigger function: set updated_at to the time of the transaction.';
 
--- The tables are named here, not looked up in the catalogue by their columns:
--- other programs may keep tables in this schema, and theirs are not ours to change.
+-- The tables are listed here, not looked up in the catalogs by their columns:
+-- other programs may have tables in this schema, which we must not change.
 DO $$
 DECLARE
     table_name text;

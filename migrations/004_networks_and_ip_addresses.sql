@@ -1,8 +1,8 @@
 -- ============================================================================
 -- Migration 004: networks and IP addresses
 --
--- Which addresses a company has, and which device uses which. PostgreSQL's own
--- types (cidr, inet, macaddr) do the checking and the arithmetic.
+-- Which addresses a company has, and which device uses which address. The types
+-- cidr, inet and macaddr do the checking and the arithmetic.
 -- ============================================================================
 
 CREATE TABLE networks (
@@ -15,7 +15,7 @@ CREATE TABLE networks (
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
 
-    -- Different companies may use the same private range; one company may not, twice.
+    -- Two companies may use the same private range, but one company only once.
     UNIQUE (company_id, range),
     CHECK (gateway IS NULL OR gateway << range)
 );
@@ -38,9 +38,9 @@ CREATE INDEX ip_addresses_device_id_idx ON ip_addresses (device_id) WHERE device
 -- Answers "which of our addresses are inside 10.4.0.0/16?" from the index.
 CREATE INDEX ip_addresses_address_idx ON ip_addresses USING gist (address inet_ops);
 
--- A CHECK sees only its own row, so that an address is inside its network has
--- to be a trigger. It covers both sides: an address that is added or moved, and
--- a network whose range changes under its addresses.
+-- A CHECK sees only its own row, so a trigger has to check that an address is
+-- inside its network. It covers both sides: an address that is added or moved,
+-- and a network whose range changes while it has addresses.
 CREATE FUNCTION check_address_in_network()
 RETURNS trigger
 LANGUAGE plpgsql

@@ -1,15 +1,15 @@
 -- ============================================================================
 -- Migration 005: sample data
 --
--- Makes the example worth looking at: companies, some thousand people and
+-- Gives the example something to show: companies, some thousand people and
 -- devices, a few networks. A real application keeps such data out of its
--- migrations; here it gives the data migration 007 something to do.
+-- migrations; here, the data migration 007 needs something to work on.
 --
--- Everything is computed from row numbers, nothing from random(): two databases
--- that ran this file hold the same rows, which makes tests and bug reports easy.
+-- Everything is computed from row numbers, nothing from random(). So all databases
+-- get the same rows, which makes tests and bug reports easy.
 --
--- The e-mail addresses are as people type them (capitals, blanks, doubles), and
--- some names have one word or four: that is what 007 cleans up.
+-- The e-mail addresses are as people type them (capitals, blanks, duplicates), and
+-- some names have one word or four. 007 cleans this up.
 -- ============================================================================
 
 INSERT INTO companies (name, country)
@@ -27,14 +27,14 @@ SELECT
     CASE
         WHEN n % 97 = 0 THEN NULL
         WHEN n % 89 = 0 THEN '   '
-        -- The same mailbox as the person before, written in another way.
+        -- The same mailbox as the previous person's, written differently.
         WHEN n % 1500 = 1 AND n > 1 THEN format('Person.%s@%s', n - 1, companies.domain)
         WHEN n % 3 = 0 THEN format('  Person.%s@%s', n, upper(companies.domain))
         ELSE format('person.%s@%s', n, companies.domain)
     END,
     (ARRAY['Analyst', 'Buyer', 'Driver', 'Engineer', 'Manager', 'Technician'])[1 + n % 6]
 FROM generate_series(1, 24000) AS n
--- 600 people to a company, so that neighbours in n are colleagues.
+-- 600 people per company, so that people with neighbouring n are colleagues.
 JOIN (
     SELECT
         id,
@@ -113,7 +113,7 @@ JOIN (
    AND networks.name = CASE numbered.kind WHEN 'printer' THEN 'printers' ELSE 'office' END;
 
 -- One administrator and two colleagues for each of the first companies. They
--- have no password: somebody has to invite them.
+-- have no password, so somebody has to invite them.
 INSERT INTO users (person_id, email, role)
 SELECT id, format('user.%s@sample.example', id), CASE position WHEN 1 THEN 'admin' ELSE 'editor' END
 FROM (

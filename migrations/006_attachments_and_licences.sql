@@ -1,13 +1,12 @@
 -- ============================================================================
 -- Migration 006: device attachments and software licences
 --
--- Invoices and photographs that belong to a device, and who may use which
--- software.
+-- Invoices and photographs of devices, and who may use which software.
 --
--- This file brings its own BEGIN and COMMIT, as files do that were first run
--- with psql. It need not: every migration runs in one transaction anyway. The
--- outer pair is recognised and left out, so that the ledger row still commits
--- together with the file.
+-- This file has its own BEGIN and COMMIT, like files that were first run with
+-- psql. It does not need them: every migration runs in one transaction anyway.
+-- The outer pair is recognized and left out, so that the file still commits
+-- together with its row in the migration history.
 -- ============================================================================
 
 BEGIN;
@@ -22,7 +21,7 @@ CREATE TABLE device_attachments (
     sha256        bytea NOT NULL CHECK (octet_length(sha256) = 32),
     created_at    timestamptz NOT NULL DEFAULT now(),
 
-    -- The same file on the same device is an upload that was sent twice.
+    -- The same file for the same device was uploaded twice.
     UNIQUE (device_id, sha256)
 );
 
@@ -46,7 +45,7 @@ CREATE TABLE licence_assignments (
     PRIMARY KEY (licence_id, device_id)
 );
 
--- The primary key serves look-ups by licence; this one those by device.
+-- The primary key is for lookups by licence, this index for lookups by device.
 CREATE INDEX licence_assignments_device_id_idx ON licence_assignments (device_id);
 
 CREATE FUNCTION check_licence_seats()
@@ -58,7 +57,7 @@ DECLARE
     used     integer;
 BEGIN
     -- The lock makes two assignments of the last seat wait for each other. Without
-    -- it both would count before either commits, and both would be let in.
+    -- it, both would count before either commits, and both would succeed.
     SELECT seats INTO allowed FROM software_licences WHERE id = NEW.licence_id FOR NO KEY UPDATE;
     SELECT count(*) INTO used FROM licence_assignments WHERE licence_id = NEW.licence_id;
 

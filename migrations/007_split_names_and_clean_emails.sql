@@ -1,21 +1,21 @@
 -- ============================================================================
 -- Migration 007: split names, clean e-mail addresses
 --
--- Sorting by family name needs a family name, and the same mailbox was entered
--- several times with different capitals and blanks. This file adds the columns,
--- fills them, and only then adds the rules that keep them right.
+-- We want to sort by family name, and some mailboxes were entered several times,
+-- with different capitals and blanks. This file adds the columns, fills them, and
+-- only then adds the constraints that keep them correct.
 --
--- It works in batches and reports each one with RAISE NOTICE, which the log
--- shows as it comes: somebody who watches a deployment sees that it moves. All
--- batches commit together with the ledger row; a failure undoes every one.
+-- It works in batches and reports each one with RAISE NOTICE, which the log shows
+-- at once, so that you can watch the progress of a deployment. All batches commit
+-- together with the row in the migration history; a failure undoes all of them.
 -- ============================================================================
 
 ALTER TABLE people
     ADD COLUMN given_name text,
     ADD COLUMN family_name text;
 
--- A backfill is not an edit: afterwards updated_at must not say that everybody
--- was edited today.
+-- A backfill is not an edit: updated_at must not say that everybody was edited
+-- today.
 ALTER TABLE people DISABLE TRIGGER people_set_updated_at;
 
 DO $$
@@ -31,13 +31,13 @@ BEGIN
     SELECT count(*) INTO total FROM people;
 
     -- Step through the primary key. OFFSET would read all earlier rows again for
-    -- each batch, and would skip rows that others delete meanwhile.
+    -- each batch, and would skip rows if others delete some at the same time.
     LOOP
         SELECT max(id) INTO next_id
         FROM (SELECT id FROM people WHERE id > last_id ORDER BY id LIMIT batch_size) AS batch;
         EXIT WHEN next_id IS NULL;
 
-        -- The last word is the family name; a name of one word has none.
+        -- The last word is the family name. A name with one word has none.
         UPDATE people
         SET email       = nullif(lower(btrim(email)), ''),
             given_name  = regexp_replace(full_name, '\s+\S+$', ''),
@@ -50,8 +50,8 @@ BEGIN
         RAISE NOTICE 'backfilled % of % people', done, total;
     END LOOP;
 
-    -- The oldest entry keeps a mailbox that several people had. The others lose a
-    -- copy of it, not a fact.
+    -- If several people have the same mailbox, the oldest entry keeps it. The others
+    -- lose only a copy.
     UPDATE people AS younger
     SET email = NULL
     WHERE EXISTS (
@@ -68,7 +68,7 @@ $$;
 
 ALTER TABLE people ENABLE TRIGGER people_set_updated_at;
 
--- From here on the database refuses what we have just cleaned up.
+-- From now on, the database refuses what we have just cleaned up.
 ALTER TABLE people
     ALTER COLUMN given_name SET NOT NULL,
     ADD CONSTRAINT people_email_clean CHECK (email = lower(btrim(email)) AND email <> ''),

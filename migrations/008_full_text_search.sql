@@ -1,13 +1,13 @@
 -- ============================================================================
 -- Migration 008: full text search
 --
--- One box that finds devices by name, model, serial number or note, with what
--- PostgreSQL brings along: no extension, no second system to keep in step.
+-- One search box finds devices by name, model, serial number or note. It needs only
+-- PostgreSQL itself: no extension, no second system to keep in sync.
 -- ============================================================================
 
--- A generated column cannot go stale, and needs no trigger. The configuration
--- is 'simple' since names and serial numbers are not English prose, and it is
--- written out since a generated column must not depend on a setting.
+-- A generated column is never out of date, and needs no trigger. The configuration
+-- is 'simple' because names and serial numbers are not English prose. It is given
+-- explicitly because a generated column must not depend on a setting.
 ALTER TABLE devices
     ADD COLUMN search tsvector GENERATED ALWAYS AS (
         setweight(to_tsvector('simple', name || ' ' || serial_number), 'A')
@@ -30,8 +30,8 @@ AS $$
     LIMIT max_results
 $$;
 
--- People are looked up while their name is being typed. text_pattern_ops lets
--- LIKE 'kow%' use the index whatever the collation of the database is.
+-- People are looked up while their name is being typed. With text_pattern_ops,
+-- LIKE 'kow%' can use the index whatever the database's collation.
 CREATE INDEX people_family_name_prefix_idx ON people (lower(family_name) text_pattern_ops);
 
 COMMENT ON COLUMN devices.search IS 'For search_devices(): name and serial number weigh most, notes least.';

@@ -1,7 +1,7 @@
 -- ============================================================================
 -- Migration 009: audit log
 --
--- Who changed what, and when, kept by triggers so that no code path and no
+-- Who changed what, and when. Triggers record it, so that no code path and no
 -- manual UPDATE is missed.
 -- ============================================================================
 
@@ -17,12 +17,12 @@ CREATE TABLE audit_log (
 
 CREATE INDEX audit_log_row_idx ON audit_log (table_name, row_id, id);
 
--- Rows arrive in order of time, so a BRIN index does, and stays a few pages
--- large however long the log grows.
+-- Rows arrive in the order of time, so a BRIN index is enough. It stays a few pages
+-- long, however large the log becomes.
 CREATE INDEX audit_log_occurred_at_idx ON audit_log USING brin (occurred_at);
 
--- The arguments of a trigger name the columns that must not reach the log:
--- secrets, and values that are only derived from others.
+-- The trigger's arguments are the columns that must not be logged: secrets, and
+-- values that are only derived from others.
 CREATE FUNCTION write_audit_log()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -46,15 +46,15 @@ BEGIN
     FROM jsonb_object_keys(before || after) AS key
     WHERE before -> key IS DISTINCT FROM after -> key;
 
-    -- An UPDATE that changed nothing that we log is not worth a row.
+    -- An UPDATE that changes nothing that we log needs no row.
     IF changed IS NOT NULL THEN
         INSERT INTO audit_log (table_name, row_id, action, user_id, changes)
         VALUES (
             TG_TABLE_NAME,
             coalesce((after ->> 'id')::bigint, (before ->> 'id')::bigint),
             TG_OP,
-            -- The application says SET LOCAL app.user_id for each request. Without
-            -- it (a migration, somebody in psql) the user is unknown, not an error.
+            -- The application runs SET LOCAL app.user_id for each request. Without it
+            -- (a migration, somebody in psql), the user is unknown; that is no error.
             nullif(current_setting('app.user_id', true), '')::bigint,
             changed
         );
@@ -85,8 +85,8 @@ BEGIN
 END
 $$;
 
--- What has been written stays. Only the owner of the table, who can drop the
--- trigger, can clear old entries.
+-- Entries cannot be changed. Only the owner of the table, who can drop the
+-- trigger, can delete old ones.
 CREATE FUNCTION refuse_audit_change()
 RETURNS trigger
 LANGUAGE plpgsql

@@ -1,12 +1,12 @@
 -- ============================================================================
 -- Migration 010: views for the overview pages
 --
--- The same three joins were written in many places, each a little different.
--- Views give them one name and one meaning.
+-- The same three joins existed in many places, each a little different. Views give
+-- them one name and one meaning.
 -- ============================================================================
 
--- Counted in subqueries, one for each table: joining people and devices to
--- companies at once would multiply one with the other.
+-- Counted in subqueries, one for each table: joining both people and devices to
+-- companies would multiply the counts.
 CREATE VIEW company_overview AS
 SELECT
     companies.id,

@@ -1,10 +1,10 @@
 -- ============================================================================
 -- Migration 012: API tokens
 --
--- Bearer token authentication for programs: "Authorization: Bearer dv_…". The
--- token is shown once, when it is made. We store its SHA-256, so a copy of this
--- table lets nobody in; and its first characters, so that a person can tell
--- their tokens apart.
+-- Bearer token authentication for programs: "Authorization: Bearer dv_…". A token
+-- is shown once, when it is created. We store its SHA-256, so a copy of this table
+-- lets nobody in, and its first characters, so that people can tell their tokens
+-- apart.
 -- ============================================================================
 
 CREATE TABLE api_tokens (
@@ -28,7 +28,7 @@ CREATE TABLE api_tokens (
     CHECK (expires_at > created_at)
 );
 
--- Names are for people, so they are unique only among the tokens that still work.
+-- Names are for people, so they are unique only among tokens that still work.
 CREATE UNIQUE INDEX api_tokens_name_key ON api_tokens (user_id, lower(name)) WHERE revoked_at IS NULL;
 
 CREATE FUNCTION authenticate_api_token(bearer text, required_scope text)
@@ -39,7 +39,7 @@ AS $$
 DECLARE
     token api_tokens%ROWTYPE;
 BEGIN
-    -- Looked up by its hash, so the time this takes says nothing about other tokens.
+    -- Looked up by its hash, so the time it takes reveals nothing about other tokens.
     SELECT * INTO token
     FROM api_tokens
     WHERE token_hash = sha256(convert_to(bearer, 'UTF8'))
@@ -51,8 +51,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- A busy token is used many times a second. Once a minute is exact enough for
-    -- "last used", and spares the table as many dead rows.
+    -- A busy token is used many times a second. For "last used", once a minute is
+    -- precise enough, and it saves the table many dead rows.
     UPDATE api_tokens
     SET last_used_at = now()
     WHERE id = token.id
@@ -65,8 +65,7 @@ BEGIN
 END
 $$;
 
--- Somebody who is disabled must not come back through an old token when the
--- account is enabled again.
+-- An old token must not work again when a disabled account is enabled again.
 CREATE FUNCTION revoke_tokens_of_disabled_user()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -86,7 +85,7 @@ CREATE TRIGGER users_disabled
 CREATE TRIGGER api_tokens_set_updated_at
     BEFORE UPDATE ON api_tokens FOR EACH ROW EXECUTE FUNCTION set_updated_at();
 
--- last_used_at is hidden from the audit log: it is use, not change.
+-- last_used_at is not logged in the audit log: using a token is not a change.
 CREATE TRIGGER api_tokens_audit
     AFTER INSERT OR UPDATE OR DELETE ON api_tokens
     FOR EACH ROW EXECUTE FUNCTION write_audit_log('token_hash', 'last_used_at');

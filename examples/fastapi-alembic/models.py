@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """What alembic compares with the database."""
+    """The models that alembic compares with the database."""
 
 
 class Product(Base):

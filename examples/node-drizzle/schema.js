@@ -1,4 +1,4 @@
-// The tables: `npx drizzle-kit generate` compares this with drizzle/meta and writes the next migration.
+// The tables. `npx drizzle-kit generate` compares them with drizzle/meta and writes the next migration.
 const { numeric, pgTable, serial, text } = require("drizzle-orm/pg-core");
 
 exports.products = pgTable("products", {

@@ -1,4 +1,4 @@
-// The database is in DATABASE_URL, as for the application.
+// The database's address is in DATABASE_URL, which the application also uses.
 module.exports = {
   client: "pg",
   connection: process.env.DATABASE_URL,

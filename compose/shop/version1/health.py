@@ -1,4 +1,4 @@
-"""Exit with 0 if this container answers `GET /readyz` with 200: its healthcheck, as the image has no curl."""
+"""The container's healthcheck, as the image has no curl: exit with 0 if `GET /readyz` is answered with 200."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import sys
 
 
 def complete(answer: bytes) -> bool:
-    """Return whether the whole answer is there. It says its length, and does not end the connection first."""
+    """Tell whether the answer is complete. It contains its length, and the server may not close the connection."""
     head, end, body = answer.partition(b"\r\n\r\n")
     length = re.search(rb"\ncontent-length: *(\d+)", head, re.IGNORECASE)
     return bool(end) and length is not None and len(body) >= int(length[1])
 
 
 def main() -> int:
-    """Ask, print the answer (`docker inspect` shows it), and return the exit code."""
+    """Send the request, print the answer (`docker inspect` shows it), and return the exit code."""
     answer = b""
-    # By hand: this is started every few seconds, and importing an HTTP client would take most of its time.
+    # Without an HTTP client: this runs every few seconds, and importing one would take most of the time.
     try:
         with socket.create_connection(("127.0.0.1", int(os.environ.get("PORT", "8080"))), timeout=2) as connection:
             connection.sendall(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")

@@ -1,7 +1,7 @@
-"""A small web shop, to stand behind `entrypoint run --`: it answers from tables that its migrations made.
+"""A small web shop, to be started by `entrypoint run --`. It uses the tables that its migrations created.
 
-It knows nothing of migrations and imports nothing of pg-entrypoint's. What differs from version to version is in
-`shop.py`. Its own settings are DATABASE_URL or DATABASE_URL_FILE, PORT, and SHUTDOWN_DELAY_S (see `main`).
+It knows nothing about migrations, and imports nothing from pg-entrypoint. `shop.py` contains what differs between
+versions. The settings are DATABASE_URL or DATABASE_URL_FILE, PORT, and SHUTDOWN_DELAY_S (see `main`).
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ stopping = threading.Event()
 
 
 def database_url() -> str:
-    """Return the database's address, from a file if there is one: that is how secrets are mounted."""
+    """Return the database's address, from a file if one is set, because secrets are mounted as files."""
     path = os.environ.get("DATABASE_URL_FILE")
     return Path(path).read_text(encoding="utf-8").strip() if path else os.environ.get("DATABASE_URL", "")
 
 
 def refuse_schema() -> None:
-    """End if this was started although something failed, and this version does not work on the schema as it is.
+    """Exit if the migrations failed, and this version does not work with the schema as it is.
 
-    `MIGRATION_ON_FAILURE=start` leaves that to the application. A replica that ends does not get ready, so an upgrade
-    stops there. Without a number the schema is not known, and may be good.
+    `MIGRATION_ON_FAILURE=start` leaves this to the application. A replica that exits never becomes ready, so the
+    upgrade stops. Without a number, the schema is unknown, and may be usable.
     """
     schema = os.environ.get("ENTRYPOINT_SCHEMA_VERSION")
     if os.environ.get("ENTRYPOINT_OUTCOME") == "failed" and schema and int(schema) not in shop.SCHEMAS:
@@ -49,13 +49,13 @@ def refuse_schema() -> None:
 
 
 def with_database(work: Callable[[psycopg.Connection], Answer]) -> Answer:
-    """Do `work` in a transaction on a connection of its own; answer 503 if the database is not to be had.
+    """Do `work` in a transaction on a new connection; answer 503 if the database is not available.
 
-    A connection for each request is simple. Where that costs too much, a pooler such as PgBouncer helps.
+    A connection for each request is simple. If that costs too much, use a pooler such as PgBouncer.
     """
     try:
         with psycopg.connect(database_url(), connect_timeout=5) as connection:
-            # For this transaction alone, so that it reaches nobody else behind a pooler.
+            # Only for this transaction, so that it affects nobody else behind a pooler.
             connection.execute("SET LOCAL statement_timeout = '10s'")
             return work(connection)
     except psycopg.Error as error:
@@ -64,7 +64,7 @@ def with_database(work: Callable[[psycopg.Connection], Answer]) -> Answer:
 
 
 def front_page(connection: psycopg.Connection) -> Answer:
-    """Tell what there is, and who says so."""
+    """Return the products and orders, and which replica answers."""
     schema = os.environ.get("ENTRYPOINT_SCHEMA_VERSION")
     identity = {
         "replica": socket.gethostname(),
@@ -78,17 +78,17 @@ def front_page(connection: psycopg.Connection) -> Answer:
 class Page(BaseHTTPRequestHandler):
     """`GET /`, `POST /orders` with `{"product": 1, "quantity": 2}`, and `/livez` and `/readyz` for probes."""
 
-    # Somebody who connects and sends nothing must not hold up the end of the program for long.
+    # A client that connects and sends nothing must not delay the end of the program for long.
     timeout = 5
-    # An answer leaves in one piece. Whoever asks only for the status, as a balancer does, may be gone after the first.
+    # Send each answer in one piece. A client that only reads the status, like a balancer, may be gone after the first.
     wbufsize = -1
 
     def do_GET(self) -> None:
-        """Answer from the database, or for a probe without it."""
+        """Answer from the database; answer probes without it."""
         if self.path == "/livez":
             self.answer(200, {"status": "alive"})
         elif self.path == "/readyz":
-            # Without the database: when that is gone, it is gone for all replicas, and no balancer can help.
+            # Does not ask the database: if that is down, it is down for all replicas, and no balancer can help.
             ready = not stopping.is_set()
             self.answer(200 if ready else 503, {"status": "ready" if ready else "stopping"})
         elif self.path == "/":
@@ -128,30 +128,30 @@ class Page(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
-        """Write no line for each request."""
+        """Log nothing for each request."""
 
 
 class Server(ThreadingHTTPServer):
-    """A thread for each request; closing it waits for those that are being answered."""
+    """Uses a thread for each request. Closing it waits for the requests that are being answered."""
 
     daemon_threads = False
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Show what went wrong, unless it is that the other side has gone."""
+        """Show the error, unless the client has just closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, then leave in three steps, so that no request is lost.
+    """Serve until SIGTERM or SIGINT, then stop in three steps, so that no request is lost.
 
-    First `/readyz` answers 503 while everything else goes on, for SHUTDOWN_DELAY_S: a load balancer looks, and sends
-    no more requests. Then nothing new is accepted. Then what is being answered is finished, and the program ends.
+    First, `/readyz` answers 503 for SHUTDOWN_DELAY_S while everything else continues: a load balancer notices, and
+    sends no more requests. Then the server accepts no new connections. Finally it answers the open requests, and exits.
     """
     refuse_schema()
-    # Blocked, for every thread to come, and fetched below. A handler would be called by the main thread, which does not
-    # wake if the kernel gives the signal to another one.
+    # Block the signals for all threads, and fetch them below. Only the main thread runs signal handlers, and it does
+    # not wake up if the kernel delivers the signal to another thread.
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import psycopg
 
 VERSION = 1
-# The schemas that it knows and works on. `server.py` looks, if this is started although something failed.
+# The schema versions that it works with. `server.py` checks this if it is started after a failure.
 SCHEMAS = range(3)
 
 OVERVIEW = """

@@ -1,8 +1,8 @@
 """Version 2 of the shop: it writes an order's price in whole cents, and still reads the old column.
 
-Its migration 003 adds the new column and leaves the old one, so that replicas of version 1 work on. The other way
-round, it also works on version 1's schema, for the case that the migration failed and this application was started all
-the same (`MIGRATION_ON_FAILURE=start`): `entrypoint run` tells it how far the schema is.
+Its migration 003 adds the new column and keeps the old one, so that replicas of version 1 continue to work. This
+version also works with version 1's schema, in case the migration failed and the application was started anyway
+(`MIGRATION_ON_FAILURE=start`): `entrypoint run` tells it the version of the schema.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 VERSION = 2
 SCHEMAS = range(5)
 
-# 3 is the migration that adds `price_cents`. Without a number (somebody else migrates, or the ledger could not be read)
-# the old column is the safe one. A trigger fills the other one, whichever is written.
+# Migration 3 adds `price_cents`. Without a number (something else migrates, or the migration history could not be
+# read), the old column is the safe choice. Whichever column is written, a trigger fills in the other one.
 HAS_CENTS = int(os.environ.get("ENTRYPOINT_SCHEMA_VERSION") or 0) >= 3
 
 OVERVIEW = """

@@ -1,7 +1,7 @@
-"""Version 3 of the shop: it reads and writes `price_cents` only, so that the old column can go.
+"""Version 3 of the shop: it reads and writes only `price_cents`, so that the old column can be dropped.
 
-Its migration 007 drops that after the rollout. It does not work where the orders are not filled yet; its migration 005
-makes sure that they are.
+Its migration 007 drops that after the rollout. It does not work while orders have no `price_cents`; its migration 005
+makes sure that they all have it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import psycopg
 
 VERSION = 3
-# Without 005 there may be orders that are not filled, and the turnover would be wrong.
+# Without 005, orders may have no `price_cents`, and the turnover would be wrong.
 SCHEMAS = range(5, 8)
 
 OVERVIEW = """

@@ -1,4 +1,4 @@
-"""Settings: the database is in DATABASE_URL."""
+"""Settings. The database's address is in DATABASE_URL."""
 
 import os
 

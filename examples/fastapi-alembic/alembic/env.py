@@ -1,4 +1,4 @@
-"""Tell alembic where the database is: in DATABASE_URL, as for the application."""
+"""Run alembic on the database in DATABASE_URL, which the application also uses."""
 
 import os
 from logging.config import fileConfig
