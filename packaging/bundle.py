@@ -1,9 +1,9 @@
-"""Put what an up-to-date start imports into one file: python packaging/bundle.py INSTALLATION, after pip.
+"""Bundle the modules of an up-to-date start into one file: python packaging/bundle.py INSTALLATION, after pip.
 
-To find, open, read and check each of two dozen small modules takes a tenth of such a start. Where the program does not
-change any more once it is installed, in the image and in the self-contained folder, one file holds them all, and
-`from_bundle` imports from it (docs/decisions/0044-the-modules-of-a-start-in-one-file.md). A second file has what is
-imported beside where something is pending, with its regular expressions compiled
+Finding, opening, reading and checking two dozen small modules takes a tenth of such a start. In the image and in the
+self-contained folder, the program does not change after it is installed. There one file contains all these modules, and
+`from_bundle` imports from it (docs/decisions/0044-the-modules-of-a-start-in-one-file.md). A second file has the modules
+that are also needed if something is pending, with their regular expressions compiled
 (docs/decisions/0056-what-a-migration-imports-in-one-file.md).
 """
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 NAME = Path("entrypoint") / "start.bundle"
 PENDING_NAME = Path("entrypoint") / "pending.bundle"
 
-# tests/test_imports.py says why each of them is imported, and holds this to it.
+# tests/test_imports.py says why each of them is imported, and checks this list.
 START = (
     "entrypoint",
     "entrypoint.__main__",
@@ -44,8 +44,8 @@ START = (
     "entrypoint.signals",
     "entrypoint.startup",
 )
-# What it imports beside, if there is a use for it: an address of another driver, another migration tool, repeatable
-# files, a probe; or if it is `migrate`, without the application behind it. The same tests hold it to that.
+# What such a start imports only if needed: for another driver's address, another migration tool, repeatable files or a
+# probe, or if the command is `migrate`. The same tests check this list.
 ON_DEMAND = (
     "entrypoint.command",
     "entrypoint.commands",
@@ -60,7 +60,7 @@ ON_DEMAND = (
     "entrypoint.tool",
     "entrypoint.tool.inputs",
 )
-# What is imported beside where something is pending: these, and what they import.
+# What is also imported if something is pending: these, and what they import.
 PENDING = (
     "entrypoint.database.hosts",
     "entrypoint.database.pq_ctypes",
@@ -73,15 +73,15 @@ PENDING = (
 
 
 def source_of(name: str, packages: Path) -> Path:
-    """Return the file of a module below the directory that its package is in."""
+    """Return the file of a module, below the directory with its top-level package."""
     path = packages.joinpath(*name.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def write(sources: Path, packages: Path, *, optimize: int) -> Path:
-    """Compile the modules in the directory `sources` into a bundle in `packages`, which is returned.
+    """Compile the modules in the directory `sources` into both bundles in `packages`; return the first one's path.
 
-    And beside it into the other one; for that they are imported, so that what they need has to be there as well.
+    This imports the modules for the second bundle, so their dependencies must be installed.
     """
     pending, patterns = _imported(sources)
 
@@ -89,7 +89,7 @@ def write(sources: Path, packages: Path, *, optimize: int) -> Path:
         source = source_of(name, sources)
         place = str(source.relative_to(sources))
         code = compile(source.read_bytes(), str(packages / place), "exec", dont_inherit=True, optimize=optimize)
-        # Bytes are read at once; what they mean, when the module is imported.
+        # Bytes are unmarshalled only when the module is imported.
         contents = code if at_once else marshal.dumps(marshal.loads(marshal.dumps(code)))  # noqa: S302 - as below
         return contents, source.name == "__init__.py", place
 
@@ -97,23 +97,23 @@ def write(sources: Path, packages: Path, *, optimize: int) -> Path:
     modules = {name: compiled(name, at_once=name in START) for name in (*START, *ON_DEMAND)}
     rest = {name: compiled(name, at_once=False) for name in pending if name not in modules}
     for name, contents in ((NAME, (loader, modules)), (PENDING_NAME, (rest, patterns))):
-        # Twice, as what is written depends on who else holds the same objects: a second build has to give the same.
+        # Twice, because the output depends on other references to the same objects, and builds must be reproducible.
         again = marshal.loads(marshal.dumps(contents))  # noqa: S302 - written in the same line
         (packages / name).write_bytes(marshal.dumps(again))
     return packages / NAME
 
 
 def _imported(sources: Path) -> tuple[list[str], list[object]]:
-    """Return the modules of ours that PENDING comes to, and the regular expressions that they compile."""
+    """Return our modules that importing PENDING imports, and the regular expressions that they compile."""
     argv: list[str | Path] = [sys.executable, "-IB", HERE / "patterns.py", sources, *PENDING]
     path = [entry for entry in sys.path if entry]
     done = subprocess.run(argv, input=marshal.dumps(path), stdout=subprocess.PIPE, check=True)
-    names, patterns = marshal.loads(done.stdout)  # noqa: S302 - our own script's
+    names, patterns = marshal.loads(done.stdout)  # noqa: S302 - from our own script
     return names, patterns
 
 
 def with_bundle(script: str, packages: str) -> str:
-    """Return a script of ours that imports from the bundle, which is in `packages`, given as an expression."""
+    """Return one of our scripts, changed to import from the bundle in the directory `packages` (an expression)."""
     start = "from entrypoint.__main__ import main\n"
     before, after = script.split(start)
     return f"""{before}# What a start imports, in one file. `marshal.load` would ask the file for a few bytes at a time.
@@ -128,7 +128,7 @@ exec(loader)
 
 
 def main() -> int:
-    """Bundle an installation, whose Python runs this, and let its script import from that; return the exit code."""
+    """Bundle an installation, whose Python runs this, and change its script to use it; return the exit code."""
     installation = Path(sys.argv[1])
     (packages,) = installation.glob("lib/python3.*/site-packages")
     write(packages, packages, optimize=0)

@@ -1,4 +1,4 @@
-"""Import the modules of a start from one file: bundle.py puts this into it, and the command's script executes it."""
+"""Import a start's modules from one file. bundle.py puts this code into that file, and the command's script runs it."""
 
 import marshal
 import sys
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
     _Modules = dict[str, tuple[CodeType | bytes, bool, str]]
 
-# What the script knows: by name a module's code, in bytes if not every start imports it, whether it is a package, and
-# its file, in the directory of packages.
+# Set by the script: for each module its code (bytes if not every start imports it), whether it is a package, and its
+# file in the directory `packages`.
 found: "_Modules" = globals()["modules"]
 packages: str = globals()["packages"]
-# What is in the other file, once it has been read.
+# The contents of the other file, once it has been read.
 pending: "dict[str, Any]" = {}
 
 
 class Bundle:
-    """A finder, and the loader of what it finds."""
+    """A finder of modules that is also their loader."""
 
     @staticmethod
     def find_spec(name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
-        """Return where a module comes from; None if that is not this file."""
+        """Return a module's spec; None if it is in neither file."""
         if name not in found:
             if pending or not name.startswith("entrypoint."):
                 return None
@@ -35,13 +35,13 @@ class Bundle:
         origin = f"{packages}/{place}"
         spec = ModuleSpec(name, Bundle, origin=origin, is_package=is_package)  # type: ignore[arg-type]
         if is_package and spec.submodule_search_locations is not None:
-            # Its other modules are files, as ever.
+            # Its other modules are ordinary files.
             spec.submodule_search_locations.append(origin.rpartition("/")[0])
         return spec
 
     @staticmethod
     def read_on() -> None:
-        """Read the other file, as something is imported that is not here."""
+        """Read the other file, when a module is imported that is not in the first."""
         with open(f"{packages}/entrypoint/pending.bundle", "rb") as file:  # noqa: PTH123 - nothing else needs pathlib
             modules, patterns = marshal.loads(file.read())  # noqa: S302 - bundle.py has written it
         found.update(modules)
@@ -49,14 +49,14 @@ class Bundle:
 
     @staticmethod
     def know_patterns() -> None:
-        """Have `re` find compiled what the modules of the other file will ask it to compile.
+        """Fill `re`'s cache with the compiled patterns that the other file's modules will ask for.
 
-        Two threads of a start may import at the same moment: whoever takes the patterns out, does it.
+        Two threads may import at the same time; the one that takes the patterns does this.
         """
         taken = pending.pop("patterns", None)
         if taken is None:
             return
-        import _sre  # type: ignore[import-not-found]  # noqa: PLC0415 - an up-to-date start does without
+        import _sre  # type: ignore[import-not-found]  # noqa: PLC0415 - an up-to-date start does not need it
         import re  # noqa: PLC0415
 
         magic, patterns = taken
@@ -67,7 +67,7 @@ class Bundle:
 
     @staticmethod
     def create_module(_spec: ModuleSpec) -> None:
-        """Leave that to Python."""
+        """Let Python create the module."""
 
     @staticmethod
     def exec_module(module: "ModuleType") -> None:
@@ -76,7 +76,7 @@ class Bundle:
         module.__file__ = f"{packages}/{place}"
         if module.__name__ in pending.get("modules", ()):
             Bundle.know_patterns()
-        if isinstance(code, bytes):  # Of a module that not every start imports.
+        if isinstance(code, bytes):  # Not every start imports this module.
             code = marshal.loads(code)  # noqa: S302 - bundle.py has written it
         exec(code, module.__dict__)  # noqa: S102 - it was compiled from this program's own files
 

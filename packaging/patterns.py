@@ -1,8 +1,8 @@
-"""Import modules and tell what came along: python patterns.py SOURCES MODULE..., with more of the path on stdin.
+"""Import modules and report what that imports: python patterns.py SOURCES MODULE..., with more of the path on stdin.
 
-On stdout, as `marshal` writes it: the names of the modules in SOURCES that were imported, and for each regular
-expression that was compiled what `from_bundle` needs to have it again without compiling it. That takes a fifth of what
-a start with something pending imports.
+Writes to stdout with `marshal`: the names of the modules in SOURCES that were imported and, for each regular expression
+that was compiled, what `from_bundle` needs to restore it without compiling. Compiling them would take a fifth of the
+time for the imports of a start with something pending.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ ordinary = _sre.compile
 def noting(
     pattern: Any, flags: int, code: list[int], groups: int, index: dict[str, int], names: tuple[Any, ...]
 ) -> Any:
-    """Compile, and note what of."""
+    """Compile a pattern, and record the arguments."""
     found = ordinary(pattern, flags, code, groups, index, names)
-    # Its opcodes are numbers with names.
+    # The opcodes are a subclass of int.
     made[id(found)] = (pattern, int(flags), list(map(int, code)), groups, dict(index), tuple(names))
     return found
 

@@ -1,17 +1,17 @@
-/* What the folder's program does before it is Python: it starts with the glibc beside it.
+/* The first code of the folder's program: it starts the program with the glibc in the folder.
 
-   The kernel starts a program with the dynamic loader whose absolute path is in it, and the folder may be anywhere. So
-   packaging/own_glibc.py takes that path out of the program, appends this code, and lets it be the first to run. It maps
-   the folder's loader, as the kernel would have, and leaves the rest to it. The loader must find its libraries in the
-   folder, and must obey no LD_ variable, which are meant for the system's loader and the application. So it is given
-   other variables than the program will have: a copy of what the kernel left on the stack. It may know nothing of all
-   this, and there is no second exec, so the process looks as if the kernel had done it.
+   A program contains the absolute path of its dynamic loader, which the kernel starts. But the folder may be anywhere.
+   So packaging/own_glibc.py removes that path, appends this code, and makes it the entry point. This code maps the
+   folder's loader as the kernel would, and leaves the rest to it. The loader must find its libraries in the folder, and
+   must ignore the LD_ variables, which are for the system's loader and the application. So it gets other variables than
+   the program: a changed copy of what the kernel left on the stack. The loader does not notice any of this, and there
+   is no second exec, so the process looks as if the kernel had done it.
 
-   Python looks for its modules beside the program that its first argument names. Whoever starts a program may put
-   anything there; so there is the program's real path, which has been found for the loader anyway. What ps shows is the
-   kernel's own copy, and stays.
+   Python looks for its modules next to the program named in its first argument. A caller may put anything there, so we
+   replace it with the program's real path, which we need for the loader anyway. ps shows the kernel's own copy, which
+   does not change.
 
-   Nothing here may need relocation or memory of its own: it is read from the file to wherever the program is. */
+   This code must not need relocations or writable data: it runs as it is in the file, wherever it is mapped. */
 
 #include <elf.h>
 #include <errno.h>
@@ -26,19 +26,19 @@
 #define VARIABLE "LD_LIBRARY_PATH="
 #define LIBRARIES "/lib/glibc"
 #define LOADER "/ld.so"
-#define LONGEST "/lib/entrypoint/start.bundle" /* Of what is appended to the folder's path. */
-#define BROKEN 70 /* EX_SOFTWARE: as for any other error that is the program's own. */
+#define LONGEST "/lib/entrypoint/start.bundle" /* The longest text that is appended to the folder's path. */
+#define BROKEN 70 /* EX_SOFTWARE, as for all other internal errors. */
 #define MOST_LINKS 40
 
 /* On the stack, above the copy. */
 struct kept {
     uintptr_t *original;
-    char program[PATH_MAX]; /* Its path. */
+    char program[PATH_MAX]; /* The program's path. */
     char variable[sizeof VARIABLE + PATH_MAX + sizeof LONGEST];
 };
 
-/* In the assembly below: what the loader takes for the program's begin. That it was is program_start, by the linker's
-   command, and so are the program headers for the loader. */
+/* `arrive`, in the assembly below, is what the loader takes for the program's entry point. The linker's command defines
+   program_start, which is the original one, and program_headers, which are for the loader. */
 extern const char arrive[] __attribute__((visibility("hidden")));
 extern const Elf64_Phdr program_headers[SEGMENTS] __attribute__((visibility("hidden")));
 
@@ -54,7 +54,7 @@ __asm__(".section .text.begin, \"ax\"\n"
         "        call prepare\n"
         "        jmp *%rax\n"
         "arrive: mov %rsp, %rdi\n"
-        "        push %rdx\n" /* The loader's last function, for the program to call. */
+        "        push %rdx\n" /* The loader's exit function, which the program calls. */
         "        push %rdx\n"
         "        call put_back\n"
         "        pop %rdx\n"
@@ -86,7 +86,7 @@ __asm__(".section .text.begin, \"ax\"\n"
         "        mov x0, x19\n"
         "        bl prepare\n"
         "        br x0\n"
-        "arrive: stp x0, x0, [sp, #-16]!\n" /* The loader's last function, for the program to call. */
+        "arrive: stp x0, x0, [sp, #-16]!\n" /* The loader's exit function, which the program calls. */
         "        add x0, sp, #16\n"
         "        bl put_back\n"
         "        ldp x0, x1, [sp], #16\n"
@@ -142,7 +142,7 @@ _Noreturn static void fail(const char *what, const char *path, const char *why, 
 
 _Noreturn static void cannot_load(const char *path, const char *why)
 {
-    fail("cannot load ", path, why, "Copy the folder of pg-entrypoint as a whole, from an image for this processor.");
+    fail("cannot load ", path, why, "Copy the whole pg-entrypoint folder from an image for this processor.");
 }
 
 static int open_to_read(const char *path)
@@ -152,11 +152,11 @@ static int open_to_read(const char *path)
         return error;
     if (error == -EACCES || error == -EPERM)
         fail("cannot load ", path, ": Permission denied",
-             "Let the user that the container runs as read the whole folder, for example in the image's build: "
+             "Make the whole folder readable for the container's user, for example when you build the image: "
              "chmod -R a+rX FOLDER.");
     if (error == -EMFILE || error == -ENFILE)
         fail("cannot load ", path, ": too many files are open",
-             "Raise the limit of open files: ulimit -n, or docker run --ulimit nofile.");
+             "Raise the limit on open files: ulimit -n, or docker run --ulimit nofile.");
     cannot_load(path, error == -ENOENT ? ": No such file or directory" : ": it cannot be opened");
 }
 
@@ -189,13 +189,13 @@ static size_t size_of(uintptr_t *vector)
     return (char *)(entry + 1) - (char *)vector;
 }
 
-/* Return how many bytes `prepare` needs on the stack: the vector with one more variable, and what is kept. */
+/* Return how many bytes `prepare` needs on the stack: for the vector with one more variable, and for `struct kept`. */
 __attribute__((used)) static size_t size_of_copy(uintptr_t *vector)
 {
     return (size_of(vector) + sizeof(uintptr_t) + sizeof(struct kept) + 15) & ~(size_t)15;
 }
 
-/* Those that tell the loader what to do. */
+/* Tell whether a variable is an instruction for a dynamic loader. */
 static int is_for_a_loader(const char *variable)
 {
     static const char tunables[] = "GLIBC_TUNABLES=";
@@ -207,7 +207,7 @@ static int is_for_a_loader(const char *variable)
     return 1;
 }
 
-/* What the loader is to find in the place of a value that the kernel gave. */
+/* Return the value that the loader gets instead of the kernel's. */
 static uintptr_t for_the_loader(uint64_t type, uintptr_t value, uintptr_t loader)
 {
     switch (type) {
@@ -220,12 +220,11 @@ static uintptr_t for_the_loader(uint64_t type, uintptr_t value, uintptr_t loader
     case AT_PHNUM:
         return SEGMENTS;
     case AT_SECURE:
-        /* The kernel sets it when the program has more privileges than whoever starts it: a set-user-ID bit,
-           capabilities of the file, a transition of SELinux or AppArmor. Then a loader ignores LD_LIBRARY_PATH and
-           takes it out of the variables. What that is to prevent cannot happen: the only one here is ours, with the
-           path of the program itself, and all others for a loader are gone, whatever the kernel says. Nor is there
-           anything to keep from whoever sets the variables: they say which database is migrated and which commands
-           are run for it, as for any Python program. */
+        /* The kernel sets this if the program has more privileges than its caller: by a set-user-ID bit, the file's
+           capabilities, or a transition of SELinux or AppArmor. The loader would then ignore LD_LIBRARY_PATH and remove
+           it. But the attack against which that protects is impossible here: the only LD_LIBRARY_PATH is ours, with the
+           program's own path, and we have removed all other variables for a loader in any case. Besides, whoever sets
+           the variables decides anyway which database is migrated, and which commands are run. */
         return 0;
     default:
         return value;
@@ -251,8 +250,8 @@ static void copy(uintptr_t *from, uintptr_t *to, struct kept *kept, uintptr_t lo
 
 /* --- The loader --- */
 
-/* Write the path of the program into `path`, and return its end. Where /proc is not mounted it is the one that the
-   program was called by, and links are followed here. */
+/* Write the program's path to `path`, and return its end. If /proc is not mounted, use the path that the program was
+   called by, and follow links here. */
 static char *own_path(uintptr_t *vector, char *path)
 {
     char target[PATH_MAX];
@@ -261,7 +260,7 @@ static char *own_path(uintptr_t *vector, char *path)
         return path + count;
     const char *called = (const char *)auxiliary_value(vector, AT_EXECFN);
     if (!called || length(called) >= PATH_MAX)
-        cannot_load("its libraries", ": the program's own path is not known");
+        cannot_load("its libraries", ": the program's own path is unknown");
     char *end = append(path, called);
     for (int links = 0; links < MOST_LINKS; links++) {
         count = kernel(SYS_readlinkat, AT_FDCWD, (long)path, (long)target, PATH_MAX - 1, 0, 0);
@@ -304,12 +303,12 @@ static int map_segment(uintptr_t base, const Elf64_Phdr *segment, int file, size
     return end <= next_page || map(next_page, end - next_page, protection(segment), MAP_ANONYMOUS, -1, 0);
 }
 
-/* Map the loader; return where it is, and in `entry` where it starts. */
+/* Map the loader; return its address, and set `entry` to its entry point. */
 static uintptr_t map_loader(const char *path, size_t page, uintptr_t *entry)
 {
     union {
         Elf64_Ehdr header;
-        char bytes[4096]; /* With the program headers, which follow it. */
+        char bytes[4096]; /* Including the program headers, which follow the header. */
     } begin;
     struct stat status;
     int file = open_to_read(path);
@@ -319,7 +318,7 @@ static uintptr_t map_loader(const char *path, size_t page, uintptr_t *entry)
     if (count != sizeof begin || begin.bytes[1] != 'E' || begin.header.e_phoff >= sizeof begin || (char *)end > begin.bytes + sizeof begin
         || kernel(SYS_fstat, file, (long)&status, 0, 0, 0, 0))
         cannot_load(path, ": it is damaged");
-    /* What is not in the file would be a signal, when it is used. */
+    /* Using a page beyond the end of the file would raise SIGBUS. */
     for (Elf64_Phdr *segment = segments; segment < end; segment++)
         if (segment->p_type == PT_LOAD && segment->p_offset + segment->p_filesz > (size_t)status.st_size)
             cannot_load(path, ": it is damaged");
@@ -327,7 +326,7 @@ static uintptr_t map_loader(const char *path, size_t page, uintptr_t *entry)
     for (Elf64_Phdr *segment = segments; segment < end; segment++)
         if (segment->p_type == PT_LOAD)
             size = segment->p_vaddr + segment->p_memsz;
-    /* The place for all of it. */
+    /* Reserve the address range for all segments. */
     long base = kernel(SYS_mmap, 0, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base < 0 && base > -4096)
         cannot_load(path, ": no memory");
@@ -346,7 +345,7 @@ static int is_of_a_name(char c)
     return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
 }
 
-/* Tell whether the loader replaces what comes after a $: a name that it knows, alone or in braces. */
+/* Tell whether the loader would replace what follows a $: one of its names, alone or in braces. */
 static int is_replaced(const char *text)
 {
     static const char names[][9] = {"ORIGIN", "LIB", "PLATFORM"};
@@ -361,8 +360,8 @@ static int is_replaced(const char *text)
     return 0;
 }
 
-/* Return what in the path would not mean itself to the loader (ld.so(8), LD_LIBRARY_PATH, "Dynamic string tokens");
-   nothing if all of it does. */
+/* Return what in the path has a special meaning to the loader (ld.so(8), LD_LIBRARY_PATH, "Dynamic string tokens"), or
+   0 if nothing has. */
 static const char *special(const char *path)
 {
     for (; *path; path++)
@@ -375,11 +374,11 @@ static const char *special(const char *path)
     return 0;
 }
 
-/* Without these, the loader or Python would end the program with words of its own, and without a remedy. */
+/* Without these files, the loader or Python would end the program with its own message, and without a remedy. */
 static const char needed[][sizeof LONGEST] = {"/lib/__init__entrypoint.pyc", "/lib/entrypoint/start.bundle",
                                               "/lib/glibc/libc.so.6", "/lib/glibc/libm.so.6"};
 
-/* Make the vector that the loader is to find, at `to`, and return the address to go on at. */
+/* Build the vector for the loader at `to`, and return the address to continue at. */
 __attribute__((used)) static uintptr_t prepare(uintptr_t *vector, uintptr_t *to)
 {
     struct kept *kept = (struct kept *)((char *)to + size_of(vector) + sizeof *to);
@@ -389,7 +388,7 @@ __attribute__((used)) static uintptr_t prepare(uintptr_t *vector, uintptr_t *to)
     char *end = append(path, kept->program);
     while (end > path && end[-1] != '/')
         end--;
-    /* In the root directory, or called by a name without a slash, which only a system without /proc brings about. */
+    /* The folder is the root directory, or the path has no slash, which happens only without /proc. */
     if (end == path)
         *end++ = '.';
     else
@@ -397,7 +396,8 @@ __attribute__((used)) static uintptr_t prepare(uintptr_t *vector, uintptr_t *to)
     *end = 0;
     const char *wrong = special(path);
     if (wrong)
-        fail("cannot start from ", path, wrong, "Put the folder of pg-entrypoint elsewhere, such as /opt/entrypoint.");
+        fail("cannot start from ", path, wrong,
+             "Move the pg-entrypoint folder elsewhere, for example to /opt/entrypoint.");
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
         append(end, needed[i]);
         kernel(SYS_close, open_to_read(path), 0, 0, 0, 0, 0);
@@ -410,7 +410,7 @@ __attribute__((used)) static uintptr_t prepare(uintptr_t *vector, uintptr_t *to)
     return entry;
 }
 
-/* Give the program the variables that it was started with, and its path as the first argument. */
+/* Give the program its original variables, and its path as the first argument. */
 __attribute__((used)) static void put_back(uintptr_t *vector)
 {
     uintptr_t *end = after_null(variables(vector)) - 1;

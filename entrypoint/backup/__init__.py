@@ -1,1 +1,1 @@
-"""A dump of the database, made by `pg_dump`, in a directory of its own: whole and checked, or not there at all."""
+"""Back up the database with `pg_dump` into a directory. A backup is complete and checked, or does not exist."""

@@ -1,10 +1,10 @@
-"""Run as a script of its own: become another program, which ends when the process that started it does.
+"""A separate script: exec another program that ends when the process that started it ends.
 
     python -I -S die_with_parent.py PARENT PROGRAM [ARGUMENT ...]
 
-`pg_dump` must not outlive us, even if we are killed: its locks would hold up whoever migrates next. prctl(2) has to
-be called in the child, and between fork and exec of a process with threads no Python may run; hence a script. What
-it asks for survives the exec. Without ctypes the program runs all the same, without the die_with_parent.
+`pg_dump` must not outlive us, even if we are killed: its locks would block the next migration. prctl(2) must be called
+in the child. But a process with threads must not run Python between fork and exec, so this is a script. The prctl
+setting survives the exec. Without ctypes the program runs without it.
 """
 
 import os
@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(words: list[str]) -> None:
-    """Take our parent's process id, and the program with its arguments."""
+    """Exec the program. `words`: the parent's process ID, the program, and its arguments."""
     parent, *argv = words
     try:
         import ctypes
@@ -25,8 +25,8 @@ def main(words: list[str]) -> None:
     except (ImportError, OSError, AttributeError):
         pass
     if os.getppid() != int(parent):
-        sys.exit(1)  # It has ended in the meantime.
-    # Python ignores them, and the program would inherit that.
+        sys.exit(1)  # The parent has already ended.
+    # Python ignores these, and the program would inherit that.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:

@@ -1,9 +1,9 @@
-"""Take one backup: dump, check, make it last, and only then give it its name.
+"""Take one backup: dump, check, fsync, and only then give it its final name.
 
-The password is in no process list: `pg_dump` gets all of the address but its secrets on the command line, which
-everybody can read, and the password in its own environment, which only this user can (/proc/PID/environ has mode
-0400). The rarer secrets, such as `sslpassword`, have no variable; they go into a service file without a name, which
-only the child inherits.
+The password must not appear in a process list. `pg_dump` gets the address without secrets on its command line, which
+everybody can read, and the password in its environment, which only this user can read (/proc/PID/environ has mode
+0400). Rarer secrets, such as `sslpassword`, have no variable. They go into an unnamed service file that only the child
+inherits.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
 
 _REPORT_EVERY = 10.0
-# When many replicas have just started, there is a place for one more connection as soon as one of them is done.
+# Seconds to retry if the server has too many clients. When many replicas have just started, a connection becomes free
+# as soon as one of them is done.
 _CROWDED = 30.0
 _CROWDED_PAUSE = 1.0
 _PIECE = 1 << 20
 _SERVICE = "entrypoint"
-# How pg_dump's texts begin, or what is in them, when it could not reach the server or did not keep it.
+# Texts from pg_dump if it could not connect to the server, or lost the connection.
 _UNREACHED = "connection to server"
 _LOST = (
     "server closed the connection",
@@ -55,11 +56,11 @@ class Order(NamedTuple):
     directory: str
     parameters: Parameters
     version: int
-    """The schema's, for the name."""
+    """The schema's version, for the file's name."""
     role: str | None
     program: Found
     password: Callable[[Deadline], str] | None = None
-    """Gives a new password for each connection, if there is a command for that; may raise EntrypointError."""
+    """Returns a new password for each connection, if there is a command for that; may raise EntrypointError."""
 
     @property
     def database(self) -> str:
@@ -68,7 +69,7 @@ class Order(NamedTuple):
 
 
 class Backup(NamedTuple):
-    """A backup that is complete."""
+    """A complete backup."""
 
     path: str
     size: int
@@ -76,9 +77,9 @@ class Backup(NamedTuple):
 
 
 def make_ready(session: Session, backend_pid: int) -> Found:
-    """Find the program for the session's server, and refuse a pooler before anything runs.
+    """Find the `pg_dump` for the session's server, and refuse a pooler before anything runs.
 
-    `backend_pid` is the server process that answers queries. Raises BackupFailedError, ConfigurationError.
+    `backend_pid` is the server process that answers queries. Raises BackupFailedError and ConfigurationError.
     """
     if session.login_pid != backend_pid:
         raise ConfigurationError(
@@ -90,9 +91,9 @@ def make_ready(session: Session, backend_pid: int) -> Found:
 
 
 def take(order: Order, deadline: Deadline, look: Callable[[], None]) -> Backup:
-    """Take a backup before `deadline`; when this raises, nothing of it is left.
+    """Take a backup before `deadline`. If this raises, nothing of the backup is left.
 
-    `look` is called about every second and raises what is to stop it. Raises BackupFailedError or
+    `look` is called about every second, and stops the backup by raising. Raises BackupFailedError or
     DatabaseUnavailableError, and what `look` raises.
     """
     began = time.monotonic()
@@ -142,7 +143,7 @@ def take(order: Order, deadline: Deadline, look: Callable[[], None]) -> Backup:
 
 
 def _reporting(look: Callable[[], None], partial: Partial) -> Callable[[], None]:
-    """Return `look`, with a word in the log now and then."""
+    """Return a function that calls `look`, and logs the progress from time to time."""
     began = last = time.monotonic()
 
     def look_and_report() -> None:
@@ -164,7 +165,7 @@ def _reporting(look: Callable[[], None], partial: Partial) -> Callable[[], None]
 
 
 def _dump(order: Order, partial: Partial, patience: Patience) -> None:
-    """Run `pg_dump`; again and again for some time if the server has no connection left for it."""
+    """Run `pg_dump`. Retry for some time if the server has too many clients."""
     crowded = patience.deadline.within(_CROWDED)
     while True:
         ended = _run_pg_dump(order, partial, patience)
@@ -173,7 +174,7 @@ def _dump(order: Order, partial: Partial, patience: Patience) -> None:
             return
         failure = _failure("pg_dump", ended)
         if failure.fields.get("cause") != "too_many_clients" or crowded.passed():
-            # An address that has gone, or a lock that was lost, is the better reason.
+            # If `look` raises (the lock was lost, for example), that is the better reason.
             patience.look()
             raise failure
         logs.event(logs.WARNING, "backup.retry", f"{failure.message}; trying again", cause=failure.fields["cause"])
@@ -207,18 +208,18 @@ def _run_pg_dump(order: Order, partial: Partial, patience: Patience) -> Ended:
 
 
 def _password_file(password: str) -> int:
-    """Return the descriptor of a password file without a name, for a password that is in no environment."""
+    """Return the descriptor of an unnamed password file, for a password that should not be in an environment."""
     descriptor = file_in_memory("password")
-    os.fchmod(descriptor, 0o600)  # libpq takes no other
+    os.fchmod(descriptor, 0o600)  # libpq accepts no other mode
     escaped = password.replace("\\", "\\\\").replace(":", "\\:")
     os.write(descriptor, f"*:*:*:*:{escaped}\n".encode())
     return descriptor
 
 
 def _service_file(secret: dict[str, str]) -> int:
-    """Return the descriptor of a service file without a name. Raises BackupFailedError if a secret does not fit in."""
+    """Return the descriptor of an unnamed service file. Raises BackupFailedError for a secret that it cannot hold."""
     for name, value in secret.items():
-        # libpq's parseServiceFile: lines of 1023 bytes at most, stripped at their ends, without any quoting.
+        # libpq's parseServiceFile accepts lines up to 1023 bytes, strips them, and has no quoting.
         if "\n" in value or value != value.strip() or len(value.encode()) > 900:
             raise BackupFailedError(
                 f"Cannot pass the address's {name} to pg_dump: it is too long, or it starts or ends with white space",
@@ -231,7 +232,7 @@ def _service_file(secret: dict[str, str]) -> int:
 
 
 def _check(order: Order, partial: Partial, patience: Patience) -> None:
-    """Let `pg_restore` read the backup's table of contents."""
+    """Check the backup by having `pg_restore` read its table of contents."""
     with open(os.devnull, "wb") as nowhere:
         ended = waiting.run(
             [order.program.pg_restore, "--list", partial.path],
@@ -244,7 +245,7 @@ def _check(order: Order, partial: Partial, patience: Patience) -> None:
 
 
 def _sealed(partial: Partial) -> tuple[int, str]:
-    """Make the backup last on its disk; return its size and SHA-256."""
+    """Flush the backup to disk; return its size and SHA-256."""
     from hashlib import sha256
 
     os.fsync(partial.descriptor)
@@ -256,13 +257,13 @@ def _sealed(partial: Partial) -> tuple[int, str]:
 
 
 def _pass_on(ended: Ended) -> None:
-    """Log what `pg_dump` had to say though it succeeded, about circular foreign keys for example."""
+    """Log the warnings of a successful `pg_dump`, about circular foreign keys, for example."""
     for line in ended.complaints.splitlines():
         logs.event(logs.WARNING, "backup.notice", foreign(line))
 
 
 def _failure(program: str, ended: Ended) -> EntrypointError:
-    """Return what the end of `program` means. Pure."""
+    """Return the error for a failed `program`. Pure."""
     lines = [line.strip() for line in foreign(ended.complaints).splitlines() if line.strip()]
     said = next((line for line in lines if "error:" in line), lines[0] if lines else "")
     if ended.code < 0:

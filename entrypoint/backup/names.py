@@ -1,7 +1,7 @@
-"""How a backup's file is called, and which files are ours. Pure functions over names.
+"""The names of backup files, and how to recognize them. Pure functions over names.
 
-`shop-20261122T103000.123Z-v12.dump`: the database, when the backup began (UTC), the schema's version. The tail has a
-form of its own and the database's name is quoted, so that no two databases can be taken for each other.
+In `shop-20261122T103000.123Z-v12.dump` there are the database, the time when the backup began (UTC), and the schema's
+version. The tail has a fixed form and the database's name is quoted, so two databases cannot be confused.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def backup_name(database: str, moment: float, version: int) -> str:
 
 
 def partial_name(name: str) -> str:
-    """Return what the backup `name` is called until it is complete."""
+    """Return the name that a backup has until it is complete."""
     return f".{name}.partial"
 
 
 def superfluous(names: Iterable[str], database: str, new: str, keep: int) -> list[str]:
-    """Return those of `names` that are backups of `database` beyond the newest `keep`, the oldest first.
+    """Return the backups of `database` among `names`, except for the newest `keep`; the oldest first.
 
-    The one called `new` counts as the newest, whatever the clock has done meanwhile.
+    `new` counts as the newest, even if the clock has been set back.
     """
     ours = re.compile(re.escape(_quoted(database)) + _TAIL)
     others = []
@@ -45,13 +45,13 @@ def superfluous(names: Iterable[str], database: str, new: str, keep: int) -> lis
 
 
 def partial_names(names: Iterable[str], database: str) -> list[str]:
-    """Return those of `names` that are unfinished backups of `database`."""
+    """Return the unfinished backups of `database` among `names`."""
     ours = re.compile(rf"\.{re.escape(_quoted(database))}{_TAIL}\.partial")
     return sorted(name for name in names if ours.fullmatch(name))
 
 
 def _quoted(database: str) -> str:
-    """Return a database's name, which may hold anything, as a part of a file's; different ones stay different."""
+    """Return a database's name, which may contain anything, quoted for a file name. Different names stay different."""
     quoted = quote(database.encode(errors="surrogateescape"), safe="").replace(".", "%2E").replace("~", "%7E")
-    # A name that begins with a hyphen would be an option to every program that is given it.
+    # Programs would take a file name that begins with a hyphen for an option.
     return f"%2D{quoted[1:]}" if quoted.startswith("-") else quoted

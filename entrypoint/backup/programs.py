@@ -1,4 +1,4 @@
-"""Find a `pg_dump` that can read this server: one at least as new, with its `pg_restore` beside it."""
+"""Find a `pg_dump` that works with this server: it must be at least as new, and have its `pg_restore` next to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-# Where packages put them without putting them on the PATH: Debian, Red Hat, Alpine, Homebrew, PostgreSQL's own.
+# Directories of packages that are not in the PATH: Debian, Red Hat, Alpine, Homebrew, PostgreSQL's own.
 _PLACES = (
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -23,9 +23,9 @@ _PLACES = (
     "/opt/homebrew/opt/postgresql@*/bin",
     "/usr/local/pgsql/bin",
 )
-# Debian's pg_dump on the PATH is a script that picks a version by rules of its own; the programs are in _PLACES.
+# In Debian, the pg_dump in the PATH is a script that picks a version by its own rules; the programs are in _PLACES.
 _WRAPPER = "pg_wrapper"
-# libpq's variables, which would lead elsewhere, and our own, among which are passwords and tokens.
+# Variables to remove: libpq's, which could lead to another server, and ours, which include passwords and tokens.
 _NOT_THEIRS = ("PG", "DATABASE_", "MIGRATION_", "STATUS_")
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)[.\w]*)")
 _PATIENCE = 5.0
@@ -36,13 +36,13 @@ class Found(NamedTuple):
 
     path: str
     version: str
-    """As in 16.14; empty if it does not say."""
+    """For example 16.14; empty if unknown."""
     pg_restore: str
-    """The `pg_restore` beside it; empty if there is none."""
+    """The `pg_restore` next to it; empty if there is none."""
 
     @property
     def major(self) -> int:
-        """The major version, 0 if it is not known."""
+        """The major version; 0 if unknown."""
         number = re.match(r"\d+", self.version)
         return int(number[0]) if number else 0
 
@@ -64,16 +64,16 @@ def find(server_version: int) -> Found:
 
 
 def choose(found: Sequence[Found], server_major: int) -> Found | None:
-    """Return the one of the server's own major version, or else the oldest that is newer; None if there is none.
+    """Return the first one of the server's major version, or else of the next newer one; None if there is none.
 
-    An older one refuses the server. Of equals, the first.
+    An older `pg_dump` refuses the server.
     """
     usable = [one for one in found if one.major >= server_major and one.pg_restore]
     return min(usable, key=lambda one: one.major, default=None)
 
 
 def missing(found: Sequence[Found], server_major: int) -> BackupFailedError:
-    """Return the error for a machine on which nothing in `found` will do."""
+    """Return the error if none of those in `found` works."""
     have = "; ".join(_describe(one) for one in found) or "none"
     return BackupFailedError(
         f"No pg_dump for PostgreSQL {server_major} found (available: {have})",
@@ -83,7 +83,7 @@ def missing(found: Sequence[Found], server_major: int) -> BackupFailedError:
 
 
 def candidates(path: Iterable[str], places: Iterable[str]) -> list[str]:
-    """Return every `pg_dump` in the folders of `path` and in those that the patterns `places` match, in that order."""
+    """Return every `pg_dump` in the directories of `path`, and then in those that match the patterns `places`."""
     folders = [folder for folder in path if folder]
     for place in places:
         folders += sorted(glob.glob(place))
@@ -97,7 +97,7 @@ def candidates(path: Iterable[str], places: Iterable[str]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for PostgreSQL's programs: without libpq's variables, ours, and translations."""
+    """Return the environment for PostgreSQL's programs: without libpq's variables and ours, and in English."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_THEIRS)}
     return {**kept, "LC_ALL": "C"}
 
@@ -113,7 +113,7 @@ def _examine(path: str) -> Found:
     beside = [os.path.join(folder, "pg_restore") for folder in folders]
     pg_restore = next((program for program in beside if _executable(program)), "")
     try:
-        answer = subprocess.run(  # noqa: S603 - a program of PostgreSQL's, by its full path
+        answer = subprocess.run(  # noqa: S603 - one of PostgreSQL's programs, by its full path
             [path, "--version"],
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -17,7 +17,7 @@ _DAY = 86_400.0
 
 
 class Partial(NamedTuple):
-    """A backup that is being written."""
+    """An unfinished backup."""
 
     path: str
     """The temporary name, in the same directory."""
@@ -26,13 +26,13 @@ class Partial(NamedTuple):
 
 
 def check_directory(directory: str) -> str:
-    """Return the absolute path of a directory in which files can be made. Raises BackupFailedError.
+    """Return the absolute path of a directory, and check that it is writable. Raises BackupFailedError.
 
-    It is not created: where a volume was not mounted, backups would go nowhere.
+    The directory is not created: if a volume was not mounted, the backups would be lost.
     """
     path = os.path.abspath(directory)
     if not os.path.isdir(path):
-        # An address by mistake has lost a slash in the path, and nothing tells any more that it was one.
+        # Check the original value: in the path, an address set by mistake has lost a slash, and is not recognized.
         shown = foreign(directory)
         shown = path if shown == directory else shown
         why = "is not a directory" if os.path.lexists(path) else "does not exist"
@@ -49,9 +49,9 @@ def check_directory(directory: str) -> str:
 
 
 def reserve(directory: str, database: str, version: int) -> Partial:
-    """Create the file that is to become the backup, for this user alone. Raises OSError.
+    """Create the file for the backup, readable only by this user. Raises OSError.
 
-    While it exists nobody else takes the same name, final or not.
+    While it exists, no other backup uses the same temporary or final name.
     """
     while True:
         name = names.backup_name(database, time.time(), version)
@@ -59,7 +59,7 @@ def reserve(directory: str, database: str, version: int) -> Partial:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
-            time.sleep(0.001)  # The name counts milliseconds.
+            time.sleep(0.001)  # Names differ after a millisecond.
             continue
         if not os.path.lexists(final):
             return Partial(path, final, descriptor)
@@ -67,7 +67,7 @@ def reserve(directory: str, database: str, version: int) -> Partial:
 
 
 def discard(partial: Partial) -> None:
-    """Remove what was written, and close it. Never raises."""
+    """Remove the unfinished file, and close it. Never raises."""
     with contextlib.suppress(OSError):
         os.unlink(partial.path)
     with contextlib.suppress(OSError):
@@ -75,15 +75,15 @@ def discard(partial: Partial) -> None:
 
 
 def publish(partial: Partial) -> None:
-    """Give the backup, which is complete, its name, and close it. Raises OSError."""
+    """Give the complete backup its final name, and close it. Raises OSError."""
     os.rename(partial.path, partial.final)
     os.close(partial.descriptor)
-    with contextlib.suppress(OSError):  # Not every file system can.
+    with contextlib.suppress(OSError):  # Not every file system supports this.
         _sync_directory(os.path.dirname(partial.final))
 
 
 def remove_leftovers(directory: str, database: str) -> None:
-    """Remove what runs that were killed have left. One that is younger than a day may still be growing."""
+    """Remove what killed runs have left. A file younger than a day may still be in use."""
     with contextlib.suppress(OSError):
         for name in names.partial_names(os.listdir(directory), database):
             path = os.path.join(directory, name)
@@ -101,9 +101,10 @@ def remove_leftovers(directory: str, database: str) -> None:
 
 
 def prune(directory: str, database: str, new: str, keep: int) -> list[str]:
-    """Delete the backups of `database` beyond the newest `keep`, of which `new` is one; return those that went.
+    """Delete the backups of `database` except for the newest `keep`, which include `new`; return the deleted ones.
 
-    Only files with exactly our naming. Raises BackupFailedError when all that can be deleted are.
+    Deletes only files named exactly like ours. If some cannot be deleted, deletes the others first, and then raises
+    BackupFailedError.
     """
     deleted, faults = [], []
     for name in names.superfluous(os.listdir(directory), database, os.path.basename(new), keep):
@@ -113,7 +114,7 @@ def prune(directory: str, database: str, new: str, keep: int) -> list[str]:
                 continue
             os.unlink(path)
         except FileNotFoundError:
-            continue  # Somebody else is pruning, too.
+            continue  # Another process is deleting, too.
         except OSError as error:
             faults.append(f"{path}: {error.strerror}")
             continue

@@ -1,4 +1,4 @@
-"""Waits during a backup: for a child, or for a system call that may block, and never longer than is left."""
+"""Waits during a backup, for a child or for a system call that may block, with a deadline."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ _T = TypeVar("_T")
 
 _LOOK_EVERY = 1.0
 _TICK = 0.25
-# For a child that is told to end: first kindly, as pg_dump then cancels what the server does for it.
+# Seconds for a child to end after SIGTERM, on which pg_dump cancels its query in the server, and after SIGKILL.
 _KINDLY = 0.4
 _KILLED = 0.2
-# What a child complains about, at most.
+# At most this many bytes of a child's standard error are kept.
 _LONGEST_COMPLAINT = 16_384
 _DIE_WITH_PARENT = os.path.join(os.path.dirname(__file__), "die_with_parent.py")
 
 
-class OutOfTime(Exception):  # noqa: N818 - a result, which becomes an error with words where they are known
+class OutOfTime(Exception):  # noqa: N818 - the caller turns it into an error
     """The deadline has passed."""
 
 
 class Patience:
-    """Until when to wait, and what to look after meanwhile."""
+    """A deadline for waits, and what to check during them."""
 
     def __init__(self, deadline: Deadline, look: Callable[[], None]) -> None:
-        """Wait until `deadline`. `look` is called about every second, and raises what is to end the wait."""
+        """Wait until `deadline`. `look` is called about every second, and ends the wait by raising."""
         self.deadline = deadline
         self.look = look
         self._next = time.monotonic() + _LOOK_EVERY
 
     def check(self) -> None:
-        """Raise OutOfTime or what `look` raises; or a signal's exception that went lost."""
+        """Raise OutOfTime, what `look` raises, or a signal's exception that was lost before."""
         signals.raise_lost()
         if self.deadline.passed():
             raise OutOfTime
@@ -54,7 +54,7 @@ class Patience:
             self._next = time.monotonic() + _LOOK_EVERY
 
     def sleep(self, seconds: float) -> None:
-        """Let some time pass."""
+        """Sleep for `seconds`, checking in between."""
         pause = self.deadline.within(seconds)
         while not pause.passed():
             time.sleep(min(_TICK, pause.remaining()))
@@ -65,7 +65,7 @@ class Ended(NamedTuple):
     """How a child ended."""
 
     code: int
-    """The exit code, -n after signal n."""
+    """The exit code; -n after signal n."""
     complaints: str
     """What it wrote to stderr."""
 
@@ -73,10 +73,10 @@ class Ended(NamedTuple):
 def run(
     argv: Sequence[str], patience: Patience, *, output: int, env: dict[str, str], descriptors: Sequence[int] = ()
 ) -> Ended:
-    """Run a program to its end; its stdout goes to the descriptor `output`, and it gets `descriptors`.
+    """Run a program to its end, with its stdout on the descriptor `output`. It inherits `descriptors`.
 
-    Raises OSError if there is no starting it, and what `patience` raises. When this returns or raises, the program
-    has ended, or was killed and the kernel is still busy with it.
+    Raises OSError if the program cannot be started, and what `patience` raises. When this returns or raises, the
+    program has ended, or was killed and the kernel has not finished that yet.
     """
     complaints = file_in_memory("stderr")
     try:
@@ -103,16 +103,16 @@ def run(
 
 
 def dying_with_us(argv: Sequence[str]) -> list[str]:
-    """Return the command that starts `argv` as a child of this process which ends when this process does."""
-    # The only program in the self-contained folder is ours: packaging/main.py.
+    """Return the command that starts `argv` as a child that ends when this process does."""
+    # In the self-contained folder there is no Python interpreter to call, only our own program (packaging/main.py).
     die_with_parent = ["--die-with-parent"] if getattr(sys, "frozen", False) else ["-I", "-S", _DIE_WITH_PARENT]
     return [sys.executable, *die_with_parent, str(os.getpid()), *argv]
 
 
 def apart(work: Callable[[], _T], patience: Patience) -> _T:
-    """Do `work` in a thread, as it may block where no signal interrupts it, and return what it returns.
+    """Call `work` in a thread, because it may block uninterruptibly, and return its result.
 
-    Raises what `work` or `patience` raises; in the second case nobody waits for the thread any more.
+    Raises what `work` or `patience` raises. If `patience` does, the thread is abandoned.
     """
     answer: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
 
@@ -131,11 +131,11 @@ def apart(work: Callable[[], _T], patience: Patience) -> _T:
             continue
         if error is not None:
             raise error
-        return result  # type: ignore[return-value]  # without an error it is what `work` returned
+        return result  # type: ignore[return-value]  # there is a result if there is no error
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """See to it that the child ends, if it has not."""
+    """End the child, if it has not ended."""
     for ask, seconds in ((process.terminate, _KINDLY), (process.kill, _KILLED)):
         if process.poll() is not None:
             return

@@ -1,4 +1,4 @@
-"""What the server answers: rows, notices and errors, whichever way its answers were read."""
+"""The server's answers: rows, notices and errors, for both bindings of libpq."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from entrypoint.database.libpq import Libpq
 
     class Answer(Protocol):
-        """What libpq says of an error or a notice, as psycopg has it."""
+        """An error or a notice from libpq, with psycopg's names."""
 
         def error_field(self, fieldcode: int, /) -> bytes | None:
-            """Return a field of an error or a notice."""
+            """Return a field of the error or notice."""
 
         def get_error_message(self) -> str:
-            """Return all of it as a text."""
+            """Return all of it as text."""
 
     class Result(Answer, Protocol):
-        """A result of libpq's, as psycopg has it."""
+        """A result from libpq, with psycopg's names."""
 
         @property
         def status(self) -> int:
-            """Return what kind of result it is: one of ExecStatusType."""
+            """Return the kind of result: one of ExecStatusType."""
 
         @property
         def command_status(self) -> bytes | None:
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
             """Return the number of its columns."""
 
         def get_value(self, row_number: int, column_number: int, /) -> bytes | None:
-            """Return a value as text, None for NULL or if there is no such row or column."""
+            """Return a value as text; None for NULL, or if there is no such row or column."""
 
 
 Row = tuple[str | None, ...]
 
 SILENCE = "no answer within"
-"""How a failure begins that is told in our own words, not libpq's."""
+"""The beginning of a failure's text that is ours, not libpq's."""
 
-# The fields of an error or a notice: PostgreSQL's documentation, "Error and Notice Message Fields".
+# The fields of an error or notice (PostgreSQL documentation, "Error and Notice Message Fields").
 _SEVERITY = ord("V")
 _SQLSTATE = ord("C")
 _MESSAGE = ord("M")
@@ -61,11 +61,11 @@ _ROUTINE = ord("R")
 
 
 class NotConnected(Exception):  # noqa: N818 - an answer, which the caller passes on
-    """The server, or the way to it, said no; the text is libpq's."""
+    """An attempt to connect has failed; the text is libpq's."""
 
 
 class Refusal:
-    """A result of libpq's that is an error or a notice, known by its address in memory."""
+    """An error or a notice from libpq, given by the address of its result in memory."""
 
     def __init__(self, library: Libpq, pointer: int) -> None:
         self._library = library
@@ -77,12 +77,12 @@ class Refusal:
         return value
 
     def get_error_message(self) -> str:
-        """Return all of it as a text."""
+        """Return all of it as text."""
         return (self._library.result_error_message(self._pointer) or b"").decode(errors="replace")
 
 
 class Notice(NamedTuple):
-    """A message that the server sent beside a result."""
+    """A message that the server sent in addition to a result."""
 
     severity: str
     message: str
@@ -92,7 +92,7 @@ class Notice(NamedTuple):
 
     @classmethod
     def of(cls, result: Answer) -> Self:
-        """Read it from libpq's `result`."""
+        """Read the notice from libpq's `result`."""
         return cls(
             severity=_field(result, _SEVERITY) or "NOTICE",
             message=_words(result, _MESSAGE) or "",
@@ -103,15 +103,15 @@ class Notice(NamedTuple):
 
     @property
     def is_error(self) -> bool:
-        """Whether it is an error, by its code: those of success, warnings and notices begin otherwise."""
+        """Whether it is an error, by its code. Those of success, warnings and notices begin with 00, 01 or 02."""
         return self.sqlstate[:2] not in ("", "00", "01", "02")
 
 
 class StatementError(Exception):
-    """PostgreSQL refused a statement. All that it said about it, and which statement it was."""
+    """PostgreSQL refused a statement. Has everything it said about that, and which statement it was."""
 
     def __init__(self, result: Answer, statement: int) -> None:
-        """Take libpq's `result` and the number of the `statement` in what was sent, counted from 0."""
+        """Take libpq's `result`, and the statement's index in the text that was sent, from 0."""
         self.sqlstate = _field(result, _SQLSTATE) or ""
         self.severity = _field(result, _SEVERITY) or "ERROR"
         self.primary = _words(result, _MESSAGE) or foreign(result.get_error_message().strip())
@@ -120,20 +120,20 @@ class StatementError(Exception):
         self.context = _words(result, _CONTEXT)
         position = _field(result, _POSITION)
         self.position = int(position) - 1 if position else None
-        """Offset in characters in the text that was sent."""
+        """Offset in the text that was sent, in characters."""
         self.statement = statement
-        # Not for the start that is up to date: it meets no errors.
+        # Imported here, because an up-to-date start meets no errors.
         from entrypoint.database.sqlstate import INSUFFICIENT_PRIVILEGE
 
         self.hides_rows = self.sqlstate == INSUFFICIENT_PRIVILEGE and _field(result, _ROUTINE) == "check_enable_rls"
-        """Whether row-level security would have left rows out, and `row_security` is off."""
+        """Whether it was refused because row-level security would hide rows, and `row_security` is off."""
         super().__init__(self.primary)
 
     def hide(self) -> None:
-        """Mask what the server quotes of the statement: in a syntax error a word of it, in the context all of it.
+        """Mask what the server quotes from the statement, as that may be secret.
 
-        Where a value is wrong, it is the value. Where the statement was to connect elsewhere, as CREATE SUBSCRIPTION
-        is, the word may be a host that is half a password.
+        A syntax error quotes a word, a wrong value is quoted itself, and the context quotes the whole statement. If the
+        statement connects to another server, like CREATE SUBSCRIPTION, the quoted host may be half a password.
         """
         from entrypoint.database.sqlstate import CONNECTION_EXCEPTIONS, DATA_EXCEPTIONS, SYNTAX_ERROR
 
@@ -143,7 +143,7 @@ class StatementError(Exception):
         self.hint, self.context = self.hint and mask_quoted(self.hint), self.context and mask_quoted(self.context)
 
 
-# What PgBouncer says when it closes a connection; it has no other language.
+# PgBouncer's words when it closes a connection. They are never translated.
 _STATEMENT_MODE = "statement pooling mode"
 _NO_SERVER_CONNECTION = "query_wait_timeout"
 LARGER_POOL = (
@@ -153,14 +153,14 @@ LARGER_POOL = (
 
 
 def connection_lost(reason: str, sqlstate: str | None = None) -> ConnectionLostError | ConfigurationError:
-    """Return the error for a connection that has ended, for a `reason` in words: ours, or `foreign` ones."""
+    """Return the error for a connection that has ended. `reason` is our own text, or one made safe by `foreign`."""
     if _STATEMENT_MODE in reason:
         return ConfigurationError(
             f"The pooler is in statement mode, which has no transactions, and migrations need them: {reason}",
             remedy="Switch the pool to transaction or session mode (PgBouncer: pool_mode, for all databases or for "
             "this one), or set MIGRATION_DATABASE_URL to the server's own address.",
         )
-    from entrypoint.database.rules import ended_by  # Not for a start at which nothing is lost.
+    from entrypoint.database.rules import ended_by  # Most starts do not need it.
 
     setting, remedy = ended_by(reason, sqlstate or None) or (None, None)
     lost = ConnectionLostError(
@@ -177,15 +177,16 @@ def connection_lost(reason: str, sqlstate: str | None = None) -> ConnectionLostE
 
 
 def gave_standby_up(result: Answer) -> bool:
-    """Tell whether a notice says that a commit has waited for a synchronous standby, and has been cancelled in that.
+    """Tell whether a notice says that a commit was cancelled while it waited for a synchronous standby.
 
-    It is committed, and only here. The text may be in any language, and the code is that of any warning.
+    The transaction is committed, but only on this server. The notice is recognized by its routine, as its text may be
+    in any language, and its code is a general one.
     """
     return _field(result, _ROUTINE) == "SyncRepWaitForLSN"
 
 
 def no_answer(seconds: float) -> ConnectionLostError:
-    """Return the error for an open connection on which there was no answer for so long."""
+    """Return the error for an open connection on which no answer came for `seconds`."""
     lost = ConnectionLostError(
         f"The connection to the database was lost: no answer within {seconds:.1f} s",
         remedy="The server accepted the connection and then stopped answering. Check its log and the network in "
@@ -201,6 +202,6 @@ def _field(result: Answer, code: int) -> str | None:
 
 
 def _words(result: Answer, code: int) -> str | None:
-    """Return a field that people read; what the program decides by is left as it came."""
+    """Return a field made safe for people to read. Fields for decisions are used unchanged."""
     value = _field(result, code)
     return value and foreign(value)

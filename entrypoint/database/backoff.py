@@ -1,4 +1,4 @@
-"""Try again after a failure, with tenacity. Imported only when there was one."""
+"""Retry connecting with tenacity. Imported only after a failure."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
     from entrypoint.records import ConnectPolicy
 
-# Refusing takes the server as long as a third of a login: ten thousand replicas that ask again every second leave it no
-# time for anything else (docs/decisions/0059). Short enough to be tried some times within MIGRATION_LOCK_TIMEOUT_MS.
+# Refusing a connection takes the server a third of the time of a login. Ten thousand replicas that retry every second
+# would leave it no time for anything else (docs/decisions/0059). The pause is short enough for some attempts within
+# MIGRATION_LOCK_TIMEOUT_MS.
 _LONGEST_IN_A_CROWD = 10.0
 
 
 class Stop:
-    """When to stop trying: attempts are counted, except those that met a server with too many clients."""
+    """Decides when to stop retrying. Attempts count, except those refused because the server has too many clients."""
 
     def __init__(self, attempts: int, clocks: Clocks, counted: int = 0) -> None:
-        """Take the number of `attempts`, the start's `clocks`, and how many count already."""
+        """Take the maximum of `attempts`, the start's `clocks`, and how many attempts have been `counted` before."""
         self._attempts = attempts
         self._clocks = clocks
         self.counted = counted
@@ -37,7 +38,7 @@ class Stop:
         """How often the server had too many clients."""
 
     def __call__(self, state: tenacity.RetryCallState) -> bool:
-        """Judge the attempt that just failed."""
+        """Count the attempt that has just failed, and tell whether it was the last."""
         waiting = self.waiting(state)
         if waiting is not None:
             self.refused += 1
@@ -47,7 +48,7 @@ class Stop:
         return self.counted >= self._attempts
 
     def waiting(self, state: tenacity.RetryCallState) -> Deadline | None:
-        """Return the deadline for a server that has too many clients; None if the last attempt failed otherwise."""
+        """Return the deadline if the server had too many clients; None if the attempt failed for another reason."""
         failure = _failure_of(state)
         crowded = failure is not None and failure.cause.name == "too_many_clients"
         return self._clocks.turn_to(WAITING) if crowded else None
@@ -56,25 +57,25 @@ class Stop:
 def pause_after(
     earlier_failures: int, backoff: float, jitter: Callable[[float, float], float], most: float = LONGEST_PAUSE
 ) -> float:
-    """Return the seconds to wait after one more failure: doubling, and shortened at random by up to half.
+    """Return the seconds to wait after one more failure: they double each time, shortened at random by up to half.
 
-    Jitter only ever shortens, so that the sum of all pauses has a bound that can be promised.
+    Jitter only shortens a pause, so the sum of all pauses has an upper limit, which is documented.
     """
     longest = min(backoff * 2.0 ** min(earlier_failures, DOUBLINGS), most)
     return jitter(longest / 2, longest)
 
 
 def pause_in_a_crowd(earlier_refusals: int, backoff: float, jitter: Callable[[float, float], float]) -> float:
-    """Return the seconds to wait where the server has too many clients: doubling as well, to a pause less long."""
+    """Return the seconds to wait if the server has too many clients. They also double, but up to a lower maximum."""
     return pause_after(earlier_refusals, backoff, jitter, _LONGEST_IN_A_CROWD)
 
 
 def connect_again(
     target: Target, policy: ConnectPolicy, clocks: Clocks, first_failure: Failure, spent: int = 0
 ) -> Session:
-    """Go on after the first attempt, whose failure is counted like any other, and `spent` before. Raises Failure.
+    """Retry after the first attempt. `first_failure` counts as an attempt, and so do `spent` earlier ones.
 
-    Whichever of the `clocks` runs afterwards, it is the caller's to turn.
+    Any of the `clocks` may be running afterwards; the caller has to turn to its own. Raises Failure.
     """
     from random import uniform
 
@@ -89,7 +90,7 @@ def connect_again(
         return target.connect(min(policy.timeout, max(LEAST, clocks.running.remaining())))
 
     def wait(state: tenacity.RetryCallState) -> float:
-        # tenacity asks for the pause before it asks whether to stop, so this failure is not counted yet.
+        # tenacity asks for the pause before it asks whether to stop, so this failure has not been counted yet.
         waiting = stop.waiting(state)
         if waiting is None:
             return pause_after(stop.counted, policy.backoff, uniform)
@@ -98,7 +99,7 @@ def connect_again(
     def tell(state: tenacity.RetryCallState) -> None:
         failure = _failure_of(state) or first_failure
         seconds = state.upcoming_sleep
-        # What met too many clients does not count.
+        # If the server had too many clients, the attempt does not count.
         counted = f" (attempt {stop.counted} of {policy.attempts})" if stop.counted else ""
         logs.event(
             logs.WARNING,

@@ -1,4 +1,4 @@
-"""Which way to libpq: our own binding, or psycopg's where ours cannot be had.
+"""Choose the binding of libpq: our own, or psycopg's if ours does not work here.
 
 docs/decisions/0039-one-reader-of-the-protocol.md says why ours comes first.
 """
@@ -13,15 +13,15 @@ _binding: Binding | None = None
 
 
 def binding() -> Binding:
-    """Return the way to libpq, which is the same for as long as the process lasts."""
-    global _binding  # noqa: PLW0603 - a library is loaded once for a process
+    """Return the binding, which stays the same for the life of the process."""
+    global _binding  # noqa: PLW0603 - a process loads a library once
     if _binding is None:
         _binding = _own() or _psycopgs()
     return _binding
 
 
 def _own() -> Binding | None:
-    """Return our own binding; None where Python has no such `_ctypes`, no libpq is found, or no callback is allowed."""
+    """Return our own binding; None if this Python lacks `_ctypes`, no libpq is found, or callbacks are not allowed."""
     try:
         from entrypoint.database import pq_ctypes
     except ImportError:

@@ -1,9 +1,9 @@
-"""What went wrong, in words: PostgreSQL's SQLSTATEs and libpq's texts, turned into causes.
+"""Turn PostgreSQL's SQLSTATEs and libpq's texts into causes, in words and with remedies.
 
-libpq gives no SQLSTATE for a failed login, only text, and servers translate theirs. Asked to be verbose, it puts the
-SQLSTATE into that text. So a failed connection is told from what is the same in every libpq, then from the SQLSTATE,
-and whatever is not recognised is worth another try.
-SQLSTATEs: PostgreSQL documentation, appendix A.
+For a failed login, libpq returns only text, which the server may have translated. In verbose mode the text contains the
+SQLSTATE. So a failed connection is classified first by texts that are the same in every libpq, and then by the
+SQLSTATE. Anything that is not recognized is worth another try.
+The SQLSTATEs are in PostgreSQL's documentation, appendix A.
 """
 
 from __future__ import annotations
@@ -90,15 +90,15 @@ class Cause(NamedTuple):
     words: str
     remedy: str
     heals: bool
-    """Whether the same attempt may succeed later, without anybody changing anything here."""
+    """Whether the same attempt may succeed later, without a change of the configuration here."""
 
 
 _CHECK_ADDRESS = "Check the host and port in DATABASE_URL, and that PostgreSQL is running and reachable from here."
 
-# In this order: the first cause of which one of the texts occurs. All lower case.
+# The first cause with a text that occurs counts. All texts are in lower case.
 _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
     (
-        # PgBouncer's.
+        # PgBouncer's texts.
         ("query_wait_timeout", "server_login_retry", "server login has been failing", "cannot connect to server"),
         Cause(
             "no_server_connection",
@@ -258,7 +258,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         Cause("wrong_password", "wrong user or password", CHECK_LOGIN, heals=True),
     ),
     (
-        # Not the server's doing: nothing has been sent yet.
+        # The cause is on our side: nothing has been sent yet.
         ("could not create ssl context", "no protocols available"),
         Cause(
             "tls",
@@ -282,7 +282,8 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
         ),
     ),
     (
-        # Ours, not the server's: not there, empty, not to be read (then libpq gives no reason), or no home to look in.
+        # The cause is on our side: the file is missing, empty or unreadable (for which libpq gives no reason), or there
+        # is no home directory to look in.
         ("root certificate file",),
         Cause(
             "certificate",
@@ -352,7 +353,7 @@ _CAUSES: tuple[tuple[tuple[str, ...], Cause], ...] = (
     ),
 )
 
-# Limits that are the role's or the database's own, not the server's.
+# Limits of a role or a database, not of the server.
 _ONES_OWN_LIMIT = re.compile(r'too many connections for (role|database) "(.*)"', re.IGNORECASE)
 _MAY_NOT_CONNECT = re.compile(r'permission denied for database "(.*)"', re.IGNORECASE)
 
@@ -363,24 +364,25 @@ _NO_DATABASE = Cause(
 _OTHER = Cause("other", "the server rejected the connection", "Check the server's log.", heals=True)
 
 
-# Verbose, libpq writes `FATAL:  53300: sorry, too many clients already`, whatever the language, and another line for
+# In verbose mode, in any language, libpq writes `FATAL:  53300: sorry, too many clients already`, and another line with
 # the place in the server's source.
 _SQLSTATE = re.compile(r"(?<=:  )([0-9A-Z]{5}): ")
-# What may not be set and what may not be entered have the same code; the place in the server's source tells them apart.
+# A setting that may not be set and a database that may not be entered have the same code. The place in the server's
+# source distinguishes them.
 _IN_SETTINGS = re.compile(r"^[^\s:]+:  (?:\w+, )?(?:[\w./-]+/)?guc\w*\.c:\d+\s*$", re.MULTILINE)
 _ROUTINE = re.compile(r"^[^\s:]+:  (\w+), [\w./-]+\.\w+:\d+\s*$", re.MULTILINE)
 _LOCATION = re.compile(r"^[^\s:]+:  (?:\w+, )?[\w./-]+\.\w+:\d+\s*$\n?", re.MULTILINE)
 
 
 def without_codes(text: str) -> str:
-    """Return libpq's verbose text as it is without being verbose."""
+    """Return libpq's verbose text as it would be without verbose mode."""
     return _LOCATION.sub("", _SQLSTATE.sub("", text))
 
 
 def classify_connection_failure(text: str) -> Cause:
-    """Return the cause that libpq's `text` about a failed connection stands for."""
+    """Return the cause of a failed connection from libpq's `text` about it."""
     cause = _by_words(without_codes(text))
-    # The last is of the server that was reached last; an earlier one may have been an attempt without TLS.
+    # The last code counts: it is from the server reached last, and an earlier one may be from an attempt without TLS.
     codes, routines = _SQLSTATE.findall(text), _ROUTINE.findall(text)
     if not codes or cause is not _OTHER:
         return cause
@@ -416,7 +418,7 @@ def _by_words(text: str) -> Cause:
         return _limit_of(found[1], found[2])
     if found := _MAY_NOT_CONNECT.search(text):
         return _may_not_connect(found[1])
-    # What somebody called a host, a role or a database says nothing about what went wrong.
+    # The names of hosts, roles and databases say nothing about the cause.
     lower = _NAMES.sub('""', text.lower())
     if 'role "" does not exist' in lower:
         return Cause("no_such_role", "no such user", "Create the role, or check the user in DATABASE_URL.", heals=True)
@@ -428,7 +430,7 @@ def _by_words(text: str) -> Cause:
     return _OTHER
 
 
-# What may go away by itself, beside connection exceptions.
+# Errors that may go away without intervention, besides connection exceptions.
 _PASSING = (
     SERIALIZATION_FAILURE,
     DEADLOCK_DETECTED,
@@ -444,7 +446,7 @@ def _known(name: CauseName) -> Cause:
     return next(cause for _, cause in _CAUSES if cause.name == name)
 
 
-# For what is said in another language. Several refusals share a code: those are told as far as the code goes.
+# For texts in another language. If several refusals share a code, the cause is only as precise as the code.
 _BY_SQLSTATE = {
     TOO_MANY_CONNECTIONS: _known("too_many_clients"),
     CANNOT_CONNECT_NOW: _known("starting_up"),
@@ -456,14 +458,14 @@ _BY_SQLSTATE = {
     INSUFFICIENT_PRIVILEGE: _known("not_permitted"),
     OBJECT_NOT_IN_PREREQUISITE_STATE: _known("database_closed"),
     INVALID_CATALOG_NAME: _NO_DATABASE,
-    # No such parameter, no such value, not to be set by a session, not an option at all.
+    # An unknown parameter, an invalid value, a parameter that a session cannot set, something that is no option.
     UNDEFINED_OBJECT: _known("option"),
     INVALID_PARAMETER_VALUE: _known("option"),
     CANT_CHANGE_RUNTIME_PARAM: _known("option"),
     SYNTAX_ERROR: _known("option"),
 }
 
-# Where the code is several refusals', the server's routine tells them apart: the same from 13 to 19.
+# If several refusals share a code, the server's routine distinguishes them. It is the same from 13 to 19.
 _BY_ROUTINE = {
     (TOO_MANY_CONNECTIONS, "InitializeSessionUserId"): _limit_of("role", None),
     (TOO_MANY_CONNECTIONS, "CheckMyDatabase"): _limit_of("database", None),
@@ -480,10 +482,10 @@ _BY_ROUTINE = {
 
 
 class Trouble(NamedTuple):
-    """What kept a statement from running that is no fault of the statement's."""
+    """A reason why a statement failed that lies outside the statement."""
 
     words: str
-    """A clause about the server, or about this program."""
+    """A clause about the server or this program."""
     remedy: str
 
 
@@ -499,10 +501,10 @@ _OWN = Trouble(
     "If it ran out of memory, give the container more, or have the statement return less.",
 )
 
-# What another disk, another memory or another configuration would mend: class 53, insufficient resources; of class 58,
-# what the operating system refused; damaged storage. Without a code it is libpq that speaks.
-# Not here: class 54, a limit that no configuration raises and only another statement keeps; 58P01 and 58P02, as the
-# path is the statement's; XX000, which may be anything.
+# Errors that more disk, memory or another configuration would fix: class 53 (insufficient resources), those of class 58
+# that come from the operating system, and damaged storage. An error without a code is libpq's own.
+# Not included: class 54, limits that only another statement can respect; 58P01 and 58P02, as the path is from the
+# statement; XX000, which can be anything.
 _OUTSIDE_THE_FILE = {
     INSUFFICIENT_RESOURCES: _LIMIT,
     DISK_FULL: _DISK,
@@ -517,16 +519,16 @@ _OUTSIDE_THE_FILE = {
 
 
 def trouble(sqlstate: str) -> Trouble | None:
-    """Return what is wrong with the server, or with us, if a statement failed for that; None: it is the statement."""
+    """Return what is wrong with the server or this program if that made a statement fail; else None."""
     return _OUTSIDE_THE_FILE.get(sqlstate)
 
 
 def may_pass(sqlstate: str) -> bool:
-    """Tell whether a statement that failed with `sqlstate` may succeed if it is tried again."""
+    """Tell whether a statement that failed with `sqlstate` may succeed if it is retried."""
     return sqlstate.startswith(CONNECTION_EXCEPTIONS) or sqlstate in _PASSING
 
 
-# What to do where it has not passed, again and again. For the others, the time was too short for what others do.
+# The remedy if an error persists after many retries. For the other codes, other sessions simply took too long.
 _NOT_PASSED = {
     SERIALIZATION_FAILURE: "Other sessions keep changing what the statement reads or writes. Run it at a quieter "
     "time, or in a weaker isolation level.",
@@ -540,12 +542,12 @@ _NOT_PASSED = {
 
 
 def remedy_of_passing(sqlstate: str) -> str:
-    """Return what to do about a statement that failed again and again with what may pass; nothing for other codes."""
+    """Return what to do if a statement keeps failing with an error that `may_pass`; empty for other codes."""
     return _NOT_PASSED.get(sqlstate, "")
 
 
 def stopped_by_operator(sqlstate: str) -> bool:
-    """Tell whether somebody cancelled the statement (or its time-out did) or ended the session."""
+    """Tell whether somebody cancelled the statement (or its timeout did) or terminated the session."""
     return sqlstate in _STOPPED_BY_OPERATOR
 
 

@@ -1,6 +1,6 @@
-"""Connect, and try again after a failure.
+"""Connect, and retry after a failure.
 
-The first attempt, which nearly always succeeds, does without tenacity, which is imported with the first failure.
+The first attempt nearly always succeeds, so tenacity is imported only after a failure.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def connect(
     failed: Failure | None = None,
     begun: float = 0.0,
 ) -> Session:
-    """Connect, with attempts and backoff as `policy` says.
+    """Connect, with the attempts and backoff of `policy`.
 
-    A server that has too many clients is asked again while the start's clock for waiting runs, and that does not
-    count as attempts: when many replicas start at once, there is a place as soon as one of them is done.
+    If the server has too many clients, that does not count as an attempt, and retrying is limited by the start's clock
+    for waiting. When many replicas start at once, a connection becomes free as soon as one of them is done.
 
-    `spent` attempts have been made already; if `failed`, one more has just failed so; `begun` seconds of the first
-    one's time are over. Raises DatabaseUnavailableError with the cause in words.
+    `spent`: how many attempts have been made before. `failed`: one more attempt, which has just failed. `begun`: how
+    many seconds of the first attempt's timeout are over. Raises DatabaseUnavailableError with the cause in words.
     """
     try:
         if failed is not None:
@@ -44,19 +44,19 @@ def connect(
     except Failure as failure:
         if not failure.cause.heals:
             raise unavailable(failure, target, attempts=1) from None
-        from entrypoint.database import backoff  # Only now: tenacity is not needed where the first attempt succeeds.
+        from entrypoint.database import backoff  # Only now, because it imports tenacity.
 
         try:
             return backoff.connect_again(target, policy, clocks, failure, spent)
         except Failure as last:
-            # The default has the documented sentence, by which runbooks and alerts know it.
+            # With the default, the message is the documented one that runbooks and alerts look for.
             default = policy.attempts == ATTEMPTS
             tried = f"{ATTEMPTS} retries" if default else count(last.attempts, "attempt")
             raise unavailable(last, target, attempts=last.attempts, tried=tried) from None
 
 
 def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str = "") -> EntrypointError:
-    """Return the error for a connection that could not be had, be it after it was `tried` again and again."""
+    """Return the error for a failed connection. `tried` says how often it was tried, for causes that may heal."""
     cause = failure.cause
     remedy = target.remedy(cause.remedy)
     if cause.name == "address":
@@ -67,7 +67,7 @@ def unavailable(failure: Failure, target: Target, *, attempts: int, tried: str =
     if cause.name == "search_path":
         message = f"The connection does not match its address: {cause.words} ({failure.text})"
         return ConfigurationError(message, remedy=remedy, cause=cause.name)
-    # To ignore the parameter, PgBouncer's remedy, is none where it carries the schema.
+    # Having PgBouncer ignore the parameter does not help if the parameter sets the schema.
     if cause.name == "startup_parameter" and target.path:
         remedy = DIRECTLY
     after = f" after {tried}" if cause.heals and tried else ""

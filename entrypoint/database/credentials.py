@@ -1,6 +1,6 @@
-"""Credentials that change while the program runs: DATABASE_URL_FILE read again, DATABASE_PASSWORD_COMMAND asked again.
+"""Credentials that change while the program runs, from DATABASE_URL_FILE and DATABASE_PASSWORD_COMMAND.
 
-Both for each new connection. Imported only where one of them is set.
+The file is read, and the command run, again for each new connection. Imported only if one of them is set.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _CAUSE = Cause(
     "time counts toward DB_CONNECT_TIMEOUT_MS.",
     heals=True,
 )
-# Of what the command complains about, the end; in characters.
+# Show at most this many characters from the end of the command's standard error.
 _MOST_SAID = 500
-# What is shorter and comes from a command that failed is a word like `error`, and no token.
+# Shorter output of a failed command is a word like `error`, not a token.
 _LEAST_TOKEN = 12
 
 
 class NoPassword(Exception):  # noqa: N818 - becomes a Failure, one attempt's result
-    """The command gave no password; the text says why."""
+    """The command returned no password; the text says why."""
 
     cause = _CAUSE
 
 
 def address_now(address: Address) -> str:
-    """Return the address as its file has it now; as it was, if the file cannot be read or is empty.
+    """Return the address that is in its file now, or the last one if the file is empty or cannot be read.
 
-    Whoever replaces the file may have removed it for an instant: there is another attempt.
+    The file may be missing for a moment while it is replaced; the next attempt reads it again.
     """
     if not address.file:
         return address.conninfo
@@ -53,7 +53,7 @@ def address_now(address: Address) -> str:
 
 
 def password(command: tuple[str, ...], deadline: Deadline) -> str:
-    """Run DATABASE_PASSWORD_COMMAND and return what it prints. Raises NoPassword, ConfigurationError."""
+    """Run DATABASE_PASSWORD_COMMAND and return what it prints. Raises NoPassword and ConfigurationError."""
     try:
         ended = bounded.run(command, deadline)
     except OSError as error:
@@ -77,7 +77,7 @@ def password(command: tuple[str, ...], deadline: Deadline) -> str:
 
 
 def password_for_others(command: tuple[str, ...], deadline: Deadline) -> str:
-    """Return a password for another program's connection. Raises DatabaseUnavailableError, ConfigurationError."""
+    """Return a password for another program's connection. Raises DatabaseUnavailableError and ConfigurationError."""
     try:
         return password(command, deadline)
     except NoPassword as fault:
@@ -86,7 +86,7 @@ def password_for_others(command: tuple[str, ...], deadline: Deadline) -> str:
 
 
 def read(output: bytes) -> tuple[str, str]:
-    """Return the password in a command's output, without blanks around it, and what is wrong if it is none. Pure."""
+    """Return the password in a command's output, stripped, and what is wrong if there is none. Pure."""
     try:
         text = output.decode().strip()
     except UnicodeDecodeError:

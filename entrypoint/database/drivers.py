@@ -1,7 +1,7 @@
-"""What other drivers put into an address, and what becomes of it here. Pure, and a table.
+"""The parameters that other drivers have in an address, and what we do with each. Only a table.
 
-Imported only for an address that libpq cannot read as it is. Where two drivers mean something else by one name, or the
-value decides, `translation` does.
+Imported only if libpq cannot read an address as it is. If two drivers give a name different meanings, or the value
+matters, `translation` decides.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 JDBC: Final = "jdbc"
 LIBPQ: Final = "libpq"
 SQLALCHEMY: Final = "sqlalchemy"
-"""As SQLAlchemy writes it, and what builds on it: `host=` may be there several times, with a port in it."""
+"""SQLAlchemy's notation, also of what builds on it: `host=` may occur several times, with a port in it."""
 VERIFIES: Final = "verifies"
-"""The same, of a driver for which `ssl=true` means to verify the certificate."""
+"""The same, for drivers for which `ssl=true` means that the certificate is verified."""
 
 SCHEMES = {
     "postgresql": LIBPQ,
@@ -35,23 +35,23 @@ SCHEMES = {
     "ecto": VERIFIES,
     "asyncpg": VERIFIES,
 }
-"""What may stand before ://, beside `postgresql+driver`, and who reads the rest."""
+"""What may come before ://, besides `postgresql+driver`, and whose notation the rest is in."""
 
-# What becomes of a parameter.
+# What we do with a parameter.
 NAME: Final = "name"
-"""It is the name of one schema, with which the search_path is set."""
+"""It is a schema's name; the search_path is set to it."""
 PATH: Final = "path"
 """It is a search_path, as PostgreSQL writes it."""
 BY_VALUE: Final = "by value"
-"""Its value decides; see `translation`."""
+"""That depends on its value; see `translation`."""
 LEFT_OUT: Final = "left out"
-"""It says how the driver works, or is about the application's sessions; ours have settings of their own."""
+"""It is only for the driver or the application's sessions; ours have their own settings."""
 TRANSLATED: Final = "renamed"
-"""libpq has it by another name; see `RENAMED`."""
+"""libpq has another name for it; see `RENAMED`."""
 REFUSED_ONE: Final = "refused"
 """See `REFUSED`."""
 
-# libpq's name for what has another one.
+# libpq's names for other drivers' parameters.
 RENAMED = {
     # JDBC
     "PGHOST": "host",
@@ -77,7 +77,8 @@ RENAMED = {
     "database": "dbname",
 }
 
-# Without these we would connect otherwise than the application does, or as somebody else: why, as a clause.
+# Parameters that libpq cannot honor. Without them we would connect in another way than the application, or as another
+# user. Each with the reason, as a clause.
 REFUSED = {
     # Prisma
     "sslidentity": "is a client certificate in a PKCS#12 file, which libpq cannot read; use PEM files, with sslcert "
@@ -95,7 +96,7 @@ REFUSED = {
     "sslAlias": "chooses a client certificate from a Java key store; use files, with sslcert and sslkey",
     # lib/pq
     "sslinline": "puts certificates into the address; use files, with sslrootcert, sslcert and sslkey",
-    # pgx and lib/pq, which hand it to the server
+    # pgx and lib/pq, which pass it to the server
     "role": "changes the role of the application's sessions; for migrations, set MIGRATION_ROLE",
     "session_authorization": "changes the user of the application's sessions; put that user into the address",
     # pg8000 and asyncpg, in an address only by mistake
@@ -104,10 +105,10 @@ REFUSED = {
     "ssl_context": "is a Python object, which an address cannot hold; use sslmode and sslrootcert",
 }
 
-# Each with where its parameters are listed.
+# The comments say where each driver's parameters are documented.
 _DRIVERS = {
     # prisma-engines, quaint/src/connector/postgres/url.rs; Prisma's documentation, "PostgreSQL", "Arguments". The last
-    # two are the providers' (Supabase, Vercel), who had them put in.
+    # two come from providers (Supabase, Vercel), who add them to addresses.
     "Prisma": (
         {"schema": NAME, "sslaccept": BY_VALUE},
         (
@@ -177,8 +178,8 @@ _DRIVERS = {
         ),
     ),
     # pgx, pgconn/config.go and pgxpool/pool.go; lib/pq, "Connection String Parameters"; golang-migrate,
-    # database/postgres and database/pgx; GORM, "Connecting to a Database". What they do not know they hand to the
-    # server as a setting of the session: these are the usual ones.
+    # database/postgres and database/pgx; GORM, "Connecting to a Database". They pass unknown parameters to the server
+    # as settings of the session; the usual ones are listed here.
     "pgx, lib/pq, golang-migrate, GORM": (
         {"search_path": PATH},
         (

@@ -1,12 +1,12 @@
-"""The attempts that an address stands for: one for each of its hosts, and for each of a host's addresses.
+"""Expand an address into attempts to connect: one for each host, and for each of a host's IP addresses.
 
-libpq goes through them by itself, but its calls that do not block leave the time-outs to their caller, and then there
-would be only one for all of them.
+libpq can do this itself, but its non-blocking functions leave the timeout to the caller, and then one timeout would
+have to serve for all attempts.
 """
 
 from __future__ import annotations
 
-import _socket  # `socket` adds enumerations and selectors to it.
+import _socket  # `socket` would also import enumerations and selectors.
 import os
 
 from entrypoint.database.answers import NotConnected
@@ -28,7 +28,7 @@ _VARIABLES = {
 
 
 def attempts(parameters: Parameters) -> list[dict[str, str]]:
-    """Return the parameters of each attempt, in their order; names are looked up, which may take long.
+    """Return the parameters for each attempt, in order. This resolves host names, which may take long.
 
     Raises NotConnected if no host has an address.
     """
@@ -49,7 +49,7 @@ def attempts(parameters: Parameters) -> list[dict[str, str]]:
 
 
 def split(parameters: Parameters, environ: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return the parameters for each host of a list. What does not fit together is left to libpq, which says so."""
+    """Return the parameters for each host in a list. If the lists do not match, leave the error to libpq."""
     lists = {name: _get(parameters, name, environ).split(",") for name in ("host", "hostaddr", "port")}
     count = max(len(lists["host"]), len(lists["hostaddr"]))
     given = {name: values for name, values in lists.items() if values != [""]}
@@ -61,20 +61,20 @@ def split(parameters: Parameters, environ: Mapping[str, str]) -> list[dict[str, 
 
 
 def preferring(found: list[dict[str, str]], kind: str) -> list[dict[str, str]]:
-    """Return the attempts for a `kind` of server that is only preferred: first for that, then for any."""
+    """Expand `prefer-standby` into attempts for a standby, followed by attempts for any server."""
     if len(found) == 1 or kind != "prefer-standby":
         return found
     return [{**one, "target_session_attrs": wanted} for wanted in ("standby", "any") for one in found]
 
 
 def _resolved(parameters: Parameters, environ: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return the parameters for each address of a host. Raises OSError if it has none."""
+    """Return the parameters for each IP address of a host. Raises OSError if it has none."""
     host = _get(parameters, "host", environ)
-    # A directory, or an abstract socket; numbers.
+    # Neither a socket nor an IP address.
     named = host and host[0] not in "/@" and ":" not in host and not host.replace(".", "").isdecimal()
     if not named or _get(parameters, "hostaddr", environ):
         return [dict(parameters)]
-    # As bytes, as libpq does: a text would be encoded by a module that is not imported otherwise.
+    # As bytes, like in libpq. For a str, Python would import the module that encodes it.
     name = host.encode(errors="surrogateescape")
     answers = _socket.getaddrinfo(name, None, 0, _socket.SOCK_STREAM, _socket.IPPROTO_TCP)
     return [{**parameters, "hostaddr": str(answer[4][0])} for answer in answers]

@@ -1,13 +1,12 @@
-"""libpq through `_ctypes`, without psycopg: finding it, connecting, and the few calls that the first look needs.
+"""Use libpq through `_ctypes`, without psycopg: find it, connect, and make the few calls that the first look needs.
 
-psycopg's import is nine tenths of what an up-to-date start would cost with it (docs/startup-cost.md). The rest of what
-a session needs is in `pq_ctypes`, which the first look does not import. Connecting happens in a thread of its own,
-because name resolution and TLS cannot be interrupted; every other wait here ends by its deadline. What says how a
-question failed (`answers`) is imported where one has.
-Every function here is described in PostgreSQL's documentation, chapter "libpq - C Library".
+With psycopg, importing it would be nine tenths of the cost of an up-to-date start (docs/startup-cost.md). `pq_ctypes`
+has the rest of what a session needs; the first look does not import it. The caller connects in a thread, because name
+resolution and TLS cannot be interrupted; every other wait here ends by its deadline. `answers` is imported only after a
+failure. All functions of libpq are described in PostgreSQL's documentation, chapter "libpq - C Library".
 
-`_ctypes` is what `ctypes` is made of. The package around it takes 2 ms of every start, and 4 with Python 3.14, for what
-is not needed here (docs/decisions/0019-the-inner-half-of-ctypes.md).
+`_ctypes` is the inner module of `ctypes`. The package around it would take 2 ms of every start, and 4 ms with Python
+3.14, for features not needed here (docs/decisions/0019-the-inner-half-of-ctypes.md).
 """
 
 from __future__ import annotations
@@ -39,26 +38,26 @@ _BAD = 1
 _POLLING_FAILED, _POLLING_READING, _POLLING_WRITING, _POLLING_OK = range(4)
 _COMMAND_OK, _TUPLES_OK = 1, 2
 _IDLE, _UNKNOWN = 0, 4
-# PGVerbosity: verbose, the text about a failed login has the server's SQLSTATE in it, which is in no other place.
+# PGVerbosity. Only in verbose mode does the text about a failed login contain the server's SQLSTATE.
 _DEFAULT, _VERBOSE = 1, 2
 # OPENSSL_INIT_NO_LOAD_CONFIG, from openssl/crypto.h.
 _NO_LOAD_CONFIG = 0x80
 
 
 class c_int(_Simple):  # noqa: N801 - as in ctypes
-    """C's int."""
+    """C's `int`."""
 
     _type_ = "i"
 
 
 class c_char_p(_Simple):  # noqa: N801
-    """C's text that ends with a zero: bytes, or None."""
+    """C's zero-terminated string: bytes, or None."""
 
     _type_ = "z"
 
 
 class c_void_p(_Simple):  # noqa: N801
-    """An address: a number, or None."""
+    """C's `void *`: a number, or None."""
 
     _type_ = "P"
 
@@ -71,25 +70,25 @@ class _Function(CFuncPtr):
 
 
 class _Quick(CFuncPtr):
-    """A C function that never waits, so that the other thread need not be given its turn meanwhile.
+    """A C function that never blocks. It is called without releasing the interpreter lock.
 
-    An answer takes some hundred calls; with each of them the two threads would contend for the interpreter.
+    Reading an answer takes some hundred calls. Otherwise the two threads would contend for the lock at each of them.
     """
 
     _flags_ = FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI
     _restype_ = c_int
 
 
-# PQconninfoOption: keyword, envvar, compiled, val, label, dispchar, and a number that takes the room of an address.
+# PQconninfoOption: keyword, envvar, compiled, val, label, dispchar, and an int, padded to a pointer's size.
 ADDRESS = sizeof(c_void_p)
 _KEYWORD, _VALUE, _OPTION = 0, 3 * ADDRESS, 7 * ADDRESS
 
 
 class Libpq:
-    """A libpq that has been found and loaded."""
+    """A loaded libpq."""
 
     def __init__(self, path: str, mode: int) -> None:
-        """Load it in a `mode` of dlopen(3). Raises OSError, or AttributeError if it lacks a function."""
+        """Load it with a `mode` of dlopen(3). Raises OSError, or AttributeError if it lacks a function."""
         self._handle = dlopen(path, mode)
 
         function, quick = self.function, self.quick
@@ -110,7 +109,7 @@ class Libpq:
         self.send_query = function("PQsendQuery", c_int, c_void_p, c_char_p)
         self.consume_input = function("PQconsumeInput", c_int, c_void_p)
         self.is_busy = quick("PQisBusy", c_int, c_void_p)
-        # Called only when it need not wait: when `is_busy` has said no.
+        # Called only when it will not block, that is, if `is_busy` has returned 0.
         self.get_result = quick("PQgetResult", c_void_p, c_void_p)
         self.result_status = quick("PQresultStatus", c_int, c_void_p)
         self.result_error_field = quick("PQresultErrorField", c_char_p, c_void_p, c_int)
@@ -126,16 +125,16 @@ class Libpq:
 
     def function(self, name: str, result: type | None, *arguments: type, kind: type[CFuncPtr] = _Function) -> Any:
         """Return a function by its name. Raises AttributeError if there is none."""
-        found = kind((name, self))  # type: ignore[arg-type]  # all that it reads is `_handle`
+        found = kind((name, self))  # type: ignore[arg-type]  # it reads only `_handle`
         found.restype, found.argtypes = result, arguments
         return found
 
     def quick(self, name: str, result: type | None, *arguments: type) -> Any:
-        """Return a function that never waits."""
+        """Return a function that never blocks."""
         return self.function(name, result, *arguments, kind=_Quick)
 
     def parse(self, address: str) -> dict[str, str] | None:
-        """Return the parameters in an address, without those that it does not set; None if it is malformed."""
+        """Return the parameters that an address sets; None if it is malformed."""
         message = c_void_p()
         options = self.conninfo_parse(address.encode(errors="surrogateescape"), byref(message))
         if not options:
@@ -147,24 +146,24 @@ class Libpq:
 
 
 def each(option: int) -> Iterator[tuple[int, str, str | None]]:
-    """Yield the options of a list of libpq's: where each is in memory, its keyword and its value."""
+    """Yield the options in a list from libpq: each one's address in memory, its keyword and its value."""
     while keyword := c_char_p.from_address(option + _KEYWORD).value:
         yield option, keyword.decode(), text_at(option + _VALUE)
         option += _OPTION
 
 
 def text_at(place: int) -> str | None:
-    """Return the text to which a pointer in memory leads; what is not UTF-8 is in surrogates."""
+    """Return the text that the pointer at `place` points to. Bytes that are not UTF-8 become surrogates."""
     value = c_char_p.from_address(place).value
     return None if value is None else value.decode(errors="surrogateescape")
 
 
 def load() -> Libpq | None:
-    """Load psycopg's own libpq, or else the system's; None if there is neither."""
+    """Load the libpq in psycopg's binary package, or else the system's; None if there is neither."""
     own = bundled()
     try:
-        # The wheel's libraries belong together: what is not called need not be looked up, which would take 0.6 ms. In
-        # others a function that is missing is to be found out now, not in the middle of a call.
+        # The libraries in the wheel belong together, so their symbols need not be resolved up front, which would take
+        # 0.6 ms. In others, find a missing symbol now, not in the middle of a call.
         found = Libpq(own, os.RTLD_LAZY) if own else Libpq("libpq.so.5", os.RTLD_NOW)
         if own and "OPENSSL_CONF" in os.environ and getattr(sys, "frozen", False):
             _ignore_configuration(found)
@@ -174,16 +173,16 @@ def load() -> Libpq | None:
 
 
 def _ignore_configuration(library: Libpq) -> None:
-    """Keep OpenSSL from reading the file that OPENSSL_CONF names: in the self-contained folder it is for another one.
+    """Keep the self-contained folder's OpenSSL from reading the file that OPENSSL_CONF names.
 
-    It is the image's, for the application: it may ask for modules that only the image's OpenSSL can load, and then
-    there would be no TLS. Has to be called before OpenSSL is used.
+    That file is the image's, for the application. It may require modules that only the image's own OpenSSL can load,
+    and then TLS would fail. Call this before OpenSSL is used.
     """
     library.quick("OPENSSL_init_crypto", c_int, c_void_p, c_void_p)(_NO_LOAD_CONFIG, None)
 
 
 def bundled() -> str | None:
-    """Return the path of the libpq that psycopg's binary package brings along; None if it is not there."""
+    """Return the path of the libpq in psycopg's binary package; None if that is not installed."""
     for folder in sys.path:
         libraries = os.path.join(folder, "psycopg_binary.libs")
         try:
@@ -197,23 +196,23 @@ def bundled() -> str | None:
 
 
 class Connection:
-    """A connection for a few questions, with the methods of `Session` that those need."""
+    """A connection for a few queries, with the methods of `Session` that those need."""
 
     def __init__(self, libpq: Libpq, parameters: Mapping[str, object]) -> None:
-        """Begin to connect: look the name up, which may take long, and knock at the door."""
+        """Start connecting. This resolves the host's name, which may take long."""
         self._libpq = libpq
         address = conninfo({name: str(value) for name, value in parameters.items() if value is not None})
         self._connection: int | None = libpq.connect_start(address.encode(errors="surrogateescape"))
-        # libpq's own way would be to print them; a server may have one to say with the login.
-        # PQfreemem is the function that does nothing, with the NULL that it gets as its first argument: a callback of
-        # Python's would cost a millisecond, and memory that is writable and executable, which some systems refuse.
+        # By default libpq prints notices, and a server may send one during the login. PQfreemem serves as a callback
+        # that does nothing, because its first argument is NULL. A callback in Python would take a millisecond, and
+        # memory that is both writable and executable, which some systems refuse.
         libpq.set_notice_processor(self._connection, libpq.freemem, None)
         libpq.set_error_verbosity(self._connection, _VERBOSE)
 
     def log_in(self, deadline: Deadline) -> None:
-        """Wait until the connection can be used. Raises NotConnected, with libpq's text if it has one."""
+        """Wait until the connection can be used. Raises NotConnected, with libpq's text if there is one."""
         libpq = self._libpq
-        # The order is the documentation's: wait first, as if the last answer had been "writing".
+        # The documentation says to begin as if PQconnectPoll had returned PGRES_POLLING_WRITING.
         step = _POLLING_FAILED if libpq.status(self._connection) == _BAD else _POLLING_WRITING
         while step != _POLLING_OK:
             if step == _POLLING_FAILED:
@@ -226,13 +225,13 @@ class Connection:
         libpq.set_error_verbosity(self._connection, _DEFAULT)
 
     def describe(self) -> None:
-        """Have the log say where it leads."""
+        """Set the log's fields for the server, database and user."""
         library = self._libpq
         found = (library.host, library.port, library.database, library.user)
         describe_server(*(text_of(function(self._connection)) for function in found))
 
     def __str__(self) -> str:
-        """Return where it leads, for the log."""
+        """Return the host and database, for the log."""
         host, database = self._libpq.host(self._connection), self._libpq.database(self._connection)
         return f"{foreign(text_of(host)) or 'the local socket'}, database {foreign(text_of(database))}"
 
@@ -279,7 +278,7 @@ class Connection:
         return result
 
     def _ready(self, events: int, deadline: Deadline) -> bool:
-        """Wait until the socket is ready; tell whether it is."""
+        """Wait until the socket is ready; return False if the deadline passes first."""
         poll = select.poll()
         poll.register(self._libpq.socket(self._connection), events)
         return bool(poll.poll(deadline.remaining() * 1000))
@@ -293,16 +292,16 @@ class Connection:
         try:
             self.query("ROLLBACK", deadline)
         except (StatementError, EntrypointError):
-            return  # The server ends the transaction by itself when the connection ends.
+            return  # The server ends the transaction when the connection ends.
 
     def taken(self) -> int:
-        """Hand the connection over, as its address in memory: whoever takes it closes it."""
+        """Hand the connection over, as its address in memory. The caller has to close it."""
         pointer, self._connection = self._connection, None
         assert pointer is not None  # noqa: S101 - it is logged in
         return pointer
 
     def close(self) -> None:
-        """Say good-bye to the server and close. Does not wait for an answer."""
+        """Close the connection properly. Does not wait for an answer."""
         if self._connection is not None:
             self._libpq.finish(self._connection)
             self._connection = None
@@ -311,7 +310,7 @@ class Connection:
         get, is_null = self._libpq.getvalue, self._libpq.getisnull
         columns = range(self._libpq.nfields(result))
         return [
-            # An empty text and NULL look the same, but for `is_null`.
+            # Only `is_null` distinguishes NULL from an empty string.
             tuple(
                 [
                     value.decode() if (value := get(result, row, column)) or not is_null(result, row, column) else None
@@ -343,5 +342,5 @@ def _refused(libpq: Libpq, result: int, statement: int) -> StatementError:
 
 
 def text_of(value: bytes | None) -> str:
-    """Return a text of libpq's, "" for none."""
+    """Return a text from libpq; "" if there is none."""
     return (value or b"").decode(errors="replace")

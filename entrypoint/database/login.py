@@ -1,7 +1,7 @@
-"""Try once to connect, in bounded time.
+"""Try once to connect, within a time limit.
 
-libpq's name resolution cannot be interrupted, so an attempt runs in a daemon thread and the main thread waits with a
-deadline of its own: a signal is heard at once, and an attempt that hangs is abandoned.
+libpq's name resolution cannot be interrupted. So an attempt runs in a daemon thread, and the main thread waits with its
+own deadline. It can react to a signal at once, and abandons an attempt that hangs.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from entrypoint.database import libpq, pq
     from entrypoint.database.classify import Cause
 
-# For an attempt whose time is over already, in seconds.
+# Seconds for an attempt whose time is already over.
 LEAST = 1.0
 
 
-class Failure(Exception):  # noqa: N818 - one attempt's result; what leaves this package is a DatabaseUnavailableError
-    """One attempt failed, for this `cause`; `text` is what libpq said."""
+class Failure(Exception):  # noqa: N818 - one attempt's result; callers of this package get a DatabaseUnavailableError
+    """One attempt to connect has failed."""
 
     def __init__(self, cause: Cause, text: str) -> None:
-        """Take the cause and the text that it was told from."""
+        """Take the cause, and libpq's text."""
         super().__init__(text)
         self.attempts = 1
-        """How many had been made when it was given up."""
+        """How many attempts had been made when connecting was given up."""
         self.cause = cause
         self.text = text
 
 
 def failure_of(text: str) -> Failure:
-    """Return the failure that libpq describes with `text`, or that is our own if it begins with `SILENCE`."""
-    # Told from the text as it came: a password may be a word by which a cause is known.
+    """Return the failure for libpq's `text`, or for our own, which begins with `SILENCE`."""
+    # Classify the original text: masking a password could remove a word by which the cause is recognized.
     from entrypoint.database.roots import explained
 
     cause, text = explained(classify_connection_failure(text), text, os.environ), _one_line(without_codes(text))
@@ -49,7 +49,7 @@ def failure_of(text: str) -> Failure:
 
 
 def attempt(conninfo: str, deadline: Deadline) -> Session:
-    """Connect in a thread of its own, and wait for that until `deadline`. Raises Failure."""
+    """Connect in a separate thread, and wait for it until `deadline`. Raises Failure."""
     parameters = binding().parse(conninfo)
     leave_out_time_zone()
     attempt = _Attempt(parameters, deadline)
@@ -66,20 +66,20 @@ def attempt(conninfo: str, deadline: Deadline) -> Session:
 
 
 def go_on(connection: libpq.Connection) -> Session | None:
-    """Return a session on a connection that is there; None if that cannot be, and then the connection is closed."""
+    """Return a session on an existing connection. If the binding cannot use it, close it and return None."""
     taken = binding().take(connection)
     return None if taken is None else _session(taken)
 
 
 def _session(connection: pq.Connection) -> Session:
-    # libpq looks into more places than we do: a service file of the system's, a password file that it names.
+    # libpq may find a password where we do not look, such as the system's service file or a password file named there.
     if password := connection.password():
         know_for_now([password])
     return Session(connection)
 
 
 class _Attempt:
-    """One attempt, which a thread makes while another waits for it."""
+    """One attempt, made in one thread while another waits for it."""
 
     def __init__(self, parameters: dict[str, str], deadline: Deadline) -> None:
         self._parameters = parameters
@@ -94,11 +94,11 @@ class _Attempt:
         """Connect, in this thread."""
         try:
             self._connection = _connect(self._parameters, self._deadline)
-        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which knows what to do with it
+        except BaseException as error:  # noqa: BLE001 - passed to the main thread
             self._error = error
         self._done.release()
         if self._given_up and self._connection is not None:
-            # Too late; nobody will take it. (If somebody just did, the server only loses an idle connection.)
+            # Too late, nobody will take it. (If the main thread has just taken it, only an idle connection is lost.)
             self._connection.finish()
 
     def taken(self) -> pq.Connection:
@@ -115,7 +115,7 @@ class _Attempt:
             raise failure_of(str(self._error))
         if self._error is not None:
             raise self._error
-        assert self._connection is not None  # noqa: S101 - it is that or an error
+        assert self._connection is not None  # noqa: S101 - there is either a connection or an error
         return self._connection
 
 
@@ -136,5 +136,5 @@ def _connect(parameters: dict[str, str], deadline: Deadline) -> pq.Connection:
 
 
 def _one_line(text: str) -> str:
-    """Return libpq's text, of several lines where several addresses were tried, as one line."""
+    """Return libpq's text on one line. It has several if several addresses were tried."""
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -1,6 +1,6 @@
-"""What is wrong with an address that libpq cannot read, where it is of a well-known kind: for its message. Pure.
+"""Recognize well-known mistakes in an address that libpq cannot read, for the error message. Pure.
 
-Only words from the lists below are ever quoted, and names of variables: any other piece may be one of a password.
+Messages quote only words from the lists below, and names of variables: anything else may be part of a password.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OTHER_DATABASE = re.compile(
     r"(?i)((?:jdbc:)?(?:mysql2?|mariadb|sqlite3?|mongodb(?:\+srv)?|redis|sqlserver|oracle|prisma(?:\+postgres)?|https?))://"
 )
 _VARIABLE = re.compile(r"\$(?:\{[A-Za-z_]\w*\}|\([A-Za-z_]\w*\))")
-# Not quoted: it may be a password.
+# Never quoted, as it may be a password.
 _PLACEHOLDER = re.compile(r"(?:\$\w+|\$?\{\{.*\}\}|<%.*%>|<[\w -]+>|%\w+%|\$\{[^{}]*\})\Z", re.DOTALL)
 _IN_PLACE = re.compile(r"postgres(?:ql)?://(?:[^?]*@)?[^@?]*(?:\$[{(]|\{\{)")
 _CAPITALS = re.compile(r"(?!postgres(?:ql)?://)(?i:postgres(?:ql)?://)")
@@ -28,12 +28,12 @@ _SCHEME = re.compile(r"(?i)postgres(?:ql)?://")
 _QUOTES = "'\"`\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
 _ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Za-z_]\w*=\s*[" + _QUOTES + r"]*[A-Za-z][\w+.:-]*://")
 _PSQL = re.compile(r"(?:\S*/)?psql\s")
-# .NET: names may have blanks in them, and the case of their letters does not matter.
+# In .NET, names may contain spaces, and their case does not matter.
 _DOTNET = re.compile(
     r"(?i)\s*(?:host|server|data source|address|port|database|initial catalog|user ?id|user ?name|uid|user|password|"
     r"pwd)\s*=[^;]*;"
 )
-# With a user, or a port and a database.
+# An address with a user, or with a port and a database, but without a scheme.
 _WITHOUT_SCHEME = re.compile(
     r"(?!postgres(?:ql)?://)(?://)?(?:[^\s/@=:]+:\S*@\S+|[^\s/@=:]+@[\w.-]+|[\w.-]+:\d+/\S*)\Z"
 )
@@ -41,7 +41,7 @@ _IN_CONNINFO = re.compile(r"(\w+)\s*=\s*(?:'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)\s
 
 
 class Misspelt(NamedTuple):
-    """What is wrong, as a clause about the variable, and what to write instead."""
+    """What is wrong (a clause about the variable), and what to write instead."""
 
     fault: str
     remedy: str
@@ -49,7 +49,7 @@ class Misspelt(NamedTuple):
 
 _LIKE = "postgresql://user:password@host:5432/database"
 
-# What an address that begins so, or is so, is; in this order.
+# Patterns for the beginning of an address, and what is wrong with it. The first match counts.
 _KINDS = (
     (
         _PLACEHOLDER,
@@ -92,9 +92,9 @@ _KINDS = (
 
 
 def read(address: str, understood: frozenset[str]) -> Misspelt | None:
-    """Return what is wrong with `address`; None if it is of no kind that is known.
+    """Return what is wrong with `address`; None if it is not a known mistake.
 
-    `understood` are the names of the parameters that libpq knows, and of those that are translated for it.
+    `understood`: the names of the parameters that libpq knows or that we translate.
     """
     if address[:1] in _QUOTES:
         return Misspelt(
@@ -128,7 +128,7 @@ _WITHOUT = "The application can keep its DATABASE_URL: set MIGRATION_DATABASE_UR
 
 
 def _unknown(address: str, understood: frozenset[str]) -> Misspelt | None:
-    """Return what is wrong with the first parameter that libpq does not know; it may be a piece of a password."""
+    """Return what is wrong with the first unknown parameter, which may be part of a password."""
     for number, name in enumerate(_names(address), start=1):
         if name in understood:
             continue
@@ -149,7 +149,7 @@ def _unknown(address: str, understood: frozenset[str]) -> Misspelt | None:
 
 
 def _names(address: str) -> list[str]:
-    """Return the names of the parameters in a URL's query, or of a conninfo string; none if it is neither."""
+    """Return the names of the parameters in a URL's query or a conninfo string; empty if it is neither."""
     if _SCHEME.match(address):
         return [part.partition("=")[0] for part in address.partition("?")[2].split("&") if "=" in part]
     names, at = [], 0

@@ -1,7 +1,6 @@
-"""What a session needs of libpq, whichever way it is reached: `pq_ctypes` and `pq_psycopg` have it.
+"""What a session needs from libpq. Both bindings, `pq_ctypes` and `pq_psycopg`, provide it.
 
-The names are libpq's and psycopg's, so that their documentation is ours. What goes wrong is a `PqError`, whose text is
-libpq's.
+The names are those of libpq and psycopg, so their documentation applies. Errors are a `PqError` with libpq's text.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
 
     class Connection(Protocol):
-        """A connection on which no call waits, except `cancelling`'s."""
+        """A connection on which no call blocks, except the function that `cancelling` returns."""
 
         notice_handler: Callable[[Answer], None] | None
-        """Called by libpq, in the middle of `is_busy` or `get_result`; it must not raise."""
+        """Called by libpq, inside `is_busy` or `get_result`; it must not raise."""
 
         @property
         def backend_pid(self) -> int:
@@ -33,20 +32,20 @@ if TYPE_CHECKING:
 
         @property
         def transaction_status(self) -> int:
-            """Return one of the transaction states below; UNKNOWN for a connection that is no more."""
+            """Return one of the transaction states below; UNKNOWN if the connection is lost."""
 
         @property
         def socket(self) -> int:
-            """Return the descriptor to wait on. Raises PqError if there is none any more."""
+            """Return the descriptor to wait on. Raises PqError if there is none."""
 
         def host(self) -> str:
-            """Return the host that let us in, or the directory of its socket."""
+            """Return the host that we are connected to, or the directory of its socket."""
 
         def address(self) -> str:
-            """Return that host's numeric address, "" for a socket of Unix."""
+            """Return that host's IP address; "" for a Unix socket."""
 
         def port(self) -> str:
-            """Return its port."""
+            """Return the host's port."""
 
         def database(self) -> str:
             """Return the database's name."""
@@ -58,55 +57,55 @@ if TYPE_CHECKING:
             """Return the password that was used, wherever it came from."""
 
         def options(self) -> list[Option]:
-            """Return what was in effect when the connection was made."""
+            """Return the options that were in effect when the connection was made."""
 
         def parameter_status(self, name: str) -> str | None:
-            """Return a setting as the server has reported it."""
+            """Return a setting that the server reports."""
 
         def send_query(self, sql: bytes) -> None:
-            """Begin to send one or more statements."""
+            """Start sending one or more statements."""
 
         def send_single(self, sql: bytes) -> None:
-            """Begin to send what the server is to take for one statement or refuse."""
+            """Start sending a single statement; the server refuses a text with more than one."""
 
         def take_rows_in_parts(self, rows: int) -> None:
-            """Let libpq hand over the rows of what has just been sent as they come, so many at once if it can."""
+            """Return the rows of what was just sent as they arrive, `rows` at a time (before libpq 17, singly)."""
 
         def flush(self) -> bool:
-            """Send on; return whether something is left to send."""
+            """Go on sending; return whether something is left to send."""
 
         def consume_input(self) -> None:
             """Read what has arrived."""
 
         def is_busy(self) -> bool:
-            """Return whether `get_result` would have to wait."""
+            """Return whether `get_result` would block."""
 
         def get_result(self) -> Result | None:
             """Return the next result; None at the end."""
 
         def put_copy_end(self, reason: str) -> None:
-            """End a COPY FROM STDIN, as failed for a `reason`."""
+            """Make a COPY FROM STDIN fail with `reason`."""
 
         def cancelling(self) -> Callable[[], None]:
-            """Return what asks the server to cancel; it may wait, in any thread, and raises nothing."""
+            """Return a function that asks the server to cancel. It may block, works in any thread, and never raises."""
 
         def finish(self) -> None:
-            """Say good-bye to the server and close."""
+            """Close the connection properly."""
 
     class Binding(Protocol):
-        """A way to libpq."""
+        """A binding of libpq."""
 
         def parse(self, address: str) -> dict[str, str]:
-            """Return the parameters in an address. Raises PqError; what is not UTF-8 is in surrogates."""
+            """Return the parameters in an address. Bytes that are not UTF-8 become surrogates. Raises PqError."""
 
         def defaults(self) -> dict[str, str | None]:
-            """Return all parameters that there are, with their values where an address sets none."""
+            """Return all parameters that exist, with their default values."""
 
         def connect(self, parameters: Mapping[str, object], deadline: Deadline) -> Connection:
-            """Connect. Blocks, as long as name resolution takes. Raises NotConnected."""
+            """Connect. Blocks while names are resolved, whatever the deadline. Raises NotConnected."""
 
         def take(self, connection: libpq.Connection) -> Connection | None:
-            """Go on with a connection that is logged in; if that cannot be, close it and return None."""
+            """Take over a connection that is logged in. If that is impossible, close it and return None."""
 
 
 # From libpq-fe.h: ExecStatusType, PGTransactionStatusType.
@@ -116,7 +115,7 @@ IDLE, ACTIVE, INTRANS, INERROR, UNKNOWN = range(5)
 
 
 class PqError(Exception):
-    """A call of libpq's failed; the text is libpq's."""
+    """A call to libpq has failed; the text is libpq's."""
 
 
 class Option(NamedTuple):
@@ -125,5 +124,5 @@ class Option(NamedTuple):
     name: str
     value: str | None
     compiled: str | None
-    """What it would be if nobody said anything."""
+    """The compiled-in default."""
     secret: bool

@@ -1,9 +1,9 @@
-"""Our own binding of libpq, as far as only sessions need it; the rest is in `libpq`.
+"""Our own binding of libpq: the part that only sessions need. The rest is in `libpq`.
 
-A call of a function that may take long lets other threads have their turn; the others keep the interpreter, as there
-are several hundred of them for an answer (`libpq.Libpq.quick`). Notices come by a callback, the only one here: libpq
-calls it in the middle of a call of ours, in the thread that made that, and it takes the interpreter if that thread has
-let it go. Where the system forbids the memory that it takes, which is writable and executable, `load` finds nothing.
+Calls that may take long release the interpreter lock; the others keep it, because reading an answer takes several
+hundred of them (`libpq.Libpq.quick`). There is one callback, for notices. libpq calls it inside one of our calls, in
+the same thread, and it acquires the interpreter lock if that was released. A callback needs memory that is both
+writable and executable; if the system forbids that, `load` returns None.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from entrypoint.database.answers import Answer, Result
     from entrypoint.deadline import Deadline
 
-# PQconninfoOption, beside what `libpq` knows of it.
+# More fields of PQconninfoOption; see `libpq`.
 _COMPILED, _DISPLAY = 2 * ADDRESS, 5 * ADDRESS
 _SECRET = b"*"
 
 
 class _Receiver(CFuncPtr):
-    """PQnoticeReceiver: a function of Python's that C can call."""
+    """PQnoticeReceiver: a Python function that C can call."""
 
     _flags_ = FUNCFLAG_CDECL
     _argtypes_ = (c_void_p, c_void_p)
@@ -38,10 +38,10 @@ class _Receiver(CFuncPtr):
 
 
 class Binding:
-    """A libpq that has been loaded, with all that a session calls."""
+    """A loaded libpq, with all functions that a session calls."""
 
     def __init__(self, library: libpq.Libpq) -> None:
-        """Look the functions up. Raises AttributeError if one is missing, MemoryError if no callback is allowed."""
+        """Look up the functions. Raises AttributeError if one is missing, MemoryError if callbacks are not allowed."""
         self.library = library
         function, quick = library.function, library.quick
         self.conndefaults = quick("PQconndefaults", c_void_p)
@@ -60,7 +60,7 @@ class Binding:
         self.set_notice_receiver = quick("PQsetNoticeReceiver", c_void_p, c_void_p, c_void_p, c_void_p)
         self.command_status = quick("PQcmdStatus", c_char_p, c_void_p)
         self.set_chunked_rows_mode: Any = None
-        try:  # From libpq 17 on.
+        try:  # libpq 17 and later
             self.set_chunked_rows_mode = quick("PQsetChunkedRowsMode", c_int, c_void_p, c_int)
             self.cancel_create = quick("PQcancelCreate", c_void_p, c_void_p)
             self.cancel_blocking = function("PQcancelBlocking", c_int, c_void_p)
@@ -73,7 +73,7 @@ class Binding:
         self.receiver = _Receiver(_receive)
 
     def parse(self, address: str) -> dict[str, str]:
-        """Return the parameters in an address. Raises PqError; what is not UTF-8 is in surrogates."""
+        """Return the parameters in an address. Bytes that are not UTF-8 become surrogates. Raises PqError."""
         message = c_void_p()
         library = self.library
         options = library.conninfo_parse(_bytes(address), byref(message))
@@ -84,11 +84,11 @@ class Binding:
         return {name: value for name, value, *_ in self.read(options) if value is not None}
 
     def defaults(self) -> dict[str, str | None]:
-        """Return all parameters that there are, with their values where an address sets none."""
+        """Return all parameters that exist, with their default values."""
         return {name: value for name, value, *_ in self.read(self.conndefaults())}
 
     def connect(self, parameters: Mapping[str, object], deadline: Deadline) -> Connection:
-        """Connect. Blocks, as long as name resolution takes. Raises NotConnected."""
+        """Connect. Blocks while names are resolved, whatever the deadline. Raises NotConnected."""
         connection = libpq.Connection(self.library, parameters)
         try:
             connection.log_in(deadline)
@@ -98,11 +98,11 @@ class Binding:
         return self.take(connection)
 
     def take(self, connection: libpq.Connection) -> Connection:
-        """Go on with a connection that is logged in."""
+        """Take over a connection that is logged in."""
         return Connection(self, connection.taken())
 
     def read(self, options: int | None) -> list[Option]:
-        """Return a list of options of libpq's, and free it."""
+        """Return the options in a list from libpq, and free the list."""
         if not options:
             raise PqError("out of memory")
         try:
@@ -112,7 +112,7 @@ class Binding:
 
 
 def load() -> Binding | None:
-    """Return the binding; None if there can be none."""
+    """Return the binding; None if it cannot work here."""
     library = libpq.load()
     try:
         return None if library is None else Binding(library)
@@ -127,7 +127,7 @@ def _options(first: int) -> Iterator[Option]:
 
 
 class Connection:
-    """A connection of libpq's."""
+    """A libpq connection."""
 
     def __init__(self, binding: Binding, pointer: int) -> None:
         """Take a connection that is logged in, by its address in memory."""
@@ -146,32 +146,32 @@ class Connection:
 
     @property
     def server_version(self) -> int:
-        """As in 160014 for 16.14."""
+        """A number, such as 160014 for 16.14."""
         return int(self._binding.server_version(self._pointer))
 
     @property
     def transaction_status(self) -> int:
-        """One of the transaction states; UNKNOWN for a connection that is no more."""
+        """One of the transaction states; UNKNOWN if the connection is lost."""
         return int(self._library.transaction_status(self._pointer))
 
     @property
     def socket(self) -> int:
-        """The descriptor to wait on. Raises PqError if there is none any more."""
+        """The descriptor to wait on. Raises PqError if there is none."""
         descriptor = int(self._library.socket(self._pointer))
         if descriptor < 0:
             raise PqError("the connection is lost")
         return descriptor
 
     def host(self) -> str:
-        """Return the host that let us in, or the directory of its socket."""
+        """Return the host that we are connected to, or the directory of its socket."""
         return text_of(self._library.host(self._pointer))
 
     def address(self) -> str:
-        """Return that host's numeric address, "" for a socket of Unix."""
+        """Return that host's IP address; "" for a Unix socket."""
         return text_of(self._binding.address(self._pointer))
 
     def port(self) -> str:
-        """Return its port."""
+        """Return the host's port."""
         return text_of(self._library.port(self._pointer))
 
     def database(self) -> str:
@@ -188,31 +188,31 @@ class Connection:
         return (value or b"").decode(errors="surrogateescape")
 
     def options(self) -> list[Option]:
-        """Return what was in effect when the connection was made."""
+        """Return the options that were in effect when the connection was made."""
         return self._binding.read(self._binding.conninfo(self._pointer))
 
     def parameter_status(self, name: str) -> str | None:
-        """Return a setting as the server has reported it."""
+        """Return a setting that the server reports."""
         value = self._binding.parameter_status(self._pointer, name.encode())
         return None if value is None else value.decode()
 
     def send_query(self, sql: bytes) -> None:
-        """Begin to send one or more statements."""
+        """Start sending one or more statements."""
         self._succeeded(self._library.send_query(self._pointer, sql))
 
     def send_single(self, sql: bytes) -> None:
-        """Begin to send what the server is to take for one statement or refuse."""
+        """Start sending a single statement; the server refuses a text with more than one."""
         self._succeeded(self._binding.send_query_params(self._pointer, sql, 0, None, None, None, None, 0))
 
     def take_rows_in_parts(self, rows: int) -> None:
-        """Let libpq hand over the rows of what has just been sent as they come, so many at once if it can."""
+        """Return the rows of what was just sent as they arrive, `rows` at a time (before libpq 17, singly)."""
         if self._binding.set_chunked_rows_mode is not None:
             self._succeeded(self._binding.set_chunked_rows_mode(self._pointer, rows))
         else:
             self._succeeded(self._binding.set_single_row_mode(self._pointer))
 
     def flush(self) -> bool:
-        """Send on; return whether something is left to send."""
+        """Go on sending; return whether something is left to send."""
         left = self._binding.flush(self._pointer)
         self._succeeded(left >= 0)
         return bool(left)
@@ -222,22 +222,22 @@ class Connection:
         self._succeeded(self._library.consume_input(self._pointer))
 
     def is_busy(self) -> bool:
-        """Return whether `get_result` would have to wait."""
+        """Return whether `get_result` would block."""
         return bool(self._library.is_busy(self._pointer))
 
     def get_result(self) -> Result | None:
-        """Return the next result; None at the end. To be called only when it need not wait."""
+        """Return the next result; None at the end. Call it only if it will not block."""
         pointer = self._library.get_result(self._pointer)
         return _OwnResult(self._binding, pointer) if pointer else None
 
     def put_copy_end(self, reason: str) -> None:
-        """End a COPY FROM STDIN, as failed for a `reason`."""
+        """Make a COPY FROM STDIN fail with `reason`."""
         self._succeeded(self._binding.put_copy_end(self._pointer, reason.encode()) >= 0)
 
     def cancelling(self) -> Callable[[], None]:
-        """Return what asks the server to cancel; it may wait, in any thread, and raises nothing.
+        """Return a function that asks the server to cancel. It may block, works in any thread, and never raises.
 
-        What it needs is copied now, so the connection may be closed meanwhile.
+        It has its own copy of what it needs, so the connection may be closed in the meantime.
         """
         binding = self._binding
         request = binding.cancel_create(self._pointer) if self._pointer else None
@@ -250,10 +250,10 @@ class Connection:
         return cancel
 
     def finish(self) -> None:
-        """Say good-bye to the server and close."""
+        """Close the connection properly."""
         pointer, self._pointer = self._pointer, None
         if pointer:
-            # Before its place in memory can be another's, which is as soon as libpq has freed it.
+            # Do this first: once libpq has freed the memory, another connection can have the same address.
             _connections.pop(pointer, None)
             self._library.finish(pointer)
 
@@ -263,11 +263,11 @@ class Connection:
 
 
 _connections: dict[int, ref[Connection]] = {}
-"""By their address in memory, with which libpq calls `_receive`."""
+"""The connections by their address in memory, which libpq passes to `_receive`."""
 
 
 def _receive(connection: int | None, result: int | None) -> None:
-    """Hand a notice over. libpq frees the result afterwards."""
+    """Pass a notice to its connection's handler. libpq frees the result afterwards."""
     known = _connections.get(connection or 0)
     found = None if known is None else known()
     if found is not None and found.notice_handler is not None and result:
@@ -275,12 +275,12 @@ def _receive(connection: int | None, result: int | None) -> None:
 
 
 class _Result(Refusal):
-    """A result that is libpq's, or was."""
+    """A result in libpq's memory."""
 
     def __init__(self, binding: Binding, pointer: int) -> None:
         super().__init__(binding.library, pointer)
         self._binding = binding
-        # It does not change, and is asked for again and again.
+        # It does not change, and is read often.
         self.status: int = binding.library.result_status(pointer)
 
     @property
@@ -297,7 +297,7 @@ class _Result(Refusal):
         return int(self._library.nfields(self._pointer))
 
     def get_value(self, row_number: int, column_number: int, /) -> bytes | None:
-        # libpq would send a notice about one that is not there.
+        # libpq would issue a notice about a row or column that does not exist.
         if not (0 <= row_number < self.ntuples and 0 <= column_number < self.nfields):
             return None
         value: bytes = self._library.getvalue(self._pointer, row_number, column_number)
@@ -305,7 +305,7 @@ class _Result(Refusal):
 
 
 class _OwnResult(_Result):
-    """A result that goes with the last of who look at it."""
+    """A result that is freed when nothing refers to it any more."""
 
     def __del__(self) -> None:
         pointer, self._pointer = self._pointer, None

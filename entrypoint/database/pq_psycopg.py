@@ -1,7 +1,7 @@
-"""psycopg's binding of libpq, for where ours cannot be had: a Python without `_ctypes`, a libpq that is built in.
+"""psycopg's binding of libpq, for systems where ours does not work: a Python without `_ctypes`, or a built-in libpq.
 
-Nothing else imports psycopg, whose import is most of what a migration of a few files would cost. libpq's texts about a
-failed login come without SQLSTATEs here, as psycopg cannot ask for them.
+Nothing else imports psycopg: its import would be most of the cost of a migration of a few files. Here libpq's texts
+about a failed login have no SQLSTATEs, because psycopg cannot ask for them.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
     _T = TypeVar("_T")
 
 
-# Milliseconds, for a server that does not answer a request to cancel. Nobody waits so long for that.
+# Milliseconds to wait for the answer to a cancel request. The callers wait less.
 _CANCELLING = 5_000
 
 
 class Binding:
-    """libpq, as psycopg has loaded it."""
+    """The libpq that psycopg has loaded."""
 
     def parse(self, address: str) -> dict[str, str]:
-        """Return the parameters in an address. Raises PqError; what is not UTF-8 is in surrogates."""
+        """Return the parameters in an address. Bytes that are not UTF-8 become surrogates. Raises PqError."""
         options = _call(lambda: pq.Conninfo.parse(_bytes(address)))
         return {option.keyword.decode(): _value(option.val) for option in options if option.val is not None}
 
     def defaults(self) -> dict[str, str | None]:
-        """Return all parameters that there are, with their values where an address sets none."""
+        """Return all parameters that exist, with their default values."""
         options = pq.Conninfo.get_defaults()
         return {option.keyword.decode(): None if option.val is None else _value(option.val) for option in options}
 
     def connect(self, parameters: Mapping[str, object], deadline: Deadline) -> Connection:
-        """Connect. Blocks, as long as name resolution takes. Raises NotConnected."""
+        """Connect. Blocks while names are resolved, whatever the deadline. Raises NotConnected."""
         address = conninfo({name: str(value) for name, value in parameters.items() if value is not None})
         pgconn = pq.PGconn.connect_start(_bytes(address))
         try:
@@ -63,12 +63,12 @@ class Binding:
         return Connection(pgconn)
 
     def take(self, connection: libpq.Connection) -> None:
-        """Close a connection that psycopg has not made."""
+        """Close the connection: psycopg cannot use one that it did not make."""
         connection.close()
 
 
 def _log_in(pgconn: PGconn, deadline: Deadline) -> None:
-    # The order is the documentation's: wait first, as if the last answer had been "writing".
+    # The documentation says to begin as if PQconnectPoll had returned PGRES_POLLING_WRITING.
     step = pq.PollingStatus.FAILED if pgconn.status == pq.ConnStatus.BAD else pq.PollingStatus.WRITING
     while step != pq.PollingStatus.OK:
         if step == pq.PollingStatus.FAILED:
@@ -83,7 +83,7 @@ def _log_in(pgconn: PGconn, deadline: Deadline) -> None:
 
 
 class Connection:
-    """A connection of psycopg's lower half."""
+    """A connection of psycopg's low-level module `pq`."""
 
     def __init__(self, pgconn: PGconn) -> None:
         """Take a connection that is logged in."""
@@ -99,29 +99,29 @@ class Connection:
 
     @property
     def server_version(self) -> int:
-        """As in 160014 for 16.14."""
+        """A number, such as 160014 for 16.14."""
         return self._pgconn.server_version
 
     @property
     def transaction_status(self) -> int:
-        """One of the transaction states; UNKNOWN for a connection that is no more."""
+        """One of the transaction states; UNKNOWN if the connection is lost."""
         return self._pgconn.transaction_status
 
     @property
     def socket(self) -> int:
-        """The descriptor to wait on. Raises PqError if there is none any more."""
+        """The descriptor to wait on. Raises PqError if there is none."""
         return _call(lambda: self._pgconn.socket)
 
     def host(self) -> str:
-        """Return the host that let us in, or the directory of its socket."""
+        """Return the host that we are connected to, or the directory of its socket."""
         return self._pgconn.host.decode(errors="replace")
 
     def address(self) -> str:
-        """Return that host's numeric address, "" for a socket of Unix."""
+        """Return that host's IP address; "" for a Unix socket."""
         return self._pgconn.hostaddr.decode(errors="replace")
 
     def port(self) -> str:
-        """Return its port."""
+        """Return the host's port."""
         return self._pgconn.port.decode(errors="replace")
 
     def database(self) -> str:
@@ -137,7 +137,7 @@ class Connection:
         return _value(self._pgconn.password)
 
     def options(self) -> list[Option]:
-        """Return what was in effect when the connection was made."""
+        """Return the options that were in effect when the connection was made."""
         return [
             Option(
                 option.keyword.decode(),
@@ -149,30 +149,30 @@ class Connection:
         ]
 
     def parameter_status(self, name: str) -> str | None:
-        """Return a setting as the server has reported it."""
+        """Return a setting that the server reports."""
         try:
             value = self._pgconn.parameter_status(name.encode())
-        except psycopg.OperationalError:  # It is closed.
+        except psycopg.OperationalError:  # the connection is closed
             return None
         return None if value is None else value.decode()
 
     def send_query(self, sql: bytes) -> None:
-        """Begin to send one or more statements."""
+        """Start sending one or more statements."""
         _call(lambda: self._pgconn.send_query(sql))
 
     def send_single(self, sql: bytes) -> None:
-        """Begin to send what the server is to take for one statement or refuse."""
+        """Start sending a single statement; the server refuses a text with more than one."""
         _call(lambda: self._pgconn.send_query_params(sql, None))
 
     def take_rows_in_parts(self, rows: int) -> None:
-        """Let libpq hand over the rows of what has just been sent as they come, so many at once if it can."""
+        """Return the rows of what was just sent as they arrive, `rows` at a time (before libpq 17, singly)."""
         try:
             self._pgconn.set_chunked_rows_mode(rows)
         except psycopg.NotSupportedError:  # libpq before 17
             _call(self._pgconn.set_single_row_mode)
 
     def flush(self) -> bool:
-        """Send on; return whether something is left to send."""
+        """Go on sending; return whether something is left to send."""
         return bool(_call(self._pgconn.flush))
 
     def consume_input(self) -> None:
@@ -180,7 +180,7 @@ class Connection:
         _call(self._pgconn.consume_input)
 
     def is_busy(self) -> bool:
-        """Return whether `get_result` would have to wait."""
+        """Return whether `get_result` would block."""
         return bool(_call(self._pgconn.is_busy))
 
     def get_result(self) -> Result | None:
@@ -188,14 +188,14 @@ class Connection:
         return _call(self._pgconn.get_result)
 
     def put_copy_end(self, reason: str) -> None:
-        """End a COPY FROM STDIN, as failed for a `reason`."""
+        """Make a COPY FROM STDIN fail with `reason`."""
         _call(lambda: self._pgconn.put_copy_end(reason.encode()))
 
     def cancelling(self) -> Callable[[], None]:
-        """Return what asks the server to cancel; it may wait, in any thread, and raises nothing."""
+        """Return a function that asks the server to cancel. It may block, works in any thread, and never raises."""
         try:
             request = self._pgconn.cancel_conn()
-        except psycopg.NotSupportedError:  # libpq before 17; psycopg lets no other thread have its turn meanwhile.
+        except psycopg.NotSupportedError:  # libpq before 17; psycopg holds the interpreter lock in this call
             return _quietly(self._pgconn.get_cancel().cancel)
         except psycopg.Error:
             return lambda: None
@@ -211,7 +211,7 @@ class Connection:
         return _quietly(cancel)
 
     def finish(self) -> None:
-        """Say good-bye to the server and close."""
+        """Close the connection properly."""
         self._pgconn.finish()
 
     def _receive(self, result: Answer) -> None:

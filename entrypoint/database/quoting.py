@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
-# `pg_temp` is named so that it comes last: unnamed, it would come first, with the file's temporary tables.
+# `pg_temp` is listed so that it comes last. Otherwise it would come first, with the file's temporary tables.
 _OUR_PATH = "pg_catalog, pg_temp"
 
 PINNED = f"SET LOCAL search_path = {_OUR_PATH}; SET LOCAL row_security = off"
-"""What comes before our own statements, in the same transaction or the same message.
+"""The statements that come before our own, in the same transaction or message.
 
-With another path an operator, function or type that somebody made in `public` would run as whoever we are. And filtered
-rows would be an answer that looks like any other: `row_security = off` makes it an error.
+With another search_path, an operator, function or type that somebody has created in `public` could run with our
+privileges. And if row-level security filtered rows, the answer would be wrong without a sign of it;
+`row_security = off` makes that an error.
 """
 
 THIS_DATABASE = "(SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
-"""An expression: the oid of the database that the session is connected to."""
+"""An expression: the OID of the database that the session is connected to."""
 
 DEFAULT_PATH = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; SET LOCAL search_path TO DEFAULT; "
     "SELECT pg_catalog.current_setting('search_path'); COMMIT"
 )
-"""Asks for the search_path that the connection began with: the only row of the third result has it."""
+"""Asks for the connection's default search_path, which is the only row of the third result."""
 
 
 def our_state(role: str | None) -> tuple[str, ...]:
-    """Return the statements that make the session ours to the end of the transaction; all that they set is local.
+    """Return the statements that give the session our role and settings until the transaction ends.
 
-    `role`: MIGRATION_ROLE. Without it, whoever the connection is by default, which need not be the login user; nor
-    whoever another client of a pooler has left behind.
+    `role`: MIGRATION_ROLE. Without it, the role is the connection's default, which may differ from the login user. It
+    is set explicitly, because behind a pooler another client may have left a different one.
     """
     return (
         "SET LOCAL SESSION AUTHORIZATION DEFAULT",
         f"SET LOCAL role TO {identifier(role) if role else 'DEFAULT'}",
-        # One by one, as the answers are counted.
+        # One by one, because callers count the answers.
         *PINNED.split("; "),
     )
 
 
 class Parameter(str):
-    """A place for a value in a statement that is to be prepared: `$1`, for what would be a literal."""
+    """A parameter of a prepared statement, such as `$1`, in the place of a literal."""
 
     __slots__ = ()
 
 
 def literal(value: str | None) -> str:
-    """Return `value` as an SQL literal, whatever `standard_conforming_strings` is; a Parameter as it is."""
+    """Return `value` as an SQL literal that is right for any `standard_conforming_strings`; a Parameter unchanged."""
     if value is None:
         return "NULL"
     if isinstance(value, Parameter):

@@ -1,7 +1,8 @@
-"""The system's certificates, for a libpq whose OpenSSL looks for them where no system has them.
+"""Find the system's certificates for a libpq whose OpenSSL looks in the wrong place.
 
-psycopg's binary package, and with it the self-contained folder, brings such an OpenSSL. A variable would show it the
-way, but the application and other tools would see that, too; so libpq gets the file's name for `system`.
+The OpenSSL in psycopg's binary package, and so in the self-contained folder, was built with a path that no system uses.
+We could set a variable, but the application and other tools would inherit it. So we replace `sslrootcert=system` with
+the file's name.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ if TYPE_CHECKING:
 
     from entrypoint.database.classify import Cause
 
-# Where systems have them in one file. OpenSSL's own default goes over them, see `_DEFAULT`.
+# The files in which systems have all certificates. `_DEFAULT` takes precedence.
 FILES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Alpine, distroless
     "/etc/pki/tls/certs/ca-bundle.crt",  # Red Hat, Fedora, Amazon Linux
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # Alpine
 )
-# What psycopg's OpenSSL was built with: whoever knows of it may have put certificates there.
+# The directory that psycopg's OpenSSL was built with. Somebody may have put certificates there.
 _DEFAULT = "/usr/lib/psycopg-openssl"
-# Set, they tell OpenSSL where to look.
+# Variables that tell OpenSSL where to look.
 _VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def systems(parameters: Mapping[str, str | int | None], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what is to go over libpq's `parameters`, which ask for the system's certificates.
+    """Return what to change in libpq's `parameters`, which ask for the system's certificates.
 
-    Nothing where libpq finds them by itself, or would refuse the address: for it, `system` means `verify-full`.
+    Empty if libpq finds them itself, or if it must refuse the address: it allows `system` only with `verify-full`.
     """
     mode = parameters.get("sslmode") or environ.get("PGSSLMODE") or ""
     if libpq.bundled() is None or mode not in ("", "verify-full"):
@@ -45,7 +46,7 @@ def systems(parameters: Mapping[str, str | int | None], environ: Mapping[str, st
 
 
 def explained(cause: Cause, text: str, environ: Mapping[str, str]) -> Cause:
-    """Return the `cause` of `text`, whose remedy tells it if a variable names certificates that are not there."""
+    """Return the `cause` of `text`. If a variable names certificates that do not exist, the remedy says so."""
     if cause.name != "certificate" or "certificate verify failed" not in text:
         return cause
     missing = [name for name in _VARIABLES if (path := environ.get(name)) and not os.path.exists(path)]

@@ -1,4 +1,4 @@
-"""Sessions that the server or a pooler ends by a rule of its own: which setting that is, and what to do about it."""
+"""Find the setting because of which the server or a pooler has ended a session, and what to do about it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _PGBOUNCER = (
 
 
 def ended_by(text: str, sqlstate: str | None) -> tuple[str, str] | None:
-    """Return the setting by which a session was ended, and the remedy; None if it was something else.
+    """Return the setting that ended a session, and the remedy; None if it ended for another reason.
 
-    `text` and `sqlstate` are what was said before the connection was closed.
+    `text` and `sqlstate` are from the last message before the connection was closed.
     """
     if setting := _POSTGRESQL.get(sqlstate or ""):
         return (
             setting,
             f"The server ended the session because of its {setting}. Raise it for this role with ALTER ROLE … SET.",
         )
-    # PgBouncer's own words bear 08P01, the code of every error of its own.
+    # All of PgBouncer's own errors have the code 08P01.
     if sqlstate in (None, PROTOCOL_VIOLATION):
         for words, setting in _PGBOUNCER:
             if words in text:

@@ -1,9 +1,9 @@
-"""One connection on which every wait ends: with an answer, by its deadline, or by a signal.
+"""A connection on which every wait ends: with an answer, at its deadline, or by a signal.
 
-The waiting is our own, because each wait here needs a deadline that the main thread can keep whatever the server does,
-and each statement's result and notice is wanted when it arrives, not when the last one has. Almost everything is sent
-as a simple query: several statements cost one round trip, nothing is prepared (transaction poolers cannot do that), and
-error positions count in the text as sent. The exception is `statement`, which prepares nothing that outlasts it either.
+We wait on libpq ourselves, because each wait needs a deadline that holds whatever the server does, and because results
+and notices are needed when they arrive, not after the last one. Nearly everything is sent as a simple query. That way
+several statements take one round trip, nothing is prepared (transaction poolers cannot do that), and error positions
+refer to the text as sent. The exception is `statement`, but it leaves nothing prepared, either.
 """
 
 from __future__ import annotations
@@ -29,68 +29,68 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-# How long a cancelled statement may take to end before its connection is abandoned, the request included.
+# Seconds for the cancel request, and for the statement to end, before its connection is abandoned.
 _SETTLE = 0.8
 
 _COPY = (pq.COPY_IN, pq.COPY_OUT, pq.COPY_BOTH)
 _PLAIN = (pq.COMMAND_OK, pq.TUPLES_OK, pq.EMPTY_QUERY)
-# How many results to take before the first of them is looked at.
+# How many results to take before the first one is processed.
 _AT_ONCE = 64
-# How many rows libpq hands over at once: few enough for a little memory, many enough for little work.
+# How many rows libpq returns at once: few enough to save memory, many enough to save work.
 _ROWS = 500
 _FAILED = (pq.FATAL_ERROR, pq.BAD_RESPONSE, pq.PIPELINE_ABORTED)
 
-# Set by libpq itself where nobody has set it; a libpq before 16 does not know it.
+# Values that libpq sets by default, and that a libpq before 16 does not know.
 _DEFAULTS_OF_ITS_OWN = {"sslcertmode": "allow"}
-# What is this session's own business; or, as the service, is in the other parameters already; or chooses among several
-# hosts, of which one is chosen.
+# Parameters not to pass on: they concern only this session, or are already resolved into others (the service), or
+# choose among several hosts.
 _OURS = frozenset(("client_encoding", "service", "servicefile", "load_balance_hosts"))
 
 
 class Parameters(NamedTuple):
-    """libpq's parameters with which another program reaches the server that a session talks to."""
+    """libpq's parameters with which another program can connect to the same server as a session."""
 
     public: dict[str, str]
     secret: dict[str, str]
-    """`password` and the like: never to be seen on a command line."""
+    """`password` and the like. They must not appear on a command line."""
 
 
 class Session:
-    """A connection to PostgreSQL, and the waits on it."""
+    """A connection to PostgreSQL."""
 
     def __init__(self, connection: pq.Connection) -> None:
-        """Take a connection that nobody else uses."""
+        """Take a connection that nothing else uses."""
         self._pgconn = connection
         self._poll = select.poll()
         self._abandoned = False
         self.login_pid: int = connection.backend_pid
-        """The server process that answered the login. Behind a pooler, others do the work."""
+        """The server process that answered the login. Behind a pooler, others run the statements."""
         self.server_version: int = connection.server_version
-        """As in 160014 for 16.14."""
+        """A number, such as 160014 for 16.14."""
         self.on_notice: Callable[[Notice], None] | None = None
-        """What to do with the server's notices; without it they are dropped."""
+        """Called with each of the server's notices; if None, they are dropped."""
         self.gave_standby_up = False
-        """Whether a commit here has waited for a synchronous standby, and was cancelled: for its time was over."""
+        """Whether a commit was cancelled while it waited for a synchronous standby, because its time was over."""
         self._notices: deque[Notice] = deque()
-        """What libpq has handed over and nobody has seen yet."""
+        """Notices from libpq that have not been passed to `on_notice` yet."""
         self._farewell: Notice | None = None
-        """Why the server, or a pooler, is about to close a connection that is idle: libpq takes that for a notice."""
+        """Why the server or a pooler has closed an idle connection. libpq treats that error as a notice."""
         self._pgconn.notice_handler = self._receive_notice
 
     @property
     def usable(self) -> bool:
-        """Whether the connection is still there, as far as is known without asking the server."""
+        """Whether the connection still exists, as far as is known without asking the server."""
         return not self._abandoned and self._pgconn.transaction_status != pq.UNKNOWN
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open, be it a failed one."""
+        """Whether a transaction is open, even a failed one."""
         return self._pgconn.transaction_status in (pq.INTRANS, pq.INERROR)
 
     def parameters(self) -> Parameters:
-        """Return what was in effect when the connection was made: the address, `PG*` variables, a service, a passfile.
+        """Return the parameters of this connection, from the address, `PG*` variables, a service and a passfile.
 
-        Of several hosts it is the one that let us in.
+        If there were several hosts, only the one that we are connected to is included.
         """
         public: dict[str, str] = {}
         secret: dict[str, str] = {}
@@ -103,45 +103,45 @@ class Session:
         if address := self._pgconn.address():
             public["hostaddr"] = address
         if password := self._pgconn.password():
-            secret["password"] = password  # That of a passfile is not among the options.
+            secret["password"] = password  # One from a passfile is not among the options.
         return Parameters(public, secret)
 
     def whereabouts(self) -> tuple[str, str, str]:
-        """Return the host that let us in (or the directory of its socket), its port, and the database's name."""
+        """Return the host that we are connected to (or the socket's directory), its port, and the database's name."""
         return self._pgconn.host(), self._pgconn.port(), self._pgconn.database()
 
     def parameter(self, name: str) -> str | None:
-        """Return a setting as the server has reported it, without asking."""
+        """Return a setting that the server reports, without asking."""
         return self._pgconn.parameter_status(name)
 
     @property
     def escapes(self) -> bool:
-        """Whether the server takes a backslash in an ordinary string for the beginning of an escape."""
+        """Whether a backslash in an ordinary string begins an escape sequence."""
         return self.parameter("standard_conforming_strings") == "off"
 
     def query(self, sql: str, deadline: Deadline) -> list[list[Row]]:
         """Run one or more statements in one round trip; return the rows of each.
 
-        Raises StatementError for the first that fails (the server skips the rest), ConnectionLostError when
-        the connection ends or `deadline` passes, ConfigurationError when a pooler ends it as it knows no transactions.
-        After either of these last three, or a signal, the statement has been cancelled if the server still answers.
+        Raises StatementError for the first that fails (the server skips the rest), ConnectionLostError if the
+        connection ends or `deadline` passes, and ConfigurationError if a pooler in statement mode ends it. After a
+        signal, or any error except StatementError, the statement has been cancelled if the server still answers.
         """
         results: list[list[Row]] = []
         self._ask(sql, deadline, lambda result: results.append(_rows(result)), keep_rows=True)
         return results
 
     def script(self, sql: str | bytes, deadline: Deadline, on_result: Callable[[Result], None]) -> None:
-        """Run statements in one round trip like `query`, but hand over each result as soon as it is there.
+        """Run statements in one round trip like `query`, but pass each result to `on_result` as soon as it arrives.
 
-        Of rows only the last few are in it: nobody wants those of a migration, and there may be millions. Bytes are
-        UTF-8.
+        A result has only the last few of its rows: those of a migration are not needed, and there may be millions.
+        Bytes in `sql` are UTF-8.
         """
         self._ask(sql, deadline, on_result, keep_rows=False)
 
     def statement(self, sql: str, deadline: Deadline, on_result: Callable[[Result], None]) -> None:
-        """Run one statement like `script`; if the server finds more than one in `sql`, it runs none (42601).
+        """Run one statement like `script`. If the server finds more than one in `sql`, it refuses them all (42601).
 
-        That is a rule of the extended protocol (postgres.c, exec_parse_message).
+        This is a rule of the extended protocol (postgres.c, exec_parse_message).
         """
         self._ask(sql, deadline, on_result, keep_rows=False, single=True)
 
@@ -163,7 +163,7 @@ class Session:
             self.abandon()
             raise connection_lost(foreign(" ".join(str(error).split()))) from None
         except BaseException:
-            # The deadline or a signal: whatever the server is doing now, nobody waits for it any more.
+            # The deadline or a signal: nobody waits any longer for what the server is doing.
             self._settle(on_result)
             raise
 
@@ -171,25 +171,25 @@ class Session:
         """Ask the server to cancel what this session is doing. May be called from another thread. Never raises."""
         import threading
 
-        # In a thread, as it may block; if it takes too long, it is the caller's deadline that ends the wait.
+        # In a thread, because it may block; we wait for at most `seconds`.
         thread = threading.Thread(target=self._pgconn.cancelling(), name="cancel", daemon=True)
         thread.start()
         joined(thread, seconds)
 
     def rollback(self, deadline: Deadline) -> None:
-        """End the transaction, if one is open. If that does not work the connection is abandoned; never raises."""
+        """End the transaction, if one is open. If that fails, abandon the connection. Never raises."""
         if not self.usable or self._pgconn.transaction_status == pq.IDLE:
             return
         try:
             self._run(b"ROLLBACK", deadline, lambda _result: None)
         except (StatementError, EntrypointError, PqError):
-            # The server ends the transaction by itself when the connection ends.
+            # The server ends the transaction when the connection ends.
             self.abandon()
 
     def wait_for_end(self, seconds: float, wake: int) -> None:
-        """Wait while nothing happens on an idle connection; raise ConnectionLostError as soon as it ends.
+        """Wait on an idle connection, and raise ConnectionLostError as soon as it ends.
 
-        Returns after `seconds`, or when the descriptor `wake` can be read.
+        Returns after `seconds`, or when the descriptor `wake` becomes readable.
         """
         poll = select.poll()
         poll.register(self._pgconn.socket, select.POLLIN)
@@ -207,7 +207,7 @@ class Session:
         self._parse(self._pgconn.is_busy)
 
     def close(self) -> None:
-        """Say good-bye to the server and close. Does not wait for an answer."""
+        """Close the connection properly. Does not wait for an answer."""
         self._abandoned = True
         self._pgconn.finish()
 
@@ -232,7 +232,7 @@ class Session:
         if not keep_rows:
             pgconn.take_rows_in_parts(_ROWS)
         while pgconn.flush():
-            # The server may have to be listened to before it takes more (libpq documentation, PQflush).
+            # The server may not take more until we have read what it sends (libpq documentation, PQflush).
             if self._wait(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
                 pgconn.consume_input()
         failed = self._read_results(deadline, on_result)
@@ -249,7 +249,7 @@ class Session:
     ) -> StatementError | None:
         """Read results until the server is ready for the next query; return the first error among them.
 
-        `deadline` bounds each wait for the server; `bound`, if given, also the notices that need not be waited for.
+        `deadline` limits each wait for the server; `bound`, if given, also limits the time for passing on notices.
         """
         pgconn = self._pgconn
         failed: StatementError | None = None
@@ -264,7 +264,7 @@ class Session:
             except PqError:
                 if failed is None:
                     raise
-                return failed  # What the server said before it closed the connection tells more.
+                return failed  # This says more than the end of the connection.
             for result in taken:
                 if result is None:
                     return failed
@@ -281,8 +281,8 @@ class Session:
                     rows = result
 
     def _take(self) -> list[Result | None]:
-        """Take the results that have arrived, up to the next notice, or to one that is not plain; None is the end."""
-        # Several hundred times for a file.
+        """Take the results that have arrived, up to a notice or a result that is not plain. None marks the end."""
+        # Local names, because this runs several hundred times for a file.
         is_busy, get_result, notices = self._pgconn.is_busy, self._pgconn.get_result, self._notices
         taken: list[Result | None] = []
         with signals.NotInCallbacks():
@@ -297,7 +297,7 @@ class Session:
         return taken
 
     def _wait(self, events: int, deadline: Deadline) -> int:
-        """Wait until the socket is ready; return for what. A signal's exception passes through."""
+        """Wait until the socket is ready, and return the events. A signal's exception passes through."""
         self._poll.register(self._pgconn.socket, events)
         while True:
             passed = deadline.passed()
@@ -309,28 +309,28 @@ class Session:
                 raise no_answer(deadline.budget)
 
     def _refuse_copy(self, status: int) -> None:
-        """Get out of the COPY sub-protocol: there is no client here that data could come from or go to."""
+        """End COPY mode: we have no data to send, and nowhere to write any."""
         if status == pq.COPY_IN:
             self._pgconn.put_copy_end("pg-entrypoint has no data to send")
         else:
             raise PqError("COPY TO STDOUT has nowhere to write to")
 
     def _settle(self, on_result: Callable[[Result], None]) -> None:
-        """Cancel what is running and wait a moment for the server to say so; otherwise abandon the connection."""
+        """Cancel what is running, and wait a moment for the server to confirm; otherwise abandon the connection."""
         if self._abandoned or self._pgconn.transaction_status != pq.ACTIVE:
             return
         bound = Deadline(_SETTLE)
         self.cancel(_SETTLE / 2)
         try:
-            # There may be megabytes of notices between the server and here, and each takes its time to be told.
+            # Megabytes of notices may be on their way, and passing each on takes time.
             self._read_results(bound, on_result, bound)
         except (PqError, ConnectionLostError):
             self.abandon()
 
     def _parse(self, step: Callable[[], _T]) -> _T:
-        """Let libpq read on in what has arrived, and hand over the notices that it finds.
+        """Have libpq parse what has arrived, and pass on the notices that it finds.
 
-        It calls `_receive_notice`, where nothing may be raised; so that only takes them down.
+        libpq calls `_receive_notice`, which must not raise, so that only collects them.
         """
         with signals.NotInCallbacks():
             answer = step()
@@ -338,7 +338,7 @@ class Session:
         return answer
 
     def _tell_notices(self, bound: Deadline | None = None) -> bool:
-        """Hand over what notices have come; tell whether there were any. Raises ConnectionLostError after `bound`."""
+        """Pass on the notices that have come; tell whether there were any. Raises ConnectionLostError after `bound`."""
         told = bool(self._notices)
         while self._notices:
             if bound is not None and bound.passed():

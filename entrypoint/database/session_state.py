@@ -1,7 +1,8 @@
-"""Whose the session's state is: ours for our own statements, the file's for the file's. Pure functions that make SQL.
+"""Switch the session between our state and the migration file's. Pure functions that return SQL.
 
-A migration may change anything about its session. Our statements must not notice, and its own next statement, the next
-file and, behind a pooler, other clients must find what they expect. Both ways of applying a file use what is here.
+A migration may change anything about its session. That must not affect our own statements. And the file's next
+statement, the next file and, behind a pooler, other clients must find the state they expect. Files inside and outside a
+transaction both use this.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE;"
-"""Fires deferred triggers, while role and `search_path` are still those that the file chose."""
+"""Fires deferred triggers, while the role and `search_path` are still the file's."""
 
 
 def ours(role: str | None) -> str:
-    """Return `our_state` as one text, for what follows."""
+    """Return `our_state` as one text."""
     return "\n".join(f"{statement};" for statement in our_state(role))
 
 
@@ -28,13 +29,13 @@ OURS_WITH_PATH = "; ".join(
         *our_state(None),
     )
 )
-"""What `ours` says, for statements that show names of the user's relations by `shown`."""
+"""Like `ours`, for statements that show names of the user's relations with `shown`."""
 
 
 def shown(relation: str) -> str:
-    """Return an expression: the name of the relation with that number, as somebody with the session's path says it.
+    """Return an expression: the name of the relation with that OID, qualified only if the session's own path needs it.
 
-    A cast to regclass goes by the path that is in effect, and that is ours. NULL if nobody else can see it yet.
+    A cast to regclass would use the current search_path, which is ours. NULL if the relation is not visible yet.
     """
     return (
         "(SELECT CASE WHEN n.nspname = ANY (current_setting('entrypoint.path')::name[]) "
@@ -43,11 +44,11 @@ def shown(relation: str) -> str:
     )
 
 
-# What `ours` has set, undone for a file that begins in the same transaction. Its role is MIGRATION_ROLE, as ours is.
+# Undoes what `ours` has set, for a file that begins in the same transaction. Its role is MIGRATION_ROLE, like ours.
 FRESH = ("SET LOCAL search_path TO DEFAULT;", "SET LOCAL row_security TO DEFAULT;")
 
 
-# DISCARD ALL does the same but cannot run inside a transaction.
+# Like DISCARD ALL, which cannot run inside a transaction.
 _RESTORE = f"""\
 {CHECK_CONSTRAINTS}
 RESET SESSION AUTHORIZATION;
@@ -57,14 +58,14 @@ CLOSE ALL;
 UNLISTEN *;
 DISCARD TEMP;"""
 UNLOCK = "pg_catalog.pg_advisory_unlock_all()"
-"""Lets go of the session's advisory locks: a part of `restore`."""
+"""Releases the session's advisory locks; a part of `restore`."""
 
 
 def restore(*, pooled: bool, locked: bool = True) -> str:
-    """Return the statements that put back, inside a migration's transaction, what it changed of its session.
+    """Return the statements that restore, inside a migration's transaction, what it changed in its session.
 
-    `pooled`: a pooler keeps prepared statements of its own in the server's session, which must stay. `locked`: with
-    UNLOCK; without it, that has to follow.
+    `pooled`: keep prepared statements, because a pooler has its own in the server session. `locked`: include UNLOCK; if
+    false, it has to follow later.
     """
     parts = [_RESTORE]
     if locked:
@@ -74,14 +75,14 @@ def restore(*, pooled: bool, locked: bool = True) -> str:
     return "\n".join(parts)
 
 
-# Of two extensions whose functions are volatile because what they return is random.
+# Two extensions whose functions are volatile only because they return random values.
 _RANDOM = "('uuid-ossp', 'pgcrypto')"
 
 
 def changing(functions: Collection[str], views: Collection[str]) -> str:
-    """Return the query for what may change its session when it is run: which of these functions and of these views.
+    """Return the query for those of these functions and views that may change the session when they are used.
 
-    Those are the volatile functions that are not PostgreSQL's own, and the views that call one, by way of others, too.
+    Those are the volatile functions that are not PostgreSQL's own, and the views that call one, directly or not.
     """
     return f"""WITH RECURSIVE suspect AS (
             SELECT p.oid, p.proname FROM pg_catalog.pg_proc p
@@ -113,13 +114,13 @@ def _names(names: Collection[str]) -> str:
     return f"ARRAY[{', '.join(map(literal, sorted(names)))}]::pg_catalog.name[]"
 
 
-# A file outside a transaction has many of ours between its statements, and its state lives on from one to the next.
+# Outside a transaction, our own transactions run between the file's statements, and must preserve the file's state.
 
 _KEPT = ("session_authorization", "role", "search_path", "row_security")
 
 
 class Timeouts(NamedTuple):
-    """What bounds a statement of the file, in milliseconds, unless the file has set it itself."""
+    """The timeouts of a file's statements in milliseconds, unless the file sets them itself."""
 
     lock: int
     statement: int
@@ -130,22 +131,22 @@ class Timeouts(NamedTuple):
         return f"FROM pg_catalog.pg_settings s JOIN (VALUES {values}) AS o (name, setting) ON o.name = s.name"
 
     def items(self) -> Mapping[str, int]:
-        """Return the settings by name."""
+        """Return the values by setting."""
         return {"lock_timeout": self.lock, "statement_timeout": self.statement}
 
     def noted(self) -> str:
-        """Return the statement that notes, for `back`, the file's own values, or these."""
+        """Return the statement that saves the file's own values, or else these, for `back`."""
         return (
             "SELECT pg_catalog.set_config('entrypoint.' || s.name, "
             f"CASE s.source WHEN 'session' THEN s.setting ELSE o.setting END, true) {self._rows};"
         )
 
     def lent(self) -> str:
-        """Return the statement that sets these beyond the transaction, except what the file has set itself."""
+        """Return the statement that sets these for the session, except those that the file has set itself."""
         return f"SELECT pg_catalog.set_config(s.name, o.setting, false) {self._rows} WHERE s.source <> 'session';"
 
     def taken_back(self) -> str:
-        """Return the statement that undoes `lent`, except what the file has set since."""
+        """Return the statement that undoes `lent`, except for values that the file has set since."""
         return (
             f"SELECT pg_catalog.set_config(s.name, NULL, false) {self._rows} "
             "WHERE s.source = 'session' AND s.setting = o.setting;"
@@ -153,15 +154,16 @@ class Timeouts(NamedTuple):
 
 
 def aside(begin: str, file: Timeouts, lent: Timeouts | None, lend: Timeouts | None) -> str:
-    """Return the beginning of a transaction of ours in the middle of a file: the file's state is noted first.
+    """Return the beginning of one of our transactions in the middle of a file. It saves the file's state.
 
-    Then comes `ours`, and `back` to give the transaction to the file. After COMMIT the file has its state without that.
-    `lent`: what an earlier transaction lent. `lend`: what the next statement is to have, outside any transaction.
+    After this use `ours`, and `back` if the file continues in the transaction. After COMMIT, the file has its own state
+    again in any case. `lent`: the timeouts that an earlier transaction set for the session. `lend`: those to set for
+    the next statement, outside any transaction.
     """
     kept = ", ".join(
         f"pg_catalog.set_config('entrypoint.{name}', pg_catalog.current_setting('{name}'), true)" for name in _KEPT
     )
-    # The file may have made transactions read-only by default; ours writes the ledger.
+    # The file may have made transactions read-only by default, but ours writes the ledger.
     parts = [f"{begin} READ WRITE;", f"SELECT {kept};", f"{PINNED};"]
     if lent is not None:
         parts.append(lent.taken_back())
@@ -172,11 +174,11 @@ def aside(begin: str, file: Timeouts, lent: Timeouts | None, lend: Timeouts | No
 
 
 def back() -> str:
-    """Return the statements, on one line, that give a transaction begun with `aside` to the file."""
+    """Return the statements, on one line, that restore the file's state in a transaction begun with `aside`."""
 
     def noted(name: str) -> str:
         return f"pg_catalog.set_config('{name}', pg_catalog.current_setting('entrypoint.{name}'), true)"
 
-    # One after the other: who the session's user is decides which roles it may take.
+    # One after the other: the session's user decides which roles can be set.
     names = (*_KEPT, "lock_timeout", "statement_timeout")
     return " ".join(f"SELECT {noted(name)};" for name in names)

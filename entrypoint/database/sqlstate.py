@@ -1,9 +1,9 @@
-"""The SQLSTATEs that this program knows, by PostgreSQL's names for them (its documentation, appendix A)."""
+"""The SQLSTATEs that this program knows, with PostgreSQL's names for them (documentation, appendix A)."""
 
 from __future__ import annotations
 
 CONNECTION_EXCEPTIONS = "08"
-"""A class, of which all codes begin so."""
+"""A class; all its codes begin with this."""
 PROTOCOL_VIOLATION = "08P01"
 FEATURE_NOT_SUPPORTED = "0A000"
 DATA_EXCEPTIONS = "22"

@@ -1,4 +1,4 @@
-"""Where and as whom to connect."""
+"""The address and user to connect with, checked."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 
 
 class Target(NamedTuple):
-    """Where and as whom to connect; every connection of the process goes through the same one."""
+    """What to connect to, and as whom. All connections of the process use the same one."""
 
     conninfo: str
     token: str
-    """Tells this process's connections from others' in `pg_stat_activity`, and its row from others' in the lock."""
+    """Identifies this process's connections in `pg_stat_activity`, and its row in the lock's table."""
     configured: bool
-    """Whether somebody has said where to; otherwise it is libpq's own defaults."""
+    """Whether an address is configured; otherwise libpq's defaults are used."""
 
     path: str = ""
-    """The search_path that another driver's address asks for."""
+    """The search_path that another driver's address sets."""
     renewed: Address | None = None
-    """The address, if it or its password is to be asked for again for each connection."""
+    """The address, if it or its password has to be read again for each connection."""
     variable: str = ""
     """The variable that the address came from; empty if none was set."""
 
     def remedy(self, text: str) -> str:
-        """Return a cause's remedy with the variable that was really read in place of DATABASE_URL."""
+        """Return a cause's remedy, with the variable that was actually used instead of DATABASE_URL."""
         if self.renewed is not None and self.renewed.password_command and text == CHECK_LOGIN:
             return "Check the user, and that DATABASE_PASSWORD_COMMAND prints this user's password, not an expired one."
         if self.variable in ("", "DATABASE_URL"):
@@ -61,7 +61,7 @@ class Target(NamedTuple):
         return text.replace(" DATABASE_URL", f" {named}")
 
     def connect(self, timeout: float) -> Session:
-        """Try once to connect, for `timeout` seconds. Raises Failure, also if the search_path was lost on the way."""
+        """Try once to connect, for `timeout` seconds. Raises Failure, also if a pooler dropped the search_path."""
         deadline = Deadline(timeout)
         now = self if self.renewed is None else self._now(self.renewed, deadline)
         session = attempt(now.conninfo, deadline)
@@ -75,7 +75,10 @@ class Target(NamedTuple):
 
     @property
     def new_password(self) -> Callable[[Deadline], str] | None:
-        """What gives a new password to another program, if there is a command for that; it raises EntrypointError."""
+        """A function that returns a new password for another program; None if there is no command for that.
+
+        The function raises EntrypointError.
+        """
         command = self.renewed.password_command if self.renewed is not None else ()
         if not command:
             return None
@@ -84,7 +87,7 @@ class Target(NamedTuple):
         return lambda deadline: credentials.password_for_others(command, deadline)
 
     def address_now(self, address: Address) -> str:
-        """Return an address as its file has it now, if it comes from one."""
+        """Return an address, read again if it comes from a file."""
         if not address.file:
             return address.conninfo
         from entrypoint.database import credentials
@@ -92,12 +95,12 @@ class Target(NamedTuple):
         return credentials.address_now(address)
 
     def _now(self, address: Address, deadline: Deadline) -> Target:
-        """Return where to connect by what file and command say now. Raises Failure, ConfigurationError."""
+        """Return the target with the file's and the command's current values. Raises Failure and ConfigurationError."""
         from entrypoint.database.credentials import NoPassword, password
 
         now, text = self, self.address_now(address)
         if text != address.conninfo:
-            with contextlib.suppress(ConfigurationError):  # It may be in the middle of being written.
+            with contextlib.suppress(ConfigurationError):  # The file may be half written.
                 now = target(text, address.variable, self.token, noted=True)
         if address.password_command:
             try:
@@ -110,7 +113,7 @@ class Target(NamedTuple):
 
 
 def refuse_two_passwords(parameters: dict[str, str], address: Address) -> dict[str, str]:
-    """Return the `parameters` of an address; raise ConfigurationError if it has a password and a command for one."""
+    """Return `parameters`; raise ConfigurationError if they contain a password and there is a command for it, too."""
     if address.password_command and parameters.get("password"):
         named = address.variable or "the connection's service"
         raise ConfigurationError(
@@ -122,7 +125,7 @@ def refuse_two_passwords(parameters: dict[str, str], address: Address) -> dict[s
 
 
 def _compare(session: Session, path: str, deadline: Deadline) -> None:
-    """Raise Failure unless the connection began with the search_path that the address sets."""
+    """Raise Failure unless the connection's default search_path is the one that the address sets."""
     try:
         found = session.query(DEFAULT_PATH, deadline)[2][0][0]
     except (StatementError, ConnectionLostError) as error:
@@ -147,9 +150,9 @@ def _misspelt(address: str) -> Misspelt | None:
 
 
 def target(address: str, variable: str, token: str, *, noted: bool = False) -> Target:
-    """Check an address before it is used; `noted`: what is another driver's in it has been logged already.
+    """Check an address, and return the target. `noted`: whether its translation has been logged already.
 
-    Raises ConfigurationError, without libpq's text where that could quote a piece of a password.
+    Raises ConfigurationError, without libpq's text if that could quote part of a password.
     """
     named = variable or "the connection's PG* variables"
     if has_bare_at_sign(address):
@@ -176,7 +179,7 @@ def target(address: str, variable: str, token: str, *, noted: bool = False) -> T
 
 
 def target_of(address: Address, token: str, *, noted: bool = False) -> Target:
-    """Return the target for an address of the settings, as `target` does, with what is to be asked for again."""
+    """Return the target for an address from the settings, like `target`, including what has to be renewed."""
     found = target(address.conninfo, address.variable, token, noted=noted)
     if not (address.file or address.password_command):
         return found
@@ -185,7 +188,7 @@ def target_of(address: Address, token: str, *, noted: bool = False) -> Target:
 
 
 class _NotUtf8Error(Exception):
-    """An address has something in it that is not UTF-8."""
+    """An address contains bytes that are not UTF-8."""
 
 
 def _parse(address: str) -> dict[str, Any]:
@@ -199,7 +202,7 @@ def _parse(address: str) -> dict[str, Any]:
 
 
 def _read(address: str, named: str, variable: str) -> tuple[dict[str, Any], Translation | None]:
-    """Return libpq's parameters in an address, and how it was translated if it had to be."""
+    """Return libpq's parameters in an address, and its translation if it needed one."""
     translation, whole = None, address
     fault: PqError | _NotUtf8Error | None = None
     try:
@@ -244,9 +247,9 @@ def _read(address: str, named: str, variable: str) -> tuple[dict[str, Any], Tran
 
 
 def database_of(target: Target) -> str:
-    """Return the name of the database that a target leads to, as libpq will find it, without asking anybody."""
+    """Return the name of the database that libpq will connect to, without connecting."""
     parameters, defaults = binding().parse(target.conninfo), binding().defaults()
-    for name in ("dbname", "user"):  # libpq: the database is called like its user unless told otherwise
+    for name in ("dbname", "user"):  # By default, libpq uses the user's name for the database.
         if value := parameters.get(name) or defaults.get(name):
             return value.encode(errors="surrogateescape").decode(errors="replace")
     return ""

@@ -1,4 +1,4 @@
-"""What every transaction of ours begins and ends with. Pure functions that make SQL."""
+"""The statements with which our transactions and sessions begin. Pure functions that return SQL."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from entrypoint.deadline import Deadline
 
-# A backend whose client has gone works on to the end of its statement, unless it looks at the socket now and then. Its
-# fence stands as long, so a successor waits as long. To look takes the server some microseconds.
+# A backend whose client has gone works on until its statement ends, unless it checks the socket in between. Until then
+# its fence stays, and the next holder has to wait. A check takes the server some microseconds.
 _CLIENT_CHECK_MS = 100
-# Between two statements of one of our transactions the client does next to nothing; if it takes this long it is
-# frozen or its node is gone, and PostgreSQL ends the transaction.
-# A successor needs some seconds more, and has promised to be there within 35 s (docs/decisions/0009).
+# Between two statements of our transactions we do next to nothing. A client that takes this long is frozen, or its node
+# is gone, and PostgreSQL ends the transaction. The next holder needs some seconds more; we promise it within 35 s
+# (docs/decisions/0009).
 IDLE_TIMEOUT_MS = 27_000
 
 ON_THIS_SERVER = "SET LOCAL synchronous_commit = local;"
-"""For what need not be known to a standby, so that nobody waits for one that is missing."""
+"""For changes that need not be on a standby, so that a missing one does not block us."""
 
 READ_COMMITTED = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
-# A condition: this version of a row was written in this transaction. A block with EXCEPTION is a subtransaction, with a
-# number of its own, higher than the transaction's. What is visible and of a transaction in progress is our own.
+# A condition: this version of a row was written by this transaction. A block with EXCEPTION is a subtransaction, which
+# has its own, higher ID. A row that is visible although its transaction is in progress is our own.
 _SINCE_OURS = "((xmin::text::bigint - pg_current_xact_id()::text::bigint) & 4294967295)"
 WRITTEN_HERE = (
     f"CASE WHEN {_SINCE_OURS} < 2147483648 THEN pg_xact_status((pg_current_xact_id()::text::bigint + {_SINCE_OURS})"
     "::text::xid8) = 'in progress' END"
 )
 
-# A client whose node has vanished says nothing at all; the kernel's probes find that out in 25 s. (On a Unix socket
-# they have no effect.)
+# If a client's node vanishes, the kernel's probes notice that after 25 s. (On a Unix socket they have no effect.)
 _KEEPALIVES = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
 
 
@@ -43,11 +42,11 @@ def begin(
     role: str | None,
     statement: str = READ_COMMITTED,
 ) -> str:
-    """Return the start of a transaction that changes something, with all its limits, and in our state.
+    """Return the beginning of a transaction that changes something, with all its limits, and in our state.
 
-    `statement` is how it begins. A migration runs in the isolation level that its file or its database asks for;
-    what we do about lock and ledger must see what others have just committed. Everything is SET LOCAL, so that a
-    pooled server session is left as it was.
+    `statement` begins the transaction. A migration runs in the isolation level of its file or its database, but our
+    work on the lock and the ledger must see what others have just committed. Everything is SET LOCAL, so a pooled
+    server session is left as it was.
     """
     return "\n".join(
         (
@@ -61,10 +60,10 @@ def begin(
 
 
 def begin_guard(server_version: int) -> str:
-    """Return the start of the guard's transaction: open for as long as the lock is held, and idle.
+    """Return the beginning of the guard's transaction, which stays open and idle while the lock is held.
 
-    The isolation level is stated because a database may default to `repeatable read`, where an idle transaction
-    keeps a snapshot, for which CREATE INDEX CONCURRENTLY would wait.
+    It sets the isolation level, because the database's default may be `repeatable read`. Then the idle transaction
+    would keep a snapshot, and CREATE INDEX CONCURRENTLY would wait for it.
     """
     return f"{READ_COMMITTED} READ ONLY;\n{PINNED};\n{_survival(server_version)}"
 
@@ -82,7 +81,7 @@ def end_sessions(condition: str) -> str:
 
 
 def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
-    """Return our own limits and state once more, for a transaction whose session is a file's or was put back."""
+    """Return our limits and state again, for a transaction in which a file has run, or whose session was restored."""
     return "\n".join(
         (
             session_state.ours(role),
@@ -93,9 +92,9 @@ def limits(deadline: Deadline, *, server_version: int, role: str | None) -> str:
 
 
 def prepared_limits(server_version: int, *, waits: bool = True) -> str:
-    """Return an expression list, for a SELECT to be prepared, that sets what `limits` sets beside the state.
+    """Return a list of expressions for a prepared SELECT that sets what `limits` sets, except the state.
 
-    $1 is the `statement_timeout`, and if it `waits`, $2 is the `lock_timeout`: each as a number of milliseconds.
+    $1 is the `statement_timeout` and, if `waits`, $2 is the `lock_timeout`, both in milliseconds.
     """
     timeouts = {"statement_timeout": "$1", "lock_timeout": "$2"} if waits else {"statement_timeout": "$1"}
     settings = timeouts | {name: str(value) for name, value in _surviving(server_version).items()}
@@ -105,10 +104,10 @@ def prepared_limits(server_version: int, *, waits: bool = True) -> str:
 
 
 def session_survival(server_version: int) -> tuple[str, ...]:
-    """Return what bounds the life of a session that works outside a transaction, after its client has gone."""
+    """Return the settings that end a session outside a transaction when its client has gone."""
     settings = [f"SET {name} = {value};" for name, value in _KEEPALIVES.items()]
     if server_version >= 170000:  # PostgreSQL 17 has transaction_timeout
-        # CREATE INDEX CONCURRENTLY and their like have transactions of their own.
+        # CREATE INDEX CONCURRENTLY and the like have their own transactions.
         settings.append("SET transaction_timeout = 0;")
     if server_version >= 140000:  # PostgreSQL 14 has idle_session_timeout
         settings += [f"{idle_session(server_version)};", _client_check(server_version, local=False)]
@@ -116,15 +115,15 @@ def session_survival(server_version: int) -> tuple[str, ...]:
 
 
 def idle_session(server_version: int) -> str:
-    """Return the statement that keeps a session which waits outside of any transaction, and not for ever."""
+    """Return the statement that lets a session be idle outside a transaction, but not forever."""
     return f"SET idle_session_timeout = {IDLE_TIMEOUT_MS}" if server_version >= 140000 else ""
 
 
 def _client_check(server_version: int, *, local: bool) -> str:
-    """Return the statement that makes a backend notice, in the middle of a statement, that its client has gone."""
+    """Return the statement that makes a backend notice during a statement that its client has gone."""
     if server_version < 140000:  # PostgreSQL 14 has client_connection_check_interval
         return ""
-    # Not every platform can; there, any value but 0 is an error.
+    # On platforms that cannot do this, any value but 0 is an error.
     return (
         "SELECT CASE WHEN pg_catalog.version() ~ 'linux' THEN "
         f"pg_catalog.set_config('client_connection_check_interval', '{_CLIENT_CHECK_MS}', {str(local).lower()}) END;"
@@ -132,13 +131,13 @@ def _client_check(server_version: int, *, local: bool) -> str:
 
 
 def _survival(server_version: int) -> str:
-    """Return what bounds the life of a transaction whose client has gone, and nothing else."""
+    """Return the settings that end a transaction when its client has gone, and nothing else."""
     settings = [f"SET LOCAL {name} = {value};" for name, value in _surviving(server_version).items()]
     return "\n".join((*settings, _client_check(server_version, local=True)))
 
 
 def _surviving(server_version: int) -> dict[str, int]:
-    """Return the settings that do so on every platform."""
+    """Return those of these settings that work on every platform."""
     settings = {"idle_in_transaction_session_timeout": IDLE_TIMEOUT_MS, **_KEEPALIVES}
     # An administrator's default must not end a long migration; MIGRATION_TIMEOUT_MS does that.
     # PostgreSQL 17 has transaction_timeout.

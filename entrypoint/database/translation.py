@@ -1,11 +1,11 @@
-"""An address as another driver writes it, turned into one that libpq reads. Pure, but for `note`.
+"""Translate another driver's address into one that libpq reads. Pure, except for `note`.
 
-Imported only where libpq cannot read an address as it is. What libpq can read stays text, so that it is libpq that
-decodes it: the user information, hosts, ports, the database and its own parameters. What is for another driver is taken
-out of that text, and is left out, translated, or refused: see `drivers`.
+Imported only if libpq cannot read an address as it is. What libpq understands (the user information, hosts, ports, the
+database and its own parameters) stays in the text, and libpq decodes it. Other drivers' parameters are taken out of the
+text, and then dropped, translated or refused: see `drivers`.
 
-Where the address shows whose it is, TLS is not made weaker than that driver would have it; where it does not, it is
-libpq's reading that counts: docs/decisions/0036-addresses-of-other-drivers.md.
+If the address shows which driver it is for, TLS is not weaker than in that driver; otherwise libpq's meaning counts.
+See docs/decisions/0036-addresses-of-other-drivers.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _YES = ("true", "1", "yes", "on", "t", "y", "")
 _NO = ("false", "0", "no", "off", "f", "n")
 _JDBC = "jdbc:postgresql:"
 
-# JDBC's kinds of servers, by libpq's names for them. A migration needs one that takes writes, if any is asked for.
+# libpq's names for JDBC's kinds of servers. If a primary is asked for or preferred, a migration needs a writable one.
 _KINDS_OF_SERVER = {
     "any": "any",
     "primary": "read-write",
@@ -41,45 +41,45 @@ _FACTORIES = "org.postgresql.ssl."
 _LIBPQ_FACTORIES = ("LibPQFactory", "jdbc4.LibPQFactory")
 _TRUSTING_FACTORY = "NonValidatingFactory"
 _JAVAS_FACTORY = "DefaultJavaSSLFactory"
-# By one of these an address is Prisma's, where `sslcert` is what `sslrootcert` is elsewhere.
+# With one of these an address is Prisma's, in which `sslcert` means `sslrootcert`.
 _PRISMAS = frozenset(("schema", "sslaccept", "connection_limit", "pool_timeout", "pgbouncer"))
 
 
-class Untranslatable(Exception):  # noqa: N818 - an answer, which the caller words for the variable
-    """An address has something in it without which it would mean something else: `fault` is a clause about it."""
+class Untranslatable(Exception):  # noqa: N818 - the caller turns it into an error about the variable
+    """An address has a parameter that we can neither translate nor ignore."""
 
     def __init__(self, fault: str, remedy: str) -> None:
-        """Take the clause, and what to do."""
+        """Take what is wrong, as a clause, and what to do."""
         super().__init__(fault)
         self.fault = fault
         self.remedy = remedy
 
 
 class Translation(NamedTuple):
-    """An address that libpq reads, and what it could not say."""
+    """An address that libpq reads, and what that address could not express."""
 
     address: str
     whole: str
-    """The same with all that is for another driver, for messages about the rest."""
+    """The same including the other driver's parameters, for messages about the rest."""
     over: dict[str, str]
-    """libpq's parameters that go over those in `address`."""
+    """Parameters for libpq that override those in `address`."""
     path: str
-    """The search_path of our sessions, as PostgreSQL writes it; empty: the address says nothing about it."""
+    """The search_path of our sessions, as PostgreSQL writes it; empty if the address sets none."""
     verified: bool
-    """Whether the certificate is to be verified by the system's authorities, where nothing names others."""
+    """Whether to verify the certificate with the system's authorities, unless others are configured."""
     local: bool
-    """Whether it is this machine that is meant where no host is named, and no socket: as JDBC has it."""
+    """Whether the default host is localhost over TCP, not a socket, as in JDBC."""
     driver: str
-    """What stood before ://, if that was another driver's name."""
+    """What came before ://, if that was another driver's name."""
     translated: tuple[str, ...]
-    """The parameters that have another name or form with libpq, by their names."""
+    """The names of the parameters that libpq has under another name or in another form."""
     left_out: tuple[str, ...]
-    """The parameters that mean nothing here."""
+    """The names of the parameters that mean nothing here."""
 
     def complete(self, parsed: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
-        """Return libpq's parameters: what it has `parsed` of `address`, with the rest.
+        """Return all of libpq's parameters: those `parsed` from `address`, and the rest.
 
-        An `options` in the address comes first, so that it does not hide a schema; without one, `PGOPTIONS` counts.
+        The search_path is added to the `options` in the address, or else to `PGOPTIONS`.
         """
         parameters = {**parsed, **self.over}
         if self.path:
@@ -93,7 +93,7 @@ class Translation(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What has been made of it, as a clause about the variable; never a value, which could be secret."""
+        """What was translated, as a clause about the variable. Contains no values, as they could be secret."""
         parts = [
             f"{self.driver}:// read as postgresql://" if self.driver else "",
             f"{', '.join(self.translated)} translated" if self.translated else "",
@@ -103,11 +103,11 @@ class Translation(NamedTuple):
 
 
 def translate(address: str) -> Translation | None:
-    """Return what libpq makes of `address`; None if nothing in it is another driver's. Raises Untranslatable."""
+    """Translate `address` for libpq; return None if nothing in it is another driver's. Raises Untranslatable."""
     driver, reader, base, query = _split(address)
     if reader is None:
         return _of_conninfo(address) if "=" in address and "://" not in address else None
-    # An empty part is a & too many.
+    # A superfluous & leaves an empty part.
     parts = [part for part in query.split("&") if part]
     names = [_decoded(part.partition("=")[0]) for part in parts]
     foreign = bool(driver) or any(name in drivers.PARAMETERS for name in names) or f"={_NO_VERIFY}" in query
@@ -124,7 +124,7 @@ def translate(address: str) -> Translation | None:
 
 
 def note(translation: Translation) -> None:
-    """Log, once for each start, what was made of an address that is another driver's."""
+    """Log how another driver's address was translated. Call this once in a start."""
     if translation.words:
         logs.event(
             logs.DEBUG,
@@ -136,7 +136,7 @@ def note(translation: Translation) -> None:
 
 
 def _of_conninfo(address: str) -> Translation | None:
-    """Return what a string of names and values says, which Go's drivers read as well."""
+    """Translate a string of names and values, which Go's drivers also accept."""
     import re
 
     pair = re.compile(r"\s*([^\s=]+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s\\']|\\.)(?:[^\s\\]|\\.)*|)(?:\s+|\Z)", re.DOTALL)
@@ -154,11 +154,11 @@ def _of_conninfo(address: str) -> Translation | None:
 
 
 def _split(address: str) -> tuple[str, str | None, str, str]:
-    """Return the driver's name, who reads the rest, what is before the query, and the query."""
+    """Return the driver's name, whose notation the rest is in, what comes before the query, and the query."""
     if address.startswith(_JDBC):
         rest = address.removeprefix(_JDBC)
         base, _, query = (rest.removeprefix("//") if rest.startswith("//") else f"/{rest.lstrip('/')}").partition("?")
-        # Without a / libpq would take all before an @ in the query for a user.
+        # Without a /, libpq would take everything before an @ in the query for the user.
         return _JDBC[:-1], drivers.JDBC, base if "/" in base else f"{base}/", query
     scheme, found, rest = address.partition("://")
     if not found:
@@ -167,7 +167,7 @@ def _split(address: str) -> tuple[str, str | None, str, str]:
     family, plus, name = scheme.partition("+")
     if plus and family in ("postgresql", "postgres", "postgis") and name.replace("-", "_").isidentifier():
         reader = drivers.SCHEMES.get(name) if name == "asyncpg" else drivers.SQLALCHEMY
-    # As libpq does: a ? before the first @ belongs to the user information, unless a / comes before.
+    # As in libpq, a ? before the first @ belongs to the user information, unless a / comes before it.
     at, slash = rest.find("@"), rest.find("/")
     question = rest.find("?", at + 1 if at >= 0 and (slash < 0 or at < slash) else 0)
     base, query = (rest, "") if question < 0 else (rest[:question], rest[question + 1 :])
@@ -175,7 +175,7 @@ def _split(address: str) -> tuple[str, str | None, str, str]:
 
 
 def _escaped(value: str) -> str:
-    """Return a value as the server reads it in `options`."""
+    """Return a value escaped for `options`."""
     return "".join(f"\\{character}" if character.isspace() or character == "\\" else character for character in value)
 
 
@@ -189,9 +189,9 @@ def _decoded(text: str) -> str:
 
 
 def _escaped_again(part: str, *, foreign: bool) -> str:
-    """Return a parameter of a URL as libpq reads it: a second = is to be escaped, and a + is no blank there.
+    """Return a URL's parameter as libpq needs it. A second = has to be escaped.
 
-    Other drivers take it for one, as browsers do.
+    `foreign`: the address is another driver's, in which a + means a space, as in browsers. In libpq it does not.
     """
     name, equals, value = part.partition("=")
     part = f"{name}{equals}{value.replace('=', '%3D')}"
@@ -199,7 +199,7 @@ def _escaped_again(part: str, *, foreign: bool) -> str:
 
 
 class _Reading:
-    """Goes through the parameters of one address."""
+    """Interprets the parameters of one address."""
 
     def __init__(self, reader: str) -> None:
         self._reader = reader
@@ -217,7 +217,7 @@ class _Reading:
         self._left_out: list[str] = []
 
     def translation(self, text: str, whole: str, driver: str) -> Translation:
-        """Return what has been found. Raises Untranslatable."""
+        """Return the translation from the parameters taken so far. Raises Untranslatable."""
         self._settle_hosts()
         verified = self._settle_tls()
         return Translation(
@@ -233,9 +233,9 @@ class _Reading:
         )
 
     def takes(self, name: str, value: str, *, alone: bool = False) -> bool:
-        """Take a parameter in if libpq cannot; tell whether that was so. Raises Untranslatable.
+        """Take a parameter that libpq cannot read as it is; tell whether it is one. Raises Untranslatable.
 
-        `alone`: it has no value, and no =.
+        `alone`: it has neither a value nor a =.
         """
         self._names.append(name)
         fate = drivers.PARAMETERS.get(name)
@@ -260,7 +260,7 @@ class _Reading:
         return True
 
     def _take_libpqs(self, name: str, value: str) -> bool:
-        """Take a parameter that libpq knows, too, but reads otherwise; tell whether it was one."""
+        """Take a parameter that libpq knows but may read differently; tell whether it is one."""
         if name == "sslmode":
             self._mode = "require" if value == _NO_VERIFY else value
             if value == _NO_VERIFY:
@@ -279,7 +279,7 @@ class _Reading:
         return False
 
     def _decide(self, name: str, value: str) -> None:
-        """Take a parameter of which the value says what becomes of it."""
+        """Take a parameter whose value decides what to do with it."""
         self._translated.append(name)
         if name in ("ssl", "ssl_require"):
             self._ssl = value.lower()
@@ -302,7 +302,7 @@ class _Reading:
             raise _refusal(name, "makes sessions read-only, and migrations need to write")
 
     def _settle_hosts(self) -> None:
-        """Put together the hosts that SQLAlchemy has one by one, each with its port."""
+        """Combine the hosts that SQLAlchemy lists one by one, each with its port."""
         if not self._hosts:
             return
         if len(self._hosts) == 1 and (self._hosts[0].count(":") != 1 or "/" in self._hosts[0] or "," in self._hosts[0]):
@@ -317,7 +317,7 @@ class _Reading:
             self._translated.append("host")
 
     def _settle_tls(self) -> bool:
-        """Decide on sslmode and the like; tell whether the system's authorities are to verify."""
+        """Decide on sslmode and the like; tell whether to verify with the system's authorities."""
         mode, verified = self._by_factory(*self._by_ssl())
         if self._accept is not None and self._accept != "accept_invalid_certs" and mode != "disable":
             mode, verified = _VERIFIED, True
@@ -328,14 +328,14 @@ class _Reading:
             elif verified:
                 self._over["sslrootcert"] = self._sslcert
                 self._translated.append("sslcert")
-            else:  # Prisma looks at it, and takes any certificate nevertheless.
+            else:  # Prisma reads it, but accepts any certificate.
                 self._left_out.append("sslcert")
         if mode is not None:
             self._over["sslmode"] = mode
         return verified
 
     def _by_ssl(self) -> tuple[str | None, bool]:
-        """Return the mode that `ssl` and `sslmode` ask for, and whether that is by the system's authorities."""
+        """Return the mode for `ssl` and `sslmode`, and whether to verify with the system's authorities."""
         if self._ssl is None or self._ssl in _NO or (self._reader == drivers.JDBC and self._mode is not None):
             return self._mode, False
         verified = False
@@ -353,11 +353,11 @@ class _Reading:
         return self._mode, False
 
     def _by_factory(self, mode: str | None, verified: bool) -> tuple[str | None, bool]:  # noqa: FBT001
-        """Return the same where a class of Java's has a say."""
+        """Return the same, adjusted for the Java class in `sslfactory`."""
         if not self._factory or self._factory in _LIBPQ_FACTORIES:
             return mode, verified
         if self._factory == _TRUSTING_FACTORY:
-            # It takes any certificate; unless `sslmode` asks for more, that is what libpq calls require.
+            # It accepts any certificate, like `require` in libpq. An explicit `sslmode` takes precedence.
             return ("require" if self._mode is None and self._ssl is not None else mode), verified
         if self._factory == _JAVAS_FACTORY:
             return (mode, verified) if mode in (None, "disable") else (_VERIFIED, True)

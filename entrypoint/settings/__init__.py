@@ -1,6 +1,6 @@
-"""The environment, read once into frozen values. Every bad value is named together with what would be right.
+"""Read the environment once, into immutable values. The error names every invalid value, and what would be valid.
 
-The variables and their defaults are documented to users and fixed (docs/configuration.md).
+The variables and their defaults are documented and must not change (docs/configuration.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 63
 _LAST_PORT = 2**16 - 1
 DEFAULT_LOCK_TIMEOUT_MS = 30_000
-# All that may be quoted, or hold an address.
+# All variables that may be quoted in messages, or contain an address.
 _VARIABLES = (
     "DATABASE_URL",
     "DATABASE_URL_FILE",
@@ -79,7 +79,7 @@ _NO = ("false", "0", "no", "off")
 
 
 class Settings(NamedTuple):
-    """All that can be set from outside."""
+    """All settings."""
 
     auto_migrate: bool
     exit_on_failure: bool
@@ -87,16 +87,16 @@ class Settings(NamedTuple):
     """Whether a pending migration below the newest applied one ends a run."""
     address: Address
     migrations_dir: str
-    """Empty if all migrations are another tool's."""
+    """Empty if another tool has all the migrations."""
     file_limit: int
-    """How many bytes a migration file may have."""
+    """The largest allowed size of a migration file, in bytes."""
     schema: str | None
     role: str | None
     app_version: str | None
     backup_dir: str | None
     probe_port: int | None
     adopt: Adopt | None
-    """The tool whose history is taken over, if anything is pending."""
+    """The tool whose history to take over, if anything is pending."""
     command: Command | None
     """Another migration tool, which runs after our files."""
     connect: ConnectPolicy
@@ -105,27 +105,30 @@ class Settings(NamedTuple):
 
 
 class Reports(NamedTuple):
-    """Who is told at the end of a start, beside the log. Not of the settings: bad ones are a failure to be told."""
+    """Where to report the end of a start, besides the log.
+
+    Not part of Settings: invalid settings are a failure that has to be reported, too.
+    """
 
     failure_command: tuple[str, ...]
     metrics_file: str | None
 
 
 class LogSettings(NamedTuple):
-    """How to log: read before everything else, so that faults of the rest can be logged."""
+    """How to log. Read before everything else, so that errors in the rest can be logged."""
 
     style: str
     level: str
     fields: Mapping[str, object]
-    """What every line is to say beside what the program knows."""
+    """Additional fields for every line."""
 
 
 def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Settings:
     """Read the environment.
 
-    `asked_for`: somebody typed a command; `AUTO_MIGRATE` is about what happens by itself. Raises
-    ConfigurationError with every fault in its field `faults`. With `AUTO_MIGRATE=false` nothing else is looked at,
-    as the program then only starts the application.
+    `asked_for`: whether somebody typed a command; then `AUTO_MIGRATE`, which is for automatic starts, does not count.
+    With `AUTO_MIGRATE=false` nothing else is read, because the program only starts the application. Raises
+    ConfigurationError, with every error in its field `faults`.
     """
     reader = Reader(environ)
     auto_migrate = asked_for or reader.yes_or_no("AUTO_MIGRATE", default=True)
@@ -139,7 +142,7 @@ def read_settings(environ: Mapping[str, str], *, asked_for: bool = False) -> Set
 
 
 def settings_of(reader: Reader, *, auto_migrate: bool) -> Settings:
-    """Return all settings; what is wrong with them is the reader's to raise."""
+    """Return all settings. The reader collects the errors in them, and can raise them."""
     command = reader.command("MIGRATION_COMMAND")
     reader.reports()
     return Settings(
@@ -174,9 +177,9 @@ def settings_of(reader: Reader, *, auto_migrate: bool) -> Settings:
 
 
 def adopt_from(tool: str, table: str | None) -> Adopt:
-    """Return a tool with its table, `[SCHEMA.]TABLE`. Raises ValueError with what is wrong, as a clause.
+    """Return a tool with its table, `[SCHEMA.]TABLE`. Raises ValueError, with a clause that says what is wrong.
 
-    A name with a dot in it is put in double quotes, as in SQL; others may be. Without quotes the last dot counts.
+    Names may be in double quotes, as in SQL; a name with a dot must be. Without quotes, the last dot separates the two.
     """
     name = tool.strip().lower()
     if name not in TOOLS:
@@ -197,14 +200,14 @@ def adopt_from(tool: str, table: str | None) -> Adopt:
 
 
 def exits_on_failure(environ: Mapping[str, str]) -> bool:
-    """Tell what a failure leads to when the settings as a whole cannot be read."""
+    """Tell whether to exit after a failure. For when the settings cannot be read."""
     return environ.get("MIGRATION_ON_FAILURE", "").strip().lower() == "exit"
 
 
 def read_log_settings(environ: Mapping[str, str], *, terminal: bool) -> tuple[LogSettings, tuple[str, ...]]:
-    """Read how to log, and what is wrong with it; a bad value is replaced by the default so that it can be logged.
+    """Read how to log, and the errors in these variables. Invalid values are replaced by the defaults.
 
-    `terminal`: whether the log goes to one.
+    `terminal`: whether the log goes to a terminal.
     """
     reader = Reader(environ)
     settings = LogSettings(
@@ -216,7 +219,7 @@ def read_log_settings(environ: Mapping[str, str], *, terminal: bool) -> tuple[Lo
 
 
 def wants_colours(environ: Mapping[str, str], *, terminal: bool) -> bool:
-    """Tell whether to write in colours; `terminal`: whether that goes to one. NO_COLOR wins, as no-color.org has it."""
+    """Tell whether to use colors. `terminal`: whether the output goes to one. NO_COLOR wins, see no-color.org."""
     if environ.get("NO_COLOR"):
         return False
     if environ.get("CLICOLOR_FORCE", "0") not in ("", "0"):
@@ -225,12 +228,12 @@ def wants_colours(environ: Mapping[str, str], *, terminal: bool) -> bool:
 
 
 def is_dumb(environ: Mapping[str, str]) -> bool:
-    """Tell whether a terminal has neither colours nor a cursor that can be moved."""
+    """Tell whether the terminal can neither show colors nor move the cursor."""
     return environ.get("TERM", "") in ("", "dumb", "unknown")
 
 
 def read_names(environ: Mapping[str, str]) -> dict[str, str | None]:
-    """Return what the environment says of this start for every line of the log; faults are found with the settings."""
+    """Return the fields for every line of the log that come from the environment. Reading the settings finds errors."""
     reader = Reader(environ)
     names = {
         "app_version": reader.version("APP_VERSION") or reader.version("npm_package_version"),
@@ -244,9 +247,9 @@ def read_names(environ: Mapping[str, str]) -> dict[str, str | None]:
 
 
 def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> frozenset[str]:
-    """Return all that must not be written anywhere: from the environment, and from addresses among `words`.
+    """Return all texts that must never be shown: from the environment, and from addresses among `words`.
 
-    Files that cannot be read have nothing to give away.
+    Unreadable files are skipped: we cannot reveal what is in them.
     """
     found: set[str] = set()
     commands = " ".join(environ.get(name, "") for name in _COMMANDS)
@@ -254,7 +257,7 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
         if "://" in word or word.startswith("jdbc:"):
             found |= secrets_of(word)
     for name in environ:
-        # Some day somebody puts the address into another variable, of ours or of libpq's.
+        # Somebody may put the address into another variable of ours or libpq's by mistake.
         if (name in _VARIABLES and environ[name].lstrip()[:1] != "{") or (
             name.startswith("PG") and "PASSWORD" not in name
         ):
@@ -273,7 +276,7 @@ def read_secrets(environ: Mapping[str, str], words: Sequence[str] = ()) -> froze
         try:
             found.update(_read_text(path).split())
         except (OSError, ValueError):
-            if not path.strip().startswith(("/", ".")):  # It may be a token that was put into the wrong variable.
+            if not path.strip().startswith(("/", ".")):  # It may be a token in the wrong variable.
                 found.update((path.strip(), *path.split()))
     return frozenset(found)
 
@@ -290,7 +293,7 @@ def _password_files(environ: Mapping[str, str]) -> set[str]:
 
 
 def _passwords_in(path: str) -> list[str]:
-    r"""Return the passwords of a password file: `host:port:database:user:password`, with `\` before a `:`."""
+    r"""Return the passwords in a password file: `host:port:database:user:password`, where `\` escapes a `:`."""
     try:
         lines = _read_text(path).splitlines()
     except (OSError, ValueError):
@@ -304,14 +307,14 @@ def _passwords_in(path: str) -> list[str]:
 
 
 class Reader:
-    """Reads variables one by one and collects what is wrong with them."""
+    """Reads variables one by one, and collects the errors in them."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self.faults: list[str] = []
 
     def raise_faults(self) -> None:
-        """Raise what has been collected."""
+        """Raise ConfigurationError if there are errors."""
         if self.faults:
             what = self.faults[0] if len(self.faults) == 1 else f"{len(self.faults)} settings are invalid"
             raise ConfigurationError(
@@ -322,13 +325,13 @@ class Reader:
         """Return a variable's value; an empty one counts as unset, as it does in Compose files."""
         value = self._environ.get(name, "").strip()
         if not value.isascii() and any("\udc80" <= character <= "\udcff" for character in value):
-            # Python's way of showing a byte that is none of UTF-8. Never quoted: it may be a password's.
+            # Python represents bytes that are not UTF-8 like this. Do not quote the value: it may be a password.
             self.blame(f"{name} is not valid UTF-8")
             return None
         return value or None
 
     def path(self, name: str) -> str | None:
-        """Return the name of a file or a directory; some day somebody puts an address there."""
+        """Return the path of a file or directory. Reports an address that was put there by mistake."""
         value = self.text(name)
         if value is not None and (is_address(value) or (_holds_password(value) and not _exists(value))):
             self.blame(f"{name} is a database address; set it to a path")
@@ -336,25 +339,25 @@ class Reader:
         return value
 
     def version(self, name: str) -> str | None:
-        """Return what the ledger is to say of the application; everybody who may read it does."""
+        """Return the application's version for the ledger. Hides an address, as many people can read it."""
         value = self.text(name)
         return "(an address)" if value is not None and (is_address(value) or lacks_scheme(value)) else value
 
     def blame(self, fault: str) -> None:
-        """Take down what is wrong."""
-        # A variable may be looked at twice.
+        """Record an error."""
+        # A variable may be read twice.
         if fault not in self.faults:
             self.faults.append(fault)
 
     def name(self, name: str) -> str | None:
-        """Return the name of something in the database; PostgreSQL would silently cut a longer one."""
+        """Return the name of something in the database. Reports one that PostgreSQL would silently truncate."""
         value = self.text(name)
         if value is not None and len(value.encode(errors="surrogateescape")) > _LONGEST_NAME:
             self.faults.append(f"{name} is {shown(value)}; PostgreSQL names are limited to {_LONGEST_NAME} bytes")
         return value
 
     def adopt(self, name: str) -> Adopt | None:
-        """Return the tool that a variable names, and its table, if that has another name: `TOOL:SCHEMA.TABLE`."""
+        """Return a variable's tool, and its table if that has a different name: `TOOL:SCHEMA.TABLE`."""
         value = self.text(name)
         if value is None:
             return None
@@ -366,11 +369,11 @@ class Reader:
             return None
 
     def command(self, name: str) -> Command | None:
-        """Return the migration tool that a variable holds, with what other variables say of it."""
+        """Return the migration tool in a variable, with the settings for it in other variables."""
         parts = (name, f"{name}_INPUTS", f"{name}_STATE")
         found = [part for part in parts if self._environ.get(part) and self.text(part) is not None]
         if name not in found:
-            # An image's own command may be switched off by an empty one.
+            # An empty value switches off the command that an image has set.
             if found and name not in self._environ:
                 self.blame(f"{found[0]} is set, but {name} is not; {found[0]} describes what {name} reads and keeps")
             return None
@@ -382,7 +385,7 @@ class Reader:
         return command
 
     def fields(self, name: str) -> Mapping[str, object]:
-        """Return the JSON object that a variable holds. What is wrong is not quoted: it may be anything."""
+        """Return the JSON object in a variable. Errors do not quote it, as it may contain anything."""
         value = self.text(name)
         if value is None:
             return {}
@@ -395,7 +398,7 @@ class Reader:
             return {}
 
     def yes_or_no(self, name: str, *, default: bool) -> bool:
-        """Return what a switch is set to."""
+        """Return a switch's value."""
         value = self.text(name)
         if value is None or value.lower() in _YES + _NO:
             return default if value is None else value.lower() in _YES
@@ -403,7 +406,7 @@ class Reader:
         return default
 
     def choice(self, name: str, choices: tuple[str, ...], *, default: str | None = None) -> str:
-        """Return one of the `choices`; the first unless another is the default."""
+        """Return one of the `choices`. The default is the first, unless given."""
         value = self.text(name)
         if value is not None and value.lower() in choices:
             return value.lower()
@@ -412,7 +415,7 @@ class Reader:
         return default or choices[0]
 
     def number(self, name: str, default: int, *, unit: str, example: str) -> int:
-        """Return a whole number above 0; `unit`, in the plural, and `example` are for the message."""
+        """Return a whole number above 0. `unit` (in the plural) and `example` are for the error message."""
         value = self.text(name)
         if value is None:
             return default
@@ -435,11 +438,11 @@ class Reader:
         return None
 
     def seconds(self, name: str, default_ms: int) -> float:
-        """Return, in seconds, a variable that is set in milliseconds."""
+        """Return the value of a variable in milliseconds as seconds."""
         return self.number(name, default_ms, unit="milliseconds", example=str(default_ms)) / 1000
 
     def address(self, *names: str) -> Address:
-        """Return the first address that is set, directly or by file; with what prints the password for it."""
+        """Return the first address that is set, directly or by file, with the command that prints its password."""
         command = self.words("DATABASE_PASSWORD_COMMAND")
         for name in names:
             direct, file = self.text(name), self.text(f"{name}_FILE")
@@ -455,7 +458,7 @@ class Reader:
         return Address("", "", password_command=command)
 
     def reports(self) -> Reports:
-        """Return who is told at the end."""
+        """Return where to report the end of a start."""
         path = self.path("MIGRATION_METRICS_FILE")
         if path is not None and not path.endswith(".prom"):
             self.blame(
@@ -465,7 +468,7 @@ class Reader:
         return Reports(self.words("MIGRATION_FAILURE_COMMAND"), path)
 
     def words(self, name: str) -> tuple[str, ...]:
-        """Return the words of a command line, which is not quoted: it may hold anything; none if it is not set."""
+        """Return the words of a command line; empty if it is not set. Errors do not quote it."""
         value = self.text(name)
         if value is None:
             return ()
@@ -481,7 +484,10 @@ class Reader:
         return found
 
     def from_file(self, name: str, path: str, wanted: str = "a database URL") -> str:
-        """Return what the file at `path`, which the variable `name` is set to, holds; empty if that is nothing."""
+        """Return the contents of the file at `path`, the value of the variable `name`; empty after an error.
+
+        `wanted` is for the error message: what the file should contain.
+        """
         try:
             content = _read_text(path).strip()
         except OSError as error:
@@ -496,30 +502,30 @@ class Reader:
 
 
 def is_address(value: str) -> bool:
-    """Tell whether a value is an address of a database that got into another variable."""
+    """Tell whether a value is a database address, which somebody has put into the wrong variable."""
     return "://" in value or "password=" in value.lower().replace(" ", "")
 
 
 def shown(value: str) -> str:
-    """Return a value as it may be quoted. An address is not: of a badly escaped one nobody knows where it is secret."""
+    """Return a value for quoting in a message, but not an address: in a badly escaped one, any part may be secret."""
     return "an address" if _holds_password(value) else repr(foreign(value))
 
 
 def _holds_password(value: str) -> bool:
-    """Tell whether a value may be an address with a password, however it is written."""
+    """Tell whether a value may be an address with a password, in any notation."""
     return is_address(value) or "@" in value.partition(":")[2]
 
 
 def _exists(path: str) -> bool:
-    from os.path import exists  # Imported already: `os` has brought it.
+    from os.path import exists  # `os` has already imported it.
 
     return exists(path)
 
 
 def _read_text(path: str) -> str:
-    # Not what is waited for, never ends, or can be read only once: it is read again for each connection.
+    # Refuse files that block, never end, or can be read only once: some are read again for each connection.
     mode = stat(path).st_mode
-    if not (S_ISREG(mode) or S_ISDIR(mode)):  # `open` says the second
+    if not (S_ISREG(mode) or S_ISDIR(mode)):  # `open` reports directories itself
         raise OSError(0, "it is not a regular file")
     with open(path, encoding="utf-8-sig") as file:
         return file.read()

@@ -1,4 +1,4 @@
-"""What the environment has every line of the log say: LOG_FIELDS and TRACEPARENT. Imported where one of them is set."""
+"""Fields for every line of the log, from LOG_FIELDS and TRACEPARENT. Imported only if one of them is set."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _EXAMPLE = '{"service": "shop", "team": "checkout"}'
-# What the program itself says in every line (`logs`), and says better.
+# The fields that the program itself sets in every line (see `logs`).
 _OURS = frozenset(
     (
         *("time", "level", "severity", "event", "message", "run_id", "host", "app_version"),
         *("database", "server", "schema", "user", "traceparent", "trace_id", "span_id"),
     )
 )
-# https://www.w3.org/TR/trace-context/: version, trace, parent, flags; a later version may have more behind.
+# https://www.w3.org/TR/trace-context/: version, trace, parent, flags. A later version may add more.
 _LENGTHS = (2, 32, 16, 2)
-# Whoever reads the log has such a limit, too; Python's own would be met in the middle of a line.
+# Programs that read the log have such a limit, too. We would hit Python's own while writing a line.
 _DEEPEST = 32
 _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 def parse(value: str) -> dict[str, object]:
-    """Return the fields in LOG_FIELDS. Raises ValueError with what is wrong, as a clause, without quoting anything."""
+    """Return the fields in LOG_FIELDS. Raises ValueError, with a clause that says what is wrong and quotes nothing."""
     try:
         found = json.loads(value, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
@@ -33,14 +33,14 @@ def parse(value: str) -> dict[str, object]:
     if not isinstance(found, dict) or "" in found:
         raise ValueError(f"must be a JSON object with a name for each field, like {_EXAMPLE}")
     if _deeper_than(found, _DEEPEST):
-        raise ValueError(f"has more than {_DEEPEST} values within each other")
+        raise ValueError(f"is nested more than {_DEEPEST} levels deep")
     if taken := sorted(_OURS & found.keys()):
         raise ValueError(f"must not contain {', '.join(taken)}: the program sets that itself")
     return found
 
 
 def trace(traceparent: str) -> dict[str, str | None]:
-    """Return what a traceparent says, as the W3C has it; nothing if it is malformed: such a one is to be ignored."""
+    """Return a traceparent's fields; empty if it is malformed, because the W3C says to ignore it then."""
     value = traceparent.strip()
     parts = value.split("-")
     version, trace_id, span_id, _ = (*parts, *[""] * 4)[:4]
@@ -65,5 +65,5 @@ def _deeper_than(value: object, levels: int) -> bool:
 
 
 def _refuse(_: str) -> NoReturn:
-    """Refuse NaN and infinities, which Python reads and writes, and nobody else."""
+    """Refuse NaN and infinities, which only Python accepts in JSON."""
     raise ValueError

@@ -1,4 +1,4 @@
-"""Variables that are set, mean nothing to this program, and are nearly one of its own that is not set."""
+"""Find misspelt variables: unknown ones that resemble one of ours that is not set."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# Of a hundred letters, so many are the same. What begins as only this program's variables do may differ in more.
+# The required similarity, from 0 to 1. It is lower for names that begin like our own variables.
 _NEAR, _NEAR_OURS = 0.9, 0.75
 _OURS = ("MIGRATION_", "MIGRATIONS_", "MIGRATE_", "AUTO_MIGRAT", "DB_CONNECT")
 
 
 def misspelt(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield each such variable, with the one that was probably meant.
+    """Yield each misspelt variable, with the one that was probably meant.
 
-    One whose right name is set as well is the application's own: DATABASE_URLS beside DATABASE_URL.
+    If that one is set, too, the other is the application's own, like DATABASE_URLS next to DATABASE_URL.
     """
     known = {variable.name for variables in GROUPS.values() for variable in variables}
     unset = {name for name in known if not environ.get(name)}
@@ -31,7 +31,7 @@ def _nearest(name: str, among: set[str]) -> str:
     written = name.upper()
     if written in among:
         return written
-    # libpq's have their own names, and short ones are like many others.
+    # libpq's variables have their own names, and short names resemble many others.
     if len(name) < 8 or name.startswith(("PG", "npm_")):
         return ""
     near = get_close_matches(written, sorted(among), n=1, cutoff=_NEAR_OURS if written.startswith(_OURS) else _NEAR)

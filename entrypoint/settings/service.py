@@ -1,4 +1,4 @@
-"""What only the status service is told by its environment: a start does not import it."""
+"""The settings of the status service. A start does not import this."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 class ServiceSettings(NamedTuple):
-    """How the status service is reached, and by whom."""
+    """Where the status service listens, and who may use it."""
 
     host: str
     port: int
     tokens: tuple[str, ...]
-    """Each of them opens the door; none: it is open to whoever is on this machine."""
+    """Each of them grants access. If there are none, anybody on this machine has access."""
     public_badge: bool
 
 
 def read_service_settings(environ: Mapping[str, str]) -> tuple[Settings, ServiceSettings]:
-    """Read what `serve` needs. Raises ConfigurationError with every fault in its field `faults`."""
+    """Read what `serve` needs. Raises ConfigurationError, with every error in its field `faults`."""
     reader = Reader(environ)
     settings = settings_of(reader, auto_migrate=True)
     service = ServiceSettings(
@@ -41,7 +41,7 @@ def read_service_settings(environ: Mapping[str, str]) -> tuple[Settings, Service
 
 
 def _tokens(reader: Reader, name: str) -> tuple[str, ...]:
-    """Return the tokens that are set, directly or by file, a line each; none of them is ever quoted."""
+    """Return the tokens that are set, directly or by file, one per line. Errors never quote them."""
     direct, file = reader.text(name), reader.text(f"{name}_FILE")
     if direct and file:
         reader.faults.append(f"{name} and {name}_FILE are both set; set only one")
@@ -61,12 +61,12 @@ def _tokens(reader: Reader, name: str) -> tuple[str, ...]:
 
 
 def _is_loopback(host: str) -> bool:
-    """Tell whether only this machine, or this pod, can reach a listener on `host`."""
+    """Tell whether only this machine (or pod) can reach a listener on `host`."""
     from ipaddress import ip_address
 
     if host.lower() == "localhost":
         return True
     try:
         return ip_address(host).is_loopback
-    except ValueError:  # Another name.
+    except ValueError:  # It is another name.
         return False

@@ -1,4 +1,4 @@
-"""The variables that configure the program, for `entrypoint help env`. docs/configuration.md explains each of them."""
+"""The variables that configure the program, for `entrypoint help env`. docs/configuration.md explains them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Variable(NamedTuple):
-    """One of them."""
+    """A variable, described for a person."""
 
     name: str
     default: str
-    """As a person would write it; empty if there is none."""
+    """The default in words; empty if there is none."""
     meaning: str
 
 

@@ -234,7 +234,7 @@ def test_pythons_own_variables_lead_it_nowhere(
 def test_too_many_open_files_are_not_an_incomplete_folder(folder: Path, run_program: Callable[..., Run]) -> None:
     run = run_program(["bash", "-c", 'ulimit -n 3 && exec "$0" version', folder / "entrypoint"])
     assert run.wait() == 70, run.report()
-    assert "__init__entrypoint.pyc: too many files are open\nFix: Raise the limit of open files" in run.stderr
+    assert "__init__entrypoint.pyc: too many files are open\nFix: Raise the limit on open files" in run.stderr
 
 
 def test_what_is_not_in_it_is_not_advised_to_be_installed_there(

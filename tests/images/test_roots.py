@@ -218,7 +218,7 @@ def test_a_folder_that_lacks_a_file(root: Root, path: str) -> None:
     (root.place / "opt/entrypoint" / path).unlink()
     done = root.run(root.program, "version")
     assert done.returncode == 70
-    expected = f"cannot load /opt/entrypoint/{path}: No such file or directory\nFix: Copy the folder"
+    expected = f"cannot load /opt/entrypoint/{path}: No such file or directory\nFix: Copy the whole"
     assert expected in done.stderr
 
 
@@ -227,7 +227,7 @@ def test_a_folder_whose_loader_is_damaged(root: Root, length: int) -> None:
     os.truncate(root.place / "opt/entrypoint/lib/glibc/ld.so", length)
     done = root.run(root.program, "version")
     assert done.returncode == 70
-    assert "cannot load /opt/entrypoint/lib/glibc/ld.so: it is damaged\nFix: Copy the folder" in done.stderr
+    assert "cannot load /opt/entrypoint/lib/glibc/ld.so: it is damaged\nFix: Copy the whole" in done.stderr
 
 
 @pytest.mark.parametrize("path", [*NEEDED, "lib"])
@@ -236,7 +236,7 @@ def test_a_folder_that_its_user_may_not_read(root: Root, path: str) -> None:
     (root.place / "opt/entrypoint" / path).chmod(0o600)
     done = root.run(root.program, "version", user=54321)
     assert done.returncode == 70
-    expected = r"entrypoint: cannot load /opt/entrypoint/lib/\S+: Permission denied\nFix: Let the user"
+    expected = r"entrypoint: cannot load /opt/entrypoint/lib/\S+: Permission denied\nFix: Make the whole folder readable"
     assert re.match(expected, done.stderr)
 
 
@@ -265,7 +265,7 @@ def test_a_path_that_the_loader_would_take_for_something_else(
         if AWKWARD[at]:
             assert done.returncode == 70
             assert f"cannot start from /{at}: there is {AWKWARD[at]} in its path" in done.stderr
-            assert "\nFix: Put the folder of pg-entrypoint elsewhere" in done.stderr
+            assert "\nFix: Move the pg-entrypoint folder elsewhere" in done.stderr
         else:
             assert (done.returncode, done.stdout) == (0, "0\n"), done
     shutil.rmtree(root.place)
