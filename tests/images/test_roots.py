@@ -236,7 +236,7 @@ def test_a_folder_that_its_user_may_not_read(root: Root, path: str) -> None:
     (root.place / "opt/entrypoint" / path).chmod(0o600)
     done = root.run(root.program, "version", user=54321)
     assert done.returncode == 70
-    expected = r"entrypoint: cannot load /opt/entrypoint/lib/\S+: Permission denied\nFix: Make the whole folder readable"
+    expected = r"entrypoint: cannot load /opt/entrypoint/lib/\S+: Permission denied\nFix: Make the whole folder"
     assert re.match(expected, done.stderr)
 
 
