@@ -1,4 +1,4 @@
-"""Run the benchmarks, print their tables, and write what was measured to a file of JSON."""
+"""Run the benchmarks, print their tables, and write the measured values to a JSON file."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ SCENARIOS: dict[str, ModuleType] = {
     "batches": batches,
     "fleet": fleet,
 }
-# These take minutes by themselves, and have to be asked for.
+# Each of these takes minutes, and runs only on demand.
 ON_DEMAND = ("storm", "traffic", "batches", "fleet")
 
 
 def main() -> int:
-    """Return the exit code: 1 if a scenario failed. Slowness is no failure."""
+    """Return the exit code: 1 if a scenario failed. Being slow is not a failure."""
     arguments = _arguments()
-    # An orderly end, so that neither servers nor files stay behind.
+    # End properly, so that no servers or files are left behind.
     signal.signal(signal.SIGTERM, _end)
     if arguments.again:
         facts, sections = report.read(arguments.again)
@@ -78,14 +78,25 @@ def _end(number: int, _frame: FrameType | None) -> NoReturn:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", action="append", choices=SCENARIOS, help="this one; may be given several times")
-    parser.add_argument("--quick", action="store_true", help="everything small and once, to see that it works")
-    parser.add_argument("--runs", type=int, metavar="N", help="how often to run each contestant")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="where to (default: a new file in benchmarks/results)"
+        "--only", action="append", choices=SCENARIOS, help="run only this scenario; can be given several times"
     )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables for the documentation, too")
-    parser.add_argument("--from", dest="again", type=Path, metavar="FILE", help="run nothing; use this file of JSON")
+    parser.add_argument("--quick", action="store_true", help="run everything small and once, to see that it works")
+    parser.add_argument("--runs", type=int, metavar="N", help="how often to run each program")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="where to write the results (default: a new file in benchmarks/results)",
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables as Markdown")
+    parser.add_argument(
+        "--from",
+        dest="again",
+        type=Path,
+        metavar="FILE",
+        help="run nothing; create the tables from this file of results",
+    )
     parser.add_argument("--postgres", type=int, metavar="VERSION", help="measure with this major version")
     parser.add_argument("--peers", type=Path, metavar="DIR", default=peers.HOME, help="where the other tools are")
     parser.add_argument("--folder", type=Path, metavar="DIR", default=FOLDER, help="where the self-contained folder is")
@@ -93,7 +104,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[Section]]]:
-    """Measure what is asked for, and print each scenario's tables as soon as they are there."""
+    """Run the chosen scenarios, and print the tables of each as soon as it is done."""
     began = time.monotonic()
     sections: dict[str, list[Section]] = {}
     with Stage(version=arguments.postgres, peers=arguments.peers, folder=arguments.folder) as stage:
@@ -111,7 +122,7 @@ def _run(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, list[
                 for section in scenario.measure(stage, scale):
                     sections[name].append(section)
                     print(section.table(), flush=True)
-            except BenchmarkError as error:  # what has been measured before is not lost
+            except BenchmarkError as error:  # keep what has been measured before
                 facts["failed"][name] = str(error)
                 print(f"{name} failed: {error}\n", file=sys.stderr, flush=True)
             print(f"({name}: {time.monotonic() - started:.0f} s)\n", flush=True)

@@ -1,4 +1,4 @@
-"""The application that a start ends in: it does nothing but tell when it began."""
+"""The application that a start executes. It only prints when it began."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINE = re.compile(r"^first-instruction (\d+) (\d+) (\S+)$", re.MULTILINE)
 
 
 class Told(NamedTuple):
-    """What the application has told."""
+    """What the application printed."""
 
     monotonic: int
     """Nanoseconds of CLOCK_MONOTONIC at its first instruction."""
@@ -31,7 +31,7 @@ def told(output: str) -> Told | None:
 
 
 def build(directory: Path) -> Path | None:
-    """Compile it into `directory`; return its path, or None where there is no C compiler that can."""
+    """Compile it into `directory`. Return its path, or None without a working C compiler."""
     compiler = shutil.which("cc")
     target = directory / "application"
     if compiler is None:

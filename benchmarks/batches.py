@@ -1,4 +1,4 @@
-"""A column filled under traffic, in batches and by one UPDATE: how long readers and writers wait meanwhile."""
+"""How long readers and writers wait while a column is filled, in batches and by one UPDATE."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Scale(NamedTuple):
 
     rows: int
     calm: float
-    """For how many seconds the clients are measured without a migration."""
+    """The seconds for which the clients are measured without a migration."""
 
 
 FULL = Scale(rows=5_000_000, calm=20.0)
 QUICK = Scale(rows=20_000, calm=1.0)
 
 CLIENTS = 50
-PERIOD = 0.5  # Seconds between two statements of a client; half of the clients read, half of them write.
+PERIOD = 0.5  # Seconds between two statements of a client. Half of the clients read, the other half write.
 LIMIT = 3_600.0
 
 FILL = "UPDATE orders SET cents = euros * 100, times = times + 1"
@@ -55,27 +55,27 @@ WAYS: dict[str, dict[str, str] | None] = {
     "batches, target 100 ms, pause 100 ms": _in_batches("target = 100ms", "pause = 100ms"),
     "one UPDATE": ONE,
 }
-# The same as in the third of these.
+# The same as the third of these.
 KILLED = "target 100 ms, killed and started again ten times"
 TIMES = 10
 
 
 class Run(NamedTuple):
-    """What one way was like for the others."""
+    """How one way of filling the column affected the clients."""
 
     reads: list[float]
-    """Seconds that each took, from when it was due."""
+    """Seconds that each statement took, from when it was due."""
     writes: list[float]
     migration: float
-    """Seconds until it was in."""
+    """Seconds until the migration was applied."""
     wal: int
-    """Bytes that were written meanwhile, those of the clients included."""
+    """Bytes of WAL that were written meanwhile, including the clients'."""
     lag: int
-    """How many bytes a standby had still to replay, at worst."""
+    """The most bytes that a standby still had to replay."""
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
-    """Fill the same column in several ways, each in a table of its own, beside the same clients."""
+    """Fill the same column in several ways, each in a new table, next to the same clients."""
     section = Section(
         f"A column of {scale.rows} rows filled under traffic: {CLIENTS} clients, {CLIENTS / PERIOD:.0f} statements a "
         "second in all, half of them writes to random rows",
@@ -96,9 +96,9 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
             sizes = tuple(f"{size / 2**20:.0f} MB" for size in (run.wal, run.lag))
             section.rows.append((name, took, *_figures(run.reads), *_figures(run.writes), *sizes))
     section.notes.append(
-        "Each statement is measured from when it was due: a client that is kept waiting asks late. The WAL is the "
-        "clients', too, and so is more where it takes longer. A standby on the same machine follows all the time; its "
-        "lag is what it had still to replay, asked ten times a second."
+        "Each statement is measured from when it was due, because a client that is kept waiting sends it late. The WAL "
+        "includes the clients', so it is more if filling takes longer. A standby on the same machine follows all the "
+        "time; its lag is what it still had to replay, checked ten times a second."
     )
     return [section]
 
@@ -132,12 +132,12 @@ def _beside_traffic(stage: Stage, files: dict[str, str] | None, scale: Scale, *,
             migration, wal = time.monotonic() - began, _wal(owner) - wal
             waits = [[wait for due, wait in seen.copy() if due >= began] for seen in (reads, writes)]
         if files is not None and owner.execute("SELECT FROM orders WHERE times <> 1 LIMIT 1").rowcount:
-            raise BenchmarkError("a row was not met exactly once")
+            raise BenchmarkError("a row was not changed exactly once")
         return Run(waits[0], waits[1], migration, wal, max(lags, default=0))
 
 
 def _start_and_kill(stage: Stage, target: Target, folder: Path) -> None:
-    """Start the migration and kill it, again and again, each time at another moment."""
+    """Start the migration and kill it again and again, each time at a different moment."""
     moments = random.Random(TIMES)
     for _ in range(TIMES):
         environment = stage.environment(target, folder)
@@ -155,7 +155,7 @@ _BEHIND = b"SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn))::bigin
 
 
 def _caught_up(connection: psycopg.Connection) -> None:
-    """Wait until the standby has what came before."""
+    """Wait until the standby has caught up."""
     end = time.monotonic() + 120
     while (row := connection.execute(_BEHIND).fetchone()) is None or row[0] is None or row[0] > 1 << 20:
         if time.monotonic() > end:
@@ -165,7 +165,7 @@ def _caught_up(connection: psycopg.Connection) -> None:
 
 @contextlib.contextmanager
 def _lag(target: Target) -> Iterator[list[int]]:
-    """Yield a list that grows: how far the standby is behind."""
+    """Yield a growing list: how far the standby is behind."""
     seen: list[int] = []
     stop = threading.Event()
 
@@ -186,7 +186,7 @@ def _lag(target: Target) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _clients(target: Target, rows: int) -> Iterator[tuple[list[tuple[float, float]], list[tuple[float, float]]]]:
-    """Let the clients work for a while; yield two lists that grow: when each was due, and how long it took."""
+    """Let the clients work; yield two growing lists: when each statement was due, and how long it took."""
     reads: list[tuple[float, float]] = []
     writes: list[tuple[float, float]] = []
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""Other tools' up-to-date starts: by themselves, and with MIGRATION_COMMAND, which does not run them."""
+"""Up-to-date starts of other tools: alone, and as MIGRATION_COMMAND, where they are not run."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Scale(NamedTuple):
 FULL = Scale(runs=21)
 QUICK = Scale(runs=1)
 
-OURS = "SQL files of ours"
+OURS = "SQL files, no tool"
 NOTHING = "the application alone"
-# `migrate deploy` by the engine that its package brings as WebAssembly; see tests/tools/files/prisma.config.mjs.
+# `migrate deploy` with the WebAssembly engine in its package; see tests/tools/files/prisma.config.mjs.
 PRISMA = "prisma migrate deploy"
 _PRISMA_FILES = examples.ROOT.parent / "tests" / "tools" / "files"
 _PRISMA_MODULES = examples.TOOLS / "node" / "node_modules"
-# Who takes longer than this runs in every third round.
+# Programs that take longer than this run only in every third round.
 _SELDOM = 1.0
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool in a folder of its own, with a database that it has migrated."""
+    """A tool in its own folder, with a database that it has migrated."""
 
     name: str
     """What is run."""
@@ -52,14 +52,14 @@ class Tool:
 
     @property
     def argv(self) -> list[str]:
-        """Return its own command line; the program by its path."""
+        """Return its command line, with the program's path."""
         program, *rest = shlex.split(self.env["MIGRATION_COMMAND"])
         found = str(self.folder / program) if "/" in program else shutil.which(program, path=self.env["PATH"])
         return [found or program, *rest]
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
-    """Let each tool migrate a database of its own; then measure everybody in turns."""
+    """Let each tool migrate its own database, then measure all in turns."""
     made: list[str] = []
     try:
         return [_table(stage, scale, made)]
@@ -90,7 +90,7 @@ def _table(stage: Stage, scale: Scale, made: list[str]) -> Section:
 
     section = Section(
         "Up to date: other tools by themselves, and with MIGRATION_COMMAND",
-        ("", "runs", "the tool itself", "`entrypoint run`", "of it", "CPU, itself", "CPU, `entrypoint run`"),
+        ("", "runs", "the tool itself", "`entrypoint run`", "ratio", "CPU, itself", "CPU, `entrypoint run`"),
         missing=missing,
     )
     for tool in sorted(tools, key=lambda tool: -done.summaries[tool.name].start):
@@ -104,9 +104,9 @@ def _table(stage: Stage, scale: Scale, made: list[str]) -> Section:
         section.rows.append((name, str(len(summary.samples)), "", seconds(summary.start), "", "", seconds(summary.cpu)))
         section.values[name] = summary.values()
     section.notes += [
-        "Medians of runs in turns: the applications in examples/ with two applied migrations each, and as many files",
-        "of ours; TCP without TLS. The tool's own time is to its own end, so without the shell that would start the",
-        "application; that of `entrypoint run` is to the application's first instruction, and the tool is not run.",
+        "Medians of runs that took turns: the applications in examples/ with two applied migrations each, and as many",
+        "SQL files; TCP without TLS. The tool's own time is to its own end, without the shell that would start",
+        "the application. That of `entrypoint run` is to the application's first instruction; the tool is not run.",
     ]
     return section
 
@@ -124,7 +124,7 @@ def _under_the_lock(stage: Stage, tool: Tool) -> Callable[[], Sample]:
 
 
 def _start(stage: Stage, tool: Tool, outcome: str) -> Sample:
-    """Start the program with the tool as its command; see that it did what it is measured for."""
+    """Start the program with the tool as its command, and check that it did what is measured."""
     argv: list[str | Path] = [stage.entrypoint, "run", "--", stage.application or "/bin/true"]
     return _checked(stage, stage.spawner.run(argv, tool.env, directory=tool.folder), outcome)
 
@@ -155,7 +155,7 @@ def _example(stage: Stage, name: str, made: list[str]) -> Tool:
 
 
 def _short(command: str) -> str:
-    """Return the command as its users know it: without its folder, and without the shell around it."""
+    """Return the command as its users know it, without its folder and the shell around it."""
     inner = re.search(r"\S+ up(?=')", command)
     return inner[0] if inner else command.removeprefix("node_modules/.bin/")
 
@@ -179,9 +179,9 @@ def _prisma(stage: Stage, made: list[str]) -> Tool:
         "DATABASE_URL": stage.target(_database(stage, "prisma", made)).url,
         "MIGRATION_COMMAND": "node_modules/.bin/prisma migrate deploy",
         "MIGRATION_COMMAND_INPUTS": "prisma/migrations",
-        # Prisma refuses its first run in a schema that has tables but not its own.
+        # Prisma refuses its first run in a schema with tables but without its own.
         "MIGRATION_SCHEMA": "entrypoint",
-        # It would download its native engines if it did not take these for them; neither is started.
+        # Without these, it would download its native engines. Neither is started.
         "PRISMA_QUERY_ENGINE_LIBRARY": "/bin/true",
         "PRISMA_SCHEMA_ENGINE_BINARY": "/bin/true",
         "CHECKPOINT_DISABLE": "1",
@@ -191,7 +191,7 @@ def _prisma(stage: Stage, made: list[str]) -> Tool:
 
 
 def _files(stage: Stage, made: list[str]) -> Callable[[], Sample]:
-    """Return a start with as many files of ours."""
+    """Return a start with as many SQL files."""
     target, folder = stage.target(_database(stage, "ours", made)), stage.folder(migrations.small(2))
     stage.migrate(target, folder)
     argv: list[str | Path] = [stage.entrypoint, "run", "--", stage.application or "/bin/true"]

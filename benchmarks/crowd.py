@@ -1,4 +1,4 @@
-"""Several processes at once, and a gate in a migration that they all come to."""
+"""Several processes at once, and a gate in a migration at which they all arrive."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Time-outs that no benchmark comes to.
+# Timeouts that no benchmark reaches.
 PATIENT = {
     "MIGRATION_LOCK_TIMEOUT_MS": "600000",
     "MIGRATION_TIMEOUT_MS": "600000",
@@ -44,10 +44,10 @@ def until(condition: Callable[[], T | None], timeout: float, what: str) -> T:
 
 
 def within(condition: Callable[[], T], timeout: float) -> T:
-    """Poll `condition` until it returns something true, or `timeout` seconds are over; return the last answer."""
+    """Poll `condition` until it returns something true, or for `timeout` seconds; return the last answer."""
     deadline = time.monotonic() + timeout
     while True:
-        late = time.monotonic() > deadline  # read first: what became true at the last moment counts
+        late = time.monotonic() > deadline  # read first, so that what becomes true at the last moment counts
         found = condition()
         if found or late:
             return found
@@ -55,12 +55,12 @@ def within(condition: Callable[[], T], timeout: float) -> T:
 
 
 class Replica:
-    """A process with a session of its own; what it writes goes to a file."""
+    """A process in a new session, whose output goes to a file."""
 
     def __init__(self, argv: Sequence[str | Path], env: Mapping[str, str], output: Path) -> None:
         """Start it."""
         self.output = output
-        # A file, not a pipe: a program whose log nobody reads would stop in the middle.
+        # A file, not a pipe: a program whose output nobody reads would block.
         with output.open("wb") as file:
             self.process = subprocess.Popen(
                 argv,
@@ -74,7 +74,7 @@ class Replica:
 
     @property
     def running(self) -> bool:
-        """Return whether it has not ended."""
+        """Tell whether it is still running."""
         return self.process.poll() is None
 
     def text(self) -> str:
@@ -95,28 +95,28 @@ class Replica:
         return times[-1]
 
     def told(self) -> application.Told:
-        """Return what the application told. Raises BenchmarkError if it did not run."""
+        """Return what the application printed. Raises BenchmarkError if it did not run."""
         found = application.told(self.text())
         if found is None:
             raise BenchmarkError(f"no application:\n{self.text()[-2000:]}")
         return found
 
     def cpu(self) -> float:
-        """Return the seconds of user and system time of it and its children so far."""
+        """Return its user and system time so far, with its children's, in seconds."""
         return cpu_of_family(self.process.pid)
 
     def kill(self) -> None:
-        """End it and all that it has started, as a container's end does; nobody can see it coming."""
+        """Kill it and everything it has started, without warning, like the end of a container."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
 
 class Crowd:
-    """Starts replicas of one command; a context manager of which nothing survives."""
+    """Starts replicas of one command. A context manager that kills them all in the end."""
 
     def __init__(self, stage: Stage, argv: Sequence[str | Path], env: Mapping[str, str]) -> None:
-        """Take what all of them run."""
+        """Take the command that all of them run."""
         self._directory = stage.empty_folder()
         self._argv = argv
         self._env = env
@@ -129,7 +129,7 @@ class Crowd:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Kill whoever is left."""
+        """Kill the remaining ones."""
         for replica in self.replicas:
             replica.kill()
 
@@ -140,7 +140,7 @@ class Crowd:
         return replica
 
     def first(self, gate: Gate) -> Arrival:
-        """Wait until somebody stands at the gate. Raises BenchmarkError if nobody comes, or all have ended before."""
+        """Wait until a backend waits at the gate. Raises BenchmarkError if none does, or if all end before."""
 
         def settled() -> list[Arrival] | bool:
             return gate.arrivals() or not any(replica.running for replica in self.replicas)
@@ -152,11 +152,11 @@ class Crowd:
 
     @property
     def waiting(self) -> list[Replica]:
-        """Return those entrypoints that have said that they wait."""
+        """Return the replicas of entrypoint that have logged that they wait."""
         return [replica for replica in self.replicas if "lock.waiting" in replica.events()]
 
     def calm(self, timeout: float) -> None:
-        """Wait until all have ended, or have come to rest: hardly any CPU time within a second."""
+        """Wait until all have ended or are idle: hardly any CPU time within a second."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             before = [(replica, replica.cpu()) for replica in self.replicas if replica.running]
@@ -170,11 +170,11 @@ class Arrival(NamedTuple):
 
     pid: int
     since: float
-    """When its statement came, in seconds since 1970; of several sent at once, the first."""
+    """When its statement arrived, in seconds since 1970; of several sent at once, the first."""
 
 
 class Gate:
-    """A lock that a migration waits for, so that others can be watched meanwhile; in one database."""
+    """A lock in one database that a migration waits for, so that others can be observed meanwhile."""
 
     SQL = "SELECT pg_advisory_xact_lock(4711);\n"
     """The statement that waits at the gate."""
@@ -185,26 +185,26 @@ class Gate:
         self._database = target.database
         self._lock = stage.server.connect(target.database)
         self._lock.execute("SELECT pg_advisory_lock(4711)")
-        # In another database, so that what is asked here is not counted there.
+        # Use another database for our queries, so that they are not counted in this one.
         self._outside = stage.server.connect()
 
     def __enter__(self) -> Self:
-        """Return itself: it is closed already."""
+        """Return itself; it is already closed."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Open it, and ask no more."""
+        """Open it, and close the connections."""
         self.open()
         self._outside.close()
 
     def open(self) -> None:
-        """Let everybody pass. May be called twice."""
+        """Open it. May be called twice."""
         self._lock.close()
 
     def arrivals(self) -> list[Arrival]:
-        """Return who stands at the gate."""
+        """Return the backends that wait at the gate."""
         rows = self.ask(
             "SELECT pid, extract(epoch FROM query_start)::float8 FROM pg_locks JOIN pg_stat_activity USING (pid)"
             " WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted AND datname = %s ORDER BY query_start",
@@ -213,11 +213,11 @@ class Gate:
         return [Arrival(*row) for row in rows]
 
     def newcomer(self, known: set[int]) -> Arrival | None:
-        """Return who stands at the gate and is not known."""
+        """Return the backends that wait at the gate and are not among the known ones."""
         return next((arrival for arrival in self.arrivals() if arrival.pid not in known), None)
 
     def holder(self) -> int:
-        """Return which backend has the lock of entrypoint's guard. Raises BenchmarkError if none has."""
+        """Return the backend that has the lock of entrypoint's guard. Raises BenchmarkError if none has it."""
         rows = self.ask(
             "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory'"
             " AND classid = 1885824368 AND mode = 'ExclusiveLock' AND granted AND datname = %s",
@@ -229,16 +229,16 @@ class Gate:
         return pid
 
     def backends(self) -> set[int]:
-        """Return all backends of clients of this database, the gate's included."""
+        """Return all client backends in this database, including the gate's."""
         return {row[0] for row in self.ask("SELECT pid FROM pg_stat_activity WHERE datname = %s", self._database)}
 
     def names(self) -> set[str]:
-        """Return what these clients call themselves."""
+        """Return the application names of these clients."""
         rows = self.ask("SELECT DISTINCT application_name FROM pg_stat_activity WHERE datname = %s", self._database)
         return {row[0] for row in rows}
 
     def counts(self) -> tuple[int, int]:
-        """Return the transactions and sessions of this database so far, as far as the backends have reported them."""
+        """Return how many transactions and sessions of this database the backends have reported so far."""
         counted = "SELECT xact_commit + xact_rollback, sessions FROM pg_stat_database WHERE datname = %s"
         ((transactions, sessions),) = self.ask(counted, self._database)
         return transactions, sessions
@@ -248,9 +248,9 @@ class Gate:
         self.ask("SELECT pg_terminate_backend(%s)", pid)
 
     def committed(self, table: str) -> float | None:
-        """Return when a table's creation was committed, in seconds since 1970, or None if it was not.
+        """Return when a table's creation was committed, in seconds since 1970; None if it was not.
 
-        This takes one more session in that database.
+        Opens one more session in that database.
         """
         with self._stage.server.connect(self._database) as connection:
             row = connection.execute(
@@ -260,15 +260,15 @@ class Gate:
         return row[0] if row else None
 
     def ask(self, question: LiteralString, *parameters: object) -> list[tuple[Any, ...]]:
-        """Return the answer to a question about the whole server."""
+        """Return the rows of a query about the whole server."""
         return self._outside.execute(question, parameters).fetchall()
 
 
 @contextlib.contextmanager
 def rivals(stage: Stage, target: Target, peer: Peer, slow: Mapping[str, str]) -> Iterator[Crowd]:
-    """Return a crowd of a peer that has `slow` to apply, in a database where it has applied something before.
+    """Return a crowd of a peer that has to apply `slow`, in a database where it has applied something before.
 
-    On an empty one, some get into each other's way where they create their tables.
+    On an empty database, some conflict when they create their tables.
     """
     # Not 000: goose and tern begin with 1.
     applied = {"001_before.sql": "CREATE TABLE before ();\n"}

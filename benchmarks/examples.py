@@ -1,4 +1,4 @@
-"""The applications in examples/: what their images have, and where their programs are on this machine."""
+"""The applications in examples/: what their images contain, and where their programs are on this machine."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def image(name: str) -> Image:
     text = (ROOT / name / "Dockerfile").read_text().replace("\\\n", " ")
     env: dict[str, str] = {}
     for line in re.findall(r"^ENV (.*)$", text.rpartition("\nFROM ")[2], re.MULTILINE):
-        # Docker puts in no variable that has a backslash before it; shlex leaves that where it is.
+        # Docker substitutes no variable that has a backslash before it; shlex keeps the backslash.
         env |= {key: value.replace("\\$", "$") for key, _, value in (word.partition("=") for word in shlex.split(line))}
     [command] = re.findall(r"^CMD (.*)$", text, re.MULTILINE)
     return Image(env, json.loads(command))
 
 
 def programs(name: str) -> list[Path]:
-    """Return the folders in which an example's programs are looked for; empty if something is not installed."""
+    """Return the folders with an example's programs; empty if something is not installed."""
     home = TOOLS / "examples" / name
     if name == "rails":
         return [Path("/usr/bin")] if shutil.which("puma") and shutil.which("rails") else []
@@ -48,7 +48,7 @@ def programs(name: str) -> list[Path]:
 
 
 def copy(name: str, place: Path) -> None:
-    """Copy an example, as its image has it."""
+    """Copy the files that an example's image contains."""
     ignored = shutil.ignore_patterns("__pycache__", "Dockerfile", "README.md", "node_modules")
     shutil.copytree(ROOT / name, place, ignore=ignored)
     modules = TOOLS / "examples" / name / "node_modules"

@@ -1,4 +1,4 @@
-"""What is worked out from measured values. Pure functions."""
+"""Calculations on measured values. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LINEAR = 1.0
-# How far an exponent may lie above 1 before it is called worse than linear: two medians are never quite right.
+# How far an exponent may be above 1 before it counts as worse than linear. Medians are not exact.
 TOLERANCE = 0.15
 
 
@@ -30,14 +30,14 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def ratio(value: float | None, reference: float | None) -> float | None:
-    """Return how many times the reference a value is, or None where that means nothing."""
+    """Return a value as a multiple of the reference, or None if that means nothing."""
     if value is None or not reference:
         return None
     return value / reference
 
 
 def slope(sizes: tuple[float, float], values: tuple[float, float]) -> float | None:
-    """Return the exponent k of value ~ size^k between two measurements, or None if a logarithm has no meaning.
+    """Return the exponent k of value ~ size^k between two measurements, or None if a logarithm is undefined.
 
     It is the slope of the line through both in a plot with logarithmic axes: 0 for a constant cost, 1 for linear.
     """
@@ -47,11 +47,11 @@ def slope(sizes: tuple[float, float], values: tuple[float, float]) -> float | No
 
 
 def slopes(sizes: Sequence[float], values: Sequence[float]) -> list[float | None]:
-    """Return the exponent between each measurement and the one before it; None for the first."""
+    """Return the exponent between each measurement and the previous one; None for the first."""
     pairs = zip(pairwise(sizes), pairwise(values), strict=True)
     return [None, *(slope(size, value) for size, value in pairs)]
 
 
 def worse_than_linear(exponents: Sequence[float | None]) -> bool:
-    """Return whether any exponent lies clearly above 1."""
+    """Tell whether any exponent is clearly above 1."""
     return any(exponent is not None and exponent > LINEAR + TOLERANCE for exponent in exponents)

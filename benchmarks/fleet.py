@@ -1,4 +1,4 @@
-"""What is more than one machine can start: thousands of replicas, simulated. And a schema for each of many tenants."""
+"""More than one machine can start: thousands of replicas, simulated. And many tenants with a schema each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Scale(NamedTuple):
     runs: int
     """Simulations of each fleet; the median one is shown."""
     times: int
-    """How often each thing is done of which the cost is measured."""
+    """How often each step is repeated to measure its cost."""
     tenants: int
     fleets: tuple[Fleet, ...]
 
@@ -53,7 +53,7 @@ _FLEETS = (
 FULL = Scale(runs=3, times=300, tenants=200, fleets=_FLEETS)
 QUICK = Scale(runs=1, times=20, tenants=4, fleets=(_FLEETS[0], _FLEETS[3]))
 
-# As it was until decision 0059, to compare: the same pause after each refusal, and no place given back.
+# The behaviour before decision 0059, for comparison: equal pauses after refusals, and no connection given up.
 _BEFORE = Pauses(lambda _: uniform(BACKOFF / 2, BACKOFF), lambda _: uniform(0.2, 0.4))
 _NOW = Pauses(
     lambda refused: pause_in_a_crowd(refused, BACKOFF, uniform), pause_without_a_place, spare=(PLACES - 1) // 10
@@ -64,7 +64,7 @@ _FILES = {
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
-    """Measure what the server spends, play the fleets, and migrate the tenants."""
+    """Measure the server's costs, simulate the fleets, and migrate the tenants."""
     costs, section = _costs(stage, scale.times)
     return [section, _fleets(scale, costs), _tenants(stage, scale.tenants)]
 
@@ -73,7 +73,7 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
 
 
 def _costs(stage: Stage, times: int) -> tuple[Costs, Section]:
-    """Measure what each step costs the server, in seconds of its processors."""
+    """Measure what each step costs the server, in seconds of CPU time."""
     with Server(settings={"max_connections": 20}) as server:
         server.create_database("fleet")
         there = Target("fleet", server.port)
@@ -90,11 +90,11 @@ def _costs(stage: Stage, times: int) -> tuple[Costs, Section]:
             other.close()
     costs = Costs(login, refusal, look, glance)
     section = Section(
-        f"Fleet: what each step takes of the server's processors (mean of {times})",
+        f"Fleet: what each step costs the server (mean of {times})",
         ("", "CPU"),
         rows=[(name, f"{cost * 1000:.2f} ms") for name, cost in costs._asdict().items()],
         values=costs._asdict(),
-        notes=["TCP without TLS, a trusted user, 10 applied files. TLS and SCRAM make a login dearer."],
+        notes=["TCP without TLS, a trusted user, 10 applied files. TLS and SCRAM make a login more expensive."],
     )
     return costs, section
 
@@ -111,12 +111,12 @@ def _refused(there: Target) -> None:
         psycopg.connect(there.url)
     except psycopg.OperationalError:
         return
-    raise BenchmarkError("the server is not full")
+    raise BenchmarkError("the server has connections left")
 
 
 def _fleets(scale: Scale, costs: Costs) -> Section:
     section = Section(
-        f"Fleet: simulated, {PLACES} places, {_CORES} processors of the server's",
+        f"Fleet: simulated, {PLACES} connections, a server with {_CORES} processors",
         (
             "replicas",
             "start within",
@@ -149,9 +149,9 @@ def _fleets(scale: Scale, costs: Costs) -> Section:
         )
         section.values["_".join(f"{value:g}" for value in fleet)] = [one._asdict() for one in now]
     section.notes += [
-        "The rest give up after MIGRATION_LOCK_TIMEOUT_MS (30 s) of refusals or DB_CONNECT_ATTEMPTS time-outs; by",
-        "default their applications start all the same. Last one up: after the last start, or the end of the",
-        "migrations if that is later. Queue: how long somebody waited at most for a processor of the server's.",
+        "The rest give up after MIGRATION_LOCK_TIMEOUT_MS (30 s) of refusals or DB_CONNECT_ATTEMPTS timeouts; by",
+        "default, their applications start anyway. Last one up: after the last start, or after the end of the",
+        "migrations if that is later. Queue: the longest wait for one of the server's processors.",
     ]
     return section
 
@@ -166,11 +166,11 @@ def _share(outcomes: Sequence[Outcome]) -> str:
 
 def _tenants(stage: Stage, tenants: int) -> Section:
     section = Section(
-        f"Tenants: {tenants} schemas of one database, 10 files each, by a loop of `entrypoint migrate`",
+        f"Tenants: {tenants} schemas in one database, 10 files each, migrated by a loop with `entrypoint migrate`",
         ("at once", "all of them, new", "each", "all up to date", "each", "10,000 up to date"),
         notes=[
-            "Each tenant has a schema, a ledger and a lock of its own. The server is on the same two processors.",
-            "The last column is what the one before makes of 10,000.",
+            "Each tenant has a separate schema, migration history and lock. The server is on the same two processors.",
+            "The last column extrapolates the previous one to 10,000.",
         ],
     )
     folder = stage.folder(_FILES)
@@ -200,7 +200,7 @@ def _tenants(stage: Stage, tenants: int) -> Section:
 
 
 def _loop(stage: Stage, environments: Sequence[dict[str, str]], at_once: int) -> float:
-    """Migrate one tenant after another, so many at once; return the seconds for all."""
+    """Migrate all tenants, some of them at once; return the seconds for all."""
 
     def migrate(environment: dict[str, str]) -> None:
         subprocess.run([stage.entrypoint, "migrate"], env=environment, stderr=subprocess.DEVNULL, check=True)

@@ -1,4 +1,4 @@
-"""An up-to-date start, with more and more of everything: and what grows faster than that."""
+"""An up-to-date start with more and more files or rows, and what grows faster than linearly."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Scale(NamedTuple):
     runs: int
     sizes: tuple[int, ...]
     limit: float
-    """Seconds in which a peer must have applied all files of one size."""
+    """Seconds within which a peer must apply all files of one size."""
 
 
 FULL = Scale(runs=7, sizes=(10, 100, 1_000, 10_000), limit=60)
 QUICK = Scale(runs=1, sizes=(10, 100), limit=60)
 
 OURS = "entrypoint run"
-# Beside us, the one that is quickest with few files.
+# The peer that is fastest with few files.
 PEER = "dbmate up"
 FILES = 10
 
-# Rows of migrations whose files an older image does not have.
+# Rows for migrations whose files an older image does not have.
 _AHEAD = """
     INSERT INTO schema_migrations (migration_number, filename, application_version, execution_time_ms, status, checksum)
     SELECT number, lpad(number::text, 3, '0') || '_table.sql', '1.0.0', 1, 'completed', repeat('0', 64)
@@ -44,7 +44,7 @@ _AHEAD = """
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
-    """Measure starts with many files, all applied, and with many rows of which few have a file."""
+    """Measure starts with many applied files, and with many rows of which few have a file."""
     return [*_files(stage, scale), _rows(stage, scale)]
 
 
@@ -54,7 +54,7 @@ def _start(stage: Stage, database: str, folder: Path) -> Sample:
 
 
 def _files(stage: Stage, scale: Scale) -> list[Section]:
-    """Apply files in each number, then start with them; return a section for the starts and one for the applying."""
+    """Apply each number of files, then start with them; return a section for the starts and one for applying."""
     contestants = []
     databases = []
     folders = []
@@ -99,11 +99,11 @@ def _files(stage: Stage, scale: Scale) -> list[Section]:
             stage.server.drop_database(database)
         for folder in folders:
             shutil.rmtree(folder)
-    starts = Section("Growth: an up-to-date start with so many files, all applied", _columns("files"))
+    starts = Section("Growth: an up-to-date start, by the number of applied files", _columns("files"))
     for name in applied:
         _add(starts, name, scale.sizes, [done.summaries.get(f"{name} {size}") for size in scale.sizes])
     starts.missing += [*missing, *done.missing]
-    applying = Section("Growth: applying so many files of a line each", ("", "files", "wall", "exponent"))
+    applying = Section("Growth: applying one-line files, by their number", ("", "files", "wall", "exponent"))
     for name, walls in applied.items():
         exponents = slopes(scale.sizes[: len(walls)], walls)
         for size, wall, power in zip(scale.sizes, walls, exponents, strict=False):
@@ -132,7 +132,9 @@ def _rows(stage: Stage, scale: Scale) -> Section:
     finally:
         for database in databases:
             stage.server.drop_database(database)
-    section = Section(f"Growth: a start with {FILES} files and so many rows in the ledger", _columns("rows"))
+    section = Section(
+        f"Growth: a start with {FILES} files, by the number of rows in the migration history", _columns("rows")
+    )
     _add(section, OURS, scale.sizes, [done.summaries.get(f"{OURS} {size}") for size in scale.sizes])
     return section
 

@@ -1,4 +1,4 @@
-"""Run whole processes in turns, and sum up what they took."""
+"""Run whole processes in turns, and summarize what they took."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-# No program is waited for longer than this, unless something shorter is said.
+# The time limit for a program, unless a shorter one is given.
 LIMIT = 300.0
 
 
 class BenchmarkError(Exception):
-    """A program that is measured did not do what it was measured for."""
+    """A program did not do what it was measured for."""
 
 
 class TooSlowError(BenchmarkError):
-    """A program did not end within its time, and was ended."""
+    """A program exceeded its time limit and was killed."""
 
     def __init__(self, limit: float) -> None:
         """Keep the limit, in seconds."""
@@ -41,18 +41,18 @@ class Sample(NamedTuple):
     wall: float
     """Seconds."""
     cpu: float
-    """Seconds of user and system time, of it and of what it started and waited for: not the server's."""
+    """Seconds of user and system time, with its children that it waited for, without the server's."""
     peak: int
-    """The most memory that one of its processes had, in bytes."""
+    """The peak memory of any of its processes, in bytes."""
     application: float | None = None
-    """Seconds until the first instruction of the application that tells its time, if there was one."""
+    """Seconds until the first instruction of the application, if it reported that."""
 
 
 class Spawner:
     """Starts programs from a small process; see spawner.py for why."""
 
     def __init__(self, directory: Path) -> None:
-        """Let the programs run in `directory`, and their output go to a file in it."""
+        """Run the programs in `directory`, with their output in a file there."""
         self._directory = directory
         self._output = directory / "output"
         script = Path(__file__).with_name("spawner.py")
@@ -64,17 +64,17 @@ class Spawner:
         )
 
     def __enter__(self) -> Self:
-        """Return itself: the process runs already."""
+        """Return itself; the process is already running."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the process, by closing what it reads."""
+        """End the process by closing its input."""
         self._process.communicate(timeout=60)
 
     def output(self, size: int = 4000) -> str:
-        """Return the end of what the last program wrote: some print all the SQL that they run."""
+        """Return the end of the last program's output; some programs print all the SQL that they run."""
         with self._output.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - size))
             return file.read().decode(errors="replace")
@@ -84,7 +84,7 @@ class Spawner:
     ) -> Sample:
         """Run a program to its end, in `directory` if that is given.
 
-        Raises TooSlowError after `limit` seconds, BenchmarkError unless it ends with 0.
+        Raises TooSlowError after `limit` seconds, BenchmarkError unless it exits with 0.
         """
         words = [os.fsdecode(word) for word in argv]
         requests, answers = self._process.stdin, self._process.stdout
@@ -106,12 +106,12 @@ class Spawner:
 
 
 class Contestant(NamedTuple):
-    """Something to measure, by a name for the table. `run` does what is not measured, too, before and after."""
+    """Something to measure, with a name for the table. `run` also does the unmeasured work before and after."""
 
     name: str
     run: Callable[[], Sample]
     peer: bool = False
-    """Whether it may be too slow or fail; then the others go on, and the table says so."""
+    """Whether it may be too slow or fail; the others then continue, and the table says so."""
 
 
 class Summary(NamedTuple):
@@ -125,7 +125,7 @@ class Summary(NamedTuple):
 
     @property
     def start(self) -> float:
-        """Return the seconds until the application, or else until the end."""
+        """Return the seconds until the application, or otherwise until the end."""
         return self.wall if self.application is None else self.application
 
     def values(self) -> dict[str, Any]:
@@ -134,20 +134,20 @@ class Summary(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What came of runs in turns."""
+    """The result of runs that took turns."""
 
     summaries: dict[str, Summary]
     failures: dict[str, BenchmarkError]
-    """Why there is no summary of a peer."""
+    """Why a peer has no summary."""
 
     @property
     def missing(self) -> list[str]:
-        """Return a line for each that did not do its work, however slowly."""
+        """Return a line for each that failed, without those that were only too slow."""
         return [f"{name}: {why}" for name, why in self.failures.items() if not isinstance(why, TooSlowError)]
 
     @property
     def too_slow(self) -> dict[str, TooSlowError]:
-        """Return those that were ended."""
+        """Return those that exceeded their time limit."""
         return {name: why for name, why in self.failures.items() if isinstance(why, TooSlowError)}
 
 
@@ -166,10 +166,10 @@ def summarise(samples: list[Sample]) -> Summary:
 def in_turns(
     contestants: Sequence[Contestant], runs: int, *, warm_up: bool = True, seldom_above: float | None = None
 ) -> Round:
-    """Run every contestant `runs` times, in rounds, each round beginning with another one.
+    """Run every contestant `runs` times, in rounds, each of which begins with a different one.
 
-    So whatever else the machine does falls on all alike. A first round, to fill caches, does not count. Who takes
-    more than `seldom_above` seconds in it is left out of two rounds of three.
+    So other load on the machine affects all alike. The first round fills caches and does not count. A contestant that
+    takes more than `seldom_above` seconds in it runs only in every third round.
     """
     samples: dict[str, list[Sample]] = {contestant.name: [] for contestant in contestants}
     failures: dict[str, BenchmarkError] = {}

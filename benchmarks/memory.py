@@ -1,4 +1,4 @@
-"""Large files: the most memory that a process takes, beside psql, and the time."""
+"""Large files: the peak memory of a process and its time, compared with psql."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Scale(NamedTuple):
 
     runs: int
     part: float
-    """Which part of each case's size."""
+    """The fraction of each case's size to use."""
 
 
 FULL = Scale(runs=3, part=1)
@@ -48,7 +48,7 @@ CASES: dict[str, Callable[[float], str]] = {
 
 
 def measure(stage: Stage, scale: Scale) -> Iterator[Section]:
-    """Measure whole processes that apply one large file, and those that only look at it."""
+    """Measure whole processes that apply one large file, and those that only read it."""
     yield _applying(stage, scale)
     yield _looking(stage, scale)
 
@@ -57,10 +57,10 @@ def _applying(stage: Stage, scale: Scale) -> Section:
     section = Section(
         "Memory: applying one file to an empty database",
         ("", "peak", f"of {LIMIT / _MB:.0f} MB", f"{PSQL}: peak", "wall", f"{PSQL}: wall", "we take", "CPU"),
-        notes=[f"Medians of {scale.runs} runs in turns." if scale.runs > 1 else "One run of each, in turns."],
+        notes=[f"Medians of {scale.runs} runs that took turns." if scale.runs > 1 else "One run of each, in turns."],
     )
     if stage.psql is None:
-        section.missing.append("psql: not among the server's programs")
+        section.missing.append("psql: not installed with the server")
     for title, make in CASES.items():
         folder = stage.folder({"001_large.sql": make(scale.part)})
         done = in_turns(list(_contestants(stage, folder)), scale.runs, warm_up=False)
@@ -98,8 +98,11 @@ def _contestants(stage: Stage, folder: Path) -> Iterator[Contestant]:
 
 
 def _looking(stage: Stage, scale: Scale) -> Section:
-    """Measure what has a file of 100 MB before it and does not apply it."""
-    section = Section("Memory: a file of 100 MB that is looked at", ("", "peak", f"of {LIMIT / _MB:.0f} MB", "wall"))
+    """Measure commands that read a file of 100 MB and do not apply it."""
+    section = Section(
+        "Memory: commands that read a file of 100 MB without applying it",
+        ("", "peak", f"of {LIMIT / _MB:.0f} MB", "wall"),
+    )
     folder = stage.folder({"001_large.sql": migrations.bulk(round(100 * _MB * scale.part))})
 
     def add(title: str, target: Target, *words: str) -> None:

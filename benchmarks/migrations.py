@@ -1,4 +1,4 @@
-"""Migrations to measure with."""
+"""Migrations for the benchmarks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LINES = 100
 
 
 def small(count: int) -> dict[str, str]:
-    """Return `count` migrations of a line each."""
+    """Return `count` one-line migrations."""
     return {
         f"{number:03d}_table.sql": f"CREATE TABLE small_{number} (id integer PRIMARY KEY);\n"
         for number in range(1, count + 1)
@@ -94,7 +94,7 @@ def bulk(characters: int) -> str:
 
 
 def huge(characters: int, statements: int) -> str:
-    """Return a data migration of about this length, with so many statements beside the first, each of many rows."""
+    """Return a data migration of about this length: a first statement, then `statements` more with many rows."""
     head = "CREATE TABLE huge (id integer, name text);\n"
     row = f"(%08d, '{'the name of number ' * 4}%08d')"
     rows = max(1, characters // statements // (len(row % (0, 0)) + 2))

@@ -1,4 +1,4 @@
-"""Migrations on an empty database: what is added to the server's own work."""
+"""Migrations on an empty database: what a tool adds to the server's own work."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ class Scale(NamedTuple):
     """How much of it."""
 
     runs: int
-    """Of the cases with up to 300 files; the others run once."""
+    """The runs for cases with up to 300 files; the others run once."""
     small: tuple[int, ...]
-    """Numbers of files of a line each."""
+    """Numbers of one-line files."""
     ordinary: int
-    """The number of files of a hundred lines each."""
+    """The number of files with a hundred lines each."""
     bulk: int
-    """The characters of the one large file."""
+    """The length of the one large file, in characters."""
     limit: float
-    """Seconds for one run of a peer."""
+    """The time limit for one run of a peer, in seconds."""
 
 
 FULL = Scale(runs=3, small=(30, 300, 3_000), ordinary=300, bulk=200_000_000, limit=30)
 QUICK = Scale(runs=1, small=(3, 30), ordinary=3, bulk=2_000_000, limit=60)
 
-# Up to as many files, each contestant runs more than once, and the server's log is asked where the time went.
+# Up to this many files, each contestant runs more than once, and the server's log shows where the time went.
 _OFTEN = 300
-# Seconds; who takes longer runs once, and is not run again for the server's log.
+# Seconds. A contestant that takes longer runs once, and is not run again for the server's log.
 _SELDOM = 3.0
 
 _LINE = re.compile(
     r"^\d{4}-\d\d-\d\d .*?LOG: {2}duration: ([\d.]+) ms {2}(statement|parse|bind|execute)?", re.MULTILINE
 )
-# In the files' own statements: no ledger names such a table.
+# Marks the files' own statements: no migration history has a table of this name.
 _FILE = re.compile(r"\b(?:small|orders)_\d")
 
 
@@ -64,18 +64,18 @@ class Case(NamedTuple):
     title: str
     files: dict[str, str]
     often: bool
-    """Whether it is quick enough to be run several times."""
+    """Whether it is fast enough to run several times."""
 
 
 class ServerTime(NamedTuple):
-    """Where a run's time went, by the server's own account."""
+    """Where a run's time went, according to the server's log."""
 
     files: float
     """Seconds in the migrations' statements."""
     others: float
     """Seconds in all other statements."""
     messages: int
-    """How many statements came: each is a round trip."""
+    """The number of statements; each is a round trip."""
     wall: float
 
 
@@ -83,7 +83,7 @@ def measure(stage: Stage, scale: Scale) -> Iterator[Section]:
     """Measure whole processes, each on an empty database."""
     walls: dict[str, list[float]] = {}
     for count in scale.small:
-        case = Case(f"{count:,} migrations of a line each", migrations.small(count), count <= _OFTEN)
+        case = Case(f"{count:,} one-line migrations", migrations.small(count), count <= _OFTEN)
         section, summaries = _case(stage, scale, case)
         yield section
         for name, summary in summaries.items():
@@ -102,7 +102,7 @@ def _size(files: Mapping[str, str]) -> int:
 
 
 def _growth(counts: tuple[int, ...], walls: dict[str, list[float]]) -> Section:
-    """Put the cases with small files beside one another."""
+    """Compare the cases with small files."""
     columns = ("", *(column for count in counts for column in (f"{count:,} files", "exponent")))
     section = Section("Pending: how the time grows with the number of migrations", columns)
     for name, values in walls.items():
@@ -111,7 +111,7 @@ def _growth(counts: tuple[int, ...], walls: dict[str, list[float]]) -> Section:
             cells = [cell for pair in zip(map(seconds, values), map(exponent, exponents), strict=True) for cell in pair]
             section.rows.append((name, *cells))
             section.values[name] = {"files": counts, "wall": values, "exponents": exponents}
-    section.notes.append("The exponent k of time ~ files^k between one column and the one before; 1 is linear.")
+    section.notes.append("Exponent: k in time ~ files^k, between one column and the previous one; 1 is linear.")
     return section
 
 
@@ -183,18 +183,18 @@ def _case(stage: Stage, scale: Scale, case: Case) -> tuple[Section, dict[str, Su
         section.rows.append((name, "1", str(why), *[""] * 7))
         section.values[name] = {"more_than": why.limit}
     section.notes += [
-        f"Medians of up to {runs} runs in turns." if runs > 1 else "One run of each, in turns.",
-        "CPU: of the process and its children. Beside the server: wall time less the CPU time of the server's",
+        f"Medians of up to {runs} runs that took turns." if runs > 1 else "One run of each, in turns.",
+        "CPU: of the process and its children. Beside the server: wall time minus the CPU time of the server's",
         "sessions.",
-        "No fsync here, so a COMMIT is cheap.",
+        "fsync is off, so a COMMIT is cheap.",
     ]
     if accounts:
-        section.notes.append("Round trips: statements that the server logged in one more run.")
+        section.notes.append("Round trips: the statements that the server logged in one more run.")
     return section, done.summaries
 
 
 def _commands(stage: Stage, scale: Scale, case: Case) -> tuple[dict[str, Command], list[Path], list[str]]:
-    """Return what is to be run for each contestant, the folders that were made for it, and who is missing."""
+    """Return what to run for each contestant, the folders created for it, and what is missing."""
     folder = stage.folder(case.files)
     scripts = stage.empty_folder()
     folders = [folder, scripts]
@@ -202,7 +202,7 @@ def _commands(stage: Stage, scale: Scale, case: Case) -> tuple[dict[str, Command
     commands: dict[str, Command] = {OURS: lambda target: stage.migrate(target, folder)}
     psql = stage.psql
     if psql is None:
-        missing.append("psql: not among the server's programs")
+        missing.append("psql: not installed with the server")
     else:
         at_once, one_by_one = scripts / "at_once.sql", scripts / "one_by_one.sql"
         at_once.write_text("".join(case.files.values()))
@@ -229,20 +229,20 @@ def _commands(stage: Stage, scale: Scale, case: Case) -> tuple[dict[str, Command
 
 
 def _account(stage: Stage, command: Command) -> ServerTime | None:
-    """Run `command` on a database whose sessions log every statement with its duration, and add these up."""
+    """Run `command` on a database whose sessions log every statement with its duration; add these up."""
     mark = stage.server.log_size()
     with stage.database(log_min_duration_statement=0) as target:
         try:
             wall = command(target).wall
         except BenchmarkError:
-            return None  # logging was too much for it
-        time.sleep(0.3)  # The server's last lines.
+            return None  # logging made it too slow
+        time.sleep(0.3)  # Wait for the server's last lines.
         log = stage.server.log_text(mark)
     found = list(_LINE.finditer(log))
     total = {True: 0.0, False: 0.0}
     for index, match in enumerate(found):
         end = found[index + 1].start() if index + 1 < len(found) else len(log)
         total[_FILE.search(log, match.end(), end) is not None] += float(match[1]) / 1000
-    # One message holds what is logged as parse, bind and execute.
+    # What is logged as parse, bind and execute is one message.
     messages = sum(match[2] not in {"parse", "bind"} for match in found)
     return ServerTime(files=total[True], others=total[False], messages=messages, wall=wall)

@@ -1,4 +1,4 @@
-"""Replicas that start together: how soon after the last commit all are up, and what the server sees of them."""
+"""Replicas that start together: how soon after the last commit all are up, and the load on the server."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Scale(NamedTuple):
     runs: int
     replicas: tuple[int, ...]
     window: float
-    """Seconds for which all are watched while they wait."""
+    """Seconds for which all are observed while they wait."""
     peers: int
-    """How many replicas of a peer."""
+    """The number of replicas of each peer."""
     limit: float
     """Seconds in which the peers' replicas must end after the last commit."""
 
@@ -39,7 +39,7 @@ QUICK = Scale(runs=1, replicas=(2, 4), window=1, peers=2, limit=30)
 
 OURS = "entrypoint run"
 
-# The last one is still at the gate when all have come.
+# The last migration still waits at the gate when all have arrived.
 _TABLE = "behind_the_gate"
 FILES = {**migrations.small(5), "006_gate.sql": f"{Gate.SQL}CREATE TABLE {_TABLE} ();\n"}
 
@@ -52,24 +52,24 @@ class Figures(NamedTuple):
     middle: float
     """The same for the median of the applications."""
     limit: float
-    """Seconds in which as many processes of Python, which wait for one signal, execute the same application."""
+    """Seconds that as many Python processes, which wait for one signal, take to exec the same application."""
     transactions: float
     sessions: float
-    """From the first start to the last end."""
+    """Counted from the first start to the last end."""
     looks: float
-    """Transactions for each replica and second while all of them wait."""
+    """Transactions per replica and second while all of them wait."""
     server: float
-    """Seconds of the server's CPU for each second meanwhile."""
+    """The server's CPU seconds per second meanwhile."""
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
-    """Measure growing numbers of replicas of ours, and some of each peer."""
+    """Measure growing numbers of our replicas, and some of each peer."""
     return [_ours(stage, scale), _peers(stage, scale)]
 
 
 def _ours(stage: Stage, scale: Scale) -> Section:
     section = Section(
-        f"Replicas: cold starts at once, until all wait for one ({'median of ' if scale.runs > 1 else ''}"
+        f"Replicas: cold starts at once; all others wait for one ({'median of ' if scale.runs > 1 else ''}"
         f"{scale.runs} run{'s' * (scale.runs > 1)} each)",
         (
             "replicas",
@@ -82,13 +82,13 @@ def _ours(stage: Stage, scale: Scale) -> Section:
             "exponent",
             "sessions",
             "exponent",
-            "while waiting: transactions for each and s",
+            "while waiting: transactions per replica and second",
             "server's CPU",
             "exponent",
         ),
     )
     if stage.application is None:
-        section.missing.append("all of it: no C compiler for the application that tells its time")
+        section.missing.append("everything: no C compiler for the application that reports its time")
         return section
     folder = stage.folder(FILES)
     series = [[_once(stage, folder, count, scale.window) for _ in range(scale.runs)] for count in scale.replicas]
@@ -117,13 +117,13 @@ def _ours(stage: Stage, scale: Scale) -> Section:
         runs = [run._asdict() for run in series[index]]
         section.values[str(count)] = {"runs": runs, "exponents": {name: growth[name][index] for name in growth}}
     section.notes += [
-        "Exactly one replica migrated in each run and all others waited; else this would have failed.",
+        "In each run, exactly one replica migrated and all others waited; otherwise, the run would have failed.",
         "Last commit: the server's commit timestamp. Application: its own clock at its first instruction.",
-        "The machine alone: as many processes of Python that wait for the end of one pipe, and then execute the same",
-        "application; from that end to the last one's first instruction.",
-        "Transactions and sessions: as the server counted them, from the first start to the last end; the holder's",
-        "are in them, and two sessions of the measurement's own. While waiting: over",
-        f"{scale.window:g} s in which all wait. Server's CPU: of one core.",
+        "The machine alone: the same number of Python processes wait for the end of one pipe, then exec the same",
+        "application; the time from that end to the last one's first instruction.",
+        "Transactions and sessions: as the server counted them, from the first start to the last end, including the",
+        "holder's and two sessions of the benchmark itself. While waiting: over",
+        f"{scale.window:g} s in which all wait. Server's CPU: as a share of one core.",
     ]
     return section
 
@@ -139,7 +139,7 @@ def _once(stage: Stage, folder: Path, count: int, window: float) -> Figures:
             crowd.start()
         crowd.first(gate)
         until(lambda: len(crowd.waiting) == count - 1, 120, "all others waiting")
-        time.sleep(2.5)  # a backend reports at most once a second, when it is asked something
+        time.sleep(2.5)  # a backend reports at most once a second, and only when it executes something
         (before, _), cpu, began = gate.counts(), stage.server_cpu_now(), time.monotonic()
         time.sleep(window)
         (after, _), spent, took = gate.counts(), stage.server_cpu_now() - cpu, time.monotonic() - began
@@ -166,12 +166,12 @@ def _once(stage: Stage, folder: Path, count: int, window: float) -> Figures:
         )
 
 
-# Waits until whoever has the pipe open for writing closes it.
+# Waits until the writing end of the pipe is closed.
 _WAITS = "import os, sys; os.read(os.open(sys.argv[1], os.O_RDONLY), 1); os.execv(sys.argv[2], sys.argv[2:])"
 
 
 def _limit(stage: Stage, count: int) -> float:
-    """Return what it takes the machine to execute `count` applications, in seconds."""
+    """Return how long the machine takes to execute `count` applications, in seconds."""
     pipe = stage.empty_folder() / "pipe"
     os.mkfifo(pipe)
     writer = os.open(pipe, os.O_RDWR)
@@ -193,14 +193,14 @@ def _limit(stage: Stage, count: int) -> float:
 
 
 def _peers(stage: Stage, scale: Scale) -> Section:
-    """Start some replicas of each tool in the same way, and see what becomes of them."""
+    """Start some replicas of each tool in the same way, and observe the result."""
     section = Section(
         f"Replicas: {scale.peers} cold starts of each tool at once",
-        ("", "in the migration at once", "ended well", "failed", "did not end", "last commit to the last good end"),
+        ("", "in the migration at once", "succeeded", "failed", "did not end", "last commit to the last success"),
         missing=stage.peers.missing,
         notes=[
-            f'"Did not end": within {scale.limit:g} s of the commit. A failed start is one that a platform repeats.',
-            "The good end: of the process, as polled; for entrypoint, of the application.",
+            f'"Did not end": within {scale.limit:g} s of the commit. A platform would repeat a failed start.',
+            "Success: the end of the process, as polled; for entrypoint, of the application.",
         ],
     )
     ours = stage.folder(FILES)
@@ -223,7 +223,7 @@ def _crowd_of(stage: Stage, peer: Peer, target: Target) -> Crowd:
 
 
 class Fate(NamedTuple):
-    """What became of replicas that started together."""
+    """The result of replicas that started together."""
 
     inside: int
     good: int

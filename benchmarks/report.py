@@ -1,4 +1,4 @@
-"""Results as values, as tables for a person, as Markdown for the documentation, and as JSON for the next comparison."""
+"""Results: as values, as tables to read, as Markdown for the documentation, and as JSON to compare later."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Section:
     """The figures behind the table, unrounded, and every sample."""
 
     def table(self) -> str:
-        """Return it in columns: the first to the left, figures to the right."""
+        """Return it as text, with the first column aligned left and the figures right."""
         grid = [self.columns, *self.rows]
         widths = [max(len(row[column]) for row in grid) for column in range(len(self.columns))]
         lines = []
@@ -49,7 +49,7 @@ class Section:
         return "\n".join(text).rstrip() + "\n"
 
     def markdown(self) -> str:
-        """Return it as a part of a page: a heading, the table, what is missing, the notes."""
+        """Return it as Markdown: a heading, the table, what is missing, the notes."""
         lines = [f"### {self.title}", "", _row(self.columns), _row(["---", *["---:"] * (len(self.columns) - 1)])]
         lines += [_row(row) for row in self.rows]
         for what in self.missing:
@@ -65,7 +65,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Return a time as a person reads it: milliseconds below a second, `-` for none."""
+    """Return a time for people: milliseconds below a second, `-` for none."""
     if value is None:
         return "-"
     if value < 0.0995:
@@ -86,12 +86,12 @@ def times(value: float | None) -> str:
 
 
 def exponent(value: float | None) -> str:
-    """Return the exponent of a growth."""
+    """Return an exponent as text."""
     return "" if value is None else f"{value:+.2f}"
 
 
 def machine(stage: Stage, command: Sequence[str]) -> dict[str, Any]:
-    """Return what the figures depend on, and the command that led to them."""
+    """Return what the figures depend on, and the command that was run."""
     return {
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "command": " ".join(command),
@@ -120,7 +120,7 @@ def headline(facts: Mapping[str, Any]) -> str:
 
 
 def markdown(facts: Mapping[str, Any], sections: Mapping[str, Sequence[Section]]) -> str:
-    """Return all tables as a part of a page."""
+    """Return all tables as Markdown."""
     parts = ["```\n" + headline(facts) + "```\n"]
     parts += [section.markdown() for group in sections.values() for section in group]
     return "\n".join(parts)
@@ -137,7 +137,7 @@ def write(path: Path, facts: Mapping[str, Any], sections: Mapping[str, Sequence[
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, list[Section]]]:
-    """Return what `write` has written: the facts and the sections."""
+    """Read what `write` has written: return the facts and the sections."""
     content = json.loads(path.read_text())
     sections = {
         name: [
@@ -150,7 +150,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, list[Section]]]:
 
 
 def default_path() -> Path:
-    """Return a new file under results/, by the time of day."""
+    """Return the path of a new file in results/, named after the time."""
     return RESULTS / f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}.json"
 
 

@@ -1,4 +1,4 @@
-"""The status service under load: requests a second, the time of one in a hundred, and what the database sees of it."""
+"""The status service under load: requests per second, latencies, and statements that reach the database."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Scale(NamedTuple):
     runs: int
     clients: int
     window: float
-    """Seconds for which each path is asked for."""
+    """Seconds for which each path is requested."""
     idle: float
-    """Seconds for which nobody asks."""
+    """Seconds without requests."""
 
 
 FULL = Scale(runs=1, clients=50, window=10, idle=10)
 QUICK = Scale(runs=1, clients=5, window=0.5, idle=0.5)
 
-# What `pip install 'pg-entrypoint[serve]'` brings along beside the rest.
+# The additional packages of `pip install 'pg-entrypoint[serve]'`.
 DEPENDENCIES = (
     *("starlette", "anyio", "idna", "sniffio", "uvicorn", "h11", "click"),
     *("prometheus-client", "jinja2", "markupsafe", "itsdangerous"),
@@ -52,7 +52,7 @@ LIMIT = 100e6
 
 
 class Load(NamedTuple):
-    """What the clients of one path got, and what that took."""
+    """What the clients of one path got, and what it cost."""
 
     per_second: float
     p50: float
@@ -61,18 +61,18 @@ class Load(NamedTuple):
     others: dict[int, int]
     """Answers that were not 200, by status."""
     questions: float
-    """Statements that the server was sent, for each second."""
+    """Statements that the database server received, per second."""
     cpu: float
-    """Of the service, as a share of one core."""
+    """CPU time of the service, as a share of one core."""
 
 
 def measure(stage: Stage, scale: Scale) -> Iterator[Section]:
     """Measure each path with few and with many migrations, and the memory afterwards."""
     stage.install(DEPENDENCIES)
     memory = Section(
-        "Service: memory, and what nobody's asking costs",
-        ("migrations", "at its start", "after all requests", "peak", "statements a minute when nobody asks"),
-        notes=["Memory: what is resident (VmRSS), and the most that ever was (VmHWM)."],
+        "Service: memory, and statements without requests",
+        ("migrations", "at its start", "after all requests", "peak", "statements per minute without requests"),
+        notes=["Memory: resident (VmRSS), and its peak (VmHWM)."],
     )
     for size in SIZES:
         folder = stage.folder(migrations.small(size))
@@ -95,8 +95,8 @@ def _paths(stage: Stage, scale: Scale, target: Target, replica: Replica, port: i
         f"Service: {scale.clients} clients for {scale.window:g} s, {size} migrations",
         ("", "requests/s", "p50", "p99", "slowest", "not 200", "statements/s", "CPU", "requests per CPU second"),
         notes=[
-            "The clients are in one other process on this machine; each keeps its connection and asks again at once.",
-            "Statements: as the server logged them. CPU: of one core; on a busy machine, less was to be had.",
+            "The clients are one other process on this machine. Each keeps its connection and sends requests nonstop.",
+            "Statements: as the server logged them. CPU: as a share of one core; on a busy machine, less is available.",
         ],
     )
     for path in PATHS:
@@ -124,7 +124,7 @@ def _load(stage: Stage, scale: Scale, target: Target, replica: Replica, port: in
     times, statuses = asyncio.run(_crowd(scale, port, path))
     took = time.monotonic() - began
     if not times:
-        raise BenchmarkError(f"nobody got an answer from {path}")
+        raise BenchmarkError(f"no client got an answer from {path}")
     return Load(
         per_second=len(times) / took,
         p50=percentile(times, 50),
@@ -137,7 +137,7 @@ def _load(stage: Stage, scale: Scale, target: Target, replica: Replica, port: in
 
 
 async def _crowd(scale: Scale, port: int, path: str) -> tuple[list[float], Counter[int]]:
-    """Let all clients ask for a while; return how long each answer took, and its status."""
+    """Let all clients send requests; return how long each answer took, and its status."""
     times: list[float] = []
     statuses: Counter[int] = Counter()
     request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
@@ -164,7 +164,7 @@ async def _crowd(scale: Scale, port: int, path: str) -> tuple[list[float], Count
 
 @contextlib.contextmanager
 def _service(stage: Stage, target: Target, folder: Path) -> Iterator[tuple[Replica, int]]:
-    """Run the service for a while; yield its process and its port."""
+    """Run the service; yield its process and its port."""
     port = free_port()
     more = {"STATUS_PORT": str(port), "STATUS_TOKEN": TOKEN, "LOG_LEVEL": "info", "LOG_FORMAT": "json"}
     environment = stage.environment(target, folder, **more)
@@ -181,7 +181,7 @@ def _service(stage: Stage, target: Target, folder: Path) -> Iterator[tuple[Repli
 
 
 def _questions(stage: Stage, target: Target, mark: int) -> int:
-    """Return how many statements the server was sent for this database since a mark in its log."""
+    """Return how many statements for this database the server has logged since a mark in its log."""
     return len(re.findall(rf"@{target.database}/.*? LOG:  (?:statement|execute [^:]*): ", stage.server.log_text(mark)))
 
 

@@ -1,7 +1,7 @@
-"""A fleet of replicas on one server, simulated: what cannot be started on one machine is played event by event.
+"""A simulation, event by event, of a fleet of replicas on one server, for fleets that one machine cannot start.
 
-The pauses are the program's own functions. What a login, a refusal, a look and a glance cost the server is measured
-before (benchmarks/fleet.py). Each replica is on a machine of its own, so only the server is ever short of anything.
+The pauses come from the program's own functions. What a login, a refusal, a look and a glance cost the server is
+measured first (benchmarks/fleet.py). Each replica has its own machine, so only the server can be overloaded.
 """
 
 from __future__ import annotations
@@ -17,63 +17,63 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     Steps = Generator[float, None, None]
-    """What a replica does; yields the moments at which it goes on."""
+    """What a replica does; yields the moments at which it continues."""
     Login = Generator[float, None, str]
 
 # The program's defaults, in seconds.
 ATTEMPTS, BACKOFF, CONNECT_TIMEOUT, LOCK_TIMEOUT = 5, 1.0, 5.0, 30.0
-# For so long a living holder lets a waiter's clock stand after it was last seen (lock/patience.py).
+# How long a waiter's clock stays stopped after it last saw a living holder (lock/patience.py).
 BELIEVED = 10.0
 CONNECTED, REFUSED, TIMED_OUT = "connected", "refused", "timed out"
 
 
 class Costs(NamedTuple):
-    """What the server's processors spend, in seconds."""
+    """The server's CPU time for each step, in seconds."""
 
     login: float
     refusal: float
-    """A connection that gets "too many clients already": the server forks for it all the same."""
+    """A connection that gets "too many clients already"; the server forks for it anyway."""
     look: float
     glance: float
 
 
 class Fleet(NamedTuple):
-    """Who starts, where, and with what to do."""
+    """The replicas, their server and their work."""
 
     replicas: int
     spread: float
-    """Seconds within which they start, evenly."""
+    """Seconds over which their starts are spread evenly."""
     work: float
     """Seconds that the pending migrations take; 0: nothing is pending."""
     connections: int
-    """`max_connections`, without those that are reserved."""
+    """`max_connections`, without the reserved ones."""
     cores: int
 
 
 class Pauses(NamedTuple):
-    """How long a replica pauses when the server has no place for it, by the number of refusals in a row before."""
+    """How long a replica pauses if the server refuses it, by the number of refusals in a row before."""
 
     at_first: Callable[[int], float]
     """Before its first look."""
     waiting: Callable[[int], float]
     """While it waits for the lock."""
     spare: int = 0
-    """A waiter that sees fewer places free than that gives its own back until its next look."""
+    """A waiter that sees fewer free connections than this gives up its own until its next look."""
 
 
 class Outcome(NamedTuple):
     """What came of it."""
 
     up: list[float]
-    """When the replicas that got through executed their applications, in order."""
+    """When the successful replicas executed their applications, in order."""
     failed: int
     """How many gave up: their applications start without knowing the schema, or not at all."""
     logins: int
     refusals: int
     busy: float
-    """Seconds that the server's processors spent."""
+    """The server's CPU time, in seconds."""
     behind: float
-    """How long somebody waited at most for a processor of the server's."""
+    """The longest wait for one of the server's processors."""
     released: float
     """When the migrations were done; 0 if nothing was pending."""
 
@@ -82,7 +82,7 @@ class Simulation:
     """One run of a fleet."""
 
     def __init__(self, fleet: Fleet, costs: Costs, pauses: Pauses) -> None:
-        """Take what is played: see the records."""
+        """Take what to simulate; see the records."""
         self._fleet, self._costs, self._pauses = fleet, costs, pauses
         self._now = 0.0
         self._events: list[tuple[float, int, Steps]] = []
@@ -95,7 +95,7 @@ class Simulation:
         self._busy = self._behind = 0.0
 
     def run(self) -> Outcome:
-        """Play it to its end."""
+        """Simulate it to the end."""
         for _ in range(self._fleet.replicas):
             self._resume(uniform(0, self._fleet.spread), self._replica())
         while self._events:
@@ -118,7 +118,7 @@ class Simulation:
         heapq.heappush(self._events, (moment, self._count, steps))
 
     def _served(self, cost: float) -> float:
-        """Return when the server has done this: first come, first served."""
+        """Return when the server will have done this work; it serves requests in order."""
         begin = max(self._now, heapq.heappop(self._processors))
         heapq.heappush(self._processors, begin + cost)
         self._busy += cost
@@ -126,7 +126,7 @@ class Simulation:
         return begin + cost
 
     def _login(self) -> Login:
-        """Connect; return how that ended. The place is the caller's afterwards."""
+        """Connect; return the result. On success, the caller owns the connection."""
         began = self._now
         self._logins += 1
         if self._places <= 0:
@@ -136,7 +136,7 @@ class Simulation:
             self._places -= 1
             answered, ended = self._served(self._costs.login), CONNECTED
         if answered - began > CONNECT_TIMEOUT:
-            # The server does the work all the same, and keeps the place until then.
+            # The server does the work anyway, and the connection counts until then.
             yield began + CONNECT_TIMEOUT
             if ended == CONNECTED:
                 self._resume(answered, self._give_back())
@@ -149,7 +149,7 @@ class Simulation:
         yield from ()
 
     def _replica(self) -> Steps:
-        """Play one start, from its first connection to its application."""
+        """Simulate one start, from its first connection to its application."""
         if not (yield from self._first_connection()):
             self._failed += 1
             return
@@ -161,7 +161,7 @@ class Simulation:
             self._up.append(self._now)
 
     def _first_connection(self) -> Generator[float, None, bool]:
-        """Connect as database/backoff.py does; return whether that went well."""
+        """Connect as database/backoff.py does; return whether that succeeded."""
         attempts = refusals = 0
         waited = 0.0
         while True:
@@ -182,7 +182,7 @@ class Simulation:
                 return False
 
     def _contend(self) -> Steps:
-        """Look, and take the lock or wait, as lock/contender.py does. There is a connection."""
+        """Look, and take the lock or wait, as lock/contender.py does. Needs a connection."""
         connected, short, left, looked = True, 0, LOCK_TIMEOUT, self._now
         while True:
             if not connected:
@@ -212,14 +212,14 @@ class Simulation:
                 self._places += not connected
             before = self._now
             yield from self._rest(connected, short)
-            # The clock stands for a while after a living holder was seen.
+            # The clock stays stopped for a while after a living holder was seen.
             left -= max(0.0, self._now - max(before, looked + BELIEVED))
             if left <= 0:
                 self._places += connected
                 self._failed += 1
                 return
 
-    def _rest(self, connected: bool, short: int) -> Steps:  # noqa: FBT001 - a state, handed on
+    def _rest(self, connected: bool, short: int) -> Steps:  # noqa: FBT001 - a state, passed on
         if not connected:
             yield self._now + self._pauses.waiting(short - 1)
         elif not self._locked:

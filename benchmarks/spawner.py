@@ -1,11 +1,11 @@
-"""Start one program after another and tell what each took. Run as a script, by `measure.Spawner`.
+"""Start one program after another and report what each took. `measure.Spawner` runs this as a script.
 
-It is a process of its own because it is small: Linux counts the memory of whoever starts a program into the
-peak (`ru_maxrss`) of that program, so this one's, about 10 MB, is the least that can be measured.
+It is a separate process because it is small. Linux includes the memory of a program's parent in the program's peak
+(`ru_maxrss`), so this process's memory, about 10 MB, is the least that can be measured.
 
 A line of JSON in, `{"argv", "env", "output", "limit", "directory"}`; a line out, `{"began", "wall", "cpu", "peak",
 "code", "limited"}`: nanoseconds of CLOCK_MONOTONIC, seconds, seconds of user and system time of the program and of all
-descendants that were waited for, bytes, exit code, and whether it was ended for taking longer than `limit` seconds.
+descendants that were waited for, bytes, exit code, and whether it was killed for taking longer than `limit` seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def spawn(argv: list[str], env: dict[str, str], output: str, limit: float, direc
 
     signal.signal(signal.SIGALRM, end)
     began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    # A group of its own, so that what it starts ends with it.
+    # A new process group, so that what it starts can be killed with it.
     pid = os.posix_spawn(argv[0], argv, env, file_actions=actions, setpgroup=0)
     signal.setitimer(signal.ITIMER_REAL, limit)
     _, status, usage = os.wait4(pid, 0)
@@ -50,7 +50,7 @@ def spawn(argv: list[str], env: dict[str, str], output: str, limit: float, direc
         "began": began,
         "wall": (ended - began) / 1e9,
         "cpu": usage.ru_utime + usage.ru_stime,
-        "peak": usage.ru_maxrss * 1024,  # Linux counts in kilobytes
+        "peak": usage.ru_maxrss * 1024,  # Linux reports kilobytes
         "code": os.waitstatus_to_exitcode(status),
         "limited": limited,
     }

@@ -1,4 +1,4 @@
-"""What every benchmark needs: an installation as an image has it, a server, databases, a place for files."""
+"""What every benchmark needs: an installation like an image's, a server, databases, a place for files."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 PATH = "/usr/local/bin:/usr/bin:/bin"
-# Where `make folder` builds it.
+# Where `make folder` builds the self-contained folder.
 FOLDER = ROOT / "build" / "folder"
 
-# What `pip install pg-entrypoint` brings along; typing_extensions on Python 3.12 and older.
+# The dependencies of pg-entrypoint; typing_extensions only on Python 3.12 and older.
 DEPENDENCIES = (
     *("psycopg", "psycopg-binary", "tenacity", "python-json-logger", "pgparse", "typing_extensions"),
     *("rich", "markdown-it-py", "mdurl", "pygments"),
 )
 
-# Who has to come over TLS and prove a password; the other user is trusted.
+# This user must use TLS and a password; the other user is trusted.
 SCRAM_USER = "scram"
 SCRAM_PASSWORD = "benchmark"  # noqa: S105 - of a server that lives for minutes
 HBA = (f"hostssl all {SCRAM_USER} 127.0.0.1/32 scram-sha-256",)
@@ -56,10 +56,10 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Stage:
-    """Made once for a run of the benchmarks; a context manager that leaves nothing behind."""
+    """Created once for a run of the benchmarks. A context manager that leaves nothing behind."""
 
     def __init__(self, *, version: int | None = None, peers: Path = HOME, folder: Path = FOLDER) -> None:
-        """Start the server, of a `version` that knows TLS unless given, and install the program.
+        """Start the server, of the given `version` or else of one with TLS, and install the program.
 
         `folder` is where the self-contained folder may be.
         """
@@ -93,7 +93,7 @@ class Stage:
     # The server
 
     def _start(self, version: int | None) -> tuple[Server, bool]:
-        """Start a server; return it, and whether it knows TLS."""
+        """Start a server; return it, and whether it has TLS."""
         chosen = version or best_version()
         settings: dict[str, str | int] = dict(SETTINGS)
         hba: tuple[str, ...] = ()
@@ -103,22 +103,22 @@ class Stage:
             hba = HBA
         server = self._stack.enter_context(Server(chosen, settings=settings, hba=hba))
         with server.connect() as connection:
-            # The rights of a superuser: what one of the two has made is the other's, too.
+            # A superuser, so that each of the two users can use what the other has created.
             connection.execute(f"CREATE ROLE {SCRAM_USER} SUPERUSER LOGIN PASSWORD '{SCRAM_PASSWORD}'".encode())
         return server, certificate is not None
 
     @property
     def postgresql(self) -> str:
-        """Return the server's version to the last number."""
+        """Return the server's full version."""
         with self.server.connect() as connection:
             row = connection.execute("SHOW server_version").fetchone()
         return str(row[0]) if row else "?"
 
     @property
     def psql(self) -> Path | None:
-        """Return the program itself, if it is there.
+        """Return the path of the real psql, if it is installed.
 
-        The one that belongs to the server: on Debian, `psql` in the PATH is a Perl script that looks for it.
+        It is the one next to the server: on Debian, `psql` in the PATH is a Perl script that looks for it.
         """
         found = self.server.bin / "psql"
         return found if found.exists() else None
@@ -126,9 +126,9 @@ class Stage:
     def server_cpu(self) -> float:
         """Return the seconds of user and system time of all sessions that have ended so far.
 
-        The postmaster waits for its children, so the kernel adds theirs up in its entry (proc(5): cutime, cstime).
+        The postmaster waits for its children, so the kernel adds up theirs in its entry (proc(5): cutime, cstime).
         """
-        time.sleep(0.2)  # A session ends a moment after its client.
+        time.sleep(0.2)  # A session ends shortly after its client.
         return sum(_cpu_of(self.server.pid)[2:])
 
     def server_cpu_now(self) -> float:
@@ -136,12 +136,12 @@ class Stage:
         return cpu_of_family(self.server.pid)
 
     def target(self, name: str) -> Target:
-        """Return the way to a database over TCP, without TLS and without a password."""
+        """Return how to reach a database over TCP, without TLS and without a password."""
         return Target(name, self.server.port)
 
     @contextlib.contextmanager
     def database(self, **settings: str | int) -> Iterator[Target]:
-        """Make an empty database for a while, with `settings` for its sessions; return the way to it."""
+        """Create an empty database, with `settings` for its sessions; yield how to reach it, and drop it in the end."""
         name = f"benchmark_{next(self._numbers)}"
         self.server.create_database(name)
         try:
@@ -161,14 +161,14 @@ class Stage:
         return path
 
     def folder(self, files: Mapping[str, str]) -> Path:
-        """Write migrations into a directory of their own."""
+        """Write migrations into a new directory."""
         path = self.empty_folder()
         for name, text in files.items():
             (path / name).write_text(text)
         return path
 
     def environment(self, target: Target, migrations: Path, **more: str) -> dict[str, str]:
-        """Return the environment of a container with this program in it."""
+        """Return the environment that a container with this program has."""
         return {"PATH": PATH, "DATABASE_URL": target.url, "MIGRATIONS_DIR": str(migrations), **more}
 
     def migrate(self, target: Target, migrations: Path, *, limit: float = LIMIT) -> Sample:
@@ -178,16 +178,16 @@ class Stage:
         return self.spawner.run([self.entrypoint, "migrate"], environment, limit=limit)
 
     def install(self, names: Iterable[str]) -> None:
-        """Add packages to the program's installation: what an extra brings along."""
+        """Add packages to the program's installation: those of an extra."""
         site_packages = next(self.python.parents[1].glob("lib/python*/site-packages"))
         _copy(names, site_packages)
         compileall.compile_dir(site_packages, quiet=2)
 
     def _install(self) -> Path:
-        """Copy the program and what it needs into a virtual environment of their own; return its Python.
+        """Copy the program and what it needs into a new virtual environment; return its Python.
 
-        The one that we run in is a developer's: an editable installation and setuptools put files into it that
-        every start of Python reads, which costs several milliseconds that no image has.
+        The environment that this runs in is a developer's. An editable installation and setuptools add files to it
+        that every start of Python reads, which costs several milliseconds that no image has.
         """
         home = self.directory / "venv"
         venv.EnvBuilder(symlinks=True, with_pip=False).create(home)
@@ -200,13 +200,13 @@ class Stage:
         command = python.with_name("entrypoint")
         command.write_text((ROOT / "bin" / "entrypoint").read_text().replace("#!python", f"#!{python} -I", 1))
         command.chmod(0o755)
-        # What a start imports, in one file, as in the image and the folder.
+        # Put the modules of a start into one file, as in the image and the folder.
         subprocess.run([python, "-IB", ROOT / "packaging" / "bundle.py", home], check=True, stdout=subprocess.DEVNULL)
         return python
 
 
 def _copy(names: Iterable[str], site_packages: Path) -> None:
-    """Copy packages that are installed here, without what was compiled of them."""
+    """Copy packages that are installed here, without their bytecode."""
     for name in names:
         with contextlib.suppress(PackageNotFoundError):
             found = distribution(name)
@@ -218,7 +218,7 @@ def _copy(names: Iterable[str], site_packages: Path) -> None:
 
 
 def knows_tls(found: Installation) -> bool:
-    """Return whether an installed PostgreSQL was built with TLS; the embedded one is not."""
+    """Tell whether an installed PostgreSQL was built with TLS; the embedded one is not."""
     program = found.bin / "pg_config"
     if not program.exists():
         return False
@@ -227,13 +227,13 @@ def knows_tls(found: Installation) -> bool:
 
 
 def best_version() -> int | None:
-    """Return the version to measure with: one that knows TLS if there is any, so that one server serves all tables."""
+    """Return the version to measure with: one with TLS if possible, so that one server does for all tables."""
     here = installations()
     return next((version for version in PREFERRED_VERSIONS if version in here and knows_tls(here[version])), None)
 
 
 def _certificate() -> tuple[Path, Path] | None:
-    """Make a certificate that nobody has signed, and its key; return both, or None without `openssl`."""
+    """Make a self-signed certificate and its key; return both, or None without `openssl`."""
     openssl = shutil.which("openssl")
     if openssl is None:
         return None
@@ -255,7 +255,7 @@ def cpu_of_family(pid: int) -> float:
 
 
 def _cpu_of(pid: int) -> tuple[float, float, float, float]:
-    """Return user and system time of a process, and of its children that have ended, in seconds; 0 if it is gone."""
+    """Return user and system time of a process and its ended children, in seconds; 0 if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

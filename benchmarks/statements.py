@@ -1,7 +1,7 @@
-"""What some of our own statements take the server: `python -m benchmarks.statements [VERSION]`.
+"""What some of our own statements cost the server: `python -m benchmarks.statements [VERSION]`.
 
-For docs/decisions 0022 and 0023. Prints medians of the processor time of the server process, in milliseconds, which
-other load on the machine changes little; Linux only. Not one of the scenarios of `make bench`.
+For docs/decisions 0022 and 0023. Prints medians of the server process's CPU time in milliseconds, which other load on
+the machine changes little; Linux only. Not one of the scenarios of `make bench`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PLACE = Place("public", True, {"status": "text"}, {"id": "another type"})  # noq
 
 
 class _Listener:
-    """Stands in for a connection, and keeps what is asked."""
+    """Stands in for a connection, and records what it is asked."""
 
     heard = ""
 
@@ -48,7 +48,7 @@ class _Listener:
 def main() -> int:
     """Measure and print."""
     with Server(int(sys.argv[1]) if len(sys.argv) > 1 else 16) as server:
-        print(f"PostgreSQL {server.version}, median of {RUNS}, processor time of the server process in ms")
+        print(f"PostgreSQL {server.version}, median of {RUNS}, CPU time of the server process in ms")
         for database in ("plain", "crowded", "tenants"):
             server.create_database(database)
         with server.connect("crowded") as one, server.connect("tenants") as other:
@@ -97,7 +97,7 @@ def _own_statements(server: Server) -> None:
         kept = writing.kept(PLACE, range(1, APPLIED + 1))
         read = writing.is_applied(PLACE, 1)
         pairs = {
-            "the state that is ours, in each message": (f"{read};", f"{PINNED}; {read};"),
+            "our own session state, in each message": (f"{read};", f"{PINNED}; {read};"),
             "whether the row was written, for each file": (write, checked),
             f"whether {APPLIED} earlier rows are still there, for each file": (write, f"{write}\n{kept}"),
         }

@@ -1,4 +1,4 @@
-"""Many replicas at once on a server with few connections: whether all get through, and what the server sees."""
+"""Many replicas at once on a server with few connections: whether all succeed, and the load on the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Scale(NamedTuple):
     """How much of it."""
 
     runs: int
-    """One of each: the number of replicas is the series."""
+    """One run for each number of replicas."""
     replicas: tuple[int, ...]
 
 
@@ -31,7 +31,7 @@ FULL = Scale(runs=1, replicas=(10, 50, 100, 200))
 QUICK = Scale(runs=1, replicas=(4,))
 
 MAX_CONNECTIONS = 20
-WORK = 10.0  # Seconds of migrations, so that all replicas are waiting at some time.
+WORK = 10.0  # Seconds of migrations, so that at some time all replicas are waiting.
 
 FILES = {
     f"{number:03d}_step.sql": f"CREATE TABLE step_{number} ();\nSELECT pg_sleep({WORK / 5});\n"
@@ -40,7 +40,7 @@ FILES = {
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
-    """Start replicas at the same moment, cold and with pending migrations, and count what the server saw."""
+    """Start replicas at the same moment, cold and with pending migrations, and count the server's load."""
     section = Section(
         f"Storm: replicas at once, max_connections = {MAX_CONNECTIONS}, {WORK:.0f} s of migrations",
         ("replicas", "last one up", "logins", "refused", "transactions", "each: logins", "transactions", "server CPU"),
@@ -62,9 +62,9 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
             )
         )
     section.notes.append(
-        "All replicas reached their application, exactly one of them migrated; else this would have failed."
+        "All replicas reached their application and exactly one of them migrated; otherwise, this would have failed."
     )
-    section.notes.append("Starting the processes takes most of the time: about 0.15 s of CPU for each.")
+    section.notes.append("Starting the processes takes most of the time: about 0.15 s of CPU time each.")
     return [section]
 
 

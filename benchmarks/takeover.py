@@ -1,4 +1,4 @@
-"""The holder of the lock is killed: how soon the next one goes on."""
+"""The holder of the lock is killed: how soon the next one continues."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ class Scale(NamedTuple):
 
     runs: int
     before: float
-    """Seconds for which a peer's second process is watched before the first one is killed."""
+    """Seconds for which a peer's second process is observed before the first one is killed."""
     limit: float
-    """Seconds for which it is watched after that, and again after the end of the killed one's statement."""
+    """Seconds for which it is observed after that, and again after the killed one's statement has ended."""
 
 
 FULL = Scale(runs=50, before=10, limit=30)
 QUICK = Scale(runs=2, before=2, limit=5)
 
 OURS = "entrypoint run"
-EARLIER = "the earlier system (by its construction, not run)"
+EARLIER = "the earlier system (by its design, not run)"
 
 FILES = {"001_slow.sql": f"{Gate.SQL}CREATE TABLE slow ();\n"}
 BESIDE = "migrates at the same time"
-_RESTART = 1.0  # Seconds after which a platform starts a failed container again.
+_RESTART = 1.0  # Seconds after which a platform restarts a failed container.
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
-    """Measure ours again and again, and watch each peer once."""
+    """Measure our takeovers many times, and observe each peer once."""
     return [_ours(stage, scale), _peers(stage, scale)]
 
 
 class Takeover(NamedTuple):
-    """One takeover: seconds from the signal to each of its steps."""
+    """One takeover: the seconds from the signal to each step."""
 
     guard: float
     """Until the server has ended the dead holder's guard, and with it the lock."""
     fence: float
-    """Until it has ended the session in which the migration was, and with it the fence."""
+    """Until it has ended the migration's session, and with it the fence."""
     acquired: float
-    """Until the successor said that it has the lock."""
+    """Until the successor logged that it has the lock."""
     total: float
-    """Until its first statement of the migration came to the server."""
+    """Until its first migration statement reached the server."""
 
 
 def _ours(stage: Stage, scale: Scale) -> Section:
@@ -68,10 +68,10 @@ def _ours(stage: Stage, scale: Scale) -> Section:
             ("the lock is free", columns["guard"]),
             ("the fence is gone", columns["fence"]),
             (
-                "then: a waiter has noticed, and has the lock",
+                "then: a waiting replica has noticed, and has the lock",
                 [one.acquired - max(one.guard, one.fence) for one in taken],
             ),
-            ("then: it has surveyed, and begun the migration", [one.total - one.acquired for one in taken]),
+            ("then: it has looked at everything, and begun the migration", [one.total - one.acquired for one in taken]),
         )
     ]
     return Section(
@@ -80,9 +80,10 @@ def _ours(stage: Stage, scale: Scale) -> Section:
         rows=[(OURS, *map(seconds, _spread(times))), *rows, (EARLIER, *["600 s"] * 4)],
         values={OURS: times, "steps": [one._asdict() for one in taken]},
         notes=[
-            "The holder is killed, with all that it started, while its migration waits in the server, at a random",
-            "moment of the waiter's pause. All clocks are this machine's: ours before the signal, the server's when",
-            "the migration's text came from the successor, and the successor's log. We look every 10 ms.",
+            "The holder and everything it started are killed while its migration waits in the server, at a random",
+            "moment of the waiting replica's pause. All clocks are this machine's: the benchmark's before the signal,",
+            "the server's when it received the migration's text from the successor, and the successor's log. The",
+            "benchmark looks every 10 ms.",
         ],
     )
 
@@ -96,7 +97,7 @@ def _waits(replica: Replica) -> bool:
 
 
 def _takeovers(stage: Stage, runs: int) -> list[Takeover]:
-    """Kill one holder after another; each waiter becomes the next holder. Return what each takeover took."""
+    """Kill one holder after another; each waiting replica becomes the next one. Return each takeover's times."""
     taken = []
     with (
         stage.database() as target,
@@ -122,7 +123,7 @@ def _takeovers(stage: Stage, runs: int) -> list[Takeover]:
 
 
 def _watched(gate: Gate, successor: Replica, killed: float, guard: int, worker: int) -> Takeover:
-    """Watch one takeover from the signal on."""
+    """Observe one takeover, from the signal on."""
     gone: dict[int, float] = {}
 
     def arrived() -> Arrival | None:
@@ -135,23 +136,29 @@ def _watched(gate: Gate, successor: Replica, killed: float, guard: int, worker: 
     arrival = until(arrived, 60, "the successor at the gate")
     acquired = successor.time_of("lock.acquired") - killed
     total = arrival.since - killed
-    # Gone between two looks of ours, it was gone by then.
+    # If it disappeared between two of our looks, this one is its time.
     return Takeover(min(gone.get(guard, total), acquired), min(gone.get(worker, total), acquired), acquired, total)
 
 
 def _peers(stage: Stage, scale: Scale) -> Section:
     section = Section(
         "Takeover: what other tools do when the holder is killed in the middle of a slow migration (one run each)",
-        ("", "a second start meanwhile", "goes on while the statement runs", "goes on after its end", "starts needed"),
+        (
+            "",
+            "a second start meanwhile",
+            "continues while the statement runs",
+            "continues after its end",
+            "starts needed",
+        ),
         missing=stage.peers.missing,
         notes=[
-            "A killed client's statement goes on in the server, unless that asks whether the client is there. Beside",
-            f"that, a second start is repeated {_RESTART:g} s after each failure, as a platform would. Each is watched",
-            f"for {scale.limit:g} s while the statement runs, and for as long after its end. Who goes on before that",
-            "runs the same migration beside it.",
+            "A killed client's statement continues in the server, unless the server checks whether the client is",
+            f"there. Meanwhile, a second start is repeated {_RESTART:g} s after each failure, as a platform would do.",
+            f"Each is watched for {scale.limit:g} s while the statement runs, and for as long after its end. A tool",
+            "that continues before that end runs the same migration next to it.",
         ],
     )
-    # They wait nearly all the time, so they can do so at the same time.
+    # They mostly wait, so they can all do it at the same time.
     with ThreadPoolExecutor(max_workers=8) as pool:
         watched = {peer.name: pool.submit(_watch, stage, peer, scale) for peer in stage.peers.present}
         for name, future in watched.items():
@@ -170,13 +177,13 @@ class Seen(NamedTuple):
 
     meanwhile: str
     during: float | None
-    """Seconds from the kill until a successor was in the migration, if its predecessor's statement did not end."""
+    """Seconds from the kill until a successor ran the migration, while its predecessor's statement did not end."""
     after: float | None
     """Seconds from the end of that statement."""
     starts: int
-    """Of the second process, until it went on or nothing more came of it."""
+    """Starts of the second process until it continued, or until it was given up."""
     output: str
-    """The last that it wrote."""
+    """The last output."""
 
 
 def _cells(seen: Seen, limit: float) -> tuple[str, str, str, str]:
@@ -234,7 +241,7 @@ def _watch(stage: Stage, peer: Peer, scale: Scale) -> Seen:
         during = _awaited(gate, {first}, second, scale.limit)
         after = None
         if during is None:
-            # As if the statement had come to its end: its session finds nobody to answer to, and ends.
+            # As if the statement had ended: its session finds that its client is gone, and ends.
             gate.end(first)
             after = _awaited(gate, {first}, second, scale.limit)
         words = second.last_words or second.current.text()[-300:]
@@ -242,7 +249,7 @@ def _watch(stage: Stage, peer: Peer, scale: Scale) -> Seen:
 
 
 def _awaited(gate: Gate, known: set[int], second: Restarted, limit: float) -> float | None:
-    """Return after how many seconds, from now, somebody new stands at the gate."""
+    """Return after how many seconds, from now, a new backend waits at the gate."""
     began = time.time()
 
     def arrived() -> float | None:

@@ -1,4 +1,4 @@
-"""A database and the way to it, in everybody's spelling. Pure."""
+"""A database and how to reach it, in every tool's notation. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a database is, and how to get in."""
+    """Where a database is, and how to log in."""
 
     database: str
     port: int
     user: str = "postgres"
     password: str = ""
     host: str = "127.0.0.1"
-    """A name, an address, or the directory of a unix socket."""
+    """A name, an address, or the directory of a Unix socket."""
     tls: bool = False
 
     @property
     def socket(self) -> bool:
-        """Return whether it is a unix socket."""
+        """Tell whether it is a Unix socket."""
         return self.host.startswith("/")
 
     @property
     def sslmode(self) -> str:
-        """Return libpq's word: `require` does not ask who signed the certificate."""
+        """Return libpq's `sslmode`; `require` does not check who signed the certificate."""
         return "require" if self.tls else "disable"
 
     @property
@@ -39,7 +39,7 @@ class Target:
         return self.url_as("postgresql")
 
     def url_as(self, scheme: str, **more: str) -> str:
-        """Return a URL that begins with `scheme` and has `more` parameters beside sslmode."""
+        """Return a URL with this `scheme`, and with `more` parameters besides sslmode."""
         login = quote(self.user, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
         if self.socket:
             query = {"host": self.host, "port": str(self.port), **more}
@@ -64,7 +64,7 @@ class Target:
         return replace(self, database=database)
 
     def over_socket(self, directory: Path) -> Self:
-        """Return the same database over the unix socket in `directory`."""
+        """Return the same database over the Unix socket in `directory`."""
         return replace(self, host=str(directory), tls=False)
 
     def over_tls(self, user: str, password: str) -> Self:

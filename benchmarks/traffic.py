@@ -1,4 +1,4 @@
-"""A schema change under traffic: how long readers wait while an ALTER TABLE wants a table that is in use."""
+"""A schema change under traffic: how long readers wait while an ALTER TABLE waits for a table in use."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Scale(NamedTuple):
 
     runs: int
     long: float
-    """For how many seconds the long transaction stays open after the migration has begun."""
+    """The seconds for which the long transaction stays open after the migration has begun."""
 
 
 FULL = Scale(runs=3, long=10.0)
 QUICK = Scale(runs=1, long=2.0)
 
 CLIENTS = 50
-PERIOD = 1.0  # Seconds between two queries of a client: all together ask CLIENTS / PERIOD times a second.
+PERIOD = 1.0  # Seconds between two queries of a client; all clients send CLIENTS / PERIOD queries a second.
 CALM = 1.0  # Seconds of traffic before and after.
 ROWS = 100_000
 
@@ -42,16 +42,16 @@ NEVER_MS = "600000"
 
 
 class Run(NamedTuple):
-    """What one migration was like for the others."""
+    """How one migration affected the clients."""
 
     waits: list[float]
     """Seconds that each query took, from when it was due."""
     migration: float
-    """Seconds until the migration was in."""
+    """Seconds until the migration was applied."""
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
-    """Run the same migration in four ways, in turns, beside the same traffic and the same long transaction."""
+    """Run the same migration in four ways, in turns, with the same traffic and the same long transaction."""
     folder = stage.folder(FILES)
 
     def entrypoint(lock_timeout_ms: str) -> Callable[[Target], None]:
@@ -62,9 +62,9 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
         return run
 
     ways: dict[str, Callable[[Target], None]] = {
-        "entrypoint, lock time-out 500 ms": entrypoint("500"),
+        "entrypoint, lock timeout 500 ms": entrypoint("500"),
         "entrypoint, 5000 ms (the default)": entrypoint("5000"),
-        "entrypoint, no lock time-out": entrypoint(NEVER_MS),
+        "entrypoint, no lock timeout": entrypoint(NEVER_MS),
     }
     section = Section(
         f"Schema change under traffic: {CLIENTS} readers, {CLIENTS / PERIOD:.0f} queries a second in all, one "
@@ -73,7 +73,7 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
     )
     psql = stage.psql
     if psql is None:
-        section.missing.append("psql: not beside the server")
+        section.missing.append("psql: not installed with the server")
     else:
         argv: list[str | Path] = [
             psql,
@@ -106,9 +106,9 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
             )
         )
     section.notes.append(
-        f"All queries of {'one run' if scale.runs == 1 else f'{scale.runs} runs'} from the migration's begin to "
-        f"{CALM:.0f} s after its end, each from when it was due: a client that is "
-        "kept waiting asks late, and what it asks late counts as waiting."
+        f"All queries of {'one run' if scale.runs == 1 else f'{scale.runs} runs'} from the migration's start to "
+        f"{CALM:.0f} s after its end, each from when it was due: if a client is kept "
+        "waiting, its next query is late, and the delay counts as waiting."
     )
     return [section]
 
@@ -141,13 +141,13 @@ def _beside_traffic(stage: Stage, migrate: Callable[[Target], None], long: float
         if not owner.execute(
             "SELECT FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'note'"
         ).rowcount:
-            raise BenchmarkError("the migration is not in")
+            raise BenchmarkError("the migration was not applied")
         return Run(seen, migration)
 
 
 @contextlib.contextmanager
 def _readers(url: str) -> Iterator[list[tuple[float, float]]]:
-    """Let the clients read for a while; return a list that grows: when each query was due, and how long it took."""
+    """Let the clients read; yield a growing list: when each query was due, and how long it took."""
     waits: list[tuple[float, float]] = []
     stop = threading.Event()
     connections = [psycopg.connect(url, autocommit=True) for _ in range(CLIENTS)]

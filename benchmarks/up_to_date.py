@@ -24,7 +24,7 @@ class Scale(NamedTuple):
     """How much of it."""
 
     runs: int
-    """Over TCP without TLS; half as many over the other ways."""
+    """Runs over TCP without TLS; half as many for the other connections."""
     files: int
 
 
@@ -41,14 +41,14 @@ PSQL = "psql -X -c 'select 1'"
 NOTHING = "the application alone"
 
 _ASK = "import psycopg, sys; psycopg.connect(sys.argv[1]).execute('select 1').fetchone()"
-# Who takes longer than this runs in every third round.
+# Programs that take longer than this run only in every third round.
 _SELDOM = 1.0
-# The kernel tells CPU time in small change; ratios of less than this mean nothing.
+# The kernel reports CPU time in small units; ratios of less than this mean nothing.
 _LEAST_CPU = 0.002
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
-    """Measure over each way to the database, everybody in turns."""
+    """Measure with each kind of connection, all programs in turns."""
     files = migrations.small(scale.files)
     ours = stage.folder(files)
     with stage.database() as target:
@@ -58,14 +58,14 @@ def measure(stage: Stage, scale: Scale) -> list[Section]:
             ways = {"TCP without TLS": target}
             if stage.tls:
                 ways["TCP with TLS and SCRAM"] = target.over_tls(SCRAM_USER, SCRAM_PASSWORD)
-            ways["a unix socket"] = target.over_socket(stage.server.directory)
+            ways["a Unix socket"] = target.over_socket(stage.server.directory)
             sections: list[Section] = []
             for way, there in ways.items():
                 runs = (scale.runs + 1) // 2 if sections else scale.runs
                 section = _way(stage, scale._replace(runs=runs), way, there, ours, peers)
                 section.missing += [*stage.peers.missing, *failures]
                 if not sections and not stage.tls:
-                    section.missing.append("TLS: no PostgreSQL built with it here, or no `openssl`")
+                    section.missing.append("TLS: no PostgreSQL with TLS is installed, or no `openssl`")
                 sections.append(section)
         finally:
             for name in peers:
@@ -78,7 +78,7 @@ def _database_of(name: str) -> str:
 
 
 def _migrated(stage: Stage, files: dict[str, str]) -> tuple[dict[str, Path], list[str]]:
-    """Let each peer apply all files in a database of its own; return their folders, and what went wrong."""
+    """Let each peer apply all files in its own database; return their folders, and what failed."""
     folders = {}
     failures = []
     for peer in stage.peers.present:
@@ -122,7 +122,7 @@ def _way(stage: Stage, scale: Scale, way: str, target: Target, folder: Path, pee
         contestant(NOTHING, application),
     ]
     if stage.psql is None:
-        missing.append("psql: not among the server's programs")
+        missing.append("psql: not installed with the server")
     else:
         contestants.append(contestant(PSQL, stage.psql, "-X", "-A", "-t", "-c", "select 1", target.url))
     if stage.packed is None:
@@ -138,7 +138,7 @@ def _way(stage: Stage, scale: Scale, way: str, target: Target, folder: Path, pee
             except NotPossibleError as error:
                 missing.append(str(error))
     done = in_turns(contestants, scale.runs, seldom_above=_SELDOM)
-    missing += [f"{name}: {why}" for name, why in done.failures.items()]  # too slow is as good as missing here
+    missing += [f"{name}: {why}" for name, why in done.failures.items()]  # too slow counts as missing here
 
     ours = done.summaries[OURS]
     section = Section(
@@ -157,10 +157,10 @@ def _way(stage: Stage, scale: Scale, way: str, target: Target, folder: Path, pee
             "ours_of_it": {"wall": walls, "cpu": cpus},
         }
     section.notes += [
-        "Medians of runs in turns. Wall: from before the start of the process to "
+        "Medians of runs that took turns. Wall: from before the start of the process to "
         + ("the application's first instruction;" if stage.application else "the end of the application `true`;"),
-        "of tools that do not become the application, to their own end, so without the shell that would start it.",
+        "for tools that do not exec the application, to their own end, without the shell that would start it.",
         "CPU: user and system time of the process and its children, without the server's.",
-        f"\"{OURS} is\": how many times the line's time {OURS!r} takes. Peaks below 12 MB are the measurement's own.",
+        f"\"{OURS} is\": the time of {OURS!r} as a multiple of this line's. Peaks below 12 MB are the benchmark's own.",
     ]
     return section

@@ -1,4 +1,4 @@
-"""A replica that waits while another migrates: what it takes of the machine and of the server."""
+"""A replica that waits while another migrates: what it costs the machine and the server."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Scale(NamedTuple):
     """How much of it."""
 
     runs: int
-    """Of the peaks of memory, which hardly vary."""
+    """Runs for the memory peaks, which hardly vary."""
     window: float
-    """Seconds for which a waiting replica is watched."""
+    """Seconds for which a waiting replica is observed."""
     cases: tuple[str, ...]
-    """Of which to measure the peak."""
+    """The cases whose peak to measure."""
 
 
 OURS = "entrypoint run"
@@ -39,7 +39,7 @@ LIMIT = 40e6
 CASES: dict[str, Mapping[str, str]] = {
     "30 small migrations pending": migrations.small(30),
     "300 migrations of 100 lines pending": migrations.ordinary(300),
-    "one of 99,000 characters pending (the parser's most)": {"002_large.sql": migrations.large(99_000)},
+    "one of 99,000 characters pending (the parser's limit)": {"002_large.sql": migrations.large(99_000)},
     "one of 5 MB pending": {"002_large.sql": migrations.large(5_000_000)},
     "one of 100 MB pending": {"002_large.sql": migrations.bulk(100_000_000)},
 }
@@ -50,17 +50,17 @@ QUICK = Scale(runs=1, window=2, cases=tuple(CASES)[:1])
 _SLOW = f"{Gate.SQL}CREATE TABLE slow ();\n"
 _FILES = {"001_slow.sql": _SLOW}
 
-# What `%m [%p] %q%u@%d/%a ` makes of a statement; a message of the extended protocol is counted when it is executed.
+# A statement in a log with the prefix `%m [%p] %q%u@%d/%a `. The extended protocol's messages count when executed.
 _STATEMENT = r"^\S+ \S+ \S+ \[(\d+)\] \w+@{database}/(.*?) LOG:  (?:statement|execute [^:]*): "
 
 
 def measure(stage: Stage, scale: Scale) -> list[Section]:
-    """Measure what waiting costs, and the most memory that a waiting process ever had."""
+    """Measure what waiting costs, and the peak memory of a waiting process."""
     return [_cost(stage, scale), _memory(stage, scale)]
 
 
 class Cost(NamedTuple):
-    """What one waiting process took, for each minute."""
+    """What one waiting process took per minute."""
 
     cpu: float
     """Seconds."""
@@ -69,10 +69,10 @@ class Cost(NamedTuple):
 
 def _cost(stage: Stage, scale: Scale) -> Section:
     section = Section(
-        f"Waiting: what one waiting replica takes, watched for {scale.window:g} s",
-        ("", "CPU for each minute", "statements for each minute"),
+        f"Waiting: the cost of one waiting replica, watched for {scale.window:g} s",
+        ("", "CPU per minute", "statements per minute"),
         missing=stage.peers.missing,
-        notes=["Statements: as the server logged them. CPU: without the server's, told in steps of 10 ms."],
+        notes=["Statements: as the server logged them. CPU: without the server's, in steps of 10 ms."],
     )
     with stage.database(log_statement="all") as target, entrypoints(stage, target, stage.folder(_FILES)) as crowd:
         cost = _watch(stage, target, crowd, scale.window)
@@ -104,19 +104,19 @@ def _watch_peer(stage: Stage, peer: Peer, window: float) -> Cost | str:
 
 
 def _watch(stage: Stage, target: Target, crowd: Crowd, window: float) -> Cost | str:
-    """Start one, and a second one when the first is in the migration; watch the second one's waiting."""
+    """Start one, and a second one when the first is in the migration; observe how the second one waits."""
     with Gate(stage, target) as gate:
         crowd.start()
         crowd.first(gate)
-        time.sleep(4)  # after 3 s, the first opens one connection more
+        time.sleep(4)  # after 3 s, the first one opens another connection
         others = gate.backends()
-        # Ours may connect again; it is known by its name then.
+        # Our replica may connect again; its application name identifies it.
         names = {name for name in gate.names() if ":" in name}
         waiter = crowd.start()
         time.sleep(1)
         crowd.calm(30)
         if len(gate.arrivals()) > 1:
-            return "does not wait: it migrates, too"
+            return "does not wait: it migrates too"
         mark, cpu, began = stage.server.log_size(), waiter.cpu(), time.monotonic()
         time.sleep(window)
         if not waiter.running:
@@ -131,7 +131,7 @@ def _watch(stage: Stage, target: Target, crowd: Crowd, window: float) -> Cost | 
 
 def _memory(stage: Stage, scale: Scale) -> Section:
     section = Section(
-        f"Waiting: the peak memory of a replica that waits ({'one run' if scale.runs == 1 else f'{scale.runs} runs'})",
+        f"Waiting: the peak memory of a waiting replica ({'one run' if scale.runs == 1 else f'{scale.runs} runs'})",
         ("", "peak", f"of {LIMIT / 1e6:.0f} MB"),
     )
     for name in scale.cases:
@@ -142,12 +142,12 @@ def _memory(stage: Stage, scale: Scale) -> Section:
                 peaks.append(_peak(stage, target, folder))
         section.rows.append((name, mb(median(peaks)), f"{median(peaks) / LIMIT:.0%}"))
         section.values[name] = peaks
-    section.notes.append("The most (VmHWM) that the process had at any time before it has waited for 3 s.")
+    section.notes.append("The most memory (VmHWM) that the process had used when it had waited for 3 s.")
     return section
 
 
 def _peak(stage: Stage, target: Target, folder: Path) -> int:
-    """Start one replica, and a second one when the first has come to the gate; return the second's peak, in bytes."""
+    """Start one replica, and a second one when the first is at the gate; return the second one's peak, in bytes."""
     with Gate(stage, target) as gate, entrypoints(stage, target, folder) as crowd:
         crowd.start()
         crowd.first(gate)

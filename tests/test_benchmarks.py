@@ -67,7 +67,7 @@ def test_a_quick_run_of_one_scenario(tmp_path: Path, peers: Path, folder: Path) 
     assert len(found["machine"]["load_at_end"]) == 3
 
     tables = found["scenarios"]["up_to_date"]
-    assert {"TCP without TLS", "a unix socket"} <= {_way(table) for table in tables}
+    assert {"TCP without TLS", "a Unix socket"} <= {_way(table) for table in tables}
     for table in tables:
         values = table["values"]
         assert {OURS, "the folder's entrypoint run", "dbmate up", "python -I -c pass"} <= set(values)

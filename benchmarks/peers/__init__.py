@@ -1,4 +1,4 @@
-"""What people would use instead, to measure beside: `make bench-peers` installs it into benchmarks/.peers/."""
+"""The tools for comparison. `make bench-peers` installs them into benchmarks/.peers/."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from benchmarks.peers.frameworks import Django, Prisma
 from benchmarks.peers.tools import Alembic, Dbmate, Flyway, Liquibase, NodePgMigrate, Peer, Sqitch, Yoyo
 
 HOME = Path(__file__).parents[1] / ".peers"
-# Written by the installation: the versions that are there, by package.
+# Written by the installation: the installed version of each package.
 RECORD = "installed.json"
 
 
 class Peers:
-    """All of them, whether they are installed or not."""
+    """All of them, installed or not."""
 
     def __init__(self, home: Path = HOME, psql: Path | None = None) -> None:
-        """Look for them in `home`; `psql` is for those that run it."""
+        """Look for them in `home`. `psql` is for those that run it."""
         self.home = home
         self.all: list[Peer] = [
             Dbmate(home),
@@ -43,11 +43,11 @@ class Peers:
 
     @property
     def missing(self) -> list[str]:
-        """Return, for each that cannot be run, its name and why."""
+        """Return the name of each that cannot be run, and why."""
         return [reason for peer in self.all if (reason := peer.missing()) is not None]
 
     def versions(self) -> dict[str, str]:
-        """Return the versions of what is installed, as the installation has recorded them."""
+        """Return the installed versions, as recorded by the installation."""
         record = self.home / RECORD
         if not record.exists():
             return {}

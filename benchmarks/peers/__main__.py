@@ -1,4 +1,4 @@
-"""Install the tools that the benchmarks measure beside this program, or list them: `python -m benchmarks.peers`."""
+"""Install or list the tools for comparison: `python -m benchmarks.peers`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from demo.postgres import PostgresMissingError, installation
 def main() -> int:
     """Return 0, or 1 if something could not be installed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("action", choices=("install", "list"), help="list: what is there, and what is missing")
-    parser.add_argument("--home", type=Path, default=HOME, help="where to (default: benchmarks/.peers)")
+    parser.add_argument("action", choices=("install", "list"), help="list: show what is installed, and what is missing")
+    parser.add_argument("--home", type=Path, default=HOME, help="where to install them (default: benchmarks/.peers)")
     arguments = parser.parse_args()
     problems = install(arguments.home.absolute()) if arguments.action == "install" else []
     for problem in problems:

@@ -1,4 +1,4 @@
-"""Other tools that are one binary: goose, golang-migrate and tern in Go, sqlx in Rust."""
+"""Other tools that are a single binary: goose, golang-migrate and tern in Go, sqlx in Rust."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Goose(Peer):
-    """Built without the drivers of other databases."""
+    """Built without drivers for other databases."""
 
     name = "goose up"
     package = "goose"
@@ -25,7 +25,7 @@ class Goose(Peer):
         return self.home / "tools" / "go" / "goose"
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Put its marks around each, so that it is sent in one piece."""
+        """Put its markers around each file, so that it is sent in one piece."""
         for name, sql in files.items():
             (folder / name).write_text(f"-- +goose Up\n-- +goose StatementBegin\n{sql}\n-- +goose StatementEnd\n")
 
@@ -36,7 +36,7 @@ class Goose(Peer):
 
 
 class GolangMigrate(Peer):
-    """Built with the driver of PostgreSQL alone. It sends a file as it is, and not in a transaction of its own."""
+    """Built with only PostgreSQL's driver. It sends a file as it is, without a transaction around it."""
 
     name = "migrate up"
     package = "golang-migrate"
@@ -47,7 +47,7 @@ class GolangMigrate(Peer):
         return self.home / "tools" / "go" / "migrate"
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Call each as it wants it."""
+        """Write them with the names that it expects."""
         for name, sql in files.items():
             (folder / f"{name.removesuffix('.sql')}.up.sql").write_text(sql)
 
@@ -58,7 +58,7 @@ class GolangMigrate(Peer):
 
 
 class Tern(Peer):
-    """For PostgreSQL alone, by pgx's author."""
+    """For PostgreSQL only, by pgx's author."""
 
     name = "tern migrate"
     package = "tern"
@@ -69,7 +69,7 @@ class Tern(Peer):
         return self.home / "go" / "tern"
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Write them as they are; it would take `{{` for a template."""
+        """Write them unchanged. None contains `{{`, which it would read as a template."""
         for name, sql in files.items():
             (folder / name).write_text(sql)
 
@@ -80,7 +80,7 @@ class Tern(Peer):
 
 
 class Sqlx(Peer):
-    """sqlx's command line, with the driver of PostgreSQL alone. Cargo takes a quarter of an hour to build it."""
+    """sqlx's command line, with only PostgreSQL's driver. Cargo takes a quarter of an hour to build it."""
 
     name = "sqlx migrate run"
     package = "sqlx-cli"
@@ -91,11 +91,11 @@ class Sqlx(Peer):
         return self.home / "cargo" / "bin" / "sqlx"
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Write them as they are."""
+        """Write them unchanged."""
         for name, sql in files.items():
             (folder / name).write_text(sql)
 
     def command(self, folder: Path, target: Target) -> Command:
-        """Let it not look for a file of variables."""
+        """Return the command. It must not look for an `.env` file."""
         argv = [str(self.program), "migrate", "run", "--no-dotenv", "--source", str(folder)]
         return Command([*argv, "--database-url", target.url_as("postgres")], environment(folder))

@@ -1,4 +1,4 @@
-"""Migrations of frameworks: Django's, and Prisma's."""
+"""Migrations of frameworks: Django and Prisma."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from benchmarks.target import Target
 
-# Prisma's engine as WebAssembly comes in its package, and this leads it to the server; the native one is a download.
+# Prisma's package contains its engine as WebAssembly, and this connects it. The native engine is a download.
 _CONFIGURATION = Path(__file__).parents[2] / "tests" / "tools" / "files"
 
 _DJANGO = """\
@@ -56,7 +56,7 @@ class Migration(migrations.Migration):
 
 
 class Django(Peer):
-    """Runs in Python, in the peers' virtual environment; a project of one application without models."""
+    """Runs in Python, in the peers' virtual environment: a project with one application without models."""
 
     name = "manage.py migrate"
     package = "Django"
@@ -67,11 +67,11 @@ class Django(Peer):
 
     @property
     def program(self) -> Path:
-        """Return the script that pip made."""
+        """Return the script that pip installed."""
         return self.home / "venv" / "bin" / "django-admin"
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Write a migration for each that runs the SQL."""
+        """Write a migration for each file, which runs its SQL."""
         (folder / "manage.py").write_text(_DJANGO)
         migrations = folder / "shop" / "migrations"
         migrations.mkdir(parents=True)
@@ -89,7 +89,7 @@ class Django(Peer):
             before = stem
 
     def command(self, folder: Path, target: Target) -> Command:
-        """Run the project's script, as it is typed everywhere."""
+        """Run the project's script, as users do."""
         argv = [str(self._python), str(folder / "manage.py"), "migrate", "--verbosity", "0"]
         return Command(argv, environment(folder, **target.environment))
 
@@ -106,11 +106,11 @@ class Prisma(Peer):
         return self.home / "node_modules" / "prisma" / "build" / "index.js"
 
     def missing(self) -> str | None:
-        """Look for Node.js, too."""
+        """Also look for Node.js."""
         return super().missing() or (None if shutil.which("node") else f"{self.name}: no `node` here")
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Write a folder for each."""
+        """Write a folder for each file."""
         migrations = folder / "prisma" / "migrations"
         migrations.mkdir(parents=True)
         shutil.copy(_CONFIGURATION / "schema.prisma", migrations.parent)
@@ -124,8 +124,8 @@ class Prisma(Peer):
             (place / "migration.sql").write_text(sql)
 
     def command(self, folder: Path, target: Target) -> Command:
-        """Let it neither download its native engines nor look for news."""
-        # Its driver's own reading of sslmode=require asks for a certificate that an authority has signed.
+        """Return the command. It must not download its native engines or look for updates."""
+        # With sslmode=require, its driver wants a certificate signed by an authority.
         url = target.url_as("postgres", **({"uselibpqcompat": "true"} if target.tls else {}))
         more = {
             "PRISMA_QUERY_ENGINE_LIBRARY": "/bin/true",
@@ -133,7 +133,7 @@ class Prisma(Peer):
             "CHECKPOINT_DISABLE": "1",
             "PRISMA_HIDE_UPDATE_MESSAGE": "1",
         }
-        # It looks for its configuration where it is started.
+        # It looks for its configuration in the current directory.
         node = [shutil.which("node") or "node", str(self.program), "migrate", "deploy"]
         argv = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', str(folder), *node]
         return Command(argv, environment(folder, DATABASE_URL=url, **more))

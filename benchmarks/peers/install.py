@@ -1,4 +1,4 @@
-"""Install the peers, each through the client of the registry that carries it."""
+"""Install the peers, each with the client of its package registry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-# `pg` is node-pg-migrate's driver. Liquibase's package brings its jars, and the PostgreSQL driver among them.
+# `pg` is node-pg-migrate's driver. Liquibase's package contains its jars, including PostgreSQL's driver.
 NPM = {
     "dbmate": "2.36.0",
     "node-pg-migrate": "9.0.0",
@@ -35,10 +35,10 @@ PIP = {
     "psycopg[binary]": "3.3.9",
 }
 TERN = "2.3.4"
-# What the tests of other tools install as well, by the part of it: where its version stands in what they have recorded.
+# What the tests of other tools install as well: where they record each version.
 SHARED = {"go": {"goose": "/cmd/goose@v", "golang-migrate": "/cmd/migrate@v"}, "flyway": {"flyway": "flyway-core:"}}
 SQLX = "0.9.0"
-# Debian's release says which version; without the second package sqitch cannot reach PostgreSQL.
+# The version is Debian's. Without the second package, sqitch cannot connect to PostgreSQL.
 APT = ("sqitch", "libdbd-pg-perl")
 
 
@@ -47,7 +47,7 @@ class InstallationError(Exception):
 
 
 def install(home: Path) -> list[str]:
-    """Install what can be installed into `home`; return what could not, and why."""
+    """Install what is possible into `home`; return what failed, and why."""
     home.mkdir(parents=True, exist_ok=True)
     versions: dict[str, str] = {}
     problems = []
@@ -65,14 +65,14 @@ def _npm(home: Path) -> dict[str, str]:
     if npm is None:
         raise InstallationError(f"no `npm` here, so without {', '.join(NPM)}")
     packages = [f"{name}@{version}" for name, version in NPM.items()]
-    # None of them needs a script of its own to be installed.
+    # None of them needs an installation script.
     _run([npm, "install", "--prefix", home, "--ignore-scripts", "--no-audit", "--no-fund", *packages])
     return dict(NPM)
 
 
 def _pip(home: Path) -> dict[str, str]:
     place = home / "venv"
-    # Without pip and setuptools in it, which would put a file into every start of Python.
+    # Without pip and setuptools, which add a file that every start of Python reads.
     venv.EnvBuilder(symlinks=True, with_pip=False, clear=True).create(place)
     packages = [f"{name}=={version}" for name, version in PIP.items()]
     pip: list[str | Path] = [
@@ -99,12 +99,12 @@ def _sqitch(home: Path) -> dict[str, str]:
     link.parent.mkdir(exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(program)
-    # It says: sqitch (App::Sqitch) v1.3.1.
+    # It prints: sqitch (App::Sqitch) v1.3.1.
     return {"sqitch": _run([program, "--version"]).split()[-1].removeprefix("v")}
 
 
 def _shared(home: Path) -> dict[str, str]:
-    # Into a place of its own, as it keeps a record there of what need not be installed again.
+    # Into a separate folder, where it records what need not be installed again.
     place = home / "tools"
     for part in SHARED:
         _run([sys.executable, "-m", "tests.tools.install", "--home", place, "--only", part])
@@ -132,7 +132,7 @@ def _sqlx(home: Path) -> dict[str, str]:
 
 
 def _run(argv: Sequence[str | Path], env: dict[str, str] | None = None) -> str:
-    """Run a program to its good end; return what it printed."""
+    """Run a program, which must succeed; return what it printed."""
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         command = shlex.join(os.fspath(word) for word in argv)

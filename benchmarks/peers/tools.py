@@ -1,4 +1,4 @@
-"""The other tools: how each wants its migrations, and how it is started. Nothing here runs anything."""
+"""The other tools: the format of their migrations, and their commands. Nothing here runs anything."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
-# The scripts of alembic are Python; SQL longer than this stands in a file beside.
+# alembic's scripts are Python. SQL longer than this is in a separate file.
 LONGEST_LITERAL = 1_000_000
 
 _ALEMBIC_INI = """\
@@ -24,7 +24,7 @@ _ALEMBIC_INI = """\
 script_location = %(here)s
 """
 
-# `alembic init` writes one that does the same, and configures logging.
+# `alembic init` writes one that does the same and also configures logging.
 _ALEMBIC_ENV = """\
 import os
 from alembic import context
@@ -70,14 +70,14 @@ class Command(NamedTuple):
 
 
 class NotPossibleError(Exception):
-    """The tool cannot do what is asked for; the message says why."""
+    """The tool cannot do this; the message says why."""
 
 
 class Peer(ABC):
     """Another migration tool."""
 
     name: str
-    """As tables show it: what is run."""
+    """The command, as tables show it."""
     package: str
 
     def __init__(self, home: Path) -> None:
@@ -87,7 +87,7 @@ class Peer(ABC):
     @property
     @abstractmethod
     def program(self) -> Path:
-        """Return the file without which it is not installed."""
+        """Return the file that exists if it is installed."""
 
     def missing(self) -> str | None:
         """Return why it cannot be run here, or None."""
@@ -99,16 +99,16 @@ class Peer(ABC):
 
     @abstractmethod
     def command(self, folder: Path, target: Target) -> Command:
-        """Return what applies them. Raises NotPossibleError if it cannot reach the database that way."""
+        """Return the command that applies them. Raises NotPossibleError if it cannot use this connection."""
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """Return what a tool finds in its environment: little, `more`, and nothing of whoever measures."""
+    """Return a tool's environment: the minimum and `more`, nothing from the benchmark's own."""
     return {"PATH": PATH, "HOME": str(folder), "LANG": "C.UTF-8", **more}
 
 
 class Dbmate(Peer):
-    """A Go binary; npm brings it in a package for each platform, with a wrapper in JavaScript that is not used here."""
+    """A Go binary, from npm's package for the platform, without the JavaScript wrapper."""
 
     name = "dbmate up"
     package = "dbmate"
@@ -120,12 +120,12 @@ class Dbmate(Peer):
         return self.home / "node_modules" / "@dbmate" / f"linux-{machine}" / "bin" / "dbmate"
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Put its directive above each."""
+        """Put its directive at the top of each file."""
         for name, sql in files.items():
             (folder / name).write_text(f"-- migrate:up\n{sql}\n-- migrate:down\n")
 
     def command(self, folder: Path, target: Target) -> Command:
-        """Leave the dump of the schema away: it is for a developer."""
+        """Return the command, without the dump of the schema, which is for developers."""
         argv = [str(self.program), "--migrations-dir", str(folder), "--no-dump-schema", "up"]
         return Command(argv, environment(folder, DATABASE_URL=target.url_as("postgres")))
 
@@ -142,35 +142,35 @@ class NodePgMigrate(Peer):
         return self.home / "node_modules" / "node-pg-migrate" / "bin" / "node-pg-migrate.js"
 
     def missing(self) -> str | None:
-        """Look for Node.js, too."""
+        """Also look for Node.js."""
         return super().missing() or (None if shutil.which("node") else f"{self.name}: no `node` here")
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Put its directive above each."""
+        """Put its directive at the top of each file."""
         for name, sql in files.items():
             (folder / name).write_text(f"-- Up Migration\n{sql}\n-- Down Migration\n")
 
     def command(self, folder: Path, target: Target) -> Command:
-        """Let it not print the SQL that it runs."""
-        # Its own reading of sslmode=require asks for a certificate that an authority has signed.
+        """Return the command. It must not print the SQL that it runs."""
+        # With sslmode=require, its driver wants a certificate signed by an authority.
         url = target.url_as("postgres", **({"uselibpqcompat": "true"} if target.tls else {}))
         argv = [shutil.which("node") or "node", str(self.program), "up", "-m", str(folder), "--no-verbose"]
         return Command(argv, environment(folder, DATABASE_URL=url))
 
 
 class Yoyo(Peer):
-    """Runs in Python, in a virtual environment of the peers' own."""
+    """Runs in Python, in the peers' virtual environment."""
 
     name = "yoyo apply"
     package = "yoyo-migrations"
 
     @property
     def program(self) -> Path:
-        """Return the script that pip made."""
+        """Return the script that pip installed."""
         return self.home / "venv" / "bin" / "yoyo"
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Write them as they are."""
+        """Write them unchanged."""
         for name, sql in files.items():
             (folder / name).write_text(sql)
 
@@ -189,11 +189,11 @@ class Alembic(Peer):
 
     @property
     def program(self) -> Path:
-        """Return the script that pip made."""
+        """Return the script that pip installed."""
         return self.home / "venv" / "bin" / "alembic"
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Write a script for each that executes the SQL."""
+        """Write a script for each file, which executes its SQL."""
         (folder / "alembic.ini").write_text(_ALEMBIC_INI)
         (folder / "env.py").write_text(_ALEMBIC_ENV)
         versions = folder / "versions"
@@ -216,27 +216,27 @@ class Alembic(Peer):
 
 
 class Sqitch(Peer):
-    """Runs in Perl, and runs psql for each migration; psql is the real one, not Debian's wrapper."""
+    """Runs in Perl, and runs psql for each migration: the real one, not Debian's wrapper."""
 
     name = "sqitch deploy"
     package = "sqitch"
 
     def __init__(self, home: Path, psql: Path | None) -> None:
-        """Take the psql that it is to use."""
+        """Take the psql to use."""
         super().__init__(home)
         self._psql = psql
 
     @property
     def program(self) -> Path:
-        """Return the link that the installation made to Debian's."""
+        """Return the installation's link to Debian's sqitch."""
         return self.home / "bin" / "sqitch"
 
     def missing(self) -> str | None:
-        """Look for psql, too."""
+        """Also look for psql."""
         return super().missing() or (None if self._psql else f"{self.name}: no psql here")
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Write a plan, and a script for each with its own transaction, as `sqitch add` makes them."""
+        """Write a plan, and for each file a script with its own transaction, as `sqitch add` does."""
         (folder / "sqitch.conf").write_text("[core]\n\tengine = pg\n")
         deploy = folder / "deploy"
         deploy.mkdir()
@@ -248,7 +248,7 @@ class Sqitch(Peer):
         (folder / "sqitch.plan").write_text("\n".join(plan) + "\n")
 
     def command(self, folder: Path, target: Target) -> Command:
-        """Reach the database by libpq's variables."""
+        """Return the command, which connects with libpq's variables."""
         argv = [str(self.program), "--chdir", str(folder), "--quiet", "deploy", "--client", str(self._psql)]
         argv += ["--target", f"db:pg:{target.database}"]
         who = {"SQITCH_FULLNAME": "Benchmark", "SQITCH_EMAIL": "benchmark@localhost"}
@@ -271,11 +271,11 @@ class Liquibase(Peer):
         return self._libraries / "internal" / "lib" / "liquibase-core.jar"
 
     def missing(self) -> str | None:
-        """Look for Java, too."""
+        """Also look for Java."""
         return super().missing() or (None if shutil.which("java") else f"{self.name}: no `java` here")
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Write a changelog that includes a file of SQL for each, to be sent in one piece."""
+        """Write a changelog that includes each file as SQL, to be sent in one piece."""
         (folder / "changelog.yaml").write_text(_LIQUIBASE_CHANGELOG)
         changes = folder / "changes"
         changes.mkdir()
@@ -287,9 +287,9 @@ class Liquibase(Peer):
             (changes / name).write_text(head + sql)
 
     def command(self, folder: Path, target: Target) -> Command:
-        """Start Java on its jar."""
+        """Return the command that starts Java with its jar."""
         if target.socket:
-            raise NotPossibleError(f"{self.name}: its driver knows no unix sockets")
+            raise NotPossibleError(f"{self.name}: its driver does not support Unix sockets")
         url = f"jdbc:postgresql://{target.host}:{target.port}/{target.database}?sslmode={target.sslmode}"
         java = os.fspath(shutil.which("java") or "java")
         argv = [java, "-jar", str(self.program), "--show-banner=false", f"--search-path={folder}"]
@@ -299,7 +299,7 @@ class Liquibase(Peer):
 
 
 class Flyway(Peer):
-    """Runs in Java; of the jars that it comes with, those that PostgreSQL needs."""
+    """Runs in Java, with only those of its jars that PostgreSQL needs."""
 
     name = "flyway migrate"
     package = "flyway"
@@ -310,18 +310,18 @@ class Flyway(Peer):
         return self.home / "tools" / "flyway" / "jars"
 
     def missing(self) -> str | None:
-        """Look for Java, too."""
+        """Also look for Java."""
         return super().missing() or (None if shutil.which("java") else f"{self.name}: no `java` here")
 
     def write(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Call each as it wants it."""
+        """Write them with the names that it expects."""
         for name, sql in files.items():
             (folder / f"V{name.replace('_', '__', 1)}").write_text(sql)
 
     def command(self, folder: Path, target: Target) -> Command:
-        """Start Java with the options of Flyway's own shell script."""
+        """Return the command that starts Java with the options of Flyway's own shell script."""
         if target.socket:
-            raise NotPossibleError(f"{self.name}: its driver knows no unix sockets")
+            raise NotPossibleError(f"{self.name}: its driver does not support Unix sockets")
         url = f"jdbc:postgresql://{target.host}:{target.port}/{target.database}?sslmode={target.sslmode}"
         java = os.fspath(shutil.which("java") or "java")
         argv = [java, "-XX:TieredStopAtLevel=1", "-cp", f"{self.program}/*", "org.flywaydb.commandline.Main", "-q"]

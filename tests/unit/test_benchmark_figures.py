@@ -230,7 +230,7 @@ def test_each_peer_gets_all_migrations_in_its_own_format(tmp_path: Path, index: 
 
 def test_who_cannot_use_a_socket_says_so(tmp_path: Path) -> None:
     liquibase = Peers(tmp_path).all[-1]
-    with pytest.raises(NotPossibleError, match="unix sockets"):
+    with pytest.raises(NotPossibleError, match="Unix sockets"):
         liquibase.command(tmp_path, Target("shop", 5432).over_socket(tmp_path))
 
 
